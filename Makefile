@@ -1,0 +1,38 @@
+# Everything runs inside .venv, made on the first call: only python3 (3.11 or newer), pip and make are needed.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test lint types constraints clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## install ropevit and its tools into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## run the main job: compare position embeddings on the embedded images (about 5 minutes)
+	$(BIN)/ropevit study
+
+test: $(STAMP) lint types  ## check style and types, then run the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/basedpyright
+
+constraints: $(STAMP)  ## pin the newest versions that work together
+	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--extra test --output-file constraints.txt pyproject.toml
+	@echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" >> constraints.txt
+
+clean:  ## remove what the other targets made
+	rm -rf .venv .pytest_cache .ruff_cache dist

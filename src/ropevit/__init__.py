@@ -1,0 +1,3 @@
+"""Rotary position embedding for images."""
+
+__version__ = "0.1.0"

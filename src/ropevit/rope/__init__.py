@@ -1,0 +1,38 @@
+"""Rotary position embedding: the maths, on torch alone.
+
+>>> q, k = rotate(q, k, grid_positions(h, w), axial_frequencies(64), num_prefix=1)
+"""
+
+from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis, random_directions
+from ropevit.rope.grid import crop_positions, grid_positions, kept_positions, packed_positions, window_positions
+from ropevit.rope.layers import AxialRope, MixedRope
+from ropevit.rope.rotation import Turn, angles, apply_turn, make_turn, rotate
+
+#: What published weights rely on. Written into every checkpoint of ours and compared when one is loaded.
+CONVENTION = {
+    "tokens": "row-major",
+    "positions": "integers from the top-left patch, x (column) then y (row)",
+    "pairs": "channels 2p and 2p+1, turned by +angle",
+    "axial": "first half of the pairs turns with x, second half with y",
+    "prefix": "class and register tokens are not turned",
+}
+
+__all__ = [
+    "CONVENTION",
+    "AxialRope",
+    "MixedRope",
+    "Turn",
+    "angles",
+    "apply_turn",
+    "axial_frequencies",
+    "crop_positions",
+    "grid_positions",
+    "kept_positions",
+    "make_turn",
+    "mixed_frequencies",
+    "packed_positions",
+    "pairs_per_axis",
+    "random_directions",
+    "rotate",
+    "window_positions",
+]

@@ -1,0 +1,102 @@
+"""RoPE-Axial and RoPE-Mixed as modules, for anyone's attention: `q, k = rope(q, k, positions)`."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis
+from ropevit.rope.rotation import Turn, make_turn, rotate
+
+
+class AxialRope(nn.Module):
+    """Rotation with fixed frequencies, each pair turning along one axis; it has no parameters and no buffers.
+
+    Args:
+        channels: Channels per head, D.
+        theta: Ratio of the fastest to the (excluded) slowest frequency; 100 in ViT, 50 in Swin.
+        ndim: Number of axes, 1 to 3.
+        pairs: Pairs for each axis, x first; None shares them equally.
+
+    Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial.
+    """
+
+    def __init__(self, channels: int, theta: float = 100.0, ndim: int = 2, pairs: Sequence[int] | None = None):
+        super().__init__()
+        self.channels, self.theta, self.ndim = channels, theta, ndim
+        self.pairs = pairs_per_axis(channels, ndim, pairs)
+        axial_frequencies(channels, theta, ndim, pairs, device="meta")  # refuses bad arguments now, not in training
+
+    def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim P"]:
+        """Compute the frequencies on a device, in radians per patch."""
+        return axial_frequencies(self.channels, self.theta, self.ndim, self.pairs, device)
+
+    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
+        """Compute the cosines and sines that all layers share."""
+        return make_turn(positions, self.frequencies(positions.device), num_prefix)
+
+    def forward(
+        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
+        return rotate(q, k, positions, self.frequencies(positions.device), num_prefix)
+
+    def extra_repr(self) -> str:
+        """Describe the module in `print(model)`."""
+        return f"channels={self.channels}, theta={self.theta:g}, pairs={self.pairs}"
+
+
+class MixedRope(nn.Module):
+    """Rotation with learned frequencies: each pair of each head turns along a direction of its own.
+
+    The parameter `freqs` (ndim, heads, P) stays float32 when the model is cast to a shorter dtype. It should not be
+    decayed.
+
+    Args:
+        channels: Channels per head, D.
+        heads: Number of heads, A.
+        theta: Of the starting frequencies.
+        ndim: Number of axes, 1 to 3.
+        pairs: Pairs for each axis of a head's turned frame; None shares them equally.
+        generator: Source of the random directions; None takes PyTorch's own.
+
+    Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        theta: float = 10.0,
+        ndim: int = 2,
+        pairs: Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.theta = theta
+        self.freqs = nn.Parameter(mixed_frequencies(channels, heads, theta, ndim, pairs, generator))
+
+    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
+        """Compute the cosines and sines of this layer, (A, num_prefix + N, P) for each set of positions."""
+        return make_turn(positions, self.freqs, num_prefix)
+
+    def forward(
+        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
+        return rotate(q, k, positions, self.freqs, num_prefix)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixedRope":
+        """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
+
+        def keep_precision(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype.itemsize >= 4 else tensor.to(moved.device)
+
+        return super()._apply(keep_precision, recurse)
+
+    def extra_repr(self) -> str:
+        """Describe the module in `print(model)`."""
+        ndim, heads, pairs = self.freqs.shape
+        return f"channels={2 * pairs}, heads={heads}, ndim={ndim}, theta={self.theta:g}"

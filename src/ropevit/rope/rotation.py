@@ -1,0 +1,134 @@
+"""Rotation: positions and frequencies make angles, and each pair of channels is turned by its angle."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Turn(NamedTuple):
+    """Cosines and sines of the angles of one layer, at half the width of a head."""
+
+    cos: Float[Tensor, "... N P"]
+    sin: Float[Tensor, "... N P"]
+
+
+def angles(
+    positions: Float[Tensor, "*B N ndim"], frequencies: Float[Tensor, "ndim *A P"]
+) -> Float[Tensor, "*B heads N P"]:
+    """Add up, over the axes, position times frequency.
+
+    Multiplied element by element: a matrix product would be rounded to bfloat16 or TF32 under mixed precision.
+
+    Args:
+        positions: Positions of the tokens, in patches.
+        frequencies: Radians per patch, shared by the heads (ndim, P) or one set a head (ndim, A, P).
+
+    Returns:
+        Radians, in float32 or better; the axis of heads has size A, or 1 where they share frequencies.
+
+    Source: Heo et al. 2024 (arXiv:2403.13298), Eq. 8 and 14: angle = f_x x + f_y y.
+    """
+    dtype = torch.promote_types(torch.promote_types(positions.dtype, frequencies.dtype), torch.float32)
+    positions, frequencies = positions.to(dtype).unsqueeze(-3), frequencies.to(dtype)
+    if frequencies.ndim == 2:
+        frequencies = frequencies.unsqueeze(1)
+    terms = [positions[..., axis, None] * frequencies[axis].unsqueeze(-2) for axis in range(frequencies.shape[0])]
+    return sum(terms[1:], start=terms[0])
+
+
+def make_turn(
+    positions: Float[Tensor, "*B N ndim"], frequencies: Float[Tensor, "ndim *A P"], num_prefix: int = 0
+) -> Turn:
+    """Compute the cosines and sines of one layer, with an identity in front for prefix tokens.
+
+    Args:
+        positions: Positions of the patch tokens.
+        frequencies: As in `angles`.
+        num_prefix: Class and register tokens in front of the patches. They stand at the origin, so their angle is 0
+            and the rotation leaves them as they are: no splitting and joining of q and k.
+
+    Returns:
+        Cosines and sines (..., A or 1, num_prefix + N, P), in float32 or better.
+    """
+    positions = torch.nn.functional.pad(positions, (0, 0, num_prefix, 0))
+    angle = angles(positions, frequencies)
+    return Turn(angle.cos(), angle.sin())
+
+
+def apply_turn(x: Float[Tensor, "*B N D"], turn: Turn) -> Float[Tensor, "*B N D"]:
+    """Turn each pair of channels (2p, 2p+1) by +angle.
+
+    Args:
+        x: Queries or keys, (B, A, N, D).
+        turn: Cosines and sines of the angles, from `make_turn`.
+
+    Returns:
+        The turned tensor, computed in float32 or better and returned in the dtype of `x`.
+
+    Source: Su et al. 2021 (arXiv:2104.09864), Eq. 13 and 34, in real arithmetic.
+    """
+    dtype = torch.promote_types(x.dtype, turn.cos.dtype)
+    even, odd = x.to(dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    turned = even * turn.cos - odd * turn.sin, even * turn.sin + odd * turn.cos
+    return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+
+
+def rotate(
+    q: Float[Tensor, "*B A N D"],
+    k: Float[Tensor, "*B A N D"],
+    positions: Float[Tensor, "*b n ndim"],
+    frequencies: Float[Tensor, "ndim *a P"],
+    num_prefix: int = 0,
+) -> tuple[Float[Tensor, "*B A N D"], Float[Tensor, "*B A N D"]]:
+    """Rotate queries and keys by the positions of their tokens, so that scores depend on differences of positions.
+
+    Args:
+        q: Queries (B, A, N, D), N = num_prefix + patch tokens.
+        k: Keys, as the queries.
+        positions: Float positions of the patch tokens, in patches: (n, ndim) for all images, or (B, n, ndim).
+        frequencies: Radians per patch: (ndim, P) for all heads, or (ndim, A, P), P = D/2.
+        num_prefix: Class and register tokens in front, which are not turned.
+
+    Returns:
+        The rotated queries and keys, in their own dtypes; angles are float32 or better.
+
+    Raises:
+        ValueError: If shapes do not fit, or positions are not finite (looked at on the CPU only: on an accelerator
+            the look would make the host wait; a traced or compiled call does not look either).
+
+    Source: Heo et al. 2024 (arXiv:2403.13298), section 3.
+    """
+    for x in (q, k):
+        check_shapes(x, positions, frequencies, num_prefix)
+    check_finite(positions)
+    turn = make_turn(positions, frequencies, num_prefix)
+    return apply_turn(q, turn), apply_turn(k, turn)
+
+
+def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int = 0) -> None:
+    """Refuse tensors that do not belong together; see `rotate` for what is expected."""
+    ndim = frequencies.shape[0]
+    if positions.ndim < 2 or positions.shape[-1] != ndim:
+        raise ValueError(f"got positions of shape {tuple(positions.shape)}; expected (..., N, {ndim}), as frequencies")
+    if x.ndim < 3 or x.shape[-1] != 2 * frequencies.shape[-1]:
+        raise ValueError(
+            f"got q or k of shape {tuple(x.shape)}; expected (..., heads, tokens, {2 * frequencies.shape[-1]}), "
+            f"twice the {frequencies.shape[-1]} pairs of the frequencies"
+        )
+    if frequencies.ndim == 3 and frequencies.shape[1] not in (1, x.shape[-3]):
+        raise ValueError(f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]}; make them equal")
+    if x.shape[-2] != num_prefix + positions.shape[-2]:
+        raise ValueError(
+            f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix={num_prefix}; "
+            "expected tokens = num_prefix + positions"
+        )
+
+
+def check_finite(positions: Tensor) -> None:
+    """Refuse positions that are infinite or not a number, where looking is free."""
+    if torch.compiler.is_compiling() or positions.device.type != "cpu":
+        return
+    if not positions.isfinite().all():
+        raise ValueError("got positions that are not finite; expected finite numbers of patches: check how they are made")
