@@ -118,7 +118,9 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
             f"twice the {frequencies.shape[-1]} pairs of the frequencies"
         )
     if frequencies.ndim == 3 and frequencies.shape[1] not in (1, x.shape[-3]):
-        raise ValueError(f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]}; make them equal")
+        raise ValueError(
+            f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]}; make them equal"
+        )
     if x.shape[-2] != num_prefix + positions.shape[-2]:
         raise ValueError(
             f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix={num_prefix}; "
@@ -131,4 +133,6 @@ def check_finite(positions: Tensor) -> None:
     if torch.compiler.is_compiling() or positions.device.type != "cpu":
         return
     if not positions.isfinite().all():
-        raise ValueError("got positions that are not finite; expected finite numbers of patches: check how they are made")
+        raise ValueError(
+            "got positions that are not finite; expected finite numbers of patches: check how they are made"
+        )

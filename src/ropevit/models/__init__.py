@@ -1,0 +1,7 @@
+"""Vision transformers with every position embedding of the paper, and the registry of their names."""
+
+from ropevit.models.groups import parameter_groups
+from ropevit.models.registry import MODELS, get_config, list_models
+from ropevit.models.vit import POSITION_EMBEDDINGS, ViT, ViTConfig
+
+__all__ = ["MODELS", "POSITION_EMBEDDINGS", "ViT", "ViTConfig", "get_config", "list_models", "parameter_groups"]

@@ -1,0 +1,53 @@
+"""Groups of parameters for an optimizer: what is decayed, and how fast each layer learns."""
+
+from typing import Any, Protocol
+
+from torch import nn
+
+
+class Layered(Protocol):
+    """A model that knows which parameters not to decay, and how deep each lies."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are not decayed."""
+        ...
+
+    def layer_index(self, name: str) -> int:
+        """Tell the depth of a parameter, 0 for the embeddings."""
+        ...
+
+    named_parameters = nn.Module.named_parameters
+
+
+def parameter_groups(model: Layered, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+    """Sort parameters by weight decay and layer, ready for any optimizer of `torch.optim`.
+
+    Biases, norms, LayerScale (all vectors) and what the model's `no_weight_decay` names are not decayed. With
+    `layer_decay` below 1, a layer n steps below the head learns at lr * layer_decay^n; learned frequencies move with
+    their block.
+
+    Args:
+        model: A model with `no_weight_decay()` and `layer_index(name)`.
+        lr: Learning rate of the head.
+        weight_decay: Decay of the matrices.
+        layer_decay: Factor from each layer to the one below it.
+
+    Returns:
+        Groups with keys params, names, lr, lr_scale and weight_decay; every trainable parameter is in exactly one.
+
+    Source: Clark et al. 2020 (arXiv:2003.10555), layer-wise decay, as used in BEiT (arXiv:2106.08254).
+    """
+    kept = model.no_weight_decay()
+    last = max(model.layer_index(name) for name, _ in model.named_parameters())
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = model.layer_index(name)
+        decay = 0.0 if parameter.ndim <= 1 or name in kept else weight_decay
+        scale = layer_decay ** (last - layer)
+        empty = {"params": [], "names": [], "lr": lr * scale, "lr_scale": scale, "weight_decay": decay}
+        group = groups.setdefault((layer if layer_decay != 1 else 0, decay), empty)
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())

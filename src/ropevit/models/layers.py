@@ -1,0 +1,160 @@
+"""The parts of a vision transformer block: rotated attention, MLP, stochastic depth."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ropevit.rope import MixedRope, Turn, apply_turn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose queries and keys are turned by the positions of their tokens.
+
+    Args:
+        width: Channels, C.
+        heads: Number of heads, A.
+        rope: This layer's own learned frequencies, or None where the model passes one turn for all layers.
+    """
+
+    def __init__(self, width: int, heads: int, rope: MixedRope | None = None):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.rope = rope
+
+    def forward(
+        self, x: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], turn: Turn | None = None
+    ) -> Float[Tensor, "B n C"]:
+        """Attend among all n tokens; the last N of them are patches that stand at `positions`."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rope is not None:
+            turn = self.rope.turn(positions, num_prefix=x.shape[1] - positions.shape[-2])
+        if turn is not None:
+            q, k = apply_turn(q, turn), apply_turn(k, turn)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them.
+
+    Args:
+        width: Channels in and out, C.
+        hidden: Channels between.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+        """Work on each token alone."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Leave out a residual branch for some of the images in training, and scale up what stays.
+
+    Args:
+        rate: Probability of leaving the branch out, from 0 to below 1.
+
+    Source: Huang et al. 2016 (arXiv:1603.09382), per sample.
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        """Drop whole samples of a branch; the identity in evaluation."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= self.rate
+        return x * (keep / (1 - self.rate)).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Describe the module in `print(model)`."""
+        return f"rate={self.rate:g}"
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale and stochastic depth.
+
+    Args:
+        width: Channels, C.
+        heads: Number of heads, A.
+        mlp_ratio: Hidden channels of the MLP over C.
+        layer_scale: Start of LayerScale, or None to have none.
+        drop_path: Rate of stochastic depth.
+        rope: This layer's own learned frequencies, if any.
+
+    Source: Touvron et al. 2022 (arXiv:2204.07118), DeiT III; LayerScale from arXiv:2103.17239.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = 1e-4,
+        drop_path: float = 0.0,
+        rope: MixedRope | None = None,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = Attention(width, heads, rope)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.full((width,), float(layer_scale)))
+        self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.full((width,), float(layer_scale)))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, x: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], turn: Turn | None = None
+    ) -> Float[Tensor, "B n C"]:
+        """Mix the tokens, then work on each alone."""
+        x = x + self.drop_path(scale(self.attn(self.norm1(x), positions, turn), self.gamma_1))
+        return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2))
+
+
+def scale(x: Float[Tensor, "... C"], gamma: Float[Tensor, "C"] | None) -> Float[Tensor, "... C"]:
+    """Apply LayerScale, where there is one."""
+    return x if gamma is None else x * gamma
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project each to the model's width.
+
+    Args:
+        patch_size: Side of a patch in pixels.
+        in_channels: Channels of the image.
+        width: Channels of a token, C.
+    """
+
+    def __init__(self, patch_size: int, in_channels: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, width, patch_size, patch_size)
+
+    def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C h w"]:
+        """Return the map of patch tokens."""
+        return self.proj(images)
+
+
+def resize_embedding(
+    embedding: Float[Tensor, "1 N C"], grid: tuple[int, int], h: int, w: int
+) -> Float[Tensor, "1 n C"]:
+    """Resize an absolute embedding to an h x w grid, as the published models do: bicubic, not antialiased.
+
+    At its own size it comes back bit for bit, so there is no branch on sizes.
+
+    Args:
+        embedding: One vector for each patch of `grid`, row-major.
+        grid: Rows and columns for which the embedding was learned.
+        h: Rows wanted.
+        w: Columns wanted.
+    """
+    maps = embedding.float().transpose(1, 2).unflatten(2, grid)
+    return F.interpolate(maps, size=(h, w), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)

@@ -1,0 +1,309 @@
+"""Vision transformer (DeiT III) with the position embeddings of the paper, for images of any size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ropevit.models.layers import Block, PatchEmbed, resize_embedding
+from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
+
+
+class PositionEmbedding(NamedTuple):
+    """What a name of a position embedding stands for."""
+
+    rope: Literal["axial", "mixed"] | None
+    absolute: bool
+
+
+POSITION_EMBEDDINGS = {
+    "none": PositionEmbedding(None, absolute=False),
+    "ape": PositionEmbedding(None, absolute=True),
+    "rope_axial": PositionEmbedding("axial", absolute=False),
+    "rope_mixed": PositionEmbedding("mixed", absolute=False),
+    "rope_axial_ape": PositionEmbedding("axial", absolute=True),
+    "rope_mixed_ape": PositionEmbedding("mixed", absolute=True),
+}
+
+#: Base of the frequencies of published ViTs, by kind of rotation.
+THETA = {"axial": 100.0, "mixed": 10.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Everything that makes a ViT; written into its checkpoints.
+
+    Raises:
+        ValueError: If a field is out of range or two fields do not fit.
+    """
+
+    position: str
+    """Position embedding: none, ape, rope_axial, rope_mixed, rope_axial_ape or rope_mixed_ape."""
+    width: int
+    """Channels of a token, C."""
+    depth: int
+    """Number of blocks."""
+    heads: int
+    """Number of heads, A; a head has D = C / A channels."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    img_size: tuple[int, int] = (224, 224)
+    """Height and width in pixels for which an absolute embedding is learned; any size may be fed."""
+    in_channels: int = 3
+    """Channels of the image."""
+    num_classes: int = 1000
+    """Classes, K; 0 leaves the head out."""
+    mlp_ratio: float = 4.0
+    """Hidden channels of the MLP over C."""
+    class_token: bool = True
+    """Put a class token in front."""
+    num_registers: int = 0
+    """Register tokens, between the class token and the patches."""
+    pooling: Literal["token", "avg"] = "token"
+    """Classify the class token, or the mean of the patch tokens."""
+    layer_scale: float | None = 1e-4
+    """Start of LayerScale, or None to have none."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth."""
+    drop_path_rule: Literal["constant", "linear"] = "constant"
+    """The same rate in all blocks (as published), or growing from 0 in the first to the full rate in the last."""
+    rope_theta: float | None = None
+    """Base of the frequencies; None takes 100 for axial and 10 for mixed."""
+    ape_std: float = 0.02
+    """Standard deviation of the absolute embedding at the start."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "img_size", tuple(self.img_size))  # a list, where the config was read from JSON
+        self.check_choices()
+        self.check_ranges()
+        check_size(*self.img_size, self.patch_size)
+
+    def check_choices(self) -> None:
+        """Refuse names that stand for nothing, and choices that do not fit together."""
+        choices = {
+            "position": tuple(POSITION_EMBEDDINGS),
+            "pooling": ("token", "avg"),
+            "drop_path_rule": ("constant", "linear"),
+        }
+        for field, allowed in choices.items():
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"got {field}={getattr(self, field)!r}; expected one of {', '.join(allowed)}")
+        if self.pooling == "token" and not self.class_token:
+            raise ValueError("got pooling='token' without a class token; set class_token=True or pooling='avg'")
+
+    def check_ranges(self) -> None:
+        """Refuse numbers with which no model can be built."""
+        least = {"width": 1, "depth": 1, "heads": 1, "patch_size": 1, "in_channels": 1, "num_classes": 0}
+        for field, minimum in (least | {"num_registers": 0}).items():
+            if getattr(self, field) < minimum:
+                raise ValueError(f"got {field}={getattr(self, field)}; expected at least {minimum}")
+        if self.width % self.heads:
+            raise ValueError(f"got width={self.width}, heads={self.heads}; the width must be a multiple of the heads")
+        channels = self.width // self.heads
+        if POSITION_EMBEDDINGS[self.position].rope and channels % 4:
+            raise ValueError(f"got heads of {channels} channels; {self.position} needs a multiple of 4 for x and y")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"got drop_path={self.drop_path}; expected a rate from 0 to below 1")
+        if self.rope_theta is not None and not self.rope_theta > 0:
+            raise ValueError(f"got rope_theta={self.rope_theta}; expected a positive number, or None")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches for which an absolute embedding is learned."""
+        return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+
+    @property
+    def theta(self) -> float:
+        """Base of the frequencies: the config's, or the published one of its kind."""
+        return self.rope_theta or THETA[POSITION_EMBEDDINGS[self.position].rope or "mixed"]
+
+
+def check_size(height: int, width: int, patch_size: int) -> None:
+    """Refuse an image that the patches do not tile, naming the nearest sizes that they do."""
+    if height % patch_size or width % patch_size or height == 0 or width == 0:
+        near = " x ".join(nearest_sizes(side, patch_size) for side in (height, width))
+        raise ValueError(
+            f"got an image of {height} x {width} pixels (height x width), which patches of {patch_size} do not tile; "
+            f"resize or pad it to {near}"
+        )
+
+
+def nearest_sizes(side: int, patch_size: int) -> str:
+    """Name the multiples of the patch just below and above a side."""
+    below = side // patch_size * patch_size
+    return str(side) if below == side > 0 else f"{below} or {below + patch_size}" if below else f"{patch_size}"
+
+
+class ViT(nn.Module):
+    """Vision transformer for images of any height and width that the patch size divides.
+
+    Args:
+        config: What to build; `ropevit.models.registry` names the published ones.
+
+    Source: Heo et al. 2024 (arXiv:2403.13298), after DeiT III (arXiv:2204.07118).
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config = config
+        embedding = POSITION_EMBEDDINGS[config.position]
+        rows, columns = config.grid
+        self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, config.width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
+        registers = config.num_registers
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if embedding.absolute else None
+        head_channels, theta = config.width // config.heads, config.theta
+        self.rope = AxialRope(head_channels, theta) if embedding.rope == "axial" else None
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.heads,
+                config.mlp_ratio,
+                config.layer_scale,
+                rate,
+                MixedRope(head_channels, config.heads, theta) if embedding.rope == "mixed" else None,
+            )
+            for rate in drop_path_rates(config)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
+        self.grad_checkpointing = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start the weights as DeiT does: a truncated normal of 0.02, biases 0; the embedding as the config says."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init_linear(module)
+        for token in (self.cls_token, self.register_tokens):
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
+        if self.pos_embed is not None:
+            nn.init.normal_(self.pos_embed, std=self.config.ape_std)
+
+    @property
+    def num_prefix(self) -> int:
+        """Class and register tokens in front of the patches."""
+        return int(self.config.class_token) + self.config.num_registers
+
+    def embed(self, images: Float[Tensor, "B c H W"]) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "N 2"]]:
+        """Turn images into tokens, prefix first, and say where the patches stand.
+
+        Raises:
+            ValueError: If the images have a wrong rank or channels, or the patches do not tile them.
+        """
+        config = self.config
+        if images.ndim != 4 or images.shape[1] != config.in_channels:
+            raise ValueError(f"got images of shape {tuple(images.shape)}; expected (B, {config.in_channels}, H, W)")
+        check_size(images.shape[2], images.shape[3], config.patch_size)
+        maps = self.patch_embed(images)
+        h, w = maps.shape[2:]
+        x = maps.flatten(2).transpose(1, 2)
+        if self.pos_embed is not None:
+            x = x + resize_embedding(self.pos_embed, config.grid, h, w).to(x.dtype)
+        prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
+        x = torch.cat([*(token.to(x.dtype).expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
+        return x, grid_positions(h, w, device=images.device)
+
+    def shared_turn(self, positions: Float[Tensor, "N 2"]) -> Turn | None:
+        """Compute the rotation that all layers share (axial); with learned frequencies each layer makes its own."""
+        return None if self.rope is None else self.rope.turn(positions, self.num_prefix)
+
+    def run_block(self, block: nn.Module, x: Tensor, positions: Tensor, turn: Turn | None) -> Tensor:
+        """Run one block, recomputing it in the backward pass where checkpointing is on."""
+        if self.grad_checkpointing and self.training:
+            return checkpoint(block, x, positions, turn, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return block(x, positions, turn)
+
+    def forward_features(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B n C"]:
+        """Return all tokens after the final norm: class token, registers, then h * w patches, row-major."""
+        x, positions = self.embed(images)
+        turn = self.shared_turn(positions)
+        for block in self.blocks:
+            x = self.run_block(block, x, positions, turn)
+        return self.norm(x)
+
+    def forward_head(self, features: Float[Tensor, "B n C"]) -> Float[Tensor, "B K"]:
+        """Pool the tokens and classify."""
+        pooled = features[:, 0] if self.config.pooling == "token" else features[:, self.num_prefix :].mean(1)
+        return self.head(pooled)
+
+    def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K"]:
+        """Return the logits of each class."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_intermediates(
+        self, images: Float[Tensor, "B c H W"], indices: Sequence[int], norm: bool = False
+    ) -> list[Float[Tensor, "B C h w"]]:
+        """Return the patch tokens after chosen blocks as maps, for dense tasks.
+
+        Args:
+            images: Images of any size that the patches tile.
+            indices: Blocks, from 0; negative ones count from the last. The maps come in this order.
+            norm: Pass each through the final norm.
+
+        Raises:
+            ValueError: If there is no such block.
+        """
+        depth = len(self.blocks)
+        wanted = [index + depth if index < 0 else index for index in indices]
+        if not all(0 <= index < depth for index in wanted):
+            raise ValueError(f"got indices={list(indices)}; expected blocks from {-depth} to {depth - 1}")
+        x, positions = self.embed(images)
+        turn = self.shared_turn(positions)
+        h, w = images.shape[2] // self.config.patch_size, images.shape[3] // self.config.patch_size
+        maps = {}
+        for index, block in enumerate(self.blocks[: max(wanted, default=-1) + 1]):
+            x = self.run_block(block, x, positions, turn)
+            if index in wanted:
+                tokens = (self.norm(x) if norm else x)[:, self.num_prefix :]
+                maps[index] = tokens.transpose(1, 2).unflatten(2, (h, w))
+        return [maps[index] for index in wanted]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: keep only the input of each block."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one with `num_classes` outputs; 0 leaves it out."""
+        self.config = replace(self.config, num_classes=num_classes)
+        like = self.norm.weight
+        head = init_linear(nn.Linear(self.config.width, num_classes)) if num_classes else nn.Identity()
+        self.head = head.to(device=like.device, dtype=like.dtype)
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are never decayed besides biases and norms: embeddings and frequencies."""
+        single = {"cls_token", "register_tokens", "pos_embed"}
+        return {name for name, _ in self.named_parameters() if name in single or name.endswith("rope.freqs")}
+
+    def layer_index(self, name: str) -> int:
+        """Tell the depth of a parameter for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head.
+
+        Learned frequencies belong to their block.
+        """
+        if name.startswith("blocks."):
+            return int(name.split(".")[1]) + 1
+        return len(self.blocks) + 1 if name.startswith(("norm.", "head.")) else 0
+
+
+def init_linear(linear: nn.Linear) -> nn.Linear:
+    """Start a linear layer as DeiT does."""
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def drop_path_rates(config: ViTConfig) -> list[float]:
+    """Give each block its rate of stochastic depth."""
+    if config.drop_path_rule == "constant":
+        return [config.drop_path] * config.depth
+    return [config.drop_path * index / max(config.depth - 1, 1) for index in range(config.depth)]
