@@ -1,10 +1,12 @@
 """Groups of parameters for an optimizer: what is decayed, and how fast each layer learns."""
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 
+@runtime_checkable
 class Layered(Protocol):
     """A model that knows which parameters not to decay, and how deep each lies."""
 
@@ -16,7 +18,9 @@ class Layered(Protocol):
         """Tell the depth of a parameter, 0 for the embeddings."""
         ...
 
-    named_parameters = nn.Module.named_parameters
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over the parameters, as every module does."""
+        ...
 
 
 def parameter_groups(model: Layered, lr: float, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:

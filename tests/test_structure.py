@@ -1,0 +1,78 @@
+"""The house rules that a machine can hold: who imports whom, and how big things grow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "ropevit"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+#: Each layer may import itself and those before it (data and analysis stand beside the line).
+LINE = ["rope", "kernels", "models", "weights", "tasks", "study", "cli"]
+BESIDE = {"data": set(), "analysis": {"rope", "kernels", "models", "weights", "data"}, "integrations": set(LINE[:4])}
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def allowed(name: str) -> set[str]:
+    if name in BESIDE:
+        return BESIDE[name] | {name}
+    below = set(LINE[: LINE.index(name) + 1])
+    if name in ("tasks", "study", "cli"):
+        below |= {"data"}
+    return below | set(BESIDE) if name == "cli" else below
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_downwards_only(path):
+    if path == SOURCE / "__init__.py":
+        return  # the public names, re-exported from below
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("ropevit.")} - {"__version__"}
+    assert ours <= allowed(layer(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_and_functions_stay_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.body[0].lineno + 1 <= 40, f"{node.name} is too long"
+            count = len(node.args.posonlyargs) + len(node.args.args)
+            assert count <= 7, f"{node.name} takes {count} positional arguments"  # self and six
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if layer(p) == "rope"], ids=lambda path: path.name)
+def test_the_maths_needs_torch_alone(path):
+    outside = {name.split(".")[0] for name in imported(path)} - set(sys.stdlib_module_names)
+    assert outside <= {"torch", "jaxtyping", "ropevit"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_the_command_line_prints(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert layer(path) == "cli" or not any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = ["matplotlib", "timm", "torchvision", "transformers", "tyro", "rich", "PIL", "jinja2"]
+    code = f"import sys, ropevit; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
