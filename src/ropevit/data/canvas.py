@@ -1,0 +1,138 @@
+"""The `field` kind of image: items scattered over a background, always at the same scale; a larger one holds more."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.data.labelled import LabelledImages
+from ropevit.data.streams import uniform
+
+#: Pixels of an item darker than this (0 to 255) are its background, where items are cut out.
+DARK = 20
+#: The background's brightness is drawn anew every so many pixels and varies smoothly between.
+SHADE_CELL = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanvasLaw:
+    """How canvases are filled; nothing here depends on their size."""
+
+    item_size: int = 16
+    """Side of an item in pixels, before it is scaled at random."""
+    jitter: float = 1.25
+    """Items are scaled by a random factor from 1/jitter to jitter."""
+    turn: float = 15.0
+    """Items are turned by up to so many degrees to either side."""
+    density: float = 0.8
+    """Items thrown for every item_size x item_size pixels; later ones hide earlier ones."""
+    noise: float = 0.06
+    """Standard deviation of the noise on every pixel, where white is 1."""
+    cutout: bool = True
+    """Paste only an item's own pixels (dark ones are its background); False pastes the whole square."""
+
+    def __post_init__(self) -> None:
+        if self.item_size < 2 or self.density <= 0 or self.noise < 0:
+            raise ValueError(
+                f"got item_size={self.item_size}, density={self.density}, noise={self.noise}; "
+                "expected item_size of 2 or more, a positive density and a noise of 0 or more"
+            )
+        if self.jitter < 1 or not 0 <= self.turn <= 180:
+            raise ValueError(f"got jitter={self.jitter}, turn={self.turn}; expected jitter >= 1 and 0 to 180 degrees")
+
+    @property
+    def tile(self) -> int:
+        """Side in pixels of the square that any item fits in, whatever its scale and turn."""
+        return math.ceil(self.item_size * self.jitter * 1.2)
+
+    def items(self, size: int) -> int:
+        """Count the items thrown at a canvas; centres may lie half an item outside, so that edges are not emptier."""
+        return max(1, round(self.density * (size / self.item_size + 1) ** 2))
+
+
+def pixel_labels(data: LabelledImages) -> tuple[tuple[str, ...], Tensor]:
+    """Name the labels of pixels, and say which one each image's own pixels have.
+
+    Label 0 is the background; then come the groups of the classes, or the classes where the set has no groups.
+    """
+    groups = data.groups or data.classes
+    names = tuple(dict.fromkeys(groups))
+    label = torch.tensor([1 + names.index(group) for group in groups], device=data.labels.device)
+    return ("background", *names), label[data.labels]
+
+
+def paint(
+    images: UInt8[Tensor, "M c s s"],
+    labels: Int[Tensor, "M"],
+    size: int,
+    count: int,
+    law: CanvasLaw,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "B c size size"], Int[Tensor, "B size size"]]:
+    """Scatter random items over canvases.
+
+    Args:
+        images: Items to choose from, best not much larger than they are shown (bilinear sampling would skip pixels);
+            each label is thrown equally often.
+        labels: Label of each item's pixels, from 1; 0 is the background.
+        size: Side of a canvas in pixels.
+        count: Number of canvases, B.
+        law: How they are filled.
+        generator: Source of every random choice, on the CPU.
+
+    Returns:
+        Pixels from 0 to 255, and the label of each pixel.
+    """
+    number, tile, device = law.items(size), law.tile, images.device
+    rarity = 1 / labels.bincount().cpu()[labels.cpu()]  # every label is thrown equally often
+    chosen = torch.multinomial(rarity, count * number, replacement=True, generator=generator).to(device)
+    colours, cover = (x.unflatten(0, (count, number)) for x in cut_items(images[chosen], law, generator))
+    chosen_labels = labels[chosen].unflatten(0, (count, number))
+    margin = law.item_size // 2  # an item's centre lies at most so far outside
+    offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator).to(device) + tile // 2
+    canvas = background(count, images.shape[1], size + 2 * tile, law, generator).to(device).movedim(1, -1).contiguous()
+    truth = torch.zeros(count, size + 2 * tile, size + 2 * tile, dtype=torch.long, device=device)
+    each, reach = torch.arange(count, device=device)[:, None, None], torch.arange(tile, device=device)
+    for item in range(number):
+        at = each, offset[:, item, 0, None, None] + reach[:, None], offset[:, item, 1, None, None] + reach
+        canvas[at] = canvas[at] * (1 - cover[:, item, :, :, None]) + colours[:, item].movedim(1, -1)
+        truth[at] = torch.where(cover[:, item] > 0.5, chosen_labels[:, item, None, None], truth[at])
+    inside = slice(tile, tile + size)
+    return canvas[:, inside, inside].movedim(-1, 1).contiguous() * 255, truth[:, inside, inside]
+
+
+def cut_items(
+    images: UInt8[Tensor, "M c s s"], law: CanvasLaw, generator: torch.Generator
+) -> tuple[Float[Tensor, "M c t t"], Float[Tensor, "M t t"]]:
+    """Scale, turn, mirror and dim items at random, each in the middle of an empty tile.
+
+    Returns:
+        Colours from 0 to 1, already multiplied by the cover, and the cover: 1 where the item is, 0 where it is not.
+    """
+    count = len(images)
+    shown = law.item_size * uniform(count, -math.log(law.jitter), math.log(law.jitter), generator).exp()
+    angle = torch.deg2rad(uniform(count, -law.turn, law.turn, generator))
+    mirror = 1 - 2 * torch.randint(2, (count,), generator=generator)
+    light = uniform(count, 0.6, 1.0, generator).to(images.device)
+    matrix = torch.stack([mirror * angle.cos(), -mirror * angle.sin(), angle.sin(), angle.cos()], 1).unflatten(
+        1, (2, 2)
+    )
+    transform = F.pad(matrix * (law.tile / shown)[:, None, None], (0, 1)).to(images.device)
+    pixels = images.float()
+    solid = (pixels.amax(1, keepdim=True) > DARK).float() if law.cutout else torch.ones_like(pixels[:, :1])
+    grid = F.affine_grid(transform, [count, 1, law.tile, law.tile], align_corners=False)
+    samples = F.grid_sample(torch.cat([pixels / 255 * solid, solid], 1), grid, align_corners=False)
+    return samples[:, :-1] * light[:, None, None, None], samples[:, -1]
+
+
+def background(
+    count: int, channels: int, size: int, law: CanvasLaw, generator: torch.Generator
+) -> Float[Tensor, "B c size size"]:
+    """Draw a smoothly shaded, noisy background whose looks do not depend on its size; values around 0.1 to 0.7."""
+    cells = math.ceil(size / SHADE_CELL) + 1
+    coarse = 0.1 + 0.6 * torch.rand(count, channels, cells, cells, generator=generator)
+    shade = F.interpolate(coarse, scale_factor=SHADE_CELL, mode="bilinear", align_corners=False)[..., :size, :size]
+    return shade + law.noise * torch.randn(count, channels, size, size, generator=generator)

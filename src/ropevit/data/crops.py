@@ -1,0 +1,101 @@
+"""The `zoom` kind of image: the same scene with more or fewer pixels, and random crops of it to train on."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.data.streams import uniform
+
+#: What every model of a study is fed: (pixel / 255 - MEAN) / STD, the same for all channels.
+MEAN, STD = 0.5, 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropLaw:
+    """How training crops are drawn."""
+
+    smallest: float = 0.08
+    """Least share of the image's area."""
+    largest: float = 1.0
+    """Greatest share of the image's area."""
+    law: Literal["uniform", "log"] = "log"
+    """Draw the area, or its logarithm, uniformly: `log` has more small crops, hence larger objects."""
+    stretch: float = 4 / 3
+    """Greatest ratio of width to height, and of height to width."""
+    flip: bool = True
+    """Mirror half of the crops left to right."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest <= self.largest <= 1:
+            raise ValueError(
+                f"got crops of {self.smallest} to {self.largest} of the area; expected 0 < smallest <= largest <= 1"
+            )
+        if self.law not in ("uniform", "log"):
+            raise ValueError(f"got crop law {self.law!r}; choose uniform or log")
+        if self.stretch < 1:
+            raise ValueError(f"got stretch={self.stretch}; expected 1 or more")
+
+
+def random_boxes(count: int, law: CropLaw, generator: torch.Generator) -> Float[Tensor, "B 4"]:
+    """Draw crops inside the image.
+
+    Returns:
+        Centre x, centre y, half width, half height, in units in which the image spans -1 to 1; a negative half width
+        is a mirrored crop.
+    """
+    if law.law == "log":
+        area = uniform(count, math.log(law.smallest), math.log(law.largest), generator).exp()
+    else:
+        area = uniform(count, law.smallest, law.largest, generator)
+    ratio = uniform(count, -math.log(law.stretch), math.log(law.stretch), generator).exp()
+    half = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
+    centre = (1 - half) * (2 * torch.rand(count, 2, generator=generator) - 1)
+    if law.flip:
+        half[:, 0] *= 1 - 2 * torch.randint(2, (count,), generator=generator)
+    return torch.cat([centre, half], dim=1)
+
+
+def cut(images: UInt8[Tensor, "B c H W"], boxes: Float[Tensor, "B 4"], size: int) -> Float[Tensor, "B c size size"]:
+    """Cut boxes out of images and resize them, sampling at least twice as densely as the result and averaging.
+
+    Args:
+        images: One image for each box.
+        boxes: From `random_boxes`.
+        size: Side of the result in pixels.
+
+    Returns:
+        Pixels from 0 to 255 in float32.
+    """
+    dense = max(2, math.ceil(max(images.shape[2:]) / size))
+    boxes = boxes.to(images.device)
+    transform = torch.zeros(len(boxes), 2, 3, device=images.device)
+    transform[:, 0, 0], transform[:, 1, 1] = boxes[:, 2], boxes[:, 3]
+    transform[:, :, 2] = boxes[:, :2]
+    grid = F.affine_grid(transform, [len(boxes), 1, dense * size, dense * size], align_corners=False)
+    samples = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return F.avg_pool2d(samples, dense)
+
+
+def random_crops(
+    images: UInt8[Tensor, "B c H W"], size: int, law: CropLaw, generator: torch.Generator
+) -> Float[Tensor, "B c size size"]:
+    """Cut one random crop out of each image, `size` pixels a side, with values from 0 to 255."""
+    return cut(images, random_boxes(len(images), law, generator), size)
+
+
+def resample(images: Tensor, size: int) -> Float[Tensor, "B c size size"]:
+    """Show the same pictures with `size` pixels a side (bicubic, antialiased), with values from 0 to 255."""
+    if images.shape[2:] == (size, size):
+        return images.float()
+    resized = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0, 255)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Turn pixels from 0 to 255 into what models are fed."""
+    return (images.float() / 255 - MEAN) / STD

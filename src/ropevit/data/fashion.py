@@ -1,0 +1,49 @@
+"""The embedded images: a balanced part of Fashion-MNIST, so that a study runs with no download."""
+
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ropevit.data.labelled import LabelledImages
+
+Split = Literal["train", "search", "val", "test"]
+
+CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+#: Classes that differ in details lost on a small item are one label of the `field` panel.
+GROUPS = ("top", "trouser", "top", "dress", "top", "shoe", "top", "shoe", "bag", "shoe")
+SOURCE = "Fashion-MNIST, a balanced part (arXiv:1708.07747), copyright 2017 Zalando SE, MIT licence"
+#: The hold-out is the end of the training file; the file is interleaved by class, so both parts are balanced.
+HELD_OUT = 1_000
+
+
+def load_fashion(split: Split = "train") -> LabelledImages:
+    """Load the embedded Fashion-MNIST images (28 x 28, grey, ten classes, balanced).
+
+    Args:
+        split: `train` (10,000 images) and `test` (2,000) are what a study trains and measures on. For choosing
+            settings without looking at the test images, `train` is cut in two: `search` (9,000) and `val` (1,000).
+
+    Returns:
+        The images and labels of the split.
+
+    Raises:
+        ValueError: If there is no such split.
+    """
+    parts = {
+        "train": ("train", slice(None)),
+        "search": ("train", slice(None, -HELD_OUT)),
+        "val": ("train", slice(-HELD_OUT, None)),
+        "test": ("test", slice(None)),
+    }
+    if split not in parts:
+        raise ValueError(f"got split {split!r}; choose one of {', '.join(parts)}")
+    stored, part = parts[split]
+    with (resources.files("ropevit.data") / "fashion" / "images.npz").open("rb") as file, np.load(file) as arrays:
+        images = torch.from_numpy(arrays[f"{stored}_images"][part]).unsqueeze(1)
+        labels = torch.from_numpy(arrays[f"{stored}_labels"][part].astype(np.int64))
+    name = f"fashion/{split}"
+    return LabelledImages(images=images, labels=labels, classes=CLASSES, groups=GROUPS, name=name, source=SOURCE)

@@ -1,0 +1,67 @@
+"""Image files: reading any mode as it should look, and fitting a picture to a model's input."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+#: Suffixes that are taken for images when a folder is searched.
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image as RGB, upright; transparency goes on white, palettes, greys and CMYK are converted.
+
+    Raises:
+        ValueError: If there is no such file, or it cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+            return upright.convert("RGB")
+    except FileNotFoundError:
+        raise ValueError(f"no image at {path}; check the path") from None
+    except IsADirectoryError:
+        raise ValueError(f"got the folder {path}; expected image files, such as {path}/*.jpg") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image ({error}); convert or remove it") from None
+
+
+def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize (bicubic, antialiased) until the picture covers height x width, and cut out the centre.
+
+    Source: the evaluation protocol of Heo et al. 2024: shorter side to the test size, centre crop, crop ratio 1.
+    """
+    scale = max(height / image.height, width / image.width)
+    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    resized = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = (resized.width - width) // 2, (resized.height - height) // 2
+    return resized.crop((left, top, left + width, top + height))
+
+
+def whole_size(image: Image.Image, shorter: int, patch_size: int) -> tuple[int, int]:
+    """Choose a height and width near the picture's own shape: shorter side as given, longer a multiple of the patch."""
+    ratio = max(image.size) / min(image.size)
+    longer = max(shorter, round(shorter * ratio / patch_size) * patch_size)
+    return (shorter, longer) if image.width >= image.height else (longer, shorter)
+
+
+def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "c H W"]:
+    """Make a normalised tensor; one mean asks for a grey picture, three for a coloured one.
+
+    Args:
+        image: A picture.
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Spread of each channel.
+    """
+    grey = len(mean) == 1
+    pixels = torch.from_numpy(np.array(image.convert("L" if grey else "RGB"), dtype=np.float32)) / 255
+    channels = pixels.unsqueeze(0) if grey else pixels.permute(2, 0, 1)
+    return (channels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)

@@ -1,0 +1,50 @@
+"""A labelled set of images in memory: what every loader gives and every panel of a study takes."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """Images of one size with one class each."""
+
+    images: Tensor
+    """uint8 (N, channels, S, S)."""
+    labels: Tensor
+    """int64 (N,), indices into `classes`."""
+    classes: tuple[str, ...]
+    """Names of the classes."""
+    name: str
+    """Name of the set and split, such as `fashion/train`."""
+    source: str
+    """Where the images come from and under which licence, in one line."""
+    groups: tuple[str, ...] = ()
+    """A coarser name for each class, used to label pixels; empty where the classes themselves are used."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results must know, such as a subset that was taken."""
+    skipped: tuple[str, ...] = ()
+    """Files that could not be read, each with the reason."""
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise ValueError(
+                f"got images of shape {tuple(self.images.shape)} and {self.images.dtype}; "
+                "expected uint8 (N, channels, height, width)"
+            )
+        if self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"got {len(self.images)} images and labels of shape {tuple(self.labels.shape)}; expected one each"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: Tensor | slice, name: str | None = None) -> "LabelledImages":
+        """Pick images by their indices, under the same or another name."""
+        return replace(self, images=self.images[index], labels=self.labels[index], name=name or self.name)
+
+    def to(self, device: torch.device | str) -> "LabelledImages":
+        """Move images and labels to a device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))

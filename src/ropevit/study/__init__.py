@@ -1,0 +1,1 @@
+"""Compare position embeddings on one data set, below and above the training resolution."""

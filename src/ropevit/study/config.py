@@ -1,0 +1,148 @@
+"""What a study is asked to do; every field is an option of `ropevit study`."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ropevit.models.vit import POSITION_EMBEDDINGS
+from ropevit.study.device import PRECISIONS
+from ropevit.study.events import Run
+from ropevit.study.panels import vit_config
+from ropevit.study.settings import PANELS, PanelSettings, preset
+
+#: Options that change how a study is run, not what comes out; a study may be resumed with others.
+HOW = ("out", "resume", "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Which position embedding to use for which images and resolutions."""
+
+    data: str = "fashion"
+    """`fashion`, the embedded images, or a folder: PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
+    panels: tuple[str, ...] = PANELS
+    """Kinds of larger image: `field` (more scene at the same scale), `zoom` (the same scene with more pixels)."""
+    embeddings: tuple[str, ...] = ("ape", "rope_axial", "rope_mixed")
+    """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape."""
+    seeds: int = 1
+    """Trainings of each embedding, each with its own weights and order of the data; 3 or more show the spread."""
+    quick: bool = False
+    """Take a minute instead of five, for a first look: few steps, few sizes."""
+    out: Path = Path("runs/study")
+    """Directory for everything that is written."""
+    resume: bool = False
+    """Go on with the study in the directory; more seeds may be asked for."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: str = "auto"
+    """float32, bfloat16 (mixed precision), or auto: bfloat16 where the device has matrix units for it."""
+    workers: int | None = None
+    """Trainings at the same time on a CPU; None takes one for each core. A GPU runs one after the other."""
+    max_images: int | None = None
+    """Use no more than so many of the folder's images, balanced between classes."""
+    train_size: int | None = None
+    """Side of the training images in pixels; this and the options below replace the preset of every panel."""
+    test_sizes: tuple[int, ...] | None = None
+    """Sides of the test images in pixels, from small to large."""
+    patch_size: int | None = None
+    """Side of a patch in pixels; all sizes are multiples of it."""
+    width: int | None = None
+    """Channels of a token."""
+    depth: int | None = None
+    """Number of blocks."""
+    heads: int | None = None
+    """Number of heads."""
+    steps: int | None = None
+    """Training steps."""
+    batch_size: int | None = None
+    """Images in a step."""
+    lr: float | None = None
+    """Learning rate."""
+    weight_decay: float | None = None
+    """Weight decay of the matrices."""
+    ape_std: float | None = None
+    """Standard deviation with which absolute embeddings start."""
+
+    def __post_init__(self) -> None:
+        check_choices("panel", self.panels, PANELS)
+        check_choices("embedding", self.embeddings, tuple(POSITION_EMBEDDINGS))
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"got precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        for name in ("seeds", "workers", "max_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"got {name}={value}; expected at least 1")
+        if self.max_images is not None and self.data == "fashion":
+            raise ValueError(
+                "got max_images with the embedded images; it is for a folder of your own: give --data PATH"
+            )
+        for panel in self.panels:
+            for embedding in self.embeddings:
+                check_model(self.settings(panel), embedding)
+
+    def settings(self, panel: str) -> PanelSettings:
+        """Give the settings of a panel: its preset, with what this config replaces.
+
+        Raises:
+            ValueError: If they do not fit together, such as sizes that the patches do not tile.
+        """
+        chosen = preset(self.data, panel, self.quick)
+        names = (
+            "train_size", "test_sizes", "patch_size", "width", "depth", "heads",
+            "steps", "batch_size", "lr", "weight_decay", "ape_std",
+        )  # fmt: skip
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if "train_size" in given and "test_sizes" not in given:
+            given["test_sizes"] = scaled_sizes(chosen, given["train_size"], given.get("patch_size", chosen.patch_size))
+        return replace(chosen, **given)
+
+    def runs(self) -> list[Run]:
+        """List every training; all embeddings of a seed come before the next seed, the panels in the order asked."""
+        return [
+            Run(panel=panel, embedding=embedding, seed=seed)
+            for seed in range(self.seeds)
+            for panel in self.panels
+            for embedding in self.embeddings
+        ]
+
+    def image_size(self) -> int:
+        """Tell the largest side at which any panel looks at an image, in pixels."""
+        sizes = []
+        for panel in self.panels:
+            settings = self.settings(panel)
+            items = round(settings.canvas.item_size * settings.canvas.jitter)
+            sizes.append(items if panel == "field" else max(settings.train_size, *settings.test_sizes))
+        return max(sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the config as JSON can hold it, with the full settings of each panel under `settings`."""
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        settings = {panel: as_json(asdict(self.settings(panel))) for panel in self.panels}
+        return plain | {"out": str(self.out), "settings": settings}
+
+
+def as_json(value: Any) -> Any:
+    """Replace tuples by lists, as they come back from JSON."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+    """Refuse an empty list, unknown names and repetitions."""
+    unknown = [name for name in given if name not in allowed]
+    if unknown or not given:
+        raise ValueError(f"got {what} {unknown[0] if unknown else 'list empty'}; choose from {', '.join(allowed)}")
+    if len(set(given)) < len(given):
+        raise ValueError(f"got {what}s {', '.join(given)}; name each once")
+
+
+def check_model(settings: PanelSettings, embedding: str) -> None:
+    """Refuse a width, heads and embedding that do not fit, before anything is trained."""
+    vit_config(settings, embedding, channels=3, outputs=2)
+
+
+def scaled_sizes(settings: PanelSettings, train_size: int, patch: int) -> tuple[int, ...]:
+    """Scale a preset's test sizes with the training size, rounded to whole patches."""
+    scale = train_size / settings.train_size / patch
+    return tuple(sorted({train_size, *(max(1, round(size * scale)) * patch for size in settings.test_sizes)}))

@@ -1,0 +1,190 @@
+"""The two panels of a study, behind one interface: `zoom` (classification) and `field` (a label for every pixel)."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.data.canvas import paint, pixel_labels
+from ropevit.data.crops import normalise, random_crops, resample
+from ropevit.data.labelled import LabelledImages
+from ropevit.data.streams import batch_indices, stream
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.study.settings import PanelSettings
+
+#: Tokens in one forward pass of an evaluation.
+TOKENS_AT_ONCE = 8192
+
+Check = Callable[[], None]
+
+
+class Panel(Protocol):
+    """One kind of image and the question asked of it."""
+
+    name: str
+    metric: str
+    settings: PanelSettings
+
+    def model_config(self, position: str) -> ViTConfig:
+        """Describe the model that answers with a position embedding."""
+        ...
+
+    def batch(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """Make the images and targets of a training step; they depend on the panel, the seed and the step alone."""
+        ...
+
+    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
+        """Compare what the model says of a batch with the targets."""
+        ...
+
+    def score(self, model: ViT, size: int, check: Check) -> float:
+        """Measure the model on the test images at a size, in percent; `check` is called between batches."""
+        ...
+
+
+class ZoomPanel:
+    """Classification; a larger test image is the same picture with more pixels (the paper's protocol).
+
+    The metric is top-1 accuracy in percent.
+    """
+
+    name = "zoom"
+    metric = "top-1 accuracy (%)"
+
+    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
+        self.settings, self.train, self.test = settings, train, test
+
+    def model_config(self, position: str) -> ViTConfig:
+        """Describe a classifier with one output a class."""
+        return vit_config(self.settings, position, self.train.images.shape[1], len(self.train.classes))
+
+    def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B c s s"], Int[Tensor, "B"]]:
+        """Draw random crops; every image comes once an epoch."""
+        settings = self.settings
+        index = batch_indices(len(self.train), settings.batch_size, step, self.name, seed)
+        crops = random_crops(
+            self.train.images[index], settings.train_size, settings.crop, stream(self.name, seed, "step", step)
+        )
+        return normalise(crops), self.train.labels[index]
+
+    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(model(images).float(), targets)
+
+    def score(self, model: ViT, size: int, check: Check) -> float:
+        """Percentage of the test images, resampled to `size`, whose class is the first guess."""
+        right = 0
+        for part in batches(len(self.test), size, self.settings.patch_size):
+            check()
+            images = normalise(resample(self.test.images[part], size))
+            right += int((model(images).argmax(1) == self.test.labels[part]).sum())
+        return 100 * right / len(self.test)
+
+
+class FieldPanel:
+    """A label for every pixel of a canvas; a larger test canvas shows more items at the same scale.
+
+    A linear head maps each patch token to the labels of its pixels. The metric is the mean intersection over union in
+    percent, the background counted as a label, over all canvases of a size together; a label that neither occurs nor is
+    predicted is left out of the mean.
+    """
+
+    name = "field"
+    metric = "mean IoU (%)"
+
+    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
+        self.settings = settings
+        self.labels, train_labels = pixel_labels(train)
+        _, test_labels = pixel_labels(test)
+        self.train, self.test = (
+            (shrink(train.images, settings), train_labels),
+            (shrink(test.images, settings), test_labels),
+        )
+        self.test_name = test.name
+
+    def model_config(self, position: str) -> ViTConfig:
+        """Describe a model with one output for each label and pixel of a patch."""
+        outputs = len(self.labels) * self.settings.patch_size**2
+        return vit_config(self.settings, position, self.train[0].shape[1], outputs)
+
+    def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]:
+        """Paint new canvases."""
+        settings, generator = self.settings, stream(self.name, seed, "step", step)
+        canvases, truth = paint(*self.train, settings.train_size, settings.batch_size, settings.canvas, generator)
+        return normalise(canvases), truth
+
+    def logits(self, model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
+        """Label the pixels: the head on every patch token, its outputs shuffled to the pixels of the patch."""
+        patch = self.settings.patch_size
+        tokens = model.forward_features(images)[:, model.num_prefix :]
+        h, w = images.shape[2] // patch, images.shape[3] // patch
+        return F.pixel_shuffle(model.head(tokens).transpose(1, 2).unflatten(2, (h, w)), patch)
+
+    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, averaged over all pixels."""
+        return F.cross_entropy(self.logits(model, images).float(), targets)
+
+    def score(self, model: ViT, size: int, check: Check) -> float:
+        """Mean IoU on test canvases of a size, the same ones for every model and seed."""
+        kinds, device = len(self.labels), self.train[0].device
+        confusion = torch.zeros(kinds * kinds, dtype=torch.long, device=device)
+        for part in batches(self.settings.test_canvases, size, self.settings.patch_size):
+            check()
+            generator = stream(self.name, self.test_name, size, part.start)
+            canvases, truth = paint(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
+            predicted = self.logits(model, normalise(canvases)).argmax(1)
+            confusion += (truth * kinds + predicted).flatten().bincount(minlength=kinds * kinds)
+        return 100 * mean_iou(confusion.unflatten(0, (kinds, kinds)))
+
+
+PANEL_CLASSES: dict[str, type[ZoomPanel] | type[FieldPanel]] = {"field": FieldPanel, "zoom": ZoomPanel}
+
+
+def vit_config(settings: PanelSettings, position: str, channels: int, outputs: int) -> ViTConfig:
+    """Describe the small ViT of a study: average pooling, no class token, no LayerScale."""
+    return ViTConfig(
+        position=position,
+        width=settings.width,
+        depth=settings.depth,
+        heads=settings.heads,
+        patch_size=settings.patch_size,
+        img_size=(settings.train_size, settings.train_size),
+        in_channels=channels,
+        num_classes=outputs,
+        pooling="avg",
+        class_token=False,
+        layer_scale=None,
+        ape_std=settings.ape_std,
+    )
+
+
+def batches(count: int, size: int, patch: int) -> Iterator[slice]:
+    """Cut `count` images into batches of about the same number of tokens, whatever their size."""
+    step = max(1, TOKENS_AT_ONCE // (size // patch) ** 2)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def shrink(images: Tensor, settings: PanelSettings) -> Tensor:
+    """Bring items to the greatest size at which they are pasted, so that pasting need not skip pixels."""
+    near = round(settings.canvas.item_size * settings.canvas.jitter)
+    if images.shape[-1] <= near:
+        return images
+    return torch.cat([resample(part, near).round().to(torch.uint8) for part in images.split(512)])
+
+
+def mean_iou(confusion: Int[Tensor, "L L"]) -> float:
+    """Average intersection over union over the labels that occur or are predicted.
+
+    Args:
+        confusion: Pixels counted by true label (row) and predicted label (column).
+
+    Returns:
+        A share from 0 to 1.
+    """
+    hit = confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    return (hit[union > 0] / union[union > 0]).mean().item()

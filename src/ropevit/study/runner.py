@@ -1,0 +1,186 @@
+"""All trainings of a study: in worker processes on a CPU, one after the other on a GPU; interruptible and resumable.
+
+The directory of a study holds `config.json`, `runs/<panel>-<embedding>-seed<k>/` (see `train.py`) and `results.json`:
+
+    {"config": {...},            StudyConfig.to_dict(); `settings` has the full settings of each panel
+     "environment": {...},       versions, device, precision, workers, threads
+     "runs": [...],              the result.json of every finished run, in the order of StudyConfig.runs()
+     "complete": true,           false while runs are missing
+     "failed": [...],            {"panel", "embedding", "seed", "message"} of runs that stopped with an error
+     "data": {...},              name, source, classes and numbers of images; notes such as a subset that was taken
+     "skipped_files": [...]}     files of the user's that could not be read, with the reason
+"""
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ropevit.data.fashion import load_fashion
+from ropevit.data.folder import load_folder
+from ropevit.data.labelled import LabelledImages
+from ropevit.study.config import HOW, StudyConfig
+from ropevit.study.device import available_cores, environment, resolve_device, resolve_precision
+from ropevit.study.events import Loading, Report, Run, RunDone, RunFailed
+from ropevit.study.train import write_json
+from ropevit.study.workers import Plan, run_here, run_in_workers
+
+
+def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
+    """Run what is missing of a study.
+
+    A run that fails is reported and left out; the others go on.
+
+    Args:
+        config: What to compare.
+        report: Called with each event, in this process.
+
+    Returns:
+        The content of `results.json`, which is also written when the study is interrupted.
+
+    Raises:
+        ValueError: If the directory holds another study, or one and `resume` is off; if the images are unusable.
+        KeyboardInterrupt: If the user interrupts; every step done is kept and `resume` goes on from there.
+    """
+    device = resolve_device(config.device)
+    dtype = resolve_precision(config.precision, device)
+    prepare(config)
+    train, test = load_images(config, report)
+    missing = [run for run in config.runs() if kept_result(config.out, run) is None]
+    for run in config.runs():
+        if run not in missing:
+            report(RunDone(run=run, result=kept_result(config.out, run) or {}, kept=True))
+    workers, threads = share_cores(config, device, len(missing))
+    plan = Plan(config=config, runs=tuple(missing), device=device, dtype=dtype, threads=threads)
+    failed: list[dict[str, Any]] = []
+
+    def note(event: Any) -> None:
+        if isinstance(event, RunFailed):
+            failed.append({**asdict(event.run), "message": event.message})
+        report(event)
+
+    facts = {"environment": environment(device, dtype, workers, threads), "data": describe(train, test)}
+    facts["skipped_files"] = sorted({*train.skipped, *test.skipped})
+    try:
+        with stop_on_interrupt() as stopped:
+            if workers > 1:
+                run_in_workers(plan, (train, test), workers, note, stopped)
+            else:
+                run_here(plan, (train, test), note, stopped)
+    finally:
+        results = collect(config, facts, failed)
+    if stopped.is_set():
+        raise KeyboardInterrupt
+    return results
+
+
+def prepare(config: StudyConfig) -> None:
+    """Make the directory and write `config.json`; refuse to overwrite or mix studies.
+
+    Raises:
+        ValueError: As `run_study`.
+    """
+    path = config.out / "config.json"
+    if config.out.exists() and not config.out.is_dir():
+        raise ValueError(f"got the directory {config.out}, which is a file; give another with --out")
+    if config.out.is_dir() and any(config.out.iterdir()):
+        if not path.exists():
+            raise ValueError(f"{config.out} holds other files and no study; give an empty or new directory with --out")
+        if not config.resume:
+            raise ValueError(
+                f"{config.out} holds a study already; add --resume to go on with it, or give another --out"
+            )
+        refuse_other_study(config, path)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(path, config.to_dict())
+
+
+def refuse_other_study(config: StudyConfig, path: Path) -> None:
+    """Compare the stored config with the one asked for; only more seeds and the ways to run may differ."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        then, now = ({k: v for k, v in c.items() if k not in (*HOW, "seeds")} for c in (stored, config.to_dict()))
+        fewer = config.seeds < stored["seeds"]
+    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"cannot read {path}: {error}; give another --out") from error
+    different = sorted(key for key in {*then, *now} if then.get(key) != now.get(key)) + ["seeds"] * fewer
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"{path.parent} holds a study with other options ({', '.join(different)}): {key} was "
+            f"{stored.get(key)!r}, now {config.to_dict().get(key)!r}; repeat its options, or give another --out"
+        )
+
+
+def load_images(config: StudyConfig, report: Report) -> tuple[LabelledImages, LabelledImages]:
+    """Load the training and test images that a config names."""
+    if config.data == "fashion":
+        return load_fashion("train"), load_fashion("test")
+    return load_folder(
+        config.data,
+        config.image_size(),
+        config.max_images,
+        progress=lambda done, total: report(Loading(done=done, total=total)),
+    )
+
+
+def describe(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
+    """Say what was trained and tested on."""
+    return {
+        "name": train.name.removesuffix("/train"),
+        "source": train.source,
+        "classes": list(train.classes),
+        "train_images": len(train),
+        "test_images": len(test),
+        "notes": list(train.notes),
+    }
+
+
+def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[int, int]:
+    """Decide on the number of worker processes and the threads of each."""
+    if device.type != "cpu":
+        return 1, torch.get_num_threads()
+    cores = available_cores()
+    workers = max(1, min(config.workers or cores, runs))
+    return workers, max(1, cores // workers)
+
+
+def kept_result(out: Path, run: Run) -> dict[str, Any] | None:
+    """Read the result of a run that was finished before, if there is one."""
+    path = out / "runs" / run.name / "result.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def collect(config: StudyConfig, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Gather the results of all runs into `results.json`."""
+    found = [result for run in config.runs() if (result := kept_result(config.out, run)) is not None]
+    results = {"config": config.to_dict(), "runs": found, "complete": len(found) == len(config.runs())}
+    results |= {"failed": failed, **facts}
+    write_json(config.out / "results.json", results)
+    return results
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, so that a step is never cut in half; a second one interrupts at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(signum: int, frame: Any) -> None:
+        if stopped.is_set():
+            signal.default_int_handler(signum, frame)
+        stopped.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)

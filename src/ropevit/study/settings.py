@@ -1,0 +1,113 @@
+"""Settings of one panel: its model, training and images; and the tables of presets that `ropevit study` starts from."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ropevit.data.canvas import CanvasLaw
+from ropevit.data.crops import CropLaw
+
+PANELS = ("field", "zoom")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelSettings:
+    """Everything that the result of one training depends on besides data, embedding and seed."""
+
+    patch_size: int = 4
+    """Side of a patch in pixels."""
+    width: int = 64
+    """Channels of a token."""
+    depth: int = 4
+    """Number of blocks."""
+    heads: int = 2
+    """Number of heads."""
+    train_size: int = 28
+    """Side of the training images in pixels."""
+    test_sizes: tuple[int, ...] = (20, 28, 40, 56)
+    """Sides of the test images in pixels."""
+    steps: int = 500
+    """Training steps."""
+    batch_size: int = 128
+    """Images in a step."""
+    lr: float = 2e-3
+    """Learning rate after warm-up (AdamW); a cosine takes it to 0."""
+    weight_decay: float = 0.05
+    """Weight decay of the matrices."""
+    warmup: float = 0.1
+    """Share of the steps over which the learning rate rises from 0."""
+    clip: float = 1.0
+    """Greatest norm of the gradient."""
+    ape_std: float = 0.3
+    """Standard deviation with which an absolute embedding starts; rotations have no such setting."""
+    start: Literal["fan_in", "deit"] = "fan_in"
+    """Standard deviation of the linear layers at the start: 1 / sqrt(inputs), or DeiT's 0.02, meant for wide models."""
+    crop: CropLaw = field(default_factory=CropLaw)
+    """How `zoom` draws training crops."""
+    canvas: CanvasLaw = field(default_factory=CanvasLaw)
+    """How `field` fills canvases."""
+    test_canvases: int = 200
+    """Canvases of each size on which `field` is tested."""
+
+    def __post_init__(self) -> None:
+        least = {"patch_size": 1, "width": 1, "depth": 1, "heads": 1, "steps": 1, "batch_size": 1, "test_canvases": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"got {name}={getattr(self, name)}; expected at least {minimum}")
+        if self.lr <= 0 or self.clip <= 0 or self.ape_std < 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"got lr={self.lr}, clip={self.clip}, ape_std={self.ape_std}, weight_decay={self.weight_decay}; "
+                "expected lr and clip above 0, the others not below 0"
+            )
+        if self.start not in ("fan_in", "deit"):
+            raise ValueError(f"got start={self.start!r}; choose fan_in or deit")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"got warmup={self.warmup}; expected a share of the steps from 0 to below 1")
+        self.check_sizes()
+
+    def check_sizes(self) -> None:
+        """Refuse sizes that the patches do not tile, naming the nearest ones."""
+        if not self.test_sizes:
+            raise ValueError("got no test sizes; give at least one, such as --test-sizes 28 56")
+        if list(self.test_sizes) != sorted(set(self.test_sizes)):
+            raise ValueError(f"got test sizes {self.test_sizes}; expected each once, from small to large")
+        for name, size in (("training size", self.train_size), *(("test size", size) for size in self.test_sizes)):
+            if size < self.patch_size or size % self.patch_size:
+                below = size // self.patch_size * self.patch_size
+                near = f"{below} or {below + self.patch_size}" if below > 0 else str(self.patch_size)
+                raise ValueError(f"got {name} {size}; patches of {self.patch_size} pixels do not tile it: take {near}")
+
+
+#: The embedded images; chosen on held-out training images, see docs/study.md.
+FASHION = {
+    "field": PanelSettings(train_size=32, test_sizes=(16, 24, 32, 48, 64, 96), batch_size=64),
+    "zoom": PanelSettings(train_size=28, test_sizes=(16, 20, 24, 28, 32, 40, 48, 56, 64)),
+}
+
+#: The embedded images within a minute.
+FASHION_QUICK = {
+    "field": replace(FASHION["field"], steps=150, test_sizes=(16, 32, 64), test_canvases=60),
+    "zoom": replace(FASHION["zoom"], steps=100, test_sizes=(16, 28, 56)),
+}
+
+_PASTED = CanvasLaw(item_size=32, jitter=1.25, turn=0.0, cutout=False)
+
+#: A user's own images: the same number of tokens as with the embedded ones, from patches twice as large.
+FOLDER = {
+    "field": replace(
+        FASHION["field"], patch_size=8, train_size=64, test_sizes=(32, 48, 64, 96, 128, 192), canvas=_PASTED
+    ),
+    "zoom": replace(FASHION["zoom"], patch_size=8, train_size=64, test_sizes=(32, 48, 64, 80, 96, 112, 128)),
+}
+
+FOLDER_QUICK = {
+    "field": replace(FOLDER["field"], steps=150, test_sizes=(32, 64, 128), test_canvases=60),
+    "zoom": replace(FOLDER["zoom"], steps=100, test_sizes=(32, 64, 128)),
+}
+
+
+def preset(data: str, panel: str, quick: bool = False) -> PanelSettings:
+    """Look up the settings of a panel for the embedded images (`fashion`) or a user's own (any path)."""
+    if panel not in PANELS:
+        raise ValueError(f"got panel {panel!r}; choose one of {', '.join(PANELS)}")
+    table = {(True, False): FASHION, (True, True): FASHION_QUICK, (False, False): FOLDER, (False, True): FOLDER_QUICK}
+    return table[data == "fashion", quick][panel]

@@ -1,0 +1,268 @@
+"""One training of a study, from the start or from a checkpoint, to its result."""
+
+import contextlib
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ropevit.data.streams import stream
+from ropevit.models.groups import parameter_groups
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.study.device import computing
+from ropevit.study.events import Evaluating, Report, Run, RunStarted, StepDone
+from ropevit.study.panels import Panel
+from ropevit.study.settings import PanelSettings
+
+#: Checkpoints and lines of the log in a training.
+CHECKPOINTS, LOG_LINES = 10, 50
+#: Seconds between two progress reports.
+REPORT_EVERY = 0.25
+
+
+class Stopped(Exception):  # noqa: N818
+    """The training was asked to stop; its checkpoint is saved."""
+
+
+class DivergedError(RuntimeError):
+    """The loss is not finite any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run, where it is kept, and how it is computed."""
+
+    run: Run
+    panel: Panel
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    report: Report
+    should_stop: Callable[[], bool]
+
+
+@dataclass
+class State:
+    """A training on its way; all of it is in a checkpoint."""
+
+    model: ViT
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+    step_ms: float = 0.0
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train and measure one model, going on from `checkpoint.pt` in the folder if there is one.
+
+    Writes `log.jsonl`, `checkpoint.pt` and, at the end, `result.json`.
+
+    Args:
+        job: What to run and where.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        Stopped: If `job.should_stop()` says so; the checkpoint holds every step done.
+        DivergedError: If the loss is not finite.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    settings = job.panel.settings
+    state = start(job)
+    if (job.folder / "checkpoint.pt").exists():
+        resume(state, job.folder / "checkpoint.pt", job.device)
+    trim_log(job.folder / "log.jsonl", state.step)
+    job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
+    run_steps(state, job)
+    begin = time.perf_counter()
+    scores = evaluate(state.model, job)
+    result = {
+        **asdict(job.run),
+        "metric": job.panel.metric,
+        "train_size": settings.train_size,
+        "scores": {str(size): round(score, 4) for size, score in scores.items()},
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "step_ms": round(state.step_ms, 3),
+        "train_seconds": round(state.seconds, 3),
+        "eval_seconds": round(time.perf_counter() - begin, 3),
+        "settings": asdict(settings),
+    }
+    write_json(job.folder / "result.json", result)
+    return result
+
+
+def start(job: Job) -> State:
+    """Make the model and the optimizer of step 0."""
+    settings, run = job.panel.settings, job.run
+    model = start_model(job.panel.model_config(run.embedding), settings, run.panel, run.seed).to(job.device)
+    groups = parameter_groups(model, lr=settings.lr, weight_decay=settings.weight_decay)
+    return State(model=model, optimizer=torch.optim.AdamW(groups, fused=True))
+
+
+def start_model(config: ViTConfig, settings: PanelSettings, panel: str, seed: int) -> ViT:
+    """Draw the first weights; what two position embeddings share starts equal, so that only position differs.
+
+    The shared weights are those of a model without position embedding, drawn for (panel, seed); an absolute embedding
+    or learned frequencies come from draws of their own. PyTorch's global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(panel, seed, "shared weights").initial_seed())
+        shared = ViT(replace(config, position="none"))
+        torch.manual_seed(stream(panel, seed, "position").initial_seed())
+        model = ViT(config)
+    model.load_state_dict(shared.state_dict(), strict=False)
+    if settings.start == "fan_in":
+        widen(model.blocks)
+    return model
+
+
+@torch.no_grad()
+def widen(blocks: nn.Module) -> None:
+    """Scale the linear layers from DeiT's standard deviation of 0.02 to 1 / sqrt(inputs)."""
+    for module in blocks.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.mul_(module.in_features**-0.5 / 0.02)
+
+
+def run_steps(state: State, job: Job) -> None:
+    """Take the steps that are left, saving now and then and before stopping."""
+    settings = job.panel.settings
+    every = max(1, math.ceil(settings.steps / CHECKPOINTS))
+    log_every = max(1, settings.steps // LOG_LINES)
+    durations, reported = [], 0.0
+    state.model.train()
+    with (job.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        while state.step < settings.steps:
+            if job.should_stop():
+                save(state, job.folder / "checkpoint.pt")
+                raise Stopped(job.run.name)
+            begin = time.perf_counter()
+            lr = learning_rate(settings, state.step)
+            loss = take_step(state, job, lr)
+            now = time.perf_counter()
+            durations.append(1000 * (now - begin))
+            state.seconds += now - begin
+            state.step_ms = statistics.median(durations)
+            if state.step % log_every == 0 or state.step == settings.steps:
+                line = {"step": state.step, "loss": loss, "lr": lr, "seconds": round(state.seconds, 3)}
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+            if state.step % every == 0 or state.step == settings.steps:
+                save(state, job.folder / "checkpoint.pt")
+            if now - reported > REPORT_EVERY or state.step == settings.steps:
+                reported = now
+                done = {"step": state.step, "steps": settings.steps, "seconds": state.seconds}
+                job.report(StepDone(run=job.run, loss=loss, lr=lr, **done))
+
+
+def take_step(state: State, job: Job, lr: float) -> float:
+    """Take one optimisation step and return its loss.
+
+    Raises:
+        DivergedError: If the loss is not finite; the weights stay as they were.
+    """
+    images, targets = job.panel.batch(job.run.seed, state.step)
+    with computing(job.device, job.dtype):
+        loss = job.panel.loss(state.model, images, targets)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise DivergedError(f"{job.run.name}: the loss is {value} at step {state.step}; try a lower lr than {lr:.2g}")
+    loss.backward()
+    nn.utils.clip_grad_norm_(state.model.parameters(), job.panel.settings.clip)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return value
+
+
+def learning_rate(settings: PanelSettings, step: int) -> float:
+    """Rise linearly over the warm-up, then fall along a half cosine to 0."""
+    warm = round(settings.warmup * settings.steps)
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
+
+
+@torch.no_grad()
+def evaluate(model: ViT, job: Job) -> dict[int, float]:
+    """Measure a trained model at every test size, in percent; always in float32."""
+
+    def check() -> None:
+        if job.should_stop():
+            raise Stopped(job.run.name)
+
+    model.eval()
+    sizes, scores = job.panel.settings.test_sizes, {}
+    for index, size in enumerate(sizes):
+        job.report(Evaluating(run=job.run, size=size, index=index, total=len(sizes)))
+        scores[size] = job.panel.score(model, size, check)
+    return scores
+
+
+def save(state: State, path: Path) -> None:
+    """Write a checkpoint so that an interruption never leaves half of one."""
+    content = {
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "seconds": state.seconds,
+        "step_ms": state.step_ms,
+        "rng": torch.get_rng_state(),
+    }
+    with replacing(path) as temporary:
+        torch.save(content, temporary)
+
+
+def resume(state: State, path: Path, device: torch.device) -> None:
+    """Put a training where its checkpoint was.
+
+    Raises:
+        ValueError: If the file is not a checkpoint of this model.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state.model.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
+        raise ValueError(f"cannot go on from {path}: {error}; delete it to train this run again") from error
+    state.step, state.seconds, state.step_ms = content["step"], content["seconds"], content["step_ms"]
+    torch.set_rng_state(content["rng"])
+    state.model.to(device)
+
+
+def trim_log(path: Path, step: int) -> None:
+    """Drop the lines of a log that come after a step, and a last line cut short."""
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON that people can read, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path):
+    """Write to a file beside `path` and put it in its place at the end."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,128 @@
+"""Where the trainings of a study happen: in this process, or shared out among worker processes."""
+
+import multiprocessing
+import os
+import queue
+import signal
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ropevit.data.labelled import LabelledImages
+from ropevit.study.config import StudyConfig
+from ropevit.study.events import Report, Run, RunDone, RunFailed
+from ropevit.study.panels import PANEL_CLASSES
+from ropevit.study.train import DivergedError, Job, Stopped, train
+
+#: Seconds between two looks at the workers and at the stop event.
+POLL = 0.2
+
+Images = tuple[LabelledImages, LabelledImages]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The runs to do, and how."""
+
+    config: StudyConfig
+    runs: tuple[Run, ...]
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+
+
+def run_here(plan: Plan, images: Images, report: Report, stopped: threading.Event) -> None:
+    """Do the runs one after the other in this process, until done or stopped."""
+    here = images[0].to(plan.device), images[1].to(plan.device)
+    for run in plan.runs:
+        if stopped.is_set():
+            return
+        do_run(plan, here, run, report, stopped)
+
+
+def do_run(plan: Plan, images: Images, run: Run, report: Report, stopped: Any) -> None:
+    """Do one run and report how it ended; `stopped` is an event of threads or of processes."""
+    parent = os.getppid()
+    try:
+        job = Job(
+            run=run,
+            panel=PANEL_CLASSES[run.panel](plan.config.settings(run.panel), *images),
+            folder=plan.config.out / "runs" / run.name,
+            device=plan.device,
+            dtype=plan.dtype,
+            report=report,
+            should_stop=lambda: stopped.is_set() or os.getppid() != parent,
+        )
+        report(RunDone(run=run, result=train(job)))
+    except Stopped:
+        return
+    except (DivergedError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, among others
+        report(RunFailed(run=run, message=" ".join(str(error).split())))
+
+
+def run_in_workers(plan: Plan, images: Images, workers: int, report: Report, stopped: threading.Event) -> None:
+    """Share the runs out among processes and pass on what they report, until done or stopped.
+
+    The images are written once to a temporary file that all workers map.
+    """
+    context = multiprocessing.get_context("spawn")
+    tasks, events, stop = context.Queue(), context.Queue(), context.Event()
+    for task in (*plan.runs, *[None] * workers):
+        tasks.put(task)
+    with tempfile.TemporaryDirectory(prefix="ropevit-") as folder:
+        store = Path(folder) / "images.pt"
+        torch.save([dict(vars(part)) for part in images], store)
+        arguments = (plan, store, tasks, events, stop)
+        processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(workers)]
+        try:
+            for process in processes:
+                process.start()
+            listen(plan, processes, events, report, stopped, stop)
+        finally:
+            stop.set()
+            for process in processes:
+                process.join(timeout=30)
+                process.kill()
+            tasks.cancel_join_thread()
+
+
+def work(plan: Plan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
+    """Do runs until there are none left: the main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells by the event
+    torch.set_num_threads(plan.threads)
+    train, test = (LabelledImages(**part) for part in torch.load(store, mmap=True, weights_only=True))
+    while not stop.is_set():
+        run = tasks.get()
+        if run is None:
+            return
+        do_run(plan, (train, test), run, events.put, stop)
+
+
+def listen(
+    plan: Plan, processes: Sequence[BaseProcess], events: Any, report: Report, stopped: threading.Event, stop: Any
+) -> None:
+    """Pass events on until every run has ended or every worker is gone; report the runs of a worker that died."""
+    open_runs = set(plan.runs)
+    while open_runs:
+        if stopped.is_set():
+            stop.set()
+        alive = any(process.is_alive() for process in processes)
+        try:
+            event = events.get(timeout=POLL)
+        except queue.Empty:
+            if alive:
+                continue
+            break
+        if isinstance(event, RunDone | RunFailed):
+            open_runs.discard(event.run)
+        report(event)
+    if not stopped.is_set():
+        for run in plan.runs:
+            if run in open_runs:
+                report(RunFailed(run=run, message="its worker process ended early, perhaps for want of memory"))
