@@ -1,0 +1,188 @@
+"""Turn a checkpoint of one layout into another, bit for bit."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ropevit.models.registry import MODELS, get_config
+from ropevit.models.vit import POSITION_EMBEDDINGS, ViT, ViTConfig
+from ropevit.rope import grid_positions
+from ropevit.weights.errors import WeightsError
+from ropevit.weights.facts import Facts, claimed_name, hint, square_grid
+from ropevit.weights.layouts import LAYOUTS, from_ours
+from ropevit.weights.loading import Found, check_finite, dropped_lines, fit, understand
+from ropevit.weights.own import own_metadata, stored_json
+from ropevit.weights.reading import Source, read_checkpoint
+from ropevit.weights.saving import separate, write_atomically, write_safetensors
+
+#: What a file may be called, by layout; only safetensors have a header for the config of ours.
+CONTAINERS = {
+    "published": (".bin", ".pth", ".safetensors"),
+    "timm": (".safetensors", ".bin", ".pth"),
+    "ropevit": (".safetensors",),
+}
+
+#: What the other layouts cannot say and take for granted; theta and the grid apart.
+IMPLIED = {
+    "published": {"pooling": "token", "class_token": True, "num_registers": 0},
+    "timm": {"pooling": "token", "class_token": True},
+}
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What was converted; `print(report)` says it in words."""
+
+    source: str
+    """Path or hub id."""
+    destination: Path
+    """The new file."""
+    layout: tuple[str, str]
+    """From which layout to which."""
+    written: int
+    """Number of entries in the new file."""
+    dropped: Mapping[str, str]
+    """Entries that were left out: name -> why."""
+
+    def __str__(self) -> str:
+        """List what a user may not expect."""
+        first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
+        return "\n".join([first, *dropped_lines(self.dropped)])
+
+
+def convert(
+    source: Source,
+    destination: str | os.PathLike[str],
+    to: str = "ropevit",
+    *,
+    model: str | ViTConfig | None = None,
+    overwrite: bool = False,
+    ema: bool = False,
+    revision: str | None = None,
+) -> ConvertReport:
+    """Convert a checkpoint to another layout; values and dtypes stay as they are, and converting back gives them again.
+
+    Args:
+        source: Path, hub id, published model name, or state dict.
+        destination: New file. The suffix decides the container: .safetensors, or .bin and .pth for PyTorch's own
+            (with the weights under `model` in the published layout).
+        to: "published", "timm" or "ropevit".
+        model: Name or config of the model, where neither the file nor its name nor its shapes tell it.
+        overwrite: Replace a file that is there.
+        ema: Convert the moving average that a training script kept beside the weights.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        WeightsError: If the source cannot be read, is not the model it should be, or the layout cannot express it.
+    """
+    path = check_destination(Path(destination), to, overwrite)
+    checkpoint = read_checkpoint(source, revision)
+    found = understand(checkpoint, ema)
+    config = found_config(found, model, to)
+    if to != "ropevit":
+        check_expressible(config, to, found.source)
+    with torch.device("meta"):
+        like = ViT(config)
+    state, report = fit(like, found)
+    check_finite(state, found.source)
+    own = found.config is not None
+    classes, metadata = (
+        stored_json(checkpoint.metadata, key, found.source) if own else None for key in ("classes", "metadata")
+    )
+    theirs = from_ours(state, to) | derived_tables(config, to)
+    write(path, theirs, to, own_metadata(config, classes, metadata or {}))
+    return ConvertReport(found.source, path, (found.layout, to), len(theirs), report.dropped)
+
+
+def check_destination(path: Path, to: str, overwrite: bool) -> Path:
+    """Refuse a layout, suffix or existing file before anything is read."""
+    if to not in LAYOUTS:
+        raise WeightsError(f"no layout named {to!r}; choose one of {', '.join(LAYOUTS)}")
+    if path.suffix not in CONTAINERS[to]:
+        raise WeightsError(f"got {str(path)!r}; a file in {to} layout ends in {' or '.join(CONTAINERS[to])}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise WeightsError(f"{path} exists; choose another name, or pass overwrite=True to replace a file")
+    return path
+
+
+def found_config(found: Found, model: str | ViTConfig | None, to: str) -> ViTConfig:
+    """Find out which model a checkpoint is: from the caller, its header, its name, or its shapes.
+
+    Raises:
+        WeightsError: If it cannot be told.
+    """
+    if isinstance(model, ViTConfig):
+        return model
+    facts = found.facts
+    if facts is None:
+        raise WeightsError(f"cannot convert {found.source}; {hint(None, found.state, MODELS[next(iter(MODELS))])}")
+    if found.config is not None and model is None:
+        return found.config
+    name = model or claimed_name(found.source)
+    if name is None:
+        return inferred_config(facts, found.source, to)
+    return replace(get_config(name), num_classes=facts.fields["num_classes"], img_size=made_for(facts, found.source))
+
+
+def inferred_config(facts: Facts, source: str, to: str) -> ViTConfig:
+    """Make the config that shapes tell; published ViTs have heads of 64 channels."""
+    positions = [name for name in facts.positions if name != "none"]  # never published
+    heads = facts.heads or facts.fields["width"] // 64
+    if to == "ropevit" and (len(positions) > 1 or facts.fields["width"] % 64):
+        raise WeightsError(
+            f"cannot tell by its shapes whether {source} is {' or '.join(positions)} with {heads} heads; "
+            "name the model (--model NAME)"
+        )
+    return ViTConfig(
+        position=positions[0],
+        heads=max(heads, 1),
+        img_size=made_for(facts, source),
+        layer_scale=1e-4 if facts.layer_scale else None,
+        **facts.fields,
+    )
+
+
+def made_for(facts: Facts, source: str) -> tuple[int, int]:
+    """Return the image size for which tables in the file were made; 14 x 14 patches if there is none."""
+    grid = square_grid(facts.patches or 196)
+    if grid is None:
+        raise WeightsError(f"tables in {source} are for {facts.patches} patches, which is no square; give the config")
+    return grid[0] * facts.fields["patch_size"], grid[1] * facts.fields["patch_size"]
+
+
+def check_expressible(config: ViTConfig, to: str, source: str) -> None:
+    """Refuse a model that would silently become another one in a layout that has no config."""
+    implied: dict[str, Any] = {**IMPLIED[to], "theta": replace(config, rope_theta=None).theta}
+    if POSITION_EMBEDDINGS[config.position].rope != "axial":
+        del implied["theta"]
+    if POSITION_EMBEDDINGS[config.position].absolute or to == "published":
+        implied["grid"] = (config.grid[0],) * 2
+    wrong = [f"{field}={getattr(config, field)}" for field in implied if getattr(config, field) != implied[field]]
+    if wrong:
+        expected = ", ".join(f"{field}={value}" for field, value in implied.items())
+        raise WeightsError(
+            f"{source} has {', '.join(wrong)}, which the {to} layout cannot say (it implies {expected}); "
+            "keep it in ropevit layout"
+        )
+
+
+def derived_tables(config: ViTConfig, to: str) -> dict[str, Tensor]:
+    """Make the tables that the published code expects in a file of RoPE-Mixed: x and y of every patch."""
+    if to != "published" or POSITION_EMBEDDINGS[config.position].rope != "mixed":
+        return {}
+    x, y = grid_positions(*config.grid).unbind(-1)
+    return {"freqs_t_x": x.contiguous(), "freqs_t_y": y.contiguous()}
+
+
+def write(path: Path, state: Mapping[str, Tensor], to: str, header: Mapping[str, str]) -> None:
+    """Write a state dict in the container that the suffix names."""
+    if path.suffix == ".safetensors":
+        write_safetensors(path, state, header if to == "ropevit" else {"format": "pt"})
+        return
+    tensors = separate(state)
+    write_atomically(path, lambda file: torch.save({"model": tensors} if to == "published" else tensors, file))

@@ -1,0 +1,75 @@
+"""Fetch a checkpoint from the Hugging Face hub, or from its cache."""
+
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import errors
+
+from ropevit.models.registry import PUBLISHED
+from ropevit.weights.errors import WeightsError, first_line
+
+#: Account that holds the published weights.
+OWNER = "naver-ai"
+
+#: Files to ask for, by account; an account that is not listed may have either.
+FILES = {OWNER: ("pytorch_model.bin",), "timm": ("model.safetensors",)}
+ANY_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def hub_id(name: str) -> str:
+    """Return the hub id of a published model.
+
+    Raises:
+        WeightsError: If there are no published weights of that name.
+    """
+    if name not in PUBLISHED:
+        raise WeightsError(
+            f"no published weights for {name!r}; they exist for {', '.join(sorted(PUBLISHED))}: "
+            "choose one of these, or give a path or a hub id of your own"
+        )
+    return f"{OWNER}/{name}"
+
+
+def fetch(repo: str, revision: str | None = None) -> Path:
+    """Download the weights of a hub repository, unless they are in the cache.
+
+    Args:
+        repo: Hub id, such as "naver-ai/rope_mixed_deit_small_patch16_LS".
+        revision: Branch, tag or commit; None takes the main branch.
+
+    Returns:
+        The file in the cache.
+
+    Raises:
+        WeightsError: If there is no such repository, revision or file, access is refused, or the hub is out of reach.
+    """
+    missing: Exception | None = None
+    for file in FILES.get(repo.split("/")[0], ANY_FILES):
+        unreachable = isinstance(missing, errors.LocalEntryNotFoundError)  # then do not wait for it once more
+        try:
+            return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=unreachable))
+        except errors.EntryNotFoundError as error:
+            missing = error
+        except Exception as error:
+            raise WeightsError(explain(error, repo, revision)) from error
+    assert missing is not None
+    raise WeightsError(explain(missing, repo, revision)) from missing
+
+
+def explain(error: Exception, repo: str, revision: str | None) -> str:
+    """Say in one line why nothing came from the hub, and what to do."""
+    at = f"{repo!r} at revision {revision!r}" if revision else repr(repo)
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            return f"{at} is no file and not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or give a path"
+        return f"{at} is no file and not in the hub's cache, and the hub is out of reach; check the network or the path"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{at} on the hub is gated; ask for access on its page, then log in with `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
+        return f"no file and no hub repository named {at}; check the spelling, or log in if it is private"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"hub repository {repo!r} has no revision {revision!r}; give a branch, tag or commit that it has"
+    if isinstance(error, errors.EntryNotFoundError):
+        files = " or ".join(FILES.get(repo.split("/")[0], ANY_FILES))
+        return f"hub repository {at} holds no {files}; download the right file by hand and give its path"
+    return f"cannot download {at}: {type(error).__name__}: {first_line(error)}; try again, or give a path"

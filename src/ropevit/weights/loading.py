@@ -1,0 +1,226 @@
+"""Load the weights of any layout into a model: all of them, or none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ropevit.models.layers import resize_embedding
+from ropevit.models.registry import MODELS
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.weights.errors import WeightsError, few
+from ropevit.weights.facts import Facts, claimed_name, hint, read_facts, square_grid
+from ropevit.weights.layouts import recognise, to_ours, unwrap
+from ropevit.weights.own import FORMAT, check_config, stored_config
+from ropevit.weights.reading import Checkpoint, Source, read_checkpoint
+
+HEAD = ("head.weight", "head.bias")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded and what was not; `print(report)` says it in words."""
+
+    source: str
+    """Path, hub id, or "the given state dict"."""
+    layout: str
+    """published, timm or ropevit; published also where all three have the same names."""
+    loaded: int
+    """Number of weights of the model that were set."""
+    dropped: Mapping[str, str]
+    """Entries of the file that were left out: name -> why."""
+    resized: Mapping[str, str]
+    """Weights that were resized: name -> from which grid to which."""
+    head_replaced: bool
+    """Whether the model kept its own head."""
+
+    def __str__(self) -> str:
+        """List everything that a user may not expect."""
+        lines = [f"loaded {self.loaded} weights from {self.source} ({self.layout} layout)"]
+        lines += [f"  resized {name}: {how}" for name, how in self.resized.items()]
+        if self.head_replaced:
+            lines.append("  kept the model's own head: it is not trained unless you trained it")
+        return "\n".join([*lines, *dropped_lines(self.dropped)])
+
+
+def dropped_lines(dropped: Mapping[str, str]) -> list[str]:
+    """List what was left out, one line a reason."""
+    reasons = dict.fromkeys(dropped.values())
+    return [f"  dropped {few([name for name in dropped if dropped[name] == why])}: {why}" for why in reasons]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint as understood: its weights by their own names, and what is known about its model."""
+
+    source: str
+    state: dict[str, Any]
+    dropped: dict[str, str]
+    layout: str
+    config: ViTConfig | None
+    """The model's config, in files of ours."""
+    facts: Facts | None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of its head; 0 without one, None where it is no ViT."""
+        return None if self.facts is None else self.facts.fields["num_classes"]
+
+
+def understand(checkpoint: Checkpoint, ema: bool = False) -> Found:
+    """Find weights, layout and config in a checkpoint.
+
+    Raises:
+        WeightsError: As `unwrap` and `stored_config`.
+    """
+    state, dropped = unwrap(checkpoint, ema)
+    layout = recognise(state, checkpoint.metadata)
+    own = checkpoint.metadata.get("format") == FORMAT
+    config = stored_config(checkpoint.metadata, checkpoint.source) if own else None
+    return Found(checkpoint.source, state, dropped, layout, config, read_facts(state))
+
+
+def load_weights(
+    model: nn.Module,
+    source: Source,
+    *,
+    replace_head: bool = False,
+    ema: bool = False,
+    grid: tuple[int, int] | None = None,
+    revision: str | None = None,
+) -> LoadReport:
+    """Load weights into a model, strictly: if anything is missing, unknown, misshapen or not finite, nothing changes.
+
+    Layouts are told by their names: published (also nested under `model`), timm's, and ours. Derived tables, training
+    state, averages and an absolute embedding that the model does not have are left out and listed. An absolute
+    embedding of another grid is resized as in the published models (bicubic, not antialiased).
+
+    Args:
+        model: A model of this package, also compiled or wrapped for distributed training.
+        source: Path (.safetensors .pth .pt .bin), hub id, published model name, or state dict.
+        replace_head: Keep the model's own head instead of loading the file's.
+        ema: Load the moving average that a training script kept beside the weights.
+        grid: Rows and columns of the source's absolute embedding; None takes what a file of ours says, or a square.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        What was loaded, left out and resized.
+
+    Raises:
+        WeightsError: If the source cannot be read or does not fit the model.
+    """
+    found = understand(read_checkpoint(source, revision), ema)
+    return load_found(bare(model), found, replace_head, grid)
+
+
+def bare(model: nn.Module) -> ViT:
+    """Take a model out of torch.compile and DistributedDataParallel."""
+    inner = model
+    while not isinstance(inner, ViT):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise WeightsError(f"got {type(model).__name__}; expected a model of ropevit.create_model")
+    return inner
+
+
+def load_found(model: ViT, found: Found, replace_head: bool, grid: tuple[int, int] | None = None) -> LoadReport:
+    """Load what was understood."""
+    state, report = fit(model, found, replace_head, grid)
+    own = model.state_dict()
+    state = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
+    check_finite(state, found.source)
+    model.load_state_dict({**own, **state})
+    return report
+
+
+def fit(
+    model: ViT, found: Found, replace_head: bool = False, grid: tuple[int, int] | None = None
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Spell and size the weights of a checkpoint as a model needs them, looking only at names and shapes.
+
+    Returns:
+        Weights by the model's names (all of them, but for a replaced head), and the report.
+
+    Raises:
+        WeightsError: If they do not fit.
+    """
+    if found.config is not None:
+        check_config(found.config, model.config, found.source, replace_head)
+    try:
+        state, dropped = to_ours(found.state, found.layout, model.config.heads)
+    except WeightsError as error:
+        raise WeightsError(f"{found.source} holds {error}") from error
+    dropped = found.dropped | dropped
+    if replace_head:
+        dropped |= {
+            name: "replace_head=True keeps the model's own" for name in HEAD if state.pop(name, None) is not None
+        }
+    if model.pos_embed is None and state.pop("pos_embed", None) is not None:
+        dropped["pos_embed"] = "the model has no absolute embedding"
+    resized = resize(state, model, found, grid)
+    wanted = {name: value for name, value in model.state_dict().items() if not (replace_head and name in HEAD)}
+    config = replace(model.config, num_classes=found.num_classes or 0) if replace_head else model.config
+    check_shapes(state, wanted, found, config)
+    check_claim(model.config, found)
+    return state, LoadReport(found.source, found.layout, len(state), dropped, resized, replace_head)
+
+
+def resize(state: dict[str, Tensor], model: ViT, found: Found, grid: tuple[int, int] | None) -> dict[str, str]:
+    """Resize an absolute embedding of another grid in place; one of a wrong shape is left to the checks."""
+    embedding = state.get("pos_embed")
+    if embedding is None or embedding.ndim != 3 or model.pos_embed is None or embedding.shape[-1] != model.config.width:
+        return {}
+    patches = embedding.shape[1]
+    theirs = grid or (found.config.grid if found.config else square_grid(patches))
+    if theirs is None or theirs[0] * theirs[1] != patches:
+        given = f"grid={theirs} has not so many" if theirs else "that is no square"
+        raise WeightsError(
+            f"pos_embed in {found.source} is for {patches} patches, and {given}; pass grid=(rows, columns)"
+        )
+    ours = model.config.grid
+    if theirs == ours:
+        return {}
+    state["pos_embed"] = resize_embedding(embedding, theirs, *ours)
+    return {"pos_embed": f"from {theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} patches"}
+
+
+def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: Found, config: ViTConfig) -> None:
+    """Compare names and shapes with those of the model."""
+    shape = {name: tuple(value.shape) for name, value in state.items()}
+    want = {name: tuple(value.shape) for name, value in wanted.items()}
+    kinds = {
+        "missing": [f"{name} {want[name]}" for name in want if name not in shape],
+        "unexpected": [f"{name} {shape[name]}" for name in shape if name not in want],
+        "misshapen": [
+            f"{name} {shape[name]} instead of {want[name]}"
+            for name in want
+            if shape.get(name, want[name]) != want[name]
+        ],
+    }
+    if any(kinds.values()):
+        listed = "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in kinds.items() if names)
+        raise WeightsError(
+            f"{found.source} does not fit the model; {hint(found.facts, found.state, config)} [{listed}]"
+        )
+
+
+def check_claim(config: ViTConfig, found: Found) -> None:
+    """Refuse a published file whose name, but no shape, says that its position embedding is another one."""
+    name = claimed_name(found.source)
+    if name is None or found.config is not None or found.facts is None:
+        return
+    position = MODELS[name].position
+    if position != config.position:
+        raise WeightsError(
+            f"{found.source} is, by its name, {name} with position {position}, while the model has position "
+            f"{config.position}, which no shape need show; build that model, or rename the file if its name is wrong"
+        )
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not numbers, or too large for the model's dtype."""
+    bad = [name for name, value in state.items() if value.is_meta or not torch.isfinite(value).all()]
+    if bad:
+        raise WeightsError(f"{source} holds NaN or infinity in {few(bad)}; take a checkpoint from before it diverged")

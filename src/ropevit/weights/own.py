@@ -1,0 +1,89 @@
+"""What a file of ours says about itself: the model's config and the convention of its rotation, as JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from ropevit.models.vit import POSITION_EMBEDDINGS, ViTConfig
+from ropevit.rope import CONVENTION
+from ropevit.weights.errors import WeightsError
+
+#: Value of "format" in the header of our files.
+FORMAT = "ropevit"
+
+#: Fields in which two models may differ and still have the same weights; shapes and names show the first three.
+FREE = {"img_size", "num_classes", "layer_scale", "drop_path", "drop_path_rule", "ape_std"}
+
+
+def own_metadata(config: ViTConfig, classes: list[str] | None, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Make the header of a file of ours."""
+    return {
+        "format": FORMAT,
+        "config": json.dumps(asdict(config)),
+        "convention": json.dumps(CONVENTION),
+        "classes": json.dumps(classes),
+        "metadata": json.dumps(dict(metadata)),
+    }
+
+
+def stored_json(metadata: Mapping[str, str], key: str, source: str) -> Any:
+    """Read one entry of the header of a file of ours."""
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError) as error:
+        raise WeightsError(f"{source} has no readable {key!r} in its header; save the model again") from error
+
+
+def stored_config(metadata: Mapping[str, str], source: str) -> ViTConfig:
+    """Read the config in a file of ours, after comparing its convention with this version's.
+
+    Raises:
+        WeightsError: If either is damaged, or made by a version that does something else.
+    """
+    convention = stored_json(metadata, "convention", source)
+    if convention != CONVENTION:
+        raise WeightsError(
+            f"{source} follows another convention ({differences(convention, CONVENTION)}); "
+            "load it with the version of ropevit that wrote it"
+        )
+    stored = stored_json(metadata, "config", source)
+    known = {field.name for field in fields(ViTConfig)}
+    if not isinstance(stored, dict) or set(stored) != known:
+        given = set(stored) if isinstance(stored, dict) else set()
+        unknown, missing = sorted(given - known), sorted(known - given)
+        raise WeightsError(
+            f"the config in {source} has unknown fields {unknown} and lacks {missing}; "
+            "load it with the version of ropevit that wrote it"
+        )
+    try:
+        return ViTConfig(**stored)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the config in {source} describes no model: {error}; save the model again") from error
+
+
+def differences(theirs: Any, ours: Mapping[str, Any]) -> str:
+    """List in one line where two tables differ."""
+    if not isinstance(theirs, dict):
+        return "not a table"
+    keys = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+    return "; ".join(f"{key}: {theirs.get(key)!r} instead of {ours.get(key)!r}" for key in keys)
+
+
+def check_config(stored: ViTConfig, config: ViTConfig, source: str, new_head: bool) -> None:
+    """Refuse the weights of another architecture, also where no shape shows it (heads, theta, pooling).
+
+    Raises:
+        WeightsError: Naming the fields that differ.
+    """
+    skipped = FREE | {"rope_theta"} | ({"pooling"} if new_head else set())
+    compared = [field.name for field in fields(ViTConfig) if field.name not in skipped]
+    theirs = {field: getattr(stored, field) for field in compared}
+    ours = {field: getattr(config, field) for field in compared}
+    if POSITION_EMBEDDINGS[config.position].rope == "axial":  # learned frequencies do not need the start's theta
+        theirs["rope_theta"], ours["rope_theta"] = stored.theta, config.theta
+    if theirs != ours:
+        raise WeightsError(
+            f"{source} does not fit the model ({differences(theirs, ours)}); build the model of its own config with "
+            "ropevit.load_model"
+        )

@@ -1,0 +1,130 @@
+"""Read what a checkpoint file holds, without running anything in it."""
+
+import argparse
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ropevit.models.registry import PUBLISHED
+from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.hub import fetch, hub_id
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+#: A string that ends so is a path even if there is no such file.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read, before anything is understood."""
+
+    source: str
+    """What messages call it: a path, a hub id, or "the given state dict"."""
+    entries: Mapping[str, Any]
+    """Tensors by name, or nested dicts that hold them."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Header of a safetensors file."""
+
+
+def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
+    """Read a checkpoint into CPU memory, mapped from disk where the file allows it.
+
+    A string that is an existing path, or ends as a checkpoint does (.safetensors .pth .pt .bin .ckpt), is a path; a
+    published model name or `owner/name` is looked for on the hub; everything else is a path.
+
+    Args:
+        source: Path, hub id, published model name, or a state dict.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        WeightsError: If it cannot be found or read, or holds anything that only running code could rebuild.
+    """
+    if isinstance(source, Mapping):
+        return Checkpoint("the given state dict", source)
+    if not isinstance(source, str | os.PathLike):
+        raise WeightsError(f"got {type(source).__name__}; expected a path, a hub id or a state dict")
+    repo = named_repository(source)
+    if repo is None and revision is not None:
+        raise WeightsError(f"got revision={revision!r} for the file {os.fspath(source)}; only hub ids have revisions")
+    path = fetch(repo, revision) if repo else Path(source).expanduser()
+    entries, metadata = read_file(path)
+    if not isinstance(entries, Mapping):
+        raise WeightsError(f"{path} holds {type(entries).__name__}; expected a dict of tensors: save a state dict")
+    return Checkpoint(repo or str(path), entries, metadata)
+
+
+def named_repository(source: str | os.PathLike[str]) -> str | None:
+    """Return the hub id that a source means, or None where it is a path."""
+    if not isinstance(source, str) or source.endswith(SUFFIXES) or Path(source).expanduser().exists():
+        return None
+    if source in PUBLISHED:
+        return hub_id(source)
+    return source if HUB_ID.fullmatch(source) else None
+
+
+def read_file(path: Path) -> tuple[Any, dict[str, str]]:
+    """Read a file by what its first bytes say it is; the suffix does not matter."""
+    if not path.exists():
+        raise WeightsError(f"no file {str(path)!r}; check the path, or give a hub id such as 'owner/name'")
+    if path.is_dir():
+        raise WeightsError(f"{path} is a directory; give a checkpoint file in it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"cannot open {path}: {error.strerror}") from error
+    if not head:
+        raise WeightsError(f"{path} is empty; download or save it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a git-lfs pointer, not the weights; run `git lfs pull`, or download the file")
+    if head.startswith(b"PK\x03\x04"):
+        return read_pickle(path, zipped=True), {}
+    if head[8:9] == b"{" or path.suffix == ".safetensors":
+        return read_safetensors(path)
+    if head.startswith(b"\x80"):
+        return read_pickle(path, zipped=False), {}
+    start = head[:24].decode("ascii", "replace").split("\n")[0]
+    raise WeightsError(f"{path} is no checkpoint (it starts with {start!r}); expected safetensors or a PyTorch file")
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read tensors and header of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path} is a damaged or truncated safetensors file ({first_line(error)}); download or save it again"
+        ) from error
+
+
+def read_pickle(path: Path, zipped: bool) -> Any:
+    """Read a file of `torch.save` with `weights_only=True`, so that no code in it can run.
+
+    `argparse.Namespace`, in which training scripts keep their options, is plain data and let in.
+    """
+    if zipped and not zipfile.is_zipfile(path):
+        raise WeightsError(f"{path} is truncated (its end is missing); download or save it again")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # a damaged pickle can raise anything
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and named:
+            raise WeightsError(
+                f"{path} asks for {named[1].rstrip('.')}, which weights never need and which could run code: refused, "
+                "and nothing was run; if you trust its author, ask for the state dict alone"
+            ) from error
+        raise WeightsError(f"{path} is damaged or not saved by torch.save; download or save it again") from error

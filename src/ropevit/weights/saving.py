@@ -1,0 +1,119 @@
+"""Our own files: safetensors with the model's config, convention and classes in the header."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.weights.errors import WeightsError
+from ropevit.weights.loading import LoadReport, bare, load_found, understand
+from ropevit.weights.own import own_metadata, stored_json
+from ropevit.weights.reading import Source, read_checkpoint
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a file of ours says besides the weights."""
+
+    config: ViTConfig
+    """The model."""
+    classes: list[str] | None
+    """Names of its classes, in the order of the logits, where they were given."""
+    metadata: dict[str, Any]
+    """Whatever else was saved with it."""
+    report: LoadReport
+    """What was loaded."""
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    classes: Sequence[str] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save a model so that `load_model` can build it again, and never leave half a file.
+
+    Args:
+        path: Where to; ends in .safetensors. A file that is there is replaced in one step.
+        model: A model of this package, also compiled or wrapped for distributed training.
+        classes: Names of its classes, in the order of the logits.
+        metadata: Anything else that JSON can hold.
+
+    Returns:
+        The path.
+
+    Raises:
+        WeightsError: If the suffix is another, the names are not as many as the classes, or the disk refuses.
+    """
+    path, plain = Path(path), bare(model)
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"got {str(path)!r}; a model is saved as .safetensors: change the suffix")
+    if classes is not None and len(classes) != plain.config.num_classes:
+        raise WeightsError(
+            f"got {len(classes)} class names for a model of {plain.config.num_classes}; give one a class"
+        )
+    header = own_metadata(plain.config, None if classes is None else list(classes), metadata or {})
+    write_safetensors(path, plain.state_dict(), header)
+    return path
+
+
+def load_model(source: Source, *, revision: str | None = None) -> tuple[ViT, ModelInfo]:
+    """Build the model that `save_model` saved, from its own config, with its weights.
+
+    Args:
+        source: Path or hub id of a file of ours.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        WeightsError: If it cannot be read, or is in a layout that does not say which model it is.
+    """
+    checkpoint = read_checkpoint(source, revision)
+    found = understand(checkpoint)
+    if found.config is None:
+        raise WeightsError(
+            f"{found.source} does not say which model it is, as only files of save_model do; "
+            "use ropevit.create_model(NAME, pretrained=SOURCE)"
+        )
+    classes, metadata = (stored_json(checkpoint.metadata, key, found.source) for key in ("classes", "metadata"))
+    model = ViT(found.config)
+    report = load_found(model, found, replace_head=False)
+    return model, ModelInfo(found.config, classes, metadata, report)
+
+
+def write_safetensors(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write tensors and a header, all or nothing."""
+    data = safetensors.torch.save(separate(state), dict(header))
+    write_atomically(path, lambda file: file.write(data))
+
+
+def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give each tensor memory of its own: a view would take its whole base along."""
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write beside the path, flush to disk, then move into place; a crash leaves the old file or none.
+
+    Raises:
+        WeightsError: If the disk refuses.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
