@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 #: Each layer may import itself and those before it (data and analysis stand beside the line).
 LINE = ["rope", "kernels", "models", "weights", "tasks", "study", "cli"]
-BESIDE = {"data": set(), "analysis": {"rope", "kernels", "models", "weights", "data"}, "integrations": set(LINE[:4])}
+BESIDE = {"extras": set(), "data": set(), "analysis": {"rope", "kernels", "models", "weights", "data"}, "integrations": set(LINE[:4])}
 
 
 def layer(path: Path) -> str:
@@ -22,8 +22,8 @@ def layer(path: Path) -> str:
 
 def allowed(name: str) -> set[str]:
     if name in BESIDE:
-        return BESIDE[name] | {name}
-    below = set(LINE[: LINE.index(name) + 1])
+        return BESIDE[name] | {name, "extras"}
+    below = set(LINE[: LINE.index(name) + 1]) | {"extras"}
     if name in ("tasks", "study", "cli"):
         below |= {"data"}
     return below | set(BESIDE) if name == "cli" else below

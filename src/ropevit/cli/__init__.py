@@ -1,0 +1,38 @@
+"""The command line: each verb parses, calls and prints."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from tyro.extras import SubcommandApp
+
+from ropevit.cli.convert import convert
+from ropevit.cli.models import models
+from ropevit.cli.predict import predict
+from ropevit.cli.study import study
+
+VERBS = (study, models, predict, convert)
+
+DESCRIPTION = """Rotary position embedding for images.
+
+Start with:
+  ropevit study                       which position embedding? on embedded images, in about five minutes
+  ropevit study --data MY_IMAGES      the same question, asked of your own images
+  ropevit models                      every model by name
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb; what a user can get wrong ends as one line and exit code 2."""
+    app = SubcommandApp()
+    for verb in VERBS:
+        app.command(verb)
+    try:
+        app.cli(prog="ropevit", description=DESCRIPTION, args=arguments)
+    except (ValueError, OSError) as error:
+        line = " ".join(str(error).split())
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(line)}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

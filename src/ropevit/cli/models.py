@@ -1,0 +1,45 @@
+"""`ropevit models`."""
+
+from typing import Annotated
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ropevit.models.cost import count_multiply_adds, count_parameters
+from ropevit.models.published import SOURCE, TOP1
+from ropevit.models.registry import MODELS, PUBLISHED, list_models
+
+
+def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 224, published: bool = False) -> None:
+    """List models: parameters, multiply-adds, published accuracy.
+
+    For example:
+      ropevit models
+      ropevit models 'rope_mixed*' --size 384
+
+    Args:
+        pattern: Shell-style pattern of names, quoted.
+        size: Side of the image in pixels for which multiply-adds are counted.
+        published: Only models with published weights.
+    """
+    names = list_models(pattern, pretrained=published)
+    if not names:
+        raise ValueError(f"no model matches {pattern!r}; `ropevit models` lists all {len(MODELS)}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("name", "params", "adds", "224", "384", "hub"):
+        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
+    for name in names:
+        config, top1 = MODELS[name], TOP1.get(name, {})
+        cost = f"{count_parameters(config) / 1e6:.2f}M", f"{count_multiply_adds(config, size, size) / 1e9:.2f}G"
+        accuracy = (f"{top1[at]:.1f}" if at in top1 else "-" for at in (224, 384))
+        table.add_row(name, *cost, *accuracy, "yes" if name in PUBLISHED else "-")
+    console = Console()
+    console.print(table)
+    notes = (
+        f"adds: multiply-adds of one image of {size} x {size} pixels, which the literature calls FLOPs",
+        f"224, 384: top-1 percent on ImageNet-1k at that many pixels, as reported by {SOURCE}; not measured here",
+        "hub: create_model(name, pretrained=True) loads the published weights, as naver-ai/<name>",
+    )
+    console.print("\n".join(notes), style="dim", highlight=False, soft_wrap=True)

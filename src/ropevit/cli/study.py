@@ -1,0 +1,130 @@
+"""`ropevit study`."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ropevit.extras import require
+from ropevit.study.config import StudyConfig
+from ropevit.study.events import Evaluating, Event, Loading, RunDone, RunFailed, RunStarted, StepDone
+from ropevit.study.outputs import write_outputs
+from ropevit.study.report import conclusions
+from ropevit.study.results import LABELS, PanelResult, panel_results, read_results, show
+from ropevit.study.runner import run_study
+
+
+def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
+    """Compare position embeddings on your images: below, at and above the training resolution.
+
+    Trains the same small ViT with each embedding under the same seeds, data order and budget; prints the scores and a
+    conclusion, draws the curves and writes report.html.
+
+    For example:
+      ropevit study
+      ropevit study --seeds 3
+      ropevit study --data my_images --out runs/mine
+      ropevit study --data my_images --out runs/mine --resume
+    """
+    for package in ("matplotlib", "jinja2"):
+        require(package, "figures")  # now, not after the training
+    console = Console()
+    interrupted = False
+    with Bars(console, len(config.runs())) as bars:
+        try:
+            run_study(config, bars.update)
+        except KeyboardInterrupt:
+            interrupted = True
+    finish(console, config, read_results(config.out), interrupted)
+
+
+def finish(console: Console, config: StudyConfig, results: dict[str, Any], interrupted: bool) -> None:
+    """Show what was found, write the report, and say what is missing."""
+    found = panel_results(results["runs"])
+    for panel in found:
+        console.print(score_table(panel))
+    console.print()
+    for sentence in conclusions(found):
+        console.print(sentence, highlight=False)
+    with console.status("drawing the report"):
+        report = write_outputs(config, results)
+    console.print(f"\nreport: {report}\ncurves: {config.out / 'curves.png'}", soft_wrap=True, highlight=False)
+    if results["complete"]:
+        return
+    done, planned = len(results["runs"]), len(config.runs())
+    console.print(f"{done} of {planned} trainings are done; the same command with --resume goes on", soft_wrap=True)
+    raise KeyboardInterrupt if interrupted else SystemExit(1)
+
+
+def score_table(result: PanelResult) -> Table:
+    """Lay out one panel: an embedding a row, a test size a column, the best mean bold."""
+    seeds = len(result.seeds)
+    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
+    table = Table(title=f"{result.panel}: {result.metric} by test size, {spread}", title_justify="left")
+    table.add_column("embedding", no_wrap=True)
+    for size in result.sizes:
+        trained = " (training)" if size == result.train_size else ""
+        table.add_column(f"{size} px{trained}", justify="right")
+    table.add_column("parameters", justify="right")
+    table.add_column("ms a step", justify="right")
+    best = {size: result.ranked(size)[0] for size in result.sizes}
+    for curve in result.curves:
+        cells = [f"[bold]{show(curve, size)}[/]" if best[size] is curve else show(curve, size) for size in result.sizes]
+        table.add_row(LABELS[curve.embedding], *cells, f"{curve.parameters:,}", f"{curve.step_ms:.0f}")
+    return table
+
+
+class Bars:
+    """Progress of a study: one bar for the whole, one for each training that runs."""
+
+    def __init__(self, console: Console, runs: int):
+        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+        self.progress = Progress(TextColumn("{task.description:<24}"), *columns, console=console)
+        self.whole = self.progress.add_task("trainings", total=runs, note="")
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, event: Event) -> None:
+        """Show an event of the study."""
+        match event:
+            case Loading(done=done, total=total):
+                self.bar("reading images", done, total, "")
+            case RunStarted(run=run, first=first, steps=steps):
+                self.bar(run.name, first, steps, "")
+            case StepDone(run=run, step=step, steps=steps, loss=loss):
+                self.bar(run.name, step, steps, f"loss {loss:.3f}")
+            case Evaluating(run=run, size=size):
+                self.progress.update(self.tasks[run.name], note=f"measuring at {size} px")
+            case RunDone(run=run, result=result, kept=kept):
+                self.close(run.name, line(run.name, result, kept))
+            case RunFailed(run=run, message=message):
+                self.close(run.name, f"[red]{run.name} failed:[/] {message}")
+
+    def bar(self, name: str, done: int, total: int, note: str) -> None:
+        """Move the bar of a task, which is made at first sight."""
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=total, note="")
+        self.progress.update(self.tasks[name], completed=done, total=total, note=note)
+
+    def close(self, name: str, text: str) -> None:
+        """Take a training's bar away, and leave a line in its place."""
+        if name in self.tasks:
+            self.progress.remove_task(self.tasks.pop(name))
+        self.progress.advance(self.whole)
+        self.progress.console.print(text, highlight=False, soft_wrap=True)
+
+
+def line(name: str, result: dict[str, Any], kept: bool) -> str:
+    """Sum up one training."""
+    scores: Sequence[str] = [f"{size} px {score:.1f}" for size, score in result["scores"].items()]
+    when = "kept" if kept else f"{result['train_seconds'] + result['eval_seconds']:.0f} s"
+    return f"{name} ({when}): {', '.join(scores)}"

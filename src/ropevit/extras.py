@@ -1,0 +1,27 @@
+"""Optional packages: imported where they are needed, with an error that says how to get them."""
+
+from importlib import import_module
+from types import ModuleType
+
+
+class MissingExtraError(ImportError, ValueError):
+    """An optional package is not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional module.
+
+    Args:
+        module: Its name, such as "matplotlib.figure".
+        extra: The extra of ropevit that installs it.
+
+    Raises:
+        MissingExtraError: If it is not installed, naming the extra.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.split(".")[0]
+        raise MissingExtraError(
+            f'{package} is not installed; install it with: pip install "ropevit[{extra}]"'
+        ) from error
