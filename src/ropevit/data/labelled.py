@@ -37,6 +37,10 @@ class LabelledImages:
             raise ValueError(
                 f"got {len(self.images)} images and labels of shape {tuple(self.labels.shape)}; expected one each"
             )
+        if self.groups and len(self.groups) != len(self.classes):
+            raise ValueError(
+                f"got {len(self.classes)} classes and {len(self.groups)} groups; expected one for each class"
+            )
 
     def __len__(self) -> int:
         return len(self.images)

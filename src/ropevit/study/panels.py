@@ -27,6 +27,10 @@ class Panel(Protocol):
     name: str
     metric: str
     settings: PanelSettings
+    labels: tuple[str, ...]
+    """What is told apart: classes of images, or labels of pixels."""
+    classes: tuple[str, ...] | None
+    """Names of the model's outputs, where each is one class."""
 
     def model_config(self, position: str) -> ViTConfig:
         """Describe the model that answers with a position embedding."""
@@ -56,6 +60,8 @@ class ZoomPanel:
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
         self.settings, self.train, self.test = settings, train, test
+        self.labels = train.classes
+        self.classes: tuple[str, ...] | None = train.classes
 
     def model_config(self, position: str) -> ViTConfig:
         """Describe a classifier with one output a class."""
@@ -97,6 +103,7 @@ class FieldPanel:
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
         self.settings = settings
+        self.classes: tuple[str, ...] | None = None
         self.labels, train_labels = pixel_labels(train)
         _, test_labels = pixel_labels(test)
         self.train, self.test = (

@@ -1,9 +1,7 @@
 """One training of a study, from the start or from a checkpoint, to its result."""
 
-import contextlib
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ropevit.data.crops import MEAN, STD
 from ropevit.data.streams import stream
 from ropevit.models.groups import parameter_groups
 from ropevit.models.vit import ViT, ViTConfig
@@ -21,6 +20,7 @@ from ropevit.study.device import computing
 from ropevit.study.events import Evaluating, Report, Run, RunStarted, StepDone
 from ropevit.study.panels import Panel
 from ropevit.study.settings import PanelSettings
+from ropevit.weights.saving import save_model, write_atomically
 
 #: Checkpoints and lines of the log in a training.
 CHECKPOINTS, LOG_LINES = 10, 50
@@ -63,7 +63,7 @@ class State:
 def train(job: Job) -> dict[str, Any]:
     """Train and measure one model, going on from `checkpoint.pt` in the folder if there is one.
 
-    Writes `log.jsonl`, `checkpoint.pt` and, at the end, `result.json`.
+    Writes `log.jsonl`, `checkpoint.pt` and, at the end, `model.safetensors` and `result.json`.
 
     Args:
         job: What to run and where.
@@ -96,8 +96,17 @@ def train(job: Job) -> dict[str, Any]:
         "eval_seconds": round(time.perf_counter() - begin, 3),
         "settings": asdict(settings),
     }
+    keep_model(state.model, job)
     write_json(job.folder / "result.json", result)
     return result
+
+
+def keep_model(model: ViT, job: Job) -> None:
+    """Save the trained model with its classes and how its images were normalised."""
+    settings, classes = job.panel.settings, job.panel.classes
+    facts = {**asdict(job.run), "train_size": settings.train_size, "labels": list(job.panel.labels)}
+    facts |= {"mean": MEAN, "std": STD}
+    save_model(job.folder / "model.safetensors", model, classes=classes, metadata=facts)
 
 
 def start(job: Job) -> State:
@@ -220,8 +229,7 @@ def save(state: State, path: Path) -> None:
         "step_ms": state.step_ms,
         "rng": torch.get_rng_state(),
     }
-    with replacing(path) as temporary:
-        torch.save(content, temporary)
+    write_atomically(path, lambda file: torch.save(content, file))
 
 
 def resume(state: State, path: Path, device: torch.device) -> None:
@@ -247,22 +255,9 @@ def trim_log(path: Path, step: int) -> None:
         return
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
     kept = [line for line in lines if json.loads(line)["step"] <= step]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    write_atomically(path, lambda file: file.write("".join(line + "\n" for line in kept).encode()))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON that people can read, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def replacing(path: Path):
-    """Write to a file beside `path` and put it in its place at the end."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from ropevit.data.imagenet import MEAN, STD, imagenet_classes, imagenet_synsets
+from ropevit.data.images import fit, read_image, to_tensor, whole_size
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "I;16"])
+def test_any_mode_is_read_as_rgb(tmp_path, mode):
+    grey = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (8, 1))
+    image = Image.fromarray(grey)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    path = tmp_path / f"image.{'tif' if mode in ('CMYK', 'I;16') else 'png'}"
+    image.save(path)
+    read = read_image(path)
+    assert read.mode == "RGB"
+    assert read.size == (24, 8)
+    if mode not in ("1", "P"):
+        assert_close(np.asarray(read)[0, :, 0].astype(int), grey[0].astype(int), rtol=0, atol=2)
+
+
+def test_transparency_goes_on_white_and_pictures_stand_upright(tmp_path):
+    clear = Image.new("RGBA", (4, 2), (10, 20, 30, 0))
+    clear.save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (4, 2)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(tmp_path / "turned.jpg").size == (2, 4)
+
+
+def test_files_that_are_no_images_are_refused(tmp_path):
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    for name in ("text.jpg", "empty.png", "cut.png"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as an image"):
+            read_image(tmp_path / name)
+    with pytest.raises(ValueError, match=r"no image at .*gone.png; check the path"):
+        read_image(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match="got the folder"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(100, 40), (40, 100), (30, 30), (1, 50)])
+def test_fit_covers_the_size_asked_for_and_keeps_the_centre(width, height):
+    image = Image.new("RGB", (width, height), "red")
+    fitted = fit(image, 32, 48)
+    assert fitted.size == (48, 32)
+    assert np.asarray(fitted)[..., 0].min() == 255, "no border"
+
+
+def test_the_whole_picture_keeps_its_shape_in_whole_patches():
+    assert whole_size(Image.new("RGB", (200, 100)), 64, 16) == (64, 128)
+    assert whole_size(Image.new("RGB", (100, 210)), 64, 16) == (128, 64)
+    assert whole_size(Image.new("RGB", (100, 101)), 64, 16) == (64, 64)
+
+
+def test_tensors_are_normalised_by_channel():
+    image = Image.new("RGB", (3, 2), (255, 0, 51))
+    tensor = to_tensor(image, MEAN, STD)
+    assert tensor.shape == (3, 2, 3)
+    expected = [(v - m) / s for v, m, s in zip((1.0, 0.0, 0.2), MEAN, STD, strict=True)]
+    assert_close(tensor[:, 0, 0], torch.tensor(expected))
+    assert to_tensor(image, (0.5,), (0.5,)).shape == (1, 2, 3)
+
+
+def test_imagenet_has_a_thousand_distinct_names_in_the_order_of_the_synsets():
+    names = imagenet_classes()
+    assert len(set(names)) == len(names) == 1000
+    assert list(imagenet_synsets()) == sorted(imagenet_synsets())
+    assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
+    assert names.count("crane (n02012849)") == 1

@@ -1,0 +1,35 @@
+import pytest
+import torch
+
+from ropevit.data.labelled import LabelledImages
+
+
+def make(**changes):
+    fields = {
+        "images": torch.zeros(3, 1, 4, 4, dtype=torch.uint8),
+        "labels": torch.tensor([0, 1, 1]),
+        "classes": ("a", "b"),
+        "name": "set/train",
+        "source": "made here",
+    }
+    return LabelledImages(**fields | changes)
+
+
+def test_part_of_a_set_keeps_images_and_labels_together():
+    data = make(images=torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 1, 4, 4))
+    part = data.take(torch.tensor([2, 0]), "part")
+    assert (part.images[:, 0, 0, 0].tolist(), part.labels.tolist(), part.name) == ([2, 0], [1, 0], "part")
+    assert len(data.take(slice(1, None))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": torch.zeros(3, 1, 4, 4)}, "expected uint8"),
+        ({"labels": torch.tensor([0])}, "expected one each"),
+        ({"groups": ("x",)}, "2 classes and 1 groups"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)
