@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+TORCH := 2.13.0
 
 .PHONY: help setup demo test lint types constraints clean
 
@@ -17,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## run the main job: compare position embeddings on the embedded images (about 5 minutes)
-	$(BIN)/ropevit study
+	$(BIN)/ropevit study --out runs/demo --resume
 
 test: $(STAMP) lint types  ## check style and types, then run the whole test suite
 	$(BIN)/python -m pytest -n 2
@@ -29,9 +30,10 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/basedpyright
 
-constraints: $(STAMP)  ## pin the newest versions that work together
+constraints: $(STAMP)  ## pin the newest versions that work with torch $(TORCH)
+	@echo "torch==$(TORCH)" > .venv/pins.txt
 	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-		--extra test --output-file constraints.txt pyproject.toml
+		--extra test --constraint .venv/pins.txt --output-file constraints.txt pyproject.toml
 	@echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:  ## remove what the other targets made

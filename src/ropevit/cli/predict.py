@@ -5,11 +5,13 @@ from typing import Annotated
 
 import torch
 import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ropevit import weights
 from ropevit.data.imagenet import imagenet_classes
+from ropevit.study.device import resolve_device
 from ropevit.tasks.classify.predict import Input, Prediction
 from ropevit.tasks.classify.predict import predict as classify
 
@@ -22,7 +24,7 @@ def predict(
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = (),
     whole: bool = False,
     top: int = 5,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Name what is in images, at any size.
 
@@ -38,7 +40,7 @@ def predict(
         size: Shorter side in pixels, or height and width; the training size if left out.
         whole: Keep each picture's own shape instead of cutting a square from its centre.
         top: Number of guesses.
-        device: Where to compute, such as cpu or cuda.
+        device: auto, cpu or cuda.
     """
     if not images:
         raise ValueError("got no image; name at least one file, such as photo.jpg")
@@ -47,7 +49,7 @@ def predict(
     if top < 1:
         raise ValueError(f"got top={top}; expected at least 1 guess")
     net, form, classes = load(model, checkpoint, size, whole)
-    for prediction in classify(net.to(torch.device(device)), images, form, classes, top):
+    for prediction in classify(net.to(resolve_device(device)), images, form, classes, top):
         show(prediction)
 
 
@@ -60,25 +62,27 @@ def load(
         net, classes = weights.create_model(model, pretrained=checkpoint or True), imagenet_classes()
     elif checkpoint is not None:
         net, info = weights.load_model(checkpoint)
-        look, classes = info.metadata, tuple(info.classes or ())
-        if look.get("task", "classify") != "classify":
-            raise ValueError(f"{checkpoint} labels pixels; predict needs a classifier, such as one of the zoom panel")
+        if info.classes is None:
+            raise ValueError(f"{checkpoint} names no classes; predict takes classifiers, such as a study's zoom models")
+        look, classes = info.metadata, tuple(info.classes)
     else:
         raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a weights file")
     form = Input(
         size=size or net.config.img_size[:1],
         patch_size=net.config.patch_size,
         whole=whole,
-        **{key: tuple(look[key]) for key in ("mean", "std") if key in look},
+        **{key: (look[key],) * net.config.in_channels for key in ("mean", "std") if key in look},
     )
     return net, form, classes
 
 
 def show(prediction: Prediction) -> None:
     """Print the guesses for one image as a table."""
-    table = Table(title=f"{prediction.path} at {prediction.height} x {prediction.width} pixels", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("class")
     table.add_column("probability", justify="right")
     for guess in prediction.guesses:
         table.add_row(guess.name, f"{guess.probability:.1%}")
-    Console().print(table)
+    console = Console()
+    console.print(f"{prediction.path} at {prediction.height} x {prediction.width} pixels", soft_wrap=True, markup=False)
+    console.print(table)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -60,20 +61,20 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
 
 
 def score_table(result: PanelResult) -> Table:
-    """Lay out one panel: an embedding a row, a test size a column, the best mean bold."""
+    """Lay out one panel: a test size a row, an embedding a column, the best mean of a size bold, then the cost."""
     seeds = len(result.seeds)
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
-    table = Table(title=f"{result.panel}: {result.metric} by test size, {spread}", title_justify="left")
-    table.add_column("embedding", no_wrap=True)
-    for size in result.sizes:
-        trained = " (training)" if size == result.train_size else ""
-        table.add_column(f"{size} px{trained}", justify="right")
-    table.add_column("parameters", justify="right")
-    table.add_column("ms a step", justify="right")
-    best = {size: result.ranked(size)[0] for size in result.sizes}
+    table = Table(title=f"{result.panel}: {result.metric}, {spread}", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("test size", no_wrap=True)
     for curve in result.curves:
-        cells = [f"[bold]{show(curve, size)}[/]" if best[size] is curve else show(curve, size) for size in result.sizes]
-        table.add_row(LABELS[curve.embedding], *cells, f"{curve.parameters:,}", f"{curve.step_ms:.0f}")
+        table.add_column(LABELS[curve.embedding], justify="right")
+    for size in result.sizes:
+        best = result.ranked(size)[0]
+        cells = [f"[bold]{show(curve, size)}[/]" if curve is best else show(curve, size) for curve in result.curves]
+        table.add_row(f"{size} px{' (training)' if size == result.train_size else ''}", *cells)
+    table.add_section()
+    table.add_row("parameters", *(f"{curve.parameters:,}" for curve in result.curves))
+    table.add_row("ms a step", *(f"{curve.step_ms:.0f}" for curve in result.curves))
     return table
 
 
@@ -98,6 +99,8 @@ class Bars:
         match event:
             case Loading(done=done, total=total):
                 self.bar("reading images", done, total, "")
+                if done == total:
+                    self.progress.remove_task(self.tasks.pop("reading images"))
             case RunStarted(run=run, first=first, steps=steps):
                 self.bar(run.name, first, steps, "")
             case StepDone(run=run, step=step, steps=steps, loss=loss):

@@ -1,0 +1,5 @@
+"""`python -m ropevit`: the command line."""
+
+from ropevit.cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""How a study was done, in words for its report, made from its settings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ropevit.study.config import StudyConfig
+from ropevit.study.results import LABELS
+from ropevit.study.settings import PanelSettings
+
+PANEL_TEXT = {
+    "field": (
+        "field: items scattered over a shaded, noisy canvas, always at the same scale; the model labels every pixel. "
+        "A larger test canvas shows more of the scene, as in detection and segmentation."
+    ),
+    "zoom": (
+        "zoom: one item a picture; the model names it. A larger test image is the same picture with more pixels, "
+        "which is how the paper measures ImageNet at other resolutions."
+    ),
+}
+
+FAIR = (
+    "Fair comparison: for a seed, all embeddings start from the same weights wherever they share them and see the same "
+    "images, crops and canvases in the same order for the same number of steps. An absolute embedding is resized to "
+    "the test grid as the published models do (bicubic, not antialiased); rotations take the positions of the larger "
+    "grid as they are."
+)
+
+TUNED = (
+    "Tuning: settings were chosen with the embedded images, on 1,000 training images held out for that and with other "
+    "seeds, never on the test images; the same learning rates were tried for every embedding, and the absolute "
+    "embedding's start, which decides how good a baseline it is, besides. The search and its numbers: docs/study.md."
+)
+
+OWN_DATA = (
+    "These are your own images; the settings are those chosen with the embedded ones, scaled to your training size. "
+    "Nothing was tuned on your images, for any embedding."
+)
+
+
+def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
+    """Write the paragraphs of the report's "how it was done".
+
+    Args:
+        config: The study.
+        study: What its `results.json` holds.
+    """
+    data = study["data"]
+    counts = f"{data['train_images']:,} training and {data['test_images']:,} test images"
+    images = f"Data: {counts} of {len(data['classes'])} classes."
+    names = ", ".join(LABELS[name] for name in config.embeddings)
+    panels = [f"{PANEL_TEXT[panel]} {describe_settings(config.settings(panel))}" for panel in config.panels]
+    own = [] if config.data == "fashion" else [OWN_DATA]
+    return [images, f"Compared: {names}.", *panels, FAIR, TUNED, *own]
+
+
+def describe_settings(settings: PanelSettings) -> str:
+    """Name what a training of a panel consists of."""
+    return (
+        f"Model: ViT of width {settings.width}, {settings.depth} blocks, {settings.heads} heads, patches of "
+        f"{settings.patch_size} px, average pooling. Training: {settings.steps} steps of {settings.batch_size} images "
+        f"at {settings.train_size} px, AdamW, learning rate {settings.lr:g} with a cosine, weight decay "
+        f"{settings.weight_decay:g}; an absolute embedding starts with standard deviation {settings.ape_std:g}."
+    )

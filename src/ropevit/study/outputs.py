@@ -1,0 +1,54 @@
+"""What a study leaves for its reader: the curves as PNG and SVG, and the report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ropevit.study.config import StudyConfig
+from ropevit.study.figure import draw_curves, save_figure
+from ropevit.study.method import describe_method
+from ropevit.study.panels import PANEL_CLASSES
+from ropevit.study.pictures import PanelPictures, draw_pictures
+from ropevit.study.report import write_page
+from ropevit.study.results import panel_results
+from ropevit.study.runner import load_images
+from ropevit.weights import load_model
+
+
+def write_outputs(config: StudyConfig, study: Mapping[str, Any]) -> Path:
+    """Draw the curves and write the report of a study, finished or not; those of an earlier call are replaced.
+
+    Args:
+        config: The study.
+        study: What its `results.json` holds.
+
+    Returns:
+        The report, `report.html` in the study's directory.
+
+    Raises:
+        ValueError: If matplotlib or jinja2 is not installed.
+    """
+    results = panel_results(study["runs"])
+    if results:
+        save_figure(draw_curves(results), config.out / "curves")
+    page = write_page(study, pictures(config, study), describe_method(config, study), planned=len(config.runs()))
+    report = config.out / "report.html"
+    report.write_text(page, encoding="utf-8")
+    return report
+
+
+def pictures(config: StudyConfig, study: Mapping[str, Any]) -> list[PanelPictures]:
+    """Draw test images and what the first seed's models make of them, for each panel that has a model."""
+    train, test = load_images(config, report=lambda _: None)
+    drawn = []
+    for name in config.panels:
+        own = [run for run in study["runs"] if run["panel"] == name]
+        seeds = {run["seed"] for run in own}
+        first = [run for run in own if run["seed"] == min(seeds, default=0)]
+        models = {}
+        for run in first:
+            path = config.out / "runs" / f"{name}-{run['embedding']}-seed{run['seed']}" / "model.safetensors"
+            models[run["embedding"]] = load_model(path)[0].eval()
+        if models:
+            drawn.append(draw_pictures(PANEL_CLASSES[name](config.settings(name), train, test), models))
+    return drawn

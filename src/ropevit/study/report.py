@@ -1,0 +1,92 @@
+"""The page on which a study answers: one HTML file that needs nothing else."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import ropevit
+from ropevit.extras import require
+from ropevit.study.figure import draw_curves, figure_bytes
+from ropevit.study.pictures import PanelPictures
+from ropevit.study.results import LABELS, PanelResult, conclude, panel_results, paper_order, show
+
+COST_NOTE = (
+    "Cost is measured on the tiny model of this study, where small operations weigh more than in a full-size model, "
+    "while the trainings share the machine: read it as an order of magnitude."
+)
+
+
+def conclusions(results: Sequence[PanelResult]) -> list[str]:
+    """Write the sentences that answer the study's question, from its numbers alone."""
+    sentences = [sentence for result in results for sentence in (conclude(result), paper_order(result)) if sentence]
+    return sentences or ["No seed was finished by every embedding yet, so there is nothing to compare."]
+
+
+def score_table(result: PanelResult) -> dict[str, Any]:
+    """Lay a panel out as the page's template wants it."""
+    best = {size: result.ranked(size)[0].embedding for size in result.sizes}
+    first = result.curves[0].step_ms
+    rows = [
+        {
+            "label": LABELS[curve.embedding],
+            "cells": [{"text": show(curve, size), "best": best[size] == curve.embedding} for size in result.sizes],
+            "parameters": curve.parameters,
+            "step_ms": curve.step_ms,
+            "step_ratio": curve.step_ms / first,
+        }
+        for curve in result.curves
+    ]
+    count = len(result.seeds)
+    return {
+        "panel": result.panel,
+        "metric": result.metric,
+        "train_size": result.train_size,
+        "sizes": result.sizes,
+        "seeds": f"mean ± standard deviation of {count} seeds" if count > 1 else "1 seed",
+        "rows": rows,
+    }
+
+
+def write_page(study: Mapping[str, Any], pictures: Sequence[PanelPictures], method: Sequence[str], planned: int) -> str:
+    """Write the report.
+
+    Args:
+        study: What `results.json` holds.
+        pictures: Sheets of test images; may be empty.
+        method: Paragraphs that say how the study was done.
+        planned: Trainings that the whole study has.
+
+    Returns:
+        HTML with everything inside; it loads nothing.
+
+    Raises:
+        ValueError: If jinja2 or matplotlib is not installed.
+    """
+    jinja2 = require("jinja2", "figures")
+    results = panel_results(study["runs"])
+    curves = ""
+    if results:
+        picture = base64.b64encode(figure_bytes(draw_curves(results), "png")).decode()
+        curves = f"data:image/png;base64,{picture}"
+    text = resources.files("ropevit.study").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    data = study.get("data", {})
+    return environment.from_string(text).render(
+        data_name=data.get("name", study["config"].get("data", "")),
+        source=data.get("source", ""),
+        complete=study["complete"],
+        done=len(study["runs"]),
+        planned=planned,
+        conclusions=conclusions(results),
+        curves=curves,
+        tables=[score_table(result) for result in results],
+        cost_note=COST_NOTE,
+        sheets=pictures,
+        method=method,
+        notes=[*data.get("notes", []), *study.get("skipped_files", [])],
+        environment=json.dumps(study["environment"], indent=2),
+        config=json.dumps(study["config"], indent=2),
+        version=ropevit.__version__,
+    )

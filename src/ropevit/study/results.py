@@ -1,0 +1,220 @@
+"""What a study found: its curves, its tables, and a conclusion that claims no more than they show."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: How each position embedding is called in tables, figures and sentences.
+LABELS = {
+    "none": "no position embedding",
+    "ape": "absolute (APE)",
+    "rope_axial": "RoPE-Axial",
+    "rope_mixed": "RoPE-Mixed",
+    "rope_axial_ape": "RoPE-Axial + APE",
+    "rope_mixed_ape": "RoPE-Mixed + APE",
+}
+
+#: Seeds from which on "every seed of one above every seed of the other" is worth saying: by chance alone it happens
+#: to two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.
+ENOUGH_SEEDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One position embedding on one panel."""
+
+    embedding: str
+    sizes: tuple[int, ...]
+    """Test sizes in pixels."""
+    scores: tuple[tuple[float, ...], ...]
+    """Percent, one row a seed, one column a size."""
+    parameters: int
+    step_ms: float
+    """Median over the seeds of the milliseconds of a training step."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean over the seeds at each size, in percent."""
+        return np.mean(self.scores, axis=0)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """Standard deviation over the seeds at each size (n - 1); 0 with one seed."""
+        return np.std(self.scores, axis=0, ddof=1) if len(self.scores) > 1 else np.zeros(len(self.sizes))
+
+    def at(self, size: int) -> tuple[float, ...]:
+        """Scores of all seeds at a size."""
+        column = self.sizes.index(size)
+        return tuple(row[column] for row in self.scores)
+
+    def leads(self, other: "Curve", size: int) -> bool:
+        """Tell whether every seed of this one is above every seed of the other at a size."""
+        return min(self.at(size)) > max(other.at(size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelResult:
+    """All embeddings on one panel, with the same seeds."""
+
+    panel: str
+    metric: str
+    train_size: int
+    seeds: tuple[int, ...]
+    curves: tuple[Curve, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Test sizes in pixels."""
+        return self.curves[0].sizes
+
+    def ranked(self, size: int) -> list[Curve]:
+        """Sort the embeddings by their mean at a size, best first."""
+        column = self.sizes.index(size)
+        return sorted(self.curves, key=lambda curve: -curve.mean[column])
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read `results.json` of a study's directory.
+
+    Raises:
+        ValueError: If there is none, or it is not one of a study.
+    """
+    file = path / "results.json"
+    if not file.is_file():
+        raise ValueError(f"no results.json in {path}; expected the directory of a study, such as runs/study")
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error}); run the study again with --resume") from None
+    missing = {"config", "environment", "runs", "complete"} - set(results)
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(sorted(missing))}; expected the results of `ropevit study`")
+    return results
+
+
+def panel_results(runs: Sequence[Mapping[str, Any]]) -> list[PanelResult]:
+    """Group finished runs by panel; of an unfinished study, only the seeds that every embedding has are compared.
+
+    Args:
+        runs: Results of single trainings, as `results.json` lists them.
+
+    Returns:
+        One result a panel, in the order in which the panels come; a panel without a common seed is left out.
+    """
+    found = []
+    for panel in dict.fromkeys(run["panel"] for run in runs):
+        own = [run for run in runs if run["panel"] == panel]
+        by_embedding = {name: {} for name in dict.fromkeys(run["embedding"] for run in own)}
+        for run in own:
+            by_embedding[run["embedding"]][run["seed"]] = run
+        seeds = sorted({run["seed"] for run in own if all(run["seed"] in rows for rows in by_embedding.values())})
+        if seeds:
+            curves = tuple(make_curve(name, [rows[seed] for seed in seeds]) for name, rows in by_embedding.items())
+            first = own[0]
+            found.append(
+                PanelResult(
+                    panel=panel,
+                    metric=first["metric"],
+                    train_size=first["train_size"],
+                    seeds=tuple(seeds),
+                    curves=curves,
+                )
+            )
+    return found
+
+
+def make_curve(embedding: str, runs: Sequence[Mapping[str, Any]]) -> Curve:
+    """Join the runs of one embedding, one a seed."""
+    sizes = tuple(int(size) for size in runs[0]["scores"])
+    return Curve(
+        embedding=embedding,
+        sizes=sizes,
+        scores=tuple(tuple(run["scores"][str(size)] for size in sizes) for run in runs),
+        parameters=runs[0]["parameters"],
+        step_ms=float(np.median([run["step_ms"] for run in runs])),
+    )
+
+
+def show(curve: Curve, size: int) -> str:
+    """Write a score as `71.0 ± 0.7`, or `71.0` with one seed."""
+    column = curve.sizes.index(size)
+    spread = f" ± {curve.spread[column]:.1f}" if len(curve.scores) > 1 else ""
+    return f"{curve.mean[column]:.1f}{spread}"
+
+
+def conclude(result: PanelResult) -> str:
+    """Say in one sentence which embedding is best at the training size and at the largest, and whether that is sure.
+
+    "Sure" means at least three seeds, and every seed of the best above every seed of the next.
+    """
+    largest = result.sizes[-1]
+    best, *others = result.ranked(largest)
+    if not others:
+        return f"{result.panel}: only {LABELS[best.embedding]} was run, so there is nothing to compare."
+    parts = [compare_at(result, size) for size in dict.fromkeys((nearest_size(result), largest))]
+    return f"{result.panel}: {'; '.join(parts)}{caution(result)}."
+
+
+def nearest_size(result: PanelResult) -> int:
+    """Find the test size nearest to the training size."""
+    return min(result.sizes, key=lambda size: abs(size - result.train_size))
+
+
+def compare_at(result: PanelResult, size: int) -> str:
+    """Name the best embedding at a size, and those that it leads in every seed."""
+    best, *others = result.ranked(size)
+    place = "at the training size" if size == result.train_size else f"at {size / result.train_size:.3g}x of it"
+    place, best_score = f"{place} ({size} px)", show(best, size)
+    if show(others[0], size).split()[0] == best_score.split()[0]:
+        return f"{place} {names([best, others[0]], size)} are level at the top"
+    told = f"{place} {LABELS[best.embedding]} has the highest mean, {best_score}"
+    if len(result.seeds) < ENOUGH_SEEDS:
+        return f"{told} (next: {names(others[:1], size)})"
+    behind = [other for other in others if best.leads(other, size)]
+    level = [other for other in others if other not in behind]
+    if behind:
+        told += f", every seed above every seed of {names(behind, size)}"
+    if level:
+        told += f", but not apart from {names(level, size)}"
+    return told
+
+
+def names(curves: Sequence[Curve], size: int) -> str:
+    """List embeddings with their scores."""
+    shown = [f"{LABELS[curve.embedding]} ({show(curve, size)})" for curve in curves]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def caution(result: PanelResult) -> str:
+    """Say what too few seeds forbid to conclude."""
+    count = len(result.seeds)
+    if count >= ENOUGH_SEEDS:
+        return ""
+    return f" — with {count} seed{'s' * (count > 1)} small differences may be chance: --seeds 3 measures the spread"
+
+
+def paper_order(result: PanelResult) -> str:
+    """Say whether the paper's order beyond the training size (Mixed >= Axial >= APE) shows at these settings."""
+    order = [name for name in ("rope_mixed", "rope_axial", "ape") if any(c.embedding == name for c in result.curves)]
+    larger = [size for size in result.sizes if size > result.train_size]
+    if len(order) < 2 or not larger:
+        return ""
+    by_name = {curve.embedding: curve for curve in result.curves}
+    column = {size: result.sizes.index(size) for size in larger}
+    means = {size: [by_name[name].mean[column[size]] for name in order] for size in larger}
+    held = [size for size in larger if means[size] == sorted(means[size], reverse=True) and len(set(means[size])) > 1]
+    wanted = " ≥ ".join(LABELS[name] for name in order)
+    if len(held) == len(larger):
+        return (
+            f"{result.panel}: the paper's order beyond the training size ({wanted}) shows in the means at every size."
+        )
+    if not held:
+        return f"{result.panel}: the paper's order beyond the training size ({wanted}) does not show at any size here."
+    sizes = ", ".join(str(size) for size in held)
+    return (
+        f"{result.panel}: the paper's order beyond the training size ({wanted}) shows in the means at {sizes} px only."
+    )

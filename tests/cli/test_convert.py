@@ -1,0 +1,30 @@
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ropevit
+from ropevit.cli import main
+
+
+def test_a_published_file_goes_to_ours_and_back_bit_for_bit(tmp_path, capsys):
+    name = "rope_mixed_deit_tiny_patch16_LS"
+    first, second, back = tmp_path / "ours.safetensors", tmp_path / "model.bin", tmp_path / "again.safetensors"
+    ropevit.save_model(first, ropevit.create_model(name))
+    main(["convert", str(first), str(second), "--to", "published"])
+    assert "freqs" in torch.load(second, weights_only=True)["model"]
+    main(["convert", str(second), str(back), "--model", name])
+    one, two = load_file(first), load_file(back)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert str(back) in capsys.readouterr().out.replace("\n", "")
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, capsys):
+    path = tmp_path / "ours.safetensors"
+    ropevit.save_model(path, ropevit.create_model("rope_axial_deit_tiny_patch16_LS"))
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", str(path), str(path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert path.read_bytes() == before

@@ -1,0 +1,33 @@
+import pytest
+
+from ropevit.cli import main
+from ropevit.models import list_models
+
+
+def test_every_model_is_listed_whole_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["models"])
+    printed = capsys.readouterr().out
+    for name in list_models():
+        assert f" {name} " in printed
+    (row,) = [line.split() for line in printed.splitlines() if " rope_mixed_deit_base_patch16_LS " in line]
+    assert row[1:] == ["86.44M", "17.56G", "83.8", "84.4", "yes"]
+    assert "naver-ai/rope-vit README" in printed
+
+
+def test_a_pattern_and_a_size_narrow_the_list(capsys):
+    main(["models", "rope_axial_deit*", "--published", "--size", "384"])
+    printed = capsys.readouterr().out
+    assert printed.count("rope_axial_deit_") == 3
+    assert "55.48G" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["models", "resnet*"], "no model matches 'resnet*'"), (["models", "--size", "225"], "resize or pad it to 224")],
+)
+def test_wrong_input_is_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

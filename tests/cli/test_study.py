@@ -1,0 +1,104 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ropevit.cli import main
+
+
+def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsys):
+    main([*tiny, "--out", str(finished), "--resume"])
+    printed = capsys.readouterr().out
+    assert "field: mean IoU (%), 1 seed" in printed
+    assert "zoom: top-1 accuracy (%), 1 seed" in printed
+    assert "has the highest mean" in printed
+    assert f"report: {finished / 'report.html'}" in printed.replace("\n", "")
+    assert printed.count("(kept)") == 6
+    assert {"config.json", "results.json", "curves.png", "curves.svg", "report.html", "runs"} <= {
+        path.name for path in finished.iterdir()
+    }
+    results = json.loads((finished / "results.json").read_text())
+    assert results["complete"]
+    assert {run["panel"] for run in results["runs"]} == {"field", "zoom"}
+    assert all(list(run["scores"]) == ["8", "16", "24"] for run in results["runs"])
+
+
+def test_an_interrupted_study_keeps_what_is_done_and_goes_on(tiny, tmp_path, capsys, monkeypatch):
+    from ropevit.study import runner
+    from ropevit.study.events import RunDone
+
+    def interrupted_run(plan, images, report, stopped):
+        def stop_after_one(event):
+            report(event)
+            if isinstance(event, RunDone):
+                stopped.set()
+
+        whole(plan, images, stop_after_one, stopped)
+
+    whole = runner.run_here
+    monkeypatch.setattr(runner, "run_here", interrupted_run)
+    with pytest.raises(SystemExit) as stop:
+        main([*tiny, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 130
+    printed = capsys.readouterr().out
+    assert "trainings are done; the same command with --resume goes on" in " ".join(printed.split())
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").glob("*/result.json")}
+    assert 0 < len(first) < 6
+    monkeypatch.undo()
+    main([*tiny, "--out", str(tmp_path / "out"), "--resume"])
+    assert json.loads((tmp_path / "out/results.json").read_text())["complete"]
+    assert all(path.stat().st_mtime_ns == time for path, time in first.items()), "nothing is trained twice"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "holds a study already; add --resume to go on with it, or give another --out"),
+        (["--resume", "--steps", "4"], "holds a study with other options (settings, steps)"),
+    ],
+)
+def test_a_finished_study_is_not_overwritten(finished, tiny, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        main([*tiny, "--out", str(finished), *options])
+    assert stop.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert message in error
+    assert error.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--embeddings", "rope"], "got embedding rope; choose from none, ape"),
+        (["--train-size", "30"], "patches of"),
+        (["--seeds", "0"], "got seeds=0; expected at least 1"),
+        (["--heads", "5"], "multiple of the heads"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_options_that_cannot_be_end_as_one_line_and_code_2(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["study", "--out", str(tmp_path / "out"), *options])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_options_and_verbs_exit_with_code_2():
+    for arguments in (["study", "--sede", "3"], ["stdy"], []):
+        run = subprocess.run([sys.executable, "-m", "ropevit", *arguments], capture_output=True, text=True, check=False)
+        assert run.returncode == 2
+        assert "Traceback" not in run.stderr
+
+
+def test_a_missing_extra_is_named_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["study", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert 'pip install "ropevit[figures]"' in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from PIL import Image
+
+from ropevit.models import ViT, ViTConfig
+from ropevit.tasks.classify.predict import Input, predict
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for index, size in enumerate([(90, 60), (32, 100)]):
+        Image.effect_noise(size, 80).save(tmp_path / f"{index}.png")
+    return sorted(tmp_path.iterdir())
+
+
+def model() -> ViT:
+    config = ViTConfig(position="rope_mixed", width=48, depth=1, heads=3, img_size=(32, 32), num_classes=6)
+    return ViT(config)
+
+
+def test_guesses_are_probabilities_best_first(pictures):
+    classes = [f"class {index}" for index in range(6)]
+    found = predict(model(), pictures, Input(size=(48,), patch_size=16), classes, top=9)
+    assert [prediction.path for prediction in found] == pictures
+    for prediction in found:
+        chances = [guess.probability for guess in prediction.guesses]
+        assert sorted(chances, reverse=True) == chances
+        assert sum(chances) == pytest.approx(1)
+        assert sorted(guess.name for guess in prediction.guesses) == classes
+        assert (prediction.height, prediction.width) == (48, 48)
+
+
+def test_each_picture_may_keep_its_own_shape(pictures):
+    found = predict(model(), pictures, Input(size=(32,), patch_size=16, whole=True), ["x"] * 6)
+    assert [(p.height, p.width) for p in found] == [(32, 48), (96, 32)]
+
+
+def test_guesses_follow_the_logits(pictures):
+    net = model()
+    with torch.no_grad():
+        net.head.weight.zero_()
+        net.head.bias.copy_(torch.arange(6.0))
+    best = predict(net, pictures[:1], Input(size=(32,), patch_size=16), list("abcdef"), top=2)[0]
+    assert [guess.name for guess in best.guesses] == ["f", "e"]
+
+
+def test_input_that_cannot_be_is_refused(pictures):
+    with pytest.raises(ValueError, match="got an image of 50 x 50 pixels"):
+        Input(size=(50,), patch_size=16)
+    with pytest.raises(ValueError, match="expected one number"):
+        Input(size=(32, 32, 32), patch_size=16)
+    with pytest.raises(ValueError, match="give the shorter side alone"):
+        Input(size=(32, 48), patch_size=16, whole=True)
+    with pytest.raises(ValueError, match="got 5 class names for 6 logits"):
+        predict(model(), pictures, Input(size=(32,), patch_size=16), list("abcde"))
