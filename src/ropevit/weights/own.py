@@ -7,7 +7,7 @@ from typing import Any
 
 from ropevit.models.vit import POSITION_EMBEDDINGS, ViTConfig
 from ropevit.rope import CONVENTION
-from ropevit.weights.errors import WeightsError
+from ropevit.weights.errors import WeightsError, first_line
 
 #: Value of "format" in the header of our files.
 FORMAT = "ropevit"
@@ -17,13 +17,21 @@ FREE = {"img_size", "num_classes", "layer_scale", "drop_path", "drop_path_rule",
 
 
 def own_metadata(config: ViTConfig, classes: list[str] | None, metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Make the header of a file of ours."""
+    """Make the header of a file of ours.
+
+    Raises:
+        WeightsError: If the metadata cannot be written as JSON.
+    """
+    try:
+        free = json.dumps(dict(metadata))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"got metadata that JSON cannot hold ({first_line(error)}); give plain values") from error
     return {
         "format": FORMAT,
         "config": json.dumps(asdict(config)),
         "convention": json.dumps(CONVENTION),
         "classes": json.dumps(classes),
-        "metadata": json.dumps(dict(metadata)),
+        "metadata": free,
     }
 
 
@@ -56,10 +64,13 @@ def stored_config(metadata: Mapping[str, str], source: str) -> ViTConfig:
             f"the config in {source} has unknown fields {unknown} and lacks {missing}; "
             "load it with the version of ropevit that wrote it"
         )
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     try:
-        return ViTConfig(**stored)
+        return ViTConfig(**plain)
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"the config in {source} describes no model: {error}; save the model again") from error
+        raise WeightsError(
+            f"the config in {source} describes no model: {first_line(error)}; save the model again"
+        ) from error
 
 
 def differences(theirs: Any, ours: Mapping[str, Any]) -> str:

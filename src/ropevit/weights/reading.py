@@ -74,7 +74,7 @@ def named_repository(source: str | os.PathLike[str]) -> str | None:
 
 
 def read_file(path: Path) -> tuple[Any, dict[str, str]]:
-    """Read a file by what its first bytes say it is; the suffix does not matter."""
+    """Read a file by what its first bytes say it is; of the suffixes only .safetensors matters."""
     if not path.exists():
         raise WeightsError(f"no file {str(path)!r}; check the path, or give a hub id such as 'owner/name'")
     if path.is_dir():
@@ -88,10 +88,10 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
         raise WeightsError(f"{path} is empty; download or save it again")
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a git-lfs pointer, not the weights; run `git lfs pull`, or download the file")
-    if head.startswith(b"PK\x03\x04"):
-        return read_pickle(path, zipped=True), {}
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         return read_safetensors(path)
+    if head.startswith(b"PK\x03\x04"):
+        return read_pickle(path, zipped=True), {}
     if head.startswith(b"\x80"):
         return read_pickle(path, zipped=False), {}
     start = head[:24].decode("ascii", "replace").split("\n")[0]

@@ -1,0 +1,63 @@
+"""The published checkpoints: every key of every one, and the numbers of the reference."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ropevit.models import MODELS, ViT
+from ropevit.models.registry import PUBLISHED
+from ropevit.weights import create_model, load_weights
+from ropevit.weights.facts import lookalikes, read_facts
+from ropevit.weights.loading import fit, understand
+from ropevit.weights.reading import Checkpoint
+from weights.checkpoints import GOLDEN, LAYOUTS, POSITIONS, VITS, filled, recipe
+
+CASES = [case for case in json.loads((GOLDEN / "golden.json").read_text()) if case.get("family") != "swin"]
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_every_published_key_and_shape_has_its_place(name):
+    with torch.device("meta"):
+        model = ViT(MODELS[name])
+        state = {key: torch.zeros(shape) for key, shape in LAYOUTS[name].items()}
+    found = understand(Checkpoint(f"naver-ai/{name}", {"model": state}))
+    ours, report = fit(model, found)
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    assert {key: value.shape for key, value in ours.items()} == shapes
+    assert report.layout == "published"
+    assert set(report.dropped) == {key for key in state if key in recipe.DERIVED}
+    assert name in lookalikes(read_facts(state))
+
+
+def test_the_registry_names_every_published_vit():
+    assert set(VITS) == PUBLISHED
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_small_published_model_loads_bit_for_bit(position):
+    name = "deit_small_patch16_LS" if position == "ape" else f"{position}_deit_small_patch16_LS"
+    model, state = create_model(name), filled(LAYOUTS[name])
+    report = load_weights(model, {"model": state})
+    loaded = model.state_dict()
+    assert report.loaded == len(loaded)
+    for key, value in loaded.items():
+        if key.endswith("rope.freqs"):
+            assert torch.equal(value.flatten(1), state["freqs"][:, int(key.split(".")[1])])
+        else:
+            assert torch.equal(value, state[key])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
+def test_logits_are_those_of_the_reference(case, published, config):
+    if "model" in case:
+        model, state = create_model(case["model"]).eval(), filled(LAYOUTS[case["model"]])
+    else:
+        model, state = ViT(config(case["pos"])).eval(), published(case["pos"])
+    load_weights(model, {"model": state, "epoch": 400})
+    expected = torch.from_numpy(np.load(GOLDEN / "golden.npz")[case["case"]])
+    images = torch.from_numpy(recipe.image(case["height"], case["width"], expected.shape[0]))
+    with torch.no_grad():
+        difference = (model(images) - expected).abs().max()
+    assert difference <= 2e-4 * expected.abs().max()

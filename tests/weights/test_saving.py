@@ -1,0 +1,143 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import ropevit
+from ropevit.models import POSITION_EMBEDDINGS, ViT, ViTConfig
+from ropevit.rope import CONVENTION
+from ropevit.weights import WeightsError, load_model, load_weights, save_model
+from ropevit.weights.own import FREE
+
+
+@pytest.mark.parametrize("position", POSITION_EMBEDDINGS)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"img_size": (32, 96), "num_registers": 2, "pooling": "avg", "layer_scale": None, "rope_theta": 7.0}],
+)
+def test_a_saved_model_comes_back_with_its_config(position, changes, config, tmp_path):
+    model = ViT(config(position, **changes)).eval()
+    path = save_model(tmp_path / "new" / "model.safetensors", model, classes=list("abcdefghij"), metadata={"seed": 3})
+    again, info = load_model(path)
+    assert again.config == info.config == model.config
+    assert info.classes == list("abcdefghij")
+    assert info.metadata == {"seed": 3}
+    assert (info.report.layout, info.report.dropped, info.report.resized) == ("ropevit", {}, {})
+    images = torch.randn(1, 3, 48, 64)
+    assert torch.equal(again.eval()(images), model(images))
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_a_file_replaces_another_in_one_step_or_not_at_all(config, tmp_path, monkeypatch):
+    path = save_model(tmp_path / "model.safetensors", ViT(config()))
+    before = path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(WeightsError, match="No space left on device; choose another place"):
+        save_model(path, ViT(config()))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def umask() -> int:
+    import os
+
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_what_cannot_be_saved_is_refused(config, tmp_path):
+    with pytest.raises(WeightsError, match=r"saved as .safetensors"):
+        save_model(tmp_path / "model.pth", ViT(config()))
+    with pytest.raises(WeightsError, match="got 2 class names for a model of 10"):
+        save_model(tmp_path / "model.safetensors", ViT(config()), classes=["a", "b"])
+    with pytest.raises(WeightsError, match="metadata that JSON cannot hold"):
+        save_model(tmp_path / "model.safetensors", ViT(config()), metadata={"path": tmp_path})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_theta": 50.0}, "rope_theta: 50.0 instead of 100.0"),
+        ({"position": "none"}, "position: 'none' instead of 'rope_axial'"),
+        ({"heads": 6}, "heads: 6 instead of 3"),
+        ({"pooling": "avg"}, "pooling: 'avg' instead of 'token'"),
+        ({"width": 48, "depth": 3}, "width: 48 instead of 96; depth: 3 instead of 2"),
+    ],
+)
+def test_our_own_files_fit_only_their_own_architecture(changes, message, config, tmp_path):
+    path = save_model(tmp_path / "model.safetensors", ViT(config(**({"position": "rope_axial"} | changes))))
+    with pytest.raises(WeightsError, match=message):
+        load_weights(ViT(config("rope_axial")), path)
+
+
+def test_what_learned_or_free_fields_differ_in_does_not_matter(config, tmp_path):
+    path = save_model(tmp_path / "model.safetensors", ViT(config("rope_mixed", rope_theta=50.0, drop_path=0.3)))
+    load_weights(ViT(config("rope_mixed", img_size=(32, 96))), path)
+    path = save_model(path, ViT(config("rope_axial", pooling="avg")))
+    load_weights(ViT(config("rope_axial", num_classes=3)), path, replace_head=True)
+    assert set(vars(config())) >= FREE
+
+
+def altered(path, **header) -> None:
+    """Change entries in the header of a file of ours; None takes one out."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() | header
+    save_file(load_file(path), path, {key: value for key, value in metadata.items() if value is not None})
+
+
+def config_json(config: ViTConfig, **changes) -> str:
+    fields = vars(config) | changes
+    return json.dumps({key: value for key, value in fields.items() if value != "absent"})
+
+
+def test_a_header_that_means_something_else_is_refused(config, tmp_path):
+    path, own = tmp_path / "model.safetensors", config()
+    cases = {
+        "unknown fields \\['wings'\\] and lacks \\[\\]": {"config": config_json(own, wings=2)},
+        "unknown fields \\[\\] and lacks \\['depth'\\]": {"config": config_json(own, depth="absent")},
+        "describes no model: got depth=0": {"config": config_json(own, depth=0)},
+        "describes no model": {"config": config_json(own, depth="two")},
+        "lacks \\['ape_std', 'class_token'": {"config": "[]"},
+        "no readable 'config'": {"config": "{"},
+        "no readable 'convention'": {"convention": None},
+        "another convention .pairs: 'halves' instead of": {"convention": json.dumps(CONVENTION | {"pairs": "halves"})},
+        "another convention .not a table": {"convention": "3"},
+        "no readable 'classes'": {"classes": None},
+    }
+    for message, header in cases.items():
+        save_model(path, ViT(own))
+        altered(path, **header)
+        with pytest.raises(WeightsError, match=message):
+            load_model(path)
+
+
+def test_a_file_that_does_not_say_its_model_is_refused(published, tmp_path):
+    torch.save(published(), tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="does not say which model it is"):
+        load_model(tmp_path / "model.pth")
+
+
+def test_create_model_loads_a_file_and_swaps_the_head(tmp_path):
+    small = {"width": 96, "depth": 2, "heads": 3}
+    name = "rope_mixed_ape_deit_small_patch16_LS"
+    path = save_model(tmp_path / "model.safetensors", ropevit.create_model(name, num_classes=10, img_size=64, **small))
+    assert ropevit.create_model(name, pretrained=path, num_classes=10, **small).pos_embed.shape == (1, 196, 96)
+    swapped = ropevit.create_model(name, pretrained=str(path), num_classes=4, img_size=(32, 48), **small)
+    assert swapped.config == replace(ViTConfig(position="rope_mixed_ape", **small), num_classes=4, img_size=(32, 48))
+    assert torch.equal(swapped.norm.weight, load_file(path)["norm.weight"])
+    assert ropevit.create_model(name, pretrained=path, num_classes=0, **small).config.num_classes == 0
+    with pytest.raises(WeightsError, match="only the head differs"):
+        ropevit.create_model(name, pretrained=path, **small)
+
+
+def test_create_model_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match="no model named 'rope_mixed_deit_smal_patch16_LS'; did you mean"):
+        ropevit.create_model("rope_mixed_deit_smal_patch16_LS")
+    with pytest.raises(ValueError, match="no option named colour"):
+        ropevit.create_model("rope_mixed_deit_small_patch16_LS", colour=3)

@@ -1,0 +1,62 @@
+"""The same weights in timm's own model."""
+
+import pytest
+import timm
+import torch
+from torch.testing import assert_close
+
+from ropevit.models import ViT
+from ropevit.weights import convert, load_weights
+from ropevit.weights.facts import TIMM_NAMES
+
+THEIRS = {
+    "rope_axial": "vit_small_patch16_rope_224",
+    "rope_mixed": "vit_small_patch16_rope_mixed_224",
+    "rope_axial_ape": "vit_small_patch16_rope_ape_224",
+    "rope_mixed_ape": "vit_small_patch16_rope_mixed_ape_224",
+}
+
+
+def pair(position, published, config) -> tuple[torch.nn.Module, ViT]:
+    """timm's model and ours, filled with the same published weights."""
+    state = published(position, width=384)
+    if "freqs" in state:
+        state["rope.freqs"] = state.pop("freqs").unflatten(-1, (6, -1))
+    weights = {key: value for key, value in state.items() if not key.startswith("freqs_t_")}
+    theirs = timm.create_model(THEIRS[position], depth=2, num_classes=10, img_size=64, dynamic_img_size=True).eval()
+    theirs.load_state_dict(weights)
+    ours = ViT(config(position, width=384, heads=6)).eval()
+    report = load_weights(ours, theirs.state_dict())
+    assert report.layout == ("timm" if "mixed" in position else "published")
+    assert not report.dropped
+    return theirs, ours
+
+
+@pytest.mark.parametrize("position", ["rope_axial", "rope_mixed"])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 64), (48, 160)])
+@torch.no_grad()
+def test_logits_agree_at_any_size(position, height, width, published, config):
+    theirs, ours = pair(position, published, config)
+    images = torch.randn(2, 3, height, width)
+    assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("position", ["rope_axial_ape", "rope_mixed_ape"])
+@torch.no_grad()
+def test_logits_agree_with_an_absolute_embedding_of_its_own_size(position, published, config):
+    theirs, ours = pair(position, published, config)
+    images = torch.randn(2, 3, 64, 64)
+    assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_converted_file_loads_into_timm_by_its_own_means(published, tmp_path):
+    state = published("rope_mixed_ape", width=384)
+    convert({"model": state}, tmp_path / "timm.safetensors", "timm")
+    options = {"depth": 2, "num_classes": 10, "img_size": 64, "checkpoint_path": str(tmp_path / "timm.safetensors")}
+    model = timm.create_model(THEIRS["rope_mixed_ape"], **options)
+    assert torch.equal(model.rope.freqs.flatten(2), state["freqs"])
+    assert torch.equal(model.pos_embed, state["pos_embed"])
+
+
+def test_timm_has_every_name_that_we_map_to_it():
+    assert all(timm.is_model(name) for name in TIMM_NAMES)
