@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +33,13 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderSplits:
-    """Files for training and for testing, class by class, and what was done to choose them."""
+class FolderFiles:
+    """Files class by class, and what was done to choose them."""
 
     train: Files
-    test: Files
-    notes: tuple[str, ...]
+    test: Files = field(default_factory=dict)
+    """Empty where the folders do not tell training from testing."""
+    notes: tuple[str, ...] = ()
 
 
 def load_folder(
@@ -63,8 +64,8 @@ def load_folder(
         ValueError: If the folder is missing, or does not hold at least two classes with images for both splits.
     """
     path = Path(path).expanduser()
-    splits = limit(find_splits(path), max_images)
-    entries = [*entries_of(splits.train, "train"), *entries_of(splits.test, "test")]
+    files = limit(find_files(path), max_images)
+    entries = [*entries_of(files.train, "train"), *entries_of(files.test, "test")]
     squares: list[np.ndarray | str] = []
     with ThreadPoolExecutor() as pool:
         for square in pool.map(lambda entry: read_square(entry.file, size), entries):
@@ -74,14 +75,14 @@ def load_folder(
     both = list(zip(entries, squares, strict=True))
     skipped = tuple(f"{entry.file.relative_to(path)}: {why}" for entry, why in both if isinstance(why, str))
     read = [(entry, square) for entry, square in both if not isinstance(square, str)]
+    if not files.test:
+        read = hold_out(read)
     side = max((len(square) for _, square in read), default=size)
-    train, test = (
-        collect([(entry.label, square) for entry, square in read if entry.split == split], split, side, splits, skipped)
-        for split in ("train", "test")
-    )
+    facts = {"classes": tuple(files.train), "source": f"the user's images in {path.resolve().name}"}
+    facts |= {"notes": files.notes, "skipped": skipped}
     name = path.resolve().name
-    named = {"source": f"the user's images in {name}", "notes": splits.notes, "skipped": skipped}
-    return replace(train, name=f"{name}/train", **named), replace(test, name=f"{name}/test", **named)
+    train, test = (collect(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
+    return train, test
 
 
 def entries_of(files: Files, split: str) -> Iterator[Entry]:
@@ -90,29 +91,37 @@ def entries_of(files: Files, split: str) -> Iterator[Entry]:
         yield from (Entry(split, label, file) for file in paths)
 
 
-def collect(
-    items: list[tuple[int, np.ndarray]], split: str, side: int, splits: FolderSplits, skipped: tuple[str, ...]
-) -> LabelledImages:
-    """Stack squares of pixels, brought to one size, after checking that no class was lost.
+def hold_out(read: list[tuple[Entry, np.ndarray]]) -> list[tuple[Entry, np.ndarray]]:
+    """Set a share of each class aside for testing; which files depends on their number alone."""
+    result = []
+    for label in sorted({entry.label for entry, _ in read}):
+        items = [item for item in read if item[0].label == label]
+        held = max(1, round(TEST_SHARE * len(items)))
+        order = torch.randperm(len(items), generator=stream("folder", "split", label)).tolist()
+        for rank, (entry, square) in sorted(zip(order, items, strict=True), key=lambda pair: pair[1][0].file):
+            result.append((entry._replace(split="test" if rank < held else "train"), square))
+    return result
+
+
+def collect(read: list[tuple[Entry, np.ndarray]], split: str, side: int, **facts: Any) -> LabelledImages:
+    """Stack the squares of a split, brought to one size.
 
     Raises:
-        ValueError: If none of the files of some class could be read.
+        ValueError: If there is no readable image of some class.
     """
-    missing = [name for label, name in enumerate(splits.train) if label not in {label for label, _ in items}]
+    items = [(entry.label, square) for entry, square in read if entry.split == split]
+    present = {label for label, _ in items}
+    missing = [name for label, name in enumerate(facts["classes"]) if label not in present]
     if missing:
-        raise ValueError(f"could read no {split} image of {listed(missing)}; first problem: {', '.join(skipped[:1])}")
+        why = f" ({facts['skipped'][0]})" if facts["skipped"] else ""
+        raise ValueError(f"found no readable {split} image of {listed(missing)}{why}; every class needs one at least")
     pixels = torch.from_numpy(np.stack([enlarge(square, side) for _, square in items]))
-    return LabelledImages(
-        images=pixels.movedim(-1, 1).contiguous(),
-        labels=torch.tensor([label for label, _ in items]),
-        classes=tuple(splits.train),
-        name=split,
-        source="",
-    )
+    labels = torch.tensor([label for label, _ in items])
+    return LabelledImages(images=pixels.movedim(-1, 1).contiguous(), labels=labels, **facts)
 
 
-def find_splits(path: Path) -> FolderSplits:
-    """Find the files of each class for training and testing.
+def find_files(path: Path) -> FolderFiles:
+    """Find the files of each class, for training and testing where folders tell them apart.
 
     Raises:
         ValueError: As `load_folder`.
@@ -125,21 +134,15 @@ def find_splits(path: Path) -> FolderSplits:
         if train.keys() != test.keys():
             odd = listed(sorted(train.keys() ^ test.keys()))
             raise ValueError(f"found {odd} in only one of {path / 'train'} and {tests[0]}; both need the same classes")
-        return FolderSplits(train=train, test=test, notes=())
-    root = path / "train" if subfolders(path / "train") and subfolders(path) == [path / "train"] else path
-    files = find_classes(root)
+        return FolderFiles(train=train, test=test)
+    only_train = subfolders(path) == [path / "train"] and subfolders(path / "train")
+    files = find_classes(path / "train" if only_train else path)
     few = [name for name, paths in files.items() if len(paths) < 2]
     if few:
         raise ValueError(
-            f"found fewer than 2 images of {listed(few)} in {root}; one is needed to train and one to test"
+            f"found fewer than 2 images of {listed(few)} in {path}; one is needed to train and one to test"
         )
-    shuffled = {name: shuffle(paths, "split", name) for name, paths in files.items()}
-    held = {name: max(1, round(TEST_SHARE * len(paths))) for name, paths in shuffled.items()}
-    return FolderSplits(
-        train={name: sorted(paths[held[name] :]) for name, paths in shuffled.items()},
-        test={name: sorted(paths[: held[name]]) for name, paths in shuffled.items()},
-        notes=(f"{TEST_SHARE:.0%} of each class, drawn once and for all, were kept for testing",),
-    )
+    return FolderFiles(train=files, notes=(f"{TEST_SHARE:.0%} of each class, always the same, were kept for testing",))
 
 
 def subfolders(path: Path) -> list[Path]:
@@ -175,40 +178,35 @@ def visible(file: Path) -> bool:
     return file.is_file() and not file.name.startswith(".")
 
 
-def limit(splits: FolderSplits, max_images: int | None) -> FolderSplits:
+def limit(files: FolderFiles, max_images: int | None) -> FolderFiles:
     """Keep at most `max_images`, split between training and testing as all of them are, classes balanced.
 
     Raises:
         ValueError: If fewer images are allowed than two for each class.
     """
-    train, test = (sum(map(len, files.values())) for files in (splits.train, splits.test))
+    train, test = (sum(map(len, part.values())) for part in (files.train, files.test))
     if max_images is None or train + test <= max_images:
-        return splits
-    classes = len(splits.train)
+        return files
+    classes = len(files.train)
     if max_images < 2 * classes:
         raise ValueError(f"got max_images={max_images} for {classes} classes; expected at least {2 * classes}")
-    for_test = min(max(classes, round(max_images * test / (train + test))), max_images - classes)
+    for_test = min(max(classes, round(max_images * test / (train + test))), max_images - classes) if test else 0
     note = f"a balanced part of {max_images} of the {train + test} images was used"
-    return FolderSplits(
-        train=balanced(splits.train, max_images - for_test),
-        test=balanced(splits.test, for_test),
-        notes=(*splits.notes, note),
+    return FolderFiles(
+        train=balanced(files.train, max_images - for_test),
+        test=balanced(files.test, for_test),
+        notes=(*files.notes, note),
     )
 
 
 def balanced(files: Files, count: int) -> Files:
-    """Take `count` files, as many of each class as possible; which ones depends on their names alone."""
-    ranked = [
-        (rank, name, file) for name, paths in files.items() for rank, file in enumerate(shuffle(paths, "part", name))
-    ]
+    """Take `count` files, as many of each class as possible; which ones depends on names and numbers alone."""
+    ranked = []
+    for name, paths in files.items():
+        order = torch.randperm(len(paths), generator=stream("folder", "part", name)).tolist()
+        ranked += [(rank, name, file) for rank, file in zip(order, paths, strict=True)]
     taken = {(name, file) for _, name, file in sorted(ranked)[:count]}
     return {name: [file for file in paths if (name, file) in taken] for name, paths in files.items()}
-
-
-def shuffle(paths: list[Path], purpose: str, name: str) -> list[Path]:
-    """Order files at random, the same way each time."""
-    order = torch.randperm(len(paths), generator=stream("folder", purpose, name))
-    return [paths[index] for index in order.tolist()]
 
 
 def read_square(file: Path, size: int) -> np.ndarray | str:

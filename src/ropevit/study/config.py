@@ -8,7 +8,7 @@ from ropevit.models.vit import POSITION_EMBEDDINGS
 from ropevit.study.device import PRECISIONS
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
-from ropevit.study.settings import PANELS, PanelSettings, preset
+from ropevit.study.settings import PANELS, PanelSettings, as_json, preset
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.
 HOW = ("out", "resume", "workers")
@@ -116,16 +116,8 @@ class StudyConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Write the config as JSON can hold it, with the full settings of each panel under `settings`."""
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        settings = {panel: as_json(asdict(self.settings(panel))) for panel in self.panels}
-        return plain | {"out": str(self.out), "settings": settings}
-
-
-def as_json(value: Any) -> Any:
-    """Replace tuples by lists, as they come back from JSON."""
-    if isinstance(value, dict):
-        return {key: as_json(item) for key, item in value.items()}
-    return [as_json(item) for item in value] if isinstance(value, tuple | list) else value
+        settings = {panel: self.settings(panel).to_dict() for panel in self.panels}
+        return as_json(asdict(self)) | {"out": str(self.out), "settings": settings}
 
 
 def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:

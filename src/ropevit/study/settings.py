@@ -1,7 +1,7 @@
 """Settings of one panel: its model, training and images; and the tables of presets that `ropevit study` starts from."""
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from ropevit.data.canvas import CanvasLaw
 from ropevit.data.crops import CropLaw
@@ -75,6 +75,17 @@ class PanelSettings:
                 below = size // self.patch_size * self.patch_size
                 near = f"{below} or {below + self.patch_size}" if below > 0 else str(self.patch_size)
                 raise ValueError(f"got {name} {size}; patches of {self.patch_size} pixels do not tile it: take {near}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the settings as JSON can hold them."""
+        return as_json(asdict(self))
+
+
+def as_json(value: Any) -> Any:
+    """Replace tuples by lists, as they come back from JSON."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 #: The embedded images; chosen on held-out training images, see docs/study.md.

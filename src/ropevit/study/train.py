@@ -1,5 +1,6 @@
 """One training of a study, from the start or from a checkpoint, to its result."""
 
+import copy
 import json
 import math
 import statistics
@@ -20,6 +21,8 @@ from ropevit.study.device import computing
 from ropevit.study.events import Evaluating, Report, Run, RunStarted, StepDone
 from ropevit.study.panels import Panel
 from ropevit.study.settings import PanelSettings
+from ropevit.weights.errors import first_line
+from ropevit.weights.reading import read_file
 from ropevit.weights.saving import save_model, write_atomically
 
 #: Checkpoints and lines of the log in a training.
@@ -94,7 +97,7 @@ def train(job: Job) -> dict[str, Any]:
         "step_ms": round(state.step_ms, 3),
         "train_seconds": round(state.seconds, 3),
         "eval_seconds": round(time.perf_counter() - begin, 3),
-        "settings": asdict(settings),
+        "settings": settings.to_dict(),
     }
     keep_model(state.model, job)
     write_json(job.folder / "result.json", result)
@@ -239,11 +242,11 @@ def resume(state: State, path: Path, device: torch.device) -> None:
         ValueError: If the file is not a checkpoint of this model.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content, _ = read_file(path)
         state.model.load_state_dict(content["model"])
-        state.optimizer.load_state_dict(content["optimizer"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
-        raise ValueError(f"cannot go on from {path}: {error}; delete it to train this run again") from error
+        state.optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))  # the file is mapped, and replaced later
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"cannot go on from {path}: {first_line(error)}; delete it to train this run again") from error
     state.step, state.seconds, state.step_ms = content["step"], content["seconds"], content["step_ms"]
     torch.set_rng_state(content["rng"])
     state.model.to(device)

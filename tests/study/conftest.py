@@ -1,0 +1,48 @@
+"""A study small enough to run in a test: two classes of tiny images, two steps."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ropevit.data.canvas import CanvasLaw
+from ropevit.data.labelled import LabelledImages
+from ropevit.study.events import Run
+from ropevit.study.panels import PANEL_CLASSES
+from ropevit.study.settings import PanelSettings
+from ropevit.study.train import Job
+
+TINY = PanelSettings(
+    patch_size=4, width=16, depth=2, heads=2, train_size=8, test_sizes=(4, 8, 12), steps=6, batch_size=4,
+    canvas=CanvasLaw(item_size=6), test_canvases=3,
+)  # fmt: skip
+
+
+def tiny_images(name: str, count: int = 12) -> LabelledImages:
+    return LabelledImages(
+        images=torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8),
+        labels=torch.arange(count) % 3,
+        classes=("a", "b", "c"),
+        name=name,
+        source="random numbers",
+    )
+
+
+@pytest.fixture
+def images():
+    return tiny_images("tiny/train"), tiny_images("tiny/test")
+
+
+@pytest.fixture
+def make_job(images, tmp_path):
+    """Make a job on the tiny images; each has a directory of its own."""
+
+    def make(panel="zoom", embedding="rope_mixed", seed=0, folder: Path | None = None, **options) -> Job:
+        settings = replace(TINY, **options.pop("settings", {}))
+        run = Run(panel=panel, embedding=embedding, seed=seed)
+        fields = {"report": lambda _: None, "should_stop": lambda: False, "dtype": torch.float32} | options
+        panel = PANEL_CLASSES[panel](settings, *images)
+        return Job(run=run, panel=panel, folder=folder or tmp_path / run.name, device=torch.device("cpu"), **fields)
+
+    return make

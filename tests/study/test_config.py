@@ -1,0 +1,63 @@
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ropevit.study.config import StudyConfig
+from ropevit.study.events import Run
+
+
+def test_options_replace_the_preset_of_every_panel():
+    config = StudyConfig(steps=7, train_size=48, test_sizes=(24, 48, 96))
+    for panel in config.panels:
+        settings = config.settings(panel)
+        assert (settings.steps, settings.train_size, settings.test_sizes) == (7, 48, (24, 48, 96))
+    assert StudyConfig().settings("zoom").steps != 7
+
+
+def test_test_sizes_follow_the_training_size_where_only_that_is_given():
+    settings = StudyConfig(train_size=64, panels=("field",)).settings("field")
+    assert settings.test_sizes[0] == 32
+    assert 64 in settings.test_sizes
+    assert all(size % settings.patch_size == 0 for size in settings.test_sizes)
+
+
+def test_all_embeddings_of_a_seed_come_before_the_next_seed():
+    runs = StudyConfig(panels=("zoom",), embeddings=("none", "ape"), seeds=2).runs()
+    assert [(run.embedding, run.seed) for run in runs] == [("none", 0), ("ape", 0), ("none", 1), ("ape", 1)]
+    assert Run(panel="zoom", embedding="ape", seed=1).name == "zoom-ape-seed1"
+
+
+def test_a_folder_is_read_at_the_largest_size_that_is_used():
+    config = StudyConfig(data="photos", panels=("zoom",))
+    assert config.image_size() == max(config.settings("zoom").test_sizes)
+    assert StudyConfig(data="photos", panels=("field",)).image_size() < 64
+
+
+def test_the_config_survives_json_with_the_settings_of_each_panel():
+    config = StudyConfig(out=Path("somewhere"), seeds=3)
+    stored = config.to_dict()
+    assert json.loads(json.dumps(stored)) == stored
+    assert stored["settings"]["zoom"]["steps"] == config.settings("zoom").steps
+    assert stored.keys() - {"settings"} == {field.name for field in fields(StudyConfig)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"panels": ("wide",)}, "got panel wide; choose from field, zoom"),
+        ({"panels": ()}, "got panel list empty"),
+        ({"embeddings": ("rope",)}, "got embedding rope; choose from none, ape"),
+        ({"embeddings": ("ape", "ape")}, "name each once"),
+        ({"seeds": 0}, "got seeds=0; expected at least 1"),
+        ({"precision": "half"}, "choose one of auto, float32, bfloat16"),
+        ({"max_images": 10}, "it is for a folder of your own"),
+        ({"train_size": 50}, "take 48 or 52"),
+        ({"heads": 3}, "multiple of the heads"),
+        ({"patch_size": 8}, "patches of 8 pixels do not tile it"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_starts(changes, message):
+    with pytest.raises(ValueError, match=message):
+        StudyConfig(**changes)

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from ropevit.study.device import available_cores, computing, environment, resolve_device, resolve_precision
+
+
+def test_cpu_is_there_and_other_devices_are_refused_where_they_are_not():
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    for name in ("cuda:99", "toaster"):
+        with pytest.raises(ValueError, match=f"got device '{name}', which is not available here"):
+            resolve_device(name)
+
+
+def test_precision_is_what_was_asked_for():
+    cpu = torch.device("cpu")
+    assert resolve_precision("float32", cpu) == torch.float32
+    assert resolve_precision("bfloat16", cpu) == torch.bfloat16
+    assert resolve_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+    with pytest.raises(ValueError, match="got precision 'half'"):
+        resolve_precision("half", cpu)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_are_computed_in_the_precision(dtype):
+    with computing(torch.device("cpu"), dtype):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_the_environment_names_what_made_a_result():
+    facts = environment(torch.device("cpu"), torch.bfloat16, workers=2, threads=3)
+    assert facts["torch"] == torch.__version__
+    assert (facts["precision"], facts["workers"], facts["threads"]) == ("bfloat16", 2, 3)
+    assert facts["device"].startswith("cpu: ")
+    assert facts["cores"] == available_cores() >= 1
