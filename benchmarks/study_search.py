@@ -1,15 +1,17 @@
 """Search settings for `ropevit study` on held-out training images, never on the test images.
 
-    python benchmarks/study_search.py GRID [GRID ...]     # names of grids below; all of them without a name
+    python benchmarks/study_search.py             # train whatever of the grids below is not in the results yet
+    python benchmarks/study_search.py --show      # print the results as tables; docs/study.md has them
 
-Trains on 9,000 of the embedded training images and measures on the other 1,000, with seeds from 100 on, one thread.
-Each run adds a line to `results/study_search.csv`; runs that are there already are skipped.
+Trains on 9,000 of the embedded training images and measures on the other 1,000, with seeds from 100 on and one thread.
+Each run adds a line to `results/study_search.csv`, which names what it changes from where the search began.
 """
 
 import argparse
 import csv
 import itertools
 import json
+import statistics
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +23,7 @@ import torch
 from ropevit.data.canvas import CanvasLaw
 from ropevit.data.crops import CropLaw
 from ropevit.data.fashion import load_fashion
+from ropevit.data.labelled import LabelledImages
 from ropevit.study.device import environment, resolve_precision
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES
@@ -28,18 +31,7 @@ from ropevit.study.settings import PanelSettings
 from ropevit.study.train import Job, train
 
 RESULTS = Path(__file__).parent / "results/study_search.csv"
-COLUMNS = [
-    "grid",
-    "panel",
-    "embedding",
-    "seed",
-    "changes",
-    "scores",
-    "train_seconds",
-    "eval_seconds",
-    "step_ms",
-    "where",
-]
+COLUMNS = ["panel", "embedding", "seed", "changes", "scores", "train_seconds", "eval_seconds", "step_ms", "where"]
 EMBEDDINGS = ("ape", "rope_axial", "rope_mixed")
 
 AREAS = {
@@ -76,29 +68,30 @@ def grid(panel: str, embeddings: tuple[str, ...], seeds: tuple[int, ...], **axes
             yield {"panel": panel, "embedding": embedding, "seed": seed, "changes": changes}
 
 
-PAIR = ("ape", "rope_mixed")
-FAN = ("fan_in",)
+APE, MIXED, PAIR = ("ape",), ("rope_mixed",), ("ape", "rope_mixed")
+SEED, SEEDS = (100,), (100, 101, 102)
+FAN = {"start": ("fan_in",)}
+LOOK = FAN | {"canvas": ("plain 20",)}
+FIELD = LOOK | {"batch_size": (16,), "steps": (1500,)}
 
-GRIDS = {
-    "zoom-crop-deit": [*grid("zoom", EMBEDDINGS, (100,), crop=("log .08-1",))],
-    "field-item-deit": [*grid("field", PAIR, (100,), canvas=("item 16",))],
-    "zoom-batch": [
-        *grid("zoom", PAIR, (100,), start=FAN),
-        *grid("zoom", PAIR, (100,), start=FAN, batch_size=(64,), steps=(900,)),
-    ],
-    "field-batch": [
-        *grid("field", PAIR, (100,), start=FAN, canvas=("item 20",)),
-        *grid("field", PAIR[:1], (100,), start=FAN, canvas=("item 20",), batch_size=(32,), steps=(800,)),
-        *grid("field", PAIR[1:], (100,), start=FAN, canvas=("plain 20",)),
-        *grid("field", PAIR[1:], (100,), start=FAN, canvas=("plain 20",), lr=(4e-3,)),
-        *grid("field", PAIR[1:], (100,), start=FAN, canvas=("plain 20",), batch_size=(32,), steps=(800,)),
-        *grid("field", PAIR[1:], (100,), start=FAN, canvas=("plain 20",), batch_size=(32,), steps=(800,), lr=(4e-3,)),
-        *grid("field", PAIR[1:], (100,), start=FAN, canvas=("plain 20",), batch_size=(16,), steps=(1500,)),
-        *grid("field", PAIR[1:], (100,), start=FAN, canvas=("plain 24",), batch_size=(32,), steps=(800,)),
-    ],
-    "zoom-lr": [*grid("zoom", EMBEDDINGS, (100,), start=FAN, lr=(1e-3, 2e-3, 4e-3))],
-    "zoom-ape": [*grid("zoom", ("ape",), (100,), start=FAN, ape_std=(0.02, 0.1, 0.3, 1.0))],
-}
+GRIDS = [
+    # First looks, to find settings in which anything is learned within the time there is.
+    *grid("zoom", EMBEDDINGS, SEED),
+    *grid("zoom", APE, SEED, crop=("uniform .08-1",)),
+    *grid("zoom", PAIR, SEED, **FAN),
+    *grid("zoom", PAIR, SEED, **FAN, batch_size=(64,), steps=(900,)),
+    *grid("field", ("ape", "rope_axial"), SEED),
+    *grid("field", PAIR, SEED, **FAN, canvas=("item 20",)),
+    *grid("field", APE, SEED, **FAN, canvas=("item 20",), batch_size=(32,), steps=(800,)),
+    *grid("field", MIXED, SEED, **LOOK, lr=(2e-3, 4e-3)),
+    *grid("field", MIXED, SEED, **LOOK, batch_size=(32,), steps=(800,), lr=(2e-3, 4e-3)),
+    *grid("field", MIXED, SEED, **FAN, canvas=("plain 24",), batch_size=(32,), steps=(800,)),
+    # The settings of the study: the same grid of learning rates for all, and starts for the absolute embedding.
+    *grid("zoom", EMBEDDINGS, SEED, **FAN, lr=(1e-3, 2e-3, 4e-3)),
+    *grid("zoom", APE, SEED, **FAN, ape_std=(0.02, 0.1, 0.3, 1.0)),
+    *grid("field", EMBEDDINGS, SEED, **FIELD, lr=(1e-3, 2e-3, 4e-3)),
+    *grid("field", APE, SEED, **FIELD, ape_std=(0.02, 0.1, 0.3, 1.0)),
+]
 
 
 def settings_of(panel: str, changes: dict[str, Any]) -> PanelSettings:
@@ -107,50 +100,85 @@ def settings_of(panel: str, changes: dict[str, Any]) -> PanelSettings:
     return replace(BASE[panel], **{key: named[key][value] if key in named else value for key, value in changes.items()})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("grids", nargs="*", help=f"of {', '.join(GRIDS)}")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+def run_one(row: dict[str, Any], images: tuple[LabelledImages, LabelledImages]) -> dict[str, str]:
+    """Train and measure one row of the grids and give its line of the results."""
     device = torch.device("cpu")
     dtype = resolve_precision("auto", device)
-    facts = environment(device, dtype, 1, 1)
-    where = "; ".join(f"{key} {facts[key]}" for key in ("torch", "device", "precision", "threads"))
+    run = Run(panel=row["panel"], embedding=row["embedding"], seed=row["seed"])
+    panel = PANEL_CLASSES[run.panel](settings_of(run.panel, row["changes"]), *images)
+    how = {"device": device, "dtype": dtype, "report": lambda _: None, "should_stop": lambda: False}
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(Job(run=run, panel=panel, folder=Path(folder), **how))
+    facts = environment(device, dtype, workers=1, threads=1)
+    line = row | {name: result[name] for name in ("scores", "train_seconds", "eval_seconds", "step_ms")}
+    line["where"] = "; ".join(f"{name} {facts[name]}" for name in ("torch", "device", "precision", "threads"))
+    return {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in line.items()}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Read the lines that are there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def search(path: Path) -> None:
+    """Run what is missing, adding each line as soon as it is known."""
+    torch.set_num_threads(1)
     images = load_fashion("search"), load_fashion("val")
-    done = set()
-    if arguments.results.exists():
-        with arguments.results.open(newline="") as file:
-            done = {(row["panel"], row["embedding"], row["seed"], row["changes"]) for row in csv.DictReader(file)}
-    for name in arguments.grids or GRIDS:
-        for row in GRIDS[name]:
-            key = row["panel"], row["embedding"], str(row["seed"]), json.dumps(row["changes"])
-            if key in done:
-                continue
-            run = Run(panel=row["panel"], embedding=row["embedding"], seed=row["seed"])
-            panel = PANEL_CLASSES[run.panel](settings_of(run.panel, row["changes"]), *images)
-            with tempfile.TemporaryDirectory() as folder:
-                result = train(
-                    Job(
-                        run=run,
-                        panel=panel,
-                        folder=Path(folder),
-                        device=device,
-                        dtype=dtype,
-                        report=lambda _: None,
-                        should_stop=lambda: False,
-                    )
-                )
-            done.add(key)
-            times = {key: result[key] for key in ("train_seconds", "eval_seconds", "step_ms")}
-            line = row | times | {"grid": name, "where": where}
-            line |= {"changes": json.dumps(row["changes"]), "scores": json.dumps(result["scores"])}
-            fresh = not arguments.results.exists()
-            with arguments.results.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                if fresh:
-                    writer.writeheader()
-                writer.writerow(line)
+    for row in GRIDS:
+        key = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in row.items()}
+        lines = read(path)
+        if any(key.items() <= line.items() for line in lines):
+            continue
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if not lines:
+                writer.writeheader()
+            writer.writerow(run_one(row, images))
+
+
+def rule(panel: str, scores: dict[str, float]) -> float:
+    """Sum a curve up by what settings are chosen by: the mean from the training size to twice that."""
+    size = BASE[panel].train_size
+    return statistics.mean(score for side, score in scores.items() if size <= int(side) <= 2 * size)
+
+
+def show(path: Path) -> Iterator[str]:
+    """Lay the results out as one table a panel: mean, and standard deviation where there are several seeds."""
+    lines = read(path)
+    for panel in BASE:
+        sizes = [str(size) for size in BASE[panel].test_sizes]
+        yield f"| {panel}: changes | embedding | seeds | {' | '.join(sizes)} | training size to 2x |"
+        yield "|" + "---|" * (len(sizes) + 4)
+        groups: dict[tuple[str, str], list[dict[str, float]]] = {}
+        for line in lines:
+            if line["panel"] == panel:
+                groups.setdefault((line["changes"], line["embedding"]), []).append(json.loads(line["scores"]))
+        for (changes, embedding), runs in sorted(groups.items()):
+            cells = [spread([run[size] for run in runs]) for size in sizes]
+            cells.append(spread([rule(panel, run) for run in runs]))
+            named = ", ".join(f"{name} {value}" for name, value in json.loads(changes).items()) or "none"
+            yield f"| {named} | {embedding} | {len(runs)} | {' | '.join(cells)} |"
+        yield ""
+
+
+def spread(values: list[float]) -> str:
+    """Write a mean, with the standard deviation of several values."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--show", action="store_true", help="print the results as tables")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    if arguments.show:
+        print("\n".join(show(arguments.results)))
+    else:
+        search(arguments.results)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,12 @@ def test_a_directory_in_use_is_left_alone(tmp_path):
         run_study(config(tmp_path, out=tmp_path / "mine/notes.txt"), lambda _: None)
 
 
+def test_images_that_cannot_be_used_leave_no_directory_behind(tmp_path):
+    with pytest.raises(ValueError, match="found no folder"):
+        run_study(config(tmp_path, data=str(tmp_path / "nowhere"), test_sizes=(56, 64)), lambda _: None)
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_study_goes_on_with_more_seeds_and_keeps_what_is_done(tmp_path):
     first = run_study(config(tmp_path), lambda _: None)
     events = []

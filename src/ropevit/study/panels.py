@@ -59,7 +59,7 @@ class ZoomPanel:
     metric = "top-1 accuracy (%)"
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
-        self.settings, self.train, self.test = settings, train, test
+        self.settings, self.train, self.test = settings, train, some(test, settings.test_images)
         self.labels = train.classes
         self.classes: tuple[str, ...] | None = train.classes
 
@@ -173,6 +173,13 @@ def batches(count: int, size: int, patch: int) -> Iterator[slice]:
     step = max(1, TOKENS_AT_ONCE // (size // patch) ** 2)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
+
+
+def some(data: LabelledImages, count: int) -> LabelledImages:
+    """Take `count` images at random, always the same ones; all where there are no more."""
+    if len(data) <= count:
+        return data
+    return data.take(torch.randperm(len(data), generator=stream("test images"))[:count].sort().values)
 
 
 def shrink(images: Tensor, settings: PanelSettings) -> Tensor:

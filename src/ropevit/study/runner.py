@@ -50,8 +50,10 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
     """
     device = resolve_device(config.device)
     dtype = resolve_precision(config.precision, device)
-    prepare(config)
+    check_directory(config)
     train, test = load_images(config, report)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(config.out / "config.json", config.to_dict())
     missing = [run for run in config.runs() if kept_result(config.out, run) is None]
     for run in config.runs():
         if run not in missing:
@@ -80,8 +82,8 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
     return results
 
 
-def prepare(config: StudyConfig) -> None:
-    """Make the directory and write `config.json`; refuse to overwrite or mix studies.
+def check_directory(config: StudyConfig) -> None:
+    """Refuse a directory in which something would be overwritten or mixed up.
 
     Raises:
         ValueError: As `run_study`.
@@ -97,8 +99,6 @@ def prepare(config: StudyConfig) -> None:
                 f"{config.out} holds a study already; add --resume to go on with it, or give another --out"
             )
         refuse_other_study(config, path)
-    config.out.mkdir(parents=True, exist_ok=True)
-    write_json(path, config.to_dict())
 
 
 def refuse_other_study(config: StudyConfig, path: Path) -> None:

@@ -45,11 +45,14 @@ class PanelSettings:
     """How `zoom` draws training crops."""
     canvas: CanvasLaw = field(default_factory=CanvasLaw)
     """How `field` fills canvases."""
+    test_images: int = 2000
+    """Images on which `zoom` is tested; where there are more, a random part, always the same."""
     test_canvases: int = 200
     """Canvases of each size on which `field` is tested."""
 
     def __post_init__(self) -> None:
-        least = {"patch_size": 1, "width": 1, "depth": 1, "heads": 1, "steps": 1, "batch_size": 1, "test_canvases": 1}
+        least = {"patch_size": 1, "width": 1, "depth": 1, "heads": 1, "steps": 1, "batch_size": 1}
+        least |= {"test_images": 1, "test_canvases": 1}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected at least {minimum}")
@@ -90,19 +93,28 @@ def as_json(value: Any) -> Any:
 
 #: The embedded images; chosen on held-out training images, see docs/study.md.
 FASHION = {
-    "field": PanelSettings(train_size=32, test_sizes=(16, 24, 32, 48, 64, 96), batch_size=64),
-    "zoom": PanelSettings(train_size=28, test_sizes=(16, 20, 24, 28, 32, 40, 48, 56, 64)),
+    "field": PanelSettings(
+        train_size=32,
+        test_sizes=(16, 24, 32, 48, 64, 96),
+        steps=1500,
+        batch_size=16,
+        canvas=CanvasLaw(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05),
+    ),
+    "zoom": PanelSettings(
+        train_size=28, test_sizes=(16, 20, 28, 32, 40, 48, 56), steps=450, batch_size=128, crop=CropLaw(law="log")
+    ),
 }
 
-#: The embedded images within a minute.
+#: The embedded images within a minute: small batches make the most of few images.
 FASHION_QUICK = {
-    "field": replace(FASHION["field"], steps=150, test_sizes=(16, 32, 64), test_canvases=60),
-    "zoom": replace(FASHION["zoom"], steps=100, test_sizes=(16, 28, 56)),
+    "field": replace(FASHION["field"], steps=250, test_sizes=(16, 32, 64), test_canvases=50),
+    "zoom": replace(FASHION["zoom"], steps=150, batch_size=32, test_sizes=(16, 28, 56), test_images=500),
 }
 
-_PASTED = CanvasLaw(item_size=32, jitter=1.25, turn=0.0, cutout=False)
+#: Whole pictures, pasted as squares of five patches a side.
+_PASTED = replace(FASHION["field"].canvas, item_size=40, cutout=False)
 
-#: A user's own images: the same number of tokens as with the embedded ones, from patches twice as large.
+#: A user's own images: as many tokens as with the embedded ones, from patches twice as large.
 FOLDER = {
     "field": replace(
         FASHION["field"], patch_size=8, train_size=64, test_sizes=(32, 48, 64, 96, 128, 192), canvas=_PASTED
@@ -111,8 +123,8 @@ FOLDER = {
 }
 
 FOLDER_QUICK = {
-    "field": replace(FOLDER["field"], steps=150, test_sizes=(32, 64, 128), test_canvases=60),
-    "zoom": replace(FOLDER["zoom"], steps=100, test_sizes=(32, 64, 128)),
+    "field": replace(FOLDER["field"], steps=250, test_sizes=(32, 64, 128), test_canvases=50),
+    "zoom": replace(FOLDER["zoom"], steps=150, batch_size=32, test_sizes=(32, 64, 128), test_images=500),
 }
 
 

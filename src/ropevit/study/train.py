@@ -82,7 +82,7 @@ def train(job: Job) -> dict[str, Any]:
     settings = job.panel.settings
     state = start(job)
     if (job.folder / "checkpoint.pt").exists():
-        resume(state, job.folder / "checkpoint.pt", job.device)
+        resume(state, job.folder / "checkpoint.pt")
     trim_log(job.folder / "log.jsonl", state.step)
     job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
     run_steps(state, job)
@@ -163,12 +163,12 @@ def run_steps(state: State, job: Job) -> None:
             now = time.perf_counter()
             durations.append(1000 * (now - begin))
             state.seconds += now - begin
-            state.step_ms = statistics.median(durations)
             if state.step % log_every == 0 or state.step == settings.steps:
                 line = {"step": state.step, "loss": loss, "lr": lr, "seconds": round(state.seconds, 3)}
                 log.write(json.dumps(line) + "\n")
                 log.flush()
             if state.step % every == 0 or state.step == settings.steps:
+                state.step_ms = statistics.median(durations)
                 save(state, job.folder / "checkpoint.pt")
             if now - reported > REPORT_EVERY or state.step == settings.steps:
                 reported = now
@@ -223,19 +223,21 @@ def evaluate(model: ViT, job: Job) -> dict[int, float]:
 
 
 def save(state: State, path: Path) -> None:
-    """Write a checkpoint so that an interruption never leaves half of one."""
+    """Write a checkpoint, whole or not at all.
+
+    It needs no state of random numbers: every draw comes from a stream that the panel, the seed and the step name.
+    """
     content = {
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "step": state.step,
         "seconds": state.seconds,
         "step_ms": state.step_ms,
-        "rng": torch.get_rng_state(),
     }
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def resume(state: State, path: Path, device: torch.device) -> None:
+def resume(state: State, path: Path) -> None:
     """Put a training where its checkpoint was.
 
     Raises:
@@ -248,8 +250,6 @@ def resume(state: State, path: Path, device: torch.device) -> None:
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"cannot go on from {path}: {first_line(error)}; delete it to train this run again") from error
     state.step, state.seconds, state.step_ms = content["step"], content["seconds"], content["step_ms"]
-    torch.set_rng_state(content["rng"])
-    state.model.to(device)
 
 
 def trim_log(path: Path, step: int) -> None:

@@ -1,12 +1,13 @@
 """Where the trainings of a study happen: in this process, or shared out among worker processes."""
 
+import functools
 import multiprocessing
 import os
 import queue
 import signal
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,13 +18,14 @@ import torch
 from ropevit.data.labelled import LabelledImages
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Report, Run, RunDone, RunFailed
-from ropevit.study.panels import PANEL_CLASSES
+from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import DivergedError, Job, Stopped, train
 
 #: Seconds between two looks at the workers and at the stop event.
 POLL = 0.2
 
 Images = tuple[LabelledImages, LabelledImages]
+Panels = Callable[[str], Panel]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +41,30 @@ class Plan:
 
 def run_here(plan: Plan, images: Images, report: Report, stopped: threading.Event) -> None:
     """Do the runs one after the other in this process, until done or stopped."""
-    here = images[0].to(plan.device), images[1].to(plan.device)
+    panels = make_panels(plan, (images[0].to(plan.device), images[1].to(plan.device)))
     for run in plan.runs:
         if stopped.is_set():
             return
-        do_run(plan, here, run, report, stopped)
+        do_run(plan, panels, run, report, stopped)
 
 
-def do_run(plan: Plan, images: Images, run: Run, report: Report, stopped: Any) -> None:
+def make_panels(plan: Plan, images: Images) -> Panels:
+    """Make each panel once, when it is first needed: preparing a user's images can take a while."""
+
+    @functools.cache
+    def panel(name: str) -> Panel:
+        return PANEL_CLASSES[name](plan.config.settings(name), *images)
+
+    return panel
+
+
+def do_run(plan: Plan, panels: Panels, run: Run, report: Report, stopped: Any) -> None:
     """Do one run and report how it ended; `stopped` is an event of threads or of processes."""
     parent = os.getppid()
     try:
         job = Job(
             run=run,
-            panel=PANEL_CLASSES[run.panel](plan.config.settings(run.panel), *images),
+            panel=panels(run.panel),
             folder=plan.config.out / "runs" / run.name,
             device=plan.device,
             dtype=plan.dtype,
@@ -75,7 +87,7 @@ def run_in_workers(plan: Plan, images: Images, workers: int, report: Report, sto
     tasks, events, stop = context.Queue(), context.Queue(), context.Event()
     for task in (*plan.runs, *[None] * workers):
         tasks.put(task)
-    with tempfile.TemporaryDirectory(prefix="ropevit-") as folder:
+    with tempfile.TemporaryDirectory(prefix=".images-", dir=plan.config.out) as folder:
         store = Path(folder) / "images.pt"
         torch.save([dict(vars(part)) for part in images], store)
         arguments = (plan, store, tasks, events, stop)
@@ -97,11 +109,12 @@ def work(plan: Plan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells by the event
     torch.set_num_threads(plan.threads)
     train, test = (LabelledImages(**part) for part in torch.load(store, mmap=True, weights_only=True))
+    panels = make_panels(plan, (train, test))
     while not stop.is_set():
         run = tasks.get()
         if run is None:
             return
-        do_run(plan, (train, test), run, events.put, stop)
+        do_run(plan, panels, run, events.put, stop)
 
 
 def listen(
