@@ -27,9 +27,9 @@ from ropevit.data.folder import load_folder
 from ropevit.data.labelled import LabelledImages
 from ropevit.study.config import HOW, StudyConfig
 from ropevit.study.device import available_cores, environment, resolve_device, resolve_precision
-from ropevit.study.events import Loading, Report, Run, RunDone, RunFailed
+from ropevit.study.events import Event, Loading, Report, Run, RunDone, RunFailed
 from ropevit.study.train import write_json
-from ropevit.study.workers import Plan, run_here, run_in_workers
+from ropevit.study.workers import Images, Plan, run_here, run_in_workers
 
 
 def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
@@ -48,38 +48,56 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
         ValueError: If the directory holds another study, or one and `resume` is off; if the images are unusable.
         KeyboardInterrupt: If the user interrupts; every step done is kept and `resume` goes on from there.
     """
-    device = resolve_device(config.device)
-    dtype = resolve_precision(config.precision, device)
     check_directory(config)
-    train, test = load_images(config, report)
+    plan = make_plan(config)
+    images = load_images(config, report)
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / "config.json", config.to_dict())
-    missing = [run for run in config.runs() if kept_result(config.out, run) is None]
-    for run in config.runs():
-        if run not in missing:
-            report(RunDone(run=run, result=kept_result(config.out, run) or {}, kept=True))
-    workers, threads = share_cores(config, device, len(missing))
-    plan = Plan(config=config, runs=tuple(missing), device=device, dtype=dtype, threads=threads)
+    facts = {
+        "environment": environment(plan.device, plan.dtype, plan.workers, plan.threads),
+        "data": describe(*images),
+        "skipped_files": sorted({*images[0].skipped, *images[1].skipped}),
+    }
     failed: list[dict[str, Any]] = []
+    try:
+        completed = execute(plan, images, report, failed)
+    finally:
+        results = collect(config, facts, failed)
+    if not completed:
+        raise KeyboardInterrupt
+    return results
 
-    def note(event: Any) -> None:
+
+def make_plan(config: StudyConfig) -> Plan:
+    """List what is left to do, and share the cores out."""
+    device = resolve_device(config.device)
+    missing = tuple(run for run in config.runs() if kept_result(config.out, run) is None)
+    workers, threads = share_cores(config, device, len(missing))
+    return Plan(
+        config=config,
+        runs=missing,
+        device=device,
+        dtype=resolve_precision(config.precision, device),
+        workers=workers,
+        threads=threads,
+    )
+
+
+def execute(plan: Plan, images: Images, report: Report, failed: list[dict[str, Any]]) -> bool:
+    """Do a plan, collecting the runs that fail; tell whether it was done to the end, not interrupted."""
+
+    def note(event: Event) -> None:
         if isinstance(event, RunFailed):
             failed.append({**asdict(event.run), "message": event.message})
         report(event)
 
-    facts = {"environment": environment(device, dtype, workers, threads), "data": describe(train, test)}
-    facts["skipped_files"] = sorted({*train.skipped, *test.skipped})
-    try:
-        with stop_on_interrupt() as stopped:
-            if workers > 1:
-                run_in_workers(plan, (train, test), workers, note, stopped)
-            else:
-                run_here(plan, (train, test), note, stopped)
-    finally:
-        results = collect(config, facts, failed)
-    if stopped.is_set():
-        raise KeyboardInterrupt
-    return results
+    for run in plan.config.runs():
+        if run not in plan.runs:
+            report(RunDone(run=run, result=kept_result(plan.config.out, run) or {}, kept=True))
+    with stop_on_interrupt() as stopped:
+        do_all = run_here if plan.workers == 1 else run_in_workers
+        do_all(plan, images, note, stopped)
+    return not stopped.is_set()
 
 
 def check_directory(config: StudyConfig) -> None:
@@ -118,7 +136,7 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
         )
 
 
-def load_images(config: StudyConfig, report: Report) -> tuple[LabelledImages, LabelledImages]:
+def load_images(config: StudyConfig, report: Report) -> Images:
     """Load the training and test images that a config names."""
     if config.data == "fashion":
         return load_fashion("train"), load_fashion("test")

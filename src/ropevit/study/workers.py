@@ -36,6 +36,7 @@ class Plan:
     runs: tuple[Run, ...]
     device: torch.device
     dtype: torch.dtype
+    workers: int
     threads: int
 
 
@@ -78,20 +79,20 @@ def do_run(plan: Plan, panels: Panels, run: Run, report: Report, stopped: Any) -
         report(RunFailed(run=run, message=" ".join(str(error).split())))
 
 
-def run_in_workers(plan: Plan, images: Images, workers: int, report: Report, stopped: threading.Event) -> None:
+def run_in_workers(plan: Plan, images: Images, report: Report, stopped: threading.Event) -> None:
     """Share the runs out among processes and pass on what they report, until done or stopped.
 
     The images are written once to a temporary file that all workers map.
     """
     context = multiprocessing.get_context("spawn")
     tasks, events, stop = context.Queue(), context.Queue(), context.Event()
-    for task in (*plan.runs, *[None] * workers):
+    for task in (*plan.runs, *[None] * plan.workers):
         tasks.put(task)
     with tempfile.TemporaryDirectory(prefix=".images-", dir=plan.config.out) as folder:
         store = Path(folder) / "images.pt"
         torch.save([dict(vars(part)) for part in images], store)
         arguments = (plan, store, tasks, events, stop)
-        processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(workers)]
+        processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(plan.workers)]
         try:
             for process in processes:
                 process.start()
