@@ -1,0 +1,43 @@
+"""What README and docs say is true: their code runs, their commands and files exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ropevit.cli import VERBS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(language: str) -> list:
+    found = []
+    for page in PAGES:
+        for index, code in enumerate(re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)):
+            found.append(pytest.param(code, id=f"{page.relative_to(ROOT)}-{index}"))
+    return found
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_examples_run(code):
+    exec(compile(code, "example", "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_name_verbs_that_exist(page):
+    verbs = {verb.__name__ for verb in VERBS}
+    for command in re.findall(r"(?:^|`)(ropevit [a-z].*?)(?:#|`|$)", page.read_text(), re.M):
+        assert shlex.split(command)[1] in verbs, command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_embedded_images_are_small_enough_for_the_wheel():
+    files = (ROOT / "src/ropevit/data").rglob("*")
+    assert sum(path.stat().st_size for path in files if path.suffix != ".pyc" and path.is_file()) < 12e6
