@@ -33,6 +33,13 @@ def test_windows_that_do_not_tile_are_refused():
         window_positions(5, 6, (2, 3))
 
 
+def test_negative_prefixes_and_windows_are_refused():
+    with pytest.raises(ValueError, match="num_prefix=-1"):
+        packed_positions([(2, 2)], -1)
+    with pytest.raises(ValueError, match="windows of 0 x 2"):
+        window_positions(4, 4, (0, 2))
+
+
 def test_a_crop_keeps_its_place_in_the_whole_image():
     whole = grid_positions(5, 7).unflatten(0, (5, 7))
     assert torch.equal(crop_positions(1, 2, 3, 4), whole[1:4, 2:6].flatten(0, 1))

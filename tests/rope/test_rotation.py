@@ -239,6 +239,11 @@ def test_rotation_compiles_into_one_graph_for_all_sizes():
         ({"positions": torch.full((15, 2), math.inf)}, "not finite"),
         ({"positions": torch.zeros(14, 2)}, "15 tokens, 14 positions and num_prefix=0"),
         ({"num_prefix": 1}, "15 tokens, 15 positions and num_prefix=1"),
+        ({"num_prefix": -1, "positions": torch.zeros(16, 2)}, "16 positions and num_prefix=-1"),
+        ({"positions": torch.zeros(2, 3, 15, 2)}, "heads share positions"),
+        ({"positions": torch.zeros(3, 15, 2)}, "heads share positions"),
+        ({"positions": torch.zeros(15, 2, device="meta")}, "positions on meta .* move all to one device"),
+        ({"positions": torch.zeros(15, 2, dtype=torch.complex64)}, "torch.complex64"),
         ({"frequencies": axial_frequencies(8)}, "twice the 4 pairs"),
         ({"frequencies": mixed_frequencies(16, 4)}, "frequencies of 4 heads for q or k of 3"),
     ],
@@ -249,6 +254,50 @@ def test_tensors_that_do_not_fit_are_refused(arguments, message):
     defaults = {"positions": torch.zeros(15, 2), "frequencies": axial_frequencies(16)}
     with pytest.raises(ValueError, match=message):
         rotate(q, k, **(defaults | arguments))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_integer_queries_are_refused():
+    q = torch.ones(2, 3, 15, 16, dtype=torch.long)
+    with pytest.raises(ValueError, match="torch.int64 .*; expected floating-point q and k"):
+        rotate(q, q, torch.zeros(15, 2), axial_frequencies(16))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rotation_can_be_mapped_over_positions():
+    q, k = queries_and_keys(15)
+    positions, f = torch.rand(4, 15, 2), frequencies("mixed")
+    mapped = torch.func.vmap(lambda p: rotate(q, k, p, f)[0])(positions)
+    for index in range(4):
+        assert_close(mapped[index], rotate(q, k, positions[index], f)[0])
+
+
+def test_an_empty_batch_and_unequal_numbers_of_images_are_handled():
+    f, positions = frequencies("mixed"), grid_positions(3, 5)
+    empty = torch.zeros(0, 3, 15, 16)
+    assert rotate(empty, empty, positions, f)[0].shape == (0, 3, 15, 16)
+    one = torch.randn(2, 3, 15, 16)
+    shared = rotate(one, one, positions[None], f)[0]
+    assert torch.equal(shared, rotate(one, one, positions, f)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_dtypes_are_turned_in_float32_and_rounded_once(dtype):
+    q, k = queries_and_keys(15, dtype=dtype)
+    positions, f = grid_positions(3, 5) * 20, frequencies("mixed")
+    turned, _ = rotate(q, k, positions, f)
+    exact, _ = rotate(q.double(), k.double(), positions.double(), f.double())
+    assert_close(turned, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_reset_draws_new_directions_at_the_same_speeds():
+    rope = MixedRope(16, 3, pairs=(6, 2))
+    before = rope.freqs.detach().clone()
+    with torch.no_grad():
+        rope.freqs.fill_(math.nan)
+    rope.reset_parameters()
+    assert not torch.equal(rope.freqs, before)
+    assert_close(rope.freqs.norm(dim=0), before.norm(dim=0))
 
 
 @pytest.mark.parametrize(
@@ -263,6 +312,10 @@ def test_tensors_that_do_not_fit_are_refused(arguments, message):
         (lambda: AxialRope(16, theta=0), "theta=0; expected a positive number"),
         (lambda: AxialRope(16, theta=math.nan), "theta=nan"),
         (lambda: MixedRope(10, 2, ndim=3), "3 axes share only a positive multiple of 6"),
+        (lambda: MixedRope(8, 0), "heads=0; expected at least 1"),
+        (lambda: axial_frequencies(8, dtype=torch.half), "frequencies need float32 or float64"),
+        (lambda: grid_positions(-1, 4), r"got sizes \(-1, 4\)"),
+        (lambda: grid_positions(), r"got sizes \(\)"),
     ],
 )
 def test_modules_that_cannot_be_are_refused(call, message):

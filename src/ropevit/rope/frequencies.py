@@ -62,12 +62,14 @@ def axial_frequencies(
         Radians per patch; row 0 is for x, row 1 for y, row 2 for z.
 
     Raises:
-        ValueError: If theta is not positive, or as `pairs_per_axis`.
+        ValueError: If theta is not positive, the dtype too short, or as `pairs_per_axis`.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial; Su et al. 2021 (arXiv:2104.09864).
     """
     if not theta > 0:
         raise ValueError(f"got theta={theta}; expected a positive number, such as 100")
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"got dtype={dtype}; frequencies need float32 or float64")
     rows = []
     budget = pairs_per_axis(channels, ndim, pairs)
     for axis, count in enumerate(budget):
@@ -123,6 +125,8 @@ def mixed_frequencies(
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed: the angle of a pair is f_x x + f_y y, per head and layer.
     """
+    if heads < 1:
+        raise ValueError(f"got heads={heads}; expected at least 1")
     axial = axial_frequencies(channels, theta, ndim, pairs, dtype=torch.float64)
     directions = random_directions(heads, ndim, generator)
     return (directions @ axial).transpose(0, 1).to(torch.float32).contiguous()

@@ -21,7 +21,12 @@ def grid_positions(*sizes: int, device: Device = None) -> Float[Tensor, "N ndim"
 
     Returns:
         Integer positions in float32, row-major; columns (x,), (x, y) or (x, y, t).
+
+    Raises:
+        ValueError: If there is no size, or a negative one.
     """
+    if not sizes or min(sizes) < 0:
+        raise ValueError(f"got sizes {sizes}; expected the number of tokens along each axis, none negative")
     axes = [torch.arange(size, dtype=torch.float32, device=device) for size in sizes]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1).flatten(0, -2)
 
@@ -61,13 +66,13 @@ def window_positions(h: int, w: int, window: tuple[int, int], device: Device = N
         ValueError: If the windows do not tile the grid.
     """
     rows, columns = window
-    if h % rows or w % columns:
+    if rows < 1 or columns < 1 or h % rows or w % columns:
         raise ValueError(f"got a grid of {h} x {w} tokens; windows of {rows} x {columns} do not tile it: pad it first")
     grid = grid_positions(h, w, device=device).unflatten(0, (h // rows, rows, w // columns, columns))
     return grid.transpose(1, 2).flatten(2, 3).flatten(0, 1)
 
 
-def kept_positions(positions: Float[Tensor, "N ndim"], keep: Int[Tensor, "B M"]) -> Float[Tensor, "B M ndim"]:
+def kept_positions(positions: Float[Tensor, "N ndim"], keep: Int[Tensor, "*B M"]) -> Float[Tensor, "*B M ndim"]:
     """Pick the positions of the tokens that an image keeps (masked training, token dropping).
 
     Args:
@@ -93,7 +98,12 @@ def packed_positions(
     Returns:
         Positions of all tokens, columns (x, y), and the index of the image to which each token belongs, from which an
         attention mask is made.
+
+    Raises:
+        ValueError: If `num_prefix` or a size is negative.
     """
+    if num_prefix < 0:
+        raise ValueError(f"got num_prefix={num_prefix}; expected 0 or more")
     prefix = torch.zeros(num_prefix, 2, device=device)
     positions = [torch.cat((prefix, grid_positions(h, w, device=device))) for h, w in sizes]
     image = [torch.full((len(tokens),), index, device=device) for index, tokens in enumerate(positions)]

@@ -74,8 +74,14 @@ class MixedRope(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.theta = theta
+        self.theta, self.pairs = theta, pairs_per_axis(channels, ndim, pairs)
         self.freqs = nn.Parameter(mixed_frequencies(channels, heads, theta, ndim, pairs, generator))
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new directions, as at the start."""
+        ndim, heads, pairs = self.freqs.shape
+        self.freqs.copy_(mixed_frequencies(2 * pairs, heads, self.theta, ndim, self.pairs, generator))
 
     def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
         """Compute the cosines and sines of this layer, (A, num_prefix + N, P) for each set of positions."""

@@ -1,5 +1,6 @@
 """Rotation: positions and frequencies make angles, and each pair of channels is turned by its angle."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,8 +96,8 @@ def rotate(
         The rotated queries and keys, in their own dtypes; angles are float32 or better.
 
     Raises:
-        ValueError: If shapes do not fit, or positions are not finite (looked at on the CPU only: on an accelerator
-            the look would make the host wait; a traced or compiled call does not look either).
+        ValueError: If shapes, dtypes or devices do not fit, or positions are not finite (looked at on the CPU only:
+            on an accelerator the look would make the host wait; a traced, compiled or transformed call does not look).
 
     Source: Heo et al. 2024 (arXiv:2403.13298), section 3.
     """
@@ -112,6 +113,13 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
     ndim = frequencies.shape[0]
     if positions.ndim < 2 or positions.shape[-1] != ndim:
         raise ValueError(f"got positions of shape {tuple(positions.shape)}; expected (..., N, {ndim}), as frequencies")
+    if not x.is_floating_point() or positions.is_complex():
+        raise ValueError(f"got q or k in {x.dtype} and positions in {positions.dtype}; expected floating-point q and k")
+    if x.device != positions.device or x.device != frequencies.device:
+        raise ValueError(
+            f"got q or k on {x.device}, positions on {positions.device} and frequencies on {frequencies.device}; "
+            "move all to one device"
+        )
     if x.ndim < 3 or x.shape[-1] != 2 * frequencies.shape[-1]:
         raise ValueError(
             f"got q or k of shape {tuple(x.shape)}; expected (..., heads, tokens, {2 * frequencies.shape[-1]}), "
@@ -121,18 +129,33 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
         raise ValueError(
             f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]}; make them equal"
         )
-    if x.shape[-2] != num_prefix + positions.shape[-2]:
+    if num_prefix < 0 or x.shape[-2] != num_prefix + positions.shape[-2]:
         raise ValueError(
             f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix={num_prefix}; "
             "expected tokens = num_prefix + positions"
         )
+    if not fits(positions.shape[:-2], x.shape[:-3]):
+        raise ValueError(
+            f"got positions of shape {tuple(positions.shape)} for q or k of shape {tuple(x.shape)}; heads share positions: "
+            f"expected (N, {ndim}) for all images, or (B, N, {ndim}) with the same B"
+        )
+
+
+def fits(given: Sequence[int], batch: Sequence[int]) -> bool:
+    """Tell whether leading sizes of positions are those of the batch, or 1, or left out."""
+    pairs = zip(reversed(given), reversed(batch), strict=False)
+    return len(given) <= len(batch) and all(size in (1, whole) for size, whole in pairs)
 
 
 def check_finite(positions: Tensor) -> None:
     """Refuse positions that are infinite or not a number, where looking is free."""
     if torch.compiler.is_compiling() or positions.device.type != "cpu":
         return
-    if not positions.isfinite().all():
+    try:
+        finite = bool(positions.isfinite().all())
+    except RuntimeError:  # under torch.func.vmap or a tracer there is no value to look at
+        return
+    if not finite:
         raise ValueError(
             "got positions that are not finite; expected finite numbers of patches: check how they are made"
         )
