@@ -69,6 +69,7 @@ def grid(panel: str, embeddings: tuple[str, ...], seeds: tuple[int, ...], **axes
 
 
 APE, MIXED, PAIR = ("ape",), ("rope_mixed",), ("ape", "rope_mixed")
+ROTATIONS = ("rope_mixed", "rope_axial")
 SEED, SEEDS = (100,), (100, 101, 102)
 FAN = {"start": ("fan_in",)}
 LOOK = FAN | {"canvas": ("plain 20",)}
@@ -86,11 +87,16 @@ GRIDS = [
     *grid("field", MIXED, SEED, **LOOK, lr=(2e-3, 4e-3)),
     *grid("field", MIXED, SEED, **LOOK, batch_size=(32,), steps=(800,), lr=(2e-3, 4e-3)),
     *grid("field", MIXED, SEED, **FAN, canvas=("plain 24",), batch_size=(32,), steps=(800,)),
-    # The settings of the study: the same grid of learning rates for all, and starts for the absolute embedding.
+    # Learning rates for all, and the start of the absolute embedding.
     *grid("zoom", EMBEDDINGS, SEED, **FAN, lr=(1e-3, 2e-3, 4e-3)),
     *grid("zoom", APE, SEED, **FAN, ape_std=(0.02, 0.1, 0.3, 1.0)),
     *grid("field", EMBEDDINGS, SEED, **FIELD, lr=(1e-3, 2e-3, 4e-3)),
     *grid("field", APE, SEED, **FIELD, ape_std=(0.02, 0.1, 0.3, 1.0)),
+    # What was chosen, with three seeds.
+    *grid("zoom", ROTATIONS, SEEDS, **FAN),
+    *grid("zoom", APE, SEEDS, **FAN, ape_std=(1.0,)),
+    *grid("field", ROTATIONS, SEEDS, **FIELD),
+    *grid("field", APE, SEEDS, **FIELD, ape_std=(0.02,)),
 ]
 
 
@@ -123,11 +129,11 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def search(path: Path) -> None:
+def search(path: Path, panels: list[str]) -> None:
     """Run what is missing, adding each line as soon as it is known."""
     torch.set_num_threads(1)
     images = load_fashion("search"), load_fashion("val")
-    for row in GRIDS:
+    for row in (row for row in GRIDS if row["panel"] in panels):
         key = {name: json.dumps(value) if isinstance(value, dict) else str(value) for name, value in row.items()}
         lines = read(path)
         if any(key.items() <= line.items() for line in lines):
@@ -173,12 +179,13 @@ def spread(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", action="store_true", help="print the results as tables")
+    parser.add_argument("--panels", nargs="+", choices=list(BASE), default=list(BASE))
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     if arguments.show:
         print("\n".join(show(arguments.results)))
     else:
-        search(arguments.results)
+        search(arguments.results, arguments.panels)
 
 
 if __name__ == "__main__":

@@ -96,12 +96,18 @@ FASHION = {
     "field": PanelSettings(
         train_size=32,
         test_sizes=(16, 24, 32, 48, 64, 96),
-        steps=1500,
+        steps=1400,
         batch_size=16,
+        ape_std=0.02,
         canvas=CanvasLaw(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05),
     ),
     "zoom": PanelSettings(
-        train_size=28, test_sizes=(16, 20, 28, 32, 40, 48, 56), steps=450, batch_size=128, crop=CropLaw(law="log")
+        train_size=28,
+        test_sizes=(16, 20, 28, 32, 40, 48, 56),
+        steps=450,
+        batch_size=128,
+        ape_std=1.0,
+        crop=CropLaw(law="log"),
     ),
 }
 
