@@ -62,6 +62,7 @@ def test_black_and_white_are_as_far_from_zero_as_documented():
     torch.testing.assert_close(normalise(torch.tensor([0, 255], dtype=torch.uint8)), torch.tensor([-2.0, 2.0]))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

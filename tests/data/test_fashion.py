@@ -37,6 +37,7 @@ def test_the_licence_travels_with_the_images_and_all_is_small():
     assert len((folder / "images.npz").read_bytes()) < 6e6
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="got split 'dev'; choose one of train, search, val, test"):
         load_fashion("dev")

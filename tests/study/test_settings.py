@@ -23,6 +23,7 @@ def test_an_unknown_panel_is_refused():
         preset("fashion", "pan")
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,7 +1,7 @@
 """The two panels of a study, behind one interface: `zoom` (classification) and `field` (a label for every pixel)."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ TOKENS_AT_ONCE = 8192
 Check = Callable[[], None]
 
 
+@runtime_checkable
 class Panel(Protocol):
     """One kind of image and the question asked of it."""
 
