@@ -7,14 +7,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the networ
 import jaxtyping
 import pytest
 
-with jaxtyping.install_import_hook("ropevit", "typecheck.check"):
-    import ropevit.data
-    import ropevit.models
-    import ropevit.rope
-    import ropevit.study
-    import ropevit.weights  # noqa: F401
+jaxtyping.install_import_hook("ropevit", "typecheck.check")  # for the whole run: modules are imported late, too
 
-import torch
+import torch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

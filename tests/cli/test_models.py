@@ -24,10 +24,16 @@ def test_a_pattern_and_a_size_narrow_the_list(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["models", "resnet*"], "no model matches 'resnet*'"), (["models", "--size", "225"], "resize or pad it to 224")],
+    [
+        (["models", "resnet*"], "no model matches 'resnet*'"),
+        (["models", "--size", "225"], "resize or pad it to 224"),
+        (["models", "--size", "-16"], "resize or pad it to 16"),
+    ],
 )
 def test_wrong_input_is_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

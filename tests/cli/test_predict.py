@@ -4,6 +4,7 @@ from PIL import Image
 
 import ropevit
 from ropevit.cli import main
+from ropevit.models import ViT, ViTConfig
 
 
 @pytest.fixture
@@ -50,6 +51,22 @@ def test_published_names_speak_of_imagenet_at_any_size_and_shape(photo, tmp_path
     assert "toilet tissue" in lines[0]
 
 
+def test_a_file_of_ours_says_its_size_its_pixels_and_any_class_name(photo, tmp_path, capsys):
+    config = ViTConfig(position="ape", width=16, depth=1, heads=2, patch_size=8, img_size=(32, 64), num_classes=2)
+    names = ["dog[/b]", "[red]cat"]
+    path = ropevit.save_model(
+        tmp_path / "own.safetensors", ViT(config), classes=names, metadata={"mean": [0.4, 0.5, 0.6], "std": 0.2}
+    )
+    main(["predict", str(photo), "--checkpoint", str(path)])
+    printed = capsys.readouterr().out
+    assert "at 32 x 64 pixels" in printed
+    assert all(name in printed for name in names)
+    ropevit.save_model(path, ViT(config), classes=names, metadata={"mean": [0.4, 0.5]})
+    with pytest.raises(SystemExit):
+        main(["predict", str(photo), "--checkpoint", str(path)])
+    assert "gives mean=[0.4, 0.5] for images of 3 channels" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -60,7 +77,14 @@ def test_published_names_speak_of_imagenet_at_any_size_and_shape(photo, tmp_path
         (["predict", "PHOTO", "--checkpoint", "FIELD"], "names no classes; predict takes classifiers"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "resize or pad it to 16 or 24"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--top", "0"], "got top=0"),
-        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "tpu"], "device"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "tpu"], "device 'tpu'"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "meta"], "device 'meta'"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "-8"], "got size (-8,); expected pixels, above 0"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--model", "deit_tiny_patch16_LS"], "leave out --model"),
+        (
+            ["predict", "PHOTO", "--model", "deit_tiny_patch16_LS", "--checkpoint", ""],
+            "is a directory; give a checkpoint file",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(finished, photo, capsys, arguments, message):

@@ -1,4 +1,6 @@
+import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,17 @@ from ropevit.models.registry import PUBLISHED
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 #: Parameters of the published models, as the reference implementation counts them.
-PARAMETERS = {
+COUNTS = {
     "deit_{}_patch16_LS": (22_059_496, 86_585_320, 304_374_760),
     "rope_axial_deit_{}_patch16_LS": (21_984_232, 86_434_792, 304_174_056),
     "rope_mixed_deit_{}_patch16_LS": (21_988_840, 86_444_008, 304_198_632),
     "rope_axial_ape_deit_{}_patch16_LS": (22_059_496, 86_585_320, 304_374_760),
     "rope_mixed_ape_deit_{}_patch16_LS": (22_064_104, 86_594_536, 304_399_336),
+}
+PARAMETERS = {
+    name.format(size): count
+    for name, counts in COUNTS.items()
+    for size, count in zip(("small", "base", "large"), counts, strict=True)
 }
 
 
@@ -37,14 +44,21 @@ def model(position="rope_mixed", **changes) -> ViT:
     return built.eval()
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_parameter_counts_are_the_published_ones(name):
+@pytest.mark.parametrize(("name", "expected"), PARAMETERS.items())
+def test_parameter_counts_are_the_published_ones(name, expected):
     with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in ViT(MODELS[name]).parameters())
-    for template, counts in PARAMETERS.items():
-        for size, expected in zip(("small", "base", "large"), counts, strict=True):
-            if name == template.format(size):
-                assert count == expected
+        assert sum(parameter.numel() for parameter in ViT(MODELS[name]).parameters()) == expected
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_name_builds_what_it_says(name):
+    with torch.device("meta"):
+        built = ViT(MODELS[name])
+    words = name.split("_")
+    assert (built.pos_embed is not None) == ("ape" in words or words[0] == "deit")
+    assert (built.rope is not None) == ("axial" in words)
+    assert all((block.attn.rope is not None) == ("mixed" in words) for block in built.blocks)
+    assert len(built.blocks) == (24 if "large" in words else 12)
 
 
 def test_every_published_vit_is_in_the_registry():
@@ -87,7 +101,7 @@ def test_without_position_embedding_the_order_of_patches_is_lost():
         assert torch.allclose(built(images), built(moved), rtol=1e-4, atol=1e-4) is same, position
 
 
-def test_scores_of_rope_are_relative_so_a_shift_of_content_shifts_the_maps():
+def test_a_common_shift_of_all_positions_changes_nothing():
     built = model("rope_mixed", depth=1, class_token=False, pooling="avg")
     images = torch.randn(1, 3, 32, 64)
     x, positions = built.embed(images)
@@ -97,7 +111,8 @@ def test_scores_of_rope_are_relative_so_a_shift_of_content_shifts_the_maps():
 
 def test_an_absolute_embedding_at_its_own_size_is_untouched_bit_for_bit():
     embedding = torch.randn(1, 12, 8)
-    assert torch.equal(resize_embedding(embedding, (3, 4), 3, 4), embedding)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        assert torch.equal(resize_embedding(embedding.to(dtype), (3, 4), 3, 4), embedding.to(dtype))
     assert resize_embedding(embedding, (3, 4), 5, 2).shape == (1, 10, 8)
     assert not torch.equal(resize_embedding(embedding, (4, 3), 3, 4), embedding)
 
@@ -111,15 +126,18 @@ def test_intermediates_are_the_tokens_of_their_blocks(position):
     assert_close(maps[0].flatten(2).transpose(1, 2), tokens)
     assert torch.equal(maps[0], maps[2])
     assert not torch.allclose(maps[0], maps[1])
+    (plain,) = built.forward_intermediates(images, indices=[2])
+    assert not torch.allclose(plain, maps[0])
+    assert_close(built.norm(plain.flatten(2).transpose(1, 2)), tokens)
     with pytest.raises(ValueError, match=r"got indices=\[3\]; expected blocks from -3 to 2"):
         built.forward_intermediates(images, indices=[3])
 
 
 def test_the_head_classifies_the_class_token_or_the_mean_of_the_patches():
     images = torch.randn(2, 3, 48, 64)
-    token, mean = model(), model(pooling="avg", class_token=False)
+    token, mean = model(), model(pooling="avg", num_registers=2)
     assert_close(token(images), token.head(token.forward_features(images)[:, 0]))
-    assert_close(mean(images), mean.head(mean.forward_features(images).mean(1)))
+    assert_close(mean(images), mean.head(mean.forward_features(images)[:, 3:].mean(1)))
     assert model(num_classes=0)(images).shape == (2, 48)
 
 
@@ -129,14 +147,51 @@ def test_reset_classifier_changes_the_head_and_the_config():
     assert built(torch.randn(1, 3, 64, 64)).shape == (1, 4)
     assert built.config.num_classes == 4
     assert built.get_classifier() is built.head
+    built.double().reset_classifier(3)
+    assert built.head.weight.dtype == torch.float64
+
+
+def test_reset_parameters_starts_every_weight_anew():
+    with torch.device("meta"):
+        built = ViT(config("rope_mixed_ape", num_registers=1))
+    built.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.fill_(torch.nan)
+    built.reset_parameters()
+    for name, parameter in built.named_parameters():
+        assert parameter.isfinite().all(), name
+    assert built.blocks[0].gamma_1[0] == 0.5
+    assert_close(built.blocks[0].mlp.fc1.weight.std(), torch.tensor(0.02), rtol=0.1, atol=0)
+
+
+def test_models_can_be_copied_pickled_and_fed_nothing():
+    built, images = model("rope_mixed_ape"), torch.randn(2, 3, 48, 64)
+    for twin in (copy.deepcopy(built), pickle.loads(pickle.dumps(built))):
+        assert torch.equal(twin(images), built(images))
+    assert built(images[:0]).shape == (0, 10)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_models_can_be_exported_with_free_height_and_width():
+    built, dynamic = model("rope_mixed"), torch.export.Dim.DYNAMIC
+    exported = torch.export.export(
+        built, (torch.randn(2, 3, 48, 64),), dynamic_shapes={"images": {0: dynamic, 2: dynamic, 3: dynamic}}
+    )
+    images = torch.randn(3, 3, 80, 32)
+    assert_close(exported.module()(images), built(images))
 
 
 @pytest.mark.parametrize("position", ["rope_axial_ape", "rope_mixed"])
 def test_gradient_checkpointing_changes_no_gradient(position):
     built, images = model(position).train(), torch.randn(2, 3, 48, 64)
+    calls = []
+    built.blocks[1].norm1.register_forward_hook(lambda *_: calls.append(1))
     plain = torch.autograd.grad(built(images).square().sum(), list(built.parameters()))
+    assert len(calls) == 1
     built.set_grad_checkpointing()
     again = torch.autograd.grad(built(images).square().sum(), list(built.parameters()))
+    assert len(calls) == 3, "once forward, once more in the backward pass"
     for (name, _), one, two in zip(built.named_parameters(), plain, again, strict=True):
         assert torch.equal(one, two), name
 
@@ -206,6 +261,9 @@ def test_weight_decay_spares_embeddings_frequencies_and_vectors():
     assert {"norm.weight", "blocks.0.attn.qkv.bias"} <= free
     assert "blocks.0.attn.qkv.weight" not in free
     assert sorted(name for group in groups for name in group["names"]) == sorted(dict(built.named_parameters()))
+    built.patch_embed.requires_grad_(False)
+    groups = parameter_groups(built, lr=1.0, weight_decay=0.1)
+    assert not any(name.startswith("patch_embed") for group in groups for name in group["names"])
 
 
 def test_layer_decay_moves_frequencies_with_their_block():
@@ -225,6 +283,9 @@ def test_drop_path_rates_are_constant_as_published_or_linear():
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():
+    block = ViT(config(depth=1, drop_path=0.999)).train().blocks[0]
+    x = torch.randn(8, 3, 48)
+    assert torch.equal(block(x, torch.zeros(3, 2)), x), "both branches are dropped"
     drop = DropPath(0.25).train()
     out = drop(torch.ones(4000, 3))
     assert_close(out.mean(), torch.tensor(1.0), rtol=0.05, atol=0)
@@ -267,6 +328,10 @@ def test_images_that_do_not_fit_are_refused(shape, message):
         ({"class_token": False}, "pooling='token' without a class token"),
         ({"drop_path": 1.0}, "drop_path=1.0"),
         ({"rope_theta": -1.0}, "rope_theta=-1.0"),
+        ({"rope_theta": 10.0, "position": "ape"}, "rope_theta=10.0 for ape"),
+        ({"img_size": (64, 64, 64)}, r"img_size=\(64, 64, 64\); expected one side"),
+        ({"img_size": (-64, 64)}, "-64 x 64 pixels"),
+        ({"mlp_ratio": -1.0}, "mlp_ratio=-1.0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

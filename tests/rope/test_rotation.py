@@ -259,7 +259,7 @@ def test_tensors_that_do_not_fit_are_refused(arguments, message):
 @pytest.mark.usefixtures("unchecked")
 def test_integer_queries_are_refused():
     q = torch.ones(2, 3, 15, 16, dtype=torch.long)
-    with pytest.raises(ValueError, match="torch.int64 .*; expected floating-point q and k"):
+    with pytest.raises(ValueError, match=r"torch.int64 .*; expected floating-point q and k"):
         rotate(q, q, torch.zeros(15, 2), axial_frequencies(16))
 
 

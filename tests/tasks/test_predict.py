@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from ropevit.models import ViT, ViTConfig
-from ropevit.tasks.classify.predict import Input, predict
+from ropevit.tasks.classify.predict import Input, predict_each
 
 
 @pytest.fixture
@@ -13,8 +13,22 @@ def pictures(tmp_path):
     return sorted(tmp_path.iterdir())
 
 
+def predict(*arguments, **options):
+    return list(predict_each(*arguments, **options))
+
+
+def test_a_bad_file_costs_only_itself_and_what_follows(pictures, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    found = predict_each(model(), [pictures[0], tmp_path / "bad.png"], Input(size=(32,), patch_size=16), ["x"] * 6)
+    assert next(found).path == pictures[0]
+    with pytest.raises(ValueError, match=r"bad.png cannot be read"):
+        next(found)
+
+
 def model() -> ViT:
-    config = ViTConfig(position="rope_mixed", width=48, depth=1, heads=3, img_size=(32, 32), num_classes=6)
+    config = ViTConfig(
+        position="rope_mixed", width=48, depth=1, heads=3, img_size=(32, 32), num_classes=6, drop_path=0.5
+    )
     return ViT(config)
 
 
@@ -35,6 +49,13 @@ def test_each_picture_may_keep_its_own_shape(pictures):
     assert [(p.height, p.width) for p in found] == [(32, 48), (96, 32)]
 
 
+def test_the_model_is_put_into_evaluation_mode(pictures):
+    net = model().train()
+    form = Input(size=(32,), patch_size=16)
+    assert predict(net, pictures, form, list("abcdef")) == predict(net, pictures, form, list("abcdef"))
+    assert not net.training
+
+
 def test_guesses_follow_the_logits(pictures):
     net = model()
     with torch.no_grad():
@@ -51,5 +72,7 @@ def test_input_that_cannot_be_is_refused(pictures):
         Input(size=(32, 32, 32), patch_size=16)
     with pytest.raises(ValueError, match="give the shorter side alone"):
         Input(size=(32, 48), patch_size=16, whole=True)
+    with pytest.raises(ValueError, match=r"got size \(-16,\); expected pixels, above 0"):
+        Input(size=(-16,), patch_size=16)
     with pytest.raises(ValueError, match="got 5 class names for 6 logits"):
         predict(model(), pictures, Input(size=(32,), patch_size=16), list("abcde"))

@@ -1,79 +1,98 @@
 """`ropevit predict`."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import torch
 import tyro
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ropevit import weights
-from ropevit.data.imagenet import imagenet_classes
+from ropevit.data.imagenet import MEAN, STD, imagenet_classes
+from ropevit.models.vit import ViT
 from ropevit.study.device import resolve_device
-from ropevit.tasks.classify.predict import Input, Prediction
-from ropevit.tasks.classify.predict import predict as classify
+from ropevit.tasks.classify.predict import Input, Prediction, predict_each
 
 
-def predict(
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    /,
-    model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
-    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|HUB-ID")] = None,
-    size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = (),
-    whole: bool = False,
-    top: int = 5,
-    device: str = "auto",
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """What to name, and with which model."""
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
+    """Image files."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of a model; its published weights are loaded unless a checkpoint is given."""
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|HUB-ID")] = None
+    """Weights. A file of ours, as a study writes it, knows its model and its classes: no --model then."""
+    size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = ()
+    """Shorter side in pixels, or height and width; the training size if left out."""
+    whole: bool = False
+    """Keep each picture's own shape instead of cutting its middle out."""
+    top: int = 5
+    """Number of guesses."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+    def __post_init__(self):
+        if not self.images:
+            raise ValueError("got no image; name at least one file, such as photo.jpg")
+        if missing := [str(path) for path in self.images if not path.is_file()]:
+            raise ValueError(f"no image file at {', '.join(missing)}; check the path")
+        if self.top < 1:
+            raise ValueError(f"got top={self.top}; expected at least 1 guess")
+
+
+def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
     """Name what is in images, at any size.
 
     For example:
       ropevit predict cat.jpg --model rope_mixed_deit_small_patch16_LS
       ropevit predict *.png --checkpoint runs/study/runs/zoom-rope_mixed-seed0/model.safetensors --size 56
       ropevit predict wide.jpg --model rope_mixed_deit_base_patch16_LS --size 384 --whole
-
-    Args:
-        images: Image files.
-        model: Name of a model; its published weights are loaded unless a checkpoint is given.
-        checkpoint: Weights: a file or a hub id. A file of ours knows its model.
-        size: Shorter side in pixels, or height and width; the training size if left out.
-        whole: Keep each picture's own shape instead of cutting a square from its centre.
-        top: Number of guesses.
-        device: auto, cpu or cuda.
     """
-    if not images:
-        raise ValueError("got no image; name at least one file, such as photo.jpg")
-    if missing := [str(path) for path in images if not path.is_file()]:
-        raise ValueError(f"no image file at {', '.join(missing)}; check the path")
-    if top < 1:
-        raise ValueError(f"got top={top}; expected at least 1 guess")
-    net, form, classes = load(model, checkpoint, size, whole)
-    for prediction in classify(net.to(resolve_device(device)), images, form, classes, top):
+    device = resolve_device(config.device)
+    model, classes, look = load(config.model, config.checkpoint)
+    size = config.size or (model.config.img_size[:1] if config.whole else model.config.img_size)
+    form = Input(size=size, patch_size=model.config.patch_size, whole=config.whole, **look)
+    for prediction in predict_each(model.to(device), config.images, form, classes, config.top):
         show(prediction)
 
 
-def load(
-    model: str | None, checkpoint: str | None, size: tuple[int, ...], whole: bool
-) -> tuple[torch.nn.Module, Input, tuple[str, ...]]:
-    """Find the model, how it wants its images, and the names of its classes."""
-    look = {}
-    if model is not None:
-        net, classes = weights.create_model(model, pretrained=checkpoint or True), imagenet_classes()
-    elif checkpoint is not None:
-        net, info = weights.load_model(checkpoint)
-        if info.classes is None:
-            raise ValueError(f"{checkpoint} names no classes; predict takes classifiers, such as a study's zoom models")
-        look, classes = info.metadata, tuple(info.classes)
-    else:
+def load(name: str | None, checkpoint: str | None) -> tuple[ViT, tuple[str, ...], dict[str, tuple[float, ...]]]:
+    """Find the model, the names of its classes, and mean and spread of the pixels that it wants."""
+    if name is None and checkpoint is None:
         raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a weights file")
-    form = Input(
-        size=size or net.config.img_size[:1],
-        patch_size=net.config.patch_size,
-        whole=whole,
-        **{key: (look[key],) * net.config.in_channels for key in ("mean", "std") if key in look},
-    )
-    return net, form, classes
+    if name is not None and (checkpoint is None or not describes_itself(checkpoint)):
+        model = weights.create_model(name, pretrained=True if checkpoint is None else checkpoint)
+        return model, imagenet_classes(), {"mean": MEAN, "std": STD}
+    if name is not None:
+        raise ValueError(f"{checkpoint} is a file of ours and knows its model and classes; leave out --model {name}")
+    model, info = weights.load_model(checkpoint or "")
+    if info.classes is None:
+        raise ValueError(f"{checkpoint} names no classes; predict takes classifiers, such as a study's zoom models")
+    return model, tuple(info.classes), pixel_statistics(info.metadata, model.config.in_channels, str(checkpoint))
+
+
+def describes_itself(checkpoint: str) -> bool:
+    """Tell whether a checkpoint is a file of ours, with classes."""
+    metadata = weights.read_checkpoint(checkpoint).metadata
+    return metadata.get("format") == "ropevit" and metadata.get("classes", "null") != "null"
+
+
+def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) -> dict[str, tuple[float, ...]]:
+    """Read mean and spread of the pixels, one number for all channels or one for each; ImageNet's if there are none."""
+    found = {}
+    for key, default in (("mean", MEAN), ("std", STD)):
+        value = metadata.get(key, default)
+        numbers = (value,) * channels if isinstance(value, int | float) else tuple(value)
+        if len(numbers) != channels:
+            raise ValueError(f"{source} gives {key}={value} for images of {channels} channels; expected one for each")
+        found[key] = numbers
+    return found
 
 
 def show(prediction: Prediction) -> None:
@@ -82,7 +101,7 @@ def show(prediction: Prediction) -> None:
     table.add_column("class")
     table.add_column("probability", justify="right")
     for guess in prediction.guesses:
-        table.add_row(guess.name, f"{guess.probability:.1%}")
+        table.add_row(escape(guess.name), f"{guess.probability:.1%}")
     console = Console()
     console.print(f"{prediction.path} at {prediction.height} x {prediction.width} pixels", soft_wrap=True, markup=False)
     console.print(table)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import tyro
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -49,10 +50,12 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
         console.print(score_table(panel))
     console.print()
     for sentence in conclusions(found):
-        console.print(sentence, highlight=False)
+        console.print(sentence, markup=False, highlight=False)
     with console.status("drawing the report"):
         report = write_outputs(config, results)
-    console.print(f"\nreport: {report}\ncurves: {config.out / 'curves.png'}", soft_wrap=True, highlight=False)
+    console.print(
+        f"\nreport: {report}\ncurves: {config.out / 'curves.png'}", soft_wrap=True, markup=False, highlight=False
+    )
     if results["complete"]:
         return
     done, planned = len(results["runs"]), len(config.runs())
@@ -110,7 +113,7 @@ class Bars:
             case RunDone(run=run, result=result, kept=kept):
                 self.close(run.name, line(run.name, result, kept))
             case RunFailed(run=run, message=message):
-                self.close(run.name, f"[red]{run.name} failed:[/] {message}")
+                self.close(run.name, f"[red]{run.name} failed:[/] {escape(message)}")
 
     def bar(self, name: str, done: int, total: int, note: str) -> None:
         """Move the bar of a task, which is made at first sight."""

@@ -37,15 +37,16 @@ def read_image(path: Path) -> Image.Image:
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize (bicubic, antialiased) until the picture covers height x width, and cut out the centre.
+    """Cut out the largest part of the middle that has the wanted shape, and resize it (bicubic, antialiased).
 
-    Source: the evaluation protocol of Heo et al. 2024: shorter side to the test size, centre crop, crop ratio 1.
+    This is the evaluation of Heo et al. 2024 (shorter side to the test size, centre crop, crop ratio 1) in one step;
+    torchvision's Resize and CenterCrop round to whole pixels in between, and so may differ by part of a pixel.
     """
     scale = max(height / image.height, width / image.width)
-    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    resized = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (resized.width - width) // 2, (resized.height - height) // 2
-    return resized.crop((left, top, left + width, top + height))
+    across, down = width / scale, height / scale  # what is kept of the picture, in its own pixels
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    box = (max(left, 0), max(top, 0), min(left + across, image.width), min(top + down, image.height))
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
 
 
 def whole_size(image: Image.Image, shorter: int, patch_size: int) -> tuple[int, int]:

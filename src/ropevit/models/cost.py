@@ -3,7 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ropevit.models.vit import ViT, ViTConfig
+from ropevit.models.vit import ViT, ViTConfig, check_size
 
 
 def count_parameters(config: ViTConfig) -> int:
@@ -25,6 +25,7 @@ def count_multiply_adds(config: ViTConfig, height: int, width: int) -> int:
     Raises:
         ValueError: If the patches do not tile the image.
     """
+    check_size(height, width, config.patch_size)
     with torch.device("meta"):
         model, images = ViT(config).eval(), torch.empty(1, config.in_channels, height, width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

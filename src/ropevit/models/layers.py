@@ -108,9 +108,17 @@ class Block(nn.Module):
         self.attn = Attention(width, heads, rope)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = Mlp(width, int(width * mlp_ratio))
-        self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.full((width,), float(layer_scale)))
-        self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.full((width,), float(layer_scale)))
+        self.layer_scale = layer_scale
+        self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.empty(width))
+        self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.empty(width))
         self.drop_path = DropPath(drop_path)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start LayerScale anew."""
+        for gamma in (self.gamma_1, self.gamma_2):
+            if gamma is not None and self.layer_scale is not None:
+                nn.init.constant_(gamma, self.layer_scale)
 
     def forward(
         self, x: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], turn: Turn | None = None
@@ -156,5 +164,7 @@ def resize_embedding(
         h: Rows wanted.
         w: Columns wanted.
     """
-    maps = embedding.float().transpose(1, 2).unflatten(2, grid)
-    return F.interpolate(maps, size=(h, w), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    dtype = torch.promote_types(embedding.dtype, torch.float32)
+    maps = embedding.to(dtype).transpose(1, 2).unflatten(2, grid)
+    resized = F.interpolate(maps, size=(h, w), mode="bicubic", align_corners=False)
+    return resized.flatten(2).transpose(1, 2).to(embedding.dtype)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from ropevit.models.vit import ViTConfig
+from ropevit.models.vit import ViTConfig, as_pair
 
 #: How the published names spell the position embedding; "none" and the tiny size are ours, for tests and studies.
 VIT_NAMES = {
@@ -65,6 +65,6 @@ def get_config(name: str, **changes: object) -> ViTConfig:
     unknown = sorted(set(changes) - set(vars(config)))
     if unknown:
         raise ValueError(f"no option named {', '.join(unknown)} for {name}; choose among {', '.join(vars(config))}")
-    if isinstance(changes.get("img_size"), int):
-        changes["img_size"] = (changes["img_size"],) * 2
+    if "img_size" in changes:
+        changes["img_size"] = as_pair(changes["img_size"])  # pyright: ignore[reportArgumentType]
     return replace(config, **changes)  # pyright: ignore[reportArgumentType]

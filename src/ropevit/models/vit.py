@@ -77,7 +77,7 @@ class ViTConfig:
     """Standard deviation of the absolute embedding at the start."""
 
     def __post_init__(self):
-        object.__setattr__(self, "img_size", tuple(self.img_size))  # a list, where the config was read from JSON
+        object.__setattr__(self, "img_size", as_pair(self.img_size))
         self.check_choices()
         self.check_ranges()
         check_size(*self.img_size, self.patch_size)
@@ -106,10 +106,14 @@ class ViTConfig:
         channels = self.width // self.heads
         if POSITION_EMBEDDINGS[self.position].rope and channels % 4:
             raise ValueError(f"got heads of {channels} channels; {self.position} needs a multiple of 4 for x and y")
+        if not self.mlp_ratio > 0 or self.ape_std < 0:
+            raise ValueError(f"got mlp_ratio={self.mlp_ratio}, ape_std={self.ape_std}; expected above 0, and 0 or more")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"got drop_path={self.drop_path}; expected a rate from 0 to below 1")
-        if self.rope_theta is not None and not self.rope_theta > 0:
-            raise ValueError(f"got rope_theta={self.rope_theta}; expected a positive number, or None")
+        if self.rope_theta is not None and (POSITION_EMBEDDINGS[self.position].rope is None or not self.rope_theta > 0):
+            raise ValueError(
+                f"got rope_theta={self.rope_theta} for {self.position}; expected None or, with rotation, above 0"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -122,9 +126,21 @@ class ViTConfig:
         return self.rope_theta or THETA[POSITION_EMBEDDINGS[self.position].rope or "mixed"]
 
 
+def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Read the side of a square, or height and width.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    pair = (size, size) if isinstance(size, int) else tuple(int(side) for side in size)
+    if len(pair) != 2:
+        raise ValueError(f"got img_size={size}; expected one side, or height and width")
+    return pair[0], pair[1]
+
+
 def check_size(height: int, width: int, patch_size: int) -> None:
     """Refuse an image that the patches do not tile, naming the nearest sizes that they do."""
-    if height % patch_size or width % patch_size or height == 0 or width == 0:
+    if height % patch_size or width % patch_size or height <= 0 or width <= 0:
         near = " x ".join(nearest_sizes(side, patch_size) for side in (height, width))
         raise ValueError(
             f"got an image of {height} x {width} pixels (height x width), which patches of {patch_size} do not tile; "
@@ -135,7 +151,7 @@ def check_size(height: int, width: int, patch_size: int) -> None:
 def nearest_sizes(side: int, patch_size: int) -> str:
     """Name the multiples of the patch just below and above a side."""
     below = side // patch_size * patch_size
-    return str(side) if below == side > 0 else f"{below} or {below + patch_size}" if below else f"{patch_size}"
+    return str(side) if below == side > 0 else f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
 
 
 class ViT(nn.Module):
@@ -176,10 +192,12 @@ class ViT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start the weights as DeiT does: a truncated normal of 0.02, biases 0; the embedding as the config says."""
+        """Start every weight anew, as DeiT does: a truncated normal of 0.02, biases 0; the embedding by the config."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 init_linear(module)
+            elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope | Block):
+                module.reset_parameters()
         for token in (self.cls_token, self.register_tokens):
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
@@ -205,9 +223,9 @@ class ViT(nn.Module):
         h, w = maps.shape[2:]
         x = maps.flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
-            x = x + resize_embedding(self.pos_embed, config.grid, h, w).to(x.dtype)
+            x = x + resize_embedding(self.pos_embed, config.grid, h, w)
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
-        x = torch.cat([*(token.to(x.dtype).expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
+        x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
         return x, grid_positions(h, w, device=images.device)
 
     def shared_turn(self, positions: Float[Tensor, "N 2"]) -> Turn | None:

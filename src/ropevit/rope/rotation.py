@@ -136,8 +136,8 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
         )
     if not fits(positions.shape[:-2], x.shape[:-3]):
         raise ValueError(
-            f"got positions of shape {tuple(positions.shape)} for q or k of shape {tuple(x.shape)}; heads share positions: "
-            f"expected (N, {ndim}) for all images, or (B, N, {ndim}) with the same B"
+            f"got positions of shape {tuple(positions.shape)} for q or k of shape {tuple(x.shape)}; "
+            f"heads share positions: expected (N, {ndim}) for all images, or (B, N, {ndim}) with the same B"
         )
 
 

@@ -1,6 +1,6 @@
 """Name what is in an image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Input:
             raise ValueError(f"got size {self.size}; expected one number (the shorter side) or two (height, width)")
         if self.whole and len(self.size) == 2:
             raise ValueError(f"got size {self.size} and whole; give the shorter side alone to keep the picture's shape")
+        if min(self.size) < 1:
+            raise ValueError(f"got size {self.size}; expected pixels, above 0")
         check_size(self.size[0], self.size[-1], self.patch_size)
 
     def shape(self, image: Image.Image) -> tuple[int, int]:
@@ -60,11 +62,10 @@ class Prediction:
     guesses: tuple[Guess, ...]
 
 
-@torch.inference_mode()
-def predict(
-    model: nn.Module, paths: Sequence[Path], form: Input, classes: Sequence[str], top: int = 5
-) -> list[Prediction]:
-    """Classify image files one by one, each at its own size.
+def predict_each(
+    model: nn.Module, paths: Iterable[Path], form: Input, classes: Sequence[str], top: int = 5
+) -> Iterator[Prediction]:
+    """Classify image files one by one, each at its own size, as they are asked for.
 
     Args:
         model: A classifier; it is put into evaluation mode.
@@ -73,22 +74,24 @@ def predict(
         classes: Names in the order of the logits.
         top: How many guesses to give; at most all classes.
 
+    Yields:
+        The best guesses for each file, in the order of the files.
+
     Raises:
         ValueError: If a file cannot be read, or the names do not match the logits.
     """
     device = next(model.parameters()).device
     model.eval()
-    predictions = []
     for path in paths:
         image = read_image(path)
         height, width = form.shape(image)
         pixels = to_tensor(fit(image, height, width), form.mean, form.std).unsqueeze(0)
-        chances = model(pixels.to(device)).float().softmax(-1)[0]
+        with torch.inference_mode():
+            chances = model(pixels.to(device)).float().softmax(-1)[0]
         if len(chances) != len(classes):
             raise ValueError(f"got {len(classes)} class names for {len(chances)} logits; give a name to each class")
         best = chances.topk(min(top, len(classes)))
         names = [classes[int(index)] for index in best.indices]
         pairs = zip(names, best.values.tolist(), strict=True)
         guesses = tuple(Guess(name=name, probability=chance) for name, chance in pairs)
-        predictions.append(Prediction(path=path, height=height, width=width, guesses=guesses))
-    return predictions
+        yield Prediction(path=path, height=height, width=width, guesses=guesses)
