@@ -49,16 +49,21 @@ def test_zoom_counts_right_answers(make_job):
 
 
 def test_field_labels_go_to_the_pixels_they_belong_to(make_job):
-    """Outputs of a patch are shuffled label by label, row by row."""
+    """Tokens are row-major; outputs of a patch are shuffled label by label, row by row."""
     panel = make_job("field").panel
     model = ViT(panel.model_config("none")).eval()
     labels = len(panel.labels)
+    tokens = torch.zeros(1, 6, 16)
+    tokens[0, :, 0] = torch.arange(6) * 1000
+    model.forward_features = lambda _: tokens
     with torch.no_grad():
-        model.head.weight.zero_()
+        model.head.weight.zero_()[:, 0] = 1
         model.head.bias.copy_(torch.arange(labels * 16.0))
         logits = panel.logits(model, torch.zeros(1, 1, 8, 12))
     assert logits.shape == (1, labels, 8, 12)
-    torch.testing.assert_close(logits[0, 2, 4:8, 8:12], torch.arange(32.0, 48).unflatten(0, (4, 4)))
+    for token, (row, column) in enumerate([(0, 0), (0, 4), (0, 8), (4, 0), (4, 4), (4, 8)]):
+        expected = 1000 * token + torch.arange(32.0, 48).unflatten(0, (4, 4))
+        torch.testing.assert_close(logits[0, 2, row : row + 4, column : column + 4], expected)
 
 
 def test_mean_iou_by_hand_leaves_out_what_never_occurs():
