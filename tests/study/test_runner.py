@@ -60,6 +60,9 @@ def test_workers_give_the_same_results_and_events_as_one_process(tmp_path):
     events = []
     shared = run_study(config(tmp_path / "shared", workers=2), events.append)
     assert shared["environment"]["workers"] == 2
+    assert shared["complete"]
+    assert not shared["failed"]
+    assert not any(isinstance(event, RunFailed) for event in events)
     if shared["environment"]["threads"] == 1:
         assert scores(shared) == scores(alone)
     for kind in (RunStarted, RunDone):
