@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from ropevit.models import ViT
 from ropevit.weights import WeightsError, convert, load_model, read_checkpoint, save_model
-from weights.checkpoints import POSITIONS
+from ropevit.weights.loading import understand
+from weights.checkpoints import POSITIONS, small_shapes
 
 NAMES = {p: "deit_small_patch16_LS" if p == "ape" else f"{p}_deit_small_patch16_LS" for p in POSITIONS}
 
@@ -42,12 +43,12 @@ def weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_the_name_of_a_file_tells_its_model(position, published, tmp_path):
+def test_the_name_of_a_file_tells_its_model(position, tmp_path):
     path = tmp_path / f"{NAMES[position]}.pth"
-    sizes = {"width": 384, "depth": 12, "patches": 9, "classes": 10}
-    torch.save({"model": {key: value.expand_as(value) for key, value in published(position, **sizes).items()}}, path)
+    shapes = small_shapes(position, width=384, depth=12, patches=9)
+    torch.save({"model": {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}}, path)
     convert(path, tmp_path / "ours.safetensors")
-    config = load_model(tmp_path / "ours.safetensors")[0].config
+    config = understand(read_checkpoint(tmp_path / "ours.safetensors")).config
     assert (config.position, config.heads, config.num_classes) == (position, 6, 10)
     if position != "rope_axial":
         assert config.grid == (3, 3)
@@ -59,11 +60,12 @@ def test_shapes_tell_the_model_where_they_can(published, tmp_path):
     assert (config.position, config.width, config.heads, config.depth) == ("rope_mixed", 192, 3, 2)
     convert(published("rope_axial", width=192), tmp_path / "axial.safetensors")
     assert load_model(tmp_path / "axial.safetensors")[0].config.position == "rope_axial"
-    with pytest.raises(WeightsError, match="is ape or rope_axial_ape with 3 heads; name the model"):
+    with pytest.raises(WeightsError, match="is ape or rope_axial_ape, with 3 heads; name the model"):
         convert(published("ape", width=192), tmp_path / "ape.safetensors")
-    with pytest.raises(WeightsError, match="name the model"):
-        convert(published("rope_mixed"), tmp_path / "narrow.safetensors")
-    convert(published("ape"), tmp_path / "ape.safetensors", "timm")
+    for to in ("ropevit", "timm"):
+        with pytest.raises(WeightsError, match="nor how many heads share its 96 channels; name the model"):
+            convert(published("rope_mixed"), tmp_path / "narrow.safetensors", to)
+    convert(published("ape", width=192), tmp_path / "ape.safetensors", "timm")
 
 
 def test_classes_and_metadata_stay_with_our_files(config, tmp_path):
@@ -77,6 +79,7 @@ def test_classes_and_metadata_stay_with_our_files(config, tmp_path):
     ("position", "changes", "to", "message"),
     [
         ("rope_axial", {"rope_theta": 50.0}, "published", "theta=50.0, which the published layout cannot say"),
+        ("none", {}, "published", "no position embedding, which the published layout cannot say"),
         ("rope_axial", {"pooling": "avg"}, "timm", "pooling=avg, which the timm layout cannot say"),
         ("rope_mixed", {"num_registers": 2}, "published", "num_registers=2, which the published"),
         ("ape", {"img_size": (32, 64)}, "timm", r"grid=\(2, 4\), which the timm"),

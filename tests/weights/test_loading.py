@@ -184,11 +184,30 @@ def test_weights_take_the_models_dtype_and_frequencies_stay_float32(published, c
         load_weights(model.half(), state)
 
 
-def test_a_wrapped_model_is_loaded_inside(published, config):
-    model = ViT(config())
-    holder = nn.Module()
-    holder.module = model
-    load_weights(holder, published())
+@pytest.mark.parametrize("names", [("module",), ("_orig_mod",), ("module", "_orig_mod")])
+def test_a_wrapped_model_is_loaded_inside(names, published, config):
+    model = wrapped = ViT(config())
+    for name in names:  # as DistributedDataParallel and torch.compile hold a model
+        outer = nn.Module()
+        outer.add_module(name, wrapped)
+        wrapped = outer
+    load_weights(wrapped, published())
     assert torch.equal(model.head.bias, published()["head.bias"])
     with pytest.raises(WeightsError, match="got Linear; expected a model of"):
         load_weights(nn.Linear(2, 2), published())
+
+
+def test_a_model_on_the_meta_device_is_refused(published, config):
+    with torch.device("meta"):
+        model = ViT(config())
+    with pytest.raises(WeightsError, match="meta device, which holds no weights"):
+        load_weights(model, published())
+
+
+def test_pytorchs_own_moving_average_is_loaded(config):
+    model = ViT(config())
+    average = torch.optim.swa_utils.AveragedModel(model)
+    other = ViT(config())
+    report = load_weights(other, average.state_dict())
+    assert torch.equal(other.blocks[1].attn.rope.freqs, model.blocks[1].attn.rope.freqs)
+    assert list(report.dropped) == ["n_averaged"]

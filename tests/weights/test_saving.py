@@ -16,10 +16,11 @@ from ropevit.weights.own import FREE
 @pytest.mark.parametrize("position", POSITION_EMBEDDINGS)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"img_size": (32, 96), "num_registers": 2, "pooling": "avg", "layer_scale": None, "rope_theta": 7.0}],
+    [{}, {"img_size": (32, 96), "num_registers": 2, "pooling": "avg", "layer_scale": None}],
 )
 def test_a_saved_model_comes_back_with_its_config(position, changes, config, tmp_path):
-    model = ViT(config(position, **changes)).eval()
+    theta = {"rope_theta": 7.0} if "rope" in position else {}
+    model = ViT(config(position, **changes, **theta)).eval()
     path = save_model(tmp_path / "new" / "model.safetensors", model, classes=list("abcdefghij"), metadata={"seed": 3})
     again, info = load_model(path)
     assert again.config == info.config == model.config
@@ -84,6 +85,11 @@ def test_what_learned_or_free_fields_differ_in_does_not_matter(config, tmp_path)
     assert set(vars(config())) >= FREE
 
 
+def test_the_config_of_a_file_counts_more_than_its_name(config, tmp_path):
+    path = save_model(tmp_path / "deit_small_patch16_LS.safetensors", ViT(config("rope_axial_ape")))
+    assert load_weights(ViT(config("rope_axial_ape")), path).layout == "ropevit"
+
+
 def altered(path, **header) -> None:
     """Change entries in the header of a file of ours; None takes one out."""
     with safe_open(path, "pt") as file:
@@ -141,3 +147,19 @@ def test_create_model_refuses_what_it_does_not_know():
         ropevit.create_model("rope_mixed_deit_smal_patch16_LS")
     with pytest.raises(ValueError, match="no option named colour"):
         ropevit.create_model("rope_mixed_deit_small_patch16_LS", colour=3)
+
+
+def test_a_model_that_could_not_be_built_again_is_not_saved(config, tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = ViT(config())
+    model.head = torch.nn.Linear(96, 4)
+    with pytest.raises(
+        WeightsError, match=r"head.weight, head.bias of the model .* change the head with reset_classifier"
+    ):
+        save_model(path, model)
+    model.reset_classifier(4)
+    with torch.no_grad():
+        model.head.bias[0] = torch.nan
+    with pytest.raises(WeightsError, match=r"the model holds NaN or infinity in head\.bias"):
+        save_model(path, model)
+    assert not path.exists()
