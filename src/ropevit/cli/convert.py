@@ -16,6 +16,7 @@ def convert(
     to: Literal["published", "timm", "ropevit"] = "ropevit",
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     overwrite: bool = False,
+    ema: bool = False,
 ) -> None:
     """Convert weights from any known layout to another, bit for bit.
 
@@ -29,6 +30,9 @@ def convert(
         to: Layout to write.
         model: Name of the model, where the file alone does not tell.
         overwrite: Replace an existing file.
+        ema: Convert the moving average that a training script kept beside the weights.
     """
-    report = weights.convert(source, destination, to=to, model=model, overwrite=overwrite)
+    if destination.exists() and not overwrite:
+        raise ValueError(f"{destination} exists; choose another name, or add --overwrite to replace it")
+    report = weights.convert(source, destination, to=to, model=model, overwrite=overwrite, ema=ema)
     Console(soft_wrap=True).print(str(report), markup=False, highlight=False)

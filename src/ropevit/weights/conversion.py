@@ -48,11 +48,14 @@ class ConvertReport:
     """Number of entries in the new file."""
     dropped: Mapping[str, str]
     """Entries that were left out: name -> why."""
+    config: ViTConfig
+    """The model that they were taken to be."""
 
     def __str__(self) -> str:
         """List what a user may not expect."""
         first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
-        return "\n".join([first, *dropped_lines(self.dropped)])
+        told = ", ".join(f"{name} {getattr(self.config, name)}" for name in ("position", "width", "depth", "heads"))
+        return "\n".join([first, f"  taken to be: {told}, theta {self.config.theta:g}", *dropped_lines(self.dropped)])
 
 
 def convert(
@@ -96,7 +99,7 @@ def convert(
     )
     theirs = from_ours(state, to) | derived_tables(config, to)
     write(path, theirs, to, own_metadata(config, classes, metadata or {}))
-    return ConvertReport(found.source, path, (found.layout, to), len(theirs), report.dropped)
+    return ConvertReport(found.source, path, (found.layout, to), len(theirs), report.dropped, config)
 
 
 def check_destination(path: Path, to: str, overwrite: bool) -> Path:
@@ -130,17 +133,19 @@ def found_config(found: Found, model: str | ViTConfig | None, to: str) -> ViTCon
 
 
 def inferred_config(facts: Facts, source: str, to: str) -> ViTConfig:
-    """Make the config that shapes tell; published ViTs have heads of 64 channels."""
+    """Make the config that shapes tell; heads, which they may not tell, are those of the registry's models so wide."""
     positions = [name for name in facts.positions if name != "none"]  # never published
-    heads = facts.heads or facts.fields["width"] // 64
-    if to == "ropevit" and (len(positions) > 1 or facts.fields["width"] % 64):
+    usual = {config.heads for config in MODELS.values() if config.width == facts.fields["width"]}
+    heads = facts.heads or next(iter(usual), None)
+    if heads is None or (to == "ropevit" and len(positions) > 1):
+        known = f"with {heads} heads" if heads else f"nor how many heads share its {facts.fields['width']} channels"
         raise WeightsError(
-            f"cannot tell by its shapes whether {source} is {' or '.join(positions)} with {heads} heads; "
-            "name the model (--model NAME)"
+            f"cannot tell by its shapes whether {source} is {' or '.join(positions)}, {known}; "
+            "name the model (--model NAME, or model=CONFIG in Python)"
         )
     return ViTConfig(
         position=positions[0],
-        heads=max(heads, 1),
+        heads=heads,
         img_size=made_for(facts, source),
         layer_scale=1e-4 if facts.layer_scale else None,
         **facts.fields,
@@ -157,6 +162,10 @@ def made_for(facts: Facts, source: str) -> tuple[int, int]:
 
 def check_expressible(config: ViTConfig, to: str, source: str) -> None:
     """Refuse a model that would silently become another one in a layout that has no config."""
+    if config.position == "none":
+        raise WeightsError(
+            f"{source} has no position embedding, which the {to} layout cannot say; keep it in ropevit layout"
+        )
     implied: dict[str, Any] = {**IMPLIED[to], "theta": replace(config, rope_theta=None).theta}
     if POSITION_EMBEDDINGS[config.position].rope != "axial":
         del implied["theta"]

@@ -39,7 +39,10 @@ DERIVED = {
 #: Where files keep their weights, the first that is there; and where they keep an average of them.
 WRAPPERS = ("model", "state_dict", "module")
 EMA_WRAPPERS = ("model_ema", "state_dict_ema", "ema")
-TRAINING = ("optimizer", "lr_scheduler", "scheduler", "scaler", "loss_scaler", "amp_scaler", "epoch", "args")
+TRAINING = (
+    *("optimizer", "lr_scheduler", "scheduler", "scaler", "loss_scaler", "amp_scaler", "epoch", "args"),
+    "n_averaged",  # torch.optim.swa_utils.AveragedModel
+)
 
 
 def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], dict[str, str]]:
@@ -90,7 +93,7 @@ def holds_tensors(value: Any) -> bool:
 def strip_prefixes(entries: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Take off what DistributedDataParallel and torch.compile put in front of names."""
     plain = {str(key).replace("_orig_mod.", ""): value for key, value in entries.items()}
-    while plain and all(key.startswith("module.") for key in plain):
+    while (own := [key for key in plain if key not in TRAINING]) and all(key.startswith("module.") for key in own):
         plain = {key.removeprefix("module."): value for key, value in plain.items()}
     if len(plain) < len(entries):
         raise WeightsError(f"{source} holds weights both with and without the prefix _orig_mod.; keep one of them")

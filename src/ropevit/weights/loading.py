@@ -127,6 +127,10 @@ def bare(model: nn.Module) -> ViT:
 
 def load_found(model: ViT, found: Found, replace_head: bool, grid: tuple[int, int] | None = None) -> LoadReport:
     """Load what was understood."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise WeightsError(
+            "got a model on the meta device, which holds no weights; call model.to_empty(device=...) first"
+        )
     state, report = fit(model, found, replace_head, grid)
     own = model.state_dict()
     state = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.models.vit import ViT, ViTConfig
-from ropevit.weights.errors import WeightsError
-from ropevit.weights.loading import LoadReport, bare, load_found, understand
+from ropevit.weights.errors import WeightsError, few
+from ropevit.weights.loading import LoadReport, bare, check_finite, load_found, understand
 from ropevit.weights.own import own_metadata, stored_json
 from ropevit.weights.reading import Source, read_checkpoint
 
@@ -50,7 +50,8 @@ def save_model(
         The path.
 
     Raises:
-        WeightsError: If the suffix is another, the names are not as many as the classes, or the disk refuses.
+        WeightsError: If the suffix is another, the names are not as many as the classes, the weights are not those of
+            the model's config or not finite, or the disk refuses.
     """
     path, plain = Path(path), bare(model)
     if path.suffix != ".safetensors":
@@ -59,6 +60,7 @@ def save_model(
         raise WeightsError(
             f"got {len(classes)} class names for a model of {plain.config.num_classes}; give one a class"
         )
+    check_savable(plain)
     header = own_metadata(plain.config, None if classes is None else list(classes), metadata or {})
     write_safetensors(path, plain.state_dict(), header)
     return path
@@ -91,6 +93,21 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], header: Mapping[s
     """Write tensors and a header, all or nothing."""
     data = safetensors.torch.save(separate(state), dict(header))
     write_atomically(path, lambda file: file.write(data))
+
+
+def check_savable(model: ViT) -> None:
+    """Refuse a model that `load_model` could not build again: changed by hand, without weights, or diverged."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in ViT(model.config).state_dict().items()}
+    state = model.state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if shapes != wanted:
+        wrong = [name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)]
+        raise WeightsError(
+            f"{few(wrong)} of the model do not have the shapes of its config; change the head with reset_classifier, "
+            "and everything else by building a model of another config"
+        )
+    check_finite(state, "the model")
 
 
 def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
