@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ropevit.study.figure import draw_curves, save_figure
-from ropevit.study.results import conclude, make_curve, panel_results, paper_order, read_results, show
+from ropevit.study.results import conclude, make_curve, panel_results, paper_order, read_results, show, verdict
 
 
 def runs(scores: dict[str, list[list[float]]], sizes=(32, 64, 96), panel="field") -> list[dict]:
@@ -72,9 +72,22 @@ def test_a_tie_is_called_a_tie():
     (result,) = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[50.04, 60, 39]]}))
     sentence = conclude(result)
     assert "at the training size (32 px) RoPE-Mixed (50.0) and absolute (APE) (50.0) are level at the top" in sentence
-    assert "absolute (APE) has the highest mean, 40.0 (next: RoPE-Mixed (39.0))" in sentence
+    assert "absolute (APE) has the highest mean, 40.0 (next: RoPE-Mixed, 39.0)" in sentence
     (result,) = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[50, 60, 40]]}))
     assert "does not show" in paper_order(result)
+
+
+def test_the_verdict_counts_and_is_sure_only_with_enough_seeds():
+    panels = panel_results(runs(APART) + runs(APART, panel="zoom"))
+    assert verdict(panels) == (
+        "In short: at the training size and above, RoPE-Mixed has the highest mean in 6 of 6 measurements, in 4 of "
+        "them with every seed above every seed of all others."
+    )
+    one = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[10, 70, 41]]}, sizes=(16, 32, 64)))
+    assert verdict(one) == (
+        "In short: at the training size and above, RoPE-Mixed has the highest mean in 2 of 2 measurements; below it, "
+        "absolute (APE) has the highest mean in 1 of 1 measurements; with 1 seed that is a hint and no proof."
+    )
 
 
 def test_one_embedding_gives_nothing_to_compare():

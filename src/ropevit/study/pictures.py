@@ -81,7 +81,7 @@ def draw_pictures(panel: Panel, models: Mapping[str, ViT]) -> PanelPictures:
         title=panel.name,
         train_size=settings.train_size,
         shown=settings.test_sizes[-1],
-        scale=(220 if isinstance(panel, FieldPanel) else 100) / settings.test_sizes[-1],
+        scale=(190 if isinstance(panel, FieldPanel) else 88) / settings.test_sizes[-1],
         legend=tuple((name, COLOURS[index % len(COLOURS)]) for index, name in enumerate(labels)),
         sheets=tuple(sheets),
     )

@@ -10,7 +10,7 @@ import ropevit
 from ropevit.extras import require
 from ropevit.study.figure import draw_curves, figure_bytes
 from ropevit.study.pictures import PanelPictures
-from ropevit.study.results import LABELS, PanelResult, conclude, panel_results, paper_order, show
+from ropevit.study.results import LABELS, PanelResult, conclude, panel_results, paper_order, show, verdict
 
 COST_NOTE = (
     "Cost is measured on the tiny model of this study, where small operations weigh more than in a full-size model, "
@@ -20,8 +20,10 @@ COST_NOTE = (
 
 def conclusions(results: Sequence[PanelResult]) -> list[str]:
     """Write the sentences that answer the study's question, from its numbers alone."""
-    sentences = [sentence for result in results for sentence in (conclude(result), paper_order(result)) if sentence]
-    return sentences or ["No seed was finished by every embedding yet, so there is nothing to compare."]
+    if not results:
+        return ["No seed was finished by every embedding yet, so there is nothing to compare."]
+    short = [verdict(results)] if any(len(result.curves) > 1 for result in results) else []
+    return short + [text for result in results for text in (conclude(result), paper_order(result)) if text]
 
 
 def score_table(result: PanelResult) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a study found: its curves, its tables, and a conclusion that claims no more than they show."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,35 @@ def show(curve: Curve, size: int) -> str:
     return f"{curve.mean[column]:.1f}{spread}"
 
 
+def verdict(results: Sequence[PanelResult]) -> str:
+    """Sum a study up in one sentence: which embedding has the highest mean how often, and how often that is sure.
+
+    "Sure" means at least three seeds, and every seed of the best above every seed of all others.
+    """
+    at_and_above = [(result, size) for result in results for size in result.sizes if size >= result.train_size]
+    below = [(result, size) for result in results for size in result.sizes if size < result.train_size]
+    told = f"In short: at the training size and above, {most_often_best(at_and_above)}"
+    if below:
+        told += f"; below it, {most_often_best(below)}"
+    seeds = min(len(result.seeds) for result in results)
+    hint = "." if seeds >= ENOUGH_SEEDS else f"; with {seeds} seed{'s' * (seeds > 1)} that is a hint and no proof."
+    return told + hint
+
+
+def most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
+    """Name the embedding that has the highest mean most often among some sizes of some panels."""
+    best = Counter(result.ranked(size)[0].embedding for result, size in places)
+    name, count = best.most_common(1)[0]
+    told = f"{LABELS[name]} has the highest mean in {count} of {len(places)} measurements"
+    if min(len(result.seeds) for result, _ in places) < ENOUGH_SEEDS:
+        return told
+    sure = 0
+    for result, size in places:
+        first, *others = result.ranked(size)
+        sure += first.embedding == name and all(first.leads(other, size) for other in others)
+    return f"{told}, in {sure} of them with every seed above every seed of all others"
+
+
 def conclude(result: PanelResult) -> str:
     """Say in one sentence which embedding is best at the training size and at the largest, and whether that is sure.
 
@@ -173,7 +203,7 @@ def compare_at(result: PanelResult, size: int) -> str:
         return f"{place} {names([best, others[0]], size)} are level at the top"
     told = f"{place} {LABELS[best.embedding]} has the highest mean, {best_score}"
     if len(result.seeds) < ENOUGH_SEEDS:
-        return f"{told} (next: {names(others[:1], size)})"
+        return f"{told} (next: {LABELS[others[0].embedding]}, {show(others[0], size)})"
     behind = [other for other in others if best.leads(other, size)]
     level = [other for other in others if other not in behind]
     if behind:
