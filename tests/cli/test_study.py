@@ -51,6 +51,20 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(tiny, tmp_path, cap
     assert all(path.stat().st_mtime_ns == time for path, time in first.items()), "nothing is trained twice"
 
 
+def test_a_study_stopped_while_images_are_read_leaves_nothing_and_says_so(tiny, tmp_path, capsys, monkeypatch):
+    from ropevit.study import runner
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "load_folder", stop)
+    with pytest.raises(SystemExit) as end:
+        main([*tiny, "--out", str(tmp_path / "out")])
+    assert end.value.code == 130
+    assert "stopped before anything was trained" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

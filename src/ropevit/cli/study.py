@@ -40,6 +40,9 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
             run_study(config, bars.update)
         except KeyboardInterrupt:
             interrupted = True
+    if interrupted and not (config.out / "results.json").exists():
+        console.print("stopped before anything was trained; the same command starts again")
+        raise KeyboardInterrupt
     finish(console, config, read_results(config.out), interrupted)
 
 
