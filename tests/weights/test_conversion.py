@@ -93,6 +93,14 @@ def test_what_a_layout_cannot_say_is_refused(position, changes, to, message, con
     assert [file.name for file in tmp_path.iterdir()] == ["ours.safetensors"]
 
 
+def test_the_theta_with_which_learned_frequencies_started_may_be_lost(config, tmp_path):
+    path = save_model(tmp_path / "ours.safetensors", ViT(config("rope_mixed", rope_theta=50.0)))
+    for to in ("published", "timm"):
+        convert(path, tmp_path / f"{to}.safetensors", to)
+        convert(tmp_path / f"{to}.safetensors", tmp_path / f"back_from_{to}.safetensors", model=config("rope_mixed"))
+        assert same(load_file(path), load_file(tmp_path / f"back_from_{to}.safetensors"))
+
+
 def test_registers_go_to_timm_and_back(config, tmp_path):
     path = save_model(tmp_path / "a.safetensors", ViT(config(num_registers=2)))
     convert(path, tmp_path / "b.safetensors", "timm")

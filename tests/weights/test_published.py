@@ -37,6 +37,10 @@ def test_the_registry_names_every_published_vit():
     assert set(VITS) == PUBLISHED
 
 
+def test_a_model_of_another_depth_looks_like_no_published_one(published):
+    assert lookalikes(read_facts(published("rope_mixed", width=384))) == []
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 def test_a_small_published_model_loads_bit_for_bit(position):
     name = "deit_small_patch16_LS" if position == "ape" else f"{position}_deit_small_patch16_LS"
