@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -22,6 +23,16 @@ def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsy
     assert results["complete"]
     assert {run["panel"] for run in results["runs"]} == {"field", "zoom"}
     assert all(list(run["scores"]) == ["8", "16", "24"] for run in results["runs"])
+
+
+def test_a_call_that_trains_nothing_keeps_the_machine_of_the_trainings(finished, tiny, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    path = tmp_path / "out/results.json"
+    results = json.loads(path.read_text())
+    results["environment"]["device"] = "another machine"
+    path.write_text(json.dumps(results))
+    main([*tiny, "--out", str(tmp_path / "out"), "--resume"])
+    assert json.loads(path.read_text())["environment"]["device"] == "another machine"
 
 
 def test_an_interrupted_study_keeps_what_is_done_and_goes_on(tiny, tmp_path, capsys, monkeypatch):

@@ -90,6 +90,16 @@ def test_the_verdict_counts_and_is_sure_only_with_enough_seeds():
     )
 
 
+def test_the_verdict_names_all_where_none_is_ahead():
+    shared = {"ape": [[50, 60, 40]] * 3, "rope_mixed": [[60, 50, 40.5], [60, 50, 40], [60, 50, 40]]}
+    assert "in 2 of 3 measurements, in 1 of them with every seed" in verdict(panel_results(runs(shared)))
+    even = panel_results(runs({"ape": [[50, 60]], "rope_mixed": [[60, 50]]}, sizes=(32, 64)))
+    assert "RoPE-Mixed and absolute (APE) have the highest mean in 1 of 2 measurements each" in verdict(even)
+    mixed = {"ape": [[50, 1], [70, 1], [50, 1]], "rope_mixed": [[60, 2], [60, 2], [60, 0]]}
+    unsure = panel_results(runs(mixed, sizes=(32, 64)))
+    assert "RoPE-Mixed has the highest mean in 2 of 2 measurements, in none of them with every seed" in verdict(unsure)
+
+
 def test_one_embedding_gives_nothing_to_compare():
     (result,) = panel_results(runs({"ape": APART["ape"]}))
     assert "nothing to compare" in conclude(result)

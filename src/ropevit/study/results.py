@@ -165,15 +165,22 @@ def verdict(results: Sequence[PanelResult]) -> str:
 def most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
     """Name the embedding that has the highest mean most often among some sizes of some panels."""
     best = Counter(result.ranked(size)[0].embedding for result, size in places)
-    name, count = best.most_common(1)[0]
-    told = f"{LABELS[name]} has the highest mean in {count} of {len(places)} measurements"
+    most = max(best.values())
+    first, *others = [name for name, count in best.items() if count == most]
+    if others:
+        each = " and ".join(LABELS[name] for name in (first, *others))
+        return f"{each} have the highest mean in {most} of {len(places)} measurements each"
+    told = f"{LABELS[first]} has the highest mean in {most} of {len(places)} measurements"
     if min(len(result.seeds) for result, _ in places) < ENOUGH_SEEDS:
         return told
-    sure = 0
-    for result, size in places:
-        first, *others = result.ranked(size)
-        sure += first.embedding == name and all(first.leads(other, size) for other in others)
-    return f"{told}, in {sure} of them with every seed above every seed of all others"
+    sure = sum(clearly_best(result, size) == first for result, size in places)
+    return f"{told}, in {sure or 'none'} of them with every seed above every seed of all others"
+
+
+def clearly_best(result: PanelResult, size: int) -> str | None:
+    """Name the embedding that leads all others at a size in every seed, if there is one."""
+    best, *others = result.ranked(size)
+    return best.embedding if all(best.leads(other, size) for other in others) else None
 
 
 def conclude(result: PanelResult) -> str:

@@ -3,7 +3,7 @@
 The directory of a study holds `config.json`, `runs/<panel>-<embedding>-seed<k>/` (see `train.py`) and `results.json`:
 
     {"config": {...},            StudyConfig.to_dict(); `settings` has the full settings of each panel
-     "environment": {...},       versions, device, precision, workers, threads
+     "environment": {...},       versions, device, precision, workers, threads of the last call that trained
      "runs": [...],              the result.json of every finished run, in the order of StudyConfig.runs()
      "complete": true,           false while runs are missing
      "failed": [...],            {"panel", "embedding", "seed", "message"} of runs that stopped with an error
@@ -54,7 +54,7 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / "config.json", config.to_dict())
     facts = {
-        "environment": environment(plan.device, plan.dtype, plan.workers, plan.threads),
+        "environment": describe_machine(plan),
         "data": describe(*images),
         "skipped_files": sorted({*images[0].skipped, *images[1].skipped}),
     }
@@ -66,6 +66,14 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
     if not completed:
         raise KeyboardInterrupt
     return results
+
+
+def describe_machine(plan: Plan) -> dict[str, Any]:
+    """Say where trainings run; a call that trains nothing keeps what the one before it wrote."""
+    stored = plan.config.out / "results.json"
+    if not plan.runs and stored.exists():
+        return json.loads(stored.read_text(encoding="utf-8"))["environment"]
+    return environment(plan.device, plan.dtype, plan.workers, plan.threads)
 
 
 def make_plan(config: StudyConfig) -> Plan:
