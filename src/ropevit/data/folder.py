@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
+from ropevit.data.images import SUFFIXES, UNREADABLE, fit, open_rgb
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.streams import stream
 
-SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 #: Names of the folder of test images, beside `train`.
 TEST_FOLDERS = ("val", "test", "validation", "valid")
 #: Share of each class that is kept for testing where the folders do not say.
@@ -212,27 +212,11 @@ def balanced(files: Files, count: int) -> Files:
 def read_square(file: Path, size: int) -> np.ndarray | str:
     """Read the middle of an image as RGB, at most `size` pixels a side; or say in a line why it cannot be read."""
     try:
-        with Image.open(file) as image:
-            image.draft("RGB", (size, size))  # JPEG: decode no more pixels than needed
-            upright = ImageOps.exif_transpose(image)
-            return np.asarray(middle(to_rgb(upright), min(size, *upright.size)))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        image = open_rgb(file, enough=size)
+    except UNREADABLE as error:
         return " ".join(str(error).split()) or type(error).__name__
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB; what is transparent becomes white, 16-bit grey keeps its upper 8 bits."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-
-
-def middle(image: Image.Image, side: int) -> Image.Image:
-    """Resize the shorter side to `side` and cut out the middle (antialiased)."""
-    return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    side = min(size, *image.size)
+    return np.asarray(fit(image, side, side))
 
 
 def enlarge(square: np.ndarray, side: int) -> np.ndarray:

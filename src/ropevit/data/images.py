@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 #: Suffixes that are taken for images when a folder is searched.
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+#: What Pillow raises over files that it cannot read.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -20,20 +23,36 @@ def read_image(path: Path) -> Image.Image:
         ValueError: If there is no such file, or it cannot be read as an image.
     """
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would cut off at 255
-                upright = Image.fromarray((np.asarray(upright) / 257).round().clip(0, 255).astype(np.uint8))
-            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
-            return upright.convert("RGB")
+        return open_rgb(path)
     except FileNotFoundError:
         raise ValueError(f"no image at {path}; check the path") from None
     except IsADirectoryError:
         raise ValueError(f"got the folder {path}; expected image files, such as {path}/*.jpg") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an image ({error}); convert or remove it") from None
+
+
+def open_rgb(path: Path, enough: int | None = None) -> Image.Image:
+    """Read an image as `read_image` does, but let the errors of UNREADABLE through.
+
+    Args:
+        path: Image file.
+        enough: Shorter side in pixels that is enough; JPEGs are then decoded no larger than needed.
+    """
+    with Image.open(path) as image:
+        if enough:
+            image.draft("RGB", (enough, enough))
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; what is transparent becomes white, 16-bit grey keeps its upper 8 bits."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -42,11 +61,7 @@ def fit(image: Image.Image, height: int, width: int) -> Image.Image:
     This is the evaluation of Heo et al. 2024 (shorter side to the test size, centre crop, crop ratio 1) in one step;
     torchvision's Resize and CenterCrop round to whole pixels in between, and so may differ by part of a pixel.
     """
-    scale = max(height / image.height, width / image.width)
-    across, down = width / scale, height / scale  # what is kept of the picture, in its own pixels
-    left, top = (image.width - across) / 2, (image.height - down) / 2
-    box = (max(left, 0), max(top, 0), min(left + across, image.width), min(top + down, image.height))
-    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
 
 
 def whole_size(image: Image.Image, shorter: int, patch_size: int) -> tuple[int, int]:
