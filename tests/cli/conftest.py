@@ -15,6 +15,7 @@ def my_images(tmp_path_factory):
             pixels = noise.integers(0, 80, (20 + 3 * index, 40 - 2 * index, 3))
             pixels[..., 2 - label] += 150
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index}.png")
+    (root / "red" / "broken.png").write_text("no picture")
     return root
 
 

@@ -16,6 +16,7 @@ def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsy
     assert "has the highest mean" in printed
     assert f"report: {finished / 'report.html'}" in printed.replace("\n", "")
     assert printed.count("(kept)") == 6
+    assert "left out red/broken.png" in printed
     assert {"config.json", "results.json", "curves.png", "curves.svg", "report.html", "runs"} <= {
         path.name for path in finished.iterdir()
     }
@@ -111,6 +112,17 @@ def test_options_that_cannot_be_end_as_one_line_and_code_2(tmp_path, capsys, opt
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_wrong_input_is_answered_by_its_error_alone(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "ropevit", "study", "--data", "nowhere", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: found no folder nowhere")
 
 
 def test_unknown_options_and_verbs_exit_with_code_2():

@@ -54,11 +54,12 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
     console.print()
     for sentence in conclusions(found):
         console.print(sentence, markup=False, highlight=False)
+    for note in (*results["data"]["notes"], *(f"left out {file}" for file in results["skipped_files"])):
+        console.print(note, markup=False, highlight=False, style="yellow")
     with console.status("drawing the report"):
         report = write_outputs(config, results)
-    console.print(
-        f"\nreport: {report}\ncurves: {config.out / 'curves.png'}", soft_wrap=True, markup=False, highlight=False
-    )
+    curves = f"\ncurves: {config.out / 'curves.png'}" if found else ""
+    console.print(f"\nreport: {report}{curves}", soft_wrap=True, markup=False, highlight=False)
     if results["complete"]:
         return
     done, planned = len(results["runs"]), len(config.runs())
@@ -94,14 +95,15 @@ class Bars:
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "Bars":
-        self.progress.start()
-        return self
+        return self  # drawn from the first event on: wrong input is answered by its error alone
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress.live.is_started:
+            self.progress.stop()
 
     def update(self, event: Event) -> None:
         """Show an event of the study."""
+        self.progress.start()
         match event:
             case Loading(done=done, total=total):
                 self.bar("reading images", done, total, "")
