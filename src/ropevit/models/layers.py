@@ -168,3 +168,11 @@ def resize_embedding(
     maps = embedding.to(dtype).transpose(1, 2).unflatten(2, grid)
     resized = F.interpolate(maps, size=(h, w), mode="bicubic", align_corners=False)
     return resized.flatten(2).transpose(1, 2).to(embedding.dtype)
+
+
+def init_linear(linear: nn.Linear) -> nn.Linear:
+    """Start a linear layer as DeiT does."""
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+    return linear

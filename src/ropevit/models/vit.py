@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ropevit.models.layers import Block, PatchEmbed, resize_embedding
+from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
 from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
 
 
@@ -311,13 +311,6 @@ class ViT(nn.Module):
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
         return len(self.blocks) + 1 if name.startswith(("norm.", "head.")) else 0
-
-
-def init_linear(linear: nn.Linear) -> nn.Linear:
-    """Start a linear layer as DeiT does."""
-    nn.init.trunc_normal_(linear.weight, std=0.02)
-    nn.init.zeros_(linear.bias)
-    return linear
 
 
 def drop_path_rates(config: ViTConfig) -> list[float]:

@@ -1,0 +1,339 @@
+"""Swin transformer with the position embeddings of the paper, for images of any size."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
+from ropevit.models.windows import WindowAttention, from_windows, to_windows, window_mask, window_shift
+from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
+
+
+class SwinEmbedding(NamedTuple):
+    """What a name of a position embedding stands for in Swin."""
+
+    rope: str | None
+    bias: bool = False
+    absolute: bool = False
+
+
+SWIN_EMBEDDINGS = {
+    "none": SwinEmbedding(None),
+    "rpb": SwinEmbedding(None, bias=True),
+    "rope_axial": SwinEmbedding("axial"),
+    "rope_mixed": SwinEmbedding("mixed"),
+    "rope_axial_rpb": SwinEmbedding("axial", bias=True),
+    "rope_mixed_rpb": SwinEmbedding("mixed", bias=True),
+    "rope_axial_ape": SwinEmbedding("axial", absolute=True),
+    "rope_mixed_ape": SwinEmbedding("mixed", absolute=True),
+}
+
+#: Base of the frequencies of published Swins, by kind of rotation.
+THETA = {"axial": 50.0, "mixed": 10.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinConfig:
+    """Everything that makes a Swin transformer; written into its checkpoints.
+
+    Raises:
+        ValueError: If a field is out of range or two fields do not fit.
+    """
+
+    position: str
+    """Position embedding: none, rpb, rope_axial, rope_mixed, rope_axial_rpb, rope_mixed_rpb, rope_axial_ape, ..."""
+    width: int = 96
+    """Channels of the first stage, C; each later stage has twice those of the one before."""
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    """Blocks of each stage."""
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    """Heads of each stage."""
+    patch_size: int = 4
+    """Side of a patch in pixels."""
+    img_size: tuple[int, int] = (224, 224)
+    """Height and width in pixels for which an absolute embedding is learned; any size may be fed."""
+    window_size: int = 7
+    """Side of a window in tokens; the paper takes 1/32 of the image's side."""
+    in_channels: int = 3
+    """Channels of the image."""
+    num_classes: int = 1000
+    """Classes, K; 0 leaves the head out."""
+    mlp_ratio: float = 4.0
+    """Hidden channels of the MLP over C."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth in the last block, growing from 0 in the first."""
+    rope_theta: float | None = None
+    """Base of the frequencies; None takes 50 for axial and 10 for mixed."""
+    ape_std: float = 0.02
+    """Standard deviation of the absolute embedding at the start."""
+
+    def __post_init__(self):
+        for field in ("img_size", "depths", "heads"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))  # lists, where the config was read from JSON
+        if self.position not in SWIN_EMBEDDINGS:
+            raise ValueError(f"got position={self.position!r}; expected one of {', '.join(SWIN_EMBEDDINGS)}")
+        if len(self.depths) != len(self.heads) or not self.depths or min(*self.depths, *self.heads) < 1:
+            raise ValueError(f"got depths={self.depths}, heads={self.heads}; expected as many, each at least 1")
+        for field in ("width", "patch_size", "window_size", "in_channels"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"got {field}={getattr(self, field)}; expected at least 1")
+        for stage, heads in enumerate(self.heads):
+            channels = self.width * 2**stage
+            if channels % heads or (SWIN_EMBEDDINGS[self.position].rope and channels // heads % 4):
+                raise ValueError(
+                    f"got {channels} channels for {heads} heads in stage {stage}; expected a multiple of the heads, "
+                    "and with rotation heads of a multiple of 4 channels"
+                )
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"got drop_path={self.drop_path}; expected a rate from 0 to below 1")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches for which an absolute embedding is learned."""
+        return -(-self.img_size[0] // self.patch_size), -(-self.img_size[1] // self.patch_size)
+
+    @property
+    def theta(self) -> float:
+        """Base of the frequencies: the config's, or the published one of its kind."""
+        return self.rope_theta or THETA[SWIN_EMBEDDINGS[self.position].rope or "mixed"]
+
+
+class SwinBlock(nn.Module):
+    """Pre-norm block that attends inside windows, shifted or not.
+
+    Args:
+        width: Channels.
+        attention: Attention inside windows.
+        shifted: Whether windows are shifted by half a window.
+        mlp_ratio: Hidden channels of the MLP over the width.
+        drop_path: Rate of stochastic depth.
+    """
+
+    def __init__(self, width: int, attention: WindowAttention, shifted: bool, mlp_ratio: float, drop_path: float):
+        super().__init__()
+        self.shifted = shifted
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "B h w C"], turn: Turn | None) -> Float[Tensor, "B h w C"]:
+        """Mix the tokens of each window, then work on each alone."""
+        (h, w), window = x.shape[1:3], self.attn.window
+        shift = window_shift(h, w, window) if self.shifted else (0, 0)
+        windows = to_windows(self.norm1(x), window, shift)
+        windows = self.attn(windows, turn, window_mask(h, w, window, shift, x.device))
+        x = x + self.drop_path(from_windows(windows, h, w, window, shift))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PatchMerging(nn.Module):
+    """Halve the map: four neighbours become one token of twice the channels.
+
+    Args:
+        width: Channels before.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B h2 w2 C2"]:
+        """Join tokens in the order top-left, bottom-left, top-right, bottom-right; odd sides are padded."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches, project and normalise them; sides that the patches do not tile are padded.
+
+    Args:
+        config: The model.
+    """
+
+    def __init__(self, config: SwinConfig):
+        super().__init__()
+        self.proj = nn.Conv2d(config.in_channels, config.width, config.patch_size, config.patch_size)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
+        """Return the map of patch tokens, channels last."""
+        patch = self.proj.stride[0]
+        images = F.pad(images, (0, -images.shape[3] % patch, 0, -images.shape[2] % patch))
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, and the merging that follows.
+
+    Args:
+        config: The model.
+        index: Which stage, from 0.
+    """
+
+    def __init__(self, config: SwinConfig, index: int):
+        super().__init__()
+        width, heads = config.width * 2**index, config.heads[index]
+        self.window = config.window_size
+        self.rope = None
+        if SWIN_EMBEDDINGS[config.position].rope == "axial":
+            self.rope = AxialRope(width // heads, config.theta)
+        first, last = sum(config.depths[:index]), len(config.depths) - 1
+        self.blocks = nn.ModuleList(
+            SwinBlock(
+                width,
+                make_attention(config, width, heads),
+                shifted=block % 2 == 1,
+                mlp_ratio=config.mlp_ratio,
+                drop_path=config.drop_path * (first + block) / max(sum(config.depths) - 1, 1),
+            )
+            for block in range(config.depths[index])
+        )
+        self.downsample = PatchMerging(width) if index < last else None
+
+    def forward(self, x: Float[Tensor, "B h w C"], recompute: bool = False) -> Float[Tensor, "B h w C"]:
+        """Run the blocks, without the merging."""
+        turn = None
+        if self.rope is not None:
+            turn = self.rope.turn(grid_positions(self.window, self.window, device=x.device))
+        for block in self.blocks:
+            x = checkpoint(block, x, turn, use_reentrant=False) if recompute else block(x, turn)
+        return x
+
+
+def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
+    """Build the attention of one block, with frequencies of its own where they are learned."""
+    embedding = SWIN_EMBEDDINGS[config.position]
+    rope = MixedRope(width // heads, heads, config.theta) if embedding.rope == "mixed" else None
+    return WindowAttention(width, heads, config.window_size, rope, embedding.bias)
+
+
+class Swin(nn.Module):
+    """Swin transformer for images of any height and width.
+
+    Args:
+        config: What to build; `ropevit.models.registry` names the published ones.
+
+    Source: Liu et al. 2021 (arXiv:2103.14030); Heo et al. 2024 (arXiv:2403.13298).
+    """
+
+    def __init__(self, config: SwinConfig):
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid
+        size = (1, rows * columns, config.width)
+        self.patch_embed = PatchEmbed(config)
+        absolute = SWIN_EMBEDDINGS[config.position].absolute
+        self.absolute_pos_embed = nn.Parameter(torch.zeros(size)) if absolute else None
+        self.layers = nn.ModuleList(Stage(config, index) for index in range(len(config.depths)))
+        width = config.width * 2 ** (len(config.depths) - 1)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
+        self.grad_checkpointing = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start the weights as Swin does: a truncated normal of 0.02, biases 0; the embedding as the config says."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init_linear(module)
+            elif isinstance(module, WindowAttention) and module.relative_position_bias_table is not None:
+                nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+        if self.absolute_pos_embed is not None:
+            nn.init.normal_(self.absolute_pos_embed, std=self.config.ape_std)
+
+    def embed(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
+        """Turn images into a map of tokens.
+
+        Raises:
+            ValueError: If the images have a wrong rank or channels, or no pixels.
+        """
+        channels = self.config.in_channels
+        if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
+            raise ValueError(f"got images of shape {tuple(images.shape)}; expected (B, {channels}, H, W)")
+        x = self.patch_embed(images)
+        if self.absolute_pos_embed is None:
+            return x
+        h, w = x.shape[1:3]
+        embedding = resize_embedding(self.absolute_pos_embed, self.config.grid, h, w)
+        return x + embedding.unflatten(1, (h, w)).to(x.dtype)
+
+    def stages(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
+        """Run the stages one by one, giving the map at the end of each, channels last."""
+        x = self.embed(images)
+        for stage in self.layers:
+            x = stage(x, recompute=self.grad_checkpointing and self.training)
+            yield x
+            x = x if stage.downsample is None else stage.downsample(x)
+
+    def forward_features(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
+        """Return the map of the last stage after the final norm, channels last."""
+        *_, x = self.stages(images)
+        return self.norm(x)
+
+    def forward_head(self, features: Float[Tensor, "B h w C"]) -> Float[Tensor, "B K"]:
+        """Average the tokens and classify."""
+        return self.head(features.mean((1, 2)))
+
+    def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K"]:
+        """Return the logits of each class."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_intermediates(
+        self, images: Float[Tensor, "B c H W"], indices: Sequence[int] | None = None
+    ) -> list[Float[Tensor, "B C h w"]]:
+        """Return the maps at the end of stages, strides 4, 8, 16 and 32, for dense tasks.
+
+        Args:
+            images: Images of any size.
+            indices: Stages, from 0; negative ones count from the last; None takes all.
+
+        Raises:
+            ValueError: If there is no such stage.
+        """
+        count = len(self.layers)
+        wanted = [index + count if index < 0 else index for index in (range(count) if indices is None else indices)]
+        if not all(0 <= index < count for index in wanted):
+            raise ValueError(f"got indices={list(indices or ())}; expected stages from {-count} to {count - 1}")
+        maps = [x.permute(0, 3, 1, 2).contiguous() for x in self.stages(images)]
+        return [maps[index] for index in wanted]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: keep only the input of each block."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one with `num_classes` outputs; 0 leaves it out."""
+        self.config = replace(self.config, num_classes=num_classes)
+        like = self.norm.weight
+        head = init_linear(nn.Linear(like.shape[0], num_classes)) if num_classes else nn.Identity()
+        self.head = head.to(device=like.device, dtype=like.dtype)
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are never decayed besides biases and norms: embeddings, bias tables, frequencies."""
+        ends = ("absolute_pos_embed", "relative_position_bias_table", "rope.freqs")
+        return {name for name, _ in self.named_parameters() if name.endswith(ends)}
+
+    def layer_index(self, name: str) -> int:
+        """Tell the depth of a parameter for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head.
+
+        Learned frequencies belong to their block, a merging to the last block before it.
+        """
+        depths = self.config.depths
+        if not name.startswith("layers."):
+            return sum(depths) + 1 if name.startswith(("norm.", "head.")) else 0
+        stage, kind, block = name.split(".")[1:4]
+        return sum(depths[: int(stage)]) + (int(block) + 1 if kind == "blocks" else depths[int(stage)])

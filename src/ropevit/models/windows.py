@@ -1,0 +1,157 @@
+"""Windows: cutting a map of tokens into windows, whatever its size, and attending inside them."""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ropevit.rope import MixedRope, Turn, apply_turn, grid_positions
+
+
+def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
+    """Give the shift of every second block along y and x: half a window, or 0 where one window spans the side.
+
+    Source: Liu et al. 2021 (arXiv:2103.14030), section 3.2.
+    """
+    return (window // 2) * int(h > window), (window // 2) * int(w > window)
+
+
+def to_windows(x: Float[Tensor, "B h w C"], window: int, shift: tuple[int, int]) -> Float[Tensor, "Bn n C"]:
+    """Pad a map at the bottom and right to whole windows, shift it up and left, and cut it.
+
+    Args:
+        x: Map of tokens.
+        window: Side of a window in tokens.
+        shift: Rows and columns that wrap around to the other side.
+
+    Returns:
+        Windows of each image, row-major, their tokens row-major.
+    """
+    x = F.pad(x, (0, 0, 0, -x.shape[2] % window, 0, -x.shape[1] % window))
+    x = x.roll((-shift[0], -shift[1]), (1, 2))
+    return x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def from_windows(
+    windows: Float[Tensor, "Bn n C"], h: int, w: int, window: int, shift: tuple[int, int]
+) -> Float[Tensor, "B h w C"]:
+    """Undo `to_windows`: join the windows of an h x w map, shift back and cut the padding off."""
+    rows, columns = -(-h // window), -(-w // window)
+    x = windows.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2).roll(shift, (1, 2))[:, :h, :w]
+
+
+def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch.device) -> Bool[Tensor, "windows n n"]:
+    """Say which tokens of a window may see which: neighbours in the image, never the padding.
+
+    After the shift a window may hold pieces from opposite sides of the image; two tokens belong together if they lie
+    less than a window apart in the image itself. Padding sees everything, so that no softmax is empty; it is cut off.
+
+    Args:
+        h: Rows of the map.
+        w: Columns of the map.
+        window: Side of a window.
+        shift: As in `to_windows`.
+        device: Where the mask lives.
+
+    Returns:
+        True where the query (first n) may see the key (last n).
+    """
+    rows, columns = h + -h % window, w + -w % window
+    places = grid_positions(rows, columns, device=device).unflatten(0, (1, rows, columns))
+    x, y = to_windows(places, window, shift).unbind(-1)
+    near = ((x[:, :, None] - x[:, None]).abs() < window) & ((y[:, :, None] - y[:, None]).abs() < window)
+    real = (x < w) & (y < h)
+    return (near & real[:, None, :]) | ~real[:, :, None]
+
+
+@lru_cache(maxsize=64)
+def cached_mask(
+    h: int, w: int, window: int, shift: tuple[int, int], device: torch.device
+) -> Bool[Tensor, "windows n n"]:
+    """Keep the masks of recent sizes; the key holds everything on which a mask depends."""
+    return make_mask(h, w, window, shift, device)
+
+
+def window_mask(
+    h: int, w: int, window: int, shift: tuple[int, int], device: torch.device
+) -> Bool[Tensor, "windows n n"] | None:
+    """Give the mask of a map, or None where every token may see its whole window."""
+    if shift == (0, 0) and h % window == 0 and w % window == 0:
+        return None
+    make = make_mask if torch.compiler.is_compiling() else cached_mask
+    return make(h, w, window, shift, device)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside windows, with rotation, relative position bias, both or neither.
+
+    Args:
+        width: Channels.
+        heads: Number of heads, A.
+        window: Side of a window in tokens.
+        rope: This block's own learned frequencies, if any.
+        bias: Whether to add a learned relative position bias.
+
+    Source: Liu et al. 2021 (arXiv:2103.14030), Eq. 4; Heo et al. 2024 (arXiv:2403.13298).
+    """
+
+    def __init__(self, width: int, heads: int, window: int, rope: MixedRope | None = None, bias: bool = False):
+        super().__init__()
+        self.heads = heads
+        self.window = window
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.rope = rope
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads)) if bias else None
+
+    def forward(self, x: Float[Tensor, "Bn n C"], turn: Turn | None, mask: Tensor | None) -> Float[Tensor, "Bn n C"]:
+        """Attend inside each window.
+
+        Args:
+            x: Windows of all images, those of an image together.
+            turn: Rotation that blocks share (axial); learned frequencies make their own.
+            mask: (windows, n, n), True where a query may see a key; None lets all see all.
+        """
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.rope is not None:
+            turn = self.rope.turn(grid_positions(self.window, self.window, device=x.device))
+        if turn is not None:
+            q, k = apply_turn(q, turn), apply_turn(k, turn)
+        x = attend(q, k, v, self.scores_to_add(mask, q.dtype))
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def scores_to_add(self, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """Join bias and mask to what attention takes: (windows or 1, A or 1, n, n)."""
+        table = self.relative_position_bias_table
+        if table is None:
+            return None if mask is None else mask.unsqueeze(1)
+        bias = relative_bias(table, self.window).to(dtype)
+        return bias if mask is None else bias.masked_fill(~mask.unsqueeze(1), float("-inf"))
+
+
+def relative_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tensor, "1 A n n"]:
+    """Look up the bias of every pair of tokens in a window.
+
+    Args:
+        table: One row for each difference (query minus key), rows outer, from -(window - 1) to window - 1.
+        window: Side of the window.
+    """
+    places = grid_positions(window, window, device=table.device).long()
+    apart = places[:, None] - places[None] + window - 1
+    index = apart[..., 1] * (2 * window - 1) + apart[..., 0]
+    return table[index].permute(2, 0, 1).unsqueeze(0)
+
+
+def attend(
+    q: Float[Tensor, "Bn A n D"], k: Float[Tensor, "Bn A n D"], v: Float[Tensor, "Bn A n D"], add: Tensor | None
+) -> Float[Tensor, "Bn A n D"]:
+    """Run attention; what differs between windows goes beside the heads, so that nothing is repeated for each image."""
+    if add is None or add.shape[0] == 1:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=add)
+    windows, heads = add.shape[0], q.shape[1]
+    q, k, v = (x.unflatten(0, (-1, windows)).flatten(1, 2) for x in (q, k, v))
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=add.expand(-1, heads, -1, -1).flatten(0, 1))
+    return x.unflatten(1, (windows, heads)).flatten(0, 1)
