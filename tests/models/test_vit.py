@@ -50,7 +50,7 @@ def test_parameter_counts_are_the_published_ones(name, expected):
         assert sum(parameter.numel() for parameter in ViT(MODELS[name]).parameters()) == expected
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", list_models("*deit*"))
 def test_every_name_builds_what_it_says(name):
     with torch.device("meta"):
         built = ViT(MODELS[name])
@@ -61,9 +61,9 @@ def test_every_name_builds_what_it_says(name):
     assert len(built.blocks) == (24 if "large" in words else 12)
 
 
-def test_every_published_vit_is_in_the_registry():
+def test_every_published_model_is_in_the_registry():
     layouts = json.loads((GOLDEN / "checkpoint_layouts.json").read_text())
-    assert {name for name in layouts if "deit" in name} == PUBLISHED
+    assert set(layouts) == PUBLISHED
     assert set(MODELS) >= PUBLISHED
     assert list_models("rope_mixed_deit*", pretrained=True) == [
         f"rope_mixed_deit_{size}_patch16_LS" for size in ("small", "base", "large")

@@ -19,7 +19,7 @@ def predict(*arguments, **options):
 
 def test_a_bad_file_costs_only_itself_and_what_follows(pictures, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
-    found = predict_each(model(), [pictures[0], tmp_path / "bad.png"], Input(size=(32,), patch_size=16), ["x"] * 6)
+    found = predict_each(model(), [pictures[0], tmp_path / "bad.png"], Input(size=(32,), multiple=16), ["x"] * 6)
     assert next(found).path == pictures[0]
     with pytest.raises(ValueError, match=r"bad.png cannot be read"):
         next(found)
@@ -34,7 +34,7 @@ def model() -> ViT:
 
 def test_guesses_are_probabilities_best_first(pictures):
     classes = [f"class {index}" for index in range(6)]
-    found = predict(model(), pictures, Input(size=(48,), patch_size=16), classes, top=9)
+    found = predict(model(), pictures, Input(size=(48,), multiple=16), classes, top=9)
     assert [prediction.path for prediction in found] == pictures
     for prediction in found:
         chances = [guess.probability for guess in prediction.guesses]
@@ -45,13 +45,13 @@ def test_guesses_are_probabilities_best_first(pictures):
 
 
 def test_each_picture_may_keep_its_own_shape(pictures):
-    found = predict(model(), pictures, Input(size=(32,), patch_size=16, whole=True), ["x"] * 6)
+    found = predict(model(), pictures, Input(size=(32,), multiple=16, whole=True), ["x"] * 6)
     assert [(p.height, p.width) for p in found] == [(32, 48), (96, 32)]
 
 
 def test_the_model_is_put_into_evaluation_mode(pictures):
     net = model().train()
-    form = Input(size=(32,), patch_size=16)
+    form = Input(size=(32,), multiple=16)
     assert predict(net, pictures, form, list("abcdef")) == predict(net, pictures, form, list("abcdef"))
     assert not net.training
 
@@ -61,18 +61,18 @@ def test_guesses_follow_the_logits(pictures):
     with torch.no_grad():
         net.head.weight.zero_()
         net.head.bias.copy_(torch.arange(6.0))
-    best = predict(net, pictures[:1], Input(size=(32,), patch_size=16), list("abcdef"), top=2)[0]
+    best = predict(net, pictures[:1], Input(size=(32,), multiple=16), list("abcdef"), top=2)[0]
     assert [guess.name for guess in best.guesses] == ["f", "e"]
 
 
 def test_input_that_cannot_be_is_refused(pictures):
     with pytest.raises(ValueError, match="got an image of 50 x 50 pixels"):
-        Input(size=(50,), patch_size=16)
+        Input(size=(50,), multiple=16)
     with pytest.raises(ValueError, match="expected one number"):
-        Input(size=(32, 32, 32), patch_size=16)
+        Input(size=(32, 32, 32), multiple=16)
     with pytest.raises(ValueError, match="give the shorter side alone"):
-        Input(size=(32, 48), patch_size=16, whole=True)
+        Input(size=(32, 48), multiple=16, whole=True)
     with pytest.raises(ValueError, match=r"got size \(-16,\); expected pixels, above 0"):
-        Input(size=(-16,), patch_size=16)
+        Input(size=(-16,), multiple=16)
     with pytest.raises(ValueError, match="got 5 class names for 6 logits"):
-        predict(model(), pictures, Input(size=(32,), patch_size=16), list("abcde"))
+        predict(model(), pictures, Input(size=(32,), multiple=16), list("abcde"))

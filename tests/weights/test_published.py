@@ -33,8 +33,8 @@ def test_every_published_key_and_shape_has_its_place(name):
     assert set(lookalikes(read_facts(state))) == {name, name.replace(kind, same.get(kind, kind), 1)}
 
 
-def test_the_registry_names_every_published_vit():
-    assert set(VITS) == PUBLISHED
+def test_the_registry_names_every_published_model():
+    assert set(LAYOUTS) == PUBLISHED
 
 
 def test_a_model_of_another_depth_looks_like_no_published_one(published):

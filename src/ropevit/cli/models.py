@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ropevit.models.cost import count_multiply_adds, count_parameters
 from ropevit.models.published import SOURCE, TOP1
-from ropevit.models.registry import MODELS, PUBLISHED, list_models
+from ropevit.models.registry import MODELS, PUBLISHED, get_config, list_models
 
 
 def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 224, published: bool = False) -> None:
@@ -21,7 +21,7 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
 
     Args:
         pattern: Shell-style pattern of names, quoted.
-        size: Side of the image in pixels for which multiply-adds are counted.
+        size: Side of the image in pixels for which multiply-adds are counted; Swin takes windows of 1/32 of it.
         published: Only models with published weights.
     """
     names = list_models(pattern, pretrained=published)
@@ -31,8 +31,8 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
     for heading in ("name", "params", "adds", "224", "384", "hub"):
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for name in names:
-        config, top1 = MODELS[name], TOP1.get(name, {})
-        cost = f"{count_parameters(config) / 1e6:.2f}M", f"{count_multiply_adds(config, size, size) / 1e9:.2f}G"
+        top1, adds = TOP1.get(name, {}), count_multiply_adds(get_config(name, img_size=size), size, size)
+        cost = f"{count_parameters(MODELS[name]) / 1e6:.2f}M", f"{adds / 1e9:.2f}G"
         accuracy = (f"{top1[at]:.1f}" if at in top1 else "-" for at in (224, 384))
         table.add_row(name, *cost, *accuracy, "yes" if name in PUBLISHED else "-")
     console = Console()

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from ropevit import weights
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
-from ropevit.models.vit import ViT
+from ropevit.models import Model, SwinConfig, get_config
+from ropevit.models.registry import paper_window
 from ropevit.study.device import resolve_device
 from ropevit.tasks.classify.predict import Input, Prediction, predict_each
 
@@ -55,19 +56,23 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
       ropevit predict wide.jpg --model rope_mixed_deit_base_patch16_LS --size 384 --whole
     """
     device = resolve_device(config.device)
-    model, classes, look = load(config.model, config.checkpoint)
+    model, classes, look = load(config.model, config.checkpoint, config.size)
     size = config.size or (model.config.img_size[:1] if config.whole else model.config.img_size)
-    form = Input(size=size, patch_size=model.config.patch_size, whole=config.whole, **look)
+    form = Input(size=size, multiple=model.config.multiple, whole=config.whole, **look)
     for prediction in predict_each(model.to(device), config.images, form, classes, config.top):
         show(prediction)
 
 
-def load(name: str | None, checkpoint: str | None) -> tuple[ViT, tuple[str, ...], dict[str, tuple[float, ...]]]:
+def load(
+    name: str | None, checkpoint: str | None, size: tuple[int, ...]
+) -> tuple[Model, tuple[str, ...], dict[str, tuple[float, ...]]]:
     """Find the model, the names of its classes, and mean and spread of the pixels that it wants."""
     if name is None and checkpoint is None:
         raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a weights file")
     if name is not None and (checkpoint is None or not describes_itself(checkpoint)):
-        model = weights.create_model(name, pretrained=True if checkpoint is None else checkpoint)
+        swin = isinstance(get_config(name), SwinConfig)
+        fields = {"window_size": paper_window(size[0], size[-1])} if swin and size else {}
+        model = weights.create_model(name, pretrained=True if checkpoint is None else checkpoint, **fields)
         return model, imagenet_classes(), {"mean": MEAN, "std": STD}
     if name is not None:
         raise ValueError(f"{checkpoint} is a file of ours and knows its model and classes; leave out --model {name}")

@@ -1,7 +1,23 @@
 """Vision transformers with every position embedding of the paper, and the registry of their names."""
 
+from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.groups import parameter_groups
 from ropevit.models.registry import MODELS, get_config, list_models
+from ropevit.models.swin import SWIN_EMBEDDINGS, Swin, SwinConfig
 from ropevit.models.vit import POSITION_EMBEDDINGS, ViT, ViTConfig
 
-__all__ = ["MODELS", "POSITION_EMBEDDINGS", "ViT", "ViTConfig", "get_config", "list_models", "parameter_groups"]
+__all__ = [
+    "MODELS",
+    "POSITION_EMBEDDINGS",
+    "SWIN_EMBEDDINGS",
+    "Config",
+    "Model",
+    "Swin",
+    "SwinConfig",
+    "ViT",
+    "ViTConfig",
+    "build_model",
+    "get_config",
+    "list_models",
+    "parameter_groups",
+]

@@ -3,16 +3,17 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ropevit.models.vit import ViT, ViTConfig, check_size
+from ropevit.models.architectures import Config, build_model
+from ropevit.models.vit import check_size
 
 
-def count_parameters(config: ViTConfig) -> int:
+def count_parameters(config: Config) -> int:
     """Count the parameters of a model without making it."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in ViT(config).parameters())
+        return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
-def count_multiply_adds(config: ViTConfig, height: int, width: int) -> int:
+def count_multiply_adds(config: Config, height: int, width: int) -> int:
     """Count the multiply-adds of one image's matrix products, which the literature calls FLOPs.
 
     The rotation is element by element and not in the count (the paper puts it at 0.01 % for ViT-B).
@@ -23,11 +24,11 @@ def count_multiply_adds(config: ViTConfig, height: int, width: int) -> int:
         width: Columns of pixels.
 
     Raises:
-        ValueError: If the patches do not tile the image.
+        ValueError: If the model does not take such an image.
     """
-    check_size(height, width, config.patch_size)
+    check_size(height, width, config.multiple)
     with torch.device("meta"):
-        model, images = ViT(config).eval(), torch.empty(1, config.in_channels, height, width)
+        model, images = build_model(config).eval(), torch.empty(1, config.in_channels, height, width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
     return counter.get_total_flops() // 2

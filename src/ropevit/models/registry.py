@@ -4,7 +4,10 @@ from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from ropevit.models.vit import ViTConfig, as_pair
+from ropevit.models.architectures import Config
+from ropevit.models.config import as_pair
+from ropevit.models.swin import SwinConfig
+from ropevit.models.vit import ViTConfig
 
 #: How the published names spell the position embedding; "none" and the tiny size are ours, for tests and studies.
 VIT_NAMES = {
@@ -19,10 +22,30 @@ VIT_NAMES = {
 #: size -> (width, depth, heads)
 VIT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
 
-MODELS: dict[str, ViTConfig] = {
+#: The same for Swin; "rpb" is its own relative position bias.
+SWIN_NAMES = {
+    "rpb": "swin_{size}_patch4_window7_224",
+    "rope_axial": "swin_rope_axial_{size}_patch4_window7_224",
+    "rope_mixed": "swin_rope_mixed_{size}_patch4_window7_224",
+    "rope_axial_rpb": "swin_rope_axial_rpb_{size}_patch4_window7_224",
+    "rope_mixed_rpb": "swin_rope_mixed_rpb_{size}_patch4_window7_224",
+}
+
+#: size -> (width of the first stage, depths, heads)
+SWIN_SIZES = {
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+
+MODELS: dict[str, Config] = {
     name.format(size=size): ViTConfig(position=position, width=width, depth=depth, heads=heads)
     for size, (width, depth, heads) in VIT_SIZES.items()
     for position, name in VIT_NAMES.items()
+} | {
+    name.format(size=size): SwinConfig(position=position, width=width, depths=depths, heads=heads)
+    for size, (width, depths, heads) in SWIN_SIZES.items()
+    for position, name in SWIN_NAMES.items()
 }
 
 #: Names whose weights are on the hub, as naver-ai/<name>.
@@ -31,6 +54,8 @@ PUBLISHED = frozenset(
     for size in ("small", "base", "large")
     for position, name in VIT_NAMES.items()
     if position != "none"
+) | frozenset(
+    SWIN_NAMES[position].format(size=size) for size in SWIN_SIZES for position in ("rope_axial", "rope_mixed")
 )
 
 
@@ -47,12 +72,13 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     return [name for name in MODELS if fnmatchcase(name, pattern) and (name in PUBLISHED or not pretrained)]
 
 
-def get_config(name: str, **changes: object) -> ViTConfig:
+def get_config(name: str, **changes: object) -> Config:
     """Return the config of a named model, with some fields changed.
 
     Args:
         name: A name that `list_models` lists.
         changes: Fields of the config to replace, such as num_classes=10 or img_size=384 (a square) or (384, 512).
+            With a Swin, img_size sets windows of 1/32 of it, as the paper evaluates; window_size overrides that.
 
     Raises:
         ValueError: If there is no such model or field.
@@ -66,5 +92,12 @@ def get_config(name: str, **changes: object) -> ViTConfig:
     if unknown:
         raise ValueError(f"no option named {', '.join(unknown)} for {name}; choose among {', '.join(vars(config))}")
     if "img_size" in changes:
-        changes["img_size"] = as_pair(changes["img_size"])  # pyright: ignore[reportArgumentType]
+        changes["img_size"] = size = as_pair(changes["img_size"])  # pyright: ignore[reportArgumentType]
+        if isinstance(config, SwinConfig):
+            changes.setdefault("window_size", paper_window(*size))
     return replace(config, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def paper_window(height: int, width: int) -> int:
+    """Give the window, in tokens, with which the paper evaluates a Swin: 1/32 of the (smaller) side, rounded up."""
+    return -(-min(height, width) // 32)

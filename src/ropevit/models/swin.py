@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,28 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ropevit.models.config import PositionEmbedding, as_pair
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
 from ropevit.models.windows import WindowAttention, from_windows, to_windows, window_mask, window_shift
 from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
 
-
-class SwinEmbedding(NamedTuple):
-    """What a name of a position embedding stands for in Swin."""
-
-    rope: str | None
-    bias: bool = False
-    absolute: bool = False
-
-
 SWIN_EMBEDDINGS = {
-    "none": SwinEmbedding(None),
-    "rpb": SwinEmbedding(None, bias=True),
-    "rope_axial": SwinEmbedding("axial"),
-    "rope_mixed": SwinEmbedding("mixed"),
-    "rope_axial_rpb": SwinEmbedding("axial", bias=True),
-    "rope_mixed_rpb": SwinEmbedding("mixed", bias=True),
-    "rope_axial_ape": SwinEmbedding("axial", absolute=True),
-    "rope_mixed_ape": SwinEmbedding("mixed", absolute=True),
+    "none": PositionEmbedding(None),
+    "rpb": PositionEmbedding(None, bias=True),
+    "rope_axial": PositionEmbedding("axial"),
+    "rope_mixed": PositionEmbedding("mixed"),
+    "rope_axial_rpb": PositionEmbedding("axial", bias=True),
+    "rope_mixed_rpb": PositionEmbedding("mixed", bias=True),
+    "rope_axial_ape": PositionEmbedding("axial", absolute=True),
+    "rope_mixed_ape": PositionEmbedding("mixed", absolute=True),
 }
 
 #: Base of the frequencies of published Swins, by kind of rotation.
@@ -74,24 +66,62 @@ class SwinConfig:
     """Standard deviation of the absolute embedding at the start."""
 
     def __post_init__(self):
-        for field in ("img_size", "depths", "heads"):
+        object.__setattr__(self, "img_size", as_pair(self.img_size))
+        for field in ("depths", "heads"):
             object.__setattr__(self, field, tuple(getattr(self, field)))  # lists, where the config was read from JSON
         if self.position not in SWIN_EMBEDDINGS:
             raise ValueError(f"got position={self.position!r}; expected one of {', '.join(SWIN_EMBEDDINGS)}")
+        self.check_ranges()
+        self.check_heads()
+
+    def check_ranges(self) -> None:
+        """Refuse numbers with which no model can be built."""
+        least = {"width": 1, "patch_size": 1, "window_size": 1, "in_channels": 1, "num_classes": 0}
+        for field, minimum in least.items():
+            if getattr(self, field) < minimum:
+                raise ValueError(f"got {field}={getattr(self, field)}; expected at least {minimum}")
+        if min(self.img_size) < 1:
+            raise ValueError(f"got img_size={self.img_size}; expected pixels, above 0")
+        if not self.mlp_ratio > 0 or self.ape_std < 0:
+            raise ValueError(f"got mlp_ratio={self.mlp_ratio}, ape_std={self.ape_std}; expected above 0, and 0 or more")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"got drop_path={self.drop_path}; expected a rate from 0 to below 1")
+        if self.rope_theta is not None and (self.rope is None or not self.rope_theta > 0):
+            raise ValueError(
+                f"got rope_theta={self.rope_theta} for {self.position}; expected None or, with rotation, above 0"
+            )
+
+    def check_heads(self) -> None:
+        """Refuse stages whose channels the heads do not share equally."""
         if len(self.depths) != len(self.heads) or not self.depths or min(*self.depths, *self.heads) < 1:
             raise ValueError(f"got depths={self.depths}, heads={self.heads}; expected as many, each at least 1")
-        for field in ("width", "patch_size", "window_size", "in_channels"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"got {field}={getattr(self, field)}; expected at least 1")
         for stage, heads in enumerate(self.heads):
             channels = self.width * 2**stage
-            if channels % heads or (SWIN_EMBEDDINGS[self.position].rope and channels // heads % 4):
+            if channels % heads or (self.rope and channels // heads % 4):
                 raise ValueError(
                     f"got {channels} channels for {heads} heads in stage {stage}; expected a multiple of the heads, "
                     "and with rotation heads of a multiple of 4 channels"
                 )
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"got drop_path={self.drop_path}; expected a rate from 0 to below 1")
+
+    @property
+    def rope(self) -> Literal["axial", "mixed"] | None:
+        """Kind of rotation, if any."""
+        return SWIN_EMBEDDINGS[self.position].rope
+
+    @property
+    def absolute(self) -> bool:
+        """Whether there is an absolute embedding."""
+        return SWIN_EMBEDDINGS[self.position].absolute
+
+    @property
+    def bias(self) -> bool:
+        """Whether there are relative position biases."""
+        return SWIN_EMBEDDINGS[self.position].bias
+
+    @property
+    def multiple(self) -> int:
+        """Number of pixels that must divide both sides of an image: any size will do."""
+        return 1
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -101,7 +131,7 @@ class SwinConfig:
     @property
     def theta(self) -> float:
         """Base of the frequencies: the config's, or the published one of its kind."""
-        return self.rope_theta or THETA[SWIN_EMBEDDINGS[self.position].rope or "mixed"]
+        return self.rope_theta or THETA[self.rope or "mixed"]
 
 
 class SwinBlock(nn.Module):
@@ -185,7 +215,7 @@ class Stage(nn.Module):
         width, heads = config.width * 2**index, config.heads[index]
         self.window = config.window_size
         self.rope = None
-        if SWIN_EMBEDDINGS[config.position].rope == "axial":
+        if config.rope == "axial":
             self.rope = AxialRope(width // heads, config.theta)
         first, last = sum(config.depths[:index]), len(config.depths) - 1
         self.blocks = nn.ModuleList(
@@ -212,9 +242,8 @@ class Stage(nn.Module):
 
 def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
     """Build the attention of one block, with frequencies of its own where they are learned."""
-    embedding = SWIN_EMBEDDINGS[config.position]
-    rope = MixedRope(width // heads, heads, config.theta) if embedding.rope == "mixed" else None
-    return WindowAttention(width, heads, config.window_size, rope, embedding.bias)
+    rope = MixedRope(width // heads, heads, config.theta) if config.rope == "mixed" else None
+    return WindowAttention(width, heads, config.window_size, rope, config.bias)
 
 
 class Swin(nn.Module):
@@ -232,8 +261,7 @@ class Swin(nn.Module):
         rows, columns = config.grid
         size = (1, rows * columns, config.width)
         self.patch_embed = PatchEmbed(config)
-        absolute = SWIN_EMBEDDINGS[config.position].absolute
-        self.absolute_pos_embed = nn.Parameter(torch.zeros(size)) if absolute else None
+        self.pos_embed = nn.Parameter(torch.zeros(size)) if config.absolute else None
         self.layers = nn.ModuleList(Stage(config, index) for index in range(len(config.depths)))
         width = config.width * 2 ** (len(config.depths) - 1)
         self.norm = nn.LayerNorm(width)
@@ -242,14 +270,16 @@ class Swin(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start the weights as Swin does: a truncated normal of 0.02, biases 0; the embedding as the config says."""
+        """Start every weight anew, as Swin does: a truncated normal of 0.02, biases 0; the embedding by the config."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 init_linear(module)
             elif isinstance(module, WindowAttention) and module.relative_position_bias_table is not None:
                 nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
-        if self.absolute_pos_embed is not None:
-            nn.init.normal_(self.absolute_pos_embed, std=self.config.ape_std)
+            elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope):
+                module.reset_parameters()
+        if self.pos_embed is not None:
+            nn.init.normal_(self.pos_embed, std=self.config.ape_std)
 
     def embed(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
         """Turn images into a map of tokens.
@@ -261,16 +291,17 @@ class Swin(nn.Module):
         if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
             raise ValueError(f"got images of shape {tuple(images.shape)}; expected (B, {channels}, H, W)")
         x = self.patch_embed(images)
-        if self.absolute_pos_embed is None:
+        if self.pos_embed is None:
             return x
         h, w = x.shape[1:3]
-        embedding = resize_embedding(self.absolute_pos_embed, self.config.grid, h, w)
+        embedding = resize_embedding(self.pos_embed, self.config.grid, h, w)
         return x + embedding.unflatten(1, (h, w)).to(x.dtype)
 
     def stages(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
         """Run the stages one by one, giving the map at the end of each, channels last."""
         x = self.embed(images)
         for stage in self.layers:
+            assert isinstance(stage, Stage)
             x = stage(x, recompute=self.grad_checkpointing and self.training)
             yield x
             x = x if stage.downsample is None else stage.downsample(x)
@@ -324,7 +355,7 @@ class Swin(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that are never decayed besides biases and norms: embeddings, bias tables, frequencies."""
-        ends = ("absolute_pos_embed", "relative_position_bias_table", "rope.freqs")
+        ends = ("pos_embed", "relative_position_bias_table", "rope.freqs")
         return {name for name, _ in self.named_parameters() if name.endswith(ends)}
 
     def layer_index(self, name: str) -> int:

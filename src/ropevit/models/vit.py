@@ -2,23 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ropevit.models.config import PositionEmbedding, as_pair
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
 from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
-
-
-class PositionEmbedding(NamedTuple):
-    """What a name of a position embedding stands for."""
-
-    rope: Literal["axial", "mixed"] | None
-    absolute: bool
-
 
 POSITION_EMBEDDINGS = {
     "none": PositionEmbedding(None, absolute=False),
@@ -104,16 +97,31 @@ class ViTConfig:
         if self.width % self.heads:
             raise ValueError(f"got width={self.width}, heads={self.heads}; the width must be a multiple of the heads")
         channels = self.width // self.heads
-        if POSITION_EMBEDDINGS[self.position].rope and channels % 4:
+        if self.rope and channels % 4:
             raise ValueError(f"got heads of {channels} channels; {self.position} needs a multiple of 4 for x and y")
         if not self.mlp_ratio > 0 or self.ape_std < 0:
             raise ValueError(f"got mlp_ratio={self.mlp_ratio}, ape_std={self.ape_std}; expected above 0, and 0 or more")
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"got drop_path={self.drop_path}; expected a rate from 0 to below 1")
-        if self.rope_theta is not None and (POSITION_EMBEDDINGS[self.position].rope is None or not self.rope_theta > 0):
+        if self.rope_theta is not None and (self.rope is None or not self.rope_theta > 0):
             raise ValueError(
                 f"got rope_theta={self.rope_theta} for {self.position}; expected None or, with rotation, above 0"
             )
+
+    @property
+    def rope(self) -> Literal["axial", "mixed"] | None:
+        """Kind of rotation, if any."""
+        return POSITION_EMBEDDINGS[self.position].rope
+
+    @property
+    def absolute(self) -> bool:
+        """Whether there is an absolute embedding."""
+        return POSITION_EMBEDDINGS[self.position].absolute
+
+    @property
+    def multiple(self) -> int:
+        """Number of pixels that must divide both sides of an image."""
+        return self.patch_size
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -123,19 +131,7 @@ class ViTConfig:
     @property
     def theta(self) -> float:
         """Base of the frequencies: the config's, or the published one of its kind."""
-        return self.rope_theta or THETA[POSITION_EMBEDDINGS[self.position].rope or "mixed"]
-
-
-def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Read the side of a square, or height and width.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    pair = (size, size) if isinstance(size, int) else tuple(int(side) for side in size)
-    if len(pair) != 2:
-        raise ValueError(f"got img_size={size}; expected one side, or height and width")
-    return pair[0], pair[1]
+        return self.rope_theta or THETA[self.rope or "mixed"]
 
 
 def check_size(height: int, width: int, patch_size: int) -> None:
@@ -166,15 +162,14 @@ class ViT(nn.Module):
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config = config
-        embedding = POSITION_EMBEDDINGS[config.position]
         rows, columns = config.grid
         self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         registers = config.num_registers
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if embedding.absolute else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if config.absolute else None
         head_channels, theta = config.width // config.heads, config.theta
-        self.rope = AxialRope(head_channels, theta) if embedding.rope == "axial" else None
+        self.rope = AxialRope(head_channels, theta) if config.rope == "axial" else None
         self.blocks = nn.ModuleList(
             Block(
                 config.width,
@@ -182,7 +177,7 @@ class ViT(nn.Module):
                 config.mlp_ratio,
                 config.layer_scale,
                 rate,
-                MixedRope(head_channels, config.heads, theta) if embedding.rope == "mixed" else None,
+                MixedRope(head_channels, config.heads, theta) if config.rope == "mixed" else None,
             )
             for rate in drop_path_rates(config)
         )

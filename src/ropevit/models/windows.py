@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -132,6 +132,13 @@ class WindowAttention(nn.Module):
         return bias if mask is None else bias.masked_fill(~mask.unsqueeze(1), float("-inf"))
 
 
+def relative_index(window: int, device: torch.device | str | None = None) -> Int[Tensor, "n n"]:
+    """Number the differences (query minus key) of every pair of tokens in a window, rows outer."""
+    places = grid_positions(window, window, device=device).long()
+    apart = places[:, None] - places[None] + window - 1
+    return apart[..., 1] * (2 * window - 1) + apart[..., 0]
+
+
 def relative_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tensor, "1 A n n"]:
     """Look up the bias of every pair of tokens in a window.
 
@@ -139,10 +146,7 @@ def relative_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tens
         table: One row for each difference (query minus key), rows outer, from -(window - 1) to window - 1.
         window: Side of the window.
     """
-    places = grid_positions(window, window, device=table.device).long()
-    apart = places[:, None] - places[None] + window - 1
-    index = apart[..., 1] * (2 * window - 1) + apart[..., 0]
-    return table[index].permute(2, 0, 1).unsqueeze(0)
+    return table[relative_index(window, table.device)].permute(2, 0, 1).unsqueeze(0)
 
 
 def attend(

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ropevit.models.architectures import ARCHITECTURES, Config, build_model
 from ropevit.models.registry import MODELS, get_config
-from ropevit.models.vit import POSITION_EMBEDDINGS, ViT, ViTConfig
-from ropevit.rope import grid_positions
+from ropevit.models.swin import SwinConfig
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.facts import Facts, claimed_name, hint, square_grid
 from ropevit.weights.layouts import LAYOUTS, from_ours
-from ropevit.weights.loading import Found, check_finite, dropped_lines, fit, understand
+from ropevit.weights.loading import Found, check_finite, fit, grouped, understand
 from ropevit.weights.own import own_metadata, stored_json
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_atomically, write_safetensors
+from ropevit.weights.tables import derived_tables
 
 #: What a file may be called, by layout; only safetensors have a header for the config of ours.
 CONTAINERS = {
@@ -27,7 +28,7 @@ CONTAINERS = {
     "ropevit": (".safetensors",),
 }
 
-#: What the other layouts cannot say and take for granted; theta and the grid apart.
+#: What the other layouts cannot say of a ViT and take for granted; theta and the grid apart.
 IMPLIED = {
     "published": {"pooling": "token", "class_token": True, "num_registers": 0},
     "timm": {"pooling": "token", "class_token": True},
@@ -48,14 +49,17 @@ class ConvertReport:
     """Number of entries in the new file."""
     dropped: Mapping[str, str]
     """Entries that were left out: name -> why."""
-    config: ViTConfig
+    config: Config
     """The model that they were taken to be."""
 
     def __str__(self) -> str:
         """List what a user may not expect."""
         first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
-        told = ", ".join(f"{name} {getattr(self.config, name)}" for name in ("position", "width", "depth", "heads"))
-        return "\n".join([first, f"  taken to be: {told}, theta {self.config.theta:g}", *dropped_lines(self.dropped)])
+        names = "position", "width", "depth", "depths", "heads"
+        told = ", ".join(f"{name} {getattr(self.config, name)}" for name in names if hasattr(self.config, name))
+        return "\n".join(
+            [first, f"  taken to be: {told}, theta {self.config.theta:g}", *grouped(self.dropped, "dropped")]
+        )
 
 
 def convert(
@@ -63,7 +67,7 @@ def convert(
     destination: str | os.PathLike[str],
     to: str = "ropevit",
     *,
-    model: str | ViTConfig | None = None,
+    model: str | Config | None = None,
     overwrite: bool = False,
     ema: bool = False,
     revision: str | None = None,
@@ -90,14 +94,14 @@ def convert(
     if to != "ropevit":
         check_expressible(config, to, found.source)
     with torch.device("meta"):
-        like = ViT(config)
+        like = build_model(config)
     state, report = fit(like, found)
     check_finite(state, found.source)
     own = found.config is not None
     classes, metadata = (
         stored_json(checkpoint.metadata, key, found.source) if own else None for key in ("classes", "metadata")
     )
-    theirs = from_ours(state, to) | derived_tables(config, to)
+    theirs = from_ours(state, to) | (derived_tables(config) if to == "published" else {})
     write(path, theirs, to, own_metadata(config, classes, metadata or {}))
     return ConvertReport(found.source, path, (found.layout, to), len(theirs), report.dropped, config)
 
@@ -113,13 +117,13 @@ def check_destination(path: Path, to: str, overwrite: bool) -> Path:
     return path
 
 
-def found_config(found: Found, model: str | ViTConfig | None, to: str) -> ViTConfig:
+def found_config(found: Found, model: str | Config | None, to: str) -> Config:
     """Find out which model a checkpoint is: from the caller, its header, its name, or its shapes.
 
     Raises:
         WeightsError: If it cannot be told.
     """
-    if isinstance(model, ViTConfig):
+    if isinstance(model, Config):
         return model
     facts = found.facts
     if facts is None:
@@ -129,48 +133,50 @@ def found_config(found: Found, model: str | ViTConfig | None, to: str) -> ViTCon
     name = model or claimed_name(found.source)
     if name is None:
         return inferred_config(facts, found.source, to)
-    return replace(get_config(name), num_classes=facts.fields["num_classes"], img_size=made_for(facts, found.source))
+    config = replace(get_config(name), num_classes=facts.fields["num_classes"], img_size=made_for(facts, found.source))
+    if isinstance(config, SwinConfig) and facts.architecture == "swin":
+        return replace(config, window_size=facts.start["window_size"])
+    return config
 
 
-def inferred_config(facts: Facts, source: str, to: str) -> ViTConfig:
+def inferred_config(facts: Facts, source: str, to: str) -> Config:
     """Make the config that shapes tell; heads, which they may not tell, are those of the registry's models so wide."""
     positions = [name for name in facts.positions if name != "none"]  # never published
-    usual = {config.heads for config in MODELS.values() if config.width == facts.fields["width"]}
-    heads = facts.heads or next(iter(usual), None)
-    if heads is None or (to == "ropevit" and len(positions) > 1):
+    kind = ARCHITECTURES[facts.architecture][0]
+    same = [config for config in MODELS.values() if isinstance(config, kind) and config.width == facts.fields["width"]]
+    heads = facts.heads or next((config.heads for config in same), None)
+    tables = to == "ropevit" or facts.architecture == "swin"  # what is written depends on the position
+    if heads is None or not positions or (tables and len(positions) > 1):
         known = f"with {heads} heads" if heads else f"nor how many heads share its {facts.fields['width']} channels"
         raise WeightsError(
             f"cannot tell by its shapes whether {source} is {' or '.join(positions)}, {known}; "
             "name the model (--model NAME, or model=CONFIG in Python)"
         )
-    return ViTConfig(
-        position=positions[0],
-        heads=heads,
-        img_size=made_for(facts, source),
-        layer_scale=1e-4 if facts.layer_scale else None,
-        **facts.fields,
-    )
+    told = {"position": positions[0], "heads": heads, "img_size": made_for(facts, source), **facts.start}
+    return kind(**told, **facts.fields)
 
 
 def made_for(facts: Facts, source: str) -> tuple[int, int]:
-    """Return the image size for which tables in the file were made; 14 x 14 patches if there is none."""
-    grid = square_grid(facts.patches or 196)
+    """Return the image size for which tables in the file were made."""
+    grid = square_grid(facts.patches)
     if grid is None:
         raise WeightsError(f"tables in {source} are for {facts.patches} patches, which is no square; give the config")
     return grid[0] * facts.fields["patch_size"], grid[1] * facts.fields["patch_size"]
 
 
-def check_expressible(config: ViTConfig, to: str, source: str) -> None:
+def check_expressible(config: Config, to: str, source: str) -> None:
     """Refuse a model that would silently become another one in a layout that has no config."""
-    if config.position == "none":
+    swin = isinstance(config, SwinConfig)
+    if swin and to == "timm":
         raise WeightsError(
-            f"{source} has no position embedding, which the {to} layout cannot say; keep it in ropevit layout"
+            f"{source} is a Swin, and timm has none with rotation; choose the published or ropevit layout"
         )
-    implied: dict[str, Any] = {**IMPLIED[to], "theta": replace(config, rope_theta=None).theta}
-    if POSITION_EMBEDDINGS[config.position].rope != "axial":
-        del implied["theta"]
-    if POSITION_EMBEDDINGS[config.position].absolute or to == "published":
-        implied["grid"] = (config.grid[0],) * 2
+    if config.position == "none" or (swin and config.absolute):
+        what = "an absolute" if config.absolute else "no"
+        raise WeightsError(
+            f"{source} has {what} position embedding, which the {to} layout cannot say; keep it in ropevit layout"
+        )
+    implied = implied_fields(config, to)
     wrong = [f"{field}={getattr(config, field)}" for field in implied if getattr(config, field) != implied[field]]
     if wrong:
         expected = ", ".join(f"{field}={value}" for field, value in implied.items())
@@ -180,12 +186,15 @@ def check_expressible(config: ViTConfig, to: str, source: str) -> None:
         )
 
 
-def derived_tables(config: ViTConfig, to: str) -> dict[str, Tensor]:
-    """Make the tables that the published code expects in a file of RoPE-Mixed: x and y of every patch."""
-    if to != "published" or POSITION_EMBEDDINGS[config.position].rope != "mixed":
-        return {}
-    x, y = grid_positions(*config.grid).unbind(-1)
-    return {"freqs_t_x": x.contiguous(), "freqs_t_y": y.contiguous()}
+def implied_fields(config: Config, to: str) -> dict[str, Any]:
+    """List what another layout cannot say and takes for granted."""
+    implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
+    if isinstance(config, SwinConfig):
+        unit = config.window_size * config.patch_size * 2 ** (len(config.depths) - 1)
+        return implied | {"img_size": (-(-config.img_size[0] // unit) * unit,) * 2}  # whole windows in every stage
+    if config.absolute or to == "published":
+        implied["grid"] = (config.grid[0],) * 2
+    return IMPLIED[to] | implied
 
 
 def write(path: Path, state: Mapping[str, Tensor], to: str, header: Mapping[str, str]) -> None:

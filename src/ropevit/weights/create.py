@@ -2,8 +2,8 @@
 
 import logging
 
+from ropevit.models.architectures import Model, build_model
 from ropevit.models.registry import get_config
-from ropevit.models.vit import ViT
 from ropevit.weights.hub import hub_id
 from ropevit.weights.loading import load_found, understand
 from ropevit.weights.reading import Source, read_checkpoint
@@ -18,7 +18,7 @@ def create_model(
     img_size: int | tuple[int, int] | None = None,
     num_classes: int | None = None,
     **fields: object,
-) -> ViT:
+) -> Model:
     """Build a model of the registry.
 
     >>> model = create_model("rope_mixed_deit_small_patch16_LS", pretrained=True, num_classes=10)
@@ -27,9 +27,9 @@ def create_model(
         name: A name that `list_models` lists.
         pretrained: True for the published weights, from the hub or its cache; or a path, hub id or state dict to load.
         img_size: Height and width in pixels (or the side of a square) for which an absolute embedding is made, and to
-            which a loaded one is resized. Any size may be fed.
+            which a loaded one is resized. Any size may be fed. A Swin takes windows of 1/32 of it, as the paper does.
         num_classes: Classes; where loaded weights have another number, the head is new. 0 leaves the head out.
-        fields: Other fields of the model's config, such as drop_path=0.1.
+        fields: Other fields of the model's config, such as drop_path=0.1 or, for a Swin, window_size=7.
 
     Raises:
         ValueError: If there is no such model or field, or a value is out of range.
@@ -38,9 +38,9 @@ def create_model(
     given = {"img_size": img_size, "num_classes": num_classes}
     config = get_config(name, **{key: value for key, value in given.items() if value is not None}, **fields)
     if pretrained is False:
-        return ViT(config)
+        return build_model(config)
     found = understand(read_checkpoint(hub_id(name) if pretrained is True else pretrained))
-    model = ViT(config)
+    model = build_model(config)
     replace_head = num_classes is not None and found.num_classes not in (None, num_classes)
     log.info("%s", load_found(model, found, replace_head))
     return model

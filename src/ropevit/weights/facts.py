@@ -9,9 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from ropevit.models.architectures import Config, architecture
+from ropevit.models.config import PositionEmbedding
 from ropevit.models.registry import MODELS, PUBLISHED, VIT_NAMES
-from ropevit.models.vit import POSITION_EMBEDDINGS, ViTConfig
+from ropevit.models.swin import SWIN_EMBEDDINGS
+from ropevit.models.vit import POSITION_EMBEDDINGS
 from ropevit.weights.errors import few
+from ropevit.weights.tables import is_fixed
+
+#: Position embeddings of each architecture, by name.
+EMBEDDINGS: dict[str, dict[str, PositionEmbedding]] = {"vit": POSITION_EMBEDDINGS, "swin": SWIN_EMBEDDINGS}
 
 #: How timm spells the position embedding in vit_<size>_patch16_<...>_224.
 TIMM_POSITIONS = {
@@ -31,45 +38,93 @@ TIMM_NAMES = {
 
 @dataclass(frozen=True)
 class Facts:
-    """A ViT as its weights show it. Fixed (axial) frequencies leave no trace, so several embeddings may fit."""
+    """A model as its weights show it. Fixed frequencies mostly leave no trace, so several embeddings may fit."""
 
+    architecture: str
+    """Name of the architecture, vit or swin."""
     fields: dict[str, Any]
-    """Fields of `ViTConfig` that shapes tell, position apart."""
+    """Fields of the config that shapes tell, position apart."""
+    start: dict[str, Any]
+    """Fields of the config that the file shows, but in which a model may differ and still have such weights."""
     positions: tuple[str, ...]
     """Position embeddings with such weights."""
-    heads: int | None
+    heads: int | tuple[int, ...] | None
     """Heads, where the layout tells them."""
-    patches: int | None
-    """Patches for which tables were made, where there are any."""
-    layer_scale: bool
-    """Whether there is LayerScale."""
+    patches: int
+    """Patches for which tables were made; those of 224 x 224 pixels, or 32 x 32 windows, if there are none."""
 
 
 def read_facts(state: Mapping[str, Any]) -> Facts | None:
-    """Infer what the weights of any layout tell; None if they are no ViT's."""
-    shapes = {key: tuple(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
+    """Infer what the weights of any layout tell; None if they are no model's of ours."""
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     kernel = shapes.get("patch_embed.proj.weight", ())
-    layers = {int(match[1]) for key in shapes if (match := re.match(r"blocks\.(\d+)\.", key))}
-    if len(kernel) != 4 or not layers:
+    if len(kernel) != 4:
         return None
-    frequencies = next((key for key in shapes if re.fullmatch(r"(.*\.)?freqs", key)), "")
     fields = {
         "width": kernel[0],
-        "depth": max(layers) + 1,
         "patch_size": kernel[-1],
         "in_channels": kernel[1],
         "num_classes": length(shapes, "head.weight", 0) or 0,
-        "mlp_ratio": (length(shapes, "blocks.0.mlp.fc1.weight", 0) or 4 * kernel[0]) / kernel[0],
-        "class_token": "cls_token" in shapes,
-        "num_registers": length(shapes, "register_tokens", 1) or length(shapes, "reg_token", 1) or 0,
     }
+    if count_layers(shapes, r"blocks\.(\d+)\."):
+        return vit_facts(shapes, fields)
+    return swin_facts(tensors, shapes, fields) if count_layers(shapes, r"layers\.(\d+)\.blocks\.") else None
+
+
+def vit_facts(shapes: Mapping[str, tuple[int, ...]], fields: dict[str, Any]) -> Facts:
+    """Infer what the shapes of a ViT tell besides the fields that all models have."""
+    frequencies = next((key for key in shapes if re.fullmatch(r"(.*\.)?freqs", key)), "")
     return Facts(
-        fields=fields,
-        positions=positions_with(mixed=bool(frequencies), absolute="pos_embed" in shapes),
+        architecture="vit",
+        fields=fields
+        | {
+            "depth": count_layers(shapes, r"blocks\.(\d+)\."),
+            "mlp_ratio": (length(shapes, "blocks.0.mlp.fc1.weight", 0) or 4 * fields["width"]) / fields["width"],
+            "class_token": "cls_token" in shapes,
+            "num_registers": length(shapes, "register_tokens", 1) or length(shapes, "reg_token", 1) or 0,
+        },
+        start={"layer_scale": 1e-4 if "blocks.0.gamma_1" in shapes else None},
+        positions=positions_with("vit", ropes(bool(frequencies)), "pos_embed" in shapes),
         heads=length(shapes, frequencies, -2) if frequencies.count(".") else None,
-        patches=length(shapes, "pos_embed", 1) or length(shapes, "freqs_t_x", 0),
-        layer_scale="blocks.0.gamma_1" in shapes,
+        patches=length(shapes, "pos_embed", 1) or length(shapes, "freqs_t_x", 0) or 14 * 14,
     )
+
+
+def swin_facts(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], fields: dict[str, Any]) -> Facts:
+    """Infer what the weights of a Swin tell besides the fields that all models have."""
+    stages = range(count_layers(shapes, r"layers\.(\d+)\.blocks\."))
+    frequencies = [key for key in tensors if re.fullmatch(r"layers\.\d+\.blocks\.\d+\.attn\.rope[._]freqs", key)]
+    fixed = bool(frequencies) and all(is_fixed(tensors[key]) for key in frequencies)
+    first = "layers.0.blocks.0.attn"
+    bias = length(shapes, f"{first}.relative_position_bias_table", 0)
+    window = (math.isqrt(bias) + 1) // 2 if bias else math.isqrt(length(shapes, f"{first}.rope_t_x", 0) or 49)
+    told = ("rope.freqs", "rope_freqs", "relative_position_bias_table")  # heads are axis 1 of each
+    heads = [
+        next((n for name in told if (n := length(shapes, f"layers.{stage}.blocks.0.attn.{name}", 1))), 0)
+        for stage in stages
+    ]
+    return Facts(
+        architecture="swin",
+        fields=fields
+        | {
+            "depths": tuple(count_layers(shapes, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in stages),
+            "mlp_ratio": (length(shapes, "layers.0.blocks.0.mlp.fc1.weight", 0) or 4 * fields["width"])
+            / fields["width"],
+        },
+        start={"window_size": window},
+        positions=positions_with(
+            "swin", {"axial"} if fixed else ropes(bool(frequencies)), "pos_embed" in shapes, bias is not None
+        ),
+        heads=tuple(heads) if all(heads) else None,
+        patches=length(shapes, "pos_embed", 1)
+        or (length(shapes, "layers.0.blocks.1.attn_mask", 0) or 8 * 8) * window**2,
+    )
+
+
+def count_layers(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
+    """Count layers by the highest number in names that start with a pattern."""
+    return max((int(match[1]) + 1 for key in shapes if (match := re.match(pattern, key))), default=0)
 
 
 def length(shapes: Mapping[str, tuple[int, ...]], key: str, axis: int) -> int | None:
@@ -78,10 +133,16 @@ def length(shapes: Mapping[str, tuple[int, ...]], key: str, axis: int) -> int | 
     return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 
-def positions_with(mixed: bool, absolute: bool) -> tuple[str, ...]:
-    """List the position embeddings that have, or lack, learned frequencies and an absolute embedding."""
-    table = POSITION_EMBEDDINGS.items()
-    return tuple(name for name, kind in table if (kind.rope == "mixed") == mixed and kind.absolute == absolute)
+def ropes(learned: bool) -> set[str | None]:
+    """List the kinds of rotation that have, or lack, frequencies among their weights."""
+    return {"mixed"} if learned else {None, "axial"}
+
+
+def positions_with(architecture: str, rope: set[str | None], absolute: bool, bias: bool = False) -> tuple[str, ...]:
+    """List the position embeddings of an architecture that have such weights; a stray absolute one does not count."""
+    fitting = {name: kind for name, kind in EMBEDDINGS[architecture].items() if kind.rope in rope and kind.bias == bias}
+    names = tuple(name for name, kind in fitting.items() if kind.absolute == absolute)
+    return names or tuple(name for name, kind in fitting.items() if not kind.absolute)
 
 
 def square_grid(patches: int) -> tuple[int, int] | None:
@@ -101,22 +162,28 @@ def claimed_name(source: str) -> str | None:
 
 def lookalikes(facts: Facts) -> list[str]:
     """Name the models that have these weights, those with published weights if there are any."""
-    same = ("width", "depth", "patch_size")
+    same = [field for field in ("width", "depth", "depths", "patch_size") if field in facts.fields]
     names = [
         name
         for name, config in MODELS.items()
-        if config.position in facts.positions and all(getattr(config, field) == facts.fields[field] for field in same)
+        if architecture(config) == facts.architecture
+        and config.position in facts.positions
+        and all(getattr(config, field) == facts.fields[field] for field in same)
     ]
     return [name for name in names if name in PUBLISHED] or names
 
 
-def hint(facts: Facts | None, state: Mapping[str, Any], config: ViTConfig) -> str:
+def hint(facts: Facts | None, state: Mapping[str, Any], config: Config) -> str:
     """Say in a clause what a checkpoint that does not fit probably is."""
     if facts is None:
         swin = any(key.startswith("layers.0.blocks.") for key in state)
         return "it looks like a Swin transformer" if swin else f"it is no vision transformer (it has {few(state)})"
-    differing = [f"{field} {value}" for field, value in facts.fields.items() if value != getattr(config, field)]
     names = lookalikes(facts)
+    kind = {"vit": "a ViT", "swin": "a Swin"}
+    if facts.architecture != architecture(config):
+        named = " or ".join(names) or f"{kind[facts.architecture]} with position {' or '.join(facts.positions)}"
+        return f"it looks like {named}, while the model is {kind[architecture(config)]}"
+    differing = [f"{field} {value}" for field, value in facts.fields.items() if value != getattr(config, field)]
     if config.position not in facts.positions:
         likely = dict.fromkeys(MODELS[name].position for name in names) or facts.positions
         differing.insert(0, f"position {' or '.join(likely)}")
@@ -129,5 +196,5 @@ def hint(facts: Facts | None, state: Mapping[str, Any], config: ViTConfig) -> st
         return "it looks like a file of this very model, but incomplete or with additions"
     fields = [name.split()[0] for name in differing]
     own = ", ".join(f"{field} {getattr(config, field)}" for field in fields)
-    named = f"{' or '.join(names)}, with " if names else "a ViT with "
+    named = f"{' or '.join(names)}, with " if names else f"{kind[facts.architecture]} with "
     return f"it looks like {named}{', '.join(differing)}, while the model has {own}"

@@ -25,7 +25,10 @@ class Row(NamedTuple):
 
 LAYOUTS: dict[str, tuple[Row, ...]] = {
     "ropevit": (),
-    "published": (Row("blocks.{}.attn.rope.freqs", "freqs", flat=True),),  # (2, depth, A P)
+    "published": (
+        Row("blocks.{}.attn.rope.freqs", "freqs", flat=True),  # ViT: (2, depth, A P)
+        Row("layers.{}.blocks.{}.attn.rope.freqs", "layers.{}.blocks.{}.attn.rope_freqs"),  # Swin: (2, A, P)
+    ),
     "timm": (Row("blocks.{}.attn.rope.freqs", "rope.freqs"), Row("register_tokens", "reg_token")),  # (2, depth, A, P)
 }
 
@@ -115,13 +118,13 @@ def matches(template: str, state: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return sorted(found, key=lambda numbers: [int(number) for number in numbers])
 
 
-def to_ours(state: Mapping[str, Any], layout: str, heads: int) -> tuple[dict[str, Any], dict[str, str]]:
+def to_ours(state: Mapping[str, Any], layout: str, heads: int | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Spell weights as our models do, bit for bit.
 
     Args:
         state: Entries of one layout.
         layout: Its row in LAYOUTS.
-        heads: Heads of a layer, which a flat layout does not say.
+        heads: Heads of a layer, which a flat layout does not say; None where each stage has its own (Swin, never flat).
 
     Returns:
         Weights by our names, and what was left out: name -> why.
@@ -146,9 +149,9 @@ def is_weight(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
 
 
-def split(row: Row, numbers: tuple[str, ...], tensor: Tensor, heads: int) -> dict[str, Tensor]:
+def split(row: Row, numbers: tuple[str, ...], tensor: Tensor, heads: int | None) -> dict[str, Tensor]:
     """Spell one weight of theirs as ours, layer by layer if stacked; an impossible shape is left to the checks."""
-    if row.flat and tensor.ndim == 3 and tensor.shape[-1] % heads == 0:
+    if row.flat and heads and tensor.ndim == 3 and tensor.shape[-1] % heads == 0:
         tensor = tensor.unflatten(-1, (heads, -1))
     if row.ours.count("{}") == len(numbers):
         return {row.ours.format(*numbers): tensor}

@@ -1,5 +1,6 @@
 """Load the weights of any layout into a model: all of them, or none."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ropevit.models.architectures import Config, Model
 from ropevit.models.layers import resize_embedding
 from ropevit.models.registry import MODELS
-from ropevit.models.vit import ViT, ViTConfig
+from ropevit.models.vit import ViTConfig
 from ropevit.weights.errors import WeightsError, few
-from ropevit.weights.facts import Facts, claimed_name, hint, read_facts, square_grid
+from ropevit.weights.facts import EMBEDDINGS, Facts, claimed_name, hint, read_facts, square_grid
 from ropevit.weights.layouts import recognise, to_ours, unwrap
 from ropevit.weights.own import FORMAT, check_config, stored_config
 from ropevit.weights.reading import Checkpoint, Source, read_checkpoint
+from ropevit.weights.tables import drop_fixed
 
 HEAD = ("head.weight", "head.bias")
 
@@ -39,16 +42,16 @@ class LoadReport:
     def __str__(self) -> str:
         """List everything that a user may not expect."""
         lines = [f"loaded {self.loaded} weights from {self.source} ({self.layout} layout)"]
-        lines += [f"  resized {name}: {how}" for name, how in self.resized.items()]
+        lines += grouped(self.resized, "resized")
         if self.head_replaced:
             lines.append("  kept the model's own head: it is not trained unless you trained it")
-        return "\n".join([*lines, *dropped_lines(self.dropped)])
+        return "\n".join([*lines, *grouped(self.dropped, "dropped")])
 
 
-def dropped_lines(dropped: Mapping[str, str]) -> list[str]:
-    """List what was left out, one line a reason."""
-    reasons = dict.fromkeys(dropped.values())
-    return [f"  dropped {few([name for name in dropped if dropped[name] == why])}: {why}" for why in reasons]
+def grouped(names: Mapping[str, str], verb: str) -> list[str]:
+    """List what was done to which entries, one line for each reason."""
+    reasons = dict.fromkeys(names.values())
+    return [f"  {verb} {few([name for name in names if names[name] == why])}: {why}" for why in reasons]
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,13 @@ class Found:
     state: dict[str, Any]
     dropped: dict[str, str]
     layout: str
-    config: ViTConfig | None
+    config: Config | None
     """The model's config, in files of ours."""
     facts: Facts | None
 
     @property
     def num_classes(self) -> int | None:
-        """Classes of its head; 0 without one, None where it is no ViT."""
+        """Classes of its head; 0 without one, None where it is no model of ours."""
         return None if self.facts is None else self.facts.fields["num_classes"]
 
 
@@ -95,7 +98,7 @@ def load_weights(
 
     Layouts are told by their names: published (also nested under `model`), timm's, and ours. Derived tables, training
     state, averages and an absolute embedding that the model does not have are left out and listed. An absolute
-    embedding of another grid is resized as in the published models (bicubic, not antialiased).
+    embedding of another grid, and biases of another window, are resized as published (bicubic, not antialiased).
 
     Args:
         model: A model of this package, also compiled or wrapped for distributed training.
@@ -115,17 +118,17 @@ def load_weights(
     return load_found(bare(model), found, replace_head, grid)
 
 
-def bare(model: nn.Module) -> ViT:
+def bare(model: nn.Module) -> Model:
     """Take a model out of torch.compile and DistributedDataParallel."""
     inner = model
-    while not isinstance(inner, ViT):
+    while not isinstance(inner, Model):
         inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
         if not isinstance(inner, nn.Module):
             raise WeightsError(f"got {type(model).__name__}; expected a model of ropevit.create_model")
     return inner
 
 
-def load_found(model: ViT, found: Found, replace_head: bool, grid: tuple[int, int] | None = None) -> LoadReport:
+def load_found(model: Model, found: Found, replace_head: bool, grid: tuple[int, int] | None = None) -> LoadReport:
     """Load what was understood."""
     if any(parameter.is_meta for parameter in model.parameters()):
         raise WeightsError(
@@ -140,7 +143,7 @@ def load_found(model: ViT, found: Found, replace_head: bool, grid: tuple[int, in
 
 
 def fit(
-    model: ViT, found: Found, replace_head: bool = False, grid: tuple[int, int] | None = None
+    model: Model, found: Found, replace_head: bool = False, grid: tuple[int, int] | None = None
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Spell and size the weights of a checkpoint as a model needs them, looking only at names and shapes.
 
@@ -152,8 +155,9 @@ def fit(
     """
     if found.config is not None:
         check_config(found.config, model.config, found.source, replace_head)
+    heads = model.config.heads if isinstance(model.config, ViTConfig) else None
     try:
-        state, dropped = to_ours(found.state, found.layout, model.config.heads)
+        state, dropped = to_ours(found.state, found.layout, heads)
     except WeightsError as error:
         raise WeightsError(f"{found.source} holds {error}") from error
     dropped = found.dropped | dropped
@@ -163,15 +167,17 @@ def fit(
         }
     if model.pos_embed is None and state.pop("pos_embed", None) is not None:
         dropped["pos_embed"] = "the model has no absolute embedding"
-    resized = resize(state, model, found, grid)
+    dropped |= drop_fixed(state, model.config, found.source)
+    resized = resize_tables(state, model) | resize(state, model, found, grid)
     wanted = {name: value for name, value in model.state_dict().items() if not (replace_head and name in HEAD)}
     config = replace(model.config, num_classes=found.num_classes or 0) if replace_head else model.config
     check_shapes(state, wanted, found, config)
+    check_rotation(model.config, found)
     check_claim(model.config, found)
     return state, LoadReport(found.source, found.layout, len(state), dropped, resized, replace_head)
 
 
-def resize(state: dict[str, Tensor], model: ViT, found: Found, grid: tuple[int, int] | None) -> dict[str, str]:
+def resize(state: dict[str, Tensor], model: Model, found: Found, grid: tuple[int, int] | None) -> dict[str, str]:
     """Resize an absolute embedding of another grid in place; one of a wrong shape is left to the checks."""
     embedding = state.get("pos_embed")
     if embedding is None or embedding.ndim != 3 or model.pos_embed is None or embedding.shape[-1] != model.config.width:
@@ -190,7 +196,22 @@ def resize(state: dict[str, Tensor], model: ViT, found: Found, grid: tuple[int, 
     return {"pos_embed": f"from {theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} patches"}
 
 
-def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: Found, config: ViTConfig) -> None:
+def resize_tables(state: dict[str, Tensor], model: Model) -> dict[str, str]:
+    """Resize relative position biases of another window in place; one of a wrong shape is left to the checks."""
+    resized = {}
+    for name, own in model.state_dict().items():
+        theirs = state.get(name)
+        if not name.endswith("relative_position_bias_table") or theirs is None or theirs.ndim != 2:
+            continue
+        side, wanted = math.isqrt(theirs.shape[0]), math.isqrt(own.shape[0])
+        if side**2 == theirs.shape[0] and side % 2 and side != wanted and theirs.shape[1] == own.shape[1]:
+            state[name] = resize_embedding(theirs.unsqueeze(0), (side, side), wanted, wanted).squeeze(0)
+            before, after = (side + 1) // 2, (wanted + 1) // 2
+            resized[name] = f"from windows of {before} x {before} to {after} x {after} tokens"
+    return resized
+
+
+def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: Found, config: Config) -> None:
     """Compare names and shapes with those of the model."""
     shape = {name: tuple(value.shape) for name, value in state.items()}
     want = {name: tuple(value.shape) for name, value in wanted.items()}
@@ -210,7 +231,15 @@ def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], foun
         )
 
 
-def check_claim(config: ViTConfig, found: Found) -> None:
+def check_rotation(config: Config, found: Found) -> None:
+    """Refuse fixed frequencies for a model that learns its own: a published Swin keeps both under the same name."""
+    if found.config is not None or found.facts is None:
+        return
+    if config.rope not in {EMBEDDINGS[found.facts.architecture][name].rope for name in found.facts.positions}:
+        raise WeightsError(f"{found.source} does not fit the model; {hint(found.facts, found.state, config)}")
+
+
+def check_claim(config: Config, found: Found) -> None:
     """Refuse a published file whose name, but no shape, says that its position embedding is another one."""
     name = claimed_name(found.source)
     if name is None or found.config is not None or found.facts is None:

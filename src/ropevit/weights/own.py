@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from ropevit.models.vit import POSITION_EMBEDDINGS, ViTConfig
+from ropevit.models.architectures import ARCHITECTURES, Config, architecture
 from ropevit.rope import CONVENTION
 from ropevit.weights.errors import WeightsError, first_line
 
 #: Value of "format" in the header of our files.
 FORMAT = "ropevit"
 
-#: Fields in which two models may differ and still have the same weights; shapes and names show the first three.
-FREE = {"img_size", "num_classes", "layer_scale", "drop_path", "drop_path_rule", "ape_std"}
+#: Fields in which two models may differ and still have the same weights; shapes and names show the first three, and
+#: bias tables are resized to another window.
+FREE = {"img_size", "window_size", "num_classes", "layer_scale", "drop_path", "drop_path_rule", "ape_std"}
 
 
-def own_metadata(config: ViTConfig, classes: list[str] | None, metadata: Mapping[str, Any]) -> dict[str, str]:
+def own_metadata(config: Config, classes: list[str] | None, metadata: Mapping[str, Any]) -> dict[str, str]:
     """Make the header of a file of ours.
 
     Raises:
@@ -28,6 +29,7 @@ def own_metadata(config: ViTConfig, classes: list[str] | None, metadata: Mapping
         raise WeightsError(f"got metadata that JSON cannot hold ({first_line(error)}); give plain values") from error
     return {
         "format": FORMAT,
+        "architecture": architecture(config),
         "config": json.dumps(asdict(config)),
         "convention": json.dumps(CONVENTION),
         "classes": json.dumps(classes),
@@ -43,7 +45,7 @@ def stored_json(metadata: Mapping[str, str], key: str, source: str) -> Any:
         raise WeightsError(f"{source} has no readable {key!r} in its header; save the model again") from error
 
 
-def stored_config(metadata: Mapping[str, str], source: str) -> ViTConfig:
+def stored_config(metadata: Mapping[str, str], source: str) -> Config:
     """Read the config in a file of ours, after comparing its convention with this version's.
 
     Raises:
@@ -55,8 +57,12 @@ def stored_config(metadata: Mapping[str, str], source: str) -> ViTConfig:
             f"{source} follows another convention ({differences(convention, CONVENTION)}); "
             "load it with the version of ropevit that wrote it"
         )
+    name = metadata.get("architecture", "vit")  # files from before Swin do not say
+    if name not in ARCHITECTURES:
+        raise WeightsError(f"{source} holds a {name!r}, which this version does not know; use the one that wrote it")
+    kind = ARCHITECTURES[name][0]
     stored = stored_json(metadata, "config", source)
-    known = {field.name for field in fields(ViTConfig)}
+    known = {field.name for field in fields(kind)}
     if not isinstance(stored, dict) or set(stored) != known:
         given = set(stored) if isinstance(stored, dict) else set()
         unknown, missing = sorted(given - known), sorted(known - given)
@@ -66,7 +72,7 @@ def stored_config(metadata: Mapping[str, str], source: str) -> ViTConfig:
         )
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     try:
-        return ViTConfig(**plain)
+        return kind(**plain)
     except (TypeError, ValueError) as error:
         raise WeightsError(
             f"the config in {source} describes no model: {first_line(error)}; save the model again"
@@ -81,17 +87,23 @@ def differences(theirs: Any, ours: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: {theirs.get(key)!r} instead of {ours.get(key)!r}" for key in keys)
 
 
-def check_config(stored: ViTConfig, config: ViTConfig, source: str, new_head: bool) -> None:
+def check_config(stored: Config, config: Config, source: str, new_head: bool) -> None:
     """Refuse the weights of another architecture, also where no shape shows it (heads, theta, pooling).
 
     Raises:
         WeightsError: Naming the fields that differ.
     """
+    names = architecture(stored), architecture(config)
+    if names[0] != names[1]:
+        raise WeightsError(
+            f"{source} holds a {names[0]}, while the model is a {names[1]}; build the model of its own config with "
+            "ropevit.load_model"
+        )
     skipped = FREE | {"rope_theta"} | ({"pooling"} if new_head else set())
-    compared = [field.name for field in fields(ViTConfig) if field.name not in skipped]
+    compared = [field.name for field in fields(stored) if field.name not in skipped]
     theirs = {field: getattr(stored, field) for field in compared}
     ours = {field: getattr(config, field) for field in compared}
-    if POSITION_EMBEDDINGS[config.position].rope == "axial":  # learned frequencies do not need the start's theta
+    if config.rope == "axial":  # learned frequencies do not need the start's theta
         theirs["rope_theta"], ours["rope_theta"] = stored.theta, config.theta
     if theirs != ours:
         raise WeightsError(

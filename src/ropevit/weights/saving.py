@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ropevit.models.vit import ViT, ViTConfig
+from ropevit.models.architectures import Config, Model, build_model
 from ropevit.weights.errors import WeightsError, few
 from ropevit.weights.loading import LoadReport, bare, check_finite, load_found, understand
 from ropevit.weights.own import own_metadata, stored_json
@@ -21,7 +21,7 @@ from ropevit.weights.reading import Source, read_checkpoint
 class ModelInfo:
     """What a file of ours says besides the weights."""
 
-    config: ViTConfig
+    config: Config
     """The model."""
     classes: list[str] | None
     """Names of its classes, in the order of the logits, where they were given."""
@@ -66,7 +66,7 @@ def save_model(
     return path
 
 
-def load_model(source: Source, *, revision: str | None = None) -> tuple[ViT, ModelInfo]:
+def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, ModelInfo]:
     """Build the model that `save_model` saved, from its own config, with its weights.
 
     Args:
@@ -84,7 +84,7 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[ViT, Mod
             "use ropevit.create_model(NAME, pretrained=SOURCE)"
         )
     classes, metadata = (stored_json(checkpoint.metadata, key, found.source) for key in ("classes", "metadata"))
-    model = ViT(found.config)
+    model = build_model(found.config)
     report = load_found(model, found, replace_head=False)
     return model, ModelInfo(found.config, classes, metadata, report)
 
@@ -95,10 +95,10 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], header: Mapping[s
     write_atomically(path, lambda file: file.write(data))
 
 
-def check_savable(model: ViT) -> None:
+def check_savable(model: Model) -> None:
     """Refuse a model that `load_model` could not build again: changed by hand, without weights, or diverged."""
     with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in ViT(model.config).state_dict().items()}
+        wanted = {name: tuple(value.shape) for name, value in build_model(model.config).state_dict().items()}
     state = model.state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     if shapes != wanted:

@@ -19,8 +19,8 @@ class Input:
 
     size: tuple[int, ...]
     """Shorter side, or height and width, in pixels."""
-    patch_size: int
-    """Side of a patch in pixels; both sides of the input are multiples of it."""
+    multiple: int
+    """Pixels that divide both sides of the input: the patch of a ViT, 1 where any size will do."""
     whole: bool = False
     """Keep the picture's own shape instead of cutting a square from its centre."""
     mean: tuple[float, ...] = MEAN
@@ -35,12 +35,12 @@ class Input:
             raise ValueError(f"got size {self.size} and whole; give the shorter side alone to keep the picture's shape")
         if min(self.size) < 1:
             raise ValueError(f"got size {self.size}; expected pixels, above 0")
-        check_size(self.size[0], self.size[-1], self.patch_size)
+        check_size(self.size[0], self.size[-1], self.multiple)
 
     def shape(self, image: Image.Image) -> tuple[int, int]:
         """Choose height and width for a picture."""
         if self.whole:
-            return whole_size(image, self.size[0], self.patch_size)
+            return whole_size(image, self.size[0], self.multiple)
         return self.size[0], self.size[-1]
 
 
