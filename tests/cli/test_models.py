@@ -22,12 +22,19 @@ def test_a_pattern_and_a_size_narrow_the_list(capsys):
     assert "55.48G" in printed
 
 
+def test_swin_is_counted_with_windows_of_a_32nd_of_the_image(capsys):
+    main(["models", "swin_rope_mixed_tiny*", "--size", "384"])
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "swin_rope_mixed_tiny_" in line]
+    assert row[1:] == ["28.27M", "13.99G", "81.4", "79.5", "yes"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["models", "resnet*"], "no model matches 'resnet*'"),
         (["models", "--size", "225"], "resize or pad it to 224"),
         (["models", "--size", "-16"], "resize or pad it to 16"),
+        (["models", "swin*", "--size", "-16"], "got img_size=(-16, -16); expected pixels, above 0"),
     ],
 )
 def test_wrong_input_is_one_line(capsys, arguments, message):

@@ -24,6 +24,21 @@ def test_a_study_checkpoint_names_its_own_classes(finished, my_images, capsys):
     assert printed.count("%") == 6
 
 
+def test_swin_takes_any_size_with_windows_of_a_32nd_of_it(photo, tmp_path, capsys, monkeypatch):
+    name, made = "swin_rope_mixed_tiny_patch4_window7_224", []
+    torch.save({"model": ropevit.create_model(name).state_dict()}, tmp_path / "weights.pth")
+    create = ropevit.weights.create_model
+    monkeypatch.setattr(ropevit.weights, "create_model", lambda *a, **k: made.append(create(*a, **k)) or made[-1])
+    weights = ["--model", name, "--checkpoint", str(tmp_path / "weights.pth")]
+    main(["predict", str(photo), *weights, "--size", "50", "83"])
+    main(["predict", str(photo), *weights, "--size", "65", "--whole"])
+    main(["predict", str(photo), *weights, "--size", "60"])
+    printed = capsys.readouterr().out
+    for size in ("50 x 83", "65 x 98", "60 x 60"):
+        assert f"at {size} pixels" in printed
+    assert [model.config.window_size for model in made] == [2, 3, 2]
+
+
 def test_published_names_speak_of_imagenet_at_any_size_and_shape(photo, tmp_path, capsys):
     name = "rope_mixed_deit_tiny_patch16_LS"
     model = ropevit.create_model(name)
