@@ -27,7 +27,7 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
     names = list_models(pattern, pretrained=published)
     if not names:
         raise ValueError(f"no model matches {pattern!r}; `ropevit models` lists all {len(MODELS)}")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("name", "params", "adds", "224", "384", "hub"):
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for name in names:

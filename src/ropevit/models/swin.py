@@ -76,12 +76,12 @@ class SwinConfig:
 
     def check_ranges(self) -> None:
         """Refuse numbers with which no model can be built."""
+        if min(self.img_size) < 1:
+            raise ValueError(f"got img_size={self.img_size}; expected pixels, above 0")
         least = {"width": 1, "patch_size": 1, "window_size": 1, "in_channels": 1, "num_classes": 0}
         for field, minimum in least.items():
             if getattr(self, field) < minimum:
                 raise ValueError(f"got {field}={getattr(self, field)}; expected at least {minimum}")
-        if min(self.img_size) < 1:
-            raise ValueError(f"got img_size={self.img_size}; expected pixels, above 0")
         if not self.mlp_ratio > 0 or self.ape_std < 0:
             raise ValueError(f"got mlp_ratio={self.mlp_ratio}, ape_std={self.ape_std}; expected above 0, and 0 or more")
         if not 0 <= self.drop_path < 1:
