@@ -1,8 +1,17 @@
 """Rotary position embedding for images: models with every position embedding of the paper, and their weights."""
 
-from ropevit.models import list_models
+from ropevit.models import list_models, parameter_groups
 from ropevit.weights import WeightsError, create_model, load_model, load_weights, save_model
 
 __version__ = "0.1.0"
 
-__all__ = ["WeightsError", "__version__", "create_model", "list_models", "load_model", "load_weights", "save_model"]
+__all__ = [
+    "WeightsError",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load_model",
+    "load_weights",
+    "parameter_groups",
+    "save_model",
+]

@@ -17,6 +17,7 @@ def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsy
     assert f"report: {finished / 'report.html'}" in printed.replace("\n", "")
     assert printed.count("(kept)") == 6
     assert "left out red/broken.png" in printed
+    assert "with 6 test images one image is 16.7 points" in printed
     assert {"config.json", "results.json", "curves.png", "curves.svg", "report.html", "runs"} <= {
         path.name for path in finished.iterdir()
     }
@@ -112,6 +113,12 @@ def test_options_that_cannot_be_end_as_one_line_and_code_2(tmp_path, capsys, opt
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_folder_is_named_before_the_directory(finished, capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "--data", "nowhere", "--out", str(finished)])
+    assert "found no folder nowhere" in capsys.readouterr().err
 
 
 def test_wrong_input_is_answered_by_its_error_alone(tmp_path):

@@ -42,7 +42,7 @@ class PredictConfig:
         if not self.images:
             raise ValueError("got no image; name at least one file, such as photo.jpg")
         if missing := [str(path) for path in self.images if not path.is_file()]:
-            raise ValueError(f"no image file at {', '.join(missing)}; check the path")
+            raise ValueError(f"no image file at {', '.join(missing)}; check the path, and name files, not folders")
         if self.top < 1:
             raise ValueError(f"got top={self.top}; expected at least 1 guess")
 
@@ -108,5 +108,9 @@ def show(prediction: Prediction) -> None:
     for guess in prediction.guesses:
         table.add_row(escape(guess.name), f"{guess.probability:.1%}")
     console = Console()
-    console.print(f"{prediction.path} at {prediction.height} x {prediction.width} pixels", soft_wrap=True, markup=False)
+    console.print(
+        f"{prediction.path} at {prediction.height} x {prediction.width} pixels (height x width)",
+        soft_wrap=True,
+        markup=False,
+    )
     console.print(table)

@@ -52,7 +52,7 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
     for panel in found:
         console.print(score_table(panel))
     console.print()
-    for sentence in conclusions(found):
+    for sentence in conclusions(found, results["data"]):
         console.print(sentence, markup=False, highlight=False)
     for note in (*results["data"]["notes"], *(f"left out {file}" for file in results["skipped_files"])):
         console.print(note, markup=False, highlight=False, style="yellow")

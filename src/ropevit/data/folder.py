@@ -42,6 +42,16 @@ class FolderFiles:
     notes: tuple[str, ...] = ()
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a path that is no folder.
+
+    Raises:
+        ValueError: If there is no folder.
+    """
+    if not path.is_dir():
+        raise ValueError(f"found no folder {path}; give one with a folder of images for each class, or `fashion`")
+
+
 def load_folder(
     path: Path | str, size: int, max_images: int | None = None, progress: Progress | None = None
 ) -> tuple[LabelledImages, LabelledImages]:
@@ -126,8 +136,7 @@ def find_files(path: Path) -> FolderFiles:
     Raises:
         ValueError: As `load_folder`.
     """
-    if not path.is_dir():
-        raise ValueError(f"found no folder {path}; give one with a folder of images for each class, or `fashion`")
+    check_folder(path)
     tests = [path / name for name in TEST_FOLDERS if subfolders(path / name)]
     if subfolders(path / "train") and tests:
         train, test = find_classes(path / "train"), find_classes(tests[0])

@@ -18,12 +18,33 @@ COST_NOTE = (
 )
 
 
-def conclusions(results: Sequence[PanelResult]) -> list[str]:
-    """Write the sentences that answer the study's question, from its numbers alone."""
+#: Test images below which a reader is warned: one image is then more than half a point.
+ENOUGH_IMAGES = 200
+
+
+def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list[str]:
+    """Write the sentences that answer the study's question, from its numbers alone.
+
+    Args:
+        results: Panels of the study.
+        data: What `results.json` says about the images.
+    """
     if not results:
         return ["No seed was finished by every embedding yet, so there is nothing to compare."]
     short = [verdict(results)] if any(len(result.curves) > 1 for result in results) else []
+    if any(result.panel == "zoom" for result in results):
+        short += few_images(data["test_images"], len(data["classes"]))
     return short + [text for result in results for text in (conclude(result), paper_order(result)) if text]
+
+
+def few_images(images: int, classes: int) -> list[str]:
+    """Warn of a test set in which one image counts for much."""
+    if images >= ENOUGH_IMAGES:
+        return []
+    return [
+        f"zoom: with {images} test images one image is {100 / images:.1f} points, and guessing one of {classes} "
+        f"classes gives {100 / classes:.1f} %; smaller differences say nothing: use more images."
+    ]
 
 
 def score_table(result: PanelResult) -> dict[str, Any]:
@@ -81,7 +102,7 @@ def write_page(study: Mapping[str, Any], pictures: Sequence[PanelPictures], meth
         complete=study["complete"],
         done=len(study["runs"]),
         planned=planned,
-        conclusions=conclusions(results),
+        conclusions=conclusions(results, study["data"]),
         curves=curves,
         tables=[score_table(result) for result in results],
         cost_note=COST_NOTE,

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ropevit.data.fashion import load_fashion
-from ropevit.data.folder import load_folder
+from ropevit.data.folder import check_folder, load_folder
 from ropevit.data.labelled import LabelledImages
 from ropevit.study.config import HOW, StudyConfig
 from ropevit.study.device import available_cores, environment, resolve_device, resolve_precision
@@ -48,6 +48,8 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
         ValueError: If the directory holds another study, or one and `resume` is off; if the images are unusable.
         KeyboardInterrupt: If the user interrupts; every step done is kept and `resume` goes on from there.
     """
+    if config.data != "fashion":
+        check_folder(Path(config.data).expanduser())
     check_directory(config)
     plan = make_plan(config)
     images = load_images(config, report)

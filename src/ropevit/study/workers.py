@@ -1,5 +1,6 @@
 """Where the trainings of a study happen: in this process, or shared out among worker processes."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -7,7 +8,7 @@ import queue
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -94,8 +95,9 @@ def run_in_workers(plan: Plan, images: Images, report: Report, stopped: threadin
         arguments = (plan, store, tasks, events, stop)
         processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(plan.workers)]
         try:
-            for process in processes:
-                process.start()
+            with interrupts_ignored():
+                for process in processes:
+                    process.start()
             listen(plan, processes, events, report, stopped, stop)
         finally:
             stop.set()
@@ -103,6 +105,19 @@ def run_in_workers(plan: Plan, images: Images, report: Report, stopped: threadin
                 process.join(timeout=30)
                 process.kill()
             tasks.cancel_join_thread()
+
+
+@contextlib.contextmanager
+def interrupts_ignored() -> Iterator[None]:
+    """Let processes that start here be born deaf to Ctrl-C: importing torch, they could only print a traceback."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change what a signal does
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def work(plan: Plan, store: Path, tasks: Any, events: Any, stop: Any) -> None:

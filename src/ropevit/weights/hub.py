@@ -24,8 +24,8 @@ def hub_id(name: str) -> str:
     """
     if name not in PUBLISHED:
         raise WeightsError(
-            f"no published weights for {name!r}; they exist for {', '.join(sorted(PUBLISHED))}: "
-            "choose one of these, or give a path or a hub id of your own"
+            f"no published weights for {name!r}; choose one that list_models(pretrained=True) or `ropevit models "
+            "--published` names, or give a path or a hub id of your own"
         )
     return f"{OWNER}/{name}"
 

@@ -81,7 +81,7 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, M
     if found.config is None:
         raise WeightsError(
             f"{found.source} does not say which model it is, as only files of save_model do; "
-            "use ropevit.create_model(NAME, pretrained=SOURCE)"
+            "name the model: --model NAME, or ropevit.create_model(NAME, pretrained=SOURCE)"
         )
     classes, metadata = (stored_json(checkpoint.metadata, key, found.source) for key in ("classes", "metadata"))
     model = build_model(found.config)
