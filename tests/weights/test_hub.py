@@ -60,7 +60,7 @@ def test_pretrained_takes_the_published_weights(hub, published, tmp_path):
     assert model.head.out_features == 3
     assert torch.equal(model.norm.bias, torch.load(tmp_path / "model.bin")["model"]["norm.bias"])
     with pytest.raises(
-        WeightsError, match="no published weights for .rope_mixed_deit_tiny_patch16_LS.; choose one that list_models"
+        WeightsError, match=r"no published weights for .rope_mixed_deit_tiny_patch16_LS.; choose one that list_models"
     ):
         create_model("rope_mixed_deit_tiny_patch16_LS", pretrained=True)
 
