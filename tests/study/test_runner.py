@@ -178,6 +178,8 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_is_done(tmp_path):
 
 
 def test_an_interrupt_in_this_process_is_passed_on_after_the_results_are_written(tmp_path):
+    before = signal.getsignal(signal.SIGINT)  # ignored where the tests run in the background
+
     def interrupt(event):
         if isinstance(event, RunDone):
             signal.raise_signal(signal.SIGINT)
@@ -185,7 +187,7 @@ def test_an_interrupt_in_this_process_is_passed_on_after_the_results_are_written
     with pytest.raises(KeyboardInterrupt):
         run_study(config(tmp_path), interrupt)
     assert len(json.loads((tmp_path / "study/results.json").read_text())["runs"]) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     finished = run_study(replace(config(tmp_path), resume=True), lambda _: None)
     assert finished["complete"]
 
