@@ -2,6 +2,7 @@
 
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.groups import parameter_groups
+from ropevit.models.packed import Packed, pack, random_patches
 from ropevit.models.registry import MODELS, get_config, list_models
 from ropevit.models.swin import SWIN_EMBEDDINGS, Swin, SwinConfig
 from ropevit.models.vit import POSITION_EMBEDDINGS, ViT, ViTConfig
@@ -12,6 +13,7 @@ __all__ = [
     "SWIN_EMBEDDINGS",
     "Config",
     "Model",
+    "Packed",
     "Swin",
     "SwinConfig",
     "ViT",
@@ -19,5 +21,7 @@ __all__ = [
     "build_model",
     "get_config",
     "list_models",
+    "pack",
     "parameter_groups",
+    "random_patches",
 ]

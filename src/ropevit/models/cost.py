@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ropevit.models.architectures import Config, build_model
-from ropevit.models.vit import check_size
+from ropevit.models.sizes import check_size
 
 
 def count_parameters(config: Config) -> int:

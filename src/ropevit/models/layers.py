@@ -1,10 +1,11 @@
 """The parts of a vision transformer block: rotated attention, MLP, stochastic depth."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ropevit.models.packed import Rows
 from ropevit.rope import MixedRope, Turn, apply_turn
 
 
@@ -25,15 +26,19 @@ class Attention(nn.Module):
         self.rope = rope
 
     def forward(
-        self, x: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], turn: Turn | None = None
+        self,
+        x: Float[Tensor, "B n C"],
+        positions: Float[Tensor, "*b N ndim"],
+        turn: Turn | None = None,
+        mask: Bool[Tensor, "B 1 n n"] | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Attend among all n tokens; the last N of them are patches that stand at `positions`."""
+        """Attend among all n tokens, or those that the mask allows; the last N of them stand at `positions`."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         if self.rope is not None:
             turn = self.rope.turn(positions, num_prefix=x.shape[1] - positions.shape[-2])
         if turn is not None:
             q, k = apply_turn(q, turn), apply_turn(k, turn)
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -68,11 +73,19 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
-        """Drop whole samples of a branch; the identity in evaluation."""
+    def forward(self, x: Float[Tensor, "B ..."], rows: Rows | None = None) -> Float[Tensor, "B ..."]:
+        """Drop whole images of a branch; the identity in evaluation.
+
+        Args:
+            x: One image a row, or packed images.
+            rows: Which image each token of a packed batch belongs to.
+        """
         if not self.training or self.rate == 0:
             return x
-        keep = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= self.rate
+        images = x.shape[0] if rows is None else rows.num_images
+        keep = torch.rand(images, *(1,) * (x.ndim - 1), device=x.device) >= self.rate
+        if rows is not None:
+            keep = keep[rows.image.clamp(min=0)].squeeze(-1)
         return x * (keep / (1 - self.rate)).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -121,11 +134,16 @@ class Block(nn.Module):
                 nn.init.constant_(gamma, self.layer_scale)
 
     def forward(
-        self, x: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], turn: Turn | None = None
+        self,
+        x: Float[Tensor, "B n C"],
+        positions: Float[Tensor, "*b N ndim"],
+        turn: Turn | None = None,
+        rows: Rows | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Mix the tokens, then work on each alone."""
-        x = x + self.drop_path(scale(self.attn(self.norm1(x), positions, turn), self.gamma_1))
-        return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2))
+        """Mix the tokens (of each image, where `rows` tells them apart), then work on each alone."""
+        mask = None if rows is None else rows.mask
+        x = x + self.drop_path(scale(self.attn(self.norm1(x), positions, turn, mask), self.gamma_1), rows)
+        return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2), rows)
 
 
 def scale(x: Float[Tensor, "... C"], gamma: Float[Tensor, "C"] | None) -> Float[Tensor, "... C"]:

@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ropevit.models.config import PositionEmbedding, as_pair
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
+from ropevit.models.packed import Packed, Rows, mean_patch, pack, sample_embedding
+from ropevit.models.sizes import check_size
 from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
 
 POSITION_EMBEDDINGS = {
@@ -134,22 +137,6 @@ class ViTConfig:
         return self.rope_theta or THETA[self.rope or "mixed"]
 
 
-def check_size(height: int, width: int, patch_size: int) -> None:
-    """Refuse an image that the patches do not tile, naming the nearest sizes that they do."""
-    if height % patch_size or width % patch_size or height <= 0 or width <= 0:
-        near = " x ".join(nearest_sizes(side, patch_size) for side in (height, width))
-        raise ValueError(
-            f"got an image of {height} x {width} pixels (height x width), which patches of {patch_size} do not tile; "
-            f"resize or pad it to {near}"
-        )
-
-
-def nearest_sizes(side: int, patch_size: int) -> str:
-    """Name the multiples of the patch just below and above a side."""
-    below = side // patch_size * patch_size
-    return str(side) if below == side > 0 else f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
-
-
 class ViT(nn.Module):
     """Vision transformer for images of any height and width that the patch size divides.
 
@@ -227,11 +214,13 @@ class ViT(nn.Module):
         """Compute the rotation that all layers share (axial); with learned frequencies each layer makes its own."""
         return None if self.rope is None else self.rope.turn(positions, self.num_prefix)
 
-    def run_block(self, block: nn.Module, x: Tensor, positions: Tensor, turn: Turn | None) -> Tensor:
+    def run_block(
+        self, block: nn.Module, x: Tensor, positions: Tensor, turn: Turn | None, rows: Rows | None = None
+    ) -> Tensor:
         """Run one block, recomputing it in the backward pass where checkpointing is on."""
         if self.grad_checkpointing and self.training:
-            return checkpoint(block, x, positions, turn, use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return block(x, positions, turn)
+            return checkpoint(block, x, positions, turn, rows, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return block(x, positions, turn, rows)
 
     def forward_features(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B n C"]:
         """Return all tokens after the final norm: class token, registers, then h * w patches, row-major."""
@@ -277,6 +266,44 @@ class ViT(nn.Module):
                 tokens = (self.norm(x) if norm else x)[:, self.num_prefix :]
                 maps[index] = tokens.transpose(1, 2).unflatten(2, (h, w))
         return [maps[index] for index in wanted]
+
+    def pack(
+        self,
+        images: Sequence[Float[Tensor, "c _ _"]],
+        keep: Sequence[Int[Tensor, "_"]] | None = None,
+        row_tokens: int | None = None,
+    ) -> Packed:
+        """Lay images of different sizes into one batch for `forward_packed`; see `ropevit.models.packed.pack`."""
+        return pack(images, self.config.patch_size, self.num_prefix, keep, row_tokens)
+
+    def embed_packed(self, packed: Packed) -> Float[Tensor, "R L C"]:
+        """Turn a packed batch into tokens."""
+        x = F.linear(packed.patches, self.patch_embed.proj.weight.flatten(1), self.patch_embed.proj.bias)
+        if self.pos_embed is not None:
+            x = x + sample_embedding(self.pos_embed, self.config.grid, packed.positions, packed.grids).to(x.dtype)
+        prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
+        if not prefix:
+            return x
+        tokens = torch.cat([*prefix], dim=1)[0].to(x.dtype)
+        return torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
+
+    def forward_packed_features(self, packed: Packed) -> Float[Tensor, "R L C"]:
+        """Return all tokens of a packed batch after the final norm; `packed.split` gives each image its own."""
+        x, rows = self.embed_packed(packed), packed.rows()
+        turn = None if self.rope is None else self.rope.turn(packed.positions)
+        for block in self.blocks:
+            x = self.run_block(block, x, packed.positions, turn, rows)
+        return self.norm(x)
+
+    def forward_packed(self, packed: Packed) -> Float[Tensor, "B K"]:
+        """Return the logits of each image of a packed batch, as if each had been alone.
+
+        >>> logits = model.forward_packed(model.pack([image_of_160x320, image_of_224x224]))
+        """
+        features = self.forward_packed_features(packed)
+        if self.config.pooling == "token":
+            return self.head(features.flatten(0, 1)[packed.first])
+        return self.head(mean_patch(features, packed))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep only the input of each block."""

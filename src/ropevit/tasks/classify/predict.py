@@ -10,7 +10,7 @@ from torch import nn
 
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.images import fit, read_image, to_tensor, whole_size
-from ropevit.models.vit import check_size
+from ropevit.models.sizes import check_size
 
 
 @dataclass(frozen=True, kw_only=True)

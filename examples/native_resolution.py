@@ -1,0 +1,20 @@
+"""Classify images of different sizes and shapes in one batch, each as if it were alone; then keep half of the patches."""
+
+import torch
+
+import ropevit
+from ropevit.models import random_patches
+
+model = ropevit.create_model("rope_mixed_deit_tiny_patch16_LS", num_classes=10).eval()  # pretrained=PATH
+images = [torch.randn(3, 16 * h, 16 * w) for h, w in [(10, 14), (14, 10), (6, 20), (4, 4)]]
+
+with torch.no_grad():
+    packed = model.pack(images)  # patches in rows, on the device of the images
+    logits = model.forward_packed(packed)
+    alone = torch.cat([model(image[None]) for image in images])
+    print(f"{len(images)} images in {packed.image.shape[0]} rows of {packed.image.shape[1]} tokens")
+    print(f"largest difference from each image alone: {(logits - alone).abs().max():.1e}")
+
+    kept = random_patches(images, patch_size=16, share=0.5)
+    dropped = model.forward_packed(model.pack(images, kept))
+    print(f"with half of the patches: logits {tuple(dropped.shape)}, patches kept {[len(own) for own in kept]}")

@@ -1,0 +1,247 @@
+"""Images of different sizes in one batch: their tokens behind each other in rows, each image seeing only itself.
+
+Source: Dehghani et al. 2023 (arXiv:2307.06304), NaViT.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.models.sizes import check_size
+from ropevit.rope import grid_positions
+
+
+class Rows(NamedTuple):
+    """Which image each token of a packed batch belongs to, as attention and stochastic depth need it."""
+
+    image: Int[Tensor, "R L"]
+    """Index of the image; -1 where a row has no token."""
+    mask: Bool[Tensor, "R 1 L L"]
+    """True where a query may see a key."""
+    num_images: int
+    """Number of images."""
+
+
+class Packed(NamedTuple):
+    """Images of different sizes as R rows of L tokens, each image whole in one row, its prefix tokens first.
+
+    Made by `pack`, read by `ViT.forward_packed`. It holds tensors only, so a compiled model has one graph for all
+    packings.
+    """
+
+    patches: Float[Tensor, "R L pixels"]
+    """Pixels of each patch, channel by channel, row-major; 0 for tokens that are no patch."""
+    positions: Float[Tensor, "R L 2"]
+    """Column and row of each patch in its image; prefix tokens stand at the origin."""
+    grids: Float[Tensor, "R L 2"]
+    """Columns and rows of patches of the whole image that a token belongs to."""
+    prefix: Int[Tensor, "R L"]
+    """Which prefix token a token is; -1 for a patch."""
+    image: Int[Tensor, "R L"]
+    """Index of the image that a token belongs to, in the order given; -1 where a row has no token."""
+    first: Int[Tensor, "B"]
+    """Where each image begins, counted through all rows."""
+
+    def to(self, device: torch.device | str) -> "Packed":
+        """Move the batch to a device."""
+        return Packed(*(field.to(device, non_blocking=True) for field in self))
+
+    def rows(self) -> Rows:
+        """Tell which tokens may see each other: those of one image."""
+        mask = self.image.unsqueeze(2) == self.image.unsqueeze(1)
+        return Rows(self.image, mask.unsqueeze(1), self.first.shape[0])
+
+    def split(self, tokens: Float[Tensor, "R L C"]) -> list[Float[Tensor, "_ C"]]:
+        """Give each image its own tokens: prefix, then patches in the order in which they were kept.
+
+        Sizes are read on the host, for which an accelerator waits: use it after the model, not inside.
+        """
+        counts = torch.bincount(self.image[self.image >= 0], minlength=len(self.first)).tolist()
+        flat = tokens.flatten(0, 1)
+        return [flat[start : start + count] for start, count in zip(self.first.tolist(), counts, strict=True)]
+
+
+def pack(
+    images: Sequence[Float[Tensor, "c _ _"]],
+    patch_size: int,
+    num_prefix: int = 1,
+    keep: Sequence[Int[Tensor, "_"]] | None = None,
+    row_tokens: int | None = None,
+) -> Packed:
+    """Lay images of any sizes and shapes into rows; meant for the collate function of a data loader.
+
+    Rows are filled first-fit, longest image first, so that little of them is padding.
+
+    Args:
+        images: Images (c, H, W), each tiled by the patches.
+        patch_size: Side of a patch in pixels.
+        num_prefix: Class and register tokens of the model: `model.num_prefix`.
+        keep: Row-major indices of the patches that each image keeps (token dropping), as from `random_patches`; None
+            keeps all.
+        row_tokens: Length of the rows, in tokens; None takes the cheapest of one to four times the longest image.
+
+    Raises:
+        ValueError: If there are no images, one is not tiled, differs in channels, keeps what it does not have, or is
+            longer than a row.
+    """
+    if not images or len({image.shape[0] for image in images if image.ndim == 3}) != 1:
+        shapes = ", ".join(str(tuple(image.shape)) for image in images)
+        raise ValueError(f"got {shapes or 'no images'} to pack; expected images (c, H, W) of the same channels")
+    if keep is not None and len(keep) != len(images):
+        raise ValueError(f"got kept patches of {len(keep)} images for {len(images)} images; give those of each")
+    kept = [None] * len(images) if keep is None else keep
+    tokens = [tokens_of(image, patch_size, num_prefix, chosen) for image, chosen in zip(images, kept, strict=True)]
+    lengths = [len(own.prefix) for own in tokens]
+    length = cheapest_row(lengths) if row_tokens is None else row_tokens
+    if max(lengths) > length:
+        raise ValueError(f"got an image of {max(lengths)} tokens for rows of {length}; raise row_tokens or shrink it")
+    return lay_out(tokens, length)
+
+
+class Tokens(NamedTuple):
+    """The tokens of one image; fields as in `Packed`."""
+
+    patches: Float[Tensor, "n pixels"]
+    positions: Float[Tensor, "n 2"]
+    grids: Float[Tensor, "n 2"]
+    prefix: Int[Tensor, "n"]
+
+
+def tokens_of(image: Float[Tensor, "c H W"], patch_size: int, num_prefix: int, keep: Int[Tensor, "m"] | None) -> Tokens:
+    """Cut one image into the patches that it keeps, with places for its prefix tokens in front."""
+    check_size(image.shape[1], image.shape[2], patch_size)
+    h, w = image.shape[1] // patch_size, image.shape[2] // patch_size
+    patches = image.unflatten(2, (w, patch_size)).unflatten(1, (h, patch_size)).permute(1, 3, 0, 2, 4)
+    patches, positions = patches.flatten(2).flatten(0, 1), grid_positions(h, w, device=image.device)
+    if keep is not None:
+        if len(keep) == 0 or keep.min() < 0 or keep.max() >= h * w:
+            raise ValueError(f"got kept patches {keep.tolist()}; expected at least one, each from 0 to {h * w - 1}")
+        patches, positions = patches[keep], positions[keep]
+    front = (0, 0, num_prefix, 0)
+    grids = torch.tensor([float(w), float(h)], device=image.device).expand(num_prefix + len(patches), 2)
+    prefix = torch.arange(-num_prefix, len(patches), device=image.device).clamp(max=0)
+    prefix = torch.where(prefix < 0, prefix + num_prefix, -1)
+    return Tokens(F.pad(patches, front), F.pad(positions, front), grids, prefix)
+
+
+def random_patches(
+    images: Sequence[Float[Tensor, "c _ _"]], patch_size: int, share: float, generator: torch.Generator | None = None
+) -> list[Int[Tensor, "_"]]:
+    """Choose the patches that each image keeps, at random and at least one, in row-major order.
+
+    Args:
+        images: Images (c, H, W).
+        patch_size: Side of a patch in pixels.
+        share: Share of the patches to keep, above 0 and at most 1.
+        generator: Source of the choice, on the CPU; None takes PyTorch's own.
+
+    Raises:
+        ValueError: If the share is out of range.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"got a share of {share} patches to keep; expected above 0 and at most 1")
+    counts = [(image.shape[1] // patch_size) * (image.shape[2] // patch_size) for image in images]
+    orders = [torch.randperm(count, generator=generator) for count in counts]
+    kept = [order[: max(1, round(share * len(order)))].sort().values for order in orders]
+    return [chosen.to(image.device) for chosen, image in zip(kept, images, strict=True)]
+
+
+def fill_rows(lengths: Sequence[int], row: int) -> tuple[list[int], int]:
+    """Place images in rows, longest first, each in the first row with room.
+
+    Returns:
+        Where each image begins, counted through all rows, and the number of rows.
+    """
+    starts, used = [0] * len(lengths), []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        place = next((place for place, tokens in enumerate(used) if tokens + lengths[index] <= row), len(used))
+        if place == len(used):
+            used.append(0)
+        starts[index] = place * row + used[place]
+        used[place] += lengths[index]
+    return starts, len(used)
+
+
+def cheapest_row(lengths: Sequence[int], width: int = 384) -> int:
+    """Choose one to four times the longest image: longer rows are filled better, but cost more attention.
+
+    Args:
+        lengths: Tokens of each image.
+        width: Channels, C, of the model for which it is cheapest: a token costs 24 C^2 multiply-adds or so in products
+            with weights, and 4 C for each token of its row in attention.
+    """
+
+    def cost(row: int) -> int:
+        return fill_rows(lengths, row)[1] * row * (6 * width + row)
+
+    return min((times * max(lengths) for times in range(1, 5)), key=cost)
+
+
+def lay_out(tokens: Sequence[Tokens], row: int) -> Packed:
+    """Put the tokens of all images into rows; what is left over belongs to no image."""
+    lengths = [len(own.prefix) for own in tokens]
+    starts, rows = fill_rows(lengths, row)
+    joined = Tokens(*(torch.cat(field) for field in zip(*tokens, strict=True)))
+    device = joined.prefix.device
+    first = torch.tensor(starts, device=device)
+    image = torch.repeat_interleave(torch.arange(len(tokens)), torch.tensor(lengths)).to(device)
+    order = torch.cat([torch.arange(length) for length in lengths]).to(device)
+    places = first[image] + order
+
+    def in_rows(field: Tensor, rest: float) -> Tensor:
+        empty = field.new_full((rows * row, *field.shape[1:]), rest)
+        return empty.index_copy(0, places, field).unflatten(0, (rows, row))
+
+    fields = zip(joined, (0.0, 0.0, 1.0, -1), strict=True)  # a grid of 1 x 1 where there is no image
+    return Packed._make([*(in_rows(field, rest) for field, rest in fields), in_rows(image, -1), first])
+
+
+def sample_embedding(
+    embedding: Float[Tensor, "1 N C"],
+    grid: tuple[int, int],
+    positions: Float[Tensor, "*B 2"],
+    grids: Float[Tensor, "*B 2"],
+) -> Float[Tensor, "*B C"]:
+    """Look an absolute embedding up at single places, as `resize_embedding` gives them for whole grids.
+
+    Args:
+        embedding: One vector for each patch of `grid`, row-major.
+        grid: Rows and columns for which the embedding was learned.
+        positions: Column and row of each token in its image.
+        grids: Columns and rows of that image.
+
+    Source: Keys 1981, cubic convolution with a = -0.75; half-pixel centres, edges repeated, as PyTorch's bicubic.
+    """
+    dtype = torch.promote_types(embedding.dtype, torch.float32)
+    size = torch.tensor(grid[::-1], dtype=positions.dtype, device=positions.device)
+    place = (positions + 0.5) * size / grids - 0.5
+    near = place.floor()
+    taps = near.unsqueeze(-1) + torch.arange(-1, 3, device=place.device)
+    weights = cubic((place.unsqueeze(-1) - taps).abs())
+    taps = taps.clamp(min=0).minimum(size.unsqueeze(-1) - 1).long()
+    index = taps[..., 1, :, None] * grid[1] + taps[..., 0, None, :]
+    weight = weights[..., 1, :, None] * weights[..., 0, None, :]
+    bags = index.flatten(-2).flatten(0, -2), weight.flatten(-2).flatten(0, -2).to(dtype)
+    vectors = F.embedding_bag(bags[0], embedding[0].to(dtype), per_sample_weights=bags[1], mode="sum")
+    return vectors.unflatten(0, positions.shape[:-1]).to(embedding.dtype)
+
+
+def cubic(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Weigh a neighbour by its distance, from 0 to 2 (Keys 1981, a = -0.75)."""
+    a, d = -0.75, distance
+    inner = ((a + 2) * d - (a + 3)) * d * d + 1
+    outer = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return torch.where(d <= 1, inner, outer)
+
+
+def mean_patch(tokens: Float[Tensor, "R L C"], packed: Packed) -> Float[Tensor, "B C"]:
+    """Average the patch tokens of each image."""
+    image, count = packed.image.flatten().clamp(min=0), packed.first.shape[0]
+    values = tokens.flatten(0, 1).to(torch.promote_types(tokens.dtype, torch.float32))
+    patch = ((packed.prefix < 0) & (packed.image >= 0)).flatten().to(values.dtype)
+    sums = values.new_zeros(count, values.shape[-1]).index_add(0, image, values * patch.unsqueeze(1))
+    return (sums / values.new_zeros(count).index_add(0, image, patch).unsqueeze(1)).to(tokens.dtype)
