@@ -1,4 +1,4 @@
-"""Classify images of different sizes and shapes in one batch, each as if it were alone; then keep half of the patches."""
+"""Classify images of different sizes and shapes in one batch, each as if alone; then keep half of the patches."""
 
 import torch
 
