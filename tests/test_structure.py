@@ -18,7 +18,7 @@ BESIDE = {
     "extras": set(),
     "data": set(),
     "analysis": {"rope", "kernels", "models", "weights", "data"},
-    "integrations": set(LINE[:4]),
+    "integrations": {*LINE[:4], "data"},
 }
 
 

@@ -271,15 +271,21 @@ class Swin(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start every weight anew, as Swin does: a truncated normal of 0.02, biases 0; the embedding by the config."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                init_linear(module)
-            elif isinstance(module, WindowAttention) and module.relative_position_bias_table is not None:
-                nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
-            elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope):
-                module.reset_parameters()
-        if self.pos_embed is not None:
-            nn.init.normal_(self.pos_embed, std=self.config.ape_std)
+        _, *parts = self.modules()
+        for module in (*parts, self):
+            self.reset_module(module)
+
+    def reset_module(self, module: nn.Module) -> None:
+        """Start what one part of the model, or the model itself, holds beside its own parts."""
+        if module is self:
+            if self.pos_embed is not None:
+                nn.init.normal_(self.pos_embed, std=self.config.ape_std)
+        elif isinstance(module, nn.Linear):
+            init_linear(module)
+        elif isinstance(module, WindowAttention) and module.relative_position_bias_table is not None:
+            nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+        elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope):
+            module.reset_parameters()
 
     def embed(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
         """Turn images into a map of tokens.
@@ -299,7 +305,10 @@ class Swin(nn.Module):
 
     def stages(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
         """Run the stages one by one, giving the map at the end of each, channels last."""
-        x = self.embed(images)
+        return self.run_stages(self.embed(images))
+
+    def run_stages(self, x: Float[Tensor, "B h w C"]) -> Iterator[Float[Tensor, "B h2 w2 C2"]]:
+        """Do the same from the map of embedded patches."""
         for stage in self.layers:
             assert isinstance(stage, Stage)
             x = stage(x, recompute=self.grad_checkpointing and self.training)

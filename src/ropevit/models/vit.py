@@ -175,16 +175,22 @@ class ViT(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start every weight anew, as DeiT does: a truncated normal of 0.02, biases 0; the embedding by the config."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                init_linear(module)
-            elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope | Block):
-                module.reset_parameters()
-        for token in (self.cls_token, self.register_tokens):
-            if token is not None:
-                nn.init.trunc_normal_(token, std=0.02)
-        if self.pos_embed is not None:
-            nn.init.normal_(self.pos_embed, std=self.config.ape_std)
+        _, *parts = self.modules()
+        for module in (*parts, self):
+            self.reset_module(module)
+
+    def reset_module(self, module: nn.Module) -> None:
+        """Start what one part of the model, or the model itself, holds beside its own parts."""
+        if module is self:
+            for token in (self.cls_token, self.register_tokens):
+                if token is not None:
+                    nn.init.trunc_normal_(token, std=0.02)
+            if self.pos_embed is not None:
+                nn.init.normal_(self.pos_embed, std=self.config.ape_std)
+        elif isinstance(module, nn.Linear):
+            init_linear(module)
+        elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope | Block):
+            module.reset_parameters()
 
     @property
     def num_prefix(self) -> int:

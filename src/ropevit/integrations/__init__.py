@@ -1,0 +1,1 @@
+"""Other libraries' doors to the models of this package; importing one registers them there."""

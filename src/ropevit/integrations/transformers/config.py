@@ -1,0 +1,197 @@
+"""Configs of transformers that describe our models: our own fields, with labels, stages and aliases beside them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
+
+from ropevit.models import MODELS, Config, SwinConfig, ViTConfig
+from ropevit.models.config import as_pair
+from ropevit.rope import CONVENTION
+from ropevit.weights.errors import few, first_line
+from ropevit.weights.own import differences
+
+#: Names that transformers uses, and ours. Classes are kept as labels, of which there is one a class.
+ALIASES = {"image_size": "img_size", "num_channels": "in_channels", "num_classes": "num_labels"}
+
+
+class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
+    """What the configs of all our architectures share.
+
+    The fields are those of our own config; `num_classes` is `num_labels` here, the number of labels in `id2label`.
+    Without any of them it describes a small published model, with some of them only what they say.
+
+    Raises:
+        ValueError: If a field is misspelt, missing or out of range, two fields do not fit, or the convention of the
+            rotation is another version's.
+    """
+
+    __no_type_check__ = True  # transformers makes the __init__, which takes more names than it declares
+
+    ours: ClassVar[type[Config]]
+    """Our config, which knows the fields and checks them."""
+    standard: ClassVar[str]
+    """The model that a config without any field describes."""
+
+    def __post_init__(self, **kwargs: Any):
+        given = rename(kwargs, self.attribute_map)
+        check_convention(given.pop("convention", CONVENTION))
+        out = {name: given.pop(name, None) for name in ("out_features", "out_indices")}
+        mine = {name: given.pop(name) for name in self.field_names() if name in given}
+        check_spelling(given, [*self.field_names(), *self.attribute_map, *out])
+        self.set_labels(given)
+        for name, value in asdict(self.describe(mine)).items():
+            if name != "num_classes":
+                setattr(self, name, value)
+        self.set_output_features_output_indices(**out)
+        super().__post_init__(**given)
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """List the fields of our config, but for the classes, which are kept as labels."""
+        return [field.name for field in fields(cls.ours) if field.name != "num_classes"]
+
+    def describe(self, given: Mapping[str, Any]) -> Config:
+        """Build our config from given fields and the labels, which checks them."""
+        if not given:
+            given = {name: getattr(MODELS[self.standard], name) for name in self.field_names()}
+        needed = {field.name for field in fields(self.ours) if field.default is MISSING}
+        if missing := sorted(needed - set(given)):
+            raise ValueError(f"got no {', '.join(missing)}; a {type(self).__name__} needs {', '.join(sorted(needed))}")
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}  # of JSON
+        if isinstance(size := plain.get("img_size"), int):
+            plain["img_size"] = as_pair(size)
+        try:
+            return self.ours(**plain, num_classes=len(self.id2label or {}))
+        except TypeError as error:
+            raise ValueError(f"got a field of a wrong type ({first_line(error)}); see {self.ours.__name__}") from error
+
+    def set_labels(self, given: dict[str, Any]) -> None:
+        """Bring the labels in step, whichever of number, names and numbers by name were given.
+
+        Over the labels of a file, another number rules, as `from_pretrained(folder, num_labels=3)` means it.
+        """
+        number = given.pop("num_labels", None)
+        names: dict[Any, Any] | None = self.id2label
+        numbers: dict[Any, Any] = self.label2id or {}
+        if names is None and numbers:
+            names = {key: name for name, key in numbers.items()}
+        if names is not None and number not in (None, len(names)):
+            if self.transformers_version is None:
+                raise ValueError(f"got num_labels={number} and {len(names)} labels; give one a class, or leave one out")
+            names, numbers = None, {}
+        if names is None:
+            count = self.default_classes() if number is None else number
+            names = {index: f"LABEL_{index}" for index in range(count)}
+        names = {int(key): names[key] for key in sorted(names, key=int)}
+        if list(names) != list(range(len(names))):
+            raise ValueError(f"got id2label for {few(map(str, names))}; expected a label for each of 0, 1, 2, ...")
+        if any(names.get(int(key)) != name for name, key in numbers.items()):
+            raise ValueError("got id2label and label2id that contradict each other; leave label2id out")
+        self.id2label = names
+
+    @classmethod
+    def default_classes(cls) -> Any:
+        """Return the number of classes of our config where none is given."""
+        return next(field.default for field in fields(cls.ours) if field.name == "num_classes")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Let the numbers of labels follow their names."""
+        if name == "id2label" and value is not None:
+            value = {int(key): label for key, label in value.items()}
+            super().__setattr__("label2id", {label: key for key, label in value.items()})
+        super().__setattr__(name, value)
+
+    def to_ropevit(self) -> Config:
+        """Return our own config of the same model.
+
+        Raises:
+            ValueError: If a field was since set to what no model can have.
+        """
+        return self.describe({name: getattr(self, name) for name in self.field_names()})
+
+    @property
+    def channels_by_stage(self) -> dict[str, int]:
+        """Channels of each map that a backbone can give: "stem" for the embedded patches, then "stage1", ..."""
+        raise NotImplementedError
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the maps that a backbone can give."""
+        return list(self.channels_by_stage)
+
+    def to_dict(self) -> dict[str, Any]:
+        """List everything that the config holds, with the convention that the weights rely on."""
+        return super().to_dict() | {"num_labels": self.num_labels, "convention": CONVENTION}
+
+
+class RopeViTConfig(RopeConfig):
+    """A ViT: the fields of `ropevit.models.ViTConfig`; stage k is the map after k blocks."""
+
+    model_type = "ropevit_vit"
+    attribute_map: ClassVar[dict[str, str]] = ALIASES | {
+        "hidden_size": "width",
+        "num_attention_heads": "heads",
+        "num_hidden_layers": "depth",
+    }
+    ours = ViTConfig
+    standard = "rope_mixed_deit_small_patch16_LS"
+
+    @property
+    def channels_by_stage(self) -> dict[str, int]:
+        """Channels of each map, the same for all."""
+        return dict.fromkeys(("stem", *(f"stage{index + 1}" for index in range(self.depth))), int(self.width))
+
+
+class RopeSwinConfig(RopeConfig):
+    """A Swin: the fields of `ropevit.models.SwinConfig`; stage 1 has the stride of a patch, each later one twice it."""
+
+    model_type = "ropevit_swin"
+    attribute_map: ClassVar[dict[str, str]] = ALIASES | {"embed_dim": "width", "num_heads": "heads"}
+    ours = SwinConfig
+    standard = "swin_rope_mixed_tiny_patch4_window7_224"
+
+    @property
+    def channels_by_stage(self) -> dict[str, int]:
+        """Channels of each map: those of a stage twice those of the one before."""
+        return {"stem": self.width} | {f"stage{index + 1}": self.width * 2**index for index in range(len(self.depths))}
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the last stage."""
+        return self.width * 2 ** (len(self.depths) - 1)
+
+
+def rename(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Replace the names that transformers uses by ours.
+
+    Raises:
+        ValueError: If a field was given under both names, with two values.
+    """
+    renamed: dict[str, Any] = {}
+    for name, value in given.items():
+        own = aliases.get(name, name)
+        if own in renamed and renamed[own] != value:
+            raise ValueError(f"got {own} twice, as {renamed[own]} and {value} ({name} is another name for it)")
+        renamed[own] = value
+    return renamed
+
+
+def check_spelling(given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse fields whose names are almost ours; transformers keeps all others, such as a trainer's `use_cache`."""
+    for name in given:
+        near = get_close_matches(name, known, n=1, cutoff=0.75)
+        if near and not hasattr(PreTrainedConfig, name):
+            raise ValueError(f"no field named {name!r}; did you mean {near[0]}? There are {', '.join(known)}")
+
+
+def check_convention(stored: Any) -> None:
+    """Refuse weights that rely on another convention of the rotation than this version's."""
+    if stored != CONVENTION:
+        raise ValueError(
+            f"the config follows another convention ({differences(stored, CONVENTION)}); "
+            "load it with the version of ropevit that wrote it"
+        )
