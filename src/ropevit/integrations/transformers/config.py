@@ -61,7 +61,10 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
         needed = {field.name for field in fields(self.ours) if field.default is MISSING}
         if missing := sorted(needed - set(given)):
             raise ValueError(f"got no {', '.join(missing)}; a {type(self).__name__} needs {', '.join(sorted(needed))}")
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}  # of JSON
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value  # lists, where they were read from JSON
+            for name, value in given.items()
+        }
         if isinstance(size := plain.get("img_size"), int):
             plain["img_size"] = as_pair(size)
         try:
