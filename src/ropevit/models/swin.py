@@ -1,8 +1,8 @@
 """Swin transformer with the position embeddings of the paper, for images of any size."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ropevit.models.config import PositionEmbedding, as_pair
+from ropevit.models.classifier import Classifier
+from ropevit.models.config import ModelConfig, PositionEmbedding
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
 from ropevit.models.windows import WindowAttention, from_windows, to_windows, window_mask, window_shift
 from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
@@ -31,15 +32,16 @@ THETA = {"axial": 50.0, "mixed": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwinConfig:
+class SwinConfig(ModelConfig):
     """Everything that makes a Swin transformer; written into its checkpoints.
 
     Raises:
         ValueError: If a field is out of range or two fields do not fit.
     """
 
-    position: str
-    """Position embedding: none, rpb, rope_axial, rope_mixed, rope_axial_rpb, rope_mixed_rpb, rope_axial_ape, ..."""
+    embeddings: ClassVar = SWIN_EMBEDDINGS
+    published_theta: ClassVar = THETA
+
     width: int = 96
     """Channels of the first stage, C; each later stage has twice those of the one before."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
@@ -48,48 +50,19 @@ class SwinConfig:
     """Heads of each stage."""
     patch_size: int = 4
     """Side of a patch in pixels."""
-    img_size: tuple[int, int] = (224, 224)
-    """Height and width in pixels for which an absolute embedding is learned; any size may be fed."""
     window_size: int = 7
     """Side of a window in tokens; the paper takes 1/32 of the image's side."""
-    in_channels: int = 3
-    """Channels of the image."""
-    num_classes: int = 1000
-    """Classes, K; 0 leaves the head out."""
-    mlp_ratio: float = 4.0
-    """Hidden channels of the MLP over C."""
     drop_path: float = 0.0
     """Rate of stochastic depth in the last block, growing from 0 in the first."""
-    rope_theta: float | None = None
-    """Base of the frequencies; None takes 50 for axial and 10 for mixed."""
-    ape_std: float = 0.02
-    """Standard deviation of the absolute embedding at the start."""
 
     def __post_init__(self):
-        object.__setattr__(self, "img_size", as_pair(self.img_size))
+        super().__post_init__()
         for field in ("depths", "heads"):
             object.__setattr__(self, field, tuple(getattr(self, field)))  # lists, where the config was read from JSON
-        if self.position not in SWIN_EMBEDDINGS:
-            raise ValueError(f"got position={self.position!r}; expected one of {', '.join(SWIN_EMBEDDINGS)}")
-        self.check_ranges()
-        self.check_heads()
-
-    def check_ranges(self) -> None:
-        """Refuse numbers with which no model can be built."""
         if min(self.img_size) < 1:
             raise ValueError(f"got img_size={self.img_size}; expected pixels, above 0")
-        least = {"width": 1, "patch_size": 1, "window_size": 1, "in_channels": 1, "num_classes": 0}
-        for field, minimum in least.items():
-            if getattr(self, field) < minimum:
-                raise ValueError(f"got {field}={getattr(self, field)}; expected at least {minimum}")
-        if not self.mlp_ratio > 0 or self.ape_std < 0:
-            raise ValueError(f"got mlp_ratio={self.mlp_ratio}, ape_std={self.ape_std}; expected above 0, and 0 or more")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"got drop_path={self.drop_path}; expected a rate from 0 to below 1")
-        if self.rope_theta is not None and (self.rope is None or not self.rope_theta > 0):
-            raise ValueError(
-                f"got rope_theta={self.rope_theta} for {self.position}; expected None or, with rotation, above 0"
-            )
+        self.check_least(width=1, patch_size=1, window_size=1)
+        self.check_heads()
 
     def check_heads(self) -> None:
         """Refuse stages whose channels the heads do not share equally."""
@@ -104,21 +77,6 @@ class SwinConfig:
                 )
 
     @property
-    def rope(self) -> Literal["axial", "mixed"] | None:
-        """Kind of rotation, if any."""
-        return SWIN_EMBEDDINGS[self.position].rope
-
-    @property
-    def absolute(self) -> bool:
-        """Whether there is an absolute embedding."""
-        return SWIN_EMBEDDINGS[self.position].absolute
-
-    @property
-    def bias(self) -> bool:
-        """Whether there are relative position biases."""
-        return SWIN_EMBEDDINGS[self.position].bias
-
-    @property
     def multiple(self) -> int:
         """Number of pixels that must divide both sides of an image: any size will do."""
         return 1
@@ -127,11 +85,6 @@ class SwinConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches for which an absolute embedding is learned."""
         return -(-self.img_size[0] // self.patch_size), -(-self.img_size[1] // self.patch_size)
-
-    @property
-    def theta(self) -> float:
-        """Base of the frequencies: the config's, or the published one of its kind."""
-        return self.rope_theta or THETA[self.rope or "mixed"]
 
 
 class SwinBlock(nn.Module):
@@ -246,7 +199,7 @@ def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttentio
     return WindowAttention(width, heads, config.window_size, rope, config.bias)
 
 
-class Swin(nn.Module):
+class Swin(Classifier[SwinConfig]):
     """Swin transformer for images of any height and width.
 
     Args:
@@ -346,26 +299,6 @@ class Swin(nn.Module):
             raise ValueError(f"got indices={list(indices or ())}; expected stages from {-count} to {count - 1}")
         maps = [x.permute(0, 3, 1, 2).contiguous() for x in self.stages(images)]
         return [maps[index] for index in wanted]
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: keep only the input of each block."""
-        self.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        """Return the head."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the head by a new one with `num_classes` outputs; 0 leaves it out."""
-        self.config = replace(self.config, num_classes=num_classes)
-        like = self.norm.weight
-        head = init_linear(nn.Linear(like.shape[0], num_classes)) if num_classes else nn.Identity()
-        self.head = head.to(device=like.device, dtype=like.dtype)
-
-    def no_weight_decay(self) -> set[str]:
-        """Name the parameters that are never decayed besides biases and norms: embeddings, bias tables, frequencies."""
-        ends = ("pos_embed", "relative_position_bias_table", "rope.freqs")
-        return {name for name, _ in self.named_parameters() if name.endswith(ends)}
 
     def layer_index(self, name: str) -> int:
         """Tell the depth of a parameter for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head.

@@ -1,8 +1,8 @@
 """Vision transformer (DeiT III) with the position embeddings of the paper, for images of any size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ropevit.models.config import PositionEmbedding, as_pair
+from ropevit.models.classifier import Classifier
+from ropevit.models.config import ModelConfig, PositionEmbedding
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
 from ropevit.models.packed import Packed, Rows, mean_patch, pack, sample_embedding
 from ropevit.models.sizes import check_size
@@ -30,15 +31,16 @@ THETA = {"axial": 100.0, "mixed": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(ModelConfig):
     """Everything that makes a ViT; written into its checkpoints.
 
     Raises:
         ValueError: If a field is out of range or two fields do not fit.
     """
 
-    position: str
-    """Position embedding: none, ape, rope_axial, rope_mixed, rope_axial_ape or rope_mixed_ape."""
+    embeddings: ClassVar = POSITION_EMBEDDINGS
+    published_theta: ClassVar = THETA
+
     width: int
     """Channels of a token, C."""
     depth: int
@@ -47,14 +49,6 @@ class ViTConfig:
     """Number of heads, A; a head has D = C / A channels."""
     patch_size: int = 16
     """Side of a patch in pixels."""
-    img_size: tuple[int, int] = (224, 224)
-    """Height and width in pixels for which an absolute embedding is learned; any size may be fed."""
-    in_channels: int = 3
-    """Channels of the image."""
-    num_classes: int = 1000
-    """Classes, K; 0 leaves the head out."""
-    mlp_ratio: float = 4.0
-    """Hidden channels of the MLP over C."""
     class_token: bool = True
     """Put a class token in front."""
     num_registers: int = 0
@@ -63,63 +57,22 @@ class ViTConfig:
     """Classify the class token, or the mean of the patch tokens."""
     layer_scale: float | None = 1e-4
     """Start of LayerScale, or None to have none."""
-    drop_path: float = 0.0
-    """Rate of stochastic depth."""
     drop_path_rule: Literal["constant", "linear"] = "constant"
     """The same rate in all blocks (as published), or growing from 0 in the first to the full rate in the last."""
-    rope_theta: float | None = None
-    """Base of the frequencies; None takes 100 for axial and 10 for mixed."""
-    ape_std: float = 0.02
-    """Standard deviation of the absolute embedding at the start."""
 
     def __post_init__(self):
-        object.__setattr__(self, "img_size", as_pair(self.img_size))
-        self.check_choices()
-        self.check_ranges()
-        check_size(*self.img_size, self.patch_size)
-
-    def check_choices(self) -> None:
-        """Refuse names that stand for nothing, and choices that do not fit together."""
-        choices = {
-            "position": tuple(POSITION_EMBEDDINGS),
-            "pooling": ("token", "avg"),
-            "drop_path_rule": ("constant", "linear"),
-        }
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"got {field}={getattr(self, field)!r}; expected one of {', '.join(allowed)}")
+        super().__post_init__()
+        self.check_choice("pooling", ("token", "avg"))
+        self.check_choice("drop_path_rule", ("constant", "linear"))
         if self.pooling == "token" and not self.class_token:
             raise ValueError("got pooling='token' without a class token; set class_token=True or pooling='avg'")
-
-    def check_ranges(self) -> None:
-        """Refuse numbers with which no model can be built."""
-        least = {"width": 1, "depth": 1, "heads": 1, "patch_size": 1, "in_channels": 1, "num_classes": 0}
-        for field, minimum in (least | {"num_registers": 0}).items():
-            if getattr(self, field) < minimum:
-                raise ValueError(f"got {field}={getattr(self, field)}; expected at least {minimum}")
+        self.check_least(width=1, depth=1, heads=1, patch_size=1, num_registers=0)
         if self.width % self.heads:
             raise ValueError(f"got width={self.width}, heads={self.heads}; the width must be a multiple of the heads")
         channels = self.width // self.heads
         if self.rope and channels % 4:
             raise ValueError(f"got heads of {channels} channels; {self.position} needs a multiple of 4 for x and y")
-        if not self.mlp_ratio > 0 or self.ape_std < 0:
-            raise ValueError(f"got mlp_ratio={self.mlp_ratio}, ape_std={self.ape_std}; expected above 0, and 0 or more")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"got drop_path={self.drop_path}; expected a rate from 0 to below 1")
-        if self.rope_theta is not None and (self.rope is None or not self.rope_theta > 0):
-            raise ValueError(
-                f"got rope_theta={self.rope_theta} for {self.position}; expected None or, with rotation, above 0"
-            )
-
-    @property
-    def rope(self) -> Literal["axial", "mixed"] | None:
-        """Kind of rotation, if any."""
-        return POSITION_EMBEDDINGS[self.position].rope
-
-    @property
-    def absolute(self) -> bool:
-        """Whether there is an absolute embedding."""
-        return POSITION_EMBEDDINGS[self.position].absolute
+        check_size(*self.img_size, self.patch_size)
 
     @property
     def multiple(self) -> int:
@@ -131,13 +84,8 @@ class ViTConfig:
         """Rows and columns of patches for which an absolute embedding is learned."""
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
-    @property
-    def theta(self) -> float:
-        """Base of the frequencies: the config's, or the published one of its kind."""
-        return self.rope_theta or THETA[self.rope or "mixed"]
 
-
-class ViT(nn.Module):
+class ViT(Classifier[ViTConfig]):
     """Vision transformer for images of any height and width that the patch size divides.
 
     Args:
@@ -310,26 +258,6 @@ class ViT(nn.Module):
         if self.config.pooling == "token":
             return self.head(features.flatten(0, 1)[packed.first])
         return self.head(mean_patch(features, packed))
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: keep only the input of each block."""
-        self.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        """Return the head."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the head by a new one with `num_classes` outputs; 0 leaves it out."""
-        self.config = replace(self.config, num_classes=num_classes)
-        like = self.norm.weight
-        head = init_linear(nn.Linear(self.config.width, num_classes)) if num_classes else nn.Identity()
-        self.head = head.to(device=like.device, dtype=like.dtype)
-
-    def no_weight_decay(self) -> set[str]:
-        """Name the parameters that are never decayed besides biases and norms: embeddings and frequencies."""
-        single = {"cls_token", "register_tokens", "pos_embed"}
-        return {name for name, _ in self.named_parameters() if name in single or name.endswith("rope.freqs")}
 
     def layer_index(self, name: str) -> int:
         """Tell the depth of a parameter for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head.

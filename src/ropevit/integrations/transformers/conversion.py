@@ -12,7 +12,7 @@ from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.integrations.transformers.config import RopeConfig, RopeSwinConfig, RopeViTConfig
 from ropevit.integrations.transformers.modeling import CLASSES, RopePreTrainedModel
 from ropevit.models import ViTConfig
-from ropevit.models.vit import check_size
+from ropevit.models.sizes import check_size
 from ropevit.weights.create import create_model
 from ropevit.weights.loading import bare
 

@@ -1,0 +1,42 @@
+"""What training code asks of a classifier of any architecture."""
+
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from torch import nn
+
+from ropevit.models.config import ModelConfig
+from ropevit.models.layers import init_linear
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+
+#: How names end of what is never decayed besides vectors: embeddings, bias tables, frequencies.
+UNDECAYED = ("cls_token", "register_tokens", "pos_embed", "relative_position_bias_table", "rope.freqs")
+
+
+class Classifier(nn.Module, Generic[ConfigT]):
+    """Base of the models: a body that ends in `norm`, and a `head` that classifies what it gives."""
+
+    config: ConfigT
+    norm: nn.LayerNorm
+    head: nn.Module
+    grad_checkpointing: bool
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: keep only the input of each block."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        """Return the head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one with `num_classes` outputs; 0 leaves it out."""
+        self.config = replace(self.config, num_classes=num_classes)
+        like = self.norm.weight
+        head = init_linear(nn.Linear(like.shape[0], num_classes)) if num_classes else nn.Identity()
+        self.head = head.to(device=like.device, dtype=like.dtype)
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are never decayed besides biases and norms: embeddings, bias tables, frequencies."""
+        return {name for name, _ in self.named_parameters() if name.endswith(UNDECAYED)}
