@@ -13,7 +13,8 @@ def hub(monkeypatch):
     """A hub of local files: add (repo, file) -> path."""
     files, asked = {}, []
 
-    def download(repo_id, filename, *, revision=None, local_files_only=False):
+    def download(repo_id, filename, *, revision=None, cache_dir=None, local_files_only=False):
+        assert cache_dir is None
         asked.append((repo_id, filename, revision, local_files_only))
         if repo_id not in {repo for repo, _ in files}:
             raise errors.LocalEntryNotFoundError("not cached")

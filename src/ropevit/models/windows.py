@@ -1,5 +1,6 @@
 """Windows: cutting a map of tokens into windows, whatever its size, and attending inside them."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -7,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ropevit.models.layers import resize_embedding
 from ropevit.rope import MixedRope, Turn, apply_turn, grid_positions
 
 
@@ -147,6 +149,17 @@ def relative_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tens
         window: Side of the window.
     """
     return table[relative_index(window, table.device)].permute(2, 0, 1).unsqueeze(0)
+
+
+def resize_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tensor, "wanted A"]:
+    """Resize a table of biases to another window, as the published models do: bicubic, not antialiased.
+
+    Args:
+        table: As in `relative_bias`, of any window.
+        window: Side of the window wanted.
+    """
+    side, wanted = math.isqrt(table.shape[0]), 2 * window - 1
+    return resize_embedding(table.unsqueeze(0), (side, side), wanted, wanted).squeeze(0)
 
 
 def attend(

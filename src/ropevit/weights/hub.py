@@ -30,12 +30,13 @@ def hub_id(name: str) -> str:
     return f"{OWNER}/{name}"
 
 
-def fetch(repo: str, revision: str | None = None) -> Path:
+def fetch(repo: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
     """Download the weights of a hub repository, unless they are in the cache.
 
     Args:
         repo: Hub id, such as "naver-ai/rope_mixed_deit_small_patch16_LS".
         revision: Branch, tag or commit; None takes the main branch.
+        cache_dir: Where to keep it; None takes the hub's own cache.
 
     Returns:
         The file in the cache.
@@ -47,7 +48,11 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     for file in FILES.get(repo.split("/")[0], ANY_FILES):
         unreachable = isinstance(missing, errors.LocalEntryNotFoundError)  # then do not wait for it once more
         try:
-            return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, local_files_only=unreachable))
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    repo, file, revision=revision, cache_dir=cache_dir, local_files_only=unreachable
+                )
+            )
         except errors.EntryNotFoundError as error:
             missing = error
         except Exception as error:

@@ -12,6 +12,7 @@ from ropevit.models.architectures import Config, Model
 from ropevit.models.layers import resize_embedding
 from ropevit.models.registry import MODELS
 from ropevit.models.vit import ViTConfig
+from ropevit.models.windows import resize_bias
 from ropevit.weights.errors import WeightsError, few
 from ropevit.weights.facts import EMBEDDINGS, Facts, claimed_name, hint, read_facts, square_grid
 from ropevit.weights.layouts import recognise, to_ours, unwrap
@@ -205,8 +206,8 @@ def resize_tables(state: dict[str, Tensor], model: Model) -> dict[str, str]:
             continue
         side, wanted = math.isqrt(theirs.shape[0]), math.isqrt(own.shape[0])
         if side**2 == theirs.shape[0] and side % 2 and side != wanted and theirs.shape[1] == own.shape[1]:
-            state[name] = resize_embedding(theirs.unsqueeze(0), (side, side), wanted, wanted).squeeze(0)
             before, after = (side + 1) // 2, (wanted + 1) // 2
+            state[name] = resize_bias(theirs, after)
             resized[name] = f"from windows of {before} x {before} to {after} x {after} tokens"
     return resized
 
