@@ -207,3 +207,11 @@ def test_our_own_functions_take_what_timm_built():
     model = timm.create_model(f"ropevit_{BOTH}", **VIT_SIZES, global_pool="avg")
     assert load_weights(model, published(), replace_head=True).head_replaced
     assert model.config.pooling == "avg"
+
+
+def test_an_extractor_is_trained_with_our_groups():
+    extractor = create(features_only=True, out_indices=(0,))
+    groups = ropevit.parameter_groups(extractor.model, lr=1.0, weight_decay=0.05, layer_decay=0.5)
+    names = {name: (group["lr_scale"], group["weight_decay"]) for group in groups for name in group["names"]}
+    assert names["blocks.0.attn.rope.freqs"] == (1.0, 0.0)
+    assert names["patch_embed.proj.weight"] == (0.5, 0.05)
