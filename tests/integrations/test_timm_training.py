@@ -93,12 +93,13 @@ def test_a_new_input_size_resizes_what_hangs_on_it():
         model.set_input_size(60)
 
 
-def test_a_new_input_size_gives_a_swin_the_windows_of_the_paper():
-    model, before = create(RPB), create(RPB).state_dict()
+@pytest.mark.parametrize("name", [RPB, RPB.replace("mixed", "axial")])
+def test_a_new_input_size_gives_a_swin_the_windows_of_the_paper(name):
+    model, before = create(name), create(name).state_dict()
     model.load_state_dict(before)
     model.set_input_size(256)
     assert model.config.window_size == 8
-    twin = create(RPB, img_size=256, window_size=8)
+    twin = create(name, img_size=256, window_size=8)
     load_weights(twin, before)
     images = torch.randn(1, 3, 96, 128)
     assert torch.equal(model(images), twin(images))
@@ -211,6 +212,7 @@ def test_our_own_functions_take_what_timm_built():
 
 def test_an_extractor_is_trained_with_our_groups():
     extractor = create(features_only=True, out_indices=(0,))
+    assert extractor.model.config.depth == len(extractor.feature_info) == 1
     groups = ropevit.parameter_groups(extractor.model, lr=1.0, weight_decay=0.05, layer_decay=0.5)
     names = {name: (group["lr_scale"], group["weight_decay"]) for group in groups for name in group["names"]}
     assert names["blocks.0.attn.rope.freqs"] == (1.0, 0.0)
