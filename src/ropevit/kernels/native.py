@@ -1,0 +1,155 @@
+"""Build the C kernel on first use, keep it in the user's cache, and call it."""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("rotate.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-lm")
+SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+Int64 = ctypes.c_int64
+Pointer = ctypes.c_void_p
+
+
+class Job(ctypes.Structure):
+    """What the C functions read; the fields are explained in rotate.c."""
+
+    _fields_ = (
+        *((name, Int64) for name in ("images", "tokens", "heads", "channels", "axes", "prefix")),
+        *((name, Int64) for name in ("frequency_heads", "position_images", "threads")),
+        ("positions", Pointer),
+        ("frequencies", Pointer),
+        ("part", Pointer * 3),
+        ("stride", Int64 * 3 * 3),
+        ("turned", Pointer * 2),
+        ("turned_stride", Int64 * 3 * 2),
+        ("packed", Pointer),
+        ("angle_gradient", Pointer),
+    )
+
+
+class BuildError(RuntimeError):
+    """The C kernel cannot be built here."""
+
+
+@functools.cache
+def compiler() -> str | None:
+    """Find the C compiler: what CC names, or cc, gcc or clang."""
+    names = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def cache_folder() -> Path:
+    """Choose where the built kernel stays: ROPEVIT_CACHE, or a folder of the user's cache."""
+    own, shared = os.environ.get("ROPEVIT_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "ropevit"
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Tell whether the C kernel can be used here, building it if need be."""
+    return why_not() is None
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Tell why the C kernel cannot be used here, also to the log; None where it can."""
+    try:
+        library()
+    except BuildError as error:
+        log.warning("rotation on the CPU takes the slower reference: %s", error)
+        return str(error)
+    return None
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """Load the kernel, building it if this machine has not built it yet.
+
+    Raises:
+        BuildError: If there is no C compiler, or it fails.
+    """
+    command = compiler()
+    if command is None:
+        raise BuildError("found no C compiler (cc, gcc or clang); install one, or use backend='reference'")
+    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+    facts = "\n".join([SOURCE.read_text(), *FLAGS, version, platform.node(), platform.processor(), platform.machine()])
+    name = f"rotate-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or one that cannot be written
+        folder = Path(tempfile.mkdtemp(prefix="ropevit-"))
+    path = folder / name
+    if not path.exists():
+        build(command, path)
+    return ctypes.CDLL(str(path))
+
+
+def build(command: str, path: Path) -> None:
+    """Compile into place in one step, so that two processes never meet half a file; with OpenMP where there is one.
+
+    Raises:
+        BuildError: If the compiler fails.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        for extra in (("-fopenmp",), ()):
+            run = subprocess.run(
+                [command, *FLAGS, *extra, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False
+            )
+            if run.returncode == 0:
+                made.replace(path)
+                log.info("built %s with %s", path, command)
+                return
+    raise BuildError(f"{command} could not build {SOURCE.name} ({run.stderr.strip().splitlines()[0]})")
+
+
+def call(direction: str, dtype: torch.dtype, job: Job) -> None:
+    """Run one of the C functions.
+
+    Raises:
+        ValueError: If there is none for the dtype.
+        MemoryError: If it has no memory to work in.
+    """
+    function = getattr(library(), f"{direction}_{SUFFIX.get(dtype, 'other')}", None)
+    if function is None:
+        raise ValueError(f"got {dtype}; the C kernel of this machine rotates {', '.join(SUFFIX.values())}")
+    if function(ctypes.byref(job)):
+        raise MemoryError("the C kernel found no memory to work in")
+
+
+def describe(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> Job:
+    """Fill in sizes, and the positions and frequencies, which are to be contiguous and float32.
+
+    Args:
+        q: Queries (B, A, N, D).
+        positions: (B or 1, N - num_prefix, ndim).
+        frequencies: (ndim, A or 1, P).
+        num_prefix: Tokens in front that are not turned.
+    """
+    job = Job(images=q.shape[0], tokens=q.shape[2], heads=q.shape[1], channels=q.shape[3], prefix=num_prefix)
+    (job.axes, job.frequency_heads), job.position_images = frequencies.shape[:2], positions.shape[0]
+    job.positions, job.frequencies = positions.data_ptr(), frequencies.data_ptr()
+    job.threads = torch.get_num_threads()
+    return job
+
+
+def fill(pointers: ctypes.Array, strides: ctypes.Array, parts: Sequence[Tensor]) -> None:
+    """Tell a job where tensors (B, A, N, D) lie, channels next to each other."""
+    for index, part in enumerate(parts):
+        pointers[index], strides[index][:] = part.data_ptr(), part.stride()[:3]

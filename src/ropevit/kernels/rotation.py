@@ -1,0 +1,167 @@
+"""Rotation of a packed projection, by the backend that suits its device: one custom operation for each direction.
+
+`torch.compile` sees two opaque operations, so it makes no graph break and no copy: the projection is turned in place,
+and the backward pass writes the gradients of q, k and v into the projection's gradient, in the pass that autograd needs
+to put them together anyway.
+"""
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ropevit.kernels import native
+from ropevit.rope.rotation import apply_turn, check_finite, check_shapes, make_turn
+
+#: name -> module with `rotate_` and `backward`; the reference is plain PyTorch, differentiable any number of times.
+BACKENDS = {"reference": None, "cpu": "ropevit.kernels.cpu", "triton": "ropevit.kernels.triton_rotation"}
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def rotate_qkv(
+    qkv: Float[Tensor, "B N 3 A D"],
+    positions: Float[Tensor, "*b n ndim"],
+    frequencies: Float[Tensor, "ndim *a P"],
+    num_prefix: int = 0,
+    *,
+    inplace: bool = False,
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "B A N D"], Float[Tensor, "B A N D"], Float[Tensor, "B A N D"]]:
+    """Rotate the queries and keys of a packed projection and split it, as `rotate` does with separate ones.
+
+    >>> q, k, v = rotate_qkv(linear(x).unflatten(-1, (3, heads, -1)), positions, frequencies, 1, inplace=True)
+
+    Args:
+        qkv: Projection of N = num_prefix + n tokens to queries, keys and values.
+        positions: Float positions of the patch tokens, in patches: (n, ndim) for all images, or (B, n, ndim).
+        frequencies: Radians per patch: (ndim, P) for all heads, or (ndim, A, P), P = D/2.
+        num_prefix: Class and register tokens in front, which are not turned.
+        inplace: Overwrite `qkv`, which nothing else may use then: right for what a linear layer has just returned.
+        backend: A name of BACKENDS, or "auto": Triton on a GPU, C on a CPU, and the reference for float64, other
+            devices, `torch.export`, `torch.func`, and where the C kernel cannot be built.
+
+    Returns:
+        Rotated queries, rotated keys, and values, (B, A, N, D), all views of one tensor.
+
+    Raises:
+        ValueError: If shapes, dtypes or devices do not fit, there is no such backend, or it cannot take this tensor.
+
+    Source: Heo et al. 2024 (arXiv:2403.13298), section 3; gradients in docs/kernels.md.
+    """
+    if qkv.ndim != 5 or qkv.shape[2] != 3:
+        raise ValueError(f"got a projection of shape {tuple(qkv.shape)}; expected (B, tokens, 3, heads, channels)")
+    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+    check_shapes(q, positions, frequencies, num_prefix)
+    check_finite(positions)
+    name = choose(qkv, backend)
+    if name == "reference":
+        turn = make_turn(positions, frequencies, num_prefix)
+        return apply_turn(q, turn), apply_turn(k, turn), v
+    if inplace and qkv.is_leaf and qkv.requires_grad:
+        raise ValueError(
+            "got a leaf that requires grad with inplace=True; pass inplace=False, or what a layer returned"
+        )
+    fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
+    return Rotation.apply(fresh, positions, frequencies, num_prefix, name)
+
+
+def choose(qkv: Tensor, backend: str) -> str:
+    """Resolve "auto", and refuse a backend that there is not or that cannot take this tensor."""
+    if backend == "auto":
+        if qkv.dtype not in DTYPES or torch.compiler.is_exporting() or under_transform():
+            return "reference"
+        if qkv.device.type == "cpu":
+            return "cpu" if native.available() else "reference"
+        return "triton" if qkv.device.type == "cuda" else "reference"
+    if backend not in BACKENDS:
+        raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(BACKENDS)}")
+    if backend != "reference" and qkv.dtype not in DTYPES:
+        raise ValueError(f"got {qkv.dtype} for backend={backend!r}; use float32, bfloat16 or float16, or 'reference'")
+    if backend == "cpu" and qkv.device.type != "cpu":
+        raise ValueError(f"got a projection on {qkv.device} for backend='cpu'; move it, or use backend='auto'")
+    return backend
+
+
+def under_transform() -> bool:
+    """Tell whether `torch.func` (grad, vmap, jvp, ...) looks on: an in-place operation would escape it."""
+    return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def module(backend: str) -> ModuleType:
+    """Load a backend when it is first used."""
+    return import_module(str(BACKENDS[backend]))
+
+
+@torch.library.custom_op("ropevit::rotate_qkv_", mutates_args=("qkv",))
+def rotate_op(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str) -> None:
+    """Turn q and k in place."""
+    module(backend).rotate_(qkv, positions, frequencies, num_prefix)
+
+
+@torch.library.custom_op("ropevit::rotate_qkv_backward", mutates_args=())
+def backward_op(
+    gradients: list[Tensor],
+    turned: list[Tensor],
+    positions: Tensor,
+    frequencies: Tensor,
+    num_prefix: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the gradients of the packed projection, the frequencies and the positions; the last two may be empty."""
+    packed, speeds, places = module(backend).backward(gradients, turned, positions, frequencies, num_prefix)
+    nothing = positions.new_empty(0)
+    return packed, nothing if speeds is None else speeds, nothing.clone() if places is None else places
+
+
+@backward_op.register_fake
+def fake_backward(
+    gradients: list[Tensor],
+    turned: list[Tensor],
+    positions: Tensor,
+    frequencies: Tensor,
+    num_prefix: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the shapes of `backward_op`."""
+    del num_prefix, backend
+    images, heads, tokens, channels = gradients[0].shape
+    packed = gradients[0].new_empty(images, tokens, 3, heads, channels)
+    if not turned:
+        return packed, positions.new_empty(0), positions.new_empty(0)
+    return packed, torch.empty_like(frequencies), torch.empty_like(positions)
+
+
+class Rotation(torch.autograd.Function):
+    """The rotation in place, and its gradient.
+
+    The turned q and k, which attention keeps anyway, are all that is kept; without learned frequencies nothing is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn q and k, and split."""
+        rotate_op(qkv, positions, frequencies, num_prefix, backend)
+        q, k, v = (part.transpose(1, 2) for part in qkv.detach().unbind(2))
+        angles = positions.requires_grad or frequencies.requires_grad
+        ctx.save_for_backward(positions, frequencies, *((q, k) if angles else ()))
+        ctx.num_prefix, ctx.backend = num_prefix, backend
+        return q, k, v
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        """Turn back, and pack."""
+        positions, frequencies, *turned = ctx.saved_tensors
+        packed, speeds, places = backward_op(
+            list(gradients), turned, positions, frequencies, ctx.num_prefix, ctx.backend
+        )
+        needs = ctx.needs_input_grad
+        return packed, places if needs[1] else None, speeds if needs[2] else None, None, None

@@ -1,0 +1,244 @@
+"""Every backend against the float64 reference: values and all gradients, whatever the shape, dtype and layout."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from ropevit.kernels import BACKENDS, rotate_qkv
+from ropevit.kernels.rotation import backward_op, choose, rotate_op
+from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies, rotate
+
+#: Largest error allowed, relative to the largest value: a few roundings of the dtype.
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2, torch.float16: 1.5e-3}
+
+#: images, grid, prefix tokens, heads, channels: odd counts, non-square grids, heads of 32 to 128, also no power of two.
+SHAPES = [
+    (2, (3, 5), 1, 2, 64),
+    (1, (7, 7), 0, 4, 32),
+    (3, (2, 9), 5, 3, 36),
+    (2, (1, 2), 1, 1, 128),
+    (5, (4, 4), 0, 2, 80),
+]
+
+FUSED = [
+    pytest.param("cpu", marks=pytest.mark.skipif(choose(torch.zeros(1), "auto") != "cpu", reason="no C compiler here")),
+]
+
+
+def inputs(shape, dtype, shared=True, per_image=False):
+    images, grid, prefix, heads, channels = shape
+    qkv = torch.randn(images, prefix + grid[0] * grid[1], 3, heads, channels).to(dtype)
+    positions = grid_positions(*grid)
+    if per_image:
+        positions = positions + torch.rand(images, 1, 2) * 5
+    frequencies = axial_frequencies(channels).float() if shared else mixed_frequencies(channels, heads)
+    return qkv, positions, frequencies, prefix
+
+
+def run(qkv, positions, frequencies, prefix, backend, weights):
+    """Give q, k, v and the gradients of the projection, positions and frequencies."""
+    leaves = [tensor.clone().requires_grad_() for tensor in (qkv, positions, frequencies)]
+    parts = rotate_qkv(*leaves, prefix, backend=backend)
+    sum((part * weight.to(part.dtype)).sum() for part, weight in zip(parts, weights, strict=True)).backward()
+    return [*(part.detach() for part in parts), *(leaf.grad for leaf in leaves)]
+
+
+def compare(found, truth, dtype):
+    for ours, theirs in zip(found, truth, strict=True):
+        error = (ours.double() - theirs).abs().max() / theirs.abs().max().clamp(min=1e-9)
+        assert error < TOLERANCE[dtype], error
+
+
+@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shared", "per_image"), [(True, False), (False, False), (False, True)])
+def test_values_and_all_gradients_are_those_of_the_reference(backend, dtype, shape, shared, per_image):
+    given = inputs(shape, dtype, shared, per_image)
+    weights = [torch.randn(shape[0], shape[3], given[0].shape[1], shape[4]).to(dtype).double() for _ in range(3)]
+    exact = (*(tensor.double() for tensor in given[:3]), given[3])
+    truth = run(*exact, "reference", weights)
+    found = run(*given, backend, weights)
+    assert [tensor.dtype for tensor in found] == [dtype] * 4 + [torch.float32] * 2
+    compare(found, truth, dtype)
+    assert torch.equal(found[2], given[0][:, :, 2].transpose(1, 2))  # values and prefix tokens stay to the bit
+    for part in range(2):
+        assert torch.equal(found[part][:, :, : shape[2]], given[0][:, : shape[2], part].transpose(1, 2))
+
+
+def test_the_reference_is_that_of_rotate_and_passes_gradcheck():
+    qkv, positions, frequencies, prefix = inputs((2, (2, 3), 1, 2, 8), torch.float64, shared=False)
+    positions, frequencies = positions.double(), frequencies.double()
+    q, k, v = rotate_qkv(qkv, positions, frequencies, prefix)
+    plain = rotate(qkv[:, :, 0].transpose(1, 2), qkv[:, :, 1].transpose(1, 2), positions, frequencies, prefix)
+    assert_close((q, k, v), (*plain, qkv[:, :, 2].transpose(1, 2)))
+    leaves = [tensor.requires_grad_() for tensor in (qkv, positions, frequencies)]
+    assert torch.autograd.gradcheck(lambda *given: rotate_qkv(*given, prefix), leaves)
+    assert torch.autograd.gradgradcheck(lambda *given: rotate_qkv(*given, prefix), leaves)
+
+
+@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("ndim", [1, 3])
+def test_positions_may_have_one_or_three_axes(backend, ndim):
+    qkv = torch.randn(2, 9, 3, 2, 24)
+    positions, frequencies = torch.randn(8, ndim) * 3, torch.randn(ndim, 2, 12)
+    weights = [torch.randn(2, 2, 9, 24).double() for _ in range(3)]
+    truth = run(qkv.double(), positions.double(), frequencies.double(), 1, "reference", weights)
+    compare(run(qkv, positions, frequencies, 1, backend, weights), truth, torch.float32)
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_angles_far_beyond_any_image_are_still_right(backend):
+    positions = torch.tensor([[3e4, -2e5], [1e3, 7e3]])
+    qkv, frequencies = torch.randn(1, 2, 3, 1, 32), axial_frequencies(32).float()
+    truth = rotate_qkv(qkv.double(), positions.double(), frequencies.double())
+    for ours, theirs in zip(rotate_qkv(qkv, positions, frequencies, backend=backend), truth, strict=True):
+        assert_close(ours.double(), theirs, rtol=0, atol=0.05)  # float32 angles of 2e5 have steps of 0.016
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_only_a_call_in_place_overwrites_the_projection(backend):
+    qkv, *rest = inputs(SHAPES[0], torch.float32)
+    before = qkv.clone()
+    q, _, _ = rotate_qkv(qkv, *rest, backend=backend)
+    assert torch.equal(qkv, before)
+    again, _, _ = rotate_qkv(qkv, *rest, backend=backend, inplace=True)
+    assert again.data_ptr() == qkv.data_ptr()
+    assert torch.equal(again, q)
+    with pytest.raises(ValueError, match=r"got a leaf that requires grad with inplace=True"):
+        rotate_qkv(before.requires_grad_(), *rest, backend=backend, inplace=True)
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_a_layer_may_hand_over_what_it_returned(backend):
+    linear, x = torch.nn.Linear(16, 96), torch.randn(2, 13, 16)
+    positions, frequencies = grid_positions(3, 4), mixed_frequencies(16, 2).requires_grad_()
+
+    def loss(backend, inplace):
+        qkv = linear(x).unflatten(-1, (3, 2, 16))
+        q, k, v = rotate_qkv(qkv, positions, frequencies, 1, inplace=inplace, backend=backend)
+        return F.scaled_dot_product_attention(q, k, v).square().sum()
+
+    wanted = [linear.weight, linear.bias, frequencies]
+    truth = torch.autograd.grad(loss("reference", False), wanted)
+    assert_close(torch.autograd.grad(loss(backend, True), wanted), truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("layout", ["strided", "permuted", "every second image"])
+def test_any_layout_of_projection_and_gradients_will_do(backend, layout):
+    _, positions, frequencies, prefix = inputs((4, (3, 4), 1, 2, 36), torch.float32, shared=False)
+    wide = torch.randn(8, 13, 3, 2, 72)
+    views = {
+        "strided": wide[:4, ..., ::2],
+        "permuted": wide[:4, ..., :36].permute(0, 2, 1, 3, 4).contiguous().permute(0, 2, 1, 3, 4),
+        "every second image": wide[::2, ..., :36],
+    }
+    view = views[layout].detach().requires_grad_()
+    weights = [torch.randn(36, 13, 2, 4).permute(3, 2, 1, 0) for _ in range(3)]  # gradients with strange strides, too
+    parts = rotate_qkv(view, positions, frequencies, prefix, backend=backend)
+    (gradient,) = torch.autograd.grad(parts, view, weights)
+    truth = run(view.detach().double(), positions.double(), frequencies.double(), prefix, "reference", weights)
+    compare([*(part.detach() for part in parts), gradient], truth[:4], torch.float32)
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_an_empty_batch_stays_empty(backend):
+    qkv, positions, frequencies, prefix = inputs((0, (3, 4), 1, 2, 32), torch.float32, shared=False)
+    found = run(qkv, positions, frequencies, prefix, backend, [torch.zeros(0, 2, 13, 32)] * 3)
+    assert found[3].shape == qkv.shape
+    assert_close(found[4:], [torch.zeros_like(positions), torch.zeros_like(frequencies)])
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_results_do_not_depend_on_the_number_of_threads(backend):
+    given = inputs((6, (7, 9), 1, 3, 64), torch.float32, shared=False)
+    weights = [torch.randn(6, 3, 64, 64) for _ in range(3)]
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(run(*given, backend, weights)[:4])
+    finally:
+        torch.set_num_threads(threads)
+    for ours in results[1:]:
+        assert all(torch.equal(*pair) for pair in zip(ours, results[0], strict=True))
+
+
+@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.usefixtures("unchecked")
+def test_it_compiles_without_a_graph_break_and_without_a_copy(backend):
+    linear, frequencies = torch.nn.Linear(32, 96), mixed_frequencies(16, 2).requires_grad_()
+
+    def layer(x, positions):
+        qkv = linear(x).unflatten(-1, (3, 2, 16))
+        q, k, v = rotate_qkv(qkv, positions, frequencies, 1, inplace=True, backend=backend)
+        return F.scaled_dot_product_attention(q, k, v)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for grid in [(3, 4), (5, 2)]:
+        x, positions = torch.randn(4, 1 + grid[0] * grid[1], 32), grid_positions(*grid)
+        ours, theirs = compiled(x, positions), layer(x, positions)
+        assert_close(ours, theirs)
+        wanted = [linear.weight, frequencies]
+        assert_close(torch.autograd.grad(ours.sum(), wanted), torch.autograd.grad(theirs.sum(), wanted))
+        with torch.no_grad():
+            assert_close(compiled(x, positions), theirs)
+
+
+@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.usefixtures("unchecked")
+def test_the_operations_are_what_they_say_of_themselves(backend):
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32, shared=False)
+    torch.library.opcheck(rotate_op, (qkv, positions, frequencies, prefix, backend))
+    gradients = [torch.randn_like(qkv[:, :, 0].transpose(1, 2)) for _ in range(3)]
+    for turned in (gradients[:2], []):
+        torch.library.opcheck(backward_op, (gradients, turned, positions, frequencies, prefix, backend))
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_fixed_frequencies_leave_nothing_of_the_projection_to_keep(backend):
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32)
+    for learned, count in ((False, 0), (True, 2)):
+        frequencies.requires_grad_(learned)
+        q, _, _ = rotate_qkv(qkv.detach().requires_grad_(), positions, frequencies, prefix, backend=backend)
+        assert sum(tensor.ndim == 4 for tensor in q.grad_fn.saved_tensors) == count
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_a_second_derivative_is_refused_and_the_reference_has_it(backend):
+    qkv, *rest = inputs(SHAPES[0], torch.float32)
+    for name in (backend, "reference"):
+        (gradient,) = torch.autograd.grad(
+            rotate_qkv(qkv.requires_grad_(), *rest, backend=name)[0].pow(3).sum(), qkv, create_graph=True
+        )
+        if name == "reference":
+            gradient.sum().backward()
+        else:
+            with pytest.raises(RuntimeError, match="differentiate twice"):
+                gradient.sum().backward()
+
+
+def test_auto_takes_the_reference_where_a_kernel_cannot_go():
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float64)
+    assert choose(qkv, "auto") == "reference"
+    assert choose(qkv.to("meta"), "auto") == "reference"
+    gradient = torch.func.grad(lambda x: rotate_qkv(x, positions, frequencies, prefix)[0].square().sum())(qkv.float())
+    assert gradient.shape == qkv.shape
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_input_is_refused():
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32)
+    with pytest.raises(ValueError, match=r"got a projection of shape \(2, 16, 6, 64\); expected \(B, tokens, 3"):
+        rotate_qkv(qkv.flatten(2, 3), positions, frequencies, prefix)
+    with pytest.raises(ValueError, match=r"no backend named 'cuda'; choose auto or one of reference, cpu, triton"):
+        rotate_qkv(qkv, positions, frequencies, prefix, backend="cuda")
+    with pytest.raises(ValueError, match=r"got torch.float64 for backend='cpu'; use float32, bfloat16 or float16"):
+        rotate_qkv(qkv.double(), positions, frequencies, prefix, backend="cpu")
+    with pytest.raises(ValueError, match=r"got 16 tokens, 15 positions and num_prefix=0"):
+        rotate_qkv(qkv, positions, frequencies, 0)
+    assert set(BACKENDS) == {"reference", "cpu", "triton"}
