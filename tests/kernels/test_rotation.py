@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from ropevit.kernels import BACKENDS, rotate_qkv
+import ropevit
+from ropevit.kernels import BACKENDS, rotate_qkv, set_backend
 from ropevit.kernels.rotation import backward_op, choose, rotate_op
 from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies, rotate
 
@@ -242,3 +243,27 @@ def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match=r"got 16 tokens, 15 positions and num_prefix=0"):
         rotate_qkv(qkv, positions, frequencies, 0)
     assert set(BACKENDS) == {"reference", "cpu", "triton"}
+
+
+def test_the_backend_of_a_whole_model_can_be_chosen():
+    model = ropevit.create_model("rope_mixed_deit_tiny_patch16_LS", depth=2, width=48, heads=2, num_classes=3)
+    images = torch.randn(2, 3, 48, 32)
+    auto = model(images)
+    set_backend(model, "reference")
+    assert [block.attn.backend for block in model.blocks] == ["reference"] * 2
+    assert_close(model(images), auto, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"no backend named 'fast'; choose auto or one of"):
+        set_backend(model, "fast")
+    with pytest.raises(ValueError, match=r"got Linear, which has no attention of this package"):
+        set_backend(torch.nn.Linear(2, 2), "auto")
+
+
+def test_what_a_hook_keeps_of_the_projection_is_not_overwritten():
+    model = ropevit.create_model("rope_axial_deit_tiny_patch16_LS", depth=1, width=48, heads=2, num_classes=3)
+    kept, images = [], torch.randn(1, 3, 32, 48)
+    plain = model(images)
+    model.blocks[0].attn.qkv.register_forward_hook(lambda _layer, _given, out: kept.append(out))
+    assert torch.equal(model(images), plain)
+    block = model.blocks[0]
+    tokens = block.norm1(model.embed(images)[0])
+    assert_close(kept[0], torch.nn.functional.linear(tokens, block.attn.qkv.weight, block.attn.qkv.bias))

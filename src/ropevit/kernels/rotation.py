@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ropevit.kernels import native
 from ropevit.rope.rotation import apply_turn, check_finite, check_shapes, make_turn
@@ -86,8 +86,25 @@ def choose(qkv: Tensor, backend: str) -> str:
     return backend
 
 
+def set_backend(model: nn.Module, backend: str) -> None:
+    """Choose how all attention layers of a model rotate; "auto", as they start, suits the device.
+
+    Raises:
+        ValueError: If there is no such backend, or the model has no attention of ours.
+    """
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(BACKENDS)}")
+    layers = [layer for layer in model.modules() if isinstance(getattr(layer, "backend", None), str)]
+    if not layers:
+        raise ValueError(f"got {type(model).__name__}, which has no attention of this package; nothing to set")
+    for layer in layers:
+        layer.backend = backend  # pyright: ignore[reportArgumentType]
+
+
 def under_transform() -> bool:
-    """Tell whether `torch.func` (grad, vmap, jvp, ...) looks on: an in-place operation would escape it."""
+    """Tell whether `torch.func` or a trace looks on: an in-place operation would escape it."""
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return True
     return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -5,8 +5,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ropevit.kernels import rotate_qkv
 from ropevit.models.packed import Rows
-from ropevit.rope import MixedRope, Turn, apply_turn
+from ropevit.rope import MixedRope
 
 
 class Attention(nn.Module):
@@ -15,8 +16,11 @@ class Attention(nn.Module):
     Args:
         width: Channels, C.
         heads: Number of heads, A.
-        rope: This layer's own learned frequencies, or None where the model passes one turn for all layers.
+        rope: This layer's own learned frequencies, or None where the model passes fixed ones for all layers.
     """
+
+    backend = "auto"
+    """How the rotation is computed; `ropevit.kernels.set_backend` changes it."""
 
     def __init__(self, width: int, heads: int, rope: MixedRope | None = None):
         super().__init__()
@@ -29,17 +33,33 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
-        turn: Turn | None = None,
+        frequencies: Float[Tensor, "ndim P"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Attend among all n tokens, or those that the mask allows; the last N of them stand at `positions`."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        if self.rope is not None:
-            turn = self.rope.turn(positions, num_prefix=x.shape[1] - positions.shape[-2])
-        if turn is not None:
-            q, k = apply_turn(q, turn), apply_turn(k, turn)
+        frequencies = frequencies if self.rope is None else self.rope.freqs
+        num_prefix = x.shape[1] - positions.shape[-2]
+        q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, self.backend)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(x.transpose(1, 2).flatten(2))
+
+
+def project(
+    qkv: nn.Module,
+    x: Float[Tensor, "B n C"],
+    heads: int,
+    positions: Float[Tensor, "*b N ndim"],
+    frequencies: Float[Tensor, "ndim *a P"] | None,
+    num_prefix: int = 0,
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
+    """Make queries, keys and values of tokens, and turn the first two by the tokens' positions."""
+    packed = qkv(x).unflatten(-1, (3, heads, -1))
+    if frequencies is None:
+        q, k, v = (part.transpose(1, 2) for part in packed.unbind(2))
+        return q, k, v
+    inplace = not qkv._forward_hooks  # a hook may keep what the layer returned
+    return rotate_qkv(packed, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
 
 
 class Mlp(nn.Module):
@@ -137,12 +157,12 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
-        turn: Turn | None = None,
+        frequencies: Float[Tensor, "ndim P"] | None = None,
         rows: Rows | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Mix the tokens (of each image, where `rows` tells them apart), then work on each alone."""
         mask = None if rows is None else rows.mask
-        x = x + self.drop_path(scale(self.attn(self.norm1(x), positions, turn, mask), self.gamma_1), rows)
+        x = x + self.drop_path(scale(self.attn(self.norm1(x), positions, frequencies, mask), self.gamma_1), rows)
         return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2), rows)
 
 

@@ -1,7 +1,8 @@
 """Vision transformer (DeiT III) with the position embeddings of the paper, for images of any size."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar, Literal
 
 import torch
@@ -15,7 +16,7 @@ from ropevit.models.config import ModelConfig, PositionEmbedding
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
 from ropevit.models.packed import Packed, Rows, mean_patch, pack, sample_embedding
 from ropevit.models.sizes import check_size
-from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
+from ropevit.rope import AxialRope, MixedRope, grid_positions
 
 POSITION_EMBEDDINGS = {
     "none": PositionEmbedding(None, absolute=False),
@@ -164,25 +165,30 @@ class ViT(Classifier[ViTConfig]):
         x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
         return x, grid_positions(h, w, device=images.device)
 
-    def shared_turn(self, positions: Float[Tensor, "N 2"]) -> Turn | None:
-        """Compute the rotation that all layers share (axial); with learned frequencies each layer makes its own."""
-        return None if self.rope is None else self.rope.turn(positions, self.num_prefix)
+    def run_blocks(
+        self, x: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N 2"], rows: Rows | None = None
+    ) -> Iterator[Float[Tensor, "B n C"]]:
+        """Run the blocks one by one, giving the tokens after each; recomputed in training where checkpointing is on."""
+        frequencies = None if self.rope is None else self.rope.frequencies(x.device)
+        for block in self.blocks:
+            if self.grad_checkpointing and self.training:
+                x = checkpoint(block, x, positions, frequencies, rows, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+            else:
+                x = block(x, positions, frequencies, rows)
+            yield x
 
-    def run_block(
-        self, block: nn.Module, x: Tensor, positions: Tensor, turn: Turn | None, rows: Rows | None = None
-    ) -> Tensor:
-        """Run one block, recomputing it in the backward pass where checkpointing is on."""
-        if self.grad_checkpointing and self.training:
-            return checkpoint(block, x, positions, turn, rows, use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return block(x, positions, turn, rows)
+    def encode(
+        self, tokens: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N 2"], rows: Rows | None = None
+    ) -> Float[Tensor, "B n C"]:
+        """Run all blocks, and the final norm on what the last one gives."""
+        x = tokens
+        for x in self.run_blocks(tokens, positions, rows):  # noqa: B007
+            pass
+        return self.norm(x)
 
     def forward_features(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B n C"]:
         """Return all tokens after the final norm: class token, registers, then h * w patches, row-major."""
-        x, positions = self.embed(images)
-        turn = self.shared_turn(positions)
-        for block in self.blocks:
-            x = self.run_block(block, x, positions, turn)
-        return self.norm(x)
+        return self.encode(*self.embed(images))
 
     def forward_head(self, features: Float[Tensor, "B n C"]) -> Float[Tensor, "B K"]:
         """Pool the tokens and classify."""
@@ -210,15 +216,13 @@ class ViT(Classifier[ViTConfig]):
         wanted = [index + depth if index < 0 else index for index in indices]
         if not all(0 <= index < depth for index in wanted):
             raise ValueError(f"got indices={list(indices)}; expected blocks from {-depth} to {depth - 1}")
-        x, positions = self.embed(images)
-        turn = self.shared_turn(positions)
+        tokens, positions = self.embed(images)
         h, w = images.shape[2] // self.config.patch_size, images.shape[3] // self.config.patch_size
         maps = {}
-        for index, block in enumerate(self.blocks[: max(wanted, default=-1) + 1]):
-            x = self.run_block(block, x, positions, turn)
+        for index, x in enumerate(islice(self.run_blocks(tokens, positions), max(wanted, default=-1) + 1)):
             if index in wanted:
-                tokens = (self.norm(x) if norm else x)[:, self.num_prefix :]
-                maps[index] = tokens.transpose(1, 2).unflatten(2, (h, w))
+                patches = (self.norm(x) if norm else x)[:, self.num_prefix :]
+                maps[index] = patches.transpose(1, 2).unflatten(2, (h, w))
         return [maps[index] for index in wanted]
 
     def pack(
@@ -243,11 +247,7 @@ class ViT(Classifier[ViTConfig]):
 
     def forward_packed_features(self, packed: Packed) -> Float[Tensor, "R L C"]:
         """Return all tokens of a packed batch after the final norm; `packed.split` gives each image its own."""
-        x, rows = self.embed_packed(packed), packed.rows()
-        turn = None if self.rope is None else self.rope.turn(packed.positions)
-        for block in self.blocks:
-            x = self.run_block(block, x, packed.positions, turn, rows)
-        return self.norm(x)
+        return self.encode(self.embed_packed(packed), packed.positions, packed.rows())
 
     def forward_packed(self, packed: Packed) -> Float[Tensor, "B K"]:
         """Return the logits of each image of a packed batch, as if each had been alone.

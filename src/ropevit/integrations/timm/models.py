@@ -203,11 +203,10 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         """
         check_format(output_fmt, ("NCHW", "NLC"))
         wanted = wanted_layers(indices, len(self.blocks))
-        x, positions = self.embed(images)
-        turn, kept = self.shared_turn(positions), {}
+        tokens, positions = self.embed(images)
+        x, kept = tokens, {}
         last = max(wanted) + 1 if stop_early or intermediates_only else len(self.blocks)
-        for index, block in enumerate(self.blocks[:last]):
-            x = self.run_block(block, x, positions, turn)
+        for index, x in enumerate(islice(self.run_blocks(tokens, positions), last)):
             if index in wanted:
                 kept[index] = self.norm(x) if norm else x
         grid = tuple(side // self.config.patch_size for side in images.shape[2:])

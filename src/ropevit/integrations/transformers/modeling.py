@@ -317,10 +317,7 @@ def run(model: Model, images: Float[Tensor, "B c H W"]) -> Iterator[Tensor]:
         return
     x, positions = model.embed(images)
     yield x
-    turn = model.shared_turn(positions)
-    for block in model.blocks:
-        x = model.run_block(block, x, positions, turn)
-        yield x
+    yield from model.run_blocks(x, positions)
 
 
 def as_tokens(state: Tensor) -> Float[Tensor, "B n C"]:
