@@ -274,6 +274,22 @@ def test_short_dtypes_stay_close_to_float32(mode, position):
     assert (short - exact).norm() / exact.norm() < 0.05
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("position", ["rpb", "rope_mixed_ape"])
+def test_one_graph_serves_six_resolutions(position):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    built = model(position, depths=(2, 1))
+    compiled = torch.compile(built, fullgraph=True, dynamic=True, backend=counter)
+    with torch.no_grad():
+        for height, width in [(64, 48), (33, 65), (80, 96), (64, 64), (50, 37), (128, 40)]:
+            images = torch.randn(2, 3, height, width)
+            assert_close(compiled(images), built(images))
+    assert counter.frame_count == 1
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [

@@ -13,7 +13,15 @@ from torch.utils.checkpoint import checkpoint
 from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig, PositionEmbedding
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
-from ropevit.models.windows import WindowAttention, from_windows, to_windows, window_mask, window_shift
+from ropevit.models.windows import (
+    WindowAttention,
+    covering,
+    fit,
+    from_windows,
+    to_windows,
+    window_mask,
+    window_shift,
+)
 from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
 
 SWIN_EMBEDDINGS = {
@@ -131,9 +139,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B h2 w2 C2"]:
         """Join tokens in the order top-left, bottom-left, top-right, bottom-right; odd sides are padded."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+        rows, columns = covering(x.shape[1], 2), covering(x.shape[2], 2)
+        x = fit(x, 2 * rows, 2 * columns).unflatten(2, (columns, 2)).unflatten(1, (rows, 2))
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
 class PatchEmbed(nn.Module):
@@ -151,7 +159,9 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
         """Return the map of patch tokens, channels last."""
         patch = self.proj.stride[0]
-        images = F.pad(images, (0, -images.shape[3] % patch, 0, -images.shape[2] % patch))
+        height, width = images.shape[2:]
+        rows, columns = covering(height, patch), covering(width, patch)
+        images = F.pad(images, (0, columns * patch - width, 0, rows * patch - height))
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
 
