@@ -22,7 +22,7 @@ from ropevit.models.windows import (
     window_mask,
     window_shift,
 )
-from ropevit.rope import AxialRope, MixedRope, Turn, grid_positions
+from ropevit.rope import AxialRope, MixedRope
 
 SWIN_EMBEDDINGS = {
     "none": PositionEmbedding(None),
@@ -115,12 +115,14 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Float[Tensor, "B h w C"], turn: Turn | None) -> Float[Tensor, "B h w C"]:
+    def forward(
+        self, x: Float[Tensor, "B h w C"], frequencies: Float[Tensor, "2 P"] | None
+    ) -> Float[Tensor, "B h w C"]:
         """Mix the tokens of each window, then work on each alone."""
         (h, w), window = x.shape[1:3], self.attn.window
         shift = window_shift(h, w, window) if self.shifted else (0, 0)
         windows = to_windows(self.norm1(x), window, shift)
-        windows = self.attn(windows, turn, window_mask(h, w, window, shift, x.device))
+        windows = self.attn(windows, frequencies, window_mask(h, w, window, shift, x.device))
         x = x + self.drop_path(from_windows(windows, h, w, window, shift))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
@@ -195,11 +197,9 @@ class Stage(nn.Module):
 
     def forward(self, x: Float[Tensor, "B h w C"], recompute: bool = False) -> Float[Tensor, "B h w C"]:
         """Run the blocks, without the merging."""
-        turn = None
-        if self.rope is not None:
-            turn = self.rope.turn(grid_positions(self.window, self.window, device=x.device))
+        frequencies = None if self.rope is None else self.rope.frequencies(x.device)
         for block in self.blocks:
-            x = checkpoint(block, x, turn, use_reentrant=False) if recompute else block(x, turn)
+            x = checkpoint(block, x, frequencies, use_reentrant=False) if recompute else block(x, frequencies)
         return x
 
 

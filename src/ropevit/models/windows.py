@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ropevit.models.layers import resize_embedding
-from ropevit.rope import MixedRope, Turn, apply_turn, grid_positions
+from ropevit.models.layers import project, resize_embedding
+from ropevit.rope import MixedRope, grid_positions
 
 
 def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
@@ -136,6 +136,9 @@ class WindowAttention(nn.Module):
     Source: Liu et al. 2021 (arXiv:2103.14030), Eq. 4; Heo et al. 2024 (arXiv:2403.13298).
     """
 
+    backend = "auto"
+    """How the rotation is computed; `ropevit.kernels.set_backend` changes it."""
+
     def __init__(self, width: int, heads: int, window: int, rope: MixedRope | None = None, bias: bool = False):
         super().__init__()
         self.heads = heads
@@ -145,19 +148,19 @@ class WindowAttention(nn.Module):
         self.rope = rope
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads)) if bias else None
 
-    def forward(self, x: Float[Tensor, "Bn n C"], turn: Turn | None, mask: Tensor | None) -> Float[Tensor, "Bn n C"]:
+    def forward(
+        self, x: Float[Tensor, "Bn n C"], frequencies: Float[Tensor, "2 P"] | None, mask: Tensor | None
+    ) -> Float[Tensor, "Bn n C"]:
         """Attend inside each window.
 
         Args:
             x: Windows of all images, those of an image together.
-            turn: Rotation that blocks share (axial); learned frequencies make their own.
+            frequencies: Those that blocks share (axial); learned ones are this layer's own.
             mask: (windows, n, n), True where a query may see a key; None lets all see all.
         """
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        if self.rope is not None:
-            turn = self.rope.turn(grid_positions(self.window, self.window, device=x.device))
-        if turn is not None:
-            q, k = apply_turn(q, turn), apply_turn(k, turn)
+        frequencies = frequencies if self.rope is None else self.rope.freqs
+        positions = grid_positions(self.window, self.window, device=x.device)
+        q, k, v = project(self.qkv, x, self.heads, positions, frequencies, backend=self.backend)
         x = attend(q, k, v, self.scores_to_add(mask, q.dtype))
         return self.proj(x.transpose(1, 2).flatten(2))
 
