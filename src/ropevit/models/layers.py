@@ -39,7 +39,7 @@ class Attention(nn.Module):
         """Attend among all n tokens, or those that the mask allows; the last N of them stand at `positions`."""
         frequencies = frequencies if self.rope is None else self.rope.freqs
         num_prefix = x.shape[1] - positions.shape[-2]
-        q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, self.backend)
+        q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, backend=self.backend)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(x.transpose(1, 2).flatten(2))
 
@@ -51,6 +51,7 @@ def project(
     positions: Float[Tensor, "*b N ndim"],
     frequencies: Float[Tensor, "ndim *a P"] | None,
     num_prefix: int = 0,
+    *,
     backend: str = "auto",
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Make queries, keys and values of tokens, and turn the first two by the tokens' positions."""
