@@ -8,11 +8,12 @@ from rich.markup import escape
 from tyro.extras import SubcommandApp
 
 from ropevit.cli.convert import convert
+from ropevit.cli.export import export
 from ropevit.cli.models import models
 from ropevit.cli.predict import predict
 from ropevit.cli.study import study
 
-VERBS = (study, models, predict, convert)
+VERBS = (study, models, predict, convert, export)
 
 DESCRIPTION = """Rotary position embedding for images.
 

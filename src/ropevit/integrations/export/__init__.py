@@ -1,0 +1,10 @@
+"""Models as files for deployment: ONNX and torch.export programs, checked against the model that made them.
+
+>>> report = export_onnx(model, "model.onnx", classes=["bird", "cat"])
+>>> report = export_torch(model, "model.pt2")
+"""
+
+from ropevit.integrations.export.check import Difference, MismatchError
+from ropevit.integrations.export.files import ExportReport, export_onnx, export_torch
+
+__all__ = ["Difference", "ExportReport", "MismatchError", "export_onnx", "export_torch"]

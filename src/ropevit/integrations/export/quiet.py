@@ -1,0 +1,38 @@
+"""Exporters that talk too much: their known warnings and notes are silenced while they work, and nothing else."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+#: (message, category) of warnings that tell a user nothing.
+WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),  # torch.onnx copying its own program
+)
+
+#: Loggers whose notes below an error tell a user nothing.
+LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence them."""
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+    root = logging.getLogger()
+    with warnings.catch_warnings():
+        for message, category in WARNINGS:
+            warnings.filterwarnings("ignore", message, category)
+        try:
+            for name in levels:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            root.addFilter(is_news)
+            yield
+        finally:
+            root.removeFilter(is_news)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Drop what onnxruntime's quantiser says to everyone."""
+    return not record.getMessage().startswith("Please consider to run pre-processing before quantization")
