@@ -94,7 +94,7 @@ def report(options: argparse.Namespace, model: Model, ways: dict[str, tuple]) ->
     config, test = model.config, load_fashion("test")
     print("# What 8 bits cost\n")
     print(f"`python benchmarks/int8_accuracy.py --steps {options.steps}`: a ViT with {config.position}, width ", end="")
-    print(f"{config.width}, depth {config.depth}, trained for {options.steps} steps on Fashion-MNIST (10,000 images) ")
+    print(f"{config.width}, depth {config.depth}, trained for {options.steps} steps on Fashion-MNIST (10,000 images)")
     print(f"at 28 px, seed 0; top-1 on {len(test):,} test images. CPU, {options.threads} thread(s) of ", end="")
     print(f"{available_cores()} cores ({processor()}); torch {torch.__version__}, onnx {onnx.__version__}, ", end="")
     print(f"onnxruntime {onnxruntime.__version__}, numpy {np.__version__}. Other work ran on the machine: ", end="")

@@ -1,0 +1,113 @@
+import json
+
+import onnxruntime
+import pytest
+import torch
+
+import ropevit
+from integrations.exported import tiny
+from ropevit.cli import main
+from ropevit.integrations.export import files
+
+
+@pytest.fixture(autouse=True)
+def unchecked_here(unchecked):
+    """Switch the shape checks off: dynamo cannot trace them."""
+
+
+@pytest.fixture
+def vit(tmp_path):
+    facts = {"mean": [0.1, 0.2, 0.3], "std": 0.5}
+    return str(
+        ropevit.save_model(tmp_path / "vit.safetensors", tiny("rope_mixed"), classes=["a", "b", "c"], metadata=facts)
+    )
+
+
+@pytest.fixture
+def swin(tmp_path):
+    return str(ropevit.save_model(tmp_path / "swin.safetensors", tiny("rpb", swin=True)))
+
+
+def test_a_checkpoint_becomes_an_onnx_file_in_8_bits(vit, tmp_path, capfd):
+    out = tmp_path / "model.onnx"
+    main(["export", str(out), "--checkpoint", vit, "--int8"])
+    printed, errors = capfd.readouterr()
+    assert errors == ""
+    assert "MB, opset 20" in printed
+    assert "input images: batch x 3 x height x width" in printed
+    assert "output logits: batch x 3" in printed
+    assert "free: batch; height and width, in multiples of 8 pixels from 16 on" in printed
+    for shape in ("1 x 3 x 32 x 48", "2 x 3 x 16 x 72", "3 x 3 x 48 x 24"):
+        assert printed.count(shape) == 2  # in float32 and in 8 bits
+    assert "measure the accuracy on your own images" in printed
+    facts = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
+    assert json.loads(facts["mean"]) == [0.1, 0.2, 0.3]
+    assert json.loads(facts["std"]) == [0.5, 0.5, 0.5]
+
+
+def test_a_swin_is_exported_at_a_size_and_says_so(swin, tmp_path, capfd):
+    out = tmp_path / "model.pt2"
+    main(["export", str(out), "--checkpoint", swin, "--format", "torch", "--size", "20", "36"])
+    printed, errors = capfd.readouterr()
+    assert errors == ""
+    assert "free: batch; height and width are fixed to 20 x 36 pixels" in printed
+    assert printed.count("x 3 x 20 x 36") == 4
+    assert torch.export.load(out).module()(torch.zeros(4, 3, 20, 36)).shape == (4, 3)
+
+
+def test_a_file_that_differs_from_its_model_is_an_error_of_its_own(vit, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(files, "compare", lambda *_: [files.Difference(shape=(1, 3, 8, 8), absolute=0.2, relative=0.1)])
+    with pytest.raises(SystemExit) as stop:
+        main(["export", str(tmp_path / "m.pt2"), "--checkpoint", vit, "--format", "torch", "--bake", "16x24"])
+    assert stop.value.code == 1
+    printed, error = capsys.readouterr()
+    assert "2.0e-01" in printed
+    assert "0.1 of the largest output away" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "m.pt2").exists()
+
+
+@pytest.mark.usefixtures("vit", "swin")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["OUT"], "got neither --model nor --checkpoint"),
+        (["OUT", "--model", "deit_huge"], "no model named 'deit_huge'"),
+        (["OUT", "--checkpoint", "BROKEN"], "broken.safetensors"),
+        (["OUT", "--checkpoint", "VIT", "--bake", "30x32"], "resize or pad it to 24 or 32 x 32"),
+        (["OUT", "--checkpoint", "VIT", "--bake", "32"], "expected height x width in pixels, such as 224x320"),
+        (["OUT", "--checkpoint", "VIT", "--size", "32"], "to fix them take --bake 32x32"),
+        (["OUT", "--checkpoint", "VIT", "--size", "32", "--bake", "32x32"], "--bake alone gives the size"),
+        (["OUT", "--checkpoint", "SWIN", "--size", "0"], "expected pixels, above 0"),
+        (["OUT", "--checkpoint", "VIT", "--tolerance", "0"], "expected a number above 0"),
+        (["OUT", "--checkpoint", "VIT", "--format", "torch"], "files end in .pt2"),
+        (["OUT.pt2", "--checkpoint", "VIT", "--format", "torch", "--int8"], "8 bits are for --format onnx"),
+        (["THERE", "--checkpoint", "VIT"], "--force"),
+        (["GONE/m.onnx", "--checkpoint", "VIT"], "make it first"),
+        (["OUT", "--checkpoint", "FIELD"], "labels pixels"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(files, "trace", None)  # all is refused before any work
+    (tmp_path / "broken.safetensors").write_text("no weights")
+    (tmp_path / "there.onnx").write_text("before")
+    ropevit.save_model(tmp_path / "field.safetensors", tiny("none"), metadata={"panel": "field"})
+    names = {"OUT": "m.onnx", "THERE": "there.onnx", "GONE": "gone", "BROKEN": "broken.safetensors"}
+    names |= {"VIT": "vit.safetensors", "SWIN": "swin.safetensors", "FIELD": "field.safetensors"}
+    monkeypatch.chdir(tmp_path)
+    for short, name in names.items():
+        arguments = [word.replace(short, name) for word in arguments]
+    with pytest.raises(SystemExit) as stop:
+        main(["export", *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_an_unknown_format_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["export", "m.onnx", "--checkpoint", "vit", "--format", "tflite"])
+    assert stop.value.code == 2
+    assert "onnx" in capsys.readouterr().err

@@ -1,0 +1,273 @@
+import collections
+import json
+import math
+import sys
+import warnings
+
+import jaxtyping
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import ropevit
+from integrations.exported import tiny
+from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
+from ropevit.integrations.export.check import check, difference
+from ropevit.integrations.export.quiet import quiet
+from ropevit.integrations.export.trace import fold, plain_copy, trace
+
+#: All that a baked model may ask of a runtime: arithmetic and moves whose sizes are written down.
+BAKED = {
+    "Add", "Concat", "Conv", "Gather", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Mul", "Pad", "ReduceMean",
+    "Reshape", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unchecked_module():
+    """Switch the shape checks off, as `unchecked` does, for what the tests here share: dynamo cannot trace them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="module")
+def mixed_ape(folder):
+    """A ViT with everything that depends on the size, and a register: its model and its ONNX file."""
+    model = tiny("rope_mixed_ape", num_registers=1)
+    report = export_onnx(model, folder / "mixed_ape.onnx", classes=["a", "b", "ç"], mean=[0.1, 0.2, 0.3], std=[1, 2, 4])
+    return model, report
+
+
+@pytest.fixture(scope="module")
+def baked(folder):
+    """The same ViT at a size other than its own, with all constants folded."""
+    model = tiny("rope_mixed_ape", num_registers=1)
+    return model, export_onnx(model, folder / "baked.onnx", size=(40, 24), bake=True)
+
+
+@pytest.fixture(scope="module")
+def baked_swin(folder):
+    """A Swin whose last windows are padded and whose second block is shifted."""
+    model = tiny("rope_axial", swin=True)
+    return model, export_onnx(model, folder / "baked_swin.onnx", size=(33, 30), bake=True)
+
+
+@pytest.fixture(scope="module")
+def program(folder):
+    model = tiny("rope_mixed")
+    return model, export_torch(model, folder / "mixed.pt2", classes=["a", "b", "c"])
+
+
+def run(path, images: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def agree(path, model, *shape: int) -> None:
+    images = torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(run(path, images), model(images), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (2, 3, 64, 24), (4, 3, 24, 136), (1, 3, 40, 40)])
+def test_one_onnx_file_of_a_vit_takes_every_batch_height_and_width(mixed_ape, shape):
+    model, report = mixed_ape
+    agree(report.path, model, *shape)
+
+
+@pytest.mark.parametrize("position", ["ape", "rope_axial"])
+def test_every_position_embedding_of_a_vit_is_exported_to_onnx(position, folder):
+    model = tiny(position)
+    report = export_onnx(model, folder / f"{position}.onnx")
+    agree(report.path, model, 2, 3, 56, 16)
+    assert {found.shape for found in report.differences} == {(1, 3, 32, 48), (2, 3, 16, 72), (3, 3, 48, 24)}
+    assert all(found.relative < 1e-5 for found in report.differences)
+
+
+def test_onnx_resizes_an_absolute_embedding_as_pytorch_does(mixed_ape, folder):
+    model, report = mixed_ape
+    graph = onnx.load(report.path)
+    (resize,) = (node for node in graph.graph.node if node.op_type == "Resize")
+    attributes = {found.name: onnx.helper.get_attribute_value(found) for found in resize.attribute}
+    wanted = {"mode": b"cubic", "coordinate_transformation_mode": b"half_pixel", "cubic_coeff_a": -0.75}
+    assert attributes.items() >= (wanted | {"antialias": 0, "exclude_outside": 0}).items()
+    next(found for found in resize.attribute if found.name == "cubic_coeff_a").f = -0.5
+    onnx.save(graph, folder / "other_cubic.onnx")
+    with pytest.raises(AssertionError):  # the comparison feels the embedding's resize
+        agree(folder / "other_cubic.onnx", model, 1, 3, 64, 24)
+
+
+def test_an_onnx_file_says_how_to_feed_it_and_nothing_of_the_machine(mixed_ape):
+    model, report = mixed_ape
+    assert report.inputs == {"images": ("batch", 3, "height", "width")}
+    assert report.outputs == {"logits": ("batch", 3)}
+    assert (report.format, report.opset, report.multiple, report.size) == ("onnx", 20, 8, report.path.stat().st_size)
+    session = onnxruntime.InferenceSession(report.path, providers=["CPUExecutionProvider"])
+    assert [(found.name, found.shape) for found in session.get_inputs()] == [
+        ("images", ["batch", 3, "height", "width"])
+    ]
+    assert [(found.name, found.shape) for found in session.get_outputs()] == [("logits", ["batch", 3])]
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"]) == ["a", "b", "ç"]
+    assert (json.loads(facts["mean"]), json.loads(facts["std"])) == ([0.1, 0.2, 0.3], [1, 2, 4])
+    assert json.loads(facts["config"])["position"] == model.config.position
+    assert json.loads(facts["convention"]) == ropevit.rope.CONVENTION
+    assert b".py" not in report.path.read_bytes()
+
+
+def test_no_complex_numbers_reach_onnx(mixed_ape):
+    graph = onnx.load(mixed_ape[1].path).graph
+    assert {weight.data_type for weight in graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_baked_vit_computes_the_same_at_its_size_for_any_batch(baked, batch):
+    model, report = baked
+    agree(report.path, model, batch, 3, 40, 24)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_baked_swin_computes_the_same_at_its_size_for_any_batch(baked_swin, batch):
+    model, report = baked_swin
+    agree(report.path, model, batch, 3, 33, 30)
+
+
+@pytest.mark.parametrize("fixture", ["baked", "baked_swin"])
+def test_baked_graphs_hold_constants_instead_of_shape_arithmetic(fixture, request):
+    _, report = request.getfixturevalue(fixture)
+    graph = onnx.load(report.path).graph
+    assert {node.op_type for node in graph.node} <= BAKED
+    constants = {weight.name for weight in graph.initializer}
+    assert all(node.input[1] in constants for node in graph.node if node.op_type == "Reshape")
+    assert report.inputs["images"][0] == "batch"
+
+
+def test_baking_leaves_frequencies_and_the_embedding_out(baked):
+    names = {weight.name for weight in onnx.load(baked[1].path).graph.initializer}
+    assert not any("freqs" in name or "pos_embed" in name or "cls_token" in name for name in names)
+
+
+def test_folding_is_bit_for_bit():
+    model = plain_copy(tiny("rope_mixed_ape", num_registers=1))
+    folded, images = fold(trace(model, (24, 40))), torch.randn(3, 3, 24, 40)
+    assert torch.equal(folded(images), model(images))
+
+
+def test_a_program_of_torch_export_takes_every_batch_height_and_width(program):
+    model, report = program
+    loaded = torch.export.load(report.path).module()
+    for shape in ((1, 3, 16, 16), (2, 3, 64, 24), (4, 3, 24, 136)):
+        images = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(images), model(images))
+    extra = {"ropevit.json": ""}
+    torch.export.load(report.path, extra_files=extra)
+    facts = json.loads(extra["ropevit.json"])
+    assert json.loads(facts["classes"]) == ["a", "b", "c"]
+    assert json.loads(facts["mean"]) == [0.485, 0.456, 0.406]
+    assert b".py" not in report.path.read_bytes()
+
+
+def test_a_swin_is_exported_at_its_own_size_with_a_free_batch(folder):
+    model = tiny("rope_mixed", swin=True)
+    report = export_torch(model, folder / "swin.pt2")
+    assert report.inputs == {"images": ("batch", 3, 32, 48)}
+    assert [found.shape[0] for found in report.differences] == [1, 2, 3]
+    loaded, images = torch.export.load(report.path).module(), torch.randn(7, 3, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), model(images))
+
+
+def test_eight_bits_round_the_linear_layers_and_keep_the_facts(mixed_ape, folder):
+    model, whole = mixed_ape
+    path = folder / "int8.onnx"
+    path.write_bytes(whole.path.read_bytes())
+    rounded = onnx_files.quantize(path)
+    assert path.stat().st_size < 0.75 * whole.size
+    kinds = collections.Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert kinds["MatMulInteger"] == 5  # qkv, proj, fc1, fc2, head
+    assert kinds["MatMul"] == 2  # scores and values stay
+    images = torch.randn(2, 3, 40, 56)
+    absolute, relative = difference(rounded(images), model(images))
+    assert absolute > 0
+    assert relative < 0.1
+    facts = {found.key: found.value for found in onnx.load(path).metadata_props}
+    assert json.loads(facts["classes"]) == ["a", "b", "ç"]
+    assert sorted(found.name for found in folder.iterdir() if "float32" in found.name) == []
+
+
+def test_a_file_that_computes_something_else_is_not_written(folder, monkeypatch):
+    def trace_another(model, *options):
+        other = plain_copy(model)
+        other.head.bias.add_(0.01)
+        return trace(other, *options)
+
+    monkeypatch.setattr(files, "trace", trace_another)
+    path = folder / "kept.pt2"
+    path.write_text("before")
+    with pytest.raises(MismatchError, match=r"above the tolerance of 0\.0001; nothing was written") as stop:
+        export_torch(tiny("none"), path, overwrite=True)
+    assert len(stop.value.differences) == 3
+    assert path.read_text() == "before"
+    assert [found.name for found in folder.iterdir() if found.name.startswith(".kept")] == []
+
+
+def test_outputs_that_are_no_numbers_never_pass():
+    absolute, relative = difference(torch.tensor([[math.nan, 1.0]]), torch.tensor([[1.0, 1.0]]))
+    assert np.isnan([absolute, relative]).all()
+    found = files.Difference(shape=(1, 3, 8, 8), absolute=absolute, relative=relative)
+    with pytest.raises(MismatchError, match="nan of the largest output"):
+        check([found], math.inf)
+
+
+def test_the_model_stays_as_it_was(folder):
+    model = tiny("none", num_classes=0).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = export_torch(model, folder / "features.pt2", size=(16, 24))
+    assert report.outputs == {"features": ("batch", 32)}
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "options", "message"),
+    [
+        ("half", "m.onnx", {}, "got a model in float16; export takes float32"),
+        ("vit", "m.pt2", {}, "files end in .onnx; change the suffix or the format"),
+        ("vit", "none/m.onnx", {}, "no folder .*none; make it first"),
+        ("vit", "there.onnx", {}, "exists; choose another name"),
+        ("vit", "m.onnx", {"bake": True}, "bake=True without a size"),
+        ("vit", "m.onnx", {"size": (30, 32)}, "resize or pad it to 24 or 32 x 32"),
+        ("swin", "m.onnx", {"size": (0, 32)}, "got an image of 0 x 32"),
+        ("vit", "m.onnx", {"classes": ["a"]}, "got 1 class names for a model of 3"),
+        ("vit", "m.onnx", {"mean": [0.5]}, "for 3 channels; give one for each"),
+        ("other", "m.onnx", {}, "expected a model of ropevit.create_model"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(tmp_path, model, name, options, message, monkeypatch):
+    monkeypatch.setattr(files, "trace", None)
+    (tmp_path / "there.onnx").write_text("before")
+    models = {"vit": tiny("none"), "half": tiny("none").half(), "swin": tiny("rpb", swin=True)}
+    with pytest.raises(ValueError, match=message):
+        export_onnx(models.get(model, torch.nn.Linear(1, 1)), tmp_path / name, **options)
+    assert [found.name for found in tmp_path.iterdir()] == ["there.onnx"]
+
+
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r'onnxscript is not installed; .*"ropevit\[export\]"'):
+        export_onnx(tiny("none"), tmp_path / "m.onnx")
+
+
+def test_only_known_warnings_are_silenced():
+    with quiet(), pytest.warns(FutureWarning, match="something new"):
+        warnings.warn("something new", FutureWarning, stacklevel=1)
