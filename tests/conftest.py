@@ -11,6 +11,9 @@ jaxtyping.install_import_hook("ropevit", "typecheck.check")  # for the whole run
 
 import torch  # noqa: E402
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined: it then runs on the CPU, slowly
+
 
 @pytest.fixture(autouse=True)
 def seed():

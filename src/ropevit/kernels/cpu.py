@@ -18,7 +18,13 @@ def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int
 
 
 def backward(
-    gradients: list[Tensor], turned: list[Tensor], positions: Tensor, frequencies: Tensor, num_prefix: int
+    gradients: list[Tensor],
+    turned: list[Tensor],
+    positions: Tensor,
+    frequencies: Tensor,
+    num_prefix: int,
+    *,
+    of_positions: bool,
 ) -> Gradients:
     """Turn the gradients of q and k back, pack them with that of v, and give those of frequencies and positions.
 
@@ -28,6 +34,7 @@ def backward(
         positions: As in `rotate_qkv`.
         frequencies: As in `rotate_qkv`.
         num_prefix: As in `rotate_qkv`.
+        of_positions: Whether to give the gradient of positions, too; it takes `turned`.
     """
     gradients = [part if part.stride(-1) == 1 else part.contiguous() for part in gradients]
     images, heads, tokens, channels = gradients[0].shape
@@ -42,6 +49,5 @@ def backward(
         native.call("backward", packed.dtype, job)
     if angle is None:
         return Gradients(packed, None, None)
-    return Gradients(
-        packed, frequency_gradient(angle, places, frequencies), position_gradient(angle, speeds, positions)
-    )
+    place_gradient = position_gradient(angle, speeds, positions) if of_positions else None
+    return Gradients(packed, frequency_gradient(angle, places, frequencies), place_gradient)

@@ -5,7 +5,11 @@ and the backward pass writes the gradients of q, k and v into the projection's g
 to put them together anyway.
 """
 
+import functools
+import logging
+import os
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +19,8 @@ from torch import Tensor, nn
 
 from ropevit.kernels import native
 from ropevit.rope.rotation import apply_turn, check_finite, check_shapes, make_turn
+
+log = logging.getLogger(__name__)
 
 #: name -> module with `rotate_` and `backward`; the reference is plain PyTorch, differentiable any number of times.
 BACKENDS = {"reference": None, "cpu": "ropevit.kernels.cpu", "triton": "ropevit.kernels.triton_rotation"}
@@ -42,7 +48,7 @@ def rotate_qkv(
         num_prefix: Class and register tokens in front, which are not turned.
         inplace: Overwrite `qkv`, which nothing else may use then: right for what a linear layer has just returned.
         backend: A name of BACKENDS, or "auto": Triton on a GPU, C on a CPU, and the reference for float64, other
-            devices, `torch.export`, `torch.func`, and where the C kernel cannot be built.
+            devices, `torch.export`, `torch.func`, and where the C kernel cannot be built or Triton is not installed.
 
     Returns:
         Rotated queries, rotated keys, and values, (B, A, N, D), all views of one tensor.
@@ -76,13 +82,17 @@ def choose(qkv: Tensor, backend: str) -> str:
             return "reference"
         if qkv.device.type == "cpu":
             return "cpu" if native.available() else "reference"
-        return "triton" if qkv.device.type == "cuda" else "reference"
+        return "triton" if qkv.device.type == "cuda" and triton_available() else "reference"
     if backend not in BACKENDS:
         raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(BACKENDS)}")
     if backend != "reference" and qkv.dtype not in DTYPES:
         raise ValueError(f"got {qkv.dtype} for backend={backend!r}; use float32, bfloat16 or float16, or 'reference'")
     if backend == "cpu" and qkv.device.type != "cpu":
         raise ValueError(f"got a projection on {qkv.device} for backend='cpu'; move it, or use backend='auto'")
+    if backend == "triton" and not triton_available():
+        raise ValueError("got backend='triton', but triton is not installed; install it, or use backend='auto'")
+    if backend == "triton" and qkv.device.type != "cuda" and not (qkv.device.type == "cpu" and interpreted()):
+        raise ValueError(f"got a projection on {qkv.device} for backend='triton'; move it to a GPU, or use 'auto'")
     return backend
 
 
@@ -99,6 +109,27 @@ def set_backend(model: nn.Module, backend: str) -> None:
         raise ValueError(f"got {type(model).__name__}, which has no attention of this package; nothing to set")
     for layer in layers:
         layer.backend = backend  # pyright: ignore[reportArgumentType]
+
+
+@torch.compiler.assume_constant_result
+def triton_available() -> bool:
+    """Tell whether Triton is installed."""
+    return find_triton()
+
+
+@functools.cache
+def find_triton() -> bool:
+    """Look for Triton, and tell the log where there is none."""
+    found = find_spec("triton") is not None
+    if not found:
+        log.warning("rotation on a GPU takes the slower reference: triton is not installed")
+    return found
+
+
+@torch.compiler.assume_constant_result
+def interpreted() -> bool:
+    """Tell whether Triton's interpreter was asked for, which runs on a CPU, slowly: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def under_transform() -> bool:
@@ -127,9 +158,13 @@ def backward_op(
     frequencies: Tensor,
     num_prefix: int,
     backend: str,
+    *,
+    of_positions: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of the packed projection, the frequencies and the positions; the last two may be empty."""
-    packed, speeds, places = module(backend).backward(gradients, turned, positions, frequencies, num_prefix)
+    packed, speeds, places = module(backend).backward(
+        gradients, turned, positions, frequencies, num_prefix, of_positions=of_positions
+    )
     nothing = positions.new_empty(0)
     return packed, nothing if speeds is None else speeds, nothing.clone() if places is None else places
 
@@ -142,14 +177,15 @@ def fake_backward(
     frequencies: Tensor,
     num_prefix: int,
     backend: str,
+    *,
+    of_positions: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the shapes of `backward_op`."""
     del num_prefix, backend
     images, heads, tokens, channels = gradients[0].shape
     packed = gradients[0].new_empty(images, tokens, 3, heads, channels)
-    if not turned:
-        return packed, positions.new_empty(0), positions.new_empty(0)
-    return packed, torch.empty_like(frequencies), torch.empty_like(positions)
+    speeds = torch.empty_like(frequencies) if turned else positions.new_empty(0)
+    return packed, speeds, torch.empty_like(positions) if turned and of_positions else positions.new_empty(0)
 
 
 class Rotation(torch.autograd.Function):
@@ -177,8 +213,8 @@ class Rotation(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         """Turn back, and pack."""
         positions, frequencies, *turned = ctx.saved_tensors
-        packed, speeds, places = backward_op(
-            list(gradients), turned, positions, frequencies, ctx.num_prefix, ctx.backend
-        )
         needs = ctx.needs_input_grad
+        packed, speeds, places = backward_op(
+            list(gradients), turned, positions, frequencies, ctx.num_prefix, ctx.backend, of_positions=needs[1]
+        )
         return packed, places if needs[1] else None, speeds if needs[2] else None, None, None
