@@ -17,6 +17,7 @@ LINE = ["rope", "kernels", "models", "weights", "tasks", "study", "cli"]
 BESIDE = {
     "extras": set(),
     "data": set(),
+    "bench": {"rope", "kernels", "models", "study"},
     "analysis": {"rope", "kernels", "models", "weights", "data"},
     "integrations": {*LINE[:4], "data"},
 }

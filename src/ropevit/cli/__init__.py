@@ -7,13 +7,14 @@ from rich.console import Console
 from rich.markup import escape
 from tyro.extras import SubcommandApp
 
+from ropevit.cli.bench import bench
 from ropevit.cli.convert import convert
 from ropevit.cli.export import export
 from ropevit.cli.models import models
 from ropevit.cli.predict import predict
 from ropevit.cli.study import study
 
-VERBS = (study, models, predict, convert, export)
+VERBS = (study, models, predict, convert, export, bench)
 
 DESCRIPTION = """Rotary position embedding for images.
 

@@ -1,0 +1,6 @@
+"""What rotation costs: every backend of ours against other libraries, in one table."""
+
+from ropevit.bench.config import BenchConfig
+from ropevit.bench.runner import run_bench
+
+__all__ = ["BenchConfig", "run_bench"]

@@ -1,0 +1,182 @@
+"""Candidates of the levels op (split and rotate) and layer (split, rotate, attend)."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.bench.candidate import Candidate, Entry, Group
+from ropevit.bench.check import compare, exact
+from ropevit.bench.peers import Layer, Parts, Rotate, Way, make_layer, split, ways
+from ropevit.bench.shapes import Shape
+
+Body = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+COPY, NONE = "copy of q and k", "no embedding"
+
+
+class Fresh(torch.autograd.Function):
+    """Stands for the linear layer that has just made the projection: nothing else uses it, so it may be overwritten."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor) -> Tensor:
+        """Pass on."""
+        del ctx
+        return leaf.detach()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Pass back, laid out as the linear layer needs it: a way that gives another layout pays for the copy."""
+        del ctx
+        return gradient.contiguous()
+
+
+@dataclass(frozen=True)
+class Data:
+    """Random numbers that the ways of a group share; rotation in place leaves them random."""
+
+    source: Tensor
+    """Packed projection (B, N, 3, A, D), from which `leaf` is filled anew before a check."""
+    leaf: Tensor
+    arriving: Tensor
+    """Gradients of q, k and v, laid out as attention gives them."""
+
+
+def make_data(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Data:
+    """Draw the numbers of a group."""
+    sizes = rows, shape.tokens, 3, shape.heads, shape.channels
+    source, arriving = (torch.randn(sizes, device=device, dtype=dtype) for _ in range(2))
+    return Data(source, source.clone().requires_grad_(), arriving)
+
+
+def attention_group(
+    level: str, shape: Shape, device: torch.device, dtype: torch.dtype, rows: int, choose: Callable[[str], list[bool]]
+) -> Group:
+    """List what is compared for a shape.
+
+    Args:
+        level: op or layer.
+        shape: Sizes of the layer.
+        device: Where to compute.
+        dtype: Of the projection.
+        rows: Size of the batch, B.
+        choose: Tells for a family whether to time it eagerly (False) and compiled (True): none, one or both.
+    """
+    data = functools.cache(lambda: make_data(shape, device, dtype, rows))
+
+    def entry(way: Way, compiled: bool) -> Entry:
+        def make() -> Candidate:
+            return attention_candidate(level, way, make_layer(shape, way.embedding, device), data(), compiled)
+
+        label = f"{way.label}{', compiled' if compiled else ''}"
+        return Entry(label=label, family=way.family, embedding=way.embedding, compiled=compiled, make=make)
+
+    def make_copy() -> Candidate:
+        return copy_candidate(shape, device, dtype, rows)
+
+    copy = Entry(label=COPY, family="none", embedding="none", compiled=False, make=make_copy)
+    entries = [entry(way, compiled) for way in ways(device.type) for compiled in choose(way.family)]
+    about = (
+        f"{rows} x {shape.tokens} tokens ({shape.h} x {shape.w} patches, {shape.prefix} prefix), "
+        f"{shape.heads} heads of {shape.channels} channels"
+    )
+    if level == "op":
+        return Group(level=level, shape=shape.name, about=about, base=COPY, entries=[copy, *entries])
+    return Group(level=level, shape=shape.name, about=about, base=NONE, entries=entries)
+
+
+def copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Candidate:
+    """Copy as much memory as q and k take into memory that is there: what a rotation cannot be faster than."""
+    source = torch.randn(2, shape.elements(rows), device=device).to(dtype)
+    target, moved = torch.randn_like(source), 4 * shape.elements(rows) * dtype.itemsize
+
+    def copy() -> Tensor:
+        return target.copy_(source)
+
+    def check() -> float:
+        return compare({"copy": copy()}, {"copy": source.double()}, dtype)
+
+    return Candidate(forward=copy, both=copy, tracked=copy, check=check, floor=(moved, moved))
+
+
+def floors(shape: Shape, way: Way, rows: int, itemsize: int) -> tuple[int, int]:
+    """Count the bytes that forward, and forward and backward together, cannot avoid to move.
+
+    Forward reads and writes q and k. Backward reads the gradients of q, k and v and writes the projection's; learned
+    frequencies need the rotated q and k, too.
+    """
+    forward = 0 if way.embedding == "none" else 4
+    backward = 8 if way.embedding == "mixed" else 6
+    unit = shape.elements(rows) * itemsize
+    return forward * unit, (forward + backward) * unit
+
+
+def make_body(level: str, rotate: Rotate) -> Body:
+    """Give what is timed: to rotated q, k and v, or to what attention makes of them."""
+    if level == "op":
+        return rotate
+
+    def attend(qkv: Tensor, frequencies: Tensor) -> tuple[Tensor]:
+        return (merge(rotate(qkv, frequencies)),)
+
+    return attend
+
+
+def merge(parts: Parts) -> Tensor:
+    """Attend, and lay the heads side by side: (B, N, C)."""
+    return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+
+
+def attention_candidate(level: str, way: Way, layer: Layer, data: Data, compiled: bool) -> Candidate:
+    """Prepare one way: the calls on the group's data."""
+    shape, leaf, source = layer.shape, data.leaf, data.source
+    gradients = split(data.arriving) if level == "op" else (data.arriving[:, :, 0].flatten(2).contiguous(),)
+    inputs = [leaf, layer.frequencies] if layer.frequencies.requires_grad else [leaf]
+    body = make_body(level, way.make(layer))
+    run: Body = torch.compile(body) if compiled else body
+
+    @torch.no_grad()
+    def forward() -> object:
+        return run(leaf.detach(), layer.frequencies)
+
+    def tracked() -> tuple[Tensor, ...]:
+        return run(Fresh.apply(leaf), layer.frequencies)  # pyright: ignore[reportArgumentType]
+
+    def both() -> object:
+        return torch.autograd.grad(tracked(), inputs, gradients)
+
+    def check() -> float:
+        leaf.detach().copy_(source)
+        first = 1 if shape.tokens > 1024 else 2
+        masked = [gradient.clone() for gradient in gradients]
+        for gradient in masked:
+            gradient[first:] = 0
+        outputs = tracked()
+        got = dict(zip(names(level), (output[:first].detach().clone() for output in outputs), strict=True))
+        given = torch.autograd.grad(outputs, inputs, masked)
+        got |= {"gradient of the projection": given[0][:first], "gradient of the frequencies": given[-1]}
+        kept = [gradient[:first] for gradient in gradients]
+        return compare(got, expected(level, way, layer, source[:first], kept), source.dtype)
+
+    floor = floors(shape, way, len(source), source.itemsize) if level == "op" else None
+    return Candidate(forward=forward, both=both, tracked=tracked, check=check, floor=floor)
+
+
+def names(level: str) -> tuple[str, ...]:
+    """Name the results of a level."""
+    return ("q", "k", "v") if level == "op" else ("attention",)
+
+
+def expected(level: str, way: Way, layer: Layer, source: Tensor, gradients: list[Tensor]) -> dict[str, Tensor]:
+    """Compute results and gradients in float64."""
+    qkv = source.double().requires_grad_()
+    frequencies = layer.frequencies.detach().double().requires_grad_(layer.frequencies.requires_grad)
+    outputs = make_body(level, lambda qkv, frequencies: exact(way, layer, qkv, frequencies))(qkv, frequencies)
+    inputs = [qkv, frequencies] if frequencies.requires_grad else [qkv]
+    given = torch.autograd.grad(outputs, inputs, [gradient.double() for gradient in gradients])
+    found = dict(zip(names(level), outputs, strict=True)) | {"gradient of the projection": given[0]}
+    return found | {"gradient of the frequencies": given[1]} if len(given) > 1 else found

@@ -1,0 +1,174 @@
+"""Candidates of the level model: whole vision transformers, ours and timm's, of the same width and depth.
+
+None has LayerScale, so that all do the same work. Inference is in evaluation mode; a training step is the forward pass,
+the loss, the backward pass and AdamW.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ropevit.bench.candidate import Candidate, Entry, Group
+from ropevit.bench.check import compare
+from ropevit.bench.peers import HOME
+from ropevit.bench.shapes import Size
+from ropevit.extras import require
+from ropevit.kernels import BACKENDS
+from ropevit.models import ViTConfig, build_model
+
+Build = Callable[[], nn.Module]
+
+#: Logits and gradients pass through all layers: so many times the error of one rotation is allowed.
+DEPTH_FACTOR = 5.0
+
+APE = "ours, ape"
+
+#: timm's model of each position embedding; width and depth are replaced by ours.
+TIMM = {
+    "ape": "vit_small_patch16_224",
+    "axial": "vit_small_patch16_rope_224",
+    "mixed": "vit_small_patch16_rope_mixed_224",
+}
+
+
+def model_group(
+    size: Size, images: int, device: torch.device, dtype: torch.dtype, choose: Callable[[str], list[bool]]
+) -> Group:
+    """List the models that are compared; arguments as in `attention_group`."""
+    backends = [name for name in BACKENDS if HOME.get(name, device.type) == device.type]
+    makers: list[tuple[str, str, str, Build]] = [
+        (APE, "none", "ape", lambda: ours(size, "ape", None)),
+        *(
+            (
+                f"ours ({backend}), {kind}",
+                "ours",
+                kind,
+                lambda kind=kind, name=backend: ours(size, f"rope_{kind}", name),
+            )
+            for kind in ("axial", "mixed")
+            for backend in backends
+        ),
+        *((f"timm, {kind}", "timm", kind, lambda kind=kind: timm(size, kind)) for kind in TIMM),
+    ]
+
+    def entry(label: str, family: str, embedding: str, build: Build, compiled: bool) -> Entry:
+        def make() -> Candidate:
+            return model_candidate(build().to(device), size, images, dtype, compiled)
+
+        full = f"{label}{', compiled' if compiled else ''}"
+        return Entry(label=full, family=family, embedding=embedding, compiled=compiled, make=make)
+
+    entries = [entry(*maker, compiled) for maker in makers for compiled in choose(maker[1])]
+    about = (
+        f"{size.name}: width {size.width}, depth {size.depth}, {size.heads} heads, {images} images of {size.pixels} px"
+    )
+    return Group(level="model", shape=size.name, about=about, base=APE, entries=entries)
+
+
+def ours(size: Size, position: str, backend: str | None) -> nn.Module:
+    """Build our ViT, its attention rotating by a backend (None where nothing is rotated)."""
+    config = ViTConfig(
+        position=position,
+        width=size.width,
+        depth=size.depth,
+        heads=size.heads,
+        img_size=size.pixels,  # pyright: ignore[reportArgumentType]
+        layer_scale=None,
+    )
+    model = build_model(config)
+    if backend is not None:
+        set_backend(model, backend)
+    return model
+
+
+def set_backend(model: nn.Module, backend: str) -> None:
+    """Let every attention of a model rotate by a backend.
+
+    Raises:
+        ValueError: If none of its layers takes one.
+    """
+    layers = [module for module in model.modules() if hasattr(module, "backend")]
+    if not layers:
+        raise ValueError("these models take no backend")
+    for layer in layers:
+        layer.backend = backend  # pyright: ignore[reportArgumentType]
+
+
+def timm(size: Size, kind: str) -> nn.Module:
+    """Build timm's ViT of a position embedding, without LayerScale and with our width and depth."""
+    create_model = require("timm", "train").create_model
+    sizes = {"embed_dim": size.width, "depth": size.depth, "num_heads": size.heads, "img_size": size.pixels}
+    model = create_model(TIMM[kind], **sizes)
+    if kind != "ape":
+        for block in model.blocks:
+            block.gamma_1 = block.gamma_2 = None
+    return model
+
+
+def model_candidate(model: nn.Module, size: Size, images: int, dtype: torch.dtype, compiled: bool) -> Candidate:
+    """Prepare a model: random images and labels, and the calls on them."""
+    device = next(model.parameters()).device
+    batch = torch.randn(images, 3, size.pixels, size.pixels, device=device)
+    labels = torch.randint(0, 1000, (images,), device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    run = torch.compile(model) if compiled else model
+
+    def logits() -> Tensor:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return run(batch)
+
+    def loss() -> Tensor:
+        model.train()
+        return F.cross_entropy(logits().float(), labels)
+
+    @torch.no_grad()
+    def forward() -> Tensor:
+        model.eval()
+        return logits()
+
+    def both() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        optimizer.step()
+
+    def check() -> float:
+        return check_model(model, logits, batch, labels, dtype)
+
+    return Candidate(forward=forward, both=both, tracked=loss, check=check)
+
+
+def check_model(
+    model: nn.Module, logits: Callable[[], Tensor], batch: Tensor, labels: Tensor, dtype: torch.dtype
+) -> float:
+    """Compare logits and gradients of the first two images with the same model in float64, rotating by the reference.
+
+    Args:
+        model: Whose weights are compared.
+        logits: Runs it on the batch.
+        batch: Images.
+        labels: Their classes.
+        dtype: In which matrices are multiplied.
+    """
+    double = copy.deepcopy(model).double().train()
+    if any(hasattr(module, "backend") for module in double.modules()):
+        set_backend(double, "reference")
+    model.train()
+    with torch.enable_grad():
+        got, truth = logits()[:2], double(batch[:2].double())
+        found = gradients(model, F.cross_entropy(got.float(), labels[:2]))
+        known = gradients(double, F.cross_entropy(truth, labels[:2]))
+    return compare(
+        {"logits": got.detach(), "gradient": found},
+        {"logits": truth.detach(), "gradient": known},
+        dtype,
+        DEPTH_FACTOR,
+    )
+
+
+def gradients(model: nn.Module, loss: Tensor) -> Tensor:
+    """Lay the gradients of all parameters in one row."""
+    given = torch.autograd.grad(loss, [*model.parameters()])
+    return torch.cat([gradient.flatten() for gradient in given])

@@ -1,0 +1,191 @@
+"""Every way to split a packed projection into rotated q, k and v: none, ours, other libraries', and the maths as such.
+
+A way is made for a layer (tables that layers share are made then, and cost nothing later) and called with a packed
+projection (B, N, 3, A, D) and the layer's frequencies, which are learned where the embedding is mixed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ropevit.bench.shapes import Shape
+from ropevit.extras import require
+from ropevit.kernels import BACKENDS, rotate_qkv
+from ropevit.rope import axial_frequencies, grid_positions, make_turn, mixed_frequencies
+from ropevit.rope.rotation import angles
+
+Parts = tuple[Tensor, Tensor, Tensor]
+Rotate = Callable[[Tensor, Tensor], Parts]
+Embedding = Literal["none", "axial", "mixed"]
+
+#: Whose code runs; "plain" is written here, from the maths, as it is commonly done.
+FAMILIES = ("none", "ours", "timm", "transformers", "plain")
+
+#: Kind of device of the backends that know but one.
+HOME = {"cpu": "cpu", "triton": "cuda"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the ways of one layer share."""
+
+    shape: Shape
+    embedding: Embedding
+    positions: Tensor
+    frequencies: Tensor
+
+
+def make_layer(shape: Shape, embedding: Embedding, device: torch.device) -> Layer:
+    """Place the tokens of a grid, with the frequencies of the paper in float32."""
+    if embedding == "mixed":
+        frequencies = mixed_frequencies(shape.channels, shape.heads).to(device).requires_grad_()
+    else:
+        frequencies = axial_frequencies(shape.channels, device=device)
+    return Layer(shape, embedding, grid_positions(shape.h, shape.w, device=device), frequencies)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to rotate; the first of a list of ways that has embedding "none" is what others are compared with."""
+
+    name: str
+    family: str
+    embedding: Embedding
+    make: Callable[[Layer], Rotate]
+    halves: bool = False
+    """Pair p of a head is channels (p, p + D/2) instead of (2p, 2p + 1)."""
+
+    @property
+    def label(self) -> str:
+        """Name for tables and figures."""
+        return self.name if self.embedding == "none" else f"{self.name}, {self.embedding}"
+
+
+def ways(device: str) -> list[Way]:
+    """List every way for a kind of device (cpu, cuda), whether or not its package is installed."""
+    backends = [name for name in BACKENDS if HOME.get(name, device) == device]
+    rotations = [
+        *((f"ours ({name})", "ours", ours(name), False) for name in backends),
+        ("timm", "timm", timm, False),
+        ("transformers DINOv3", "transformers", dinov3, True),
+        ("complex numbers", "plain", complex_numbers, False),
+        ("half-split", "plain", half_split, True),
+    ]
+    listed = [
+        Way("no embedding", "none", "none", lambda _: lambda qkv, _: split(qkv)),
+        Way("no embedding, timm's split", "none", "none", lambda _: lambda qkv, _: split_as_timm(qkv)),
+    ]
+    for embedding in ("axial", "mixed"):
+        listed += [Way(name, family, embedding, make, halves) for name, family, make, halves in rotations]
+    return [way for way in listed if (way.family, way.embedding) != ("transformers", "mixed")]  # it has fixed angles
+
+
+def split(qkv: Tensor) -> Parts:
+    """Split so that the backward pass stacks the three gradients once, in the projection's own layout."""
+    q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
+    return q, k, v
+
+
+def split_as_timm(qkv: Tensor) -> Parts:
+    """Split as timm does: the backward pass stacks the gradients in another layout, and copies."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+def ours(backend: str) -> Callable[[Layer], Rotate]:
+    """Rotate by a backend of `rotate_qkv`, in place."""
+
+    def make(layer: Layer) -> Rotate:
+        def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
+            prefix = layer.shape.prefix
+            return rotate_qkv(qkv, layer.positions, frequencies, prefix, inplace=True, backend=backend)
+
+        return rotate
+
+    return make
+
+
+def timm(layer: Layer) -> Rotate:
+    """Rotate with timm's functions, called as its ViTs with RoPE call them; angles are timm's own, in float32."""
+    module = require("timm.layers.pos_embed_sincos", "train")
+    shape, prefix, device = layer.shape, layer.shape.prefix, layer.positions.device
+    grid = [shape.h, shape.w]
+    settings = {"feat_shape": grid, "in_pixels": False, "temperature": 100.0, "grid_indexing": "xy"}
+    shared = module.RotaryEmbeddingCat(shape.channels, **settings).to(device).get_embed()
+    x, y = module.get_mixed_grid(grid, grid_indexing="xy", device=device)
+
+    def turn(part: Tensor, table: Tensor) -> Tensor:
+        turned = module.apply_rot_embed_cat(part[:, :, prefix:], table)
+        return torch.cat((part[:, :, :prefix], turned), dim=2).type_as(part)
+
+    def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
+        table = module.get_mixed_freqs(frequencies, x, y) if layer.embedding == "mixed" else shared
+        q, k, v = split_as_timm(qkv)
+        return turn(q, table), turn(k, table), v
+
+    return rotate
+
+
+def dinov3(layer: Layer) -> Rotate:
+    """Rotate with the function of transformers' DINOv3, by the same angles as the others, tables in q's dtype."""
+    module = require("transformers.models.dinov3_vit.modeling_dinov3_vit", "dense")
+    angle = angles(layer.positions, layer.frequencies)[0].tile(2)
+    tables = {dtype: (angle.cos().to(dtype), angle.sin().to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+
+    def rotate(qkv: Tensor, _: Tensor) -> Parts:
+        q, k, v = split(qkv)
+        return *module.apply_rotary_pos_emb(q, k, *tables[qkv.dtype]), v
+
+    return rotate
+
+
+def complex_numbers(layer: Layer) -> Rotate:
+    """Multiply pairs, taken for complex numbers in float32, by a table of complex numbers; prefix tokens go around it.
+
+    Source: Heo et al. 2024 (arXiv:2403.13298), Eq. 7 and 14, written as complex numbers.
+    """
+    prefix = layer.shape.prefix
+
+    def table(frequencies: Tensor) -> Tensor:
+        angle = angles(layer.positions, frequencies)
+        return torch.polar(torch.ones_like(angle), angle)
+
+    shared = table(layer.frequencies.detach())
+
+    def turn(part: Tensor, numbers: Tensor) -> Tensor:
+        pairs = torch.view_as_complex(part[:, :, prefix:].float().unflatten(-1, (-1, 2)))
+        turned = torch.view_as_real(pairs * numbers).flatten(-2).to(part.dtype)
+        return torch.cat((part[:, :, :prefix], turned), dim=2) if prefix else turned
+
+    def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
+        numbers = table(frequencies) if layer.embedding == "mixed" else shared
+        q, k, v = split(qkv)
+        return turn(q, numbers), turn(k, numbers), v
+
+    return rotate
+
+
+def half_split(layer: Layer) -> Rotate:
+    """Turn the first half of the channels against the second, in real numbers; the table has rows for the prefix.
+
+    Source: Su et al. 2021 (arXiv:2104.09864), Eq. 34, with the pairs of a head laid out as two halves.
+    """
+
+    def table(frequencies: Tensor) -> tuple[Tensor, Tensor]:
+        return make_turn(layer.positions, frequencies, layer.shape.prefix)
+
+    shared = table(layer.frequencies.detach())
+
+    def turn(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = part.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(part.dtype)
+
+    def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
+        cos, sin = table(frequencies) if layer.embedding == "mixed" else shared
+        q, k, v = split(qkv)
+        return turn(q, cos, sin), turn(k, cos, sin), v
+
+    return rotate

@@ -1,0 +1,158 @@
+"""What a benchmark leaves for its reader: a Markdown page and a bar chart."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ropevit
+from ropevit.bench.results import Row, groups
+from ropevit.extras import require
+from ropevit.study.device import available_cores, processor
+
+#: Colour of each family; told apart by colour-blind readers too.
+#: Source of the colours: Okabe and Ito 2008, Color Universal Design.
+COLOURS = {
+    "none": "#999999",
+    "ours": "#009E73",
+    "timm": "#D55E00",
+    "transformers": "#CC79A7",
+    "plain": "#56B4E9",
+}
+MEANINGS = {"none": "what others are compared with", "plain": "written from the maths"}
+
+READING = (
+    "Every candidate was checked against float64 (results and gradients) before it was timed. Candidates run in turn, "
+    "once a round, in one process; `ratio` is the median over the rounds of a candidate's time over that of "
+    '"{base}" in the same round, with the quartiles in brackets{compiled}. Milliseconds are medians of one call and '
+    "change with whatever else the machine does: compare ratios.{more}"
+)
+MORE = {
+    "op": " GB/s is the traffic that cannot be avoided (forward: read and write q and k) over the median time.",
+    "layer": "",
+    "model": "",
+}
+
+
+def describe(device: torch.device, dtype: str, rounds: int) -> dict[str, str]:
+    """Name the machine, the versions and the settings that made a result."""
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {available_cores()} cores"
+    facts = {"device": f"{device.type}: {named}", "dtype": dtype, "rounds": str(rounds)}
+    if device.type == "cpu":
+        facts["threads"] = str(torch.get_num_threads())
+        tuned = [name for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_") if name in os.environ]
+        facts["allocator"] = f"keeps freed memory ({', '.join(tuned)} set)" if tuned else "as the system has it"
+    packages = {name: installed(name) for name in ("torch", "timm", "transformers", "triton")}
+    return facts | {"ropevit": ropevit.__version__, "python": platform.python_version()} | packages
+
+
+def installed(package: str) -> str:
+    """Tell the version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def write_markdown(path: Path, rows: Sequence[Row], facts: Mapping[str, str]) -> None:
+    """Write the page: the facts, then one table for each level, shape and direction."""
+    lines = ["# What rotation costs", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+    level, shape = "", ""
+    for group in groups(rows):
+        first = group[0]
+        if first.level != level:
+            compiled = "; compiled candidates are compared with it compiled" if any_compiled(rows, first) else ""
+            reading = READING.format(base=first.base, compiled=compiled, more=MORE[first.level])
+            lines += [f"## {first.level}", "", reading, ""]
+        if (first.level, first.shape) != (level, shape):
+            lines += [f"### {first.level}, {first.shape}: {first.about}", ""]
+        level, shape = first.level, first.shape
+        lines += [*table(group), ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def any_compiled(rows: Sequence[Row], like: Row) -> bool:
+    """Tell whether a level has candidates whose base is compiled."""
+    return any(row.level == like.level and row.base.endswith("compiled") for row in rows)
+
+
+def table(group: Sequence[Row]) -> list[str]:
+    """Lay out rows that are compared with each other."""
+    memory = next((row.memory for row in group if row.memory), "")
+    heads = [group[0].direction, *cells_heads(group), "error", "note"]
+    heads = [{"MB": f"MB {memory}"}.get(head, head) for head in heads]
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 2) + "|---|"]
+    for row in group:
+        error = "" if row.error is None else f"{row.error:.0e}"
+        lines.append("| " + " | ".join([row.label, *cells(row, cells_heads(group)), error, row.note]) + " |")
+    return lines
+
+
+def cells_heads(group: Sequence[Row]) -> list[str]:
+    """Name the columns of figures that a group has."""
+    heads = ["ratio", "ms"]
+    heads += ["GB/s"] if any(row.gigabytes_per_second for row in group) else []
+    return heads + (["MB"] if any(row.megabytes is not None for row in group) else [])
+
+
+def cells(row: Row, heads: Sequence[str]) -> list[str]:
+    """Write the figures of a row."""
+    texts = {
+        "ratio": "" if row.ratio is None else f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})",
+        "ms": "" if row.milliseconds is None else f"{row.milliseconds:.3g}",
+        "GB/s": "" if row.gigabytes_per_second is None else f"{row.gigabytes_per_second:.3g}",
+        "MB": "" if row.megabytes is None else f"{row.megabytes:.3g}",
+    }
+    return [texts[head] for head in heads]
+
+
+def draw(rows: Sequence[Row], facts: Mapping[str, str], path: Path) -> None:
+    """Draw the ratios as bars: a row of panels for each level and shape, a column for each direction.
+
+    Raises:
+        ValueError: If matplotlib is not installed.
+    """
+    matplotlib = require("matplotlib", "figures")
+    compared = groups(rows)
+    heights = [max(len(a), len(b)) for a, b in zip(compared[::2], compared[1::2], strict=True)]
+    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
+        size = 12.0, sum(0.24 * height + 0.9 for height in heights) + 0.9
+        figure = require("matplotlib.figure", "figures").Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(len(heights), 2, squeeze=False, height_ratios=[height + 3.0 for height in heights])
+        for axes, group in zip(panels.flat, compared, strict=True):
+            draw_panel(axes, group)
+        for axes in panels[:, 1]:
+            axes.set_yticklabels([])
+        bars = [matplotlib.patches.Patch(color=colour) for colour in COLOURS.values()]
+        named = [f"{name} ({MEANINGS[name]})" if name in MEANINGS else name for name in COLOURS]
+        figure.legend(bars, named, loc="outside upper center", ncols=len(bars), frameon=False)
+        words = [facts["device"], facts["dtype"], *([f"{facts['threads']} threads"] if "threads" in facts else [])]
+        caption = ", ".join([*words, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])
+        figure.supxlabel(caption, fontsize=8, color="#555555")
+        figure.savefig(path, dpi=110)
+
+
+def draw_panel(axes: Any, group: Sequence[Row]) -> None:
+    """Draw one group: a bar for each candidate, a line at the base, the ratio beside the bar."""
+    first = group[0]
+    wide = max([row.ratio_high or 0.0 for row in group] + [1.0])
+    for place, row in enumerate(group):
+        if row.ratio is None:
+            text = row.note.split(":")[0]
+            axes.text(0.01 * wide, place, text, va="center", fontsize=7, color="#777777", style="italic")
+            continue
+        low, high = row.ratio_low or row.ratio, row.ratio_high or row.ratio
+        error = [[row.ratio - low], [high - row.ratio]]
+        axes.barh(place, row.ratio, 0.72, color=COLOURS[row.family], xerr=error, error_kw={"lw": 0.8})
+        axes.text(high + 0.015 * wide, place, f"{row.ratio:.2f}", va="center", fontsize=7.5)
+    axes.axvline(1, color="#333333", linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_yticks(range(len(group)), [row.label for row in group])
+    axes.set_ylim(len(group) - 0.4, -0.6)
+    axes.set_xlim(0, 1.12 * wide)
+    axes.set_title(f"{first.level}, {first.shape}: {first.direction}", fontsize=9, loc="left")
+    axes.set_xlabel(f'time over that of "{first.base.removesuffix(", compiled")}"', fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)

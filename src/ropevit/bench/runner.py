@@ -1,0 +1,165 @@
+"""A benchmark from its config to its files; what is finished stays when it is interrupted."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ropevit.bench.attention import attention_group
+from ropevit.bench.candidate import DIRECTIONS, Candidate, Entry, Group
+from ropevit.bench.check import WrongResultError
+from ropevit.bench.config import BenchConfig, check_level
+from ropevit.bench.networks import model_group
+from ropevit.bench.report import describe, draw, write_markdown
+from ropevit.bench.results import Row, write_rows
+from ropevit.bench.shapes import SHAPES, SIZES
+from ropevit.bench.timing import kept_bytes, peak_bytes, spread, time_rounds
+from ropevit.extras import MissingExtraError, require
+from ropevit.study.device import resolve_device
+
+#: Called with what is being done, and how much of the whole is done.
+Report = Callable[[str, int, int], None]
+
+
+def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None) -> Iterator[list[Row]]:
+    """Check and time everything that is asked for, group by group.
+
+    After each group `bench.csv` and `bench.md` are written; `bench.png` is drawn at the end, also if this is
+    interrupted.
+
+    Args:
+        level: op, layer, model or all.
+        config: What to time.
+        report: Called as the work goes on.
+
+    Yields:
+        The rows of a group that is finished.
+
+    Raises:
+        ValueError: At once, if the level or device is unknown, matplotlib is missing, or there are results already.
+    """
+    levels, device = check_level(level), resolve_device(config.device)
+    require("matplotlib", "figures")  # now, not after the work
+    existing = config.out / "bench.csv"
+    if existing.exists() and not config.overwrite:
+        raise ValueError(f"{existing} exists; choose another --out, or add --overwrite to replace it")
+    planned = [group for name in levels for group in make_groups(name, config, device)]
+    return execute(planned, config, device, report)
+
+
+def execute(planned: list[Group], config: BenchConfig, device: torch.device, report: Report) -> Iterator[list[Row]]:
+    """Run groups one after the other, writing after each."""
+    rows: list[Row] = []
+    rounds = config.chosen_rounds()
+    total, done = 2 * rounds * len(planned), 0
+    with threads(config.threads):
+        facts = describe(device, config.dtype, rounds)
+        try:
+            for group in planned:
+
+                def advance(what: str, steps: int, group: Group = group) -> None:
+                    nonlocal done
+                    done += steps
+                    report(f"{group.level} {group.shape}: {what}", done, total)
+
+                found = run_group(group, device, rounds, advance)
+                rows += found
+                write_tables(config.out, rows, facts)
+                yield found
+        finally:
+            if rows:
+                draw(rows, facts, config.out / "bench.png")
+
+
+def write_tables(out: Path, rows: list[Row], facts: dict[str, str]) -> None:
+    """Write what is known so far."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_rows(out / "bench.csv", rows)
+    write_markdown(out / "bench.md", rows, facts)
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Compute with so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_groups(level: str, config: BenchConfig, device: torch.device) -> list[Group]:
+    """List what is compared at a level."""
+    dtype, images = getattr(torch, config.dtype), config.chosen_images()
+
+    def choose(family: str) -> list[bool]:
+        wanted = family == "none" or family in config.peers
+        return [False, *([True] if config.compile else [])] if wanted else []
+
+    if level == "model":
+        size = SIZES["quick"] if config.quick else SIZES.get(device.type, SIZES["cpu"])
+        return [model_group(size, images or size.images, device, dtype, choose)]
+    shapes = [SHAPES[name] for name in config.chosen_shapes(device.type)]
+    return [attention_group(level, shape, device, dtype, shape.rows(device.type, images), choose) for shape in shapes]
+
+
+def run_group(group: Group, device: torch.device, rounds: int, advance: Callable[[str, int], None]) -> list[Row]:
+    """Make, check and time the candidates of a group, and say of those that fall out why."""
+    candidates: dict[str, Candidate] = {}
+    blank: dict[str, Row] = {}
+    for entry in group.entries:
+        advance(f"checking {entry.label}", 0)
+        blank[entry.label], candidate = try_entry(group, entry)
+        if candidate is not None:
+            candidates[entry.label] = candidate
+    rows = []
+    for index, direction in enumerate(DIRECTIONS[group.level]):
+        calls = {label: (item.both if index else item.forward) for label, item in candidates.items()}
+        times = time_rounds(calls, rounds, device, lambda direction=direction: advance(direction, 1))
+        for label, row in blank.items():
+            row = replace(row, direction=direction)
+            if label in times:
+                row = measured(row, times, candidates[label], index, device)
+            rows.append(row)
+    return rows
+
+
+def try_entry(group: Group, entry: Entry) -> tuple[Row, Candidate | None]:
+    """Make and check a candidate; without one the row says why."""
+    twin = f"{group.base}, compiled"
+    base = twin if entry.compiled and any(other.label == twin for other in group.entries) else group.base
+    row = Row(
+        level=group.level, shape=group.shape, about=group.about, direction="", label=entry.label, family=entry.family,
+        embedding=entry.embedding, compiled=entry.compiled, base=base,
+    )  # fmt: skip
+    try:
+        candidate = entry.make()
+        return replace(row, error=candidate.check()), candidate
+    except MissingExtraError as error:
+        return replace(row, note=f"not installed: {error}"), None
+    except WrongResultError as error:
+        return replace(row, note=f"dropped, wrong: {error}"), None
+    except (RuntimeError, ValueError, ImportError, KeyError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        return replace(row, note=f"cannot run: {type(error).__name__}: {lines[0]}"), None
+
+
+def measured(row: Row, times: dict[str, list[float]], candidate: Candidate, index: int, device: torch.device) -> Row:
+    """Fill in the figures of a row; `index` is 0 for the first direction of a level and 1 for the second."""
+    seconds = times[row.label]
+    middle = spread(seconds).median
+    row = replace(row, milliseconds=1e3 * middle, rounds=len(seconds))
+    if row.base in times:
+        ratio = spread([own / other for own, other in zip(seconds, times[row.base], strict=True)])
+        row = replace(row, ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)
+    if candidate.floor and candidate.floor[index]:
+        row = replace(row, gigabytes_per_second=candidate.floor[index] / middle / 1e9)
+    if device.type == "cuda":
+        peak = peak_bytes(candidate.both if index else candidate.forward)
+        return replace(row, megabytes=peak / 1e6, memory="peak")
+    if index:
+        return replace(row, megabytes=kept_bytes(candidate.tracked) / 1e6, memory="kept")
+    return row

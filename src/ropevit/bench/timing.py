@@ -1,0 +1,115 @@
+"""Time and memory: rounds in which every candidate runs once, so that what slows the machine down slows all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+Call = Callable[[], Any]
+
+#: Written before each timed call on a GPU, in bytes: more than any of their caches holds.
+SCRATCH = 256 * 2**20
+
+#: Seconds for which a candidate is timed in a round, in as many calls as that takes (at most MOST).
+SLICE, MOST = 0.02, 20
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: list[float]) -> Spread:
+    """Sum up repeated measurements.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not values:
+        raise ValueError("got no measurements; expected at least one")
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0])
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Spread(middle, low, high)
+
+
+def time_rounds(
+    calls: Mapping[str, Call], rounds: int, device: torch.device, report: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Time each call once a round, each round beginning with another one.
+
+    Two calls of each before the first round warm up and tell how often to call within a round.
+
+    Args:
+        calls: What to time, by name.
+        rounds: Number of rounds.
+        device: Where the calls compute.
+        report: Called after each round.
+
+    Returns:
+        Seconds of one call, for each round.
+    """
+    clock = on_gpu if device.type == "cuda" else on_cpu
+    names, repeats = list(calls), {}
+    for name, call in calls.items():
+        clock(call, 1)
+        repeats[name] = min(MOST, max(1, round(SLICE / max(clock(call, 1), 1e-9))))
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds):
+        first = index % max(len(names), 1)
+        for name in names[first:] + names[:first]:
+            times[name].append(clock(calls[name], repeats[name]))
+        report()
+    return times
+
+
+def on_cpu(call: Call, repeats: int) -> float:
+    """Time calls on a CPU: by the thread's own clock if there is one thread, which other work disturbs least."""
+    now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = now()
+    for _ in range(repeats):
+        call()
+    return (now() - start) / repeats
+
+
+def on_gpu(call: Call, repeats: int) -> float:
+    """Time calls on a GPU by events, with caches that hold other data; launching hides behind emptying the caches."""
+    scratch = torch.empty(SCRATCH, dtype=torch.int8, device="cuda")
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for start, end in events:
+        scratch.zero_()
+        start.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return sum(start.elapsed_time(end) for start, end in events) / repeats / 1e3
+
+
+def peak_bytes(call: Call) -> int:
+    """Measure how much more GPU memory a call holds at its peak than before it."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def kept_bytes(forward: Call) -> int:
+    """Count what a forward pass keeps for the backward pass: the storages of all saved tensors, each once."""
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result  # alive until here, so that no address is used twice
+    return sum(sizes.values())

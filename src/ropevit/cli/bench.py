@@ -1,0 +1,80 @@
+"""`ropevit bench`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ropevit.bench import BenchConfig, run_bench
+from ropevit.bench.report import cells, cells_heads
+from ropevit.bench.results import Row, groups
+
+
+def bench(
+    level: Annotated[str, tyro.conf.Positional] = "all", /, *, config: Annotated[BenchConfig, tyro.conf.arg(name="")]
+) -> None:
+    """Time the rotation against other libraries on this machine, in one table.
+
+    Every candidate is first checked against float64. Levels: op (split and rotate), layer (split, rotate, attend),
+    model (a whole ViT, inference and training step), all.
+
+    For example:
+      ropevit bench --quick
+      ropevit bench layer --threads 1 --shapes vit224,swin1
+      ropevit bench all --device cuda --dtype bfloat16 --compile --out runs/gpu
+
+    Args:
+        level: op, layer, model or all.
+        config: Options.
+    """
+    console = Console()
+    found = 0
+    columns = BarColumn(), TimeRemainingColumn()
+    progress = Progress(TextColumn("{task.description:<44}"), *columns, console=console, transient=True)
+    task = progress.add_task("starting", total=None)
+
+    def update(what: str, done: int, total: int) -> None:
+        progress.update(task, description=escape(what[:60]), completed=done, total=total)
+
+    work = run_bench(level, config, update)  # refuses wrong input before a bar is drawn
+    try:
+        with progress:
+            for rows in work:
+                found += len(rows)
+                for group in groups(rows):
+                    progress.console.print(figures(group))
+                    progress.console.print(notes(group), style="dim", highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        kept = f"what is done is in {config.out}" if found else "stopped before anything was finished"
+        console.print(kept, soft_wrap=True, markup=False, highlight=False)
+        raise
+    files = ", ".join(str(config.out / name) for name in ("bench.md", "bench.csv", "bench.png"))
+    console.print(files, soft_wrap=True, markup=False, highlight=False)
+
+
+def figures(group: Sequence[Row]) -> Table:
+    """Lay out candidates that are compared with each other; the note of one that could not run stands below."""
+    first = group[0]
+    title = f"{first.level}, {first.shape}: {first.direction}"
+    table = Table(title=title, caption=first.about, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.pad_edge, table.collapse_padding = False, True
+    table.add_column("candidate")
+    heads = cells_heads(group)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in group:
+        shown = replace(row, label=f"[bold]{row.label}[/]") if row.family == "ours" else row
+        table.add_row(shown.label, *cells(row, heads))
+    return table
+
+
+def notes(group: Sequence[Row]) -> str:
+    """Say what the ratio is, and why candidates have no figures."""
+    lines = [f'ratio: time over that of "{group[0].base}", median of the rounds and quartiles']
+    return "\n".join([*lines, *(f"{row.label}: {row.note}" for row in group if row.note)])
