@@ -16,8 +16,8 @@ from ropevit.bench.check import compare
 from ropevit.bench.peers import HOME
 from ropevit.bench.shapes import Size
 from ropevit.extras import require
-from ropevit.kernels import BACKENDS
-from ropevit.models import ViTConfig, build_model
+from ropevit.kernels import BACKENDS, set_backend
+from ropevit.models import ViT, ViTConfig, build_model
 
 Build = Callable[[], nn.Module]
 
@@ -75,26 +75,13 @@ def ours(size: Size, position: str, backend: str | None) -> nn.Module:
         width=size.width,
         depth=size.depth,
         heads=size.heads,
-        img_size=size.pixels,  # pyright: ignore[reportArgumentType]
+        img_size=(size.pixels, size.pixels),
         layer_scale=None,
     )
     model = build_model(config)
     if backend is not None:
         set_backend(model, backend)
     return model
-
-
-def set_backend(model: nn.Module, backend: str) -> None:
-    """Let every attention of a model rotate by a backend.
-
-    Raises:
-        ValueError: If none of its layers takes one.
-    """
-    layers = [module for module in model.modules() if hasattr(module, "backend")]
-    if not layers:
-        raise ValueError("these models take no backend")
-    for layer in layers:
-        layer.backend = backend  # pyright: ignore[reportArgumentType]
 
 
 def timm(size: Size, kind: str) -> nn.Module:
@@ -153,7 +140,7 @@ def check_model(
         dtype: In which matrices are multiplied.
     """
     double = copy.deepcopy(model).double().train()
-    if any(hasattr(module, "backend") for module in double.modules()):
+    if isinstance(double, ViT):
         set_backend(double, "reference")
     model.train()
     with torch.enable_grad():

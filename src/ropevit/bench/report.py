@@ -23,7 +23,7 @@ COLOURS = {
     "transformers": "#CC79A7",
     "plain": "#56B4E9",
 }
-MEANINGS = {"none": "what others are compared with", "plain": "written from the maths"}
+MEANINGS = {"none": "no rotation", "ours": "pale: the reference, plain PyTorch", "plain": "written from the maths"}
 
 READING = (
     "Every candidate was checked against float64 (results and gradients) before it was timed. Candidates run in turn, "
@@ -129,8 +129,8 @@ def draw(rows: Sequence[Row], facts: Mapping[str, str], path: Path) -> None:
             axes.set_yticklabels([])
         bars = [matplotlib.patches.Patch(color=colour) for colour in COLOURS.values()]
         named = [f"{name} ({MEANINGS[name]})" if name in MEANINGS else name for name in COLOURS]
-        figure.legend(bars, named, loc="outside upper center", ncols=len(bars), frameon=False)
-        words = [facts["device"], facts["dtype"], *([f"{facts['threads']} threads"] if "threads" in facts else [])]
+        figure.legend(bars, named, loc="outside upper center", ncols=3, frameon=False)
+        words = [facts["device"], facts["dtype"], *([f"threads: {facts['threads']}"] if "threads" in facts else [])]
         caption = ", ".join([*words, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])
         figure.supxlabel(caption, fontsize=8, color="#555555")
         figure.savefig(path, dpi=110)
@@ -147,8 +147,10 @@ def draw_panel(axes: Any, group: Sequence[Row]) -> None:
             continue
         low, high = row.ratio_low or row.ratio, row.ratio_high or row.ratio
         error = [[row.ratio - low], [high - row.ratio]]
-        axes.barh(place, row.ratio, 0.72, color=COLOURS[row.family], xerr=error, error_kw={"lw": 0.8})
-        axes.text(high + 0.015 * wide, place, f"{row.ratio:.2f}", va="center", fontsize=7.5)
+        pale = 0.45 if "(reference)" in row.label else 1.0
+        axes.barh(place, row.ratio, 0.72, color=COLOURS[row.family], alpha=pale, xerr=error, error_kw={"lw": 0.8})
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        axes.text(high + 0.015 * wide, place, f"{row.ratio:.2f}", va="center", fontsize=7.5, bbox=box)
     axes.axvline(1, color="#333333", linewidth=0.8, linestyle="--", zorder=0)
     axes.set_yticks(range(len(group)), [row.label for row in group])
     axes.set_ylim(len(group) - 0.4, -0.6)

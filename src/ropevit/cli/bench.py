@@ -49,7 +49,7 @@ def bench(
                 found += len(rows)
                 for group in groups(rows):
                     progress.console.print(figures(group))
-                    progress.console.print(notes(group), style="dim", highlight=False, soft_wrap=True)
+                    progress.console.print(notes(group), style="dim", markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         kept = f"what is done is in {config.out}" if found else "stopped before anything was finished"
         console.print(kept, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,121 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ropevit.bench.attention import attention_candidate, expected, make_data
+from ropevit.bench.check import ALLOWED, WrongResultError, exact
+from ropevit.bench.peers import make_layer, split, ways
+from ropevit.bench.shapes import Shape
+from ropevit.rope import rotate
+
+CPU = torch.device("cpu")
+SHAPES = [
+    Shape(name="registers", h=3, w=5, heads=2, channels=16, prefix=3),
+    Shape(name="window", h=2, w=7, heads=3, channels=8, prefix=0),
+]
+WAYS = ways("cpu")
+
+
+def candidate(way, shape, dtype=torch.float32, level="op", compiled=False):
+    layer = make_layer(shape, way.embedding, CPU)
+    return attention_candidate(level, way, layer, make_data(shape, CPU, dtype, 3), compiled)
+
+
+@pytest.mark.parametrize(
+    ("level", "dtype"), [("op", torch.float32), ("layer", torch.float32), ("op", torch.bfloat16)], ids=str
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.label)
+def test_every_way_gives_the_results_and_gradients_of_float64(way, shape, level, dtype):
+    assert candidate(way, shape, dtype, level).check() <= ALLOWED[dtype]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.family != "none"], ids=lambda way: way.label)
+def test_running_again_and_again_changes_no_answer(way):
+    made = candidate(way, SHAPES[0])
+    first = made.check()
+    for _ in range(2):
+        made.forward()
+        made.both()
+    assert made.check() == first
+
+
+def test_ours_are_all_backends_of_the_device():
+    assert {way.name for way in ways("cuda") if way.family == "ours"} == {"ours (reference)", "ours (triton)"}
+    assert {way.name for way in WAYS if way.family == "ours"} == {"ours (reference)", "ours (cpu)"}
+
+
+def wrong(change):
+    """A way that does all as the reference, but for one mistake."""
+
+    def make(layer):
+        def turned(qkv, frequencies):
+            q, k, v = split(qkv)
+            positions, speeds, prefix = change(layer.positions, frequencies, layer.shape.prefix)
+            return *rotate(q, k, positions, speeds, prefix), v
+
+        return turned
+
+    return make
+
+
+MISTAKES = {
+    "the other way round": lambda places, speeds, prefix: (places, -speeds, prefix),
+    "rows for columns": lambda places, speeds, prefix: (places.flip(-1), speeds, prefix),
+    "first token off": lambda places, speeds, prefix: (places + torch.tensor([1.0, 0.0]), speeds, prefix),
+    "prefix turned": lambda places, speeds, prefix: (torch.cat((places[:prefix], places)), speeds, 0),
+    "no gradient": lambda places, speeds, prefix: (places, speeds + 0 * speeds.detach() - speeds.detach() / 2, prefix),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("embedding", ["axial", "mixed"])
+def test_a_wrong_way_is_found_out(embedding, mistake):
+    way = replace(WAYS[0], name="wrong", embedding=embedding, make=wrong(MISTAKES[mistake]))
+    with pytest.raises(WrongResultError, match="is off by"):
+        candidate(way, SHAPES[0]).check()
+
+
+def test_a_wrong_gradient_alone_is_found_out():
+    def make(layer):
+        def turned(qkv, frequencies):
+            q, k, v = split(qkv)
+            return *rotate(q, k, layer.positions, frequencies.detach() + 0 * frequencies, layer.shape.prefix), v
+
+        return turned
+
+    way = replace(WAYS[0], name="wrong", embedding="mixed", make=make)
+    with pytest.raises(WrongResultError, match="gradient of the frequencies is off by"):
+        candidate(way, SHAPES[0]).check()
+
+
+def test_pairs_in_the_wrong_layout_are_found_out():
+    (way,) = [way for way in WAYS if way.label == "half-split, axial"]
+    with pytest.raises(WrongResultError, match="q is off by"):
+        candidate(replace(way, halves=False), SHAPES[0]).check()
+
+
+def test_halves_are_turned_as_by_hand():
+    way = next(way for way in WAYS if way.halves)
+    layer = make_layer(Shape(name="two", h=1, w=2, heads=1, channels=4, prefix=0), "axial", CPU)
+    qkv = torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 2, dtype=torch.float64)[None, :, None, None].expand(-1, -1, 3, -1, -1)
+    q, _, v = exact(way, layer, qkv, layer.frequencies.double())
+    cos, sin = torch.tensor([1.0], dtype=torch.float64).cos().item(), torch.tensor([1.0]).double().sin().item()
+    second = [cos - 3 * sin, 2.0, 3 * cos + sin, 4.0]  # channels 0 and 2 turn with x by 1; 1 and 3 with y, which is 0
+    torch.testing.assert_close(q[0, 0], torch.tensor([[1.0, 2.0, 3.0, 4.0], second], dtype=torch.float64))
+    assert torch.equal(v, split(qkv)[2])
+
+
+def test_what_is_expected_is_computed_in_float64():
+    way, shape = WAYS[2], SHAPES[0]
+    layer, source = make_layer(shape, way.embedding, CPU), torch.randn(2, shape.tokens, 3, shape.heads, shape.channels)
+    found = expected("op", way, layer, source, list(split(torch.randn_like(source))))
+    assert {value.dtype for value in found.values()} == {torch.float64}
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # when Inductor is first imported
+@pytest.mark.usefixtures("unchecked")
+def test_ours_compiles_in_place():
+    (way,) = [way for way in WAYS if way.label == "ours (cpu), mixed"]
+    assert candidate(way, SHAPES[0], level="layer", compiled=True).check() <= ALLOWED[torch.float32]
