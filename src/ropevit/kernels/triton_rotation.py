@@ -24,7 +24,7 @@ TILE = 2048
 PROGRAMS = 8192
 
 #: Numbers whose values (1, multiples of 16) are not worth a kernel of their own.
-ANY_VALUE = ("images", "tokens", "heads", "prefix", "period", "chunk", "steps")
+ANY_VALUE = ("images", "tokens", "heads", "prefix", "period", "chunk")
 
 
 class Plan(NamedTuple):
@@ -62,7 +62,7 @@ def make_plan(images: int, tokens: int, width: int, size: int) -> Plan:
     block_c = min(max(factor, 64), 256, 1 << (width - 1).bit_length())
     block_n = TILE // (size * block_c)
     across, blocks = divide(width, block_c), divide(tokens, block_n)
-    steps = divide(across * blocks, PROGRAMS)
+    steps = 1 << (divide(across * blocks, PROGRAMS) - 1).bit_length()  # a power of two: each is a kernel of its own
     chunk = divide(images, max(1, PROGRAMS // (across * blocks)))
     return Plan(across, divide(blocks, steps), divide(images, chunk), chunk, steps, block_n, block_c)
 
@@ -94,7 +94,6 @@ def launch(kernel: Any, plan: Plan, shape: Sequence[int], places: Tensor, speeds
             heads=heads,
             period=speeds[0].numel(),
             chunk=plan.chunk,
-            steps=plan.steps,
             channels=channels,
             axes=len(speeds),
             per_image=len(places) > 1,
@@ -111,6 +110,7 @@ def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int
         return
     places, speeds = plain(positions, frequencies)
     plan = make_plan(images, tokens - num_prefix, heads * channels, qkv.element_size())
+    plan = plan._replace(along=plan.along * plan.steps, steps=1)  # no sums, nothing to bound
     shape = (images, heads, tokens, channels)
     launch(forward_kernel, plan, shape, places, speeds, qkv=qkv, prefix=num_prefix)
 
@@ -140,7 +140,7 @@ def backward(
     sums = speeds.new_empty(plan.chunks * plan.along, len(speeds), heads, channels // 2) if turned else None
     place_sums = places.new_empty(plan.across, images, *places.shape[1:]) if turned and of_positions else None
     tensors = {"packed": packed, "sums": sums, "place_sums": place_sums, **lay_out([*gradients, *turned])}
-    launch(backward_kernel, plan, shape, places, speeds, prefix=num_prefix, **tensors)
+    launch(backward_kernel, plan, shape, places, speeds, prefix=num_prefix, steps=plan.steps, **tensors)
     return Gradients(packed, frequency_sum(sums, frequencies), position_sum(place_sums, positions))
 
 
@@ -256,37 +256,35 @@ def locate(part, image, rows, columns, channels: tl.constexpr, unit: tl.constexp
 @triton.jit(do_not_specialize=ANY_VALUE)
 @no_type_check
 def forward_kernel(
-    qkv, positions, frequencies, images, tokens, heads, prefix, period, chunk, steps,
+    qkv, positions, frequencies, images, tokens, heads, prefix, period, chunk,
     channels: tl.constexpr, axes: tl.constexpr, per_image: tl.constexpr, block_n: tl.constexpr, block_c: tl.constexpr,
 ):  # fmt: skip
     """Turn q and k of the patches in place; arguments in `launch`."""
     width, columns, _pairs, fx, fy, fz = load_row(frequencies, heads, period, channels, axes, block_c)
-    across, first = tl.cdiv(width, block_c), tl.program_id(1).to(tl.int64) * chunk
-    for step in tl.range(0, steps):
-        block = tl.program_id(0) // across * steps + step
-        rows = prefix + block.to(tl.int64) * block_n + tl.arange(0, block_n)
-        mask = (rows < tokens)[:, None] & (columns < width)[None, :]
-        if not per_image:
-            x, y, z = load_places(positions, 0, rows, tokens, prefix, axes)
+    first, block = tl.program_id(1).to(tl.int64) * chunk, tl.program_id(0) // tl.cdiv(width, block_c)
+    rows = prefix + block.to(tl.int64) * block_n + tl.arange(0, block_n)
+    mask = (rows < tokens)[:, None] & (columns < width)[None, :]
+    if not per_image:
+        x, y, z = load_places(positions, 0, rows, tokens, prefix, axes)
+        c, s = make_turn(x, y, z, fx, fy, fz)
+    for index in tl.range(0, tl.minimum(chunk, images - first)):
+        image = first + index
+        if per_image:
+            x, y, z = load_places(positions, image, rows, tokens, prefix, axes)
             c, s = make_turn(x, y, z, fx, fy, fz)
-        for index in tl.range(0, tl.minimum(chunk, images - first)):
-            image = first + index
-            if per_image:
-                x, y, z = load_places(positions, image, rows, tokens, prefix, axes)
-                c, s = make_turn(x, y, z, fx, fy, fz)
-            q = qkv + image * tokens * 3 * width + rows[:, None] * 3 * width + columns[None, :]
-            q0, q1 = load_pairs(q, mask)
-            k0, k1 = load_pairs(q + width, mask)
-            store_pairs(q, q0 * c - q1 * s, q0 * s + q1 * c, mask)
-            store_pairs(q + width, k0 * c - k1 * s, k0 * s + k1 * c, mask)
+        q = qkv + image * tokens * 3 * width + rows[:, None] * 3 * width + columns[None, :]
+        q0, q1 = load_pairs(q, mask)
+        k0, k1 = load_pairs(q + width, mask)
+        store_pairs(q, q0 * c - q1 * s, q0 * s + q1 * c, mask)
+        store_pairs(q + width, k0 * c - k1 * s, k0 * s + k1 * c, mask)
 
 
 @triton.jit(do_not_specialize=ANY_VALUE)
 @no_type_check
 def backward_kernel(
-    parts, packed, sums, place_sums, positions, frequencies, images, tokens, heads, prefix, period, chunk, steps,
+    parts, packed, sums, place_sums, positions, frequencies, images, tokens, heads, prefix, period, chunk,
     channels: tl.constexpr, axes: tl.constexpr, per_image: tl.constexpr, block_n: tl.constexpr, block_c: tl.constexpr,
-    unit: tl.constexpr,
+    steps: tl.constexpr, unit: tl.constexpr,
 ):  # fmt: skip
     """Turn back and pack all tokens; `parts` are the gradients of q, k, v, and q, k where sums are wanted."""
     width, columns, pairs, fx, fy, fz = load_row(frequencies, heads, period, channels, axes, block_c)

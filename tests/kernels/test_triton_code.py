@@ -1,0 +1,56 @@
+"""What the Triton kernels compile to for sm_90, without a GPU: wide loads and stores, and nothing kept in memory."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="no Triton here")
+
+#: 128-bit loads and stores of a pass over one image: forward q, k; backward q, k, v; with sums turned q, k, too.
+WIDE = {"forward": (2, 2), "backward": (3, 3), "backward with sums": (5, 3)}
+
+#: Registers of a thread that leave room for 28 warps on a multiprocessor (65536 registers): enough loads under way.
+REGISTERS = 72
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    script = Path(__file__).with_name("compile_triton.py")
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+def test_every_kind_of_kernel_was_compiled(kernels):
+    assert len(kernels) == 12
+    assert {kernel["direction"] for kernel in kernels} == set(WIDE)
+
+
+def test_memory_is_read_and_written_sixteen_bytes_at_a_time(kernels):
+    for kernel in kernels:
+        words, (loads, stores) = kernel["words"], WIDE[kernel["direction"]]
+        assert words.get("ld.global.v4.b32") == loads, kernel
+        assert words.get("st.global.v4.b32") == stores, kernel
+        narrow = {word for word in words if word.startswith("st.") and "v4" not in word}
+        assert narrow <= ({"st.global.b32"} if kernel["direction"] == "backward with sums" else set()), kernel
+
+
+def test_nothing_is_spilled_and_no_sum_is_atomic(kernels):
+    for kernel in kernels:
+        assert not [word for word in kernel["words"] if "local" in word or word.startswith(("atom", "red"))], kernel
+        assert kernel["shared"] <= 4096
+
+
+def test_the_assembler_needs_no_stack_and_few_registers(kernels):
+    if kernels[0]["ptxas"] is None:
+        pytest.skip("Triton came without ptxas")
+    for kernel in kernels:
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in kernel["ptxas"], kernel
+        assert int(kernel["ptxas"].split("Used ")[1].split()[0]) <= REGISTERS, kernel
