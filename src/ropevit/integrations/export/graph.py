@@ -4,16 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import onnxscript
 import torch
 from onnxscript import ir, opset20
 from torch.export import ExportedProgram
 
 #: Version of the operators: Gelu comes with 20.
 OPSET = 20
-
-#: Elements up to which the exporter's optimiser computes constants: all of a model's weights.
-EVERYTHING = 2**31
 
 aten: Any = torch.ops.aten
 op: Any = opset20
@@ -51,28 +47,10 @@ def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str]) 
     )
     assert exported is not None
     model = exported.model
-    spell_sizes(model)
-    onnxscript.optimizer.optimize_ir(model, input_size_limit=EVERYTHING, output_size_limit=EVERYTHING)
     tidy(model)
     model.metadata_props.clear()
     model.metadata_props.update(metadata)
     return model
-
-
-def spell_sizes(model: ir.Model) -> None:
-    """Write the shape of a Reshape as numbers where all sizes but one are known: that one is -1."""
-    for node in list(model.graph):
-        shape = node.outputs[0].shape
-        if node.op_type != "Reshape" or shape is None or node.inputs[1] is None:
-            continue
-        sizes = [size if isinstance(size, int) else -1 for size in shape]
-        if sizes.count(-1) <= 1 and node.inputs[1].const_value is None:
-            value = ir.tensor(sizes, dtype=ir.DataType.INT64, name=f"{node.outputs[0].name}_sizes")
-            known = ir.Value(
-                name=value.name, const_value=value, type=ir.TensorType(value.dtype), shape=ir.Shape([len(sizes)])
-            )
-            model.graph.register_initializer(known)
-            node.replace_input_with(1, known)
 
 
 def tidy(model: ir.Model) -> None:

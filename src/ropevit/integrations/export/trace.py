@@ -92,10 +92,10 @@ def fold(program: ExportedProgram) -> fx.GraphModule:
 
 
 def keep_constants(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> None:
-    """Let a node that depends on the images read its constant inputs from buffers."""
+    """Let a node that depends on the images, and those after it, read its constant inputs from buffers."""
     for source in node.all_input_nodes:
         if source in values and source.op != "get_attr" and isinstance(values[source], Tensor):
-            node.replace_input_with(source, constant(module, node, values[source], values))
+            source.replace_all_uses_with(constant(module, node, values[source], values))
 
 
 def constant(module: fx.GraphModule, before: fx.Node, value: Tensor, values: dict[fx.Node, Any]) -> fx.Node:
