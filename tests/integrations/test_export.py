@@ -159,6 +159,7 @@ def test_folding_is_bit_for_bit():
     model = plain_copy(tiny("rope_mixed_ape", num_registers=1))
     folded, images = fold(trace(model, (24, 40))), torch.randn(3, 3, 24, 40)
     assert torch.equal(folded(images), model(images))
+    assert not any("freqs" in name or "pos_embed" in name for name in folded.state_dict())
 
 
 def test_a_program_of_torch_export_takes_every_batch_height_and_width(program):
@@ -269,5 +270,5 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
 
 
 def test_only_known_warnings_are_silenced():
-    with quiet(), pytest.warns(FutureWarning, match="something new"):
+    with pytest.warns(FutureWarning, match="something new"), quiet():
         warnings.warn("something new", FutureWarning, stacklevel=1)
