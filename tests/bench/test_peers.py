@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 from ropevit.bench.attention import attention_candidate, expected, make_data
 from ropevit.bench.check import ALLOWED, WrongResultError, exact
@@ -114,8 +115,16 @@ def test_what_is_expected_is_computed_in_float64():
     assert {value.dtype for value in found.values()} == {torch.float64}
 
 
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # when Inductor is first imported
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
-def test_ours_compiles_in_place():
+def test_compiled_candidates_are_checked_too(monkeypatch):
+    graphs, compiler = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)  # Inductor takes its time
+
+    monkeypatch.setattr(torch, "compile", lambda body: compiler(body, backend=backend, fullgraph=True))
     (way,) = [way for way in WAYS if way.label == "ours (cpu), mixed"]
     assert candidate(way, SHAPES[0], level="layer", compiled=True).check() <= ALLOWED[torch.float32]
+    assert len(graphs) == 1

@@ -1,6 +1,7 @@
 """Candidates of the levels op (split and rotate) and layer (split, rotate, attend)."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +156,9 @@ def attention_candidate(level: str, way: Way, layer: Layer, data: Data, compiled
         masked = [gradient.clone() for gradient in gradients]
         for gradient in masked:
             gradient[first:] = 0
-        outputs = tracked()
+        with warnings.catch_warnings():  # the compiler looks at the gradient of a tensor that has none
+            warnings.filterwarnings("ignore", message="The .grad attribute", category=UserWarning)
+            outputs = tracked()
         got = dict(zip(names(level), (output[:first].detach().clone() for output in outputs), strict=True))
         given = torch.autograd.grad(outputs, inputs, masked)
         got |= {"gradient of the projection": given[0][:first], "gradient of the frequencies": given[-1]}

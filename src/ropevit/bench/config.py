@@ -24,8 +24,8 @@ class BenchConfig:
     threads: int | None = None
     """Threads on a CPU; None takes PyTorch's choice. With one, time is the thread's own, less disturbed."""
     shapes: tuple[str, ...] = ()
-    """Layers of op and layer: vit224 vit512 vit1024 vits224 reg4 swin1 swin2 swin3 swin4 hd128, divided by commas or
-    spaces; none named: vit224 swin1 on a CPU, all on a GPU."""
+    """Layers of op and layer: vit224 vit512 vit1024 vits224 reg4 swin1 swin2 swin3 swin4 hd128, with
+    commas or spaces between; none named: vit224 swin1 on a CPU, all on a GPU."""
     peers: tuple[str, ...] = FAMILIES[1:]
     """Whose code is timed: ours, timm, transformers, plain (complex numbers and half-split, written from the maths)."""
     images: int | None = None
