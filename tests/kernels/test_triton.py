@@ -20,7 +20,7 @@ from ropevit.kernels import triton_rotation
 DEVICE = "cpu" if interpreted() else "cuda"
 
 
-@pytest.mark.parametrize("programs", [1, 2, 5])
+@pytest.mark.parametrize("programs", [2, 12, 64])
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("heads", [2, None])
 def test_a_program_may_go_through_several_images_and_blocks(monkeypatch, programs, per_image, heads):
