@@ -82,6 +82,8 @@ def fold(program: ExportedProgram) -> fx.GraphModule:
         elif node.op == "call_function" and all(source in values for source in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             values[node] = node.target(*args, **kwargs)
+            if values[node] is None:  # an assertion about a constant, which has held
+                graph.erase_node(node)
         if node.op == "call_function" and node not in values:
             keep_constants(module, node, values)
             join_prefix(module, node, values)
