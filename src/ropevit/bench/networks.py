@@ -62,9 +62,7 @@ def model_group(
         return Entry(label=full, family=family, embedding=embedding, compiled=compiled, make=make)
 
     entries = [entry(*maker, compiled) for maker in makers for compiled in choose(maker[1])]
-    about = (
-        f"{size.name}: width {size.width}, depth {size.depth}, {size.heads} heads, {images} images of {size.pixels} px"
-    )
+    about = f"width {size.width}, depth {size.depth}, {size.heads} heads, {images} images of {size.pixels} px"
     return Group(level="model", shape=size.name, about=about, base=APE, entries=entries)
 
 

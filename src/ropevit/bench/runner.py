@@ -142,7 +142,7 @@ def try_entry(group: Group, entry: Entry) -> tuple[Row, Candidate | None]:
         return replace(row, note=f"not installed: {error}"), None
     except WrongResultError as error:
         return replace(row, note=f"dropped, wrong: {error}"), None
-    except (RuntimeError, ValueError, ImportError, KeyError) as error:
+    except Exception as error:  # other people's code and compilers may raise anything: the row says what
         lines = str(error).strip().splitlines() or [""]
         return replace(row, note=f"cannot run: {type(error).__name__}: {lines[0]}"), None
 
