@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from ropevit.kernels import cpu, rotate_qkv, rotation
-from ropevit.kernels.rotation import choose, find_triton, interpreted
+from ropevit.kernels.rotation import choose, interpreted
 from ropevit.rope import grid_positions, mixed_frequencies
 
 if not find_triton():
@@ -93,16 +93,14 @@ def test_a_tensor_that_no_gpu_holds_is_refused(monkeypatch):
     assert "TRITON_INTERPRET" in os.environ
 
 
-def test_without_triton_the_reference_is_taken_and_the_log_says_so_once(monkeypatch, caplog):
+def test_a_gpu_takes_triton_by_name_only():
     with FakeTensorMode(allow_non_fake_inputs=True):
         qkv = torch.empty(1, device="cuda")
-    assert choose(qkv, "auto") == "triton"
+    assert choose(qkv, "auto") == "reference"
+    assert choose(qkv, "triton") == "triton"
+
+
+def test_without_triton_its_name_is_refused(monkeypatch):
     monkeypatch.setattr(rotation, "find_spec", lambda _: None)
-    find_triton.cache_clear()
-    try:
-        assert choose(qkv, "auto") == choose(qkv, "auto") == "reference"
-        assert caplog.messages == ["rotation on a GPU takes the slower reference: triton is not installed"]
-        with pytest.raises(ValueError, match=r"backend='triton', but triton is not installed; install it, or use"):
-            choose(torch.zeros(1), "triton")
-    finally:
-        find_triton.cache_clear()
+    with pytest.raises(ValueError, match=r"backend='triton', but triton is not installed; install it, or use"):
+        choose(torch.zeros(1), "triton")

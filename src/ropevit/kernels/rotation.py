@@ -5,8 +5,6 @@ and the backward pass writes the gradients of q, k and v into the projection's g
 to put them together anyway.
 """
 
-import functools
-import logging
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,8 +17,6 @@ from torch import Tensor, nn
 
 from ropevit.kernels import native
 from ropevit.rope.rotation import apply_turn, check_finite, check_shapes, make_turn
-
-log = logging.getLogger(__name__)
 
 #: name -> module with `rotate_` and `backward`; the reference is plain PyTorch, differentiable any number of times.
 BACKENDS = {"reference": None, "cpu": "ropevit.kernels.cpu", "triton": "ropevit.kernels.triton_rotation"}
@@ -47,8 +43,9 @@ def rotate_qkv(
         frequencies: Radians per patch: (ndim, P) for all heads, or (ndim, A, P), P = D/2.
         num_prefix: Class and register tokens in front, which are not turned.
         inplace: Overwrite `qkv`, which nothing else may use then: right for what a linear layer has just returned.
-        backend: A name of BACKENDS, or "auto": Triton on a GPU, C on a CPU, and the reference for float64, other
-            devices, `torch.export`, `torch.func`, and where the C kernel cannot be built or Triton is not installed.
+        backend: A name of BACKENDS, or "auto": C on a CPU, and the reference for float64, other devices,
+            `torch.export`, `torch.func`, and where the C kernel cannot be built. "triton" is taken by name only: it
+            has been interpreted and compiled, but not yet run on a GPU.
 
     Returns:
         Rotated queries, rotated keys, and values, (B, A, N, D), all views of one tensor.
@@ -82,7 +79,7 @@ def choose(qkv: Tensor, backend: str) -> str:
             return "reference"
         if qkv.device.type == "cpu":
             return "cpu" if native.available() else "reference"
-        return "triton" if qkv.device.type == "cuda" and triton_available() else "reference"
+        return "reference"  # also on a GPU, until the Triton kernels have been run on one
     if backend not in BACKENDS:
         raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(BACKENDS)}")
     if backend != "reference" and qkv.dtype not in DTYPES:
@@ -114,16 +111,7 @@ def set_backend(model: nn.Module, backend: str) -> None:
 @torch.compiler.assume_constant_result
 def triton_available() -> bool:
     """Tell whether Triton is installed."""
-    return find_triton()
-
-
-@functools.cache
-def find_triton() -> bool:
-    """Look for Triton, and tell the log where there is none."""
-    found = find_spec("triton") is not None
-    if not found:
-        log.warning("rotation on a GPU takes the slower reference: triton is not installed")
-    return found
+    return find_spec("triton") is not None
 
 
 @torch.compiler.assume_constant_result
