@@ -6,10 +6,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ropevit.kernels import rotate_qkv
-from ropevit.kernels.rotation import find_triton, interpreted
+from ropevit.kernels.rotation import triton_available, interpreted
 from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies
 
-if not find_triton():
+if not triton_available():
     pytest.skip("no Triton here", allow_module_level=True)
 
 from ropevit.kernels import triton_rotation

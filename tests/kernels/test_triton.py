@@ -9,10 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from ropevit.kernels import cpu, rotate_qkv, rotation
-from ropevit.kernels.rotation import choose, interpreted
+from ropevit.kernels.rotation import choose, interpreted, triton_available
 from ropevit.rope import grid_positions, mixed_frequencies
 
-if not find_triton():
+if not triton_available():
     pytest.skip("no Triton here", allow_module_level=True)
 
 from ropevit.kernels import triton_rotation
