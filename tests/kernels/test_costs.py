@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ropevit.kernels import rotate_qkv
-from ropevit.kernels.rotation import triton_available, interpreted
+from ropevit.kernels.rotation import interpreted, triton_available
 from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies
 
 if not triton_available():
