@@ -177,14 +177,31 @@ def test_a_program_of_torch_export_takes_every_batch_height_and_width(program):
     assert b".py" not in report.path.read_bytes()
 
 
-def test_a_swin_is_exported_at_its_own_size_with_a_free_batch(folder):
+def test_a_swin_is_exported_at_one_size_with_a_free_batch(folder):
     model = tiny("rope_mixed", swin=True)
-    report = export_torch(model, folder / "swin.pt2")
+    report = export_torch(model, folder / "swin.pt2", size=(32, 48))
     assert report.inputs == {"images": ("batch", 3, 32, 48)}
     assert [found.shape[0] for found in report.differences] == [1, 2, 3]
     loaded, images = torch.export.load(report.path).module(), torch.randn(7, 3, 32, 48)
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), model(images))
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_a_swin_takes_any_size_also_one_window_and_sides_that_no_window_tiles(folder, form):
+    model = tiny("rope_mixed_rpb", swin=True)
+    if form == "onnx":
+        report = export_onnx(model, folder / "any_swin.onnx")
+        session = onnxruntime.InferenceSession(report.path, providers=["CPUExecutionProvider"])
+        run = lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])  # noqa: E731
+    else:
+        report = export_torch(model, folder / "any_swin.pt2")
+        run = torch.export.load(report.path).module()
+    assert report.inputs == {"images": ("batch", 3, "height", "width")}
+    for shape in [(1, 3, 16, 16), (2, 3, 33, 70), (3, 3, 5, 64), (1, 3, 64, 48)]:
+        images = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(run(images), model(images), rtol=1e-4, atol=1e-4)
 
 
 def test_eight_bits_round_the_linear_layers_and_keep_the_facts(mixed_ape, folder):

@@ -18,8 +18,7 @@ from ropevit.cli.predict import load, pixel_statistics
 from ropevit.integrations.export import Difference, ExportReport, MismatchError, export_onnx, export_torch
 from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
-from ropevit.integrations.export.trace import is_dynamic
-from ropevit.models import Model
+from ropevit.models import Model, ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class ExportConfig:
     format: Literal["onnx", "torch"] = "onnx"
     """onnx, or torch for a program of torch.export (.pt2)."""
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = ()
-    """Side of the images, or height and width, for a Swin, which is exported at one size; its own if left out."""
+    """Side of the images, or height and width, to fix for a Swin: written in seconds, where any size takes a minute."""
     bake: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None
     """Fix height and width, and keep all that depends on them as constants, as TensorRT likes it."""
     int8: bool = False
@@ -82,7 +81,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
         require_onnx()
     with console.status("loading the model"):
         model, facts = find(config, size)
-    if size and not config.bake and is_dynamic(model.config):
+    if size and not config.bake and isinstance(model.config, ViTConfig):
         raise ValueError(f"height and width stay free for this model; to fix them take --bake {size[0]}x{size[1]}")
     options: dict[str, Any] = {"size": size, "bake": config.bake is not None, "overwrite": config.force, **facts}
     if config.format == "onnx":
@@ -131,6 +130,8 @@ def sizes(report: ExportReport) -> str:
     height, width = report.inputs["images"][2:]
     if isinstance(height, int):
         return f"free: batch; height and width are fixed to {height} x {width} pixels"
+    if report.multiple == 1:
+        return "free: batch, height and width"
     return f"free: batch; height and width, in multiples of {report.multiple} pixels from {2 * report.multiple} on"
 
 

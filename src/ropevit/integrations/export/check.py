@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropevit.integrations.export.trace import is_dynamic
 from ropevit.models import Model
 
 #: Largest difference let through, over the largest output: far above rounding, far below a fault.
@@ -40,7 +39,7 @@ def sample_shapes(model: Model, size: tuple[int, int] | None) -> list[tuple[int,
     """Choose three batches: at the model's own size, smaller and wider, larger and narrower; or of one fixed size."""
     config = model.config
     sizes = [size or config.img_size] * 3
-    if size is None and is_dynamic(config):
+    if size is None:
         rows, columns = (max(side // config.multiple, 2) for side in config.img_size)
         grids = (rows, columns), (max(rows // 2, 2), columns + 3), (rows + 2, max(columns - 3, 2))
         sizes = [(h * config.multiple, w * config.multiple) for h, w in grids]

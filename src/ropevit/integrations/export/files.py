@@ -18,7 +18,7 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.extras import require
 from ropevit.integrations.export.check import TOLERANCE, Difference, Run, check, compare
 from ropevit.integrations.export.quiet import quiet
-from ropevit.integrations.export.trace import is_dynamic, plain_copy, trace
+from ropevit.integrations.export.trace import plain_copy, trace
 from ropevit.models import Config, Model
 from ropevit.models.sizes import check_size
 from ropevit.weights.own import own_metadata
@@ -82,7 +82,7 @@ def export_onnx(
     Args:
         model: A model of this package in float32; it stays as it is.
         path: Where to; ends in .onnx.
-        size: Height and width in pixels to fix; None leaves them free, or takes a Swin's `img_size`.
+        size: Height and width in pixels to fix; None leaves them free.
         bake: Compute beforehand whatever depends on the size alone (rotation, masks, embeddings), and keep every shape
             a constant, as TensorRT likes it. Needs `size`.
         int8: Round the weights of linear layers to 8 bits, and their inputs while the file runs; for CPUs.
@@ -187,8 +187,6 @@ def prepare(
     if bake and size is None:
         raise ValueError("got bake=True without a size; give the height and width to bake in")
     plain = plain_copy(model)
-    if size is None and not is_dynamic(plain.config):
-        size = plain.config.img_size
     if size is not None:
         check_size(*size, plain.config.multiple)
     return Job(model=plain, path=path, format=form, size=size, bake=bake)

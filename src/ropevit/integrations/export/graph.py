@@ -1,7 +1,7 @@
 """From a program to an ONNX graph that runs anywhere: no shape arithmetic where sizes are known, tidy names."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,19 @@ def attention(q: Any, k: Any, v: Any, mask: Any = None, *others: object, **optio
     return op.MatMul(op.Softmax(scores, axis=-1), v)
 
 
+def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
+    """Roll by shifts that may depend on the size of the image, which the exporter's own does not know."""
+    first, last = op.Constant(value_ints=[0]), op.Constant(value_ints=[2**63 - 1])
+    for shift, dim in zip(shifts, dims, strict=True):
+        axis = op.Constant(value_ints=[dim])
+        if isinstance(shift, int):
+            cut = op.Constant(value_ints=[-shift])
+        else:
+            cut = op.Neg(op.Reshape(shift, op.Constant(value_ints=[1])))
+        x = op.Concat(op.Slice(x, cut, last, axis), op.Slice(x, first, cut, axis), axis=dim)
+    return x
+
+
 def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str]) -> ir.Model:
     """Translate a program.
 
@@ -43,7 +56,7 @@ def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str]) 
         opset_version=OPSET,
         input_names=["images"],
         output_names=[output],
-        custom_translation_table={aten.scaled_dot_product_attention.default: attention},
+        custom_translation_table={aten.scaled_dot_product_attention.default: attention, aten.roll.default: roll},
     )
     assert exported is not None
     model = exported.model

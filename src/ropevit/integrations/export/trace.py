@@ -2,6 +2,9 @@
 
 import copy
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -9,15 +12,11 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from ropevit.models import Config, Model
-from ropevit.models.architectures import architecture
+from ropevit.models import Config, Model, SwinConfig
 from ropevit.weights.loading import bare
 
-#: Architectures that are exported with free height and width; the others at one size, given beforehand.
-DYNAMIC = ("vit",)
-
-#: Images with which a model is traced: a batch, rows and columns of patches that no other number could be taken for.
-EXAMPLE = (3, 5, 7)
+#: Batch with which a model is traced: no other number could be taken for it.
+BATCH = 3
 
 #: Notes on a program that would take the paths of this machine along.
 NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack")
@@ -25,9 +24,26 @@ NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack")
 aten: Any = torch.ops.aten
 
 
-def is_dynamic(config: Config) -> bool:
-    """Tell whether height and width of the images can stay free."""
-    return architecture(config) in DYNAMIC
+def free_sides(config: Config) -> dict[int, Any]:
+    """Name height and width where they stay free: a ViT takes two patches or more each, a Swin any pixels."""
+    if isinstance(config, SwinConfig):
+        return {2: Dim("height", min=1), 3: Dim("width", min=1)}
+    return {2: config.multiple * Dim("rows", min=2), 3: config.multiple * Dim("columns", min=2)}
+
+
+def example_size(config: Config) -> tuple[int, int]:
+    """Choose a size that is no special case: not square, several patches, and windows in each stage of a Swin."""
+    if isinstance(config, SwinConfig):
+        unit = config.patch_size * config.window_size * 2 ** (len(config.depths) - 1)
+        return 2 * unit, 3 * unit
+    return 5 * config.multiple, 7 * config.multiple
+
+
+@contextmanager
+def no_special_sizes() -> Iterator[None]:
+    """Let PyTorch trace without treating 1 (window, image, ...) as a case of its own, which a Swin does not need."""
+    with import_module("torch.fx.experimental._config").patch(backed_size_oblivious=True):
+        yield
 
 
 def plain_copy(model: nn.Module) -> Model:
@@ -51,17 +67,13 @@ def trace(model: Model, size: tuple[int, int] | None, bake: bool = False) -> Exp
 
     Args:
         model: From `plain_copy`.
-        size: Height and width of all images; None leaves them free, at least two patches each.
+        size: Height and width of all images; None leaves them free.
         bake: Compute beforehand whatever does not depend on the images: rotation, masks, embeddings.
     """
     config = model.config
-    batch, rows, columns = EXAMPLE
-    free: dict[int, Any] = {0: Dim("batch", min=1)}
-    if size is None:
-        free |= {2: config.multiple * Dim("rows", min=2), 3: config.multiple * Dim("columns", min=2)}
-    height, width = size or (rows * config.multiple, columns * config.multiple)
-    images = torch.zeros(batch, config.in_channels, height, width)
-    with torch.no_grad():
+    free: dict[int, Any] = {0: Dim("batch", min=1)} | (free_sides(config) if size is None else {})
+    images = torch.zeros(BATCH, config.in_channels, *(size or example_size(config)))
+    with torch.no_grad(), no_special_sizes() if isinstance(config, SwinConfig) and size is None else nullcontext():
         program = torch.export.export(model, (images,), dynamic_shapes=(free,), strict=False)
         if bake:
             folded = fold(program)
