@@ -17,6 +17,7 @@ from ropevit.integrations.export import MismatchError, export_onnx, export_torch
 from ropevit.integrations.export.check import check, difference
 from ropevit.integrations.export.quiet import quiet
 from ropevit.integrations.export.trace import fold, plain_copy, trace
+from ropevit.kernels import set_backend
 
 #: All that a baked model may ask of a runtime: arithmetic and moves whose sizes are written down.
 BAKED = {
