@@ -87,7 +87,7 @@ def library() -> ctypes.CDLL:
     if command is None:
         raise BuildError("found no C compiler (cc, gcc or clang); install one, or use backend='reference'")
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
-    facts = "\n".join([SOURCE.read_text(), *FLAGS, version, platform.node(), platform.processor(), platform.machine()])
+    facts = "\n".join([SOURCE.read_text(), *FLAGS, version, platform.node(), instructions()])
     name = f"rotate-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
     try:
         folder = cache_folder()
@@ -98,6 +98,17 @@ def library() -> ctypes.CDLL:
     if not path.exists():
         build(command, path)
     return ctypes.CDLL(str(path))
+
+
+def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name the instructions of the processor: a kernel built with more of them would crash on one with fewer.
+
+    Machines that share a cache may share a name, too.
+    """
+    if not cpuinfo.exists():
+        return f"{platform.machine()} {platform.processor()}"
+    lines = cpuinfo.read_text().splitlines()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "isa"))}))
 
 
 def build(command: str, path: Path) -> None:
