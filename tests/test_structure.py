@@ -16,6 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LINE = ["rope", "kernels", "models", "weights", "tasks", "study", "cli"]
 BESIDE = {
     "extras": set(),
+    "cache": set(),
     "data": set(),
     "bench": {"rope", "kernels", "models", "study"},
     "analysis": {"rope", "kernels", "models", "weights", "data"},
@@ -30,8 +31,8 @@ def layer(path: Path) -> str:
 
 def allowed(name: str) -> set[str]:
     if name in BESIDE:
-        return BESIDE[name] | {name, "extras"}
-    below = set(LINE[: LINE.index(name) + 1]) | {"extras"}
+        return BESIDE[name] | {name, "extras", "cache"}
+    below = set(LINE[: LINE.index(name) + 1]) | {"extras", "cache"}
     if name in ("tasks", "study", "cli"):
         below |= {"data"}
     return below | set(BESIDE) if name == "cli" else below

@@ -12,10 +12,9 @@ from PIL import Image
 
 from ropevit.data.images import SUFFIXES, UNREADABLE, fit, open_rgb
 from ropevit.data.labelled import LabelledImages
+from ropevit.data.listing import TEST_FOLDERS, image_names, listed, subfolders
 from ropevit.data.streams import stream
 
-#: Names of the folder of test images, beside `train`.
-TEST_FOLDERS = ("val", "test", "validation", "valid")
 #: Share of each class that is kept for testing where the folders do not say.
 TEST_SHARE = 0.2
 
@@ -154,13 +153,6 @@ def find_files(path: Path) -> FolderFiles:
     return FolderFiles(train=files, notes=(f"{TEST_SHARE:.0%} of each class, always the same, were kept for testing",))
 
 
-def subfolders(path: Path) -> list[Path]:
-    """List the visible folders inside a folder, by name; none where it does not exist."""
-    if not path.is_dir():
-        return []
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
-
-
 def find_classes(root: Path) -> Files:
     """List the image files of each class, at any depth inside its folder.
 
@@ -171,20 +163,12 @@ def find_classes(root: Path) -> Files:
     if len(folders) < 2:
         found = f"the only class {folders[0].name}" if folders else "no folders of classes"
         raise ValueError(f"found {found} in {root}; expected at least two folders, each with the images of one class")
-    files = {
-        folder.name: sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and visible(file))
-        for folder in folders
-    }
+    files = {folder.name: [folder / name for name in image_names(folder)] for folder in folders}
     empty = [name for name, paths in files.items() if not paths]
     if empty:
         kinds = ", ".join(sorted(SUFFIXES))
         raise ValueError(f"found no images of {listed(empty)} in {root}; expected files ending in {kinds}")
     return files
-
-
-def visible(file: Path) -> bool:
-    """Tell files from folders and from what systems hide beside files."""
-    return file.is_file() and not file.name.startswith(".")
 
 
 def limit(files: FolderFiles, max_images: int | None) -> FolderFiles:
@@ -233,9 +217,3 @@ def enlarge(square: np.ndarray, side: int) -> np.ndarray:
     if len(square) == side:
         return square
     return np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC))
-
-
-def listed(names: list[str], most: int = 5) -> str:
-    """Name a few things in a sentence."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -32,11 +33,11 @@ def read_image(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as an image ({error}); convert or remove it") from None
 
 
-def open_rgb(path: Path, enough: int | None = None) -> Image.Image:
+def open_rgb(path: Path | BinaryIO, enough: int | None = None) -> Image.Image:
     """Read an image as `read_image` does, but let the errors of UNREADABLE through.
 
     Args:
-        path: Image file.
+        path: Image file, or an open one.
         enough: Shorter side in pixels that is enough; JPEGs are then decoded no larger than needed.
     """
     with Image.open(path) as image:

@@ -18,8 +18,13 @@ def stream(*keys: str | int) -> torch.Generator:
     Returns:
         A generator on the CPU, so that every device draws the same.
     """
+    return torch.Generator().manual_seed(number(*keys))
+
+
+def number(*keys: str | int) -> int:
+    """Give what the keys name a number of its own, a signed one of 64 bits."""
     digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ropevit.cache import cache_folder
+
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("rotate.c")
@@ -51,12 +53,6 @@ def compiler() -> str | None:
     """Find the C compiler: what CC names, or cc, gcc or clang."""
     names = (os.environ.get("CC"), "cc", "gcc", "clang")
     return next((path for name in names if name and (path := shutil.which(name))), None)
-
-
-def cache_folder() -> Path:
-    """Choose where the built kernel stays: ROPEVIT_CACHE, or a folder of the user's cache."""
-    own, shared = os.environ.get("ROPEVIT_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "ropevit"
 
 
 @torch.compiler.assume_constant_result

@@ -1,0 +1,239 @@
+"""Batches from a source, read by several processes; what they hold does not depend on how many there are."""
+
+import random
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_all_start_methods
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ropevit.data.augment import Transform
+from ropevit.data.images import UNREADABLE
+from ropevit.data.order import Draw, TrainOrder
+from ropevit.data.sources import ImageSource
+
+#: So many unreadable files in a row are not bad luck, but a wrong folder or a disk that is gone.
+MOST_BAD = 10
+
+
+class Sample(NamedTuple):
+    """An image, its label, and the files that could not be read in its place."""
+
+    image: UInt8[Tensor, "3 S S"]
+    label: int
+    bad: list[int]
+
+
+class Batch(NamedTuple):
+    """Images of one size with their labels."""
+
+    images: UInt8[Tensor, "b 3 S S"]
+    """Not normalised; pinned where there is a GPU."""
+    labels: Int[Tensor, "b"]
+    """int64."""
+    bad: list[int]
+    """Indices of files that could not be read; `source.describe` names them."""
+
+
+def train_batches(
+    source: ImageSource, transform: Transform, order: TrainOrder, first_step: int, last_step: int, workers: int
+) -> Iterator[Batch]:
+    """Read the batches of a training, or of a part of it; nothing is read for the steps before.
+
+    A file that cannot be read is replaced by the next one in the source that can, and reported. Processes are started
+    once: ask for all steps at once rather than epoch by epoch.
+
+    Args:
+        source: Training images.
+        transform: From `train_transform`.
+        order: Which images each step takes.
+        first_step: First step, from 0.
+        last_step: The step after the last.
+        workers: Processes that read; 0 reads in this one.
+
+    Returns:
+        For each step, `order.shares` batches, one after the other.
+
+    Raises:
+        ValueError: If ten files in a row cannot be read.
+    """
+    check_length(order.length, source)
+    keys = (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.shares))
+    return batches(TrainReader(source, transform), keys, workers)
+
+
+def eval_batches(
+    source: ImageSource, transform: Transform, batch_size: int, workers: int, world: int = 1, rank: int = 0
+) -> Iterator[Batch]:
+    """Read every image once, over all processes together, in the order of the source.
+
+    Args:
+        source: Images to measure on.
+        transform: From `eval_transform`.
+        batch_size: Images of a batch of this process; the last one may have fewer, and any has fewer by its bad files.
+        workers: Processes that read; 0 reads in this one.
+        world: Number of processes that measure.
+        rank: Which of them this one is: it takes image `rank` and every `world`-th after it.
+
+    Returns:
+        Batches. One of which no file can be read has no images, (0, 3, 0, 0).
+
+    Raises:
+        ValueError: If the batch size, the rank or the number of workers is impossible.
+    """
+    if batch_size < 1 or not 0 <= rank < world:
+        raise ValueError(
+            f"got batch_size={batch_size}, rank {rank} of {world}; expected 1 or more, and 0 to {world - 1}"
+        )
+    mine = range(rank, len(source), world)
+    keys = (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
+    return batches(EvalReader(source, transform), keys, workers)
+
+
+def check_length(length: int, source: ImageSource) -> None:
+    """Refuse an order that was made for another source."""
+    if length != len(source):
+        raise ValueError(f"got an order of {length} images for {source.name}, which has {len(source)}; make a new one")
+
+
+@dataclass(frozen=True)
+class TrainReader:
+    """Reads a training batch; in the form in which DataLoader asks a data set for one."""
+
+    source: ImageSource
+    transform: Transform
+
+    def __getitems__(self, draws: list[Draw]) -> "Batch | Failure":
+        """Read a batch, or say why there is none."""
+        try:
+            samples = [self.sample(draw) for draw in draws]
+        except TooManyBadError as error:
+            return Failure(str(error))
+        return collate(samples, [index for sample in samples for index in sample.bad])
+
+    def sample(self, draw: Draw) -> Sample:
+        """Read an image, or the next one that can be read, and vary it by the draw's own random numbers.
+
+        Raises:
+            TooManyBadError: If there is none within reach.
+        """
+        bad: list[int] = []
+        reason = ""
+        for ahead in range(MOST_BAD):
+            index = (draw.index + ahead) % len(self.source)
+            try:
+                image, label = self.source.read(index)
+            except UNREADABLE as error:
+                bad.append(index)
+                reason = one_line(error)
+                continue
+            with seeded(draw.seed):
+                return Sample(self.transform(image), label, bad)
+        first, last = self.source.describe(bad[0]), self.source.describe(bad[-1])
+        raise TooManyBadError(
+            f"{MOST_BAD} images in a row cannot be read, {first} to {last} ({reason}); "
+            "check the disk, or the files with `ropevit data check`"
+        )
+
+
+@dataclass(frozen=True)
+class EvalReader:
+    """Reads a batch to measure on; in the form in which DataLoader asks a data set for one."""
+
+    source: ImageSource
+    transform: Transform
+
+    def __getitems__(self, indices: Iterable[int]) -> Batch:
+        """Read a batch without the images that cannot be read."""
+        samples, bad = [], []
+        for index in indices:
+            try:
+                image, label = self.source.read(index)
+            except UNREADABLE:
+                bad.append(index)
+            else:
+                samples.append(Sample(self.transform(image), label, []))
+        return collate(samples, bad)
+
+
+class Failure(NamedTuple):
+    """Why a batch could not be made; an error would come out of another process with its whole traceback."""
+
+    message: str
+
+
+class TooManyBadError(Exception):
+    """Hardly any file can be read."""
+
+
+def collate(samples: list[Sample], bad: list[int]) -> Batch:
+    """Stack samples."""
+    images = (
+        torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    )
+    return Batch(images, torch.tensor([sample.label for sample in samples], dtype=torch.int64), bad)
+
+
+def batches(reader: TrainReader | EvalReader, keys: Iterable, workers: int) -> Iterator[Batch]:
+    """Let workers read batches ahead of time.
+
+    Processes are started afresh rather than forked: a fork of a process with threads (progress bars, GPU, loggers) may
+    hang.
+
+    Raises:
+        ValueError: As `train_batches`.
+    """
+    if workers < 0:
+        raise ValueError(f"got workers={workers}; expected 0 or more")
+    start = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+    loader = DataLoader(
+        reader,  # pyright: ignore[reportArgumentType] (it has all that a loader asks for)
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=same,  # pyright: ignore[reportArgumentType]
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context=start if workers else None,
+        worker_init_fn=leave_interrupts,
+        generator=torch.Generator(),  # or it would draw from the caller's
+    )
+    for batch in loader:
+        if isinstance(batch, Failure):
+            raise ValueError(batch.message)
+        yield batch
+
+
+def same(batch: Batch | Failure) -> Batch | Failure:
+    """Hand on what a reader has made."""
+    return batch
+
+
+def leave_interrupts(_: int) -> None:
+    """Leave Ctrl-C to the main process, which ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Set all random numbers that transforms draw from, and put them back as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (timm draws from it)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would set those of GPUs, too
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
+
+
+def one_line(error: Exception) -> str:
+    """Say what went wrong."""
+    return " ".join(str(error).split()) or type(error).__name__

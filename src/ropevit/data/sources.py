@@ -1,0 +1,169 @@
+"""Images to train and measure on, one at a time by number: the embedded set, folders of classes, tar shards."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from ropevit.data.fashion import load_fashion
+from ropevit.data.folder import check_folder, find_classes
+from ropevit.data.images import open_rgb
+from ropevit.data.labelled import LabelledImages
+from ropevit.data.listing import TEST_FOLDERS, Names, listed, subfolders
+
+Split = Literal["train", "val"]
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """A split of a data set; it may be sent to other processes."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the set and split, such as `fashion/train`."""
+        ...
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Lengths of the shards, for `TrainOrder`; empty where any image is as near as any other."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Read an image as RGB, and its label; raises one of `images.UNREADABLE` where that fails."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """Say which file it is."""
+        ...
+
+
+@runtime_checkable
+class FileSource(ImageSource, Protocol):
+    """A split whose images are files."""
+
+    def raw(self, index: int) -> tuple[bytes, int]:
+        """Read a file as it is, and its label."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """Images in memory."""
+
+    data: LabelledImages
+    """The images; grey ones are given as RGB."""
+    blocks: tuple[int, ...] = ()
+    """None."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.data.classes
+
+    @property
+    def name(self) -> str:
+        """Name of the set and split."""
+        return self.data.name
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Give an image as RGB, and its label."""
+        pixels = self.data.images[index].movedim(0, -1).expand(-1, -1, 3)
+        return Image.fromarray(pixels.numpy().copy()), int(self.data.labels[index])
+
+    def describe(self, index: int) -> str:
+        """Say which image it is."""
+        return f"{self.name}[{index}]"
+
+
+class FolderSource:
+    """Image files in folders, one for each class, at any depth inside it.
+
+    Classes are the names of the folders in the order of the alphabet: where these are the WordNet ids of ImageNet, that
+    is the order of the logits of published models.
+
+    Args:
+        root: Folder of the classes' folders.
+        name: Name of the set and split.
+
+    Raises:
+        ValueError: If there are not two classes, or one has no images.
+    """
+
+    blocks: tuple[int, ...] = ()
+
+    def __init__(self, root: Path, name: str):
+        check_folder(root)
+        files = find_classes(root)
+        self.root, self.name, self.classes = root, name, tuple(files)
+        self.labels = np.repeat(np.arange(len(files)), [len(names) for names in files.values()])
+        self.names = Names(str(file.relative_to(root)) for names in files.values() for file in names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def raw(self, index: int) -> tuple[bytes, int]:
+        """Read a file as it is, and its label."""
+        return (self.root / self.names[index]).read_bytes(), int(self.labels[index])
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Read an image as RGB, and its label."""
+        content, label = self.raw(index)
+        return open_rgb(BytesIO(content)), label
+
+    def describe(self, index: int) -> str:
+        """Give the path of a file."""
+        return str(self.root / self.names[index])
+
+
+def open_source(data: str, split: Split) -> ImageSource:
+    """Open a split of a data set.
+
+    Args:
+        data: `fashion`, the embedded images (28 x 28; its `val` are the test images of a study); a folder with `train`
+            and `val` (or test), each with a folder of images for each class; for `val` also such a folder of classes.
+        split: `train` or `val`.
+
+    Returns:
+        The images of the split, read when they are asked for.
+
+    Raises:
+        ValueError: If there is no such split, or it is not as described.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f"got split {split!r}; choose train or val")
+    if data == "fashion":
+        return MemorySource(load_fashion("train" if split == "train" else "test"))
+    path = Path(data).expanduser()
+    check_folder(path)
+    root = split_folder(path, split)
+    return FolderSource(root, f"{path.resolve().name}/{split}")
+
+
+def split_folder(path: Path, split: Split) -> Path:
+    """Choose the folder of a split's classes.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    names = ("train",) if split == "train" else TEST_FOLDERS
+    found = [path / name for name in names if subfolders(path / name)]
+    if found:
+        return found[0]
+    others = [folder.name for folder in subfolders(path) if folder.name in ("train", *TEST_FOLDERS)]
+    if split == "val" and subfolders(path) and not others:
+        return path
+    what = f"only {listed(others)}" if others else "no such folder"
+    raise ValueError(f"found {what} in {path}; expected {path / names[0]} with a folder of images for each class")
