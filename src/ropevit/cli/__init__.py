@@ -13,25 +13,31 @@ from ropevit.cli.export import export
 from ropevit.cli.models import models
 from ropevit.cli.predict import predict
 from ropevit.cli.study import study
+from ropevit.cli.train import start_training, train
 
-VERBS = (study, models, predict, convert, export, bench)
+VERBS = (study, train, models, predict, convert, export, bench)
 
 DESCRIPTION = """Rotary position embedding for images.
 
 Start with:
   ropevit study                       which position embedding? on embedded images, in about five minutes
   ropevit study --data MY_IMAGES      the same question, asked of your own images
+  ropevit train fashion               train a classifier by a recipe; see `ropevit train --list`
   ropevit models                      every model by name
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; what a user can get wrong ends as one line and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     app = SubcommandApp()
     for verb in VERBS:
         app.command(verb)
     try:
-        app.cli(prog="ropevit", description=DESCRIPTION, args=arguments)
+        if arguments[:1] == ["train"]:
+            start_training(arguments[1:])  # whose options depend on the recipe that is named
+        else:
+            app.cli(prog="ropevit", description=DESCRIPTION, args=arguments)
     except (ValueError, OSError) as error:
         line = " ".join(str(error).split())
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(line)}", highlight=False)

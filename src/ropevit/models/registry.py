@@ -38,6 +38,11 @@ SWIN_SIZES = {
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
 }
 
+#: family -> how its names spell the position embedding, and which size it is
+FAMILIES = {f"deit_{size}": (VIT_NAMES, size) for size in VIT_SIZES} | {
+    f"swin_{size}": (SWIN_NAMES, size) for size in SWIN_SIZES
+}
+
 MODELS: dict[str, Config] = {
     name.format(size=size): ViTConfig(position=position, width=width, depth=depth, heads=heads)
     for size, (width, depth, heads) in VIT_SIZES.items()
@@ -57,6 +62,24 @@ PUBLISHED = frozenset(
 ) | frozenset(
     SWIN_NAMES[position].format(size=size) for size in SWIN_SIZES for position in ("rope_axial", "rope_mixed")
 )
+
+
+def model_name(family: str, position: str) -> str:
+    """Give the name of the model of a family with a position embedding.
+
+    Args:
+        family: Architecture and size, such as "deit_small".
+        position: Name of the position embedding.
+
+    Raises:
+        ValueError: If there is no such family, or it has no such position embedding.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"got model {family!r}; choose one of {', '.join(FAMILIES)}")
+    names, size = FAMILIES[family]
+    if position not in names:
+        raise ValueError(f"got position {position!r} for {family}; choose one of {', '.join(names)}")
+    return names[position].format(size=size)
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:

@@ -1,0 +1,145 @@
+"""`ropevit train`."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ropevit.tasks.classify.config import TrainConfig
+from ropevit.tasks.classify.recipes import RECIPES, expected_top1, find_recipe, training_cost
+from ropevit.tasks.classify.train import train as run
+from ropevit.tasks.common.events import Evaluated, Evaluating, Event, Progressed, Said, Started, Stepped
+from ropevit.tasks.common.interruption import Stopped
+
+HELP = """Train a classifier by a recipe, from the start or from where it was interrupted.
+
+For example:
+  ropevit train --list
+  ropevit train fashion --out runs/fashion
+  ropevit train deit3_small --position rope_mixed --data PATH/imagenet --out runs/small_mixed
+  torchrun --nproc-per-node 8 -m ropevit train swin_tiny --data PATH/imagenet --out runs/swin --resume
+
+`ropevit train RECIPE --help` lists the options with the recipe's values."""
+
+
+def train(
+    recipe: tyro.conf.Positional[str] = "",
+    list_: Annotated[bool, tyro.conf.arg(name="list")] = False,
+) -> None:
+    """Train a classifier by a recipe: `ropevit train --list` names them, `ropevit train RECIPE --help` its options."""
+    raise AssertionError(f"the arguments after {recipe or list_} are read by start_training")
+
+
+def start_training(arguments: Sequence[str]) -> None:
+    """Read the arguments after `ropevit train`: a recipe's name comes first, then options that replace its values."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return
+    if arguments[0] == "--list":
+        Console().print(recipe_table())
+        return
+    if arguments[0].startswith("-"):
+        raise ValueError(f"got {arguments[0]} where the recipe's name comes first; see `ropevit train --list`")
+    recipe = find_recipe(arguments[0])
+    described = (RECIPES[recipe.recipe].__doc__ or "").replace("\n    ", "\n")
+    config = tyro.cli(
+        TrainConfig,
+        default=recipe,
+        args=arguments[1:],
+        prog=f"ropevit train {recipe.recipe}",
+        description=described,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    show_training(config)
+
+
+def show_training(config: TrainConfig) -> None:
+    """Train, showing how it goes; a termination signal ends it well."""
+    console = Console()
+    with TrainingBars(console) as bars:
+        try:
+            scores = run(config, bars.update)
+        except Stopped as stopped:
+            bars.close()
+            console.print(f"{stopped}; the same command with --resume goes on", soft_wrap=True, highlight=False)
+            raise (KeyboardInterrupt if stopped.interrupted else SystemExit(0)) from None
+    if bars.told:
+        figures = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+        console.print(f"{figures}\neverything is in {config.run.out}", soft_wrap=True, markup=False, highlight=False)
+
+
+def recipe_table() -> Table:
+    """Lay out the recipes with what they are expected to reach and to cost."""
+    caption = "top-1: published, at 224 px, with rope_mixed; cost: multiply-adds of the training in 10^18"
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    for name in ("recipe", "pixels", "epochs", "batch", "top-1", "cost"):
+        table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        expected = expected_top1(config)
+        figures = config.model.size, config.optim.epochs, config.batch_size
+        table.add_row(
+            name,
+            *map(str, figures),
+            "" if expected is None else f"{expected:.1f}",
+            f"{training_cost(config) / 1e18:.2g}",
+        )
+    return table
+
+
+class TrainingBars:
+    """The live display of a training: one bar, and a line for each evaluation."""
+
+    def __init__(self, console: Console):
+        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+        self.progress = Progress(TextColumn("{task.description}"), *columns, console=console)
+        self.console = console
+        self.task = None
+        self.told = False
+        self.per_epoch = 1
+
+    def __enter__(self) -> "TrainingBars":
+        return self  # drawn from the first event on: wrong input is answered by its error alone
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop drawing."""
+        if self.progress.live.is_started:
+            self.progress.stop()
+
+    def update(self, event: Event) -> None:
+        """Show an event of the training."""
+        match event:
+            case Started(first=first, steps=steps, steps_per_epoch=per_epoch):
+                self.told, self.per_epoch = True, per_epoch
+                if first:
+                    self.say(f"going on from step {first} of {steps}")
+                self.progress.start()
+                self.task = self.progress.add_task("training", completed=first, total=steps, note="")
+            case Stepped(step=step):
+                self.move(completed=step, description=f"epoch {(step - 1) // self.per_epoch + 1}")
+            case Progressed(loss=loss, lr=lr, images_per_second=speed, memory_gib=memory):
+                self.move(note=f"loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s  {memory:.1f} GiB")
+            case Evaluating(done=done, total=total):
+                self.move(description=f"measuring {done}/{total}")
+            case Evaluated(step=step, epoch=epoch, scores=scores, best=best):
+                figures = "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
+                self.say(f"epoch {epoch:g} (step {step}): {figures}{'  best' if best else ''}")
+            case Said(message=message):
+                self.say(f"[yellow]{escape(message)}[/]")
+
+    def move(self, **fields: object) -> None:
+        """Change the bar."""
+        if self.task is not None:
+            self.progress.update(self.task, **fields)  # pyright: ignore[reportArgumentType]
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.progress.console.print(line, highlight=False, soft_wrap=True)

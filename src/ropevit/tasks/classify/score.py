@@ -1,0 +1,80 @@
+"""Counting right answers, class by class, over all processes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ropevit.data.loading import Batch
+from ropevit.tasks.common.processes import Channel
+
+#: Guesses of which one must be right, for the second score.
+SEVERAL = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Images and right answers of each class."""
+
+    images: Int[Tensor, "K"]
+    first: Int[Tensor, "K"]
+    """Where the best guess is right."""
+    several: Int[Tensor, "K"]
+    """Where one of the five best guesses is right."""
+
+    def scores(self) -> dict[str, float]:
+        """Give top-1 and top-5 in percent.
+
+        Raises:
+            ValueError: If no image could be read.
+        """
+        total = int(self.images.sum())
+        if total == 0:
+            raise ValueError("no test image could be read, so there is nothing to measure; see `ropevit data check`")
+        return {
+            "top1": round(100 * int(self.first.sum()) / total, 4),
+            "top5": round(100 * int(self.several.sum()) / total, 4),
+        }
+
+
+@torch.no_grad()
+def tally(
+    logits_of: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    num_classes: int,
+    channel: Channel,
+    watch: Callable[[int], None],
+) -> Tally:
+    """Count the right answers of all processes.
+
+    Processes may have a batch more or less than others; one that has no more goes on with an empty image, as a model
+    whose weights are shared out needs all of them.
+
+    Args:
+        logits_of: Turns uint8 images (b, 3, S, S) into logits (b, K).
+        batches: This process's batches.
+        num_classes: Classes that labels may name, K.
+        channel: What connects the processes.
+        watch: Called with the number of images that this process has measured.
+    """
+    counts = torch.zeros(3, num_classes, dtype=torch.int64)
+    iterator, last, done = iter(batches), None, 0
+    while channel.largest((batch := next(iterator, None)) is not None):
+        if batch is None:
+            if last is not None:
+                logits_of(last[:1])
+            continue
+        if not len(batch.labels):
+            continue
+        last = batch.images
+        logits = logits_of(batch.images).float().cpu()
+        best = logits.topk(min(SEVERAL, logits.shape[1])).indices
+        right = best == batch.labels[:, None]
+        for row, hits in enumerate((torch.ones_like(batch.labels), right[:, 0], right.any(1))):
+            counts[row].index_add_(0, batch.labels, hits.long())
+        done += len(batch.labels)
+        watch(done)
+    images, first, several = channel.sum(counts).long()
+    return Tally(images=images, first=first, several=several)

@@ -1,0 +1,228 @@
+"""Training of classifiers: data, mixing and loss for the engine."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ropevit.data.augment import eval_transform, train_transform
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.loading import Batch, eval_batches, train_batches
+from ropevit.data.order import TrainOrder
+from ropevit.data.sources import ImageSource, open_source
+from ropevit.data.streams import number
+from ropevit.extras import require
+from ropevit.models.architectures import Config, Model, build_model
+from ropevit.tasks.classify.config import TrainConfig
+from ropevit.tasks.classify.score import tally
+from ropevit.tasks.common.directory import open_directory
+from ropevit.tasks.common.engine import Job, fit
+from ropevit.tasks.common.events import Evaluating, Report, silent
+from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.weights.create import create_model
+from ropevit.weights.saving import save_model
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
+    """Train a classifier, or go on with it.
+
+    Args:
+        config: A recipe, perhaps with some fields replaced.
+        report: Called with the events of the training, in the first process alone.
+
+    Returns:
+        Scores of the last evaluation in percent, such as top1.
+
+    Raises:
+        ValueError: If the options, the data or the directory do not allow it.
+        Stopped: If a signal asked for it; everything is saved.
+    """
+    require("timm", "train")
+    accelerator = make_accelerator(config.run)
+    channel = Channel()
+    first = accelerator.is_main_process
+    sources = open_source(config.data, "train"), open_source(config.data, "val")
+    check_classes(*sources)
+    classes = sources[0].classes
+    problem = None
+    if first:
+        try:
+            open_directory(config.run, config.to_dict() | {"classes": list(classes)})
+        except ValueError as error:
+            problem = str(error)
+    problem = channel.gather(problem)[0]
+    if problem:
+        raise ValueError(problem)
+    job = Job(
+        accelerator=accelerator,
+        task=Classification(config, *sources, accelerator, channel),
+        model=first_model(config, config.model.build(len(classes))),
+        optim=config.optim,
+        run=config.run,
+        settings=config.to_dict(),
+        report=report if first else silent,
+        channel=channel,
+    )
+    try:
+        return fit(job)
+    finally:
+        leave()
+
+
+def check_classes(train: ImageSource, test: ImageSource) -> None:
+    """Refuse test images of other classes than the training images.
+
+    Raises:
+        ValueError: Naming the classes that only one of them has.
+    """
+    odd = sorted(set(train.classes) ^ set(test.classes))
+    if odd:
+        raise ValueError(f"found {', '.join(odd[:5])} in only one of {train.name} and {test.name}; both need the same")
+
+
+def first_model(config: TrainConfig, model: Config) -> Model:
+    """Draw the first weights from the seed, or load those that the config names."""
+    torch.manual_seed(number("weights", config.run.seed))
+    if config.model.init is None:
+        return build_model(model)
+    return create_model(
+        config.model.name,
+        config.model.init,
+        img_size=model.img_size,
+        num_classes=model.num_classes,
+        drop_path=model.drop_path,
+    )
+
+
+class Classification:
+    """What the engine needs to train a classifier.
+
+    Args:
+        config: The training.
+        train: Training images.
+        test: Images to measure on.
+        accelerator: The processes.
+        channel: What connects them.
+    """
+
+    metric = "top1"
+
+    def __init__(self, config: TrainConfig, train: ImageSource, test: ImageSource, accelerator: Any, channel: Channel):
+        self.config, self.train, self.test = config, train, test
+        self.accelerator, self.channel = accelerator, channel
+        self.order = TrainOrder(
+            len(train),
+            config.batch_size,
+            config.run.seed,
+            repeats=config.augment.repeats,
+            world=accelerator.num_processes,
+            rank=accelerator.process_index,
+            shares=config.run.accumulate,
+            blocks=train.blocks,
+        )
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.batch_size = config.batch_size
+        self.skipped: list[str] = []
+        self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))
+        self.erase = make_erasing(config, accelerator.device)
+        self.mix = make_mixing(config, len(train.classes))
+        self.criterion = make_criterion(config)
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Give this process's parts of the steps from `first` to before `last`."""
+        transform = train_transform(self.config.augment, self.config.model.size)
+        return train_batches(self.train, transform, self.order, first, last, self.config.run.workers)
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
+        """Mix the images of a part and give the mean loss.
+
+        What is mixed how depends on the seed and the step alone: all parts of a batch are mixed alike.
+        """
+        self.note(self.train, batch)
+        images = self.erase(self.normalise(batch.images))
+        np.random.seed(number("mixing", self.config.run.seed, step) % 2**32)  # noqa: NPY002  (timm draws from it)
+        images, targets = self.mix(images, batch.labels.to(images.device))
+        return self.criterion(model(images), targets)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bring bytes to the device, with ImageNet's mean at 0 and its spread at 1."""
+        images = images.to(self.accelerator.device, non_blocking=True)
+        return (images.float() / 255 - self.mean) / self.std
+
+    def note(self, source: ImageSource, batch: Batch) -> None:
+        """Remember the images of a batch that could not be read."""
+        self.skipped += [source.describe(index) for index in batch.bad]
+
+    def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
+        """Measure top-1 and top-5 in percent at the training size, each test image once over all processes."""
+        config, processes = self.config, self.accelerator.num_processes
+        transform = eval_transform(config.model.size, config.eval_crop)
+        size = max(1, config.batch_size // processes // config.run.accumulate)
+        places = {"world": processes, "rank": self.accelerator.process_index}
+
+        def batches() -> Iterator[Batch]:
+            for batch in eval_batches(self.test, transform, size, config.run.workers, **places):
+                self.note(self.test, batch)
+                yield batch
+
+        def watch(done: int) -> None:
+            report(Evaluating(done=min(done * processes, len(self.test)), total=len(self.test)))
+
+        def logits_of(images: Tensor) -> Tensor:
+            return model(self.normalise(images))
+
+        return tally(logits_of, batches(), len(self.test.classes), self.channel, watch).scores()
+
+    def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Save weights with the model's config, its classes and how it was trained."""
+        classes = self.train.classes
+        model = build_model(self.config.model.build(len(classes)))
+        model.load_state_dict(dict(weights))
+        metadata = {**facts, "recipe": self.config.recipe, "train_size": self.config.model.size}
+        metadata |= {"mean": MEAN, "std": STD, "crop": self.config.eval_crop}
+        save_model(path, model, classes=classes, metadata=metadata)
+
+
+def make_mixing(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Give what mixes images in pairs and makes targets (b, K) of labels, by mixup or cutmix, or leaves images alone.
+
+    Source: Zhang et al. 2018 (arXiv:1710.09412); Yun et al. 2019 (arXiv:1905.04899).
+    """
+    mixing, augment = require("timm.data.mixup", "train"), config.augment
+    if augment.mixup > 0 or augment.cutmix > 0:
+        return mixing.Mixup(
+            mixup_alpha=augment.mixup,
+            cutmix_alpha=augment.cutmix,
+            prob=augment.mixup_prob,
+            switch_prob=augment.mixup_switch_prob,
+            label_smoothing=augment.label_smoothing,
+            num_classes=num_classes,
+        )
+    return lambda images, labels: (
+        images,
+        mixing.mixup_target(labels, num_classes, 1.0, augment.label_smoothing),
+    )
+
+
+def make_erasing(config: TrainConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Give what fills random rectangles with noise, or nothing.
+
+    Source: Zhong et al. 2020 (arXiv:1708.04896).
+    """
+    if config.augment.random_erasing == 0:
+        return lambda images: images
+    erasing = require("timm.data.random_erasing", "train")
+    return erasing.RandomErasing(config.augment.random_erasing, mode="pixel", device=device.type)
+
+
+def make_criterion(config: TrainConfig) -> Criterion:
+    """Give the loss of logits and targets (b, K)."""
+    losses = require("timm.loss", "train")
+    if config.loss == "binary":
+        return losses.BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)
+    return losses.SoftTargetCrossEntropy()

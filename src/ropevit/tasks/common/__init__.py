@@ -1,0 +1,1 @@
+"""What all tasks train with: one engine, its checkpoints, its optimizers and its logs."""

@@ -1,0 +1,85 @@
+"""Checkpoints of a training: written whole or not at all, checked before they are trusted, few kept."""
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.saving import write_atomically
+
+NAME = re.compile(r"step-(\d+)\.pt")
+
+
+class CheckpointError(ValueError):
+    """No checkpoint of a training can be read, or none could be written."""
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+    """Write a checkpoint, then delete all but the newest.
+
+    Args:
+        folder: Where checkpoints are.
+        step: Steps done.
+        state: What to write: tensors and plain values.
+        keep: How many to keep.
+
+    Returns:
+        The file.
+
+    Raises:
+        CheckpointError: If the disk refuses; what was there before stays.
+    """
+    path = folder / f"step-{step:08d}.pt"
+    try:
+        write_atomically(path, lambda file: torch.save(state, file))
+    except (WeightsError, RuntimeError) as error:  # torch raises RuntimeError when its own writer fails
+        newest = list_checkpoints(folder)
+        kept = f"{newest[-1]} is whole" if newest else "no checkpoint was there before"
+        raise CheckpointError(
+            f"cannot save step {step}: {first_line(error)} ({kept}); free space, then --resume"
+        ) from error
+    for old in list_checkpoints(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """List checkpoints, the oldest first."""
+    found = [path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: int(path.stem.split("-")[1]))
+
+
+def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Read the newest checkpoint that is whole.
+
+    Damaged ones are passed over, and moved out of the way so that they are not counted among the newest.
+
+    Returns:
+        What was saved, or None where there is no checkpoint, and a line for each damaged one.
+
+    Raises:
+        CheckpointError: If there are checkpoints, but none is whole.
+    """
+    damaged = []
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            return read_checkpoint_file(path), damaged
+        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
+            moved = path.with_suffix(".damaged")
+            path.replace(moved)
+            damaged.append(f"{path} is damaged ({first_line(error)}); it was renamed to {moved.name}")
+    if damaged:
+        raise CheckpointError(f"{damaged[0]}, and no other is there; start again in another directory")
+    return None, damaged
+
+
+def read_checkpoint_file(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, every byte of it compared with its checksum."""
+    with zipfile.ZipFile(path) as archive:
+        wrong = archive.testzip()
+    if wrong:
+        raise ValueError(f"the checksum of {wrong} is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)

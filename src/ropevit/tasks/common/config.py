@@ -1,0 +1,115 @@
+"""How a training is optimised and run; every field is an option of `ropevit train`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer and its schedule.
+
+    Raises:
+        ValueError: If a field is out of range.
+    """
+
+    optimizer: Literal["lamb", "adamw"] = "adamw"
+    """LAMB (with its own clipping of the global gradient norm at 1) or AdamW."""
+    lr: float = 1e-3
+    """Learning rate at the end of the warm-up, for the whole batch: it is not scaled by anything."""
+    weight_decay: float = 0.05
+    """Decay of the matrices; biases, norms, embeddings and frequencies are never decayed."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    epochs: int = 300
+    """Times that the training images are gone through."""
+    warmup_epochs: float = 5.0
+    """Epochs in which the learning rate rises linearly."""
+    warmup_lr: float = 1e-6
+    """Learning rate of the first step."""
+    min_lr: float = 1e-5
+    """Learning rate at the end."""
+    warmup_prefix: bool = False
+    """Begin the cosine after the warm-up (as Swin does), instead of letting the warm-up cover its beginning."""
+    clip_grad: float | None = None
+    """Largest norm of the gradient of all weights together; None does not clip."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each layer to the one below it; 1 treats all alike."""
+    ema_decay: float | None = None
+    """Decay of a moving average of the weights, kept beside them; None keeps none."""
+
+    def __post_init__(self):
+        for name in ("lr", "eps", "epochs"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"got {name}={getattr(self, name)}; expected above 0")
+        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"got {name}={getattr(self, name)}; expected 0 or more")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"got warmup_epochs={self.warmup_epochs:g} of epochs={self.epochs}; the warm-up must be shorter"
+            )
+        if self.clip_grad is not None and not self.clip_grad > 0:
+            raise ValueError(f"got clip_grad={self.clip_grad}; expected above 0, or None")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"got layer_decay={self.layer_decay}; expected above 0, up to 1")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"got ema_decay={self.ema_decay}; expected between 0 and 1, or None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where and how a training is computed; it may be resumed with other values of most of these.
+
+    Raises:
+        ValueError: If a field is out of range.
+    """
+
+    out: Path = Path("runs/train")
+    """Directory for everything that is written."""
+    resume: bool = False
+    """Go on with the training in the directory, or start it if there is none yet."""
+    seed: int = 0
+    """What the first weights, the order of the images and all that is drawn in training depend on."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one."""
+    precision: Precision = "float32"
+    """float32, tf32 (float32 with TF32 matrix products), or mixed precision: bfloat16, float16 (with a loss scaler)."""
+    accumulate: int = 1
+    """Parts in which each process goes through its share of a batch, to fit in memory."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    grad_checkpointing: bool = False
+    """Keep only the input of each block and compute it again in the backward pass: less memory, more time."""
+    shard: bool = False
+    """Share weights and optimizer among the processes (FSDP2), for models that do not fit on one device."""
+    workers: int = 4
+    """Processes that read images, for each training process; 0 reads in the training process itself."""
+    max_steps: int | None = None
+    """Stop after so many steps of the schedule, as a trial; --resume without it goes on."""
+    save_every: int | None = None
+    """Steps between two checkpoints; None saves at the end of each epoch."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    eval_every: int = 1
+    """Epochs between two evaluations; the last epoch is always followed by one."""
+    log_every: int = 50
+    """Steps between two lines of the log; a GPU is waited for only then."""
+    tensorboard: bool = False
+    """Write TensorBoard's files into the directory, too."""
+    wandb: str | None = None
+    """Project of Weights & Biases to log to; needs the package wandb."""
+
+    def __post_init__(self):
+        for name in ("accumulate", "max_steps", "save_every", "keep", "eval_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"got {name}={value}; expected at least 1")
+        if self.workers < 0 or self.seed < 0:
+            raise ValueError(f"got workers={self.workers}, seed={self.seed}; expected 0 or more")
+
+
+#: Fields of RunConfig that change what comes out, so that a training cannot be resumed with others.
+FIXED = ("seed", "precision")

@@ -1,0 +1,333 @@
+"""The training loop of every task: steps, checkpoints and evaluations, exact after any interruption.
+
+All that is drawn depends on the seed, the step and the part of the batch alone, so a checkpoint needs no state of
+random numbers, and a training may go on with another number of processes.
+"""
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ropevit.data.streams import number
+from ropevit.tasks.common.checkpoints import CheckpointError, list_checkpoints, load_newest, save_checkpoint
+from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.common.ema import Ema
+from ropevit.tasks.common.events import Evaluated, Evaluating, Progressed, Report, Said, Started, Stepped
+from ropevit.tasks.common.interruption import Interruption, Stopped
+from ropevit.tasks.common.metrics import Metrics
+from ropevit.tasks.common.optim import make_optimizer, make_schedule
+from ropevit.tasks.common.processes import Channel, load_training_state, settle, share_out, training_state
+from ropevit.tasks.common.window import Window
+
+#: What a checkpoint records at the start: the best score, the loss of the first line, images left out, and the last
+#: evaluation and its step.
+NOTHING_YET = {"best": None, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
+
+
+class Task(Protocol):
+    """What a task brings to the engine."""
+
+    steps_per_epoch: int
+    """Steps of an epoch."""
+    batch_size: int
+    """Images of a step, over all processes."""
+    metric: str
+    """The score that says which weights are best; higher is better."""
+    skipped: list[str]
+    """Images of this process that could not be read; the engine empties it as it writes them down."""
+
+    def batches(self, first: int, last: int) -> Iterator[Any]:
+        """Give this process's share of the steps from `first` to before `last`, in as many parts as it accumulates."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Any, step: int) -> Tensor:
+        """Give the mean loss of a part."""
+        ...
+
+    def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
+        """Measure the model, over all processes."""
+        ...
+
+    def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Save weights as a file that can be loaded for use."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A training: what, how, where, and who watches."""
+
+    accelerator: Any
+    task: Task
+    model: nn.Module
+    optim: OptimConfig
+    run: RunConfig
+    settings: Mapping[str, Any]
+    report: Report
+    channel: Channel
+
+    @property
+    def first_process(self) -> bool:
+        """Whether this process writes files."""
+        return self.accelerator.is_main_process
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole schedule."""
+        return self.optim.epochs * self.task.steps_per_epoch
+
+    @property
+    def last(self) -> int:
+        """Step at which to stop."""
+        return min(self.steps, self.run.max_steps or self.steps)
+
+
+@dataclass
+class State:
+    """A training on its way; `record` and the states of its parts are what a checkpoint holds."""
+
+    model: nn.Module
+    """As wrapped for several processes."""
+    plain: nn.Module
+    """The same, not wrapped."""
+    optimizer: Any
+    schedule: Any
+    ema: Ema | None
+    window: Window
+    """The steps since the last line of the log."""
+    metrics: Metrics | None = None
+    """The log, in the first process."""
+    step: int = 0
+    record: dict[str, Any] = field(default_factory=lambda: dict(NOTHING_YET))
+
+
+def fit(job: Job) -> dict[str, float]:
+    """Train, going on from the newest checkpoint where there is one.
+
+    Writes `metrics.jsonl`, `checkpoints/`, `best.safetensors` and, at the end, `model.safetensors` (and, with a moving
+    average, `model_ema.safetensors`).
+
+    Returns:
+        The scores of the last evaluation.
+
+    Raises:
+        Stopped: If a signal asked for it; the checkpoint holds every step done.
+        DivergedError: If the loss is not finite any more, or ten times what it was at the start.
+        CheckpointError: If a checkpoint cannot be written, or none of those there can be read.
+    """
+    state = start(job)
+    resume(state, job)
+    job.report(Started(first=state.step, steps=job.last, steps_per_epoch=job.task.steps_per_epoch))
+    try:
+        if job.first_process:
+            state.metrics = Metrics(job.run, job.settings, state.step)
+        with Interruption(job.channel) as interruption:
+            run_steps(state, job, interruption)
+        if state.record["evaluated"] != state.step:
+            evaluate(state, job)
+            save(state, job)
+        finish(state, job)
+        return state.record["scores"]
+    finally:
+        if state.metrics is not None:
+            state.metrics.close()
+
+
+def start(job: Job) -> State:
+    """Wrap the model for the processes, and make what goes with it at step 0."""
+    model, run = job.model.to(job.accelerator.device), job.run
+    if run.grad_checkpointing:
+        model.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]
+    if run.compile:
+        model.compile()
+    if run.shard:
+        share_out(model, job.accelerator.device)
+    optimizer = make_optimizer(model, job.optim)
+    schedule = make_schedule(optimizer, job.optim, job.task.steps_per_epoch)
+    optimizer = job.accelerator.prepare_optimizer(optimizer)
+    wrapped = job.accelerator.prepare_model(model, evaluation_mode=run.shard)  # which leaves a shared-out model alone
+    plain = job.accelerator.unwrap_model(wrapped)
+    ema = None if job.optim.ema_decay is None else Ema(plain, job.optim.ema_decay)
+    wrapped.train()
+    return State(wrapped, plain, optimizer, schedule, ema, Window(job.accelerator.device))
+
+
+def resume(state: State, job: Job) -> None:
+    """Put a training where its newest whole checkpoint was; all processes take the same one."""
+    folder = job.run.out / "checkpoints"
+    found, problem = None, None
+    if job.first_process:
+        try:
+            found, damaged = load_newest(folder)
+            for line in damaged:
+                job.report(Said(message=line))
+        except CheckpointError as error:
+            problem = str(error)
+    problem, step = job.channel.gather((problem, None if found is None else found["step"]))[0]
+    if problem:
+        raise CheckpointError(problem)
+    if step is None:
+        return
+    if found is None:
+        found = torch.load(folder / f"step-{step:08d}.pt", map_location="cpu", weights_only=True)
+    parts = found["state"]
+    load_training_state(parts, state.plain, state.optimizer.optimizer, state.ema, job.run.shard)
+    if job.accelerator.scaler is not None and found["scaler"]:
+        job.accelerator.scaler.load_state_dict(found["scaler"])
+    state.step, state.record = step, found["record"]
+
+
+def run_steps(state: State, job: Job, interruption: Interruption) -> None:
+    """Take the steps that are left, with what is due between them."""
+    run, epoch = job.run, job.task.steps_per_epoch
+    batches = job.task.batches(state.step, job.last)
+    state.window.restart()
+    while state.step < job.last:
+        state.window.add(take_step(state, job, batches))
+        job.report(Stepped(step=state.step))
+        evaluating = state.step % (run.eval_every * epoch) == 0 or state.step == job.steps
+        saving = evaluating or state.step % (run.save_every or epoch) == 0
+        stopping = interruption.asked()
+        if saving or stopping or state.step == job.last or state.step % run.log_every == 0:
+            write_window(state, job)
+        if evaluating:
+            evaluate(state, job)
+        if not (saving or stopping):
+            continue
+        path = save(state, job)
+        state.window.restart()
+        if stopping:
+            raise Stopped(interruption.signal, path, state.step)
+
+
+def take_step(state: State, job: Job, batches: Iterator[Any]) -> Tensor:
+    """Take one optimisation step and return this process's mean loss, on the device, without waiting for it."""
+    accelerator, parts = job.accelerator, job.run.accumulate
+    state.schedule.step_update(state.step)
+    total = torch.zeros((), device=accelerator.device)
+    for part in range(parts):
+        start_random_numbers(job, state.step, part)
+        last = part == parts - 1
+        with contextlib.nullcontext() if last or job.run.shard else accelerator.no_sync(state.model):
+            loss = job.task.loss(state.model, next(batches), state.step)
+            accelerator.backward(loss / parts)
+        total += loss.detach() / parts
+    if job.optim.clip_grad is not None:
+        accelerator.clip_grad_norm_(state.model.parameters(), job.optim.clip_grad)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    if state.ema is not None:
+        state.ema.update(state.plain)
+    state.step += 1
+    return total
+
+
+def start_random_numbers(job: Job, step: int, part: int) -> None:
+    """Draw what a part of a step draws (dropped paths, erased pixels) from numbers of its own."""
+    place = job.accelerator.process_index * job.run.accumulate + part
+    drawn = number("training", job.run.seed, step, place)
+    torch.manual_seed(drawn)
+    random.seed(drawn)
+
+
+def write_window(state: State, job: Job) -> None:
+    """Write down the steps since the last time, after checking that the training goes well."""
+    window = state.window
+    losses = job.channel.sum(window.losses()) / job.accelerator.num_processes
+    skipped = [line for lines in job.channel.gather(job.task.skipped) for line in lines]
+    job.task.skipped.clear()
+    if not len(losses):
+        return
+    rate = max(group["lr"] for group in state.optimizer.param_groups)
+    newest = (list_checkpoints(job.run.out / "checkpoints") or [None])[-1]
+    window.check(losses, state.step, rate, state.record, newest)
+    state.record["skipped"] += len(skipped)
+    figures = {
+        "epoch": round(state.step / job.task.steps_per_epoch, 4),
+        "loss": losses.mean().item(),
+        "lr": rate,
+        "images_per_second": round(len(losses) * job.task.batch_size / window.seconds(), 2),
+        "memory_gib": round(window.memory(), 3),
+    }
+    if state.metrics is not None:
+        state.metrics.write(state.step, figures | ({"skipped": skipped} if skipped else {}))
+    for line in skipped[:3]:
+        job.report(Said(message=f"left out {line}"))
+    job.report(Progressed(step=state.step, steps=job.last, **figures))
+    window.restart()
+
+
+def evaluate(state: State, job: Job) -> None:
+    """Measure the weights, after the last step their moving average, too; keep the best weights."""
+
+    def watch(event: Any) -> None:
+        if isinstance(event, Evaluating | Said):
+            job.report(event)
+
+    def measure() -> dict[str, float]:
+        state.plain.eval()
+        scores = job.task.evaluate(state.plain, watch)
+        settle(state.plain)
+        state.plain.train()
+        return scores
+
+    scores = measure()
+    if state.ema is not None and state.step >= job.last:
+        state.ema.swap(state.plain)
+        scores |= {f"ema_{name}": score for name, score in measure().items()}
+        state.ema.swap(state.plain)
+    epoch, best = state.step / job.task.steps_per_epoch, state.record["best"]
+    better = best is None or scores[job.task.metric] > best
+    if better:
+        state.record["best"] = scores[job.task.metric]
+        keep_weights(state, job, "best.safetensors", scores)
+    state.record |= {"scores": scores, "evaluated": state.step}
+    if state.metrics is not None:
+        state.metrics.write(state.step, {"epoch": round(epoch, 4), **scores})
+    job.report(Evaluated(step=state.step, epoch=epoch, scores=scores, best=better))
+
+
+def keep_weights(state: State, job: Job, name: str, scores: Mapping[str, float]) -> None:
+    """Save the weights as a file for use; all processes take part."""
+    weights = training_state(state.plain, state.optimizer.optimizer, None, job.run.shard)["model"]
+    if job.first_process:
+        facts = {"step": state.step, "scores": dict(scores), "seed": job.run.seed}
+        job.task.keep(job.run.out / name, weights, facts)
+
+
+def save(state: State, job: Job) -> Path:
+    """Write a checkpoint; every process learns whether that went well."""
+    content = {
+        "step": state.step,
+        "record": state.record,
+        "state": training_state(state.plain, state.optimizer.optimizer, state.ema, job.run.shard),
+        "scaler": {} if job.accelerator.scaler is None else job.accelerator.scaler.state_dict(),
+    }
+    folder, problem = job.run.out / "checkpoints", None
+    if job.first_process:
+        try:
+            save_checkpoint(folder, state.step, content, job.run.keep)
+        except CheckpointError as error:
+            problem = str(error)
+    problem = job.channel.gather(problem)[0]
+    if problem:
+        raise CheckpointError(problem)
+    return folder / f"step-{state.step:08d}.pt"
+
+
+def finish(state: State, job: Job) -> None:
+    """Keep the weights of the end, and their moving average; a trial that stops early keeps none."""
+    if state.step < job.steps:
+        return
+    scores = state.record["scores"]
+    keep_weights(state, job, "model.safetensors", scores)
+    if state.ema is not None:
+        state.ema.swap(state.plain)
+        keep_weights(state, job, "model_ema.safetensors", scores)
+        state.ema.swap(state.plain)

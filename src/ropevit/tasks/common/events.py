@@ -1,0 +1,67 @@
+"""What a training reports while it runs; a front end shows these as it likes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A training starts, or goes on from step `first` of `steps`."""
+
+    first: int
+    steps: int
+    steps_per_epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressed:
+    """`step` of `steps` are done; the figures are means over the steps since the line before."""
+
+    step: int
+    steps: int
+    epoch: float
+    loss: float
+    lr: float
+    images_per_second: float
+    memory_gib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """`step` of `steps` are done; no figures yet, as they would have to be waited for."""
+
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluating:
+    """The model is measured: `done` of `total` images."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The model was measured after `step` steps."""
+
+    step: int
+    epoch: float
+    scores: dict[str, float]
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """Something that a person should read, in a line: a damaged checkpoint, images that could not be read."""
+
+    message: str
+
+
+Event = Started | Progressed | Stepped | Evaluating | Evaluated | Said
+Report = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Show nothing."""
+    del event

@@ -1,0 +1,58 @@
+"""The optimizer and the schedule of the learning rate, from timm and torch."""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ropevit.extras import require
+from ropevit.models.groups import Layered, parameter_groups
+from ropevit.tasks.common.config import OptimConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Build the optimizer, its parameters grouped by decay and by layer.
+
+    LAMB applies its trust ratio to the decayed groups alone, as apex's does, so that learned frequencies take the
+    steps of Adam at the full rate.
+
+    Args:
+        model: A model of ours, not wrapped.
+        config: How to optimise.
+
+    Raises:
+        MissingExtraError: If LAMB is asked for and timm is not installed.
+    """
+    groups = parameter_groups(cast("Layered", model), config.lr, config.weight_decay, config.layer_decay)
+    groups = [{**group, "lr": config.lr} for group in groups]  # the schedule multiplies by lr_scale
+    if config.optimizer == "lamb":
+        lamb = require("timm.optim", "train").Lamb
+        return lamb(groups, lr=config.lr, eps=config.eps, weight_decay=config.weight_decay, max_grad_norm=1.0)
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=config.lr, eps=config.eps, fused=fused)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int) -> Any:
+    """Build the schedule: `step_update(step)` sets the rates of a step, which depend on nothing else.
+
+    The rate rises linearly to `lr`, then falls along half a cosine to `min_lr`; with a layer decay, all of it is
+    scaled layer by layer.
+
+    Args:
+        optimizer: What to schedule.
+        config: How to optimise.
+        steps_per_epoch: Steps of an epoch.
+
+    Source: Loshchilov and Hutter 2017 (arXiv:1608.03983), without restarts.
+    """
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    total = config.epochs * steps_per_epoch
+    return require("timm.scheduler", "train").CosineLRScheduler(
+        optimizer,
+        t_initial=total - warmup if config.warmup_prefix else total,
+        lr_min=config.min_lr,
+        warmup_t=warmup,
+        warmup_lr_init=config.warmup_lr,
+        warmup_prefix=config.warmup_prefix,
+        t_in_epochs=False,
+    )
