@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ropevit.data.images import SUFFIXES, UNREADABLE, fit, open_rgb
+from ropevit.data.images import UNREADABLE, fit, open_rgb
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.listing import TEST_FOLDERS, image_names, listed, subfolders
+from ropevit.data.listing import TEST_FOLDERS, class_files, listed, subfolders
 from ropevit.data.streams import stream
 
 #: Share of each class that is kept for testing where the folders do not say.
@@ -159,16 +159,7 @@ def find_classes(root: Path) -> Files:
     Raises:
         ValueError: If there are not two classes, or one has no images.
     """
-    folders = subfolders(root)
-    if len(folders) < 2:
-        found = f"the only class {folders[0].name}" if folders else "no folders of classes"
-        raise ValueError(f"found {found} in {root}; expected at least two folders, each with the images of one class")
-    files = {folder.name: [folder / name for name in image_names(folder)] for folder in folders}
-    empty = [name for name, paths in files.items() if not paths]
-    if empty:
-        kinds = ", ".join(sorted(SUFFIXES))
-        raise ValueError(f"found no images of {listed(empty)} in {root}; expected files ending in {kinds}")
-    return files
+    return {folder: [root / folder / name for name in names] for folder, names in class_files(root).items()}
 
 
 def limit(files: FolderFiles, max_images: int | None) -> FolderFiles:

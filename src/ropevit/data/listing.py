@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,45 +20,73 @@ def subfolders(path: Path) -> list[Path]:
     return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
 
 
-def image_names(folder: Path, suffixes: Iterable[str] = SUFFIXES) -> list[str]:
+def class_files(root: Path) -> dict[str, list[str]]:
+    """List the image files of each class, at any depth inside its folder, as paths relative to that.
+
+    Raises:
+        ValueError: If there are not two classes, or one has no images.
+    """
+    folders = subfolders(root)
+    if len(folders) < 2:
+        found = f"the only class {folders[0].name}" if folders else "no folders of classes"
+        raise ValueError(f"found {found} in {root}; expected at least two folders, each with the images of one class")
+    with ThreadPoolExecutor() as pool:
+        files = dict(zip((folder.name for folder in folders), pool.map(image_names, folders), strict=True))
+    empty = [name for name, paths in files.items() if not paths]
+    if empty:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise ValueError(f"found no images of {listed(empty)} in {root}; expected files ending in {kinds}")
+    return files
+
+
+def image_names(folder: Path) -> list[str]:
     """List the image files at any depth inside a folder, in the order of their paths.
 
     What systems hide beside files is left out, and folders behind links are not entered.
 
-    Args:
-        folder: Where to look.
-        suffixes: What names end in, in lower case.
-
     Returns:
         Paths relative to the folder.
     """
-    ends = tuple(suffixes)
-    return sorted(walk(str(folder), "", ends), key=lambda name: name.split(os.sep))  # noqa: PTH206
+    return sorted(walk(str(folder), ""), key=lambda name: name.split(os.sep))  # noqa: PTH206
 
 
-def walk(folder: str, inside: str, ends: tuple[str, ...]) -> Iterator[str]:
+def walk(folder: str, inside: str) -> Iterator[str]:
     """Go through a folder and those inside it."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from walk(entry.path, f"{inside}{entry.name}{os.sep}", ends)
-            elif os.path.splitext(entry.name)[1].lower() in ends and entry.name[0] != "." and entry.is_file():  # noqa: PTH122 (ten times faster than Path, for a million files)
+                yield from walk(entry.path, f"{inside}{entry.name}{os.sep}")
+            elif is_image_name(entry.name) and entry.is_file():
                 yield inside + entry.name
 
 
-class Names(Sequence[str]):
-    """Many strings in two arrays: a fifth of the memory of a list, and quick to send to other processes."""
+def is_image_name(name: str) -> bool:
+    """Tell by its name whether a file is taken for an image."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (Path is slow)
 
-    def __init__(self, names: Iterable[str]):
+
+class Names(Sequence[str]):
+    """Many strings in two arrays: a fifth of the memory of a list, and quick to send to other processes.
+
+    Args:
+        ends: Where each string ends in the text, in bytes.
+        text: All of them, joined.
+    """
+
+    def __init__(self, ends: np.ndarray, text: np.ndarray):
+        self.ends, self.text = ends, text
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Names":
+        """Pack strings."""
         encoded = [os.fsencode(name) for name in names]
-        self.ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        return cls(ends, np.frombuffer(b"".join(encoded), dtype=np.uint8))
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, index):
-        """Read one string."""
         start = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.text[start : int(self.ends[index])].tobytes())
 

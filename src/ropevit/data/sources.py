@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from ropevit.data.fashion import load_fashion
-from ropevit.data.folder import check_folder, find_classes
+from ropevit.data.folder import Progress, check_folder
 from ropevit.data.images import open_rgb
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.listing import TEST_FOLDERS, Names, listed, subfolders
+from ropevit.data.listing import TEST_FOLDERS, Names, class_files, listed, subfolders
+from ropevit.data.shards import find_shards, names_shards, open_shards
 
 Split = Literal["train", "val"]
 
@@ -106,10 +107,10 @@ class FolderSource:
 
     def __init__(self, root: Path, name: str):
         check_folder(root)
-        files = find_classes(root)
+        files = class_files(root)
         self.root, self.name, self.classes = root, name, tuple(files)
         self.labels = np.repeat(np.arange(len(files)), [len(names) for names in files.values()])
-        self.names = Names(str(file.relative_to(root)) for names in files.values() for file in names)
+        self.names = Names.of(str(Path(folder, name)) for folder, names in files.items() for name in names)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -128,13 +129,19 @@ class FolderSource:
         return str(self.root / self.names[index])
 
 
-def open_source(data: str, split: Split) -> ImageSource:
+def open_source(data: str, split: Split, progress: Progress | None = None) -> ImageSource:
     """Open a split of a data set.
 
     Args:
-        data: `fashion`, the embedded images (28 x 28; its `val` are the test images of a study); a folder with `train`
-            and `val` (or test), each with a folder of images for each class; for `val` also such a folder of classes.
+        data: One of
+            `fashion`: the embedded images (28 x 28; `val` are the test images of a study);
+            a folder with `train` and `val` (or test), each with a folder of images for each class; for `val` also such
+            a folder of classes alone;
+            a folder with tar shards, in `train` and `val` or named after them;
+            a pattern of shards, such as `https://host/images-train-{0000..1023}.tar`, or several joined by `::`, each
+            named after its split; those of the web are fetched into the user's cache.
         split: `train` or `val`.
+        progress: Called with the number of shards that are ready and that of all.
 
     Returns:
         The images of the split, read when they are asked for.
@@ -147,23 +154,25 @@ def open_source(data: str, split: Split) -> ImageSource:
     if data == "fashion":
         return MemorySource(load_fashion("train" if split == "train" else "test"))
     path = Path(data).expanduser()
+    if names_shards(data):
+        shards = find_shards(data, split)
+        name = listed([Path(shard).name for shard in shards], 1)
+        return open_shards(shards, f"{name}/{split}", every=split == "train", progress=progress)
     check_folder(path)
-    root = split_folder(path, split)
-    return FolderSource(root, f"{path.resolve().name}/{split}")
+    name = f"{path.resolve().name}/{split}"
+    if root := split_folder(path, split):
+        return FolderSource(root, name)
+    if shards := find_shards(data, split):
+        return open_shards(shards, name, every=split == "train", progress=progress)
+    folders = {folder.name for folder in subfolders(path)}
+    if split == "val" and folders and not folders & {"train", *TEST_FOLDERS}:
+        return FolderSource(path, name)
+    raise ValueError(
+        f"found no {split} images in {path}; expected {split}/CLASS/*.jpg, {split}/*.tar or *{split}*.tar in it"
+    )
 
 
-def split_folder(path: Path, split: Split) -> Path:
-    """Choose the folder of a split's classes.
-
-    Raises:
-        ValueError: If there is none.
-    """
+def split_folder(path: Path, split: Split) -> Path | None:
+    """Choose the folder of a split's classes, if there is one."""
     names = ("train",) if split == "train" else TEST_FOLDERS
-    found = [path / name for name in names if subfolders(path / name)]
-    if found:
-        return found[0]
-    others = [folder.name for folder in subfolders(path) if folder.name in ("train", *TEST_FOLDERS)]
-    if split == "val" and subfolders(path) and not others:
-        return path
-    what = f"only {listed(others)}" if others else "no such folder"
-    raise ValueError(f"found {what} in {path}; expected {path / names[0]} with a folder of images for each class")
+    return next((path / name for name in names if subfolders(path / name)), None)
