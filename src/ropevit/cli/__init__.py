@@ -12,10 +12,11 @@ from ropevit.cli.convert import convert
 from ropevit.cli.export import export
 from ropevit.cli.models import models
 from ropevit.cli.predict import predict
+from ropevit.cli.runs import runs
 from ropevit.cli.study import study
 from ropevit.cli.train import start_training, train
 
-VERBS = (study, train, models, predict, convert, export, bench)
+VERBS = (study, train, runs, models, predict, convert, export, bench)
 
 DESCRIPTION = """Rotary position embedding for images.
 

@@ -41,9 +41,14 @@ class ClassifyModel:
         Raises:
             ValueError: If there is no such model, or the fields do not fit together.
         """
+        return get_config(self.name, num_classes=num_classes, **self.fields)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Give the fields of the model's config that differ from the named model's."""
         names = ("width", "depth", "heads", "patch_size")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return get_config(self.name, img_size=self.size, num_classes=num_classes, drop_path=self.drop_path, **given)
+        return {"img_size": self.size, "drop_path": self.drop_path, **given}
 
     @property
     def name(self) -> str:

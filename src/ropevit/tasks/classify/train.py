@@ -15,7 +15,7 @@ from ropevit.data.order import TrainOrder
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.data.streams import number
 from ropevit.extras import require
-from ropevit.models.architectures import Config, Model, build_model
+from ropevit.models.architectures import Model, build_model
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.common.directory import open_directory
@@ -44,34 +44,30 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
     """
     require("timm", "train")
     accelerator = make_accelerator(config.run)
+    try:
+        return fit(make_job(config, accelerator, report))
+    finally:
+        leave()
+
+
+def make_job(config: TrainConfig, accelerator: Any, report: Report) -> Job:
+    """Open the data and the directory, and put together what the engine needs."""
     channel = Channel()
-    first = accelerator.is_main_process
     sources = open_source(config.data, "train"), open_source(config.data, "val")
     check_classes(*sources)
     classes = sources[0].classes
-    problem = None
-    if first:
-        try:
-            open_directory(config.run, config.to_dict() | {"classes": list(classes)})
-        except ValueError as error:
-            problem = str(error)
-    problem = channel.gather(problem)[0]
-    if problem:
-        raise ValueError(problem)
-    job = Job(
+    facts = config.to_dict() | {"classes": list(classes)}
+    channel.first(lambda: open_directory(config.run, facts))
+    return Job(
         accelerator=accelerator,
         task=Classification(config, *sources, accelerator, channel),
-        model=first_model(config, config.model.build(len(classes))),
+        model=first_model(config, len(classes)),
         optim=config.optim,
         run=config.run,
         settings=config.to_dict(),
-        report=report if first else silent,
+        report=report if accelerator.is_main_process else silent,
         channel=channel,
     )
-    try:
-        return fit(job)
-    finally:
-        leave()
 
 
 def check_classes(train: ImageSource, test: ImageSource) -> None:
@@ -85,18 +81,13 @@ def check_classes(train: ImageSource, test: ImageSource) -> None:
         raise ValueError(f"found {', '.join(odd[:5])} in only one of {train.name} and {test.name}; both need the same")
 
 
-def first_model(config: TrainConfig, model: Config) -> Model:
+def first_model(config: TrainConfig, num_classes: int) -> Model:
     """Draw the first weights from the seed, or load those that the config names."""
     torch.manual_seed(number("weights", config.run.seed))
-    if config.model.init is None:
-        return build_model(model)
-    return create_model(
-        config.model.name,
-        config.model.init,
-        img_size=model.img_size,
-        num_classes=model.num_classes,
-        drop_path=model.drop_path,
-    )
+    chosen = config.model
+    if chosen.init is None:
+        return build_model(chosen.build(num_classes))
+    return create_model(chosen.name, chosen.init, num_classes=num_classes, **chosen.fields)
 
 
 class Classification:

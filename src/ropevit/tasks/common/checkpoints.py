@@ -49,37 +49,43 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
 def list_checkpoints(folder: Path) -> list[Path]:
     """List checkpoints, the oldest first."""
     found = [path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: int(path.stem.split("-")[1]))
+    return sorted(found, key=step_of)
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """Read the newest checkpoint that is whole.
+def step_of(path: Path) -> int:
+    """Tell how many steps were done when a checkpoint was written."""
+    return int(path.stem.split("-")[1])
 
-    Damaged ones are passed over, and moved out of the way so that they are not counted among the newest.
+
+def find_newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """Find the newest checkpoint that is whole, every byte of it compared with its checksum.
+
+    Damaged ones are passed over, and renamed so that they are not counted among the newest.
 
     Returns:
-        What was saved, or None where there is no checkpoint, and a line for each damaged one.
+        The file, or None where there is no checkpoint, and a line for each damaged one.
 
     Raises:
         CheckpointError: If there are checkpoints, but none is whole.
     """
     damaged = []
     for path in reversed(list_checkpoints(folder)):
-        try:
-            return read_checkpoint_file(path), damaged
-        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-            moved = path.with_suffix(".damaged")
-            path.replace(moved)
-            damaged.append(f"{path} is damaged ({first_line(error)}); it was renamed to {moved.name}")
+        problem = damage(path)
+        if problem is None:
+            return path, damaged
+        moved = path.with_suffix(".damaged")
+        path.replace(moved)
+        damaged.append(f"{path} is damaged ({problem}) and was renamed to {moved.name}")
     if damaged:
-        raise CheckpointError(f"{damaged[0]}, and no other is there; start again in another directory")
+        raise CheckpointError(f"{damaged[0]}; no other is there, so start again in another directory")
     return None, damaged
 
 
-def read_checkpoint_file(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, every byte of it compared with its checksum."""
-    with zipfile.ZipFile(path) as archive:
-        wrong = archive.testzip()
-    if wrong:
-        raise ValueError(f"the checksum of {wrong} is wrong")
-    return torch.load(path, map_location="cpu", weights_only=True)
+def damage(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint, if anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        return first_line(error)
+    return f"the checksum of {wrong} is wrong" if wrong else None

@@ -9,13 +9,13 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from ropevit.data.streams import number
-from ropevit.tasks.common.checkpoints import CheckpointError, list_checkpoints, load_newest, save_checkpoint
+from ropevit.tasks.common.checkpoints import find_newest, list_checkpoints, save_checkpoint, step_of
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.ema import Ema
 from ropevit.tasks.common.events import Evaluated, Evaluating, Progressed, Report, Said, Started, Stepped
@@ -30,6 +30,7 @@ from ropevit.tasks.common.window import Window
 NOTHING_YET = {"best": None, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a task brings to the engine."""
 
@@ -161,26 +162,23 @@ def start(job: Job) -> State:
 def resume(state: State, job: Job) -> None:
     """Put a training where its newest whole checkpoint was; all processes take the same one."""
     folder = job.run.out / "checkpoints"
-    found, problem = None, None
-    if job.first_process:
-        try:
-            found, damaged = load_newest(folder)
-            for line in damaged:
-                job.report(Said(message=line))
-        except CheckpointError as error:
-            problem = str(error)
-    problem, step = job.channel.gather((problem, None if found is None else found["step"]))[0]
-    if problem:
-        raise CheckpointError(problem)
+    step = job.channel.first(lambda: newest_step(folder, job.report))
     if step is None:
         return
-    if found is None:
-        found = torch.load(folder / f"step-{step:08d}.pt", map_location="cpu", weights_only=True)
+    found = torch.load(folder / f"step-{step:08d}.pt", map_location="cpu", weights_only=True)
     parts = found["state"]
     load_training_state(parts, state.plain, state.optimizer.optimizer, state.ema, job.run.shard)
     if job.accelerator.scaler is not None and found["scaler"]:
         job.accelerator.scaler.load_state_dict(found["scaler"])
     state.step, state.record = step, found["record"]
+
+
+def newest_step(folder: Path, report: Report) -> int | None:
+    """Find the step of the newest whole checkpoint, telling of damaged ones."""
+    newest, damaged = find_newest(folder)
+    for line in damaged:
+        report(Said(message=line))
+    return None if newest is None else step_of(newest)
 
 
 def run_steps(state: State, job: Job, interruption: Interruption) -> None:
@@ -296,9 +294,8 @@ def evaluate(state: State, job: Job) -> None:
 def keep_weights(state: State, job: Job, name: str, scores: Mapping[str, float]) -> None:
     """Save the weights as a file for use; all processes take part."""
     weights = training_state(state.plain, state.optimizer.optimizer, None, job.run.shard)["model"]
-    if job.first_process:
-        facts = {"step": state.step, "scores": dict(scores), "seed": job.run.seed}
-        job.task.keep(job.run.out / name, weights, facts)
+    facts = {"step": state.step, "scores": dict(scores), "seed": job.run.seed}
+    job.channel.first(lambda: job.task.keep(job.run.out / name, weights, facts))
 
 
 def save(state: State, job: Job) -> Path:
@@ -309,16 +306,8 @@ def save(state: State, job: Job) -> Path:
         "state": training_state(state.plain, state.optimizer.optimizer, state.ema, job.run.shard),
         "scaler": {} if job.accelerator.scaler is None else job.accelerator.scaler.state_dict(),
     }
-    folder, problem = job.run.out / "checkpoints", None
-    if job.first_process:
-        try:
-            save_checkpoint(folder, state.step, content, job.run.keep)
-        except CheckpointError as error:
-            problem = str(error)
-    problem = job.channel.gather(problem)[0]
-    if problem:
-        raise CheckpointError(problem)
-    return folder / f"step-{state.step:08d}.pt"
+    folder = job.run.out / "checkpoints"
+    return job.channel.first(lambda: save_checkpoint(folder, state.step, content, job.run.keep))
 
 
 def finish(state: State, job: Job) -> None:

@@ -4,6 +4,7 @@ Started by `torchrun`, a training is one process a GPU on any number of machines
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,9 +49,10 @@ def make_accelerator(config: RunConfig) -> Any:
 
 
 def leave() -> None:
-    """Part from the other processes; one that ends without it may take others down with it."""
+    """Part from the other processes, so that this one may end, or train again otherwise."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    require("accelerate.state", "train").AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def share_out(model: nn.Module, device: torch.device) -> None:
@@ -103,10 +105,22 @@ class Channel:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
-    def wait(self) -> None:
-        """Wait for all processes."""
-        if self.group is not None:
-            dist.barrier(group=self.group)
+    def first(self, work: Callable[[], Any]) -> Any:
+        """Let the first process do something, and all have what it gives; an error is everybody's.
+
+        Raises:
+            ValueError: What the first process raised.
+        """
+        result, problem = None, None
+        if self.group is None or dist.get_rank() == 0:
+            try:
+                result = work()
+            except ValueError as error:
+                problem = error
+        result, problem = self.gather((result, problem))[0]
+        if problem is not None:
+            raise problem
+        return result
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, shard: bool) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""A training of seconds on a part of the embedded images, and processes that are forked to run it.
+
+What forks must not have computed anything with PyTorch before: its threads would be missing in the fork.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ropevit.data.fashion import load_fashion
+from ropevit.data.labelled import LabelledImages
+from ropevit.data.sources import MemorySource
+from ropevit.tasks.classify import train as classify
+from ropevit.tasks.classify.config import TrainConfig
+from ropevit.tasks.classify.recipes import find_recipe
+from ropevit.tasks.common.events import Report, silent
+
+for module in ("accelerate", "timm.data", "timm.loss", "timm.optim", "timm.scheduler", "torchvision.transforms"):
+    import_module(module)  # once, before the forks
+
+
+def small(out: Path, epochs: int = 4, **run: Any) -> TrainConfig:
+    """Give a training of 20 steps an epoch with all that DeiT III does: LAMB, mixing, repeated augmentation."""
+    config = find_recipe("fashion")
+    changes = {"workers": 0, "log_every": 1, "save_every": 2, "resume": True, "device": "cpu", "out": out, **run}
+    return replace(
+        config,
+        batch_size=32,
+        loss="binary",
+        model=replace(config.model, width=32, depth=2, heads=2),
+        augment=replace(config.augment, kind="three_augment", mixup=0.8, cutmix=1.0, repeats=3),
+        optim=replace(config.optim, optimizer="lamb", lr=4e-3, epochs=epochs, ema_decay=0.99),
+        run=replace(config.run, **changes),
+    )
+
+
+def part(images: LabelledImages, count: int) -> MemorySource:
+    """Take the first images of a set."""
+    return MemorySource(replace(images, images=images.images[:count], labels=images.labels[:count]))
+
+
+def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
+    """Train on 660 of the embedded images, and measure on 100."""
+    import torch
+
+    torch.set_num_threads(1)
+    sources = {"train": part(load_fashion("train"), 660), "val": part(load_fashion("test"), 100)}
+    classify.open_source = lambda _data, split: sources[split]  # type: ignore[assignment]
+    return classify.train(config, report)
+
+
+def fork(work: Callable[[], object], **environment: str) -> int:
+    """Do something in a process of its own, and return its number."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    os.environ.update(environment)
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def finished(child: int) -> bool:
+    """Wait for a process, and tell whether it ended well."""
+    return os.waitpid(child, 0)[1] == 0

@@ -1,0 +1,63 @@
+"""`ropevit runs`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ropevit.tasks.common.runs import RunSummary, draw_runs, find_runs
+
+
+def runs(
+    folders: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),),
+    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: runs.png in the first directory)")] = None,
+) -> None:
+    """Compare trainings in a table, and draw their curves.
+
+    For example:
+      ropevit runs runs
+      ropevit runs runs/small_ape runs/small_mixed --out small.png
+
+    Args:
+        folders: Directories of runs, or directories that hold some.
+        out: PNG to write the curves to; one that is there is replaced.
+    """
+    found = find_runs(folders)
+    console = Console()
+    console.print(table(found))
+    path = draw_runs(found, out or folders[0] / "runs.png")
+    console.print(f"curves: {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+def table(found: list[RunSummary]) -> Table:
+    """Lay out the trainings, one a row."""
+    result = Table(box=box.SIMPLE_HEAD)
+    result.add_column("run", overflow="fold", min_width=10)
+    result.add_column("recipe", overflow="fold", min_width=12)
+    for name in ("epoch", "loss", "top-1", "best", "images/s"):
+        result.add_column(name, justify="right", no_wrap=True)
+    if any(run.skipped for run in found):
+        result.add_column("left out", justify="right")
+    for run in found:
+        epochs = run.settings.get("optim", {}).get("epochs", "?")
+        done = run.last("epoch") or 0
+        result.add_row(
+            escape(run.name),
+            f"{run.settings.get('recipe', '?')} {run.settings.get('model', {}).get('position', '')}",
+            f"{done:.4g}/{epochs}{'' if run.finished else ' …'}",
+            shown(run.last("loss"), ".4f"),
+            shown(run.last("top1"), ".2f"),
+            shown(run.best("top1"), ".2f"),
+            shown(run.last("images_per_second"), ",.0f"),
+            *([str(run.skipped)] if any(other.skipped for other in found) else []),
+        )
+    return result
+
+
+def shown(value: float | None, form: str) -> str:
+    """Write a figure, or a dash where there is none yet."""
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,93 @@
+"""Trainings side by side: what was asked of each, how far it is, what it reached, and its curves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropevit.extras import require
+from ropevit.tasks.common.directory import FILE, read_settings
+from ropevit.tasks.common.metrics import read_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What is known of a training from its directory."""
+
+    folder: Path
+    settings: dict[str, Any]
+    lines: list[dict[str, Any]]
+    """The log: lines with a loss, and lines with scores."""
+
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.folder.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training reached its end."""
+        return (self.folder / "model.safetensors").exists()
+
+    def curve(self, key: str) -> tuple[list[float], list[float]]:
+        """Give epochs and values of what the log has under a key."""
+        points = [(line["epoch"], line[key]) for line in self.lines if key in line]
+        return [x for x, _ in points], [y for _, y in points]
+
+    def last(self, key: str) -> float | None:
+        """Give the last value of a key, if there is one."""
+        return (self.curve(key)[1] or [None])[-1]
+
+    def best(self, key: str) -> float | None:
+        """Give the largest value of a key, if there is one."""
+        return max(self.curve(key)[1], default=None)
+
+    @property
+    def skipped(self) -> int:
+        """Number of times that an image could not be read."""
+        return sum(len(line.get("skipped", ())) for line in self.lines)
+
+
+def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
+    """Find the trainings in directories, at any depth, by name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = sorted({path.parent for folder in folders for path in [folder / FILE, *folder.rglob(FILE)]})
+    runs = [
+        RunSummary(folder=folder, settings=read_settings(folder), lines=read_metrics(folder))
+        for folder in found
+        if (folder / "metrics.jsonl").exists()
+    ]
+    if not runs:
+        raise ValueError(
+            f"found no training in {', '.join(map(str, folders))}; give the directory of a run, or of several"
+        )
+    return runs
+
+
+def draw_runs(runs: Sequence[RunSummary], path: Path, score: str = "top1") -> Path:
+    """Draw loss and score of trainings over their epochs.
+
+    Args:
+        runs: The trainings.
+        path: PNG to write.
+        score: Which score.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    figures = require("matplotlib.figure", "figures")
+    figure = figures.Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for run in runs:
+        left.plot(*run.curve("loss"), label=run.name, linewidth=1.2)
+        right.plot(*run.curve(score), label=run.name, marker="o", markersize=3, linewidth=1.2)
+    for axes, title in ((left, "training loss"), (right, f"{score} on the test images (%)")):
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+    return path

@@ -1,0 +1,71 @@
+import contextlib
+import os
+import signal
+
+import pytest
+
+from ropevit.cli import main
+from ropevit.tasks.common import engine
+
+OPTIONS = ["--device", "cpu", "--width", "16", "--depth", "1", "--heads", "1", "--log-every", "1", "--max-steps", "3"]
+
+
+def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch):
+    out = str(tmp_path / "run")
+    original = engine.take_step
+
+    def terminated(state, job, batches):
+        loss = original(state, job, batches)
+        if state.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(engine, "take_step", terminated)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "fashion", "--out", out, *OPTIONS])
+    assert stopped.value.code == 0
+    assert "stopped after step 2, as asked by SIGTERM" in capsys.readouterr().out
+    monkeypatch.undo()
+    main(["train", "fashion", "--out", out, "--resume", *OPTIONS])
+    printed = capsys.readouterr().out
+    assert "going on from step 2 of 3" in printed
+    assert "top1" in printed
+    main(["runs", str(tmp_path)])
+    assert "0.0385/8" in capsys.readouterr().out
+    assert (tmp_path / "runs.png").stat().st_size > 10_000
+
+
+def test_the_recipes_are_listed_with_what_to_expect(capsys):
+    main(["train", "--list"])
+    printed = capsys.readouterr().out
+    assert [line.split() for line in printed.splitlines() if "deit3_small " in line] == [
+        ["deit3_small", "224", "400", "2048", "80.9", "7.1"]
+    ]
+    assert "fashion" in printed
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["train", "--help"], ["train", "fashion", "--help"]])
+def test_help_says_what_to_type(arguments, capsys):
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    assert "ropevit train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch"], "no recipe named 'nosuch'"),
+        (["--out", "x"], "got --out where the recipe's name comes first"),
+        (["fashion", "--data", "nowhere"], "found no folder nowhere"),
+        (["fashion", "--lr", "-1"], "got lr=-1.0"),
+        (["fashion", "--position", "sinusoid"], "got position 'sinusoid'"),
+        (["fashion", "--init", "nothing.safetensors"], "nothing.safetensors"),
+    ],
+)
+def test_wrong_input_is_answered_before_anything_is_written(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.pt"))

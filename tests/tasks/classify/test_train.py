@@ -1,0 +1,133 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from ropevit.data.loading import Batch
+from ropevit.tasks.classify.recipes import find_recipe
+from ropevit.tasks.classify.score import tally
+from ropevit.tasks.classify.train import Classification, make_criterion, make_mixing, train
+from ropevit.tasks.common.events import Said
+from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.weights import load_model
+
+
+def config_of(path, **changes):
+    """Give a training on a folder of images: two steps an epoch."""
+    config = find_recipe("fashion")
+    return replace(
+        config,
+        data=str(path / "images"),
+        batch_size=4,
+        model=replace(config.model, width=16, depth=1, heads=1, **changes.pop("model", {})),
+        optim=replace(config.optim, epochs=2, warmup_epochs=0.5),
+        run=replace(config.run, out=path / "run", device="cpu", log_every=1, **changes),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Make a folder of images of two classes, nine to train on and four to test on."""
+    for split, count in (("train", 9), ("val", 4)):
+        for number in range(count):
+            file = tmp_path / "images" / split / "ab"[number % 2] / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((40, 30), 50 + number).convert("RGB").save(file)
+    return tmp_path
+
+
+def test_a_user_s_own_folder_is_trained_on(folder):
+    scores = train(config_of(folder))
+    assert scores.keys() == {"top1", "top5"}
+    _, info = load_model(folder / "run" / "model.safetensors")
+    assert info.classes == ["a", "b"]
+
+
+def test_an_image_that_cannot_be_read_is_left_out_named_and_counted(folder):
+    bad = folder / "images" / "train" / "a" / "2.png"
+    bad.write_bytes(b"")
+    said = []
+    train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Said) else None)
+    assert any(str(bad) in message for message in said)
+    lines = [line for line in read_metrics(folder / "run") if line.get("skipped")]
+    assert all(line["skipped"] == [str(bad)] for line in lines)
+    assert len(lines) in (1, 2)  # an epoch leaves one image over, which may be this one
+
+
+def test_test_images_of_other_classes_are_refused(folder):
+    (folder / "images" / "val" / "b").rename(folder / "images" / "val" / "c")
+    with pytest.raises(ValueError, match="found b, c in only one of images/train and images/val"):
+        train(config_of(folder))
+
+
+def test_training_starts_from_given_weights_with_a_new_head(folder):
+    train(config_of(folder))
+    first, _ = load_model(folder / "run" / "model.safetensors")
+    other = config_of(folder, model={"init": str(folder / "run" / "model.safetensors")}, max_steps=1)
+    other = replace(other, optim=replace(other.optim, warmup_lr=0.0), run=replace(other.run, out=folder / "second"))
+    train(other)  # one step at a learning rate of 0
+    second, _ = load_model(folder / "second" / "best.safetensors")
+    torch.testing.assert_close(second.blocks[0].mlp.fc1.weight, first.blocks[0].mlp.fc1.weight)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(folder):
+    with pytest.raises(ValueError, match="expected no batch larger than the set"):
+        train(replace(config_of(folder), batch_size=64))
+
+
+def test_binary_targets_are_one_wherever_a_mixed_image_shows_a_class():
+    config = find_recipe("deit3_small")
+    torch.manual_seed(0)
+    _, targets = make_mixing(config, 5)(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))
+    assert (targets > 0).sum(1).tolist() == [2, 2, 2, 2]
+    logits = torch.randn(4, 5)
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, (targets > 0).float())
+    torch.testing.assert_close(make_criterion(config)(logits, targets), wanted)
+
+
+def test_without_mixing_targets_are_the_labels_smoothed():
+    config = find_recipe("swin_tiny")
+    config = replace(config, augment=replace(config.augment, mixup=0.0, cutmix=0.0))
+    images = torch.rand(2, 3, 8, 8)
+    same, targets = make_mixing(config, 4)(images, torch.tensor([0, 3]))
+    assert same is images
+    torch.testing.assert_close(targets, torch.tensor([[0.925, 0.025, 0.025, 0.025], [0.025, 0.025, 0.025, 0.925]]))
+    logits = torch.randn(2, 4)
+    wanted = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 3]), label_smoothing=0.1)
+    torch.testing.assert_close(make_criterion(config)(logits, targets), wanted)
+
+
+def test_right_answers_are_counted_class_by_class():
+    labels = torch.tensor([0, 1, 2, 6, 6])
+    logits = torch.zeros(5, 7)
+    logits[0, 0] = 1  # right
+    logits[1, :] = torch.tensor([6, 1, 5, 4, 3, 0, 2.0])  # the sixth guess is right
+    logits[2, :] = torch.tensor([6, 5, 1.5, 4, 3, 0, 1])  # the fifth guess is right
+    logits[3, 6] = 1  # right
+    logits[4, :] = torch.tensor([6, 5, 4, 3, 2, 1, 0.0])  # wrong
+    parts = [Batch(torch.zeros(3, 3, 2, 2, dtype=torch.uint8), labels[:3], [])]
+    parts.append(Batch(torch.empty(0, 3, 0, 0, dtype=torch.uint8), labels[:0], [4]))  # nothing could be read
+    parts.append(Batch(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), labels[3:], []))
+    answers = iter([logits[:3], logits[3:]])
+    seen = []
+    result = tally(lambda _: next(answers), parts, 7, Channel(), seen.append)
+    assert result.images.tolist() == [1, 1, 1, 0, 0, 0, 2]
+    assert result.first.tolist() == [1, 0, 0, 0, 0, 0, 1]
+    assert result.several.tolist() == [1, 0, 1, 0, 0, 0, 1]
+    assert result.scores() == {"top1": 40.0, "top5": 60.0}
+    assert seen == [3, 5]
+
+
+def test_pixels_are_normalised_as_imagenet_is(small):
+    config = small()
+    accelerator = make_accelerator(config.run)
+    from ropevit.tasks.classify import train as module
+
+    source = module.open_source("fashion", "train")
+    task = Classification(config, source, source, accelerator, Channel())
+    white = task.normalise(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
+    wanted = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(white[0, :, 0, 0], wanted)
+    leave()

@@ -1,0 +1,203 @@
+import json
+import os
+import resource
+import signal
+
+import pytest
+import safetensors.torch
+import torch
+
+from ropevit.models.vit import ViT
+from ropevit.tasks.classify.train import train
+from ropevit.tasks.common import engine
+from ropevit.tasks.common.checkpoints import CheckpointError, list_checkpoints
+from ropevit.tasks.common.events import Evaluated, Said, Started, Stepped
+from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.window import DivergedError
+from ropevit.weights import load_model
+
+TIMING = ("images_per_second", "memory_gib")
+
+
+def log(folder):
+    return [{key: value for key, value in line.items() if key not in TIMING} for line in read_metrics(folder)]
+
+
+def at(step, action):
+    """Give a reporter that acts after a step."""
+
+    def report(event):
+        if isinstance(event, Stepped) and event.step == step:
+            action()
+
+    return report
+
+
+def interrupt(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def unbroken(small, tmp_path):
+    """Give the directory of a training of two epochs that nobody disturbed."""
+    train(small(2, out=tmp_path / "unbroken"))
+    return tmp_path / "unbroken"
+
+
+def same_files(folder, other):
+    for name in ("model.safetensors", "model_ema.safetensors", "best.safetensors"):
+        weights = [safetensors.torch.load_file(where / name) for where in (folder, other)]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_training_leaves_a_log_weights_and_its_config(unbroken, small):
+    lines = log(unbroken)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 17))
+    assert [line["step"] for line in lines if "top1" in line] == [8, 16]
+    model, info = load_model(unbroken / "model.safetensors")
+    assert len(info.classes) == 10
+    assert info.metadata["recipe"] == "fashion"
+    assert info.metadata["step"] == 16
+    assert model.config == small().model.build(10)
+    assert json.loads((unbroken / "config.json").read_text())["optim"]["optimizer"] == "lamb"
+    assert [path.name for path in list_checkpoints(unbroken / "checkpoints")] == [
+        "step-00000008.pt",
+        "step-00000016.pt",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_a_signal_stops_goes_on_as_if_nothing_had_been(unbroken, small, tmp_path, number):
+    with pytest.raises(Stopped, match=r"stopped after step 11, as asked by SIG.*step-00000011.pt"):
+        train(small(2), at(11, interrupt(number)))
+    started = []
+    train(small(2, resume=True), lambda event: started.append(event) if isinstance(event, Started) else None)
+    assert started[0].first == 11
+    assert log(tmp_path / "run") == log(unbroken)
+    same_files(tmp_path / "run", unbroken)
+
+
+def test_a_trial_that_stops_early_goes_on_with_the_same_schedule(unbroken, small, tmp_path):
+    train(small(2, max_steps=5))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    train(small(2, resume=True))
+    trial = [line for line in log(tmp_path / "run") if "loss" in line]
+    assert trial == [line for line in log(unbroken) if "loss" in line]
+
+
+def test_accumulating_gradients_changes_the_losses_by_rounding_alone(small, tmp_path):
+    config = small(2, accumulate=2, out=tmp_path / "parts")
+    without = [small(2, out=tmp_path / "whole"), config]
+    for each in without:
+        object.__setattr__(each.model, "drop_path", 0.0)  # what is dropped and erased is drawn part by part
+        object.__setattr__(each.augment, "random_erasing", 0.0)
+        train(each)
+    parts, whole = ([line["loss"] for line in log(tmp_path / name) if "loss" in line] for name in ("parts", "whole"))
+    torch.testing.assert_close(torch.tensor(parts), torch.tensor(whole), rtol=1e-5, atol=0)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(unbroken, small, tmp_path):
+    with pytest.raises(Stopped):
+        train(small(2, save_every=3), at(14, interrupt(signal.SIGTERM)))
+    newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    newest.write_bytes(content)
+    said = []
+    train(small(2, resume=True), lambda event: said.append(event) if isinstance(event, Said | Started) else None)
+    assert "step-00000014.pt is damaged" in said[0].message
+    assert said[1].first == 12
+    assert log(tmp_path / "run") == log(unbroken)
+
+
+def test_when_no_checkpoint_is_whole_the_training_does_not_start_anew_in_silence(small, tmp_path):
+    train(small(1, max_steps=2))
+    for path in list_checkpoints(tmp_path / "run" / "checkpoints"):
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"step-00000002.pt is damaged .*no other is there"):
+        train(small(1, resume=True))
+
+
+def test_a_full_disk_is_reported_and_the_directory_stays_valid(unbroken, small, tmp_path):
+    train(small(2, max_steps=4))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # files may not grow beyond 20 kB
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot save step 8.*step-00000004.pt is whole.*free space"):
+            train(small(2, resume=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+    train(small(2, resume=True))
+    assert [line for line in log(tmp_path / "run") if "loss" in line] == [
+        line for line in log(unbroken) if "loss" in line
+    ]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(small, monkeypatch, tmp_path):
+    original = engine.take_step
+
+    def poisoned(state, job, batches):
+        loss = original(state, job, batches)
+        return loss * float("nan") if state.step == 11 else loss
+
+    monkeypatch.setattr(engine, "take_step", poisoned)
+    with pytest.raises(
+        DivergedError, match=r"loss is nan at step 11 with lr .*newest checkpoint is .*step-00000008.pt"
+    ):
+        train(small(2, log_every=4))
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000008.pt"]
+
+
+def test_a_loss_that_grows_tenfold_stops_the_training(small):
+    with pytest.raises(DivergedError, match=r"the loss has grown to .* at step \d+ with lr"):
+        train(small(2, optim={"lr": 3e3, "optimizer": "adamw"}))
+
+
+def test_only_the_newest_checkpoints_are_kept(small, tmp_path):
+    train(small(1, save_every=1, keep=3))
+    assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == [
+        f"step-{step:08d}.pt" for step in (6, 7, 8)
+    ]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bfloat16_checkpointing_and_compiling_train_too(small, tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_quickly(model):
+        compiled.append(type(model))
+        model._compiled_call_impl = torch.compile(model._call_impl, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    scores = train(small(1, precision="bfloat16", grad_checkpointing=True, compile=True, max_steps=3))
+    assert scores.keys() == {"top1", "top5", "ema_top1", "ema_top5"}
+    assert compiled == [ViT]
+    losses = [line["loss"] for line in log(tmp_path / "run") if "loss" in line]
+    train(small(1, max_steps=3, out=tmp_path / "plain"))
+    plain = [line["loss"] for line in log(tmp_path / "plain") if "loss" in line]
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(plain), rtol=2e-2, atol=0)
+    assert losses != plain
+
+
+def test_the_best_weights_are_those_of_the_best_score(small, tmp_path):
+    scores = []
+    train(
+        small(3), lambda event: scores.append((event.scores["top1"], event.step)) if isinstance(event, Evaluated) else 0
+    )
+    best = max(scores, key=lambda pair: (pair[0], -pair[1]))
+    _, info = load_model(tmp_path / "run" / "best.safetensors")
+    assert (info.metadata["scores"]["top1"], info.metadata["step"]) == best
+
+
+def test_a_finished_training_is_left_as_it_is(unbroken, small):
+    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*.*") if path.suffix in (".pt", ".jsonl")}
+    scores = train(small(2, out=unbroken, resume=True))
+    assert scores["top1"] == log(unbroken)[-1]["top1"]
+    assert {path: path.stat().st_mtime_ns for path in before if path.suffix == ".pt"} == {
+        path: time for path, time in before.items() if path.suffix == ".pt"
+    }

@@ -1,0 +1,94 @@
+import math
+
+import pytest
+import torch
+from timm.optim import Lamb
+from torch import nn
+
+from ropevit.models.architectures import build_model
+from ropevit.models.registry import get_config
+from ropevit.models.vit import ViTConfig
+from ropevit.tasks.common.config import OptimConfig
+from ropevit.tasks.common.optim import make_optimizer, make_schedule
+
+TINY = ViTConfig(position="rope_mixed_ape", width=16, depth=2, heads=2, img_size=(32, 32), num_classes=3)
+
+
+def rates(config, steps_per_epoch):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = make_schedule(optimizer, config, steps_per_epoch)
+    found = []
+    for step in range(config.epochs * steps_per_epoch):
+        schedule.step_update(step)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_the_rate_rises_linearly_then_falls_along_a_cosine():
+    config = OptimConfig(lr=1e-3, epochs=10, warmup_epochs=2, warmup_lr=1e-6, min_lr=1e-5)
+    found = rates(config, 10)
+    assert found[0] == 1e-6
+    assert found[10] == pytest.approx(1e-6 + (1e-3 - 1e-6) * 10 / 20)
+    for step in (20, 50, 99):  # the cosine began at step 0
+        assert found[step] == pytest.approx(1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + math.cos(math.pi * step / 100)))
+
+
+def test_with_a_prefix_the_cosine_begins_after_the_warm_up():
+    config = OptimConfig(lr=1e-3, epochs=10, warmup_epochs=2, min_lr=0.0, warmup_prefix=True)
+    found = rates(config, 10)
+    assert found[20] == pytest.approx(1e-3)
+    assert found[60] == pytest.approx(0.5e-3)
+
+
+def test_layer_decay_scales_the_whole_schedule():
+    model = build_model(TINY)
+    optimizer = make_optimizer(model, OptimConfig(lr=1e-3, layer_decay=0.5, epochs=10))
+    schedule = make_schedule(optimizer, OptimConfig(lr=1e-3, layer_decay=0.5, epochs=10), 10)
+    schedule.step_update(60)
+    found = {group["lr_scale"]: group["lr"] for group in optimizer.param_groups}
+    assert sorted(found) == [0.125, 0.25, 0.5, 1.0]
+    assert all(rate == pytest.approx(scale * found[1.0]) for scale, rate in found.items())
+
+
+@pytest.mark.parametrize("name", ["rope_mixed_ape_deit_tiny_patch16_LS", "swin_rope_mixed_rpb_tiny_patch4_window7_224"])
+def test_only_matrices_are_decayed(name):
+    with torch.device("meta"):
+        model = build_model(get_config(name))
+    optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1))
+    decayed = {each for group in optimizer.param_groups if group["weight_decay"] for each in group["names"]}
+    kept = {each for group in optimizer.param_groups if not group["weight_decay"] for each in group["names"]}
+    assert decayed | kept == {name for name, _ in model.named_parameters()}
+    assert any(name.endswith("rope.freqs") for name in kept)
+    endings = ("bias", "norm", "freqs", "pos_embed", "cls_token", "table", "gamma_1", "gamma_2", "norm1.weight",
+               "norm2.weight", "norm.weight")  # fmt: skip
+    assert all(name.endswith(endings) for name in kept)
+    assert all(name.endswith("weight") for name in decayed)
+
+
+def test_lamb_gives_frequencies_the_steps_of_adam_and_clips_at_one():
+    model = build_model(TINY)
+    optimizer = make_optimizer(model, OptimConfig(optimizer="lamb", lr=0.1, weight_decay=0.1, eps=1e-12))
+    assert isinstance(optimizer, Lamb)
+    assert optimizer.defaults["max_grad_norm"] == 1.0
+    freqs, before = model.blocks[0].attn.rope.freqs, model.blocks[0].attn.rope.freqs.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    optimizer.step()
+    # the first step of Adam has size lr for each element; the trust ratio would scale it by the norm of freqs
+    torch.testing.assert_close(before - freqs.detach(), torch.full_like(before, 0.1), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr": 0.0}, "got lr=0.0; expected above 0"),
+        ({"epochs": 5, "warmup_epochs": 5}, "warm-up must be shorter"),
+        ({"clip_grad": -1.0}, "got clip_grad=-1.0"),
+        ({"layer_decay": 1.5}, "got layer_decay=1.5"),
+        ({"ema_decay": 1.0}, "got ema_decay=1.0"),
+        ({"min_lr": -1e-5}, "got min_lr=-1e-05"),
+    ],
+)
+def test_what_cannot_be_optimised_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**fields)

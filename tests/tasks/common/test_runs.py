@@ -1,0 +1,68 @@
+import json
+
+import pytest
+
+from ropevit.tasks.common.config import RunConfig
+from ropevit.tasks.common.directory import open_directory, read_settings
+from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.runs import draw_runs, find_runs
+
+SETTINGS = {"recipe": "fashion", "data": "here", "optim": {"lr": 1.0}, "run": {"seed": 0, "workers": 3}}
+
+
+def test_a_directory_with_something_else_in_it_is_never_written_to(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not empty; choose another --out"):
+        open_directory(RunConfig(out=tmp_path), SETTINGS)
+    with pytest.raises(ValueError, match=r"found no training in .*config.json cannot be read"):
+        open_directory(RunConfig(out=tmp_path, resume=True), SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_training_is_resumed_with_the_same_options_or_not_at_all(tmp_path):
+    run = RunConfig(out=tmp_path / "run", resume=True)
+    open_directory(run, SETTINGS)
+    moved = {**SETTINGS, "data": "elsewhere", "run": {"seed": 0, "workers": 0}}
+    open_directory(run, moved)  # where the data is and how it is computed may change
+    with pytest.raises(ValueError, match=r"was started otherwise \(lr was 1.0, now 2.0\)"):
+        open_directory(run, {**SETTINGS, "optim": {"lr": 2.0}})
+    with pytest.raises(ValueError, match=r"seed was 0, now 1"):
+        open_directory(run, {**SETTINGS, "run": {"seed": 1}})
+    assert read_settings(run.out) == SETTINGS
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
+    run = RunConfig(out=tmp_path / "run", resume=True)
+    open_directory(run, SETTINGS)
+    (run.out / "checkpoints").mkdir()
+    part = run.out / "checkpoints" / ".step-00000004.pt.123.part"
+    part.write_bytes(b"half")
+    open_directory(run, SETTINGS)
+    assert not part.exists()
+
+
+def make_run(folder, losses):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(SETTINGS))
+    lines = [{"step": step, "epoch": step / 2, "loss": loss} for step, loss in enumerate(losses, 1)]
+    lines.append({"step": len(losses), "epoch": len(losses) / 2, "top1": 100 / sum(losses)})
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9, "lo'  # killed while writing
+    (folder / "metrics.jsonl").write_text(text)
+
+
+def test_trainings_are_found_at_any_depth_and_compared(tmp_path):
+    make_run(tmp_path / "a", [3.0, 2.0])
+    make_run(tmp_path / "deep" / "b", [3.0, 1.0, 1.0])
+    runs = find_runs([tmp_path])
+    assert [(run.name, run.last("loss"), run.best("top1"), run.finished) for run in runs] == [
+        ("a", 2.0, 20.0, False),
+        ("b", 1.0, 20.0, False),
+    ]
+    assert runs[1].curve("loss") == ([0.5, 1.0, 1.5], [3.0, 1.0, 1.0])
+    assert len(read_metrics(tmp_path / "a")) == 3
+    assert draw_runs(runs, tmp_path / "runs.png").stat().st_size > 10_000
+
+
+def test_a_directory_without_trainings_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="found no training in"):
+        find_runs([tmp_path])

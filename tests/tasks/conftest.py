@@ -1,0 +1,43 @@
+"""A training of a second: a tiny ViT on some of the embedded images."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ropevit.data.fashion import load_fashion
+from ropevit.data.sources import MemorySource
+from ropevit.tasks.classify import train as classify
+from ropevit.tasks.classify.recipes import find_recipe
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Give a function that makes configs: 8 steps an epoch, all that DeiT III does; `changes` are for the run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    parts = {"train": load_fashion("train"), "val": load_fashion("test")}
+    counts = {"train": 67, "val": 21}
+
+    def open_part(_data, split):
+        images, count = parts[split], counts[split]
+        return MemorySource(replace(images, images=images.images[:count], labels=images.labels[:count]))
+
+    monkeypatch.setattr(classify, "open_source", open_part)
+
+    def make(epochs=1, optim=None, **changes):
+        config = find_recipe("fashion")
+        published = {"optimizer": "lamb", "warmup_epochs": 0.5, "ema_decay": 0.9}
+        run = {"out": tmp_path / "run", "device": "cpu", "workers": 0, "log_every": 1, **changes}
+        return replace(
+            config,
+            batch_size=8,
+            loss="binary",
+            model=replace(config.model, width=16, depth=1, heads=1, drop_path=0.2),
+            augment=replace(config.augment, mixup=0.8, cutmix=1.0, repeats=3, random_erasing=0.25),
+            optim=replace(config.optim, epochs=epochs, **(published | (optim or {}))),
+            run=replace(config.run, **run),
+        )
+
+    yield make
+    torch.set_num_threads(threads)
