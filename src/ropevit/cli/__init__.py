@@ -9,6 +9,7 @@ from tyro.extras import SubcommandApp
 
 from ropevit.cli.bench import bench
 from ropevit.cli.convert import convert
+from ropevit.cli.data import data
 from ropevit.cli.export import export
 from ropevit.cli.models import models
 from ropevit.cli.predict import predict
@@ -16,7 +17,7 @@ from ropevit.cli.runs import runs
 from ropevit.cli.study import study
 from ropevit.cli.train import start_training, train
 
-VERBS = (study, train, runs, models, predict, convert, export, bench)
+VERBS = (study, data, train, runs, models, predict, convert, export, bench)
 
 DESCRIPTION = """Rotary position embedding for images.
 

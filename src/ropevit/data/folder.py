@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ropevit.data.images import UNREADABLE, fit, open_rgb
+from ropevit.data.images import UNREADABLE, fit, open_rgb, reason
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.listing import TEST_FOLDERS, class_files, listed, subfolders
 from ropevit.data.streams import stream
@@ -198,7 +198,7 @@ def read_square(file: Path, size: int) -> np.ndarray | str:
     try:
         image = open_rgb(file, enough=size)
     except UNREADABLE as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return reason(error)
     side = min(size, *image.size)
     return np.asarray(fit(image, side, side))
 

@@ -1,8 +1,8 @@
 """Image files: reading any mode as it should look, and fitting a picture to a model's input."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -33,11 +33,16 @@ def read_image(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as an image ({error}); convert or remove it") from None
 
 
-def open_rgb(path: Path | BinaryIO, enough: int | None = None) -> Image.Image:
+def reason(error: Exception) -> str:
+    """Say in one line why an image cannot be read."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def open_rgb(path: Path | BytesIO, enough: int | None = None) -> Image.Image:
     """Read an image as `read_image` does, but let the errors of UNREADABLE through.
 
     Args:
-        path: Image file, or an open one.
+        path: Image file, or what is in it.
         enough: Shorter side in pixels that is enough; JPEGs are then decoded no larger than needed.
     """
     with Image.open(path) as image:

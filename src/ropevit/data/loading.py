@@ -5,7 +5,8 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ropevit.data.augment import Transform
-from ropevit.data.images import UNREADABLE
+from ropevit.data.images import UNREADABLE, reason
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.data.sources import ImageSource
 
@@ -125,20 +126,20 @@ class TrainReader:
             TooManyBadError: If there is none within reach.
         """
         bad: list[int] = []
-        reason = ""
+        why = ""
         for ahead in range(MOST_BAD):
             index = (draw.index + ahead) % len(self.source)
             try:
                 image, label = self.source.read(index)
             except UNREADABLE as error:
                 bad.append(index)
-                reason = one_line(error)
+                why = reason(error)
                 continue
             with seeded(draw.seed):
                 return Sample(self.transform(image), label, bad)
         first, last = self.source.describe(bad[0]), self.source.describe(bad[-1])
         raise TooManyBadError(
-            f"{MOST_BAD} images in a row cannot be read, {first} to {last} ({reason}); "
+            f"{MOST_BAD} images in a row cannot be read, {first} to {last} ({why}); "
             "check the disk, or the files with `ropevit data check`"
         )
 
@@ -184,22 +185,18 @@ def collate(samples: list[Sample], bad: list[int]) -> Batch:
 def batches(reader: TrainReader | EvalReader, keys: Iterable, workers: int) -> Iterator[Batch]:
     """Let workers read batches ahead of time.
 
-    Processes are started afresh rather than forked: a fork of a process with threads (progress bars, GPU, loggers) may
-    hang.
-
     Raises:
         ValueError: As `train_batches`.
     """
     if workers < 0:
         raise ValueError(f"got workers={workers}; expected 0 or more")
-    start = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
     loader = DataLoader(
         reader,  # pyright: ignore[reportArgumentType] (it has all that a loader asks for)
         batch_sampler=keys,
         num_workers=workers,
         collate_fn=same,  # pyright: ignore[reportArgumentType]
         pin_memory=torch.cuda.is_available(),
-        multiprocessing_context=start if workers else None,
+        multiprocessing_context=start_method() if workers else None,
         worker_init_fn=leave_interrupts,
         generator=torch.Generator(),  # or it would draw from the caller's
     )
@@ -207,6 +204,18 @@ def batches(reader: TrainReader | EvalReader, keys: Iterable, workers: int) -> I
         if isinstance(batch, Failure):
             raise ValueError(batch.message)
         yield batch
+
+
+def start_method() -> BaseContext:
+    """Choose how processes start: not as a fork of this one, which hangs where it has threads (bars, logs, a GPU).
+
+    They are forks of a server that has loaded the libraries once for all, where the system has forks.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__", __name__, "torchvision.transforms", "timm.data.auto_augment"])
+    return context
 
 
 def same(batch: Batch | Failure) -> Batch | Failure:
@@ -232,8 +241,3 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
         torch.set_rng_state(before[2])
-
-
-def one_line(error: Exception) -> str:
-    """Say what went wrong."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,7 @@
 """Tar shards as WebDataset writes them: found in folders, or named by patterns; any sample can be read by itself."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from itertools import product
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from ropevit.data.imagenet import imagenet_classes
@@ -57,6 +58,11 @@ class ShardSource:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    @property
+    def labels(self) -> Int[np.ndarray, "N"]:
+        """Class of each sample."""
+        return np.concatenate([index.labels for index in self.indices])
 
     def find(self, index: int) -> tuple[Path, TarIndex, int]:
         """Tell which shard a sample is in, and where."""
@@ -153,27 +159,35 @@ def find_shards(data: str, split: Literal["train", "val"]) -> list[str]:
     Raises:
         ValueError: If a pattern is none, or names no shards of the split.
     """
-    if not names_shards(data):
-        path = Path(data).expanduser()
-        inside = [file for name in ("train", *TEST_FOLDERS) for file in (path / name).glob("*.tar")]
-        return of_split(map(str, sorted([*path.glob("*.tar"), *inside])), split)
-    shards = [shard for pattern in data.split("::") for shard in expand(pattern)]
-    found = of_split(shards, split)
-    if not found:
+    found = all_shards(data)
+    for word in WORDS[split]:
+        if word in found:
+            return found[word]
+    if names_shards(data):
         raise ValueError(
             f"found no {split} shards in {data}; expected {' or '.join(WORDS[split])} in the name of each shard or of "
             "its folder; join patterns with ::"
         )
-    return found
-
-
-def of_split(shards: Iterable[str], split: Literal["train", "val"]) -> list[str]:
-    """Keep the shards whose file or folder is named after the split."""
-    words = {shard: purpose(shard) for shard in shards}
-    for word in WORDS[split]:
-        if found := [shard for shard in words if words[shard] == word]:
-            return found
     return []
+
+
+def all_shards(data: str) -> dict[str, list[str]]:
+    """Sort shards by what they are for, by pattern or in a folder; those that do not say are left out.
+
+    Raises:
+        ValueError: If a pattern is none.
+    """
+    if names_shards(data):
+        shards = [shard for pattern in data.split("::") for shard in expand(pattern)]
+    else:
+        path = Path(data).expanduser()
+        inside = [file for name in ("train", *TEST_FOLDERS) for file in (path / name).glob("*.tar")]
+        shards = [str(file) for file in sorted([*path.glob("*.tar"), *inside])]
+    found: dict[str, list[str]] = {}
+    for shard in shards:
+        if word := purpose(shard):
+            found.setdefault(word, []).append(shard)
+    return found
 
 
 def purpose(shard: str) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from ropevit.data.fashion import load_fashion
@@ -51,6 +52,11 @@ class ImageSource(Protocol):
 @runtime_checkable
 class FileSource(ImageSource, Protocol):
     """A split whose images are files."""
+
+    @property
+    def labels(self) -> Int[np.ndarray, "N"]:
+        """Class of each."""
+        ...
 
     def raw(self, index: int) -> tuple[bytes, int]:
         """Read a file as it is, and its label."""
@@ -98,6 +104,7 @@ class FolderSource:
     Args:
         root: Folder of the classes' folders.
         name: Name of the set and split.
+        files: Files of each class, relative to its folder; those that are found if left out.
 
     Raises:
         ValueError: If there are not two classes, or one has no images.
@@ -105,9 +112,8 @@ class FolderSource:
 
     blocks: tuple[int, ...] = ()
 
-    def __init__(self, root: Path, name: str):
-        check_folder(root)
-        files = class_files(root)
+    def __init__(self, root: Path, name: str, files: dict[str, list[str]] | None = None):
+        files = class_files(root) if files is None else files
         self.root, self.name, self.classes = root, name, tuple(files)
         self.labels = np.repeat(np.arange(len(files)), [len(names) for names in files.values()])
         self.names = Names.of(str(Path(folder, name)) for folder, names in files.items() for name in names)

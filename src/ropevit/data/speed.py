@@ -1,0 +1,91 @@
+"""How fast images are read and varied: what the data allow a training at most."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ropevit.data.augment import Transform
+from ropevit.data.images import UNREADABLE
+from ropevit.data.loading import seeded, train_batches
+from ropevit.data.order import TrainOrder
+from ropevit.data.sources import ImageSource
+
+#: Images of a batch; small, so that the first ones come soon.
+BATCH = 16
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured."""
+
+    read_seconds: float
+    """To read and decode an image, in one process."""
+    vary_seconds: float
+    """To vary it."""
+    workers: int
+    """Number of processes."""
+    images_per_second: float
+    """With so many processes."""
+
+    @property
+    def per_core(self) -> float:
+        """Images that one core reads and varies in a second."""
+        return 1 / (self.read_seconds + self.vary_seconds)
+
+
+def measure(source: ImageSource, transform: Transform, workers: int, seconds: float) -> Speed:
+    """Time images of a training, first in this process, then with workers.
+
+    Args:
+        source: Training images; random ones are read, as a training does.
+        transform: From `train_transform`.
+        workers: Number of processes; 0 times this process alone.
+        seconds: How long each of the two parts takes.
+
+    Raises:
+        ValueError: If hardly any image can be read.
+    """
+    order = TrainOrder(len(source), min(BATCH, len(source)), seed=0)
+    read, vary = measure_here(source, transform, order, seconds)
+    together = measure_workers(source, transform, order, workers, seconds) if workers else 1 / (read + vary)
+    return Speed(read, vary, workers, together)
+
+
+def measure_here(source: ImageSource, transform: Transform, order: TrainOrder, seconds: float) -> tuple[float, float]:
+    """Time reading and varying by themselves; the first image is not counted, as libraries are loaded for it."""
+    read = vary = 0.0
+    count, start, step = -1, time.perf_counter(), 0
+    while count < 1 or time.perf_counter() - start < seconds:
+        for draw in order.batch(step):
+            begin = time.perf_counter()
+            try:
+                image, _ = source.read(draw.index)
+            except UNREADABLE:
+                continue
+            middle = time.perf_counter()
+            with seeded(draw.seed):
+                transform(image)
+            count += 1
+            if count > 0:
+                read, vary = read + middle - begin, vary + time.perf_counter() - middle
+        step += 1
+        if count < 1 and step > order.steps_per_epoch:
+            raise ValueError(f"hardly any image of {source.name} can be read; see `ropevit data check`")
+    return read / count, vary / count
+
+
+def measure_workers(
+    source: ImageSource, transform: Transform, order: TrainOrder, workers: int, seconds: float
+) -> float:
+    """Count images a second once all processes are at work and what they had ready is used up."""
+    begun, images = None, 0
+    for number, batch in enumerate(train_batches(source, transform, order, 0, 10**9, workers)):
+        now = time.perf_counter()
+        if begun is not None:
+            images += len(batch.labels)
+            if now - begun >= seconds:
+                return images / (now - begun)
+        elif number >= 2 * workers:
+            begun = now
+    raise AssertionError("a training of a billion steps has no end")

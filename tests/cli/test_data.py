@@ -1,0 +1,86 @@
+import csv
+
+import pytest
+from PIL import Image
+
+from ropevit.cli import main
+
+
+def run(*arguments):
+    """Run a command and give its exit code."""
+    try:
+        main(["data", *map(str, arguments)])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture
+def images(tmp_path):
+    for split in ("train", "val"):
+        for label, name in enumerate(("ant", "bee")):
+            for index in range(3):
+                path = tmp_path / "my_images" / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 40), (100 * label, 30 * index, 9 * (split == "val"))).save(path)
+    return tmp_path / "my_images"
+
+
+def test_a_sound_set_ends_with_0(images, capsys):
+    assert run("check", images) == 0
+    assert "images: 6 of train, 6 of val\nno problems were found" in capsys.readouterr().out
+
+
+def test_problems_are_shown_and_written_and_end_with_1(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for index in range(5):
+        (images / "train/ant" / f"[bold]{index}.jpg").touch()
+    out = tmp_path / "new" / "problems.csv"
+    assert run("check", images, "--out", out) == 1
+    printed = capsys.readouterr().out
+    assert "fetch them again or remove them" in printed
+    assert printed.count("[bold]") == 3, "the first examples"
+    assert f"all of it is in {out}" in printed
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == 5
+    file = f"{images}/train/ant/[bold]0.jpg"
+    assert rows[0] == {"kind": "empty", "split": "train", "class": "ant", "file": file, "detail": "0 bytes"}
+
+
+def test_what_is_only_worth_knowing_ends_with_0(images, capsys):
+    Image.new("L", (40, 40), 77).save(images / "train/ant/grey.png")
+    assert run("check", images) == 0
+    assert "converted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "nowhere"], "found no folder nowhere"),
+        (["check", "fashion"], "embedded images, which are sound"),
+        (["check", "train-{a..b}.tar"], "expected ranges of numbers"),
+        (["speed", "nowhere"], "found no folder nowhere"),
+        (["speed", "fashion", "--workers", "-1"], "workers=-1"),
+        (["speed", "fashion", "--seconds", "0"], "seconds=0"),
+    ],
+)
+def test_wrong_input_ends_with_2_and_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_is_never_overwritten(images, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("mine")
+    assert run("check", images, "--out", tmp_path / "mine.csv") == 2
+    assert "mine.csv exists; choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_text() == "mine"
+
+
+def test_speed_says_what_bounds_a_training(capsys):
+    assert run("speed", "fashion", "--size", "32", "--workers", "0", "--seconds", "0.1", "--augment", "simple") == 0
+    printed = capsys.readouterr().out
+    assert "one core: " in printed
+    assert "images/s with 0 workers; training is bound by the data above that" in printed

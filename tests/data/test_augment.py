@@ -1,0 +1,114 @@
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from torch.testing import assert_close
+from torchvision import transforms
+
+from ropevit.data.augment import AugmentConfig, eval_transform, train_transform
+from ropevit.data.loading import seeded
+
+
+@pytest.fixture
+def photo():
+    return Image.merge("RGB", [Image.effect_noise((90, 60), 90) for _ in range(3)])
+
+
+def steps(**options):
+    return {type(step).__name__: step for step in train_transform(AugmentConfig(**options), 64).transforms}
+
+
+def test_the_defaults_are_those_of_deit_3():
+    config = AugmentConfig()
+    assert (config.kind, config.jitter, config.hflip, config.interpolation) == ("three_augment", 0.3, 0.5, "bicubic")
+    assert (config.scale, config.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    assert (config.mixup, config.cutmix, config.mixup_prob, config.mixup_switch_prob) == (0.8, 1.0, 1.0, 0.5)
+    assert (config.random_erasing, config.label_smoothing, config.repeats) == (0.0, 0.0, 3)
+
+
+def test_the_steps_of_3_augment_come_in_the_published_order_with_the_published_numbers():
+    found = steps()
+    assert list(found) == ["RandomResizedCrop", "RandomHorizontalFlip", "AutoAugment", "ColorJitter", "PILToTensor"]
+    crop, jitter = found["RandomResizedCrop"], found["ColorJitter"]
+    assert (crop.size, crop.scale, crop.ratio) == ((64, 64), (0.08, 1.0), (3 / 4, 4 / 3))
+    assert crop.interpolation == transforms.InterpolationMode.BICUBIC
+    assert found["RandomHorizontalFlip"].p == 0.5
+    assert jitter.brightness == jitter.contrast == jitter.saturation == (0.7, 1.3)
+    assert jitter.hue is None
+
+
+def test_3_augment_makes_one_of_grey_solarized_at_128_and_blurred_with_a_radius_up_to_2(photo, monkeypatch):
+    policy, radii = steps()["AutoAugment"], []
+    monkeypatch.setattr(ImageFilter, "GaussianBlur", lambda radius: radii.append(radius) or ImageFilter.BoxBlur(0))
+    ours = {"solarized": ImageOps.solarize(photo, 128), "grey": photo.convert("L").convert("RGB"), "blurred": photo}
+    names = {image.tobytes(): name for name, image in ours.items()}
+    random.seed(0)
+    seen = [names[policy(photo).tobytes()] for _ in range(1500)]
+    assert all(abs(seen.count(name) / 1500 - 1 / 3) < 0.04 for name in ours), "each as often, and never nothing"
+    assert len(radii) == seen.count("blurred")
+    low, middle, high = np.quantile(radii, [0, 0.5, 1])
+    assert 0.1 <= low < 0.12
+    assert abs(middle - 1.05) < 0.1
+    assert 1.98 < high <= 2
+
+
+def test_rand_augment_has_the_published_settings():
+    found = steps(kind="rand_augment")
+    assert list(found) == ["RandomResizedCrop", "RandomHorizontalFlip", "RandAugment", "PILToTensor"]
+    policy = found["RandAugment"]
+    assert policy.num_layers == 2
+    assert policy.choice_weights is None
+    assert sorted(op.name for op in policy.ops) == [
+        "AutoContrast", "BrightnessIncreasing", "ColorIncreasing", "ContrastIncreasing", "Equalize", "Invert",
+        "PosterizeIncreasing", "Rotate", "SharpnessIncreasing", "ShearX", "ShearY", "SolarizeAdd", "SolarizeIncreasing",
+        "TranslateXRel", "TranslateYRel",
+    ]  # fmt: skip
+    for op in policy.ops:
+        assert (op.magnitude, op.magnitude_std, op.prob) == (9, 0.5, 0.5)
+        assert (op.kwargs["fillcolor"], op.kwargs["resample"]) == ((124, 116, 104), Image.Resampling.BICUBIC)
+
+
+def test_each_kind_gives_squares_of_bytes_that_processes_can_share(photo):
+    for kind in ("three_augment", "rand_augment", "simple", "none"):
+        transform = train_transform(AugmentConfig(kind=kind), 48)
+        with seeded(1):
+            image = transform(photo)
+        with seeded(1):
+            again = pickle.loads(pickle.dumps(transform))(photo)
+        assert (image.shape, image.dtype) == ((3, 48, 48), torch.uint8)
+        assert_close(image, again, rtol=0, atol=0)
+        with seeded(2):
+            assert torch.equal(transform(photo), image) == (kind == "none")
+
+
+def test_the_crop_for_measuring_is_that_of_the_published_evaluations():
+    found = eval_transform(224, 0.875).transforms
+    assert (found[0].size, found[0].interpolation) == (256, transforms.InterpolationMode.BICUBIC)
+    for size in (144, 160, 192, 224, 256, 320, 384, 512):
+        assert eval_transform(size, 0.875).transforms[0].size == int(256 / 224 * size)
+        assert eval_transform(size).transforms[0].size == size
+    ramp = Image.fromarray(np.tile(np.arange(90, dtype=np.uint8), (60, 1))).convert("RGB")
+    assert eval_transform(60)(ramp)[0, 30].tolist() == list(range(15, 75)), "the middle"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "auto"}, "kind 'auto'; choose one of three_augment, rand_augment, simple, none"),
+        ({"interpolation": "random"}, "interpolation 'random'; choose"),
+        ({"hflip": 1.5}, "hflip=1.5; expected 0 to 1"),
+        ({"random_erasing": -0.1}, "random_erasing=-0.1"),
+        ({"scale": (0.5, 0.1)}, "the smaller one first"),
+        ({"repeats": 0}, "repeats of 1 or more"),
+        ({"kind": "none", "color_jitter": 0.1}, "kind none, which changes nothing"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_settings_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        AugmentConfig(**options)
+    with pytest.raises(ValueError, match="crop_ratio=0"):
+        eval_transform(32, 0)

@@ -1,0 +1,141 @@
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from data.test_shards import samples, write
+from ropevit.data.check import ADVICE, check, look_at
+
+
+def picture(path, number=0, size=(40, 40), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (number, 99, 5)).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def sound(tmp_path):
+    """A folder without problems."""
+    for at, split in enumerate(("train", "val")):
+        for label, name in enumerate(("ant", "bee")):
+            for index in range(3):
+                picture(tmp_path / "set" / split / name / f"{index}.png", 50 * at + 20 * label + index)
+    return tmp_path / "set"
+
+
+def found(path):
+    return {(finding.kind, finding.split, finding.label) for finding in check(str(path)).findings}
+
+
+def test_a_sound_set_has_no_findings(sound):
+    seen = []
+    report = check(str(sound), lambda done, total: seen.append((done, total)))
+    assert (report.images, report.findings, report.clean) == ({"train": 6, "val": 6}, [], True)
+    assert seen == [(count, 12) for count in range(1, 13)]
+
+
+def test_every_kind_of_bad_file_is_found(sound):
+    ant = sound / "train" / "ant"
+    (ant / "empty.jpg").touch()
+    (ant / "text.jpg").write_text("not a picture")
+    for name in ("cut.png", "cut.jpg"):
+        whole = BytesIO()
+        Image.effect_noise((200, 200), 90).convert("RGB").save(whole, name[-3:].replace("jpg", "jpeg"))
+        (ant / name).write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    picture(ant / "print.jpg", 1, mode="CMYK")
+    picture(ant / "grey.png", 2, mode="L")
+    picture(ant / "small.png", 3, size=(31, 90))
+    frames = [Image.new("RGB", (40, 40), (value, 0, 0)) for value in (1, 200)]
+    frames[0].save(ant / "moving.webp", save_all=True, append_images=frames[1:])
+    picture(ant / "really.png", 4).rename(ant / "wrong.jpg")
+    report = check(str(sound))
+    files = {finding.file.rpartition("/")[2]: finding for finding in report.findings}
+    assert {name: finding.kind for name, finding in files.items()} == {
+        "empty.jpg": "empty",
+        "text.jpg": "unreadable",
+        "cut.png": "truncated",
+        "cut.jpg": "truncated",
+        "print.jpg": "CMYK",
+        "grey.png": "converted",
+        "small.png": "tiny",
+        "moving.webp": "animated",
+        "wrong.jpg": "wrong suffix",
+    }
+    assert len(report.findings) == len(files)
+    assert not report.clean
+    assert files["wrong.jpg"].detail == "PNG in a file named as JPEG"
+    assert files["small.png"].detail == "31 x 90 pixels"
+    assert all((finding.split, finding.label) == ("train", "ant") for finding in report.findings)
+    kinds = [list(ADVICE).index(finding.kind) for finding in report.findings]
+    assert kinds == sorted(kinds)
+
+
+def test_greys_alone_are_no_problem(sound):
+    picture(sound / "val" / "ant" / "grey.png", 2, mode="LA")
+    report = check(str(sound))
+    assert (report.clean, [finding.kind for finding in report.findings]) == (True, ["converted"])
+
+
+def test_the_same_file_in_two_classes_or_splits_is_found(sound):
+    content = (sound / "train/ant/0.png").read_bytes()
+    (sound / "train/ant/copy.png").write_bytes(content)  # in its own class: no matter
+    (sound / "train/bee/copy.png").write_bytes(content)
+    (sound / "val/ant/copy.png").write_bytes(content)
+    report = check(str(sound))
+    assert [finding[:3] for finding in report.findings] == [
+        ("wrongly labelled", "train", "bee"),
+        ("in two splits", "val", "ant"),
+    ]
+    assert report.findings[0].detail == f"the same as {sound}/train/ant/0.png, train, class ant"
+
+
+def test_classes_that_a_split_lacks_are_found(sound):
+    picture(sound / "train/cat/0.png", 201)
+    (sound / "val/dog").mkdir()
+    picture(sound / "val/eel/0.png", 202)
+    assert found(sound) == {
+        ("class without images", "val", "dog"),
+        ("class in one split", "train", "cat"),
+        ("class in one split", "val", "eel"),
+    }
+
+
+def test_classes_alone_can_be_checked(sound):
+    (sound / "val" / "ant" / "0.png").write_bytes(b"")
+    assert found(sound / "val") == {("empty", "all", "ant")}
+
+
+def test_shards_are_checked_with_their_damage(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROPEVIT_CACHE", str(tmp_path / "cache"))
+    for shard in range(3):
+        write(tmp_path / f"train-{shard}.tar", samples(range(4 * shard, 4 * shard + 4), classes=20))
+    write(tmp_path / "val-0.tar", [("a.png", b""), ("a.cls", b"0"), *samples([1, 3], classes=4)])
+    whole = (tmp_path / "train-1.tar").read_bytes()
+    (tmp_path / "train-1.tar").write_bytes(whole[:3000])
+    report = check(str(tmp_path))
+    kinds = [(finding.kind, finding.split) for finding in report.findings if finding.kind != "tiny"]
+    assert kinds == [
+        ("empty", "val"),
+        *[("in two splits", "val")] * 2,
+        *[("class without images", "train")] * 4,
+        *[("class in one split", "train")] * 5,
+        ("shard", "train"),
+    ]
+    assert report.images == {"train": 8, "val": 3}
+    (shard,) = (finding for finding in report.findings if finding.kind == "shard")
+    assert shard.file == str(tmp_path / "train-1.tar")
+    assert "unexpected end of data" in shard.detail
+
+
+def test_pictures_of_telephones_are_jpegs():
+    file = BytesIO()
+    views = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    views[0].save(file, "MPO", save_all=True, append_images=views[1:])
+    assert look_at(file.getvalue(), ".JPG") == []
+
+
+def test_nothing_to_check_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="found no images in"):
+        check(str(tmp_path))
+    with pytest.raises(ValueError, match="found no folder"):
+        check(str(tmp_path / "nowhere"))

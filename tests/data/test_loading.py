@@ -1,0 +1,150 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from ropevit.data.augment import AugmentConfig, eval_transform, train_transform
+from ropevit.data.loading import eval_batches, train_batches
+from ropevit.data.order import TrainOrder
+from ropevit.data.sources import open_source
+
+SIMPLE = train_transform(AugmentConfig(kind="simple"), 16)
+VARIED = train_transform(AugmentConfig(kind="three_augment"), 16)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve images, whose labels and colours tell which one it is."""
+    for index in range(12):
+        path = tmp_path / "train" / f"class{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (20 * index, 0, 0)).save(path)
+    return tmp_path
+
+
+def numbers(batch):
+    return [round(value / 20) for value in batch.images[:, 0].float().mean((1, 2)).tolist()]
+
+
+def same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert_close(a.images, b.images, rtol=0, atol=0)
+        assert_close(a.labels, b.labels, rtol=0, atol=0)
+        assert a.bad == b.bad
+
+
+def test_images_and_labels_are_those_of_the_order(folder):
+    source, order = open_source(str(folder), "train"), TrainOrder(12, 4, seed=0, shares=2)
+    batches = list(train_batches(source, SIMPLE, order, 0, 3, workers=0))
+    assert len(batches) == 6
+    for at, batch in enumerate(batches):
+        draws = order.batch(at // 2, at % 2)
+        assert (batch.images.shape, batch.images.dtype, batch.labels.dtype) == (
+            (2, 3, 16, 16),
+            torch.uint8,
+            torch.int64,
+        )
+        assert batch.labels.tolist() == [source.labels[draw.index] for draw in draws]
+        assert numbers(batch) == [int(source.describe(draw.index).split("/")[-1][:-4]) for draw in draws]
+    assert sorted(number for batch in batches for number in numbers(batch)) == list(range(12))
+
+
+def test_workers_change_nothing():
+    source = open_source("fashion", "train")
+    order = TrainOrder(len(source), 32, seed=0, repeats=3, shares=2)
+    alone = list(train_batches(source, VARIED, order, 2, 5, workers=0))
+    same(alone, list(train_batches(source, VARIED, order, 2, 5, workers=2)))
+
+
+def test_a_training_resumes_at_any_step_with_the_same_images():
+    source = open_source("fashion", "train")
+    order = TrainOrder(len(source), 8, seed=0, repeats=3, world=2, rank=1)
+    unbroken = list(train_batches(source, VARIED, order, 1248, 1252, workers=0))  # an epoch has 1249 steps
+    assert order.steps_per_epoch == 1249
+    for first in range(1248, 1252):
+        same(list(train_batches(source, VARIED, order, first, 1252, workers=0)), unbroken[first - 1248 :])
+
+
+def test_every_copy_of_an_image_is_varied_by_itself():
+    source = open_source("fashion", "train")
+    order = TrainOrder(len(source), 30, seed=0, repeats=3)
+    (batch,) = train_batches(source, SIMPLE, order, 0, 1, workers=0)
+    assert len({image.numpy().tobytes() for image in batch.images}) == 30
+
+
+@pytest.mark.usefixtures("unchecked")  # the checker draws random numbers of its own
+def test_reading_here_leaves_the_random_numbers_of_others_alone():
+    source, order = open_source("fashion", "train"), TrainOrder(10_000, 4, seed=0)
+
+    def draw():
+        return random.random(), np.random.random(), torch.rand(2).tolist()  # noqa: NPY002
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    expected = draw()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    list(train_batches(source, VARIED, order, 0, 2, workers=0))
+    list(eval_batches(open_source("fashion", "val"), eval_transform(16), 1000, workers=0))
+    assert draw() == expected
+
+
+def test_a_bad_file_is_replaced_by_the_next_one_and_reported(folder):
+    order = TrainOrder(12, 12, seed=0)
+    source = open_source(str(folder), "train")
+    for index in (3, 4, 11):
+        (folder / source.describe(index)).write_bytes(b"" if index == 3 else b"nothing")
+    (batch,) = train_batches(source, SIMPLE, order, 0, 1, workers=0)
+    named = [int(source.describe(index).split("/")[-1][:-4]) for index in range(12)]
+    replaced = {3: 5, 4: 5, 11: 0}  # the last one by the first
+    assert numbers(batch) == [named[replaced.get(draw.index, draw.index)] for draw in order.batch(0)]
+    assert sorted(batch.bad) == [3, 4, 4, 11]
+    same([batch], list(train_batches(source, SIMPLE, order, 0, 1, workers=0)))
+
+
+def test_ten_bad_files_in_a_row_end_the_training(folder):
+    source = open_source(str(folder), "train")
+    for index in range(9):
+        (folder / source.describe(index)).write_bytes(b"nothing")
+    order = TrainOrder(12, 12, seed=0)
+    assert list(train_batches(source, SIMPLE, order, 0, 1, workers=0))
+    (folder / source.describe(9)).write_bytes(b"nothing")
+    with pytest.raises(
+        ValueError, match=r"^10 images in a row cannot be read, .*0.png to .*png \(cannot identify"
+    ) as error:
+        list(train_batches(source, SIMPLE, order, 0, 1, workers=1))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_measuring_sees_each_image_once_and_no_bad_one(folder, world):
+    source = open_source(str(folder / "train"), "val")
+    (folder / source.describe(7)).write_bytes(b"nothing")
+    seen, bad = [], []
+    for rank in range(world):
+        for batch in eval_batches(source, eval_transform(16), 4, workers=0, world=world, rank=rank):
+            assert len(batch.labels) == len(batch.images)
+            seen += numbers(batch)
+            bad += batch.bad
+    named = [int(source.describe(index).split("/")[-1][:-4]) for index in range(12)]
+    assert sorted(seen) == sorted(set(named) - {named[7]})
+    assert bad == [7]
+
+
+def test_a_batch_of_bad_files_alone_is_empty(folder):
+    source = open_source(str(folder / "train"), "val")
+    (folder / source.describe(11)).write_bytes(b"nothing")
+    *_, last = eval_batches(source, eval_transform(16), 11, workers=0)
+    assert (last.images.shape, last.labels.shape, last.bad) == ((0, 3, 0, 0), (0,), [11])
+
+
+def test_wrong_input_is_refused(folder):
+    source = open_source(str(folder), "train")
+    with pytest.raises(ValueError, match=r"order of 10 images for .*, which has 12"):
+        train_batches(source, SIMPLE, TrainOrder(10, 2, 0), 0, 1, 0)
+    with pytest.raises(ValueError, match="workers=-1"):
+        list(train_batches(source, SIMPLE, TrainOrder(12, 2, 0), 0, 1, -1))
+    with pytest.raises(ValueError, match="rank 1 of 1"):
+        eval_batches(source, SIMPLE, 2, 0, world=1, rank=1)

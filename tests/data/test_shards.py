@@ -1,0 +1,264 @@
+import json
+import logging
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ropevit.data import tar_index as tar_index_module
+from ropevit.data.imagenet import imagenet_classes
+from ropevit.data.loading import train_batches
+from ropevit.data.order import TrainOrder
+from ropevit.data.shards import expand
+from ropevit.data.sources import FileSource, open_source
+
+
+def png(number):
+    file = BytesIO()
+    Image.new("RGB", (8, 8), (number, 0, 0)).save(file, "png")
+    return file.getvalue()
+
+
+def write(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, BytesIO(content))
+
+
+def samples(numbers, classes=3):
+    for number in numbers:
+        yield f"{number:03d}.png", png(number)
+        yield f"{number:03d}.cls", str(number % classes).encode()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROPEVIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for shard, numbers in enumerate(np.split(np.arange(21), [6, 12, 18])):
+        write(tmp_path / "set" / f"some-train-{shard:02d}.tar", samples(numbers))
+    write(tmp_path / "set" / "some-val-00.tar", samples(range(4)))
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def server(shards):
+    """Serves the shards, and lists what was asked for."""
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(shards))) as served:
+        thread = threading.Thread(target=served.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}", asked
+        served.shutdown()
+        thread.join()
+
+
+def test_samples_come_shard_by_shard_with_their_labels(shards):
+    source, val = open_source(str(shards), "train"), open_source(str(shards), "val")
+    assert (len(source), source.blocks, source.classes) == (21, (6, 6, 6, 3), ("0", "1", "2"))
+    assert (len(val), source.name) == (4, "set/train")
+    assert isinstance(source, FileSource)
+    for index in range(21):
+        image, label = source.read(index)
+        assert (image.getpixel((3, 3)), label) == ((index, 0, 0), index % 3)
+        assert source.describe(index) == f"{shards}/some-train-{index // 6:02d}.tar:{index:03d}.png"
+
+
+def test_the_order_is_exact_and_local(shards):
+    source = open_source(str(shards), "train")
+    order = TrainOrder(len(source), 7, 0, blocks=source.blocks)
+
+    def numbers(first):
+        batches = train_batches(source, tensor, order, first, 6, workers=0)
+        return [batch.images[:, 0, 0, 0].tolist() for batch in batches]
+
+    everything = numbers(0)
+    assert sorted(sum(everything[:3], [])) == sorted(sum(everything[3:], [])) == list(range(21))  # noqa: RUF017
+    assert numbers(4) == everything[4:]
+
+
+def tensor(image):
+    return torch.from_numpy(np.array(image)).movedim(-1, 0)
+
+
+def test_json_labels_folders_and_other_members_are_understood(tmp_path):
+    members = [
+        ("deep/er/a.JPG", png(1)),
+        ("deep/er/a.json", json.dumps({"label": 1, "text": "x"}).encode()),
+        ("deep/er/b.seg.png", png(9)),
+        ("b.jpeg", png(2)),
+        ("b.cls", b"0\n"),
+        ("b.json", b'{"label": 7}'),
+        ("about.json", b'["nothing"]'),
+        ("notes.txt", b"nothing"),
+    ]
+    write(tmp_path / "train.tar", members)
+    source = open_source(str(tmp_path), "train")
+    assert [source.describe(index).split(":")[1] for index in range(2)] == ["deep/er/a.JPG", "b.jpeg"]
+    assert source.labels.tolist() == [1, 0]
+
+
+def test_a_thousand_labels_are_those_of_imagenet(tmp_path):
+    write(tmp_path / "train.tar", (pair for n in range(1000) for pair in ((f"{n}.png", b"x"), (f"{n}.cls", b"%d" % n))))
+    assert open_source(str(tmp_path / "train.tar"), "train").classes == imagenet_classes()
+
+
+def test_an_index_is_kept_until_the_shard_changes(shards, monkeypatch, caplog, cache):
+    scanned = []
+    scan = tar_index_module.scan
+    monkeypatch.setattr(tar_index_module, "scan", lambda path: scanned.append(path.name) or scan(path))
+    first = open_source(str(shards), "train")
+    assert len(scanned) == 4
+    second = open_source(str(shards), "train")
+    assert len(scanned) == 4
+    assert [first.describe(i) for i in range(21)] == [second.describe(i) for i in range(21)]
+    write(shards / "some-train-03.tar", samples(range(18, 22)))
+    assert len(open_source(str(shards), "train")) == 22
+    assert scanned[4:] == ["some-train-03.tar"]
+    for kept in (cache / "shards").iterdir():
+        kept.write_bytes(b"damaged")
+    with caplog.at_level(logging.WARNING):
+        assert len(open_source(str(shards), "train")) == 22
+    assert "cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw[:3000], r"is damaged or no plain tar \(unexpected end of data\)"),
+        (lambda raw: raw[:1024] + b"x" * 512 + raw[1536:], "is damaged at byte 1024"),
+        (lambda raw: b"x" * 512 + raw[512:], "is damaged or no plain tar"),
+        (lambda raw: raw[:0], r"is damaged or no plain tar \(empty file\)"),
+        (lambda raw: b"\x1f\x8b" + raw, "is damaged or no plain tar"),
+    ],
+    ids=["cut", "middle", "head", "empty", "packed"],
+)
+def test_a_damaged_shard_is_named(shards, damage, message):
+    path = shards / "some-train-01.tar"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"some-train-01.tar {message}.*; fetch or make it again") as error:
+        open_source(str(shards), "train")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.png", b"x")], r"found no label \(.cls, .json\) for a; every sample needs both"),
+        ([("a.cls", b"0")], r"found no image \(.jpg, .jpeg, .png, .webp\) for a"),
+        ([("a.png", b"x"), ("a.cls", b"cat")], r"a.cls has the label b'cat'; expected a whole number"),
+        ([("a.png", b"x"), ("a.cls", b"-1")], "has the label -1"),
+        ([("a.png", b"x"), ("a.json", b'{"label": "cat"}')], "has the label 'cat'"),
+        ([("a.png", b"x"), ("a.cls", b"5000000")], "label 5000000; expected a whole number from 0, below 100000"),
+        ([("a.png", b"x"), ("a.jpg", b"x"), ("a.cls", b"0")], "two images of a;"),
+        ([("a.txt", b"x")], "holds no images"),
+        (
+            [("a.png", b"x"), ("a.cls", b"0"), ("b.png", b"x"), ("b.cls", b"7")],
+            r"go up to 7 \(.*:b.png\), but none is 1",
+        ),
+    ],
+)
+def test_samples_without_a_usable_label_are_named(tmp_path, members, message):
+    write(tmp_path / "train-0.tar", members)
+    with pytest.raises(ValueError, match=message):
+        open_source(str(tmp_path), "train")
+
+
+def test_patterns_are_written_out():
+    assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expand("{0..1}/b-{2..3}.tar") == ["0/b-2.tar", "0/b-3.tar", "1/b-2.tar", "1/b-3.tar"]
+    assert expand("whole.tar") == ["whole.tar"]
+    for wrong, message in (
+        ("a-{x,y}.tar", "expected ranges"),
+        ("a-{3..1}.tar", "0 shards"),
+        ("{0..999999}.tar", "1 to"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            expand(wrong)
+
+
+def test_a_split_takes_the_shards_that_are_named_after_it(shards, tmp_path):
+    data = f"{shards}/some-train-{{00..03}}.tar::{shards}/some-val-00.tar"
+    assert (len(open_source(data, "train")), len(open_source(data, "val"))) == (21, 4)
+    write(tmp_path / "other/train/0.tar", samples(range(3)))
+    write(tmp_path / "other/validation/0.tar", samples(range(2)))
+    assert [len(open_source(str(tmp_path / "other"), split)) for split in ("train", "val")] == [3, 2]
+    with pytest.raises(ValueError, match=r"found no val shards in .*; expected val or test"):
+        open_source(f"{shards}/some-train-{{00..03}}.tar", "val")
+    with pytest.raises(ValueError, match=r"no shard at .*train-04.tar; check the path"):
+        open_source(f"{shards}/some-train-{{00..04}}.tar", "train")
+    with pytest.raises(ValueError, match="expected an http or https address"):
+        open_source("s3://some/train-0.tar", "train")
+
+
+def test_remote_shards_are_fetched_once_however_many_ask(server):
+    address, asked = server
+    data = f"{address}/some-train-{{00..03}}.tar"
+    with ThreadPoolExecutor() as pool:
+        sources = list(pool.map(lambda _: open_source(data, "train"), range(4)))
+    assert len(asked) == 4
+    assert all(len(source) == 21 for source in sources)
+    assert sources[0].read(20)[0].getpixel((0, 0)) == (20, 0, 0)
+    assert len(open_source(data, "train")) == 21
+    assert len(asked) == 4
+
+
+def test_a_fetch_that_fails_is_named_and_what_is_done_stays(server, shards, cache):
+    address, asked = server
+    data = f"{address}/some-train-{{00..03}}.tar"
+    moved = (shards / "some-train-03.tar").rename(shards / "away.tar")
+    with pytest.raises(ValueError, match=r"cannot fetch http://.*-03.tar \(HTTP Error 404.*\); check the address"):
+        open_source(data, "train")
+    moved.rename(shards / "some-train-03.tar")
+    done = len(list((cache / "fetched").glob("*.tar")))
+    before = len(asked)
+    assert len(open_source(data, "train")) == 21
+    assert len(asked) - before == 4 - done
+    assert done > 0
+    assert not list((cache / "fetched").glob("*.part"))
+
+
+def test_a_short_answer_is_not_taken_for_a_shard(server, cache, monkeypatch):
+    address, _ = server
+    send = SimpleHTTPRequestHandler.copyfile
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "copyfile", lambda _, source, out: out.write(source.read(1000)))
+    with pytest.raises(ValueError, match=r"got 1000 of \d+ bytes of http://.*; run again"):
+        open_source(f"{address}/some-val-00.tar", "val")
+    assert not list((cache / "fetched").glob("*.tar"))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "copyfile", send)
+    assert len(open_source(f"{address}/some-val-00.tar", "val")) == 4
+
+
+def test_a_damaged_copy_does_not_stay(server, shards):
+    address, _ = server
+    whole = (shards / "some-val-00.tar").read_bytes()
+    (shards / "some-val-00.tar").write_bytes(whole[:3000])
+    with pytest.raises(ValueError, match=r"is damaged .*\(from http://.*; its copy is removed\)"):
+        open_source(f"{address}/some-val-00.tar", "val")
+    (shards / "some-val-00.tar").write_bytes(whole)
+    assert len(open_source(f"{address}/some-val-00.tar", "val")) == 4
+
+
+def test_nobody_at_the_address_is_one_line():
+    with pytest.raises(ValueError, match=r"cannot fetch http://127.0.0.1:9/train-0.tar \(.*refused.*\)") as error:
+        open_source("http://127.0.0.1:9/train-0.tar", "train")
+    assert "\n" not in str(error.value)

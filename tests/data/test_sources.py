@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ropevit.data.imagenet import imagenet_synsets
+from ropevit.data.sources import FileSource, ImageSource, open_source
+
+
+def picture(path, colour=(90, 90, 90), size=(24, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split in ("train", "val"):
+        for label, name in enumerate(("ant", "bee")):
+            for index in range(3 - (split == "val")):
+                picture(tmp_path / split / name / f"{index}.png", (100 * label, 10 * index, 0))
+    return tmp_path
+
+
+def test_the_embedded_images_are_grey_pictures_in_rgb():
+    train, val = open_source("fashion", "train"), open_source("fashion", "val")
+    assert (len(train), len(val), train.name, val.name) == (10_000, 2_000, "fashion/train", "fashion/test")
+    image, label = train.read(3)
+    assert (image.mode, image.size, label) == ("RGB", (28, 28), int(train.data.labels[3]))
+    pixels = np.asarray(image)
+    assert (pixels == train.data.images[3, 0].numpy()[..., None]).all()
+    assert train.describe(3) == "fashion/train[3]"
+    assert isinstance(train, ImageSource)
+
+
+def test_folders_of_classes_are_read_in_the_order_of_their_names(folder):
+    train, val = open_source(str(folder), "train"), open_source(str(folder), "val")
+    assert (len(train), len(val)) == (6, 4)
+    assert train.classes == val.classes == ("ant", "bee")
+    for index in range(6):
+        image, label = train.read(index)
+        assert label == index // 3
+        assert image.getpixel((0, 0)) == (100 * label, 10 * (index % 3), 0)
+        assert train.describe(index) == str(folder / "train" / ("ant", "bee")[label] / f"{index % 3}.png")
+    assert isinstance(train, FileSource)
+    assert train.blocks == ()
+
+
+def test_names_in_any_letters_and_at_any_depth_are_found(tmp_path):
+    files = ["a/ü 1.JPEG", "a/deep/er/2.png", "a-b/3.webp", "a/.hidden.png", "a/notes.txt", "a/deep-er/4.png"]
+    for file in files:
+        picture(tmp_path / file) if not file.endswith("txt") else (tmp_path / file).write_text("x")
+    source = open_source(str(tmp_path), "val")
+    found = [source.describe(index) for index in range(len(source))]
+    expected = ["a/deep/er/2.png", "a/deep-er/4.png", "a/ü 1.JPEG", "a-b/3.webp"]
+    assert found == [str(tmp_path / name) for name in expected], "the order of paths, part by part"
+
+
+def test_classes_alone_serve_to_measure_on_but_not_to_train(tmp_path):
+    ids = sorted(imagenet_synsets())[5:9:2]
+    for name in ids:
+        picture(tmp_path / name / "0.png")
+    assert open_source(str(tmp_path), "val").classes == tuple(ids)
+    with pytest.raises(ValueError, match="found no train images in"):
+        open_source(str(tmp_path), "train")
+
+
+def test_wordnet_ids_come_in_the_order_of_the_logits():
+    assert list(imagenet_synsets()) == sorted(imagenet_synsets())
+
+
+def test_other_names_of_the_split_to_measure_on_are_known(folder):
+    (folder / "val").rename(folder / "validation")
+    assert len(open_source(str(folder), "val")) == 4
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_missing_is_named(folder, tmp_path):
+    with pytest.raises(ValueError, match="found no folder"):
+        open_source(str(tmp_path / "nowhere"), "train")
+    with pytest.raises(ValueError, match="choose train or val"):
+        open_source("fashion", "test")
+    (folder / "val").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"found no val images in .*; expected val/CLASS/\*.jpg"):
+        open_source(str(folder), "val")
+    (folder / "train" / "cat").mkdir()
+    with pytest.raises(ValueError, match="found no images of cat"):
+        open_source(str(folder), "train")
+
+
+def test_a_bad_file_is_an_error_that_loaders_know(folder):
+    from ropevit.data.images import UNREADABLE
+
+    (folder / "train/ant/0.png").write_bytes(b"nothing")
+    with pytest.raises(UNREADABLE):
+        open_source(str(folder), "train").read(0)
