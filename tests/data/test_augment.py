@@ -71,6 +71,21 @@ def test_rand_augment_has_the_published_settings():
         assert (op.kwargs["fillcolor"], op.kwargs["resample"]) == ((124, 116, 104), Image.Resampling.BICUBIC)
 
 
+def test_rand_augment_works_at_every_magnitude_it_draws(photo):
+    small = photo.resize((8, 8))
+    for op in steps(kind="rand_augment")["RandAugment"].ops:
+        op.prob = 1.0
+        for seed in range(200):  # one draw in 44 is the greatest magnitude
+            with seeded(seed):
+                assert op(small).size == (8, 8)
+        if op.name == "PosterizeIncreasing":
+            op.magnitude, op.magnitude_std = 10, 0
+            assert op(small).getextrema() == ((0, 0),) * 3
+            op.magnitude = 9
+            assert op(small).getcolors(), "one bit a channel is left"
+            assert {value for _, colour in op(small).getcolors() for value in colour} == {0, 128}
+
+
 def test_each_kind_gives_squares_of_bytes_that_processes_can_share(photo):
     for kind in ("three_augment", "rand_augment", "simple", "none"):
         transform = train_transform(AugmentConfig(kind=kind), 48)

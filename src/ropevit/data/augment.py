@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ropevit.data.imagenet import MEAN
@@ -123,7 +123,21 @@ def policy(config: AugmentConfig, size: int) -> Any:
         "img_mean": tuple(round(255 * value) for value in MEAN),
         "interpolation": Image.Resampling[config.interpolation.upper()],
     }
-    return timm.rand_augment_transform(RAND_AUGMENT, options)
+    made = timm.rand_augment_transform(RAND_AUGMENT, options)
+    for op in made.ops:
+        if op.name.startswith("Posterize"):
+            op.aug_fn = posterize
+    return made
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep the upper bits of each channel; with none of them left, at the greatest magnitude, the image is black.
+
+    So it was in the published trainings; Pillow refuses 0 bits from version 13 on, and timm does not expect that.
+    """
+    if bits == 0:
+        return Image.new(image.mode, image.size)
+    return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
 def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
