@@ -91,6 +91,7 @@ def test_each_kind_gives_squares_of_bytes_that_processes_can_share(photo):
         transform = train_transform(AugmentConfig(kind=kind), 48)
         with seeded(1):
             image = transform(photo)
+        random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002
         with seeded(1):
             again = pickle.loads(pickle.dumps(transform))(photo)
         assert (image.shape, image.dtype) == ((3, 48, 48), torch.uint8)

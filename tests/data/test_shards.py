@@ -106,7 +106,7 @@ def test_json_labels_folders_and_other_members_are_understood(tmp_path):
         ("deep/er/a.json", json.dumps({"label": 1, "text": "x"}).encode()),
         ("deep/er/b.seg.png", png(9)),
         ("b.jpeg", png(2)),
-        ("b.cls", b"0\n"),
+        ("b.cls", b"00\n"),
         ("b.json", b'{"label": 7}'),
         ("about.json", b'["nothing"]'),
         ("notes.txt", b"nothing"),

@@ -15,8 +15,9 @@ from PIL import Image
 from ropevit.data.folder import check_folder
 from ropevit.data.images import UNREADABLE, open_rgb, reason
 from ropevit.data.listing import TEST_FOLDERS, image_names, subfolders
-from ropevit.data.shards import ShardSource, all_shards, names_shards, ready
+from ropevit.data.shards import AT_ONCE, ShardSource, all_shards, names_shards, ready
 from ropevit.data.sources import FileSource, FolderSource
+from ropevit.data.tar_index import TarIndex
 
 #: What can be found, and what to do about it; in the order of a report.
 ADVICE = {
@@ -135,18 +136,20 @@ def lenient_folder(root: Path, split: str, findings: list[Finding]) -> FolderSou
 
 def lenient_shards(shards: list[str], split: str, findings: list[Finding]) -> ShardSource | None:
     """Open shards, noting those that cannot be, and numbers that no image is labelled with."""
-    paths, indices = [], []
-    for shard in shards:
+
+    def attempt(shard: str) -> tuple[Path, TarIndex] | Finding:
         try:
-            path, index = ready(shard)
+            return ready(shard)
         except (ValueError, OSError) as error:
-            findings.append(Finding("shard", split, "", shard, reason(error)))
-        else:
-            paths.append(path)
-            indices.append(index)
-    if not paths:
+            return Finding("shard", split, "", shard, reason(error))
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = list(pool.map(attempt, shards))
+    findings += [outcome for outcome in outcomes if isinstance(outcome, Finding)]
+    usable = [outcome for outcome in outcomes if not isinstance(outcome, Finding)]
+    if not usable:
         return None
-    source = ShardSource(paths, indices, split)
+    source = ShardSource([path for path, _ in usable], [index for _, index in usable], split)
     present = set(np.unique(source.labels).tolist())
     missing = [name for label, name in enumerate(source.classes) if label not in present]
     if split.startswith("train"):

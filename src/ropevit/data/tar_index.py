@@ -136,7 +136,7 @@ def parse_label(kind: str, content: bytes, where: str) -> int | None:
         ValueError: If it is no number from 0, or far too large a one.
     """
     try:
-        value = json.loads(content)
+        value = int(content) if kind == "cls" else json.loads(content)
     except ValueError:
         value = content[:20]
     if kind == "json" and not isinstance(value, bytes):

@@ -1,0 +1,39 @@
+import os
+import pickle
+
+from ropevit.data.images import SUFFIXES
+from ropevit.data.listing import Names, image_names
+
+
+def test_a_listing_is_that_of_a_recursive_search(tmp_path):
+    for name in (
+        "b.jpg",
+        "a/1.PNG",
+        "a/b/2.jpeg",
+        "a-b/3.webp",
+        "a/.4.jpg",
+        "a/notes.txt",
+        ".hid/5.jpg",
+        "jpg",
+        "a.jpg/6.gif",
+    ):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).touch()
+    (tmp_path / "set" / "link.jpg").symlink_to(tmp_path / "set" / "b.jpg")
+    (tmp_path / "set" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "set" / "folder").symlink_to(tmp_path / "set" / "a")
+    searched = sorted(
+        file.relative_to(tmp_path / "set")
+        for file in (tmp_path / "set").rglob("*")
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+    )
+    assert image_names(tmp_path / "set") == [str(file) for file in searched]
+    assert len(searched) == 7
+
+
+def test_names_of_any_bytes_are_packed_and_sent():
+    strings = ["a", "", "ü/ß.jpg", os.fsdecode(b"\xff\xfe.png"), "z" * 300]
+    names = pickle.loads(pickle.dumps(Names.of(strings)))
+    assert list(names) == strings
+    assert (len(names), names[4]) == (5, strings[4])
+    assert len(Names.of([])) == 0
