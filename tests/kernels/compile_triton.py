@@ -58,13 +58,17 @@ def assemble(ptx: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
-for direction in ("forward", "backward", "backward with sums"):
-    for dtype in ("fp32", "bf16"):
-        for per_image in (False, True):
-            built = triton.compile(
-                source(direction, dtype, per_image), target=GPUTarget("cuda", 90, 32), options={"num_warps": 4}
-            )
-            ptx = built.asm["ptx"]
-            words = Counter(re.findall(r"\b(?:ld|st|atom|red)\.(?:global|local)[\w.:]*|\batom[\w.:]*|\bsin\b", ptx))
-            row = {"direction": direction, "dtype": dtype, "per_image": per_image, "words": words}
-            print(json.dumps({**row, "shared": built.metadata.shared, "ptxas": assemble(ptx)}))
+def report(source: ASTSource, num_warps: int, num_stages: int = 3, **row: object) -> None:
+    """Compile, and print a line of JSON: what the code does with memory, and what threads need."""
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    ptx = built.asm["ptx"]
+    words = Counter(re.findall(r"\b(?:ld|st|atom|red)\.(?:global|local)[\w.:]*|\batom[\w.:]*|\bsin\b|\bwgmma\b", ptx))
+    print(json.dumps({**row, "words": words, "shared": built.metadata.shared, "ptxas": assemble(ptx)}))
+
+
+if __name__ == "__main__":
+    for direction in ("forward", "backward", "backward with sums"):
+        for dtype in ("fp32", "bf16"):
+            for per_image in (False, True):
+                report(source(direction, dtype, per_image), 4, direction=direction, dtype=dtype, per_image=per_image)

@@ -18,14 +18,28 @@ WIDE = {"forward": (2, 2), "backward": (3, 3), "backward with sums": (5, 3)}
 REGISTERS = 72
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
+#: Registers of a thread that leave room for three windows of bfloat16 on a multiprocessor.
+WINDOW_REGISTERS = 168
+
+
+def compiled(name, tmp_path_factory):
+    """Run a script that compiles, and give its lines."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    script = Path(__file__).with_name("compile_triton.py")
+    script = Path(__file__).with_name(name)
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, env=environment)
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    return compiled("compile_triton.py", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def window_kernels(tmp_path_factory):
+    return compiled("compile_windows.py", tmp_path_factory)
 
 
 def test_every_kind_of_kernel_was_compiled(kernels):
@@ -54,3 +68,22 @@ def test_the_assembler_needs_no_stack_and_few_registers(kernels):
     for kernel in kernels:
         assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in kernel["ptxas"], kernel
         assert int(kernel["ptxas"].split("Used ")[1].split()[0]) <= REGISTERS, kernel
+
+
+def test_attention_in_windows_stays_in_registers_and_multiplies_on_tensor_cores(window_kernels):
+    assert len(window_kernels) == 9
+    for kernel in window_kernels:
+        words = kernel["words"]
+        assert not [word for word in words if "local" in word or word.startswith(("atom", "red"))], kernel
+        assert words.get("ld.global.v4.b32"), kernel
+        whole = kernel["dtype"] == "bf16" and kernel["kernel"] != "bias_kernel"  # all queries at once
+        assert ("wgmma" in words) == whole, kernel
+        assert kernel["shared"] <= 32768
+
+
+def test_the_assembler_needs_no_stack_for_attention_in_windows(window_kernels):
+    if window_kernels[0]["ptxas"] is None:
+        pytest.skip("Triton came without ptxas")
+    for kernel in window_kernels:
+        assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in kernel["ptxas"], kernel
+        assert int(kernel["ptxas"].split("Used ")[1].split()[0]) <= WINDOW_REGISTERS, kernel

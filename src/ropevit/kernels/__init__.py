@@ -1,5 +1,6 @@
-"""The rotation as fused kernels: `rotate_qkv` turns a packed projection in place, by C on a CPU and Triton on a GPU."""
+"""Fused kernels: `rotate_qkv` turns a packed projection in place, `window_attention` attends inside windows."""
 
 from ropevit.kernels.rotation import BACKENDS, rotate_qkv, set_backend
+from ropevit.kernels.window_attention import WINDOW_BACKENDS, window_attention
 
-__all__ = ["BACKENDS", "rotate_qkv", "set_backend"]
+__all__ = ["BACKENDS", "WINDOW_BACKENDS", "rotate_qkv", "set_backend", "window_attention"]

@@ -10,18 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ropevit.kernels.windows import covering, fit, window_shift
 from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig, PositionEmbedding
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
-from ropevit.models.windows import (
-    WindowAttention,
-    covering,
-    fit,
-    from_windows,
-    to_windows,
-    window_mask,
-    window_shift,
-)
+from ropevit.models.windows import WindowAttention
 from ropevit.rope import AxialRope, MixedRope
 
 SWIN_EMBEDDINGS = {
@@ -119,11 +112,8 @@ class SwinBlock(nn.Module):
         self, x: Float[Tensor, "B h w C"], frequencies: Float[Tensor, "2 P"] | None
     ) -> Float[Tensor, "B h w C"]:
         """Mix the tokens of each window, then work on each alone."""
-        (h, w), window = x.shape[1:3], self.attn.window
-        shift = window_shift(h, w, window) if self.shifted else (0, 0)
-        windows = to_windows(self.norm1(x), window, shift)
-        windows = self.attn(windows, frequencies, window_mask(h, w, window, shift, x.device))
-        x = x + self.drop_path(from_windows(windows, h, w, window, shift))
+        shift = window_shift(x.shape[1], x.shape[2], self.attn.window) if self.shifted else (0, 0)
+        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ropevit.kernels.windows import make_mask
 from ropevit.models.architectures import Config
 from ropevit.models.swin import SwinConfig
-from ropevit.models.windows import make_mask, relative_index
+from ropevit.models.windows import relative_index
 from ropevit.rope import axial_frequencies, grid_positions
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.layouts import matches

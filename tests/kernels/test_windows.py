@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from ropevit.models.windows import cached_mask, from_windows, make_mask, to_windows, window_mask, window_shift
+from ropevit.kernels.windows import cached_mask, from_windows, make_mask, to_windows, window_mask, window_shift
 
 GRIDS = [(8, 8, 4), (8, 12, 4), (5, 9, 4), (3, 10, 4), (2, 3, 4), (7, 14, 7), (6, 5, 1), (9, 4, 3), (11, 11, 5)]
 CPU = torch.device("cpu")

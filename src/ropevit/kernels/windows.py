@@ -1,0 +1,143 @@
+"""Windows: cutting a map of tokens into windows, whatever its size, and attending inside them."""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.rope import grid_positions
+
+
+def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
+    """Give the shift of every second block along y and x: half a window, or 0 where one window spans the side.
+
+    It is worked out without a branch, so that an exported model has it for all sizes.
+
+    Source: Liu et al. 2021 (arXiv:2103.14030), section 3.2.
+    """
+    several = 1 - 1 // covering(h, window), 1 - 1 // covering(w, window)  # 1 // n is 1 for one window, 0 for more
+    return window // 2 * several[0], window // 2 * several[1]
+
+
+def covering(side: int, window: int) -> int:
+    """Count the windows that cover a side.
+
+    It divides no negative number (as `-(-side // window)` does), which ONNX rounds the other way.
+    """
+    return (side + window - 1) // window
+
+
+def surely(fact: bool) -> bool:
+    """Tell whether a fact about sizes holds: in a graph traced for all sizes, whether it holds for all of them."""
+    if not torch.compiler.is_compiling():
+        return fact
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes its time, and only tracing needs it
+
+    return statically_known_true(fact)
+
+
+def fit(x: Float[Tensor, "B h w C"], h: int, w: int) -> Float[Tensor, "B h2 w2 C"]:
+    """Pad a map with zeros at the bottom and right to h x w tokens, or cut it there."""
+    if surely(x.shape[1] == h) and surely(x.shape[2] == w):
+        return x
+    return F.pad(x, (0, 0, 0, w - x.shape[2], 0, h - x.shape[1]))
+
+
+def to_windows(x: Float[Tensor, "B h w C"], window: int, shift: tuple[int, int]) -> Float[Tensor, "Bn n C"]:
+    """Pad a map at the bottom and right to whole windows, shift it up and left, and cut it.
+
+    Args:
+        x: Map of tokens.
+        window: Side of a window in tokens.
+        shift: Rows and columns that wrap around to the other side.
+
+    Returns:
+        Windows of each image, row-major, their tokens row-major.
+    """
+    rows, columns = covering(x.shape[1], window), covering(x.shape[2], window)
+    x = fit(x, rows * window, columns * window).roll((-shift[0], -shift[1]), (1, 2))
+    return swap_inner(x.unflatten(2, (columns, window)).unflatten(1, (rows, window))).flatten(3, 4).flatten(0, 2)
+
+
+def swap_inner(x: Float[Tensor, "B a b c d C"]) -> Float[Tensor, "B a c b d C"]:
+    """Swap the middle axes, always with a copy: a view of one column, but a copy of two, is a branch on sizes."""
+    return x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+
+
+def from_windows(
+    windows: Float[Tensor, "Bn n C"], h: int, w: int, window: int, shift: tuple[int, int]
+) -> Float[Tensor, "B h w C"]:
+    """Undo `to_windows`: join the windows of an h x w map, shift back and cut the padding off."""
+    rows, columns = covering(h, window), covering(w, window)
+    x = windows.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns))
+    return fit(swap_inner(x).flatten(3, 4).flatten(1, 2).roll(shift, (1, 2)), h, w)
+
+
+def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch.device) -> Bool[Tensor, "windows n n"]:
+    """Say which tokens of a window may see which: neighbours in the image, never the padding.
+
+    After the shift a window may hold pieces from opposite sides of the image; two tokens belong together if they lie
+    less than a window apart in the image itself. Padding sees everything, so that no softmax is empty; it is cut off.
+
+    Args:
+        h: Rows of the map.
+        w: Columns of the map.
+        window: Side of a window.
+        shift: As in `to_windows`.
+        device: Where the mask lives.
+
+    Returns:
+        True where the query (first n) may see the key (last n).
+    """
+    rows, columns = covering(h, window) * window, covering(w, window) * window
+    places = grid_positions(rows, columns, device=device).unflatten(0, (1, rows, columns))
+    x, y = to_windows(places, window, shift).unbind(-1)
+    near = ((x[:, :, None] - x[:, None]).abs() < window) & ((y[:, :, None] - y[:, None]).abs() < window)
+    real = (x < w) & (y < h)
+    return (near & real[:, None, :]) | ~real[:, :, None]
+
+
+@lru_cache(maxsize=64)
+def cached_mask(
+    h: int, w: int, window: int, shift: tuple[int, int], device: torch.device
+) -> Bool[Tensor, "windows n n"]:
+    """Keep the masks of recent sizes; the key holds everything on which a mask depends."""
+    return make_mask(h, w, window, shift, device)
+
+
+def window_mask(
+    h: int, w: int, window: int, shift: tuple[int, int], device: torch.device
+) -> Bool[Tensor, "windows n n"] | None:
+    """Give the mask of a map, or None where every token may see its whole window.
+
+    In a graph traced for all sizes there always is one, if only of True.
+    """
+    facts = shift[0] == 0, shift[1] == 0, h % window == 0, w % window == 0
+    if all(surely(fact) for fact in facts):
+        return None
+    make = make_mask if torch.compiler.is_compiling() else cached_mask
+    return make(h, w, window, shift, device)
+
+
+def join_scores(
+    bias: Float[Tensor, "A n n"] | None, mask: Bool[Tensor, "windows n n"] | None, dtype: torch.dtype
+) -> Tensor | None:
+    """Join bias and mask to what `attend` adds to the scores: (windows or 1, A or 1, n, n)."""
+    if bias is None:
+        return None if mask is None else mask.unsqueeze(1)
+    bias = bias.to(dtype).unsqueeze(0)
+    return bias if mask is None else bias.masked_fill(~mask.unsqueeze(1), float("-inf"))
+
+
+def attend(
+    q: Float[Tensor, "Bn A n D"], k: Float[Tensor, "Bn A n D"], v: Float[Tensor, "Bn A n D"], add: Tensor | None
+) -> Float[Tensor, "Bn A n D"]:
+    """Run attention; what differs between windows goes beside the heads, so that nothing is repeated for each image."""
+    if add is None or surely(add.shape[0] == 1):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=add)
+    windows, heads = add.shape[0], q.shape[1]
+    q, k, v = (x.unflatten(0, (-1, windows)).flatten(1, 2) for x in (q, k, v))
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=add.expand(-1, heads, -1, -1).flatten(0, 1))
+    return x.unflatten(1, (windows, heads)).flatten(0, 1)
