@@ -1,0 +1,31 @@
+"""A ViT compiled ahead of time: torch.export, then AOTInductor, which gives C++ that runs without Python."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from torch._inductor import aoti_compile_and_package, aoti_load_package
+from torch.testing import assert_close
+
+from integrations.exported import tiny
+
+COMPILER = next((name for name in (os.environ.get("CXX"), "g++", "clang++") if name and shutil.which(name)), None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec:FutureWarning")  # PyTorch's own, as the next
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_a_vit_compiled_ahead_of_time_gives_the_same_logits_for_any_batch(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    model = tiny("rope_mixed")
+    with torch.no_grad():
+        sizes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+        program = torch.export.export(model, (torch.randn(2, 3, 32, 48),), dynamic_shapes=sizes)
+        assert not [node for node in program.graph.nodes if "ropevit" in str(node.target)]  # nothing that C++ has not
+        path = aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+        run = aoti_load_package(path)
+        for images in (torch.randn(1, 3, 32, 48), torch.randn(5, 3, 32, 48)):
+            assert_close(run(images), model(images), rtol=1e-4, atol=1e-5)
