@@ -93,7 +93,7 @@ def main() -> None:
 
 def compare(calm: Path, killed: Path) -> None:
     """Compare two trainings bit by bit."""
-    timing = ("images_per_second", "memory_gib")
+    timing = ("images_per_second", "data_wait", "memory_gib")
     logs = [
         [{key: value for key, value in line.items() if key not in timing} for line in read_metrics(folder)]
         for folder in (calm, killed)

@@ -26,6 +26,9 @@ For example:
 
 `ropevit train RECIPE --help` lists the options with the recipe's values."""
 
+#: Share of the time waited for images from which on data, not computing, is the bound.
+DATA_BOUND = 0.2
+
 
 def train(
     recipe: tyro.conf.Positional[str] = "",
@@ -66,7 +69,8 @@ def show_training(config: TrainConfig) -> None:
             scores = run(config, bars.update)
         except Stopped as stopped:
             bars.close()
-            console.print(f"{stopped}; the same command with --resume goes on", soft_wrap=True, highlight=False)
+            if bars.told:
+                console.print(f"{stopped}; the same command with --resume goes on", soft_wrap=True, highlight=False)
             raise (KeyboardInterrupt if stopped.interrupted else SystemExit(0)) from None
     if bars.told:
         figures = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
@@ -102,6 +106,8 @@ class TrainingBars:
         self.task = None
         self.told = False
         self.per_epoch = 1
+        self.waits: list[float] = []
+        self.warned = False
 
     def __enter__(self) -> "TrainingBars":
         return self  # drawn from the first event on: wrong input is answered by its error alone
@@ -125,15 +131,26 @@ class TrainingBars:
                 self.task = self.progress.add_task("training", completed=first, total=steps, note="")
             case Stepped(step=step):
                 self.move(completed=step, description=f"epoch {(step - 1) // self.per_epoch + 1}")
-            case Progressed(loss=loss, lr=lr, images_per_second=speed, memory_gib=memory):
-                self.move(note=f"loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s  {memory:.1f} GiB")
+            case Progressed(loss=loss, lr=lr, images_per_second=speed, data_wait=wait, memory_gib=memory):
+                bound = "data" if wait > DATA_BOUND else "compute"
+                self.move(note=f"loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s ({bound})  {memory:.1f} GiB")
+                self.waits.append(wait)
             case Evaluating(done=done, total=total):
                 self.move(description=f"measuring {done}/{total}")
             case Evaluated(step=step, epoch=epoch, scores=scores, best=best):
                 figures = "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
-                self.say(f"epoch {epoch:g} (step {step}): {figures}{'  best' if best else ''}")
+                self.say(f"epoch {epoch:.4g} (step {step}): {figures}{'  best' if best else ''}")
+                self.warn()
             case Said(message=message):
                 self.say(f"[yellow]{escape(message)}[/]")
+
+    def warn(self) -> None:
+        """Say once that more processes should read images, where the training waits for them."""
+        waits, self.waits = self.waits, []
+        if waits and sum(waits) / len(waits) > DATA_BOUND and not self.warned:
+            self.warned = True
+            share = sum(waits) / len(waits)
+            self.say(f"[yellow]{share:.0%} of the time went by waiting for images: try more --workers[/]")
 
     def move(self, **fields: object) -> None:
         """Change the bar."""

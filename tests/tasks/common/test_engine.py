@@ -17,7 +17,7 @@ from ropevit.tasks.common.metrics import read_metrics
 from ropevit.tasks.common.window import DivergedError
 from ropevit.weights import load_model
 
-TIMING = ("images_per_second", "memory_gib")
+TIMING = ("images_per_second", "data_wait", "memory_gib")
 
 
 def log(folder):

@@ -213,7 +213,7 @@ def take_step(state: State, job: Job, batches: Iterator[Any]) -> Tensor:
         start_random_numbers(job, state.step, part)
         last = part == parts - 1
         with contextlib.nullcontext() if last or job.run.shard else accelerator.no_sync(state.model):
-            loss = job.task.loss(state.model, next(batches), state.step)
+            loss = job.task.loss(state.model, state.window.wait(batches), state.step)
             accelerator.backward(loss / parts)
         total += loss.detach() / parts
     if job.optim.clip_grad is not None:
@@ -251,6 +251,7 @@ def write_window(state: State, job: Job) -> None:
         "loss": losses.mean().item(),
         "lr": rate,
         "images_per_second": round(len(losses) * job.task.batch_size / window.seconds(), 2),
+        "data_wait": round(window.waited / window.seconds(), 4),
         "memory_gib": round(window.memory(), 3),
     }
     if state.metrics is not None:

@@ -23,6 +23,8 @@ class Progressed:
     loss: float
     lr: float
     images_per_second: float
+    data_wait: float
+    """Share of the time in which nothing was computed because images were waited for."""
     memory_gib: float
 
 

@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,15 @@ class Window:
     def restart(self) -> None:
         """Forget the steps, and start the clock."""
         self.kept: list[Tensor] = []
+        self.waited = 0.0
         self.begin = time.perf_counter()
+
+    def wait(self, batches: Iterator[Any]) -> Any:
+        """Take the next batch, and count the time until it is there."""
+        begin = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - begin
+        return batch
 
     def add(self, loss: Tensor) -> None:
         """Take in the loss of a step, a scalar on the device."""
