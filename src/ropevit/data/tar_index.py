@@ -54,7 +54,7 @@ def tar_index(path: Path) -> TarIndex:
     facts = f"{VERSION}/{path.resolve()}/{status.st_size}/{status.st_mtime_ns}"
     kept = cache_folder() / "shards" / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz"
     try:
-        with np.load(kept) as found:
+        with kept.open("rb") as file, np.load(file) as found:
             return TarIndex(Names(found["ends"], found["text"]), *(found[k] for k in ("offsets", "sizes", "labels")))
     except FileNotFoundError:
         pass
