@@ -20,6 +20,7 @@ set -euo pipefail
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS=1
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # or restarted processes may look for each other where the dead ones were
 
 srun torchrun \
     --nnodes "${MIN_NODES:-$SLURM_NNODES}:$SLURM_NNODES" \

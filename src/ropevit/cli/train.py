@@ -48,17 +48,20 @@ def start_training(arguments: Sequence[str]) -> None:
         return
     if arguments[0].startswith("-"):
         raise ValueError(f"got {arguments[0]} where the recipe's name comes first; see `ropevit train --list`")
+    show_training(read_config(arguments))
+
+
+def read_config(arguments: Sequence[str]) -> TrainConfig:
+    """Read a recipe's name and the options that replace its values."""
     recipe = find_recipe(arguments[0])
-    described = (RECIPES[recipe.recipe].__doc__ or "").replace("\n    ", "\n")
-    config = tyro.cli(
+    return tyro.cli(
         TrainConfig,
         default=recipe,
         args=arguments[1:],
         prog=f"ropevit train {recipe.recipe}",
-        description=described,
+        description=(RECIPES[recipe.recipe].__doc__ or "").replace("\n    ", "\n"),
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    show_training(config)
 
 
 def show_training(config: TrainConfig) -> None:
