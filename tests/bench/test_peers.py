@@ -6,8 +6,10 @@ from torch._dynamo.backends.debugging import aot_eager
 
 from ropevit.bench.attention import attention_candidate, expected, make_data
 from ropevit.bench.check import ALLOWED, WrongResultError, exact
-from ropevit.bench.peers import make_layer, split, ways
+from ropevit.bench.peers import fused, make_layer, split, ways
+from ropevit.bench.shapes import SHAPES as NAMED
 from ropevit.bench.shapes import Shape
+from ropevit.kernels.rotation import interpreted, triton_available
 from ropevit.rope import rotate
 
 CPU = torch.device("cpu")
@@ -43,8 +45,19 @@ def test_running_again_and_again_changes_no_answer(way):
 
 
 def test_ours_are_all_backends_of_the_device():
-    assert {way.name for way in ways("cuda") if way.family == "ours"} == {"ours (reference)", "ours (triton)"}
+    found = {way.name for way in ways("cuda") if way.family == "ours"}
+    assert found == {"ours (reference)", "ours (triton)", "ours (fused)"}
     assert {way.name for way in WAYS if way.family == "ours"} == {"ours (reference)", "ours (cpu)"}
+
+
+@pytest.mark.skipif(not triton_available() or not interpreted(), reason="no Triton's interpreter here")
+@pytest.mark.parametrize("embedding", ["axial", "mixed"])
+def test_the_fused_way_gives_the_results_and_gradients_of_float64(embedding):
+    window = Shape(name="square", h=3, w=3, heads=2, channels=16, prefix=0)
+    way = fused(embedding)
+    assert candidate(way, window, level="layer").check() <= ALLOWED[torch.float32]
+    assert [name for name, shape in NAMED.items() if way.suits("layer", shape)] == ["swin1", "swin2", "swin3", "swin4"]
+    assert not way.suits("op", NAMED["swin1"])
 
 
 def wrong(change):

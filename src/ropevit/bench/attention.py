@@ -80,7 +80,8 @@ def attention_group(
         return copy_candidate(shape, device, dtype, rows)
 
     copy = Entry(label=COPY, family="none", embedding="none", compiled=False, make=make_copy)
-    entries = [entry(way, compiled) for way in ways(device.type) for compiled in choose(way.family)]
+    suited = [way for way in ways(device.type) if way.suits(level, shape)]
+    entries = [entry(way, compiled) for way in suited for compiled in choose(way.family)]
     about = (
         f"{rows} x {shape.tokens} tokens ({shape.h} x {shape.w} patches, {shape.prefix} prefix), "
         f"{shape.heads} heads of {shape.channels} channels"
@@ -116,8 +117,16 @@ def floors(shape: Shape, way: Way, rows: int, itemsize: int) -> tuple[int, int]:
     return forward * unit, (forward + backward) * unit
 
 
+def way_body(level: str, way: Way, layer: Layer) -> Body:
+    """Give what is timed of a way, which may be fused."""
+    if way.attend is None:
+        return make_body(level, way.make(layer))
+    attend = way.attend(layer)
+    return lambda qkv, frequencies: (attend(qkv, frequencies),)
+
+
 def make_body(level: str, rotate: Rotate) -> Body:
-    """Give what is timed: to rotated q, k and v, or to what attention makes of them."""
+    """Go to rotated q, k and v, or to what attention makes of them."""
     if level == "op":
         return rotate
 
@@ -137,7 +146,7 @@ def attention_candidate(level: str, way: Way, layer: Layer, data: Data, compiled
     shape, leaf, source = layer.shape, data.leaf, data.source
     gradients = split(data.arriving) if level == "op" else (data.arriving[:, :, 0].flatten(2).contiguous(),)
     inputs = [leaf, layer.frequencies] if layer.frequencies.requires_grad else [leaf]
-    body = make_body(level, way.make(layer))
+    body = way_body(level, way, layer)
     run: Body = torch.compile(body) if compiled else body
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ropevit.bench.shapes import Shape
 from ropevit.extras import require
-from ropevit.kernels import BACKENDS, rotate_qkv
+from ropevit.kernels import BACKENDS, rotate_qkv, window_attention
 from ropevit.rope import axial_frequencies, grid_positions, make_turn, mixed_frequencies
 from ropevit.rope.rotation import angles
 
@@ -57,11 +57,17 @@ class Way:
     make: Callable[[Layer], Rotate]
     halves: bool = False
     """Pair p of a head is channels (p, p + D/2) instead of (2p, 2p + 1)."""
+    attend: Callable[[Layer], Callable[[Tensor, Tensor], Tensor]] | None = None
+    """Does all of a layer of windows at once, in the place of `make` and attention; None where `make` is all."""
 
     @property
     def label(self) -> str:
         """Name for tables and figures."""
         return self.name if self.embedding == "none" else f"{self.name}, {self.embedding}"
+
+    def suits(self, level: str, shape: Shape) -> bool:
+        """Tell whether there is something to time: what is fused needs a whole layer, and one of windows."""
+        return self.attend is None or (level == "layer" and shape.prefix == 0 and shape.h == shape.w)
 
 
 def ways(device: str) -> list[Way]:
@@ -80,6 +86,8 @@ def ways(device: str) -> list[Way]:
     ]
     for embedding in ("axial", "mixed"):
         listed += [Way(name, family, embedding, make, halves) for name, family, make, halves in rotations]
+        if device == "cuda":
+            listed.append(fused(embedding))
     return [way for way in listed if (way.family, way.embedding) != ("transformers", "mixed")]  # it has fixed angles
 
 
@@ -106,6 +114,21 @@ def ours(backend: str) -> Callable[[Layer], Rotate]:
         return rotate
 
     return make
+
+
+def fused(embedding: Embedding) -> Way:
+    """Rotate and attend by one Triton kernel; windows lie one behind the other, each a map of its own."""
+
+    def attend(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
+        h, w = layer.shape.h, layer.shape.w
+
+        def run(qkv: Tensor, frequencies: Tensor) -> Tensor:
+            maps = qkv.unflatten(1, (h, w))
+            return window_attention(maps, h, frequencies=frequencies, backend="triton").flatten(3).flatten(1, 2)
+
+        return run
+
+    return Way("ours (fused)", "ours", embedding, ours("triton"), attend=attend)
 
 
 def timm(layer: Layer) -> Rotate:
