@@ -96,6 +96,8 @@ def choose(qkv: Tensor, backend: str) -> str:
 def set_backend(model: nn.Module, backend: str) -> None:
     """Choose how all attention layers of a model rotate; "auto", as they start, suits the device.
 
+    For a Swin "triton" is the fused `window_attention`.
+
     Raises:
         ValueError: If there is no such backend, or the model has no attention of ours.
     """
