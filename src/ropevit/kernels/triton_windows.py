@@ -1,9 +1,9 @@
 """Attention inside windows by one Triton kernel for each direction, from the packed projection of a map.
 
-A program owns one head and goes through some of the windows. It finds the tokens of a window in the map, wherever shift
-and padding put them, turns queries and keys, and has all scores of a query at hand: the softmax is worked out at once,
-and once more in the backward pass, so nothing of it is kept. Sums are kept by each program and added up afterwards,
-without atomic operations, so results do not change from run to run.
+A program owns a window and a head. It finds the tokens of the window in the map, wherever shift and padding put them,
+turns queries and keys, and has all scores of a query at hand: the softmax is worked out at once, and once more in the
+backward pass, so nothing of it is kept. Sums are kept by each program and added up afterwards, without atomic
+operations, so results do not change from run to run.
 """
 
 from typing import Any, NamedTuple, no_type_check
@@ -156,7 +156,7 @@ def launch(
 @triton.jit
 @no_type_check
 def product(a, b):
-    """Multiply matrices of one dtype, adding up in float32: not TF32, which has the precision of neither."""
+    """Multiply matrices of one dtype, adding up in float32, and never by way of TF32."""
     if WIDEN:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
@@ -269,7 +269,7 @@ def forward_kernel(
     """Attend inside a window; arguments in `launch`."""
     head, index = tl.program_id(0) % heads, tl.program_id(0) // heads
     width, columns = heads * channels, tl.arange(0, block_d)
-    turned: tl.constexpr = frequencies is not None
+    turned: tl.constexpr = frequencies is not None  # in a line of its own: of several at once, none is a constant
     _pairs, fx, fy = load_speeds(frequencies, head, period, channels, block_d)
     place_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
     mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
