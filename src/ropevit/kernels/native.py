@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ropevit.cache import cache_folder
+from ropevit.kernels.constant import constant
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def available() -> bool:
     """Tell whether the C kernel can be used here, building it if need be."""
     return why_not() is None

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.kernels import native
+from ropevit.kernels.constant import constant
 from ropevit.rope.rotation import apply_turn, check_finite, check_shapes, make_turn
 
 #: name -> module with `rotate_` and `backward`; the reference is plain PyTorch, differentiable any number of times.
@@ -110,13 +111,13 @@ def set_backend(model: nn.Module, backend: str) -> None:
         layer.backend = backend  # pyright: ignore[reportArgumentType]
 
 
-@torch.compiler.assume_constant_result
+@constant
 def triton_available() -> bool:
     """Tell whether Triton is installed."""
     return find_spec("triton") is not None
 
 
-@torch.compiler.assume_constant_result
+@constant
 def interpreted() -> bool:
     """Tell whether Triton's interpreter was asked for, which runs on a CPU, slowly: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"

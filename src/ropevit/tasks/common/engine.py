@@ -22,7 +22,8 @@ from ropevit.tasks.common.events import Evaluated, Evaluating, Progressed, Repor
 from ropevit.tasks.common.interruption import Interruption, Stopped
 from ropevit.tasks.common.metrics import Metrics
 from ropevit.tasks.common.optim import make_optimizer, make_schedule
-from ropevit.tasks.common.processes import Channel, load_training_state, settle, share_out, training_state
+from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.state import load_training_state, sharding, training_state
 from ropevit.tasks.common.window import Window
 
 #: What a checkpoint records at the start: the best score, the loss of the first line, images left out, and the last
@@ -148,7 +149,7 @@ def start(job: Job) -> State:
     if run.compile:
         model.compile()
     if run.shard:
-        share_out(model, job.accelerator.device)
+        sharding().share_out(model, job.accelerator.device)
     optimizer = make_optimizer(model, job.optim)
     schedule = make_schedule(optimizer, job.optim, job.task.steps_per_epoch)
     optimizer = job.accelerator.prepare_optimizer(optimizer)
@@ -272,7 +273,8 @@ def evaluate(state: State, job: Job) -> None:
     def measure() -> dict[str, float]:
         state.plain.eval()
         scores = job.task.evaluate(state.plain, watch)
-        settle(state.plain)
+        if job.run.shard:
+            sharding().settle(state.plain)
         state.plain.train()
         return scores
 

@@ -1,4 +1,4 @@
-"""One process or many: devices, wrapping, what processes tell each other, and whole states of shared-out models.
+"""One process or many: devices, precision, and what processes tell each other.
 
 Started by `torchrun`, a training is one process a GPU on any number of machines; started alone, it is one process.
 """
@@ -9,18 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.checkpoint import state_dict as whole
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch import Tensor
 
 from ropevit.extras import require
 from ropevit.tasks.common.config import RunConfig
-from ropevit.tasks.common.ema import Ema
-
-#: Classes of layers whose weights are gathered together where weights are shared out.
-SHARDED_LAYERS = ("Block", "SwinBlock")
 
 MIXED = {"bfloat16": "bf16", "float16": "fp16", "float32": "no", "tf32": "no"}
 
@@ -53,26 +45,6 @@ def leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
     require("accelerate.state", "train").AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def share_out(model: nn.Module, device: torch.device) -> None:
-    """Share the weights of a model out among all processes (FSDP2), layer by layer.
-
-    Weights are gathered in float32 and rounded by autocast where they are multiplied, so that learned frequencies, and
-    the angles made from them, stay float32 in mixed precision.
-    """
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for module in model.modules():
-        if type(module).__name__ in SHARDED_LAYERS:
-            fully_shard(module, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-
-
-def settle(model: nn.Module) -> None:
-    """Put weights that a forward pass has gathered back into shares; without a backward pass, nothing else does."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 class Channel:
@@ -121,43 +93,3 @@ class Channel:
         if problem is not None:
             raise problem
         return result
-
-
-def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, shard: bool) -> dict[str, Any]:
-    """Collect whole weights and optimizer state on the CPU; all processes take part where they are shared out."""
-    averages = {} if ema is None else ema.state_dict()
-    if not shard:
-        return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": averages}
-    options = whole.StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights, moments = whole.get_state_dict(model, optimizer, options=options)
-    averages = {name: value.full_tensor().cpu() for name, value in averages.items() if isinstance(value, DTensor)}
-    return {"model": weights, "optimizer": moments, "ema": averages}
-
-
-def load_training_state(
-    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, shard: bool
-) -> None:
-    """Put back what `training_state` collected."""
-    if shard:
-        options = whole.StateDictOptions(full_state_dict=True)
-        whole.set_state_dict(
-            model,
-            optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=options,
-        )
-    else:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    if ema is not None:
-        ema.load_state_dict(spread(state["ema"], ema) if shard else state["ema"])
-
-
-def spread(averages: dict[str, Tensor], ema: Ema) -> dict[str, Tensor]:
-    """Share whole tensors out as the averages are."""
-    return {
-        name: distribute_tensor(averages[name].to(value.device), value.device_mesh, value.placements)
-        for name, value in ema.weights.items()
-        if isinstance(value, DTensor)
-    }
