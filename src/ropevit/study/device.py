@@ -1,15 +1,14 @@
-"""Where a study runs: device, precision, and what to write down about them."""
+"""Where a study runs: device and precision."""
 
 import contextlib
-import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import ropevit
+from ropevit.tasks.common.machine import available_cores as available_cores
+from ropevit.tasks.common.machine import processor as processor
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -62,32 +61,3 @@ def computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
             if device.type == "cpu":
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
-
-
-def environment(device: torch.device, dtype: torch.dtype, workers: int, threads: int) -> dict[str, str | int]:
-    """Describe the machine and the versions that made a result."""
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    return {
-        "ropevit": ropevit.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": f"{device.type}: {named}",
-        "precision": str(dtype).removeprefix("torch."),
-        "workers": workers,
-        "threads": threads,
-        "cores": available_cores(),
-        "platform": platform.platform(),
-    }
-
-
-def processor() -> str:
-    """Name the processor as well as the system can."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def available_cores() -> int:
-    """Count the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

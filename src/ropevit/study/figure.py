@@ -1,12 +1,11 @@
 """The curves of a study: score against test size, one panel beside the other."""
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ropevit.extras import require
 from ropevit.study.results import LABELS, Curve, PanelResult
+from ropevit.tasks.common.drawing import RC, mark_training, tidy
 
 #: Colour and marker of each embedding, the same in every figure; told apart by colour-blind readers too.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.
@@ -24,9 +23,6 @@ TITLES = {
     "field": "field: a larger image shows more of the scene",
     "zoom": "zoom: a larger image shows the same picture with more pixels",
 }
-
-#: The same letters on every machine, and text that stays text in SVG.
-RC = {"font.family": "DejaVu Sans", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "ropevit"}
 
 
 def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
@@ -58,18 +54,7 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
 
 def draw_panel(axes: Any, result: PanelResult) -> None:
     """Draw the curves of one panel, with a band of one standard deviation where there are several seeds."""
-    axes.axvline(result.train_size, color="#BBBBBB", linestyle="--", linewidth=1, zorder=0)
-    axes.annotate(
-        "training size",
-        (result.train_size, 0.02),
-        xycoords=("data", "axes fraction"),
-        rotation=90,
-        xytext=(-3, 0),
-        textcoords="offset points",
-        ha="right",
-        color="#777777",
-        fontsize=8,
-    )
+    mark_training(axes, result.train_size)
     for curve in result.curves:
         draw_curve(axes, curve)
     seeds = len(result.seeds)
@@ -77,11 +62,7 @@ def draw_panel(axes: Any, result: PanelResult) -> None:
     axes.set_title(f"{TITLES.get(result.panel, result.panel)}\n({spread})", fontsize=10)
     axes.set_xlabel("test size (pixels)")
     axes.set_ylabel(result.metric)
-    axes.set_xscale("log")
-    axes.set_xticks(result.sizes, [str(size) for size in result.sizes])
-    axes.minorticks_off()
-    axes.grid(axis="y", color="#EEEEEE")
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, result.sizes)
 
 
 def draw_curve(axes: Any, curve: Curve) -> None:
@@ -91,27 +72,3 @@ def draw_curve(axes: Any, curve: Curve) -> None:
     axes.plot(curve.sizes, mean, color=colour, marker=marker, markersize=5, label=LABELS[curve.embedding])
     if len(curve.scores) > 1:
         axes.fill_between(curve.sizes, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-
-
-def save_figure(figure: Any, path: Path) -> list[Path]:
-    """Write a figure as PNG and SVG beside each other; the same figure gives the same bytes.
-
-    Args:
-        figure: From `draw_curves`.
-        path: Without suffix.
-
-    Returns:
-        The files written.
-    """
-    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    for file in files:
-        file.write_bytes(figure_bytes(figure, file.suffix[1:]))
-    return files
-
-
-def figure_bytes(figure: Any, form: str) -> bytes:
-    """Render a figure as "png" or "svg"."""
-    buffer = io.BytesIO()
-    with require("matplotlib", "figures").rc_context(RC):
-        figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
-    return buffer.getvalue()

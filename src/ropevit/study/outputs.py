@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.study.config import StudyConfig
-from ropevit.study.figure import draw_curves, save_figure
+from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.pictures import PanelPictures, draw_pictures
 from ropevit.study.report import write_page
 from ropevit.study.results import panel_results
 from ropevit.study.runner import load_images
+from ropevit.tasks.common.drawing import save_figure
 from ropevit.weights import load_model
 
 
