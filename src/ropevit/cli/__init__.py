@@ -10,14 +10,16 @@ from tyro.extras import SubcommandApp
 from ropevit.cli.bench import bench
 from ropevit.cli.convert import convert
 from ropevit.cli.data import data
+from ropevit.cli.eval import eval  # noqa: A004 (it is the verb)
 from ropevit.cli.export import export
 from ropevit.cli.models import models
 from ropevit.cli.predict import predict
+from ropevit.cli.reproduce import reproduce
 from ropevit.cli.runs import runs
 from ropevit.cli.study import study
 from ropevit.cli.train import start_training, train
 
-VERBS = (study, data, train, runs, models, predict, convert, export, bench)
+VERBS = (study, data, train, eval, reproduce, runs, models, predict, convert, export, bench)
 
 DESCRIPTION = """Rotary position embedding for images.
 
@@ -25,6 +27,7 @@ Start with:
   ropevit study                       which position embedding? on embedded images, in about five minutes
   ropevit study --data MY_IMAGES      the same question, asked of your own images
   ropevit train fashion               train a classifier by a recipe; see `ropevit train --list`
+  ropevit eval --help                 measure a classifier at many sizes, beside the paper's curve
   ropevit models                      every model by name
 """
 

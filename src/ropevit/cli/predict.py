@@ -1,9 +1,8 @@
 """`ropevit predict`."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich import box
@@ -17,6 +16,7 @@ from ropevit.models import Model, SwinConfig, get_config
 from ropevit.models.registry import paper_window
 from ropevit.study.device import resolve_device
 from ropevit.tasks.classify.predict import Input, Prediction, predict_each
+from ropevit.tasks.classify.subject import pixel_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +86,6 @@ def describes_itself(checkpoint: str) -> bool:
     """Tell whether a checkpoint is a file of ours, with classes."""
     metadata = weights.read_checkpoint(checkpoint).metadata
     return metadata.get("format") == "ropevit" and metadata.get("classes", "null") != "null"
-
-
-def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) -> dict[str, tuple[float, ...]]:
-    """Read mean and spread of the pixels, one number for all channels or one for each; ImageNet's if there are none."""
-    found = {}
-    for key, default in (("mean", MEAN), ("std", STD)):
-        value = metadata.get(key, default)
-        numbers = (value,) * channels if isinstance(value, int | float) else tuple(value)
-        if len(numbers) != channels:
-            raise ValueError(f"{source} gives {key}={value} for images of {channels} channels; expected one for each")
-        found[key] = numbers
-    return found
 
 
 def show(prediction: Prediction) -> None:

@@ -2,7 +2,7 @@
 
 import random
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context
@@ -41,6 +41,8 @@ class Batch(NamedTuple):
     """int64."""
     bad: list[int]
     """Indices of files that could not be read; `source.describe` names them."""
+    indices: Sequence[int] = ()
+    """Indices of the images in the source, where they are read to measure on."""
 
 
 def train_batches(
@@ -153,7 +155,7 @@ class EvalReader:
 
     def __getitems__(self, indices: Iterable[int]) -> Batch:
         """Read a batch without the images that cannot be read."""
-        samples, bad = [], []
+        samples, bad, good = [], [], []
         for index in indices:
             try:
                 image, label = self.source.read(index)
@@ -161,7 +163,8 @@ class EvalReader:
                 bad.append(index)
             else:
                 samples.append(Sample(self.transform(image), label, []))
-        return collate(samples, bad)
+                good.append(index)
+        return collate(samples, bad)._replace(indices=good)
 
 
 class Failure(NamedTuple):

@@ -136,6 +136,11 @@ class Figure:
     """How far off the true figure may be: half the last printed digit, or what a drawing lets one read."""
     source: str
 
+    def __str__(self) -> str:
+        """Write it with its last known digit, and how far off it may be unless it was printed so."""
+        percent = f"{self.percent:.1f}" if round(self.percent, 1) == self.percent else f"{self.percent:g}"
+        return percent if self.source == SOURCE else f"{percent}±{self.within:g}"
+
 
 def curve(name: str) -> dict[int, Figure]:
     """Give the paper's top-1 of a model by test resolution in pixels, rising; empty where it reports none.

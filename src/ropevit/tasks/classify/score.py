@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ropevit.data.loading import Batch
@@ -39,6 +39,15 @@ class Tally:
         }
 
 
+#: Tells which of each image's best guesses (b, k) are right.
+Right = Callable[[Tensor, Batch], Tensor]
+
+
+def by_label(best: Int[Tensor, "b k"], batch: Batch) -> Bool[Tensor, "b k"]:
+    """Take a guess for right where it is the image's label."""
+    return best == batch.labels[:, None]
+
+
 @torch.no_grad()
 def tally(
     logits_of: Callable[[Tensor], Tensor],
@@ -46,6 +55,7 @@ def tally(
     num_classes: int,
     channel: Channel,
     watch: Callable[[int], None],
+    right: Right = by_label,
 ) -> Tally:
     """Count the right answers of all processes.
 
@@ -58,6 +68,7 @@ def tally(
         num_classes: Classes that labels may name, K.
         channel: What connects the processes.
         watch: Called with the number of images that this process has measured.
+        right: Tells which guesses are right.
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
     iterator, last, done = iter(batches), None, 0
@@ -71,8 +82,8 @@ def tally(
         last = batch.images
         logits = logits_of(batch.images).float().cpu()
         best = logits.topk(min(SEVERAL, logits.shape[1])).indices
-        right = best == batch.labels[:, None]
-        for row, hits in enumerate((torch.ones_like(batch.labels), right[:, 0], right.any(1))):
+        hit = right(best, batch)
+        for row, hits in enumerate((torch.ones_like(batch.labels), hit[:, 0], hit.any(1))):
             counts[row].index_add_(0, batch.labels, hits.long())
         done += len(batch.labels)
         watch(done)

@@ -27,9 +27,7 @@ def make_accelerator(config: RunConfig) -> Any:
         ValueError: If the device or the precision is not to be had here.
     """
     accelerate = require("accelerate", "train")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("got device='cuda', but no GPU is available here; take auto or cpu")
-    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    on_cpu = choose_cpu(config.device)
     if on_cpu and config.precision in ("float16", "tf32"):
         raise ValueError(f"got precision={config.precision!r} on a CPU; take float32 or bfloat16 there")
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
@@ -38,6 +36,17 @@ def make_accelerator(config: RunConfig) -> Any:
             "got shard=True with one process or precision='float16'; start several with torchrun, in bfloat16"
         )
     return accelerate.Accelerator(cpu=on_cpu, mixed_precision=MIXED[config.precision])
+
+
+def choose_cpu(device: str) -> bool:
+    """Tell whether to compute on the CPU: where asked to, or where there is no GPU.
+
+    Raises:
+        ValueError: If there is no GPU, but one is asked for.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("got device='cuda', but no GPU is available here; take auto or cpu")
+    return device == "cpu" or not torch.cuda.is_available()
 
 
 def leave() -> None:

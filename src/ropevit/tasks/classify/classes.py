@@ -1,0 +1,136 @@
+"""Which logit belongs to which class of a data set, and which guesses count as right."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ropevit.data.imagenet import imagenet_classes, imagenet_synsets
+from ropevit.data.listing import listed
+from ropevit.data.loading import Batch
+from ropevit.data.sources import ImageSource
+
+#: How files of ImageNet's validation set are named: their number, from 1, counts lines of ReaL labels.
+NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMap:
+    """Which logit belongs to each class of a data set."""
+
+    columns: tuple[int, ...]
+    """Number of the logit of each class, in the order of the data set's labels; other logits are left out."""
+    names: tuple[str, ...]
+    """What the classes are called, in the same order."""
+    imagenet: bool
+    """Whether these are all 1000 classes of ImageNet-1k."""
+    note: str | None = None
+    """What a person should know about it."""
+
+
+def match_classes(source: ImageSource, classes: Sequence[str] | None, num_classes: int, model: str) -> ClassMap:
+    """Find the logit of each class of a data set by its name.
+
+    Names are those that the model's file gives its classes. A model of ImageNet-1k also understands WordNet ids
+    (n01440764), the names that this package gives the classes, and their numbers 0 to 999, as ImageNet-V2 names its
+    folders. A data set of fewer classes (ImageNet-A, -R) is measured among these classes alone.
+
+    Args:
+        source: Images to measure on.
+        classes: Names of the model's classes, if it has names.
+        num_classes: Number of its logits.
+        model: What messages call it.
+
+    Raises:
+        ValueError: If a class of the data set is not one of the model's.
+    """
+    imagenet = num_classes == 1000 and (classes is None or tuple(classes) in spellings())
+    lists = [tuple(classes)] if classes is not None else []
+    lists += spellings() if imagenet else []
+    names = imagenet_classes() if imagenet else lists[0] if lists else source.classes
+    for spelled in lists:
+        number = {name: index for index, name in enumerate(spelled)}
+        if all(name in number for name in source.classes):
+            columns = tuple(number[name] for name in source.classes)
+            called = tuple(names[column] for column in columns)
+            whole = imagenet and len(columns) == num_classes
+            return ClassMap(columns=columns, names=called, imagenet=whole, note=restriction(columns, num_classes))
+    if not lists and len(source.classes) == num_classes:
+        note = f"{model} names no classes: took those of {source.name} in their order, {listed(source.classes, 3)}"
+        return ClassMap(columns=tuple(range(num_classes)), names=source.classes, imagenet=False, note=note)
+    if imagenet:
+        theirs = "those of ImageNet-1k: folders are named by WordNet ids such as n01440764, or by numbers 0 to 999"
+    else:
+        theirs = f"{num_classes}: {listed(lists[0], 5)}" if lists else f"{num_classes} without names"
+    odd = [name for name in source.classes if not lists or name not in lists[0]]
+    raise ValueError(
+        f"the classes of {source.name} ({len(source.classes)}: {listed(odd, 5)}) are not among those of {model} "
+        f"({theirs}); measure it on images of its own classes"
+    )
+
+
+def spellings() -> list[tuple[str, ...]]:
+    """List the names of ImageNet's classes in all spellings, each in the order of the logits."""
+    return [tuple(imagenet_synsets()), imagenet_classes(), tuple(map(str, range(1000)))]
+
+
+def restriction(columns: Sequence[int], num_classes: int) -> str | None:
+    """Say that not all logits are looked at."""
+    if len(columns) == num_classes:
+        return None
+    return f"measured among {len(columns)} of the model's {num_classes} classes, those of the data"
+
+
+class RealLabels:
+    """Labels of ImageNet's validation images by several people: any of an image's labels counts as right.
+
+    Args:
+        path: JSON file with a list for each image, in the order of their numbers, of the classes' numbers.
+        source: The validation images.
+        columns: Number of the logit of each class.
+
+    Raises:
+        ValueError: If the file does not hold such lists, or an image is not one of them.
+
+    Source: Beyer et al. 2020 (arXiv:2006.07159).
+    """
+
+    def __init__(self, path: Path, source: ImageSource, columns: Sequence[int]):
+        try:
+            lists = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read {path} as JSON ({error}); expected ReaL labels, a list of lists") from None
+        if not isinstance(lists, list) or not all(isinstance(labels, list) for labels in lists):
+            raise ValueError(f"{path} holds no list of lists; expected the ReaL labels, one list an image")
+        if any(label not in range(1000) for labels in lists for label in labels):
+            raise ValueError(f"{path} holds labels other than 0 to 999; expected the ReaL labels of ImageNet-1k")
+        self.columns = torch.tensor(columns)
+        self.labels: list[list[int]] = []
+        for index in range(len(source)):
+            name = source.describe(index)
+            found = NUMBERED.search(name)
+            if found is None or not 1 <= int(found[1]) <= len(lists):
+                raise ValueError(
+                    f"{name} is none of the {len(lists)} images that {path} labels; expected files named "
+                    "ILSVRC2012_val_00000001.JPEG and so on"
+                )
+            self.labels.append(lists[int(found[1]) - 1])
+
+    def labelled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Leave out the images that have no label."""
+        for batch in batches:
+            kept = [place for place, index in enumerate(batch.indices) if self.labels[index]]
+            indices = [batch.indices[place] for place in kept]
+            yield batch._replace(images=batch.images[kept], labels=batch.labels[kept], indices=indices)
+
+    def right(self, best: Int[Tensor, "b k"], batch: Batch) -> Bool[Tensor, "b k"]:
+        """Tell which guesses are among the labels of an image."""
+        wanted = torch.zeros(len(best), 1000, dtype=torch.bool)
+        for row, index in enumerate(batch.indices):
+            wanted[row, self.labels[index]] = True
+        return wanted.gather(1, self.columns[best])

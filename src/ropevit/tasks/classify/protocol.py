@@ -1,0 +1,110 @@
+"""At which sizes a classifier is measured, and how pictures are brought there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import tyro
+
+from ropevit.models.architectures import Config, architecture
+from ropevit.models.published import RESOLUTIONS
+from ropevit.models.sizes import nearest_sizes
+from ropevit.models.swin import SwinConfig
+
+#: Part of the shorter side that is looked at, by protocol and architecture.
+#: Source: Heo et al. 2024 (arXiv:2403.13298), as DeiT III and Swin before; the defaults of timm.
+CROPS = {"paper": {"vit": 1.0, "swin": 0.875}, "timm": {"vit": 0.9, "swin": 0.9}}
+
+#: Default sizes of a model that was trained on other images than the paper's, in sevenths of its training size.
+SEVENTHS = (4, 5, 6, 7, 8, 10, 12, 16)
+#: Models trained at this size or above are measured at the paper's sizes by default.
+LARGE = 192
+
+
+def read_sizes(words: Sequence[str]) -> tuple[int, ...]:
+    """Read sizes with commas or spaces between them."""
+    parts = [part for word in words for part in word.split(",") if part]
+    odd = [part for part in parts if not part.isdecimal()]
+    if odd:
+        raise ValueError(f"got size {odd[0]!r}; expected pixels, such as --sizes 144,192,224")
+    return tuple(map(int, parts))
+
+
+#: How the command line reads `sizes`.
+SIZES = tyro.constructors.PrimitiveConstructorSpec[tuple[int, ...]](
+    nargs="*",
+    metavar="PIXELS,PIXELS",
+    instance_from_str=read_sizes,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda sizes: [",".join(map(str, sizes))],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How pictures become a model's input at one size."""
+
+    size: int
+    """Side of the input in pixels."""
+    crop: float
+    """`size` as a share of the shorter side after resizing."""
+    window: int | None
+    """Side of a Swin's windows in tokens."""
+
+    @property
+    def resize(self) -> int:
+        """Shorter side in pixels to which pictures are resized, before the middle is cut out."""
+        return int(self.size / self.crop)
+
+    def fit(self, config: Config) -> Config:
+        """Give the config of the model for this size: absolute embeddings and bias tables are made for it."""
+        fields: dict = {"img_size": (self.size, self.size)} if config.absolute else {}
+        if self.window is not None:
+            fields["window_size"] = self.window
+        return replace(config, **fields)
+
+
+def plan_views(
+    config: Config, trained_at: int, sizes: Sequence[int], protocol: str, crop: float | None = None
+) -> list[View]:
+    """Plan at which sizes a model is measured, and how.
+
+    The windows of a Swin grow with the size in the paper (7 tokens at 224, 12 at 384, rounded up); timm leaves it
+    those that it was trained with.
+
+    Args:
+        config: The model.
+        trained_at: Its training size in pixels.
+        sizes: Sizes in pixels; empty for the default ones.
+        protocol: `paper` or `timm`.
+        crop: Another part of the shorter side to look at.
+
+    Raises:
+        ValueError: If patches do not tile a size, or an argument is out of range.
+    """
+    if protocol not in CROPS:
+        raise ValueError(f"got protocol {protocol!r}; choose one of {', '.join(CROPS)}")
+    if crop is not None and not 0 < crop <= 1:
+        raise ValueError(f"got crop={crop}; expected above 0, up to 1")
+    chosen = sorted(set(sizes or default_sizes(config, trained_at)))
+    for size in chosen:
+        if size < 1 or size % config.multiple:
+            near = nearest_sizes(size, config.multiple) if size > 0 else config.multiple
+            raise ValueError(f"got size {size}, which patches of {config.multiple} pixels do not tile; take {near}")
+    ratio = CROPS[protocol][architecture(config)] if crop is None else crop
+    return [View(size=size, crop=ratio, window=window_at(config, trained_at, size, protocol)) for size in chosen]
+
+
+def window_at(config: Config, trained_at: int, size: int, protocol: str) -> int | None:
+    """Give the windows of a Swin at a size, in tokens; a ViT has none."""
+    if not isinstance(config, SwinConfig):
+        return None
+    scaled = -(-config.window_size * size // trained_at)
+    return scaled if protocol == "paper" else config.window_size
+
+
+def default_sizes(config: Config, trained_at: int) -> list[int]:
+    """Choose sizes below, at and above the training size: the paper's, or for smaller models such in proportion."""
+    if trained_at >= LARGE and not any(size % config.multiple for size in RESOLUTIONS[architecture(config)]):
+        return list(RESOLUTIONS[architecture(config)])
+    step = config.patch_size
+    return sorted({max(step, round(part * trained_at / 7 / step) * step) for part in SEVENTHS})

@@ -1,0 +1,161 @@
+"""The model that is measured: a published one, a file of weights, or what a training left."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.models.architectures import Config, Model, build_model
+from ropevit.models.registry import MODELS, get_config
+from ropevit.weights.facts import claimed_name
+from ropevit.weights.hub import hub_id
+from ropevit.weights.loading import Found, load_found, understand
+from ropevit.weights.own import FREE, stored_json
+from ropevit.weights.reading import read_checkpoint
+
+Which = Literal["best", "last", "ema"]
+#: Files that a training leaves in its directory.
+FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "model_ema.safetensors"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Weights as read, and what is known about their model."""
+
+    name: str
+    """A short name, for a directory."""
+    found: Found
+    config: Config
+    classes: tuple[str, ...] | None
+    """Names of its classes, where the file gives them."""
+    trained_at: int
+    """Training size in pixels."""
+    mean: tuple[float, ...] = MEAN
+    """Mean of each channel, for pixels from 0 to 1."""
+    std: tuple[float, ...] = STD
+    """Spread of each channel."""
+    crop: float | None = None
+    """Crop ratio with which its training was evaluated, where that is known."""
+
+    def build(self, config: Config) -> Model:
+        """Build the model with another size or window, its embeddings resized."""
+        model = build_model(config)
+        load_found(model, self.found, replace_head=False)
+        return model.eval()
+
+    @property
+    def published_name(self) -> str | None:
+        """Name in the registry of the model that this is, its head and size apart."""
+        return next((name for name, config in MODELS.items() if core(config) == core(self.config)), None)
+
+    def fingerprint(self) -> str:
+        """Tell the weights from any others."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.found.state.items()):
+            if isinstance(value, Tensor):
+                digest.update(name.encode())
+                digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def core(config: Config) -> dict[str, Any]:
+    """Give the fields of a config that make a model another one."""
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in FREE} | {
+        "kind": type(config)
+    }
+
+
+def open_subject(model: str | None, checkpoint: str | None, which: Which | None = None) -> Subject:
+    """Read the weights that are measured.
+
+    Args:
+        model: Name of a model; its published weights are read unless a checkpoint is given.
+        checkpoint: A file or hub id of any layout, or the directory of a training.
+        which: Which weights of a directory: the best (default), the last, or their moving average.
+
+    Raises:
+        ValueError: If there is nothing to measure, or it is not said which model it is.
+        WeightsError: If the weights cannot be read.
+    """
+    if model is None and checkpoint is None:
+        raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a weights file")
+    if model is not None:
+        get_config(model)  # refuses an unknown name before anything is fetched
+    folder = Path(checkpoint or "").expanduser()
+    if checkpoint and folder.is_dir():
+        name, source, ema = folder.resolve().name, str(file_of_run(folder, which)), False
+    elif which in ("best", "last"):
+        raise ValueError(f"got which={which!r} for {checkpoint or model}; only the directory of a training has several")
+    else:
+        source, ema = hub_id(str(model)) if checkpoint is None else checkpoint, which == "ema"
+        name = model or folder.name.removesuffix(folder.suffix if folder.is_file() else "")
+    read = read_checkpoint(source)
+    found = understand(read, ema)
+    if found.config is not None:
+        return own_subject(name, found, read.metadata, model)
+    named = model or claimed_name(found.source)
+    if named is None:
+        raise ValueError(f"{found.source} does not say which model it is; name it with --model, see `ropevit models`")
+    config = get_config(named, **({} if found.num_classes is None else {"num_classes": found.num_classes}))
+    return Subject(name=name, found=found, config=config, classes=None, trained_at=config.img_size[0])
+
+
+def own_subject(name: str, found: Found, header: Mapping[str, str], model: str | None) -> Subject:
+    """Take model, classes and pixels from what a file of ours says."""
+    config = found.config
+    assert config is not None
+    if model is not None:
+        raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
+    classes, facts = (stored_json(header, key, found.source) for key in ("classes", "metadata"))
+    if not config.num_classes:
+        raise ValueError(f"{found.source} has no head; only classifiers can be measured")
+    if config.in_channels != 3:
+        raise ValueError(f"{found.source} takes images of {config.in_channels} channels; only those of 3 are measured")
+    return Subject(
+        name=name,
+        found=found,
+        config=config,
+        classes=None if classes is None else tuple(classes),
+        trained_at=int(facts.get("train_size", config.img_size[0])),
+        **pixel_statistics(facts, config.in_channels, found.source),
+        crop=facts.get("crop"),
+    )
+
+
+def file_of_run(folder: Path, which: Which | None) -> Path:
+    """Choose a file of weights in the directory of a training.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    path = folder / FILES[which or "best"]
+    if path.is_file():
+        return path
+    there = [name for name, file in FILES.items() if (folder / file).is_file()]
+    if there:
+        raise ValueError(f"{folder} has no {path.name}; choose --which {' or '.join(there)}")
+    raise ValueError(
+        f"{folder} holds no weights ({', '.join(FILES.values())}); name the directory of a training that was measured "
+        "at least once, or a file of weights"
+    )
+
+
+def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) -> dict[str, tuple[float, ...]]:
+    """Read mean and spread of the pixels, one number for all channels or one for each; ImageNet's if there are none.
+
+    Raises:
+        ValueError: If there are as many as neither.
+    """
+    found = {}
+    for key, default in (("mean", MEAN), ("std", STD)):
+        value = metadata.get(key, default)
+        numbers = (value,) * channels if isinstance(value, int | float) else tuple(value)
+        if len(numbers) != channels:
+            raise ValueError(f"{source} gives {key}={value} for images of {channels} channels; expected one for each")
+        found[key] = numbers
+    return found

@@ -1,0 +1,89 @@
+import csv
+
+import pytest
+import torch
+
+import ropevit
+from ropevit.cli import main
+from ropevit.cli.eval import result_table
+from ropevit.models import ViT, ViTConfig
+from ropevit.models.published import curve
+from ropevit.tasks.classify import evaluate as module
+from ropevit.tasks.classify.evaluate import Begun
+from ropevit.tasks.classify.measured import Row
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    config = ViTConfig(position="ape", width=16, depth=1, heads=2, patch_size=8, img_size=(16, 16), num_classes=3)
+    return str(ropevit.save_model(tmp_path / "own.safetensors", ViT(config), classes=["blue", "green", "red"]))
+
+
+@pytest.fixture
+def arguments(checkpoint, my_images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return ["eval", "--checkpoint", checkpoint, "--data", str(my_images), "--workers", "0", "--device", "cpu"]
+
+
+def test_a_classifier_is_measured_at_sizes_with_commas_and_the_rest_later(arguments, tmp_path, capsys):
+    main([*arguments, "--sizes", "8,16"])
+    printed = capsys.readouterr().out
+    assert "own on my_images/val: protocol paper, crop ratio 1, float32, cpu" in printed
+    assert "16 (training)" in printed
+    assert "left out" in printed
+    assert "broken.png" in printed
+    main([*arguments, "--sizes", "8", "24", "--resume"])
+    with (tmp_path / "runs/eval/own/eval.csv").open() as file:
+        assert [row["size"] for row in csv.DictReader(file)] == ["8", "16", "24"]
+    assert (tmp_path / "runs/eval/own/curve.png").stat().st_size > 5_000
+
+
+def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):
+    original = module.measure
+
+    def interrupted(model, view, bench):
+        if view.size == 16:
+            raise KeyboardInterrupt
+        return original(model, view, bench)
+
+    monkeypatch.setattr(module, "measure", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--sizes", "8", "16"])
+    assert stopped.value.code == 130
+    printed = capsys.readouterr().out
+    assert "the same command with --resume measures what is missing" in printed
+    assert "8 px: top-1" in printed
+    assert "everything is in runs/eval/own" in printed
+    assert (tmp_path / "runs/eval/own/eval.csv").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--sizes", "12"], "got size 12, which patches of 8 pixels do not tile; take 8 or 16"),
+        (["--batch-size", "0"], "got batch_size=0"),
+        (["--device", "cuda"], "no GPU is available here"),
+        (["--which", "ema"], "holds no moving average"),
+        (["--out", "own.safetensors"], "got the file own.safetensors for the directory"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, tmp_path, capsys, extra, message):
+    if "cuda" in extra and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, *extra])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_papers_figures_say_how_well_they_are_known(tmp_path):
+    figures = curve("deit_small_patch16_LS")
+    assert [str(figures[size]) for size in (144, 224, 256)] == ["73.5±0.1", "80.4", "80.9±0.05"]
+    begun = Begun(name="it", on="", trained_at=224, sizes=(224,), paper=figures, rows=(), out=tmp_path, notes=())
+    figures = {"top1": 80.0, "top5": 95.0, "images": 50_000, "skipped": 0}
+    row = Row(size=224, **figures, images_per_second=1.0, peak_memory_gib=1.0, window=7, resize=256, crop=0.875)
+    table = result_table(begun, [row])
+    assert [column.header for column in table.columns][:6] == ["size", "resize", "window", "top-1", "top-5", "paper"]
