@@ -221,6 +221,21 @@ def test_logits_are_those_of_the_model_called_by_hand(pets, weights, tmp_path, m
     assert list(seen) == [32, 48]
 
 
+def test_windows_grow_with_the_size_while_measuring(pets, weights, tmp_path, monkeypatch):
+    fields = {"width": 16, "depths": (1, 1), "heads": (2, 2), "num_classes": 3, "img_size": (32, 32)}
+    path = weights(Swin(SwinConfig(position="rpb", window_size=4, **fields)), classes=PETS)
+    windows, original = [], module.classifier
+
+    def spy(model, bench):
+        windows.append(model.config.window_size)
+        return original(model, bench)
+
+    monkeypatch.setattr(module, "classifier", spy)
+    rows = measure(path, pets, tmp_path / "out", sizes=(32, 44))
+    assert windows == [row.window for row in rows] == [4, 6]
+    assert [(row.crop, row.resize) for row in rows] == [(0.875, 36), (0.875, 50)]
+
+
 def test_what_is_measured_is_kept_and_the_rest_measured_later(pets, weights, tmp_path):
     path, out = weights(small_vit(3), classes=PETS), tmp_path / "out"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ropevit.extras import require
-from ropevit.models.published import DRAWN, Figure
+from ropevit.models.published import DRAWN, SOURCE, Figure
 from ropevit.tasks.common.drawing import RC, mark_training, tidy
 
 MEASURED, PAPER = "#0072B2", "#777777"
@@ -29,6 +29,7 @@ def draw_curve(points: Mapping[int, float], label: str, trained_at: int, paper: 
     with matplotlib.rc_context(RC):
         figure = require("matplotlib.figure", "figures").Figure(figsize=(6.2, 4.8), layout="constrained")
         axes = figure.subplots()
+        axes.set_axisbelow(True)
         mark_training(axes, trained_at)
         if paper:
             draw_paper(axes, paper)
@@ -44,11 +45,10 @@ def draw_curve(points: Mapping[int, float], label: str, trained_at: int, paper: 
 def draw_paper(axes: Any, paper: Mapping[int, Figure]) -> None:
     """Draw the paper's figures, with bars for how well they are known, and name their source."""
     values = [figure.percent for figure in paper.values()]
-    within = [figure.within for figure in paper.values()]
-    sources = dict.fromkeys(figure.source for figure in paper.values())
-    ordered = sorted(sources, key=lambda source: source == DRAWN)
-    label = f"the paper on ImageNet-1k val: {'; others '.join(ordered)}"
-    if DRAWN in sources:
-        label += f" ±{max(within):g}"
+    within = [figure.within if figure.source == DRAWN else 0 for figure in paper.values()]
+    label = f"the paper, on ImageNet-1k val\n({SOURCE}"
+    if any(figure.source == DRAWN for figure in paper.values()):
+        label += f";\nbars: {DRAWN}"
+    label += ")"
     style = {"color": PAPER, "linestyle": "--", "linewidth": 1, "marker": ".", "capsize": 2}
-    axes.errorbar(list(paper), values, within, label=label, zorder=1, **style)
+    axes.errorbar(list(paper), values, within, label=label, **style)

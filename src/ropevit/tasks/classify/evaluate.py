@@ -117,6 +117,7 @@ class Bench:
     match: ClassMap
     real: RealLabels | None
     processes: Any
+    device: torch.device
     channel: Channel
     report: Report
 
@@ -138,16 +139,17 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Row]:
     """
     for package, extra in (("torchvision", "train"), ("matplotlib", "figures")):
         require(package, extra)  # now, not after measuring
-    processes = require("accelerate", "train").PartialState(cpu=choose_cpu(config.device))
+    on_cpu = choose_cpu(config.device)
+    processes = require("accelerate", "train").PartialState(cpu=on_cpu)
     try:
-        bench = prepare(config, processes, report)
+        bench = prepare(config, processes, on_cpu, report)
         views = plan_views(bench.subject.config, bench.subject.trained_at, config.sizes, config.protocol, config.crop)
         return measure_all(bench, views)
     finally:
         leave()
 
 
-def prepare(config: EvalConfig, processes: Any, report: Report) -> Bench:
+def prepare(config: EvalConfig, processes: Any, on_cpu: bool, report: Report) -> Bench:
     """Read the weights, find the images and match their classes."""
     subject = open_subject(config.model, config.checkpoint, config.which)
     source = open_source(config.data, "val")
@@ -161,6 +163,7 @@ def prepare(config: EvalConfig, processes: Any, report: Report) -> Bench:
         match=match,
         real=None if config.real is None else RealLabels(config.real, source, match.columns),
         processes=processes,
+        device=torch.device("cpu") if on_cpu else torch.device("cuda", processes.local_process_index),
         channel=Channel(),
         report=report if processes.is_main_process else lambda _: None,
     )
@@ -179,7 +182,7 @@ def measure_all(bench: Bench, views: list[View]) -> list[Row]:
             continue
         config = view.fit(subject.config)
         if model is None or model[0] != config:
-            model = config, subject.build(config).to(bench.processes.device)
+            model = config, subject.build(config).to(bench.device)
         row, classes, left_out = measure(model[1], view, bench)
         done.append(row)
         if bench.processes.is_main_process:
@@ -191,7 +194,7 @@ def measure_all(bench: Bench, views: list[View]) -> list[Row]:
 
 def measure(model: Model, view: View, bench: Bench) -> tuple[Row, list[float], tuple[str, ...]]:
     """Measure at one size: the row, top-1 of each class in percent, and some of the images left out."""
-    source, channel, device = bench.source, bench.channel, bench.processes.device
+    source, channel, device = bench.source, bench.channel, bench.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     window, bad = Window(device), []
@@ -234,7 +237,7 @@ def read(view: View, bench: Bench, bad: list[int]) -> Iterator[Batch]:
 
 def classifier(model: Model, bench: Bench) -> Callable[[Tensor], Tensor]:
     """Give what turns uint8 images (b, 3, S, S) into logits (b, K) of the data's classes."""
-    device, subject = bench.processes.device, bench.subject
+    device, subject = bench.device, bench.subject
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
     columns = torch.tensor(bench.match.columns, device=device)
     mixed = bench.config.precision == "bfloat16"
@@ -274,7 +277,7 @@ def beginning(bench: Bench, views: list[View], done: list[Row], paper: dict[int,
         notes.append(f"its training was evaluated with crop ratio {subject.crop}, this is {views[0].crop}: see --crop")
     return Begun(
         name=describe(bench),
-        on=f"protocol {config.protocol}, crop ratio {views[0].crop:g}, {config.precision}, {bench.processes.device}",
+        on=f"protocol {config.protocol}, crop ratio {views[0].crop:g}, {config.precision}, {bench.device}",
         trained_at=subject.trained_at,
         sizes=tuple(view.size for view in views),
         paper=paper,
@@ -291,7 +294,7 @@ def place(bench: Bench) -> Path:
 
 def open_results(bench: Bench) -> Results:
     """Make the directory of the results, or check that what is there was measured in the same way."""
-    config, subject, device = bench.config, bench.subject, bench.processes.device
+    config, subject, device = bench.config, bench.subject, bench.device
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     machine = environment(device, dtype, config.workers, torch.get_num_threads())
     fixed = {
