@@ -12,11 +12,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ropevit"
 FILES = sorted(SOURCE.rglob("*.py"))
 
+#: What all layers may import.
+EVERYWHERE = ("cache", "extras", "machine")
+
 #: Each layer may import itself and those before it (data and analysis stand beside the line).
 LINE = ["rope", "kernels", "models", "weights", "tasks", "study", "cli"]
 BESIDE = {
-    "extras": set(),
-    "cache": set(),
+    **{name: set() for name in EVERYWHERE},
     "data": set(),
     "bench": {"rope", "kernels", "models", "study"},
     "analysis": {"rope", "kernels", "models", "weights", "data"},
@@ -31,8 +33,8 @@ def layer(path: Path) -> str:
 
 def allowed(name: str) -> set[str]:
     if name in BESIDE:
-        return BESIDE[name] | {name, "extras", "cache"}
-    below = set(LINE[: LINE.index(name) + 1]) | {"extras", "cache"}
+        return BESIDE[name] | {name, *EVERYWHERE}
+    below = set(LINE[: LINE.index(name) + 1]) | {*EVERYWHERE}
     if name in ("tasks", "study", "cli"):
         below |= {"data"}
     return below | set(BESIDE) if name == "cli" else below

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from ropevit.machine import available_cores, environment
 from ropevit.study.device import computing, resolve_device, resolve_precision
-from ropevit.tasks.common.machine import available_cores, environment
 
 
 def test_cpu_is_there_and_other_devices_are_refused_where_they_are_not():

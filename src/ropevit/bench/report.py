@@ -12,7 +12,7 @@ import torch
 import ropevit
 from ropevit.bench.results import Row, groups
 from ropevit.extras import require
-from ropevit.study.device import available_cores, processor
+from ropevit.machine import available_cores, processor
 
 #: Colour of each family; told apart by colour-blind readers too.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.

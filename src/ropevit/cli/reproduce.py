@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ropevit.machine import processor
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.study.device import resolve_device
 from ropevit.tasks.classify.reproduce import (
@@ -26,7 +27,6 @@ from ropevit.tasks.classify.reproduce import (
     speeds_of_runs,
 )
 from ropevit.tasks.classify.timing import time_training
-from ropevit.tasks.common.machine import processor
 from ropevit.tasks.common.runs import find_runs
 
 

@@ -19,6 +19,7 @@ from ropevit.data.augment import Transform
 from ropevit.data.images import UNREADABLE, reason
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.data.sources import ImageSource
+from ropevit.machine import available_cores
 
 #: So many unreadable files in a row are not bad luck, but a wrong folder or a disk that is gone.
 MOST_BAD = 10
@@ -186,7 +187,7 @@ def collate(samples: list[Sample], bad: list[int]) -> Batch:
 
 
 def batches(reader: TrainReader | EvalReader, keys: Iterable, workers: int) -> Iterator[Batch]:
-    """Let workers read batches ahead of time.
+    """Let workers, no more than there are cores, read batches ahead of time.
 
     Raises:
         ValueError: As `train_batches`.
@@ -196,7 +197,7 @@ def batches(reader: TrainReader | EvalReader, keys: Iterable, workers: int) -> I
     loader = DataLoader(
         reader,  # pyright: ignore[reportArgumentType] (it has all that a loader asks for)
         batch_sampler=keys,
-        num_workers=workers,
+        num_workers=min(workers, available_cores()),
         collate_fn=same,  # pyright: ignore[reportArgumentType]
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=start_method() if workers else None,

@@ -7,9 +7,6 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ropevit.tasks.common.machine import available_cores as available_cores
-from ropevit.tasks.common.machine import processor as processor
-
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 

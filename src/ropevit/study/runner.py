@@ -25,12 +25,12 @@ import torch
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import check_folder, load_folder
 from ropevit.data.labelled import LabelledImages
+from ropevit.machine import available_cores, environment
 from ropevit.study.config import HOW, StudyConfig
 from ropevit.study.device import resolve_device, resolve_precision
 from ropevit.study.events import Event, Loading, Report, Run, RunDone, RunFailed
 from ropevit.study.train import write_json
 from ropevit.study.workers import Images, Plan, run_here, run_in_workers
-from ropevit.tasks.common.machine import available_cores, environment
 
 
 def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:

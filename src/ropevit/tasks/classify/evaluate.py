@@ -12,6 +12,7 @@ from ropevit.data.augment import eval_transform
 from ropevit.data.loading import Batch, eval_batches
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.extras import require
+from ropevit.machine import environment
 from ropevit.models.architectures import Config, Model
 from ropevit.models.published import Figure, curve
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
@@ -19,7 +20,6 @@ from ropevit.tasks.classify.measured import Results, Row
 from ropevit.tasks.classify.protocol import SIZES, View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
 from ropevit.tasks.classify.subject import Subject, Which, open_subject
-from ropevit.tasks.common.machine import environment
 from ropevit.tasks.common.processes import Channel, choose_cpu, leave
 from ropevit.tasks.common.window import Window
 

@@ -181,8 +181,8 @@ def fashion() -> TrainConfig:
         batch_size=128,
         eval_crop=1.0,
         model=ClassifyModel(model="deit_tiny", size=28, width=64, depth=4, heads=4, patch_size=4),
-        augment=AugmentConfig(kind="simple", scale=(0.5, 1.0), mixup=0.0, cutmix=0.0, repeats=1),
-        optim=OptimConfig(lr=2e-3, epochs=8, warmup_epochs=1),
+        augment=AugmentConfig(kind="simple", scale=(0.8, 1.0), mixup=0.0, cutmix=0.0, repeats=1),
+        optim=OptimConfig(lr=4e-3, epochs=8, warmup_epochs=1),
         run=RunConfig(workers=0, log_every=10),
     )
 

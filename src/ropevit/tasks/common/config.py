@@ -86,7 +86,8 @@ class RunConfig:
     shard: bool = False
     """Share weights and optimizer among the processes (FSDP2), for models that do not fit on one device."""
     workers: int = 4
-    """Processes that read images, for each training process; 0 reads in the training process itself."""
+    """Processes that read images, for each training process, no more than there are cores; 0 reads in the training
+    process itself."""
     max_steps: int | None = None
     """Stop after so many steps of the schedule, as a trial; --resume without it goes on."""
     save_every: int | None = None
