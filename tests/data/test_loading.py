@@ -1,4 +1,6 @@
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,3 +150,30 @@ def test_wrong_input_is_refused(folder):
         list(train_batches(source, SIMPLE, TrainOrder(12, 2, 0), 0, 1, -1))
     with pytest.raises(ValueError, match="rank 1 of 1"):
         eval_batches(source, SIMPLE, 2, 0, world=1, rank=1)
+
+
+LOADING = """
+import os, signal
+from ropevit.data.augment import AugmentConfig, train_transform
+from ropevit.data.loading import train_batches
+from ropevit.data.order import TrainOrder
+from ropevit.data.sources import open_source
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: print("noted"))
+    source = open_source("fashion", "train")
+    order = TrainOrder(len(source), 4, seed=0)
+    transform = train_transform(AugmentConfig(), 32)
+    for step, batch in enumerate(train_batches(source, transform, order, 0, 30, 1)):
+        if step == 0:
+            os.killpg(0, signal.SIGTERM)
+    print(step)
+"""
+
+
+def test_workers_go_on_reading_when_a_signal_asks_all_processes_to_stop(tmp_path):
+    script = tmp_path / "loading.py"
+    script.write_text(LOADING)
+    command = [sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, start_new_session=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["noted", "29"]), done.stderr[-2000:]

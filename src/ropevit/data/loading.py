@@ -1,11 +1,12 @@
 """Batches from a source, read by several processes; what they hold does not depend on how many there are."""
 
+import os
 import random
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import NamedTuple
 
@@ -201,7 +202,7 @@ def batches(reader: TrainReader | EvalReader, keys: Iterable, workers: int) -> I
         collate_fn=same,  # pyright: ignore[reportArgumentType]
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=start_method() if workers else None,
-        worker_init_fn=leave_interrupts,
+        worker_init_fn=stand_apart,
         generator=torch.Generator(),  # or it would draw from the caller's
     )
     for batch in loader:
@@ -213,12 +214,19 @@ def batches(reader: TrainReader | EvalReader, keys: Iterable, workers: int) -> I
 def start_method() -> BaseContext:
     """Choose how processes start: not as a fork of this one, which hangs where it has threads (bars, logs, a GPU).
 
-    They are forks of a server that has loaded the libraries once for all, where the system has forks.
+    They are forks of a server that has loaded the libraries once for all, where the system has forks. It does not hear
+    SIGTERM, which torchrun sends to all processes together: it ends with this one, and workers end with it.
     """
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, "torchvision.transforms", "timm.data.auto_augment"])
+    resource_tracker.ensure_running()  # which the server would start, letting signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
@@ -227,9 +235,12 @@ def same(batch: Batch | Failure) -> Batch | Failure:
     return batch
 
 
-def leave_interrupts(_: int) -> None:
-    """Leave Ctrl-C to the main process, which ends this one."""
+def stand_apart(_: int) -> None:
+    """Leave signals that all processes get together to the main one, which still needs images, and ends this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 @contextmanager
