@@ -7,9 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
-from ropevit.tasks.common.config import RunConfig
-from ropevit.tasks.common.processes import make_accelerator
+from ropevit.models.architectures import build_model
+from ropevit.models.vit import ViTConfig
+from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.common.ema import Ema
+from ropevit.tasks.common.optim import make_optimizer
+from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.common.sharding import share_out
+from ropevit.tasks.common.state import load_training_state, training_state
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
@@ -45,3 +53,73 @@ def test_several_processes_train_as_one_does_also_sharing_weights_and_resuming_w
 def test_what_cannot_be_computed_here_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         make_accelerator(RunConfig(**fields))
+
+
+@pytest.fixture
+def alone():
+    """Be the only process of a group."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+def started(shard, optimizer, seed):
+    """Give a model after a step, its optimizer and its moving average."""
+    torch.manual_seed(seed)
+    model = build_model(ViTConfig(position="rope_mixed", width=16, depth=1, heads=1, img_size=(32, 32), num_classes=3))
+    if shard:
+        share_out(model, torch.device("cpu"))
+    made = make_optimizer(model, OptimConfig(optimizer=optimizer))
+    average = Ema(model, 0.5)
+    model(torch.rand(2, 3, 32, 32)).sum().backward()
+    made.step()
+    average.update(model)
+    return model, made, average
+
+
+@pytest.mark.usefixtures("alone", "unchecked")
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+@pytest.mark.parametrize("shard", [True, False])
+def test_a_checkpoint_is_taken_up_with_weights_shared_out_or_not(shard, optimizer):
+    before, after = started(not shard, optimizer, 0), started(shard, optimizer, 1)
+    load_training_state(training_state(*before, not shard), *after, shard)
+    first, second = (
+        training_state(*each, True) if sharded else named(each)
+        for each, sharded in ((before, not shard), (after, shard))
+    )
+    for part in ("model", "ema"):
+        torch.testing.assert_close(dict(first[part]), dict(second[part]), rtol=0, atol=0)
+    for one, two in zip(*(each["optimizer"]["param_groups"] for each in (first, second)), strict=True):
+        assert one["names"] == two["names"]
+        assert one.get("step") == two.get("step")
+    torch.testing.assert_close(first["optimizer"]["state"], second["optimizer"]["state"], rtol=0, atol=0)
+
+
+def named(parts):
+    """Give a whole state, the optimizer's by the names of the parameters."""
+    state = training_state(*parts, False)
+    names = [name for group in state["optimizer"]["param_groups"] for name in group["names"]]
+    moments = {names[number]: value for number, value in state["optimizer"]["state"].items()}
+    return {**state, "optimizer": {**state["optimizer"], "state": moments}}
+
+
+@pytest.mark.usefixtures("alone")
+def test_any_error_of_the_first_process_is_told_to_all(monkeypatch):
+    channel, told = Channel(), []
+    monkeypatch.setattr(channel, "gather", lambda value: told.append(value) or [value])
+
+    def fail():
+        raise PermissionError("may not")
+
+    with pytest.raises(PermissionError, match="may not"):
+        channel.first(fail)
+    assert told
+
+
+def test_float32_is_float32_in_convolutions_too():
+    before = torch.backends.cudnn.allow_tf32
+    for precision in ("bfloat16", "float32"):
+        make_accelerator(RunConfig(device="cpu", precision=precision))
+        leave()
+        assert not torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = before

@@ -31,6 +31,7 @@ def make_accelerator(config: RunConfig) -> Any:
     if on_cpu and config.precision in ("float16", "tf32"):
         raise ValueError(f"got precision={config.precision!r} on a CPU; take float32 or bfloat16 there")
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # else convolutions take it, whatever is asked for
     if config.shard and ("RANK" not in os.environ or config.precision == "float16"):
         raise ValueError(
             "got shard=True with one process or precision='float16'; start several with torchrun, in bfloat16"
@@ -90,13 +91,13 @@ class Channel:
         """Let the first process do something, and all have what it gives; an error is everybody's.
 
         Raises:
-            ValueError: What the first process raised.
+            Exception: What the first process raised.
         """
         result, problem = None, None
         if self.group is None or dist.get_rank() == 0:
             try:
                 result = work()
-            except ValueError as error:
+            except Exception as error:
                 problem = error
         result, problem = self.gather((result, problem))[0]
         if problem is not None:

@@ -46,16 +46,25 @@ def gather(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) 
 
 
 def scatter(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> None:
-    """Share out again what `gather` collected."""
+    """Share out again what `gather` collected, or what was collected where nothing was shared out."""
     whole.set_state_dict(
         model,
         optimizer,
         model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
+        optim_state_dict=by_name(state["optimizer"]),
         options=whole.StateDictOptions(full_state_dict=True),
     )
     if ema is not None:
         ema.load_state_dict(spread(state["ema"], ema))
+
+
+def by_name(state: dict[str, Any]) -> dict[str, Any]:
+    """Name the parameters in the state of an optimizer; those of optimizers by themselves have numbers."""
+    names = {
+        key: name for group in state["param_groups"] for key, name in zip(group["params"], group["names"], strict=True)
+    }
+    groups = [{**group, "params": group["names"]} for group in state["param_groups"]]
+    return {"state": {names[key]: value for key, value in state["state"].items()}, "param_groups": groups}
 
 
 def spread(averages: dict[str, Tensor], ema: Ema) -> dict[str, Tensor]:
