@@ -11,7 +11,7 @@ from ropevit.models.vit import ViT
 from ropevit.tasks.classify.train import train
 from ropevit.tasks.common import engine
 from ropevit.tasks.common.checkpoints import CheckpointError, list_checkpoints
-from ropevit.tasks.common.events import Evaluated, Said, Started, Stepped
+from ropevit.tasks.common.events import Evaluated, Evaluating, Said, Started, Stepped
 from ropevit.tasks.common.interruption import Stopped
 from ropevit.tasks.common.metrics import read_metrics
 from ropevit.tasks.common.window import DivergedError
@@ -79,6 +79,39 @@ def test_a_training_that_a_signal_stops_goes_on_as_if_nothing_had_been(unbroken,
     same_files(tmp_path / "run", unbroken)
 
 
+@pytest.mark.parametrize("moment", [Evaluating, Evaluated])
+def test_a_training_that_dies_while_it_measures_goes_on_with_measuring(unbroken, small, tmp_path, moment):
+    def die(event):
+        if isinstance(event, moment):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small(2), die)
+    started = []
+    train(small(2, resume=True), lambda event: started.append(event) if isinstance(event, Started) else None)
+    assert started[0].first == 8
+    assert log(tmp_path / "run") == log(unbroken)
+    same_files(tmp_path / "run", unbroken)
+
+
+def test_a_signal_before_measuring_ends_the_training_without(unbroken, small, tmp_path):
+    with pytest.raises(Stopped, match=r"stopped after step 8, as asked by SIGTERM"):
+        train(small(2), at(8, interrupt(signal.SIGTERM)))
+    assert not any("top1" in line for line in log(tmp_path / "run"))
+    train(small(2, resume=True))
+    assert log(tmp_path / "run") == log(unbroken)
+
+
+def test_a_training_that_was_killed_while_it_wrote_its_config_starts_and_what_is_half_written_goes(small, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".config.json.1.part").write_text("{")
+    train(small(1, resume=True, max_steps=1))
+    (folder / ".best.safetensors.1.part").write_bytes(b"half")
+    train(small(1, resume=True, max_steps=2))
+    assert not list(folder.rglob("*.part"))
+
+
 def test_a_trial_that_stops_early_goes_on_with_the_same_schedule(unbroken, small, tmp_path):
     train(small(2, max_steps=5))
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -116,8 +149,9 @@ def test_when_no_checkpoint_is_whole_the_training_does_not_start_anew_in_silence
     train(small(1, max_steps=2))
     for path in list_checkpoints(tmp_path / "run" / "checkpoints"):
         path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"step-00000002.pt is damaged .*no other is there"):
-        train(small(1, resume=True))
+    for _ in range(2):  # a cluster runs the same command again
+        with pytest.raises(CheckpointError, match=r"damaged.*step-00000002.*no other is there, so start again"):
+            train(small(1, resume=True))
 
 
 def test_a_full_disk_is_reported_and_the_directory_stays_valid(unbroken, small, tmp_path):

@@ -66,7 +66,7 @@ def find_newest(folder: Path) -> tuple[Path | None, list[str]]:
         The file, or None where there is no checkpoint, and a line for each damaged one.
 
     Raises:
-        CheckpointError: If there are checkpoints, but none is whole.
+        CheckpointError: If there are checkpoints, or were, but none is whole.
     """
     damaged = []
     for path in reversed(list_checkpoints(folder)):
@@ -76,9 +76,10 @@ def find_newest(folder: Path) -> tuple[Path | None, list[str]]:
         moved = path.with_suffix(".damaged")
         path.replace(moved)
         damaged.append(f"{path} is damaged ({problem}) and was renamed to {moved.name}")
-    if damaged:
-        raise CheckpointError(f"{damaged[0]}; no other is there, so start again in another directory")
-    return None, damaged
+    if found := sorted(path.name for path in folder.glob("step-*.damaged")):
+        problem = damaged[0] if damaged else f"found only damaged checkpoints in {folder} ({', '.join(found)})"
+        raise CheckpointError(f"{problem}; no other is there, so start again in another directory")
+    return None, []
 
 
 def damage(path: Path) -> str | None:

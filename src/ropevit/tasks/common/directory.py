@@ -25,6 +25,9 @@ def open_directory(run: RunConfig, settings: Mapping[str, Any]) -> None:
     """
     if run.out.exists() and not run.out.is_dir():
         raise ValueError(f"got the file {run.out} for the directory of the run; choose another --out")
+    if run.resume:
+        for part in [*run.out.glob(".*.part"), *(run.out / "checkpoints").glob(".*.part")]:
+            part.unlink()  # what a killed process was writing
     there = run.out.is_dir() and any(run.out.iterdir())
     if there and not run.resume:
         raise ValueError(f"{run.out} is not empty; choose another --out, or go on with what is there with --resume")
@@ -34,8 +37,6 @@ def open_directory(run: RunConfig, settings: Mapping[str, Any]) -> None:
     changed = differences(comparable(read_settings(run.out)), comparable(settings))
     if changed:
         raise ValueError(f"{run.out} was started otherwise ({'; '.join(changed)}); resume it with the same options")
-    for part in (run.out / "checkpoints").glob(".*.part"):
-        part.unlink()  # what a killed process was writing
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -128,12 +128,9 @@ def fit(job: Job) -> dict[str, float]:
     job.report(Started(first=state.step, steps=job.last, steps_per_epoch=job.task.steps_per_epoch))
     try:
         if job.first_process:
-            state.metrics = Metrics(job.run, job.settings, state.step)
+            state.metrics = Metrics(job.run, job.settings, state.step, state.record["evaluated"])
         with Interruption(job.channel) as interruption:
             run_steps(state, job, interruption)
-        if state.record["evaluated"] != state.step:
-            evaluate(state, job)
-            save(state, job)
         finish(state, job)
         return state.record["scores"]
     finally:
@@ -185,24 +182,37 @@ def newest_step(folder: Path, report: Report) -> int | None:
 def run_steps(state: State, job: Job, interruption: Interruption) -> None:
     """Take the steps that are left, with what is due between them."""
     run, epoch = job.run, job.task.steps_per_epoch
+    if state.step and state.record["evaluated"] != state.step and evaluation_due(state.step, job):
+        measure_and_save(state, job)  # what it was interrupted in
     batches = job.task.batches(state.step, job.last)
     state.window.restart()
     while state.step < job.last:
         state.window.add(take_step(state, job, batches))
         job.report(Stepped(step=state.step))
-        evaluating = state.step % (run.eval_every * epoch) == 0 or state.step == job.steps
+        evaluating = evaluation_due(state.step, job)
         saving = evaluating or state.step % (run.save_every or epoch) == 0
         stopping = interruption.asked()
-        if saving or stopping or state.step == job.last or state.step % run.log_every == 0:
+        if saving or stopping or state.step % run.log_every == 0:
             write_window(state, job)
-        if evaluating:
-            evaluate(state, job)
         if not (saving or stopping):
             continue
-        path = save(state, job)
-        state.window.restart()
+        path = save(state, job)  # before measuring: who wants the machine back may not wait until that is done
         if stopping:
             raise Stopped(interruption.signal, path, state.step)
+        if evaluating:
+            measure_and_save(state, job)
+        state.window.restart()
+
+
+def evaluation_due(step: int, job: Job) -> bool:
+    """Tell whether a step is followed by an evaluation."""
+    return step >= job.last or step % (job.run.eval_every * job.task.steps_per_epoch) == 0
+
+
+def measure_and_save(state: State, job: Job) -> None:
+    """Measure the weights, and note the scores in the checkpoint."""
+    evaluate(state, job)
+    save(state, job)
 
 
 def take_step(state: State, job: Job, batches: Iterator[Any]) -> Tensor:
@@ -239,14 +249,12 @@ def write_window(state: State, job: Job) -> None:
     """Write down the steps since the last time, after checking that the training goes well."""
     window = state.window
     losses = job.channel.sum(window.losses()) / job.accelerator.num_processes
-    skipped = [line for lines in job.channel.gather(job.task.skipped) for line in lines]
-    job.task.skipped.clear()
     if not len(losses):
         return
     rate = max(group["lr"] for group in state.optimizer.param_groups)
     newest = (list_checkpoints(job.run.out / "checkpoints") or [None])[-1]
     window.check(losses, state.step, rate, state.record, newest)
-    state.record["skipped"] += len(skipped)
+    skipped = left_out(state, job)
     figures = {
         "epoch": round(state.step / job.task.steps_per_epoch, 4),
         "loss": losses.mean().item(),
@@ -256,11 +264,19 @@ def write_window(state: State, job: Job) -> None:
         "memory_gib": round(window.memory(), 3),
     }
     if state.metrics is not None:
-        state.metrics.write(state.step, figures | ({"skipped": skipped} if skipped else {}))
-    for line in skipped[:3]:
-        job.report(Said(message=f"left out {line}"))
+        state.metrics.write(state.step, figures | skipped)
     job.report(Progressed(step=state.step, steps=job.last, **figures))
     window.restart()
+
+
+def left_out(state: State, job: Job) -> dict[str, list[str]]:
+    """Collect the images that no process could read since the last time, count and tell them, and give their lines."""
+    skipped = [line for lines in job.channel.gather(job.task.skipped) for line in lines]
+    job.task.skipped.clear()
+    state.record["skipped"] += len(skipped)
+    for line in skipped[:3]:
+        job.report(Said(message=f"left out {line}"))
+    return {"skipped": skipped} if skipped else {}
 
 
 def evaluate(state: State, job: Job) -> None:
@@ -289,8 +305,9 @@ def evaluate(state: State, job: Job) -> None:
         state.record["best"] = scores[job.task.metric]
         keep_weights(state, job, "best.safetensors", scores)
     state.record |= {"scores": scores, "evaluated": state.step}
+    skipped = left_out(state, job)
     if state.metrics is not None:
-        state.metrics.write(state.step, {"epoch": round(epoch, 4), **scores})
+        state.metrics.write(state.step, {"epoch": round(epoch, 4), **scores, **skipped})
     job.report(Evaluated(step=state.step, epoch=epoch, scores=scores, best=better))
 
 

@@ -1,6 +1,7 @@
 """The log of a training: JSON lines always, TensorBoard and Weights & Biases where asked for."""
 
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,22 @@ class Metrics:
         config: Where to, and what besides the JSON lines.
         settings: The whole config, for Weights & Biases.
         first: Steps done already; later lines of an interrupted run are dropped, as these steps are taken again.
+        evaluated: The step of the last evaluation; later ones are dropped, too.
     """
 
-    def __init__(self, config: RunConfig, settings: Mapping[str, Any], first: int):
-        trim(config.out / FILE, first)
+    def __init__(self, config: RunConfig, settings: Mapping[str, Any], first: int, evaluated: int):
+        board, wandb = trackers(config)
+        trim(config.out / FILE, first, evaluated)
         self.file = (config.out / FILE).open("a", encoding="utf-8")
-        self.board = None
-        if config.tensorboard:
-            board = require("torch.utils.tensorboard", "train")
-            self.board = board.SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1)
-        self.wandb = None
-        if config.wandb is not None:
-            wandb = require("wandb", "train")
-            name = config.out.resolve().name
-            self.wandb = wandb.init(
-                project=config.wandb, name=name, id=name, resume="allow", config=dict(settings), dir=str(config.out)
-            )
+        self.board = board and board.SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1)
+        self.wandb = wandb and wandb.init(
+            project=config.wandb,
+            name=config.out.resolve().name,
+            id=own_id(config.out / "wandb.id"),
+            resume="allow",
+            config=dict(settings),
+            dir=str(config.out),
+        )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Write a line, at once."""
@@ -57,6 +58,23 @@ class Metrics:
             self.wandb.finish()
 
 
+def trackers(config: RunConfig) -> tuple[Any, Any]:
+    """Import TensorBoard and Weights & Biases where they are asked for.
+
+    Raises:
+        MissingExtraError: If one is not installed.
+    """
+    board = require("torch.utils.tensorboard", "train") if config.tensorboard else None
+    return board, None if config.wandb is None else require("wandb", "wandb")
+
+
+def own_id(path: Path) -> str:
+    """Give a training an id that no other has, though directories may have the same name; it is kept in a file."""
+    if not path.exists():
+        write_atomically(path, lambda file: file.write(secrets.token_hex(8).encode()))
+    return path.read_text(encoding="utf-8")
+
+
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Read the lines of a run's log; a last line that was cut short is left out."""
     path = folder / FILE
@@ -66,9 +84,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def trim(path: Path, step: int) -> None:
-    """Drop the lines of a log that come after a step."""
+def trim(path: Path, step: int, evaluated: int) -> None:
+    """Drop the lines of a log that come after a step, and evaluations after another."""
     if not path.exists():
         return
-    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= (step if "loss" in line else evaluated)]
     write_atomically(path, lambda file: file.write("".join(json.dumps(line) + "\n" for line in kept).encode()))

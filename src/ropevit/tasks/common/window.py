@@ -1,6 +1,5 @@
 """The steps between two lines of the log: losses that wait on the device, time and memory."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ropevit.extras import require
 
 #: A mean loss so many times that of the first line means that the training diverges.
 DIVERGED = 10.0
@@ -58,6 +59,10 @@ class Window:
         """Give the most memory that was ever in use, in GiB: of the GPU, or of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
+        if sys.platform == "win32":
+            return require("psutil", "train").Process().memory_info().peak_wset / 2**30
+        import resource
+
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
