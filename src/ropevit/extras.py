@@ -21,7 +21,7 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        package = module.split(".")[0]
+        package = (error.name or module).split(".")[0]
         raise MissingExtraError(
             f'{package} is not installed; install it with: pip install "ropevit[{extra}]"'
         ) from error

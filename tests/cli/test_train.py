@@ -1,6 +1,7 @@
 import contextlib
 import os
 import signal
+import sys
 
 import pytest
 
@@ -60,12 +61,19 @@ def test_help_says_what_to_type(arguments, capsys):
         (["fashion", "--lr", "-1"], "got lr=-1.0"),
         (["fashion", "--position", "sinusoid"], "got position 'sinusoid'"),
         (["fashion", "--init", "nothing.safetensors"], "nothing.safetensors"),
+        (["fashion", "--batch-size", "20000"], "expected no batch larger than the set"),
+        (["fashion", "--batch-size", "33", "--mixup", "0.8"], "got batch_size=33"),
+        (["fashion", "--wandb", "p"], 'wandb is not installed; install it with: pip install "ropevit[wandb]"'),
+        (["fashion", "--tensorboard"], 'tensorboard is not installed; install it with: pip install "ropevit[train]"'),
     ],
 )
 def test_wrong_input_is_answered_before_anything_is_written(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for absent in ("wandb", "tensorboard"):
+        monkeypatch.setitem(sys.modules, absent, None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(SystemExit) as ended:
-        main(["train", *arguments])
+        main(["train", *arguments, "--device", "cpu"])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.pt"))
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from ropevit.data.loading import Batch
+from ropevit.data.sources import open_source
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.classify.train import Classification, make_criterion, make_mixing, train
@@ -54,6 +55,34 @@ def test_an_image_that_cannot_be_read_is_left_out_named_and_counted(folder):
     lines = [line for line in read_metrics(folder / "run") if line.get("skipped")]
     assert all(line["skipped"] == [str(bad)] for line in lines)
     assert len(lines) in (1, 2)  # an epoch leaves one image over, which may be this one
+
+
+def test_an_image_that_cannot_be_measured_is_named_with_every_score(folder):
+    bad = folder / "images" / "val" / "a" / "2.png"
+    bad.write_bytes(b"")
+    said = []
+    train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Said) else None)
+    lines = [(line["step"], "top1" in line) for line in read_metrics(folder / "run") if line.get("skipped")]
+    assert lines == [(2, True), (4, True)]
+    assert said == [f"left out {bad}"] * 2
+
+
+def test_images_and_labels_are_brought_to_the_device_without_waiting_for_it(folder, monkeypatch):
+    config = config_of(folder)
+    accelerator = make_accelerator(config.run)
+    source = open_source(config.data, "train")
+    task = Classification(config, source, source, accelerator, Channel())
+    batch, waits, original = next(task.batches(0, 1)), [], torch.Tensor.to
+
+    def to(self, *place, **options):
+        if place and isinstance(place[0], torch.device):
+            waits.append(not options.get("non_blocking", False))
+        return original(self, *place, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    task.loss(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2)), batch, 0)
+    assert waits == [False, False]
+    leave()
 
 
 def test_test_images_of_other_classes_are_refused(folder):
@@ -118,6 +147,23 @@ def test_right_answers_are_counted_class_by_class():
     assert result.several.tolist() == [1, 0, 1, 0, 0, 0, 1]
     assert result.scores() == {"top1": 40.0, "top5": 60.0}
     assert seen == [3, 5]
+
+
+def test_a_process_without_images_to_measure_takes_part_all_the_same():
+    labels, none = torch.tensor([1]), torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    parts = [Batch(none, labels[:0], [4]), Batch(torch.ones(1, 3, 2, 2, dtype=torch.uint8), labels, [])]
+    seen = []
+
+    def logits_of(images):
+        seen.append(int(images.sum()))
+        return torch.tensor([[0.0, 1.0]])
+
+    channel = Channel()
+    rounds = iter([1, 1, 1, 0])  # another process has a batch more
+    channel.largest = lambda _: next(rounds)
+    blank = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    assert tally(logits_of, parts, 2, channel, lambda _: None, blank).scores()["top1"] == 100.0
+    assert seen == [0, 12, 0]
 
 
 def test_pixels_are_normalised_as_imagenet_is(small):

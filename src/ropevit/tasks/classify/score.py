@@ -56,11 +56,12 @@ def tally(
     channel: Channel,
     watch: Callable[[int], None],
     right: Right = by_label,
+    blank: Tensor | None = None,
 ) -> Tally:
     """Count the right answers of all processes.
 
-    Processes may have a batch more or less than others; one that has no more goes on with an empty image, as a model
-    whose weights are shared out needs all of them.
+    Processes may have a batch more or less than others, or one of which no file can be read; a model whose weights are
+    shared out needs all of them all the same.
 
     Args:
         logits_of: Turns uint8 images (b, 3, S, S) into logits (b, K).
@@ -69,17 +70,15 @@ def tally(
         channel: What connects the processes.
         watch: Called with the number of images that this process has measured.
         right: Tells which guesses are right.
+        blank: What a process without images computes in the meantime (1, 3, S, S); None computes nothing.
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
-    iterator, last, done = iter(batches), None, 0
+    iterator, done = iter(batches), 0
     while channel.largest((batch := next(iterator, None)) is not None):
-        if batch is None:
-            if last is not None:
-                logits_of(last[:1])
+        if batch is None or not len(batch.labels):
+            if blank is not None:
+                logits_of(blank)
             continue
-        if not len(batch.labels):
-            continue
-        last = batch.images
         logits = logits_of(batch.images).float().cpu()
         best = logits.topk(min(SEVERAL, logits.shape[1])).indices
         hit = right(best, batch)

@@ -21,6 +21,7 @@ from ropevit.tasks.classify.score import tally
 from ropevit.tasks.common.directory import open_directory
 from ropevit.tasks.common.engine import Job, fit
 from ropevit.tasks.common.events import Evaluating, Report, silent
+from ropevit.tasks.common.metrics import trackers
 from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.weights.create import create_model
 from ropevit.weights.saving import save_model
@@ -43,6 +44,7 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
         Stopped: If a signal asked for it; everything is saved.
     """
     require("timm", "train")
+    trackers(config.run)
     accelerator = make_accelerator(config.run)
     try:
         return fit(make_job(config, accelerator, report))
@@ -57,11 +59,12 @@ def make_job(config: TrainConfig, accelerator: Any, report: Report) -> Job:
     check_classes(*sources)
     classes = sources[0].classes
     facts = config.to_dict() | {"classes": list(classes)}
-    channel.first(lambda: open_directory(config.run, facts))
+    task, model = Classification(config, *sources, accelerator, channel), first_model(config, len(classes))
+    channel.first(lambda: open_directory(config.run, facts))  # once all else is in order
     return Job(
         accelerator=accelerator,
-        task=Classification(config, *sources, accelerator, channel),
-        model=first_model(config, len(classes)),
+        task=task,
+        model=model,
         optim=config.optim,
         run=config.run,
         settings=config.to_dict(),
@@ -137,7 +140,7 @@ class Classification:
         self.note(self.train, batch)
         images = self.erase(self.normalise(batch.images))
         np.random.seed(number("mixing", self.config.run.seed, step) % 2**32)  # noqa: NPY002  (timm draws from it)
-        images, targets = self.mix(images, batch.labels.to(images.device))
+        images, targets = self.mix(images, batch.labels.to(images.device, non_blocking=True))
         return self.criterion(model(images), targets)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -167,7 +170,9 @@ class Classification:
         def logits_of(images: Tensor) -> Tensor:
             return model(self.normalise(images))
 
-        return tally(logits_of, batches(), len(self.test.classes), self.channel, watch).scores()
+        size = config.model.size
+        blank = torch.zeros(1, 3, size, size, dtype=torch.uint8) if config.run.shard else None
+        return tally(logits_of, batches(), len(self.test.classes), self.channel, watch, blank=blank).scores()
 
     def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights with the model's config, its classes and how it was trained."""
