@@ -162,7 +162,7 @@ def test_a_process_without_images_to_measure_takes_part_all_the_same():
     rounds = iter([1, 1, 1, 0])  # another process has a batch more
     channel.largest = lambda _: next(rounds)
     blank = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
-    assert tally(logits_of, parts, 2, channel, lambda _: None, blank).scores()["top1"] == 100.0
+    assert tally(logits_of, parts, 2, channel, lambda _: None, blank=blank).scores()["top1"] == 100.0
     assert seen == [0, 12, 0]
 
 

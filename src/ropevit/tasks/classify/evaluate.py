@@ -208,7 +208,7 @@ def measure(model: Model, view: View, bench: Bench) -> tuple[Row, list[float], t
     if bench.real is not None:
         batches = bench.real.labelled(batches)
     logits_of = classifier(model, bench)
-    counts = tally(logits_of, batches, len(source.classes), channel, watch, right)
+    counts = tally(logits_of, batches, len(source.classes), channel, watch, right=right)
     seconds = window.seconds()
     left_out = [source.describe(index) for part in channel.gather(bad) for index in part]
     images = int(counts.images.sum())

@@ -55,6 +55,7 @@ def tally(
     num_classes: int,
     channel: Channel,
     watch: Callable[[int], None],
+    *,
     right: Right = by_label,
     blank: Tensor | None = None,
 ) -> Tally:
