@@ -92,5 +92,9 @@ def test_the_kubernetes_manifest_starts_a_training_that_the_command_line_takes()
     assert arguments.training_script_args[0] == "train"
     config = read_config(arguments.training_script_args[1:])
     assert (config.recipe, config.model.position, config.run.resume) == ("deit3_small", "rope_mixed", True)
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    patience = int(environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])  # 30 seconds if left out, then processes are killed
+    assert 60 <= patience < pods["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={patience} " in (CLUSTER / "slurm.sh").read_text()
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {f"/{path.split('/')[1]}" for path in (config.data, str(config.run.out))} <= mounts

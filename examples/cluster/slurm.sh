@@ -21,6 +21,7 @@ set -euo pipefail
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export OMP_NUM_THREADS=1
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # or restarted processes may look for each other where the dead ones were
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=100 # seconds for the step at hand and the checkpoint; 30 if left out
 
 srun torchrun \
     --nnodes "${MIN_NODES:-$SLURM_NNODES}:$SLURM_NNODES" \
