@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ropevit.kernels import rotate_qkv
+from ropevit.models.cut import Cut, attend_in
 from ropevit.models.packed import Rows
 from ropevit.rope import MixedRope
 
@@ -160,10 +161,15 @@ class Block(nn.Module):
         positions: Float[Tensor, "*b N ndim"],
         frequencies: Float[Tensor, "ndim P"] | None = None,
         rows: Rows | None = None,
+        cut: Cut | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Mix the tokens (of each image, where `rows` tells them apart), then work on each alone."""
-        mask = None if rows is None else rows.mask
-        x = x + self.drop_path(scale(self.attn(self.norm1(x), positions, frequencies, mask), self.gamma_1), rows)
+        """Mix the tokens (of each image, where `rows` tells them apart; in the windows of a cut), then work on each."""
+        mask, mixed = None if rows is None else rows.mask, self.norm1(x)
+        if cut is None:
+            mixed = self.attn(mixed, positions, frequencies, mask)
+        else:
+            mixed = attend_in(cut, self.attn, mixed, frequencies)
+        x = x + self.drop_path(scale(mixed, self.gamma_1), rows)
         return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2), rows)
 
 

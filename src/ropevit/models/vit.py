@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig, PositionEmbedding
+from ropevit.models.cut import Cut
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
 from ropevit.models.packed import Packed, Rows, mean_patch, pack, sample_embedding
 from ropevit.models.sizes import check_size
@@ -166,15 +167,26 @@ class ViT(Classifier[ViTConfig]):
         return x, grid_positions(h, w, device=images.device)
 
     def run_blocks(
-        self, x: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N 2"], rows: Rows | None = None
+        self,
+        x: Float[Tensor, "B n C"],
+        positions: Float[Tensor, "*b N 2"],
+        rows: Rows | None = None,
+        cuts: Sequence[Cut | None] | None = None,
     ) -> Iterator[Float[Tensor, "B n C"]]:
-        """Run the blocks one by one, giving the tokens after each; recomputed in training where checkpointing is on."""
+        """Run the blocks one by one, giving the tokens after each; recomputed in training where checkpointing is on.
+
+        Args:
+            x: Tokens, prefix first.
+            positions: Where the patches stand.
+            rows: Which tokens may see each other, and to which image each belongs; None for whole images.
+            cuts: For each block the windows in which it attends, or None where it attends everywhere.
+        """
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)
-        for block in self.blocks:
+        for block, cut in zip(self.blocks, cuts or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
-                x = checkpoint(block, x, positions, frequencies, rows, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+                x = checkpoint(block, x, positions, frequencies, rows, cut, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
             else:
-                x = block(x, positions, frequencies, rows)
+                x = block(x, positions, frequencies, rows, cut)
             yield x
 
     def encode(

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ropevit.kernels import window_attention
-from ropevit.kernels.windows import attend, from_windows, join_scores, to_windows, window_mask
+from ropevit.kernels.windows import attend, covering, fit, from_windows, join_scores, to_windows, window_mask
 from ropevit.models.layers import project, resize_embedding
 from ropevit.rope import MixedRope, grid_positions
 
@@ -28,6 +28,9 @@ class WindowAttention(nn.Module):
     backend = "auto"
     """How it is computed; "triton" is one fused kernel, and `ropevit.kernels.set_backend` changes it."""
 
+    sees_padding = False
+    """Whether windows that the map does not fill are filled with zeros that take part as keys, instead of hidden."""
+
     def __init__(self, width: int, heads: int, window: int, rope: MixedRope | None = None, bias: bool = False):
         super().__init__()
         self.heads = heads
@@ -47,6 +50,16 @@ class WindowAttention(nn.Module):
             frequencies: Those that blocks share (axial); learned ones are this layer's own.
             shift: Rows and columns by which the windows are shifted.
         """
+        if not self.sees_padding:
+            return self.attend(x, frequencies, shift)
+        h, w = x.shape[1:3]
+        rows, columns = covering(h, self.window), covering(w, self.window)
+        return fit(self.attend(fit(x, rows * self.window, columns * self.window), frequencies, shift), h, w)
+
+    def attend(
+        self, x: Float[Tensor, "B h w C"], frequencies: Float[Tensor, "2 P"] | None, shift: tuple[int, int]
+    ) -> Float[Tensor, "B h w C"]:
+        """Do so with whatever does not fill a window hidden."""
         frequencies = frequencies if self.rope is None else self.rope.freqs
         table = self.relative_position_bias_table
         bias = None if table is None else relative_bias(table, self.window)

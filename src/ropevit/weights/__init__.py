@@ -2,6 +2,7 @@
 
 from ropevit.weights.conversion import ConvertReport, convert
 from ropevit.weights.create import create_model
+from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.loading import LoadReport, load_weights
 from ropevit.weights.reading import Checkpoint, read_checkpoint
@@ -15,6 +16,7 @@ __all__ = [
     "WeightsError",
     "convert",
     "create_model",
+    "load_dense_weights",
     "load_model",
     "load_weights",
     "read_checkpoint",

@@ -39,6 +39,8 @@ class LoadReport:
     """Weights that were resized: name -> from which grid to which."""
     head_replaced: bool
     """Whether the model kept its own head."""
+    new: tuple[str, ...] = ()
+    """Weights that a classifier's checkpoint cannot hold, as they were before: the new parts of a backbone."""
 
     def __str__(self) -> str:
         """List everything that a user may not expect."""
@@ -46,6 +48,7 @@ class LoadReport:
         lines += grouped(self.resized, "resized")
         if self.head_replaced:
             lines.append("  kept the model's own head: it is not trained unless you trained it")
+        lines += grouped(dict.fromkeys(self.new, "no classifier has them; they are not trained unless you did"), "kept")
         return "\n".join([*lines, *grouped(self.dropped, "dropped")])
 
 
@@ -131,16 +134,25 @@ def bare(model: nn.Module) -> Model:
 
 def load_found(model: Model, found: Found, replace_head: bool, grid: tuple[int, int] | None = None) -> LoadReport:
     """Load what was understood."""
+    state, report = fit(model, found, replace_head, grid)
+    put(model, state, found.source)
+    return report
+
+
+def put(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Set weights that fit, all or none, in the model's dtypes.
+
+    Raises:
+        WeightsError: If they are not finite, or the model is on the meta device.
+    """
     if any(parameter.is_meta for parameter in model.parameters()):
         raise WeightsError(
             "got a model on the meta device, which holds no weights; call model.to_empty(device=...) first"
         )
-    state, report = fit(model, found, replace_head, grid)
     own = model.state_dict()
     state = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
-    check_finite(state, found.source)
+    check_finite(state, source)
     model.load_state_dict({**own, **state})
-    return report
 
 
 def fit(

@@ -1,0 +1,91 @@
+"""A Swin for dense tasks: a map of each stage, with a norm of its own."""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ropevit.models.dense.backbone import Backbone, Maps, Padding, check_images, image_sizes, show
+from ropevit.models.swin import Swin, SwinConfig
+from ropevit.models.windows import WindowAttention
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSwinConfig:
+    """Everything that makes a Swin for dense tasks.
+
+    Raises:
+        ValueError: If a field is out of range.
+    """
+
+    body: SwinConfig
+    """The classifier from which the body is taken, such as `get_config("swin_rope_mixed_tiny_patch4_window7_224")`; its
+    window is kept whatever the size of the images, its head and final norm are left out."""
+    stages: tuple[int, ...] | None = None
+    """Stages that give a map, in order and ending with the last; None takes all. DINO with 4 scales takes 1, 2, 3."""
+    padding: Padding = "seen"
+    """Whether the zeros that fill up windows at the bottom and right take part as keys, as in the published detectors,
+    or are hidden, as in our classifiers. What pads smaller images in a batch is seen in both."""
+
+    def __post_init__(self):
+        if self.padding not in ("seen", "masked"):
+            raise ValueError(f"got padding={self.padding!r}; expected seen or masked")
+        count = len(self.body.depths)
+        if self.stages is None:
+            return
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if not self.stages or not set(self.stages) <= set(range(count)) or list(self.stages) != sorted({*self.stages}):
+            raise ValueError(f"got stages={self.stages}; expected some of 0 to {count - 1}, in order, each once")
+        if self.stages[-1] != count - 1:
+            raise ValueError(
+                f"got stages={self.stages} of {count}; stages after the last map would do nothing: "
+                f"end with {count - 1}, or shorten the body"
+            )
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Stages that give a map."""
+        return self.stages or tuple(range(len(self.body.depths)))
+
+
+class DenseSwin(Backbone[Swin]):
+    """Swin that gives a normalised map of each stage for images of any size.
+
+    Nothing is rounded down: images are padded to whole patches, maps to whole windows while they attend, and odd sides
+    before they are halved.
+
+    >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224")))
+    >>> maps, valid = backbone(images)  # strides 4, 8, 16, 32; 96, 192, 384, 768 channels
+
+    Args:
+        config: What to build.
+
+    Source: Liu et al. 2021 (arXiv:2103.14030), as a backbone of detectors.
+    """
+
+    def __init__(self, config: DenseSwinConfig):
+        body = Swin(replace(config.body, num_classes=0))
+        super().__init__(body)
+        self.config = config
+        body.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        for module in body.modules():
+            if isinstance(module, WindowAttention):
+                module.sees_padding = config.padding == "seen"
+        self.strides = tuple(config.body.patch_size * 2**stage for stage in config.shown)
+        self.channels = tuple(config.body.width * 2**stage for stage in config.shown)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
+
+    def forward(self, images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | None = None) -> Maps:
+        """Turn images into maps.
+
+        Args:
+            images: Images of any height and width; smaller ones at the top left, zeros around them.
+            sizes: Height and width of each image in pixels, where the batch is padded; None for whole images.
+
+        Raises:
+            ValueError: If the images have a wrong rank or channels, or the sizes are those of other images.
+        """
+        check_images(images, sizes, self.config.body.in_channels)
+        states = [x for stage, x in enumerate(self.body.stages(images)) if stage in self.config.shown]
+        features = [norm(x).permute(0, 3, 1, 2).contiguous() for norm, x in zip(self.norms, states, strict=True)]
+        return show(features, image_sizes(images, sizes), self.strides)

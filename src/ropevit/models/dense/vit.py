@@ -1,0 +1,164 @@
+"""A plain ViT for dense tasks: attention in windows but for a few blocks, and a pyramid of maps (ViTDet)."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ropevit.kernels.windows import covering
+from ropevit.models.cut import Cut, key_mask
+from ropevit.models.dense.backbone import Backbone, Maps, Padding, check_images, covered, image_sizes, show
+from ropevit.models.dense.pyramid import Pyramid, PyramidConfig, hide
+from ropevit.models.packed import Rows
+from ropevit.models.vit import ViT, ViTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseViTConfig:
+    """Everything that makes a ViT for dense tasks.
+
+    Raises:
+        ValueError: If a field is out of range or two fields do not fit.
+    """
+
+    body: ViTConfig
+    """The classifier from which the body is taken, such as `get_config("rope_mixed_deit_base_patch16_LS")`; its class
+    token, registers and head are left out."""
+    window: int = 14
+    """Side of a window in tokens; 14 is the grid of pre-training at 224 pixels."""
+    global_blocks: tuple[int, ...] | None = None
+    """Blocks that attend everywhere; None takes the last of each quarter (2, 5, 8, 11 of 12; 5, 11, 17, 23 of 24)."""
+    taps: tuple[int, ...] | None = None
+    """Blocks whose tokens become maps: one for all levels of the pyramid, or one for each; None takes the last one."""
+    final_norm: bool = False
+    """Pass the tokens through the classifier's final norm."""
+    pyramid: PyramidConfig = field(default_factory=PyramidConfig)
+    """Maps that are made of them."""
+    padding: Padding = "seen"
+    """Whether padding (of windows, of images to whole patches and of smaller images in a batch) takes part as keys, as
+    in ViTDet, or is hidden, so that an image gives the same alone and in any batch."""
+    relative_bias: bool = False
+    """The decomposed relative position bias that ViTDet adds to the baseline; not built, so True is refused."""
+
+    def __post_init__(self):
+        if self.relative_bias:
+            raise ValueError("got relative_bias=True; ViTDet's decomposed bias is not built: leave it out")
+        if self.window < 1 or self.padding not in ("seen", "masked"):
+            raise ValueError(
+                f"got window={self.window}, padding={self.padding!r}; expected at least 1 token, and seen or masked"
+            )
+        for name in ("global_blocks", "taps"):
+            blocks = getattr(self, name)
+            if blocks is None:
+                continue
+            object.__setattr__(self, name, tuple(blocks))
+            if not set(blocks) <= set(range(self.body.depth)):
+                raise ValueError(f"got {name}={tuple(blocks)}; expected blocks from 0 to {self.body.depth - 1}")
+        self.check_taps()
+        self.pyramid.strides(self.body.patch_size)
+
+    def check_taps(self) -> None:
+        """Refuse taps that do not fit the pyramid, or leave the last blocks without a use."""
+        if self.taps is None:
+            return
+        levels = len(self.pyramid.scales)
+        if len(self.taps) not in (1, levels) or list(self.taps) != sorted(self.taps):
+            raise ValueError(f"got taps={self.taps} for {levels} levels; expected one block, or {levels} in order")
+        if self.taps[-1] != self.body.depth - 1:
+            raise ValueError(
+                f"got taps={self.taps} of {self.body.depth} blocks; blocks after the last tap would do nothing: "
+                f"end with {self.body.depth - 1}, or shorten the body"
+            )
+
+    @property
+    def seeing_all(self) -> frozenset[int]:
+        """Blocks that attend everywhere."""
+        if self.global_blocks is not None:
+            return frozenset(self.global_blocks)
+        return frozenset(self.body.depth * quarter // 4 - 1 for quarter in range(1, 5)) - {-1}
+
+    @property
+    def tapped(self) -> tuple[int, ...]:
+        """Blocks whose tokens become maps."""
+        return self.taps or (self.body.depth - 1,)
+
+
+class DenseViT(Backbone[ViT]):
+    """ViT that gives maps at several strides for images of any size.
+
+    Blocks attend in windows of 14 x 14 tokens, four of them everywhere. Images are padded with zeros at the bottom and
+    right to whole cells of the coarsest convolved map.
+
+    >>> backbone = DenseViT(DenseViTConfig(body=get_config("rope_mixed_deit_base_patch16_LS")))
+    >>> maps, valid = backbone(images)  # strides 4, 8, 16, 32; 256 channels each
+
+    Args:
+        config: What to build.
+
+    Source: Li et al. 2022 (arXiv:2203.16527), ViTDet.
+    """
+
+    def __init__(self, config: DenseViTConfig):
+        body = ViT(replace(config.body, class_token=False, num_registers=0, pooling="avg", num_classes=0))
+        super().__init__(body)
+        self.config = config
+        if not config.final_norm:
+            body.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.pyramid = Pyramid(config.body.width, config.pyramid)
+        self.strides = config.pyramid.strides(config.body.patch_size)
+        self.channels = self.pyramid.channels
+
+    def forward(self, images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | None = None) -> Maps:
+        """Turn images into maps.
+
+        Args:
+            images: Images of any height and width; smaller ones at the top left, zeros around them.
+            sizes: Height and width of each image in pixels, where the batch is padded; None for whole images.
+
+        Raises:
+            ValueError: If the images have a wrong rank or channels, or the sizes are those of other images.
+        """
+        patch, masked = self.config.body.patch_size, self.config.padding == "masked"
+        check_images(images, sizes, self.config.body.in_channels)
+        sizes = image_sizes(images, sizes)
+        images = pad_to(images, max(patch, *self.strides[: len(self.config.pyramid.scales)]))
+        h, w = images.shape[2] // patch, images.shape[3] // patch
+        real = covered(sizes, h, w, patch) if masked else None
+        taps = [x.transpose(1, 2).unflatten(2, (h, w)) for x in self.tap(images, real)]
+        taps = [hide(x, real) for x in taps] if real is not None else taps
+        levels = self.strides[: len(self.config.pyramid.scales)]
+        keep = [covered(sizes, h * patch // s, w * patch // s, s) if masked else None for s in levels]
+        return show(self.pyramid(taps, keep), sizes, self.strides)
+
+    def tap(
+        self, images: Float[Tensor, "B c H W"], valid: Bool[Tensor, "B h w"] | None
+    ) -> list[Float[Tensor, "B N C"]]:
+        """Return the tokens after the tapped blocks.
+
+        Args:
+            images: Images that the patches tile.
+            valid: Tokens that others may see; None for all, zeros in windows that they do not fill among them.
+        """
+        body, config = self.body, self.config
+        tokens, positions = body.embed(images)
+        h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
+        cut = Cut(h, w, config.window, valid)
+        cuts = [None if index in config.seeing_all else cut for index in range(config.body.depth)]
+        states = body.run_blocks(tokens, positions, None if valid is None else whole_rows(valid), cuts)
+        return [body.norm(x) for index, x in enumerate(states) if index in config.tapped]
+
+
+def whole_rows(valid: Bool[Tensor, "B h w"]) -> Rows:
+    """Say that each row is one image, of which the valid tokens may be seen."""
+    keys = valid.flatten(1)
+    image = torch.arange(len(keys), device=keys.device).unsqueeze(1).expand_as(keys)
+    return Rows(image, key_mask(keys), len(keys))
+
+
+def pad_to(images: Float[Tensor, "B c H W"], multiple: int) -> Float[Tensor, "B c H2 W2"]:
+    """Pad images with zeros at the bottom and right until a number divides both sides."""
+    height, width = images.shape[2:]
+    rows, columns = covering(height, multiple) * multiple, covering(width, multiple) * multiple
+    return F.pad(images, (0, columns - width, 0, rows - height))

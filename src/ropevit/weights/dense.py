@@ -1,0 +1,64 @@
+"""Start the backbone of a dense task from a classifier's checkpoint."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ropevit.models.architectures import build_model
+from ropevit.models.dense import DenseSwin, DenseViT
+from ropevit.weights.errors import WeightsError
+from ropevit.weights.loading import HEAD, LoadReport, fit, put, understand
+from ropevit.weights.reading import Source, read_checkpoint
+
+UNUSED = "of the classifier; the backbone does without it"
+
+
+def load_dense_weights(
+    model: nn.Module,
+    source: Source,
+    *,
+    ema: bool = False,
+    grid: tuple[int, int] | None = None,
+    revision: str | None = None,
+) -> LoadReport:
+    """Load a classifier's weights into a backbone, as strictly as `load_weights` loads them into the classifier.
+
+    Class token, registers, head and, unless the backbone uses it, final norm are left out and listed; an absolute
+    embedding of another grid and biases of another window are resized; learned frequencies are kept. The pyramid, or
+    the norms of a Swin's maps, stay as they are and are listed as new.
+
+    >>> print(load_dense_weights(backbone, "rope_mixed_deit_base_patch16_LS"))
+
+    Args:
+        model: A `DenseViT` or `DenseSwin`, also compiled or wrapped for distributed training.
+        source: Path, hub id, published model name, or state dict of a classifier with the backbone's `config.body`.
+        ema: Load the moving average that a training script kept beside the weights.
+        grid: Rows and columns of the source's absolute embedding; None takes what a file of ours says, or a square.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        WeightsError: If the source cannot be read or does not fit; nothing has changed then.
+    """
+    backbone = bare_backbone(model)
+    found = understand(read_checkpoint(source, revision), ema)
+    with torch.device("meta"):  # only names and shapes matter
+        classifier = build_model(replace(backbone.config.body, num_classes=0))
+    state, report = fit(classifier, found, replace_head=True, grid=grid)
+    own = backbone.body.state_dict()
+    unused = [name for name in HEAD if name in report.dropped] + [name for name in state if name not in own]
+    state = {name: value for name, value in state.items() if name in own}
+    put(backbone.body, state, found.source)
+    new = tuple(name for name in backbone.state_dict() if not name.startswith("body."))
+    dropped = {**report.dropped, **dict.fromkeys(unused, UNUSED)}
+    return replace(report, loaded=len(state), dropped=dropped, head_replaced=False, new=new)
+
+
+def bare_backbone(model: nn.Module) -> DenseViT | DenseSwin:
+    """Take a backbone out of torch.compile and DistributedDataParallel."""
+    inner = model
+    while not isinstance(inner, DenseViT | DenseSwin):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise WeightsError(f"got {type(model).__name__}; expected a DenseViT or a DenseSwin")
+    return inner

@@ -1,0 +1,163 @@
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from ropevit.models import SWIN_EMBEDDINGS, Swin, SwinConfig, parameter_groups
+from ropevit.models.dense import DenseSwin, DenseSwinConfig
+from ropevit.models.windows import WindowAttention
+
+
+def body(position="rope_mixed", **changes) -> SwinConfig:
+    small = {"width": 8, "depths": (2, 2, 1), "heads": (1, 2, 4), "img_size": (64, 64), "window_size": 3}
+    return SwinConfig(position=position, **(small | changes))
+
+
+def model(position="rope_mixed", **changes) -> DenseSwin:
+    """A backbone whose every weight is random, so that nothing hides behind a zero."""
+    built = DenseSwin(DenseSwinConfig(**({"body": body(position)} | changes)))
+    with torch.no_grad():
+        for name, parameter in built.named_parameters():
+            if not name.endswith("freqs"):
+                parameter.normal_(mean=float("norm" in name and name.endswith("weight")), std=0.2)
+    return built.eval()
+
+
+@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+@pytest.mark.parametrize(("height", "width"), [(48, 96), (70, 101), (1, 33)])
+def test_any_size_gives_maps_with_the_declared_strides_and_channels(position, height, width):
+    built = model(position)
+    maps, valid = built(torch.randn(2, 3, height, width))
+    assert built.strides == (4, 8, 16)
+    for x, real, stride, channels in zip(maps, valid, built.strides, built.channels, strict=True):
+        assert x.shape == (2, channels, -(-height // stride), -(-width // stride))
+        assert real.all()
+
+
+def test_valid_says_which_cells_begin_in_their_image():
+    _, valid = model()(torch.randn(2, 3, 64, 64), torch.tensor([[33, 16], [64, 64]]))
+    assert [tuple(real[0].nonzero().amax(0) + 1) for real in valid] == [(9, 4), (5, 2), (3, 1)]
+    assert all(real[1].all() for real in valid)
+
+
+@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+def test_it_is_the_classifiers_maps_with_norms_where_padding_is_hidden(position):
+    built, plain = model(position, padding="masked"), Swin(body(position, num_classes=0))
+    plain.load_state_dict(built.body.state_dict(), strict=False)
+    images = torch.randn(2, 3, 70, 101)
+    maps = plain.eval().forward_intermediates(images)
+    expected = [norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for norm, x in zip(built.norms, maps, strict=True)]
+    assert_close(built(images).features, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (1, 1)])
+def test_seen_padding_is_zeros_that_take_part(shift):
+    """Written out: a map of whole windows hides nothing, so pad it first and cut it afterwards."""
+    attention = WindowAttention(16, 2, 3, bias=True)
+    nn.init.normal_(attention.relative_position_bias_table)
+    x = torch.randn(2, 7, 5, 16)
+    expected = attention(F.pad(x, (0, 0, 0, 1, 0, 2)), None, shift)[:, :7, :5]
+    hidden = attention(x, None, shift)
+    attention.sees_padding = True
+    assert_close(attention(x, None, shift), expected)
+    assert not torch.allclose(hidden, expected, atol=1e-3)
+
+
+def test_padding_is_seen_unless_masked():
+    seen, masked = model(), model(padding="masked")
+    masked.load_state_dict(seen.state_dict())
+    whole, odd = torch.randn(1, 3, 48, 96), torch.randn(1, 3, 44, 96)
+    assert_close(seen(whole).features[0], masked(whole).features[0], rtol=0, atol=0)
+    assert (seen(odd).features[0] - masked(odd).features[0]).abs().max() > 1e-2
+
+
+def test_stages_are_shown_as_asked_for():
+    every, some = model(), model(stages=(1, 2))
+    some.load_state_dict(
+        {
+            name.replace("norms.1", "norms.0").replace("norms.2", "norms.1"): value
+            for name, value in every.state_dict().items()
+            if not name.startswith("norms.0")
+        }
+    )
+    images = torch.randn(1, 3, 70, 101)
+    assert (some.strides, some.channels) == ((8, 16), (16, 32))
+    assert_close(some(images).features, every(images).features[1:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+def test_every_parameter_has_a_gradient(position):
+    built = model(position).train()
+    sum(x.pow(3).sum() for x in built(torch.randn(2, 3, 70, 101)).features).backward()
+    assert [name for name, p in built.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_checkpointing_runs_each_block_twice_and_changes_nothing():
+    built, images, gradients, runs = model().train(), torch.randn(2, 3, 70, 101), [], []
+    for stage in built.body.layers:
+        for block in stage.blocks:
+            block.norm2.register_forward_hook(lambda *_: runs.append(1))
+    for enable, expected in ((False, 5), (True, 10)):
+        built.set_grad_checkpointing(enable)
+        built.zero_grad()
+        runs.clear()
+        sum(x.pow(3).mean() for x in built(images).features).backward()
+        assert len(runs) == expected
+        gradients.append([p.grad.clone() for p in built.parameters()])
+    assert_close(*gradients)
+
+
+def test_saved_weights_give_the_same_maps(tmp_path):
+    built, images = model("rope_mixed_rpb"), torch.randn(1, 3, 70, 101)
+    save_file(built.state_dict(), tmp_path / "backbone.safetensors")
+    again = model("rope_mixed_rpb")
+    again.load_state_dict(load_file(tmp_path / "backbone.safetensors"))
+    for first, second in zip(built(images).features, again(images).features, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_layers_learn_as_in_the_classifier_and_new_parts_as_its_head():
+    groups = parameter_groups(model("rope_mixed_rpb"), lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    scale = {name: (group["lr_scale"], group["weight_decay"]) for group in groups for name in group["names"]}
+    assert scale["body.layers.1.blocks.0.attn.relative_position_bias_table"] == (0.5**3, 0)
+    assert scale["body.layers.0.blocks.1.attn.rope.freqs"] == (0.5**4, 0)
+    assert scale["norms.0.weight"] == (1, 0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_one_graph_serves_all_sizes():
+    counter = CompileCounter()
+    built = model(body=body("rope_mixed_rpb", depths=(2,), heads=(2,), width=16))
+    compiled = torch.compile(built, fullgraph=True, dynamic=True, backend=counter)
+    with torch.no_grad():
+        for height, width in [(64, 48), (33, 65), (80, 96), (50, 37)]:
+            images = torch.randn(2, 3, height, width)
+            assert_close(compiled(images).features, built(images).features)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"padding": "hidden"}, "got padding='hidden'; expected seen or masked"),
+        ({"stages": (0, 3)}, r"got stages=\(0, 3\); expected some of 0 to 2, in order, each once"),
+        ({"stages": (2, 1)}, "in order"),
+        ({"stages": ()}, "expected some of"),
+        ({"stages": (0, 1)}, "stages after the last map would do nothing: end with 2"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_configs_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        model(**changes)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_images_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"images of shape \(1, 1, 64, 64\); expected \(B, 3, H, W\)"):
+        model()(torch.randn(1, 1, 64, 64))
+    with pytest.raises(ValueError, match=r"sizes of shape \(2,\) for 1 images"):
+        model()(torch.randn(1, 3, 64, 64), torch.tensor([64, 64]))
