@@ -84,3 +84,18 @@ def test_speed_says_what_bounds_a_training(capsys):
     printed = capsys.readouterr().out
     assert "one core: " in printed
     assert "images/s with 0 workers; training is bound by the data above that" in printed
+
+
+@pytest.mark.parametrize("layout", ["coco", "ade"])
+def test_a_made_set_is_sound_and_what_is_broken_is_found(layout, tmp_path, capsys):
+    made = tmp_path / layout
+    assert run("make-tiny", layout, made) == 0
+    assert run("check", made) == 0
+    printed = capsys.readouterr().out
+    assert f"wrote {made}\n" in printed
+    assert "images: 12 of train, 6 of val\n" in printed
+    next(iter(sorted(made.glob("annotations/**/*.*")))).write_bytes(b"{")
+    assert run("check", made) == 1
+    assert "annotations" in capsys.readouterr().out
+    assert run("make-tiny", layout, made) == 2
+    assert "exists and is not empty; choose another folder" in capsys.readouterr().err

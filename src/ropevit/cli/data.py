@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich import box
@@ -18,8 +18,10 @@ from rich.table import Table
 
 from ropevit.data.augment import AugmentConfig, Kind, train_transform
 from ropevit.data.check import ADVICE, HARMLESS, Finding, Report, check
+from ropevit.data.check_dense import check_dense, dense_layout
 from ropevit.data.sources import open_source
 from ropevit.data.speed import measure
+from ropevit.data.tiny import make_tiny
 
 #: Examples that the table of problems shows of each kind.
 EXAMPLES = 3
@@ -36,10 +38,12 @@ class CheckConfig:
     For example:
       ropevit data check imagenet
       ropevit data check 'shards/train-{0000..1023}.tar' --out problems.csv
+      ropevit data check coco
     """
 
     path: PathText
-    """Folder with train and val, of classes or with tar shards; or a pattern of shards."""
+    """Folder with train and val, of classes or with tar shards; or a pattern of shards; or a folder as COCO or ADE20K
+    unpack."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """CSV file for everything that was found; must not exist."""
 
@@ -64,22 +68,41 @@ class SpeedConfig:
     """How long one core and all workers are timed, each."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MakeTinyConfig:
+    """Write a small data set of coloured shapes in the layout of COCO or ADE20K, always the same.
+
+    For example:
+      ropevit data make-tiny coco my_coco
+    """
+
+    layout: Annotated[Literal["coco", "ade"], tyro.conf.Positional]
+    """coco: boxes; ade: a label for each pixel."""
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder to write; must not exist, or be empty."""
+
+
 def data(
     command: Annotated[
-        Annotated[CheckConfig, tyro.conf.subcommand("check")] | Annotated[SpeedConfig, tyro.conf.subcommand("speed")],
+        Annotated[CheckConfig, tyro.conf.subcommand("check")]
+        | Annotated[SpeedConfig, tyro.conf.subcommand("speed")]
+        | Annotated[MakeTinyConfig, tyro.conf.subcommand("make-tiny")],
         tyro.conf.arg(name=""),
     ],
 ) -> None:
-    """Check a data set, or measure how fast it is read.
+    """Check a data set, measure how fast it is read, or make a small one.
 
     For example:
       ropevit data check imagenet
       ropevit data speed imagenet
+      ropevit data make-tiny coco my_coco
     """
     if isinstance(command, CheckConfig):
         run_check(command)
-    else:
+    elif isinstance(command, SpeedConfig):
         run_speed(command)
+    else:
+        run_make_tiny(command)
 
 
 def run_check(config: CheckConfig) -> None:
@@ -94,7 +117,7 @@ def run_check(config: CheckConfig) -> None:
         raise ValueError(f"{config.out} exists; choose another --out, or remove it")
     console = Console()
     with bar(console, "reading images") as update:
-        report = check(config.path, update)
+        report = check_dense(config.path, update) if dense_layout(config.path) else check(config.path, update)
     counts = ", ".join(f"{count} of {split}" for split, count in report.images.items())
     console.print(f"images: {counts or 'none'}", soft_wrap=True, markup=False, highlight=False)
     if report.findings:
@@ -160,6 +183,16 @@ def run_speed(config: SpeedConfig) -> None:
         "above that",
     )
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+
+
+def run_make_tiny(config: MakeTinyConfig) -> None:
+    """Say what was written.
+
+    Raises:
+        ValueError: If there is something in the folder.
+    """
+    make_tiny(config.layout, config.directory)
+    Console().print(f"wrote {config.directory}", soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager

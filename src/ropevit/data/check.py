@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ropevit.data.faults import HANDLED
 from ropevit.data.folder import check_folder
 from ropevit.data.images import UNREADABLE, open_rgb, reason
 from ropevit.data.listing import TEST_FOLDERS, image_names, subfolders
@@ -29,14 +30,28 @@ ADVICE = {
     "class without images": "add images or remove the class",
     "class in one split": "training and measuring need the same classes",
     "shard": "cannot be used; fetch or make it again",
+    "annotations": "cannot be used; fetch or write them again",
+    "missing file": "fetch it, or remove what refers to it",
+    "unknown image": "annotations of pictures that are not listed; list or remove them",
+    "unknown category": "annotations of categories that are not listed; list or remove them",
+    "unknown label": "labels beyond those of ADE20K; look how they were made",
+    "damaged box": "not four numbers; correct or remove them",
+    "damaged mask": "not for their picture, or cut off; correct or remove them",
+    "wrong size": "annotations of another size than the picture; find out which is right",
+    "wrong mode": "labels that are not one byte a pixel; save them as grey or palette PNG",
+    "empty box": "no width or height; a training leaves them out",
+    "box outside": "wholly beside the picture; a training leaves them out",
     "CMYK": "colours of print, which change when converted; convert them to RGB yourself",
     "animated": "only the first picture is used; keep one",
     "tiny": "too small to learn from; look whether they are thumbnails",
     "wrong suffix": "the content is of another kind; rename them",
     "converted": "nothing: they are read as RGB, transparency on white",
+    "box over the edge": "nothing: they are cut to the picture",
+    "crowd": "nothing: a training leaves them out, an evaluation ignores what lies on them",
+    "without boxes": "nothing: a training leaves them out unless asked to keep them",
 }
 #: What is worth knowing but no problem.
-HARMLESS = frozenset({"converted"})
+HARMLESS = frozenset({"converted"}) | HANDLED
 #: Images with a shorter side of fewer pixels are tiny.
 TINY = 32
 #: Files that are handed to the threads at a time.

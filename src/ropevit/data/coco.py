@@ -1,0 +1,257 @@
+"""Pictures with boxes in the layout of COCO: train2017/*.jpg, annotations/instances_train2017.json; val2017 alike."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from PIL import Image
+
+from ropevit.data.faults import DROPPED, REFUSED, Fault, refuse
+from ropevit.data.images import to_rgb
+from ropevit.data.masks import mask_fault
+
+#: What an entry of each table must have, and of which type.
+TABLES = {
+    "images": {"id": int, "file_name": str, "height": int, "width": int},
+    "categories": {"id": int, "name": str},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list},
+}
+
+
+#: Pixels beyond which a number is none of a box.
+LARGEST = 1e9
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A file of annotations as it is, its tables by id."""
+
+    path: Path
+    images: dict[int, dict[str, Any]]
+    categories: dict[int, str]
+    annotations: list[dict[str, Any]]
+
+
+class Boxes(NamedTuple):
+    """What is in a picture."""
+
+    boxes: Float32[np.ndarray, "n 4"]
+    """Left, top, right and bottom in pixels, inside the picture."""
+    labels: Int64[np.ndarray, "n"]
+    """Classes from 0, in the order of the category ids."""
+    image_id: int
+    """The picture's id in the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoSource:
+    """A split of a data set of boxes; it may be sent to other processes."""
+
+    name: str
+    """Such as `coco/train`."""
+    classes: tuple[str, ...]
+    """Names, in the order of the labels."""
+    category_ids: tuple[int, ...]
+    """Id of each label in the file, to which detections are mapped back."""
+    annotations: Path
+    """File of the annotations, for the evaluator."""
+    dropped: tuple[Fault, ...]
+    """Boxes that were left out."""
+    folder: Path
+    images: tuple[tuple[int, str, int, int], ...]
+    """Id, name, height and width of each."""
+    first: Int64[np.ndarray, "_"]
+    """Where the boxes of each picture begin, and where the last ones end."""
+    boxes: Float32[np.ndarray, "n 4"]
+    labels: Int64[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> tuple[Image.Image, Boxes]:
+        """Read a picture as RGB, not turned (annotations are for the pixels as stored), and its boxes.
+
+        Raises:
+            ValueError: If its size is not that of the annotations.
+            OSError: If it cannot be read; also others of `images.UNREADABLE`.
+        """
+        image_id, name, height, width = self.images[index]
+        with Image.open(self.folder / name) as image:
+            if image.size != (width, height):
+                raise refuse(Fault("wrong size", str(self.folder / name), sizes(image_id, image.size, (width, height))))
+            picture = to_rgb(image)
+        own = slice(self.first[index], self.first[index + 1])
+        return picture, Boxes(self.boxes[own], self.labels[own], image_id)
+
+    def describe(self, index: int) -> str:
+        """Say which file it is."""
+        return str(self.folder / self.images[index][1])
+
+
+def sizes(image_id: int, found: tuple[int, int], expected: tuple[int, int]) -> str:
+    """Say in words that a picture is of another size than annotated."""
+    return f"image {image_id} has {found[0]} x {found[1]} pixels, its annotation says {expected[0]} x {expected[1]}"
+
+
+def places(root: Path | str, split: str) -> tuple[Path, Path]:
+    """Give the file of annotations and the folder of pictures of a split."""
+    root = Path(root).expanduser()
+    return root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017"
+
+
+def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: bool = False) -> CocoSource:
+    """Open a split: crowds are left out, boxes are clipped to their picture.
+
+    Boxes without an area, before or after that, are left out and listed in `dropped`.
+
+    Args:
+        root: Folder with `annotations` and `train2017` or `val2017`.
+        split: Which.
+        keep_empty: Keep pictures without boxes, too, as measuring needs them.
+
+    Raises:
+        ValueError: If there is no such split, or anything in it is wrong that is not handled, with file, id and reason.
+    """
+    path, folder = places(root, split)
+    file = read_coco(path)
+    for fault in missing_files(file, folder):
+        raise refuse(fault)
+    rows, dropped = boxes_of(file)
+    kept = [image_id for image_id in rows if rows[image_id] or keep_empty]
+    if not kept:
+        raise ValueError(f"{path} has no pictures with boxes; nothing can be learned from it")
+    flat = [row for image_id in kept for row in rows[image_id]]
+    categories = sorted(file.categories)
+    return CocoSource(
+        name=f"coco/{split}",
+        classes=tuple(file.categories[category] for category in categories),
+        category_ids=tuple(categories),
+        annotations=path,
+        dropped=tuple(dropped),
+        folder=folder,
+        images=tuple((i, *(file.images[i][key] for key in ("file_name", "height", "width"))) for i in kept),
+        first=np.cumsum([0, *(len(rows[image_id]) for image_id in kept)], dtype=np.int64),
+        boxes=np.array([box for box, _ in flat], dtype=np.float32).reshape(-1, 4),
+        labels=np.array([categories.index(category) for _, category in flat], dtype=np.int64),
+    )
+
+
+def boxes_of(file: CocoFile) -> tuple[dict[int, list[tuple[list[float], int]]], list[Fault]]:
+    """Give the clipped boxes and categories of each picture, and what was left out.
+
+    Raises:
+        ValueError: If an annotation is wrong in a way that is not handled.
+    """
+    rows: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in file.images}
+    dropped = []
+    for annotation in file.annotations:
+        faults = list(judge(annotation, file))
+        for fault in faults:
+            if fault.kind in REFUSED:
+                raise refuse(fault)
+        lost = [fault for fault in faults if fault.kind in DROPPED]
+        dropped += lost
+        if not lost and not annotation.get("iscrowd"):
+            image = file.images[annotation["image_id"]]
+            rows[image["id"]].append((clip(annotation["bbox"], image), annotation["category_id"]))
+    return rows, dropped
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Read a file of annotations, looking at its form alone.
+
+    Raises:
+        ValueError: If it is no such file, with the entry that is wrong.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"no annotations at {path}; expected annotations/instances_{{train,val}}2017.json") from None
+    except (ValueError, RecursionError) as error:
+        raise refuse(Fault("annotations", str(path), f"no JSON, or cut off: {error}")) from None
+    tables = {name: table(content, name, path) for name in TABLES}
+    by_id = {}
+    for name, entries in tables.items():
+        by_id[name] = {entry["id"]: entry for entry in entries}
+        if len(by_id[name]) < len(entries):
+            seen: set[int] = set()
+            twice = next(e["id"] for e in entries if e["id"] in seen or seen.add(e["id"]))
+            raise refuse(Fault("annotations", str(path), f"the id {twice} is used twice among the {name}"))
+    names = {category: entry["name"] for category, entry in by_id["categories"].items()}
+    return CocoFile(path, by_id["images"], names, tables["annotations"])
+
+
+def table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
+    """Take a table out of a file, and check the form of its entries."""
+    entries = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise refuse(Fault("annotations", str(path), f"no list named {name!r}, as files of COCO have"))
+    for number, entry in enumerate(entries):
+        for key, kind in TABLES[name].items():
+            value = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(value, kind) or isinstance(value, bool):
+                where = entry.get("id", f"number {number}") if isinstance(entry, dict) else f"number {number}"
+                raise refuse(Fault("annotations", str(path), f"{name} {where}: {key} is {value!r}, no {kind.__name__}"))
+    return entries
+
+
+def missing_files(file: CocoFile, folder: Path) -> Iterator[Fault]:
+    """Find the pictures that are not there."""
+    there = {child.name for child in folder.iterdir()} if folder.is_dir() else set()
+    for image_id, image in file.images.items():
+        name = image["file_name"]
+        if name not in there and not (folder / name).is_file():
+            yield Fault("missing file", str(folder / name), f"image {image_id} is not there")
+
+
+def judge(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
+    """Find what is wrong with one annotation, or worth knowing."""
+
+    def fault(kind: str, detail: str) -> Fault:
+        return Fault(kind, str(file.path), f"annotation {annotation['id']} {detail}")
+
+    if annotation["category_id"] not in file.categories:
+        yield fault("unknown category", f"has the category {annotation['category_id']}, which is not listed")
+    image = file.images.get(annotation["image_id"])
+    if image is None:
+        yield fault("unknown image", f"belongs to image {annotation['image_id']}, which is not listed")
+        return
+    kind = box_fault(annotation["bbox"], image)
+    if kind:
+        where = f"of image {image['id']} ({image['width']} x {image['height']} pixels) has the box {annotation['bbox']}"
+        yield fault(kind, where)
+    if annotation.get("iscrowd"):
+        yield fault("crowd", f"of image {image['id']} is a crowd")
+    wrong = mask_fault(annotation.get("segmentation"), image["height"], image["width"])
+    if wrong:
+        yield fault("damaged mask", f"of image {image['id']} {wrong}")
+
+
+def box_fault(box: list[Any], image: dict[str, Any]) -> str | None:
+    """Name what is wrong with a box (left, top, width, height), if anything."""
+    numbers = [value for value in box if isinstance(value, int | float) and abs(value) < LARGEST]  # NaN is not
+    if len(box) != 4 or len(numbers) != 4:
+        return "damaged box"
+    left, top, width, height = numbers
+    if width <= 0 or height <= 0:
+        return "empty box"
+    clipped = clip(box, image)
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        return "box outside"
+    slack = 1e-2  # published boxes are rounded to hundredths
+    over = min(left, top) < -slack or left + width > image["width"] + slack or top + height > image["height"] + slack
+    return "box over the edge" if over else None
+
+
+def clip(box: list[float], image: dict[str, Any]) -> list[float]:
+    """Cut a box (left, top, width, height) to its picture; the result is left, top, right, bottom."""
+    left, top, width, height = box
+    sides = image["width"], image["height"]
+    return [
+        min(max(value, 0.0), float(sides[axis % 2]))
+        for axis, value in enumerate((left, top, left + width, top + height))
+    ]

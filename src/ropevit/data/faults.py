@@ -1,0 +1,49 @@
+"""What can be wrong with the annotations of pictures, and what a training makes of it."""
+
+from typing import NamedTuple
+
+#: Faults with which a training does not begin.
+REFUSED = frozenset(
+    {
+        "annotations",
+        "missing file",
+        "unknown image",
+        "unknown category",
+        "damaged box",
+        "damaged mask",
+        "wrong size",
+        "wrong mode",
+        "unknown label",
+    }
+)
+
+#: Faults for which a training leaves a box out, and lists it.
+DROPPED = frozenset({"empty box", "box outside"})
+
+#: What a training handles, and which is worth knowing.
+HANDLED = frozenset({"box over the edge", "crowd", "without boxes"})
+
+
+class Fault(NamedTuple):
+    """Something that is wrong with a picture or its annotation."""
+
+    kind: str
+    """A member of REFUSED, DROPPED or HANDLED."""
+    file: str
+    """Where it is."""
+    detail: str
+    """Which image or annotation, by its id, and what exactly."""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.detail}"
+
+
+def refuse(fault: Fault) -> ValueError:
+    """Make the error of a fault that no training can take.
+
+    Raises:
+        ValueError: Never; it is returned.
+    """
+    return ValueError(
+        f"{fault.file}: {fault.detail} ({fault.kind}); correct or remove it: `ropevit data check` lists all"
+    )

@@ -1,0 +1,164 @@
+"""Small generated data sets in the published layouts, to try out what needs COCO or ADE20K: coloured shapes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ropevit.data.ade import FOLDERS
+
+#: Names and colours of the shapes, with their ids in a file of COCO (which skips some) and their labels in ADE20K.
+SHAPES = {
+    "disc": ((220, 60, 50), 1, 13),
+    "square": ((60, 190, 80), 3, 21),
+    "triangle": ((70, 90, 230), 90, 150),
+}
+#: Pictures of each split.
+COUNTS = {"train": 12, "val": 6}
+#: Label of the ground in ADE20K; a frame around it has none.
+GROUND = 1
+
+
+class Shape(NamedTuple):
+    """One shape in a picture."""
+
+    name: str
+    left: int
+    top: int
+    side: int
+
+    @property
+    def corners(self) -> list[tuple[int, int]]:
+        """Corners of the polygon, in pixels; a disc is drawn by its box."""
+        left, top, right, bottom = self.box
+        if self.name == "triangle":
+            return [((left + right) // 2, top), (right, bottom), (left, bottom)]
+        return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom, in pixels."""
+        return self.left, self.top, self.left + self.side, self.top + self.side
+
+
+def make_tiny(layout: str, root: Path) -> None:
+    """Write a data set of coloured shapes, always the same: 12 pictures to train on and 6 to measure on.
+
+    One picture is empty, one holds a crowd, and sizes differ, as in the real sets.
+
+    Args:
+        layout: A name of LAYOUTS.
+        root: Folder to write; must not exist, or be empty.
+
+    Raises:
+        ValueError: If the layout is unknown or the folder holds something.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"got layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise ValueError(f"{root} exists and is not empty; choose another folder")
+    for number, (split, count) in enumerate(COUNTS.items()):
+        LAYOUTS[layout](root, split, [scene(1000 * number + index) for index in range(count)])
+
+
+class Scene(NamedTuple):
+    """A picture and what is in it."""
+
+    image: Image.Image
+    shapes: list[Shape]
+
+
+def scene(number: int) -> Scene:
+    """Draw one picture; every sixth is empty.
+
+    Args:
+        number: Which; it decides everything.
+    """
+    noise = np.random.default_rng(number)
+    height, width = (int(side) for side in noise.integers(64, 97, 2))
+    pixels = noise.integers(90, 140, (height, width, 1)) + noise.integers(-8, 9, (height, width, 3))
+    image = Image.fromarray(pixels.astype(np.uint8))
+    draw, shapes = ImageDraw.Draw(image), []
+    for half in range(0 if number % 6 == 5 else 2):  # one at the left, one at the right: none hides another
+        side = int(noise.integers(16, 30))
+        left = half * (width // 2) + int(noise.integers(0, width // 2 - side))
+        top = int(noise.integers(0, height - side))
+        shapes.append(Shape(list(SHAPES)[int(noise.integers(len(SHAPES)))], left, top, side))
+        paint(draw, shapes[-1], SHAPES[shapes[-1].name][0])
+    return Scene(image, shapes)
+
+
+def paint(draw: ImageDraw.ImageDraw, shape: Shape, colour: Any) -> None:
+    """Draw a shape."""
+    if shape.name == "disc":
+        draw.ellipse(shape.box, fill=colour)
+    else:
+        draw.polygon(shape.corners, fill=colour)
+
+
+def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
+    """Write the pictures of a split and their boxes."""
+    folder, annotations = root / f"{split}2017", []
+    folder.mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    images = [
+        {"id": 10 * index + 7, "file_name": f"{10 * index + 7:012}.jpg", "width": width, "height": height}
+        for index, (width, height) in enumerate(found.image.size for found in scenes)
+    ]
+    for entry, found in zip(images, scenes, strict=True):
+        found.image.save(folder / entry["file_name"], quality=95)
+        annotations += [boxed(entry["id"], shape) for shape in found.shapes]
+    annotations.append(crowd(images[0]))
+    for number, annotation in enumerate(annotations, 1):
+        annotation["id"] = number
+    categories = [{"id": category, "name": name} for name, (_, category, _) in SHAPES.items()]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content, indent=1))
+
+
+def boxed(image_id: int, shape: Shape) -> dict[str, Any]:
+    """Make the annotation of a shape; a disc's polygon is its box."""
+    return {
+        "image_id": image_id,
+        "category_id": SHAPES[shape.name][1],
+        "bbox": [shape.left, shape.top, shape.side, shape.side],
+        "area": shape.side**2,
+        "iscrowd": 0,
+        "segmentation": [[value for corner in shape.corners for value in corner]],
+    }
+
+
+def crowd(image: dict[str, Any]) -> dict[str, Any]:
+    """Make the annotation of a crowd in the first four columns of a picture."""
+    height, width = image["height"], image["width"]
+    return {
+        "image_id": image["id"],
+        "category_id": SHAPES["disc"][1],
+        "bbox": [0, 0, 4, height],
+        "area": 4 * height,
+        "iscrowd": 1,
+        "segmentation": {"size": [height, width], "counts": [0, 4 * height, (width - 4) * height]},
+    }
+
+
+def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
+    """Write the pictures of a split and the labels of their pixels."""
+    pictures, labels = (root / kind / FOLDERS[split] for kind in ("images", "annotations"))
+    pictures.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    for index, found in enumerate(scenes, 1):
+        name = f"ADE_{split}_{index:08}"
+        found.image.save(pictures / f"{name}.jpg", quality=95)
+        truth = Image.new("L", found.image.size, 0)
+        draw = ImageDraw.Draw(truth)
+        draw.rectangle((2, 2, truth.width - 3, truth.height - 3), fill=GROUND)
+        for shape in found.shapes:
+            paint(draw, shape, SHAPES[shape.name][2])
+        truth.save(labels / f"{name}.png")
+
+
+#: layout -> what writes a split of it
+LAYOUTS: dict[str, Callable[[Path, str, list[Scene]], None]] = {"coco": write_coco, "ade": write_ade}

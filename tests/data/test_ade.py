@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ropevit.data.ade import IGNORED, open_ade
+from ropevit.data.check_dense import check_dense, dense_layout
+from ropevit.data.tiny import SHAPES, make_tiny
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    make_tiny("ade", tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def labels(root, number=1):
+    return root / "annotations" / "training" / f"ADE_train_{number:08}.png"
+
+
+def size_of(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def found(root):
+    return [finding.kind for finding in check_dense(str(root)).findings]
+
+
+def test_labels_count_from_0_and_nothing_is_ignored(tiny):
+    source = open_ade(tiny, "train")
+    assert (len(source), source.name) == (12, "ade/train")
+    for index in range(12):
+        picture, truth = source.read(index)
+        stored = pixels(source.label_file(index))
+        assert truth.shape == (picture.height, picture.width)
+        assert np.array_equal(truth, np.where(stored == 0, 255, stored - 1))
+        assert set(np.unique(truth)) <= {0, 12, 20, 149, IGNORED}
+        assert (truth[0] == IGNORED).all()
+
+
+def test_labels_lie_on_the_shapes_of_their_colour(tiny):
+    picture, truth = open_ade(tiny, "train").read(0)
+    for colour, _, label in SHAPES.values():
+        where = truth == label - 1
+        if where.any():
+            assert np.abs(np.asarray(picture)[where].mean(0) - colour).max() < 20
+
+
+@pytest.mark.parametrize(
+    ("write", "kind", "message"),
+    [
+        (lambda path: Image.new("L", (9, 8)).save(path), "wrong size", "labels of 9 x 8 pixels for a picture of"),
+        (lambda path: Image.new("RGB", size_of(path)).save(path), "wrong mode", "labels of mode RGB, expected"),
+        (lambda path: Image.new("I;16", size_of(path)).save(path), "wrong mode", "labels of mode I;16"),
+        (
+            lambda path: Image.new("L", size_of(path), 151).save(path),
+            "unknown label",
+            "the label 151, expected 0",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:70]), "annotations", "labels that cannot be read"),
+    ],
+)
+def test_labels_of_something_else_are_refused_and_found(write, kind, message, tiny):
+    write(labels(tiny))
+    source = open_ade(tiny, "train")
+    with pytest.raises(ValueError, match=rf"ADE_train_00000001.png: {message}.*\({kind}\)"):
+        source.read(0)
+    source.read(1)
+    assert found(tiny) == [kind]
+
+
+def test_palette_labels_are_taken(tiny):
+    before = open_ade(tiny, "train").read(0)[1]
+    with Image.open(labels(tiny)) as image:
+        image.load()
+    image.putpalette([value for value in range(256) for _ in range(3)])
+    image.save(labels(tiny))
+    assert np.array_equal(open_ade(tiny, "train").read(0)[1], before)
+
+
+def test_pictures_and_labels_without_each_other_are_refused_and_found(tiny):
+    labels(tiny, 2).rename(labels(tiny, 99))
+    with pytest.raises(ValueError, match=r"ADE_train_00000002.png: the labels of a picture are not there"):
+        open_ade(tiny, "train")
+    assert found(tiny) == ["missing file"] * 2
+    labels(tiny, 99).rename(labels(tiny, 2))
+    (tiny / "images" / "training" / "ADE_train_00000003.jpg").unlink()
+    with pytest.raises(ValueError, match=r"ADE_train_00000003.png: labels without a picture"):
+        open_ade(tiny, "train")
+
+
+def test_a_folder_without_pictures_is_refused_and_found(tmp_path, tiny):
+    with pytest.raises(ValueError, match=r"found no pictures in .*images/validation"):
+        open_ade(tmp_path, "val")
+    (tiny / "images" / "validation").rename(tiny / "images" / "other")
+    assert found(tiny) == ["annotations"]
+
+
+def test_a_sound_set_is_clean(tiny):
+    report = check_dense(str(tiny))
+    assert (dense_layout(str(tiny)), report.images, report.findings) == ("ade", {"train": 12, "val": 6}, [])
+    assert dense_layout(str(tiny / "images")) is None

@@ -1,0 +1,241 @@
+import json
+import pickle
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ropevit.data.check_dense import check_dense, dense_layout
+from ropevit.data.coco import open_coco
+from ropevit.data.faults import DROPPED, HANDLED, REFUSED
+from ropevit.data.masks import decode_runs, mask_fault
+from ropevit.data.tiny import make_tiny
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    make_tiny("coco", tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def edit(root, change, split="train"):
+    """Change the annotations of a split; image 7 is the first, annotation 1 its first box."""
+    path = root / "annotations" / f"instances_{split}2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def box(value):
+    return lambda content: content["annotations"][0].update(bbox=value)
+
+
+def found(root):
+    return [
+        (finding.kind, finding.detail) for finding in check_dense(str(root)).findings if finding.kind not in HANDLED
+    ]
+
+
+def test_pictures_come_with_boxes_inside_them_and_contiguous_labels(tiny):
+    source = open_coco(tiny, "train")
+    assert (source.classes, source.category_ids) == (("disc", "square", "triangle"), (1, 3, 90))
+    stored = json.loads(source.annotations.read_text())
+    for index in range(len(source)):
+        picture, truth = source.read(index)
+        theirs = [a for a in stored["annotations"] if a["image_id"] == truth.image_id and not a["iscrowd"]]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in theirs)]
+        assert truth.boxes.tolist() == corners
+        assert [source.category_ids[label] for label in truth.labels] == [a["category_id"] for a in theirs]
+        with Image.open(source.describe(index)) as image:
+            assert (picture.mode, picture.size) == ("RGB", image.size)
+        for left, top, right, bottom in truth.boxes.astype(int):
+            inside = np.asarray(picture)[(top + 3 * bottom) // 4, (left + right) // 2].astype(int)
+            assert inside.max() - inside.min() > 60, "a coloured shape on grey ground"
+    assert pickle.loads(pickle.dumps(source)).describe(3) == source.describe(3)
+
+
+def test_pictures_without_boxes_are_kept_when_asked_for(tiny):
+    assert [len(open_coco(tiny, "train", keep_empty=keep)) for keep in (False, True)] == [10, 12]
+    source = open_coco(tiny, "train", keep_empty=True)
+    counts = [len(source.read(index)[1].boxes) for index in range(12)]
+    assert counts == [2, 2, 2, 2, 2, 0] * 2
+    assert source.read(5)[1].boxes.shape == (0, 4)
+
+
+def test_a_crowd_is_left_out_and_is_no_box(tiny):
+    edit(tiny, lambda content: [a.update(iscrowd=1) for a in content["annotations"] if a["image_id"] == 17])
+    source = open_coco(tiny, "train", keep_empty=True)
+    assert [len(source.read(index)[1].boxes) for index in (0, 1)] == [2, 0]
+
+
+def test_boxes_are_cut_to_their_picture(tiny):
+    edit(tiny, box([-5.5, 60.25, 20, 900]))
+    source = open_coco(tiny, "train")
+    picture, truth = source.read(0)
+    assert truth.boxes[0].tolist() == [0, 60.25, 14.5, picture.height]
+    assert source.dropped == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        ([5, 5, 0, 9], "empty box"),
+        ([5, 5, 9, -3], "empty box"),
+        ([200, 5, 9, 9], "box outside"),
+        ([5, -9, 9, 9], "box outside"),
+    ],
+)
+def test_boxes_without_an_area_are_left_out_and_listed(wrong, kind, tiny):
+    edit(tiny, box(wrong))
+    source = open_coco(tiny, "train")
+    assert [len(source.read(index)[1].boxes) for index in (0, 1)] == [1, 2]
+    (fault,) = source.dropped
+    assert (fault.kind, fault.file) == (kind, str(source.annotations))
+    assert fault.detail.startswith("annotation 1 of image 7 (")
+    assert found(tiny) == [(kind, fault.detail)]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        (box([5, 5, 9]), "damaged box", r"annotation 1 of image 7 .* has the box \[5, 5, 9\]"),
+        (box([5, 5, 9, None]), "damaged box", "annotation 1 of image 7"),
+        (box([5, 5, 9, float("nan")]), "damaged box", "annotation 1 of image 7"),
+        (
+            lambda content: content["annotations"][0].update(category_id=2),
+            "unknown category",
+            "annotation 1 has the category 2, which is not listed",
+        ),
+        (
+            lambda content: content["annotations"][0].update(image_id=8),
+            "unknown image",
+            "annotation 1 belongs to image 8, which is not listed",
+        ),
+        (
+            lambda content: content["annotations"][0].update(segmentation={"size": [9, 9], "counts": [81]}),
+            "damaged mask",
+            "annotation 1 of image 7 has runs of pixels for",
+        ),
+        (
+            lambda content: content["images"][2].update(file_name="no.jpg"),
+            "missing file",
+            "no.jpg: image 27 is not there",
+        ),
+        (lambda content: content.pop("categories"), "annotations", "no list named 'categories'"),
+        (lambda content: content["images"][1].pop("width"), "annotations", "images 17: width is None, no int"),
+        (lambda content: content["images"].append(None), "annotations", "images number 12: id is None"),
+        (
+            lambda content: content["annotations"][1].update(id=1),
+            "annotations",
+            "the id 1 is used twice among the annota",
+        ),
+    ],
+)
+def test_what_cannot_be_handled_is_refused_and_found(change, kind, message, tiny):
+    edit(tiny, change)
+    with pytest.raises(ValueError, match=rf"{message}.*\({kind}\); correct or remove it"):
+        open_coco(tiny, "train")
+    assert kind in {kind for kind, _ in found(tiny)}
+    assert len(open_coco(tiny, "val")) == 5, "the other split is sound"
+
+
+def test_a_file_that_was_cut_off_is_refused_and_found(tiny):
+    path = tiny / "annotations" / "instances_val2017.json"
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"instances_val2017.json: no JSON, or cut off: .*line"):
+        open_coco(tiny, "val")
+    assert [kind for kind, _ in found(tiny)] == ["annotations"]
+
+
+def test_pictures_of_another_size_or_cut_off_are_found_and_never_trained_on(tiny):
+    first, second = (tiny / "train2017" / f"{number:012}.jpg" for number in (7, 17))
+    Image.new("RGB", (70, 300)).save(first)
+    second.write_bytes(second.read_bytes()[:700])
+    source = open_coco(tiny, "train")
+    with pytest.raises(ValueError, match=r"000000000007.jpg: image 7 has 70 x 300 pixels, its annotation says"):
+        source.read(0)
+    with pytest.raises(OSError, match="truncated"):
+        source.read(1)
+    assert [kind for kind, _ in found(tiny)] == ["truncated", "wrong size"]
+
+
+def test_pictures_are_not_turned_as_their_boxes_are_not(tiny):
+    path = tiny / "train2017" / f"{7:012}.jpg"
+    with Image.open(path) as image:
+        image.load()
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.save(path, exif=exif)
+        size = image.size
+    assert open_coco(tiny, "train").read(0)[0].size == size
+
+
+def test_folders_that_are_not_there_are_refused(tmp_path, tiny):
+    with pytest.raises(ValueError, match=r"no annotations at .*instances_train2017.json"):
+        open_coco(tmp_path, "train")
+    edit(tiny, lambda content: content["annotations"].clear())
+    with pytest.raises(ValueError, match="has no pictures with boxes"):
+        open_coco(tiny, "train")
+
+
+def test_a_sound_set_is_clean_and_what_is_handled_is_told(tiny):
+    edit(tiny, box([-5, 5, 20, 20]))
+    seen = []
+    report = check_dense(str(tiny), lambda done, total: seen.append((done, total)))
+    assert (report.clean, report.images) == (True, {"train": 12, "val": 6})
+    assert [finding.kind for finding in report.findings] == ["box over the edge"] + ["crowd"] * 2 + [
+        "without boxes"
+    ] * 3
+    assert seen == [(count, 18) for count in range(1, 19)]
+    (tiny / "annotations" / "instances_val2017.json").unlink()
+    assert dense_layout(str(tiny)) == "coco"
+    assert [kind for kind, _ in found(tiny)] == ["annotations"]
+
+
+def test_every_fault_is_handled_in_one_way():
+    assert not REFUSED & DROPPED
+    assert not (REFUSED | DROPPED) & HANDLED
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("0", [0]),
+        ("P1", [32]),  # 32 = 0 + 32 * 1: low five bits first
+        ("623", [6, 2, 3]),
+        ("6231", [6, 2, 3, 3]),  # the fourth is the difference from the second
+        ("O", [-1]),
+        ("P", None),
+        ("é", None),
+    ],
+)
+def test_compressed_runs_are_decoded(text, runs):
+    """Worked out by hand from the description of the format."""
+    assert decode_runs(text) == runs
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (None, None),
+        ([], None),
+        ([[0, 0, 4, 0, 4, 4]], None),
+        ([[0, 0, 4, 0]], "polygon"),
+        ([[0, 0, 4, 0, 4, float("nan")]], "polygon"),
+        ([5], "polygon"),
+        ({"size": [2, 3], "counts": [1, 2, 3]}, None),
+        ({"size": [2, 3], "counts": "123"}, None),
+        ({"size": [2, 3], "counts": "12P"}, "no counts"),
+        ({"size": [2, 3], "counts": [1, 2]}, "runs of 3 pixels, the picture has 6"),
+        ({"size": [3, 2], "counts": [6]}, r"runs of pixels for \[3, 2\]"),
+        ({"size": [2, 3], "counts": [-1, 7]}, "no counts"),
+        ({"size": [2, 3]}, "no counts"),
+        ("text", "runs of pixels for text"),
+    ],
+)
+def test_damaged_masks_are_found(mask, message):
+    fault = mask_fault(mask, 2, 3)
+    assert (fault is None) == (message is None)
+    if message:
+        assert re.search(message, fault)

@@ -1,0 +1,25 @@
+import pytest
+
+from ropevit.data.tiny import LAYOUTS, make_tiny
+
+
+def contents(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_it_is_always_the_same(layout, tmp_path):
+    for name in ("first", "second"):
+        make_tiny(layout, tmp_path / name)
+    first = contents(tmp_path / "first")
+    assert first == contents(tmp_path / "second")
+    assert len(set(first.values())) == len(first), "no two files are the same"
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for path in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(ValueError, match="exists and is not empty; choose another folder"):
+            make_tiny("coco", path)
+    with pytest.raises(ValueError, match="got layout 'voc'; choose one of coco, ade"):
+        make_tiny("voc", tmp_path / "new")
