@@ -21,6 +21,8 @@ from ropevit.weights.reading import Checkpoint, Source, read_checkpoint
 from ropevit.weights.tables import drop_fixed
 
 HEAD = ("head.weight", "head.bias")
+#: Why weights of a backbone stayed as they were.
+NEW = "no classifier has them; they are not trained unless you trained them"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class LoadReport:
         lines += grouped(self.resized, "resized")
         if self.head_replaced:
             lines.append("  kept the model's own head: it is not trained unless you trained it")
-        lines += grouped(dict.fromkeys(self.new, "no classifier has them; they are not trained unless you did"), "kept")
+        lines += grouped(dict.fromkeys(self.new, NEW), "kept")
         return "\n".join([*lines, *grouped(self.dropped, "dropped")])
 
 
