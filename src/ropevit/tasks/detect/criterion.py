@@ -1,0 +1,114 @@
+"""What a detector's training makes small."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from ropevit.extras import require
+from ropevit.tasks.detect.boxes import Matching, Predictions, Target, cornered
+from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.dino import Output
+from ropevit.tasks.detect.matching import match
+
+#: Where transformers keeps its losses.
+MODULE = "transformers.loss.loss_for_object_detection"
+
+
+def dino_losses(output: Output, targets: Sequence[Target], config: DinoConfig) -> dict[str, Float[Tensor, ""]]:
+    """Compare a detector's output with the objects; the sum of the losses is to be made small.
+
+    With several processes all must call it, as they agree on a divisor; all get the same names, with objects or not.
+
+    Args:
+        output: Of the batch, with the same targets.
+        targets: Objects of each image.
+        config: The weights of costs and losses.
+
+    Returns:
+        Weighted losses: loss_class, loss_bbox and loss_giou of the last layer; with _0, _1, ... of the layers before;
+        with _enc of the encoder's tokens; with _dn, _dn_0, _dn_1, ... of the denoising queries.
+
+    Raises:
+        ValueError: If an image has more objects than there are queries, or the predictions are not finite.
+
+    Source: Zhang et al. 2022 (arXiv:2203.03605); the divisor: Carion et al. 2020 (arXiv:2005.12872), A.2.
+    """
+    targets = list(targets)
+    device = output.encoder.logits.device
+    divisor = mean_boxes(sum(len(target.labels) for target in targets), device)
+    layers = [(str(number), layer) for number, layer in enumerate(output.layers[:-1])]
+    losses = {}
+    for name, predictions in [("", output.layers[-1]), *layers, ("enc", output.encoder)]:
+        matching = match(predictions, targets, config)
+        losses |= named(name, set_losses(predictions, targets, matching, divisor, config))
+    groups, last = output.groups, len(output.layers) - 1
+    for number in range(last + 1):
+        name = "dn" if number == last else f"dn_{number}"
+        if groups is None:
+            losses |= named(name, dict.fromkeys(("class", "bbox", "giou"), divisor.new_zeros(())))
+            continue
+        matching = [groups.matching(len(target.labels), device) for target in targets]
+        parts = set_losses(output.denoising[number], targets, matching, divisor * groups.number, config)
+        losses |= named(name, parts)
+    return losses
+
+
+def named(name: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Say in the names of losses what they are of."""
+    return {"_".join(filter(None, ("loss", kind, name))): value for kind, value in losses.items()}
+
+
+def mean_boxes(count: int, device: torch.device) -> Float[Tensor, ""]:
+    """Count the boxes of all processes, divided by the number of processes; at least 1.
+
+    Each process then divides its losses by this, and the mean of their gradients is that of one process with all boxes.
+
+    Args:
+        count: Boxes of this process.
+        device: One that the processes can talk through.
+    """
+    total = torch.tensor(float(count), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return total.clamp(min=1)
+
+
+def set_losses(
+    predictions: Predictions,
+    targets: list[Target],
+    matching: list[Matching],
+    divisor: Float[Tensor, ""],
+    config: DinoConfig,
+) -> dict[str, Float[Tensor, ""]]:
+    """Weigh the focal loss of all queries, and L1 and generalised IoU of those that stand for an object.
+
+    Args:
+        predictions: Of one layer.
+        targets: Objects of each image.
+        matching: Which queries of each image stand for which of its objects.
+        divisor: What the sums over queries are divided by.
+        config: The weights.
+
+    Source: Lin et al. 2017 (arXiv:1708.02002), Eq. 5; Rezatofighi et al. 2019 (arXiv:1902.09630), Algorithm 1.
+    """
+    focal, giou = (getattr(require(MODULE, "dense"), name) for name in ("sigmoid_focal_loss", "generalized_box_iou"))
+    logits, boxes = predictions.logits.float(), predictions.boxes.float()
+    images = torch.cat([torch.full_like(queries, image) for image, (queries, _) in enumerate(matching)])
+    queries = torch.cat([queries for queries, _ in matching])
+    labels = torch.cat([target.labels[objects] for target, (_, objects) in zip(targets, matching, strict=True)])
+    wanted = torch.cat([target.boxes[objects] for target, (_, objects) in zip(targets, matching, strict=True)])
+    truth = torch.zeros_like(logits)
+    truth[images, queries, labels] = 1
+    found = boxes[images, queries]
+    overlap = giou(cornered(found), cornered(wanted)).diagonal()
+    return {
+        "class": config.loss_class
+        * logits.shape[1]
+        * focal(logits, truth, divisor, alpha=config.focal_alpha, gamma=config.focal_gamma),
+        "bbox": config.loss_box * (found - wanted).abs().sum() / divisor,
+        "giou": config.loss_giou * (1 - overlap).sum() / divisor,
+    }

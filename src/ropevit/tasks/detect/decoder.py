@@ -1,0 +1,95 @@
+"""The decoder: queries that look at the tokens and refine their boxes, layer by layer."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ropevit.tasks.detect.boxes import Predictions, logit
+from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.layers import Perceptron, decoder_layers
+from ropevit.tasks.detect.levels import Levels
+
+#: Ratio of the fastest to the slowest of the waves that embed a box.
+TEMPERATURE = 10000
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What the decoder starts from."""
+
+    content: Float[Tensor, "B Q C"]
+    """What each query looks for."""
+    boxes: Float[Tensor, "B Q 4"]
+    """Where: (centre x, centre y, width, height) as shares of the image."""
+    mask: Bool[Tensor, "Q Q"] | None = None
+    """True where the query of a row may see that of a column; None if all see all."""
+
+
+def embed_boxes(boxes: Float[Tensor, "B Q 4"], width: int) -> Float[Tensor, "B Q c"]:
+    """Embed boxes in sines and cosines, in the order y, x, width, height.
+
+    Args:
+        boxes: (centre x, centre y, width, height).
+        width: Channels of a query, C; the embedding has 2 C.
+
+    Source: Liu et al. 2022 (arXiv:2201.12329), Eq. 1, with temperature 10000.
+    """
+    count = width // 4
+    periods = TEMPERATURE ** (torch.arange(count, device=boxes.device) / count)
+    angles = boxes[..., [1, 0, 2, 3], None] * (2 * math.pi) / periods
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
+
+
+class Decoder(nn.Module):
+    """Refine boxes layer by layer, each layer's box head being trained by the next layer, too (look forward twice).
+
+    Args:
+        config: The detector.
+
+    Source: Zhang et al. 2022 (arXiv:2203.03605), 3.5.
+    """
+
+    def __init__(self, config: DinoConfig):
+        super().__init__()
+        self.width = config.width
+        self.layers = decoder_layers(config)
+        self.reference_head = Perceptron(2 * config.width, config.width, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        for layer in self.reference_head.layers:
+            nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        queries: Queries,
+        memory: Float[Tensor, "B N C"],
+        levels: Levels,
+        class_heads: nn.ModuleList,
+        box_heads: nn.ModuleList,
+    ) -> list[Predictions]:
+        """Say after each layer what the queries found.
+
+        Args:
+            queries: Contents and first boxes.
+            memory: Tokens of the encoder.
+            levels: Where they lie.
+            class_heads: One for each layer; more are not used.
+            box_heads: One for each layer.
+        """
+        ratios = levels.ratios.repeat(1, 1, 2)[:, None]
+        words = {"encoder_hidden_states": memory, "encoder_attention_mask": levels.valid} | levels.layer_arguments()
+        if queries.mask is not None:
+            words["attention_mask"] = queries.mask[None, None]
+        content, reference, predictions = queries.content, queries.boxes, []
+        for layer, class_head, box_head in zip(self.layers, class_heads, box_heads, strict=False):
+            fixed = reference.detach()
+            scaled = fixed[:, :, None] * ratios
+            place = self.reference_head(embed_boxes(scaled[:, :, 0], self.width))
+            content = layer(content, place, reference_points=scaled, **words)
+            found = self.norm(content)
+            boxes = (box_head(found) + logit(reference)).sigmoid()
+            predictions.append(Predictions(class_head(found), boxes))
+            reference = (box_head(content) + logit(fixed)).sigmoid()
+        return predictions

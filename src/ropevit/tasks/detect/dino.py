@@ -1,0 +1,160 @@
+"""DINO: from a backbone's maps to objects."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ropevit.tasks.detect.boxes import Predictions, Target
+from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.decoder import Decoder, Queries
+from ropevit.tasks.detect.denoising import Groups, denoising_queries, make_groups
+from ropevit.tasks.detect.layers import Perceptron, encoder_layers, position_maps, set_checkpointing
+from ropevit.tasks.detect.levels import Levels, flatten, make_levels, propose
+from ropevit.tasks.detect.neck import Neck
+
+#: Probability of every class at the start.
+PRIOR = 0.01
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a detector says of a batch."""
+
+    layers: list[Predictions]
+    """After each layer of the decoder; the last is the result."""
+    encoder: Predictions
+    """Of the tokens that the queries start from."""
+    denoising: list[Predictions]
+    """Of the denoising queries, after each layer; empty if there are none."""
+    groups: Groups | None
+    """How the denoising queries lie; None if there are none."""
+
+
+class Dino(nn.Module):
+    """Detect objects in the maps of a backbone.
+
+    Args:
+        config: What it is made of.
+        channels: Channels of each of the backbone's maps, the finest first.
+
+    Raises:
+        MissingExtraError: If transformers is not installed.
+        ValueError: If there is no map, or there are more than levels.
+
+    Source: Zhang et al. 2022 (arXiv:2203.03605).
+    """
+
+    def __init__(self, config: DinoConfig, channels: Sequence[int]):
+        super().__init__()
+        self.config, width = config, config.width
+        self.neck = Neck(config, channels)
+        self.position = position_maps(config)
+        self.level_embedding = nn.Parameter(torch.randn(config.levels, width))
+        self.encoder_layers = encoder_layers(config)
+        self.token_projection, self.token_norm = nn.Linear(width, width), nn.LayerNorm(width)
+        self.query_embedding = nn.Embedding(config.queries, width)
+        self.label_embedding = nn.Embedding(config.classes, width)
+        self.decoder = Decoder(config)
+        heads = range(config.decoder_layers + 1)  # the last ones are for the encoder's tokens
+        self.class_heads = nn.ModuleList(nn.Linear(width, config.classes) for _ in heads)
+        self.box_heads = nn.ModuleList(Perceptron(width, width, width, 4) for _ in heads)
+        self.start()
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Draw the first weights as detrex does, those of the layers and the decoder apart."""
+        for weight in (self.token_projection.weight, self.query_embedding.weight):
+            nn.init.xavier_uniform_(weight)
+        for conv in [module for module in self.neck.modules() if isinstance(module, nn.Conv2d)]:
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        for class_head, box_head in zip(self.class_heads, self.box_heads, strict=True):
+            nn.init.constant_(class_head.bias, math.log(PRIOR / (1 - PRIOR)))  # type: ignore[arg-type]
+            nn.init.zeros_(box_head.layers[-1].weight)  # type: ignore[index]
+            nn.init.zeros_(box_head.layers[-1].bias)  # type: ignore[index]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the input of each layer and compute it again in the backward pass: less memory, more time."""
+        for layers in (self.encoder_layers, self.decoder.layers):
+            set_checkpointing(layers, enable)
+
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        padding: Bool[Tensor, "B H W"] | None = None,
+        targets: Sequence[Target] | None = None,
+    ) -> Output:
+        """Find objects.
+
+        Args:
+            maps: (B, c, h, w) each, every one half as large as the one before.
+            padding: True at pixels of the batch that belong to no image (`padding_mask` makes it); None if all do.
+            targets: Objects of each image, in training: denoising queries are made from them.
+
+        Raises:
+            ValueError: If maps, padding or targets do not fit, or there are fewer tokens than queries.
+        """
+        if targets is not None and len(targets) != len(maps[0]):
+            raise ValueError(f"got targets of {len(targets)} images with maps of {len(maps[0])}; expected one each")
+        maps = self.neck(maps)
+        levels = make_levels(maps, padding)
+        memory = self.encode(maps, levels)
+        encoder, queries = self.select(memory, levels)
+        groups = None if targets is None else make_groups(targets, self.config)
+        queries = self.add_denoising(queries, groups, targets or [])
+        layers = self.decoder(queries, memory, levels, self.class_heads, self.box_heads)
+        if groups is None:
+            return Output(layers, encoder, [], None)
+        parts = [layer.split(groups.queries) for layer in layers]
+        return Output([part[1] for part in parts], encoder, [part[0] for part in parts], groups)
+
+    def encode(self, maps: Sequence[Tensor], levels: Levels) -> Float[Tensor, "B N C"]:
+        """Let the tokens of all levels look at each other."""
+        x, valid, ratios = flatten(maps), levels.valid, levels.ratios
+        places = [
+            self.position(m.shape, m.device, torch.float32, mask=k) for m, k in zip(maps, levels.masks, strict=True)
+        ]
+        places = flatten(
+            [place + level[:, None, None] for place, level in zip(places, self.level_embedding, strict=True)]
+        )
+        points = levels.centres[:, :, None] * ratios[:, None]
+        words = levels.layer_arguments() | {"spatial_position_embeddings": places, "reference_points": points}
+        for layer in self.encoder_layers:
+            x = layer(x, valid, **words)
+        return x
+
+    def select(self, memory: Float[Tensor, "B N C"], levels: Levels) -> tuple[Predictions, Queries]:
+        """Start the queries from the boxes of the tokens that look most like objects, with learned contents.
+
+        Raises:
+            ValueError: If there are fewer tokens than queries.
+
+        Source: Zhang et al. 2022 (arXiv:2203.03605), 3.4.
+        """
+        count = self.config.queries
+        if memory.shape[1] < count:
+            raise ValueError(f"got {memory.shape[1]} tokens for queries={count}; take larger images or fewer queries")
+        proposals, usable = propose(levels)
+        tokens = self.token_norm(self.token_projection(memory.masked_fill(~usable[..., None], 0)))
+        scores = self.class_heads[-1](tokens.detach()).amax(-1)  # not in no_grad, where autocast would keep the weights
+        chosen = scores.topk(count, dim=1).indices[..., None]
+        tokens = tokens.take_along_dim(chosen, 1)
+        boxes = (self.box_heads[-1](tokens) + proposals.take_along_dim(chosen, 1)).sigmoid()
+        content = self.query_embedding.weight.expand(len(memory), -1, -1)
+        return Predictions(self.class_heads[-1](tokens), boxes), Queries(content, boxes.detach())
+
+    def add_denoising(self, queries: Queries, groups: Groups | None, targets: Sequence[Target]) -> Queries:
+        """Put the denoising queries first; without any, keep the embedding of labels in the graph all the same.
+
+        Processes that train together need a gradient for every weight, also those without objects.
+        """
+        if groups is None:
+            return Queries(queries.content + 0 * self.label_embedding.weight[0, 0], queries.boxes)
+        noisy = denoising_queries(targets, groups, self.label_embedding, self.config)
+        content = torch.cat([noisy.content, queries.content], dim=1)
+        boxes = torch.cat([noisy.boxes, queries.boxes], dim=1)
+        return Queries(content, boxes, groups.mask(self.config.queries, boxes.device))

@@ -1,0 +1,116 @@
+"""The layers of Deformable DETR, from transformers, and how they start."""
+
+import math
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ropevit.extras import require
+from ropevit.tasks.detect.config import DinoConfig
+
+#: Where transformers keeps them; these names are not promised, so a test lists all weights.
+MODULE = "transformers.models.deformable_detr.modeling_deformable_detr"
+
+
+def layer_config(config: DinoConfig) -> Any:
+    """Say in transformers' words how a layer is made.
+
+    Raises:
+        MissingExtraError: If transformers is not installed.
+    """
+    return require("transformers", "dense").DeformableDetrConfig(
+        d_model=config.width,
+        num_feature_levels=config.levels,
+        encoder_attention_heads=config.heads,
+        decoder_attention_heads=config.heads,
+        encoder_n_points=config.points,
+        decoder_n_points=config.points,
+        encoder_ffn_dim=config.mlp_width,
+        decoder_ffn_dim=config.mlp_width,
+        dropout=config.dropout,
+        attention_dropout=config.dropout,
+        attn_implementation="sdpa",
+    )
+
+
+def encoder_layers(config: DinoConfig) -> nn.ModuleList:
+    """Make the layers that work on the tokens of all levels."""
+    layer, words = require(MODULE, "dense").DeformableDetrEncoderLayer, layer_config(config)
+    return nn.ModuleList(start(layer(words)) for _ in range(config.encoder_layers))
+
+
+def decoder_layers(config: DinoConfig) -> nn.ModuleList:
+    """Make the layers that work on the queries."""
+    layer, words = require(MODULE, "dense").DeformableDetrDecoderLayer, layer_config(config)
+    return nn.ModuleList(start(layer(words)) for _ in range(config.decoder_layers))
+
+
+def position_maps(config: DinoConfig) -> nn.Module:
+    """Make what gives each token of a map sines and cosines of where it lies in its image (no weights)."""
+    return require(MODULE, "dense").DeformableDetrSinePositionEmbedding(config.width // 2, normalize=True)
+
+
+class Perceptron(nn.Module):
+    """Linear layers with ReLU between them.
+
+    Args:
+        widths: Channels of the input, of each hidden layer, and of the output.
+    """
+
+    def __init__(self, *widths: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., widths[0]) to (..., widths[-1])."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+def set_checkpointing(layers: nn.ModuleList, enable: bool) -> None:
+    """Keep only the input of each layer and compute it again in the backward pass, or stop doing so."""
+    for layer in layers:
+        vars(layer)["_gradient_checkpointing_func"] = partial(checkpoint, use_reentrant=False)
+        vars(layer)["gradient_checkpointing"] = enable
+
+
+def start(layer: nn.Module) -> nn.Module:
+    """Give a layer the first weights that detrex gives it."""
+    kind = require(MODULE, "dense").DeformableDetrMultiscaleDeformableAttention
+    for name, weight in layer.named_parameters():
+        if weight.ndim > 1:
+            joint = name.startswith("self_attn.") and name.split(".")[1] in ("q_proj", "k_proj", "v_proj")
+            nn.init.xavier_uniform_(weight, gain=math.sqrt(0.5) if joint else 1.0)  # theirs is one matrix of all three
+        elif name.startswith("self_attn.") and name.endswith("_proj.bias"):
+            nn.init.zeros_(weight)
+    for module in layer.modules():
+        if isinstance(module, kind):
+            start_sampling(module)
+    return layer
+
+
+@torch.no_grad()
+def start_sampling(attention: Any) -> None:
+    """Let each head sample in a direction of its own, the points 1, 2, ... tokens away, with equal weights.
+
+    Source: Zhu et al. 2020 (arXiv:2010.04159), A.3.
+    """
+    heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
+    angle = torch.arange(heads) * (2 * math.pi / heads)
+    way = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    way = way / way.abs().amax(-1, keepdim=True)
+    steps = torch.arange(1, points + 1)[:, None] * way[:, None, None].expand(heads, levels, 1, 2)
+    attention.sampling_offsets.bias.copy_(steps.flatten())
+    for weight in (
+        attention.sampling_offsets.weight,
+        attention.attention_weights.weight,
+        attention.attention_weights.bias,
+        attention.value_proj.bias,
+        attention.output_proj.bias,
+    ):
+        weight.zero_()

@@ -1,0 +1,135 @@
+"""Weights of a detector by detrex's names, and back, bit for bit."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ropevit.tasks.detect.dino import Dino
+from ropevit.weights.errors import WeightsError, few
+
+#: Ours and theirs: "{}" stands for the number of a layer, and what follows a name is the same in both.
+NAMES = (
+    ("neck.", "neck."),
+    ("level_embedding", "transformer.level_embeds"),
+    ("encoder_layers.{}.self_attn.", "transformer.encoder.layers.{}.attentions.0."),
+    ("encoder_layers.{}.self_attn_layer_norm.", "transformer.encoder.layers.{}.norms.0."),
+    ("encoder_layers.{}.mlp.fc1.", "transformer.encoder.layers.{}.ffns.0.layers.0.0."),
+    ("encoder_layers.{}.mlp.fc2.", "transformer.encoder.layers.{}.ffns.0.layers.1."),
+    ("encoder_layers.{}.final_layer_norm.", "transformer.encoder.layers.{}.norms.1."),
+    ("decoder.layers.{}.self_attn.o_proj.", "transformer.decoder.layers.{}.attentions.0.attn.out_proj."),
+    ("decoder.layers.{}.self_attn.in_proj_", "transformer.decoder.layers.{}.attentions.0.attn.in_proj_"),
+    ("decoder.layers.{}.self_attn_layer_norm.", "transformer.decoder.layers.{}.norms.0."),
+    ("decoder.layers.{}.encoder_attn.", "transformer.decoder.layers.{}.attentions.1."),
+    ("decoder.layers.{}.encoder_attn_layer_norm.", "transformer.decoder.layers.{}.norms.1."),
+    ("decoder.layers.{}.mlp.fc1.", "transformer.decoder.layers.{}.ffns.0.layers.0.0."),
+    ("decoder.layers.{}.mlp.fc2.", "transformer.decoder.layers.{}.ffns.0.layers.1."),
+    ("decoder.layers.{}.final_layer_norm.", "transformer.decoder.layers.{}.norms.2."),
+    ("decoder.reference_head.", "transformer.decoder.ref_point_head."),
+    ("decoder.norm.", "transformer.decoder.norm."),
+    ("query_embedding.", "transformer.tgt_embed."),
+    ("token_projection.", "transformer.enc_output."),
+    ("token_norm.", "transformer.enc_output_norm."),
+    ("class_heads.", "class_embed."),
+    ("box_heads.", "bbox_embed."),
+    ("label_embedding.", "label_enc."),
+)
+
+#: Queries, keys and values, which they keep in one tensor, in this order.
+JOINT = ("q_proj", "k_proj", "v_proj")
+
+#: Their second names of the heads, one tensor with those of the first names.
+TIED = re.compile(r"transformer\.decoder\.((?:class|bbox)_embed\..*)")
+
+
+def to_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Spell weights of ours as detrex does.
+
+    Args:
+        state: The state dict of a `Dino`.
+
+    Raises:
+        WeightsError: If an entry is none of its weights, or queries, keys and values are not all there.
+    """
+    joint = re.compile(rf"(decoder\.layers\.\d+\.self_attn\.)({'|'.join(JOINT)})\.(.+)")
+    ours: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        if match := joint.fullmatch(key):
+            whole = f"{match[1]}in_proj_{match[3]}"
+            if whole not in ours:
+                names = [f"{match[1]}{name}.{match[3]}" for name in JOINT]
+                if missing := [name for name in names if name not in state]:
+                    raise WeightsError(f"got {key} without {few(missing)}; expected all weights of a detector")
+                ours[whole] = torch.cat([state[name] for name in names])
+        else:
+            ours[key] = tensor
+    theirs = {renamed(key, 0): tensor for key, tensor in ours.items()}
+    heads = {key: tensor for key, tensor in theirs.items() if key.startswith(("class_embed.", "bbox_embed."))}
+    return theirs | {f"transformer.decoder.{key}": tensor for key, tensor in heads.items()}
+
+
+def from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Spell detrex's weights as ours.
+
+    Args:
+        state: Entries of a detrex checkpoint, those of the backbone taken out.
+
+    Raises:
+        WeightsError: If an entry is none of a detector's weights, or two names of one weight disagree.
+    """
+    plain: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        match = TIED.fullmatch(key)
+        name = match[1] if match else key
+        if name in plain and not torch.equal(plain[name], tensor):
+            raise WeightsError(f"{name} and transformer.decoder.{name} differ; expected two names of one weight")
+        plain[name] = tensor
+    ours: dict[str, Tensor] = {}
+    for key, tensor in plain.items():
+        name = renamed(key, 1)
+        start, found, kind = name.partition("in_proj_")
+        if not found:
+            ours[name] = tensor
+        elif len(tensor) % 3:
+            raise WeightsError(f"{key} has {len(tensor)} rows; expected queries, keys and values in equal parts")
+        else:
+            ours |= {f"{start}{part}.{kind}": rows for part, rows in zip(JOINT, tensor.chunk(3), strict=True)}
+    return ours
+
+
+def renamed(key: str, source: int) -> str:
+    """Find a name in one column of `NAMES` and give that in the other."""
+    for row in NAMES:
+        pattern = re.escape(row[source]).replace(r"\{\}", r"(\d+)")
+        if match := re.fullmatch(pattern + r"(.*)", key):
+            *numbers, rest = match.groups()
+            return row[1 - source].format(*numbers) + rest
+    owner = ("this detector", "detrex's DINO without its backbone")[source]
+    raise WeightsError(f"got an entry {key!r}; expected weights of {owner} only")
+
+
+def load_detrex(model: Dino, state: Mapping[str, Tensor]) -> None:
+    """Load weights by detrex's names.
+
+    Args:
+        model: The detector to fill.
+        state: Entries of a detrex checkpoint, those of the backbone taken out.
+
+    Raises:
+        WeightsError: If any is missing, misshapen or unknown; the model is then left as it was.
+    """
+    ours, expected = from_detrex(state), model.state_dict()
+    problems = {
+        "missing": [key for key in expected if key not in ours],
+        "not in the model": [key for key in ours if key not in expected],
+        "of another shape": [
+            f"{key} {list(ours[key].shape)}, expected {list(value.shape)}"
+            for key, value in expected.items()
+            if key in ours and ours[key].shape != value.shape
+        ],
+    }
+    found = "; ".join(f"{what}: {few(names)}" for what, names in problems.items() if names)
+    if found:
+        raise WeightsError(f"the weights do not fit the detector: {found}; give those of the same config")
+    model.load_state_dict(ours)

@@ -1,0 +1,116 @@
+"""Maps of several levels as one row of tokens, and a box that each token proposes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Side of the box that a token of the finest level proposes, as a share of the image; it doubles with each level.
+SMALLEST = 0.05
+
+#: A proposal with a number nearer than this to 0 or 1 is not used.
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Which tokens there are: N over all levels, the finest first, each level row-major."""
+
+    shapes: tuple[tuple[int, int], ...]
+    """Rows and columns of each level."""
+    masks: tuple[Bool[Tensor, "B _ _"], ...]
+    """True where a level shows the image, and not padding."""
+
+    @property
+    def valid(self) -> Bool[Tensor, "B N"]:
+        """Tell which tokens show the image."""
+        return torch.cat([mask.flatten(1) for mask in self.masks], dim=1)
+
+    @property
+    def ratios(self) -> Float[Tensor, "B L 2"]:
+        """Give the shares of the columns and of the rows (x, y) of each level that show the image."""
+        counts = torch.tensor([(w, h) for h, w in self.shapes], device=self.masks[0].device)
+        return torch.stack([extent(mask) for mask in self.masks], dim=1) / counts
+
+    @property
+    def centres(self) -> Float[Tensor, "B N 2"]:
+        """Place the centre (x, y) of each token, as shares of its image."""
+        places = []
+        for (h, w), mask in zip(self.shapes, self.masks, strict=True):
+            y, x = (torch.arange(count, device=mask.device) + 0.5 for count in (h, w))
+            grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
+            places.append(grid / extent(mask)[:, None])
+        return torch.cat(places, dim=1)
+
+    def layer_arguments(self) -> dict[str, object]:
+        """Say it as transformers' layers want to hear it."""
+        shapes = torch.tensor(self.shapes, device=self.masks[0].device)
+        starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
+        return {"spatial_shapes": shapes, "spatial_shapes_list": list(self.shapes), "level_start_index": starts}
+
+
+def extent(mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
+    """Count the columns and the rows that show the image."""
+    return torch.stack([mask[:, 0].sum(1), mask[:, :, 0].sum(1)], dim=1).float()
+
+
+def padding_mask(sizes: Sequence[tuple[int, int]], height: int, width: int) -> Bool[Tensor, "B H W"]:
+    """Tell the padding of a batch whose images lie in the top left corners.
+
+    Args:
+        sizes: Height and width of each image in pixels.
+        height: Rows of the batch.
+        width: Columns of the batch.
+
+    Returns:
+        True where there is no image.
+
+    Raises:
+        ValueError: If an image is larger than the batch, or empty.
+    """
+    padding = torch.ones(len(sizes), height, width, dtype=torch.bool)
+    for row, (h, w) in zip(padding, sizes, strict=True):
+        if not (0 < h <= height and 0 < w <= width):
+            raise ValueError(f"got an image of {h} x {w} pixels; expected 1 x 1 to the batch's {height} x {width}")
+        row[:h, :w] = False
+    return padding
+
+
+def make_levels(maps: Sequence[Tensor], padding: Bool[Tensor, "B H W"] | None) -> Levels:
+    """Describe the tokens of maps (B, C, h, w), which lie over a batch of images with such padding, or with none.
+
+    Raises:
+        ValueError: If there is padding for another number of images.
+    """
+    shapes = tuple((x.shape[2], x.shape[3]) for x in maps)
+    count, device = len(maps[0]), maps[0].device
+    if padding is None:
+        return Levels(shapes, tuple(torch.ones(count, *shape, dtype=torch.bool, device=device) for shape in shapes))
+    if len(padding) != count:
+        raise ValueError(f"got padding of {len(padding)} images with maps of {count}; expected one mask an image")
+    pixels = padding[None].to(device, torch.float32)
+    return Levels(shapes, tuple(~F.interpolate(pixels, size=shape)[0].bool() for shape in shapes))
+
+
+def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "B N C"]:
+    """Put the tokens of maps (B, C, h, w) in one row."""
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
+
+
+def propose(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]]:
+    """Let each token propose a box around its centre.
+
+    Returns:
+        Logits of the boxes (infinite where a token proposes none), and which tokens do propose one: those of the image
+        whose box keeps `MARGIN` from 0 and 1.
+    """
+    centres = levels.centres
+    sides = [centres.new_full((h * w, 2), SMALLEST * 2**level) for level, (h, w) in enumerate(levels.shapes)]
+    boxes = torch.cat([centres, torch.cat(sides).expand_as(centres)], dim=-1)
+    usable = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1) & levels.valid
+    logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], math.inf)
+    return logits, usable

@@ -1,0 +1,108 @@
+"""One query for each object, such that the sum of the costs is least."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ropevit.extras import require
+from ropevit.tasks.detect.boxes import Matching, Predictions, Target, cornered
+from ropevit.tasks.detect.config import DinoConfig
+
+
+@torch.no_grad()
+def match(predictions: Predictions, targets: list[Target], config: DinoConfig) -> list[Matching]:
+    """Match the objects of each image with queries.
+
+    Args:
+        predictions: Of one layer.
+        targets: Objects of each image.
+        config: The weights of the costs.
+
+    Returns:
+        For each image the numbers of the matched queries, and of their objects.
+
+    Raises:
+        ValueError: If an image has more objects than there are queries, or the predictions are not finite.
+
+    Source: Carion et al. 2020 (arXiv:2005.12872), Eq. 1; focal cost: Zhu et al. 2020 (arXiv:2010.04159), A.4.
+    """
+    most = max(len(target.labels) for target in targets)
+    if most > predictions.logits.shape[1]:
+        raise ValueError(
+            f"got {most} objects in an image with {predictions.logits.shape[1]} queries; take more queries"
+        )
+    if not (predictions.logits.isfinite().all() & predictions.boxes.isfinite().all()):
+        raise ValueError("got predictions that are not finite: the training has diverged; lower the learning rate")
+    costs = [
+        cost_matrix(logits, boxes, target, config).cpu().numpy()
+        for logits, boxes, target in zip(predictions.logits, predictions.boxes, targets, strict=True)
+    ]
+    device = predictions.logits.device
+    return [(torch.from_numpy(assign(cost.T)).to(device), torch.arange(cost.shape[1], device=device)) for cost in costs]
+
+
+def cost_matrix(
+    logits: Float[Tensor, "Q K"], boxes: Float[Tensor, "Q 4"], target: Target, config: DinoConfig
+) -> Float[Tensor, "Q n"]:
+    """Say how badly each query fits each object."""
+    likely = logits.float().sigmoid()[:, target.labels]
+    boxes, alpha, gamma = boxes.float(), config.focal_alpha, config.focal_gamma
+    positive = alpha * (1 - likely) ** gamma * -(likely + 1e-8).log()
+    negative = (1 - alpha) * likely**gamma * -(1 - likely + 1e-8).log()
+    giou = require("transformers.loss.loss_for_object_detection", "dense").generalized_box_iou
+    return (
+        config.match_class * (positive - negative)
+        + config.match_box * (boxes[:, None] - target.boxes).abs().sum(-1)
+        - config.match_giou * giou(cornered(boxes), cornered(target.boxes))
+    )
+
+
+def assign(costs: np.ndarray) -> np.ndarray:
+    """Give each row a column of its own so that the sum of the costs is least, by shortest augmenting paths.
+
+    Args:
+        costs: Finite numbers (rows, columns), with at least as many columns as rows.
+
+    Returns:
+        The column of each row, in int64.
+
+    Source: Crouse 2016 (doi:10.1109/TAES.2016.140952), without its treatment of infinite costs.
+    """
+    costs = costs.astype(np.float64)
+    columns = np.full(len(costs), -1)
+    owners = np.full(costs.shape[1], -1)
+    prices = np.zeros(costs.shape[1])
+    for row in range(len(costs)):
+        free, before, prices = shortest_path(costs, row, columns, owners, prices)
+        while free >= 0:  # along the path every row moves on to the next column
+            owner = before[free]
+            owners[free] = owner
+            columns[owner], free = free, columns[owner]
+    return columns.astype(np.int64)
+
+
+def shortest_path(
+    costs: np.ndarray, row: int, columns: np.ndarray, owners: np.ndarray, prices: np.ndarray
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Find the cheapest way to give a row a column, with the rows that have one moving on to others.
+
+    Returns:
+        The free column at the end, the row from which each column was reached, and the new prices of the columns.
+    """
+    reached = np.full(costs.shape[1], np.inf)
+    before = np.full(costs.shape[1], -1)
+    done = np.zeros(costs.shape[1], dtype=bool)
+    spent, column = 0.0, -1
+    while True:
+        held = columns[row]
+        base = 0.0 if held < 0 else costs[row, held] - prices[held]
+        through = spent + (costs[row] - prices - base)
+        better = ~done & (through < reached)
+        reached[better], before[better] = through[better], row
+        column = int(np.argmin(np.where(done, np.inf, reached)))
+        spent = reached[column]
+        if owners[column] < 0:
+            return column, before, prices + np.where(done, reached - spent, 0.0)
+        done[column] = True
+        row = owners[column]

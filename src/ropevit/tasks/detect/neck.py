@@ -1,0 +1,78 @@
+"""From a backbone's maps to maps of one width, and some coarser ones."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ropevit.tasks.detect.config import GROUPS, DinoConfig
+
+
+class ConvNorm(nn.Module):
+    """A convolution and a GroupNorm.
+
+    Args:
+        channels: Channels of the input.
+        width: Channels of the output, C.
+        size: Side of the kernel; 1 keeps the map's size, 3 halves it.
+    """
+
+    def __init__(self, channels: int, width: int, size: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, size, stride=1 if size == 1 else 2, padding=size // 2)
+        self.norm = nn.GroupNorm(GROUPS, width)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C h2 w2"]:
+        """Return the new map."""
+        return self.norm(self.conv(x))
+
+
+class Neck(nn.Module):
+    """Bring maps to one width, and make coarser ones from the last of them until there are enough.
+
+    Its GroupNorm averages over padding, too, as the published weights expect.
+
+    Args:
+        config: The detector.
+        channels: Channels of each of the backbone's maps, the finest first.
+
+    Raises:
+        ValueError: If there is no map, or there are more than the detector has levels.
+    """
+
+    def __init__(self, config: DinoConfig, channels: Sequence[int]):
+        super().__init__()
+        if not 1 <= len(channels) <= config.levels:
+            raise ValueError(f"got {len(channels)} maps; expected 1 to levels={config.levels}")
+        self.channels = tuple(channels)
+        extra = [channels[-1], *[config.width] * config.levels][: config.levels - len(channels)]
+        self.convs = nn.ModuleList(ConvNorm(count, config.width, 1) for count in channels)
+        self.extra_convs = nn.ModuleList(ConvNorm(count, config.width, 3) for count in extra)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Make one map (B, C, h, w) a level.
+
+        Args:
+            maps: (B, c, h, w) each, every one half as large as the one before.
+
+        Raises:
+            ValueError: If the maps are not those that it was made for.
+        """
+        self.check(maps)
+        levels = [conv(x) for conv, x in zip(self.convs, maps, strict=True)]
+        coarse = maps[-1]
+        for conv in self.extra_convs:
+            coarse = conv(coarse)
+            levels.append(coarse)
+        return levels
+
+    def check(self, maps: Sequence[Tensor]) -> None:
+        """Refuse maps of other channels, and those that are not a pyramid."""
+        shapes = [tuple(x.shape) for x in maps]
+        found = tuple(shape[1] if len(shape) == 4 else -1 for shape in shapes)
+        if found != self.channels:
+            raise ValueError(f"got maps of shapes {shapes}; expected (B, c, h, w) with c = {list(self.channels)}")
+        sides = [(high, low) for fine, coarse in pairwise(shapes) for high, low in zip(fine[2:], coarse[2:], strict=True)]
+        if any(abs(2 * low - high) > 1 for high, low in sides):
+            raise ValueError(f"got maps of shapes {shapes}; expected each to be half as large as the one before")
