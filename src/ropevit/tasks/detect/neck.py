@@ -73,6 +73,8 @@ class Neck(nn.Module):
         found = tuple(shape[1] if len(shape) == 4 else -1 for shape in shapes)
         if found != self.channels:
             raise ValueError(f"got maps of shapes {shapes}; expected (B, c, h, w) with c = {list(self.channels)}")
-        sides = [(high, low) for fine, coarse in pairwise(shapes) for high, low in zip(fine[2:], coarse[2:], strict=True)]
+        sides = [
+            (high, low) for fine, coarse in pairwise(shapes) for high, low in zip(fine[2:], coarse[2:], strict=True)
+        ]
         if any(abs(2 * low - high) > 1 for high, low in sides):
             raise ValueError(f"got maps of shapes {shapes}; expected each to be half as large as the one before")

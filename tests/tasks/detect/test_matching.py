@@ -1,0 +1,50 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+
+from ropevit.tasks.detect.boxes import Predictions
+from ropevit.tasks.detect.matching import assign, cost_matrix, match
+from tasks.detect.small import objects, small_config
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 4), (1, 1), (3, 3), (4, 6), (5, 5)])
+@pytest.mark.parametrize("levels", [3, 1000])  # few different costs: many ties
+def test_no_other_assignment_costs_less(rows, columns, levels):
+    for seed in range(20):
+        costs = np.random.default_rng(seed).integers(-levels, levels, (rows, columns)).astype(np.float32)
+        chosen = assign(costs)
+        assert len(set(chosen.tolist())) == rows
+        least = min(costs[range(rows), list(other)].sum() for other in permutations(range(columns), rows))
+        assert costs[np.arange(rows), chosen].sum() == least
+
+
+def test_each_object_gets_the_query_that_says_it():
+    target = objects(1, 2, 3)
+    boxes, logits = torch.full((6, 4), 0.9), torch.full((6, 5), -4.0)
+    for query, number in [(4, 0), (0, 1), (5, 2)]:
+        boxes[query], logits[query, target.labels[number]] = target.boxes[number], 4.0
+    predictions = Predictions(logits.repeat(2, 1, 1), boxes.repeat(2, 1, 1))
+    first, second = match(predictions, [target, objects()], small_config())
+    assert [side.tolist() for side in first] == [[4, 0, 5], [0, 1, 2]]
+    assert [side.tolist() for side in second] == [[], []]
+
+
+def test_a_cost_is_the_weighted_sum_of_class_distance_and_overlap():
+    target = objects(2)
+    logits, box = torch.zeros(1, 5), target.boxes + torch.tensor([[0.1, 0.0, 0.0, 0.0]])
+    cost = cost_matrix(logits, box, target, small_config())
+    width = target.boxes[0, 2].item()
+    focal = (0.25 - 0.75) * 0.25 * np.log(2)
+    giou = (width - 0.1) / (width + 0.1)  # the smallest box around both is their union
+    assert cost.item() == pytest.approx(2 * focal + 5 * 0.1 - 2 * giou, rel=1e-4)
+
+
+def test_what_cannot_be_matched_is_refused():
+    few = Predictions(torch.zeros(1, 2, 5), torch.full((1, 2, 4), 0.5))
+    with pytest.raises(ValueError, match="got 3 objects in an image with 2 queries; take more queries"):
+        match(few, [objects(1, 2, 3)], small_config())
+    few.logits[0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="the training has diverged"):
+        match(few, [objects(1)], small_config())
