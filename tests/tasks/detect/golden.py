@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,12 @@ spec.loader.exec_module(recipe)
 
 def weights(case):
     """Give the weights of a set-up by detrex's names, tied ones filled alike."""
+    return dict(drawn(case["case"]))
+
+
+@cache
+def drawn(name):
+    case = CASES[name]
     first = {name: min(names, key=len) for names in case["tied"] for name in names}
     return {
         key: torch.from_numpy(np.asarray(recipe.weight(first.get(key, key), tuple(shape)), dtype=np.float32))

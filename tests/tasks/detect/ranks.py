@@ -1,7 +1,9 @@
-"""One of two processes that train a small detector together: `python ranks.py RANK FILE`, prints what it saw as JSON."""
+"""Two processes that train a small detector: with `python ranks.py DIRECTORY` each writes there what it saw."""
 
 import json
+import multiprocessing
 import sys
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -10,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from ropevit.tasks.detect import criterion, layers
 from ropevit.tasks.detect.criterion import dino_losses, mean_boxes
 from tasks.detect.small import objects, small_detector, small_maps
 
@@ -27,13 +30,25 @@ def norms(denoising, ranks):
     return {name: weight.grad.norm().item() for name, weight in model.named_parameters()}, list(losses)
 
 
-if __name__ == "__main__":
+def train(rank, directory):
+    """Train as one of two processes, and write what was seen to a file."""
     torch.set_num_threads(1)
-    rank = int(sys.argv[1])
-    dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
     cpu = torch.device("cpu")
     seen = {"three and one": mean_boxes((3, 1)[rank], cpu).item(), "none": mean_boxes(0, cpu).item()}
     seen["norms"], seen["names"] = norms(0, [rank])
     seen["noisy norms"], seen["noisy names"] = norms(6, [rank])
-    print(json.dumps(seen))
+    Path(directory, f"{rank}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    for module in (layers.MODULE, criterion.MODULE):
+        import_module(module)  # once for both
+    forks = multiprocessing.get_context("fork")
+    children = [forks.Process(target=train, args=(rank, sys.argv[1])) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    sys.exit(max(abs(child.exitcode) for child in children))

@@ -15,10 +15,9 @@ from tasks.detect.small import objects, small_config, small_detector, small_maps
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """Let two processes train together, one without objects."""
-    store = tmp_path_factory.mktemp("ranks") / "store"
-    command = [sys.executable, str(Path(ranks.__file__))]
-    runs = [subprocess.Popen([*command, str(rank), str(store)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    return [json.loads(run.communicate(timeout=120)[0].splitlines()[-1]) for run in runs]
+    directory = tmp_path_factory.mktemp("ranks")
+    subprocess.run([sys.executable, str(Path(ranks.__file__)), str(directory)], check=True, timeout=240)
+    return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 def test_losses_are_divided_by_the_mean_number_of_boxes_of_all_processes(seen):

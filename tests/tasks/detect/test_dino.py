@@ -101,8 +101,9 @@ def test_what_lies_in_the_padding_of_the_levels_changes_nothing():
 def test_a_padded_image_gives_the_same_detections_as_the_unpadded_one():
     model, maps = small_detector(queries=8).eval(), maps_of_levels()
     model.neck = Passing()  # GroupNorm sees the padding, as in detrex
-    for name in ("weight", "bias"):  # and so does the embedding of boxes, which are scaled by the share of the image
-        torch.nn.init.zeros_(getattr(model.decoder.reference_head.layers[-1], name))
+    last = model.decoder.reference_head.layers[-1]  # so does the embedding of boxes, as they are scaled by its share
+    for unsure in (last.weight, last.bias, model.token_projection.bias, model.token_norm.bias):
+        torch.nn.init.zeros_(unsure)  # and padding, which is like an unsure token, may be chosen before the unsurest
     whole, cornered = model(maps), model(padded(maps, 3.0), padding_mask([(64, 64)], 128, 192))
     assert_same(whole.encoder, cornered.encoder, rtol=1e-4, atol=1e-5)
     for first, second in zip(whole.layers, cornered.layers, strict=True):
