@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from ropevit.tasks.detect.augment import LONGEST, SHORT_SIDES, eval_transform, random_crop, train_transform
+
+
+def sample(height, width, boxes):
+    """Give an image whose objects are bright on black, each in a channel of its own."""
+    image = torch.zeros(3, height, width)
+    for channel, (left, top, right, bottom) in enumerate(boxes):
+        image[channel, top:bottom, left:right] = 1
+    target = {
+        "boxes": tv_tensors.BoundingBoxes(
+            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=(height, width)
+        ),
+        "labels": torch.arange(len(boxes)),
+        "image_id": 7,
+    }
+    return tv_tensors.Image(image), target
+
+
+def bright(channel):
+    """Find the box of what is bright."""
+    rows, columns = (channel > 0.5).any(1).nonzero().flatten(), (channel > 0.5).any(0).nonzero().flatten()
+    return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
+
+
+BOXES = [[20, 30, 300, 220], [330, 10, 560, 400], [100, 240, 320, 420]]
+
+
+def test_boxes_stay_on_their_objects_and_labels_on_their_boxes():
+    transform, flipped = train_transform(), 0
+    for _ in range(6):
+        image, target = transform(*sample(427, 640, BOXES))
+        assert target["image_id"] == 7
+        assert len(target["labels"]) == len(target["boxes"])
+        for label, box in zip(target["labels"], target["boxes"], strict=True):
+            torch.testing.assert_close(bright(image[label]), box.as_subclass(torch.Tensor), rtol=0, atol=2.0)
+        flipped += image[1, :, : image.shape[2] // 2].sum() > image[1, :, image.shape[2] // 2 :].sum()
+    assert 0 < flipped < 6
+
+
+def test_sizes_are_the_published_ones_and_both_ways_are_taken():
+    transform, ratios, shorts = train_transform(), set(), set()
+    for _ in range(40):
+        image, _target = transform(*sample(40, 60, [[5, 5, 35, 25]]))
+        shorts.add(min(image.shape[1:]))
+        ratios.add(round(image.shape[2] / image.shape[1], 1))
+        assert max(image.shape[1:]) <= LONGEST
+    assert len(shorts & set(SHORT_SIDES)) > 5
+    assert 1.5 in ratios  # whole images
+    assert len(ratios) > 3  # crops
+
+
+def test_a_crop_has_sides_from_384_to_600_pixels_where_the_image_has():
+    sides = []
+    for _ in range(30):
+        image, target = random_crop(*sample(500, 900, [[0, 0, 900, 500]]))
+        sides.append(image.shape[1:])
+        assert target["boxes"].tolist() == [[0, 0, image.shape[2], image.shape[1]]]
+    heights, widths = zip(*sides, strict=True)
+    assert min(heights) >= 384
+    assert max(heights) <= 500
+    assert min(widths) >= 384
+    assert 500 < max(widths) <= 600
+    assert random_crop(*sample(100, 200, []))[0].shape[1:] == (100, 200)
+
+
+def test_an_image_without_objects_stays_one():
+    _image, target = train_transform()(*sample(60, 80, []))
+    assert target["boxes"].shape == (0, 4)
+    assert target["labels"].shape == (0,)
+
+
+def test_evaluation_resizes_to_800_pixels_or_to_1333_along_the_longer_side():
+    assert eval_transform()(*sample(400, 600, BOXES[:1]))[0].shape[1:] == (800, 1200)
+    assert max(eval_transform()(*sample(100, 400, []))[0].shape) == 1333
+    with pytest.raises(ValueError, match="got short=900, longest=800"):
+        eval_transform(900, 800)
