@@ -111,6 +111,6 @@ def propose(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]
     centres = levels.centres
     sides = [centres.new_full((h * w, 2), SMALLEST * 2**level) for level, (h, w) in enumerate(levels.shapes)]
     boxes = torch.cat([centres, torch.cat(sides).expand_as(centres)], dim=-1)
-    usable = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1) & levels.valid
+    usable = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)  # centres in the padding are beyond 1
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], math.inf)
     return logits, usable
