@@ -59,50 +59,12 @@ def cost_matrix(
 
 
 def assign(costs: np.ndarray) -> np.ndarray:
-    """Give each row a column of its own so that the sum of the costs is least, by shortest augmenting paths.
+    """Give each row a column of its own so that the sum of the costs is least.
 
     Args:
         costs: Finite numbers (rows, columns), with at least as many columns as rows.
 
     Returns:
         The column of each row, in int64.
-
-    Source: Crouse 2016 (doi:10.1109/TAES.2016.140952), without its treatment of infinite costs.
     """
-    costs = costs.astype(np.float64)
-    columns = np.full(len(costs), -1)
-    owners = np.full(costs.shape[1], -1)
-    prices = np.zeros(costs.shape[1])
-    for row in range(len(costs)):
-        free, before, prices = shortest_path(costs, row, columns, owners, prices)
-        while free >= 0:  # along the path every row moves on to the next column
-            owner = before[free]
-            owners[free] = owner
-            columns[owner], free = free, columns[owner]
-    return columns.astype(np.int64)
-
-
-def shortest_path(
-    costs: np.ndarray, row: int, columns: np.ndarray, owners: np.ndarray, prices: np.ndarray
-) -> tuple[int, np.ndarray, np.ndarray]:
-    """Find the cheapest way to give a row a column, with the rows that have one moving on to others.
-
-    Returns:
-        The free column at the end, the row from which each column was reached, and the new prices of the columns.
-    """
-    reached = np.full(costs.shape[1], np.inf)
-    before = np.full(costs.shape[1], -1)
-    done = np.zeros(costs.shape[1], dtype=bool)
-    spent, column = 0.0, -1
-    while True:
-        held = columns[row]
-        base = 0.0 if held < 0 else costs[row, held] - prices[held]
-        through = spent + (costs[row] - prices - base)
-        better = ~done & (through < reached)
-        reached[better], before[better] = through[better], row
-        column = int(np.argmin(np.where(done, np.inf, reached)))
-        spent = reached[column]
-        if owners[column] < 0:
-            return column, before, prices + np.where(done, reached - spent, 0.0)
-        done[column] = True
-        row = owners[column]
+    return require("scipy.optimize", "dense").linear_sum_assignment(costs)[1].astype(np.int64)
