@@ -176,11 +176,11 @@ def run_speed(config: SpeedConfig) -> None:
         source = open_source(config.path, "train", update)
     with console.status("reading images"):
         speed = measure(source, transform, config.workers, config.seconds)
+    workers = f"{config.workers} worker{'' if config.workers == 1 else 's'}"
     lines = (
         f"one core: {1e3 * speed.read_seconds:.1f} ms to read and {1e3 * speed.vary_seconds:.1f} ms to vary an image "
         f"of {source.name}: {speed.per_core:.0f} images/s",
-        f"data: {speed.images_per_second:.0f} images/s with {config.workers} workers; training is bound by the data "
-        "above that",
+        f"data: {speed.images_per_second:.0f} images/s with {workers}; training is bound by the data above that",
     )
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 

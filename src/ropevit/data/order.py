@@ -64,7 +64,8 @@ class TrainOrder:
             )
         if not self.steps_per_epoch:
             raise ValueError(
-                f"got {self.length} images for batches of {self.batch_size}; expected no batch larger than the set"
+                f"got {self.length} images for batches of {self.batch_size}; expected no batch larger than the set; "
+                "lower the batch size"
             )
         if self.blocks and sum(self.blocks) != self.length:
             raise ValueError(f"got blocks of {sum(self.blocks)} images in all; expected {self.length}")

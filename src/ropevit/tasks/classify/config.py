@@ -80,7 +80,8 @@ class TrainConfig:
             raise ValueError(f"got eval_crop={self.eval_crop}; expected above 0, up to 1")
         mixed = self.augment.mixup > 0 or self.augment.cutmix > 0
         if self.batch_size < 1 or (mixed and self.batch_size % 2):
-            raise ValueError(f"got batch_size={self.batch_size}; expected an even number, as images are mixed in pairs")
+            expected = "2 or more, even, as images are mixed in pairs" if mixed else "1 or more"
+            raise ValueError(f"got batch_size={self.batch_size}; expected {expected}")
         if self.loss == "binary" and self.augment.label_smoothing:
             raise ValueError(
                 f"got label_smoothing={self.augment.label_smoothing} with loss='binary', where any share of a class "
