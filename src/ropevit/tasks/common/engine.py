@@ -158,11 +158,20 @@ def start(job: Job) -> State:
 
 
 def resume(state: State, job: Job) -> None:
-    """Put a training where its newest whole checkpoint was; all processes take the same one."""
+    """Put a training where its newest whole checkpoint was; all processes take the same one.
+
+    Raises:
+        ValueError: If that is beyond the last step asked for.
+    """
     folder = job.run.out / "checkpoints"
     step = job.channel.first(lambda: newest_step(folder, job.report))
     if step is None:
         return
+    if step > job.last:
+        raise ValueError(
+            f"got max_steps={job.last}, but {job.run.out} is at step {step} already; resume it with more steps, or "
+            "without max_steps"
+        )
     found = torch.load(folder / f"step-{step:08d}.pt", map_location="cpu", weights_only=True)
     parts = found["state"]
     load_training_state(parts, state.plain, state.optimizer.optimizer, state.ema, job.run.shard)
