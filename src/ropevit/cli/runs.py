@@ -35,13 +35,13 @@ def runs(
 
 def table(found: list[RunSummary]) -> Table:
     """Lay out the trainings, one a row."""
-    result = Table(box=box.SIMPLE_HEAD)
-    result.add_column("run", overflow="fold", min_width=10)
-    result.add_column("recipe", overflow="fold", min_width=12)
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # all columns in 80 characters
+    result.add_column("run", overflow="fold", min_width=8)
+    result.add_column("recipe", overflow="fold", min_width=10)
     for name in ("epoch", "loss", "top-1", "best", "images/s"):
         result.add_column(name, justify="right", no_wrap=True)
     if any(run.skipped for run in found):
-        result.add_column("left out", justify="right")
+        result.add_column("left out", justify="right", no_wrap=True)
     for run in found:
         epochs = run.settings.get("optim", {}).get("epochs", "?")
         done = run.last("epoch") or 0
