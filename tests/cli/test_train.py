@@ -1,12 +1,19 @@
 import contextlib
+import io
+import json
 import os
 import signal
 import sys
 
 import pytest
+from rich.console import Console
 
 from ropevit.cli import main
+from ropevit.cli.runs import table
+from ropevit.cli.train import TrainingBars
 from ropevit.tasks.common import engine
+from ropevit.tasks.common.events import Progressed, Said, Started, Stepped
+from ropevit.tasks.common.runs import find_runs
 
 OPTIONS = ["--device", "cpu", "--width", "16", "--depth", "1", "--heads", "1", "--log-every", "1", "--max-steps", "3"]
 
@@ -31,9 +38,52 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch
     printed = capsys.readouterr().out
     assert "going on from step 2 of 3" in printed
     assert "top1" in printed
+    assert "a trial of 3 of 624 steps; the same command with --resume, without --max-steps, goes on" in printed
+    with pytest.raises(SystemExit):
+        main(["train", "fashion", "--out", out, "--resume", *OPTIONS[:-1], "1"])
+    assert "is at step 3 already" in capsys.readouterr().err
     main(["runs", str(tmp_path)])
     assert "0.0385/8" in capsys.readouterr().out
     assert (tmp_path / "runs.png").stat().st_size > 10_000
+
+
+def test_the_display_names_a_file_once_and_fits_eighty_columns():
+    console = Console(width=80, record=True, file=io.StringIO())
+    with TrainingBars(console) as bars:
+        bars.update(Started(first=0, steps=250_000, steps_per_epoch=625))
+        bars.update(Stepped(step=125_000))
+        bars.update(
+            Progressed(
+                step=125_000,
+                steps=250_000,
+                epoch=200.0,
+                loss=1.5,
+                lr=1e-3,
+                images_per_second=12_345.0,
+                data_wait=0.5,
+                memory_gib=70.0,
+            )
+        )
+        for _ in range(2):
+            bars.update(Said(message="left out a.jpg"))
+    printed = console.export_text()
+    assert printed.count("left out a.jpg") == 1
+    assert "125000/250000" in printed
+    assert "loss 1.5000  lr 1.00e-03  12,345 images/s (data)  70.0 GiB" in printed
+
+
+def test_the_table_of_runs_has_all_columns_in_eighty_characters(tmp_path):
+    run = tmp_path / "a_rather_long_name"
+    run.mkdir()
+    settings = {"recipe": "deit3_small_imagenet100", "model": {"position": "rope_mixed_ape"}, "optim": {"epochs": 200}}
+    (run / "config.json").write_text(json.dumps(settings))
+    line = {"step": 1, "epoch": 123.4, "loss": 1.5, "top1": 100.0, "images_per_second": 12345.0, "skipped": ["a.jpg"]}
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(find_runs([tmp_path])))
+    printed = console.export_text()
+    for shown in ("left out", "images/s", "123.4/200 …", "1.5000", "100.00", "12,345"):
+        assert shown in printed
 
 
 def test_the_recipes_are_listed_with_what_to_expect(capsys):

@@ -1,14 +1,15 @@
 """`ropevit train`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, find_recipe, training_cost
@@ -77,6 +78,10 @@ def show_training(config: TrainConfig) -> None:
             raise (KeyboardInterrupt if stopped.interrupted else SystemExit(0)) from None
     if bars.told:
         figures = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+        total = config.optim.epochs * bars.per_epoch
+        if bars.steps < total:
+            goes_on = "the same command with --resume, without --max-steps, goes on"
+            console.print(f"a trial of {bars.steps} of {total} steps; {goes_on}", soft_wrap=True, highlight=False)
         console.print(f"{figures}\neverything is in {config.run.out}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -99,16 +104,26 @@ def recipe_table() -> Table:
     return table
 
 
+class NotedProgress(Progress):
+    """A bar with its note on a line of its own, so that neither is cut off in 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Give the bar, then what is noted under it."""
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(note) for task in self.tasks if (note := task.fields["note"]))
+
+
 class TrainingBars:
     """The live display of a training: one bar, and a line for each evaluation."""
 
     def __init__(self, console: Console):
-        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
-        self.progress = Progress(TextColumn("{task.description}"), *columns, console=console)
+        columns = BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
+        self.progress = NotedProgress(TextColumn("{task.description}"), *columns, console=console)
         self.console = console
         self.task = None
         self.told = False
-        self.per_epoch = 1
+        self.per_epoch = self.steps = 1
+        self.said: set[str] = set()
         self.waits: list[float] = []
         self.warned = False
 
@@ -127,7 +142,7 @@ class TrainingBars:
         """Show an event of the training."""
         match event:
             case Started(first=first, steps=steps, steps_per_epoch=per_epoch):
-                self.told, self.per_epoch = True, per_epoch
+                self.told, self.steps, self.per_epoch = True, steps, per_epoch
                 if first:
                     self.say(f"going on from step {first} of {steps}")
                 self.progress.start()
@@ -144,7 +159,8 @@ class TrainingBars:
                 figures = "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
                 self.say(f"epoch {epoch:.4g} (step {step}): {figures}{'  best' if best else ''}")
                 self.warn()
-            case Said(message=message):
+            case Said(message=message) if message not in self.said:  # an image left out is named once, not every epoch
+                self.said.add(message)
                 self.say(f"[yellow]{escape(message)}[/]")
 
     def warn(self) -> None:
