@@ -1,0 +1,1 @@
+"""Segmentation: a class for each pixel, by UperNet or Mask2Former on the maps of a backbone."""

@@ -1,0 +1,127 @@
+"""From pictures to classes of pixels: whole or in windows that slide, in one view or several, at the original size."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+#: Turns images (B, c, H, W) into scores (B, K, h, w) of the same or a smaller size; the highest is the class.
+Segmenter = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How pictures are segmented; the defaults are those of mmseg's "whole".
+
+    Raises:
+        ValueError: If a field is out of range.
+    """
+
+    window: int | None = None
+    """Side in pixels of the windows that slide over an image; None takes it whole."""
+    stride: int = 341
+    """Pixels from one window to the next, if there are any."""
+    flip: bool = False
+    """Also look at the mirror image."""
+    probabilities: bool = True
+    """Average the probabilities (softmax of the scores) of views, as mmseg does; False averages the scores, which is
+    for a Mask2Former, whose scores are no logits. One view alone is left as it is."""
+
+    def __post_init__(self):
+        if self.window is not None and not 1 <= self.stride <= self.window:
+            raise ValueError(
+                f"got window={self.window}, stride={self.stride}; expected a stride from 1 to the window, "
+                "which else leaves out pixels"
+            )
+
+
+#: mmseg's "slide" for crops of 512 pixels, which BEiT takes.
+SLIDE = InferenceConfig(window=512, stride=341)
+
+
+@torch.no_grad()
+def segment(
+    segmenter: Segmenter,
+    views: Sequence[Float[Tensor, "B c _ _"]],
+    size: tuple[int, int],
+    config: InferenceConfig,
+) -> Int[Tensor, "B H W"]:
+    """Classify the pixels of pictures.
+
+    Args:
+        segmenter: A model in eval mode.
+        views: The same pictures at one or several sizes (see `view_size`), normalised.
+        size: Height and width of the original pictures.
+        config: How.
+
+    Raises:
+        ValueError: If there is no view.
+    """
+    if not views:
+        raise ValueError("got no views; expected the pictures at one size at least")
+    total, count = None, len(views) * (1 + config.flip)
+    for images in views:
+        for mirror in (False, True)[: 1 + config.flip]:
+            scores = scores_of(segmenter, images.flip(3) if mirror else images, config)
+            scores = resize(scores.flip(3) if mirror else scores, size)
+            scores = scores.softmax(1) if config.probabilities and count > 1 else scores
+            total = scores if total is None else total + scores
+    assert total is not None
+    return total.argmax(1)
+
+
+def scores_of(
+    segmenter: Segmenter, images: Float[Tensor, "B c H W"], config: InferenceConfig
+) -> Float[Tensor, "B K H W"]:
+    """Score the pixels of images, whole or in windows; scores are averaged where windows overlap.
+
+    Windows at the bottom and right are moved back into the image; an image smaller than a window is one.
+    """
+    height, width = images.shape[2:]
+    if config.window is None:
+        return resize(segmenter(images).float(), (height, width))
+    total, seen = None, images.new_zeros(height, width, dtype=torch.float32)
+    for rows in spans(height, config.window, config.stride):
+        for columns in spans(width, config.window, config.stride):
+            part = images[:, :, rows, columns]
+            scores = resize(segmenter(part).float(), (part.shape[2], part.shape[3]))
+            if total is None:
+                total = scores.new_zeros(*scores.shape[:2], height, width)
+            total[:, :, rows, columns] += scores
+            seen[rows, columns] += 1
+    assert total is not None
+    return total / seen
+
+
+def spans(side: int, window: int, stride: int) -> Iterator[slice]:
+    """Give the windows along one side: every `stride` pixels, the last one ending with the side."""
+    for number in range((max(side - window, 0) + stride - 1) // stride + 1):
+        stop = min(number * stride + window, side)
+        yield slice(max(stop - window, 0), stop)
+
+
+def resize(scores: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    """Bring scores to a height and width, bilinearly between the centres of pixels (align_corners is False)."""
+    if tuple(scores.shape[2:]) == size:
+        return scores
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+
+
+def view_size(size: tuple[int, int], short: int = 512, long: int = 2048, ratio: float = 1.0) -> tuple[int, int]:
+    """Give the size of a view: as large as the limits on both sides allow, of the same shape.
+
+    >>> [view_size(size, ratio=ratio) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]  # mmseg's views
+
+    Args:
+        size: Height and width of the original picture.
+        short: Most pixels of the shorter side.
+        long: Most pixels of the longer side.
+        ratio: What both limits are multiplied with.
+
+    Source: `rescale_size` of mmcv, which mmseg tests with (2048, 512) at ratio 1.
+    """
+    factor = min(int(long * ratio) / max(size), int(short * ratio) / min(size))
+    return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)

@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ropevit.tasks.segment.inference import SLIDE, InferenceConfig, resize, scores_of, segment, spans, view_size
+
+SMALL = InferenceConfig(window=12, stride=8)
+
+
+def coarse(images):
+    """Score pixels by what surrounds them, at a quarter of the size: what lies in the window matters."""
+    return F.avg_pool2d(images - images.mean((2, 3), keepdim=True), 4, ceil_mode=True)
+
+
+def pixelwise(images):
+    return images * 2 - 1
+
+
+@pytest.mark.parametrize(("side", "expected"), [(512, [0]), (300, [0]), (683, [0, 171]), (1024, [0, 341, 512])])
+def test_windows_cover_a_side_and_end_with_it(side, expected):
+    found = list(spans(side, 512, 341))
+    assert [span.start for span in found] == expected
+    assert found[-1].stop == side
+    assert all(span.stop - span.start == min(side, 512) for span in found)
+
+
+@pytest.mark.parametrize("size", [(12, 12), (7, 12), (5, 9)])
+def test_windows_give_what_the_whole_gives_if_there_is_one(size):
+    images = torch.randn(2, 3, *size)
+    whole = scores_of(coarse, images, InferenceConfig())
+    assert whole.shape == images.shape
+    assert torch.equal(scores_of(coarse, images, SMALL), whole)
+
+
+def test_windows_of_what_sees_single_pixels_give_what_the_whole_gives():
+    images = torch.randn(1, 3, 29, 17)
+    torch.testing.assert_close(scores_of(pixelwise, images, SMALL), pixelwise(images))
+
+
+def test_scores_are_averaged_where_windows_overlap():
+    calls = iter([1.0, 4.0])
+    scores = scores_of(lambda x: torch.full_like(x, next(calls)), torch.zeros(1, 1, 12, 20), SMALL)
+    torch.testing.assert_close(scores[0, 0, 0], torch.tensor([1.0] * 8 + [2.5] * 4 + [4.0] * 8))
+
+
+def test_scores_are_resized_between_centres_of_pixels():
+    scores = resize(torch.tensor([[[[0.0, 1.0]]]]), (1, 4))
+    torch.testing.assert_close(scores[0, 0, 0], torch.tensor([0.0, 0.25, 0.75, 1.0]))
+
+
+def test_classes_are_given_for_pixels_of_the_original():
+    images = F.one_hot(torch.tensor([[[0, 1], [2, 0]]]), 3).permute(0, 3, 1, 2).float()
+    found = segment(lambda x: x, [images], (6, 10), InferenceConfig())
+    assert found.shape == (1, 6, 10)
+    assert [found[0, y, x].item() for y, x in [(0, 0), (0, -1), (-1, 0), (-1, -1)]] == [0, 1, 2, 0]
+
+
+def test_mirror_images_are_mirrored_back():
+    images = torch.randn(1, 3, 9, 14)
+    alone = segment(pixelwise, [images], (9, 14), InferenceConfig())
+    assert torch.equal(segment(pixelwise, [images], (9, 14), InferenceConfig(flip=True)), alone)
+
+
+def test_flipping_makes_a_segmenter_symmetric():
+    def leaning(images):  # each pixel is scored by the one to its left
+        return images.roll(1, 3)
+
+    images, config = torch.randn(1, 3, 9, 14), InferenceConfig(flip=True)
+    found = segment(leaning, [images], (9, 14), config)
+    assert torch.equal(segment(leaning, [images.flip(3)], (9, 14), config), found.flip(2))
+    assert not torch.equal(segment(leaning, [images], (9, 14), InferenceConfig()), found)
+
+
+def test_probabilities_of_views_are_averaged_or_their_scores():
+    views = [torch.tensor([9.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([0.0, 2.0])]
+    views = [view.reshape(1, 2, 1, 1).expand(1, 2, 3, 5) for view in views]
+    config = InferenceConfig()
+    assert segment(lambda x: x, views, (3, 5), config).unique().tolist() == [1]
+    assert segment(lambda x: x, views, (3, 5), replace(config, probabilities=False)).unique().tolist() == [0]
+
+
+def test_views_have_the_sizes_of_the_published_test():
+    assert view_size((683, 512)) == (683, 512)
+    assert view_size((1500, 2000)) == (512, 683)
+    assert view_size((100, 900)) == (228, 2048)
+    assert view_size((512, 683), ratio=1.75) == (896, 1195)
+
+
+def test_what_leaves_out_pixels_is_refused():
+    assert (SLIDE.window, SLIDE.stride) == (512, 341)
+    with pytest.raises(ValueError, match="leaves out pixels"):
+        InferenceConfig(window=12, stride=13)
+    with pytest.raises(ValueError, match="no views"):
+        segment(pixelwise, [], (2, 2), SMALL)
