@@ -1,0 +1,127 @@
+"""What the training of a Mask2Former makes small."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.extras import require
+from ropevit.tasks.detect.criterion import mean_boxes
+from ropevit.tasks.detect.matching import assign
+from ropevit.tasks.segment.config import Mask2FormerConfig
+from ropevit.tasks.segment.mask2former import MODULE, Masks
+from ropevit.tasks.segment.model import masks_of
+
+#: Masks (n, H, W) and their classes (n,), of one image.
+Truth = tuple[Tensor, Tensor]
+
+
+def mask_losses(
+    output: Sequence[Masks], labels: Shaped[Tensor, "B H W"], config: Mask2FormerConfig
+) -> dict[str, Float[Tensor, ""]]:
+    """Compare masks with the labels; the sum of the losses is to be made small.
+
+    Each class of an image is one mask. With several processes all must call it, as they agree on a divisor.
+
+    Args:
+        output: Of the model, for each layer.
+        labels: Class of each pixel of the images, from 0, or IGNORED.
+        config: The weights of costs and losses.
+
+    Returns:
+        Weighted losses: loss_class, loss_mask and loss_dice of the last layer; with _0, _1, ... of those before.
+
+    Raises:
+        ValueError: If an image has more classes than there are queries, a class is out of range, or the output is not
+            finite.
+
+    Source: Cheng et al. 2021 (arXiv:2112.01527), 3.3 and 4.1; the divisor: Carion et al. 2020 (arXiv:2005.12872), A.2.
+    """
+    truths = [masks_of(each.long()) for each in labels]
+    check_truths(truths, config)
+    divisor = mean_boxes(sum(len(classes) for _, classes in truths), labels.device)
+    losses = {}
+    for number, found in enumerate(output):
+        suffix = "" if number == len(output) - 1 else f"_{number}"
+        parts = layer_losses(found, truths, divisor, config)
+        losses |= {f"loss_{name}{suffix}": value for name, value in parts.items()}
+    return losses
+
+
+def check_truths(truths: Sequence[Truth], config: Mask2FormerConfig) -> None:
+    """Refuse more masks than queries, and classes that there are not."""
+    for _, classes in truths:
+        if len(classes) > config.queries:
+            raise ValueError(f"got {len(classes)} classes in an image with queries={config.queries}; take more queries")
+        if len(classes) and (classes[0] < 0 or classes[-1] >= config.classes):
+            raise ValueError(
+                f"got labels from {int(classes[0])} to {int(classes[-1])}; expected 0 to {config.classes - 1}"
+            )
+
+
+def layer_losses(
+    found: Masks, truths: Sequence[Truth], divisor: Float[Tensor, ""], config: Mask2FormerConfig
+) -> dict[str, Float[Tensor, ""]]:
+    """Weigh the classes' cross-entropy of all queries, and the losses of the masks of those that stand for a class."""
+    parts: Any = require(MODULE, "dense")
+    logits, masks = found.classes.float(), found.masks.float()
+    if not (logits.isfinite().all() & masks.isfinite().all()):
+        raise ValueError("got masks that are not finite: the training has diverged; lower the learning rate")
+    chosen = [match_masks(logits[i], masks[i], truth, config) for i, truth in enumerate(truths)]
+    wanted = torch.full(logits.shape[:2], config.classes, device=logits.device)
+    for row, queries, (_, classes) in zip(wanted, chosen, truths, strict=True):
+        row[queries] = classes
+    weights = logits.new_ones(config.classes + 1)
+    weights[-1] = config.nothing_weight
+    told = torch.cat([masks[i, queries] for i, queries in enumerate(chosen)])
+    true = torch.cat([mask for mask, _ in truths])
+    points = choose_points(told.detach(), config)
+    told, true = sample(told, points), sample(true, points)
+    return {
+        "class": config.class_weight * F.cross_entropy(logits.transpose(1, 2), wanted, weights),
+        "mask": config.mask_weight * parts.sigmoid_cross_entropy_loss(told, true, divisor),
+        "dice": config.dice_weight * parts.dice_loss(told, true, divisor),
+    }
+
+
+@torch.no_grad()
+def match_masks(
+    logits: Float[Tensor, "Q K1"], masks: Float[Tensor, "Q h w"], truth: Truth, config: Mask2FormerConfig
+) -> Int[Tensor, "n"]:
+    """Give each true mask of an image a query of its own, such that the sum of the costs is least."""
+    parts: Any = require(MODULE, "dense")
+    true, classes = truth
+    points = torch.rand(1, config.points, 2, device=masks.device)  # the same for all
+    told = sample(masks, points.expand(len(masks), -1, -1))
+    true = sample(true, points.expand(len(true), -1, -1))
+    costs = (
+        config.class_weight * -logits.softmax(-1)[:, classes]
+        + config.mask_weight * parts.pair_wise_sigmoid_cross_entropy_loss(told, true)
+        + config.dice_weight * parts.pair_wise_dice_loss(told, true)
+    )
+    return torch.from_numpy(assign(costs.T.cpu().numpy())).to(masks.device)
+
+
+@torch.no_grad()
+def choose_points(masks: Float[Tensor, "n h w"], config: Mask2FormerConfig) -> Float[Tensor, "n points 2"]:
+    """Choose the points of each mask that are compared: mostly where it is least certain, some anywhere.
+
+    Returns:
+        x and y of each, from 0 to 1.
+
+    Source: Kirillov et al. 2019 (arXiv:1912.08193), 3.1.
+    """
+    drawn = torch.rand(len(masks), int(config.points * config.oversample), 2, device=masks.device)
+    uncertain = int(config.points * config.uncertain_share)
+    closest = sample(masks, drawn).abs().topk(uncertain, dim=1, largest=False).indices
+    anywhere = torch.rand(len(masks), config.points - uncertain, 2, device=masks.device)
+    return torch.cat([drawn.take_along_dim(closest[..., None], 1), anywhere], dim=1)
+
+
+def sample(masks: Float[Tensor, "n h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p"]:
+    """Read masks at points, bilinearly, zeros outside."""
+    parts: Any = require(MODULE, "dense")
+    return parts.sample_point(masks[:, None], points, align_corners=False)[:, 0]

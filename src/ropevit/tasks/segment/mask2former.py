@@ -1,0 +1,97 @@
+"""Mask2Former: masks with a class each, of which every pixel takes the likeliest."""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ropevit.extras import require
+from ropevit.models.dense import Backbone
+from ropevit.tasks.segment.config import Mask2FormerConfig
+from ropevit.tasks.segment.inference import resize
+from ropevit.tasks.segment.model import SegmentationModel
+
+#: Where transformers keeps the parts.
+MODULE = "transformers.models.mask2former.modeling_mask2former"
+
+
+class Masks(NamedTuple):
+    """What one layer says of a batch."""
+
+    classes: Float[Tensor, "B Q K1"]
+    """Logits of the classes of each query; the last one is for nothing."""
+    masks: Float[Tensor, "B Q h w"]
+    """Logits of the pixels that belong to each query, at a quarter of the images' size."""
+
+
+class Mask2Former(SegmentationModel):
+    """Segment by transformers' parts of Mask2Former, started as published.
+
+    >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224", drop_path=0.3)))
+    >>> model = Mask2Former(backbone, Mask2FormerConfig())
+    >>> losses = mask_losses(model(images), labels, model.config)
+    >>> labels = segment(model.eval().scores, [images], (683, 512), InferenceConfig(probabilities=False))
+
+    Args:
+        backbone: With maps of strides 4, 8, 16 and 32.
+        config: What the rest is made of.
+
+    Raises:
+        MissingExtraError: If transformers is not installed.
+        ValueError: If the backbone has other maps.
+
+    Source: Cheng et al. 2021 (arXiv:2112.01527).
+    """
+
+    def __init__(self, backbone: Backbone, config: Mask2FormerConfig):
+        super().__init__(backbone)
+        parts: Any = require(MODULE, "dense")
+        self.config = config
+        theirs = parts.Mask2FormerConfig(
+            num_labels=config.classes,
+            num_queries=config.queries,
+            feature_size=config.width,
+            mask_feature_size=config.width,
+            hidden_dim=config.width,
+            num_attention_heads=config.heads,
+            encoder_layers=config.encoder_layers,
+            encoder_feedforward_dim=config.encoder_mlp_width,
+            decoder_layers=config.decoder_layers + 1,  # theirs counts the masks of the queries before the first layer
+            dim_feedforward=config.decoder_mlp_width,
+            dropout=config.dropout,
+        )
+        self.pixel_decoder: Any = parts.Mask2FormerPixelDecoder(theirs, backbone.channels)
+        self.decoder: Any = parts.Mask2FormerTransformerModule(config.width, theirs)
+        self.classifier = nn.Linear(config.width, config.classes + 1)
+        starter = parts.Mask2FormerPreTrainedModel(theirs)
+        for part in (self.pixel_decoder, self.decoder, self.classifier):
+            part.apply(starter._init_weights)
+
+    def forward(self, images: Float[Tensor, "B c H W"]) -> list[Masks]:
+        """Make masks and classes: of the queries before the first layer, then after each; the last are the result.
+
+        Args:
+            images: Normalised images, all of one size.
+        """
+        maps = self.pixel_decoder(self.backbone(images).features, output_attentions=False, output_hidden_states=False)
+        found = self.decoder(maps.multi_scale_features, maps.mask_features)
+        states = found.intermediate_hidden_states  # each (Q, B, C), normalised
+        classes = [self.classifier(state.transpose(0, 1)) for state in states]
+        return [Masks(*pair) for pair in zip(classes, found.masks_queries_logits, strict=True)]
+
+    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
+        """Score the classes of the pixels at the size of the images, as `segment` takes them."""
+        return semantic_scores(self(images)[-1], (images.shape[2], images.shape[3]))
+
+
+def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    """Give for each pixel the sum over queries of its mask times the probability of each class.
+
+    Args:
+        found: By the last layer.
+        size: Height and width of the images that were fed; masks are resized to it as logits, before the sum.
+
+    Source: Cheng et al. 2021 (arXiv:2107.06278), 3.4.
+    """
+    likely = found.classes.float().softmax(-1)[..., :-1]
+    return (likely.transpose(1, 2) @ resize(found.masks.float(), size).sigmoid().flatten(2)).unflatten(2, size)

@@ -1,0 +1,152 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ropevit.tasks.segment import criterion
+from ropevit.tasks.segment.config import Mask2FormerConfig
+from ropevit.tasks.segment.criterion import choose_points, layer_losses, mask_losses
+from ropevit.tasks.segment.inference import InferenceConfig, segment
+from ropevit.tasks.segment.mask2former import Masks, semantic_scores
+from ropevit.tasks.segment.model import masks_of
+from tasks.segment import ranks
+from tasks.segment.small import small_mask2former
+
+
+def halves(first=3, second=140, height=64, width=96):
+    """Label the left and right halves of two images, the top row ignored."""
+    labels = torch.full((2, height, width), first)
+    labels[:, :, width // 2 :] = second
+    labels[:, 0] = 255
+    return labels
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """Let two processes train together, with three masks and one."""
+    directory = tmp_path_factory.mktemp("ranks")
+    subprocess.run([sys.executable, str(Path(ranks.__file__)), str(directory)], check=True, timeout=240)
+    return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_losses_are_divided_by_the_mean_number_of_masks_of_all_processes(seen):
+    assert [each["divisors"] for each in seen] == [[2.0] * 4] * 2  # three and one, of two processes, in four layers
+
+
+def test_two_processes_train_as_one_with_all_images(seen, monkeypatch):
+    for name in ("choose_points", "match_masks"):
+        monkeypatch.setattr(criterion, name, getattr(criterion, name))  # put back afterwards: `norms` replaces them
+    alone = ranks.norms([0, 1])
+    for each in seen:
+        assert each["norms"] == pytest.approx(alone, rel=1e-3, abs=1e-5)
+
+
+def test_counts_of_processes_add_up(seen):
+    right, labelled = 20 * 64 * 2, 20 * 64 * 4
+    assert [each["accuracy"] for each in seen] == [right / labelled] * 2
+
+
+@pytest.mark.parametrize("size", [(64, 96), (70, 101)])
+def test_losses_of_all_layers_are_finite_and_every_weight_learns(size):
+    model = small_mask2former()
+    losses = mask_losses(model(torch.randn(2, 3, *size)), halves(height=size[0], width=size[1]), model.config)
+    suffixes = ["_0", "_1", "_2", ""]
+    assert list(losses) == [f"loss_{name}{suffix}" for suffix in suffixes for name in ("class", "mask", "dice")]
+    sum(losses.values()).backward()
+    lazy = [
+        name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.isfinite().all()
+    ]
+    assert lazy == []
+
+
+def test_images_without_labels_teach_that_there_is_nothing():
+    model = small_mask2former()
+    labels = halves()
+    for ignored in (labels.index_fill(0, torch.tensor([1]), 255), torch.full_like(labels, 255)):
+        losses = mask_losses(model(torch.randn(2, 3, 64, 96)), ignored, model.config)
+        sum(losses.values()).backward()
+        assert all(value.isfinite() for value in losses.values())
+        assert all(weight.grad is not None for weight in model.parameters())
+    assert losses["loss_mask"] == losses["loss_dice"] == 0 < losses["loss_class"]
+
+
+def test_labels_become_a_mask_for_each_class():
+    masks, classes = masks_of(torch.tensor([[5, 255, 2], [2, 5, 5]]))
+    assert classes.tolist() == [2, 5]
+    assert masks.tolist() == [[[0, 0, 1], [1, 0, 0]], [[1, 0, 0], [0, 1, 1]]]
+
+
+def test_what_is_right_costs_next_to_nothing_whatever_the_order_of_queries():
+    labels = halves()
+    truths = [masks_of(each) for each in labels]
+    order = torch.tensor([2, 0])  # queries of the two classes; query 1 is for nothing
+    masks = torch.full((2, 3, 64, 96), -30.0)
+    classes = torch.zeros(2, 3, 151)
+    for image, (true, found) in enumerate(truths):
+        masks[image, order] = true * 60 - 30
+        classes[image, order, found] = 40
+        classes[image, 1, 150] = 40
+    config = Mask2FormerConfig(points=256, uncertain_share=0.0)
+    losses = layer_losses(Masks(classes, masks), truths, torch.tensor(4.0), config)
+    assert losses["class"] < 1e-5
+    assert losses["mask"] < 1  # some points lie on an edge
+    assert losses["dice"] < 0.05
+    wrong = layer_losses(Masks(classes.roll(1, 2), torch.full_like(masks, -30.0)), truths, torch.tensor(4.0), config)
+    assert wrong["class"] > 10
+    assert wrong["mask"] > 50
+    assert wrong["dice"] > 3
+
+
+def test_points_are_mostly_where_masks_are_uncertain():
+    masks = torch.linspace(-1, 1, 64).expand(2, 64, 64)  # uncertain in the middle column
+    points = choose_points(masks, Mask2FormerConfig(points=400))
+    assert points.shape == (2, 400, 2)
+    middle = (points[..., 0] - 0.5).abs()
+    assert middle[:, :300].max() < 0.2
+    assert middle[:, 300:].max() > 0.4
+
+
+def test_the_class_of_nothing_is_no_class_and_masks_are_resized_before_they_are_added():
+    classes = torch.tensor([[[2.0, 0.0, 9.0], [0.0, 3.0, -9.0]]])
+    masks = torch.tensor([[[[-4.0, 8.0]], [[2.0, -2.0]]]])
+    scores = semantic_scores(Masks(classes, masks), (1, 4))
+    resized = torch.tensor([[-4.0, -1.0, 5.0, 8.0], [2.0, 1.0, -1.0, -2.0]])
+    wanted = torch.einsum("qk,qw->kw", classes[0].softmax(-1)[:, :2], resized.sigmoid())
+    torch.testing.assert_close(scores[0, :, 0], wanted)
+
+
+def test_pictures_are_segmented_at_their_original_size():
+    model = small_mask2former().eval()
+    found = segment(model.scores, [torch.randn(1, 3, 70, 96)], (45, 77), InferenceConfig(probabilities=False))
+    assert found.shape == (1, 45, 77)
+    assert found.max() < 150
+
+
+def test_it_starts_as_published():
+    model = small_mask2former(queries=64)
+    assert model.pixel_decoder.level_embed.std() > 0.8
+    offsets = model.pixel_decoder.encoder.layers[0].self_attn.sampling_offsets
+    assert not offsets.weight.any()
+    assert offsets.bias.abs().max() == 4  # as far as there are points
+    assert model.decoder.queries_features.weight.std().item() == pytest.approx(1, rel=0.1)
+    assert len(model.decoder.decoder.layers) == 3
+
+
+def test_what_cannot_be_matched_is_refused():
+    model = small_mask2former(queries=1)
+    output = model(torch.randn(2, 3, 64, 96))
+    with pytest.raises(ValueError, match="more queries"):
+        mask_losses(output, halves(), model.config)
+    with pytest.raises(ValueError, match="0 to 149"):
+        mask_losses(output, halves(150, 150), model.config)
+    with pytest.raises(ValueError, match="diverged"):
+        mask_losses([Masks(x.classes, x.masks * float("nan")) for x in output], halves(3, 3), model.config)
+
+
+@pytest.mark.parametrize("changes", [{"queries": 0}, {"width": 48}, {"dice_weight": -1.0}, {"uncertain_share": 1.5}])
+def test_what_makes_no_model_is_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Mask2FormerConfig(**changes)
