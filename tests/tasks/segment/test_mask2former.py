@@ -133,6 +133,10 @@ def test_it_starts_as_published():
     assert offsets.bias.abs().max() == 4  # as far as there are points
     assert model.decoder.queries_features.weight.std().item() == pytest.approx(1, rel=0.1)
     assert len(model.decoder.decoder.layers) == 3
+    convolution, projection = model.pixel_decoder.layer_1[0].weight, model.pixel_decoder.input_projections[0][0].weight
+    assert convolution.std().item() == pytest.approx((32 * 9) ** -0.5, rel=0.05)  # of uniform numbers to sqrt(3 / fan)
+    assert projection.std().item() == pytest.approx((2 / (128 + 32)) ** 0.5, rel=0.05)
+    assert model.pixel_decoder.encoder.layers[0].fc1.weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
 
 
 def test_what_cannot_be_matched_is_refused():

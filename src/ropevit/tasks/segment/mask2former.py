@@ -25,7 +25,9 @@ class Masks(NamedTuple):
 
 
 class Mask2Former(SegmentationModel):
-    """Segment by transformers' parts of Mask2Former, started as published.
+    """Segment by transformers' parts of Mask2Former.
+
+    The layers on the maps and the classifier start as published, those on the queries as in transformers.
 
     >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224", drop_path=0.3)))
     >>> model = Mask2Former(backbone, Mask2FormerConfig())
@@ -64,8 +66,9 @@ class Mask2Former(SegmentationModel):
         self.decoder: Any = parts.Mask2FormerTransformerModule(config.width, theirs)
         self.classifier = nn.Linear(config.width, config.classes + 1)
         starter = parts.Mask2FormerPreTrainedModel(theirs)
-        for part in (self.pixel_decoder, self.decoder, self.classifier):
+        for part in (self.pixel_decoder, self.decoder):
             part.apply(starter._init_weights)
+        start(self.pixel_decoder)
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> list[Masks]:
         """Make masks and classes: of the queries before the first layer, then after each; the last are the result.
@@ -95,3 +98,15 @@ def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H
     """
     likely = found.classes.float().softmax(-1)[..., :-1]
     return (likely.transpose(1, 2) @ resize(found.masks.float(), size).sigmoid().flatten(2)).unflatten(2, size)
+
+
+def start(pixel_decoder: Any) -> None:
+    """Draw the first weights of the layers on the maps as published, which transformers draws all the same size."""
+    for name, weight in pixel_decoder.encoder.named_parameters():
+        if weight.ndim > 1 and "self_attn" not in name:
+            nn.init.xavier_uniform_(weight)
+    for module in pixel_decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_uniform_(module.weight, a=1)
+    for projection in pixel_decoder.input_projections:
+        nn.init.xavier_uniform_(projection[0].weight)
