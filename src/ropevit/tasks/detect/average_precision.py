@@ -1,0 +1,81 @@
+"""How well objects are found: COCO's average precision."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from ropevit.data.coco import read_coco
+from ropevit.extras import require
+from ropevit.tasks.detect.postprocess import Detections
+
+#: COCO's twelve numbers in its own order: average precision over IoU of 0.50 to 0.95, at 0.50, at 0.75, of small,
+#: medium and large objects; average recall with 1, 10 and 100 detections an image, and of the three sizes.
+NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+#: Detections one below another: image id, left, top, width and height in pixels, score, category id.
+Rows = Float64[np.ndarray, "_ 7"]
+
+
+def result_rows(image_id: int, found: Detections, category_ids: Sequence[int]) -> Rows:
+    """Write the detections of an image as COCO counts them.
+
+    Args:
+        image_id: The image's id in the file of annotations.
+        found: What was found in it, in pixels of the original image.
+        category_ids: Id of each label in the file, as `CocoSource` has them.
+    """
+    boxes, labels = found.boxes.double().cpu().numpy(), found.labels.cpu().numpy()
+    ids = np.asarray(category_ids, dtype=np.float64)[labels]
+    scores = found.scores.double().cpu().numpy()
+    images = np.full(len(boxes), image_id, dtype=np.float64)
+    return np.column_stack([images, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, ids])
+
+
+def average_precision(annotations: Path, rows: Rows) -> dict[str, float]:
+    """Compare detections with the objects of a file of annotations, all of its images.
+
+    Crowds of the file count as COCO counts them: what is found in one is neither right nor wrong. An annotation that
+    does not say so is no crowd, and one without an area has that of its box.
+
+    Args:
+        annotations: The file, such as `source.annotations`.
+        rows: Detections of all images, from `result_rows`.
+
+    Returns:
+        The scores of `NAMES` in percent; those of a size of which there are no objects are left out.
+
+    Raises:
+        MissingExtraError: If faster-coco-eval is not installed.
+        ValueError: If the file cannot be read, or has no objects.
+
+    Source: Lin et al. 2014 (arXiv:1405.0312), with the parameters of the COCO detection challenge.
+    """
+    package = require("faster_coco_eval", "dense")
+    truth = package.COCO(complete(annotations))
+    judge = package.COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=quiet)
+    judge.run()
+    scores = dict(zip(NAMES, (float(value) for value in judge.stats[: len(NAMES)]), strict=True))
+    if scores["AP"] < 0:
+        raise ValueError(f"{annotations} has no objects; there is nothing to measure")
+    return {name: 100 * score for name, score in scores.items() if score >= 0}
+
+
+def complete(annotations: Path) -> dict[str, Any]:
+    """Read a file of annotations, and say of each what the evaluator asks and the file may leave out."""
+    file = read_coco(annotations)
+    return {
+        "images": list(file.images.values()),
+        "categories": [{"id": category, "name": name} for category, name in file.categories.items()],
+        "annotations": [
+            {"iscrowd": 0, "area": one["bbox"][2] * one["bbox"][3]}
+            | {key: one[key] for key in one if key != "segmentation"}
+            for one in file.annotations
+        ],
+    }
+
+
+def quiet(*_: object) -> None:
+    """Print nothing: the scores are returned."""
