@@ -40,6 +40,49 @@ def test_with_a_prefix_the_cosine_begins_after_the_warm_up():
     assert found[60] == pytest.approx(0.5e-3)
 
 
+def test_by_steps_the_rate_falls_to_a_tenth_at_each_milestone_and_not_before():
+    config = OptimConfig(lr=1e-3, epochs=12, warmup_epochs=0, schedule="step", milestones=(0.5, 11 / 12))
+    found = rates(config, 10)
+    assert found == pytest.approx([1e-3] * 60 + [1e-4] * 50 + [1e-5] * 10)
+
+
+@pytest.mark.parametrize(("prefix", "milestone"), [(False, 50), (True, 60)])
+def test_steps_follow_a_warm_up(prefix, milestone):
+    fields = {"schedule": "step", "milestones": (0.5,), "warmup_prefix": prefix}
+    found = rates(OptimConfig(lr=1e-3, epochs=10, warmup_epochs=2, warmup_lr=0.0, **fields), 10)
+    assert found[:20] == pytest.approx([1e-3 * step / 20 for step in range(20)])
+    assert found[20:] == pytest.approx([1e-3] * (milestone - 20) + [1e-4] * (100 - milestone))
+
+
+class Detector(nn.Module):
+    """A model with a backbone and something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = build_model(TINY), nn.Linear(3, 3)
+
+    def no_weight_decay(self):
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def layer_index(self, name):
+        return self.backbone.layer_index(name.removeprefix("backbone."))
+
+
+def test_a_backbone_learns_at_a_rate_of_its_own_on_top_of_that_of_its_layers():
+    config = OptimConfig(lr=1e-3, backbone_lr=0.1, layer_decay=0.5, epochs=10)
+    optimizer = make_optimizer(Detector(), config)
+    make_schedule(optimizer, config, 10).step_update(60)
+    rate = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+    assert rate["backbone.head.weight"] == pytest.approx(0.1 * rate["head.weight"])
+    assert rate["backbone.blocks.0.mlp.fc1.weight"] == pytest.approx(0.1 * 0.25 * rate["head.weight"])
+    assert set(rate) == {name for name, _ in Detector().named_parameters()}
+
+
+def test_a_rate_for_a_backbone_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"got a learning rate for 'backbone\.', as which no parameter"):
+        make_optimizer(build_model(TINY), OptimConfig(backbone_lr=0.1))
+
+
 def test_layer_decay_scales_the_whole_schedule():
     model = build_model(TINY)
     optimizer = make_optimizer(model, OptimConfig(lr=1e-3, layer_decay=0.5, epochs=10))
@@ -87,6 +130,11 @@ def test_lamb_gives_frequencies_the_steps_of_adam_and_clips_at_one():
         ({"layer_decay": 1.5}, "got layer_decay=1.5"),
         ({"ema_decay": 1.0}, "got ema_decay=1.0"),
         ({"min_lr": -1e-5}, "got min_lr=-1e-05"),
+        ({"backbone_lr": 0.0}, "got backbone_lr=0.0; expected above 0"),
+        ({"schedule": "step"}, r"got milestones=\(\) with schedule='step'"),
+        ({"milestones": (0.5,)}, r"got milestones=\(0.5,\) with schedule='cosine'"),
+        ({"schedule": "step", "milestones": (0.9, 0.5)}, "rising between 0 and 1"),
+        ({"schedule": "step", "milestones": (1.0,)}, "rising between 0 and 1"),
     ],
 )
 def test_what_cannot_be_optimised_is_refused(fields, message):

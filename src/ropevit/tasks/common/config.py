@@ -25,28 +25,41 @@ class OptimConfig:
     """Added to the root of the second moment."""
     epochs: int = 300
     """Times that the training images are gone through."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """How the learning rate falls: along half a cosine, or to a tenth at each of the milestones."""
+    milestones: tuple[float, ...] = ()
+    """Shares of the training after which the rate falls to a tenth, with schedule step."""
     warmup_epochs: float = 5.0
     """Epochs in which the learning rate rises linearly."""
     warmup_lr: float = 1e-6
     """Learning rate of the first step."""
     min_lr: float = 1e-5
-    """Learning rate at the end."""
+    """Learning rate at the end of a cosine."""
     warmup_prefix: bool = False
-    """Begin the cosine after the warm-up (as Swin does), instead of letting the warm-up cover its beginning."""
+    """Begin the schedule after the warm-up (as Swin does), instead of letting the warm-up cover its beginning."""
     clip_grad: float | None = None
     """Largest norm of the gradient of all weights together; None does not clip."""
     layer_decay: float = 1.0
     """Factor on the learning rate from each layer to the one below it; 1 treats all alike."""
+    backbone_lr: float = 1.0
+    """Factor on the learning rate of a detector's backbone; 1 treats all alike."""
     ema_decay: float | None = None
     """Decay of a moving average of the weights, kept beside them; None keeps none."""
 
     def __post_init__(self):
-        for name in ("lr", "eps", "epochs"):
+        for name in ("lr", "eps", "epochs", "backbone_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected above 0")
         for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected 0 or more")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        rising = [0.0, *self.milestones, 1.0]
+        if (self.schedule == "step") != bool(self.milestones) or rising != sorted({*rising}):
+            raise ValueError(
+                f"got milestones={self.milestones} with schedule={self.schedule!r}; expected shares of the training, "
+                "rising between 0 and 1, with step, and none with cosine"
+            )
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"got warmup_epochs={self.warmup_epochs:g} of epochs={self.epochs}; the warm-up must be shorter"

@@ -22,8 +22,10 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
 
     Raises:
         MissingExtraError: If LAMB is asked for and timm is not installed.
+        ValueError: If the backbone is to learn at another rate, and the model has none.
     """
-    groups = parameter_groups(cast("Layered", model), config.lr, config.weight_decay, config.layer_decay)
+    scales = {} if config.backbone_lr == 1 else {"backbone.": config.backbone_lr}
+    groups = parameter_groups(cast("Layered", model), config.lr, config.weight_decay, config.layer_decay, scales)
     groups = [{**group, "lr": config.lr} for group in groups]  # the schedule multiplies by lr_scale
     if config.optimizer == "lamb":
         lamb = require("timm.optim", "train").Lamb
@@ -35,8 +37,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
 def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int) -> Any:
     """Build the schedule: `step_update(step)` sets the rates of a step, which depend on nothing else.
 
-    The rate rises linearly to `lr`, then falls along half a cosine to `min_lr`; with a layer decay, all of it is
-    scaled layer by layer.
+    The rate rises linearly to `lr`, then falls along half a cosine to `min_lr`, or to a tenth at each milestone; with a
+    layer decay, all of it is scaled layer by layer.
 
     Args:
         optimizer: What to schedule.
@@ -47,12 +49,10 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, steps_p
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
     total = config.epochs * steps_per_epoch
-    return require("timm.scheduler", "train").CosineLRScheduler(
-        optimizer,
-        t_initial=total - warmup if config.warmup_prefix else total,
-        lr_min=config.min_lr,
-        warmup_t=warmup,
-        warmup_lr_init=config.warmup_lr,
-        warmup_prefix=config.warmup_prefix,
-        t_in_epochs=False,
-    )
+    length = total - warmup if config.warmup_prefix else total
+    rise = {"warmup_t": warmup, "warmup_lr_init": config.warmup_lr, "warmup_prefix": config.warmup_prefix}
+    schedules = require("timm.scheduler", "train")
+    if config.schedule == "step":
+        steps = [round(share * length) + 1 for share in config.milestones]  # timm lowers the rate a step too early
+        return schedules.MultiStepLRScheduler(optimizer, steps, decay_rate=0.1, t_in_epochs=False, **rise)
+    return schedules.CosineLRScheduler(optimizer, length, lr_min=config.min_lr, t_in_epochs=False, **rise)
