@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
 from multiprocessing.context import BaseContext
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -21,6 +22,10 @@ from ropevit.data.images import UNREADABLE, reason
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.data.sources import ImageSource
 from ropevit.machine import available_cores
+
+#: What a reader makes.
+BatchT = TypeVar("BatchT")
+BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 #: So many unreadable files in a row are not bad luck, but a wrong folder or a disk that is gone.
 MOST_BAD = 10
@@ -108,6 +113,55 @@ def check_length(length: int, source: ImageSource) -> None:
         raise ValueError(f"got an order of {length} images for {source.name}, which has {len(source)}; make a new one")
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """Pictures by number, each with what is known of it."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Image.Image, Any]:
+        """Read one; raises one of `images.UNREADABLE` where that fails."""
+        ...
+
+    def describe(self, index: int) -> str:
+        """Say which file it is."""
+        ...
+
+
+@runtime_checkable
+class Reader(Protocol[BatchT_co]):
+    """Reads batches; in the form in which DataLoader asks a data set for them."""
+
+    def __getitems__(self, keys: Any, /) -> "BatchT_co | Failure":
+        """Read a batch, or say why there is none."""
+        ...
+
+
+def read_near(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], list[int]]:
+    """Read a picture, or the next one that can be read.
+
+    Returns:
+        What was read, and the indices of what could not be read.
+
+    Raises:
+        TooManyBadError: If there is none within reach.
+    """
+    bad: list[int] = []
+    why = ""
+    for ahead in range(MOST_BAD):
+        place = (index + ahead) % len(source)
+        try:
+            return source.read(place), bad
+        except UNREADABLE as error:
+            bad.append(place)
+            why = reason(error)
+    first, last = source.describe(bad[0]), source.describe(bad[-1])
+    raise TooManyBadError(
+        f"{MOST_BAD} images in a row cannot be read, {first} to {last} ({why}); "
+        "check the disk, or the files with `ropevit data check`"
+    )
+
+
 @dataclass(frozen=True)
 class TrainReader:
     """Reads a training batch; in the form in which DataLoader asks a data set for one."""
@@ -129,23 +183,9 @@ class TrainReader:
         Raises:
             TooManyBadError: If there is none within reach.
         """
-        bad: list[int] = []
-        why = ""
-        for ahead in range(MOST_BAD):
-            index = (draw.index + ahead) % len(self.source)
-            try:
-                image, label = self.source.read(index)
-            except UNREADABLE as error:
-                bad.append(index)
-                why = reason(error)
-                continue
-            with seeded(draw.seed):
-                return Sample(self.transform(image), label, bad)
-        first, last = self.source.describe(bad[0]), self.source.describe(bad[-1])
-        raise TooManyBadError(
-            f"{MOST_BAD} images in a row cannot be read, {first} to {last} ({why}); "
-            "check the disk, or the files with `ropevit data check`"
-        )
+        (image, label), bad = read_near(self.source, draw.index)
+        with seeded(draw.seed):
+            return Sample(self.transform(image), label, bad)
 
 
 @dataclass(frozen=True)
@@ -187,8 +227,8 @@ def collate(samples: list[Sample], bad: list[int]) -> Batch:
     return Batch(images, torch.tensor([sample.label for sample in samples], dtype=torch.int64), bad)
 
 
-def batches(reader: TrainReader | EvalReader, keys: Iterable, workers: int) -> Iterator[Batch]:
-    """Let workers, no more than there are cores, read batches ahead of time.
+def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[BatchT]:
+    """Let workers, no more than there are cores, read batches ahead of time, one for each of the keys.
 
     Raises:
         ValueError: As `train_batches`.
@@ -230,7 +270,7 @@ def start_method() -> BaseContext:
     return context
 
 
-def same(batch: Batch | Failure) -> Batch | Failure:
+def same(batch: BatchT) -> BatchT:
     """Hand on what a reader has made."""
     return batch
 

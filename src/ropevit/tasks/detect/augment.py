@@ -5,6 +5,7 @@ dict holds is passed on.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,36 +18,68 @@ SHORT_SIDES = tuple(range(480, 801, 32))
 #: Longest that the longer side may become in pixels.
 LONGEST = 1333
 
-#: Lengths of the shorter side in pixels before a crop.
-BEFORE_CROP = (400, 500, 600)
-
 #: Least and greatest side of a crop in pixels, where the image is as large.
 CROP = (384, 600)
 
 Transform = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
 
-def train_transform() -> Transform:
+@dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """How large images are, in training and to measure on; the defaults are DETR's.
+
+    Raises:
+        ValueError: If a length is not positive, or the longer side could never be as long as the shorter.
+
+    Source: Carion et al. 2020 (arXiv:2005.12872), 4; sizes and probabilities as in detrex.
+    """
+
+    short_sides: tuple[int, ...] = SHORT_SIDES
+    """Lengths of the shorter side in pixels, of which one is drawn for each image."""
+    longest: int = LONGEST
+    """Longest that the longer side may become in pixels, also to measure on."""
+    before_crop: tuple[int, ...] = (400, 500, 600)
+    """Lengths of the shorter side of the half of the images that is cropped, before the crop; empty crops none."""
+    flip: float = 0.5
+    """Share of images that are mirrored left to right."""
+    test_side: int = 800
+    """Length of the shorter side in pixels to measure on."""
+
+    def __post_init__(self) -> None:
+        for name in ("short_sides", "before_crop"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        lengths = *self.short_sides, *self.before_crop, self.test_side
+        if not self.short_sides or min(lengths) < 1 or max(*self.short_sides, self.test_side) > self.longest:
+            raise ValueError(
+                f"got short_sides={self.short_sides}, before_crop={self.before_crop}, test_side={self.test_side}, "
+                f"longest={self.longest}; expected 1 pixel or more, and none longer than longest"
+            )
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"got flip={self.flip}; expected 0 to 1")
+
+
+def train_transform(config: ScaleConfig | None = None) -> Transform:
     """Make what augments a sample, drawing from torch's random numbers.
 
     Boxes are cut off at the edge of a crop, and those with a side below one pixel are dropped with their labels.
 
+    Args:
+        config: Sizes; None takes the defaults.
+
     Raises:
         MissingExtraError: If torchvision is not installed.
 
-    Source: Carion et al. 2020 (arXiv:2005.12872), 4; sizes and probabilities as in detrex.
+    Source: Carion et al. 2020 (arXiv:2005.12872), 4.
     """
+    config = config or ScaleConfig()
     vision = require("torchvision.transforms.v2", "train")
-    resize = vision.RandomShortestSize(list(SHORT_SIDES), LONGEST)
-    cropped = vision.Compose([vision.RandomShortestSize(list(BEFORE_CROP)), random_crop, resize])
-    return vision.Compose(
-        [
-            vision.RandomHorizontalFlip(),
-            vision.RandomChoice([resize, cropped]),
-            vision.ClampBoundingBoxes(),
-            vision.SanitizeBoundingBoxes(),
-        ]
-    )
+    resize = vision.RandomShortestSize(list(config.short_sides), config.longest)
+    sized = resize
+    if config.before_crop:
+        before = vision.RandomShortestSize(list(config.before_crop))
+        sized = vision.RandomChoice([resize, vision.Compose([before, random_crop, resize])])
+    finish = vision.ClampBoundingBoxes(), vision.SanitizeBoundingBoxes()
+    return vision.Compose([vision.RandomHorizontalFlip(config.flip), sized, *finish])
 
 
 def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:

@@ -1,0 +1,151 @@
+"""Batches of pictures with boxes: read, augmented, and padded to the largest of the batch."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from ropevit.data.coco import Boxes, CocoSource
+from ropevit.data.images import UNREADABLE
+from ropevit.data.loading import Failure, TooManyBadError, batches, read_near, seeded
+from ropevit.data.order import Draw, TrainOrder
+from ropevit.extras import require
+from ropevit.tasks.detect.augment import Transform
+from ropevit.tasks.detect.boxes import Target, make_target
+
+#: Sides of a batch are multiples of this many pixels: the stride of the backbones' coarsest convolved map.
+MULTIPLE = 32
+
+
+class Batch(NamedTuple):
+    """Pictures of several sizes with their objects."""
+
+    images: UInt8[Tensor, "b 3 H W"]
+    """Not normalised, at the top left; zeros around them."""
+    sizes: list[tuple[int, int]]
+    """Height and width of each in pixels, padding not counted."""
+    targets: list[Target]
+    """Objects of each."""
+    originals: list[tuple[int, int]]
+    """Height and width of each before it was resized."""
+    ids: list[int]
+    """The id of each in the file of annotations."""
+    bad: list[int]
+    """Indices of pictures that could not be read; `source.describe` names them."""
+
+
+class Sample(NamedTuple):
+    """A picture with its objects."""
+
+    image: UInt8[Tensor, "3 h w"]
+    target: Target
+    original: tuple[int, int]
+    image_id: int
+
+
+@dataclass(frozen=True)
+class TrainReader:
+    """Reads a training batch; in the form in which DataLoader asks a data set for one."""
+
+    source: CocoSource
+    transform: Transform
+
+    def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
+        """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
+        samples, bad = [], []
+        for draw in draws:
+            try:
+                (picture, truth), missed = read_near(self.source, draw.index)
+            except TooManyBadError as error:
+                return Failure(str(error))
+            bad += missed
+            with seeded(draw.seed):
+                samples.append(prepare(picture, truth, self.transform, len(self.source.classes)))
+        return collate(samples, bad)
+
+
+@dataclass(frozen=True)
+class EvalReader:
+    """Reads a batch to measure on, without the pictures that cannot be read."""
+
+    source: CocoSource
+    transform: Transform
+
+    def __getitems__(self, indices: Iterable[int]) -> Batch:
+        """Read a batch."""
+        samples, bad = [], []
+        for index in indices:
+            try:
+                picture, truth = self.source.read(index)
+            except UNREADABLE:
+                bad.append(index)
+            else:
+                samples.append(prepare(picture, truth, self.transform, len(self.source.classes)))
+        return collate(samples, bad)
+
+
+def train_batches(
+    source: CocoSource, transform: Transform, order: TrainOrder, first_step: int, last_step: int, workers: int
+) -> Iterator[Batch]:
+    """Read the batches of a training, or of a part of it, as `ropevit.data.loading.train_batches` does.
+
+    Args:
+        source: Training pictures.
+        transform: What augments a sample.
+        order: Which pictures each step takes.
+        first_step: First step, from 0.
+        last_step: The step after the last.
+        workers: Processes that read; 0 reads in this one.
+
+    Raises:
+        ValueError: If ten pictures in a row cannot be read.
+    """
+    keys = (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.shares))
+    return batches(TrainReader(source, transform), keys, workers)
+
+
+def eval_batches(
+    source: CocoSource, transform: Transform, batch_size: int, workers: int, world: int = 1, rank: int = 0
+) -> Iterator[Batch]:
+    """Read every picture once, over all processes together.
+
+    Args:
+        source: Pictures to measure on.
+        transform: What resizes a sample.
+        batch_size: Pictures of a batch of this process; the last one may have fewer.
+        workers: Processes that read; 0 reads in this one.
+        world: Number of processes that measure.
+        rank: Which of them this one is: it takes picture `rank` and every `world`-th after it.
+    """
+    mine = range(rank, len(source), world)
+    keys = (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
+    return batches(EvalReader(source, transform), keys, workers)
+
+
+def prepare(picture: Any, truth: Boxes, transform: Transform, classes: int) -> Sample:
+    """Turn a picture and its boxes into what a detector learns from, or is measured on."""
+    vision, functional = (
+        require(f"torchvision.{name}", "train") for name in ("tv_tensors", "transforms.v2.functional")
+    )
+    size = picture.height, picture.width
+    boxes = vision.BoundingBoxes(torch.from_numpy(truth.boxes.copy()), format="XYXY", canvas_size=size)
+    target = {"boxes": boxes, "labels": torch.from_numpy(truth.labels.copy())}
+    picture, target = transform(picture, target)
+    image = functional.pil_to_tensor(picture)
+    height, width = image.shape[1:]
+    corners = target["boxes"].as_subclass(Tensor)
+    return Sample(image, make_target(target["labels"], corners, (height, width), classes), size, truth.image_id)
+
+
+def collate(samples: Sequence[Sample], bad: list[int]) -> Batch:
+    """Lay pictures over a canvas as large as the largest of them, in multiples of 32 pixels."""
+    sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
+    height, width = (-(-max((size[axis] for size in sizes), default=0) // MULTIPLE) * MULTIPLE for axis in (0, 1))
+    images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
+    for canvas, (h, w), sample in zip(images, sizes, samples, strict=True):
+        canvas[:, :h, :w] = sample.image
+    targets = [sample.target for sample in samples]
+    return Batch(images, sizes, targets, [s.original for s in samples], [s.image_id for s in samples], bad)

@@ -1,0 +1,225 @@
+"""A detector: a backbone and DINO, built from a few options, and its files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
+from ropevit.models.registry import PUBLISHED, get_config, model_name
+from ropevit.models.swin import SwinConfig
+from ropevit.rope import CONVENTION
+from ropevit.tasks.detect.boxes import Target
+from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.dino import Dino, Output
+from ropevit.tasks.detect.layout import load_detrex, to_detrex
+from ropevit.tasks.detect.levels import padding_mask
+from ropevit.weights.dense import load_dense_weights
+from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.own import differences, stored_json
+from ropevit.weights.reading import read_checkpoint
+from ropevit.weights.saving import write_safetensors
+
+#: Value of "format" in the header of a detector's file.
+FORMAT = "ropevit-detector"
+
+#: Value of `init` that stands for the published weights of the backbone's classifier.
+PRETRAINED = "published"
+
+#: Side of a ViT's windows in tokens: the grid of pre-training at 224 pixels.
+VIT_WINDOW = 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectModel:
+    """Which detector is trained.
+
+    Raises:
+        ValueError: If there is no such backbone, or the fields do not fit together.
+    """
+
+    model: str = "deit_base"
+    """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
+    position: str = "rope_mixed"
+    """none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; of a Swin rpb, rope_axial, rope_mixed,
+    rope_axial_rpb, rope_mixed_rpb."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth in the backbone."""
+    width: int | None = None
+    """Channels of a token; this and the next three replace those of the named model."""
+    depth: int | None = None
+    """Number of blocks."""
+    heads: int | None = None
+    """Number of heads."""
+    patch_size: int | None = None
+    """Side of a patch in pixels."""
+    window: int | None = None
+    """Side of a window in tokens; None takes 14 for a ViT, and a Swin's own."""
+    init: str | None = PRETRAINED
+    """Weights of a classifier that the backbone starts from (a file or a hub id); `published` takes those of the
+    named model, None draws them."""
+    dino: DinoConfig = field(default_factory=DinoConfig)
+    """What looks for objects in the backbone's maps."""
+
+    def __post_init__(self):
+        name = model_name(self.model, self.position)
+        if self.init == PRETRAINED and name not in PUBLISHED:
+            raise ValueError(f"{name} has no published weights; give a file of them as init, or None to start anew")
+        self.backbone()
+
+    def backbone(self) -> DenseViTConfig | DenseSwinConfig:
+        """Give the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin three of 8 to 32."""
+        names = ("width", "depth", "heads", "patch_size")
+        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        swin = self.model.startswith("swin")
+        if swin and self.window is not None:
+            changes["window_size"] = self.window
+        body = get_config(model_name(self.model, self.position), drop_path=self.drop_path, **changes)
+        if isinstance(body, SwinConfig):
+            return DenseSwinConfig(body=body, stages=(1, 2, 3))
+        pyramid = PyramidConfig(scales=(2, 1, 0.5), channels=self.dino.width, top=True)
+        return DenseViTConfig(body=body, window=self.window or VIT_WINDOW, pyramid=pyramid)
+
+    def weights(self) -> str | None:
+        """Say where the backbone's first weights come from; None for nowhere."""
+        return model_name(self.model, self.position) if self.init == PRETRAINED else self.init
+
+
+class Detector(nn.Module):
+    """Detect objects in images.
+
+    Args:
+        config: What to build; all weights are drawn anew.
+        classes: Classes of objects, K.
+
+    Raises:
+        MissingExtraError: If transformers is not installed.
+    """
+
+    def __init__(self, config: DetectModel, classes: int):
+        super().__init__()
+        backbone = config.backbone()
+        self.backbone = DenseViT(backbone) if isinstance(backbone, DenseViTConfig) else DenseSwin(backbone)
+        self.dino = Dino(replace(config.dino, classes=classes), self.backbone.channels)
+
+    def forward(
+        self,
+        images: Float[Tensor, "B c H W"],
+        sizes: Sequence[tuple[int, int]],
+        targets: Sequence[Target] | None = None,
+    ) -> Output:
+        """Find objects.
+
+        Args:
+            images: Normalised images at the top left, zeros around them.
+            sizes: Height and width of each image in pixels, padding not counted.
+            targets: Objects of each image, in training.
+        """
+        places: Int[Tensor, "B 2"] = torch.tensor(list(sizes), device=images.device)
+        padding = padding_mask(sizes, images.shape[2], images.shape[3]).to(images.device, non_blocking=True)
+        return self.dino(self.backbone(images, places).features, padding, targets)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the input of each block and compute it again in the backward pass: less memory, more time."""
+        self.backbone.set_grad_checkpointing(enable)
+        self.dino.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are never decayed besides biases and norms: the backbone's, and embeddings."""
+        embeddings = ("level_embedding", "query_embedding.weight", "label_embedding.weight")
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()} | {f"dino.{n}" for n in embeddings}
+
+    def layer_index(self, name: str) -> int:
+        """Tell the depth of a parameter for layer-wise learning rates: DINO's are as deep as a classifier's head."""
+        return self.backbone.layer_index(name.removeprefix("backbone."))
+
+
+def first_detector(config: DetectModel, classes: int) -> Detector:
+    """Build a detector whose backbone starts from a classifier's weights, where the config names any.
+
+    Raises:
+        WeightsError: If they cannot be read, or do not fit.
+    """
+    model = Detector(config, classes)
+    source = config.weights()
+    if source is not None:
+        load_dense_weights(model.backbone, source)
+    return model
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What a detector's file says besides the weights."""
+
+    config: DetectModel
+    """The detector."""
+    classes: list[str]
+    """Names of its classes, in the order of the logits."""
+    metadata: dict[str, Any]
+    """Whatever else was saved with it."""
+
+
+def save_detector(
+    path: Path, model: Detector, config: DetectModel, classes: Sequence[str], metadata: Mapping[str, Any]
+) -> None:
+    """Save a detector so that `load_detector` can build it again, DINO's weights by detrex's names.
+
+    Args:
+        path: Where to; a file that is there is replaced in one step.
+        model: The detector.
+        config: What it was built from.
+        classes: Names of its classes, in the order of the logits.
+        metadata: Anything else that JSON can hold.
+
+    Raises:
+        WeightsError: If the disk refuses.
+    """
+    header = {
+        "format": FORMAT,
+        "config": json.dumps(asdict(config)),
+        "convention": json.dumps(CONVENTION),
+        "classes": json.dumps(list(classes)),
+        "metadata": json.dumps(dict(metadata)),
+    }
+    backbone = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
+    write_safetensors(path, backbone | to_detrex(model.dino.state_dict()), header)
+
+
+def load_detector(path: Path | str) -> tuple[Detector, DetectorInfo]:
+    """Build the detector that `save_detector` saved, with its weights.
+
+    Raises:
+        WeightsError: If it cannot be read, or is no detector of ours.
+    """
+    found = read_checkpoint(str(path))
+    if found.metadata.get("format") != FORMAT:
+        raise WeightsError(f"{path} is no detector of ours; give a file that a training of a detector wrote")
+    names = ("config", "convention", "classes", "metadata")
+    fields, convention, classes, metadata = (stored_json(found.metadata, name, str(path)) for name in names)
+    if convention != CONVENTION:
+        raise WeightsError(
+            f"{path} follows another convention ({differences(convention, CONVENTION)}); "
+            "load it with the version of ropevit that wrote it"
+        )
+    try:
+        config = DetectModel(**fields | {"dino": DinoConfig(**fields["dino"])})
+    except (TypeError, ValueError, KeyError) as error:
+        raise WeightsError(f"the config in {path} describes no detector: {first_line(error)}") from error
+    model = Detector(config, len(classes))
+    fill(model, found.entries, str(path))
+    return model, DetectorInfo(config, classes, metadata)
+
+
+def fill(model: Detector, entries: Mapping[str, Tensor], source: str) -> None:
+    """Put the weights of a file into a detector."""
+    own = {name.removeprefix("backbone."): value for name, value in entries.items() if name.startswith("backbone.")}
+    load_detrex(model.dino, {name: value for name, value in entries.items() if not name.startswith("backbone.")})
+    try:
+        model.backbone.load_state_dict(own)
+    except RuntimeError as error:
+        raise WeightsError(f"the backbone in {source} does not fit its config: {first_line(error)}") from error

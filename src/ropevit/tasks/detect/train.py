@@ -1,0 +1,176 @@
+"""Training of detectors: data, loss and average precision for the engine."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ropevit.data.coco import CocoSource, open_coco
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.order import TrainOrder
+from ropevit.data.streams import number
+from ropevit.extras import require
+from ropevit.tasks.common.directory import open_directory
+from ropevit.tasks.common.engine import Job, fit
+from ropevit.tasks.common.events import Evaluating, Report, silent
+from ropevit.tasks.common.metrics import trackers
+from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.detect.augment import eval_transform, train_transform
+from ropevit.tasks.detect.average_precision import average_precision, result_rows
+from ropevit.tasks.detect.batches import Batch, eval_batches, train_batches
+from ropevit.tasks.detect.criterion import dino_losses
+from ropevit.tasks.detect.levels import padding_mask
+from ropevit.tasks.detect.model import Detector, first_detector, save_detector
+from ropevit.tasks.detect.postprocess import detections
+from ropevit.tasks.detect.train_config import DetectConfig
+
+
+def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
+    """Train a detector, or go on with it.
+
+    Args:
+        config: A recipe, perhaps with some fields replaced.
+        report: Called with the events of the training, in the first process alone.
+
+    Returns:
+        Scores of the last evaluation in percent, such as AP and AP50.
+
+    Raises:
+        ValueError: If the options, the data or the directory do not allow it.
+        Stopped: If a signal asked for it; everything is saved.
+    """
+    for module, extra in (("timm", "train"), ("transformers", "dense"), ("faster_coco_eval", "dense")):
+        require(module, extra)
+    trackers(config.run)
+    accelerator = make_accelerator(config.run)
+    try:
+        return fit(make_job(config, accelerator, report))
+    finally:
+        leave()
+
+
+def make_job(config: DetectConfig, accelerator: Any, report: Report) -> Job:
+    """Open the data and the directory, and put together what the engine needs."""
+    channel = Channel()
+    learned = open_coco(config.data, "train", keep_empty=config.keep_empty)
+    measured = open_coco(config.data, "val", keep_empty=True)
+    check_sources(learned, measured)
+    torch.manual_seed(number("weights", config.run.seed))
+    model = first_detector(config.model, len(learned.classes))
+    task = Detection(config, learned, measured, accelerator, channel)
+    facts = config.to_dict() | {"classes": list(learned.classes)}
+    channel.first(lambda: open_directory(config.run, facts))  # once all else is in order
+    return Job(
+        accelerator=accelerator,
+        task=task,
+        model=model,
+        optim=config.optim,
+        run=config.run,
+        settings=config.to_dict(),
+        report=report if accelerator.is_main_process else silent,
+        channel=channel,
+    )
+
+
+def check_sources(learned: CocoSource, measured: CocoSource) -> None:
+    """Refuse pictures to measure on with other classes than those to train on, or without objects.
+
+    Raises:
+        ValueError: Naming what differs.
+    """
+    pairs = [list(zip(each.category_ids, each.classes, strict=True)) for each in (learned, measured)]
+    if pairs[0] != pairs[1]:
+        odd = sorted(set(pairs[0]) ^ set(pairs[1]))[:5]
+        raise ValueError(
+            f"{learned.annotations} and {measured.annotations} list other categories: {odd}; give the same"
+        )
+    if not len(measured.labels):
+        raise ValueError(f"{measured.annotations} has no objects; there is nothing to measure")
+
+
+class Detection:
+    """What the engine needs to train a detector.
+
+    Args:
+        config: The training.
+        train: Training pictures.
+        test: Pictures to measure on.
+        accelerator: The processes.
+        channel: What connects them.
+    """
+
+    metric = "AP"
+
+    def __init__(self, config: DetectConfig, train: CocoSource, test: CocoSource, accelerator: Any, channel: Channel):
+        self.config, self.train, self.test = config, train, test
+        self.accelerator, self.channel = accelerator, channel
+        self.order = TrainOrder(
+            len(train),
+            config.batch_size,
+            config.run.seed,
+            world=accelerator.num_processes,
+            rank=accelerator.process_index,
+            shares=config.run.accumulate,
+        )
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.batch_size = config.batch_size
+        self.skipped: list[str] = []
+        self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Give this process's parts of the steps from `first` to before `last`."""
+        transform = train_transform(self.config.scale)
+        return train_batches(self.train, transform, self.order, first, last, self.config.run.workers)
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
+        """Give the sum of DINO's weighted losses of a part."""
+        self.note(self.train, batch)
+        targets = [target.to(self.accelerator.device) for target in batch.targets]
+        output = model(self.normalise(batch), batch.sizes, targets)
+        return torch.stack(list(dino_losses(output, targets, self.config.model.dino).values())).sum()
+
+    def normalise(self, batch: Batch) -> Tensor:
+        """Bring bytes to the device, with ImageNet's mean at 0 and its spread at 1, and zeros in the padding."""
+        device = self.accelerator.device
+        images = (batch.images.to(device, non_blocking=True).float() / 255 - self.mean) / self.std
+        padding = padding_mask(batch.sizes, *batch.images.shape[2:]).to(device, non_blocking=True)
+        return images.masked_fill(padding[:, None], 0.0)
+
+    def note(self, source: CocoSource, batch: Batch) -> None:
+        """Remember the pictures of a batch that could not be read."""
+        self.skipped += [source.describe(index) for index in batch.bad]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
+        """Measure the average precision in percent, each picture once over all processes."""
+        config, processes = self.config, self.accelerator.num_processes
+        transform = eval_transform(config.scale.test_side, config.scale.longest)
+        size = max(1, config.batch_size // processes // config.run.accumulate)
+        places = {"world": processes, "rank": self.accelerator.process_index}
+        rows, done = [np.empty((0, 7))], 0
+        for batch in eval_batches(self.test, transform, size, config.run.workers, **places):
+            self.note(self.test, batch)
+            rows += self.find(model, batch) if batch.ids else []
+            done += len(batch.ids)
+            report(Evaluating(done=min(done * processes, len(self.test)), total=len(self.test)))
+        everything = np.concatenate(self.channel.gather(np.concatenate(rows)))
+        return self.channel.first(lambda: average_precision(self.test.annotations, everything))
+
+    def find(self, model: nn.Module, batch: Batch) -> list[np.ndarray]:
+        """Detect objects in a batch, in pixels of the original pictures."""
+        with self.accelerator.autocast():
+            output = model(self.normalise(batch), batch.sizes)
+        found = detections(output.layers[-1], batch.originals, self.config.top)
+        return [result_rows(i, each, self.test.category_ids) for i, each in zip(batch.ids, found, strict=True)]
+
+    def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Save weights with the detector's config, its classes and how it was trained."""
+        model = Detector(self.config.model, len(self.train.classes))
+        model.load_state_dict(dict(weights))
+        metadata = {**facts, "recipe": self.config.recipe, "category_ids": list(self.train.category_ids)}
+        metadata |= {"mean": MEAN, "std": STD, "test_side": self.config.scale.test_side}
+        metadata["longest"] = self.config.scale.longest
+        save_detector(path, model, self.config.model, self.train.classes, metadata)

@@ -1,0 +1,246 @@
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import ropevit
+from ropevit.data.coco import open_coco
+from ropevit.data.order import TrainOrder
+from ropevit.models.registry import get_config
+from ropevit.models.vit import ViT
+from ropevit.tasks.common.engine import Task
+from ropevit.tasks.common.events import Stepped
+from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.detect.augment import ScaleConfig, train_transform
+from ropevit.tasks.detect.batches import EvalReader, TrainReader, train_batches
+from ropevit.tasks.detect.boxes import cornered
+from ropevit.tasks.detect.model import Detector, first_detector, load_detector
+from ropevit.tasks.detect.recipes import RECIPES, find_recipe
+from ropevit.tasks.detect.train import Detection, train
+from ropevit.weights.errors import WeightsError
+from tasks.detect.generated import small_training, write_pictures
+
+#: For what is not about what is learned: as small as can be.
+TINY = {"width": 16, "depth": 1, "heads": 1, "patch_size": 16, "window": 2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return write_pictures(tmp_path / "coco")
+
+
+@pytest.fixture
+def task(pictures, tmp_path):
+    """Give a function that makes the task of a training."""
+    made = []
+
+    def make(config=None):
+        config = config or small_training(pictures, tmp_path / "run", model=TINY)
+        accelerator = make_accelerator(config.run)
+        made.append(accelerator)
+        sources = open_coco(pictures, "train"), open_coco(pictures, "val", keep_empty=True)
+        return Detection(config, *sources, accelerator, Channel())
+
+    yield make
+    leave()
+
+
+def losses(folder):
+    return [line["loss"] for line in read_metrics(folder) if "loss" in line]
+
+
+def test_six_pictures_are_learned_by_heart_and_the_file_finds_the_same(pictures, tmp_path, task):
+    config = small_training(pictures, tmp_path / "run", steps=60)
+    config = replace(config, optim=replace(config.optim, lr=2e-3))
+    scores = train(config)
+    assert scores["AP"] > 50
+    found = losses(tmp_path / "run")
+    assert sum(found[-5:]) < 0.5 * sum(found[:5])
+    model, info = load_detector(tmp_path / "run" / "model.safetensors")
+    assert info.config == config.model
+    assert info.classes == ["disc", "square", "triangle"]
+    assert (info.metadata["category_ids"], info.metadata["step"]) == ([1, 3, 90], 60)
+    assert task(config).evaluate(model.eval(), lambda _: None) == scores
+
+
+def test_a_training_that_is_stopped_goes_on_with_the_same_losses(pictures, tmp_path):
+    train(small_training(pictures, tmp_path / "whole", model=TINY))
+
+    def stop(event):
+        if isinstance(event, Stepped) and event.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="stopped after step 3"):
+        train(small_training(pictures, tmp_path / "parts", model=TINY), stop)
+    train(small_training(pictures, tmp_path / "parts", model=TINY, resume=True))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert len(set(losses(tmp_path / "whole"))) == 6
+    weights = [load_detector(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("parts", "whole")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_the_engine_finds_all_that_it_asks_of_a_task(task):
+    assert isinstance(task(), Task)
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(pictures):
+    source = open_coco(pictures, "train")
+    transform = train_transform(ScaleConfig(short_sides=(40, 48, 64), longest=90, before_crop=(60,), test_side=64))
+    order = TrainOrder(6, 3, seed=4)
+    every = list(train_batches(source, transform, order, 0, 4, workers=0))
+    torch.manual_seed(99)
+    for batch, again in zip(every[2:], train_batches(source, transform, order, 2, 4, workers=0), strict=True):
+        assert torch.equal(batch.images, again.images)
+        assert (batch.sizes, batch.ids) == (again.sizes, again.ids)
+        assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(batch.targets, again.targets, strict=True))
+    assert len({size for batch in every for size in batch.sizes}) > 4, "sizes are drawn for each picture"
+
+
+def test_pictures_lie_at_the_top_left_of_multiples_of_32_with_their_objects_in_place(pictures, task):
+    source = open_coco(pictures, "val", keep_empty=True)
+    config = ScaleConfig(short_sides=(50,), longest=70, before_crop=(), flip=1.0, test_side=50)
+    reader = TrainReader(source, train_transform(config))
+    batch = reader.__getitems__(TrainOrder(6, 6, seed=0).batch(0))
+    assert all(side % 32 == 0 for side in batch.images.shape[2:])
+    assert max(h for h, _ in batch.sizes) > batch.images.shape[2] - 32
+    pixels = task().normalise(batch)
+    for image, raw, (h, w), target in zip(pixels, batch.images, batch.sizes, batch.targets, strict=True):
+        assert not image[:, h:].any()
+        assert not image[:, :, w:].any()
+        assert image[:, :h, :w].all()
+        for left, top, right, bottom in (cornered(target.boxes) * torch.tensor([w, h, w, h])).round().int().tolist():
+            inside = raw[:, (top + 3 * bottom) // 4, (left + right) // 2].int()
+            assert inside.max() - inside.min() > 60, "a coloured shape on grey ground"
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(pixels[0, :, 5, 5], (batch.images[0, :, 5, 5] / 255 - mean) / std)
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(pictures, tmp_path):
+    source = open_coco(pictures, "train")
+    (pictures / "train2017" / "000000000017.jpg").write_bytes(b"")
+    reader = TrainReader(source, train_transform(ScaleConfig(short_sides=(64,), longest=64, test_side=64)))
+    batch = reader.__getitems__(TrainOrder(6, 6, seed=0).batch(0))
+    assert batch.bad == [1]
+    assert sorted(batch.ids) == [7, 27, 27, 37, 47, 57]
+    measured = EvalReader(source, reader.transform).__getitems__([0, 1, 2])
+    assert (measured.ids, measured.bad) == ([7, 27], [1])
+    assert EvalReader(source, reader.transform).__getitems__([1]).ids == []
+    train(small_training(pictures, tmp_path / "run", steps=1, model=TINY))
+    assert [line["skipped"] for line in read_metrics(tmp_path / "run") if line.get("skipped")] == [[source.describe(1)]]
+
+
+def test_what_is_found_is_in_pixels_of_the_original_picture_and_each_picture_counts_once(task, monkeypatch):
+    made = task()
+    seen = []
+    monkeypatch.setattr(
+        "ropevit.tasks.detect.train.average_precision", lambda _, rows: seen.append(rows) or {"AP": float(len(rows))}
+    )
+    torch.manual_seed(0)
+    model = Detector(made.config.model, 3).eval()
+    made.evaluate(model, lambda _: None)
+    (rows,) = seen
+    ids, counts = np.unique(rows[:, 0], return_counts=True)
+    assert ids.tolist() == [7, 17, 27, 37, 47, 57]
+    assert set(counts) == {60}, "20 queries with each of three classes"
+    assert set(rows[:, 6]) == {1, 3, 90}
+    for index, (image_id, _, height, width) in enumerate(made.test.images):
+        own = rows[rows[:, 0] == image_id]
+        reach = (own[:, 1:3] + own[:, 3:5]).max(0)
+        assert (reach <= [width + 1e-3, height + 1e-3]).all(), index
+        assert reach[0] > 0.8 * width, "some box ends near the right edge of the whole picture"
+
+
+def test_all_losses_count(task):
+    made = task()
+    torch.manual_seed(0)
+    model = Detector(made.config.model, 3)
+    made.loss(model, next(made.batches(0, 1)), 0).backward()
+    without = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert without == []
+
+
+def test_embeddings_and_frequencies_are_not_decayed_and_layers_counted_as_in_the_classifier():
+    model = Detector(replace(find_recipe("detect/dino_smoke").model, position="rope_mixed_ape"), 3)
+    names = {name for name, _ in model.named_parameters()}
+    kept = model.no_weight_decay()
+    assert kept <= names
+    assert {"backbone.body.pos_embed", "backbone.body.blocks.0.attn.rope.freqs", "dino.query_embedding.weight"} <= kept
+    depth = {name: model.layer_index(name) for name in names}
+    assert depth["backbone.body.blocks.1.mlp.fc1.weight"] == depth["backbone.body.blocks.0.mlp.fc1.weight"] + 1
+    assert depth["dino.level_embedding"] == depth["backbone.pyramid.levels.0.reduce.0.weight"] == max(depth.values())
+
+
+@pytest.mark.parametrize("position", ["ape", "rope_axial"])
+def test_the_backbone_starts_from_a_classifier(tmp_path, position):
+    config = get_config(
+        f"{'' if position == 'ape' else position + '_'}deit_tiny_patch16_LS", width=32, depth=1, heads=2
+    )
+    classifier = ViT(config)
+    path = ropevit.save_model(tmp_path / "classifier.safetensors", classifier)
+    size = {"width": 32, "depth": 1, "heads": 2, "patch_size": None, "window": None, "position": position}
+    model = first_detector(replace(find_recipe("detect/dino_smoke").model, **size, init=str(path)), 3)
+    assert torch.equal(model.backbone.body.blocks[0].mlp.fc1.weight, classifier.blocks[0].mlp.fc1.weight)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("vitdet_base", (256,) * 4), ("swin_small", (192, 384, 768))])
+def test_recipes_follow_detrex(name, channels):
+    config = find_recipe(f"detect/dino_{name}")
+    with torch.device("meta"):
+        model = Detector(config.model, 80)
+    assert model.backbone.channels == channels
+    assert model.backbone.strides == (8, 16, 32, 64)[: len(channels)]
+    assert model.dino.config.queries == 900
+    optim = config.optim
+    assert (optim.lr, optim.backbone_lr, optim.weight_decay, optim.clip_grad) == (1e-4, 0.1, 1e-4, 0.1)
+    assert (optim.schedule, optim.milestones, config.batch_size) == ("step", (11 / 12,), 16)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_recipes_know_their_names_and_can_be_written_down(name):
+    config = find_recipe(name)
+    assert config.recipe == name
+    assert json.loads(json.dumps(config.to_dict()))["model"]["position"] == "rope_mixed"
+    if name != "detect/dino_smoke":
+        assert config.model.weights().startswith(("rope_mixed", "swin_rope_mixed"))
+
+
+def test_what_does_not_fit_is_refused(pictures, tmp_path):
+    with pytest.raises(ValueError, match="no recipe named 'detect/yolo'; choose one of detect/dino_vitdet_base"):
+        find_recipe("detect/yolo")
+    with pytest.raises(ValueError, match="got shard=True; a detector is not shared out"):
+        small_training(pictures, tmp_path, shard=True)
+    with pytest.raises(ValueError, match="has no published weights; give a file of them as init"):
+        small_training(pictures, tmp_path, model={"init": "published"})
+    with pytest.raises(ValueError, match=r"short_sides=\(900,\).*longest=64"):
+        ScaleConfig(short_sides=(900,), longest=64)
+    path = pictures / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    for wrong, message in (({"annotations": []}, "has no objects"), ({"categories": []}, None)):
+        path.write_text(json.dumps(content | wrong))
+        if message:
+            with pytest.raises(ValueError, match=message):
+                train(small_training(pictures, tmp_path / "run", model=TINY))
+    content["categories"][0]["name"] = "ball"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"list other categories: \[\(1, 'ball'\), \(1, 'disc'\)\]"):
+        train(small_training(pictures, tmp_path / "run", model=TINY))
+
+
+def test_a_file_that_is_no_detector_is_refused(tmp_path):
+    path = ropevit.save_model(tmp_path / "classifier.safetensors", ropevit.create_model("deit_tiny_patch16_LS"))
+    with pytest.raises(WeightsError, match="is no detector of ours"):
+        load_detector(path)
