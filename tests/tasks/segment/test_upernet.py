@@ -51,9 +51,10 @@ def test_ignored_pixels_count_in_the_divisor_as_in_mmseg():
 
 
 def test_the_auxiliary_loss_is_weighed_and_only_there_in_training():
-    model = small_upernet(auxiliary_weight=0.25)
+    model = small_upernet(auxiliary_weight=0.25, auxiliary_map=3)
     images, labels = labelled()
     output = model(images)
+    assert output.auxiliary.shape == (2, 150, 2, 3)
     losses = upernet_losses(output, labels, model.config)
     torch.testing.assert_close(losses["loss_auxiliary"], 0.25 * pixel_loss(output.auxiliary, labels))
     output = model.eval()(images)
