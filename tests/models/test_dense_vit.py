@@ -231,6 +231,7 @@ def test_one_graph_serves_all_sizes():
         ({"global_blocks": (4,)}, r"got global_blocks=\(4,\); expected blocks from 0 to 3"),
         ({"taps": (-1,)}, r"got taps=\(-1,\); expected blocks from 0 to 3"),
         ({"taps": (1, 3)}, r"got taps=\(1, 3\) for 4 levels; expected one block, or 4 in order"),
+        ({"taps": (0, 1, 3, 3)}, r"got taps=\(0, 1, 3, 3\) for 4 levels; expected one block, or 4 in order"),
         ({"taps": (3, 2, 1, 0)}, "or 4 in order"),
         ({"taps": ()}, "expected one block"),
         ({"taps": (1,)}, r"blocks after the last tap would do nothing: end with 3"),

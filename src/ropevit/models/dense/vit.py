@@ -64,7 +64,7 @@ class DenseViTConfig:
         if self.taps is None:
             return
         levels = len(self.pyramid.scales)
-        if len(self.taps) not in (1, levels) or list(self.taps) != sorted(self.taps):
+        if len(self.taps) not in (1, levels) or list(self.taps) != sorted(set(self.taps)):
             raise ValueError(f"got taps={self.taps} for {levels} levels; expected one block, or {levels} in order")
         if self.taps[-1] != self.body.depth - 1:
             raise ValueError(
