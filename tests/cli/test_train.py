@@ -14,6 +14,7 @@ from ropevit.cli.train import TrainingBars
 from ropevit.tasks.common import engine
 from ropevit.tasks.common.events import Progressed, Said, Started, Stepped
 from ropevit.tasks.common.runs import find_runs
+from ropevit.tasks.detect.model import load_detector
 
 OPTIONS = ["--device", "cpu", "--width", "16", "--depth", "1", "--heads", "1", "--log-every", "1", "--max-steps", "3"]
 
@@ -86,6 +87,21 @@ def test_the_table_of_runs_has_all_columns_in_eighty_characters(tmp_path):
         assert shown in printed
 
 
+def test_a_detector_is_trained_on_generated_pictures(tmp_path, capsys):
+    data, out = str(tmp_path / "coco"), tmp_path / "run"
+    main(["data", "make-tiny", "coco", data])
+    size = ["--width", "16", "--depth", "1", "--heads", "1", "--patch-size", "16", "--window", "2"]
+    options = ["--dino.queries", "10", "--epochs", "1", "--device", "cpu", "--log-every", "1"]
+    main(["train", "detect/dino_smoke", "--data", data, "--out", str(out), *size, *options])
+    assert "AP50" in capsys.readouterr().out
+    _, info = load_detector(out / "model.safetensors")
+    assert (info.config.width, info.config.dino.queries, info.metadata["recipe"]) == (16, 10, "detect/dino_smoke")
+    with pytest.raises(SystemExit) as refused:
+        main(["train", "detect/nosuch"])
+    assert refused.value.code == 2
+    assert "no recipe named 'detect/nosuch'; choose one of detect/dino_vitdet_base" in capsys.readouterr().err
+
+
 def test_the_recipes_are_listed_with_what_to_expect(capsys):
     main(["train", "--list"])
     printed = capsys.readouterr().out
@@ -93,9 +109,13 @@ def test_the_recipes_are_listed_with_what_to_expect(capsys):
         ["deit3_small", "224", "400", "2048", "80.9", "7.1"]
     ]
     assert "fashion" in printed
+    assert any(line.split() == ["detect/dino_swin_tiny", "800", "12", "16"] for line in printed.splitlines())
 
 
-@pytest.mark.parametrize("arguments", [["train"], ["train", "--help"], ["train", "fashion", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["train"], ["train", "--help"], ["train", "fashion", "--help"], ["train", "detect/dino_smoke", "--help"]],
+)
 def test_help_says_what_to_type(arguments, capsys):
     with contextlib.suppress(SystemExit):
         main(arguments)

@@ -1,6 +1,6 @@
 """`ropevit train`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import tyro
@@ -13,16 +13,20 @@ from rich.text import Text
 
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, find_recipe, training_cost
-from ropevit.tasks.classify.train import train as run
+from ropevit.tasks.classify.train import train as train_classifier
 from ropevit.tasks.common.events import Evaluated, Evaluating, Event, Progressed, Said, Started, Stepped
 from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.detect import recipes as detect
+from ropevit.tasks.detect.train import train as train_detector
+from ropevit.tasks.detect.train_config import DetectConfig
 
-HELP = """Train a classifier by a recipe, from the start or from where it was interrupted.
+HELP = """Train a classifier or a detector by a recipe, from the start or from where it was interrupted.
 
 For example:
   ropevit train --list
   ropevit train fashion --out runs/fashion
   ropevit train deit3_small --position rope_mixed --data PATH/imagenet --out runs/small_mixed
+  ropevit train detect/dino_vitdet_base --position rope_axial --data PATH/coco --out runs/detector
   torchrun --nproc-per-node 8 -m ropevit train swin_tiny --data PATH/imagenet --out runs/swin --resume
 
 `ropevit train RECIPE --help` lists the options with the recipe's values."""
@@ -35,7 +39,7 @@ def train(
     recipe: tyro.conf.Positional[str] = "",
     list_: Annotated[bool, tyro.conf.arg(name="list")] = False,
 ) -> None:
-    """Train a classifier by a recipe: `ropevit train --list` names them, `ropevit train RECIPE --help` its options."""
+    """Train by a recipe: `ropevit train --list` names them, `ropevit train RECIPE --help` its options."""
     raise AssertionError(f"the arguments after {recipe or list_} are read by start_training")
 
 
@@ -52,25 +56,31 @@ def start_training(arguments: Sequence[str]) -> None:
     show_training(read_config(arguments))
 
 
-def read_config(arguments: Sequence[str]) -> TrainConfig:
+def read_config(arguments: Sequence[str]) -> TrainConfig | DetectConfig:
     """Read a recipe's name and the options that replace its values."""
-    recipe = find_recipe(arguments[0])
-    return tyro.cli(
-        TrainConfig,
-        default=recipe,
-        args=arguments[1:],
-        prog=f"ropevit train {recipe.recipe}",
-        description=(RECIPES[recipe.recipe].__doc__ or "").replace("\n    ", "\n"),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    name, options = arguments[0], arguments[1:]
+    prog = f"ropevit train {name}"
+    if name.startswith("detect/"):
+        found = detect.find_recipe(name)
+        return tyro.cli(DetectConfig, default=found, args=options, prog=prog, description=said(detect.RECIPES[name]))
+    recipe, short = find_recipe(name), (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(TrainConfig, default=recipe, args=options, prog=prog, description=said(RECIPES[name]), config=short)
 
 
-def show_training(config: TrainConfig) -> None:
+def said(recipe: Callable[..., object]) -> str:
+    """Give what a recipe says of itself."""
+    return (recipe.__doc__ or "").replace("\n    ", "\n")
+
+
+def show_training(config: TrainConfig | DetectConfig) -> None:
     """Train, showing how it goes; a termination signal ends it well."""
     console = Console()
     with TrainingBars(console) as bars:
         try:
-            scores = run(config, bars.update)
+            if isinstance(config, DetectConfig):
+                scores = train_detector(config, bars.update)
+            else:
+                scores = train_classifier(config, bars.update)
         except Stopped as stopped:
             bars.close()
             if bars.told:
@@ -87,7 +97,7 @@ def show_training(config: TrainConfig) -> None:
 
 def recipe_table() -> Table:
     """Lay out the recipes with what they are expected to reach and to cost."""
-    caption = "top-1: published, at 224 px, with rope_mixed; cost: multiply-adds of the training in 10^18"
+    caption = "of classifiers: top-1 published, at 224 px, with rope_mixed; cost in 10^18 multiply-adds"
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
     for name in ("recipe", "pixels", "epochs", "batch", "top-1", "cost"):
         table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
@@ -101,6 +111,9 @@ def recipe_table() -> Table:
             "" if expected is None else f"{expected:.1f}",
             f"{training_cost(config) / 1e18:.2g}",
         )
+    for name, recipe in detect.RECIPES.items():
+        config = recipe()
+        table.add_row(name, str(config.scale.test_side), str(config.optim.epochs), str(config.batch_size), "", "")
     return table
 
 

@@ -1,6 +1,9 @@
 """What makes a DINO detector, and how it is trained."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 #: Groups of the neck's GroupNorm.
 GROUPS = 32
@@ -16,8 +19,8 @@ class DinoConfig:
     Source: Zhang et al. 2022 (arXiv:2203.03605), with detrex's choices where its published weights depend on them.
     """
 
-    classes: int = 80
-    """Classes of objects, K; there is none for the background."""
+    classes: Annotated[int, tyro.conf.Suppress] = 80
+    """Classes of objects, K; there is none for the background. A training takes those of its data."""
     queries: int = 900
     """Objects that are looked for in an image, Q."""
     width: int = 256
