@@ -168,7 +168,11 @@ def test_all_losses_count(task):
     made = task()
     torch.manual_seed(0)
     model = Detector(made.config.model, 3)
+    outputs = []
+    model.register_forward_hook(lambda *parts: outputs.append(parts[-1]))
     made.loss(model, next(made.batches(0, 1)), 0).backward()
+    assert outputs[0].groups is not None
+    assert len(outputs[0].denoising) == len(outputs[0].layers)
     without = [name for name, weight in model.named_parameters() if weight.grad is None]
     assert without == []
 
