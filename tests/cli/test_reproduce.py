@@ -15,7 +15,9 @@ def commands(printed, start="ropevit "):
 def asked(capsys, monkeypatch):
     """Run commands up to where work begins, and give their configs."""
     trained, measured = [], []
-    monkeypatch.setattr(sys.modules["ropevit.cli.train"], "run", lambda config, _: trained.append(config) or {})
+    monkeypatch.setattr(
+        sys.modules["ropevit.cli.train"], "train_classifier", lambda config, _: trained.append(config) or {}
+    )
     monkeypatch.setattr(sys.modules["ropevit.cli.eval"], "evaluate", lambda config, _: measured.append(config))
 
     def ask(found):
