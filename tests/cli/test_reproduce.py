@@ -15,9 +15,8 @@ def commands(printed, start="ropevit "):
 def asked(capsys, monkeypatch):
     """Run commands up to where work begins, and give their configs."""
     trained, measured = [], []
-    monkeypatch.setattr(
-        sys.modules["ropevit.cli.train"], "train_classifier", lambda config, _: trained.append(config) or {}
-    )
+    trainers = sys.modules["ropevit.cli.train"].TRAINERS
+    monkeypatch.setitem(trainers, "", trainers[""]._replace(train=lambda config, _: trained.append(config) or {}))
     monkeypatch.setattr(sys.modules["ropevit.cli.eval"], "evaluate", lambda config, _: measured.append(config))
 
     def ask(found):

@@ -51,7 +51,7 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch
 def test_the_display_names_a_file_once_and_fits_eighty_columns():
     console = Console(width=80, record=True, file=io.StringIO())
     with TrainingBars(console) as bars:
-        bars.update(Started(first=0, steps=250_000, steps_per_epoch=625))
+        bars.update(Started(first=0, steps=250_000, length=250_000, steps_per_epoch=625))
         bars.update(Stepped(step=125_000))
         bars.update(
             Progressed(

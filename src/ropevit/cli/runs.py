@@ -38,20 +38,20 @@ def table(found: list[RunSummary]) -> Table:
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # all columns in 80 characters
     result.add_column("run", overflow="fold", min_width=8)
     result.add_column("recipe", overflow="fold", min_width=10)
-    for name in ("epoch", "loss", "top-1", "best", "images/s"):
+    scores = "/".join(dict.fromkeys(run.metric for run in found))
+    for name in ("epoch", "loss", scores, "best", "images/s"):
         result.add_column(name, justify="right", no_wrap=True)
     if any(run.skipped for run in found):
         result.add_column("left out", justify="right", no_wrap=True)
     for run in found:
-        epochs = run.settings.get("optim", {}).get("epochs", "?")
         done = run.last("epoch") or 0
         result.add_row(
             escape(run.name),
             f"{run.settings.get('recipe', '?')} {run.settings.get('model', {}).get('position', '')}",
-            f"{done:.4g}/{epochs}{'' if run.finished else ' …'}",
+            f"{done:.4g}/{shown(run.passes, '.4g')}{'' if run.finished else ' …'}",
             shown(run.last("loss"), ".4f"),
-            shown(run.last("top1"), ".2f"),
-            shown(run.best("top1"), ".2f"),
+            shown(run.last(run.metric), ".2f"),
+            shown(run.best(run.metric), ".2f"),
             shown(run.last("images_per_second"), ",.0f"),
             *([str(run.skipped)] if any(other.skipped for other in found) else []),
         )

@@ -1,7 +1,7 @@
 """`ropevit train`."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 from rich import box
@@ -12,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ropevit.tasks.classify.config import TrainConfig
-from ropevit.tasks.classify.recipes import RECIPES, expected_top1, find_recipe, training_cost
+from ropevit.tasks.classify.recipes import RECIPES, expected_top1, training_cost
 from ropevit.tasks.classify.train import train as train_classifier
 from ropevit.tasks.common.events import Evaluated, Evaluating, Event, Progressed, Said, Started, Stepped
 from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.training import Training
 from ropevit.tasks.detect import recipes as detect
 from ropevit.tasks.detect.train import train as train_detector
 from ropevit.tasks.detect.train_config import DetectConfig
@@ -56,15 +57,51 @@ def start_training(arguments: Sequence[str]) -> None:
     show_training(read_config(arguments))
 
 
-def read_config(arguments: Sequence[str]) -> TrainConfig | DetectConfig:
+class Trainer(NamedTuple):
+    """How a kind of model is trained."""
+
+    recipes: Mapping[str, Callable[..., Any]]
+    config: type
+    train: Callable[..., dict[str, float]]
+    marks: tuple[Any, ...] = ()
+    """How tyro shows the options."""
+
+
+#: What stands before the slash of a recipe's name -> what trains by it.
+TRAINERS = {
+    "": Trainer(RECIPES, TrainConfig, train_classifier, (tyro.conf.OmitArgPrefixes,)),
+    "detect": Trainer(detect.RECIPES, DetectConfig, train_detector),
+}
+
+
+def find_trainer(name: str) -> Trainer:
+    """Find what trains by a recipe.
+
+    Raises:
+        ValueError: If there is no such recipe.
+    """
+    kind = name.split("/")[0] if "/" in name else ""
+    trainer = TRAINERS.get(kind)
+    if trainer is None:
+        raise ValueError(f"no recipe named {name!r}; see `ropevit train --list`")
+    if name not in trainer.recipes:
+        raise ValueError(f"no recipe named {name!r}; choose one of {', '.join(trainer.recipes)}")
+    return trainer
+
+
+def read_config(arguments: Sequence[str]) -> Training:
     """Read a recipe's name and the options that replace its values."""
     name, options = arguments[0], arguments[1:]
-    prog = f"ropevit train {name}"
-    if name.startswith("detect/"):
-        found = detect.find_recipe(name)
-        return tyro.cli(DetectConfig, default=found, args=options, prog=prog, description=said(detect.RECIPES[name]))
-    recipe, short = find_recipe(name), (tyro.conf.OmitArgPrefixes,)
-    return tyro.cli(TrainConfig, default=recipe, args=options, prog=prog, description=said(RECIPES[name]), config=short)
+    trainer = find_trainer(name)
+    recipe = trainer.recipes[name]
+    return tyro.cli(
+        trainer.config,
+        default=recipe(),
+        args=options,
+        prog=f"ropevit train {name}",
+        description=said(recipe),
+        config=trainer.marks,
+    )
 
 
 def said(recipe: Callable[..., object]) -> str:
@@ -72,15 +109,12 @@ def said(recipe: Callable[..., object]) -> str:
     return (recipe.__doc__ or "").replace("\n    ", "\n")
 
 
-def show_training(config: TrainConfig | DetectConfig) -> None:
+def show_training(config: Training) -> None:
     """Train, showing how it goes; a termination signal ends it well."""
     console = Console()
     with TrainingBars(console) as bars:
         try:
-            if isinstance(config, DetectConfig):
-                scores = train_detector(config, bars.update)
-            else:
-                scores = train_classifier(config, bars.update)
+            scores = find_trainer(config.recipe).train(config, bars.update)
         except Stopped as stopped:
             bars.close()
             if bars.told:
@@ -88,10 +122,9 @@ def show_training(config: TrainConfig | DetectConfig) -> None:
             raise (KeyboardInterrupt if stopped.interrupted else SystemExit(0)) from None
     if bars.told:
         figures = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
-        total = config.optim.epochs * bars.per_epoch
-        if bars.steps < total:
+        if bars.steps < bars.length:
             goes_on = "the same command with --resume, without --max-steps, goes on"
-            console.print(f"a trial of {bars.steps} of {total} steps; {goes_on}", soft_wrap=True, highlight=False)
+            console.print(f"a trial of {bars.steps} of {bars.length} steps; {goes_on}", soft_wrap=True, highlight=False)
         console.print(f"{figures}\neverything is in {config.run.out}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -135,7 +168,7 @@ class TrainingBars:
         self.console = console
         self.task = None
         self.told = False
-        self.per_epoch = self.steps = 1
+        self.per_epoch = self.steps = self.length = 1
         self.said: set[str] = set()
         self.waits: list[float] = []
         self.warned = False
@@ -154,8 +187,8 @@ class TrainingBars:
     def update(self, event: Event) -> None:
         """Show an event of the training."""
         match event:
-            case Started(first=first, steps=steps, steps_per_epoch=per_epoch):
-                self.told, self.steps, self.per_epoch = True, steps, per_epoch
+            case Started(first=first, steps=steps, length=length, steps_per_epoch=per_epoch):
+                self.told, self.steps, self.length, self.per_epoch = True, steps, length, per_epoch
                 if first:
                     self.say(f"going on from step {first} of {steps}")
                 self.progress.start()

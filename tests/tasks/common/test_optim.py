@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ def rates(config, steps_per_epoch):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
     schedule = make_schedule(optimizer, config, steps_per_epoch)
     found = []
-    for step in range(config.epochs * steps_per_epoch):
+    for step in range(config.length(steps_per_epoch)):
         schedule.step_update(step)
         found.append(optimizer.param_groups[0]["lr"])
     return found
@@ -52,6 +53,36 @@ def test_steps_follow_a_warm_up(prefix, milestone):
     found = rates(OptimConfig(lr=1e-3, epochs=10, warmup_epochs=2, warmup_lr=0.0, **fields), 10)
     assert found[:20] == pytest.approx([1e-3 * step / 20 for step in range(20)])
     assert found[20:] == pytest.approx([1e-3] * (milestone - 20) + [1e-4] * (100 - milestone))
+
+
+def test_in_steps_instead_of_epochs_the_rate_falls_as_a_power_of_what_is_left():
+    config = OptimConfig(lr=1e-3, epochs=None, steps=100, warmup_steps=10, warmup_lr=0.0, min_lr=0.0, schedule="poly")
+    found = rates(config, 7)
+    assert found[:10] == pytest.approx([1e-3 * step / 10 for step in range(10)])
+    assert found[10:] == pytest.approx([1e-3 * (1 - step / 100) for step in range(10, 100)])
+    steeper = rates(replace(config, power=2.0), 7)
+    assert steeper[50] == pytest.approx(1e-3 / 4)
+    assert config.passes(7) == pytest.approx(100 / 7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 10}, "got epochs=300 and steps=10; give one of them"),
+        ({"epochs": None}, "got epochs=None and steps=None; give one of them"),
+        ({"power": 0.0}, "got power=0.0; expected above 0"),
+        ({"warmup_steps": -1}, "got warmup_steps=-1; expected 0 or more"),
+        ({"epochs": 5}, "got warmup_epochs=5 of epochs=5; the warm-up must be shorter"),
+    ],
+)
+def test_lengths_that_contradict_each_other_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**fields)
+
+
+def test_a_warm_up_in_steps_is_compared_with_the_training_once_its_length_is_known():
+    with pytest.raises(ValueError, match="got a warm-up of 50 of 50 steps; the warm-up must be shorter"):
+        rates(OptimConfig(epochs=5, warmup_steps=50), 10)
 
 
 class Detector(nn.Module):

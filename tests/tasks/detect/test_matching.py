@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from ropevit.tasks.common.assignment import assign
 from ropevit.tasks.detect.boxes import Predictions
-from ropevit.tasks.detect.matching import assign, cost_matrix, match
+from ropevit.tasks.detect.matching import cost_matrix, match
 from tasks.detect.small import objects, small_config
 
 

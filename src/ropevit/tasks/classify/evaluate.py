@@ -19,7 +19,8 @@ from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.measured import Results, Row
 from ropevit.tasks.classify.protocol import SIZES, View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
-from ropevit.tasks.classify.subject import Subject, Which, open_subject
+from ropevit.tasks.classify.subject import Subject, open_subject
+from ropevit.tasks.common.kept import Which
 from ropevit.tasks.common.processes import Channel, choose_cpu, leave
 from ropevit.tasks.common.window import Window
 

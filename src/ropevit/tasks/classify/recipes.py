@@ -223,7 +223,13 @@ def training_images(config: TrainConfig) -> int:
     return {"fashion": 10_000, "deit3_small_imagenet100": IMAGENET_100}.get(config.recipe, IMAGENET)
 
 
+def images_seen(config: TrainConfig) -> float:
+    """Count the images that a training goes through, those that come again counted again."""
+    images = training_images(config)
+    return config.optim.passes(images / config.batch_size) * images
+
+
 def training_cost(config: TrainConfig) -> float:
     """Count the multiply-adds of a training: three forward passes (one of them for the loss) for every image."""
     per_image = count_multiply_adds(config.model.build(num_classes=1000), config.model.size, config.model.size)
-    return 3.0 * per_image * config.optim.epochs * training_images(config)
+    return 3.0 * per_image * images_seen(config)

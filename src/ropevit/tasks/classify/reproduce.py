@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ropevit.models.published import Figure, curve
 from ropevit.tasks.classify.config import TrainConfig
-from ropevit.tasks.classify.recipes import RECIPES, find_recipe, training_cost, training_images
+from ropevit.tasks.classify.recipes import RECIPES, find_recipe, images_seen, training_cost
 from ropevit.tasks.common.directory import comparable, differences
 from ropevit.tasks.common.runs import RunSummary
 
@@ -60,7 +60,7 @@ class Stage:
     @property
     def images(self) -> int:
         """Count the images that it goes through."""
-        return self.config.optim.epochs * training_images(self.config)
+        return round(images_seen(self.config))
 
     def mismatches(self, run: RunSummary) -> list[str] | None:
         """Name the options in which a run differs from this; None where it is another training altogether."""

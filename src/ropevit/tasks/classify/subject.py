@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +12,12 @@ from torch import Tensor
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.registry import MODELS, get_config
+from ropevit.tasks.common.kept import Which, file_of_run
 from ropevit.weights.facts import claimed_name
 from ropevit.weights.hub import hub_id
 from ropevit.weights.loading import Found, load_found, understand
 from ropevit.weights.own import FREE, stored_json
 from ropevit.weights.reading import read_checkpoint
-
-Which = Literal["best", "last", "ema"]
-#: Files that a training leaves in its directory.
-FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "model_ema.safetensors"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,24 +121,6 @@ def own_subject(name: str, found: Found, header: Mapping[str, str], model: str |
         trained_at=int(facts.get("train_size", config.img_size[0])),
         **pixel_statistics(facts, config.in_channels, found.source),
         crop=facts.get("crop"),
-    )
-
-
-def file_of_run(folder: Path, which: Which | None) -> Path:
-    """Choose a file of weights in the directory of a training.
-
-    Raises:
-        ValueError: If it is not there.
-    """
-    path = folder / FILES[which or "best"]
-    if path.is_file():
-        return path
-    there = [name for name, file in FILES.items() if (folder / file).is_file()]
-    if there:
-        raise ValueError(f"{folder} has no {path.name}; choose --which {' or '.join(there)}")
-    raise ValueError(
-        f"{folder} holds no weights ({', '.join(FILES.values())}); name the directory of a training that was measured "
-        "at least once, or a file of weights"
     )
 
 

@@ -1,6 +1,7 @@
 """Training of classifiers: data, mixing and loss for the engine."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,9 @@ from ropevit.extras import require
 from ropevit.models.architectures import Model, build_model
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.score import tally
-from ropevit.tasks.common.directory import open_directory
-from ropevit.tasks.common.engine import Job, fit
 from ropevit.tasks.common.events import Evaluating, Report, silent
-from ropevit.tasks.common.metrics import trackers
-from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.training import run_training
 from ropevit.weights.create import create_model
 from ropevit.weights.saving import save_model
 
@@ -44,33 +43,15 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
         Stopped: If a signal asked for it; everything is saved.
     """
     require("timm", "train")
-    trackers(config.run)
-    accelerator = make_accelerator(config.run)
-    try:
-        return fit(make_job(config, accelerator, report))
-    finally:
-        leave()
+    return run_training(config, partial(prepare, config), report)
 
 
-def make_job(config: TrainConfig, accelerator: Any, report: Report) -> Job:
-    """Open the data and the directory, and put together what the engine needs."""
-    channel = Channel()
+def prepare(config: TrainConfig, accelerator: Any, channel: Channel) -> "tuple[Classification, Model]":
+    """Open the data, and draw or load the first weights."""
     sources = open_source(config.data, "train"), open_source(config.data, "val")
     check_classes(*sources)
-    classes = sources[0].classes
-    facts = config.to_dict() | {"classes": list(classes)}
-    task, model = Classification(config, *sources, accelerator, channel), first_model(config, len(classes))
-    channel.first(lambda: open_directory(config.run, facts))  # once all else is in order
-    return Job(
-        accelerator=accelerator,
-        task=task,
-        model=model,
-        optim=config.optim,
-        run=config.run,
-        settings=config.to_dict(),
-        report=report if accelerator.is_main_process else silent,
-        channel=channel,
-    )
+    task = Classification(config, *sources, accelerator, channel)
+    return task, first_model(config, len(task.classes))
 
 
 def check_classes(train: ImageSource, test: ImageSource) -> None:
@@ -120,6 +101,7 @@ class Classification:
             blocks=train.blocks,
         )
         self.steps_per_epoch = self.order.steps_per_epoch
+        self.classes = tuple(train.classes)
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
         self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))

@@ -23,18 +23,25 @@ class OptimConfig:
     """Decay of the matrices; biases, norms, embeddings and frequencies are never decayed."""
     eps: float = 1e-8
     """Added to the root of the second moment."""
-    epochs: int = 300
-    """Times that the training images are gone through."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """How the learning rate falls: along half a cosine, or to a tenth at each of the milestones."""
+    epochs: int | None = 300
+    """Times that the training images are gone through; None with steps."""
+    steps: int | None = None
+    """Length of the training in steps; None with epochs."""
+    schedule: Literal["cosine", "step", "poly"] = "cosine"
+    """How the learning rate falls: along half a cosine, to a tenth at each of the milestones, or as a power of the
+    share of the training that is left."""
+    power: float = 1.0
+    """That power, with schedule poly; 1 is a straight line."""
     milestones: tuple[float, ...] = ()
     """Shares of the training after which the rate falls to a tenth, with schedule step."""
     warmup_epochs: float = 5.0
     """Epochs in which the learning rate rises linearly."""
+    warmup_steps: int | None = None
+    """The same in steps, instead of epochs."""
     warmup_lr: float = 1e-6
     """Learning rate of the first step."""
     min_lr: float = 1e-5
-    """Learning rate at the end of a cosine."""
+    """Learning rate at the end of a cosine or a power."""
     warmup_prefix: bool = False
     """Begin the schedule after the warm-up (as Swin does), instead of letting the warm-up cover its beginning."""
     clip_grad: float | None = None
@@ -42,34 +49,61 @@ class OptimConfig:
     layer_decay: float = 1.0
     """Factor on the learning rate from each layer to the one below it; 1 treats all alike."""
     backbone_lr: float = 1.0
-    """Factor on the learning rate of a detector's backbone; 1 treats all alike."""
+    """Factor on the learning rate of a detector's or a segmenter's backbone; 1 treats all alike."""
     ema_decay: float | None = None
     """Decay of a moving average of the weights, kept beside them; None keeps none."""
 
     def __post_init__(self):
-        for name in ("lr", "eps", "epochs", "backbone_lr"):
-            if not getattr(self, name) > 0:
+        for name in ("lr", "eps", "epochs", "steps", "power", "backbone_lr", "clip_grad"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected above 0")
-        for name in ("weight_decay", "warmup_epochs", "warmup_lr", "min_lr"):
-            if getattr(self, name) < 0:
+        for name in ("weight_decay", "warmup_epochs", "warmup_steps", "warmup_lr", "min_lr"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected 0 or more")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"got layer_decay={self.layer_decay}; expected above 0, up to 1")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"got ema_decay={self.ema_decay}; expected between 0 and 1, or None")
+        self.check_schedule()
+
+    def check_schedule(self) -> None:
+        """Refuse a length, a warm-up and milestones that do not fit together."""
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"got epochs={self.epochs} and steps={self.steps}; give one of them, and None for the other"
+            )
         object.__setattr__(self, "milestones", tuple(self.milestones))
         rising = [0.0, *self.milestones, 1.0]
         if (self.schedule == "step") != bool(self.milestones) or rising != sorted({*rising}):
             raise ValueError(
                 f"got milestones={self.milestones} with schedule={self.schedule!r}; expected shares of the training, "
-                "rising between 0 and 1, with step, and none with cosine"
+                "rising between 0 and 1, with step, and none with cosine or poly"
             )
-        if self.warmup_epochs >= self.epochs:
+        if self.epochs is not None and self.warmup_steps is None and self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"got warmup_epochs={self.warmup_epochs:g} of epochs={self.epochs}; the warm-up must be shorter"
             )
-        if self.clip_grad is not None and not self.clip_grad > 0:
-            raise ValueError(f"got clip_grad={self.clip_grad}; expected above 0, or None")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"got layer_decay={self.layer_decay}; expected above 0, up to 1")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"got ema_decay={self.ema_decay}; expected between 0 and 1, or None")
+
+    def length(self, steps_per_epoch: int) -> int:
+        """Give the steps of the whole training."""
+        return (self.epochs or 0) * steps_per_epoch if self.steps is None else self.steps
+
+    def passes(self, steps_per_epoch: float) -> float:
+        """Give the times that the training images are gone through."""
+        return (self.steps or 0) / steps_per_epoch if self.epochs is None else self.epochs
+
+    def warmup(self, steps_per_epoch: int) -> int:
+        """Give the steps of the warm-up.
+
+        Raises:
+            ValueError: If there are not fewer than those of the training.
+        """
+        steps = round(self.warmup_epochs * steps_per_epoch) if self.warmup_steps is None else self.warmup_steps
+        if steps >= self.length(steps_per_epoch):
+            raise ValueError(
+                f"got a warm-up of {steps} of {self.length(steps_per_epoch)} steps; the warm-up must be shorter"
+            )
+        return steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,7 +82,7 @@ class Job:
     @property
     def steps(self) -> int:
         """Steps of the whole schedule."""
-        return self.optim.epochs * self.task.steps_per_epoch
+        return self.optim.length(self.task.steps_per_epoch)
 
     @property
     def last(self) -> int:
@@ -125,7 +125,8 @@ def fit(job: Job) -> dict[str, float]:
     """
     state = start(job)
     resume(state, job)
-    job.report(Started(first=state.step, steps=job.last, steps_per_epoch=job.task.steps_per_epoch))
+    length = {"steps": job.last, "length": job.steps, "steps_per_epoch": job.task.steps_per_epoch}
+    job.report(Started(first=state.step, **length))
     try:
         if job.first_process:
             state.metrics = Metrics(job.run, job.settings, state.step, state.record["evaluated"])
@@ -230,10 +231,11 @@ def take_step(state: State, job: Job, batches: Iterator[Any]) -> Tensor:
     state.schedule.step_update(state.step)
     total = torch.zeros((), device=accelerator.device)
     for part in range(parts):
+        batch = state.window.wait(batches)  # first, as reading may draw from the same numbers
         start_random_numbers(job, state.step, part)
         last = part == parts - 1
         with contextlib.nullcontext() if last or job.run.shard else accelerator.no_sync(state.model):
-            loss = job.task.loss(state.model, state.window.wait(batches), state.step)
+            loss = job.task.loss(state.model, batch, state.step)
             accelerator.backward(loss / parts)
         total += loss.detach() / parts
     if job.optim.clip_grad is not None:

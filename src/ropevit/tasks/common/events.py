@@ -10,6 +10,9 @@ class Started:
 
     first: int
     steps: int
+    """Step at which this run of it ends."""
+    length: int
+    """Steps of the whole training."""
     steps_per_epoch: int
 
 

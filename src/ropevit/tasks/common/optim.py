@@ -37,8 +37,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
 def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, steps_per_epoch: int) -> Any:
     """Build the schedule: `step_update(step)` sets the rates of a step, which depend on nothing else.
 
-    The rate rises linearly to `lr`, then falls along half a cosine to `min_lr`, or to a tenth at each milestone; with a
-    layer decay, all of it is scaled layer by layer.
+    The rate rises linearly to `lr`, then falls to `min_lr` along half a cosine or as a power of what is left, or to a
+    tenth at each milestone; with a layer decay, all of it is scaled layer by layer.
 
     Args:
         optimizer: What to schedule.
@@ -47,12 +47,14 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, steps_p
 
     Source: Loshchilov and Hutter 2017 (arXiv:1608.03983), without restarts.
     """
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    total = config.epochs * steps_per_epoch
+    warmup, total = config.warmup(steps_per_epoch), config.length(steps_per_epoch)
     length = total - warmup if config.warmup_prefix else total
     rise = {"warmup_t": warmup, "warmup_lr_init": config.warmup_lr, "warmup_prefix": config.warmup_prefix}
     schedules = require("timm.scheduler", "train")
     if config.schedule == "step":
         steps = [round(share * length) + 1 for share in config.milestones]  # timm lowers the rate a step too early
         return schedules.MultiStepLRScheduler(optimizer, steps, decay_rate=0.1, t_in_epochs=False, **rise)
-    return schedules.CosineLRScheduler(optimizer, length, lr_min=config.min_lr, t_in_epochs=False, **rise)
+    rise |= {"lr_min": config.min_lr, "t_in_epochs": False}
+    if config.schedule == "poly":
+        return schedules.PolyLRScheduler(optimizer, length, power=config.power, **rise)
+    return schedules.CosineLRScheduler(optimizer, length, **rise)

@@ -34,6 +34,19 @@ class RunSummary:
         points = [(line["epoch"], line[key]) for line in self.lines if key in line]
         return [x for x, _ in points], [y for _, y in points]
 
+    @property
+    def metric(self) -> str:
+        """Name of the score by which its best weights are chosen."""
+        return self.settings.get("metric", "top1")
+
+    @property
+    def passes(self) -> float | None:
+        """Epochs of the whole training, where that is known yet."""
+        optim, last = self.settings.get("optim", {}), (self.lines or [{}])[-1]
+        if optim.get("steps") is None:
+            return optim.get("epochs")
+        return optim["steps"] * last["epoch"] / last["step"] if last.get("step") else None
+
     def last(self, key: str) -> float | None:
         """Give the last value of a key, if there is one."""
         return (self.curve(key)[1] or [None])[-1]
@@ -67,13 +80,12 @@ def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
     return runs
 
 
-def draw_runs(runs: Sequence[RunSummary], path: Path, score: str = "top1") -> Path:
+def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
     """Draw loss and score of trainings over their epochs.
 
     Args:
         runs: The trainings.
         path: PNG to write.
-        score: Which score.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -83,8 +95,9 @@ def draw_runs(runs: Sequence[RunSummary], path: Path, score: str = "top1") -> Pa
     left, right = figure.subplots(1, 2)
     for run in runs:
         left.plot(*run.curve("loss"), label=run.name, linewidth=1.2)
-        right.plot(*run.curve(score), label=run.name, marker="o", markersize=3, linewidth=1.2)
-    for axes, title in ((left, "training loss"), (right, f"{score} on the test images (%)")):
+        right.plot(*run.curve(run.metric), label=run.name, marker="o", markersize=3, linewidth=1.2)
+    scores = " or ".join(dict.fromkeys(run.metric for run in runs))
+    for axes, title in ((left, "training loss"), (right, f"{scores} on the test images (%)")):
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from ropevit.extras import require
+from ropevit.tasks.common.assignment import mean_count
 from ropevit.tasks.detect.boxes import Matching, Predictions, Target, cornered
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Output
@@ -38,7 +38,7 @@ def dino_losses(output: Output, targets: Sequence[Target], config: DinoConfig) -
     """
     targets = list(targets)
     device = output.encoder.logits.device
-    divisor = mean_boxes(sum(len(target.labels) for target in targets), device)
+    divisor = mean_count(sum(len(target.labels) for target in targets), device)
     layers = [(str(number), layer) for number, layer in enumerate(output.layers[:-1])]
     losses = {}
     for name, predictions in [("", output.layers[-1]), *layers, ("enc", output.encoder)]:
@@ -59,22 +59,6 @@ def dino_losses(output: Output, targets: Sequence[Target], config: DinoConfig) -
 def named(name: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Say in the names of losses what they are of."""
     return {"_".join(filter(None, ("loss", kind, name))): value for kind, value in losses.items()}
-
-
-def mean_boxes(count: int, device: torch.device) -> Float[Tensor, ""]:
-    """Count the boxes of all processes, divided by the number of processes; at least 1.
-
-    Each process then divides its losses by this, and the mean of their gradients is that of one process with all boxes.
-
-    Args:
-        count: Boxes of this process.
-        device: One that the processes can talk through.
-    """
-    total = torch.tensor(float(count), device=device)
-    if dist.is_initialized():
-        dist.all_reduce(total)
-        total /= dist.get_world_size()
-    return total.clamp(min=1)
 
 
 def set_losses(

@@ -1,11 +1,11 @@
 """One query for each object, such that the sum of the costs is least."""
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ropevit.extras import require
+from ropevit.tasks.common.assignment import assign
 from ropevit.tasks.detect.boxes import Matching, Predictions, Target, cornered
 from ropevit.tasks.detect.config import DinoConfig
 
@@ -56,15 +56,3 @@ def cost_matrix(
         + config.match_box * (boxes[:, None] - target.boxes).abs().sum(-1)
         - config.match_giou * giou(cornered(boxes), cornered(target.boxes))
     )
-
-
-def assign(costs: np.ndarray) -> np.ndarray:
-    """Give each row a column of its own so that the sum of the costs is least.
-
-    Args:
-        costs: Finite numbers (rows, columns), with at least as many columns as rows.
-
-    Returns:
-        The column of each row, in int64.
-    """
-    return require("scipy.optimize", "dense").linear_sum_assignment(costs)[1].astype(np.int64)

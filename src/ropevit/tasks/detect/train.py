@@ -1,6 +1,7 @@
 """Training of detectors: data, loss and average precision for the engine."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,9 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.order import TrainOrder
 from ropevit.data.streams import number
 from ropevit.extras import require
-from ropevit.tasks.common.directory import open_directory
-from ropevit.tasks.common.engine import Job, fit
 from ropevit.tasks.common.events import Evaluating, Report, silent
-from ropevit.tasks.common.metrics import trackers
-from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.training import run_training
 from ropevit.tasks.detect.augment import eval_transform, train_transform
 from ropevit.tasks.detect.average_precision import average_precision, result_rows
 from ropevit.tasks.detect.batches import Batch, eval_batches, train_batches
@@ -44,35 +43,17 @@ def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
     """
     for module, extra in (("timm", "train"), ("transformers", "dense"), ("faster_coco_eval", "dense")):
         require(module, extra)
-    trackers(config.run)
-    accelerator = make_accelerator(config.run)
-    try:
-        return fit(make_job(config, accelerator, report))
-    finally:
-        leave()
+    return run_training(config, partial(prepare, config), report)
 
 
-def make_job(config: DetectConfig, accelerator: Any, report: Report) -> Job:
-    """Open the data and the directory, and put together what the engine needs."""
-    channel = Channel()
+def prepare(config: DetectConfig, accelerator: Any, channel: Channel) -> "tuple[Detection, Detector]":
+    """Open the data, and draw or load the first weights."""
     learned = open_coco(config.data, "train", keep_empty=config.keep_empty)
     measured = open_coco(config.data, "val", keep_empty=True)
     check_sources(learned, measured)
     torch.manual_seed(number("weights", config.run.seed))
     model = first_detector(config.model, len(learned.classes))
-    task = Detection(config, learned, measured, accelerator, channel)
-    facts = config.to_dict() | {"classes": list(learned.classes)}
-    channel.first(lambda: open_directory(config.run, facts))  # once all else is in order
-    return Job(
-        accelerator=accelerator,
-        task=task,
-        model=model,
-        optim=config.optim,
-        run=config.run,
-        settings=config.to_dict(),
-        report=report if accelerator.is_main_process else silent,
-        channel=channel,
-    )
+    return Detection(config, learned, measured, accelerator, channel), model
 
 
 def check_sources(learned: CocoSource, measured: CocoSource) -> None:
@@ -116,6 +97,7 @@ class Detection:
             shares=config.run.accumulate,
         )
         self.steps_per_epoch = self.order.steps_per_epoch
+        self.classes = train.classes
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
         self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ropevit.extras import require
-from ropevit.tasks.detect.criterion import mean_boxes
-from ropevit.tasks.detect.matching import assign
+from ropevit.tasks.common.assignment import assign, mean_count
 from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.mask2former import MODULE, Masks
 from ropevit.tasks.segment.model import masks_of
@@ -42,7 +41,7 @@ def mask_losses(
     """
     truths = [masks_of(each.long()) for each in labels]
     check_truths(truths, config)
-    divisor = mean_boxes(sum(len(classes) for _, classes in truths), labels.device)
+    divisor = mean_count(sum(len(classes) for _, classes in truths), labels.device)
     losses = {}
     for number, found in enumerate(output):
         suffix = "" if number == len(output) - 1 else f"_{number}"

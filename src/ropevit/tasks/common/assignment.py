@@ -1,0 +1,38 @@
+"""What set losses share: who stands for what, and what the sum over all is divided by."""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from ropevit.extras import require
+
+
+def assign(costs: np.ndarray) -> np.ndarray:
+    """Give each row a column of its own so that the sum of the costs is least.
+
+    Args:
+        costs: Finite numbers (rows, columns), with at least as many columns as rows.
+
+    Returns:
+        The column of each row, in int64.
+    """
+    return require("scipy.optimize", "dense").linear_sum_assignment(costs)[1].astype(np.int64)
+
+
+def mean_count(count: int, device: torch.device) -> Float[Tensor, ""]:
+    """Count the objects (boxes, masks) of all processes, divided by the number of processes; at least 1.
+
+    Each process then divides its losses by this, and the mean of their gradients is that of one process with
+    all objects.
+
+    Args:
+        count: Objects of this process.
+        device: One that the processes can talk through.
+    """
+    total = torch.tensor(float(count), device=device)
+    if dist.is_initialized():
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return total.clamp(min=1)
