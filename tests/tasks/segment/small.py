@@ -10,6 +10,7 @@ from ropevit.models.dense import DenseSwin, DenseSwinConfig
 from ropevit.tasks.segment.config import PROFILES, Mask2FormerConfig, UperNetConfig, UperNetProfile
 from ropevit.tasks.segment.mask2former import Mask2Former
 from ropevit.tasks.segment.neck import make_vit_backbone
+from ropevit.tasks.segment.segmenter import SegmentModel
 from ropevit.tasks.segment.upernet import UperNet
 
 
@@ -46,3 +47,15 @@ def small_mask2former(**changes):
     sizes = {"width": 32, "heads": 2, "encoder_layers": 1, "encoder_mlp_width": 32, "decoder_layers": 3}
     rest = {"decoder_mlp_width": 32, "queries": 12, "points": 64}
     return Mask2Former(small_swin(), Mask2FormerConfig(**(sizes | rest | changes)))
+
+
+def small_segmenter(head="upernet", **changes):
+    """Give the options of a small segmenter, which starts anew."""
+    heads = {
+        "upernet": UperNetConfig(channels=16, auxiliary_channels=16),
+        "mask2former": Mask2FormerConfig(
+            width=32, heads=2, encoder_layers=1, encoder_mlp_width=32, decoder_layers=2, decoder_mlp_width=32, points=64
+        ),
+    }
+    size = {"model": "deit_tiny", "width": 32, "depth": 4, "heads": 2, "init": None}
+    return SegmentModel(**({"head": head, head: heads[head]} | size | changes))

@@ -1,8 +1,7 @@
 """A detector: a backbone and DINO, built from a few options, and its files."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
-from ropevit.models.registry import PUBLISHED, get_config, model_name
 from ropevit.models.swin import SwinConfig
-from ropevit.rope import CONVENTION
+from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
+from ropevit.tasks.common.saved import SavedAs
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Dino, Output
@@ -21,15 +20,11 @@ from ropevit.tasks.detect.layout import load_detrex, to_detrex
 from ropevit.tasks.detect.levels import padding_mask
 from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError, first_line
-from ropevit.weights.own import differences, stored_json
-from ropevit.weights.reading import read_checkpoint
-from ropevit.weights.saving import write_safetensors
 
 #: Value of "format" in the header of a detector's file.
 FORMAT = "ropevit-detector"
 
-#: Value of `init` that stands for the published weights of the backbone's classifier.
-PRETRAINED = "published"
+FILE = SavedAs(FORMAT, "detector")
 
 #: Side of a ViT's windows in tokens: the grid of pre-training at 224 pixels.
 VIT_WINDOW = 14
@@ -67,19 +62,12 @@ class DetectModel:
     """What looks for objects in the backbone's maps."""
 
     def __post_init__(self):
-        name = model_name(self.model, self.position)
-        if self.init == PRETRAINED and name not in PUBLISHED:
-            raise ValueError(f"{name} has no published weights; give a file of them as init, or None to start anew")
+        self.weights()
         self.backbone()
 
     def backbone(self) -> DenseViTConfig | DenseSwinConfig:
         """Give the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin three of 8 to 32."""
-        names = ("width", "depth", "heads", "patch_size")
-        changes = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        swin = self.model.startswith("swin")
-        if swin and self.window is not None:
-            changes["window_size"] = self.window
-        body = get_config(model_name(self.model, self.position), drop_path=self.drop_path, **changes)
+        body = body_config(self)
         if isinstance(body, SwinConfig):
             return DenseSwinConfig(body=body, stages=(1, 2, 3))
         pyramid = PyramidConfig(scales=(2, 1, 0.5), channels=self.dino.width, top=True)
@@ -87,7 +75,7 @@ class DetectModel:
 
     def weights(self) -> str | None:
         """Say where the backbone's first weights come from; None for nowhere."""
-        return model_name(self.model, self.position) if self.init == PRETRAINED else self.init
+        return first_weights(self)
 
 
 class Detector(nn.Module):
@@ -179,15 +167,8 @@ def save_detector(
     Raises:
         WeightsError: If the disk refuses.
     """
-    header = {
-        "format": FORMAT,
-        "config": json.dumps(asdict(config)),
-        "convention": json.dumps(CONVENTION),
-        "classes": json.dumps(list(classes)),
-        "metadata": json.dumps(dict(metadata)),
-    }
     backbone = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
-    write_safetensors(path, backbone | to_detrex(model.dino.state_dict()), header)
+    FILE.write(path, config, classes, metadata, backbone | to_detrex(model.dino.state_dict()))
 
 
 def load_detector(path: Path | str) -> tuple[Detector, DetectorInfo]:
@@ -196,23 +177,15 @@ def load_detector(path: Path | str) -> tuple[Detector, DetectorInfo]:
     Raises:
         WeightsError: If it cannot be read, or is no detector of ours.
     """
-    found = read_checkpoint(str(path))
-    if found.metadata.get("format") != FORMAT:
-        raise WeightsError(f"{path} is no detector of ours; give a file that a training of a detector wrote")
-    names = ("config", "convention", "classes", "metadata")
-    fields, convention, classes, metadata = (stored_json(found.metadata, name, str(path)) for name in names)
-    if convention != CONVENTION:
-        raise WeightsError(
-            f"{path} follows another convention ({differences(convention, CONVENTION)}); "
-            "load it with the version of ropevit that wrote it"
-        )
+    found = FILE.read(path)
     try:
-        config = DetectModel(**fields | {"dino": DinoConfig(**fields["dino"])})
+        fields: dict[str, Any] = found.fields | {"dino": DinoConfig(**found.fields["dino"])}
+        config = DetectModel(**fields)
     except (TypeError, ValueError, KeyError) as error:
         raise WeightsError(f"the config in {path} describes no detector: {first_line(error)}") from error
-    model = Detector(config, len(classes))
+    model = Detector(config, len(found.classes))
     fill(model, found.entries, str(path))
-    return model, DetectorInfo(config, classes, metadata)
+    return model, DetectorInfo(config, found.classes, found.metadata)
 
 
 def fill(model: Detector, entries: Mapping[str, Tensor], source: str) -> None:

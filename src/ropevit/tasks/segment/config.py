@@ -1,7 +1,9 @@
 """What makes a UperNet or a Mask2Former, and how the literature trains UperNet on a ViT."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from ropevit.tasks.segment.inference import SLIDE, InferenceConfig
 
@@ -26,8 +28,8 @@ class UperNetConfig:
     Source: Xiao et al. 2018 (arXiv:1807.10221), with mmseg's auxiliary head and dropout.
     """
 
-    classes: int = 150
-    """Classes of pixels, K."""
+    classes: Annotated[int, tyro.conf.Suppress] = 150
+    """Classes of pixels, K. A training takes those of its data."""
     channels: int = 512
     """Channels of the head's maps."""
     pool_sizes: tuple[int, ...] = (1, 2, 3, 6)
@@ -148,8 +150,8 @@ class Mask2FormerConfig:
     Source: Cheng et al. 2021 (arXiv:2112.01527).
     """
 
-    classes: int = 150
-    """Classes of pixels, K; one more for queries that stand for nothing."""
+    classes: Annotated[int, tyro.conf.Suppress] = 150
+    """Classes of pixels, K; one more for queries that stand for nothing. A training takes those of its data."""
     queries: int = 100
     """Masks that are made of an image, Q."""
     width: int = 256

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.dense.pyramid import SCALES, hide
 from ropevit.models.vit import ViTConfig
-from ropevit.tasks.segment.config import UperNetProfile
+from ropevit.tasks.segment.config import Neck, UperNetProfile
 
 
 class ResizedNeck(nn.Module):
@@ -65,13 +65,26 @@ def make_vit_backbone(body: ViTConfig, profile: UperNetProfile) -> DenseViT:
             f"got a body of {body.depth} blocks for a profile with taps={profile.taps}, of {profile.taps[-1] + 1}; "
             "choose another profile, or replace its taps"
         )
-    config = DenseViTConfig(
-        body=replace(body, drop_path=profile.drop_path),
-        global_blocks=tuple(range(body.depth)),
-        taps=profile.taps,
-        pyramid=PyramidConfig(channels=None, norm="batch"),
-    )
+    return with_neck(vit_config(replace(body, drop_path=profile.drop_path), profile.taps), profile.neck)
+
+
+def vit_config(body: ViTConfig, taps: tuple[int, ...], window: int | None = None) -> DenseViTConfig:
+    """Describe a ViT whose tapped tokens become maps with BEiT's neck.
+
+    Args:
+        body: The classifier's config.
+        taps: Blocks whose tokens become maps, from 0.
+        window: Side of the windows in tokens in which all but four blocks attend; None attends everywhere.
+    """
+    pyramid = PyramidConfig(channels=None, norm="batch")
+    if window is None:
+        return DenseViTConfig(body=body, taps=taps, pyramid=pyramid, global_blocks=tuple(range(body.depth)))
+    return DenseViTConfig(body=body, taps=taps, pyramid=pyramid, window=window)
+
+
+def with_neck(config: DenseViTConfig, neck: Neck) -> DenseViT:
+    """Build a ViT with a neck by name."""
     backbone = DenseViT(config)
-    if profile.neck == "resized":
-        backbone.pyramid = ResizedNeck(body.width)  # pyright: ignore[reportAttributeAccessIssue]
+    if neck == "resized":
+        backbone.pyramid = ResizedNeck(config.body.width)  # pyright: ignore[reportAttributeAccessIssue]
     return backbone

@@ -1,0 +1,68 @@
+"""Options of the backbone of a detector or a segmenter: which classifier's body, and where its weights come from."""
+
+from typing import Protocol, runtime_checkable
+
+from ropevit.models.architectures import Config
+from ropevit.models.registry import PUBLISHED, get_config, model_name
+
+#: Value of `init` that stands for the published weights of the backbone's classifier.
+PRETRAINED = "published"
+
+
+@runtime_checkable
+class BackboneOptions(Protocol):
+    """The options that tasks have in common."""
+
+    @property
+    def model(self) -> str:
+        """Family and size, such as deit_base."""
+        ...
+
+    @property
+    def position(self) -> str:
+        """Name of the position embedding."""
+        ...
+
+    @property
+    def drop_path(self) -> float:
+        """Rate of stochastic depth."""
+        ...
+
+    @property
+    def window(self) -> int | None:
+        """Side of a window in tokens; of the body only where it is a Swin."""
+        ...
+
+    @property
+    def init(self) -> str | None:
+        """`published`, a file or hub id, or None."""
+        ...
+
+
+def body_config(options: BackboneOptions) -> Config:
+    """Give the config of the classifier whose body is the backbone's.
+
+    Besides the named options, width, depth, heads and patch_size replace those of the named model where they are given.
+
+    Raises:
+        ValueError: If there is no such model or option.
+    """
+    names = ("width", "depth", "heads", "patch_size")
+    changes = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.model.startswith("swin") and options.window is not None:
+        changes["window_size"] = options.window
+    return get_config(model_name(options.model, options.position), drop_path=options.drop_path, **changes)
+
+
+def first_weights(options: BackboneOptions) -> str | None:
+    """Say where the backbone's first weights come from; None for nowhere.
+
+    Raises:
+        ValueError: If the published weights are asked for, and there are none.
+    """
+    if options.init != PRETRAINED:
+        return options.init
+    name = model_name(options.model, options.position)
+    if name not in PUBLISHED:
+        raise ValueError(f"{name} has no published weights; give a file of them as init, or None to start anew")
+    return name
