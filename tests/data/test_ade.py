@@ -101,6 +101,53 @@ def test_a_folder_without_pictures_is_refused_and_found(tmp_path, tiny):
     assert found(tiny) == ["annotations"]
 
 
+def test_classes_are_named_by_the_published_table(tiny):
+    source = open_ade(tiny, "val")
+    assert len(source.classes) == 150
+    assert [source.classes[place] for place in (0, 1, 12, 20, 149)] == [
+        "ground",
+        "class 2",
+        "disc",
+        "square",
+        "triangle",
+    ]
+    header, ground, *_ = (tiny / "objectInfo150.txt").read_text().splitlines()
+    assert header == "Idx\tRatio\tTrain\tVal\tStuff\tName"
+    number, ratio, *rest = ground.split("\t")
+    assert (number, rest) == ("1", ["12", "6", "1", "ground"])
+    assert 0.6 < float(ratio) < 0.95
+    (tiny / "objectInfo150.txt").unlink()
+    assert open_ade(tiny, "val").classes[::149] == ("class 1", "class 150")
+
+
+def test_classes_of_ones_own_come_first_and_labels_above_are_refused_and_found(tiny):
+    (tiny / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(1, 150)) + "\n")
+    source = open_ade(tiny, "train")
+    assert (len(source.classes), source.classes[12]) == (149, "thing 13")
+    with_triangle = next(i for i in range(12) if (pixels(source.label_file(i)) == 150).any())
+    with pytest.raises(ValueError, match=r"\.png: the label 150, expected 0 to 149 .*\(unknown label\)"):
+        source.read(with_triangle)
+    assert set(found(tiny)) == {"unknown label"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("classes.txt", "", "0 lines, expected 1 to 255 names"),
+        ("classes.txt", "wall\n\nsky\n", "line 2 is empty, expected the name of label 2"),
+        ("classes.txt", "thing\n" * 256, "256 lines, expected 1 to 255 names"),
+        ("objectInfo150.txt", "", "the columns"),
+        ("objectInfo150.txt", "Idx\tName\n1\twall\n", "the columns .*, expected Idx, Ratio, Train, Val, Stuff, Name"),
+        ("objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tStuff\tName\n2\t0.1\t1\t1\t1\tsky\n", "line 2 is .* class 1"),
+    ],
+)
+def test_names_that_cannot_be_read_are_refused_and_found(name, text, message, tiny):
+    (tiny / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}: {message}.*; correct it, or remove it"):
+        open_ade(tiny, "train")
+    assert found(tiny) == ["annotations"] * 2
+
+
 def test_a_sound_set_is_clean(tiny):
     report = check_dense(str(tiny))
     assert (dense_layout(str(tiny)), report.images, report.findings) == ("ade", {"train": 12, "val": 6}, [])

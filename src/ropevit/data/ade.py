@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ropevit.data.ade_classes import CLASSES, read_classes
 from ropevit.data.faults import Fault, refuse
 from ropevit.data.images import UNREADABLE, reason, to_rgb
 from ropevit.data.listing import image_names
 
-#: Classes of the published set; label PNGs count them from 1, 0 is nothing.
-CLASSES = 150
 #: Label of pixels that are nothing; no loss and no score counts them.
 IGNORED = 255
 #: split -> name of its folders
@@ -32,6 +31,8 @@ class AdeSource:
     """Name of the split's folders."""
     files: tuple[str, ...]
     """Names of the pictures."""
+    classes: tuple[str, ...]
+    """Names of the classes; label PNGs count them from 1."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -45,7 +46,7 @@ class AdeSource:
         """
         with Image.open(self.describe(index)) as image:
             picture = to_rgb(image)
-        found = read_labels(self.label_file(index), picture.size)
+        found = read_labels(self.label_file(index), picture.size, len(self.classes))
         if isinstance(found, Fault):
             raise refuse(found)
         return picture, found
@@ -63,11 +64,13 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
     """Open a split.
 
     Args:
-        root: Folder with `images` and `annotations`, each with `training` and `validation`.
+        root: Folder with `images` and `annotations`, each with `training` and `validation`. The names of the classes
+            are in `classes.txt` (one a line, the first of label 1), or in `objectInfo150.txt` as published; without
+            either there are 150, and they are numbered.
         split: Which.
 
     Raises:
-        ValueError: If there are no pictures, or one or its labels lack the other.
+        ValueError: If there are no pictures, one or its labels lack the other, or the names cannot be read.
     """
     source = list_ade(root, split)
     for fault in lonely(source):
@@ -81,7 +84,7 @@ def list_ade(root: Path | str, split: str) -> AdeSource:
     names = image_names(root / "images" / folder) if (root / "images" / folder).is_dir() else []
     if not names:
         raise ValueError(f"found no pictures in {root / 'images' / folder}; expected those of ADE20K, as it unpacks")
-    return AdeSource(name=f"ade/{split}", root=root, folder=folder, files=tuple(names))
+    return AdeSource(name=f"ade/{split}", root=root, folder=folder, files=tuple(names), classes=read_classes(root))
 
 
 def lonely(source: AdeSource) -> Iterator[Fault]:
@@ -95,12 +98,13 @@ def lonely(source: AdeSource) -> Iterator[Fault]:
         yield Fault("missing file", str(folder / name), "labels without a picture")
 
 
-def read_labels(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"] | Fault:
+def read_labels(path: Path, size: tuple[int, int], classes: int = CLASSES) -> UInt8[np.ndarray, "H W"] | Fault:
     """Read the labels of a picture, or say what is wrong with them.
 
     Args:
         path: Label PNG, one byte a pixel: 0 nothing, then the classes from 1.
         size: Width and height of the picture.
+        classes: Number of classes.
     """
     try:
         with Image.open(path) as image:
@@ -114,6 +118,6 @@ def read_labels(path: Path, size: tuple[int, int]) -> UInt8[np.ndarray, "H W"] |
             stored = np.array(image)
     except UNREADABLE as error:
         return Fault("annotations", str(path), f"labels that cannot be read: {reason(error)}")
-    if stored.max() > CLASSES:
-        return Fault("unknown label", str(path), f"the label {stored.max()}, expected 0 to {CLASSES}")
+    if stored.max() > classes:
+        return Fault("unknown label", str(path), f"the label {stored.max()}, expected 0 to {classes}")
     return np.where(stored == 0, IGNORED, stored - 1).astype(np.uint8)

@@ -91,17 +91,17 @@ def prepare_ade(root: Path, split: str) -> tuple[list[Fault], list[Look]]:
     except ValueError as error:
         return [Fault("annotations", str(root), str(error))], []
     looks = [
-        lambda index=index: look_ade(Path(source.describe(index)), source.label_file(index))
+        lambda index=index: look_ade(Path(source.describe(index)), source.label_file(index), len(source.classes))
         for index in range(len(source))
     ]
     return list(lonely(source)), looks
 
 
-def look_ade(path: Path, labels: Path) -> list[Fault]:
+def look_ade(path: Path, labels: Path, classes: int) -> list[Fault]:
     """Look at one picture of ADE20K and its labels."""
     faults, size = look_picture(path)
     if size and labels.is_file():
-        found = read_labels(labels, size)
+        found = read_labels(labels, size, classes)
         faults += [found] if isinstance(found, Fault) else []
     return faults
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ropevit.data.ade import FOLDERS
+from ropevit.data.ade_classes import CLASSES, PUBLISHED, published_table
 
 #: Names and colours of the shapes, with their ids in a file of COCO (which skips some) and their labels in ADE20K.
 SHAPES = {
@@ -158,6 +159,27 @@ def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
         for shape in found.shapes:
             paint(draw, shape, SHAPES[shape.name][2])
         truth.save(labels / f"{name}.png")
+    write_classes(root)
+
+
+def write_classes(root: Path) -> None:
+    """Write the published table of classes for the splits that are there; those that are on no picture are numbered."""
+    train, val = (count_labels(root / "annotations" / folder) for folder in FOLDERS.values())
+    pixels = train.sum(0) + val.sum(0)
+    names = {GROUND: "ground"} | {label: name for name, (_, _, label) in SHAPES.items()}
+    rows = []
+    for label in range(1, CLASSES + 1):
+        pictures = [int((counts[:, label] > 0).sum()) for counts in (train, val)]
+        ratio, name = float(pixels[label] / pixels.sum()), names.get(label, f"class {label}")
+        rows.append((ratio, pictures[0], pictures[1], label == GROUND, name))
+    (root / PUBLISHED).write_text(published_table(rows), encoding="utf-8")
+
+
+def count_labels(folder: Path) -> np.ndarray:
+    """Count the pixels of each label (column) in each PNG (row) of a folder."""
+    files = sorted(folder.glob("*.png"))
+    counts = [np.bincount(np.asarray(Image.open(file)).ravel(), minlength=CLASSES + 1) for file in files]
+    return np.array(counts or np.zeros((0, CLASSES + 1)))
 
 
 #: layout -> what writes a split of it

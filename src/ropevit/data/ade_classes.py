@@ -1,0 +1,76 @@
+"""Names of the classes of a data set in the layout of ADE20K."""
+
+from pathlib import Path
+
+#: Classes of the published set; label PNGs count them from 1, 0 is nothing.
+CLASSES = 150
+#: Most classes that one byte a pixel can tell apart, besides nothing.
+MOST = 255
+#: Names of the classes of one's own set: one a line, the first of label 1.
+OWN = "classes.txt"
+#: The table that comes with the published set.
+PUBLISHED = "objectInfo150.txt"
+#: Its columns, separated by tabs; synonyms in a name are separated by commas.
+COLUMNS = ("Idx", "Ratio", "Train", "Val", "Stuff", "Name")
+
+
+def read_classes(root: Path) -> tuple[str, ...]:
+    """Read the names of the classes: from classes.txt, else from objectInfo150.txt, else they are numbered.
+
+    Args:
+        root: Folder of the data set.
+
+    Returns:
+        Names of the labels from 1.
+
+    Raises:
+        ValueError: If a file is there and cannot be read so.
+    """
+    for file, read in ((root / OWN, own_names), (root / PUBLISHED, published_names)):
+        if file.exists():
+            try:
+                return read(file.read_text(encoding="utf-8").splitlines())
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{file}: {error}; correct it, or remove it to number the classes") from error
+    return tuple(f"class {number}" for number in range(1, CLASSES + 1))
+
+
+def own_names(lines: list[str]) -> tuple[str, ...]:
+    """Read names one a line.
+
+    Raises:
+        ValueError: If there are none or too many, or a line is empty.
+    """
+    names = tuple(line.strip() for line in lines)
+    if not 1 <= len(names) <= MOST:
+        raise ValueError(f"{len(names)} lines, expected 1 to {MOST} names of classes, one a line")
+    if "" in names:
+        raise ValueError(f"line {names.index('') + 1} is empty, expected the name of label {names.index('') + 1}")
+    return names
+
+
+def published_names(lines: list[str]) -> tuple[str, ...]:
+    """Read the last column of the published table.
+
+    Raises:
+        ValueError: If it is another table.
+    """
+    header, *rows = [line.split("\t") for line in lines] or [[]]
+    if tuple(header) != COLUMNS:
+        raise ValueError(f"the columns {header}, expected {', '.join(COLUMNS)} separated by tabs")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(COLUMNS) or row[0] != str(number):
+            raise ValueError(f"line {number + 1} is {row}, expected the {len(COLUMNS)} columns of class {number}")
+    return own_names([row[-1] for row in rows])
+
+
+def published_table(rows: list[tuple[float, int, int, bool, str]]) -> str:
+    """Write the published table.
+
+    Args:
+        rows: Of each class, the share of the pixels, the pictures of both splits, whether it is stuff, and its name.
+    """
+    lines = ["\t".join(COLUMNS)]
+    for number, (ratio, train, val, stuff, name) in enumerate(rows, 1):
+        lines.append("\t".join((str(number), f"{ratio:.4f}", str(train), str(val), str(int(stuff)), name)))
+    return "\n".join(lines) + "\n"
