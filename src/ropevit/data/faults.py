@@ -38,12 +38,15 @@ class Fault(NamedTuple):
         return f"{self.file}: {self.detail}"
 
 
+class RefusedError(ValueError):
+    """A picture must not be left out as one that cannot be read is: the whole data set means something else."""
+
+
 def refuse(fault: Fault) -> ValueError:
     """Make the error of a fault that no training can take.
 
     Raises:
         ValueError: Never; it is returned.
     """
-    return ValueError(
-        f"{fault.file}: {fault.detail} ({fault.kind}); correct or remove it: `ropevit data check` lists all"
-    )
+    kind = RefusedError if fault.kind == "unknown label" else ValueError
+    return kind(f"{fault.file}: {fault.detail} ({fault.kind}); correct or remove it: `ropevit data check` lists all")

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ropevit.data.augment import Transform
+from ropevit.data.faults import RefusedError
 from ropevit.data.images import UNREADABLE, reason
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.data.sources import ImageSource
@@ -145,6 +146,7 @@ def read_near(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], li
 
     Raises:
         TooManyBadError: If there is none within reach.
+        RefusedError: If no training may go on with one.
     """
     bad: list[int] = []
     why = ""
@@ -152,6 +154,8 @@ def read_near(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], li
         place = (index + ahead) % len(source)
         try:
             return source.read(place), bad
+        except RefusedError:
+            raise
         except UNREADABLE as error:
             bad.append(place)
             why = reason(error)

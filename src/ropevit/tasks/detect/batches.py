@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -9,10 +10,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ropevit.data.coco import Boxes, CocoSource
-from ropevit.data.images import UNREADABLE
-from ropevit.data.loading import Failure, TooManyBadError, batches, read_near, seeded
+from ropevit.data.loading import Failure, batches
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.extras import require
+from ropevit.tasks.common.reading import Prepare, eval_keys, read_all, read_drawn, train_keys
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
 
@@ -55,16 +56,7 @@ class TrainReader:
 
     def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
         """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
-        samples, bad = [], []
-        for draw in draws:
-            try:
-                (picture, truth), missed = read_near(self.source, draw.index)
-            except TooManyBadError as error:
-                return Failure(str(error))
-            bad += missed
-            with seeded(draw.seed):
-                samples.append(prepare(picture, truth, self.transform, len(self.source.classes)))
-        return collate(samples, bad)
+        return read_drawn(self.source, draws, preparing(self.source, self.transform), collate)
 
 
 @dataclass(frozen=True)
@@ -74,17 +66,9 @@ class EvalReader:
     source: CocoSource
     transform: Transform
 
-    def __getitems__(self, indices: Iterable[int]) -> Batch:
+    def __getitems__(self, indices: Iterable[int]) -> Batch | Failure:
         """Read a batch."""
-        samples, bad = [], []
-        for index in indices:
-            try:
-                picture, truth = self.source.read(index)
-            except UNREADABLE:
-                bad.append(index)
-            else:
-                samples.append(prepare(picture, truth, self.transform, len(self.source.classes)))
-        return collate(samples, bad)
+        return read_all(self.source, indices, preparing(self.source, self.transform), collate)
 
 
 def train_batches(
@@ -103,8 +87,7 @@ def train_batches(
     Raises:
         ValueError: If ten pictures in a row cannot be read.
     """
-    keys = (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.shares))
-    return batches(TrainReader(source, transform), keys, workers)
+    return batches(TrainReader(source, transform), train_keys(order, first_step, last_step), workers)
 
 
 def eval_batches(
@@ -120,9 +103,12 @@ def eval_batches(
         world: Number of processes that measure.
         rank: Which of them this one is: it takes picture `rank` and every `world`-th after it.
     """
-    mine = range(rank, len(source), world)
-    keys = (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
-    return batches(EvalReader(source, transform), keys, workers)
+    return batches(EvalReader(source, transform), eval_keys(len(source), batch_size, world, rank), workers)
+
+
+def preparing(source: CocoSource, transform: Transform) -> Prepare:
+    """Give what makes a sample of what the source reads."""
+    return partial(prepare, transform=transform, classes=len(source.classes))
 
 
 def prepare(picture: Any, truth: Boxes, transform: Transform, classes: int) -> Sample:

@@ -1,0 +1,75 @@
+"""What the readers of detection and segmentation have in common: which pictures, and what happens to bad ones."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from ropevit.data.faults import RefusedError
+from ropevit.data.images import UNREADABLE
+from ropevit.data.loading import Failure, Readable, TooManyBadError, read_near, seeded
+from ropevit.data.order import Draw, TrainOrder
+
+BatchT = TypeVar("BatchT")
+
+#: Turns a picture and what is known of it into a sample.
+Prepare = Callable[[Any, Any], Any]
+
+
+def read_drawn(
+    source: Readable, draws: Iterable[Draw], prepare: Prepare, collate: Callable[[list, list[int]], BatchT]
+) -> BatchT | Failure:
+    """Read a training batch; a picture that cannot be read is replaced by the next one.
+
+    Args:
+        source: Training pictures.
+        draws: Which, and the seed of each one's augmentation.
+        prepare: Makes a sample of what was read, with random numbers of its own.
+        collate: Makes a batch of the samples and the indices that could not be read.
+
+    Returns:
+        The batch, or why there is none.
+    """
+    samples, bad = [], []
+    for draw in draws:
+        try:
+            found, missed = read_near(source, draw.index)
+        except (TooManyBadError, RefusedError) as error:
+            return Failure(str(error))
+        bad += missed
+        with seeded(draw.seed):
+            samples.append(prepare(*found))
+    return collate(samples, bad)
+
+
+def read_all(
+    source: Readable, indices: Iterable[int], prepare: Prepare, collate: Callable[[list, list[int]], BatchT]
+) -> BatchT | Failure:
+    """Read a batch to measure on, without the pictures that cannot be read; arguments as of `read_drawn`."""
+    samples, bad = [], []
+    for index in indices:
+        try:
+            found = source.read(index)
+        except RefusedError as error:
+            return Failure(str(error))
+        except UNREADABLE:
+            bad.append(index)
+        else:
+            samples.append(prepare(*found))
+    return collate(samples, bad)
+
+
+def train_keys(order: TrainOrder, first_step: int, last_step: int) -> Iterator[list[Draw]]:
+    """Give the draws of each part of this process, from the first step to before the last."""
+    return (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.shares))
+
+
+def eval_keys(length: int, batch_size: int, world: int = 1, rank: int = 0) -> Iterator[Sequence[int]]:
+    """Give the indices of each batch of a process, such that all processes together have each picture once.
+
+    Args:
+        length: Pictures in the source.
+        batch_size: Pictures of a batch of this process; the last one may have fewer.
+        world: Number of processes.
+        rank: Which of them this one is: it takes picture `rank` and every `world`-th after it.
+    """
+    mine = range(rank, length, world)
+    return (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))

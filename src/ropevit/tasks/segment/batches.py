@@ -1,0 +1,113 @@
+"""Batches of pictures with labels of their pixels: read, augmented, and padded to one size."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from ropevit.data.ade import IGNORED, AdeSource
+from ropevit.data.loading import Failure, batches
+from ropevit.data.order import Draw, TrainOrder
+from ropevit.tasks.common.reading import eval_keys, read_all, read_drawn, train_keys
+from ropevit.tasks.segment.augment import CropConfig, EvalTransform, Sample, TrainTransform
+
+
+class Batch(NamedTuple):
+    """Crops to train on, or one whole picture to measure on."""
+
+    images: UInt8[Tensor, "b 3 H W"]
+    """Not normalised, at the top left; zeros around them."""
+    labels: list[UInt8[Tensor, "_ _"]]
+    """Class of each pixel: of the padded crops, or at the size of the original picture; IGNORED where there is none."""
+    sizes: list[tuple[int, int]]
+    """Height and width of each image in pixels, padding not counted."""
+    bad: list[int]
+    """Indices of pictures that could not be read; `source.describe` names them."""
+
+
+@dataclass(frozen=True)
+class TrainReader:
+    """Reads a training batch; in the form in which DataLoader asks a data set for one."""
+
+    source: AdeSource
+    config: CropConfig
+
+    def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
+        """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
+        return read_drawn(self.source, draws, TrainTransform(self.config), self.collate)
+
+    def collate(self, samples: list[Sample], bad: list[int]) -> Batch:
+        """Pad crops at the bottom and right: images with zeros, labels with IGNORED."""
+        side = self.config.crop
+        images = torch.zeros(len(samples), 3, side, side, dtype=torch.uint8)
+        labels = torch.full((len(samples), side, side), IGNORED, dtype=torch.uint8)
+        for canvas, truth, (image, given) in zip(images, labels, samples, strict=True):
+            height, width = given.shape
+            canvas[:, :height, :width], truth[:height, :width] = image, given
+        return Batch(images, list(labels), [(given.shape[0], given.shape[1]) for _, given in samples], bad)
+
+
+@dataclass(frozen=True)
+class EvalReader:
+    """Reads one picture to measure on, resized and not padded; none where it cannot be read."""
+
+    source: AdeSource
+    config: CropConfig
+
+    def __getitems__(self, indices: Iterable[int]) -> Batch | Failure:
+        """Read a picture."""
+        return read_all(self.source, indices, EvalTransform(self.config), alone)
+
+
+def alone(samples: list[Sample], bad: list[int]) -> Batch:
+    """Make a batch of one picture, or of none."""
+    images = [image for image, _ in samples]
+    stacked = torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    return Batch(stacked, [labels for _, labels in samples], sizes, bad)
+
+
+def train_batches(
+    source: AdeSource, config: CropConfig, order: TrainOrder, first_step: int, last_step: int, workers: int
+) -> Iterator[Batch]:
+    """Read the batches of a training, or of a part of it, as `ropevit.data.loading.train_batches` does.
+
+    Args:
+        source: Training pictures.
+        config: How they are augmented.
+        order: Which pictures each step takes.
+        first_step: First step, from 0.
+        last_step: The step after the last.
+        workers: Processes that read; 0 reads in this one.
+
+    Raises:
+        ValueError: If ten pictures in a row cannot be read, or one has a label of no class.
+    """
+    return batches(TrainReader(source, config), train_keys(order, first_step, last_step), workers)
+
+
+def eval_batches(source: AdeSource, config: CropConfig, workers: int, world: int = 1, rank: int = 0) -> Iterator[Batch]:
+    """Read every picture once, each by itself, over all processes together.
+
+    Args:
+        source: Pictures to measure on.
+        config: How they are resized.
+        workers: Processes that read; 0 reads in this one.
+        world: Number of processes that measure.
+        rank: Which of them this one is.
+
+    Raises:
+        ValueError: If one has a label of no class.
+    """
+    return batches(EvalReader(source, config), eval_keys(len(source), 1, world, rank), workers)
+
+
+def normalised(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
+    """Bring bytes to the device of mean and spread: the mean at 0, the spread at 1, and zeros in the padding."""
+    images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
+    for image, (height, width) in zip(images, batch.sizes, strict=True):
+        image[:, height:], image[:, :, width:] = 0.0, 0.0
+    return images

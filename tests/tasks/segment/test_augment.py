@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ropevit.data.ade import open_ade
+from ropevit.data.loading import Failure
+from ropevit.data.order import TrainOrder
+from ropevit.data.tiny import make_tiny
+from ropevit.tasks.segment.augment import (
+    CropConfig,
+    EvalTransform,
+    TrainTransform,
+    cut,
+    distort,
+    draw_size,
+    largest_share,
+)
+from ropevit.tasks.segment.batches import EvalReader, TrainReader, eval_batches, normalised, train_batches
+
+PLAIN = {"flip": 0.0, "colours": False, "most_of_one_class": 1.0}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    make_tiny("ade", tmp_path / "tiny")
+    return open_ade(tmp_path / "tiny", "train")
+
+
+def striped(height=48, width=80):
+    """Give a picture whose grey says what the label of a pixel is, in large cells."""
+    rows, columns = np.arange(height)[:, None] // 8, np.arange(width)[None] // 8
+    labels = (rows * 10 + columns).astype(np.uint8)
+    return Image.fromarray(np.repeat(labels[..., None] * 4, 3, 2)), labels
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("ratios", [(1.0, 1.0), (1.3, 2.0), (0.5, 0.8)])
+def test_labels_stay_on_their_pixels(flip, ratios):
+    config = CropConfig(crop=32, short=48, long=200, ratios=ratios, flip=flip, colours=False, most_of_one_class=1.0)
+    for _ in range(5):
+        image, labels = TrainTransform(config)(*striped())
+        assert image.shape[1:] == labels.shape
+        near = (image[0].float() / 4 - labels).abs() < 6
+        assert near.float().mean() > (0.999 if ratios == (1.0, 1.0) else 0.85)
+        rising = (labels[:, 1:].int() - labels[:, :-1].int()).sum()
+        assert (rising < 0) == (flip == 1)
+
+
+def test_sizes_are_those_of_mmseg_and_of_mask2former():
+    wide = 400, 1000
+    assert draw_size(wide, CropConfig(ratios=(1.0, 1.0))) == (512, 1280)
+    assert draw_size(wide, CropConfig(ratios=(2.0, 2.0))) == (1024, 2560), "both limits are multiplied"
+    drawn = {draw_size(wide, CropConfig(short_sides=(256, 1024))) for _ in range(20)}
+    assert drawn == {(256, 640), (819, 2048)}, "the longer side is at most long"
+    shorter = [draw_size(wide, CropConfig())[0] for _ in range(100)]
+    assert 256 <= min(shorter) < 300 < 950 < max(shorter) <= 1024
+
+
+def test_crops_of_mostly_one_class_are_drawn_again():
+    labels = torch.zeros(40, 200, dtype=torch.uint8)
+    labels[:, 60:90] = 1
+    image = labels.expand(3, -1, -1)
+
+    def shares(most):
+        config = CropConfig(crop=40, **(PLAIN | {"most_of_one_class": most}))
+        crops = [cut(image, labels, config)[1] for _ in range(40)]
+        return np.array([max(float((crop == kind).float().mean()) for kind in (0, 1)) for crop in crops])
+
+    assert (shares(1.0) == 1).mean() > 0.3
+    assert (shares(0.75) < 0.75).mean() > 0.9
+    labels[:, :60] = 255
+    assert [largest_share(labels[:, 40 : 40 + width]) for width in (10, 25, 80)] == [1, 1, 0.5], "no label, no count"
+
+
+def test_colours_keep_bytes_and_change_most_images():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
+    drawn = [distort(image) for _ in range(40)]
+    assert {(each.dtype, tuple(each.shape)) for each in drawn} == {(torch.uint8, (3, 20, 30))}
+    same = sum(torch.equal(each, image) for each in drawn)
+    assert 0 < same < 12, "each of four in half of the images: none in one of 16"
+    means = torch.stack([each.float().mean() for each in drawn])
+    assert means.min() < 100
+    assert means.max() > 150
+
+
+def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):
+    config = CropConfig(crop=96, short=40, long=60, ratios=(1.0, 1.0), **PLAIN)
+    batch = TrainReader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
+    assert batch.images.shape == (4, 3, 96, 96)
+    mean, std = torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5)
+    images = normalised(batch, mean, std)
+    for image, raw, labels, (height, width) in zip(images, batch.images, batch.labels, batch.sizes, strict=True):
+        assert max(height, width) < 96
+        assert labels.shape == (96, 96)
+        assert (labels[height:] == 255).all()
+        assert (labels[:, width:] == 255).all()
+        assert (labels[:height, :width] != 255).float().mean() > 0.7
+        assert not image[:, height:].any()
+        assert not image[:, :, width:].any()
+        torch.testing.assert_close(image[:, 5, 5], (raw[:, 5, 5] / 255 - 0.25) / 0.5)
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(tiny):
+    config, order = CropConfig(crop=48, short=64, long=200), TrainOrder(12, 3, seed=4)
+    every = list(train_batches(tiny, config, order, 0, 4, workers=0))
+    torch.manual_seed(99)
+    for batch, again in zip(every[2:], train_batches(tiny, config, order, 2, 4, workers=0), strict=True):
+        assert torch.equal(batch.images, again.images)
+        assert all(torch.equal(*pair) for pair in zip(batch.labels, again.labels, strict=True))
+    assert not torch.equal(every[0].images, every[1].images)
+
+
+def test_pictures_to_measure_on_come_alone_at_the_size_of_a_view_with_the_labels_as_stored(tiny):
+    config = CropConfig(test_short=48, test_long=60)
+    parts = [list(eval_batches(tiny, config, 0, world=5, rank=rank)) for rank in range(5)]
+    assert [len(part) for part in parts] == [3, 3, 2, 2, 2]
+    batch = parts[1][2]
+    picture, labels = tiny.read(11)
+    assert np.array_equal(batch.labels[0], labels)
+    short, long = sorted(batch.images.shape[2:])
+    assert short == 48 or long == 60
+    assert batch.sizes == [batch.images.shape[2:]]
+    assert batch.images.shape[2] / batch.images.shape[3] == pytest.approx(picture.height / picture.width, rel=0.03)
+    assert (EvalTransform(config)(picture, labels)[0] == batch.images[0]).all()
+
+
+def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
+    reader, order = TrainReader(tiny, CropConfig(crop=32)), TrainOrder(12, 12, seed=0)
+    Path(tiny.describe(3)).write_bytes(b"")
+    assert reader.__getitems__(order.batch(0)).bad == [3]
+    empty = EvalReader(tiny, CropConfig()).__getitems__([3])
+    assert (empty.bad, len(empty.images), empty.labels) == ([3], 0, [])
+    Image.new("L", tiny.read(5)[0].size, 151).save(tiny.label_file(5))
+    for found in (reader.__getitems__(order.batch(0)), EvalReader(tiny, CropConfig()).__getitems__([5])):
+        assert isinstance(found, Failure)
+        assert "ADE_train_00000006.png: the label 151, expected 0 to 150" in found.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": 0}, "got crop=0; expected at least 1 pixel"),
+        ({"short_sides": (3000,)}, r"got short_sides=\(3000,\); expected 1 to long=2048"),
+        ({"ratios": (2.0, 0.5)}, r"got ratios=\(2.0, 0.5\); expected the least and the greatest"),
+        ({"flip": 1.5}, "got flip=1.5"),
+        ({"most_of_one_class": 0.0}, "most_of_one_class=0.0; expected 0 to 1, and above 0 to 1"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        CropConfig(**changes)
