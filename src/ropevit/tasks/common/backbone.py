@@ -25,7 +25,7 @@ class BackboneOptions(Protocol):
 
     @property
     def drop_path(self) -> float:
-        """Rate of stochastic depth."""
+        """Rate of stochastic depth in the last block, growing from 0 in the first."""
         ...
 
     @property
@@ -49,7 +49,9 @@ def body_config(options: BackboneOptions) -> Config:
     """
     names = ("width", "depth", "heads", "patch_size")
     changes = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if options.model.startswith("swin") and options.window is not None:
+    if not options.model.startswith("swin"):
+        changes["drop_path_rule"] = "linear"  # as ViTDet, BEiT and mmseg have it; the classifier's is constant
+    elif options.window is not None:
         changes["window_size"] = options.window
     return get_config(model_name(options.model, options.position), drop_path=options.drop_path, **changes)
 

@@ -29,6 +29,12 @@ FILE = SavedAs(FORMAT, "detector")
 #: Side of a ViT's windows in tokens: the grid of pre-training at 224 pixels.
 VIT_WINDOW = 14
 
+#: Sizes of a ViT's maps over that of its patches, of strides 8, 16 and 32; one of stride 64 follows.
+VIT_SCALES = (2.0, 1.0, 0.5)
+
+#: Stages of a Swin that give a map, of strides 8, 16 and 32.
+SWIN_STAGES = (1, 2, 3)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectModel:
@@ -55,6 +61,8 @@ class DetectModel:
     """Side of a patch in pixels."""
     window: int | None = None
     """Side of a window in tokens; None takes 14 for a ViT, and a Swin's own."""
+    stages: tuple[int, ...] | None = None
+    """Stages of a Swin that give a map, the last one among them; None takes 1, 2 and 3 (strides 8, 16, 32)."""
     init: str | None = PRETRAINED
     """Weights of a classifier that the backbone starts from (a file or a hub id); `published` takes those of the
     named model, None draws them."""
@@ -63,14 +71,28 @@ class DetectModel:
 
     def __post_init__(self):
         self.weights()
-        self.backbone()
+        if self.stages is not None:
+            object.__setattr__(self, "stages", tuple(self.stages))  # a list, where the config was read from JSON
+            if not self.swin:
+                raise ValueError(f"got stages={self.stages} for {self.model}; only a Swin has stages: leave it out")
+        backbone = self.backbone()
+        maps = len(backbone.shown) if isinstance(backbone, DenseSwinConfig) else len(VIT_SCALES) + 1
+        if maps > self.dino.levels:
+            raise ValueError(
+                f"got dino.levels={self.dino.levels} with {maps} maps of the backbone; expected {maps} or more"
+            )
+
+    @property
+    def swin(self) -> bool:
+        """Tell whether the backbone is a Swin."""
+        return self.model.startswith("swin")
 
     def backbone(self) -> DenseViTConfig | DenseSwinConfig:
-        """Give the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin three of 8 to 32."""
+        """Give the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin those of its stages."""
         body = body_config(self)
         if isinstance(body, SwinConfig):
-            return DenseSwinConfig(body=body, stages=(1, 2, 3))
-        pyramid = PyramidConfig(scales=(2, 1, 0.5), channels=self.dino.width, top=True)
+            return DenseSwinConfig(body=body, stages=SWIN_STAGES if self.stages is None else self.stages)
+        pyramid = PyramidConfig(scales=VIT_SCALES, channels=self.dino.width, top=True)
         return DenseViTConfig(body=body, window=self.window or VIT_WINDOW, pyramid=pyramid)
 
     def weights(self) -> str | None:

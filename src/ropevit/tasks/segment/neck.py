@@ -65,7 +65,9 @@ def make_vit_backbone(body: ViTConfig, profile: UperNetProfile) -> DenseViT:
             f"got a body of {body.depth} blocks for a profile with taps={profile.taps}, of {profile.taps[-1] + 1}; "
             "choose another profile, or replace its taps"
         )
-    return with_neck(vit_config(replace(body, drop_path=profile.drop_path), profile.taps), profile.neck)
+    return with_neck(
+        vit_config(replace(body, drop_path=profile.drop_path, drop_path_rule="linear"), profile.taps), profile.neck
+    )
 
 
 def vit_config(body: ViTConfig, taps: tuple[int, ...], window: int | None = None) -> DenseViTConfig:

@@ -1,0 +1,105 @@
+"""Recipes have the numbers of detrex's configs, as read there."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ropevit.tasks.detect.model import Detector
+from ropevit.tasks.detect.recipes import RECIPES, find_recipe
+
+#: Steps of a training of so many epochs, those after which the rate falls to a tenth, and those of the warm-up.
+SCHEDULES = {12: (90000, 82500, 0), 36: (270000, 225000, 0), 50: (375000, 300000, 0)}
+
+DROP_PATH = {"vitdet_base": 0.1, "vitdet_large": 0.4, "swin_tiny": 0.1, "swin_small": 0.2, "swin_base": 0.2}
+
+#: Channels of the maps of strides 8, 16, 32 and so on.
+CHANNELS = {
+    "vitdet_base": (256,) * 4,
+    "vitdet_large": (256,) * 4,
+    "swin_tiny": (192, 384, 768),
+    "swin_small": (192, 384, 768),
+    "swin_base": (256, 512, 1024),
+}
+
+FULL = [name for name in RECIPES if name != "detect/dino_smoke"]
+
+
+def backbone(name):
+    return "_".join(name.removeprefix("detect/dino_").split("_")[:2])
+
+
+def test_every_backbone_has_its_recipes():
+    vit = {f"detect/dino_vitdet_{size}{kind}" for size in ("base", "large") for kind in ("", "_50ep")}
+    swin = {f"detect/dino_swin_{s}{kind}" for s in ("tiny", "small", "base") for kind in ("", "_36ep", "_5scale")}
+    assert set(RECIPES) == vit | swin | {"detect/dino_smoke"}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_they_are_optimised_as_in_detrex(name):
+    config = find_recipe(name)
+    optim = config.optim
+    assert (optim.optimizer, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, 0.1, 1e-4)
+    assert (optim.clip_grad, optim.layer_decay, config.batch_size, config.run.precision) == (0.1, 1, 16, "float32")
+    assert optim.epochs == (50 if name.endswith("50ep") else 36 if name.endswith("36ep") else 12)
+    steps, fall, warm = SCHEDULES[optim.epochs]
+    if "vitdet_large" in name:
+        fall, warm = 300000 * steps // 375000, 250
+        assert optim.warmup_lr == pytest.approx(0.001 * optim.lr)
+    assert optim.schedule == "step"
+    assert [share * steps for share in optim.milestones] == pytest.approx([fall])
+    assert optim.warmup_epochs / optim.epochs * steps == pytest.approx(warm)
+    scale = config.scale
+    assert (scale.short_sides, scale.longest, scale.test_side) == (tuple(range(480, 801, 32)), 1333, 800)
+    assert (scale.before_crop, scale.flip) == ((400, 500, 600), 0.5)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_they_build_the_detector_of_detrex(name):
+    config, kind, five = find_recipe(name), backbone(name), name.endswith("5scale")
+    with torch.device("meta"):
+        model = Detector(config.model, 80)
+    channels = CHANNELS[kind]
+    expected = (channels[0] // 2, *channels) if five else channels
+    assert model.backbone.channels == expected
+    assert model.backbone.strides == (4, 8, 16, 32, 64)[not five :][: len(expected)]
+    dino = model.dino.config
+    assert (dino.levels, dino.queries, dino.denoising, len(model.dino.neck.extra_convs)) == (
+        5 if five else 4,
+        900,
+        100,
+        0 if "vitdet" in name else 1,
+    )
+    assert config.run.grad_checkpointing == five
+    body = model.backbone.config.body
+    assert (body.drop_path, getattr(body, "window_size", 7)) == (DROP_PATH[kind], 7)
+    if "vitdet" in name:
+        rates = [block.drop_path.rate for block in model.backbone.body.blocks]
+        assert (rates[0], rates[-1]) == (0, DROP_PATH[kind])
+        assert rates[1] == pytest.approx(DROP_PATH[kind] / (len(rates) - 1))
+
+
+def test_dino_without_its_backbone_has_the_parameters_of_detrex():
+    for name, millions in (("vitdet_base", 18.8), ("swin_tiny", 20.7), ("swin_base", 21.4)):
+        with torch.device("meta"):
+            dino = Detector(find_recipe(f"detect/dino_{name}").model, 80).dino
+        assert sum(p.numel() for p in dino.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_what_they_say_names_epochs_and_cost(name):
+    config, said = find_recipe(name), RECIPES[name].__doc__
+    assert f"{config.optim.epochs} epochs" in said
+    assert "Cost: " in said
+    assert RECIPES[name].__name__ == name.removeprefix("detect/")
+    assert RECIPES[name](position="rope_axial").model.position == "rope_axial"
+
+
+def test_stages_that_do_not_fit_are_refused():
+    vit, swin = find_recipe("detect/dino_vitdet_base").model, find_recipe("detect/dino_swin_tiny").model
+    with pytest.raises(ValueError, match=r"got stages=\(2, 3\) for deit_base; only a Swin has stages"):
+        replace(vit, stages=(2, 3))
+    with pytest.raises(ValueError, match=r"got stages=\(\); expected some of 0 to 3"):
+        replace(swin, stages=())
+    with pytest.raises(ValueError, match=r"got dino.levels=3 with 4 maps of the backbone; expected 4 or more"):
+        replace(swin, stages=(0, 1, 2, 3), dino=replace(swin.dino, levels=3))
