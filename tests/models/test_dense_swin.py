@@ -74,6 +74,45 @@ def test_padding_is_seen_unless_masked():
     assert (seen(odd).features[0] - masked(odd).features[0]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+@pytest.mark.parametrize(("height", "width"), [(70, 101), (33, 20), (9, 130), (1, 1)])
+def test_masked_padding_gives_an_image_the_same_alone_and_in_any_batch(position, height, width):
+    """Among them images so small that one window spans them, and is not shifted, while those of the batch are."""
+    built = model(position, padding="masked")
+    image, batch = torch.randn(1, 3, height, width), torch.randn(2, 3, 130, 190)
+    rows, columns = (-(-side // 4) * 4 for side in (height, width))
+    batch[0, :, :rows, :columns] = F.pad(image[0], (0, columns - width, 0, rows - height))  # the rest may be anything
+    alone = built(image)
+    together = built(batch, torch.tensor([[height, width], [130, 190]]))
+    for x, y, keep in zip(alone.features, together.features, together.valid, strict=True):
+        assert keep[0, : x.shape[2], : x.shape[3]].all()
+        assert not y[0, :, ~keep[0]].any()
+        assert_close(y[:1, :, : x.shape[2], : x.shape[3]], x, rtol=1e-4, atol=1e-4)
+
+
+def test_by_default_sizes_change_nothing_but_what_is_called_valid():
+    built, batch = model("rope_mixed_rpb"), torch.randn(2, 3, 130, 190)
+    told, untold = built(batch, torch.tensor([[70, 101], [130, 190]])), built(batch)
+    assert all(torch.equal(x, y) for x, y in zip(told.features, untold.features, strict=True))
+    assert not told.valid[0][0].all()
+
+
+def test_what_pads_smaller_images_gets_no_gradient():
+    built, images = model(padding="masked").train(), torch.randn(2, 3, 70, 101, requires_grad=True)
+    maps = built(images, torch.tensor([[33, 52], [70, 101]]))
+    sum(x[0].pow(3).sum() for x in maps.features).backward()
+    assert images.grad[0, :, :33, :52].abs().amax(0).all()
+    assert not images.grad[0, :, 36:].any()
+    assert not images.grad[0, :, :, 52:].any()
+
+
+def test_the_triton_kernel_is_refused_what_it_cannot_hide():
+    built = model(padding="masked")
+    built.body.layers[0].blocks[0].attn.backend = "triton"
+    with pytest.raises(ValueError, match="cannot hide what pads the images of a batch; choose backend='auto'"):
+        built(torch.randn(1, 3, 64, 64), torch.tensor([[40, 64]]))
+
+
 def test_stages_are_shown_as_asked_for():
     every, some = model(), model(stages=(1, 2))
     some.load_state_dict(
@@ -127,15 +166,16 @@ def test_layers_learn_as_in_the_classifier_and_new_parts_as_its_head():
     assert scale["norms.0.weight"] == (1, 0)
 
 
+@pytest.mark.parametrize("padding", ["seen", "masked"])
 @pytest.mark.usefixtures("unchecked")
-def test_one_graph_serves_all_sizes():
+def test_one_graph_serves_all_sizes(padding):
     counter = CompileCounter()
-    built = model(body=body("rope_mixed_rpb", depths=(2,), heads=(2,), width=16))
+    built = model(body=body("rope_mixed_rpb", depths=(2,), heads=(2,), width=16), padding=padding)
     compiled = torch.compile(built, fullgraph=True, dynamic=True, backend=counter)
     with torch.no_grad():
         for height, width in [(64, 48), (33, 65), (80, 96), (50, 37)]:
-            images = torch.randn(2, 3, height, width)
-            assert_close(compiled(images).features, built(images).features)
+            images, sizes = torch.randn(2, 3, height, width), torch.tensor([[height, width], [20, 30]])
+            assert_close(compiled(images, sizes).features, built(images, sizes).features)
     assert counter.frame_count == 1
 
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -94,9 +94,51 @@ def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch
     rows, columns = covering(h, window) * window, covering(w, window) * window
     places = grid_positions(rows, columns, device=device).unflatten(0, (1, rows, columns))
     x, y = to_windows(places, window, shift).unbind(-1)
+    return neighbours(x, y, (x < w) & (y < h), window)
+
+
+def neighbours(
+    x: Float[Tensor, "Bn n"], y: Float[Tensor, "Bn n"], real: Bool[Tensor, "Bn n"], window: int
+) -> Bool[Tensor, "Bn n n"]:
+    """Say which tokens of a window may see which, by their columns, their rows, and whether they are no padding."""
     near = ((x[:, :, None] - x[:, None]).abs() < window) & ((y[:, :, None] - y[:, None]).abs() < window)
-    real = (x < w) & (y < h)
     return (near & real[:, None, :]) | ~real[:, :, None]
+
+
+def own_shifts(valid: Bool[Tensor, "B h w"], window: int, shift: tuple[int, int]) -> Int[Tensor, "B 2"]:
+    """Give each image of a padded batch the shift that it has alone: none where one window spans its side.
+
+    Args:
+        valid: Which tokens are image, at the top left.
+        window: Side of a window in tokens.
+        shift: Of the whole batch.
+    """
+    rows, columns = valid[:, :, 0].sum(1), valid[:, 0].sum(1)
+    return torch.stack([(rows > window) * shift[0], (columns > window) * shift[1]], dim=1)
+
+
+def roll_each(x: Float[Tensor, "B h w C"], shifts: Int[Tensor, "B 2"]) -> Float[Tensor, "B h w C"]:
+    """Shift each map by rows and columns of its own; what leaves at one side comes in at the other."""
+    (count, h, w), device = x.shape[:3], x.device
+    rows = (torch.arange(h, device=device) - shifts[:, :1]) % h
+    columns = (torch.arange(w, device=device) - shifts[:, 1:]) % w
+    return x[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None]]
+
+
+def own_mask(valid: Bool[Tensor, "B h w"], window: int, shifts: Int[Tensor, "B 2"]) -> Bool[Tensor, "windows n n"]:
+    """Say which tokens of each image's windows may see which, as `make_mask` does for one that fills its map.
+
+    Args:
+        valid: Which tokens are image, at the top left; what fills the map up to whole windows is none.
+        window: Side of a window in tokens.
+        shifts: Rows and columns by which each image is shifted.
+    """
+    h, w = valid.shape[1:]
+    places = grid_positions(h, w, device=valid.device).unflatten(0, (h, w)).expand(len(valid), -1, -1, -1)
+    known = torch.cat([places, valid.unsqueeze(-1).to(places.dtype)], dim=-1)
+    known = fit(known, covering(h, window) * window, covering(w, window) * window)
+    x, y, real = to_windows(roll_each(known, -shifts), window, (0, 0)).unbind(-1)
+    return neighbours(x, y, real > 0, window)
 
 
 @lru_cache(maxsize=64)

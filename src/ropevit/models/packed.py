@@ -230,6 +230,22 @@ def sample_embedding(
     return vectors.unflatten(0, positions.shape[:-1]).to(embedding.dtype)
 
 
+def embed_each(
+    embedding: Float[Tensor, "1 M C"], grid: tuple[int, int], valid: Bool[Tensor, "B h w"]
+) -> Float[Tensor, "B N C"]:
+    """Stretch an absolute embedding over each image of a padded batch, as `resize_embedding` does over a whole grid.
+
+    Args:
+        embedding: One vector for each patch of `grid`, row-major.
+        grid: Rows and columns for which the embedding was learned.
+        valid: Which tokens are image, at the top left; what the others get means nothing.
+    """
+    count, h, w = valid.shape
+    sides = torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1).clamp(min=1)
+    positions = grid_positions(h, w, device=valid.device).expand(count, -1, -1)
+    return sample_embedding(embedding, grid, positions, sides.to(positions.dtype).unsqueeze(1).expand_as(positions))
+
+
 def cubic(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Weigh a neighbour by its distance, from 0 to 2 (Keys 1981, a = -0.75)."""
     a, d = -0.75, distance

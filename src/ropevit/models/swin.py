@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -14,6 +14,7 @@ from ropevit.kernels.windows import covering, fit, window_shift
 from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig, PositionEmbedding
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
+from ropevit.models.packed import embed_each
 from ropevit.models.windows import WindowAttention
 from ropevit.rope import AxialRope, MixedRope
 
@@ -109,11 +110,14 @@ class SwinBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Float[Tensor, "B h w C"], frequencies: Float[Tensor, "2 P"] | None
+        self,
+        x: Float[Tensor, "B h w C"],
+        frequencies: Float[Tensor, "2 P"] | None,
+        valid: Bool[Tensor, "B h w"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
-        """Mix the tokens of each window, then work on each alone."""
+        """Mix the tokens of each window (the valid ones, where not all are), then work on each alone."""
         shift = window_shift(x.shape[1], x.shape[2], self.attn.window) if self.shifted else (0, 0)
-        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift))
+        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, valid))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -185,11 +189,14 @@ class Stage(nn.Module):
         )
         self.downsample = PatchMerging(width) if index < last else None
 
-    def forward(self, x: Float[Tensor, "B h w C"], recompute: bool = False) -> Float[Tensor, "B h w C"]:
+    def forward(
+        self, x: Float[Tensor, "B h w C"], recompute: bool = False, valid: Bool[Tensor, "B h w"] | None = None
+    ) -> Float[Tensor, "B h w C"]:
         """Run the blocks, without the merging."""
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)
         for block in self.blocks:
-            x = checkpoint(block, x, frequencies, use_reentrant=False) if recompute else block(x, frequencies)
+            inputs = x, frequencies, valid
+            x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
         return x
 
 
@@ -240,8 +247,15 @@ class Swin(Classifier[SwinConfig]):
         elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope):
             module.reset_parameters()
 
-    def embed(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
+    def embed(
+        self, images: Float[Tensor, "B c H W"], valid: Bool[Tensor, "B h w"] | None = None
+    ) -> Float[Tensor, "B h w C"]:
         """Turn images into a map of tokens.
+
+        Args:
+            images: Images of any size.
+            valid: Which tokens are image, where smaller images lie at the top left: an absolute embedding is then
+                stretched over each image instead of the batch.
 
         Raises:
             ValueError: If the images have a wrong rank or channels, or no pixels.
@@ -253,20 +267,34 @@ class Swin(Classifier[SwinConfig]):
         if self.pos_embed is None:
             return x
         h, w = x.shape[1:3]
-        embedding = resize_embedding(self.pos_embed, self.config.grid, h, w)
+        if valid is None:
+            embedding = resize_embedding(self.pos_embed, self.config.grid, h, w)
+        else:
+            embedding = embed_each(self.pos_embed, self.config.grid, valid)
         return x + embedding.unflatten(1, (h, w)).to(x.dtype)
 
     def stages(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
         """Run the stages one by one, giving the map at the end of each, channels last."""
         return self.run_stages(self.embed(images))
 
-    def run_stages(self, x: Float[Tensor, "B h w C"]) -> Iterator[Float[Tensor, "B h2 w2 C2"]]:
-        """Do the same from the map of embedded patches."""
+    def run_stages(
+        self, x: Float[Tensor, "B h w C"], valid: Bool[Tensor, "B h w"] | None = None
+    ) -> Iterator[Float[Tensor, "B h2 w2 C2"]]:
+        """Do the same from the map of embedded patches.
+
+        Args:
+            x: Tokens.
+            valid: Which of them are image, where smaller images lie at the top left: the others are hidden, so that
+                each image gives what it gives alone. None where all are.
+        """
         for stage in self.layers:
             assert isinstance(stage, Stage)
-            x = stage(x, recompute=self.grad_checkpointing and self.training)
+            x = stage(x, recompute=self.grad_checkpointing and self.training, valid=valid)
             yield x
-            x = x if stage.downsample is None else stage.downsample(x)
+            if stage.downsample is not None:
+                if valid is not None:
+                    x, valid = x.masked_fill(~valid.unsqueeze(-1), 0), valid[:, ::2, ::2]
+                x = stage.downsample(x)
 
     def forward_features(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
         """Return the map of the last stage after the final norm, channels last."""

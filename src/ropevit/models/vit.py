@@ -6,7 +6,7 @@ from itertools import islice
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -15,7 +15,7 @@ from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig, PositionEmbedding
 from ropevit.models.cut import Cut
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
-from ropevit.models.packed import Packed, Rows, mean_patch, pack, sample_embedding
+from ropevit.models.packed import Packed, Rows, embed_each, mean_patch, pack, sample_embedding
 from ropevit.models.sizes import check_size
 from ropevit.rope import AxialRope, MixedRope, grid_positions
 
@@ -147,8 +147,15 @@ class ViT(Classifier[ViTConfig]):
         """Class and register tokens in front of the patches."""
         return int(self.config.class_token) + self.config.num_registers
 
-    def embed(self, images: Float[Tensor, "B c H W"]) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "N 2"]]:
+    def embed(
+        self, images: Float[Tensor, "B c H W"], valid: Bool[Tensor, "B h w"] | None = None
+    ) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "N 2"]]:
         """Turn images into tokens, prefix first, and say where the patches stand.
+
+        Args:
+            images: Images that the patches tile.
+            valid: Which patches are image, where smaller images lie at the top left: an absolute embedding is then
+                stretched over each image instead of the batch.
 
         Raises:
             ValueError: If the images have a wrong rank or channels, or the patches do not tile them.
@@ -161,7 +168,10 @@ class ViT(Classifier[ViTConfig]):
         h, w = maps.shape[2:]
         x = maps.flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
-            x = x + resize_embedding(self.pos_embed, config.grid, h, w)
+            if valid is None:
+                x = x + resize_embedding(self.pos_embed, config.grid, h, w)
+            else:
+                x = x + embed_each(self.pos_embed, config.grid, valid).to(x.dtype)
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
         x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
         return x, grid_positions(h, w, device=images.device)

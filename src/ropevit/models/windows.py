@@ -3,11 +3,22 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ropevit.kernels import window_attention
-from ropevit.kernels.windows import attend, covering, fit, from_windows, join_scores, to_windows, window_mask
+from ropevit.kernels.windows import (
+    attend,
+    covering,
+    fit,
+    from_windows,
+    join_scores,
+    own_mask,
+    own_shifts,
+    roll_each,
+    to_windows,
+    window_mask,
+)
 from ropevit.models.layers import project, resize_embedding
 from ropevit.rope import MixedRope, grid_positions
 
@@ -41,7 +52,11 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads)) if bias else None
 
     def forward(
-        self, x: Float[Tensor, "B h w C"], frequencies: Float[Tensor, "2 P"] | None, shift: tuple[int, int]
+        self,
+        x: Float[Tensor, "B h w C"],
+        frequencies: Float[Tensor, "2 P"] | None,
+        shift: tuple[int, int],
+        valid: Bool[Tensor, "B h w"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Attend inside each window of a map.
 
@@ -49,7 +64,14 @@ class WindowAttention(nn.Module):
             x: Map of tokens, of any size.
             frequencies: Those that blocks share (axial); learned ones are this layer's own.
             shift: Rows and columns by which the windows are shifted.
+            valid: Which tokens are image, where smaller images lie at the top left of the map; the others are hidden,
+                and each image attends as it does alone. None where all are.
+
+        Raises:
+            ValueError: If `valid` is given to the Triton kernel, which has no mask of its own for each image.
         """
+        if valid is not None:
+            return self.attend_each(x, frequencies, shift, valid)
         if not self.sees_padding:
             return self.attend(x, frequencies, shift)
         h, w = x.shape[1:3]
@@ -61,17 +83,49 @@ class WindowAttention(nn.Module):
     ) -> Float[Tensor, "B h w C"]:
         """Do so with whatever does not fill a window hidden."""
         frequencies = frequencies if self.rope is None else self.rope.freqs
-        table = self.relative_position_bias_table
-        bias = None if table is None else relative_bias(table, self.window)
+        bias = self.bias()
         if self.backend == "triton":
             qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
             return self.proj(window_attention(qkv, self.window, shift, frequencies, bias, backend="triton").flatten(3))
         (h, w), window = x.shape[1:3], self.window
-        windows = to_windows(x, window, shift)
-        positions = grid_positions(window, window, device=x.device)
+        windows, mask = to_windows(x, window, shift), window_mask(h, w, window, shift, x.device)
+        return from_windows(self.mix(windows, frequencies, bias, mask), h, w, window, shift)
+
+    def attend_each(
+        self,
+        x: Float[Tensor, "B h w C"],
+        frequencies: Float[Tensor, "2 P"] | None,
+        shift: tuple[int, int],
+        valid: Bool[Tensor, "B h w"],
+    ) -> Float[Tensor, "B h w C"]:
+        """Do so in images of different sizes."""
+        if self.backend == "triton":
+            raise ValueError("the Triton kernel cannot hide what pads the images of a batch; choose backend='auto'")
+        (h, w), window = x.shape[1:3], self.window
+        rows, columns = covering(h, window) * window, covering(w, window) * window
+        shifts = own_shifts(valid, window, shift)
+        mask = own_mask(valid, window, shifts)
+        windows = to_windows(roll_each(fit(x, rows, columns), -shifts), window, (0, 0))
+        frequencies = frequencies if self.rope is None else self.rope.freqs
+        windows = self.mix(windows, frequencies, self.bias(), mask)
+        return fit(roll_each(from_windows(windows, rows, columns, window, (0, 0)), shifts), h, w)
+
+    def bias(self) -> Float[Tensor, "A n n"] | None:
+        """Look up the bias of every pair of tokens in a window, if there is one."""
+        table = self.relative_position_bias_table
+        return None if table is None else relative_bias(table, self.window)
+
+    def mix(
+        self,
+        windows: Float[Tensor, "Bn n C"],
+        frequencies: Float[Tensor, "2 *a P"] | None,
+        bias: Float[Tensor, "A n n"] | None,
+        mask: Bool[Tensor, "windows n n"] | None,
+    ) -> Float[Tensor, "Bn n C"]:
+        """Attend inside windows, as one of plain operations after the other."""
+        positions = grid_positions(self.window, self.window, device=windows.device)
         q, k, v = project(self.qkv, windows, self.heads, positions, frequencies, backend=self.backend)
-        windows = attend(q, k, v, join_scores(bias, window_mask(h, w, window, shift, x.device), q.dtype))
-        return from_windows(self.proj(windows.transpose(1, 2).flatten(2)), h, w, window, shift)
+        return self.proj(attend(q, k, v, join_scores(bias, mask, q.dtype)).transpose(1, 2).flatten(2))
 
 
 def relative_index(window: int, device: torch.device | str | None = None) -> Int[Tensor, "n n"]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ropevit.models.dense.backbone import Backbone, Maps, Padding, check_images, image_sizes, show
+from ropevit.kernels.windows import covering
+from ropevit.models.dense.backbone import Backbone, Maps, Padding, check_images, covered, image_sizes, show
+from ropevit.models.dense.pyramid import hide
 from ropevit.models.swin import Swin, SwinConfig
 from ropevit.models.windows import WindowAttention
 
@@ -24,8 +26,8 @@ class DenseSwinConfig:
     stages: tuple[int, ...] | None = None
     """Stages that give a map, in order and ending with the last; None takes all. DINO with 4 scales takes 1, 2, 3."""
     padding: Padding = "seen"
-    """Whether the zeros that fill up windows at the bottom and right take part as keys, as in the published detectors,
-    or are hidden, as in our classifiers. What pads smaller images in a batch is seen in both."""
+    """Whether padding (of windows at the bottom and right, and of smaller images in a batch) takes part as keys, as in
+    the published detectors, or is hidden, so that an image gives the same alone and in any batch."""
 
     def __post_init__(self):
         if self.padding not in ("seen", "masked"):
@@ -85,7 +87,16 @@ class DenseSwin(Backbone[Swin]):
         Raises:
             ValueError: If the images have a wrong rank or channels, or the sizes are those of other images.
         """
+        patch, body = self.config.body.patch_size, self.body
         check_images(images, sizes, self.config.body.in_channels)
-        states = [x for stage, x in enumerate(self.body.stages(images)) if stage in self.config.shown]
-        features = [norm(x).permute(0, 3, 1, 2).contiguous() for norm, x in zip(self.norms, states, strict=True)]
-        return show(features, image_sizes(images, sizes), self.strides)
+        real = None
+        if self.config.padding == "masked" and sizes is not None:
+            h, w = (covering(side, patch) for side in images.shape[2:])
+            real = covered(sizes.to(images.device), h, w, patch)
+        states = enumerate(body.run_stages(body.embed(images, real), real))
+        shown = [x for stage, x in states if stage in self.config.shown]
+        features = [norm(x).permute(0, 3, 1, 2).contiguous() for norm, x in zip(self.norms, shown, strict=True)]
+        maps = show(features, image_sizes(images, sizes), self.strides)
+        if real is None:
+            return maps
+        return Maps([hide(x, keep) for x, keep in zip(maps.features, maps.valid, strict=True)], maps.valid)

@@ -142,7 +142,7 @@ class DenseViT(Backbone[ViT]):
             valid: Tokens that others may see; None for all, zeros in windows that they do not fill among them.
         """
         body, config = self.body, self.config
-        tokens, positions = body.embed(images)
+        tokens, positions = body.embed(images, valid)
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
         cut = Cut(h, w, config.window, valid)
         cuts = [None if index in config.seeing_all else cut for index in range(config.body.depth)]
