@@ -20,14 +20,18 @@ from ropevit.tasks.common.training import Training
 from ropevit.tasks.detect import recipes as detect
 from ropevit.tasks.detect.train import train as train_detector
 from ropevit.tasks.detect.train_config import DetectConfig
+from ropevit.tasks.segment import recipes as segment
+from ropevit.tasks.segment.train import train as train_segmenter
+from ropevit.tasks.segment.train_config import SegmentConfig
 
-HELP = """Train a classifier or a detector by a recipe, from the start or from where it was interrupted.
+HELP = """Train a classifier, a detector or a segmenter by a recipe, from the start or from where it was interrupted.
 
 For example:
   ropevit train --list
   ropevit train fashion --out runs/fashion
   ropevit train deit3_small --position rope_mixed --data PATH/imagenet --out runs/small_mixed
   ropevit train detect/dino_vitdet_base --position rope_axial --data PATH/coco --out runs/detector
+  ropevit train segment/upernet_vit_base --data PATH/ADEChallengeData2016 --out runs/segmenter
   torchrun --nproc-per-node 8 -m ropevit train swin_tiny --data PATH/imagenet --out runs/swin --resume
 
 `ropevit train RECIPE --help` lists the options with the recipe's values."""
@@ -71,6 +75,7 @@ class Trainer(NamedTuple):
 TRAINERS = {
     "": Trainer(RECIPES, TrainConfig, train_classifier, (tyro.conf.OmitArgPrefixes,)),
     "detect": Trainer(detect.RECIPES, DetectConfig, train_detector),
+    "segment": Trainer(segment.RECIPES, SegmentConfig, train_segmenter),
 }
 
 
@@ -147,6 +152,9 @@ def recipe_table() -> Table:
     for name, recipe in detect.RECIPES.items():
         config = recipe()
         table.add_row(name, str(config.scale.test_side), str(config.optim.epochs), str(config.batch_size), "", "")
+    for name, recipe in segment.RECIPES.items():
+        config = recipe()
+        table.add_row(name, str(config.augment.crop), f"{config.optim.steps} steps", str(config.batch_size), "", "")
     return table
 
 

@@ -58,7 +58,8 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     flat = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= {name: inner for name, inner in value.items() if key != "run" or name in FIXED}
+            kept = {name: inner for name, inner in value.items() if key != "run" or name in FIXED}
+            flat |= {f"{key}.{name}" if name in flat else name: inner for name, inner in kept.items()}
         elif key != "data":
             flat[key] = value
     return json.loads(json.dumps(flat))

@@ -82,6 +82,12 @@ class Mask2Former(SegmentationModel):
         classes = [self.classifier(state.transpose(0, 1)) for state in states]
         return [Masks(*pair) for pair in zip(classes, found.masks_queries_logits, strict=True)]
 
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are never decayed besides biases and norms: the backbone's, and embeddings."""
+        embeddings = ("queries_embedder.weight", "queries_features.weight", "level_embed.weight")
+        own = {"pixel_decoder.level_embed", *(f"decoder.{name}" for name in embeddings)}
+        return super().no_weight_decay() | own
+
     def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
         """Score the classes of the pixels at the size of the images, as `segment` takes them."""
         return semantic_scores(self(images)[-1], (images.shape[2], images.shape[3]))

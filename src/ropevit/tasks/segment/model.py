@@ -28,6 +28,10 @@ class SegmentationModel(nn.Module):
             raise ValueError(f"got a backbone with maps of strides {backbone.strides}; the head expects {STRIDES}")
         self.backbone = backbone
 
+    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K h w"]:
+        """Score the classes of pixels in eval mode, as `segment` takes it; heads say how."""
+        raise NotImplementedError
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep only the input of each block of the backbone."""
         self.backbone.set_grad_checkpointing(enable)

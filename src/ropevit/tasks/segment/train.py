@@ -1,0 +1,150 @@
+"""Training of segmenters: data, loss and mIoU for the engine."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ropevit.data.ade import AdeSource, open_ade
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.order import TrainOrder
+from ropevit.data.streams import number
+from ropevit.extras import require
+from ropevit.tasks.common.events import Evaluating, Report, silent
+from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.training import run_training
+from ropevit.tasks.segment.batches import Batch, eval_batches, normalised, train_batches
+from ropevit.tasks.segment.criterion import mask_losses
+from ropevit.tasks.segment.inference import segment
+from ropevit.tasks.segment.metric import confusion, segmentation_scores
+from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.segmenter import build_segmenter, first_segmenter, save_segmenter
+from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.tasks.segment.upernet import upernet_losses
+
+
+def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
+    """Train a segmenter, or go on with it.
+
+    Args:
+        config: A recipe, perhaps with some fields replaced.
+        report: Called with the events of the training, in the first process alone.
+
+    Returns:
+        mIoU, aAcc and mAcc of the last evaluation in percent.
+
+    Raises:
+        ValueError: If the options, the data or the directory do not allow it.
+        Stopped: If a signal asked for it; everything is saved.
+    """
+    for module, extra in (("timm", "train"), ("transformers", "dense")):
+        require(module, extra)
+    return run_training(config, partial(prepare, config), report)
+
+
+def prepare(config: SegmentConfig, accelerator: Any, channel: Channel) -> "tuple[Segmentation, nn.Module]":
+    """Open the data, and draw or load the first weights; batch norms of several GPUs are taken over all of them."""
+    learned, measured = open_ade(config.data, "train"), open_ade(config.data, "val")
+    torch.manual_seed(number("weights", config.run.seed))
+    model: nn.Module = first_segmenter(config.model, learned.classes)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return Segmentation(config, learned, measured, accelerator, channel), model
+
+
+class Segmentation:
+    """What the engine needs to train a segmenter.
+
+    Args:
+        config: The training.
+        train: Training pictures.
+        test: Pictures to measure on.
+        accelerator: The processes.
+        channel: What connects them.
+    """
+
+    metric = "mIoU"
+
+    def __init__(self, config: SegmentConfig, train: AdeSource, test: AdeSource, accelerator: Any, channel: Channel):
+        self.config, self.train, self.test = config, train, test
+        self.accelerator, self.channel = accelerator, channel
+        self.order = TrainOrder(
+            len(train),
+            config.batch_size,
+            config.run.seed,
+            world=accelerator.num_processes,
+            rank=accelerator.process_index,
+            shares=config.run.accumulate,
+        )
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.classes = train.classes
+        self.batch_size = config.batch_size
+        self.skipped: list[str] = []
+        self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Give this process's parts of the steps from `first` to before `last`."""
+        return train_batches(self.train, self.config.augment, self.order, first, last, self.config.run.workers)
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
+        """Give the sum of the head's weighted losses of a part."""
+        self.note(self.train, batch)
+        labels = torch.stack(batch.labels).to(self.accelerator.device, non_blocking=True)
+        output = model(normalised(batch, self.mean, self.std))
+        heads, count = self.config.model, len(self.classes)
+        if heads.head == "upernet":
+            losses = upernet_losses(output, labels, replace(heads.upernet, classes=count))
+        else:
+            losses = mask_losses(output, labels, replace(heads.mask2former, classes=count))
+        return torch.stack(list(losses.values())).sum()
+
+    def note(self, source: AdeSource, batch: Batch) -> None:
+        """Remember the pictures of a batch that could not be read."""
+        self.skipped += [source.describe(index) for index in batch.bad]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
+        """Measure mIoU, aAcc and mAcc in percent, each picture once over all processes.
+
+        Raises:
+            ValueError: If no pixel has a label.
+        """
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.float64)
+        batches = eval_batches(self.test, self.config.augment, self.config.run.workers, world, rank)
+        for done, batch in enumerate(batches, 1):
+            self.note(self.test, batch)
+            if len(batch.images):
+                counts += self.count(model, batch)
+            report(Evaluating(done=min(done * world, len(self.test)), total=len(self.test)))
+        counts = self.channel.sum(counts)
+        if not counts.any():
+            raise ValueError(
+                f"{self.test.name} in {self.test.root} has no labelled pixels; there is nothing to measure"
+            )
+        scores = segmentation_scores(counts)
+        figures = {"mIoU": scores.miou, "aAcc": scores.pixel_accuracy, "mAcc": scores.class_accuracy}
+        return {name: 100 * score for name, score in figures.items()}
+
+    def count(self, model: nn.Module, batch: Batch) -> Float[Tensor, "K K"]:
+        """Count the pixels of one picture by true and predicted class, at its original size."""
+        assert isinstance(model, SegmentationModel)
+        truth, images = batch.labels[0], normalised(batch, self.mean, self.std)
+        with self.accelerator.autocast():
+            found = segment(model.scores, [images], (truth.shape[0], truth.shape[1]), self.config.inference)
+        return confusion(found[0].cpu(), truth, len(self.classes)).double()
+
+    def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Save weights with the segmenter's config, its classes, how it was trained and how pictures are fed to it."""
+        model = build_segmenter(self.config.model, len(self.classes))
+        model.load_state_dict(dict(weights))
+        augment = self.config.augment
+        metadata = {**facts, "recipe": self.config.recipe, "mean": MEAN, "std": STD, "crop": augment.crop}
+        metadata |= {"test_short": augment.test_short, "test_long": augment.test_long}
+        metadata["inference"] = asdict(self.config.inference)
+        save_segmenter(path, model, self.config.model, self.classes, metadata)
