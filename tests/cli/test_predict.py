@@ -87,7 +87,7 @@ def test_a_file_of_ours_says_its_size_its_pixels_and_any_class_name(photo, tmp_p
     [
         (["predict"], "got no image"),
         (["predict", "PHOTO"], "got neither --model nor --checkpoint"),
-        (["predict", "gone.jpg", "--model", "deit_tiny_patch16_LS"], "no image file at gone.jpg"),
+        (["predict", "gone.jpg", "--model", "deit_tiny_patch16_LS"], "no image file or folder at gone.jpg"),
         (["predict", "PHOTO", "--model", "deit_huge"], "no model named 'deit_huge'"),
         (["predict", "PHOTO", "--checkpoint", "FIELD"], "names no classes; predict takes classifiers"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "resize or pad it to 16 or 24"),

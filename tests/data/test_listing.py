@@ -1,8 +1,11 @@
 import os
 import pickle
+from pathlib import Path
+
+import pytest
 
 from ropevit.data.images import SUFFIXES
-from ropevit.data.listing import Names, image_names
+from ropevit.data.listing import Names, find_images, image_names
 
 
 def test_a_listing_is_that_of_a_recursive_search(tmp_path):
@@ -37,3 +40,20 @@ def test_names_of_any_bytes_are_packed_and_sent():
     assert list(names) == strings
     assert (len(names), names[4]) == (5, strings[4])
     assert len(Names.of([])) == 0
+
+
+def test_files_and_folders_are_searched_for_images_in_the_order_given(tmp_path):
+    for name in ("b.jpg", "in/deep/a.PNG", "in/c.txt", ".hidden.jpg", "z.webp", "odd.data"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).touch()
+    found = find_images([tmp_path / "set" / "odd.data", tmp_path / "set"])
+    assert [file.name for file in found] == ["odd.data", "b.jpg", "in/deep/a.PNG", "z.webp"]
+    assert [file.path for file in found][1:] == [tmp_path / "set" / file.name for file in found[1:]]
+
+
+def test_places_without_images_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"no image file or folder at gone.jpg; check the path"):
+        find_images([Path("gone.jpg"), tmp_path])
+    with pytest.raises(ValueError, match=r"found no images in .*empty; expected files ending in .bmp"):
+        find_images([tmp_path / "empty"])

@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.markup import escape
 from tyro.extras import SubcommandApp
 
 from ropevit.cli.bench import bench
 from ropevit.cli.convert import convert
 from ropevit.cli.data import data
+from ropevit.cli.errors import show_error
 from ropevit.cli.eval import eval  # noqa: A004 (it is the verb)
 from ropevit.cli.export import export
 from ropevit.cli.models import models
@@ -44,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             app.cli(prog="ropevit", description=DESCRIPTION, args=arguments)
     except (ValueError, OSError) as error:
-        line = " ".join(str(error).split())
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(line)}", highlight=False)
+        show_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

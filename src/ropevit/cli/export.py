@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ropevit import weights
+from ropevit.cli.errors import show_error
 from ropevit.cli.predict import load, pixel_statistics
 from ropevit.integrations.export import Difference, ExportReport, MismatchError, export_onnx, export_torch
 from ropevit.integrations.export.check import TOLERANCE
@@ -92,8 +92,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
             report = write(model, config.out, tolerance=config.tolerance, **options)
     except MismatchError as error:
         console.print(table(error.differences, "difference from the model"))
-        line = escape(str(error))
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {line}", highlight=False)
+        show_error(error)
         sys.exit(1)
     show(console, report)
 

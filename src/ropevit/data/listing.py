@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,35 @@ def class_files(root: Path) -> dict[str, list[str]]:
     if empty:
         kinds = ", ".join(sorted(SUFFIXES))
         raise ValueError(f"found no images of {listed(empty)} in {root}; expected files ending in {kinds}")
+    return files
+
+
+class ImageFile(NamedTuple):
+    """An image file, and what it is called in what is written about it."""
+
+    path: Path
+    name: str
+    """Its place inside the folder that was given, with slashes; of a file that was given, its own name."""
+
+
+def find_images(places: Sequence[Path]) -> list[ImageFile]:
+    """List the image files that are given, and those at any depth in the folders that are given, in that order.
+
+    Raises:
+        ValueError: If there is nothing at a place, or no image in a folder.
+    """
+    if missing := [str(place) for place in places if not place.exists()]:
+        raise ValueError(f"no image file or folder at {listed(missing)}; check the path")
+    files = []
+    for place in places:
+        names = image_names(place) if place.is_dir() else None
+        if names == []:
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise ValueError(f"found no images in {place}; expected files ending in {kinds}, at any depth")
+        if names is None:
+            files.append(ImageFile(place, place.name))
+        else:
+            files += [ImageFile(place / name, Path(name).as_posix()) for name in names]
     return files
 
 

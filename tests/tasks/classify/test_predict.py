@@ -2,8 +2,9 @@ import pytest
 import torch
 from PIL import Image
 
+from ropevit.data.images import read_image
 from ropevit.models import ViT, ViTConfig
-from ropevit.tasks.classify.predict import Input, predict_each
+from ropevit.tasks.classify.predict import Input, classify
 
 
 @pytest.fixture
@@ -13,16 +14,8 @@ def pictures(tmp_path):
     return sorted(tmp_path.iterdir())
 
 
-def predict(*arguments, **options):
-    return list(predict_each(*arguments, **options))
-
-
-def test_a_bad_file_costs_only_itself_and_what_follows(pictures, tmp_path):
-    (tmp_path / "bad.png").write_text("no picture")
-    found = predict_each(model(), [pictures[0], tmp_path / "bad.png"], Input(size=(32,), multiple=16), ["x"] * 6)
-    assert next(found).path == pictures[0]
-    with pytest.raises(ValueError, match=r"bad.png cannot be read"):
-        next(found)
+def predict(model, pictures, form, classes, **options):
+    return [classify(model, read_image(path), form, classes, **options) for path in pictures]
 
 
 def model() -> ViT:
@@ -35,7 +28,7 @@ def model() -> ViT:
 def test_guesses_are_probabilities_best_first(pictures):
     classes = [f"class {index}" for index in range(6)]
     found = predict(model(), pictures, Input(size=(48,), multiple=16), classes, top=9)
-    assert [prediction.path for prediction in found] == pictures
+    assert len(found) == len(pictures)
     for prediction in found:
         chances = [guess.probability for guess in prediction.guesses]
         assert sorted(chances, reverse=True) == chances

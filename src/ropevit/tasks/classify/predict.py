@@ -1,15 +1,14 @@
 """Name what is in an image."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import nn
 
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.data.images import fit, read_image, to_tensor, whole_size
+from ropevit.data.images import fit, to_tensor, whole_size
 from ropevit.models.sizes import check_size
 
 
@@ -54,44 +53,35 @@ class Guess:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The best guesses for one image, best first."""
+    """The best guesses for an image, best first."""
 
-    path: Path
     height: int
     width: int
+    """Sides in pixels at which the model saw it."""
     guesses: tuple[Guess, ...]
 
 
-def predict_each(
-    model: nn.Module, paths: Iterable[Path], form: Input, classes: Sequence[str], top: int = 5
-) -> Iterator[Prediction]:
-    """Classify image files one by one, each at its own size, as they are asked for.
+@torch.inference_mode()
+def classify(model: nn.Module, image: Image.Image, form: Input, classes: Sequence[str], top: int = 5) -> Prediction:
+    """Name what is in an image.
 
     Args:
         model: A classifier; it is put into evaluation mode.
-        paths: Image files.
-        form: How pictures become the model's input.
+        image: An RGB image, as `read_image` gives it.
+        form: How images become the model's input.
         classes: Names in the order of the logits.
         top: How many guesses to give; at most all classes.
 
-    Yields:
-        The best guesses for each file, in the order of the files.
-
     Raises:
-        ValueError: If a file cannot be read, or the names do not match the logits.
+        ValueError: If the names do not match the logits.
     """
-    device = next(model.parameters()).device
-    model.eval()
-    for path in paths:
-        image = read_image(path)
-        height, width = form.shape(image)
-        pixels = to_tensor(fit(image, height, width), form.mean, form.std).unsqueeze(0)
-        with torch.inference_mode():
-            chances = model(pixels.to(device)).float().softmax(-1)[0]
-        if len(chances) != len(classes):
-            raise ValueError(f"got {len(classes)} class names for {len(chances)} logits; give a name to each class")
-        best = chances.topk(min(top, len(classes)))
-        names = [classes[int(index)] for index in best.indices]
-        pairs = zip(names, best.values.tolist(), strict=True)
-        guesses = tuple(Guess(name=name, probability=chance) for name, chance in pairs)
-        yield Prediction(path=path, height=height, width=width, guesses=guesses)
+    height, width = form.shape(image)
+    pixels = to_tensor(fit(image, height, width), form.mean, form.std).unsqueeze(0)
+    chances = model.eval()(pixels.to(next(model.parameters()).device)).float().softmax(-1)[0]
+    if len(chances) != len(classes):
+        raise ValueError(f"got {len(classes)} class names for {len(chances)} logits; give a name to each class")
+    best = chances.topk(min(top, len(classes)))
+    names = [classes[int(index)] for index in best.indices]
+    pairs = zip(names, best.values.tolist(), strict=True)
+    guesses = tuple(Guess(name=name, probability=chance) for name, chance in pairs)
+    return Prediction(height=height, width=width, guesses=guesses)

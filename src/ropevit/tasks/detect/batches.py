@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ropevit.data.coco import Boxes, CocoSource
@@ -16,6 +16,7 @@ from ropevit.extras import require
 from ropevit.tasks.common.reading import Prepare, eval_keys, read_all, read_drawn, train_keys
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
+from ropevit.tasks.detect.levels import padding_mask
 
 #: Sides of a batch are multiples of this many pixels: the stride of the backbones' coarsest convolved map.
 MULTIPLE = 32
@@ -124,6 +125,19 @@ def prepare(picture: Any, truth: Boxes, transform: Transform, classes: int) -> S
     height, width = image.shape[1:]
     corners = target["boxes"].as_subclass(Tensor)
     return Sample(image, make_target(target["labels"], corners, (height, width), classes), size, truth.image_id)
+
+
+def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
+    """Bring bytes to the device of the mean, with that at 0 and its spread at 1, and zeros in the padding.
+
+    Args:
+        batch: Images with padding.
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Spread of each channel.
+    """
+    images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
+    padding = padding_mask(batch.sizes, *batch.images.shape[2:]).to(mean.device, non_blocking=True)
+    return images.masked_fill(padding[:, None], 0.0)
 
 
 def collate(samples: Sequence[Sample], bad: list[int]) -> Batch:

@@ -19,9 +19,8 @@ from ropevit.tasks.common.processes import Channel
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.detect.augment import eval_transform, train_transform
 from ropevit.tasks.detect.average_precision import average_precision, result_rows
-from ropevit.tasks.detect.batches import Batch, eval_batches, train_batches
+from ropevit.tasks.detect.batches import Batch, eval_batches, normalise, train_batches
 from ropevit.tasks.detect.criterion import dino_losses
-from ropevit.tasks.detect.levels import padding_mask
 from ropevit.tasks.detect.model import Detector, first_detector, save_detector
 from ropevit.tasks.detect.postprocess import detections
 from ropevit.tasks.detect.train_config import DetectConfig
@@ -116,10 +115,7 @@ class Detection:
 
     def normalise(self, batch: Batch) -> Tensor:
         """Bring bytes to the device, with ImageNet's mean at 0 and its spread at 1, and zeros in the padding."""
-        device = self.accelerator.device
-        images = (batch.images.to(device, non_blocking=True).float() / 255 - self.mean) / self.std
-        padding = padding_mask(batch.sizes, *batch.images.shape[2:]).to(device, non_blocking=True)
-        return images.masked_fill(padding[:, None], 0.0)
+        return normalise(batch, self.mean, self.std)
 
     def note(self, source: CocoSource, batch: Batch) -> None:
         """Remember the pictures of a batch that could not be read."""

@@ -1,0 +1,60 @@
+"""The folder that predictions are written to: new, and no file in it written twice."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from ropevit.data.listing import ImageFile, listed
+from ropevit.weights.saving import write_atomically
+
+
+class Summary(NamedTuple):
+    """What was found in an image, in words."""
+
+    line: str
+    """All of it in short."""
+    headings: tuple[str, ...]
+    """Of the columns of a table."""
+    rows: list[tuple[str, ...]]
+    """Of the table; the first cell is a name, the others are numbers."""
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder with something in it.
+
+    Raises:
+        ValueError: Saying what to do.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"got the file {out} for the folder of the predictions; choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty; choose another --out")
+
+
+def png_names(files: Sequence[ImageFile]) -> list[str]:
+    """Name a PNG for each image: street.jpg becomes street.png, or street.jpg.png where there is a street.webp, too.
+
+    Raises:
+        ValueError: If two images have the same name, such as one from each of two folders.
+    """
+    short = [str(PurePosixPath(file.name).with_suffix(".png")) for file in files]
+    counts = Counter(name.lower() for name in short)  # some systems take A.png and a.png for the same file
+    pairs = zip(files, short, strict=True)
+    names = [name if counts[name.lower()] == 1 else f"{file.name}.png" for file, name in pairs]
+    counts = Counter(name.lower() for name in names)
+    same = [str(file.path) for file, name in zip(files, names, strict=True) if counts[name.lower()] > 1]
+    if same:
+        raise ValueError(f"got images of the same name ({listed(same)}); predict them one after another, with --out")
+    return names
+
+
+def save_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture; its folder is made.
+
+    Raises:
+        WeightsError: If the disk refuses.
+    """
+    write_atomically(path, lambda file: picture.save(file, format="PNG"))

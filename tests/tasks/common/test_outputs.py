@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ropevit.data.listing import ImageFile
+from ropevit.tasks.common.outputs import check_out, png_names, save_png
+
+
+def files(*names):
+    return [ImageFile(Path("somewhere", str(number), name), name) for number, name in enumerate(names)]
+
+
+def test_pictures_are_named_after_images():
+    assert png_names(files("street.jpg", "in/a.b.tif", "plain")) == ["street.png", "in/a.b.png", "plain.png"]
+
+
+def test_images_that_differ_in_suffix_alone_keep_it():
+    assert png_names(files("a.jpg", "A.webp", "b.png")) == ["a.jpg.png", "A.webp.png", "b.png"]
+
+
+def test_images_of_the_same_name_are_refused():
+    with pytest.raises(ValueError, match=r"same name \(somewhere/0/a.jpg, somewhere/2/a.jpg\)"):
+        png_names(files("a.jpg", "b.jpg", "a.jpg"))
+
+
+def test_only_a_new_or_empty_folder_is_written_to(tmp_path):
+    check_out(tmp_path / "new")
+    check_out(tmp_path)
+    save_png(tmp_path / "in" / "a.png", Image.new("RGB", (3, 2)))
+    with Image.open(tmp_path / "in" / "a.png") as image:
+        assert image.size == (3, 2)
+    with pytest.raises(ValueError, match="is not empty; choose another --out"):
+        check_out(tmp_path)
+    with pytest.raises(ValueError, match="got the file"):
+        check_out(tmp_path / "in" / "a.png")

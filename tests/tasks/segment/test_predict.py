@@ -1,0 +1,118 @@
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ropevit.data.ade import read_labels
+from ropevit.data.ade_classes import read_classes
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.listing import ImageFile
+from ropevit.tasks.common.painting import OPACITY, class_colour
+from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.predict import LabelFolder, label_map, open_labeller, shares
+from ropevit.tasks.segment.segmenter import build_segmenter, save_segmenter
+from tasks.segment.small import small_segmenter
+
+CPU = torch.device("cpu")
+CLASSES = ["wall", "sky", "tree"]
+FACTS = {"mean": MEAN, "std": STD, "test_short": 64, "test_long": 256, "inference": asdict(InferenceConfig(flip=True))}
+
+
+class Stub(SegmentationModel):
+    """Takes the reddest pixels for the first class, the greenest for the second, the bluest for the third."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.place = nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def scores(self, images):
+        self.seen.append(tuple(images.shape[2:]))
+        return images.detach()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The file of a small segmenter."""
+    path = tmp_path_factory.mktemp("segmenter") / "best.safetensors"
+    torch.manual_seed(0)
+    config = small_segmenter()
+    save_segmenter(path, build_segmenter(config, 3), config, CLASSES, FACTS)
+    return path
+
+
+@pytest.fixture
+def stubbed(saved):
+    """Give a labeller whose model is a stub."""
+    return lambda size=None: replace(open_labeller(saved, size, CPU), model=Stub())
+
+
+def flag(width=300, height=200):
+    """Give an image of three fields, and its labels."""
+    labels = np.zeros((height, width), dtype=np.int64)
+    labels[:, width // 2 :] = 1
+    labels[height // 2 :, width // 2 :] = 2
+    return Image.fromarray((255 * np.eye(3, dtype=np.uint8))[labels]), labels
+
+
+@pytest.mark.parametrize(("size", "seen"), [(None, (64, 96)), (100, (100, 150)), (400, (400, 600))])
+def test_labels_are_those_of_the_pixels_of_the_image_at_whatever_size_it_was_seen(stubbed, tmp_path, size, seen):
+    labeller, (image, labels) = stubbed(size), flag()
+    folder = LabelFolder(labeller, tmp_path)
+    summary = folder.take(1, ImageFile(tmp_path, "in/a.jpg"), "in/a.png", image)
+    assert labeller.model.seen == [seen, seen], "and once more mirrored, as it was measured"
+    assert folder.close() == "labels/ and classes.txt"
+    found = read_labels(tmp_path / "labels" / "in" / "a.png", image.size, len(read_classes(tmp_path)))
+    assert isinstance(found, np.ndarray)
+    assert (found == labels).mean() > 0.97, "but for pixels at the edges"
+    assert read_classes(tmp_path) == tuple(CLASSES)
+    assert summary.line == "wall 50%, sky 25%, tree 25%"
+    assert [row[0] for row in summary.rows] == ["wall", "sky", "tree"]
+
+
+def test_the_picture_mixes_colours_of_classes_with_the_image(stubbed, tmp_path):
+    image, _ = flag(600, 400)
+    LabelFolder(stubbed(), tmp_path).take(1, ImageFile(tmp_path, "a"), "a.png", image)
+    with Image.open(tmp_path / "a.png") as picture:
+        for place, label in (((100, 200), 0), ((500, 50), 1), ((500, 350), 2)):
+            wanted = OPACITY * np.array(class_colour(label)) + (1 - OPACITY) * np.array(image.getpixel(place))
+            assert np.abs(np.array(picture.getpixel(place)) - wanted).max() <= 1
+        assert picture.height > 400, "with a legend"
+
+
+def test_label_maps_count_classes_from_1_in_a_byte_or_two(tmp_path):
+    labels = np.array([[0, 254]])
+    assert np.asarray(label_map(labels, 255)).tolist() == [[1, 255]]
+    assert label_map(labels, 255).mode == "L"
+    label_map(np.array([[0, 300]]), 301).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "I;16"
+        assert np.asarray(image).tolist() == [[1, 301]]
+
+
+def test_shares_are_of_all_pixels_the_largest_first():
+    assert shares(np.array([[3, 7, 7], [7, 7, 5]])) == [(7, 4 / 6), (3, 1 / 6), (5, 1 / 6)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (900, 2), (40, 70)])
+def test_a_segmenter_takes_any_image(saved, size):
+    labeller = open_labeller(saved, None, CPU)
+    assert labeller.label(Image.new("RGB", size)).shape == size[::-1]
+    assert not labeller.model.training
+
+
+def test_a_size_below_1_is_refused(saved):
+    with pytest.raises(ValueError, match="got size=0"):
+        open_labeller(saved, 0, CPU)
+
+
+@pytest.mark.parametrize("name", ["test_short", "test_long", "inference"])
+def test_a_file_that_does_not_say_how_it_was_measured_is_refused(tmp_path, name):
+    config, facts = small_segmenter(), {key: value for key, value in FACTS.items() if key != name}
+    save_segmenter(tmp_path / "a.safetensors", build_segmenter(config, 3), config, CLASSES, facts)
+    with pytest.raises(ValueError, match="does not say how it was measured"):
+        open_labeller(tmp_path / "a.safetensors", None, CPU)
