@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ropevit.tasks.segment.inference import SLIDE, InferenceConfig, resize, scores_of, segment, spans, view_size
+from ropevit.tasks.segment import inference
+from ropevit.tasks.segment.inference import (
+    SLIDE,
+    InferenceConfig,
+    resize,
+    resize_rows,
+    scores_of,
+    segment,
+    spans,
+    view_size,
+)
 
 SMALL = InferenceConfig(window=12, stride=8)
 
@@ -94,3 +104,19 @@ def test_what_leaves_out_pixels_is_refused():
         InferenceConfig(window=12, stride=13)
     with pytest.raises(ValueError, match="no views"):
         segment(pixelwise, [], (2, 2), SMALL)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (9, 14), (7, 20), (1, 1), (60, 14)])
+def test_rows_are_resized_as_the_whole_is(size):
+    scores = torch.randn(2, 5, 9, 14)
+    parts = [resize_rows(scores, size, slice(top, min(top + 4, size[0]))) for top in range(0, size[0], 4)]
+    torch.testing.assert_close(torch.cat(parts, dim=2), resize(scores, size), atol=1e-5, rtol=1e-5)
+
+
+def test_strips_of_an_image_give_what_the_whole_gives(monkeypatch):
+    views = [torch.randn(2, 3, 9, 14), torch.randn(2, 3, 12, 19)]
+    whole = segment(pixelwise, views, (25, 40), InferenceConfig(flip=True))
+    monkeypatch.setattr(inference, "STRIP", 3 * 40)
+    assert torch.equal(segment(pixelwise, views, (25, 40), InferenceConfig(flip=True)), whole)
+    monkeypatch.setattr(inference, "STRIP", 1)
+    assert torch.equal(segment(pixelwise, views, (25, 40), InferenceConfig(flip=True)), whole)

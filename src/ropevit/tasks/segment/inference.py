@@ -42,6 +42,10 @@ class InferenceConfig:
 SLIDE = InferenceConfig(window=512, stride=341)
 
 
+#: Pixels that are classified at once: scores of all classes of a large photo would not fit into memory.
+STRIP = 2**20
+
+
 @torch.no_grad()
 def segment(
     segmenter: Segmenter,
@@ -62,15 +66,41 @@ def segment(
     """
     if not views:
         raise ValueError("got no views; expected the pictures at one size at least")
-    total, count = None, len(views) * (1 + config.flip)
+    seen = []
     for images in views:
         for mirror in (False, True)[: 1 + config.flip]:
             scores = scores_of(segmenter, images.flip(3) if mirror else images, config)
-            scores = resize(scores.flip(3) if mirror else scores, size)
-            scores = scores.softmax(1) if config.probabilities and count > 1 else scores
-            total = scores if total is None else total + scores
+            seen.append(scores.flip(3) if mirror else scores)
+    step = max(1, STRIP // size[1])
+    strips = [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
+    parts = [classes_of(seen, rows, size, config) for rows in strips]
+    return torch.cat(parts, dim=1)
+
+
+def classes_of(
+    seen: Sequence[Float[Tensor, "B K _ _"]], rows: slice, size: tuple[int, int], config: InferenceConfig
+) -> Int[Tensor, "B _ W"]:
+    """Classify the pixels of some rows by the scores of all views."""
+    total = None
+    for view in seen:
+        scores = resize_rows(view, size, rows)
+        scores = scores.softmax(1) if config.probabilities and len(seen) > 1 else scores
+        total = scores if total is None else total + scores
     assert total is not None
     return total.argmax(1)
+
+
+def resize_rows(scores: Float[Tensor, "B K h w"], size: tuple[int, int], rows: slice) -> Float[Tensor, "B K _ W"]:
+    """Give some rows of what `resize` gives, without the memory of the others."""
+    height, width = size
+    if rows.stop - rows.start == height:
+        return resize(scores, size)
+    wanted = torch.arange(height, device=scores.device)[rows]
+    place = ((wanted + 0.5) * (scores.shape[2] / height) - 0.5).clamp(min=0)
+    above = place.long()
+    below = (above + 1).clamp(max=scores.shape[2] - 1)
+    part = torch.lerp(scores[:, :, above], scores[:, :, below], (place - above)[:, None])
+    return resize(part, (len(wanted), width))
 
 
 def scores_of(
