@@ -6,11 +6,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ropevit.data.ade import read_labels
+from ropevit.data.ade import open_ade, read_labels
 from ropevit.data.ade_classes import read_classes
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
+from ropevit.data.tiny import make_tiny
 from ropevit.tasks.common.painting import OPACITY, class_colour
+from ropevit.tasks.segment.augment import CropConfig
+from ropevit.tasks.segment.batches import EvalReader, normalised
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmentationModel
 from ropevit.tasks.segment.predict import LabelFolder, label_map, open_labeller, shares
@@ -32,6 +35,7 @@ class Stub(SegmentationModel):
 
     def scores(self, images):
         self.seen.append(tuple(images.shape[2:]))
+        self.images = images
         return images.detach()
 
 
@@ -72,6 +76,16 @@ def test_labels_are_those_of_the_pixels_of_the_image_at_whatever_size_it_was_see
     assert read_classes(tmp_path) == tuple(CLASSES)
     assert summary.line == "wall 50%, sky 25%, tree 25%"
     assert [row[0] for row in summary.rows] == ["wall", "sky", "tree"]
+
+
+def test_the_model_sees_what_it_saw_when_it_was_measured(saved, tmp_path):
+    make_tiny("ade", tmp_path / "ade")
+    source = open_ade(tmp_path / "ade", "val")
+    labeller = replace(open_labeller(saved, None, CPU), model=Stub(), inference=InferenceConfig())
+    labeller.label(source.read(0)[0])
+    batch = EvalReader(source, CropConfig(test_short=64, test_long=256)).__getitems__([0])
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
+    assert torch.equal(labeller.model.images, normalised(batch, mean, std))
 
 
 def test_the_picture_mixes_colours_of_classes_with_the_image(stubbed, tmp_path):
