@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from ropevit.tasks.segment import criterion
 from ropevit.tasks.segment.config import Mask2FormerConfig
@@ -112,10 +113,23 @@ def test_points_are_mostly_where_masks_are_uncertain():
 def test_the_class_of_nothing_is_no_class_and_masks_are_resized_before_they_are_added():
     classes = torch.tensor([[[2.0, 0.0, 9.0], [0.0, 3.0, -9.0]]])
     masks = torch.tensor([[[[-4.0, 8.0]], [[2.0, -2.0]]]])
-    scores = semantic_scores(Masks(classes, masks), (1, 4))
-    resized = torch.tensor([[-4.0, -1.0, 5.0, 8.0], [2.0, 1.0, -1.0, -2.0]])
+    scores = semantic_scores(Masks(classes, masks), (3, 7))
+    resized = F.interpolate(masks, (4, 8), mode="bilinear")[0, :, 0, :7]
     wanted = torch.einsum("qk,qw->kw", classes[0].softmax(-1)[:, :2], resized.sigmoid())
     torch.testing.assert_close(scores[0, :, 0], wanted)
+
+
+def test_an_image_that_cells_do_not_fill_is_scored_and_learned_as_if_padded_with_zeros():
+    model = small_mask2former()
+    images, labels = torch.randn(2, 3, 70, 90), halves(height=70, width=90)
+    padded, beside = F.pad(images, (0, 2, 0, 2)), F.pad(labels, (0, 2, 0, 2), value=255)  # to whole patches
+    losses = []
+    for image, label in ((images, labels), (padded, beside)):
+        torch.manual_seed(0)  # the points that are compared
+        losses.append(mask_losses(model(image), label, model.config))
+    torch.testing.assert_close(*losses)
+    model.eval()
+    torch.testing.assert_close(model.scores(images), model.scores(padded)[:, :, :70, :90])
 
 
 def test_pictures_are_segmented_at_their_original_size():

@@ -47,7 +47,18 @@ def test_images_without_labels_cost_nothing_and_break_nothing():
 def test_ignored_pixels_count_in_the_divisor_as_in_mmseg():
     logits, labels = torch.randn(1, 4, 2, 3), torch.tensor([[[0, 1, 255], [3, 255, 255]]])
     wanted = F.cross_entropy(logits, labels, ignore_index=255) * 3 / 6
-    torch.testing.assert_close(pixel_loss(logits, labels.to(torch.uint8)), wanted)
+    torch.testing.assert_close(pixel_loss(logits, labels.to(torch.uint8), 1), wanted)
+
+
+def test_an_image_that_cells_do_not_fill_is_scored_and_learned_as_if_padded_with_zeros():
+    model = small_upernet(dropout=0.0)
+    images, labels = torch.randn(2, 3, 70, 90), torch.randint(0, 150, (2, 70, 90))
+    padded, beside = F.pad(images, (0, 6, 0, 26)), F.pad(labels, (0, 6, 0, 26), value=255)
+    for name, value in upernet_losses(model(images), labels, model.config).items():
+        wanted = upernet_losses(model(padded), beside, model.config)[name]
+        torch.testing.assert_close(value * labels.numel(), wanted * beside.numel())
+    model.eval()
+    torch.testing.assert_close(model.scores(images), model.scores(padded)[:, :, :70, :90])
 
 
 def test_the_auxiliary_loss_is_weighed_and_only_there_in_training():
@@ -56,7 +67,7 @@ def test_the_auxiliary_loss_is_weighed_and_only_there_in_training():
     output = model(images)
     assert output.auxiliary.shape == (2, 150, 2, 3)
     losses = upernet_losses(output, labels, model.config)
-    torch.testing.assert_close(losses["loss_auxiliary"], 0.25 * pixel_loss(output.auxiliary, labels))
+    torch.testing.assert_close(losses["loss_auxiliary"], 0.25 * pixel_loss(output.auxiliary, labels, 32))
     output = model.eval()(images)
     assert output.auxiliary is None
     assert output.logits.shape == (2, 150, 16, 24)

@@ -8,11 +8,12 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from ropevit.data.ade import IGNORED
 from ropevit.extras import require
 from ropevit.tasks.common.assignment import assign, mean_count
 from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.mask2former import MODULE, Masks
-from ropevit.tasks.segment.model import masks_of
+from ropevit.tasks.segment.model import STRIDES, masks_of
 
 #: Masks (n, H, W) and their classes (n,), of one image.
 Truth = tuple[Tensor, Tensor]
@@ -39,7 +40,7 @@ def mask_losses(
 
     Source: Cheng et al. 2021 (arXiv:2112.01527), 3.3 and 4.1; the divisor: Carion et al. 2020 (arXiv:2005.12872), A.2.
     """
-    truths = [masks_of(each.long()) for each in labels]
+    truths = [masks_of(each.long()) for each in cover(labels, output)]
     check_truths(truths, config)
     divisor = mean_count(sum(len(classes) for _, classes in truths), labels.device)
     losses = {}
@@ -48,6 +49,12 @@ def mask_losses(
         parts = layer_losses(found, truths, divisor, config)
         losses |= {f"loss_{name}{suffix}": value for name, value in parts.items()}
     return losses
+
+
+def cover(labels: Shaped[Tensor, "B H W"], output: Sequence[Masks]) -> Shaped[Tensor, "B H2 W2"]:
+    """Lay labels over all that the masks cover: beyond the images, which the backbone pads, there is nothing."""
+    height, width = (side * STRIDES[0] for side in output[0].masks.shape[2:])
+    return F.pad(labels, (0, width - labels.shape[2], 0, height - labels.shape[1]), value=IGNORED)
 
 
 def check_truths(truths: Sequence[Truth], config: Mask2FormerConfig) -> None:

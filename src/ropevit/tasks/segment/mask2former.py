@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
 from ropevit.tasks.segment.config import Mask2FormerConfig
-from ropevit.tasks.segment.inference import resize
-from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.model import STRIDES, SegmentationModel, spread
 
 #: Where transformers keeps the parts.
 MODULE = "transformers.models.mask2former.modeling_mask2former"
@@ -21,7 +20,7 @@ class Masks(NamedTuple):
     classes: Float[Tensor, "B Q K1"]
     """Logits of the classes of each query; the last one is for nothing."""
     masks: Float[Tensor, "B Q h w"]
-    """Logits of the pixels that belong to each query, at a quarter of the images' size."""
+    """Logits of the cells of 4 pixels that belong to each query."""
 
 
 class Mask2Former(SegmentationModel):
@@ -98,12 +97,13 @@ def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H
 
     Args:
         found: By the last layer.
-        size: Height and width of the images that were fed; masks are resized to it as logits, before the sum.
+        size: Height and width of the images that were fed; masks are brought to it as logits, before the sum.
 
     Source: Cheng et al. 2021 (arXiv:2107.06278), 3.4.
     """
     likely = found.classes.float().softmax(-1)[..., :-1]
-    return (likely.transpose(1, 2) @ resize(found.masks.float(), size).sigmoid().flatten(2)).unflatten(2, size)
+    masks = spread(found.masks.float(), STRIDES[0], size)
+    return (likely.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
 
 
 def start(pixel_decoder: Any) -> None:

@@ -28,7 +28,7 @@ class SegmentationModel(nn.Module):
             raise ValueError(f"got a backbone with maps of strides {backbone.strides}; the head expects {STRIDES}")
         self.backbone = backbone
 
-    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K h w"]:
+    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
         """Score the classes of pixels in eval mode, as `segment` takes it; heads say how."""
         raise NotImplementedError
 
@@ -45,14 +45,33 @@ class SegmentationModel(nn.Module):
         return self.backbone.layer_index(name.removeprefix("backbone."))
 
 
-def pixel_loss(logits: Float[Tensor, "B K h w"], labels: Shaped[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """Give the cross-entropy of the logits, resized to the labels.
+def spread(scores: Float[Tensor, "B K h w"], stride: int, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    """Bring scores of cells to the pixels of the image.
+
+    A backbone pads an image to whole cells, so the cells may reach beyond it: they are resized to all that they cover,
+    and what is no image is cut off.
+
+    Args:
+        scores: Of cells.
+        stride: Side of a cell in pixels.
+        size: Height and width of the image.
+    """
+    covered = scores.shape[2] * stride, scores.shape[3] * stride
+    return resize(scores, covered)[:, :, : size[0], : size[1]]
+
+
+def pixel_loss(logits: Float[Tensor, "B K h w"], labels: Shaped[Tensor, "B H W"], stride: int) -> Float[Tensor, ""]:
+    """Give the cross-entropy of the logits of cells, brought to the pixels.
 
     Its sum is divided by all pixels, ignored ones too, as mmseg does; without any labelled pixel it is 0, not NaN.
+
+    Args:
+        logits: Of cells.
+        labels: Class of each pixel of the images, from 0, or IGNORED.
+        stride: Side of a cell in pixels.
     """
-    size = labels.shape[1], labels.shape[2]
-    total = F.cross_entropy(resize(logits.float(), size), labels.long(), ignore_index=IGNORED, reduction="sum")
-    return total / labels.numel()
+    logits = spread(logits.float(), stride, (labels.shape[1], labels.shape[2]))
+    return F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum") / labels.numel()
 
 
 def masks_of(labels: Int[Tensor, "H W"]) -> tuple[Float[Tensor, "n H W"], Int[Tensor, "n"]]:

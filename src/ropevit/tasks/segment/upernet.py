@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
 from ropevit.tasks.segment.config import UperNetConfig
-from ropevit.tasks.segment.model import SegmentationModel, pixel_loss
+from ropevit.tasks.segment.model import STRIDES, SegmentationModel, pixel_loss, spread
 
 
 class PixelLogits(NamedTuple):
     """What a UperNet says of a batch."""
 
     logits: Float[Tensor, "B K h w"]
-    """Of each class, at a quarter of the images' size."""
+    """Of each class, in cells of 4 pixels."""
     auxiliary: Float[Tensor, "B K h2 w2"] | None
     """Those of the auxiliary head, at the size of its map; None in eval mode."""
 
@@ -74,9 +74,9 @@ class UperNet(SegmentationModel):
         maps = self.backbone(images).features
         return PixelLogits(self.head(maps), self.auxiliary_head(maps) if self.training else None)
 
-    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K h w"]:
-        """Give the logits alone, as `segment` takes them."""
-        return self(images).logits
+    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
+        """Give the logits of the pixels at the size of the images, as `segment` takes them."""
+        return spread(self(images).logits, STRIDES[0], (images.shape[2], images.shape[3]))
 
     def check_batch(self, images: int) -> None:
         """Refuse a batch whose norms, over a map of one cell, would have a single value a channel."""
@@ -108,9 +108,10 @@ def upernet_losses(
     """
     if output.auxiliary is None:
         raise ValueError("got an output without auxiliary logits, as in eval mode; call model.train() first")
+    coarse = STRIDES[config.auxiliary_map]
     return {
-        "loss_pixels": pixel_loss(output.logits, labels),
-        "loss_auxiliary": config.auxiliary_weight * pixel_loss(output.auxiliary, labels),
+        "loss_pixels": pixel_loss(output.logits, labels, STRIDES[0]),
+        "loss_auxiliary": config.auxiliary_weight * pixel_loss(output.auxiliary, labels, coarse),
     }
 
 
