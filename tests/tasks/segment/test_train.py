@@ -1,0 +1,218 @@
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ropevit.data.ade import open_ade
+from ropevit.data.tiny import make_tiny
+from ropevit.tasks.common.directory import comparable
+from ropevit.tasks.common.engine import Task
+from ropevit.tasks.common.events import Stepped
+from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.optim import make_optimizer
+from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.metric import confusion
+from ropevit.tasks.segment.recipes import RECIPES
+from ropevit.tasks.segment.segmenter import build_segmenter, load_segmenter
+from ropevit.tasks.segment.train import Segmentation, train
+from tasks.segment.generated import small_training, write_pictures
+from tasks.segment.small import small_segmenter
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return write_pictures(tmp_path / "ade")
+
+
+@pytest.fixture
+def task(pictures, tmp_path):
+    """Give a function that makes the task of a training."""
+
+    def make(config=None):
+        config = config or small_training(pictures, tmp_path / "run")
+        accelerator = make_accelerator(config.run)
+        return Segmentation(
+            config, open_ade(config.data, "train"), open_ade(config.data, "val"), accelerator, Channel()
+        )
+
+    yield make
+    leave()
+
+
+def losses(folder):
+    return [line["loss"] for line in read_metrics(folder) if "loss" in line]
+
+
+def test_three_pictures_are_learned_by_heart_and_the_file_finds_the_same(pictures, tmp_path, task):
+    config = small_training(pictures, tmp_path / "run", steps=60)
+    plain = {"ratios": (1.0, 1.0), "flip": 0.0, "colours": False, "most_of_one_class": 1.0}
+    sizes = {"short": 48, "long": 64, "test_short": 48, "test_long": 64}  # images are padded to train, and to measure
+    head = replace(config.model.upernet, dropout=0.0, channels=32)
+    config = replace(
+        config,
+        augment=replace(config.augment, **plain, **sizes),
+        model=replace(config.model, drop_path=0.0, upernet=head),
+        optim=replace(config.optim, lr=1e-2, weight_decay=0.0),
+    )
+    scores = train(config)
+    assert scores["mIoU"] > 80
+    assert scores["aAcc"] > scores["mIoU"]
+    model, info = load_segmenter(tmp_path / "run" / "model.safetensors")
+    assert info.config == config.model
+    assert info.classes == ["ground", "disc", "square", "triangle"]
+    assert InferenceConfig(**info.metadata["inference"]) == config.inference
+    kept = ("recipe", "crop", "test_short", "test_long", "step")
+    assert [info.metadata[name] for name in kept] == ["segment/upernet_smoke", 64, 48, 64, 60]
+    assert info.metadata["mean"] == [0.485, 0.456, 0.406]
+    assert task(config).evaluate(model.eval(), lambda _: None) == scores
+
+
+@pytest.mark.parametrize("head", ["upernet", "mask2former"])
+def test_a_training_that_is_stopped_goes_on_with_the_same_losses(pictures, tmp_path, head):
+    train(small_training(pictures, tmp_path / "whole", head=head))
+
+    def stop(event):
+        if isinstance(event, Stepped) and event.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="stopped after step 3"):
+        train(small_training(pictures, tmp_path / "parts", head=head), stop)
+    train(small_training(pictures, tmp_path / "parts", head=head, resume=True))
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert len(set(losses(tmp_path / "whole"))) == 6
+    weights = [load_segmenter(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("parts", "whole")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize("head", ["upernet", "mask2former"])
+def test_all_losses_count(pictures, tmp_path, task, head):
+    made = task(small_training(pictures, tmp_path / "run", head=head))
+    assert isinstance(made, Task)
+    model = build_segmenter(replace(made.config.model, drop_path=0.0), 4)
+    made.loss(model, next(made.batches(0, 1)), 0).backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_counts_of_processes_are_those_of_all_pictures_at_their_own_size(task, monkeypatch):
+    made = task()
+    model = build_segmenter(made.config.model, 4).eval()
+    seen, together = [], Channel.sum
+    monkeypatch.setattr(Channel, "sum", lambda self, counts: seen.append(counts) or together(self, counts))
+    made.evaluate(model, lambda _: None)
+    for rank in range(2):
+        made.accelerator = type("Part", (), {"num_processes": 2, "process_index": rank, "autocast": torch.no_grad})()
+        made.evaluate(model, lambda _: None)
+    whole, *parts = seen
+    assert torch.equal(sum(parts), whole)
+    assert whole.sum() == sum((made.test.read(index)[1] != 255).sum() for index in range(3))
+    assert all(part.any() for part in parts)
+
+
+def test_what_is_fed_and_how_it_is_segmented_are_those_of_the_config(task, monkeypatch):
+    made = task()
+    made.config = replace(made.config, inference=InferenceConfig(window=48, stride=32))
+    calls = []
+
+    def segment(_scores, views, size, config):
+        calls.append((tuple(views[0].shape[2:]), size, config.window))
+        return torch.full((1, *size), 1)
+
+    monkeypatch.setattr("ropevit.tasks.segment.train.segment", segment)
+    scores = made.evaluate(build_segmenter(made.config.model, 4), lambda _: None)
+    sizes = [made.test.read(index)[1].shape for index in range(3)]
+    assert [size for _, size, _ in calls] == sizes
+    assert [min(view) for view, _, _ in calls] == [64] * 3
+    assert {window for _, _, window in calls} == {48}
+    truths = [torch.from_numpy(made.test.read(index)[1]) for index in range(3)]
+    counts = sum(confusion(torch.full_like(truth, 1).long(), truth, 4) for truth in truths)
+    assert scores["aAcc"] == pytest.approx(100 * (counts[1, 1] / counts.sum()).item())
+
+
+@pytest.mark.parametrize("head", ["upernet", "mask2former"])
+def test_embeddings_and_frequencies_are_not_decayed_and_the_backbone_learns_as_told(head):
+    model = build_segmenter(small_segmenter(head, position="rope_mixed_ape"), 3)
+    recipe = RECIPES["segment/upernet_vit_base" if head == "upernet" else "segment/mask2former_swin_tiny"]()
+    groups = make_optimizer(model, recipe.optim).param_groups
+    names = {name: group for group in groups for name in group["names"]}
+    free = {name for name, group in names.items() if not group["weight_decay"]}
+    own = {"decoder.queries_features.weight", "decoder.queries_embedder.weight", "pixel_decoder.level_embed"}
+    wanted = own if head == "mask2former" else set()
+    assert {"backbone.body.pos_embed", "backbone.body.blocks.0.attn.rope.freqs"} | wanted <= free
+    assert all(group["weight_decay"] == 0.05 for name, group in names.items() if name not in free)
+    scale = names["backbone.body.blocks.0.mlp.fc1.weight"]["lr_scale"]
+    assert scale == pytest.approx(0.75**4 if head == "upernet" else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "layer_decay", "taps"),
+    [
+        ("upernet_vit_small", 5e-5, 0.75, (3, 5, 7, 11)),
+        ("upernet_vit_base", 5e-5, 0.75, (3, 5, 7, 11)),
+        ("upernet_vit_large", 4e-5, 0.9, (7, 11, 15, 23)),
+        ("upernet_vit_base_mmseg", 6e-5, 1.0, (2, 5, 8, 11)),
+        ("upernet_vit_large_xcit", 6e-5, 1.0, (7, 11, 15, 23)),
+    ],
+)
+def test_recipes_of_upernet_follow_their_profiles(name, lr, layer_decay, taps):
+    config = RECIPES[f"segment/{name}"]()
+    optim = config.optim
+    assert (optim.lr, optim.layer_decay, config.model.backbone().taps) == (lr, layer_decay, taps)
+    assert (optim.steps, optim.schedule, optim.power, optim.min_lr) == (160_000, "poly", 1.0, 0.0)
+    assert (optim.warmup_steps, optim.warmup_lr) == (1500, pytest.approx(1e-6 * lr))
+    assert config.inference.window == (512 if "_mmseg" not in name and "_xcit" not in name else None)
+
+
+def test_recipes_of_mask2former_are_the_official_ones():
+    config = RECIPES["segment/mask2former_swin_base"]()
+    optim = config.optim
+    assert (optim.lr, optim.backbone_lr, optim.clip_grad, optim.power) == (1e-4, 0.1, 0.01, 0.9)
+    assert config.augment.short_sides[::15] == (256, 1024)
+    assert (config.augment.most_of_one_class, config.inference.probabilities) == (1.0, False)
+    with torch.device("meta"):
+        model = build_segmenter(config.model, 150)
+    assert (model.config.queries, model.backbone.channels) == (100, (128, 256, 512, 1024))
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_recipes_know_their_names_and_can_be_written_down(name):
+    config = RECIPES[name]()
+    assert config.recipe == name
+    plain = json.loads(json.dumps(config.to_dict()))
+    assert plain["model"]["position"] == "rope_mixed"
+    assert comparable(plain) != comparable(plain | {"inference": plain["inference"] | {"flip": True}})
+
+
+def test_what_does_not_fit_is_refused(pictures, tmp_path):
+    config = small_training(pictures, tmp_path / "run")
+    with pytest.raises(ValueError, match="got batch_size=1; expected at least 2; the batch norms of UperNet"):
+        replace(config, batch_size=1)
+    assert replace(small_training(pictures, tmp_path, head="mask2former"), batch_size=1).batch_size == 1
+    with pytest.raises(ValueError, match="got shard=True; a segmenter is not shared out"):
+        small_training(pictures, tmp_path, shard=True)
+    with pytest.raises(ValueError, match="expected no batch larger"):
+        train(replace(config, batch_size=30))
+    for labels in (pictures / "annotations" / "validation").glob("*.png"):
+        labels.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"ade/val in .* has no labelled pixels; there is nothing to measure"):
+        train(config)
+
+
+def test_classes_of_ones_own_are_learned_and_labels_above_end_the_training(tmp_path):
+    root = tmp_path / "tiny"
+    make_tiny("ade", root)
+    (root / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(149)))
+    with pytest.raises(ValueError, match="the label 150, expected 0 to 149"):
+        train(replace(small_training(root, tmp_path / "run"), batch_size=12))
