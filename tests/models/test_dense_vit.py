@@ -225,7 +225,6 @@ def test_one_graph_serves_all_sizes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"relative_bias": True}, "decomposed bias is not built: leave it out"),
         ({"window": 0}, "got window=0, padding='seen'; expected at least 1 token"),
         ({"padding": "hidden"}, "padding='hidden'; expected .* seen or masked"),
         ({"global_blocks": (4,)}, r"got global_blocks=\(4,\); expected blocks from 0 to 3"),

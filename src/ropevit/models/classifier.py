@@ -11,7 +11,15 @@ from ropevit.models.layers import init_linear
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 #: How names end of what is never decayed besides vectors: embeddings, bias tables, frequencies.
-UNDECAYED = ("cls_token", "register_tokens", "pos_embed", "relative_position_bias_table", "rope.freqs")
+UNDECAYED = (
+    "cls_token",
+    "register_tokens",
+    "pos_embed",
+    "relative_position_bias_table",
+    "relative.rows",
+    "relative.columns",
+    "rope.freqs",
+)
 
 
 class Classifier(nn.Module, Generic[ConfigT]):

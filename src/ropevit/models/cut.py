@@ -45,7 +45,7 @@ def attend_in(
     mask = None
     if cut.valid is not None:
         mask = key_mask(to_windows(cut.valid.unsqueeze(-1).float(), cut.window, (0, 0)).squeeze(-1) > 0)
-    mixed = attention(windows, positions, frequencies, mask)
+    mixed = attention(windows, positions, frequencies, mask, (cut.window, cut.window))
     return from_windows(mixed, cut.h, cut.w, cut.window, (0, 0)).flatten(1, 2)
 
 

@@ -29,6 +29,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.rope = rope
+        self.relative: nn.Module | None = None
+        """What makes a bias of the queries and their grid; a backbone may put it here."""
 
     def forward(
         self,
@@ -36,12 +38,24 @@ class Attention(nn.Module):
         positions: Float[Tensor, "*b N ndim"],
         frequencies: Float[Tensor, "ndim P"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Attend among all n tokens, or those that the mask allows; the last N of them stand at `positions`."""
+        """Attend among all n tokens, or those that the mask allows; the last N of them stand at `positions`.
+
+        Where there is a relative bias, all of them are the `grid`'s rows x columns, row-major.
+        """
         frequencies = frequencies if self.rope is None else self.rope.freqs
         num_prefix = x.shape[1] - positions.shape[-2]
-        q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, backend=self.backend)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if self.relative is None:
+            q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, backend=self.backend)
+            add = mask
+        else:
+            assert grid is not None
+            packed = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+            bias = self.relative(packed[:, :, 0].transpose(1, 2), *grid)
+            add = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+            q, k, v = split(packed, positions, frequencies, num_prefix, backend=self.backend)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=add)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -57,10 +71,23 @@ def project(
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Make queries, keys and values of tokens, and turn the first two by the tokens' positions."""
     packed = qkv(x).unflatten(-1, (3, heads, -1))
+    inplace = not qkv._forward_hooks  # a hook may keep what the layer returned
+    return split(packed, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
+
+
+def split(
+    packed: Float[Tensor, "B n 3 A D"],
+    positions: Float[Tensor, "*b N ndim"],
+    frequencies: Float[Tensor, "ndim *a P"] | None,
+    num_prefix: int = 0,
+    *,
+    inplace: bool = False,
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
+    """Split a projection into queries, keys and values, and turn the first two by the tokens' positions."""
     if frequencies is None:
         q, k, v = (part.transpose(1, 2) for part in packed.unbind(2))
         return q, k, v
-    inplace = not qkv._forward_hooks  # a hook may keep what the layer returned
     return rotate_qkv(packed, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
 
 
@@ -162,11 +189,12 @@ class Block(nn.Module):
         frequencies: Float[Tensor, "ndim P"] | None = None,
         rows: Rows | None = None,
         cut: Cut | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Mix the tokens (of each image, where `rows` tells them apart; in the windows of a cut), then work on each."""
         mask, mixed = None if rows is None else rows.mask, self.norm1(x)
         if cut is None:
-            mixed = self.attn(mixed, positions, frequencies, mask)
+            mixed = self.attn(mixed, positions, frequencies, mask, grid)
         else:
             mixed = attend_in(cut, self.attn, mixed, frequencies)
         x = x + self.drop_path(scale(mixed, self.gamma_1), rows)

@@ -182,6 +182,7 @@ class ViT(Classifier[ViTConfig]):
         positions: Float[Tensor, "*b N 2"],
         rows: Rows | None = None,
         cuts: Sequence[Cut | None] | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> Iterator[Float[Tensor, "B n C"]]:
         """Run the blocks one by one, giving the tokens after each; recomputed in training where checkpointing is on.
 
@@ -190,13 +191,14 @@ class ViT(Classifier[ViTConfig]):
             positions: Where the patches stand.
             rows: Which tokens may see each other, and to which image each belongs; None for whole images.
             cuts: For each block the windows in which it attends, or None where it attends everywhere.
+            grid: Rows and columns of the tokens; only a relative bias asks for them.
         """
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)
         for block, cut in zip(self.blocks, cuts or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
-                x = checkpoint(block, x, positions, frequencies, rows, cut, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+                x = checkpoint(block, x, positions, frequencies, rows, cut, grid, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
             else:
-                x = block(x, positions, frequencies, rows, cut)
+                x = block(x, positions, frequencies, rows, cut, grid)
             yield x
 
     def encode(

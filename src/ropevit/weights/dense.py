@@ -49,7 +49,7 @@ def load_dense_weights(
     unused = [name for name in HEAD if name in report.dropped] + [name for name in state if name not in own]
     state = {name: value for name, value in state.items() if name in own}
     put(backbone.body, state, found.source)
-    new = tuple(name for name in backbone.state_dict() if not name.startswith("body."))
+    new = tuple(name for name in backbone.state_dict() if name.removeprefix("body.") not in state)
     dropped = {**report.dropped, **dict.fromkeys(unused, UNUSED)}
     return replace(report, loaded=len(state), dropped=dropped, head_replaced=False, new=new)
 

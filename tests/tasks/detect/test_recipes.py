@@ -103,3 +103,13 @@ def test_stages_that_do_not_fit_are_refused():
         replace(swin, stages=())
     with pytest.raises(ValueError, match=r"got dino.levels=3 with 4 maps of the backbone; expected 4 or more"):
         replace(swin, stages=(0, 1, 2, 3), dino=replace(swin.dino, levels=3))
+
+
+def test_a_relative_bias_is_vitdets_and_no_swins():
+    vit, swin = find_recipe("detect/dino_vitdet_base").model, find_recipe("detect/dino_swin_tiny").model
+    assert not vit.relative_bias
+    with torch.device("meta"):
+        blocks = Detector(replace(vit, relative_bias=True), 80).backbone.body.blocks
+    assert [len(block.attn.relative.columns) for block in blocks] == [27, 27, 127] * 4
+    with pytest.raises(ValueError, match="got relative_bias=True for swin_tiny; a Swin's own bias is a position"):
+        replace(swin, relative_bias=True)

@@ -11,8 +11,12 @@ from ropevit.kernels.windows import covering
 from ropevit.models.cut import Cut, key_mask
 from ropevit.models.dense.backbone import Backbone, Maps, Padding, check_images, covered, image_sizes, show
 from ropevit.models.dense.pyramid import Pyramid, PyramidConfig, hide
+from ropevit.models.dense.relative import DecomposedBias
 from ropevit.models.packed import Rows
 from ropevit.models.vit import ViT, ViTConfig
+
+#: Pixels of the image for whose rows and columns of patches the relative bias of global blocks is learned.
+RELATIVE_SIZE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +44,9 @@ class DenseViTConfig:
     """Whether padding (of windows, of images to whole patches and of smaller images in a batch) takes part as keys, as
     in ViTDet, or is hidden, so that an image gives the same alone and in any batch."""
     relative_bias: bool = False
-    """The decomposed relative position bias that ViTDet adds to the baseline; not built, so True is refused."""
+    """Add ViTDet's decomposed relative position bias to the scores, started at zero, in any position embedding."""
 
     def __post_init__(self):
-        if self.relative_bias:
-            raise ValueError("got relative_bias=True; ViTDet's decomposed bias is not built: leave it out")
         if self.window < 1 or self.padding not in ("seen", "masked"):
             raise ValueError(
                 f"got window={self.window}, padding={self.padding!r}; expected at least 1 token, and seen or masked"
@@ -106,6 +108,11 @@ class DenseViT(Backbone[ViT]):
         self.config = config
         if not config.final_norm:
             body.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        if config.relative_bias:
+            whole = max(RELATIVE_SIZE // config.body.patch_size, 1)
+            for index, block in enumerate(body.blocks):
+                side = whole if index in config.seeing_all else config.window
+                block.attn.relative = DecomposedBias(side, config.body.width // config.body.heads)  # pyright: ignore[reportAttributeAccessIssue]
         self.pyramid = Pyramid(config.body.width, config.pyramid)
         self.strides = config.pyramid.strides(config.body.patch_size)
         self.channels = self.pyramid.channels
@@ -146,7 +153,7 @@ class DenseViT(Backbone[ViT]):
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
         cut = Cut(h, w, config.window, valid)
         cuts = [None if index in config.seeing_all else cut for index in range(config.body.depth)]
-        states = body.run_blocks(tokens, positions, None if valid is None else whole_rows(valid), cuts)
+        states = body.run_blocks(tokens, positions, None if valid is None else whole_rows(valid), cuts, (h, w))
         return [body.norm(x) for index, x in enumerate(states) if index in config.tapped]
 
 

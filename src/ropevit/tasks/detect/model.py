@@ -63,6 +63,8 @@ class DetectModel:
     """Side of a window in tokens; None takes 14 for a ViT, and a Swin's own."""
     stages: tuple[int, ...] | None = None
     """Stages of a Swin that give a map, the last one among them; None takes 1, 2 and 3 (strides 8, 16, 32)."""
+    relative_bias: bool = False
+    """Add ViTDet's relative position bias to a ViT; a global block then holds all its scores: see docs/dense.md."""
     init: str | None = PRETRAINED
     """Weights of a classifier that the backbone starts from (a file or a hub id); `published` takes those of the
     named model, None draws them."""
@@ -75,6 +77,8 @@ class DetectModel:
             object.__setattr__(self, "stages", tuple(self.stages))  # a list, where the config was read from JSON
             if not self.swin:
                 raise ValueError(f"got stages={self.stages} for {self.model}; only a Swin has stages: leave it out")
+        if self.relative_bias and self.swin:
+            raise ValueError(f"got relative_bias=True for {self.model}; a Swin's own bias is a position, such as rpb")
         backbone = self.backbone()
         maps = len(backbone.shown) if isinstance(backbone, DenseSwinConfig) else len(VIT_SCALES) + 1
         if maps > self.dino.levels:
@@ -93,7 +97,9 @@ class DetectModel:
         if isinstance(body, SwinConfig):
             return DenseSwinConfig(body=body, stages=SWIN_STAGES if self.stages is None else self.stages)
         pyramid = PyramidConfig(scales=VIT_SCALES, channels=self.dino.width, top=True)
-        return DenseViTConfig(body=body, window=self.window or VIT_WINDOW, pyramid=pyramid)
+        return DenseViTConfig(
+            body=body, window=self.window or VIT_WINDOW, pyramid=pyramid, relative_bias=self.relative_bias
+        )
 
     def weights(self) -> str | None:
         """Say where the backbone's first weights come from; None for nowhere."""

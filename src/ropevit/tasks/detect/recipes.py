@@ -37,7 +37,7 @@ def dino_vitdet_base(position: str = "rope_mixed") -> DetectConfig:
     """DINO with a ViT-B in windows (ViTDet): 12 epochs at 480 to 800 px.
 
     Expected AP on COCO val2017, as quoted from the paper: ape 49.4, rope_axial 50.8, rope_mixed 51.2; not measured
-    here. ViTDet's decomposed position bias is left out. Cost: 12 epochs of 16 images a step.
+    here. ViTDet's decomposed position bias is off (`--relative-bias`). Cost: 12 epochs of 16 images a step.
 
     Source: Heo et al. 2024 (arXiv:2403.13298); Ren et al. 2023 (arXiv:2306.07265), detrex.
     """

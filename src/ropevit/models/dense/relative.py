@@ -1,0 +1,50 @@
+"""ViTDet's relative position bias: what a query makes of the rows and columns between it and a key."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DecomposedBias(nn.Module):
+    """Bias of an attention in a grid: the query times a learned vector for the rows, and for the columns, to the key.
+
+    It starts at zero. All scores are there at once, in the queries' dtype: 4 bytes x heads x tokens^2 an image.
+
+    Args:
+        side: Rows and columns of the grid for which the vectors are learned; they are resized to others.
+        channels: Channels of a head, D.
+
+    Source: Li et al. 2021 (arXiv:2112.01526), Eq. 4; as in ViTDet (arXiv:2203.16527).
+    """
+
+    def __init__(self, side: int, channels: int):
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(2 * side - 1, channels))
+        self.columns = nn.Parameter(torch.zeros(2 * side - 1, channels))
+
+    def forward(self, q: Float[Tensor, "B A n D"], h: int, w: int) -> Float[Tensor, "B A n n"]:
+        """Give what is added to the scores of each query (first n) with each key (last n).
+
+        Args:
+            q: Queries of an h x w grid, row-major, before any rotation, which would make them depend on where they are.
+            h: Rows.
+            w: Columns.
+        """
+        grid = q.unflatten(2, (h, w))
+        rows = torch.einsum("...ywd,ykd->...ywk", grid, between(self.rows, h).to(q.dtype))
+        columns = torch.einsum("...yxd,xkd->...yxk", grid, between(self.columns, w).to(q.dtype))
+        return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2).flatten(2, 3)
+
+
+def between(table: Float[Tensor, "M D"], side: int) -> Float[Tensor, "side side D"]:
+    """Look up the vector of each query (first) and key (second) along one axis.
+
+    Args:
+        table: One vector for each difference (query minus key), from least to greatest; resized linearly where the axis
+            is longer or shorter than the one it was learned for, which at its own size changes nothing.
+        side: Rows or columns of the grid.
+    """
+    resized = F.interpolate(table.float().t().unsqueeze(0), size=2 * side - 1, mode="linear")[0].t()
+    places = torch.arange(side, device=table.device)
+    return resized[places[:, None] - places + side - 1]
