@@ -7,22 +7,24 @@ import tyro
 from rich.console import Console
 
 from ropevit import weights
+from ropevit.tasks.detect.conversion import convert_detector, holds_detector
 
 
 def convert(
     source: Annotated[str, tyro.conf.Positional],
     destination: Annotated[Path, tyro.conf.Positional],
     /,
-    to: Literal["published", "timm", "ropevit"] = "ropevit",
+    to: Literal["published", "timm", "ropevit", "detrex"] = "ropevit",
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None,
     overwrite: bool = False,
     ema: bool = False,
 ) -> None:
-    """Convert weights from any known layout to another, bit for bit.
+    """Convert weights from any known layout to another, bit for bit; those of DINO detectors from and to detrex's.
 
     For example:
       ropevit convert pytorch_model.bin model.safetensors
       ropevit convert model.safetensors timm.safetensors --to timm
+      ropevit convert dino_swin_tiny_224_4scale_12ep.pth detector.safetensors
 
     Args:
         source: A checkpoint file (.pth .bin .safetensors) or a hub id.
@@ -34,5 +36,10 @@ def convert(
     """
     if destination.exists() and not overwrite:
         raise ValueError(f"{destination} exists; choose another name, or add --overwrite to replace it")
-    report = weights.convert(source, destination, to=to, model=model, overwrite=overwrite, ema=ema)
+    if to == "detrex" or holds_detector(source):
+        if model is not None:
+            raise ValueError("got --model with a detector, whose shapes tell what it is; leave it out")
+        report = convert_detector(source, destination, to, overwrite=overwrite, ema=ema)
+    else:
+        report = weights.convert(source, destination, to=to, model=model, overwrite=overwrite, ema=ema)
     Console(soft_wrap=True).print(str(report), markup=False, highlight=False)

@@ -41,9 +41,10 @@ DERIVED = {
 
 #: Where files keep their weights, the first that is there; and where they keep an average of them.
 WRAPPERS = ("model", "state_dict", "module")
-EMA_WRAPPERS = ("model_ema", "state_dict_ema", "ema")
+EMA_WRAPPERS = ("model_ema", "state_dict_ema", "ema", "ema_state")
 TRAINING = (
     *("optimizer", "lr_scheduler", "scheduler", "scaler", "loss_scaler", "amp_scaler", "epoch", "args"),
+    *("trainer", "iteration", "hooks"),  # detectron2
     "n_averaged",  # torch.optim.swa_utils.AveragedModel
 )
 

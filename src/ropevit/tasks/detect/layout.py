@@ -119,7 +119,22 @@ def load_detrex(model: Dino, state: Mapping[str, Tensor]) -> None:
     Raises:
         WeightsError: If any is missing, misshapen or unknown; the model is then left as it was.
     """
-    ours, expected = from_detrex(state), model.state_dict()
+    ours = from_detrex(state)
+    check_fit(model, ours)
+    model.load_state_dict(ours)
+
+
+def check_fit(model: Dino, ours: Mapping[str, Tensor]) -> None:
+    """Compare weights with a detector's.
+
+    Args:
+        model: Only its names and shapes matter; it may be on the meta device.
+        ours: Weights by our names.
+
+    Raises:
+        WeightsError: If any is missing, misshapen or unknown.
+    """
+    expected = model.state_dict()
     problems = {
         "missing": [key for key in expected if key not in ours],
         "not in the model": [key for key in ours if key not in expected],
@@ -132,4 +147,3 @@ def load_detrex(model: Dino, state: Mapping[str, Tensor]) -> None:
     found = "; ".join(f"{what}: {few(names)}" for what, names in problems.items() if names)
     if found:
         raise WeightsError(f"the weights do not fit the detector: {found}; give those of the same config")
-    model.load_state_dict(ours)

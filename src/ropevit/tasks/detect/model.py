@@ -63,6 +63,8 @@ class DetectModel:
     """Side of a window in tokens; None takes 14 for a ViT, and a Swin's own."""
     stages: tuple[int, ...] | None = None
     """Stages of a Swin that give a map, the last one among them; None takes 1, 2 and 3 (strides 8, 16, 32)."""
+    layer_scale: bool = True
+    """Scale the branches of a ViT's blocks, as DeiT III does; detectron2's ViT does not."""
     relative_bias: bool = False
     """Add ViTDet's relative position bias to a ViT; a global block then holds all its scores: see docs/dense.md."""
     init: str | None = PRETRAINED
@@ -77,6 +79,10 @@ class DetectModel:
             object.__setattr__(self, "stages", tuple(self.stages))  # a list, where the config was read from JSON
             if not self.swin:
                 raise ValueError(f"got stages={self.stages} for {self.model}; only a Swin has stages: leave it out")
+        if not self.layer_scale and (self.swin or self.init == PRETRAINED):
+            raise ValueError(
+                "got layer_scale=False; it is for a ViT that does not start from published weights: set init"
+            )
         if self.relative_bias and self.swin:
             raise ValueError(f"got relative_bias=True for {self.model}; a Swin's own bias is a position, such as rpb")
         backbone = self.backbone()
@@ -96,6 +102,7 @@ class DetectModel:
         body = body_config(self)
         if isinstance(body, SwinConfig):
             return DenseSwinConfig(body=body, stages=SWIN_STAGES if self.stages is None else self.stages)
+        body = body if self.layer_scale else replace(body, layer_scale=None)
         pyramid = PyramidConfig(scales=VIT_SCALES, channels=self.dino.width, top=True)
         return DenseViTConfig(
             body=body, window=self.window or VIT_WINDOW, pyramid=pyramid, relative_bias=self.relative_bias
@@ -205,15 +212,25 @@ def load_detector(path: Path | str) -> tuple[Detector, DetectorInfo]:
     Raises:
         WeightsError: If it cannot be read, or is no detector of ours.
     """
+    entries, info = read_detector(path)
+    model = Detector(info.config, len(info.classes))
+    fill(model, entries, str(path))
+    return model, info
+
+
+def read_detector(path: Path | str) -> tuple[Mapping[str, Tensor], DetectorInfo]:
+    """Read the weights that `save_detector` saved, as they are spelled there, and what it said of them.
+
+    Raises:
+        WeightsError: If they cannot be read, or are no detector of ours.
+    """
     found = FILE.read(path)
     try:
         fields: dict[str, Any] = found.fields | {"dino": DinoConfig(**found.fields["dino"])}
         config = DetectModel(**fields)
     except (TypeError, ValueError, KeyError) as error:
         raise WeightsError(f"the config in {path} describes no detector: {first_line(error)}") from error
-    model = Detector(config, len(found.classes))
-    fill(model, found.entries, str(path))
-    return model, DetectorInfo(config, found.classes, found.metadata)
+    return found.entries, DetectorInfo(config, found.classes, found.metadata)
 
 
 def fill(model: Detector, entries: Mapping[str, Tensor], source: str) -> None:

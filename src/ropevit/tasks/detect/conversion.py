@@ -1,0 +1,215 @@
+"""Detectors of detrex as files of ours, and back."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ropevit.data.coco_classes import COCO_CATEGORIES
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.models.registry import SWIN_SIZES, VIT_SIZES
+from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.detectron import from_detectron, to_detectron, unsaid
+from ropevit.tasks.detect.layout import check_fit, from_detrex, to_detrex
+from ropevit.tasks.detect.model import FILE, FORMAT, DetectModel, Detector, read_detector
+from ropevit.weights.errors import WeightsError, few
+from ropevit.weights.layouts import unwrap
+from ropevit.weights.loading import check_finite, grouped
+from ropevit.weights.reading import Source, read_checkpoint
+from ropevit.weights.saving import separate, write_atomically, write_safetensors
+
+#: The entry by which a checkpoint of detrex's DINO is known.
+KNOWN_BY = "transformer.tgt_embed.weight"
+
+#: Heads of its attention, which no shape tells.
+HEADS = 8
+
+SUFFIXES = {"ropevit": (".safetensors",), "detrex": (".pth", ".safetensors")}
+
+
+@dataclass(frozen=True)
+class ConvertedDetector:
+    """What was converted; `print(report)` says it in words."""
+
+    source: str
+    destination: Path
+    layout: tuple[str, str]
+    """From which layout to which."""
+    written: int
+    """Number of entries in the new file."""
+    config: DetectModel
+    """The detector that they were taken to be."""
+    notes: list[str] = field(default_factory=list)
+    """What was taken for granted."""
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Entries that were left out: name -> why."""
+
+    def __str__(self) -> str:
+        """List what a user may not expect."""
+        first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
+        dino = self.config.dino
+        told = f"  taken to be: {self.config.model}, position {self.config.position}, {dino.levels} levels"
+        notes = [f"  {note}" for note in self.notes]
+        return "\n".join([first, f"{told}, {dino.queries} queries", *notes, *grouped(self.dropped, "dropped")])
+
+
+def holds_detector(source: Source) -> bool:
+    """Tell whether a file holds a detector, of ours or of detrex."""
+    found = read_checkpoint(source)
+    state = found.entries.get("model", found.entries)
+    return found.metadata.get("format") == FORMAT or (isinstance(state, Mapping) and KNOWN_BY in state)
+
+
+def convert_detector(
+    source: str | Path, destination: Path, to: str, *, overwrite: bool = False, ema: bool = False
+) -> ConvertedDetector:
+    """Convert a detector between detrex's checkpoints and files of ours, bit for bit.
+
+    Args:
+        source: A file of detrex (also with the weights under `model`), or one of ours.
+        destination: New file; .safetensors, or for detrex .pth, with the weights under `model`.
+        to: "ropevit" or "detrex".
+        overwrite: Replace a file that is there.
+        ema: Convert the moving average that detrex kept beside the weights.
+
+    Raises:
+        WeightsError: If the source cannot be read or is none, or anything in it is missing, unknown or misshapen.
+    """
+    if to not in SUFFIXES:
+        raise WeightsError(f"{source} is a detector, which the {to} layout cannot hold; choose {' or '.join(SUFFIXES)}")
+    if destination.suffix not in SUFFIXES[to]:
+        raise WeightsError(f"got {str(destination)!r}; a detector in {to} layout ends in {' or '.join(SUFFIXES[to])}")
+    if destination.is_dir() or (destination.exists() and not overwrite):
+        raise WeightsError(f"{destination} exists; choose another name, or overwrite it")
+    ours = read_checkpoint(source).metadata.get("format") == FORMAT
+    if ours == (to == "ropevit"):
+        raise WeightsError(f"{source} is in {to} layout already; choose another with --to")
+    return export(source, destination) if ours else adopt(source, destination, ema)
+
+
+def adopt(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector:
+    """Write a detector of detrex as a file of ours."""
+    state, dropped = unwrap(read_checkpoint(source), ema)
+    if KNOWN_BY not in state:
+        raise WeightsError(f"{source} has no {KNOWN_BY}; expected a checkpoint of detrex's DINO")
+    check_finite(state, str(source))
+    prefix = "backbone."
+    own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    dino = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    config, classes = found_config(own, dino, str(source)), len(dino["label_enc.weight"])
+    with torch.device("meta"):
+        like = Detector(config, classes)
+    ours = from_detrex(dino)
+    check_fit(like.dino, ours)
+    dino = to_detrex(ours)  # with all second names, also where the file left them out
+    weights, left = from_detectron(like.backbone, own)
+    names, ids, note = named(classes)
+    metadata = {"category_ids": ids, "mean": MEAN, "std": STD, "test_side": 800, "longest": 1333}
+    FILE.write(destination, config, names, metadata, {f"{prefix}{n}": v for n, v in weights.items()} | dino)
+    notes = [f"taken for granted: {HEADS} heads of DINO's attention, images as in detrex's training", note]
+    dropped |= {f"{prefix}{name}": why for name, why in left.items()}
+    return ConvertedDetector(
+        str(source), destination, ("detrex", "ropevit"), len(weights) + len(dino), config, notes, dropped
+    )
+
+
+def export(source: str | Path, destination: Path) -> ConvertedDetector:
+    """Write a detector of ours by detrex's names, with the backbone if detectron2 has such a one."""
+    entries, info = read_detector(source)
+    with torch.device("meta"):
+        backbone = Detector(info.config, len(info.classes)).backbone
+    own = {n.removeprefix("backbone."): value for n, value in entries.items() if n.startswith("backbone.")}
+    state = {name: value for name, value in entries.items() if not name.startswith("backbone.")}
+    odd, dropped = unsaid(backbone.config), {}
+    if odd:
+        dropped = dict.fromkeys((f"backbone.{n}" for n in own), f"detectron2's backbone has no {' and no '.join(odd)}")
+    else:
+        state |= {f"backbone.{name}": value for name, value in to_detectron(backbone, own).items()}
+    if destination.suffix == ".safetensors":
+        write_safetensors(destination, state, {"format": "pt"})
+    else:
+        tensors = separate(state)
+        write_atomically(destination, lambda file: torch.save({"model": tensors}, file))
+    notes = ["left out: names of the classes"]
+    return ConvertedDetector(str(source), destination, ("ropevit", "detrex"), len(state), info.config, notes, dropped)
+
+
+def named(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
+    """Name the classes of a checkpoint, which has no names: COCO's, if there are as many."""
+    if classes == len(COCO_CATEGORIES):
+        return list(COCO_CATEGORIES.values()), list(COCO_CATEGORIES), "classes: taken to be COCO's 80"
+    names = [str(number) for number in range(classes)]
+    note = f"classes: named 0 to {classes - 1}, with category ids from 1, as the file has no names"
+    return names, list(range(1, classes + 1)), note
+
+
+def found_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: str) -> DetectModel:
+    """Tell the detector by its shapes.
+
+    Raises:
+        WeightsError: If its backbone is none of ours.
+    """
+    fields = vit_fields(own) if "net.patch_embed.proj.weight" in own else swin_fields(own)
+    if fields is None:
+        raise WeightsError(
+            f"the backbone in {source} is none of ours (it begins with {few(sorted(own))}); expected detectron2's ViT "
+            f"of a width and depth of {list(VIT_SIZES)}, or its Swin of {list(SWIN_SIZES)}"
+        )
+    return DetectModel(**fields, init=None, dino=dino_config(dino))
+
+
+def dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
+    """Tell DINO by its shapes; what is missing is left to the checks."""
+    queries, width = state[KNOWN_BY].shape
+    levels = len(state["transformer.level_embeds"]) if "transformer.level_embeds" in state else 4
+    layer, places = "transformer.encoder.layers.0", HEADS * levels * 2
+    offsets = state.get(f"{layer}.attentions.0.sampling_offsets.bias", torch.empty(4 * places))
+    mlp = state.get(f"{layer}.ffns.0.layers.0.0.bias", torch.empty(2048))
+    return DinoConfig(
+        queries=queries,
+        width=width,
+        heads=HEADS,
+        levels=levels,
+        points=max(1, len(offsets) // places),
+        mlp_width=len(mlp),
+        encoder_layers=counted(state, r"transformer\.encoder\.layers\.(\d+)\..*"),
+        decoder_layers=counted(state, r"transformer\.decoder\.layers\.(\d+)\..*"),
+    )
+
+
+def vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Tell a ViT; None if there is none of its width and depth."""
+    width, _, patch = own["net.patch_embed.proj.weight"].shape[:3]
+    depth = counted(own, r"net\.blocks\.(\d+)\..*")
+    size = next((name for name, (w, d, _) in VIT_SIZES.items() if (w, d) == (width, depth)), None)
+    if size is None:
+        return None
+    fields = {"model": f"deit_{size}", "position": "ape" if "net.pos_embed" in own else "none", "layer_scale": False}
+    table = own.get("net.blocks.0.attn.rel_pos_h")
+    if table is not None:
+        fields |= {"relative_bias": True, "window": (len(table) + 1) // 2}
+    return fields | ({} if patch == 16 else {"patch_size": patch})
+
+
+def swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Tell a Swin; None if there is none of its width and depths."""
+    if "patch_embed.proj.weight" not in own:
+        return None
+    width = len(own["patch_embed.proj.weight"])
+    depths = tuple(counted(own, rf"layers\.{stage}\.blocks\.(\d+)\..*") for stage in range(4))
+    size = next((name for name, (w, d, _) in SWIN_SIZES.items() if (w, d) == (width, depths)), None)
+    table = own.get("layers.0.blocks.0.attn.relative_position_bias_table")
+    if size is None or table is None:
+        return None
+    stages = tuple(stage for stage in range(4) if f"norm{stage}.weight" in own)
+    window = (round(len(table) ** 0.5) + 1) // 2
+    return {"model": f"swin_{size}", "position": "rpb", "window": window, "stages": stages}
+
+
+def counted(state: Mapping[str, Tensor], pattern: str) -> int:
+    """Count the different numbers in names."""
+    return len({match[1] for name in state if (match := re.fullmatch(pattern, name))})

@@ -1,0 +1,132 @@
+"""Weights of a detector's backbone by the names of detectron2, and back, bit for bit.
+
+detectron2's ViT (in its SimpleFeaturePyramid) and Swin are those of detrex's detectors. Neither turns queries and keys,
+and its ViT has no LayerScale.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig
+from ropevit.models.windows import relative_index
+from ropevit.weights.errors import WeightsError, few
+
+#: Ours and theirs, the first that fits: "{}" stands for the number of a block, and what follows is the same in both.
+VIT = (
+    ("body.blocks.{}.attn.relative.rows", "net.blocks.{}.attn.rel_pos_h"),
+    ("body.blocks.{}.attn.relative.columns", "net.blocks.{}.attn.rel_pos_w"),
+    ("body.", "net."),
+)
+
+#: Theirs alone: pattern -> why they are left out.
+DERIVED = {r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index": "a table, made anew for every window"}
+
+#: Where their embedding has one more place than ours.
+EMBEDDING = "net.pos_embed"
+CLASS_TOKEN = "its first place, of a class token that neither uses; back it is written as zeros"
+
+#: Layers in front of a level's two convolutions, by its scale.
+BEFORE = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
+
+
+def unsaid(config: DenseViTConfig | DenseSwinConfig) -> list[str]:
+    """List what a backbone has that detectron2's has not."""
+    body = config.body
+    found = [f"position {body.position}"] if body.rope else []
+    if isinstance(config, DenseViTConfig):
+        found += ["LayerScale"] if config.body.layer_scale is not None else []
+        return found + [name for name in ("final_norm",) if getattr(config, name)]
+    return found + ["no position bias"] * (not body.rope and not body.bias)
+
+
+def theirs(backbone: DenseViT | DenseSwin) -> dict[str, str]:
+    """Name every weight of a backbone as detectron2 does, behind its `backbone.`: ours -> theirs."""
+    if isinstance(backbone, DenseSwin):
+        table = tuple((f"norms.{i}.", f"norm{stage}.") for i, stage in enumerate(backbone.config.shown))
+        table += (("body.", ""),)
+    else:
+        table = VIT + tuple(
+            row for level in range(len(backbone.config.pyramid.scales)) for row in names(backbone, level)
+        )
+    return {key: renamed(key, table) for key in backbone.state_dict()}
+
+
+def names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
+    """Pair our names of the parts of a level of the pyramid with theirs."""
+    scale, stride = backbone.config.pyramid.scales[level], backbone.strides[level]
+    ours, own, first = f"pyramid.levels.{level}.", f"simfp_{stride.bit_length() - 1}.", BEFORE[scale]
+    if scale == 4:
+        parts = [(f"resize.{i}.{'norm.' * (i == 1)}", f"{i}.") for i in (0, 1, 3)]
+    else:
+        parts = [("resize.", "0.")] * (scale == 2)
+    for number, name in ((first, "reduce"), (first + 1, "smooth")):
+        parts += [(f"{name}.0.", f"{number}."), (f"{name}.1.norm.", f"{number}.norm.")]
+    return [(ours + mine, own + other) for mine, other in parts]
+
+
+def renamed(key: str, table: tuple[tuple[str, str], ...]) -> str:
+    """Give their name of a weight of ours."""
+    for ours, other in table:
+        pattern = re.escape(ours).replace(r"\{\}", r"(\d+)")
+        if match := re.fullmatch(pattern + "(.*)", key):
+            *numbers, rest = match.groups()
+            return other.format(*numbers) + rest
+    raise AssertionError(f"{key} has no name there")
+
+
+def to_detectron(backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Spell the weights of a backbone as detectron2 does.
+
+    Args:
+        backbone: Only its config and names matter; it may be on the meta device.
+        state: Its weights.
+    """
+    found = {other: state[own] for own, other in theirs(backbone).items()}
+    if EMBEDDING in found:
+        places = found[EMBEDDING]
+        found[EMBEDDING] = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
+    if isinstance(backbone, DenseSwin):
+        index = relative_index(backbone.config.body.window_size)
+        tables = [name for name in found if name.endswith(".relative_position_bias_table")]
+        found |= {name.replace("bias_table", "index"): index.clone() for name in tables}
+    return found
+
+
+def from_detectron(
+    backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Spell detectron2's weights of a backbone as ours.
+
+    Args:
+        backbone: Only its names and shapes matter; it may be on the meta device.
+        state: Entries of the checkpoint that began with `backbone.`, without it.
+
+    Returns:
+        Weights by our names, and what was left out: name -> why.
+
+    Raises:
+        WeightsError: If any is missing, misshapen or unknown.
+    """
+    derived = {key: why for key in state for pattern, why in DERIVED.items() if re.fullmatch(pattern, key)}
+    given = {key: value for key, value in state.items() if key not in derived}
+    if EMBEDDING in given and given[EMBEDDING].ndim == 3:
+        given[EMBEDDING] = given[EMBEDDING][:, 1:]
+        derived[f"{EMBEDDING}[:, 0]"] = CLASS_TOKEN
+    wanted, found = theirs(backbone), {}
+    problems = {
+        "missing": [other for other in wanted.values() if other not in given],
+        "unknown": sorted(set(given) - set(wanted.values())),
+        "of another shape": [],
+    }
+    for (own, other), like in zip(wanted.items(), backbone.state_dict().values(), strict=True):
+        if other in given:
+            found[own] = given[other]
+            if given[other].shape != like.shape:
+                problems["of another shape"].append(f"{other} {list(given[other].shape)}, expected {list(like.shape)}")
+    said = "; ".join(f"{what}: {few(entries)}" for what, entries in problems.items() if entries)
+    if said:
+        raise WeightsError(f"the weights do not fit detectron2's backbone: {said}")
+    return found, derived
