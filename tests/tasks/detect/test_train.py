@@ -20,7 +20,8 @@ from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
 from ropevit.tasks.detect.batches import EvalReader, TrainReader, train_batches
 from ropevit.tasks.detect.boxes import cornered
-from ropevit.tasks.detect.model import Detector, first_detector, load_detector
+from ropevit.tasks.detect.first import first_detector
+from ropevit.tasks.detect.model import Detector, load_detector
 from ropevit.tasks.detect.recipes import RECIPES, find_recipe
 from ropevit.tasks.detect.train import Detection, train
 from ropevit.weights.errors import WeightsError
@@ -196,7 +197,7 @@ def test_the_backbone_starts_from_a_classifier(tmp_path, position):
     classifier = ViT(config)
     path = ropevit.save_model(tmp_path / "classifier.safetensors", classifier)
     size = {"width": 32, "depth": 1, "heads": 2, "patch_size": None, "window": None, "position": position}
-    model = first_detector(replace(find_recipe("detect/dino_smoke").model, **size, init=str(path)), 3)
+    model = first_detector(replace(find_recipe("detect/dino_smoke").model, **size, init=str(path)), list("abc"))
     assert torch.equal(model.backbone.body.blocks[0].mlp.fc1.weight, classifier.blocks[0].mlp.fc1.weight)
 
 

@@ -18,7 +18,6 @@ from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Dino, Output
 from ropevit.tasks.detect.layout import load_detrex, to_detrex
 from ropevit.tasks.detect.levels import padding_mask
-from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError, first_line
 
 #: Value of "format" in the header of a detector's file.
@@ -68,8 +67,8 @@ class DetectModel:
     relative_bias: bool = False
     """Add ViTDet's relative position bias to a ViT; a global block then holds all its scores: see docs/dense.md."""
     init: str | None = PRETRAINED
-    """Weights of a classifier that the backbone starts from (a file or a hub id); `published` takes those of the
-    named model, None draws them."""
+    """Weights to start from: of a classifier for the backbone, or of a detector of ours (a file or a hub id);
+    `published` takes those of the named classifier, None draws them."""
     dino: DinoConfig = field(default_factory=DinoConfig)
     """What looks for objects in the backbone's maps."""
 
@@ -160,19 +159,6 @@ class Detector(nn.Module):
     def layer_index(self, name: str) -> int:
         """Tell the depth of a parameter for layer-wise learning rates: DINO's are as deep as a classifier's head."""
         return self.backbone.layer_index(name.removeprefix("backbone."))
-
-
-def first_detector(config: DetectModel, classes: int) -> Detector:
-    """Build a detector whose backbone starts from a classifier's weights, where the config names any.
-
-    Raises:
-        WeightsError: If they cannot be read, or do not fit.
-    """
-    model = Detector(config, classes)
-    source = config.weights()
-    if source is not None:
-        load_dense_weights(model.backbone, source)
-    return model
 
 
 @dataclass(frozen=True)

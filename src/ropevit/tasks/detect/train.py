@@ -14,14 +14,15 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.order import TrainOrder
 from ropevit.data.streams import number
 from ropevit.extras import require
-from ropevit.tasks.common.events import Evaluating, Report, silent
+from ropevit.tasks.common.events import Evaluating, Report, Said, silent
 from ropevit.tasks.common.processes import Channel
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.detect.augment import eval_transform, train_transform
 from ropevit.tasks.detect.average_precision import average_precision, result_rows
 from ropevit.tasks.detect.batches import Batch, eval_batches, normalise, train_batches
 from ropevit.tasks.detect.criterion import dino_losses
-from ropevit.tasks.detect.model import Detector, first_detector, save_detector
+from ropevit.tasks.detect.first import first_detector
+from ropevit.tasks.detect.model import Detector, save_detector
 from ropevit.tasks.detect.postprocess import detections
 from ropevit.tasks.detect.train_config import DetectConfig
 
@@ -42,16 +43,17 @@ def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
     """
     for module, extra in (("timm", "train"), ("transformers", "dense"), ("faster_coco_eval", "dense")):
         require(module, extra)
-    return run_training(config, partial(prepare, config), report)
+    return run_training(config, partial(prepare, config, report), report)
 
 
-def prepare(config: DetectConfig, accelerator: Any, channel: Channel) -> "tuple[Detection, Detector]":
+def prepare(config: DetectConfig, report: Report, accelerator: Any, channel: Channel) -> "tuple[Detection, Detector]":
     """Open the data, and draw or load the first weights."""
     learned = open_coco(config.data, "train", keep_empty=config.keep_empty)
     measured = open_coco(config.data, "val", keep_empty=True)
     check_sources(learned, measured)
     torch.manual_seed(number("weights", config.run.seed))
-    model = first_detector(config.model, len(learned.classes))
+    tell = report if accelerator.is_main_process else silent
+    model = first_detector(config.model, learned.classes, lambda line: tell(Said(message=line)))
     return Detection(config, learned, measured, accelerator, channel), model
 
 

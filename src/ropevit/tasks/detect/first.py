@@ -1,0 +1,91 @@
+"""The first weights of a detector: of a classifier, or of another detector."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor
+
+from ropevit.tasks.common.backbone import PRETRAINED
+from ropevit.tasks.detect.layout import from_detrex, to_detrex
+from ropevit.tasks.detect.model import FORMAT, DetectModel, Detector, DetectorInfo, fill, read_detector
+from ropevit.weights.dense import load_dense_weights
+from ropevit.weights.errors import WeightsError
+from ropevit.weights.own import differences
+from ropevit.weights.reading import read_checkpoint
+
+#: Fields of DINO by which its weights are those of one detector and not of another; the classes apart.
+SHAPING = ("queries", "width", "heads", "levels", "points", "mlp_width", "encoder_layers", "decoder_layers")
+
+#: How weights of DINO begin that belong to classes.
+OF_CLASSES = ("class_heads.", "label_embedding.")
+
+
+def first_detector(
+    config: DetectModel, classes: Sequence[str], say: Callable[[str], object] = lambda _: None
+) -> Detector:
+    """Build a detector that starts from the weights that its config names, if any.
+
+    Those of a classifier are for the backbone; of a detector, all are taken, but for what belongs to its classes where
+    they are not the same, in the same order.
+
+    Args:
+        config: The detector.
+        classes: Names of its classes, in the order of the logits.
+        say: Called with a line about what was taken of another detector.
+
+    Raises:
+        WeightsError: If they cannot be read, or do not fit.
+    """
+    model, source = Detector(config, len(classes)), config.weights()
+    if source is None:
+        return model
+    if config.init == PRETRAINED or read_checkpoint(source).metadata.get("format") != FORMAT:
+        load_dense_weights(model.backbone, source)
+        return model
+    entries, info = read_detector(source)
+    check_same(info.config, config, source)
+    fill(model, entries if info.classes == list(classes) else mixed(model, entries), source)
+    say(taken(info, classes, source))
+    return model
+
+
+def mixed(model: Detector, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put a new detector's own weights in the place of those that belong to other classes."""
+    backbone = {name: value for name, value in entries.items() if name.startswith("backbone.")}
+    theirs = from_detrex({name: value for name, value in entries.items() if name not in backbone})
+    own = {name: value for name, value in model.dino.state_dict().items() if name.startswith(OF_CLASSES)}
+    kept = {name: value for name, value in theirs.items() if not name.startswith(OF_CLASSES)}
+    return backbone | to_detrex(kept | own)
+
+
+def taken(info: DetectorInfo, classes: Sequence[str], source: str) -> str:
+    """Say what was taken of another detector."""
+    if info.classes == list(classes):
+        return f"took all weights of the detector {source}, whose {len(classes)} classes are the same"
+    return (
+        f"took the backbone and DINO of the detector {source}; class heads and the embedding of labels are new, as its "
+        f"{len(info.classes)} classes are not the {len(classes)} of these data"
+    )
+
+
+def check_same(stored: DetectModel, config: DetectModel, source: str) -> None:
+    """Refuse the weights of another detector, also where no shape shows it.
+
+    Raises:
+        WeightsError: Naming what differs.
+    """
+    theirs, ours = shape(stored), shape(config)
+    if theirs != ours:
+        raise WeightsError(
+            f"{source} holds another detector ({differences(theirs, ours)}); give its options, or a classifier as init"
+        )
+
+
+def shape(config: DetectModel) -> dict[str, Any]:
+    """List what makes weights those of this detector."""
+    backbone = config.backbone()
+    fields = asdict(replace(backbone, body=replace(backbone.body, drop_path=0.0)))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    body = fields.pop("body")
+    body["layer_scale"] = body.get("layer_scale") is not None  # where it starts does not matter
+    return body | fields | {f"dino.{name}": getattr(config.dino, name) for name in SHAPING}
