@@ -9,8 +9,8 @@ from ropevit.cli.eval import result_table
 from ropevit.models import ViT, ViTConfig
 from ropevit.models.published import curve
 from ropevit.tasks.classify import evaluate as module
-from ropevit.tasks.classify.evaluate import Begun
-from ropevit.tasks.classify.measured import Row
+from ropevit.tasks.classify.evaluate import Row
+from ropevit.tasks.common.evaluation import Begun
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_wrong_input_is_one_line(arguments, tmp_path, capsys, extra, message):
 def test_the_papers_figures_say_how_well_they_are_known(tmp_path):
     figures = curve("deit_small_patch16_LS")
     assert [str(figures[size]) for size in (144, 224, 256)] == ["73.5±0.1", "80.4", "80.9±0.05"]
-    begun = Begun(name="it", on="", trained_at=224, sizes=(224,), paper=figures, rows=(), out=tmp_path, notes=())
+    begun = Begun(name="it", how="", trained_at=224, sizes=(224,), paper=figures, rows=(), out=tmp_path, notes=())
     figures = {"top1": 80.0, "top5": 95.0, "images": 50_000, "skipped": 0}
     row = Row(size=224, **figures, images_per_second=1.0, peak_memory_gib=1.0, window=7, resize=256, crop=0.875)
     table = result_table(begun, [row])

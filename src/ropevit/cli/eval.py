@@ -11,19 +11,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ropevit.models.published import DRAWN, SOURCE
-from ropevit.tasks.classify.evaluate import Begun, EvalConfig, Event, Measured, Measuring, evaluate
-from ropevit.tasks.classify.measured import CURVE, TABLE, Row
+from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common.evaluation import Begun, Event, Measured, Measuring
+from ropevit.tasks.common.measured import CURVE, TABLE, Row
+from ropevit.tasks.evaluate import evaluate
+
+#: Columns from which on a table is set narrowly.
+WIDE = 9
 
 
 def eval(config: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa: A001 (it is the verb)
-    """Measure a classifier below, at and above its training size: top-1 and top-5, the curve beside the paper's.
+    """Measure a classifier, detector or segmenter below, at and above its training size.
 
-    Writes eval.csv, per_class.csv, eval.json and curve.png. Ctrl-C keeps the sizes that are done; --resume goes on.
+    Top-1 and top-5 beside the paper's curve, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json, curve.png.
+    Ctrl-C keeps the sizes that are done; --resume goes on.
 
     For example:
       ropevit eval --model rope_mixed_deit_small_patch16_LS --data PATH/imagenet
       ropevit eval --checkpoint runs/fashion --data fashion --sizes 20,28,40
       ropevit eval --model deit_base_patch16_LS --data PATH/imagenet-r --protocol timm --sizes 224
+      ropevit eval --checkpoint runs/detector --data PATH/coco --sizes 480,640,800,1024,1333
+      ropevit eval --checkpoint runs/segmenter --data PATH/ade --sizes 256,512,1024 --flip --ratios 0.5,0.75,1.0,1.25
+      ropevit eval --checkpoint runs/mixed --data PATH/coco --beside runs/eval/ape runs/eval/axial
       torchrun --nproc-per-node 8 -m ropevit eval --checkpoint runs/swin --data PATH/imagenet
     """
     console = Console()
@@ -64,7 +73,7 @@ class EvalBars:
         match event:
             case Begun():
                 self.begun, self.rows = event, list(event.rows)
-                self.say(f"{event.name}: {event.on}")
+                self.say(f"{event.name}: {event.how}")
                 for note in event.notes:
                     self.say(note)
                 self.progress.start()
@@ -77,7 +86,8 @@ class EvalBars:
                     self.progress.remove_task(self.task)
                 self.task = None
                 self.rows.append(row)
-                self.say(f"{row.size} px: top-1 {row.top1:.2f}, top-5 {row.top5:.2f} ({how(row)})")
+                figures = ", ".join(f"{name} {score:.2f}" for name, score in row.scores.items() if score is not None)
+                self.say(f"{row.size} px: {figures} ({', '.join(f'{name} {n}' for name, n in row.view.items())})")
                 for name in left_out:
                     self.say(f"left out {name}")
 
@@ -102,23 +112,31 @@ def print_line(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def how(row: Row) -> str:
-    """Say how pictures were brought to a size."""
-    window = "" if row.window is None else f", windows of {row.window}"
-    return f"resize {row.resize}, crop {row.size}{window}"
-
-
 def result_table(begun: Begun, rows: Sequence[Row]) -> Table:
     """Lay out what was measured, beside the paper's figures where there are any."""
     caption = f"paper: {SOURCE}; with ±, {DRAWN}" if begun.paper else None
     table = Table(box=box.SIMPLE_HEAD, title=begun.name, title_justify="left", caption=caption, caption_justify="left")
-    paper, window = ["paper"] if begun.paper else [], [] if rows[0].window is None else ["window"]
-    for name in ("size", "resize", *window, "top-1", "top-5", *paper, "images", "skipped", "images/s", "GiB"):
+    lines = [line_of(row, begun, any(row.skipped for row in rows)) for row in rows]
+    if len(lines[0]) > WIDE:
+        table.padding = 0  # to fit into 80 characters
+    for name in lines[0]:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        size = f"{row.size} (training)" if row.size == begun.trained_at else str(row.size)
-        place = str(row.resize), *([str(row.window)] if window else [])
-        figures = f"{row.top1:.2f}", f"{row.top5:.2f}", *([str(begun.paper.get(row.size, "-"))] if paper else [])
-        counts = f"{row.images:,}", f"{row.skipped:,}", f"{row.images_per_second:,.0f}", f"{row.peak_memory_gib:.1f}"
-        table.add_row(size, *place, *figures, *counts)
+    for line in lines:
+        table.add_row(*line.values())
     return table
+
+
+def line_of(row: Row, begun: Begun, skipped: bool) -> dict[str, str]:
+    """Give the cells of a row by the names of their columns."""
+    size = f"{row.size} (training)" if row.size == begun.trained_at else str(row.size)
+    scores = {name: "-" if score is None else f"{score:.2f}" for name, score in row.scores.items()}
+    return {
+        "size": size,
+        **{name: str(number) for name, number in row.view.items()},
+        **scores,
+        **({"paper": str(begun.paper.get(row.size, "-"))} if begun.paper else {}),
+        "images": f"{row.images:,}",
+        **({"skipped": f"{row.skipped:,}"} if skipped else {}),
+        "images/s": f"{row.images_per_second:,.0f}",
+        "GiB": f"{row.peak_memory_gib:.1f}",
+    }

@@ -15,8 +15,9 @@ from ropevit.study.config import StudyConfig
 from ropevit.study.events import Evaluating, Event, Loading, RunDone, RunFailed, RunStarted, StepDone
 from ropevit.study.outputs import write_outputs
 from ropevit.study.report import conclusions
-from ropevit.study.results import LABELS, PanelResult, panel_results, read_results, show
+from ropevit.study.results import PanelResult, panel_results, read_results, show
 from ropevit.study.runner import run_study
+from ropevit.tasks.common.positions import LABELS
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:

@@ -4,19 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ropevit.extras import require
-from ropevit.study.results import LABELS, Curve, PanelResult
+from ropevit.study.results import Curve, PanelResult
 from ropevit.tasks.common.drawing import RC, mark_training, tidy
-
-#: Colour and marker of each embedding, the same in every figure; told apart by colour-blind readers too.
-#: Source of the colours: Okabe and Ito 2008, Color Universal Design.
-STYLES = {
-    "none": ("#999999", "x"),
-    "ape": ("#D55E00", "s"),
-    "rope_axial": ("#0072B2", "^"),
-    "rope_mixed": ("#009E73", "o"),
-    "rope_axial_ape": ("#56B4E9", "v"),
-    "rope_mixed_ape": ("#CC79A7", "D"),
-}
+from ropevit.tasks.common.positions import LABELS, STYLES
 
 #: What the larger test images of each panel hold.
 TITLES = {

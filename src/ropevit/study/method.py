@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ropevit.study.config import StudyConfig
-from ropevit.study.results import LABELS
 from ropevit.study.settings import PanelSettings
+from ropevit.tasks.common.positions import LABELS
 
 PANEL_TEXT = {
     "field": (

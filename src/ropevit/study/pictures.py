@@ -15,7 +15,7 @@ from ropevit.data.crops import normalise, resample
 from ropevit.data.streams import stream
 from ropevit.models.vit import ViT
 from ropevit.study.panels import FieldPanel, Panel, ZoomPanel
-from ropevit.study.results import LABELS
+from ropevit.tasks.common.positions import LABELS
 
 #: Colours of labels: background first, then told apart as well as that many colours can be.
 #: Source: Okabe and Ito 2008, and Tableau's ten colours for more labels.

@@ -10,8 +10,9 @@ import ropevit
 from ropevit.extras import require
 from ropevit.study.figure import draw_curves
 from ropevit.study.pictures import PanelPictures
-from ropevit.study.results import LABELS, PanelResult, conclude, panel_results, paper_order, show, verdict
+from ropevit.study.results import PanelResult, conclude, panel_results, paper_order, show, verdict
 from ropevit.tasks.common.drawing import figure_bytes
+from ropevit.tasks.common.positions import LABELS
 
 COST_NOTE = (
     "Cost is measured on the tiny model of this study, where small operations weigh more than in a full-size model, "

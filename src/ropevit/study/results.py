@@ -9,15 +9,7 @@ from typing import Any
 
 import numpy as np
 
-#: How each position embedding is called in tables, figures and sentences.
-LABELS = {
-    "none": "no position embedding",
-    "ape": "absolute (APE)",
-    "rope_axial": "RoPE-Axial",
-    "rope_mixed": "RoPE-Mixed",
-    "rope_axial_ape": "RoPE-Axial + APE",
-    "rope_mixed_ape": "RoPE-Mixed + APE",
-}
+from ropevit.tasks.common.positions import LABELS
 
 #: Seeds from which on "every seed of one above every seed of the other" is worth saying: by chance alone it happens
 #: to two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.

@@ -17,9 +17,11 @@ from ropevit.models import Swin, SwinConfig, get_config
 from ropevit.models.published import curve
 from ropevit.tasks.classify import evaluate as module
 from ropevit.tasks.classify.classes import match_classes
-from ropevit.tasks.classify.evaluate import Begun, EvalConfig, Measured, evaluate
-from ropevit.tasks.classify.protocol import plan_views, read_sizes
+from ropevit.tasks.classify.evaluate import evaluate
+from ropevit.tasks.classify.protocol import plan_views
 from ropevit.tasks.classify.subject import open_subject
+from ropevit.tasks.common.eval_config import ClassifierOptions, EvalConfig, read_sizes
+from ropevit.tasks.common.evaluation import Begun, Measured
 from ropevit.weights import save_model
 
 from .conftest import SYNSETS, picture, small_vit, stubborn_vit
@@ -29,6 +31,8 @@ PETS = ["dog", "bird", "cat"]  # in another order than the folders
 
 def measure(checkpoint, data, out, report=lambda _: None, **options):
     options = {"sizes": (16,), "workers": 0, "device": "cpu"} | options
+    own = {name: options.pop(name) for name in ("protocol", "crop", "real") if name in options}
+    options["classifier"] = ClassifierOptions(**own)
     return evaluate(EvalConfig(checkpoint=checkpoint, data=str(data), out=out, **options), report)
 
 
@@ -354,7 +358,7 @@ def test_a_published_model_comes_from_the_hub_and_stands_beside_the_papers_curve
     assert begun[0].paper == curve(name)
     options["out"] = tmp_path / "timm"
     begun.clear()
-    evaluate(EvalConfig(sizes=(64,), protocol="timm", **options), begun.append)
+    evaluate(EvalConfig(sizes=(64,), classifier=ClassifierOptions(protocol="timm"), **options), begun.append)
     assert begun[0].paper == {}  # which was measured otherwise
 
 

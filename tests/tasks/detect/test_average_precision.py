@@ -79,7 +79,7 @@ def test_all_twelve_numbers_are_those_of_pycocotools(tmp_path, seed):
     assert {one["iscrowd"] for one in content["annotations"]} == {0, 1}
     found = guesses(content, noise)
     rows = np.concatenate([result_rows(image_id, each, IDS) for image_id, each in found.items()])
-    scores = average_precision(tmp_path / "truth.json", rows)
+    scores = average_precision(tmp_path / "truth.json", rows).scores
     assert tuple(scores) == NAMES
     assert len(set(scores.values())) > 9, "the numbers tell one from the other"
     np.testing.assert_allclose(
@@ -108,26 +108,26 @@ def perfect(source, index):
 def test_perfect_detections_score_100_and_sizes_without_objects_have_no_score(tiny):
     everything = [perfect(tiny, index) for index in range(len(tiny)) if len(tiny.read(index)[1].labels)]
     rows = np.concatenate([result_rows(image_id, found, tiny.category_ids) for image_id, found in everything])
-    scores = average_precision(tiny.annotations, rows)
+    scores = average_precision(tiny.annotations, rows).scores
     assert scores["AP"] == scores["AP50"] == scores["APs"] == scores["AR100"] == pytest.approx(100)
     assert {"APm", "APl", "ARl"}.isdisjoint(scores)
-    missed = average_precision(tiny.annotations, rows[1:])
+    missed = average_precision(tiny.annotations, rows[1:]).scores
     assert 0 < missed["AP"] < 100
 
 
 def test_nothing_found_scores_0(tiny):
-    assert average_precision(tiny.annotations, np.empty((0, 7)))["AP"] == 0
+    assert average_precision(tiny.annotations, np.empty((0, 7))).scores["AP"] == 0
 
 
 def test_annotations_may_leave_out_what_can_be_told_from_the_box(tiny):
     rows = np.concatenate([result_rows(*perfect(tiny, 0), tiny.category_ids)])
-    before = average_precision(tiny.annotations, rows)
+    before = average_precision(tiny.annotations, rows).scores
     content = json.loads(tiny.annotations.read_text())
     for one in content["annotations"]:
         if not one["iscrowd"]:
             del one["iscrowd"], one["area"], one["segmentation"]
     tiny.annotations.write_text(json.dumps(content))
-    assert average_precision(tiny.annotations, rows) == before
+    assert average_precision(tiny.annotations, rows).scores == before
 
 
 def test_a_file_without_objects_is_refused(tiny):

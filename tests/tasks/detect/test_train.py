@@ -18,6 +18,7 @@ from ropevit.tasks.common.interruption import Stopped
 from ropevit.tasks.common.metrics import read_metrics
 from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
+from ropevit.tasks.detect.average_precision import CocoScores
 from ropevit.tasks.detect.batches import EvalReader, TrainReader, train_batches
 from ropevit.tasks.detect.boxes import cornered
 from ropevit.tasks.detect.first import first_detector
@@ -148,7 +149,8 @@ def test_what_is_found_is_in_pixels_of_the_original_picture_and_each_picture_cou
     made = task()
     seen = []
     monkeypatch.setattr(
-        "ropevit.tasks.detect.train.average_precision", lambda _, rows: seen.append(rows) or {"AP": float(len(rows))}
+        "ropevit.tasks.detect.train.average_precision",
+        lambda _, rows: seen.append(rows) or CocoScores({"AP": float(len(rows))}, {}),
     )
     torch.manual_seed(0)
     model = Detector(made.config.model, 3).eval()

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import tyro
-
 from ropevit.models.architectures import Config, architecture
 from ropevit.models.published import RESOLUTIONS
 from ropevit.models.sizes import nearest_sizes
@@ -18,25 +16,6 @@ CROPS = {"paper": {"vit": 1.0, "swin": 0.875}, "timm": {"vit": 0.9, "swin": 0.9}
 SEVENTHS = (4, 5, 6, 7, 8, 10, 12, 16)
 #: Models trained at this size or above are measured at the paper's sizes by default.
 LARGE = 192
-
-
-def read_sizes(words: Sequence[str]) -> tuple[int, ...]:
-    """Read sizes with commas or spaces between them."""
-    parts = [part for word in words for part in word.split(",") if part]
-    odd = [part for part in parts if not part.isdecimal()]
-    if odd:
-        raise ValueError(f"got size {odd[0]!r}; expected pixels, such as --sizes 144,192,224")
-    return tuple(map(int, parts))
-
-
-#: How the command line reads `sizes`.
-SIZES = tyro.constructors.PrimitiveConstructorSpec[tuple[int, ...]](
-    nargs="*",
-    metavar="PIXELS,PIXELS",
-    instance_from_str=read_sizes,
-    is_instance=lambda value: isinstance(value, tuple),
-    str_from_instance=lambda sizes: [",".join(map(str, sizes))],
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,9 @@
 """The model that is measured: a published one, a file of weights, or what a training left."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.models.architectures import Config, Model, build_model
@@ -49,15 +45,6 @@ class Subject:
     def published_name(self) -> str | None:
         """Name in the registry of the model that this is, its head and size apart."""
         return next((name for name, config in MODELS.items() if core(config) == core(self.config)), None)
-
-    def fingerprint(self) -> str:
-        """Tell the weights from any others."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.found.state.items()):
-            if isinstance(value, Tensor):
-                digest.update(name.encode())
-                digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 def core(config: Config) -> dict[str, Any]:

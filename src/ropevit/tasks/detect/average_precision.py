@@ -1,6 +1,8 @@
 """How well objects are found: COCO's average precision."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,17 @@ def result_rows(image_id: int, found: Detections, category_ids: Sequence[int]) -
     return np.column_stack([images, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, ids])
 
 
-def average_precision(annotations: Path, rows: Rows) -> dict[str, float]:
+@dataclass(frozen=True)
+class CocoScores:
+    """How well objects were found, in percent."""
+
+    scores: dict[str, float]
+    """Those of `NAMES`; without those of a size of which there are no objects."""
+    classes: dict[int, float]
+    """AP of each class by its category id; NaN for classes without objects."""
+
+
+def average_precision(annotations: Path, rows: Rows) -> CocoScores:
     """Compare detections with the objects of a file of annotations, all of its images.
 
     Crowds of the file count as COCO counts them: what is found in one is neither right nor wrong. An annotation that
@@ -43,9 +55,6 @@ def average_precision(annotations: Path, rows: Rows) -> dict[str, float]:
     Args:
         annotations: The file, such as `source.annotations`.
         rows: Detections of all images, from `result_rows`.
-
-    Returns:
-        The scores of `NAMES` in percent; those of a size of which there are no objects are left out.
 
     Raises:
         MissingExtraError: If faster-coco-eval is not installed.
@@ -60,7 +69,24 @@ def average_precision(annotations: Path, rows: Rows) -> dict[str, float]:
     scores = dict(zip(NAMES, (float(value) for value in judge.stats[: len(NAMES)]), strict=True))
     if scores["AP"] < 0:
         raise ValueError(f"{annotations} has no objects; there is nothing to measure")
-    return {name: 100 * score for name, score in scores.items() if score >= 0}
+    return CocoScores({name: 100 * score for name, score in scores.items() if score >= 0}, by_class(judge))
+
+
+def by_class(judge: Any) -> dict[int, float]:
+    """Give the AP in percent of each category: over all IoU and recalls, objects of all sizes, most detections."""
+    precision = judge.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class); -1 where there are no objects
+    means = [100 * float(each.mean()) if each.min() >= 0 else float("nan") for each in np.moveaxis(precision, 2, 0)]
+    return dict(zip(map(int, judge.params.catIds), means, strict=True))
+
+
+def coco_results(rows: Rows) -> bytes:
+    """Write detections in COCO's format for results, as a JSON file that pycocotools reads."""
+    return json.dumps(
+        [
+            {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
+            for image, *box, score, category in rows.tolist()
+        ]
+    ).encode()
 
 
 def complete(annotations: Path) -> dict[str, Any]:

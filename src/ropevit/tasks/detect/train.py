@@ -1,11 +1,10 @@
 """Training of detectors: data, loss and average precision for the engine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,13 +16,13 @@ from ropevit.extras import require
 from ropevit.tasks.common.events import Evaluating, Report, Said, silent
 from ropevit.tasks.common.processes import Channel
 from ropevit.tasks.common.training import run_training
-from ropevit.tasks.detect.augment import eval_transform, train_transform
-from ropevit.tasks.detect.average_precision import average_precision, result_rows
-from ropevit.tasks.detect.batches import Batch, eval_batches, normalise, train_batches
+from ropevit.tasks.detect.augment import train_transform
+from ropevit.tasks.detect.average_precision import average_precision
+from ropevit.tasks.detect.batches import Batch, normalise, train_batches
 from ropevit.tasks.detect.criterion import dino_losses
+from ropevit.tasks.detect.finding import Search, find_all
 from ropevit.tasks.detect.first import first_detector
 from ropevit.tasks.detect.model import Detector, save_detector
-from ropevit.tasks.detect.postprocess import detections
 from ropevit.tasks.detect.train_config import DetectConfig
 
 
@@ -110,7 +109,7 @@ class Detection:
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         """Give the sum of DINO's weighted losses of a part."""
-        self.note(self.train, batch)
+        self.note(self.train, batch.bad)
         targets = [target.to(self.accelerator.device) for target in batch.targets]
         output = model(self.normalise(batch), batch.sizes, targets)
         return torch.stack(list(dino_losses(output, targets, self.config.model.dino).values())).sum()
@@ -119,32 +118,31 @@ class Detection:
         """Bring bytes to the device, with ImageNet's mean at 0 and its spread at 1, and zeros in the padding."""
         return normalise(batch, self.mean, self.std)
 
-    def note(self, source: CocoSource, batch: Batch) -> None:
-        """Remember the pictures of a batch that could not be read."""
-        self.skipped += [source.describe(index) for index in batch.bad]
+    def note(self, source: CocoSource, bad: Sequence[int]) -> None:
+        """Remember pictures that could not be read."""
+        self.skipped += [source.describe(index) for index in bad]
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Measure the average precision in percent, each picture once over all processes."""
-        config, processes = self.config, self.accelerator.num_processes
-        transform = eval_transform(config.scale.test_side, config.scale.longest)
-        size = max(1, config.batch_size // processes // config.run.accumulate)
-        places = {"world": processes, "rank": self.accelerator.process_index}
-        rows, done = [np.empty((0, 7))], 0
-        for batch in eval_batches(self.test, transform, size, config.run.workers, **places):
-            self.note(self.test, batch)
-            rows += self.find(model, batch) if batch.ids else []
-            done += len(batch.ids)
-            report(Evaluating(done=min(done * processes, len(self.test)), total=len(self.test)))
-        everything = np.concatenate(self.channel.gather(np.concatenate(rows)))
-        return self.channel.first(lambda: average_precision(self.test.annotations, everything))
+        config, processes, total = self.config, self.accelerator.num_processes, len(self.test)
+        search = Search(
+            short=config.scale.test_side,
+            longest=config.scale.longest,
+            top=config.top,
+            batch_size=max(1, config.batch_size // processes // config.run.accumulate),
+            workers=config.run.workers,
+            world=processes,
+            rank=self.accelerator.process_index,
+            normalise=self.normalise,
+            autocast=self.accelerator.autocast,
+        )
 
-    def find(self, model: nn.Module, batch: Batch) -> list[np.ndarray]:
-        """Detect objects in a batch, in pixels of the original pictures."""
-        with self.accelerator.autocast():
-            output = model(self.normalise(batch), batch.sizes)
-        found = detections(output.layers[-1], batch.originals, self.config.top)
-        return [result_rows(i, each, self.test.category_ids) for i, each in zip(batch.ids, found, strict=True)]
+        def watch(done: int) -> None:
+            report(Evaluating(done=min(done * processes, total), total=total))
+
+        rows, bad = find_all(model, self.test, search, self.channel, watch)
+        self.note(self.test, bad)
+        return self.channel.first(lambda: average_precision(self.test.annotations, rows).scores)
 
     def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights with the detector's config, its classes and how it was trained."""
@@ -152,5 +150,5 @@ class Detection:
         model.load_state_dict(dict(weights))
         metadata = {**facts, "recipe": self.config.recipe, "category_ids": list(self.train.category_ids)}
         metadata |= {"mean": MEAN, "std": STD, "test_side": self.config.scale.test_side}
-        metadata["longest"] = self.config.scale.longest
+        metadata |= {"longest": self.config.scale.longest, "top": self.config.top}
         save_detector(path, model, self.config.model, self.train.classes, metadata)

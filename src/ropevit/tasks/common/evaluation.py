@@ -1,0 +1,289 @@
+"""What all evaluations share: their processes, the loop over sizes, what they report, and curves beside one another."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ropevit.extras import require
+from ropevit.machine import environment
+from ropevit.models.published import Figure
+from ropevit.tasks.common.curve import Curve, draw_curves
+from ropevit.tasks.common.drawing import figure_bytes
+from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common.measured import CURVE, Results, Row, read_rows, read_settings
+from ropevit.tasks.common.processes import Channel, choose_cpu, leave
+from ropevit.tasks.common.window import Window
+
+#: Unreadable images of a size that are named.
+MOST_NAMED = 3
+
+#: What evaluations must have in common to be drawn side by side, and what else differs without being worth a word.
+SAME = ("metric", "data", "images", "real", "annotations")
+UNSAID = ("fingerprint", "device", "batch_size", "save_detections")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """An evaluation begins, or goes on after `rows`."""
+
+    name: str
+    """What is measured on what, in words."""
+    how: str
+    """How, in words."""
+    trained_at: int
+    sizes: tuple[int, ...]
+    paper: Mapping[int, Figure]
+    """The paper's figures for the same, by size."""
+    rows: tuple[Row, ...]
+    out: Path
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """`done` of `total` images are measured at a size."""
+
+    size: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A size is done; `left_out` names some of the images that could not be read."""
+
+    row: Row
+    left_out: tuple[str, ...] = ()
+
+
+Event = Begun | Measuring | Measured
+Report = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where an evaluation runs: its processes and their devices."""
+
+    config: EvalConfig
+    world: int
+    """Number of processes."""
+    rank: int
+    """Which of them this one is."""
+    device: torch.device
+    channel: Channel
+    report: Report
+    """Shows what happens, in the first process."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def autocast(self) -> torch.autocast:
+        """Multiply matrices in the precision that is asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
+    def watch(self, size: int, total: int) -> Callable[[int], None]:
+        """Give what is told how many of `total` images this process has measured at a size."""
+        return lambda done: self.report(Measuring(size=size, done=min(done * self.world, total), total=total))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What was measured at one size."""
+
+    row: Row
+    classes: Sequence[float]
+    """Score of each class in percent; NaN where there is none."""
+    left_out: tuple[str, ...] = ()
+    """Images that could not be read."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Other files to be kept, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured at which sizes, and how."""
+
+    name: str
+    """A short name of the model, for a directory."""
+    weights: str
+    """Where they are."""
+    model: str | None
+    """The model's own name, if it has one."""
+    position: str
+    """Its position embedding."""
+    trained_at: int
+    """The test size in training, in pixels."""
+    data: str
+    """What the data are called."""
+    how: str
+    """How it is measured, in words."""
+    metric: str
+    """What the score of the curve is called."""
+    fixed: Mapping[str, Any]
+    """Whatever else scores depend on: weights, data and options."""
+    names: Mapping[str, str]
+    """Classes of the data, and what they are called."""
+    row: type
+    """What a row is."""
+    sizes: tuple[int, ...]
+    """Test sizes in pixels, rising."""
+    measure: Callable[[int], Reading]
+    """Measures at one size."""
+    paper: Mapping[int, Figure] = field(default_factory=dict)
+    """The paper's figures for the same, by size."""
+    notes: tuple[str, ...] = ()
+    """What else a reader should know."""
+
+
+@contextmanager
+def joined(config: EvalConfig, report: Report) -> Iterator[Site]:
+    """Join the other processes, and part from them at the end.
+
+    Raises:
+        ValueError: If the device is not to be had here.
+    """
+    for package, extra in (("torchvision", "train"), ("matplotlib", "figures")):
+        require(package, extra)  # now, not after measuring
+    on_cpu = choose_cpu(config.device)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 in convolutions, too, as in training
+    processes = require("accelerate", "train").PartialState(cpu=on_cpu)
+    try:
+        yield Site(
+            config=config,
+            world=processes.num_processes,
+            rank=processes.process_index,
+            device=torch.device("cpu") if on_cpu else torch.device("cuda", processes.local_process_index),
+            channel=Channel(),
+            report=report if processes.is_main_process else lambda _: None,
+        )
+    finally:
+        leave()
+
+
+def measure_all(plan: Plan, site: Site) -> list[Any]:
+    """Measure at every size that is not measured yet, and write each down as it comes.
+
+    Returns:
+        The rows, measured now or before, by size.
+
+    Raises:
+        ValueError: If the directory, or one to be drawn beside it, does not allow it.
+    """
+    settings = describe(plan, site)
+    beside = site.channel.first(lambda: [read_curve(folder, plan, settings) for folder in site.config.beside])
+    out = site.config.out or Path("runs/eval") / plan.name
+    results = site.channel.first(lambda: Results(out, settings, plan.names, plan.row, site.config.resume))
+    rows = list(results.rows)
+    site.report(
+        Begun(
+            name=f"{plan.name} on {plan.data}",
+            how=f"{plan.how}, {site.config.precision}, {site.device}",
+            **{name: getattr(plan, name) for name in ("trained_at", "sizes", "paper")},
+            rows=tuple(rows),
+            out=out,
+            notes=(f"weights: {plan.weights}", *plan.notes),
+        )
+    )
+    if rows and site.first:
+        draw(results, plan, beside)
+    for size in plan.sizes:
+        if size in [row.size for row in rows]:
+            continue
+        reading = plan.measure(size)
+        rows.append(reading.row)
+        if site.first:
+            for name, content in reading.files.items():
+                results.write_bytes(name, content)
+            results.add(reading.row, reading.classes)
+            draw(results, plan, beside)
+        site.report(Measured(row=reading.row, left_out=reading.left_out[:MOST_NAMED]))
+    return sorted(rows, key=lambda row: row.size)
+
+
+def describe(plan: Plan, site: Site) -> dict[str, Any]:
+    """Write down what is measured, how and where; what is under "config" must not change."""
+    config, precision = site.config, site.config.precision
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    machine = environment(site.device, dtype, config.workers, torch.get_num_threads())
+    fixed = {
+        "metric": plan.metric,
+        "data": plan.data,
+        **plan.fixed,
+        "precision": precision,
+        "device": machine["device"],
+    }
+    model = {name: getattr(plan, name) for name in ("name", "weights", "model", "position", "trained_at")}
+    processes = {"batch_size": config.batch_size, "processes": site.world}
+    fixed["device"] = machine["device"]
+    return {"config": fixed, "data": config.data, "model": model, "machine": machine | processes}
+
+
+def draw(results: Results, plan: Plan, beside: Sequence[Curve]) -> None:
+    """Draw the curve of what was measured, beside the paper's, if it has one, and those of other evaluations."""
+    points = {row.size: row.scores[plan.metric] for row in results.rows}
+    own = Curve(name=plan.name, position=plan.position, points=points, trained_at=plan.trained_at)
+    figure = draw_curves([own, *beside], plan.metric, f"{plan.metric} on {plan.data}", plan.paper)
+    results.write_bytes(CURVE, figure_bytes(figure, "png"))
+
+
+def read_curve(folder: Path, plan: Plan, settings: Mapping[str, Any]) -> Curve:
+    """Read the curve of another evaluation.
+
+    Args:
+        folder: Its directory.
+        plan: What is measured now.
+        settings: The same, written down.
+
+    Raises:
+        ValueError: If there is none, or something else was measured.
+    """
+    advice = "leave it out of --beside"
+    found, own = read_settings(folder, advice), settings["config"]
+    theirs = found["config"]
+    for key in SAME:
+        if theirs.get(key) != own.get(key):
+            raise ValueError(
+                f"{folder} is of another {key}: {theirs.get(key)!r}, here {own.get(key)!r}; only the same measure on "
+                f"the same data stands beside one another: {advice}"
+            )
+    rows = read_rows(folder, plan.row)
+    if not rows:
+        raise ValueError(f"{folder} has not measured anything yet; {advice}")
+    others = [key for key in {**own, **theirs} if key not in UNSAID and theirs.get(key) != own.get(key)]
+    name = ", ".join([found["model"]["name"], *(f"{key} {theirs.get(key)}" for key in others)])
+    points = {row.size: row.scores[plan.metric] for row in rows}
+    return Curve(name=name, position=found["model"]["position"], points=points, trained_at=found["model"]["trained_at"])
+
+
+class Meter:
+    """Takes the time and the memory of measuring at a size.
+
+    Args:
+        site: Where.
+    """
+
+    def __init__(self, site: Site):
+        self.site, self.window = site, Window(site.device)
+        if site.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(site.device)
+
+    def figures(self, images: int, total: int) -> dict[str, Any]:
+        """Give what every row holds besides scores; all processes ask together.
+
+        Args:
+            images: Images measured, over all processes.
+            total: Images that there are.
+        """
+        seconds = self.window.seconds()
+        return {
+            "images": images,
+            "skipped": total - images,
+            "images_per_second": round(images / seconds, 2),
+            "peak_memory_gib": round(max(self.site.channel.gather(self.window.memory())), 3),
+        }

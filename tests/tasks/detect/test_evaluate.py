@@ -1,0 +1,190 @@
+import contextlib
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ropevit.data.coco import open_coco
+from ropevit.tasks.common.eval_config import ClassifierOptions, DetectorOptions, EvalConfig
+from ropevit.tasks.common.evaluation import Begun, Measured
+from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.detect import evaluate as module
+from ropevit.tasks.detect.augment import ScaleConfig
+from ropevit.tasks.detect.batches import Normalise
+from ropevit.tasks.detect.finding import Search, find_all
+from ropevit.tasks.detect.model import load_detector
+from ropevit.tasks.detect.train import Detection
+from ropevit.tasks.evaluate import evaluate
+from ropevit.weights.errors import WeightsError
+from tasks.detect.generated import small_training
+from tasks.detect.measured import CLASSES, IDS, annotate, pictures, save_tiny
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A detector, and data of which it finds some objects at its own size."""
+    root = tmp_path_factory.mktemp("detect")
+    path = save_tiny(root / "run" / "best.safetensors")
+    source = pictures(root / "coco")
+    model, info = load_detector(path)
+    normalise = Normalise(info.metadata["mean"], info.metadata["std"], torch.device("cpu"))
+    places = {"workers": 0, "world": 1, "rank": 0, "normalise": normalise, "autocast": contextlib.nullcontext}
+    search = Search(short=64, longest=80, top=20, batch_size=1, **places)
+    annotate(root / "coco", find_all(model.eval(), source, search, Channel(), lambda _: None)[0])
+    return root
+
+
+def measure(place, out, report=lambda _: None, **options):
+    known = {"checkpoint": str(place / "run"), "data": str(place / "coco"), "sizes": (64,), "out": out}
+    return evaluate(EvalConfig(**known | {"workers": 0, "device": "cpu"} | options), report)
+
+
+def table(path):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_path):
+    (row,) = measure(place, tmp_path / "out")
+    config = small_training(place / "coco", tmp_path / "run", model={})
+    config = replace(config, batch_size=1, top=20, scale=ScaleConfig(short_sides=(64,), test_side=64, longest=80))
+    accelerator = make_accelerator(config.run)
+    sources = open_coco(place / "coco", "train"), open_coco(place / "coco", "val", keep_empty=True)
+    model = load_detector(place / "run" / "best.safetensors")[0].eval()
+    scores = Detection(config, *sources, accelerator, Channel()).evaluate(model, lambda _: None)
+    leave()
+    assert 5 < row.AP < 95
+    written = {name: getattr(row, name) for name in scores}
+    assert written == {name: round(score, 4) for name, score in scores.items()}
+    assert all(
+        value == "" or name in scores
+        for name, value in table(tmp_path / "out" / "eval.csv")[0].items()
+        if name.startswith("A")
+    )
+
+
+def test_pycocotools_reads_the_detections_and_finds_the_same_for_each_class(place, tmp_path):
+    rows = measure(place, tmp_path / "out", sizes=(48, 64), detector=DetectorOptions(save_detections=True))
+    assert rows[0].AP != rows[1].AP
+    by_class = {line["class"]: line for line in table(tmp_path / "out" / "per_class.csv")}
+    assert {key: line["name"] for key, line in by_class.items()} == dict(zip(map(str, IDS), CLASSES, strict=True))
+    for row in rows:
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(place / "coco" / "annotations" / "instances_val2017.json"))
+            judge = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / f"detections-{row.size}.json")), "bbox")
+            for step in (judge.evaluate, judge.accumulate, judge.summarize):
+                step()
+        assert (row.AP, row.ARs) == pytest.approx((100 * judge.stats[0], 100 * judge.stats[9]), abs=1e-3)
+        for index, number in enumerate(judge.params.catIds):
+            precision = judge.eval["precision"][:, :, index, 0, -1]
+            wanted = "" if precision.min() < 0 else f"{100 * precision.mean():.2f}"
+            assert by_class[str(number)][str(row.size)] == wanted
+
+
+def test_the_shorter_side_is_the_size_and_the_limit_on_the_longer_grows_with_it(place, tmp_path, monkeypatch):
+    seen, original = [], module.find_all
+
+    def spy(model, source, search, *rest):
+        model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1][0]))
+        return original(model, source, search, *rest)
+
+    monkeypatch.setattr(module, "find_all", spy)
+    (row,) = measure(place, tmp_path / "out", sizes=(96,))
+    assert row.longest == 120
+    shapes = [image[2:] for image in open_coco(place / "coco", "val", keep_empty=True).images]
+    assert len(seen) == len(shapes) == row.images
+    for (height, width), found in zip(shapes, seen, strict=True):
+        scale = min(96 / min(height, width), 120 / max(height, width))
+        assert abs(found[0] - height * scale) <= 1
+        assert abs(found[1] - width * scale) <= 1
+    assert max(map(max, seen)) == 120, "the limit is reached"
+    assert module.default_sizes(800) == [480, 640, 800, 1024, 1333]
+
+
+def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, tmp_path):
+    out, done = tmp_path / "out", []
+
+    def interrupt(event):
+        if isinstance(event, Measured):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(place, out, interrupt, sizes=(32, 64))
+    kept = table(out / "eval.csv")
+    measure(place, out, lambda event: done.append(event), sizes=(32, 64), resume=True)
+    assert [event.row.size for event in done if isinstance(event, Measured)] == [64]
+    assert table(out / "eval.csv")[:1] == kept
+    assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png"}
+    for options, changed in (
+        ({"detector": DetectorOptions(save_detections=True)}, "save_detections was False, now True"),
+        ({"batch_size": 2}, "batch_size was 1, now 2"),
+        ({"checkpoint": str(save_tiny(tmp_path / "other.safetensors", position="ape"))}, "fingerprint was"),
+    ):
+        with pytest.raises(ValueError, match=f"measured otherwise .{changed}"):
+            measure(place, out, resume=True, **options)
+
+
+def test_options_of_other_kinds_are_refused(place, tmp_path):
+    given = ClassifierOptions(protocol="paper", crop=0.9)
+    with pytest.raises(
+        ValueError, match="got --protocol, --crop, for classifiers alone, with a detector; leave it out"
+    ):
+        measure(place, tmp_path / "out", classifier=given)
+    with pytest.raises(ValueError, match="is a detector and knows its model; leave out --model deit_tiny"):
+        measure(place, tmp_path / "out", model="deit_tiny")
+    file = str(place / "run" / "best.safetensors")
+    with pytest.raises(ValueError, match="got which='best' for a file"):
+        measure(place, tmp_path / "out", checkpoint=file, which="best")
+    with pytest.raises(ValueError, match="got size 0"):
+        measure(place, tmp_path / "out", sizes=(0, 64))
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_classes_are_refused_with_what_differs(place, tmp_path):
+    path = save_tiny(tmp_path / "other.safetensors", classes=[*CLASSES[:2], "cone", "ball"], ids=[1, 3, 90, 91])
+    differ = r"\(only in the checkpoint: 90 cone, 91 ball; only in the data: 90 triangle\)"
+    with pytest.raises(ValueError, match=f"knows 4 categories, .*val2017.json lists 3 others {differ}"):
+        measure(place, tmp_path / "out", checkpoint=str(path))
+    bare = save_tiny(tmp_path / "bare.safetensors", test_side=64)
+    monkey = load_detector(bare)[1]
+    del monkey.metadata["test_side"]
+    with pytest.raises(WeightsError, match="does not say its test_side"):
+        module.check_facts(monkey, bare)
+
+
+def test_pictures_that_cannot_be_read_are_named_and_their_objects_missed(place, tmp_path):
+    (before,) = measure(place, tmp_path / "before")
+    file = place / "coco" / "val2017" / "000000000017.jpg"
+    content, events = file.read_bytes(), []
+    try:
+        file.write_bytes(b"")
+        (row,) = measure(place, tmp_path / "out", events.append)
+    finally:
+        file.write_bytes(content)
+    assert (row.images, row.skipped) == (5, 1)
+    assert row.AR100 < before.AR100
+    assert [event.left_out for event in events if isinstance(event, Measured)] == [(str(file),)]
+
+
+def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path):
+    begun = []
+    measure(place, tmp_path / "mixed")
+    other = save_tiny(tmp_path / "ape" / "model.safetensors", position="ape")
+    measure(place, tmp_path / "ape_eval", begun.append, checkpoint=str(other), beside=(tmp_path / "mixed",))
+    assert next(event for event in begun if isinstance(event, Begun)).name == "ape on coco/val"
+    settings = json.loads((tmp_path / "ape_eval" / "eval.json").read_text())
+    assert (settings["model"]["position"], settings["config"]["metric"]) == ("ape", "AP")
