@@ -9,9 +9,13 @@ from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import Report
 from ropevit.tasks.common.kept import FILES, file_of_run, kind_of
 from ropevit.tasks.detect.evaluate import evaluate as evaluate_detector
+from ropevit.tasks.segment.evaluate import evaluate as evaluate_segmenter
 
 #: What measures each kind of models that are kept in files of our own alone.
-EVALUATORS: dict[str, Callable[[EvalConfig, Path, str, Report], list[Any]]] = {"detector": evaluate_detector}
+EVALUATORS: dict[str, Callable[[EvalConfig, Path, str, Report], list[Any]]] = {
+    "detector": evaluate_detector,
+    "segmenter": evaluate_segmenter,
+}
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Any]:

@@ -88,7 +88,7 @@ class SegmenterOptions:
     window: int | None = None
     """Side in pixels of windows that slide over an image, instead of what the file says."""
     stride: int | None = None
-    """Pixels from one window to the next, instead of what the file says."""
+    """Pixels from one window to the next, instead of what the file says, or two thirds of --window."""
     flip: Flag = False
     """Look at the mirror image, too."""
     ratios: Annotated[tuple[float, ...], RATIOS] = ()
@@ -128,7 +128,7 @@ class EvalConfig:
     beside: tuple[Path, ...] = ()
     """Directories of other evaluations on the same data, whose curves are drawn beside this one."""
     batch_size: int | None = None
-    """Images of a batch of each process; 128 of a classifier unless told otherwise, 1 of others."""
+    """Images of a batch of each process: 128 of a classifier and 1 of a detector if left out; not for segmenters."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 multiplies matrices in it; weights and angles stay float32."""
     workers: int = 4
@@ -161,6 +161,8 @@ class EvalConfig:
                 raise ValueError(f"got {', '.join(given)}, for {other}s alone, with a {kind}; leave it out")
         if self.model is not None and kind != "classifier":
             raise ValueError(f"{self.checkpoint} is a {kind} and knows its model; leave out --model {self.model}")
+        if self.batch_size is not None and kind == "segmenter":
+            raise ValueError(f"got batch_size={self.batch_size}; a segmenter takes images one by one: leave it out")
 
 
 def option(name: str) -> str:

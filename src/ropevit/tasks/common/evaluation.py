@@ -261,6 +261,11 @@ def read_curve(folder: Path, plan: Plan, settings: Mapping[str, Any]) -> Curve:
     return Curve(name=name, position=found["model"]["position"], points=points, trained_at=found["model"]["trained_at"])
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Name some of many in a line."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 class Meter:
     """Takes the time and the memory of measuring at a size.
 

@@ -12,7 +12,7 @@ import torch
 from ropevit.data.coco import CocoSource, open_coco
 from ropevit.extras import require
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, measure_all
+from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
 from ropevit.tasks.common.measured import fingerprint
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
 from ropevit.tasks.detect.batches import normalise
@@ -142,17 +142,12 @@ def check_classes(info: DetectorInfo, source: CocoSource, path: Path) -> None:
     if known == given:
         return
     parts = [("only in the checkpoint", set(known) - set(given)), ("only in the data", set(given) - set(known))]
-    told = "; ".join(f"{where}: {listed(sorted(odd))}" for where, odd in parts if odd)
+    names = [(where, [f"{number} {name}" for number, name in sorted(odd)]) for where, odd in parts if odd]
+    told = "; ".join(f"{where}: {listed(odd)}" for where, odd in names)
     raise ValueError(
         f"{path} knows {len(known)} categories, {source.annotations} lists {len(given)} others ({told}); give the data "
         "that it was trained for"
     )
-
-
-def listed(categories: list[tuple[int, str]], most: int = 5) -> str:
-    """Name some categories with their ids."""
-    names = ", ".join(f"{number} {name}" for number, name in categories[:most])
-    return names if len(categories) <= most else f"{names} and {len(categories) - most} more"
 
 
 def default_sizes(test_side: int) -> list[int]:

@@ -1,0 +1,210 @@
+"""Measuring a segmenter at many sizes."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ropevit.data.ade import AdeSource, open_ade
+from ropevit.extras import require
+from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
+from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
+from ropevit.tasks.common.measured import fingerprint
+from ropevit.tasks.segment.counting import Look, count_pixels
+from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.metric import segmentation_scores
+from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.segmenter import SegmenterInfo, load_segmenter
+from ropevit.weights.errors import WeightsError
+
+#: Default sizes over the training's: 256, 384, 512, 768 and 1024 pixels of a segmenter tested at 512.
+PARTS = (0.5, 0.75, 1.0, 1.5, 2.0)
+
+#: What a file must say besides the weights.
+FACTS = ("mean", "std", "test_short", "test_long", "inference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A segmenter at one size, with scores in percent."""
+
+    size: int
+    """Limit on the shorter side in pixels."""
+    long: int
+    """Limit on the longer side."""
+    mIoU: float  # noqa: N815 (so it is called everywhere)
+    """Mean over the classes of pixels both true and predicted of a class over those of either."""
+    aAcc: float  # noqa: N815
+    """Share of the pixels that are right."""
+    mAcc: float  # noqa: N815
+    """Mean over the classes of the share of their pixels that are right."""
+    images: int
+    """Images measured."""
+    skipped: int
+    """Images left out, as they could not be read."""
+    images_per_second: float
+    """Of all processes together, reading included."""
+    peak_memory_gib: float
+    """The most that any process used: of its GPU, or, on a CPU, of the whole process since it started."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What is shown of the scores, by name."""
+        return {"mIoU": self.mIoU, "aAcc": self.aAcc, "mAcc": self.mAcc}
+
+    @property
+    def view(self) -> dict[str, int]:
+        """How pictures were brought to the size."""
+        return {"long": self.long}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """All that is needed to measure at a size."""
+
+    site: Site
+    model: SegmentationModel
+    info: SegmenterInfo
+    source: AdeSource
+    inference: InferenceConfig
+    ratios: tuple[float, ...]
+
+
+def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda _: None) -> list[Row]:
+    """Measure mIoU, aAcc and mAcc at every size, and write them down as they come.
+
+    The size is the limit on the shorter side; that on the longer one grows in proportion to the training's. Images are
+    taken one by one, and scored at their original size. Started by `torchrun`, the processes share the images.
+
+    Args:
+        config: What, on what and how.
+        path: File of the segmenter.
+        name: A short name of it, for a directory.
+        report: Called with what happens, in the first process alone.
+
+    Returns:
+        What was measured, now or before, by size.
+
+    Raises:
+        ValueError: If the options, the weights, the data or the directory do not allow it.
+    """
+    config.check("segmenter")
+    require("transformers", "dense")
+    with joined(config, report) as site:
+        model, info = load_segmenter(path)
+        if missing := [name for name in FACTS if name not in info.metadata]:
+            raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
+        source = open_ade(config.data, "val")
+        check_classes(info.classes, source, path)
+        bench = Bench(
+            site=site,
+            model=model.eval(),
+            info=info,
+            source=source,
+            inference=choose_inference(InferenceConfig(**info.metadata["inference"]), config.segmenter),
+            ratios=config.segmenter.ratios or (1.0,),
+        )
+        return measure_all(make_plan(bench, path, name), site)
+
+
+def check_classes(known: Sequence[str], source: AdeSource, path: Path) -> None:
+    """Refuse data with other classes than the segmenter's.
+
+    Raises:
+        ValueError: With both counts, and the names that differ.
+    """
+    if tuple(known) == source.classes:
+        return
+    parts = [("only in the checkpoint", known, source.classes), ("only in the data", source.classes, known)]
+    told = [(where, [name for name in these if name not in set(those)]) for where, these, those in parts]
+    words = [f"{where}: {listed(odd)}" for where, odd in told if odd] or ["the same in another order"]
+    raise ValueError(
+        f"{path} knows {len(known)} classes, {source.root} has {len(source.classes)} others ({'; '.join(words)}); give "
+        "the data that it was trained for"
+    )
+
+
+def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> InferenceConfig:
+    """Decide how images are segmented: as the file says, where no option says otherwise.
+
+    Raises:
+        ValueError: If there is a stride without windows, or one that leaves out pixels.
+    """
+    window, stride = options.window or stored.window, options.stride or stored.stride
+    if options.whole:
+        window = None
+    elif options.stride is not None and window is None:
+        raise ValueError(f"got stride={options.stride} for whole images; give --window, too")
+    elif options.window is not None and options.stride is None:
+        stride = max(1, round(options.window * 2 / 3))  # 341 of 512, as published
+    return replace(stored, window=window, stride=stride, flip=stored.flip or options.flip)
+
+
+def default_sizes(test_short: int) -> list[int]:
+    """Choose sizes below, at and above that of the training."""
+    return sorted({max(1, round(part * test_short)) for part in PARTS})
+
+
+def make_plan(bench: Bench, path: Path, name: str) -> Plan:
+    """Plan which sizes are measured, and how."""
+    facts, source, inference, config = bench.info.metadata, bench.source, bench.inference, bench.site.config
+    sizes = sorted(set(config.sizes or default_sizes(facts["test_short"])))
+    if sizes[0] < 1:
+        raise ValueError(f"got size {sizes[0]}; expected 1 pixel or more")
+    files = hashlib.sha256("\n".join([*source.files, *source.classes]).encode()).hexdigest()[:16]
+    fixed = {"fingerprint": fingerprint(bench.model.state_dict()), "images": len(source), "annotations": files}
+    bench.model.to(bench.site.device)
+    how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
+    views = [f"ratios {', '.join(f'{ratio:g}' for ratio in bench.ratios)}"] if bench.ratios != (1.0,) else []
+    views += ["mirrored, too"] if inference.flip else []
+    return Plan(
+        name=name,
+        weights=str(path),
+        model=bench.info.config.model,
+        position=bench.info.config.position,
+        trained_at=facts["test_short"],
+        data=source.name,
+        how=", ".join(["shorter side", how, *views]),
+        metric="mIoU",
+        fixed=fixed | asdict(inference) | {"ratios": list(bench.ratios)},
+        names={str(label): each for label, each in enumerate(source.classes, 1)},
+        row=Row,
+        sizes=tuple(sizes),
+        measure=lambda size: measure(size, bench),
+    )
+
+
+def measure(size: int, bench: Bench) -> Reading:
+    """Measure at one size."""
+    site, source = bench.site, bench.source
+    meter, look = Meter(site), make_look(size, bench)
+    counts, bad = count_pixels(bench.model, source, look, site.channel, site.watch(size, len(source)))
+    missed = [source.describe(index) for part in site.channel.gather(bad) for index in part]
+    figures = meter.figures(len(source) - len(missed), len(source))
+    found = segmentation_scores(counts)
+    scores = {"mIoU": found.miou, "aAcc": found.pixel_accuracy, "mAcc": found.class_accuracy}
+    return Reading(
+        row=Row(size=size, long=look.long, **{name: round(100 * each, 4) for name, each in scores.items()}, **figures),
+        classes=(100 * found.iou).tolist(),
+        left_out=tuple(missed),
+    )
+
+
+def make_look(size: int, bench: Bench) -> Look:
+    """Look at a size as the training's evaluation did at its own."""
+    facts, site = bench.info.metadata, bench.site
+    mean, std = (torch.tensor(facts[name], device=site.device).view(-1, 1, 1) for name in ("mean", "std"))
+    return Look(
+        short=size,
+        long=round(facts["test_long"] * size / facts["test_short"]),
+        ratios=bench.ratios,
+        inference=bench.inference,
+        workers=site.config.workers,
+        world=site.world,
+        rank=site.rank,
+        mean=mean,
+        std=std,
+        autocast=site.autocast,
+    )

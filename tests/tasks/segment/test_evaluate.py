@@ -1,0 +1,143 @@
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import functional
+
+from ropevit.data.ade import open_ade
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig, SegmenterOptions
+from ropevit.tasks.common.evaluation import Measured
+from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.segment import evaluate as module
+from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
+from ropevit.tasks.segment.metric import confusion, segmentation_scores
+from ropevit.tasks.segment.segmenter import load_segmenter
+from tasks.segment.measured import CLASSES, save_tiny, write_pictures
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def by_hand(model, picture, short=64, long=80, ratios=(1.0,), **inference):
+    """Segment a picture as the training's evaluation does."""
+    size, mean, std = (picture.height, picture.width), torch.tensor(MEAN), torch.tensor(STD)
+    views = []
+    for ratio in ratios:
+        resized = functional.resize(picture, list(view_size(size, short, long, ratio)))
+        pixels = torch.from_numpy(np.array(resized)).float() / 255
+        views.append(((pixels - mean) / std).permute(2, 0, 1)[None])
+    return segment(model.scores, views, size, InferenceConfig(**inference))[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A segmenter, and pictures of which it knows most at its own size."""
+    root = tmp_path_factory.mktemp("segment")
+    model = load_segmenter(save_tiny(root / "run" / "best.safetensors"))[0].eval()
+    write_pictures(root / "ade", lambda picture: by_hand(model, picture).numpy())
+    return root
+
+
+def measure(place, out, report=lambda _: None, **options):
+    known = {"checkpoint": str(place / "run"), "data": str(place / "ade"), "sizes": (64,), "out": out}
+    return evaluate(EvalConfig(**known | {"workers": 0, "device": "cpu"} | options), report)
+
+
+def table(path):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "looks"),
+    [
+        (64, {}, {}),
+        (96, {}, {"short": 96, "long": 120}),
+        (64, {"flip": True, "ratios": (0.75, 1.0)}, {"flip": True, "ratios": (0.75, 1.0)}),
+        (64, {"window": 48, "stride": 16}, {"window": 48, "stride": 16}),
+        (64, {"window": 48}, {"window": 48, "stride": 32}),
+    ],
+)
+def test_scores_are_those_of_all_pixels_segmented_by_hand(place, tmp_path, size, options, looks):
+    (row,) = measure(place, tmp_path, sizes=(size,), segmenter=SegmenterOptions(**options))
+    model, source = load_segmenter(place / "run" / "best.safetensors")[0].eval(), open_ade(place / "ade", "val")
+    counts = torch.zeros(4, 4)
+    for index in range(len(source)):
+        picture, labels = source.read(index)
+        counts += confusion(by_hand(model, picture, **looks), torch.from_numpy(labels), 4)
+    wanted = segmentation_scores(counts)
+    assert 20 < row.mIoU < 95
+    scores = wanted.miou, wanted.pixel_accuracy, wanted.class_accuracy
+    assert (row.mIoU, row.aAcc, row.mAcc) == pytest.approx(tuple(100 * score for score in scores), abs=1e-3)
+    assert (row.size, row.images, row.skipped) == (size, 6, 0)
+    lines = table(tmp_path / "per_class.csv")
+    assert [(line["class"], line["name"]) for line in lines] == list(zip("1234", CLASSES, strict=True))
+    found = ["" if iou != iou else f"{100 * iou:.2f}" for iou in wanted.iou.tolist()]
+    assert [line[str(size)] for line in lines] == found
+
+
+def test_windows_are_those_of_the_file_unless_an_option_says_otherwise():
+    slide, whole = InferenceConfig(window=512, stride=341, probabilities=False), InferenceConfig()
+    choose = module.choose_inference
+    assert choose(slide, SegmenterOptions()) == slide
+    assert choose(slide, SegmenterOptions(whole=True)) == replace(slide, window=None)
+    assert choose(slide, SegmenterOptions(stride=256)) == replace(slide, stride=256)
+    assert choose(whole, SegmenterOptions(window=512)) == replace(whole, window=512, stride=341)
+    with pytest.raises(ValueError, match="got stride=256 for whole images; give --window"):
+        choose(whole, SegmenterOptions(stride=256))
+    with pytest.raises(ValueError, match="expected a stride from 1 to the window"):
+        choose(slide, SegmenterOptions(stride=600))
+    with pytest.raises(ValueError, match="got --whole with --window or --stride"):
+        SegmenterOptions(whole=True, window=512)
+    with pytest.raises(ValueError, match=r"got ratios=\(1.0, 1.0\)"):
+        SegmenterOptions(ratios=(1.0, 1.0))
+    assert module.default_sizes(512) == [256, 384, 512, 768, 1024]
+
+
+def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, tmp_path):
+    out, events = tmp_path / "out", []
+    measure(place, out, sizes=(32,))
+    measure(place, out, events.append, sizes=(32, 64), resume=True)
+    assert [event.row.size for event in events if isinstance(event, Measured)] == [64]
+    assert [row["size"] for row in table(out / "eval.csv")] == ["32", "64"]
+    with pytest.raises(ValueError, match=r"measured otherwise .flip was False, now True; ratios was \[1.0\], now"):
+        measure(place, out, resume=True, segmenter=SegmenterOptions(flip=True, ratios=(0.5, 1.0)))
+
+
+def test_what_does_not_fit_is_refused(place, tmp_path):
+    path = str(save_tiny(tmp_path / "other.safetensors", classes=("sky", "sea", "land")))
+    differ = r"\(only in the checkpoint: land; only in the data: sand, boat\)"
+    with pytest.raises(ValueError, match=f"knows 3 classes, .*ade has 4 others {differ}"):
+        measure(place, tmp_path / "out", checkpoint=path)
+    path = str(save_tiny(tmp_path / "turned.safetensors", classes=CLASSES[::-1]))
+    with pytest.raises(ValueError, match="the same in another order"):
+        measure(place, tmp_path / "out", checkpoint=path)
+    with pytest.raises(ValueError, match="got --save-detections, for detectors alone, with a segmenter"):
+        measure(place, tmp_path / "out", detector=DetectorOptions(save_detections=True))
+    with pytest.raises(ValueError, match="got batch_size=2; a segmenter takes images one by one"):
+        measure(place, tmp_path / "out", batch_size=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(place, tmp_path):
+    file = place / "ade" / "images" / "validation" / "ADE_val_00000002.jpg"
+    content, events = file.read_bytes(), []
+    try:
+        file.write_bytes(b"")
+        (row,) = measure(place, tmp_path / "out", events.append)
+    finally:
+        file.write_bytes(content)
+    assert (row.images, row.skipped) == (5, 1)
+    assert [event.left_out for event in events if isinstance(event, Measured)] == [(str(file),)]
+    settings = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert (settings["model"]["position"], settings["config"]["metric"]) == ("rope_mixed", "mIoU")
