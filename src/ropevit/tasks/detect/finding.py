@@ -54,8 +54,8 @@ def find_all(
         watch: Called with the number of images in which this process has looked.
 
     Returns:
-        What all processes found, in pixels of the original images, and the indices of the images that this process
-        could not read.
+        What all processes found, in pixels of the original images and sorted by their ids, and the indices of the
+        images that this process could not read.
     """
     transform = eval_transform(search.short, search.longest)
     places = {"world": search.world, "rank": search.rank}
@@ -65,7 +65,8 @@ def find_all(
         rows += find(model, batch, source, search) if batch.ids else []
         done += len(batch.ids)
         watch(done)
-    return np.concatenate(channel.gather(np.concatenate(rows))), bad
+    everything = np.concatenate(channel.gather(np.concatenate(rows)))
+    return everything[np.argsort(everything[:, 0], kind="stable")], bad
 
 
 def find(model: nn.Module, batch: Batch, source: CocoSource, search: Search) -> list[Rows]:

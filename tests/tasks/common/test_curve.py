@@ -1,0 +1,46 @@
+import pytest
+
+from ropevit.models.published import curve as published
+from ropevit.tasks.common.curve import Curve, draw_curves, styles, ticks
+from ropevit.tasks.common.drawing import figure_bytes
+from ropevit.tasks.common.positions import LABELS, STYLES
+
+
+def made(name, position, trained_at=800):
+    return Curve(name=name, position=position, points={480: 40.0, 800: 50.0, 1333: 45.0}, trained_at=trained_at)
+
+
+def test_each_position_embedding_has_its_colour_and_a_second_of_the_same_another():
+    found = list(styles(["rope_mixed", "ape", "rope_mixed", "mine", "rope_axial"]))
+    assert [found[index] for index in (0, 1, 4)] == [STYLES[name] for name in ("rope_mixed", "ape", "rope_axial")]
+    assert len({colour for colour, _ in found}) == 5
+    assert len(set(styles(["rope_mixed"] * 20))) == 20
+    assert set(STYLES) == set(LABELS)
+
+
+def test_the_legend_names_embedding_and_model_and_training_sizes_are_marked():
+    curves = [made("detector", "rope_mixed"), made("old", "ape", 640), made("new", "mine")]
+    figure = draw_curves(curves, "AP", "AP on coco/val", {})
+    (axes,) = figure.axes
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == ["RoPE-Mixed: detector", "absolute (APE): old", "mine: new"]
+    assert legend.get_title().get_text() == "AP on coco/val"
+    assert axes.get_ylabel() == "AP (%)"
+    assert [line.get_color() for line in axes.lines if len(line.get_xdata()) == 3][:2] == ["#009E73", "#D55E00"]
+    assert {line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1} == {640, 800}
+    assert figure_bytes(figure, "png").startswith(b"\x89PNG")
+
+
+def test_the_papers_curve_is_drawn_after_what_was_measured():
+    figure = draw_curves([made("small", "ape", 224)], "top-1", "", published("deit_small_patch16_LS"))
+    texts = [text.get_text() for text in figure.legends[0].texts]
+    assert texts[0] == "absolute (APE): small"
+    assert texts[1].startswith("the paper")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "named"),
+    [((480, 640, 800, 1024, 1333), [480, 640, 800, 1024, 1333]), ((38, 40, 51, 128), [38, 51, 128]), ((32,), [32])],
+)
+def test_sizes_too_near_to_another_are_not_named(sizes, named):
+    assert ticks(sizes) == named

@@ -1,0 +1,128 @@
+"""Detectors and segmenters measured by two processes, and on the command line."""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from ropevit.cli import main
+from ropevit.tasks import evaluate as module
+from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig
+from ropevit.tasks.evaluate import evaluate, short_name
+from tasks.detect import measured as detect
+from tasks.detect.generated import write_pictures
+from tasks.segment import measured as segment
+
+#: What may differ between two evaluations of the same.
+COSTS = ("images_per_second", "peak_memory_gib")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A detector and a segmenter, with pictures."""
+    root = tmp_path_factory.mktemp("evaluate")
+    detect.save_tiny(root / "detector" / "best.safetensors")
+    write_pictures(root / "coco")
+    segment.save_tiny(root / "segmenter" / "best.safetensors")
+    segment.write_pictures(root / "ade", lambda picture: torch.arange(picture.width).expand(picture.height, -1) // 40)
+    return root
+
+
+def table(path):
+    with Path(path).open() as file:
+        return [{key: value for key, value in row.items() if key not in COSTS} for row in csv.DictReader(file)]
+
+
+PAIRS = (("detector", "coco"), ("segmenter", "ade"))
+
+
+def test_two_processes_measure_what_one_does(place, tmp_path):
+    words = []
+    with ExitStack() as stack:
+        for kind, data in PAIRS:
+            free = stack.enter_context(socket.socket())
+            free.bind(("127.0.0.1", 0))
+            words += [place / kind, place / data, tmp_path / "both" / kind, free.getsockname()[1]]
+    source = str(Path(module.__file__).parents[2])
+    command = [sys.executable, str(Path(__file__).parent / "eval_ranks.py"), *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    for kind, data in PAIRS:
+        known = {"checkpoint": str(place / kind), "data": str(place / data), "out": tmp_path / kind}
+        options = DetectorOptions(save_detections=kind == "detector")
+        evaluate(EvalConfig(**known, sizes=(64,), workers=0, device="cpu", detector=options))
+    errors = started.communicate(timeout=200)[1]
+    assert started.returncode == 0, errors
+    for kind, _ in PAIRS:
+        folders = tmp_path / kind, tmp_path / "both" / kind
+        rows = [table(folder / "eval.csv") for folder in folders]
+        assert rows[0] == rows[1]
+        assert [row["images"] for row in rows[0]] == ["6"]
+        texts = [(folder / "per_class.csv").read_text() for folder in folders]
+        assert texts[0] == texts[1]
+        assert json.loads((folders[1] / "eval.json").read_text())["machine"]["processes"] == 2
+    found = [(folder / "detector/detections-64.json").read_text() for folder in (tmp_path, tmp_path / "both")]
+    assert found[0] == found[1]
+    assert len({row["image_id"] for row in json.loads(found[0])}) == 6
+
+
+def test_the_command_line_measures_what_a_checkpoint_holds(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = ["--workers", "0", "--device", "cpu"]
+    main(["eval", "--checkpoint", str(place / "detector"), "--data", str(place / "coco"), "--sizes", "64", *common])
+    printed = capsys.readouterr().out
+    assert "detector on coco/val: shorter side, the longer at most 1.25 times that, float32, cpu" in printed
+    assert "64 px: AP " in printed
+    assert "(long 80)" in printed
+    assert "64 (training)" in printed
+    assert len(next(line for line in printed.splitlines() if "(training)" in line)) <= 80
+    assert " GiB" in printed
+    views = ["--ratios", "0.5,1.0", "--flip", "--window", "32"]
+    data = str(place / "ade")
+    main(["eval", "--checkpoint", str(place / "segmenter"), "--data", data, "--sizes", "48,64", *common, *views])
+    printed = capsys.readouterr().out
+    assert "segmenter on ade/val: shorter side, windows of 32 every 21, ratios 0.5, 1, mirrored, too" in printed
+    assert "48 px: mIoU " in printed
+    for name in ("detector", "segmenter"):
+        assert (tmp_path / "runs/eval" / name / "curve.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "message"),
+    [
+        ("detector", ["--protocol", "paper"], "got --protocol, for classifiers alone, with a detector"),
+        ("detector", ["--flip", "--ratios", "0.5"], "got --flip, --ratios, for segmenters alone, with a detector"),
+        ("segmenter", ["--real", "real.json"], "got --real, for classifiers alone, with a segmenter"),
+        ("segmenter", ["--stride", "20"], "got stride=20 for whole images"),
+        ("detector", ["--beside", "nowhere"], "found no evaluation in nowhere"),
+    ],
+)
+def test_wrong_options_are_one_line(place, tmp_path, monkeypatch, capsys, kind, extra, message):
+    monkeypatch.chdir(tmp_path)
+    data = str(place / dict(PAIRS)[kind])
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", "--checkpoint", str(place / kind), "--data", data, "--workers", "0", "--device", "cpu", *extra])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_files_that_a_training_left_are_called_like_its_directory():
+    assert [short_name(Path("runs/mine") / name) for name in ("best.safetensors", "x.safetensors")] == ["mine", "x"]
