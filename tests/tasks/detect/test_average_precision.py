@@ -69,7 +69,7 @@ def measured_by_pycocotools(path, rows):
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
-    return judge.stats
+    return judge
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -77,14 +77,16 @@ def test_all_twelve_numbers_are_those_of_pycocotools(tmp_path, seed):
     noise = np.random.default_rng(seed)
     content = write_truth(tmp_path / "truth.json", noise)
     assert {one["iscrowd"] for one in content["annotations"]} == {0, 1}
-    found = guesses(content, noise)
-    rows = np.concatenate([result_rows(image_id, each, IDS) for image_id, each in found.items()])
-    scores = average_precision(tmp_path / "truth.json", rows).scores
+    guessed = guesses(content, noise)
+    rows = np.concatenate([result_rows(image_id, each, IDS) for image_id, each in guessed.items()])
+    found = average_precision(tmp_path / "truth.json", rows)
+    judge, scores = measured_by_pycocotools(tmp_path / "truth.json", rows), found.scores
     assert tuple(scores) == NAMES
     assert len(set(scores.values())) > 9, "the numbers tell one from the other"
-    np.testing.assert_allclose(
-        list(scores.values()), 100 * measured_by_pycocotools(tmp_path / "truth.json", rows), atol=1e-5
-    )
+    np.testing.assert_allclose(list(scores.values()), 100 * judge.stats, atol=1e-5)
+    by_class = 100 * judge.eval["precision"][:, :, :, 0, -1].mean((0, 1))
+    assert list(found.classes) == list(IDS)
+    np.testing.assert_allclose(list(found.classes.values()), by_class, atol=1e-5)
 
 
 @pytest.fixture

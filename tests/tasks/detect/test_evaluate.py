@@ -1,7 +1,6 @@
 import contextlib
 import csv
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ropevit.data.coco import open_coco
+from ropevit.tasks.common import evaluation
 from ropevit.tasks.common.eval_config import ClassifierOptions, DetectorOptions, EvalConfig
-from ropevit.tasks.common.evaluation import Begun, Measured
+from ropevit.tasks.common.evaluation import Measured
 from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.tasks.detect import evaluate as module
 from ropevit.tasks.detect.augment import ScaleConfig
@@ -180,11 +180,16 @@ def test_pictures_that_cannot_be_read_are_named_and_their_objects_missed(place, 
     assert [event.left_out for event in events if isinstance(event, Measured)] == [(str(file),)]
 
 
-def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path):
-    begun = []
-    measure(place, tmp_path / "mixed")
+def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path, monkeypatch):
+    drawn, original = [], evaluation.draw_curves
+    monkeypatch.setattr(evaluation, "draw_curves", lambda *parts: drawn.append(parts) or original(*parts))
+    (row,) = measure(place, tmp_path / "mixed")
     other = save_tiny(tmp_path / "ape" / "model.safetensors", position="ape")
-    measure(place, tmp_path / "ape_eval", begun.append, checkpoint=str(other), beside=(tmp_path / "mixed",))
-    assert next(event for event in begun if isinstance(event, Begun)).name == "ape on coco/val"
-    settings = json.loads((tmp_path / "ape_eval" / "eval.json").read_text())
-    assert (settings["model"]["position"], settings["config"]["metric"]) == ("ape", "AP")
+    (ape,) = measure(place, tmp_path / "ape_eval", checkpoint=str(other), beside=(tmp_path / "mixed",))
+    curves, metric, title, _ = drawn[-1]
+    assert [curve.label for curve in curves] == ["absolute (APE): ape", "RoPE-Mixed: run"]
+    assert [curve.points for curve in curves] == [{64: ape.AP}, {64: row.AP}]
+    assert [curve.trained_at for curve in curves] == [64, 64]
+    assert (metric, title) == ("AP", "AP on coco/val")
+    measure(place, tmp_path / "mixed", beside=(tmp_path / "ape_eval",), resume=True)
+    assert [curve.position for curve in drawn[-1][0]] == ["rope_mixed", "ape"], "drawn though nothing was missing"
