@@ -2,6 +2,7 @@ import contextlib
 import csv
 import io
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from ropevit.tasks.common.evaluation import Measured
 from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.tasks.detect import evaluate as module
 from ropevit.tasks.detect.augment import ScaleConfig
-from ropevit.tasks.detect.batches import Normalise
+from ropevit.tasks.detect.batches import normalise
 from ropevit.tasks.detect.finding import Search, find_all
 from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.detect.train import Detection
@@ -41,8 +42,9 @@ def place(tmp_path_factory):
     path = save_tiny(root / "run" / "best.safetensors")
     source = pictures(root / "coco")
     model, info = load_detector(path)
-    normalise = Normalise(info.metadata["mean"], info.metadata["std"], torch.device("cpu"))
-    places = {"workers": 0, "world": 1, "rank": 0, "normalise": normalise, "autocast": contextlib.nullcontext}
+    mean, std = (torch.tensor(info.metadata[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    places = {"workers": 0, "world": 1, "rank": 0, "autocast": contextlib.nullcontext}
+    places["normalise"] = partial(normalise, mean=mean, std=std)
     search = Search(short=64, longest=80, top=20, batch_size=1, **places)
     annotate(root / "coco", find_all(model.eval(), source, search, Channel(), lambda _: None)[0])
     return root

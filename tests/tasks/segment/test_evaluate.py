@@ -10,14 +10,20 @@ from torchvision.transforms.v2 import functional
 
 from ropevit.data.ade import open_ade
 from ropevit.data.imagenet import MEAN, STD
+from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig, SegmenterOptions
 from ropevit.tasks.common.evaluation import Measured
+from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.segment import evaluate as module
+from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.metric import confusion, segmentation_scores
 from ropevit.tasks.segment.segmenter import load_segmenter
+from ropevit.tasks.segment.train import Segmentation
+from ropevit.tasks.segment.train_config import SegmentConfig
 from tasks.segment.measured import CLASSES, save_tiny, write_pictures
+from tasks.segment.small import small_segmenter
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +90,22 @@ def test_scores_are_those_of_all_pixels_segmented_by_hand(place, tmp_path, size,
     assert [(line["class"], line["name"]) for line in lines] == list(zip("1234", CLASSES, strict=True))
     found = ["" if iou != iou else f"{100 * iou:.2f}" for iou in wanted.iou.tolist()]
     assert [line[str(size)] for line in lines] == found
+
+
+def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_path):
+    (row,) = measure(place, tmp_path / "out")
+    config = SegmentConfig(
+        recipe="",
+        batch_size=2,
+        model=small_segmenter(),
+        augment=CropConfig(test_short=64, test_long=80),
+        run=RunConfig(out=tmp_path / "run", device="cpu", workers=0),
+    )
+    accelerator, source = make_accelerator(config.run), open_ade(place / "ade", "val")
+    model = load_segmenter(place / "run" / "best.safetensors")[0].eval()
+    scores = Segmentation(config, source, source, accelerator, Channel()).evaluate(model, lambda _: None)
+    leave()
+    assert row.scores == {name: round(score, 4) for name, score in scores.items()}
 
 
 def test_windows_are_those_of_the_file_unless_an_option_says_otherwise():

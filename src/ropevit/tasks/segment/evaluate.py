@@ -184,9 +184,9 @@ def measure(size: int, bench: Bench) -> Reading:
     missed = [source.describe(index) for part in site.channel.gather(bad) for index in part]
     figures = meter.figures(len(source) - len(missed), len(source))
     found = segmentation_scores(counts)
-    scores = {"mIoU": found.miou, "aAcc": found.pixel_accuracy, "mAcc": found.class_accuracy}
+    scores = {name: round(score, 4) for name, score in found.percent().items()}
     return Reading(
-        row=Row(size=size, long=look.long, **{name: round(100 * each, 4) for name, each in scores.items()}, **figures),
+        row=Row(size=size, long=look.long, **scores, **figures),
         classes=(100 * found.iou).tolist(),
         left_out=tuple(missed),
     )

@@ -22,6 +22,11 @@ class SegmentationScores:
     iou: Float[Tensor, "K"]
     """Pixels both true and predicted of a class over those of either; NaN for classes neither true nor predicted."""
 
+    def percent(self) -> dict[str, float]:
+        """Give the three scores in percent by the names under which they are published."""
+        scores = {"mIoU": self.miou, "aAcc": self.pixel_accuracy, "mAcc": self.class_accuracy}
+        return {name: 100 * score for name, score in scores.items()}
+
 
 def confusion(
     predicted: Int[Tensor, "*shape"], truth: Real[Tensor, "*shape"], classes: int

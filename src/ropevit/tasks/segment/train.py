@@ -1,13 +1,12 @@
 """Training of segmenters: data, loss and mIoU for the engine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.data.ade import AdeSource, open_ade
@@ -18,10 +17,10 @@ from ropevit.extras import require
 from ropevit.tasks.common.events import Evaluating, Report, silent
 from ropevit.tasks.common.processes import Channel
 from ropevit.tasks.common.training import run_training
-from ropevit.tasks.segment.batches import Batch, eval_batches, normalised, train_batches
+from ropevit.tasks.segment.batches import Batch, normalised, train_batches
+from ropevit.tasks.segment.counting import Look, count_pixels
 from ropevit.tasks.segment.criterion import mask_losses
-from ropevit.tasks.segment.inference import segment
-from ropevit.tasks.segment.metric import confusion, segmentation_scores
+from ropevit.tasks.segment.metric import segmentation_scores
 from ropevit.tasks.segment.model import SegmentationModel
 from ropevit.tasks.segment.segmenter import build_segmenter, first_segmenter, save_segmenter
 from ropevit.tasks.segment.train_config import SegmentConfig
@@ -93,7 +92,7 @@ class Segmentation:
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         """Give the sum of the head's weighted losses of a part."""
-        self.note(self.train, batch)
+        self.note(self.train, batch.bad)
         labels = torch.stack(batch.labels).to(self.accelerator.device, non_blocking=True)
         output = model(normalised(batch, self.mean, self.std))
         heads, count = self.config.model, len(self.classes)
@@ -103,41 +102,36 @@ class Segmentation:
             losses = mask_losses(output, labels, replace(heads.mask2former, classes=count))
         return torch.stack(list(losses.values())).sum()
 
-    def note(self, source: AdeSource, batch: Batch) -> None:
-        """Remember the pictures of a batch that could not be read."""
-        self.skipped += [source.describe(index) for index in batch.bad]
+    def note(self, source: AdeSource, bad: Sequence[int]) -> None:
+        """Remember pictures that could not be read."""
+        self.skipped += [source.describe(index) for index in bad]
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Measure mIoU, aAcc and mAcc in percent, each picture once over all processes.
 
         Raises:
             ValueError: If no pixel has a label.
         """
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.float64)
-        batches = eval_batches(self.test, self.config.augment, self.config.run.workers, world, rank)
-        for done, batch in enumerate(batches, 1):
-            self.note(self.test, batch)
-            if len(batch.images):
-                counts += self.count(model, batch)
-            report(Evaluating(done=min(done * world, len(self.test)), total=len(self.test)))
-        counts = self.channel.sum(counts)
-        if not counts.any():
-            raise ValueError(
-                f"{self.test.name} in {self.test.root} has no labelled pixels; there is nothing to measure"
-            )
-        scores = segmentation_scores(counts)
-        figures = {"mIoU": scores.miou, "aAcc": scores.pixel_accuracy, "mAcc": scores.class_accuracy}
-        return {name: 100 * score for name, score in figures.items()}
-
-    def count(self, model: nn.Module, batch: Batch) -> Float[Tensor, "K K"]:
-        """Count the pixels of one picture by true and predicted class, at its original size."""
         assert isinstance(model, SegmentationModel)
-        truth, images = batch.labels[0], normalised(batch, self.mean, self.std)
-        with self.accelerator.autocast():
-            found = segment(model.scores, [images], (truth.shape[0], truth.shape[1]), self.config.inference)
-        return confusion(found[0].cpu(), truth, len(self.classes)).double()
+        config, world, total = self.config, self.accelerator.num_processes, len(self.test)
+        look = Look(
+            short=config.augment.test_short,
+            long=config.augment.test_long,
+            inference=config.inference,
+            workers=config.run.workers,
+            world=world,
+            rank=self.accelerator.process_index,
+            mean=self.mean,
+            std=self.std,
+            autocast=self.accelerator.autocast,
+        )
+
+        def watch(done: int) -> None:
+            report(Evaluating(done=min(done * world, total), total=total))
+
+        counts, bad = count_pixels(model, self.test, look, self.channel, watch)
+        self.note(self.test, bad)
+        return segmentation_scores(counts).percent()
 
     def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights with the segmenter's config, its classes, how it was trained and how pictures are fed to it."""
