@@ -144,3 +144,10 @@ def test_a_file_that_is_no_segmenter_or_another_one_is_refused(tmp_path):
     save_segmenter(path, build_segmenter(config, 3), replace(config, width=64), CLASSES, {})
     with pytest.raises(WeightsError, match="do not fit their config"):
         load_segmenter(path)
+
+
+def test_a_segmenter_is_no_classifier_to_start_from(tmp_path):
+    config, path = small_segmenter(), tmp_path / "model.safetensors"
+    save_segmenter(path, build_segmenter(config, 3), config, CLASSES, {})
+    with pytest.raises(WeightsError, match="holds a segmenter; a backbone starts from a classifier"):
+        first_segmenter(replace(config, init=str(path)), ["one", "two"])

@@ -2,8 +2,13 @@
 
 from typing import Protocol, runtime_checkable
 
+from torch import nn
+
 from ropevit.models.architectures import Config
 from ropevit.models.registry import PUBLISHED, get_config, model_name
+from ropevit.tasks.common.kept import kind_of
+from ropevit.weights.dense import load_dense_weights
+from ropevit.weights.errors import WeightsError
 
 #: Value of `init` that stands for the published weights of the backbone's classifier.
 PRETRAINED = "published"
@@ -68,3 +73,20 @@ def first_weights(options: BackboneOptions) -> str | None:
     if name not in PUBLISHED:
         raise ValueError(f"{name} has no published weights; give a file of them as init, or None to start anew")
     return name
+
+
+def start_backbone(backbone: nn.Module, options: BackboneOptions) -> None:
+    """Load the classifier's weights that a `DenseViT` or `DenseSwin` starts from, where the options name any.
+
+    Raises:
+        WeightsError: If they are those of a detector or segmenter, cannot be read, or do not fit.
+    """
+    source = first_weights(options)
+    if source is None:
+        return
+    kind = kind_of(source)
+    if kind != "classifier":
+        raise WeightsError(
+            f"{source} holds a {kind}; a backbone starts from a classifier: give the file of one as init"
+        )
+    load_dense_weights(backbone, source)

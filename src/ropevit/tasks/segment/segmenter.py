@@ -7,14 +7,13 @@ from typing import Any, Literal
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViTConfig
 from ropevit.models.swin import SwinConfig
-from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
+from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights, start_backbone
 from ropevit.tasks.common.saved import SavedAs
 from ropevit.tasks.segment.config import Mask2FormerConfig, Neck, UperNetConfig
 from ropevit.tasks.segment.mask2former import Mask2Former
 from ropevit.tasks.segment.model import STRIDES, SegmentationModel
 from ropevit.tasks.segment.neck import vit_config, with_neck
 from ropevit.tasks.segment.upernet import UperNet
-from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError, first_line
 
 #: Value of "format" in the header of a segmenter's file.
@@ -131,9 +130,7 @@ def first_segmenter(config: SegmentModel, classes: Sequence[str]) -> Segmentatio
         WeightsError: If they cannot be read, or do not fit.
     """
     model = build_segmenter(config, len(classes))
-    source = config.weights()
-    if source is not None:
-        load_dense_weights(model.backbone, source)
+    start_backbone(model.backbone, config)
     return model
 
 
