@@ -23,3 +23,15 @@ def test_nothing_is_overwritten(tmp_path):
             make_tiny("coco", path)
     with pytest.raises(ValueError, match="got layout 'voc'; choose one of coco, ade"):
         make_tiny("voc", tmp_path / "new")
+
+
+def test_as_many_pictures_as_asked_for_and_the_first_ones_are_the_same(tmp_path):
+    make_tiny("ade", tmp_path / "few", train=2, val=1)
+    make_tiny("ade", tmp_path / "usual")
+    few, usual = contents(tmp_path / "few"), contents(tmp_path / "usual")
+    assert len([name for name in few if name.endswith(".jpg")]) == 3
+    few.pop("objectInfo150.txt")  # which counts pixels
+    assert few.items() <= usual.items()
+    for counts in ({"train": 0}, {"val": 1001}):
+        with pytest.raises(ValueError, match="expected 1 to 1000 of each split"):
+            make_tiny("ade", tmp_path / "no", **counts)

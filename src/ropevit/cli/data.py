@@ -21,7 +21,7 @@ from ropevit.data.check import ADVICE, HARMLESS, Finding, Report, check
 from ropevit.data.check_dense import check_dense, dense_layout
 from ropevit.data.sources import open_source
 from ropevit.data.speed import measure
-from ropevit.data.tiny import make_tiny
+from ropevit.data.tiny import COUNTS, make_tiny
 
 #: Examples that the table of problems shows of each kind.
 EXAMPLES = 3
@@ -74,12 +74,17 @@ class MakeTinyConfig:
 
     For example:
       ropevit data make-tiny coco my_coco
+      ropevit data make-tiny ade my_ade --train 200 --val 50
     """
 
     layout: Annotated[Literal["coco", "ade"], tyro.conf.Positional]
     """coco: boxes; ade: a label for each pixel."""
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder to write; must not exist, or be empty."""
+    train: int = COUNTS["train"]
+    """Pictures to train on."""
+    val: int = COUNTS["val"]
+    """Pictures to measure on."""
 
 
 def data(
@@ -191,7 +196,7 @@ def run_make_tiny(config: MakeTinyConfig) -> None:
     Raises:
         ValueError: If there is something in the folder.
     """
-    make_tiny(config.layout, config.directory)
+    make_tiny(config.layout, config.directory, config.train, config.val)
     Console().print(f"wrote {config.directory}", soft_wrap=True, markup=False, highlight=False)
 
 

@@ -17,8 +17,8 @@ SHAPES = {
     "square": ((60, 190, 80), 3, 21),
     "triangle": ((70, 90, 230), 90, 150),
 }
-#: Pictures of each split.
-COUNTS = {"train": 12, "val": 6}
+#: Pictures of each split, unless told otherwise; the most that there are of one.
+COUNTS, MOST = {"train": 12, "val": 6}, 1000
 #: Label of the ground in ADE20K; a frame around it has none.
 GROUND = 1
 
@@ -45,24 +45,28 @@ class Shape(NamedTuple):
         return self.left, self.top, self.left + self.side, self.top + self.side
 
 
-def make_tiny(layout: str, root: Path) -> None:
-    """Write a data set of coloured shapes, always the same: 12 pictures to train on and 6 to measure on.
+def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = COUNTS["val"]) -> None:
+    """Write a data set of coloured shapes, always the same.
 
-    One picture is empty, one holds a crowd, and sizes differ, as in the real sets.
+    Every sixth picture is empty, one holds a crowd, and sizes differ, as in the real sets.
 
     Args:
         layout: A name of LAYOUTS.
         root: Folder to write; must not exist, or be empty.
+        train: Pictures to train on.
+        val: Pictures to measure on.
 
     Raises:
-        ValueError: If the layout is unknown or the folder holds something.
+        ValueError: If the layout or the counts are out of range, or the folder holds something.
     """
+    if not (1 <= train <= MOST and 1 <= val <= MOST):
+        raise ValueError(f"got {train} and {val} pictures; expected 1 to {MOST} of each split")
     if layout not in LAYOUTS:
         raise ValueError(f"got layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists and is not empty; choose another folder")
-    for number, (split, count) in enumerate(COUNTS.items()):
-        LAYOUTS[layout](root, split, [scene(1000 * number + index) for index in range(count)])
+    for first, split, count in ((0, "train", train), (MOST, "val", val)):
+        LAYOUTS[layout](root, split, [scene(first + index) for index in range(count)])
 
 
 class Scene(NamedTuple):

@@ -130,7 +130,7 @@ def test_what_is_fed_and_how_it_is_segmented_are_those_of_the_config(task, monke
         calls.append((tuple(views[0].shape[2:]), size, config.window))
         return torch.full((1, *size), 1)
 
-    monkeypatch.setattr("ropevit.tasks.segment.train.segment", segment)
+    monkeypatch.setattr("ropevit.tasks.segment.counting.segment", segment)
     scores = made.evaluate(build_segmenter(made.config.model, 4), lambda _: None)
     sizes = [made.test.read(index)[1].shape for index in range(3)]
     assert [size for _, size, _ in calls] == sizes

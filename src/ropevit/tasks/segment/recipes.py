@@ -184,7 +184,7 @@ def upernet_smoke(position: str = "rope_mixed") -> SegmentConfig:
         model=SegmentModel(model="deit_tiny", position=position, upernet=head, **size),
         augment=SMALL,
         inference=InferenceConfig(),
-        optim=OptimConfig(lr=1e-3, epochs=None, steps=200, schedule="poly", min_lr=0.0, warmup_steps=10),
+        optim=OptimConfig(lr=1e-2, epochs=None, steps=200, schedule="poly", min_lr=0.0, warmup_steps=10),
         run=SHORT,
     )
 
