@@ -5,7 +5,7 @@
 
 from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis, random_directions
 from ropevit.rope.grid import crop_positions, grid_positions, kept_positions, packed_positions, window_positions
-from ropevit.rope.layers import AxialRope, MixedRope
+from ropevit.rope.layers import AxialRope, GatedAxialRope, MixedRope
 from ropevit.rope.rotation import Turn, angles, apply_turn, make_turn, rotate
 
 #: What published weights rely on. Written into every checkpoint of ours and compared when one is loaded.
@@ -20,6 +20,7 @@ CONVENTION = {
 __all__ = [
     "CONVENTION",
     "AxialRope",
+    "GatedAxialRope",
     "MixedRope",
     "Turn",
     "angles",

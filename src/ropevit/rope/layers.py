@@ -1,4 +1,4 @@
-"""RoPE-Axial and RoPE-Mixed as modules, for anyone's attention: `q, k = rope(q, k, positions)`."""
+"""RoPE-Axial, RoPE-Mixed and a gated RoPE-Axial as modules, for anyone's attention: `q, k = rope(q, k, positions)`."""
 
 from collections.abc import Callable, Sequence
 
@@ -95,14 +95,69 @@ class MixedRope(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixedRope":
         """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
-
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype.itemsize >= 4 else tensor.to(moved.device)
-
-        return super()._apply(keep_precision, recurse)
+        return super()._apply(keep_precision(fn), recurse)
 
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
         ndim, heads, pairs = self.freqs.shape
         return f"channels={2 * pairs}, heads={heads}, ndim={ndim}, theta={self.theta:g}"
+
+
+class GatedAxialRope(nn.Module):
+    """RoPE-Axial whose angles each head fades in from nothing: angle = tanh(gate) (f_x x + f_y y).
+
+    At gate 0, where it starts, nothing turns, and the gradient of the gate is not 0; far from 0 it is RoPE-Axial. At
+    every gate this is a rotation: scores depend on differences of positions. The parameter `gate` (heads,) and the
+    buffer `freqs` (ndim, P), saved with the model, stay float32 when the model is cast to a shorter dtype.
+
+    Args:
+        channels: Channels per head, D.
+        heads: Number of heads, A.
+        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        ndim: Number of axes, 1 to 3.
+        pairs: Pairs for each axis, x first; None shares them equally.
+
+    Source: this package; the frequencies are RoPE-Axial's, Heo et al. 2024 (arXiv:2403.13298).
+    """
+
+    freqs: Tensor
+
+    def __init__(
+        self, channels: int, heads: int, theta: float = 100.0, ndim: int = 2, pairs: Sequence[int] | None = None
+    ):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(heads))
+        self.register_buffer("freqs", axial_frequencies(channels, theta, ndim, pairs))
+
+    def frequencies(self) -> Float[Tensor, "ndim heads P"]:
+        """Compute the faded frequencies of each head, in radians per patch."""
+        return self.freqs.unsqueeze(1) * self.gate.tanh().unsqueeze(-1)
+
+    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
+        """Compute the cosines and sines of this layer, (A, num_prefix + N, P) for each set of positions."""
+        return make_turn(positions, self.frequencies(), num_prefix)
+
+    def forward(
+        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
+        return rotate(q, k, positions, self.frequencies(), num_prefix)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedAxialRope":
+        """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
+        return super()._apply(keep_precision(fn), recurse)
+
+    def extra_repr(self) -> str:
+        """Describe the module in `print(model)`."""
+        ndim, pairs = self.freqs.shape
+        return f"channels={2 * pairs}, heads={len(self.gate)}, ndim={ndim}"
+
+
+def keep_precision(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Keep what moves a tensor to another device or dtype from making it shorter than float32."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        moved = fn(tensor)
+        return moved if moved.dtype.itemsize >= 4 else tensor.to(moved.device)
+
+    return keep

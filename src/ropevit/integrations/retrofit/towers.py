@@ -1,0 +1,192 @@
+"""The vision transformers that `add_rope` knows, one row a class, named so that nothing need be imported."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from ropevit.integrations.retrofit.attention import Rope, hook_attention
+from ropevit.integrations.retrofit.grid import Grid
+from ropevit.integrations.retrofit.packed import PackedAttention, check_plain
+from ropevit.rope import pairs_per_axis
+
+#: Makes the rotation of a layer from its heads, channels per head and device.
+MakeRope = Callable[[int, int, Any], Rope]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """How one class of vision transformers is built."""
+
+    embedding: str
+    """Path of the module that makes patches of images."""
+    grid: Callable[[nn.Module, Tensor, Tensor], tuple[int, int]]
+    """Gives rows and columns of patches from that module, what it was given and what it returned."""
+    num_prefix: Callable[[Any], int]
+    """Gives the tokens in front of the patches."""
+    layers: str
+    """Path of the list of blocks; each must have attention that is known."""
+    attention: str
+    """Class of the attention layers."""
+    attach: Callable[[Any, str, MakeRope, Grid], None]
+    """Adds rotation to the attention layer of a name in a block."""
+    check: Callable[[Any], str] = lambda _: ""
+    """Says what keeps a model from being retrofitted, if anything."""
+    check_attention: Callable[[Any], None] = lambda _: None
+    """Refuses an attention layer with options that cannot be kept."""
+
+
+def output_grid(module: nn.Module, images: Tensor, maps: Tensor) -> tuple[int, int]:
+    """Read the grid from what a convolution returned."""
+    del module, images
+    return maps.shape[-2], maps.shape[-1]
+
+
+def timm_grid(module: Any, images: Tensor, tokens: Tensor) -> tuple[int, int]:
+    """Ask a patch embedding of timm, which may pad."""
+    del tokens
+    return module.dynamic_feat_size((images.shape[-2], images.shape[-1]))
+
+
+def check_timm(model: Any) -> str:
+    """Refuse tokens that are dropped: those that stay cannot be told."""
+    return (
+        "" if isinstance(model.patch_drop, nn.Identity) else "patch_drop_rate above 0; build it with patch_drop_rate=0"
+    )
+
+
+def attach_timm(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+    """Turn what q_norm and k_norm return; they are identities where a model normalises neither."""
+    attention = block.get_submodule(name)
+    rope = make(attention.num_heads, attention.head_dim, attention.qkv.weight.device)
+    hook_attention(attention, ("q_norm", "k_norm"), attention.num_heads, rope, grid)
+
+
+def attach_transformers(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+    """Turn what q_proj and k_proj return; transformers then chooses its implementation of attention as ever."""
+    attention = block.get_submodule(name)
+    heads = attention.q_proj.out_features // attention.head_dim
+    rope = make(heads, attention.head_dim, attention.q_proj.weight.device)
+    hook_attention(attention, ("q_proj", "k_proj"), heads, rope, grid)
+
+
+def attach_torchvision(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+    """Replace the attention layer by one with the same parameters."""
+    attention = block.get_submodule(name)
+    rope = make(attention.num_heads, attention.head_dim, attention.in_proj_weight.device)
+    block.set_submodule(name, PackedAttention(attention, rope, grid))
+
+
+def transformers_row(kind: str, name: str, layers: str, num_prefix: Callable[[Any], int] = lambda _: 1) -> Tower:
+    """Describe a model of transformers, whose modules are all named in one way."""
+    return Tower(
+        embedding="embeddings.patch_embedding" if kind == "clip" else "embeddings.patch_embeddings.projection",
+        grid=output_grid,
+        num_prefix=num_prefix,
+        layers=layers,
+        attention=f"transformers.models.{kind}.modeling_{kind}.{name}Attention",
+        attach=attach_transformers,
+    )
+
+
+def registers(model: Any) -> int:
+    """Count the class token and the registers."""
+    return 1 + model.config.num_register_tokens
+
+
+DINOV2 = transformers_row("dinov2", "Dinov2", "encoder.layer")
+DINOV2_REGISTERS = transformers_row("dinov2_with_registers", "Dinov2WithRegisters", "encoder.layer", registers)
+DINOV2_MODULE = "transformers.models.dinov2.modeling_dinov2"
+REGISTERS_MODULE = "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers"
+
+#: class -> how it is built; a subclass is built as the class it derives from
+TOWERS = {
+    "timm.models.vision_transformer.VisionTransformer": Tower(
+        embedding="patch_embed",
+        grid=timm_grid,
+        num_prefix=lambda model: model.num_prefix_tokens,
+        layers="blocks",
+        attention="timm.layers.attention.Attention",
+        attach=attach_timm,
+        check=check_timm,
+    ),
+    "transformers.models.vit.modeling_vit.ViTModel": transformers_row("vit", "ViT", "layers"),
+    "transformers.models.deit.modeling_deit.DeiTModel": transformers_row("deit", "DeiT", "layers", lambda _: 2),
+    "transformers.models.clip.modeling_clip.CLIPVisionModel": transformers_row("clip", "CLIP", "encoder.layers"),
+    f"{DINOV2_MODULE}.Dinov2Model": DINOV2,
+    f"{DINOV2_MODULE}.Dinov2Backbone": DINOV2,
+    f"{REGISTERS_MODULE}.Dinov2WithRegistersModel": DINOV2_REGISTERS,
+    f"{REGISTERS_MODULE}.Dinov2WithRegistersBackbone": DINOV2_REGISTERS,
+    "torchvision.models.vision_transformer.VisionTransformer": Tower(
+        embedding="conv_proj",
+        grid=output_grid,
+        num_prefix=lambda _: 1,
+        layers="encoder.layers",
+        attention="torch.nn.modules.activation.MultiheadAttention",
+        attach=attach_torchvision,
+        check_attention=check_plain,
+    ),
+}
+
+#: What the table says, for people.
+SUPPORTED = (
+    "timm's VisionTransformer (vit_*, deit*), transformers' ViT, DeiT, CLIP vision and DINOv2, torchvision's "
+    "VisionTransformer, also inside other models"
+)
+
+
+def ancestry(value: object) -> list[str]:
+    """Name the classes of an object, its own first."""
+    return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__]
+
+
+def find_tower(module: nn.Module) -> Tower | None:
+    """Look up how a module is built, if it is a vision transformer that is known."""
+    return next((TOWERS[name] for name in ancestry(module) if name in TOWERS), None)
+
+
+def add_to_tower(model: nn.Module, tower: Tower, make: MakeRope) -> None:
+    """Add rotation to all layers of a vision transformer that `attention_names` has looked at."""
+    names = attention_names(model, tower)
+    grid = Grid(tower.num_prefix(model))
+    for block, inside in zip(model.get_submodule(tower.layers).children(), names, strict=True):
+        for name in inside:
+            tower.attach(block, name, make, grid)
+    model.get_submodule(tower.embedding).register_forward_hook(partial(tell_grid, grid, tower.grid))
+
+
+def attention_names(model: nn.Module, tower: Tower) -> list[list[str]]:
+    """Name the attention layers of each block.
+
+    Raises:
+        ValueError: If a block has none that is known, or the model cannot be retrofitted for another reason.
+    """
+    trouble = tower.check(model)
+    if trouble:
+        raise ValueError(f"got a {type(model).__name__} with {trouble}; add_rope needs all patches")
+    found = []
+    for block in model.get_submodule(tower.layers).children():
+        names = [name for name, part in block.named_modules() if ancestry(part)[0] == tower.attention]
+        if not names:
+            raise ValueError(
+                f"got a {type(model).__name__} with blocks of {type(block).__name__}, whose attention is not "
+                f"{tower.attention.split('.')[-1]}; add_rope supports {SUPPORTED}"
+            )
+        for name in names:
+            tower.check_attention(block.get_submodule(name))
+            pairs_per_axis(block.get_submodule(name).head_dim)  # pyright: ignore[reportArgumentType]
+        found.append(names)
+    return found
+
+
+def tell_grid(
+    grid: Grid,
+    read: Callable[[nn.Module, Tensor, Tensor], tuple[int, int]],
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    output: Tensor,
+) -> None:
+    """Remember the grid of the images that a patch embedding has just been given; a forward hook of it."""
+    grid.remember(*read(module, args[0], output))

@@ -1,0 +1,37 @@
+"""The gated layer; the others are covered beside the rotation that they call."""
+
+import torch
+from torch.testing import assert_close
+
+from ropevit.rope import AxialRope, GatedAxialRope, grid_positions
+
+
+def test_a_gate_of_nothing_turns_nothing_and_can_learn():
+    rope = GatedAxialRope(8, heads=3)
+    q, k, positions = torch.randn(2, 3, 12, 8), torch.randn(2, 3, 12, 8), grid_positions(3, 4)
+    a, b = rope(q, k, positions)
+    assert torch.equal(a, q)
+    assert torch.equal(b, k)
+    (a @ b.mT).softmax(-1).square().sum().backward()
+    assert (rope.gate.grad != 0).all()
+
+
+def test_an_open_gate_is_rope_axial_and_a_half_open_one_half_the_angle():
+    rope, axial = GatedAxialRope(8, heads=2, theta=30.0), AxialRope(8, theta=30.0)
+    q, k, positions = torch.randn(2, 2, 2 + 12, 8), torch.randn(2, 2, 2 + 12, 8), grid_positions(3, 4)
+    with torch.no_grad():
+        rope.gate.copy_(torch.tensor([20.0, 0.5]).atanh().nan_to_num(20.0))  # tanh(20) is 1 in float32
+    whole, half = axial(q, k, positions, num_prefix=2), axial(q, k, positions * 0.5, num_prefix=2)
+    for turned, all_of_it, half_of_it in zip(rope(q, k, positions, num_prefix=2), whole, half, strict=True):
+        assert_close(turned[:, 0], all_of_it[:, 0])
+        assert_close(turned[:, 1], half_of_it[:, 1])
+    assert_close(rope.turn(positions).cos[1], axial.turn(positions * 0.5).cos[0])
+
+
+def test_a_gated_layer_keeps_float32_and_says_what_it_is():
+    rope = GatedAxialRope(8, heads=2).bfloat16()
+    assert {name: value.dtype for name, value in rope.state_dict().items()} == dict.fromkeys(
+        ("gate", "freqs"), torch.float32
+    )
+    assert rope.double().gate.dtype == torch.float64
+    assert "channels=8, heads=2, ndim=2" in repr(rope)
