@@ -34,7 +34,7 @@ from ropevit.study.train import learning_rate, widen
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["split", "seed", "arm", "rope_lr", "steps", "size", "accuracy"]
 
-#: Learning rate of frequencies and gates over that of the other weights, chosen by --search.
+#: Learning rate of frequencies and gates over that of the other weights; --search compares others.
 ROPE_LR = 10.0
 ARMS = [("before", 1.0), ("ape", 1.0), ("mixed", ROPE_LR), ("axial", ROPE_LR)]
 SEARCH = [("before", 1.0), ("ape", 1.0), *((kind, rate) for kind in ("mixed", "axial") for rate in (1.0, 10.0, 50.0))]

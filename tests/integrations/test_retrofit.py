@@ -271,6 +271,8 @@ def test_what_cannot_be_retrofitted_is_refused_with_one_line():
         (timm_vit(block_fn=timm.models.vision_transformer.ParallelScalingBlock), "blocks of ParallelScalingBlock"),
         (timm_vit(attn_layer="diff"), "whose attention is not Attention"),
         (timm_vit(num_heads=8), "got 2 channels per head"),
+        (nn.ModuleList([timm_vit(), timm_vit(num_heads=8)]), "got 2 channels per head"),
+        (without(build("vit"), "layers"), "got a ViTModel without layers, of another version"),
         (torch.compile(timm_vit(), backend="eager"), "compiled, scripted or distributed"),
         (nn.DataParallel(timm_vit()), "compiled, scripted or distributed"),
     ]
@@ -282,6 +284,11 @@ def test_what_cannot_be_retrofitted_is_refused_with_one_line():
         assert list(model.state_dict()) == before
     with pytest.raises(ValueError, match="got kind='spiral'; choose one of mixed, axial"):
         add_rope(timm_vit(), "spiral")
+
+
+def without(model: nn.Module, part: str) -> nn.Module:
+    delattr(model, part)
+    return model
 
 
 def test_models_of_others_that_rotate_are_refused():

@@ -163,9 +163,7 @@ def attention_names(model: nn.Module, tower: Tower) -> list[list[str]]:
     Raises:
         ValueError: If a block has none that is known, or the model cannot be retrofitted for another reason.
     """
-    trouble = tower.check(model)
-    if trouble:
-        raise ValueError(f"got a {type(model).__name__} with {trouble}; add_rope needs all patches")
+    check_model(model, tower)
     found = []
     for block in model.get_submodule(tower.layers).children():
         names = [name for name, part in block.named_modules() if ancestry(part)[0] == tower.attention]
@@ -179,6 +177,21 @@ def attention_names(model: nn.Module, tower: Tower) -> list[list[str]]:
             pairs_per_axis(block.get_submodule(name).head_dim)  # pyright: ignore[reportArgumentType]
         found.append(names)
     return found
+
+
+def check_model(model: nn.Module, tower: Tower) -> None:
+    """Refuse a model of a class that is known, but built otherwise."""
+    for path in (tower.embedding, tower.layers):
+        try:
+            model.get_submodule(path)
+        except AttributeError as error:
+            raise ValueError(
+                f"got a {type(model).__name__} without {path}, of another version of its library than docs/retrofit.md "
+                "names; install one of those"
+            ) from error
+    trouble = tower.check(model)
+    if trouble:
+        raise ValueError(f"got a {type(model).__name__} with {trouble}; add_rope needs all patches")
 
 
 def tell_grid(
