@@ -55,7 +55,7 @@ TASKS = {
         metric="AP",
         trained_at=64,
         sizes=(48, 64, 96, 128, 192),
-        options="--depth 4 --epochs 40 --batch-size 8 --eval-every 1000",
+        options="--depth 4 --epochs 12 --batch-size 8 --eval-every 1000",
     ),
 }
 
