@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ropevit.cli.estimate import show_estimate
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, training_cost
 from ropevit.tasks.classify.train import train as train_classifier
@@ -28,6 +29,7 @@ HELP = """Train a classifier, a detector or a segmenter by a recipe, from the st
 
 For example:
   ropevit train --list
+  ropevit train detect/dino_swin_tiny --estimate      (what a step needs, without data or memory)
   ropevit train fashion --out runs/fashion
   ropevit train deit3_small --position rope_mixed --data PATH/imagenet --out runs/small_mixed
   ropevit train detect/dino_vitdet_base --position rope_axial --data PATH/coco --out runs/detector
@@ -35,6 +37,9 @@ For example:
   torchrun --nproc-per-node 8 -m ropevit train swin_tiny --data PATH/imagenet --out runs/swin --resume
 
 `ropevit train RECIPE --help` lists the options with the recipe's values."""
+
+#: Asks what a step needs, instead of training.
+ESTIMATE = "--estimate"
 
 #: Share of the time waited for images from which on data, not computing, is the bound.
 DATA_BOUND = 0.2
@@ -58,7 +63,8 @@ def start_training(arguments: Sequence[str]) -> None:
         return
     if arguments[0].startswith("-"):
         raise ValueError(f"got {arguments[0]} where the recipe's name comes first; see `ropevit train --list`")
-    show_training(read_config(arguments))
+    config = read_config([argument for argument in arguments if argument != ESTIMATE])
+    (show_estimate if ESTIMATE in arguments else show_training)(config)
 
 
 class Trainer(NamedTuple):

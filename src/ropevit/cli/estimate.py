@@ -1,0 +1,56 @@
+"""What `ropevit train RECIPE --estimate` shows."""
+
+from rich.console import Console
+
+from ropevit.tasks.classify import estimate as classify
+from ropevit.tasks.classify.config import TrainConfig
+from ropevit.tasks.common.estimate import Estimate, Subject, estimate_step
+from ropevit.tasks.common.training import Training
+from ropevit.tasks.detect import estimate as detect
+from ropevit.tasks.detect.train_config import DetectConfig
+from ropevit.tasks.segment import estimate as segment
+from ropevit.tasks.segment.train_config import SegmentConfig
+
+MARK = "estimated from shapes, not measured"
+
+
+def subject(config: Training) -> Subject:
+    """Describe a step of any training."""
+    match config:
+        case DetectConfig():
+            return detect.subject(config)
+        case SegmentConfig():
+            return segment.subject(config)
+        case TrainConfig():
+            return classify.subject(config)
+    raise AssertionError(f"no estimate of {config}")
+
+
+def show_estimate(config: Training) -> None:
+    """Print what a step of a training needs; nothing is read or written."""
+    found = subject(config)
+    estimate = estimate_step(found)
+    for line in lines(found, estimate, config.recipe):
+        Console().print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def lines(found: Subject, estimate: Estimate, name: str) -> list[str]:
+    """Put an estimate in words."""
+    height, width = found.size
+    small, large = estimate.counts
+    said = [f"{name} at {height} x {width} pixels"]
+    said.append(f"parameters: {estimate.parameters / 1e6:.1f} M ({MARK})")
+    said.append(f"multiply-adds of a forward pass of one image: {estimate.multiply_adds / 1e9:.3g} G ({MARK})")
+    for precision, peaks in estimate.peaks.items():
+        first, second = (
+            f"{gib(peak)} GiB with {n} image{'s' * (n > 1)}" for n, peak in zip((small, large), peaks, strict=True)
+        )
+        more = f"{gib(estimate.per_image(precision))} GiB for each image more"
+        said.append(f"peak memory of a step in {precision}: {first}, {second}; {more} ({MARK})")
+    moments = f"the optimizer's moments are not in it: {gib(estimate.moments)} GiB"
+    return [*said, "; ".join(filter(None, (moments, found.note)))]
+
+
+def gib(count: int) -> str:
+    """Write bytes in GiB."""
+    return f"{count / 2**30:.3g}" if count < 2**30 else f"{count / 2**30:.2f}"

@@ -1,0 +1,30 @@
+"""What a step of a classifier's training needs."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ropevit.models.architectures import build_model
+from ropevit.tasks.classify.config import TrainConfig
+from ropevit.tasks.common.estimate import Subject
+
+#: Classes of ImageNet-1k.
+CLASSES = 1000
+
+
+def subject(config: TrainConfig) -> Subject:
+    """Describe a step at the size of the training's images."""
+    side, body = config.model.size, config.model.build(CLASSES)
+
+    def build() -> nn.Module:
+        model = build_model(body)
+        model.set_grad_checkpointing(config.run.grad_checkpointing)
+        return model
+
+    def forward(model: nn.Module, images: int) -> Tensor:
+        return model(torch.zeros(images, body.in_channels, side, side))
+
+    def loss(model: nn.Module, images: int) -> Tensor:
+        return F.cross_entropy(forward(model, images), torch.zeros(images, dtype=torch.int64))
+
+    return Subject(build=build, forward=forward, loss=loss, size=(side, side))

@@ -1,0 +1,38 @@
+"""What a step of a detector's training needs."""
+
+import torch
+from torch import Tensor, nn
+
+from ropevit.tasks.common.estimate import Subject
+from ropevit.tasks.detect.boxes import Target
+from ropevit.tasks.detect.dino import Output
+from ropevit.tasks.detect.model import Detector
+from ropevit.tasks.detect.train_config import DetectConfig
+
+#: Classes of COCO, and objects that each image is taken to have.
+CLASSES, OBJECTS = 80, 10
+
+
+def subject(config: DetectConfig) -> Subject:
+    """Describe a step at the largest size of the training's images.
+
+    Queries cannot be matched without values: what the model says is added up, and the losses are left out.
+    """
+    height, width = max(config.scale.short_sides), config.scale.longest
+
+    def build() -> nn.Module:
+        model = Detector(config.model, CLASSES)
+        model.set_grad_checkpointing(config.run.grad_checkpointing)
+        return model
+
+    def forward(model: nn.Module, images: int) -> Output:
+        return model(torch.zeros(images, 3, height, width), [(height, width)] * images)
+
+    def loss(model: nn.Module, images: int) -> Tensor:
+        targets = [Target(torch.zeros(OBJECTS, dtype=torch.int64), torch.rand(OBJECTS, 4)) for _ in range(images)]
+        found = model(torch.zeros(images, 3, height, width), [(height, width)] * images, targets)
+        said = [*found.layers, found.encoder, *found.denoising]
+        return torch.stack([each.logits.float().sum() + each.boxes.float().sum() for each in said]).sum()
+
+    note = f"with {OBJECTS} objects an image; without the losses, whose matching needs values"
+    return Subject(build=build, forward=forward, loss=loss, size=(height, width), note=note)
