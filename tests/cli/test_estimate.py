@@ -4,7 +4,6 @@ import pytest
 
 from ropevit.cli import main
 
-
 #: Kinds of recipes, made smaller, with the size of their images and the steps that are compared.
 KINDS = {
     "fashion": ("28 x 28", ("1 image,", "2 images;"), ()),

@@ -87,7 +87,8 @@ def test_nothing_without_values_stays_behind():
     step_memory(swin, loss)
     value = loss(swin().train())  # the masks of windows are kept from one model to the next
     value.backward()
-    assert value.isfinite() and step_memory(swin, loss) == step_memory(swin, loss)
+    assert value.isfinite()
+    assert step_memory(swin, loss) == step_memory(swin, loss)
 
 
 def test_multiply_adds_and_weights_are_those_of_the_classifier():

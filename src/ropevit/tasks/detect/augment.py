@@ -4,7 +4,7 @@ A sample is an image and a dict with "boxes" (torchvision's BoundingBoxes, in pi
 dict holds is passed on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,10 @@ def train_transform(config: ScaleConfig | None = None) -> Transform:
     """
     config = config or ScaleConfig()
     vision = require("torchvision.transforms.v2", "train")
-    resize = vision.RandomShortestSize(list(config.short_sides), config.longest)
+    resize = ShortestSize(config.short_sides, config.longest)
     sized = resize
     if config.before_crop:
-        before = vision.RandomShortestSize(list(config.before_crop))
+        before = ShortestSize(config.before_crop)
         sized = vision.RandomChoice([resize, vision.Compose([before, random_crop, resize])])
     finish = vision.ClampBoundingBoxes(), vision.SanitizeBoundingBoxes()
     return vision.Compose([vision.RandomHorizontalFlip(config.flip), sized, *finish])
@@ -91,7 +91,33 @@ def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
     """
     if not 1 <= short <= longest:
         raise ValueError(f"got short={short}, longest={longest}; expected 1 <= short <= longest pixels")
-    return require("torchvision.transforms.v2", "train").RandomShortestSize([short], longest)
+    return ShortestSize((short,), longest)
+
+
+class ShortestSize:
+    """Resize a sample as torchvision's RandomShortestSize does, but to one pixel at least, however narrow it is.
+
+    Args:
+        sides: Lengths of the shorter side in pixels, of which one is drawn.
+        longest: Longest that the longer side may become; None sets no limit.
+
+    Raises:
+        MissingExtraError: If torchvision is not installed.
+    """
+
+    def __init__(self, sides: Sequence[int], longest: int | None = None):
+        self.sides, self.longest = tuple(sides), longest
+        self.functional = require("torchvision.transforms.v2.functional", "train")
+
+    def __call__(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Resize an image and its boxes."""
+        height, width = self.functional.get_size(image)
+        ratio = self.sides[draw(0, len(self.sides) - 1)] / min(height, width)
+        if self.longest is not None:
+            ratio = min(ratio, self.longest / max(height, width))
+        size = [max(int(height * ratio), 1), max(int(width * ratio), 1)]
+        changed = {"boxes": self.functional.resize(target["boxes"], size)} if "boxes" in target else {}
+        return self.functional.resize(image, size), target | changed
 
 
 def random_crop(image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -104,7 +104,10 @@ class DetectModel:
         body = body if self.layer_scale else replace(body, layer_scale=None)
         pyramid = PyramidConfig(scales=VIT_SCALES, channels=self.dino.width, top=True)
         return DenseViTConfig(
-            body=body, window=self.window or VIT_WINDOW, pyramid=pyramid, relative_bias=self.relative_bias
+            body=body,
+            window=VIT_WINDOW if self.window is None else self.window,
+            pyramid=pyramid,
+            relative_bias=self.relative_bias,
         )
 
     def weights(self) -> str | None:

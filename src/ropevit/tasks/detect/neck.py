@@ -24,8 +24,18 @@ class ConvNorm(nn.Module):
         self.norm = nn.GroupNorm(GROUPS, width)
 
     def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B C h2 w2"]:
-        """Return the new map."""
-        return self.norm(self.conv(x))
+        """Return the new map.
+
+        Raises:
+            ValueError: If each group of the norm would have a single value.
+        """
+        x = self.conv(x)
+        if x.shape[1] == GROUPS and x.shape[2] * x.shape[3] == 1:
+            raise ValueError(
+                f"got a map of 1 x 1 cells for width={x.shape[1]}, whose norm would be over single values; take larger "
+                f"images, or a width of {2 * GROUPS} or more"
+            )
+        return self.norm(x)
 
 
 class Neck(nn.Module):

@@ -1,5 +1,6 @@
 """Mask2Former: masks with a class each, of which every pixel takes the likeliest."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
-from ropevit.tasks.segment.config import Mask2FormerConfig
+from ropevit.tasks.segment.config import GROUPS, Mask2FormerConfig
 from ropevit.tasks.segment.model import STRIDES, SegmentationModel, spread
 
 #: Where transformers keeps the parts.
@@ -74,12 +75,26 @@ class Mask2Former(SegmentationModel):
 
         Args:
             images: Normalised images, all of one size.
+
+        Raises:
+            ValueError: If the images are too small for the norms of the maps.
         """
-        maps = self.pixel_decoder(self.backbone(images).features, output_attentions=False, output_hidden_states=False)
+        features = self.backbone(images).features
+        self.check_maps(features)
+        maps = self.pixel_decoder(features, output_attentions=False, output_hidden_states=False)
         found = self.decoder(maps.multi_scale_features, maps.mask_features)
         states = found.intermediate_hidden_states  # each (Q, B, C), normalised
         classes = [self.classifier(state.transpose(0, 1)) for state in states]
         return [Masks(*pair) for pair in zip(classes, found.masks_queries_logits, strict=True)]
+
+    def check_maps(self, maps: Sequence[Tensor]) -> None:
+        """Refuse maps on which each group of a group norm would have a single value."""
+        least = min(x.shape[2] * x.shape[3] for x in maps)
+        if least == 1 and self.config.width == GROUPS:
+            raise ValueError(
+                f"got a map of 1 x 1 cells for width={GROUPS}, whose norm would be over single values; take larger "
+                f"images, or a width of {2 * GROUPS} or more"
+            )
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that are never decayed besides biases and norms: the backbone's, and embeddings."""

@@ -98,7 +98,13 @@ class SegmentModel:
 
 
 def quarters(depth: int) -> tuple[int, ...]:
-    """Give the last block of each quarter, from 0."""
+    """Give the last block of each quarter, from 0.
+
+    Raises:
+        ValueError: If there are fewer than four blocks.
+    """
+    if depth < len(STRIDES):
+        raise ValueError(f"got depth={depth}; the head needs {len(STRIDES)} maps, each of another block: take more")
     return tuple(depth * quarter // 4 - 1 for quarter in range(1, 5))
 
 
