@@ -7,10 +7,10 @@ import ropevit
 from ropevit.models.registry import get_config
 from ropevit.models.vit import ViT
 from ropevit.tasks.segment.config import Mask2FormerConfig, UperNetConfig
+from ropevit.tasks.segment.first import first_segmenter
 from ropevit.tasks.segment.segmenter import (
     SegmentModel,
     build_segmenter,
-    first_segmenter,
     load_segmenter,
     save_segmenter,
 )

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViTConfig
 from ropevit.models.swin import SwinConfig
-from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights, start_backbone
+from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
 from ropevit.tasks.common.saved import SavedAs
 from ropevit.tasks.segment.config import Mask2FormerConfig, Neck, UperNetConfig
 from ropevit.tasks.segment.mask2former import Mask2Former
@@ -48,8 +50,8 @@ class SegmentModel:
     window: int | None = None
     """Side of a window in tokens; None lets all blocks of a ViT attend everywhere, and takes a Swin's own."""
     init: str | None = PRETRAINED
-    """Weights of a classifier that the backbone starts from (a file or a hub id); `published` takes those of the
-    named model, None draws them."""
+    """Weights to start from: of a classifier for the backbone, or of a segmenter of ours (a file or a hub id);
+    `published` takes those of the named classifier, None draws them."""
     head: Literal["upernet", "mask2former"] = "upernet"
     """What turns the backbone's maps into classes of pixels; the options of the other one must be left alone."""
     neck: Neck = "transposed"
@@ -125,21 +127,6 @@ def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
     return Mask2Former(backbone, replace(config.mask2former, classes=classes))
 
 
-def first_segmenter(config: SegmentModel, classes: Sequence[str]) -> SegmentationModel:
-    """Build a segmenter whose backbone starts from a classifier's weights, where the config names any.
-
-    Args:
-        config: What to build.
-        classes: Names of the classes.
-
-    Raises:
-        WeightsError: If they cannot be read, or do not fit.
-    """
-    model = build_segmenter(config, len(classes))
-    start_backbone(model.backbone, config)
-    return model
-
-
 @dataclass(frozen=True)
 class SegmenterInfo:
     """What a segmenter's file says besides the weights."""
@@ -181,6 +168,18 @@ def load_segmenter(path: Path | str) -> tuple[SegmentationModel, SegmenterInfo]:
     Raises:
         WeightsError: If it cannot be read, or is no segmenter of ours.
     """
+    entries, info = read_segmenter(path)
+    model = build_segmenter(info.config, len(info.classes))
+    fill(model, entries, str(path))
+    return model, info
+
+
+def read_segmenter(path: Path | str) -> tuple[Mapping[str, Tensor], SegmenterInfo]:
+    """Read the weights that `save_segmenter` saved, and what it said of them.
+
+    Raises:
+        WeightsError: If they cannot be read, or are no segmenter of ours.
+    """
     found = FILE.read(path)
     heads = {"upernet": UperNetConfig, "mask2former": Mask2FormerConfig}
     try:
@@ -188,9 +187,12 @@ def load_segmenter(path: Path | str) -> tuple[SegmentationModel, SegmenterInfo]:
         config = SegmentModel(**fields)
     except (TypeError, ValueError, KeyError) as error:
         raise WeightsError(f"the config in {path} describes no segmenter: {first_line(error)}") from error
-    model = build_segmenter(config, len(found.classes))
+    return found.entries, SegmenterInfo(config, found.classes, found.metadata)
+
+
+def fill(model: SegmentationModel, entries: Mapping[str, Tensor], source: str) -> None:
+    """Put the weights of a file into a segmenter."""
     try:
-        model.load_state_dict(dict(found.entries))
+        model.load_state_dict(dict(entries))
     except RuntimeError as error:
-        raise WeightsError(f"the weights in {path} do not fit their config: {first_line(error)}") from error
-    return model, SegmenterInfo(config, found.classes, found.metadata)
+        raise WeightsError(f"the weights in {source} do not fit their config: {first_line(error)}") from error

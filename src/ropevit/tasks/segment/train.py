@@ -14,15 +14,16 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.order import TrainOrder
 from ropevit.data.streams import number
 from ropevit.extras import require
-from ropevit.tasks.common.events import Evaluating, Report, silent
+from ropevit.tasks.common.events import Evaluating, Report, Said, silent
 from ropevit.tasks.common.processes import Channel
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.segment.batches import Batch, normalised, train_batches
 from ropevit.tasks.segment.counting import Look, count_pixels
 from ropevit.tasks.segment.criterion import mask_losses
+from ropevit.tasks.segment.first import first_segmenter
 from ropevit.tasks.segment.metric import segmentation_scores
 from ropevit.tasks.segment.model import SegmentationModel
-from ropevit.tasks.segment.segmenter import build_segmenter, first_segmenter, save_segmenter
+from ropevit.tasks.segment.segmenter import build_segmenter, save_segmenter
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 
@@ -43,14 +44,17 @@ def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
     """
     for module, extra in (("timm", "train"), ("transformers", "dense")):
         require(module, extra)
-    return run_training(config, partial(prepare, config), report)
+    return run_training(config, partial(prepare, config, report), report)
 
 
-def prepare(config: SegmentConfig, accelerator: Any, channel: Channel) -> "tuple[Segmentation, nn.Module]":
+def prepare(
+    config: SegmentConfig, report: Report, accelerator: Any, channel: Channel
+) -> "tuple[Segmentation, nn.Module]":
     """Open the data, and draw or load the first weights; batch norms of several GPUs are taken over all of them."""
     learned, measured = open_ade(config.data, "train"), open_ade(config.data, "val")
     torch.manual_seed(number("weights", config.run.seed))
-    model: nn.Module = first_segmenter(config.model, learned.classes)
+    tell = report if accelerator.is_main_process else silent
+    model: nn.Module = first_segmenter(config.model, learned.classes, lambda line: tell(Said(message=line)))
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return Segmentation(config, learned, measured, accelerator, channel), model
