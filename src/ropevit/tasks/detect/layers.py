@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ropevit.extras import require
+from ropevit.tasks.common.precision import sample_in_float32
 from ropevit.tasks.detect.config import DinoConfig
 
 #: Where transformers keeps them; these names are not promised, so a test lists all weights.
@@ -80,7 +81,7 @@ def set_checkpointing(layers: nn.ModuleList, enable: bool) -> None:
 
 
 def start(layer: nn.Module) -> nn.Module:
-    """Give a layer the first weights that detrex gives it."""
+    """Give a layer the first weights that detrex gives it, and let it sample in float32."""
     kind = require(MODULE, "dense").DeformableDetrMultiscaleDeformableAttention
     for name, weight in layer.named_parameters():
         if weight.ndim > 1:
@@ -91,6 +92,7 @@ def start(layer: nn.Module) -> nn.Module:
     for module in layer.modules():
         if isinstance(module, kind):
             start_sampling(module)
+            sample_in_float32(module)
     return layer
 
 

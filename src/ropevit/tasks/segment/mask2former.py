@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
+from ropevit.tasks.common.precision import sample_in_float32
 from ropevit.tasks.segment.config import GROUPS, Mask2FormerConfig
 from ropevit.tasks.segment.model import STRIDES, SegmentationModel, spread
 
@@ -69,6 +70,8 @@ class Mask2Former(SegmentationModel):
         for part in (self.pixel_decoder, self.decoder):
             part.apply(starter._init_weights)
         start(self.pixel_decoder)
+        for layer in self.pixel_decoder.encoder.layers:
+            sample_in_float32(layer.self_attn)
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> list[Masks]:
         """Make masks and classes: of the queries before the first layer, then after each; the last are the result.
