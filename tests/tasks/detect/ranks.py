@@ -21,14 +21,16 @@ TARGETS = [objects(1, 2, 3), objects()]
 
 
 def norms(denoising, ranks):
-    """Give the gradient norms of these ranks' images, and the names of the losses."""
+    """Give the gradient norms of these ranks' images, and the losses by name."""
     torch.manual_seed(0)
     model, maps = small_detector(denoising=denoising), small_maps()
     maps, targets = [x[ranks] for x in maps], [TARGETS[rank] for rank in ranks]
     whole = DistributedDataParallel(model) if dist.is_initialized() else model
     losses = dino_losses(whole(maps, targets=targets), targets, model.config)
     sum(losses.values()).backward()
-    return {name: weight.grad.norm().item() for name, weight in model.named_parameters()}, list(losses)
+    return {name: weight.grad.norm().item() for name, weight in model.named_parameters()}, {
+        name: value.item() for name, value in losses.items()
+    }
 
 
 def train(rank, directory):
@@ -37,8 +39,8 @@ def train(rank, directory):
     dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
     cpu = torch.device("cpu")
     seen = {"three and one": mean_count((3, 1)[rank], cpu).item(), "none": mean_count(0, cpu).item()}
-    seen["norms"], seen["names"] = norms(0, [rank])
-    seen["noisy norms"], seen["noisy names"] = norms(6, [rank])
+    seen["norms"], seen["losses"] = norms(0, [rank])
+    seen["noisy norms"], seen["noisy losses"] = norms(6, [rank])
     Path(directory, f"{rank}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
 

@@ -27,14 +27,16 @@ def test_losses_are_divided_by_the_mean_number_of_boxes_of_all_processes(seen):
 
 
 def test_two_processes_one_without_objects_train_as_one_with_all_images(seen):
-    alone, names = ranks.norms(0, [0, 1])
+    alone, losses = ranks.norms(0, [0, 1])
+    for name, value in losses.items():
+        assert sum(each["losses"][name] for each in seen) / 2 == pytest.approx(value, rel=1e-4, abs=1e-6)
     for each in seen:
-        assert each["names"] == names
+        assert list(each["losses"]) == list(losses)
         assert each["norms"] == pytest.approx(alone, rel=1e-3, abs=1e-6)
 
 
 def test_processes_with_and_without_denoising_agree_on_losses_and_gradients(seen):
-    assert seen[0]["noisy names"] == seen[1]["noisy names"] == seen[0]["names"]
+    assert list(seen[0]["noisy losses"]) == list(seen[1]["noisy losses"]) == list(seen[0]["losses"])
     assert seen[0]["noisy norms"] == seen[1]["noisy norms"]
 
 
