@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from ropevit.data.ade import IGNORED, open_ade
+from ropevit.data.ade_classes import published_names
 from ropevit.data.check_dense import check_dense, dense_layout
 from ropevit.data.tiny import SHAPES, make_tiny
 
@@ -112,12 +113,20 @@ def test_classes_are_named_by_the_published_table(tiny):
         "triangle",
     ]
     header, ground, *_ = (tiny / "objectInfo150.txt").read_text().splitlines()
-    assert header == "Idx\tRatio\tTrain\tVal\tStuff\tName"
+    assert header == "Idx\tRatio\tTrain\tVal\tName"
     number, ratio, *rest = ground.split("\t")
-    assert (number, rest) == ("1", ["12", "6", "1", "ground"])
+    assert (number, rest) == ("1", ["12", "6", "ground"])
     assert 0.6 < float(ratio) < 0.95
     (tiny / "objectInfo150.txt").unlink()
     assert open_ade(tiny, "val").classes[::149] == ("class 1", "class 150")
+
+
+@pytest.mark.parametrize("stuff", [False, True])
+def test_the_table_is_read_as_it_was_published_with_spaces_and_perhaps_one_more_column(stuff):
+    lines = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.1576\t11664\t1172\twall ", "2 \t0.0074\t709\t75\twater"]
+    if stuff:
+        lines = [line.replace("Val\t", "Val\tStuff\t").replace("\tw", "\t1\tw") for line in lines]
+    assert published_names(lines) == ("wall", "water")
 
 
 def test_classes_of_ones_own_come_first_and_labels_above_are_refused_and_found(tiny):
@@ -137,7 +146,7 @@ def test_classes_of_ones_own_come_first_and_labels_above_are_refused_and_found(t
         ("classes.txt", "wall\n\nsky\n", "line 2 is empty, expected the name of label 2"),
         ("classes.txt", "thing\n" * 256, "256 lines, expected 1 to 255 names"),
         ("objectInfo150.txt", "", "the columns"),
-        ("objectInfo150.txt", "Idx\tName\n1\twall\n", "the columns .*, expected Idx, Ratio, Train, Val, Stuff, Name"),
+        ("objectInfo150.txt", "Number\tName\n1\twall\n", "the columns .*, expected Idx, Ratio, Train, Val, Name"),
         ("objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tStuff\tName\n2\t0.1\t1\t1\t1\tsky\n", "line 2 is .* class 1"),
     ],
 )

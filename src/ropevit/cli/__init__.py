@@ -25,8 +25,8 @@ DESCRIPTION = """Rotary position embedding for images.
 Start with:
   ropevit study                       which position embedding? on embedded images, in about five minutes
   ropevit study --data MY_IMAGES      the same question, asked of your own images
-  ropevit train fashion               train a classifier by a recipe; see `ropevit train --list`
-  ropevit eval --help                 measure a classifier at many sizes, beside the paper's curve
+  ropevit train fashion               train a classifier, detector or segmenter; see `ropevit train --list`
+  ropevit eval --help                 measure one at many sizes, a classifier beside the paper's curve
   ropevit models                      every model by name
 """
 

@@ -10,8 +10,8 @@ MOST = 255
 OWN = "classes.txt"
 #: The table that comes with the published set.
 PUBLISHED = "objectInfo150.txt"
-#: Its columns, separated by tabs; synonyms in a name are separated by commas.
-COLUMNS = ("Idx", "Ratio", "Train", "Val", "Stuff", "Name")
+#: Its columns, separated by tabs; synonyms in a name are separated by commas. Some copies have a column `Stuff`, too.
+COLUMNS = ("Idx", "Ratio", "Train", "Val", "Name")
 
 
 def read_classes(root: Path) -> tuple[str, ...]:
@@ -50,27 +50,28 @@ def own_names(lines: list[str]) -> tuple[str, ...]:
 
 
 def published_names(lines: list[str]) -> tuple[str, ...]:
-    """Read the last column of the published table.
+    """Read the column of names of the published table; spaces around its cells do not count.
 
     Raises:
         ValueError: If it is another table.
     """
-    header, *rows = [line.split("\t") for line in lines] or [[]]
-    if tuple(header) != COLUMNS:
+    header, *rows = [[cell.strip() for cell in line.split("\t")] for line in lines] or [[]]
+    if not {"Idx", "Name"} <= set(header):
         raise ValueError(f"the columns {header}, expected {', '.join(COLUMNS)} separated by tabs")
+    first, name = header.index("Idx"), header.index("Name")
     for number, row in enumerate(rows, 1):
-        if len(row) != len(COLUMNS) or row[0] != str(number):
-            raise ValueError(f"line {number + 1} is {row}, expected the {len(COLUMNS)} columns of class {number}")
-    return own_names([row[-1] for row in rows])
+        if len(row) != len(header) or row[first] != str(number):
+            raise ValueError(f"line {number + 1} is {row}, expected the {len(header)} columns of class {number}")
+    return own_names([row[name] for row in rows])
 
 
-def published_table(rows: list[tuple[float, int, int, bool, str]]) -> str:
+def published_table(rows: list[tuple[float, int, int, str]]) -> str:
     """Write the published table.
 
     Args:
-        rows: Of each class, the share of the pixels, the pictures of both splits, whether it is stuff, and its name.
+        rows: Of each class, the share of the pixels, the pictures of both splits, and its name.
     """
     lines = ["\t".join(COLUMNS)]
-    for number, (ratio, train, val, stuff, name) in enumerate(rows, 1):
-        lines.append("\t".join((str(number), f"{ratio:.4f}", str(train), str(val), str(int(stuff)), name)))
+    for number, (ratio, train, val, name) in enumerate(rows, 1):
+        lines.append("\t".join((str(number), f"{ratio:.4f}", str(train), str(val), name)))
     return "\n".join(lines) + "\n"

@@ -175,7 +175,7 @@ def write_classes(root: Path) -> None:
     for label in range(1, CLASSES + 1):
         pictures = [int((counts[:, label] > 0).sum()) for counts in (train, val)]
         ratio, name = float(pixels[label] / pixels.sum()), names.get(label, f"class {label}")
-        rows.append((ratio, pictures[0], pictures[1], label == GROUND, name))
+        rows.append((ratio, *pictures, name))
     (root / PUBLISHED).write_text(published_table(rows), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ropevit
 from ropevit.models.registry import get_config
@@ -146,8 +147,8 @@ def test_a_file_that_is_no_segmenter_or_another_one_is_refused(tmp_path):
         load_segmenter(path)
 
 
-def test_a_segmenter_is_no_classifier_to_start_from(tmp_path):
+def test_a_detector_is_no_classifier_to_start_from(tmp_path):
     config, path = small_segmenter(), tmp_path / "model.safetensors"
-    save_segmenter(path, build_segmenter(config, 3), config, CLASSES, {})
-    with pytest.raises(WeightsError, match="holds a segmenter; a backbone starts from a classifier"):
+    save_file({"w": torch.zeros(1)}, path, metadata={"format": "ropevit-detector"})
+    with pytest.raises(WeightsError, match="holds a detector; a backbone starts from a classifier"):
         first_segmenter(replace(config, init=str(path)), ["one", "two"])

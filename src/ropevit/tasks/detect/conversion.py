@@ -108,7 +108,7 @@ def adopt(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector
     dino = to_detrex(ours)  # with all second names, also where the file left them out
     weights, left = from_detectron(like.backbone, own)
     names, ids, note = named(classes)
-    metadata = {"category_ids": ids, "mean": MEAN, "std": STD, "test_side": 800, "longest": 1333}
+    metadata = {"category_ids": ids, "mean": MEAN, "std": STD, "test_side": 800, "longest": 1333, "top": 300}
     FILE.write(destination, config, names, metadata, {f"{prefix}{n}": v for n, v in weights.items()} | dino)
     notes = [f"taken for granted: {HEADS} heads of DINO's attention, images as in detrex's training", note]
     dropped |= {f"{prefix}{name}": why for name, why in left.items()}

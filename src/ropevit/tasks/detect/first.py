@@ -6,13 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ropevit.tasks.common.backbone import PRETRAINED
+from ropevit.tasks.common.backbone import PRETRAINED, start_backbone
+from ropevit.tasks.common.kept import kind_of
 from ropevit.tasks.detect.layout import from_detrex, to_detrex
-from ropevit.tasks.detect.model import FORMAT, DetectModel, Detector, DetectorInfo, fill, read_detector
-from ropevit.weights.dense import load_dense_weights
+from ropevit.tasks.detect.model import DetectModel, Detector, DetectorInfo, fill, read_detector
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.own import differences
-from ropevit.weights.reading import read_checkpoint
 
 #: Fields of DINO by which its weights are those of one detector and not of another; the classes apart.
 SHAPING = ("queries", "width", "heads", "levels", "points", "mlp_width", "encoder_layers", "decoder_layers")
@@ -40,8 +39,8 @@ def first_detector(
     model, source = Detector(config, len(classes)), config.weights()
     if source is None:
         return model
-    if config.init == PRETRAINED or read_checkpoint(source).metadata.get("format") != FORMAT:
-        load_dense_weights(model.backbone, source)
+    if config.init == PRETRAINED or kind_of(source) != "detector":
+        start_backbone(model.backbone, config)
         return model
     entries, info = read_detector(source)
     check_same(info.config, config, source)

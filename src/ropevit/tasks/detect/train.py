@@ -52,6 +52,9 @@ def prepare(config: DetectConfig, report: Report, accelerator: Any, channel: Cha
     check_sources(learned, measured)
     torch.manual_seed(number("weights", config.run.seed))
     tell = report if accelerator.is_main_process else silent
+    for source in (learned, measured):
+        if source.dropped:
+            tell(Said(message=f"left out {len(source.dropped)} boxes without an area, such as {source.dropped[0]}"))
     model = first_detector(config.model, learned.classes, lambda line: tell(Said(message=line)))
     return Detection(config, learned, measured, accelerator, channel), model
 

@@ -6,20 +6,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ropevit.tasks.common.backbone import PRETRAINED
+from ropevit.tasks.common.backbone import PRETRAINED, start_backbone
+from ropevit.tasks.common.kept import kind_of
 from ropevit.tasks.segment.model import SegmentationModel
 from ropevit.tasks.segment.segmenter import (
-    FORMAT,
     SegmenterInfo,
     SegmentModel,
     build_segmenter,
     fill,
     read_segmenter,
 )
-from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.own import differences
-from ropevit.weights.reading import read_checkpoint
 
 #: Fields of each head by which its weights are those of one segmenter and not of another; the classes apart.
 SHAPING = {
@@ -58,8 +56,8 @@ def first_segmenter(
     model, source = build_segmenter(config, len(classes)), config.weights()
     if source is None:
         return model
-    if config.init == PRETRAINED or read_checkpoint(source).metadata.get("format") != FORMAT:
-        load_dense_weights(model.backbone, source)
+    if config.init == PRETRAINED or kind_of(source) != "segmenter":
+        start_backbone(model.backbone, config)
         return model
     entries, info = read_segmenter(source)
     check_same(info.config, config, source)

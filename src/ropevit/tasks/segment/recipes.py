@@ -91,7 +91,8 @@ def upernet_vit_base_mmseg(position: str = "rope_mixed") -> SegmentConfig:
     mmseg published 45.4 mIoU with a DeiT-B and 47.7 with a ViT-B of ImageNet-21k; not measured here. Cost: 160 000
     steps of 16 crops.
 
-    Source: `vit_vit-b16-ln_mln_upernet_8xb2-160k_ade20k-512x512` of mmsegmentation.
+    Source: `vit_vit-b16-ln_mln_upernet_8xb2-160k_ade20k-512x512` of mmsegmentation, without its norm of the tapped
+    tokens.
     """
     return upernet("upernet_vit_base_mmseg", "deit_base", PROFILES["mmseg"], position)
 
@@ -107,7 +108,10 @@ def upernet_vit_large_xcit(position: str = "rope_mixed") -> SegmentConfig:
 
 
 def mask2former(recipe: str, model: str, position: str) -> SegmentConfig:
-    """Give the official training of Mask2Former: the backbone ten times slower, clipped at a norm of 0.01."""
+    """Give the official training of Mask2Former: the backbone ten times slower, clipped at a norm of 0.01.
+
+    The official one is in mixed precision, which `--precision bfloat16` gives.
+    """
     optim = OptimConfig(
         lr=1e-4,
         backbone_lr=0.1,
