@@ -53,4 +53,4 @@ def lines(found: Subject, estimate: Estimate, name: str) -> list[str]:
 
 def gib(count: int) -> str:
     """Write bytes in GiB."""
-    return f"{count / 2**30:.3g}" if count < 2**30 else f"{count / 2**30:.2f}"
+    return f"{count / 2**30:.2g}" if count < 2**28 else f"{count / 2**30:.2f}"

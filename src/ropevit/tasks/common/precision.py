@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -16,5 +17,5 @@ def sample_in_float32(attention: Any) -> None:
 
 
 def to_float32(module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG001
-    """Give what a layer gives in float32."""
-    return output.float()
+    """Give what a layer gives in float32, or in float64 where it is that."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))
