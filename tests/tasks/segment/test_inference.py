@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -113,10 +114,38 @@ def test_rows_are_resized_as_the_whole_is(size):
     torch.testing.assert_close(torch.cat(parts, dim=2), resize(scores, size), atol=1e-5, rtol=1e-5)
 
 
-def test_strips_of_an_image_give_what_the_whole_gives(monkeypatch):
+@pytest.mark.parametrize("size", [(25, 40), (25, 20)])  # of more pixels than all views together, and of fewer
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_strips_of_an_image_give_what_the_whole_gives(monkeypatch, size, probabilities):
+    config = InferenceConfig(flip=True, probabilities=probabilities)
     views = [torch.randn(2, 3, 9, 14), torch.randn(2, 3, 12, 19)]
-    whole = segment(pixelwise, views, (25, 40), InferenceConfig(flip=True))
-    monkeypatch.setattr(inference, "STRIP", 3 * 40)
-    assert torch.equal(segment(pixelwise, views, (25, 40), InferenceConfig(flip=True)), whole)
-    monkeypatch.setattr(inference, "STRIP", 1)
-    assert torch.equal(segment(pixelwise, views, (25, 40), InferenceConfig(flip=True)), whole)
+    scores = [resize(pixelwise(view), size) for view in views]
+    wanted = sum(each.softmax(1) if probabilities else each for each in scores).argmax(1)
+    for strip in (inference.STRIP, 3 * size[1], 1):
+        monkeypatch.setattr(inference, "STRIP", strip)
+        assert torch.equal(segment(pixelwise, views, size, config), wanted)
+        assert torch.equal(segment(pixelwise, views[:1], size, InferenceConfig()), scores[0].argmax(1))
+
+
+@pytest.mark.parametrize("strip", [inference.STRIP, 5 * 14])
+def test_views_are_added_up_as_they_are_made(monkeypatch, strip):
+    monkeypatch.setattr(inference, "STRIP", strip)
+    made, alive = [], []
+
+    def watched(images):
+        alive.append(sum(reference() is not None for reference in made))
+        scores = pixelwise(images)
+        made.append(weakref.ref(scores))
+        return scores
+
+    views = [torch.randn(1, 3, 9 + number, 14) for number in range(6)]
+    segment(watched, views, (9, 14), InferenceConfig())
+    assert alive == [0, 1, 1, 1, 1, 1]
+
+
+def test_a_view_of_a_large_photo_is_never_scored_at_the_size_of_the_photo(monkeypatch):
+    monkeypatch.setattr(inference, "STRIP", 5 * 60)
+    shapes, add = [], inference.add_views
+    monkeypatch.setattr(inference, "add_views", lambda *rest: shapes.append((total := add(*rest)).shape) or total)
+    assert segment(pixelwise, [torch.randn(1, 3, 9, 14)], (41, 60), InferenceConfig(flip=True)).shape == (1, 41, 60)
+    assert {tuple(shape[2:]) for shape in shapes} == {(5, 60), (1, 60)}

@@ -1,7 +1,7 @@
 """From pictures to classes of pixels: whole or in windows that slide, in one view or several, at the original size."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -55,6 +55,10 @@ def segment(
 ) -> Int[Tensor, "B H W"]:
     """Classify the pixels of pictures.
 
+    Scores of all classes are held for two views and some strips of STRIP pixels and, from view to view, for the pixels
+    of the original or those of all views, whichever are fewer: so many views of a small picture cost what a few do, and
+    a view of a large photo does not cost what the photo would.
+
     Args:
         segmenter: A model in eval mode.
         views: The same pictures at one or several sizes (see `view_size`), normalised.
@@ -66,28 +70,40 @@ def segment(
     """
     if not views:
         raise ValueError("got no views; expected the pictures at one size at least")
-    seen = []
-    for images in views:
-        for mirror in (False, True)[: 1 + config.flip]:
-            scores = scores_of(segmenter, images.flip(3) if mirror else images, config)
-            seen.append(scores.flip(3) if mirror else scores)
+    config = replace(config, probabilities=config.probabilities and len(views) * (1 + config.flip) > 1)
+    seen = score_views(segmenter, views, config)
     step = max(1, STRIP // size[1])
     strips = [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
-    parts = [classes_of(seen, rows, size, config) for rows in strips]
-    return torch.cat(parts, dim=1)
+    if (1 + config.flip) * sum(images.shape[2] * images.shape[3] for images in views) < size[0] * size[1]:
+        kept = list(seen)
+        parts = [add_views(kept, [rows], size, config).argmax(1) for rows in strips]
+        return torch.cat(parts, dim=1)
+    return add_views(seen, strips, size, config).argmax(1)
 
 
-def classes_of(
-    seen: Sequence[Float[Tensor, "B K _ _"]], rows: slice, size: tuple[int, int], config: InferenceConfig
-) -> Int[Tensor, "B _ W"]:
-    """Classify the pixels of some rows by the scores of all views."""
-    total = None
+def score_views(
+    segmenter: Segmenter, views: Sequence[Float[Tensor, "B c _ _"]], config: InferenceConfig
+) -> Iterator[Float[Tensor, "B K _ _"]]:
+    """Score one view after the other, each followed by its mirror image if that is asked for."""
+    for images in views:
+        yield scores_of(segmenter, images, config)
+        if config.flip:
+            yield scores_of(segmenter, images.flip(3), config).flip(3)
+
+
+def add_views(
+    seen: Iterable[Float[Tensor, "B K _ _"]], strips: Sequence[slice], size: tuple[int, int], config: InferenceConfig
+) -> Float[Tensor, "B K _ W"]:
+    """Add up the scores of all views in strips that follow each other, one strip of one view at a time."""
+    total, top = None, strips[0].start
     for view in seen:
-        scores = resize_rows(view, size, rows)
-        scores = scores.softmax(1) if config.probabilities and len(seen) > 1 else scores
-        total = scores if total is None else total + scores
+        if total is None:
+            total = view.new_zeros(*view.shape[:2], strips[-1].stop - top, size[1])
+        for rows in strips:
+            scores = resize_rows(view, size, rows)
+            total[:, :, rows.start - top : rows.stop - top] += scores.softmax(1) if config.probabilities else scores
     assert total is not None
-    return total.argmax(1)
+    return total
 
 
 def resize_rows(scores: Float[Tensor, "B K h w"], size: tuple[int, int], rows: slice) -> Float[Tensor, "B K _ W"]:
@@ -123,7 +139,7 @@ def scores_of(
             total[:, :, rows, columns] += scores
             seen[rows, columns] += 1
     assert total is not None
-    return total / seen
+    return total.div_(seen)
 
 
 def spans(side: int, window: int, stride: int) -> Iterator[slice]:
