@@ -8,6 +8,7 @@ import torch
 
 from ropevit.data.ade import open_ade
 from ropevit.data.tiny import make_tiny
+from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.directory import comparable
 from ropevit.tasks.common.engine import Task
 from ropevit.tasks.common.events import Stepped
@@ -21,7 +22,7 @@ from ropevit.tasks.segment.recipes import RECIPES
 from ropevit.tasks.segment.segmenter import build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation, train
 from tasks.segment.generated import small_training, write_pictures
-from tasks.segment.small import small_segmenter
+from tasks.segment.small import small_mask2former, small_segmenter, small_upernet
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +120,26 @@ def test_counts_of_processes_are_those_of_all_pictures_at_their_own_size(task, m
     assert torch.equal(sum(parts), whole)
     assert whole.sum() == sum((made.test.read(index)[1] != 255).sum() for index in range(3))
     assert all(part.any() for part in parts)
+
+
+@pytest.mark.parametrize("make", [small_upernet, small_mask2former])
+@torch.no_grad()
+def test_scores_in_bfloat16_are_float32_and_the_same_in_training_as_afterwards(make):
+    torch.manual_seed(0)
+    model, images = make().eval(), torch.randn(1, 3, 70, 96)
+    with torch.autocast("cpu", torch.bfloat16):  # as the command that evaluates
+        afterwards = model.scores(images)
+    with torch.autocast("cpu", torch.bfloat16, enabled=False):
+        exact = model.scores(images)
+    accelerator = make_accelerator(RunConfig(device="cpu", precision="bfloat16"))
+    trained = accelerator.unwrap_model(accelerator.prepare_model(model))  # which returns float32, whatever is computed
+    with accelerator.autocast():
+        during = trained.scores(images)
+    leave()
+    assert during.dtype == afterwards.dtype == torch.float32
+    assert torch.equal(during, afterwards)
+    assert not torch.equal(afterwards, exact)
+    assert (afterwards.bfloat16().float() != afterwards).float().mean() > 0.5  # not rounded at the end either
 
 
 def test_what_is_fed_and_how_it_is_segmented_are_those_of_the_config(task, monkeypatch):

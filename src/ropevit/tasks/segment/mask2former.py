@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -111,7 +112,7 @@ class Mask2Former(SegmentationModel):
 
 
 def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
-    """Give for each pixel the sum over queries of its mask times the probability of each class.
+    """Give for each pixel the sum over queries of its mask times the probability of each class, always in float32.
 
     Args:
         found: By the last layer.
@@ -121,7 +122,8 @@ def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H
     """
     likely = found.classes.float().softmax(-1)[..., :-1]
     masks = spread(found.masks.float(), STRIDES[0], size)
-    return (likely.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
+    with torch.autocast(masks.device.type, enabled=False):  # which would round the sums
+        return (likely.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
 
 
 def start(pixel_decoder: Any) -> None:

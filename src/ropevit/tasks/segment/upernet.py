@@ -75,8 +75,8 @@ class UperNet(SegmentationModel):
         return PixelLogits(self.head(maps), self.auxiliary_head(maps) if self.training else None)
 
     def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
-        """Give the logits of the pixels at the size of the images, as `segment` takes them."""
-        return spread(self(images).logits, STRIDES[0], (images.shape[2], images.shape[3]))
+        """Give the logits of the pixels at the size of the images, in float32, as `segment` takes them."""
+        return spread(self(images).logits.float(), STRIDES[0], (images.shape[2], images.shape[3]))
 
     def check_batch(self, images: int) -> None:
         """Refuse a batch whose norms, over a map of one cell, would have a single value a channel."""
