@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torch.distributed as dist
 
@@ -41,6 +42,14 @@ def test_several_processes_train_as_one_does_also_sharing_weights_and_resuming_w
     differences = json.loads(run("many_processes.py", "--steps", "4", "--short"))
     assert list(differences) == ["two processes, then one", "weights shared out, stopped and resumed"]
     assert max(differences.values()) < 1e-5
+
+
+def test_all_processes_measure_the_running_statistics_that_the_first_one_saves(tmp_path):
+    run(Path(__file__).parent / "ranks.py", str(tmp_path))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert first["measured"][0] == safetensors.torch.load_file(tmp_path / "best.safetensors")["running_mean"].item()
+    assert first["measured"][0] == 1  # a tenth of what it saw
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,7 @@ def evaluate(state: State, job: Job) -> None:
             job.report(event)
 
     def measure() -> dict[str, float]:
+        job.channel.spread(state.plain.buffers())  # running statistics differ: all measure what the first one saves
         state.plain.eval()
         scores = job.task.evaluate(state.plain, watch)
         if job.run.shard:

@@ -4,7 +4,7 @@ Started by `torchrun`, a training is one process a GPU on any number of machines
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -78,6 +78,15 @@ class Channel:
         if self.group is not None:
             dist.all_reduce(total, group=self.group)
         return total
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Give the first process's values of tensors to all, in place."""
+        if self.group is None:
+            return
+        for tensor in tensors:
+            value = tensor.detach().cpu().contiguous()
+            dist.broadcast(value, src=0, group=self.group)
+            tensor.detach().copy_(value)
 
     def gather(self, value: Any) -> list[Any]:
         """Collect a plain value of every process, in the order of their ranks."""
