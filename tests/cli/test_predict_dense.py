@@ -109,6 +109,21 @@ def test_a_segmenter_writes_labels_and_pictures(trainings, photos, tmp_path, cap
     assert "wrote 2 pictures and labels/ and classes.txt to" in capsys.readouterr().out
 
 
+def test_no_picture_takes_the_place_of_a_label_map(trainings, photos, tmp_path, capsys):
+    (photos / "labels").mkdir()
+    Image.new("RGB", (40, 40)).save(photos / "labels" / "a.png")
+    given = ["predict", str(photos), "--out", str(tmp_path / "found"), "--checkpoint"]
+    with pytest.raises(SystemExit) as stop:
+        main([*given, str(trainings / "segmenter"), "--which", "last"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"got {photos / 'labels/a.png'}, whose picture would lie in labels" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "found").exists()
+    main([*given, str(trainings / "detector")])
+    assert files_in(tmp_path / "found") == ["a.png", "detections.json", "in/b.png", "labels/a.png"]
+
+
 @pytest.mark.parametrize("kind", ["detector", "zoom"])
 def test_what_cannot_be_read_costs_only_itself(finished, trainings, photos, tmp_path, capsys, kind):
     (photos / "broken.png").write_bytes(b"no picture")

@@ -18,6 +18,7 @@ from rich.table import Table
 from ropevit import weights
 from ropevit.cli.data import bar
 from ropevit.cli.errors import show_error
+from ropevit.data.ade_classes import OWN
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
@@ -28,8 +29,8 @@ from ropevit.tasks.classify.predict import Input, Prediction, classify
 from ropevit.tasks.classify.subject import pixel_statistics
 from ropevit.tasks.common.kept import Kind, Which, file_of_run, kind_of
 from ropevit.tasks.common.outputs import Summary, check_out, png_names
-from ropevit.tasks.detect.predict import DetectionFolder, FindConfig, open_finder
-from ropevit.tasks.segment.predict import LabelFolder, open_labeller
+from ropevit.tasks.detect.predict import RESULTS, DetectionFolder, FindConfig, open_finder
+from ropevit.tasks.segment.predict import LABELS, LabelFolder, open_labeller
 
 #: Option -> the kinds of model that it is for.
 OPTIONS: dict[str, tuple[Kind, ...]] = {
@@ -39,6 +40,8 @@ OPTIONS: dict[str, tuple[Kind, ...]] = {
     "threshold": ("detector",),
     "out": ("detector", "segmenter"),
 }
+#: Kind of model -> what is written beside its pictures.
+OTHERS = {"detector": (RESULTS,), "segmenter": (LABELS, OWN)}
 #: Guesses of a classifier.
 GUESSES = 5
 
@@ -126,7 +129,7 @@ def name_images(config: PredictConfig, files: Sequence[ImageFile], device: torch
 
 def write_images(config: PredictConfig, files: Sequence[ImageFile], kind: Kind, device: torch.device) -> None:
     """Write what a detector or segmenter finds in each image, and print it in short."""
-    out, names = config.out or Path("predictions"), png_names(files)
+    out, names = config.out or Path("predictions"), png_names(files, OTHERS[kind])
     check_out(out)
     console = Console()
     with console.status("loading the model"):

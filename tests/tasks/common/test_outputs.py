@@ -24,6 +24,16 @@ def test_images_of_the_same_name_are_refused():
         png_names(files("a.jpg", "b.jpg", "a.jpg"))
 
 
+@pytest.mark.parametrize("name", ["labels/a.png", "Labels/in/a.jpg", "classes.txt/a.jpg"])
+def test_no_picture_lies_in_what_is_written_beside_the_pictures(name):
+    assert png_names(files(name, "a.jpg"))[1] == png_names(files("in/" + name, "a.jpg"), ["labels"])[1] == "a.png"
+    assert png_names(files("labels", "labels.jpg"), ["labels"]) == ["labels.png", "labels.jpg.png"]
+    with pytest.raises(
+        ValueError, match=rf"got somewhere/1/{name}, whose picture would lie in .*; predict that folder alone"
+    ):
+        png_names(files("a.jpg", name), ["labels", "classes.txt"])
+
+
 def test_only_a_new_or_empty_folder_is_written_to(tmp_path):
     check_out(tmp_path / "new")
     check_out(tmp_path)

@@ -34,11 +34,16 @@ def check_out(out: Path) -> None:
         raise ValueError(f"{out} is not empty; choose another --out")
 
 
-def png_names(files: Sequence[ImageFile]) -> list[str]:
+def png_names(files: Sequence[ImageFile], others: Sequence[str] = ()) -> list[str]:
     """Name a PNG for each image: street.jpg becomes street.png, or street.jpg.png where there is a street.webp, too.
 
+    Args:
+        files: The images.
+        others: Files and folders that are written beside the pictures, in lower case.
+
     Raises:
-        ValueError: If two images have the same name, such as one from each of two folders.
+        ValueError: If two images have the same name, such as one from each of two folders, or a picture would lie in
+            one of the others.
     """
     short = [str(PurePosixPath(file.name).with_suffix(".png")) for file in files]
     counts = Counter(name.lower() for name in short)  # some systems take A.png and a.png for the same file
@@ -48,6 +53,12 @@ def png_names(files: Sequence[ImageFile]) -> list[str]:
     same = [str(file.path) for file, name in zip(files, names, strict=True) if counts[name.lower()] > 1]
     if same:
         raise ValueError(f"got images of the same name ({listed(same)}); predict them one after another, with --out")
+    for file, name in zip(files, names, strict=True):
+        if (folder := PurePosixPath(name).parts[0]).lower() in others:
+            raise ValueError(
+                f"got {file.path}, whose picture would lie in {folder}, which holds other files; "
+                "predict that folder alone, or rename it"
+            )
     return names
 
 
