@@ -121,6 +121,9 @@ def test_windows_are_those_of_the_file_unless_an_option_says_otherwise():
         choose(slide, SegmenterOptions(stride=600))
     with pytest.raises(ValueError, match="got --whole with --window or --stride"):
         SegmenterOptions(whole=True, window=512)
+    for name, side in (("window", 0), ("window", -5), ("stride", 0)):
+        with pytest.raises(ValueError, match=rf"got {name}={side}; expected at least 1 pixel"):
+            SegmenterOptions(**{name: side})
     with pytest.raises(ValueError, match=r"got ratios=\(1.0, 1.0\)"):
         SegmenterOptions(ratios=(1.0, 1.0))
     assert module.default_sizes(512) == [256, 384, 512, 768, 1024]

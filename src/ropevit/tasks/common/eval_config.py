@@ -97,6 +97,9 @@ class SegmenterOptions:
     def __post_init__(self):
         if self.whole and (self.window is not None or self.stride is not None):
             raise ValueError("got --whole with --window or --stride; whole images have no windows: leave one out")
+        for name in ("window", "stride"):
+            if (side := getattr(self, name)) is not None and side < 1:
+                raise ValueError(f"got {name}={side}; expected at least 1 pixel")
         if not all(ratio > 0 for ratio in self.ratios) or len(set(self.ratios)) < len(self.ratios):
             raise ValueError(f"got ratios={self.ratios}; expected each above 0, and none twice")
 

@@ -132,7 +132,8 @@ def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> Infe
     Raises:
         ValueError: If there is a stride without windows, or one that leaves out pixels.
     """
-    window, stride = options.window or stored.window, options.stride or stored.stride
+    window = stored.window if options.window is None else options.window
+    stride = stored.stride if options.stride is None else options.stride
     if options.whole:
         window = None
     elif options.stride is not None and window is None:
