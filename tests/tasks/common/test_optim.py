@@ -71,6 +71,7 @@ def test_in_steps_instead_of_epochs_the_rate_falls_as_a_power_of_what_is_left():
         ({"steps": 10}, "got epochs=300 and steps=10; give one of them"),
         ({"epochs": None}, "got epochs=None and steps=None; give one of them"),
         ({"power": 0.0}, "got power=0.0; expected above 0"),
+        ({"power": 0.9}, "got power=0.9 with schedule='cosine'; only poly takes a power"),
         ({"warmup_steps": -1}, "got warmup_steps=-1; expected 0 or more"),
         ({"epochs": 5}, "got warmup_epochs=5 of epochs=5; the warm-up must be shorter"),
     ],

@@ -145,6 +145,8 @@ def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
         ({"crop": 0}, "got crop=0; expected at least 1 pixel"),
         ({"short_sides": (3000,)}, r"got short_sides=\(3000,\); expected 1 to long=2048"),
         ({"ratios": (2.0, 0.5)}, r"got ratios=\(2.0, 0.5\); expected the least and the greatest"),
+        ({"short_sides": (256,), "short": 256}, r"got short=256, ratios=\(0.5, 2.0\) with short_sides"),
+        ({"short_sides": (256,), "ratios": (1.0, 2.0)}, r"got short=512, ratios=\(1.0, 2.0\) with short_sides"),
         ({"flip": 1.5}, "got flip=1.5"),
         ({"most_of_one_class": 0.0}, "most_of_one_class=0.0; expected 0 to 1, and above 0 to 1"),
     ],

@@ -200,6 +200,7 @@ def test_recipes_of_mask2former_are_the_official_ones():
     config = RECIPES["segment/mask2former_swin_base"]()
     optim = config.optim
     assert (optim.lr, optim.backbone_lr, optim.clip_grad, optim.power) == (1e-4, 0.1, 0.01, 0.9)
+    assert all(recipe().augment.short_sides for name, recipe in RECIPES.items() if "mask2former" in name)
     assert config.augment.short_sides[::15] == (256, 1024)
     assert (config.augment.most_of_one_class, config.inference.probabilities) == (1.0, False)
     with torch.device("meta"):

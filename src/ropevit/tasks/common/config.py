@@ -72,6 +72,11 @@ class OptimConfig:
             raise ValueError(
                 f"got epochs={self.epochs} and steps={self.steps}; give one of them, and None for the other"
             )
+        if self.schedule != "poly" and self.power != OptimConfig.power:
+            raise ValueError(
+                f"got power={self.power} with schedule={self.schedule!r}; only poly takes a power: leave it at "
+                f"{OptimConfig.power}"
+            )
         object.__setattr__(self, "milestones", tuple(self.milestones))
         rising = [0.0, *self.milestones, 1.0]
         if (self.schedule == "step") != bool(self.milestones) or rising != sorted({*rising}):

@@ -69,6 +69,11 @@ class CropConfig:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected at least 1 pixel")
         if min(self.short_sides, default=1) < 1 or max(self.short_sides, default=1) > self.long:
             raise ValueError(f"got short_sides={self.short_sides}; expected 1 to long={self.long} pixels each")
+        if self.short_sides and (self.short, self.ratios) != (CropConfig.short, CropConfig.ratios):
+            raise ValueError(
+                f"got short={self.short}, ratios={self.ratios} with short_sides, drawn instead of them; leave them at "
+                f"{CropConfig.short} and {CropConfig.ratios}, or give no short_sides"
+            )
         if len(self.ratios) != 2 or not 0 < self.ratios[0] <= self.ratios[1]:
             raise ValueError(f"got ratios={self.ratios}; expected the least and the greatest, above 0")
         if not 0 <= self.flip <= 1 or not 0 < self.most_of_one_class <= 1:

@@ -169,7 +169,7 @@ def mask2former_swin_base(position: str = "rope_mixed") -> SegmentConfig:
 
 
 #: What the small recipes share: sizes about those of the generated pictures, and the ends of their trainings.
-SMALL = CropConfig(crop=64, short=64, long=128, ratios=(0.8, 1.4), test_short=64, test_long=128)
+SMALL = CropConfig(crop=64, long=128, test_short=64, test_long=128)
 SHORT = RunConfig(workers=0, log_every=10, save_every=50, eval_every=25)
 
 
@@ -186,7 +186,7 @@ def upernet_smoke(position: str = "rope_mixed") -> SegmentConfig:
         data="tiny_ade",
         batch_size=6,
         model=SegmentModel(model="deit_tiny", position=position, upernet=head, **size),
-        augment=SMALL,
+        augment=replace(SMALL, short=64, ratios=(0.8, 1.4)),
         inference=InferenceConfig(),
         optim=OptimConfig(lr=1e-2, epochs=None, steps=200, schedule="poly", min_lr=0.0, warmup_steps=10),
         run=SHORT,
@@ -211,7 +211,7 @@ def mask2former_smoke(position: str = "rope_mixed") -> SegmentConfig:
         model=SegmentModel(
             model="deit_tiny", position=position, head="mask2former", mask2former=replace(head, points=512), **size
         ),
-        augment=replace(SMALL, most_of_one_class=1.0),
+        augment=replace(SMALL, short_sides=(51, 58, 64, 70, 77, 83, 90), most_of_one_class=1.0),
         optim=replace(official.optim, lr=1e-3, backbone_lr=1.0, steps=200, warmup_steps=10, clip_grad=None),
         run=SHORT,
     )
