@@ -178,8 +178,8 @@ def test_a_common_shift_of_positions_in_the_windows_changes_nothing(position, mo
     here = built(images)
 
     def move(law):
-        def project_elsewhere(qkv, x, heads, positions, frequencies, backend):
-            return project(qkv, x, heads, law(positions), frequencies, backend=backend)
+        def project_elsewhere(qkv, x, heads, positions, frequencies, **how):
+            return project(qkv, x, heads, law(positions), frequencies, **how)
 
         monkeypatch.setattr(windows, "project", project_elsewhere)
 

@@ -318,7 +318,7 @@ def test_images_that_do_not_fit_are_refused(shape, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"position": "rope_polar"}, "position='rope_polar'; expected one of none, ape, rope_axial"),
+        ({"position": "rope_spherical"}, "position='rope_spherical'; expected one of none, ape, rope_axial"),
         ({"heads": 5}, "width=48, heads=5; the width must be a multiple"),
         ({"heads": 8}, "heads of 6 channels; rope_mixed needs a multiple of 4"),
         ({"depth": 0}, "depth=0; expected at least 1"),

@@ -4,6 +4,7 @@ from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.groups import parameter_groups
 from ropevit.models.packed import Packed, pack, random_patches
 from ropevit.models.registry import MODELS, get_config, list_models
+from ropevit.models.rotations import set_scaling
 from ropevit.models.swin import SWIN_EMBEDDINGS, Swin, SwinConfig
 from ropevit.models.vit import POSITION_EMBEDDINGS, ViT, ViTConfig
 
@@ -24,4 +25,5 @@ __all__ = [
     "pack",
     "parameter_groups",
     "random_patches",
+    "set_scaling",
 ]

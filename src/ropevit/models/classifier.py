@@ -3,10 +3,13 @@
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ropevit.models.config import ModelConfig
 from ropevit.models.layers import init_linear
+from ropevit.rope.scaling import Scaling
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
@@ -19,6 +22,7 @@ UNDECAYED = (
     "relative.rows",
     "relative.columns",
     "rope.freqs",
+    "rope.raw_speeds",
 )
 
 
@@ -29,6 +33,13 @@ class Classifier(nn.Module, Generic[ConfigT]):
     norm: nn.LayerNorm
     head: nn.Module
     grad_checkpointing: bool
+
+    scaling: Scaling | None = None
+    """Rules for grids larger than the trained one; `ropevit.models.set_scaling` changes them."""
+
+    def draw(self, device: torch.device) -> Float[Tensor, "2 2"] | None:
+        """Draw the coordinates of a training step, where a rule is random: once for all blocks."""
+        return self.scaling.draw(device) if self.training and self.scaling is not None else None
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep only the input of each block."""

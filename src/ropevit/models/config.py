@@ -4,16 +4,34 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
+from ropevit.rope.scaling import Scaling, parse_scaling
+
+#: Kinds of rotation: with fixed frequencies (axial and those of `ropevit.rope.families.FIXED`), or with learned ones.
+Kind = Literal["axial", "golden", "spiral", "simplex", "mixed", "polar"]
+
 
 class PositionEmbedding(NamedTuple):
     """What a name of a position embedding stands for."""
 
-    rope: Literal["axial", "mixed"] | None
-    """Rotation with fixed (axial) or learned (mixed) frequencies."""
+    rope: Kind | None
+    """Rotation, by the family of its frequencies."""
     absolute: bool = False
     """A learned vector for each patch."""
     bias: bool = False
     """A learned score for each difference of positions in a window."""
+
+
+def with_families(embeddings: Mapping[str, PositionEmbedding], beside: str) -> dict[str, PositionEmbedding]:
+    """Add to an architecture's embeddings those of the newer families: alone, and with what it had before rotations.
+
+    They are called as the axial ones: rope_golden beside rope_axial, rope_golden_ape beside rope_axial_ape.
+    """
+    axial = {name: kind for name, kind in embeddings.items() if name in ("rope_axial", f"rope_axial_{beside}")}
+    families: tuple[Kind, ...] = ("golden", "spiral", "simplex", "polar")
+    more = {
+        name.replace("axial", family): kind._replace(rope=family) for family in families for name, kind in axial.items()
+    }
+    return {**embeddings, **more}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +63,11 @@ class ModelConfig:
     """Base of the frequencies; None takes that of the published models."""
     ape_std: float = 0.02
     """Standard deviation of the absolute embedding at the start."""
+    scaling: str | None = None
+    """Rules for grids larger than the trained one, such as "ntk" or "parts+log"; see `ropevit.rope.scaling`."""
+    trained_grid: tuple[int, int] | None = None
+    """Rows and columns of tokens that attended to each other in training, from which rules count; None takes those of
+    `img_size` (or of a window)."""
 
     def __post_init__(self):
         object.__setattr__(self, "img_size", as_pair(self.img_size))
@@ -58,6 +81,14 @@ class ModelConfig:
             raise ValueError(
                 f"got rope_theta={self.rope_theta} for {self.position}; expected None or, with rotation, above 0"
             )
+        if self.scaling is not None:
+            if self.rope is None:
+                raise ValueError(f"got scaling={self.scaling!r} for {self.position}; rules are for rotations: leave it")
+            parse_scaling(self.scaling, (1, 1))
+        if self.trained_grid is not None:
+            object.__setattr__(self, "trained_grid", as_pair(self.trained_grid, "trained_grid"))
+            if min(self.trained_grid) < 1:
+                raise ValueError(f"got trained_grid={self.trained_grid}; expected rows and columns, above 0")
 
     def check_choice(self, field: str, allowed: Collection[str]) -> None:
         """Refuse a name that stands for nothing."""
@@ -71,7 +102,17 @@ class ModelConfig:
                 raise ValueError(f"got {field}={getattr(self, field)}; expected at least {minimum}")
 
     @property
-    def rope(self) -> Literal["axial", "mixed"] | None:
+    def attended(self) -> tuple[int, int]:
+        """Rows and columns of tokens that attend to each other in an image of `img_size`."""
+        raise NotImplementedError
+
+    @property
+    def rules(self) -> Scaling | None:
+        """What `scaling` stands for."""
+        return None if self.scaling is None else parse_scaling(self.scaling, self.trained_grid or self.attended)
+
+    @property
+    def rope(self) -> Kind | None:
         """Kind of rotation, if any."""
         return self.embeddings[self.position].rope
 
@@ -91,7 +132,7 @@ class ModelConfig:
         return self.rope_theta or self.published_theta[self.rope or "mixed"]
 
 
-def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
+def as_pair(size: int | Sequence[int], name: str = "img_size") -> tuple[int, int]:
     """Read the side of a square, or height and width.
 
     Raises:
@@ -99,5 +140,5 @@ def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """
     pair = (size, size) if isinstance(size, int) else tuple(int(side) for side in size)
     if len(pair) != 2:
-        raise ValueError(f"got img_size={size}; expected one side, or height and width")
+        raise ValueError(f"got {name}={size}; expected one side, or height and width")
     return pair[0], pair[1]

@@ -30,22 +30,27 @@ class Cut(NamedTuple):
 
 
 def attend_in(
-    cut: Cut, attention: Callable[..., Tensor], x: Float[Tensor, "B n C"], frequencies: Float[Tensor, "2 P"] | None
+    cut: Cut,
+    attention: Callable[..., Tensor],
+    x: Float[Tensor, "B n C"],
+    frequencies: Float[Tensor, "2 *a P"] | None,
+    draw: Float[Tensor, "2 2"] | None = None,
 ) -> Float[Tensor, "B n C"]:
     """Let an attention over tokens work inside each window.
 
     Args:
         cut: The windows.
-        attention: Takes tokens, their positions, frequencies and a mask, as `layers.Attention`.
+        attention: Takes tokens, their positions, frequencies, a mask and a draw, as `layers.Attention`.
         x: Tokens of the map, row-major, without a prefix.
         frequencies: Those that all blocks share, if any.
+        draw: Coordinates drawn for this training step, if any.
     """
     windows = to_windows(x.unflatten(1, (cut.h, cut.w)), cut.window, (0, 0))
     positions = grid_positions(cut.window, cut.window, device=x.device)
     mask = None
     if cut.valid is not None:
         mask = key_mask(to_windows(cut.valid.unsqueeze(-1).float(), cut.window, (0, 0)).squeeze(-1) > 0)
-    mixed = attention(windows, positions, frequencies, mask, (cut.window, cut.window))
+    mixed = attention(windows, positions, frequencies, mask, (cut.window, cut.window), draw=draw)
     return from_windows(mixed, cut.h, cut.w, cut.window, (0, 0)).flatten(1, 2)
 
 

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from ropevit.kernels import rotate_qkv
 from ropevit.models.cut import Cut, attend_in
 from ropevit.models.packed import Rows
-from ropevit.rope import MixedRope
+from ropevit.rope import LearnedRope
+from ropevit.rope.scaling import Scaling
 
 
 class Attention(nn.Module):
@@ -23,7 +24,10 @@ class Attention(nn.Module):
     backend = "auto"
     """How the rotation is computed; `ropevit.kernels.set_backend` changes it."""
 
-    def __init__(self, width: int, heads: int, rope: MixedRope | None = None):
+    scaling: Scaling | None = None
+    """Rules for grids larger than the trained one; `ropevit.models.set_scaling` changes them."""
+
+    def __init__(self, width: int, heads: int, rope: LearnedRope | None = None):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
@@ -36,22 +40,28 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
-        frequencies: Float[Tensor, "ndim P"] | None = None,
+        frequencies: Float[Tensor, "ndim *a P"] | None = None,
         mask: Bool[Tensor, "B 1 n n"] | None = None,
         grid: tuple[int, int] | None = None,
+        *,
+        draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Attend among all n tokens, or those that the mask allows; the last N of them stand at `positions`.
 
-        Where there is a relative bias, all of them are the `grid`'s rows x columns, row-major.
+        Where there is a relative bias, all of them are the `grid`'s rows x columns, row-major. Where there are rules
+        for larger grids, the positions are those of a whole one; `draw` is what a training step drew for them.
         """
-        frequencies = frequencies if self.rope is None else self.rope.freqs
+        frequencies, temperature = frequencies if self.rope is None else self.rope.freqs, None
         num_prefix = x.shape[1] - positions.shape[-2]
+        if self.scaling is not None and frequencies is not None:
+            positions, frequencies, temperature = self.scaling(positions, frequencies, draw)
         if self.relative is None:
-            q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, backend=self.backend)
+            how = {"backend": self.backend, "temperature": temperature}
+            q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, **how)
             add = mask
         else:
             assert grid is not None
-            packed = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+            packed = sharpened(self.qkv(x).unflatten(-1, (3, self.heads, -1)), temperature)
             bias = self.relative(packed[:, :, 0].transpose(1, 2), *grid)
             add = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
             q, k, v = split(packed, positions, frequencies, num_prefix, backend=self.backend)
@@ -68,9 +78,10 @@ def project(
     num_prefix: int = 0,
     *,
     backend: str = "auto",
+    temperature: Float[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Make queries, keys and values of tokens, and turn the first two by the tokens' positions."""
-    packed = qkv(x).unflatten(-1, (3, heads, -1))
+    packed = sharpened(qkv(x).unflatten(-1, (3, heads, -1)), temperature)
     inplace = not qkv._forward_hooks  # a hook may keep what the layer returned
     return split(packed, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
 
@@ -89,6 +100,14 @@ def split(
         q, k, v = (part.transpose(1, 2) for part in packed.unbind(2))
         return q, k, v
     return rotate_qkv(packed, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
+
+
+def sharpened(qkv: Float[Tensor, "*B 3 A D"], temperature: Float[Tensor, ""] | None) -> Float[Tensor, "*B 3 A D"]:
+    """Multiply the queries of a packed projection, where attention is to be sharper or softer."""
+    if temperature is None:
+        return qkv
+    one = torch.ones_like(temperature)
+    return (qkv * torch.stack([temperature, one, one]).reshape(3, 1, 1)).to(qkv.dtype)
 
 
 class Mlp(nn.Module):
@@ -163,7 +182,7 @@ class Block(nn.Module):
         mlp_ratio: float = 4.0,
         layer_scale: float | None = 1e-4,
         drop_path: float = 0.0,
-        rope: MixedRope | None = None,
+        rope: LearnedRope | None = None,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
@@ -186,17 +205,19 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
-        frequencies: Float[Tensor, "ndim P"] | None = None,
+        frequencies: Float[Tensor, "ndim *a P"] | None = None,
         rows: Rows | None = None,
         cut: Cut | None = None,
         grid: tuple[int, int] | None = None,
+        *,
+        draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Mix the tokens (of each image, where `rows` tells them apart; in the windows of a cut), then work on each."""
         mask, mixed = None if rows is None else rows.mask, self.norm1(x)
         if cut is None:
-            mixed = self.attn(mixed, positions, frequencies, mask, grid)
+            mixed = self.attn(mixed, positions, frequencies, mask, grid, draw=draw)
         else:
-            mixed = attend_in(cut, self.attn, mixed, frequencies)
+            mixed = attend_in(cut, self.attn, mixed, frequencies, draw)
         x = x + self.drop_path(scale(mixed, self.gamma_1), rows)
         return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2), rows)
 

@@ -12,13 +12,14 @@ from torch.utils.checkpoint import checkpoint
 
 from ropevit.kernels.windows import covering, fit, window_shift
 from ropevit.models.classifier import Classifier
-from ropevit.models.config import ModelConfig, PositionEmbedding
+from ropevit.models.config import ModelConfig, PositionEmbedding, with_families
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
 from ropevit.models.packed import embed_each
+from ropevit.models.rotations import apply_scaling, check_rotation, own_rope, shared_rope
 from ropevit.models.windows import WindowAttention
-from ropevit.rope import AxialRope, MixedRope
+from ropevit.rope import LearnedRope
 
-SWIN_EMBEDDINGS = {
+PUBLISHED_EMBEDDINGS = {
     "none": PositionEmbedding(None),
     "rpb": PositionEmbedding(None, bias=True),
     "rope_axial": PositionEmbedding("axial"),
@@ -29,8 +30,11 @@ SWIN_EMBEDDINGS = {
     "rope_mixed_ape": PositionEmbedding("mixed", absolute=True),
 }
 
-#: Base of the frequencies of published Swins, by kind of rotation.
-THETA = {"axial": 50.0, "mixed": 10.0}
+#: All of them: those of the paper and its code, and the newer families.
+SWIN_EMBEDDINGS = with_families(PUBLISHED_EMBEDDINGS, beside="rpb")
+
+#: Base of the frequencies of published Swins, by kind of rotation; the families that are not published follow them.
+THETA = {"axial": 50.0, "mixed": 10.0, "golden": 50.0, "spiral": 50.0, "simplex": 50.0, "polar": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,12 @@ class SwinConfig(ModelConfig):
                     f"got {channels} channels for {heads} heads in stage {stage}; expected a multiple of the heads, "
                     "and with rotation heads of a multiple of 4 channels"
                 )
+            check_rotation(self, channels // heads, heads)
+
+    @property
+    def attended(self) -> tuple[int, int]:
+        """Rows and columns of tokens that attend to each other: those of a window."""
+        return self.window_size, self.window_size
 
     @property
     def multiple(self) -> int:
@@ -112,12 +122,13 @@ class SwinBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B h w C"],
-        frequencies: Float[Tensor, "2 P"] | None,
+        frequencies: Float[Tensor, "2 *a P"] | None,
         valid: Bool[Tensor, "B h w"] | None = None,
+        draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Mix the tokens of each window (the valid ones, where not all are), then work on each alone."""
         shift = window_shift(x.shape[1], x.shape[2], self.attn.window) if self.shifted else (0, 0)
-        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, valid))
+        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, valid, draw))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
@@ -173,9 +184,7 @@ class Stage(nn.Module):
         super().__init__()
         width, heads = config.width * 2**index, config.heads[index]
         self.window = config.window_size
-        self.rope = None
-        if config.rope == "axial":
-            self.rope = AxialRope(width // heads, config.theta)
+        self.rope = shared_rope(config, width // heads, heads)
         first, last = sum(config.depths[:index]), len(config.depths) - 1
         self.blocks = nn.ModuleList(
             SwinBlock(
@@ -190,20 +199,23 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(width) if index < last else None
 
     def forward(
-        self, x: Float[Tensor, "B h w C"], recompute: bool = False, valid: Bool[Tensor, "B h w"] | None = None
+        self,
+        x: Float[Tensor, "B h w C"],
+        recompute: bool = False,
+        valid: Bool[Tensor, "B h w"] | None = None,
+        draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Run the blocks, without the merging."""
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)
         for block in self.blocks:
-            inputs = x, frequencies, valid
+            inputs = x, frequencies, valid, draw
             x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
         return x
 
 
 def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
     """Build the attention of one block, with frequencies of its own where they are learned."""
-    rope = MixedRope(width // heads, heads, config.theta) if config.rope == "mixed" else None
-    return WindowAttention(width, heads, config.window_size, rope, config.bias)
+    return WindowAttention(width, heads, config.window_size, own_rope(config, width // heads, heads), config.bias)
 
 
 class Swin(Classifier[SwinConfig]):
@@ -228,6 +240,7 @@ class Swin(Classifier[SwinConfig]):
         self.head = nn.Linear(width, config.num_classes) if config.num_classes else nn.Identity()
         self.grad_checkpointing = False
         self.reset_parameters()
+        apply_scaling(self)
 
     def reset_parameters(self) -> None:
         """Start every weight anew, as Swin does: a truncated normal of 0.02, biases 0; the embedding by the config."""
@@ -244,7 +257,7 @@ class Swin(Classifier[SwinConfig]):
             init_linear(module)
         elif isinstance(module, WindowAttention) and module.relative_position_bias_table is not None:
             nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
-        elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope):
+        elif isinstance(module, nn.Conv2d | nn.LayerNorm | LearnedRope):
             module.reset_parameters()
 
     def embed(
@@ -287,9 +300,10 @@ class Swin(Classifier[SwinConfig]):
             valid: Which of them are image, where smaller images lie at the top left: the others are hidden, so that
                 each image gives what it gives alone. None where all are.
         """
+        draw = self.draw(x.device)
         for stage in self.layers:
             assert isinstance(stage, Stage)
-            x = stage(x, recompute=self.grad_checkpointing and self.training, valid=valid)
+            x = stage(x, recompute=self.grad_checkpointing and self.training, valid=valid, draw=draw)
             yield x
             if stage.downsample is not None:
                 if valid is not None:

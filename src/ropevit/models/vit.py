@@ -12,14 +12,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ropevit.models.classifier import Classifier
-from ropevit.models.config import ModelConfig, PositionEmbedding
+from ropevit.models.config import ModelConfig, PositionEmbedding, with_families
 from ropevit.models.cut import Cut
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
 from ropevit.models.packed import Packed, Rows, embed_each, mean_patch, pack, sample_embedding
+from ropevit.models.rotations import apply_scaling, check_rotation, own_rope, shared_rope
 from ropevit.models.sizes import check_size
-from ropevit.rope import AxialRope, MixedRope, grid_positions
+from ropevit.rope import LearnedRope, grid_positions
 
-POSITION_EMBEDDINGS = {
+PUBLISHED_EMBEDDINGS = {
     "none": PositionEmbedding(None, absolute=False),
     "ape": PositionEmbedding(None, absolute=True),
     "rope_axial": PositionEmbedding("axial", absolute=False),
@@ -28,8 +29,11 @@ POSITION_EMBEDDINGS = {
     "rope_mixed_ape": PositionEmbedding("mixed", absolute=True),
 }
 
-#: Base of the frequencies of published ViTs, by kind of rotation.
-THETA = {"axial": 100.0, "mixed": 10.0}
+#: All of them: those of the paper, and the newer families.
+POSITION_EMBEDDINGS = with_families(PUBLISHED_EMBEDDINGS, beside="ape")
+
+#: Base of the frequencies of published ViTs, by kind of rotation; the families that are not published follow them.
+THETA = {"axial": 100.0, "mixed": 10.0, "golden": 100.0, "spiral": 100.0, "simplex": 100.0, "polar": 10.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +78,13 @@ class ViTConfig(ModelConfig):
         channels = self.width // self.heads
         if self.rope and channels % 4:
             raise ValueError(f"got heads of {channels} channels; {self.position} needs a multiple of 4 for x and y")
+        check_rotation(self, channels, self.heads)
         check_size(*self.img_size, self.patch_size)
+
+    @property
+    def attended(self) -> tuple[int, int]:
+        """Rows and columns of tokens that attend to each other in an image of `img_size`."""
+        return self.grid
 
     @property
     def multiple(self) -> int:
@@ -105,8 +115,8 @@ class ViT(Classifier[ViTConfig]):
         registers = config.num_registers
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if config.absolute else None
-        head_channels, theta = config.width // config.heads, config.theta
-        self.rope = AxialRope(head_channels, theta) if config.rope == "axial" else None
+        head_channels = config.width // config.heads
+        self.rope = shared_rope(config, head_channels, config.heads)
         self.blocks = nn.ModuleList(
             Block(
                 config.width,
@@ -114,7 +124,7 @@ class ViT(Classifier[ViTConfig]):
                 config.mlp_ratio,
                 config.layer_scale,
                 rate,
-                MixedRope(head_channels, config.heads, theta) if config.rope == "mixed" else None,
+                own_rope(config, head_channels, config.heads),
             )
             for rate in drop_path_rates(config)
         )
@@ -122,6 +132,7 @@ class ViT(Classifier[ViTConfig]):
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
         self.grad_checkpointing = False
         self.reset_parameters()
+        apply_scaling(self)
 
     def reset_parameters(self) -> None:
         """Start every weight anew, as DeiT does: a truncated normal of 0.02, biases 0; the embedding by the config."""
@@ -139,7 +150,7 @@ class ViT(Classifier[ViTConfig]):
                 nn.init.normal_(self.pos_embed, std=self.config.ape_std)
         elif isinstance(module, nn.Linear):
             init_linear(module)
-        elif isinstance(module, nn.Conv2d | nn.LayerNorm | MixedRope | Block):
+        elif isinstance(module, nn.Conv2d | nn.LayerNorm | LearnedRope | Block):
             module.reset_parameters()
 
     @property
@@ -193,12 +204,12 @@ class ViT(Classifier[ViTConfig]):
             cuts: For each block the windows in which it attends, or None where it attends everywhere.
             grid: Rows and columns of the tokens; only a relative bias asks for them.
         """
-        frequencies = None if self.rope is None else self.rope.frequencies(x.device)
+        frequencies, draw = None if self.rope is None else self.rope.frequencies(x.device), self.draw(x.device)
         for block, cut in zip(self.blocks, cuts or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
-                x = checkpoint(block, x, positions, frequencies, rows, cut, grid, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+                x = checkpoint(block, x, positions, frequencies, rows, cut, grid, draw=draw, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
             else:
-                x = block(x, positions, frequencies, rows, cut, grid)
+                x = block(x, positions, frequencies, rows, cut, grid, draw=draw)
             yield x
 
     def encode(
@@ -270,7 +281,16 @@ class ViT(Classifier[ViTConfig]):
         return torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
 
     def forward_packed_features(self, packed: Packed) -> Float[Tensor, "R L C"]:
-        """Return all tokens of a packed batch after the final norm; `packed.split` gives each image its own."""
+        """Return all tokens of a packed batch after the final norm; `packed.split` gives each image its own.
+
+        Raises:
+            ValueError: If the model has rules for larger grids.
+        """
+        if self.scaling is not None:
+            raise ValueError(
+                f"got a packed batch with scaling={self.config.scaling!r}; rules see one grid, and every image has its "
+                "own: feed sizes one by one, or set_scaling(model, None)"
+            )
         return self.encode(self.embed_packed(packed), packed.positions, packed.rows())
 
     def forward_packed(self, packed: Packed) -> Float[Tensor, "B K"]:

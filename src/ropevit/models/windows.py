@@ -19,8 +19,9 @@ from ropevit.kernels.windows import (
     to_windows,
     window_mask,
 )
-from ropevit.models.layers import project, resize_embedding
-from ropevit.rope import MixedRope, grid_positions
+from ropevit.models.layers import project, resize_embedding, sharpened
+from ropevit.rope import LearnedRope, grid_positions
+from ropevit.rope.scaling import Scaling
 
 
 class WindowAttention(nn.Module):
@@ -39,10 +40,13 @@ class WindowAttention(nn.Module):
     backend = "auto"
     """How it is computed; "triton" is one fused kernel, and `ropevit.kernels.set_backend` changes it."""
 
+    scaling: Scaling | None = None
+    """Rules for windows larger than the trained ones; `ropevit.models.set_scaling` changes them."""
+
     sees_padding = False
     """Whether windows that the map does not fill are filled with zeros that take part as keys, instead of hidden."""
 
-    def __init__(self, width: int, heads: int, window: int, rope: MixedRope | None = None, bias: bool = False):
+    def __init__(self, width: int, heads: int, window: int, rope: LearnedRope | None = None, bias: bool = False):
         super().__init__()
         self.heads = heads
         self.window = window
@@ -54,9 +58,10 @@ class WindowAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B h w C"],
-        frequencies: Float[Tensor, "2 P"] | None,
+        frequencies: Float[Tensor, "2 *a P"] | None,
         shift: tuple[int, int],
         valid: Bool[Tensor, "B h w"] | None = None,
+        draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Attend inside each window of a map.
 
@@ -66,35 +71,60 @@ class WindowAttention(nn.Module):
             shift: Rows and columns by which the windows are shifted.
             valid: Which tokens are image, where smaller images lie at the top left of the map; the others are hidden,
                 and each image attends as it does alone. None where all are.
+            draw: Coordinates drawn for this training step, if any.
 
         Raises:
             ValueError: If `valid` is given to the Triton kernel, which has no mask of its own for each image.
         """
+        frequencies, temperature = self.seen(frequencies, draw, x.device)
         if valid is not None:
-            return self.attend_each(x, frequencies, shift, valid)
+            return self.attend_each(x, frequencies, temperature, shift, valid)
         if not self.sees_padding:
-            return self.attend(x, frequencies, shift)
+            return self.attend(x, frequencies, temperature, shift)
         h, w = x.shape[1:3]
         rows, columns = covering(h, self.window), covering(w, self.window)
-        return fit(self.attend(fit(x, rows * self.window, columns * self.window), frequencies, shift), h, w)
+        whole = fit(x, rows * self.window, columns * self.window)
+        return fit(self.attend(whole, frequencies, temperature, shift), h, w)
+
+    def seen(
+        self,
+        frequencies: Float[Tensor, "2 *a P"] | None,
+        draw: Float[Tensor, "2 2"] | None,
+        device: torch.device,
+    ) -> tuple[Float[Tensor, "2 *a P"] | None, Float[Tensor, ""] | None]:
+        """Give the frequencies of this layer and the temperature of its queries, by the rules for larger windows.
+
+        Positions that a rule moves stay here: windows hold nothing but patches, and scores depend on differences.
+        """
+        frequencies = frequencies if self.rope is None else self.rope.freqs
+        if self.scaling is None or frequencies is None:
+            return frequencies, None
+        _, frequencies, temperature = self.scaling(
+            grid_positions(self.window, self.window, device=device), frequencies, draw
+        )
+        return frequencies, temperature
 
     def attend(
-        self, x: Float[Tensor, "B h w C"], frequencies: Float[Tensor, "2 P"] | None, shift: tuple[int, int]
+        self,
+        x: Float[Tensor, "B h w C"],
+        frequencies: Float[Tensor, "2 *a P"] | None,
+        temperature: Float[Tensor, ""] | None,
+        shift: tuple[int, int],
     ) -> Float[Tensor, "B h w C"]:
         """Do so with whatever does not fill a window hidden."""
-        frequencies = frequencies if self.rope is None else self.rope.freqs
         bias = self.bias()
         if self.backend == "triton":
-            qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+            qkv = sharpened(self.qkv(x).unflatten(-1, (3, self.heads, -1)), temperature)
             return self.proj(window_attention(qkv, self.window, shift, frequencies, bias, backend="triton").flatten(3))
         (h, w), window = x.shape[1:3], self.window
         windows, mask = to_windows(x, window, shift), window_mask(h, w, window, shift, x.device)
-        return from_windows(self.mix(windows, frequencies, bias, mask), h, w, window, shift)
+        return from_windows(self.mix(windows, frequencies, temperature, bias, mask), h, w, window, shift)
 
     def attend_each(
         self,
         x: Float[Tensor, "B h w C"],
-        frequencies: Float[Tensor, "2 P"] | None,
+        frequencies: Float[Tensor, "2 *a P"] | None,
+        temperature: Float[Tensor, ""] | None,
         shift: tuple[int, int],
         valid: Bool[Tensor, "B h w"],
     ) -> Float[Tensor, "B h w C"]:
@@ -106,8 +136,7 @@ class WindowAttention(nn.Module):
         shifts = own_shifts(valid, window, shift)
         mask = own_mask(valid, window, shifts)
         windows = to_windows(roll_each(fit(x, rows, columns), -shifts), window, (0, 0))
-        frequencies = frequencies if self.rope is None else self.rope.freqs
-        windows = self.mix(windows, frequencies, self.bias(), mask)
+        windows = self.mix(windows, frequencies, temperature, self.bias(), mask)
         return fit(roll_each(from_windows(windows, rows, columns, window, (0, 0)), shifts), h, w)
 
     def bias(self) -> Float[Tensor, "A n n"] | None:
@@ -119,12 +148,14 @@ class WindowAttention(nn.Module):
         self,
         windows: Float[Tensor, "Bn n C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
+        temperature: Float[Tensor, ""] | None,
         bias: Float[Tensor, "A n n"] | None,
         mask: Bool[Tensor, "windows n n"] | None,
     ) -> Float[Tensor, "Bn n C"]:
         """Attend inside windows, as one of plain operations after the other."""
         positions = grid_positions(self.window, self.window, device=windows.device)
-        q, k, v = project(self.qkv, windows, self.heads, positions, frequencies, backend=self.backend)
+        how = {"backend": self.backend, "temperature": temperature}
+        q, k, v = project(self.qkv, windows, self.heads, positions, frequencies, **how)
         return self.proj(attend(q, k, v, join_scores(bias, mask, q.dtype)).transpose(1, 2).flatten(2))
 
 

@@ -3,9 +3,10 @@
 >>> q, k = rotate(q, k, grid_positions(h, w), axial_frequencies(64), num_prefix=1)
 """
 
+from ropevit.rope.families import golden_frequencies, polar_frequencies, simplex_frequencies, spiral_frequencies
 from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis, random_directions
 from ropevit.rope.grid import crop_positions, grid_positions, kept_positions, packed_positions, window_positions
-from ropevit.rope.layers import AxialRope, GatedAxialRope, MixedRope
+from ropevit.rope.layers import AxialRope, FixedRope, GatedAxialRope, LearnedRope, MixedRope, PolarRope
 from ropevit.rope.rotation import Turn, angles, apply_turn, make_turn, rotate
 
 #: What published weights rely on. Written into every checkpoint of ours and compared when one is loaded.
@@ -20,20 +21,27 @@ CONVENTION = {
 __all__ = [
     "CONVENTION",
     "AxialRope",
+    "FixedRope",
     "GatedAxialRope",
+    "LearnedRope",
     "MixedRope",
+    "PolarRope",
     "Turn",
     "angles",
     "apply_turn",
     "axial_frequencies",
     "crop_positions",
+    "golden_frequencies",
     "grid_positions",
     "kept_positions",
     "make_turn",
     "mixed_frequencies",
     "packed_positions",
     "pairs_per_axis",
+    "polar_frequencies",
     "random_directions",
     "rotate",
+    "simplex_frequencies",
+    "spiral_frequencies",
     "window_positions",
 ]

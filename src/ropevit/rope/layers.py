@@ -1,11 +1,13 @@
-"""RoPE-Axial, RoPE-Mixed and a gated RoPE-Axial as modules, for anyone's attention: `q, k = rope(q, k, positions)`."""
+"""RoPE-Axial, RoPE-Mixed and the other families as modules, for anyone's attention: `q, k = rope(q, k, positions)`."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ropevit.rope.families import FIXED, count_pairs, polar_frequencies, speeds
 from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis
 from ropevit.rope.rotation import Turn, make_turn, rotate
 
@@ -47,11 +49,81 @@ class AxialRope(nn.Module):
         return f"channels={self.channels}, theta={self.theta:g}, pairs={self.pairs}"
 
 
-class MixedRope(nn.Module):
+class FixedRope(nn.Module):
+    """Rotation of an image with fixed frequencies of another family; it has no parameters and no buffers.
+
+    Args:
+        kind: A name of `ropevit.rope.families.FIXED`: golden, spiral or simplex.
+        channels: Channels per head, D.
+        heads: Number of heads, A.
+        theta: Ratio of the fastest to the (excluded) slowest frequency.
+
+    Source: see `ropevit.rope.families`.
+    """
+
+    def __init__(self, kind: str, channels: int, heads: int, theta: float = 100.0):
+        super().__init__()
+        if kind not in FIXED:
+            raise ValueError(f"no family of fixed frequencies named {kind!r}; choose one of {', '.join(FIXED)}")
+        self.kind, self.channels, self.heads, self.theta = kind, channels, heads, theta
+        self.frequencies("meta")  # refuses bad arguments now, not in training
+
+    def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "2 *A P"]:
+        """Compute the frequencies on a device, in radians per patch."""
+        return FIXED[self.kind](self.channels, self.heads, self.theta, device)
+
+    def turn(self, positions: Float[Tensor, "*B N 2"], num_prefix: int = 0) -> Turn:
+        """Compute the cosines and sines that all layers share."""
+        return make_turn(positions, self.frequencies(positions.device), num_prefix)
+
+    def forward(
+        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N 2"], num_prefix: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
+        return rotate(q, k, positions, self.frequencies(positions.device), num_prefix)
+
+    def extra_repr(self) -> str:
+        """Describe the module in `print(model)`."""
+        return f"{self.kind}, channels={self.channels}, heads={self.heads}, theta={self.theta:g}"
+
+
+class LearnedRope(nn.Module):
+    """Base of the rotations that learn: their parameters stay float32 when the model is cast to a shorter dtype.
+
+    They should not be decayed.
+    """
+
+    freqs: Tensor
+    """Frequencies (ndim, heads, P), in radians per patch."""
+
+    def reset_parameters(self) -> None:
+        """Start anew."""
+        raise NotImplementedError
+
+    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
+        """Compute the cosines and sines of this layer, (A, num_prefix + N, P) for each set of positions."""
+        return make_turn(positions, self.freqs, num_prefix)
+
+    def forward(
+        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
+        return rotate(q, k, positions, self.freqs, num_prefix)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LearnedRope":
+        """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
+        return super()._apply(keep_precision(fn), recurse)
+
+    def extra_repr(self) -> str:
+        """Describe the module in `print(model)`."""
+        ndim, heads, pairs = self.freqs.shape
+        return f"channels={2 * pairs}, heads={heads}, ndim={ndim}"
+
+
+class MixedRope(LearnedRope):
     """Rotation with learned frequencies: each pair of each head turns along a direction of its own.
 
-    The parameter `freqs` (ndim, heads, P) stays float32 when the model is cast to a shorter dtype. It should not be
-    decayed.
+    The parameter `freqs` (ndim, heads, P) holds the frequencies themselves.
 
     Args:
         channels: Channels per head, D.
@@ -83,24 +155,59 @@ class MixedRope(nn.Module):
         ndim, heads, pairs = self.freqs.shape
         self.freqs.copy_(mixed_frequencies(2 * pairs, heads, self.theta, ndim, self.pairs, generator))
 
-    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
-        """Compute the cosines and sines of this layer, (A, num_prefix + N, P) for each set of positions."""
-        return make_turn(positions, self.freqs, num_prefix)
+    def extra_repr(self) -> str:
+        """Describe the module in `print(model)`."""
+        return f"{super().extra_repr()}, theta={self.theta:g}"
 
-    def forward(
-        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
-        return rotate(q, k, positions, self.freqs, num_prefix)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MixedRope":
-        """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
-        return super()._apply(keep_precision(fn), recurse)
+class PolarRope(LearnedRope):
+    """Rotation of an image with learned speeds between bounds, in directions that stay evenly spread.
+
+    Parameters: `raw_speeds` (heads, P), of which a sigmoid makes speeds, and `heading` (heads,), which turns all
+    directions of a head together. At the start the speeds are theta^(-p/P), and headings differ from head to head.
+
+    Args:
+        channels: Channels per head, D.
+        heads: Number of heads, A.
+        theta: Of the starting speeds.
+        slowest: Lower bound of the speeds, in radians a patch; 0.01 is one turn in 628 patches.
+        fastest: Upper bound; pi is half a turn a patch, beyond which whole patches cannot tell waves apart.
+
+    Source: Compass-RoPE (ICML 2026, poster 62023); see `polar_frequencies`.
+    """
+
+    def __init__(self, channels: int, heads: int, theta: float = 10.0, slowest: float = 0.01, fastest: float = math.pi):
+        super().__init__()
+        pairs = count_pairs(channels, theta)
+        if heads < 1 or pairs < 2:
+            raise ValueError(f"got {heads} heads of {channels} channels; expected at least 1 head of 4 channels")
+        if not 0 < slowest < fastest <= math.pi or not slowest <= min(1, 1 / theta) or fastest <= 1:
+            raise ValueError(
+                f"got slowest={slowest}, fastest={fastest}, theta={theta}; expected 0 < slowest < fastest <= pi with "
+                "the starting speeds, from 1 to 1 / theta radians a patch, between them"
+            )
+        self.theta, self.slowest, self.fastest = theta, slowest, fastest
+        self.raw_speeds = nn.Parameter(torch.empty(heads, pairs))
+        self.heading = nn.Parameter(torch.empty(heads))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Go back to the starting speeds and headings, which are always the same."""
+        heads, pairs = self.raw_speeds.shape
+        speed = speeds(pairs, self.theta, self.raw_speeds.device)
+        share = (speed / self.slowest).log() / math.log(self.fastest / self.slowest)
+        self.raw_speeds.copy_(share.logit().expand(heads, -1))
+        self.heading.copy_(math.pi / pairs / heads * torch.arange(heads, device=self.heading.device))
+
+    @property
+    def freqs(self) -> Float[Tensor, "2 heads P"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Frequencies, in radians per patch."""
+        return polar_frequencies(self.raw_speeds, self.heading, self.slowest, self.fastest)
 
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
-        ndim, heads, pairs = self.freqs.shape
-        return f"channels={2 * pairs}, heads={heads}, ndim={ndim}, theta={self.theta:g}"
+        return f"{super().extra_repr()}, theta={self.theta:g}, speeds {self.slowest:g} to {self.fastest:.4g}"
 
 
 class GatedAxialRope(nn.Module):

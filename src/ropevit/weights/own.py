@@ -14,7 +14,13 @@ FORMAT = "ropevit"
 
 #: Fields in which two models may differ and still have the same weights; shapes and names show the first three, and
 #: bias tables are resized to another window.
-FREE = {"img_size", "window_size", "num_classes", "layer_scale", "drop_path", "drop_path_rule", "ape_std"}
+FREE = {
+    *("img_size", "window_size", "num_classes", "layer_scale", "drop_path", "drop_path_rule", "ape_std"),
+    *("scaling", "trained_grid"),
+}
+
+#: Fields that files from before there were rules for larger grids do not have.
+ADDED = {"scaling", "trained_grid"}
 
 
 def own_metadata(config: Config, classes: list[str] | None, metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -63,9 +69,9 @@ def stored_config(metadata: Mapping[str, str], source: str) -> Config:
     kind = ARCHITECTURES[name][0]
     stored = stored_json(metadata, "config", source)
     known = {field.name for field in fields(kind)}
-    if not isinstance(stored, dict) or set(stored) != known:
+    if not isinstance(stored, dict) or set(stored) | ADDED != known:
         given = set(stored) if isinstance(stored, dict) else set()
-        unknown, missing = sorted(given - known), sorted(known - given)
+        unknown, missing = sorted(given - known), sorted(known - given - ADDED)
         raise WeightsError(
             f"the config in {source} has unknown fields {unknown} and lacks {missing}; "
             "load it with the version of ropevit that wrote it"

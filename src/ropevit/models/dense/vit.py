@@ -149,6 +149,11 @@ class DenseViT(Backbone[ViT]):
             valid: Tokens that others may see; None for all, zeros in windows that they do not fill among them.
         """
         body, config = self.body, self.config
+        if valid is not None and body.scaling is not None:
+            raise ValueError(
+                f"got padding='masked' with scaling={body.config.scaling!r}; rules see the grid of the batch, and "
+                "every image has its own: leave one of them out"
+            )
         tokens, positions = body.embed(images, valid)
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
         cut = Cut(h, w, config.window, valid)
