@@ -18,7 +18,7 @@ from ropevit.cli.predict import load, pixel_statistics
 from ropevit.integrations.export import Difference, ExportReport, MismatchError, export_onnx, export_torch
 from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
-from ropevit.models import Model, ViTConfig
+from ropevit.models import Model, ViTConfig, set_scaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class ExportConfig:
     """Side of the images, or height and width, to fix for a Swin: written in seconds, where any size takes a minute."""
     bake: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None
     """Fix height and width, and keep all that depends on them as constants, as TensorRT likes it."""
+    scaling: str | None = None
+    """Rules for images larger than the model was trained on, such as ntk or parts+log; they become part of the file."""
     int8: bool = False
     """Round linear layers to 8 bits, for CPUs (ONNX)."""
     tolerance: float = TOLERANCE
@@ -83,6 +85,8 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
         model, facts = find(config, size)
     if size and not config.bake and isinstance(model.config, ViTConfig):
         raise ValueError(f"height and width stay free for this model; to fix them take --bake {size[0]}x{size[1]}")
+    if config.scaling is not None:
+        set_scaling(model, config.scaling)
     options: dict[str, Any] = {"size": size, "bake": config.bake is not None, "overwrite": config.force, **facts}
     if config.format == "onnx":
         options["int8"] = config.int8

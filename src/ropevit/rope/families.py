@@ -153,7 +153,8 @@ def polar_frequencies(
     sampling theorem at one sample a patch); its Fourier mixing of angles is left out.
     """
     speed = slowest * (math.log(fastest / slowest) * raw.sigmoid()).exp()
-    return waves(speed, polar_directions(raw.shape[-1], raw.device, raw.dtype) + heading.unsqueeze(-1))
+    spread = polar_directions(raw.shape[-1], raw.device, raw.dtype)
+    return waves(speed, spread + heading.unsqueeze(-1) % (2 * math.pi))  # whole turns would cost digits
 
 
 #: kind -> frequencies of (channels, heads, theta, device), for the families that learn nothing.

@@ -39,15 +39,10 @@ class Grids(NamedTuple):
     now: Float[Tensor, "2"]
     trained: Float[Tensor, "2"]
 
-    @property
-    def scale(self) -> Float[Tensor, "2"]:
-        """Times the trained grid, along x and y."""
-        return self.now / self.trained
 
-    @property
-    def stretch(self) -> Float[Tensor, "2"]:
-        """The same, but 1 where the grid is smaller than the trained one."""
-        return self.scale.clamp(min=1)
+def extension(grids: Grids) -> Float[Tensor, "2"]:
+    """Give the scale along x and y, but 1 where the grid is smaller than the trained one."""
+    return (grids.now / grids.trained).clamp(min=1)
 
 
 @runtime_checkable
@@ -82,7 +77,7 @@ class Interpolate:
 
     def __call__(self, seen: Seen, grids: Grids) -> Seen:
         """Divide the frequencies."""
-        return seen._replace(frequencies=seen.frequencies / along(grids.stretch, seen.frequencies))
+        return seen._replace(frequencies=seen.frequencies / along(extension(grids), seen.frequencies))
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ class Normalise:
 
     def __call__(self, seen: Seen, grids: Grids) -> Seen:
         """Divide the frequencies."""
-        scale = grids.scale
+        scale = grids.now / grids.trained
         if self.by != "separate":
             scale = (scale.amax() if self.by == "max" else scale.amin()).expand(2)
         return seen._replace(frequencies=seen.frequencies / along(scale, seen.frequencies))
@@ -140,7 +135,7 @@ class NTK:
         fastest = speed.amax(-1, keepdim=True)
         slowness = (fastest / speed.maximum(self.floor * fastest)).log()
         exponent = slowness / slowness.amax(-1, keepdim=True).clamp(min=1e-6)
-        return seen._replace(frequencies=seen.frequencies * along(grids.stretch, seen.frequencies) ** -exponent)
+        return seen._replace(frequencies=seen.frequencies * along(extension(grids), seen.frequencies) ** -exponent)
 
 
 @dataclass(frozen=True)
@@ -170,11 +165,16 @@ class Parts:
 
     def __call__(self, seen: Seen, grids: Grids) -> Seen:
         """Scale the frequencies."""
-        frequencies = seen.frequencies
-        turns = length(frequencies * along(grids.trained, frequencies)) / (2 * math.pi)
-        kept = ((turns - self.slow) / (self.fast - self.slow)).clamp(0, 1)
-        change = frequencies / along(grids.stretch, frequencies) - frequencies
-        return seen._replace(frequencies=frequencies + change * (1 - kept))
+        return by_parts(seen, grids, self.slow, self.fast)
+
+
+def by_parts(seen: Seen, grids: Grids, slow: float, fast: float) -> Seen:
+    """Interpolate each pair by how often it turns over the trained grid; see `Parts`."""
+    frequencies = seen.frequencies
+    turns = length(frequencies * along(grids.trained, frequencies)) / (2 * math.pi)
+    kept = ((turns - slow) / (fast - slow)).clamp(0, 1)
+    change = frequencies / along(extension(grids), frequencies) - frequencies
+    return seen._replace(frequencies=frequencies + change * (1 - kept))
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ class Yarn:
 
     def __call__(self, seen: Seen, grids: Grids) -> Seen:
         """Scale the frequencies, and sharpen attention."""
-        growth = grids.stretch.log().mean()
-        return sharpen(Parts(self.slow, self.fast)(seen, grids), (0.1 * growth + 1) ** 2)
+        growth = extension(grids).log().mean()
+        return sharpen(by_parts(seen, grids, self.slow, self.fast), (0.1 * growth + 1) ** 2)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Build a model by name, with or without weights."""
 
 import logging
+from dataclasses import replace
 
-from ropevit.models.architectures import Model, build_model
-from ropevit.models.registry import get_config
+from ropevit.models.architectures import Config, Model, build_model
+from ropevit.models.registry import MODELS, get_config
 from ropevit.weights.hub import hub_id
-from ropevit.weights.loading import load_found, understand
+from ropevit.weights.loading import Found, load_found, understand
 from ropevit.weights.reading import Source, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def create_model(
         img_size: Height and width in pixels (or the side of a square) for which an absolute embedding is made, and to
             which a loaded one is resized. Any size may be fed. A Swin takes windows of 1/32 of it, as the paper does.
         num_classes: Classes; where loaded weights have another number, the head is new. 0 leaves the head out.
-        fields: Other fields of the model's config, such as drop_path=0.1 or, for a Swin, window_size=7.
+        fields: Other fields of the model's config, such as drop_path=0.1, scaling="ntk" or, for a Swin, window_size=7.
+            Where weights are loaded, the grid from which rules of `scaling` count is the one of their training.
 
     Raises:
         ValueError: If there is no such model or field, or a value is out of range.
@@ -40,7 +42,18 @@ def create_model(
     if pretrained is False:
         return build_model(config)
     found = understand(read_checkpoint(hub_id(name) if pretrained is True else pretrained))
+    if config.trained_grid is None and (grid := grid_of_training(found, name)) != config.attended:
+        config = replace(config, trained_grid=grid)
     model = build_model(config)
     replace_head = num_classes is not None and found.num_classes not in (None, num_classes)
     log.info("%s", load_found(model, found, replace_head))
     return model
+
+
+def grid_of_training(found: Found, name: str) -> tuple[int, int]:
+    """Tell the rows and columns of tokens that attended to each other when weights were trained.
+
+    A file of ours says so; others are taken for published ones, which were trained as the registry has it.
+    """
+    config: Config = MODELS[name] if found.config is None else found.config
+    return config.trained_grid or config.attended

@@ -247,8 +247,11 @@ def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], foun
 
 
 def check_rotation(config: Config, found: Found) -> None:
-    """Refuse fixed frequencies for a model that learns its own: a published Swin keeps both under the same name."""
-    if found.config is not None or found.facts is None:
+    """Refuse fixed frequencies for a model that learns its own: a published Swin keeps both under the same name.
+
+    The families beside axial and mixed are not published, and what they learn has names of its own.
+    """
+    if found.config is not None or found.facts is None or config.rope not in (None, "axial", "mixed"):
         return
     if config.rope not in {EMBEDDINGS[found.facts.architecture][name].rope for name in found.facts.positions}:
         raise WeightsError(f"{found.source} does not fit the model; {hint(found.facts, found.state, config)}")

@@ -1,6 +1,7 @@
 """Training of classifiers: data, mixing and loss for the engine."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,10 @@ def first_model(config: TrainConfig, num_classes: int) -> Model:
     chosen = config.model
     if chosen.init is None:
         return build_model(chosen.build(num_classes))
-    return create_model(chosen.name, chosen.init, num_classes=num_classes, **chosen.fields)
+    model = create_model(chosen.name, chosen.init, num_classes=num_classes, **chosen.fields)
+    if model.config.scaling is None:
+        model.config = replace(model.config, trained_grid=None)  # this training is what later rules count from
+    return model
 
 
 class Classification:

@@ -1,0 +1,159 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ropevit.rope import (
+    FixedRope,
+    PolarRope,
+    golden_frequencies,
+    grid_positions,
+    polar_frequencies,
+    simplex_frequencies,
+    spiral_frequencies,
+)
+from ropevit.rope.families import FIXED, polar_directions
+
+EXACT = {"dtype": torch.float64}
+
+
+def moment(frequencies):
+    """Average d d^T over the unit vectors of the pairs that turn."""
+    vectors = frequencies.flatten(1)
+    length = vectors.norm(dim=0)
+    directions = (vectors / length)[:, length > 0]
+    return directions @ directions.T / directions.shape[1]
+
+
+def directions(frequencies):
+    return torch.atan2(frequencies[1], frequencies[0]) % math.pi
+
+
+@pytest.mark.parametrize("channels", [12, 16, 32, 64, 128])
+@pytest.mark.parametrize("family", [spiral_frequencies, simplex_frequencies])
+def test_directions_of_spiral_and_simplex_prefer_none(family, channels):
+    assert_close(moment(family(channels, 3, **EXACT)), torch.eye(2, **EXACT) / 2, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("heads", [1, 6])
+def test_golden_directions_come_ever_nearer_to_preferring_none(heads):
+    off = [(moment(golden_frequencies(2 * pairs, heads, **EXACT)) - torch.eye(2) / 2).abs().max() for pairs in (8, 512)]
+    assert off[0] < 0.06
+    assert off[1] < 0.002
+
+
+def test_golden_by_hand():
+    found = golden_frequencies(4, 2, theta=100.0, **EXACT)  # P = 2: speeds 1 and 1/10
+    steps = torch.tensor([[0.0, 0.6180339887], [0.2360679775, 0.8541019662]], **EXACT)
+    speed = torch.tensor([1.0, 0.1], **EXACT)
+    assert_close(found, torch.stack([speed * (math.pi * steps).cos(), speed * (math.pi * steps).sin()]))
+
+
+def test_no_two_heads_of_golden_look_along_the_same_directions():
+    turned = directions(golden_frequencies(32, 4, **EXACT)).flatten()
+    apart = (turned[:, None] - turned[None]).abs()
+    apart = torch.minimum(apart, math.pi - apart) + torch.eye(64, **EXACT)
+    assert apart.min() > math.pi / 64 / 3  # evenly spread, they would be pi / 64 apart
+
+
+def test_spiral_by_hand():
+    found = spiral_frequencies(8, 1, theta=16.0, **EXACT)  # P = 4: speeds 1, 1/2, 1/4, 1/8; 45 degrees further each
+    half = math.sqrt(0.5)
+    assert_close(
+        found, torch.tensor([[1, half / 2, 0, -half / 8], [0, half / 2, 0.25, half / 8]], **EXACT), atol=1e-6, rtol=0
+    )
+
+
+def test_simplex_by_hand():
+    found = simplex_frequencies(14, 1, theta=4.0, **EXACT)  # P = 7: two scales of three waves, and one pair at rest
+    high = math.sqrt(0.75)
+    assert_close(found[:, 0, :3], torch.tensor([[1, -0.5, -0.5], [0, high, -high]], **EXACT))
+    turn = 2 * math.pi / 3 * 0.6180339887
+    assert_close(found[:, 0, 3], torch.tensor([math.cos(turn) / 2, math.sin(turn) / 2], **EXACT))
+    assert_close(found[:, 0, 3:6].sum(-1), torch.zeros(2, **EXACT), atol=1e-12, rtol=0)
+    assert found[:, 0, 6].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", FIXED)
+def test_speeds_run_from_one_to_the_inverse_of_theta(kind):
+    speed = FIXED[kind](64, 2, 100.0).norm(dim=0)
+    turning = speed[speed > 0]
+    assert_close(turning.max(), torch.tensor(1.0))
+    assert 0.01 < turning.min() < 0.02
+
+
+@pytest.mark.parametrize("kind", FIXED)
+def test_fixed_families_hold_nothing_and_rotate(kind):
+    rope = FixedRope(kind, 16, 3)
+    assert not [*rope.parameters(), *rope.buffers()]
+    q, k = torch.randn(2, 2, 3, 6, 16).unbind()
+    turned = rope(q, k, grid_positions(2, 3))
+    shifted = rope(q, k, grid_positions(2, 3) + torch.tensor([5.0, -2.0]))
+    assert_close(turned[0] @ turned[1].mT, shifted[0] @ shifted[1].mT, atol=1e-4, rtol=1e-4)
+    assert kind in repr(rope)
+
+
+@pytest.mark.parametrize("pairs", range(2, 70))
+def test_polar_directions_take_each_step_of_the_half_circle_once(pairs):
+    steps = polar_directions(pairs, dtype=torch.float64) * pairs / math.pi
+    assert_close(steps.sort().values, torch.arange(pairs, **EXACT), atol=1e-4, rtol=0)
+
+
+def test_polar_starts_geometric_with_heads_turned_apart():
+    rope = PolarRope(32, 2, theta=10.0)
+    frequencies = rope.freqs.detach()
+    assert_close(frequencies.norm(dim=0), (10.0 ** -(torch.arange(16) / 16)).expand(2, -1))
+    assert_close(moment(frequencies), torch.eye(2) / 2, atol=1e-5, rtol=0)
+    turned = directions(frequencies.double())
+    assert_close((turned[1] - turned[0]) % math.pi, torch.full((16,), math.pi / 32, **EXACT), atol=1e-5, rtol=0)
+
+
+def test_polar_stays_within_its_bounds_and_isotropic_after_wild_steps():
+    rope = PolarRope(32, 4)
+    optimizer = torch.optim.SGD(rope.parameters(), lr=1e4)
+    for _ in range(5):
+        q, k = torch.randn(2, 1, 4, 12, 32).unbind()
+        turned = rope(q, k, grid_positions(3, 4))
+        (turned[0] @ turned[1].mT).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert rope.raw_speeds.abs().max() > 20
+    speed = rope.freqs.detach().norm(dim=0)
+    assert speed.min() >= 0.01 * (1 - 1e-5)
+    assert speed.max() <= math.pi * (1 + 1e-5)
+    for head in rope.freqs.detach().unbind(1):
+        assert_close(moment(head), torch.eye(2) / 2, atol=1e-4, rtol=0)
+
+
+def test_polar_frequencies_have_exact_gradients():
+    raw, heading = torch.randn(2, 4, **EXACT, requires_grad=True), torch.randn(2, **EXACT, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda r, h: polar_frequencies(r, h, 0.01, math.pi), (raw, heading))
+
+
+def test_polar_keeps_its_precision_and_starts_anew():
+    rope = PolarRope(16, 2)
+    start = rope.freqs.detach()
+    with torch.no_grad():
+        rope.raw_speeds.zero_()
+    rope.bfloat16().reset_parameters()
+    assert rope.raw_speeds.dtype == rope.heading.dtype == torch.float32
+    assert torch.equal(rope.freqs, start)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: FixedRope("silver", 16, 2), "no family of fixed frequencies named 'silver'; choose one of golden"),
+        (lambda: FixedRope("golden", 15, 2), "15 channels per head; expected a positive even number"),
+        (lambda: FixedRope("spiral", 6, 2), "heads of 6 channels; a spiral needs a multiple of 4"),
+        (lambda: FixedRope("simplex", 4, 2), "heads of 4 channels; a simplex of three waves needs at least 6"),
+        (lambda: FixedRope("golden", 16, 2, theta=0), "theta=0; expected a positive number"),
+        (lambda: PolarRope(16, 2, fastest=4.0), "fastest=4.0, theta=10.0; expected 0 < slowest < fastest <= pi"),
+        (lambda: PolarRope(16, 2, theta=1000), "expected 0 < slowest < fastest <= pi with the starting speeds"),
+        (lambda: PolarRope(2, 2), "2 heads of 2 channels; expected at least 1 head of 4 channels"),
+    ],
+)
+def test_families_that_cannot_be_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,175 @@
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ropevit.rope import PolarRope, axial_frequencies, golden_frequencies, grid_positions, mixed_frequencies
+from ropevit.rope.scaling import NTK, RULES, Interpolate, Jitter, Parts, Scaling, Yarn, parse_scaling
+
+AXIAL = axial_frequencies(32)  # 8 pairs for x, 8 for y; the fastest turns by 1 radian a patch
+
+
+def seen(text, rows, columns, frequencies=AXIAL, trained=(14, 14)):
+    return parse_scaling(text, trained)(grid_positions(rows, columns), frequencies)
+
+
+def tables():
+    polar = PolarRope(32, 3).freqs.detach()
+    return {"axial": AXIAL, "mixed": mixed_frequencies(32, 3), "golden": golden_frequencies(32, 3), "polar": polar}
+
+
+@pytest.mark.parametrize("rule", [*RULES, "yarn+log", "normalise(by=min)"])
+@pytest.mark.parametrize("table", ["axial", "mixed", "golden", "polar"])
+def test_at_the_trained_grid_a_rule_changes_no_bit(rule, table):
+    frequencies = tables()[table]
+    found = seen(rule, 9, 14, frequencies, trained=(9, 14))
+    assert torch.equal(found.frequencies, frequencies)
+    assert torch.equal(found.positions, grid_positions(9, 14))
+    assert found.temperature is None or found.temperature == 1
+
+
+def test_interpolation_divides_each_axis_by_its_own_scale():
+    found = seen("pi", 28, 42).frequencies  # twice as many rows, three times as many columns
+    assert_close(found, AXIAL / torch.tensor([[3.0], [2.0]]))
+    assert torch.equal(seen("pi", 7, 14).frequencies, AXIAL)  # smaller grids stay
+
+
+@pytest.mark.parametrize(("by", "over"), [("separate", (0.5, 2.0)), ("max", (2.0, 2.0)), ("min", (0.5, 0.5))])
+def test_normalised_grids_span_what_the_trained_one_spans_also_smaller_ones(by, over):
+    found = seen(f"normalise(by={by})", 28, 7).frequencies
+    assert_close(found, AXIAL / torch.tensor(over).unsqueeze(1))
+
+
+def test_ntk_leaves_the_fastest_pair_and_interpolates_the_slowest():
+    ratio = seen("ntk", 28, 56).frequencies.sum(0) / AXIAL.sum(0)
+    exponents = torch.arange(8) / 7
+    assert_close(ratio, torch.cat([4.0**-exponents, 2.0**-exponents]))
+    assert ratio[0] == ratio[8] == 1
+
+
+def test_ntk_is_a_larger_base_as_its_source_has_it():
+    longer = 100.0 * 2 ** (8 / 7)  # theta * scale^(n / (n - 1)), n = 8 pairs an axis
+    assert_close(seen("ntk", 28, 28).frequencies, axial_frequencies(32, theta=longer))
+
+
+def test_ntk_works_head_by_head_on_learned_frequencies():
+    frequencies = mixed_frequencies(16, 2) * torch.tensor([1.0, 0.3]).reshape(1, 2, 1)
+    ratio = seen("ntk", 28, 28, frequencies).frequencies.norm(dim=0) / frequencies.norm(dim=0)
+    assert_close(ratio.amax(-1), torch.ones(2))
+    assert_close(ratio.amin(-1), torch.full((2,), 0.5))
+
+
+def test_ntk_takes_pairs_at_rest_and_pairs_all_alike():
+    still = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    found = NTK(floor=0.25)
+    ratio = Scaling((found,), (4, 4))(grid_positions(8, 8), still).frequencies
+    assert_close(ratio[0], torch.tensor([1.0, 0.5 * 2**-0.5, 0.0]))
+    alike = torch.ones(2, 3)
+    assert torch.equal(Scaling((found,), (4, 4))(grid_positions(8, 8), alike).frequencies, alike)
+
+
+def test_parts_leaves_what_turns_often_and_interpolates_what_turns_seldom():
+    trained = 2 * math.pi  # as long as radians a patch are turns over the grid
+    frequencies = torch.tensor([[3.0, 2.0, 1.25, 0.5, 0.1], [0.0] * 5])
+    found = seen("parts", 18, 18, frequencies, trained=(6, 6)).frequencies[0]
+    turns = frequencies[0] * 6 / trained
+    kept = ((turns - 0.5) / 1.5).clamp(0, 1)
+    assert_close(found, frequencies[0] * (kept + (1 - kept) / 3))
+    assert found[0] == 3.0
+    assert_close(found[3:], frequencies[0, 3:] / 3)
+
+
+def test_turns_are_counted_along_the_direction_of_a_pair():
+    diagonal = torch.tensor([[math.sqrt(0.5), 1.0], [math.sqrt(0.5), 0.0]])  # the same speed, two directions
+    found = seen("parts(slow=0.5,fast=3)", 28, 28, diagonal).frequencies
+    speed = found.norm(dim=0)
+    assert_close(speed[0], speed[1])
+    assert 0.5 < speed[0] < 1
+    wide = seen("parts(slow=0.5,fast=3)", 28, 56, torch.eye(2), trained=(14, 28)).frequencies.diagonal()
+    assert wide[0] > wide[1]  # along the longer side a wave turns more often
+
+
+def test_yarn_is_parts_and_sharper_attention():
+    yarn, parts = seen("yarn", 28, 56), seen("parts", 28, 56)
+    assert torch.equal(yarn.frequencies, parts.frequencies)
+    assert parts.temperature is None
+    assert_close(yarn.temperature, torch.tensor((0.1 * math.log(math.sqrt(8)) + 1) ** 2))
+    assert seen("yarn", 7, 7).temperature == 1
+
+
+def test_temperature_follows_the_logarithm_of_the_tokens():
+    assert_close(seen("log", 16, 16, trained=(4, 4)).temperature, torch.tensor(2.0))  # log 256 = 2 log 16
+    assert_close(seen("log", 2, 2, trained=(4, 4)).temperature, torch.tensor(0.5))
+    assert_close(seen("entropy", 16, 16, trained=(4, 4)).temperature, torch.tensor(2.0).sqrt())
+    assert seen("log", 1, 1, trained=(1, 1)).temperature == 1
+
+
+def test_temperatures_multiply_in_a_chain():
+    both = seen("yarn+log", 28, 28)
+    assert_close(both.temperature, seen("yarn", 28, 28).temperature * seen("log", 28, 28).temperature)
+    assert torch.equal(both.frequencies, seen("yarn", 28, 28).frequencies)
+
+
+def test_jitter_draws_within_its_bounds_from_a_generator():
+    rule, generator = Jitter(shift=0.5, jitter=1.5, rescale=2.0), torch.Generator().manual_seed(1)
+    draws = torch.stack([rule.draw(generator=generator) for _ in range(2000)])
+    move, stretch = draws[:, 0], draws[:, 1]
+    assert 0.49 < move.abs().max() <= 0.5
+    assert 2.5 < stretch.max() <= 3.0
+    assert 1 / 3 <= stretch.min() < 0.4
+    assert abs(stretch.log().mean()) < 0.05
+    assert (stretch[:, 0] / stretch[:, 1]).max() <= 1.5**2
+    again = torch.stack([rule.draw(generator=generator.manual_seed(1))])
+    assert torch.equal(again[0], draws[0])
+    assert torch.equal(Jitter(0, 1, 1).draw(), torch.tensor([[0.0, 0.0], [1.0, 1.0]]).to(again))
+
+
+def test_a_draw_moves_positions_and_stretches_frequencies():
+    scaling, draw = parse_scaling("jitter", (4, 4)), torch.tensor([[0.5, 0.0], [2.0, 3.0]])
+    found = scaling(grid_positions(4, 8), AXIAL, draw)
+    assert_close(found.positions, grid_positions(4, 8) + torch.tensor([2.0, 0.0]))  # half of half of 8 columns
+    assert_close(found.frequencies, AXIAL * torch.tensor([[2.0], [3.0]]))
+    assert parse_scaling("ntk", (4, 4)).draw() is None
+
+
+def test_learned_frequencies_get_gradients_through_rules():
+    frequencies = mixed_frequencies(8, 2).double().requires_grad_()
+    scaling = parse_scaling("ntk+parts(fast=4)", (4, 4))
+    places = grid_positions(9, 7).double()
+    assert torch.autograd.gradcheck(lambda f: scaling(places, f).frequencies, frequencies)
+    still = torch.zeros(2, 1, 3, requires_grad=True)
+    scaling(places.float(), still).frequencies.sum().backward()
+    assert still.grad.isfinite().all()
+
+
+def test_names_are_read_with_their_options():
+    assert parse_scaling("yarn(slow=1, fast=32) + log", (2, 3)) == Scaling(
+        (Yarn(slow=1.0, fast=32.0), RULES["log"]), (2, 3)
+    )
+    assert parse_scaling("pi", (2, 3)).rules == (Interpolate(),)
+    assert {name for name, rule in RULES.items() if rule.name != name} == {"entropy"}
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: parse_scaling("dynamic", (2, 2)), "no rule named 'dynamic'; choose from pi, normalise, ntk, parts"),
+        (lambda: parse_scaling("", (2, 2)), "no rule named ''"),
+        (lambda: parse_scaling("ntk++log", (2, 2)), "no rule named ''"),
+        (lambda: parse_scaling("log+log", (2, 2)), "name each rule once"),
+        (lambda: parse_scaling("log+entropy", (2, 2)), "name each rule once"),
+        (lambda: parse_scaling("ntk(base=3)", (2, 2)), "no option 'base' of ntk; choose from floor"),
+        (lambda: parse_scaling("pi(base=3)", (2, 2)), "no option 'base' of pi; choose from none"),
+        (lambda: parse_scaling("ntk(floor=low)", (2, 2)), "floor='low' for ntk; expected a number"),
+        (lambda: parse_scaling("ntk(floor=2)", (2, 2)), "floor=2.0; expected a share"),
+        (lambda: parse_scaling("normalise(by=area)", (2, 2)), "by='area'; expected separate, max or min"),
+        (lambda: Parts(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
+        (lambda: Yarn(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
+        (lambda: Jitter(rescale=0.5), "rescale=0.5; expected at least 0, 1 and 1"),
+        (lambda: Scaling((), (0, 3)), "trained_grid=\\(0, 3\\); expected rows and columns"),
+    ],
+)
+def test_rules_that_cannot_be_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
