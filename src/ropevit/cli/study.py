@@ -17,7 +17,6 @@ from ropevit.study.outputs import write_outputs
 from ropevit.study.report import conclusions
 from ropevit.study.results import PanelResult, panel_results, read_results, show
 from ropevit.study.runner import run_study
-from ropevit.tasks.common.positions import LABELS
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
@@ -31,6 +30,7 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
       ropevit study --seeds 3
       ropevit study --data my_images --out runs/mine
       ropevit study --data my_images --out runs/mine --resume
+      ropevit study --families all --scaling ntk yarn parts+log --out runs/beyond
     """
     for package in ("matplotlib", "jinja2"):
         require(package, "figures")  # now, not after the training
@@ -75,7 +75,7 @@ def score_table(result: PanelResult) -> Table:
     table = Table(title=f"{result.panel}: {result.metric}, {spread}", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("test size", no_wrap=True)
     for curve in result.curves:
-        table.add_column(LABELS[curve.embedding], justify="right")
+        table.add_column(curve.label, justify="right")
     for size in result.sizes:
         best = result.ranked(size)[0]
         cells = [f"[bold]{show(curve, size)}[/]" if curve is best else show(curve, size) for curve in result.curves]

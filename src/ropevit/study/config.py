@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.models.vit import POSITION_EMBEDDINGS
+from ropevit.rope.scaling import Jitter, parse_scaling
 from ropevit.study.device import PRECISIONS
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.settings import PANELS, PanelSettings, as_json, preset
+
+#: Families of frequencies beside axial and mixed, which `families` adds.
+FAMILIES = ("golden", "spiral", "simplex", "polar")
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.
 HOW = ("out", "resume", "workers")
@@ -23,7 +27,11 @@ class StudyConfig:
     panels: tuple[str, ...] = PANELS
     """Kinds of larger image: `field` (more scene at the same scale), `zoom` (the same scene with more pixels)."""
     embeddings: tuple[str, ...] = ("ape", "rope_axial", "rope_mixed")
-    """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape."""
+    """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; and see `families`."""
+    families: tuple[str, ...] | None = None
+    """Families of frequencies to compare, too: all, or some of golden, spiral, simplex, polar."""
+    scaling: tuple[str, ...] | None = None
+    """Rules for larger grids, such as pi, ntk, yarn+log: every trained rotation is measured with each, besides without."""
     seeds: int = 1
     """Trainings of each embedding, each with its own weights and order of the data; 3 or more show the spread."""
     quick: bool = False
@@ -65,7 +73,9 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check_choices("panel", self.panels, PANELS)
-        check_choices("embedding", self.embeddings, tuple(POSITION_EMBEDDINGS))
+        check_choices("family", self.families or ("all",), ("all", *FAMILIES))
+        check_choices("embedding", self.compared, tuple(POSITION_EMBEDDINGS))
+        check_rules(self.scaling or ())
         if self.precision not in PRECISIONS:
             raise ValueError(f"got precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         for name in ("seeds", "workers", "max_images"):
@@ -77,8 +87,14 @@ class StudyConfig:
                 "got max_images with the embedded images; it is for a folder of your own: give --data PATH"
             )
         for panel in self.panels:
-            for embedding in self.embeddings:
+            for embedding in self.compared:
                 check_model(self.settings(panel), embedding)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Position embeddings to train, those of the families last."""
+        families = FAMILIES if self.families == ("all",) else self.families or ()
+        return (*self.embeddings, *(f"rope_{family}" for family in families))
 
     def settings(self, panel: str) -> PanelSettings:
         """Give the settings of a panel: its preset, with what this config replaces.
@@ -102,7 +118,7 @@ class StudyConfig:
             Run(panel=panel, embedding=embedding, seed=seed)
             for seed in range(self.seeds)
             for panel in self.panels
-            for embedding in self.embeddings
+            for embedding in self.compared
         ]
 
     def image_size(self) -> int:
@@ -127,6 +143,15 @@ def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -
         raise ValueError(f"got {what} {unknown[0] if unknown else 'list empty'}; choose from {', '.join(allowed)}")
     if len(set(given)) < len(given):
         raise ValueError(f"got {what}s {', '.join(given)}; name each once")
+
+
+def check_rules(rules: tuple[str, ...]) -> None:
+    """Refuse rules that there are not, are named twice, or do nothing to a model that is only measured."""
+    if len(set(rules)) < len(rules):
+        raise ValueError(f"got rules {', '.join(rules)}; name each once")
+    for rule in rules:
+        if any(isinstance(part, Jitter) for part in parse_scaling(rule, (1, 1)).rules):
+            raise ValueError(f"got scaling {rule!r}; jitter is for training, and a study measures rules without it")
 
 
 def check_model(settings: PanelSettings, embedding: str) -> None:

@@ -6,7 +6,13 @@ from typing import Any
 from ropevit.extras import require
 from ropevit.study.results import Curve, PanelResult
 from ropevit.tasks.common.drawing import RC, mark_training, tidy
-from ropevit.tasks.common.positions import LABELS, STYLES
+from ropevit.tasks.common.positions import STYLES
+
+#: Strokes of the rules for larger grids, in the order in which they were asked for, then again from the first.
+STROKES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+
+#: Entries of the legend in one row.
+LEGEND_COLUMNS = 6
 
 #: What the larger test images of each panel hold.
 TITLES = {
@@ -37,7 +43,7 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
         for axes, result in zip(plots, results, strict=True):
             draw_panel(axes, result)
         lines, texts = plots[0].get_legend_handles_labels()
-        figure.legend(lines, texts, loc="outside upper center", ncols=len(lines), frameon=False)
+        figure.legend(lines, texts, loc="outside upper center", ncols=min(len(lines), LEGEND_COLUMNS), frameon=False)
         figure.supxlabel(caption or None, fontsize=8, color="#555555")
     return figure
 
@@ -45,8 +51,9 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
 def draw_panel(axes: Any, result: PanelResult) -> None:
     """Draw the curves of one panel, with a band of one standard deviation where there are several seeds."""
     mark_training(axes, result.train_size)
+    rules = list(dict.fromkeys(curve.scaling for curve in result.curves if curve.scaling))
     for curve in result.curves:
-        draw_curve(axes, curve)
+        draw_curve(axes, curve, STROKES[rules.index(curve.scaling) % len(STROKES)] if curve.scaling else "-")
     seeds = len(result.seeds)
     spread = f"mean of {seeds} seeds, band ± 1 standard deviation" if seeds > 1 else "1 seed"
     axes.set_title(f"{TITLES.get(result.panel, result.panel)}\n({spread})", fontsize=10)
@@ -55,10 +62,10 @@ def draw_panel(axes: Any, result: PanelResult) -> None:
     tidy(axes, result.sizes)
 
 
-def draw_curve(axes: Any, curve: Curve) -> None:
-    """Draw one embedding in its own colour and marker."""
+def draw_curve(axes: Any, curve: Curve, stroke: Any) -> None:
+    """Draw one embedding in its own colour and marker, and the stroke of its rule."""
     colour, marker = STYLES[curve.embedding]
     mean, spread = curve.mean, curve.spread
-    axes.plot(curve.sizes, mean, color=colour, marker=marker, markersize=5, label=LABELS[curve.embedding])
+    axes.plot(curve.sizes, mean, color=colour, marker=marker, markersize=5, linestyle=stroke, label=curve.label)
     if len(curve.scores) > 1:
         axes.fill_between(curve.sizes, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)

@@ -25,6 +25,11 @@ FAIR = (
     "grid as they are."
 )
 
+RULES_TEXT = (
+    "Rules for larger grids: every trained rotation was measured with {rules}, besides without. Nothing was trained "
+    "for it, and at the training size rules change no bit. Sources and formulas: docs/scaling.md."
+)
+
 TUNED = (
     "Tuning: settings were chosen with the embedded images, on 1,000 training images held out for that and with other "
     "seeds, never on the test images; the same learning rates were tried for every embedding, and the absolute "
@@ -47,10 +52,11 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     data = study["data"]
     counts = f"{data['train_images']:,} training and {data['test_images']:,} test images"
     images = f"Data: {counts} of {len(data['classes'])} classes."
-    names = ", ".join(LABELS[name] for name in config.embeddings)
+    names = ", ".join(LABELS[name] for name in config.compared)
     panels = [f"{PANEL_TEXT[panel]} {describe_settings(config.settings(panel))}" for panel in config.panels]
     own = [] if config.data == "fashion" else [OWN_DATA]
-    return [images, f"Compared: {names}.", *panels, FAIR, TUNED, *own]
+    rules = [RULES_TEXT.format(rules=", ".join(config.scaling))] if config.scaling else []
+    return [images, f"Compared: {names}.", *rules, *panels, FAIR, TUNED, *own]
 
 
 def describe_settings(settings: PanelSettings) -> str:

@@ -12,7 +12,6 @@ from ropevit.study.figure import draw_curves
 from ropevit.study.pictures import PanelPictures
 from ropevit.study.results import PanelResult, conclude, panel_results, paper_order, show, verdict
 from ropevit.tasks.common.drawing import figure_bytes
-from ropevit.tasks.common.positions import LABELS
 
 COST_NOTE = (
     "Cost is measured on the tiny model of this study, where small operations weigh more than in a full-size model, "
@@ -51,12 +50,12 @@ def few_images(images: int, classes: int) -> list[str]:
 
 def score_table(result: PanelResult) -> dict[str, Any]:
     """Lay a panel out as the page's template wants it."""
-    best = {size: result.ranked(size)[0].embedding for size in result.sizes}
+    best = {size: result.ranked(size)[0] for size in result.sizes}
     first = result.curves[0].step_ms
     rows = [
         {
-            "label": LABELS[curve.embedding],
-            "cells": [{"text": show(curve, size), "best": best[size] == curve.embedding} for size in result.sizes],
+            "label": curve.label,
+            "cells": [{"text": show(curve, size), "best": best[size] is curve} for size in result.sizes],
             "parameters": curve.parameters,
             "step_ms": curve.step_ms,
             "step_ratio": curve.step_ms / first,

@@ -28,6 +28,13 @@ class Curve:
     parameters: int
     step_ms: float
     """Median over the seeds of the milliseconds of a training step."""
+    scaling: str | None = None
+    """Rules for larger grids with which the same trained models were measured."""
+
+    @property
+    def label(self) -> str:
+        """How it is called in tables, figures and sentences."""
+        return LABELS[self.embedding] + (f", {self.scaling}" if self.scaling else "")
 
     @property
     def mean(self) -> np.ndarray:
@@ -65,9 +72,10 @@ class PanelResult:
         return self.curves[0].sizes
 
     def ranked(self, size: int) -> list[Curve]:
-        """Sort the embeddings by their mean at a size, best first."""
+        """Sort the curves by their mean at a size, best first; at the training size, where they do nothing, without rules."""
         column = self.sizes.index(size)
-        return sorted(self.curves, key=lambda curve: -curve.mean[column])
+        curves = [curve for curve in self.curves if curve.scaling is None or size != self.train_size]
+        return sorted(curves, key=lambda curve: -curve.mean[column])
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -106,7 +114,8 @@ def panel_results(runs: Sequence[Mapping[str, Any]]) -> list[PanelResult]:
             by_embedding[run["embedding"]][run["seed"]] = run
         seeds = sorted({run["seed"] for run in own if all(run["seed"] in rows for rows in by_embedding.values())})
         if seeds:
-            curves = tuple(make_curve(name, [rows[seed] for seed in seeds]) for name, rows in by_embedding.items())
+            chosen = {name: [rows[seed] for seed in seeds] for name, rows in by_embedding.items()}
+            curves = tuple(curve for name, rows in chosen.items() for curve in make_curves(name, rows))
             first = own[0]
             found.append(
                 PanelResult(
@@ -120,13 +129,21 @@ def panel_results(runs: Sequence[Mapping[str, Any]]) -> list[PanelResult]:
     return found
 
 
-def make_curve(embedding: str, runs: Sequence[Mapping[str, Any]]) -> Curve:
-    """Join the runs of one embedding, one a seed."""
+def make_curves(embedding: str, runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """Join the runs of one embedding, one a seed: its own curve, then one for each rule."""
+    rules = runs[0].get("scaled", {})  # results from before there were rules have none
+    return [make_curve(embedding, runs, rule) for rule in (None, *rules)]
+
+
+def make_curve(embedding: str, runs: Sequence[Mapping[str, Any]], scaling: str | None = None) -> Curve:
+    """Join the scores of one embedding, with a rule or without, one row a seed."""
+    scores = [run["scores"] if scaling is None else run["scaled"][scaling] for run in runs]
     sizes = tuple(int(size) for size in runs[0]["scores"])
     return Curve(
         embedding=embedding,
+        scaling=scaling,
         sizes=sizes,
-        scores=tuple(tuple(run["scores"][str(size)] for size in sizes) for run in runs),
+        scores=tuple(tuple(row[str(size)] for size in sizes) for row in scores),
         parameters=runs[0]["parameters"],
         step_ms=float(np.median([run["step_ms"] for run in runs])),
     )
@@ -156,13 +173,13 @@ def verdict(results: Sequence[PanelResult]) -> str:
 
 def most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
     """Name the embedding that has the highest mean most often among some sizes of some panels."""
-    best = Counter(result.ranked(size)[0].embedding for result, size in places)
+    best = Counter(result.ranked(size)[0].label for result, size in places)
     most = max(best.values())
     first, *others = [name for name, count in best.items() if count == most]
     if others:
-        each = " and ".join(LABELS[name] for name in (first, *others))
+        each = " and ".join((first, *others))
         return f"{each} have the highest mean in {most} of {len(places)} measurements each"
-    told = f"{LABELS[first]} has the highest mean in {most} of {len(places)} measurements"
+    told = f"{first} has the highest mean in {most} of {len(places)} measurements"
     if min(len(result.seeds) for result, _ in places) < ENOUGH_SEEDS:
         return told
     sure = sum(clearly_best(result, size) == first for result, size in places)
@@ -172,7 +189,7 @@ def most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
 def clearly_best(result: PanelResult, size: int) -> str | None:
     """Name the embedding that leads all others at a size in every seed, if there is one."""
     best, *others = result.ranked(size)
-    return best.embedding if all(best.leads(other, size) for other in others) else None
+    return best.label if others and all(best.leads(other, size) for other in others) else None
 
 
 def conclude(result: PanelResult) -> str:
@@ -183,7 +200,7 @@ def conclude(result: PanelResult) -> str:
     largest = result.sizes[-1]
     best, *others = result.ranked(largest)
     if not others:
-        return f"{result.panel}: only {LABELS[best.embedding]} was run, so there is nothing to compare."
+        return f"{result.panel}: only {best.label} was run, so there is nothing to compare."
     parts = [compare_at(result, size) for size in dict.fromkeys((nearest_size(result), largest))]
     return f"{result.panel}: {'; '.join(parts)}{caution(result)}."
 
@@ -198,11 +215,13 @@ def compare_at(result: PanelResult, size: int) -> str:
     best, *others = result.ranked(size)
     place = "at the training size" if size == result.train_size else f"at {size / result.train_size:.3g}x of it"
     place, best_score = f"{place} ({size} px)", show(best, size)
+    if not others:
+        return f"{place} {names([best], size)} is alone"
     if show(others[0], size).split()[0] == best_score.split()[0]:
         return f"{place} {names([best, others[0]], size)} are level at the top"
-    told = f"{place} {LABELS[best.embedding]} has the highest mean, {best_score}"
+    told = f"{place} {best.label} has the highest mean, {best_score}"
     if len(result.seeds) < ENOUGH_SEEDS:
-        return f"{told} (next: {LABELS[others[0].embedding]}, {show(others[0], size)})"
+        return f"{told} (next: {others[0].label}, {show(others[0], size)})"
     behind = [other for other in others if best.leads(other, size)]
     level = [other for other in others if other not in behind]
     if behind:
@@ -214,7 +233,7 @@ def compare_at(result: PanelResult, size: int) -> str:
 
 def names(curves: Sequence[Curve], size: int) -> str:
     """List embeddings with their scores."""
-    shown = [f"{LABELS[curve.embedding]} ({show(curve, size)})" for curve in curves]
+    shown = [f"{curve.label} ({show(curve, size)})" for curve in curves]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
@@ -232,7 +251,7 @@ def paper_order(result: PanelResult) -> str:
     larger = [size for size in result.sizes if size > result.train_size]
     if len(order) < 2 or not larger:
         return ""
-    by_name = {curve.embedding: curve for curve in result.curves}
+    by_name = {curve.embedding: curve for curve in result.curves if curve.scaling is None}
     column = {size: result.sizes.index(size) for size in larger}
     means = {size: [by_name[name].mean[column[size]] for name in order] for size in larger}
     held = [size for size in larger if means[size] == sorted(means[size], reverse=True) and len(set(means[size])) > 1]

@@ -5,7 +5,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from ropevit.data.crops import MEAN, STD
 from ropevit.data.streams import stream
 from ropevit.models.groups import parameter_groups
+from ropevit.models.rotations import set_scaling
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.device import computing
 from ropevit.study.events import Evaluating, Report, Run, RunStarted, StepDone
@@ -50,6 +51,8 @@ class Job:
     dtype: torch.dtype
     report: Report
     should_stop: Callable[[], bool]
+    scaling: tuple[str, ...] = ()
+    """Rules for larger grids with which the trained model is measured, besides without."""
 
 
 @dataclass
@@ -88,11 +91,13 @@ def train(job: Job) -> dict[str, Any]:
     run_steps(state, job)
     begin = time.perf_counter()
     scores = evaluate(state.model, job)
+    scaled = {rule: evaluate_scaled(state.model, job, rule, scores) for rule in rules_for(state.model, job)}
     result = {
         **asdict(job.run),
         "metric": job.panel.metric,
         "train_size": settings.train_size,
-        "scores": {str(size): round(score, 4) for size, score in scores.items()},
+        "scores": by_size(scores),
+        "scaled": {rule: by_size(found) for rule, found in scaled.items()},
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "step_ms": round(state.step_ms, 3),
         "train_seconds": round(state.seconds, 3),
@@ -207,19 +212,39 @@ def learning_rate(settings: PanelSettings, step: int) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: ViT, job: Job) -> dict[int, float]:
-    """Measure a trained model at every test size, in percent; always in float32."""
+def evaluate(model: ViT, job: Job, sizes: Sequence[int] | None = None) -> dict[int, float]:
+    """Measure a trained model at every test size, or some, in percent; always in float32."""
 
     def check() -> None:
         if job.should_stop():
             raise Stopped(job.run.name)
 
     model.eval()
-    sizes, scores = job.panel.settings.test_sizes, {}
+    sizes, scores = job.panel.settings.test_sizes if sizes is None else sizes, {}
     for index, size in enumerate(sizes):
         job.report(Evaluating(run=job.run, size=size, index=index, total=len(sizes)))
         scores[size] = job.panel.score(model, size, check)
     return scores
+
+
+def rules_for(model: ViT, job: Job) -> tuple[str, ...]:
+    """List the rules with which a model is measured: none where it has no rotation."""
+    return job.scaling if model.config.rope else ()
+
+
+def evaluate_scaled(model: ViT, job: Job, rule: str, plain: dict[int, float]) -> dict[int, float]:
+    """Measure a trained model with a rule; at the training size, where a rule changes no bit, the score is known."""
+    set_scaling(model, rule)
+    try:
+        others = [size for size in plain if size != job.panel.settings.train_size]
+        return plain | evaluate(model, job, others)
+    finally:
+        set_scaling(model, None)
+
+
+def by_size(scores: Mapping[int, float]) -> dict[str, float]:
+    """Write scores as JSON holds them."""
+    return {str(size): round(score, 4) for size, score in scores.items()}
 
 
 def save(state: State, path: Path) -> None:

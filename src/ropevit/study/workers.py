@@ -72,6 +72,7 @@ def do_run(plan: Plan, panels: Panels, run: Run, report: Report, stopped: Any) -
             dtype=plan.dtype,
             report=report,
             should_stop=lambda: stopped.is_set() or os.getppid() != parent,
+            scaling=plan.config.scaling or (),
         )
         report(RunDone(run=run, result=train(job)))
     except Stopped:

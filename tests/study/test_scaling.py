@@ -1,0 +1,119 @@
+"""Families of frequencies and rules for larger grids in a study."""
+
+import json
+
+import pytest
+
+from ropevit.models import POSITION_EMBEDDINGS, SWIN_EMBEDDINGS
+from ropevit.study.config import FAMILIES, StudyConfig
+from ropevit.study.figure import draw_curves
+from ropevit.study.method import describe_method
+from ropevit.study.report import conclusions, score_table
+from ropevit.study.results import conclude, panel_results, verdict
+from ropevit.study.train import train
+from ropevit.tasks.common.positions import LABELS, STYLES
+from ropevit.weights import load_model
+
+
+def test_every_embedding_has_a_name_and_a_style_of_its_own():
+    assert set(LABELS) == set(STYLES) == {*POSITION_EMBEDDINGS, *SWIN_EMBEDDINGS}
+    for embeddings in (POSITION_EMBEDDINGS, SWIN_EMBEDDINGS):
+        own = [name for name in embeddings if embeddings is POSITION_EMBEDDINGS or not name.endswith("_ape")]
+        assert len({STYLES[name] for name in own}) == len(own)
+
+
+def test_families_join_the_embeddings():
+    assert StudyConfig().compared == StudyConfig().embeddings
+    assert StudyConfig(families=("spiral",)).compared[-1] == "rope_spiral"
+    every = StudyConfig(families=("all",), seeds=2)
+    assert every.compared == (*every.embeddings, *(f"rope_{family}" for family in FAMILIES))
+    assert len(every.runs()) == 2 * 2 * 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"families": ("gold",)}, "got family gold; choose from all, golden, spiral"),
+        ({"families": ("all", "golden")}, "got embedding rope_all; choose from"),
+        ({"embeddings": ("rope_golden",), "families": ("golden",)}, "name each once"),
+        ({"scaling": ("ntk", "ntk")}, "got rules ntk, ntk; name each once"),
+        ({"scaling": ("larger",)}, "no rule named 'larger'"),
+        ({"scaling": ("ntk+jitter",)}, "scaling 'ntk\\+jitter'; jitter is for training"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        StudyConfig(**changes)
+
+
+@pytest.fixture
+def results(make_job):
+    jobs = [("rope_golden", 0), ("rope_golden", 1), ("ape", 0), ("ape", 1)]
+    return [train(make_job(embedding=name, seed=seed, scaling=("ntk", "yarn+log"))) for name, seed in jobs]
+
+
+def test_trained_rotations_are_measured_with_every_rule(results, tmp_path):
+    first, absolute = results[0], results[2]
+    assert json.loads((tmp_path / "zoom-rope_golden-seed0/result.json").read_text()) == first
+    assert list(first["scaled"]) == ["ntk", "yarn+log"]
+    for scores in first["scaled"].values():
+        assert list(scores) == list(first["scores"]) == ["4", "8", "12"]
+        assert scores["8"] == first["scores"]["8"]  # the training size
+    assert absolute["scaled"] == {}
+    kept, _ = load_model(tmp_path / "zoom-rope_golden-seed0/model.safetensors")
+    assert kept.config.scaling is None
+
+
+def test_a_rule_is_on_while_it_is_measured(make_job, monkeypatch):
+    seen = []
+    job = make_job(scaling=("ntk",))
+
+    def score(model, size, check):
+        check()
+        seen.append((model.config.scaling, size))
+        return 0.0
+
+    monkeypatch.setattr(job.panel, "score", score)
+    train(job)
+    assert seen == [(None, 4), (None, 8), (None, 12), ("ntk", 4), ("ntk", 12)]
+
+
+def test_rules_are_curves_of_their_own(results):
+    (panel,) = panel_results(results)
+    labels = [curve.label for curve in panel.curves]
+    assert labels == ["RoPE-Golden", "RoPE-Golden, ntk", "RoPE-Golden, yarn+log", "absolute (APE)"]
+    assert [curve.label for curve in panel.ranked(8) if curve.scaling] == []
+    assert len(panel.ranked(12)) == 4
+    table = score_table(panel)
+    assert [row["label"] for row in table["rows"]] == labels
+    lines = draw_curves([panel]).axes[0].get_lines()
+    strokes = {line.get_label(): line.get_linestyle() for line in lines}
+    assert [strokes[label] for label in labels] == ["-", "--", ":", "-"]
+
+
+def test_sentences_name_rules(results):
+    for run in results:
+        run["scores"] = {"4": 10.0, "8": 50.0, "12": 30.0}
+        run["scaled"] = {rule: {"4": 10.0, "8": 50.0, "12": 40.0 + len(rule)} for rule in run["scaled"]}
+    (panel,) = panel_results(results)
+    assert "at 1.5x of it (12 px) RoPE-Golden, yarn+log has the highest mean, 48.0" in conclude(panel)
+    assert "RoPE-Golden (50.0 ± 0.0) and absolute (APE) (50.0 ± 0.0) are level at the top" in conclude(panel)
+    assert "RoPE-Golden" in verdict([panel])
+    (alone,) = panel_results([run for run in results if run["embedding"] != "ape"])
+    assert "at the training size (8 px) RoPE-Golden (50.0 ± 0.0) is alone" in conclude(alone)
+    assert conclusions([alone], {"test_images": 300, "classes": ["a"]})
+
+
+def test_results_from_before_there_were_rules_are_read(results):
+    for run in results:
+        del run["scaled"]
+    (panel,) = panel_results(results)
+    assert len(panel.curves) == 2
+
+
+def test_the_report_says_which_rules_were_tried():
+    config = StudyConfig(families=("polar",), scaling=("pi", "log"))
+    data = {"train_images": 1, "test_images": 1, "classes": ["a"]}
+    told = " ".join(describe_method(config, {"data": data}))
+    assert "RoPE-Polar" in told
+    assert "measured with pi, log, besides without" in told
