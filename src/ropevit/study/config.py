@@ -31,7 +31,7 @@ class StudyConfig:
     families: tuple[str, ...] | None = None
     """Families of frequencies to compare, too: all, or some of golden, spiral, simplex, polar."""
     scaling: tuple[str, ...] | None = None
-    """Rules for larger grids, such as pi, ntk, yarn+log: every trained rotation is measured with each, besides without."""
+    """Rules for larger grids, such as pi, ntk, yarn+log; every trained rotation is measured with each."""
     seeds: int = 1
     """Trainings of each embedding, each with its own weights and order of the data; 3 or more show the spread."""
     quick: bool = False
