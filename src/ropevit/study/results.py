@@ -72,7 +72,7 @@ class PanelResult:
         return self.curves[0].sizes
 
     def ranked(self, size: int) -> list[Curve]:
-        """Sort the curves by their mean at a size, best first; without rules where they do nothing, at the training size."""
+        """Sort the curves by their mean at a size, best first; at the training size those without rules."""
         column = self.sizes.index(size)
         curves = [curve for curve in self.curves if curve.scaling is None or size != self.train_size]
         return sorted(curves, key=lambda curve: -curve.mean[column])
