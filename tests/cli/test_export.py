@@ -8,6 +8,7 @@ import ropevit
 from integrations.exported import tiny
 from ropevit.cli import main
 from ropevit.integrations.export import files
+from ropevit.models import set_scaling
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,18 @@ def test_a_swin_is_exported_at_a_size_and_says_so(swin, tmp_path, capfd):
     assert "free: batch; height and width are fixed to 20 x 36 pixels" in printed
     assert printed.count("x 3 x 20 x 36") == 4
     assert torch.export.load(out).module()(torch.zeros(4, 3, 20, 36)).shape == (4, 3)
+
+
+def test_rules_for_larger_images_become_part_of_the_file(vit, tmp_path, capfd):
+    out, images = tmp_path / "model.pt2", torch.randn(1, 3, 48, 64)
+    main(["export", str(out), "--checkpoint", vit, "--format", "torch", "--scaling", "yarn+log"])
+    assert capfd.readouterr().err == ""
+    model, _ = ropevit.load_model(vit)
+    plain = model.eval()(images)
+    set_scaling(model, "yarn+log")
+    found = torch.export.load(out).module()(images)
+    torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-5)
+    assert (found - plain).abs().max() > 1e-4
 
 
 def test_a_file_that_differs_from_its_model_is_an_error_of_its_own(vit, tmp_path, capsys, monkeypatch):

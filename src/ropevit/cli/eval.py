@@ -30,6 +30,7 @@ def eval(config: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa
       ropevit eval --model rope_mixed_deit_small_patch16_LS --data PATH/imagenet
       ropevit eval --checkpoint runs/fashion --data fashion --sizes 20,28,40
       ropevit eval --model deit_base_patch16_LS --data PATH/imagenet-r --protocol timm --sizes 224
+      ropevit eval --model rope_axial_deit_small_patch16_LS --data PATH/imagenet --scaling yarn --sizes 384,512,1024
       ropevit eval --checkpoint runs/detector --data PATH/coco --sizes 480,640,800,1024,1333
       ropevit eval --checkpoint runs/segmenter --data PATH/ade --sizes 256,512,1024 --flip --ratios 0.5,0.75,1.0,1.25
       ropevit eval --checkpoint runs/mixed --data PATH/coco --beside runs/eval/ape runs/eval/axial

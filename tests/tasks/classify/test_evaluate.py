@@ -31,7 +31,7 @@ PETS = ["dog", "bird", "cat"]  # in another order than the folders
 
 def measure(checkpoint, data, out, report=lambda _: None, **options):
     options = {"sizes": (16,), "workers": 0, "device": "cpu"} | options
-    own = {name: options.pop(name) for name in ("protocol", "crop", "real") if name in options}
+    own = {name: options.pop(name) for name in ("protocol", "crop", "real", "scaling") if name in options}
     options["classifier"] = ClassifierOptions(**own)
     return evaluate(EvalConfig(checkpoint=checkpoint, data=str(data), out=out, **options), report)
 
@@ -238,6 +238,28 @@ def test_windows_grow_with_the_size_while_measuring(pets, weights, tmp_path, mon
     rows = measure(path, pets, tmp_path / "out", sizes=(32, 44))
     assert windows == [row.window for row in rows] == [4, 6]
     assert [(row.crop, row.resize) for row in rows] == [(0.875, 36), (0.875, 50)]
+
+
+def test_rules_count_from_the_grid_of_training(pets, weights, tmp_path, monkeypatch):
+    fields = {"width": 16, "depths": (1, 1), "heads": (2, 2), "num_classes": 3, "img_size": (32, 32)}
+    swin = Swin(SwinConfig(position="rope_golden", window_size=4, **fields))
+    seen, original = [], module.classifier
+
+    def spy(model, bench):
+        seen.append((model.config.scaling, model.config.rules.trained_grid, model.config.attended))
+        return original(model, bench)
+
+    monkeypatch.setattr(module, "classifier", spy)
+    measure(weights(swin, classes=PETS), pets, tmp_path / "swin", sizes=(32, 44), scaling="ntk")
+    vit = weights(small_vit(3), name="vit", classes=PETS)
+    measure(vit, pets, tmp_path / "vit", sizes=(48,), scaling="parts+log")
+    assert seen == [("ntk", (4, 4), (4, 4)), ("ntk", (4, 4), (6, 6)), ("parts+log", (2, 2), (2, 2))]
+    facts = json.loads((tmp_path / "vit" / "eval.json").read_text())
+    assert facts["config"]["scaling"] == "parts+log"
+    with pytest.raises(ValueError, match=r"measured otherwise .scaling was 'parts\+log', now None"):
+        measure(vit, pets, tmp_path / "vit", resume=True)
+    with pytest.raises(ValueError, match="scaling='ntk' for ape; rules are for rotations"):
+        measure(weights(small_vit(3, "ape"), name="ape", classes=PETS), pets, tmp_path / "ape", scaling="ntk")
 
 
 def test_what_is_measured_is_kept_and_the_rest_measured_later(pets, weights, tmp_path):

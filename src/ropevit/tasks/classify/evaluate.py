@@ -1,7 +1,7 @@
 """Measuring a classifier at many sizes."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -94,6 +94,8 @@ def prepare(site: Site) -> Bench:
     """Read the weights, find the images and match their classes."""
     config, real = site.config, site.config.classifier.real
     subject = open_subject(config.model, config.checkpoint, config.which)
+    if config.classifier.scaling is not None:
+        subject = with_scaling(subject, config.classifier.scaling)
     source = open_source(config.data, "val")
     match = match_classes(source, subject.classes, subject.config.num_classes, subject.name)
     if real is not None and not match.imagenet:
@@ -102,12 +104,24 @@ def prepare(site: Site) -> Bench:
     return Bench(site=site, subject=subject, source=source, match=match, real=labels)
 
 
+def with_scaling(subject: Subject, scaling: str) -> Subject:
+    """Give a model rules for larger grids, which count from the grid of its training, whatever is made of its windows.
+
+    Raises:
+        ValueError: If there is no such rule, or the model has no rotation.
+    """
+    config = subject.config
+    rules = {"scaling": scaling, "trained_grid": config.trained_grid or config.attended}
+    return replace(subject, config=replace(config, **rules))
+
+
 def make_plan(bench: Bench) -> Plan:
     """Plan which sizes are measured, and how."""
     subject, source, options, config = bench.subject, bench.source, bench.site.config.classifier, bench.site.config
     protocol = options.protocol or "paper"
     views = plan_views(subject.config, subject.trained_at, config.sizes, protocol, options.crop)
     real = None if options.real is None else options.real.name
+    scaling = {} if options.scaling is None else {"scaling": options.scaling}
     fixed = {"fingerprint": fingerprint(subject.found.state), "images": len(source), "real": real}
     notes = [bench.match.note] if bench.match.note else []
     if subject.crop not in (None, views[0].crop):
@@ -119,9 +133,11 @@ def make_plan(bench: Bench) -> Plan:
         position=subject.config.position,
         trained_at=subject.trained_at,
         data=f"{source.name}{', ReaL labels' if real else ''}",
-        how=f"protocol {protocol}, crop ratio {views[0].crop:g}",
+        how=", ".join(
+            [f"protocol {protocol}", f"crop ratio {views[0].crop:g}", *(f"rules {x}" for x in scaling.values())]
+        ),
         metric="top-1",
-        fixed=fixed | {"protocol": protocol, "crop": options.crop},
+        fixed=fixed | {"protocol": protocol, "crop": options.crop} | scaling,
         names=dict(zip(source.classes, bench.match.names, strict=True)),
         row=Row,
         sizes=tuple(view.size for view in views),
@@ -196,5 +212,5 @@ def by_class(counts: Tally) -> list[float]:
 def paper_curve(bench: Bench) -> dict[int, Figure]:
     """Give the paper's figures for what is measured: its model, as it does, on all classes of ImageNet-1k."""
     options, name = bench.site.config.classifier, bench.subject.published_name
-    same = options.protocol in (None, "paper") and options.crop is None and options.real is None
+    same = options.protocol in (None, "paper") and (options.crop, options.real, options.scaling) == (None, None, None)
     return curve(name) if same and bench.match.imagenet and name is not None else {}
