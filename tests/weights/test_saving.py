@@ -135,7 +135,8 @@ def test_create_model_loads_a_file_and_swaps_the_head(tmp_path):
     path = save_model(tmp_path / "model.safetensors", ropevit.create_model(name, num_classes=10, img_size=64, **small))
     assert ropevit.create_model(name, pretrained=path, num_classes=10, **small).pos_embed.shape == (1, 196, 96)
     swapped = ropevit.create_model(name, pretrained=str(path), num_classes=4, img_size=(32, 48), **small)
-    assert swapped.config == replace(ViTConfig(position="rope_mixed_ape", **small), num_classes=4, img_size=(32, 48))
+    wanted = {"num_classes": 4, "img_size": (32, 48), "trained_grid": (4, 4)}  # 64 pixels are 4 patches
+    assert swapped.config == replace(ViTConfig(position="rope_mixed_ape", **small), **wanted)
     assert torch.equal(swapped.norm.weight, load_file(path)["norm.weight"])
     assert ropevit.create_model(name, pretrained=path, num_classes=0, **small).config.num_classes == 0
     with pytest.raises(WeightsError, match="only the head differs"):

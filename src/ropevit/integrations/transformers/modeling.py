@@ -43,7 +43,7 @@ class RopePreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["ViT", "Swin"]  # noqa: RUF012 (transformers copies these lists into each model)
-    _keep_in_fp32_modules_strict = ["rope.freqs"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["rope.freqs", "rope.raw_speeds", "rope.heading"]  # noqa: RUF012
 
     def __init__(self, config: RopeConfig):
         super().__init__(config)

@@ -74,7 +74,8 @@ def first_model(config: TrainConfig, num_classes: int) -> Model:
         return build_model(chosen.build(num_classes))
     model = create_model(chosen.name, chosen.init, num_classes=num_classes, **chosen.fields)
     if model.config.scaling is None:
-        model.config = replace(model.config, trained_grid=None)  # this training is what later rules count from
+        own: Any = replace(model.config, trained_grid=None)  # this training is what later rules count from
+        model.config = own
     return model
 
 
