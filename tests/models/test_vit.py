@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from ropevit.models import MODELS, POSITION_EMBEDDINGS, ViT, ViTConfig, get_config, list_models, parameter_groups
 from ropevit.models.layers import DropPath, resize_embedding
 from ropevit.models.registry import PUBLISHED
+from ropevit.models.vit import PUBLISHED_EMBEDDINGS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -229,7 +230,7 @@ def test_short_dtypes_stay_close_to_float32(mode, position):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("position", POSITION_EMBEDDINGS)
+@pytest.mark.parametrize("position", PUBLISHED_EMBEDDINGS)
 def test_one_graph_serves_ten_resolutions(position):
     from torch._dynamo.testing import CompileCounter
 
