@@ -49,7 +49,7 @@ def test_all_processes_measure_the_running_statistics_that_the_first_one_saves(t
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert first["measured"][0] == safetensors.torch.load_file(tmp_path / "best.safetensors")["running_mean"].item()
-    assert first["measured"][0] == 1  # a tenth of what it saw
+    assert first["measured"] == [1, 0.5]  # a tenth of what it saw; the moving average, half of that
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,15 @@ def started(shard, optimizer, seed):
     """Give a model after a step, its optimizer and its moving average."""
     torch.manual_seed(seed)
     model = build_model(ViTConfig(position="rope_mixed", width=16, depth=1, heads=1, img_size=(32, 32), num_classes=3))
+    model.register_buffer("statistics", torch.randn(3))
+    model.register_buffer("count", torch.tensor(seed))
     if shard:
         share_out(model, torch.device("cpu"))
     made = make_optimizer(model, OptimConfig(optimizer=optimizer))
     average = Ema(model, 0.5)
     model(torch.rand(2, 3, 32, 32)).sum().backward()
     made.step()
+    model.statistics += 1
     average.update(model)
     return model, made, average
 
@@ -96,6 +99,7 @@ def test_a_checkpoint_is_taken_up_with_weights_shared_out_or_not(shard, optimize
         training_state(*each, True) if sharded else named(each)
         for each, sharded in ((before, not shard), (after, shard))
     )
+    assert first["ema"].keys() == first["model"].keys()
     for part in ("model", "ema"):
         torch.testing.assert_close(dict(first[part]), dict(second[part]), rtol=0, atol=0)
     for one, two in zip(*(each["optimizer"]["param_groups"] for each in (first, second)), strict=True):

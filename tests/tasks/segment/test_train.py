@@ -83,19 +83,24 @@ def test_three_pictures_are_learned_by_heart_and_the_file_finds_the_same(picture
 
 @pytest.mark.parametrize("head", ["upernet", "mask2former"])
 def test_a_training_that_is_stopped_goes_on_with_the_same_losses(pictures, tmp_path, head):
-    train(small_training(pictures, tmp_path / "whole", head=head))
+    def averaged(name, **changes):
+        config = small_training(pictures, tmp_path / name, head=head, **changes)
+        return replace(config, optim=replace(config.optim, ema_decay=0.5))
+
+    train(averaged("whole"))
 
     def stop(event):
         if isinstance(event, Stepped) and event.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Stopped, match="stopped after step 3"):
-        train(small_training(pictures, tmp_path / "parts", head=head), stop)
-    train(small_training(pictures, tmp_path / "parts", head=head, resume=True))
+        train(averaged("parts"), stop)
+    train(averaged("parts", resume=True))
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert len(set(losses(tmp_path / "whole"))) == 6
-    weights = [load_segmenter(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("parts", "whole")]
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    for file in ("model.safetensors", "model_ema.safetensors"):
+        weights = [load_segmenter(tmp_path / name / file)[0].state_dict() for name in ("parts", "whole")]
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 @pytest.mark.parametrize("head", ["upernet", "mask2former"])

@@ -41,8 +41,13 @@ def gather(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) 
     options = whole.StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights, moments = whole.get_state_dict(model, optimizer, options=options)
     averages = {} if ema is None else ema.state_dict()
-    averages = {name: value.full_tensor().cpu() for name, value in averages.items() if isinstance(value, DTensor)}
+    averages = {name: whole_of(value).cpu() for name, value in averages.items()}
     return {"model": weights, "optimizer": moments, "ema": averages}
+
+
+def whole_of(value: Tensor) -> Tensor:
+    """Collect a tensor that may be shared out, as weights are and buffers are not."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def scatter(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> None:
@@ -68,9 +73,10 @@ def by_name(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def spread(averages: dict[str, Tensor], ema: Ema) -> dict[str, Tensor]:
-    """Share whole tensors out as the averages are."""
+    """Share whole tensors out where the averages are."""
     return {
         name: distribute_tensor(averages[name].to(value.device), value.device_mesh, value.placements)
-        for name, value in ema.weights.items()
         if isinstance(value, DTensor)
+        else averages[name]
+        for name, value in ema.state_dict().items()
     }
