@@ -173,6 +173,8 @@ def interrupt():
         ("segmenter", ["--which", "last", "--threshold", "0"], "got --threshold with a segmenter"),
         ("segmenter/model.safetensors", ["--which", "last"], "only the directory of a training has several weights"),
         ("zoom", ["--threshold", "0.5"], "got --threshold with a classifier; it is for a detector: leave it out"),
+        ("no/model", ["--out", "new"], "got --out with a classifier (there is no file or directory no/model, so"),
+        ("runs/no/model", ["--out", "new"], "no file 'runs/no/model'; check the path"),
         ("zoom", ["--out", "new"], "got --out with a classifier; it is for a detector or segmenter: leave it out"),
     ],
 )
@@ -181,6 +183,7 @@ def test_what_the_model_does_not_take_is_refused(finished, trainings, photos, ca
     (tmp_path / "empty").mkdir()
     places = {"PHOTOS": str(photos), "EMPTY": str(tmp_path / "empty")}
     checkpoint = finished / "runs/zoom-ape-seed0/model.safetensors" if kind == "zoom" else trainings / kind
+    checkpoint = kind if kind.endswith("no/model") else checkpoint
     before = files_in(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(["predict", str(photos), *[places.get(word, word) for word in options], "--checkpoint", str(checkpoint)])

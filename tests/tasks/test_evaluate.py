@@ -109,12 +109,13 @@ def test_the_command_line_measures_what_a_checkpoint_holds(place, tmp_path, monk
         ("detector", ["--flip", "--ratios", "0.5"], "got --flip, --ratios, for segmenters alone, with a detector"),
         ("segmenter", ["--real", "real.json"], "got --real, for classifiers alone, with a segmenter"),
         ("segmenter", ["--stride", "20"], "got stride=20 for whole images"),
+        ("a/detector.pth", ["--flip"], "a/detector.pth'; check the path, or give a hub id"),
         ("detector", ["--beside", "nowhere"], "found no evaluation in nowhere"),
     ],
 )
 def test_wrong_options_are_one_line(place, tmp_path, monkeypatch, capsys, kind, extra, message):
     monkeypatch.chdir(tmp_path)
-    data = str(place / dict(PAIRS)[kind])
+    data = str(place / dict(PAIRS).get(kind, "ade"))
     with pytest.raises(SystemExit) as stop:
         main(["eval", "--checkpoint", str(place / kind), "--data", data, "--workers", "0", "--device", "cpu", *extra])
     assert stop.value.code == 2

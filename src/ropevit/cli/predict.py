@@ -27,7 +27,7 @@ from ropevit.models.registry import paper_window
 from ropevit.study.device import resolve_device
 from ropevit.tasks.classify.predict import Input, Prediction, classify
 from ropevit.tasks.classify.subject import pixel_statistics
-from ropevit.tasks.common.kept import Kind, Which, file_of_run, kind_of
+from ropevit.tasks.common.kept import Kind, Which, file_of_run, kind_of, told_kind
 from ropevit.tasks.common.outputs import Summary, check_out, png_names
 from ropevit.tasks.detect.predict import RESULTS, DetectionFolder, FindConfig, open_finder
 from ropevit.tasks.segment.predict import LABELS, LabelFolder, open_labeller
@@ -87,7 +87,8 @@ class PredictConfig:
         for name, kinds in OPTIONS.items():
             given = getattr(self, name)
             if kind not in kinds and given is not None and given is not False:
-                raise ValueError(f"got --{name} with a {kind}; it is for a {' or '.join(kinds)}: leave it out")
+                told = told_kind(kind, self.checkpoint)
+                raise ValueError(f"got --{name} with a {told}; it is for a {' or '.join(kinds)}: leave it out")
         if kind != "classifier" and len(self.size) > 1:
             raise ValueError(f"got size {self.size} with a {kind}; give the shorter side alone")
 

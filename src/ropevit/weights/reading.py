@@ -73,10 +73,19 @@ def named_repository(source: str | os.PathLike[str]) -> str | None:
     return source if HUB_ID.fullmatch(source) else None
 
 
-def read_file(path: Path) -> tuple[Any, dict[str, str]]:
-    """Read a file by what its first bytes say it is; of the suffixes only .safetensors matters."""
+def check_exists(path: Path) -> None:
+    """Refuse a path to nothing.
+
+    Raises:
+        WeightsError: Naming it.
+    """
     if not path.exists():
         raise WeightsError(f"no file {str(path)!r}; check the path, or give a hub id such as 'owner/name'")
+
+
+def read_file(path: Path) -> tuple[Any, dict[str, str]]:
+    """Read a file by what its first bytes say it is; of the suffixes only .safetensors matters."""
+    check_exists(path)
     if path.is_dir():
         raise WeightsError(f"{path} is a directory; give a checkpoint file in it")
     try:

@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
 from ropevit.tasks.common.kept import file_of_run, kind_of
 
 
@@ -13,6 +16,25 @@ def test_the_header_of_a_file_tells_the_kind_of_its_model(tmp_path):
         assert kind_of(str(folder)) == kind_of(str(folder / "best.safetensors")) == kind
     (tmp_path / "broken.safetensors").write_bytes(b"no header")
     assert kind_of(str(tmp_path / "broken.safetensors")) == kind_of("timm/some_model") == kind_of(None) == "classifier"
+
+
+@pytest.mark.parametrize("path", ["a/runs/segmenter", "./segmenter", "runs/best.safetensors", "segmenter", "~/none"])
+def test_a_path_to_nothing_has_no_kind(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"no file .*{Path(path).name}'; check the path, or give a hub id"):
+        kind_of(path)
+
+
+def test_what_may_be_a_mistyped_path_is_named_where_options_do_not_suit_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert kind_of("runs/segmenter") == kind_of("rope_mixed_deit_small_patch16_LS") == "classifier"
+    config = EvalConfig(data="fashion", checkpoint="runs/segmenter", segmenter=SegmenterOptions(flip=True))
+    message = r"with a classifier \(there is no file or directory runs/segmenter, so the hub's is meant\)"
+    with pytest.raises(ValueError, match=message):
+        config.check("classifier")
+    (tmp_path / "runs" / "segmenter").mkdir(parents=True)
+    with pytest.raises(ValueError, match="with a classifier; leave it out"):
+        config.check("classifier")
 
 
 def test_a_directory_gives_the_weights_that_are_asked_for_or_says_which_there_are(tmp_path):

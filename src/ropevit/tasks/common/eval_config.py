@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from ropevit.tasks.common.kept import Kind, Which
+from ropevit.tasks.common.kept import Kind, Which, told_kind
 
 #: What can be measured: the kinds of models, each with a group of options that the others refuse.
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -163,7 +163,8 @@ class EvalConfig:
             group = getattr(self, other)
             given = [option(each.name) for each in fields(group) if getattr(group, each.name) != each.default]
             if other != kind and given:
-                raise ValueError(f"got {', '.join(given)}, for {other}s alone, with a {kind}; leave it out")
+                told = told_kind(kind, self.checkpoint)
+                raise ValueError(f"got {', '.join(given)}, for {other}s alone, with a {told}; leave it out")
         if self.model is not None and kind != "classifier":
             raise ValueError(f"{self.checkpoint} is a {kind} and knows its model; leave out --model {self.model}")
         if self.batch_size is not None and kind == "segmenter":

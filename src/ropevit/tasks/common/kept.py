@@ -5,6 +5,8 @@ from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 
+from ropevit.weights.reading import check_exists, named_repository
+
 Which = Literal["best", "last", "ema"]
 #: Files that a training leaves in its directory.
 FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "model_ema.safetensors"}
@@ -41,10 +43,13 @@ def kind_of(checkpoint: str | None, which: Which | None = None) -> Kind:
 
     Raises:
         ValueError: If it is a directory without such weights.
+        WeightsError: If it is a path to nothing.
     """
     path = Path(checkpoint or "").expanduser()
     if checkpoint and path.is_dir():
         path = file_of_run(path, which)
+    if checkpoint and named_repository(checkpoint) is None:
+        check_exists(path)
     if not path.is_file():
         return "classifier"
     try:
@@ -53,3 +58,10 @@ def kind_of(checkpoint: str | None, which: Which | None = None) -> Kind:
     except (SafetensorError, OSError):
         return "classifier"  # of another layout, or damaged, which reading it will say
     return FORMATS.get(header.get("format", ""), "classifier")
+
+
+def told_kind(kind: Kind, checkpoint: str | None) -> str:
+    """Name the kind of a checkpoint's model, and why where a mistyped path may have been taken for a hub id."""
+    if checkpoint is None or named_repository(checkpoint) is None:
+        return kind
+    return f"{kind} (there is no file or directory {checkpoint}, so the hub's is meant)"
