@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ from ropevit.data.order import TrainOrder
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.segment.augment import (
     CropConfig,
-    EvalTransform,
     TrainTransform,
     cut,
     distort,
     draw_size,
     largest_share,
 )
-from ropevit.tasks.segment.batches import EvalReader, TrainReader, eval_batches, normalised, train_batches
+from ropevit.tasks.segment.batches import TrainReader, normalised, train_batches
+from ropevit.tasks.segment.counting import Look, Reader, read
+from ropevit.tasks.segment.inference import InferenceConfig, view_size
 
 PLAIN = {"flip": 0.0, "colours": False, "most_of_one_class": 1.0}
 
@@ -113,28 +115,29 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(tiny):
     assert not torch.equal(every[0].images, every[1].images)
 
 
-def test_pictures_to_measure_on_come_alone_at_the_size_of_a_view_with_the_labels_as_stored(tiny):
-    config = CropConfig(test_short=48, test_long=60)
-    parts = [list(eval_batches(tiny, config, 0, world=5, rank=rank)) for rank in range(5)]
+def test_pictures_to_measure_on_come_alone_at_the_sizes_of_views_with_the_labels_as_stored(tiny):
+    facts = {"short": 48, "long": 60, "ratios": (1.0, 2.0), "inference": InferenceConfig(), "workers": 0, "world": 5}
+    rest = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1), "autocast": nullcontext}
+    parts = [list(read(tiny, Look(**facts, **rest, rank=rank))) for rank in range(5)]
     assert [len(part) for part in parts] == [3, 3, 2, 2, 2]
-    batch = parts[1][2]
+    seen = parts[1][2]
     picture, labels = tiny.read(11)
-    assert np.array_equal(batch.labels[0], labels)
-    short, long = sorted(batch.images.shape[2:])
-    assert short == 48 or long == 60
-    assert batch.sizes == [batch.images.shape[2:]]
-    assert batch.images.shape[2] / batch.images.shape[3] == pytest.approx(picture.height / picture.width, rel=0.03)
-    assert (EvalTransform(config)(picture, labels)[0] == batch.images[0]).all()
+    assert np.array_equal(seen.labels, labels)
+    for view, ratio in zip(seen.views, facts["ratios"], strict=True):
+        height, width = view_size((picture.height, picture.width), 48, 60, ratio)
+        assert (min(height, width) == 48 * ratio) or (max(height, width) == 60 * ratio)
+        wanted = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+        assert np.array_equal(view[0].permute(1, 2, 0), wanted)
 
 
 def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
     reader, order = TrainReader(tiny, CropConfig(crop=32)), TrainOrder(12, 12, seed=0)
     Path(tiny.describe(3)).write_bytes(b"")
     assert reader.__getitems__(order.batch(0)).bad == [3]
-    empty = EvalReader(tiny, CropConfig()).__getitems__([3])
-    assert (empty.bad, len(empty.images), empty.labels) == ([3], 0, [])
+    empty = Reader(tiny, 512, 2048, (1.0,)).__getitems__([3])
+    assert (empty.bad, empty.views, empty.labels.numel()) == ([3], [], 0)
     Image.new("L", tiny.read(5)[0].size, 151).save(tiny.label_file(5))
-    for found in (reader.__getitems__(order.batch(0)), EvalReader(tiny, CropConfig()).__getitems__([5])):
+    for found in (reader.__getitems__(order.batch(0)), Reader(tiny, 512, 2048, (1.0,)).__getitems__([5])):
         assert isinstance(found, Failure)
         assert "ADE_train_00000006.png: the label 151, expected 0 to 150" in found.message
 

@@ -12,8 +12,7 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.common.painting import OPACITY, class_colour
-from ropevit.tasks.segment.augment import CropConfig
-from ropevit.tasks.segment.batches import EvalReader, normalised
+from ropevit.tasks.segment.counting import Reader
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmentationModel
 from ropevit.tasks.segment.predict import LabelFolder, label_map, open_labeller, shares
@@ -83,9 +82,9 @@ def test_the_model_sees_what_it_saw_when_it_was_measured(saved, tmp_path):
     source = open_ade(tmp_path / "ade", "val")
     labeller = replace(open_labeller(saved, None, CPU), model=Stub(), inference=InferenceConfig())
     labeller.label(source.read(0)[0])
-    batch = EvalReader(source, CropConfig(test_short=64, test_long=256)).__getitems__([0])
+    (view,) = Reader(source, short=64, long=256, ratios=(1.0,)).__getitems__([0]).views
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
-    assert torch.equal(labeller.model.images, normalised(batch, mean, std))
+    assert torch.equal(labeller.model.images, (view.float() / 255 - mean) / std)
 
 
 def test_the_picture_mixes_colours_of_classes_with_the_image(stubbed, tmp_path):

@@ -101,18 +101,6 @@ class TrainTransform:
         return (distort(image) if config.colours else image), truth
 
 
-@dataclass(frozen=True)
-class EvalTransform:
-    """Resize a picture as large as both limits allow, and leave its labels as they are."""
-
-    config: CropConfig
-
-    def __call__(self, picture: Image.Image, labels: UInt8[np.ndarray, "H W"]) -> Sample:
-        """Resize a picture."""
-        size = view_size((picture.height, picture.width), self.config.test_short, self.config.test_long)
-        return resized(picture, labels, size)[0], torch.from_numpy(labels.copy())
-
-
 def draw_size(size: tuple[int, int], config: CropConfig) -> tuple[int, int]:
     """Draw the height and width to which a picture of a height and width is resized."""
     if config.short_sides:

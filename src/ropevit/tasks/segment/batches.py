@@ -1,6 +1,6 @@
-"""Batches of pictures with labels of their pixels: read, augmented, and padded to one size."""
+"""Batches to train on, of pictures with labels of their pixels: read, augmented, and padded to one size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from ropevit.data.ade import IGNORED, AdeSource
 from ropevit.data.loading import Failure, batches
 from ropevit.data.order import Draw, TrainOrder
-from ropevit.tasks.common.reading import eval_keys, read_all, read_drawn, train_keys
-from ropevit.tasks.segment.augment import CropConfig, EvalTransform, Sample, TrainTransform
+from ropevit.tasks.common.reading import read_drawn, train_keys
+from ropevit.tasks.segment.augment import CropConfig, Sample, TrainTransform
 
 
 class Batch(NamedTuple):
-    """Crops to train on, or one whole picture to measure on."""
+    """Crops to train on."""
 
     images: UInt8[Tensor, "b 3 H W"]
     """Not normalised, at the top left; zeros around them."""
     labels: list[UInt8[Tensor, "_ _"]]
-    """Class of each pixel: of the padded crops, or at the size of the original picture; IGNORED where there is none."""
+    """Class of each pixel of the padded crops; IGNORED where there is none."""
     sizes: list[tuple[int, int]]
     """Height and width of each image in pixels, padding not counted."""
     bad: list[int]
@@ -50,26 +50,6 @@ class TrainReader:
         return Batch(images, list(labels), [(given.shape[0], given.shape[1]) for _, given in samples], bad)
 
 
-@dataclass(frozen=True)
-class EvalReader:
-    """Reads one picture to measure on, resized and not padded; none where it cannot be read."""
-
-    source: AdeSource
-    config: CropConfig
-
-    def __getitems__(self, indices: Iterable[int]) -> Batch | Failure:
-        """Read a picture."""
-        return read_all(self.source, indices, EvalTransform(self.config), alone)
-
-
-def alone(samples: list[Sample], bad: list[int]) -> Batch:
-    """Make a batch of one picture, or of none."""
-    images = [image for image, _ in samples]
-    stacked = torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    sizes = [(image.shape[1], image.shape[2]) for image in images]
-    return Batch(stacked, [labels for _, labels in samples], sizes, bad)
-
-
 def train_batches(
     source: AdeSource, config: CropConfig, order: TrainOrder, first_step: int, last_step: int, workers: int
 ) -> Iterator[Batch]:
@@ -87,22 +67,6 @@ def train_batches(
         ValueError: If ten pictures in a row cannot be read, or one has a label of no class.
     """
     return batches(TrainReader(source, config), train_keys(order, first_step, last_step), workers)
-
-
-def eval_batches(source: AdeSource, config: CropConfig, workers: int, world: int = 1, rank: int = 0) -> Iterator[Batch]:
-    """Read every picture once, each by itself, over all processes together.
-
-    Args:
-        source: Pictures to measure on.
-        config: How they are resized.
-        workers: Processes that read; 0 reads in this one.
-        world: Number of processes that measure.
-        rank: Which of them this one is.
-
-    Raises:
-        ValueError: If one has a label of no class.
-    """
-    return batches(EvalReader(source, config), eval_keys(len(source), 1, world, rank), workers)
 
 
 def normalised(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
