@@ -1,5 +1,6 @@
 """Image files: reading any mode as it should look, and fitting a picture to a model's input."""
 
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -35,7 +36,8 @@ def read_image(path: Path) -> Image.Image:
 
 def reason(error: Exception) -> str:
     """Say in one line why an image cannot be read."""
-    return " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"(cannot identify image file) .*", r"\1", str(error))  # whose name the caller says
+    return " ".join(text.split()) or type(error).__name__
 
 
 def open_rgb(path: Path | BytesIO, enough: int | None = None) -> Image.Image:

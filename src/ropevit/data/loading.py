@@ -138,6 +138,27 @@ class Reader(Protocol[BatchT_co]):
         ...
 
 
+class Unread(int):
+    """Number of an image that could not be read, and why."""
+
+    why: str
+
+    def __new__(cls, number: int, why: str = "") -> "Unread":
+        """Join the two."""
+        unread = super().__new__(cls, number)
+        unread.why = why
+        return unread
+
+
+def name_unread(source: Readable, bad: Iterable[int]) -> list[str]:
+    """Name images that could not be read, each with the reason where it is known."""
+    lines = []
+    for number in bad:
+        name, why = source.describe(number), getattr(number, "why", "")
+        lines.append(why if why.startswith(name) else ": ".join(filter(None, (name, why))))
+    return lines
+
+
 def read_near(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], list[int]]:
     """Read a picture, or the next one that can be read.
 
@@ -157,8 +178,8 @@ def read_near(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], li
         except RefusedError:
             raise
         except UNREADABLE as error:
-            bad.append(place)
             why = reason(error)
+            bad.append(Unread(place, why))
     first, last = source.describe(bad[0]), source.describe(bad[-1])
     raise TooManyBadError(
         f"{MOST_BAD} images in a row cannot be read, {first} to {last} ({why}); "
@@ -205,8 +226,8 @@ class EvalReader:
         for index in indices:
             try:
                 image, label = self.source.read(index)
-            except UNREADABLE:
-                bad.append(index)
+            except UNREADABLE as error:
+                bad.append(Unread(index, reason(error)))
             else:
                 samples.append(Sample(self.transform(image), label, []))
                 good.append(index)

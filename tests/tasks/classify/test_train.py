@@ -53,7 +53,7 @@ def test_an_image_that_cannot_be_read_is_left_out_named_and_counted(folder):
     train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Said) else None)
     assert any(str(bad) in message for message in said)
     lines = [line for line in read_metrics(folder / "run") if line.get("skipped")]
-    assert all(line["skipped"] == [str(bad)] for line in lines)
+    assert all(line["skipped"] == [f"{bad}: cannot identify image file"] for line in lines)
     assert len(lines) in (1, 2)  # an epoch leaves one image over, which may be this one
 
 
@@ -64,7 +64,7 @@ def test_an_image_that_cannot_be_measured_is_named_with_every_score(folder):
     train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Said) else None)
     lines = [(line["step"], "top1" in line) for line in read_metrics(folder / "run") if line.get("skipped")]
     assert lines == [(2, True), (4, True)]
-    assert said == [f"left out {bad}"] * 2
+    assert said == [f"left out {bad}: cannot identify image file"] * 2
 
 
 def test_images_and_labels_are_brought_to_the_device_without_waiting_for_it(folder, monkeypatch):

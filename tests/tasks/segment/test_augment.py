@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ropevit.data.ade import open_ade
-from ropevit.data.loading import Failure
+from ropevit.data.loading import Failure, name_unread
 from ropevit.data.order import TrainOrder
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.segment.augment import (
@@ -134,6 +134,11 @@ def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
     reader, order = TrainReader(tiny, CropConfig(crop=32)), TrainOrder(12, 12, seed=0)
     Path(tiny.describe(3)).write_bytes(b"")
     assert reader.__getitems__(order.batch(0)).bad == [3]
+    Image.new("L", (5, 5)).save(tiny.label_file(4))
+    missed = reader.__getitems__(order.batch(0)).bad
+    lines = name_unread(tiny, sorted(missed))
+    assert lines[0] == f"{tiny.describe(3)}: cannot identify image file"
+    assert lines[-1].startswith(f"{tiny.describe(4)}: {tiny.label_file(4)}: labels of 5 x 5 pixels for a picture of")
     empty = Reader(tiny, 512, 2048, (1.0,)).__getitems__([3])
     assert (empty.bad, empty.views, empty.labels.numel()) == ([3], [], 0)
     Image.new("L", tiny.read(5)[0].size, 151).save(tiny.label_file(5))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ropevit.data.augment import eval_transform
-from ropevit.data.loading import Batch, eval_batches
+from ropevit.data.loading import Batch, eval_batches, name_unread
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.models.architectures import Model
 from ropevit.models.published import Figure, curve
@@ -172,7 +172,7 @@ def measure(model: Model, view: View, bench: Bench) -> Reading:
     watch = site.watch(view.size, len(source))
     counts = tally(classifier(model, bench), batches, len(source.classes), site.channel, watch, right=right)
     figures = meter.figures(int(counts.images.sum()), len(source))
-    missed = [source.describe(index) for part in site.channel.gather(bad) for index in part]
+    missed = [line for part in site.channel.gather(name_unread(source, bad)) for line in part]
     return Reading(
         row=Row(size=view.size, **counts.scores(), **figures, window=view.window, resize=view.resize, crop=view.crop),
         classes=by_class(counts),

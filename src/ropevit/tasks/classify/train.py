@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ropevit.data.augment import eval_transform, train_transform
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.data.loading import Batch, eval_batches, train_batches
+from ropevit.data.loading import Batch, eval_batches, name_unread, train_batches
 from ropevit.data.order import TrainOrder
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.data.streams import number
@@ -137,7 +137,7 @@ class Classification:
 
     def note(self, source: ImageSource, batch: Batch) -> None:
         """Remember the images of a batch that could not be read."""
-        self.skipped += [source.describe(index) for index in batch.bad]
+        self.skipped += name_unread(source, batch.bad)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Measure top-1 and top-5 in percent at the training size, each test image once over all processes."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ropevit.data.faults import RefusedError
-from ropevit.data.images import UNREADABLE
-from ropevit.data.loading import Failure, Readable, TooManyBadError, read_near, seeded
+from ropevit.data.images import UNREADABLE, reason
+from ropevit.data.loading import Failure, Readable, TooManyBadError, Unread, read_near, seeded
 from ropevit.data.order import Draw, TrainOrder
 
 BatchT = TypeVar("BatchT")
@@ -50,8 +50,8 @@ def read_all(
             found = source.read(index)
         except RefusedError as error:
             return Failure(str(error))
-        except UNREADABLE:
-            bad.append(index)
+        except UNREADABLE as error:
+            bad.append(Unread(index, reason(error)))
         else:
             samples.append(prepare(*found))
     return collate(samples, bad)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ropevit.data.coco import CocoSource, open_coco
+from ropevit.data.loading import name_unread
 from ropevit.extras import require
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
@@ -190,7 +191,7 @@ def measure(size: int, bench: Bench) -> Reading:
     site, facts, source = bench.site, bench.info.metadata, bench.source
     meter, search = Meter(site), make_search(size, site, facts)
     rows, bad = find_all(bench.model, source, search, site.channel, site.watch(size, len(source)))
-    missed = [source.describe(index) for part in site.channel.gather(bad) for index in part]
+    missed = [line for part in site.channel.gather(name_unread(source, bad)) for line in part]
     figures = meter.figures(len(source) - len(missed), len(source))
     found = site.channel.first(lambda: average_precision(source.annotations, rows))
     scores = {name: round(found.scores[name], 4) if name in found.scores else None for name in NAMES}

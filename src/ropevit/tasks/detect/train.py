@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ropevit.data.coco import CocoSource, open_coco
 from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.loading import name_unread
 from ropevit.data.order import TrainOrder
 from ropevit.data.streams import number
 from ropevit.extras import require
@@ -123,7 +124,7 @@ class Detection:
 
     def note(self, source: CocoSource, bad: Sequence[int]) -> None:
         """Remember pictures that could not be read."""
-        self.skipped += [source.describe(index) for index in bad]
+        self.skipped += name_unread(source, bad)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Measure the average precision in percent, each picture once over all processes."""

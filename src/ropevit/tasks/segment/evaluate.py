@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ropevit.data.ade import AdeSource, open_ade
+from ropevit.data.loading import name_unread
 from ropevit.extras import require
 from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
 from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
@@ -182,7 +183,7 @@ def measure(size: int, bench: Bench) -> Reading:
     site, source = bench.site, bench.source
     meter, look = Meter(site), make_look(size, bench)
     counts, bad = count_pixels(bench.model, source, look, site.channel, site.watch(size, len(source)))
-    missed = [source.describe(index) for part in site.channel.gather(bad) for index in part]
+    missed = [line for part in site.channel.gather(name_unread(source, bad)) for line in part]
     figures = meter.figures(len(source) - len(missed), len(source))
     found = segmentation_scores(counts)
     scores = {name: round(score, 4) for name, score in found.percent().items()}

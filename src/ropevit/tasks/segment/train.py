@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ropevit.data.ade import AdeSource, open_ade
 from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.loading import name_unread
 from ropevit.data.order import TrainOrder
 from ropevit.data.streams import number
 from ropevit.extras import require
@@ -108,7 +109,7 @@ class Segmentation:
 
     def note(self, source: AdeSource, bad: Sequence[int]) -> None:
         """Remember pictures that could not be read."""
-        self.skipped += [source.describe(index) for index in bad]
+        self.skipped += name_unread(source, bad)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Measure mIoU, aAcc and mAcc in percent, each picture once over all processes.
