@@ -127,6 +127,8 @@ def test_the_backbone_starts_from_a_classifier(tmp_path):
         ({"model": "swin_tiny", "taps": (0, 1, 2, 3)}, r"got taps=\(0, 1, 2, 3\), .* for a Swin"),
         ({"patch_size": 8}, "got patch_size=8; the head needs maps of strides"),
         ({"taps": (0, 1, 2)}, r"taps=\(0, 1, 2\) for 4 levels"),
+        ({"taps": ()}, r"got taps=\(\) for 4 levels"),
+        ({"depth": 3, "init": None}, "got depth=3; expected at least 4 blocks"),
         ({"model": "deit_tiny"}, "has no published weights"),
         ({"model": "resnet"}, "got model 'resnet'; choose one of deit_tiny"),
     ],

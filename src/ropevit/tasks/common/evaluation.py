@@ -220,7 +220,6 @@ def describe(plan: Plan, site: Site) -> dict[str, Any]:
     }
     model = {name: getattr(plan, name) for name in ("name", "weights", "model", "position", "trained_at")}
     processes = {"batch_size": config.batch_size, "processes": site.world}
-    fixed["device"] = machine["device"]
     return {"config": fixed, "data": config.data, "model": model, "machine": machine | processes}
 
 

@@ -81,7 +81,7 @@ class SegmentModel:
         """Give the config of the backbone: four maps of strides 4, 8, 16 and 32.
 
         Raises:
-            ValueError: If options of a ViT are given for a Swin, or the maps have other strides.
+            ValueError: If options of a ViT are given for a Swin, or its blocks or the strides of its maps do not fit.
         """
         body = body_config(self)
         if body.patch_size != (4 if isinstance(body, SwinConfig) else 16):
@@ -92,7 +92,9 @@ class SegmentModel:
             if self.taps is not None or self.neck != "transposed":
                 raise ValueError(f"got taps={self.taps}, neck={self.neck!r} for a Swin; they are options of a ViT")
             return DenseSwinConfig(body=body)
-        return vit_config(body, self.taps or quarters(body.depth), self.window)
+        if body.depth < len(STRIDES):
+            raise ValueError(f"got depth={body.depth}; expected at least {len(STRIDES)} blocks, one for each map")
+        return vit_config(body, quarters(body.depth) if self.taps is None else self.taps, self.window)
 
     def weights(self) -> str | None:
         """Say where the backbone's first weights come from; None for nowhere."""
