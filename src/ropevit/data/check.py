@@ -34,7 +34,7 @@ ADVICE = {
     "missing file": "fetch it, or remove what refers to it",
     "unknown image": "annotations of pictures that are not listed; list or remove them",
     "unknown category": "annotations of categories that are not listed; list or remove them",
-    "unknown label": "labels beyond those of ADE20K; look how they were made",
+    "unknown label": "labels above the number of classes; look how they were made, or name the classes in classes.txt",
     "damaged box": "not four numbers; correct or remove them",
     "damaged mask": "not for their picture, or cut off; correct or remove them",
     "wrong size": "annotations of another size than the picture; find out which is right",

@@ -57,7 +57,7 @@ def test_what_else_was_done_otherwise_stands_in_the_legend(other):
 )
 def test_only_the_same_measure_on_the_same_data_stands_beside(other, changes):
     ((key, value),) = changes.items()
-    with pytest.raises(ValueError, match=f"other is of another {key}: .*, here '?{value}'?; only the same"):
+    with pytest.raises(ValueError, match=f"other says {key}: .*, this evaluation '?{value}'?; only the same"):
         read(other(), **changes)
 
 

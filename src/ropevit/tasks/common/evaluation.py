@@ -248,7 +248,7 @@ def read_curve(folder: Path, plan: Plan, settings: Mapping[str, Any]) -> Curve:
     for key in SAME:
         if theirs.get(key) != own.get(key):
             raise ValueError(
-                f"{folder} is of another {key}: {theirs.get(key)!r}, here {own.get(key)!r}; only the same measure on "
+                f"{folder} says {key}: {theirs.get(key)!r}, this evaluation {own.get(key)!r}; only the same measure on "
                 f"the same data stands beside one another: {advice}"
             )
     rows = read_rows(folder, plan.row)
