@@ -32,7 +32,7 @@ def test_a_norm_of_single_values_is_refused_by_mask2former():
 
 
 def test_a_segmenter_has_a_block_for_each_map():
-    with pytest.raises(ValueError, match="got depth=3; the head needs 4 maps"):
+    with pytest.raises(ValueError, match="got depth=3; expected at least 4 blocks"):
         SegmentModel(model="deit_tiny", depth=3, init=None)
 
 

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig
-from ropevit.rope import AxialRope, FixedRope, LearnedRope, MixedRope, PolarRope
+from ropevit.rope import AxialRope, FixedRope, LearnedRope, MixedRope, PolarRope, pairs_per_axis
 from ropevit.rope.families import FIXED
 
 
@@ -20,7 +19,9 @@ def shared_rope(config: ModelConfig, channels: int, heads: int) -> AxialRope | F
 
 def check_rotation(config: ModelConfig, channels: int, heads: int) -> None:
     """Refuse heads that a kind of rotation cannot turn."""
-    with torch.device("meta"):
+    if config.rope in ("axial", "mixed"):
+        pairs_per_axis(channels)  # the modules themselves would draw random numbers
+    else:
         shared_rope(config, channels, heads)
         own_rope(config, channels, heads)
 

@@ -66,8 +66,7 @@ def axial_frequencies(
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial; Su et al. 2021 (arXiv:2104.09864).
     """
-    if not theta > 0:
-        raise ValueError(f"got theta={theta}; expected a positive number, such as 100")
+    check_theta(theta)
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"got dtype={dtype}; frequencies need float32 or float64")
     rows = []
@@ -77,6 +76,12 @@ def axial_frequencies(
         before, after = sum(budget[:axis]), sum(budget[axis + 1 :])
         rows.append(torch.nn.functional.pad(theta**-exponents, (before, after)))
     return torch.stack(rows)
+
+
+def check_theta(theta: float) -> None:
+    """Refuse a base of frequencies that is none."""
+    if not theta > 0:
+        raise ValueError(f"got theta={theta}; expected a positive number, such as 100")
 
 
 def random_directions(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.rope.families import FIXED, count_pairs, polar_frequencies, speeds
-from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis
+from ropevit.rope.frequencies import axial_frequencies, check_theta, mixed_frequencies, pairs_per_axis
 from ropevit.rope.rotation import Turn, make_turn, rotate
 
 
@@ -28,7 +28,7 @@ class AxialRope(nn.Module):
         super().__init__()
         self.channels, self.theta, self.ndim = channels, theta, ndim
         self.pairs = pairs_per_axis(channels, ndim, pairs)
-        axial_frequencies(channels, theta, ndim, pairs, device="meta")  # refuses bad arguments now, not in training
+        check_theta(theta)
 
     def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim P"]:
         """Compute the frequencies on a device, in radians per patch."""

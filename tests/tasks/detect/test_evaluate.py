@@ -179,7 +179,8 @@ def test_pictures_that_cannot_be_read_are_named_and_their_objects_missed(place, 
         file.write_bytes(content)
     assert (row.images, row.skipped) == (5, 1)
     assert row.AR100 < before.AR100
-    assert [event.left_out for event in events if isinstance(event, Measured)] == [(str(file),)]
+    said = f"{file}: cannot identify image file"
+    assert [event.left_out for event in events if isinstance(event, Measured)] == [(said,)]
 
 
 def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 import ropevit
 from ropevit.data.coco import open_coco
@@ -239,3 +240,15 @@ def test_a_file_that_is_no_detector_is_refused(tmp_path):
     path = ropevit.save_model(tmp_path / "classifier.safetensors", ropevit.create_model("deit_tiny_patch16_LS"))
     with pytest.raises(WeightsError, match="is no detector of ours"):
         load_detector(path)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny", "swin_tiny"])
+def test_an_image_padded_by_the_caller_gives_the_same_detections(name):
+    config = find_recipe("detect/dino_smoke").model
+    size = {} if name == "deit_tiny" else dict.fromkeys(("width", "depth", "heads", "patch_size", "window"))
+    model = Detector(replace(config, model=name, **size), 3).eval()
+    image = torch.randn(1, 3, 100, 150)
+    with torch.no_grad():
+        alone = model(image, [(100, 150)]).layers[-1]
+        padded = model(functional.pad(image, (0, 10, 0, 28)), [(100, 150)]).layers[-1]
+    torch.testing.assert_close((alone.logits, alone.boxes), (padded.logits, padded.boxes))

@@ -163,6 +163,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(place, tmp_path):
     finally:
         file.write_bytes(content)
     assert (row.images, row.skipped) == (5, 1)
-    assert [event.left_out for event in events if isinstance(event, Measured)] == [(str(file),)]
+    said = f"{file}: cannot identify image file"
+    assert [event.left_out for event in events if isinstance(event, Measured)] == [(said,)]
     settings = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert (settings["model"]["position"], settings["config"]["metric"]) == ("rope_mixed", "mIoU")

@@ -17,9 +17,7 @@ from ropevit.tasks.common.reading import Prepare, eval_keys, read_all, read_draw
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
 from ropevit.tasks.detect.levels import padding_mask
-
-#: Sides of a batch are multiples of this many pixels: the stride of the backbones' coarsest convolved map.
-MULTIPLE = 32
+from ropevit.tasks.detect.model import MULTIPLE
 
 
 class Batch(NamedTuple):

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
+from ropevit.models.dense.vit import pad_to
 from ropevit.models.swin import SwinConfig
 from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
 from ropevit.tasks.common.saved import SavedAs
@@ -24,6 +25,9 @@ from ropevit.weights.errors import WeightsError, first_line
 FORMAT = "ropevit-detector"
 
 FILE = SavedAs(FORMAT, "detector")
+
+#: Images are padded to multiples of this many pixels: the stride of the backbones' coarsest convolved map.
+MULTIPLE = 32
 
 #: Side of a ViT's windows in tokens: the grid of pre-training at 224 pixels.
 VIT_WINDOW = 14
@@ -145,6 +149,7 @@ class Detector(nn.Module):
             sizes: Height and width of each image in pixels, padding not counted.
             targets: Objects of each image, in training.
         """
+        images = pad_to(images, MULTIPLE)  # or maps would reach beyond the canvas that boxes are measured in
         places: Int[Tensor, "B 2"] = torch.tensor(list(sizes), device=images.device)
         padding = padding_mask(sizes, images.shape[2], images.shape[3]).to(images.device, non_blocking=True)
         return self.dino(self.backbone(images, places).features, padding, targets)
