@@ -85,6 +85,26 @@ def test_dino_attends_by_scaled_dot_product_attention_alone(monkeypatch):
     assert {module.config._attn_implementation for module in theirs} == {"sdpa"}
 
 
+def test_mask2formers_queries_attend_to_the_maps_by_scaled_dot_product_attention(monkeypatch):
+    model, calls, attend = model_of("mask2former").eval(), [], F.scaled_dot_product_attention
+    images, layers = torch.randn(1, 3, 64, 96), model.decoder.decoder.layers
+
+    def watched(*args, **kwargs):
+        calls.append(len(args))
+        return attend(*args, **kwargs)
+
+    found = model(images)[-1]
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    model(images)
+    assert len(calls) == VIT["depth"] + len(layers)
+    for layer in layers:
+        layer.cross_attn._forward_pre_hooks.clear()
+        layer.cross_attn._forward_pre_hooks_with_kwargs.clear()
+    plain = model(images)[-1]
+    assert len(calls) == 2 * VIT["depth"] + len(layers)
+    torch.testing.assert_close((found.classes, found.masks), (plain.classes, plain.masks), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("body", "position"), [*(("deit_tiny", p) for p in VITS), *(("swin_tiny", p) for p in SWINS)])
 def test_every_weight_learns_with_every_position(kind, body, position):

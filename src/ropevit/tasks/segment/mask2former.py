@@ -73,6 +73,8 @@ class Mask2Former(SegmentationModel):
         start(self.pixel_decoder)
         for layer in self.pixel_decoder.encoder.layers:
             sample_in_float32(layer.self_attn)
+        for layer in self.decoder.decoder.layers:
+            layer.cross_attn.register_forward_pre_hook(leave_out_weights, with_kwargs=True)
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> list[Masks]:
         """Make masks and classes: of the queries before the first layer, then after each; the last are the result.
@@ -109,6 +111,11 @@ class Mask2Former(SegmentationModel):
     def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
         """Score the classes of the pixels at the size of the images, as `segment` takes them."""
         return semantic_scores(self(images)[-1], (images.shape[2], images.shape[3]))
+
+
+def leave_out_weights(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:  # noqa: ARG001
+    """Ask a `nn.MultiheadAttention` for its result alone: then it takes PyTorch's fused attention."""
+    return inputs, options | {"need_weights": False}
 
 
 def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
