@@ -1,0 +1,59 @@
+"""The attention layers of a model: what turns their heads, and on which grid."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ropevit.models.layers import Attention
+from ropevit.models.windows import WindowAttention
+
+
+class Layer(NamedTuple):
+    """One attention layer."""
+
+    name: str
+    """Path of the attention module in the model, such as `blocks.3.attn`."""
+    frequencies: Float[Tensor, "2 A P"] | None
+    """Radians per patch of every head, row 0 for x, row 1 for y; None where nothing is rotated."""
+    heads: int
+    """Number of heads, A."""
+
+
+def attention_layers(model: nn.Module) -> list[Layer]:
+    """List the attention layers of a ViT or Swin, first to last, with the frequencies of every head.
+
+    Frequencies that all heads or all layers share are repeated for each, so that every layer reads alike.
+
+    Args:
+        model: A model of this package, or one that holds a single one, such as a backbone.
+
+    Raises:
+        ValueError: If the model has no attention layer of this package.
+    """
+    layers = []
+    for name, attention, shared in walk(model, None):
+        own = attention.rope
+        found = own.freqs if own is not None else shared.frequencies() if shared is not None else None
+        if found is not None:
+            found = found.detach().float().cpu()
+            found = found if found.ndim == 3 else found.unsqueeze(1)
+            found = found.expand(-1, attention.heads, -1)
+        layers.append(Layer(name, found, attention.heads))
+    if not layers:
+        raise ValueError(
+            f"got {type(model).__name__}, which has no attention layer of this package; nothing to look at"
+        )
+    return layers
+
+
+def walk(module: nn.Module, shared: Any, prefix: str = "") -> Iterator[tuple[str, Attention | WindowAttention, Any]]:
+    """Find attention layers, and for each the rotation that the nearest module around it shares out."""
+    shared = getattr(module, "rope", None) or shared
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if isinstance(child, Attention | WindowAttention):
+            yield path, child, shared
+        else:
+            yield from walk(child, shared, f"{path}.")
