@@ -24,8 +24,8 @@ import ropevit
 from ropevit.data.crops import MEAN, STD, normalise, resample
 from ropevit.data.fashion import load_fashion
 from ropevit.integrations.export import export_onnx
+from ropevit.machine import available_cores, processor
 from ropevit.models import Model
-from ropevit.study.device import available_cores, processor
 from ropevit.study.events import Run
 from ropevit.study.panels import ZoomPanel
 from ropevit.study.settings import preset

@@ -24,7 +24,8 @@ from ropevit.data.canvas import CanvasLaw
 from ropevit.data.crops import CropLaw
 from ropevit.data.fashion import load_fashion
 from ropevit.data.labelled import LabelledImages
-from ropevit.study.device import environment, resolve_precision
+from ropevit.machine import environment
+from ropevit.study.device import resolve_precision
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.settings import PanelSettings

@@ -1,7 +1,7 @@
 """The house rules that a machine can hold: who imports whom, and how big things grow."""
 
 import ast
-import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +99,19 @@ def test_importing_the_package_loads_nothing_heavy():
     code = f"import sys, ropevit; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+SCRIPTS = sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_import_names_that_there_are(path):
+    missing = []
+    for name in sorted(name for name in imported(path) if name.startswith("ropevit.")):
+        module, _, last = name.rpartition(".")
+        if importlib.util.find_spec(module) is None or not hasattr(importlib.import_module(module), last):
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                missing.append(name)
+    assert missing == []

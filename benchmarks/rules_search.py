@@ -1,0 +1,177 @@
+"""Search for rules that help beyond the training size, on held-out training images, never on the test images.
+
+    python benchmarks/rules_search.py                 # train and measure whatever is not in the results yet
+    python benchmarks/rules_search.py --panels field  # one panel alone: two calls may run side by side
+    python benchmarks/rules_search.py --show          # print the results as tables
+
+Trains the study's small ViT on 9,000 of the embedded training images and measures on the other 1,000, with seeds from
+100 on and one thread. Every trained model is measured with every rule at 1 to 4 times the training size. Each line of
+`results/rules_search_PANEL.csv` names the embedding, the rule of the training and the rule of the test.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ropevit.data.fashion import load_fashion
+from ropevit.machine import environment
+from ropevit.models import set_scaling
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.study.device import resolve_precision
+from ropevit.study.events import Run
+from ropevit.study.panels import PANEL_CLASSES, FieldPanel, ZoomPanel
+from ropevit.study.settings import FASHION, PanelSettings
+from ropevit.study.train import Job, train
+from ropevit.weights import load_model
+
+RESULTS = Path(__file__).parent / "results"
+MODELS = Path("runs/rules_search")
+COLUMNS = ["panel", "embedding", "seed", "training", "rule", "scores", "where"]
+#: Training size, and 2, 3 and 4 times that.
+SIZES = {"field": (32, 64, 96, 128), "zoom": (28, 56, 84, 112)}
+
+RULES = (
+    "", "pi", "ntk", "log", "entropy", "pi+log", "ntk+log", "ntk+entropy", "yarn",
+    "parts", "parts+log", "parts+entropy",
+    "parts(slow=0.25,fast=1)", "parts(slow=0.25,fast=1)+log", "parts(slow=0.25,fast=1)+entropy",
+    "parts(slow=0.1,fast=0.5)", "parts(slow=0.1,fast=0.5)+log", "parts(slow=0.1,fast=0.5)+entropy",
+)  # fmt: skip
+#: Rules of the training that are searched with fewer rules of the test.
+FEW = ("", "log", "entropy", "pi", "ntk", "ntk+entropy", "parts(slow=0.25,fast=1)+entropy")
+
+#: embeddings, seeds, rules of the training, rules of the test.
+GRIDS = [
+    (("rope_mixed", "rope_axial"), (100,), ("",), RULES),
+    (("rope_mixed",), (100,), ("jitter(rescale=2)", "jitter(rescale=1.5)", "jitter(rescale=4)"), FEW),
+    (("rope_axial", "rope_polar", "rope_golden"), (100,), ("jitter(rescale=2)",), FEW),
+    (("rope_polar", "rope_golden", "rope_spiral", "rope_simplex"), (100,), ("",), FEW),
+    (("rope_mixed",), (101,), ("", "jitter(rescale=2)", "jitter(rescale=1.5)"), FEW),
+]
+
+
+def settings_of(panel: str) -> PanelSettings:
+    """Take the study's settings, with sizes up to four times the training size."""
+    return replace(FASHION[panel], test_sizes=SIZES[panel])
+
+
+class Ruled:
+    """A panel whose models are trained with a rule, and not measured at the end of the training."""
+
+    def __init__(self, panel: ZoomPanel | FieldPanel, rule: str):
+        self.panel, self.rule = panel, rule
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.panel, name)
+
+    def model_config(self, position: str) -> ViTConfig:
+        """Describe the model, with the rule."""
+        return replace(self.panel.model_config(position), scaling=self.rule or None)
+
+    def score(self, *_: Any) -> float:
+        """Measure nothing: `measure` does, rule by rule."""
+        return 0.0
+
+
+def trained(run: Run, panel: ZoomPanel | FieldPanel, rule: str) -> ViT:
+    """Train a model, or read the one that was trained before."""
+    folder = MODELS / f"{run.name}-{rule or 'plain'}"
+    if not (folder / "model.safetensors").exists():
+        torch.manual_seed(run.seed)  # of the jitter
+        how = {"device": torch.device("cpu"), "dtype": resolve_precision("auto", torch.device("cpu"))}
+        how |= {"report": lambda _: None, "should_stop": lambda: False}
+        ruled = Ruled(panel, rule)
+        train(Job(run=run, panel=ruled, folder=folder, **how))
+    model, _ = load_model(str(folder / "model.safetensors"))
+    return model.eval()
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Read the lines that are there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add(path: Path, line: dict[str, Any]) -> None:
+    """Add a line to the results."""
+    first = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if first:
+            writer.writeheader()
+        writer.writerow(line)
+
+
+def search(name: str) -> None:
+    """Measure what is missing of a panel."""
+    path = RESULTS / f"rules_search_{name}.csv"
+    panel = PANEL_CLASSES[name](settings_of(name), load_fashion("search"), load_fashion("val"))
+    facts = environment(torch.device("cpu"), torch.float32, workers=1, threads=1)
+    where = "; ".join(f"{key} {facts[key]}" for key in ("torch", "device", "threads"))
+    for embeddings, seeds, trainings, rules in GRIDS:
+        for embedding in embeddings:
+            for seed in seeds:
+                for training in trainings:
+                    measure(path, Run(panel=name, embedding=embedding, seed=seed), panel, training, rules, where)
+
+
+def measure(path: Path, run: Run, panel: ZoomPanel | FieldPanel, training: str, rules: tuple[str, ...], where: str):
+    """Measure one model with the rules that are missing."""
+    key = {"panel": run.panel, "embedding": run.embedding, "seed": str(run.seed), "training": training}
+    done = [line for line in read(path) if key.items() <= line.items()]
+    missing = [rule for rule in rules if rule not in [line["rule"] for line in done]]
+    if not missing:
+        return
+    model = trained(run, panel, training)
+    for rule in missing:
+        set_scaling(model, rule or None)
+        with torch.no_grad():
+            scores = {size: round(panel.score(model, size, lambda: None), 3) for size in panel.settings.test_sizes}
+        add(path, key | {"rule": rule, "scores": json.dumps(scores), "where": where})
+        print(*key.values(), rule or "plain", scores, flush=True)
+
+
+def show(name: str) -> Iterator[str]:
+    """Lay the results out as a table: means over the seeds, with the standard deviation of several."""
+    lines = read(RESULTS / f"rules_search_{name}.csv")
+    sizes = [str(size) for size in SIZES[name]]
+    yield f"| {name}: embedding | trained with | measured with | seeds | {' | '.join(sizes)} |"
+    yield "|" + "---|" * (len(sizes) + 4)
+    groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for line in lines:
+        key = line["embedding"], line["training"] or "-", line["rule"] or "-"
+        groups.setdefault(key, []).append(json.loads(line["scores"]))
+    for key, found in groups.items():
+        cells = [spread([scores[size] for scores in found]) for size in sizes]
+        yield f"| {' | '.join(key)} | {len(found)} | {' | '.join(cells)} |"
+
+
+def spread(values: list[float]) -> str:
+    """Write a mean, with the standard deviation of several values."""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--show", action="store_true", help="print the results as tables")
+    parser.add_argument("--panels", nargs="+", choices=list(SIZES), default=list(SIZES))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in arguments.panels:
+        if arguments.show:
+            print("\n".join(show(name)), end="\n\n")
+        else:
+            search(name)
+
+
+if __name__ == "__main__":
+    main()
