@@ -1,23 +1,24 @@
 """The first weights of a detector: of a classifier, or of another detector."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
 
 from ropevit.tasks.common.backbone import PRETRAINED, start_backbone
+from ropevit.tasks.common.first import backbone_shape, check_same, taken
 from ropevit.tasks.common.kept import kind_of
 from ropevit.tasks.detect.layout import from_detrex, to_detrex
-from ropevit.tasks.detect.model import DetectModel, Detector, DetectorInfo, fill, read_detector
-from ropevit.weights.errors import WeightsError
-from ropevit.weights.own import differences
+from ropevit.tasks.detect.model import DetectModel, Detector, fill, read_detector
 
 #: Fields of DINO by which its weights are those of one detector and not of another; the classes apart.
 SHAPING = ("queries", "width", "heads", "levels", "points", "mlp_width", "encoder_layers", "decoder_layers")
 
 #: How weights of DINO begin that belong to classes.
 OF_CLASSES = ("class_heads.", "label_embedding.")
+
+#: What is taken of a detector of other classes, and what is not.
+PARTS = "the backbone and DINO", "class heads and the embedding of labels"
 
 
 def first_detector(
@@ -43,9 +44,9 @@ def first_detector(
         start_backbone(model.backbone, config)
         return model
     entries, info = read_detector(source)
-    check_same(info.config, config, source)
+    check_same("detector", shape(info.config), shape(config), source)
     fill(model, entries if info.classes == list(classes) else mixed(model, entries), source)
-    say(taken(info, classes, source))
+    say(taken("detector", info.classes, classes, source, PARTS))
     return model
 
 
@@ -58,33 +59,6 @@ def mixed(model: Detector, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return backbone | to_detrex(kept | own)
 
 
-def taken(info: DetectorInfo, classes: Sequence[str], source: str) -> str:
-    """Say what was taken of another detector."""
-    if info.classes == list(classes):
-        return f"took all weights of the detector {source}, whose {len(classes)} classes are the same"
-    return (
-        f"took the backbone and DINO of the detector {source}; class heads and the embedding of labels are new, as its "
-        f"{len(info.classes)} classes are not the {len(classes)} of these data"
-    )
-
-
-def check_same(stored: DetectModel, config: DetectModel, source: str) -> None:
-    """Refuse the weights of another detector, also where no shape shows it.
-
-    Raises:
-        WeightsError: Naming what differs.
-    """
-    theirs, ours = shape(stored), shape(config)
-    if theirs != ours:
-        raise WeightsError(
-            f"{source} holds another detector ({differences(theirs, ours)}); give its options, or a classifier as init"
-        )
-
-
 def shape(config: DetectModel) -> dict[str, Any]:
     """List what makes weights those of this detector."""
-    backbone = config.backbone()
-    fields = asdict(replace(backbone, body=replace(backbone.body, drop_path=0.0)))  # pyright: ignore[reportArgumentType, reportCallIssue]
-    body = fields.pop("body")
-    body["layer_scale"] = body.get("layer_scale") is not None  # where it starts does not matter
-    return body | fields | {f"dino.{name}": getattr(config.dino, name) for name in SHAPING}
+    return backbone_shape(config.backbone()) | {f"dino.{name}": getattr(config.dino, name) for name in SHAPING}
