@@ -4,9 +4,9 @@
     python benchmarks/rules_search.py --panels field  # one panel alone: two calls may run side by side
     python benchmarks/rules_search.py --show          # print the results as tables
 
-Trains the study's small ViT on 9,000 of the embedded training images and measures on the other 1,000, with seeds from
-100 on and one thread. Every trained model is measured with every rule at 1 to 4 times the training size. Each line of
-`results/rules_search_PANEL.csv` names the embedding, the rule of the training and the rule of the test.
+Trains the study's small ViT on 9,000 of the embedded training images and measures on 500 of the other 1,000, with seeds
+from 100 on and one thread. Every trained model is measured with many rules at 1 to 4 times the training size. Each line
+of `results/rules_search_PANEL.csv` names the embedding, the rule of the training and the rule of the test.
 """
 
 import argparse
@@ -37,28 +37,22 @@ COLUMNS = ["panel", "embedding", "seed", "training", "rule", "scores", "where"]
 #: Training size, and 2, 3 and 4 times that.
 SIZES = {"field": (32, 64, 96, 128), "zoom": (28, 56, 84, 112)}
 
-RULES = (
-    "", "pi", "ntk", "log", "entropy", "pi+log", "ntk+log", "ntk+entropy", "yarn",
-    "parts", "parts+log", "parts+entropy",
-    "parts(slow=0.25,fast=1)", "parts(slow=0.25,fast=1)+log", "parts(slow=0.25,fast=1)+entropy",
-    "parts(slow=0.1,fast=0.5)", "parts(slow=0.1,fast=0.5)+log", "parts(slow=0.1,fast=0.5)+entropy",
-)  # fmt: skip
-#: Rules of the training that are searched with fewer rules of the test.
-FEW = ("", "log", "entropy", "pi", "ntk", "ntk+entropy", "parts(slow=0.25,fast=1)+entropy")
+RULES = ("", "pi", "ntk", "log", "ntk+log", "parts", "parts+log", "yarn", "ntk+entropy", "ntk+log(power=1.5)")
+#: Rules of the test for the other models.
+FEW = ("", "pi", "ntk", "ntk+log", "ntk+log(power=1.5)")
 
 #: embeddings, seeds, rules of the training, rules of the test.
 GRIDS = [
     (("rope_mixed", "rope_axial"), (100,), ("",), RULES),
     (("rope_mixed",), (100,), ("jitter(rescale=2)", "jitter(rescale=1.5)", "jitter(rescale=4)"), FEW),
-    (("rope_axial", "rope_polar", "rope_golden"), (100,), ("jitter(rescale=2)",), FEW),
-    (("rope_polar", "rope_golden", "rope_spiral", "rope_simplex"), (100,), ("",), FEW),
-    (("rope_mixed",), (101,), ("", "jitter(rescale=2)", "jitter(rescale=1.5)"), FEW),
+    (("rope_mixed",), (101,), ("", "jitter(rescale=2)"), FEW),
+    (("rope_polar", "rope_golden"), (100,), ("",), FEW),
 ]
 
 
 def settings_of(panel: str) -> PanelSettings:
-    """Take the study's settings, with sizes up to four times the training size."""
-    return replace(FASHION[panel], test_sizes=SIZES[panel])
+    """Take the study's settings, with sizes up to four times the training size, and fewer images to measure on."""
+    return replace(FASHION[panel], test_sizes=SIZES[panel], test_images=500, test_canvases=150)
 
 
 class Ruled:

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ropevit.tasks.common.runs import RunSummary, draw_runs, find_runs
+from ropevit.tasks.common.runs import RunSummary, by_metric, draw_runs, find_runs
 
 
 def runs(
     folders: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),),
     out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: runs.png in the first directory)")] = None,
 ) -> None:
-    """Compare trainings in a table, and draw their curves.
+    """Compare trainings in a table, and draw their curves; classifiers, detectors and segmenters apart.
 
     For example:
       ropevit runs runs
@@ -28,18 +28,18 @@ def runs(
     """
     found = find_runs(folders)
     console = Console()
-    console.print(table(found))
+    for alike in by_metric(found).values():
+        console.print(table(alike))
     path = draw_runs(found, out or folders[0] / "runs.png")
     console.print(f"curves: {path}", soft_wrap=True, markup=False, highlight=False)
 
 
 def table(found: list[RunSummary]) -> Table:
-    """Lay out the trainings, one a row."""
+    """Lay out trainings with the same score, one a row."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # all columns in 80 characters
     result.add_column("run", overflow="fold", min_width=8)
     result.add_column("recipe", overflow="fold", min_width=10)
-    scores = "/".join(dict.fromkeys(run.metric for run in found))
-    for name in ("epoch", "loss", scores, "best", "images/s"):
+    for name in ("epoch", "loss", found[0].metric, "best", "images/s"):
         result.add_column(name, justify="right", no_wrap=True)
     if any(run.skipped for run in found):
         result.add_column("left out", justify="right", no_wrap=True)

@@ -1,11 +1,12 @@
 import json
 
 import pytest
+from PIL import Image
 
 from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.directory import open_directory, read_settings
 from ropevit.tasks.common.metrics import read_metrics
-from ropevit.tasks.common.runs import draw_runs, find_runs
+from ropevit.tasks.common.runs import by_metric, draw_runs, find_runs
 
 SETTINGS = {"recipe": "fashion", "data": "here", "optim": {"lr": 1.0}, "run": {"seed": 0, "workers": 3}}
 
@@ -61,6 +62,22 @@ def test_trainings_are_found_at_any_depth_and_compared(tmp_path):
     assert runs[1].curve("loss") == ([0.5, 1.0, 1.5], [3.0, 1.0, 1.0])
     assert len(read_metrics(tmp_path / "a")) == 3
     assert draw_runs(runs, tmp_path / "runs.png").stat().st_size > 10_000
+
+
+def test_an_accuracy_and_an_average_precision_are_not_compared(tmp_path):
+    make_run(tmp_path / "a", [3.0, 2.0])
+    make_run(tmp_path / "b", [3.0, 2.0])
+    (tmp_path / "b" / "config.json").write_text(json.dumps({**SETTINGS, "metric": "AP"}))
+    runs = find_runs([tmp_path])
+    assert {metric: [run.name for run in alike] for metric, alike in by_metric(runs).items()} == {
+        "top1": ["a"],
+        "AP": ["b"],
+    }
+    heights = []
+    for some in (runs, runs[:1]):
+        with Image.open(draw_runs(some, tmp_path / "runs.png")) as image:
+            heights.append(image.height)
+    assert heights[0] == 2 * heights[1]
 
 
 def test_a_directory_without_trainings_is_refused(tmp_path):

@@ -80,8 +80,16 @@ def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
     return runs
 
 
+def by_metric(runs: Sequence[RunSummary]) -> dict[str, list[RunSummary]]:
+    """Group trainings by their score: an accuracy and an average precision cannot stand side by side."""
+    groups: dict[str, list[RunSummary]] = {}
+    for run in runs:
+        groups.setdefault(run.metric, []).append(run)
+    return groups
+
+
 def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
-    """Draw loss and score of trainings over their epochs.
+    """Draw loss and score of trainings over their epochs, one row of axes for each kind of score.
 
     Args:
         runs: The trainings.
@@ -91,16 +99,18 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
         MissingExtraError: If matplotlib is not installed.
     """
     figures = require("matplotlib.figure", "figures")
-    figure = figures.Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for run in runs:
-        left.plot(*run.curve("loss"), label=run.name, linewidth=1.2)
-        right.plot(*run.curve(run.metric), label=run.name, marker="o", markersize=3, linewidth=1.2)
-    scores = " or ".join(dict.fromkeys(run.metric for run in runs))
-    for axes, title in ((left, "training loss"), (right, f"{scores} on the test images (%)")):
-        axes.set(title=title, xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False, fontsize=8)
+    groups = by_metric(runs)
+    figure = figures.Figure(figsize=(11, 4.2 * len(groups)), layout="constrained")
+    for (left, right), (metric, alike) in zip(
+        figure.subplots(len(groups), 2, squeeze=False), groups.items(), strict=True
+    ):
+        for run in alike:
+            left.plot(*run.curve("loss"), label=run.name, linewidth=1.2)
+            right.plot(*run.curve(metric), label=run.name, marker="o", markersize=3, linewidth=1.2)
+        for axes, title in ((left, "training loss"), (right, f"{metric} on the test images (%)")):
+            axes.set(title=title, xlabel="epoch")
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+        right.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
     return path
