@@ -37,14 +37,18 @@ COLUMNS = ["panel", "embedding", "seed", "training", "rule", "scores", "where"]
 #: Training size, and 2, 3 and 4 times that.
 SIZES = {"field": (32, 64, 96, 128), "zoom": (28, 56, 84, 112)}
 
-RULES = ("", "pi", "ntk", "log", "ntk+log", "parts", "parts+log", "yarn", "ntk+entropy", "ntk+log(power=1.5)")
+RULES = (
+    "", "pi", "ntk", "log", "ntk+log", "ntk+log(power=1.5)", "parts", "parts+log", "yarn", "ntk+entropy",
+    "parts(slow=0.25,fast=1)", "parts(slow=0.25,fast=1)+log", "parts(slow=0.5,fast=1)+log",
+)  # fmt: skip
 #: Rules of the test for the other models.
-FEW = ("", "pi", "ntk", "ntk+log", "ntk+log(power=1.5)")
+FEW = ("", "pi", "ntk+log", "parts+log", "parts(slow=0.25,fast=1)+log")
 
 #: embeddings, seeds, rules of the training, rules of the test.
 GRIDS = [
-    (("rope_mixed", "rope_axial"), (100,), ("",), RULES),
-    (("rope_mixed",), (100,), ("jitter(rescale=2)", "jitter(rescale=1.5)", "jitter(rescale=4)"), FEW),
+    (("rope_mixed",), (100,), ("",), RULES),
+    (("rope_mixed",), (100,), ("jitter(rescale=2)", "jitter(rescale=1.5)"), FEW),
+    (("rope_axial",), (100,), ("",), FEW),
     (("rope_mixed",), (101,), ("", "jitter(rescale=2)"), FEW),
     (("rope_polar", "rope_golden"), (100,), ("",), FEW),
 ]
