@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from open_clip.transformer import VisionTransformer as OpenClipViT
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -36,6 +37,11 @@ def torchvision_vit() -> TorchvisionViT:
     return lively(TorchvisionViT(16, 4, 2, HEADS, 16, 32, num_classes=3))
 
 
+def open_clip_vit(**options) -> OpenClipViT:
+    given = {"image_size": 16, "patch_size": 4, "width": 16, "layers": 2, "heads": HEADS, "mlp_ratio": 2}
+    return lively(OpenClipViT(**given | {"output_dim": 3} | options))
+
+
 def lively(model: nn.Module) -> nn.Module:
     """Make attention far from uniform, so that every rotation shows, and evaluate."""
     for parameter in model.parameters():
@@ -59,6 +65,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
         "encoder.layer.{}.attention",
         4,
     ),
+    "open_clip": (open_clip_vit, "transformer.resblocks.{}.attn", 1),
+    "open_clip custom": (lambda: open_clip_vit(block_type="custom"), "transformer.resblocks.{}.attn", 1),
+    "open_clip normed": (lambda: open_clip_vit(qk_norm=True, pool_type="avg"), "transformer.resblocks.{}.attn", 1),
     "torchvision": (torchvision_vit, "encoder.layers.encoder_layer_{}.self_attention", 1),
 }
 
@@ -74,8 +83,8 @@ def run(model: nn.Module, images: Tensor, **options) -> Tensor:
 
 
 def sizes(name: str) -> list[tuple[int, int]]:
-    """Sizes of images that a model takes; torchvision's only one."""
-    return [(16, 16)] if name == "torchvision" else [(16, 16), (12, 24), (28, 8)]
+    """Sizes of images that a model takes; those of torchvision and open_clip only one."""
+    return [(16, 16)] if name.startswith(("torchvision", "open_clip")) else [(16, 16), (12, 24), (28, 8)]
 
 
 def images(height: int, width: int) -> Tensor:

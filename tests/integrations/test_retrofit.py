@@ -88,8 +88,9 @@ def projections(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     else:
         parts = list(F.linear(x, layer.in_proj_weight, layer.in_proj_bias).chunk(3, -1))
     q, k, v = (part.unflatten(-1, (HEADS, CHANNELS)).transpose(1, 2) for part in parts)
-    if isinstance(getattr(layer, "q_norm", None), nn.LayerNorm):
-        q, k = (F.layer_norm(z, (CHANNELS,), eps=norm.eps) for z, norm in ((q, layer.q_norm), (k, layer.k_norm)))
+    norm = getattr(layer, "q_norm", getattr(layer, "ln_q", None))
+    if isinstance(norm, nn.LayerNorm):
+        q, k = (F.layer_norm(z, (CHANNELS,), eps=norm.eps) for z in (q, k))
     return [q, k, v]
 
 
@@ -156,7 +157,7 @@ def test_a_model_of_transformers_is_loaded_from_its_config_and_its_own_names(tmp
     assert torch.equal(run(other, x), run(model, x))
 
 
-@pytest.mark.parametrize("name", ["timm", "vit", "torchvision"])
+@pytest.mark.parametrize("name", ["timm", "vit", "torchvision", "open_clip custom"])
 def test_copies_rotate_by_themselves(name):
     model, x = turned(build(name)), images(16, 16)
     before = run(model, x)
@@ -224,7 +225,7 @@ def test_padded_images_of_timm_have_the_padded_grid():
     assert_close(model(x), model(F.pad(x, (0, 3, 0, 2))))
 
 
-@pytest.mark.parametrize("name", ["timm", "vit", "torchvision"])
+@pytest.mark.parametrize("name", ["timm", "vit", "torchvision", "open_clip", "open_clip custom"])
 @pytest.mark.usefixtures("unchecked")
 def test_a_retrofitted_model_compiles_to_one_graph(name):
     model, x = turned(build(name)), images(*sizes(name)[-1])
@@ -263,7 +264,7 @@ def test_checkpointed_grids_that_cannot_be_told_apart_are_refused():
 
 def test_what_cannot_be_retrofitted_is_refused_with_one_line():
     refusals = [
-        (nn.Linear(2, 2), "got a Linear; add_rope supports timm's"),
+        (nn.Linear(2, 2), "got a Linear; add_rope supports the VisionTransformer of timm"),
         (add_rope(timm_vit()), "rotates already, with MixedRope; call add_rope once"),
         (add_rope(torchvision_vit(), "axial"), "rotates already, with GatedAxialRope; call add_rope once"),
         (ropevit.create_model("rope_axial_deit_small_patch16_LS", depth=1), "rotates already, with AxialRope"),
@@ -319,8 +320,8 @@ def test_tokens_that_are_not_the_patches_of_the_images_are_refused():
         model.blocks(torch.randn(1, 5, 16))
 
 
-@pytest.mark.parametrize("wrong", [{"need_weights": True}, {"need_weights": False, "attn_mask": None}])
-def test_torchvisions_attention_refuses_what_it_does_not_compute(wrong):
+@pytest.mark.parametrize("wrong", [{"need_weights": True}, {"need_weights": False, "attn_mask": torch.ones(17, 17)}])
+def test_the_replaced_attention_refuses_what_it_does_not_compute(wrong):
     layer = add_rope(torchvision_vit()).encoder.layers[0].self_attention
     x = torch.randn(1, 17, 16)
     with pytest.raises(ValueError, match="got a mask, need_weights=True or cross-attention"):
@@ -338,7 +339,7 @@ def test_an_attention_layer_with_hooks_or_odd_options_is_not_replaced():
     assert list(model.state_dict()) == before
     model = torchvision_vit()
     model.encoder.layers[1].self_attention = nn.MultiheadAttention(16, 2, add_zero_attn=True, batch_first=True)
-    with pytest.raises(ValueError, match="with options torchvision does not use"):
+    with pytest.raises(ValueError, match="with options torchvision and open_clip do not use"):
         add_rope(model)
 
 

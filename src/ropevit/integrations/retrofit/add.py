@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ropevit.integrations.retrofit.attention import Rope
-from ropevit.integrations.retrofit.towers import SUPPORTED, add_to_tower, ancestry, attention_names, find_tower
+from ropevit.integrations.retrofit.towers import SUPPORTED, add_to_tower, ancestry, attention_layers, find_tower
 from ropevit.rope import AxialRope, GatedAxialRope, MixedRope
 
 
@@ -51,8 +51,8 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
     original, call `add_rope`, then `load_state_dict`.
 
     Args:
-        model: Of timm (`VisionTransformer`), transformers (ViT, DeiT, CLIP vision, DINOv2) or torchvision
-            (`VisionTransformer`), alone or inside another model. It is changed in place.
+        model: Of timm, torchvision or open_clip (`VisionTransformer`) or transformers (ViT, DeiT, CLIP vision,
+            DINOv2), alone or inside another model. It is changed in place.
         kind: "mixed", learned frequencies that start at 0; or "axial", fixed frequencies (theta 100) that a learned
             gate for each head fades in.
 
@@ -75,7 +75,7 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
     if not towers:
         raise ValueError(f"got a {type(model).__name__}; add_rope supports {SUPPORTED}")
     for part, tower in towers:
-        attention_names(part, tower)  # refuses before anything is changed
+        attention_layers(part, tower)  # refuses before anything is changed
     for part, tower in towers:
         add_to_tower(part, tower, KINDS[kind])
     return model

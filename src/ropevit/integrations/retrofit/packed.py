@@ -1,4 +1,4 @@
-"""torchvision's attention, `nn.MultiheadAttention`, with rotation: it has no place for one, so it is replaced."""
+"""The attention of torchvision and open_clip, `nn.MultiheadAttention`, with rotation: it has no place for one."""
 
 from typing import Any
 
@@ -29,17 +29,23 @@ class PackedAttention(nn.Module):
         self.train(attention.training)
 
     def forward(
-        self, query: Float[Tensor, "B N C"], key: Tensor, value: Tensor, need_weights: bool = True, **masks: Any
+        self,
+        query: Float[Tensor, "B N C"],
+        key: Tensor,
+        value: Tensor,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        **masks: Any,
     ) -> tuple[Float[Tensor, "B N C"], None]:
         """Attend among all tokens; called as `nn.MultiheadAttention` is.
 
         Raises:
             ValueError: If asked for weights, a mask or anything but self-attention.
         """
-        if need_weights or masks or query is not key or key is not value:
+        if need_weights or attn_mask is not None or masks or query is not key or key is not value:
             raise ValueError(
                 "got a mask, need_weights=True or cross-attention in a retrofitted nn.MultiheadAttention; expected "
-                "attention(x, x, x, need_weights=False), as torchvision calls it"
+                "attention(x, x, x, need_weights=False), as torchvision and open_clip call it"
             )
         packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
         q, k, v = packed.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -53,6 +59,8 @@ def check_plain(attention: nn.MultiheadAttention) -> None:
     """Refuse what `PackedAttention` does not compute: only self-attention with one packed projection, batch first."""
     packed = attention.in_proj_weight is not None and attention.bias_k is None and not attention.add_zero_attn
     if not packed or not attention.batch_first:
-        raise ValueError("got an nn.MultiheadAttention with options torchvision does not use; expected its defaults")
+        raise ValueError(
+            "got an nn.MultiheadAttention with options torchvision and open_clip do not use; expected defaults"
+        )
     if attention._forward_hooks or attention._forward_pre_hooks:
         raise ValueError("got an nn.MultiheadAttention with hooks, which would be lost; remove them before add_rope")

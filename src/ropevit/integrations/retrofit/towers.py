@@ -17,6 +17,18 @@ MakeRope = Callable[[int, int, Any], Rope]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attention:
+    """One class of attention layers, and how rotation gets into it."""
+
+    name: str
+    """The class."""
+    attach: Callable[[Any, str, MakeRope, Grid], None]
+    """Adds rotation to the layer of a name in a block."""
+    check: Callable[[Any], None] = lambda _: None
+    """Refuses a layer with options that cannot be kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tower:
     """How one class of vision transformers is built."""
 
@@ -28,14 +40,10 @@ class Tower:
     """Gives the tokens in front of the patches."""
     layers: str
     """Path of the list of blocks; each must have attention that is known."""
-    attention: str
-    """Class of the attention layers."""
-    attach: Callable[[Any, str, MakeRope, Grid], None]
-    """Adds rotation to the attention layer of a name in a block."""
+    attention: tuple[Attention, ...]
+    """What attends in a block: one of these."""
     check: Callable[[Any], str] = lambda _: ""
     """Says what keeps a model from being retrofitted, if anything."""
-    check_attention: Callable[[Any], None] = lambda _: None
-    """Refuses an attention layer with options that cannot be kept."""
 
 
 def output_grid(module: nn.Module, images: Tensor, maps: Tensor) -> tuple[int, int]:
@@ -57,6 +65,18 @@ def check_timm(model: Any) -> str:
     )
 
 
+def check_open_clip(model: Any) -> str:
+    """Refuse tokens that are dropped: those that stay cannot be told."""
+    kept = isinstance(model.patch_dropout, nn.Identity)
+    return "" if kept else "patch_dropout above 0; build it with force_patch_dropout=0"
+
+
+def check_cosine(attention: Any) -> None:
+    """Refuse scaled cosine attention of open_clip, which passes its queries and keys by the norms that are hooked."""
+    if attention.scaled_cosine:
+        raise ValueError("got an Attention of open_clip with scaled_cosine=True; add_rope needs scaled_cosine=False")
+
+
 def attach_timm(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
     """Turn what q_norm and k_norm return; they are identities where a model normalises neither."""
     attention = block.get_submodule(name)
@@ -72,7 +92,14 @@ def attach_transformers(block: Any, name: str, make: MakeRope, grid: Grid) -> No
     hook_attention(attention, ("q_proj", "k_proj"), heads, rope, grid)
 
 
-def attach_torchvision(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+def attach_open_clip(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+    """Turn what ln_q and ln_k return; they are identities where a model normalises neither."""
+    attention = block.get_submodule(name)
+    rope = make(attention.num_heads, attention.head_dim, attention.in_proj_weight.device)
+    hook_attention(attention, ("ln_q", "ln_k"), attention.num_heads, rope, grid)
+
+
+def attach_packed(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
     """Replace the attention layer by one with the same parameters."""
     attention = block.get_submodule(name)
     rope = make(attention.num_heads, attention.head_dim, attention.in_proj_weight.device)
@@ -86,8 +113,9 @@ def transformers_row(kind: str, name: str, layers: str, num_prefix: Callable[[An
         grid=output_grid,
         num_prefix=num_prefix,
         layers=layers,
-        attention=f"transformers.models.{kind}.modeling_{kind}.{name}Attention",
-        attach=attach_transformers,
+        attention=(
+            Attention(name=f"transformers.models.{kind}.modeling_{kind}.{name}Attention", attach=attach_transformers),
+        ),
     )
 
 
@@ -96,6 +124,7 @@ def registers(model: Any) -> int:
     return 1 + model.config.num_register_tokens
 
 
+PACKED = Attention(name="torch.nn.modules.activation.MultiheadAttention", attach=attach_packed, check=check_plain)
 DINOV2 = transformers_row("dinov2", "Dinov2", "encoder.layer")
 DINOV2_REGISTERS = transformers_row("dinov2_with_registers", "Dinov2WithRegisters", "encoder.layer", registers)
 DINOV2_MODULE = "transformers.models.dinov2.modeling_dinov2"
@@ -108,8 +137,7 @@ TOWERS = {
         grid=timm_grid,
         num_prefix=lambda model: model.num_prefix_tokens,
         layers="blocks",
-        attention="timm.layers.attention.Attention",
-        attach=attach_timm,
+        attention=(Attention(name="timm.layers.attention.Attention", attach=attach_timm),),
         check=check_timm,
     ),
     "transformers.models.vit.modeling_vit.ViTModel": transformers_row("vit", "ViT", "layers"),
@@ -124,16 +152,25 @@ TOWERS = {
         grid=output_grid,
         num_prefix=lambda _: 1,
         layers="encoder.layers",
-        attention="torch.nn.modules.activation.MultiheadAttention",
-        attach=attach_torchvision,
-        check_attention=check_plain,
+        attention=(PACKED,),
+    ),
+    "open_clip.transformer.VisionTransformer": Tower(
+        embedding="conv1",
+        grid=output_grid,
+        num_prefix=lambda _: 1,
+        layers="transformer.resblocks",
+        attention=(
+            PACKED,
+            Attention(name="open_clip.transformer.Attention", attach=attach_open_clip, check=check_cosine),
+        ),
+        check=check_open_clip,
     ),
 }
 
 #: What the table says, for people.
 SUPPORTED = (
-    "timm's VisionTransformer (vit_*, deit*), transformers' ViT, DeiT, CLIP vision and DINOv2, torchvision's "
-    "VisionTransformer, also inside other models"
+    "the VisionTransformer of timm (vit_*, deit*), of torchvision and of open_clip, and transformers' ViT, DeiT, CLIP "
+    "vision and DINOv2, also inside other models"
 )
 
 
@@ -148,34 +185,36 @@ def find_tower(module: nn.Module) -> Tower | None:
 
 
 def add_to_tower(model: nn.Module, tower: Tower, make: MakeRope) -> None:
-    """Add rotation to all layers of a vision transformer that `attention_names` has looked at."""
-    names = attention_names(model, tower)
+    """Add rotation to all layers of a vision transformer that `attention_layers` has looked at."""
+    layers = attention_layers(model, tower)
     grid = Grid(tower.num_prefix(model))
-    for block, inside in zip(model.get_submodule(tower.layers).children(), names, strict=True):
-        for name in inside:
-            tower.attach(block, name, make, grid)
+    for block, inside in zip(model.get_submodule(tower.layers).children(), layers, strict=True):
+        for name, attention in inside.items():
+            attention.attach(block, name, make, grid)
     model.get_submodule(tower.embedding).register_forward_hook(partial(tell_grid, grid, tower.grid))
 
 
-def attention_names(model: nn.Module, tower: Tower) -> list[list[str]]:
-    """Name the attention layers of each block.
+def attention_layers(model: nn.Module, tower: Tower) -> list[dict[str, Attention]]:
+    """Name the attention layers of each block, and say how rotation gets into each.
 
     Raises:
         ValueError: If a block has none that is known, or the model cannot be retrofitted for another reason.
     """
     check_model(model, tower)
+    known = {attention.name: attention for attention in tower.attention}
     found = []
     for block in model.get_submodule(tower.layers).children():
-        names = [name for name, part in block.named_modules() if ancestry(part)[0] == tower.attention]
-        if not names:
+        inside = {name: known[kind] for name, part in block.named_modules() if (kind := ancestry(part)[0]) in known}
+        if not inside:
+            wanted = " or ".join(name.split(".")[-1] for name in known)
             raise ValueError(
-                f"got a {type(model).__name__} with blocks of {type(block).__name__}, whose attention is not "
-                f"{tower.attention.split('.')[-1]}; add_rope supports {SUPPORTED}"
+                f"got a {type(model).__name__} with blocks of {type(block).__name__}, whose attention is not {wanted}; "
+                f"add_rope supports {SUPPORTED}"
             )
-        for name in names:
-            tower.check_attention(block.get_submodule(name))
+        for name, attention in inside.items():
+            attention.check(block.get_submodule(name))
             pairs_per_axis(block.get_submodule(name).head_dim)  # pyright: ignore[reportArgumentType]
-        found.append(names)
+        found.append(inside)
     return found
 
 
