@@ -47,7 +47,7 @@ def table(found: list[RunSummary]) -> Table:
         done = run.last("epoch") or 0
         result.add_row(
             escape(run.name),
-            f"{run.settings.get('recipe', '?')} {run.settings.get('model', {}).get('position', '')}",
+            run.what,
             f"{done:.4g}/{shown(run.passes, '.4g')}{'' if run.finished else ' …'}",
             shown(run.last("loss"), ".4f"),
             shown(run.last(run.metric), ".2f"),

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from ropevit.models.architectures import Config
 from ropevit.models.config import as_pair
-from ropevit.models.swin import SwinConfig
-from ropevit.models.vit import ViTConfig
+from ropevit.models.swin import SWIN_EMBEDDINGS, SwinConfig
+from ropevit.models.vit import POSITION_EMBEDDINGS, ViTConfig
 
 #: How the published names spell the position embedding; "none" and the tiny size are ours, for tests and studies.
 VIT_NAMES = {
@@ -18,6 +18,9 @@ VIT_NAMES = {
     "rope_axial_ape": "rope_axial_ape_deit_{size}_patch16_LS",
     "rope_mixed_ape": "rope_mixed_ape_deit_{size}_patch16_LS",
 }
+
+#: Families of frequencies without published weights: their models have no names here.
+NEWER = ("golden", "spiral", "simplex", "polar")
 
 #: size -> (width, depth, heads)
 VIT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -71,15 +74,42 @@ def model_name(family: str, position: str) -> str:
         family: Architecture and size, such as "deit_small".
         position: Name of the position embedding.
 
+    Returns:
+        A name of `MODELS`, or for the newer families of frequencies one spelled like it; see `family_config`.
+
     Raises:
         ValueError: If there is no such family, or it has no such position embedding.
     """
     if family not in FAMILIES:
         raise ValueError(f"got model {family!r}; choose one of {', '.join(FAMILIES)}")
     names, size = FAMILIES[family]
-    if position not in names:
-        raise ValueError(f"got position {position!r} for {family}; choose one of {', '.join(names)}")
-    return names[position].format(size=size)
+    embeddings = POSITION_EMBEDDINGS if names is VIT_NAMES else SWIN_EMBEDDINGS
+    if position not in embeddings:
+        raise ValueError(f"got position {position!r} for {family}; choose one of {', '.join(embeddings)}")
+    like = named_like(position)
+    return names[like].format(size=size).replace(like, position)
+
+
+def named_like(position: str) -> str:
+    """Give the position embedding whose models have names: axial for the newer families, else the same."""
+    for kind in NEWER:
+        position = position.replace(f"rope_{kind}", "rope_axial")
+    return position
+
+
+def family_config(family: str, position: str, **changes: object) -> Config:
+    """Return the config of the model of a family with any position embedding, with some fields changed.
+
+    Args:
+        family: Architecture and size, such as "deit_small".
+        position: Name of the position embedding, also one of the newer families, whose models have no names.
+        changes: As `get_config` takes them.
+
+    Raises:
+        ValueError: If there is no such family, position embedding or field.
+    """
+    model_name(family, position)  # refuses
+    return get_config(model_name(family, named_like(position)), position=position, **changes)
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:

@@ -7,7 +7,7 @@ import tyro
 
 from ropevit.data.augment import AugmentConfig
 from ropevit.models.architectures import Config
-from ropevit.models.registry import get_config, model_name
+from ropevit.models.registry import get_config, model_name, named_like
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 
 
@@ -19,7 +19,9 @@ class ClassifyModel:
     """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
     position: str = "rope_mixed"
     """none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; of a Swin rpb, rope_axial, rope_mixed,
-    rope_axial_rpb, rope_mixed_rpb."""
+    rope_axial_rpb, rope_mixed_rpb; of both rope_golden, rope_spiral, rope_simplex, rope_polar, also with _ape, _rpb."""
+    scaling: str | None = None
+    """Rules for positions that stay on in training, such as normalise+jitter(rescale=2); see docs/scaling.md."""
     size: int = 224
     """Side of the training images in pixels."""
     drop_path: float = 0.0
@@ -41,19 +43,26 @@ class ClassifyModel:
         Raises:
             ValueError: If there is no such model, or the fields do not fit together.
         """
-        return get_config(self.name, num_classes=num_classes, **self.fields)
+        return get_config(self.like, num_classes=num_classes, **self.fields)
 
     @property
     def fields(self) -> dict[str, Any]:
         """Give the fields of the model's config that differ from the named model's."""
         names = ("width", "depth", "heads", "patch_size")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return {"img_size": self.size, "drop_path": self.drop_path, **given}
+        given |= {"img_size": self.size, "drop_path": self.drop_path, "scaling": self.scaling}
+        return {"position": self.position, **given}
 
     @property
     def name(self) -> str:
-        """The model's name in the registry."""
+        """The model's name, in the registry where it has one there."""
         return model_name(self.model, self.position)
+
+    @property
+    def like(self) -> str:
+        """Name of the registry's model that `fields` make it of."""
+        _ = self.name  # refuses
+        return model_name(self.model, named_like(self.position))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,8 +94,9 @@ def prepare(site: Site) -> Bench:
     """Read the weights, find the images and match their classes."""
     config, real = site.config, site.config.classifier.real
     subject = open_subject(config.model, config.checkpoint, config.which)
-    if config.classifier.scaling is not None:
-        subject = with_scaling(subject, config.classifier.scaling)
+    scaling = config.classifier.scaling or subject.config.scaling
+    if scaling is not None:
+        subject = with_scaling(subject, scaling)
     source = open_source(config.data, "val")
     match = match_classes(source, subject.classes, subject.config.num_classes, subject.name)
     if real is not None and not match.imagenet:
@@ -121,7 +122,7 @@ def make_plan(bench: Bench) -> Plan:
     protocol = options.protocol or "paper"
     views = plan_views(subject.config, subject.trained_at, config.sizes, protocol, options.crop)
     real = None if options.real is None else options.real.name
-    scaling = {} if options.scaling is None else {"scaling": options.scaling}
+    scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
     fixed = {"fingerprint": fingerprint(subject.found.state), "images": len(source), "real": real}
     notes = [bench.match.note] if bench.match.note else []
     if subject.crop not in (None, views[0].crop):
@@ -212,5 +213,6 @@ def by_class(counts: Tally) -> list[float]:
 def paper_curve(bench: Bench) -> dict[int, Figure]:
     """Give the paper's figures for what is measured: its model, as it does, on all classes of ImageNet-1k."""
     options, name = bench.site.config.classifier, bench.subject.published_name
-    same = options.protocol in (None, "paper") and (options.crop, options.real, options.scaling) == (None, None, None)
+    changed = options.crop, options.real, bench.subject.config.scaling
+    same = options.protocol in (None, "paper") and changed == (None, None, None)
     return curve(name) if same and bench.match.imagenet and name is not None else {}

@@ -17,7 +17,7 @@ from ropevit.data.order import TrainOrder
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.data.streams import number
 from ropevit.extras import require
-from ropevit.models.architectures import Model, build_model
+from ropevit.models.architectures import Config, Model, build_model
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.common.events import Evaluating, Report, silent
@@ -52,7 +52,9 @@ def prepare(config: TrainConfig, accelerator: Any, channel: Channel) -> "tuple[C
     sources = open_source(config.data, "train"), open_source(config.data, "val")
     check_classes(*sources)
     task = Classification(config, *sources, accelerator, channel)
-    return task, first_model(config, len(task.classes))
+    model = first_model(config, len(task.classes))
+    task.built = model.config
+    return task, model
 
 
 def check_classes(train: ImageSource, test: ImageSource) -> None:
@@ -72,7 +74,7 @@ def first_model(config: TrainConfig, num_classes: int) -> Model:
     chosen = config.model
     if chosen.init is None:
         return build_model(chosen.build(num_classes))
-    model = create_model(chosen.name, chosen.init, num_classes=num_classes, **chosen.fields)
+    model = create_model(chosen.like, chosen.init, num_classes=num_classes, **chosen.fields)
     if model.config.scaling is None:
         own: Any = replace(model.config, trained_grid=None)  # this training is what later rules count from
         model.config = own
@@ -107,6 +109,7 @@ class Classification:
         )
         self.steps_per_epoch = self.order.steps_per_epoch
         self.classes = tuple(train.classes)
+        self.built: Config = config.model.build(len(self.classes))  # weights to start from may bring their grid
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
         self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))
@@ -163,12 +166,11 @@ class Classification:
 
     def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights with the model's config, its classes and how it was trained."""
-        classes = self.train.classes
-        model = build_model(self.config.model.build(len(classes)))
+        model = build_model(self.built)
         model.load_state_dict(dict(weights))
         metadata = {**facts, "recipe": self.config.recipe, "train_size": self.config.model.size}
         metadata |= {"mean": MEAN, "std": STD, "crop": self.config.eval_crop}
-        save_model(path, model, classes=classes, metadata=metadata)
+        save_model(path, model, classes=self.train.classes, metadata=metadata)
 
 
 def make_mixing(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

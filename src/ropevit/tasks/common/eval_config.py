@@ -66,7 +66,8 @@ class ClassifierOptions:
     real: Path | None = None
     """ReaL labels of ImageNet's validation images, a JSON file: any label of an image counts, none leaves it out."""
     scaling: str | None = None
-    """Rules for grids or windows larger than in training, such as pi, ntk or parts+log; see docs/scaling.md."""
+    """Rules for grids or windows larger than in training, such as pi, ntk or parts+log, instead of those that the model
+    was trained with, if any; see docs/scaling.md."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,13 @@ class RunSummary:
         return self.folder.name
 
     @property
+    def what(self) -> str:
+        """Recipe, position embedding, and the rules for positions if there are any."""
+        model = self.settings.get("model", {})
+        words = self.settings.get("recipe", "?"), model.get("position"), model.get("scaling")
+        return " ".join(word for word in words if word)
+
+    @property
     def finished(self) -> bool:
         """Whether the training reached its end."""
         return (self.folder / "model.safetensors").exists()

@@ -36,7 +36,7 @@ class SegmentModel:
     """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
     position: str = "rope_mixed"
     """none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; of a Swin rpb, rope_axial, rope_mixed,
-    rope_axial_rpb, rope_mixed_rpb."""
+    rope_axial_rpb, rope_mixed_rpb; of both rope_golden, rope_spiral, rope_simplex, rope_polar, also with _ape, _rpb."""
     drop_path: float = 0.0
     """Rate of stochastic depth in the backbone."""
     width: int | None = None

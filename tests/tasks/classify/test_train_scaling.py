@@ -1,0 +1,145 @@
+"""Trainings of classifiers with the newer families of frequencies, and with rules for positions."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from ropevit.data.fashion import load_fashion
+from ropevit.rope.scaling import Jitter
+from ropevit.tasks.classify import evaluate as measuring
+from ropevit.tasks.classify.config import TrainConfig
+from ropevit.tasks.classify.evaluate import evaluate
+from ropevit.tasks.classify.train import train
+from ropevit.tasks.common.eval_config import ClassifierOptions, EvalConfig
+from ropevit.tasks.common.evaluation import Begun
+from ropevit.tasks.common.events import Stepped
+from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.runs import find_runs
+from ropevit.weights import load_model
+
+RULE = "normalise+jitter(rescale=2)"
+
+
+def model_of(config: TrainConfig, **fields) -> TrainConfig:
+    return replace(config, model=replace(config.model, **fields))
+
+
+def last_of(folder: Path):
+    return load_model(folder / "best.safetensors")[0]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Collect what trainings draw for their coordinates."""
+    found, original = [], Jitter.draw
+
+    def draw(self, *args, **options):
+        found.append(original(self, *args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(Jitter, "draw", draw)
+    return found
+
+
+@pytest.mark.parametrize("position", ["rope_golden", "rope_spiral", "rope_simplex", "rope_polar"])
+def test_a_new_family_is_trained_with_a_rule_and_both_are_saved(small, tmp_path, drawn, position):
+    train(model_of(small(max_steps=2), position=position, scaling=RULE))
+    assert len(drawn) == 2
+    assert len({tuple(values.flatten().tolist()) for values in drawn}) == 2
+    config = last_of(tmp_path / "run").config
+    assert (config.position, config.scaling) == (position, RULE)
+    asked = json.loads((tmp_path / "run/config.json").read_text())["model"]
+    assert (asked["position"], asked["scaling"]) == (position, RULE)
+    (run,) = find_runs([tmp_path])
+    assert run.what == f"fashion {position} {RULE}"
+
+
+def test_without_a_rule_nothing_is_drawn(small, drawn, tmp_path):
+    train(small(max_steps=1))
+    assert not drawn
+    assert find_runs([tmp_path])[0].what == "fashion rope_mixed"
+
+
+def test_a_stopped_training_with_jitter_goes_on_bit_for_bit(small, tmp_path, drawn):
+    config = model_of(small(1, out=tmp_path / "whole"), scaling=RULE)
+    train(config)
+    whole = list(drawn)
+    drawn.clear()
+    with pytest.raises(Stopped):
+        train(config.with_run(out=tmp_path / "run"), stop_after(3))
+    train(config.with_run(out=tmp_path / "run", resume=True))
+    assert len(whole) == 8
+    assert all(torch.equal(a, b) for a, b in zip(drawn, whole, strict=True))
+    losses = [[line["loss"] for line in read_metrics(tmp_path / name) if "loss" in line] for name in ("whole", "run")]
+    assert losses[0] == losses[1]
+    weights = [safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("whole", "run")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def stop_after(step):
+    def watch(event):
+        if isinstance(event, Stepped) and event.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return watch
+
+
+def test_a_training_is_not_resumed_with_another_rule(small):
+    train(model_of(small(max_steps=1), scaling="normalise"))
+    with pytest.raises(ValueError, match="scaling was 'normalise', now None"):
+        train(small(max_steps=2, resume=True))
+
+
+def test_a_training_from_before_there_were_rules_is_resumed(small, tmp_path):
+    train(small(max_steps=1))
+    file = tmp_path / "run/config.json"
+    settings = json.loads(file.read_text())
+    del settings["model"]["scaling"]
+    file.write_text(json.dumps(settings))
+    train(small(max_steps=2, resume=True))
+
+
+@pytest.mark.parametrize(("scaling", "grid"), [("pi", (7, 7)), (None, (14, 14))])
+def test_rules_count_from_the_grid_of_the_weights_that_a_training_starts_from(small, tmp_path, scaling, grid):
+    train(small(max_steps=1))
+    start = str(tmp_path / "run/best.safetensors")
+    train(model_of(small(max_steps=1, out=tmp_path / "larger"), size=56, init=start, scaling=scaling))
+    config = last_of(tmp_path / "larger").config
+    assert config.attended == (14, 14)
+    assert (config.trained_grid or config.attended) == grid
+
+
+def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(small, tmp_path, monkeypatch):
+    for name in load_fashion("test").classes[2:5]:
+        (tmp_path / "images/val" / name).mkdir(parents=True)
+        Image.effect_noise((40, 30), 50).convert("RGB").save(tmp_path / "images/val" / name / "0.png")
+    train(model_of(small(max_steps=1), scaling=RULE))
+    seen, begun, original = [], [], measuring.classifier
+
+    def spy(model, bench):
+        seen.append(model.config.rules)
+        return original(model, bench)
+
+    monkeypatch.setattr(measuring, "classifier", spy)
+    for name, scaling in (("own", None), ("other", "yarn")):
+        config = EvalConfig(
+            checkpoint=str(tmp_path / "run"), data=str(tmp_path / "images"), out=tmp_path / name, sizes=(56,),
+            workers=0, device="cpu", classifier=ClassifierOptions(scaling=scaling),
+        )  # fmt: skip
+        evaluate(config, lambda event: begun.append(event.how) if isinstance(event, Begun) else None)
+    assert [[rule.name for rule in rules.rules] for rules in seen] == [["normalise", "jitter"], ["yarn"]]
+    assert {rules.trained_grid for rules in seen} == {(7, 7)}
+    assert [how.split("rules ")[1].split(",")[0] for how in begun] == [RULE, "yarn"]
+
+
+def test_a_rule_without_a_rotation_is_refused(small):
+    with pytest.raises(ValueError, match="got scaling='normalise' for ape; rules are for rotations"):
+        model_of(small(), position="ape", scaling="normalise")
