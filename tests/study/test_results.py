@@ -33,11 +33,11 @@ APART = {
 
 
 def test_mean_and_spread_over_seeds():
-    curve = make_curve("ape", runs(APART)[:3])
+    curve = make_curve(runs(APART)[:3])
     assert curve.mean.tolist() == [31, 21, 11]
     assert curve.spread.tolist() == [1, 1, 1]
     assert show(curve, 32) == "31.0 ± 1.0"
-    assert show(make_curve("ape", runs(APART)[:1]), 32) == "30.0"
+    assert show(make_curve(runs(APART)[:1]), 32) == "30.0"
     assert curve.step_ms == 11
 
 

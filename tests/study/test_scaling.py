@@ -38,7 +38,7 @@ def test_families_join_the_embeddings():
         ({"embeddings": ("rope_golden",), "families": ("golden",)}, "name each once"),
         ({"scaling": ("ntk", "ntk")}, "got rules ntk, ntk; name each once"),
         ({"scaling": ("larger",)}, "no rule named 'larger'"),
-        ({"scaling": ("ntk+jitter",)}, "scaling 'ntk\\+jitter'; jitter is for training"),
+        ({"scaling": ("ntk+jitter",)}, "scaling 'ntk\\+jitter'; jitter is for training: give it with --train-scaling"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes, message):

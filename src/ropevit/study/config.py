@@ -32,6 +32,9 @@ class StudyConfig:
     """Families of frequencies to compare, too: all, or some of golden, spiral, simplex, polar."""
     scaling: tuple[str, ...] | None = None
     """Rules for larger grids, such as pi, ntk, yarn+log; every trained rotation is measured with each."""
+    train_scaling: tuple[str, ...] | None = None
+    """Rules with jitter, such as jitter(rescale=2) or normalise+jitter(rescale=2): every rotation is trained with each,
+    besides without."""
     seeds: int = 1
     """Trainings of each embedding, each with its own weights and order of the data; 3 or more show the spread."""
     quick: bool = False
@@ -39,7 +42,8 @@ class StudyConfig:
     out: Path = Path("runs/study")
     """Directory for everything that is written."""
     resume: bool = False
-    """Go on with the study in the directory; more seeds may be asked for."""
+    """Go on with the study in the directory; more seeds, test sizes and rules may be asked for. What is trained already
+    is measured again only where that is new."""
     device: str = "auto"
     """auto, cpu or cuda."""
     precision: str = "auto"
@@ -76,6 +80,7 @@ class StudyConfig:
         check_choices("family", self.families or ("all",), ("all", *FAMILIES))
         check_choices("embedding", self.compared, tuple(POSITION_EMBEDDINGS))
         check_rules(self.scaling or ())
+        check_training_rules(self.train_scaling or (), self.compared)
         if self.precision not in PRECISIONS:
             raise ValueError(f"got precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         for name in ("seeds", "workers", "max_images"):
@@ -115,10 +120,11 @@ class StudyConfig:
     def runs(self) -> list[Run]:
         """List every training; all embeddings of a seed come before the next seed, the panels in the order asked."""
         return [
-            Run(panel=panel, embedding=embedding, seed=seed)
+            Run(panel=panel, embedding=embedding, seed=seed, train_scaling=rules)
             for seed in range(self.seeds)
             for panel in self.panels
             for embedding in self.compared
+            for rules in (None, *(self.train_scaling or () if POSITION_EMBEDDINGS[embedding].rope else ()))
         ]
 
     def image_size(self) -> int:
@@ -150,8 +156,33 @@ def check_rules(rules: tuple[str, ...]) -> None:
     if len(set(rules)) < len(rules):
         raise ValueError(f"got rules {', '.join(rules)}; name each once")
     for rule in rules:
-        if any(isinstance(part, Jitter) for part in parse_scaling(rule, (1, 1)).rules):
-            raise ValueError(f"got scaling {rule!r}; jitter is for training, and a study measures rules without it")
+        if jitters(rule):
+            raise ValueError(f"got scaling {rule!r}; jitter is for training: give it with --train-scaling")
+
+
+def check_training_rules(rules: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
+    """Refuse rules that are named twice, or with which a training would be the same as without."""
+    if len(set(rules)) < len(rules):
+        raise ValueError(f"got rules {', '.join(rules)}; name each once")
+    for rule in rules:
+        if not jitters(rule):
+            raise ValueError(
+                f"got train_scaling {rule!r}; at the training size it changes nothing, so only jitter makes another "
+                "training: add +jitter, or measure with --scaling"
+            )
+    if rules and not any(POSITION_EMBEDDINGS[name].rope for name in embeddings):
+        raise ValueError(
+            f"got train_scaling {rules[0]!r} with {', '.join(embeddings)}; rules are for rotations: add one"
+        )
+
+
+def jitters(rule: str) -> bool:
+    """Tell whether there is jitter among some rules.
+
+    Raises:
+        ValueError: If there is no such rule.
+    """
+    return any(isinstance(part, Jitter) for part in parse_scaling(rule, (1, 1)).rules)
 
 
 def check_model(settings: PanelSettings, embedding: str) -> None:

@@ -1,5 +1,6 @@
 """What a study reports while it runs; a front end shows these as it likes."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,16 @@ class Run:
     panel: str
     embedding: str
     seed: int
+    train_scaling: str | None = None
+    """Rules that were on while it was trained."""
 
     @property
     def name(self) -> str:
-        """The directory of the run: panel, embedding and seed."""
-        return f"{self.panel}-{self.embedding}-seed{self.seed}"
+        """The directory of the run: panel, embedding, rules if there are any, and seed."""
+        rules = (
+            "" if self.train_scaling is None else "-" + re.sub(r"[(,]", "-", re.sub(r"[)= ]", "", self.train_scaling))
+        )
+        return f"{self.panel}-{self.embedding}{rules}-seed{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)

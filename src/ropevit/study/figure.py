@@ -8,7 +8,7 @@ from ropevit.study.results import Curve, PanelResult
 from ropevit.tasks.common.drawing import RC, mark_training, tidy
 from ropevit.tasks.common.positions import STYLES
 
-#: Strokes of the rules for larger grids, in the order in which they were asked for, then again from the first.
+#: Strokes of the rules, in the order in which they come, then again from the first.
 STROKES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 
 #: Entries of the legend in one row.
@@ -51,9 +51,9 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
 def draw_panel(axes: Any, result: PanelResult) -> None:
     """Draw the curves of one panel, with a band of one standard deviation where there are several seeds."""
     mark_training(axes, result.train_size)
-    rules = list(dict.fromkeys(curve.scaling for curve in result.curves if curve.scaling))
+    rules = list(dict.fromkeys(curve.variant for curve in result.curves if any(curve.variant)))
     for curve in result.curves:
-        draw_curve(axes, curve, STROKES[rules.index(curve.scaling) % len(STROKES)] if curve.scaling else "-")
+        draw_curve(axes, curve, STROKES[rules.index(curve.variant) % len(STROKES)] if any(curve.variant) else "-")
     seeds = len(result.seeds)
     spread = f"mean of {seeds} seeds, band ± 1 standard deviation" if seeds > 1 else "1 seed"
     axes.set_title(f"{TITLES.get(result.panel, result.panel)}\n({spread})", fontsize=10)
@@ -63,9 +63,12 @@ def draw_panel(axes: Any, result: PanelResult) -> None:
 
 
 def draw_curve(axes: Any, curve: Curve, stroke: Any) -> None:
-    """Draw one embedding in its own colour and marker, and the stroke of its rule."""
+    """Draw one embedding in its own colour and marker, hollow if trained with rules, and the stroke of its rules."""
     colour, marker = STYLES[curve.embedding]
     mean, spread = curve.mean, curve.spread
-    axes.plot(curve.sizes, mean, color=colour, marker=marker, markersize=5, linestyle=stroke, label=curve.label)
+    look = {"color": colour, "marker": marker, "markersize": 5, "linestyle": stroke}
+    if curve.train_scaling is not None:
+        look["markerfacecolor"] = "white"
+    axes.plot(curve.sizes, mean, **look, label=curve.label)
     if len(curve.scores) > 1:
         axes.fill_between(curve.sizes, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)

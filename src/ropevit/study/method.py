@@ -30,6 +30,12 @@ RULES_TEXT = (
     "for it, and at the training size rules change no bit. Sources and formulas: docs/scaling.md."
 )
 
+TRAINING_RULES_TEXT = (
+    "Rules in training: every rotation was also trained with {rules}, from the same weights, on the same images and "
+    "with the same draws for all; a model so trained is measured with the part of its rules that is not jitter. "
+    "Pictures below are of the trainings without."
+)
+
 TUNED = (
     "Tuning: settings were chosen with the embedded images, on 1,000 training images held out for that and with other "
     "seeds, never on the test images; the same learning rates were tried for every embedding, and the absolute "
@@ -56,6 +62,8 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     panels = [f"{PANEL_TEXT[panel]} {describe_settings(config.settings(panel))}" for panel in config.panels]
     own = [] if config.data == "fashion" else [OWN_DATA]
     rules = [RULES_TEXT.format(rules=", ".join(config.scaling))] if config.scaling else []
+    if config.train_scaling:
+        rules.append(TRAINING_RULES_TEXT.format(rules=", ".join(config.train_scaling)))
     return [images, f"Compared: {names}.", *rules, *panels, FAIR, TUNED, *own]
 
 

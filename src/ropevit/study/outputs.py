@@ -45,7 +45,7 @@ def pictures(config: StudyConfig, study: Mapping[str, Any]) -> list[PanelPicture
     for name in config.panels:
         own = [run for run in study["runs"] if run["panel"] == name]
         seeds = {run["seed"] for run in own}
-        first = [run for run in own if run["seed"] == min(seeds, default=0)]
+        first = [run for run in own if run["seed"] == min(seeds, default=0) and run.get("train_scaling") is None]
         models = {}
         for run in first:
             path = config.out / "runs" / f"{name}-{run['embedding']}-seed{run['seed']}" / "model.safetensors"

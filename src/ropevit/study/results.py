@@ -30,11 +30,21 @@ class Curve:
     """Median over the seeds of the milliseconds of a training step."""
     scaling: str | None = None
     """Rules for larger grids with which the same trained models were measured."""
+    train_scaling: str | None = None
+    """Rules that were on while the models were trained."""
 
     @property
     def label(self) -> str:
         """How it is called in tables, figures and sentences."""
-        return LABELS[self.embedding] + (f", {self.scaling}" if self.scaling else "")
+        if self.train_scaling is None:
+            return LABELS[self.embedding] + (f", {self.scaling}" if self.scaling else "")
+        measured = f", measured with {self.scaling}" if self.scaling else ""
+        return f"{LABELS[self.embedding]}, trained with {self.train_scaling}{measured}"
+
+    @property
+    def variant(self) -> tuple[str | None, str | None]:
+        """Rules of its trainings and of its measurements."""
+        return self.train_scaling, self.scaling
 
     @property
     def mean(self) -> np.ndarray:
@@ -109,13 +119,13 @@ def panel_results(runs: Sequence[Mapping[str, Any]]) -> list[PanelResult]:
     found = []
     for panel in dict.fromkeys(run["panel"] for run in runs):
         own = [run for run in runs if run["panel"] == panel]
-        by_embedding = {name: {} for name in dict.fromkeys(run["embedding"] for run in own)}
+        kinds: dict[Any, dict[int, Any]] = {}
         for run in own:
-            by_embedding[run["embedding"]][run["seed"]] = run
-        seeds = sorted({run["seed"] for run in own if all(run["seed"] in rows for rows in by_embedding.values())})
+            kinds.setdefault((run["embedding"], run.get("train_scaling")), {})[run["seed"]] = run
+        seeds = sorted({run["seed"] for run in own if all(run["seed"] in rows for rows in kinds.values())})
         if seeds:
-            chosen = {name: [rows[seed] for seed in seeds] for name, rows in by_embedding.items()}
-            curves = tuple(curve for name, rows in chosen.items() for curve in make_curves(name, rows))
+            chosen = [[rows[seed] for seed in seeds] for rows in kinds.values()]
+            curves = tuple(curve for rows in chosen for curve in make_curves(rows))
             first = own[0]
             found.append(
                 PanelResult(
@@ -129,19 +139,20 @@ def panel_results(runs: Sequence[Mapping[str, Any]]) -> list[PanelResult]:
     return found
 
 
-def make_curves(embedding: str, runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Join the runs of one embedding, one a seed: its own curve, then one for each rule."""
+def make_curves(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """Join trainings that differ in the seed alone: their own curve, then one for each rule."""
     rules = runs[0].get("scaled", {})  # results from before there were rules have none
-    return [make_curve(embedding, runs, rule) for rule in (None, *rules)]
+    return [make_curve(runs, rule) for rule in (None, *rules)]
 
 
-def make_curve(embedding: str, runs: Sequence[Mapping[str, Any]], scaling: str | None = None) -> Curve:
-    """Join the scores of one embedding, with a rule or without, one row a seed."""
+def make_curve(runs: Sequence[Mapping[str, Any]], scaling: str | None = None) -> Curve:
+    """Join the scores of trainings that differ in the seed alone, with a rule or without, one row a seed."""
     scores = [run["scores"] if scaling is None else run["scaled"][scaling] for run in runs]
     sizes = tuple(int(size) for size in runs[0]["scores"])
     return Curve(
-        embedding=embedding,
+        embedding=runs[0]["embedding"],
         scaling=scaling,
+        train_scaling=runs[0].get("train_scaling"),
         sizes=sizes,
         scores=tuple(tuple(row[str(size)] for size in sizes) for row in scores),
         parameters=runs[0]["parameters"],
@@ -251,7 +262,7 @@ def paper_order(result: PanelResult) -> str:
     larger = [size for size in result.sizes if size > result.train_size]
     if len(order) < 2 or not larger:
         return ""
-    by_name = {curve.embedding: curve for curve in result.curves if curve.scaling is None}
+    by_name = {curve.embedding: curve for curve in result.curves if curve.variant == (None, None)}
     column = {size: result.sizes.index(size) for size in larger}
     means = {size: [by_name[name].mean[column[size]] for name in order] for size in larger}
     held = [size for size in larger if means[size] == sorted(means[size], reverse=True) and len(set(means[size])) > 1]

@@ -1,12 +1,13 @@
 """All trainings of a study: in worker processes on a CPU, one after the other on a GPU; interruptible and resumable.
 
-The directory of a study holds `config.json`, `runs/<panel>-<embedding>-seed<k>/` (see `train.py`) and `results.json`:
+The directory of a study holds `config.json`, `runs/<panel>-<embedding>[-<rules>]-seed<k>/` (see `train.py`) and
+`results.json`:
 
     {"config": {...},            StudyConfig.to_dict(); `settings` has the full settings of each panel
      "environment": {...},       versions, device, precision, workers, threads of the last call that trained
      "runs": [...],              the result.json of every finished run, in the order of StudyConfig.runs()
      "complete": true,           false while runs are missing
-     "failed": [...],            {"panel", "embedding", "seed", "message"} of runs that stopped with an error
+     "failed": [...],            {"panel", "embedding", "seed", "train_scaling", "message"} of runs that failed
      "data": {...},              name, source, classes and numbers of images; notes such as a subset that was taken
      "skipped_files": [...]}     files of the user's that could not be read, with the reason
 """
@@ -26,9 +27,10 @@ from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import check_folder, load_folder
 from ropevit.data.labelled import LabelledImages
 from ropevit.machine import available_cores, environment
-from ropevit.study.config import HOW, StudyConfig
+from ropevit.study.config import StudyConfig
 from ropevit.study.device import resolve_device, resolve_precision
-from ropevit.study.events import Event, Loading, Report, Run, RunDone, RunFailed
+from ropevit.study.events import Event, Loading, Report, RunDone, RunFailed
+from ropevit.study.kept import kept_result, refuse_other_study
 from ropevit.study.train import write_json
 from ropevit.study.workers import Images, Plan, run_here, run_in_workers
 
@@ -82,7 +84,7 @@ def describe_machine(plan: Plan) -> dict[str, Any]:
 def make_plan(config: StudyConfig) -> Plan:
     """List what is left to do, and share the cores out."""
     device = resolve_device(config.device)
-    missing = tuple(run for run in config.runs() if kept_result(config.out, run) is None)
+    missing = tuple(run for run in config.runs() if kept_result(config, run) is None)
     workers, threads = share_cores(config, device, len(missing))
     return Plan(
         config=config,
@@ -104,7 +106,7 @@ def execute(plan: Plan, images: Images, report: Report, failed: list[dict[str, A
 
     for run in plan.config.runs():
         if run not in plan.runs:
-            report(RunDone(run=run, result=kept_result(plan.config.out, run) or {}, kept=True))
+            report(RunDone(run=run, result=kept_result(plan.config, run) or {}, kept=True))
     with stop_on_interrupt() as stopped:
         do_all = run_here if plan.workers == 1 else run_in_workers
         do_all(plan, images, note, stopped)
@@ -128,23 +130,6 @@ def check_directory(config: StudyConfig) -> None:
                 f"{config.out} holds a study already; add --resume to go on with it, or give another --out"
             )
         refuse_other_study(config, path)
-
-
-def refuse_other_study(config: StudyConfig, path: Path) -> None:
-    """Compare the stored config with the one asked for; only more seeds and the ways to run may differ."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        then, now = ({k: v for k, v in c.items() if k not in (*HOW, "seeds")} for c in (stored, config.to_dict()))
-        fewer = config.seeds < stored["seeds"]
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"cannot read {path}: {error}; give another --out") from error
-    different = sorted(key for key in {*then, *now} if then.get(key) != now.get(key)) + ["seeds"] * fewer
-    if different:
-        key = different[0]
-        raise ValueError(
-            f"{path.parent} holds a study with other options ({', '.join(different)}): {key} was "
-            f"{stored.get(key)!r}, now {config.to_dict().get(key)!r}; repeat its options, or give another --out"
-        )
 
 
 def load_images(config: StudyConfig, report: Report) -> Images:
@@ -180,15 +165,9 @@ def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[i
     return workers, max(1, cores // workers)
 
 
-def kept_result(out: Path, run: Run) -> dict[str, Any] | None:
-    """Read the result of a run that was finished before, if there is one."""
-    path = out / "runs" / run.name / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
 def collect(config: StudyConfig, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
     """Gather the results of all runs into `results.json`."""
-    found = [result for run in config.runs() if (result := kept_result(config.out, run)) is not None]
+    found = [result for run in config.runs() if (result := kept_result(config, run)) is not None]
     results = {"config": config.to_dict(), "runs": found, "complete": len(found) == len(config.runs())}
     results |= {"failed": failed, **facts}
     write_json(config.out / "results.json", results)

@@ -1,11 +1,12 @@
 """One training of a study, from the start or from a checkpoint, to its result."""
 
+import contextlib
 import copy
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,16 @@ def train(job: Job) -> dict[str, Any]:
     state = start(job)
     if (job.folder / "checkpoint.pt").exists():
         resume(state, job.folder / "checkpoint.pt")
+    known = known_scores(job, trained=state.step == settings.steps)
     trim_log(job.folder / "log.jsonl", state.step)
     job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
     run_steps(state, job)
     begin = time.perf_counter()
-    scores = evaluate(state.model, job)
-    scaled = {rule: evaluate_scaled(state.model, job, rule, scores) for rule in rules_for(state.model, job)}
+    scores = evaluate(state.model, job, known["scores"])
+    scaled = {
+        rule: evaluate_scaled(state.model, job, rule, scores, known["scaled"].get(rule, {}))
+        for rule in rules_for(state.model, job)
+    }
     result = {
         **asdict(job.run),
         "metric": job.panel.metric,
@@ -101,12 +106,19 @@ def train(job: Job) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "step_ms": round(state.step_ms, 3),
         "train_seconds": round(state.seconds, 3),
-        "eval_seconds": round(time.perf_counter() - begin, 3),
+        "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
         "settings": settings.to_dict(),
     }
     keep_model(state.model, job)
     write_json(job.folder / "result.json", result)
     return result
+
+
+def known_scores(job: Job, trained: bool) -> dict[str, Any]:
+    """Read what an earlier call has measured of the same training, if it had come to its end."""
+    path = job.folder / "result.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if trained and path.exists() else {}
+    return {"scores": {}, "scaled": {}, "eval_seconds": 0.0} | found
 
 
 def keep_model(model: ViT, job: Job) -> None:
@@ -120,7 +132,8 @@ def keep_model(model: ViT, job: Job) -> None:
 def start(job: Job) -> State:
     """Make the model and the optimizer of step 0."""
     settings, run = job.panel.settings, job.run
-    model = start_model(job.panel.model_config(run.embedding), settings, run.panel, run.seed).to(job.device)
+    config = replace(job.panel.model_config(run.embedding), scaling=run.train_scaling)
+    model = start_model(config, settings, run.panel, run.seed).to(job.device)
     groups = parameter_groups(model, lr=settings.lr, weight_decay=settings.weight_decay)
     return State(model=model, optimizer=torch.optim.AdamW(groups, fused=True))
 
@@ -188,7 +201,7 @@ def take_step(state: State, job: Job, lr: float) -> float:
         DivergedError: If the loss is not finite; the weights stay as they were.
     """
     images, targets = job.panel.batch(job.run.seed, state.step)
-    with computing(job.device, job.dtype):
+    with computing(job.device, job.dtype), own_numbers(job, state.step):
         loss = job.panel.loss(state.model, images, targets)
     value = loss.item()
     if not math.isfinite(value):
@@ -203,6 +216,20 @@ def take_step(state: State, job: Job, lr: float) -> float:
     return value
 
 
+@contextlib.contextmanager
+def own_numbers(job: Job, step: int) -> Iterator[None]:
+    """Let the coordinates that rules draw in a step depend on the panel, the seed and the step alone.
+
+    All embeddings see the same draws, a resumed training goes on exactly, and PyTorch's generators stay as they were.
+    """
+    if job.run.train_scaling is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[job.device] if job.device.type == "cuda" else []):
+        torch.manual_seed(stream(job.run.panel, job.run.seed, "coordinates", step).initial_seed())
+        yield
+
+
 def learning_rate(settings: PanelSettings, step: int) -> float:
     """Rise linearly over the warm-up, then fall along a half cosine to 0."""
     warm = round(settings.warmup * settings.steps)
@@ -212,19 +239,20 @@ def learning_rate(settings: PanelSettings, step: int) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: ViT, job: Job, sizes: Sequence[int] | None = None) -> dict[int, float]:
-    """Measure a trained model at every test size, or some, in percent; always in float32."""
+def evaluate(model: ViT, job: Job, known: Mapping[str, float]) -> dict[int, float]:
+    """Measure a trained model at every test size of which the score is not known, in percent; always in float32."""
 
     def check() -> None:
         if job.should_stop():
             raise Stopped(job.run.name)
 
     model.eval()
-    sizes, scores = job.panel.settings.test_sizes if sizes is None else sizes, {}
+    wanted = job.panel.settings.test_sizes
+    sizes, scores = [size for size in wanted if str(size) not in known], {}
     for index, size in enumerate(sizes):
         job.report(Evaluating(run=job.run, size=size, index=index, total=len(sizes)))
         scores[size] = job.panel.score(model, size, check)
-    return scores
+    return {size: known[str(size)] if str(size) in known else scores[size] for size in wanted}
 
 
 def rules_for(model: ViT, job: Job) -> tuple[str, ...]:
@@ -232,14 +260,16 @@ def rules_for(model: ViT, job: Job) -> tuple[str, ...]:
     return job.scaling if model.config.rope else ()
 
 
-def evaluate_scaled(model: ViT, job: Job, rule: str, plain: dict[int, float]) -> dict[int, float]:
+def evaluate_scaled(
+    model: ViT, job: Job, rule: str, plain: Mapping[int, float], known: Mapping[str, float]
+) -> dict[int, float]:
     """Measure a trained model with a rule; at the training size, where a rule changes no bit, the score is known."""
     set_scaling(model, rule)
+    same = {str(size): score for size, score in plain.items() if size == job.panel.settings.train_size}
     try:
-        others = [size for size in plain if size != job.panel.settings.train_size]
-        return plain | evaluate(model, job, others)
+        return evaluate(model, job, {**known, **same})
     finally:
-        set_scaling(model, None)
+        set_scaling(model, job.run.train_scaling)
 
 
 def by_size(scores: Mapping[int, float]) -> dict[str, float]:

@@ -1,0 +1,252 @@
+"""Studies that train rotations with rules, too, and studies that go on with more rules and test sizes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ropevit.rope.scaling import Jitter
+from ropevit.study.config import StudyConfig
+from ropevit.study.events import Evaluating, Run, RunStarted, StepDone
+from ropevit.study.figure import draw_curves
+from ropevit.study.method import describe_method
+from ropevit.study.outputs import write_outputs
+from ropevit.study.report import conclusions
+from ropevit.study.results import panel_results, paper_order
+from ropevit.study.runner import run_study
+from ropevit.study.train import Stopped, train
+from ropevit.weights import load_model
+
+JITTER, BOTH = "jitter(rescale=2)", "normalise+jitter(rescale=2)"
+
+OPTIONS = {
+    "panels": ("zoom",), "embeddings": ("ape", "rope_mixed"), "steps": 2, "batch_size": 4, "width": 16, "depth": 1,
+    "heads": 2, "test_sizes": (20, 28), "device": "cpu", "precision": "float32", "workers": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """Take a part of the embedded images, so that nothing takes long."""
+    from ropevit.data.fashion import load_fashion
+
+    def some(split):
+        return load_fashion(split).take(slice(40))
+
+    monkeypatch.setattr("ropevit.study.runner.load_fashion", some)
+
+
+def config(folder, **changes):
+    return StudyConfig(**OPTIONS | {"out": folder / "study"} | changes)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Collect what trainings draw for their coordinates."""
+    found, original = [], Jitter.draw
+
+    def draw(self, *args, **options):
+        found.append(original(self, *args, **options))
+        return found[-1]
+
+    monkeypatch.setattr(Jitter, "draw", draw)
+    return found
+
+
+def ruled(job, rules=JITTER):
+    return replace(job, run=replace(job.run, train_scaling=rules))
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+
+
+def after(count):
+    asked = iter(range(1, 1000))
+    return lambda: next(asked) >= count
+
+
+def test_every_rotation_is_trained_with_each_rule_besides_without():
+    runs = StudyConfig(train_scaling=(JITTER, BOTH), panels=("zoom",)).runs()
+    found = [(run.embedding, run.train_scaling) for run in runs]
+    assert found == [
+        ("ape", None),
+        *((name, rule) for name in ("rope_axial", "rope_mixed") for rule in (None, JITTER, BOTH)),
+    ]
+    assert len({run.name for run in runs}) == 7
+    assert runs[0].name == "zoom-ape-seed0"
+    assert runs[-1].name == "zoom-rope_mixed-normalise+jitter-rescale2-seed0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_scaling": ("normalise",)}, "got train_scaling 'normalise'; at the training size it changes nothing"),
+        ({"train_scaling": (JITTER, JITTER)}, "name each once"),
+        ({"train_scaling": ("larger",)}, "no rule named 'larger'"),
+        (
+            {"train_scaling": (JITTER,), "embeddings": ("none", "ape")},
+            "with none, ape; rules are for rotations: add one",
+        ),
+    ],
+)
+def test_rules_that_make_no_other_training_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        StudyConfig(**changes)
+
+
+def test_trainings_with_a_rule_share_weights_images_and_draws(make_job, drawn, monkeypatch):
+    seen = []
+    for embedding, rules in (("rope_mixed", None), ("rope_mixed", JITTER), ("rope_axial", JITTER)):
+        job = make_job(embedding=embedding, folder=None)
+        job = replace(ruled(job, rules), folder=job.folder / (rules or "plain"))
+        original = job.panel.batch
+
+        def batch(seed, step, original=original):
+            found = original(seed, step)
+            seen.append((step, found[0].sum().item()))
+            return found
+
+        monkeypatch.setattr(job.panel, "batch", batch)
+        state = torch.get_rng_state()
+        train(job)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert seen[:6] == seen[6:12] == seen[12:]
+    assert len(drawn) == 12
+    assert all(torch.equal(a, b) for a, b in zip(drawn[:6], drawn[6:], strict=True))
+    assert len({tuple(values.flatten().tolist()) for values in drawn}) == 6
+
+
+@pytest.mark.parametrize("panel", ["field", "zoom"])
+def test_a_run_with_jitter_cut_short_goes_on_to_the_very_same_weights(make_job, tmp_path, panel, drawn):
+    whole = ruled(make_job(panel, folder=tmp_path / "whole"))
+    train(whole)
+    plain = make_job(panel, folder=tmp_path / "plain")
+    train(plain)
+    with pytest.raises(Stopped):
+        train(ruled(make_job(panel, folder=tmp_path / "cut", should_stop=after(4))))
+    torch.rand(3)
+    train(ruled(make_job(panel, folder=tmp_path / "cut")))
+    torch.testing.assert_close(weights(tmp_path / "cut"), weights(tmp_path / "whole"), rtol=0, atol=0)
+    assert not torch.equal(weights(tmp_path / "plain")["head.weight"], weights(tmp_path / "whole")["head.weight"])
+    assert len(drawn) == 12
+
+
+def test_a_model_is_measured_with_what_it_was_trained_with_or_a_rule_instead(make_job, tmp_path, monkeypatch):
+    job = replace(ruled(make_job(folder=tmp_path / "run"), BOTH), scaling=("ntk",))
+    seen = []
+
+    def score(model, size, check):
+        check()
+        seen.append((model.config.scaling, size))
+        return 0.0
+
+    monkeypatch.setattr(job.panel, "score", score)
+    result = train(job)
+    assert seen == [*((BOTH, size) for size in (4, 8, 12)), ("ntk", 4), ("ntk", 12)]
+    assert result["train_scaling"] == BOTH
+    model, info = load_model(tmp_path / "run/model.safetensors")
+    assert model.config.scaling == BOTH
+    assert info.metadata["train_scaling"] == BOTH
+
+
+def test_trainings_with_rules_are_curves_named_in_table_figure_and_sentences(make_job):
+    jobs = [
+        replace(ruled(make_job(embedding=name), rules), scaling=("ntk",))
+        for name, rules in (("ape", None), ("rope_mixed", None), ("rope_mixed", JITTER))
+    ]
+    results = [train(replace(job, folder=job.folder / str(job.run.train_scaling))) for job in jobs]
+    for result in results:
+        result["scores"] = {"4": 1.0, "8": 5.0, "12": 9.0 if result["train_scaling"] else 3.0}
+        result["scaled"] = {rule: {"4": 1.0, "8": 5.0, "12": 2.0} for rule in result["scaled"]}
+    (panel,) = panel_results(results)
+    labels = [
+        "absolute (APE)", "RoPE-Mixed", "RoPE-Mixed, ntk", f"RoPE-Mixed, trained with {JITTER}",
+        f"RoPE-Mixed, trained with {JITTER}, measured with ntk",
+    ]  # fmt: skip
+    assert [curve.label for curve in panel.curves] == labels
+    lines = draw_curves([panel]).axes[0].get_lines()
+    looks = {line.get_label(): (line.get_linestyle(), line.get_markerfacecolor()) for line in lines}
+    assert [looks[label][0] for label in labels] == ["-", "-", "--", ":", "-."]
+    assert [looks[label][1] == "white" for label in labels] == [False, False, False, True, True]
+    told = " ".join(conclusions([panel], {"test_images": 300, "classes": ["a"]}))
+    assert f"at 1.5x of it (12 px) RoPE-Mixed, trained with {JITTER} has the highest mean, 9.0" in told
+    assert "does not show" in paper_order(panel)  # of the plain trainings, level at 12
+
+
+def test_results_from_before_there_were_training_rules_are_read(make_job):
+    result = train(make_job())
+    del result["train_scaling"]
+    (panel,) = panel_results([result])
+    assert [curve.label for curve in panel.curves] == ["RoPE-Mixed"]
+
+
+def test_the_report_says_which_rules_were_trained_with():
+    data = {"train_images": 1, "test_images": 1, "classes": ["a"]}
+    told = " ".join(describe_method(StudyConfig(train_scaling=(JITTER,)), {"data": data}))
+    assert f"every rotation was also trained with {JITTER}, from the same weights" in told
+    assert "also trained" not in " ".join(describe_method(StudyConfig(), {"data": data}))
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_study_goes_on_with_more_rules_and_sizes_without_training_again(tmp_path):
+    first = run_study(config(tmp_path), lambda _: None)
+    events = []
+    grown = {"scaling": ("ntk",), "test_sizes": (20, 28, 36), "train_scaling": (JITTER,), "resume": True}
+    more = run_study(config(tmp_path, **grown), events.append)
+    trained = [event.run.name for event in events if isinstance(event, StepDone)]
+    assert set(trained) == {"zoom-rope_mixed-jitter-rescale2-seed0"}
+    measured = [(event.run.name, event.size) for event in events if isinstance(event, Evaluating)]
+    assert [size for name, size in measured if name == "zoom-ape-seed0"] == [36]
+    assert [size for name, size in measured if name == "zoom-rope_mixed-seed0"] == [36, 20, 36]
+    for before, now in zip(first["runs"], more["runs"], strict=False):
+        assert now["scores"] == {**before["scores"], "36": now["scores"]["36"]}
+    assert more["complete"]
+    asked = config(tmp_path, **grown)
+    fresh = run_study(replace(asked, out=tmp_path / "fresh", resume=False), lambda _: None)
+    for now, other in zip(more["runs"], fresh["runs"], strict=True):
+        assert (now["scores"], now["scaled"]) == (other["scores"], other["scaled"])
+    assert "trained with" in write_outputs(asked, more).read_text()
+    events.clear()
+    run_study(asked, events.append)
+    assert not [event for event in events if isinstance(event, RunStarted)]
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_study_does_not_go_on_with_fewer_rules_or_sizes(tmp_path):
+    run_study(config(tmp_path, scaling=("ntk",), train_scaling=(JITTER,)), lambda _: None)
+    for name, value in {"scaling": ("pi",), "train_scaling": None, "test_sizes": (28,)}.items():
+        options = {"scaling": ("ntk",), "train_scaling": (JITTER,), "resume": True} | {name: value}
+        with pytest.raises(ValueError, match=rf"other options \({name}\)"):
+            run_study(config(tmp_path, **options), lambda _: None)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_a_study_from_before_there_were_training_rules_goes_on(tmp_path):
+    run_study(config(tmp_path, embeddings=("rope_mixed",)), lambda _: None)
+    for file in (tmp_path / "study/config.json", tmp_path / "study/runs/zoom-rope_mixed-seed0/result.json"):
+        content = json.loads(file.read_text())
+        for name in ("train_scaling", "scaling", "scaled", "families"):
+            content.pop(name, None)
+        file.write_text(json.dumps(content))
+    events = []
+    results = run_study(config(tmp_path, embeddings=("rope_mixed",), resume=True), events.append)
+    assert results["complete"]
+    assert not [event for event in events if isinstance(event, RunStarted)]
+
+
+def test_larger_test_sizes_would_change_what_a_folder_is_trained_on(tmp_path):
+    from ropevit.study.kept import refuse_other_study
+
+    sizes = {"data": str(tmp_path), "patch_size": 4, "train_size": 16}
+    stored = config(tmp_path, **sizes | {"test_sizes": (8, 16)})
+    (tmp_path / "config.json").write_text(json.dumps(stored.to_dict()))
+    refuse_other_study(config(tmp_path, **sizes | {"test_sizes": (8, 12, 16)}), tmp_path / "config.json")
+    with pytest.raises(ValueError, match="images read for 16 px, and test_sizes up to 24 px would have it trained on"):
+        refuse_other_study(config(tmp_path, **sizes | {"test_sizes": (8, 16, 24)}), tmp_path / "config.json")
+
+
+def test_a_run_is_named_by_its_rules():
+    run = Run(panel="zoom", embedding="rope_mixed", seed=1, train_scaling="jitter(shift=0.5, jitter=1.1,rescale=2)")
+    assert run.name == "zoom-rope_mixed-jitter-shift0.5-jitter1.1-rescale2-seed1"
