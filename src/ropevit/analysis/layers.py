@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.models.layers import Attention
+from ropevit.models.vit import ViT
 from ropevit.models.windows import WindowAttention
 
 
@@ -30,12 +31,14 @@ def attention_layers(model: nn.Module) -> list[Layer]:
         model: A model of this package, or one that holds a single one, such as a backbone.
 
     Raises:
-        ValueError: If the model has no attention layer of this package.
+        ValueError: If the model has no attention layer of this package, or is one of videos.
     """
+    if any(isinstance(body, ViT) and body.config.is_video for body in model.modules()):
+        raise ValueError("got a video model; the analyses are of images, x and y")
     layers = []
     for name, attention, shared in walk(model, None):
         own = attention.rope
-        found = own.freqs if own is not None else shared.frequencies() if shared is not None else None
+        found = own.freqs if own is not None else shared.frequencies()[:2] if shared is not None else None
         if found is not None:
             found = found.detach().float().cpu()
             found = found if found.ndim == 3 else found.unsqueeze(1)

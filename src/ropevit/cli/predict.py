@@ -31,6 +31,7 @@ from ropevit.tasks.common.kept import Kind, Which, file_of_run, kind_of, told_ki
 from ropevit.tasks.common.outputs import Summary, check_out, png_names
 from ropevit.tasks.detect.predict import RESULTS, DetectionFolder, FindConfig, open_finder
 from ropevit.tasks.segment.predict import LABELS, LabelFolder, open_labeller
+from ropevit.weights.own import check_images
 
 #: Option -> the kinds of model that it is for.
 OPTIONS: dict[str, tuple[Kind, ...]] = {
@@ -219,6 +220,7 @@ def load(
     if name is not None:
         raise ValueError(f"{checkpoint} is a file of ours and knows its model and classes; leave out --model {name}")
     model, info = weights.load_model(checkpoint or "")
+    check_images(info.config, str(checkpoint))
     if info.classes is None:
         raise ValueError(f"{checkpoint} names no classes; predict takes classifiers, such as a study's zoom models")
     return model, tuple(info.classes), pixel_statistics(info.metadata, model.config.in_channels, str(checkpoint))

@@ -6,6 +6,7 @@ from ropevit.models.packed import Packed, pack, random_patches
 from ropevit.models.registry import MODELS, get_config, list_models
 from ropevit.models.rotations import set_scaling
 from ropevit.models.swin import SWIN_EMBEDDINGS, Swin, SwinConfig
+from ropevit.models.video import inflate
 from ropevit.models.vit import POSITION_EMBEDDINGS, ViT, ViTConfig
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ViTConfig",
     "build_model",
     "get_config",
+    "inflate",
     "list_models",
     "pack",
     "parameter_groups",

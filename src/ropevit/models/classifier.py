@@ -18,6 +18,7 @@ UNDECAYED = (
     "cls_token",
     "register_tokens",
     "pos_embed",
+    "time_embed",
     "relative_position_bias_table",
     "relative.rows",
     "relative.columns",

@@ -107,6 +107,16 @@ class ModelConfig:
         raise NotImplementedError
 
     @property
+    def is_video(self) -> bool:
+        """Whether the model takes clips (B, c, T, H, W) rather than images."""
+        return False
+
+    @property
+    def budget(self) -> tuple[int, ...] | None:
+        """Pairs of a head for each axis, x first; None shares them equally between x and y."""
+        return None
+
+    @property
     def rules(self) -> Scaling | None:
         """What `scaling` stands for."""
         return None if self.scaling is None else parse_scaling(self.scaling, self.trained_grid or self.attended)

@@ -5,6 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ropevit.models.architectures import Config, build_model
 from ropevit.models.sizes import check_size
+from ropevit.models.vit import ViTConfig
 
 
 def count_parameters(config: Config) -> int:
@@ -14,7 +15,7 @@ def count_parameters(config: Config) -> int:
 
 
 def count_multiply_adds(config: Config, height: int, width: int) -> int:
-    """Count the multiply-adds of one image's matrix products, which the literature calls FLOPs.
+    """Count the multiply-adds of the matrix products of one image, or clip, which the literature calls FLOPs.
 
     The rotation is element by element and not in the count (the paper puts it at 0.01 % for ViT-B).
 
@@ -27,8 +28,9 @@ def count_multiply_adds(config: Config, height: int, width: int) -> int:
         ValueError: If the model does not take such an image.
     """
     check_size(height, width, config.multiple)
+    clip = (config.frames,) if isinstance(config, ViTConfig) and config.frames else ()
     with torch.device("meta"):
-        model, images = build_model(config).eval(), torch.empty(1, config.in_channels, height, width)
+        model, images = build_model(config).eval(), torch.empty(1, config.in_channels, *clip, height, width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
     return counter.get_total_flops() // 2

@@ -1,5 +1,7 @@
 """The parts of a vision transformer block: rotated attention, MLP, stochastic depth."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -228,20 +230,23 @@ def scale(x: Float[Tensor, "... C"], gamma: Float[Tensor, "C"] | None) -> Float[
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into patches and project each to the model's width.
+    """Cut an image into patches, or a clip into tubelets, and project each to the model's width.
 
     Args:
-        patch_size: Side of a patch in pixels.
+        patch_size: Side of a patch in pixels, or (rows, columns); (frames, rows, columns) for clips.
         in_channels: Channels of the image.
         width: Channels of a token, C.
+
+    Source: Arnab et al. 2021 (arXiv:2103.15691), ViViT, for tubelets.
     """
 
-    def __init__(self, patch_size: int, in_channels: int, width: int):
+    def __init__(self, patch_size: int | tuple[int, ...], in_channels: int, width: int):
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, width, patch_size, patch_size)
+        conv: Any = nn.Conv3d if isinstance(patch_size, tuple) and len(patch_size) == 3 else nn.Conv2d
+        self.proj: nn.Conv2d | nn.Conv3d = conv(in_channels, width, patch_size, patch_size)
 
-    def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C h w"]:
-        """Return the map of patch tokens."""
+    def forward(self, images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B C *grid"]:
+        """Return the map of patch tokens: (B, C, h, w), or (B, C, t, h, w)."""
         return self.proj(images)
 
 
@@ -262,6 +267,13 @@ def resize_embedding(
     maps = embedding.to(dtype).transpose(1, 2).unflatten(2, grid)
     resized = F.interpolate(maps, size=(h, w), mode="bicubic", align_corners=False)
     return resized.flatten(2).transpose(1, 2).to(embedding.dtype)
+
+
+def resize_time(embedding: Float[Tensor, "1 s C"], t: int) -> Float[Tensor, "1 t C"]:
+    """Resize a temporal embedding to t steps, linearly; at its own length it comes back bit for bit."""
+    dtype = torch.promote_types(embedding.dtype, torch.float32)
+    rows = embedding.to(dtype).transpose(1, 2)
+    return F.interpolate(rows, size=t, mode="linear", align_corners=False).transpose(1, 2).to(embedding.dtype)
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:

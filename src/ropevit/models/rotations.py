@@ -13,14 +13,19 @@ from ropevit.rope.families import FIXED
 def shared_rope(config: ModelConfig, channels: int, heads: int) -> AxialRope | FixedRope | None:
     """Build the rotation that all blocks share, where its frequencies are fixed."""
     if config.rope == "axial":
-        return AxialRope(channels, config.theta)
+        return AxialRope(channels, config.theta, count_axes(config), config.budget)
     return FixedRope(config.rope, channels, heads, config.theta) if config.rope in FIXED else None
+
+
+def count_axes(config: ModelConfig) -> int:
+    """Count the axes of a rotation: x and y, and t where the pairs are shared out among three."""
+    return 2 if config.budget is None else len(config.budget)
 
 
 def check_rotation(config: ModelConfig, channels: int, heads: int) -> None:
     """Refuse heads that a kind of rotation cannot turn."""
     if config.rope in ("axial", "mixed"):
-        pairs_per_axis(channels)  # the modules themselves would draw random numbers
+        pairs_per_axis(channels, count_axes(config), config.budget)  # the modules themselves would draw random numbers
     else:
         shared_rope(config, channels, heads)
         own_rope(config, channels, heads)
@@ -29,7 +34,7 @@ def check_rotation(config: ModelConfig, channels: int, heads: int) -> None:
 def own_rope(config: ModelConfig, channels: int, heads: int) -> LearnedRope | None:
     """Build the rotation of one block, where its frequencies are learned."""
     if config.rope == "mixed":
-        return MixedRope(channels, heads, config.theta)
+        return MixedRope(channels, heads, config.theta, count_axes(config), config.budget)
     return PolarRope(channels, heads, config.theta) if config.rope == "polar" else None
 
 

@@ -1,4 +1,6 @@
-"""Which image sizes patches tile, and what to do about the others."""
+"""Which sizes of images and clips patches tile, and what to do about the others."""
+
+from torch import Tensor
 
 
 def check_size(height: int, width: int, patch_size: int) -> None:
@@ -11,7 +13,43 @@ def check_size(height: int, width: int, patch_size: int) -> None:
         )
 
 
+def check_input(images: Tensor, channels: int, patch: tuple[int, ...]) -> None:
+    """Refuse what a model does not take: an image for a clip or the other way round, or what no patches tile.
+
+    Args:
+        images: What came.
+        channels: Of the images wanted.
+        patch: Rows and columns of a patch; (frames, rows, columns) where clips are wanted.
+    """
+    shape, video = tuple(images.shape), len(patch) == 3
+    sides = "T, H, W" if video else "H, W"
+    if images.ndim == 4 and video:
+        raise ValueError(
+            f"got images of shape {shape} for a video model; expected (B, {channels}, {sides}): "
+            f"images.unsqueeze(2).expand(-1, -1, {patch[0]}, -1, -1) are clips that stand still"
+        )
+    if images.ndim == 5 and not video:
+        raise ValueError(
+            f"got clips of shape {shape} for an image model; expected (B, {channels}, {sides}): feed frames, or take "
+            "ropevit.models.inflate(model, frames=...)"
+        )
+    if images.ndim != 2 + len(patch) or images.shape[1] != channels:
+        raise ValueError(f"got images of shape {shape}; expected (B, {channels}, {sides})")
+    if video:
+        check_frames(images.shape[2], patch[0])
+    check_size(images.shape[-2], images.shape[-1], patch[-1])
+
+
+def check_frames(frames: int, tubelet: int) -> None:
+    """Refuse a clip that the tubelets do not tile, naming the nearest numbers of frames that they do."""
+    if frames % tubelet or frames <= 0:
+        raise ValueError(
+            f"got a clip of {frames} frames, which tubelets of {tubelet} do not tile; "
+            f"leave out or repeat frames to have {nearest_sizes(frames, tubelet)}"
+        )
+
+
 def nearest_sizes(side: int, patch_size: int) -> str:
-    """Name the multiples of the patch just below and above a side."""
+    """Name the multiples of the patch (or tubelet) just below and above a side."""
     below = side // patch_size * patch_size
     return str(side) if below == side > 0 else f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"

@@ -1,4 +1,4 @@
-"""Vision transformer (DeiT III) with the position embeddings of the paper, for images of any size."""
+"""Vision transformer (DeiT III) with the position embeddings of the paper, for images and videos of any size."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig, PositionEmbedding, with_families
 from ropevit.models.cut import Cut
-from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding
+from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding, resize_time
 from ropevit.models.packed import Packed, Rows, embed_each, mean_patch, pack, sample_embedding
 from ropevit.models.rotations import apply_scaling, check_rotation, own_rope, shared_rope
-from ropevit.models.sizes import check_size
+from ropevit.models.sizes import check_frames, check_input, check_size
 from ropevit.rope import LearnedRope, grid_positions
 
 PUBLISHED_EMBEDDINGS = {
@@ -65,6 +65,13 @@ class ViTConfig(ModelConfig):
     """Start of LayerScale, or None to have none."""
     drop_path_rule: Literal["constant", "linear"] = "constant"
     """The same rate in all blocks (as published), or growing from 0 in the first to the full rate in the last."""
+    frames: int | None = None
+    """Frames (or slices of a volume) for which a temporal embedding is learned; any number may be fed. None: images."""
+    tubelet: int = 1
+    """Frames in a patch."""
+    pairs: tuple[int, int, int] | None = None
+    """Pairs of a head for x, y and t, where a rotation has three axes; None gives t a quarter, and x and y the rest.
+    An image with rope_axial may leave the pairs of t unturned, for a video to come."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -78,8 +85,46 @@ class ViTConfig(ModelConfig):
         channels = self.width // self.heads
         if self.rope and channels % 4:
             raise ValueError(f"got heads of {channels} channels; {self.position} needs a multiple of 4 for x and y")
+        self.check_axes()
         check_rotation(self, channels, self.heads)
         check_size(*self.img_size, self.patch_size)
+
+    def check_axes(self) -> None:
+        """Refuse what makes no sense for images, or for videos."""
+        if self.pairs is not None:
+            object.__setattr__(self, "pairs", tuple(self.pairs))
+            if self.rope not in ("axial", "mixed") or (self.rope == "mixed" and not self.is_video):
+                kind = "a video" if self.is_video else "images"
+                raise ValueError(f"got pairs={self.pairs} for {self.position} on {kind}, which has no use for them")
+            if len(self.pairs) != 3:
+                raise ValueError(f"got pairs={self.pairs}; expected three counts: for x, y and t")
+        if self.frames is None:
+            if self.tubelet != 1:
+                raise ValueError(f"got tubelet={self.tubelet} without frames; add frames=, such as {8 * self.tubelet}")
+            return
+        self.check_least(tubelet=1)
+        check_frames(self.frames, self.tubelet)
+        if self.rope not in (None, "axial", "mixed"):
+            raise ValueError(f"got frames={self.frames} for {self.position}, which has two axes; take axial or mixed")
+        if self.scaling is not None:
+            raise ValueError(f"got scaling={self.scaling!r} with frames={self.frames}; rules are for images: leave it")
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the model takes clips (B, c, T, H, W) rather than images."""
+        return self.frames is not None
+
+    @property
+    def budget(self) -> tuple[int, ...] | None:
+        """Pairs of a head for x, y and t; None, with two axes, shares them equally.
+
+        Source: Yang et al. 2024 (arXiv:2408.06072), CogVideoX: a quarter of the channels for t, if none are given.
+        """
+        if self.pairs is not None or not self.is_video:
+            return self.pairs
+        total = self.width // self.heads // 2
+        spatial = round(3 * total / 8)
+        return spatial, spatial, total - 2 * spatial
 
     @property
     def attended(self) -> tuple[int, int]:
@@ -96,9 +141,22 @@ class ViTConfig(ModelConfig):
         """Rows and columns of patches for which an absolute embedding is learned."""
         return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
 
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Sides of a patch: rows and columns in pixels; of a tubelet also its frames, first."""
+        return (self.tubelet,) * self.is_video + (self.patch_size, self.patch_size)
+
+    @property
+    def steps(self) -> int | None:
+        """Tubelets along t for which a temporal embedding is learned; None for images."""
+        return None if self.frames is None else self.frames // self.tubelet
+
 
 class ViT(Classifier[ViTConfig]):
     """Vision transformer for images of any height and width that the patch size divides.
+
+    With `frames` in its config it takes clips (B, c, T, H, W) instead: videos, or volumes slice by slice. All methods
+    then speak of clips where they say images, and tokens are those of the first tubelet, row-major, then the next.
 
     Args:
         config: What to build; `ropevit.models.registry` names the published ones.
@@ -110,11 +168,13 @@ class ViT(Classifier[ViTConfig]):
         super().__init__()
         self.config = config
         rows, columns = config.grid
-        self.patch_embed = PatchEmbed(config.patch_size, config.in_channels, config.width)
+        self.patch_embed = PatchEmbed(config.patch, config.in_channels, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         registers = config.num_registers
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if config.absolute else None
+        steps = config.steps if config.absolute else None
+        self.time_embed = None if steps is None else nn.Parameter(torch.zeros(1, steps, config.width))
         head_channels = config.width // config.heads
         self.rope = shared_rope(config, head_channels, config.heads)
         self.blocks = nn.ModuleList(
@@ -148,9 +208,11 @@ class ViT(Classifier[ViTConfig]):
                     nn.init.trunc_normal_(token, std=0.02)
             if self.pos_embed is not None:
                 nn.init.normal_(self.pos_embed, std=self.config.ape_std)
+            if self.time_embed is not None:
+                nn.init.zeros_(self.time_embed)
         elif isinstance(module, nn.Linear):
             init_linear(module)
-        elif isinstance(module, nn.Conv2d | nn.LayerNorm | LearnedRope | Block):
+        elif isinstance(module, nn.Conv2d | nn.Conv3d | nn.LayerNorm | LearnedRope | Block):
             module.reset_parameters()
 
     @property
@@ -159,8 +221,8 @@ class ViT(Classifier[ViTConfig]):
         return int(self.config.class_token) + self.config.num_registers
 
     def embed(
-        self, images: Float[Tensor, "B c H W"], valid: Bool[Tensor, "B h w"] | None = None
-    ) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "N 2"]]:
+        self, images: Float[Tensor, "B c *pixels"], valid: Bool[Tensor, "B h w"] | None = None
+    ) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "N ndim"]]:
         """Turn images into tokens, prefix first, and say where the patches stand.
 
         Args:
@@ -171,26 +233,30 @@ class ViT(Classifier[ViTConfig]):
         Raises:
             ValueError: If the images have a wrong rank or channels, or the patches do not tile them.
         """
-        config = self.config
-        if images.ndim != 4 or images.shape[1] != config.in_channels:
-            raise ValueError(f"got images of shape {tuple(images.shape)}; expected (B, {config.in_channels}, H, W)")
-        check_size(images.shape[2], images.shape[3], config.patch_size)
+        check_input(images, self.config.in_channels, self.config.patch)
         maps = self.patch_embed(images)
-        h, w = maps.shape[2:]
         x = maps.flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
             if valid is None:
-                x = x + resize_embedding(self.pos_embed, config.grid, h, w)
+                x = x + self.absolute_embedding(maps.shape[2:])
             else:
-                x = x + embed_each(self.pos_embed, config.grid, valid).to(x.dtype)
+                x = x + embed_each(self.pos_embed, self.config.grid, valid).to(x.dtype)
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
         x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
-        return x, grid_positions(h, w, device=images.device)
+        return x, grid_positions(*maps.shape[2:], device=images.device)
+
+    def absolute_embedding(self, grid: Sequence[int]) -> Float[Tensor, "1 N C"]:
+        """Resize the absolute embedding to a grid (h, w) or (t, h, w): a tubelet takes that of its place and time."""
+        assert self.pos_embed is not None
+        place = resize_embedding(self.pos_embed, self.config.grid, grid[-2], grid[-1])
+        if self.time_embed is None:
+            return place
+        return (resize_time(self.time_embed, grid[0]).unsqueeze(2) + place.unsqueeze(1)).flatten(1, 2)
 
     def run_blocks(
         self,
         x: Float[Tensor, "B n C"],
-        positions: Float[Tensor, "*b N 2"],
+        positions: Float[Tensor, "*b N ndim"],
         rows: Rows | None = None,
         cuts: Sequence[Cut | None] | None = None,
         grid: tuple[int, int] | None = None,
@@ -204,7 +270,8 @@ class ViT(Classifier[ViTConfig]):
             cuts: For each block the windows in which it attends, or None where it attends everywhere.
             grid: Rows and columns of the tokens; only a relative bias asks for them.
         """
-        frequencies, draw = None if self.rope is None else self.rope.frequencies(x.device), self.draw(x.device)
+        ndim, draw = positions.shape[-1], self.draw(x.device)  # in an image, pairs of t stay unturned
+        frequencies = None if self.rope is None else self.rope.frequencies(x.device)[:ndim]
         for block, cut in zip(self.blocks, cuts or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
                 x = checkpoint(block, x, positions, frequencies, rows, cut, grid, draw=draw, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
@@ -213,7 +280,7 @@ class ViT(Classifier[ViTConfig]):
             yield x
 
     def encode(
-        self, tokens: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N 2"], rows: Rows | None = None
+        self, tokens: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], rows: Rows | None = None
     ) -> Float[Tensor, "B n C"]:
         """Run all blocks, and the final norm on what the last one gives."""
         x = tokens
@@ -221,8 +288,8 @@ class ViT(Classifier[ViTConfig]):
             pass
         return self.norm(x)
 
-    def forward_features(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B n C"]:
-        """Return all tokens after the final norm: class token, registers, then h * w patches, row-major."""
+    def forward_features(self, images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B n C"]:
+        """Return all tokens after the final norm: class token, registers, then (t *) h * w patches, row-major."""
         return self.encode(*self.embed(images))
 
     def forward_head(self, features: Float[Tensor, "B n C"]) -> Float[Tensor, "B K"]:
@@ -230,14 +297,14 @@ class ViT(Classifier[ViTConfig]):
         pooled = features[:, 0] if self.config.pooling == "token" else features[:, self.num_prefix :].mean(1)
         return self.head(pooled)
 
-    def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K"]:
+    def forward(self, images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B K"]:
         """Return the logits of each class."""
         return self.forward_head(self.forward_features(images))
 
     def forward_intermediates(
-        self, images: Float[Tensor, "B c H W"], indices: Sequence[int], norm: bool = False
-    ) -> list[Float[Tensor, "B C h w"]]:
-        """Return the patch tokens after chosen blocks as maps, for dense tasks.
+        self, images: Float[Tensor, "B c *pixels"], indices: Sequence[int], norm: bool = False
+    ) -> list[Float[Tensor, "B C *grid"]]:
+        """Return the patch tokens after chosen blocks as maps, (B, C, h, w) or (B, C, t, h, w), for dense tasks.
 
         Args:
             images: Images of any size that the patches tile.
@@ -252,12 +319,12 @@ class ViT(Classifier[ViTConfig]):
         if not all(0 <= index < depth for index in wanted):
             raise ValueError(f"got indices={list(indices)}; expected blocks from {-depth} to {depth - 1}")
         tokens, positions = self.embed(images)
-        h, w = images.shape[2] // self.config.patch_size, images.shape[3] // self.config.patch_size
+        grid = [pixels // side for pixels, side in zip(images.shape[2:], self.config.patch, strict=True)]
         maps = {}
         for index, x in enumerate(islice(self.run_blocks(tokens, positions), max(wanted, default=-1) + 1)):
             if index in wanted:
                 patches = (self.norm(x) if norm else x)[:, self.num_prefix :]
-                maps[index] = patches.transpose(1, 2).unflatten(2, (h, w))
+                maps[index] = patches.transpose(1, 2).unflatten(2, grid)
         return [maps[index] for index in wanted]
 
     def pack(
@@ -268,6 +335,16 @@ class ViT(Classifier[ViTConfig]):
     ) -> Packed:
         """Lay images of different sizes into one batch for `forward_packed`; see `ropevit.models.packed.pack`."""
         return pack(images, self.config.patch_size, self.num_prefix, keep, row_tokens)
+
+    def check_packable(self) -> None:
+        """Refuse what cannot be packed."""
+        if self.config.is_video:
+            raise ValueError("got a video model, which cannot be packed; feed clips of one size at a time")
+        if self.scaling is not None:
+            raise ValueError(
+                f"got a packed batch with scaling={self.config.scaling!r}; rules see one grid, and every image has its "
+                "own: feed sizes one by one, or set_scaling(model, None)"
+            )
 
     def embed_packed(self, packed: Packed) -> Float[Tensor, "R L C"]:
         """Turn a packed batch into tokens."""
@@ -284,13 +361,9 @@ class ViT(Classifier[ViTConfig]):
         """Return all tokens of a packed batch after the final norm; `packed.split` gives each image its own.
 
         Raises:
-            ValueError: If the model has rules for larger grids.
+            ValueError: If the model has rules for larger grids, or is for videos.
         """
-        if self.scaling is not None:
-            raise ValueError(
-                f"got a packed batch with scaling={self.config.scaling!r}; rules see one grid, and every image has its "
-                "own: feed sizes one by one, or set_scaling(model, None)"
-            )
+        self.check_packable()
         return self.encode(self.embed_packed(packed), packed.positions, packed.rows())
 
     def forward_packed(self, packed: Packed) -> Float[Tensor, "B K"]:

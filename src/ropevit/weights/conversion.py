@@ -30,8 +30,8 @@ CONTAINERS = {
 
 #: What the other layouts cannot say of a ViT and take for granted; theta and the grid apart.
 IMPLIED = {
-    "published": {"pooling": "token", "class_token": True, "num_registers": 0},
-    "timm": {"pooling": "token", "class_token": True},
+    "published": {"pooling": "token", "class_token": True, "num_registers": 0, "frames": None, "pairs": None},
+    "timm": {"pooling": "token", "class_token": True, "frames": None, "pairs": None},
 }
 
 
@@ -141,6 +141,8 @@ def found_config(found: Found, model: str | Config | None, to: str) -> Config:
 
 def inferred_config(facts: Facts, source: str, to: str) -> Config:
     """Make the config that shapes tell; heads, which they may not tell, are those of the registry's models so wide."""
+    if "tubelet" in facts.fields:
+        raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
     positions = [name for name in facts.positions if name != "none"]  # never published
     kind = ARCHITECTURES[facts.architecture][0]
     same = [config for config in MODELS.values() if isinstance(config, kind) and config.width == facts.fields["width"]]

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.registry import MODELS, get_config
+from ropevit.models.video import inflate
+from ropevit.models.vit import ViT, ViTConfig
 from ropevit.weights.hub import hub_id
 from ropevit.weights.loading import Found, load_found, understand
 from ropevit.weights.reading import Source, read_checkpoint
@@ -32,6 +34,7 @@ def create_model(
         num_classes: Classes; where loaded weights have another number, the head is new. 0 leaves the head out.
         fields: Other fields of the model's config, such as drop_path=0.1, scaling="ntk" or, for a Swin, window_size=7.
             Where weights are loaded, the grid from which rules of `scaling` count is the one of their training.
+            With frames=16 (and tubelet=2) it is a video model, which weights of images start as `models.inflate` does.
 
     Raises:
         ValueError: If there is no such model or field, or a value is out of range.
@@ -44,10 +47,21 @@ def create_model(
     found = understand(read_checkpoint(hub_id(name) if pretrained is True else pretrained))
     if config.trained_grid is None and (grid := grid_of_training(found, name)) != config.attended:
         config = replace(config, trained_grid=grid)
+    if isinstance(config, ViTConfig) and config.is_video and not found.is_video:
+        return from_images(config, found, num_classes)
     model = build_model(config)
     replace_head = num_classes is not None and found.num_classes not in (None, num_classes)
     log.info("%s", load_found(model, found, replace_head))
     return model
+
+
+def from_images(config: ViTConfig, found: Found, num_classes: int | None) -> Model:
+    """Build a video model from the weights of an image model; see `ropevit.models.inflate`."""
+    assert config.frames is not None
+    stored = found.config.pairs if isinstance(found.config, ViTConfig) else None
+    model = ViT(replace(config, frames=None, tubelet=1, pairs=stored))
+    log.info("%s", load_found(model, found, num_classes is not None and found.num_classes not in (None, num_classes)))
+    return inflate(model, config.frames, config.tubelet, pairs=config.pairs)
 
 
 def grid_of_training(found: Found, name: str) -> tuple[int, int]:

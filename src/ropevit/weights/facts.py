@@ -59,13 +59,14 @@ def read_facts(state: Mapping[str, Any]) -> Facts | None:
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     kernel = shapes.get("patch_embed.proj.weight", ())
-    if len(kernel) != 4:
+    if len(kernel) not in (4, 5):
         return None
     fields = {
         "width": kernel[0],
         "patch_size": kernel[-1],
         "in_channels": kernel[1],
         "num_classes": length(shapes, "head.weight", 0) or 0,
+        **({"tubelet": kernel[2]} if len(kernel) == 5 else {}),
     }
     if count_layers(shapes, r"blocks\.(\d+)\."):
         return vit_facts(shapes, fields)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.models.architectures import Config, Model
-from ropevit.models.layers import resize_embedding
+from ropevit.models.layers import resize_embedding, resize_time
 from ropevit.models.registry import MODELS
 from ropevit.models.vit import ViTConfig
 from ropevit.models.windows import resize_bias
@@ -76,6 +76,11 @@ class Found:
     def num_classes(self) -> int | None:
         """Classes of its head; 0 without one, None where it is no model of ours."""
         return None if self.facts is None else self.facts.fields["num_classes"]
+
+    @property
+    def is_video(self) -> bool:
+        """Whether its patches are tubelets."""
+        return self.facts is not None and "tubelet" in self.facts.fields
 
 
 def understand(checkpoint: Checkpoint, ema: bool = False) -> Found:
@@ -168,6 +173,10 @@ def fit(
     Raises:
         WeightsError: If they do not fit.
     """
+    if found.facts is not None and found.is_video != model.config.is_video:
+        kind, other = ("videos", "images") if found.is_video else ("images", "videos")
+        way = "" if found.is_video else "; create_model(NAME, frames=..., pretrained=SOURCE) starts from such weights"
+        raise WeightsError(f"{found.source} holds a model of {kind}, while the model is one of {other}{way}")
     if found.config is not None:
         check_config(found.config, model.config, found.source, replace_head)
     heads = model.config.heads if isinstance(model.config, ViTConfig) else None
@@ -183,7 +192,7 @@ def fit(
     if model.pos_embed is None and state.pop("pos_embed", None) is not None:
         dropped["pos_embed"] = "the model has no absolute embedding"
     dropped |= drop_fixed(state, model.config, found.source)
-    resized = resize_tables(state, model) | resize(state, model, found, grid)
+    resized = resize_tables(state, model) | resize_steps(state, model) | resize(state, model, found, grid)
     wanted = {name: value for name, value in model.state_dict().items() if not (replace_head and name in HEAD)}
     config = replace(model.config, num_classes=found.num_classes or 0) if replace_head else model.config
     check_shapes(state, wanted, found, config)
@@ -209,6 +218,15 @@ def resize(state: dict[str, Tensor], model: Model, found: Found, grid: tuple[int
         return {}
     state["pos_embed"] = resize_embedding(embedding, theirs, *ours)
     return {"pos_embed": f"from {theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} patches"}
+
+
+def resize_steps(state: dict[str, Tensor], model: Model) -> dict[str, str]:
+    """Resize a temporal embedding of another number of tubelets in place; a wrong shape is left to the checks."""
+    theirs, ours = state.get("time_embed"), model.state_dict().get("time_embed")
+    if theirs is None or ours is None or theirs.ndim != 3 or theirs.shape[1] == ours.shape[1]:
+        return {}
+    state["time_embed"] = resize_time(theirs, ours.shape[1])
+    return {"time_embed": f"from {theirs.shape[1]} to {ours.shape[1]} tubelets"}
 
 
 def resize_tables(state: dict[str, Tensor], model: Model) -> dict[str, str]:

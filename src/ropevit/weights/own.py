@@ -16,11 +16,11 @@ FORMAT = "ropevit"
 #: bias tables are resized to another window.
 FREE = {
     *("img_size", "window_size", "num_classes", "layer_scale", "drop_path", "drop_path_rule", "ape_std"),
-    *("scaling", "trained_grid"),
+    *("scaling", "trained_grid", "frames"),
 }
 
-#: Fields that files from before there were rules for larger grids do not have.
-ADDED = {"scaling", "trained_grid"}
+#: Fields that older files do not have: those from before there were rules for larger grids, or videos.
+ADDED = {"scaling", "trained_grid", "frames", "tubelet", "pairs"}
 
 
 def own_metadata(config: Config, classes: list[str] | None, metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -69,7 +69,7 @@ def stored_config(metadata: Mapping[str, str], source: str) -> Config:
     kind = ARCHITECTURES[name][0]
     stored = stored_json(metadata, "config", source)
     known = {field.name for field in fields(kind)}
-    if not isinstance(stored, dict) or set(stored) | ADDED != known:
+    if not isinstance(stored, dict) or set(stored) | ADDED & known != known:
         given = set(stored) if isinstance(stored, dict) else set()
         unknown, missing = sorted(given - known), sorted(known - given - ADDED)
         raise WeightsError(
@@ -83,6 +83,19 @@ def stored_config(metadata: Mapping[str, str], source: str) -> Config:
         raise WeightsError(
             f"the config in {source} describes no model: {first_line(error)}; save the model again"
         ) from error
+
+
+def check_images(config: Config, source: str) -> None:
+    """Refuse a video model where images are fed.
+
+    Raises:
+        WeightsError: Saying what to do instead.
+    """
+    if config.is_video:
+        raise WeightsError(
+            f"{source} holds a video model, and this takes models of images; in Python, feed clips to what "
+            "ropevit.load_model gives"
+        )
 
 
 def differences(theirs: Any, ours: Mapping[str, Any]) -> str:
@@ -105,12 +118,13 @@ def check_config(stored: Config, config: Config, source: str, new_head: bool) ->
             f"{source} holds a {names[0]}, while the model is a {names[1]}; build the model of its own config with "
             "ropevit.load_model"
         )
-    skipped = FREE | {"rope_theta"} | ({"pooling"} if new_head else set())
+    skipped = FREE | {"rope_theta", "pairs"} | ({"pooling"} if new_head else set())
     compared = [field.name for field in fields(stored) if field.name not in skipped]
     theirs = {field: getattr(stored, field) for field in compared}
     ours = {field: getattr(config, field) for field in compared}
     if config.rope == "axial":  # learned frequencies do not need the start's theta
-        theirs["rope_theta"], ours["rope_theta"] = stored.theta, config.theta
+        theirs |= {"rope_theta": stored.theta, "pairs": stored.budget}
+        ours |= {"rope_theta": config.theta, "pairs": config.budget}
     if theirs != ours:
         raise WeightsError(
             f"{source} does not fit the model ({differences(theirs, ours)}); build the model of its own config with "

@@ -50,9 +50,11 @@ def plain_copy(model: nn.Module) -> Model:
     """Copy a model for export: out of its wrappers, on the CPU, in evaluation.
 
     Raises:
-        ValueError: If it is no model of ours, or not in float32.
+        ValueError: If it is no model of ours, a video model, or not in float32.
     """
     plain = bare(model)
+    if plain.config.is_video:
+        raise ValueError("got a video model; this exports models of images: call torch.export.export(model, (clips,))")
     dtypes = {parameter.dtype for parameter in plain.parameters()} - {torch.float32}
     if dtypes:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))

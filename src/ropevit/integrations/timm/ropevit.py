@@ -109,7 +109,7 @@ def build_model(
 
 def check_options(variant: str, options: Mapping[str, Any]) -> None:
     """Refuse options that do not exist, or whose only value is another."""
-    unspelt = {*SPELLING.values(), "position", "pooling"}
+    unspelt = {*SPELLING.values(), "position", "pooling", "frames", "tubelet", "pairs"}  # timm's tools feed images
     fields = set(vars(MODELS[variant.removeprefix(PREFIX)]))
     known = sorted((fields - unspelt) | {theirs for theirs, ours in SPELLING.items() if ours in fields})
     unknown = sorted(set(options) - {*known, *SETTLED, *BUILDER, "global_pool", "device", "dtype"})

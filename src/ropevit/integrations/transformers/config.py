@@ -67,6 +67,10 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
         }
         if isinstance(size := plain.get("img_size"), int):
             plain["img_size"] = as_pair(size)
+        if plain.get("frames") is not None:
+            raise ValueError(
+                f"got frames={plain['frames']}; the Auto classes here take models of images, not of videos"
+            )
         try:
             return self.ours(**plain, num_classes=len(self.id2label or {}))
         except TypeError as error:

@@ -47,6 +47,8 @@ class DenseViTConfig:
     """Add ViTDet's decomposed relative position bias to the scores, started at zero, in any position embedding."""
 
     def __post_init__(self):
+        if self.body.is_video:
+            raise ValueError(f"got a body with frames={self.body.frames}; a dense backbone takes models of images")
         if self.window < 1 or self.padding not in ("seen", "masked"):
             raise ValueError(
                 f"got window={self.window}, padding={self.padding!r}; expected at least 1 token, and seen or masked"

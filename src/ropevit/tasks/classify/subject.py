@@ -12,7 +12,7 @@ from ropevit.tasks.common.kept import Which, file_of_run
 from ropevit.weights.facts import claimed_name
 from ropevit.weights.hub import hub_id
 from ropevit.weights.loading import Found, load_found, understand
-from ropevit.weights.own import FREE, stored_json
+from ropevit.weights.own import FREE, check_images, stored_json
 from ropevit.weights.reading import read_checkpoint
 
 
@@ -93,6 +93,7 @@ def own_subject(name: str, found: Found, header: Mapping[str, str], model: str |
     """Take model, classes and pixels from what a file of ours says."""
     config = found.config
     assert config is not None
+    check_images(config, found.source)
     if model is not None:
         raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
     classes, facts = (stored_json(header, key, found.source) for key in ("classes", "metadata"))
