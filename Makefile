@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TORCH := 2.13.0
 
-.PHONY: help setup demo test lint types constraints clean
+.PHONY: help setup demo test lint types docs constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,10 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/basedpyright
 
+docs: $(STAMP)  ## build the guide into site/; a warning is an error
+	$(BIN)/python -m sphinx -c docs -d .doctrees -W --keep-going -q . site
+	@echo "the guide is in site/docs/index.html"
+
 constraints: $(STAMP)  ## pin the newest versions that work with torch $(TORCH)
 	@echo "torch==$(TORCH)" > .venv/pins.txt
 	$(BIN)/uv pip compile --quiet --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
@@ -37,4 +41,4 @@ constraints: $(STAMP)  ## pin the newest versions that work with torch $(TORCH)
 	@echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .pytest_cache .ruff_cache dist
+	rm -rf .venv .pytest_cache .ruff_cache .doctrees dist site

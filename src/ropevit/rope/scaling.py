@@ -142,8 +142,8 @@ class NTK:
 class Parts:
     """Interpolate pairs that turn seldom over the trained grid, leave those that turn often: "NTK by parts".
 
-    A pair makes r = |(f_x w, f_y h)| / 2 pi turns over a trained grid of w x h tokens. It is interpolated fully up to
-    `slow` turns, left alone from `fast` turns on, and between them
+    Over a trained grid of w x h tokens a pair makes r turns: the length of (f_x w, f_y h), over 2 pi. It is
+    interpolated fully up to `slow` turns, left alone from `fast` turns on, and between them
     frequency / scale + (frequency - frequency / scale) * (r - slow) / (fast - slow).
 
     Attributes:

@@ -1,0 +1,120 @@
+"""The guide as a site: it builds without a warning, leads nowhere that is not there, and asks no other host."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+pytest.importorskip("sphinx")
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+#: Modules whose public names the reference lists -> the page that does.
+REFERENCE = {
+    "ropevit": "ropevit",
+    "ropevit.rope": "rope",
+    "ropevit.models": "models",
+    "ropevit.models.dense": "dense",
+    "ropevit.kernels": "kernels",
+    "ropevit.weights": "weights",
+    **{f"ropevit.integrations.{name}": "integrations" for name in ("export", "retrofit", "timm", "transformers")},
+}
+
+#: What a browser fetches by itself, and the attribute that says from where.
+FETCHED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
+
+
+class Page(HTMLParser):
+    """What one built page refers to, and the anchors that it has."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.anchors.add(given.get("id") or "")
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        if given.get(FETCHED.get(tag, "")):
+            self.fetched.append(given[FETCHED[tag]])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build the site as `make docs` does."""
+    out, trees = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("trees")
+    command = [sys.executable, "-m", "sphinx", "-c", "docs", "-d", trees, "-W", "--keep-going", "-q", ".", out]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return out
+
+
+@pytest.mark.slow
+def test_the_site_builds_whole_and_by_itself(site):  # one test, so that the site is built once
+    pages = {path: Page(path) for path in site.rglob("*.html")}
+    for path in PAGES[1:]:
+        assert (site / path.relative_to(ROOT)).with_suffix(".html") in pages, path
+    for path, page in pages.items():
+        check_links(path, page, pages)
+        check_fetched(path, page)
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", sheet.read_text()), sheet
+    check_reference(site)
+    assert (site / "docs/maths.html").read_text().count("<math ") > 50
+
+
+def check_links(path, page, pages):
+    """Follow every link that stays inside of the site, to its anchor."""
+    for link in page.links:
+        parts = urlsplit(link)
+        if parts.scheme or parts.netloc:
+            continue
+        target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+        assert target.exists(), f"{path}: {link}"
+        if parts.fragment and target in pages:
+            assert unquote(parts.fragment) in pages[target].anchors, f"{path}: {link}"
+
+
+def check_fetched(path, page):
+    """Refuse whatever would be asked of another host when the page is opened."""
+    remote = [address for address in page.fetched if urlsplit(address).netloc]
+    assert not remote, f"{path} asks {remote}"
+
+
+def check_reference(site):
+    """Look for the entry of every public name."""
+    for module, name in REFERENCE.items():
+        text = (site / f"docs/api/{name}.html").read_text()
+        for public in importlib.import_module(module).__all__:
+            entry = rf'{re.escape(module)}\.</span></span><span class="sig-name descname"><span class="pre">{public}<'
+            assert re.search(entry, text), f"{module}.{public} is not in docs/api/{name}.md"
+
+
+def test_the_reference_covers_every_door_to_another_library():
+    doors = {path.name for path in (ROOT / "src/ropevit/integrations").iterdir() if (path / "__init__.py").exists()}
+    assert doors == {name.rpartition(".")[2] for name in REFERENCE if name.startswith("ropevit.integrations.")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_figure_names_the_command_that_draws_it(page):
+    paragraphs = page.read_text().split("\n\n")
+    for paragraph, caption in zip(paragraphs, [*paragraphs[1:], ""], strict=True):
+        for image in re.findall(r"!\[.+?\]\(([^)]+)\)", paragraph):
+            folder = (page.parent / image).resolve().parent
+            assert folder.is_relative_to(ROOT / "docs/figures") or folder.is_relative_to(ROOT / "benchmarks/results")
+            commands = re.findall(r"`((?:ropevit|python) [^`]+)`", caption)
+            assert commands, f"the paragraph after {image} names no command"
+            scripts = [command.split()[1] for command in commands if command.startswith("python ")]
+            assert all((ROOT / script).is_file() for script in scripts), commands
