@@ -31,7 +31,7 @@ types: $(STAMP)
 	$(BIN)/basedpyright
 
 docs: $(STAMP)  ## build the guide into site/; a warning is an error
-	$(BIN)/python -m sphinx -c docs -d .doctrees -W --keep-going -q . site
+	$(BIN)/python -m sphinx -c docs -E -W --keep-going -q . site
 	@echo "the guide is in site/docs/index.html"
 
 constraints: $(STAMP)  ## pin the newest versions that work with torch $(TORCH)
@@ -41,4 +41,4 @@ constraints: $(STAMP)  ## pin the newest versions that work with torch $(TORCH)
 	@echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" >> constraints.txt
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .pytest_cache .ruff_cache .doctrees dist site
+	rm -rf .venv .pytest_cache .ruff_cache dist site

@@ -36,7 +36,20 @@ napoleon_custom_sections = ["Source"]
 
 html_math_renderer = "mathml"
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["guide.css"]
 html_title = f"ropevit {version}"
 html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def drop_aliases(app, what, name, obj, options, lines):  # noqa: ARG001
+    """Leave out what Python says of the fields of a NamedTuple."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
+
+
+def setup(app):
+    """Tell Sphinx about it."""
+    app.connect("autodoc-process-docstring", drop_aliases)
