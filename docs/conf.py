@@ -12,27 +12,23 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "src")]
 from ropevit import __version__  # noqa: E402
 
 project = "ropevit"
-author = "the authors of ropevit"
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "benchmarks/results/**.md", "CHANGELOG.md"]
 exclude_patterns = [".*", "dist", "runs", "site", "src", "tests"]  # not walked through
-suppress_warnings = ["toc.empty_glob", "toc.no_title"]  # pages that may come later; tables without a heading
+suppress_warnings = ["toc.no_title"]  # tables of results without a heading
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 smartquotes_action = "D"  # dashes alone: quotes stay as written
 
 default_role = "py:obj"  # `name` in a docstring: a link where there is something to link to, else code
-nitpicky = True
-nitpick_ignore_regex = [("py:.*", ".*")]  # types of other packages; tests/test_site.py holds our own names
 autodoc_member_order = "bysource"
 autodoc_default_options = {"exclude-members": "extra_repr"}
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
-napoleon_custom_sections = ["Source"]
 
 html_math_renderer = "mathml"
 html_theme = "furo"
@@ -51,5 +47,5 @@ def drop_aliases(app, what, name, obj, options, lines):  # noqa: ARG001
 
 
 def setup(app):
-    """Tell Sphinx about it."""
+    """Tell Sphinx of the function above."""
     app.connect("autodoc-process-docstring", drop_aliases)
