@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ropevit.data.augment import eval_transform, train_transform
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import Batch, eval_batches, name_unread, train_batches
-from ropevit.data.order import TrainOrder
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.data.streams import number
 from ropevit.extras import require
@@ -22,6 +21,7 @@ from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.common.events import Evaluating, Report, silent
 from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.task import mean_and_spread, train_order
 from ropevit.tasks.common.training import run_training
 from ropevit.weights.create import create_model
 from ropevit.weights.saving import save_model
@@ -97,22 +97,13 @@ class Classification:
     def __init__(self, config: TrainConfig, train: ImageSource, test: ImageSource, accelerator: Any, channel: Channel):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.channel = accelerator, channel
-        self.order = TrainOrder(
-            len(train),
-            config.batch_size,
-            config.run.seed,
-            repeats=config.augment.repeats,
-            world=accelerator.num_processes,
-            rank=accelerator.process_index,
-            shares=config.run.accumulate,
-            blocks=train.blocks,
-        )
+        self.order = train_order(config, len(train), accelerator, repeats=config.augment.repeats, blocks=train.blocks)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.classes = tuple(train.classes)
         self.built: Config = config.model.build(len(self.classes))  # weights to start from may bring their grid
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))
+        self.mean, self.std = mean_and_spread(accelerator.device)
         self.erase = make_erasing(config, accelerator.device)
         self.mix = make_mixing(config, len(train.classes))
         self.criterion = make_criterion(config)

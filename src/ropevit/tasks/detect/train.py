@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from ropevit.data.coco import CocoSource, open_coco
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import name_unread
-from ropevit.data.order import TrainOrder
 from ropevit.data.streams import number
 from ropevit.extras import require
 from ropevit.tasks.common.events import Evaluating, Report, Said, silent
 from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.task import mean_and_spread, train_order
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.detect.augment import train_transform
 from ropevit.tasks.detect.average_precision import average_precision
@@ -92,19 +92,12 @@ class Detection:
     def __init__(self, config: DetectConfig, train: CocoSource, test: CocoSource, accelerator: Any, channel: Channel):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.channel = accelerator, channel
-        self.order = TrainOrder(
-            len(train),
-            config.batch_size,
-            config.run.seed,
-            world=accelerator.num_processes,
-            rank=accelerator.process_index,
-            shares=config.run.accumulate,
-        )
+        self.order = train_order(config, len(train), accelerator)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.classes = train.classes
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))
+        self.mean, self.std = mean_and_spread(accelerator.device)
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Give this process's parts of the steps from `first` to before `last`."""

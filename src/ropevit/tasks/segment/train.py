@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from ropevit.data.ade import AdeSource, open_ade
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import name_unread
-from ropevit.data.order import TrainOrder
 from ropevit.data.streams import number
 from ropevit.extras import require
 from ropevit.tasks.common.events import Evaluating, Report, Said, silent
 from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.task import mean_and_spread, train_order
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.segment.batches import Batch, normalised, train_batches
 from ropevit.tasks.segment.counting import Look, count_pixels
@@ -77,19 +77,12 @@ class Segmentation:
     def __init__(self, config: SegmentConfig, train: AdeSource, test: AdeSource, accelerator: Any, channel: Channel):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.channel = accelerator, channel
-        self.order = TrainOrder(
-            len(train),
-            config.batch_size,
-            config.run.seed,
-            world=accelerator.num_processes,
-            rank=accelerator.process_index,
-            shares=config.run.accumulate,
-        )
+        self.order = train_order(config, len(train), accelerator)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.classes = train.classes
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.mean, self.std = (torch.tensor(x, device=accelerator.device).view(-1, 1, 1) for x in (MEAN, STD))
+        self.mean, self.std = mean_and_spread(accelerator.device)
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Give this process's parts of the steps from `first` to before `last`."""
