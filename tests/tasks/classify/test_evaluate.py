@@ -31,7 +31,7 @@ PETS = ["dog", "bird", "cat"]  # in another order than the folders
 
 def measure(checkpoint, data, out, report=lambda _: None, **options):
     options = {"sizes": (16,), "workers": 0, "device": "cpu"} | options
-    own = {name: options.pop(name) for name in ("protocol", "crop", "real", "scaling") if name in options}
+    own = {name: options.pop(name) for name in ("protocol", "crop", "real") if name in options}
     options["classifier"] = ClassifierOptions(**own)
     return evaluate(EvalConfig(checkpoint=checkpoint, data=str(data), out=out, **options), report)
 

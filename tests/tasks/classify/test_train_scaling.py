@@ -17,7 +17,7 @@ from ropevit.tasks.classify import evaluate as measuring
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.evaluate import evaluate
 from ropevit.tasks.classify.train import train
-from ropevit.tasks.common.eval_config import ClassifierOptions, EvalConfig
+from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import Begun
 from ropevit.tasks.common.events import Stepped
 from ropevit.tasks.common.interruption import Stopped
@@ -132,7 +132,7 @@ def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(s
     for name, scaling in (("own", None), ("other", "yarn")):
         config = EvalConfig(
             checkpoint=str(tmp_path / "run"), data=str(tmp_path / "images"), out=tmp_path / name, sizes=(56,),
-            workers=0, device="cpu", classifier=ClassifierOptions(scaling=scaling),
+            workers=0, device="cpu", scaling=scaling,
         )  # fmt: skip
         evaluate(config, lambda event: begun.append(event.how) if isinstance(event, Begun) else None)
     assert [[rule.name for rule in rules.rules] for rules in seen] == [["normalise", "jitter"], ["yarn"]]

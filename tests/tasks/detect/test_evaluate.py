@@ -146,6 +146,8 @@ def test_options_of_other_kinds_are_refused(place, tmp_path):
         ValueError, match="got --protocol, --crop, for classifiers alone, with a detector; leave it out"
     ):
         measure(place, tmp_path / "out", classifier=given)
+    with pytest.raises(ValueError, match="got scaling='yarn'; a detector is trained at many sizes"):
+        measure(place, tmp_path / "out", scaling="yarn")
     with pytest.raises(ValueError, match="is a detector and knows its model; leave out --model deit_tiny"):
         measure(place, tmp_path / "out", model="deit_tiny")
     file = str(place / "run" / "best.safetensors")

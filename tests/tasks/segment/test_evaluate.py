@@ -19,9 +19,10 @@ from ropevit.tasks.segment import evaluate as module
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.metric import confusion, segmentation_scores
-from ropevit.tasks.segment.segmenter import load_segmenter
+from ropevit.tasks.segment.segmenter import SegmenterInfo, load_segmenter
 from ropevit.tasks.segment.train import Segmentation
 from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.weights.errors import WeightsError
 from tasks.segment.measured import CLASSES, save_tiny, write_pictures
 from tasks.segment.small import small_segmenter
 
@@ -137,6 +138,36 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
     assert [row["size"] for row in table(out / "eval.csv")] == ["32", "64"]
     with pytest.raises(ValueError, match=r"measured otherwise .flip was False, now True; ratios was \[1.0\], now"):
         measure(place, out, resume=True, segmenter=SegmenterOptions(flip=True, ratios=(0.5, 1.0)))
+
+
+def test_rules_count_from_the_grid_of_the_crops(place, tmp_path, monkeypatch):
+    path = str(save_tiny(tmp_path / "cropped.safetensors", crop=64))
+    seen, begun, original = [], [], module.count_pixels
+
+    def spy(model, *rest):
+        seen.append(model.backbone.body.blocks[0].attn.scaling)
+        return original(model, *rest)
+
+    monkeypatch.setattr(module, "count_pixels", spy)
+    options = {"checkpoint": path, "scaling": "yarn", "sizes": (64, 96)}
+    ruled = measure(place, tmp_path / "ruled", begun.append, **options)
+    plain = measure(place, tmp_path / "plain", **options | {"scaling": None})
+    assert [rules and rules.trained_grid for rules in seen] == [(4, 4), (4, 4), None, None]
+    assert "rules yarn" in begun[0].how
+    assert ruled[1].mIoU != plain[1].mIoU
+    with pytest.raises(ValueError, match=r"measured otherwise .scaling was 'yarn', now None"):
+        measure(place, tmp_path / "ruled", resume=True, **options | {"scaling": None})
+    with pytest.raises(WeightsError, match="does not say its crop; give one that a training wrote"):
+        measure(place, tmp_path / "out", scaling="yarn")
+
+
+def test_rules_for_windows_are_refused():
+    config = small_segmenter(model="swin_tiny", width=24, depth=None, heads=None)
+    info = SegmenterInfo(config=config, classes=["a"], metadata={"crop": 64})
+    model = torch.nn.Linear(1, 1)
+    for wrong in (config, small_segmenter(window=2)):
+        with pytest.raises(ValueError, match="with windows, which are as large as in training at any size"):
+            module.bend(model, replace(info, config=wrong), "yarn")
 
 
 def test_what_does_not_fit_is_refused(place, tmp_path):

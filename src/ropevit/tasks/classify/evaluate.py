@@ -94,7 +94,7 @@ def prepare(site: Site) -> Bench:
     """Read the weights, find the images and match their classes."""
     config, real = site.config, site.config.classifier.real
     subject = open_subject(config.model, config.checkpoint, config.which)
-    scaling = config.classifier.scaling or subject.config.scaling
+    scaling = config.scaling or subject.config.scaling
     if scaling is not None:
         subject = with_scaling(subject, scaling)
     source = open_source(config.data, "val")

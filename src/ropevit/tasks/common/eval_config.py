@@ -65,9 +65,6 @@ class ClassifierOptions:
     """Size as a share of the resized shorter side, instead of the protocol's."""
     real: Path | None = None
     """ReaL labels of ImageNet's validation images, a JSON file: any label of an image counts, none leaves it out."""
-    scaling: str | None = None
-    """Rules for grids or windows larger than in training, such as pi, ntk or parts+log, instead of those that the model
-    was trained with, if any; see docs/scaling.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +138,9 @@ class EvalConfig:
     """Processes that read images, for each measuring process; 0 reads in the measuring process itself."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
+    scaling: str | None = None
+    """Rules for grids or windows larger than in training, such as pi, ntk or parts+log, instead of those that the model
+    was trained with, if any; not for detectors. See docs/scaling.md."""
     classifier: tyro.conf.OmitArgPrefixes[ClassifierOptions] = field(default_factory=ClassifierOptions)
     detector: tyro.conf.OmitArgPrefixes[DetectorOptions] = field(default_factory=DetectorOptions)
     segmenter: tyro.conf.OmitArgPrefixes[SegmenterOptions] = field(default_factory=SegmenterOptions)
@@ -168,6 +168,11 @@ class EvalConfig:
                 raise ValueError(f"got {', '.join(given)}, for {other}s alone, with a {told}; leave it out")
         if self.model is not None and kind != "classifier":
             raise ValueError(f"{self.checkpoint} is a {kind} and knows its model; leave out --model {self.model}")
+        if self.scaling is not None and kind == "detector":
+            raise ValueError(
+                f"got scaling={self.scaling!r}; a detector is trained at many sizes, most of its blocks in windows, so "
+                "there is no one grid from which rules count: leave it out"
+            )
         if self.batch_size is not None and kind == "segmenter":
             raise ValueError(f"got batch_size={self.batch_size}; a segmenter takes images one by one: leave it out")
 

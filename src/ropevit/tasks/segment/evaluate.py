@@ -10,6 +10,8 @@ import torch
 from ropevit.data.ade import AdeSource, open_ade
 from ropevit.data.loading import name_unread
 from ropevit.extras import require
+from ropevit.models.dense import DenseViTConfig
+from ropevit.models.rotations import set_scaling
 from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
 from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
 from ropevit.tasks.common.measured import fingerprint
@@ -97,6 +99,8 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
         model, info = load_segmenter(path)
         if missing := [name for name in FACTS if name not in info.metadata]:
             raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
+        if config.scaling is not None:
+            bend(model, info, config.scaling)
         source = open_ade(config.data, "val")
         check_classes(info.classes, source, path)
         bench = Bench(
@@ -108,6 +112,26 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
             ratios=config.segmenter.ratios or (1.0,),
         )
         return measure_all(make_plan(bench, path, name), site)
+
+
+def bend(model: SegmentationModel, info: SegmenterInfo, scaling: str) -> None:
+    """Give a segmenter rules for larger grids, which count from the grid of the crops that it was trained on.
+
+    Raises:
+        ValueError: If its blocks attend in windows, which are as in training; if there is no such rule, or no rotation.
+    """
+    backbone = info.config.backbone()
+    if not isinstance(backbone, DenseViTConfig) or len(backbone.seeing_all) < backbone.body.depth:
+        raise ValueError(
+            f"got scaling={scaling!r} for {info.config.model} with windows, which are as large as in training at any "
+            "size; rules are for a ViT whose blocks attend everywhere: leave it out"
+        )
+    if "crop" not in info.metadata:
+        raise WeightsError(
+            f"got scaling={scaling!r} for a file that does not say its crop; give one that a training wrote"
+        )
+    rows = info.metadata["crop"] // backbone.body.patch_size
+    set_scaling(model, scaling, trained_grid=(rows, rows))
 
 
 def check_classes(known: Sequence[str], source: AdeSource, path: Path) -> None:
@@ -161,6 +185,8 @@ def make_plan(bench: Bench, path: Path, name: str) -> Plan:
     how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
     views = [f"ratios {', '.join(f'{ratio:g}' for ratio in bench.ratios)}"] if bench.ratios != (1.0,) else []
     views += ["mirrored, too"] if inference.flip else []
+    rules = {} if config.scaling is None else {"scaling": config.scaling}
+    views += [f"rules {scaling}" for scaling in rules.values()]
     return Plan(
         name=name,
         weights=str(path),
@@ -170,7 +196,7 @@ def make_plan(bench: Bench, path: Path, name: str) -> Plan:
         data=source.name,
         how=", ".join(["shorter side", how, *views]),
         metric="mIoU",
-        fixed=fixed | asdict(inference) | {"ratios": list(bench.ratios)},
+        fixed=fixed | asdict(inference) | {"ratios": list(bench.ratios)} | rules,
         names={str(label): each for label, each in enumerate(source.classes, 1)},
         row=Row,
         sizes=tuple(sizes),
