@@ -289,7 +289,7 @@ class ViT(Classifier[ViTConfig]):
         return self.norm(x)
 
     def forward_features(self, images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B n C"]:
-        """Return all tokens after the final norm: class token, registers, then (t *) h * w patches, row-major."""
+        """Return all tokens after the final norm: class token, registers, then patches, row-major in each tubelet."""
         return self.encode(*self.embed(images))
 
     def forward_head(self, features: Float[Tensor, "B n C"]) -> Float[Tensor, "B K"]:
