@@ -49,11 +49,7 @@ def inflate(
 
     Source: Arnab et al. 2021 (arXiv:2103.15691), ViViT, section 3.4, for the two kernels.
     """
-    if not isinstance(model, ViT) or model.config.is_video:
-        kind = "a video model" if isinstance(model, ViT) else type(model).__name__
-        raise ValueError(f"got {kind}; expected a ViT of images, such as create_model gives")
-    if kernel not in ("mean", "central"):
-        raise ValueError(f"got kernel={kernel!r}; expected mean or central")
+    check_inflatable(model, kernel)
     turning = rotation_fields(model.config, pairs, learned)
     video = ViT(replace(model.config, frames=frames, tubelet=tubelet, **turning))
     if time_speed < 0 or (time_speed and video.config.rope != "mixed"):
@@ -66,6 +62,15 @@ def inflate(
     video.set_grad_checkpointing(model.grad_checkpointing)
     like = model.norm.weight
     return video.to(device=like.device, dtype=like.dtype).train(model.training)
+
+
+def check_inflatable(model: object, kernel: str) -> None:
+    """Refuse what is no model of images, and a kernel that there is not."""
+    if not isinstance(model, ViT) or model.config.is_video:
+        kind = "a video model" if isinstance(model, ViT) else type(model).__name__
+        raise ValueError(f"got {kind}; expected a ViT of images, such as create_model gives")
+    if kernel not in ("mean", "central"):
+        raise ValueError(f"got kernel={kernel!r}; expected mean or central")
 
 
 def rotation_fields(config: ViTConfig, pairs: tuple[int, int, int] | None, learned: bool) -> dict[str, Any]:
