@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "ropevit"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 #: What all layers may import.
-EVERYWHERE = ("cache", "extras", "machine")
+EVERYWHERE = ("cache", "drawing", "extras", "machine")
 
 #: Each layer may import itself and those before it (data and analysis stand beside the line).
 LINE = ["rope", "kernels", "models", "weights", "tasks", "study", "cli"]

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from ropevit.drawing import save_figure
 from ropevit.study.figure import draw_curves
 from ropevit.study.results import conclude, make_curve, panel_results, paper_order, read_results, show, verdict
-from ropevit.tasks.common.drawing import save_figure
 
 
 def runs(scores: dict[str, list[list[float]]], sizes=(32, 64, 96), panel="field") -> list[dict]:

@@ -51,6 +51,27 @@ def attention_layers(model: nn.Module) -> list[Layer]:
     return layers
 
 
+class RotatedLayer(NamedTuple):
+    """An attention layer that rotates."""
+
+    name: str
+    turning: Float[Tensor, "2 A P"]
+    """Radians per patch, as `Layer.frequencies`."""
+
+
+def rotated_layers(model: nn.Module) -> list[RotatedLayer]:
+    """List the attention layers that rotate, first to last.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    layers = attention_layers(model)
+    rotated = [RotatedLayer(layer.name, layer.frequencies) for layer in layers if layer.frequencies is not None]
+    if not rotated:
+        raise ValueError(f"none of its {len(layers)} attention layers rotates; this figure is for models with RoPE")
+    return rotated
+
+
 def walk(module: nn.Module, shared: Any, prefix: str = "") -> Iterator[tuple[str, Attention | WindowAttention, Any]]:
     """Find attention layers, and for each the rotation that the nearest module around it shares out."""
     shared = getattr(module, "rope", None) or shared

@@ -11,6 +11,7 @@ from ropevit.cli.data import data
 from ropevit.cli.errors import show_error
 from ropevit.cli.eval import eval  # noqa: A004 (it is the verb)
 from ropevit.cli.export import export
+from ropevit.cli.figures import figures
 from ropevit.cli.models import models
 from ropevit.cli.predict import predict
 from ropevit.cli.reproduce import reproduce
@@ -18,7 +19,7 @@ from ropevit.cli.runs import runs
 from ropevit.cli.study import study
 from ropevit.cli.train import start_training, train
 
-VERBS = (study, data, train, eval, reproduce, runs, models, predict, convert, export, bench)
+VERBS = (study, data, train, eval, reproduce, runs, models, predict, convert, export, bench, figures)
 
 DESCRIPTION = """Rotary position embedding for images.
 
@@ -27,6 +28,7 @@ Start with:
   ropevit study --data MY_IMAGES      the same question, asked of your own images
   ropevit train fashion               train a classifier, detector or segmenter; see `ropevit train --list`
   ropevit eval --help                 measure one at many sizes, a classifier beside the paper's curve
+  ropevit figures all --checkpoint F  what the rotation of a model does, drawn
   ropevit models                      every model by name
 """
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ropevit.drawing import RC, mark_training, tidy
 from ropevit.extras import require
 from ropevit.study.results import Curve, PanelResult
-from ropevit.tasks.common.drawing import RC, mark_training, tidy
 from ropevit.tasks.common.positions import STYLES
 
 #: Strokes of the rules, in the order in which they come, then again from the first.

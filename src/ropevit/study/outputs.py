@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ropevit.drawing import save_figure
 from ropevit.study.config import StudyConfig
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
@@ -12,7 +13,6 @@ from ropevit.study.pictures import PanelPictures, draw_pictures
 from ropevit.study.report import write_page
 from ropevit.study.results import panel_results
 from ropevit.study.runner import load_images
-from ropevit.tasks.common.drawing import save_figure
 from ropevit.weights import load_model
 
 

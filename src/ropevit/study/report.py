@@ -7,11 +7,11 @@ from importlib import resources
 from typing import Any
 
 import ropevit
+from ropevit.drawing import figure_bytes
 from ropevit.extras import require
 from ropevit.study.figure import draw_curves
 from ropevit.study.pictures import PanelPictures
 from ropevit.study.results import PanelResult, conclude, panel_results, paper_order, show, verdict
-from ropevit.tasks.common.drawing import figure_bytes
 
 COST_NOTE = (
     "Cost is measured on the tiny model of this study, where small operations weigh more than in a full-size model, "

@@ -1,8 +1,8 @@
 import pytest
 
+from ropevit.drawing import figure_bytes
 from ropevit.models.published import curve as published
 from ropevit.tasks.common.curve import Curve, draw_curves, styles, ticks
-from ropevit.tasks.common.drawing import figure_bytes
 from ropevit.tasks.common.positions import LABELS, STYLES
 
 

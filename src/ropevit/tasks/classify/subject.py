@@ -55,7 +55,28 @@ def core(config: Config) -> dict[str, Any]:
 
 
 def open_subject(model: str | None, checkpoint: str | None, which: Which | None = None) -> Subject:
-    """Read the weights that are measured.
+    """Read the weights of a classifier that is measured.
+
+    Args:
+        model: As `read_subject`.
+        checkpoint: As `read_subject`.
+        which: As `read_subject`.
+
+    Raises:
+        ValueError: As `read_subject`, and if it has no head, or takes images that are not coloured.
+        WeightsError: If the weights cannot be read.
+    """
+    subject = read_subject(model, checkpoint, which)
+    source, config = subject.found.source, subject.config
+    if not config.num_classes:
+        raise ValueError(f"{source} has no head; only classifiers can be measured")
+    if config.in_channels != 3:
+        raise ValueError(f"{source} takes images of {config.in_channels} channels; only those of 3 are measured")
+    return subject
+
+
+def read_subject(model: str | None, checkpoint: str | None, which: Which | None = None) -> Subject:
+    """Read weights, and find out what their model is.
 
     Args:
         model: Name of a model; its published weights are read unless a checkpoint is given.
@@ -63,7 +84,7 @@ def open_subject(model: str | None, checkpoint: str | None, which: Which | None 
         which: Which weights of a directory: the best (default), the last, or their moving average.
 
     Raises:
-        ValueError: If there is nothing to measure, or it is not said which model it is.
+        ValueError: If nothing is named, or it is not said which model it is.
         WeightsError: If the weights cannot be read.
     """
     if model is None and checkpoint is None:
@@ -97,10 +118,6 @@ def own_subject(name: str, found: Found, header: Mapping[str, str], model: str |
     if model is not None:
         raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
     classes, facts = (stored_json(header, key, found.source) for key in ("classes", "metadata"))
-    if not config.num_classes:
-        raise ValueError(f"{found.source} has no head; only classifiers can be measured")
-    if config.in_channels != 3:
-        raise ValueError(f"{found.source} takes images of {config.in_channels} channels; only those of 3 are measured")
     return Subject(
         name=name,
         found=found,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import cycle, product
 from typing import Any
 
+from ropevit.drawing import RC, mark_training, tidy
 from ropevit.extras import require
 from ropevit.models.published import DRAWN, SOURCE, Figure
-from ropevit.tasks.common.drawing import RC, mark_training, tidy
 from ropevit.tasks.common.positions import LABELS, STYLES
 
 #: Colour of the paper's figures.

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from ropevit.drawing import figure_bytes
 from ropevit.extras import require
 from ropevit.machine import environment
 from ropevit.models.published import Figure
 from ropevit.tasks.common.curve import Curve, draw_curves
-from ropevit.tasks.common.drawing import figure_bytes
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.measured import CURVE, Results, Row, read_rows, read_settings
 from ropevit.tasks.common.processes import Channel, choose_cpu, leave

@@ -29,7 +29,7 @@ def check_out(out: Path) -> None:
         ValueError: Saying what to do.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"got the file {out} for the folder of the predictions; choose another --out")
+        raise ValueError(f"got the file {out} for a folder; choose another --out")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty; choose another --out")
 

@@ -1,0 +1,147 @@
+"""Frequency maps: which way, and how fast, each pair of each head turns."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+
+from ropevit.analysis.layers import rotated_layers
+from ropevit.analysis.mosaic import Mosaic, mosaic
+from ropevit.analysis.same import Heads, gather, rows_of
+from ropevit.analysis.subject import FigureOptions, Made, Rows, Subject
+
+TITLE = "Frequency maps"
+TEXT = (
+    "Each pair of channels of a head turns by f · d for an offset of d patches. A dot is the f of one pair: its "
+    "direction is the one along which the pair turns, its distance from the middle the speed, on a logarithmic scale. "
+    "RoPE-Axial has dots on the two axes alone; RoPE-Mixed learns them anywhere. Light dots are -f, the same wave. The "
+    "outer line is the aliasing limit, |f_x| = pi or |f_y| = pi: on whole patches, a pair beyond it (orange) gives "
+    "what a slower one gives. A dot says how a pair may be used, not that the model uses it."
+)
+
+#: Radians a patch that are drawn in the middle, as is all that is slower.
+SLOWEST = 0.01
+#: Rings that help to read speeds.
+RINGS = (0.1, 1.0)
+#: Fastest speed that has a place inside a cell, radians a patch; faster ones are drawn at its edge.
+FASTEST = 2 * math.pi
+DOT, MIRROR, ALIASED = "#0072B2", "#A9CCE3", "#D55E00"
+
+
+@dataclass(frozen=True)
+class FrequencyMap:
+    """The frequencies of all layers that rotate."""
+
+    layers: tuple[Heads, ...]
+    """Radians per patch, (2, A, P) of each layer: row 0 for x, row 1 for y."""
+
+
+def frequency_map(model: nn.Module) -> FrequencyMap:
+    """Read the frequencies of every head, as learned: rules for larger grids change nothing at the trained one.
+
+    Args:
+        model: A model of this package, or one that holds a single one.
+
+    Returns:
+        The layers that rotate, first to last.
+
+    Raises:
+        ValueError: If no layer rotates.
+    """
+    layers = rotated_layers(model)
+    return FrequencyMap(tuple(Heads(layer.name, layer.turning.double().numpy()) for layer in layers))
+
+
+def is_aliased(frequencies: Float[np.ndarray, "2 *A"]) -> np.ndarray:
+    """Tell which waves whole patches cannot tell from slower ones: those with |f_x| or |f_y| above pi.
+
+    Source: the sampling theorem at one sample a patch along each axis.
+    """
+    return np.abs(frequencies).max(0) > math.pi
+
+
+def place(frequencies: Float[np.ndarray, "2 *A"]) -> Float[np.ndarray, "2 *A"]:
+    """Place frequencies in a cell from -1 to 1: the direction kept, the speed on a logarithmic scale."""
+    speed = np.hypot(*frequencies)
+    safe = np.clip(speed, SLOWEST, FASTEST)
+    return frequencies / np.maximum(speed, 1e-30) * np.log(safe / SLOWEST) / math.log(FASTEST / SLOWEST)
+
+
+def draw(data: FrequencyMap, label: str = "") -> Any:
+    """Draw a cell for each head; layers and heads that are alike share one.
+
+    Args:
+        data: What `frequency_map` gave.
+        label: Name of the model, for the title.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    shown = gather(data.layers)
+    caption = (
+        "f of each pair of channels; middle: 0.01 rad/patch or less, rings: 0.1 and 1, outer line: aliasing limit "
+        "(pi along x or y), orange: beyond it. Light: -f, the same wave. Right is x (columns), down is y (rows)."
+    )
+    frame = mosaic(rows_of(shown), f"{TITLE} of {label}" if label else TITLE, caption)
+    with_outlines(frame)
+    for layer, centres in zip(shown, frame.centres, strict=True):
+        for head, centre in enumerate(centres):
+            draw_head(frame.axes, layer.values[:, head], centre)
+    return frame.figure
+
+
+def draw_head(axes: Any, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
+    """Draw the dots of one head, y downwards as in images."""
+    x, y = place(frequencies)
+    colour = np.where(is_aliased(frequencies), ALIASED, DOT)
+    axes.scatter(centre[0] - x, centre[1] + y, s=2, color=MIRROR, linewidths=0, rasterized=True)
+    axes.scatter(centre[0] + x, centre[1] - y, s=4, color=colour, linewidths=0, rasterized=True)
+
+
+def with_outlines(frame: Mosaic) -> None:
+    """Draw axes, rings and the aliasing limit into every cell."""
+    around = np.linspace(0, 2 * math.pi, 181)
+    circle = np.stack([np.cos(around), np.sin(around)])
+    limit = place(math.pi * circle / np.abs(circle).max(0))
+    rings = [place(speed * circle) for speed in RINGS]
+    gap = np.full((2, 1), np.nan)
+    thin = np.concatenate(
+        [*(part for ring in rings for part in (ring, gap)), np.array([[-1, 1, np.nan, 0, 0], [0, 0, np.nan, -1, 1]])], 1
+    )
+    for centres in frame.centres:
+        for centre in centres:
+            middle = np.array(centre)[:, None]
+            frame.axes.plot(*(middle + thin), color="#DDDDDD", linewidth=0.5, zorder=0)
+            frame.axes.plot(*(middle + limit), color="#888888", linewidth=0.8, zorder=0)
+
+
+def rows(data: FrequencyMap) -> Rows:
+    """Give a row for each pair of each head of each layer."""
+    table: Rows = []
+    for layer in data.layers:
+        aliased = is_aliased(layer.values)
+        for head, pair in np.ndindex(layer.values.shape[1:]):
+            fx, fy = map(float, layer.values[:, head, pair])
+            table.append(
+                {
+                    "layer": layer.name,
+                    "head": head,
+                    "pair": pair,
+                    "fx": fx,
+                    "fy": fy,
+                    "speed": math.hypot(fx, fy),
+                    "direction_degrees": math.degrees(math.atan2(fy, fx)),
+                    "aliased": int(aliased[head, pair]),
+                }
+            )
+    return table
+
+
+def make(subject: Subject, options: FigureOptions) -> Made:
+    """Measure and draw."""
+    del options
+    data = frequency_map(subject.model)
+    return Made(draw(data, subject.label), rows(data))

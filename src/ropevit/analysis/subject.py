@@ -1,0 +1,116 @@
+"""What the figures look at, and what can be chosen about them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ropevit.models.architectures import Config
+from ropevit.models.classifier import Classifier
+from ropevit.models.registry import paper_window
+from ropevit.models.sizes import check_size
+from ropevit.models.vit import ViTConfig
+
+#: A table: one dict a row, with the same keys in all.
+Rows = list[dict[str, str | int | float]]
+
+#: Points that Fig. 1 of the paper looks at, as far as its author's script is known: (x, y) in patches from the query.
+POINTS = ((3, 3), (-2, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model, and what is known about its training."""
+
+    model: nn.Module
+    """A model of this package, or one that holds a single one, such as a detector."""
+    label: str
+    """What titles call it."""
+    trained_size: tuple[int, int]
+    """Height and width in pixels of the images of its training."""
+    images: Float[Tensor, "B c S S"] | None = None
+    """Images, normalised as the model wants them, S being the largest of all sizes that are looked at: resize them
+    down for the others. None where no images were given."""
+    name: str | None = None
+    """Name in the registry of the model that it is, its head and size apart."""
+
+    @property
+    def config(self) -> Config:
+        """The config of the model, or of the only one that it holds."""
+        return body(self.model).config
+
+    @property
+    def trained_grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens that attended to each other in training."""
+        return trained_grid(self.model)
+
+    def grid_at(self, size: int) -> tuple[int, int]:
+        """Give rows and columns of tokens that attend to each other in square images of a size in pixels.
+
+        Of a Swin, those of the window that the paper takes for it.
+
+        Raises:
+            ValueError: If the patches do not tile such images.
+        """
+        config = self.config
+        if not isinstance(config, ViTConfig):
+            return paper_window(size, size), paper_window(size, size)
+        check_size(size, size, config.patch_size)
+        return size // config.patch_size, size // config.patch_size
+
+    def larger_grids(self, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """Give the grids of sizes in pixels; where none is given, 2 and 4 times the trained one."""
+        rows, columns = self.trained_grid
+        if not sizes:
+            return (2 * rows, 2 * columns), (4 * rows, 4 * columns)
+        return tuple(dict.fromkeys(self.grid_at(size) for size in sizes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """What can be chosen about the figures."""
+
+    sizes: tuple[int, ...] = ()
+    """Sizes of square images in pixels; none for each figure's own."""
+    points: tuple[tuple[int, int], ...] = POINTS
+    """Points to be rebuilt of waves: (x, y) in patches from the query."""
+
+
+class Made(NamedTuple):
+    """A figure and its numbers."""
+
+    figure: Any
+    """A `matplotlib.figure.Figure`, which belongs to no window."""
+    rows: Rows
+
+
+class Analysis(NamedTuple):
+    """One figure: what it is called, what it says, and how it is made."""
+
+    name: str
+    """As the command line calls it, and its files."""
+    title: str
+    text: str
+    """A few sentences: what is drawn, in which unit, how to read it."""
+    make: Callable[[Subject, FigureOptions], Made]
+    """Raises ValueError, in one line, where a model has nothing to draw."""
+
+
+def body(model: nn.Module) -> Classifier[Any]:
+    """Find the only model of this package in a module: itself, or a backbone's.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = next((module for module in model.modules() if isinstance(module, Classifier)), None)
+    if found is None:
+        raise ValueError(f"got {type(model).__name__}, which holds no model of this package; nothing to look at")
+    return found
+
+
+def trained_grid(model: nn.Module) -> tuple[int, int]:
+    """Tell rows and columns of the tokens that attended to each other in a model's training, as its config says."""
+    config = body(model).config
+    return config.trained_grid or config.attended

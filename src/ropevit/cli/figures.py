@@ -1,0 +1,154 @@
+"""`ropevit figures`."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from ropevit.analysis.catalogue import ANALYSES, FigureOptions, Outcome, Subject, attempt, choose
+from ropevit.analysis.subject import POINTS, Rows
+from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, random_subject
+from ropevit.drawing import save_figure
+from ropevit.extras import require
+from ropevit.models import set_scaling
+from ropevit.tasks.common.eval_config import SIZES, Flag
+from ropevit.tasks.common.kept import Which
+from ropevit.tasks.common.measured import to_csv
+from ropevit.tasks.common.outputs import check_out
+from ropevit.weights.saving import write_atomically
+
+#: Value of `name` that stands for all figures.
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiguresConfig:
+    """Which figures of which model."""
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join([*ANALYSES, ALL]) + "}")]
+    """Which figure."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of a model; its published weights are loaded unless a checkpoint is given."""
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
+    """Weights of any layout, or the directory of a training. A file of ours knows its model: no --model then."""
+    which: Which | None = None
+    """Which weights of a directory: the best (if left out), the last, or their moving average."""
+    random: Flag = False
+    """Draw --model before any training, with random weights."""
+    scaling: str | None = None
+    """Rules for grids larger than in training, such as ntk or parts+log, instead of the model's own."""
+    images: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|fashion")] = None
+    """Images for the figures that need some: a file, a folder (its val part, if it has one), or the embedded ones.
+    If left out, the embedded ones for a model that was trained on them."""
+    sizes: Annotated[tuple[int, ...], SIZES] = ()
+    """Sizes of square images in pixels, with commas or spaces between them; 2 and 4 times the training's if none."""
+    points: Annotated[str, tyro.conf.arg(metavar="'X,Y X,Y'")] = " ".join(f"{x},{y}" for x, y in POINTS)
+    """Points that `reconstruction` rebuilds, in patches from the query."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder to write; must not exist, or be empty; runs/figures/MODEL-NAME if left out."""
+
+    def __post_init__(self):
+        choose(self.name)
+        self.options()
+        if self.random and (self.model is None or self.checkpoint is not None):
+            raise ValueError("got --random; it takes --model NAME, and no --checkpoint")
+        if not self.random and self.model is None and self.checkpoint is None:
+            raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a file")
+
+    def options(self) -> FigureOptions:
+        """Give what is chosen about the figures."""
+        if not all(size > 0 for size in self.sizes) or len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(f"got sizes {self.sizes}; expected pixels, above 0, and none twice")
+        return FigureOptions(sizes=self.sizes, points=read_points(self.points))
+
+
+def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
+    """Draw what the rotation of a model does: a PNG, an SVG and a CSV of each figure.
+
+    `all` draws those that the model has.
+
+    For example:
+      ropevit figures all --checkpoint runs/study/runs/zoom-rope_mixed-seed0/model.safetensors
+      ropevit figures frequencies --model rope_mixed_deit_small_patch16_LS
+      ropevit figures frequencies --model swin_rope_axial_tiny_patch4_window7_224 --random --out axial
+    """
+    require("matplotlib", "figures")  # now, not after the weights
+    console = Console()
+    if config.out is not None:
+        check_out(config.out)
+    with console.status("loading the model"):
+        subject = find(config)
+    out = config.out or Path("runs/figures") / f"{file_name(subject.label)}-{config.name}"
+    check_out(out)
+    for outcome in draw(config, subject, console):
+        for path in write(outcome, out):
+            console.print(f"wrote {path}", soft_wrap=True, markup=False, highlight=False)
+        if outcome.note:
+            line = f"left out {outcome.analysis.name}: {outcome.note}"
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def find(config: FiguresConfig) -> Subject:
+    """Load the model, set its rules, and read the images for its figures."""
+    if config.random:
+        assert config.model is not None
+        subject, look = random_subject(config.model)
+    else:
+        subject, look = open_figure_subject(config.model, config.checkpoint, config.which)
+    if config.scaling is not None:
+        set_scaling(subject.model, config.scaling)
+    place = config.images or (FASHION if look.embedded else None)
+    if place is None:
+        return subject
+    size = max(config.sizes or (2 * max(subject.trained_size),))
+    return replace(subject, images=load_images(place, look, size))
+
+
+def draw(config: FiguresConfig, subject: Subject, console: Console) -> list[Outcome]:
+    """Make the figures that are asked for; one that is asked for alone and cannot be had is an error."""
+    chosen, options = choose(config.name), config.options()
+    if len(chosen) == 1:
+        with console.status(f"drawing {chosen[0].name}"):
+            return [Outcome(chosen[0], chosen[0].make(subject, options))]
+    outcomes = []
+    for analysis in chosen:
+        with console.status(f"drawing {analysis.name}"):
+            outcomes.append(attempt(analysis, subject, options))
+    return outcomes
+
+
+def write(outcome: Outcome, out: Path) -> list[Path]:
+    """Write a figure, if there is one, and its numbers."""
+    if outcome.made is None:
+        return []
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / f"{outcome.analysis.name}.csv"
+    text = table_of(outcome.made.rows)
+    write_atomically(table, lambda file: file.write(text.encode()))
+    return [*save_figure(outcome.made.figure, out / outcome.analysis.name), table]
+
+
+def table_of(rows: Rows) -> str:
+    """Write rows as comma-separated values."""
+    return to_csv(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def read_points(text: str) -> tuple[tuple[int, int], ...]:
+    """Read points such as "3,3 -2,2".
+
+    Raises:
+        ValueError: If they are no points, or one is there twice.
+    """
+    found = [re.fullmatch(r"(-?\d+),(-?\d+)", word) for word in text.split()]
+    points = tuple((int(point[1]), int(point[2])) for point in found if point)
+    if not points or len(points) < len(found) or len(set(points)) < len(points):
+        raise ValueError(f"got points {text!r}; expected x,y in patches, none twice, such as --points '3,3 -2,2'")
+    return points
+
+
+def file_name(label: str) -> str:
+    """Make a name of a folder of what titles say."""
+    return re.sub(r"[^\w.+-]+", "-", label)

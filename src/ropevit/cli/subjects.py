@@ -1,0 +1,108 @@
+"""The model that figures look at, and the images that it looks at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ropevit.analysis.subject import Subject
+from ropevit.data.fashion import CLASSES, load_fashion
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.images import fit, read_image, to_tensor
+from ropevit.data.listing import TEST_FOLDERS, find_images
+from ropevit.models import SwinConfig, build_model, get_config
+from ropevit.models.architectures import Config
+from ropevit.tasks.classify import subject as weights_of
+from ropevit.tasks.common.kept import FILES, Which, kind_of, told_kind
+
+#: Images that are looked at.
+COUNT = 8
+#: Value of --images that stands for the embedded images.
+FASHION = "fashion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What images a model takes."""
+
+    mean: tuple[float, ...] = MEAN
+    """Mean of each channel, for pixels from 0 to 1."""
+    std: tuple[float, ...] = STD
+    """Spread of each channel."""
+    embedded: bool = False
+    """Whether it was trained on the embedded images."""
+
+
+def open_figure_subject(model: str | None, checkpoint: str | None, which: Which | None) -> tuple[Subject, Look]:
+    """Load a model for figures.
+
+    Args:
+        model: Name of a classifier; its published weights are loaded unless a checkpoint is given.
+        checkpoint: A file or hub id of any layout, or the directory of a training.
+        which: Which weights of a directory.
+
+    Raises:
+        ValueError: If nothing is named, it is not said which model it is, or it is no classifier.
+        WeightsError: If the weights cannot be read or do not fit.
+    """
+    kind = kind_of(checkpoint, which)
+    if kind != "classifier":
+        raise ValueError(f"got a {told_kind(kind, checkpoint)}; figures are of classifiers: give the file of one")
+    read = weights_of.read_subject(model, checkpoint, which)
+    found = Subject(
+        model=read.build(read.config),
+        label=label_of(read.name, checkpoint),
+        trained_size=size_of(read.config, read.trained_at),
+        name=read.published_name,
+    )
+    embedded = read.classes == CLASSES or read.config.in_channels == 1
+    return found, Look(mean=read.mean, std=read.std, embedded=embedded)
+
+
+def random_subject(model: str) -> tuple[Subject, Look]:
+    """Build a model as it is before any training, always the same."""
+    config = get_config(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = build_model(config).eval()
+    label = f"{model}, random weights"
+    return Subject(model=built, label=label, trained_size=config.img_size, name=model), Look()
+
+
+def label_of(name: str, checkpoint: str | None) -> str:
+    """Name a model as its user does: a file that a training left by the directory of the training."""
+    path = Path(checkpoint or "").expanduser()
+    return path.resolve().parent.name if path.is_file() and path.name in FILES.values() else name
+
+
+def size_of(config: Config, trained_at: int) -> tuple[int, int]:
+    """Tell height and width in pixels of the images of the training."""
+    if isinstance(config, SwinConfig):
+        return config.img_size if trained_at == config.img_size[0] else (trained_at, trained_at)
+    rows, columns = config.trained_grid or config.attended
+    return rows * config.patch_size, columns * config.patch_size
+
+
+def load_images(place: str, look: Look, size: int) -> Float[Tensor, "B c S S"]:
+    """Read a few images, cut square and normalised.
+
+    Args:
+        place: `fashion`, an image, or a folder of them at any depth; of one with a test part, that part.
+        look: What images the model takes.
+        size: Side in pixels.
+
+    Raises:
+        ValueError: If there are no images, or one cannot be read.
+    """
+    if place == FASHION:
+        found = load_fashion("test").images[:COUNT, 0].numpy()
+        images = [Image.fromarray(image) for image in found]
+    else:
+        folder = Path(place).expanduser()
+        folder = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder)
+        files = find_images([folder])
+        images = [read_image(file.path) for file in files[:: max(1, len(files) // COUNT)][:COUNT]]
+    return torch.stack([to_tensor(fit(image, size, size), look.mean, look.std) for image in images])
