@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ropevit.analysis import frequencies
+from ropevit.analysis import frequencies, phases, reconstruction, response
 from ropevit.analysis.subject import Analysis, FigureOptions, Made, Subject
 
 __all__ = ["ANALYSES", "Analysis", "FigureOptions", "Made", "Outcome", "Subject", "attempt", "choose"]
@@ -13,6 +13,9 @@ ANALYSES: dict[str, Analysis] = {
     name: Analysis(name, module.TITLE, module.TEXT, module.make)
     for name, module in {
         "frequencies": frequencies,
+        "reconstruction": reconstruction,
+        "response": response,
+        "phases": phases,
     }.items()
 }
 

@@ -17,9 +17,9 @@ TITLE = "Frequency maps"
 TEXT = (
     "Each pair of channels of a head turns by f · d for an offset of d patches. A dot is the f of one pair: its "
     "direction is the one along which the pair turns, its distance from the middle the speed, on a logarithmic scale. "
-    "RoPE-Axial has dots on the two axes alone; RoPE-Mixed learns them anywhere. Light dots are -f, the same wave. The "
-    "outer line is the aliasing limit, |f_x| = pi or |f_y| = pi: on whole patches, a pair beyond it (orange) gives "
-    "what a slower one gives. A dot says how a pair may be used, not that the model uses it."
+    "RoPE-Axial has dots on the two axes alone; RoPE-Mixed learns them anywhere. Light dots are -f, which has the "
+    "same cosines. The outer line is the aliasing limit, |f_x| = pi or |f_y| = pi: on whole patches, a pair beyond it "
+    "(orange) gives what a slower one gives. A dot says how a pair may be used, not that the model uses it."
 )
 
 #: Radians a patch that are drawn in the middle, as is all that is slower.
@@ -28,6 +28,8 @@ SLOWEST = 0.01
 RINGS = (0.1, 1.0)
 #: Fastest speed that has a place inside a cell, radians a patch; faster ones are drawn at its edge.
 FASTEST = 2 * math.pi
+#: Area of a dot in a cell of two inches, in square points.
+DOT_SIZE = 9
 DOT, MIRROR, ALIASED = "#0072B2", "#A9CCE3", "#D55E00"
 
 
@@ -83,22 +85,24 @@ def draw(data: FrequencyMap, label: str = "") -> Any:
     shown = gather(data.layers)
     caption = (
         "f of each pair of channels; middle: 0.01 rad/patch or less, rings: 0.1 and 1, outer line: aliasing limit "
-        "(pi along x or y), orange: beyond it. Light: -f, the same wave. Right is x (columns), down is y (rows)."
+        "(pi along x or y), orange: beyond it. Light: -f, which has the same cosines. Right is x (columns), "
+        "down is y (rows)."
     )
-    frame = mosaic(rows_of(shown), f"{TITLE} of {label}" if label else TITLE, caption)
+    frame = mosaic(rows_of(shown), TITLE, label, caption)
     with_outlines(frame)
     for layer, centres in zip(shown, frame.centres, strict=True):
         for head, centre in enumerate(centres):
-            draw_head(frame.axes, layer.values[:, head], centre)
+            draw_head(frame, layer.values[:, head], centre)
     return frame.figure
 
 
-def draw_head(axes: Any, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
+def draw_head(frame: Mosaic, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
     """Draw the dots of one head, y downwards as in images."""
     x, y = place(frequencies)
     colour = np.where(is_aliased(frequencies), ALIASED, DOT)
-    axes.scatter(centre[0] - x, centre[1] + y, s=2, color=MIRROR, linewidths=0, rasterized=True)
-    axes.scatter(centre[0] + x, centre[1] - y, s=4, color=colour, linewidths=0, rasterized=True)
+    size = max(DOT_SIZE * frame.inches, DOT_SIZE / 3)
+    frame.axes.scatter(centre[0] - x, centre[1] + y, s=size / 2, color=MIRROR, linewidths=0, rasterized=True)
+    frame.axes.scatter(centre[0] + x, centre[1] - y, s=size, color=colour, linewidths=0, rasterized=True)
 
 
 def with_outlines(frame: Mosaic) -> None:

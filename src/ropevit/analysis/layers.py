@@ -6,9 +6,14 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ropevit.models.classifier import Classifier
 from ropevit.models.layers import Attention
 from ropevit.models.vit import ViT
 from ropevit.models.windows import WindowAttention
+from ropevit.rope import grid_positions
+
+#: Rows and columns of tokens.
+Grid = tuple[int, int]
 
 
 class Layer(NamedTuple):
@@ -70,6 +75,41 @@ def rotated_layers(model: nn.Module) -> list[RotatedLayer]:
     if not rotated:
         raise ValueError(f"none of its {len(layers)} attention layers rotates; this figure is for models with RoPE")
     return rotated
+
+
+def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
+    """List the layers that rotate, with the frequencies that the rules of the model's config make on a grid.
+
+    Args:
+        model: A model of this package, or one that holds a single one.
+        grid: Rows and columns of tokens that attend to each other.
+
+    Raises:
+        ValueError: If no layer rotates.
+    """
+    layers, rules = rotated_layers(model), body(model).config.rules
+    if rules is None:
+        return layers
+    positions = grid_positions(*grid)
+    return [layer._replace(turning=rules(positions, layer.turning).frequencies) for layer in layers]
+
+
+def body(model: nn.Module) -> Classifier[Any]:
+    """Find the only model of this package in a module: itself, or a backbone's.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = next((module for module in model.modules() if isinstance(module, Classifier)), None)
+    if found is None:
+        raise ValueError(f"got {type(model).__name__}, which holds no model of this package; nothing to look at")
+    return found
+
+
+def trained_grid(model: nn.Module) -> Grid:
+    """Tell rows and columns of the tokens that attended to each other in a model's training, as its config says."""
+    config = body(model).config
+    return config.trained_grid or config.attended
 
 
 def walk(module: nn.Module, shared: Any, prefix: str = "") -> Iterator[tuple[str, Attention | WindowAttention, Any]]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ropevit.analysis.layers import Grid, body, trained_grid
 from ropevit.models.architectures import Config
-from ropevit.models.classifier import Classifier
 from ropevit.models.registry import paper_window
 from ropevit.models.sizes import check_size
 from ropevit.models.vit import ViTConfig
@@ -42,11 +42,11 @@ class Subject:
         return body(self.model).config
 
     @property
-    def trained_grid(self) -> tuple[int, int]:
+    def trained_grid(self) -> Grid:
         """Rows and columns of tokens that attended to each other in training."""
         return trained_grid(self.model)
 
-    def grid_at(self, size: int) -> tuple[int, int]:
+    def grid_at(self, size: int) -> Grid:
         """Give rows and columns of tokens that attend to each other in square images of a size in pixels.
 
         Of a Swin, those of the window that the paper takes for it.
@@ -60,7 +60,7 @@ class Subject:
         check_size(size, size, config.patch_size)
         return size // config.patch_size, size // config.patch_size
 
-    def larger_grids(self, sizes: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    def larger_grids(self, sizes: tuple[int, ...]) -> tuple[Grid, ...]:
         """Give the grids of sizes in pixels; where none is given, 2 and 4 times the trained one."""
         rows, columns = self.trained_grid
         if not sizes:
@@ -96,21 +96,3 @@ class Analysis(NamedTuple):
     """A few sentences: what is drawn, in which unit, how to read it."""
     make: Callable[[Subject, FigureOptions], Made]
     """Raises ValueError, in one line, where a model has nothing to draw."""
-
-
-def body(model: nn.Module) -> Classifier[Any]:
-    """Find the only model of this package in a module: itself, or a backbone's.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    found = next((module for module in model.modules() if isinstance(module, Classifier)), None)
-    if found is None:
-        raise ValueError(f"got {type(model).__name__}, which holds no model of this package; nothing to look at")
-    return found
-
-
-def trained_grid(model: nn.Module) -> tuple[int, int]:
-    """Tell rows and columns of the tokens that attended to each other in a model's training, as its config says."""
-    config = body(model).config
-    return config.trained_grid or config.attended

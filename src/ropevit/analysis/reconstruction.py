@@ -1,0 +1,214 @@
+"""2D Fourier reconstruction: how well the waves of a head can say "there" (Fig. 1 of the paper)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+
+from ropevit.analysis.layers import body, rotated_layers
+from ropevit.analysis.mosaic import Mosaic, Row, mosaic
+from ropevit.analysis.same import Heads, Shown, gather, rows_of
+from ropevit.analysis.subject import POINTS, FigureOptions, Made, Rows, Subject
+from ropevit.rope import axial_frequencies
+
+TITLE = "Points rebuilt of a head's waves"
+TEXT = (
+    "An image that is 1 at a few points and 0 elsewhere is taken apart into waves, and put together again of those "
+    "waves alone that the pairs of a head turn with (Fourier transform and back, the paper's Fig. 1). Waves along x "
+    "and y alone, RoPE-Axial, can only draw crosses: where the row of one point meets the column of another, the "
+    "rebuilt image is as high as at the points. Oblique waves, RoPE-Mixed, can make the points stand out, if they are "
+    "fast enough to tell neighbours apart. The number above a cell is the lowest value at the points over the highest "
+    "elsewhere: above 1, no other place is taken for a point."
+)
+
+#: Patches to each side of the middle, at least.
+RADIUS = 5
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Points, and what is rebuilt of them."""
+
+    points: tuple[tuple[int, int], ...]
+    """(x, y) in patches."""
+    target: Float[np.ndarray, "S S"]
+    """1 at the points; rows are y, columns x, both from -radius to radius."""
+    axial: Float[np.ndarray, "S S"]
+    """Rebuilt of RoPE-Axial's frequencies, with as many channels as the heads of the first layer have."""
+    theta: float
+    """Base of these frequencies."""
+    layers: tuple[Heads, ...]
+    """Rebuilt of each head's, (1, A, S, S)."""
+
+    @property
+    def radius(self) -> int:
+        """Patches to each side of the middle."""
+        return len(self.target) // 2
+
+
+def plane(radius: int) -> Float[np.ndarray, "2 S S"]:
+    """Give the places (x, y) around the middle, in patches; rows are y, columns x."""
+    line = np.arange(-radius, radius + 1, dtype=np.float64)
+    return np.stack(np.meshgrid(line, line))
+
+
+def rebuild(
+    frequencies: Float[np.ndarray, "2 *A P"], points: Sequence[tuple[int, int]], places: Float[np.ndarray, "2 S S"]
+) -> Float[np.ndarray, "*A S S"]:
+    """Rebuild a sum of points of a few waves.
+
+    The Fourier coefficient of the points at f is F(f) = sum over points of exp(-i f · point). Put together of f and -f
+    of all pairs, the value at x is the sum of F(f) exp(i f · x) over these 2 P waves, divided by 2 P. The two of a pair
+    are conjugates, so it is the mean over pairs of the real part.
+
+    Args:
+        frequencies: Radians per patch; row 0 for x, row 1 for y.
+        points: (x, y) in patches.
+        places: Where it is wanted, (x, y) in patches.
+
+    Returns:
+        Values; a single point has 1 at its place.
+
+    Source: Heo et al. 2024 (arXiv:2403.13298), Fig. 1, from its description; frequencies are not weighted.
+    """
+    spots = np.array(points, dtype=np.float64).T
+    coefficient = np.exp(-1j * np.tensordot(frequencies, spots, (0, 0))).sum(-1)
+    waves = np.exp(1j * np.tensordot(frequencies, places, (0, 0)))
+    return (coefficient[..., None, None] * waves).real.mean(-3)
+
+
+def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS) -> Reconstruction:
+    """Rebuild points of the waves of every head, and of RoPE-Axial's.
+
+    Args:
+        model: A model of this package, or one that holds a single one.
+        points: (x, y) in patches; the plane reaches at least 2 patches beyond them.
+
+    Raises:
+        ValueError: If no layer rotates, or there is no point.
+    """
+    if not points:
+        raise ValueError("got no points; give at least one, such as (3, 3)")
+    layers = rotated_layers(model)
+    radius = max(RADIUS, 2 + max(abs(side) for point in points for side in point))
+    places, theta = plane(radius), body(model).config.published_theta["axial"]
+    axial = axial_frequencies(2 * layers[0].turning.shape[-1], theta).double().numpy()
+    target = np.zeros(places.shape[1:])
+    for x, y in points:
+        target[y + radius, x + radius] = 1
+    return Reconstruction(
+        points=tuple(points),
+        target=target,
+        axial=rebuild(axial, points, places),
+        theta=theta,
+        layers=tuple(Heads(name, rebuild(f.double().numpy(), points, places)[None]) for name, f in layers),
+    )
+
+
+def draw(data: Reconstruction, label: str = "") -> Any:
+    """Draw the points, what RoPE-Axial makes of them, and a cell for each head.
+
+    Args:
+        data: What `reconstruction` gave.
+        label: Name of the model, for the title.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    shown = gather(data.layers)
+    told = " and ".join(f"({x}, {y})" for x, y in data.points)
+    caption = (
+        f"The points {told}, circled, in patches right of and below the middle, rebuilt of the waves of each head. "
+        "Dark to bright: from the lowest to the highest value of each cell. Number: lowest value at the points over "
+        f"the highest elsewhere; above 1, the points stand out. RoPE-Axial: theta {data.theta:g}, as many channels."
+    )
+    first = Row("for comparison", ("points", f"RoPE-Axial: {contrast(data, data.axial).ratio:.2f}"))
+    named = [layer._replace(cells=cell_names(data, layer)) for layer in shown]
+    frame = mosaic([first, *rows_of(named)], TITLE, label, caption)
+    cells = [np.stack([data.target, data.axial]), *(layer.values[0] for layer in shown)]
+    for images, centres in zip(cells, frame.centres, strict=True):
+        for image, centre in zip(images, centres, strict=True):
+            frame.picture(image, centre, cmap="viridis")
+            circle(frame, centre, data)
+    return frame.figure
+
+
+def cell_names(data: Reconstruction, layer: Shown) -> tuple[str, ...]:
+    """Add its number to the name of each cell."""
+    ratios = [contrast(data, image).ratio for image in layer.values[0]]
+    return tuple(f"{name}: {ratio:.2f}" for name, ratio in zip(layer.cells, ratios, strict=True))
+
+
+def circle(frame: Mosaic, centre: tuple[float, float], data: Reconstruction) -> None:
+    """Circle the points inside a cell."""
+    patch = 2 / len(data.target)
+    x, y = (patch * np.array(axis) for axis in zip(*data.points, strict=True))
+    area = (72 * frame.inches * 1.3 * patch) ** 2
+    frame.axes.scatter(centre[0] + x, centre[1] - y, area, facecolors="none", edgecolors="#FF6A00", linewidths=0.8)
+
+
+class Contrast(NamedTuple):
+    """How the points stand out of a rebuilt image."""
+
+    lowest: float
+    """Lowest value at the points."""
+    elsewhere: float
+    """Highest value elsewhere."""
+    x: int
+    y: int
+    """Where that is, in patches."""
+    crossing: float | None
+    """Highest value where the column of a point meets the row of another; None where no two cross elsewhere."""
+
+    @property
+    def ratio(self) -> float:
+        """Lowest at the points over highest elsewhere."""
+        return self.lowest / self.elsewhere
+
+
+def contrast(data: Reconstruction, image: Float[np.ndarray, "S S"]) -> Contrast:
+    """Compare a rebuilt image at its points with the rest of it."""
+    rest = np.where(data.target > 0, -np.inf, image)
+    y, x = np.unravel_index(rest.argmax(), rest.shape)
+    spots = np.array(data.points) + data.radius
+    crossings = np.zeros_like(data.target, dtype=bool)
+    crossings[np.ix_(spots[:, 1], spots[:, 0])] = True
+    crossings &= data.target == 0
+    return Contrast(
+        lowest=float(image[data.target > 0].min()),
+        elsewhere=float(rest[y, x]),
+        x=int(x) - data.radius,
+        y=int(y) - data.radius,
+        crossing=float(image[crossings].max()) if crossings.any() else None,
+    )
+
+
+def rows(data: Reconstruction) -> Rows:
+    """Give a row for each head, after one for RoPE-Axial."""
+    table = [row_of("RoPE-Axial", "", contrast(data, data.axial))]
+    for layer in data.layers:
+        table += [row_of(layer.name, head, contrast(data, image)) for head, image in enumerate(layer.values[0])]
+    return table
+
+
+def row_of(layer: str, head: int | str, found: Contrast) -> dict[str, str | int | float]:
+    """Lay out what was found for a head."""
+    return {
+        "layer": layer,
+        "head": head,
+        "lowest_at_points": found.lowest,
+        "highest_elsewhere": found.elsewhere,
+        "ratio": found.ratio,
+        "elsewhere_x": found.x,
+        "elsewhere_y": found.y,
+        "highest_at_crossings": "" if found.crossing is None else found.crossing,
+    }
+
+
+def make(subject: Subject, options: FigureOptions) -> Made:
+    """Measure and draw."""
+    data = reconstruction(subject.model, options.points)
+    return Made(draw(data, subject.label), rows(data))

@@ -1,0 +1,165 @@
+"""Relative-position response: what a head's rotation alone attends to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+
+from ropevit.analysis.layers import Grid, body, frequencies_at, trained_grid
+from ropevit.analysis.mosaic import Mosaic, mosaic
+from ropevit.analysis.same import Heads, gather, rows_of
+from ropevit.analysis.subject import FigureOptions, Made, Rows, Subject
+
+TITLE = "Response to relative position"
+TEXT = (
+    "The response of a head to a key d = (dx, dy) patches from the query is the mean over its pairs of cos(f · d): "
+    "what the rotation leaves of a score when query and key are equal, with the same weight in every pair. 1 is all "
+    "of it, negative values turn it round. The frame holds the offsets that occur in training; outside are those of a "
+    "larger grid, where a strong response far from the middle is one that training never saw. Content, biases and "
+    "absolute embeddings add to this: it shows what the rotation prefers, not what the head attends to."
+)
+
+
+@dataclass(frozen=True)
+class Response:
+    """Responses of all heads, on some grids."""
+
+    trained: Grid
+    """Rows and columns of the trained grid."""
+    rules: str | None
+    """Rules for larger grids, if the model has any."""
+    grids: tuple[Grid, ...]
+    maps: tuple[tuple[Heads, ...], ...]
+    """For each grid and each layer that rotates (1, A, 2 h - 1, 2 w - 1): offsets dy from -(h - 1) to h - 1 in rows,
+    dx likewise in columns."""
+
+
+def offsets(grid: Grid) -> Float[np.ndarray, "2 rows columns"]:
+    """Give all differences of positions (dx, dy) that occur on a grid, in patches; rows are dy, columns dx."""
+    dy, dx = (np.arange(1 - side, side, dtype=np.float64) for side in grid)
+    return np.stack(np.meshgrid(dx, dy))
+
+
+def respond(
+    frequencies: Float[np.ndarray, "2 A P"], apart: Float[np.ndarray, "2 rows columns"]
+) -> Float[np.ndarray, "A rows columns"]:
+    """Give the mean over pairs of cos(f_x dx + f_y dy).
+
+    Args:
+        frequencies: Radians per patch; row 0 for x, row 1 for y.
+        apart: Offsets (dx, dy) in patches.
+
+    Source: the real part of RoPE's score for q = k of equal length in all pairs; Su et al. 2021 (arXiv:2104.09864),
+    section 3.4.3.
+    """
+    x, y = (np.multiply.outer(f, d) for f, d in zip(frequencies, apart, strict=True))
+    return np.cos(x + y).mean(1)
+
+
+def relative_response(model: nn.Module, grids: Sequence[Grid] = ()) -> Response:
+    """Compute the response of every head on the trained grid and on larger ones.
+
+    The rules of the model's config are followed where they change frequencies; a temperature, which scales all scores
+    of a head, is left out.
+
+    Args:
+        model: A model of this package, or one that holds a single one.
+        grids: Rows and columns of the grids beside the trained one; twice the trained one if there are none.
+
+    Raises:
+        ValueError: If no layer rotates.
+    """
+    rows, columns = trained = trained_grid(model)
+    chosen = tuple(dict.fromkeys([trained, *(grids or [(2 * rows, 2 * columns)])]))
+    maps = []
+    for grid in chosen:
+        apart, layers = offsets(grid), frequencies_at(model, grid)
+        maps.append(tuple(Heads(name, respond(f.double().numpy(), apart)[None]) for name, f in layers))
+    return Response(trained, body(model).config.scaling, chosen, tuple(maps))
+
+
+def draw(data: Response, label: str = "") -> Any:
+    """Draw a cell for each head: the largest grid, with the trained range in a frame.
+
+    With rules, which change what happens inside that range, too, there is a line for each grid.
+
+    Args:
+        data: What `relative_response` gave.
+        label: Name of the model, for the title.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    largest = max(range(len(data.grids)), key=lambda index: np.prod(data.grids[index]))
+    drawn = range(len(data.grids)) if data.rules else [largest]
+    lines = [(data.grids[index], shown) for index in drawn for shown in gather(data.maps[index])]
+    named = [shown._replace(label=f"{shown.label}, {told(grid)}") if data.rules else shown for grid, shown in lines]
+    caption = (
+        f"Mean over pairs of cos(f · d) for a key d patches right of and below the query (the middle), on a grid of "
+        f"{told(data.grids[largest])} patches (rows x columns); frame: offsets of the trained grid, "
+        f"{told(data.trained)}. {rules_told(data.rules)}"
+    )
+    frame = mosaic(rows_of(named), TITLE, label, caption)
+    image = None
+    for (grid, shown), centres in zip(lines, frame.centres, strict=True):
+        for cell, centre in zip(shown.values[0], centres, strict=True):
+            image = frame.picture(cell, centre, cmap="RdBu_r", vmin=-1, vmax=1)
+            outline(frame, centre, data.trained, grid)
+    frame.scale(image, "response")
+    return frame.figure
+
+
+def outline(frame: Mosaic, centre: tuple[float, float], trained: Grid, grid: Grid) -> None:
+    """Frame the offsets of the trained grid inside a cell."""
+    high, wide = (2 * side - 1 for side in grid)
+    y, x = ((2 * side - 1) / max(high, wide) for side in trained)
+    if x <= wide / max(high, wide) and y <= high / max(high, wide):
+        across, up = np.array([-x, x, x, -x, -x]), np.array([-y, -y, y, y, -y])
+        frame.axes.plot(centre[0] + across, centre[1] + up, color="#222222", linewidth=0.7)
+
+
+def told(grid: Grid) -> str:
+    """Write a grid."""
+    return f"{grid[0]} x {grid[1]}"
+
+
+def rules_told(rules: str | None) -> str:
+    """Say which rules for larger grids the model has."""
+    return f"Rules for larger grids: {rules}." if rules else "The model has no rules for larger grids."
+
+
+def rows(data: Response) -> Rows:
+    """Give a row for each head on each grid: the response nearby, its range, and the highest outside the training's."""
+    table: Rows = []
+    for grid, layers in zip(data.grids, data.maps, strict=True):
+        apart = offsets(grid)
+        outside = (np.abs(apart[0]) >= data.trained[1]) | (np.abs(apart[1]) >= data.trained[0])
+        for layer in layers:
+            for head, response in enumerate(layer.values[0]):
+                table.append({"layer": layer.name, "head": head, "rows": grid[0], "columns": grid[1]})
+                table[-1] |= numbers(response, apart, outside)
+    return table
+
+
+def numbers(response: np.ndarray, apart: np.ndarray, outside: np.ndarray) -> dict[str, str | int | float]:
+    """Summarise the response of one head; empty where there is no such offset."""
+    near = {"right": (1, 0), "below": (0, 1), "right_below": (1, 1), "left_below": (-1, 1)}
+    found: dict[str, str | int | float] = {}
+    for name, (dx, dy) in near.items():
+        here = response[(apart[0] == dx) & (apart[1] == dy)]
+        found[name] = float(here[0]) if len(here) else ""
+    found |= {"mean": float(response.mean()), "lowest": float(response.min())}
+    if not outside.any():
+        return found | {"highest_outside": "", "dx": "", "dy": ""}
+    best = np.unravel_index(np.where(outside, response, -np.inf).argmax(), response.shape)
+    return found | {"highest_outside": float(response[best]), "dx": int(apart[0][best]), "dy": int(apart[1][best])}
+
+
+def make(subject: Subject, options: FigureOptions) -> Made:
+    """Measure and draw, on the largest of the sizes that are given."""
+    grids = subject.larger_grids(options.sizes)[: None if options.sizes else 1]
+    data = relative_response(subject.model, grids)
+    return Made(draw(data, subject.label), rows(data))
