@@ -107,7 +107,7 @@ def draw_head(frame: Mosaic, frequencies: Float[np.ndarray, "2 P"], centre: tupl
 
 def with_outlines(frame: Mosaic) -> None:
     """Draw axes, rings and the aliasing limit into every cell."""
-    around = np.linspace(0, 2 * math.pi, 181)
+    around = np.linspace(0, 2 * math.pi, 73)
     circle = np.stack([np.cos(around), np.sin(around)])
     limit = place(math.pi * circle / np.abs(circle).max(0))
     rings = [place(speed * circle) for speed in RINGS]

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.models.classifier import Classifier
+from ropevit.models.dense import DenseViT
 from ropevit.models.layers import Attention
 from ropevit.models.vit import ViT
 from ropevit.models.windows import WindowAttention
@@ -107,7 +108,13 @@ def body(model: nn.Module) -> Classifier[Any]:
 
 
 def trained_grid(model: nn.Module) -> Grid:
-    """Tell rows and columns of the tokens that attended to each other in a model's training, as its config says."""
+    """Tell rows and columns of the tokens that attended to each other in a model's training, as its config says.
+
+    Raises:
+        ValueError: If they differ from layer to layer, as in a backbone with windows in some layers.
+    """
+    if any(isinstance(module, DenseViT) for module in model.modules()):
+        raise ValueError("some of its layers attend in windows, others everywhere; this figure is for one trained grid")
     config = body(model).config
     return config.trained_grid or config.attended
 

@@ -66,8 +66,7 @@ class Mosaic:
 
 def mosaic(rows: Sequence[Row], title: str, label: str, caption: str) -> Mosaic:
     """Lay out an empty frame with the names of layers and cells, title and label above and a caption below."""
-    most = max(len(row.cells) for row in rows)
-    columns = -(-most // -(-most // MOST_COLUMNS))
+    columns = choose_columns([len(row.cells) for row in rows])
     inches = min(WIDTH / (columns * PITCH), LARGEST / PITCH)
     rise = PITCH + LABEL / inches
     lines = [-(-len(row.cells) // columns) for row in rows]
@@ -87,6 +86,15 @@ def mosaic(rows: Sequence[Row], title: str, label: str, caption: str) -> Mosaic:
     for row, places in zip(rows, centres, strict=True):
         name(axes, row, places, 6.5 if columns < MOST_COLUMNS else 5.6)
     return Mosaic(figure, axes, centres, inches)
+
+
+def choose_columns(cells: Sequence[int]) -> int:
+    """Choose how many cells stand beside each other: the most that fill every line of each row that has several."""
+    most = max(cells)
+    choices = range(min(most, MOST_COLUMNS), 0, -1)
+    whole = next(count for count in choices if all(cell <= count or cell % count == 0 for cell in cells))
+    lines = -(-most // MOST_COLUMNS)
+    return max(whole, -(-most // lines) if whole < MOST_COLUMNS / 2 else 0)
 
 
 def centres_of(row: Row, first: int, columns: int, rise: float) -> list[tuple[float, float]]:

@@ -98,9 +98,9 @@ def draw(data: Response, label: str = "") -> Any:
     lines = [(data.grids[index], shown) for index in drawn for shown in gather(data.maps[index])]
     named = [shown._replace(label=f"{shown.label}, {told(grid)}") if data.rules else shown for grid, shown in lines]
     caption = (
-        f"Mean over pairs of cos(f · d) for a key d patches right of and below the query (the middle), on a grid of "
-        f"{told(data.grids[largest])} patches (rows x columns); frame: offsets of the trained grid, "
-        f"{told(data.trained)}. {rules_told(data.rules)}"
+        f"Mean over pairs of cos(f · d) for a key d patches right of and below the query (the middle), on "
+        f"{'each grid' if data.rules else told(data.grids[largest])} tokens (rows x columns); frame: offsets of the "
+        f"trained grid, {told(data.trained)}. {rules_told(data.rules)}"
     )
     frame = mosaic(rows_of(named), TITLE, label, caption)
     image = None

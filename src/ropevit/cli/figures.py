@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from ropevit.analysis.catalogue import ANALYSES, FigureOptions, Outcome, Subject, attempt, choose
+from ropevit.analysis.layers import body
 from ropevit.analysis.subject import POINTS, Rows
 from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, random_subject
 from ropevit.drawing import save_figure
@@ -100,6 +101,8 @@ def find(config: FiguresConfig) -> Subject:
         subject, look = open_figure_subject(config.model, config.checkpoint, config.which)
     if config.scaling is not None:
         set_scaling(subject.model, config.scaling)
+    if config.images is not None and body(subject.model) is not subject.model:
+        raise ValueError("got --images with a detector or segmenter; figures that need images are of classifiers")
     place = config.images or (FASHION if look.embedded else None)
     if place is None:
         return subject

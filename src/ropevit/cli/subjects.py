@@ -8,6 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from ropevit.analysis.layers import body
 from ropevit.analysis.subject import Subject
 from ropevit.data.fashion import CLASSES, load_fashion
 from ropevit.data.imagenet import MEAN, STD
@@ -16,7 +17,9 @@ from ropevit.data.listing import TEST_FOLDERS, find_images
 from ropevit.models import SwinConfig, build_model, get_config
 from ropevit.models.architectures import Config
 from ropevit.tasks.classify import subject as weights_of
-from ropevit.tasks.common.kept import FILES, Which, kind_of, told_kind
+from ropevit.tasks.common.kept import FILES, Kind, Which, file_of_run, kind_of
+from ropevit.tasks.detect.model import load_detector
+from ropevit.tasks.segment.segmenter import load_segmenter
 
 #: Images that are looked at.
 COUNT = 8
@@ -45,12 +48,12 @@ def open_figure_subject(model: str | None, checkpoint: str | None, which: Which 
         which: Which weights of a directory.
 
     Raises:
-        ValueError: If nothing is named, it is not said which model it is, or it is no classifier.
+        ValueError: If nothing is named, it is not said which model it is, or a detector or segmenter is named, too.
         WeightsError: If the weights cannot be read or do not fit.
     """
     kind = kind_of(checkpoint, which)
-    if kind != "classifier":
-        raise ValueError(f"got a {told_kind(kind, checkpoint)}; figures are of classifiers: give the file of one")
+    if kind != "classifier" and checkpoint is not None:
+        return dense_subject(kind, model, checkpoint, which), Look()
     read = weights_of.read_subject(model, checkpoint, which)
     found = Subject(
         model=read.build(read.config),
@@ -60,6 +63,17 @@ def open_figure_subject(model: str | None, checkpoint: str | None, which: Which 
     )
     embedded = read.classes == CLASSES or read.config.in_channels == 1
     return found, Look(mean=read.mean, std=read.std, embedded=embedded)
+
+
+def dense_subject(kind: Kind, model: str | None, checkpoint: str, which: Which | None) -> Subject:
+    """Load a detector or segmenter, whose backbone is looked at."""
+    if model is not None:
+        raise ValueError(f"{checkpoint} is a {kind} and knows its model; leave out --model {model}")
+    path = Path(checkpoint).expanduser()
+    file = file_of_run(path, which) if path.is_dir() else path
+    found = load_detector(file)[0] if kind == "detector" else load_segmenter(file)[0]
+    label = label_of(path.name.removesuffix(".safetensors"), str(file))
+    return Subject(model=found.eval(), label=label, trained_size=body(found).config.img_size)
 
 
 def random_subject(model: str) -> tuple[Subject, Look]:

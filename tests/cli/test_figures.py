@@ -1,0 +1,166 @@
+import csv
+import sys
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+import ropevit
+from ropevit.analysis import catalogue
+from ropevit.analysis.catalogue import ANALYSES, Analysis, Made
+from ropevit.analysis.layers import rotated_layers
+from ropevit.cli import main
+from ropevit.cli.figures import read_points
+from ropevit.cli.subjects import Look, load_images, open_figure_subject, random_subject
+from ropevit.models import ViT, ViTConfig
+
+#: The figures of the rotation, which need no images.
+ROTATION = ("frequencies", "reconstruction", "response", "phases")
+NAME = "rope_mixed_deit_tiny_patch16_LS"
+
+
+def tiny(position="rope_mixed", **fields):
+    config = {"width": 16, "depth": 1, "heads": 2, "patch_size": 8, "img_size": (24, 24), "num_classes": 2}
+    return ViT(ViTConfig(position=position, **{**config, **fields}))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Saves a small ViT as its training would."""
+
+    def save(position="rope_mixed", folder="run", **fields):
+        path = tmp_path / folder / "model.safetensors"
+        return str(ropevit.save_model(path, tiny(position, **fields), metadata={"mean": 0.5, "std": 0.25}))
+
+    return save
+
+
+def frequencies_in(path):
+    with path.open() as file:
+        return torch.tensor([[float(row["fx"]), float(row["fy"])] for row in csv.DictReader(file)]).T
+
+
+@pytest.mark.parametrize("name", ROTATION)
+def test_a_figure_is_a_png_an_svg_and_a_table(saved, tmp_path, capsys, name):
+    out = tmp_path / "out"
+    main(["figures", name, "--checkpoint", saved(), "--out", str(out)])
+    assert sorted(path.name for path in out.iterdir()) == [f"{name}.csv", f"{name}.png", f"{name}.svg"]
+    with Image.open(out / f"{name}.png") as image:
+        assert image.width > 600
+    assert "<svg" in (out / f"{name}.svg").read_text()
+    with (out / f"{name}.csv").open() as file:
+        assert next(csv.DictReader(file))["layer"] in ("blocks.0.attn", "RoPE-Axial")
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("wrote ")] == [
+        f"wrote {out / name}.{suffix}" for suffix in ("png", "svg", "csv")
+    ]
+
+
+def test_the_title_names_the_training_and_random_weights(saved):
+    subject, look = open_figure_subject(None, saved(folder="my_training"), None)
+    assert (subject.label, subject.trained_size, subject.trained_grid) == ("my_training", (24, 24), (3, 3))
+    assert (look.mean, look.embedded) == ((0.5, 0.5, 0.5), False)
+    assert open_figure_subject(None, saved(in_channels=1), None)[1].embedded
+    subject, _ = random_subject(NAME)
+    assert subject.label == f"{NAME}, random weights"
+    again = random_subject(NAME)[0].model.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in subject.model.state_dict().items())
+
+
+def test_published_and_timm_layouts_are_read_under_a_name(tmp_path):
+    model = ropevit.create_model(NAME)
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    source = str(tmp_path / "weights.pth")
+    expected = torch.cat([layer.turning.flatten(1) for layer in rotated_layers(model)], 1)
+    for to, file in (("published", source), ("timm", str(tmp_path / "timm.safetensors"))):
+        if to == "timm":
+            main(["convert", source, file, "--to", "timm", "--model", NAME])
+        out = tmp_path / to
+        main(["figures", "frequencies", "--model", NAME, "--checkpoint", file, "--out", str(out)])
+        torch.testing.assert_close(frequencies_in(out / "frequencies.csv"), expected)
+
+
+def test_all_leaves_out_what_a_model_does_not_have_and_says_why(saved, tmp_path, capsys, monkeypatch):
+    only = {name: ANALYSES[name] for name in ("frequencies", "phases")}
+    only["mine"] = Analysis("mine", "Mine", "One number.", made)
+    monkeypatch.setattr(catalogue, "ANALYSES", only)
+    main(["figures", "all", "--checkpoint", saved("ape"), "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    for name in ("frequencies", "phases"):
+        assert (
+            f"left out {name}: none of its 1 attention layers rotates; this figure is for models with RoPE" in printed
+        )
+    assert (tmp_path / "out/mine.csv").read_text() == "answer\n42\n"
+    assert not (tmp_path / "out/phases.png").exists()
+
+
+def made(subject, options):
+    del options
+    assert subject.label == "run"
+    return Made(Figure(), [{"answer": 42}])
+
+
+def test_sizes_points_and_rules_reach_the_figures(saved, tmp_path):
+    path = saved()
+    main(["figures", "phases", "--checkpoint", path, "--sizes", "40,48", "--out", str(tmp_path / "a")])
+    with (tmp_path / "a/phases.csv").open() as file:
+        assert {(row["rows"], row["columns"]) for row in csv.DictReader(file)} == {("5", "5"), ("6", "6")}
+    main(["figures", "reconstruction", "--checkpoint", path, "--points=-1,2 4,0", "--out", str(tmp_path / "b")])
+    assert "(-1, 2) and (4, 0)" in (tmp_path / "b/reconstruction.svg").read_text()
+    main(["figures", "response", "--checkpoint", path, "--scaling", "pi", "--out", str(tmp_path / "c")])
+    assert "Rules for larger grids: pi." in (tmp_path / "c/response.svg").read_text()
+
+
+def test_images_are_cut_square_and_normalised(my_images, tmp_path):
+    images = load_images(str(my_images / "red" / "3.png"), Look(mean=(0.5,) * 3, std=(0.25,) * 3), 32)
+    assert images.shape == (1, 3, 32, 32)
+    assert images[0].mean((1, 2)).argmax() == 0  # red
+    assert load_images("fashion", Look(mean=(0.5,), std=(0.25,)), 20).shape == (8, 1, 20, 20)
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "val/a.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
+    assert len(load_images(str(tmp_path), Look(), 16)) == 1
+
+
+def test_points_are_read_in_pairs():
+    assert read_points(" 3,3   -2,2") == ((3, 3), (-2, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frequencies"], "got neither --model nor --checkpoint"),
+        (["colours", "--checkpoint", "FILE"], "no figure named 'colours'; choose one of frequencies"),
+        (["frequencies", "--checkpoint", "gone.safetensors"], "no file 'gone.safetensors'"),
+        (["frequencies", "--model", "deit_huge"], "no model named 'deit_huge'"),
+        (["frequencies", "--checkpoint", "FILE", "--model", NAME], "leave out --model"),
+        (["frequencies", "--checkpoint", "FILE", "--random"], "got --random; it takes --model NAME"),
+        (["frequencies", "--checkpoint", "APE"], "none of its 1 attention layers rotates"),
+        (["frequencies", "--checkpoint", "FILE", "--which", "last"], "only the directory of a training has several"),
+        (["frequencies", "--checkpoint", "FILE", "--out", "FULL"], "is not empty; choose another --out"),
+        (["frequencies", "--checkpoint", "FILE", "--scaling", "more"], "no rule named 'more'"),
+        (["phases", "--checkpoint", "FILE", "--sizes", "0"], "got sizes (0,); expected pixels, above 0"),
+        (["phases", "--checkpoint", "FILE", "--sizes", "44"], "resize or pad it to 40 or 48"),
+        (["reconstruction", "--checkpoint", "FILE", "--points", "3;3"], "got points '3;3'; expected x,y in patches"),
+        (["reconstruction", "--checkpoint", "FILE", "--points", "3,3 3,3"], "none twice"),
+        (["frequencies", "--checkpoint", "FILE", "--images", "gone"], "no image file or folder at gone"),
+    ],
+)
+def test_wrong_input_is_one_line(saved, tmp_path, capsys, arguments, message):
+    words = {"FILE": saved(), "APE": saved("ape", "ape"), "FULL": str(tmp_path / "run")}
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main(["figures", *(words.get(word, word) for word in arguments), *out])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_matplotlib_the_extra_is_named(saved, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit):
+        main(["figures", "frequencies", "--checkpoint", saved()])
+    assert 'matplotlib is not installed; install it with: pip install "ropevit[figures]"' in capsys.readouterr().err
