@@ -64,6 +64,7 @@ def test_the_title_names_the_training_and_random_weights(saved):
     assert open_figure_subject(None, saved(in_channels=1), None)[1].embedded
     subject, _ = random_subject(NAME)
     assert subject.label == f"{NAME}, random weights"
+    torch.manual_seed(1)
     again = random_subject(NAME)[0].model.state_dict()
     assert all(torch.equal(again[key], value) for key, value in subject.model.state_dict().items())
 
