@@ -1,0 +1,121 @@
+"""One number of every head, against layers: a panel for each resolution, and one that compares them."""
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from itertools import cycle, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from ropevit.analysis.attention import Attention, LayerAttention, show_size
+from ropevit.drawing import RC
+from ropevit.extras import require
+
+#: Panels beside each other; inches of one.
+COLUMNS, WIDTH, HEIGHT = 3, 3.6, 3.1
+#: Letters of small text in an inch.
+LETTERS = 13.5
+HEAD, MEAN, UNIFORM = "#56B4E9", "#0072B2", "#777777"
+#: Lines of the comparison, from the first resolution on.
+COLOURS = ("#009E73", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#000000")
+MARKERS = "os^Dvp"
+
+Measure = Callable[[LayerAttention], Float[np.ndarray, "A"]]
+
+
+class Quantity(NamedTuple):
+    """What is drawn of each head."""
+
+    label: str
+    """With its unit."""
+    of: Measure
+    uniform: Callable[[LayerAttention], float]
+    """What uniform attention would give."""
+    share: str
+    """What the comparison of resolutions is called."""
+    relative: Callable[[LayerAttention], float]
+    """By what it is divided there."""
+
+
+def draw_heads(data: Attention, quantity: Quantity, title: str, caption: str) -> Any:
+    """Draw a point for each head and a line for their mean against layers, and uniform attention dashed.
+
+    Args:
+        data: What was measured.
+        quantity: What is drawn of it.
+        title: Above the figure.
+        caption: Below it.
+
+    Returns:
+        A `matplotlib.figure.Figure`, which belongs to no window.
+    """
+    panels = len(data.sizes) + 1
+    columns = math.ceil(panels / math.ceil(panels / COLUMNS))
+    lines = math.ceil(panels / columns)
+    size = (columns * WIDTH + 0.4, lines * HEIGHT + 1.0)
+    with require("matplotlib", "figures").rc_context(RC):
+        figure = require("matplotlib.figure", "figures").Figure(figsize=size, layout="constrained")
+        plots = figure.subplots(lines, columns, squeeze=False).flatten()
+        top = max(max(quantity.of(layer).max(), quantity.uniform(layer)) for layer in data.layers)
+        for axes, pixels in zip(plots, data.sizes, strict=False):
+            draw_size(axes, data.at(pixels), quantity)
+            axes.set_title(f"{show_size(pixels)} pixels", fontsize=10)
+            axes.set_ylim(0, 1.06 * top)
+        plots[0].legend(fontsize=7.5, frameon=False)
+        compare(plots[panels - 1], data, quantity)
+        for axes in plots[panels:]:
+            axes.set_axis_off()
+        figure.suptitle(title, fontsize=12)
+        figure.supxlabel("\n".join(textwrap.wrap(caption, int(size[0] * LETTERS))), fontsize=8, color="#555555")
+    return figure
+
+
+def draw_size(axes: Any, layers: Sequence[LayerAttention], quantity: Quantity) -> None:
+    """Draw one resolution."""
+    values = [quantity.of(layer) for layer in layers]
+    for layer, found in enumerate(values):
+        label = "one head" if layer == 0 else None
+        axes.plot([layer] * len(found), found, "o", color=HEAD, markersize=4, alpha=0.7, markeredgewidth=0, label=label)
+    axes.plot([found.mean() for found in values], color=MEAN, linewidth=1.5, label="mean of heads")
+    draw_uniform(axes, [quantity.uniform(layer) for layer in layers], UNIFORM, "uniform attention")
+    axes.set_ylabel(quantity.label)
+    dress(axes, layers)
+
+
+def compare(axes: Any, data: Attention, quantity: Quantity) -> None:
+    """Draw the means of all resolutions, made comparable."""
+    axes.plot([], color=UNIFORM, linestyle="--", linewidth=1, label="uniform attention")
+    for size, colour, marker in zip(data.sizes, cycle(COLOURS), cycle(MARKERS), strict=False):
+        layers = data.at(size)
+        values, uniform = (
+            [value(layer) / quantity.relative(layer) for layer in layers]
+            for value in (lambda layer: quantity.of(layer).mean(), quantity.uniform)
+        )
+        axes.plot(values, color=colour, marker=marker, linewidth=1.2, markersize=4, label=f"{show_size(size)} pixels")
+        draw_uniform(axes, uniform, colour)
+    axes.set_title("mean of heads at all sizes", fontsize=10)
+    axes.set_ylabel(quantity.share)
+    axes.set_ylim(0, 1.06 * axes.dataLim.y1)
+    dress(axes, data.at(data.sizes[0]))
+    axes.legend(fontsize=7.5, frameon=False)
+
+
+def draw_uniform(axes: Any, values: Sequence[float], colour: str, label: str | None = None) -> None:
+    """Draw what uniform attention would give, layer by layer."""
+    edges = np.arange(len(values) + 1) - 0.5
+    axes.stairs(values, edges, baseline=None, color=colour, linestyle="--", linewidth=0.9, label=label)
+
+
+def dress(axes: Any, layers: Sequence[LayerAttention]) -> None:
+    """Give a panel its axes, and a line between stages."""
+    axes.set_xlabel("layer")
+    axes.set_xticks(range(0, len(layers), math.ceil(len(layers) / 12)))
+    axes.set_xlim(-0.5, len(layers) - 0.5)
+    for index, (before, after) in enumerate(pairwise(layers)):
+        if before.stride != after.stride:
+            axes.axvline(index + 0.5, color="#DDDDDD", linewidth=0.8, zorder=0)
+    axes.grid(axis="y", color="#EEEEEE")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,181 @@
+"""Numbers worked out by hand: uniform and one-hot attention on small grids."""
+
+from math import log, sqrt
+
+import numpy as np
+import pytest
+import torch
+
+from ropevit.analysis import distance, entropy
+from ropevit.analysis.attention import at_size, measure_attention, resized, spread
+from ropevit.analysis.subject import FigureOptions, Subject
+from ropevit.models import Swin, SwinConfig, ViT, ViTConfig
+
+#: Mean over all ordered pairs of patches of a 2 x 3 grid: of the unordered ones 7 stand 1 apart, 2 stand 2, 4 stand
+#: sqrt(2), 2 stand sqrt(5), and each patch stands 0 from itself.
+UNIFORM_2X3 = 2 * (7 + 2 * 2 + 4 * sqrt(2) + 2 * sqrt(5)) / 36
+#: The same in a window of 2 x 2.
+UNIFORM_2X2 = (0 + 1 + 1 + sqrt(2)) / 4
+
+
+def blind(model):
+    """Make all queries 0, so that every token that is seen is seen alike."""
+    for module in model.modules():
+        if hasattr(module, "qkv"):
+            torch.nn.init.zeros_(module.qkv.weight)
+    return model
+
+
+def vit(**fields):
+    return ViT(
+        ViTConfig(**{"position": "rope_axial", "width": 32, "depth": 2, "heads": 2, "img_size": (64, 64)} | fields)
+    )
+
+
+def swin(**fields):
+    small = {"position": "rope_axial", "width": 16, "depths": (2,), "heads": (2,), "patch_size": 4}
+    return Swin(SwinConfig(**small | {"img_size": (16, 16), "window_size": 2} | fields))
+
+
+def alike(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_uniform_attention_on_2_x_3_patches(registers):
+    found = measure_attention(blind(vit(num_registers=registers)), [torch.randn(3, 3, 32, 48)])
+    tokens = 6 + 1 + registers
+    assert [layer.name for layer in found.layers] == ["blocks.0.attn", "blocks.1.attn"]
+    for layer in found.layers:
+        assert (layer.grid, layer.stride, layer.images, layer.queries) == ((2, 3), 16, 3, 18)
+        for value, uniform, expected in (
+            (layer.distance, layer.uniform_distance, UNIFORM_2X3),
+            (layer.entropy, layer.uniform_entropy, log(tokens)),
+            (layer.prefix, (1 + registers) / tokens, (1 + registers) / tokens),
+        ):
+            alike(value, [expected, expected])
+            alike(uniform, expected)
+        alike(layer.diagonal, sqrt(13))
+        alike(layer.relative_entropy, [1, 1])
+
+
+def test_attention_to_one_patch():
+    scores = torch.full((1, 1, 2, 6), -1e4)
+    scores[..., 0, 5] = scores[..., 1, 0] = 0
+    places = torch.tensor([[0.0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
+    found = spread(scores, torch.cdist(places[:2], places))
+    alike(found[:, 0, 0], [[sqrt(5), 1], [0, 0], [0, 0]])
+
+
+def test_what_goes_to_the_prefix_is_left_out_of_distances_alone():
+    scores = torch.full((1, 1, 1, 4), -1e4)
+    scores[..., 0] = scores[..., 2] = 0  # half to the class token, half to the second patch
+    found = spread(scores, torch.tensor([[0.0, 3.0, 5.0]]), prefix=1).flatten()
+    alike(found, [3, log(2), 0.5])
+
+
+def test_shifted_windows_see_across_no_seam():
+    straight, shifted = measure_attention(blind(swin()), [torch.randn(2, 3, 16, 16)]).layers
+    alike(straight.distance, [UNIFORM_2X2] * 2)
+    alike(straight.entropy, [log(4)] * 2)
+    # shifted by 1, the window in the middle is whole, the 4 at the sides hold twice 2 tokens, that at the corners 4
+    # single ones
+    alike(shifted.distance, [(4 * UNIFORM_2X2 + 8 * 0.5 + 4 * 0) / 16] * 2)
+    alike(shifted.entropy, [(4 * log(4) + 8 * log(2) + 4 * 0) / 16] * 2)
+    for layer in (straight, shifted):
+        assert (layer.queries, layer.grid, layer.stride, layer.windowed) == (32, (2, 2), 4, True)
+        alike([layer.uniform_distance, layer.uniform_entropy], [layer.distance[0], layer.entropy[0]])
+
+
+def test_what_fills_windows_up_neither_looks_nor_is_seen():
+    straight, _ = measure_attention(blind(swin()), [torch.randn(2, 3, 12, 12)]).layers  # 3 x 3 tokens
+    assert straight.queries == 18
+    alike(straight.distance, [(4 * UNIFORM_2X2 + 4 * 0.5 + 0) / 9] * 2)
+    alike(straight.entropy, [(4 * log(4) + 4 * log(2) + 0) / 9] * 2)
+
+
+def test_stages_have_strides_of_their_own():
+    model = swin(depths=(1, 1), heads=(2, 2), window_size=8)
+    found = measure_attention(model, [torch.randn(1, 3, 24, 32)]).layers
+    assert [(layer.stride, layer.grid, layer.queries) for layer in found] == [(4, (6, 8), 48), (8, (3, 4), 12)]
+
+
+def test_some_queries_stand_for_all(monkeypatch):
+    model, images = vit(), torch.randn(2, 3, 64, 64)
+    every, some, same, other = (
+        measure_attention(model, [images], queries=queries, seed=seed).layers[0]
+        for queries, seed in ((16, 0), (4, 0), (4, 0), (4, 1))
+    )
+    assert (every.queries, some.queries) == (32, 8)
+    assert some.distance.tolist() == same.distance.tolist() != other.distance.tolist()
+    assert abs(some.uniform_distance - every.uniform_distance) < 0.5
+    monkeypatch.setattr("ropevit.analysis.watching.HELD", 1)  # a row at a time
+    alike(measure_attention(model, [images]).layers[0].entropy, every.entropy)
+
+
+def test_a_model_is_left_as_it_was():
+    model = vit().train()
+    measure_attention(model, [torch.randn(1, 3, 32, 32)])
+    assert model.training
+    with pytest.raises(ValueError, match=r"got images of \[\(32, 32\), \(32, 32\)\] pixels"):
+        measure_attention(model, [torch.randn(1, 3, 32, 32)] * 2)
+    with pytest.raises(ValueError, match="at least one batch"):
+        measure_attention(model, [])
+    with pytest.raises(ValueError, match="got queries=0"):
+        measure_attention(model, [torch.randn(1, 3, 32, 32)], queries=0)
+    with pytest.raises(ValueError, match="got Linear; attention is measured in a ViT or Swin"):
+        measure_attention(torch.nn.Linear(2, 2), [torch.randn(1, 3, 32, 32)])
+
+
+def test_the_windows_of_a_swin_grow_with_the_image():
+    model = swin(position="rope_axial_rpb")
+    assert at_size(model, 16, 16) is model
+    assert at_size(vit(), 128, 64).config.img_size == (64, 64)
+    larger = at_size(model, 40, 16)
+    assert (larger.config.window_size, larger.config.trained_grid) == (5, (2, 2))
+    assert torch.equal(larger.layers[0].blocks[1].attn.qkv.weight, model.layers[0].blocks[1].attn.qkv.weight)
+
+
+def subject(model, size, images=2):
+    return Subject(
+        model=model, label="mine", trained_size=(size, size), images=torch.randn(images, 3, 2 * size, 2 * size)
+    )
+
+
+def test_figures_have_a_panel_a_size_and_one_that_compares():
+    for module in (distance, entropy):
+        made = module.make(subject(vit(), 64), FigureOptions(sizes=(96, 128)))
+        titles = [axes.get_title() for axes in made.figure.axes]
+        assert titles == ["64 x 64 pixels", "96 x 96 pixels", "128 x 128 pixels", "mean of heads at all sizes"]
+        assert made.figure.get_suptitle() == f"{module.TITLE} of mine"
+        assert "16 at 64 x 64, 36 at 96 x 96, 64 at 128 x 128" in made.figure.get_supxlabel().replace("\n", " ")
+        assert len(made.rows) == 3 * 2 * 2
+        heads = [line for line in made.figure.axes[1].lines if line.get_linestyle() == "None"]
+        key = {distance: "distance_patches", entropy: "entropy_nats"}[module]
+        drawn = [value for line in heads for value in line.get_ydata()]
+        assert drawn == [row[key] for row in made.rows if row["height"] == 96]
+
+
+def test_rows_give_patches_pixels_and_shares():
+    made = distance.make(subject(swin(depths=(1, 1), heads=(2, 2), window_size=4), 16), FigureOptions())
+    assert {row["height"] for row in made.rows} == {16, 32}
+    for row in made.rows:
+        alike(row["distance_pixels"], row["distance_patches"] * {"layers.0": 4, "layers.1": 8}[row["layer"][:8]])
+        alike(row["distance_of_diagonal"], row["distance_patches"] / np.hypot(row["grid_rows"], row["grid_columns"]))
+    made = entropy.make(subject(vit(), 64), FigureOptions(sizes=(64,)))
+    for row in made.rows:
+        alike(row["effective_tokens"], np.exp(row["entropy_nats"]))
+        alike(row["entropy_of_uniform"], row["entropy_nats"] / log(17))
+
+
+def test_attention_without_images_is_refused():
+    without = Subject(model=vit(), label="mine", trained_size=(64, 64))
+    with pytest.raises(ValueError, match="got no images, on which attention is measured"):
+        distance.make(without, FigureOptions())
+
+
+def test_images_are_resized_once_for_each_size():
+    images = torch.rand(1, 3, 32, 32)
+    small, same = resized(images, [16, (32, 32)])
+    assert small.shape == (1, 3, 16, 16)
+    assert same is images
