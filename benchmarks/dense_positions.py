@@ -23,7 +23,7 @@ from ropevit.tasks.common.drawing import figure_bytes, mark_training, tidy
 
 from ropevit.cli import main as ropevit
 from ropevit.data.tiny import GROUND, SHAPES, make_tiny
-from ropevit.tasks.common.positions import LABELS, STYLES
+from ropevit.models.positions import LABELS, STYLES
 
 POSITIONS = ("ape", "rope_axial", "rope_mixed")
 

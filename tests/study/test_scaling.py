@@ -5,13 +5,13 @@ import json
 import pytest
 
 from ropevit.models import POSITION_EMBEDDINGS, SWIN_EMBEDDINGS
+from ropevit.models.positions import LABELS, STYLES
 from ropevit.study.config import FAMILIES, StudyConfig
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.report import conclusions, score_table
 from ropevit.study.results import conclude, panel_results, verdict
 from ropevit.study.train import train
-from ropevit.tasks.common.positions import LABELS, STYLES
 from ropevit.weights import load_model
 
 

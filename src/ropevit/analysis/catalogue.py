@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ropevit.analysis import frequencies, phases, reconstruction, response
+from ropevit.analysis import (
+    distance,
+    entropy,
+    extrapolation,
+    frequencies,
+    phases,
+    reconstruction,
+    response,
+)
 from ropevit.analysis.subject import Analysis, FigureOptions, Made, Subject
 
 __all__ = ["ANALYSES", "Analysis", "FigureOptions", "Made", "Outcome", "Subject", "attempt", "choose"]
@@ -16,6 +24,9 @@ ANALYSES: dict[str, Analysis] = {
         "reconstruction": reconstruction,
         "response": response,
         "phases": phases,
+        "distance": distance,
+        "entropy": entropy,
+        "extrapolation": extrapolation,
     }.items()
 }
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import Grid, body, trained_grid
 from ropevit.models.architectures import Config
 from ropevit.models.registry import paper_window
@@ -76,6 +77,8 @@ class FigureOptions:
     """Sizes of square images in pixels; none for each figure's own."""
     points: tuple[tuple[int, int], ...] = POINTS
     """Points to be rebuilt of waves: (x, y) in patches from the query."""
+    evaluations: Evaluations | None = None
+    """What was measured at several sizes; None where nothing was."""
 
 
 class Made(NamedTuple):

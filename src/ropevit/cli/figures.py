@@ -1,28 +1,35 @@
 """`ropevit figures`."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from ropevit.analysis.catalogue import ANALYSES, FigureOptions, Outcome, Subject, attempt, choose
+from ropevit.analysis import extrapolation
+from ropevit.analysis.catalogue import ANALYSES, FigureOptions, Made, Outcome, Subject, attempt, choose
+from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import body
 from ropevit.analysis.subject import POINTS, Rows
+from ropevit.cli.evaluations import MEASURED, ScoreOptions, measure
 from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, random_subject
 from ropevit.drawing import save_figure
 from ropevit.extras import require
 from ropevit.models import set_scaling
-from ropevit.tasks.common.eval_config import SIZES, Flag
+from ropevit.tasks.common.eval_config import SIZES, ClassifierOptions, EvalConfig, Flag
 from ropevit.tasks.common.kept import Which
 from ropevit.tasks.common.measured import to_csv
 from ropevit.tasks.common.outputs import check_out
+from ropevit.tasks.compare import read_evaluations
 from ropevit.weights.saving import write_atomically
 
 #: Value of `name` that stands for all figures.
 ALL = "all"
+#: The figure that draws scores, which are read or measured.
+EXTRAPOLATION = "extrapolation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +52,39 @@ class FiguresConfig:
     """Images for the figures that need some: a file, a folder (its val part, if it has one), or the embedded ones.
     If left out, the embedded ones for a model that was trained on them."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()
-    """Sizes of square images in pixels, with commas or spaces between them; 2 and 4 times the training's if none."""
+    """Sizes of square images in pixels, with commas or spaces between them; 2 and 4 times the training's if none.
+    `distance` and `entropy` measure at the training's size, too; if none are given, at that and twice it."""
     points: Annotated[str, tyro.conf.arg(metavar="'X,Y X,Y'")] = " ".join(f"{x},{y}" for x, y in POINTS)
     """Points that `reconstruction` rebuilds, in patches from the query."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder to write; must not exist, or be empty; runs/figures/MODEL-NAME if left out."""
+    scores: tyro.conf.OmitArgPrefixes[ScoreOptions] = field(default_factory=ScoreOptions)
 
     def __post_init__(self):
         choose(self.name)
         self.options()
         if self.random and (self.model is None or self.checkpoint is not None):
             raise ValueError("got --random; it takes --model NAME, and no --checkpoint")
-        if not self.random and self.model is None and self.checkpoint is None:
+        self.check_scores()
+        if not self.random and self.model is None and self.checkpoint is None and not self.scores_alone:
             raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a file")
+
+    def check_scores(self) -> None:
+        """Refuse scores, or a model, that no figure would look at."""
+        given = self.scores.given
+        if len(given) > 1:
+            raise ValueError("got --evals and --data; draw what was measured, or measure: leave one out")
+        if given and self.name not in (EXTRAPOLATION, ALL):
+            raise ValueError(f"got {given[0]} for {self.name}; it is for {EXTRAPOLATION} and {ALL}: leave it out")
+        if self.scores_alone and (self.random or self.model is not None or self.checkpoint is not None):
+            raise ValueError("got a model with --evals; evaluations know what they measured: leave it out")
+        if self.random and self.scores.data is not None:
+            raise ValueError("got --random with --data; random weights have no scores worth a figure: leave one out")
+
+    @property
+    def scores_alone(self) -> bool:
+        """Whether evaluations are all that is drawn, so that no model is needed."""
+        return self.name == EXTRAPOLATION and bool(self.scores.evals)
 
     def options(self) -> FigureOptions:
         """Give what is chosen about the figures."""
@@ -75,18 +102,23 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
       ropevit figures all --checkpoint runs/study/runs/zoom-rope_mixed-seed0/model.safetensors
       ropevit figures frequencies --model rope_mixed_deit_small_patch16_LS
       ropevit figures frequencies --model swin_rope_axial_tiny_patch4_window7_224 --random --out axial
+      ropevit figures distance --model rope_mixed_deit_small_patch16_LS --images photos --sizes 224,448
+      ropevit figures extrapolation --evals runs/eval/mixed runs/eval/axial
     """
     require("matplotlib", "figures")  # now, not after the weights
     console = Console()
     if config.out is not None:
         check_out(config.out)
+    if config.scores_alone:
+        draw_scores(config, console)
+        return
     with console.status("loading the model"):
         subject = find(config)
     out = config.out or Path("runs/figures") / f"{file_name(subject.label)}-{config.name}"
     check_out(out)
-    for outcome in draw(config, subject, console):
-        for path in write(outcome, out):
-            console.print(f"wrote {path}", soft_wrap=True, markup=False, highlight=False)
+    evaluations = find_scores(config, out, console)
+    for outcome in draw(config, subject, evaluations, console):
+        show(write(outcome, out), console)
         if outcome.note:
             line = f"left out {outcome.analysis.name}: {outcome.note}"
             console.print(line, soft_wrap=True, markup=False, highlight=False)
@@ -110,9 +142,35 @@ def find(config: FiguresConfig) -> Subject:
     return replace(subject, images=load_images(place, look, size))
 
 
-def draw(config: FiguresConfig, subject: Subject, console: Console) -> list[Outcome]:
+def find_scores(config: FiguresConfig, out: Path, console: Console) -> Evaluations | None:
+    """Read the scores that are drawn, or measure them."""
+    if config.scores.evals:
+        return read_evaluations(config.scores.evals)
+    if config.scores.data is None:
+        return None
+    same = {name: getattr(config, name) for name in ("model", "checkpoint", "which", "sizes")}
+    rules = ClassifierOptions(scaling=config.scaling)
+    return measure(EvalConfig(data=config.scores.data, out=out / MEASURED, classifier=rules, **same), console)
+
+
+def draw_scores(config: FiguresConfig, console: Console) -> None:
+    """Draw evaluations, without looking at their models."""
+    out = config.out or Path("runs/figures") / EXTRAPOLATION
+    check_out(out)
+    data = read_evaluations(config.scores.evals)
+    made = Made(extrapolation.draw(data), extrapolation.rows(data))
+    show(write(Outcome(ANALYSES[EXTRAPOLATION], made), out), console)
+
+
+def show(paths: Sequence[Path], console: Console) -> None:
+    """Say what was written."""
+    for path in paths:
+        console.print(f"wrote {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+def draw(config: FiguresConfig, subject: Subject, evaluations: Evaluations | None, console: Console) -> list[Outcome]:
     """Make the figures that are asked for; one that is asked for alone and cannot be had is an error."""
-    chosen, options = choose(config.name), config.options()
+    chosen, options = choose(config.name), replace(config.options(), evaluations=evaluations)
     if len(chosen) == 1:
         with console.status(f"drawing {chosen[0].name}"):
             return [Outcome(chosen[0], chosen[0].make(subject, options))]

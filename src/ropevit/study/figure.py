@@ -5,8 +5,8 @@ from typing import Any
 
 from ropevit.drawing import RC, mark_training, tidy
 from ropevit.extras import require
+from ropevit.models.positions import STYLES
 from ropevit.study.results import Curve, PanelResult
-from ropevit.tasks.common.positions import STYLES
 
 #: Strokes of the rules, in the order in which they come, then again from the first.
 STROKES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ropevit.models.positions import LABELS
 from ropevit.study.config import StudyConfig
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.positions import LABELS
 
 PANEL_TEXT = {
     "field": (

@@ -13,9 +13,9 @@ from torch import Tensor
 from ropevit.data.canvas import paint
 from ropevit.data.crops import normalise, resample
 from ropevit.data.streams import stream
+from ropevit.models.positions import LABELS
 from ropevit.models.vit import ViT
 from ropevit.study.panels import FieldPanel, Panel, ZoomPanel
-from ropevit.tasks.common.positions import LABELS
 
 #: Colours of labels: background first, then told apart as well as that many colours can be.
 #: Source: Okabe and Ito 2008, and Tableau's ten colours for more labels.

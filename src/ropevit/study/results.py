@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ropevit.tasks.common.positions import LABELS
+from ropevit.models.positions import LABELS
 
 #: Seeds from which on "every seed of one above every seed of the other" is worth saying: by chance alone it happens
 #: to two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.

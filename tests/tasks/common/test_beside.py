@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ropevit.tasks.common.eval_config import read_ratios
-from ropevit.tasks.common.evaluation import Plan, read_curve
+from ropevit.tasks.common.evaluation import read_curve
 from ropevit.tasks.common.measured import Results, parse_row
 from ropevit.tasks.detect.evaluate import Row
 
@@ -35,11 +35,7 @@ def other(tmp_path):
 
 
 def read(folder, **changes):
-    plan = Plan(
-        **{"name": "mixed", "weights": "", "model": None, "position": "rope_mixed", "trained_at": 64, "data": ""},
-        **{"how": "", "metric": "AP", "fixed": {}, "names": {}, "row": Row, "sizes": (), "measure": lambda _: None},
-    )
-    return read_curve(folder, plan, settings("mixed", "rope_mixed", **changes))
+    return read_curve(folder, Row, settings("mixed", "rope_mixed", **changes))
 
 
 def test_a_curve_is_read_with_its_embedding(other):

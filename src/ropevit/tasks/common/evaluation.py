@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from ropevit.analysis.curves import Curve, Evaluations, draw_curves
 from ropevit.drawing import figure_bytes
 from ropevit.extras import require
 from ropevit.machine import environment
 from ropevit.models.published import Figure
-from ropevit.tasks.common.curve import Curve, draw_curves
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.measured import CURVE, Results, Row, read_rows, read_settings
 from ropevit.tasks.common.processes import Channel, choose_cpu, leave
@@ -176,7 +176,7 @@ def measure_all(plan: Plan, site: Site) -> list[Any]:
         ValueError: If the directory, or one to be drawn beside it, does not allow it.
     """
     settings = describe(plan, site)
-    beside = site.channel.first(lambda: [read_curve(folder, plan, settings) for folder in site.config.beside])
+    beside = site.channel.first(lambda: [read_curve(folder, plan.row, settings) for folder in site.config.beside])
     out = site.config.out or Path("runs/eval") / plan.name
     results = site.channel.first(lambda: Results(out, settings, plan.names, plan.row, site.config.resume))
     rows = list(results.rows)
@@ -226,37 +226,39 @@ def describe(plan: Plan, site: Site) -> dict[str, Any]:
 def draw(results: Results, plan: Plan, beside: Sequence[Curve]) -> None:
     """Draw the curve of what was measured, beside the paper's, if it has one, and those of other evaluations."""
     points = {row.size: row.scores[plan.metric] for row in results.rows}
-    own = Curve(name=plan.name, position=plan.position, points=points, trained_at=plan.trained_at)
-    figure = draw_curves([own, *beside], plan.metric, f"{plan.metric} on {plan.data}", plan.paper)
+    own = Curve(name=plan.name, position=plan.position, points=points, trained_at=plan.trained_at, paper=plan.paper)
+    title = f"{plan.metric} on {plan.data}"
+    figure = draw_curves(Evaluations(curves=(own, *beside), metric=plan.metric, title=title))
     results.write_bytes(CURVE, figure_bytes(figure, "png"))
 
 
-def read_curve(folder: Path, plan: Plan, settings: Mapping[str, Any]) -> Curve:
+def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: str = "--beside") -> Curve:
     """Read the curve of another evaluation.
 
     Args:
         folder: Its directory.
-        plan: What is measured now.
-        settings: The same, written down.
+        kind: What rows are.
+        settings: What it is to stand beside, as written down there.
+        option: Which option names the directory.
 
     Raises:
         ValueError: If there is none, or something else was measured.
     """
-    advice = "leave it out of --beside"
+    advice, metric = f"leave it out of {option}", settings["config"]["metric"]
     found, own = read_settings(folder, advice), settings["config"]
-    theirs = found["config"]
+    theirs, ours = found["config"], "this evaluation" if option == "--beside" else "the first one"
     for key in SAME:
         if theirs.get(key) != own.get(key):
             raise ValueError(
-                f"{folder} says {key}: {theirs.get(key)!r}, this evaluation {own.get(key)!r}; only the same measure on "
-                f"the same data stands beside one another: {advice}"
+                f"{folder} says {key}: {theirs.get(key)!r}, {ours} {own.get(key)!r}; only the same measure on the "
+                f"same data stands beside one another: {advice}"
             )
-    rows = read_rows(folder, plan.row)
+    rows = read_rows(folder, kind)
     if not rows:
         raise ValueError(f"{folder} has not measured anything yet; {advice}")
     others = [key for key in {**own, **theirs} if key not in UNSAID and theirs.get(key) != own.get(key)]
     name = ", ".join([found["model"]["name"], *(f"{key} {theirs.get(key)}" for key in others)])
-    points = {row.size: row.scores[plan.metric] for row in rows}
+    points = {row.size: row.scores[metric] for row in rows}
     return Curve(name=name, position=found["model"]["position"], points=points, trained_at=found["model"]["trained_at"])
 
 

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
+from ropevit.analysis.curves import Curve, Evaluations, draw_curves, styles, ticks
 from ropevit.drawing import figure_bytes
+from ropevit.models.positions import LABELS, STYLES
 from ropevit.models.published import curve as published
-from ropevit.tasks.common.curve import Curve, draw_curves, styles, ticks
-from ropevit.tasks.common.positions import LABELS, STYLES
 
 
 def made(name, position, trained_at=800):
@@ -20,7 +22,7 @@ def test_each_position_embedding_has_its_colour_and_a_second_of_the_same_another
 
 def test_the_legend_names_embedding_and_model_and_training_sizes_are_marked():
     curves = [made("detector", "rope_mixed"), made("old", "ape", 640), made("new", "mine")]
-    figure = draw_curves(curves, "AP", "AP on coco/val", {})
+    figure = draw_curves(Evaluations(curves=tuple(curves), metric="AP", title="AP on coco/val"))
     (axes,) = figure.axes
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.texts] == ["RoPE-Mixed: detector", "absolute (APE): old", "mine: new"]
@@ -31,11 +33,19 @@ def test_the_legend_names_embedding_and_model_and_training_sizes_are_marked():
     assert figure_bytes(figure, "png").startswith(b"\x89PNG")
 
 
-def test_the_papers_curve_is_drawn_after_what_was_measured():
-    figure = draw_curves([made("small", "ape", 224)], "top-1", "", published("deit_small_patch16_LS"))
+def test_the_papers_curve_of_each_model_is_dashed_in_its_colour_and_named_once():
+    names = {"ape": "deit_small_patch16_LS", "rope_mixed": "rope_mixed_deit_small_patch16_LS"}
+    curves = [replace(made("small", position, 224), paper=published(name)) for position, name in names.items()]
+    figure = draw_curves(Evaluations(curves=(*curves, made("mine", "none", 224)), metric="top-1", title=""))
     texts = [text.get_text() for text in figure.legends[0].texts]
-    assert texts[0] == "absolute (APE): small"
-    assert texts[1].startswith("the paper")
+    assert [text.split(",")[0] for text in texts] == [
+        *("absolute (APE): small", "RoPE-Mixed: small", "no position embedding: mine", "the paper"),
+    ]
+    (axes,) = figure.axes
+    drawn = [container.lines[0] for container in axes.containers]
+    assert [line.get_color() for line in drawn] == [STYLES[position][0] for position in names]
+    for line, name in zip(drawn, names.values(), strict=True):
+        assert dict(line.get_xydata()) == {size: figure.percent for size, figure in published(name).items()}
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """The curves of evaluations: a score against test size."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle, product
 from typing import Any
 
 from ropevit.drawing import RC, mark_training, tidy
 from ropevit.extras import require
+from ropevit.models.positions import LABELS, STYLES
 from ropevit.models.published import DRAWN, SOURCE, Figure
-from ropevit.tasks.common.positions import LABELS, STYLES
 
 #: Colour of the paper's figures.
 PAPER = "#777777"
@@ -28,9 +28,11 @@ class Curve:
     position: str
     """Its position embedding, such as `rope_mixed`."""
     points: Mapping[int, float]
-    """Score in percent by test size in pixels."""
+    """Score in percent by test size in pixels; empty where the paper's figures are all that there is."""
     trained_at: int
     """The test size in training, in pixels."""
+    paper: Mapping[int, Figure] = field(default_factory=dict)
+    """The paper's figures for the same model, by size; empty if there are none."""
 
     @property
     def label(self) -> str:
@@ -38,16 +40,25 @@ class Curve:
         return f"{LABELS.get(self.position, self.position)}: {self.name}"
 
 
-def draw_curves(curves: Sequence[Curve], metric: str, title: str, paper: Mapping[int, Figure]) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Evaluations:
+    """What was measured of one or several models, with the same score on the same data."""
+
+    curves: tuple[Curve, ...]
+    metric: str
+    """What the score is called."""
+    title: str
+    """On what it was measured."""
+
+
+def draw_curves(data: Evaluations) -> Any:
     """Draw a score against test size, with the paper's curve dashed where there is one.
 
     Each position embedding has its colour, which is the same in all figures; a second curve of the same has another.
+    The paper's curve of a model has the colour of that model.
 
     Args:
-        curves: What was measured; the first has the first choice of colours.
-        metric: What the score is called.
-        title: On what it was measured.
-        paper: The paper's figures by size; empty if there are none.
+        data: What was measured; the first has the first choice of colours.
 
     Returns:
         A `matplotlib.figure.Figure`, which belongs to no window.
@@ -55,7 +66,7 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str, paper: Mapping
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    matplotlib = require("matplotlib", "figures")
+    matplotlib, curves = require("matplotlib", "figures"), data.curves
     with matplotlib.rc_context(RC):
         figure = require("matplotlib.figure", "figures").Figure(figsize=(6.2, 4.8), layout="constrained")
         axes = figure.subplots()
@@ -65,13 +76,14 @@ def draw_curves(curves: Sequence[Curve], metric: str, title: str, paper: Mapping
         for curve, (colour, marker) in zip(curves, styles([curve.position for curve in curves]), strict=True):
             sizes = sorted(curve.points)
             values = [curve.points[size] for size in sizes]
-            axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=curve.label)
-        if paper:
-            draw_paper(axes, paper)
+            if sizes:
+                axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=curve.label)
+            draw_paper(axes, curve, colour)
+        name_paper(axes, [figure for curve in curves for figure in curve.paper.values()])
         axes.set_xlabel("test size (pixels)")
-        axes.set_ylabel(f"{metric} (%)")
-        tidy(axes, ticks({*paper, *(size for curve in curves for size in curve.points)}))
-        figure.legend(loc="outside upper left", frameon=False, fontsize=9, title=title, alignment="left")
+        axes.set_ylabel(f"{data.metric} (%)")
+        tidy(axes, ticks({size for curve in curves for size in (*curve.paper, *curve.points)}))
+        figure.legend(loc="outside upper left", frameon=False, fontsize=9, title=data.title, alignment="left")
     return figure
 
 
@@ -98,13 +110,23 @@ def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield style
 
 
-def draw_paper(axes: Any, paper: Mapping[int, Figure]) -> None:
-    """Draw the paper's figures, with bars for how well they are known, and name their source."""
-    values = [figure.percent for figure in paper.values()]
-    within = [figure.within if figure.source == DRAWN else 0 for figure in paper.values()]
+def draw_paper(axes: Any, curve: Curve, colour: str) -> None:
+    """Draw the paper's figures of a model, with bars for how well they are known."""
+    if not curve.paper:
+        return
+    values = [figure.percent for figure in curve.paper.values()]
+    within = [figure.within if figure.source == DRAWN else 0 for figure in curve.paper.values()]
+    style = {"color": colour, "linestyle": "--", "linewidth": 1, "marker": ".", "alpha": 0.8}
+    axes.errorbar(list(curve.paper), values, within, capsize=2, **style)
+    if not curve.points:
+        axes.plot([], [], label=curve.label, **style)
+
+
+def name_paper(axes: Any, figures: Sequence[Figure]) -> None:
+    """Say in the legend what is dashed, and where it comes from."""
+    if not figures:
+        return
     label = f"the paper, on ImageNet-1k val\n({SOURCE}"
-    if any(figure.source == DRAWN for figure in paper.values()):
+    if any(figure.source == DRAWN for figure in figures):
         label += f";\nbars: {DRAWN}"
-    label += ")"
-    style = {"color": PAPER, "linestyle": "--", "linewidth": 1, "marker": ".", "capsize": 2}
-    axes.errorbar(list(paper), values, within, label=label, **style)
+    axes.plot([], [], color=PAPER, linestyle="--", linewidth=1, marker=".", label=f"{label})")

@@ -1,0 +1,77 @@
+import csv
+import json
+from functools import partial
+
+import pytest
+
+import ropevit
+from ropevit.cli import main
+from ropevit.models import ViT, ViTConfig
+from ropevit.tasks.common.eval_config import EvalConfig
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    config = ViTConfig(position="ape", width=16, depth=1, heads=2, patch_size=8, img_size=(16, 16), num_classes=3)
+    return str(ropevit.save_model(tmp_path / "own.safetensors", ViT(config), classes=["blue", "green", "red"]))
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_extrapolation_measures_a_model_and_draws_evaluations(checkpoint, my_images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ropevit.cli.figures.EvalConfig", partial(EvalConfig, workers=0, device="cpu"))  # quick
+    given = ["--checkpoint", checkpoint, "--data", str(my_images), "--sizes", "8,16", "--scaling", "ntk"]
+    with pytest.raises(SystemExit):
+        main(["figures", "extrapolation", *given, "--out", str(tmp_path / "no")])  # no rotation, no rules
+    main(["figures", "extrapolation", *given[:-2], "--out", str(tmp_path / "measured")])
+    assert "8 px: top-1" in capsys.readouterr().out
+    found = tmp_path / "measured"
+    assert {path.name for path in found.iterdir()} == {"eval", *(f"extrapolation.{x}" for x in ("png", "svg", "csv"))}
+    main(["figures", "extrapolation", "--evals", str(found / "eval"), "--out", str(tmp_path / "read")])
+    rows = read(tmp_path / "read" / "extrapolation.csv")
+    assert rows == read(found / "extrapolation.csv")
+    scores = {row["size"]: row["top1"] for row in read(found / "eval" / "eval.csv")}
+    assert {row["size"]: row["measured"] for row in rows} == scores
+    assert json.loads((found / "eval" / "eval.json").read_text())["config"].get("scaling") is None
+
+
+def test_attention_is_drawn_of_images_in_a_folder(checkpoint, my_images, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("1", "2"):
+        (images / f"{name}.png").write_bytes((my_images / "blue" / f"{name}.png").read_bytes())
+    given = ["--checkpoint", checkpoint, "--images", str(images), "--sizes", "24", "--out", str(tmp_path / "out")]
+    main(["figures", "distance", *given])
+    rows = read(tmp_path / "out" / "distance.csv")
+    assert {(row["height"], row["grid_rows"], row["images"]) for row in rows} == {("16", "2", "2"), ("24", "3", "2")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["distance", "--evals", "x"], "got --evals for distance; it is for extrapolation and all"),
+        (["entropy", "--data", "fashion"], "got --data for entropy"),
+        (["extrapolation", "--evals", "x", "--data", "fashion"], "got --evals and --data"),
+        (["extrapolation", "--evals", "x", "--model", "none_deit_tiny_patch16_LS"], "got a model with --evals"),
+        (["extrapolation", "--random", "--data", "x", "--model", "none_deit_tiny_patch16_LS"], "--random with --data"),
+        (["extrapolation", "--evals", "x"], "found no evaluation in x (no eval.json); leave it out of --evals"),
+        (["extrapolation"], "got neither --model nor --checkpoint"),
+        (
+            ["extrapolation", "--random", "--model", "none_deit_tiny_patch16_LS"],
+            "got no scores, and the paper has none",
+        ),
+        (["distance", "--random", "--model", "none_deit_tiny_patch16_LS"], "got no images"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["figures", *arguments, "--out", "out"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

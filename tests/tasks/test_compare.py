@@ -1,0 +1,61 @@
+import pytest
+
+from ropevit.data.imagenet import imagenet_classes
+from ropevit.models.published import curve
+from ropevit.tasks.classify.evaluate import Row
+from ropevit.tasks.common.measured import Results
+from ropevit.tasks.compare import read_evaluations
+
+SMALL = "rope_mixed_deit_small_patch16_LS"
+IMAGENET = dict(zip(map(str, range(1000)), imagenet_classes(), strict=True))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Give a function that writes an evaluation of a published model."""
+
+    def write(folder="mixed", model=SMALL, names=IMAGENET, scores=((224, 80.0), (384, 70.0)), **config):
+        fixed = {"metric": "top-1", "data": "imagenet/val", "fingerprint": folder, "images": 50_000, "real": None}
+        settings = {
+            "config": fixed | {"protocol": "paper", "crop": None} | config,
+            "model": {"name": folder, "model": model, "position": "rope_mixed", "trained_at": 224},
+        }
+        results = Results(tmp_path / folder, settings, names, Row, resume=False)
+        rest = {"images": 50_000, "skipped": 0, "images_per_second": 9.0, "peak_memory_gib": 1.0}
+        for size, score in scores:
+            row = Row(size=size, top1=score, top5=90.0, window=None, resize=size, crop=1.0, **rest)
+            results.add(row, [50.0] * len(names))
+        return tmp_path / folder
+
+    return write
+
+
+def test_evaluations_are_read_with_the_papers_figures_of_their_models(write):
+    found = read_evaluations([write(), write("own", model=None)])
+    assert (found.metric, found.title) == ("top-1", "top-1 on imagenet/val")
+    published, own = found.curves
+    assert (published.name, published.points, published.trained_at) == ("mixed", {224: 80.0, 384: 70.0}, 224)
+    assert published.paper == curve(SMALL)
+    assert (own.name, own.points, own.paper) == ("own", published.points, {})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"protocol": "timm"}, {"crop": 0.9}, {"real": "real.json"}, {"scaling": "ntk"}),
+        *({"names": {"0": "cat", "1": "dog"}}, {"model": "deit_tiny_patch16_LS"}),
+    ],
+)
+def test_what_the_paper_did_not_measure_so_stands_alone(write, changes):
+    (alone,) = read_evaluations([write(**changes)]).curves
+    assert not alone.paper
+
+
+def test_evaluations_that_do_not_fit_are_refused(write, tmp_path):
+    first = write()
+    with pytest.raises(ValueError, match=r"other says data: 'fashion/test', the first one 'imagenet/val'; .* --evals"):
+        read_evaluations([first, write("other", data="fashion/test")])
+    with pytest.raises(ValueError, match=r"found no evaluation in .*nowhere .no eval.json.; leave it out of --evals"):
+        read_evaluations([first, tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match="old does not say what was measured"):
+        read_evaluations([write("old", metric=None)])
