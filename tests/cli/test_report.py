@@ -1,28 +1,11 @@
 """The report in a real browser; skipped where no Chromium is installed."""
 
-import shutil
-
 import pytest
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture
-def page(finished):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: install one to see the report in a browser")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        shown = browser.new_page()
-        shown.asked, shown.errors = [], []
-        shown.on("request", lambda request: shown.asked.append(request.url))
-        shown.on("console", lambda message: shown.errors.append(message.text))
-        shown.on("pageerror", lambda error: shown.errors.append(str(error)))
-        shown.goto((finished / "report.html").as_uri())
-        yield shown
-        browser.close()
+def page(finished, open_page):
+    return open_page(finished / "report.html")
 
 
 def test_the_report_renders_without_errors_or_requests(page):

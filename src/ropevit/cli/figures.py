@@ -15,6 +15,7 @@ from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import body
 from ropevit.analysis.subject import POINTS, Rows
 from ropevit.cli.evaluations import MEASURED, ScoreOptions, measure
+from ropevit.cli.figures_page import write_page
 from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, random_subject
 from ropevit.drawing import save_figure
 from ropevit.extras import require
@@ -96,7 +97,8 @@ class FiguresConfig:
 def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
     """Draw what the rotation of a model does: a PNG, an SVG and a CSV of each figure.
 
-    `all` draws those that the model has.
+    `all` draws those that the model has, and writes figures.html: one page with all of them, and an explorer in which
+    layer, head and query can be picked.
 
     For example:
       ropevit figures all --checkpoint runs/study/runs/zoom-rope_mixed-seed0/model.safetensors
@@ -105,7 +107,8 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
       ropevit figures distance --model rope_mixed_deit_small_patch16_LS --images photos --sizes 224,448
       ropevit figures extrapolation --evals runs/eval/mixed runs/eval/axial
     """
-    require("matplotlib", "figures")  # now, not after the weights
+    for module in ("matplotlib", "jinja2"):
+        require(module, "figures")  # now, not after the weights
     console = Console()
     if config.out is not None:
         check_out(config.out)
@@ -114,14 +117,19 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         return
     with console.status("loading the model"):
         subject = find(config)
+    for size in config.sizes:
+        subject.grid_at(size)  # refuses it now, not after the first figures
     out = config.out or Path("runs/figures") / f"{file_name(subject.label)}-{config.name}"
     check_out(out)
     evaluations = find_scores(config, out, console)
-    for outcome in draw(config, subject, evaluations, console):
+    outcomes = draw(config, subject, evaluations, console)
+    for outcome in outcomes:
         show(write(outcome, out), console)
         if outcome.note:
             line = f"left out {outcome.analysis.name}: {outcome.note}"
             console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if config.name == ALL:
+        show([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
 
 
 def find(config: FiguresConfig) -> Subject:
@@ -171,7 +179,7 @@ def show(paths: Sequence[Path], console: Console) -> None:
 def draw(config: FiguresConfig, subject: Subject, evaluations: Evaluations | None, console: Console) -> list[Outcome]:
     """Make the figures that are asked for; one that is asked for alone and cannot be had is an error."""
     chosen, options = choose(config.name), replace(config.options(), evaluations=evaluations)
-    if len(chosen) == 1:
+    if config.name != ALL:
         with console.status(f"drawing {chosen[0].name}"):
             return [Outcome(chosen[0], chosen[0].make(subject, options))]
     outcomes = []

@@ -1,0 +1,74 @@
+"""The page that shows a model's analyses: one HTML file that needs nothing else."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from typing import NamedTuple
+
+import ropevit
+from ropevit.analysis.explorer import ExplorerData
+from ropevit.extras import require
+
+
+class Section(NamedTuple):
+    """One analysis in the page."""
+
+    name: str
+    """Short name, unique in the page: the verb that draws it."""
+    title: str
+    text: str
+    """What is drawn and how to read it; blank lines part paragraphs."""
+    svg: str | None = None
+    """The figure."""
+    note: str | None = None
+    """A line beside the figure, or in its place."""
+
+
+def render(
+    title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section], explorer: ExplorerData | str
+) -> str:
+    """Write the page.
+
+    Args:
+        title: Heading, such as the model's name.
+        facts: What the model is: pairs of a label and a value.
+        sections: Analyses, in the order of the page.
+        explorer: What the interactive part draws from, or a line that says why there is none.
+
+    Returns:
+        HTML with figures, styles and scripts inside; it loads nothing.
+
+    Raises:
+        ValueError: If jinja2 is not installed.
+    """
+    jinja2 = require("jinja2", "figures")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    markup = require("markupsafe", "figures").Markup
+    return environment.from_string(read("page.html.j2")).render(
+        title=title,
+        facts=facts,
+        sections=[(section, paragraphs(section.text), picture(section.svg)) for section in sections],
+        explorer=None if isinstance(explorer, str) else asdict(explorer),
+        missing=explorer,
+        style=markup(read("page.css")),
+        script=markup(read("explorer.js")),
+        version=ropevit.__version__,
+    )
+
+
+def read(name: str) -> str:
+    """Read a file that lies beside this one."""
+    return resources.files("ropevit.analysis").joinpath(name).read_text(encoding="utf-8")
+
+
+def paragraphs(text: str) -> list[str]:
+    """Split a text at its blank lines."""
+    return [part for part in text.split("\n\n") if part.strip()]
+
+
+def picture(svg: str | None) -> str | None:
+    """Write a figure as a data URI: in an `img`, nothing in it can act on the page."""
+    return None if svg is None else f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -1,0 +1,80 @@
+"""The page that `ropevit figures all` writes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import ropevit
+from ropevit.analysis.catalogue import Outcome, Subject
+from ropevit.analysis.explorer import ExplorerData, explorer
+from ropevit.analysis.layers import attention_layers
+from ropevit.analysis.page import Section, render
+from ropevit.models import SwinConfig
+from ropevit.weights.saving import write_atomically
+
+
+def write_page(
+    subject: Subject, outcomes: Sequence[Outcome], sizes: tuple[int, ...], checkpoint: str | None, out: Path
+) -> Path:
+    """Write figures.html beside the figures that it shows.
+
+    Args:
+        subject: The model.
+        outcomes: All figures, drawn and written, or why there are none.
+        sizes: Sizes of square images in pixels whose grids the explorer offers; 2 and 4 times the trained one if none.
+        checkpoint: What the user gave as weights.
+        out: The folder of the figures.
+
+    Returns:
+        The file.
+    """
+    sections = [section(outcome, out) for outcome in outcomes]
+    page = render(subject.label, facts(subject, checkpoint), sections, explore(subject, sizes))
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "figures.html"
+    write_atomically(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def explore(subject: Subject, sizes: tuple[int, ...]) -> ExplorerData | str:
+    """Collect what can be explored, or say why nothing can."""
+    try:
+        return explorer(subject.model, subject.larger_grids(sizes))
+    except ValueError as error:
+        return " ".join(str(error).split())
+
+
+def section(outcome: Outcome, out: Path) -> Section:
+    """Show a figure as it was written, or say why there is none."""
+    name, title, text, _ = outcome.analysis
+    svg = None if outcome.made is None else (out / f"{name}.svg").read_text(encoding="utf-8")
+    return Section(name, title, text, svg, outcome.note or None)
+
+
+def facts(subject: Subject, checkpoint: str | None) -> list[tuple[str, str]]:
+    """Say what the model is."""
+    config, (height, width) = subject.config, subject.trained_size
+    heads = [layer.heads for layer in attention_layers(subject.model)]
+    heads_text = f"{heads[0]}" if len(set(heads)) == 1 else f"{min(heads)} to {max(heads)}"
+    found = {
+        "Model": subject.name or subject.label,
+        "Position embedding": config.position + (f", theta {config.theta:g}" if config.rope else ""),
+        "Trained at": f"{height} x {width} pixels{grid_told(subject)}",
+        "Attention": f"{len(heads)} layers of {heads_text} heads",
+        "Rule for larger grids": config.scaling or "none" if config.rope else "",
+        "Parameters": f"{sum(parameter.numel() for parameter in subject.model.parameters()):,}",
+        "Weights": checkpoint or "",
+        "Versions": f"ropevit {ropevit.__version__}, PyTorch {torch.__version__}",
+    }
+    return [(label, value) for label, value in found.items() if value]
+
+
+def grid_told(subject: Subject) -> str:
+    """Say on which grid layers attend; nothing where they differ."""
+    try:
+        rows, columns = subject.trained_grid
+    except ValueError:
+        return ""
+    inside = "windows of {} x {} tokens" if isinstance(subject.config, SwinConfig) else "{} x {} patches"
+    return f", {inside.format(rows, columns)}"

@@ -1,0 +1,58 @@
+"""`ropevit figures all`: the page beside the figures."""
+
+import pytest
+
+from ropevit.analysis.catalogue import ANALYSES
+from ropevit.cli import main
+from ropevit.models import ViT, ViTConfig
+from ropevit.weights import save_model
+
+
+@pytest.fixture
+def write_page(tmp_path, capsys):
+    def run(position, *options):
+        model = ViT(ViTConfig(position=position, width=16, depth=2, heads=2, img_size=(48, 64), num_classes=3))
+        weights = save_model(tmp_path / "my model.safetensors", model, classes=["a", "b", "c"])
+        main(["figures", "all", "--checkpoint", str(weights), "--out", str(tmp_path / "out"), *options])
+        return tmp_path / "out/figures.html", capsys.readouterr().out
+
+    return run
+
+
+def test_all_figures_are_in_one_page_with_what_the_model_is(write_page, open_page):
+    path, printed = write_page("rope_mixed", "--sizes", "96")
+    assert f"wrote {path}" in printed
+    page = open_page(path)
+    assert page.errors == []
+    assert [url for url in page.asked if not url.startswith("data:")] == [page.url]
+    facts = page.inner_text(".facts")
+    for fact in (
+        "rope_mixed, theta 10",
+        "48 x 64 pixels, 3 x 4 patches",
+        "2 layers of 2 heads",
+        "my model.safetensors",
+    ):
+        assert fact in facts
+    for name, analysis in ANALYSES.items():
+        section = page.locator(f"#analysis-{name}")
+        assert section.locator("h2").inner_text() == analysis.title
+        drawn = (path.parent / f"{name}.svg").exists()
+        assert section.locator("img").count() == drawn
+        assert drawn or section.locator(".note").inner_text()
+    assert page.locator("#grid option").all_inner_texts() == ["3 × 4 (trained)", "6 × 6", "a size of your own"]  # noqa: RUF001
+
+
+def test_a_page_says_why_a_figure_is_missing(write_page):
+    path, printed = write_page("ape")
+    text = path.read_text()
+    assert "left out frequencies" in printed
+    assert "this figure is for models with RoPE" in text
+    assert "The explorer is left out: none of its 2 attention layers rotates" in text
+
+
+def test_sizes_that_patches_do_not_tile_are_refused_before_anything_is_drawn(write_page, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        write_page("rope_mixed", "--sizes", "97")
+    assert stop.value.code == 2
+    assert "97" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
