@@ -20,7 +20,7 @@ from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, rand
 from ropevit.drawing import save_figure
 from ropevit.extras import require
 from ropevit.models import set_scaling
-from ropevit.tasks.common.eval_config import SIZES, ClassifierOptions, EvalConfig, Flag
+from ropevit.tasks.common.eval_config import SIZES, EvalConfig, Flag
 from ropevit.tasks.common.kept import Which
 from ropevit.tasks.common.measured import to_csv
 from ropevit.tasks.common.outputs import check_out
@@ -156,9 +156,8 @@ def find_scores(config: FiguresConfig, out: Path, console: Console) -> Evaluatio
         return read_evaluations(config.scores.evals)
     if config.scores.data is None:
         return None
-    same = {name: getattr(config, name) for name in ("model", "checkpoint", "which", "sizes")}
-    rules = ClassifierOptions(scaling=config.scaling)
-    return measure(EvalConfig(data=config.scores.data, out=out / MEASURED, classifier=rules, **same), console)
+    same = {name: getattr(config, name) for name in ("model", "checkpoint", "which", "sizes", "scaling")}
+    return measure(EvalConfig(data=config.scores.data, out=out / MEASURED, **same), console)
 
 
 def draw_scores(config: FiguresConfig, console: Console) -> None:
