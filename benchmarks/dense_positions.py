@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from PIL import Image
-from ropevit.tasks.common.drawing import figure_bytes, mark_training, tidy
 
 from ropevit.cli import main as ropevit
 from ropevit.data.tiny import GROUND, SHAPES, make_tiny
+from ropevit.drawing import figure_bytes, mark_training, tidy
 from ropevit.models.positions import LABELS, STYLES
 
 POSITIONS = ("ape", "rope_axial", "rope_mixed")

@@ -123,7 +123,7 @@ def test_a_model_is_left_as_it_was():
         measure_attention(model, [])
     with pytest.raises(ValueError, match="got queries=0"):
         measure_attention(model, [torch.randn(1, 3, 32, 32)], queries=0)
-    with pytest.raises(ValueError, match="got Linear; attention is measured in a ViT or Swin"):
+    with pytest.raises(ValueError, match="got Linear; attention is measured in classifiers, a ViT or Swin"):
         measure_attention(torch.nn.Linear(2, 2), [torch.randn(1, 3, 32, 32)])
 
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 from functools import partial
 
 import pytest
@@ -22,7 +23,9 @@ def read(path):
 
 
 def test_extrapolation_measures_a_model_and_draws_evaluations(checkpoint, my_images, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("ropevit.cli.figures.EvalConfig", partial(EvalConfig, workers=0, device="cpu"))  # quick
+    monkeypatch.setattr(
+        sys.modules["ropevit.cli.figures"], "EvalConfig", partial(EvalConfig, workers=0, device="cpu")
+    )  # quick
     given = ["--checkpoint", checkpoint, "--data", str(my_images), "--sizes", "8,16", "--scaling", "ntk"]
     with pytest.raises(SystemExit):
         main(["figures", "extrapolation", *given, "--out", str(tmp_path / "no")])  # no rotation, no rules

@@ -91,13 +91,21 @@ def train(job: Job) -> dict[str, Any]:
     trim_log(job.folder / "log.jsonl", state.step)
     job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
     run_steps(state, job)
-    begin = time.perf_counter()
+    result = measured(state, job, known)
+    keep_model(state.model, job)
+    write_json(job.folder / "result.json", result)
+    return result
+
+
+def measured(state: State, job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure a trained model, without rules and with each, but for what is known already."""
+    settings, begin = job.panel.settings, time.perf_counter()
     scores = evaluate(state.model, job, known["scores"])
     scaled = {
         rule: evaluate_scaled(state.model, job, rule, scores, known["scaled"].get(rule, {}))
         for rule in rules_for(state.model, job)
     }
-    result = {
+    return {
         **asdict(job.run),
         "metric": job.panel.metric,
         "train_size": settings.train_size,
@@ -109,9 +117,6 @@ def train(job: Job) -> dict[str, Any]:
         "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
         "settings": settings.to_dict(),
     }
-    keep_model(state.model, job)
-    write_json(job.folder / "result.json", result)
-    return result
 
 
 def known_scores(job: Job, trained: bool) -> dict[str, Any]:

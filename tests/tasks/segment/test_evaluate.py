@@ -19,7 +19,7 @@ from ropevit.tasks.segment import evaluate as module
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.metric import confusion, segmentation_scores
-from ropevit.tasks.segment.segmenter import SegmenterInfo, load_segmenter
+from ropevit.tasks.segment.segmenter import SegmenterInfo, build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.weights.errors import WeightsError
@@ -164,10 +164,9 @@ def test_rules_count_from_the_grid_of_the_crops(place, tmp_path, monkeypatch):
 def test_rules_for_windows_are_refused():
     config = small_segmenter(model="swin_tiny", width=24, depth=None, heads=None)
     info = SegmenterInfo(config=config, classes=["a"], metadata={"crop": 64})
-    model = torch.nn.Linear(1, 1)
-    for wrong in (config, small_segmenter(window=2)):
+    for wrong in (config, small_segmenter(window=2, depth=8)):
         with pytest.raises(ValueError, match="with windows, which are as large as in training at any size"):
-            module.bend(model, replace(info, config=wrong), "yarn")
+            module.bend(build_segmenter(wrong, 1), replace(info, config=wrong), "yarn")
 
 
 def test_what_does_not_fit_is_refused(place, tmp_path):
