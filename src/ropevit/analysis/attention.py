@@ -95,7 +95,7 @@ def measure_attention(
 ) -> Attention:
     """Measure attention distance and entropy of every layer and head.
 
-    Distance: the mean over query patches and images of sum_k p(k|q) |k - q|, with p over patches alone: class and
+    Distance: the mean over query patches and images of sum_k p(k|q) d(k, q), with p over patches alone: class and
     register tokens are left out as queries and keys, and what goes to them is reported beside it. Entropy: the mean of
     -sum_k p(k|q) log p(k|q) over all tokens that a query patch sees. A Swin's heads are measured inside their windows.
 
