@@ -86,9 +86,14 @@ def test_rules_are_curves_of_their_own(results):
     assert len(panel.ranked(12)) == 4
     table = score_table(panel)
     assert [row["label"] for row in table["rows"]] == labels
-    lines = draw_curves([panel]).axes[0].get_lines()
-    strokes = {line.get_label(): line.get_linestyle() for line in lines}
-    assert [strokes[label] for label in labels] == ["-", "--", ":", "-"]
+    plots = draw_curves([panel]).axes
+    assert [axes.get_title().split("\n")[0] for axes in plots] == [
+        "zoom: as trained",
+        "zoom: measured with ntk",
+        "zoom: measured with yarn+log",
+    ]
+    shown = [axes.get_legend_handles_labels()[1] for axes in plots]
+    assert shown == [["RoPE-Golden", "absolute (APE)"], ["RoPE-Golden"], ["RoPE-Golden"]]
 
 
 def test_sentences_name_rules(results):

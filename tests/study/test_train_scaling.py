@@ -166,10 +166,15 @@ def test_trainings_with_rules_are_curves_named_in_table_figure_and_sentences(mak
         f"RoPE-Mixed, trained with {JITTER}, measured with ntk",
     ]  # fmt: skip
     assert [curve.label for curve in panel.curves] == labels
-    lines = draw_curves([panel]).axes[0].get_lines()
-    looks = {line.get_label(): (line.get_linestyle(), line.get_markerfacecolor()) for line in lines}
-    assert [looks[label][0] for label in labels] == ["-", "-", "--", ":", "-."]
-    assert [looks[label][1] == "white" for label in labels] == [False, False, False, True, True]
+    plots = draw_curves([panel]).axes
+    assert [axes.get_title().split("\n")[:-1] or axes.get_title() for axes in plots] == [
+        "zoom: as trained",
+        ["zoom: measured with ntk"],
+        [f"zoom: trained with {JITTER}"],
+        [f"zoom: trained with {JITTER}", "measured with ntk"],
+    ]
+    names = [axes.get_legend_handles_labels()[1] for axes in plots]
+    assert names == [labels[:2], ["RoPE-Mixed"], ["RoPE-Mixed"], ["RoPE-Mixed"]]
     told = " ".join(conclusions([panel], {"test_images": 300, "classes": ["a"]}))
     assert f"at 1.5x of it (12 px) RoPE-Mixed, trained with {JITTER} has the highest mean, 9.0" in told
     assert "does not show" in paper_order(panel)  # of the plain trainings, level at 12

@@ -1,18 +1,19 @@
-"""The curves of a study: score against test size, one panel beside the other."""
+"""The curves of a study: score against test size, one panel beside the other; rules apart."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from ropevit.drawing import RC, mark_training, tidy
 from ropevit.extras import require
-from ropevit.models.positions import STYLES
+from ropevit.models.positions import LABELS, STYLES
 from ropevit.study.results import Curve, PanelResult
 
-#: Strokes of the rules, in the order in which they come, then again from the first.
-STROKES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
+#: Rules of a training and of a measurement.
+Way = tuple[str | None, str | None]
+PLAIN: Way = (None, None)
 
-#: Entries of the legend in one row.
-LEGEND_COLUMNS = 6
+#: Entries of the legend in one row, for each column of plots.
+LEGEND_COLUMNS = 3
 
 #: What the larger test images of each panel hold.
 TITLES = {
@@ -22,7 +23,7 @@ TITLES = {
 
 
 def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
-    """Draw score against test size for each panel.
+    """Draw score against test size for each panel; with rules, one row a panel and one column for each way.
 
     Args:
         results: Panels of a study.
@@ -37,38 +38,61 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
     if not results:
         raise ValueError("got no panel with results; let at least one seed of every embedding finish first")
     matplotlib = require("matplotlib", "figures")
+    ways = list(dict.fromkeys(curve.variant for result in results for curve in result.curves))
+    rows, columns = (1, len(results)) if len(ways) == 1 else (len(results), len(ways))
+    size = (6.2 * columns, 4.8) if len(ways) == 1 else (4.4 * columns, 0.8 + 4.2 * rows)
+    cells = [(result, way) for result in results for way in ways]
     with matplotlib.rc_context(RC):
-        figure = require("matplotlib.figure", "figures").Figure(figsize=(6.2 * len(results), 4.8), layout="constrained")
-        plots = figure.subplots(1, len(results), squeeze=False)[0]
-        for axes, result in zip(plots, results, strict=True):
-            draw_panel(axes, result)
-        lines, texts = plots[0].get_legend_handles_labels()
-        figure.legend(lines, texts, loc="outside upper center", ncols=min(len(lines), LEGEND_COLUMNS), frameon=False)
+        figure = require("matplotlib.figure", "figures").Figure(figsize=size, layout="constrained")
+        plots = figure.subplots(rows, columns, squeeze=False, sharey="row" if len(ways) > 1 else False)
+        for axes, (result, way) in zip(plots.flat, cells, strict=True):
+            draw_panel(axes, result, way, alone=len(ways) == 1)
+        legend = {
+            text: line for axes in plots.flat for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        shown = min(len(legend), LEGEND_COLUMNS * columns)
+        figure.legend(legend.values(), legend, loc="outside upper center", ncols=shown, frameon=False)
         figure.supxlabel(caption or None, fontsize=8, color="#555555")
     return figure
 
 
-def draw_panel(axes: Any, result: PanelResult) -> None:
-    """Draw the curves of one panel, with a band of one standard deviation where there are several seeds."""
+def draw_panel(axes: Any, result: PanelResult, way: Way = PLAIN, alone: bool = True) -> None:
+    """Draw the curves of one panel that were trained and measured in one way; faintly, those without rules.
+
+    Args:
+        axes: Where to draw.
+        result: The panel.
+        way: Rules of the trainings and of the measurements.
+        alone: Whether there is no other way, and the title need not say it.
+    """
     mark_training(axes, result.train_size)
-    rules = list(dict.fromkeys(curve.variant for curve in result.curves if any(curve.variant)))
     for curve in result.curves:
-        draw_curve(axes, curve, STROKES[rules.index(curve.variant) % len(STROKES)] if any(curve.variant) else "-")
+        if curve.variant == way:
+            draw_curve(axes, curve)
+        elif curve.variant == PLAIN:
+            axes.plot(curve.sizes, curve.mean, color=STYLES[curve.embedding][0], linewidth=1, linestyle=":", alpha=0.6)
     seeds = len(result.seeds)
     spread = f"mean of {seeds} seeds, band ± 1 standard deviation" if seeds > 1 else "1 seed"
-    axes.set_title(f"{TITLES.get(result.panel, result.panel)}\n({spread})", fontsize=10)
+    title = f"{TITLES.get(result.panel, result.panel)}\n({spread})" if alone else f"{result.panel}: {named(way)}"
+    axes.set_title(title, fontsize=10)
     axes.set_xlabel("test size (pixels)")
     axes.set_ylabel(result.metric)
     tidy(axes, result.sizes)
 
 
-def draw_curve(axes: Any, curve: Curve, stroke: Any) -> None:
-    """Draw one embedding in its own colour and marker, hollow if trained with rules, and the stroke of its rules."""
+def named(way: Way) -> str:
+    """Say in words which rules a training and a measurement had."""
+    trained, measured = way
+    if way == PLAIN:
+        return "as trained"
+    parts = [f"trained with {trained}"] * (trained is not None) + [f"measured with {measured}"] * (measured is not None)
+    return "\n".join([*parts, "(dotted: without rules)"])
+
+
+def draw_curve(axes: Any, curve: Curve) -> None:
+    """Draw one embedding in its own colour and marker, with a band where there are several seeds."""
     colour, marker = STYLES[curve.embedding]
     mean, spread = curve.mean, curve.spread
-    look = {"color": colour, "marker": marker, "markersize": 5, "linestyle": stroke}
-    if curve.train_scaling is not None:
-        look["markerfacecolor"] = "white"
-    axes.plot(curve.sizes, mean, **look, label=curve.label)
+    axes.plot(curve.sizes, mean, color=colour, marker=marker, markersize=5, label=LABELS[curve.embedding])
     if len(curve.scores) > 1:
         axes.fill_between(curve.sizes, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
