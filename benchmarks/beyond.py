@@ -1,7 +1,7 @@
 """What extrapolates? Families of frequencies and rules for larger grids, from 1 to 4 times the training size.
 
     python benchmarks/beyond.py           # train and measure what is missing: three seeds, hours on two cores
-    python benchmarks/beyond.py --show    # print the tables of docs/scaling.md from results/beyond_*.json
+    python benchmarks/beyond.py --show    # print the tables of docs/scaling.md and draw its figures again
 
 Runs two studies on the untouched test images, of which it keeps the results:
 
@@ -18,6 +18,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ropevit.drawing import figure_bytes
+from ropevit.study.figure import draw_curves
+from ropevit.study.results import panel_results
 
 RESULTS = Path(__file__).parent / "results"
 COMMON = ["--embeddings", "rope_axial", "rope_mixed", "--families", "all", "--seeds", "3", "--resume"]
@@ -62,6 +66,13 @@ def show(panel: str) -> Iterator[str]:
         yield f"| `{embedding}` | {f'`{rule}`' if rule else '-'} | {' | '.join(cells)} |"
 
 
+def draw(panel: str) -> None:
+    """Draw the curves of a panel, each rule in a plot of its own."""
+    results = json.loads((RESULTS / f"beyond_{panel}.json").read_text(encoding="utf-8"))
+    figure = draw_curves(panel_results(results["runs"]))
+    (RESULTS / f"beyond_{panel}.png").write_bytes(figure_bytes(figure, "png"))
+
+
 def cell(scores: list[float], plain: list[float]) -> str:
     """Write mean and spread, and whether each seed is above plain RoPE-Mixed of that seed."""
     spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
@@ -79,6 +90,7 @@ def main() -> None:
         if not arguments.show:
             measure(panel)
         print("\n".join(show(panel)), end="\n\n")
+        draw(panel)
 
 
 if __name__ == "__main__":

@@ -47,10 +47,8 @@ FEW = ("", "pi", "ntk+log", "parts+log", "parts(slow=0.25,fast=1)+log")
 #: embeddings, seeds, rules of the training, rules of the test.
 GRIDS = [
     (("rope_mixed",), (100,), ("",), RULES),
-    (("rope_mixed",), (100,), ("jitter(rescale=2)", "jitter(rescale=1.5)"), FEW),
-    (("rope_axial",), (100,), ("",), FEW),
-    (("rope_mixed",), (101,), ("", "jitter(rescale=2)"), FEW),
-    (("rope_polar", "rope_golden"), (100,), ("",), FEW),
+    (("rope_mixed",), (100,), ("jitter(rescale=2)",), FEW),
+    (("rope_spiral",), (100,), ("",), ("", "log", "ntk+log", "parts+log")),
 ]
 
 
