@@ -168,7 +168,7 @@ def dinov3(layer: Layer) -> Rotate:
 def complex_numbers(layer: Layer) -> Rotate:
     """Multiply pairs, taken for complex numbers in float32, by a table of complex numbers; prefix tokens go around it.
 
-    Source: Heo et al. 2024 (arXiv:2403.13298), Eq. 7 and 14, written as complex numbers.
+    Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed, written as complex numbers.
     """
     prefix = layer.shape.prefix
 

@@ -29,7 +29,7 @@ def angles(
     Returns:
         Radians, in float32 or better; the axis of heads has size A, or 1 where they share frequencies.
 
-    Source: Heo et al. 2024 (arXiv:2403.13298), Eq. 8 and 14: angle = f_x x + f_y y.
+    Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed: angle = f_x x + f_y y.
     """
     dtype = torch.promote_types(torch.promote_types(positions.dtype, frequencies.dtype), torch.float32)
     positions, frequencies = positions.to(dtype).unsqueeze(-3), frequencies.to(dtype)
