@@ -63,8 +63,8 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
         ValueError: If the kind or the model is not known, the model rotates already, is compiled or distributed, or its
             heads' channels are not a multiple of 4; the model is then left as it was.
 
-    Source: the angles are those of Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial and RoPE-Mixed; the start is explained in
-    docs/retrofit.md.
+    Source: the angles are those of Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial and RoPE-Mixed; the start is
+    explained in docs/retrofit.md.
     """
     if kind not in KINDS:
         raise ValueError(f"got kind={kind!r}; choose one of {', '.join(KINDS)}")
