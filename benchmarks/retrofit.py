@@ -178,10 +178,26 @@ def curves(path: Path) -> dict[tuple[str, str], dict[int, list[float]]]:
 
 
 def show(path: Path) -> None:
-    """Print means and standard deviations."""
-    for (arm, rate), curve in curves(path).items():
-        cells = [f"{size}: {statistics.mean(scores):.1f} ± {spread(scores):.1f}" for size, scores in curve.items()]
-        print(f"{arm:7} x{rate:5} | {' | '.join(cells)} | seeds: {max(map(len, curve.values()))}")
+    """Print means and standard deviations, and what each arm adds to the control of the same seed."""
+    found = curves(path)
+    if not found:
+        return
+    control = found.get(("ape", "1.0"), {})
+    sizes = sorted(next(iter(found.values())))
+    print(f"| arm | rate of the rotation | {' | '.join(map(str, sizes))} |")
+    print("|" + "---|" * (len(sizes) + 2))
+    for (arm, rate), curve in found.items():
+        cells = [f"{statistics.mean(curve[size]):.1f} ± {spread(curve[size]):.1f}" for size in sizes]
+        print(f"| {LABELS[arm]} | {rate} | {' | '.join(cells)} |")
+        if arm in ("mixed", "axial") and control:
+            cells = [added(curve[size], control[size]) for size in sizes]
+            print(f"| ... over the control, seed by seed | | {' | '.join(cells)} |")
+
+
+def added(scores: list[float], control: list[float]) -> str:
+    """Write the mean of the differences, and the smallest and largest."""
+    each = [score - other for score, other in zip(scores, control, strict=False)]
+    return f"{statistics.mean(each):+.1f} ({min(each):+.1f} to {max(each):+.1f})"
 
 
 def spread(scores: list[float]) -> float:
