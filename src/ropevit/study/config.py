@@ -153,8 +153,7 @@ def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -
 
 def check_rules(rules: tuple[str, ...]) -> None:
     """Refuse rules that there are not, are named twice, or do nothing to a model that is only measured."""
-    if len(set(rules)) < len(rules):
-        raise ValueError(f"got rules {', '.join(rules)}; name each once")
+    check_different(rules)
     for rule in rules:
         if jitters(rule):
             raise ValueError(f"got scaling {rule!r}; jitter is for training: give it with --train-scaling")
@@ -162,8 +161,7 @@ def check_rules(rules: tuple[str, ...]) -> None:
 
 def check_training_rules(rules: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
     """Refuse rules that are named twice, or with which a training would be the same as without."""
-    if len(set(rules)) < len(rules):
-        raise ValueError(f"got rules {', '.join(rules)}; name each once")
+    check_different(rules)
     for rule in rules:
         if not jitters(rule):
             raise ValueError(
@@ -174,6 +172,16 @@ def check_training_rules(rules: tuple[str, ...], embeddings: tuple[str, ...]) ->
         raise ValueError(
             f"got train_scaling {rules[0]!r} with {', '.join(embeddings)}; rules are for rotations: add one"
         )
+
+
+def check_different(rules: tuple[str, ...]) -> None:
+    """Refuse rules that are named twice, also where they are spelled otherwise: jitter is jitter( rescale=2 ).
+
+    Raises:
+        ValueError: If two are the same, or there is no such rule.
+    """
+    if len({parse_scaling(rule, (1, 1)).rules for rule in rules}) < len(rules):
+        raise ValueError(f"got rules {', '.join(rules)}; name each once")
 
 
 def jitters(rule: str) -> bool:
