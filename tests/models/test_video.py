@@ -292,6 +292,7 @@ def test_clips_that_do_not_fit_are_refused(built, shape, message):
         ({"frames": 4, "position": "ape", "pairs": (3, 3, 2)}, "for ape on a video, which has no use for them"),
         ({"pairs": (3, 3, 2)}, "for rope_mixed on images, which has no use for them"),
         ({"frames": 4, "pairs": (4, 4)}, "expected three counts: for x, y and t"),
+        ({"frames": 4, "pairs": 8}, "got pairs=8; expected three counts: for x, y and t"),
         ({"frames": 4, "pairs": (4, 4, 4)}, "with sum 8"),
         ({"frames": 4, "scaling": "ntk"}, "scaling='ntk' with frames=4; rules are for images"),
     ],

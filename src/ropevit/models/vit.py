@@ -92,12 +92,12 @@ class ViTConfig(ModelConfig):
     def check_axes(self) -> None:
         """Refuse what makes no sense for images, or for videos."""
         if self.pairs is not None:
+            if isinstance(self.pairs, int) or len(self.pairs) != 3:
+                raise ValueError(f"got pairs={self.pairs}; expected three counts: for x, y and t")
             object.__setattr__(self, "pairs", tuple(self.pairs))
             if self.rope not in ("axial", "mixed") or (self.rope == "mixed" and not self.is_video):
                 kind = "a video" if self.is_video else "images"
                 raise ValueError(f"got pairs={self.pairs} for {self.position} on {kind}, which has no use for them")
-            if len(self.pairs) != 3:
-                raise ValueError(f"got pairs={self.pairs}; expected three counts: for x, y and t")
         if self.frames is None:
             if self.tubelet != 1:
                 raise ValueError(f"got tubelet={self.tubelet} without frames; add frames=, such as {8 * self.tubelet}")
