@@ -7,6 +7,7 @@ import pytest
 
 import ropevit
 from ropevit.cli import main
+from ropevit.cli.figures import FiguresConfig, find
 from ropevit.models import ViT, ViTConfig
 from ropevit.tasks.common.eval_config import EvalConfig
 
@@ -50,6 +51,12 @@ def test_attention_is_drawn_of_images_in_a_folder(checkpoint, my_images, tmp_pat
     main(["figures", "distance", *given])
     rows = read(tmp_path / "out" / "distance.csv")
     assert {(row["height"], row["grid_rows"], row["images"]) for row in rows} == {("16", "2", "2"), ("24", "3", "2")}
+
+
+def test_images_are_read_at_the_largest_size_that_is_looked_at(checkpoint, my_images):
+    for sizes, side in ((), 32), ((8,), 16), ((24,), 24):
+        config = FiguresConfig(name="distance", checkpoint=checkpoint, images=str(my_images), sizes=sizes)
+        assert find(config).images.shape[2:] == (side, side), "none is enlarged from a smaller one"
 
 
 @pytest.mark.parametrize(

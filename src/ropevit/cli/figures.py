@@ -146,7 +146,8 @@ def find(config: FiguresConfig) -> Subject:
     place = config.images or (FASHION if look.embedded else None)
     if place is None:
         return subject
-    size = max(config.sizes or (2 * max(subject.trained_size),))
+    trained = max(subject.trained_size)  # is looked at in any case
+    size = max(trained, *(config.sizes or (2 * trained,)))
     return replace(subject, images=load_images(place, look, size))
 
 
