@@ -1,5 +1,6 @@
 """Numbers worked out by hand: uniform and one-hot attention on small grids."""
 
+from dataclasses import replace
 from math import log, sqrt
 
 import numpy as np
@@ -115,8 +116,10 @@ def test_some_queries_stand_for_all(monkeypatch):
 
 def test_a_model_is_left_as_it_was():
     model = vit().train()
+    model.blocks[1].eval()  # frozen
+    before = [module.training for module in model.modules()]
     measure_attention(model, [torch.randn(1, 3, 32, 32)])
-    assert model.training
+    assert [module.training for module in model.modules()] == before
     with pytest.raises(ValueError, match=r"got images of \[\(32, 32\), \(32, 32\)\] pixels"):
         measure_attention(model, [torch.randn(1, 3, 32, 32)] * 2)
     with pytest.raises(ValueError, match="at least one batch"):
@@ -134,6 +137,22 @@ def test_the_windows_of_a_swin_grow_with_the_image():
     larger = at_size(model, 40, 16)
     assert (larger.config.window_size, larger.config.trained_grid) == (5, (2, 2))
     assert torch.equal(larger.layers[0].blocks[1].attn.qkv.weight, model.layers[0].blocks[1].attn.qkv.weight)
+
+
+def test_windows_are_the_same_in_all_figures():
+    small = subject(swin(), 16)  # windows of 2 tokens at 16 pixels, not the paper's 1/32
+    for size in (12, 16, 40):
+        side = at_size(small.model, size, 16).config.window_size
+        assert small.grid_at(size) == (side, side)
+    assert Subject(model=swin(window_size=7), label="", trained_size=(224, 224)).grid_at(384) == (12, 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision_are_measured(dtype):
+    for model, size in ((vit(position="rope_mixed", scaling="yarn"), 64), (swin(position="rope_axial_rpb"), 16)):
+        half = subject(model.to(dtype), size)
+        half = replace(half, images=half.images.to(dtype))
+        assert {row["height"] for row in distance.make(half, FigureOptions()).rows} == {size, 2 * size}
 
 
 def subject(model, size, images=2):

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ropevit.analysis.subject import FigureOptions, Subject
+from ropevit.analysis.subject import FigureOptions, Subject, window_at
 from ropevit.analysis.watching import Attending, watching
 from ropevit.kernels.windows import to_windows
 from ropevit.models.architectures import build_model
@@ -119,12 +119,13 @@ def measure_attention(
     sizes = [tuple(batch.shape[2:]) for batch in batches]
     if len(set(sizes)) < len(sizes) or not sizes:
         raise ValueError(f"got images of {sizes} pixels; expected at least one batch, and each size once")
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         layers = [layer for batch in batches for layer in measure_batch(model, batch, queries, seed)]
     finally:
-        model.train(training)
+        for module in training:  # and no other: parts may be frozen
+            module.training = True
     return Attention(layers=tuple(layers))
 
 
@@ -154,7 +155,7 @@ def measure_batch(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: 
 
 
 def resized(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
-    """Resize images to several resolutions (bicubic, antialiased), a batch for each.
+    """Resize images to several resolutions (bicubic, antialiased), a batch for each; in float32, as half has no such.
 
     Args:
         images: Images of one size, best the largest that is wanted.
@@ -164,7 +165,7 @@ def resized(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int, i
     return [
         images
         if tuple(images.shape[2:]) == pair
-        else F.interpolate(images, pair, mode="bicubic", antialias=True, align_corners=False)
+        else F.interpolate(images.float(), pair, mode="bicubic", antialias=True, align_corners=False).to(images.dtype)
         for pair in pairs
     ]
 
@@ -285,11 +286,10 @@ def at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
     """
     if not isinstance(model, Swin) or size == trained:
         return model
-    config = model.config
-    window = -(-config.window_size * size // trained)
+    config, window = model.config, window_at(model.config, size, trained)
     larger = build_model(replace(config, window_size=window, trained_grid=config.trained_grid or config.attended))
     load_weights(larger, model.state_dict())
-    return larger.to(model.norm.weight.device)
+    return larger.to(model.norm.weight)
 
 
 def named(title: str, label: str) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import Grid, body, trained_grid
 from ropevit.models.architectures import Config
-from ropevit.models.registry import paper_window
 from ropevit.models.sizes import check_size
+from ropevit.models.swin import SwinConfig
 from ropevit.models.vit import ViTConfig
 
 #: A table: one dict a row, with the same keys in all.
@@ -50,14 +50,15 @@ class Subject:
     def grid_at(self, size: int) -> Grid:
         """Give rows and columns of tokens that attend to each other in square images of a size in pixels.
 
-        Of a Swin, those of the window that the paper takes for it.
+        Of a Swin, those of the window, which grows with the image as in the paper.
 
         Raises:
             ValueError: If the patches do not tile such images.
         """
         config = self.config
         if not isinstance(config, ViTConfig):
-            return paper_window(size, size), paper_window(size, size)
+            side = window_at(config, size, self.trained_size[0])
+            return side, side
         check_size(size, size, config.patch_size)
         return size // config.patch_size, size // config.patch_size
 
@@ -67,6 +68,17 @@ class Subject:
         if not sizes:
             return (2 * rows, 2 * columns), (4 * rows, 4 * columns)
         return tuple(dict.fromkeys(self.grid_at(size) for size in sizes))
+
+
+def window_at(config: SwinConfig, size: int, trained: int) -> int:
+    """Give the side of a Swin's windows at a size, in tokens: it grows with the image, as in the paper.
+
+    Args:
+        config: Of the model, with the windows of its training.
+        size: Side of an image in pixels.
+        trained: The same in its training.
+    """
+    return -(-config.window_size * size // trained)
 
 
 @dataclass(frozen=True, kw_only=True)
