@@ -23,7 +23,7 @@ import torch
 from ropevit.data.fashion import load_fashion
 from ropevit.machine import environment
 from ropevit.models import set_scaling
-from ropevit.models.vit import ViT, ViTConfig
+from ropevit.models.vit import ViT
 from ropevit.study.device import resolve_precision
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES, FieldPanel, ZoomPanel
@@ -57,33 +57,27 @@ def settings_of(panel: str) -> PanelSettings:
     return replace(FASHION[panel], test_sizes=SIZES[panel], test_images=500, test_canvases=150)
 
 
-class Ruled:
-    """A panel whose models are trained with a rule, and not measured at the end of the training."""
+class Unmeasured:
+    """A panel whose models are not measured at the end of the training: `measure` does so, rule by rule."""
 
-    def __init__(self, panel: ZoomPanel | FieldPanel, rule: str):
-        self.panel, self.rule = panel, rule
+    def __init__(self, panel: ZoomPanel | FieldPanel):
+        self.panel = panel
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.panel, name)
 
-    def model_config(self, position: str) -> ViTConfig:
-        """Describe the model, with the rule."""
-        return replace(self.panel.model_config(position), scaling=self.rule or None)
-
     def score(self, *_: Any) -> float:
-        """Measure nothing: `measure` does, rule by rule."""
+        """Measure nothing."""
         return 0.0
 
 
-def trained(run: Run, panel: ZoomPanel | FieldPanel, rule: str) -> ViT:
+def trained(run: Run, panel: ZoomPanel | FieldPanel) -> ViT:
     """Train a model, or read the one that was trained before."""
-    folder = MODELS / f"{run.name}-{rule or 'plain'}"
+    folder = MODELS / run.name
     if not (folder / "model.safetensors").exists():
-        torch.manual_seed(run.seed)  # of the jitter
         how = {"device": torch.device("cpu"), "dtype": resolve_precision("auto", torch.device("cpu"))}
         how |= {"report": lambda _: None, "should_stop": lambda: False}
-        ruled = Ruled(panel, rule)
-        train(Job(run=run, panel=ruled, folder=folder, **how))
+        train(Job(run=run, panel=Unmeasured(panel), folder=folder, **how))
     model, _ = load_model(str(folder / "model.safetensors"))
     return model.eval()
 
@@ -116,17 +110,18 @@ def search(name: str) -> None:
         for embedding in embeddings:
             for seed in seeds:
                 for training in trainings:
-                    measure(path, Run(panel=name, embedding=embedding, seed=seed), panel, training, rules, where)
+                    run = Run(panel=name, embedding=embedding, seed=seed, train_scaling=training or None)
+                    measure(path, run, panel, rules, where)
 
 
-def measure(path: Path, run: Run, panel: ZoomPanel | FieldPanel, training: str, rules: tuple[str, ...], where: str):
+def measure(path: Path, run: Run, panel: ZoomPanel | FieldPanel, rules: tuple[str, ...], where: str) -> None:
     """Measure one model with the rules that are missing."""
-    key = {"panel": run.panel, "embedding": run.embedding, "seed": str(run.seed), "training": training}
+    key = {"panel": run.panel, "embedding": run.embedding, "seed": str(run.seed), "training": run.train_scaling or ""}
     done = [line for line in read(path) if key.items() <= line.items()]
     missing = [rule for rule in rules if rule not in [line["rule"] for line in done]]
     if not missing:
         return
-    model = trained(run, panel, training)
+    model = trained(run, panel)
     for rule in missing:
         set_scaling(model, rule or None)
         with torch.no_grad():
