@@ -32,3 +32,4 @@ for row, (name, frequencies) in zip(axes, FREQUENCIES.items(), strict=True):
     print(f"{name}: the key 1 right and 2 below scores {first:.4f} for one query, {second:.4f} for the other")
 figure.colorbar(picture, ax=axes, label="score of equal contents (1: as if unturned)")
 figure.savefig("score_map.png", dpi=120)
+print("wrote score_map.png: how one query scores all patches")
