@@ -71,7 +71,10 @@ def open_subject(model: str | None, checkpoint: str | None, which: Which | None 
     if not config.num_classes:
         raise ValueError(f"{source} has no head; only classifiers can be measured")
     if config.in_channels != 3:
-        raise ValueError(f"{source} takes images of {config.in_channels} channels; only those of 3 are measured")
+        raise ValueError(
+            f"{source} takes images of {config.in_channels} channels; only those of 3 are measured (a study measures its "
+            "own models: ropevit study --resume --test-sizes SIZES)"
+        )
     return subject
 
 
