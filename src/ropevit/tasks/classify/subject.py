@@ -72,8 +72,8 @@ def open_subject(model: str | None, checkpoint: str | None, which: Which | None 
         raise ValueError(f"{source} has no head; only classifiers can be measured")
     if config.in_channels != 3:
         raise ValueError(
-            f"{source} takes images of {config.in_channels} channels; only those of 3 are measured (a study measures its "
-            "own models: ropevit study --resume --test-sizes SIZES)"
+            f"{source} takes images of {config.in_channels} channels; only those of 3 are measured; a study "
+            "measures its own models: ropevit study --resume --test-sizes SIZES"
         )
     return subject
 
