@@ -1,11 +1,15 @@
+import io
 import json
 import shutil
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from ropevit.cli import main
+from ropevit.cli.study import score_table
+from ropevit.study.results import Curve, PanelResult
 
 
 def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsys):
@@ -147,3 +151,23 @@ def test_a_missing_extra_is_named_before_anything_is_trained(tmp_path, capsys, m
     assert stop.value.code == 2
     assert 'pip install "ropevit[figures]"' in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_many_curves_are_rows_and_fit_into_a_terminal():
+    curves = tuple(
+        Curve(
+            embedding="rope_mixed",
+            sizes=(4, 8),
+            scores=((10.0, 20.0 + n), (12.0, 20.0 + n)),
+            parameters=7,
+            step_ms=1.0,
+            scaling=f"parts(slow=0.{n},fast=1)+log" if n > 1 else None,
+        )
+        for n in range(1, 7)
+    )
+    panel = PanelResult(panel="zoom", metric="top-1", train_size=4, seeds=(0, 1), curves=curves)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(score_table(panel))
+    lines = console.export_text().splitlines()
+    assert any("RoPE-Mixed, parts(slow=0.6,fast=1)+log" in line and "26.0±0.0" in line for line in lines)
+    assert "…" not in "".join(lines)

@@ -18,6 +18,9 @@ from ropevit.study.report import conclusions
 from ropevit.study.results import PanelResult, panel_results, read_results, show
 from ropevit.study.runner import run_study
 
+#: Curves that have a column each; more are rows.
+MOST_COLUMNS = 4
+
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
     """Compare position embeddings on your images: below, at and above the training resolution.
@@ -70,21 +73,49 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
 
 
 def score_table(result: PanelResult) -> Table:
-    """Lay out one panel: a test size a row, an embedding a column, the best mean of a size bold, then the cost."""
+    """Lay out one panel: a test size a row and an embedding a column, or the other way round where there are many."""
     seeds = len(result.seeds)
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
     table = Table(title=f"{result.panel}: {result.metric}, {spread}", title_justify="left", box=box.SIMPLE_HEAD)
+    (by_size if len(result.curves) <= MOST_COLUMNS else by_curve)(table, result)
+    return table
+
+
+def by_size(table: Table, result: PanelResult) -> None:
+    """Fill a table with a row for each test size, the best mean of a size bold, then the cost."""
     table.add_column("test size", no_wrap=True)
     for curve in result.curves:
         table.add_column(curve.label, justify="right")
     for size in result.sizes:
         best = result.ranked(size)[0]
-        cells = [f"[bold]{show(curve, size)}[/]" if curve is best else show(curve, size) for curve in result.curves]
-        table.add_row(f"{size} px{' (training)' if size == result.train_size else ''}", *cells)
+        cells = [marked(show(curve, size), curve is best) for curve in result.curves]
+        table.add_row(sized(result, size), *cells)
     table.add_section()
     table.add_row("parameters", *(f"{curve.parameters:,}" for curve in result.curves))
     table.add_row("ms a step", *(f"{curve.step_ms:.0f}" for curve in result.curves))
-    return table
+
+
+def by_curve(table: Table, result: PanelResult) -> None:
+    """Fill a table with a row for each curve, the best mean of a size bold."""
+    table.pad_edge, table.collapse_padding = False, True
+    table.caption, table.caption_justify = "parameters and time of a step: see the report", "left"
+    table.add_column("px", overflow="fold")
+    for size in result.sizes:
+        table.add_column(f"{size}{' (tr.)' if size == result.train_size else ''}", justify="right", no_wrap=True)
+    best = {size: result.ranked(size)[0] for size in result.sizes}
+    for curve in result.curves:
+        cells = (marked(show(curve, size).replace(" ", ""), curve is best[size]) for size in result.sizes)
+        table.add_row(escape(curve.label), *cells)
+
+
+def sized(result: PanelResult, size: int) -> str:
+    """Name a size, and that of the training."""
+    return f"{size} px{' (training)' if size == result.train_size else ''}"
+
+
+def marked(score: str, best: bool) -> str:
+    """Set the best score in bold."""
+    return f"[bold]{score}[/]" if best else score
 
 
 class Bars:

@@ -16,6 +16,10 @@ from ropevit.models.positions import LABELS
 ENOUGH_SEEDS = 3
 
 
+#: Embeddings that a sentence names; of more, it counts the rest.
+FEW = 5
+
+
 @dataclass(frozen=True, kw_only=True)
 class Curve:
     """One position embedding on one panel."""
@@ -243,8 +247,12 @@ def compare_at(result: PanelResult, size: int) -> str:
 
 
 def names(curves: Sequence[Curve], size: int) -> str:
-    """List embeddings with their scores."""
-    shown = [f"{curve.label} ({show(curve, size)})" for curve in curves]
+    """List embeddings with their scores: of many, the first few and how many more there are."""
+    shown = [
+        f"{curve.label} ({show(curve, size)})" for curve in curves[: len(curves) if len(curves) <= FEW else FEW - 1]
+    ]
+    if len(curves) > FEW:
+        shown.append(f"{len(curves) - len(shown)} others")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
