@@ -10,8 +10,8 @@ from ropevit.models.published import SOURCE, curve
 SMALL = "rope_mixed_deit_small_patch16_LS"
 
 
-def subject(name):
-    return Subject(model=torch.nn.Identity(), label="mine", trained_size=(224, 224), name=name)
+def subject(name, published=True):
+    return Subject(model=torch.nn.Identity(), label="mine", trained_size=(224, 224), name=name, published=published)
 
 
 def test_rows_hold_what_was_measured_and_what_the_paper_gives():
@@ -40,10 +40,10 @@ def test_a_published_model_that_was_not_measured_has_the_papers_curve_alone_mark
     assert {row["size"]: row["paper"] for row in made.rows} == {s: f.percent for s, f in curve(SMALL).items()}
 
 
-@pytest.mark.parametrize("name", [None, "deit_tiny_patch16_LS"])
-def test_a_model_of_which_nothing_is_known_has_no_curve(name):
-    with pytest.raises(ValueError, match=r"got no scores, and the paper has none of this model; .* --evals DIR"):
-        extrapolation.make(subject(name), FigureOptions())
+@pytest.mark.parametrize(("name", "published"), [(None, True), ("deit_tiny_patch16_LS", True), (SMALL, False)])
+def test_a_model_of_which_nothing_is_known_has_no_curve(name, published):
+    with pytest.raises(ValueError, match=r"got no scores, and the paper has none of these weights; .* --evals DIR"):
+        extrapolation.make(subject(name, published), FigureOptions())
 
 
 def test_the_paper_has_not_measured_everything():

@@ -82,6 +82,17 @@ def test_published_and_timm_layouts_are_read_under_a_name(tmp_path):
         torch.testing.assert_close(frequencies_in(out / "frequencies.csv"), expected)
 
 
+def test_a_published_shape_alone_is_not_published_weights(tmp_path):
+    own = ropevit.save_model(tmp_path / "own.safetensors", ropevit.create_model(NAME))
+    torch.save(ropevit.create_model(NAME, num_classes=10).state_dict(), tmp_path / "ten.pth")
+    for source, file in (("own.safetensors", "thousand.pth"), ("ten.pth", "converted.pth")):
+        main(["convert", str(tmp_path / source), str(tmp_path / file), "--to", "published", "--model", NAME])
+    given = (None, str(own), None), (NAME, str(tmp_path / "converted.pth"), None)
+    for subject in (*(open_figure_subject(*each)[0] for each in given), random_subject(NAME)[0]):
+        assert (subject.name, subject.published) == (NAME, False)
+    assert open_figure_subject(NAME, str(tmp_path / "thousand.pth"), None)[0].published
+
+
 def test_all_leaves_out_what_a_model_does_not_have_and_says_why(saved, tmp_path, capsys, monkeypatch):
     only = {name: ANALYSES[name] for name in ("frequencies", "phases")}
     only["mine"] = Analysis("mine", "Mine", "One number.", made)

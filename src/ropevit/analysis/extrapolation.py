@@ -56,16 +56,16 @@ def rows(data: Evaluations) -> Rows:
 
 
 def make(subject: Subject, options: FigureOptions) -> Made:
-    """Draw what was measured, or else what the paper gives for the model.
+    """Draw what was measured, or else what the paper gives for published weights.
 
     Raises:
         ValueError: If there is neither.
     """
     data = options.evaluations
     if data is None:
-        if subject.name is None or not curve(subject.name):
+        if not subject.published or subject.name is None or not curve(subject.name):
             raise ValueError(
-                "got no scores, and the paper has none of this model; give evaluations, --evals DIR, or data to "
+                "got no scores, and the paper has none of these weights; give evaluations, --evals DIR, or data to "
                 "measure on, --data PATH"
             )
         data = published_curve(subject.name)

@@ -36,6 +36,8 @@ class Subject:
     down for the others. None where no images were given."""
     name: str | None = None
     """Name in the registry of the model that it is, its head and size apart."""
+    published: bool = False
+    """Whether it is as published: with those weights, as far as their file tells, and by its own rules."""
 
     @property
     def config(self) -> Config:

@@ -20,6 +20,7 @@ from ropevit.tasks.classify import subject as weights_of
 from ropevit.tasks.common.kept import FILES, Kind, Which, file_of_run, kind_of
 from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.segment.segmenter import load_segmenter
+from ropevit.weights.loading import LoadReport, load_found
 
 #: Images that are looked at.
 COUNT = 8
@@ -55,14 +56,25 @@ def open_figure_subject(model: str | None, checkpoint: str | None, which: Which 
     if kind != "classifier" and checkpoint is not None:
         return dense_subject(kind, model, checkpoint, which), Look()
     read = weights_of.read_subject(model, checkpoint, which)
+    built = build_model(read.config)
+    report = load_found(built, read.found, replace_head=False)
     found = Subject(
-        model=read.build(read.config),
+        model=built.eval(),
         label=label_of(read.name, checkpoint),
         trained_size=size_of(read.config, read.trained_at),
         name=read.published_name,
+        published=is_published(read, report),
     )
     embedded = read.classes == CLASSES or read.config.in_channels == 1
     return found, Look(mean=read.mean, std=read.std, embedded=embedded)
+
+
+def is_published(read: weights_of.Subject, report: LoadReport) -> bool:
+    """Tell whether weights are the published ones, as far as a file shows: its layout, classes and size."""
+    if read.found.config is not None or read.published_name is None:
+        return False
+    classes = get_config(read.published_name).num_classes
+    return report.layout == "published" and read.found.num_classes == classes and not report.resized
 
 
 def dense_subject(kind: Kind, model: str | None, checkpoint: str, which: Which | None) -> Subject:
