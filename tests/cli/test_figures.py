@@ -156,7 +156,11 @@ def test_points_are_read_in_pairs():
         (["phases", "--checkpoint", "FILE", "--sizes", "44"], "resize or pad it to 40 or 48"),
         (["reconstruction", "--checkpoint", "FILE", "--points", "3;3"], "got points '3;3'; expected x,y in patches"),
         (["reconstruction", "--checkpoint", "FILE", "--points", "3,3 3,3"], "none twice"),
-        (["frequencies", "--checkpoint", "FILE", "--images", "gone"], "no image file or folder at gone"),
+        (["reconstruction", "--checkpoint", "FILE", "--points", "3,101"], "expected x and y from -100 to 100"),
+        (["frequencies", "--checkpoint", "FILE", "--points", "7,7"], "got --points for frequencies; it is for reconst"),
+        (["reconstruction", "--checkpoint", "FILE", "--sizes", "48"], "got --sizes for reconstruction; it is for resp"),
+        (["phases", "--checkpoint", "FILE", "--images", "x"], "it is for distance, entropy and all: leave it out"),
+        (["distance", "--checkpoint", "FILE", "--images", "gone"], "no image file or folder at gone"),
     ],
 )
 def test_wrong_input_is_one_line(saved, tmp_path, capsys, arguments, message):

@@ -26,11 +26,6 @@ class ScoreOptions:
     data: Annotated[str | None, tyro.conf.arg(metavar="fashion|PATH")] = None
     """Data that `extrapolation` measures the model on, as `ropevit eval` does, at --sizes (or eval's own)."""
 
-    @property
-    def given(self) -> list[str]:
-        """Name the options that are given."""
-        return ["--evals"] * bool(self.evals) + ["--data"] * (self.data is not None)
-
 
 def measure(config: EvalConfig, console: Console) -> Evaluations:
     """Measure a model with a progress bar, and read what that wrote."""

@@ -31,6 +31,16 @@ from ropevit.weights.saving import write_atomically
 ALL = "all"
 #: The figure that draws scores, which are read or measured.
 EXTRAPOLATION = "extrapolation"
+#: Option -> figures that read it, where not all do.
+READ_BY = {
+    "points": ("reconstruction",),
+    "sizes": ("response", "phases", "distance", "entropy", EXTRAPOLATION),
+    "images": ("distance", "entropy"),
+    "evals": (EXTRAPOLATION,),
+    "data": (EXTRAPOLATION,),
+}
+#: The farthest that a point to be rebuilt may lie, in patches along x or y.
+FARTHEST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +66,7 @@ class FiguresConfig:
     """Sizes of square images in pixels, with commas or spaces between them; 2 and 4 times the training's if none.
     `distance` and `entropy` measure at the training's size, too; if none are given, at that and twice it."""
     points: Annotated[str, tyro.conf.arg(metavar="'X,Y X,Y'")] = " ".join(f"{x},{y}" for x, y in POINTS)
-    """Points that `reconstruction` rebuilds, in patches from the query."""
+    """Points that `reconstruction` rebuilds, in patches from the query, at most 100 along x or y."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder to write; must not exist, or be empty; runs/figures/MODEL-NAME if left out."""
     scores: tyro.conf.OmitArgPrefixes[ScoreOptions] = field(default_factory=ScoreOptions)
@@ -66,19 +76,35 @@ class FiguresConfig:
         self.options()
         if self.random and (self.model is None or self.checkpoint is not None):
             raise ValueError("got --random; it takes --model NAME, and no --checkpoint")
+        self.check_read()
         self.check_scores()
         if not self.random and self.model is None and self.checkpoint is None and not self.scores_alone:
             raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a file")
 
+    def given(self, *names: str) -> list[str]:
+        """Find out which options differ from their defaults."""
+        values = {**vars(self), **vars(self.scores)}
+        defaults = {**vars(type(self)), **vars(ScoreOptions)}
+        return [name for name in names if values[name] != defaults[name]]
+
+    def check_read(self) -> None:
+        """Refuse options that the figure does not read."""
+        for option in self.given(*READ_BY):
+            if self.name not in (*READ_BY[option], ALL):
+                readers = ", ".join(READ_BY[option])
+                raise ValueError(f"got --{option} for {self.name}; it is for {readers} and {ALL}: leave it out")
+
     def check_scores(self) -> None:
         """Refuse scores, or a model, that no figure would look at."""
-        given = self.scores.given
-        if len(given) > 1:
+        if len(self.given("evals", "data")) > 1:
             raise ValueError("got --evals and --data; draw what was measured, or measure: leave one out")
-        if given and self.name not in (EXTRAPOLATION, ALL):
-            raise ValueError(f"got {given[0]} for {self.name}; it is for {EXTRAPOLATION} and {ALL}: leave it out")
-        if self.scores_alone and (self.random or self.model is not None or self.checkpoint is not None):
-            raise ValueError("got a model with --evals; evaluations know what they measured: leave it out")
+        known = self.given("model", "checkpoint", "random", "which", "scaling", "sizes") if self.scores_alone else []
+        if known:
+            raise ValueError(
+                f"got --{known[0]} with --evals; evaluations know what they measured, and how: leave it out"
+            )
+        if self.name == EXTRAPOLATION and self.sizes and self.scores.data is None:
+            raise ValueError("got --sizes with nothing to measure; give --data PATH, or leave it out")
         if self.random and self.scores.data is not None:
             raise ValueError("got --random with --data; random weights have no scores worth a figure: leave one out")
 
@@ -210,12 +236,14 @@ def read_points(text: str) -> tuple[tuple[int, int], ...]:
     """Read points such as "3,3 -2,2".
 
     Raises:
-        ValueError: If they are no points, or one is there twice.
+        ValueError: If they are no points, one is there twice, or one is too far away.
     """
     found = [re.fullmatch(r"(-?\d+),(-?\d+)", word) for word in text.split()]
     points = tuple((int(point[1]), int(point[2])) for point in found if point)
     if not points or len(points) < len(found) or len(set(points)) < len(points):
         raise ValueError(f"got points {text!r}; expected x,y in patches, none twice, such as --points '3,3 -2,2'")
+    if max(abs(side) for point in points for side in point) > FARTHEST:
+        raise ValueError(f"got points {text!r}; expected x and y from -{FARTHEST} to {FARTHEST}, in patches")
     return points
 
 
