@@ -187,6 +187,22 @@ def test_rows_give_patches_pixels_and_shares():
         alike(row["entropy_of_uniform"], row["entropy_nats"] / log(17))
 
 
+def test_a_training_that_was_not_square_is_measured_in_its_shape():
+    wide = replace(subject(vit(img_size=(32, 64)), 64), trained_size=(32, 64))
+    for options, sizes in (
+        (FigureOptions(), {(32, 64), (64, 128)}),
+        (FigureOptions(sizes=(64,)), {(32, 64), (64, 64)}),
+    ):
+        assert {(row["height"], row["width"]) for row in distance.make(wide, options).rows} == sizes
+
+
+def test_images_are_cut_not_squeezed_to_another_shape():
+    images = torch.zeros(1, 1, 8, 8)
+    images[..., 2:6, :] = 1
+    assert (resized(images, [(4, 8)])[0] == 1).all()
+    assert (resized(images, [(2, 4)])[0] > 0.99).all()
+
+
 def test_attention_without_images_is_refused():
     without = Subject(model=vit(), label="mine", trained_size=(64, 64))
     with pytest.raises(ValueError, match="got no images, on which attention is measured"):

@@ -157,6 +157,8 @@ def measure_batch(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: 
 def resized(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
     """Resize images to several resolutions (bicubic, antialiased), a batch for each; in float32, as half has no such.
 
+    Of another shape, they are first cut to the largest part of the middle that has the wanted one.
+
     Args:
         images: Images of one size, best the largest that is wanted.
         sizes: Sides of squares, or heights and widths, in pixels.
@@ -165,9 +167,19 @@ def resized(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int, i
     return [
         images
         if tuple(images.shape[2:]) == pair
-        else F.interpolate(images.float(), pair, mode="bicubic", antialias=True, align_corners=False).to(images.dtype)
+        else F.interpolate(middle(images, pair).float(), pair, mode="bicubic", antialias=True, align_corners=False).to(
+            images.dtype
+        )
         for pair in pairs
     ]
+
+
+def middle(images: Float[Tensor, "B c H W"], size: tuple[int, int]) -> Float[Tensor, "B c h w"]:
+    """Cut the largest part with the shape of a size, height and width, out of the middle, in whole pixels."""
+    factor = min(images.shape[2] / size[0], images.shape[3] / size[1])
+    height, width = (max(1, round(factor * side)) for side in size)
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    return images[..., top : top + height, left : left + width]
 
 
 def layer_strides(model: ViT | Swin) -> dict[str, int]:
@@ -268,11 +280,12 @@ def measure_subject(subject: Subject, options: FigureOptions) -> Attention:
     """
     if subject.images is None:
         raise ValueError("got no images, on which attention is measured; give some: --images DIR, or --images fashion")
-    trained = subject.trained_size[0]
-    sizes = sorted({trained, *(options.sizes or (2 * trained,))})
+    height, width = trained = subject.trained_size
+    larger = [(side, side) for side in options.sizes] or [(2 * height, 2 * width)]
+    sizes = sorted({trained, *larger})
     layers = []
     for size, batch in zip(sizes, resized(subject.images, sizes), strict=True):
-        layers += measure_attention(at_size(subject.model, size, trained), [batch]).layers
+        layers += measure_attention(at_size(subject.model, size[0], height), [batch]).layers
     return Attention(layers=tuple(layers))
 
 
@@ -281,7 +294,7 @@ def at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
 
     Args:
         model: The model, with the windows of its training.
-        size: Side of an image in pixels.
+        size: Height of an image in pixels.
         trained: The same in its training.
     """
     if not isinstance(model, Swin) or size == trained:

@@ -64,7 +64,8 @@ class FiguresConfig:
     If left out, the embedded ones for a model that was trained on them."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()
     """Sizes of square images in pixels, with commas or spaces between them; 2 and 4 times the training's if none.
-    `distance` and `entropy` measure at the training's size, too; if none are given, at that and twice it."""
+    `distance` and `entropy` measure at the training's size, too; if none are given, at that and twice it. A training's
+    size that is not square is taken, and multiplied, as it is."""
     points: Annotated[str, tyro.conf.arg(metavar="'X,Y X,Y'")] = " ".join(f"{x},{y}" for x, y in POINTS)
     """Points that `reconstruction` rebuilds, in patches from the query, at most 100 along x or y."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
