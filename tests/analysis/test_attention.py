@@ -203,6 +203,12 @@ def test_images_are_cut_not_squeezed_to_another_shape():
     assert (resized(images, [(2, 4)])[0] > 0.99).all()
 
 
+def test_a_single_patch_is_drawn_though_nothing_is_apart():
+    made = distance.make(subject(vit(img_size=(16, 16)), 16), FigureOptions(sizes=(16,)))
+    assert {row["distance_patches"] for row in made.rows} == {0}
+    assert [axes.get_ylim()[0] < axes.get_ylim()[1] for axes in made.figure.axes] == [True, True]
+
+
 def test_attention_without_images_is_refused():
     without = Subject(model=vit(), label="mine", trained_size=(64, 64))
     with pytest.raises(ValueError, match="got no images, on which attention is measured"):

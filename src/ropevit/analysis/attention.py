@@ -323,7 +323,8 @@ def describe(data: Attention) -> str:
         )
     windows = {layer.grid for layer in data.layers if layer.windowed}
     if windows:
-        text += f"Windows of {' and '.join(show_size(window) for window in sorted(windows))} patches, as in the paper."
+        sides = " and ".join(show_size(window) for window in sorted(windows))
+        text += f"Windows of {sides} patches, grown with the image, as in the paper."
     return text.strip()
 
 

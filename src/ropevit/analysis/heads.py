@@ -58,7 +58,7 @@ def draw_heads(data: Attention, quantity: Quantity, title: str, caption: str) ->
     with require("matplotlib", "figures").rc_context(RC):
         figure = require("matplotlib.figure", "figures").Figure(figsize=size, layout="constrained")
         plots = figure.subplots(lines, columns, squeeze=False).flatten()
-        top = max(max(quantity.of(layer).max(), quantity.uniform(layer)) for layer in data.layers)
+        top = max(max(quantity.of(layer).max(), quantity.uniform(layer)) for layer in data.layers) or 1  # one token
         for axes, pixels in zip(plots, data.sizes, strict=False):
             draw_size(axes, data.at(pixels), quantity)
             axes.set_title(f"{show_size(pixels)} pixels", fontsize=10)
@@ -97,7 +97,7 @@ def compare(axes: Any, data: Attention, quantity: Quantity) -> None:
         draw_uniform(axes, uniform, colour)
     axes.set_title("mean of heads at all sizes", fontsize=10)
     axes.set_ylabel(quantity.share)
-    axes.set_ylim(0, 1.06 * axes.dataLim.y1)
+    axes.set_ylim(0, 1.06 * axes.dataLim.y1 or 1)
     dress(axes, data.at(data.sizes[0]))
     axes.legend(fontsize=7.5, frameon=False)
 
