@@ -67,6 +67,14 @@ def test_the_largest_grid_is_drawn_with_the_trained_range_in_a_frame(vit):
     assert (max(y) - min(y)) / (top - bottom) == pytest.approx(7 / 15)
 
 
+def test_the_frame_ends_at_a_cell_that_is_larger_in_one_direction_only(vit):
+    axes = draw(relative_response(vit("rope_mixed"), [(3, 12)])).axes[0]
+    left, right, bottom, top = axes.images[0].get_extent()
+    x, y = axes.lines[0].get_data()
+    assert (max(x) - min(x)) / (right - left) == pytest.approx(11 / 23)
+    assert max(y) - min(y) == pytest.approx(abs(top - bottom))
+
+
 def test_with_rules_every_grid_has_its_lines(vit):
     model = vit("rope_mixed", scaling="ntk")
     figure = draw(relative_response(model))

@@ -23,7 +23,8 @@ TEXT = (
     "one that turned furthest on top, and its length the circle: blue is what training showed, orange what a larger "
     "grid adds, grey what neither shows. A pair that is blue from end to end has nothing new to see; orange in the "
     "slow pairs is where a larger grid leaves what was learned. New angles need not do harm, and a larger grid has "
-    "new offsets for all pairs."
+    "new offsets for all pairs. One size counts as the training's, without jitter: images of several sizes, or "
+    "jittered positions, showed more."
 )
 
 #: Pixels of a side of a cell; most counts of pairs divide it.

@@ -18,7 +18,8 @@ TEXT = (
     "The response of a head to a key d = (dx, dy) patches from the query is the mean over its pairs of cos(f · d): "
     "what the rotation leaves of a score when query and key are equal, with the same weight in every pair. 1 is all "
     "of it, negative values turn it round. The frame holds the offsets that occur in training; outside are those of a "
-    "larger grid, where a strong response far from the middle is one that training never saw. Content, biases and "
+    "larger grid, where a strong response far from the middle is one that training never saw. One size counts as the "
+    "training's, without jitter: images of several sizes, or jittered positions, showed more. Content, biases and "
     "absolute embeddings add to this: it shows what the rotation prefers, not what the head attends to."
 )
 
@@ -113,12 +114,11 @@ def draw(data: Response, label: str = "") -> Any:
 
 
 def outline(frame: Mosaic, centre: tuple[float, float], trained: Grid, grid: Grid) -> None:
-    """Frame the offsets of the trained grid inside a cell."""
-    high, wide = (2 * side - 1 for side in grid)
-    y, x = ((2 * side - 1) / max(high, wide) for side in trained)
-    if x <= wide / max(high, wide) and y <= high / max(high, wide):
-        across, up = np.array([-x, x, x, -x, -x]), np.array([-y, -y, y, y, -y])
-        frame.axes.plot(centre[0] + across, centre[1] + up, color="#222222", linewidth=0.7)
+    """Frame the offsets of the trained grid inside a cell, as far as the cell has them."""
+    longest = 2 * max(grid) - 1
+    y, x = ((2 * min(sides) - 1) / longest for sides in zip(trained, grid, strict=True))
+    across, up = np.array([-x, x, x, -x, -x]), np.array([-y, -y, y, y, -y])
+    frame.axes.plot(centre[0] + across, centre[1] + up, color="#222222", linewidth=0.7)
 
 
 def told(grid: Grid) -> str:
