@@ -48,7 +48,7 @@ def test_a_figure_is_a_png_an_svg_and_a_table(saved, tmp_path, capsys, name):
     assert sorted(path.name for path in out.iterdir()) == [f"{name}.csv", f"{name}.png", f"{name}.svg"]
     with Image.open(out / f"{name}.png") as image:
         assert image.width > 600
-    assert "<svg" in (out / f"{name}.svg").read_text()
+    assert "<svg" in (out / f"{name}.svg").read_text(encoding="utf-8")
     with (out / f"{name}.csv").open() as file:
         assert next(csv.DictReader(file))["layer"] in ("blocks.0.attn", "RoPE-Axial")
     printed = capsys.readouterr().out
@@ -119,9 +119,9 @@ def test_sizes_points_and_rules_reach_the_figures(saved, tmp_path):
     with (tmp_path / "a/phases.csv").open() as file:
         assert {(row["rows"], row["columns"]) for row in csv.DictReader(file)} == {("5", "5"), ("6", "6")}
     main(["figures", "reconstruction", "--checkpoint", path, "--points=-1,2 4,0", "--out", str(tmp_path / "b")])
-    assert "(-1, 2) and (4, 0)" in (tmp_path / "b/reconstruction.svg").read_text()
+    assert "(-1, 2) and (4, 0)" in (tmp_path / "b/reconstruction.svg").read_text(encoding="utf-8")
     main(["figures", "response", "--checkpoint", path, "--scaling", "pi", "--out", str(tmp_path / "c")])
-    assert "Rules for larger grids: pi." in (tmp_path / "c/response.svg").read_text()
+    assert "Rules for larger grids: pi." in (tmp_path / "c/response.svg").read_text(encoding="utf-8")
 
 
 def test_images_are_cut_square_and_normalised(my_images, tmp_path):

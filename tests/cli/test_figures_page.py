@@ -44,7 +44,7 @@ def test_all_figures_are_in_one_page_with_what_the_model_is(write_page, open_pag
 
 def test_a_page_says_why_a_figure_is_missing(write_page):
     path, printed = write_page("ape")
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert "left out frequencies" in printed
     assert "this figure is for models with RoPE" in text
     assert "The explorer is left out: none of its 2 attention layers rotates" in text

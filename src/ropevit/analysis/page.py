@@ -15,7 +15,7 @@ class Section(NamedTuple):
     """One analysis in the page."""
 
     name: str
-    """Short name, unique in the page: the verb that draws it."""
+    """The figure's name, unique in the page."""
     title: str
     text: str
     """What is drawn and how to read it; blank lines part paragraphs."""
