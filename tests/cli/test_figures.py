@@ -107,6 +107,14 @@ def test_all_leaves_out_what_a_model_does_not_have_and_says_why(saved, tmp_path,
     assert not (tmp_path / "out/phases.png").exists()
 
 
+def test_all_does_not_take_a_mistake_for_a_figure_that_a_model_lacks():
+    def wrong(*_):
+        raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        catalogue.attempt(Analysis("mine", "Mine", "", wrong), random_subject(NAME)[0], catalogue.FigureOptions())
+
+
 def made(subject, options):
     del options
     assert subject.label == "run"

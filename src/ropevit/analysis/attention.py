@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ropevit.analysis.layers import NothingToDrawError
 from ropevit.analysis.subject import FigureOptions, Subject, window_at
 from ropevit.analysis.watching import Attending, watching
 from ropevit.kernels.windows import to_windows
@@ -111,7 +112,7 @@ def measure_attention(
     Source: Raghu et al. 2021 (arXiv:2108.08810), section 3, after Dosovitskiy et al. 2020 (arXiv:2010.11929).
     """
     if not isinstance(model, ViT | Swin):
-        raise ValueError(
+        raise NothingToDrawError(
             f"got {type(model).__name__}; attention is measured in classifiers, a ViT or Swin of this package"
         )
     if queries < 1:
@@ -279,7 +280,9 @@ def measure_subject(subject: Subject, options: FigureOptions) -> Attention:
         ValueError: If there are no images to look at, or the model cannot take such sizes.
     """
     if subject.images is None:
-        raise ValueError("got no images, on which attention is measured; give some: --images DIR, or --images fashion")
+        raise NothingToDrawError(
+            "got no images, on which attention is measured; give some: --images DIR, or --images fashion"
+        )
     height, width = trained = subject.trained_size
     larger = [(side, side) for side in options.sizes] or [(2 * height, 2 * width)]
     sizes = sorted({trained, *larger})

@@ -12,6 +12,7 @@ from ropevit.analysis import (
     reconstruction,
     response,
 )
+from ropevit.analysis.layers import NothingToDrawError
 from ropevit.analysis.subject import Analysis, FigureOptions, Made, Subject
 
 __all__ = ["ANALYSES", "Analysis", "FigureOptions", "Made", "Outcome", "Subject", "attempt", "choose"]
@@ -52,8 +53,8 @@ def choose(name: str) -> Sequence[Analysis]:
 
 
 def attempt(analysis: Analysis, subject: Subject, options: FigureOptions) -> Outcome:
-    """Make a figure, or say why this model has none."""
+    """Make a figure, or say why this model has none; other errors are the caller's."""
     try:
         return Outcome(analysis, analysis.make(subject, options))
-    except ValueError as error:
+    except NothingToDrawError as error:
         return Outcome(analysis, None, " ".join(str(error).split()))

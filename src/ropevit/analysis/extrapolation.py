@@ -3,6 +3,7 @@
 from typing import Any
 
 from ropevit.analysis.curves import Curve, Evaluations, draw_curves
+from ropevit.analysis.layers import NothingToDrawError
 from ropevit.analysis.subject import FigureOptions, Made, Rows, Subject
 from ropevit.models.published import curve
 from ropevit.models.registry import get_config
@@ -64,7 +65,7 @@ def make(subject: Subject, options: FigureOptions) -> Made:
     data = options.evaluations
     if data is None:
         if not subject.published or subject.name is None or not curve(subject.name):
-            raise ValueError(
+            raise NothingToDrawError(
                 "got no scores, and the paper has none of these weights; give evaluations, --evals DIR, or data to "
                 "measure on, --data PATH"
             )

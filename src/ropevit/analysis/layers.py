@@ -17,6 +17,10 @@ from ropevit.rope import grid_positions
 Grid = tuple[int, int]
 
 
+class NothingToDrawError(ValueError):
+    """A model does not have what a figure shows; not an error where all figures are drawn."""
+
+
 class Layer(NamedTuple):
     """One attention layer."""
 
@@ -40,7 +44,7 @@ def attention_layers(model: nn.Module) -> list[Layer]:
         ValueError: If the model has no attention layer of this package, or is one of videos.
     """
     if any(isinstance(body, ViT) and body.config.is_video for body in model.modules()):
-        raise ValueError("got a video model; the analyses are of images, x and y")
+        raise NothingToDrawError("got a video model; the analyses are of images, x and y")
     layers = []
     for name, attention, shared in walk(model, None):
         own = attention.rope
@@ -51,7 +55,7 @@ def attention_layers(model: nn.Module) -> list[Layer]:
             found = found.expand(-1, attention.heads, -1)
         layers.append(Layer(name, found, attention.heads))
     if not layers:
-        raise ValueError(
+        raise NothingToDrawError(
             f"got {type(model).__name__}, which has no attention layer of this package; nothing to look at"
         )
     return layers
@@ -74,7 +78,9 @@ def rotated_layers(model: nn.Module) -> list[RotatedLayer]:
     layers = attention_layers(model)
     rotated = [RotatedLayer(layer.name, layer.frequencies) for layer in layers if layer.frequencies is not None]
     if not rotated:
-        raise ValueError(f"none of its {len(layers)} attention layers rotates; this figure is for models with RoPE")
+        raise NothingToDrawError(
+            f"none of its {len(layers)} attention layers rotates; this figure is for models with RoPE"
+        )
     return rotated
 
 
@@ -103,7 +109,9 @@ def body(model: nn.Module) -> Classifier[Any]:
     """
     found = next((module for module in model.modules() if isinstance(module, Classifier)), None)
     if found is None:
-        raise ValueError(f"got {type(model).__name__}, which holds no model of this package; nothing to look at")
+        raise NothingToDrawError(
+            f"got {type(model).__name__}, which holds no model of this package; nothing to look at"
+        )
     return found
 
 
@@ -114,7 +122,9 @@ def trained_grid(model: nn.Module) -> Grid:
         ValueError: If they differ from layer to layer, as in a backbone with windows in some layers.
     """
     if any(isinstance(module, DenseViT) for module in model.modules()):
-        raise ValueError("some of its layers attend in windows, others everywhere; this figure is for one trained grid")
+        raise NothingToDrawError(
+            "some of its layers attend in windows, others everywhere; this figure is for one trained grid"
+        )
     config = body(model).config
     return config.trained_grid or config.attended
 

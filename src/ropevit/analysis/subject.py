@@ -112,4 +112,4 @@ class Analysis(NamedTuple):
     text: str
     """A few sentences: what is drawn, in which unit, how to read it."""
     make: Callable[[Subject, FigureOptions], Made]
-    """Raises ValueError, in one line, where a model has nothing to draw."""
+    """Raises NothingToDrawError, in one line, where a model does not have the figure."""

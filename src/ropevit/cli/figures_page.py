@@ -8,7 +8,7 @@ import torch
 import ropevit
 from ropevit.analysis.catalogue import Outcome, Subject
 from ropevit.analysis.explorer import ExplorerData, explorer
-from ropevit.analysis.layers import attention_layers
+from ropevit.analysis.layers import NothingToDrawError, attention_layers
 from ropevit.analysis.page import Section, render
 from ropevit.models import SwinConfig
 from ropevit.weights.saving import write_atomically
@@ -41,7 +41,7 @@ def explore(subject: Subject, sizes: tuple[int, ...]) -> ExplorerData | str:
     """Collect what can be explored, or say why nothing can."""
     try:
         return explorer(subject.model, subject.larger_grids(sizes))
-    except ValueError as error:
+    except NothingToDrawError as error:
         return " ".join(str(error).split())
 
 
