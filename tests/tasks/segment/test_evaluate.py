@@ -166,7 +166,22 @@ def test_rules_for_windows_are_refused():
     info = SegmenterInfo(config=config, classes=["a"], metadata={"crop": 64})
     for wrong in (config, small_segmenter(window=2, depth=8)):
         with pytest.raises(ValueError, match="with windows, which are as large as in training at any size"):
-            module.bend(build_segmenter(wrong, 1), replace(info, config=wrong), "yarn")
+            module.bend(build_segmenter(wrong, 1), replace(info, config=wrong), "yarn", None)
+
+
+def test_rules_are_refused_where_no_window_is_larger_than_a_crop(tmp_path):
+    model, info = load_segmenter(save_tiny(tmp_path / "cropped.safetensors", crop=64))
+    for window in (48, 64):
+        with pytest.raises(ValueError, match=f"windows of {window} pixels, no larger .* crops of 64; .* give --whole"):
+            module.bend(model, info, "yarn", window)
+    module.bend(model, info, "yarn", 80)
+    assert model.backbone.body.config.trained_grid == (4, 4)
+
+
+def test_rules_are_refused_for_the_windows_that_the_options_choose(place, tmp_path):
+    path = str(save_tiny(tmp_path / "cropped.safetensors", crop=64))
+    with pytest.raises(ValueError, match="got scaling='yarn' with windows of 64 pixels"):
+        measure(place, tmp_path / "out", checkpoint=path, scaling="yarn", segmenter=SegmenterOptions(window=64))
 
 
 def test_what_does_not_fit_is_refused(place, tmp_path):

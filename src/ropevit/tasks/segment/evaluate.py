@@ -99,8 +99,9 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
         model, info = load_segmenter(path)
         if missing := [name for name in FACTS if name not in info.metadata]:
             raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
+        inference = choose_inference(InferenceConfig(**info.metadata["inference"]), config.segmenter)
         if config.scaling is not None:
-            bend(model, info, config.scaling)
+            bend(model, info, config.scaling, inference.window)
         source = open_ade(config.data, "val")
         check_classes(info.classes, source, path)
         bench = Bench(
@@ -108,17 +109,24 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
             model=model.eval(),
             info=info,
             source=source,
-            inference=choose_inference(InferenceConfig(**info.metadata["inference"]), config.segmenter),
+            inference=inference,
             ratios=config.segmenter.ratios or (1.0,),
         )
         return measure_all(make_plan(bench, path, name), site)
 
 
-def bend(model: SegmentationModel, info: SegmenterInfo, scaling: str) -> None:
+def bend(model: SegmentationModel, info: SegmenterInfo, scaling: str, window: int | None) -> None:
     """Give a segmenter rules for larger grids, which count from the grid of the crops that it was trained on.
 
+    Args:
+        model: The segmenter.
+        info: What its file says.
+        scaling: Names of rules.
+        window: Side in pixels of the windows in which it looks at an image; None for whole images.
+
     Raises:
-        ValueError: If its blocks attend in windows, which are as in training; if there is no such rule, or no rotation.
+        ValueError: If its blocks attend in windows, which are as in training; if no window that it looks at is larger
+            than a crop; if there is no such rule, or no rotation.
     """
     backbone = info.config.backbone()
     if not isinstance(backbone, DenseViTConfig) or len(backbone.seeing_all) < backbone.body.depth:
@@ -130,7 +138,13 @@ def bend(model: SegmentationModel, info: SegmenterInfo, scaling: str) -> None:
         raise WeightsError(
             f"got scaling={scaling!r} for a file that does not say its crop; give one that a training wrote"
         )
-    rows = info.metadata["crop"] // backbone.body.patch_size
+    crop = info.metadata["crop"]
+    if window is not None and window <= crop:
+        raise ValueError(
+            f"got scaling={scaling!r} with windows of {window} pixels, no larger than the training's crops of {crop}; "
+            "rules are for larger ones: give --whole or a larger --window"
+        )
+    rows = crop // backbone.body.patch_size
     set_scaling(model, scaling, trained_grid=(rows, rows))
 
 
