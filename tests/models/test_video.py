@@ -250,13 +250,22 @@ def test_a_video_model_by_name_starts_from_weights_of_images(tmp_path, monkeypat
         assert again(still(images, 4)).shape == (2, 3)
 
 
+def test_published_weights_start_a_video_with_any_budget(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "small", config("rope_axial"))
+    torch.save({"model": model("rope_axial").state_dict()}, tmp_path / "published.pth")
+    for pairs in ((4, 4, 0), (3, 3, 2)):
+        assert create_model("small", tmp_path / "published.pth", frames=4, pairs=pairs).config.budget == pairs
+    with pytest.raises(WeightsError, match=r"does not say its rotation, .* has pairs=\(3, 3, 2\)"):
+        create_model("small", tmp_path / "published.pth", pairs=(3, 3, 2))
+
+
 def test_files_of_images_and_videos_are_not_taken_for_each_other(tmp_path):
     image = save_model(tmp_path / "image.safetensors", model())
     clip = save_model(tmp_path / "video.safetensors", video())
     with pytest.raises(WeightsError, match=r"a model of images, while .* videos; create_model\(NAME, frames=..."):
         load_weights(video(), image)
     for source in (clip, video().state_dict()):
-        with pytest.raises(WeightsError, match="holds a model of videos, while the model is one of images"):
+        with pytest.raises(WeightsError, match="one of images; give weights of images, or build the video model with"):
             load_weights(model(), source)
     with pytest.raises(WeightsError, match=r"has frames=6, .*which the published layout cannot say"):
         convert(clip, tmp_path / "other.bin", to="published")

@@ -6,8 +6,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from ropevit.models import ViT
+from ropevit.models.dense import DenseViT, DenseViTConfig
 from ropevit.models.layers import resize_embedding
-from ropevit.weights import WeightsError, load_weights, save_model
+from ropevit.weights import WeightsError, load_dense_weights, load_weights, save_model
 
 
 def copied(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -91,6 +92,29 @@ def test_learned_frequencies_fit_only_where_they_belong(theirs, ours, published,
         return
     with pytest.raises(WeightsError, match=f"it looks like .*position .*{theirs}"):
         load_weights(ViT(config(ours)), published(theirs))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pairs": (6, 6, 4)}, r"the model has pairs=\(6, 6, 4\); build it with pairs=\(8, 8, 0\) or none"),
+        ({"position": "rope_golden"}, "the model has position rope_golden; build it with position rope_axial"),
+        ({"position": "rope_spiral"}, "the model has position rope_spiral"),
+    ],
+)
+def test_a_file_without_a_config_has_the_published_rotation(changes, told, published, config, tmp_path):
+    path, other = tmp_path / "weights.pth", ViT(config(**{"position": "rope_axial"} | changes))
+    torch.save({"model": published("rope_axial")}, path)
+    load_weights(ViT(config("rope_axial", pairs=(8, 8, 0))), path)
+    load_weights(ViT(config("none")), path)
+    before = copied(other)
+    with pytest.raises(WeightsError, match=f"does not say its rotation, .* {told}"):
+        load_weights(other, path)
+    assert unchanged(other, before)
+    load_weights(other, ViT(other.config).state_dict())  # who holds a model knows it
+    if "pairs" not in changes:
+        with pytest.raises(WeightsError, match="does not say its rotation"):
+            load_dense_weights(DenseViT(DenseViTConfig(body=other.config)), path)
 
 
 def test_a_name_that_contradicts_the_model_is_refused(published, config, tmp_path):

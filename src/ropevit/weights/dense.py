@@ -8,7 +8,7 @@ from torch import nn
 from ropevit.models.architectures import build_model
 from ropevit.models.dense import DenseSwin, DenseViT
 from ropevit.weights.errors import WeightsError
-from ropevit.weights.loading import HEAD, LoadReport, fit, put, understand
+from ropevit.weights.loading import HEAD, LoadReport, check_implied, fit, put, understand
 from ropevit.weights.reading import Source, read_checkpoint
 
 UNUSED = "of the classifier; the backbone does without it"
@@ -42,6 +42,7 @@ def load_dense_weights(
     """
     backbone = bare_backbone(model)
     found = understand(read_checkpoint(source, revision), ema)
+    check_implied(backbone.config.body, found)
     with torch.device("meta"):  # only names and shapes matter
         classifier = build_model(replace(backbone.config.body, num_classes=0))
     state, report = fit(classifier, found, replace_head=True, grid=grid)

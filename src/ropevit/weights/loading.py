@@ -13,11 +13,12 @@ from ropevit.models.layers import resize_embedding, resize_time
 from ropevit.models.registry import MODELS
 from ropevit.models.vit import ViTConfig
 from ropevit.models.windows import resize_bias
+from ropevit.rope.families import FIXED
 from ropevit.weights.errors import WeightsError, few
 from ropevit.weights.facts import EMBEDDINGS, Facts, claimed_name, hint, read_facts, square_grid
 from ropevit.weights.layouts import recognise, to_ours, unwrap
 from ropevit.weights.own import FORMAT, check_config, stored_config
-from ropevit.weights.reading import Checkpoint, Source, read_checkpoint
+from ropevit.weights.reading import GIVEN, Checkpoint, Source, read_checkpoint
 from ropevit.weights.tables import drop_fixed
 
 HEAD = ("head.weight", "head.bias")
@@ -113,7 +114,8 @@ def load_weights(
 
     Args:
         model: A model of this package, also compiled or wrapped for distributed training.
-        source: Path (.safetensors .pth .pt .bin), hub id, published model name, or state dict.
+        source: Path (.safetensors .pth .pt .bin), hub id, published model name, or state dict. Fixed frequencies are
+            not among weights: a state dict is taken to have the model's, a file without a config the published ones.
         replace_head: Keep the model's own head instead of loading the file's.
         ema: Load the moving average that a training script kept beside the weights.
         grid: Rows and columns of the source's absolute embedding; None takes what a file of ours says, or a square.
@@ -141,6 +143,7 @@ def bare(model: nn.Module) -> Model:
 
 def load_found(model: Model, found: Found, replace_head: bool, grid: tuple[int, int] | None = None) -> LoadReport:
     """Load what was understood."""
+    check_implied(model.config, found)
     state, report = fit(model, found, replace_head, grid)
     put(model, state, found.source)
     return report
@@ -175,8 +178,12 @@ def fit(
     """
     if found.facts is not None and found.is_video != model.config.is_video:
         kind, other = ("videos", "images") if found.is_video else ("images", "videos")
-        way = "" if found.is_video else "; create_model(NAME, frames=..., pretrained=SOURCE) starts from such weights"
-        raise WeightsError(f"{found.source} holds a model of {kind}, while the model is one of {other}{way}")
+        way = (
+            "give weights of images, or build the video model with frames="
+            if found.is_video
+            else "create_model(NAME, frames=..., pretrained=SOURCE) starts from such weights"
+        )
+        raise WeightsError(f"{found.source} holds a model of {kind}, while the model is one of {other}; {way}")
     if found.config is not None:
         check_config(found.config, model.config, found.source, replace_head)
     heads = model.config.heads if isinstance(model.config, ViTConfig) else None
@@ -273,6 +280,30 @@ def check_rotation(config: Config, found: Found) -> None:
         return
     if config.rope not in {EMBEDDINGS[found.facts.architecture][name].rope for name in found.facts.positions}:
         raise WeightsError(f"{found.source} does not fit the model; {hint(found.facts, found.state, config)}")
+
+
+def check_implied(config: Config, found: Found) -> None:
+    """Refuse a file that does not say its rotation for a model with another fixed one than the published.
+
+    Such a file is of RoPE-Axial that shares its pairs equally between x and y, or of no rotation; no shape shows it.
+    A state dict is taken to be of the model that its caller holds. Videos are not published.
+
+    Raises:
+        WeightsError: Saying what both are.
+    """
+    if found.config is not None or found.facts is None or found.source == GIVEN or config.is_video:
+        return
+    half = config.width // config.heads // 4 if isinstance(config, ViTConfig) else 0
+    if config.rope in FIXED:
+        own, other = f"position {config.position}", f"position {config.position.replace(config.rope, 'axial')}"
+    elif config.rope == "axial" and config.budget not in (None, (half, half, 0)):
+        own, other = f"pairs={config.budget}", f"pairs={(half, half, 0)} or none"
+    else:
+        return
+    raise WeightsError(
+        f"{found.source} does not say its rotation, so it is taken for the published RoPE-Axial, with as many pairs "
+        f"for x as for y, while the model has {own}; build it with {other}, or load a state dict if it is this model's"
+    )
 
 
 def check_claim(config: Config, found: Found) -> None:

@@ -20,6 +20,9 @@ from ropevit.weights.hub import fetch, hub_id
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
+#: What messages call a state dict, which has no name.
+GIVEN = "the given state dict"
+
 #: A string that ends so is a path even if there is no such file.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -51,7 +54,7 @@ def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
         WeightsError: If it cannot be found or read, or holds anything that only running code could rebuild.
     """
     if isinstance(source, Mapping):
-        return Checkpoint("the given state dict", source)
+        return Checkpoint(GIVEN, source)
     if not isinstance(source, str | os.PathLike):
         raise WeightsError(f"got {type(source).__name__}; expected a path, a hub id or a state dict")
     repo = named_repository(source)
