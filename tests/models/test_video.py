@@ -140,7 +140,9 @@ def test_tubelets_permuted_with_their_positions_give_the_same_tokens():
     assert_close(moved[:, 1:], built.encode(x, positions)[:, 1:][:, order], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("channels", "pairs"), [(64, (12, 12, 8)), (16, (3, 3, 2)), (12, (2, 2, 2)), (32, (6, 6, 4))])
+@pytest.mark.parametrize(
+    ("channels", "pairs"), [(64, (12, 12, 8)), (16, (3, 3, 2)), (12, (2, 2, 2)), (8, (1, 1, 2)), (32, (6, 6, 4))]
+)
 def test_three_eighths_of_the_pairs_turn_with_x_and_y_each_if_none_are_given(channels, pairs):
     built = config("rope_axial", frames=2, heads=1, width=channels)
     assert built.budget == pairs
@@ -300,6 +302,10 @@ def test_clips_that_do_not_fit_are_refused(built, shape, message):
         ({"frames": 4, "position": "rope_golden"}, "rope_golden, which has two axes; take axial or mixed"),
         ({"frames": 4, "position": "ape", "pairs": (3, 3, 2)}, "for ape on a video, which has no use for them"),
         ({"pairs": (3, 3, 2)}, "for rope_mixed on images, which has no use for them"),
+        (
+            {"frames": 4, "position": "rope_axial", "heads": 12},
+            "heads of 4 channels, whose 2 pairs leave none for t; give",
+        ),
         ({"frames": 4, "pairs": (4, 4)}, "expected three counts: for x, y and t"),
         ({"frames": 4, "pairs": 8}, "got pairs=8; expected three counts: for x, y and t"),
         ({"frames": 4, "pairs": (4, 4, 4)}, "with sum 8"),

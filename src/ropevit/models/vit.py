@@ -106,6 +106,8 @@ class ViTConfig(ModelConfig):
         check_frames(self.frames, self.tubelet)
         if self.rope not in (None, "axial", "mixed"):
             raise ValueError(f"got frames={self.frames} for {self.position}, which has two axes; take axial or mixed")
+        if self.rope == "axial" and self.pairs is None and self.budget == (1, 1, 0):
+            raise ValueError("got heads of 4 channels, whose 2 pairs leave none for t; give pairs= or fewer heads")
         if self.scaling is not None:
             raise ValueError(f"got scaling={self.scaling!r} with frames={self.frames}; rules are for images: leave it")
 
@@ -118,12 +120,13 @@ class ViTConfig(ModelConfig):
     def budget(self) -> tuple[int, ...] | None:
         """Pairs of a head for x, y and t; None, with two axes, shares them equally.
 
-        Source: Yang et al. 2024 (arXiv:2408.06072), CogVideoX: a quarter of the channels for t, if none are given.
+        Source: Yang et al. 2024 (arXiv:2408.06072), CogVideoX: a quarter of the channels for t, if none are given. Here
+        at least one pair, where heads are small; heads of 4 channels have none to give.
         """
         if self.pairs is not None or not self.is_video:
             return self.pairs
         total = self.width // self.heads // 2
-        spatial = round(3 * total / 8)
+        spatial = min(round(3 * total / 8), max(1, (total - 1) // 2))
         return spatial, spatial, total - 2 * spatial
 
     @property
