@@ -297,6 +297,11 @@ def test_clips_that_do_not_fit_are_refused(built, shape, message):
     ("changes", "message"),
     [
         ({"tubelet": 2}, "tubelet=2 without frames; add frames=, such as 16"),
+        ({"tubelet": 0}, "got tubelet=0; expected at least 1"),
+        ({"frames": "4"}, "got frames='4'; expected a whole number"),
+        ({"frames": 4.0}, "got frames=4.0; expected a whole number"),
+        ({"frames": 4, "tubelet": 2.0}, "got tubelet=2.0; expected a whole number"),
+        ({"frames": 0}, "got frames=0; expected at least 1"),
         ({"frames": 5, "tubelet": 2}, "clip of 5 frames"),
         ({"frames": 4, "tubelet": 0}, "tubelet=0; expected at least 1"),
         ({"frames": 4, "position": "rope_golden"}, "rope_golden, which has two axes; take axial or mixed"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, Literal, NamedTuple
 
 from ropevit.rope.scaling import Scaling, parse_scaling
@@ -96,10 +97,13 @@ class ModelConfig:
             raise ValueError(f"got {field}={getattr(self, field)!r}; expected one of {', '.join(allowed)}")
 
     def check_least(self, **least: int) -> None:
-        """Refuse counts below the least with which a model can be built."""
+        """Refuse what is no count, and counts below the least with which a model can be built."""
         for field, minimum in least.items():
-            if getattr(self, field) < minimum:
-                raise ValueError(f"got {field}={getattr(self, field)}; expected at least {minimum}")
+            value = getattr(self, field)
+            if not isinstance(value, Integral):
+                raise ValueError(f"got {field}={value!r}; expected a whole number, such as {max(1, minimum)}")
+            if value < minimum:
+                raise ValueError(f"got {field}={value}; expected at least {minimum}")
 
     @property
     def attended(self) -> tuple[int, int]:

@@ -98,11 +98,12 @@ class ViTConfig(ModelConfig):
             if self.rope not in ("axial", "mixed") or (self.rope == "mixed" and not self.is_video):
                 kind = "a video" if self.is_video else "images"
                 raise ValueError(f"got pairs={self.pairs} for {self.position} on {kind}, which has no use for them")
+        self.check_least(tubelet=1)
         if self.frames is None:
             if self.tubelet != 1:
                 raise ValueError(f"got tubelet={self.tubelet} without frames; add frames=, such as {8 * self.tubelet}")
             return
-        self.check_least(tubelet=1)
+        self.check_least(frames=1)
         check_frames(self.frames, self.tubelet)
         if self.rope not in (None, "axial", "mixed"):
             raise ValueError(f"got frames={self.frames} for {self.position}, which has two axes; take axial or mixed")
