@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -110,6 +111,9 @@ def test_what_cannot_be_inflated_is_refused(options, message):
         inflate(model("rope_axial"), frames=4, **options)
     with pytest.raises(ValueError, match="got learned=True for rope_mixed; that is for RoPE-Axial"):
         inflate(model(), frames=4, learned=True)
+    for speed in (math.nan, math.inf, -0.1):
+        with pytest.raises(ValueError, match=f"time_speed={speed} for rope_mixed; expected 0 or"):
+            inflate(model(), frames=4, time_speed=speed)
     with pytest.raises(ValueError, match="got a video model; expected a ViT of images"):
         inflate(video(), frames=4)
 

@@ -167,6 +167,9 @@ def test_names_are_read_with_their_options():
         (lambda: Parts(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
         (lambda: Yarn(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
         (lambda: Jitter(rescale=0.5), "rescale=0.5; expected at least 0, 1 and 1"),
+        (lambda: parse_scaling("jitter(rescale=nan)", (4, 4)), "rescale=nan; expected at least"),
+        (lambda: parse_scaling("jitter(shift=inf)", (4, 4)), "shift=inf, .* none infinite"),
+        (lambda: Jitter(jitter=math.nan), "jitter=nan"),
         (lambda: Scaling((), (0, 3)), "trained_grid=\\(0, 3\\); expected rows and columns"),
     ],
 )

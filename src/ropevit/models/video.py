@@ -1,5 +1,6 @@
 """From a model of images to one of videos or volumes that gives a single frame the same logits."""
 
+import math
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -52,8 +53,11 @@ def inflate(
     check_inflatable(model, kernel)
     turning = rotation_fields(model.config, pairs, learned)
     video = ViT(replace(model.config, frames=frames, tubelet=tubelet, **turning))
-    if time_speed < 0 or (time_speed and video.config.rope != "mixed"):
-        raise ValueError(f"got time_speed={time_speed} for {video.config.position}; above 0, and for RoPE-Mixed alone")
+    if not 0 <= time_speed < math.inf or (time_speed and video.config.rope != "mixed"):
+        raise ValueError(
+            f"got time_speed={time_speed} for {video.config.position}; expected 0 or, for RoPE-Mixed alone, a finite "
+            "number above it"
+        )
     state = {**video.state_dict(), **model.state_dict()}
     state[PATCH_KERNEL] = inflate_kernel(state[PATCH_KERNEL], tubelet, kernel)
     if video.config.rope == "mixed":

@@ -246,10 +246,16 @@ class Jitter:
     name: ClassVar[str] = "jitter"
 
     def __post_init__(self):
-        if self.shift < 0 or self.jitter < 1 or self.rescale < 1:
+        if not (0 <= self.shift < math.inf and 1 <= self.jitter < math.inf and 1 <= self.rescale < math.inf):
             raise ValueError(
-                f"got shift={self.shift}, jitter={self.jitter}, rescale={self.rescale}; expected at least 0, 1 and 1"
+                f"got shift={self.shift}, jitter={self.jitter}, rescale={self.rescale}; expected at least 0, 1 and 1, "
+                "and none infinite"
             )
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing changes, whatever is drawn."""
+        return (self.shift, self.jitter, self.rescale) == (0, 1, 1)
 
     def draw(
         self, device: torch.device | str | None = None, generator: torch.Generator | None = None

@@ -163,10 +163,11 @@ def check_training_rules(rules: tuple[str, ...], embeddings: tuple[str, ...]) ->
     """Refuse rules that are named twice, or with which a training would be the same as without."""
     check_different(rules)
     for rule in rules:
-        if not jitters(rule):
+        parts = parse_scaling(rule, (1, 1)).rules
+        if not any(isinstance(part, Jitter) and not part.idle for part in parts):
             raise ValueError(
                 f"got train_scaling {rule!r}; at the training size it changes nothing, so only jitter makes another "
-                "training: add +jitter, or measure with --scaling"
+                "training: add +jitter(rescale=2), or measure with --scaling"
             )
     if rules and not any(POSITION_EMBEDDINGS[name].rope for name in embeddings):
         raise ValueError(
