@@ -19,6 +19,7 @@ from ropevit.integrations.export import Difference, ExportReport, MismatchError,
 from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, ViTConfig, set_scaling
+from ropevit.rope.scaling import asked_rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     if size and not config.bake and isinstance(model.config, ViTConfig):
         raise ValueError(f"height and width stay free for this model; to fix them take --bake {size[0]}x{size[1]}")
     if config.scaling is not None:
-        set_scaling(model, config.scaling)
+        set_scaling(model, asked_rules(config.scaling))
     options: dict[str, Any] = {"size": size, "bake": config.bake is not None, "overwrite": config.force, **facts}
     if config.format == "onnx":
         options["int8"] = config.int8

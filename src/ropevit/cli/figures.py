@@ -20,6 +20,7 @@ from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, rand
 from ropevit.drawing import save_figure
 from ropevit.extras import require
 from ropevit.models import set_scaling
+from ropevit.rope.scaling import asked_rules
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig, Flag
 from ropevit.tasks.common.kept import Which
 from ropevit.tasks.common.measured import to_csv
@@ -58,7 +59,8 @@ class FiguresConfig:
     random: Flag = False
     """Draw --model before any training, with random weights."""
     scaling: str | None = None
-    """Rules for grids larger than in training, such as ntk or parts+log, instead of the model's own."""
+    """Rules for grids larger than in training, such as ntk or parts+log, instead of the model's own; none
+    draws it without."""
     images: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|fashion")] = None
     """Images for the figures that need some: a file, a folder (its val part, if it has one), or the embedded ones.
     If left out, the embedded ones for a model that was trained on them."""
@@ -169,6 +171,7 @@ def find(config: FiguresConfig) -> Subject:
     if config.scaling is not None:
         set_scaling(subject.model, config.scaling)
         subject = replace(subject, published=False)
+        set_scaling(subject.model, asked_rules(config.scaling))
     if config.images is not None and body(subject.model) is not subject.model:
         raise ValueError("got --images with a detector or segmenter; figures that need images are of classifiers")
     place = config.images or (FASHION if look.embedded else None)

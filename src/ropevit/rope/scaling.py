@@ -289,6 +289,11 @@ RULES: Mapping[str, Rule] = {
 } | {"entropy": LogTemperature(power=0.5)}
 
 
+def asked_rules(text: str) -> str | None:
+    """Read what is asked for instead of a model's own rules: "none" takes them away."""
+    return None if text == "none" else text
+
+
 @dataclass(frozen=True)
 class Scaling:
     """Rules in a row, for a model that was trained on a grid.

@@ -129,15 +129,19 @@ def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(s
         return original(model, bench)
 
     monkeypatch.setattr(measuring, "classifier", spy)
-    for name, scaling in (("own", None), ("other", "yarn")):
+    for name, scaling in (("own", None), ("other", "yarn"), ("plain", "none")):
         config = EvalConfig(
             checkpoint=str(tmp_path / "run"), data=str(tmp_path / "images"), out=tmp_path / name, sizes=(56,),
             workers=0, device="cpu", scaling=scaling,
         )  # fmt: skip
         evaluate(config, lambda event: begun.append(event.how) if isinstance(event, Begun) else None)
-    assert [[rule.name for rule in rules.rules] for rules in seen] == [["normalise", "jitter"], ["yarn"]]
-    assert {rules.trained_grid for rules in seen} == {(7, 7)}
-    assert [how.split("rules ")[1].split(",")[0] for how in begun] == [RULE, "yarn"]
+    assert [[rule.name for rule in rules.rules] for rules in seen[:2]] == [["normalise", "jitter"], ["yarn"]]
+    assert {rules.trained_grid for rules in seen[:2]} == {(7, 7)}
+    assert [how.split("rules ")[1].split(",")[0] for how in begun[:2]] == [RULE, "yarn"]
+    assert seen[2] is None
+    assert "rules" not in begun[2]
+    with pytest.raises(ValueError, match="no rule named ''; choose from"):
+        evaluate(replace(config, scaling="", out=tmp_path / "empty"))
 
 
 def test_a_rule_without_a_rotation_is_refused(small):

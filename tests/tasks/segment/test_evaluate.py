@@ -151,7 +151,7 @@ def test_rules_count_from_the_grid_of_the_crops(place, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "count_pixels", spy)
     options = {"checkpoint": path, "scaling": "yarn", "sizes": (64, 96)}
     ruled = measure(place, tmp_path / "ruled", begun.append, **options)
-    plain = measure(place, tmp_path / "plain", **options | {"scaling": None})
+    plain = measure(place, tmp_path / "plain", **options | {"scaling": "none"})
     assert [rules and rules.trained_grid for rules in seen] == [(4, 4), (4, 4), None, None]
     assert "rules yarn" in begun[0].how
     assert ruled[1].mIoU != plain[1].mIoU

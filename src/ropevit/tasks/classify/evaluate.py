@@ -11,6 +11,7 @@ from ropevit.data.loading import Batch, eval_batches, name_unread
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.models.architectures import Model
 from ropevit.models.published import Figure, curve
+from ropevit.rope.scaling import asked_rules
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
@@ -94,8 +95,8 @@ def prepare(site: Site) -> Bench:
     """Read the weights, find the images and match their classes."""
     config, real = site.config, site.config.classifier.real
     subject = open_subject(config.model, config.checkpoint, config.which)
-    scaling = config.scaling or subject.config.scaling
-    if scaling is not None:
+    scaling = subject.config.scaling if config.scaling is None else asked_rules(config.scaling)
+    if (scaling, subject.config.scaling) != (None, None):
         subject = with_scaling(subject, scaling)
     source = open_source(config.data, "val")
     match = match_classes(source, subject.classes, subject.config.num_classes, subject.name)
@@ -105,8 +106,10 @@ def prepare(site: Site) -> Bench:
     return Bench(site=site, subject=subject, source=source, match=match, real=labels)
 
 
-def with_scaling(subject: Subject, scaling: str) -> Subject:
+def with_scaling(subject: Subject, scaling: str | None) -> Subject:
     """Give a model rules for larger grids, which count from the grid of its training, whatever is made of its windows.
+
+    None takes away those that it has.
 
     Raises:
         ValueError: If there is no such rule, or the model has no rotation.

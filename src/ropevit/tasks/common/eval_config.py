@@ -140,7 +140,7 @@ class EvalConfig:
     """auto takes a GPU if there is one."""
     scaling: str | None = None
     """Rules for grids or windows larger than in training, such as pi, ntk or parts+log, instead of those that the model
-    was trained with, if any; not for detectors. See docs/scaling.md."""
+    was trained with, if any; none measures it without. Not for detectors. See docs/scaling.md."""
     classifier: tyro.conf.OmitArgPrefixes[ClassifierOptions] = field(default_factory=ClassifierOptions)
     detector: tyro.conf.OmitArgPrefixes[DetectorOptions] = field(default_factory=DetectorOptions)
     segmenter: tyro.conf.OmitArgPrefixes[SegmenterOptions] = field(default_factory=SegmenterOptions)

@@ -12,6 +12,7 @@ from ropevit.data.loading import name_unread
 from ropevit.extras import require
 from ropevit.models.dense import DenseViTConfig
 from ropevit.models.rotations import set_scaling
+from ropevit.rope.scaling import asked_rules
 from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
 from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
 from ropevit.tasks.common.measured import fingerprint
@@ -100,8 +101,8 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
         if missing := [name for name in FACTS if name not in info.metadata]:
             raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
         inference = choose_inference(InferenceConfig(**info.metadata["inference"]), config.segmenter)
-        if config.scaling is not None:
-            bend(model, info, config.scaling, inference.window)
+        if (scaling := asked(config)) is not None:
+            bend(model, info, scaling, inference.window)
         source = open_ade(config.data, "val")
         check_classes(info.classes, source, path)
         bench = Bench(
@@ -113,6 +114,11 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
             ratios=config.segmenter.ratios or (1.0,),
         )
         return measure_all(make_plan(bench, path, name), site)
+
+
+def asked(config: EvalConfig) -> str | None:
+    """Read the rules that are asked for; a segmenter has none of its own."""
+    return None if config.scaling is None else asked_rules(config.scaling)
 
 
 def bend(model: SegmentationModel, info: SegmenterInfo, scaling: str, window: int | None) -> None:
@@ -199,7 +205,7 @@ def make_plan(bench: Bench, path: Path, name: str) -> Plan:
     how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
     views = [f"ratios {', '.join(f'{ratio:g}' for ratio in bench.ratios)}"] if bench.ratios != (1.0,) else []
     views += ["mirrored, too"] if inference.flip else []
-    rules = {} if config.scaling is None else {"scaling": config.scaling}
+    rules = {} if asked(config) is None else {"scaling": asked(config)}
     views += [f"rules {scaling}" for scaling in rules.values()]
     return Plan(
         name=name,
