@@ -53,11 +53,7 @@ def inflate(
     check_inflatable(model, kernel)
     turning = rotation_fields(model.config, pairs, learned)
     video = ViT(replace(model.config, frames=frames, tubelet=tubelet, **turning))
-    if not 0 <= time_speed < math.inf or (time_speed and video.config.rope != "mixed"):
-        raise ValueError(
-            f"got time_speed={time_speed} for {video.config.position}; expected 0 or, for RoPE-Mixed alone, a finite "
-            "number above it"
-        )
+    check_speed(time_speed, video.config)
     state = {**video.state_dict(), **model.state_dict()}
     state[PATCH_KERNEL] = inflate_kernel(state[PATCH_KERNEL], tubelet, kernel)
     if video.config.rope == "mixed":
@@ -75,6 +71,15 @@ def check_inflatable(model: object, kernel: str) -> None:
         raise ValueError(f"got {kind}; expected a ViT of images, such as create_model gives")
     if kernel not in ("mean", "central"):
         raise ValueError(f"got kernel={kernel!r}; expected mean or central")
+
+
+def check_speed(time_speed: float, config: ViTConfig) -> None:
+    """Refuse frequencies along t that are no numbers, or that nothing learns."""
+    if not 0 <= time_speed < math.inf or (time_speed and config.rope != "mixed"):
+        raise ValueError(
+            f"got time_speed={time_speed} for {config.position}; expected 0 or, for RoPE-Mixed alone, a finite number "
+            "above it"
+        )
 
 
 def rotation_fields(config: ViTConfig, pairs: tuple[int, int, int] | None, learned: bool) -> dict[str, Any]:
