@@ -169,9 +169,8 @@ def find(config: FiguresConfig) -> Subject:
     else:
         subject, look = open_figure_subject(config.model, config.checkpoint, config.which)
     if config.scaling is not None:
-        set_scaling(subject.model, config.scaling)
-        subject = replace(subject, published=False)
         set_scaling(subject.model, asked_rules(config.scaling))
+        subject = replace(subject, published=False)
     if config.images is not None and body(subject.model) is not subject.model:
         raise ValueError("got --images with a detector or segmenter; figures that need images are of classifiers")
     place = config.images or (FASHION if look.embedded else None)
