@@ -191,10 +191,10 @@ def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path, monke
     (row,) = measure(place, tmp_path / "mixed")
     other = save_tiny(tmp_path / "ape" / "model.safetensors", position="ape")
     (ape,) = measure(place, tmp_path / "ape_eval", checkpoint=str(other), beside=(tmp_path / "mixed",))
-    curves, metric, title, _ = drawn[-1]
-    assert [curve.label for curve in curves] == ["absolute (APE): ape", "RoPE-Mixed: run"]
-    assert [curve.points for curve in curves] == [{64: ape.AP}, {64: row.AP}]
-    assert [curve.trained_at for curve in curves] == [64, 64]
-    assert (metric, title) == ("AP", "AP on coco/val")
+    (shown,) = drawn[-1]
+    assert [curve.label for curve in shown.curves] == ["absolute (APE): ape", "RoPE-Mixed: run"]
+    assert [curve.points for curve in shown.curves] == [{64: ape.AP}, {64: row.AP}]
+    assert [curve.trained_at for curve in shown.curves] == [64, 64]
+    assert (shown.metric, shown.title) == ("AP", "AP on coco/val")
     measure(place, tmp_path / "mixed", beside=(tmp_path / "ape_eval",), resume=True)
-    assert [curve.position for curve in drawn[-1][0]] == ["rope_mixed", "ape"], "drawn though nothing was missing"
+    assert [curve.position for curve in drawn[-1][0].curves] == ["rope_mixed", "ape"], "drawn though nothing was missing"
