@@ -197,4 +197,6 @@ def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path, monke
     assert [curve.trained_at for curve in shown.curves] == [64, 64]
     assert (shown.metric, shown.title) == ("AP", "AP on coco/val")
     measure(place, tmp_path / "mixed", beside=(tmp_path / "ape_eval",), resume=True)
-    assert [curve.position for curve in drawn[-1][0].curves] == ["rope_mixed", "ape"], "drawn though nothing was missing"
+    assert [curve.position for curve in drawn[-1][0].curves] == ["rope_mixed", "ape"], (
+        "drawn though nothing was missing"
+    )
