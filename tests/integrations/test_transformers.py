@@ -150,7 +150,7 @@ def test_a_config_without_fields_describes_a_published_model():
         ({"positon": "ape"}, "no field named 'positon'; did you mean position"),
         ({"position": "ape"}, "got no depth, heads, width"),
         ({"position": "nope", "width": 32, "depth": 1, "heads": 2}, "got position='nope'; expected one of none, ape"),
-        ({"position": "ape", "width": "32", "depth": 1, "heads": 2}, "got a field of a wrong type"),
+        ({"position": "ape", "width": "32", "depth": 1, "heads": 2}, "expected a whole number"),
         ({"width": 32, "hidden_size": 64}, "got width twice, as 32 and 64"),
         ({"id2label": {1: "a", 2: "b"}}, "got id2label for 1, 2; expected a label for each of 0, 1"),
         ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "contradict each other"),
