@@ -100,8 +100,8 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
     caption = (
         "A line is a pair, the one that turned furthest on top; its length is the circle. Blue: angles f · d between "
         f"patches of the trained grid, {told(data.trained)}; orange, from dark to light: new on grids of "
-        f"{', '.join(map(told, data.grids))} (rows x columns); grey: on none. Numbers: percent of the circle that each "
-        f"grid adds, mean of the pairs. {rules_told(data.rules)}"
+        f"{', '.join(map(told, data.grids))} (rows x columns); grey: on none. Numbers: percent of the circle that is "
+        f"new on each of these grids, counted from training, mean of the pairs. {rules_told(data.rules)}"
     )
     named = [layer._replace(cells=cell_names(layer)) for layer in shown]
     frame = mosaic(rows_of(named), TITLE, label, caption)
