@@ -19,6 +19,7 @@ from ropevit.cli.figures_page import write_page
 from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, random_subject
 from ropevit.drawing import save_figure
 from ropevit.extras import require
+from ropevit.files import write_atomically
 from ropevit.models import set_scaling
 from ropevit.rope.scaling import asked_rules
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig, Flag
@@ -26,7 +27,6 @@ from ropevit.tasks.common.kept import Which
 from ropevit.tasks.common.measured import to_csv
 from ropevit.tasks.common.outputs import check_out
 from ropevit.tasks.compare import read_evaluations
-from ropevit.weights.saving import write_atomically
 
 #: Value of `name` that stands for all figures.
 ALL = "all"

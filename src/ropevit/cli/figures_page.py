@@ -10,8 +10,8 @@ from ropevit.analysis.catalogue import Outcome, Subject
 from ropevit.analysis.explorer import ExplorerData, explorer
 from ropevit.analysis.layers import NothingToDrawError, attention_layers
 from ropevit.analysis.page import Section, render
+from ropevit.files import write_atomically
 from ropevit.models import SwinConfig
-from ropevit.weights.saving import write_atomically
 
 
 def write_page(

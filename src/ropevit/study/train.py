@@ -16,6 +16,7 @@ from torch import nn
 
 from ropevit.data.crops import MEAN, STD
 from ropevit.data.streams import stream
+from ropevit.files import write_atomically
 from ropevit.models.groups import parameter_groups
 from ropevit.models.rotations import set_scaling
 from ropevit.models.vit import ViT, ViTConfig
@@ -25,7 +26,7 @@ from ropevit.study.panels import Panel
 from ropevit.study.settings import PanelSettings
 from ropevit.weights.errors import first_line
 from ropevit.weights.reading import read_file
-from ropevit.weights.saving import save_model, write_atomically
+from ropevit.weights.saving import save_model
 
 #: Checkpoints and lines of the log in a training.
 CHECKPOINTS, LOG_LINES = 10, 50

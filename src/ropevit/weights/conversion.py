@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ropevit.files import write_atomically
 from ropevit.models.architectures import ARCHITECTURES, Config, build_model
 from ropevit.models.registry import MODELS, get_config
 from ropevit.models.swin import SwinConfig
@@ -18,7 +19,7 @@ from ropevit.weights.layouts import LAYOUTS, from_ours
 from ropevit.weights.loading import Found, check_finite, fit, grouped, understand
 from ropevit.weights.own import own_metadata, stored_json
 from ropevit.weights.reading import Source, read_checkpoint
-from ropevit.weights.saving import separate, write_atomically, write_safetensors
+from ropevit.weights.saving import separate, write_safetensors
 from ropevit.weights.tables import derived_tables
 
 #: What a file may be called, by layout; only safetensors have a header for the config of ours.

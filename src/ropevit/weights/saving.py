@@ -1,15 +1,16 @@
 """Our own files: safetensors with the model's config, convention and classes in the header."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ropevit.files import write_atomically
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.weights.errors import WeightsError, few
 from ropevit.weights.loading import LoadReport, bare, check_finite, load_found, understand
@@ -116,24 +117,3 @@ def check_savable(model: Model) -> None:
 def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give each tensor memory of its own: a view would take its whole base along."""
     return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside the path, flush to disk, then move into place; a crash leaves the old file or none.
-
-    Raises:
-        WeightsError: If the disk refuses.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise WeightsError(f"cannot write {path}: {error.strerror or error}; choose another place") from error

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from ropevit.files import write_atomically
 from ropevit.weights.errors import WeightsError, first_line
-from ropevit.weights.saving import write_atomically
 
 NAME = re.compile(r"step-(\d+)\.pt")
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ropevit.files import write_atomically
 from ropevit.tasks.common.config import FIXED, RunConfig
-from ropevit.weights.saving import write_atomically
 
 FILE = "config.json"
 

@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
+from ropevit.files import write_atomically
 from ropevit.tasks.common.directory import differences
-from ropevit.weights.saving import write_atomically
 
 SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "curve.png"
 

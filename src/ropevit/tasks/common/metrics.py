@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.extras import require
+from ropevit.files import write_atomically
 from ropevit.tasks.common.config import RunConfig
-from ropevit.weights.saving import write_atomically
 
 FILE = "metrics.jsonl"
 

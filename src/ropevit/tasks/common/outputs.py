@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ropevit.data.listing import ImageFile, listed
-from ropevit.weights.saving import write_atomically
+from ropevit.files import write_atomically
 
 
 class Summary(NamedTuple):

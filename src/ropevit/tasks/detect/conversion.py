@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ropevit.data.coco_classes import COCO_CATEGORIES
 from ropevit.data.imagenet import MEAN, STD
+from ropevit.files import write_atomically
 from ropevit.models.registry import SWIN_SIZES, VIT_SIZES
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.detectron import from_detectron, to_detectron, unsaid
@@ -20,7 +21,7 @@ from ropevit.weights.errors import WeightsError, few
 from ropevit.weights.layouts import unwrap
 from ropevit.weights.loading import check_finite, grouped
 from ropevit.weights.reading import Source, read_checkpoint
-from ropevit.weights.saving import separate, write_atomically, write_safetensors
+from ropevit.weights.saving import separate, write_safetensors
 
 #: The entry by which a checkpoint of detrex's DINO is known.
 KNOWN_BY = "transformer.tgt_embed.weight"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ropevit.data.coco import Boxes
 from ropevit.data.listing import ImageFile
+from ropevit.files import write_atomically
 from ropevit.tasks.classify.subject import pixel_statistics
 from ropevit.tasks.common.outputs import Summary, save_png
 from ropevit.tasks.common.painting import Mark, add_legend, paint_boxes
@@ -21,7 +22,6 @@ from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import collate, normalise, prepare
 from ropevit.tasks.detect.model import Detector, load_detector
 from ropevit.tasks.detect.postprocess import Detections, detections
-from ropevit.weights.saving import write_atomically
 
 #: File with everything that was found, in the format of COCO's results.
 RESULTS = "detections.json"

@@ -13,13 +13,13 @@ from PIL import Image
 from ropevit.data.ade_classes import OWN
 from ropevit.data.images import to_tensor
 from ropevit.data.listing import ImageFile
+from ropevit.files import write_atomically
 from ropevit.tasks.classify.subject import pixel_statistics
 from ropevit.tasks.common.outputs import Summary, save_png
 from ropevit.tasks.common.painting import add_legend, paint_labels
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.model import SegmentationModel
 from ropevit.tasks.segment.segmenter import load_segmenter
-from ropevit.weights.saving import write_atomically
 
 #: Folder of the label maps, beside the pictures.
 LABELS = "labels"

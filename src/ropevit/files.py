@@ -1,0 +1,65 @@
+"""Files written whole or not at all, and JSON read with an error of one line."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write beside the path, flush to disk, then move into place; a crash leaves the old file or none.
+
+    Raises:
+        ValueError: If the disk refuses; the message names the file.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, all or nothing."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON, all or nothing."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def parse_json(content: str | bytes, source: object) -> Any:
+    """Parse JSON that somebody else may have written or damaged.
+
+    Args:
+        content: The JSON text.
+        source: What the message names, such as the path.
+
+    Raises:
+        ValueError: If it is no JSON, is cut off, or is nested too deeply; one line that names the source.
+    """
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise ValueError(f"{source} is not readable JSON ({reason}); it is damaged or was cut off") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: As `parse_json`, naming the path.
+    """
+    return parse_json(path.read_bytes(), path)

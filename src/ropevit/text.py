@@ -1,0 +1,25 @@
+"""Text from outside, made safe to show."""
+
+import re
+
+#: C0 and C1 control characters, and those that reverse or hide what follows.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+#: What makes a spreadsheet compute a cell.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def printable(text: object) -> str:
+    r"""Escape control characters, so that a name cannot drive a terminal: ESC becomes the four letters \x1b."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def csv_cell(value: object) -> object:
+    """Keep a spreadsheet from computing a text: one that would be a formula gets an apostrophe in front.
+
+    Numbers are returned as they are, also negative ones.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(FORMULA) else text

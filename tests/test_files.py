@@ -1,0 +1,34 @@
+import errno
+
+import pytest
+
+from ropevit.files import parse_json, read_json, write_atomically, write_json
+
+
+def test_a_failed_write_keeps_the_old_file_and_names_it(tmp_path):
+    path = tmp_path / "table.json"
+    write_json(path, {"a": 1})
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ValueError, match=r"cannot write .*table\.json: No space left on device"):
+        write_atomically(path, fail)
+    assert read_json(path) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["table.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": ', "Expecting value"),
+        (b"\xff\xfe\x00", "decode|Expecting"),
+        ("", "Expecting"),
+    ],
+)
+def test_damaged_json_is_one_line_that_names_the_source(content, reason):
+    with pytest.raises(ValueError, match=rf"^run/config\.json is not readable JSON \(.*({reason}).*\)") as caught:
+        parse_json(content, "run/config.json")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,29 @@
+import pytest
+
+from ropevit.text import csv_cell, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[2Jb", r"a\x1b[2Jb"),
+        ("\x1b]52;c;cHduZWQ=\x07", r"\x1b]52;c;cHduZWQ=\x07"),
+        ("\x9b2J", r"\x9b2J"),
+        ("evil\u202egnp.exe", r"evil\u202egnp.exe"),
+        ("two\nlines", r"two\nlines"),
+        ("lone \udcff", r"lone \udcff"),
+        ("naïve 猫 🐈", "naïve 猫 🐈"),
+    ],
+)
+def test_control_characters_are_escaped_and_other_text_stays(text, shown):
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "=\x1b"])
+def test_a_cell_is_never_a_formula(text):
+    assert csv_cell(text) == "'" + printable(text)
+
+
+@pytest.mark.parametrize("value", [-1.5, 3, None, "cat", ""])
+def test_other_cells_stay_as_they_are(value):
+    assert csv_cell(value) == value
