@@ -37,7 +37,7 @@ def test_a_file_replaces_another_in_one_step_or_not_at_all(config, tmp_path, mon
     before = path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(WeightsError, match="No space left on device; choose another place"):
+    with pytest.raises(ValueError, match="No space left on device; choose another place"):
         save_model(path, ViT(config()))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -52,7 +52,8 @@ def save_model(
 
     Raises:
         WeightsError: If the suffix is another, the names are not as many as the classes, the weights are not those of
-            the model's config or not finite, or the disk refuses.
+            the model's config or not finite.
+        ValueError: If the disk refuses; the message names the file.
     """
     path, plain = Path(path), bare(model)
     if path.suffix != ".safetensors":
