@@ -14,12 +14,15 @@ setup: $(STAMP)  ## install ropevit and its tools into .venv
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode \
+		--editable '.[test]'
 	@touch $(STAMP)
 
 demo: $(STAMP)  ## run the main job: compare position embeddings on the embedded images (about 5 minutes)
 	$(BIN)/ropevit study --out runs/demo --resume
 
+# Bytecode is kept: without it, every process that the tests start would compile the package anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) lint types  ## check style and types, then run the whole test suite
 	$(BIN)/python -m pytest -n 2
 

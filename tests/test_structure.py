@@ -1,12 +1,10 @@
 """The house rules that a machine can hold: who imports whom, and how big things grow."""
 
 import ast
-import importlib.util
+import importlib
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "ropevit"
@@ -40,58 +38,84 @@ def allowed(name: str) -> set[str]:
     return below | set(BESIDE) if name == "cli" else below
 
 
-def imported(path: Path) -> set[str]:
+def imported(tree: ast.AST) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: imports are absolute"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_downwards_only(path):
-    if path == SOURCE / "__init__.py":
-        return  # the public names, re-exported from below
-    ours = {name.split(".")[1] for name in imported(path) if name.startswith("ropevit.")} - {"__version__"}
-    assert ours <= allowed(layer(path))
+def offenders(find) -> list[str]:
+    """Name every file of the package, and in it what breaks a rule; `find` yields it for a path and its syntax tree."""
+    return [
+        f"{path.relative_to(SOURCE)}: {found}" for path in FILES for found in find(path, ast.parse(path.read_text()))
+    ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_files_and_functions_stay_small(path):
-    text = path.read_text()
-    assert text.count("\n") <= 400
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno - node.body[0].lineno + 1 <= 40, f"{node.name} is too long"
-            if any("triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list):
-                continue  # a kernel takes each number by itself
-            names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
-            count = len(names) - (names[:1] == ["self"])
-            assert count <= 6, f"{node.name} takes {count} positional arguments"
+def test_imports_go_downwards_only():
+    def upwards(path, tree):
+        if path == SOURCE / "__init__.py":
+            return []  # the public names, re-exported from below
+        ours = {name.split(".")[1] for name in imported(tree) if name.startswith("ropevit.")} - {"__version__"}
+        return ours - allowed(layer(path))
+
+    assert offenders(upwards) == []
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if layer(p) == "rope"], ids=lambda path: path.name)
-def test_the_maths_needs_torch_alone(path):
-    outside = {name.split(".")[0] for name in imported(path)} - set(sys.stdlib_module_names)
-    assert outside <= {"torch", "jaxtyping", "ropevit"}
+def test_imports_are_absolute():
+    def relative(_, tree):
+        return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+
+    assert offenders(relative) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_only_the_command_line_prints(path):
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    assert layer(path) == "cli" or not any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls)
+def test_files_and_functions_stay_small():
+    def too_large(path, tree):
+        if (lines := path.read_text().count("\n")) > 400:
+            yield f"{lines} lines"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                if (lines := node.end_lineno - node.body[0].lineno + 1) > 40:
+                    yield f"{node.name} has {lines} lines"
+                if (count := positional(node)) > 6:
+                    yield f"{node.name} takes {count} positional arguments"
+
+    assert offenders(too_large) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_the_shapes_of_every_module_are_checked_in_these_tests(path):
-    if path.name == "__main__.py":
-        return
-    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
-    module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
-    assert type(module.__loader__).__name__ == "_JaxtypingLoader"
+def positional(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Count the positional arguments of a function; a Triton kernel takes each number by itself and counts as none."""
+    if any("triton.jit" in ast.unparse(decorator) for decorator in node.decorator_list):
+        return 0
+    names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
+    return len(names) - (names[:1] == ["self"])
+
+
+def test_the_maths_needs_torch_alone():
+    def foreign(path, tree):
+        outside = {name.split(".")[0] for name in imported(tree)} - set(sys.stdlib_module_names)
+        return outside - {"torch", "jaxtyping", "ropevit"} if layer(path) == "rope" else []
+
+    assert offenders(foreign) == []
+
+
+def test_only_the_command_line_prints():
+    def prints(path, tree):
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        return [node.lineno for node in calls if node.func.id == "print" and layer(path) != "cli"]
+
+    assert offenders(prints) == []
+
+
+def test_the_shapes_of_every_module_are_checked_in_these_tests():
+    names = [".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in FILES]
+    modules = [
+        importlib.import_module(name.removesuffix(".__init__")) for name in names if not name.endswith("__main__")
+    ]
+    assert [m.__name__ for m in modules if type(m.__loader__).__name__ != "_JaxtypingLoader"] == []
 
 
 def test_importing_the_package_loads_nothing_heavy():
@@ -101,17 +125,19 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
-SCRIPTS = sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py"))
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_scripts_import_names_that_there_are(path):
+def test_scripts_import_names_that_exist():
     missing = []
-    for name in sorted(name for name in imported(path) if name.startswith("ropevit.")):
-        module, _, last = name.rpartition(".")
-        if importlib.util.find_spec(module) is None or not hasattr(importlib.import_module(module), last):
-            try:
-                importlib.import_module(name)
-            except ImportError:
-                missing.append(name)
+    for path in sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py")):
+        for name in sorted(imported(ast.parse(path.read_text()))):
+            if name.startswith("ropevit.") and not importable(name):
+                missing.append(f"{path.relative_to(ROOT)}: {name}")
     assert missing == []
+
+
+def importable(name: str) -> bool:
+    """Tell whether a dotted name is a module, or an attribute of one."""
+    module, _, last = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), last) or bool(importlib.import_module(name))
+    except ImportError:
+        return False
