@@ -4,7 +4,7 @@ A sample is an image and a dict with "boxes" (torchvision's BoundingBoxes, in pi
 dict holds is passed on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,9 @@ LONGEST = 1333
 
 #: Least and greatest side of a crop in pixels, where the image is as large.
 CROP = (384, 600)
+
+#: Where torchvision keeps what resizes and crops images with their boxes.
+FUNCTIONAL = "torchvision.transforms.v2.functional"
 
 Transform = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
@@ -86,7 +89,6 @@ def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
     """Make what resizes a sample so that its shorter side has `short` pixels, or its longer one `longest` if sooner.
 
     Raises:
-        MissingExtraError: If torchvision is not installed.
         ValueError: If the longer side could never be as long as the shorter.
     """
     if not 1 <= short <= longest:
@@ -94,35 +96,33 @@ def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
     return ShortestSize((short,), longest)
 
 
+@dataclass(frozen=True)
 class ShortestSize:
     """Resize a sample as torchvision's RandomShortestSize does, but to one pixel at least, however narrow it is.
 
-    Args:
-        sides: Lengths of the shorter side in pixels, of which one is drawn.
-        longest: Longest that the longer side may become; None sets no limit.
-
-    Raises:
-        MissingExtraError: If torchvision is not installed.
+    It is sent to the processes that read images, so it holds nothing but numbers.
     """
 
-    def __init__(self, sides: Sequence[int], longest: int | None = None):
-        self.sides, self.longest = tuple(sides), longest
-        self.functional = require("torchvision.transforms.v2.functional", "train")
+    sides: tuple[int, ...]
+    """Lengths of the shorter side in pixels, of which one is drawn."""
+    longest: int | None = None
+    """Longest that the longer side may become; None sets no limit."""
 
     def __call__(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Resize an image and its boxes."""
-        height, width = self.functional.get_size(image)
+        functional = require(FUNCTIONAL, "train")
+        height, width = functional.get_size(image)
         ratio = self.sides[draw(0, len(self.sides) - 1)] / min(height, width)
         if self.longest is not None:
             ratio = min(ratio, self.longest / max(height, width))
         size = [max(int(height * ratio), 1), max(int(width * ratio), 1)]
-        changed = {"boxes": self.functional.resize(target["boxes"], size)} if "boxes" in target else {}
-        return self.functional.resize(image, size), target | changed
+        changed = {"boxes": functional.resize(target["boxes"], size)} if "boxes" in target else {}
+        return functional.resize(image, size), target | changed
 
 
 def random_crop(image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Cut out a rectangle whose sides are drawn from `CROP`, anywhere in the image."""
-    functional = require("torchvision.transforms.v2.functional", "train")
+    functional = require(FUNCTIONAL, "train")
     height, width = functional.get_size(image)
     h, w = (draw(min(side, CROP[0]), min(side, CROP[1])) for side in (height, width))
     place = draw(0, height - h), draw(0, width - w), h, w
