@@ -14,6 +14,11 @@ def printable(text: object) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
+def printable_lines(text: str) -> str:
+    """Escape control characters as `printable`, but keep the ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def csv_cell(value: object) -> object:
     """Keep a spreadsheet from computing a text: one that would be a formula gets an apostrophe in front.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tyro.extras import SubcommandApp
 
 from ropevit.cli.bench import bench
+from ropevit.cli.console import guard_logs
 from ropevit.cli.convert import convert
 from ropevit.cli.data import data
 from ropevit.cli.errors import show_error
@@ -35,6 +36,7 @@ Start with:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; what a user can get wrong ends as one line and exit code 2."""
+    guard_logs()
     arguments = sys.argv[1:] if arguments is None else arguments
     app = SubcommandApp()
     for verb in VERBS:

@@ -1,19 +1,18 @@
 """`ropevit bench`."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ropevit.bench import BenchConfig, run_bench
 from ropevit.bench.report import cells, cells_heads
 from ropevit.bench.results import Row, groups
+from ropevit.cli.console import Console, TextColumn
 
 
 def bench(
@@ -40,7 +39,7 @@ def bench(
     task = progress.add_task("starting", total=None)
 
     def update(what: str, done: int, total: int) -> None:
-        progress.update(task, description=escape(what[:60]), completed=done, total=total)
+        progress.update(task, description=what[:60], completed=done, total=total)
 
     work = run_bench(level, config, update)  # refuses wrong input before a bar is drawn
     try:
@@ -49,13 +48,13 @@ def bench(
                 found += len(rows)
                 for group in groups(rows):
                     progress.console.print(figures(group))
-                    progress.console.print(notes(group), style="dim", markup=False, highlight=False, soft_wrap=True)
+                    progress.console.print(notes(group), style="dim", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         kept = f"what is done is in {config.out}" if found else "stopped before anything was finished"
-        console.print(kept, soft_wrap=True, markup=False, highlight=False)
+        console.print(kept, soft_wrap=True, highlight=False)
         raise
     files = ", ".join(str(config.out / name) for name in ("bench.md", "bench.csv", "bench.png"))
-    console.print(files, soft_wrap=True, markup=False, highlight=False)
+    console.print(files, soft_wrap=True, highlight=False)
 
 
 def figures(group: Sequence[Row]) -> Table:
@@ -69,8 +68,8 @@ def figures(group: Sequence[Row]) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for row in group:
-        shown = replace(row, label=f"[bold]{row.label}[/]") if row.family == "ours" else row
-        table.add_row(shown.label, *cells(row, heads))
+        label = Text(row.label, style="bold" if row.family == "ours" else "")
+        table.add_row(label, *cells(row, heads))
     return table
 
 

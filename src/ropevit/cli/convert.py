@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from ropevit import weights
+from ropevit.cli.console import Console
 from ropevit.tasks.detect.conversion import convert_detector, holds_detector
 
 
@@ -42,4 +42,4 @@ def convert(
         report = convert_detector(source, destination, to, overwrite=overwrite, ema=ema)
     else:
         report = weights.convert(source, destination, to=to, model=model, overwrite=overwrite, ema=ema)
-    Console(soft_wrap=True).print(str(report), markup=False, highlight=False)
+    Console(soft_wrap=True).print(str(report), highlight=False)

@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from ropevit.cli.console import Console, TextColumn
 from ropevit.data.augment import AugmentConfig, Kind, train_transform
 from ropevit.data.check import ADVICE, HARMLESS, Finding, Report, check
 from ropevit.data.check_dense import check_dense, dense_layout
@@ -124,13 +123,13 @@ def run_check(config: CheckConfig) -> None:
     with bar(console, "reading images") as update:
         report = check_dense(config.path, update) if dense_layout(config.path) else check(config.path, update)
     counts = ", ".join(f"{count} of {split}" for split, count in report.images.items())
-    console.print(f"images: {counts or 'none'}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"images: {counts or 'none'}", soft_wrap=True, highlight=False)
     if report.findings:
         console.print(findings_table(report))
         if config.out:
             write_findings(config.out, report.findings)
         where = f"all of it is in {config.out}" if config.out else "--out FILE.csv keeps all of it"
-        console.print(where, soft_wrap=True, markup=False, highlight=False)
+        console.print(where, soft_wrap=True, highlight=False)
     if report.clean:
         console.print("no problems were found")
     else:
@@ -146,7 +145,7 @@ def findings_table(report: Report) -> Table:
         found = [finding for finding in report.findings if finding.kind == kind]
         if found:
             style = "dim" if kind in HARMLESS else None
-            table.add_row(kind, str(len(found)), advice, escape("\n".join(map(example, found[:EXAMPLES]))), style=style)
+            table.add_row(kind, str(len(found)), advice, "\n".join(map(example, found[:EXAMPLES])), style=style)
     return table
 
 
@@ -187,7 +186,7 @@ def run_speed(config: SpeedConfig) -> None:
         f"of {source.name}: {speed.per_core:.0f} images/s",
         f"data: {speed.images_per_second:.0f} images/s with {workers}; training is bound by the data above that",
     )
-    console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+    console.print("\n".join(lines), soft_wrap=True, highlight=False)
 
 
 def run_make_tiny(config: MakeTinyConfig) -> None:
@@ -197,7 +196,7 @@ def run_make_tiny(config: MakeTinyConfig) -> None:
         ValueError: If there is something in the folder.
     """
     make_tiny(config.layout, config.directory, config.train, config.val)
-    Console().print(f"wrote {config.directory}", soft_wrap=True, markup=False, highlight=False)
+    Console().print(f"wrote {config.directory}", soft_wrap=True, highlight=False)
 
 
 @contextmanager

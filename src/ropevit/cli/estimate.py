@@ -1,7 +1,6 @@
 """What `ropevit train RECIPE --estimate` shows."""
 
-from rich.console import Console
-
+from ropevit.cli.console import Console
 from ropevit.tasks.classify import estimate as classify
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.common.estimate import Estimate, Subject, estimate_step
@@ -31,7 +30,7 @@ def show_estimate(config: Training) -> None:
     found = subject(config)
     estimate = estimate_step(found)
     for line in lines(found, estimate, config.recipe):
-        Console().print(line, soft_wrap=True, highlight=False, markup=False)
+        Console().print(line, soft_wrap=True, highlight=False)
 
 
 def lines(found: Subject, estimate: Estimate, name: str) -> list[str]:

@@ -5,11 +5,10 @@ from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from ropevit.cli.console import Console, TextColumn
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import Begun, Event, Measured, Measuring
@@ -94,7 +93,7 @@ class EvalBars:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.progress.console.print(escape(line), highlight=False, soft_wrap=True)
+        self.progress.console.print(line, highlight=False, soft_wrap=True)
 
     def conclude(self, line: str) -> None:
         """Print the table, and where everything is."""
@@ -110,7 +109,7 @@ class EvalBars:
 
 def print_line(console: Console, line: str) -> None:
     """Print a line as it is."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(line, soft_wrap=True, highlight=False)
 
 
 def result_table(begun: Begun, rows: Sequence[Row]) -> Table:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from ropevit.analysis.curves import Evaluations
+from ropevit.cli.console import Console
 from ropevit.cli.eval import EvalBars
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.compare import read_evaluations

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from ropevit import weights
+from ropevit.cli.console import Console
 from ropevit.cli.errors import show_error
 from ropevit.cli.predict import load, pixel_statistics
 from ropevit.integrations.export import Difference, ExportReport, MismatchError, export_onnx, export_torch
@@ -122,7 +122,7 @@ def show(console: Console, report: ExportReport) -> None:
     for kind, values in (("input", report.inputs), ("output", report.outputs)):
         lines += [f"{kind} {name}: {' x '.join(str(side) for side in shape)}" for name, shape in values.items()]
     lines.append(sizes(report))
-    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
     console.print(table(report.differences, "difference from the model"))
     if report.int8_differences:
         console.print(table(report.int8_differences, "difference in 8 bits"))

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from ropevit.analysis import extrapolation
 from ropevit.analysis.catalogue import ANALYSES, FigureOptions, Made, Outcome, Subject, attempt, choose
 from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import body
 from ropevit.analysis.subject import POINTS, Rows
+from ropevit.cli.console import Console
 from ropevit.cli.evaluations import MEASURED, ScoreOptions, measure
 from ropevit.cli.figures_page import write_page
 from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, random_subject
@@ -156,7 +156,7 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         show(write(outcome, out), console)
         if outcome.note:
             line = f"left out {outcome.analysis.name}: {outcome.note}"
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            console.print(line, soft_wrap=True, highlight=False)
     if config.name == ALL:
         show([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
 
@@ -203,7 +203,7 @@ def draw_scores(config: FiguresConfig, console: Console) -> None:
 def show(paths: Sequence[Path], console: Console) -> None:
     """Say what was written."""
     for path in paths:
-        console.print(f"wrote {path}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
 def draw(config: FiguresConfig, subject: Subject, evaluations: Evaluations | None, console: Console) -> list[Outcome]:

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from ropevit.cli.console import Console
 from ropevit.models.cost import count_multiply_adds, count_parameters
 from ropevit.models.published import SOURCE, TOP1
 from ropevit.models.registry import MODELS, PUBLISHED, get_config, list_models

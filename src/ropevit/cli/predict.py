@@ -11,11 +11,10 @@ import torch
 import tyro
 from PIL import Image
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ropevit import weights
+from ropevit.cli.console import Console
 from ropevit.cli.data import bar
 from ropevit.cli.errors import show_error
 from ropevit.data.ade_classes import OWN
@@ -201,7 +200,7 @@ class Images:
     def conclude(self, line: str = "") -> None:
         """Print a last line, and end with exit code 2 if any image could not be read."""
         if line:
-            self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+            self.console.print(line, soft_wrap=True, highlight=False)
         if self.done < len(self.files):
             sys.exit(2)
 
@@ -235,14 +234,14 @@ def describes_itself(checkpoint: str) -> bool:
 def show_guesses(console: Console, path: Path, prediction: Prediction) -> None:
     """Print the guesses for one image as a table."""
     size = f"{prediction.height} x {prediction.width} pixels (height x width)"
-    console.print(f"{path} at {size}", soft_wrap=True, markup=False)
+    console.print(f"{path} at {size}", soft_wrap=True)
     rows = [(guess.name, f"{guess.probability:.1%}") for guess in prediction.guesses]
     console.print(lay_out(("class", "probability"), rows))
 
 
 def show_summary(console: Console, path: Path, found: Summary, table: bool) -> None:
     """Print what was found in an image: in a line, perhaps with a table."""
-    console.print(f"{path}: {found.line}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{path}: {found.line}", soft_wrap=True, highlight=False)
     if table and found.rows:
         console.print(lay_out(found.headings, found.rows))
 
@@ -253,7 +252,7 @@ def lay_out(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from ropevit.cli.console import Console
 from ropevit.machine import processor
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.study.device import resolve_device
@@ -148,7 +148,7 @@ def overview(
 def show(console: Console, target: Target, gpus: int) -> None:
     """Print the commands of a row and all that is expected of it."""
     say(console, "")
-    console.print(f"[bold]{target.name}[/]", highlight=False)
+    console.print(target.name, style="bold", highlight=False)
     figures = ", ".join(f"{size}: {figure}" for size, figure in target.expected.items())
     drawn = any(figure.source == DRAWN for figure in target.expected.values())
     say(console, f"# top-1 by size: {figures}{f' (±: {DRAWN})' if drawn else ''}")
@@ -164,4 +164,4 @@ def command(words: Sequence[str], gpus: int) -> str:
 
 def say(console: Console, line: str) -> None:
     """Print a line as it is."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(line, soft_wrap=True, highlight=False)

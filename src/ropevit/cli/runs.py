@@ -5,10 +5,9 @@ from typing import Annotated
 
 import tyro
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from ropevit.cli.console import Console
 from ropevit.tasks.common.runs import RunSummary, by_metric, draw_runs, find_runs
 
 
@@ -31,7 +30,7 @@ def runs(
     for alike in by_metric(found).values():
         console.print(table(alike))
     path = draw_runs(found, out or folders[0] / "runs.png")
-    console.print(f"curves: {path}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"curves: {path}", soft_wrap=True, highlight=False)
 
 
 def table(found: list[RunSummary]) -> Table:
@@ -46,7 +45,7 @@ def table(found: list[RunSummary]) -> Table:
     for run in found:
         done = run.last("epoch") or 0
         result.add_row(
-            escape(run.name),
+            run.name,
             run.what,
             f"{done:.4g}/{shown(run.passes, '.4g')}{'' if run.finished else ' …'}",
             shown(run.last("loss"), ".4f"),

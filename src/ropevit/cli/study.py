@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 import tyro
 from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from ropevit.cli.console import Console, TextColumn
 from ropevit.extras import require
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Evaluating, Event, Loading, RunDone, RunFailed, RunStarted, StepDone
@@ -58,13 +58,13 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
         console.print(score_table(panel))
     console.print()
     for sentence in conclusions(found, results["data"]):
-        console.print(sentence, markup=False, highlight=False)
+        console.print(sentence, highlight=False)
     for note in (*results["data"]["notes"], *(f"left out {file}" for file in results["skipped_files"])):
-        console.print(note, markup=False, highlight=False, style="yellow")
+        console.print(note, highlight=False, style="yellow")
     with console.status("drawing the report"):
         report = write_outputs(config, results)
     curves = f"\ncurves: {config.out / 'curves.png'}" if found else ""
-    console.print(f"\nreport: {report}{curves}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"\nreport: {report}{curves}", soft_wrap=True, highlight=False)
     if results["complete"]:
         return
     done, planned = len(results["runs"]), len(config.runs())
@@ -105,7 +105,7 @@ def by_curve(table: Table, result: PanelResult) -> None:
     best = {size: result.ranked(size)[0] for size in result.sizes}
     for curve in result.curves:
         cells = (marked(show(curve, size).replace(" ", ""), curve is best[size]) for size in result.sizes)
-        table.add_row(escape(curve.label), *cells)
+        table.add_row(curve.label, *cells)
 
 
 def sized(result: PanelResult, size: int) -> str:
@@ -113,9 +113,9 @@ def sized(result: PanelResult, size: int) -> str:
     return f"{size} px{' (training)' if size == result.train_size else ''}"
 
 
-def marked(score: str, best: bool) -> str:
+def marked(score: str, best: bool) -> Text:
     """Set the best score in bold."""
-    return f"[bold]{score}[/]" if best else score
+    return Text(score, style="bold" if best else "")
 
 
 class Bars:
@@ -151,7 +151,7 @@ class Bars:
             case RunDone(run=run, result=result, kept=kept):
                 self.close(run.name, line(run.name, result, kept))
             case RunFailed(run=run, message=message):
-                self.close(run.name, f"[red]{run.name} failed:[/] {escape(message)}")
+                self.close(run.name, Text.assemble((f"{run.name} failed:", "red"), " ", message))
 
     def bar(self, name: str, done: int, total: int, note: str) -> None:
         """Move the bar of a task, which is made at first sight."""
@@ -159,7 +159,7 @@ class Bars:
             self.tasks[name] = self.progress.add_task(name, total=total, note="")
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
 
-    def close(self, name: str, text: str) -> None:
+    def close(self, name: str, text: str | Text) -> None:
         """Take a training's bar away, and leave a line in its place."""
         if name in self.tasks:
             self.progress.remove_task(self.tasks.pop(name))

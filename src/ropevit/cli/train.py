@@ -5,12 +5,12 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 from rich import box
-from rich.console import Console, RenderableType
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from ropevit.cli.console import Console, TextColumn
 from ropevit.cli.estimate import show_estimate
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, training_cost
@@ -56,7 +56,7 @@ def train(
 def start_training(arguments: Sequence[str]) -> None:
     """Read the arguments after `ropevit train`: a recipe's name comes first, then options that replace its values."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
+        Console().print(HELP, soft_wrap=True, highlight=False)
         return
     if arguments[0] == "--list":
         Console().print(recipe_table())
@@ -136,7 +136,7 @@ def show_training(config: Training) -> None:
         if bars.steps < bars.length:
             goes_on = "the same command with --resume, without --max-steps, goes on"
             console.print(f"a trial of {bars.steps} of {bars.length} steps; {goes_on}", soft_wrap=True, highlight=False)
-        console.print(f"{figures}\neverything is in {config.run.out}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{figures}\neverything is in {config.run.out}", soft_wrap=True, highlight=False)
 
 
 def recipe_table() -> Table:
@@ -221,7 +221,7 @@ class TrainingBars:
                 self.warn()
             case Said(message=message) if message not in self.said:  # an image left out is named once, not every epoch
                 self.said.add(message)
-                self.say(f"[yellow]{escape(message)}[/]")
+                self.say(message, "yellow")
 
     def warn(self) -> None:
         """Say once that more processes should read images, where the training waits for them."""
@@ -229,13 +229,13 @@ class TrainingBars:
         if waits and sum(waits) / len(waits) > DATA_BOUND and not self.warned:
             self.warned = True
             share = sum(waits) / len(waits)
-            self.say(f"[yellow]{share:.0%} of the time went by waiting for images: try more --workers[/]")
+            self.say(f"{share:.0%} of the time went by waiting for images: try more --workers", "yellow")
 
     def move(self, **fields: object) -> None:
         """Change the bar."""
         if self.task is not None:
             self.progress.update(self.task, **fields)  # pyright: ignore[reportArgumentType]
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, style: str = "") -> None:
         """Print a line above the bar."""
-        self.progress.console.print(line, highlight=False, soft_wrap=True)
+        self.progress.console.print(line, style=style, highlight=False, soft_wrap=True)
