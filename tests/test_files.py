@@ -1,7 +1,9 @@
 import errno
 
 import pytest
+import torch
 
+from ropevit import files
 from ropevit.files import parse_json, read_json, write_atomically, write_json
 
 
@@ -32,3 +34,26 @@ def test_damaged_json_is_one_line_that_names_the_source(content, reason):
     with pytest.raises(ValueError, match=rf"^run/config\.json is not readable JSON \(.*({reason}).*\)") as caught:
         parse_json(content, "run/config.json")
     assert "\n" not in str(caught.value)
+
+
+def test_a_writer_that_hides_why_the_disk_refused_does_not_hide_it_here(tmp_path):
+    class Full(files.WatchedFile):
+        def __init__(self, file):
+            super().__init__(file)
+            self.file = self
+
+        def write(self, _):
+            self.error = OSError(errno.ENOSPC, "No space left on device")
+            raise self.error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "WatchedFile", Full)
+        with pytest.raises(ValueError, match=r"cannot write .*a\.pt: No space left on device"):
+            write_atomically(tmp_path / "a.pt", lambda file: torch.save({"a": torch.zeros(9)}, file))
+    with pytest.raises(RuntimeError, match="its own"):
+        write_atomically(tmp_path / "a.pt", lambda _: raise_runtime_error())
+    assert list(tmp_path.iterdir()) == []
+
+
+def raise_runtime_error():
+    raise RuntimeError("its own")

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.extras import require
+from ropevit.files import write_atomically
+from ropevit.text import printable_lines
 
 #: The same letters on every machine, and text that stays text in SVG.
 RC = {"font.family": "DejaVu Sans", "font.size": 10, "svg.fonttype": "none", "svg.hashsalt": "ropevit"}
@@ -48,13 +50,44 @@ def save_figure(figure: Any, path: Path) -> list[Path]:
     """
     files = [path.with_suffix(".png"), path.with_suffix(".svg")]
     for file in files:
-        file.write_bytes(figure_bytes(figure, file.suffix[1:]))
+        write_figure(figure, file)
     return files
 
 
-def figure_bytes(figure: Any, form: str) -> bytes:
-    """Render a figure as "png" or "svg"."""
+def write_figure(figure: Any, path: Path, dpi: int = 150) -> Path:
+    """Write a figure in the form that the suffix of the path names, whole or not at all.
+
+    Raises:
+        ValueError: If the disk refuses; the message names the file.
+    """
+    content = figure_bytes(figure, path.suffix[1:], dpi)
+    write_atomically(path, lambda file: file.write(content))
+    return path
+
+
+def figure_bytes(figure: Any, form: str, dpi: int = 150) -> bytes:
+    """Render a figure as "png" or "svg"; names of files and classes in it are text, never formulas."""
     buffer = io.BytesIO()
+    take_as_text(figure)
     with require("matplotlib", "figures").rc_context(RC):
-        figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+        figure.savefig(buffer, format=form, dpi=dpi, metadata={"Date": None} if form == "svg" else None)
     return buffer.getvalue()
+
+
+def take_as_text(figure: Any) -> None:
+    """Keep matplotlib from reading text between dollars as a formula, and escape control characters.
+
+    The numbers at ticks are left alone: powers of ten are formulas.
+    """
+    axis, texts = (require(f"matplotlib.{name}", "figures") for name in ("axis", "text"))
+    ticks = [label for tick in figure.findobj(axis.Tick) for label in (tick.label1, tick.label2)]
+    numbers = {id(text) for text in (*ticks, *(each.offsetText for each in figure.findobj(axis.Axis)))}
+    for text in figure.findobj(texts.Text):
+        if id(text) not in numbers:
+            text.set_parse_math(False)
+            text.set_text(printable_lines(text.get_text()))
+
+
+def legend_label(name: str) -> str:
+    """Name a line in a legend; matplotlib leaves names out that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name

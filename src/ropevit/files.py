@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -18,7 +18,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
-                write(file)
+                watched = WatchedFile(file)
+                try:
+                    write(cast("BinaryIO", watched))
+                except Exception:
+                    if watched.error is not None:
+                        raise watched.error from None
+                    raise
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
@@ -26,6 +32,25 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+
+
+class WatchedFile:
+    """A file that remembers why the disk refused: libraries that write by themselves, as torch does, say less."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write bytes."""
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import cycle, product
 from typing import Any
 
-from ropevit.drawing import RC, mark_training, tidy
+from ropevit.drawing import RC, legend_label, mark_training, tidy
 from ropevit.extras import require
 from ropevit.models.positions import LABELS, STYLES
 from ropevit.models.published import DRAWN, SOURCE, Figure
@@ -77,7 +77,7 @@ def draw_curves(data: Evaluations) -> Any:
             sizes = sorted(curve.points)
             values = [curve.points[size] for size in sizes]
             if sizes:
-                axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=curve.label)
+                axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=legend_label(curve.label))
             draw_paper(axes, curve, colour)
         name_paper(axes, [figure for curve in curves for figure in curve.paper.values()])
         axes.set_xlabel("test size (pixels)")
@@ -119,7 +119,7 @@ def draw_paper(axes: Any, curve: Curve, colour: str) -> None:
     style = {"color": colour, "linestyle": "--", "linewidth": 1, "marker": ".", "alpha": 0.8}
     axes.errorbar(list(curve.paper), values, within, capsize=2, **style)
     if not curve.points:
-        axes.plot([], [], label=curve.label, **style)
+        axes.plot([], [], label=legend_label(curve.label), **style)
 
 
 def name_paper(axes: Any, figures: Sequence[Figure]) -> None:

@@ -1,5 +1,6 @@
 """What a benchmark leaves for its reader: a Markdown page and a bar chart."""
 
+import io
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 import ropevit
 from ropevit.bench.results import Row, groups
 from ropevit.extras import require
+from ropevit.files import write_atomically, write_text
 from ropevit.machine import available_cores, processor
 
 #: Colour of each family; told apart by colour-blind readers too.
@@ -72,7 +74,7 @@ def write_markdown(path: Path, rows: Sequence[Row], facts: Mapping[str, str]) ->
             lines += [f"### {first.level}, {first.shape}: {first.about}", ""]
         level, shape = first.level, first.shape
         lines += [*table(group), ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
 
 
 def any_compiled(rows: Sequence[Row], like: Row) -> bool:
@@ -133,7 +135,9 @@ def draw(rows: Sequence[Row], facts: Mapping[str, str], path: Path) -> None:
         words = [facts["device"], facts["dtype"], *([f"threads: {facts['threads']}"] if "threads" in facts else [])]
         caption = ", ".join([*words, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])
         figure.supxlabel(caption, fontsize=8, color="#555555")
-        figure.savefig(path, dpi=110)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=110, format="png")
+    write_atomically(path, lambda file: file.write(picture.getvalue()))
 
 
 def draw_panel(axes: Any, group: Sequence[Row]) -> None:

@@ -1,9 +1,12 @@
 """The results of a benchmark: one row for each candidate and direction, kept as CSV."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from ropevit.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,11 @@ class Row:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: show(value) for name, value in asdict(row).items()} for row in rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: show(value) for name, value in asdict(row).items()} for row in rows)
+    write_text(path, text.getvalue())
 
 
 def show(value: object) -> object:

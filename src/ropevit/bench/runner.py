@@ -17,6 +17,7 @@ from ropevit.bench.results import Row, write_rows
 from ropevit.bench.shapes import SHAPES, SIZES
 from ropevit.bench.timing import kept_bytes, peak_bytes, spread, time_rounds
 from ropevit.extras import MissingExtraError, require
+from ropevit.locks import lock_folder
 from ropevit.study.device import resolve_device
 
 #: Called with what is being done, and how much of the whole is done.
@@ -46,7 +47,13 @@ def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None)
     if existing.exists() and not config.overwrite:
         raise ValueError(f"{existing} exists; choose another --out, or add --overwrite to replace it")
     planned = [group for name in levels for group in make_groups(name, config, device)]
-    return execute(planned, config, device, report)
+    return locked(config.out, execute(planned, config, device, report))
+
+
+def locked(out: Path, work: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    """Do the work with the folder of its results locked."""
+    with lock_folder(out):
+        yield from work
 
 
 def execute(planned: list[Group], config: BenchConfig, device: torch.device, report: Report) -> Iterator[list[Row]]:

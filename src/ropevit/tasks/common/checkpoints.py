@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ropevit.files import write_atomically
-from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.errors import first_line
 
 NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -35,7 +35,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     path = folder / f"step-{step:08d}.pt"
     try:
         write_atomically(path, lambda file: torch.save(state, file))
-    except (WeightsError, RuntimeError) as error:  # torch raises RuntimeError when its own writer fails
+    except (ValueError, RuntimeError) as error:  # RuntimeError: what torch cannot write
         newest = list_checkpoints(folder)
         kept = f"{newest[-1]} is whole" if newest else "no checkpoint was there before"
         raise CheckpointError(

@@ -1,6 +1,8 @@
 """The log of a training: JSON lines always, TensorBoard and Weights & Biases where asked for."""
 
+import errno
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +28,8 @@ class Metrics:
     def __init__(self, config: RunConfig, settings: Mapping[str, Any], first: int, evaluated: int):
         board, wandb = trackers(config)
         trim(config.out / FILE, first, evaluated)
-        self.file = (config.out / FILE).open("a", encoding="utf-8")
+        self.path = config.out / FILE
+        self.file = self.path.open("ab", buffering=0)  # what cannot be written is not tried again at the end
         self.board = board and board.SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1)
         self.wandb = wandb and wandb.init(
             project=config.wandb,
@@ -38,9 +41,17 @@ class Metrics:
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write a line, at once."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.file.flush()
+        """Write a line, at once.
+
+        Raises:
+            ValueError: If the disk refuses.
+        """
+        line = (json.dumps({"step": step, **values}) + "\n").encode()
+        try:
+            if self.file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise ValueError(f"cannot write {self.path}: {error.strerror}; free space, then --resume") from error
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
         if self.board is not None:
             for key, value in numbers.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ropevit.drawing import legend_label, write_figure
 from ropevit.extras import require
 from ropevit.tasks.common.directory import FILE, read_settings
 from ropevit.tasks.common.metrics import read_metrics
@@ -104,6 +105,7 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
+        ValueError: If the disk refuses, or the path is none of a PNG.
     """
     figures = require("matplotlib.figure", "figures")
     groups = by_metric(runs)
@@ -112,12 +114,13 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
         figure.subplots(len(groups), 2, squeeze=False), groups.items(), strict=True
     ):
         for run in alike:
-            left.plot(*run.curve("loss"), label=run.name, linewidth=1.2)
-            right.plot(*run.curve(metric), label=run.name, marker="o", markersize=3, linewidth=1.2)
+            for axes, key in ((left, "loss"), (right, metric)):
+                epochs, values = run.curve(key)
+                marker = "o" if axes is right or len(values) == 1 else None  # a line of one point is invisible
+                axes.plot(epochs, values, label=legend_label(run.name), marker=marker, markersize=3, linewidth=1.2)
         for axes, title in ((left, "training loss"), (right, f"{metric} on the test images (%)")):
             axes.set(title=title, xlabel="epoch")
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         right.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
-    return path
+    return write_figure(figure, path)
