@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.testing import assert_close
 
@@ -198,9 +199,26 @@ def test_the_operations_are_what_they_say_of_themselves(backend):
     qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32, shared=False)
     torch.library.opcheck(rotate_op, (qkv, positions, frequencies, prefix, backend))
     gradients = [torch.randn_like(qkv[:, :, 0].transpose(1, 2)) for _ in range(3)]
-    for turned, of_positions in ((gradients[:2], True), (gradients[:2], False), ([], False)):
-        given = (gradients, turned, positions, frequencies, prefix, backend)
+    strange = [part.transpose(0, -1).contiguous().transpose(0, -1) for part in (positions, frequencies)]
+    for turned, of_positions, *speeds in (
+        (gradients[:2], True, positions, frequencies),
+        (gradients[:2], True, *strange),
+        (gradients[:2], False, positions, frequencies),
+        ([], False, positions, frequencies),
+    ):
+        given = (gradients, turned, *speeds, prefix, backend)
         torch.library.opcheck(backward_op, given, {"of_positions": of_positions})
+
+
+def test_gradients_have_the_strides_that_a_compiled_graph_is_told(backend):
+    """Frequencies and positions of a permuted layout, as a model may store them."""
+    qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32, shared=False)
+    strange = [part.transpose(0, -1).contiguous().transpose(0, -1) for part in (positions, frequencies)]
+    gradients = [torch.randn_like(qkv[:, :, 0].transpose(1, 2)) for _ in range(3)]
+    found = backward_op(gradients, gradients[:2], *strange, prefix, backend, of_positions=True)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        told = backward_op(gradients, gradients[:2], *strange, prefix, backend, of_positions=True)
+    assert [part.stride() for part in found] == [part.stride() for part in told]
 
 
 def test_fixed_frequencies_leave_nothing_of_the_projection_to_keep(backend):
@@ -220,7 +238,7 @@ def test_a_second_derivative_is_refused_and_the_reference_has_it(backend):
         if name == "reference":
             gradient.sum().backward()
         else:
-            with pytest.raises(RuntimeError, match="differentiate twice"):
+            with pytest.raises(ValueError, match=r"create_graph=True.*set_backend\(model, 'reference'\) before"):
                 gradient.sum().backward()
 
 
@@ -228,6 +246,11 @@ def test_auto_takes_the_reference_where_a_kernel_cannot_go():
     qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float64)
     assert choose(qkv, "auto") == "reference"
     assert choose(qkv.to("meta"), "auto") == "reference"
+    for places, speeds in ((positions.double(), frequencies), (positions, frequencies.double())):
+        far = places + 1e6 if places.dtype == torch.float64 else places
+        found = rotate_qkv(qkv.float(), far, speeds, prefix)
+        truth = rotate_qkv(qkv.float().double(), far, speeds, prefix)
+        assert_close(found[0].double(), truth[0], rtol=0, atol=1e-6)
     gradient = torch.func.grad(lambda x: rotate_qkv(x, positions, frequencies, prefix)[0].square().sum())(qkv.float())
     assert gradient.shape == qkv.shape
 
@@ -243,6 +266,11 @@ def test_wrong_input_is_refused():
         rotate_qkv(qkv.double(), positions, frequencies, prefix, backend="cpu")
     with pytest.raises(ValueError, match=r"got 16 tokens, 15 positions and num_prefix=0"):
         rotate_qkv(qkv, positions, frequencies, 0)
+    for axes, pairs in ((0, 32), (2, 0)):
+        with pytest.raises(
+            ValueError, match=rf"got frequencies of shape \({axes}, {pairs}\); expected \(axes, pairs\)"
+        ):
+            rotate_qkv(qkv[..., : 2 * pairs], positions[:, :axes], torch.zeros(axes, pairs), prefix, backend="cpu")
     assert set(BACKENDS) == {"reference", "cpu", "triton"}
 
 

@@ -2,27 +2,26 @@
 
 import ctypes
 import functools
-import hashlib
 import logging
 import os
 import platform
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ropevit.cache import cache_folder
+from ropevit.kernels import building
+from ropevit.kernels.building import BuildError
 from ropevit.kernels.constant import constant
+from ropevit.text import printable
 
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("rotate.c")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-lm")
 SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+FUNCTIONS = ("forward_float32", "backward_float32", "forward_bfloat16", "backward_bfloat16")
 
 Int64 = ctypes.c_int64
 Pointer = ctypes.c_void_p
@@ -45,10 +44,6 @@ class Job(ctypes.Structure):
     )
 
 
-class BuildError(RuntimeError):
-    """The C kernel cannot be built here."""
-
-
 @functools.cache
 def compiler() -> str | None:
     """Find the C compiler: what CC names, or cc, gcc or clang."""
@@ -57,9 +52,9 @@ def compiler() -> str | None:
 
 
 @constant
-def available() -> bool:
-    """Tell whether the C kernel can be used here, building it if need be."""
-    return why_not() is None
+def available(dtype: torch.dtype = torch.float32) -> bool:
+    """Tell whether the C kernel can be used here for a dtype, building it if need be."""
+    return why_not() is None and hasattr(library(), f"forward_{SUFFIX.get(dtype, 'other')}")
 
 
 @functools.cache
@@ -83,18 +78,12 @@ def library() -> ctypes.CDLL:
     command = compiler()
     if command is None:
         raise BuildError("found no C compiler (cc, gcc or clang); install one, or use backend='reference'")
-    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
-    facts = "\n".join([SOURCE.read_text(), *FLAGS, version, platform.node(), instructions()])
-    name = f"rotate-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.so"
     try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no home, or one that cannot be written
-        folder = Path(tempfile.mkdtemp(prefix="ropevit-"))
-    path = folder / name
-    if not path.exists():
-        build(command, path)
-    return ctypes.CDLL(str(path))
+        _, version = building.run_compiler([command, "--version"], building.VERSION_SECONDS)
+        facts = "\n".join([SOURCE.read_text(), *building.FLAGS, version, platform.node(), instructions()])
+    except OSError as error:
+        raise BuildError(printable(error)) from error
+    return building.load_or_build(command, SOURCE, facts, FUNCTIONS)
 
 
 def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -104,27 +93,8 @@ def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """
     if not cpuinfo.exists():
         return f"{platform.machine()} {platform.processor()}"
-    lines = cpuinfo.read_text().splitlines()
+    lines = cpuinfo.read_text(errors="replace").splitlines()
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "isa"))}))
-
-
-def build(command: str, path: Path) -> None:
-    """Compile into place in one step, so that two processes never meet half a file; with OpenMP where there is one.
-
-    Raises:
-        BuildError: If the compiler fails.
-    """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        for extra in (("-fopenmp",), ()):
-            run = subprocess.run(
-                [command, *FLAGS, *extra, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False
-            )
-            if run.returncode == 0:
-                made.replace(path)
-                log.info("built %s with %s", path, command)
-                return
-    raise BuildError(f"{command} could not build {SOURCE.name} ({run.stderr.strip().splitlines()[0]})")
 
 
 def call(direction: str, dtype: torch.dtype, job: Job) -> None:

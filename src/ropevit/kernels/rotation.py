@@ -44,9 +44,10 @@ def rotate_qkv(
         frequencies: Radians per patch: (ndim, P) for all heads, or (ndim, A, P), P = D/2.
         num_prefix: Class and register tokens in front, which are not turned.
         inplace: Overwrite `qkv`, which nothing else may use then: right for what a linear layer has just returned.
-        backend: A name of BACKENDS, or "auto": C on a CPU, and the reference for float64, other devices,
-            `torch.export`, `torch.func`, and where the C kernel cannot be built. "triton" is taken by name only: it
-            has been interpreted and compiled, but not yet run on a GPU.
+        backend: A name of BACKENDS, or "auto": C on a CPU, and the reference for float64 (also of positions or
+            frequencies), other devices, `torch.export`, `torch.func`, and where the C kernel cannot be built. "triton"
+            is taken by name only: it has been interpreted and compiled, but not yet run on a GPU. The reference adds
+            float64 positions and frequencies up in float64; the kernels, taken by name, round them to float32.
 
     Returns:
         Rotated queries, rotated keys, and values, (B, A, N, D), all views of one tensor.
@@ -61,7 +62,7 @@ def rotate_qkv(
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     check_shapes(q, positions, frequencies, num_prefix)
     check_finite(positions)
-    name = choose(qkv, backend)
+    name = choose(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
     if name == "reference":
         turn = make_turn(positions, frequencies, num_prefix)
         return apply_turn(q, turn), apply_turn(k, turn), v
@@ -73,13 +74,19 @@ def rotate_qkv(
     return Rotation.apply(fresh, positions, frequencies, num_prefix, name)
 
 
-def choose(qkv: Tensor, backend: str) -> str:
-    """Resolve "auto", and refuse a backend that there is not or that cannot take this tensor."""
+def choose(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
+    """Resolve "auto", and refuse a backend that there is not or that cannot take this tensor.
+
+    Args:
+        qkv: The projection.
+        backend: As in `rotate_qkv`.
+        exact: Whether angles are to be float64.
+    """
     if backend == "auto":
-        if qkv.dtype not in DTYPES or torch.compiler.is_exporting() or under_transform():
+        if exact or qkv.dtype not in DTYPES or torch.compiler.is_exporting() or under_transform():
             return "reference"
         if qkv.device.type == "cpu":
-            return "cpu" if native.available() else "reference"
+            return "cpu" if native.available(qkv.dtype) else "reference"
         return "reference"  # also on a GPU, until the Triton kernels have been run on one
     if backend not in BACKENDS:
         raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(BACKENDS)}")
@@ -87,6 +94,9 @@ def choose(qkv: Tensor, backend: str) -> str:
         raise ValueError(f"got {qkv.dtype} for backend={backend!r}; use float32, bfloat16 or float16, or 'reference'")
     if backend == "cpu" and qkv.device.type != "cpu":
         raise ValueError(f"got a projection on {qkv.device} for backend='cpu'; move it, or use backend='auto'")
+    if backend == "cpu" and not native.available(qkv.dtype):
+        reason = native.why_not() or f"built for {', '.join(native.SUFFIX.values())} without {qkv.dtype}"
+        raise ValueError(f"got backend='cpu', but there is no C kernel here: {reason}; use 'auto'")
     if backend == "triton" and not triton_available():
         raise ValueError("got backend='triton', but triton is not installed; install it, or use backend='auto'")
     if backend == "triton" and qkv.device.type != "cuda" and not (qkv.device.type == "cpu" and interpreted()):
@@ -175,8 +185,25 @@ def fake_backward(
     del num_prefix, backend
     images, heads, tokens, channels = gradients[0].shape
     packed = gradients[0].new_empty(images, tokens, 3, heads, channels)
-    speeds = torch.empty_like(frequencies) if turned else positions.new_empty(0)
-    return packed, speeds, torch.empty_like(positions) if turned and of_positions else positions.new_empty(0)
+    nothing = positions.new_empty(0)
+    speeds = frequencies.new_empty(frequencies.shape) if turned else nothing  # contiguous, whatever was given
+    return packed, speeds, positions.new_empty(positions.shape) if turned and of_positions else nothing.clone()
+
+
+def refuse_second(ctx: Any, *gradients: Tensor) -> None:
+    """Refuse a second derivative, which the fused kernels do not have.
+
+    Raises:
+        ValueError: Always.
+    """
+    del ctx, gradients
+    raise ValueError(
+        "got a second derivative (create_graph=True) of a fused kernel, which has none; call "
+        "ropevit.kernels.set_backend(model, 'reference') before, or pass backend='reference'"
+    )
+
+
+backward_op.register_autograd(refuse_second)
 
 
 class Rotation(torch.autograd.Function):
@@ -198,7 +225,6 @@ class Rotation(torch.autograd.Function):
         return q, k, v
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:

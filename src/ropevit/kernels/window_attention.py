@@ -171,6 +171,9 @@ def fake_backward(
     return qkv.new_empty(qkv.shape), speeds, biases
 
 
+backward_op.register_autograd(rotation.refuse_second)
+
+
 def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Keep the projection, which its linear layer has made anyway, and nothing of the scores."""
     del output

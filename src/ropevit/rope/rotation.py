@@ -110,9 +110,41 @@ def rotate(
 
 def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int = 0) -> None:
     """Refuse tensors that do not belong together; see `rotate` for what is expected."""
-    ndim = frequencies.shape[0]
+    check_tensors(x, positions, frequencies)
+    ndim, pairs = frequencies.shape[0], frequencies.shape[-1]
     if positions.ndim < 2 or positions.shape[-1] != ndim:
         raise ValueError(f"got positions of shape {tuple(positions.shape)}; expected (..., N, {ndim}), as frequencies")
+    if x.ndim < 3 or x.shape[-1] != 2 * pairs:
+        raise ValueError(
+            f"got q or k of shape {tuple(x.shape)}; expected (..., heads, tokens, {2 * pairs}), "
+            f"twice the {pairs} pairs of the frequencies"
+        )
+    tokens = num_prefix + positions.shape[-2]
+    if frequencies.ndim == 3 and frequencies.shape[1] not in (1, x.shape[-3]):
+        raise ValueError(
+            f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]}; make them equal"
+            + order_hint(x, tokens)
+        )
+    if num_prefix < 0 or x.shape[-2] != tokens:
+        raise ValueError(
+            f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix={num_prefix}; "
+            "expected tokens = num_prefix + positions" + order_hint(x, tokens)
+        )
+    if not fits(positions.shape[:-2], x.shape[:-3]):
+        raise ValueError(
+            f"got positions of shape {tuple(positions.shape)} for q or k of shape {tuple(x.shape)}; "
+            f"heads share positions: expected (N, {ndim}) for all images, or (B, N, {ndim}) with the same B"
+        )
+
+
+def check_tensors(x: Tensor, positions: Tensor, frequencies: Tensor) -> None:
+    """Refuse what are no tensors, are of a wrong dtype, or lie on different devices."""
+    check_positions(positions)
+    if frequencies.ndim not in (2, 3) or 0 in frequencies.shape:
+        raise ValueError(
+            f"got frequencies of shape {tuple(frequencies.shape)}; expected (axes, pairs) or (axes, heads, pairs), "
+            "none of them 0"
+        )
     if not x.is_floating_point() or positions.is_complex():
         raise ValueError(f"got q or k in {x.dtype} and positions in {positions.dtype}; expected floating-point q and k")
     if x.device != positions.device or x.device != frequencies.device:
@@ -120,25 +152,23 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
             f"got q or k on {x.device}, positions on {positions.device} and frequencies on {frequencies.device}; "
             "move all to one device"
         )
-    if x.ndim < 3 or x.shape[-1] != 2 * frequencies.shape[-1]:
+
+
+def check_positions(positions: object) -> None:
+    """Refuse positions that are no tensor, such as the sizes of a grid."""
+    if not isinstance(positions, Tensor):
+        sizes = positions if isinstance(positions, tuple | list) else ("h", "w")
         raise ValueError(
-            f"got q or k of shape {tuple(x.shape)}; expected (..., heads, tokens, {2 * frequencies.shape[-1]}), "
-            f"twice the {frequencies.shape[-1]} pairs of the frequencies"
+            f"got {str(positions)[:50]} for positions; expected a tensor (tokens, axes) with the position of each "
+            f"token: ropevit.rope.grid_positions({', '.join(str(size) for size in sizes)[:50]}) gives those of a grid"
         )
-    if frequencies.ndim == 3 and frequencies.shape[1] not in (1, x.shape[-3]):
-        raise ValueError(
-            f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]}; make them equal"
-        )
-    if num_prefix < 0 or x.shape[-2] != num_prefix + positions.shape[-2]:
-        raise ValueError(
-            f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix={num_prefix}; "
-            "expected tokens = num_prefix + positions"
-        )
-    if not fits(positions.shape[:-2], x.shape[:-3]):
-        raise ValueError(
-            f"got positions of shape {tuple(positions.shape)} for q or k of shape {tuple(x.shape)}; "
-            f"heads share positions: expected (N, {ndim}) for all images, or (B, N, {ndim}) with the same B"
-        )
+
+
+def order_hint(x: Tensor, tokens: int) -> str:
+    """Say what to do where heads and tokens seem to be exchanged."""
+    if x.shape[-3] != tokens:
+        return ""
+    return f"; the order is (B, heads, tokens, channels), and {tuple(x.shape)} seems to need transpose(-3, -2)"
 
 
 def fits(given: Sequence[int], batch: Sequence[int]) -> bool:
