@@ -1,0 +1,116 @@
+"""Command lines of ropevit in processes of their own, without the seconds that each would spend on imports.
+
+A process that has imported the libraries, and done nothing else, makes a copy of itself for every command line; the
+copy then does what `python -m ropevit` does from its first line on. `python tests/commands.py` is that process.
+"""
+
+import gc
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+#: What commands import at their start or later.
+LIBRARIES = (
+    "ropevit.cli",
+    "timm.data.auto_augment",
+    "timm.optim",
+    "timm.scheduler",
+    "torchvision.transforms.v2",
+    "transformers.models.deformable_detr.modeling_deformable_detr",
+    "transformers.models.mask2former.modeling_mask2former",
+    "transformers.models.upernet.modeling_upernet",
+    "transformers.loss.loss_for_object_detection",
+    "accelerate",
+    "scipy.optimize",
+    "faster_coco_eval",
+    "matplotlib.figure",
+    "typeguard",
+)
+
+#: Seconds after which a command is given up.
+PATIENCE = 240
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a command."""
+
+    code: int
+    printed: str
+    """What it wrote to its output and to its error output, one after the other."""
+
+
+@contextmanager
+def command_lines():
+    """Start the process of which commands are copies; give a function that runs one in a folder."""
+    with subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+
+        def run(where, words, ctrl_c_after=None):
+            """Run a command in a folder; where a file is named, press Ctrl-C as soon as that has grown."""
+            logs = [str(where / f".{name}") for name in ("output", "errors")]
+            before = size(where / ctrl_c_after) if ctrl_c_after else 0
+            server.stdin.write(json.dumps({"words": words, "folder": str(where), "logs": logs}) + "\n")
+            server.stdin.flush()
+            pid = int(server.stdout.readline())
+            if ctrl_c_after:
+                wait_for(lambda: size(where / ctrl_c_after) > before)
+                os.killpg(pid, signal.SIGINT)
+            code = int(server.stdout.readline())
+            return Result(code, "".join(Path(log).read_text(encoding="utf-8") for log in logs))
+
+        yield run
+        server.stdin.close()
+
+
+def size(path):
+    """Give the length of a file; that of one which is not there yet is 0."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def wait_for(condition):
+    """Wait until something is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+def serve():
+    """Copy this process for each line of the input, and say how the copy ended; return in a copy, ready to run."""
+    for line in sys.stdin:
+        job = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            return job
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    sys.exit()
+
+
+def become(job):
+    """Be what a shell would have started."""
+    os.setpgid(0, 0)  # Ctrl-C reaches all processes of a command, and no other
+    signal.alarm(PATIENCE)
+    os.chdir(job["folder"])
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    for number, path in enumerate([os.devnull, *job["logs"]]):
+        os.dup2(os.open(path, flags if number else os.O_RDONLY), number)
+    sys.argv = ["ropevit", *job["words"]]
+    runpy.run_module("ropevit", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    for library in LIBRARIES:
+        __import__(library)
+    gc.freeze()  # or each copy would go through all of this once more as it ends
+    become(serve())

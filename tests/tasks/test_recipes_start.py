@@ -1,0 +1,153 @@
+"""Every recipe takes a step with its own precision, augmentation, losses and optimizer; only sizes are cut."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ropevit.data.fashion import load_fashion
+from ropevit.data.sources import MemorySource
+from ropevit.data.tiny import make_tiny
+from ropevit.tasks.classify import train as classify
+from ropevit.tasks.classify.recipes import RECIPES as CLASSIFIERS
+from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.detect.recipes import RECIPES as DETECTORS
+from ropevit.tasks.detect.train import train as train_detector
+from ropevit.tasks.segment.recipes import RECIPES as SEGMENTERS
+from ropevit.tasks.segment.train import train as train_segmenter
+
+#: The body of a ViT or Swin, by the first letters of its name.
+BODIES = {"deit": {"width": 32, "depth": 4, "heads": 2}, "swin": {"width": 24}}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Tiny sets of boxes and of labelled pixels."""
+    root = tmp_path_factory.mktemp("sets")
+    for layout in ("coco", "ade"):
+        make_tiny(layout, root / layout, 3, 2)
+    return root
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """Leave a few of the embedded images."""
+    parts = {"train": load_fashion("train"), "val": load_fashion("test")}
+
+    def open_part(_data, split):
+        images = parts[split]
+        return MemorySource(replace(images, images=images.images[:12], labels=images.labels[:12]))
+
+    monkeypatch.setattr(classify, "open_source", open_part)
+
+
+def cut_run(config, out):
+    """Two steps, read in this process, on a CPU: this is no test of the two (`test_workers`, `test_journeys`)."""
+    optim = replace(config.optim, warmup_epochs=0, warmup_steps=None)
+    run = replace(config.run, out=out, workers=0, device="cpu", max_steps=2, log_every=1)
+    return replace(config, batch_size=2, optim=optim, run=run)
+
+
+def cut_head(config, **wanted):
+    """Replace the sizes of a head."""
+    return replace(config, **{name: value for name, value in wanted.items() if getattr(config, name) != value})
+
+
+def kind_of(config):
+    """Give what tells one recipe from another once numbers are cut."""
+    body, optim = config.model.model[:4], config.optim
+    return (
+        body,
+        getattr(config.model, "head", ""),
+        getattr(config.model, "neck", ""),
+        getattr(config.model, "stages", ""),
+        config.augment.kind if hasattr(config.model, "size") else "",
+        getattr(config, "inference", ""),
+        (optim.optimizer, optim.schedule, optim.layer_decay < 1, optim.warmup_prefix, optim.ema_decay is None),
+        (config.run.precision, config.run.grad_checkpointing),
+    )
+
+
+def cut_classifier(config, out):
+    size = BODIES[config.model.model[:4]]
+    swin = config.model.model.startswith("swin")
+    model = replace(config.model, model="swin_tiny" if swin else "deit_tiny", size=32, init=None, **size)
+    model = replace(model, patch_size=None if swin else 8)
+    return cut_run(replace(config, model=model), out)
+
+
+def cut_detector(config, out, data):
+    name = "swin_tiny" if config.model.model.startswith("swin") else "deit_tiny"
+    dino = cut_head(
+        config.model.dino, width=64, queries=20, mlp_width=32, encoder_layers=1, decoder_layers=2, denoising=4
+    )
+    model = replace(config.model, model=name, init=None, dino=dino, **BODIES[name[:4]])
+    scale = replace(config.scale, short_sides=(64, 96), longest=128, before_crop=(64,), test_side=64)
+    return cut_run(replace(config, data=str(data), model=model, scale=scale), out)
+
+
+def cut_segmenter(config, out, data):
+    model = config.model
+    name = "swin_tiny" if model.model.startswith("swin") else "deit_tiny"
+    heads = {
+        "upernet": cut_head(model.upernet, channels=16, auxiliary_channels=16),
+        "mask2former": cut_head(
+            model.mask2former,
+            width=64, queries=20, encoder_layers=1, encoder_mlp_width=32, decoder_layers=2, decoder_mlp_width=32,
+            points=64,
+        ),
+    }  # fmt: skip
+    taps = None if name == "swin_tiny" else (0, 1, 2, 3)
+    model = replace(model, model=name, init=None, taps=taps, **{model.head: heads[model.head]}, **BODIES[name[:4]])
+    sizes = {"crop": 64, "long": 128, "test_short": 64, "test_long": 128}
+    sides = {"short_sides": (48, 64)} if config.augment.short_sides else {"short": 64}
+    augment = replace(config.augment, **sizes, **sides)
+    return cut_run(replace(config, data=str(data), model=model, augment=augment), out)
+
+
+def once(recipes):
+    """Name a recipe of each kind, the first of those that are alike once they are cut."""
+    kinds = {}
+    for name, recipe in recipes.items():
+        kinds.setdefault(kind_of(recipe()), name)
+    return list(kinds.values())
+
+
+def check(out):
+    """See that steps were taken and written down."""
+    lines = [line for line in read_metrics(out) if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert (out / "best.safetensors").exists()
+
+
+@pytest.mark.usefixtures("few_images")
+@pytest.mark.parametrize("name", once(CLASSIFIERS))
+def test_classifiers(name, tmp_path):
+    classify.train(cut_classifier(CLASSIFIERS[name](), tmp_path))
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("name", once(DETECTORS))
+def test_detectors(name, tmp_path, sets):
+    train_detector(cut_detector(DETECTORS[name](), tmp_path, sets / "coco"))
+    check(tmp_path)
+
+
+@pytest.mark.parametrize("name", once(SEGMENTERS))
+def test_segmenters(name, tmp_path, sets):
+    train_segmenter(cut_segmenter(SEGMENTERS[name](), tmp_path, sets / "ade"))
+    check(tmp_path)
+
+
+def test_all_kinds_are_among_them():
+    assert {"deit3_small", "swin_tiny", "fashion"} <= set(once(CLASSIFIERS))
+    assert {"detect/dino_vitdet_base", "detect/dino_swin_tiny_5scale"} <= set(once(DETECTORS))
+    assert {"segment/upernet_vit_base_mmseg", "segment/mask2former_swin_tiny"} <= set(once(SEGMENTERS))

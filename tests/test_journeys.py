@@ -1,0 +1,159 @@
+"""What a user gets by default: every verb as it is typed, with default workers, precision, device and sizes to test at.
+
+Sizes of models, images and trainings are cut, ways of doing things are not. A row more is a journey more.
+"""
+
+import os
+import shlex
+from fnmatch import fnmatch
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands import command_lines
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the commands are copies of a process")
+
+#: Trainings cut to a second: recipe, data and the options that name sizes.
+DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --depth 2 --heads 2 --batch-size 8"
+DINO = (
+    "train detect/dino_vitdet_base --data coco --init None --width 32 --depth 4 --heads 2 --window 4 --dino.width 64 "
+    "--dino.queries 20 --dino.denoising 4 --dino.mlp-width 32 --dino.encoder-layers 1 --dino.decoder-layers 2 "
+    "--short-sides 64 96 --longest 128 --before-crop 64 --test-side 64 --batch-size 5 --epochs 1"
+)
+UPERNET = (
+    "train segment/upernet_vit_base --data ade --init None --width 32 --depth 4 --heads 2 --taps 0 1 2 3 "
+    "--upernet.channels 16 --upernet.auxiliary-channels 16 --crop 64 --short 64 --long 128 --test-short 64 "
+    "--test-long 128 --batch-size 4 --steps 3 --warmup-steps 1"
+)
+STUDY = "study --data photos --quick --panels zoom --embeddings rope_mixed --width 16 --depth 1 --heads 2 --steps 2"
+
+EVALUATION = "eval.csv", "per_class.csv", "eval.json", "curve.png"
+
+
+class Row(NamedTuple):
+    """A command, and what has to come of it."""
+
+    command: str
+    makes: tuple[str, ...] = ()
+    """Patterns of files that have to be there afterwards."""
+    code: int = 0
+    """Its exit code."""
+    says: str = ""
+    """What it has to print, among other things."""
+    ctrl_c_after: str | None = None
+    """The file that has to grow before Ctrl-C is pressed."""
+
+
+def trial(command, out):
+    """The rows of a training that is stopped after a step, and gone on with."""
+    first = f"{out}/best.safetensors", f"{out}/checkpoints/step-00000001.pt", f"{out}/config.json"
+    return (
+        Row(f"{command} --out {out} --max-steps 1", first, says="with --resume"),
+        Row(f"{command} --out {out} --resume", (f"{out}/model.safetensors",), says="going on from step 1"),
+    )
+
+
+def refused(command, says):
+    """The row of a command that is told in one line why not."""
+    return Row(command, code=2, says=says)
+
+
+JOURNEYS = {
+    "classifier": (
+        Row(f"{DEIT} --out runs/deit --max-steps 2", ("runs/deit/best.safetensors",), says="with --resume"),
+        Row(
+            f"{DEIT} --out runs/deit --log-every 1 --resume",
+            ("runs/deit/checkpoints/*.pt",),
+            code=130,
+            says="as asked by SIGINT",
+            ctrl_c_after="runs/deit/metrics.jsonl",
+        ),
+        Row("eval --checkpoint runs/deit --data photos --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
+        Row("predict photos/val --checkpoint runs/deit", says="green"),
+        Row("export deit.onnx --checkpoint runs/deit/best.safetensors", ("deit.onnx",)),
+        Row(
+            "figures all --checkpoint runs/deit --images photos --evals scores --out drawn",
+            ("drawn/figures.html", "drawn/entropy.svg", "drawn/extrapolation.csv"),
+        ),
+        Row("runs runs", ("runs/runs.png",), says="deit3_small"),
+        Row("reproduce vit --runs runs --only *mixed*small*", says="ropevit train deit3_small"),
+    ),
+    "detector": (
+        Row("data make-tiny coco coco --train 8 --val 3", ("coco/annotations/instances_train2017.json",)),
+        Row("data check coco", says="no problems were found"),
+        *trial(DINO, "runs/dino"),
+        Row("eval --checkpoint runs/dino --data coco --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
+        Row("predict coco/val2017 --checkpoint runs/dino", ("predictions/detections.json", "predictions/*.png")),
+        refused("export dino.onnx --checkpoint runs/dino/best.safetensors", "holds a detector"),
+    ),
+    "segmenter": (
+        Row("data make-tiny ade ade --train 8 --val 3", ("ade/annotations/training/*.png",)),
+        Row("data check ade", says="no problems were found"),
+        *trial(UPERNET, "runs/upernet"),
+        Row("eval --checkpoint runs/upernet --data ade --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
+        Row(
+            "predict ade/images/validation --checkpoint runs/upernet",
+            ("predictions/*.png", "predictions/labels/*.png", "predictions/classes.txt"),
+        ),
+        refused("export upernet.onnx --checkpoint runs/upernet/best.safetensors", "holds a segmenter"),
+    ),
+    "the rest": (
+        Row(f"{STUDY} --out study", ("study/report.html", "study/curves.png", "study/results.json")),
+        Row("bench op --quick --out bench", ("bench/bench.csv", "bench/bench.md", "bench/bench.png")),
+        Row("models swin_rope_mixed_tiny*", says="28.27M"),
+        Row("data check photos", says="no problems were found"),
+        Row(f"{DINO} --estimate", says="GiB"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Runs a command in a process of its own."""
+    with command_lines() as run:
+        yield run
+
+
+@pytest.fixture
+def at_home(tmp_path):
+    """A folder with a user's photos, in which commands are run."""
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = noise.integers(0, 80, (40 + number, 48, 3))
+                pixels[..., channel] += 150
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path
+
+
+def faults(row, result, folder):
+    """Name what is not as a row has it."""
+    if result.code != row.code:
+        yield f"exit code {result.code}, not {row.code}"
+    for word in ("Traceback", "Warning"):
+        if word in result.printed:
+            yield f"a {word}"
+    if row.says not in " ".join(result.printed.split()):
+        yield f"no word of {row.says!r}"
+    if row.code == 2 and (count := len(result.printed.strip().splitlines())) != 1:
+        yield f"{count} lines, not one"
+    for pattern in row.makes:
+        found = [path for path in folder.rglob("*") if fnmatch(path.relative_to(folder).as_posix(), pattern)]
+        if not found or not all(path.stat().st_size for path in found):
+            yield f"no {pattern}"
+
+
+@pytest.mark.parametrize("name", JOURNEYS)
+def test_every_default_runs(name, run, at_home):
+    wrong = []
+    for row in JOURNEYS[name]:
+        result = run(at_home, shlex.split(row.command), row.ctrl_c_after)
+        if found := list(faults(row, result, at_home)):
+            wrong.append(f"{row.command}\n  {'; '.join(found)}\n{result.printed[-1500:]}")
+    assert not wrong, "\n".join(wrong)
