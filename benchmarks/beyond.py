@@ -1,12 +1,14 @@
 """What extrapolates? Families of frequencies and rules for larger grids, from 1 to 4 times the training size.
 
     python benchmarks/beyond.py           # train and measure what is missing: three seeds, hours on two cores
-    python benchmarks/beyond.py --show    # print the tables of docs/scaling.md and draw its figures again
+    python benchmarks/beyond.py --show    # print means and spreads, and draw the figures of docs/scaling.md again
 
 Runs two studies on the untouched test images, of which it keeps the results:
 
     ropevit study --panels field --test-sizes 32 64 96 128 ...
     ropevit study --panels zoom --test-sizes 28 56 84 112 ...
+
+`pooled.py` prints the tables of docs/scaling.md: what differs from what, with intervals.
 """
 
 import argparse
@@ -53,16 +55,16 @@ def curves(results: dict[str, Any]) -> dict[tuple[str, str], dict[str, list[floa
 
 
 def show(panel: str) -> Iterator[str]:
-    """Lay a panel out as a table: mean ± standard deviation over the seeds; * where every seed is above plain Mixed."""
+    """Lay a panel out as a table: mean ± standard deviation over the seeds."""
     results = json.loads((RESULTS / f"beyond_{panel}.json").read_text(encoding="utf-8"))
     found, metric = curves(results), results["runs"][0]["metric"]
-    sizes, plain = list(results["runs"][0]["scores"]), found["rope_mixed", ""]
+    sizes = list(results["runs"][0]["scores"])
     where = results["environment"]
     yield f"{panel}: {metric}; torch {where['torch']}, {where['device']}, {where['precision']} in training"
     yield f"| trained | measured with | {' | '.join(sizes)} |"
     yield "|" + "---|" * (len(sizes) + 2)
     for (embedding, rule), curve in found.items():
-        cells = [cell(curve[size], plain[size]) for size in sizes]
+        cells = [cell(curve[size]) for size in sizes]
         yield f"| `{embedding}` | {f'`{rule}`' if rule else '-'} | {' | '.join(cells)} |"
 
 
@@ -73,11 +75,10 @@ def draw(panel: str) -> None:
     (RESULTS / f"beyond_{panel}.png").write_bytes(figure_bytes(figure, "png"))
 
 
-def cell(scores: list[float], plain: list[float]) -> str:
-    """Write mean and spread, and whether each seed is above plain RoPE-Mixed of that seed."""
+def cell(scores: list[float]) -> str:
+    """Write mean and spread."""
     spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-    above = all(score > other for score, other in zip(scores, plain, strict=False))
-    return f"{statistics.mean(scores):.1f}{spread}{' *' if above else ''}"
+    return f"{statistics.mean(scores):.1f}{spread}"
 
 
 def main() -> None:

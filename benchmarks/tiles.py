@@ -1,0 +1,215 @@
+"""Must a model see a large image whole? The models of a study's `field`, whole and in windows of the training size.
+
+    ropevit study --panels field --embeddings rope_axial rope_mixed --test-sizes 32 64 96 128 --seeds 3 --out runs/tiles
+    python benchmarks/tiles.py --study runs/tiles    # measure what is missing
+    python benchmarks/tiles.py --show                # print the tables of docs/scaling.md
+
+Every model is measured on the study's own test canvases: whole, without a rule and with rules for larger grids; in
+tiles side by side; and in windows half the training size apart, whose probabilities are averaged where they overlap. A
+window shows the model nothing of what lies outside it. Each line of `results/tiles.csv` is a model, a way and a size.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from pooled import Training, interval, paired, share, table
+from torch import Tensor
+
+from ropevit.data.fashion import load_fashion
+from ropevit.machine import environment
+from ropevit.models import set_scaling
+from ropevit.models.vit import ViT
+from ropevit.study.panels import FieldPanel
+from ropevit.study.settings import FASHION
+from ropevit.weights import load_model
+
+RESULTS = Path(__file__).parent / "results/tiles.csv"
+COLUMNS = ["embedding", "seed", "way", "size", "mIoU", "where"]
+SIZES = (32, 64, 96, 128)
+RULES = ("log", "parts(slow=0.5,fast=1)+log")
+#: Way -> windows in a training size.
+WINDOWS = {"tiles": 1, "overlapping windows": 2}
+
+
+class WindowedPanel(FieldPanel):
+    """`field`, but labelled window by window."""
+
+    def __init__(self, *arguments: Any, parts: int):
+        super().__init__(*arguments)
+        self.step = self.settings.train_size // parts
+
+    def logits(self, model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
+        """Add up the probabilities that windows of the training size give each pixel."""
+        side = self.settings.train_size
+        total: Any = 0
+        for top in starts(images.shape[2], side, self.step):
+            for left in starts(images.shape[3], side, self.step):
+                rows, columns = slice(top, top + side), slice(left, left + side)
+                found = super().logits(model, images[..., rows, columns]).softmax(1)
+                total = images.new_zeros(*found.shape[:2], *images.shape[2:]) if isinstance(total, int) else total
+                total[..., rows, columns] += found
+        return total
+
+
+def starts(length: int, side: int, step: int) -> list[int]:
+    """Place windows `step` apart from 0 on, the last one flush with the end.
+
+    Raises:
+        ValueError: If there is no room for one.
+    """
+    if length < side:
+        raise ValueError(f"got an image of {length} pixels; windows of {side} take none smaller than themselves")
+    return sorted({*range(0, length - side, step), length - side})
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Read the lines that are there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add(path: Path, line: dict[str, Any]) -> None:
+    """Add a line to the results."""
+    first = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if first:
+            writer.writeheader()
+        writer.writerow(line)
+
+
+def models(study: Path) -> Iterator[tuple[str, int, ViT]]:
+    """Read the models of `field` that a study of the embedded images has trained.
+
+    Raises:
+        ValueError: If it has none, or trained them with other settings.
+    """
+    folders = sorted(path.parent for path in (study / "runs").glob("field-*/model.safetensors"))
+    if not folders:
+        raise ValueError(f"no model of field in {study}; expected the directory of `ropevit study --panels field`")
+    for folder in folders:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        expected = {**FASHION["field"].to_dict(), "test_sizes": result["settings"]["test_sizes"]}
+        if result["settings"] != expected:
+            raise ValueError(f"{folder} was trained with settings of its own; expected those of `ropevit study`")
+        model, _ = load_model(str(folder / "model.safetensors"))
+        yield result["embedding"], result["seed"], model.eval()
+
+
+def measure(study: Path, path: Path) -> None:
+    """Measure what is missing."""
+    facts = environment(torch.device("cpu"), torch.float32, workers=1, threads=torch.get_num_threads())
+    where = "; ".join(f"{name} {facts[name]}" for name in ("torch", "device", "threads"))
+    inputs = replace(FASHION["field"], test_sizes=SIZES), load_fashion("train"), load_fashion("test")
+    whole = FieldPanel(*inputs)
+    for embedding, seed, model in models(study):
+        ways: dict[str, tuple[FieldPanel, str | None]] = {"whole": (whole, None)}
+        if model.config.rope:
+            ways |= {f"whole, {rule}": (whole, rule) for rule in RULES}
+        ways |= {way: (WindowedPanel(*inputs, parts=parts), None) for way, parts in WINDOWS.items()}
+        for way, (panel, rule) in ways.items():
+            if model.config.rope:
+                set_scaling(model, rule)
+            for size in SIZES:
+                key = {"embedding": embedding, "seed": str(seed), "way": way, "size": str(size)}
+                if any(key.items() <= line.items() for line in read(path)):
+                    continue
+                with torch.no_grad():
+                    score = panel.score(model, size, lambda: None)
+                add(path, key | {"mIoU": f"{score:.4f}", "where": where})
+                print(*key.values(), f"{score:.1f}", flush=True)
+
+
+def read_scores(path: Path) -> dict[tuple[str, str, int], dict[Training, float]]:
+    """Gather scores by embedding, way and size, one for each seed."""
+    found: dict[tuple[str, str, int], dict[Training, float]] = {}
+    for line in read(path):
+        at = found.setdefault((line["embedding"], line["way"], int(line["size"])), {})
+        at[Training(path.name, int(line["seed"]))] = float(line["mIoU"])
+    return found
+
+
+def score_table(path: Path) -> list[str]:
+    """Print the mean, and the lowest and highest seed, of every embedding and way."""
+    found = read_scores(path)
+    rows = []
+    for embedding, way in dict.fromkeys((embedding, way) for embedding, way, _ in found):
+        cells = [spread(list(found.get((embedding, way, size), {}).values())) for size in SIZES]
+        rows.append([f"`{embedding}`", named(way), *cells])
+    return table(["field: trained", "measured", *map(str, SIZES)], rows)
+
+
+def spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):.1f}"
+    return f"{mean} ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else mean
+
+
+def named(way: str) -> str:
+    """Write the rule of a way as code."""
+    what, _, rule = way.partition(", ")
+    return f"{what}, `{rule}`" if rule else what
+
+
+def difference_table(path: Path) -> list[str]:
+    """Print what overlapping windows add to the same models seeing all: mean and interval."""
+    found = read_scores(path)
+    rows = []
+    for embedding, way in dict.fromkeys((embedding, way) for embedding, way, _ in found):
+        if way not in WINDOWS:
+            cells = [difference(found, embedding, way, size) for size in SIZES[1:]]
+            rows.append([f"`{embedding}`: overlapping windows over {named(way)}", *cells])
+    return table(["field: difference", *map(str, SIZES[1:])], rows)
+
+
+def difference(found: dict[tuple[str, str, int], dict[Training, float]], embedding: str, way: str, size: int) -> str:
+    cells = [found.get((embedding, each, size), {}) for each in ("overlapping windows", way)]
+    values = list(paired(*cells).values())
+    return str(interval(values)) if len(values) > 1 else "".join(f"{value:+.1f}" for value in values)
+
+
+def share_table(path: Path) -> list[str]:
+    """Print the share of a rule's gain that `log` alone gives, of the means over the seeds."""
+    found = read_scores(path)
+    ways = "whole", f"whole, {RULES[0]}", f"whole, {RULES[1]}"
+    rows = []
+    for embedding in dict.fromkeys(embedding for embedding, _, _ in found):
+        curves = [[statistics.mean(found[embedding, way, size].values()) for size in SIZES[1:]] for way in ways]
+        shares = [f"{share(*means):.0f} %" for means in zip(*curves, strict=True)]
+        rows.append([f"`{embedding}`: share of `{RULES[0]}` in the gain of `{RULES[1]}`", *shares])
+    return table(["field", *map(str, SIZES[1:])], rows)
+
+
+def tables(path: Path = RESULTS) -> Iterator[tuple[str, list[str]]]:
+    """Name the page of each table, and lay it out."""
+    yield "docs/scaling.md", score_table(path)
+    yield "docs/scaling.md", difference_table(path)
+    yield "docs/scaling.md", share_table(path)
+
+
+def main() -> None:
+    """Measure, or show what was."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, default=Path("runs/tiles"), help="directory of the study")
+    parser.add_argument("--show", action="store_true", help="print the results as tables")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if not arguments.show:
+        measure(arguments.study, RESULTS)
+    for page, lines in tables():
+        print(f"{page}:\n", *lines, "", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
