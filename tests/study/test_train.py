@@ -139,6 +139,19 @@ def test_a_checkpoint_that_cannot_be_read_is_named(make_job):
         train(job)
 
 
+def test_a_checkpoint_with_a_flipped_bit_is_not_trained_on(make_job):
+    job = make_job(should_stop=after(2))
+    with pytest.raises(Stopped):
+        train(job)
+    path = job.folder / "checkpoint.pt"
+    weight = next(iter(final_weights(job.folder).values()))
+    content = bytearray(path.read_bytes())
+    content[content.index(weight.numpy().tobytes()) + 3] ^= 0x40
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot go on from .*the checksum of .* is wrong.*; delete it"):
+        train(job)
+
+
 def test_a_checkpoint_of_another_model_is_refused(make_job):
     train(make_job(settings={"width": 32}))
     with pytest.raises(ValueError, match="cannot go on from"):

@@ -1,7 +1,13 @@
 import argparse
+import collections
 import os
 import pickle
+import types
+import warnings
+import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -77,7 +83,7 @@ def test_a_newer_pickle_is_refused_without_a_warning_besides(tmp_path):
         (b"<!DOCTYPE html><html>", "no checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-lfs pointer"),
         (b"\x80\x02garbage", "not saved by torch.save"),
-        (b"PK\x03\x04garbage", "is truncated"),
+        (b"PK\x03\x04garbage", "damaged or truncated"),
         (b"\x10\x00\x00\x00\x00\x00\x00\x00{not json}", "damaged or truncated safetensors"),
         (pickle.dumps({"a": 1}, protocol=2), "not saved by torch.save"),
     ],
@@ -115,6 +121,109 @@ def test_a_damaged_zip_is_refused(published, tmp_path):
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="damaged"):
         read_checkpoint(path)
+
+
+def rewrite(path, change=lambda content: content, packed=(), twice=False):
+    """Write a zip anew, the record of its tensor changed, with checksums that fit."""
+    with zipfile.ZipFile(path) as archive:
+        records = [(name, archive.read(name)) for name in archive.namelist()]
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path, "w") as archive:
+        for name, content in records + records[:twice]:
+            content = change(content) if name.endswith("data/0") else content
+            archive.writestr(name, content, zipfile.ZIP_DEFLATED if name.endswith(packed) else None)
+
+
+def flip(path, signature, place, bits):
+    """Flip bits of the last thing in a zip that starts with a signature, before the name of the tensor's record."""
+    content = bytearray(path.read_bytes())
+    end = content.rindex(b"data/0") if signature == b"PK\x01\x02" else len(content)
+    content[content.rindex(signature, 0, end) + place] ^= bits
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "data/0 is wrong": lambda path: flip(path, torch.arange(64.0).numpy().tobytes()[:64], 7, 1),
+    "damaged or not saved": lambda path: rewrite(path, lambda content: content[:-8]),
+    "damaged or not saved by": lambda path: rewrite(path, lambda content: content + bytes(8)),
+    "data/0 is marked as a directory": lambda path: flip(path, b"PK\x01\x02", 38, 0x10),
+    "damaged or truncated": lambda path: flip(path, b"PK\x06\x07", 16, 2),  # said to be on several disks
+    "names a record twice": lambda path: rewrite(path, twice=True),
+    "data/0 is compressed": lambda path: rewrite(path, packed=("data/0",)),
+    "bytes before or behind": lambda path: path.write_bytes(path.read_bytes()[:-2] + b"\x03\x00..."),
+}
+
+
+@pytest.mark.parametrize("said", DAMAGES)
+def test_a_damaged_archive_is_never_believed(said, tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"w": torch.arange(64.0)}, path)
+    DAMAGES[said](path)
+    with pytest.raises(WeightsError, match=said) as refusal:
+        read_checkpoint(path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_archive_that_another_program_packed_is_read(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"w": torch.arange(64.0)}, path)
+    rewrite(path)
+    assert torch.equal(read_checkpoint(path).entries["w"], torch.arange(64.0))
+
+
+def test_plain_data_beside_weights_is_read(tmp_path):
+    plain = {
+        "loss": np.float32(0.5),
+        "flag": np.bool_(True),
+        "name": np.str_("ab"),
+        "scores": np.arange(6).reshape(2, 3).T,
+        "big": np.arange(3, dtype=">f8"),
+        "none": np.zeros((0, 2)),
+        "path": Path("runs/a"),
+        "counts": collections.defaultdict(int, {"a": 1}),
+        "args": argparse.Namespace(lr=np.float64(0.1), to=types.SimpleNamespace(x=1)),
+    }
+    allowed = torch.serialization.get_safe_globals()
+    torch.save({"w": torch.ones(2), **plain}, tmp_path / "model.pth")
+    read = read_checkpoint(tmp_path / "model.pth").entries
+    assert (read["args"], read["counts"], str(read["path"])) == (plain["args"], {"a": 1}, "runs/a")
+    assert [read[name] for name in ("loss", "flag", "name")] == [plain[name] for name in ("loss", "flag", "name")]
+    assert all(np.array_equal(read[name], plain[name]) for name in ("scores", "big", "none"))
+    assert set(torch.serialization.get_safe_globals()) == set(allowed)
+
+
+@pytest.mark.parametrize("odd", [np.array([{}]), np.zeros(2, "i4,f4"), np.datetime64("2020-01-01")])
+def test_arrays_that_are_not_plain_are_refused(odd, tmp_path):
+    torch.save({"w": torch.ones(2), "odd": odd}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"array or scalar of type '\w+'; expected numbers or texts; save it again"):
+        read_checkpoint(tmp_path / "model.pth")
+
+
+class Lie:
+    """Pickles as a call of what only looks like NumPy."""
+
+    def __init__(self, *made):
+        self.made = made
+
+    def __reduce__(self):
+        return self.made
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        (np.float32(0).__reduce__()[0], (np.dtype("f4"), b"12345678")),
+        (np.zeros(1).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (2**40,), np.dtype("f4"), False, b"1234")),
+        (np.zeros(1).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (-1, -1), np.dtype("f4"), False, b"1234")),
+        (np.dtype, ("f4", False, True), (3, "!", None, None, None, -1, -1, 63)),
+        (np.dtype, ("O8", False, True)),
+        (list, ("ab",)),
+        (bytes, (2**40,)),
+    ],
+)
+def test_numbers_whose_parts_do_not_fit_are_refused(made, tmp_path):
+    torch.save({"w": torch.ones(2), "odd": Lie(*made)}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"save it again|damaged"):
+        read_checkpoint(tmp_path / "model.pth")
 
 
 def test_a_whole_module_is_refused(tmp_path):

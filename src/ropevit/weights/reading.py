@@ -1,11 +1,9 @@
 """Read what a checkpoint file holds, without running anything in it."""
 
-import argparse
 import os
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ropevit.models.registry import PUBLISHED
+from ropevit.weights.archive import archive_damage
 from ropevit.weights.errors import WeightsError, first_line
 from ropevit.weights.hub import fetch, hub_id
+from ropevit.weights.plain import OddDataError, plain_data
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
-    """Read a checkpoint into CPU memory, mapped from disk where the file allows it.
+    """Read a checkpoint into CPU memory, after comparing it with the checksums that its format has.
 
     A string that is an existing path, or ends as a checkpoint does (.safetensors .pth .pt .bin .ckpt), is a path; a
     published model name or `owner/name` is looked for on the hub; everything else is a path.
@@ -124,14 +124,22 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
 def read_pickle(path: Path, zipped: bool) -> Any:
     """Read a file of `torch.save` with `weights_only=True`, so that no code in it can run.
 
-    `argparse.Namespace`, in which training scripts keep their options, is plain data and let in.
+    An archive is compared with its checksums first. Plain data besides tensors (options of a training script, NumPy
+    scalars and arrays, paths) is let in; see `ropevit.weights.plain`.
     """
-    if zipped and not zipfile.is_zipfile(path):
-        raise WeightsError(f"{path} is truncated (its end is missing); download or save it again")
+    if zipped and (problem := archive_damage(path)):
+        raise WeightsError(f"{path} is damaged or truncated ({problem}); download or save it again")
+    return load_pickle(path)
+
+
+def load_pickle(path: Path) -> Any:
+    """Read a file of `torch.save` whose checksums have been compared, or that has none."""
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with plain_data(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(path, map_location="cpu", weights_only=True)  # mapped, it would not compare lengths
+    except OddDataError as error:
+        raise WeightsError(f"{path} holds {error}; save it again without") from error
     except Exception as error:  # a damaged pickle can raise anything
         named = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named:

@@ -1,16 +1,20 @@
 """Checkpoints of a training: written whole or not at all, checked before they are trusted, few kept."""
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ropevit.files import write_atomically
-from ropevit.weights.errors import first_line
+from ropevit.weights.archive import archive_damage
+from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.reading import load_pickle
 
 NAME = re.compile(r"step-(\d+)\.pt")
+
+#: What a checkpoint holds.
+ENTRIES = {"state", "record", "scaler"}
 
 
 class CheckpointError(ValueError):
@@ -83,10 +87,16 @@ def find_newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def damage(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint, if anything."""
+    """Say what is wrong with a checkpoint, if anything: with its bytes, or in reading it."""
+    if problem := archive_damage(path):
+        return problem
     try:
-        with zipfile.ZipFile(path) as archive:
-            wrong = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        return first_line(error)
-    return f"the checksum of {wrong} is wrong" if wrong else None
+        content = load_pickle(path)
+    except WeightsError:
+        return "its checksums are right, but it cannot be read"
+    return None if isinstance(content, dict) and content.keys() >= ENTRIES else f"it lacks {', '.join(sorted(ENTRIES))}"
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that `find_newest` has found to be whole."""
+    return load_pickle(path)

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.data.streams import number
-from ropevit.tasks.common.checkpoints import find_newest, list_checkpoints, save_checkpoint, step_of
+from ropevit.tasks.common.checkpoints import (
+    find_newest,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    step_of,
+)
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.ema import Ema
 from ropevit.tasks.common.events import Evaluated, Evaluating, Progressed, Report, Said, Started, Stepped
@@ -173,7 +179,7 @@ def resume(state: State, job: Job) -> None:
             f"got max_steps={job.last}, but {job.run.out} is at step {step} already; resume it with more steps, or "
             "without max_steps"
         )
-    found = torch.load(folder / f"step-{step:08d}.pt", map_location="cpu", weights_only=True)
+    found = load_checkpoint(folder / f"step-{step:08d}.pt")
     parts = found["state"]
     load_training_state(parts, state.plain, state.optimizer.optimizer, state.ema, job.run.shard)
     if job.accelerator.scaler is not None and found["scaler"]:

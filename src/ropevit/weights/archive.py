@@ -1,0 +1,50 @@
+"""Whether a file of `torch.save`, a zip archive, holds what was written: torch itself compares no checksum."""
+
+import zipfile
+from pathlib import Path
+
+from ropevit.weights.errors import first_line
+
+#: Bits of an entry's general-purpose flags that `torch.save` sets or may set: a data descriptor, names in UTF-8.
+FLAGS = 0x0808
+
+#: Bit of an entry's external attributes that makes torch take a record for a directory, and read nothing.
+DIRECTORY = 0x10
+
+
+def archive_damage(path: Path) -> str | None:
+    """Compare every byte of an archive with its checksum, and its directory with what `torch.save` writes.
+
+    Args:
+        path: A zip archive.
+
+    Returns:
+        What is wrong, in a clause; None where all is well.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return odd_directory(archive) or wrong_record(archive)
+    except Exception as error:  # a damaged archive can raise anything: see zipfile, zlib, struct
+        return first_line(error)
+
+
+def odd_directory(archive: zipfile.ZipFile) -> str | None:
+    """Find what Python's reader forgives and torch's takes for something else."""
+    records = archive.infolist()
+    names = [record.filename.lower() for record in records]  # torch finds names in either case
+    if not records or len(set(names)) < len(names):
+        return "its directory is empty or names a record twice"
+    if archive.comment or min(record.header_offset for record in records):
+        return "there are bytes before or behind it"
+    for record in records:
+        if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & ~FLAGS:
+            return f"{record.filename} is compressed or encrypted, as torch.save never does"
+        if record.external_attr & DIRECTORY and not record.is_dir():
+            return f"{record.filename} is marked as a directory"
+    return None
+
+
+def wrong_record(archive: zipfile.ZipFile) -> str | None:
+    """Name the first record that its checksum does not fit."""
+    wrong = archive.testzip()
+    return f"the checksum of {wrong} is wrong" if wrong else None
