@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 import ropevit
 from ropevit.cli import main
 from ropevit.cli.eval import result_table
+from ropevit.data.fashion import CLASSES, load_fashion
 from ropevit.models import ViT, ViTConfig
 from ropevit.models.published import curve
 from ropevit.tasks.classify import evaluate as module
@@ -36,6 +38,22 @@ def test_a_classifier_is_measured_at_sizes_with_commas_and_the_rest_later(argume
     with (tmp_path / "runs/eval/own/eval.csv").open() as file:
         assert [row["size"] for row in csv.DictReader(file)] == ["8", "16", "24"]
     assert (tmp_path / "runs/eval/own/curve.png").stat().st_size > 5_000
+
+
+def test_a_model_of_the_demo_is_measured_on_the_embedded_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    facts = {"patch_size": 14, "img_size": (28, 28), "num_classes": 10, "in_channels": 1}
+    config = ViTConfig(position="rope_axial", width=16, depth=1, heads=2, class_token=False, pooling="avg", **facts)
+    model, test = ViT(config).eval(), load_fashion("test")
+    metadata = {"panel": "zoom", "train_size": 28, "mean": 0.5, "std": 0.25}
+    ropevit.save_model(Path("zoom/model.safetensors"), model, classes=CLASSES, metadata=metadata)
+    main(["eval", "--checkpoint", "zoom", "--data", "fashion", "--sizes", "28", "--workers", "0", "--device", "cpu"])
+    assert "the model takes grey images" in capsys.readouterr().out
+    with torch.no_grad():
+        right = model((test.images / 255 - 0.5) / 0.25).argmax(1) == test.labels
+    with (tmp_path / "runs/eval/zoom/eval.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["top1"]) == pytest.approx(100 * right.double().mean().item(), abs=0.051)  # ties of rounding
 
 
 def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):

@@ -1,14 +1,18 @@
 import json
+import sys
 
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import ropevit
 from integrations.exported import tiny
 from ropevit.cli import main
 from ropevit.integrations.export import files
 from ropevit.models import set_scaling
+
+verb = sys.modules["ropevit.cli.export"]  # its name in the package is the verb
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +60,29 @@ def test_a_swin_is_exported_at_a_size_and_says_so(swin, tmp_path, capfd):
     assert torch.export.load(out).module()(torch.zeros(4, 3, 20, 36)).shape == (4, 3)
 
 
+def test_a_run_is_exported_by_its_directory_with_the_weights_that_are_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    written = {}
+    monkeypatch.setattr(verb, "export_torch", lambda model, _, **facts: written.update(model=model, **facts))
+    monkeypatch.setattr(verb, "show", lambda *_: None)
+    for name, bias in (("best", 1.0), ("model", 2.0)):
+        model = tiny("rope_mixed", in_channels=1)
+        torch.nn.init.constant_(model.head.bias, bias)
+        facts = {"mean": 0.5, "std": 0.5}
+        ropevit.save_model(tmp_path / "run" / f"{name}.safetensors", model, classes=["a", "b", "c"], metadata=facts)
+    given = ["export", "m.pt2", "--format", "torch", "--checkpoint"]
+    for words, bias in ((["run"], 1.0), (["run", "--which", "last"], 2.0), (["run/model.safetensors"], 2.0)):
+        main([*given, *words])
+        assert written["model"].head.bias[0] == bias
+        assert (written["classes"], len(written["mean"])) == (("a", "b", "c"), 1)
+    ropevit.save_model(tmp_path / "zoom" / "model.safetensors", tiny("ape"), metadata={"panel": "zoom"})
+    main([*given, "zoom"])
+    assert written["model"].config.position == "ape"
+    with pytest.raises(SystemExit):
+        main([*given, "run", "--which", "ema"])
+    assert "has no model_ema.safetensors; choose --which best or last" in capsys.readouterr().err
+
+
 def test_rules_for_larger_images_become_part_of_the_file(vit, tmp_path, capfd):
     out, images = tmp_path / "model.pt2", torch.randn(1, 3, 48, 64)
     main(["export", str(out), "--checkpoint", vit, "--format", "torch", "--scaling", "yarn+log"])
@@ -98,6 +125,7 @@ def test_a_file_that_differs_from_its_model_is_an_error_of_its_own(vit, tmp_path
         (["THERE", "--checkpoint", "VIT"], "--force"),
         (["GONE/m.onnx", "--checkpoint", "VIT"], "make it first"),
         (["OUT", "--checkpoint", "FIELD"], "labels pixels"),
+        (["OUT", "--checkpoint", "DETECTOR"], "is a detector, and export writes classifiers; its backbone can be"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):
@@ -105,7 +133,14 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, messa
     (tmp_path / "broken.safetensors").write_text("no weights")
     (tmp_path / "there.onnx").write_text("before")
     ropevit.save_model(tmp_path / "field.safetensors", tiny("none"), metadata={"panel": "field"})
-    names = {"OUT": "m.onnx", "THERE": "there.onnx", "GONE": "gone", "BROKEN": "broken.safetensors"}
+    save_file({"w": torch.zeros(1)}, tmp_path / "detector.safetensors", metadata={"format": "ropevit-detector"})
+    names = {
+        "DETECTOR": "detector.safetensors",
+        "OUT": "m.onnx",
+        "THERE": "there.onnx",
+        "GONE": "gone",
+        "BROKEN": "broken.safetensors",
+    }
     names |= {"VIT": "vit.safetensors", "SWIN": "swin.safetensors", "FIELD": "field.safetensors"}
     monkeypatch.chdir(tmp_path)
     for short, name in names.items():

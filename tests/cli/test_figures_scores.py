@@ -10,6 +10,7 @@ from ropevit.cli import main
 from ropevit.cli.figures import FiguresConfig, find
 from ropevit.models import ViT, ViTConfig
 from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common.outputs import new_folder
 
 
 @pytest.fixture
@@ -40,6 +41,13 @@ def test_extrapolation_measures_a_model_and_draws_evaluations(checkpoint, my_ima
     scores = {row["size"]: row["top1"] for row in read(found / "eval" / "eval.csv")}
     assert {row["size"]: row["measured"] for row in rows} == scores
     assert json.loads((found / "eval" / "eval.json").read_text())["config"].get("scaling") is None
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(checkpoint, tmp_path, capsys):
+    with new_folder(tmp_path / "out"), pytest.raises(SystemExit):
+        main(["figures", "distance", "--checkpoint", checkpoint, "--out", str(tmp_path / "out")])
+    assert "another process is writing to" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_attention_is_drawn_of_images_in_a_folder(checkpoint, my_images, tmp_path):

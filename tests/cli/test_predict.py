@@ -1,10 +1,19 @@
+import csv
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
 
 import ropevit
 from ropevit.cli import main
+from ropevit.data.images import read_image
 from ropevit.models import ViT, ViTConfig
+from ropevit.tasks.classify import predict as predicting
+from ropevit.tasks.classify.predict import Input, classify
+from ropevit.tasks.classify.subject import Subject
+from ropevit.tasks.common.outputs import new_folder
 
 
 @pytest.fixture
@@ -27,8 +36,8 @@ def test_a_study_checkpoint_names_its_own_classes(finished, my_images, capsys):
 def test_swin_takes_any_size_with_windows_of_a_32nd_of_it(photo, tmp_path, capsys, monkeypatch):
     name, made = "swin_rope_mixed_tiny_patch4_window7_224", []
     torch.save({"model": ropevit.create_model(name).state_dict()}, tmp_path / "weights.pth")
-    create = ropevit.weights.create_model
-    monkeypatch.setattr(ropevit.weights, "create_model", lambda *a, **k: made.append(create(*a, **k)) or made[-1])
+    build = Subject.build
+    monkeypatch.setattr(Subject, "build", lambda *given: made.append(build(*given)) or made[-1])
     weights = ["--model", name, "--checkpoint", str(tmp_path / "weights.pth")]
     main(["predict", str(photo), *weights, "--size", "50", "83"])
     main(["predict", str(photo), *weights, "--size", "65", "--whole"])
@@ -82,6 +91,107 @@ def test_a_file_of_ours_says_its_size_its_pixels_and_any_class_name(photo, tmp_p
     assert "gives mean=[0.4, 0.5] for images of 3 channels" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of seven images of different shapes, and one that is none."""
+    folder = tmp_path / "photos"
+    (folder / "=more").mkdir(parents=True)
+    for index in range(7):
+        place = folder / ("=more" if index == 6 else ".") / f"{index}.png"
+        Image.effect_noise((30 + 7 * index, 60 - 5 * index), 20 * index).save(place)
+    (folder / "3a.png").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def named(tmp_path):
+    """A classifier of grey images whose classes have names that spreadsheets and terminals would obey."""
+    config = ViTConfig(
+        position="ape", width=16, depth=1, heads=2, patch_size=8, img_size=(16, 16), num_classes=3, in_channels=1
+    )
+    names = ["=1+1", "cat\x1b[2J", "dog"]
+    return str(
+        ropevit.save_model(tmp_path / "own.safetensors", ViT(config), classes=names, metadata={"mean": 0.5, "std": 0.5})
+    )
+
+
+def run_to_its_end(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return stop.value.code
+
+
+@pytest.mark.parametrize("more", [[], ["--whole"], ["--batch-size", "3"], ["--workers", "1"]])
+def test_a_folder_is_classified_in_batches_into_two_files(photos, named, tmp_path, capsys, more):
+    out = tmp_path / "out"
+    assert run_to_its_end(["predict", str(photos), "--checkpoint", named, "--out", str(out), "--top", "2", *more]) == 2
+    printed, errors = capsys.readouterr()
+    assert errors.count("\n") == 1
+    assert "3a.png cannot be read as an image" in errors
+    assert "images: 8 of 8" in printed  # no terminal: a line now and then instead of a bar
+    assert "1 could not be read and is left out" in printed
+    assert f"wrote predictions.csv and predictions.json to {out}" in " ".join(printed.split())
+    assert "\x1b" not in printed
+    assert sorted(path.name for path in out.iterdir()) == ["predictions.csv", "predictions.json"]
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = json.loads((out / "predictions.json").read_text())
+    assert [row["file"] for row in rows] == [image["file"] for image in found["images"]]
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "6.png"]
+    assert [Path(image["file"]).name for image in found["unreadable"]] == ["3a.png"]
+    for row, image in zip(rows, found["images"], strict=True):
+        alone = run_alone(row["file"], named, "--whole" in more)
+        assert image["classes"] == [guess.name for guess in alone.guesses]
+        assert image["probabilities"] == pytest.approx([guess.probability for guess in alone.guesses], abs=2e-6)
+        assert (image["height"], image["width"]) == (alone.height, alone.width)
+        assert row["class_1"] == {"=1+1": "'=1+1", "cat\x1b[2J": r"cat\x1b[2J", "dog": "dog"}[image["classes"][0]]
+        assert float(row["probability_2"]) == image["probabilities"][1]
+
+
+def run_alone(path, checkpoint, whole):
+    model, info = ropevit.load_model(checkpoint)
+    form = Input(size=(16,) if whole else (16, 16), multiple=8, whole=whole, mean=(0.5,), std=(0.5,))
+    return classify(model, read_image(Path(path)), form, info.classes, 2)
+
+
+def test_many_images_are_a_line_each_and_are_counted(photos, named, capsys):
+    assert run_to_its_end(["predict", str(photos), "--checkpoint", named]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert all("%" in line for line in lines[:7])
+    assert lines[7].startswith("8 images: ")
+    assert lines[8] == "1 could not be read and is left out"
+
+
+def test_ctrl_c_keeps_what_is_classified(photos, named, tmp_path, capsys, monkeypatch):
+    original, seen = predicting.best, []
+
+    def interrupted(*given):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(1)
+        return original(*given)
+
+    monkeypatch.setattr(predicting, "best", interrupted)
+    arguments = ["predict", str(photos), "--checkpoint", named, "--out", str(tmp_path / "out"), "--batch-size", "2"]
+    assert run_to_its_end(arguments) == 130
+    assert "stopped after 2 of 8 images" in capsys.readouterr().out
+    assert (tmp_path / "out" / "predictions.csv").read_text().count("\n") == 3
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(photos, named, tmp_path, capsys):
+    out = tmp_path / "out"
+    with new_folder(out):
+        assert run_to_its_end(["predict", str(photos), "--checkpoint", named, "--out", str(out)]) == 2
+    assert "another process is writing to" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_directory_of_a_run_is_enough(finished, photo, capsys):
+    main(["predict", str(photo), "--checkpoint", str(finished / "runs/zoom-ape-seed0")])
+    assert "at 16 x 16 pixels" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -89,7 +199,15 @@ def test_a_file_of_ours_says_its_size_its_pixels_and_any_class_name(photo, tmp_p
         (["predict", "PHOTO"], "got neither --model nor --checkpoint"),
         (["predict", "gone.jpg", "--model", "deit_tiny_patch16_LS"], "no image file or folder at gone.jpg"),
         (["predict", "PHOTO", "--model", "deit_huge"], "no model named 'deit_huge'"),
-        (["predict", "PHOTO", "--checkpoint", "FIELD"], "names no classes; predict takes classifiers"),
+        (["predict", "PHOTO", "--checkpoint", "FIELD"], "labels pixels, which its study does outside the model"),
+        (["predict", "PHOTO", "--checkpoint", "STUDY"], "is a study of 6 trained models; name the directory of one"),
+        (
+            ["predict", "PHOTO", "--checkpoint", "ZOOM", "--which", "last"],
+            "only the directory of a training has several",
+        ),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--batch-size", "0"], "got batch_size=0"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--threshold", "0.5"], "got --threshold with a classifier"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--out", "PHOTO"], "choose another --out"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "resize or pad it to 16 or 24"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--top", "0"], "got top=0"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "tpu"], "device 'tpu'"),
@@ -107,6 +225,7 @@ def test_wrong_input_is_one_line(finished, photo, capsys, arguments, message):
         "PHOTO": str(photo),
         "FIELD": str(finished / "runs/field-ape-seed0/model.safetensors"),
         "ZOOM": str(finished / "runs/zoom-ape-seed0/model.safetensors"),
+        "STUDY": str(finished),
     }
     with pytest.raises(SystemExit) as stop:
         main([names.get(word, word) for word in arguments])

@@ -173,9 +173,9 @@ def interrupt():
         ("segmenter", ["--which", "last", "--threshold", "0"], "got --threshold with a segmenter"),
         ("segmenter/model.safetensors", ["--which", "last"], "only the directory of a training has several weights"),
         ("zoom", ["--threshold", "0.5"], "got --threshold with a classifier; it is for a detector: leave it out"),
-        ("no/model", ["--out", "new"], "got --out with a classifier (there is no file or directory no/model, so"),
+        ("no/model", ["--threshold", "1"], "with a classifier (there is no file or directory no/model, so"),
         ("runs/no/model", ["--out", "new"], "no file 'runs/no/model'; check the path"),
-        ("zoom", ["--out", "new"], "got --out with a classifier; it is for a detector or segmenter: leave it out"),
+        ("detector", ["--batch-size", "8"], "got --batch-size with a detector; it is for a classifier: leave it out"),
     ],
 )
 def test_what_the_model_does_not_take_is_refused(finished, trainings, photos, capsys, kind, options, message):

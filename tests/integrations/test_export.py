@@ -84,6 +84,17 @@ def test_one_onnx_file_of_a_vit_takes_every_batch_height_and_width(mixed_ape, sh
     agree(report.path, model, *shape)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 20, 24), (2, 3, 24, 20), (1, 3, 20, 20), (1, 3, 4, 24), (3, 3, 65, 24)])
+def test_an_onnx_file_refuses_images_that_patches_do_not_tile(mixed_ape, shape):
+    model, report = mixed_ape
+    with pytest.raises(ValueError, match="resize or pad"):
+        model(torch.zeros(shape))
+    with pytest.raises(Exception, match=r"size_check|Reshape"):
+        run(report.path, torch.zeros(shape))
+    session = onnxruntime.InferenceSession(report.path, providers=["CPUExecutionProvider"])
+    assert "H and W multiples of 8" in session.get_modelmeta().custom_metadata_map["input"]
+
+
 @pytest.mark.parametrize("position", ["ape", "rope_axial"])
 def test_every_position_embedding_of_a_vit_is_exported_to_onnx(position, folder):
     model = tiny(position)
@@ -171,6 +182,8 @@ def test_a_program_of_torch_export_takes_every_batch_height_and_width(program):
         images = torch.randn(shape)
         with torch.no_grad():
             torch.testing.assert_close(loaded(images), model(images))
+    with pytest.raises(AssertionError, match="Guard failed"):
+        loaded(torch.zeros(1, 3, 20, 24))  # which patches do not tile
     extra = {"ropevit.json": ""}
     torch.export.load(report.path, extra_files=extra)
     facts = json.loads(extra["ropevit.json"])

@@ -35,6 +35,11 @@ class Console(rich.console.Console):
         return super().status(Text(status) if isinstance(status, str) else status, **options)
 
 
+def say(console: Console, line: str) -> None:
+    """Print a line, however long."""
+    console.print(line, soft_wrap=True, highlight=False)
+
+
 class TextColumn(rich.progress.TextColumn):
     """Text beside a progress bar, as it is."""
 

@@ -11,15 +11,15 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from ropevit import weights
 from ropevit.cli.console import Console
 from ropevit.cli.errors import show_error
-from ropevit.cli.predict import load, pixel_statistics
 from ropevit.integrations.export import Difference, ExportReport, MismatchError, export_onnx, export_torch
 from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, ViTConfig, set_scaling
 from ropevit.rope.scaling import asked_rules
+from ropevit.tasks.classify.subject import config_at, known_names, read_subject
+from ropevit.tasks.common.kept import Which, kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,11 @@ class ExportConfig:
     """File to write: .onnx or .pt2."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of a model; its published weights are loaded unless a checkpoint is given."""
-    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|HUB-ID")] = None
-    """Weights. A file of ours knows its model and its classes: no --model then."""
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
+    """Weights, or the directory of a training or of a study's run. A file of ours knows its model and its classes: no
+    --model then."""
+    which: Which | None = None
+    """Which weights of a directory: the best (if left out), the last, or their moving average."""
     format: Literal["onnx", "torch"] = "onnx"
     """onnx, or torch for a program of torch.export (.pt2)."""
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = ()
@@ -73,7 +76,8 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     """Write a model as ONNX or torch.export, for deployment, and check the file against the model.
 
     For example:
-      ropevit export model.onnx --checkpoint runs/study/runs/zoom-rope_mixed-seed0/model.safetensors
+      ropevit export model.onnx --checkpoint runs/mine
+      ropevit export model.onnx --checkpoint runs/study/runs/zoom-rope_mixed-seed0
       ropevit export model.onnx --model rope_mixed_deit_small_patch16_LS --bake 224x320
       ropevit export small.onnx --model rope_axial_deit_small_patch16_LS --int8
       ropevit export model.pt2 --model rope_axial_deit_small_patch16_LS --format torch
@@ -103,17 +107,24 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
 
 
 def find(config: ExportConfig, size: tuple[int, int] | None) -> tuple[Model, dict[str, Any]]:
-    """Find the model, the names of its classes, and mean and spread of the pixels that it wants."""
-    if config.model is not None:
-        model, classes, look = load(config.model, config.checkpoint, size or ())
-        return model, {"classes": classes, **look}
-    model, info = weights.load_model(config.checkpoint or "")
-    if info.metadata.get("panel") == "field":
+    """Load the model, and tell the names of its classes and how its pixels are normalised.
+
+    Raises:
+        ValueError: If it is none that can be exported.
+    """
+    kind = kind_of(config.checkpoint, config.which)
+    if kind != "classifier":
+        raise ValueError(
+            f"{config.checkpoint} is a {kind}, and export writes classifiers; its backbone can be exported in "
+            "Python: see 'Detectors and segmenters' in docs/export.md"
+        )
+    subject = read_subject(config.model, config.checkpoint, config.which)
+    if subject.labels_pixels:
         raise ValueError(
             f"{config.checkpoint} labels pixels, which its study does outside the model; export a classifier"
         )
-    look = pixel_statistics(info.metadata, model.config.in_channels, str(config.checkpoint))
-    return model, {"classes": info.classes, **look}
+    facts = {"classes": known_names(subject), "mean": subject.mean, "std": subject.std}
+    return subject.build(config_at(subject, size or ())), facts
 
 
 def show(console: Console, report: ExportReport) -> None:

@@ -13,20 +13,21 @@ from ropevit.analysis.catalogue import ANALYSES, FigureOptions, Made, Outcome, S
 from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import body
 from ropevit.analysis.subject import POINTS, Rows
-from ropevit.cli.console import Console
+from ropevit.cli.console import Console, say
 from ropevit.cli.evaluations import MEASURED, ScoreOptions, measure
 from ropevit.cli.figures_page import write_page
 from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, random_subject
 from ropevit.drawing import save_figure
 from ropevit.extras import require
-from ropevit.files import write_atomically
+from ropevit.files import write_text
 from ropevit.models import set_scaling
 from ropevit.rope.scaling import asked_rules
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig, Flag
 from ropevit.tasks.common.kept import Which
 from ropevit.tasks.common.measured import to_csv
-from ropevit.tasks.common.outputs import check_out
+from ropevit.tasks.common.outputs import check_out, new_folder
 from ropevit.tasks.compare import read_evaluations
+from ropevit.text import csv_cell
 
 #: Value of `name` that stands for all figures.
 ALL = "all"
@@ -53,7 +54,8 @@ class FiguresConfig:
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of a model; its published weights are loaded unless a checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
-    """Weights of any layout, or the directory of a training. A file of ours knows its model: no --model then."""
+    """Weights of any layout, or the directory of a training or of a study's run. A file of ours knows its model: no
+    --model then."""
     which: Which | None = None
     """Which weights of a directory: the best (if left out), the last, or their moving average."""
     random: Flag = False
@@ -130,7 +132,7 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
     layer, head and query can be picked.
 
     For example:
-      ropevit figures all --checkpoint runs/study/runs/zoom-rope_mixed-seed0/model.safetensors
+      ropevit figures all --checkpoint runs/study/runs/zoom-rope_mixed-seed0
       ropevit figures frequencies --model rope_mixed_deit_small_patch16_LS
       ropevit figures frequencies --model swin_rope_axial_tiny_patch4_window7_224 --random --out axial
       ropevit figures distance --model rope_mixed_deit_small_patch16_LS --images photos --sizes 224,448
@@ -149,16 +151,15 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
     for size in config.sizes:
         subject.grid_at(size)  # refuses it now, not after the first figures
     out = config.out or Path("runs/figures") / f"{file_name(subject.label)}-{config.name}"
-    check_out(out)
-    evaluations = find_scores(config, out, console)
-    outcomes = draw(config, subject, evaluations, console)
-    for outcome in outcomes:
-        show(write(outcome, out), console)
-        if outcome.note:
-            line = f"left out {outcome.analysis.name}: {outcome.note}"
-            console.print(line, soft_wrap=True, highlight=False)
-    if config.name == ALL:
-        show([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
+    with new_folder(out):
+        evaluations = find_scores(config, out, console)
+        outcomes = draw(config, subject, evaluations, console)
+        for outcome in outcomes:
+            show(write(outcome, out), console)
+            if outcome.note:
+                say(console, f"left out {outcome.analysis.name}: {outcome.note}")
+        if config.name == ALL:
+            show([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
 
 
 def find(config: FiguresConfig) -> Subject:
@@ -194,16 +195,16 @@ def find_scores(config: FiguresConfig, out: Path, console: Console) -> Evaluatio
 def draw_scores(config: FiguresConfig, console: Console) -> None:
     """Draw evaluations, without looking at their models."""
     out = config.out or Path("runs/figures") / EXTRAPOLATION
-    check_out(out)
     data = read_evaluations(config.scores.evals)
     made = Made(extrapolation.draw(data), extrapolation.rows(data))
-    show(write(Outcome(ANALYSES[EXTRAPOLATION], made), out), console)
+    with new_folder(out):
+        show(write(Outcome(ANALYSES[EXTRAPOLATION], made), out), console)
 
 
 def show(paths: Sequence[Path], console: Console) -> None:
     """Say what was written."""
     for path in paths:
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        say(console, f"wrote {path}")
 
 
 def draw(config: FiguresConfig, subject: Subject, evaluations: Evaluations | None, console: Console) -> list[Outcome]:
@@ -225,14 +226,13 @@ def write(outcome: Outcome, out: Path) -> list[Path]:
         return []
     out.mkdir(parents=True, exist_ok=True)
     table = out / f"{outcome.analysis.name}.csv"
-    text = table_of(outcome.made.rows)
-    write_atomically(table, lambda file: file.write(text.encode()))
+    write_text(table, table_of(outcome.made.rows))
     return [*save_figure(outcome.made.figure, out / outcome.analysis.name), table]
 
 
 def table_of(rows: Rows) -> str:
     """Write rows as comma-separated values."""
-    return to_csv(list(rows[0]), [list(row.values()) for row in rows])
+    return to_csv(list(rows[0]), [list(map(csv_cell, row.values())) for row in rows])
 
 
 def read_points(text: str) -> tuple[tuple[int, int], ...]:

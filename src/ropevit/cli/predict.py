@@ -10,27 +10,21 @@ from typing import Annotated
 import torch
 import tyro
 from PIL import Image
-from rich import box
-from rich.table import Table
 
-from ropevit import weights
-from ropevit.cli.console import Console
+from ropevit.cli.classes import Predictions, lay_out
+from ropevit.cli.console import Console, say
 from ropevit.cli.data import bar
 from ropevit.cli.errors import show_error
 from ropevit.data.ade_classes import OWN
-from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
-from ropevit.models import Model, SwinConfig, get_config
-from ropevit.models.registry import paper_window
 from ropevit.study.device import resolve_device
-from ropevit.tasks.classify.predict import Input, Prediction, classify
-from ropevit.tasks.classify.subject import pixel_statistics
-from ropevit.tasks.common.kept import Kind, Which, file_of_run, kind_of, told_kind
-from ropevit.tasks.common.outputs import Summary, check_out, png_names
+from ropevit.tasks.classify.predict import Input, classify_files
+from ropevit.tasks.classify.subject import class_names, config_at, open_subject
+from ropevit.tasks.common.kept import Kind, Which, kind_of, told_kind, weights_file
+from ropevit.tasks.common.outputs import Summary, check_out, new_folder, png_names
 from ropevit.tasks.detect.predict import RESULTS, DetectionFolder, FindConfig, open_finder
 from ropevit.tasks.segment.predict import LABELS, LabelFolder, open_labeller
-from ropevit.weights.own import check_images
 
 #: Option -> the kinds of model that it is for.
 OPTIONS: dict[str, tuple[Kind, ...]] = {
@@ -38,12 +32,15 @@ OPTIONS: dict[str, tuple[Kind, ...]] = {
     "whole": ("classifier",),
     "top": ("classifier", "detector"),
     "threshold": ("detector",),
-    "out": ("detector", "segmenter"),
+    "batch_size": ("classifier",),
+    "workers": ("classifier",),
 }
 #: Kind of model -> what is written beside its pictures.
 OTHERS = {"detector": (RESULTS,), "segmenter": (LABELS, OWN)}
-#: Guesses of a classifier.
-GUESSES = 5
+#: Guesses of a classifier, and images of a batch, unless told otherwise.
+GUESSES, BATCH = 5, 32
+#: Processes that read images unless told otherwise, from so many images on; starting them takes seconds.
+WORKERS, MANY = 4, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +52,8 @@ class PredictConfig:
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of a classifier; its published weights are loaded unless a checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
-    """Weights, or the directory of a training. A file of ours knows its model and its classes: no --model then."""
+    """Weights, or the directory of a training or of a study's run. A file of ours knows its model and its classes: no
+    --model then."""
     which: Which | None = None
     """Which weights of a directory: the best (if left out), the last, or their moving average."""
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = ()
@@ -68,7 +66,12 @@ class PredictConfig:
     top: int | None = None
     """Number of guesses (classifiers; 5 if left out), or the most objects of an image (detectors; 100)."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder to write (detectors and segmenters); must not exist, or be empty; `predictions` if left out."""
+    """Folder to write; must not exist, or be empty. If left out, a classifier writes nothing, and the others write
+    `predictions`."""
+    batch_size: int | None = None
+    """Images that go through a classifier at once; 32 if left out."""
+    workers: int | None = None
+    """Processes that read images for a classifier; if left out 4, or none for fewer than 64 images."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -77,6 +80,10 @@ class PredictConfig:
             raise ValueError("got no image; name at least one file, such as photo.jpg, or a folder")
         if self.top is not None and self.top < 1:
             raise ValueError(f"got top={self.top}; expected at least 1 guess")
+        if (self.batch_size is not None and self.batch_size < 1) or (self.workers is not None and self.workers < 0):
+            raise ValueError(
+                f"got batch_size={self.batch_size}, workers={self.workers}; expected 1 or more, and 0 or more"
+            )
 
     def check_options(self, kind: Kind) -> None:
         """Refuse what the kind of the model does not read.
@@ -88,24 +95,30 @@ class PredictConfig:
             given = getattr(self, name)
             if kind not in kinds and given is not None and given is not False:
                 told = told_kind(kind, self.checkpoint)
-                raise ValueError(f"got --{name} with a {told}; it is for a {' or '.join(kinds)}: leave it out")
+                raise ValueError(
+                    f"got --{name.replace('_', '-')} with a {told}; it is for a {' or '.join(kinds)}: leave it out"
+                )
         if kind != "classifier" and len(self.size) > 1:
             raise ValueError(f"got size {self.size} with a {kind}; give the shorter side alone")
 
 
 def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
-    """Name what is in images, find objects in them, or label their pixels: at any size.
+    """Classify images, find objects in them, or label their pixels: at any size.
 
-    A classifier prints its guesses. Detectors and segmenters also write a picture of each image into --out, with
-    detections.json (COCO's results), or labels/*.png (classes from 1, as ADE20K counts them).
+    A classifier prints its guesses, and writes predictions.csv and predictions.json into --out. Detectors and
+    segmenters write a picture of each image into it, with detections.json (COCO's results), or labels/*.png (classes
+    from 1, as ADE20K counts them). An image that cannot be read is named and left out; the exit code is 2 then.
 
     For example:
       ropevit predict cat.jpg --model rope_mixed_deit_small_patch16_LS
       ropevit predict *.png --checkpoint runs/study/runs/zoom-rope_mixed-seed0/model.safetensors --size 56
       ropevit predict wide.jpg --model rope_mixed_deit_base_patch16_LS --size 384 --whole
+      ropevit predict photos --checkpoint runs/mine --out guesses
       ropevit predict street.jpg --checkpoint runs/detector --threshold 0.5
       ropevit predict photos extra.jpg --checkpoint runs/segmenter --out found
     """
+    if config.out is not None:
+        check_out(config.out)  # now, not after loading
     device = resolve_device(config.device)
     files = find_images(config.images)
     kind = kind_of(config.checkpoint, config.which)
@@ -117,36 +130,42 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
 
 
 def name_images(config: PredictConfig, files: Sequence[ImageFile], device: torch.device) -> None:
-    """Print a classifier's guesses for each image."""
-    model, classes, look = load(config.model, checkpoint_file(config), config.size)
+    """Classify all images, show it, and write it into --out."""
+    console = Console()
+    with console.status("loading the model"):
+        subject = open_subject(config.model, config.checkpoint, config.which)
+        classes, model = class_names(subject), subject.build(config_at(subject, config.size))
     size = config.size or (model.config.img_size[:1] if config.whole else model.config.img_size)
-    form = Input(size=size, multiple=model.config.multiple, whole=config.whole, **look)
-    model.to(device)
-    images = Images(files, Console())
-    for _, file, image in images:
-        show_guesses(images.console, file.path, classify(model, image, form, classes, config.top or GUESSES))
-    images.conclude()
+    form = Input(size=size, multiple=model.config.multiple, whole=config.whole, mean=subject.mean, std=subject.std)
+    workers = (WORKERS if len(files) >= MANY else 0) if config.workers is None else config.workers
+    options = {"top": config.top or GUESSES, "batch_size": config.batch_size or BATCH, "workers": workers}
+    predictions = Predictions(console, files, config.out)
+    with nullcontext() if config.out is None else new_folder(config.out):
+        predictions.run(classify_files(model.to(device), [file.path for file in files], form, classes, **options))
+    if predictions.unread:
+        sys.exit(2)
 
 
 def write_images(config: PredictConfig, files: Sequence[ImageFile], kind: Kind, device: torch.device) -> None:
     """Write what a detector or segmenter finds in each image, and print it in short."""
     out, names = config.out or Path("predictions"), png_names(files, OTHERS[kind])
-    check_out(out)
     console = Console()
-    with console.status("loading the model"):
-        folder = open_folder(config, kind, out, device)
-    images = Images(files, console)
-    try:
-        for index, file, image in images:
-            show_summary(console, file.path, folder.take(index + 1, file, names[index], image), table=len(files) == 1)
-    finally:  # what was found before Ctrl-C is kept
-        others = folder.close()
+    with new_folder(out):
+        with console.status("loading the model"):
+            folder = open_folder(config, kind, out, device)
+        images = Images(files, console)
+        try:
+            for index, file, image in images:
+                found = folder.take(index + 1, file, names[index], image)
+                show_summary(console, file.path, found, table=len(files) == 1)
+        finally:  # what was found before Ctrl-C is kept
+            others = folder.close()
     images.conclude(f"wrote {count(images.done, 'picture')} and {others} to {out}")
 
 
 def open_folder(config: PredictConfig, kind: Kind, out: Path, device: torch.device) -> DetectionFolder | LabelFolder:
     """Load the model, with what writes its predictions."""
-    path, size = checkpoint_file(config) or "", config.size[0] if config.size else None
+    path, size = dense_file(config), config.size[0] if config.size else None
     if kind == "segmenter":
         return LabelFolder(open_labeller(path, size, device), out)
     given = {"threshold": config.threshold, "top": config.top}
@@ -154,21 +173,18 @@ def open_folder(config: PredictConfig, kind: Kind, out: Path, device: torch.devi
     return DetectionFolder(open_finder(path, options, device), out)
 
 
-def checkpoint_file(config: PredictConfig) -> str | None:
-    """Find the file of weights that is meant, in the directory of a training if one is given.
+def dense_file(config: PredictConfig) -> str:
+    """Find the file of a detector or segmenter, which keeps one set of weights.
 
     Raises:
         ValueError: If the directory has none, or `which` is given for something else.
     """
-    folder = Path(config.checkpoint or "").expanduser()
-    if config.checkpoint and folder.is_dir():
-        return str(file_of_run(folder, config.which))
-    if config.which is not None:
+    found = weights_file(config.checkpoint, config.which) or ""
+    if config.which is not None and found == config.checkpoint:
         raise ValueError(
-            f"got --which {config.which} for {config.checkpoint or config.model}; only the directory of a training "
-            "has several weights"
+            f"got --which {config.which} for {config.checkpoint}; only the directory of a training has several weights"
         )
-    return config.checkpoint
+    return found
 
 
 class Images:
@@ -200,60 +216,16 @@ class Images:
     def conclude(self, line: str = "") -> None:
         """Print a last line, and end with exit code 2 if any image could not be read."""
         if line:
-            self.console.print(line, soft_wrap=True, highlight=False)
+            say(self.console, line)
         if self.done < len(self.files):
             sys.exit(2)
 
 
-def load(
-    name: str | None, checkpoint: str | None, size: tuple[int, ...]
-) -> tuple[Model, tuple[str, ...], dict[str, tuple[float, ...]]]:
-    """Find the model, the names of its classes, and mean and spread of the pixels that it wants."""
-    if name is None and checkpoint is None:
-        raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a weights file")
-    if name is not None and (checkpoint is None or not describes_itself(checkpoint)):
-        swin = isinstance(get_config(name), SwinConfig)
-        fields = {"window_size": paper_window(size[0], size[-1])} if swin and size else {}
-        model = weights.create_model(name, pretrained=True if checkpoint is None else checkpoint, **fields)
-        return model, imagenet_classes(), {"mean": MEAN, "std": STD}
-    if name is not None:
-        raise ValueError(f"{checkpoint} is a file of ours and knows its model and classes; leave out --model {name}")
-    model, info = weights.load_model(checkpoint or "")
-    check_images(info.config, str(checkpoint))
-    if info.classes is None:
-        raise ValueError(f"{checkpoint} names no classes; predict takes classifiers, such as a study's zoom models")
-    return model, tuple(info.classes), pixel_statistics(info.metadata, model.config.in_channels, str(checkpoint))
-
-
-def describes_itself(checkpoint: str) -> bool:
-    """Tell whether a checkpoint is a file of ours, with classes."""
-    metadata = weights.read_checkpoint(checkpoint).metadata
-    return metadata.get("format") == "ropevit" and metadata.get("classes", "null") != "null"
-
-
-def show_guesses(console: Console, path: Path, prediction: Prediction) -> None:
-    """Print the guesses for one image as a table."""
-    size = f"{prediction.height} x {prediction.width} pixels (height x width)"
-    console.print(f"{path} at {size}", soft_wrap=True)
-    rows = [(guess.name, f"{guess.probability:.1%}") for guess in prediction.guesses]
-    console.print(lay_out(("class", "probability"), rows))
-
-
 def show_summary(console: Console, path: Path, found: Summary, table: bool) -> None:
     """Print what was found in an image: in a line, perhaps with a table."""
-    console.print(f"{path}: {found.line}", soft_wrap=True, highlight=False)
+    say(console, f"{path}: {found.line}")
     if table and found.rows:
         console.print(lay_out(found.headings, found.rows))
-
-
-def lay_out(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Make a table of names and numbers."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def count(number: int, thing: str) -> str:

@@ -17,7 +17,7 @@ from ropevit.data.listing import TEST_FOLDERS, find_images
 from ropevit.models import SwinConfig, build_model, get_config
 from ropevit.models.architectures import Config
 from ropevit.tasks.classify import subject as weights_of
-from ropevit.tasks.common.kept import FILES, Kind, Which, file_of_run, kind_of
+from ropevit.tasks.common.kept import FILES, Kind, Which, kind_of, weights_file
 from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.segment.segmenter import load_segmenter
 from ropevit.weights.loading import LoadReport, load_found
@@ -82,7 +82,7 @@ def dense_subject(kind: Kind, model: str | None, checkpoint: str, which: Which |
     if model is not None:
         raise ValueError(f"{checkpoint} is a {kind} and knows its model; leave out --model {model}")
     path = Path(checkpoint).expanduser()
-    file = file_of_run(path, which) if path.is_dir() else path
+    file = Path(weights_file(checkpoint, which) or "").expanduser()
     found = load_detector(file)[0] if kind == "detector" else load_segmenter(file)[0]
     label = label_of(path.name.removesuffix(".safetensors"), str(file))
     return Subject(model=found.eval(), label=label, trained_size=body(found).config.img_size)

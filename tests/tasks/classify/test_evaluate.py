@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ropevit
 from ropevit.data.imagenet import imagenet_classes
+from ropevit.data.images import read_image
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.sources import MemorySource, open_source
 from ropevit.models import Swin, SwinConfig, get_config
@@ -18,6 +21,7 @@ from ropevit.models.published import curve
 from ropevit.tasks.classify import evaluate as module
 from ropevit.tasks.classify.classes import match_classes
 from ropevit.tasks.classify.evaluate import evaluate
+from ropevit.tasks.classify.predict import Input, classify
 from ropevit.tasks.classify.protocol import plan_views
 from ropevit.tasks.classify.subject import open_subject
 from ropevit.tasks.common.eval_config import ClassifierOptions, EvalConfig, read_sizes
@@ -50,6 +54,30 @@ def test_classes_are_found_by_name_whatever_their_order(pets, weights, tmp_path)
     assert (row.images, row.skipped, row.top5) == (7, 1, 100.0)
     assert row.top1 == pytest.approx(100 * 2 / 7, abs=1e-3)
     assert per_class(tmp_path / "out") == {"bird": 0, "cat": 0, "dog": 100}
+
+
+def test_models_of_grey_images_see_colours_as_grey_and_say_so(pets, weights, tmp_path):
+    events, facts = [], {"mean": 0.3, "std": 0.4}
+    model = small_vit(3, in_channels=1, size=16)
+    path = weights(model, classes=PETS, metadata=facts)
+    measure(path, pets, tmp_path / "out", events.append)
+    assert any("grey" in note for note in events[0].notes)
+    form = Input(size=(16, 16), multiple=16, mean=(0.3,), std=(0.4,))
+    files = sorted(file for file in (pets / "val").rglob("*.png") if file.stem != "broken")
+    right = {name: [] for name in PETS}
+    for file in files:
+        guess = classify(model, read_image(file), form, PETS, 1).guesses[0].name
+        right[file.parent.name].append(guess == file.parent.name)
+    assert per_class(tmp_path / "out") == {
+        name: pytest.approx(100 * sum(found) / len(found), abs=0.01) for name, found in right.items()
+    }
+
+
+def test_colours_become_the_grey_of_pillow():
+    images = torch.randint(0, 256, (2, 3, 9, 7), dtype=torch.uint8)
+    for image, grey in zip(images, module.to_grey(images), strict=True):
+        wanted = np.array(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
+        assert torch.equal(grey[0], torch.from_numpy(wanted))
 
 
 def test_folders_of_wordnet_ids_speak_of_imagenet(validation, weights, tmp_path):
@@ -348,8 +376,10 @@ def test_models_are_told_by_name_or_by_their_file(weights, tmp_path):
         open_subject("deit_tiny_patch16_LS", weights(small_vit()))
     with pytest.raises(ValueError, match="has no head"):
         open_subject(None, weights(small_vit(0)))
-    with pytest.raises(ValueError, match="images of 1 channels"):
-        open_subject(None, weights(small_vit(in_channels=1)))
+    with pytest.raises(ValueError, match="images of 2 channels"):
+        open_subject(None, weights(small_vit(in_channels=2)))
+    with pytest.raises(ValueError, match="labels pixels"):
+        open_subject(None, weights(small_vit(), metadata={"panel": "field"}))
     torch.save(ropevit.create_model("none_deit_tiny_patch16_LS", num_classes=7).state_dict(), tmp_path / "a.pth")
     with pytest.raises(ValueError, match="name it with --model"):
         open_subject(None, str(tmp_path / "a.pth"))

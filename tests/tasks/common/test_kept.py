@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
-from ropevit.tasks.common.kept import file_of_run, kind_of
+from ropevit.tasks.common.kept import file_of_run, kind_of, weights_file
 
 
 def test_the_header_of_a_file_tells_the_kind_of_its_model(tmp_path):
@@ -44,3 +44,16 @@ def test_a_directory_gives_the_weights_that_are_asked_for_or_says_which_there_ar
         file_of_run(tmp_path, None)
     with pytest.raises(ValueError, match="holds no weights"):
         file_of_run(tmp_path / "nowhere", "best")
+    assert weights_file(str(tmp_path), "last") == str(tmp_path / "model.safetensors")
+    for other in (str(tmp_path / "model.safetensors"), "naver-ai/deit_tiny", None):
+        assert weights_file(other, None) == other
+
+
+def test_a_run_of_a_study_gives_its_only_weights_and_a_study_names_its_runs(tmp_path):
+    for name in ("zoom-ape-seed0", "zoom-none-seed0"):
+        folder = tmp_path / "study" / "runs" / name
+        folder.mkdir(parents=True)
+        save_file({"w": torch.zeros(1)}, folder / "model.safetensors", metadata={"metadata": '{"panel": "zoom"}'})
+        assert file_of_run(folder, None) == file_of_run(folder, "last") == folder / "model.safetensors"
+    with pytest.raises(ValueError, match=r"study is a study of 2 trained models; .* such as .*runs/zoom-none-seed0"):
+        file_of_run(tmp_path / "study", None)

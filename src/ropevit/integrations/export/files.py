@@ -104,7 +104,7 @@ def export_onnx(
     job = prepare(model, path, "onnx", size, bake, overwrite)
     metadata = describe(job.config, **facts)
     with writing(job.path) as part:
-        run = onnx_files.write(job.trace(), part, job.output, metadata)
+        run = onnx_files.write(job.trace(), part, job.output, metadata, job.config.multiple)
         differences = compare_and_check(run, job, tolerance)
         rounded = compare_and_check(onnx_files.quantize(part), job, math.inf) if int8 else ()
     return job.report(differences, opset=OPSET, int8_differences=rounded)
@@ -235,8 +235,11 @@ def describe(
         raise ValueError(f"got {len(classes)} class names for a model of {config.num_classes}; give one a class")
     facts = own_metadata(config, None if classes is None else list(classes), {})
     del facts["metadata"]
+    grey = "; one channel, grey: 0.299 R + 0.587 G + 0.114 B" if config.in_channels == 1 else ""
+    multiple = f"; H and W multiples of {config.multiple}" if config.multiple > 1 else ""
     return facts | {
-        "input": "images, float32 (B, c, H, W): pixels from 0 to 1, minus mean, over std, channel by channel",
+        "input": "images, float32 (B, c, H, W): pixels from 0 to 1, minus mean, over std, channel by channel"
+        f"{grey}{multiple}",
         "mean": json.dumps(list(mean)),
         "std": json.dumps(list(std)),
     }

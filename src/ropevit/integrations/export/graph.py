@@ -40,13 +40,14 @@ def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
     return x
 
 
-def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str]) -> ir.Model:
+def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str], multiple: int = 1) -> ir.Model:
     """Translate a program.
 
     Args:
         program: From `trace`.
         output: Name of the output.
         metadata: What the file says about itself.
+        multiple: Number of pixels that must divide a free height and width.
     """
     exported = torch.onnx.export(
         program,
@@ -61,6 +62,8 @@ def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str]) 
     assert exported is not None
     model = exported.model
     tidy(model)
+    if multiple > 1 and any(not isinstance(side, int) for side in (model.graph.inputs[0].shape or ())[2:]):
+        refuse_remainders(model.graph, multiple)
     model.metadata_props.clear()
     model.metadata_props.update(metadata)
     return model
@@ -84,3 +87,23 @@ def tidy(model: ir.Model) -> None:
     for value in (images, output, *model.graph.initializers.values()):
         value.metadata_props.clear()
     model.graph.metadata_props.clear()
+
+
+def refuse_remainders(graph: ir.Graph, multiple: int) -> None:
+    """Let the file refuse images that patches do not tile, as the model does; a convolution would cut their edge off.
+
+    ONNX has no assertions. So the images are reshaped to the part of them that patches tile: nothing changes if that is
+    all of them, and runtimes refuse to reshape to fewer pixels, naming both sizes.
+    """
+    images = graph.inputs[0]
+    readers = list(images.uses())
+    unit = ir.Value(name="size_unit", const_value=ir.tensor([1, 1, multiple, multiple], name="size_unit"))
+    graph.register_initializer(unit)
+    shape = ir.node("Shape", [images], name="size_given")
+    patches = ir.node("Div", [shape.outputs[0], unit], name="size_patches")
+    tiled = ir.node("Mul", [patches.outputs[0], unit], name="size_tiled")
+    checked = ir.node("Reshape", [images, tiled.outputs[0]], {"allowzero": 1}, name="size_check")
+    checked.outputs[0].type, checked.outputs[0].shape = images.type, images.shape
+    for node, place in readers:
+        node.replace_input_with(place, checked.outputs[0])
+    graph.insert_before(graph[0], [shape, patches, tiled, checked])

@@ -16,10 +16,10 @@ from ropevit.integrations.export.graph import to_onnx
 from ropevit.integrations.export.quiet import quiet
 
 
-def write(program: ExportedProgram, path: Path, output: str, metadata: Mapping[str, str]) -> Run:
+def write(program: ExportedProgram, path: Path, output: str, metadata: Mapping[str, str], multiple: int = 1) -> Run:
     """Write a program as ONNX with its weights in one file, let ONNX check it, and open it."""
     with quiet():
-        ir.save(to_onnx(program, output, metadata), path)
+        ir.save(to_onnx(program, output, metadata, multiple), path)
         onnx.checker.check_model(path, full_check=True)
     return runner(path)
 

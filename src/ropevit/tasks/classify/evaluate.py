@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from ropevit.data.augment import eval_transform
@@ -130,6 +131,8 @@ def make_plan(bench: Bench) -> Plan:
     notes = [bench.match.note] if bench.match.note else []
     if subject.crop not in (None, views[0].crop):
         notes.append(f"its training was evaluated with crop ratio {subject.crop}, this is {views[0].crop}: see --crop")
+    if subject.config.in_channels == 1:
+        notes.append("the model takes grey images: colours are converted, 0.299 R + 0.587 G + 0.114 B")
     return Plan(
         name=subject.name,
         weights=subject.found.source,
@@ -197,15 +200,26 @@ def read(view: View, bench: Bench, bad: list[int]) -> Iterator[Batch]:
 def classifier(model: Model, bench: Bench) -> Callable[[Tensor], Tensor]:
     """Give what turns uint8 images (b, 3, S, S) into logits (b, K) of the data's classes."""
     device, subject = bench.site.device, bench.subject
+    grey = subject.config.in_channels == 1
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
     columns = torch.tensor(bench.match.columns, device=device)
 
     def logits_of(images: Tensor) -> Tensor:
-        pixels = images.to(device, non_blocking=True).float() / 255
+        images = images.to(device, non_blocking=True)
+        pixels = (to_grey(images) if grey else images).float() / 255
         with bench.site.autocast():
             return model((pixels - mean) / std)[:, columns]
 
     return logits_of
+
+
+def to_grey(images: UInt8[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b 1 H W"]:
+    """Convert to grey as Pillow and `predict` do: 0.299 R + 0.587 G + 0.114 B, in whole numbers.
+
+    Source: ITU-R BT.601 luma, in 16 bits after the point.
+    """
+    red, green, blue = images.int().unbind(1)
+    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8).unsqueeze(1)
 
 
 def by_class(counts: Tally) -> list[float]:

@@ -1,14 +1,17 @@
-"""Name what is in an image."""
+"""Classify images: one, or many in batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.data.images import fit, to_tensor, whole_size
+from ropevit.data.images import fit, read_image, to_tensor, whole_size
+from ropevit.data.loading import batches
 from ropevit.models.sizes import check_size
 
 
@@ -23,9 +26,9 @@ class Input:
     whole: bool = False
     """Keep the picture's own shape instead of cutting a square from its centre."""
     mean: tuple[float, ...] = MEAN
-    """Mean of each channel, for pixels from 0 to 1."""
+    """Mean of each channel, for pixels from 0 to 1; one alone asks for grey images."""
     std: tuple[float, ...] = STD
-    """Spread of each channel."""
+    """Standard deviation of each channel."""
 
     def __post_init__(self):
         if len(self.size) not in (1, 2):
@@ -41,6 +44,10 @@ class Input:
         if self.whole:
             return whole_size(image, self.size[0], self.multiple)
         return self.size[0], self.size[-1]
+
+    def prepare(self, image: Image.Image) -> Float[Tensor, "c H W"]:
+        """Make a picture the model's input."""
+        return to_tensor(fit(image, *self.shape(image)), self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,12 @@ class Prediction:
     guesses: tuple[Guess, ...]
 
 
-@torch.inference_mode()
+class Unreadable(str):
+    """Why an image could not be read; the line names its file."""
+
+    __slots__ = ()
+
+
 def classify(model: nn.Module, image: Image.Image, form: Input, classes: Sequence[str], top: int = 5) -> Prediction:
     """Name what is in an image.
 
@@ -75,13 +87,91 @@ def classify(model: nn.Module, image: Image.Image, form: Input, classes: Sequenc
     Raises:
         ValueError: If the names do not match the logits.
     """
-    height, width = form.shape(image)
-    pixels = to_tensor(fit(image, height, width), form.mean, form.std).unsqueeze(0)
-    chances = model.eval()(pixels.to(next(model.parameters()).device)).float().softmax(-1)[0]
-    if len(chances) != len(classes):
-        raise ValueError(f"got {len(classes)} class names for {len(chances)} logits; give a name to each class")
-    best = chances.topk(min(top, len(classes)))
-    names = [classes[int(index)] for index in best.indices]
-    pairs = zip(names, best.values.tolist(), strict=True)
-    guesses = tuple(Guess(name=name, probability=chance) for name, chance in pairs)
-    return Prediction(height=height, width=width, guesses=guesses)
+    return best(model, form.prepare(image).unsqueeze(0), classes, top)[0]
+
+
+def classify_files(
+    model: nn.Module,
+    files: Sequence[Path],
+    form: Input,
+    classes: Sequence[str],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    workers: int = 0,
+) -> Iterator[Prediction | Unreadable]:
+    """Classify image files in batches; images of one batch that differ in shape go through the model by shape.
+
+    Args:
+        model: A classifier; it is put into evaluation mode.
+        files: Image files.
+        form: How images become the model's input.
+        classes: Names in the order of the logits.
+        top: How many guesses to give; at most all classes.
+        batch_size: Images that are read together, and go through the model together where they have one shape.
+        workers: Processes that read; 0 reads in this one.
+
+    Returns:
+        For each file, in their order, its prediction, or why it could not be read.
+
+    Raises:
+        ValueError: If the names do not match the logits, or a number is out of range.
+    """
+    if batch_size < 1:
+        raise ValueError(f"got batch_size={batch_size}; expected at least 1")
+    keys = (range(len(files))[start : start + batch_size] for start in range(0, len(files), batch_size))
+    for images in batches(FileReader(tuple(files), form), keys, workers):
+        yield from classify_batch(model, images, classes, top)
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads image files, in the form in which DataLoader asks a data set for a batch."""
+
+    files: tuple[Path, ...]
+    form: Input
+
+    def __getitems__(self, indices: Iterable[int]) -> list[Tensor | Unreadable]:
+        """Read files; one that cannot be read is answered by the reason."""
+        return [self.read(self.files[index]) for index in indices]
+
+    def read(self, path: Path) -> Tensor | Unreadable:
+        """Read a file as the model's input (c, H, W)."""
+        try:
+            return self.form.prepare(read_image(path))
+        except ValueError as error:
+            return Unreadable(error)
+
+
+def classify_batch(
+    model: nn.Module, images: Sequence[Tensor | Unreadable], classes: Sequence[str], top: int
+) -> list[Prediction | Unreadable]:
+    """Classify what was read of a batch, all images of a shape at once."""
+    shapes: dict[torch.Size, list[int]] = {}
+    for place, image in enumerate(images):
+        if isinstance(image, Tensor):
+            shapes.setdefault(image.shape, []).append(place)
+    found: list[Prediction | Unreadable] = list(images)  # pyright: ignore[reportAssignmentType] (all images are replaced)
+    for places in shapes.values():
+        stacked = torch.stack([image for place in places if isinstance(image := images[place], Tensor)])
+        for place, prediction in zip(places, best(model, stacked, classes, top), strict=True):
+            found[place] = prediction
+    return found
+
+
+@torch.inference_mode()
+def best(model: nn.Module, images: Float[Tensor, "b c H W"], classes: Sequence[str], top: int) -> list[Prediction]:
+    """Give the most probable classes of images of one size."""
+    height, width = images.shape[-2:]
+    logits = model.eval()(images.to(next(model.parameters()).device)).float().cpu()
+    if logits.shape[-1] != len(classes):
+        raise ValueError(f"got {len(classes)} class names for {logits.shape[-1]} logits; give a name to each class")
+    found = logits.softmax(-1).topk(min(top, len(classes)))
+    return [
+        Prediction(
+            height=height,
+            width=width,
+            guesses=tuple(Guess(name=classes[i], probability=p) for i, p in zip(labels, chances, strict=True)),
+        )
+        for labels, chances in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    ]

@@ -1,14 +1,15 @@
-"""The model that is measured: a published one, a file of weights, or what a training left."""
+"""The classifier that a command is given: a published one, a file of weights, or what a training or a study left."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.models.architectures import Config, Model, build_model
-from ropevit.models.registry import MODELS, get_config
-from ropevit.tasks.common.kept import Which, file_of_run
+from ropevit.models.registry import MODELS, get_config, paper_window
+from ropevit.models.swin import SwinConfig
+from ropevit.tasks.common.kept import Which, weights_file
 from ropevit.weights.facts import claimed_name
 from ropevit.weights.hub import hub_id
 from ropevit.weights.loading import Found, load_found, understand
@@ -34,6 +35,8 @@ class Subject:
     """Spread of each channel."""
     crop: float | None = None
     """Crop ratio with which its training was evaluated, where that is known."""
+    labels_pixels: bool = False
+    """Whether it is a study's `field` model, whose outputs are labels of a patch's pixels."""
 
     def build(self, config: Config) -> Model:
         """Build the model with another size or window, its embeddings resized."""
@@ -55,7 +58,7 @@ def core(config: Config) -> dict[str, Any]:
 
 
 def open_subject(model: str | None, checkpoint: str | None, which: Which | None = None) -> Subject:
-    """Read the weights of a classifier that is measured.
+    """Read the weights of a classifier of images.
 
     Args:
         model: As `read_subject`.
@@ -63,19 +66,58 @@ def open_subject(model: str | None, checkpoint: str | None, which: Which | None 
         which: As `read_subject`.
 
     Raises:
-        ValueError: As `read_subject`, and if it has no head, or takes images that are not coloured.
+        ValueError: As `read_subject`, and if it has no head, labels pixels, or takes other images than grey or coloured
+            ones.
         WeightsError: If the weights cannot be read.
     """
     subject = read_subject(model, checkpoint, which)
     source, config = subject.found.source, subject.config
-    if not config.num_classes:
-        raise ValueError(f"{source} has no head; only classifiers can be measured")
-    if config.in_channels != 3:
+    if subject.labels_pixels:
         raise ValueError(
-            f"{source} takes images of {config.in_channels} channels; only those of 3 are measured; a study "
-            "measures its own models: ropevit study --resume --test-sizes SIZES"
+            f"{source} labels pixels, which its study does outside the model; take a classifier, such as the zoom "
+            "model of the same study"
         )
+    if not config.num_classes:
+        raise ValueError(f"{source} has no head; take a classifier")
+    if config.in_channels not in (1, 3):
+        raise ValueError(f"{source} takes images of {config.in_channels} channels; images have 1 (grey) or 3 (RGB)")
     return subject
+
+
+def class_names(subject: Subject) -> tuple[str, ...]:
+    """Give the names of a model's classes.
+
+    Raises:
+        ValueError: If they are not known.
+    """
+    names = known_names(subject)
+    if names is None:
+        raise ValueError(
+            f"{subject.found.source} does not name its {subject.config.num_classes} classes; save it with them: "
+            "ropevit.save_model(path, model, classes=[...])"
+        )
+    return names
+
+
+def known_names(subject: Subject) -> tuple[str, ...] | None:
+    """Give the names of a model's classes, if they are known: those in its file, or, for as many, ImageNet-1k's."""
+    if subject.classes is None and subject.config.num_classes == len(imagenet_classes()):
+        return imagenet_classes()
+    return subject.classes
+
+
+def config_at(subject: Subject, size: tuple[int, ...]) -> Config:
+    """Give the config for images of a size: a published Swin takes windows of 1/32 of it, as the paper does.
+
+    Args:
+        subject: What is to be built.
+        size: Side, or height and width, in pixels; empty for the training's.
+    """
+    config = subject.config
+    if subject.found.config is not None or not isinstance(config, SwinConfig) or not size:
+        return config
+    grid, fitted = config.trained_grid or config.attended, replace(config, window_size=paper_window(size[0], size[-1]))
+    return fitted if grid == fitted.attended else replace(fitted, trained_grid=grid)
 
 
 def read_subject(model: str | None, checkpoint: str | None, which: Which | None = None) -> Subject:
@@ -83,8 +125,9 @@ def read_subject(model: str | None, checkpoint: str | None, which: Which | None 
 
     Args:
         model: Name of a model; its published weights are read unless a checkpoint is given.
-        checkpoint: A file or hub id of any layout, or the directory of a training.
-        which: Which weights of a directory: the best (default), the last, or their moving average.
+        checkpoint: A file or hub id of any layout, or the directory of a training or of a study's run.
+        which: Which weights of a directory: the best (default), the last, or their moving average; `ema` also of a file
+            of another layout that keeps it.
 
     Raises:
         ValueError: If nothing is named, or it is not said which model it is.
@@ -96,7 +139,7 @@ def read_subject(model: str | None, checkpoint: str | None, which: Which | None 
         get_config(model)  # refuses an unknown name before anything is fetched
     folder = Path(checkpoint or "").expanduser()
     if checkpoint and folder.is_dir():
-        name, source, ema = folder.resolve().name, str(file_of_run(folder, which)), False
+        name, source, ema = folder.resolve().name, str(weights_file(checkpoint, which)), False
     elif which in ("best", "last"):
         raise ValueError(f"got which={which!r} for {checkpoint or model}; only the directory of a training has several")
     else:
@@ -118,9 +161,9 @@ def own_subject(name: str, found: Found, header: Mapping[str, str], model: str |
     config = found.config
     assert config is not None
     check_images(config, found.source)
-    if model is not None:
-        raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
     classes, facts = (stored_json(header, key, found.source) for key in ("classes", "metadata"))
+    if model is not None and (classes is not None or core(get_config(model)) != core(config)):
+        raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
     return Subject(
         name=name,
         found=found,
@@ -129,6 +172,7 @@ def own_subject(name: str, found: Found, header: Mapping[str, str], model: str |
         trained_at=int(facts.get("train_size", config.img_size[0])),
         **pixel_statistics(facts, config.in_channels, found.source),
         crop=facts.get("crop"),
+        labels_pixels=facts.get("panel") == "field",
     )
 
 

@@ -1,10 +1,12 @@
-"""The files of weights that a training leaves, and what kind of model a file holds."""
+"""The files of weights that a training or a study leaves, and what kind of model a file holds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from safetensors import SafetensorError, safe_open
 
+from ropevit.files import parse_json
 from ropevit.weights.reading import check_exists, named_repository
 
 Which = Literal["best", "last", "ema"]
@@ -17,47 +19,80 @@ FORMATS: dict[str, Kind] = {"ropevit-detector": "detector", "ropevit-segmenter":
 
 
 def file_of_run(folder: Path, which: Which | None) -> Path:
-    """Choose a file of weights in the directory of a training.
+    """Choose a file of weights in the directory of a training, or of a study's run, which keeps its last weights alone.
+
+    Args:
+        folder: The directory.
+        which: Which of them; None takes the best of a training, and what a study's run has.
 
     Raises:
         ValueError: If it is not there.
     """
-    path = folder / FILES[which or "best"]
+    path, last = folder / FILES[which or "best"], folder / FILES["last"]
     if path.is_file():
         return path
+    if which is None and last.is_file() and is_study_model(last):
+        return last
     there = [name for name, file in FILES.items() if (folder / file).is_file()]
     if there:
         raise ValueError(f"{folder} has no {path.name}; choose --which {' or '.join(there)}")
+    if runs := sorted(file.parent for file in folder.glob(f"runs/*/{last.name}")):
+        raise ValueError(
+            f"{folder} is a study of {len(runs)} trained models; name the directory of one, such as {runs[-1]}"
+        )
     raise ValueError(
         f"{folder} holds no weights ({', '.join(FILES.values())}); name the directory of a training that was measured "
         "at least once, or a file of weights"
     )
 
 
+def weights_file(checkpoint: str | None, which: Which | None) -> str | None:
+    """Find the weights that `--checkpoint` and `--which` mean: one rule for all that takes both.
+
+    Returns:
+        A file in the directory that is given; anything else, such as a file, a hub id or None, as it is.
+
+    Raises:
+        ValueError: If the directory has no such weights.
+    """
+    folder = Path(checkpoint or "").expanduser()
+    return str(file_of_run(folder, which)) if checkpoint and folder.is_dir() else checkpoint
+
+
+def is_study_model(path: Path) -> bool:
+    """Tell whether a file is the model of a study's run, by its header."""
+    try:
+        facts = parse_json(read_header(path).get("metadata", "{}"), path)
+    except ValueError:
+        return False
+    return isinstance(facts, dict) and "panel" in facts
+
+
+def read_header(path: Path) -> Mapping[str, str]:
+    """Read the header of a safetensors file; that of another file, or of a damaged one, is empty."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}  # of another layout, or damaged, which reading it will say
+
+
 def kind_of(checkpoint: str | None, which: Which | None = None) -> Kind:
     """Tell what kind of model a checkpoint holds, by the header of its file.
 
     Args:
-        checkpoint: A file or hub id of any layout, or the directory of a training; None, a published classifier.
+        checkpoint: A file or hub id of any layout, or the directory of a training or a study's run; None, a published
+            classifier.
         which: Which weights of a directory.
 
     Raises:
         ValueError: If it is a directory without such weights.
         WeightsError: If it is a path to nothing.
     """
-    path = Path(checkpoint or "").expanduser()
-    if checkpoint and path.is_dir():
-        path = file_of_run(path, which)
+    path = Path(weights_file(checkpoint, which) or "").expanduser()
     if checkpoint and named_repository(checkpoint) is None:
         check_exists(path)
-    if not path.is_file():
-        return "classifier"
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return "classifier"  # of another layout, or damaged, which reading it will say
-    return FORMATS.get(header.get("format", ""), "classifier")
+    return FORMATS.get(read_header(path).get("format", ""), "classifier") if path.is_file() else "classifier"
 
 
 def told_kind(kind: Kind, checkpoint: str | None) -> str:

@@ -1,7 +1,8 @@
 """The folder that predictions are written to: new, and no file in it written twice."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from ropevit.data.listing import ImageFile, listed
 from ropevit.files import write_atomically
+from ropevit.locks import is_empty, lock_folder
 
 
 class Summary(NamedTuple):
@@ -30,8 +32,20 @@ def check_out(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"got the file {out} for a folder; choose another --out")
-    if out.is_dir() and any(out.iterdir()):
+    if not is_empty(out):
         raise ValueError(f"{out} is not empty; choose another --out")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[None]:
+    """Keep a new folder for this process while it writes there; it is not left behind empty.
+
+    Raises:
+        ValueError: If something is in it, another process writes there, or the disk refuses.
+    """
+    with lock_folder(out):
+        check_out(out)
+        yield
 
 
 def png_names(files: Sequence[ImageFile], others: Sequence[str] = ()) -> list[str]:
