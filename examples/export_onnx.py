@@ -1,6 +1,7 @@
 """Export a model as ONNX with free batch, height and width, and run it by onnxruntime at two sizes.
 
-Needs onnx: pip install "ropevit[export]". On the command line: ropevit export model.onnx --checkpoint model.safetensors
+Needs onnx: pip install ".[export]" in a clone of ropevit. On the command line:
+ropevit export model.onnx --checkpoint model.safetensors
 """
 
 import json

@@ -1,6 +1,6 @@
 """Use a model through timm: feature maps of an image of any shape, its transform, and layer-wise learning rates.
 
-Needs timm: pip install "ropevit[train]". With pretrained=True the published weights come from the hub.
+Needs timm: pip install ".[train]" in a clone of ropevit. With pretrained=True the published weights come from the hub.
 """
 
 import timm

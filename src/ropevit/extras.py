@@ -22,6 +22,9 @@ def require(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as error:
         package = (error.name or module).split(".")[0]
-        raise MissingExtraError(
-            f'{package} is not installed; install it with: pip install "ropevit[{extra}]"'
-        ) from error
+        raise MissingExtraError(f"{package} is not installed; {how_to_install(extra)}") from error
+
+
+def how_to_install(extra: str) -> str:
+    """Say how an extra is installed: ropevit is in no registry of packages, so from its clone or wheel."""
+    return f'in a clone of ropevit, install it with: pip install ".[{extra}]"'

@@ -187,4 +187,7 @@ def test_without_matplotlib_the_extra_is_named(saved, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit):
         main(["figures", "frequencies", "--checkpoint", saved()])
-    assert 'matplotlib is not installed; install it with: pip install "ropevit[figures]"' in capsys.readouterr().err
+    assert (
+        'matplotlib is not installed; in a clone of ropevit, install it with: pip install ".[figures]"'
+        in capsys.readouterr().err
+    )

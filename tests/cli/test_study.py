@@ -149,7 +149,7 @@ def test_a_missing_extra_is_named_before_anything_is_trained(tmp_path, capsys, m
     with pytest.raises(SystemExit) as stop:
         main(["study", "--out", str(tmp_path / "out")])
     assert stop.value.code == 2
-    assert 'pip install "ropevit[figures]"' in capsys.readouterr().err
+    assert 'pip install ".[figures]"' in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

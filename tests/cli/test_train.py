@@ -133,8 +133,11 @@ def test_help_says_what_to_type(arguments, capsys):
         (["fashion", "--init", "nothing.safetensors"], "nothing.safetensors"),
         (["fashion", "--batch-size", "20000"], "expected no batch larger than the set"),
         (["fashion", "--batch-size", "33", "--mixup", "0.8"], "got batch_size=33"),
-        (["fashion", "--wandb", "p"], 'wandb is not installed; install it with: pip install "ropevit[wandb]"'),
-        (["fashion", "--tensorboard"], 'tensorboard is not installed; install it with: pip install "ropevit[train]"'),
+        (
+            ["fashion", "--wandb", "p"],
+            'wandb is not installed; in a clone of ropevit, install it with: pip install ".[wandb]"',
+        ),
+        (["fashion", "--tensorboard"], 'in a clone of ropevit, install it with: pip install ".[train]"'),
     ],
 )
 def test_wrong_input_is_answered_before_anything_is_written(arguments, message, capsys, tmp_path, monkeypatch):

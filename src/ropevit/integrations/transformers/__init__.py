@@ -4,12 +4,12 @@
 >>> model = AutoModelForImageClassification.from_pretrained("my_folder")
 """
 
-from ropevit.extras import MissingExtraError, require
+from ropevit.extras import MissingExtraError, how_to_install, require
 
 # before anything below imports it, so that the error names the extra
 installed = require("transformers", "dense").__version__
 if tuple(int(part) for part in installed.split(".")[:2]) < (5, 4):
-    raise MissingExtraError(f'transformers {installed} is too old; install 5.4 or newer: pip install "ropevit[dense]"')
+    raise MissingExtraError(f"transformers {installed} is too old, 5.4 or newer is needed; {how_to_install('dense')}")
 
 from transformers import AutoConfig  # noqa: E402
 
