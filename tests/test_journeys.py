@@ -21,7 +21,7 @@ DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --de
 DINO = (
     "train detect/dino_vitdet_base --data coco --init None --width 32 --depth 4 --heads 2 --window 4 --dino.width 64 "
     "--dino.queries 20 --dino.denoising 4 --dino.mlp-width 32 --dino.encoder-layers 1 --dino.decoder-layers 2 "
-    "--short-sides 64 96 --longest 128 --before-crop 64 --test-side 64 --batch-size 5 --epochs 1"
+    "--short-sides 64 96 --longest 128 --before-crop 64 --test-side 64 --batch-size 3 --epochs 1"
 )
 UPERNET = (
     "train segment/upernet_vit_base --data ade --init None --width 32 --depth 4 --heads 2 --taps 0 1 2 3 "
