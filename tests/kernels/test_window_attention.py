@@ -23,14 +23,15 @@ DEVICE = "cpu" if interpreted() else "cuda"
 #: Largest error allowed, relative to the largest value: a few roundings (the interpreter cuts bfloat16 off).
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
-#: images, map, window, shift, heads, channels, frequencies, bias: whole windows and not, one window along a side,
-#: queries in one block and in two, heads whose channels are no power of two.
+#: images, map, window, shift, heads, channels, frequencies, bias: whole windows and not, one window along a side, not
+#: shifted and shifted, queries in one block and in two, heads whose channels are no power of two.
 CASES = [
     (2, (2, 4), 2, (0, 0), 1, 16, None, False),
     (1, (4, 5), 3, (1, 1), 2, 16, "mixed", True),
     (2, (3, 6), 4, (0, 2), 2, 12, "axial", False),
     (1, (6, 5), 5, (2, 0), 1, 36, "mixed", True),
     (1, (5, 4), 3, (1, 2), 1, 32, None, True),
+    (1, (3, 6), 4, (1, 2), 1, 16, "mixed", True),
 ]
 
 

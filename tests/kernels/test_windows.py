@@ -2,8 +2,12 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
+from ropevit.kernels import window_attention
 from ropevit.kernels.windows import cached_mask, from_windows, make_mask, to_windows, window_mask, window_shift
+from ropevit.rope import mixed_frequencies, rotate
 
 GRIDS = [(8, 8, 4), (8, 12, 4), (5, 9, 4), (3, 10, 4), (2, 3, 4), (7, 14, 7), (6, 5, 1), (9, 4, 3), (11, 11, 5)]
 CPU = torch.device("cpu")
@@ -26,18 +30,36 @@ def test_windows_and_their_tokens_are_row_major():
 
 
 @pytest.mark.parametrize(("h", "w", "window"), GRIDS)
-@pytest.mark.parametrize("shifted", [False, True])
-def test_a_token_sees_its_window_of_the_image_and_never_the_padding(h, w, window, shifted):
-    dy, dx = window_shift(h, w, window) if shifted else (0, 0)
-    mask = make_mask(h, w, window, (dy, dx), CPU)
+def test_a_token_sees_its_window_of_the_image_and_never_the_padding(h, w, window):
+    """Also where one window spans a side, and for any shift: windows are those of a plane that does not wrap around."""
     rows, columns = h + -h % window, w + -w % window
-    for index, (top, left) in enumerate(itertools.product(range(0, rows, window), range(0, columns, window))):
-        places = [(top + i + dy, left + j + dx) for i, j in itertools.product(range(window), repeat=2)]
-        for query, key in itertools.product(range(window**2), repeat=2):
-            (y1, x1), (y2, x2) = places[query], places[key]
-            wraps = (y1 >= rows) != (y2 >= rows) or (x1 >= columns) != (x2 >= columns)
-            real = [y % rows < h and x % columns < w for y, x in (places[query], places[key])]
-            assert mask[index, query, key] == (not real[0] or (real[1] and not wraps))
+    y, x = (place.flatten() for place in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"))
+    for dy, dx in itertools.product({0, 1 % window, window // 2, window - 1}, repeat=2):
+        order = to_windows(torch.arange(float(rows * columns)).view(1, rows, columns, 1), window, (dy, dx))
+        order = order.squeeze(-1).long()
+        piece = (y - dy).div(window, rounding_mode="floor") * 100 + (x - dx).div(window, rounding_mode="floor")
+        real, piece = ((y < h) & (x < w))[order], piece[order]
+        expected = (piece[:, :, None] == piece[:, None]) & real[:, None] | ~real[:, :, None]
+        assert torch.equal(make_mask(h, w, window, (dy, dx), CPU), expected)
+
+
+@pytest.mark.parametrize(("h", "w"), [(3, 9), (4, 4), (8, 5)])
+@pytest.mark.parametrize("shift", [(0, 0), (2, 2), (1, 3), (0, 2)])
+def test_window_attention_is_attention_among_the_tokens_of_each_piece(h, w, shift):
+    window, channels = 4, 8
+    qkv, frequencies = torch.randn(1, h, w, 3, 1, channels).double(), mixed_frequencies(channels, 1).double()
+    bias = torch.randn(1, window**2, window**2).double()
+    places = list(itertools.product(range(h), range(w)))
+    piece = {(y, x): ((y - shift[0]) // window, (x - shift[1]) // window) for y, x in places}
+    index = {(y, x): (y - shift[0]) % window * window + (x - shift[1]) % window for y, x in places}
+    at = torch.tensor([[(x - shift[1]) % window, (y - shift[0]) % window] for y, x in places]).double()
+    q, k, v = qkv.flatten(1, 2).permute(2, 0, 3, 1, 4)
+    q, k = rotate(q, k, at, frequencies)
+    sees = torch.tensor([[piece[a] == piece[b] for b in places] for a in places])
+    added = torch.stack([torch.stack([bias[0, index[a], index[b]] for b in places]) for a in places])
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=added.masked_fill(~sees, float("-inf")))
+    found = window_attention(qkv, window, shift, frequencies, bias)
+    torch.testing.assert_close(found, expected.transpose(1, 2).unflatten(1, (h, w)))
 
 
 def test_no_mask_where_all_see_all():
@@ -59,3 +81,16 @@ def test_masks_are_kept_by_everything_they_depend_on():
         assert first is cached_mask(*key)
         assert first.device == key[-1]
         assert first.is_meta or torch.equal(first, make_mask(*key))
+
+
+def test_a_mask_made_in_one_mode_is_of_use_in_every_other():
+    given = (9, 13, 4, (2, 2), CPU)
+    truth, layer = make_mask(*given), torch.nn.Linear(1, 1)
+    for enter in (torch.inference_mode, FakeTensorMode, torch.no_grad):
+        cached_mask.cache_clear()
+        with enter():
+            window_mask(*given)
+        mask = window_mask(*given)
+        assert type(mask) is torch.Tensor
+        assert torch.equal(mask, truth)
+        (layer(torch.ones(1)) * mask.view(-1)).sum().backward()  # saves the mask for the backward pass

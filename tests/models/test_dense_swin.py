@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from ropevit.models import SWIN_EMBEDDINGS, Swin, SwinConfig, parameter_groups
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
 from ropevit.models.windows import WindowAttention
+from ropevit.rope import grid_positions, rotate
 
 
 def body(position="rope_mixed", **changes) -> SwinConfig:
@@ -74,10 +75,46 @@ def test_padding_is_seen_unless_masked():
     assert (seen(odd).features[0] - masked(odd).features[0]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("h", "w"), [(3, 9), (4, 4), (1, 2), (8, 4), (7, 6)])
+def test_every_second_block_is_shifted_by_the_rule_of_the_published_detectors(h, w, biased):
+    """Written out: fill the map to whole windows, roll it, mark nine regions of it, attend in each window."""
+    built = model(body=body("rope_mixed_rpb" if biased else "rope_mixed", depths=(2,), heads=(2,), window_size=4))
+    plain, shifted = built.body.layers[0].blocks
+    x, window, step = torch.randn(2, h, w, 8), 4, 2
+    seen = []
+    shifted.attn.register_forward_hook(lambda _, given, output: seen.append((given[0], output)))
+    plain_x = plain(x, None)
+    shifted(plain_x, None)
+    ((given, found),) = seen
+    rows, columns = -(-h // window) * window, -(-w // window) * window
+    rolled = F.pad(given, (0, 0, 0, columns - w, 0, rows - h)).roll((-step, -step), (1, 2))
+    number = torch.zeros(rows, columns, dtype=torch.long)
+    for count, (down, right) in enumerate(
+        (down, right)
+        for down in (slice(0, -window), slice(-window, -step), slice(-step, None))
+        for right in (slice(0, -window), slice(-window, -step), slice(-step, None))
+    ):
+        number[down, right] = count
+    expected = torch.empty_like(rolled)
+    positions, attn = grid_positions(window, window), shifted.attn
+    for top in range(0, rows, window):
+        for left in range(0, columns, window):
+            inside = (slice(top, top + window), slice(left, left + window))
+            tokens, region = rolled[:, *inside].flatten(1, 2), number[inside].flatten()
+            q, k, v = attn.qkv(tokens).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+            q, k = rotate(q, k, positions, attn.rope.freqs)
+            add = torch.zeros(16, 16).masked_fill(region[:, None] != region, float("-inf"))
+            add = add if attn.bias() is None else add + attn.bias()
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=add.expand(2, 2, -1, -1))
+            expected[:, *inside] = attn.proj(mixed.transpose(1, 2).flatten(2)).unflatten(1, (window, window))
+    assert_close(found, expected.roll((step, step), (1, 2))[:, :h, :w], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
 @pytest.mark.parametrize(("height", "width"), [(70, 101), (33, 20), (9, 130), (1, 1)])
 def test_masked_padding_gives_an_image_the_same_alone_and_in_any_batch(position, height, width):
-    """Among them images so small that one window spans them, and is not shifted, while those of the batch are."""
+    """Among them images so small that one window spans them, which is cut in four by the shift."""
     built = model(position, padding="masked")
     image, batch = torch.randn(1, 3, height, width), torch.randn(2, 3, 130, 190)
     rows, columns = (-(-side // 4) * 4 for side in (height, width))

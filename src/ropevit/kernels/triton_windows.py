@@ -176,7 +176,8 @@ def find(index, start, h, w, shift_y, shift_x, window: tl.constexpr, block: tl.c
     y, x = tile // columns * window + i + shift_y, tile % columns * window + j + shift_x
     past_y, past_x = y >= rows * window, x >= columns * window
     y, x = tl.where(past_y, y - rows * window, y), tl.where(past_x, x - columns * window, x)
-    piece = 2 * (past_y & (rows > 1)).to(tl.int32) + (past_x & (columns > 1)).to(tl.int32)
+    # rows and columns are never 0; without these comparisons ptxas needs a stack for the bias's kernel in float32
+    piece = 2 * (past_y & (rows > 0)).to(tl.int32) + (past_x & (columns > 0)).to(tl.int32)
     real = (token < window * window) & (y < h) & (x < w)
     place = (index // (rows * columns)).to(tl.int64) * h * w + y * w + x
     return place, tl.where(real, piece, -1), j.to(tl.float32), i.to(tl.float32)

@@ -5,13 +5,17 @@ from functools import lru_cache
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch._guards import active_fake_mode
 from torch.nn import functional as F
 
+from ropevit.kernels.rotation import under_transform
 from ropevit.rope import grid_positions
 
 
 def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
     """Give the shift of every second block along y and x: half a window, or 0 where one window spans the side.
+
+    This is the rule of classifiers. The published detectors shift in any case (`WindowAttention.always_shift`).
 
     It is worked out without a branch, so that an exported model has it for all sizes.
 
@@ -76,10 +80,11 @@ def from_windows(
 
 
 def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch.device) -> Bool[Tensor, "windows n n"]:
-    """Say which tokens of a window may see which: neighbours in the image, never the padding.
+    """Say which tokens of a window may see which: those of one region of the image, never the padding.
 
-    After the shift a window may hold pieces from opposite sides of the image; two tokens belong together if they lie
-    less than a window apart in the image itself. Padding sees everything, so that no softmax is empty; it is cut off.
+    After the shift a window may hold pieces from opposite sides of the image, which do not see each other, however near
+    they lie: a side that one window spans is cut in two. Padding sees everything, so that no softmax is empty; it is
+    cut off.
 
     Args:
         h: Rows of the map.
@@ -92,27 +97,36 @@ def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch
         True where the query (first n) may see the key (last n).
     """
     rows, columns = covering(h, window) * window, covering(w, window) * window
-    places = grid_positions(rows, columns, device=device).unflatten(0, (1, rows, columns))
-    x, y = to_windows(places, window, shift).unbind(-1)
-    return neighbours(x, y, (x < w) & (y < h), window)
+    x, y = grid_positions(rows, columns, device=device).unflatten(0, (1, rows, columns)).unbind(-1)
+    known = torch.stack([region(x, shift[1], window), region(y, shift[0], window), ((x < w) & (y < h)).float()], -1)
+    return same_region(to_windows(known, window, shift))
 
 
-def neighbours(
-    x: Float[Tensor, "Bn n"], y: Float[Tensor, "Bn n"], real: Bool[Tensor, "Bn n"], window: int
-) -> Bool[Tensor, "Bn n n"]:
-    """Say which tokens of a window may see which, by their columns, their rows, and whether they are no padding."""
-    near = ((x[:, :, None] - x[:, None]).abs() < window) & ((y[:, :, None] - y[:, None]).abs() < window)
+def region(place: Float[Tensor, "..."], shift: int | Tensor, window: int) -> Float[Tensor, "..."]:
+    """Number the shifted windows along an axis: 0 from `shift` on, -1 before it, where the shift wraps around."""
+    return ((place - shift) / window).floor()
+
+
+def same_region(known: Float[Tensor, "Bn n 3"]) -> Bool[Tensor, "Bn n n"]:
+    """Say which tokens of a window may see which, by their regions along x and y, and whether they are no padding."""
+    x, y, real = known.unbind(-1)
+    near, real = (x[:, :, None] == x[:, None]) & (y[:, :, None] == y[:, None]), real > 0
     return (near & real[:, None, :]) | ~real[:, :, None]
 
 
-def own_shifts(valid: Bool[Tensor, "B h w"], window: int, shift: tuple[int, int]) -> Int[Tensor, "B 2"]:
-    """Give each image of a padded batch the shift that it has alone: none where one window spans its side.
+def own_shifts(
+    valid: Bool[Tensor, "B h w"], window: int, shift: tuple[int, int], *, always: bool = False
+) -> Int[Tensor, "B 2"]:
+    """Give each image of a padded batch the shift that it has alone.
 
     Args:
         valid: Which tokens are image, at the top left.
         window: Side of a window in tokens.
         shift: Of the whole batch.
+        always: Whether an image is shifted also along a side that one window spans; else not.
     """
+    if always:
+        return torch.tensor(shift, device=valid.device).expand(len(valid), -1)
     rows, columns = valid[:, :, 0].sum(1), valid[:, 0].sum(1)
     return torch.stack([(rows > window) * shift[0], (columns > window) * shift[1]], dim=1)
 
@@ -134,19 +148,30 @@ def own_mask(valid: Bool[Tensor, "B h w"], window: int, shifts: Int[Tensor, "B 2
         shifts: Rows and columns by which each image is shifted.
     """
     h, w = valid.shape[1:]
-    places = grid_positions(h, w, device=valid.device).unflatten(0, (h, w)).expand(len(valid), -1, -1, -1)
-    known = torch.cat([places, valid.unsqueeze(-1).to(places.dtype)], dim=-1)
+    x, y = grid_positions(h, w, device=valid.device).unflatten(0, (1, h, w)).unbind(-1)
+    down, right = shifts[:, :, None, None].unbind(1)
+    known = torch.stack([region(x, right, window), region(y, down, window), valid.float()], dim=-1)
     known = fit(known, covering(h, window) * window, covering(w, window) * window)
-    x, y, real = to_windows(roll_each(known, -shifts), window, (0, 0)).unbind(-1)
-    return neighbours(x, y, real > 0, window)
+    return same_region(to_windows(roll_each(known, -shifts), window, (0, 0)))
 
 
 @lru_cache(maxsize=64)
 def cached_mask(
-    h: int, w: int, window: int, shift: tuple[int, int], device: torch.device
+    h: int, w: int, window: int, shift: tuple[int, int], device: torch.device, mode: object = None
 ) -> Bool[Tensor, "windows n n"]:
-    """Keep the masks of recent sizes; the key holds everything on which a mask depends."""
-    return make_mask(h, w, window, shift, device)
+    """Keep the masks of recent sizes; the key holds everything on which a mask depends.
+
+    Args:
+        h: As in `make_mask`.
+        w: As in `make_mask`.
+        window: As in `make_mask`.
+        shift: As in `make_mask`.
+        device: As in `make_mask`.
+        mode: The FakeTensorMode under which it is made, if any: its tensors are of no use outside of it.
+    """
+    del mode
+    with torch.inference_mode(False):  # training may use it again
+        return make_mask(h, w, window, shift, device)
 
 
 def window_mask(
@@ -159,8 +184,9 @@ def window_mask(
     facts = shift[0] == 0, shift[1] == 0, h % window == 0, w % window == 0
     if all(surely(fact) for fact in facts):
         return None
-    make = make_mask if torch.compiler.is_compiling() else cached_mask
-    return make(h, w, window, shift, device)
+    if torch.compiler.is_compiling() or under_transform():
+        return make_mask(h, w, window, shift, device)
+    return cached_mask(h, w, window, shift, device, active_fake_mode())
 
 
 def join_scores(

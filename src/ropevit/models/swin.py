@@ -127,9 +127,14 @@ class SwinBlock(nn.Module):
         draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Mix the tokens of each window (the valid ones, where not all are), then work on each alone."""
-        shift = window_shift(x.shape[1], x.shape[2], self.attn.window) if self.shifted else (0, 0)
+        shift = self.shift(x.shape[1], x.shape[2]) if self.shifted else (0, 0)
         x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, valid, draw))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def shift(self, h: int, w: int) -> tuple[int, int]:
+        """Give the rows and columns by which a shifted block shifts the windows of a map."""
+        half = self.attn.window // 2
+        return (half, half) if self.attn.always_shift else window_shift(h, w, self.attn.window)
 
 
 class PatchMerging(nn.Module):

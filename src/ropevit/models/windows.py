@@ -43,6 +43,9 @@ class WindowAttention(nn.Module):
     scaling: Scaling | None = None
     """Rules for windows larger than the trained ones; `ropevit.models.set_scaling` changes them."""
 
+    always_shift = False
+    """Whether windows are shifted also along a side that one window spans, as in the published detectors."""
+
     sees_padding = False
     """Whether windows that the map does not fill are filled with zeros that take part as keys, instead of hidden."""
 
@@ -133,7 +136,7 @@ class WindowAttention(nn.Module):
             raise ValueError("the Triton kernel cannot hide what pads the images of a batch; choose backend='auto'")
         (h, w), window = x.shape[1:3], self.window
         rows, columns = covering(h, window) * window, covering(w, window) * window
-        shifts = own_shifts(valid, window, shift)
+        shifts = own_shifts(valid, window, shift, always=self.always_shift)
         mask = own_mask(valid, window, shifts)
         windows = to_windows(roll_each(fit(x, rows, columns), -shifts), window, (0, 0))
         windows = self.mix(windows, frequencies, temperature, self.bias(), mask)

@@ -54,7 +54,8 @@ class DenseSwin(Backbone[Swin]):
     """Swin that gives a normalised map of each stage for images of any size.
 
     Nothing is rounded down: images are padded to whole patches, maps to whole windows while they attend, and odd sides
-    before they are halved.
+    before they are halved. Every second block shifts its windows, whatever the size of the map; pieces that wrap around
+    are hidden from each other (a classifier does not shift along a side that one window spans).
 
     >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224")))
     >>> maps, valid = backbone(images)  # strides 4, 8, 16, 32; 96, 192, 384, 768 channels
@@ -72,7 +73,7 @@ class DenseSwin(Backbone[Swin]):
         body.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         for module in body.modules():
             if isinstance(module, WindowAttention):
-                module.sees_padding = config.padding == "seen"
+                module.sees_padding, module.always_shift = config.padding == "seen", True
         self.strides = tuple(config.body.patch_size * 2**stage for stage in config.shown)
         self.channels = tuple(config.body.width * 2**stage for stage in config.shown)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
