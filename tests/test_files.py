@@ -1,9 +1,9 @@
 import errno
+import signal
 
 import pytest
 import torch
 
-from ropevit import files
 from ropevit.files import parse_json, read_json, write_atomically, write_json
 
 
@@ -37,19 +37,15 @@ def test_damaged_json_is_one_line_that_names_the_source(content, reason):
 
 
 def test_a_writer_that_hides_why_the_disk_refused_does_not_hide_it_here(tmp_path):
-    class Full(files.WatchedFile):
-        def __init__(self, file):
-            super().__init__(file)
-            self.file = self
-
-        def write(self, _):
-            self.error = OSError(errno.ENOSPC, "No space left on device")
-            raise self.error
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "WatchedFile", Full)
-        with pytest.raises(ValueError, match=r"cannot write .*a\.pt: No space left on device"):
-            write_atomically(tmp_path / "a.pt", lambda file: torch.save({"a": torch.zeros(9)}, file))
+    resource = pytest.importorskip("resource")
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(ValueError, match=r"cannot write .*a\.pt: File too large"):
+            write_atomically(tmp_path / "a.pt", lambda file: torch.save({"a": torch.zeros(100_000)}, file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     with pytest.raises(RuntimeError, match="its own"):
         write_atomically(tmp_path / "a.pt", lambda _: raise_runtime_error())
     assert list(tmp_path.iterdir()) == []
