@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
 from ropevit.cli import main
+from ropevit.cli.console import Console
 from ropevit.cli.study import score_table
 from ropevit.study.results import Curve, PanelResult
 

@@ -6,9 +6,9 @@ import signal
 import sys
 
 import pytest
-from rich.console import Console
 
 from ropevit.cli import main
+from ropevit.cli.console import Console
 from ropevit.cli.runs import table
 from ropevit.cli.train import TrainingBars
 from ropevit.tasks.common import engine

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from ropevit.locks import lock_folder
 from ropevit.models.vit import ViT
 from ropevit.tasks.classify.train import train
 from ropevit.tasks.common import engine
@@ -235,3 +236,39 @@ def test_a_finished_training_is_left_as_it_is(unbroken, small):
     assert {path: path.stat().st_mtime_ns for path in before if path.suffix == ".pt"} == {
         path: time for path, time in before.items() if path.suffix == ".pt"
     }
+
+
+def test_a_refused_training_leaves_nothing_behind(small, tmp_path):
+    with pytest.raises(ValueError, match=r"got a learning rate for 'backbone\.'"):
+        train(small(1, optim={"backbone_lr": 0.5}, out=tmp_path / "runs" / "new"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_after_a_crash_before_the_first_step_the_corrected_command_works(small, tmp_path, monkeypatch):
+    def crash(*_):
+        raise TypeError("cannot pickle 'module' object")
+
+    monkeypatch.setattr(engine, "take_step", crash)
+    with pytest.raises(TypeError):
+        train(small(1))
+    monkeypatch.undo()
+    train(small(1, {"lr": 1e-4}, max_steps=1))
+    assert [line["step"] for line in log(tmp_path / "run")][:1] == [1]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_two_trainings_at_once_in_a_directory_are_refused(resume, small, tmp_path):
+    with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match=r"another process is writing to .*run; wait"):
+        train(small(1, resume=resume))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_too_short_for_its_warm_up_says_so_and_goes_on_alike(small, tmp_path):
+    said = []
+    options = {"warmup_epochs": 5}
+    train(small(1, options, max_steps=4), lambda event: said.append(event) if isinstance(event, Said) else None)
+    assert [event.message for event in said] == ["the warm-up of 40 steps was cut to 4, half of the training"]
+    train(small(1, options, resume=True))
+    rates = [line["lr"] for line in log(tmp_path / "run") if "lr" in line]
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[3:] == sorted(rates[3:], reverse=True)

@@ -20,9 +20,15 @@ def test_a_directory_with_something_else_in_it_is_never_written_to(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def take_a_step(folder):
+    """Leave what a training leaves after its first steps."""
+    (folder / "metrics.jsonl").write_text('{"step": 1, "epoch": 0.5, "loss": 1.0}\n')
+
+
 def test_a_training_is_resumed_with_the_same_options_or_not_at_all(tmp_path):
     run = RunConfig(out=tmp_path / "run", resume=True)
     open_directory(run, SETTINGS)
+    take_a_step(run.out)
     moved = {**SETTINGS, "data": "elsewhere", "run": {"seed": 0, "workers": 0}}
     open_directory(run, moved)  # where the data is and how it is computed may change
     with pytest.raises(ValueError, match=r"was started otherwise \(lr was 1.0, now 2.0\)"):
@@ -40,6 +46,77 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
     part.write_bytes(b"half")
     open_directory(run, SETTINGS)
     assert not part.exists()
+
+
+def test_a_directory_in_which_no_step_was_taken_is_made_anew_with_other_options(tmp_path):
+    run, other = RunConfig(out=tmp_path / "run"), {**SETTINGS, "optim": {"lr": 2.0}}
+    open_directory(run, SETTINGS)
+    (run.out / "metrics.jsonl").touch()  # a crash before the first line
+    (run.out / "checkpoints").mkdir()
+    (run.out / ".config.json.12.part").write_text("{")
+    for again in (run, RunConfig(out=run.out, resume=True)):
+        open_directory(again, other)
+        assert read_settings(run.out) == other
+    assert not list(run.out.glob(".*.part"))
+    for name in ("mine.txt", "metrics.jsonl", "checkpoints/step-00000001.pt"):
+        (run.out / name).write_text("precious")
+        with pytest.raises(ValueError, match="is not empty; choose another --out"):
+            open_directory(run, SETTINGS)
+        (run.out / name).unlink()
+    (run.out / "config.json").write_text('{"somebody": "else"}')
+    with pytest.raises(ValueError, match="is not empty; choose another --out"):
+        open_directory(run, SETTINGS)
+
+
+IMAGES = {"images": 24, "names": "a", "labels": "b", "files": "c"}
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        ({"images": 21, "names": "x"}, r"train: 3 images were removed from 24"),
+        ({"images": 29, "names": "x"}, r"train: 5 images were added to 24"),
+        ({"names": "x", "files": "x"}, r"train: the images have other names"),
+        ({"labels": "x", "files": "x"}, r"train: labels changed"),
+        ({"files": "x"}, r"train: files changed"),
+    ],
+)
+def test_a_training_is_not_resumed_with_other_images(now, said, tmp_path):
+    run = RunConfig(out=tmp_path / "run", resume=True)
+    open_directory(run, SETTINGS, {"train": IMAGES, "val": IMAGES})
+    take_a_step(run.out)
+    open_directory(run, SETTINGS, {"train": IMAGES, "val": IMAGES})
+    with pytest.raises(ValueError, match=rf"the data changed since .*run was started \({said}\); resume it with"):
+        open_directory(run, SETTINGS, {"train": IMAGES | now, "val": IMAGES})
+    with pytest.raises(ValueError, match=said.replace("train", "val")):
+        open_directory(run, SETTINGS, {"train": IMAGES, "val": IMAGES | now})
+
+
+def test_a_training_that_does_not_say_with_which_images_it_was_started_is_resumed(tmp_path):
+    run = RunConfig(out=tmp_path / "run", resume=True)
+    open_directory(run, SETTINGS)
+    take_a_step(run.out)
+    open_directory(run, SETTINGS, {"train": IMAGES, "val": IMAGES})
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param("[" * 100_000, "nested too deeply", id="deep"),
+        ("[]", "it holds a list, expected an object"),
+        ('{"model": 5}', "model is '5', which no training writes"),
+        ('{"model": {"position": ["a"]}}', r"model\.position is"),
+        ('{"optim": {"epochs": "8"}}', r"optim\.epochs is '8'"),
+        ('{"recipe": 7}', "recipe is '7'"),
+        ('{"images": {"train": 24}}', r"images\.train is '24'"),
+    ],
+)
+def test_a_config_that_no_training_wrote_is_one_line(content, reason, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=rf"found no training in .*config\.json cannot be read: .*{reason}") as caught:
+        find_runs([tmp_path])
+    assert "\n" not in str(caught.value)
 
 
 def make_run(folder, losses):

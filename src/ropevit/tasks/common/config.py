@@ -35,7 +35,7 @@ class OptimConfig:
     milestones: tuple[float, ...] = ()
     """Shares of the training after which the rate falls to a tenth, with schedule step."""
     warmup_epochs: float = 5.0
-    """Epochs in which the learning rate rises linearly."""
+    """Epochs in which the learning rate rises linearly; half of a training that is no longer than that."""
     warmup_steps: int | None = None
     """The same in steps, instead of epochs."""
     warmup_lr: float = 1e-6
@@ -84,10 +84,6 @@ class OptimConfig:
                 f"got milestones={self.milestones} with schedule={self.schedule!r}; expected shares of the training, "
                 "rising between 0 and 1, with step, and none with cosine or poly"
             )
-        if self.epochs is not None and self.warmup_steps is None and self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                f"got warmup_epochs={self.warmup_epochs:g} of epochs={self.epochs}; the warm-up must be shorter"
-            )
 
     def length(self, steps_per_epoch: int) -> int:
         """Give the steps of the whole training."""
@@ -98,17 +94,13 @@ class OptimConfig:
         return (self.steps or 0) / steps_per_epoch if self.epochs is None else self.epochs
 
     def warmup(self, steps_per_epoch: int) -> int:
-        """Give the steps of the warm-up.
+        """Give the steps of the warm-up: those asked for, or half of a training that is no longer than these."""
+        asked, length = self.asked_warmup(steps_per_epoch), self.length(steps_per_epoch)
+        return asked if asked < length else length // 2
 
-        Raises:
-            ValueError: If there are not fewer than those of the training.
-        """
-        steps = round(self.warmup_epochs * steps_per_epoch) if self.warmup_steps is None else self.warmup_steps
-        if steps >= self.length(steps_per_epoch):
-            raise ValueError(
-                f"got a warm-up of {steps} of {self.length(steps_per_epoch)} steps; the warm-up must be shorter"
-            )
-        return steps
+    def asked_warmup(self, steps_per_epoch: int) -> int:
+        """Give the steps of the warm-up that is asked for."""
+        return round(self.warmup_epochs * steps_per_epoch) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True, kw_only=True)

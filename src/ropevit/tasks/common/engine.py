@@ -115,11 +115,15 @@ class State:
     record: dict[str, Any] = field(default_factory=lambda: dict(NOTHING_YET))
 
 
-def fit(job: Job) -> dict[str, float]:
+def fit(job: Job, state: State) -> dict[str, float]:
     """Train, going on from the newest checkpoint where there is one.
 
     Writes `metrics.jsonl`, `checkpoints/`, `best.safetensors` and, at the end, `model.safetensors` (and, with a moving
     average, `model_ema.safetensors`).
+
+    Args:
+        job: The training.
+        state: What `start` made of it.
 
     Returns:
         The scores of the last evaluation.
@@ -129,7 +133,6 @@ def fit(job: Job) -> dict[str, float]:
         DivergedError: If the loss is not finite any more, or ten times what it was at the start.
         CheckpointError: If a checkpoint cannot be written, or none of those there can be read.
     """
-    state = start(job)
     resume(state, job)
     length = {"steps": job.last, "length": job.steps, "steps_per_epoch": job.task.steps_per_epoch}
     job.report(Started(first=state.step, **length))
@@ -146,7 +149,11 @@ def fit(job: Job) -> dict[str, float]:
 
 
 def start(job: Job) -> State:
-    """Wrap the model for the processes, and make what goes with it at step 0."""
+    """Wrap the model for the processes, and make what goes with it at step 0; nothing is written yet.
+
+    Raises:
+        ValueError: If the options do not fit the model.
+    """
     model, run = job.model.to(job.accelerator.device), job.run
     if run.grad_checkpointing:
         model.set_grad_checkpointing(True)  # pyright: ignore[reportCallIssue]

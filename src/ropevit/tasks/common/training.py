@@ -1,14 +1,17 @@
 """The frame of every training: processes, data, first weights, directory, and then the engine."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from ropevit.data.identity import identify
+from ropevit.locks import lock_folder
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.directory import open_directory
-from ropevit.tasks.common.engine import Job, Task, fit
-from ropevit.tasks.common.events import Report, silent
+from ropevit.tasks.common.engine import Job, Task, fit, start
+from ropevit.tasks.common.events import Report, Said, silent
 from ropevit.tasks.common.metrics import trackers
 from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 
@@ -42,6 +45,16 @@ class ClassifiedTask(Task, Protocol):
     """A task whose data have classes."""
 
     @property
+    def train(self) -> Any:
+        """Images to train on, of a kind that `identify` knows."""
+        ...
+
+    @property
+    def test(self) -> Any:
+        """Images to measure on."""
+        ...
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
         ...
@@ -68,10 +81,10 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
     """
     trackers(config.run)
     accelerator, channel = make_accelerator(config.run), Channel()
-    try:
+    with ExitStack() as stack:
+        stack.callback(leave)
+        channel.first(lambda: stack.enter_context(lock_folder(config.run.out)))
         task, model = prepare(accelerator, channel)
-        facts = config.to_dict() | {"classes": list(task.classes), "metric": task.metric}
-        channel.first(lambda: open_directory(config.run, facts))  # once all else is in order
         job = Job(
             accelerator=accelerator,
             task=task,
@@ -82,6 +95,20 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
             report=report if accelerator.is_main_process else silent,
             channel=channel,
         )
-        return fit(job)
-    finally:
-        leave()
+        state = start(job)
+        channel.first(lambda: record(config, task))  # once all else is in order
+        tell_warmup(job)
+        return fit(job, state)
+
+
+def record(config: Training, task: ClassifiedTask) -> None:
+    """Write down what is trained on which images, or compare it with what was written down."""
+    facts = config.to_dict() | {"classes": list(task.classes), "metric": task.metric}
+    open_directory(config.run, facts, {"train": identify(task.train), "val": identify(task.test)})
+
+
+def tell_warmup(job: Job) -> None:
+    """Say that the warm-up was cut, where the training is too short for it."""
+    asked, taken = (count(job.task.steps_per_epoch) for count in (job.optim.asked_warmup, job.optim.warmup))
+    if taken < asked:
+        job.report(Said(message=f"the warm-up of {asked} steps was cut to {taken}, half of the training"))

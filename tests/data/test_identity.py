@@ -1,0 +1,119 @@
+import os
+import shutil
+import tarfile
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ropevit.data.ade import open_ade
+from ropevit.data.coco import open_coco
+from ropevit.data.fashion import load_fashion
+from ropevit.data.identity import MOST_READ, changes, files, identify, spread
+from ropevit.data.sources import MemorySource, open_source
+from ropevit.data.tiny import make_tiny
+
+
+def noise(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, compress_level=0)  # all files are of one size
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(6):
+        noise(tmp_path / "set" / "train" / "ab"[number % 2] / f"{number // 2}.png", number)
+    return tmp_path / "set"
+
+
+def exchange(root):
+    (root / "train" / "a").rename(root / "c")
+    (root / "train" / "b").rename(root / "train" / "a")
+    (root / "c").rename(root / "train" / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda root: (root / "train/a/0.png").unlink(), "1 image was removed from 6"),
+        (lambda root: shutil.copy(root / "train/a/0.png", root / "train/a/3.png"), "1 image was added to 6"),
+        (lambda root: (root / "train/a/0.png").rename(root / "train/a/9.png"), "the images have other names"),
+        (lambda root: noise(root / "train/a/0.png", 99), "files changed"),
+        (exchange, "files changed"),
+        (lambda root: os.utime(root / "train/a/0.png", (0, 0)), ""),
+    ],
+)
+def test_images_of_a_folder_are_told_from_others_wherever_it_lies(change, said, folder, tmp_path):
+    before = identify(open_source(str(folder), "train"))
+    folder = folder.rename(tmp_path / "moved")
+    assert changes(before, identify(open_source(str(folder), "train"))) == ""
+    change(folder)
+    assert changes(before, identify(open_source(str(folder), "train"))) == said
+
+
+def write_shard(path, labels, seed=0):
+    with tarfile.open(path, "w") as tar:
+        for number, label in enumerate(labels):
+            file = BytesIO()
+            pixels = np.random.default_rng([seed, number]).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(file, "png", compress_level=0)
+            for suffix, content in (("png", file.getvalue()), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{number}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, BytesIO(content))
+
+
+def test_images_in_shards_are_told_from_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROPEVIT_CACHE", str(tmp_path / "cache"))
+
+    def made(name, *shard):
+        (tmp_path / name).mkdir()
+        write_shard(tmp_path / name / "train-0.tar", *shard)
+        return identify(open_source(str(tmp_path / name), "train"))
+
+    before = made("first", [0, 1, 0, 1])
+    assert changes(before, made("same", [0, 1, 0, 1])) == ""
+    assert changes(before, made("labels", [0, 1, 1, 0])) == "labels changed"
+    assert changes(before, made("files", [0, 1, 0, 1], 1)) == "files changed"
+    assert changes(before, made("fewer", [0, 1, 0])) == "1 image was removed from 4"
+
+
+def test_pictures_with_boxes_and_with_labelled_pixels_are_told_from_others(tmp_path):
+    make_tiny("coco", tmp_path / "coco", 3, 1)
+    annotations = tmp_path / "coco" / "annotations" / "instances_train2017.json"
+    before = identify(open_coco(tmp_path / "coco", "train"))
+    annotations.write_text(annotations.read_text().replace('"bbox": [\n    ', '"bbox": [\n    1'))
+    assert changes(before, identify(open_coco(tmp_path / "coco", "train"))) == "labels changed"
+    make_tiny("ade", tmp_path / "ade", 2, 1)
+    before = identify(open_ade(tmp_path / "ade", "train"))
+    assert changes(before, identify(open_ade(tmp_path / "ade", "train"))) == ""
+    label = next((tmp_path / "ade" / "annotations" / "training").iterdir())
+    with Image.open(label) as image:
+        Image.fromarray(255 - np.array(image)).save(label)
+    assert changes(before, identify(open_ade(tmp_path / "ade", "train"))) == "labels changed"
+
+
+def test_images_in_memory_are_told_from_others():
+    data = load_fashion("test")
+    before = identify(MemorySource(data))
+    assert before["images"] == 2000
+    assert changes(before, identify(MemorySource(replace(data, labels=9 - data.labels)))) == "labels changed"
+    assert changes(before, identify(MemorySource(replace(data, images=255 - data.images)))) == "files changed"
+
+
+def test_of_a_large_set_few_files_are_looked_at():
+    class Large:
+        def __len__(self):
+            return 10**7
+
+        def describe(self, index):
+            assert index < 10**7
+            return "missing"
+
+    assert len(files(Large())) == 1 + MOST_READ
+    assert spread(5, 9) == [0, 1, 2, 3, 4]
+    with pytest.raises(TypeError, match="cannot tell which images a Large holds"):
+        identify(Large())
