@@ -131,7 +131,7 @@ def test_results_that_are_missing_or_broken_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no results.json in .*; expected the directory of a study"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match=r"is not readable JSON .*; delete it, and --resume writes it again"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text(json.dumps({"runs": []}))
     with pytest.raises(ValueError, match="lacks complete, config, environment"):

@@ -235,7 +235,7 @@ def test_a_study_from_before_there_were_training_rules_goes_on(tmp_path):
     run_study(config(tmp_path, embeddings=("rope_mixed",)), lambda _: None)
     for file in (tmp_path / "study/config.json", tmp_path / "study/runs/zoom-rope_mixed-seed0/result.json"):
         content = json.loads(file.read_text())
-        for name in ("train_scaling", "scaling", "scaled", "families"):
+        for name in ("train_scaling", "scaling", "scaled", "families", "digest"):
             content.pop(name, None)
         file.write_text(json.dumps(content))
     events = []

@@ -1,25 +1,27 @@
 """`ropevit study`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import tyro
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ropevit.cli.console import Console, TextColumn
+from ropevit.cli.console import Console
+from ropevit.cli.study_progress import Bars, Lines
 from ropevit.extras import require
 from ropevit.study.config import StudyConfig
-from ropevit.study.events import Evaluating, Event, Loading, RunDone, RunFailed, RunStarted, StepDone
+from ropevit.study.cost import shown_ratio
 from ropevit.study.outputs import write_outputs
-from ropevit.study.report import conclusions
-from ropevit.study.results import PanelResult, panel_results, read_results, show
+from ropevit.study.report import AT_FLOOR, conclusions, marked, reference_lines
+from ropevit.study.results import PanelResult, panel_results, read_results
 from ropevit.study.runner import run_study
+from ropevit.study.settings import TERMS
 
 #: Curves that have a column each; more are rows.
 MOST_COLUMNS = 4
+FLOOR_NOTE = f"{AT_FLOOR} at the floor: no more than a model scores that learned nothing"
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
@@ -40,9 +42,10 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         require(package, "figures")  # now, not after the training
     console = Console()
     interrupted = False
-    with Bars(console, len(config.runs())) as bars:
+    shown = Bars(console, len(config.runs())) if console.is_terminal else Lines(console)
+    with shown as progress:
         try:
-            run_study(config, bars.update)
+            run_study(config, progress.update)
         except KeyboardInterrupt:
             interrupted = True
     if interrupted and not (config.out / "results.json").exists():
@@ -53,9 +56,9 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
 
 def finish(console: Console, config: StudyConfig, results: dict[str, Any], interrupted: bool) -> None:
     """Show what was found, write the report, and say what is missing."""
-    found = panel_results(results["runs"])
+    found = panel_results(results["runs"], results.get("floors"))
     for panel in found:
-        console.print(score_table(panel))
+        console.print(score_table(panel, results.get("costs", {}).get(panel.panel)))
     console.print()
     for sentence in conclusions(found, results["data"]):
         console.print(sentence, highlight=False)
@@ -72,103 +75,64 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
     raise KeyboardInterrupt if interrupted else SystemExit(1)
 
 
-def score_table(result: PanelResult) -> Table:
-    """Lay out one panel: a test size a row and an embedding a column, or the other way round where there are many."""
+def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> Table:
+    """Lay out one panel: a test size a row and an embedding a column, or the other way round where there are many.
+
+    Args:
+        result: The panel.
+        cost: The time of a step of each embedding, where it was measured by itself.
+    """
     seeds = len(result.seeds)
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
-    table = Table(title=f"{result.panel}: {result.metric}, {spread}", title_justify="left", box=box.SIMPLE_HEAD)
-    (by_size if len(result.curves) <= MOST_COLUMNS else by_curve)(table, result)
+    title = f"{result.panel} ({TERMS[result.panel]}): {result.metric}, {spread}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
+    if len(result.curves) <= MOST_COLUMNS:
+        by_size(table, result, cost)
+    else:
+        by_curve(table, result)
+    if any(result.at_floor(curve, size) for curve in result.curves for size in result.sizes):
+        table.caption = "\n".join(filter(None, (table.caption, FLOOR_NOTE)))
     return table
 
 
-def by_size(table: Table, result: PanelResult) -> None:
+def by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -> None:
     """Fill a table with a row for each test size, the best mean of a size bold, then the cost."""
     table.add_column("test size", no_wrap=True)
     for curve in result.curves:
         table.add_column(curve.label, justify="right")
-    for size in result.sizes:
-        best = result.ranked(size)[0]
-        cells = [marked(show(curve, size), curve is best) for curve in result.curves]
-        table.add_row(sized(result, size), *cells)
+    lines = reference_lines(result)
+    for line in lines:
+        table.add_column(line["label"], justify="right", style="dim")
+    for column, size in enumerate(result.sizes):
+        table.add_row(sized(result, size), *cells_at(result, size), *(line["cells"][column] for line in lines))
     table.add_section()
     table.add_row("parameters", *(f"{curve.parameters:,}" for curve in result.curves))
-    table.add_row("ms a step", *(f"{curve.step_ms:.0f}" for curve in result.curves))
+    if cost:
+        table.add_row("time of a step", *(shown_ratio(cost, curve.embedding) for curve in result.curves))
+        table.caption = f"time of a step: times {result.curves[0].label}, measured by itself (quartiles)"
+
+
+def cells_at(result: PanelResult, size: int) -> Iterator[Text]:
+    """Write the scores at a size, the best in bold where it counts."""
+    best = result.ranked(size)[0] if result.counts(size) else None
+    for curve in result.curves:
+        yield Text(marked(result, curve, size), style="bold" if curve is best else "")
 
 
 def by_curve(table: Table, result: PanelResult) -> None:
     """Fill a table with a row for each curve, the best mean of a size bold."""
     table.pad_edge, table.collapse_padding = False, True
-    table.caption, table.caption_justify = "parameters and time of a step: see the report", "left"
+    table.caption = "parameters and time of a step: see the report"
     table.add_column("px", overflow="fold")
     for size in result.sizes:
         table.add_column(f"{size}{' (tr.)' if size == result.train_size else ''}", justify="right", no_wrap=True)
-    best = {size: result.ranked(size)[0] for size in result.sizes}
-    for curve in result.curves:
-        cells = (marked(show(curve, size).replace(" ", ""), curve is best[size]) for size in result.sizes)
-        table.add_row(curve.label, *cells)
+    columns = [list(cells_at(result, size)) for size in result.sizes]
+    for curve, cells in zip(result.curves, zip(*columns, strict=True), strict=True):
+        table.add_row(curve.label, *(Text(cell.plain.replace(" ", ""), style=cell.style) for cell in cells))
+    for line in reference_lines(result):
+        table.add_row(line["label"], *(cell.replace(" ", "") for cell in line["cells"]), style="dim")
 
 
 def sized(result: PanelResult, size: int) -> str:
     """Name a size, and that of the training."""
     return f"{size} px{' (training)' if size == result.train_size else ''}"
-
-
-def marked(score: str, best: bool) -> Text:
-    """Set the best score in bold."""
-    return Text(score, style="bold" if best else "")
-
-
-class Bars:
-    """Progress of a study: one bar for the whole, one for each training that runs."""
-
-    def __init__(self, console: Console, runs: int):
-        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
-        self.progress = Progress(TextColumn("{task.description:<24}"), *columns, console=console)
-        self.whole = self.progress.add_task("trainings", total=runs, note="")
-        self.tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "Bars":
-        return self  # drawn from the first event on: wrong input is answered by its error alone
-
-    def __exit__(self, *_: object) -> None:
-        if self.progress.live.is_started:
-            self.progress.stop()
-
-    def update(self, event: Event) -> None:
-        """Show an event of the study."""
-        self.progress.start()
-        match event:
-            case Loading(done=done, total=total):
-                self.bar("reading images", done, total, "")
-                if done == total:
-                    self.progress.remove_task(self.tasks.pop("reading images"))
-            case RunStarted(run=run, first=first, steps=steps):
-                self.bar(run.name, first, steps, "")
-            case StepDone(run=run, step=step, steps=steps, loss=loss):
-                self.bar(run.name, step, steps, f"loss {loss:.3f}")
-            case Evaluating(run=run, size=size):
-                self.progress.update(self.tasks[run.name], note=f"measuring at {size} px")
-            case RunDone(run=run, result=result, kept=kept):
-                self.close(run.name, line(run.name, result, kept))
-            case RunFailed(run=run, message=message):
-                self.close(run.name, Text.assemble((f"{run.name} failed:", "red"), " ", message))
-
-    def bar(self, name: str, done: int, total: int, note: str) -> None:
-        """Move the bar of a task, which is made at first sight."""
-        if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(name, total=total, note="")
-        self.progress.update(self.tasks[name], completed=done, total=total, note=note)
-
-    def close(self, name: str, text: str | Text) -> None:
-        """Take a training's bar away, and leave a line in its place."""
-        if name in self.tasks:
-            self.progress.remove_task(self.tasks.pop(name))
-        self.progress.advance(self.whole)
-        self.progress.console.print(text, highlight=False, soft_wrap=True)
-
-
-def line(name: str, result: dict[str, Any], kept: bool) -> str:
-    """Sum up one training."""
-    scores: Sequence[str] = [f"{size} px {score:.1f}" for size, score in result["scores"].items()]
-    when = "kept" if kept else f"{result['train_seconds'] + result['eval_seconds']:.0f} s"
-    return f"{name} ({when}): {', '.join(scores)}"

@@ -25,7 +25,8 @@ class StudyConfig:
     data: str = "fashion"
     """`fashion`, the embedded images, or a folder: PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
     panels: tuple[str, ...] = PANELS
-    """Kinds of larger image: `field` (more scene at the same scale), `zoom` (the same scene with more pixels)."""
+    """Settings: `field` (larger field of view: more scene at the same scale), `zoom` (higher resolution: the same scene
+    with more pixels)."""
     embeddings: tuple[str, ...] = ("ape", "rope_axial", "rope_mixed")
     """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; and see `families`."""
     families: tuple[str, ...] | None = None

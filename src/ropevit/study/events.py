@@ -65,6 +65,13 @@ class Evaluating:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timing:
+    """All trainings are done, and a step of each embedding is timed."""
+
+    panel: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunDone:
     """A run has its result (also when it was there already and is kept)."""
 
@@ -81,5 +88,5 @@ class RunFailed:
     message: str
 
 
-Event = Loading | RunStarted | StepDone | Evaluating | RunDone | RunFailed
+Event = Loading | RunStarted | StepDone | Evaluating | Timing | RunDone | RunFailed
 Report = Callable[[Event], None]

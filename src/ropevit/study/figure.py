@@ -17,9 +17,12 @@ LEGEND_COLUMNS = 3
 
 #: What the larger test images of each panel hold.
 TITLES = {
-    "field": "field: a larger image shows more of the scene",
-    "zoom": "zoom: a larger image shows the same picture with more pixels",
+    "field": "field (larger field of view): a larger image shows more of the scene",
+    "zoom": "zoom (higher resolution): a larger image is the same one with more pixels",
 }
+
+#: Colour of what the curves are held against.
+GREY = "#777777"
 
 
 def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
@@ -71,6 +74,7 @@ def draw_panel(axes: Any, result: PanelResult, way: Way = PLAIN, alone: bool = T
             draw_curve(axes, curve)
         elif curve.variant == PLAIN:
             axes.plot(curve.sizes, curve.mean, color=STYLES[curve.embedding][0], linewidth=1, linestyle=":", alpha=0.6)
+    draw_references(axes, result)
     seeds = len(result.seeds)
     spread = f"mean of {seeds} seeds, band ± 1 standard deviation" if seeds > 1 else "1 seed"
     title = f"{TITLES.get(result.panel, result.panel)}\n({spread})" if alone else f"{result.panel}: {named(way)}"
@@ -78,6 +82,26 @@ def draw_panel(axes: Any, result: PanelResult, way: Way = PLAIN, alone: bool = T
     axes.set_xlabel("test size (pixels)")
     axes.set_ylabel(result.metric)
     tidy(axes, result.sizes)
+    axes.set_ylim(bottom=0)  # a cut axis would make small differences look large
+
+
+def draw_references(axes: Any, result: PanelResult) -> None:
+    """Draw, dashed and named, the floor and what the trivial way to larger images scores."""
+    if result.floor is not None:
+        sizes = [size for size in result.sizes if size in result.floor.scores]
+        scores = [result.floor.scores[size] for size in sizes]
+        axes.plot(sizes, scores, color=GREY, linestyle="--", linewidth=1)
+        name_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
+    if result.baseline is not None:
+        way = result.baseline
+        axes.plot(way.sizes, way.mean, color=STYLES[way.embedding][0], linestyle=(0, (4, 2)), linewidth=1.2)
+        name_line(axes, way.label, (way.sizes[-1], way.mean[-1]))
+
+
+def name_line(axes: Any, text: str, end: tuple[float, float]) -> None:
+    """Write what a line is above its right end."""
+    shift = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+    axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4)
 
 
 def named(way: Way) -> str:

@@ -1,28 +1,94 @@
 """What an earlier call of a study has found, and what one may ask for on top of it without training again."""
 
-import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ropevit.files import read_json, write_json
 from ropevit.models.vit import POSITION_EMBEDDINGS
 from ropevit.study.config import HOW, StudyConfig
 from ropevit.study.events import Run
+from ropevit.study.fingerprint import digest
+from ropevit.study.settings import as_json
+from ropevit.weights.errors import first_line
 
 #: Options that may grow when a study goes on.
 GROWING = ("seeds", "scaling", "train_scaling", "test_sizes")
 
 
-def kept_result(config: StudyConfig, run: Run) -> dict[str, Any] | None:
-    """Read the result of a run that was finished before, if it has all that the study asks for."""
+def kept_result(config: StudyConfig, run: Run, images: str | None = None) -> dict[str, Any] | None:
+    """Read the result of a run that was finished before, if it has all that the study asks for.
+
+    Raises:
+        ValueError: As `read_result`.
+    """
     path = config.out / "runs" / run.name / "result.json"
     if not path.exists():
         return None
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_result(path, run, images)
     rules = config.scaling or () if POSITION_EMBEDDINGS[run.embedding].rope else ()
     tables = [result["scores"], *(result.get("scaled", {}).get(rule, {}) for rule in rules)]
     sizes = {str(size) for size in config.settings(run.panel).test_sizes}
     return result if all(sizes <= set(table) for table in tables) else None
+
+
+def write_result(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Write the result of a run with a checksum of it, and return both."""
+    sealed = as_json(content)
+    sealed["digest"] = digest(sealed)
+    write_json(path, sealed)
+    return sealed
+
+
+def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, Any]:
+    """Read the result of a finished run.
+
+    Args:
+        path: `result.json` of the run.
+        run: Which run it must be.
+        images: Digest of the images that it must have been trained on; results from before there was one have none.
+
+    Raises:
+        ValueError: If it is damaged, of another run, or was trained on other images.
+    """
+    hint = "delete it, and --resume measures that model again"
+    try:
+        result = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {first_line(error)}; {hint}") from None
+    if not is_result(result):
+        raise ValueError(f"{path} is damaged: it holds no result; {hint}")
+    if "digest" in result and digest({key: result[key] for key in result if key != "digest"}) != result["digest"]:
+        raise ValueError(f"{path} is damaged: its checksum is another; {hint}")
+    found = {name: result.get(name) for name in asdict(run)}
+    if found != asdict(run):
+        raise ValueError(f"{path} is the result of another run ({found}); give another --out")
+    if None not in (images, result.get("images")) and result["images"] != images:
+        raise ValueError(
+            f"{path.parent} was trained on other images, and its seed would be mixed with those of these images in one "
+            "mean; delete it to train it again, or give another --out"
+        )
+    return result
+
+
+def is_result(content: Any) -> bool:
+    """Tell whether something has the fields of a run's result that others rely on."""
+    kinds = {"metric": str, "train_size": int, "parameters": int, "step_ms": int | float}
+    kinds |= {"train_seconds": int | float, "eval_seconds": int | float}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        return False
+    scaled = content.get("scaled", {})
+    if not isinstance(scaled, dict):
+        return False
+    return all(map(is_table, (content.get("scores"), content.get("baseline", {}), *scaled.values())))
+
+
+def is_table(content: Any) -> bool:
+    """Tell whether something holds a score in percent for each size."""
+    return isinstance(content, dict) and all(
+        size.isdecimal() and isinstance(score, int | float) and 0 <= score <= 100 for size, score in content.items()
+    )
 
 
 def refuse_other_study(config: StudyConfig, path: Path) -> None:
@@ -33,20 +99,22 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
     """
     asked = config.to_dict()
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         different = sorted({*changed(stored, asked), *shrunk(stored, asked)})
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"cannot read {path}: {error}; give another --out") from error
+        sides = largest(stored, "zoom"), largest(asked, "zoom")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        why = first_line(error) if isinstance(error, OSError | ValueError) else "it holds no config of a study"
+        raise ValueError(f"cannot read {path}: {why}; give another --out") from error
     if different:
         key = different[0]
         raise ValueError(
             f"{path.parent} holds a study with other options ({', '.join(different)}): {key} was "
             f"{stored.get(key)!r}, now {asked.get(key)!r}; repeat its options, or give another --out"
         )
-    if config.data != "fashion" and largest(stored, "zoom") != largest(asked, "zoom"):
+    if config.data != "fashion" and sides[0] != sides[1]:
         raise ValueError(
-            f"{path.parent} holds a study with images read for {largest(stored, 'zoom')} px, and test_sizes up to "
-            f"{largest(asked, 'zoom')} px would have it trained on others; give another --out"
+            f"{path.parent} holds a study with images read for {sides[0]} px, and test_sizes up to {sides[1]} px would "
+            "have it trained on others; give another --out"
         )
 
 

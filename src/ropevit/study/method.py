@@ -5,18 +5,27 @@ from typing import Any
 
 from ropevit.models.positions import LABELS
 from ropevit.study.config import StudyConfig
+from ropevit.study.floor import ERRORS, SHARE
 from ropevit.study.settings import PanelSettings
 
 PANEL_TEXT = {
     "field": (
-        "field: items scattered over a shaded, noisy canvas, always at the same scale; the model labels every pixel. "
-        "A larger test canvas shows more of the scene, as in detection and segmentation."
+        "field (larger field of view): items scattered over a shaded, noisy canvas, always at the same scale; the "
+        "model labels every pixel. A larger test canvas shows more of the scene, as in detection and segmentation."
     ),
     "zoom": (
-        "zoom: one item a picture; the model names it. A larger test image is the same picture with more pixels, "
-        "which is how the paper measures ImageNet at other resolutions."
+        "zoom (higher resolution): one item an image; the model names it. A larger test image is the same image with "
+        "more pixels, which is how the paper measures ImageNet at other resolutions."
     ),
 }
+
+COUNTED = (
+    "What counts: the floor is what a model scores that learned nothing, by labelling everything background (field) "
+    f"or always naming the most frequent class (zoom). A score counts when it is above the floor by more than {ERRORS} "
+    f"standard errors of the test images and by at least {SHARE:.0%} of the way from the floor to 100 %; what does not "
+    "is left out of the conclusions. The dashed curves are the trivial ways to larger images, with the embedding that "
+    "is best at the training size: resized back to the training size (zoom), or cut into tiles of it (field)."
+)
 
 FAIR = (
     "Fair comparison: for a seed, all embeddings start from the same weights wherever they share them and see the same "
@@ -64,7 +73,7 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     rules = [RULES_TEXT.format(rules=", ".join(config.scaling))] if config.scaling else []
     if config.train_scaling:
         rules.append(TRAINING_RULES_TEXT.format(rules=", ".join(config.train_scaling)))
-    return [images, f"Compared: {names}.", *rules, *panels, FAIR, TUNED, *own]
+    return [images, f"Compared: {names}.", *rules, *panels, COUNTED, FAIR, TUNED, *own]
 
 
 def describe_settings(settings: PanelSettings) -> str:

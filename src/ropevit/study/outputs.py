@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.drawing import save_figure
+from ropevit.files import write_text
 from ropevit.study.config import StudyConfig
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
@@ -29,12 +30,12 @@ def write_outputs(config: StudyConfig, study: Mapping[str, Any]) -> Path:
     Raises:
         ValueError: If matplotlib or jinja2 is not installed.
     """
-    results = panel_results(study["runs"])
+    results = panel_results(study["runs"], study.get("floors"))
     if results:
         save_figure(draw_curves(results), config.out / "curves")
     page = write_page(study, pictures(config, study), describe_method(config, study), planned=len(config.runs()))
     report = config.out / "report.html"
-    report.write_text(page, encoding="utf-8")
+    write_text(report, page)
     return report
 
 

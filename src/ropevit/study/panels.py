@@ -1,7 +1,8 @@
 """The two panels of a study, behind one interface: `zoom` (classification) and `field` (a label for every pixel)."""
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,15 @@ from ropevit.study.settings import PanelSettings
 TOKENS_AT_ONCE = 8192
 
 Check = Callable[[], None]
+Label = Callable[[Tensor], Tensor]
+
+
+class Guess(NamedTuple):
+    """What guessing without looking scores, in percent."""
+
+    score: float
+    error: float
+    """Its standard error, from the test images."""
 
 
 @runtime_checkable
@@ -32,6 +42,10 @@ class Panel(Protocol):
     """What is told apart: classes of images, or labels of pixels."""
     classes: tuple[str, ...] | None
     """Names of the model's outputs, where each is one class."""
+    floor_name: str
+    """What a model that learned nothing does."""
+    baseline_name: str
+    """The trivial way to larger images, with a model that sees no more than the training size."""
 
     def model_config(self, position: str) -> ViTConfig:
         """Describe the model that answers with a position embedding."""
@@ -49,6 +63,14 @@ class Panel(Protocol):
         """Measure the model on the test images at a size, in percent; `check` is called between batches."""
         ...
 
+    def baseline(self, model: ViT, size: int, check: Check) -> float:
+        """Measure the model in the trivial way on the test images at a size above the training size, in percent."""
+        ...
+
+    def floor(self, size: int) -> Guess:
+        """Score at a size what a model that learned nothing does."""
+        ...
+
 
 class ZoomPanel:
     """Classification; a larger test image is the same picture with more pixels (the paper's protocol).
@@ -58,11 +80,13 @@ class ZoomPanel:
 
     name = "zoom"
     metric = "top-1 accuracy (%)"
+    floor_name = "always the most frequent class"
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
         self.settings, self.train, self.test = settings, train, some(test, settings.test_images)
         self.labels = train.classes
         self.classes: tuple[str, ...] | None = train.classes
+        self.baseline_name = f"resized to {settings.train_size} px"
 
     def model_config(self, position: str) -> ViTConfig:
         """Describe a classifier with one output a class."""
@@ -83,12 +107,25 @@ class ZoomPanel:
 
     def score(self, model: ViT, size: int, check: Check) -> float:
         """Percentage of the test images, resampled to `size`, whose class is the first guess."""
+        return self.accuracy(model, size, check, lambda images: images)
+
+    def baseline(self, model: ViT, size: int, check: Check) -> float:
+        """As `score`, with the images of that size resized to the training size."""
+        return self.accuracy(model, size, check, lambda images: resample(images, self.settings.train_size))
+
+    def accuracy(self, model: ViT, size: int, check: Check, change: Label) -> float:
+        """Percentage of first guesses that are right, on test images that were resampled to `size` and then changed."""
         right = 0
         for part in batches(len(self.test), size, self.settings.patch_size):
             check()
-            images = normalise(resample(self.test.images[part], size))
+            images = normalise(change(resample(self.test.images[part], size)))
             right += int((model(images).argmax(1) == self.test.labels[part]).sum())
         return 100 * right / len(self.test)
+
+    def floor(self, size: int) -> Guess:  # noqa: ARG002
+        """Score the most frequent class of the test images, said of each; the same at every size."""
+        share = self.test.labels.bincount().max().item() / len(self.test)
+        return Guess(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
 
 
 class FieldPanel:
@@ -101,6 +138,7 @@ class FieldPanel:
 
     name = "field"
     metric = "mean IoU (%)"
+    floor_name = "everything background"
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
         self.settings = settings
@@ -112,6 +150,7 @@ class FieldPanel:
             (shrink(test.images, settings), test_labels),
         )
         self.test_name = test.name
+        self.baseline_name = f"in tiles of {settings.train_size} px"
 
     def model_config(self, position: str) -> ViTConfig:
         """Describe a model with one output for each label and pixel of a patch."""
@@ -137,15 +176,38 @@ class FieldPanel:
 
     def score(self, model: ViT, size: int, check: Check) -> float:
         """Mean IoU on test canvases of a size, the same ones for every model and seed."""
+        return self.iou(size, check, lambda images: self.logits(model, images).argmax(1))
+
+    def baseline(self, model: ViT, size: int, check: Check) -> float:
+        """As `score`, with each canvas cut into tiles of the training size that are labelled one by one."""
+        side = self.settings.train_size
+        return self.iou(size, check, lambda images: by_tiles(images, side, lambda x: self.logits(model, x).argmax(1)))
+
+    def iou(self, size: int, check: Check, label: Label) -> float:
+        """Mean IoU of what labels the pixels of normalised canvases."""
         kinds, device = len(self.labels), self.train[0].device
         confusion = torch.zeros(kinds * kinds, dtype=torch.long, device=device)
-        for part in batches(self.settings.test_canvases, size, self.settings.patch_size):
+        for canvases, truth in self.canvases(size):
             check()
-            generator = stream(self.name, self.test_name, size, part.start)
-            canvases, truth = paint(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
-            predicted = self.logits(model, normalise(canvases)).argmax(1)
+            predicted = label(normalise(canvases))
             confusion += (truth * kinds + predicted).flatten().bincount(minlength=kinds * kinds)
         return 100 * mean_iou(confusion.unflatten(0, (kinds, kinds)))
+
+    def canvases(self, size: int) -> Iterator[tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]]:
+        """Paint the test canvases of a size, batch by batch."""
+        for part in batches(self.settings.test_canvases, size, self.settings.patch_size):
+            generator = stream(self.name, self.test_name, size, part.start)
+            yield paint(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
+
+    def floor(self, size: int) -> Guess:
+        """Score the background, said of every pixel; the standard error is the jackknife's over the canvases."""
+        kinds = len(self.labels)
+        counts = torch.cat(
+            [torch.stack([(truth == kind).sum((1, 2)) for kind in range(kinds)], 1) for _, truth in self.canvases(size)]
+        )
+        rest = background_iou(counts.sum(0) - counts) if len(counts) > 1 else background_iou(counts)
+        error = ((len(rest) - 1) * rest.var(correction=0)).sqrt().item()
+        return Guess(background_iou(counts.sum(0, keepdim=True)).item(), error)
 
 
 PANEL_CLASSES: dict[str, type[ZoomPanel] | type[FieldPanel]] = {"field": FieldPanel, "zoom": ZoomPanel}
@@ -203,3 +265,26 @@ def mean_iou(confusion: Int[Tensor, "L L"]) -> float:
     hit = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - hit
     return (hit[union > 0] / union[union > 0]).mean().item()
+
+
+def background_iou(counts: Int[Tensor, "M L"]) -> Float[Tensor, "M"]:
+    """Give the mean IoU in percent of labelling every pixel background, from pixels counted by label."""
+    return 100 * counts[:, 0] / counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
+
+
+def by_tiles(images: Float[Tensor, "B c H H"], side: int, label: Label) -> Int[Tensor, "B H H"]:
+    """Label images tile by tile; where a side is no multiple of a tile's, the last tile overlaps and wins.
+
+    Args:
+        images: Square images, no smaller than a tile.
+        side: Side of a tile in pixels.
+        label: Labels the pixels of images.
+    """
+    size = images.shape[-1]
+    starts = [*range(0, size - side, side), size - side]
+    places = [(slice(y, y + side), slice(x, x + side)) for y in starts for x in starts]
+    labelled = torch.empty(len(images), size, size, dtype=torch.long, device=images.device)
+    found = label(torch.cat([images[:, :, y, x] for y, x in places])).split(len(images))
+    for (y, x), tile in zip(places, found, strict=True):
+        labelled[:, y, x] = tile
+    return labelled

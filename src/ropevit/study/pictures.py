@@ -16,6 +16,8 @@ from ropevit.data.streams import stream
 from ropevit.models.positions import LABELS
 from ropevit.models.vit import ViT
 from ropevit.study.panels import FieldPanel, Panel, ZoomPanel
+from ropevit.study.settings import TERMS
+from ropevit.text import printable
 
 #: Colours of labels: background first, then told apart as well as that many colours can be.
 #: Source: Okabe and Ito 2008, and Tableau's ten colours for more labels.
@@ -78,11 +80,11 @@ def draw_pictures(panel: Panel, models: Mapping[str, ViT]) -> PanelPictures:
     labels = panel.labels if isinstance(panel, FieldPanel) else ()
     return PanelPictures(
         name=panel.name,
-        title=panel.name,
+        title=f"{panel.name} ({TERMS[panel.name]})",
         train_size=settings.train_size,
         shown=settings.test_sizes[-1],
         scale=(190 if isinstance(panel, FieldPanel) else 88) / settings.test_sizes[-1],
-        legend=tuple((name, COLOURS[index % len(COLOURS)]) for index, name in enumerate(labels)),
+        legend=tuple((printable(name), COLOURS[index % len(COLOURS)]) for index, name in enumerate(labels)),
         sheets=tuple(sheets),
     )
 
@@ -105,7 +107,7 @@ def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int
     """Show test images with their classes and each model's first guess."""
     pick = torch.linspace(0, len(panel.test) - 1, count).long()
     images, labels = resample(panel.test.images[pick], size), panel.test.labels[pick]
-    classes = panel.test.classes
+    classes = [printable(name) for name in panel.test.classes]
     rows = [
         Row(label="image", cells=tuple(Cell(image=data_uri(pixels(one))) for one in images)),
         Row(label="truth", cells=tuple(Cell(text=classes[int(label)]) for label in labels)),

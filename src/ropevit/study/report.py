@@ -9,58 +9,46 @@ from typing import Any
 import ropevit
 from ropevit.drawing import figure_bytes
 from ropevit.extras import require
+from ropevit.models.positions import LABELS
+from ropevit.study.conclusions import conclusions
+from ropevit.study.cost import shown_ratio
 from ropevit.study.figure import draw_curves
 from ropevit.study.pictures import PanelPictures
-from ropevit.study.results import PanelResult, conclude, panel_results, paper_order, show, verdict
+from ropevit.study.results import Curve, PanelResult, panel_results, show
+from ropevit.text import printable
 
 COST_NOTE = (
-    "Cost is measured on the tiny model of this study, where small operations weigh more than in a full-size model, "
-    "while the trainings share the machine: read it as an order of magnitude."
+    "Time: forward and backward of one training batch, measured after the trainings in one process of {threads} "
+    "threads; the embeddings took turns, and each is compared with the first one of the same round (median and "
+    "quartiles of {rounds} rounds). The model of this study is tiny: small operations weigh more than in a full-size "
+    "one."
 )
 
-
-#: Test images below which a reader is warned: one image is then more than half a point.
-ENOUGH_IMAGES = 200
-
-
-def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list[str]:
-    """Write the sentences that answer the study's question, from its numbers alone.
-
-    Args:
-        results: Panels of the study.
-        data: What `results.json` says about the images.
-    """
-    if not results:
-        return ["No seed was finished by every embedding yet, so there is nothing to compare."]
-    short = [verdict(results)] if any(len(result.curves) > 1 for result in results) else []
-    if any(result.panel == "zoom" for result in results):
-        short += few_images(data["test_images"], len(data["classes"]))
-    return short + [text for result in results for text in (conclude(result), paper_order(result)) if text]
+#: What marks a score that is no more than guessing gives.
+AT_FLOOR = "°"
 
 
-def few_images(images: int, classes: int) -> list[str]:
-    """Warn of a test set in which one image counts for much."""
-    if images >= ENOUGH_IMAGES:
-        return []
-    return [
-        f"zoom: with {images} test images one image is {100 / images:.1f} points, and guessing one of {classes} "
-        f"classes gives {100 / classes:.1f} %; smaller differences say nothing: use more images."
-    ]
-
-
-def score_table(result: PanelResult) -> dict[str, Any]:
-    """Lay a panel out as the page's template wants it."""
+def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Lay a panel out as the page's template wants it; the time of a step only where it was measured by itself."""
     best = {size: result.ranked(size)[0] for size in result.sizes}
-    first = result.curves[0].step_ms
     rows = [
         {
             "label": curve.label,
-            "cells": [{"text": show(curve, size), "best": best[size] is curve} for size in result.sizes],
-            "parameters": curve.parameters,
-            "step_ms": curve.step_ms,
-            "step_ratio": curve.step_ms / first,
+            "cells": [
+                {"text": marked(result, curve, size), "best": best[size] is curve and result.counts(size)}
+                for size in result.sizes
+            ],
         }
         for curve in result.curves
+    ]
+    costs = [
+        {
+            "label": LABELS[name],
+            "parameters": next(curve.parameters for curve in result.curves if curve.embedding == name),
+            "ms": f"{cost['ms'][name][1]:.1f}" if cost else "",
+            "ratio": shown_ratio(cost, name) if cost else "",
+        }
+        for name in dict.fromkeys(curve.embedding for curve in result.curves)
     ]
     count = len(result.seeds)
     return {
@@ -70,7 +58,31 @@ def score_table(result: PanelResult) -> dict[str, Any]:
         "sizes": result.sizes,
         "seeds": f"mean ± standard deviation of {count} seeds" if count > 1 else "1 seed",
         "rows": rows,
+        "lines": reference_lines(result),
+        "marked": any(AT_FLOOR in cell["text"] for row in rows for cell in row["cells"]),
+        "costs": costs,
+        "timed": cost is not None,
+        "cost_note": COST_NOTE.format(**cost) if cost else "",
     }
+
+
+def marked(result: PanelResult, curve: Curve, size: int) -> str:
+    """Write a score, marked where it is no more than guessing gives."""
+    return show(curve, size) + AT_FLOOR * result.at_floor(curve, size)
+
+
+def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
+    """Lay out what the curves are held against: the trivial way to larger images, and the floor."""
+    lines = []
+    if result.baseline is not None:
+        known = result.baseline
+        cells = [show(known, size) if size in known.sizes else "" for size in result.sizes]
+        lines.append({"label": known.label, "cells": cells})
+    if result.floor is not None:
+        scores = result.floor.scores
+        cells = [f"{scores[size]:.1f}" if size in scores else "" for size in result.sizes]
+        lines.append({"label": f"floor: {result.floor.name}", "cells": cells})
+    return lines
 
 
 def write_page(study: Mapping[str, Any], pictures: Sequence[PanelPictures], method: Sequence[str], planned: int) -> str:
@@ -89,28 +101,32 @@ def write_page(study: Mapping[str, Any], pictures: Sequence[PanelPictures], meth
         ValueError: If jinja2 or matplotlib is not installed.
     """
     jinja2 = require("jinja2", "figures")
-    results = panel_results(study["runs"])
-    curves = ""
-    if results:
-        picture = base64.b64encode(figure_bytes(draw_curves(results), "png")).decode()
-        curves = f"data:image/png;base64,{picture}"
+    results = panel_results(study["runs"], study.get("floors"))
+    costs = study.get("costs", {})
     text = resources.files("ropevit.study").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     data = study.get("data", {})
     return environment.from_string(text).render(
-        data_name=data.get("name", study["config"].get("data", "")),
-        source=data.get("source", ""),
+        data_name=printable(data.get("name", study["config"].get("data", ""))),
+        source=printable(data.get("source", "")),
         complete=study["complete"],
         done=len(study["runs"]),
         planned=planned,
         conclusions=conclusions(results, study["data"]),
-        curves=curves,
-        tables=[score_table(result) for result in results],
-        cost_note=COST_NOTE,
+        curves=[curve_picture(result) for result in results],
+        tables=[score_table(result, costs.get(result.panel)) for result in results],
+        at_floor=AT_FLOOR,
         sheets=pictures,
         method=method,
-        notes=[*data.get("notes", []), *study.get("skipped_files", [])],
+        notes=[printable(note) for note in (*data.get("notes", []), *study.get("skipped_files", []))],
         environment=json.dumps(study["environment"], indent=2),
         config=json.dumps(study["config"], indent=2),
         version=ropevit.__version__,
     )
+
+
+def curve_picture(result: PanelResult) -> dict[str, Any]:
+    """Draw the curves of one panel as a picture of its own: on a phone panels stand below each other."""
+    picture = base64.b64encode(figure_bytes(draw_curves([result]), "png")).decode()
+    ways = len({curve.variant for curve in result.curves})
+    return {"panel": result.panel, "wide": ways > 1, "ways": ways, "source": f"data:image/png;base64,{picture}"}

@@ -1,20 +1,24 @@
 """What a study found: its curves, its tables, and a conclusion that claims no more than they show."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ropevit.files import read_json
 from ropevit.models.positions import LABELS
+from ropevit.study.floor import Floor, read_floor
 
 #: Seeds from which on "every seed of one above every seed of the other" is worth saying: by chance alone it happens
 #: to two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.
 ENOUGH_SEEDS = 3
 
+
+#: The trivial way to images larger than those of the training.
+BASELINES = {"field": "in tiles of {size} px", "zoom": "resized to {size} px"}
 
 #: Embeddings that a sentence names; of more, it counts the rest.
 FEW = 5
@@ -31,15 +35,19 @@ class Curve:
     """Percent, one row a seed, one column a size."""
     parameters: int
     step_ms: float
-    """Median over the seeds of the milliseconds of a training step."""
+    """Median over the seeds of the milliseconds of a training step, while other trainings shared the machine."""
     scaling: str | None = None
     """Rules for larger grids with which the same trained models were measured."""
     train_scaling: str | None = None
     """Rules that were on while the models were trained."""
+    baseline: str | None = None
+    """The trivial way to larger images in which the models were measured instead, such as `in tiles of 32 px`."""
 
     @property
     def label(self) -> str:
         """How it is called in tables, figures and sentences."""
+        if self.baseline is not None:
+            return f"{LABELS[self.embedding]}, {self.baseline}"
         if self.train_scaling is None:
             return LABELS[self.embedding] + (f", {self.scaling}" if self.scaling else "")
         measured = f", measured with {self.scaling}" if self.scaling else ""
@@ -79,6 +87,10 @@ class PanelResult:
     train_size: int
     seeds: tuple[int, ...]
     curves: tuple[Curve, ...]
+    floor: Floor | None = None
+    """What a model that learned nothing scores; None in results from before it was measured."""
+    baseline: Curve | None = None
+    """The best embedding at the training size, measured in the trivial way at larger sizes."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -91,6 +103,19 @@ class PanelResult:
         curves = [curve for curve in self.curves if curve.scaling is None or size != self.train_size]
         return sorted(curves, key=lambda curve: -curve.mean[column])
 
+    def at_floor(self, curve: Curve, size: int) -> bool:
+        """Tell whether the mean of a curve at a size is not more than guessing gives (see `floor.py`)."""
+        return self.floor is not None and bool(curve.mean[curve.sizes.index(size)] < self.floor.bar(size))
+
+    def counts(self, size: int) -> bool:
+        """Tell whether a size says anything: its best mean is more than guessing gives."""
+        return not self.at_floor(self.ranked(size)[0], size)
+
+    def learned(self) -> "PanelResult | None":
+        """Leave out the curves that are at the floor at every size: their models did not learn; None if all are."""
+        curves = tuple(curve for curve in self.curves if not all(self.at_floor(curve, size) for size in curve.sizes))
+        return replace(self, curves=curves) if curves else None
+
 
 def read_results(path: Path) -> dict[str, Any]:
     """Read `results.json` of a study's directory.
@@ -102,24 +127,31 @@ def read_results(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"no results.json in {path}; expected the directory of a study, such as runs/study")
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON ({error}); run the study again with --resume") from None
-    missing = {"config", "environment", "runs", "complete"} - set(results)
+        results = read_json(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error}; delete it, and --resume writes it again") from None
+    missing = {"config", "environment", "runs", "complete"} - set(results if isinstance(results, dict) else ())
     if missing:
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}; expected the results of `ropevit study`")
     return results
 
 
-def panel_results(runs: Sequence[Mapping[str, Any]]) -> list[PanelResult]:
+def panel_results(
+    runs: Sequence[Mapping[str, Any]], floors: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[PanelResult]:
     """Group finished runs by panel; of an unfinished study, only the seeds that every embedding has are compared.
 
     Args:
         runs: Results of single trainings, as `results.json` lists them.
+        floors: What models that learned nothing score on each panel, as `results.json` holds it.
 
     Returns:
         One result a panel, in the order in which the panels come; a panel without a common seed is left out.
+
+    Raises:
+        ValueError: If the runs were trained on different images.
     """
+    check_same_images(runs)
     found = []
     for panel in dict.fromkeys(run["panel"] for run in runs):
         own = [run for run in runs if run["panel"] == panel]
@@ -129,18 +161,49 @@ def panel_results(runs: Sequence[Mapping[str, Any]]) -> list[PanelResult]:
         seeds = sorted({run["seed"] for run in own if all(run["seed"] in rows for rows in kinds.values())})
         if seeds:
             chosen = [[rows[seed] for seed in seeds] for rows in kinds.values()]
-            curves = tuple(curve for rows in chosen for curve in make_curves(rows))
             first = own[0]
-            found.append(
-                PanelResult(
-                    panel=panel,
-                    metric=first["metric"],
-                    train_size=first["train_size"],
-                    seeds=tuple(seeds),
-                    curves=curves,
-                )
+            result = PanelResult(
+                panel=panel,
+                metric=first["metric"],
+                train_size=first["train_size"],
+                seeds=tuple(seeds),
+                curves=tuple(curve for rows in chosen for curve in make_curves(rows)),
+                floor=read_floor((floors or {}).get(panel)),
             )
+            found.append(replace(result, baseline=make_baseline(result, chosen)))
     return found
+
+
+def check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse runs on different images; of runs from before images were compared, nothing is known.
+
+    Raises:
+        ValueError: Naming one of each.
+    """
+    names = {run["images"]: f"{run['panel']}-{run['embedding']}-seed{run['seed']}" for run in runs if run.get("images")}
+    if len(names) > 1:
+        first, second, *_ = names.values()
+        raise ValueError(
+            f"{first} and {second} were trained on different images, so their scores make no mean; "
+            "run the study again in another --out"
+        )
+
+
+def make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
+    """Join what the models of the best embedding at the training size score in the trivial way, if that is known."""
+    best = next((curve for curve in result.ranked(nearest_size(result)) if curve.variant == (None, None)), None)
+    if best is None or result.panel not in BASELINES:
+        return None
+    chosen = next(
+        rows for rows in runs if (rows[0]["embedding"], rows[0].get("train_scaling")) == (best.embedding, None)
+    )
+    known = [set(run.get("baseline", {})) for run in chosen]
+    sizes = tuple(size for size in result.sizes if all(str(size) in sizes for sizes in known))
+    if not sizes:
+        return None
+    scores = tuple(tuple(run["baseline"][str(size)] for size in sizes) for run in chosen)
+    way = BASELINES[result.panel].format(size=result.train_size)
+    return replace(best, sizes=sizes, scores=scores, baseline=way)
 
 
 def make_curves(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
@@ -176,11 +239,13 @@ def verdict(results: Sequence[PanelResult]) -> str:
 
     "Sure" means at least three seeds, and every seed of the best above every seed of all others.
     """
-    at_and_above = [(result, size) for result in results for size in result.sizes if size >= result.train_size]
-    below = [(result, size) for result in results for size in result.sizes if size < result.train_size]
-    told = f"In short: at the training size and above, {most_often_best(at_and_above)}"
+    places = [(result, size) for result in results for size in result.sizes if result.counts(size)]
+    at_and_above = [(result, size) for result, size in places if size >= result.train_size]
+    below = [(result, size) for result, size in places if size < result.train_size]
+    parts = [f"at the training size and above, {most_often_best(at_and_above)}"] if at_and_above else []
     if below:
-        told += f"; below it, {most_often_best(below)}"
+        parts.append(f"below {'it' if parts else 'the training size'}, {most_often_best(below)}")
+    told = f"In short: {'; '.join(parts)}"
     seeds = min(len(result.seeds) for result in results)
     hint = "." if seeds >= ENOUGH_SEEDS else f"; with {seeds} seed{'s' * (seeds > 1)} that is a hint and no proof."
     return told + hint
@@ -212,11 +277,11 @@ def conclude(result: PanelResult) -> str:
 
     "Sure" means at least three seeds, and every seed of the best above every seed of the next.
     """
-    largest = result.sizes[-1]
-    best, *others = result.ranked(largest)
-    if not others:
-        return f"{result.panel}: only {best.label} was run, so there is nothing to compare."
-    parts = [compare_at(result, size) for size in dict.fromkeys((nearest_size(result), largest))]
+    sizes = [size for size in result.sizes if result.counts(size)]
+    if len(result.ranked(result.sizes[-1])) == 1:
+        return f"{result.panel}: only {result.curves[0].label} has scores that count, so there is nothing to compare."
+    nearest = min(sizes, key=lambda size: abs(size - result.train_size))
+    parts = [compare_at(result, size) for size in dict.fromkeys((nearest, sizes[-1]))]
     return f"{result.panel}: {'; '.join(parts)}{caution(result)}."
 
 
@@ -267,7 +332,7 @@ def caution(result: PanelResult) -> str:
 def paper_order(result: PanelResult) -> str:
     """Say whether the paper's order beyond the training size (Mixed >= Axial >= APE) shows at these settings."""
     order = [name for name in ("rope_mixed", "rope_axial", "ape") if any(c.embedding == name for c in result.curves)]
-    larger = [size for size in result.sizes if size > result.train_size]
+    larger = [size for size in result.sizes if size > result.train_size and result.counts(size)]
     if len(order) < 2 or not larger:
         return ""
     by_name = {curve.embedding: curve for curve in result.curves if curve.variant == (None, None)}

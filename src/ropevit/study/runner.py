@@ -1,7 +1,7 @@
 """All trainings of a study: in worker processes on a CPU, one after the other on a GPU; interruptible and resumable.
 
-The directory of a study holds `config.json`, `runs/<panel>-<embedding>[-<rules>]-seed<k>/` (see `train.py`) and
-`results.json`:
+The directory of a study holds `config.json`, `images.json` (a fingerprint of the images),
+`runs/<panel>-<embedding>[-<rules>]-seed<k>/` (see `train.py`) and `results.json`:
 
     {"config": {...},            StudyConfig.to_dict(); `settings` has the full settings of each panel
      "environment": {...},       versions, device, precision, workers, threads of the last call that trained
@@ -9,11 +9,13 @@ The directory of a study holds `config.json`, `runs/<panel>-<embedding>[-<rules>
      "complete": true,           false while runs are missing
      "failed": [...],            {"panel", "embedding", "seed", "train_scaling", "message"} of runs that failed
      "data": {...},              name, source, classes and numbers of images; notes such as a subset that was taken
-     "skipped_files": [...]}     files of the user's that could not be read, with the reason
+     "skipped_files": [...],     files of the user's that could not be read, with the reason
+     "floors": {...},            for each panel what a model that learned nothing scores (see `floor.py`)
+     "costs": {...}}             for each panel the time of a step of each embedding (see `cost.py`); {} until complete
 """
 
 import contextlib
-import json
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -26,13 +28,18 @@ import torch
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import check_folder, load_folder
 from ropevit.data.labelled import LabelledImages
+from ropevit.files import read_json, write_json
+from ropevit.locks import is_empty, lock_folder
 from ropevit.machine import available_cores, environment
 from ropevit.study.config import StudyConfig
+from ropevit.study.cost import measure_costs
 from ropevit.study.device import resolve_device, resolve_precision
 from ropevit.study.events import Event, Loading, Report, RunDone, RunFailed
+from ropevit.study.fingerprint import SPLITS, differences, digest, fingerprint
+from ropevit.study.floor import measure_floors
 from ropevit.study.kept import kept_result, refuse_other_study
-from ropevit.study.train import write_json
-from ropevit.study.workers import Images, Plan, run_here, run_in_workers
+from ropevit.study.results import read_results
+from ropevit.study.workers import SHARED, Images, Plan, run_here, run_in_workers
 
 
 def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
@@ -53,38 +60,92 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
     """
     if config.data != "fashion":
         check_folder(Path(config.data).expanduser())
-    check_directory(config)
-    plan = make_plan(config)
+    if config.out.exists() and not config.out.is_dir():
+        raise ValueError(f"got the directory {config.out}, which is a file; give another with --out")
+    with lock_folder(config.out):
+        check_directory(config)
+        return run_locked(config, report)
+
+
+def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
+    """Do what `run_study` does, in a directory that is this process's alone."""
     images = load_images(config, report)
-    config.out.mkdir(parents=True, exist_ok=True)
+    seen, earlier = fingerprint(*images), earlier_results(config)
+    known = check_images(config, seen, earlier.get("data", {}))
+    plan = make_plan(config, digest(seen))
+    if plan.runs and not known:
+        raise ValueError(
+            f"{config.out} was trained before images were compared, and nothing tells whether these are the same; "
+            "it can be read as it is, but for more of it give another --out"
+        )
     write_json(config.out / "config.json", config.to_dict())
+    if known:
+        write_json(config.out / "images.json", seen)
     facts = {
-        "environment": describe_machine(plan),
+        "environment": environment(plan.device, plan.dtype, plan.workers, plan.threads),
         "data": describe(*images),
         "skipped_files": sorted({*images[0].skipped, *images[1].skipped}),
+        "floors": measure_floors(config, images),
+        "costs": {},
     }
+    if not plan.runs:  # a call that trains nothing keeps what the one before it wrote
+        facts |= {key: earlier[key] for key in ("environment", "costs") if key in earlier}
     failed: list[dict[str, Any]] = []
     try:
         completed = execute(plan, images, report, failed)
     finally:
-        results = collect(config, facts, failed)
+        results = collect(plan, facts, failed)
     if not completed:
         raise KeyboardInterrupt
+    if results["complete"] and not results["costs"]:
+        facts["costs"] = measure_costs(plan, images, report)
+        results = collect(plan, facts, failed)
     return results
 
 
-def describe_machine(plan: Plan) -> dict[str, Any]:
-    """Say where trainings run; a call that trains nothing keeps what the one before it wrote."""
-    stored = plan.config.out / "results.json"
-    if not plan.runs and stored.exists():
-        return json.loads(stored.read_text(encoding="utf-8"))["environment"]
-    return environment(plan.device, plan.dtype, plan.workers, plan.threads)
+def earlier_results(config: StudyConfig) -> dict[str, Any]:
+    """Read the results that an earlier call wrote; {} where there are none.
+
+    Raises:
+        ValueError: If they are damaged.
+    """
+    return read_results(config.out) if (config.out / "results.json").exists() else {}
 
 
-def make_plan(config: StudyConfig) -> Plan:
-    """List what is left to do, and share the cores out."""
+def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]) -> bool:
+    """Refuse to go on with other images than a study was trained on.
+
+    Args:
+        config: The study.
+        seen: The fingerprint of the images that are there now.
+        data: What an earlier call said about its images.
+
+    Returns:
+        Whether the images are known to be the same; not those of a folder before there was a fingerprint.
+
+    Raises:
+        ValueError: If they are others.
+    """
+    path = config.out / "images.json"
+    before = {name: {"images": data[f"{name}_images"]} for name in SPLITS if f"{name}_images" in data}
+    before |= {"classes": data["classes"]} if "classes" in data else {}
+    try:
+        before = read_json(path) if path.exists() else before
+        other = differences(before, seen)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        raise ValueError(f"cannot read {path}: it is damaged; give another --out") from None
+    if other:
+        raise ValueError(
+            f"{config.out} was trained on other images ({'; '.join(other)}), and seeds of both would be mixed in one "
+            "mean; bring its images back, or give another --out"
+        )
+    return path.exists() or config.data == "fashion" or not any((config.out / "runs").glob("*/*"))
+
+
+def make_plan(config: StudyConfig, images: str) -> Plan:
+    """List what is left to do with the images of a digest, and share the cores out."""
     device = resolve_device(config.device)
-    missing = tuple(run for run in config.runs() if kept_result(config, run) is None)
+    missing = tuple(run for run in config.runs() if kept_result(config, run, images) is None)
     workers, threads = share_cores(config, device, len(missing))
     return Plan(
         config=config,
@@ -93,6 +154,7 @@ def make_plan(config: StudyConfig) -> Plan:
         dtype=resolve_precision(config.precision, device),
         workers=workers,
         threads=threads,
+        images=images,
     )
 
 
@@ -106,7 +168,7 @@ def execute(plan: Plan, images: Images, report: Report, failed: list[dict[str, A
 
     for run in plan.config.runs():
         if run not in plan.runs:
-            report(RunDone(run=run, result=kept_result(plan.config, run) or {}, kept=True))
+            report(RunDone(run=run, result=kept_result(plan.config, run, plan.images) or {}, kept=True))
     with stop_on_interrupt() as stopped:
         do_all = run_here if plan.workers == 1 else run_in_workers
         do_all(plan, images, note, stopped)
@@ -120,9 +182,7 @@ def check_directory(config: StudyConfig) -> None:
         ValueError: As `run_study`.
     """
     path = config.out / "config.json"
-    if config.out.exists() and not config.out.is_dir():
-        raise ValueError(f"got the directory {config.out}, which is a file; give another with --out")
-    if config.out.is_dir() and any(config.out.iterdir()):
+    if not is_empty(config.out):
         if not path.exists():
             raise ValueError(f"{config.out} holds other files and no study; give an empty or new directory with --out")
         if not config.resume:
@@ -130,6 +190,15 @@ def check_directory(config: StudyConfig) -> None:
                 f"{config.out} holds a study already; add --resume to go on with it, or give another --out"
             )
         refuse_other_study(config, path)
+        remove_leftovers(config.out)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process was writing, and the images that it shared with its workers."""
+    for part in [*folder.glob(".*.part"), *folder.glob("runs/*/.*.part")]:
+        part.unlink(missing_ok=True)
+    for images in folder.glob(f"{SHARED}*"):
+        shutil.rmtree(images, ignore_errors=True)
 
 
 def load_images(config: StudyConfig, report: Report) -> Images:
@@ -165,9 +234,10 @@ def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[i
     return workers, max(1, cores // workers)
 
 
-def collect(config: StudyConfig, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
+def collect(plan: Plan, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
     """Gather the results of all runs into `results.json`."""
-    found = [result for run in config.runs() if (result := kept_result(config, run)) is not None]
+    config = plan.config
+    found = [result for run in config.runs() if (result := kept_result(config, run, plan.images)) is not None]
     results = {"config": config.to_dict(), "runs": found, "complete": len(found) == len(config.runs())}
     results |= {"failed": failed, **facts}
     write_json(config.out / "results.json", results)

@@ -8,6 +8,9 @@ from ropevit.data.crops import CropLaw
 
 PANELS = ("field", "zoom")
 
+#: The setting of each panel in the field's words.
+TERMS = {"field": "larger field of view", "zoom": "higher resolution"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PanelSettings:

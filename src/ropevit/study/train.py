@@ -1,14 +1,12 @@
 """One training of a study, from the start or from a checkpoint, to its result."""
 
 import contextlib
-import copy
 import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -16,16 +14,15 @@ from torch import nn
 
 from ropevit.data.crops import MEAN, STD
 from ropevit.data.streams import stream
-from ropevit.files import write_atomically
 from ropevit.models.groups import parameter_groups
-from ropevit.models.rotations import set_scaling
 from ropevit.models.vit import ViT, ViTConfig
+from ropevit.study.checkpoint import State, resume, save, trim_log
 from ropevit.study.device import computing
-from ropevit.study.events import Evaluating, Report, Run, RunStarted, StepDone
-from ropevit.study.panels import Panel
+from ropevit.study.events import RunStarted, StepDone
+from ropevit.study.job import Job, Stopped
+from ropevit.study.kept import write_result
+from ropevit.study.measure import known_scores, measured
 from ropevit.study.settings import PanelSettings
-from ropevit.weights.errors import first_line
-from ropevit.weights.reading import read_file
 from ropevit.weights.saving import save_model
 
 #: Checkpoints and lines of the log in a training.
@@ -34,38 +31,8 @@ CHECKPOINTS, LOG_LINES = 10, 50
 REPORT_EVERY = 0.25
 
 
-class Stopped(Exception):  # noqa: N818
-    """The training was asked to stop; its checkpoint is saved."""
-
-
 class DivergedError(RuntimeError):
     """The loss is not finite any more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A run, where it is kept, and how it is computed."""
-
-    run: Run
-    panel: Panel
-    folder: Path
-    device: torch.device
-    dtype: torch.dtype
-    report: Report
-    should_stop: Callable[[], bool]
-    scaling: tuple[str, ...] = ()
-    """Rules for larger grids with which the trained model is measured, besides without."""
-
-
-@dataclass
-class State:
-    """A training on its way; all of it is in a checkpoint."""
-
-    model: ViT
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    seconds: float = 0.0
-    step_ms: float = 0.0
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -82,49 +49,30 @@ def train(job: Job) -> dict[str, Any]:
     Raises:
         Stopped: If `job.should_stop()` says so; the checkpoint holds every step done.
         DivergedError: If the loss is not finite.
+        ValueError: If what an earlier call left is damaged, or of another training.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     settings = job.panel.settings
     state = start(job)
     if (job.folder / "checkpoint.pt").exists():
-        resume(state, job.folder / "checkpoint.pt")
+        resume(state, job)
     known = known_scores(job, trained=state.step == settings.steps)
     trim_log(job.folder / "log.jsonl", state.step)
     job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
     run_steps(state, job)
-    result = measured(state, job, known)
-    keep_model(state.model, job)
-    write_json(job.folder / "result.json", result)
-    return result
-
-
-def measured(state: State, job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure a trained model, without rules and with each, but for what is known already."""
-    settings, begin = job.panel.settings, time.perf_counter()
-    scores = evaluate(state.model, job, known["scores"])
-    scaled = {
-        rule: evaluate_scaled(state.model, job, rule, scores, known["scaled"].get(rule, {}))
-        for rule in rules_for(state.model, job)
-    }
-    return {
+    result = {
         **asdict(job.run),
         "metric": job.panel.metric,
         "train_size": settings.train_size,
-        "scores": by_size(scores),
-        "scaled": {rule: by_size(found) for rule, found in scaled.items()},
+        **measured(state.model, job, known),
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "step_ms": round(state.step_ms, 3),
         "train_seconds": round(state.seconds, 3),
-        "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
         "settings": settings.to_dict(),
+        "images": job.images,
     }
-
-
-def known_scores(job: Job, trained: bool) -> dict[str, Any]:
-    """Read what an earlier call has measured of the same training, if it had come to its end."""
-    path = job.folder / "result.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if trained and path.exists() else {}
-    return {"scores": {}, "scaled": {}, "eval_seconds": 0.0} | found
+    keep_model(state.model, job)
+    return write_result(job.folder / "result.json", result)
 
 
 def keep_model(model: ViT, job: Job) -> None:
@@ -179,7 +127,7 @@ def run_steps(state: State, job: Job) -> None:
     with (job.folder / "log.jsonl").open("a", encoding="utf-8") as log:
         while state.step < settings.steps:
             if job.should_stop():
-                save(state, job.folder / "checkpoint.pt")
+                save(state, job)
                 raise Stopped(job.run.name)
             begin = time.perf_counter()
             lr = learning_rate(settings, state.step)
@@ -193,7 +141,7 @@ def run_steps(state: State, job: Job) -> None:
                 log.flush()
             if state.step % every == 0 or state.step == settings.steps:
                 state.step_ms = statistics.median(durations)
-                save(state, job.folder / "checkpoint.pt")
+                save(state, job)
             if now - reported > REPORT_EVERY or state.step == settings.steps:
                 reported = now
                 done = {"step": state.step, "steps": settings.steps, "seconds": state.seconds}
@@ -242,86 +190,3 @@ def learning_rate(settings: PanelSettings, step: int) -> float:
     if step < warm:
         return settings.lr * (step + 1) / warm
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
-
-
-@torch.no_grad()
-def evaluate(model: ViT, job: Job, known: Mapping[str, float]) -> dict[int, float]:
-    """Measure a trained model at every test size of which the score is not known, in percent; always in float32."""
-
-    def check() -> None:
-        if job.should_stop():
-            raise Stopped(job.run.name)
-
-    model.eval()
-    wanted = job.panel.settings.test_sizes
-    sizes, scores = [size for size in wanted if str(size) not in known], {}
-    for index, size in enumerate(sizes):
-        job.report(Evaluating(run=job.run, size=size, index=index, total=len(sizes)))
-        scores[size] = job.panel.score(model, size, check)
-    return {size: known[str(size)] if str(size) in known else scores[size] for size in wanted}
-
-
-def rules_for(model: ViT, job: Job) -> tuple[str, ...]:
-    """List the rules with which a model is measured: none where it has no rotation."""
-    return job.scaling if model.config.rope else ()
-
-
-def evaluate_scaled(
-    model: ViT, job: Job, rule: str, plain: Mapping[int, float], known: Mapping[str, float]
-) -> dict[int, float]:
-    """Measure a trained model with a rule; at the training size, where a rule changes no bit, the score is known."""
-    set_scaling(model, rule)
-    same = {str(size): score for size, score in plain.items() if size == job.panel.settings.train_size}
-    try:
-        return evaluate(model, job, {**known, **same})
-    finally:
-        set_scaling(model, job.run.train_scaling)
-
-
-def by_size(scores: Mapping[int, float]) -> dict[str, float]:
-    """Write scores as JSON holds them."""
-    return {str(size): round(score, 4) for size, score in scores.items()}
-
-
-def save(state: State, path: Path) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    It needs no state of random numbers: every draw comes from a stream that the panel, the seed and the step name.
-    """
-    content = {
-        "model": state.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "step": state.step,
-        "seconds": state.seconds,
-        "step_ms": state.step_ms,
-    }
-    write_atomically(path, lambda file: torch.save(content, file))
-
-
-def resume(state: State, path: Path) -> None:
-    """Put a training where its checkpoint was.
-
-    Raises:
-        ValueError: If the file is not a checkpoint of this model.
-    """
-    try:
-        content, _ = read_file(path)
-        state.model.load_state_dict(content["model"])
-        state.optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))  # the file is mapped, and replaced later
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"cannot go on from {path}: {first_line(error)}; delete it to train this run again") from error
-    state.step, state.seconds, state.step_ms = content["step"], content["seconds"], content["step_ms"]
-
-
-def trim_log(path: Path, step: int) -> None:
-    """Drop the lines of a log that come after a step, and a last line cut short."""
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    write_atomically(path, lambda file: file.write("".join(line + "\n" for line in kept).encode()))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON that people can read, whole or not at all."""
-    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))

@@ -19,11 +19,14 @@ import torch
 from ropevit.data.labelled import LabelledImages
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Report, Run, RunDone, RunFailed
+from ropevit.study.job import Job, Stopped
 from ropevit.study.panels import PANEL_CLASSES, Panel
-from ropevit.study.train import DivergedError, Job, Stopped, train
+from ropevit.study.train import DivergedError, train
 
 #: Seconds between two looks at the workers and at the stop event.
 POLL = 0.2
+#: Start of the name of the folder in which workers find the images.
+SHARED = ".images-"
 
 Images = tuple[LabelledImages, LabelledImages]
 Panels = Callable[[str], Panel]
@@ -39,6 +42,8 @@ class Plan:
     dtype: torch.dtype
     workers: int
     threads: int
+    images: str | None = None
+    """Digest of the images' fingerprint, which every run keeps."""
 
 
 def run_here(plan: Plan, images: Images, report: Report, stopped: threading.Event) -> None:
@@ -73,6 +78,7 @@ def do_run(plan: Plan, panels: Panels, run: Run, report: Report, stopped: Any) -
             report=report,
             should_stop=lambda: stopped.is_set() or os.getppid() != parent,
             scaling=plan.config.scaling or (),
+            images=plan.images,
         )
         report(RunDone(run=run, result=train(job)))
     except Stopped:
@@ -90,7 +96,7 @@ def run_in_workers(plan: Plan, images: Images, report: Report, stopped: threadin
     tasks, events, stop = context.Queue(), context.Queue(), context.Event()
     for task in (*plan.runs, *[None] * plan.workers):
         tasks.put(task)
-    with tempfile.TemporaryDirectory(prefix=".images-", dir=plan.config.out) as folder:
+    with tempfile.TemporaryDirectory(prefix=SHARED, dir=plan.config.out) as folder:
         store = Path(folder) / "images.pt"
         torch.save([dict(vars(part)) for part in images], store)
         arguments = (plan, store, tasks, events, stop)

@@ -1,0 +1,82 @@
+"""The sentences that answer the question of a study, from scores that are more than guessing gives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ropevit.study.results import PanelResult, conclude, names, nearest_size, paper_order, show, verdict
+
+#: Test images below which a reader is warned: one image is then more than half a point.
+ENOUGH_IMAGES = 200
+
+NOTHING = (
+    "No conclusion can be drawn: no model scores clearly more than guessing, so the order of the embeddings means "
+    "nothing here. Train longer: more --steps, or without --quick; with few test images, more of them."
+)
+
+
+def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list[str]:
+    """Write the sentences that answer the study's question, from its numbers alone.
+
+    Models that did not learn, and sizes at which all models are at the floor, are named and left out of the others.
+
+    Args:
+        results: Panels of the study.
+        data: What `results.json` says about the images.
+    """
+    if not results:
+        return ["No seed was finished by every embedding yet, so there is nothing to compare."]
+    counted = [found for result in results if (found := result.learned()) is not None]
+    compared = [result for result in counted if len(result.curves) > 1]
+    short = [verdict(compared)] if compared else []
+    if not counted:
+        short = [NOTHING]
+    if any(result.panel == "zoom" for result in results):
+        short += few_images(data["test_images"], len(data["classes"]))
+    short += [text for result in results if (text := not_counted(result))]
+    return short + [
+        text for result in counted for text in (conclude(result), paper_order(result), baseline(result)) if text
+    ]
+
+
+def few_images(images: int, classes: int) -> list[str]:
+    """Warn of a test set in which one image counts for much."""
+    if images >= ENOUGH_IMAGES:
+        return []
+    return [
+        f"zoom: with {images} test images one image is {100 / images:.1f} points, and guessing one of {classes} "
+        f"classes gives {100 / classes:.1f} %; smaller differences say nothing: use more images."
+    ]
+
+
+def not_counted(result: PanelResult) -> str:
+    """Name the models that did not learn, and the sizes at which none of the others is above the floor."""
+    floor, size = result.floor, nearest_size(result)
+    if floor is None:
+        return ""
+    learned = result.learned()
+    kept = learned.curves if learned else ()
+    failed = [curve for curve in result.curves if curve not in kept]
+    parts = []
+    if failed:
+        parts.append(f"{names(failed, size)} did not learn: not counted ({size} px shown; more --steps may help)")
+    sizes = [size for size in result.sizes if not learned.counts(size)] if learned else []
+    if sizes:
+        listed = ", ".join(str(size) for size in sizes)
+        parts.append(f"at {listed} px no score is above the floor: not counted")
+    if not parts:
+        return ""
+    return f"{result.panel}: {'; '.join(parts)}. The floor, {floor.name}, gives {floor.scores[size]:.1f} at {size} px."
+
+
+def baseline(result: PanelResult) -> str:
+    """Compare the best embedding at the largest size with the trivial way there."""
+    way = result.baseline
+    if way is None or not result.counts(way.sizes[-1]):
+        return ""
+    size = way.sizes[-1]
+    best = result.ranked(size)[0]
+    more = "more" if way.mean[-1] > best.mean[best.sizes.index(size)] else "not more"
+    return (
+        f"{result.panel}: the trivial way to {size} px, {way.label}, gives {show(way, size)}, {more} than the best "
+        f"on the whole image, {best.label} ({show(best, size)})."
+    )

@@ -1,0 +1,88 @@
+"""How long a step of each embedding takes, measured after the trainings: alone, and in turn."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ropevit.models.vit import ViT
+from ropevit.study.device import computing
+from ropevit.study.events import Report, Timing
+from ropevit.study.panels import PANEL_CLASSES, Panel
+from ropevit.study.train import start_model
+from ropevit.study.workers import Images, Plan
+
+#: Rounds in which every embedding takes one step, and those before that are not counted.
+ROUNDS, WARM_UP = 20, 2
+#: No further round is begun after so many seconds, once a few are done.
+ENOUGH, FEW = 10.0, 5
+
+
+def measure_costs(plan: Plan, images: Images, report: Report) -> dict[str, dict[str, Any]]:
+    """Time forward and backward of a training batch for each panel and embedding, in this process alone.
+
+    The embeddings take turns, so that whatever slows the machine down slows all of them; each is compared with the
+    first one of the same round.
+
+    Returns:
+        For each panel `rounds`, `threads`, and by embedding `ms` and `ratio` (to the first embedding), each as
+        lower quartile, median and upper quartile.
+    """
+    costs = {}
+    for name in plan.config.panels:
+        panel = PANEL_CLASSES[name](plan.config.settings(name), *(part.to(plan.device) for part in images))
+        models = {
+            embedding: start_model(panel.model_config(embedding), panel.settings, name, 0).to(plan.device).train()
+            for embedding in plan.config.compared
+        }
+        report(Timing(panel=name))
+        costs[name] = summary(time_rounds(plan, panel, models))
+    return costs
+
+
+def time_rounds(plan: Plan, panel: Panel, models: Mapping[str, ViT]) -> dict[str, list[float]]:
+    """Let every model take a step in turn, round after round; give the milliseconds of each."""
+    images, targets = panel.batch(0, 0)
+    times: dict[str, list[float]] = {embedding: [] for embedding in models}
+    begin = time.perf_counter()
+    for index in range(WARM_UP + ROUNDS):
+        if index >= WARM_UP + FEW and time.perf_counter() - begin > ENOUGH:
+            break
+        for embedding, model in models.items():
+            start = time.perf_counter()
+            with computing(plan.device, plan.dtype):
+                loss = panel.loss(model, images, targets)
+            loss.backward()
+            if plan.device.type == "cuda":
+                torch.cuda.synchronize(plan.device)
+            if index >= WARM_UP:
+                times[embedding].append(1000 * (time.perf_counter() - start))
+            model.zero_grad(set_to_none=True)
+    return times
+
+
+def summary(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Give the quartiles of times, and of their ratios to the first embedding's in the same round."""
+    first = next(iter(times.values()))
+    return {
+        "rounds": len(first),
+        "threads": torch.get_num_threads(),
+        "ms": {name: quartiles(values) for name, values in times.items()},
+        "ratio": {
+            name: quartiles([value / base for value, base in zip(values, first, strict=True)])
+            for name, values in times.items()
+        },
+    }
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Give the lower quartile, the median and the upper quartile."""
+    return [round(value, 4) for value in statistics.quantiles(values, n=4, method="inclusive")]
+
+
+def shown_ratio(cost: Mapping[str, Any], embedding: str) -> str:
+    """Write how long a step takes against the first embedding's: 1.05 (1.03 to 1.08)."""
+    low, median, high = cost["ratio"][embedding]
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"

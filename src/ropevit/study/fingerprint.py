@@ -1,0 +1,60 @@
+"""Which images a study was trained on: enough to tell whether others have come in their place."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ropevit.data.labelled import LabelledImages
+from ropevit.text import printable
+
+#: How messages call the two splits.
+SPLITS = {"train": "training", "test": "test"}
+
+
+def fingerprint(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
+    """Describe the images of a study by their classes, their number, and checksums of labels and decoded pixels."""
+    parts = {"train": train, "test": test}
+    return {
+        "classes": list(train.classes),
+        **{
+            name: {"images": len(part), "labels": checksum(part.labels), "pixels": checksum(part.images)}
+            for name, part in parts.items()
+        },
+    }
+
+
+def checksum(values: Tensor) -> str:
+    """Give the SHA-256 of a tensor's shape and bytes."""
+    found = hashlib.sha256(repr(tuple(values.shape)).encode())
+    found.update(values.cpu().contiguous().numpy().data)
+    return found.hexdigest()
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Give a short checksum of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say how images differ from those of an earlier fingerprint; what that one does not hold is not compared."""
+    told = []
+    if before.get("classes", now["classes"]) != now["classes"]:
+        told.append(f"the classes were {listed(before['classes'])}, now {listed(now['classes'])}")
+    for split, name in SPLITS.items():
+        old, new = before.get(split, {}), now[split]
+        if old.get("images", new["images"]) != new["images"]:
+            told.append(f"{old['images']} {name} images, now {new['images']}")
+            continue
+        other = [key for key in ("labels", "pixels") if old.get(key, new[key]) != new[key]]
+        if other:
+            told.append(f"other {' and '.join(other)} of the {name} images")
+    return told
+
+
+def listed(names: list[str]) -> str:
+    """Name a few classes, and how many more there are."""
+    shown = ", ".join(printable(name) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

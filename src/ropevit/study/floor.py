@@ -1,0 +1,55 @@
+"""What a model that learned nothing scores, and when a score counts as more than that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ropevit.study.config import StudyConfig
+from ropevit.study.panels import PANEL_CLASSES
+from ropevit.study.workers import Images
+
+#: A score counts when it is above the floor by more than so many standard errors of the test images ...
+ERRORS = 2
+#: ... and by at least this share of the way from the floor to 100 %.
+SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """The floor of one panel."""
+
+    name: str
+    """What scores so, such as `everything background`."""
+    scores: Mapping[int, float]
+    """Percent, by test size in pixels."""
+    errors: Mapping[int, float]
+    """Standard errors of the scores."""
+
+    def bar(self, size: int) -> float:
+        """Give the score that is more than the floor at a size, in percent; everything is, where none was measured."""
+        if size not in self.scores:
+            return float("-inf")
+        score = self.scores[size]
+        return score + max(ERRORS * self.errors[size], SHARE * (100 - score))
+
+
+def measure_floors(config: StudyConfig, images: Images) -> dict[str, dict[str, Any]]:
+    """Score what a model that learned nothing does, for each panel and test size, as `results.json` holds it."""
+    floors = {}
+    for name in config.panels:
+        panel = PANEL_CLASSES[name](config.settings(name), *images)
+        found = {str(size): panel.floor(size) for size in panel.settings.test_sizes}
+        floors[name] = {
+            "name": panel.floor_name,
+            "scores": {size: round(guess.score, 4) for size, guess in found.items()},
+            "errors": {size: round(guess.error, 4) for size, guess in found.items()},
+        }
+    return floors
+
+
+def read_floor(content: Mapping[str, Any] | None) -> Floor | None:
+    """Read the floor of a panel from `results.json`; results from before floors were measured have none."""
+    if content is None:
+        return None
+    scores, errors = ({int(size): value for size, value in content[key].items()} for key in ("scores", "errors"))
+    return Floor(name=content["name"], scores=scores, errors=errors)

@@ -1,0 +1,86 @@
+"""A trained model is measured: at every test size, with each rule, and by the trivial way to larger images."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ropevit.models.rotations import set_scaling
+from ropevit.models.vit import ViT
+from ropevit.study.events import Evaluating
+from ropevit.study.job import Job
+from ropevit.study.kept import read_result
+
+
+def measured(model: ViT, job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure a trained model, without rules and with each, but for what is known already.
+
+    Returns:
+        Fields of `result.json`: `scores`, `scaled` by rule, and `baseline` at the sizes above the training size for a
+        model that was trained without rules.
+    """
+    begin = time.perf_counter()
+    scores = evaluate(model, job, known["scores"])
+    scaled = {
+        rule: evaluate_scaled(model, job, rule, scores, known["scaled"].get(rule, {})) for rule in rules_for(model, job)
+    }
+    baseline = evaluate_baseline(model, job, known["baseline"])
+    return {
+        "scores": by_size(scores),
+        "scaled": {rule: by_size(found) for rule, found in scaled.items()},
+        "baseline": by_size(baseline),
+        "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
+    }
+
+
+def known_scores(job: Job, trained: bool) -> dict[str, Any]:
+    """Read what an earlier call has measured of the same training, if it had come to its end."""
+    path = job.folder / "result.json"
+    found = read_result(path, job.run, job.images) if trained and path.exists() else {}
+    return {"scores": {}, "scaled": {}, "baseline": {}, "eval_seconds": 0.0} | found
+
+
+@torch.no_grad()
+def evaluate(model: ViT, job: Job, known: Mapping[str, float]) -> dict[int, float]:
+    """Measure a trained model at every test size of which the score is not known, in percent; always in float32."""
+    model.eval()
+    wanted = job.panel.settings.test_sizes
+    sizes, scores = [size for size in wanted if str(size) not in known], {}
+    for index, size in enumerate(sizes):
+        job.report(Evaluating(run=job.run, size=size, index=index, total=len(sizes)))
+        scores[size] = job.panel.score(model, size, job.check)
+    return {size: known[str(size)] if str(size) in known else scores[size] for size in wanted}
+
+
+def rules_for(model: ViT, job: Job) -> tuple[str, ...]:
+    """List the rules with which a model is measured: none where it has no rotation."""
+    return job.scaling if model.config.rope else ()
+
+
+def evaluate_scaled(
+    model: ViT, job: Job, rule: str, plain: Mapping[int, float], known: Mapping[str, float]
+) -> dict[int, float]:
+    """Measure a trained model with a rule; at the training size, where a rule changes no bit, the score is known."""
+    set_scaling(model, rule)
+    same = {str(size): score for size, score in plain.items() if size == job.panel.settings.train_size}
+    try:
+        return evaluate(model, job, {**known, **same})
+    finally:
+        set_scaling(model, job.run.train_scaling)
+
+
+@torch.no_grad()
+def evaluate_baseline(model: ViT, job: Job, known: Mapping[str, float]) -> dict[int, float]:
+    """Measure a model at the training size on larger images that are resized to it, or cut into tiles of it."""
+    settings = job.panel.settings
+    sizes = [size for size in settings.test_sizes if size > settings.train_size and job.run.train_scaling is None]
+    model.eval()
+    return {
+        size: known[str(size)] if str(size) in known else job.panel.baseline(model, size, job.check) for size in sizes
+    }
+
+
+def by_size(scores: Mapping[int, float]) -> dict[str, float]:
+    """Write scores as JSON holds them."""
+    return {str(size): round(score, 4) for size, score in scores.items()}
