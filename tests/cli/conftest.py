@@ -33,3 +33,11 @@ def finished(tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "out"
     main([*tiny, "--out", str(out)])
     return out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_rounds():
+    """Time the steps of studies in a few rounds only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ropevit.study.cost.ROUNDS", 2)
+        yield

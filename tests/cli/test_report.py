@@ -15,7 +15,7 @@ def test_the_report_renders_without_errors_or_requests(page):
     sizes = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
     assert len(sizes) > 20
     assert min(sizes) > 0, "every picture is inside the page"
-    assert "has the highest mean" in page.inner_text("#conclusion")
+    assert "zoom: at the training size" in page.inner_text("#conclusion")
 
 
 def test_the_reader_picks_the_size_at_which_pictures_are_shown(page):
@@ -30,5 +30,12 @@ def test_the_reader_picks_the_size_at_which_pictures_are_shown(page):
 
 
 def test_the_page_fits_a_narrow_screen(page):
-    page.set_viewport_size({"width": 400, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    tops = [box["y"] for box in (image.bounding_box() for image in page.query_selector_all("#curves img"))]
+    assert len(set(tops)) == len(tops) == 2, "one panel stands below the other"
+    boxes = page.eval_on_selector_all(
+        ".wide", "all => all.map(box => [box.scrollWidth > box.clientWidth + 1, box.classList.contains('scrolls')])"
+    )
+    assert any(wide for wide, _ in boxes)
+    assert all(wide == told for wide, told in boxes), "what goes on to the right says so"

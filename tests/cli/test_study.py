@@ -9,15 +9,18 @@ import pytest
 from ropevit.cli import main
 from ropevit.cli.console import Console
 from ropevit.cli.study import score_table
+from ropevit.cli.study_progress import Lines
+from ropevit.study.events import Run, RunFailed, RunStarted, StepDone
 from ropevit.study.results import Curve, PanelResult
 
 
 def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsys):
     main([*tiny, "--out", str(finished), "--resume"])
     printed = capsys.readouterr().out
-    assert "field: mean IoU (%), 1 seed" in printed
-    assert "zoom: top-1 accuracy (%), 1 seed" in printed
-    assert "has the highest mean" in printed
+    assert "field (larger field of view): mean IoU (%), 1 seed" in printed
+    assert "zoom (higher resolution): top-1 accuracy (%), 1 seed" in printed
+    assert "zoom: at the training size" in printed
+    assert "did not learn: not counted" in " ".join(printed.split())  # after three steps
     assert f"report: {finished / 'report.html'}" in printed.replace("\n", "")
     assert printed.count("(kept)") == 6
     assert "left out red/broken.png" in printed
@@ -171,3 +174,28 @@ def test_many_curves_are_rows_and_fit_into_a_terminal():
     lines = console.export_text().splitlines()
     assert any("RoPE-Mixed, parts(slow=0.6,fast=1)+log" in line and "26.0±0.0" in line for line in lines)
     assert "…" not in "".join(lines)
+
+
+def test_without_a_terminal_progress_is_plain_lines_from_the_start_of_each_training():
+    file = io.StringIO()
+    lines, run = Lines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)
+    lines.update(RunStarted(run=run, first=0, steps=1000))
+    assert file.getvalue() == "zoom-ape-seed0: training, 1000 steps\n"
+    for step in range(1, 1001):
+        lines.update(StepDone(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))
+    told = file.getvalue().splitlines()
+    assert told[1:3] == [f"zoom-ape-seed0: step {step} of 1000, loss 0.500" for step in (100, 200)]
+    assert len(told) == 11
+    lines.update(RunFailed(run=run, message="[red]no[/]"))
+    assert file.getvalue().endswith("zoom-ape-seed0 failed: [red]no[/]\n")
+
+
+def test_a_slow_training_says_something_each_half_a_minute(monkeypatch):
+    file, now = io.StringIO(), iter(range(0, 400, 20))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(now)))
+    lines, run = Lines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)
+    lines.update(RunStarted(run=run, first=3, steps=1000))
+    for step in range(4, 8):
+        lines.update(StepDone(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))
+    steps = [line.split()[2] for line in file.getvalue().splitlines() if " step " in line and "loss" in line]
+    assert steps == ["5", "7"]

@@ -30,6 +30,11 @@ def tiny_images(name: str, count: int = 12) -> LabelledImages:
 
 
 @pytest.fixture
+def make_images():
+    return tiny_images
+
+
+@pytest.fixture
 def images():
     return tiny_images("tiny/train"), tiny_images("tiny/test")
 
@@ -46,3 +51,11 @@ def make_job(images, tmp_path):
         return Job(run=run, panel=panel, folder=folder or tmp_path / run.name, device=torch.device("cpu"), **fields)
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_rounds():
+    """Time the steps of studies in a few rounds only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ropevit.study.cost.ROUNDS", 2)
+        yield

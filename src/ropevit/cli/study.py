@@ -12,7 +12,6 @@ from ropevit.cli.console import Console
 from ropevit.cli.study_progress import Bars, Lines
 from ropevit.extras import require
 from ropevit.study.config import StudyConfig
-from ropevit.study.cost import shown_ratio
 from ropevit.study.outputs import write_outputs
 from ropevit.study.report import AT_FLOOR, conclusions, marked, reference_lines
 from ropevit.study.results import PanelResult, panel_results, read_results
@@ -21,7 +20,7 @@ from ropevit.study.settings import TERMS
 
 #: Curves that have a column each; more are rows.
 MOST_COLUMNS = 4
-FLOOR_NOTE = f"{AT_FLOOR} at the floor: no more than a model scores that learned nothing"
+FLOOR_NOTE = f"{AT_FLOOR} not counted: hardly more than the floor, which a model reaches that learned nothing"
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
@@ -90,26 +89,28 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> T
         by_size(table, result, cost)
     else:
         by_curve(table, result)
-    if any(result.at_floor(curve, size) for curve in result.curves for size in result.sizes):
-        table.caption = "\n".join(filter(None, (table.caption, FLOOR_NOTE)))
+    notes = [table.caption, f"floor: {result.floor.name}" if result.floor else None]
+    notes += [FLOOR_NOTE] * any(result.at_floor(curve, size) for curve in result.curves for size in result.sizes)
+    table.caption = "\n".join(filter(None, notes)) or None
     return table
 
 
 def by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -> None:
     """Fill a table with a row for each test size, the best mean of a size bold, then the cost."""
+    table.pad_edge, table.collapse_padding = False, True
     table.add_column("test size", no_wrap=True)
     for curve in result.curves:
         table.add_column(curve.label, justify="right")
     lines = reference_lines(result)
     for line in lines:
-        table.add_column(line["label"], justify="right", style="dim")
+        table.add_column(line["label"].split(":")[0], justify="right", style="dim")
     for column, size in enumerate(result.sizes):
         table.add_row(sized(result, size), *cells_at(result, size), *(line["cells"][column] for line in lines))
     table.add_section()
     table.add_row("parameters", *(f"{curve.parameters:,}" for curve in result.curves))
     if cost:
-        table.add_row("time of a step", *(shown_ratio(cost, curve.embedding) for curve in result.curves))
-        table.caption = f"time of a step: times {result.curves[0].label}, measured by itself (quartiles)"
+        table.add_row("time of a step", *(f"{cost['ratio'][curve.embedding][1]:.2f}" for curve in result.curves))
+        table.caption = f"time of a step: times that of {result.curves[0].label}; quartiles: see the report"
 
 
 def cells_at(result: PanelResult, size: int) -> Iterator[Text]:

@@ -23,6 +23,8 @@ TITLES = {
 
 #: Colour of what the curves are held against.
 GREY = "#777777"
+#: What keeps words readable over curves.
+WHITE = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
 
 
 def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
@@ -94,14 +96,20 @@ def draw_references(axes: Any, result: PanelResult) -> None:
         name_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
     if result.baseline is not None:
         way = result.baseline
-        axes.plot(way.sizes, way.mean, color=STYLES[way.embedding][0], linestyle=(0, (4, 2)), linewidth=1.2)
+        known = dict(zip(way.sizes, way.mean, strict=True))
+        whole = next(curve for curve in result.curves if (curve.embedding, curve.variant) == (way.embedding, PLAIN))
+        if result.train_size in whole.sizes:  # where nothing is to be cut or resized
+            known = {result.train_size: whole.mean[whole.sizes.index(result.train_size)], **known}
+        axes.plot(
+            list(known), list(known.values()), color=STYLES[way.embedding][0], linestyle=(0, (4, 2)), linewidth=1.2
+        )
         name_line(axes, way.label, (way.sizes[-1], way.mean[-1]))
 
 
 def name_line(axes: Any, text: str, end: tuple[float, float]) -> None:
     """Write what a line is above its right end."""
     shift = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-    axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4)
+    axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4, bbox=WHITE)
 
 
 def named(way: Way) -> str:

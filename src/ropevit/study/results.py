@@ -253,17 +253,23 @@ def verdict(results: Sequence[PanelResult]) -> str:
 
 def most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
     """Name the embedding that has the highest mean most often among some sizes of some panels."""
-    best = Counter(result.ranked(size)[0].label for result, size in places)
+    best = Counter(curve.label for result, size in places for curve in level_at_top(result, size))
     most = max(best.values())
     first, *others = [name for name, count in best.items() if count == most]
     if others:
-        each = " and ".join((first, *others))
+        each = f"{', '.join((first, *others[:-1]))} and {others[-1]}"
         return f"{each} have the highest mean in {most} of {len(places)} measurements each"
     told = f"{first} has the highest mean in {most} of {len(places)} measurements"
     if min(len(result.seeds) for result, _ in places) < ENOUGH_SEEDS:
         return told
     sure = sum(clearly_best(result, size) == first for result, size in places)
     return f"{told}, in {sure or 'none'} of them with every seed above every seed of all others"
+
+
+def level_at_top(result: PanelResult, size: int) -> list[Curve]:
+    """List the curves whose mean at a size, as it is shown, is the highest."""
+    ranked = result.ranked(size)
+    return [curve for curve in ranked if show(curve, size).split()[0] == show(ranked[0], size).split()[0]]
 
 
 def clearly_best(result: PanelResult, size: int) -> str | None:
@@ -297,8 +303,9 @@ def compare_at(result: PanelResult, size: int) -> str:
     place, best_score = f"{place} ({size} px)", show(best, size)
     if not others:
         return f"{place} {names([best], size)} is alone"
-    if show(others[0], size).split()[0] == best_score.split()[0]:
-        return f"{place} {names([best, others[0]], size)} are level at the top"
+    level = level_at_top(result, size)
+    if len(level) > 1:
+        return f"{place} {names(level, size)} are level at the top"
     told = f"{place} {best.label} has the highest mean, {best_score}"
     if len(result.seeds) < ENOUGH_SEEDS:
         return f"{told} (next: {others[0].label}, {show(others[0], size)})"

@@ -130,7 +130,7 @@ def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]
     before = {name: {"images": data[f"{name}_images"]} for name in SPLITS if f"{name}_images" in data}
     before |= {"classes": data["classes"]} if "classes" in data else {}
     try:
-        before = read_json(path) if path.exists() else before
+        before = check_complete(read_json(path), seen) if path.exists() else before
         other = differences(before, seen)
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         raise ValueError(f"cannot read {path}: it is damaged; give another --out") from None
@@ -140,6 +140,20 @@ def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]
             "mean; bring its images back, or give another --out"
         )
     return path.exists() or config.data == "fashion" or not any((config.out / "runs").glob("*/*"))
+
+
+def check_complete(stored: Any, seen: dict[str, Any]) -> dict[str, Any]:
+    """Pass on a stored fingerprint that has all that one has.
+
+    Raises:
+        ValueError: If something is missing.
+    """
+    if [stored.keys(), *(stored[name].keys() for name in SPLITS)] != [
+        seen.keys(),
+        *(seen[name].keys() for name in SPLITS),
+    ]:
+        raise ValueError("it is no fingerprint")
+    return stored
 
 
 def make_plan(config: StudyConfig, images: str) -> Plan:

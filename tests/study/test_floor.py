@@ -1,0 +1,183 @@
+"""The floor of each panel, what counts above it, and the trivial ways to larger images."""
+
+import pytest
+import torch
+
+from ropevit.models.vit import ViT
+from ropevit.study.conclusions import NOTHING, conclusions
+from ropevit.study.config import StudyConfig
+from ropevit.study.cost import quartiles, summary
+from ropevit.study.figure import draw_curves
+from ropevit.study.floor import Floor, measure_floors, read_floor
+from ropevit.study.panels import by_tiles
+from ropevit.study.report import score_table
+from ropevit.study.results import BASELINES, panel_results, verdict
+from ropevit.study.train import train
+
+DATA = {"test_images": 300, "classes": ["a", "b"]}
+
+
+def never():
+    """Go on."""
+
+
+def says(model, panel, label):
+    """Make a model say one thing of everything."""
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+        outputs = model.head.bias.numel() // len(panel.labels)
+        model.head.bias.unflatten(0, (len(panel.labels), outputs))[label] = 1
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", ["field", "zoom"])
+@pytest.mark.parametrize("size", [4, 8, 12])
+def test_the_floor_is_what_a_model_that_learned_nothing_scores(make_job, name, size):
+    panel = make_job(name, settings={"test_canvases": 7}).panel
+    with torch.no_grad():
+        scores = [
+            panel.score(says(ViT(panel.model_config("none")), panel, label), size, never)
+            for label in range(len(panel.labels))
+        ]
+    guess = panel.floor(size)
+    assert guess.score == pytest.approx(scores[0] if name == "field" else max(scores), abs=1e-4)
+    assert 0 < guess.error < 50
+
+
+def test_the_floor_of_classes_that_are_not_balanced_is_the_largest_share(make_job):
+    panel = make_job("zoom").panel
+    panel.test.labels[:9] = 2
+    assert panel.floor(8).score == pytest.approx(100 * 10 / 12)
+
+
+def test_by_hand_a_tile_is_labelled_for_itself_and_the_last_one_wins():
+    images = torch.arange(2 * 36.0).unflatten(0, (2, 1, 6, 6))
+    corners = by_tiles(images, 4, lambda tiles: tiles[:, 0, :1, :1].expand(-1, 4, 4).long())
+    rows = [[0, 0, 2, 2, 2, 2]] * 2 + [[12, 12, 14, 14, 14, 14]] * 4
+    assert corners.tolist() == [rows, (torch.tensor(rows) + 36).tolist()]
+    whole = by_tiles(images, 6, lambda tiles: tiles[:, 0].long())
+    assert torch.equal(whole, images[:, 0].long())
+
+
+@pytest.mark.parametrize("name", ["field", "zoom"])
+def test_the_trivial_way_never_shows_a_model_more_than_its_training_size(make_job, name):
+    panel = make_job(name).panel
+    model, seen = ViT(panel.model_config("ape")).eval(), set()
+    model.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
+    embed = model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
+    with torch.no_grad():
+        assert 0 <= panel.baseline(model, 12, never) <= 100
+        assert seen == {(8, 8)}
+        embed.remove()
+        assert panel.baseline(model, 8, never) == panel.score(model, 8, never)
+    assert panel.baseline_name == BASELINES[name].format(size=8)
+
+
+def run(embedding, scores, seed=0, **more):
+    return {
+        "panel": "field", "embedding": embedding, "seed": seed, "metric": "mean IoU (%)", "train_size": 32,
+        "scores": dict(zip(("32", "64", "96"), scores, strict=True)), "parameters": 7, "step_ms": 1.0, **more,
+    }  # fmt: skip
+
+
+FLOORS = {"field": {"name": "everything background", "scores": {"32": 13.0, "64": 13.0, "96": 14.0}, "errors": {
+    "32": 0.1, "64": 0.1, "96": 8.0}}}  # fmt: skip
+
+
+def test_the_bar_is_two_errors_and_a_tenth_of_the_way_to_100():
+    floor = read_floor(FLOORS["field"])
+    assert isinstance(floor, Floor)
+    assert floor.bar(32) == pytest.approx(13 + 8.7)
+    assert floor.bar(96) == pytest.approx(14 + 16)
+    assert floor.bar(128) == float("-inf")
+    assert read_floor(None) is None
+
+
+def test_no_conclusion_is_drawn_from_models_at_the_floor():
+    results = panel_results([run("ape", (15.5, 15.1, 16)), run("rope_mixed", (16.5, 15.9, 17))], FLOORS)
+    told = conclusions(results, DATA)
+    assert told[0] == NOTHING
+    assert "more --steps" in NOTHING
+    assert "absolute (APE) (15.5) and RoPE-Mixed (16.5) did not learn: not counted" in told[1]
+    assert "The floor, everything background, gives 13.0 at 32 px" in told[1]
+    assert len(told) == 2
+    table = score_table(results[0])
+    assert not any(cell["best"] for row in table["rows"] for cell in row["cells"])
+    assert all(cell["text"].endswith("°") for row in table["rows"] for cell in row["cells"])
+    assert table["lines"][-1] == {"label": "floor: everything background", "cells": ["13.0", "13.0", "14.0"]}
+    assert conclusions(panel_results([run("ape", (15, 15, 16)), run("none", (16, 15, 17))]), DATA)[0] != NOTHING
+
+
+def test_a_model_that_did_not_learn_and_a_size_at_the_floor_are_left_out():
+    runs = [run("ape", (15, 14, 15)), run("rope_axial", (40, 30, 16)), run("rope_mixed", (42, 25, 29))]
+    told = " ".join(conclusions(panel_results(runs, FLOORS), DATA))
+    assert "RoPE-Mixed and RoPE-Axial have the highest mean in 1 of 2 measurements each" in told
+    assert "field: absolute (APE) (15.0) did not learn: not counted" in told
+    assert "at 96 px no score is above the floor: not counted" in told
+    assert "at 2x of it (64 px) RoPE-Axial has the highest mean, 30.0 (next: RoPE-Mixed, 25.0)" in told
+    assert "APE" not in told.replace("absolute (APE) (15.0) did not learn", "")
+    (result,) = panel_results([runs[0], runs[2]], FLOORS)
+    told = " ".join(conclusions([result], DATA))
+    assert "In short" not in told
+    assert "only RoPE-Mixed has scores that count, so there is nothing to compare" in told
+
+
+def test_a_curve_that_falls_to_the_floor_is_compared_where_another_does_not():
+    (result,) = panel_results([run("ape", (40, 20, 15)), run("rope_mixed", (41, 40, 35))], FLOORS)
+    assert "RoPE-Mixed has the highest mean in 3 of 3 measurements" in verdict([result])
+    assert not result.at_floor(result.curves[0], 32)
+    assert result.at_floor(result.curves[0], 64)
+
+
+def test_embeddings_that_are_level_are_all_named():
+    (result,) = panel_results([run(name, (50, 50, 50)) for name in ("ape", "rope_axial", "rope_mixed")])
+    assert "absolute (APE), RoPE-Axial and RoPE-Mixed have the highest mean in 3 of 3 measurements each" in verdict(
+        [result]
+    )
+
+
+def test_the_trivial_way_of_the_best_embedding_is_a_line_and_a_sentence():
+    tiles = {"64": 42.0, "96": 41.0}
+    runs = [run("ape", (40, 30, 20), baseline={"64": 1.0, "96": 1.0}), run("rope_mixed", (42, 43, 35), baseline=tiles)]
+    (result,) = panel_results(runs, FLOORS)
+    assert result.baseline.label == "RoPE-Mixed, in tiles of 32 px"
+    told = " ".join(conclusions([result], DATA))
+    assert "trivial way to 96 px, RoPE-Mixed, in tiles of 32 px, gives 41.0, more than the best" in told
+    assert score_table(result)["lines"][0]["cells"] == ["", "42.0", "41.0"]
+    (axes,) = draw_curves([result]).axes
+    drawn = {tuple(line.get_ydata()) for line in axes.lines if line.is_dashed()}
+    assert {(13, 13, 14), (42, 42, 41)} <= drawn
+    written = [text.get_text() for text in axes.texts]
+    assert {"floor: everything background", "RoPE-Mixed, in tiles of 32 px"} <= {*written}
+    assert axes.get_ylim()[0] == 0
+    del runs[1]["baseline"]
+    assert panel_results(runs, FLOORS)[0].baseline is None
+
+
+def test_a_run_measures_the_trivial_way_above_its_training_size_once(make_job, monkeypatch):
+    job = make_job()
+    result = train(job)
+    assert list(result["baseline"]) == ["12"]
+    monkeypatch.setattr(job.panel, "baseline", lambda *_: pytest.fail("it is known"))
+    assert train(job)["baseline"] == result["baseline"]
+
+
+def test_floors_are_measured_for_each_panel_and_size(images):
+    sizes = {"patch_size": 4, "train_size": 8, "test_sizes": (8, 12), "width": 16, "heads": 2}
+    floors = measure_floors(StudyConfig(**sizes), images)
+    assert set(floors) == {"field", "zoom"}
+    assert all(list(floor["scores"]) == ["8", "12"] for floor in floors.values())
+    assert floors["zoom"]["scores"]["8"] == pytest.approx(100 / 3, abs=1e-3)
+
+
+def test_times_are_compared_within_a_round():
+    found = summary({"ape": [10.0, 20.0, 30.0], "rope_mixed": [11.0, 22.0, 36.0]})
+    assert found["ratio"]["ape"] == [1, 1, 1]
+    assert found["ratio"]["rope_mixed"] == [1.1, 1.1, 1.15]
+    assert found["ms"]["rope_mixed"][1] == 22
+    assert (found["rounds"], quartiles([1, 2, 3, 4, 5])) == (3, [2, 3, 4])
+    (result,) = panel_results([run("ape", (40, 30, 20)), run("rope_mixed", (42, 43, 35))])
+    table = score_table(result, found)
+    assert [row["ratio"] for row in table["costs"]] == ["1.00 (1.00 to 1.00)", "1.10 (1.10 to 1.15)"]
+    assert not score_table(result)["timed"], "times from trainings that shared the machine are not shown"
