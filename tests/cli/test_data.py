@@ -28,7 +28,7 @@ def images(tmp_path):
 
 def test_a_sound_set_ends_with_0(images, capsys):
     assert run("check", images) == 0
-    assert "images: 6 of train, 6 of val\nno problems were found" in capsys.readouterr().out
+    assert "images: 6 of train, 6 of val; classes: 2\nno problems were found" in capsys.readouterr().out
 
 
 def test_problems_are_shown_and_written_and_end_with_1(images, tmp_path, capsys, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_made_set_is_sound_and_what_is_broken_is_found(layout, tmp_path, capsy
     assert run("check", made) == 0
     printed = capsys.readouterr().out
     assert f"wrote {made}\n" in printed
-    assert "images: 12 of train, 6 of val\n" in printed
+    assert "images: 12 of train, 6 of val; classes: " in printed
     next(iter(sorted(made.glob("annotations/**/*.*")))).write_bytes(b"{")
     assert run("check", made) == 1
     assert "annotations" in capsys.readouterr().out

@@ -24,7 +24,10 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def arguments(checkpoint, my_images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return ["eval", "--checkpoint", checkpoint, "--data", str(my_images), "--workers", "0", "--device", "cpu"]
+    data = tmp_path / "data" / "my_images"
+    data.mkdir(parents=True)
+    (data / "val").symlink_to(my_images)
+    return ["eval", "--checkpoint", checkpoint, "--data", str(data), "--workers", "0", "--device", "cpu"]
 
 
 def test_a_classifier_is_measured_at_sizes_with_commas_and_the_rest_later(arguments, tmp_path, capsys):

@@ -61,7 +61,7 @@ def test_labels_lie_on_the_shapes_of_their_colour(tiny):
         (
             lambda path: Image.new("L", size_of(path), 151).save(path),
             "unknown label",
-            "the label 151, expected 0",
+            "the label 151, expected 1 to 150 for the 150 classes; 0 and 255 are ignored",
         ),
         (lambda path: path.write_bytes(path.read_bytes()[:70]), "annotations", "labels that cannot be read"),
     ],
@@ -134,7 +134,7 @@ def test_classes_of_ones_own_come_first_and_labels_above_are_refused_and_found(t
     source = open_ade(tiny, "train")
     assert (len(source.classes), source.classes[12]) == (149, "thing 13")
     with_triangle = next(i for i in range(12) if (pixels(source.label_file(i)) == 150).any())
-    with pytest.raises(ValueError, match=r"\.png: the label 150, expected 0 to 149 .*\(unknown label\)"):
+    with pytest.raises(ValueError, match=r"\.png: the label 150, expected 1 to 149 .*\(unknown label\)"):
         source.read(with_triangle)
     assert set(found(tiny)) == {"unknown label"}
 
@@ -161,3 +161,77 @@ def test_a_sound_set_is_clean(tiny):
     report = check_dense(str(tiny))
     assert (dense_layout(str(tiny)), report.images, report.findings) == ("ade", {"train": 12, "val": 6}, [])
     assert dense_layout(str(tiny / "images")) is None
+
+
+def relabel(root, change):
+    for path in root.glob("annotations/*/*.png"):
+        Image.fromarray(change(pixels(path)).astype(np.uint8)).save(path)
+
+
+def test_255_is_ignored_as_0_is(tiny):
+    before = open_ade(tiny, "train").read(0)[1]
+    relabel(tiny, lambda stored: np.where(stored == 0, 255, stored))
+    assert np.array_equal(open_ade(tiny, "train").read(0)[1], before)
+    assert found(tiny) == []
+
+
+def test_label_0_is_a_class_where_classes_txt_names_it(tiny):
+    before = open_ade(tiny, "train").read(0)[1]
+    relabel(tiny, lambda stored: np.where(stored == 0, 255, stored - 1))  # as tools with a background write them
+    names = [f"thing {number}" for number in range(150)]
+    (tiny / "classes.txt").write_text("0: " + "\n".join(names))
+    source = open_ade(tiny, "train")
+    assert (source.classes, source.first_label) == (tuple(names), 0)
+    assert np.array_equal(source.read(0)[1], before)
+    (tiny / "classes.txt").write_text("0: " + "\n".join(names[:149]))
+    with_triangle = next(i for i in range(12) if (pixels(source.label_file(i)) == 149).any())
+    with pytest.raises(ValueError, match=r"the label 149, expected 0 to 148 for the 149 classes; 255 is ignored"):
+        open_ade(tiny, "train").read(with_triangle)
+
+
+def test_a_check_says_how_much_is_ignored_and_asks_what_0_is(tiny):
+    (zero, _) = check_dense(str(tiny)).notes
+    assert zero.startswith("train: ")
+    assert "% have label 0; is it a class, such as background? Then begin classes.txt with a line `0: NAME`" in zero
+    relabel(tiny, lambda stored: np.where(stored == 1, 0, stored))
+    report = check_dense(str(tiny))
+    assert [finding.kind for finding in report.findings] == ["ignored pixels"] * 2
+    assert not report.clean
+    relabel(tiny, lambda stored: np.where(stored == 0, 255, stored))
+    report = check_dense(str(tiny))
+    assert report.clean
+    assert "(0.0 % have label 0)" in report.notes[0]
+
+
+def test_pictures_that_share_labels_are_found(tiny):
+    picture = tiny / "images/training/ADE_train_00000001.jpg"
+    with Image.open(picture) as image:
+        image.save(picture.with_suffix(".png"))
+    (finding,) = check_dense(str(tiny)).findings
+    assert (finding.kind, finding.file) == ("shared labels", str(picture.with_suffix(".png")))
+    assert len(open_ade(tiny, "train")) == 13
+
+
+@pytest.mark.parametrize("number", [3, 6])
+@pytest.mark.parametrize("drawn", ["upright", "stored", "with the same EXIF"])
+def test_pictures_and_labels_are_turned_alike(number, drawn, tiny):
+    picture, file = tiny / "images/training/ADE_train_00000001.jpg", labels(tiny)
+    stored = pixels(file)
+    exif = Image.Exif()
+    exif[0x0112] = number
+    with Image.open(picture) as image:
+        image.load()
+        image.save(picture, exif=exif)
+    turned = np.rot90(stored, -1 if number == 6 else 2)
+    if drawn == "upright":
+        Image.fromarray(turned.astype(np.uint8)).save(file)
+    elif drawn != "stored":
+        Image.fromarray(stored.astype(np.uint8)).save(file, exif=exif)
+    image, truth = open_ade(tiny, "train").read(0)
+    upright = number == 3 or drawn != "stored"
+    expected = turned if drawn != "stored" else stored
+    assert np.array_equal(truth, np.where(expected == 0, IGNORED, expected - 1))
+    assert image.size == (truth.shape[1], truth.shape[0])
+    with Image.open(picture) as plain:
+        assert (image.size == plain.size) != (number == 6 and upright)
+    assert found(tiny) == ["orientation" if number == 6 else "unclear orientation"]

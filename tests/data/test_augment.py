@@ -102,10 +102,10 @@ def test_each_kind_gives_squares_of_bytes_that_processes_can_share(photo):
 
 def test_the_crop_for_measuring_is_that_of_the_published_evaluations():
     found = eval_transform(224, 0.875).transforms
-    assert (found[0].size, found[0].interpolation) == (256, transforms.InterpolationMode.BICUBIC)
+    assert (found[1].size, found[1].interpolation) == (256, transforms.InterpolationMode.BICUBIC)
     for size in (144, 160, 192, 224, 256, 320, 384, 512):
-        assert eval_transform(size, 0.875).transforms[0].size == int(256 / 224 * size)
-        assert eval_transform(size).transforms[0].size == size
+        assert eval_transform(size, 0.875).transforms[1].size == int(256 / 224 * size)
+        assert eval_transform(size).transforms[1].size == size
     ramp = Image.fromarray(np.tile(np.arange(90, dtype=np.uint8), (60, 1))).convert("RGB")
     assert eval_transform(60)(ramp)[0, 30].tolist() == list(range(15, 75)), "the middle"
 
@@ -128,3 +128,15 @@ def test_settings_that_cannot_be_are_refused(options, message):
         AugmentConfig(**options)
     with pytest.raises(ValueError, match="crop_ratio=0"):
         eval_transform(32, 0)
+
+
+def test_a_very_thin_picture_is_not_resized_as_a_whole(monkeypatch):
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *a, **k: sizes.append(size) or resize(self, size, *a, **k)
+    )
+    thin = Image.new("RGB", (60000, 2))
+    thin.paste("red", (29000, 0, 31000, 2))
+    assert eval_transform(32)(thin)[0].min() == 255, "the middle"
+    assert eval_transform(32)(thin.transpose(Image.Transpose.ROTATE_90))[0].min() == 255
+    assert sizes == [(32 * 16, 32), (32, 32 * 16)]

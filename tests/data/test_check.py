@@ -4,7 +4,9 @@ import pytest
 from PIL import Image
 
 from data.test_shards import samples, write
-from ropevit.data.check import ADVICE, check, look_at
+from ropevit.data.check import check
+from ropevit.data.findings import ADVICE
+from ropevit.data.looking import look_at
 
 
 def picture(path, number=0, size=(40, 40), mode="RGB", **options):
@@ -78,13 +80,14 @@ def test_greys_alone_are_no_problem(sound):
 
 def test_the_same_file_in_two_classes_or_splits_is_found(sound):
     content = (sound / "train/ant/0.png").read_bytes()
-    (sound / "train/ant/copy.png").write_bytes(content)  # in its own class: no matter
+    (sound / "train/ant/copy.png").write_bytes(content)
     (sound / "train/bee/copy.png").write_bytes(content)
     (sound / "val/ant/copy.png").write_bytes(content)
     report = check(str(sound))
     assert [finding[:3] for finding in report.findings] == [
         ("wrongly labelled", "train", "bee"),
         ("in two splits", "val", "ant"),
+        ("duplicate", "train", "ant"),
     ]
     assert report.findings[0].detail == f"the same as {sound}/train/ant/0.png, train, class ant"
 
@@ -131,7 +134,7 @@ def test_pictures_of_telephones_are_jpegs():
     file = BytesIO()
     views = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     views[0].save(file, "MPO", save_all=True, append_images=views[1:])
-    assert look_at(file.getvalue(), ".JPG") == []
+    assert look_at(file.getvalue(), ".JPG").found == []
 
 
 def test_nothing_to_check_is_refused(tmp_path):
@@ -139,3 +142,32 @@ def test_nothing_to_check_is_refused(tmp_path):
         check(str(tmp_path))
     with pytest.raises(ValueError, match="found no folder"):
         check(str(tmp_path / "nowhere"))
+
+
+def test_results_of_trainings_are_refused(sound):
+    (sound / "train/ant/metrics.jsonl").touch()
+    assert check(str(sound)).clean, "one file of such a name inside a class is no folder of runs"
+    (sound / "train/metrics.jsonl").touch()
+    with pytest.raises(ValueError, match="holds results, not data"):
+        check(str(sound))
+
+
+def test_what_is_not_looked_at_is_counted(sound):
+    (sound / "train/ant/notes.txt").touch()
+    (sound / "train/bee/.hidden.png").touch()
+    (sound / "train/loose.jpg").touch()
+    (sound / "README").touch()
+    report = check(str(sound))
+    assert report.others == {".txt": 1, "hidden": 1, ".jpg": 1, "without suffix": 1}
+    assert (report.classes, report.clean) == (2, True)
+
+
+def test_images_of_shards_that_are_no_samples_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROPEVIT_CACHE", str(tmp_path / "cache"))
+    image = dict(samples([1]))["001.png"]
+    dotted = [("photo4.2024.jpg", image), ("photo4.2024.cls", b"0")]
+    write(tmp_path / "train-0.tar", [*samples(range(3)), *dotted, ("000.mask.png", image)])
+    found = [finding for finding in check(str(tmp_path)).findings if finding.kind != "tiny"]
+    assert [(finding.kind, finding.file) for finding in found] == [
+        ("left out", f"{tmp_path}/train-0.tar:photo4.2024.jpg")
+    ]

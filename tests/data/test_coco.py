@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ropevit.data.check_dense import check_dense, dense_layout
 from ropevit.data.coco import open_coco
-from ropevit.data.faults import DROPPED, HANDLED, REFUSED
+from ropevit.data.faults import DROPPED, HANDLED, REFUSED, UNSEEN
+from ropevit.data.findings import ADVICE
 from ropevit.data.masks import decode_runs, mask_fault
 from ropevit.data.tiny import make_tiny
 
@@ -113,18 +114,13 @@ def test_boxes_without_an_area_are_left_out_and_listed(wrong, kind, tiny):
             "annotation 1 belongs to image 8, which is not listed",
         ),
         (
-            lambda content: content["annotations"][0].update(segmentation={"size": [9, 9], "counts": [81]}),
-            "damaged mask",
-            "annotation 1 of image 7 has runs of pixels for",
-        ),
-        (
             lambda content: content["images"][2].update(file_name="no.jpg"),
             "missing file",
             "no.jpg: image 27 is not there",
         ),
         (lambda content: content.pop("categories"), "annotations", "no list named 'categories'"),
         (lambda content: content["images"][1].pop("width"), "annotations", "images 17: width is None, no int"),
-        (lambda content: content["images"].append(None), "annotations", "images number 12: id is None"),
+        (lambda content: content["images"].append(None), "annotations", "images number 12 is None, no object"),
         (
             lambda content: content["annotations"][1].update(id=1),
             "annotations",
@@ -143,7 +139,7 @@ def test_what_cannot_be_handled_is_refused_and_found(change, kind, message, tiny
 def test_a_file_that_was_cut_off_is_refused_and_found(tiny):
     path = tiny / "annotations" / "instances_val2017.json"
     path.write_bytes(path.read_bytes()[:900])
-    with pytest.raises(ValueError, match=r"instances_val2017.json: no JSON, or cut off: .*line"):
+    with pytest.raises(ValueError, match=r"instances_val2017.json: the content is not readable JSON .*line"):
         open_coco(tiny, "val")
     assert [kind for kind, _ in found(tiny)] == ["annotations"]
 
@@ -155,12 +151,12 @@ def test_pictures_of_another_size_or_cut_off_are_found_and_never_trained_on(tiny
     source = open_coco(tiny, "train")
     with pytest.raises(ValueError, match=r"000000000007.jpg: image 7 has 70 x 300 pixels, its annotation says"):
         source.read(0)
-    with pytest.raises(OSError, match="truncated"):
+    with pytest.raises(ValueError, match="truncated"):
         source.read(1)
     assert [kind for kind, _ in found(tiny)] == ["truncated", "wrong size"]
 
 
-def test_pictures_are_not_turned_as_their_boxes_are_not(tiny):
+def test_pictures_that_were_annotated_as_stored_are_not_turned(tiny):
     path = tiny / "train2017" / f"{7:012}.jpg"
     with Image.open(path) as image:
         image.load()
@@ -169,6 +165,8 @@ def test_pictures_are_not_turned_as_their_boxes_are_not(tiny):
         image.save(path, exif=exif)
         size = image.size
     assert open_coco(tiny, "train").read(0)[0].size == size
+    told = [finding for finding in check_dense(str(tiny)).findings if finding.kind == "orientation"]
+    assert ["read as stored, as annotated" in finding.detail for finding in told] == [True]
 
 
 def test_folders_that_are_not_there_are_refused(tmp_path, tiny):
@@ -196,6 +194,8 @@ def test_a_sound_set_is_clean_and_what_is_handled_is_told(tiny):
 def test_every_fault_is_handled_in_one_way():
     assert not REFUSED & DROPPED
     assert not (REFUSED | DROPPED) & HANDLED
+    assert not (REFUSED | DROPPED | HANDLED) & UNSEEN
+    assert ADVICE.keys() >= REFUSED | DROPPED | HANDLED | UNSEEN
 
 
 @pytest.mark.parametrize(
@@ -239,3 +239,114 @@ def test_damaged_masks_are_found(mask, message):
     assert (fault is None) == (message is None)
     if message:
         assert re.search(message, fault)
+
+
+def annotate(**values):
+    return lambda content: content["annotations"][0].update(values)
+
+
+def describe(**values):
+    return lambda content: content["images"][0].update(values)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [[[]], [[1, 2, 3, 4]], [1, 2, 3, 4, 5, 6], {"size": [9, 9], "counts": [81]}, "text", [[0, 0, 4, 0, 4, None]]],
+)
+def test_masks_that_are_damaged_do_not_keep_boxes_from_being_trained_on_and_are_found(mask, tiny):
+    before = open_coco(tiny, "train").boxes
+    edit(tiny, annotate(segmentation=mask))
+    assert np.array_equal(open_coco(tiny, "train").boxes, before)
+    ((kind, detail),) = found(tiny)
+    assert (kind, detail[:26]) == ("damaged mask", "annotation 1 of image 7 ha")
+
+
+def test_whole_numbers_may_be_written_with_a_point_and_fields_of_the_evaluator_be_null(tiny):
+    before = open_coco(tiny, "train")
+
+    def change(content):
+        for name, keys in (
+            ("images", ("id", "height", "width")),
+            ("categories", ("id",)),
+            ("annotations", ("image_id",)),
+        ):
+            for entry in content[name]:
+                entry.update({key: float(entry[key]) for key in keys})
+        for entry in content["annotations"]:
+            entry.update(area=None, iscrowd=float(entry["iscrowd"]) or None)
+
+    edit(tiny, change)
+    after = open_coco(tiny, "train")
+    assert (after.images, after.category_ids) == (before.images, before.category_ids)
+    assert np.array_equal(after.boxes, before.boxes)
+    assert all(type(value) is int for image in after.images for value in (image[0], *image[2:]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (annotate(iscrowd="0"), "annotations 1: iscrowd is '0', expected 0 or 1"),
+        (annotate(iscrowd="no"), "iscrowd is 'no', expected 0 or 1"),
+        (annotate(iscrowd=2), "iscrowd is 2, expected 0 or 1"),
+        (annotate(area="9"), "annotations 1: area is '9', expected a number"),
+        (annotate(area=float("nan")), "area is nan, expected a number"),
+        (annotate(id=7.5), "annotations 7.5: id is 7.5, no int"),
+        (annotate(id=2**60), "id is 1152921504606846976, expected at most"),
+        (describe(height=10**400), "images 7: height is 1000.*, expected 1 to 1000000000 pixels"),
+        (describe(height=0), "images 7: height is 0, expected 1 to"),
+        (describe(width=-5), "images 7: width is -5, expected 1 to"),
+        (describe(width=True), "images 7: width is True, no int"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_with_their_entry(change, message, tiny):
+    edit(tiny, change)
+    with pytest.raises(ValueError, match=rf"{message}.*\(annotations\); correct or remove it") as error:
+        open_coco(tiny, "train")
+    assert len(str(error.value)) < 400
+    assert "annotations" in {kind for kind, _ in found(tiny)}
+
+
+@pytest.mark.parametrize("wrong", [[True] * 4, [1, 2, True, 4], [10**400, 1, 2, 3]])
+def test_truth_values_and_monsters_are_no_boxes(wrong, tiny):
+    edit(tiny, box(wrong))
+    with pytest.raises(ValueError, match=r"has the box .*\(damaged box\)") as error:
+        open_coco(tiny, "train")
+    assert len(str(error.value)) < 400
+
+
+def test_long_runs_are_decoded_in_linear_time_and_numbers_without_end_are_refused():
+    assert decode_runs("o" * 300_000) is None
+    assert decode_runs("1" * 300_000)[:4] == [1, 1, 1, 2]
+
+
+def turn_file(path, number):
+    with Image.open(path) as image:
+        image.load()
+        exif = image.getexif()
+        exif[0x0112] = number
+        image.save(path, exif=exif, quality=95)
+        return image.size
+
+
+@pytest.mark.parametrize(("number", "kind"), [(6, "orientation"), (3, "unclear orientation"), (1, None)])
+def test_photos_annotated_as_they_are_seen_are_turned_upright(number, kind, tiny):
+    path = tiny / "train2017" / f"{7:012}.jpg"
+    width, height = turn_file(path, number)
+    if number == 6:
+        edit(tiny, describe(width=height, height=width))
+        edit(tiny, lambda content: [a.update(bbox=[1, 1, 5, 5]) for a in content["annotations"] if a["image_id"] == 7])
+    picture = np.asarray(open_coco(tiny, "train").read(0)[0])
+    with Image.open(path) as image:
+        assert np.array_equal(picture, np.asarray(ImageOps.exif_transpose(image)))
+    kinds = {finding.kind: finding.detail for finding in check_dense(str(tiny)).findings}
+    assert {name for name in kinds if "orientation" in name} == ({kind} if kind else set())
+    assert "wrong size" not in kinds
+    if kind == "orientation":
+        assert "read turned upright, as annotated" in kinds[kind]
+
+
+def test_pictures_that_no_annotation_lists_are_counted(tiny):
+    (tiny / "train2017/other.jpg").write_bytes((tiny / f"train2017/{7:012}.jpg").read_bytes())
+    report = check_dense(str(tiny))
+    assert report.others == {".jpg that no annotation lists": 1}
+    assert report.classes == 3

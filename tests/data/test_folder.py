@@ -76,24 +76,25 @@ def test_transparent_pixels_become_white(tmp_path):
     for name in ("a", "b"):
         for index in range(2):
             (tmp_path / name).mkdir(exist_ok=True)
-            Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / name / f"{index}.png")
+            Image.new("RGBA", (8, 8 + index), (0, 0, 0, 0)).save(tmp_path / name / f"{index}.png")
     assert load_folder(tmp_path, 8)[0].images.min() == 255
 
 
 def test_the_middle_is_cut_out_and_turned_upright(tmp_path):
     pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels += 1
     pixels[:, 10:20] = 255  # white in the middle
     for name in ("a", "b"):
         for index in range(2):
             (tmp_path / name).mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+            Image.fromarray(pixels - index).save(tmp_path / name / f"{index}.png")
     assert load_folder(tmp_path, 10)[0].images.min() == 255
     corner = np.zeros((16, 16, 3), np.uint8)
     corner[:8, 8:] = 255  # top right; upright it is bottom right (orientation 6 turns clockwise)
     exif = Image.Exif()
     exif[0x0112] = 6
-    for file in tmp_path.rglob("*.png"):
-        Image.fromarray(corner).save(file, exif=exif)
+    for number, file in enumerate(tmp_path.rglob("*.png")):
+        Image.fromarray(np.maximum(corner, number)).save(file, exif=exif)
     upright = load_folder(tmp_path, 16)[0].images[0, 0]
     assert upright[12, 12] > 200
     assert upright[3, 12] < 50
@@ -151,7 +152,7 @@ def test_folders_that_hold_no_classes_are_refused(tmp_path, flat):
 
 def test_too_few_images_are_refused(flat):
     picture(flat / "rare" / "0.png")
-    with pytest.raises(ValueError, match="fewer than 2 images of rare"):
+    with pytest.raises(ValueError, match="fewer than 2 different images of rare"):
         load_folder(flat, 16)
     (flat / "rare" / "1.png").write_bytes(b"")
     with pytest.raises(ValueError, match=r"found no readable train image of rare .*1.png"):

@@ -3,9 +3,10 @@ import pickle
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from ropevit.data.images import SUFFIXES
-from ropevit.data.listing import Names, find_images, image_names
+from ropevit.data.formats import SUFFIXES
+from ropevit.data.listing import Names, class_files, find_images, image_names, search, subfolders
 
 
 def test_a_listing_is_that_of_a_recursive_search(tmp_path):
@@ -28,10 +29,30 @@ def test_a_listing_is_that_of_a_recursive_search(tmp_path):
     searched = sorted(
         file.relative_to(tmp_path / "set")
         for file in (tmp_path / "set").rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+        if file.suffix.lower() in SUFFIXES and file.is_file() and not set(file.name[:1] + file.parent.name[:1]) & {"."}
     )
     assert image_names(tmp_path / "set") == [str(file) for file in searched]
-    assert len(searched) == 7
+    assert len(searched) == 6
+
+
+def test_folders_that_systems_hide_are_not_entered_and_all_other_files_are_counted(tmp_path):
+    for name in ("a.jpg", ".ipynb_checkpoints/a.jpg", "__MACOSX/b.jpg", "in/@eaDir/c.jpg", "b.TXT", "c.txt", "README"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    found = search(tmp_path)
+    assert found.names == ["a.jpg"]
+    assert found.others == {"hidden": 3, ".txt": 2, "without suffix": 1, "link": 1}
+    assert [folder.name for folder in subfolders(tmp_path)] == ["in"]
+
+
+def test_results_are_not_taken_for_classes(tmp_path):
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / run / "curves.png")
+        (tmp_path / run / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=r"holds results, not data: found .*metrics.jsonl; give a folder of images"):
+        class_files(tmp_path)
 
 
 def test_names_of_any_bytes_are_packed_and_sent():
@@ -55,5 +76,5 @@ def test_places_without_images_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no image file or folder at gone.jpg; check the path"):
         find_images([Path("gone.jpg"), tmp_path])
-    with pytest.raises(ValueError, match=r"found no images in .*empty; expected files ending in .bmp"):
+    with pytest.raises(ValueError, match=r"found no images in .*empty; expected files ending in .avif"):
         find_images([tmp_path / "empty"])

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from ropevit.data.augment import AugmentConfig, eval_transform, train_transform
 from ropevit.data.loading import eval_batches, train_batches
 from ropevit.data.order import TrainOrder
-from ropevit.data.sources import open_source
+from ropevit.data.sources import FolderSource, open_source
 
 SIMPLE = train_transform(AugmentConfig(kind="simple"), 16)
 VARIED = train_transform(AugmentConfig(kind="three_augment"), 16)
@@ -122,7 +122,7 @@ def test_ten_bad_files_in_a_row_end_the_training(folder):
 
 @pytest.mark.parametrize("world", [1, 2, 5])
 def test_measuring_sees_each_image_once_and_no_bad_one(folder, world):
-    source = open_source(str(folder / "train"), "val")
+    source = FolderSource(folder / "train", "all")
     (folder / source.describe(7)).write_bytes(b"nothing")
     seen, bad = [], []
     for rank in range(world):
@@ -136,7 +136,7 @@ def test_measuring_sees_each_image_once_and_no_bad_one(folder, world):
 
 
 def test_a_batch_of_bad_files_alone_is_empty(folder):
-    source = open_source(str(folder / "train"), "val")
+    source = FolderSource(folder / "train", "all")
     (folder / source.describe(11)).write_bytes(b"nothing")
     *_, last = eval_batches(source, eval_transform(16), 11, workers=0)
     assert (last.images.shape, last.labels.shape, last.bad) == ((0, 3, 0, 0), (0,), [11])
@@ -157,7 +157,7 @@ import os, signal
 from ropevit.data.augment import AugmentConfig, train_transform
 from ropevit.data.loading import train_batches
 from ropevit.data.order import TrainOrder
-from ropevit.data.sources import open_source
+from ropevit.data.sources import FolderSource, open_source
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: print("noted"))

@@ -41,6 +41,15 @@ def samples(numbers, classes=3):
         yield f"{number:03d}.cls", str(number % classes).encode()
 
 
+def enlarged(raw, size):
+    """Give the first member of a tar another length, in base 256 as GNU tar does."""
+    head = bytearray(raw[:512])
+    head[124:136] = b"\x80" + size.to_bytes(11, "big")
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + raw[512:]
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ROPEVIT_CACHE", str(tmp_path / "cache"))
@@ -122,7 +131,11 @@ def test_a_thousand_labels_are_those_of_imagenet(tmp_path):
     assert open_source(str(tmp_path / "train.tar"), "train").classes == imagenet_classes()
 
 
-def test_an_index_is_kept_until_the_shard_changes(shards, monkeypatch, caplog, cache):
+@pytest.mark.parametrize("error", [None, NotImplementedError, RuntimeError, UnicodeDecodeError])
+def test_an_index_is_kept_until_the_shard_changes(error, shards, monkeypatch, caplog, cache):
+    def broken(_):
+        raise error("utf-8", b"", 0, 1, "odd") if error is UnicodeDecodeError else error("odd")
+
     scanned = []
     scan = tar_index_module.scan
     monkeypatch.setattr(tar_index_module, "scan", lambda path: scanned.append(path.name) or scan(path))
@@ -136,9 +149,74 @@ def test_an_index_is_kept_until_the_shard_changes(shards, monkeypatch, caplog, c
     assert scanned[4:] == ["some-train-03.tar"]
     for kept in (cache / "shards").iterdir():
         kept.write_bytes(kept.read_bytes()[:100])
+    if error:
+        monkeypatch.setattr(tar_index_module.np, "load", broken)
     with caplog.at_level(logging.WARNING):
         assert len(open_source(str(shards), "train")) == 22
     assert "cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"offsets": np.array([0])},
+        {"labels": np.array([-1] * 6)},
+        {"keys_ends": np.array([9] * 6)},
+        {"offsets": np.array([10**9] * 6)},
+        {"sizes": np.array([])},
+        {"labels": np.array(list("abcdef"))},
+    ],
+)
+def test_arrays_of_a_kept_index_that_do_not_fit_are_not_believed(arrays, shards, cache, caplog):
+    first = open_source(str(shards / "some-train-00.tar"), "train")
+    (kept,) = (cache / "shards").iterdir()
+    with np.load(kept) as found:
+        changed = dict(found) | arrays
+    np.savez(kept, **changed)
+    again = open_source(str(shards / "some-train-00.tar"), "train")
+    assert [first.raw(index) for index in range(6)] == [again.raw(index) for index in range(6)]
+    assert "anew" in caplog.text
+
+
+def test_images_with_more_dots_in_their_names_are_left_out_with_a_word(tmp_path, caplog):
+    dotted = [("photo4.2024.jpg", png(1)), ("photo4.2024.cls", b"0"), ("b.seg.png", png(2))]
+    write(tmp_path / "train.tar", [*dotted, ("b.png", png(3)), ("b.cls", b"0")])
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        assert len(open_source(str(tmp_path), "train")) == 1
+        assert "left out 1 images" in caplog.text
+        assert "(a key ends at the first): photo4.2024.jpg" in caplog.text
+    write(tmp_path / "train.tar", dotted)
+    with pytest.raises(
+        ValueError, match=r"holds no images \(with more than one dot in their names: photo4.2024.jpg, b"
+    ):
+        open_source(str(tmp_path), "train")
+
+
+def sparse(path, name):
+    """Write a tar of a few kB with a member of 30 GB, as GNU tar stores files with holes."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = tarfile.GNUTYPE_SPARSE, 0
+    head = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    head[386:482] = b"%011o\0%011o\0" % (30 * 2**30, 0) + b"\0" * 72
+    head[483:495] = b"%011o\0" % (30 * 2**30)
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    path.write_bytes(bytes(head) + bytes(1024))
+
+
+@pytest.mark.parametrize("name", ["a.cls", "a.json", "a.png"])
+def test_sparse_members_are_refused(name, tmp_path):
+    sparse(tmp_path / "train.tar", name)
+    with pytest.raises(ValueError, match=rf"train.tar: {name} is a sparse file, which is not read"):
+        open_source(str(tmp_path), "train")
+
+
+def test_a_label_that_is_far_too_long_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_index_module, "LONGEST_LABEL", 9)
+    write(tmp_path / "train.tar", [("a.png", png(1)), ("a.cls", b"0" * 10)])
+    with pytest.raises(ValueError, match=r"train.tar: a.cls is a label of 10 bytes, which is not read"):
+        open_source(str(tmp_path), "train")
 
 
 @pytest.mark.parametrize(
@@ -149,8 +227,9 @@ def test_an_index_is_kept_until_the_shard_changes(shards, monkeypatch, caplog, c
         (lambda raw: b"x" * 512 + raw[512:], "is damaged or no plain tar"),
         (lambda raw: raw[:0], r"is damaged or no plain tar \(empty file\)"),
         (lambda raw: b"\x1f\x8b" + raw, "is damaged or no plain tar"),
+        (lambda raw: enlarged(raw, 2**87), r"is damaged or no plain tar \(cannot fit 'int'"),
     ],
-    ids=["cut", "middle", "head", "empty", "packed"],
+    ids=["cut", "middle", "head", "empty", "packed", "huge"],
 )
 def test_a_damaged_shard_is_named(shards, damage, message):
     path = shards / "some-train-01.tar"
@@ -168,6 +247,7 @@ def test_a_damaged_shard_is_named(shards, damage, message):
         ([("a.png", b"x"), ("a.cls", b"cat")], r"a.cls has the label b'cat'; expected a whole number"),
         ([("a.png", b"x"), ("a.cls", b"-1")], "has the label -1"),
         ([("a.png", b"x"), ("a.json", b'{"label": "cat"}')], "has the label 'cat'"),
+        ([("a.png", b"x"), ("a.json", b"[" * 100_000 + b"]" * 100_000)], r"a.json has the label b'\[\[\[\["),
         ([("a.png", b"x"), ("a.cls", b"5000000")], "label 5000000; expected a whole number from 0, below 100000"),
         ([("a.png", b"x"), ("a.jpg", b"x"), ("a.cls", b"0")], "two images of a;"),
         ([("a.txt", b"x")], "holds no images"),

@@ -47,11 +47,12 @@ def test_folders_of_classes_are_read_in_the_order_of_their_names(folder):
 def test_names_in_any_letters_and_at_any_depth_are_found(tmp_path):
     files = ["a/ü 1.JPEG", "a/deep/er/2.png", "a-b/3.webp", "a/.hidden.png", "a/notes.txt", "a/deep-er/4.png"]
     for file in files:
-        picture(tmp_path / file) if not file.endswith("txt") else (tmp_path / file).write_text("x")
+        place = tmp_path / "val" / file
+        picture(place) if not file.endswith("txt") else place.write_text("x")
     source = open_source(str(tmp_path), "val")
     found = [source.describe(index) for index in range(len(source))]
     expected = ["a/deep/er/2.png", "a/deep-er/4.png", "a/ü 1.JPEG", "a-b/3.webp"]
-    assert found == [str(tmp_path / name) for name in expected], "the order of paths, part by part"
+    assert found == [str(tmp_path / "val" / name) for name in expected], "the order of paths, part by part"
 
 
 def test_classes_alone_serve_to_measure_on_but_not_to_train(tmp_path):
@@ -87,7 +88,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
 
 
 def test_a_bad_file_is_an_error_that_loaders_know(folder):
-    from ropevit.data.images import UNREADABLE
+    from ropevit.data.decoding import UNREADABLE
 
     (folder / "train/ant/0.png").write_bytes(b"nothing")
     with pytest.raises(UNREADABLE):

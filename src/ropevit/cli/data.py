@@ -1,6 +1,7 @@
 """`ropevit data`."""
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,11 +17,14 @@ from rich.table import Table
 
 from ropevit.cli.console import Console, TextColumn
 from ropevit.data.augment import AugmentConfig, Kind, train_transform
-from ropevit.data.check import ADVICE, HARMLESS, Finding, Report, check
+from ropevit.data.check import check
 from ropevit.data.check_dense import check_dense, dense_layout
+from ropevit.data.findings import ADVICE, HARMLESS, Finding, Report
 from ropevit.data.sources import open_source
 from ropevit.data.speed import measure
 from ropevit.data.tiny import COUNTS, make_tiny
+from ropevit.files import write_text
+from ropevit.text import csv_cell
 
 #: Examples that the table of problems shows of each kind.
 EXAMPLES = 3
@@ -122,8 +126,7 @@ def run_check(config: CheckConfig) -> None:
     console = Console()
     with bar(console, "reading images") as update:
         report = check_dense(config.path, update) if dense_layout(config.path) else check(config.path, update)
-    counts = ", ".join(f"{count} of {split}" for split, count in report.images.items())
-    console.print(f"images: {counts or 'none'}", soft_wrap=True, highlight=False)
+    console.print("\n".join(summary(report)), soft_wrap=True, highlight=False)
     if report.findings:
         console.print(findings_table(report))
         if config.out:
@@ -134,6 +137,15 @@ def run_check(config: CheckConfig) -> None:
         console.print("no problems were found")
     else:
         sys.exit(1)
+
+
+def summary(report: Report) -> Iterator[str]:
+    """Say in lines what was looked at, and what was not."""
+    counts = ", ".join(f"{count} of {split}" for split, count in report.images.items())
+    yield f"images: {counts or 'none'}; classes: {report.classes}"
+    if report.others:
+        yield f"not looked at: {', '.join(f'{count} {what}' for what, count in report.others.most_common())}"
+    yield from report.notes
 
 
 def findings_table(report: Report) -> Table:
@@ -151,16 +163,16 @@ def findings_table(report: Report) -> Table:
 
 def example(finding: Finding) -> str:
     """Name a file, or a class, and what is wrong with it."""
-    return f"{finding.file or f'{finding.label} ({finding.split})'}: {finding.detail}"
+    return f"{finding.file or f'{finding.label} ({finding.split})'.strip()}: {finding.detail}"
 
 
 def write_findings(path: Path, findings: list[Finding]) -> None:
     """Write everything that was found as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["kind", "split", "class", "file", "detail"])
-        writer.writerows(findings)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["kind", "split", "class", "file", "detail"])
+    writer.writerows(map(csv_cell, finding) for finding in findings)
+    write_text(path, text.getvalue())
 
 
 def run_speed(config: SpeedConfig) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ropevit.data.ade_classes import CLASSES, read_classes
+from ropevit.data.ade_classes import CLASSES, first_label, read_classes
+from ropevit.data.decoding import UNREADABLE, fitting_turn, opened, orientation, reason, to_rgb, turn
 from ropevit.data.faults import Fault, refuse
-from ropevit.data.images import UNREADABLE, reason, to_rgb
 from ropevit.data.listing import image_names
 
 #: Label of pixels that are nothing; no loss and no score counts them.
@@ -32,24 +32,43 @@ class AdeSource:
     files: tuple[str, ...]
     """Names of the pictures."""
     classes: tuple[str, ...]
-    """Names of the classes; label PNGs count them from 1."""
+    """Names of the classes; label PNGs count them from `first_label` on."""
+    first_label: int = 1
+    """1, and then 0 is ignored, or 0."""
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, index: int) -> tuple[Image.Image, UInt8[np.ndarray, "H W"]]:
-        """Read a picture as RGB, not turned, and its labels: classes from 0, IGNORED where there is none.
+        """Read a picture as RGB, and its labels: classes from 0, IGNORED where there is none.
+
+        It is turned upright by its EXIF, unless only the picture as stored has the labels' size.
 
         Raises:
-            ValueError: If the labels do not belong to the picture, with file and reason.
-            OSError: If the picture cannot be read; also others of `images.UNREADABLE`.
+            ValueError: If the labels do not belong to the picture, with file and reason, or it cannot be decoded.
+            OSError: If it cannot be opened.
         """
-        with Image.open(self.describe(index)) as image:
-            picture = to_rgb(image)
-        found = read_labels(self.label_file(index), picture.size, len(self.classes))
+        with opened(Path(self.describe(index))) as image:
+            stored, picture = orientation(image), to_rgb(image)
+        found = self.read_labels(index, picture.size, stored)
         if isinstance(found, Fault):
             raise refuse(found)
-        return picture, found
+        return turn(picture, fitting_turn(picture.size, stored, found.shape[::-1]) or 1), found
+
+    def read_labels(self, index: int, size: tuple[int, int], stored: int = 1) -> UInt8[np.ndarray, "H W"] | Fault:
+        """Read the labels of a picture, or say what is wrong with them.
+
+        Args:
+            index: Which picture.
+            size: Width and height as stored.
+            stored: Orientation in which it is stored, as EXIF counts.
+        """
+        return read_labels(self.label_file(index), size, len(self.classes), self.first_label, stored)
+
+    def count_label(self, index: int, label: int) -> int:
+        """Count the pixels of a label as it is in the file."""
+        with opened(self.label_file(index)) as image:
+            return image.histogram()[label]
 
     def describe(self, index: int) -> str:
         """Say which picture it is."""
@@ -65,8 +84,8 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
 
     Args:
         root: Folder with `images` and `annotations`, each with `training` and `validation`. The names of the classes
-            are in `classes.txt` (one a line, the first of label 1), or in `objectInfo150.txt` as published; without
-            either there are 150, and they are numbered.
+            are in `classes.txt` (one a line, the first of label 1; or of label 0, as `0: NAME`), or in
+            `objectInfo150.txt` as published; without either there are 150, and they are numbered.
         split: Which.
 
     Raises:
@@ -84,7 +103,15 @@ def list_ade(root: Path | str, split: str) -> AdeSource:
     names = image_names(root / "images" / folder) if (root / "images" / folder).is_dir() else []
     if not names:
         raise ValueError(f"found no pictures in {root / 'images' / folder}; expected those of ADE20K, as it unpacks")
-    return AdeSource(name=f"ade/{split}", root=root, folder=folder, files=tuple(names), classes=read_classes(root))
+    classes = read_classes(root)
+    return AdeSource(
+        name=f"ade/{split}",
+        root=root,
+        folder=folder,
+        files=tuple(names),
+        classes=classes,
+        first_label=first_label(root),
+    )
 
 
 def lonely(source: AdeSource) -> Iterator[Fault]:
@@ -98,26 +125,44 @@ def lonely(source: AdeSource) -> Iterator[Fault]:
         yield Fault("missing file", str(folder / name), "labels without a picture")
 
 
-def read_labels(path: Path, size: tuple[int, int], classes: int = CLASSES) -> UInt8[np.ndarray, "H W"] | Fault:
+def shared_labels(source: AdeSource) -> Iterator[Fault]:
+    """Find pictures that have the labels of another one, as x.jpg and x.png have."""
+    owners: dict[Path, str] = {}
+    for index in range(len(source)):
+        file = source.label_file(index)
+        first = owners.setdefault(file, source.describe(index))
+        if first != source.describe(index):
+            yield Fault("shared labels", source.describe(index), f"has the labels {file}, as {first} has")
+
+
+def read_labels(
+    path: Path, size: tuple[int, int], classes: int = CLASSES, first: int = 1, stored: int = 1
+) -> UInt8[np.ndarray, "H W"] | Fault:
     """Read the labels of a picture, or say what is wrong with them.
 
     Args:
-        path: Label PNG, one byte a pixel: 0 nothing, then the classes from 1.
-        size: Width and height of the picture.
+        path: Label PNG, one byte a pixel: classes from `first` on; 0 is ignored unless it is a class, so is 255.
+        size: Width and height of the picture as stored.
         classes: Number of classes.
+        first: Label of the first class, 0 or 1.
+        stored: Orientation in which the picture is stored, as EXIF counts: labels may be for the upright picture.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                return Fault(
-                    "wrong mode", str(path), f"labels of mode {image.mode}, expected one byte a pixel (L or P)"
-                )
-            if image.size != size:
-                found, wanted = (f"{width} x {height}" for width, height in (image.size, size))
-                return Fault("wrong size", str(path), f"labels of {found} pixels for a picture of {wanted}")
-            stored = np.array(image)
+        with opened(path) as image:
+            mode, labels = image.mode, np.array(turn(image, orientation(image)))
     except UNREADABLE as error:
         return Fault("annotations", str(path), f"labels that cannot be read: {reason(error)}")
-    if stored.max() > classes:
-        return Fault("unknown label", str(path), f"the label {stored.max()}, expected 0 to {classes}")
-    return np.where(stored == 0, IGNORED, stored - 1).astype(np.uint8)
+    if mode not in ("L", "P"):
+        return Fault("wrong mode", str(path), f"labels of mode {mode}, expected one byte a pixel (L or P)")
+    height, width = labels.shape
+    if fitting_turn(size, stored, (width, height)) is None:
+        wanted = f"{size[0]} x {size[1]}"
+        return Fault("wrong size", str(path), f"labels of {width} x {height} pixels for a picture of {wanted}")
+    last = first + classes - 1
+    unknown = labels[(labels > last) & (labels != IGNORED)]
+    if unknown.size:
+        ignored = "0 and 255 are ignored" if first else "255 is ignored"
+        expected = f"expected {first} to {last} for the {classes} classes; {ignored}"
+        return Fault("unknown label", str(path), f"the label {unknown.max()}, {expected}")
+    no_class = (labels < first) | (labels > last)
+    return np.where(no_class, IGNORED, labels - np.uint8(first)).astype(np.uint8)

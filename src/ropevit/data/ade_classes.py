@@ -1,13 +1,16 @@
 """Names of the classes of a data set in the layout of ADE20K."""
 
+import re
 from pathlib import Path
 
-#: Classes of the published set; label PNGs count them from 1, 0 is nothing.
+#: Classes of the published set; label PNGs count them from 1, 0 is ignored.
 CLASSES = 150
-#: Most classes that one byte a pixel can tell apart, besides nothing.
+#: Most classes that one byte a pixel can tell apart, besides what is ignored.
 MOST = 255
-#: Names of the classes of one's own set: one a line, the first of label 1.
+#: Names of the classes of one's own set: one a line, the first of label 1; or the first of label 0, written `0: NAME`.
 OWN = "classes.txt"
+#: How the first line of such a file names label 0.
+ZERO = re.compile(r"0\s*:\s*(.*)")
 #: The table that comes with the published set.
 PUBLISHED = "objectInfo150.txt"
 #: Its columns, separated by tabs; synonyms in a name are separated by commas. Some copies have a column `Stuff`, too.
@@ -21,7 +24,7 @@ def read_classes(root: Path) -> tuple[str, ...]:
         root: Folder of the data set.
 
     Returns:
-        Names of the labels from 1.
+        Names of the labels from `first_label` on.
 
     Raises:
         ValueError: If a file is there and cannot be read so.
@@ -29,23 +32,34 @@ def read_classes(root: Path) -> tuple[str, ...]:
     for file, read in ((root / OWN, own_names), (root / PUBLISHED, published_names)):
         if file.exists():
             try:
-                return read(file.read_text(encoding="utf-8").splitlines())
+                return read(file.read_text(encoding="utf-8-sig").splitlines())
             except (OSError, ValueError) as error:
                 raise ValueError(f"{file}: {error}; correct it, or remove it to number the classes") from error
     return tuple(f"class {number}" for number in range(1, CLASSES + 1))
 
 
+def first_label(root: Path) -> int:
+    """Tell which label is that of the first class: 0 where classes.txt names it, else 1, and 0 is ignored."""
+    file = root / OWN
+    lines = file.read_text(encoding="utf-8-sig").splitlines() if file.exists() else []
+    return 0 if lines and ZERO.fullmatch(lines[0].strip()) else 1
+
+
 def own_names(lines: list[str]) -> tuple[str, ...]:
-    """Read names one a line.
+    """Read names one a line; the first may be that of label 0.
 
     Raises:
         ValueError: If there are none or too many, or a line is empty.
     """
     names = tuple(line.strip() for line in lines)
+    zero = ZERO.fullmatch(names[0]) if names else None
+    if zero:
+        names = (zero[1], *names[1:])
     if not 1 <= len(names) <= MOST:
         raise ValueError(f"{len(names)} lines, expected 1 to {MOST} names of classes, one a line")
     if "" in names:
-        raise ValueError(f"line {names.index('') + 1} is empty, expected the name of label {names.index('') + 1}")
+        number = names.index("") + 1
+        raise ValueError(f"line {number} is empty, expected the name of label {number - bool(zero)}")
     return names
 
 

@@ -1,21 +1,53 @@
 """Look for what would spoil a training on COCO or ADE20K, or folders in their layouts."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image
-
-from ropevit.data.ade import FOLDERS, list_ade, lonely, read_labels
-from ropevit.data.check import ADVICE, Finding, Report, look_at
-from ropevit.data.coco import CocoFile, judge, missing_files, places, read_coco, sizes
+from ropevit.data.ade import FOLDERS, IGNORED, AdeSource, list_ade, lonely, shared_labels
+from ropevit.data.coco import CocoFile, judge, judge_mask, missing_files, places, read_coco, sizes
+from ropevit.data.decoding import fitting_turn, reason, upright_size
 from ropevit.data.faults import Fault
-from ropevit.data.images import UNREADABLE, reason
+from ropevit.data.findings import Finding, Report, ordered
+from ropevit.data.listing import Search, search, undecodable
+from ropevit.data.looking import Looked, look_at, mixed_depths
 
-#: Looks at one picture and its annotation, and says what is wrong.
-Look = Callable[[], list[Fault]]
+#: Share of label 0, where it is ignored, from which on a check asks whether it is a class.
+MUCH = 0.25
+
+
+class Seen(NamedTuple):
+    """What a look at a picture and its annotation gave."""
+
+    file: str
+    faults: list[Fault]
+    scale: str = ""
+    """Name of the scale of a deep picture."""
+    labels: Counter[str] | None = None
+    """Number of pixels in all, of those that are ignored, and of those of label 0 among them."""
+
+
+#: Looks at one picture and its annotation.
+Look = Callable[[], Seen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A split, ready to be looked at."""
+
+    faults: list[Fault]
+    """What is wrong with its files of annotations, or with which files there are."""
+    looks: list[Look] = field(default_factory=list)
+    """One for each picture."""
+    classes: tuple[str, ...] = ()
+    others: Counter[str] = field(default_factory=Counter)
+    """Files that are not looked at, by suffix."""
+
 
 SPLITS = ("train", "val")
 
@@ -36,85 +68,137 @@ def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -
         progress: Called with the number of pictures that are done and that of all.
     """
     prepare = prepare_coco if dense_layout(data) == "coco" else prepare_ade
-    findings: list[Finding] = []
-    looks: dict[str, list[Look]] = {}
-    for split in SPLITS:
-        faults, found = prepare(Path(data).expanduser(), split)
-        findings += [Finding(fault.kind, split, "", fault.file, fault.detail) for fault in faults]
-        if found:
-            looks[split] = found
-    total, done = sum(map(len, looks.values())), 0
+    parts = {split: prepare(Path(data).expanduser(), split) for split in SPLITS}
+    findings = [found(split, fault) for split, part in parts.items() for fault in part.faults]
+    labels: dict[str, Counter[str]] = {split: Counter() for split in parts}
+    total, done, scales = sum(len(part.looks) for part in parts.values()), 0, []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # Pillow's; what matters is found anyway
-        for split, found in looks.items():
-            for faults in pool.map(lambda look: look(), found):
-                findings += [Finding(fault.kind, split, "", fault.file, fault.detail) for fault in faults]
+        for split, part in parts.items():
+            for seen in pool.map(lambda look: look(), part.looks):
+                findings += [found(split, fault) for fault in seen.faults]
+                labels[split] += seen.labels or Counter()
+                scales += [(split, "", seen.file, seen.scale)] if seen.scale else []
                 done += 1
                 if progress:
                     progress(done, total)
-    order = list(ADVICE)
-    images = {split: len(found) for split, found in looks.items()}
-    return Report(images, sorted(findings, key=lambda finding: order.index(finding.kind)))
+    findings += mixed_depths(scales)
+    findings += [found(split, fault) for split in labels for fault in much_ignored(labels[split])]
+    return Report(
+        images={split: len(part.looks) for split, part in parts.items() if part.looks},
+        classes=max(len(part.classes) for part in parts.values()),
+        findings=ordered(findings),
+        others=sum((part.others for part in parts.values()), Counter[str]()),
+        notes=tuple(f"{split}: {line}" for split in labels for line in ignored_share(labels[split])),
+    )
 
 
-def prepare_coco(root: Path, split: str) -> tuple[list[Fault], list[Look]]:
+def found(split: str, fault: Fault) -> Finding:
+    """Make a finding of a fault."""
+    return Finding(fault.kind, split, "", fault.file, fault.detail)
+
+
+def prepare_coco(root: Path, split: str) -> Part:
     """Judge the annotations of a split, and say how to look at each of its pictures."""
     path, folder = places(root, split)
     if not path.exists():
-        return [Fault("annotations", str(path), "is not there")], []
+        return Part(faults=[Fault("annotations", str(path), "is not there")])
     try:
         file = read_coco(path)
     except ValueError as error:
-        return [Fault("annotations", str(path), str(error).removeprefix(f"{path}: "))], []
-    faults = [*missing_files(file, folder), *(fault for entry in file.annotations for fault in judge(entry, file))]
+        return Part(faults=[Fault("annotations", str(path), str(error).removeprefix(f"{path}: "))])
+    faults = [*missing_files(file, folder)]
+    for entry in file.annotations:
+        faults += [*judge(entry, file), *judge_mask(entry, file)]
     boxed = {entry["image_id"] for entry in file.annotations}
     bare = [image_id for image_id in file.images if image_id not in boxed]
     faults += [Fault("without boxes", str(path), f"image {image_id} has no boxes") for image_id in bare]
     there = [image_id for image_id, image in file.images.items() if (folder / image["file_name"]).is_file()]
-    return faults, [lambda image_id=image_id: look_coco(file, folder, image_id) for image_id in there]
+    pictures = search(folder) if folder.is_dir() else Search([], Counter())
+    unlisted = set(pictures.names) - {str(Path(image["file_name"])) for image in file.images.values()}
+    return Part(
+        faults=faults,
+        looks=[partial(look_coco, file, folder, image_id) for image_id in there],
+        classes=tuple(file.categories.values()),
+        others=pictures.others + Counter(f"{Path(name).suffix.lower()} that no annotation lists" for name in unlisted),
+    )
 
 
-def look_coco(file: CocoFile, folder: Path, image_id: int) -> list[Fault]:
+def look_coco(file: CocoFile, folder: Path, image_id: int) -> Seen:
     """Look at one picture of COCO."""
     image = file.images[image_id]
-    path = folder / image["file_name"]
-    faults, found = look_picture(path)
-    if found and found != (image["width"], image["height"]):
-        faults.append(Fault("wrong size", str(path), sizes(image_id, found, (image["width"], image["height"]))))
-    return faults
+    path, annotated = folder / image["file_name"], (image["width"], image["height"])
+    faults, looked = look_picture(path)
+    if looked.size and fitting_turn(looked.size, looked.orientation, annotated) is None:
+        faults.append(Fault("wrong size", str(path), sizes(image_id, looked.size, annotated)))
+    elif looked.size:
+        faults += orientation_faults(path, looked, annotated)
+    return Seen(str(path), faults, looked.scale)
 
 
-def prepare_ade(root: Path, split: str) -> tuple[list[Fault], list[Look]]:
+def prepare_ade(root: Path, split: str) -> Part:
     """Find pictures and labels of a split that lack each other, and say how to look at each pair."""
     try:
         source = list_ade(root, split)
     except ValueError as error:
-        return [Fault("annotations", str(root), str(error))], []
-    looks = [
-        lambda index=index: look_ade(Path(source.describe(index)), source.label_file(index), len(source.classes))
-        for index in range(len(source))
-    ]
-    return list(lonely(source)), looks
+        return Part(faults=[Fault("annotations", str(root), str(error))])
+    others = search(root / "images" / source.folder).others
+    faults = [*lonely(source), *shared_labels(source)]
+    if lacking := undecodable(others):
+        faults.append(Fault("no decoder", str(root / "images" / source.folder), lacking))
+    looks = [partial(look_ade, source, index) for index in range(len(source))]
+    return Part(faults=faults, looks=looks, classes=source.classes, others=others)
 
 
-def look_ade(path: Path, labels: Path, classes: int) -> list[Fault]:
+def look_ade(source: AdeSource, index: int) -> Seen:
     """Look at one picture of ADE20K and its labels."""
-    faults, size = look_picture(path)
-    if size and labels.is_file():
-        found = read_labels(labels, size, classes)
-        faults += [found] if isinstance(found, Fault) else []
-    return faults
+    path = Path(source.describe(index))
+    faults, looked = look_picture(path)
+    if not looked.size or not source.label_file(index).is_file():
+        return Seen(str(path), faults, looked.scale)
+    labels = source.read_labels(index, looked.size, looked.orientation)
+    if isinstance(labels, Fault):
+        return Seen(str(path), [*faults, labels], looked.scale)
+    faults += orientation_faults(path, looked, labels.shape[::-1])
+    counts = Counter(all=labels.size, ignored=int((labels == IGNORED).sum()))
+    if source.first_label == 1 and counts["ignored"]:
+        counts["zero"] = counts["ignored"] - source.count_label(index, IGNORED)
+    return Seen(str(path), faults, looked.scale, counts)
 
 
-def look_picture(path: Path) -> tuple[list[Fault], tuple[int, int] | None]:
-    """Find what is wrong with a picture by itself; also give its width and height, where it has any."""
+def look_picture(path: Path) -> tuple[list[Fault], Looked]:
+    """Find what is wrong with a picture by itself."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return [Fault("unreadable", str(path), reason(error))], None
-    faults = [Fault(kind, str(path), detail) for kind, detail in look_at(content, path.suffix)]
-    try:
-        with Image.open(BytesIO(content)) as image:
-            return faults, image.size
-    except UNREADABLE:
-        return faults, None  # listed above
+        return [Fault("unreadable", str(path), reason(error))], Looked([])
+    looked = look_at(content, path.suffix)
+    return [Fault(kind, str(path), detail) for kind, detail in looked.found], looked
+
+
+def orientation_faults(path: Path, looked: Looked, annotated: tuple[int, int]) -> list[Fault]:
+    """Tell of a picture that is not stored upright, and whether its annotation says for which view it is."""
+    if looked.orientation == 1 or looked.size is None:
+        return []
+    upright = upright_size(looked.size, looked.orientation)
+    told = f"has the EXIF orientation {looked.orientation}"
+    if upright == looked.size:
+        return [Fault("unclear orientation", str(path), f"{told}; its size is the same upright and as stored")]
+    how = "turned upright" if annotated == upright else "as stored"
+    return [Fault("orientation", str(path), f"{told}; read {how}, as annotated")]
+
+
+def ignored_share(labels: Counter[str]) -> list[str]:
+    """Say how many pixels are ignored, if any."""
+    if not labels["ignored"]:
+        return []
+    share = 100 * labels["ignored"] / labels["all"]
+    zero = 100 * labels["zero"] / labels["all"]
+    ask = "; is it a class, such as background? Then begin classes.txt with a line `0: NAME`" if zero else ""
+    return [f"{share:.1f} % of the pixels are ignored ({zero:.1f} % have label 0{ask})"]
+
+
+def much_ignored(labels: Counter[str]) -> list[Fault]:
+    """Find out whether so much is label 0, and ignored, that it may be a class."""
+    share = labels["zero"] / labels["all"] if labels["all"] else 0
+    return [Fault("ignored pixels", "", f"{share:.1%} of the pixels have label 0")] if share >= MUCH else []

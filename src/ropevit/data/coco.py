@@ -1,6 +1,5 @@
 """Pictures with boxes in the layout of COCO: train2017/*.jpg, annotations/instances_train2017.json; val2017 alike."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from PIL import Image
 
+from ropevit.data.decoding import fitting_turn, opened, orientation, to_rgb, turn
 from ropevit.data.faults import DROPPED, REFUSED, Fault, refuse
-from ropevit.data.images import to_rgb
 from ropevit.data.masks import mask_fault
+from ropevit.files import parse_json
 
 #: What an entry of each table must have, and of which type.
 TABLES = {
@@ -22,8 +22,10 @@ TABLES = {
 }
 
 
-#: Pixels beyond which a number is none of a box.
+#: Numbers beyond are those of no picture or box.
 LARGEST = 1e9
+#: Ids beyond are not exact where detections are counted.
+LARGEST_ID = 2**53
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,23 @@ class CocoSource:
         return len(self.images)
 
     def read(self, index: int) -> tuple[Image.Image, Boxes]:
-        """Read a picture as RGB, not turned (annotations are for the pixels as stored), and its boxes.
+        """Read a picture as RGB, and its boxes.
+
+        It is turned upright by its EXIF, unless it was annotated in the size as stored.
 
         Raises:
-            ValueError: If its size is not that of the annotations.
-            OSError: If it cannot be read; also others of `images.UNREADABLE`.
+            ValueError: If its size is not that of the annotations, or it cannot be decoded.
+            OSError: If it cannot be opened.
         """
         image_id, name, height, width = self.images[index]
-        with Image.open(self.folder / name) as image:
-            if image.size != (width, height):
-                raise refuse(Fault("wrong size", str(self.folder / name), sizes(image_id, image.size, (width, height))))
-            picture = to_rgb(image)
+        with opened(self.folder / name) as image:
+            stored, picture = orientation(image), to_rgb(image)
+        fitting = fitting_turn(picture.size, stored, (width, height))
+        if fitting is None:
+            where = sizes(image_id, picture.size, (width, height))
+            raise refuse(Fault("wrong size", str(self.folder / name), where))
         own = slice(self.first[index], self.first[index + 1])
-        return picture, Boxes(self.boxes[own], self.labels[own], image_id)
+        return turn(picture, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
 
     def describe(self, index: int) -> str:
         """Say which file it is."""
@@ -168,11 +174,13 @@ def read_coco(path: Path) -> CocoFile:
         ValueError: If it is no such file, with the entry that is wrong.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes(), "the content")
     except FileNotFoundError:
         raise ValueError(f"no annotations at {path}; expected annotations/instances_{{train,val}}2017.json") from None
-    except (ValueError, RecursionError) as error:
-        raise refuse(Fault("annotations", str(path), f"no JSON, or cut off: {error}")) from None
+    except OSError as error:
+        raise refuse(Fault("annotations", str(path), f"cannot be read: {error.strerror}")) from None
+    except ValueError as error:
+        raise refuse(Fault("annotations", str(path), str(error))) from None
     tables = {name: table(content, name, path) for name in TABLES}
     by_id = {}
     for name, entries in tables.items():
@@ -191,12 +199,42 @@ def table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
     if not isinstance(entries, list):
         raise refuse(Fault("annotations", str(path), f"no list named {name!r}, as files of COCO have"))
     for number, entry in enumerate(entries):
-        for key, kind in TABLES[name].items():
-            value = entry.get(key) if isinstance(entry, dict) else None
-            if not isinstance(value, kind) or isinstance(value, bool):
-                where = entry.get("id", f"number {number}") if isinstance(entry, dict) else f"number {number}"
-                raise refuse(Fault("annotations", str(path), f"{name} {where}: {key} is {value!r}, no {kind.__name__}"))
+        if not isinstance(entry, dict):
+            raise refuse(Fault("annotations", str(path), f"{name} number {number} is {shown(entry)}, no object"))
+        if wrong := next(entry_faults(entry, name), None):
+            where = shown(entry.get("id", f"number {number}"))
+            raise refuse(Fault("annotations", str(path), f"{name} {where}: {wrong}"))
     return entries
+
+
+def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
+    """Say what is wrong with the form of an entry; whole numbers written as 7.0 become 7."""
+    for key, kind in TABLES[name].items():
+        value = entry.get(key)
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = entry[key] = int(value)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            yield f"{key} is {shown(value)}, no {kind.__name__}"
+        elif key in ("height", "width") and not 1 <= value <= LARGEST:
+            yield f"{key} is {shown(value)}, expected 1 to {LARGEST:.0f} pixels"
+        elif kind is int and abs(value) > LARGEST_ID:
+            yield f"{key} is {shown(value)}, expected at most 2**53"
+    if name == "annotations":
+        if entry.get("iscrowd", 0) not in (0, 1, None):  # also True and 1.0
+            yield f"iscrowd is {shown(entry['iscrowd'])}, expected 0 or 1"
+        if (area := entry.get("area")) is not None and not is_number(area):
+            yield f"area is {shown(area)}, expected a number"
+
+
+def is_number(value: Any) -> bool:
+    """Tell numbers that a picture may have from truth values, texts, NaN and far too large ones."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST**2
+
+
+def shown(value: Any) -> str:
+    """Write a value of a file into a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def missing_files(file: CocoFile, folder: Path) -> Iterator[Fault]:
@@ -222,18 +260,22 @@ def judge(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
         return
     kind = box_fault(annotation["bbox"], image)
     if kind:
-        where = f"of image {image['id']} ({image['width']} x {image['height']} pixels) has the box {annotation['bbox']}"
-        yield fault(kind, where)
+        where = f"of image {image['id']} ({image['width']} x {image['height']} pixels)"
+        yield fault(kind, f"{where} has the box {shown(annotation['bbox'])}")
     if annotation.get("iscrowd"):
         yield fault("crowd", f"of image {image['id']} is a crowd")
-    wrong = mask_fault(annotation.get("segmentation"), image["height"], image["width"])
-    if wrong:
-        yield fault("damaged mask", f"of image {image['id']} {wrong}")
+
+
+def judge_mask(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
+    """Find what is wrong with the mask of an annotation; detectors of boxes do not use it."""
+    image = file.images.get(annotation["image_id"])
+    if image and (wrong := mask_fault(annotation.get("segmentation"), image["height"], image["width"])):
+        yield Fault("damaged mask", str(file.path), f"annotation {annotation['id']} of image {image['id']} {wrong}")
 
 
 def box_fault(box: list[Any], image: dict[str, Any]) -> str | None:
     """Name what is wrong with a box (left, top, width, height), if anything."""
-    numbers = [value for value in box if isinstance(value, int | float) and abs(value) < LARGEST]  # NaN is not
+    numbers = [value for value in box if is_number(value) and abs(value) < LARGEST]
     if len(box) != 4 or len(numbers) != 4:
         return "damaged box"
     left, top, width, height = numbers

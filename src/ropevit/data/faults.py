@@ -10,7 +10,6 @@ REFUSED = frozenset(
         "unknown image",
         "unknown category",
         "damaged box",
-        "damaged mask",
         "wrong size",
         "wrong mode",
         "unknown label",
@@ -21,14 +20,17 @@ REFUSED = frozenset(
 DROPPED = frozenset({"empty box", "box outside"})
 
 #: What a training handles, and which is worth knowing.
-HANDLED = frozenset({"box over the edge", "crowd", "without boxes"})
+HANDLED = frozenset({"box over the edge", "crowd", "without boxes", "orientation"})
+
+#: What a training does not see, or cannot know to be wrong; it goes on.
+UNSEEN = frozenset({"damaged mask", "unclear orientation", "shared labels", "ignored pixels"})
 
 
 class Fault(NamedTuple):
     """Something that is wrong with a picture or its annotation."""
 
     kind: str
-    """A member of REFUSED, DROPPED or HANDLED."""
+    """A member of REFUSED, DROPPED, HANDLED or UNSEEN."""
     file: str
     """Where it is."""
     detail: str

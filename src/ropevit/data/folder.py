@@ -1,5 +1,6 @@
 """A user's own images: PATH/train/<class>/* and PATH/val/<class>/* (or test), or PATH/<class>/* alone."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,13 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ropevit.data.images import UNREADABLE, fit, open_rgb, reason
+from ropevit.data.decoding import UNREADABLE, open_rgb, reason
+from ropevit.data.holdout import TEST_SHARE, few_images, held_out
+from ropevit.data.images import fit
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.listing import TEST_FOLDERS, class_files, listed, subfolders
 from ropevit.data.streams import stream
-
-#: Share of each class that is kept for testing where the folders do not say.
-TEST_SHARE = 0.2
 
 #: Files of each class, in the order of the classes.
 Files = dict[str, list[Path]]
@@ -29,6 +29,15 @@ class Entry(NamedTuple):
     split: str
     label: int
     file: Path
+
+
+class Square(NamedTuple):
+    """The middle of an image."""
+
+    pixels: np.ndarray
+    """uint8 (S, S, 3)."""
+    content: bytes
+    """What only images of equal shape and pixels share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +84,7 @@ def load_folder(
     path = Path(path).expanduser()
     files = limit(find_files(path), max_images)
     entries = [*entries_of(files.train, "train"), *entries_of(files.test, "test")]
-    squares: list[np.ndarray | str] = []
+    squares: list[Square | str] = []
     with ThreadPoolExecutor() as pool:
         for square in pool.map(lambda entry: read_square(entry.file, size), entries):
             squares.append(square)
@@ -85,8 +94,8 @@ def load_folder(
     skipped = tuple(f"{entry.file.relative_to(path)}: {why}" for entry, why in both if isinstance(why, str))
     read = [(entry, square) for entry, square in both if not isinstance(square, str)]
     if not files.test:
-        read = hold_out(read)
-    side = max((len(square) for _, square in read), default=size)
+        read = hold_out(read, tuple(files.train), path)
+    side = max((len(square.pixels) for _, square in read), default=size)
     facts = {"classes": tuple(files.train), "source": f"the user's images in {path.resolve().name}"}
     facts |= {"notes": files.notes, "skipped": skipped}
     name = path.resolve().name
@@ -100,19 +109,24 @@ def entries_of(files: Files, split: str) -> Iterator[Entry]:
         yield from (Entry(split, label, file) for file in paths)
 
 
-def hold_out(read: list[tuple[Entry, np.ndarray]]) -> list[tuple[Entry, np.ndarray]]:
-    """Set a share of each class aside for testing; which files depends on their number alone."""
+def hold_out(read: list[tuple[Entry, Square]], classes: tuple[str, ...], path: Path) -> list[tuple[Entry, Square]]:
+    """Set a share of each class aside for testing, as `held_out` chooses; images of equal pixels fall on one side.
+
+    Raises:
+        ValueError: If all images of a class are equal.
+    """
     result = []
     for label in sorted({entry.label for entry, _ in read}):
         items = [item for item in read if item[0].label == label]
-        held = max(1, round(TEST_SHARE * len(items)))
-        order = torch.randperm(len(items), generator=stream("folder", "split", label)).tolist()
-        for rank, (entry, square) in sorted(zip(order, items, strict=True), key=lambda pair: pair[1][0].file):
-            result.append((entry._replace(split="test" if rank < held else "train"), square))
+        held = held_out([square.content for _, square in items], label)
+        if len(items) > 1 and all(held):
+            raise ValueError(few_images([classes[label]], path))
+        for out, (entry, square) in sorted(zip(held, items, strict=True), key=lambda pair: pair[1][0].file):
+            result.append((entry._replace(split="test" if out else "train"), square))
     return result
 
 
-def collect(read: list[tuple[Entry, np.ndarray]], split: str, side: int, **facts: Any) -> LabelledImages:
+def collect(read: list[tuple[Entry, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
     """Stack the squares of a split, brought to one size.
 
     Raises:
@@ -124,7 +138,7 @@ def collect(read: list[tuple[Entry, np.ndarray]], split: str, side: int, **facts
     if missing:
         why = f" ({facts['skipped'][0]})" if facts["skipped"] else ""
         raise ValueError(f"found no readable {split} image of {listed(missing)}{why}; every class needs one at least")
-    pixels = torch.from_numpy(np.stack([enlarge(square, side) for _, square in items]))
+    pixels = torch.from_numpy(np.stack([enlarge(square.pixels, side) for _, square in items]))
     labels = torch.tensor([label for label, _ in items])
     return LabelledImages(images=pixels.movedim(-1, 1).contiguous(), labels=labels, **facts)
 
@@ -147,9 +161,7 @@ def find_files(path: Path) -> FolderFiles:
     files = find_classes(path / "train" if only_train else path)
     few = [name for name, paths in files.items() if len(paths) < 2]
     if few:
-        raise ValueError(
-            f"found fewer than 2 images of {listed(few)} in {path}; one is needed to train and one to test"
-        )
+        raise ValueError(few_images(few, path))
     return FolderFiles(train=files, notes=(f"{TEST_SHARE:.0%} of each class, always the same, were kept for testing",))
 
 
@@ -193,14 +205,15 @@ def balanced(files: Files, count: int) -> Files:
     return {name: [file for file in paths if (name, file) in taken] for name, paths in files.items()}
 
 
-def read_square(file: Path, size: int) -> np.ndarray | str:
+def read_square(file: Path, size: int) -> Square | str:
     """Read the middle of an image as RGB, at most `size` pixels a side; or say in a line why it cannot be read."""
     try:
         image = open_rgb(file, enough=size)
     except UNREADABLE as error:
         return reason(error)
     side = min(size, *image.size)
-    return np.asarray(fit(image, side, side))
+    pixels = np.asarray(fit(image, side, side))
+    return Square(pixels, hashlib.sha256(f"{image.size}".encode() + pixels.tobytes()).digest())
 
 
 def enlarge(square: np.ndarray, side: int) -> np.ndarray:

@@ -1,8 +1,6 @@
-"""Image files: reading any mode as it should look, and fitting a picture to a model's input."""
+"""Images for a model: read from a file that somebody names, and fitted to the input."""
 
-import re
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +9,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-#: Suffixes that are taken for images when a folder is searched.
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-#: What Pillow raises over files that it cannot read.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+from ropevit.data.decoding import UNREADABLE, open_rgb, reason
 
 
 def read_image(path: Path) -> Image.Image:
@@ -31,36 +25,7 @@ def read_image(path: Path) -> Image.Image:
     except IsADirectoryError:
         raise ValueError(f"got the folder {path}; expected image files, such as {path}/*.jpg") from None
     except UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}); convert or remove it") from None
-
-
-def reason(error: Exception) -> str:
-    """Say in one line why an image cannot be read."""
-    text = re.sub(r"(cannot identify image file) .*", r"\1", str(error))  # whose name the caller says
-    return " ".join(text.split()) or type(error).__name__
-
-
-def open_rgb(path: Path | BytesIO, enough: int | None = None) -> Image.Image:
-    """Read an image as `read_image` does, but let the errors of UNREADABLE through.
-
-    Args:
-        path: Image file, or what is in it.
-        enough: Shorter side in pixels that is enough; JPEGs are then decoded no larger than needed.
-    """
-    with Image.open(path) as image:
-        if enough:
-            image.draft("RGB", (enough, enough))
-        return to_rgb(ImageOps.exif_transpose(image))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB; what is transparent becomes white, 16-bit grey keeps its upper 8 bits."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) // 256).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        raise ValueError(f"{path} cannot be read as an image ({reason(error)}); convert or remove it") from None
 
 
 def fit(image: Image.Image, height: int, width: int) -> Image.Image:

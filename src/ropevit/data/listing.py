@@ -1,6 +1,8 @@
 """Which files there are: fast listings of folders with a million images, held in little memory."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,36 +10,93 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ropevit.data.images import SUFFIXES
+from ropevit.data.formats import advice, readable_suffixes
+
+log = logging.getLogger(__name__)
+
+#: Folders that systems put beside files: of macOS's archives, Synology's thumbnails, Windows's bin.
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+#: What counts of other files call those without a suffix, those that systems hide, and links that are not followed.
+NO_SUFFIX, HIDDEN, LINK = "without suffix", "hidden", "link"
+
+#: Files that results are told by.
+RESULTS = ("metrics.jsonl", "eval.json", "results.json", "report.html")
 
 #: Names of the folder of test images, beside `train`.
 TEST_FOLDERS = ("val", "test", "validation", "valid")
+
+
+class Search(NamedTuple):
+    """What is in a folder, at any depth."""
+
+    names: list[str]
+    """Image files, as paths relative to the folder, in the order of their paths."""
+    others: Counter[str]
+    """How many other files there are, by suffix; hidden files and folders, and links that are not followed."""
 
 
 def subfolders(path: Path) -> list[Path]:
     """List the visible folders inside a folder, by name; none where it does not exist."""
     if not path.is_dir():
         return []
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
+
+
+def refuse_results(path: Path) -> None:
+    """Refuse a folder in which trainings, studies or evaluations left their results: their pictures are no data.
+
+    Raises:
+        ValueError: If it is one, or one of the folders inside it is.
+    """
+    for folder in (path, *subfolders(path)):
+        if found := next((folder / name for name in RESULTS if (folder / name).is_file()), None):
+            raise ValueError(f"{path} holds results, not data: found {found}; give a folder of images")
 
 
 def class_files(root: Path) -> dict[str, list[str]]:
     """List the image files of each class, at any depth inside its folder, as paths relative to that.
 
+    Images that no installed decoder can read are left out with a warning.
+
     Raises:
-        ValueError: If there are not two classes, or one has no images.
+        ValueError: If there are not two classes, one has no images, or the folder holds results.
     """
+    refuse_results(root)
     folders = subfolders(root)
     if len(folders) < 2:
         found = f"the only class {folders[0].name}" if folders else "no folders of classes"
         raise ValueError(f"found {found} in {root}; expected at least two folders, each with the images of one class")
     with ThreadPoolExecutor() as pool:
-        files = dict(zip((folder.name for folder in folders), pool.map(image_names, folders), strict=True))
-    empty = [name for name, paths in files.items() if not paths]
+        found = dict(zip((folder.name for folder in folders), pool.map(search, folders), strict=True))
+    others = sum((each.others for each in found.values()), Counter[str]())
+    empty = [name for name, each in found.items() if not each.names]
     if empty:
-        kinds = ", ".join(sorted(SUFFIXES))
-        raise ValueError(f"found no images of {listed(empty)} in {root}; expected files ending in {kinds}")
-    return files
+        raise ValueError(f"found no images of {listed(empty)} in {root}; {expected_files(others)}")
+    warn_undecodable(root, others)
+    return {name: each.names for name, each in found.items()}
+
+
+def undecodable(others: Counter[str]) -> str | None:
+    """Say which of the other files are images that a decoder is missing for, and what to do; None where there are none.
+
+    Args:
+        others: Number of files by suffix, as `Search` has them.
+    """
+    lacking = {suffix: needed for suffix in sorted(others) if (needed := advice(suffix))}
+    return ", ".join(f"{others[suffix]} {suffix} ({needed})" for suffix, needed in lacking.items()) or None
+
+
+def warn_undecodable(folder: Path, others: Counter[str]) -> None:
+    """Say in one line which images are left out for want of a decoder."""
+    if lacking := undecodable(others):
+        log.warning("left out of %s, as no decoder is installed: %s", folder, lacking)
+
+
+def expected_files(others: Counter[str]) -> str:
+    """End an error about missing images: what is there instead, and what was expected."""
+    if lacking := undecodable(others):
+        return f"there are files that no installed decoder reads: {lacking}"
+    return f"expected files ending in {', '.join(sorted(readable_suffixes()))}"
 
 
 class ImageFile(NamedTuple):
@@ -58,41 +117,58 @@ def find_images(places: Sequence[Path]) -> list[ImageFile]:
         raise ValueError(f"no image file or folder at {listed(missing)}; check the path")
     files = []
     for place in places:
-        names = image_names(place) if place.is_dir() else None
-        if names == []:
-            kinds = ", ".join(sorted(SUFFIXES))
-            raise ValueError(f"found no images in {place}; expected files ending in {kinds}, at any depth")
-        if names is None:
+        if not place.is_dir():
             files.append(ImageFile(place, place.name))
-        else:
-            files += [ImageFile(place / name, Path(name).as_posix()) for name in names]
+            continue
+        names, others = search(place)
+        if not names:
+            raise ValueError(f"found no images in {place}; {expected_files(others)}, at any depth")
+        warn_undecodable(place, others)
+        files += [ImageFile(place / name, Path(name).as_posix()) for name in names]
     return files
 
 
 def image_names(folder: Path) -> list[str]:
-    """List the image files at any depth inside a folder, in the order of their paths.
+    """List the image files at any depth inside a folder, as `search` does."""
+    return search(folder).names
 
-    What systems hide beside files is left out, and folders behind links are not entered.
 
-    Returns:
-        Paths relative to the folder.
+def search(folder: Path) -> Search:
+    """List the image files at any depth inside a folder, and count the others.
+
+    What systems hide beside files is left out, folders that they hide are not entered, nor are those behind links.
     """
-    return sorted(walk(str(folder), ""), key=lambda name: name.split(os.sep))  # noqa: PTH206
+    others: Counter[str] = Counter()
+    names = sorted(walk(str(folder), "", readable_suffixes(), others), key=lambda name: name.split(os.sep))  # noqa: PTH206
+    return Search(names, others)
 
 
-def walk(folder: str, inside: str) -> Iterator[str]:
-    """Go through a folder and those inside it."""
+def walk(folder: str, inside: str, suffixes: frozenset[str], others: Counter[str]) -> Iterator[str]:
+    """Go through a folder and those inside it; what is not given is counted in `others`."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from walk(entry.path, f"{inside}{entry.name}{os.sep}")
-            elif is_image_name(entry.name) and entry.is_file():
+            suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (Path is slow)
+            if is_hidden(entry.name):
+                others[HIDDEN] += 1
+            elif entry.is_dir(follow_symlinks=False):
+                yield from walk(entry.path, f"{inside}{entry.name}{os.sep}", suffixes, others)
+            elif not entry.is_file():
+                others[LINK] += 1
+            elif suffix in suffixes:
                 yield inside + entry.name
+            else:
+                others[suffix or NO_SUFFIX] += 1
 
 
-def is_image_name(name: str) -> bool:
-    """Tell by its name whether a file is taken for an image."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (Path is slow)
+def loose(folder: Path) -> Counter[str]:
+    """Count the files that lie beside folders, where files belong into them; tar shards do not."""
+    others = (child for child in folder.iterdir() if not child.is_dir() and child.suffix != ".tar")
+    return Counter(HIDDEN if is_hidden(child.name) else child.suffix.lower() or NO_SUFFIX for child in others)
+
+
+def is_hidden(name: str) -> bool:
+    """Tell files and folders that systems hide, by their names."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 class Names(Sequence[str]):

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ropevit.data.augment import Transform
+from ropevit.data.decoding import UNREADABLE, reason
 from ropevit.data.faults import RefusedError
-from ropevit.data.images import UNREADABLE, reason
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.data.sources import ImageSource
 from ropevit.machine import available_cores
@@ -121,7 +121,7 @@ class Readable(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[Image.Image, Any]:
-        """Read one; raises one of `images.UNREADABLE` where that fails."""
+        """Read one; raises one of `decoding.UNREADABLE` where that fails."""
         ...
 
     def describe(self, index: int) -> str:

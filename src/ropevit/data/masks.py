@@ -2,6 +2,9 @@
 
 from typing import Any
 
+#: Bits beyond which a number is none of pixels.
+LONGEST = 40
+
 
 def mask_fault(mask: Any, height: int, width: int) -> str | None:
     """Say what is wrong with a mask, if anything; None for none.
@@ -45,6 +48,8 @@ def decode_runs(text: str) -> list[int] | None:
             return None
         value |= (bits & 31) << shift
         shift += 5
+        if shift > LONGEST:
+            return None
         if bits & 32:
             continue
         if bits & 16:

@@ -1,5 +1,6 @@
 """Tar shards as WebDataset writes them: found in folders, or named by patterns; any sample can be read by itself."""
 
+import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,13 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from ropevit.data.decoding import open_rgb
 from ropevit.data.imagenet import imagenet_classes
-from ropevit.data.images import open_rgb
-from ropevit.data.listing import TEST_FOLDERS
+from ropevit.data.listing import TEST_FOLDERS, listed
 from ropevit.data.remote import fetch, is_remote
 from ropevit.data.tar_index import TarIndex, tar_index
+
+log = logging.getLogger(__name__)
 
 #: Words in the names of shards that tell what they are for; the first that is found is taken.
 WORDS = {"train": ("train", "training"), "val": TEST_FOLDERS}
@@ -115,6 +118,11 @@ def open_shards(
                 progress(len(paths), len(shards))
     finally:
         pool.shutdown(cancel_futures=True)  # after an error, what has not begun is not begun
+    if left_out := [member for index in indices for member in index.left_out]:
+        log.warning(
+            "left out %d images of %s, whose names have more than one dot (a key ends at the first): %s",
+            len(left_out), name, listed(left_out, 3),
+        )  # fmt: skip
     return ShardSource(paths, indices, name, every)
 
 

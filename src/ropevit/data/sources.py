@@ -1,5 +1,6 @@
 """Images to train and measure on, one at a time by number: the embedded set, folders of classes, tar shards."""
 
+import logging
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -9,12 +10,16 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from ropevit.data.decoding import open_rgb
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import Progress, check_folder
-from ropevit.data.images import open_rgb
+from ropevit.data.holdout import TEST_SHARE, split_files
+from ropevit.data.imagenet import imagenet_synsets
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.listing import TEST_FOLDERS, Names, class_files, listed, subfolders
 from ropevit.data.shards import find_shards, names_shards, open_shards
+
+log = logging.getLogger(__name__)
 
 Split = Literal["train", "val"]
 
@@ -41,7 +46,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Read an image as RGB, and its label; raises one of `images.UNREADABLE` where that fails."""
+        """Read an image as RGB, and its label; raises one of `decoding.UNREADABLE` where that fails."""
         ...
 
     def describe(self, index: int) -> str:
@@ -141,8 +146,8 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
     Args:
         data: One of
             `fashion`: the embedded images (28 x 28; `val` are the test images of a study);
-            a folder with `train` and `val` (or test), each with a folder of images for each class; for `val` also such
-            a folder of classes alone;
+            a folder with `train` and `val` (or test), each with a folder of images for each class;
+            a folder of classes alone, split as in a study; all of it is `val` where the classes are ImageNet's;
             a folder with tar shards, in `train` and `val` or named after them;
             a pattern of shards, such as `https://host/images-train-{0000..1023}.tar`, or several joined by `::`, each
             named after its split; those of the web are fetched into the user's cache.
@@ -171,11 +176,33 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
     if shards := find_shards(data, split):
         return open_shards(shards, name, every=split == "train", progress=progress)
     folders = {folder.name for folder in subfolders(path)}
-    if split == "val" and folders and not folders & {"train", *TEST_FOLDERS}:
-        return FolderSource(path, name)
+    if folders and not folders & {"train", *TEST_FOLDERS}:
+        return open_classes(path, name, split)
     raise ValueError(
         f"found no {split} images in {path}; expected {split}/CLASS/*.jpg, {split}/*.tar or *{split}*.tar in it"
     )
+
+
+def open_classes(path: Path, name: str, split: Split) -> FolderSource:
+    """Open a split of a folder of classes alone.
+
+    Raises:
+        ValueError: If it is to be measured on only, or a class cannot be split.
+    """
+    files = class_files(path)
+    if files.keys() <= set(imagenet_synsets()) or list(files) == sorted(map(str, range(1000))):
+        if split == "val":
+            return FolderSource(path, name, files)
+        raise ValueError(
+            f"found no train images in {path}, whose classes are ImageNet's: such folders are measured on as a whole; "
+            "to train on it, sort its images into train/CLASS and val/CLASS"
+        )
+    held, kept = f"{TEST_SHARE:.0%} of each class", f"{1 - TEST_SHARE:.0%} of each class"
+    if split == "train":
+        log.warning("%s has no train and val: %s, always the same, are held out to measure on", path, held)
+        return FolderSource(path, f"{name} ({kept})", split_files(path, files, test=False))
+    log.warning("%s has no val: measured on the %s that trainings hold out (in a folder val, on all)", path, held)
+    return FolderSource(path, f"{name} ({held}, held out)", split_files(path, files, test=True))
 
 
 def split_folder(path: Path, split: Split) -> Path | None:

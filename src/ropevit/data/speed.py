@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ropevit.data.augment import Transform
-from ropevit.data.images import UNREADABLE
+from ropevit.data.decoding import UNREADABLE
 from ropevit.data.loading import seeded, train_batches
 from ropevit.data.order import TrainOrder
 from ropevit.data.sources import ImageSource

@@ -1,29 +1,31 @@
 """Where the samples of a tar shard lie, so that any one can be read by itself; found once, and kept in the cache."""
 
 import hashlib
-import json
 import logging
-import os
 import re
 import tarfile
-import zipfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from ropevit.cache import cache_folder
+from ropevit.data.formats import OPTIONAL, SUFFIXES
 from ropevit.data.listing import Names, listed
+from ropevit.files import parse_json, write_atomically
 
 log = logging.getLogger(__name__)
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 #: Larger labels are taken for mistakes.
 MOST_CLASSES = 100_000
+#: Bytes beyond which a member is no label.
+LONGEST_LABEL = 1 << 24
 #: Changes with what is kept.
-VERSION = 1
+VERSION = 2
 BLOCK = 512
 
 
@@ -39,6 +41,15 @@ class TarIndex:
     """Lengths of images in bytes."""
     labels: Int[np.ndarray, "n"]
     """Class of each."""
+    left_out: Names
+    """Images that are no samples, as their names have another dot before the suffix, and no image has their key."""
+
+    def __post_init__(self) -> None:
+        arrays = self.offsets, self.sizes, self.labels
+        lengths = {len(self.keys), *map(len, arrays)}
+        names = all(names.ends[-1:].sum() == len(names.text) for names in (self.keys, self.left_out))
+        if len(lengths) != 1 or not names or min(array.min() for array in arrays) < 0:
+            raise ValueError("arrays that do not belong together")
 
 
 def tar_index(path: Path) -> TarIndex:
@@ -47,6 +58,8 @@ def tar_index(path: Path) -> TarIndex:
     A sample is KEY.jpg (.jpeg, .png, .webp) with KEY.cls, which holds the number of its class, or KEY.json with a
     "label"; other members are left alone. This is the layout of WebDataset.
 
+    Images whose names have more than one dot, and whose key no image has, are listed in `left_out`.
+
     Raises:
         ValueError: If the tar is damaged or compressed, or an image has no label, or a label no image.
     """
@@ -54,27 +67,45 @@ def tar_index(path: Path) -> TarIndex:
     facts = f"{VERSION}/{path.resolve()}/{status.st_size}/{status.st_mtime_ns}"
     kept = cache_folder() / "shards" / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz"
     try:
-        with kept.open("rb") as file, np.load(file) as found:
-            return TarIndex(Names(found["ends"], found["text"]), *(found[k] for k in ("offsets", "sizes", "labels")))
+        found = load(kept)
+        if (found.offsets + found.sizes).max() <= status.st_size:
+            return found
+        log.warning("reading %s anew: its index is of another file", path)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and numpy raise errors of any type over a damaged file
         log.warning("reading %s anew: its index cannot be used (%s)", path, error)
     index = scan(path)
-    keep(index, kept)
+    try:
+        write_atomically(kept, lambda file: np.savez(file, **pack(index)))
+    except ValueError as error:
+        log.warning("the index of a shard is not kept: %s", error)
     return index
 
 
-def keep(index: TarIndex, path: Path) -> None:
-    """Write an index in one step; where the cache cannot be written, it is made anew next time."""
-    part = path.with_name(f"{path.stem}-{os.getpid()}.npz")
+def pack(index: TarIndex) -> dict[str, np.ndarray]:
+    """Give the arrays of an index."""
     arrays = {name: getattr(index, name) for name in ("offsets", "sizes", "labels")}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, ends=index.keys.ends, text=index.keys.text, **arrays)
-        part.replace(path)
-    except OSError as error:
-        log.warning("the index of a shard is not kept: %s", error)
+    names = {"keys": index.keys, "left_out": index.left_out}
+    return arrays | {f"{name}_{part}": getattr(names[name], part) for name in names for part in ("ends", "text")}
+
+
+def load(path: Path) -> TarIndex:
+    """Read an index; raises errors of any type if it is damaged."""
+    with path.open("rb") as file, np.load(file) as found:
+        names = {name: Names(found[f"{name}_ends"], found[f"{name}_text"]) for name in ("keys", "left_out")}
+        return TarIndex(**names, **{name: found[name] for name in ("offsets", "sizes", "labels")})
+
+
+@dataclass
+class Members:
+    """What was found in a shard so far, by key."""
+
+    images: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    """Where each begins, its length, and its suffix."""
+    labels: dict[str, int] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
+    """Name of an image with another dot before its suffix -> its key."""
 
 
 def scan(path: Path) -> TarIndex:
@@ -83,50 +114,91 @@ def scan(path: Path) -> TarIndex:
     Raises:
         ValueError: As `tar_index`.
     """
-    images: dict[str, tuple[int, int, str]] = {}
-    labels: dict[str, int] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.isfile():
-                    take(path, tar, member, images, labels)
-            check_end(path, tar)
-    except (tarfile.TarError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or no plain tar ({error}); fetch or make it again") from None
+    found = Members()
+    for tar, member in members(path):
+        take(path, tar, member, found)
+    images, labels = found.images, found.labels
     if lonely := sorted(images.keys() ^ labels.keys()):
         lacks, kinds = (
             ("label", ".cls, .json") if lonely[0] in images else ("image", ", ".join(f".{s}" for s in IMAGES))
         )
         raise ValueError(f"{path}: found no {lacks} ({kinds}) for {listed(lonely, 3)}; every sample needs both")
     if not images:
-        raise ValueError(f"{path} holds no images; expected members KEY.jpg and KEY.cls")
+        dots = f" (with more than one dot in their names: {listed(list(found.others), 3)})" if found.others else ""
+        raise ValueError(f"{path} holds no images{dots}; expected members KEY.jpg and KEY.cls")
     offsets, sizes, suffixes = zip(*images.values(), strict=True)
     keys = Names.of(f"{key}.{suffix}" for key, suffix in zip(images, suffixes, strict=True))
-    return TarIndex(keys, np.array(offsets), np.array(sizes), np.array([labels[key] for key in images]))
+    return TarIndex(
+        keys=keys,
+        offsets=np.array(offsets),
+        sizes=np.array(sizes),
+        labels=np.array([labels[key] for key in images]),
+        left_out=Names.of(name for name, key in found.others.items() if key not in images),
+    )
 
 
-def take(
-    path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, images: dict[str, Any], labels: dict[str, int]
-) -> None:
+def members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Go through the members that are files, to the end of the tar.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    with sound(path):
+        tar = tarfile.open(path, "r:")  # noqa: SIM115 (closed below)
+    with tar:
+        while True:
+            with sound(path):
+                member = tar.next()
+            if member is None:
+                break
+            if member.isfile():
+                yield tar, member
+        check_end(path, tar)
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Make one error of all those that tarfile raises over a damaged tar.
+
+    Raises:
+        ValueError: Naming the file.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged or no plain tar ({error}); fetch or make it again") from None
+
+
+def take(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found: Members) -> None:
     """Note a member that is an image or a label.
 
     Raises:
-        ValueError: If there were two for one sample, or the label is none.
+        ValueError: If there were two for one sample, the label is none, or the member is sparse.
     """
     parts = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]*)", member.name)
     if not parts:
         return
     key, suffix = parts[1], parts[2]
     kind = suffix.lower()
+    label = kind in ("cls", "json")
+    if (label or kind in IMAGES) and (member.issparse() or (label and member.size > LONGEST_LABEL)):
+        what = "a sparse file" if member.issparse() else f"a label of {member.size} bytes"
+        raise ValueError(f"{path}: {member.name} is {what}, which is not read; make the shard again without it")
     if kind in IMAGES:
-        if key in images:
+        if key in found.images:
             raise ValueError(f"{path}: found two images of {key}; expected one for each name before the first dot")
-        images[key] = member.offset_data, member.size, suffix
-    elif kind in ("cls", "json"):
-        file = tar.extractfile(member)
-        label = parse_label(kind, file.read() if file else b"", f"{path}: {member.name}")
-        if label is not None and (kind == "cls" or key not in labels):
-            labels[key] = label
+        found.images[key] = member.offset_data, member.size, suffix
+    elif label:
+        with sound(path):
+            file = tar.extractfile(member)
+            content = file.read() if file else b""
+        number = parse_label(kind, content, f"{path}: {member.name}")
+        if number is not None and (kind == "cls" or key not in found.labels):
+            found.labels[key] = number
+    elif f".{kind.rpartition('.')[2]}" in SUFFIXES | OPTIONAL.keys():
+        found.others[member.name] = key
 
 
 def parse_label(kind: str, content: bytes, where: str) -> int | None:
@@ -136,7 +208,7 @@ def parse_label(kind: str, content: bytes, where: str) -> int | None:
         ValueError: If it is no number from 0, or far too large a one.
     """
     try:
-        value = int(content) if kind == "cls" else json.loads(content)
+        value = int(content) if kind == "cls" else parse_json(content, where)
     except ValueError:
         value = content[:20]
     if kind == "json" and not isinstance(value, bytes):

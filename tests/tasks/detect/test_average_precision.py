@@ -137,3 +137,21 @@ def test_a_file_without_objects_is_refused(tiny):
     tiny.annotations.write_text(json.dumps(content | {"annotations": []}))
     with pytest.raises(ValueError, match="has no objects; there is nothing to measure"):
         average_precision(tiny.annotations, np.empty((0, 7)))
+
+
+def test_the_numbers_of_annotations_and_other_keys_mean_nothing(tmp_path):
+    def score(first, **more):
+        boxes = [[10 + 30 * number, 10, 20, 20] for number in range(2)]
+        objects = [{"id": first + n, "image_id": 0, "category_id": 0, "bbox": b, **more} for n, b in enumerate(boxes)]
+        images = [{"id": 0, "file_name": "a.jpg", "height": 100, "width": 100}]
+        path = tmp_path / "instances_val2017.json"
+        path.write_text(json.dumps({"images": images, "categories": [{"id": 0, "name": "x"}], "annotations": objects}))
+        return average_precision(path, np.array([[0, *box, 0.9 - 0.1 * n, 0] for n, box in enumerate(boxes)])).scores[
+            "AP"
+        ]
+
+    assert score(0) == score(1) == score(-1) == pytest.approx(100)
+    assert score(1, area=None, iscrowd=None) == pytest.approx(100)
+    assert score(1, ignore=1, score=0.0, drop=True, lvis_mark=True) == pytest.approx(100)
+    with pytest.raises(ValueError, match="damaged box"):
+        score(1, bbox=[1, 2, 3])

@@ -241,5 +241,5 @@ def test_classes_of_ones_own_are_learned_and_labels_above_end_the_training(tmp_p
     root = tmp_path / "tiny"
     make_tiny("ade", root)
     (root / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(149)))
-    with pytest.raises(ValueError, match="the label 150, expected 0 to 149"):
+    with pytest.raises(ValueError, match="the label 150, expected 1 to 149"):
         train(replace(small_training(root, tmp_path / "run"), batch_size=12))

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from ropevit.data.decoding import UNREADABLE, reason
 from ropevit.data.faults import RefusedError
-from ropevit.data.images import UNREADABLE, reason
 from ropevit.data.loading import Failure, Readable, TooManyBadError, Unread, read_near, seeded
 from ropevit.data.order import Draw, TrainOrder
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ropevit.data.coco import read_coco
+from ropevit.data.coco import boxes_of, read_coco
 from ropevit.extras import require
 from ropevit.tasks.detect.postprocess import Detections
 
@@ -90,15 +90,28 @@ def coco_results(rows: Rows) -> bytes:
 
 
 def complete(annotations: Path) -> dict[str, Any]:
-    """Read a file of annotations, and say of each what the evaluator asks and the file may leave out."""
+    """Read a file of annotations, and say of each what the evaluator asks and the file may leave out.
+
+    Annotations are numbered from 1: the evaluator takes the number 0 for "not found".
+
+    Raises:
+        ValueError: As `open_coco`.
+    """
     file = read_coco(annotations)
+    boxes_of(file)  # refuses what is no box
     return {
-        "images": list(file.images.values()),
+        "images": [{key: image[key] for key in ("id", "height", "width")} for image in file.images.values()],
         "categories": [{"id": category, "name": name} for category, name in file.categories.items()],
         "annotations": [
-            {"iscrowd": 0, "area": one["bbox"][2] * one["bbox"][3]}
-            | {key: one[key] for key in one if key != "segmentation"}
-            for one in file.annotations
+            {
+                "id": number,
+                "image_id": one["image_id"],
+                "category_id": one["category_id"],
+                "bbox": one["bbox"],
+                "iscrowd": int(one.get("iscrowd") or 0),
+                "area": one["bbox"][2] * one["bbox"][3] if one.get("area") is None else one["area"],
+            }
+            for number, one in enumerate(file.annotations, 1)
         ],
     }
 

@@ -1,0 +1,140 @@
+"""The one place where image files are decoded: any mode becomes RGB, and anything that goes wrong is one error."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from ropevit.data.depth import is_deep, to_levels
+from ropevit.data.formats import advice_by_content, readable_suffixes
+
+#: EXIF's tag of the orientation.
+ORIENTATION = 0x0112
+#: Orientation -> what turns the stored picture upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+#: Orientations that exchange width and height.
+SIDEWAYS = frozenset({5, 6, 7, 8})
+
+
+class UnreadableImageError(ValueError):
+    """What is in a file cannot be decoded as an image."""
+
+
+#: What reading an image may raise: the disk's errors, and that its content is none.
+UNREADABLE = (OSError, ValueError)
+
+
+def reason(error: Exception) -> str:
+    """Say in one line why an image cannot be read."""
+    text = re.sub(r"(cannot identify image file) .*", r"\1", str(error))  # whose name the caller says
+    return " ".join(text.split()) or type(error).__name__
+
+
+@contextmanager
+def opened(source: Path | BytesIO) -> Iterator[Image.Image]:
+    """Open an image; whatever fails while it is open counts as its content being unreadable.
+
+    Args:
+        source: Image file, or what is in it.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        UnreadableImageError: If its content cannot be decoded: decoders raise errors of any type over damaged files.
+    """
+    with source.open("rb") if isinstance(source, Path) else source as file:
+        try:
+            readable_suffixes()  # loads plugins
+            with Image.open(file) as image:
+                yield image
+        except UnidentifiedImageError as error:
+            file.seek(0)
+            raise UnreadableImageError(unidentified(file.read(16), error)) from error
+        except Exception as error:
+            raise UnreadableImageError(reason(error)) from error
+
+
+def unidentified(beginning: bytes, error: Exception) -> str:
+    """Say why no decoder takes a file that begins so, and which one would."""
+    needed = advice_by_content(beginning)
+    return f"no decoder for it is installed ({needed})" if needed else reason(error)
+
+
+def open_rgb(source: Path | BytesIO, enough: int | None = None) -> Image.Image:
+    """Read an image as RGB, upright; transparency goes on white, palettes, greys and CMYK are converted.
+
+    Args:
+        source: Image file, or what is in it.
+        enough: Shorter side in pixels that is enough; JPEGs are then decoded no larger than needed.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        UnreadableImageError: If its content cannot be decoded.
+    """
+    with opened(source) as image:
+        if enough:
+            image.draft("RGB", (enough, enough))
+        return to_rgb(turn(image, orientation(image)))
+
+
+def orientation(image: Image.Image) -> int:
+    """Tell how a picture is stored: 1 as it is seen, 2 to 8 as EXIF counts; 1 where that is not told.
+
+    Only this tag is read: the others may be of any type, as nothing here needs them.
+    """
+    image.load()
+    try:
+        found = image.getexif().get(ORIENTATION)
+    except Exception:  # damaged metadata do not spoil the pixels
+        return 1
+    return found if isinstance(found, int) and found in TURNS else 1
+
+
+def turn(image: Image.Image, stored: int) -> Image.Image:
+    """Turn a picture upright that is stored in an orientation."""
+    return image.transpose(TURNS[stored]) if stored in TURNS else image
+
+
+def upright_size(size: tuple[int, int], stored: int) -> tuple[int, int]:
+    """Give width and height of a picture after it is turned upright."""
+    return (size[1], size[0]) if stored in SIDEWAYS else size
+
+
+def fitting_turn(size: tuple[int, int], stored: int, annotated: tuple[int, int]) -> int | None:
+    """Choose how a picture is turned so that its annotation lies on it, by the size for which it was annotated.
+
+    Args:
+        size: Width and height as stored.
+        stored: Orientation, from `orientation`.
+        annotated: Width and height that the annotation is for.
+
+    Returns:
+        The orientation to hand to `turn`: upright where the size allows it, else 1; None where neither has that size.
+    """
+    if upright_size(size, stored) == annotated:
+        return stored
+    return 1 if size == annotated else None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; what is transparent becomes white, `depth.py` says what becomes of deep greys.
+
+    Raises:
+        ValueError: If values are no finite numbers.
+    """
+    if is_deep(image.mode):
+        return Image.fromarray(to_levels(image)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -1,0 +1,78 @@
+"""Grey values of more than 8 bits: how a file's values become the 256 levels of RGB."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image
+
+#: Depths in bits that whole numbers are taken to have: the smallest that holds the largest value.
+DEPTHS = (8, 12, 16)
+#: Rows that are converted at a time, to need little memory.
+BAND = 256
+#: What the scale of a file is called whose own lowest and highest values become black and white.
+STRETCHED = "stretched"
+
+
+class Scale(NamedTuple):
+    """How the values of a file become levels: `low` becomes 0, `high` becomes 255."""
+
+    name: str
+    """Such as `12 bits`, `0 to 1` or `stretched`; files of one name have one scale, unless they are stretched."""
+    low: float
+    high: float
+    found: tuple[float, float]
+    """Lowest and highest value of the file."""
+
+    def __str__(self) -> str:
+        low, high = self.found
+        how = "from the lowest to the highest" if self.name == STRETCHED else f"as {self.name}"
+        return f"values {low:g} to {high:g}, read {how}"
+
+
+def is_deep(mode: str) -> bool:
+    """Tell modes of Pillow with more than 8 bits a pixel and channel."""
+    return mode == "F" or mode.startswith("I")
+
+
+def scale_of(image: Image.Image) -> Scale:
+    """Choose the scale of a deep image by its values alone.
+
+    Whole numbers from 0 on have the smallest depth of `DEPTHS` that holds the largest of them; floats within 0 and 1
+    have that range. Values beyond are stretched: those of one file alone do not tell what is black and white.
+
+    Raises:
+        ValueError: If there are values that are no finite numbers.
+    """
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("holds values that are no finite numbers (NaN or infinite)")
+    whole = values.dtype.kind in "iu"
+    if not whole and low >= 0 and high <= 1:
+        return Scale("0 to 1", 0, 1, (low, high))
+    for bits in DEPTHS:
+        if whole and low >= 0 and high < 2**bits:
+            return Scale(f"{bits} bits", 0, 2**bits - 1, (low, high))
+    return Scale(STRETCHED, low, high, (low, high))
+
+
+def to_levels(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
+    """Bring a deep image to 256 levels; of whole numbers of a known depth the upper 8 bits are kept.
+
+    Raises:
+        ValueError: As `scale_of`.
+    """
+    scale, values = scale_of(image), np.asarray(image)
+    levels = np.empty(values.shape, dtype=np.uint8)
+    for start in range(0, len(values), BAND):
+        levels[start : start + BAND] = band(values[start : start + BAND], scale)
+    return levels
+
+
+def band(values: Shaped[np.ndarray, "h W"], scale: Scale) -> UInt8[np.ndarray, "h W"]:
+    """Bring some rows to levels."""
+    if scale.name.endswith("bits"):
+        return (values >> int(scale.high).bit_length() - 8).astype(np.uint8)
+    span = scale.high - scale.low or 1.0
+    return np.rint((values.astype(np.float64) - scale.low) / span * 255).astype(np.uint8)

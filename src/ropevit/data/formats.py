@@ -1,0 +1,71 @@
+"""Which image files can be read here: what Pillow decodes by itself, and what it needs a plugin for."""
+
+from functools import cache
+from importlib import import_module
+
+from PIL import Image, features
+
+#: Suffixes of formats that every Pillow decodes.
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+#: Suffixes of formats that need a decoder which may not be there, and what to do then.
+OPTIONAL = {
+    **dict.fromkeys((".heic", ".heif"), "pip install pillow-heif"),
+    **dict.fromkeys((".jxl",), "pip install pillow-jxl-plugin"),
+    **dict.fromkeys((".avif",), "install Pillow 11.3 or later with AVIF"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx"), "install a Pillow with OpenJPEG"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"), "develop raw photographs first"),
+}
+
+#: Plugins for Pillow, and the suffixes that they bring.
+PLUGINS = {"pillow_heif": (".heic", ".heif"), "pillow_jxl": (".jxl",)}
+
+#: How files of formats begin that need a plugin: where, with which bytes, and a suffix of the format.
+BEGINNINGS = (
+    *((4, b"ftyp" + brand, ".heic") for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
+    (4, b"ftypavif", ".avif"),
+    (0, b"\xff\x0a", ".jxl"),
+    (0, b"\0\0\0\x0cJXL ", ".jxl"),
+    (0, b"\0\0\0\x0cjP  ", ".jp2"),
+)
+
+
+@cache
+def readable_suffixes() -> frozenset[str]:
+    """Give the suffixes of all files that can be read here, after loading the plugins that are installed."""
+    found = set(SUFFIXES)
+    for module, suffixes in PLUGINS.items():
+        if load_plugin(module):
+            found.update(suffixes)
+    if "avif" in features.modules and features.check_module("avif"):
+        found.add(".avif")
+    if features.check_codec("jpg_2000"):
+        found.update((".jp2", ".j2k", ".jpx"))
+    return frozenset(found)
+
+
+def load_plugin(module: str) -> bool:
+    """Load a plugin of Pillow, and tell whether it is there."""
+    try:
+        plugin = import_module(module)
+    except ImportError:
+        return False
+    Image.init()
+    if module == "pillow_heif":
+        plugin.register_heif_opener()
+    return True
+
+
+def advice(suffix: str) -> str | None:
+    """Say what a file needs to be read here; None where it needs nothing, or is no image."""
+    return None if suffix in readable_suffixes() else OPTIONAL.get(suffix)
+
+
+def advice_by_content(beginning: bytes) -> str | None:
+    """Say what a file needs, by its first bytes, whatever it is called; None where that is not known."""
+    for place, expected, suffix in BEGINNINGS:
+        if beginning[place : place + len(expected)] == expected and (needed := advice(suffix)):
+            return f"{suffix[1:].upper()}: {needed}"
+    return None
