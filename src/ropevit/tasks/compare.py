@@ -40,12 +40,12 @@ def read_evaluations(folders: Sequence[Path], option: str = "--evals") -> Evalua
         replace(read_curve(folder, ROWS[metric], found[0], option), paper=paper_figures(folder, settings))
         for folder, settings in zip(folders, found, strict=True)
     )
-    return Evaluations(curves=curves, metric=metric, title=f"{metric} on {found[0]['config']['data']}")
+    return Evaluations(curves=curves, metric=metric, title=f"{metric} on {found[0]['config'].get('data')}")
 
 
 def paper_figures(folder: Path, settings: Mapping[str, Any]) -> dict[int, Figure]:
     """Give the paper's figures for what was measured: its model, as it does, on all classes of ImageNet-1k."""
-    config, name = settings["config"], settings["model"]["model"]
+    config, name = settings["config"], settings["model"].get("model")
     if name is None or any(config.get(key) != value for key, value in PAPER.items()):
         return {}
     names = {line["name"] for line in read_csv(folder / CLASSES)}

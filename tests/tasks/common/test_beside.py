@@ -83,3 +83,68 @@ def test_ratios_are_read_with_commas_or_spaces():
     for word in ("half", "-1", "nan", "1.2.3"):
         with pytest.raises(ValueError, match=f"got ratio '{word}'"):
             read_ratios([word])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ("model.trained_at", "64", r"model\.trained_at is '64'"),
+        ("model.trained_at", 0, r"model\.trained_at is 0, expected pixels"),
+        ("model.trained_at", 10**400, r"model\.trained_at is 1000"),
+        ("model.name", ["a"], r"model\.name is"),
+        ("model.position", None, r"model\.position is 'None'"),
+        ("config.metric", ["AP"], r"config\.metric is"),
+        ("model", [], "no model"),
+    ],
+)
+def test_settings_of_wrong_types_are_one_line(place, value, reason, other):
+    folder = other()
+    content = json.loads((folder / "eval.json").read_text())
+    part, _, name = place.partition(".")
+    if name:
+        content[part][name] = value
+    else:
+        content[part] = value
+    (folder / "eval.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"found no evaluation in .*other \(eval\.json: {reason}.*leave it out of"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b"\xff\xfe", "is not readable JSON"),
+    ],
+    ids=["deep", "no text"],
+)
+def test_settings_that_are_no_json_are_one_line(content, reason, other):
+    folder = other()
+    (folder / "eval.json").write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("64,", "0,", "a size of 0 pixels"),
+        ("64,", ",", "no size"),
+        ("64,", f"{10**30},", "a size of 1000"),
+        ("64,", "\x00,", "eval.csv"),
+    ],
+)
+def test_a_table_of_wrong_values_is_one_line(old, new, reason, other):
+    path = other() / "eval.csv"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(ValueError, match=reason):
+        read(path.parent)
+
+
+def test_a_class_that_would_be_a_formula_is_kept_as_text_and_found_again(tmp_path):
+    names = {"=1+1": "=1+1", "b": "@b"}
+    for resume in (False, True):
+        results = Results(tmp_path / "own", settings(), names, Row, resume=resume)
+        results.add(row(64 if resume else 32), [10.0, 20.0])
+    lines = (tmp_path / "own" / "per_class.csv").read_text().splitlines()
+    assert lines == ["class,name,32,64", "'=1+1,'=1+1,10.00,10.00", "b,'@b,20.00,20.00"]

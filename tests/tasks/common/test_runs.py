@@ -1,8 +1,11 @@
+import io
 import json
 
 import pytest
 from PIL import Image
 
+from ropevit.cli.console import Console
+from ropevit.cli.runs import table
 from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.directory import open_directory, read_settings
 from ropevit.tasks.common.metrics import read_metrics
@@ -160,3 +163,35 @@ def test_an_accuracy_and_an_average_precision_are_not_compared(tmp_path):
 def test_a_directory_without_trainings_is_refused(tmp_path):
     with pytest.raises(ValueError, match="found no training in"):
         find_runs([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        pytest.param(
+            '{"a":' * 100_000 + "1" + "}" * 100_000, "line 2 is not readable JSON .nested too deeply", id="deep"
+        ),
+        ('{"loss": 1.0}', "line 2 says no step or epoch"),
+        ('{"step": "1", "epoch": 1}', "line 2 says no step or epoch"),
+        ('{"step": 1, "epoch": "1"}', "line 2 says epoch '1'"),
+        ('{"step": 1, "epoch": 1, "loss": {}}', "line 2 says loss '{}'"),
+        ('{"step": 1, "epoch": 1, "skipped": 7}', "line 2 says skipped '7'"),
+    ],
+)
+def test_a_log_that_no_training_wrote_is_one_line(line, reason, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SETTINGS))
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "epoch": 0.5, "loss": 1.0}}\n{line}\n')
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl, {reason}") as caught:
+        find_runs([tmp_path])
+    assert "\n" not in str(caught.value)
+
+
+def test_odd_names_of_runs_and_recipes_are_listed_and_drawn(tmp_path):
+    make_run(tmp_path / "_$a$b", [3.0])
+    settings = {**SETTINGS, "recipe": "[/red]$x^", "model": None, "optim": None}
+    (tmp_path / "_$a$b" / "config.json").write_text(json.dumps(settings))
+    runs = find_runs([tmp_path])
+    assert draw_runs(runs, tmp_path / "runs.png").stat().st_size > 10_000
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(runs))
+    assert "[/red]$x^" in console.export_text()

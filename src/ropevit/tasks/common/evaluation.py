@@ -1,7 +1,7 @@
 """What all evaluations share: their processes, the loop over sizes, what they report, and curves beside one another."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from ropevit.analysis.curves import Curve, Evaluations, draw_curves
 from ropevit.drawing import figure_bytes
 from ropevit.extras import require
+from ropevit.locks import lock_folder
 from ropevit.machine import environment
 from ropevit.models.published import Figure
 from ropevit.tasks.common.eval_config import EvalConfig
@@ -173,11 +174,18 @@ def measure_all(plan: Plan, site: Site) -> list[Any]:
         The rows, measured now or before, by size.
 
     Raises:
-        ValueError: If the directory, or one to be drawn beside it, does not allow it.
+        ValueError: If the directory, or one to be drawn beside it, does not allow it, or another process writes there.
     """
+    out = site.config.out or Path("runs/eval") / plan.name
+    with ExitStack() as stack:
+        site.channel.first(lambda: stack.enter_context(lock_folder(out)))
+        return measure_into(out, plan, site)
+
+
+def measure_into(out: Path, plan: Plan, site: Site) -> list[Any]:
+    """Measure into a directory; see `measure_all`."""
     settings = describe(plan, site)
     beside = site.channel.first(lambda: [read_curve(folder, plan.row, settings) for folder in site.config.beside])
-    out = site.config.out or Path("runs/eval") / plan.name
     results = site.channel.first(lambda: Results(out, settings, plan.names, plan.row, site.config.resume))
     rows = list(results.rows)
     site.report(

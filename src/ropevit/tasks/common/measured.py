@@ -12,10 +12,21 @@ from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
-from ropevit.files import write_atomically
+from ropevit.files import read_json, write_atomically
+from ropevit.locks import is_empty
 from ropevit.tasks.common.directory import differences
+from ropevit.text import csv_cell
 
 SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "curve.png"
+
+#: Pixels beyond which a number is none of a test size.
+LARGEST = 1_000_000
+
+#: Fields of the settings that are read again -> of which type they are.
+FIELDS: dict[str, dict[str, Any]] = {
+    "config": {"metric": str | None, "data": str | None},
+    "model": {"name": str, "model": str | None, "position": str, "trained_at": int},
+}
 
 
 @runtime_checkable
@@ -80,7 +91,7 @@ class Results:
         self.classes: dict[str, dict[int, str]] = {name: {} for name in names}
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"got the file {folder} for the directory of the results; choose another --out")
-        if folder.is_dir() and any(folder.iterdir()):
+        if not is_empty(folder):
             if not resume:
                 raise ValueError(f"{folder} is not empty; choose another --out, or measure what is missing: --resume")
             self.read()
@@ -101,8 +112,12 @@ class Results:
             )
         self.rows = read_rows(self.folder, self.kind)
         sizes = [row.size for row in self.rows]
-        for line in read_csv(self.folder / CLASSES):
-            self.classes[line["class"]] = {size: line[str(size)] for size in sizes}
+        names = {csv_cell(name): name for name in self.names}
+        try:
+            for line in read_csv(self.folder / CLASSES):
+                self.classes[names[line["class"]]] = {size: line[str(size)] for size in sizes}
+        except KeyError as error:
+            raise ValueError(f"{self.folder / CLASSES} lacks {error}; choose another --out") from None
 
     def add(self, row: Row, classes: Sequence[float]) -> None:
         """Write a size down; its row comes last, so that one that is there is complete.
@@ -137,15 +152,31 @@ def read_settings(folder: Path, advice: str) -> dict[str, Any]:
         advice: What to do if it is none.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is none, or a field that is read is missing or of a wrong type.
     """
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        if not isinstance(settings["config"], dict) or not isinstance(settings["model"], dict):
-            raise ValueError(SETTINGS)
-    except (OSError, ValueError, KeyError, TypeError):
+        settings = read_json(folder / SETTINGS)
+        if problem := wrong_field(settings):
+            raise ValueError(problem)
+    except OSError:
         raise ValueError(f"found no evaluation in {folder} (no {SETTINGS}); {advice}") from None
+    except ValueError as error:
+        raise ValueError(f"found no evaluation in {folder} ({SETTINGS}: {error}); {advice}") from None
     return settings
+
+
+def wrong_field(settings: Any) -> str | None:
+    """Say which field of the settings of an evaluation is missing or of a wrong type, if one is."""
+    for part, kinds in FIELDS.items():
+        found = settings.get(part) if isinstance(settings, dict) else None
+        if not isinstance(found, dict):
+            return f"no {part}"
+        for name, kind in kinds.items():
+            value = found.get(name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                return f"{part}.{name} is {str(value)[:40]!r}, which no evaluation writes"
+    size = settings["model"]["trained_at"]
+    return None if 0 < size <= LARGEST else f"model.trained_at is {str(size)[:40]}, expected pixels"
 
 
 def read_rows(folder: Path, kind: type) -> list[Any]:
@@ -166,26 +197,38 @@ def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
     types = {field.name: field.type for field in fields(kind)}
     whole = {name for name, found in types.items() if int in (found, *get_args(found))}
     try:
-        return kind(**{name: (int if name in whole else float)(text) if text else None for name, text in line.items()})
-    except (TypeError, ValueError) as error:
+        if empty := [name for name, text in line.items() if not text and type(None) not in get_args(types[name])]:
+            raise ValueError(f"no {empty[0]}")
+        row = kind(**{name: (int if name in whole else float)(text) if text else None for name, text in line.items()})
+        if not 0 < row.size <= LARGEST:
+            raise ValueError(f"a size of {row.size} pixels")
+        return row
+    except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not the table that such an evaluation writes ({error}); leave it out") from None
 
 
 def to_csv(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """Write a table as comma-separated values."""
+    """Write a table as comma-separated values, of which a spreadsheet computes none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(heading)
-    writer.writerows(lines)
+    writer.writerow(map(csv_cell, heading))
+    writer.writerows(map(csv_cell, line) for line in lines)
     return text.getvalue()
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table; none is there before the first size is measured."""
+    """Read a table; none is there before the first size is measured.
+
+    Raises:
+        ValueError: If it is no table.
+    """
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no table ({error}); it is damaged") from None
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:

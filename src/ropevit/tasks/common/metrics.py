@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.extras import require
-from ropevit.files import write_atomically
+from ropevit.files import parse_json, write_atomically
 from ropevit.tasks.common.config import RunConfig
 
 FILE = "metrics.jsonl"
@@ -87,12 +87,32 @@ def own_id(path: Path) -> str:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the lines of a run's log; a last line that was cut short is left out."""
+    """Read the lines of a run's log; a last line that was cut short is left out.
+
+    Raises:
+        ValueError: If a line is none that a training writes.
+    """
     path = folder / FILE
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [parse_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.endswith("}")]
+
+
+def parse_line(text: str, where: str) -> dict[str, Any]:
+    """Read a line of a log: numbers by name, of which the step and the epoch are always there, and files left out.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    line = parse_json(text, where)
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int) or line.get("epoch") is None:
+        raise ValueError(f"{where} says no step or epoch; it is none that a training writes")
+    for name, value in line.items():
+        right = isinstance(value, list) if name == "skipped" else isinstance(value, int | float | None)
+        if not right or isinstance(value, bool):
+            raise ValueError(f"{where} says {name} {str(value)[:40]!r}; it is none that a training writes")
+    return line
 
 
 def trim(path: Path, step: int, evaluated: int) -> None:

@@ -28,8 +28,8 @@ class RunSummary:
     @property
     def what(self) -> str:
         """Recipe, position embedding, and the rules for positions if there are any."""
-        model = self.settings.get("model", {})
-        words = self.settings.get("recipe", "?"), model.get("position"), model.get("scaling")
+        model = self.settings.get("model") or {}
+        words = self.settings.get("recipe") or "?", model.get("position"), model.get("scaling")
         return " ".join(word for word in words if word)
 
     @property
@@ -45,12 +45,12 @@ class RunSummary:
     @property
     def metric(self) -> str:
         """Name of the score by which its best weights are chosen."""
-        return self.settings.get("metric", "top1")
+        return self.settings.get("metric") or "top1"
 
     @property
     def passes(self) -> float | None:
         """Epochs of the whole training, where that is known yet."""
-        optim, last = self.settings.get("optim", {}), (self.lines or [{}])[-1]
+        optim, last = self.settings.get("optim") or {}, (self.lines or [{}])[-1]
         if optim.get("steps") is None:
             return optim.get("epochs")
         return optim["steps"] * last["epoch"] / last["step"] if last.get("step") else None
