@@ -83,7 +83,11 @@ def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):
     [
         (["--sizes", "12"], "got size 12, which patches of 8 pixels do not tile; take 8 or 16"),
         (["--batch-size", "0"], "got batch_size=0"),
-        (["--device", "cuda"], "no GPU is available here"),
+        (
+            ["--device", "cuda"],
+            "got device 'cuda', which is not available here; take auto, cpu, cuda",
+        ),
+        (["--device", "tpu"], "got device 'tpu'; take auto, cpu, cuda, cuda:N, mps or xpu"),
         (["--which", "ema"], "holds no moving average"),
         (["--out", "own.safetensors"], "got the file own.safetensors for the directory"),
     ],

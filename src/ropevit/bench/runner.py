@@ -16,9 +16,9 @@ from ropevit.bench.report import describe, draw, write_markdown
 from ropevit.bench.results import Row, write_rows
 from ropevit.bench.shapes import SHAPES, SIZES
 from ropevit.bench.timing import kept_bytes, peak_bytes, spread, time_rounds
+from ropevit.device import resolve_device
 from ropevit.extras import MissingExtraError, require
 from ropevit.locks import lock_folder
-from ropevit.study.device import resolve_device
 
 #: Called with what is being done, and how much of the whole is done.
 Report = Callable[[str, int, int], None]
@@ -41,7 +41,7 @@ def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None)
     Raises:
         ValueError: At once, if the level or device is unknown, matplotlib is missing, or there are results already.
     """
-    levels, device = check_level(level), resolve_device(config.device)
+    levels, device = check_level(level), resolve_device(config.device, ("cpu", "cuda"))
     require("matplotlib", "figures")  # now, not after the work
     existing = config.out / "bench.csv"
     if existing.exists() and not config.overwrite:

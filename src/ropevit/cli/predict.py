@@ -18,7 +18,7 @@ from ropevit.cli.errors import show_error
 from ropevit.data.ade_classes import OWN
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
-from ropevit.study.device import resolve_device
+from ropevit.device import resolve_device
 from ropevit.tasks.classify.predict import Input, classify_files
 from ropevit.tasks.classify.subject import class_names, config_at, open_subject
 from ropevit.tasks.common.kept import Kind, Which, kind_of, told_kind, weights_file
@@ -73,7 +73,7 @@ class PredictConfig:
     workers: int | None = None
     """Processes that read images for a classifier; if left out 4, or none for fewer than 64 images."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto (the accelerator that there is, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
 
     def __post_init__(self):
         if not self.images:

@@ -13,9 +13,9 @@ from rich import box
 from rich.table import Table
 
 from ropevit.cli.console import Console
+from ropevit.device import resolve_device
 from ropevit.machine import processor
 from ropevit.models.published import DRAWN, SOURCE
-from ropevit.study.device import resolve_device
 from ropevit.tasks.classify.reproduce import (
     Found,
     Speed,
@@ -51,7 +51,7 @@ class ReproduceConfig:
     measure: bool = False
     """Time a few steps of each training on this machine."""
     device: str = "auto"
-    """What --measure takes: auto, cpu or cuda."""
+    """What --measure takes: auto, cpu, cuda, cuda:N, mps or xpu."""
 
     def __post_init__(self):
         if self.gpus < 1:
@@ -107,7 +107,8 @@ def measured(
 ) -> tuple[Callable[[Stage], Speed | None], list[str]]:
     """Time every training on this machine's device."""
     device = resolve_device(config.device)
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"a CPU ({processor()})"
+    kinds = {"cuda": lambda: torch.cuda.get_device_name(device), "cpu": lambda: f"a CPU ({processor()})"}
+    named = kinds.get(device.type, lambda: f"{device.type} of {processor()}")()
     timed: dict[str, Speed] = {}
     lines = []
     with console.status("timing") as status:

@@ -46,7 +46,7 @@ class StudyConfig:
     """Go on with the study in the directory; more seeds, test sizes and rules may be asked for. What is trained already
     is measured again only where that is new."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto (the accelerator that there is, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     precision: str = "auto"
     """float32, bfloat16 (mixed precision), or auto: bfloat16 where the device has matrix units for it."""
     workers: int | None = None

@@ -1,4 +1,4 @@
-"""Where a study runs: device and precision."""
+"""The precision in which a study computes."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,22 +8,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-def resolve_device(name: str) -> torch.device:
-    """Turn `auto` into the best device there is, and refuse one that is not there.
-
-    Raises:
-        ValueError: If the name means no device, or one that this machine does not have.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"got device {name!r}, which is not available here; take auto, cpu or cuda") from error
-    return device
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:

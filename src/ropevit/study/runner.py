@@ -28,12 +28,13 @@ import torch
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import check_folder, load_folder
 from ropevit.data.labelled import LabelledImages
+from ropevit.device import resolve_device
 from ropevit.files import read_json, write_json
 from ropevit.locks import is_empty, lock_folder
 from ropevit.machine import available_cores, environment
 from ropevit.study.config import StudyConfig
 from ropevit.study.cost import measure_costs
-from ropevit.study.device import resolve_device, resolve_precision
+from ropevit.study.device import resolve_precision
 from ropevit.study.events import Event, Loading, Report, RunDone, RunFailed
 from ropevit.study.fingerprint import SPLITS, differences, digest, fingerprint
 from ropevit.study.floor import measure_floors

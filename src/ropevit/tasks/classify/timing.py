@@ -44,8 +44,8 @@ def time_training(config: TrainConfig, device: torch.device, named: str) -> Spee
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad)
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
     step()
     begin = time.perf_counter()

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ropevit.device import check_device_name
+
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
 
@@ -117,8 +119,8 @@ class RunConfig:
     """Go on with the training in the directory, or start it if there is none yet."""
     seed: int = 0
     """What the first weights, the order of the images and all that is drawn in training depend on."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU if there is one."""
+    device: str = "auto"
+    """auto (the accelerator that there is, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     precision: Precision = "float32"
     """float32, tf32 (float32 with TF32 matrix products), or mixed precision: bfloat16, float16 (with a loss scaler)."""
     accumulate: int = 1
@@ -148,6 +150,7 @@ class RunConfig:
     """Project of Weights & Biases to log to; needs the package wandb."""
 
     def __post_init__(self):
+        check_device_name(self.device)
         for name in ("accumulate", "max_steps", "save_every", "keep", "eval_every", "log_every"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from ropevit.device import check_device_name
 from ropevit.tasks.common.kept import Kind, Which, told_kind
 
 #: What can be measured: the kinds of models, each with a group of options that the others refuse.
@@ -136,8 +137,8 @@ class EvalConfig:
     """bfloat16 multiplies matrices in it; weights and angles stay float32."""
     workers: int = 4
     """Processes that read images, for each measuring process; 0 reads in the measuring process itself."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU if there is one."""
+    device: str = "auto"
+    """auto (the accelerator that there is, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     scaling: str | None = None
     """Rules for grids or windows larger than in training, such as pi, ntk or parts+log, instead of those that the model
     was trained with, if any; none measures it without. Not for detectors. See docs/scaling.md."""
@@ -146,6 +147,7 @@ class EvalConfig:
     segmenter: tyro.conf.OmitArgPrefixes[SegmenterOptions] = field(default_factory=SegmenterOptions)
 
     def __post_init__(self):
+        check_device_name(self.device)
         if (self.batch_size is not None and self.batch_size < 1) or self.workers < 0:
             raise ValueError(
                 f"got batch_size={self.batch_size}, workers={self.workers}; expected 1 or more, and 0 or more"

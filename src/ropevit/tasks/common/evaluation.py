@@ -16,7 +16,7 @@ from ropevit.machine import environment
 from ropevit.models.published import Figure
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.measured import CURVE, Results, Row, read_rows, read_settings
-from ropevit.tasks.common.processes import Channel, choose_cpu, leave
+from ropevit.tasks.common.processes import Channel, check_device, choose_device, leave
 from ropevit.tasks.common.window import Window
 
 #: Unreadable images of a size that are named.
@@ -151,15 +151,16 @@ def joined(config: EvalConfig, report: Report) -> Iterator[Site]:
     """
     for package, extra in (("torchvision", "train"), ("matplotlib", "figures")):
         require(package, extra)  # now, not after measuring
-    on_cpu = choose_cpu(config.device)
+    device = choose_device(config.device)
     torch.backends.cudnn.allow_tf32 = False  # float32 is float32 in convolutions, too, as in training
-    processes = require("accelerate", "train").PartialState(cpu=on_cpu)
+    processes = require("accelerate", "train").PartialState(cpu=device.type == "cpu")
+    check_device(device, processes.device)
     try:
         yield Site(
             config=config,
             world=processes.num_processes,
             rank=processes.process_index,
-            device=torch.device("cpu") if on_cpu else torch.device("cuda", processes.local_process_index),
+            device=processes.device,
             channel=Channel(),
             report=report if processes.is_main_process else lambda _: None,
         )

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ropevit.device import resolve_device
 from ropevit.extras import require
 from ropevit.tasks.common.config import RunConfig
 
@@ -27,27 +28,50 @@ def make_accelerator(config: RunConfig) -> Any:
         ValueError: If the device or the precision is not to be had here.
     """
     accelerate = require("accelerate", "train")
-    on_cpu = choose_cpu(config.device)
-    if on_cpu and config.precision in ("float16", "tf32"):
-        raise ValueError(f"got precision={config.precision!r} on a CPU; take float32 or bfloat16 there")
+    device = choose_device(config.device)
+    if device.type != "cuda" and config.precision in ("float16", "tf32"):
+        named = "a CPU" if device.type == "cpu" else device.type
+        raise ValueError(f"got precision={config.precision!r} on {named}; take float32 or bfloat16 there")
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # else convolutions take it, whatever is asked for
     if config.shard and ("RANK" not in os.environ or config.precision == "float16"):
         raise ValueError(
             "got shard=True with one process or precision='float16'; start several with torchrun, in bfloat16"
         )
-    return accelerate.Accelerator(cpu=on_cpu, mixed_precision=MIXED[config.precision])
+    accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=MIXED[config.precision])
+    check_device(device, accelerator.device)
+    return accelerator
 
 
-def choose_cpu(device: str) -> bool:
-    """Tell whether to compute on the CPU: where asked to, or where there is no GPU.
+def choose_device(name: str) -> torch.device:
+    """Choose the device of this process; where there are several processes, each takes the accelerator of its number.
 
     Raises:
-        ValueError: If there is no GPU, but one is asked for.
+        ValueError: If it is not there, or one device is named for several processes.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("got device='cuda', but no GPU is available here; take auto or cpu")
-    return device == "cpu" or not torch.cuda.is_available()
+    device = resolve_device(name)
+    if device.index is not None and device.type != "cpu":
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"got device {name!r} for several processes; take {device.type}, and each has its own")
+        torch.accelerator.set_device_index(device.index)  # which accelerate takes
+    return device
+
+
+def check_device(chosen: torch.device, found: torch.device) -> None:
+    """Refuse to go on elsewhere than was asked for.
+
+    Args:
+        chosen: From `choose_device`.
+        found: The device that accelerate takes.
+
+    Raises:
+        ValueError: If they are of different types.
+    """
+    if chosen.type != found.type:
+        leave()
+        raise ValueError(
+            f"got device {chosen.type}, but accelerate computes on {found.type} here; take {found.type} or cpu"
+        )
 
 
 def leave() -> None:

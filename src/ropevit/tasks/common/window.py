@@ -49,7 +49,7 @@ class Window:
 
     def losses(self) -> Tensor:
         """Give the losses of all steps, on the CPU: here a GPU is waited for."""
-        return torch.stack(self.kept).double().cpu() if self.kept else torch.empty(0, dtype=torch.float64)
+        return torch.stack(self.kept).cpu().double() if self.kept else torch.empty(0, dtype=torch.float64)
 
     def seconds(self) -> float:
         """Give the time since the restart."""

@@ -1,0 +1,60 @@
+"""Where to compute: the devices that `--device` names."""
+
+import torch
+
+#: Types of devices that models are computed on.
+KINDS = ("cpu", "cuda", "mps", "xpu")
+#: What `--device` takes, in words.
+CHOICES = "auto, cpu, cuda, cuda:N, mps or xpu"
+
+
+def resolve_device(name: str, kinds: tuple[str, ...] = KINDS) -> torch.device:
+    """Turn `auto` into the accelerator that PyTorch finds, or the CPU, and refuse a device that is not there.
+
+    Nothing is allocated on it: processes of which each takes its own would all reach for the first.
+
+    Args:
+        name: auto, or what `torch.device` takes.
+        kinds: Types of devices that the caller can use.
+
+    Raises:
+        ValueError: If the name means no device, or one that this machine does not have.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return found if found is not None and found.type in kinds else torch.device("cpu")
+    device = named_device(name, kinds)
+    there = found is not None and found.type == device.type and (device.index or 0) < torch.accelerator.device_count()
+    if device.type != "cpu" and not there:
+        raise ValueError(f"got device {name!r}, which is not available here; take {choices(kinds)}")
+    return device
+
+
+def check_device_name(name: str) -> None:
+    """Refuse what names no device, whether or not it is there.
+
+    Raises:
+        ValueError: Saying what does.
+    """
+    if name != "auto":
+        named_device(name, KINDS)
+
+
+def named_device(name: str, kinds: tuple[str, ...]) -> torch.device:
+    """Read the name of a device of some types.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in kinds:
+        raise ValueError(f"got device {name!r}; take {choices(kinds)}")
+    return device
+
+
+def choices(kinds: tuple[str, ...]) -> str:
+    """Say what may be chosen."""
+    return CHOICES if kinds == KINDS else f"auto, {' or '.join(kinds)}"

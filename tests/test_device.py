@@ -1,0 +1,84 @@
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ropevit.device import resolve_device
+from ropevit.models import ViTConfig, build_model, set_scaling
+from ropevit.models.swin import SwinConfig
+from ropevit.tasks.common import processes
+
+
+def pretend(monkeypatch, kind, count=1):
+    """Let PyTorch find accelerators of a kind that this machine lacks."""
+    found = None if kind is None else torch.device(kind)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: found)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_auto_takes_the_accelerator_that_there_is_and_names_choose_it(monkeypatch, kind):
+    pretend(monkeypatch, kind, count=2)
+    assert resolve_device("auto") == resolve_device(kind) == torch.device(kind)
+    assert resolve_device(f"{kind}:1") == torch.device(kind, 1)
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto", ("cpu",)) == torch.device("cpu")
+    for name in (f"{kind}:2", *({"cuda", "mps", "xpu"} - {kind})):
+        with pytest.raises(ValueError, match=f"got device '{name}', which is not available here; take auto, cpu"):
+            resolve_device(name)
+
+
+def test_what_is_no_device_or_cannot_compute_is_refused(monkeypatch):
+    pretend(monkeypatch, None)
+    assert resolve_device("auto") == torch.device("cpu")
+    for name in ("toaster", "meta", "", "cuda:x"):
+        with pytest.raises(ValueError, match=f"got device '{name}'; take auto, cpu, cuda, cuda:N, mps or xpu"):
+            resolve_device(name)
+    with pytest.raises(ValueError, match="got device 'mps'; take auto, cpu or cuda"):
+        resolve_device("mps", ("cpu", "cuda"))
+
+
+def test_one_device_is_not_for_several_processes(monkeypatch):
+    chosen = []
+    pretend(monkeypatch, "cuda", count=2)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    assert processes.choose_device("cuda:1") == torch.device("cuda", 1)
+    assert chosen == [1]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="got device 'cuda:1' for several processes; take cuda"):
+        processes.choose_device("cuda:1")
+    assert processes.choose_device("cuda") == torch.device("cuda")
+    with pytest.raises(ValueError, match="got device mps, but accelerate computes on cpu here"):
+        processes.check_device(torch.device("mps"), torch.device("cpu"))
+
+
+class NoFloat64(TorchDispatchMode):
+    """Stands for a device without float64, as Apple's is: nothing on `meta` may be of it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            assert not (isinstance(leaf, torch.Tensor) and leaf.is_meta and leaf.dtype == torch.float64), func
+        return found
+
+
+@pytest.mark.parametrize("rule", [None, "ntk", "yarn+log"])
+@pytest.mark.parametrize("position", ["ape", "rope_axial", "rope_mixed", "rope_mixed_ape", "rope_golden", "rope_polar"])
+@pytest.mark.parametrize("swin", [False, True])
+def test_a_training_step_needs_no_float64_on_the_device(position, rule, swin):
+    if (rule and position == "ape") or (swin and "ape" in position):
+        pytest.skip("there is no such model")
+    fields = {"position": position, "img_size": (32, 32), "num_classes": 3}
+    small = ViTConfig(**fields, width=32, depth=1, heads=2, patch_size=8)
+    config = SwinConfig(**fields, width=16, depths=(1, 1), heads=(1, 2), window_size=4) if swin else small
+    model = build_model(config)
+    if rule:
+        set_scaling(model, rule)
+    model = model.to("meta").train()
+    images = torch.empty(2, 3, 64, 40, device="meta")
+    with NoFloat64(), pytest.raises(AssertionError, match="aten"):
+        images.double()
+    with NoFloat64():
+        model(images).sum().backward()
+        with torch.no_grad():
+            model.eval()(images)
