@@ -99,3 +99,20 @@ def test_a_made_set_is_sound_and_what_is_broken_is_found(layout, tmp_path, capsy
     assert "annotations" in capsys.readouterr().out
     assert run("make-tiny", layout, made) == 2
     assert "exists and is not empty; choose another folder" in capsys.readouterr().err
+
+
+def test_names_that_a_spreadsheet_would_compute_are_written_as_text(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(images / "train")
+    (images / "train" / "ant" / "0.png").rename(images / "train" / "=1+1.png")
+    (images / "train" / "=cmd").mkdir()
+    (images / "train" / "=cmd" / "0.png").touch()
+    assert run("check", ".", "--out", tmp_path / "problems.csv") == 1
+    (row,) = csv.DictReader((tmp_path / "problems.csv").read_text().splitlines())
+    assert (row["class"], row["file"]) == ("'=cmd", "'=cmd/0.png")
+    assert "not looked at: 1 .png" in capsys.readouterr().out
+
+
+def test_a_folder_of_results_is_refused(images, capsys):
+    (images / "train" / "ant" / "metrics.jsonl").touch()
+    assert run("check", images / "train") == 2
+    assert "holds results, not data: found" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Pictures with a label for each pixel in the layout of ADE20K: images/training/*.jpg, annotations/training/*.png."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from ropevit.data.ade_classes import CLASSES, first_label, read_classes
 from ropevit.data.decoding import UNREADABLE, fitting_turn, opened, orientation, reason, to_rgb, turn
 from ropevit.data.faults import Fault, refuse
-from ropevit.data.listing import image_names
+from ropevit.data.listing import Search, image_names, search, undecodable, warn_undecodable
 
 #: Label of pixels that are nothing; no loss and no score counts them.
 IGNORED = 255
@@ -100,9 +101,13 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
 def list_ade(root: Path | str, split: str) -> AdeSource:
     """List the pictures of a split, whatever is wrong with them."""
     root, folder = Path(root).expanduser(), FOLDERS[split]
-    names = image_names(root / "images" / folder) if (root / "images" / folder).is_dir() else []
+    place = root / "images" / folder
+    names, others = search(place) if place.is_dir() else Search([], Counter())
     if not names:
-        raise ValueError(f"found no pictures in {root / 'images' / folder}; expected those of ADE20K, as it unpacks")
+        lacking = undecodable(others)
+        wanted = f"no installed decoder reads {lacking}" if lacking else "expected those of ADE20K, as it unpacks"
+        raise ValueError(f"found no pictures in {place}; {wanted}")
+    warn_undecodable(place, others)
     classes = read_classes(root)
     return AdeSource(
         name=f"ade/{split}",

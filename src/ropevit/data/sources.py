@@ -201,7 +201,8 @@ def open_classes(path: Path, name: str, split: Split) -> FolderSource:
     if split == "train":
         log.warning("%s has no train and val: %s, always the same, are held out to measure on", path, held)
         return FolderSource(path, f"{name} ({kept})", split_files(path, files, test=False))
-    log.warning("%s has no val: measured on the %s that trainings hold out (in a folder val, on all)", path, held)
+    whole = "put its classes into a folder val to measure on all"
+    log.warning("%s has no val: measured on the %s that a training holds out; %s", path, held, whole)
     return FolderSource(path, f"{name} ({held}, held out)", split_files(path, files, test=True))
 
 
