@@ -4,10 +4,11 @@
     python benchmarks/pooled.py --draw    # draw docs/figures/study.png again, too
 
 `study_seeds3.json` and `beyond_PANEL.json` hold RoPE-Axial and RoPE-Mixed trained twice with the same settings and
-seeds 0 to 2: six trainings, two for each seed. A difference is taken within one file and one seed. Two trainings of a
-seed share first weights and data, so six differences are not six independent ones, and an interval over them is too
-narrow if trainings of a seed resemble each other. So two intervals are printed: over all differences, and over the
-means of the seeds. Both are Student's t intervals of 95 %; neither counts that the images of the test are a sample.
+seeds 0 to 2, by two states of this package: six trainings, two for each seed. A difference is taken within one file
+and one seed. Two trainings of a seed share first weights and data, so six differences are not six independent ones,
+and an interval over them is too narrow if trainings of a seed resemble each other. So two intervals are printed:
+over all differences, and over the means of the seeds. Both are Student's t intervals of 95 %; neither counts that
+the images of the test are a sample.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pooled import Training, interval, paired, share, table
+from pooled import RULE, Arm, Scores, Training, interval, paired, read_panel, share, table
 from torch import Tensor
 
 from ropevit.data.fashion import load_fashion
@@ -179,14 +179,45 @@ def difference(found: dict[tuple[str, str, int], dict[Training, float]], embeddi
     return str(interval(values)) if len(values) > 1 else "".join(f"{value:+.1f}" for value in values)
 
 
+def window_table(path: Path) -> list[str]:
+    """Print overlapping windows over the same models at the training size, and over what else goes far; by seed."""
+    found, panel = read_scores(path), read_panel("field")
+    windows = {(embedding, size): scores for (embedding, way, size), scores in found.items() if way == list(WINDOWS)[1]}
+    spiral, polar = Arm("rope_spiral"), Arm("rope_polar", RULE)
+    rows = []
+    for embedding in dict.fromkeys(embedding for embedding, _ in windows):
+        here = [windows[embedding, size] for size in SIZES[1:]]
+        rows.append(
+            [f"`{embedding}` in windows over itself at {SIZES[0]}", *over(here, [found[embedding, "whole", 32]])]
+        )
+        for arm in (spiral, polar):
+            rows.append([f"`{embedding}` in windows over {arm}", *over(here, [panel[arm, size] for size in SIZES[1:]])])
+    both = [[windows[embedding, size] for size in SIZES[1:]] for embedding in ("rope_mixed", "rope_axial")]
+    rows.append(["`rope_mixed` over `rope_axial`, both in windows", *over(*both)])
+    return table(["field: difference", *map(str, SIZES[1:])], rows)
+
+
+def over(scores: list[Scores], others: list[Scores]) -> list[str]:
+    """Write mean and interval of the differences of each pair of cells, seed by seed; one other one stands for all."""
+    cells = []
+    for these, those in zip(scores, others * (len(scores) // len(others)), strict=True):
+        known = {key.seed: score for key, score in those.items()}
+        cells.append(str(interval([score - known[key.seed] for key, score in these.items()])))
+    return cells
+
+
 def share_table(path: Path) -> list[str]:
-    """Print the share of a rule's gain that `log` alone gives, of the means over the seeds."""
+    """Print the share of a rule's gain that `log` alone gives: of the means, and the lowest and highest seed."""
     found = read_scores(path)
     ways = "whole", f"whole, {RULES[0]}", f"whole, {RULES[1]}"
     rows = []
     for embedding in dict.fromkeys(embedding for embedding, _, _ in found):
-        curves = [[statistics.mean(found[embedding, way, size].values()) for size in SIZES[1:]] for way in ways]
-        shares = [f"{share(*means):.0f} %" for means in zip(*curves, strict=True)]
+        shares = []
+        for size in SIZES[1:]:
+            each = [[found[embedding, way, size][key] for way in ways] for key in found[embedding, ways[0], size]]
+            seeds = [share(*seed) for seed in each]
+            whole = share(*(statistics.mean(scores) for scores in zip(*each, strict=True)))
+            shares.append(f"{whole:.0f} % ({min(seeds):.0f} to {max(seeds):.0f})")
         rows.append([f"`{embedding}`: share of `{RULES[0]}` in the gain of `{RULES[1]}`", *shares])
     return table(["field", *map(str, SIZES[1:])], rows)
 
@@ -195,6 +226,7 @@ def tables(path: Path = RESULTS) -> Iterator[tuple[str, list[str]]]:
     """Name the page of each table, and lay it out."""
     yield "docs/scaling.md", score_table(path)
     yield "docs/scaling.md", difference_table(path)
+    yield "docs/scaling.md", window_table(path)
     yield "docs/scaling.md", share_table(path)
 
 
