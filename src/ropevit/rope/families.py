@@ -1,10 +1,11 @@
 """Families of frequencies beside axial and mixed: how directions and speeds of the pairs are spread over the plane.
 
 A pair turns by w (x cos a + y sin a): w is its speed in radians a patch, a its direction. All families here have the
-speeds theta^(-p/P), p = 0..P-1, as RoPE-Axial has them on each axis, and differ in the directions alone. Their sources
-count from other units and ends; that is said where it is so. None of them has published weights.
+speeds theta^(-p/P), p = 0..P-1, as RoPE-Axial has them on each axis (polar learns its own). Their sources count from
+other units and ends; that is said where it is so. None of them has published weights of ViT classifiers.
 
 Directions are isotropic where the mean of d d^T over unit vectors d is half the identity: no direction is preferred.
+Frequencies w d then need not be, as fast pairs weigh more: see benchmarks/isotropy.py.
 """
 
 import math

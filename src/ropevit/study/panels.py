@@ -73,7 +73,9 @@ class Panel(Protocol):
 
 
 class ZoomPanel:
-    """Classification; a larger test image is the same picture with more pixels (the paper's protocol).
+    """Classification; a larger test image is the same picture with more pixels.
+
+    With photographs of the user's that is the paper's protocol; the embedded images have 28 pixels and are upsampled.
 
     The metric is top-1 accuracy in percent.
     """
