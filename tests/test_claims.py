@@ -143,6 +143,12 @@ def test_windows_cover_an_image_to_its_end(length, side, step, expected):
     assert tiles.starts(length, side, step) == expected
 
 
+def test_windows_are_compared_seed_by_seed_whatever_the_order_and_the_file():
+    windows = {Training("tiles.csv", 0): 5.0, Training("tiles.csv", 1): 9.0}
+    others = {Training("beyond.json", 1): 5.0, Training("beyond.json", 0): 3.0}  # differences 2 and 4
+    assert tiles.over([windows, windows], [others]) == ["+3.0 ± 12.7"] * 2
+
+
 def test_an_image_smaller_than_a_window_is_refused():
     with pytest.raises(ValueError, match="got an image of 28 pixels; windows of 32"):
         tiles.starts(28, 32, 32)
