@@ -316,6 +316,7 @@ def test_truth_values_and_monsters_are_no_boxes(wrong, tiny):
 
 def test_long_runs_are_decoded_in_linear_time_and_numbers_without_end_are_refused():
     assert decode_runs("o" * 300_000) is None
+    assert decode_runs("o" * 20 + "0") is None
     assert decode_runs("1" * 300_000)[:4] == [1, 1, 1, 2]
 
 
