@@ -23,7 +23,7 @@ from PIL import Image
 from ropevit.cli import main as ropevit
 from ropevit.data.tiny import GROUND, SHAPES, make_tiny
 from ropevit.drawing import figure_bytes, mark_training, tidy
-from ropevit.models.positions import LABELS, STYLES
+from ropevit.models.positions import position_label, position_style
 
 POSITIONS = ("ape", "rope_axial", "rope_mixed")
 
@@ -96,7 +96,7 @@ def table(scores: Mapping[str, Mapping[int, Sequence[float]]], bench: Bench) -> 
     lines.append("|---" * (len(bench.sizes) + 1) + "|")
     for position, found in scores.items():
         cells = (f"{statistics.mean(v):.1f} ({min(v):.1f} to {max(v):.1f})" for v in (found[s] for s in bench.sizes))
-        lines.append(f"| {LABELS[position]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {position_label(position)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -106,11 +106,11 @@ def draw(scores: Mapping[str, Mapping[int, Sequence[float]]], bench: Bench) -> A
     axes = figure.subplots()
     mark_training(axes, bench.trained_at)
     for position, found in scores.items():
-        colour, marker = STYLES[position]
+        colour, marker = position_style(position)
         values = [found[size] for size in bench.sizes]
         axes.fill_between(bench.sizes, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15)
         means = [statistics.mean(v) for v in values]
-        axes.plot(bench.sizes, means, color=colour, marker=marker, label=LABELS[position])
+        axes.plot(bench.sizes, means, color=colour, marker=marker, label=position_label(position))
     axes.set(xlabel="test size (pixels)", ylabel=f"{bench.metric} (%)")
     tidy(axes, bench.sizes)
     axes.legend(frameon=False)

@@ -339,12 +339,12 @@ def draw(path: Path) -> None:
 def draw_panel(axes: Any, name: str) -> None:
     """Draw one panel of both runs."""
     from ropevit.drawing import mark_training, tidy
-    from ropevit.models.positions import STYLES
+    from ropevit.models.positions import position_style
 
     panel = read_panel(name)
     mark_training(axes, TRAINED[name])
     for embedding, label in NAMES.items():
-        colour, marker = STYLES[embedding]
+        colour, marker = position_style(embedding)
         for file, line, run in zip(FILES[name], ("-", "--"), ("first run", "second run"), strict=True):
             found = {size: keep(panel[Arm(embedding), size], file) for size in sizes_of(panel, Arm(embedding))}
             curve = {size: list(scores.values()) for size, scores in found.items() if scores}

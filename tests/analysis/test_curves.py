@@ -4,7 +4,7 @@ import pytest
 
 from ropevit.analysis.curves import Curve, Evaluations, draw_curves, styles, ticks
 from ropevit.drawing import figure_bytes
-from ropevit.models.positions import LABELS, STYLES
+from ropevit.models.positions import position_style
 from ropevit.models.published import curve as published
 
 
@@ -14,10 +14,11 @@ def made(name, position, trained_at=800):
 
 def test_each_position_embedding_has_its_colour_and_a_second_of_the_same_another():
     found = list(styles(["rope_mixed", "ape", "rope_mixed", "mine", "rope_axial"]))
-    assert [found[index] for index in (0, 1, 4)] == [STYLES[name] for name in ("rope_mixed", "ape", "rope_axial")]
+    assert [found[index] for index in (0, 1, 4)] == [
+        position_style(name) for name in ("rope_mixed", "ape", "rope_axial")
+    ]
     assert len({colour for colour, _ in found}) == 5
     assert len(set(styles(["rope_mixed"] * 20))) == 20
-    assert set(STYLES) == set(LABELS)
 
 
 def test_the_legend_names_embedding_and_model_and_training_sizes_are_marked():
@@ -43,7 +44,7 @@ def test_the_papers_curve_of_each_model_is_dashed_in_its_colour_and_named_once()
     ]
     (axes,) = figure.axes
     drawn = [container.lines[0] for container in axes.containers]
-    assert [line.get_color() for line in drawn] == [STYLES[position][0] for position in names]
+    assert [line.get_color() for line in drawn] == [position_style(position)[0] for position in names]
     for line, name in zip(drawn, names.values(), strict=True):
         assert dict(line.get_xydata()) == {size: figure.percent for size, figure in published(name).items()}
 

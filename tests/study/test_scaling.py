@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ropevit.models import POSITION_EMBEDDINGS, SWIN_EMBEDDINGS
-from ropevit.models.positions import LABELS, STYLES
-from ropevit.study.config import FAMILIES, StudyConfig
+from ropevit.models import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
+from ropevit.models.positions import position_label, position_style
+from ropevit.study.config import StudyConfig, newer_types
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.report import conclusions, score_table
@@ -16,17 +16,17 @@ from ropevit.weights import load_model
 
 
 def test_every_embedding_has_a_name_and_a_style_of_its_own():
-    assert set(LABELS) == set(STYLES) == {*POSITION_EMBEDDINGS, *SWIN_EMBEDDINGS}
-    for embeddings in (POSITION_EMBEDDINGS, SWIN_EMBEDDINGS):
-        own = [name for name in embeddings if embeddings is POSITION_EMBEDDINGS or not name.endswith("_ape")]
-        assert len({STYLES[name] for name in own}) == len(own)
+    for embeddings in (VIT_EMBEDDINGS, SWIN_EMBEDDINGS):
+        assert len({position_label(name) for name in embeddings}) == len(embeddings)
+        own = [name for name in embeddings if embeddings is VIT_EMBEDDINGS or not name.endswith("_ape")]
+        assert len({position_style(name) for name in own}) == len(own)
 
 
 def test_families_join_the_embeddings():
     assert StudyConfig().compared == StudyConfig().embeddings
     assert StudyConfig(families=("spiral",)).compared[-1] == "rope_spiral"
     every = StudyConfig(families=("all",), seeds=2)
-    assert every.compared == (*every.embeddings, *(f"rope_{family}" for family in FAMILIES))
+    assert every.compared == (*every.embeddings, *(f"rope_{family}" for family in newer_types()))
     assert len(every.runs()) == 2 * 2 * 7
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ropevit.models.vit import POSITION_EMBEDDINGS
+from ropevit.models import VIT_EMBEDDINGS
 from ropevit.study.events import Evaluating, RunStarted, StepDone
 from ropevit.study.train import DivergedError, Stopped, learning_rate, start_model, train
 from ropevit.weights.saving import load_model
@@ -28,7 +28,7 @@ def after(count):
 @pytest.mark.parametrize("start", ["fan_in", "deit"])
 def test_what_embeddings_share_starts_equal(make_job, start):
     panel = make_job(settings={"start": start}).panel
-    models = {p: start_model(panel.model_config(p), panel.settings, "zoom", 3) for p in POSITION_EMBEDDINGS}
+    models = {p: start_model(panel.model_config(p), panel.settings, "zoom", 3) for p in VIT_EMBEDDINGS}
     shared = models["none"].state_dict()
     for model in models.values():
         state = model.state_dict()

@@ -7,13 +7,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ropevit
-from ropevit.models import POSITION_EMBEDDINGS, ViT, ViTConfig
+from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig
 from ropevit.rope import CONVENTION
 from ropevit.weights import WeightsError, load_model, load_weights, save_model
 from ropevit.weights.own import FREE
 
 
-@pytest.mark.parametrize("position", POSITION_EMBEDDINGS)
+@pytest.mark.parametrize("position", VIT_EMBEDDINGS)
 @pytest.mark.parametrize(
     "changes",
     [{}, {"img_size": (32, 96), "num_registers": 2, "pooling": "avg", "layer_scale": None}],

@@ -7,7 +7,7 @@ from typing import Any
 
 from ropevit.drawing import RC, legend_label, mark_training, tidy
 from ropevit.extras import require
-from ropevit.models.positions import LABELS, STYLES
+from ropevit.models.positions import is_position_embedding, position_label, position_style
 from ropevit.models.published import DRAWN, SOURCE, Figure
 
 #: Colour of the paper's figures.
@@ -37,7 +37,7 @@ class Curve:
     @property
     def label(self) -> str:
         """What the legend says."""
-        return f"{LABELS.get(self.position, self.position)}: {self.name}"
+        return f"{position_label(self.position)}: {self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +99,11 @@ def ticks(sizes: Iterable[int]) -> list[int]:
 
 def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Give each curve the colour and marker of its position embedding, or others if they are taken."""
-    own = {STYLES[position] for position in positions if position in STYLES}
+    own = {position_style(position) for position in positions if is_position_embedding(position)}
     spare = cycle(sorted(set(SPARE) - own, key=lambda style: (style[0] in dict(own), SPARE.index(style))))
     taken = set()
     for position in positions:
-        style = STYLES.get(position)
+        style = position_style(position) if is_position_embedding(position) else None
         if style is None or style in taken:
             style = next(spare)
         taken.add(style)

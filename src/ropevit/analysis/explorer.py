@@ -62,7 +62,7 @@ def explorer(model: nn.Module, grids: Sequence[Grid] = ()) -> ExplorerData:
     grids = grids or [(2 * rows, 2 * columns), (4 * rows, 4 * columns)]
     config = body(model).config
     rules = list(dict.fromkeys(["none", *RULES, config.scaling or "none"]))
-    pool, theta = Pool(rules, [(rows, columns), *grids]), config.published_theta["axial"]
+    pool, theta = Pool(rules, [(rows, columns), *grids]), config.default_theta("axial")
     return ExplorerData(
         layers=[short(layer.name) for layer in layers],
         heads=[layer.turning.shape[1] for layer in layers],

@@ -94,7 +94,7 @@ def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS)
         raise ValueError("got no points; give at least one, such as (3, 3)")
     layers = rotated_layers(model)
     radius = max(RADIUS, 2 + max(abs(side) for point in points for side in point))
-    places, theta = plane(radius), body(model).config.published_theta["axial"]
+    places, theta = plane(radius), body(model).config.default_theta("axial")
     axial = axial_frequencies(2 * layers[0].turning.shape[-1], theta).double().numpy()
     target = np.zeros(places.shape[1:])
     for x, y in points:

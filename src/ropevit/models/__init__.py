@@ -3,16 +3,17 @@
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.groups import parameter_groups
 from ropevit.models.packed import Packed, pack, random_patches
+from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
 from ropevit.models.registry import MODELS, get_config, list_models
 from ropevit.models.rotations import set_scaling
-from ropevit.models.swin import SWIN_EMBEDDINGS, Swin, SwinConfig
+from ropevit.models.swin import Swin, SwinConfig
 from ropevit.models.video import inflate
-from ropevit.models.vit import POSITION_EMBEDDINGS, ViT, ViTConfig
+from ropevit.models.vit import ViT, ViTConfig
 
 __all__ = [
     "MODELS",
-    "POSITION_EMBEDDINGS",
     "SWIN_EMBEDDINGS",
+    "VIT_EMBEDDINGS",
     "Config",
     "Model",
     "Packed",

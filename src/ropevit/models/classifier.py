@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from ropevit.models.config import ModelConfig
 from ropevit.models.layers import init_linear
+from ropevit.rope import LearnedRope
 from ropevit.rope.scaling import Scaling
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
-#: How names end of what is never decayed besides vectors: embeddings, bias tables, frequencies.
+#: How names end of what is never decayed besides vectors and learned rotations: embeddings, bias tables.
 UNDECAYED = (
     "cls_token",
     "register_tokens",
@@ -22,8 +23,6 @@ UNDECAYED = (
     "relative_position_bias_table",
     "relative.rows",
     "relative.columns",
-    "rope.freqs",
-    "rope.raw_speeds",
 )
 
 
@@ -59,4 +58,9 @@ class Classifier(nn.Module, Generic[ConfigT]):
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that are never decayed besides biases and norms: embeddings, bias tables, frequencies."""
-        return {name for name, _ in self.named_parameters() if name.endswith(UNDECAYED)}
+        learned = {name for name, module in self.named_modules() if isinstance(module, LearnedRope)}
+        return {
+            name
+            for name, _ in self.named_parameters()
+            if name.endswith(UNDECAYED) or any(name.startswith(f"{rope}.") for rope in learned)
+        }

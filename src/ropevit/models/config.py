@@ -3,36 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar
 
+from ropevit.models.positions import PositionEmbedding
 from ropevit.rope.scaling import Scaling, parse_scaling
-
-#: Kinds of rotation: with fixed frequencies (axial and those of `ropevit.rope.families.FIXED`), or with learned ones.
-Kind = Literal["axial", "golden", "spiral", "simplex", "mixed", "polar"]
-
-
-class PositionEmbedding(NamedTuple):
-    """What a name of a position embedding stands for."""
-
-    rope: Kind | None
-    """Rotation, by the family of its frequencies."""
-    absolute: bool = False
-    """A learned vector for each patch."""
-    bias: bool = False
-    """A learned score for each difference of positions in a window."""
-
-
-def with_families(embeddings: Mapping[str, PositionEmbedding], beside: str) -> dict[str, PositionEmbedding]:
-    """Add to an architecture's embeddings those of the newer families: alone, and with what it had before rotations.
-
-    They are called as the axial ones: rope_golden beside rope_axial, rope_golden_ape beside rope_axial_ape.
-    """
-    axial = {name: kind for name, kind in embeddings.items() if name in ("rope_axial", f"rope_axial_{beside}")}
-    families: tuple[Kind, ...] = ("golden", "spiral", "simplex", "polar")
-    more = {
-        name.replace("axial", family): kind._replace(rope=family) for family in families for name, kind in axial.items()
-    }
-    return {**embeddings, **more}
+from ropevit.rope.types import ROPE_TYPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +20,6 @@ class ModelConfig:
 
     embeddings: ClassVar[Mapping[str, PositionEmbedding]]
     """The position embeddings that the architecture has, by name."""
-    published_theta: ClassVar[Mapping[str, float]]
-    """Base of the frequencies of published models, by kind of rotation."""
-
     position: str
     """Name of the position embedding, one of `embeddings`."""
     img_size: tuple[int, int] = (224, 224)
@@ -126,9 +98,14 @@ class ModelConfig:
         return None if self.scaling is None else parse_scaling(self.scaling, self.trained_grid or self.attended)
 
     @property
-    def rope(self) -> Kind | None:
-        """Kind of rotation, if any."""
+    def rope(self) -> str | None:
+        """Type of the rotary embedding, a name of `ropevit.rope.ROPE_TYPES`, if any."""
         return self.embeddings[self.position].rope
+
+    @property
+    def learns_rope(self) -> bool:
+        """Whether there are learned frequencies."""
+        return self.rope is not None and ROPE_TYPES[self.rope].learned
 
     @property
     def absolute(self) -> bool:
@@ -142,8 +119,13 @@ class ModelConfig:
 
     @property
     def theta(self) -> float:
-        """Base of the frequencies: the config's, or the published one of its kind."""
-        return self.rope_theta or self.published_theta[self.rope or "mixed"]
+        """Base of the frequencies: the config's, or the default of its rope type."""
+        return self.rope_theta or self.default_theta(self.rope or "mixed")
+
+    @classmethod
+    def default_theta(cls, rope_type: str) -> float:
+        """Base of the frequencies of a rope type in this architecture."""
+        return ROPE_TYPES[rope_type].theta
 
 
 def as_pair(size: int | Sequence[int], name: str = "img_size") -> tuple[int, int]:

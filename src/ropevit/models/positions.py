@@ -1,53 +1,117 @@
-"""How position embeddings are called in tables and sentences, and how they look in figures."""
+"""Position embeddings by name: what a name stands for, its label in tables, and its style in plots."""
 
-#: How each position embedding is called.
-LABELS = {
-    "none": "no position embedding",
-    "ape": "absolute (APE)",
-    "rpb": "relative bias (RPB)",
-    "rope_axial": "RoPE-Axial",
-    "rope_mixed": "RoPE-Mixed",
-    "rope_axial_ape": "RoPE-Axial + APE",
-    "rope_mixed_ape": "RoPE-Mixed + APE",
-    "rope_axial_rpb": "RoPE-Axial + RPB",
-    "rope_mixed_rpb": "RoPE-Mixed + RPB",
-    "rope_golden": "RoPE-Golden",
-    "rope_spiral": "RoPE-Spiral",
-    "rope_simplex": "RoPE-Simplex",
-    "rope_polar": "RoPE-Polar",
-    "rope_golden_ape": "RoPE-Golden + APE",
-    "rope_spiral_ape": "RoPE-Spiral + APE",
-    "rope_simplex_ape": "RoPE-Simplex + APE",
-    "rope_polar_ape": "RoPE-Polar + APE",
-    "rope_golden_rpb": "RoPE-Golden + RPB",
-    "rope_spiral_rpb": "RoPE-Spiral + RPB",
-    "rope_simplex_rpb": "RoPE-Simplex + RPB",
-    "rope_polar_rpb": "RoPE-Polar + RPB",
-}
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
-#: Colour and marker of each, the same in every figure; told apart by colour-blind readers too. RPB is a Swin's, and
-#: never stands beside APE: what is added to RPB has the colour of the same added to APE.
-#: Source of the colours: Okabe and Ito 2008, Color Universal Design.
-STYLES = {
-    "none": ("#999999", "x"),
-    "ape": ("#D55E00", "s"),
-    "rpb": ("#E69F00", "s"),
-    "rope_axial": ("#0072B2", "^"),
-    "rope_mixed": ("#009E73", "o"),
-    "rope_axial_ape": ("#56B4E9", "v"),
-    "rope_mixed_ape": ("#CC79A7", "D"),
-    "rope_axial_rpb": ("#56B4E9", "v"),
-    "rope_mixed_rpb": ("#CC79A7", "D"),
-    "rope_golden": ("#E69F00", "P"),
-    "rope_spiral": ("#000000", "*"),
-    "rope_simplex": ("#9467BD", "p"),
-    "rope_polar": ("#8C564B", "h"),
-    "rope_golden_ape": ("#E69F00", "<"),
-    "rope_spiral_ape": ("#000000", ">"),
-    "rope_simplex_ape": ("#9467BD", "H"),
-    "rope_polar_ape": ("#8C564B", "d"),
-    "rope_golden_rpb": ("#E69F00", "<"),
-    "rope_spiral_rpb": ("#000000", ">"),
-    "rope_simplex_rpb": ("#9467BD", "H"),
-    "rope_polar_rpb": ("#8C564B", "d"),
-}
+from ropevit.rope.types import ROPE_TYPES
+
+
+class PositionEmbedding(NamedTuple):
+    """What a name of a position embedding stands for."""
+
+    rope: str | None
+    """Type of the rotary embedding, a name of `ROPE_TYPES`."""
+    absolute: bool = False
+    """A learned vector for each patch."""
+    bias: bool = False
+    """A learned score for each difference of positions in a window."""
+
+
+#: What a name adds to `rope_NAME`.
+SUFFIXES = {"": {}, "_ape": {"absolute": True}, "_rpb": {"bias": True}}
+
+
+class PositionEmbeddings(Mapping[str, PositionEmbedding]):
+    """The position embeddings of an architecture: those without rotation, and every rope type with some suffixes.
+
+    A view: a type that is registered later is in it, too.
+
+    Args:
+        plain: Embeddings without rotation.
+        suffixes: Keys of `SUFFIXES`.
+    """
+
+    def __init__(self, plain: Mapping[str, PositionEmbedding], suffixes: tuple[str, ...]):
+        self.plain, self.suffixes = dict(plain), suffixes
+
+    def table(self) -> dict[str, PositionEmbedding]:
+        """List all of them; published types come first."""
+        return self.plain | {
+            f"rope_{name}{suffix}": PositionEmbedding(name, **SUFFIXES[suffix])
+            for published in (True, False)
+            for suffix in self.suffixes
+            for name, rope_type in ROPE_TYPES.items()
+            if rope_type.published == published
+        }
+
+    def __getitem__(self, name: str) -> PositionEmbedding:
+        return self.table()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table())
+
+    def __len__(self) -> int:
+        return len(self.table())
+
+
+#: Of a ViT, and of a Swin.
+VIT_EMBEDDINGS = PositionEmbeddings(
+    {"none": PositionEmbedding(None), "ape": PositionEmbedding(None, absolute=True)}, ("", "_ape")
+)
+SWIN_EMBEDDINGS = PositionEmbeddings(
+    {"none": PositionEmbedding(None), "rpb": PositionEmbedding(None, bias=True)}, ("", "_rpb", "_ape")
+)
+
+#: Label of each embedding without rotation, and its colour and marker: told apart by colour-blind readers too.
+PLAIN_LABELS = {"none": "no position embedding", "ape": "absolute (APE)", "rpb": "relative bias (RPB)"}
+PLAIN_STYLES = {"none": ("#999999", "x"), "ape": ("#D55E00", "s"), "rpb": ("#E69F00", "s")}
+
+
+def split_name(position: str) -> tuple[str, str]:
+    """Split `rope_axial_ape` into the rope type and the suffix: ("axial", "_ape")."""
+    rope_type, _, suffix = position.removeprefix("rope_").partition("_")
+    return rope_type, f"_{suffix}" if suffix else ""
+
+
+def is_position_embedding(name: str) -> bool:
+    """Tell whether any architecture has a position embedding of this name."""
+    return name in VIT_EMBEDDINGS or name in SWIN_EMBEDDINGS
+
+
+def is_published(position: str) -> bool:
+    """Tell whether the paper's authors published weights with this embedding, or it is one of the baselines."""
+    rope_type, _ = split_name(position)
+    return rope_type not in ROPE_TYPES or ROPE_TYPES[rope_type].published
+
+
+def position_label(position: str) -> str:
+    """Name a position embedding in tables and sentences; any other name is returned as it is."""
+    rope_type, suffix = split_name(position)
+    if position in PLAIN_LABELS or not is_position_embedding(position):
+        return PLAIN_LABELS.get(position, position)
+    return ROPE_TYPES[rope_type].label + (f" + {suffix[1:].upper()}" if suffix else "")
+
+
+def position_style(position: str) -> tuple[str, str]:
+    """Choose colour and marker of a position embedding, the same in every plot.
+
+    An RPB is a Swin's, and never stands beside an APE, so a rotation beside either looks the same.
+
+    Raises:
+        ValueError: If there is no such embedding.
+    """
+    if not is_position_embedding(position):
+        raise ValueError(f"no position embedding named {position!r}")
+    rope_type, suffix = split_name(position)
+    if position in PLAIN_STYLES:
+        return PLAIN_STYLES[position]
+    return ROPE_TYPES[rope_type].combined_style if suffix else ROPE_TYPES[rope_type].style
+
+
+def describe_positions() -> str:
+    """List the position embeddings in the help of an option."""
+    types = ", ".join(f"rope_{name}" for name in ROPE_TYPES)
+    plain = ", ".join(dict.fromkeys([*VIT_EMBEDDINGS.plain, *SWIN_EMBEDDINGS.plain]))
+    return (
+        f"Position embedding: {plain} (ape of a ViT, rpb of a Swin), {types}; these also with _ape, or _rpb in a Swin."
+    )

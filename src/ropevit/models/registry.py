@@ -6,8 +6,9 @@ from fnmatch import fnmatchcase
 
 from ropevit.models.architectures import Config
 from ropevit.models.config import as_pair
-from ropevit.models.swin import SWIN_EMBEDDINGS, SwinConfig
-from ropevit.models.vit import POSITION_EMBEDDINGS, ViTConfig
+from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS, is_published, split_name
+from ropevit.models.swin import SwinConfig
+from ropevit.models.vit import ViTConfig
 
 #: How the published names spell the position embedding; "none" and the tiny size are ours, for tests and studies.
 VIT_NAMES = {
@@ -18,9 +19,6 @@ VIT_NAMES = {
     "rope_axial_ape": "rope_axial_ape_deit_{size}_patch16_LS",
     "rope_mixed_ape": "rope_mixed_ape_deit_{size}_patch16_LS",
 }
-
-#: Families of frequencies without published weights: their models have no names here.
-NEWER = ("golden", "spiral", "simplex", "polar")
 
 #: size -> (width, depth, heads)
 VIT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -83,7 +81,7 @@ def model_name(family: str, position: str) -> str:
     if family not in FAMILIES:
         raise ValueError(f"got model {family!r}; choose one of {', '.join(FAMILIES)}")
     names, size = FAMILIES[family]
-    embeddings = POSITION_EMBEDDINGS if names is VIT_NAMES else SWIN_EMBEDDINGS
+    embeddings = VIT_EMBEDDINGS if names is VIT_NAMES else SWIN_EMBEDDINGS
     if position not in embeddings:
         raise ValueError(f"got position {position!r} for {family}; choose one of {', '.join(embeddings)}")
     like = named_like(position)
@@ -91,10 +89,8 @@ def model_name(family: str, position: str) -> str:
 
 
 def named_like(position: str) -> str:
-    """Give the position embedding whose models have names: axial for the newer families, else the same."""
-    for kind in NEWER:
-        position = position.replace(f"rope_{kind}", "rope_axial")
-    return position
+    """Give the position embedding whose models have names: axial for rope types without published weights."""
+    return position if is_published(position) else f"rope_axial{split_name(position)[1]}"
 
 
 def family_config(family: str, position: str, **changes: object) -> Config:

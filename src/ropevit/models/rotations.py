@@ -1,41 +1,39 @@
 """Which rotation a model has: the modules of a kind, and rules for larger grids set on all its layers."""
 
 from dataclasses import replace
+from typing import cast
 
 from torch import nn
 
 from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig
-from ropevit.rope import AxialRope, FixedRope, LearnedRope, MixedRope, PolarRope, pairs_per_axis
-from ropevit.rope.families import FIXED
+from ropevit.rope import ROPE_TYPES, AxialRope, FixedRope, LearnedRope, RopeSpec
 
 
 def shared_rope(config: ModelConfig, channels: int, heads: int) -> AxialRope | FixedRope | None:
-    """Build the rotation that all blocks share, where its frequencies are fixed."""
-    if config.rope == "axial":
-        return AxialRope(channels, config.theta, count_axes(config), config.budget)
-    return FixedRope(config.rope, channels, heads, config.theta) if config.rope in FIXED else None
+    """Build the rotary embedding that all blocks share, where its frequencies are fixed."""
+    if config.rope is None or config.learns_rope:
+        return None
+    return cast("FixedRope", ROPE_TYPES[config.rope].make(rope_spec(config, channels, heads)))
 
 
-def count_axes(config: ModelConfig) -> int:
-    """Count the axes of a rotation: x and y, and t where the pairs are shared out among three."""
-    return 2 if config.budget is None else len(config.budget)
+def block_rope(config: ModelConfig, channels: int, heads: int) -> LearnedRope | None:
+    """Build the rotary embedding of one block, where its frequencies are learned."""
+    if config.rope is None or not config.learns_rope:
+        return None
+    return cast("LearnedRope", ROPE_TYPES[config.rope].make(rope_spec(config, channels, heads)))
+
+
+def rope_spec(config: ModelConfig, channels: int, heads: int) -> RopeSpec:
+    """Collect what the rotary embedding of a config is built of; t is an axis where the config gives it pairs."""
+    return RopeSpec(channels, heads, config.theta, 2 if config.budget is None else len(config.budget), config.budget)
 
 
 def check_rotation(config: ModelConfig, channels: int, heads: int) -> None:
-    """Refuse heads that a kind of rotation cannot turn."""
-    if config.rope in ("axial", "mixed"):
-        pairs_per_axis(channels, count_axes(config), config.budget)  # the modules themselves would draw random numbers
-    else:
-        shared_rope(config, channels, heads)
-        own_rope(config, channels, heads)
-
-
-def own_rope(config: ModelConfig, channels: int, heads: int) -> LearnedRope | None:
-    """Build the rotation of one block, where its frequencies are learned."""
-    if config.rope == "mixed":
-        return MixedRope(channels, heads, config.theta, count_axes(config), config.budget)
-    return PolarRope(channels, heads, config.theta) if config.rope == "polar" else None
+    """Refuse heads that a rope type cannot rotate."""
+    if config.rope is not None:
+        rope_type = ROPE_TYPES[config.rope]
+        (rope_type.check or rope_type.make)(rope_spec(config, channels, heads))
 
 
 def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, int] | None = None) -> None:

@@ -12,29 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from ropevit.kernels.windows import covering, fit, window_shift
 from ropevit.models.classifier import Classifier
-from ropevit.models.config import ModelConfig, PositionEmbedding, with_families
+from ropevit.models.config import ModelConfig
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
 from ropevit.models.packed import embed_each
-from ropevit.models.rotations import apply_scaling, check_rotation, own_rope, shared_rope
+from ropevit.models.positions import SWIN_EMBEDDINGS
+from ropevit.models.rotations import apply_scaling, block_rope, check_rotation, shared_rope
 from ropevit.models.windows import WindowAttention
-from ropevit.rope import LearnedRope
-
-PUBLISHED_EMBEDDINGS = {
-    "none": PositionEmbedding(None),
-    "rpb": PositionEmbedding(None, bias=True),
-    "rope_axial": PositionEmbedding("axial"),
-    "rope_mixed": PositionEmbedding("mixed"),
-    "rope_axial_rpb": PositionEmbedding("axial", bias=True),
-    "rope_mixed_rpb": PositionEmbedding("mixed", bias=True),
-    "rope_axial_ape": PositionEmbedding("axial", absolute=True),
-    "rope_mixed_ape": PositionEmbedding("mixed", absolute=True),
-}
-
-#: All of them: those of the paper and its code, and the newer families.
-SWIN_EMBEDDINGS = with_families(PUBLISHED_EMBEDDINGS, beside="rpb")
-
-#: Base of the frequencies of published Swins, by kind of rotation; the families that are not published follow them.
-THETA = {"axial": 50.0, "mixed": 10.0, "golden": 50.0, "spiral": 50.0, "simplex": 50.0, "polar": 10.0}
+from ropevit.rope import ROPE_TYPES, LearnedRope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +30,6 @@ class SwinConfig(ModelConfig):
     """
 
     embeddings: ClassVar = SWIN_EMBEDDINGS
-    published_theta: ClassVar = THETA
 
     width: int = 96
     """Channels of the first stage, C; each later stage has twice those of the one before."""
@@ -82,6 +65,11 @@ class SwinConfig(ModelConfig):
                     "and with rotation heads of a multiple of 4 channels"
                 )
             check_rotation(self, channels // heads, heads)
+
+    @classmethod
+    def default_theta(cls, rope_type: str) -> float:
+        """Base of the frequencies of a rope type in windows."""
+        return ROPE_TYPES[rope_type].swin_theta
 
     @property
     def attended(self) -> tuple[int, int]:
@@ -220,7 +208,7 @@ class Stage(nn.Module):
 
 def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
     """Build the attention of one block, with frequencies of its own where they are learned."""
-    return WindowAttention(width, heads, config.window_size, own_rope(config, width // heads, heads), config.bias)
+    return WindowAttention(width, heads, config.window_size, block_rope(config, width // heads, heads), config.bias)
 
 
 class Swin(Classifier[SwinConfig]):

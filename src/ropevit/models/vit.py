@@ -12,28 +12,14 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ropevit.models.classifier import Classifier
-from ropevit.models.config import ModelConfig, PositionEmbedding, with_families
+from ropevit.models.config import ModelConfig
 from ropevit.models.cut import Cut
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding, resize_time
 from ropevit.models.packed import Packed, Rows, embed_each, mean_patch, pack, sample_embedding
-from ropevit.models.rotations import apply_scaling, check_rotation, own_rope, shared_rope
+from ropevit.models.positions import VIT_EMBEDDINGS
+from ropevit.models.rotations import apply_scaling, block_rope, check_rotation, shared_rope
 from ropevit.models.sizes import check_frames, check_input, check_size
-from ropevit.rope import LearnedRope, grid_positions
-
-PUBLISHED_EMBEDDINGS = {
-    "none": PositionEmbedding(None, absolute=False),
-    "ape": PositionEmbedding(None, absolute=True),
-    "rope_axial": PositionEmbedding("axial", absolute=False),
-    "rope_mixed": PositionEmbedding("mixed", absolute=False),
-    "rope_axial_ape": PositionEmbedding("axial", absolute=True),
-    "rope_mixed_ape": PositionEmbedding("mixed", absolute=True),
-}
-
-#: All of them: those of the paper, and the newer families.
-POSITION_EMBEDDINGS = with_families(PUBLISHED_EMBEDDINGS, beside="ape")
-
-#: Base of the frequencies of published ViTs, by kind of rotation; the families that are not published follow them.
-THETA = {"axial": 100.0, "mixed": 10.0, "golden": 100.0, "spiral": 100.0, "simplex": 100.0, "polar": 10.0}
+from ropevit.rope import ROPE_TYPES, LearnedRope, grid_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +30,7 @@ class ViTConfig(ModelConfig):
         ValueError: If a field is out of range or two fields do not fit.
     """
 
-    embeddings: ClassVar = POSITION_EMBEDDINGS
-    published_theta: ClassVar = THETA
+    embeddings: ClassVar = VIT_EMBEDDINGS
 
     width: int
     """Channels of a token, C."""
@@ -95,7 +80,7 @@ class ViTConfig(ModelConfig):
             if isinstance(self.pairs, int) or len(self.pairs) != 3:
                 raise ValueError(f"got pairs={self.pairs}; expected three counts: for x, y and t")
             object.__setattr__(self, "pairs", tuple(self.pairs))
-            if self.rope not in ("axial", "mixed") or (self.rope == "mixed" and not self.is_video):
+            if not self.allows_three_axes or (self.learns_rope and not self.is_video):
                 kind = "a video" if self.is_video else "images"
                 raise ValueError(f"got pairs={self.pairs} for {self.position} on {kind}, which has no use for them")
         self.check_least(tubelet=1)
@@ -105,12 +90,17 @@ class ViTConfig(ModelConfig):
             return
         self.check_least(frames=1)
         check_frames(self.frames, self.tubelet)
-        if self.rope not in (None, "axial", "mixed"):
+        if self.rope is not None and not self.allows_three_axes:
             raise ValueError(f"got frames={self.frames} for {self.position}, which has two axes; take axial or mixed")
         if self.rope == "axial" and self.pairs is None and self.budget == (1, 1, 0):
             raise ValueError("got heads of 4 channels, whose 2 pairs leave none for t; give pairs= or fewer heads")
         if self.scaling is not None:
             raise ValueError(f"got scaling={self.scaling!r} with frames={self.frames}; rules are for images: leave it")
+
+    @property
+    def allows_three_axes(self) -> bool:
+        """Whether the rotation, if any, can turn along x, y and t."""
+        return self.rope is not None and 3 in ROPE_TYPES[self.rope].axes
 
     @property
     def is_video(self) -> bool:
@@ -188,7 +178,7 @@ class ViT(Classifier[ViTConfig]):
                 config.mlp_ratio,
                 config.layer_scale,
                 rate,
-                own_rope(config, head_channels, config.heads),
+                block_rope(config, head_channels, config.heads),
             )
             for rate in drop_path_rates(config)
         )

@@ -8,6 +8,7 @@ from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs
 from ropevit.rope.grid import crop_positions, grid_positions, kept_positions, packed_positions, window_positions
 from ropevit.rope.layers import AxialRope, FixedRope, GatedAxialRope, LearnedRope, MixedRope, PolarRope
 from ropevit.rope.rotation import Turn, angles, apply_turn, make_turn, rotate
+from ropevit.rope.types import ROPE_TYPES, RopeSpec, RopeType, register_rope_type
 
 #: What published weights rely on. Written into every checkpoint of ours and compared when one is loaded.
 CONVENTION = {
@@ -20,12 +21,15 @@ CONVENTION = {
 
 __all__ = [
     "CONVENTION",
+    "ROPE_TYPES",
     "AxialRope",
     "FixedRope",
     "GatedAxialRope",
     "LearnedRope",
     "MixedRope",
     "PolarRope",
+    "RopeSpec",
+    "RopeType",
     "Turn",
     "angles",
     "apply_turn",
@@ -40,6 +44,7 @@ __all__ = [
     "pairs_per_axis",
     "polar_frequencies",
     "random_directions",
+    "register_rope_type",
     "rotate",
     "simplex_frequencies",
     "spiral_frequencies",

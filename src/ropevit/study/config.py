@@ -4,15 +4,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ropevit.models.vit import POSITION_EMBEDDINGS
+from ropevit.models.positions import VIT_EMBEDDINGS
+from ropevit.rope import ROPE_TYPES
 from ropevit.rope.scaling import Jitter, parse_scaling
 from ropevit.study.device import PRECISIONS
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.settings import PANELS, PanelSettings, as_json, preset
-
-#: Families of frequencies beside axial and mixed, which `families` adds.
-FAMILIES = ("golden", "spiral", "simplex", "polar")
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.
 HOW = ("out", "resume", "workers")
@@ -78,8 +76,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check_choices("panel", self.panels, PANELS)
-        check_choices("family", self.families or ("all",), ("all", *FAMILIES))
-        check_choices("embedding", self.compared, tuple(POSITION_EMBEDDINGS))
+        check_choices("family", self.families or ("all",), ("all", *newer_types()))
+        check_choices("embedding", self.compared, tuple(VIT_EMBEDDINGS))
         check_rules(self.scaling or ())
         check_training_rules(self.train_scaling or (), self.compared)
         if self.precision not in PRECISIONS:
@@ -99,7 +97,7 @@ class StudyConfig:
     @property
     def compared(self) -> tuple[str, ...]:
         """Position embeddings to train, those of the families last."""
-        families = FAMILIES if self.families == ("all",) else self.families or ()
+        families = newer_types() if self.families == ("all",) else self.families or ()
         return (*self.embeddings, *(f"rope_{family}" for family in families))
 
     def settings(self, panel: str) -> PanelSettings:
@@ -125,7 +123,7 @@ class StudyConfig:
             for seed in range(self.seeds)
             for panel in self.panels
             for embedding in self.compared
-            for rules in (None, *(self.train_scaling or () if POSITION_EMBEDDINGS[embedding].rope else ()))
+            for rules in (None, *(self.train_scaling or () if VIT_EMBEDDINGS[embedding].rope else ()))
         ]
 
     def image_size(self) -> int:
@@ -141,6 +139,11 @@ class StudyConfig:
         """Write the config as JSON can hold it, with the full settings of each panel under `settings`."""
         settings = {panel: self.settings(panel).to_dict() for panel in self.panels}
         return as_json(asdict(self)) | {"out": str(self.out), "settings": settings}
+
+
+def newer_types() -> tuple[str, ...]:
+    """List the rope types without published weights, which `families` adds."""
+    return tuple(name for name, rope_type in ROPE_TYPES.items() if not rope_type.published)
 
 
 def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
@@ -170,7 +173,7 @@ def check_training_rules(rules: tuple[str, ...], embeddings: tuple[str, ...]) ->
                 f"got train_scaling {rule!r}; at the training size it changes nothing, so only jitter makes another "
                 "training: add +jitter(rescale=2), or measure with --scaling"
             )
-    if rules and not any(POSITION_EMBEDDINGS[name].rope for name in embeddings):
+    if rules and not any(VIT_EMBEDDINGS[name].rope for name in embeddings):
         raise ValueError(
             f"got train_scaling {rules[0]!r} with {', '.join(embeddings)}; rules are for rotations: add one"
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from ropevit.drawing import RC, mark_training, tidy
 from ropevit.extras import require
-from ropevit.models.positions import LABELS, STYLES
+from ropevit.models.positions import position_label, position_style
 from ropevit.study.results import Curve, PanelResult
 
 #: Rules of a training and of a measurement.
@@ -75,7 +75,9 @@ def draw_panel(axes: Any, result: PanelResult, way: Way = PLAIN, alone: bool = T
         if curve.variant == way:
             draw_curve(axes, curve)
         elif curve.variant == PLAIN:
-            axes.plot(curve.sizes, curve.mean, color=STYLES[curve.embedding][0], linewidth=1, linestyle=":", alpha=0.6)
+            axes.plot(
+                curve.sizes, curve.mean, color=position_style(curve.embedding)[0], linewidth=1, linestyle=":", alpha=0.6
+            )
     draw_references(axes, result)
     seeds = len(result.seeds)
     spread = f"mean of {seeds} seeds, band ± 1 standard deviation" if seeds > 1 else "1 seed"
@@ -101,7 +103,11 @@ def draw_references(axes: Any, result: PanelResult) -> None:
         if result.train_size in whole.sizes:  # where nothing is to be cut or resized
             known = {result.train_size: whole.mean[whole.sizes.index(result.train_size)], **known}
         axes.plot(
-            list(known), list(known.values()), color=STYLES[way.embedding][0], linestyle=(0, (4, 2)), linewidth=1.2
+            list(known),
+            list(known.values()),
+            color=position_style(way.embedding)[0],
+            linestyle=(0, (4, 2)),
+            linewidth=1.2,
         )
         name_line(axes, way.label, (way.sizes[-1], way.mean[-1]))
 
@@ -123,8 +129,8 @@ def named(way: Way) -> str:
 
 def draw_curve(axes: Any, curve: Curve) -> None:
     """Draw one embedding in its own colour and marker, with a band where there are several seeds."""
-    colour, marker = STYLES[curve.embedding]
+    colour, marker = position_style(curve.embedding)
     mean, spread = curve.mean, curve.spread
-    axes.plot(curve.sizes, mean, color=colour, marker=marker, markersize=5, label=LABELS[curve.embedding])
+    axes.plot(curve.sizes, mean, color=colour, marker=marker, markersize=5, label=position_label(curve.embedding))
     if len(curve.scores) > 1:
         axes.fill_between(curve.sizes, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ropevit.models.positions import LABELS
+from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
 from ropevit.study.floor import ERRORS, SHARE
 from ropevit.study.settings import PanelSettings
@@ -67,7 +67,7 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     data = study["data"]
     counts = f"{data['train_images']:,} training and {data['test_images']:,} test images"
     images = f"Data: {counts} of {len(data['classes'])} classes."
-    names = ", ".join(LABELS[name] for name in config.compared)
+    names = ", ".join(position_label(name) for name in config.compared)
     panels = [f"{PANEL_TEXT[panel]} {describe_settings(config.settings(panel))}" for panel in config.panels]
     own = [] if config.data == "fashion" else [OWN_DATA]
     rules = [RULES_TEXT.format(rules=", ".join(config.scaling))] if config.scaling else []

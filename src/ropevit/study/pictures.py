@@ -13,7 +13,7 @@ from torch import Tensor
 from ropevit.data.canvas import paint
 from ropevit.data.crops import normalise, resample
 from ropevit.data.streams import stream
-from ropevit.models.positions import LABELS
+from ropevit.models.positions import position_label
 from ropevit.models.vit import ViT
 from ropevit.study.panels import FieldPanel, Panel, ZoomPanel
 from ropevit.study.settings import TERMS
@@ -99,7 +99,7 @@ def field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: i
     ]
     for name, model in models.items():
         guesses = panel.logits(model, normalise(canvases)).argmax(1)
-        rows.append(Row(label=LABELS[name], cells=tuple(Cell(image=data_uri(colour(one))) for one in guesses)))
+        rows.append(Row(label=position_label(name), cells=tuple(Cell(image=data_uri(colour(one))) for one in guesses)))
     return rows
 
 
@@ -116,7 +116,7 @@ def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int
         guesses = model(normalise(images)).argmax(1)
         pairs = zip(guesses.tolist(), labels.tolist(), strict=True)
         cells = tuple(Cell(text=classes[guess], right=guess == label) for guess, label in pairs)
-        rows.append(Row(label=LABELS[name], cells=cells))
+        rows.append(Row(label=position_label(name), cells=cells))
     return rows
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import ropevit
 from ropevit.drawing import figure_bytes
 from ropevit.extras import require
-from ropevit.models.positions import LABELS
+from ropevit.models.positions import position_label
 from ropevit.study.conclusions import conclusions
 from ropevit.study.cost import shown_ratio
 from ropevit.study.figure import draw_curves
@@ -43,7 +43,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
     ]
     costs = [
         {
-            "label": LABELS[name],
+            "label": position_label(name),
             "parameters": next(curve.parameters for curve in result.curves if curve.embedding == name),
             "ms": f"{cost['ms'][name][1]:.1f}" if cost else "",
             "ratio": shown_ratio(cost, name) if cost else "",

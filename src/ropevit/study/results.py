@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ropevit.files import read_json
-from ropevit.models.positions import LABELS
+from ropevit.models.positions import position_label
 from ropevit.study.floor import Floor, read_floor
 
 #: Seeds from which on "every seed of one above every seed of the other" is worth saying: by chance alone it happens
@@ -47,11 +47,11 @@ class Curve:
     def label(self) -> str:
         """How it is called in tables, figures and sentences."""
         if self.baseline is not None:
-            return f"{LABELS[self.embedding]}, {self.baseline}"
+            return f"{position_label(self.embedding)}, {self.baseline}"
         if self.train_scaling is None:
-            return LABELS[self.embedding] + (f", {self.scaling}" if self.scaling else "")
+            return position_label(self.embedding) + (f", {self.scaling}" if self.scaling else "")
         measured = f", measured with {self.scaling}" if self.scaling else ""
-        return f"{LABELS[self.embedding]}, trained with {self.train_scaling}{measured}"
+        return f"{position_label(self.embedding)}, trained with {self.train_scaling}{measured}"
 
     @property
     def variant(self) -> tuple[str | None, str | None]:
@@ -346,7 +346,7 @@ def paper_order(result: PanelResult) -> str:
     column = {size: result.sizes.index(size) for size in larger}
     means = {size: [by_name[name].mean[column[size]] for name in order] for size in larger}
     held = [size for size in larger if means[size] == sorted(means[size], reverse=True) and len(set(means[size])) > 1]
-    wanted = " ≥ ".join(LABELS[name] for name in order)
+    wanted = " ≥ ".join(position_label(name) for name in order)
     if len(held) == len(larger):
         return (
             f"{result.panel}: the paper's order beyond the training size ({wanted}) shows in the means at every size."

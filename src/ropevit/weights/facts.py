@@ -10,15 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from ropevit.models.architectures import Config, architecture
-from ropevit.models.config import PositionEmbedding
+from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS, PositionEmbedding
 from ropevit.models.registry import MODELS, PUBLISHED, VIT_NAMES
-from ropevit.models.swin import SWIN_EMBEDDINGS
-from ropevit.models.vit import POSITION_EMBEDDINGS
 from ropevit.weights.errors import few
 from ropevit.weights.tables import is_fixed
 
 #: Position embeddings of each architecture, by name.
-EMBEDDINGS: dict[str, dict[str, PositionEmbedding]] = {"vit": POSITION_EMBEDDINGS, "swin": SWIN_EMBEDDINGS}
+EMBEDDINGS: dict[str, Mapping[str, PositionEmbedding]] = {"vit": VIT_EMBEDDINGS, "swin": SWIN_EMBEDDINGS}
 
 #: How timm spells the position embedding in vit_<size>_patch16_<...>_224.
 TIMM_POSITIONS = {

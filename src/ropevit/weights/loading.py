@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ropevit.models.architectures import Config, Model
 from ropevit.models.layers import resize_embedding, resize_time
+from ropevit.models.positions import is_published
 from ropevit.models.registry import MODELS
 from ropevit.models.vit import ViTConfig
 from ropevit.models.windows import resize_bias
-from ropevit.rope.families import FIXED
 from ropevit.weights.errors import WeightsError, few
 from ropevit.weights.facts import EMBEDDINGS, Facts, claimed_name, hint, read_facts, square_grid
 from ropevit.weights.layouts import recognise, to_ours, unwrap
@@ -274,9 +274,9 @@ def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], foun
 def check_rotation(config: Config, found: Found) -> None:
     """Refuse fixed frequencies for a model that learns its own: a published Swin keeps both under the same name.
 
-    The families beside axial and mixed are not published, and what they learn has names of its own.
+    Rope types without published weights have names of their own for what they learn.
     """
-    if found.config is not None or found.facts is None or config.rope not in (None, "axial", "mixed"):
+    if found.config is not None or found.facts is None or not is_published(config.position):
         return
     if config.rope not in {EMBEDDINGS[found.facts.architecture][name].rope for name in found.facts.positions}:
         raise WeightsError(f"{found.source} does not fit the model; {hint(found.facts, found.state, config)}")
@@ -294,7 +294,7 @@ def check_implied(config: Config, found: Found) -> None:
     if found.config is not None or found.facts is None or found.source == GIVEN or config.is_video:
         return
     half = config.width // config.heads // 4 if isinstance(config, ViTConfig) else 0
-    if config.rope in FIXED:
+    if config.rope and not config.learns_rope and not is_published(config.position):
         own, other = f"position {config.position}", f"position {config.position.replace(config.rope, 'axial')}"
     elif config.rope == "axial" and config.budget not in (None, (half, half, 0)):
         own, other = f"pairs={config.budget}", f"pairs={(half, half, 0)} or none"

@@ -122,7 +122,7 @@ def check_config(stored: Config, config: Config, source: str, new_head: bool) ->
     compared = [field.name for field in fields(stored) if field.name not in skipped]
     theirs = {field: getattr(stored, field) for field in compared}
     ours = {field: getattr(config, field) for field in compared}
-    if config.rope == "axial":  # learned frequencies do not need the start's theta
+    if config.rope and not config.learns_rope:  # learned frequencies do not need the start's theta
         theirs |= {"rope_theta": stored.theta, "pairs": stored.budget}
         ours |= {"rope_theta": config.theta, "pairs": config.budget}
     if theirs != ours:

@@ -8,7 +8,7 @@ import tyro
 from ropevit.data.augment import AugmentConfig
 from ropevit.models.architectures import Config
 from ropevit.models.registry import get_config, model_name, named_like
-from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.common.config import OptimConfig, PositionName, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +17,7 @@ class ClassifyModel:
 
     model: str = "deit_small"
     """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
-    position: str = "rope_mixed"
-    """none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; of a Swin rpb, rope_axial, rope_mixed,
-    rope_axial_rpb, rope_mixed_rpb; of both rope_golden, rope_spiral, rope_simplex, rope_polar, also with _ape, _rpb."""
+    position: PositionName = "rope_mixed"
     scaling: str | None = None
     """Rules for positions that stay on in training, such as normalise+jitter(rescale=2); see docs/scaling.md."""
     size: int = 224

@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
+
+from ropevit.models.positions import describe_positions
 
 from ropevit.device import check_device_name
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+
+#: An option that names a position embedding.
+PositionName = Annotated[str, tyro.conf.arg(help=describe_positions())]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTC
 from ropevit.models.dense.vit import pad_to
 from ropevit.models.swin import SwinConfig
 from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
+from ropevit.tasks.common.config import PositionName
 from ropevit.tasks.common.saved import SavedAs
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.config import DinoConfig
@@ -49,9 +50,7 @@ class DetectModel:
 
     model: str = "deit_base"
     """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
-    position: str = "rope_mixed"
-    """none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; of a Swin rpb, rope_axial, rope_mixed,
-    rope_axial_rpb, rope_mixed_rpb; of both rope_golden, rope_spiral, rope_simplex, rope_polar, also with _ape, _rpb."""
+    position: PositionName = "rope_mixed"
     drop_path: float = 0.0
     """Rate of stochastic depth in the backbone."""
     width: int | None = None

@@ -10,6 +10,7 @@ from torch import Tensor
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViTConfig
 from ropevit.models.swin import SwinConfig
 from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
+from ropevit.tasks.common.config import PositionName
 from ropevit.tasks.common.saved import SavedAs
 from ropevit.tasks.segment.config import Mask2FormerConfig, Neck, UperNetConfig
 from ropevit.tasks.segment.mask2former import Mask2Former
@@ -34,9 +35,7 @@ class SegmentModel:
 
     model: str = "deit_base"
     """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
-    position: str = "rope_mixed"
-    """none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; of a Swin rpb, rope_axial, rope_mixed,
-    rope_axial_rpb, rope_mixed_rpb; of both rope_golden, rope_spiral, rope_simplex, rope_polar, also with _ape, _rpb."""
+    position: PositionName = "rope_mixed"
     drop_path: float = 0.0
     """Rate of stochastic depth in the backbone."""
     width: int | None = None

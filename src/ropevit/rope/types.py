@@ -1,0 +1,139 @@
+"""Types of rotary embedding by name: one row a type, from which models, commands, decay and plots follow."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from ropevit.rope.frequencies import pairs_per_axis
+from ropevit.rope.layers import AxialRope, FixedRope, MixedRope, PolarRope
+
+
+class RopeSpec(NamedTuple):
+    """What a rotary embedding is built of."""
+
+    channels: int
+    """Channels per head, D."""
+    heads: int
+    """Number of heads, A."""
+    theta: float
+    """Base of the frequencies."""
+    ndim: int = 2
+    """Number of axes."""
+    pairs: tuple[int, ...] | None = None
+    """Pairs for each axis, x first; None shares them equally."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeType:
+    """A rotary embedding that models can be built with.
+
+    A module with fixed frequencies has a method `frequencies(device)` and is shared by all blocks; one that learns
+    derives from `LearnedRope`, has `freqs`, and each block has its own. Both give radians per patch, (ndim, P) or
+    (ndim, heads, P).
+    """
+
+    make: Callable[[RopeSpec], nn.Module]
+    """Builds the module; raises ValueError for heads that it cannot rotate."""
+    learned: bool
+    """Whether its frequencies are parameters."""
+    theta: float
+    """Base of the frequencies in a ViT, unless the config names another one."""
+    swin_theta: float
+    """The same in the windows of a Swin."""
+    label: str
+    """Its name in tables and plots."""
+    style: tuple[str, str]
+    """Colour and marker in plots."""
+    combined_style: tuple[str, str]
+    """The same beside an absolute embedding or a relative position bias."""
+    axes: tuple[int, ...] = (2,)
+    """Numbers of axes that it rotates along: 2 for images, 3 for videos."""
+    published: bool = False
+    """Whether the paper's authors published weights with it."""
+    check: Callable[[RopeSpec], object] | None = None
+    """Raises as `make` does, where making the module would draw random numbers."""
+
+
+#: Every type by name: models have `rope_NAME`, alone and beside their other embeddings.
+#: Source of the colours: Okabe and Ito 2008, Color Universal Design.
+ROPE_TYPES: dict[str, RopeType] = {
+    "axial": RopeType(
+        make=lambda spec: AxialRope(spec.channels, spec.theta, spec.ndim, spec.pairs),
+        learned=False,
+        theta=100.0,
+        swin_theta=50.0,
+        label="RoPE-Axial",
+        style=("#0072B2", "^"),
+        combined_style=("#56B4E9", "v"),
+        axes=(2, 3),
+        published=True,
+    ),
+    "mixed": RopeType(
+        make=lambda spec: MixedRope(*spec),
+        learned=True,
+        theta=10.0,
+        swin_theta=10.0,
+        label="RoPE-Mixed",
+        style=("#009E73", "o"),
+        combined_style=("#CC79A7", "D"),
+        axes=(2, 3),
+        published=True,
+        check=lambda spec: pairs_per_axis(spec.channels, spec.ndim, spec.pairs),
+    ),
+    "golden": RopeType(
+        make=lambda spec: FixedRope("golden", spec.channels, spec.heads, spec.theta),
+        learned=False,
+        theta=100.0,
+        swin_theta=50.0,
+        label="RoPE-Golden",
+        style=("#E69F00", "P"),
+        combined_style=("#E69F00", "<"),
+    ),
+    "spiral": RopeType(
+        make=lambda spec: FixedRope("spiral", spec.channels, spec.heads, spec.theta),
+        learned=False,
+        theta=100.0,
+        swin_theta=50.0,
+        label="RoPE-Spiral",
+        style=("#000000", "*"),
+        combined_style=("#000000", ">"),
+    ),
+    "simplex": RopeType(
+        make=lambda spec: FixedRope("simplex", spec.channels, spec.heads, spec.theta),
+        learned=False,
+        theta=100.0,
+        swin_theta=50.0,
+        label="RoPE-Simplex",
+        style=("#9467BD", "p"),
+        combined_style=("#9467BD", "H"),
+    ),
+    "polar": RopeType(
+        make=lambda spec: PolarRope(spec.channels, spec.heads, spec.theta),
+        learned=True,
+        theta=10.0,
+        swin_theta=10.0,
+        label="RoPE-Polar",
+        style=("#8C564B", "h"),
+        combined_style=("#8C564B", "d"),
+    ),
+}
+
+
+def register_rope_type(name: str, rope_type: RopeType) -> None:
+    """Add a rotary embedding of your own: `rope_NAME` is then a position embedding of every architecture.
+
+    Args:
+        name: Letters and digits, starting with a letter.
+        rope_type: Its row.
+
+    Raises:
+        ValueError: If the name is taken, or no such name.
+    """
+    if not re.fullmatch("[a-z][a-z0-9]*", name):
+        raise ValueError(f"got {name!r} for the name of a rope type; expected lower-case letters and digits")
+    if name in ROPE_TYPES:
+        raise ValueError(f"a rope type named {name!r} is there already; choose another name")
+    ROPE_TYPES[name] = rope_type
