@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from ropevit.models.architectures import Config
 from ropevit.models.config import as_pair
-from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS, is_published, split_name
+from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
 from ropevit.models.swin import SwinConfig
 from ropevit.models.vit import ViTConfig
 
@@ -73,7 +73,8 @@ def model_name(family: str, position: str) -> str:
         position: Name of the position embedding.
 
     Returns:
-        A name of `MODELS`, or for the newer families of frequencies one spelled like it; see `family_config`.
+        A name of `MODELS`, or for position embeddings whose models have no names one spelled like them; see
+        `family_config`.
 
     Raises:
         ValueError: If there is no such family, or it has no such position embedding.
@@ -84,13 +85,23 @@ def model_name(family: str, position: str) -> str:
     embeddings = VIT_EMBEDDINGS if names is VIT_NAMES else SWIN_EMBEDDINGS
     if position not in embeddings:
         raise ValueError(f"got position {position!r} for {family}; choose one of {', '.join(embeddings)}")
-    like = named_like(position)
-    return names[like].format(size=size).replace(like, position)
+    if position in names:
+        return names[position].format(size=size)
+    return names["rope_axial"].format(size=size).replace("rope_axial", position)
 
 
-def named_like(position: str) -> str:
-    """Give the position embedding whose models have names: axial for rope types without published weights."""
-    return position if is_published(position) else f"rope_axial{split_name(position)[1]}"
+def nearest_name(family: str, position: str) -> str:
+    """Name a model of `MODELS` that differs from the asked one in the position embedding at most.
+
+    Args:
+        family: Architecture and size, such as "deit_small".
+        position: Name of the position embedding, also one whose models have no names.
+
+    Raises:
+        ValueError: As `model_name`.
+    """
+    name = model_name(family, position)
+    return name if name in MODELS else model_name(family, "rope_axial")
 
 
 def family_config(family: str, position: str, **changes: object) -> Config:
@@ -104,8 +115,7 @@ def family_config(family: str, position: str, **changes: object) -> Config:
     Raises:
         ValueError: If there is no such family, position embedding or field.
     """
-    model_name(family, position)  # refuses
-    return get_config(model_name(family, named_like(position)), position=position, **changes)
+    return get_config(nearest_name(family, position), position=position, **changes)
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:

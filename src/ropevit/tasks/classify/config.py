@@ -7,7 +7,7 @@ import tyro
 
 from ropevit.data.augment import AugmentConfig
 from ropevit.models.architectures import Config
-from ropevit.models.registry import get_config, model_name, named_like
+from ropevit.models.registry import get_config, model_name, nearest_name
 from ropevit.tasks.common.config import OptimConfig, PositionName, RunConfig
 
 
@@ -59,8 +59,7 @@ class ClassifyModel:
     @property
     def like(self) -> str:
         """Name of the registry's model that `fields` make it of."""
-        _ = self.name  # refuses
-        return model_name(self.model, named_like(self.position))
+        return nearest_name(self.model, self.position)
 
 
 @dataclass(frozen=True, kw_only=True)
