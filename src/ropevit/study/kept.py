@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.files import read_json, write_json
-from ropevit.models.vit import POSITION_EMBEDDINGS
+from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.study.config import HOW, StudyConfig
 from ropevit.study.events import Run
 from ropevit.study.fingerprint import digest
@@ -27,7 +27,7 @@ def kept_result(config: StudyConfig, run: Run, images: str | None = None) -> dic
     if not path.exists():
         return None
     result = read_result(path, run, images)
-    rules = config.scaling or () if POSITION_EMBEDDINGS[run.embedding].rope else ()
+    rules = config.scaling or () if VIT_EMBEDDINGS[run.embedding].rope else ()
     tables = [result["scores"], *(result.get("scaled", {}).get(rule, {}) for rule in rules)]
     sizes = {str(size) for size in config.settings(run.panel).test_sizes}
     return result if all(sizes <= set(table) for table in tables) else None
