@@ -16,8 +16,7 @@ from jaxtyping import Float
 from pooled import table
 from torch import Tensor
 
-from ropevit.models.vit import THETA
-from ropevit.rope import FixedRope, PolarRope, axial_frequencies, mixed_frequencies
+from ropevit.rope import ROPE_TYPES, FixedRope, PolarRope, axial_frequencies, mixed_frequencies
 
 HEADS = 2
 CHANNELS = (32, 64)
@@ -54,7 +53,7 @@ def moment(frequencies: Float[Tensor, "2 P"]) -> Moment:
 
 def families(channels: int) -> Iterator[tuple[str, float, Float[Tensor, "2 A P"]]]:
     """Name every rotation as a ViT starts it, its base theta, and its frequencies in radians a patch."""
-    for name, theta in THETA.items():
+    for name, theta in ((name, rope_type.theta) for name, rope_type in ROPE_TYPES.items()):
         if name == "axial":
             yield name, theta, axial_frequencies(channels, theta).unsqueeze(1)
         elif name == "mixed":

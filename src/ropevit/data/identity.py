@@ -63,9 +63,9 @@ def content(source: Any) -> Content:
 
 def files(source: Any, path: Callable[[int], Any] | None = None) -> list[bytes]:
     """Give sizes and ends of the files of images, or of what `path` gives for their numbers."""
-    path = path or source.describe
-    sizes = np.array([size(Path(path(index))) for index in spread(len(source), MOST_SIZES)], dtype=np.int64)
-    return [sizes.tobytes(), *(end(Path(path(index))) for index in spread(len(source), MOST_READ))]
+    locate = source.describe if path is None else path
+    sizes = np.array([size(Path(locate(index))) for index in spread(len(source), MOST_SIZES)], dtype=np.int64)
+    return [sizes.tobytes(), *(end(Path(locate(index))) for index in spread(len(source), MOST_READ))]
 
 
 def spread(count: int, most: int) -> list[int]:

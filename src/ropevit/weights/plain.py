@@ -45,7 +45,8 @@ class PlainType:
     @property
     def dtype(self) -> np.dtype[Any]:
         """NumPy's type."""
-        return np.dtype(self.code).newbyteorder(self.order)
+        order: Any = self.order
+        return np.dtype(self.code).newbyteorder(order)
 
 
 class PlainArray(np.ndarray):
@@ -58,7 +59,8 @@ class PlainArray(np.ndarray):
             raise OddDataError("an array without a plain type")
         if min(shape, default=0) < 0 or math.prod(shape) * kind.dtype.itemsize != len(content):
             raise OddDataError(f"an array of shape {shape} in {len(content)} bytes")
-        super().__setstate__((1, tuple(shape), kind.dtype, bool(fortran), content))
+        parts: Any = (1, tuple(shape), kind.dtype, bool(fortran), content)
+        super().__setstate__(parts)
 
 
 def make_array(*_: object) -> PlainArray:

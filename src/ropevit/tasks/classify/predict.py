@@ -166,12 +166,12 @@ def best(model: nn.Module, images: Float[Tensor, "b c H W"], classes: Sequence[s
     logits = model.eval()(images.to(next(model.parameters()).device)).float().cpu()
     if logits.shape[-1] != len(classes):
         raise ValueError(f"got {len(classes)} class names for {logits.shape[-1]} logits; give a name to each class")
-    found = logits.softmax(-1).topk(min(top, len(classes)))
+    names, found = list(classes), logits.softmax(-1).topk(min(top, len(classes)))
     return [
         Prediction(
             height=height,
             width=width,
-            guesses=tuple(Guess(name=classes[i], probability=p) for i, p in zip(labels, chances, strict=True)),
+            guesses=tuple(Guess(name=names[int(i)], probability=p) for i, p in zip(labels, chances, strict=True)),
         )
         for labels, chances in zip(found.indices.tolist(), found.values.tolist(), strict=True)
     ]
