@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ropevit.models.positions import describe_positions
-
 from ropevit.device import check_device_name
+from ropevit.models.positions import describe_positions
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
