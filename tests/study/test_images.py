@@ -9,6 +9,7 @@ from ropevit.data.labelled import LabelledImages
 from ropevit.locks import lock_folder
 from ropevit.study.config import StudyConfig
 from ropevit.study.fingerprint import differences, fingerprint
+from ropevit.study.outputs import write_outputs
 from ropevit.study.results import panel_results
 from ropevit.study.runner import run_study
 
@@ -123,3 +124,18 @@ def test_what_a_killed_study_left_half_written_is_removed(tmp_path, use, make_im
     run_study(asked(tmp_path, resume=True), lambda _: None)
     assert not any(file.exists() for file in left)
     assert not (out / ".images-x").exists()
+
+
+def test_names_of_classes_are_text_in_the_report_and_drive_nothing(tmp_path, use, make_images):
+    names = ("$x_1^2$", "<b>bold</b>", "[red]\x1b[2J\udcff")
+    parts = [
+        LabelledImages(**vars(make_images("<i>p</i>")) | {"classes": names, "skipped": ("\x1b]52",)}) for _ in "ab"
+    ]
+    use(*parts)
+    options = asked(tmp_path, panels=("field", "zoom"), test_sizes=(8,))
+    page = write_outputs(options, run_study(options, lambda _: None)).read_text(encoding="utf-8")
+    assert "<b>" not in page
+    assert "<i>p" not in page
+    assert "\x1b" not in page
+    for shown in ("$x_1^2$", "&lt;b&gt;bold&lt;/b&gt;", r"[red]\x1b[2J\udcff", r"\x1b]52", "&lt;i&gt;p&lt;/i&gt;"):
+        assert shown in page
