@@ -17,7 +17,7 @@ from ropevit.study.workers import Images, Plan
 #: Rounds in which every embedding takes one step, and those before that are not counted.
 ROUNDS, WARM_UP = 20, 2
 #: No further round is begun after so many seconds, once a few are done.
-ENOUGH, FEW = 10.0, 5
+ENOUGH, FEW = 6.0, 5
 
 
 def measure_costs(plan: Plan, images: Images, report: Report) -> dict[str, dict[str, Any]]:
