@@ -18,7 +18,7 @@ from pathlib import Path
 
 #: What commands import at their start or later.
 LIBRARIES = (
-    "ropevit.cli",
+    *(f"ropevit.cli.{verb}" for verb in ("data", "eval", "export", "figures", "predict", "study", "train")),
     "timm.data.auto_augment",
     "timm.optim",
     "timm.scheduler",

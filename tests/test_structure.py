@@ -119,7 +119,7 @@ def test_the_shapes_of_every_module_are_checked_in_these_tests():
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = ["matplotlib", "timm", "torchvision", "transformers", "tyro", "rich", "PIL", "jinja2"]
+    heavy = ["torch", "matplotlib", "timm", "torchvision", "transformers", "tyro", "rich", "PIL", "jinja2"]
     code = f"import sys, ropevit; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -1,5 +1,5 @@
+import importlib
 import json
-import sys
 
 import onnxruntime
 import pytest
@@ -12,7 +12,7 @@ from ropevit.cli import main
 from ropevit.integrations.export import files
 from ropevit.models import set_scaling
 
-verb = sys.modules["ropevit.cli.export"]  # its name in the package is the verb
+verb = importlib.import_module("ropevit.cli.export")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 import csv
+import importlib
 import json
-import sys
 from functools import partial
 
 import pytest
@@ -26,7 +26,7 @@ def read(path):
 
 def test_extrapolation_measures_a_model_and_draws_evaluations(checkpoint, my_images, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        sys.modules["ropevit.cli.figures"], "EvalConfig", partial(EvalConfig, workers=0, device="cpu")
+        importlib.import_module("ropevit.cli.figures"), "EvalConfig", partial(EvalConfig, workers=0, device="cpu")
     )  # quick
     given = ["--checkpoint", checkpoint, "--data", str(my_images), "--sizes", "8,16", "--scaling", "ntk"]
     with pytest.raises(SystemExit):

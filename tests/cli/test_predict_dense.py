@@ -1,7 +1,7 @@
 """`ropevit predict` with detectors and segmenters, and with folders."""
 
+import importlib
 import json
-import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -143,7 +143,7 @@ def test_what_cannot_be_read_costs_only_itself(finished, trainings, photos, tmp_
 
 
 def test_what_was_found_before_ctrl_c_is_kept(trainings, photos, tmp_path, monkeypatch):
-    predict = sys.modules["ropevit.cli.predict"]  # its name in the package is the verb
+    predict = importlib.import_module("ropevit.cli.predict")
     read = predict.read_image
     monkeypatch.setattr(predict, "read_image", lambda path: interrupt() if path.name == "b.jpg" else read(path))
     options = ["--checkpoint", str(trainings / "detector"), "--threshold", "0", "--out", str(tmp_path / "found")]

@@ -1,5 +1,5 @@
+import importlib
 import shlex
-import sys
 
 import pytest
 
@@ -15,9 +15,11 @@ def commands(printed, start="ropevit "):
 def asked(capsys, monkeypatch):
     """Run commands up to where work begins, and give their configs."""
     trained, measured = [], []
-    trainers = sys.modules["ropevit.cli.train"].TRAINERS
+    trainers = importlib.import_module("ropevit.cli.train").TRAINERS
     monkeypatch.setitem(trainers, "", trainers[""]._replace(train=lambda config, _: trained.append(config) or {}))
-    monkeypatch.setattr(sys.modules["ropevit.cli.eval"], "evaluate", lambda config, _: measured.append(config))
+    monkeypatch.setattr(
+        importlib.import_module("ropevit.cli.eval"), "evaluate", lambda config, _: measured.append(config)
+    )
 
     def ask(found):
         for words in found:
@@ -74,7 +76,7 @@ def test_measuring_names_the_device(capsys, monkeypatch):
         timed.append((config.recipe, config.model.position, device.type))
         return Speed(images_per_second=1.0, source=f"on {named}")
 
-    monkeypatch.setattr(sys.modules["ropevit.cli.reproduce"], "time_training", time_training)
+    monkeypatch.setattr(importlib.import_module("ropevit.cli.reproduce"), "time_training", time_training)
     main(["reproduce", "vit", "--only", "deit_base*", "--measure", "--device", "cpu"])
     assert timed == [("deit3_base", "ape", "cpu"), ("deit3_base_finetune", "ape", "cpu")]
     printed = capsys.readouterr().out

@@ -99,7 +99,7 @@ def test_a_detector_is_trained_on_generated_pictures(tmp_path, capsys):
     with pytest.raises(SystemExit) as refused:
         main(["train", "detect/nosuch"])
     assert refused.value.code == 2
-    assert "no recipe named 'detect/nosuch'; choose one of detect/dino_vitdet_base" in capsys.readouterr().err
+    assert "no recipe named 'detect/nosuch'; did you mean detect/dino_smoke" in capsys.readouterr().err
 
 
 def test_the_recipes_are_listed_with_what_to_expect(capsys):

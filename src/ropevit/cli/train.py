@@ -1,6 +1,7 @@
 """`ropevit train`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, NamedTuple
 
 import tyro
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ropevit.cli.console import Console, TextColumn
+from ropevit.cli.errors import one_line_errors
 from ropevit.cli.estimate import show_estimate
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, training_cost
@@ -85,19 +87,23 @@ TRAINERS = {
 }
 
 
+#: What stands before the slash -> what such models are called.
+KINDS = {"": "classifiers", "detect": "detectors", "segment": "segmenters"}
+
+
 def find_trainer(name: str) -> Trainer:
     """Find what trains by a recipe.
 
     Raises:
         ValueError: If there is no such recipe.
     """
-    kind = name.split("/")[0] if "/" in name else ""
-    trainer = TRAINERS.get(kind)
-    if trainer is None:
-        raise ValueError(f"no recipe named {name!r}; see `ropevit train --list`")
-    if name not in trainer.recipes:
-        raise ValueError(f"no recipe named {name!r}; choose one of {', '.join(trainer.recipes)}")
-    return trainer
+    trainer = TRAINERS.get(name.split("/")[0] if "/" in name else "")
+    if trainer is not None and name in trainer.recipes:
+        return trainer
+    close = get_close_matches(name, [recipe for trainer in TRAINERS.values() for recipe in trainer.recipes], 3)
+    hint = f"did you mean {' or '.join(close)}? There are" if close else "choose one"
+    groups = [f"of {KINDS[kind]} {', '.join(trainer.recipes)}" for kind, trainer in TRAINERS.items()]
+    raise ValueError(f"no recipe named {name!r}; {hint} {'; '.join(groups)}")
 
 
 def read_config(arguments: Sequence[str]) -> Training:
@@ -105,14 +111,16 @@ def read_config(arguments: Sequence[str]) -> Training:
     name, options = arguments[0], arguments[1:]
     trainer = find_trainer(name)
     recipe = trainer.recipes[name]
-    return tyro.cli(
-        trainer.config,
-        default=recipe(),
-        args=options,
-        prog=f"ropevit train {name}",
-        description=said(recipe),
-        config=trainer.marks,
-    )
+    prog = f"ropevit train {name}"
+    with one_line_errors(f"{prog} --help"):
+        return tyro.cli(
+            trainer.config,
+            default=recipe(),
+            args=options,
+            prog=prog,
+            description=said(recipe),
+            config=trainer.marks,
+        )
 
 
 def said(recipe: Callable[..., object]) -> str:

@@ -1,0 +1,88 @@
+"""The command line's first words: versions, help, and what is said of wrong arguments."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import ropevit
+from ropevit.cli import VERBS, main
+
+
+def told(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(arguments))
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    return shown.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_is_a_line_a_verb_and_three_examples(arguments, capsys):
+    main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("  ropevit")] == [*VERBS]
+    assert sum(line.startswith("  ropevit ") for line in lines) == 3
+    assert "ropevit VERB --help for more" in lines[2]
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 105
+
+
+def test_the_version_and_help_are_said_without_loading_torch():
+    code = "import sys; from ropevit.cli import main; main(['--version']); main([]); print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    assert lines[0].startswith(f"ropevit {ropevit.__version__} (Python ")
+    assert lines[-1] == "False"
+
+
+@pytest.mark.parametrize("name", [name for name in ropevit.__all__ if name != "__version__"])
+def test_public_names_are_there(name):
+    assert getattr(ropevit, name).__name__ == name
+    assert name in dir(ropevit)
+
+
+def test_a_public_name_that_is_not_there_is_an_error():
+    assert ropevit.models.list_models is ropevit.list_models
+    with pytest.raises(AttributeError, match="module 'ropevit' has no attribute 'nosuch'"):
+        ropevit.nosuch  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("prdict photo.jpg", "no verb 'prdict'; did you mean predict?"),
+        ("-v", "no verb '-v'; choose one of study, data, train"),
+        ("models --nosuch", "Unrecognized options: --nosuch; see `ropevit models --help`"),
+        ("models --siz 3", "Unrecognized options: --siz, 3; did you mean --size?; see `ropevit models --help`"),
+        ("models --size x", "invalid literal for int() with base 10: 'x'; see `ropevit models --help`"),
+        ("eval", "Missing from ropevit eval: --data"),
+        ("train fashion --lr -1", "error: got lr=-1.0; expected above 0\n"),
+        (
+            "train fashion --epochs",
+            "Missing value for argument '--epochs'. Expected 1 values.; see `ropevit",
+        ),
+        (
+            "train fashion --device gpu",
+            "invalid choice 'gpu' for argument '--device'. Expected one of ('auto',",
+        ),
+        ("train fashon", "no recipe named 'fashon'; did you mean fashion? There are of classifiers deit3_small, "),
+        ("train dino_swin_tiny", "no recipe named 'dino_swin_tiny'; did you mean detect/dino_swin_tiny or "),
+        ("train zzz", "no recipe named 'zzz'; choose one of classifiers deit3_small, "),
+        ("train a/b", "; of detectors detect/dino_vitdet_base, "),
+        ("train segment/b", "; of segmenters segment/"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments, line, capsys):
+    assert line in told(arguments, capsys)
+
+
+def test_a_long_path_in_an_error_is_not_broken(capsys):
+    path = "/a/very/long/path/" + "of/many/folders/" * 9
+    line = told(f"train fashion --position '{path} of words'", capsys)
+    assert path in line
+    assert "╭" not in line
