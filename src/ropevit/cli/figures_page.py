@@ -12,6 +12,7 @@ from ropevit.analysis.layers import NothingToDrawError, attention_layers
 from ropevit.analysis.page import Section, render
 from ropevit.files import write_atomically
 from ropevit.models import SwinConfig
+from ropevit.text import printable
 
 
 def write_page(
@@ -67,7 +68,7 @@ def facts(subject: Subject, checkpoint: str | None) -> list[tuple[str, str]]:
         "Weights": checkpoint or "",
         "Versions": f"ropevit {ropevit.__version__}, PyTorch {torch.__version__}",
     }
-    return [(label, value) for label, value in found.items() if value]
+    return [(label, printable(value)) for label, value in found.items() if value]
 
 
 def grid_told(subject: Subject) -> str:

@@ -127,3 +127,12 @@ def test_a_name_longer_than_the_picture_widens_the_legend():
     picture = add_legend(grey(20, 800), [(0, "a very long name of a class")])
     assert picture.width > 100
     assert (pixels(picture)[:, -4:] == 255).all(), "room after the text"
+
+
+def test_a_name_of_several_lines_or_with_control_characters_is_written_on_one():
+    image = Image.new("RGB", (500, 400), "white")
+    named, escaped = (
+        (paint_boxes(image, [Mark((50, 50, 300, 300), 0, text)]), add_legend(image, [(0, text)]))
+        for text in ("a\nb\x1b[2J", r"a\nb\x1b[2J")
+    )
+    assert [picture.tobytes() for picture in named] == [picture.tobytes() for picture in escaped]

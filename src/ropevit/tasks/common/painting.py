@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image, ImageDraw, ImageFont
 
+from ropevit.text import printable
+
 Colour = tuple[int, int, int]
 #: Left, top, right and bottom in pixels.
 Corners = tuple[float, float, float, float]
@@ -90,6 +92,7 @@ def paint_boxes(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
         The picture, enlarged a whole number of times (see `enlargement`) if it is small.
     """
     times = enlargement(image.size)
+    marks = [mark._replace(text=printable(mark.text)) for mark in marks]  # letters on one line
     canvas = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
     draw, width = ImageDraw.Draw(canvas), line_width(canvas.size)
     boxes = [enlarged(mark.box, times, canvas.size) for mark in marks]
@@ -195,6 +198,7 @@ def add_legend(picture: Image.Image, entries: Sequence[tuple[int, str]]) -> Imag
     """
     if not entries:
         return picture
+    entries = [(label, printable(text)) for label, text in entries]
     font, draw = lettering(picture.size), ImageDraw.Draw(picture)
     side, height = line_height(font) * 2 // 3, line_height(font) * 4 // 3
     widths = [math.ceil(side * 2.5 + draw.textlength(text, font)) for _, text in entries]
