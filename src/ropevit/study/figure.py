@@ -86,6 +86,7 @@ def draw_panel(axes: Any, result: PanelResult, way: Way = PLAIN, alone: bool = T
     axes.set_xlabel("test size (pixels)")
     axes.set_ylabel(result.metric)
     tidy(axes, result.sizes)
+    axes.margins(y=0.1)  # room for a name above the highest line
     axes.set_ylim(bottom=0)  # a cut axis would make small differences look large
 
 
