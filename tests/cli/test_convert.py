@@ -19,6 +19,19 @@ def test_a_published_file_goes_to_ours_and_back_bit_for_bit(tmp_path, capsys):
     assert str(back) in capsys.readouterr().out.replace("\n", "")
 
 
+def test_the_directory_of_a_training_gives_its_best_weights_or_their_average(tmp_path):
+    name = "rope_mixed_deit_tiny_patch16_LS"
+    for file in ("best", "model", "model_ema"):
+        ropevit.save_model(
+            tmp_path / "run" / f"{file}.safetensors", ropevit.create_model(name, depth=1, width=48, heads=3)
+        )
+    for words, file in (([], "best"), (["--ema"], "model_ema")):
+        out = tmp_path / f"{file}.safetensors"
+        main(["convert", str(tmp_path / "run"), str(out), *words])
+        wanted, found = load_file(tmp_path / "run" / f"{file}.safetensors"), load_file(out)
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
 def test_nothing_is_overwritten_unasked(tmp_path, capsys):
     path = tmp_path / "ours.safetensors"
     ropevit.save_model(path, ropevit.create_model("rope_axial_deit_tiny_patch16_LS"))

@@ -50,14 +50,22 @@ def test_a_folder_that_another_process_writes_to_is_refused(checkpoint, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_attention_is_drawn_of_images_in_a_folder(checkpoint, my_images, tmp_path):
+def test_attention_is_drawn_of_images_in_a_folder(checkpoint, my_images, tmp_path, capsys):
     images = tmp_path / "images"
     images.mkdir()
     for name in ("1", "2"):
         (images / f"{name}.png").write_bytes((my_images / "blue" / f"{name}.png").read_bytes())
     given = ["--checkpoint", checkpoint, "--images", str(images), "--sizes", "24", "--out", str(tmp_path / "out")]
     main(["figures", "distance", *given])
+    (images / "3.png").write_text("no picture")
+    main(["figures", "distance", *given[:-1], str(tmp_path / "again")])
+    assert "3.png cannot be read as an image" in capsys.readouterr().err
+    (images / "1.png").unlink()
+    (images / "2.png").unlink()
+    with pytest.raises(SystemExit):
+        main(["figures", "distance", *given[:-1], str(tmp_path / "none")])
     rows = read(tmp_path / "out" / "distance.csv")
+    assert rows == read(tmp_path / "again" / "distance.csv")
     assert {(row["height"], row["grid_rows"], row["images"]) for row in rows} == {("16", "2", "2"), ("24", "3", "2")}
 
 

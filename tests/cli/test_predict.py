@@ -8,6 +8,8 @@ from PIL import Image
 
 import ropevit
 from ropevit.cli import main
+from ropevit.cli.classes import progress
+from ropevit.cli.console import Console
 from ropevit.data.images import read_image
 from ropevit.models import ViT, ViTConfig
 from ropevit.tasks.classify import predict as predicting
@@ -128,7 +130,6 @@ def test_a_folder_is_classified_in_batches_into_two_files(photos, named, tmp_pat
     printed, errors = capsys.readouterr()
     assert errors.count("\n") == 1
     assert "3a.png cannot be read as an image" in errors
-    assert "images: 8 of 8" in printed  # no terminal: a line now and then instead of a bar
     assert "1 could not be read and is left out" in printed
     assert f"wrote predictions.csv and predictions.json to {out}" in " ".join(printed.split())
     assert "\x1b" not in printed
@@ -146,6 +147,14 @@ def test_a_folder_is_classified_in_batches_into_two_files(photos, named, tmp_pat
         assert (image["height"], image["width"]) == (alone.height, alone.width)
         assert row["class_1"] == {"=1+1": "'=1+1", "cat\x1b[2J": r"cat\x1b[2J", "dog": "dog"}[image["classes"][0]]
         assert float(row["probability_2"]) == image["probabilities"][1]
+
+
+@pytest.mark.parametrize(("total", "told"), [(8, []), (25, [10, 20]), (2000, list(range(200, 2001, 200)))])
+def test_without_a_terminal_progress_is_a_line_now_and_then(total, told, capsys):
+    with progress(Console(), "images", total, lines=True) as update:
+        for done in range(1, total + 1):
+            update(done)
+    assert capsys.readouterr().out.splitlines() == [f"images: {done:,} of {total:,}" for done in told]
 
 
 def run_alone(path, checkpoint, whole):

@@ -142,17 +142,17 @@ def lay_out(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 @contextmanager
 def progress(console: Console, what: str, total: int, *, lines: bool) -> Iterator[Callable[[int], None]]:
-    """Show how far something is: a bar on a terminal; elsewhere, if `lines`, a line at each tenth."""
+    """Show progress: a bar on a terminal; elsewhere, if `lines`, a line at each tenth, ten or more images apart."""
     if total < 2:
         yield lambda _: None
     elif console.is_terminal:
         with bar(console, what) as update:
             yield lambda done: update(done, total)
     else:
-        yield (
-            lambda done: (
+        step = max(10, -(-total // 10))
+
+        def update(done: int) -> None:
+            if lines and done % step == 0:
                 say(console, f"{what}: {done:,} of {total:,}")
-                if lines and 10 * done // total > 10 * (done - 1) // total
-                else None
-            )
-        )
+
+        yield update

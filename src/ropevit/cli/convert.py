@@ -7,6 +7,7 @@ import tyro
 
 from ropevit import weights
 from ropevit.cli.console import Console
+from ropevit.tasks.common.kept import weights_file
 from ropevit.tasks.detect.conversion import convert_detector, holds_detector
 
 
@@ -27,15 +28,18 @@ def convert(
       ropevit convert dino_swin_tiny_224_4scale_12ep.pth detector.safetensors
 
     Args:
-        source: A checkpoint file (.pth .bin .safetensors) or a hub id.
+        source: A checkpoint file (.pth .bin .safetensors), a hub id, or the directory of a training (its best weights)
+            or of a study's run.
         destination: File to write; its suffix decides the container.
         to: Layout to write.
         model: Name of the model, where the file alone does not tell.
         overwrite: Replace an existing file.
-        ema: Convert the moving average that a training script kept beside the weights.
+        ema: Convert the moving average that a training kept beside the weights.
     """
     if destination.exists() and not overwrite:
         raise ValueError(f"{destination} exists; choose another name, or add --overwrite to replace it")
+    if Path(source).expanduser().is_dir():
+        source, ema = str(weights_file(source, "ema" if ema else None)), False
     if to == "detrex" or holds_detector(source):
         if model is not None:
             raise ValueError("got --model with a detector, whose shapes tell what it is; leave it out")

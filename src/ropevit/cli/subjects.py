@@ -1,5 +1,6 @@
 """The model that figures look at, and the images that it looks at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ropevit.analysis.layers import body
 from ropevit.analysis.subject import Subject
+from ropevit.cli.errors import show_error
 from ropevit.data.fashion import CLASSES, load_fashion
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.images import fit, read_image, to_tensor
@@ -113,7 +115,7 @@ def size_of(config: Config, trained_at: int) -> tuple[int, int]:
 
 
 def load_images(place: str, look: Look, size: int) -> Float[Tensor, "B c S S"]:
-    """Read a few images, cut square and normalised.
+    """Read a few images, cut square and normalised; those of a folder that cannot be read are named and left out.
 
     Args:
         place: `fashion`, an image, or a folder of them at any depth; of one with a test part, that part.
@@ -121,7 +123,7 @@ def load_images(place: str, look: Look, size: int) -> Float[Tensor, "B c S S"]:
         size: Side in pixels.
 
     Raises:
-        ValueError: If there are no images, or one cannot be read.
+        ValueError: If there are no images, or none of those that are looked at can be read.
     """
     if place == FASHION:
         found = load_fashion("test").images[:COUNT, 0].numpy()
@@ -130,5 +132,24 @@ def load_images(place: str, look: Look, size: int) -> Float[Tensor, "B c S S"]:
         folder = Path(place).expanduser()
         folder = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder)
         files = find_images([folder])
-        images = [read_image(file.path) for file in files[:: max(1, len(files) // COUNT)][:COUNT]]
+        images = read_some([file.path for file in files[:: max(1, len(files) // COUNT)][:COUNT]])
     return torch.stack([to_tensor(fit(image, size, size), look.mean, look.std) for image in images])
+
+
+def read_some(paths: Sequence[Path]) -> list[Image.Image]:
+    """Read those images that can be read, and name the others.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    images, last = [], ValueError("got no images")
+    for path in paths:
+        try:
+            images.append(read_image(path))
+        except ValueError as error:
+            last = error
+            if len(paths) > 1:
+                show_error(error)
+    if not images:
+        raise last
+    return images
