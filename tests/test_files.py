@@ -1,5 +1,6 @@
 import errno
 import signal
+import sys
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ def test_damaged_json_is_one_line_that_names_the_source(content, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_a_writer_that_hides_why_the_disk_refused_does_not_hide_it_here(tmp_path):
+def test_a_writer_that_hides_why_the_disk_refused_does_not_hide_it_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python itself would leave half a file
     resource = pytest.importorskip("resource")
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))

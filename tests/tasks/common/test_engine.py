@@ -2,6 +2,7 @@ import json
 import os
 import resource
 import signal
+import sys
 
 import pytest
 import safetensors.torch
@@ -155,7 +156,8 @@ def test_when_no_checkpoint_is_whole_the_training_does_not_start_anew_in_silence
             train(small(1, resume=True))
 
 
-def test_a_full_disk_is_reported_and_the_directory_stays_valid(unbroken, small, tmp_path):
+def test_a_full_disk_is_reported_and_the_directory_stays_valid(unbroken, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python itself would leave half a file
     train(small(2, max_steps=4))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
