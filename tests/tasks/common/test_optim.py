@@ -58,8 +58,14 @@ def test_steps_follow_a_warm_up(prefix, milestone):
 def test_in_steps_instead_of_epochs_the_rate_falls_as_a_power_of_what_is_left():
     config = OptimConfig(lr=1e-3, epochs=None, steps=100, warmup_steps=10, warmup_lr=0.0, min_lr=0.0, schedule="poly")
     found = rates(config, 7)
-    assert found[:10] == pytest.approx([1e-3 * step / 10 for step in range(10)])
+    assert found[:10] == pytest.approx([1e-3 * step / 10 * (1 - step / 100) for step in range(10)]), "as mmcv has it"
     assert found[10:] == pytest.approx([1e-3 * (1 - step / 100) for step in range(10, 100)])
+    later = rates(replace(config, warmup_prefix=True), 7)
+    assert later[:11] == pytest.approx([1e-3 * step / 10 for step in range(11)])
+    start = rates(replace(config, warmup_lr=1e-4, min_lr=2e-4), 7)
+    assert start[0] == pytest.approx(1e-4)
+    assert start[5] == pytest.approx((2e-4 + 8e-4 * 0.95) * (1 - 0.5 * 0.9))
+    assert start[-1] == pytest.approx(2e-4 + 8e-4 * 0.01)
     steeper = rates(replace(config, power=2.0), 7)
     assert steeper[50] == pytest.approx(1e-3 / 4)
     assert config.passes(7) == pytest.approx(100 / 7)

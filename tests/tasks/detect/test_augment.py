@@ -2,7 +2,15 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from ropevit.tasks.detect.augment import LONGEST, SHORT_SIDES, eval_transform, random_crop, train_transform
+from ropevit.tasks.detect.augment import (
+    LONGEST,
+    SHORT_SIDES,
+    ShortestSize,
+    eval_transform,
+    output_size,
+    random_crop,
+    train_transform,
+)
 
 
 def sample(height, width, boxes):
@@ -78,3 +86,33 @@ def test_evaluation_resizes_to_800_pixels_or_to_1333_along_the_longer_side():
     assert max(eval_transform()(*sample(100, 400, []))[0].shape) == 1333
     with pytest.raises(ValueError, match="got short=900, longest=800"):
         eval_transform(900, 800)
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "longest", "wanted"),
+    [
+        ((480, 640), 800, 1333, (800, 1067)),  # 1066.67
+        ((640, 480), 800, 1333, (1067, 800)),
+        ((427, 640), 800, 1333, (800, 1199)),  # 1199.06
+        ((375, 500), 480, 1333, (480, 640)),
+        ((333, 500), 704, 1333, (704, 1057)),  # 1057.06
+        ((100, 400), 800, 1333, (333, 1333)),  # 333.25, as 3200 were too long
+        ((101, 400), 800, 1333, (337, 1333)),  # 336.58
+        ((361, 361), 768, 1333, (768, 768)),
+        ((3, 4000), 800, 1333, (1, 1333)),  # 0.99975
+        ((1, 4000), 800, 1333, (1, 1333)),  # 0.33, of which nothing would be left
+        ((480, 640), 600, None, (600, 800)),
+        ((100, 2000), 400, None, (400, 8000)),
+    ],
+)
+def test_sides_are_rounded_as_detectron2_does(size, short, longest, wanted):
+    assert tuple(output_size(size, short, longest)) == wanted
+    image, target = ShortestSize((short,), longest)(*sample(*size, [[0, 0, *reversed(size)]]))
+    assert tuple(image.shape[1:]) == wanted
+    assert target["boxes"].tolist() == [[0, 0, *reversed(wanted)]]
+
+
+@pytest.mark.parametrize("short", [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800])
+def test_the_shorter_side_is_never_a_pixel_short(short):
+    sizes = [(height, 2 * height) for height in range(200, 900)]
+    assert {output_size(size, short, None)[0] for size in sizes} == {short}

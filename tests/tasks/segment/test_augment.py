@@ -1,3 +1,4 @@
+from colorsys import rgb_to_hsv
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ropevit.tasks.segment.augment import (
     distort,
     draw_size,
     largest_share,
+    saturate,
 )
 from ropevit.tasks.segment.batches import TrainReader, normalised, train_batches
 from ropevit.tasks.segment.counting import Look, Reader, read
@@ -86,6 +88,32 @@ def test_colours_keep_bytes_and_change_most_images():
     means = torch.stack([each.float().mean() for each in drawn])
     assert means.min() < 100
     assert means.max() > 150
+
+
+def test_saturation_is_that_of_hsv():
+    pixels = [(200, 100, 50), (10, 20, 30), (90, 90, 90), (255, 0, 128), (0, 0, 0), (0, 0, 7)]
+    image = torch.tensor(pixels, dtype=torch.uint8).T[..., None]
+    # S and V of (200, 100, 50) are 0.75 and 200: half of S leaves 200, and half of what the others lack of it
+    half = [(200, 150, 125), (20, 25, 30), (90, 90, 90), (255, 128, 192), (0, 0, 0), (4, 4, 7)]
+    assert saturate(image, 0.5)[..., 0].T.tolist() == [list(pixel) for pixel in half]
+    # 1.5 times S is 1 for the first, more for the fourth: 1 at most
+    more = [(200, 67, 0), (0, 15, 30), (90, 90, 90), (255, 0, 128), (0, 0, 0), (0, 0, 7)]
+    assert saturate(image, 1.5)[..., 0].T.tolist() == [list(pixel) for pixel in more]
+    assert torch.equal(saturate(image, 1.0), image)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.8, 1.3, 1.5])
+def test_saturation_leaves_hue_and_value(factor):
+    image = torch.randint(0, 256, (3, 12, 15), dtype=torch.uint8)
+    changed = saturate(image, factor)
+    for before, after in zip(image.flatten(1).T.tolist(), changed.flatten(1).T.tolist(), strict=True):
+        (h, s, v), (hue, saturation, value) = (
+            rgb_to_hsv(*(channel / 255 for channel in rgb)) for rgb in (before, after)
+        )
+        assert value == v
+        assert saturation == pytest.approx(min(1, factor * s), abs=1 / max(before))
+        turned = abs(hue - h)
+        assert min(turned, 1 - turned) * s * v * 255 < 1, "but for what rounding does"
 
 
 def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):

@@ -153,6 +153,29 @@ def test_it_starts_as_published():
     assert model.pixel_decoder.encoder.layers[0].fc1.weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
 
 
+def test_attention_and_mlps_of_the_queries_start_as_published():
+    model = small_mask2former(width=96, heads=3, decoder_mlp_width=128, encoder_mlp_width=64)
+    layers = model.decoder.decoder.layers
+    attention = [layer.self_attn for layer in layers]
+    joint = (6 / (4 * 96)) ** 0.5  # Xavier's bound of a matrix of 3 C x C
+    for name in ("q_proj", "k_proj", "v_proj"):
+        weight = torch.stack([getattr(each, name).weight for each in attention])
+        assert weight.abs().max().item() == pytest.approx(joint, rel=1e-2)
+        assert weight.std().item() == pytest.approx(joint / 3**0.5, rel=2e-2)
+    crossing = torch.stack([layer.cross_attn.in_proj_weight for layer in layers])
+    assert crossing.abs().max().item() == pytest.approx(joint, rel=1e-2)
+    single = torch.stack([each.out_proj.weight for each in attention])
+    assert single.abs().max().item() == pytest.approx((6 / (2 * 96)) ** 0.5, rel=1e-2)
+    zeros = [each.out_proj.bias for each in attention] + [each.q_proj.bias for each in attention]
+    assert not torch.cat(zeros).any()
+    for parts in (layers, model.pixel_decoder.encoder.layers):
+        for name in ("fc1", "fc2"):
+            linears = [getattr(layer, name) for layer in parts]
+            biases, bound = torch.cat([each.bias for each in linears]), linears[0].in_features ** -0.5
+            assert 0.85 * bound < biases.abs().max() <= bound
+            assert biases.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
+
+
 def test_what_cannot_be_matched_is_refused():
     model = small_mask2former(queries=1)
     output = model(torch.randn(2, 3, 64, 96))

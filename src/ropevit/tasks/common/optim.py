@@ -38,7 +38,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, steps_p
     """Build the schedule: `step_update(step)` sets the rates of a step, which depend on nothing else.
 
     The rate rises linearly to `lr`, then falls to `min_lr` along half a cosine or as a power of what is left, or to a
-    tenth at each milestone; with a layer decay, all of it is scaled layer by layer.
+    tenth at each milestone; with a layer decay, all of it is scaled layer by layer. With a power the warm-up is a
+    factor on what that gives, as in mmcv.
 
     Args:
         optimizer: What to schedule.
@@ -55,6 +56,39 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, steps_p
         steps = [round(share * length) + 1 for share in config.milestones]  # timm lowers the rate a step too early
         return schedules.MultiStepLRScheduler(optimizer, steps, decay_rate=0.1, t_in_epochs=False, **rise)
     rise |= {"lr_min": config.min_lr, "t_in_epochs": False}
+    if config.schedule == "poly" and not config.warmup_prefix:
+        return Poly(optimizer, config, warmup, total)
     if config.schedule == "poly":
         return schedules.PolyLRScheduler(optimizer, length, power=config.power, **rise)
     return schedules.CosineLRScheduler(optimizer, length, **rise)
+
+
+class Poly:
+    """The learning rate as a power of what is left of the training, times a warm-up.
+
+    Args:
+        optimizer: What to schedule.
+        config: Gives lr, warmup_lr, min_lr and power.
+        warmup: Steps of the warm-up.
+        total: Steps of the training.
+
+    Source: `PolyLrUpdaterHook` of mmcv with a linear warm-up, which multiplies the two.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: OptimConfig, warmup: int, total: int):
+        self.optimizer, self.config, self.warmup, self.total = optimizer, config, warmup, total
+
+    def rate(self, step: int) -> float:
+        """Give the rate of a step, before it is scaled for a layer."""
+        config = self.config
+        left = max(1 - step / self.total, 0.0)
+        rate = config.min_lr + (config.lr - config.min_lr) * left**config.power
+        if step >= self.warmup:
+            return rate
+        start = config.warmup_lr / config.lr
+        return rate * (start + (1 - start) * step / self.warmup)
+
+    def step_update(self, step: int) -> None:
+        """Set the rates of a step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step) * group.get("lr_scale", 1.0)

@@ -4,7 +4,7 @@ A sample is an image and a dict with "boxes" (torchvision's BoundingBoxes, in pi
 dict holds is passed on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
 
 @dataclass(frozen=True)
 class ShortestSize:
-    """Resize a sample as torchvision's RandomShortestSize does, but to one pixel at least, however narrow it is.
+    """Resize a sample as detectron2's ResizeShortestEdge does, but to one pixel at least, however narrow it is.
 
     It is sent to the processes that read images, so it holds nothing but numbers.
     """
@@ -111,13 +111,28 @@ class ShortestSize:
     def __call__(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Resize an image and its boxes."""
         functional = require(FUNCTIONAL, "train")
-        height, width = functional.get_size(image)
-        ratio = self.sides[draw(0, len(self.sides) - 1)] / min(height, width)
-        if self.longest is not None:
-            ratio = min(ratio, self.longest / max(height, width))
-        size = [max(int(height * ratio), 1), max(int(width * ratio), 1)]
+        short = self.sides[draw(0, len(self.sides) - 1)]
+        size = output_size(functional.get_size(image), short, self.longest)
         changed = {"boxes": functional.resize(target["boxes"], size)} if "boxes" in target else {}
         return functional.resize(image, size), target | changed
+
+
+def output_size(size: Sequence[int], short: int, longest: int | None) -> list[int]:
+    """Give height and width after resizing, rounded to the nearest pixel, 1 at least.
+
+    Args:
+        size: Height and width before.
+        short: Length of the shorter side, unless the longer one were longer than `longest` then.
+        longest: Longest that the longer side may become; None sets no limit.
+
+    Source: `ResizeShortestEdge` of detectron2.
+    """
+    sides = [
+        short / min(size) * side for side in size
+    ]  # in this order, as halves are rounded by what floats make of them
+    if longest is not None and max(sides) > longest:
+        sides = [longest / max(sides) * side for side in sides]
+    return [max(int(side + 0.5), 1) for side in sides]
 
 
 def random_crop(image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -144,7 +144,7 @@ def largest_share(labels: UInt8[Tensor, "H W"]) -> float:
 def distort(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
     """Vary brightness, contrast, saturation and hue, each in half of the images.
 
-    Brightness is added; contrast is a factor on all bytes, before or after the others; saturation is mixed with grey.
+    Brightness is added; contrast is a factor on all bytes, before or after the others; saturation is that of HSV.
 
     Source: Liu et al. 2016 (arXiv:1512.02325), as `PhotoMetricDistortion` of mmsegmentation.
     """
@@ -155,12 +155,23 @@ def distort(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
     if contrast and early:
         image = functional.adjust_brightness(image, uniform(*FACTORS))
     if chance():
-        image = functional.adjust_saturation(image, uniform(*FACTORS))
+        image = saturate(image, uniform(*FACTORS))
     if chance():
         image = functional.adjust_hue(image, uniform(-HUE, HUE))
     if contrast and not early:
         image = functional.adjust_brightness(image, uniform(*FACTORS))
     return image
+
+
+def saturate(image: UInt8[Tensor, "3 H W"], factor: float) -> UInt8[Tensor, "3 H W"]:
+    """Multiply the saturation in HSV, 1 at most: the largest channel of a pixel stays, the others move from or to it.
+
+    Torchvision mixes with grey instead, which changes the largest channel and nearly keeps the brightness.
+    """
+    value = image.float()
+    largest, span = value.amax(0), value.amax(0) - value.amin(0)
+    factors = (largest / span.clamp(min=1)).clamp(max=factor)  # grey pixels stay, whatever the factor
+    return (largest - (largest - value) * factors).round().to(torch.uint8)
 
 
 def chance() -> bool:

@@ -29,7 +29,8 @@ class Masks(NamedTuple):
 class Mask2Former(SegmentationModel):
     """Segment by transformers' parts of Mask2Former.
 
-    The layers on the maps and the classifier start as published, those on the queries as in transformers.
+    All weights and biases start as published. Not decayed are biases, vectors and all embeddings; the original decays
+    biases and the pixel decoder's `level_embed`, too.
 
     >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224", drop_path=0.3)))
     >>> model = Mask2Former(backbone, Mask2FormerConfig())
@@ -70,7 +71,7 @@ class Mask2Former(SegmentationModel):
         starter = parts.Mask2FormerPreTrainedModel(theirs)
         for part in (self.pixel_decoder, self.decoder):
             part.apply(starter._init_weights)
-        start(self.pixel_decoder)
+        start(self.pixel_decoder, self.decoder)
         for layer in self.pixel_decoder.encoder.layers:
             sample_in_float32(layer.self_attn)
         for layer in self.decoder.decoder.layers:
@@ -133,8 +134,14 @@ def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H
         return (likely.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
 
 
-def start(pixel_decoder: Any) -> None:
-    """Draw the first weights of the layers on the maps as published, which transformers draws all the same size."""
+def start(pixel_decoder: Any, decoder: Any) -> None:
+    """Draw anew the first weights that transformers draws otherwise than the original code.
+
+    The original keeps queries, keys and values of a self-attention in one matrix, by whose size they are drawn, and
+    leaves the biases of MLPs as PyTorch draws them.
+
+    Source: Cheng et al. 2021 (arXiv:2112.01527), the official code.
+    """
     for name, weight in pixel_decoder.encoder.named_parameters():
         if weight.ndim > 1 and "self_attn" not in name:
             nn.init.xavier_uniform_(weight)
@@ -143,3 +150,10 @@ def start(pixel_decoder: Any) -> None:
             nn.init.kaiming_uniform_(module.weight, a=1)
     for projection in pixel_decoder.input_projections:
         nn.init.xavier_uniform_(projection[0].weight)
+    for layer in decoder.decoder.layers:
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=0.5**0.5)  # of 3 C x C, not C x C
+    for layer in (*pixel_decoder.encoder.layers, *decoder.decoder.layers):
+        for linear in (layer.fc1, layer.fc2):
+            bound = linear.in_features**-0.5
+            nn.init.uniform_(linear.bias, -bound, bound)
