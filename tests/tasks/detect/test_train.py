@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional
 
 import ropevit
@@ -252,3 +253,45 @@ def test_an_image_padded_by_the_caller_gives_the_same_detections(name):
         alone = model(image, [(100, 150)]).layers[-1]
         padded = model(functional.pad(image, (0, 10, 0, 28)), [(100, 150)]).layers[-1]
     torch.testing.assert_close((alone.logits, alone.boxes), (padded.logits, padded.boxes))
+
+
+def write_squares(root):
+    """Write four pictures of 64 x 64 pixels with 3, no, 1 and 2 objects."""
+    boxes = {0: [(4, 4, 20, 12), (30, 8, 16, 16), (20, 30, 24, 30)], 1: [], 2: [(6, 10, 40, 40)], 3: [(2, 2, 9, 9)] * 2}
+    found = [(image, box) for image, each in boxes.items() for box in each]
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64} for i in boxes],
+        "annotations": [
+            {"id": i, "image_id": image, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for i, (image, box) in enumerate(found, 1)
+        ],
+        "categories": [{"id": 1, "name": "box"}],
+    }
+    (root / "train2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    for image in boxes:
+        Image.effect_noise((64, 64), 90).convert("RGB").save(root / "train2017" / f"{image}.png")
+    return open_coco(root, "train", keep_empty=True)
+
+
+def test_parts_of_a_step_are_divided_by_the_boxes_of_all_of_it(tmp_path):
+    source = write_squares(tmp_path / "squares")
+    found = []
+    for parts in (1, 2):
+        config = small_training(tmp_path, tmp_path / "run", model=TINY, accumulate=parts)
+        dino = replace(config.model.dino, denoising=0)  # what is drawn is drawn part by part
+        config = replace(config, batch_size=4, model=replace(config.model, dino=dino, drop_path=0.0))
+        task = Detection(config, source, source, make_accelerator(config.run), Channel())
+        torch.manual_seed(0)
+        model = Detector(config.model, 1)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))  # heads start with zeros
+        step = list(task.batches(0, 1))
+        assert [batch.objects for batch in step] == [6] * parts
+        loss = sum(task.loss(model, batch, 0) for batch in step) / parts
+        loss.backward()
+        found.append((loss.item(), *(weight.grad.norm().item() for weight in model.parameters())))
+        leave()
+    assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-4)

@@ -23,6 +23,7 @@ from ropevit.tasks.segment.augment import (
 from ropevit.tasks.segment.batches import TrainReader, normalised, train_batches
 from ropevit.tasks.segment.counting import Look, Reader, read
 from ropevit.tasks.segment.inference import InferenceConfig, view_size
+from ropevit.tasks.segment.recipes import RECIPES
 
 PLAIN = {"flip": 0.0, "colours": False, "most_of_one_class": 1.0}
 
@@ -131,6 +132,21 @@ def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):
         assert not image[:, height:].any()
         assert not image[:, :, width:].any()
         torch.testing.assert_close(image[:, 5, 5], (raw[:, 5, 5] / 255 - 0.25) / 0.5)
+
+
+def test_mask2formers_pictures_are_padded_with_a_value_that_is_normalised(tiny):
+    config = CropConfig(crop=96, short_sides=(40,), long=60, pad=128, **PLAIN)
+    batch = TrainReader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
+    images = normalised(batch, torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5))
+    for image, labels, (height, width) in zip(images, batch.labels, batch.sizes, strict=True):
+        torch.testing.assert_close(image[:, height:], torch.full_like(image[:, height:], (128 / 255 - 0.25) / 0.5))
+        assert (labels[height:] == 255).all()
+        assert image[:, :height, :width].std() > 0.01
+    recipe = RECIPES["segment/mask2former_swin_tiny"]().augment
+    assert recipe.pad == 128
+    assert RECIPES["segment/upernet_vit_base"]().augment.pad is None
+    with pytest.raises(ValueError, match="got pad=256; expected a value of a pixel, 0 to 255"):
+        CropConfig(pad=256)
 
 
 def test_a_batch_depends_on_the_seed_and_the_step_alone(tiny):

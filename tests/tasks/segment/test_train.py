@@ -16,6 +16,7 @@ from ropevit.tasks.common.interruption import Stopped
 from ropevit.tasks.common.metrics import read_metrics
 from ropevit.tasks.common.optim import make_optimizer
 from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.segment import train as segment
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.metric import confusion
 from ropevit.tasks.segment.recipes import RECIPES
@@ -243,3 +244,20 @@ def test_classes_of_ones_own_are_learned_and_labels_above_end_the_training(tmp_p
     (root / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(149)))
     with pytest.raises(ValueError, match="the label 150, expected 1 to 149"):
         train(replace(small_training(root, tmp_path / "run"), batch_size=12))
+
+
+def test_parts_of_a_step_are_divided_by_the_masks_of_all_of_it(tmp_path, task, monkeypatch):
+    root = write_pictures(tmp_path / "four", scenes=(0, 1, 2, 3))
+    config = replace(small_training(root, tmp_path / "run", head="mask2former", accumulate=2), batch_size=4)
+    made, seen, losses = task(config), [], segment.mask_losses
+
+    def watched(output, labels, heads, divisor):
+        seen.append(divisor.item())
+        return losses(output, labels, heads, divisor)
+
+    monkeypatch.setattr(segment, "mask_losses", watched)
+    step = list(made.batches(0, 1))
+    masks = sum(len(set(labels.flatten().tolist()) - {255}) for batch in step for labels in batch.labels)
+    assert [batch.objects for batch in step] == [masks] * 2
+    made.loss(build_segmenter(config.model, 4), step[0], 0)
+    assert seen == [pytest.approx(masks / 2)]

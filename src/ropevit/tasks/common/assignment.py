@@ -36,3 +36,14 @@ def mean_count(count: int, device: torch.device) -> Float[Tensor, ""]:
         dist.all_reduce(total)
         total /= dist.get_world_size()
     return total.clamp(min=1)
+
+
+def step_divisor(count: int | None, parts: int, device: torch.device) -> Float[Tensor, ""] | None:
+    """Give what each part of a step divides its losses by, such that the mean over the parts is that of the whole step.
+
+    Args:
+        count: Objects of all parts of the step, of this process; None where that is not known.
+        parts: Parts of the step.
+        device: One that the processes can talk through.
+    """
+    return None if count is None else mean_count(count, device) / parts

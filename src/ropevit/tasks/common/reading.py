@@ -1,6 +1,7 @@
 """What the readers of detection and segmentation have in common: which pictures, and what happens to bad ones."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from ropevit.data.decoding import UNREADABLE, reason
@@ -60,6 +61,22 @@ def read_all(
 def train_keys(order: TrainOrder, first_step: int, last_step: int) -> Iterator[list[Draw]]:
     """Give the draws of each part of this process, from the first step to before the last."""
     return (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.shares))
+
+
+def count_objects(batches: Iterator[BatchT], parts: int, count: Callable[[BatchT], int]) -> Iterator[BatchT]:
+    """Tell each part of a step how many objects all parts of the step have, by which set losses are divided.
+
+    The parts of a step are all read before the first one is given.
+
+    Args:
+        batches: The parts of all steps, in order; named tuples with a field `objects`.
+        parts: Parts of a step.
+        count: Counts the objects of a part.
+    """
+    while step := list(islice(batches, parts)):
+        objects = sum(map(count, step))
+        for batch in step:
+            yield batch._replace(objects=objects)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def eval_keys(length: int, batch_size: int, world: int = 1, rank: int = 0) -> Iterator[Sequence[int]]:

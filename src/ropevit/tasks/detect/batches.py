@@ -35,6 +35,8 @@ class Batch(NamedTuple):
     """The id of each in the file of annotations."""
     bad: list[int]
     """Indices of pictures that could not be read; `source.describe` names them."""
+    objects: int | None = None
+    """Objects of all parts of the training step, in this process; None where that is not counted."""
 
 
 class Sample(NamedTuple):

@@ -17,7 +17,9 @@ from ropevit.tasks.detect.matching import match
 MODULE = "transformers.loss.loss_for_object_detection"
 
 
-def dino_losses(output: Output, targets: Sequence[Target], config: DinoConfig) -> dict[str, Float[Tensor, ""]]:
+def dino_losses(
+    output: Output, targets: Sequence[Target], config: DinoConfig, divisor: Float[Tensor, ""] | None = None
+) -> dict[str, Float[Tensor, ""]]:
     """Compare a detector's output with the objects; the sum of the losses is to be made small.
 
     With several processes all must call it, as they agree on a divisor; all get the same names, with objects or not.
@@ -26,6 +28,8 @@ def dino_losses(output: Output, targets: Sequence[Target], config: DinoConfig) -
         output: Of the batch, with the same targets.
         targets: Objects of each image.
         config: The weights of costs and losses.
+        divisor: What sums over objects are divided by, where the batch is a part of a step; None takes the mean number
+            of objects of the processes.
 
     Returns:
         Weighted losses: loss_class, loss_bbox and loss_giou of the last layer; with _0, _1, ... of the layers before;
@@ -38,7 +42,8 @@ def dino_losses(output: Output, targets: Sequence[Target], config: DinoConfig) -
     """
     targets = list(targets)
     device = output.encoder.logits.device
-    divisor = mean_count(sum(len(target.labels) for target in targets), device)
+    if divisor is None:
+        divisor = mean_count(sum(len(target.labels) for target in targets), device)
     layers = [(str(number), layer) for number, layer in enumerate(output.layers[:-1])]
     losses = {}
     for name, predictions in [("", output.layers[-1]), *layers, ("enc", output.encoder)]:

@@ -13,8 +13,10 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import name_unread
 from ropevit.data.streams import number
 from ropevit.extras import require
+from ropevit.tasks.common.assignment import step_divisor
 from ropevit.tasks.common.events import Evaluating, Report, Said, silent
 from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.reading import count_objects
 from ropevit.tasks.common.task import mean_and_spread, train_order
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.detect.augment import train_transform
@@ -101,15 +103,17 @@ class Detection:
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Give this process's parts of the steps from `first` to before `last`."""
-        transform = train_transform(self.config.scale)
-        return train_batches(self.train, transform, self.order, first, last, self.config.run.workers)
+        run, transform = self.config.run, train_transform(self.config.scale)
+        parts = train_batches(self.train, transform, self.order, first, last, run.workers)
+        return count_objects(parts, run.accumulate, lambda part: sum(len(target.labels) for target in part.targets))
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
-        """Give the sum of DINO's weighted losses of a part."""
+        """Give the sum of DINO's weighted losses of a part, such that the mean of the parts' is that of the step."""
         self.note(self.train, batch.bad)
         targets = [target.to(self.accelerator.device) for target in batch.targets]
         output = model(self.normalise(batch), batch.sizes, targets)
-        return torch.stack(list(dino_losses(output, targets, self.config.model.dino).values())).sum()
+        divisor = step_divisor(batch.objects, self.config.run.accumulate, self.accelerator.device)
+        return torch.stack(list(dino_losses(output, targets, self.config.model.dino, divisor).values())).sum()
 
     def normalise(self, batch: Batch) -> Tensor:
         """Bring bytes to the device, with ImageNet's mean at 0 and its spread at 1, and zeros in the padding."""

@@ -26,7 +26,7 @@ class DetectConfig:
     data: str = "coco"
     """Folder with train2017, val2017 and annotations."""
     batch_size: int = 16
-    """Images of a step, over all processes and parts; losses are divided by the boxes of a part."""
+    """Images of a step, over all processes and parts."""
     keep_empty: bool = False
     """Train on pictures without boxes, too."""
     top: int = 300

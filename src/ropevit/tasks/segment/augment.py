@@ -52,6 +52,9 @@ class CropConfig:
     """Lengths of the shorter side of which one is drawn instead, the longer one at most `long` (Mask2Former)."""
     most_of_one_class: float = 0.75
     """Crops of which no less of the labelled pixels are of one class are drawn again, up to ten times; 1 takes any."""
+    pad: int | None = None
+    """Value from 0 to 255 that pads pictures smaller than the crop, before they are normalised (Mask2Former: 128); None
+    pads them with the mean."""
     flip: float = 0.5
     """Share of images that are mirrored left to right."""
     colours: bool = True
@@ -76,6 +79,8 @@ class CropConfig:
             )
         if len(self.ratios) != 2 or not 0 < self.ratios[0] <= self.ratios[1]:
             raise ValueError(f"got ratios={self.ratios}; expected the least and the greatest, above 0")
+        if self.pad is not None and not 0 <= self.pad <= 255:
+            raise ValueError(f"got pad={self.pad}; expected a value of a pixel, 0 to 255, or None for the mean")
         if not 0 <= self.flip <= 1 or not 0 < self.most_of_one_class <= 1:
             raise ValueError(
                 f"got flip={self.flip}, most_of_one_class={self.most_of_one_class}; expected 0 to 1, and above 0 to 1"

@@ -19,13 +19,17 @@ class Batch(NamedTuple):
     """Crops to train on."""
 
     images: UInt8[Tensor, "b 3 H W"]
-    """Not normalised, at the top left; zeros around them."""
+    """Not normalised, at the top left; zeros, or `pad`, around them."""
     labels: list[UInt8[Tensor, "_ _"]]
     """Class of each pixel of the padded crops; IGNORED where there is none."""
     sizes: list[tuple[int, int]]
     """Height and width of each image in pixels, padding not counted."""
     bad: list[int]
     """Indices of pictures that could not be read; `source.describe` names them."""
+    pad: int | None
+    """Byte around the images instead of zeros, which counts as a pixel; None lets padding be the mean."""
+    objects: int | None = None
+    """Masks of all parts of the training step, in this process; None where that is not counted."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,14 @@ class TrainReader:
         return read_drawn(self.source, draws, TrainTransform(self.config), self.collate)
 
     def collate(self, samples: list[Sample], bad: list[int]) -> Batch:
-        """Pad crops at the bottom and right: images with zeros, labels with IGNORED."""
-        side = self.config.crop
-        images = torch.zeros(len(samples), 3, side, side, dtype=torch.uint8)
+        """Pad crops at the bottom and right: images with zeros or what the config says, labels with IGNORED."""
+        side, pad = self.config.crop, self.config.pad
+        images = torch.full((len(samples), 3, side, side), pad or 0, dtype=torch.uint8)
         labels = torch.full((len(samples), side, side), IGNORED, dtype=torch.uint8)
         for canvas, truth, (image, given) in zip(images, labels, samples, strict=True):
             height, width = given.shape
             canvas[:, :height, :width], truth[:height, :width] = image, given
-        return Batch(images, list(labels), [(given.shape[0], given.shape[1]) for _, given in samples], bad)
+        return Batch(images, list(labels), [(given.shape[0], given.shape[1]) for _, given in samples], bad, pad)
 
 
 def train_batches(
@@ -70,8 +74,15 @@ def train_batches(
 
 
 def normalised(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
-    """Bring bytes to the device of mean and spread: the mean at 0, the spread at 1, and zeros in the padding."""
+    """Bring bytes to the device of mean and spread: mean at 0, spread at 1, zeros in padding unless it has a value."""
     images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
+    if batch.pad is not None:
+        return images
     for image, (height, width) in zip(images, batch.sizes, strict=True):
         image[:, height:], image[:, :, width:] = 0.0, 0.0
     return images
+
+
+def count_masks(batch: Batch) -> int:
+    """Count the classes of each image, each of which is a mask."""
+    return sum(int((labels.unique() != IGNORED).sum()) for labels in batch.labels)

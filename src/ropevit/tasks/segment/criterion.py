@@ -20,7 +20,10 @@ Truth = tuple[Tensor, Tensor]
 
 
 def mask_losses(
-    output: Sequence[Masks], labels: Shaped[Tensor, "B H W"], config: Mask2FormerConfig
+    output: Sequence[Masks],
+    labels: Shaped[Tensor, "B H W"],
+    config: Mask2FormerConfig,
+    divisor: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Compare masks with the labels; the sum of the losses is to be made small.
 
@@ -30,6 +33,8 @@ def mask_losses(
         output: Of the model, for each layer.
         labels: Class of each pixel of the images, from 0, or IGNORED.
         config: The weights of costs and losses.
+        divisor: What sums over masks are divided by, where the batch is a part of a step; None takes the mean number of
+            masks of the processes.
 
     Returns:
         Weighted losses: loss_class, loss_mask and loss_dice of the last layer; with _0, _1, ... of those before.
@@ -42,7 +47,8 @@ def mask_losses(
     """
     truths = [masks_of(each.long()) for each in cover(labels, output)]
     check_truths(truths, config)
-    divisor = mean_count(sum(len(classes) for _, classes in truths), labels.device)
+    if divisor is None:
+        divisor = mean_count(sum(len(classes) for _, classes in truths), labels.device)
     losses = {}
     for number, found in enumerate(output):
         suffix = "" if number == len(output) - 1 else f"_{number}"

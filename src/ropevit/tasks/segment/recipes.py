@@ -129,7 +129,7 @@ def mask2former(recipe: str, model: str, position: str) -> SegmentConfig:
         recipe=f"segment/{recipe}",
         batch_size=16,
         model=SegmentModel(model=model, position=position, drop_path=0.3, head="mask2former"),
-        augment=CropConfig(short_sides=short_sides, most_of_one_class=1.0),
+        augment=CropConfig(short_sides=short_sides, most_of_one_class=1.0, pad=128),
         inference=InferenceConfig(probabilities=False),
         optim=optim,
         run=LONG,
@@ -211,7 +211,7 @@ def mask2former_smoke(position: str = "rope_mixed") -> SegmentConfig:
         model=SegmentModel(
             model="deit_tiny", position=position, head="mask2former", mask2former=replace(head, points=512), **size
         ),
-        augment=replace(SMALL, short_sides=(51, 58, 64, 70, 77, 83, 90), most_of_one_class=1.0),
+        augment=replace(SMALL, short_sides=(51, 58, 64, 70, 77, 83, 90), most_of_one_class=1.0, pad=128),
         optim=replace(official.optim, lr=1e-3, backbone_lr=1.0, steps=200, warmup_steps=10, clip_grad=None),
         run=SHORT,
     )

@@ -14,11 +14,13 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import name_unread
 from ropevit.data.streams import number
 from ropevit.extras import require
+from ropevit.tasks.common.assignment import step_divisor
 from ropevit.tasks.common.events import Evaluating, Report, Said, silent
 from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.reading import count_objects
 from ropevit.tasks.common.task import mean_and_spread, train_order
 from ropevit.tasks.common.training import run_training
-from ropevit.tasks.segment.batches import Batch, normalised, train_batches
+from ropevit.tasks.segment.batches import Batch, count_masks, normalised, train_batches
 from ropevit.tasks.segment.counting import Look, count_pixels
 from ropevit.tasks.segment.criterion import mask_losses
 from ropevit.tasks.segment.first import first_segmenter
@@ -86,10 +88,12 @@ class Segmentation:
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Give this process's parts of the steps from `first` to before `last`."""
-        return train_batches(self.train, self.config.augment, self.order, first, last, self.config.run.workers)
+        config = self.config
+        parts = train_batches(self.train, config.augment, self.order, first, last, config.run.workers)
+        return parts if config.model.head == "upernet" else count_objects(parts, config.run.accumulate, count_masks)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
-        """Give the sum of the head's weighted losses of a part."""
+        """Give the sum of the head's weighted losses of a part, sums over masks divided by those of the whole step."""
         self.note(self.train, batch.bad)
         labels = torch.stack(batch.labels).to(self.accelerator.device, non_blocking=True)
         output = model(normalised(batch, self.mean, self.std))
@@ -97,7 +101,8 @@ class Segmentation:
         if heads.head == "upernet":
             losses = upernet_losses(output, labels, replace(heads.upernet, classes=count))
         else:
-            losses = mask_losses(output, labels, replace(heads.mask2former, classes=count))
+            divisor = step_divisor(batch.objects, self.config.run.accumulate, labels.device)
+            losses = mask_losses(output, labels, replace(heads.mask2former, classes=count), divisor)
         return torch.stack(list(losses.values())).sum()
 
     def note(self, source: AdeSource, bad: Sequence[int]) -> None:
