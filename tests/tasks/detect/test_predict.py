@@ -55,7 +55,7 @@ def stubbed(saved):
     return lambda **options: replace(open_finder(saved, FindConfig(**options), CPU), model=Stub())
 
 
-@pytest.mark.parametrize(("size", "seen"), [(None, (53, 80)), (32, (26, 40)), (200, (166, 250))])
+@pytest.mark.parametrize(("size", "seen"), [(None, (53, 80)), (32, (27, 40)), (200, (167, 250))])
 def test_boxes_are_in_pixels_of_the_image_at_whatever_size_it_was_seen(stubbed, tmp_path, size, seen):
     finder = stubbed(size=size)
     folder = DetectionFolder(finder, tmp_path)
