@@ -72,8 +72,13 @@ JOURNEYS = {
             ctrl_c_after="runs/deit/metrics.jsonl",
         ),
         Row("eval --checkpoint runs/deit --data photos --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
-        Row("predict photos/val --checkpoint runs/deit", says="green"),
-        Row("export deit.onnx --checkpoint runs/deit/best.safetensors", ("deit.onnx",)),
+        Row(
+            "predict photos/val --checkpoint runs/deit --out guesses",
+            ("guesses/predictions.csv", "guesses/predictions.json"),
+            says="green",
+        ),
+        Row("export deit.onnx --checkpoint runs/deit", ("deit.onnx",)),
+        Row("convert runs/deit/best.safetensors deit.safetensors", ("deit.safetensors",)),
         Row(
             "figures all --checkpoint runs/deit --images photos --evals scores --out drawn",
             ("drawn/figures.html", "drawn/entropy.svg", "drawn/extrapolation.csv"),
@@ -87,7 +92,11 @@ JOURNEYS = {
         *trial(DINO, "runs/dino"),
         Row("eval --checkpoint runs/dino --data coco --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
         Row("predict coco/val2017 --checkpoint runs/dino", ("predictions/detections.json", "predictions/*.png")),
-        refused("export dino.onnx --checkpoint runs/dino/best.safetensors", "holds a detector"),
+        Row(
+            "figures all --checkpoint runs/dino --evals scores --out drawn",
+            ("drawn/figures.html", "drawn/frequencies.svg", "drawn/extrapolation.csv"),
+        ),
+        refused("export dino.onnx --checkpoint runs/dino", "is a detector, and export writes classifiers"),
     ),
     "segmenter": (
         Row("data make-tiny ade ade --train 8 --val 3", ("ade/annotations/training/*.png",)),
@@ -98,10 +107,15 @@ JOURNEYS = {
             "predict ade/images/validation --checkpoint runs/upernet",
             ("predictions/*.png", "predictions/labels/*.png", "predictions/classes.txt"),
         ),
-        refused("export upernet.onnx --checkpoint runs/upernet/best.safetensors", "holds a segmenter"),
+        Row(
+            "figures all --checkpoint runs/upernet --evals scores --out drawn",
+            ("drawn/figures.html", "drawn/frequencies.svg", "drawn/extrapolation.csv"),
+        ),
+        refused("export upernet.onnx --checkpoint runs/upernet", "is a segmenter, and export writes classifiers"),
     ),
     "the rest": (
         Row(f"{STUDY} --out study", ("study/report.html", "study/curves.png", "study/results.json")),
+        Row("predict photos/val --checkpoint study/runs/zoom-rope_mixed-seed0", says="green"),
         Row("bench op --quick --out bench", ("bench/bench.csv", "bench/bench.md", "bench/bench.png")),
         Row("models swin_rope_mixed_tiny*", says="28.27M"),
         Row("data check photos", says="no problems were found"),
