@@ -89,7 +89,7 @@ def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):
         ),
         (["--device", "tpu"], "got device 'tpu'; take auto, cpu, cuda, cuda:N, mps or xpu"),
         (["--which", "ema"], "holds no moving average"),
-        (["--out", "own.safetensors"], "got the file own.safetensors for the directory"),
+        (["--out", "own.safetensors"], "got the file own.safetensors for a directory"),
     ],
 )
 def test_wrong_input_is_one_line(arguments, tmp_path, capsys, extra, message):

@@ -17,7 +17,6 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_json, write_text
 from ropevit.tasks.classify.predict import Prediction, Unreadable
 from ropevit.tasks.common.measured import to_csv
-from ropevit.text import csv_cell
 
 #: What is written into --out.
 TABLE, RECORDS = "predictions.csv", "predictions.json"
@@ -98,7 +97,7 @@ class Predictions:
         most = max((len(prediction.guesses) for _, prediction in self.found), default=0)
         heading = ["file", *(f"{what}_{rank}" for rank in range(1, most + 1) for what in ("class", "probability"))]
         rows = ([str(path), *cells(prediction)] for path, prediction in self.found)
-        return to_csv(heading, ([csv_cell(cell) for cell in row] for row in rows))
+        return to_csv(heading, rows)
 
     def records(self) -> dict[str, Any]:
         """Give predictions, and what could not be read, as JSON holds them."""
@@ -146,8 +145,8 @@ def progress(console: Console, what: str, total: int, *, lines: bool) -> Iterato
     if total < 2:
         yield lambda _: None
     elif console.is_terminal:
-        with bar(console, what) as update:
-            yield lambda done: update(done, total)
+        with bar(console, what) as show:
+            yield lambda done: show(done, total)
     else:
         step = max(10, -(-total // 10))
 

@@ -27,7 +27,6 @@ from ropevit.tasks.common.kept import Which
 from ropevit.tasks.common.measured import to_csv
 from ropevit.tasks.common.outputs import check_out, new_folder
 from ropevit.tasks.compare import read_evaluations
-from ropevit.text import csv_cell
 
 #: Value of `name` that stands for all figures.
 ALL = "all"
@@ -232,7 +231,7 @@ def write(outcome: Outcome, out: Path) -> list[Path]:
 
 def table_of(rows: Rows) -> str:
     """Write rows as comma-separated values."""
-    return to_csv(list(rows[0]), [list(map(csv_cell, row.values())) for row in rows])
+    return to_csv(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def read_points(text: str) -> tuple[tuple[int, int], ...]:
