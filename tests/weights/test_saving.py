@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import ropevit
 from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig
 from ropevit.rope import CONVENTION
 from ropevit.weights import WeightsError, load_model, load_weights, save_model
+from ropevit.weights.digest import KEY, content_digest
 from ropevit.weights.own import FREE
 
 
@@ -61,6 +63,12 @@ def test_what_cannot_be_saved_is_refused(config, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_class_names_are_texts(config, tmp_path):
+    with pytest.raises(WeightsError, match="got the class name 3; expected a text"):
+        save_model(tmp_path / "model.safetensors", ViT(config()), classes=range(3, 13))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -91,9 +99,9 @@ def test_the_config_of_a_file_counts_more_than_its_name(config, tmp_path):
 
 
 def altered(path, **header) -> None:
-    """Change entries in the header of a file of ours; None takes one out."""
+    """Change entries in the header of a file of ours, without a digest; None takes one out."""
     with safe_open(path, "pt") as file:
-        metadata = file.metadata() | header
+        metadata = file.metadata() | {KEY: None} | header
     save_file(load_file(path), path, {key: value for key, value in metadata.items() if value is not None})
 
 
@@ -107,7 +115,7 @@ def test_a_header_that_means_something_else_is_refused(config, tmp_path):
     cases = {
         "unknown fields \\['wings'\\] and lacks \\[\\]": {"config": config_json(own, wings=2)},
         "unknown fields \\[\\] and lacks \\['depth'\\]": {"config": config_json(own, depth="absent")},
-        "describes no model: got depth=0": {"config": config_json(own, depth=0)},
+        "describes no model: it says depth 0, its weights 2": {"config": config_json(own, depth=0)},
         "describes no model": {"config": config_json(own, depth="two")},
         "lacks \\['ape_std', 'class_token'": {"config": "[]"},
         "no readable 'config'": {"config": "{"},
@@ -121,6 +129,105 @@ def test_a_header_that_means_something_else_is_refused(config, tmp_path):
         altered(path, **header)
         with pytest.raises(WeightsError, match=message):
             load_model(path)
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("width", 65536, "it says width 65536, its weights 96"),
+        ("depth", 10**9, f"got depth={10**9}; expected a whole number up to"),
+        ("depth", 10**6, "it says depth 1000000, its weights 2"),
+        ("num_classes", 2**40, "got num_classes="),
+        ("num_registers", 10**12, "got num_registers="),
+        ("in_channels", 10**9, "got in_channels="),
+        ("in_channels", 1, "it says in_channels 1, its weights 3"),
+        ("mlp_ratio", 1e300, "it says mlp_ratio 1e.300, its weights 4"),
+        ("mlp_ratio", math.inf, "got mlp_ratio=inf; expected a finite number"),
+        ("heads", True, "got heads=True; expected a whole number"),
+        ("heads", 3.0, r"got heads=3\.0"),
+        ("scaling", 5, "got scaling=5; expected a text or null"),
+        ("scaling", {"a": 1}, "got scaling={'a': 1}"),
+        ("layer_scale", "x", "got layer_scale='x'; expected a finite number or null"),
+        ("layer_scale", [1], r"got layer_scale=\[1\]"),
+        ("layer_scale", None, "blocks.0.gamma_1 .96,. instead of none"),
+        ("pooling", "max", "got pooling='max'; expected one of 'token', 'avg'"),
+        ("class_token", 1, "got class_token=1; expected true or false"),
+        ("img_size", [64], r"got img_size=\[64\]; expected a list of 2, each a whole number"),
+        ("img_size", [64, "x"], "got img_size='x'"),
+        ("pairs", {"x": 1}, "got pairs="),
+        ("frames", 2**20, r"patch_embed.proj.weight \(96, 3, 16, 16\) instead of \(96, 3, 1, 16, 16\)"),
+        ("position", "rope_mixed_ape", "pos_embed missing instead of"),
+        ("position", "rope_axial", "blocks.0.attn.rope.freqs .* instead of none"),
+    ],
+)
+def test_a_config_that_is_not_that_of_the_weights_is_refused_before_it_is_built(field, value, said, config, tmp_path):
+    path = save_model(tmp_path / "model.safetensors", ViT(config()))
+    altered(path, config=config_json(config(), **{field: value}))
+    with pytest.raises(WeightsError, match=said) as refusal:
+        load_model(path)
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(WeightsError, match=said):
+        load_weights(ViT(config()), path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        *((key, DEEP, f"no readable '{key}' .*nested too deeply") for key in ("config", "convention", "classes")),
+        ("metadata", DEEP, "no readable 'metadata' .*nested too deeply"),
+        ("metadata", "[]", "are list, no table"),
+        ("metadata", "5", "are int, no table"),
+        ("classes", "[1, 2, 3]", "got classes=1; expected a text"),
+        ("classes", "[null]", "got classes=None"),
+        ("classes", '[["a"], "b"]', r"got classes=\['a'\]"),
+        ("classes", '{"a": 1}', "expected a list, each a text or null"),
+        ("classes", '["a", "b"]', "names 2 classes for a head of 10"),
+    ],
+)
+def test_what_a_header_says_besides_has_to_be_of_its_type(key, value, said, config, tmp_path):
+    path = save_model(tmp_path / "model.safetensors", ViT(config()))
+    altered(path, **{key: value})
+    with pytest.raises(WeightsError, match=said) as refusal:
+        load_model(path)
+    assert len(str(refusal.value)) < 3000
+
+
+def test_a_file_carries_a_digest_of_everything_in_it(config, tmp_path):
+    path = save_model(tmp_path / "model.safetensors", ViT(config()), classes=list("abcdefghij"))
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    weight, shapes = start + 100, whole.index(b'"shape":[96') + 9
+    names = [whole.index(name) for name in (b"norm.weight", b"drop_path", b'"vit"', b'\\"d\\", \\"e\\"')]
+    for place in [weight, len(whole) - 1, shapes, *names]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"does not fit the digest in its header|damaged"):
+            load_model(path)
+    path.write_bytes(whole)
+    assert load_model(path)[1].classes == list("abcdefghij")
+    altered(path)  # as files from before digests were written
+    load_model(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.bool])
+def test_a_digest_covers_every_dtype_shape_and_name(dtype):
+    state = {"a": torch.ones(2, 3, dtype=dtype), "b": torch.ones((), dtype=dtype), "c": torch.ones(0, dtype=dtype)}
+    others = [
+        {**state, "a": state["a"].reshape(3, 2)},
+        {**state, "a": torch.zeros(2, 3, dtype=dtype)},
+        {**state, "b": torch.zeros((), dtype=dtype)},
+        {**state, "c": torch.ones(0, dtype=torch.float32)},
+        {"a": state["a"], "b": state["b"], "d": state["c"]},
+    ]
+    digests = [content_digest(each, {"format": "x"}) for each in [state, *others]]
+    digests += [content_digest(state, header) for header in ({}, {"format": "y"}, {"format": "x", "z": ""})]
+    assert len(set(digests)) == len(digests) == 9
+    assert content_digest(dict(reversed(state.items())), {"format": "x", KEY: "before"}) == digests[0]
+    assert content_digest({**state, "a": torch.ones(3, 2, dtype=dtype).T}, {"format": "x"}) == digests[0]
 
 
 def test_a_file_that_does_not_say_its_model_is_refused(published, tmp_path):

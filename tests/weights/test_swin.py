@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from ropevit.models import MODELS, Swin, SwinConfig, build_model
 from ropevit.models.layers import resize_embedding
 from ropevit.weights import WeightsError, convert, create_model, load_model, load_weights, read_checkpoint, save_model
+from ropevit.weights.digest import KEY
 from ropevit.weights.facts import lookalikes, read_facts
 from ropevit.weights.loading import fit, understand
 from ropevit.weights.reading import Checkpoint
@@ -255,6 +256,7 @@ def test_a_model_that_shapes_cannot_tell_must_be_named(tmp_path):
 def test_a_file_of_an_unknown_architecture_is_refused(tmp_path):
     path = save_model(tmp_path / "a.safetensors", Swin(config()))
     header = dict(read_checkpoint(path).metadata) | {"architecture": "mamba"}
+    del header[KEY]
     save_file(load_file(path), path, metadata=header)
     with pytest.raises(WeightsError, match="holds a 'mamba', which this version does not know"):
         load_model(path)

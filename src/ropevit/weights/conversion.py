@@ -17,7 +17,7 @@ from ropevit.weights.errors import WeightsError
 from ropevit.weights.facts import Facts, claimed_name, hint, square_grid
 from ropevit.weights.layouts import LAYOUTS, from_ours
 from ropevit.weights.loading import Found, check_finite, fit, grouped, understand
-from ropevit.weights.own import own_metadata, stored_json
+from ropevit.weights.own import own_metadata, stored_classes, stored_facts
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 from ropevit.weights.tables import derived_tables
@@ -98,12 +98,12 @@ def convert(
         like = build_model(config)
     state, report = fit(like, found)
     check_finite(state, found.source)
-    own = found.config is not None
-    classes, metadata = (
-        stored_json(checkpoint.metadata, key, found.source) if own else None for key in ("classes", "metadata")
-    )
+    classes, metadata = None, {}
+    if found.config is not None:
+        classes = stored_classes(checkpoint.metadata, found.num_classes, found.source)
+        metadata = stored_facts(checkpoint.metadata, found.source)
     theirs = from_ours(state, to) | (derived_tables(config) if to == "published" else {})
-    write(path, theirs, to, own_metadata(config, classes, metadata or {}))
+    write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(found.source, path, (found.layout, to), len(theirs), report.dropped, config)
 
 

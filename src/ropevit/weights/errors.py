@@ -2,9 +2,18 @@
 
 from collections.abc import Iterable
 
+from ropevit.text import printable
+
+#: Most characters of a message: names and values in a file may have any length.
+LONGEST = 2000
+
 
 class WeightsError(ValueError):
-    """A checkpoint cannot be read, written, or does not fit the model."""
+    """A checkpoint cannot be read, written, or does not fit the model; the message is one printable line."""
+
+    def __init__(self, message: str):
+        line = printable(message)
+        super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST]}...")
 
 
 def first_line(error: BaseException) -> str:
@@ -14,6 +23,7 @@ def first_line(error: BaseException) -> str:
 
 
 def few(names: Iterable[str], most: int = 3) -> str:
-    """List the first names and count the others."""
+    """List the first names and count the others; very long ones are cut."""
     names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    shown = [name if len(name) <= 100 else f"{name[:100]}..." for name in names[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

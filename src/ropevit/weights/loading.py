@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ropevit.models.architectures import Config, Model
+from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.layers import resize_embedding, resize_time
 from ropevit.models.positions import is_published
 from ropevit.models.registry import MODELS
 from ropevit.models.vit import ViTConfig
 from ropevit.models.windows import resize_bias
+from ropevit.weights.described import build_without_memory, check_described
 from ropevit.weights.errors import WeightsError, few
 from ropevit.weights.facts import EMBEDDINGS, Facts, claimed_name, hint, read_facts, square_grid
 from ropevit.weights.layouts import recognise, to_ours, unwrap
@@ -93,8 +94,21 @@ def understand(checkpoint: Checkpoint, ema: bool = False) -> Found:
     state, dropped = unwrap(checkpoint, ema)
     layout = recognise(state, checkpoint.metadata)
     own = checkpoint.metadata.get("format") == FORMAT
-    config = stored_config(checkpoint.metadata, checkpoint.source) if own else None
-    return Found(checkpoint.source, state, dropped, layout, config, read_facts(state))
+    facts = read_facts(state)
+    config = described_config(checkpoint, state, facts) if own else None
+    return Found(checkpoint.source, state, dropped, layout, config, facts)
+
+
+def described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: Facts | None) -> Config:
+    """Read the config in a file of ours, and make sure that its weights are those of such a model.
+
+    Raises:
+        WeightsError: If they are not, or the config cannot be read.
+    """
+    config = stored_config(checkpoint.metadata, facts, checkpoint.source)
+    like = build_without_memory(lambda: build_model(config), len(state), checkpoint.source)
+    check_described(like.state_dict(), state, checkpoint.source)
+    return config
 
 
 def load_weights(

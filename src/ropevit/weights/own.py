@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from ropevit.files import parse_json
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture
 from ropevit.rope import CONVENTION
 from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.facts import Facts
+from ropevit.weights.fields import checked, checked_fields
 
 #: Value of "format" in the header of our files.
 FORMAT = "ropevit"
@@ -46,16 +49,70 @@ def own_metadata(config: Config, classes: list[str] | None, metadata: Mapping[st
 def stored_json(metadata: Mapping[str, str], key: str, source: str) -> Any:
     """Read one entry of the header of a file of ours."""
     try:
-        return json.loads(metadata[key])
+        return parse_json(metadata[key], f"its {key!r}")
     except (KeyError, ValueError) as error:
-        raise WeightsError(f"{source} has no readable {key!r} in its header; save the model again") from error
+        raise WeightsError(
+            f"{source} has no readable {key!r} in its header ({first_line(error)}); save the model again"
+        ) from error
 
 
-def stored_config(metadata: Mapping[str, str], source: str) -> Config:
-    """Read the config in a file of ours, after comparing its convention with this version's.
+def stored_classes(metadata: Mapping[str, str], count: int | None, source: str) -> list[str] | None:
+    """Read the names of the classes in a file of ours; None where it names none.
+
+    Args:
+        metadata: Its header.
+        count: How many there have to be; None takes any number.
+        source: What messages call the file.
 
     Raises:
-        WeightsError: If either is damaged, or made by a version that does something else.
+        WeightsError: If they are no list of names, or another number.
+    """
+    try:
+        classes = checked(stored_json(metadata, "classes", source), tuple[str, ...] | None, "classes")
+    except ValueError as error:
+        raise WeightsError(
+            f"{source} has no readable class names: {first_line(error)}; save the model again"
+        ) from error
+    if classes is not None and count is not None and len(classes) != count:
+        raise WeightsError(f"{source} names {len(classes)} classes for a head of {count}; save the model again")
+    return None if classes is None else list(classes)
+
+
+def stored_facts(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Read whatever else was saved in a file of ours.
+
+    Raises:
+        WeightsError: If it is no table.
+    """
+    facts = stored_json(metadata, "metadata", source)
+    if not isinstance(facts, dict):
+        raise WeightsError(f"the metadata in {source} are {type(facts).__name__}, no table; save the model again")
+    return facts
+
+
+def fact(facts: Mapping[str, Any], name: str, kind: Any, source: str) -> Any:
+    """Read one fact that was saved beside a model.
+
+    Args:
+        facts: What `stored_facts` read.
+        name: Its name, which is there.
+        kind: Its type, as `ropevit.weights.fields.checked` takes it.
+        source: What messages call the file.
+
+    Raises:
+        WeightsError: If it is of another type.
+    """
+    try:
+        return checked(facts[name], kind, name)
+    except ValueError as error:
+        raise WeightsError(f"the metadata in {source} cannot be used: {first_line(error)}; save it again") from error
+
+
+def check_convention(metadata: Mapping[str, str], source: str) -> None:
+    """Compare the convention of a file of ours with this version's.
+
+    Raises:
+        WeightsError: If it is damaged, or made by a version that does something else.
     """
     convention = stored_json(metadata, "convention", source)
     if convention != CONVENTION:
@@ -63,6 +120,20 @@ def stored_config(metadata: Mapping[str, str], source: str) -> Config:
             f"{source} follows another convention ({differences(convention, CONVENTION)}); "
             "load it with the version of ropevit that wrote it"
         )
+
+
+def stored_config(metadata: Mapping[str, str], facts: Facts | None, source: str) -> Config:
+    """Read the config in a file of ours, after comparing its convention with this version's.
+
+    Args:
+        metadata: The header.
+        facts: What the shapes of its weights tell, with which the config has to agree.
+        source: What messages call the file.
+
+    Raises:
+        WeightsError: If either is damaged, or made by a version that does something else.
+    """
+    check_convention(metadata, source)
     name = metadata.get("architecture", "vit")  # files from before Swin do not say
     if name not in ARCHITECTURES:
         raise WeightsError(f"{source} holds a {name!r}, which this version does not know; use the one that wrote it")
@@ -76,13 +147,34 @@ def stored_config(metadata: Mapping[str, str], source: str) -> Config:
             f"the config in {source} has unknown fields {unknown} and lacks {missing}; "
             "load it with the version of ropevit that wrote it"
         )
-    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
     try:
-        return kind(**plain)
-    except (TypeError, ValueError) as error:
+        values = checked_fields(kind, stored)
+        check_facts(values, name, facts)
+        return kind(**values)
+    except (TypeError, ValueError, OverflowError) as error:
         raise WeightsError(
             f"the config in {source} describes no model: {first_line(error)}; save the model again"
         ) from error
+
+
+def check_facts(values: Mapping[str, Any], name: str, facts: Facts | None) -> None:
+    """Compare a config with what shapes tell, before anything as large as it says is made.
+
+    Raises:
+        ValueError: Naming the fields that differ.
+    """
+    if facts is None or facts.architecture != name:
+        raise ValueError(f"its weights are not those of a {name}")
+    wrong = [
+        f"{field} {values[field]}, its weights {value}"
+        for field, value in facts.fields.items()
+        if field in values and field != "mlp_ratio" and values[field] != value
+    ]
+    hidden = facts.fields["mlp_ratio"] * facts.fields["width"]
+    if not wrong and int(values["mlp_ratio"] * values["width"]) != round(hidden):
+        wrong = [f"mlp_ratio {values['mlp_ratio']:g}, its weights {facts.fields['mlp_ratio']:g}"]
+    if wrong:
+        raise ValueError(f"it says {'; '.join(wrong)}")
 
 
 def check_images(config: Config, source: str) -> None:

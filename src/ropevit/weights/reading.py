@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ropevit.models.registry import PUBLISHED
 from ropevit.weights.archive import archive_damage
+from ropevit.weights.digest import KEY, content_digest
 from ropevit.weights.errors import WeightsError, first_line
 from ropevit.weights.hub import fetch, hub_id
 from ropevit.weights.plain import OddDataError, plain_data
@@ -111,14 +112,21 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read tensors and header of a safetensors file."""
+    """Read tensors and header of a safetensors file, and compare them with the digest that files of ours have."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            header = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # a damaged header can raise anything
         raise WeightsError(
             f"{path} is a damaged or truncated safetensors file ({first_line(error)}); download or save it again"
         ) from error
+    if KEY in header and header[KEY] != content_digest(tensors, header):
+        raise WeightsError(
+            f"{path} does not fit the digest in its header: it was damaged, or changed after it was saved; download or "
+            "save it again"
+        )
+    return tensors, header
 
 
 def read_pickle(path: Path, zipped: bool) -> Any:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ropevit.files import write_atomically
 from ropevit.models.architectures import Config, Model, build_model
+from ropevit.weights.digest import KEY, content_digest
 from ropevit.weights.errors import WeightsError, few
 from ropevit.weights.loading import LoadReport, bare, check_finite, load_found, understand
-from ropevit.weights.own import own_metadata, stored_json
+from ropevit.weights.own import FORMAT, own_metadata, stored_classes, stored_facts
 from ropevit.weights.reading import Source, read_checkpoint
 
 
@@ -62,6 +63,8 @@ def save_model(
         raise WeightsError(
             f"got {len(classes)} class names for a model of {plain.config.num_classes}; give one a class"
         )
+    if odd := [name for name in classes or () if not isinstance(name, str)]:
+        raise WeightsError(f"got the class name {odd[0]!r}; expected a text for each class")
     check_savable(plain)
     header = own_metadata(plain.config, None if classes is None else list(classes), metadata or {})
     write_safetensors(path, plain.state_dict(), header)
@@ -88,15 +91,19 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, M
             f"{found.source} does not say which model it is, as only files of save_model do; "
             "name the model: --model NAME, or ropevit.create_model(NAME, pretrained=SOURCE)"
         )
-    classes, metadata = (stored_json(checkpoint.metadata, key, found.source) for key in ("classes", "metadata"))
+    classes = stored_classes(checkpoint.metadata, found.config.num_classes, found.source)
+    metadata = stored_facts(checkpoint.metadata, found.source)
     model = build_model(found.config)
     report = load_found(model, found, replace_head=False)
     return model, ModelInfo(found.config, classes, metadata, report)
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """Write tensors and a header, all or nothing."""
-    data = safetensors.torch.save(separate(state), dict(header))
+    """Write tensors and a header, all or nothing; a file of ours gets a digest of both."""
+    tensors, header = separate(state), dict(header)
+    if header.get("format", "").startswith(FORMAT):
+        header[KEY] = content_digest(tensors, header)
+    data = safetensors.torch.save(tensors, header)
     write_atomically(path, lambda file: file.write(data))
 
 

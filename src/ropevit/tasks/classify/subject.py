@@ -13,7 +13,7 @@ from ropevit.tasks.common.kept import Which, weights_file
 from ropevit.weights.facts import claimed_name
 from ropevit.weights.hub import hub_id
 from ropevit.weights.loading import Found, load_found, understand
-from ropevit.weights.own import FREE, check_images, stored_json
+from ropevit.weights.own import FREE, check_images, fact, stored_classes, stored_facts
 from ropevit.weights.reading import read_checkpoint
 
 
@@ -161,7 +161,8 @@ def own_subject(name: str, found: Found, header: Mapping[str, str], model: str |
     config = found.config
     assert config is not None
     check_images(config, found.source)
-    classes, facts = (stored_json(header, key, found.source) for key in ("classes", "metadata"))
+    classes = stored_classes(header, config.num_classes, found.source)
+    facts = {"train_size": config.img_size[0], "crop": None} | stored_facts(header, found.source)
     if model is not None and (classes is not None or core(get_config(model)) != core(config)):
         raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
     return Subject(
@@ -169,9 +170,9 @@ def own_subject(name: str, found: Found, header: Mapping[str, str], model: str |
         found=found,
         config=config,
         classes=None if classes is None else tuple(classes),
-        trained_at=int(facts.get("train_size", config.img_size[0])),
+        trained_at=fact(facts, "train_size", int, found.source),
         **pixel_statistics(facts, config.in_channels, found.source),
-        crop=facts.get("crop"),
+        crop=fact(facts, "crop", float | None, found.source),
         labels_pixels=facts.get("panel") == "field",
     )
 
@@ -184,9 +185,11 @@ def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) ->
     """
     found = {}
     for key, default in (("mean", MEAN), ("std", STD)):
-        value = metadata.get(key, default)
-        numbers = (value,) * channels if isinstance(value, int | float) else tuple(value)
+        value = fact({key: default} | dict(metadata), key, float | tuple[float, ...], source)
+        numbers = value if isinstance(value, tuple) else (value,) * channels
         if len(numbers) != channels:
             raise ValueError(f"{source} gives {key}={value} for images of {channels} channels; expected one for each")
+        if key == "std" and min(numbers) <= 0:
+            raise ValueError(f"{source} gives std={value}, by which pixels are divided; expected numbers above 0")
         found[key] = numbers
     return found

@@ -2,25 +2,31 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from ropevit.rope import CONVENTION
-from ropevit.weights.errors import WeightsError
-from ropevit.weights.own import differences, stored_json
+from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.fields import from_json
+from ropevit.weights.own import check_convention, fact, stored_classes, stored_facts, stored_json
 from ropevit.weights.reading import read_checkpoint
 from ropevit.weights.saving import write_safetensors
+
+Config = TypeVar("Config")
+
+#: Mean and spread of the pixels: one number for all channels, or one for each.
+PIXELS = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Saved:
     """What such a file holds."""
 
-    fields: dict[str, Any]
-    """The config, as JSON holds it, with tuples for lists."""
+    fields: Any
+    """The config, as JSON holds it."""
     classes: list[str]
     """Names of the classes, in the order of the logits."""
     metadata: dict[str, Any]
@@ -40,6 +46,8 @@ class SavedAs:
     """Value of "format" in the header."""
     kind: str
     """What errors call it."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Types of what a training saves beside the weights, where it is there."""
 
     def write(
         self,
@@ -72,18 +80,22 @@ class SavedAs:
         found = read_checkpoint(str(path))
         if found.metadata.get("format") != self.format:
             raise WeightsError(f"{path} is no {self.kind} of ours; give a file that a training of a {self.kind} wrote")
-        names = ("config", "convention", "classes", "metadata")
-        fields, convention, classes, metadata = (stored_json(found.metadata, name, str(path)) for name in names)
-        if convention != CONVENTION:
-            raise WeightsError(
-                f"{path} follows another convention ({differences(convention, CONVENTION)}); "
-                "load it with the version of ropevit that wrote it"
-            )
-        return Saved({name: tupled(value) for name, value in fields.items()}, classes, metadata, found.entries)
+        check_convention(found.metadata, str(path))
+        classes = stored_classes(found.metadata, None, str(path))
+        if not classes:
+            raise WeightsError(f"{path} names no classes; give a file that a training of a {self.kind} wrote")
+        facts = stored_facts(found.metadata, str(path))
+        for name in facts.keys() & self.facts.keys():
+            fact(facts, name, self.facts[name], str(path))
+        return Saved(stored_json(found.metadata, "config", str(path)), classes, facts, found.entries)
 
+    def config(self, saved: Saved, kind: type[Config], path: Path | str) -> Config:
+        """Give the config that a file holds.
 
-def tupled(value: Any) -> Any:
-    """Turn JSON's lists into tuples, which configs hold."""
-    if isinstance(value, dict):
-        return {name: tupled(inner) for name, inner in value.items()}
-    return tuple(map(tupled, value)) if isinstance(value, list) else value
+        Raises:
+            WeightsError: If it has a field of a wrong name or type, or describes nothing that can be built.
+        """
+        try:
+            return from_json(kind, saved.fields)
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            raise WeightsError(f"the config in {path} describes no {self.kind}: {first_line(error)}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,28 @@ from ropevit.models.dense.vit import pad_to
 from ropevit.models.swin import SwinConfig
 from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
 from ropevit.tasks.common.config import PositionName
-from ropevit.tasks.common.saved import SavedAs
+from ropevit.tasks.common.saved import PIXELS, SavedAs
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Dino, Output
-from ropevit.tasks.detect.layout import load_detrex, to_detrex
+from ropevit.tasks.detect.layout import check_fit, from_detrex, to_detrex
 from ropevit.tasks.detect.levels import padding_mask
-from ropevit.weights.errors import WeightsError, first_line
+from ropevit.weights.described import build_without_memory, check_described
 
 #: Value of "format" in the header of a detector's file.
 FORMAT = "ropevit-detector"
 
-FILE = SavedAs(FORMAT, "detector")
+#: What a training says of a detector.
+FACTS = {
+    "category_ids": tuple[Integral, ...],
+    "mean": PIXELS,
+    "std": PIXELS,
+    "test_side": int,
+    "longest": int,
+    "top": int,
+}
+
+FILE = SavedAs(FORMAT, "detector", FACTS)
 
 #: Images are padded to multiples of this many pixels: the stride of the backbones' coarsest convolved map.
 MULTIPLE = 32
@@ -206,6 +217,8 @@ def load_detector(path: Path | str) -> tuple[Detector, DetectorInfo]:
         WeightsError: If it cannot be read, or is no detector of ours.
     """
     entries, info = read_detector(path)
+    like = build_without_memory(lambda: Detector(info.config, len(info.classes)), len(entries), str(path))
+    fitting(like, entries, str(path))
     model = Detector(info.config, len(info.classes))
     fill(model, entries, str(path))
     return model, info
@@ -218,19 +231,24 @@ def read_detector(path: Path | str) -> tuple[Mapping[str, Tensor], DetectorInfo]
         WeightsError: If they cannot be read, or are no detector of ours.
     """
     found = FILE.read(path)
-    try:
-        fields: dict[str, Any] = found.fields | {"dino": DinoConfig(**found.fields["dino"])}
-        config = DetectModel(**fields)
-    except (TypeError, ValueError, KeyError) as error:
-        raise WeightsError(f"the config in {path} describes no detector: {first_line(error)}") from error
-    return found.entries, DetectorInfo(config, found.classes, found.metadata)
+    return found.entries, DetectorInfo(FILE.config(found, DetectModel, path), found.classes, found.metadata)
 
 
 def fill(model: Detector, entries: Mapping[str, Tensor], source: str) -> None:
     """Put the weights of a file into a detector."""
+    backbone, dino = fitting(model, entries, source)
+    model.dino.load_state_dict(dino)
+    model.backbone.load_state_dict(backbone)
+
+
+def fitting(model: Detector, entries: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Spell the weights of a file as the backbone and the DINO of a detector do, and compare names and shapes.
+
+    Raises:
+        WeightsError: If any is missing, misshapen or unknown.
+    """
     own = {name.removeprefix("backbone."): value for name, value in entries.items() if name.startswith("backbone.")}
-    load_detrex(model.dino, {name: value for name, value in entries.items() if not name.startswith("backbone.")})
-    try:
-        model.backbone.load_state_dict(own)
-    except RuntimeError as error:
-        raise WeightsError(f"the backbone in {source} does not fit its config: {first_line(error)}") from error
+    dino = from_detrex({name: value for name, value in entries.items() if not name.startswith("backbone.")})
+    check_fit(model.dino, dino)
+    check_described(model.backbone.state_dict(), own, source)
+    return own, dino

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,18 +12,30 @@ from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViTConfig
 from ropevit.models.swin import SwinConfig
 from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
 from ropevit.tasks.common.config import PositionName
-from ropevit.tasks.common.saved import SavedAs
+from ropevit.tasks.common.saved import PIXELS, SavedAs
 from ropevit.tasks.segment.config import Mask2FormerConfig, Neck, UperNetConfig
+from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.mask2former import Mask2Former
 from ropevit.tasks.segment.model import STRIDES, SegmentationModel
 from ropevit.tasks.segment.neck import vit_config, with_neck
 from ropevit.tasks.segment.upernet import UperNet
+from ropevit.weights.described import build_without_memory, check_described
 from ropevit.weights.errors import WeightsError, first_line
 
 #: Value of "format" in the header of a segmenter's file.
 FORMAT = "ropevit-segmenter"
 
-FILE = SavedAs(FORMAT, "segmenter")
+#: What a training says of a segmenter.
+FACTS = {
+    "mean": PIXELS,
+    "std": PIXELS,
+    "test_short": int,
+    "test_long": int,
+    "inference": InferenceConfig,
+    "crop": int,
+}
+
+FILE = SavedAs(FORMAT, "segmenter", FACTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +183,9 @@ def load_segmenter(path: Path | str) -> tuple[SegmentationModel, SegmenterInfo]:
         WeightsError: If it cannot be read, or is no segmenter of ours.
     """
     entries, info = read_segmenter(path)
-    model = build_segmenter(info.config, len(info.classes))
+    build = partial(build_segmenter, info.config, len(info.classes))
+    check_described(build_without_memory(build, len(entries), str(path)).state_dict(), entries, str(path))
+    model = build()
     fill(model, entries, str(path))
     return model, info
 
@@ -182,13 +197,7 @@ def read_segmenter(path: Path | str) -> tuple[Mapping[str, Tensor], SegmenterInf
         WeightsError: If they cannot be read, or are no segmenter of ours.
     """
     found = FILE.read(path)
-    heads = {"upernet": UperNetConfig, "mask2former": Mask2FormerConfig}
-    try:
-        fields: dict[str, Any] = found.fields | {name: kind(**found.fields[name]) for name, kind in heads.items()}
-        config = SegmentModel(**fields)
-    except (TypeError, ValueError, KeyError) as error:
-        raise WeightsError(f"the config in {path} describes no segmenter: {first_line(error)}") from error
-    return found.entries, SegmenterInfo(config, found.classes, found.metadata)
+    return found.entries, SegmenterInfo(FILE.config(found, SegmentModel, path), found.classes, found.metadata)
 
 
 def fill(model: SegmentationModel, entries: Mapping[str, Tensor], source: str) -> None:

@@ -1,0 +1,65 @@
+"""Whether a file's own description of its model fits its weights, found out before such a model is built."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ropevit.weights.errors import WeightsError, few, first_line
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class TooLargeError(ValueError):
+    """A model has more parameters than a file has entries."""
+
+
+def build_without_memory(build: Callable[[], Module], entries: int, source: str) -> Module:
+    """Build the model that a file describes on the meta device: without memory, and in no more parts than it has.
+
+    Args:
+        build: Builds it.
+        entries: Tensors in the file, of which the model has no more parameters.
+        source: What messages call the file.
+
+    Raises:
+        WeightsError: If there is no such model, or it has more parameters.
+    """
+    thread, count = threading.get_ident(), 0
+
+    def limit(*registered: Any) -> None:  # the module, a name, the parameter or None
+        nonlocal count
+        if threading.get_ident() == thread and registered[2] is not None:
+            count += 1
+            if count > 2 * entries + 100:  # parts may be built and left out again, or built once for several names
+                raise TooLargeError(f"it has more parameters than the {entries} tensors of the file")
+
+    hook = register_module_parameter_registration_hook(limit)
+    try:
+        with torch.device("meta"):
+            return build()
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise WeightsError(
+            f"the config in {source} describes no model that it could hold: {first_line(error)}; save the model again"
+        ) from error
+    finally:
+        hook.remove()
+
+
+def check_described(wanted: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
+    """Refuse weights that are not those of the model that their file describes: all names, and all shapes.
+
+    Raises:
+        WeightsError: Naming the first of those that differ.
+    """
+    want = {name: tuple(value.shape) for name, value in wanted.items()}
+    have = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
+    wrong = [name for name in {**want, **have} if want.get(name) != have.get(name)]
+    if wrong:
+        shapes = few(f"{name} {have.get(name, 'missing')} instead of {want.get(name, 'none')}" for name in wrong)
+        raise WeightsError(
+            f"the weights in {source} do not fit their config: {shapes}; it is damaged or was changed: save it again"
+        )
