@@ -144,8 +144,8 @@ def test_the_error_knows_other_architectures(config):
         load_weights(ViT(config()), {"layers.0.blocks.0.norm1.weight": torch.ones(96)})
     with pytest.raises(WeightsError, match=r"no vision transformer \(it has conv1.weight\)"):
         load_weights(ViT(config()), {"conv1.weight": torch.ones(64, 3, 7, 7)})
-    with pytest.raises(WeightsError, match="tensors in 'teacher'"):
-        load_weights(ViT(config()), {"model": {}, "teacher": {"weight": torch.ones(1)}})
+    with pytest.raises(WeightsError, match="tensors in 'critic'"):
+        load_weights(ViT(config()), {"model": {}, "critic": {"weight": torch.ones(1)}})
 
 
 def test_the_error_names_the_published_model(config, published):
@@ -235,3 +235,86 @@ def test_pytorchs_own_moving_average_is_loaded(config):
     report = load_weights(other, average.state_dict())
     assert torch.equal(other.blocks[1].attn.rope.freqs, model.blocks[1].attn.rope.freqs)
     assert list(report.dropped) == ["n_averaged"]
+
+
+def loaded(state, source, model):
+    """Load, and make sure that the weights are those of a state dict."""
+    report = load_weights(model, source)
+    assert torch.equal(model.state_dict()["head.weight"], state["head.weight"])
+    return report
+
+
+def prefixed(state, prefix):
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "backbone.", "ropevit.", "_orig_mod.", "module._orig_mod.model."]
+)
+def test_prefixes_of_wrappers_are_taken_off_where_all_names_have_them(prefix, published, config):
+    state = published()
+    loaded(state, prefixed(state, prefix), ViT(config()))
+    odd = prefixed(state, prefix) | {"other.weight": torch.ones(1)}
+    with pytest.raises(WeightsError, match="does not fit the model"):
+        load_weights(ViT(config()), odd)
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "model_state", "net", "network", "student", "teacher", "ema"])
+def test_weights_are_found_under_the_names_that_training_scripts_give_them(key, published, config):
+    state = published()
+    training = {"optimizer_state_dict": {"state": {0: torch.ones(2)}}, "loss": torch.ones(()), "best": 0.5}
+    report = loaded(state, {key: prefixed(state, "model."), **training}, ViT(config()))
+    assert set(training) < set(report.dropped)
+
+
+def test_the_average_of_self_distillation_is_loaded_where_it_is_asked_for(published, config):
+    state = published()
+    both = {"student": state, "teacher": {key: value / 2 for key, value in state.items()}, "dino_loss": {"c": state}}
+    model = ViT(config())
+    assert "ema=True loads it" in loaded(state, both, model).dropped["teacher"]
+    assert "average" in load_weights(model, both, ema=True).dropped["student"]
+    torch.testing.assert_close(model.head.weight, state["head.weight"] / 2)
+    with pytest.raises(WeightsError, match="holds tensors in 'net' beside its weights"):
+        load_weights(model, {"model": state, "net": state})
+
+
+def test_what_holds_itself_or_is_wrapped_without_end_is_refused(published, config):
+    around = {}
+    around["model"] = around
+    with pytest.raises(WeightsError, match="is wrapped more than 10 times"):
+        load_weights(ViT(config()), around)
+    inside = []
+    inside.append(inside)
+    tenfold = [0]
+    for _ in range(25):
+        tenfold = [tenfold] * 10
+    report = load_weights(ViT(config()), {"model": published(), "inside": inside, "tenfold": tenfold})
+    assert report.dropped["inside"] == report.dropped["tenfold"] == "training state"
+    with pytest.raises(WeightsError, match="names an entry by int; expected texts"):
+        load_weights(ViT(config()), {**published(), 3: torch.ones(1)})
+
+
+@pytest.mark.parametrize("name", ["freqs", "rope.freqs", "head.weight", "layers.0.blocks.0.attn.rope_freqs"])
+@pytest.mark.parametrize("shape", [(2, 2**30, 32), (2, 2**20, 32)])
+def test_a_tensor_that_repeats_a_stored_number_is_refused(name, shape, published, config, tmp_path):
+    torch.save(published() | {name: torch.zeros(1).expand(shape)}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"holds .* of shape .*, of which only 1 numbers are stored"):
+        load_weights(ViT(config()), tmp_path / "model.pth")
+
+
+def test_numbers_of_layers_that_no_model_has_are_refused(published, config):
+    for name in ("blocks.999999999.norm1.weight", f"blocks.{'9' * 5000}.norm1.weight", "layers.99999.blocks.0.x"):
+        with pytest.raises(WeightsError, match="does not fit the model") as refusal:
+            load_weights(ViT(config()), published() | {name: torch.ones(96)})
+        assert len(str(refusal.value)) < 1000
+    with pytest.raises(WeightsError, match="does not fit the model"):
+        load_weights(ViT(config()), published() | {"freqs": torch.zeros(2, 5000, 96)})
+
+
+def test_the_head_is_called_the_only_difference_only_where_it_is(published, config):
+    state = published()
+    with pytest.raises(WeightsError, match="only the head differs"):
+        load_weights(ViT(config(num_classes=3)), state)
+    del state["norm.weight"]
+    with pytest.raises(WeightsError, match=r"with num_classes 10, while the model has num_classes 3 \[1 missing: norm"):
+        load_weights(ViT(config(num_classes=3)), state)

@@ -1,5 +1,6 @@
 import argparse
 import collections
+import json
 import os
 import pickle
 import types
@@ -255,6 +256,55 @@ def test_paths_that_lead_nowhere_are_refused(source, message):
 def test_what_is_no_source_is_refused():
     with pytest.raises(WeightsError, match="got int; expected a path, a hub id or a state dict"):
         read_checkpoint(3)
+
+
+@pytest.fixture
+def shards(published, tmp_path):
+    """A folder with weights in two files and their index, and the weights."""
+    state = published()
+    names = sorted(state)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in parts.items():
+        save_file({name: state[name] for name in part}, tmp_path / file, {"format": "pt"})
+    table = {name: file for file, part in parts.items() for name in part}
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": table}))
+    return index, state
+
+
+def test_weights_in_several_files_are_read_by_their_index(shards, config):
+    index, state = shards
+    for source in (index.parent, str(index.parent), index, str(index)):
+        model = ViT(config())
+        load_weights(model, source)
+        assert torch.equal(model.norm.weight, state["norm.weight"])
+    torch.save({name: state[name] for name in sorted(state)[::2]}, index.with_name("a.safetensors.bin"))
+    other = index.with_name("pytorch_model.bin.index.json")
+    other.write_text(index.read_text().replace("a.safetensors", "a.safetensors.bin"))
+    load_weights(ViT(config()), other)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content | {"weight_map": []}, "has no table weight_map"),
+        (lambda _: [], "has no table weight_map"),
+        (lambda content: content["weight_map"].update(x="../x.bin") or content, "names the file '../x.bin'"),
+        (lambda content: content["weight_map"].update(x="/etc/passwd") or content, "names the file '/etc/passwd'"),
+        (lambda content: content["weight_map"].update(x=5) or content, "names the file 5"),
+        (lambda content: content["weight_map"].update(x="c.bin") or content, "no file '.*c.bin'"),
+        (lambda content: content["weight_map"].update(x="a.safetensors") or content, r"does not hold what .* \(x\)"),
+        (lambda content: content["weight_map"].popitem() and content, "does not hold what"),
+    ],
+)
+def test_an_index_that_does_not_fit_its_files_is_refused(change, said, shards):
+    index, _ = shards
+    index.write_text(json.dumps(change(json.loads(index.read_text()))))
+    with pytest.raises(WeightsError, match=said):
+        read_checkpoint(index.parent)
+    index.write_text("[" * 100_000)
+    with pytest.raises(WeightsError, match="not readable JSON"):
+        read_checkpoint(index)
 
 
 def test_directories_and_revisions_of_files_are_refused(tmp_path, monkeypatch):

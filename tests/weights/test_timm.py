@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from ropevit.models import ViT
-from ropevit.weights import convert, load_weights
+from ropevit.weights import WeightsError, convert, create_model, load_model, load_weights
 from ropevit.weights.facts import TIMM_NAMES
 
 THEIRS = {
@@ -60,3 +60,22 @@ def test_a_converted_file_loads_into_timm_by_its_own_means(published, tmp_path):
 
 def test_timm_has_every_name_that_we_map_to_it():
     assert all(timm.is_model(name) for name in TIMM_NAMES)
+
+
+def test_swins_of_timm_are_read_by_the_names_that_they_have_since_0_9(tmp_path):
+    name, small = "swin_tiny_patch4_window7_224", {"num_classes": 5, "img_size": 224}
+    theirs = timm.create_model(name, depths=(1, 2, 1, 1), **small).eval()
+    assert "layers.3.downsample.reduction.weight" in theirs.state_dict()
+    ours = create_model(name, depths=(1, 2, 1, 1), **small).eval()
+    report = load_weights(ours, theirs.state_dict())
+    assert (report.layout, report.head_replaced) == ("timm-swin", False)
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert_close(ours(image), theirs(image))
+    other = create_model(name, depths=(1, 2, 1, 1), num_classes=3, img_size=224)
+    with pytest.raises(WeightsError, match=r"only the head differs .num_classes 5, the model's 3"):
+        load_weights(other, theirs.state_dict())
+    assert load_weights(other, theirs.state_dict(), replace_head=True).head_replaced
+    torch.save(theirs.state_dict(), tmp_path / f"{name}.pth")
+    convert(tmp_path / f"{name}.pth", tmp_path / "ours.safetensors", model=ours.config)
+    assert_close(load_model(tmp_path / "ours.safetensors")[0].head.weight, theirs.head.fc.weight)

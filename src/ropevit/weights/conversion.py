@@ -15,7 +15,7 @@ from ropevit.models.registry import MODELS, get_config
 from ropevit.models.swin import SwinConfig
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.facts import Facts, claimed_name, hint, square_grid
-from ropevit.weights.layouts import LAYOUTS, from_ours
+from ropevit.weights.layouts import from_ours
 from ropevit.weights.loading import Found, check_finite, fit, grouped, understand
 from ropevit.weights.own import own_metadata, stored_classes, stored_facts
 from ropevit.weights.reading import Source, read_checkpoint
@@ -109,8 +109,8 @@ def convert(
 
 def check_destination(path: Path, to: str, overwrite: bool) -> Path:
     """Refuse a layout, suffix or existing file before anything is read."""
-    if to not in LAYOUTS:
-        raise WeightsError(f"no layout named {to!r}; choose one of {', '.join(LAYOUTS)}")
+    if to not in CONTAINERS:
+        raise WeightsError(f"no layout named {to!r}; choose one of {', '.join(CONTAINERS)}")
     if path.suffix not in CONTAINERS[to]:
         raise WeightsError(f"got {str(path)!r}; a file in {to} layout ends in {' or '.join(CONTAINERS[to])}")
     if path.is_dir() or (path.exists() and not overwrite):

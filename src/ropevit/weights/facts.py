@@ -15,6 +15,9 @@ from ropevit.models.registry import MODELS, PUBLISHED, VIT_NAMES
 from ropevit.weights.errors import few
 from ropevit.weights.tables import is_fixed
 
+#: Most stages of a Swin, each of twice the channels of the one before.
+MOST_STAGES = 16
+
 #: Position embeddings of each architecture, by name.
 EMBEDDINGS: dict[str, Mapping[str, PositionEmbedding]] = {"vit": VIT_EMBEDDINGS, "swin": SWIN_EMBEDDINGS}
 
@@ -63,12 +66,13 @@ def read_facts(state: Mapping[str, Any]) -> Facts | None:
         "width": kernel[0],
         "patch_size": kernel[-1],
         "in_channels": kernel[1],
-        "num_classes": length(shapes, "head.weight", 0) or 0,
+        "num_classes": length(shapes, "head.weight", 0) or length(shapes, "head.fc.weight", 0) or 0,
         **({"tubelet": kernel[2]} if len(kernel) == 5 else {}),
     }
     if count_layers(shapes, r"blocks\.(\d+)\."):
         return vit_facts(shapes, fields)
-    return swin_facts(tensors, shapes, fields) if count_layers(shapes, r"layers\.(\d+)\.blocks\.") else None
+    stages = count_layers(shapes, r"layers\.(\d+)\.blocks\.")
+    return swin_facts(tensors, shapes, fields) if 0 < stages <= MOST_STAGES else None
 
 
 def vit_facts(shapes: Mapping[str, tuple[int, ...]], fields: dict[str, Any]) -> Facts:
@@ -122,8 +126,9 @@ def swin_facts(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ..
 
 
 def count_layers(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    """Count layers by the highest number in names that start with a pattern."""
-    return max((int(match[1]) + 1 for key in shapes if (match := re.match(pattern, key))), default=0)
+    """Count layers by the highest number in names that start with a pattern; there are no more than names."""
+    found = max((int(match[1][:9]) + 1 for key in shapes if (match := re.match(pattern, key))), default=0)
+    return min(found, len(shapes))
 
 
 def length(shapes: Mapping[str, tuple[int, ...]], key: str, axis: int) -> int | None:
@@ -172,8 +177,15 @@ def lookalikes(facts: Facts) -> list[str]:
     return [name for name in names if name in PUBLISHED] or names
 
 
-def hint(facts: Facts | None, state: Mapping[str, Any], config: Config) -> str:
-    """Say in a clause what a checkpoint that does not fit probably is."""
+def hint(facts: Facts | None, state: Mapping[str, Any], config: Config, head_alone: bool = True) -> str:
+    """Say in a clause what a checkpoint that does not fit probably is.
+
+    Args:
+        facts: What its shapes tell.
+        state: Its weights.
+        config: The model's.
+        head_alone: Whether all names and shapes but the head's are those of the model.
+    """
     if facts is None:
         swin = any(key.startswith("layers.0.blocks.") for key in state)
         return "it looks like a Swin transformer" if swin else f"it is no vision transformer (it has {few(state)})"
@@ -186,7 +198,7 @@ def hint(facts: Facts | None, state: Mapping[str, Any], config: Config) -> str:
     if config.position not in facts.positions:
         likely = dict.fromkeys(MODELS[name].position for name in names) or facts.positions
         differing.insert(0, f"position {' or '.join(likely)}")
-    if [name.split()[0] for name in differing] == ["num_classes"]:
+    if head_alone and [name.split()[0] for name in differing] == ["num_classes"]:
         return (
             f"only the head differs ({differing[0]}, the model's {config.num_classes}): pass replace_head=True, or "
             f"build the model with num_classes={facts.fields['num_classes']}"

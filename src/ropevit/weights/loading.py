@@ -34,7 +34,7 @@ class LoadReport:
     source: str
     """Path, hub id, or "the given state dict"."""
     layout: str
-    """published, timm or ropevit; published also where all three have the same names."""
+    """published, timm, timm-swin (timm's Swins since 0.9) or ropevit; published also where all have the same names."""
     loaded: int
     """Number of weights of the model that were set."""
     dropped: Mapping[str, str]
@@ -280,9 +280,9 @@ def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], foun
     }
     if any(kinds.values()):
         listed = "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in kinds.items() if names)
-        raise WeightsError(
-            f"{found.source} does not fit the model; {hint(found.facts, found.state, config)} [{listed}]"
-        )
+        head_alone = not {name for name in {**want, **shape} if want.get(name) != shape.get(name)} - set(HEAD)
+        told = hint(found.facts, found.state, config, head_alone)
+        raise WeightsError(f"{found.source} does not fit the model; {told} [{listed}]")
 
 
 def check_rotation(config: Config, found: Found) -> None:

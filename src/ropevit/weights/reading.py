@@ -18,6 +18,7 @@ from ropevit.weights.digest import KEY, content_digest
 from ropevit.weights.errors import WeightsError, first_line
 from ropevit.weights.hub import fetch, hub_id
 from ropevit.weights.plain import OddDataError, plain_data
+from ropevit.weights.sharded import find_index, read_sharded
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -45,7 +46,8 @@ def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
     """Read a checkpoint into CPU memory, after comparing it with the checksums that its format has.
 
     A string that is an existing path, or ends as a checkpoint does (.safetensors .pth .pt .bin .ckpt), is a path; a
-    published model name or `owner/name` is looked for on the hub; everything else is a path.
+    published model name or `owner/name` is looked for on the hub; everything else is a path. A folder, or the index in
+    it, stands for weights in several files, as transformers saves them.
 
     Args:
         source: Path, hub id, published model name, or a state dict.
@@ -62,7 +64,8 @@ def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
     if repo is None and revision is not None:
         raise WeightsError(f"got revision={revision!r} for the file {os.fspath(source)}; only hub ids have revisions")
     path = fetch(repo, revision) if repo else Path(source).expanduser()
-    entries, metadata = read_file(path)
+    index = find_index(path)
+    entries, metadata = read_file(path) if index is None else (read_sharded(index, read_file), {})
     if not isinstance(entries, Mapping):
         raise WeightsError(f"{path} holds {type(entries).__name__}; expected a dict of tensors: save a state dict")
     return Checkpoint(repo or str(path), entries, metadata)
@@ -91,7 +94,7 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
     """Read a file by what its first bytes say it is; of the suffixes only .safetensors matters."""
     check_exists(path)
     if path.is_dir():
-        raise WeightsError(f"{path} is a directory; give a checkpoint file in it")
+        raise WeightsError(f"{path} is a directory without an index of weights; give a checkpoint file in it")
     try:
         with path.open("rb") as file:
             head = file.read(64)
