@@ -24,9 +24,9 @@ from ropevit.weights.tables import derived_tables
 
 #: What a file may be called, by layout; only safetensors have a header for the config of ours.
 CONTAINERS = {
+    "ropevit": (".safetensors",),
     "published": (".bin", ".pth", ".safetensors"),
     "timm": (".safetensors", ".bin", ".pth"),
-    "ropevit": (".safetensors",),
 }
 
 #: What the other layouts cannot say of a ViT and take for granted; theta and the grid apart.

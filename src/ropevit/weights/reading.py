@@ -94,7 +94,7 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
     """Read a file by what its first bytes say it is; of the suffixes only .safetensors matters."""
     check_exists(path)
     if path.is_dir():
-        raise WeightsError(f"{path} is a directory without an index of weights; give a checkpoint file in it")
+        raise WeightsError(f"{path} is a directory; give a checkpoint file in it (or an index of several)")
     try:
         with path.open("rb") as file:
             head = file.read(64)

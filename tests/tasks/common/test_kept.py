@@ -42,6 +42,13 @@ def test_a_directory_gives_the_weights_that_are_asked_for_or_says_which_there_ar
     assert file_of_run(tmp_path, "last") == tmp_path / "model.safetensors"
     with pytest.raises(ValueError, match=r"has no best[.]safetensors; choose --which last"):
         file_of_run(tmp_path, None)
+    (tmp_path / "hub").mkdir()
+    index = tmp_path / "hub" / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {}}')
+    assert file_of_run(tmp_path / "hub", None) == index
+    assert kind_of(str(tmp_path / "hub")) == kind_of(str(index)) == "classifier"
+    with pytest.raises(ValueError, match="holds no weights"):
+        file_of_run(tmp_path / "hub", "best")
     with pytest.raises(ValueError, match="holds no weights"):
         file_of_run(tmp_path / "nowhere", "best")
     assert weights_file(str(tmp_path), "last") == str(tmp_path / "model.safetensors")

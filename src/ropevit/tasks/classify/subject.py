@@ -188,7 +188,9 @@ def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) ->
         value = fact({key: default} | dict(metadata), key, float | tuple[float, ...], source)
         numbers = value if isinstance(value, tuple) else (value,) * channels
         if len(numbers) != channels:
-            raise ValueError(f"{source} gives {key}={value} for images of {channels} channels; expected one for each")
+            raise ValueError(
+                f"{source} gives {key}={list(numbers)} for images of {channels} channels; expected one each"
+            )
         if key == "std" and min(numbers) <= 0:
             raise ValueError(f"{source} gives std={value}, by which pixels are divided; expected numbers above 0")
         found[key] = numbers

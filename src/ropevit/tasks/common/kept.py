@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from ropevit.files import parse_json
 from ropevit.weights.reading import check_exists, named_repository
+from ropevit.weights.sharded import find_index
 
 Which = Literal["best", "last", "ema"]
 #: Files that a training leaves in its directory.
@@ -33,6 +34,8 @@ def file_of_run(folder: Path, which: Which | None) -> Path:
         return path
     if which is None and last.is_file() and is_study_model(last):
         return last
+    if which is None and (index := find_index(folder)):
+        return index  # of weights in several files, as transformers saves them
     there = [name for name, file in FILES.items() if (folder / file).is_file()]
     if there:
         raise ValueError(f"{folder} has no {path.name}; choose --which {' or '.join(there)}")

@@ -85,8 +85,9 @@ class SavedAs:
         if not classes:
             raise WeightsError(f"{path} names no classes; give a file that a training of a {self.kind} wrote")
         facts = stored_facts(found.metadata, str(path))
-        for name in facts.keys() & self.facts.keys():
-            fact(facts, name, self.facts[name], str(path))
+        for name in self.facts:
+            if facts.get(name) is not None:  # null says nothing, as if it were not there
+                fact(facts, name, self.facts[name], str(path))
         return Saved(stored_json(found.metadata, "config", str(path)), classes, facts, found.entries)
 
     def config(self, saved: Saved, kind: type[Config], path: Path | str) -> Config:

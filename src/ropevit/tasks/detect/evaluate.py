@@ -126,7 +126,7 @@ def check_facts(info: DetectorInfo, path: Path) -> None:
     Raises:
         WeightsError: Naming what is missing.
     """
-    if missing := [name for name in FACTS if name not in info.metadata]:
+    if missing := [name for name in FACTS if info.metadata.get(name) is None]:
         raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
 
 

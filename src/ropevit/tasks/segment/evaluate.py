@@ -98,7 +98,7 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
     require("transformers", "dense")
     with joined(config, report) as site:
         model, info = load_segmenter(path)
-        if missing := [name for name in FACTS if name not in info.metadata]:
+        if missing := [name for name in FACTS if info.metadata.get(name) is None]:
             raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
         inference = choose_inference(InferenceConfig(**info.metadata["inference"]), config.segmenter)
         if (scaling := asked(config)) is not None:
