@@ -188,7 +188,7 @@ def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
     Image.new("L", tiny.read(5)[0].size, 151).save(tiny.label_file(5))
     for found in (reader.__getitems__(order.batch(0)), Reader(tiny, 512, 2048, (1.0,)).__getitems__([5])):
         assert isinstance(found, Failure)
-        assert "ADE_train_00000006.png: the label 151, expected 0 to 150" in found.message
+        assert "ADE_train_00000006.png: the label 151, expected 1 to 150 for the 150 classes" in found.message
 
 
 @pytest.mark.parametrize(
