@@ -22,8 +22,9 @@ from transformers import (
 
 import ropevit
 from integrations.retrofit_models import CHANNELS, HEADS, HUGGING, MODELS, images, run, sizes, timm_vit, torchvision_vit
+from offloading import offload
 from ropevit.integrations.retrofit import KINDS, add_rope, grid, rope_parameters
-from ropevit.rope import grid_positions, rotate
+from ropevit.rope import GatedAxialRope, MixedRope, grid_positions, rotate
 
 CASES = [(name, size) for name in MODELS for size in sizes(name)]
 
@@ -328,6 +329,16 @@ def test_the_replaced_attention_refuses_what_it_does_not_compute(wrong):
         layer(x, x, x, **wrong)
     with pytest.raises(ValueError, match="cross-attention"):
         layer(x, x, x + 1, need_weights=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MODELS)
+def test_rotations_that_are_offloaded_by_hooks_still_rotate(name, kind):
+    model, given = turned(build(name), kind), images(*sizes(name)[0])
+    expected = run(model, given)
+    for rope in [part for part in model.modules() if isinstance(part, MixedRope | GatedAxialRope)]:
+        offload(rope)
+    assert_close(run(model, given), expected, rtol=0, atol=0)
 
 
 def test_an_attention_layer_with_hooks_or_odd_options_is_not_replaced():

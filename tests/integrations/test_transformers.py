@@ -546,3 +546,17 @@ def test_without_transformers_or_with_an_old_one_the_error_names_the_extra():
     missing, old = run.stdout.splitlines()
     assert missing == 'transformers is not installed; in a clone of ropevit, install it with: pip install ".[dense]"'
     assert old.startswith("transformers 4.57.1 is too old; install 5.4 or newer")
+
+
+@BOTH
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForImageClassification, AutoBackbone])
+def test_weights_that_are_offloaded_to_disk_give_the_same(config, auto, images, tmp_path):
+    saved(config, tmp_path / "model")
+    states = {} if auto is AutoBackbone else {"output_hidden_states": True}
+    outputs = []
+    for place in ({}, {"device_map": {"": "disk"}, "offload_folder": str(tmp_path / "off")}):
+        kind = BACKBONES[type(config)] if auto is AutoBackbone else auto  # which takes no folders
+        model = kind.from_pretrained(tmp_path / "model", **place).eval()
+        with torch.no_grad():
+            outputs.append([model(pixel_values=images, **options).to_tuple() for options in ({}, states)])
+    assert_close(*outputs, rtol=0, atol=0)

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 import ropevit
 from ropevit.kernels import BACKENDS, rotate_qkv, set_backend
 from ropevit.kernels.rotation import backward_op, choose, interpreted, rotate_op, triton_available
+from ropevit.models import layers
 from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies, rotate
 
 #: Largest error allowed, relative to the largest value: a few roundings of the dtype.
@@ -287,12 +288,46 @@ def test_the_backend_of_a_whole_model_can_be_chosen():
         set_backend(torch.nn.Linear(2, 2), "auto")
 
 
-def test_what_a_hook_keeps_of_the_projection_is_not_overwritten():
+class Wrapper(torch.nn.Module):
+    """Passes on what the layer within returns, as an adapter that is switched off."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, x):
+        return self.base(x)
+
+
+@pytest.mark.parametrize("way", ["own hook", "global hook", "hook within a wrapper", "replaced forward"])
+def test_what_somebody_keeps_of_the_projection_is_not_overwritten(way):
     model = ropevit.create_model("rope_axial_deit_tiny_patch16_LS", depth=1, width=48, heads=2, num_classes=3)
     kept, images = [], torch.randn(1, 3, 32, 48)
-    plain = model(images)
-    model.blocks[0].attn.qkv.register_forward_hook(lambda _layer, _given, out: kept.append(out))
-    assert torch.equal(model(images), plain)
-    block = model.blocks[0]
-    tokens = block.norm1(model.embed(images)[0])
-    assert_close(kept[0], torch.nn.functional.linear(tokens, block.attn.qkv.weight, block.attn.qkv.bias))
+    plain, attention = model(images), model.blocks[0].attn
+    layer = attention.qkv
+    if way == "global hook":
+        keep = torch.nn.modules.module.register_module_forward_hook
+        handle = keep(lambda module, _given, out: kept.append(out) if module is layer else None)
+    elif way == "replaced forward":  # as offloading does
+        handle, forward = None, layer.forward
+        layer.forward = lambda x: kept.append(forward(x)) or kept[-1]
+    else:
+        handle = layer.register_forward_hook(lambda _layer, _given, out: kept.append(out))
+        attention.qkv = Wrapper(layer) if way == "hook within a wrapper" else layer
+    try:
+        assert torch.equal(model(images), plain)
+    finally:
+        if handle is not None:
+            handle.remove()
+    tokens = model.blocks[0].norm1(model.embed(images)[0])
+    assert_close(kept[0], torch.nn.functional.linear(tokens, layer.weight, layer.bias))
+
+
+def test_the_projection_of_a_plain_layer_is_turned_in_place(monkeypatch):
+    model = ropevit.create_model("rope_axial_deit_tiny_patch16_LS", depth=1, width=48, heads=2, num_classes=3)
+    seen = []
+    monkeypatch.setattr(
+        layers, "rotate_qkv", lambda *given, **how: seen.append(how["inplace"]) or rotate_qkv(*given, **how)
+    )
+    model(torch.randn(1, 3, 32, 48))
+    assert seen == [True]

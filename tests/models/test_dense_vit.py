@@ -78,7 +78,7 @@ def test_blocks_attend_in_windows_but_for_the_last_of_each_quarter():
 def influence(built: DenseViT) -> torch.Tensor:
     """Which of 7 x 7 patches change the first token."""
     images = torch.randn(1, 3, 112, 112, requires_grad=True)
-    built.tap(images, None)[-1][0, 0].square().sum().backward()
+    built.tap(built.body, images, valid=None)[-1][0, 0].square().sum().backward()
     return images.grad.abs().amax((0, 1)).unflatten(1, (7, 16)).unflatten(0, (7, 16)).amax((1, 3)) > 0
 
 
@@ -96,7 +96,7 @@ def test_it_is_the_plain_vit_where_all_blocks_see_all(position):
     plain.load_state_dict(built.body.state_dict(), strict=False)
     images = torch.randn(2, 3, 64, 96)
     expected = plain.eval().forward_intermediates(images, range(4))
-    taps = built.tap(images, None)
+    taps = built.tap(built.body, images, valid=None)
     assert_close([x.transpose(1, 2).unflatten(2, (4, 6)) for x in taps], expected, rtol=0, atol=0)
 
 
@@ -186,7 +186,7 @@ def test_stochastic_depth_drops_images_not_windows():
     x = torch.randn(1, 24, 32)
     outcomes = {torch.equal(built.body.blocks[0].drop_path(x), torch.zeros_like(x)) for _ in range(20)}
     assert outcomes == {True, False}
-    taps = built.tap(torch.randn(2, 3, 64, 96), torch.ones(2, 4, 6, dtype=torch.bool))
+    taps = built.tap(built.body, torch.randn(2, 3, 64, 96), valid=torch.ones(2, 4, 6, dtype=torch.bool))
     assert taps[0].shape == (2, 24, 32)
 
 

@@ -187,3 +187,24 @@ def test_what_cannot_be_packed_is_refused(change, message):
     arguments = {"images": [torch.zeros(3, 8, 8)] * 2, "patch_size": 4} | change
     with pytest.raises(ValueError, match=message):
         pack(**arguments)
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_registers": 1, "pooling": "avg"}], ids=["token", "avg"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_a_damaged_image_changes_no_other_to_the_bit(fields, value):
+    model, images = make(**fields), pictures()
+    sound, weight = [image.clone() for image in images], torch.randn(len(images), 5)
+    images[1][2, 3, 1] = value
+    results = []
+    for batch in (images, sound):
+        logits = model.forward_packed(model.pack(batch, row_tokens=80))
+        rest = [0, *range(2, len(images))]
+        gradients = torch.autograd.grad((logits * weight)[rest].sum(), list(model.parameters()))
+        results.append((logits[rest], gradients if value != 3e38 else ()))
+        assert logits[1].isfinite().all() == (batch is sound)
+    assert_close(*results, rtol=0, atol=0)
+    rows = model.pack(images, row_tokens=80).image
+    assert any({1, other} <= set(row.tolist()) for row in rows for other in rest)  # it shares a row
+    features = [model.pack(batch).split(model.forward_packed_features(model.pack(batch))) for batch in (images, sound)]
+    assert features[0][1].isnan().all()
+    assert_close(features[0][2:], features[1][2:], rtol=0, atol=0)

@@ -1,9 +1,10 @@
-"""The gated layer; the others are covered beside the rotation that they call."""
+"""The gated layer, and what all layers share; the rest is covered beside the rotation that they call."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
-from ropevit.rope import AxialRope, GatedAxialRope, grid_positions
+from ropevit.rope import AxialRope, FixedRope, GatedAxialRope, MixedRope, PolarRope, grid_positions
 
 
 def test_a_gate_of_nothing_turns_nothing_and_can_learn():
@@ -35,3 +36,37 @@ def test_a_gated_layer_keeps_float32_and_says_what_it_is():
     )
     assert rope.double().gate.dtype == torch.float64
     assert "channels=8, heads=2, ndim=2" in repr(rope)
+
+
+ALL = [
+    AxialRope(16),
+    FixedRope("golden", 16, heads=3),
+    MixedRope(16, heads=3),
+    PolarRope(16, heads=3),
+    GatedAxialRope(16, heads=3),
+]
+
+
+@pytest.mark.parametrize("rope", ALL, ids=lambda rope: type(rope).__name__)
+def test_a_layer_called_without_queries_gives_a_copy_of_its_frequencies(rope):
+    frequencies = rope(positions=grid_positions(2, 3))
+    assert torch.equal(frequencies, rope.frequencies())
+    assert all(frequencies.data_ptr() != own.data_ptr() for own in [*rope.parameters(), *rope.buffers()])
+    assert frequencies.requires_grad == any(True for _ in rope.parameters())
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("rope", ALL, ids=lambda rope: type(rope).__name__)
+def test_wrong_calls_are_told_the_right_order(rope):
+    q = torch.randn(2, 49, 3, 16)  # (B, tokens, heads, channels)
+    order = r"the order is \(B, heads, tokens, channels\), and \(2, 49, 3, 16\) seems to need transpose\(-3, -2\)"
+    with pytest.raises(ValueError, match=order):
+        rope(q, q, grid_positions(7, 7))
+    with pytest.raises(
+        ValueError, match=r"got \(7, 7\) for positions; expected a tensor .*rope.grid_positions\(7, 7\)"
+    ):
+        rope(q, q, (7, 7))
+    with pytest.raises(ValueError, match=r"got queries, keys or positions alone; expected rope\(q, k, positions\)"):
+        rope(q, positions=grid_positions(7, 7))
+    with pytest.raises(ValueError, match="got None for positions"):
+        rope(q, q)

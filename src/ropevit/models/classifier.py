@@ -1,7 +1,8 @@
 """What training code asks of a classifier of any architecture."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -9,10 +10,14 @@ from torch import Tensor, nn
 
 from ropevit.models.config import ModelConfig
 from ropevit.models.layers import init_linear
+from ropevit.models.packed import Packed
 from ropevit.rope import LearnedRope
 from ropevit.rope.scaling import Scaling
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+
+#: Runs something with a model, images and options.
+Method = Callable[..., Any]
 
 #: How names end of what is never decayed besides vectors and learned rotations: embeddings, bias tables.
 UNDECAYED = (
@@ -36,6 +41,33 @@ class Classifier(nn.Module, Generic[ConfigT]):
 
     scaling: Scaling | None = None
     """Rules for grids larger than the trained one; `ropevit.models.set_scaling` changes them."""
+
+    forward_features: Callable[[Tensor], Tensor]
+    forward_head: Callable[[Tensor], Tensor]
+
+    def forward(
+        self, images: Float[Tensor, "B c *pixels"] | Packed, *, method: str | Method | None = None, **options: Any
+    ) -> Any:
+        """Return the logits of each class (B, K), or what another method gives.
+
+        >>> logits = model(model.pack(images), method="forward_packed")
+
+        Args:
+            images: What the method takes.
+            method: Name of another method of this model, or a function of the model, the images and options, to run
+                instead. Where the model is sharded (FSDP), offloaded or reduces gradients (DDP), call it so: the hooks
+                that bring its parameters in hang on this call.
+            options: Passed on to the method.
+
+        Raises:
+            ValueError: If there is no such method.
+        """
+        if method is None:
+            return self.forward_head(self.forward_features(images), **options)  # pyright: ignore[reportArgumentType]
+        run = getattr(type(self), method, None) if isinstance(method, str) else method
+        if not callable(run):
+            raise ValueError(f"got method={method!r}, which {type(self).__name__} does not have")
+        return run(self, images, **options)
 
     def draw(self, device: torch.device) -> Float[Tensor, "2 2"] | None:
         """Draw the coordinates of a training step, where a rule is random: once for all blocks."""

@@ -1,17 +1,22 @@
 """The parts of a vision transformer block: rotated attention, MLP, stochastic depth."""
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as module_hooks
 
 from ropevit.kernels import rotate_qkv
 from ropevit.models.cut import Cut, attend_in
-from ropevit.models.packed import Rows
+from ropevit.models.packed import Rows, keep_apart
 from ropevit.rope import LearnedRope
 from ropevit.rope.scaling import Scaling
+
+log = logging.getLogger(__name__)
 
 
 class Attention(nn.Module):
@@ -53,7 +58,7 @@ class Attention(nn.Module):
         Where there is a relative bias, all of them are the `grid`'s rows x columns, row-major. Where there are rules
         for larger grids, the positions are those of a whole one; `draw` is what a training step drew for them.
         """
-        frequencies, temperature = frequencies if self.rope is None else self.rope.freqs, None
+        frequencies, temperature = layer_frequencies(self.rope, frequencies, positions.dtype), None
         num_prefix = x.shape[1] - positions.shape[-2]
         if self.scaling is not None and frequencies is not None:
             positions, frequencies, temperature = self.scaling(positions, frequencies, draw)
@@ -71,6 +76,36 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
+def layer_frequencies(
+    rope: LearnedRope | None, shared: Float[Tensor, "ndim *a P"] | None, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "ndim *A P"] | None:
+    """Give a layer its own frequencies, or those that all layers share.
+
+    Args:
+        rope: The rotation of the layer, if it has its own. It is called, so that what hangs on it (offloading,
+            sharding) brings its parameters in.
+        shared: Frequencies that the model passes to all layers.
+        dtype: Of the positions.
+    """
+    frequencies = shared if rope is None else rope()
+    if frequencies is not None and not torch.compiler.is_compiling():
+        for name, given in (("positions", dtype), ("frequencies", frequencies.dtype)):
+            if given.itemsize < 4:
+                warn_of_rounding(name, given)
+    return frequencies
+
+
+@cache
+def warn_of_rounding(name: str, dtype: torch.dtype) -> None:
+    """Say once in the log that something has rounded what must not be rounded: no cast of a model does."""
+    log.warning(
+        "attention got %s in %s, which makes angles wrong; most often a mixed precision policy of FSDP has cast them: "
+        "see 'Sharding and offloading' in docs/troubleshooting.md",
+        name,
+        dtype,
+    )
+
+
 def project(
     qkv: nn.Module,
     x: Float[Tensor, "B n C"],
@@ -84,8 +119,16 @@ def project(
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Make queries, keys and values of tokens, and turn the first two by the tokens' positions."""
     packed = sharpened(qkv(x).unflatten(-1, (3, heads, -1)), temperature)
-    inplace = not qkv._forward_hooks  # a hook may keep what the layer returned
-    return split(packed, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
+    return split(packed, positions, frequencies, num_prefix, inplace=is_alone(qkv), backend=backend)
+
+
+def is_alone(layer: nn.Module) -> bool:
+    """Tell whether nobody else can hold what a layer returns: it is a plain linear one, on which nothing hangs.
+
+    A hook may keep what it was shown, a wrapper what the layer within returned.
+    """
+    plain = type(layer).forward is nn.Linear.forward and "forward" not in layer.__dict__
+    return plain and not layer._forward_hooks and not module_hooks._global_forward_hooks
 
 
 def split(
@@ -216,6 +259,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "B n C"]:
         """Mix the tokens (of each image, where `rows` tells them apart; in the windows of a cut), then work on each."""
         mask, mixed = None if rows is None else rows.mask, self.norm1(x)
+        mixed = mixed if rows is None else keep_apart(mixed, rows)
         if cut is None:
             mixed = self.attn(mixed, positions, frequencies, mask, grid, draw=draw)
         else:

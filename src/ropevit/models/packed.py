@@ -3,7 +3,7 @@
 Source: Dehghani et al. 2023 (arXiv:2307.06304), NaViT.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropevit.models.sizes import check_size
+from ropevit.models.sizes import check_floats, check_size
 from ropevit.rope import grid_positions
 
 
@@ -24,6 +24,8 @@ class Rows(NamedTuple):
     """True where a query may see a key."""
     num_images: int
     """Number of images."""
+    shared: bool = True
+    """Whether images share rows, so that what is not finite in one must be kept from the others."""
 
 
 class Packed(NamedTuple):
@@ -113,6 +115,7 @@ class Tokens(NamedTuple):
 
 def tokens_of(image: Float[Tensor, "c H W"], patch_size: int, num_prefix: int, keep: Int[Tensor, "m"] | None) -> Tokens:
     """Cut one image into the patches that it keeps, with places for its prefix tokens in front."""
+    check_floats(image)
     check_size(image.shape[1], image.shape[2], patch_size)
     h, w = image.shape[1] // patch_size, image.shape[2] // patch_size
     patches = image.unflatten(2, (w, patch_size)).unflatten(1, (h, patch_size)).permute(1, 3, 0, 2, 4)
@@ -258,6 +261,45 @@ def mean_patch(tokens: Float[Tensor, "R L C"], packed: Packed) -> Float[Tensor, 
     """Average the patch tokens of each image."""
     image, count = packed.image.flatten().clamp(min=0), packed.first.shape[0]
     values = tokens.flatten(0, 1).to(torch.promote_types(tokens.dtype, torch.float32))
-    patch = ((packed.prefix < 0) & (packed.image >= 0)).flatten().to(values.dtype)
-    sums = values.new_zeros(count, values.shape[-1]).index_add(0, image, values * patch.unsqueeze(1))
+    patch = ((packed.prefix < 0) & (packed.image >= 0)).flatten()
+    sums = values.new_zeros(count, values.shape[-1]).index_add(0, image, values.masked_fill(~patch.unsqueeze(1), 0))
+    patch = patch.to(values.dtype)
     return (sums / values.new_zeros(count).index_add(0, image, patch).unsqueeze(1)).to(tokens.dtype)
+
+
+def encode_apart(
+    packed: Packed, embed: Callable[[Packed], Tensor], encode: Callable[[Tensor], Tensor]
+) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
+    """Embed and encode a packed batch such that an image with a value that is not finite changes no other.
+
+    Args:
+        packed: The batch.
+        embed: Turns the batch into tokens.
+        encode: Turns tokens into features, in blocks that call `keep_apart`.
+
+    Returns:
+        Features, and which images have a value that is not finite, in their pixels or on the way: their features are 0.
+    """
+    damaged = not_finite(packed.patches, packed)
+    features = encode(embed(packed._replace(patches=packed.patches.masked_fill(belongs_to(damaged, packed), 0))))
+    damaged = damaged | not_finite(features, packed)
+    return features.masked_fill(belongs_to(damaged, packed), 0), damaged
+
+
+def keep_apart(x: Float[Tensor, "R L C"], rows: Rows) -> Float[Tensor, "R L C"]:
+    """Set tokens to 0 that hold a value that is not finite, where images share rows.
+
+    In attention a hidden key still counts as 0 times its value, which is no number where the value is none.
+    """
+    return x.masked_fill(~x.isfinite().all(-1, keepdim=True), 0) if rows.shared else x
+
+
+def belongs_to(images: Bool[Tensor, "B"], packed: Packed) -> Bool[Tensor, "R L 1"]:
+    """Tell which tokens belong to some images."""
+    return (images[packed.image.clamp(min=0)] & (packed.image >= 0)).unsqueeze(-1)
+
+
+def not_finite(values: Float[Tensor, "R L C"], packed: Packed) -> Bool[Tensor, "B"]:
+    """Tell which images have a value that is infinite or not a number."""
+    bad = (~values.isfinite().all(-1) & (packed.image >= 0)).flatten()
+    return torch.zeros_like(packed.first).index_add(0, packed.image.clamp(min=0).flatten(), bad.long()) > 0

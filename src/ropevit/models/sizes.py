@@ -13,14 +13,24 @@ def check_size(height: int, width: int, patch_size: int) -> None:
         )
 
 
+def check_floats(images: Tensor) -> None:
+    """Refuse images of whole numbers, which nothing has normalised."""
+    if not images.is_floating_point():
+        raise ValueError(
+            f"got images of {images.dtype}; expected floating-point pixels, normalised as in training: "
+            "(images.float() / 255 - mean) / std"
+        )
+
+
 def check_input(images: Tensor, channels: int, patch: tuple[int, ...]) -> None:
-    """Refuse what a model does not take: an image for a clip or the other way round, or what no patches tile.
+    """Refuse what a model does not take: whole numbers, images for clips or the other way round, or parts of patches.
 
     Args:
         images: What came.
         channels: Of the images wanted.
         patch: Rows and columns of a patch; (frames, rows, columns) where clips are wanted.
     """
+    check_floats(images)
     shape, video = tuple(images.shape), len(patch) == 3
     sides = "T, H, W" if video else "H, W"
     if images.ndim == 4 and video:

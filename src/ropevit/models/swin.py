@@ -17,6 +17,7 @@ from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
 from ropevit.models.packed import embed_each
 from ropevit.models.positions import SWIN_EMBEDDINGS
 from ropevit.models.rotations import apply_scaling, block_rope, check_rotation, shared_rope
+from ropevit.models.sizes import check_floats
 from ropevit.models.windows import WindowAttention
 from ropevit.rope import ROPE_TYPES, LearnedRope
 
@@ -264,8 +265,9 @@ class Swin(Classifier[SwinConfig]):
                 stretched over each image instead of the batch.
 
         Raises:
-            ValueError: If the images have a wrong rank or channels, or no pixels.
+            ValueError: If the images are no floats, have a wrong rank or channels, or no pixels.
         """
+        check_floats(images)
         channels = self.config.in_channels
         if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
             raise ValueError(f"got images of shape {tuple(images.shape)}; expected (B, {channels}, H, W)")
@@ -311,10 +313,6 @@ class Swin(Classifier[SwinConfig]):
     def forward_head(self, features: Float[Tensor, "B h w C"]) -> Float[Tensor, "B K"]:
         """Average the tokens and classify."""
         return self.head(features.mean((1, 2)))
-
-    def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K"]:
-        """Return the logits of each class."""
-        return self.forward_head(self.forward_features(images))
 
     def forward_intermediates(
         self, images: Float[Tensor, "B c H W"], indices: Sequence[int] | None = None

@@ -8,14 +8,13 @@ from typing import ClassVar, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ropevit.models.classifier import Classifier
 from ropevit.models.config import ModelConfig
 from ropevit.models.cut import Cut
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding, resize_time
-from ropevit.models.packed import Packed, Rows, embed_each, mean_patch, pack, sample_embedding
+from ropevit.models.packed import Packed, Rows, belongs_to, embed_each, encode_apart, mean_patch, pack, sample_embedding
 from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.models.rotations import apply_scaling, block_rope, check_rotation, shared_rope
 from ropevit.models.sizes import check_frames, check_input, check_size
@@ -291,10 +290,6 @@ class ViT(Classifier[ViTConfig]):
         pooled = features[:, 0] if self.config.pooling == "token" else features[:, self.num_prefix :].mean(1)
         return self.head(pooled)
 
-    def forward(self, images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B K"]:
-        """Return the logits of each class."""
-        return self.forward_head(self.forward_features(images))
-
     def forward_intermediates(
         self, images: Float[Tensor, "B c *pixels"], indices: Sequence[int], norm: bool = False
     ) -> list[Float[Tensor, "B C *grid"]]:
@@ -342,7 +337,9 @@ class ViT(Classifier[ViTConfig]):
 
     def embed_packed(self, packed: Packed) -> Float[Tensor, "R L C"]:
         """Turn a packed batch into tokens."""
-        x = F.linear(packed.patches, self.patch_embed.proj.weight.flatten(1), self.patch_embed.proj.bias)
+        side = self.config.patch_size
+        strips = packed.patches.unflatten(2, (-1, side, side)).permute(0, 2, 3, 1, 4).flatten(3)  # a row of patches
+        x = self.patch_embed(strips).flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
             x = x + sample_embedding(self.pos_embed, self.config.grid, packed.positions, packed.grids).to(x.dtype)
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
@@ -351,30 +348,34 @@ class ViT(Classifier[ViTConfig]):
         tokens = torch.cat([*prefix], dim=1)[0].to(x.dtype)
         return torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
 
+    def encode_packed(self, packed: Packed) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
+        """Return all tokens of a packed batch after the final norm, and which images are not finite (theirs are 0)."""
+        self.check_packable()
+        rest = packed.positions, packed.rows()
+        return encode_apart(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
+
     def forward_packed_features(self, packed: Packed) -> Float[Tensor, "R L C"]:
         """Return all tokens of a packed batch after the final norm; `packed.split` gives each image its own.
 
         Raises:
             ValueError: If the model has rules for larger grids, or is for videos.
         """
-        self.check_packable()
-        return self.encode(self.embed_packed(packed), packed.positions, packed.rows())
+        features, damaged = self.encode_packed(packed)
+        return features.masked_fill(belongs_to(damaged, packed), float("nan"))
 
     def forward_packed(self, packed: Packed) -> Float[Tensor, "B K"]:
-        """Return the logits of each image of a packed batch, as if each had been alone.
+        """Return the logits of each image of a packed batch, as if each had been alone; NaN for one that is not finite.
 
         >>> logits = model.forward_packed(model.pack([image_of_160x320, image_of_224x224]))
         """
-        features = self.forward_packed_features(packed)
-        if self.config.pooling == "token":
-            return self.head(features.flatten(0, 1)[packed.first])
-        return self.head(mean_patch(features, packed))
+        features, damaged = self.encode_packed(packed)
+        pooled = (
+            features.flatten(0, 1)[packed.first] if self.config.pooling == "token" else mean_patch(features, packed)
+        )
+        return self.head(pooled).masked_fill(damaged.unsqueeze(1), float("nan"))
 
     def layer_index(self, name: str) -> int:
-        """Tell the depth of a parameter for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head.
-
-        Learned frequencies belong to their block.
-        """
+        """Tell the depth of a parameter for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head."""
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
         return len(self.blocks) + 1 if name.startswith(("norm.", "head.")) else 0

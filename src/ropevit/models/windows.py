@@ -19,7 +19,7 @@ from ropevit.kernels.windows import (
     to_windows,
     window_mask,
 )
-from ropevit.models.layers import project, resize_embedding, sharpened
+from ropevit.models.layers import layer_frequencies, project, resize_embedding, sharpened
 from ropevit.rope import LearnedRope, grid_positions
 from ropevit.rope.scaling import Scaling
 
@@ -99,7 +99,7 @@ class WindowAttention(nn.Module):
 
         Positions that a rule moves stay here: windows hold nothing but patches, and scores depend on differences.
         """
-        frequencies = frequencies if self.rope is None else self.rope.freqs
+        frequencies = layer_frequencies(self.rope, frequencies)
         if self.scaling is None or frequencies is None:
             return frequencies, None
         _, frequencies, temperature = self.scaling(

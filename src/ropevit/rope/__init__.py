@@ -6,7 +6,7 @@
 from ropevit.rope.families import golden_frequencies, polar_frequencies, simplex_frequencies, spiral_frequencies
 from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis, random_directions
 from ropevit.rope.grid import crop_positions, grid_positions, kept_positions, packed_positions, window_positions
-from ropevit.rope.layers import AxialRope, FixedRope, GatedAxialRope, LearnedRope, MixedRope, PolarRope
+from ropevit.rope.layers import AxialRope, FixedRope, GatedAxialRope, LearnedRope, MixedRope, PolarRope, Rope
 from ropevit.rope.rotation import Turn, angles, apply_turn, make_turn, rotate
 from ropevit.rope.types import ROPE_TYPES, RopeSpec, RopeType, register_rope_type
 
@@ -28,6 +28,7 @@ __all__ = [
     "LearnedRope",
     "MixedRope",
     "PolarRope",
+    "Rope",
     "RopeSpec",
     "RopeType",
     "Turn",

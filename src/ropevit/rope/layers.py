@@ -9,10 +9,52 @@ from torch import Tensor, nn
 
 from ropevit.rope.families import FIXED, count_pairs, polar_frequencies, speeds
 from ropevit.rope.frequencies import axial_frequencies, check_theta, mixed_frequencies, pairs_per_axis
-from ropevit.rope.rotation import Turn, make_turn, rotate
+from ropevit.rope.rotation import Turn, check_positions, make_turn, rotate
 
 
-class AxialRope(nn.Module):
+class Rope(nn.Module):
+    """Base of the rotations: `q, k = rope(q, k, positions)`, or `rope()` for the frequencies alone.
+
+    Whoever needs the frequencies of a module in a forward pass calls it: hooks of offloading and sharding bring its
+    parameters in only then.
+    """
+
+    def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim *A P"]:
+        """Compute the frequencies, in radians per patch; fixed ones on a device, learned ones where they are."""
+        raise NotImplementedError
+
+    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
+        """Compute the cosines and sines of this layer, (A or 1, num_prefix + N, P) for each set of positions."""
+        return make_turn(positions, self(positions=positions), num_prefix)
+
+    def forward(
+        self,
+        q: Tensor | None = None,
+        k: Tensor | None = None,
+        positions: Float[Tensor, "*B N ndim"] | None = None,
+        num_prefix: int = 0,
+    ) -> tuple[Tensor, Tensor] | Tensor:
+        """Rotate queries and keys (B, A, num_prefix + N, D), see `rotate`; without them, give the frequencies.
+
+        Args:
+            q: Queries.
+            k: Keys.
+            positions: Of the patch tokens; without queries and keys, what names the device of fixed frequencies.
+            num_prefix: Class and register tokens in front, which are not turned.
+
+        Raises:
+            ValueError: As `rotate`, or if only one of queries and keys is given.
+        """
+        if q is None and k is None:  # a copy: a sharded parameter is freed when this returns
+            return self.frequencies(None if positions is None else positions.device).clone()
+        if q is None or k is None:
+            raise ValueError("got queries, keys or positions alone; expected rope(q, k, positions)")
+        check_positions(positions)
+        assert positions is not None
+        return rotate(q, k, positions, self.frequencies(positions.device), num_prefix)
+
+
+class AxialRope(Rope):
     """Rotation with fixed frequencies, each pair turning along one axis; it has no parameters and no buffers.
 
     Args:
@@ -34,22 +76,12 @@ class AxialRope(nn.Module):
         """Compute the frequencies on a device, in radians per patch."""
         return axial_frequencies(self.channels, self.theta, self.ndim, self.pairs, device)
 
-    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
-        """Compute the cosines and sines that all layers share."""
-        return make_turn(positions, self.frequencies(positions.device), num_prefix)
-
-    def forward(
-        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
-        return rotate(q, k, positions, self.frequencies(positions.device), num_prefix)
-
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
         return f"channels={self.channels}, theta={self.theta:g}, pairs={self.pairs}"
 
 
-class FixedRope(nn.Module):
+class FixedRope(Rope):
     """Rotation of an image with fixed frequencies of another family; it has no parameters and no buffers.
 
     Args:
@@ -72,22 +104,12 @@ class FixedRope(nn.Module):
         """Compute the frequencies on a device, in radians per patch."""
         return FIXED[self.kind](self.channels, self.heads, self.theta, device)
 
-    def turn(self, positions: Float[Tensor, "*B N 2"], num_prefix: int = 0) -> Turn:
-        """Compute the cosines and sines that all layers share."""
-        return make_turn(positions, self.frequencies(positions.device), num_prefix)
-
-    def forward(
-        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N 2"], num_prefix: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
-        return rotate(q, k, positions, self.frequencies(positions.device), num_prefix)
-
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
         return f"{self.kind}, channels={self.channels}, heads={self.heads}, theta={self.theta:g}"
 
 
-class LearnedRope(nn.Module):
+class LearnedRope(Rope):
     """Base of the rotations that learn: their parameters stay float32 when the model is cast to a shorter dtype.
 
     They should not be decayed.
@@ -100,15 +122,10 @@ class LearnedRope(nn.Module):
         """Start anew."""
         raise NotImplementedError
 
-    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
-        """Compute the cosines and sines of this layer, (A, num_prefix + N, P) for each set of positions."""
-        return make_turn(positions, self.freqs, num_prefix)
-
-    def forward(
-        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
-        return rotate(q, k, positions, self.freqs, num_prefix)
+    def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim heads P"]:
+        """Give `freqs`, where they are; read in a forward pass by calling the module."""
+        del device
+        return self.freqs
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LearnedRope":
         """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
@@ -210,7 +227,7 @@ class PolarRope(LearnedRope):
         return f"{super().extra_repr()}, theta={self.theta:g}, speeds {self.slowest:g} to {self.fastest:.4g}"
 
 
-class GatedAxialRope(nn.Module):
+class GatedAxialRope(Rope):
     """RoPE-Axial whose angles each head fades in from nothing: angle = tanh(gate) (f_x x + f_y y).
 
     At gate 0, where it starts, nothing turns, and the gradient of the gate is not 0; far from 0 it is RoPE-Axial. At
@@ -236,19 +253,10 @@ class GatedAxialRope(nn.Module):
         self.gate = nn.Parameter(torch.zeros(heads))
         self.register_buffer("freqs", axial_frequencies(channels, theta, ndim, pairs))
 
-    def frequencies(self) -> Float[Tensor, "ndim heads P"]:
-        """Compute the faded frequencies of each head, in radians per patch."""
+    def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim heads P"]:
+        """Compute the faded frequencies of each head, in radians per patch, where they are."""
+        del device
         return self.freqs.unsqueeze(1) * self.gate.tanh().unsqueeze(-1)
-
-    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
-        """Compute the cosines and sines of this layer, (A, num_prefix + N, P) for each set of positions."""
-        return make_turn(positions, self.frequencies(), num_prefix)
-
-    def forward(
-        self, q: Tensor, k: Tensor, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """Rotate queries and keys (B, A, num_prefix + N, D); see `rotate`."""
-        return rotate(q, k, positions, self.frequencies(), num_prefix)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedAxialRope":
         """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""

@@ -38,7 +38,6 @@ class TimmModel(Classifier[ConfigT]):
 
     poolings: ClassVar[tuple[str, ...]]
     layer_index: Callable[[str], int]
-    forward_features: Callable[[Tensor], Tensor]
 
     def __init__(self, config: ConfigT, global_pool: str | None = None):
         super().__init__(config)
@@ -94,10 +93,6 @@ class TimmModel(Classifier[ConfigT]):
         """Pool and classify; `pre_logits` stops before the head."""
         pooled = features if self.unpooled else self.pool(features)
         return pooled if pre_logits else self.head(pooled)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of each class (B, K); of each token where none are pooled."""
-        return self.forward_head(self.forward_features(images))
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a new one, and the pooling where one is given; 0 classes leave the head out."""

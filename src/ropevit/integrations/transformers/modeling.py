@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -125,14 +125,10 @@ class RopePreTrainedModel(PreTrainedModel):
             raise ValueError(f"got pixel_values of {pixel_values.dtype}; expected floats, as an image processor gives")
         return pixel_values.to(self.ropevit.patch_embed.proj.weight.dtype)
 
-    def features(
-        self, images: Float[Tensor, "B c H W"], output_hidden_states: bool | None
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Return what follows the final norm and, if asked for, the tokens before it: embedded, after each stage."""
-        if not wants_states(self.config, output_hidden_states):
-            return self.ropevit.forward_features(images), None
-        states = tuple(run(self.ropevit, images))
-        return self.ropevit.norm(states[-1]), tuple(as_tokens(state) for state in states)
+    def run(self, images: Float[Tensor, "B c H W"], output_hidden_states: bool | None) -> "Outputs":
+        """Run the model of this package."""
+        wanted = wants_states(self.config, output_hidden_states)
+        return self.ropevit(images, method=outputs_of, hidden_states=wanted)
 
 
 class RopeModel(RopePreTrainedModel):
@@ -161,11 +157,9 @@ class RopeModel(RopePreTrainedModel):
             output_attentions: Refused if true.
         """
         images = self.prepare(pixel_values, output_attentions)
-        features, states = self.features(images, output_hidden_states)
+        found = self.run(images, output_hidden_states)
         return BaseModelOutputWithPooling(
-            last_hidden_state=as_tokens(features),
-            pooler_output=self.ropevit.forward_head(features),
-            hidden_states=states,
+            last_hidden_state=as_tokens(found.features), pooler_output=found.head, hidden_states=found.hidden_states
         )
 
 
@@ -198,10 +192,9 @@ class RopeForImageClassification(RopePreTrainedModel):
             output_attentions: Refused if true.
         """
         images = self.prepare(pixel_values, output_attentions)
-        features, states = self.features(images, output_hidden_states)
-        logits = self.ropevit.forward_head(features)
-        loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=states)
+        found = self.run(images, output_hidden_states)
+        loss = None if labels is None else self.loss_function(labels, found.head, self.config)
+        return ImageClassifierOutput(loss=loss, logits=found.head, hidden_states=found.hidden_states)
 
 
 class RopeBackbone(BackboneMixin, RopePreTrainedModel):
@@ -248,7 +241,8 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
         images = self.prepare(pixel_values, output_attentions)
         wanted = [self.stage_names.index(name) for name in self.out_features]
         everything = wants_states(self.config, output_hidden_states)
-        states = list(islice(run(self.ropevit, images), None if everything else max(wanted) + 1))
+        count = None if everything else max(wanted) + 1
+        states = self.ropevit(images, method=lambda model, images: list(islice(states_of(model, images), count)))
         maps: Any = tuple(as_map(self.ropevit, states[index], images) for index in wanted)
         return BackboneOutput(
             feature_maps=maps,
@@ -308,7 +302,28 @@ def wants_states(config: RopeConfig, asked: bool | None) -> bool:
     return bool(wanted)
 
 
-def run(model: Model, images: Float[Tensor, "B c H W"]) -> Iterator[Tensor]:
+class Outputs(NamedTuple):
+    """What a model of this package gives for a batch."""
+
+    features: Tensor
+    """What follows the final norm."""
+    head: Tensor
+    """What the head makes of it: logits, or the pool where there is no head."""
+    hidden_states: tuple[Tensor, ...] | None
+    """The tokens before the norm, if asked for: embedded, after each block or stage."""
+
+
+def outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states: bool) -> Outputs:
+    """Run a model; called as a method of it, so that its own hooks (offloading, sharding) run around it."""
+    if not hidden_states:
+        features = model.forward_features(images)
+        return Outputs(features, model.forward_head(features), None)
+    states = tuple(states_of(model, images))
+    features = model.norm(states[-1])
+    return Outputs(features, model.forward_head(features), tuple(as_tokens(state) for state in states))
+
+
+def states_of(model: Model, images: Float[Tensor, "B c H W"]) -> Iterator[Tensor]:
     """Give the state of all tokens after the embedding and after each block (ViT) or stage (Swin), one by one."""
     if isinstance(model, Swin):
         x = model.embed(images)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ropevit.models.sizes import check_floats
 from ropevit.models.swin import Swin
 from ropevit.models.vit import ViT
 
@@ -54,7 +55,8 @@ class Backbone(nn.Module, Generic[BodyT]):
 
 
 def check_images(images: Tensor, sizes: Tensor | None, in_channels: int) -> None:
-    """Refuse a batch with a wrong rank or channels, without pixels, or with sizes of other images."""
+    """Refuse a batch of no floats, with a wrong rank or channels, without pixels, or with sizes of other images."""
+    check_floats(images)
     if images.ndim != 4 or images.shape[1] != in_channels or 0 in images.shape[2:]:
         raise ValueError(f"got images of shape {tuple(images.shape)}; expected (B, {in_channels}, H, W)")
     if sizes is not None and sizes.shape != (images.shape[0], 2):

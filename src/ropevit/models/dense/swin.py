@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ropevit.kernels.windows import covering
@@ -88,16 +88,28 @@ class DenseSwin(Backbone[Swin]):
         Raises:
             ValueError: If the images have a wrong rank or channels, or the sizes are those of other images.
         """
-        patch, body = self.config.body.patch_size, self.body
+        patch = self.config.body.patch_size
         check_images(images, sizes, self.config.body.in_channels)
         real = None
         if self.config.padding == "masked" and sizes is not None:
             h, w = (covering(side, patch) for side in images.shape[2:])
             real = covered(sizes.to(images.device), h, w, patch)
-        states = enumerate(body.run_stages(body.embed(images, real), real))
-        shown = [x for stage, x in states if stage in self.config.shown]
+        shown = self.body(images, method=self.run_body, valid=real)
         features = [norm(x).permute(0, 3, 1, 2).contiguous() for norm, x in zip(self.norms, shown, strict=True)]
         maps = show(features, image_sizes(images, sizes), self.strides)
         if real is None:
             return maps
         return Maps([hide(x, keep) for x, keep in zip(maps.features, maps.valid, strict=True)], maps.valid)
+
+    def run_body(
+        self, body: Swin, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None
+    ) -> list[Float[Tensor, "B _ _ _"]]:
+        """Return the maps of the stages that are shown, channels last; it runs as a method of the body.
+
+        Args:
+            body: The body.
+            images: Images.
+            valid: Which tokens are image; None for all.
+        """
+        states = enumerate(body.run_stages(body.embed(images, valid), valid))
+        return [x for stage, x in states if stage in self.config.shown]

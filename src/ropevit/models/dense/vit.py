@@ -135,22 +135,23 @@ class DenseViT(Backbone[ViT]):
         images = pad_to(images, max(patch, *self.strides[: len(self.config.pyramid.scales)]))
         h, w = images.shape[2] // patch, images.shape[3] // patch
         real = covered(sizes, h, w, patch) if masked else None
-        taps = [x.transpose(1, 2).unflatten(2, (h, w)) for x in self.tap(images, real)]
+        taps = [x.transpose(1, 2).unflatten(2, (h, w)) for x in self.body(images, method=self.tap, valid=real)]
         taps = [hide(x, real) for x in taps] if real is not None else taps
         levels = self.strides[: len(self.config.pyramid.scales)]
         keep = [covered(sizes, h * patch // s, w * patch // s, s) if masked else None for s in levels]
         return show(self.pyramid(taps, keep), sizes, self.strides)
 
     def tap(
-        self, images: Float[Tensor, "B c H W"], valid: Bool[Tensor, "B h w"] | None
+        self, body: ViT, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None
     ) -> list[Float[Tensor, "B N C"]]:
-        """Return the tokens after the tapped blocks.
+        """Return the tokens after the tapped blocks; it runs as a method of the body.
 
         Args:
+            body: The body.
             images: Images that the patches tile.
             valid: Tokens that others may see; None for all, zeros in windows that they do not fill among them.
         """
-        body, config = self.body, self.config
+        config = self.config
         if valid is not None and body.scaling is not None:
             raise ValueError(
                 f"got padding='masked' with scaling={body.config.scaling!r}; rules see the grid of the batch, and "
@@ -168,7 +169,7 @@ def whole_rows(valid: Bool[Tensor, "B h w"]) -> Rows:
     """Say that each row is one image, of which the valid tokens may be seen."""
     keys = valid.flatten(1)
     image = torch.arange(len(keys), device=keys.device).unsqueeze(1).expand_as(keys)
-    return Rows(image, key_mask(keys), len(keys))
+    return Rows(image, key_mask(keys), len(keys), shared=False)
 
 
 def pad_to(images: Float[Tensor, "B c H W"], multiple: int) -> Float[Tensor, "B c H2 W2"]:
