@@ -1,6 +1,5 @@
 """The state of a training on disk: its checkpoint and its log, refused where they are damaged."""
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -59,7 +58,7 @@ def resume(state: State, job: Job) -> None:
         content, _ = read_file(path)
         check(content, job)
         state.model.load_state_dict(content["model"])
-        state.optimizer.load_state_dict(copy.deepcopy(content["optimizer"]))  # the file is mapped, and replaced later
+        state.optimizer.load_state_dict(content["optimizer"])
         check_moments(state.optimizer)
     except Exception as error:  # what is damaged can raise anything
         raise ValueError(f"cannot go on from {path}: {first_line(error)}; delete it to train this run again") from error

@@ -24,5 +24,5 @@ def content_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> st
     digest = hashlib.sha256(json.dumps(sorted((key, text) for key, text in header.items() if key != KEY)).encode())
     for name, tensor in sorted(state.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"

@@ -61,7 +61,7 @@ def checked(value: Any, hint: Any, name: str) -> Any:
     """
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
-        if is_dataclass(option) and isinstance(value, dict):
+        if isinstance(option, type) and is_dataclass(option) and isinstance(value, dict):
             return from_json(option, value)  # which names what is wrong inside
         if get_origin(option) is tuple and isinstance(value, list | tuple):
             kinds = get_args(option)
