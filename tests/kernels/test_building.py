@@ -71,6 +71,17 @@ def test_a_compiler_that_fails_in_any_way_is_one_line(cache, build, script, cont
     assert list(cache.iterdir()) == list((cache.parent / "temporary").iterdir()) == []
 
 
+@needs_compiler
+@pytest.mark.parametrize("size", [40, 100, 4096, 8192, 12000])
+def test_half_a_library_that_a_compiler_wrote_is_not_loaded(cache, build, script, size):
+    cuts = f'#!/bin/sh\n{CC} "$@"\nfor a; do [ "$p" = -o ] && truncate -s {size} "$a"; p=$a; done\n'
+    with pytest.raises(
+        building.BuildError, match=r"cannot be loaded, or kept anywhere: .*(is cut short|file too short)"
+    ):
+        build(script(cuts.encode()))
+    assert list(cache.iterdir()) == []
+
+
 def test_a_compiler_that_hangs_is_ended_with_its_children(cache, build, script, monkeypatch, tmp_path):
     monkeypatch.setattr(building, "BUILD_SECONDS", 1.0)
     hangs = script(f"#!/bin/sh\nsleep 1000 & echo $! > {tmp_path}/child; wait\n".encode())

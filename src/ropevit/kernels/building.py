@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -97,7 +98,7 @@ def load_or_build(command: str, source: Path, facts: str, functions: Sequence[st
         with tempfile.TemporaryDirectory(prefix="ropevit-", ignore_cleanup_errors=True) as temporary:
             library = build(command, source, Path(temporary), stem, functions)  # stays loaded without its file
     except OSError as error:
-        raise BuildError(printable(error)) from error
+        raise BuildError(f"what {command} built cannot be loaded, or kept anywhere: {printable(error)}") from error
     log.warning(
         "the cache cannot keep the C kernel, which each process builds anew (%s); set ROPEVIT_CACHE to another folder",
         printable(unusable),
@@ -127,13 +128,33 @@ def load(path: Path, functions: Sequence[str]) -> ctypes.CDLL:
     """Load a library.
 
     Raises:
-        OSError: If it is none, lacks a function, or may not be loaded from where it is.
+        OSError: If it is none or not whole, lacks a function, or may not be loaded from where it is.
     """
+    if path.stat().st_size < elf_size(path.read_bytes()):
+        raise OSError(f"{path.name} is cut short")
     library = ctypes.CDLL(str(path.absolute()))
     missing = [name for name in functions if not hasattr(library, name)]
     if missing:
         raise OSError(f"{path.name} lacks {', '.join(missing)}")
     return library
+
+
+def elf_size(content: bytes) -> int:
+    """Tell the bytes that a 64-bit ELF file must have, by its tables and segments; 0 for another file.
+
+    The system's loader maps what should be there: a file that is cut short ends the process.
+
+    Source: System V ABI, chapters 4 and 5 (ELF header, program header).
+    """
+    if content[:6] != b"\x7fELF\x02\x01" or len(content) < 64:
+        return 0
+    segments, sections = struct.unpack_from("<2Q", content, 32)
+    segment_size, segment_count, section_size, section_count = struct.unpack_from("<4H", content, 54)
+    ends = [segments + segment_size * segment_count, sections + section_size * section_count]
+    for start in range(segments, min(ends[0], len(content) - 55), segment_size or 1):
+        offset, (size,) = struct.unpack_from("<Q", content, start + 8)[0], struct.unpack_from("<Q", content, start + 32)
+        ends.append(offset + size)
+    return max(ends)
 
 
 def build(command: str, source: Path, folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDLL:
