@@ -210,7 +210,7 @@ def table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
 def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
     """Say what is wrong with the form of an entry; whole numbers written as 7.0 become 7."""
     for key, kind in TABLES[name].items():
-        value = entry.get(key)
+        value: Any = entry.get(key)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = entry[key] = int(value)
         if not isinstance(value, kind) or isinstance(value, bool):

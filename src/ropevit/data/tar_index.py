@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -83,7 +84,7 @@ def tar_index(path: Path) -> TarIndex:
     return index
 
 
-def pack(index: TarIndex) -> dict[str, np.ndarray]:
+def pack(index: TarIndex) -> dict[str, Any]:
     """Give the arrays of an index."""
     arrays = {name: getattr(index, name) for name in ("offsets", "sizes", "labels")}
     names = {"keys": index.keys, "left_out": index.left_out}
