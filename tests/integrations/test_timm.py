@@ -247,5 +247,5 @@ def test_descriptions_lead_to_weights_head_and_first_convolution():
 def test_without_timm_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm.models", None)
     monkeypatch.delitem(sys.modules, "ropevit.integrations.timm.pretrained")
-    with pytest.raises(MissingExtraError, match=r'timm is not installed; .* pip install "ropevit\[train\]"'):
+    with pytest.raises(MissingExtraError, match=r'timm is not installed; .* pip install "[.]\[train\]"'):
         importlib.import_module("ropevit.integrations.timm.pretrained")

@@ -545,7 +545,7 @@ def test_without_transformers_or_with_an_old_one_the_error_names_the_extra():
     run = subprocess.run([sys.executable, "-c", NOT_THERE], capture_output=True, text=True, check=True)
     missing, old = run.stdout.splitlines()
     assert missing == 'transformers is not installed; in a clone of ropevit, install it with: pip install ".[dense]"'
-    assert old.startswith("transformers 4.57.1 is too old; install 5.4 or newer")
+    assert old.startswith("transformers 4.57.1 is too old, 5.4 or newer is needed")
 
 
 @BOTH

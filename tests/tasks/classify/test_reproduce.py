@@ -66,7 +66,7 @@ def test_a_throughput_that_says_nothing_is_refused(word, message):
 def run(folder, config, lines, classes=1000, finished=True):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config.to_dict() | {"classes": ["x"] * classes}))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({"step": 1, **line}) + "\n" for line in lines))
     if finished:
         (folder / "model.safetensors").touch()
 
