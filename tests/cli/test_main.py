@@ -68,7 +68,7 @@ def test_a_public_name_that_is_not_there_is_an_error():
         ),
         (
             "train fashion --device gpu",
-            "invalid choice 'gpu' for argument '--device'. Expected one of ('auto',",
+            "got device 'gpu'; take auto, cpu, cuda, cuda:N, mps or xpu",
         ),
         ("train fashon", "no recipe named 'fashon'; did you mean fashion? There are of classifiers deit3_small, "),
         ("train dino_swin_tiny", "no recipe named 'dino_swin_tiny'; did you mean detect/dino_swin_tiny or "),

@@ -139,7 +139,7 @@ def test_wrong_input_is_answered_by_its_error_alone(tmp_path):
     assert run.stderr.startswith("error: found no folder nowhere")
 
 
-@pytest.mark.parametrize("arguments", [["study", "--sede", "3"], ["stdy"], []])
+@pytest.mark.parametrize("arguments", [["study", "--sede", "3"], ["stdy"]])
 def test_unknown_options_and_verbs_exit_with_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
