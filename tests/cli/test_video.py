@@ -21,7 +21,10 @@ def checkpoint(tmp_path):
     [
         ("eval --data {data} --device cpu --checkpoint {file}", "holds a video model, and this takes models of images"),
         ("predict {data}/red/3.png --checkpoint {file}", "holds a video model, and this takes models of images"),
-        ("export {out}/model.onnx --checkpoint {file}", "holds a video model, and this takes models of images; in Python, feed clips"),
+        (
+            "export {out}/model.onnx --checkpoint {file}",
+            "holds a video model, and this takes models of images; in Python, feed clips",
+        ),
         ("convert {file} {out}/other.bin --to timm", "has frames=4, which the timm layout cannot say"),
     ],
 )
