@@ -25,7 +25,7 @@ def test_hidden_markers_are_known_less_well():
     ape, axial = curve("deit_small_patch16_LS"), curve("rope_axial_deit_large_patch16_LS")
     assert [size for size, figure in ape.items() if figure.within == 0.1] == [144, 192]
     assert (axial[192].percent, axial[192].within) == (83.85, 0.1)
-    assert curve("rope_mixed_deit_small_patch16_LS")[512] == published.Figure(79.1, 0.05, DRAWN)
+    assert curve("rope_mixed_deit_small_patch16_LS")[512] == published.PublishedResult(79.1, 0.05, DRAWN)
 
 
 def test_curves_agree_with_others_measurements_as_far_as_they_claim():

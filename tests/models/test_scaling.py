@@ -10,7 +10,7 @@ from ropevit import create_model, load_model, load_weights, parameter_groups, sa
 from ropevit.kernels import set_backend
 from ropevit.models import Swin, SwinConfig, ViT, ViTConfig, get_config, set_scaling
 from ropevit.models.dense.vit import DenseViT, DenseViTConfig
-from ropevit.rope.scaling import RULES
+from ropevit.rope.scaling import SCALING_METHODS
 
 FAMILIES = ("golden", "spiral", "simplex", "polar")
 TINY = {"num_classes": 3, "img_size": (16, 16), "patch_size": 4}
@@ -79,7 +79,7 @@ def test_rules_change_nothing_at_the_trained_grid_and_something_beyond(kind, pos
         larger.load_state_dict(built.state_dict())
     trained, images = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 32, 24)
     at_home, plain = built(trained), larger(images)
-    for rule in [name for name in RULES if name != "jitter"]:
+    for rule in [name for name in SCALING_METHODS if name != "jitter"]:
         set_scaling(built, rule)
         set_scaling(larger, rule)
         assert torch.equal(built(trained), at_home), rule
@@ -156,8 +156,11 @@ def test_rules_and_the_trained_grid_live_in_files(tmp_path):
 
 
 def test_without_weights_the_trained_grid_is_the_models_own():
-    assert get_config("rope_axial_deit_small_patch16_LS", img_size=384, scaling="pi").rules.trained_grid == (24, 24)
-    assert get_config("swin_rope_axial_tiny_patch4_window7_224", scaling="pi").rules.trained_grid == (7, 7)
+    assert get_config("rope_axial_deit_small_patch16_LS", img_size=384, scaling="pi").scaling_methods.trained_grid == (
+        24,
+        24,
+    )
+    assert get_config("swin_rope_axial_tiny_patch4_window7_224", scaling="pi").scaling_methods.trained_grid == (7, 7)
 
 
 def test_files_from_before_there_were_rules_are_read(tmp_path):

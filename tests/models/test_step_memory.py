@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ropevit.models import build_model, get_config
-from ropevit.models.cost import count_multiply_adds
+from ropevit.models.cost import count_macs
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
 from ropevit.models.memory import LiveStorages, count_weights, forward_multiply_adds, step_memory
 
@@ -93,5 +93,5 @@ def test_nothing_without_values_stays_behind():
 
 def test_multiply_adds_and_weights_are_those_of_the_classifier():
     found = forward_multiply_adds(vit, lambda model: model(torch.zeros(1, 3, 64, 96)))
-    assert found == count_multiply_adds(VIT, 64, 96)
+    assert found == count_macs(VIT, 64, 96)
     assert count_weights(vit) == sum(weight.numel() for weight in vit().parameters())

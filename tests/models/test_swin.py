@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from ropevit.models import MODELS, SWIN_EMBEDDINGS, Swin, SwinConfig, get_config, list_models, parameter_groups, windows
-from ropevit.models.cost import count_multiply_adds, count_parameters
+from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.layers import project
 from ropevit.models.published import TOP1
 from ropevit.models.registry import PUBLISHED
@@ -47,7 +47,7 @@ def test_parameter_counts_are_the_published_ones(name, counts):
 
 @pytest.mark.parametrize(("size", "billions"), [("tiny", 4.5), ("small", 8.7), ("base", 15.4)])
 def test_multiply_adds_at_224_are_the_literatures(size, billions):
-    adds = count_multiply_adds(MODELS[f"swin_{size}_patch4_window7_224"], 224, 224)
+    adds = count_macs(MODELS[f"swin_{size}_patch4_window7_224"], 224, 224)
     assert adds / 1e9 == pytest.approx(billions, abs=0.05)
 
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from ropevit import create_model, load_model, load_weights, save_model
 from ropevit.kernels import set_backend
 from ropevit.models import MODELS, Swin, SwinConfig, ViT, ViTConfig, inflate, parameter_groups
-from ropevit.models.cost import count_multiply_adds
+from ropevit.models.cost import count_macs
 from ropevit.models.dense import DenseViTConfig
 from ropevit.rope import axial_frequencies
 from ropevit.weights import WeightsError, convert
@@ -149,7 +149,7 @@ def test_tubelets_permuted_with_their_positions_give_the_same_tokens():
 )
 def test_three_eighths_of_the_pairs_turn_with_x_and_y_each_if_none_are_given(channels, pairs):
     built = config("rope_axial", frames=2, heads=1, width=channels)
-    assert built.budget == pairs
+    assert built.pairs_per_axis == pairs
     assert_close(ViT(built).rope.frequencies(), axial_frequencies(channels, 100.0, 3, pairs))
     assert config("rope_axial", frames=2, pairs=(2, 2, 4)).budget == (2, 2, 4)
 
@@ -261,7 +261,7 @@ def test_published_weights_start_a_video_with_any_budget(tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "small", config("rope_axial"))
     torch.save({"model": model("rope_axial").state_dict()}, tmp_path / "published.pth")
     for pairs in ((4, 4, 0), (3, 3, 2)):
-        assert create_model("small", tmp_path / "published.pth", frames=4, pairs=pairs).config.budget == pairs
+        assert create_model("small", tmp_path / "published.pth", frames=4, pairs=pairs).config.pairs_per_axis == pairs
     with pytest.raises(WeightsError, match=r"does not say its rotation, .* has pairs=\(3, 3, 2\)"):
         create_model("small", tmp_path / "published.pth", pairs=(3, 3, 2))
 
@@ -346,8 +346,8 @@ def test_what_works_on_images_alone_refuses_videos():
 
 
 def test_multiply_adds_of_a_clip_are_counted():
-    still_one = count_multiply_adds(config(num_classes=0), 24, 40)
-    clip = count_multiply_adds(config(num_classes=0, frames=6, tubelet=2), 24, 40)
+    still_one = count_macs(config(num_classes=0), 24, 40)
+    clip = count_macs(config(num_classes=0, frames=6, tubelet=2), 24, 40)
     tokens, width = 15, 48
     attention = [2 * 2 * n * n * width for n in (1 + tokens, 1 + 3 * tokens)]
     linear = 2 * 12 * width**2

@@ -13,7 +13,7 @@ from ropevit.rope import (
     simplex_frequencies,
     spiral_frequencies,
 )
-from ropevit.rope.families import FIXED, polar_directions
+from ropevit.rope.families import FIXED_FREQUENCIES, polar_directions
 
 EXACT = {"dtype": torch.float64}
 
@@ -75,15 +75,15 @@ def test_simplex_by_hand():
     assert found[:, 0, 6].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("kind", FIXED)
+@pytest.mark.parametrize("kind", FIXED_FREQUENCIES)
 def test_speeds_run_from_one_to_the_inverse_of_theta(kind):
-    speed = FIXED[kind](64, 2, 100.0).norm(dim=0)
+    speed = FIXED_FREQUENCIES[kind](64, 2, 100.0).norm(dim=0)
     turning = speed[speed > 0]
     assert_close(turning.max(), torch.tensor(1.0))
     assert 0.01 < turning.min() < 0.02
 
 
-@pytest.mark.parametrize("kind", FIXED)
+@pytest.mark.parametrize("kind", FIXED_FREQUENCIES)
 def test_fixed_families_hold_nothing_and_rotate(kind):
     rope = FixedRope(kind, 16, 3)
     assert not [*rope.parameters(), *rope.buffers()]

@@ -26,7 +26,7 @@ def test_an_open_gate_is_rope_axial_and_a_half_open_one_half_the_angle():
     for turned, all_of_it, half_of_it in zip(rope(q, k, positions, num_prefix=2), whole, half, strict=True):
         assert_close(turned[:, 0], all_of_it[:, 0])
         assert_close(turned[:, 1], half_of_it[:, 1])
-    assert_close(rope.turn(positions).cos[1], axial.turn(positions * 0.5).cos[0])
+    assert_close(rope.cos_sin(positions).cos[1], axial.cos_sin(positions * 0.5).cos[0])
 
 
 def test_a_gated_layer_keeps_float32_and_says_what_it_is():

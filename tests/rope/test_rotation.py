@@ -9,13 +9,13 @@ from torch.testing import assert_close
 from ropevit.rope import (
     AxialRope,
     MixedRope,
-    angles,
-    apply_turn,
+    apply_rotary,
     axial_frequencies,
     grid_positions,
-    make_turn,
     mixed_frequencies,
+    rotary_cos_sin,
     rotate,
+    rotation_angles,
 )
 
 GRIDS = [(4, 4), (3, 5), (1, 7), (6, 2)]
@@ -137,7 +137,7 @@ def test_convention_of_mixed_by_hand():
 @settings(max_examples=50, deadline=None)
 def test_angles_equal_float64_arithmetic(theta, x, y):
     f = axial_frequencies(16, theta)
-    angle = angles(torch.tensor([[x, y]], dtype=torch.float32), f)
+    angle = rotation_angles(torch.tensor([[x, y]], dtype=torch.float32), f)
     exact = torch.cat((torch.tensor(x).double() * f[0].double(), torch.tensor(y).double() * f[1].double()))
     assert_close(angle.flatten().double(), exact.unflatten(0, (2, -1)).sum(0), rtol=1e-6, atol=1e-4)
 
@@ -146,8 +146,8 @@ def test_angles_equal_float64_arithmetic(theta, x, y):
 def test_angles_are_exact_under_autocast(dtype):
     positions, f = grid_positions(64, 48), frequencies("mixed")
     with torch.autocast("cpu", dtype=dtype):
-        inside = make_turn(positions, f)
-    outside = make_turn(positions, f)
+        inside = rotary_cos_sin(positions, f)
+    outside = rotary_cos_sin(positions, f)
     assert inside.cos.dtype == torch.float32
     assert torch.equal(inside.cos, outside.cos)
     assert torch.equal(inside.sin, outside.sin)
@@ -208,7 +208,7 @@ def test_modules_equal_the_function():
         expected = rotate(q, k, positions, f, num_prefix=1)
         for got, want, whole in zip(rope(q, k, positions, 1), expected, (q, k), strict=True):
             assert torch.equal(got, want)
-            assert torch.equal(apply_turn(whole, rope.turn(positions, 1)), want)
+            assert torch.equal(apply_rotary(whole, rope.cos_sin(positions, 1)), want)
 
 
 def test_no_table_is_kept_in_a_module():

@@ -5,7 +5,16 @@ import torch
 from torch.testing import assert_close
 
 from ropevit.rope import PolarRope, axial_frequencies, golden_frequencies, grid_positions, mixed_frequencies
-from ropevit.rope.scaling import NTK, RULES, Interpolate, Jitter, Parts, Scaling, Yarn, parse_scaling
+from ropevit.rope.scaling import (
+    SCALING_METHODS,
+    CoordinateJitter,
+    LinearScaling,
+    NTKByParts,
+    NTKScaling,
+    Scaling,
+    Yarn,
+    parse_scaling,
+)
 
 AXIAL = axial_frequencies(32)  # 8 pairs for x, 8 for y; the fastest turns by 1 radian a patch
 
@@ -19,14 +28,14 @@ def tables():
     return {"axial": AXIAL, "mixed": mixed_frequencies(32, 3), "golden": golden_frequencies(32, 3), "polar": polar}
 
 
-@pytest.mark.parametrize("rule", [*RULES, "yarn+log", "normalise(by=min)"])
+@pytest.mark.parametrize("rule", [*SCALING_METHODS, "yarn+log", "normalise(by=min)"])
 @pytest.mark.parametrize("table", ["axial", "mixed", "golden", "polar"])
 def test_at_the_trained_grid_a_rule_changes_no_bit(rule, table):
     frequencies = tables()[table]
     found = seen(rule, 9, 14, frequencies, trained=(9, 14))
     assert torch.equal(found.frequencies, frequencies)
     assert torch.equal(found.positions, grid_positions(9, 14))
-    assert found.temperature is None or found.temperature == 1
+    assert found.attention_factor is None or found.attention_factor == 1
 
 
 def test_interpolation_divides_each_axis_by_its_own_scale():
@@ -62,7 +71,7 @@ def test_ntk_works_head_by_head_on_learned_frequencies():
 
 def test_ntk_takes_pairs_at_rest_and_pairs_all_alike():
     still = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
-    found = NTK(floor=0.25)
+    found = NTKScaling(floor=0.25)
     ratio = Scaling((found,), (4, 4))(grid_positions(8, 8), still).frequencies
     assert_close(ratio[0], torch.tensor([1.0, 0.5 * 2**-0.5, 0.0]))
     alike = torch.ones(2, 3)
@@ -93,36 +102,36 @@ def test_turns_are_counted_along_the_direction_of_a_pair():
 def test_yarn_is_parts_and_sharper_attention():
     yarn, parts = seen("yarn", 28, 56), seen("parts", 28, 56)
     assert torch.equal(yarn.frequencies, parts.frequencies)
-    assert parts.temperature is None
-    assert_close(yarn.temperature, torch.tensor((0.1 * math.log(math.sqrt(8)) + 1) ** 2))
-    assert seen("yarn", 7, 7).temperature == 1
+    assert parts.attention_factor is None
+    assert_close(yarn.attention_factor, torch.tensor((0.1 * math.log(math.sqrt(8)) + 1) ** 2))
+    assert seen("yarn", 7, 7).attention_factor == 1
 
 
 def test_temperature_follows_the_logarithm_of_the_tokens():
-    assert_close(seen("log", 16, 16, trained=(4, 4)).temperature, torch.tensor(2.0))  # log 256 = 2 log 16
-    assert_close(seen("log", 2, 2, trained=(4, 4)).temperature, torch.tensor(0.5))
-    assert_close(seen("entropy", 16, 16, trained=(4, 4)).temperature, torch.tensor(2.0).sqrt())
-    assert seen("log", 1, 1, trained=(1, 1)).temperature == 1
+    assert_close(seen("log", 16, 16, trained=(4, 4)).attention_factor, torch.tensor(2.0))  # log 256 = 2 log 16
+    assert_close(seen("log", 2, 2, trained=(4, 4)).attention_factor, torch.tensor(0.5))
+    assert_close(seen("entropy", 16, 16, trained=(4, 4)).attention_factor, torch.tensor(2.0).sqrt())
+    assert seen("log", 1, 1, trained=(1, 1)).attention_factor == 1
 
 
 def test_temperatures_multiply_in_a_chain():
     both = seen("yarn+log", 28, 28)
-    assert_close(both.temperature, seen("yarn", 28, 28).temperature * seen("log", 28, 28).temperature)
+    assert_close(both.attention_factor, seen("yarn", 28, 28).attention_factor * seen("log", 28, 28).attention_factor)
     assert torch.equal(both.frequencies, seen("yarn", 28, 28).frequencies)
 
 
 def test_jitter_draws_within_its_bounds_from_a_generator():
-    rule, generator = Jitter(shift=0.5, jitter=1.5, rescale=2.0), torch.Generator().manual_seed(1)
-    draws = torch.stack([rule.draw(generator=generator) for _ in range(2000)])
+    rule, generator = CoordinateJitter(shift=0.5, jitter=1.5, rescale=2.0), torch.Generator().manual_seed(1)
+    draws = torch.stack([rule.sample(generator=generator) for _ in range(2000)])
     move, stretch = draws[:, 0], draws[:, 1]
     assert 0.49 < move.abs().max() <= 0.5
     assert 2.5 < stretch.max() <= 3.0
     assert 1 / 3 <= stretch.min() < 0.4
     assert abs(stretch.log().mean()) < 0.05
     assert (stretch[:, 0] / stretch[:, 1]).max() <= 1.5**2
-    again = torch.stack([rule.draw(generator=generator.manual_seed(1))])
+    again = torch.stack([rule.sample(generator=generator.manual_seed(1))])
     assert torch.equal(again[0], draws[0])
-    assert torch.equal(Jitter(0, 1, 1).draw(), torch.tensor([[0.0, 0.0], [1.0, 1.0]]).to(again))
+    assert torch.equal(CoordinateJitter(0, 1, 1).sample(), torch.tensor([[0.0, 0.0], [1.0, 1.0]]).to(again))
 
 
 def test_a_draw_moves_positions_and_stretches_frequencies():
@@ -130,7 +139,7 @@ def test_a_draw_moves_positions_and_stretches_frequencies():
     found = scaling(grid_positions(4, 8), AXIAL, draw)
     assert_close(found.positions, grid_positions(4, 8) + torch.tensor([2.0, 0.0]))  # half of half of 8 columns
     assert_close(found.frequencies, AXIAL * torch.tensor([[2.0], [3.0]]))
-    assert parse_scaling("ntk", (4, 4)).draw() is None
+    assert parse_scaling("ntk", (4, 4)).sample_jitter() is None
 
 
 def test_learned_frequencies_get_gradients_through_rules():
@@ -145,10 +154,10 @@ def test_learned_frequencies_get_gradients_through_rules():
 
 def test_names_are_read_with_their_options():
     assert parse_scaling("yarn(slow=1, fast=32) + log", (2, 3)) == Scaling(
-        (Yarn(slow=1.0, fast=32.0), RULES["log"]), (2, 3)
+        (Yarn(slow=1.0, fast=32.0), SCALING_METHODS["log"]), (2, 3)
     )
-    assert parse_scaling("pi", (2, 3)).rules == (Interpolate(),)
-    assert {name for name, rule in RULES.items() if rule.name != name} == {"entropy"}
+    assert parse_scaling("pi", (2, 3)).methods == (LinearScaling(),)
+    assert {name for name, rule in SCALING_METHODS.items() if rule.name != name} == {"entropy"}
 
 
 @pytest.mark.parametrize(
@@ -164,15 +173,22 @@ def test_names_are_read_with_their_options():
         (lambda: parse_scaling("ntk(floor=low)", (2, 2)), "floor='low' for ntk; expected a number"),
         (lambda: parse_scaling("ntk(floor=2)", (2, 2)), "floor=2.0; expected a share"),
         (lambda: parse_scaling("normalise(by=area)", (2, 2)), "by='area'; expected separate, max or min"),
-        (lambda: Parts(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
+        (lambda: NTKByParts(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
         (lambda: Yarn(slow=2, fast=1), "slow=2, fast=1; expected turns, slow below fast"),
-        (lambda: Jitter(rescale=0.5), "rescale=0.5; expected at least 0, 1 and 1"),
+        (lambda: CoordinateJitter(rescale=0.5), "rescale=0.5; expected at least 0, 1 and 1"),
         (lambda: parse_scaling("jitter(rescale=nan)", (4, 4)), "rescale=nan; expected at least"),
         (lambda: parse_scaling("jitter(shift=inf)", (4, 4)), "shift=inf, .* none infinite"),
-        (lambda: Jitter(jitter=math.nan), "jitter=nan"),
+        (lambda: CoordinateJitter(jitter=math.nan), "jitter=nan"),
         (lambda: Scaling((), (0, 3)), "trained_grid=\\(0, 3\\); expected rows and columns"),
     ],
 )
 def test_rules_that_cannot_be_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("synonym", "name"), [("linear", "pi"), ("ntk_by_parts(slow=1)", "parts(slow=1)"), ("logn(power=0.5)", "entropy")]
+)
+def test_methods_have_the_names_of_language_models_too(synonym, name):
+    assert parse_scaling(synonym, (14, 14)) == parse_scaling(name, (14, 14))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ropevit.rope.scaling import Jitter
+from ropevit.rope.scaling import CoordinateJitter
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Evaluating, Run, RunStarted, StepDone
 from ropevit.study.figure import draw_curves
@@ -44,13 +44,13 @@ def config(folder, **changes):
 @pytest.fixture
 def drawn(monkeypatch):
     """Collect what trainings draw for their coordinates."""
-    found, original = [], Jitter.draw
+    found, original = [], CoordinateJitter.sample
 
     def draw(self, *args, **options):
         found.append(original(self, *args, **options))
         return found[-1]
 
-    monkeypatch.setattr(Jitter, "draw", draw)
+    monkeypatch.setattr(CoordinateJitter, "draw", draw)
     return found
 
 

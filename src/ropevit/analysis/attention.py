@@ -303,7 +303,7 @@ def at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
     if not isinstance(model, Swin) or size == trained:
         return model
     config, window = model.config, window_at(model.config, size, trained)
-    larger = build_model(replace(config, window_size=window, trained_grid=config.trained_grid or config.attended))
+    larger = build_model(replace(config, window_size=window, trained_grid=config.trained_grid or config.attention_grid))
     load_weights(larger, model.state_dict())
     return larger.to(model.norm.weight)
 

@@ -8,7 +8,7 @@ from typing import Any
 from ropevit.drawing import RC, legend_label, mark_training, tidy
 from ropevit.extras import require
 from ropevit.models.positions import is_position_embedding, position_label, position_style
-from ropevit.models.published import DRAWN, SOURCE, Figure
+from ropevit.models.published import DRAWN, SOURCE, PublishedResult
 
 #: Colour of the paper's figures.
 PAPER = "#777777"
@@ -31,7 +31,7 @@ class Curve:
     """Score in percent by test size in pixels; empty where the paper's figures are all that there is."""
     trained_at: int
     """The test size in training, in pixels."""
-    paper: Mapping[int, Figure] = field(default_factory=dict)
+    paper: Mapping[int, PublishedResult] = field(default_factory=dict)
     """The paper's figures for the same model, by size; empty if there are none."""
 
     @property
@@ -122,7 +122,7 @@ def draw_paper(axes: Any, curve: Curve, colour: str) -> None:
         axes.plot([], [], label=legend_label(curve.label), **style)
 
 
-def name_paper(axes: Any, figures: Sequence[Figure]) -> None:
+def name_paper(axes: Any, figures: Sequence[PublishedResult]) -> None:
     """Say in the legend what is dashed, and where it comes from."""
     if not figures:
         return

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.models.classifier import Classifier
+from ropevit.models.classifier import BaseModel
 from ropevit.models.dense import DenseViT
 from ropevit.models.layers import Attention
 from ropevit.models.vit import ViT
@@ -101,13 +101,13 @@ def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
     return [layer._replace(turning=rules(positions, layer.turning).frequencies) for layer in layers]
 
 
-def body(model: nn.Module) -> Classifier[Any]:
+def body(model: nn.Module) -> BaseModel[Any]:
     """Find the only model of this package in a module: itself, or a backbone's.
 
     Raises:
         ValueError: If there is none.
     """
-    found = next((module for module in model.modules() if isinstance(module, Classifier)), None)
+    found = next((module for module in model.modules() if isinstance(module, BaseModel)), None)
     if found is None:
         raise NothingToDrawError(
             f"got {type(model).__name__}, which holds no model of this package; nothing to look at"
@@ -126,7 +126,7 @@ def trained_grid(model: nn.Module) -> Grid:
             "some of its layers attend in windows, others everywhere; this figure is for one trained grid"
         )
     config = body(model).config
-    return config.trained_grid or config.attended
+    return config.trained_grid or config.attention_grid
 
 
 def walk(module: nn.Module, shared: Any, prefix: str = "") -> Iterator[tuple[str, Attention | WindowAttention, Any]]:

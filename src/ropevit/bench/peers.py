@@ -14,8 +14,8 @@ from torch import Tensor
 from ropevit.bench.shapes import Shape
 from ropevit.extras import require
 from ropevit.kernels import BACKENDS, rotate_qkv, window_attention
-from ropevit.rope import axial_frequencies, grid_positions, make_turn, mixed_frequencies
-from ropevit.rope.rotation import angles
+from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies, rotary_cos_sin
+from ropevit.rope.rotation import rotation_angles
 
 Parts = tuple[Tensor, Tensor, Tensor]
 Rotate = Callable[[Tensor, Tensor], Parts]
@@ -155,7 +155,7 @@ def timm(layer: Layer) -> Rotate:
 def dinov3(layer: Layer) -> Rotate:
     """Rotate with the function of transformers' DINOv3, by the same angles as the others, tables in q's dtype."""
     module = require("transformers.models.dinov3_vit.modeling_dinov3_vit", "dense")
-    angle = angles(layer.positions, layer.frequencies)[0].tile(2)
+    angle = rotation_angles(layer.positions, layer.frequencies)[0].tile(2)
     tables = {dtype: (angle.cos().to(dtype), angle.sin().to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
 
     def rotate(qkv: Tensor, _: Tensor) -> Parts:
@@ -173,7 +173,7 @@ def complex_numbers(layer: Layer) -> Rotate:
     prefix = layer.shape.prefix
 
     def table(frequencies: Tensor) -> Tensor:
-        angle = angles(layer.positions, frequencies)
+        angle = rotation_angles(layer.positions, frequencies)
         return torch.polar(torch.ones_like(angle), angle)
 
     shared = table(layer.frequencies.detach())
@@ -198,7 +198,7 @@ def half_split(layer: Layer) -> Rotate:
     """
 
     def table(frequencies: Tensor) -> tuple[Tensor, Tensor]:
-        return make_turn(layer.positions, frequencies, layer.shape.prefix)
+        return rotary_cos_sin(layer.positions, frequencies, layer.shape.prefix)
 
     shared = table(layer.frequencies.detach())
 

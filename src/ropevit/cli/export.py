@@ -17,7 +17,7 @@ from ropevit.integrations.export import Difference, ExportReport, MismatchError,
 from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, ViTConfig, set_scaling
-from ropevit.rope.scaling import asked_rules
+from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.subject import config_at, known_names, read_subject
 from ropevit.tasks.common.kept import Which, kind_of
 
@@ -91,7 +91,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     if size and not config.bake and isinstance(model.config, ViTConfig):
         raise ValueError(f"height and width stay free for this model; to fix them take --bake {size[0]}x{size[1]}")
     if config.scaling is not None:
-        set_scaling(model, asked_rules(config.scaling))
+        set_scaling(model, parse_override(config.scaling))
     options: dict[str, Any] = {"size": size, "bake": config.bake is not None, "overwrite": config.force, **facts}
     if config.format == "onnx":
         options["int8"] = config.int8

@@ -21,7 +21,7 @@ from ropevit.drawing import save_figure
 from ropevit.extras import require
 from ropevit.files import write_text
 from ropevit.models import set_scaling
-from ropevit.rope.scaling import asked_rules
+from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig, Flag
 from ropevit.tasks.common.kept import Which
 from ropevit.tasks.common.measured import to_csv
@@ -169,7 +169,7 @@ def find(config: FiguresConfig) -> Subject:
     else:
         subject, look = open_figure_subject(config.model, config.checkpoint, config.which)
     if config.scaling is not None:
-        set_scaling(subject.model, asked_rules(config.scaling))
+        set_scaling(subject.model, parse_override(config.scaling))
         subject = replace(subject, published=False)
     if config.images is not None and body(subject.model) is not subject.model:
         raise ValueError("got --images with a detector or segmenter; figures that need images are of classifiers")

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from ropevit.cli.console import Console
-from ropevit.models.cost import count_multiply_adds, count_parameters
+from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.published import SOURCE, TOP1
 from ropevit.models.registry import MODELS, PUBLISHED, get_config, list_models
 
@@ -31,7 +31,7 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
     for heading in ("name", "params", "adds", "224", "384", "hub"):
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for name in names:
-        top1, adds = TOP1.get(name, {}), count_multiply_adds(get_config(name, img_size=size), size, size)
+        top1, adds = TOP1.get(name, {}), count_macs(get_config(name, img_size=size), size, size)
         cost = f"{count_parameters(MODELS[name]) / 1e6:.2f}M", f"{adds / 1e9:.2f}G"
         accuracy = (f"{top1[at]:.1f}" if at in top1 else "-" for at in (224, 384))
         table.add_row(name, *cost, *accuracy, "yes" if name in PUBLISHED else "-")

@@ -110,7 +110,7 @@ def size_of(config: Config, trained_at: int) -> tuple[int, int]:
     """Tell height and width in pixels of the images of the training."""
     if isinstance(config, SwinConfig):
         return config.img_size if trained_at == config.img_size[0] else (trained_at, trained_at)
-    rows, columns = config.trained_grid or config.attended
+    rows, columns = config.trained_grid or config.attention_grid
     return rows * config.patch_size, columns * config.patch_size
 
 

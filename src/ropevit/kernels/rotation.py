@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ropevit.kernels import native
 from ropevit.kernels.constant import constant
-from ropevit.rope.rotation import apply_turn, check_finite, check_shapes, make_turn
+from ropevit.rope.rotation import apply_rotary, check_finite, check_shapes, rotary_cos_sin
 
 #: name -> module with `rotate_` and `backward`; the reference is plain PyTorch, differentiable any number of times.
 BACKENDS = {"reference": None, "cpu": "ropevit.kernels.cpu", "triton": "ropevit.kernels.triton_rotation"}
@@ -64,8 +64,8 @@ def rotate_qkv(
     check_finite(positions)
     name = choose(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
     if name == "reference":
-        turn = make_turn(positions, frequencies, num_prefix)
-        return apply_turn(q, turn), apply_turn(k, turn), v
+        turn = rotary_cos_sin(positions, frequencies, num_prefix)
+        return apply_rotary(q, turn), apply_rotary(k, turn), v
     if inplace and qkv.is_leaf and qkv.requires_grad:
         raise ValueError(
             "got a leaf that requires grad with inplace=True; pass inplace=False, or what a layer returned"

@@ -223,7 +223,7 @@ def load_places(positions, image, rows, tokens, prefix, axes: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def make_turn(x, y, z, fx, fy, fz):
+def rotary_cos_sin(x, y, z, fx, fy, fz):
     """Give the cosines and sines of a block of tokens and pairs."""
     return cos_sin(x[:, None] * fx[None, :] + y[:, None] * fy[None, :] + z[:, None] * fz[None, :])
 
@@ -266,12 +266,12 @@ def forward_kernel(
     mask = (rows < tokens)[:, None] & (columns < width)[None, :]
     if not per_image:
         x, y, z = load_places(positions, 0, rows, tokens, prefix, axes)
-        c, s = make_turn(x, y, z, fx, fy, fz)
+        c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
     for index in tl.range(0, tl.minimum(chunk, images - first)):
         image = first + index
         if per_image:
             x, y, z = load_places(positions, image, rows, tokens, prefix, axes)
-            c, s = make_turn(x, y, z, fx, fy, fz)
+            c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
         q = qkv + image * tokens * 3 * width + rows[:, None] * 3 * width + columns[None, :]
         q0, q1 = load_pairs(q, mask)
         k0, k1 = load_pairs(q + width, mask)
@@ -297,12 +297,12 @@ def backward_kernel(
         mask = (rows < tokens)[:, None] & (columns < width)[None, :]
         if not per_image:
             x, y, z = load_places(positions, 0, rows, tokens, prefix, axes)
-            c, s = make_turn(x, y, z, fx, fy, fz)
+            c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
         for index in tl.range(0, tl.minimum(chunk, images - first)):
             image = first + index
             if per_image:
                 x, y, z = load_places(positions, image, rows, tokens, prefix, axes)
-                c, s = make_turn(x, y, z, fx, fy, fz)
+                c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
             q0, q1 = load_pairs(locate(parts[0], image, rows, columns, channels, unit), mask)
             k0, k1 = load_pairs(locate(parts[1], image, rows, columns, channels, unit), mask)
             if sums is not None:

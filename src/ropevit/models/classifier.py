@@ -31,7 +31,7 @@ UNDECAYED = (
 )
 
 
-class Classifier(nn.Module, Generic[ConfigT]):
+class BaseModel(nn.Module, Generic[ConfigT]):
     """Base of the models: a body that ends in `norm`, and a `head` that classifies what it gives."""
 
     config: ConfigT
@@ -71,7 +71,7 @@ class Classifier(nn.Module, Generic[ConfigT]):
 
     def draw(self, device: torch.device) -> Float[Tensor, "2 2"] | None:
         """Draw the coordinates of a training step, where a rule is random: once for all blocks."""
-        return self.scaling.draw(device) if self.training and self.scaling is not None else None
+        return self.scaling.sample_jitter(device) if self.training and self.scaling is not None else None
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep only the input of each block."""

@@ -78,7 +78,7 @@ class ModelConfig:
                 raise ValueError(f"got {field}={value}; expected at least {minimum}")
 
     @property
-    def attended(self) -> tuple[int, int]:
+    def attention_grid(self) -> tuple[int, int]:
         """Rows and columns of tokens that attend to each other in an image of `img_size`."""
         raise NotImplementedError
 
@@ -88,14 +88,14 @@ class ModelConfig:
         return False
 
     @property
-    def budget(self) -> tuple[int, ...] | None:
+    def pairs_per_axis(self) -> tuple[int, ...] | None:
         """Pairs of a head for each axis, x first; None shares them equally between x and y."""
         return None
 
     @property
-    def rules(self) -> Scaling | None:
+    def scaling_methods(self) -> Scaling | None:
         """What `scaling` stands for."""
-        return None if self.scaling is None else parse_scaling(self.scaling, self.trained_grid or self.attended)
+        return None if self.scaling is None else parse_scaling(self.scaling, self.trained_grid or self.attention_grid)
 
     @property
     def rope(self) -> str | None:

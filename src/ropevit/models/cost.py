@@ -14,7 +14,7 @@ def count_parameters(config: Config) -> int:
         return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
-def count_multiply_adds(config: Config, height: int, width: int) -> int:
+def count_macs(config: Config, height: int, width: int) -> int:
     """Count the multiply-adds of the matrix products of one image, or clip, which the literature calls FLOPs.
 
     The rotation is element by element and not in the count (the paper puts it at 0.01 % for ViT-B).

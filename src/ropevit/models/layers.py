@@ -58,17 +58,17 @@ class Attention(nn.Module):
         Where there is a relative bias, all of them are the `grid`'s rows x columns, row-major. Where there are rules
         for larger grids, the positions are those of a whole one; `draw` is what a training step drew for them.
         """
-        frequencies, temperature = layer_frequencies(self.rope, frequencies, positions.dtype), None
+        frequencies, attention_factor = layer_frequencies(self.rope, frequencies, positions.dtype), None
         num_prefix = x.shape[1] - positions.shape[-2]
         if self.scaling is not None and frequencies is not None:
-            positions, frequencies, temperature = self.scaling(positions, frequencies, draw)
+            positions, frequencies, attention_factor = self.scaling(positions, frequencies, draw)
         if self.relative is None:
-            how = {"backend": self.backend, "temperature": temperature}
+            how = {"backend": self.backend, "attention_factor": attention_factor}
             q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, **how)
             add = mask
         else:
             assert grid is not None
-            packed = sharpened(self.qkv(x).unflatten(-1, (3, self.heads, -1)), temperature)
+            packed = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
             bias = self.relative(packed[:, :, 0].transpose(1, 2), *grid)
             add = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
             q, k, v = split(packed, positions, frequencies, num_prefix, backend=self.backend)
@@ -115,10 +115,10 @@ def project(
     num_prefix: int = 0,
     *,
     backend: str = "auto",
-    temperature: Float[Tensor, ""] | None = None,
+    attention_factor: Float[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Make queries, keys and values of tokens, and turn the first two by the tokens' positions."""
-    packed = sharpened(qkv(x).unflatten(-1, (3, heads, -1)), temperature)
+    packed = scale_queries(qkv(x).unflatten(-1, (3, heads, -1)), attention_factor)
     return split(packed, positions, frequencies, num_prefix, inplace=is_alone(qkv), backend=backend)
 
 
@@ -147,12 +147,14 @@ def split(
     return rotate_qkv(packed, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
 
 
-def sharpened(qkv: Float[Tensor, "*B 3 A D"], temperature: Float[Tensor, ""] | None) -> Float[Tensor, "*B 3 A D"]:
+def scale_queries(
+    qkv: Float[Tensor, "*B 3 A D"], attention_factor: Float[Tensor, ""] | None
+) -> Float[Tensor, "*B 3 A D"]:
     """Multiply the queries of a packed projection, where attention is to be sharper or softer."""
-    if temperature is None:
+    if attention_factor is None:
         return qkv
-    one = torch.ones_like(temperature)
-    return (qkv * torch.stack([temperature, one, one]).reshape(3, 1, 1)).to(qkv.dtype)
+    one = torch.ones_like(attention_factor)
+    return (qkv * torch.stack([attention_factor, one, one]).reshape(3, 1, 1)).to(qkv.dtype)
 
 
 class Mlp(nn.Module):

@@ -128,7 +128,7 @@ TIMM: dict[str, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class PublishedResult:
     """A published figure."""
 
     percent: float
@@ -142,15 +142,15 @@ class Figure:
         return percent if self.source == SOURCE else f"{percent}±{self.within:g}"
 
 
-def curve(name: str) -> dict[int, Figure]:
+def curve(name: str) -> dict[int, PublishedResult]:
     """Give the paper's top-1 of a model by test resolution in pixels, rising; empty where it reports none.
 
     Args:
         name: A name that `list_models` lists.
     """
-    figures = {size: Figure(percent, 0.05, SOURCE) for size, percent in TOP1.get(name, {}).items()}
+    figures = {size: PublishedResult(percent, 0.05, SOURCE) for size, percent in TOP1.get(name, {}).items()}
     drawn, hidden = DRAWN_TOP1.get(name, ()), HIDDEN.get(name, ())
     sizes = SWIN_DRAWN_AT if name.startswith("swin") else VIT_DRAWN_AT
     for size, percent in zip(sizes, drawn, strict=bool(drawn)):
-        figures[size] = Figure(percent, 0.1 if size in hidden else 0.05, DRAWN)
+        figures[size] = PublishedResult(percent, 0.1 if size in hidden else 0.05, DRAWN)
     return dict(sorted(figures.items()))

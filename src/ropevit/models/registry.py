@@ -40,7 +40,7 @@ SWIN_SIZES = {
 }
 
 #: family -> how its names spell the position embedding, and which size it is
-FAMILIES = {f"deit_{size}": (VIT_NAMES, size) for size in VIT_SIZES} | {
+VARIANTS = {f"deit_{size}": (VIT_NAMES, size) for size in VIT_SIZES} | {
     f"swin_{size}": (SWIN_NAMES, size) for size in SWIN_SIZES
 }
 
@@ -74,14 +74,14 @@ def model_name(family: str, position: str) -> str:
 
     Returns:
         A name of `MODELS`, or for position embeddings whose models have no names one spelled like them; see
-        `family_config`.
+        `variant_config`.
 
     Raises:
         ValueError: If there is no such family, or it has no such position embedding.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"got model {family!r}; choose one of {', '.join(FAMILIES)}")
-    names, size = FAMILIES[family]
+    if family not in VARIANTS:
+        raise ValueError(f"got model {family!r}; choose one of {', '.join(VARIANTS)}")
+    names, size = VARIANTS[family]
     embeddings = VIT_EMBEDDINGS if names is VIT_NAMES else SWIN_EMBEDDINGS
     if position not in embeddings:
         raise ValueError(f"got position {position!r} for {family}; choose one of {', '.join(embeddings)}")
@@ -104,7 +104,7 @@ def nearest_name(family: str, position: str) -> str:
     return name if name in MODELS else model_name(family, "rope_axial")
 
 
-def family_config(family: str, position: str, **changes: object) -> Config:
+def variant_config(family: str, position: str, **changes: object) -> Config:
     """Return the config of the model of a family with any position embedding, with some fields changed.
 
     Args:

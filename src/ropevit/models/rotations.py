@@ -5,16 +5,16 @@ from typing import cast
 
 from torch import nn
 
-from ropevit.models.classifier import Classifier
+from ropevit.models.classifier import BaseModel
 from ropevit.models.config import ModelConfig
-from ropevit.rope import ROPE_TYPES, AxialRope, FixedRope, LearnedRope, RopeSpec
+from ropevit.rope import ROPE_TYPES, LearnedRope, Rope, RopeSpec
 
 
-def shared_rope(config: ModelConfig, channels: int, heads: int) -> AxialRope | FixedRope | None:
+def shared_rope(config: ModelConfig, channels: int, heads: int) -> Rope | None:
     """Build the rotary embedding that all blocks share, where its frequencies are fixed."""
     if config.rope is None or config.learns_rope:
         return None
-    return cast("FixedRope", ROPE_TYPES[config.rope].make(rope_spec(config, channels, heads)))
+    return ROPE_TYPES[config.rope].make(rope_spec(config, channels, heads))
 
 
 def block_rope(config: ModelConfig, channels: int, heads: int) -> LearnedRope | None:
@@ -26,7 +26,13 @@ def block_rope(config: ModelConfig, channels: int, heads: int) -> LearnedRope | 
 
 def rope_spec(config: ModelConfig, channels: int, heads: int) -> RopeSpec:
     """Collect what the rotary embedding of a config is built of; t is an axis where the config gives it pairs."""
-    return RopeSpec(channels, heads, config.theta, 2 if config.budget is None else len(config.budget), config.budget)
+    return RopeSpec(
+        channels,
+        heads,
+        config.theta,
+        2 if config.pairs_per_axis is None else len(config.pairs_per_axis),
+        config.pairs_per_axis,
+    )
 
 
 def check_rotation(config: ModelConfig, channels: int, heads: int) -> None:
@@ -43,14 +49,14 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
 
     Args:
         model: A model of this package, or one that holds some, such as a backbone; also compiled.
-        scaling: Names of rules (`ropevit.rope.scaling.RULES`) with + between them; None for none.
+        scaling: Names of rules (`ropevit.rope.scaling.SCALING_METHODS`) with + between them; None for none.
         trained_grid: Rows and columns of tokens that attended to each other in training; None keeps what the model's
             config says.
 
     Raises:
         ValueError: If there is no such rule, or no model of ours with a rotation.
     """
-    bodies = [module for module in model.modules() if isinstance(module, Classifier)]
+    bodies = [module for module in model.modules() if isinstance(module, BaseModel)]
     if not bodies:
         raise ValueError(f"got {type(model).__name__}, which holds no model of this package; nothing to set")
     for body in bodies:
@@ -59,7 +65,7 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
         apply_scaling(body)
 
 
-def apply_scaling(body: Classifier) -> None:
+def apply_scaling(body: BaseModel) -> None:
     """Give every attention layer of a model the rules of its config."""
     rules = body.config.rules
     for module in body.modules():

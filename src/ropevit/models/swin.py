@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ropevit.kernels.windows import covering, fit, window_shift
-from ropevit.models.classifier import Classifier
+from ropevit.models.classifier import BaseModel
 from ropevit.models.config import ModelConfig
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
 from ropevit.models.packed import embed_each
@@ -73,7 +73,7 @@ class SwinConfig(ModelConfig):
         return ROPE_TYPES[rope_type].swin_theta
 
     @property
-    def attended(self) -> tuple[int, int]:
+    def attention_grid(self) -> tuple[int, int]:
         """Rows and columns of tokens that attend to each other: those of a window."""
         return self.window_size, self.window_size
 
@@ -212,7 +212,7 @@ def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttentio
     return WindowAttention(width, heads, config.window_size, block_rope(config, width // heads, heads), config.bias)
 
 
-class Swin(Classifier[SwinConfig]):
+class Swin(BaseModel[SwinConfig]):
     """Swin transformer for images of any height and width.
 
     Args:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ropevit.models.classifier import Classifier
+from ropevit.models.classifier import BaseModel
 from ropevit.models.config import ModelConfig
 from ropevit.models.cut import Cut
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding, resize_time
@@ -91,7 +91,7 @@ class ViTConfig(ModelConfig):
         check_frames(self.frames, self.tubelet)
         if self.rope is not None and not self.allows_three_axes:
             raise ValueError(f"got frames={self.frames} for {self.position}, which has two axes; take axial or mixed")
-        if self.rope == "axial" and self.pairs is None and self.budget == (1, 1, 0):
+        if self.rope == "axial" and self.pairs is None and self.pairs_per_axis == (1, 1, 0):
             raise ValueError("got heads of 4 channels, whose 2 pairs leave none for t; give pairs= or fewer heads")
         if self.scaling is not None:
             raise ValueError(f"got scaling={self.scaling!r} with frames={self.frames}; rules are for images: leave it")
@@ -107,7 +107,7 @@ class ViTConfig(ModelConfig):
         return self.frames is not None
 
     @property
-    def budget(self) -> tuple[int, ...] | None:
+    def pairs_per_axis(self) -> tuple[int, ...] | None:
         """Pairs of a head for x, y and t; None, with two axes, shares them equally.
 
         Source: Yang et al. 2024 (arXiv:2408.06072), CogVideoX: a quarter of the channels for t, if none are given. Here
@@ -120,7 +120,7 @@ class ViTConfig(ModelConfig):
         return spatial, spatial, total - 2 * spatial
 
     @property
-    def attended(self) -> tuple[int, int]:
+    def attention_grid(self) -> tuple[int, int]:
         """Rows and columns of tokens that attend to each other in an image of `img_size`."""
         return self.grid
 
@@ -145,7 +145,7 @@ class ViTConfig(ModelConfig):
         return None if self.frames is None else self.frames // self.tubelet
 
 
-class ViT(Classifier[ViTConfig]):
+class ViT(BaseModel[ViTConfig]):
     """Vision transformer for images of any height and width that the patch size divides.
 
     With `frames` in its config it takes clips (B, c, T, H, W) instead: videos, or volumes slice by slice. All methods

@@ -19,7 +19,7 @@ from ropevit.kernels.windows import (
     to_windows,
     window_mask,
 )
-from ropevit.models.layers import layer_frequencies, project, resize_embedding, sharpened
+from ropevit.models.layers import layer_frequencies, project, resize_embedding, scale_queries
 from ropevit.rope import LearnedRope, grid_positions
 from ropevit.rope.scaling import Scaling
 
@@ -79,15 +79,15 @@ class WindowAttention(nn.Module):
         Raises:
             ValueError: If `valid` is given to the Triton kernel, which has no mask of its own for each image.
         """
-        frequencies, temperature = self.seen(frequencies, draw, x.device)
+        frequencies, attention_factor = self.seen(frequencies, draw, x.device)
         if valid is not None:
-            return self.attend_each(x, frequencies, temperature, shift, valid)
+            return self.attend_each(x, frequencies, attention_factor, shift, valid)
         if not self.sees_padding:
-            return self.attend(x, frequencies, temperature, shift)
+            return self.attend(x, frequencies, attention_factor, shift)
         h, w = x.shape[1:3]
         rows, columns = covering(h, self.window), covering(w, self.window)
         whole = fit(x, rows * self.window, columns * self.window)
-        return fit(self.attend(whole, frequencies, temperature, shift), h, w)
+        return fit(self.attend(whole, frequencies, attention_factor, shift), h, w)
 
     def seen(
         self,
@@ -95,39 +95,39 @@ class WindowAttention(nn.Module):
         draw: Float[Tensor, "2 2"] | None,
         device: torch.device,
     ) -> tuple[Float[Tensor, "2 *a P"] | None, Float[Tensor, ""] | None]:
-        """Give the frequencies of this layer and the temperature of its queries, by the rules for larger windows.
+        """Give the frequencies of this layer and the factor on its attention logits, by the rules for larger windows.
 
         Positions that a rule moves stay here: windows hold nothing but patches, and scores depend on differences.
         """
         frequencies = layer_frequencies(self.rope, frequencies)
         if self.scaling is None or frequencies is None:
             return frequencies, None
-        _, frequencies, temperature = self.scaling(
+        _, frequencies, attention_factor = self.scaling(
             grid_positions(self.window, self.window, device=device), frequencies, draw
         )
-        return frequencies, temperature
+        return frequencies, attention_factor
 
     def attend(
         self,
         x: Float[Tensor, "B h w C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
-        temperature: Float[Tensor, ""] | None,
+        attention_factor: Float[Tensor, ""] | None,
         shift: tuple[int, int],
     ) -> Float[Tensor, "B h w C"]:
         """Do so with whatever does not fill a window hidden."""
         bias = self.bias()
         if self.backend == "triton":
-            qkv = sharpened(self.qkv(x).unflatten(-1, (3, self.heads, -1)), temperature)
+            qkv = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
             return self.proj(window_attention(qkv, self.window, shift, frequencies, bias, backend="triton").flatten(3))
         (h, w), window = x.shape[1:3], self.window
         windows, mask = to_windows(x, window, shift), window_mask(h, w, window, shift, x.device)
-        return from_windows(self.mix(windows, frequencies, temperature, bias, mask), h, w, window, shift)
+        return from_windows(self.mix(windows, frequencies, attention_factor, bias, mask), h, w, window, shift)
 
     def attend_each(
         self,
         x: Float[Tensor, "B h w C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
-        temperature: Float[Tensor, ""] | None,
+        attention_factor: Float[Tensor, ""] | None,
         shift: tuple[int, int],
         valid: Bool[Tensor, "B h w"],
     ) -> Float[Tensor, "B h w C"]:
@@ -139,7 +139,7 @@ class WindowAttention(nn.Module):
         shifts = own_shifts(valid, window, shift, always=self.always_shift)
         mask = own_mask(valid, window, shifts)
         windows = to_windows(roll_each(fit(x, rows, columns), -shifts), window, (0, 0))
-        windows = self.mix(windows, frequencies, temperature, self.bias(), mask)
+        windows = self.mix(windows, frequencies, attention_factor, self.bias(), mask)
         return fit(roll_each(from_windows(windows, rows, columns, window, (0, 0)), shifts), h, w)
 
     def bias(self) -> Float[Tensor, "A n n"] | None:
@@ -151,13 +151,13 @@ class WindowAttention(nn.Module):
         self,
         windows: Float[Tensor, "Bn n C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
-        temperature: Float[Tensor, ""] | None,
+        attention_factor: Float[Tensor, ""] | None,
         bias: Float[Tensor, "A n n"] | None,
         mask: Bool[Tensor, "windows n n"] | None,
     ) -> Float[Tensor, "Bn n C"]:
         """Attend inside windows, as one of plain operations after the other."""
         positions = grid_positions(self.window, self.window, device=windows.device)
-        how = {"backend": self.backend, "temperature": temperature}
+        how = {"backend": self.backend, "attention_factor": attention_factor}
         q, k, v = project(self.qkv, windows, self.heads, positions, frequencies, **how)
         return self.proj(attend(q, k, v, join_scores(bias, mask, q.dtype)).transpose(1, 2).flatten(2))
 

@@ -7,7 +7,7 @@ from ropevit.rope.families import golden_frequencies, polar_frequencies, simplex
 from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis, random_directions
 from ropevit.rope.grid import crop_positions, grid_positions, kept_positions, packed_positions, window_positions
 from ropevit.rope.layers import AxialRope, FixedRope, GatedAxialRope, LearnedRope, MixedRope, PolarRope, Rope
-from ropevit.rope.rotation import Turn, angles, apply_turn, make_turn, rotate
+from ropevit.rope.rotation import CosSin, apply_rotary, rotary_cos_sin, rotate, rotation_angles
 from ropevit.rope.types import ROPE_TYPES, RopeSpec, RopeType, register_rope_type
 
 #: What published weights rely on. Written into every checkpoint of ours and compared when one is loaded.
@@ -23,6 +23,7 @@ __all__ = [
     "CONVENTION",
     "ROPE_TYPES",
     "AxialRope",
+    "CosSin",
     "FixedRope",
     "GatedAxialRope",
     "LearnedRope",
@@ -31,22 +32,21 @@ __all__ = [
     "Rope",
     "RopeSpec",
     "RopeType",
-    "Turn",
-    "angles",
-    "apply_turn",
+    "apply_rotary",
     "axial_frequencies",
     "crop_positions",
     "golden_frequencies",
     "grid_positions",
     "kept_positions",
-    "make_turn",
     "mixed_frequencies",
     "packed_positions",
     "pairs_per_axis",
     "polar_frequencies",
     "random_directions",
     "register_rope_type",
+    "rotary_cos_sin",
     "rotate",
+    "rotation_angles",
     "simplex_frequencies",
     "spiral_frequencies",
     "window_positions",

@@ -18,15 +18,17 @@ from torch import Tensor
 Device = torch.device | str | None
 
 #: 1 over the golden ratio: the fraction whose multiples fill a circle most evenly, however many there are.
-GOLDEN = (math.sqrt(5) - 1) / 2
+GOLDEN_FRACTION = (math.sqrt(5) - 1) / 2
 
 
-def speeds(count: int, theta: float, device: Device = None, dtype: torch.dtype = torch.float32) -> Float[Tensor, "P"]:
+def geometric_magnitudes(
+    count: int, theta: float, device: Device = None, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "P"]:
     """Space speeds geometrically: theta^(-p / count), from 1 radian a patch down to just above 1 / theta."""
     return theta ** -(torch.arange(count, device=device, dtype=dtype) / max(count, 1))
 
 
-def waves(speed: Float[Tensor, "*P"], direction: Float[Tensor, "*A P"]) -> Float[Tensor, "2 *A P"]:
+def frequency_vectors(speed: Float[Tensor, "*P"], direction: Float[Tensor, "*A P"]) -> Float[Tensor, "2 *A P"]:
     """Join speeds (radians a patch) and directions (radians from the x axis towards y) to frequencies."""
     return torch.stack([speed * direction.cos(), speed * direction.sin()])
 
@@ -55,9 +57,9 @@ def golden_frequencies(
     Source: Xiong 2025, https://jerryxio.ng/posts/nd-rope ("golden gate RoPE"), which takes speeds between two given
     ends over coordinates from -1 to 1, and may leave some pairs unturned.
     """
-    pairs = count_pairs(channels, theta)
+    pairs = num_pairs(channels, theta)
     index = torch.arange(heads * pairs, device=device, dtype=dtype).unflatten(0, (heads, pairs))
-    return waves(speeds(pairs, theta, device, dtype), math.pi * (index * GOLDEN % 1))
+    return frequency_vectors(geometric_magnitudes(pairs, theta, device, dtype), math.pi * (index * GOLDEN_FRACTION % 1))
 
 
 def spiral_frequencies(
@@ -80,12 +82,12 @@ def spiral_frequencies(
     groups share the speeds was not to be had; here they take them in turn.
     """
     del heads
-    pairs = count_pairs(channels, theta)
+    pairs = num_pairs(channels, theta)
     directions = math.gcd(pairs, 8)
     if directions < 2:
         raise ValueError(f"got heads of {channels} channels; a spiral needs a multiple of 4 for two or more directions")
     turn = math.pi / directions * (torch.arange(pairs, device=device) % directions)
-    return waves(speeds(pairs, theta, device, dtype), turn.to(dtype))
+    return frequency_vectors(geometric_magnitudes(pairs, theta, device, dtype), turn.to(dtype))
 
 
 def simplex_frequencies(
@@ -108,15 +110,15 @@ def simplex_frequencies(
     Source: Li et al. 2026 (arXiv:2606.12146), nD-RoPE: wave vectors of regular simplices at several scales. It turns
     the simplices at random; here the golden ratio does, so that a model needs no seed.
     """
-    pairs = count_pairs(channels, theta)
+    pairs = num_pairs(channels, theta)
     scales = pairs // 3
     if scales < 1:
         raise ValueError(f"got heads of {channels} channels; a simplex of three waves needs at least 6")
     scale = torch.arange(heads * scales, device=device, dtype=dtype).unflatten(0, (heads, scales))
     corner = torch.arange(3, device=device, dtype=dtype)
-    direction = 2 * math.pi / 3 * (corner + (scale * GOLDEN % 1).unsqueeze(-1))
-    speed = speeds(scales, theta, device, dtype).unsqueeze(-1).expand(-1, 3)
-    return torch.nn.functional.pad(waves(speed, direction).flatten(-2), (0, pairs - 3 * scales))
+    direction = 2 * math.pi / 3 * (corner + (scale * GOLDEN_FRACTION % 1).unsqueeze(-1))
+    speed = geometric_magnitudes(scales, theta, device, dtype).unsqueeze(-1).expand(-1, 3)
+    return torch.nn.functional.pad(frequency_vectors(speed, direction).flatten(-2), (0, pairs - 3 * scales))
 
 
 def polar_directions(pairs: int, device: Device = None, dtype: torch.dtype = torch.float32) -> Float[Tensor, "P"]:
@@ -129,7 +131,7 @@ def polar_directions(pairs: int, device: Device = None, dtype: torch.dtype = tor
     Source: Compass-RoPE (ICML 2026, poster 62023), uniform angles; the order is ours.
     """
     coprime = [k for k in range(1, pairs + 1) if math.gcd(k, pairs) == 1]
-    stride = min(coprime, key=lambda k: abs(k - GOLDEN * pairs))
+    stride = min(coprime, key=lambda k: abs(k - GOLDEN_FRACTION * pairs))
     return (math.pi / pairs * (torch.arange(pairs, device=device) * stride % pairs)).to(dtype)
 
 
@@ -155,18 +157,18 @@ def polar_frequencies(
     """
     speed = slowest * (math.log(fastest / slowest) * raw.sigmoid()).exp()
     spread = polar_directions(raw.shape[-1], raw.device, raw.dtype)
-    return waves(speed, spread + heading.unsqueeze(-1) % (2 * math.pi))  # whole turns would cost digits
+    return frequency_vectors(speed, spread + heading.unsqueeze(-1) % (2 * math.pi))  # whole turns would cost digits
 
 
 #: kind -> frequencies of (channels, heads, theta, device), for the families that learn nothing.
-FIXED: dict[str, Callable[..., Tensor]] = {
+FIXED_FREQUENCIES: dict[str, Callable[..., Tensor]] = {
     "golden": golden_frequencies,
     "spiral": spiral_frequencies,
     "simplex": simplex_frequencies,
 }
 
 
-def count_pairs(channels: int, theta: float) -> int:
+def num_pairs(channels: int, theta: float) -> int:
     """Count the pairs of a head, after refusing what has none or no speeds."""
     if channels <= 0 or channels % 2:
         raise ValueError(f"got {channels} channels per head; expected a positive even number, as pairs are turned")

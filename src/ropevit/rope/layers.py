@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.rope.families import FIXED, count_pairs, polar_frequencies, speeds
+from ropevit.rope.families import FIXED_FREQUENCIES, geometric_magnitudes, num_pairs, polar_frequencies
 from ropevit.rope.frequencies import axial_frequencies, check_theta, mixed_frequencies, pairs_per_axis
-from ropevit.rope.rotation import Turn, check_positions, make_turn, rotate
+from ropevit.rope.rotation import CosSin, check_positions, rotary_cos_sin, rotate
 
 
 class Rope(nn.Module):
@@ -23,9 +23,9 @@ class Rope(nn.Module):
         """Compute the frequencies, in radians per patch; fixed ones on a device, learned ones where they are."""
         raise NotImplementedError
 
-    def turn(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> Turn:
+    def cos_sin(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> CosSin:
         """Compute the cosines and sines of this layer, (A or 1, num_prefix + N, P) for each set of positions."""
-        return make_turn(positions, self(positions=positions), num_prefix)
+        return rotary_cos_sin(positions, self(positions=positions), num_prefix)
 
     def forward(
         self,
@@ -85,7 +85,7 @@ class FixedRope(Rope):
     """Rotation of an image with fixed frequencies of another family; it has no parameters and no buffers.
 
     Args:
-        kind: A name of `ropevit.rope.families.FIXED`: golden, spiral or simplex.
+        rope_type: A name of `ropevit.rope.families.FIXED_FREQUENCIES`: golden, spiral or simplex.
         channels: Channels per head, D.
         heads: Number of heads, A.
         theta: Ratio of the fastest to the (excluded) slowest frequency.
@@ -93,20 +93,22 @@ class FixedRope(Rope):
     Source: see `ropevit.rope.families`.
     """
 
-    def __init__(self, kind: str, channels: int, heads: int, theta: float = 100.0):
+    def __init__(self, rope_type: str, channels: int, heads: int, theta: float = 100.0):
         super().__init__()
-        if kind not in FIXED:
-            raise ValueError(f"no family of fixed frequencies named {kind!r}; choose one of {', '.join(FIXED)}")
-        self.kind, self.channels, self.heads, self.theta = kind, channels, heads, theta
+        if rope_type not in FIXED_FREQUENCIES:
+            raise ValueError(
+                f"no family of fixed frequencies named {rope_type!r}; choose one of {', '.join(FIXED_FREQUENCIES)}"
+            )
+        self.rope_type, self.channels, self.heads, self.theta = rope_type, channels, heads, theta
         self.frequencies("meta")  # refuses bad arguments now, not in training
 
     def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "2 *A P"]:
         """Compute the frequencies on a device, in radians per patch."""
-        return FIXED[self.kind](self.channels, self.heads, self.theta, device)
+        return FIXED_FREQUENCIES[self.rope_type](self.channels, self.heads, self.theta, device)
 
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
-        return f"{self.kind}, channels={self.channels}, heads={self.heads}, theta={self.theta:g}"
+        return f"{self.rope_type}, channels={self.channels}, heads={self.heads}, theta={self.theta:g}"
 
 
 class LearnedRope(Rope):
@@ -129,7 +131,7 @@ class LearnedRope(Rope):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LearnedRope":
         """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
-        return super()._apply(keep_precision(fn), recurse)
+        return super()._apply(keep_float32(fn), recurse)
 
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
@@ -195,7 +197,7 @@ class PolarRope(LearnedRope):
 
     def __init__(self, channels: int, heads: int, theta: float = 10.0, slowest: float = 0.01, fastest: float = math.pi):
         super().__init__()
-        pairs = count_pairs(channels, theta)
+        pairs = num_pairs(channels, theta)
         if heads < 1 or pairs < 2:
             raise ValueError(f"got {heads} heads of {channels} channels; expected at least 1 head of 4 channels")
         if not 0 < slowest < fastest <= math.pi or not slowest <= min(1, 1 / theta) or fastest <= 1:
@@ -212,7 +214,7 @@ class PolarRope(LearnedRope):
     def reset_parameters(self) -> None:
         """Go back to the starting speeds and headings, which are always the same."""
         heads, pairs = self.raw_speeds.shape
-        speed = speeds(pairs, self.theta, self.raw_speeds.device)
+        speed = geometric_magnitudes(pairs, self.theta, self.raw_speeds.device)
         share = (speed / self.slowest).log() / math.log(self.fastest / self.slowest)
         self.raw_speeds.copy_(share.logit().expand(heads, -1))
         self.heading.copy_(math.pi / pairs / heads * torch.arange(heads, device=self.heading.device))
@@ -260,7 +262,7 @@ class GatedAxialRope(Rope):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedAxialRope":
         """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
-        return super()._apply(keep_precision(fn), recurse)
+        return super()._apply(keep_float32(fn), recurse)
 
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
@@ -268,7 +270,7 @@ class GatedAxialRope(Rope):
         return f"channels={2 * pairs}, heads={len(self.gate)}, ndim={ndim}"
 
 
-def keep_precision(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def keep_float32(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Keep what moves a tensor to another device or dtype from making it shorter than float32."""
 
     def keep(tensor: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class Turn(NamedTuple):
+class CosSin(NamedTuple):
     """Cosines and sines of the angles of one layer, at half the width of a head."""
 
     cos: Float[Tensor, "... N P"]
     sin: Float[Tensor, "... N P"]
 
 
-def angles(
+def rotation_angles(
     positions: Float[Tensor, "*B N ndim"], frequencies: Float[Tensor, "ndim *A P"]
 ) -> Float[Tensor, "*B heads N P"]:
     """Add up, over the axes, position times frequency.
@@ -39,9 +39,9 @@ def angles(
     return sum(terms[1:], start=terms[0])
 
 
-def make_turn(
+def rotary_cos_sin(
     positions: Float[Tensor, "*B N ndim"], frequencies: Float[Tensor, "ndim *A P"], num_prefix: int = 0
-) -> Turn:
+) -> CosSin:
     """Compute the cosines and sines of one layer, with an identity in front for prefix tokens.
 
     Args:
@@ -54,26 +54,26 @@ def make_turn(
         Cosines and sines (..., A or 1, num_prefix + N, P), in float32 or better.
     """
     positions = torch.nn.functional.pad(positions, (0, 0, num_prefix, 0))
-    angle = angles(positions, frequencies)
-    return Turn(angle.cos(), angle.sin())
+    angle = rotation_angles(positions, frequencies)
+    return CosSin(angle.cos(), angle.sin())
 
 
-def apply_turn(x: Float[Tensor, "*B N D"], turn: Turn) -> Float[Tensor, "*B N D"]:
+def apply_rotary(x: Float[Tensor, "*B N D"], cos_sin: CosSin) -> Float[Tensor, "*B N D"]:
     """Turn each pair of channels (2p, 2p+1) by +angle.
 
     Args:
         x: Queries or keys, (B, A, N, D).
-        turn: Cosines and sines of the angles, from `make_turn`.
+        cos_sin: Cosines and sines of the angles, from `rotary_cos_sin`.
 
     Returns:
         The turned tensor, computed in float32 or better and returned in the dtype of `x`.
 
     Source: Su et al. 2021 (arXiv:2104.09864), Eq. 13 and 34, in real arithmetic.
     """
-    dtype = torch.promote_types(x.dtype, turn.cos.dtype)
+    dtype = torch.promote_types(x.dtype, cos_sin.cos.dtype)
     even, odd = x.to(dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    turned = even * turn.cos - odd * turn.sin, even * turn.sin + odd * turn.cos
-    return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+    rotated = even * cos_sin.cos - odd * cos_sin.sin, even * cos_sin.sin + odd * cos_sin.cos
+    return torch.stack(rotated, dim=-1).flatten(-2).to(x.dtype)
 
 
 def rotate(
@@ -104,8 +104,8 @@ def rotate(
     for x in (q, k):
         check_shapes(x, positions, frequencies, num_prefix)
     check_finite(positions)
-    turn = make_turn(positions, frequencies, num_prefix)
-    return apply_turn(q, turn), apply_turn(k, turn)
+    cos_sin = rotary_cos_sin(positions, frequencies, num_prefix)
+    return apply_rotary(q, cos_sin), apply_rotary(k, cos_sin)
 
 
 def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int = 0) -> None:
@@ -130,7 +130,7 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
             f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix={num_prefix}; "
             "expected tokens = num_prefix + positions" + order_hint(x, tokens)
         )
-    if not fits(positions.shape[:-2], x.shape[:-3]):
+    if not is_broadcastable(positions.shape[:-2], x.shape[:-3]):
         raise ValueError(
             f"got positions of shape {tuple(positions.shape)} for q or k of shape {tuple(x.shape)}; "
             f"heads share positions: expected (N, {ndim}) for all images, or (B, N, {ndim}) with the same B"
@@ -171,7 +171,7 @@ def order_hint(x: Tensor, tokens: int) -> str:
     return f"; the order is (B, heads, tokens, channels), and {tuple(x.shape)} seems to need transpose(-3, -2)"
 
 
-def fits(given: Sequence[int], batch: Sequence[int]) -> bool:
+def is_broadcastable(given: Sequence[int], batch: Sequence[int]) -> bool:
     """Tell whether leading sizes of positions are those of the batch, or 1, or left out."""
     pairs = zip(reversed(given), reversed(batch), strict=False)
     return len(given) <= len(batch) and all(size in (1, whole) for size, whole in pairs)

@@ -22,52 +22,54 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class Seen(NamedTuple):
-    """How attention sees its tokens: what rules take and give."""
+class RotaryInputs(NamedTuple):
+    """Inputs of rotary attention that a scaling method may change."""
 
     positions: Float[Tensor, "*B N 2"]
     """Columns x and y of the tokens, in patches."""
     frequencies: Float[Tensor, "2 *A P"]
     """Radians per patch."""
-    temperature: Float[Tensor, ""] | None = None
-    """What queries are multiplied with; None is 1."""
+    attention_factor: Float[Tensor, ""] | None = None
+    """Factor on the attention logits; None means 1."""
 
 
-class Grids(NamedTuple):
+class GridSizes(NamedTuple):
     """Tokens along x and y that attend to each other."""
 
-    now: Float[Tensor, "2"]
-    trained: Float[Tensor, "2"]
+    current: Float[Tensor, "2"]
+    reference: Float[Tensor, "2"]
 
 
-def extension(grids: Grids) -> Float[Tensor, "2"]:
+def scale_factors(grids: GridSizes) -> Float[Tensor, "2"]:
     """Give the scale along x and y, but 1 where the grid is smaller than the trained one."""
-    return (grids.now / grids.trained).clamp(min=1)
+    return (grids.current / grids.reference).clamp(min=1)
 
 
 @runtime_checkable
-class Rule(Protocol):
+class ScalingMethod(Protocol):
     """What all rules have."""
 
     name: ClassVar[str]
 
-    def __call__(self, seen: Seen, grids: Grids) -> Seen:
-        """Change how tokens are seen."""
+    def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
+        """Change how tokens are inputs."""
         ...
 
 
-def along(per_axis: Float[Tensor, "2"], frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "2 *ones"]:
+def per_axis(per_axis: Float[Tensor, "2"], frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "2 *ones"]:
     """Give a number for each axis the shape that multiplies frequencies."""
     return per_axis.to(frequencies.dtype).reshape(-1, *[1] * (frequencies.ndim - 1))
 
 
-def sharpen(seen: Seen, factor: Float[Tensor, ""]) -> Seen:
-    """Multiply the temperature."""
-    return seen._replace(temperature=factor if seen.temperature is None else seen.temperature * factor)
+def multiply_attention_factor(inputs: RotaryInputs, factor: Float[Tensor, ""]) -> RotaryInputs:
+    """Multiply the factor on attention logits."""
+    return inputs._replace(
+        attention_factor=factor if inputs.attention_factor is None else inputs.attention_factor * factor
+    )
 
 
 @dataclass(frozen=True)
-class Interpolate:
+class LinearScaling:
     """Squeeze a larger grid into the trained one: frequencies over scale, axis by axis; smaller grids stay.
 
     Source: Chen et al. 2023 (arXiv:2306.15595), position interpolation.
@@ -75,13 +77,13 @@ class Interpolate:
 
     name: ClassVar[str] = "pi"
 
-    def __call__(self, seen: Seen, grids: Grids) -> Seen:
+    def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Divide the frequencies."""
-        return seen._replace(frequencies=seen.frequencies / along(extension(grids), seen.frequencies))
+        return inputs._replace(frequencies=inputs.frequencies / per_axis(scale_factors(grids), inputs.frequencies))
 
 
 @dataclass(frozen=True)
-class Normalise:
+class NormalizedCoordinates:
     """Let every grid, larger or smaller, span what the trained one spans: frequencies over scale, axis by axis.
 
     With coordinates from -1 to 1 this is so by itself; it suits models that were trained with it at many sizes.
@@ -100,16 +102,16 @@ class Normalise:
         if self.by not in ("separate", "max", "min"):
             raise ValueError(f"got by={self.by!r}; expected separate, max or min")
 
-    def __call__(self, seen: Seen, grids: Grids) -> Seen:
+    def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Divide the frequencies."""
-        scale = grids.now / grids.trained
+        scale = grids.current / grids.reference
         if self.by != "separate":
             scale = (scale.amax() if self.by == "max" else scale.amin()).expand(2)
-        return seen._replace(frequencies=seen.frequencies / along(scale, seen.frequencies))
+        return inputs._replace(frequencies=inputs.frequencies / per_axis(scale, inputs.frequencies))
 
 
 @dataclass(frozen=True)
-class NTK:
+class NTKScaling:
     """Interpolate the slowest pair of a head fully, the fastest not at all, those between by how fast they are.
 
     frequency * scale^(-e), e = log(fastest / speed) / log(fastest / slowest). For RoPE-Axial with n pairs an axis, pair
@@ -129,17 +131,19 @@ class NTK:
         if not 0 < self.floor < 1:
             raise ValueError(f"got floor={self.floor}; expected a share between 0 and 1")
 
-    def __call__(self, seen: Seen, grids: Grids) -> Seen:
+    def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Scale the frequencies."""
-        speed = length(seen.frequencies)
+        speed = magnitude(inputs.frequencies)
         fastest = speed.amax(-1, keepdim=True)
         slowness = (fastest / speed.maximum(self.floor * fastest)).log()
         exponent = slowness / slowness.amax(-1, keepdim=True).clamp(min=1e-6)
-        return seen._replace(frequencies=seen.frequencies * along(extension(grids), seen.frequencies) ** -exponent)
+        return inputs._replace(
+            frequencies=inputs.frequencies * per_axis(scale_factors(grids), inputs.frequencies) ** -exponent
+        )
 
 
 @dataclass(frozen=True)
-class Parts:
+class NTKByParts:
     """Interpolate pairs that turn seldom over the trained grid, leave those that turn often: "NTK by parts".
 
     Over a trained grid of w x h tokens a pair makes r turns: the length of (f_x w, f_y h), over 2 pi. It is
@@ -163,18 +167,18 @@ class Parts:
         if not 0 <= self.slow < self.fast:
             raise ValueError(f"got slow={self.slow}, fast={self.fast}; expected turns, slow below fast")
 
-    def __call__(self, seen: Seen, grids: Grids) -> Seen:
+    def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Scale the frequencies."""
-        return by_parts(seen, grids, self.slow, self.fast)
+        return ntk_by_parts(inputs, grids, self.slow, self.fast)
 
 
-def by_parts(seen: Seen, grids: Grids, slow: float, fast: float) -> Seen:
+def ntk_by_parts(inputs: RotaryInputs, grids: GridSizes, slow: float, fast: float) -> RotaryInputs:
     """Interpolate each pair by how often it turns over the trained grid; see `Parts`."""
-    frequencies = seen.frequencies
-    turns = length(frequencies * along(grids.trained, frequencies)) / (2 * math.pi)
+    frequencies = inputs.frequencies
+    turns = magnitude(frequencies * per_axis(grids.reference, frequencies)) / (2 * math.pi)
     kept = ((turns - slow) / (fast - slow)).clamp(0, 1)
-    change = frequencies / along(extension(grids), frequencies) - frequencies
-    return seen._replace(frequencies=frequencies + change * (1 - kept))
+    change = frequencies / per_axis(scale_factors(grids), frequencies) - frequencies
+    return inputs._replace(frequencies=frequencies + change * (1 - kept))
 
 
 @dataclass(frozen=True)
@@ -189,21 +193,21 @@ class Yarn:
     al. 2024 (arXiv:2402.12376), FiT, for images.
     """
 
-    slow: float = Parts.slow
-    fast: float = Parts.fast
+    slow: float = NTKByParts.slow
+    fast: float = NTKByParts.fast
     name: ClassVar[str] = "yarn"
 
     def __post_init__(self):
-        Parts(self.slow, self.fast)  # refuses what it refuses
+        NTKByParts(self.slow, self.fast)  # refuses what it refuses
 
-    def __call__(self, seen: Seen, grids: Grids) -> Seen:
+    def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Scale the frequencies, and sharpen attention."""
-        growth = extension(grids).log().mean()
-        return sharpen(by_parts(seen, grids, self.slow, self.fast), (0.1 * growth + 1) ** 2)
+        growth = scale_factors(grids).log().mean()
+        return multiply_attention_factor(ntk_by_parts(inputs, grids, self.slow, self.fast), (0.1 * growth + 1) ** 2)
 
 
 @dataclass(frozen=True)
-class LogTemperature:
+class LogN:
     """Keep attention as sharp among more tokens: queries times (log tokens / log trained tokens)^power.
 
     Below the trained grid attention gets softer. The patches are counted, at least 2.
@@ -219,14 +223,14 @@ class LogTemperature:
     power: float = 1.0
     name: ClassVar[str] = "log"
 
-    def __call__(self, seen: Seen, grids: Grids) -> Seen:
+    def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Sharpen or soften attention."""
         now, trained = (tokens.prod().clamp(min=2).log() for tokens in grids)
-        return sharpen(seen, (now / trained) ** self.power)
+        return multiply_attention_factor(inputs, (now / trained) ** self.power)
 
 
 @dataclass(frozen=True)
-class Jitter:
+class CoordinateJitter:
     """Show training other coordinates at each step: moved, stretched axis by axis, and scaled as a whole.
 
     positions -> (positions + shift * grid / 2) * stretch * scale. Nothing happens in evaluation. Tokens in front of the
@@ -253,11 +257,11 @@ class Jitter:
             )
 
     @property
-    def idle(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether nothing changes, whatever is drawn."""
         return (self.shift, self.jitter, self.rescale) == (0, 1, 1)
 
-    def draw(
+    def sample(
         self, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "2 2"]:
         """Draw for one training step: row 0 moves x and y, in halves of the grid; row 1 stretches them."""
@@ -265,31 +269,38 @@ class Jitter:
         stretch = each * math.log(self.jitter) + both[0] * math.log(self.rescale)
         return torch.stack([move * self.shift, stretch.exp()])
 
-    def __call__(self, seen: Seen, grids: Grids) -> Seen:
+    def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Change nothing: `moved` does, with what was drawn."""
         del grids
-        return seen
+        return inputs
 
 
-def moved(seen: Seen, grids: Grids, draw: Float[Tensor, "2 2"]) -> Seen:
+def apply_jitter(inputs: RotaryInputs, grids: GridSizes, draw: Float[Tensor, "2 2"]) -> RotaryInputs:
     """Move and stretch coordinates as drawn by `Jitter.draw`; positions move, frequencies stretch."""
-    positions = seen.positions + draw[0] * grids.now / 2
-    return seen._replace(positions=positions, frequencies=seen.frequencies * along(draw[1], seen.frequencies))
+    positions = inputs.positions + draw[0] * grids.current / 2
+    return inputs._replace(positions=positions, frequencies=inputs.frequencies * per_axis(draw[1], inputs.frequencies))
 
 
-def length(frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "*A P"]:
+def magnitude(frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "*A P"]:
     """Measure the speeds of pairs; 0 has a gradient of 0."""
     squared = frequencies.square().sum(0)
     return squared.clamp(min=1e-30).sqrt()
 
 
-#: name -> rule, as `parse_scaling` reads them; "entropy" is a variant of "log".
-RULES: Mapping[str, Rule] = {
-    rule.name: rule for rule in (Interpolate(), Normalise(), NTK(), Parts(), Yarn(), LogTemperature(), Jitter())
-} | {"entropy": LogTemperature(power=0.5)}
+#: Other names of the same methods, as transformers and language models call them.
+SYNONYMS = {"linear": "pi", "ntk_by_parts": "parts", "logn": "log"}
+
+#: name -> method, as `parse_scaling` reads them; "entropy" is a variant of "log".
+SCALING_METHODS: Mapping[str, ScalingMethod] = {
+    method.name: method
+    for method in (
+        *(LinearScaling(), NormalizedCoordinates(), NTKScaling(), NTKByParts(), Yarn(), LogN()),
+        CoordinateJitter(),
+    )
+} | {"entropy": LogN(power=0.5)}
 
 
-def asked_rules(text: str) -> str | None:
+def parse_override(text: str) -> str | None:
     """Read what is asked for instead of a model's own rules: "none" takes them away."""
     return None if text == "none" else text
 
@@ -298,14 +309,14 @@ def asked_rules(text: str) -> str | None:
 class Scaling:
     """Rules in a row, for a model that was trained on a grid.
 
-    >>> seen = parse_scaling("yarn", trained_grid=(14, 14))(grid_positions(28, 28), frequencies)
+    >>> inputs = parse_scaling("yarn", trained_grid=(14, 14))(grid_positions(28, 28), frequencies)
 
     Attributes:
         rules: What is done, in this order.
         trained_grid: Rows and columns of tokens that attended to each other in training.
     """
 
-    rules: tuple[Rule, ...]
+    methods: tuple[ScalingMethod, ...]
     trained_grid: tuple[int, int]
 
     def __post_init__(self):
@@ -317,7 +328,7 @@ class Scaling:
         positions: Float[Tensor, "*B N 2"],
         frequencies: Float[Tensor, "2 *A P"],
         draw: Float[Tensor, "2 2"] | None = None,
-    ) -> Seen:
+    ) -> RotaryInputs:
         """Tell how attention sees the tokens of a whole grid.
 
         Args:
@@ -327,43 +338,44 @@ class Scaling:
         """
         now = positions.flatten(0, -2).amax(0) + 1
         rows, columns = self.trained_grid
-        grids = Grids(now, torch.stack([now.new_full((), columns), now.new_full((), rows)]))
-        seen = Seen(positions, frequencies)
-        for rule in self.rules:
-            seen = rule(seen, grids)
-        return seen if draw is None else moved(seen, grids, draw)
+        grids = GridSizes(now, torch.stack([now.new_full((), columns), now.new_full((), rows)]))
+        inputs = RotaryInputs(positions, frequencies)
+        for rule in self.methods:
+            inputs = rule(inputs, grids)
+        return inputs if draw is None else apply_jitter(inputs, grids, draw)
 
-    def draw(
+    def sample_jitter(
         self, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "2 2"] | None:
         """Draw for one training step, if a rule is random; all layers see the same."""
-        jitter = next((rule for rule in self.rules if isinstance(rule, Jitter)), None)
-        return None if jitter is None else jitter.draw(device, generator)
+        jitter = next((rule for rule in self.methods if isinstance(rule, CoordinateJitter)), None)
+        return None if jitter is None else jitter.sample(device, generator)
 
 
 def parse_scaling(text: str, trained_grid: tuple[int, int]) -> Scaling:
     """Read rules by name, in the order of use: "ntk", "parts+log", "normalise(by=max)+jitter(rescale=2)".
 
     Args:
-        text: Names of RULES, with + between them; options of a rule in brackets, with commas between them.
+        text: Names of SCALING_METHODS, with + between them; options of a rule in brackets, with commas between them.
         trained_grid: Rows and columns of tokens that attended to each other in training.
 
     Raises:
         ValueError: If there is no such rule or option, a value is out of range, or a rule is named twice.
     """
-    rules = tuple(parse_rule(part.strip()) for part in text.split("+"))
+    rules = tuple(parse_method(part.strip()) for part in text.split("+"))
     names = [rule.name for rule in rules]
     if len(set(names)) < len(names):
         raise ValueError(f"got scaling={text!r}; name each rule once")
     return Scaling(rules, trained_grid)
 
 
-def parse_rule(text: str) -> Rule:
-    """Read one rule."""
+def parse_method(text: str) -> ScalingMethod:
+    """Read one method."""
     found = re.fullmatch(r"(\w+)(?:\((.*)\))?", text)
-    if found is None or found[1] not in RULES:
-        raise ValueError(f"no rule named {text!r}; choose from {', '.join(RULES)}, joined by +")
-    rule: Any = RULES[found[1]]
+    name = SYNONYMS.get(found[1], found[1]) if found else ""
+    if found is None or name not in SCALING_METHODS:
+        raise ValueError(f"no rule named {text!r}; choose from {', '.join(SCALING_METHODS)}, joined by +")
+    rule: Any = SCALING_METHODS[name]
     known: dict[str, Any] = asdict(rule)
     options = {}
     for part in (found[2] or "").split(",") if found[2] else []:

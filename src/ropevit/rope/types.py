@@ -5,10 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import nn
-
 from ropevit.rope.frequencies import pairs_per_axis
-from ropevit.rope.layers import AxialRope, FixedRope, MixedRope, PolarRope
+from ropevit.rope.layers import AxialRope, FixedRope, MixedRope, PolarRope, Rope
 
 
 class RopeSpec(NamedTuple):
@@ -30,12 +28,12 @@ class RopeSpec(NamedTuple):
 class RopeType:
     """A rotary embedding that models can be built with.
 
-    A module with fixed frequencies has a method `frequencies(device)` and is shared by all blocks; one that learns
-    derives from `LearnedRope`, has `freqs`, and each block has its own. Both give radians per patch, (ndim, P) or
+    A module with fixed frequencies derives from `Rope`, has a method `frequencies(device)`, and is shared by all blocks;
+    one that learns derives from `LearnedRope`, has `freqs`, and each block has its own. Both give radians per patch, (ndim, P) or
     (ndim, heads, P).
     """
 
-    make: Callable[[RopeSpec], nn.Module]
+    make: Callable[[RopeSpec], Rope]
     """Builds the module; raises ValueError for heads that it cannot rotate."""
     learned: bool
     """Whether its frequencies are parameters."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.rope import ROPE_TYPES
-from ropevit.rope.scaling import Jitter, parse_scaling
+from ropevit.rope.scaling import CoordinateJitter, parse_scaling
 from ropevit.study.device import PRECISIONS
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
@@ -167,8 +167,8 @@ def check_training_rules(rules: tuple[str, ...], embeddings: tuple[str, ...]) ->
     """Refuse rules that are named twice, or with which a training would be the same as without."""
     check_different(rules)
     for rule in rules:
-        parts = parse_scaling(rule, (1, 1)).rules
-        if not any(isinstance(part, Jitter) and not part.idle for part in parts):
+        parts = parse_scaling(rule, (1, 1)).methods
+        if not any(isinstance(part, CoordinateJitter) and not part.is_identity for part in parts):
             raise ValueError(
                 f"got train_scaling {rule!r}; at the training size it changes nothing, so only jitter makes another "
                 "training: add +jitter(rescale=2), or measure with --scaling"
@@ -185,7 +185,7 @@ def check_different(rules: tuple[str, ...]) -> None:
     Raises:
         ValueError: If two are the same, or there is no such rule.
     """
-    if len({parse_scaling(rule, (1, 1)).rules for rule in rules}) < len(rules):
+    if len({parse_scaling(rule, (1, 1)).methods for rule in rules}) < len(rules):
         raise ValueError(f"got rules {', '.join(rules)}; name each once")
 
 
@@ -195,7 +195,7 @@ def jitters(rule: str) -> bool:
     Raises:
         ValueError: If there is no such rule.
     """
-    return any(isinstance(part, Jitter) for part in parse_scaling(rule, (1, 1)).rules)
+    return any(isinstance(part, CoordinateJitter) for part in parse_scaling(rule, (1, 1)).methods)
 
 
 def check_model(settings: PanelSettings, embedding: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ropevit.analysis.curves import Evaluations
 from ropevit.data.imagenet import imagenet_classes
-from ropevit.models.published import Figure, curve
+from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.evaluate import Row as ClassifierRow
 from ropevit.tasks.common.evaluation import read_curve
 from ropevit.tasks.common.measured import CLASSES, read_csv, read_settings
@@ -43,7 +43,7 @@ def read_evaluations(folders: Sequence[Path], option: str = "--evals") -> Evalua
     return Evaluations(curves=curves, metric=metric, title=f"{metric} on {found[0]['config'].get('data')}")
 
 
-def paper_figures(folder: Path, settings: Mapping[str, Any]) -> dict[int, Figure]:
+def paper_figures(folder: Path, settings: Mapping[str, Any]) -> dict[int, PublishedResult]:
     """Give the paper's figures for what was measured: its model, as it does, on all classes of ImageNet-1k."""
     config, name = settings["config"], settings["model"].get("model")
     if name is None or any(config.get(key) != value for key, value in PAPER.items()):

@@ -45,7 +45,7 @@ def create_model(
     if pretrained is False:
         return build_model(config)
     found = understand(read_checkpoint(hub_id(name) if pretrained is True else pretrained))
-    if config.trained_grid is None and (grid := grid_of_training(found, name)) != config.attended:
+    if config.trained_grid is None and (grid := grid_of_training(found, name)) != config.attention_grid:
         config = replace(config, trained_grid=grid)
     if isinstance(config, ViTConfig) and config.is_video and not found.is_video:
         return from_images(config, found, num_classes)
@@ -70,4 +70,4 @@ def grid_of_training(found: Found, name: str) -> tuple[int, int]:
     A file of ours says so; others are taken for published ones, which were trained as the registry has it.
     """
     config: Config = MODELS[name] if found.config is None else found.config
-    return config.trained_grid or config.attended
+    return config.trained_grid or config.attention_grid

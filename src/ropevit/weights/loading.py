@@ -310,8 +310,8 @@ def check_implied(config: Config, found: Found) -> None:
     half = config.width // config.heads // 4 if isinstance(config, ViTConfig) else 0
     if config.rope and not config.learns_rope and not is_published(config.position):
         own, other = f"position {config.position}", f"position {config.position.replace(config.rope, 'axial')}"
-    elif config.rope == "axial" and config.budget not in (None, (half, half, 0)):
-        own, other = f"pairs={config.budget}", f"pairs={(half, half, 0)} or none"
+    elif config.rope == "axial" and config.pairs_per_axis not in (None, (half, half, 0)):
+        own, other = f"pairs={config.pairs_per_axis}", f"pairs={(half, half, 0)} or none"
     else:
         return
     raise WeightsError(

@@ -215,8 +215,8 @@ def check_config(stored: Config, config: Config, source: str, new_head: bool) ->
     theirs = {field: getattr(stored, field) for field in compared}
     ours = {field: getattr(config, field) for field in compared}
     if config.rope and not config.learns_rope:  # learned frequencies do not need the start's theta
-        theirs |= {"rope_theta": stored.theta, "pairs": stored.budget}
-        ours |= {"rope_theta": config.theta, "pairs": config.budget}
+        theirs |= {"rope_theta": stored.theta, "pairs": stored.pairs_per_axis}
+        ours |= {"rope_theta": config.theta, "pairs": config.pairs_per_axis}
     if theirs != ours:
         raise WeightsError(
             f"{source} does not fit the model ({differences(theirs, ours)}); build the model of its own config with "

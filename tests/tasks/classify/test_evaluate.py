@@ -274,7 +274,7 @@ def test_rules_count_from_the_grid_of_training(pets, weights, tmp_path, monkeypa
     seen, original = [], module.classifier
 
     def spy(model, bench):
-        seen.append((model.config.scaling, model.config.rules.trained_grid, model.config.attended))
+        seen.append((model.config.scaling, model.config.scaling_methods.trained_grid, model.config.attention_grid))
         return original(model, bench)
 
     monkeypatch.setattr(module, "classifier", spy)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ropevit.data.fashion import load_fashion
-from ropevit.rope.scaling import Jitter
+from ropevit.rope.scaling import CoordinateJitter
 from ropevit.tasks.classify import evaluate as measuring
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.evaluate import evaluate
@@ -39,13 +39,13 @@ def last_of(folder: Path):
 @pytest.fixture
 def drawn(monkeypatch):
     """Collect what trainings draw for their coordinates."""
-    found, original = [], Jitter.draw
+    found, original = [], CoordinateJitter.sample
 
     def draw(self, *args, **options):
         found.append(original(self, *args, **options))
         return found[-1]
 
-    monkeypatch.setattr(Jitter, "draw", draw)
+    monkeypatch.setattr(CoordinateJitter, "draw", draw)
     return found
 
 
@@ -113,8 +113,8 @@ def test_rules_count_from_the_grid_of_the_weights_that_a_training_starts_from(sm
     start = str(tmp_path / "run/best.safetensors")
     train(model_of(small(max_steps=1, out=tmp_path / "larger"), size=56, init=start, scaling=scaling))
     config = last_of(tmp_path / "larger").config
-    assert config.attended == (14, 14)
-    assert (config.trained_grid or config.attended) == grid
+    assert config.attention_grid == (14, 14)
+    assert (config.trained_grid or config.attention_grid) == grid
 
 
 def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(small, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.integrations.retrofit.grid import Grid
-from ropevit.rope import GatedAxialRope, MixedRope, Turn, apply_turn
+from ropevit.rope import CosSin, GatedAxialRope, MixedRope, apply_rotary
 
 Rope = MixedRope | GatedAxialRope
 
@@ -34,16 +34,16 @@ class TurnOutput:
 
     def turn_heads(self, x: Float[Tensor, "B A N D"]) -> Float[Tensor, "B A N D"]:
         """Turn queries or keys whose heads stand apart."""
-        return apply_turn(x, self.turn(x))
+        return apply_rotary(x, self.turn(x))
 
     def turn_joined(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
         """Turn queries or keys whose heads are still joined."""
         cos, sin = (table.transpose(-3, -2) for table in self.turn(x))
-        return apply_turn(x.unflatten(-1, (self.heads, -1)), Turn(cos, sin)).flatten(-2)
+        return apply_rotary(x.unflatten(-1, (self.heads, -1)), CosSin(cos, sin)).flatten(-2)
 
-    def turn(self, x: Tensor) -> Turn:
+    def turn(self, x: Tensor) -> CosSin:
         """Compute the cosines and sines of all tokens."""
-        return self.rope.turn(self.grid.positions(x.shape[-2], x.device), self.grid.num_prefix)
+        return self.rope.cos_sin(self.grid.positions(x.shape[-2], x.device), self.grid.num_prefix)
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ropevit.integrations.retrofit.attention import Rope
 from ropevit.integrations.retrofit.grid import Grid
-from ropevit.rope import apply_turn
+from ropevit.rope import apply_rotary
 
 
 class PackedAttention(nn.Module):
@@ -49,9 +49,9 @@ class PackedAttention(nn.Module):
             )
         packed = F.linear(query, self.in_proj_weight, self.in_proj_bias)
         q, k, v = packed.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        turn = self.rope.turn(self.grid.positions(q.shape[-2], q.device), self.grid.num_prefix)
+        turn = self.rope.cos_sin(self.grid.positions(q.shape[-2], q.device), self.grid.num_prefix)
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(apply_turn(q, turn), apply_turn(k, turn), v, dropout_p=dropout)
+        x = F.scaled_dot_product_attention(apply_rotary(q, turn), apply_rotary(k, turn), v, dropout_p=dropout)
         return self.out_proj(x.transpose(1, 2).flatten(2)), None
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ropevit.models.architectures import Config
-from ropevit.models.classifier import Classifier, ConfigT
+from ropevit.models.classifier import BaseModel, ConfigT
 from ropevit.models.config import as_pair
 from ropevit.models.layers import resize_embedding
 from ropevit.models.registry import paper_window
@@ -25,7 +25,7 @@ Indices = int | Sequence[int] | None
 Intermediates = tuple[Tensor, list[Any]] | list[Any]
 
 
-class TimmModel(Classifier[ConfigT]):
+class TimmModel(BaseModel[ConfigT]):
     """What both architectures answer alike.
 
     Mixed into a model rather than wrapped around it: a wrapper would rename every weight. One method differs from that

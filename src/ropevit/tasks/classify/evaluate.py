@@ -11,8 +11,8 @@ from ropevit.data.augment import eval_transform
 from ropevit.data.loading import Batch, eval_batches, name_unread
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.models.architectures import Model
-from ropevit.models.published import Figure, curve
-from ropevit.rope.scaling import asked_rules
+from ropevit.models.published import PublishedResult, curve
+from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
@@ -96,7 +96,7 @@ def prepare(site: Site) -> Bench:
     """Read the weights, find the images and match their classes."""
     config, real = site.config, site.config.classifier.real
     subject = open_subject(config.model, config.checkpoint, config.which)
-    scaling = subject.config.scaling if config.scaling is None else asked_rules(config.scaling)
+    scaling = subject.config.scaling if config.scaling is None else parse_override(config.scaling)
     if (scaling, subject.config.scaling) != (None, None):
         subject = with_scaling(subject, scaling)
     source = open_source(config.data, "val")
@@ -116,7 +116,7 @@ def with_scaling(subject: Subject, scaling: str | None) -> Subject:
         ValueError: If there is no such rule, or the model has no rotation.
     """
     config = subject.config
-    rules = {"scaling": scaling, "trained_grid": config.trained_grid or config.attended}
+    rules = {"scaling": scaling, "trained_grid": config.trained_grid or config.attention_grid}
     return replace(subject, config=replace(config, **rules))
 
 
@@ -227,7 +227,7 @@ def by_class(counts: Tally) -> list[float]:
     return (100 * counts.first.double() / counts.images.double()).tolist()
 
 
-def paper_curve(bench: Bench) -> dict[int, Figure]:
+def paper_curve(bench: Bench) -> dict[int, PublishedResult]:
     """Give the paper's figures for what is measured: its model, as it does, on all classes of ImageNet-1k."""
     options, name = bench.site.config.classifier, bench.subject.published_name
     changed = options.crop, options.real, bench.subject.config.scaling

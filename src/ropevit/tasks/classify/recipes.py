@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ropevit.data.augment import AugmentConfig
-from ropevit.models.cost import count_multiply_adds
+from ropevit.models.cost import count_macs
 from ropevit.models.published import TOP1
 from ropevit.tasks.classify.config import ClassifyModel, TrainConfig
 from ropevit.tasks.common.config import OptimConfig, RunConfig
@@ -231,5 +231,5 @@ def images_seen(config: TrainConfig) -> float:
 
 def training_cost(config: TrainConfig) -> float:
     """Count the multiply-adds of a training: three forward passes (one of them for the loss) for every image."""
-    per_image = count_multiply_adds(config.model.build(num_classes=1000), config.model.size, config.model.size)
+    per_image = count_macs(config.model.build(num_classes=1000), config.model.size, config.model.size)
     return 3.0 * per_image * images_seen(config)

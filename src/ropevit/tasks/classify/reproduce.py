@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ropevit.models.published import Figure, curve
+from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, find_recipe, images_seen, training_cost
 from ropevit.tasks.common.directory import comparable, differences
@@ -84,7 +84,7 @@ class Target:
     """Arguments after `ropevit` of the command that measures it at the paper's sizes."""
 
     @property
-    def expected(self) -> dict[int, Figure]:
+    def expected(self) -> dict[int, PublishedResult]:
         """Give the paper's figures by size."""
         return curve(self.name)
 

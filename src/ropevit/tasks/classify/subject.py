@@ -116,8 +116,11 @@ def config_at(subject: Subject, size: tuple[int, ...]) -> Config:
     config = subject.config
     if subject.found.config is not None or not isinstance(config, SwinConfig) or not size:
         return config
-    grid, fitted = config.trained_grid or config.attended, replace(config, window_size=paper_window(size[0], size[-1]))
-    return fitted if grid == fitted.attended else replace(fitted, trained_grid=grid)
+    grid, fitted = (
+        config.trained_grid or config.attention_grid,
+        replace(config, window_size=paper_window(size[0], size[-1])),
+    )
+    return fitted if grid == fitted.attention_grid else replace(fitted, trained_grid=grid)
 
 
 def read_subject(model: str | None, checkpoint: str | None, which: Which | None = None) -> Subject:

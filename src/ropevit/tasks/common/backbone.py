@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 from torch import nn
 
 from ropevit.models.architectures import Config
-from ropevit.models.registry import PUBLISHED, family_config, model_name
+from ropevit.models.registry import PUBLISHED, model_name, variant_config
 from ropevit.tasks.common.kept import kind_of
 from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError
@@ -58,7 +58,7 @@ def body_config(options: BackboneOptions) -> Config:
         changes["drop_path_rule"] = "linear"  # as ViTDet, BEiT and mmseg have it; the classifier's is constant
     elif options.window is not None:
         changes["window_size"] = options.window
-    return family_config(options.model, options.position, drop_path=options.drop_path, **changes)
+    return variant_config(options.model, options.position, drop_path=options.drop_path, **changes)
 
 
 def first_weights(options: BackboneOptions) -> str | None:

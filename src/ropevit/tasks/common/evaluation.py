@@ -13,7 +13,7 @@ from ropevit.drawing import figure_bytes
 from ropevit.extras import require
 from ropevit.locks import lock_folder
 from ropevit.machine import environment
-from ropevit.models.published import Figure
+from ropevit.models.published import PublishedResult
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.measured import CURVE, Results, Row, read_rows, read_settings
 from ropevit.tasks.common.processes import Channel, check_device, choose_device, leave
@@ -37,7 +37,7 @@ class Begun:
     """How, in words."""
     trained_at: int
     sizes: tuple[int, ...]
-    paper: Mapping[int, Figure]
+    paper: Mapping[int, PublishedResult]
     """The paper's figures for the same, by size."""
     rows: tuple[Row, ...]
     out: Path
@@ -136,7 +136,7 @@ class Plan:
     """Test sizes in pixels, rising."""
     measure: Callable[[int], Reading]
     """Measures at one size."""
-    paper: Mapping[int, Figure] = field(default_factory=dict)
+    paper: Mapping[int, PublishedResult] = field(default_factory=dict)
     """The paper's figures for the same, by size."""
     notes: tuple[str, ...] = ()
     """What else a reader should know."""

@@ -12,7 +12,7 @@ from ropevit.data.loading import name_unread
 from ropevit.extras import require
 from ropevit.models.dense import DenseViTConfig
 from ropevit.models.rotations import set_scaling
-from ropevit.rope.scaling import asked_rules
+from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
 from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
 from ropevit.tasks.common.measured import fingerprint
@@ -118,7 +118,7 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
 
 def asked(config: EvalConfig) -> str | None:
     """Read the rules that are asked for; a segmenter has none of its own."""
-    return None if config.scaling is None else asked_rules(config.scaling)
+    return None if config.scaling is None else parse_override(config.scaling)
 
 
 def bend(model: SegmentationModel, info: SegmenterInfo, scaling: str, window: int | None) -> None:
