@@ -28,9 +28,9 @@ class RopeSpec(NamedTuple):
 class RopeType:
     """A rotary embedding that models can be built with.
 
-    A module with fixed frequencies derives from `Rope`, has a method `frequencies(device)`, and is shared by all blocks;
-    one that learns derives from `LearnedRope`, has `freqs`, and each block has its own. Both give radians per patch, (ndim, P) or
-    (ndim, heads, P).
+    A module with fixed frequencies derives from `Rope`, has a method `frequencies(device)`, and is shared by all
+    blocks; one that learns derives from `LearnedRope`, has `freqs`, and each block has its own. Both give radians per
+    patch, (ndim, P) or (ndim, heads, P).
     """
 
     make: Callable[[RopeSpec], Rope]
