@@ -151,7 +151,7 @@ def test_three_eighths_of_the_pairs_turn_with_x_and_y_each_if_none_are_given(cha
     built = config("rope_axial", frames=2, heads=1, width=channels)
     assert built.pairs_per_axis == pairs
     assert_close(ViT(built).rope.frequencies(), axial_frequencies(channels, 100.0, 3, pairs))
-    assert config("rope_axial", frames=2, pairs=(2, 2, 4)).budget == (2, 2, 4)
+    assert config("rope_axial", frames=2, pairs=(2, 2, 4)).pairs_per_axis == (2, 2, 4)
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -173,7 +173,7 @@ class NTKByParts:
 
 
 def ntk_by_parts(inputs: RotaryInputs, grids: GridSizes, slow: float, fast: float) -> RotaryInputs:
-    """Interpolate each pair by how often it turns over the trained grid; see `Parts`."""
+    """Interpolate each pair by how often it turns over the trained grid; see `NTKByParts`."""
     frequencies = inputs.frequencies
     turns = magnitude(frequencies * per_axis(grids.reference, frequencies)) / (2 * math.pi)
     kept = ((turns - slow) / (fast - slow)).clamp(0, 1)
