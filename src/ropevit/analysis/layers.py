@@ -94,7 +94,7 @@ def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
     Raises:
         ValueError: If no layer rotates.
     """
-    layers, rules = rotated_layers(model), body(model).config.rules
+    layers, rules = rotated_layers(model), body(model).config.scaling_methods
     if rules is None:
         return layers
     positions = grid_positions(*grid)

@@ -67,7 +67,7 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
 
 def apply_scaling(body: BaseModel) -> None:
     """Give every attention layer of a model the rules of its config."""
-    rules = body.config.rules
+    rules = body.config.scaling_methods
     for module in body.modules():
         if hasattr(module, "scaling"):
             module.scaling = rules

@@ -45,7 +45,7 @@ def drawn(monkeypatch):
         found.append(original(self, *args, **options))
         return found[-1]
 
-    monkeypatch.setattr(CoordinateJitter, "draw", draw)
+    monkeypatch.setattr(CoordinateJitter, "sample", draw)
     return found
 
 
@@ -125,7 +125,7 @@ def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(s
     seen, begun, original = [], [], measuring.classifier
 
     def spy(model, bench):
-        seen.append(model.config.rules)
+        seen.append(model.config.scaling_methods)
         return original(model, bench)
 
     monkeypatch.setattr(measuring, "classifier", spy)
@@ -135,7 +135,7 @@ def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(s
             workers=0, device="cpu", scaling=scaling,
         )  # fmt: skip
         evaluate(config, lambda event: begun.append(event.how) if isinstance(event, Begun) else None)
-    assert [[rule.name for rule in rules.rules] for rules in seen[:2]] == [["normalise", "jitter"], ["yarn"]]
+    assert [[rule.name for rule in rules.methods] for rules in seen[:2]] == [["normalise", "jitter"], ["yarn"]]
     assert {rules.trained_grid for rules in seen[:2]} == {(7, 7)}
     assert [how.split("rules ")[1].split(",")[0] for how in begun[:2]] == [RULE, "yarn"]
     assert seen[2] is None
