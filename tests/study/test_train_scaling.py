@@ -50,7 +50,7 @@ def drawn(monkeypatch):
         found.append(original(self, *args, **options))
         return found[-1]
 
-    monkeypatch.setattr(CoordinateJitter, "draw", draw)
+    monkeypatch.setattr(CoordinateJitter, "sample", draw)
     return found
 
 
