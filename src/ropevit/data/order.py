@@ -65,7 +65,7 @@ class TrainOrder:
         if not self.steps_per_epoch:
             raise ValueError(
                 f"got {self.length} images for batches of {self.batch_size}; expected no batch larger than the set; "
-                "lower the batch size"
+                f"lower the batch size: --batch-size {self.length} at most"
             )
         if self.blocks and sum(self.blocks) != self.length:
             raise ValueError(f"got blocks of {sum(self.blocks)} images in all; expected {self.length}")

@@ -41,6 +41,19 @@ def test_a_training_is_resumed_with_the_same_options_or_not_at_all(tmp_path):
     assert read_settings(run.out) == SETTINGS
 
 
+def test_weights_are_not_written_over_by_a_training_whose_checkpoints_are_gone(tmp_path):
+    run = RunConfig(out=tmp_path / "run", resume=True)
+    open_directory(run, SETTINGS)
+    take_a_step(run.out)
+    open_directory(run, SETTINGS)  # killed before its first checkpoint: it starts over
+    (run.out / "best.safetensors").write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"holds best.safetensors, but no checkpoint to resume from; .* --init"):
+        open_directory(run, SETTINGS)
+    (run.out / "checkpoints").mkdir()
+    (run.out / "checkpoints" / "step-00000004.pt").touch()
+    open_directory(run, SETTINGS)
+
+
 def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
     run = RunConfig(out=tmp_path / "run", resume=True)
     open_directory(run, SETTINGS)

@@ -10,6 +10,7 @@ from ropevit.data.identity import changes
 from ropevit.files import read_json, write_json
 from ropevit.locks import NAME, is_empty
 from ropevit.tasks.common.config import FIXED, RunConfig
+from ropevit.tasks.common.kept import FILES
 
 FILE = "config.json"
 #: Under which key the config says which images it was started with.
@@ -66,7 +67,22 @@ def open_directory(
     if changed := differences(comparable(before), comparable(settings)):
         raise ValueError(f"{run.out} was started otherwise ({'; '.join(changed)}); resume it with the same options")
     check_images(run.out, before.get(IMAGES) or {}, images or {})
+    check_checkpoints(run.out)
     remove_parts(run.out)
+
+
+def check_checkpoints(folder: Path) -> None:
+    """Refuse to start a training over that has left weights, but whose checkpoints are gone.
+
+    Raises:
+        ValueError: Naming the weights.
+    """
+    weights = [name for name in FILES.values() if (folder / name).exists()]
+    if weights and not any((folder / "checkpoints").glob("step-*")):
+        raise ValueError(
+            f"{folder} holds {', '.join(weights)}, but no checkpoint to resume from; choose another --out, or start "
+            f"from its weights: --init {folder / weights[0]}"
+        )
 
 
 def remove_parts(folder: Path) -> None:
