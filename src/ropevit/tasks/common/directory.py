@@ -62,7 +62,8 @@ def open_directory(
         write_json(run.out / FILE, {**settings, **({} if images is None else {IMAGES: images})})
         return
     if not run.resume:
-        raise ValueError(f"{run.out} is not empty; choose another --out, or go on with what is there with --resume")
+        more = ", or go on with what is there with --resume" if (run.out / FILE).exists() else ""
+        raise ValueError(f"{run.out} is not empty; choose another --out{more}")
     before = read_settings(run.out)
     if changed := differences(comparable(before), comparable(settings)):
         raise ValueError(f"{run.out} was started otherwise ({'; '.join(changed)}); resume it with the same options")
