@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_all_start_methods, get_context, resource_tracker
+from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -30,6 +30,10 @@ BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 #: So many unreadable files in a row are not bad luck, but a wrong folder or a disk that is gone.
 MOST_BAD = 10
+
+#: What Ctrl-C in a terminal (SIGINT) and torchrun (SIGTERM) send to all processes together. Workers leave them to the
+#: main process, which still needs their images, and ends them.
+GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Sample(NamedTuple):
@@ -279,15 +283,16 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
 def start_method() -> BaseContext:
     """Choose how processes start: not as a fork of this one, which hangs where it has threads (bars, logs, a GPU).
 
-    They are forks of a server that has loaded the libraries once for all, where the system has forks. It does not hear
-    SIGTERM, which torchrun sends to all processes together: it ends with this one, and workers end with it.
+    They are forks of a server that has loaded the libraries once for all, where the system has forks. It is started
+    with GROUP_SIGNALS blocked, and its forks inherit that until `stand_apart` runs in them: the server ends with this
+    process, and workers end with the server.
     """
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, "torchvision.transforms", "timm.data.auto_augment"])
     resource_tracker.ensure_running()  # which the server would start, letting signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
         forkserver.ensure_running()
     finally:
@@ -301,11 +306,20 @@ def same(batch: BatchT) -> BatchT:
 
 
 def stand_apart(_: int) -> None:
-    """Leave signals that all processes get together to the main one, which still needs images, and ends this one."""
+    """Leave GROUP_SIGNALS to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        drop_pending()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+
+
+def drop_pending() -> None:
+    """Forget GROUP_SIGNALS that came while they were blocked; end this process if the main one meant it alone."""
+    main = parent_process()
+    while hasattr(signal, "sigtimedwait") and (received := signal.sigtimedwait(GROUP_SIGNALS, 0)):
+        if main and received.si_pid == main.pid:
+            os._exit(0)
 
 
 @contextmanager
