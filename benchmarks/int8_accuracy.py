@@ -29,7 +29,7 @@ from ropevit.models import Model
 from ropevit.study.events import Run
 from ropevit.study.panels import ZoomPanel
 from ropevit.study.settings import preset
-from ropevit.study.train import Job, train
+from ropevit.study.train import RunJob, train
 
 BATCH = 64
 
@@ -37,7 +37,7 @@ BATCH = 64
 def trained(folder: Path, steps: int, position: str) -> tuple[Model, list[str] | None]:
     settings = replace(preset("fashion", "zoom"), test_sizes=(28,), steps=steps)
     panel = ZoomPanel(settings, load_fashion("train"), load_fashion("test"))
-    job = Job(
+    job = RunJob(
         run=Run(panel="zoom", embedding=position, seed=0),
         panel=panel,
         folder=folder,

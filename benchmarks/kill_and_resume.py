@@ -21,7 +21,7 @@ import torch
 from small_training import finished, fork, small, train
 
 from ropevit.tasks.common import checkpoints
-from ropevit.tasks.common.events import Event, Said, Started, Stepped
+from ropevit.tasks.common.events import Event, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.metrics import read_metrics
 
 
@@ -45,9 +45,9 @@ def attempt(out: Path, epochs: int, writing: bool, started: int) -> None:
         (write_half if writing and next(count) == 1 else SAVE)(state, file)
 
     def watch(event: Event) -> None:
-        if isinstance(event, Said):
+        if isinstance(event, Notice):
             print(event.message, flush=True)
-        if isinstance(event, Started | Stepped):
+        if isinstance(event, TrainStarted | StepDone):
             os.write(started, b".")
 
     checkpoints.torch.save = save  # type: ignore[assignment]

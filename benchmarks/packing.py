@@ -52,7 +52,7 @@ def one_by_one(sizes: list[int], device: str) -> Callable[[Tensor], Tensor]:
 def in_rows(row_tokens: int | None, one_each: bool = False) -> Callable[[list[int], str], Callable[[Tensor], Tensor]]:
     def make(sizes: list[int], device: str) -> Callable[[Tensor], Tensor]:
         packed = pack([torch.zeros(1, 1, size) for size in sizes], 1, 0, row_tokens=row_tokens and sum(sizes))
-        image, first = packed.image, packed.first
+        image, first = packed.sequence_ids, packed.starts
         if one_each:
             slots = torch.arange(max(sizes)).expand(len(sizes), -1)
             image = torch.where(slots < torch.tensor(sizes)[:, None], torch.arange(len(sizes))[:, None], -1)
@@ -149,8 +149,8 @@ def model_rows(mix: str, count: int, device: str, dtype: torch.dtype) -> list[st
     }
     once = rounds({name: torch.no_grad()(run) for name, run in runs.items()}, count, device)
     twice = rounds({name: lambda run=run: run().sum().backward() for name, run in runs.items()}, count, device)
-    filled = (packed.image >= 0).float().mean().item()
-    note = f"{packed.image.shape[0]} rows of {packed.image.shape[1]}, {100 * filled:.0f} % filled"
+    filled = (packed.sequence_ids >= 0).float().mean().item()
+    note = f"{packed.sequence_ids.shape[0]} rows of {packed.sequence_ids.shape[1]}, {100 * filled:.0f} % filled"
     return [
         f"| {mix} | {name} | {show(once, name, 'image by image')} | {show(twice, name, 'image by image')} | {note} |"
         for name in runs

@@ -29,7 +29,7 @@ from ropevit.data.fashion import load_fashion
 from ropevit.integrations.retrofit import rope_parameters
 from ropevit.study.panels import ZoomPanel
 from ropevit.study.settings import PanelSettings, preset
-from ropevit.study.train import learning_rate, widen
+from ropevit.study.train import learning_rate, rescale_init
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["split", "seed", "arm", "rope_lr", "steps", "size", "accuracy"]
@@ -108,7 +108,7 @@ def pretrain(panel: ZoomPanel, seed: int, cache: Path) -> nn.Module:
     if cache.exists():
         model.load_state_dict(torch.load(cache, weights_only=True))
     else:
-        widen(model.blocks)
+        rescale_init(model.blocks)
         nn.init.normal_(model.pos_embed, std=settings.ape_std)
         fit(model, panel, seed)
         torch.save(model.state_dict(), cache)

@@ -28,7 +28,7 @@ from ropevit.study.device import resolve_precision
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES, FieldPanel, ZoomPanel
 from ropevit.study.settings import FASHION, PanelSettings
-from ropevit.study.train import Job, train
+from ropevit.study.train import RunJob, train
 from ropevit.weights import load_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,7 +77,7 @@ def trained(run: Run, panel: ZoomPanel | FieldPanel) -> ViT:
     if not (folder / "model.safetensors").exists():
         how = {"device": torch.device("cpu"), "dtype": resolve_precision("auto", torch.device("cpu"))}
         how |= {"report": lambda _: None, "should_stop": lambda: False}
-        train(Job(run=run, panel=Unmeasured(panel), folder=folder, **how))
+        train(RunJob(run=run, panel=Unmeasured(panel), folder=folder, **how))
     model, _ = load_model(str(folder / "model.safetensors"))
     return model.eval()
 

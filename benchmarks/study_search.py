@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from ropevit.data.canvas import CanvasLaw
-from ropevit.data.crops import CropLaw
+from ropevit.data.canvas import CanvasSettings
+from ropevit.data.crops import CropSettings
 from ropevit.data.fashion import load_fashion
 from ropevit.data.labelled import LabelledImages
 from ropevit.machine import environment
@@ -29,21 +29,22 @@ from ropevit.study.device import resolve_precision
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.settings import PanelSettings
-from ropevit.study.train import Job, train
+from ropevit.study.train import RunJob, train
 
 RESULTS = Path(__file__).parent / "results/study_search.csv"
 COLUMNS = ["panel", "embedding", "seed", "changes", "scores", "train_seconds", "eval_seconds", "step_ms", "where"]
 EMBEDDINGS = ("ape", "rope_axial", "rope_mixed")
 
 AREAS = {
-    "log .08-1": CropLaw(smallest=0.08, largest=1.0, law="log"),
-    "uniform .08-1": CropLaw(smallest=0.08, largest=1.0, law="uniform"),
-    "log .08-.7": CropLaw(smallest=0.08, largest=0.7, law="log"),
-    "log .2-1": CropLaw(smallest=0.2, largest=1.0, law="log"),
+    "log .08-1": CropSettings(smallest=0.08, largest=1.0, law="log"),
+    "uniform .08-1": CropSettings(smallest=0.08, largest=1.0, law="uniform"),
+    "log .08-.7": CropSettings(smallest=0.08, largest=0.7, law="log"),
+    "log .2-1": CropSettings(smallest=0.2, largest=1.0, law="log"),
 }
-CANVASES = {f"item {size}": CanvasLaw(item_size=size, density=0.8, noise=0.06) for size in (16, 20, 24)}
+CANVASES = {f"item {size}": CanvasSettings(item_size=size, density=0.8, noise=0.06) for size in (16, 20, 24)}
 CANVASES |= {
-    f"plain {size}": CanvasLaw(item_size=size, density=0.5, noise=0.05, jitter=1.1, turn=0.0) for size in (16, 20, 24)
+    f"plain {size}": CanvasSettings(item_size=size, density=0.5, noise=0.05, jitter=1.1, turn=0.0)
+    for size in (16, 20, 24)
 }
 
 COMMON = {"patch_size": 4, "width": 64, "depth": 4, "heads": 2, "lr": 2e-3, "ape_std": 0.3, "start": "deit"}
@@ -120,7 +121,7 @@ def run_one(row: dict[str, Any], images: tuple[LabelledImages, LabelledImages]) 
     panel = PANEL_CLASSES[run.panel](settings_of(run.panel, row["changes"]), *images)
     how = {"device": device, "dtype": dtype, "report": lambda _: None, "should_stop": lambda: False}
     with tempfile.TemporaryDirectory() as folder:
-        result = train(Job(run=run, panel=panel, folder=Path(folder), **how))
+        result = train(RunJob(run=run, panel=panel, folder=Path(folder), **how))
     facts = environment(device, dtype, workers=1, threads=1)
     line = row | {name: result[name] for name in ("scores", "train_seconds", "eval_seconds", "step_ms")}
     line["where"] = "; ".join(f"{name} {facts[name]}" for name in ("torch", "device", "precision", "threads"))

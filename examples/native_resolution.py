@@ -12,7 +12,7 @@ with torch.no_grad():
     packed = model.pack(images)  # patches in rows, on the device of the images
     logits = model.forward_packed(packed)
     alone = torch.cat([model(image[None]) for image in images])
-    print(f"{len(images)} images in {packed.image.shape[0]} rows of {packed.image.shape[1]} tokens")
+    print(f"{len(images)} images in {packed.sequence_ids.shape[0]} rows of {packed.sequence_ids.shape[1]} tokens")
     print(f"largest difference from each image alone: {(logits - alone).abs().max():.1e}")
 
     kept = random_patches(images, patch_size=16, share=0.5)

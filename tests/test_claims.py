@@ -14,7 +14,7 @@ import tiles
 import torch
 from pooled import Arm, Training, by_seed, interval, pair_row, paired, share
 
-from ropevit.data.canvas import CanvasLaw
+from ropevit.data.canvas import CanvasSettings
 from ropevit.data.fashion import load_fashion
 from ropevit.models.vit import ViT
 from ropevit.study.panels import FieldPanel
@@ -156,7 +156,7 @@ def test_an_image_smaller_than_a_window_is_refused():
 
 @pytest.fixture(scope="module")
 def panels():
-    settings = replace(FASHION["field"], width=16, depth=1, canvas=CanvasLaw(item_size=20), test_canvases=2)
+    settings = replace(FASHION["field"], width=16, depth=1, canvas=CanvasSettings(item_size=20), test_canvases=2)
     images = load_fashion("val")
     whole, *windowed = (
         FieldPanel(settings, images, images),

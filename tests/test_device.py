@@ -6,7 +6,6 @@ from torch.utils._pytree import tree_leaves
 from ropevit.device import resolve_device
 from ropevit.models import ViTConfig, build_model, set_scaling
 from ropevit.models.swin import SwinConfig
-from ropevit.tasks.common import processes
 
 
 def pretend(monkeypatch, kind, count=1):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ropevit.analysis import distance, entropy
-from ropevit.analysis.attention import at_size, measure_attention, resized, spread
-from ropevit.analysis.subject import FigureOptions, Subject
+from ropevit.analysis.attention import at_size, measure_attention, positional_std, resized
+from ropevit.analysis.figure_model import FigureModel, FigureOptions
 from ropevit.models import Swin, SwinConfig, ViT, ViTConfig
 
 #: Mean over all ordered pairs of patches of a 2 x 3 grid: of the unordered ones 7 stand 1 apart, 2 stand 2, 4 stand
@@ -64,14 +64,14 @@ def test_attention_to_one_patch():
     scores = torch.full((1, 1, 2, 6), -1e4)
     scores[..., 0, 5] = scores[..., 1, 0] = 0
     places = torch.tensor([[0.0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
-    found = spread(scores, torch.cdist(places[:2], places))
+    found = positional_std(scores, torch.cdist(places[:2], places))
     alike(found[:, 0, 0], [[sqrt(5), 1], [0, 0], [0, 0]])
 
 
 def test_what_goes_to_the_prefix_is_left_out_of_distances_alone():
     scores = torch.full((1, 1, 1, 4), -1e4)
     scores[..., 0] = scores[..., 2] = 0  # half to the class token, half to the second patch
-    found = spread(scores, torch.tensor([[0.0, 3.0, 5.0]]), prefix=1).flatten()
+    found = positional_std(scores, torch.tensor([[0.0, 3.0, 5.0]]), prefix=1).flatten()
     alike(found, [3, log(2), 0.5])
 
 
@@ -110,7 +110,7 @@ def test_some_queries_stand_for_all(monkeypatch):
     assert (every.queries, some.queries) == (32, 8)
     assert some.distance.tolist() == same.distance.tolist() != other.distance.tolist()
     assert abs(some.uniform_distance - every.uniform_distance) < 0.5
-    monkeypatch.setattr("ropevit.analysis.watching.HELD", 1)  # a row at a time
+    monkeypatch.setattr("ropevit.analysis.capture.HELD", 1)  # a row at a time
     alike(measure_attention(model, [images]).layers[0].entropy, every.entropy)
 
 
@@ -144,7 +144,7 @@ def test_windows_are_the_same_in_all_figures():
     for size in (12, 16, 40):
         side = at_size(small.model, size, 16).config.window_size
         assert small.grid_at(size) == (side, side)
-    assert Subject(model=swin(window_size=7), label="", trained_size=(224, 224)).grid_at(384) == (12, 12)
+    assert FigureModel(model=swin(window_size=7), label="", trained_size=(224, 224)).grid_at(384) == (12, 12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -156,7 +156,7 @@ def test_models_in_half_precision_are_measured(dtype):
 
 
 def subject(model, size, images=2):
-    return Subject(
+    return FigureModel(
         model=model, label="mine", trained_size=(size, size), images=torch.randn(images, 3, 2 * size, 2 * size)
     )
 
@@ -210,7 +210,7 @@ def test_a_single_patch_is_drawn_though_nothing_is_apart():
 
 
 def test_attention_without_images_is_refused():
-    without = Subject(model=vit(), label="mine", trained_size=(64, 64))
+    without = FigureModel(model=vit(), label="mine", trained_size=(64, 64))
     with pytest.raises(ValueError, match="got no images, on which attention is measured"):
         distance.make(without, FigureOptions())
 

@@ -4,14 +4,14 @@ import torch
 from ropevit.analysis import extrapolation
 from ropevit.analysis.curves import Curve, Evaluations
 from ropevit.analysis.extrapolation import published_curve
-from ropevit.analysis.subject import FigureOptions, Subject
+from ropevit.analysis.figure_model import FigureModel, FigureOptions
 from ropevit.models.published import SOURCE, curve
 
 SMALL = "rope_mixed_deit_small_patch16_LS"
 
 
 def subject(name, published=True):
-    return Subject(model=torch.nn.Identity(), label="mine", trained_size=(224, 224), name=name, published=published)
+    return FigureModel(model=torch.nn.Identity(), label="mine", trained_size=(224, 224), name=name, published=published)
 
 
 def test_rows_hold_what_was_measured_and_what_the_paper_gives():

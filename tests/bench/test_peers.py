@@ -6,7 +6,7 @@ from torch._dynamo.backends.debugging import aot_eager
 
 from ropevit.bench.attention import attention_candidate, expected, make_data
 from ropevit.bench.check import ALLOWED, WrongResultError, exact
-from ropevit.bench.peers import fused, make_layer, split, ways
+from ropevit.bench.peers import fused, implementations, make_layer, split
 from ropevit.bench.shapes import SHAPES as NAMED
 from ropevit.bench.shapes import Shape
 from ropevit.kernels.rotation import interpreted, triton_available
@@ -17,7 +17,7 @@ SHAPES = [
     Shape(name="registers", h=3, w=5, heads=2, channels=16, prefix=3),
     Shape(name="window", h=2, w=7, heads=3, channels=8, prefix=0),
 ]
-WAYS = ways("cpu")
+WAYS = implementations("cpu")
 
 
 def candidate(way, shape, dtype=torch.float32, level="op", compiled=False):
@@ -45,7 +45,7 @@ def test_running_again_and_again_changes_no_answer(way):
 
 
 def test_ours_are_all_backends_of_the_device():
-    found = {way.name for way in ways("cuda") if way.family == "ours"}
+    found = {way.name for way in implementations("cuda") if way.family == "ours"}
     assert found == {"ours (reference)", "ours (triton)", "ours (fused)"}
     assert {way.name for way in WAYS if way.family == "ours"} == {"ours (reference)", "ours (cpu)"}
 

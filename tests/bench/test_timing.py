@@ -3,9 +3,9 @@ import torch
 
 from ropevit.bench import timing
 from ropevit.bench.attention import attention_candidate, make_data
-from ropevit.bench.peers import make_layer, ways
+from ropevit.bench.peers import implementations, make_layer
 from ropevit.bench.shapes import SHAPES, Shape
-from ropevit.bench.timing import kept_bytes, spread, time_rounds
+from ropevit.bench.timing import saved_bytes, time_rounds, timing_stats
 
 CPU = torch.device("cpu")
 
@@ -27,25 +27,25 @@ def test_short_calls_are_repeated_within_a_round():
 
 
 def test_a_spread_is_the_median_and_the_quartiles():
-    assert spread([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 2.0, 4.0)
-    assert spread([7.0]) == (7.0, 7.0, 7.0)
+    assert timing_stats([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 2.0, 4.0)
+    assert timing_stats([7.0]) == (7.0, 7.0, 7.0)
     with pytest.raises(ValueError, match="no measurements"):
-        spread([])
+        timing_stats([])
 
 
 def test_tensors_kept_for_the_backward_pass_are_counted_once():
     x, y = torch.randn(10, 10, requires_grad=True), torch.randn(10, 10)
-    assert kept_bytes(lambda: x * y) == 400  # y alone: x is not needed for a gradient that nothing asks for
-    assert kept_bytes(lambda: (x * y) * y.t()) == 400
+    assert saved_bytes(lambda: x * y) == 400  # y alone: x is not needed for a gradient that nothing asks for
+    assert saved_bytes(lambda: (x * y) * y.t()) == 400
 
 
 def test_a_rotation_in_place_keeps_no_more_than_no_rotation():
     shape = Shape(name="tiny", h=4, w=8, heads=2, channels=16)
     kept = {}
-    for way in ways("cpu"):
+    for way in implementations("cpu"):
         layer = make_layer(shape, way.embedding, CPU)
         candidate = attention_candidate("layer", way, layer, make_data(shape, CPU, torch.float32, 8), compiled=False)
-        kept[way.label] = kept_bytes(candidate.tracked) / (4 * shape.elements(8))
+        kept[way.label] = saved_bytes(candidate.tracked) / (4 * shape.elements(8))
     assert kept["ours (cpu), mixed"] < kept["no embedding"] + 0.1
     assert kept["ours (cpu), mixed"] < kept["complex numbers, mixed"] - 1
 

@@ -11,8 +11,8 @@ from ropevit.data.fashion import CLASSES, load_fashion
 from ropevit.models import ViT, ViTConfig
 from ropevit.models.published import curve
 from ropevit.tasks.classify import evaluate as module
-from ropevit.tasks.classify.evaluate import Row
-from ropevit.tasks.common.evaluation import Begun
+from ropevit.tasks.classify.evaluate import ClassifierResult
+from ropevit.tasks.common.evaluation import EvalStarted
 
 
 @pytest.fixture
@@ -60,14 +60,14 @@ def test_a_model_of_the_demo_is_measured_on_the_embedded_images(tmp_path, monkey
 
 
 def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):
-    original = module.measure
+    original = module.evaluate_size
 
     def interrupted(model, view, bench):
         if view.size == 16:
             raise KeyboardInterrupt
         return original(model, view, bench)
 
-    monkeypatch.setattr(module, "measure", interrupted)
+    monkeypatch.setattr(module, "evaluate_size", interrupted)
     with pytest.raises(SystemExit) as stopped:
         main([*arguments, "--sizes", "8", "16"])
     assert stopped.value.code == 130
@@ -107,8 +107,10 @@ def test_wrong_input_is_one_line(arguments, tmp_path, capsys, extra, message):
 def test_the_papers_figures_say_how_well_they_are_known(tmp_path):
     figures = curve("deit_small_patch16_LS")
     assert [str(figures[size]) for size in (144, 224, 256)] == ["73.5±0.1", "80.4", "80.9±0.05"]
-    begun = Begun(name="it", how="", trained_at=224, sizes=(224,), paper=figures, rows=(), out=tmp_path, notes=())
+    begun = EvalStarted(name="it", how="", trained_at=224, sizes=(224,), paper=figures, rows=(), out=tmp_path, notes=())
     figures = {"top1": 80.0, "top5": 95.0, "images": 50_000, "skipped": 0}
-    row = Row(size=224, **figures, images_per_second=1.0, peak_memory_gib=1.0, window=7, resize=256, crop=0.875)
+    row = ClassifierResult(
+        size=224, **figures, images_per_second=1.0, peak_memory_gib=1.0, window=7, resize=256, crop=0.875
+    )
     table = result_table(begun, [row])
     assert [column.header for column in table.columns][:6] == ["size", "resize", "window", "top-1", "top-5", "paper"]

@@ -8,11 +8,11 @@ from PIL import Image
 
 import ropevit
 from ropevit.analysis import catalogue
-from ropevit.analysis.catalogue import ANALYSES, Analysis, Made
+from ropevit.analysis.catalogue import ANALYSES, Analysis, FigureResult
 from ropevit.analysis.layers import rotated_layers
 from ropevit.cli import main
+from ropevit.cli.figure_models import Preprocessing, load_images, open_figure_model, random_figure_model
 from ropevit.cli.figures import read_points
-from ropevit.cli.subjects import Look, load_images, open_figure_subject, random_subject
 from ropevit.models import ViT, ViTConfig
 
 #: The figures of the rotation, which need no images.
@@ -58,14 +58,14 @@ def test_a_figure_is_a_png_an_svg_and_a_table(saved, tmp_path, capsys, name):
 
 
 def test_the_title_names_the_training_and_random_weights(saved):
-    subject, look = open_figure_subject(None, saved(folder="my_training"), None)
+    subject, look = open_figure_model(None, saved(folder="my_training"), None)
     assert (subject.label, subject.trained_size, subject.trained_grid) == ("my_training", (24, 24), (3, 3))
     assert (look.mean, look.embedded) == ((0.5, 0.5, 0.5), False)
-    assert open_figure_subject(None, saved(in_channels=1), None)[1].embedded
-    subject, _ = random_subject(NAME)
+    assert open_figure_model(None, saved(in_channels=1), None)[1].embedded
+    subject, _ = random_figure_model(NAME)
     assert subject.label == f"{NAME}, random weights"
     torch.manual_seed(1)
-    again = random_subject(NAME)[0].model.state_dict()
+    again = random_figure_model(NAME)[0].model.state_dict()
     assert all(torch.equal(again[key], value) for key, value in subject.model.state_dict().items())
 
 
@@ -88,9 +88,9 @@ def test_a_published_shape_alone_is_not_published_weights(tmp_path):
     for source, file in (("own.safetensors", "thousand.pth"), ("ten.pth", "converted.pth")):
         main(["convert", str(tmp_path / source), str(tmp_path / file), "--to", "published", "--model", NAME])
     given = (None, str(own), None), (NAME, str(tmp_path / "converted.pth"), None)
-    for subject in (*(open_figure_subject(*each)[0] for each in given), random_subject(NAME)[0]):
+    for subject in (*(open_figure_model(*each)[0] for each in given), random_figure_model(NAME)[0]):
         assert (subject.name, subject.published) == (NAME, False)
-    assert open_figure_subject(NAME, str(tmp_path / "thousand.pth"), None)[0].published
+    assert open_figure_model(NAME, str(tmp_path / "thousand.pth"), None)[0].published
 
 
 def test_all_leaves_out_what_a_model_does_not_have_and_says_why(saved, tmp_path, capsys, monkeypatch):
@@ -112,13 +112,13 @@ def test_all_does_not_take_a_mistake_for_a_figure_that_a_model_lacks():
         raise ValueError("a mistake")
 
     with pytest.raises(ValueError, match="a mistake"):
-        catalogue.attempt(Analysis("mine", "Mine", "", wrong), random_subject(NAME)[0], catalogue.FigureOptions())
+        catalogue.attempt(Analysis("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalogue.FigureOptions())
 
 
 def made(subject, options):
     del options
     assert subject.label == "run"
-    return Made(Figure(), [{"answer": 42}])
+    return FigureResult(Figure(), [{"answer": 42}])
 
 
 def test_sizes_points_and_rules_reach_the_figures(saved, tmp_path):
@@ -133,14 +133,14 @@ def test_sizes_points_and_rules_reach_the_figures(saved, tmp_path):
 
 
 def test_images_are_cut_square_and_normalised(my_images, tmp_path):
-    images = load_images(str(my_images / "red" / "3.png"), Look(mean=(0.5,) * 3, std=(0.25,) * 3), 32)
+    images = load_images(str(my_images / "red" / "3.png"), Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3), 32)
     assert images.shape == (1, 3, 32, 32)
     assert images[0].mean((1, 2)).argmax() == 0  # red
-    assert load_images("fashion", Look(mean=(0.5,), std=(0.25,)), 20).shape == (8, 1, 20, 20)
+    assert load_images("fashion", Preprocessing(mean=(0.5,), std=(0.25,)), 20).shape == (8, 1, 20, 20)
     (tmp_path / "val").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "val/a.png")
     Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
-    assert len(load_images(str(tmp_path), Look(), 16)) == 1
+    assert len(load_images(str(tmp_path), Preprocessing(), 16)) == 1
 
 
 def test_points_are_read_in_pairs():

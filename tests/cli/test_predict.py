@@ -13,8 +13,8 @@ from ropevit.cli.console import Console
 from ropevit.data.images import read_image
 from ropevit.models import ViT, ViTConfig
 from ropevit.tasks.classify import predict as predicting
+from ropevit.tasks.classify.eval_model import EvalModel
 from ropevit.tasks.classify.predict import Input, classify
-from ropevit.tasks.classify.subject import Subject
 from ropevit.tasks.common.outputs import new_folder
 
 
@@ -38,8 +38,8 @@ def test_a_study_checkpoint_names_its_own_classes(finished, my_images, capsys):
 def test_swin_takes_any_size_with_windows_of_a_32nd_of_it(photo, tmp_path, capsys, monkeypatch):
     name, made = "swin_rope_mixed_tiny_patch4_window7_224", []
     torch.save({"model": ropevit.create_model(name).state_dict()}, tmp_path / "weights.pth")
-    build = Subject.build
-    monkeypatch.setattr(Subject, "build", lambda *given: made.append(build(*given)) or made[-1])
+    build = EvalModel.build
+    monkeypatch.setattr(EvalModel, "build", lambda *given: made.append(build(*given)) or made[-1])
     weights = ["--model", name, "--checkpoint", str(tmp_path / "weights.pth")]
     main(["predict", str(photo), *weights, "--size", "50", "83"])
     main(["predict", str(photo), *weights, "--size", "65", "--whole"])
@@ -173,7 +173,7 @@ def test_many_images_are_a_line_each_and_are_counted(photos, named, capsys):
 
 
 def test_ctrl_c_keeps_what_is_classified(photos, named, tmp_path, capsys, monkeypatch):
-    original, seen = predicting.best, []
+    original, seen = predicting.top_classes, []
 
     def interrupted(*given):
         if seen:
@@ -181,7 +181,7 @@ def test_ctrl_c_keeps_what_is_classified(photos, named, tmp_path, capsys, monkey
         seen.append(1)
         return original(*given)
 
-    monkeypatch.setattr(predicting, "best", interrupted)
+    monkeypatch.setattr(predicting, "top_classes", interrupted)
     arguments = ["predict", str(photos), "--checkpoint", named, "--out", str(tmp_path / "out"), "--batch-size", "2"]
     assert run_to_its_end(arguments) == 130
     assert "stopped after 2 of 8 images" in capsys.readouterr().out

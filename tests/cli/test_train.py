@@ -12,7 +12,7 @@ from ropevit.cli.console import Console
 from ropevit.cli.runs import table
 from ropevit.cli.train import TrainingBars
 from ropevit.tasks.common import engine
-from ropevit.tasks.common.events import Progressed, Said, Started, Stepped
+from ropevit.tasks.common.events import LogLine, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.runs import find_runs
 from ropevit.tasks.detect.model import load_detector
 
@@ -51,10 +51,10 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch
 def test_the_display_names_a_file_once_and_fits_eighty_columns():
     console = Console(width=80, record=True, file=io.StringIO())
     with TrainingBars(console) as bars:
-        bars.update(Started(first=0, steps=250_000, length=250_000, steps_per_epoch=625))
-        bars.update(Stepped(step=125_000))
+        bars.update(TrainStarted(first=0, steps=250_000, length=250_000, steps_per_epoch=625))
+        bars.update(StepDone(step=125_000))
         bars.update(
-            Progressed(
+            LogLine(
                 step=125_000,
                 steps=250_000,
                 epoch=200.0,
@@ -66,7 +66,7 @@ def test_the_display_names_a_file_once_and_fits_eighty_columns():
             )
         )
         for _ in range(2):
-            bars.update(Said(message="left out a.jpg"))
+            bars.update(Notice(message="left out a.jpg"))
     printed = console.export_text()
     assert printed.count("left out a.jpg") == 1
     assert "125000/250000" in printed

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from ropevit.data.canvas import CanvasLaw, paint, pixel_labels
+from ropevit.data.canvas import CanvasSettings, paint_canvases, pixel_labels
 from ropevit.data.fashion import load_fashion
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.streams import stream
+from ropevit.data.rng import make_generator
 
-LAW = CanvasLaw(item_size=8, density=0.8, noise=0.05, cutout=False)
+LAW = CanvasSettings(item_size=8, density=0.8, noise=0.05, cutout=False)
 
 
 def squares(channels=1):
@@ -19,15 +19,15 @@ def squares(channels=1):
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 16), (3, 24)])
 def test_a_canvas_has_an_image_and_a_label_for_every_pixel(channels, size):
-    canvases, truth = paint(*squares(channels), size, 5, LAW, stream("shape"))
+    canvases, truth = paint_canvases(*squares(channels), size, 5, LAW, make_generator("shape"))
     assert canvases.shape == (5, channels, size, size)
     assert truth.shape == (5, size, size)
     assert set(truth.unique().tolist()) == {0, 1, 2}
 
 
 def test_labels_lie_on_their_items():
-    flat = CanvasLaw(item_size=8, density=0.5, noise=0.0, jitter=1.0, turn=0.0, cutout=False)
-    canvases, truth = paint(*squares(), 32, 50, flat, stream("labels"))
+    flat = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, turn=0.0, cutout=False)
+    canvases, truth = paint_canvases(*squares(), 32, 50, flat, make_generator("labels"))
     white, grey = (canvases[:, 0][truth == label] for label in (1, 2))
     assert white.mean() > 190  # dimmed to between 0.6 and 1
     assert 60 < grey.mean() < 130
@@ -38,7 +38,7 @@ def test_a_larger_canvas_holds_more_of_the_same():
     images, labels = squares()
     shares, light = [], []
     for size, count in ((16, 600), (32, 200), (64, 100)):
-        canvases, truth = paint(images, labels, size, count, LAW, stream("sizes", size))
+        canvases, truth = paint_canvases(images, labels, size, count, LAW, make_generator("sizes", size))
         shares.append(truth.flatten().bincount(minlength=3) / truth.numel())
         light.append(canvases.mean() / 255)
     torch.testing.assert_close(torch.stack(shares), shares[0].expand(3, 3), rtol=0, atol=0.03)
@@ -46,7 +46,7 @@ def test_a_larger_canvas_holds_more_of_the_same():
 
 
 def test_edges_are_as_full_as_the_middle():
-    _, truth = paint(*squares(), 32, 400, LAW, stream("edges"))
+    _, truth = paint_canvases(*squares(), 32, 400, LAW, make_generator("edges"))
     filled = (truth > 0).float().mean(0)
     assert abs(filled[0].mean() - filled[12:20, 12:20].mean()) < 0.05
     assert abs(filled[:, -1].mean() - filled[12:20, 12:20].mean()) < 0.05
@@ -55,13 +55,13 @@ def test_edges_are_as_full_as_the_middle():
 def test_rare_labels_are_thrown_as_often_as_common_ones():
     images, labels = squares()
     few = slice(9, None)  # 1 white item, 10 grey ones
-    _, truth = paint(images[few].contiguous(), labels[few], 64, 50, LAW, stream("rare"))
+    _, truth = paint_canvases(images[few].contiguous(), labels[few], 64, 50, LAW, make_generator("rare"))
     _, white, grey = truth.flatten().bincount(minlength=3).tolist()
     assert white / grey == pytest.approx(1, abs=0.15)
 
 
 def test_the_same_stream_paints_the_same_canvases():
-    first, again = (paint(*squares(), 16, 3, LAW, stream("again")) for _ in range(2))
+    first, again = (paint_canvases(*squares(), 16, 3, LAW, make_generator("again")) for _ in range(2))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
 
 
@@ -70,8 +70,8 @@ def test_cut_out_items_leave_the_background_where_they_are_dark():
     images[:, :, :4] = 0
     shares = []
     for cutout in (True, False):
-        law = CanvasLaw(item_size=8, density=0.3, cutout=cutout)
-        shares.append((paint(images, labels, 32, 100, law, stream("cut"))[1] > 0).float().mean())
+        law = CanvasSettings(item_size=8, density=0.3, cutout=cutout)
+        shares.append((paint_canvases(images, labels, 32, 100, law, make_generator("cut"))[1] > 0).float().mean())
     assert shares[0] < 0.65 * shares[1]
 
 
@@ -100,4 +100,4 @@ def test_other_classes_keep_their_names():
 )
 def test_impossible_canvases_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        CanvasLaw(**changes)
+        CanvasSettings(**changes)

@@ -6,7 +6,7 @@ from PIL import Image
 from data.test_shards import samples, write
 from ropevit.data.check import check
 from ropevit.data.findings import ADVICE
-from ropevit.data.looking import look_at
+from ropevit.data.image_facts import inspect_image
 
 
 def picture(path, number=0, size=(40, 40), mode="RGB", **options):
@@ -134,7 +134,7 @@ def test_pictures_of_telephones_are_jpegs():
     file = BytesIO()
     views = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     views[0].save(file, "MPO", save_all=True, append_images=views[1:])
-    assert look_at(file.getvalue(), ".JPG").found == []
+    assert inspect_image(file.getvalue(), ".JPG").found == []
 
 
 def test_nothing_to_check_is_refused(tmp_path):

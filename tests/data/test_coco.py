@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from ropevit.data.annotation_faults import DROPPED, HANDLED, REFUSED, UNSEEN
 from ropevit.data.check_dense import check_dense, dense_layout
 from ropevit.data.coco import open_coco
-from ropevit.data.faults import DROPPED, HANDLED, REFUSED, UNSEEN
 from ropevit.data.findings import ADVICE
 from ropevit.data.masks import decode_runs, mask_fault
 from ropevit.data.tiny import make_tiny

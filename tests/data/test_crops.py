@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ropevit.data.crops import CropLaw, cut, normalise, random_boxes, random_crops, resample
-from ropevit.data.streams import stream
+from ropevit.data.crops import CropSettings, crop_and_resize, normalise, random_boxes, random_crops, resample
+from ropevit.data.rng import make_generator
 
 
 def ramp(height=12, width=12):
@@ -14,7 +14,7 @@ def ramp(height=12, width=12):
 
 @pytest.mark.parametrize("law", ["uniform", "log"])
 def test_boxes_lie_inside_the_image_and_have_the_areas_asked_for(law):
-    boxes = random_boxes(4000, CropLaw(smallest=0.1, largest=0.6, law=law, stretch=1.5), stream("boxes"))
+    boxes = random_boxes(4000, CropSettings(smallest=0.1, largest=0.6, law=law, stretch=1.5), make_generator("boxes"))
     centre, half = boxes[:, :2], boxes[:, 2:].abs()
     assert (centre.abs() + half).max() <= 1 + 1e-6
     area = half.prod(1)
@@ -29,24 +29,24 @@ def test_the_whole_box_gives_the_picture_back_and_a_negative_width_mirrors_it():
     images = ramp(8, 8)
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2)
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # edges are flattened by sampling between pixels
-    torch.testing.assert_close(cut(images, whole, 8)[inner], images.float()[inner])
-    mirrored = cut(images, whole * torch.tensor([1, 1, -1, 1]), 8)
+    torch.testing.assert_close(crop_and_resize(images, whole, 8)[inner], images.float()[inner])
+    mirrored = crop_and_resize(images, whole * torch.tensor([1, 1, -1, 1]), 8)
     torch.testing.assert_close(mirrored[inner], images.flip(-1).float()[inner])
 
 
 def test_x_comes_before_y_in_a_box():
     right_half = torch.tensor([[0.5, 0.0, 0.5, 1.0]] * 2)
-    across, down = cut(ramp(), right_half, 12)[:, 0].flatten(1).mean(1)
+    across, down = crop_and_resize(ramp(), right_half, 12)[:, 0].flatten(1).mean(1)
     assert across > 80
     assert down == pytest.approx(55, abs=1)
 
 
 def test_the_same_stream_gives_the_same_crops():
     images = torch.randint(256, (6, 3, 10, 14), dtype=torch.uint8)
-    first, again = (random_crops(images, 8, CropLaw(), stream("crops", 1)) for _ in range(2))
+    first, again = (random_crops(images, 8, CropSettings(), make_generator("crops", 1)) for _ in range(2))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
     assert first.shape == (6, 3, 8, 8)
-    assert not torch.equal(first, random_crops(images, 8, CropLaw(), stream("crops", 2)))
+    assert not torch.equal(first, random_crops(images, 8, CropSettings(), make_generator("crops", 2)))
 
 
 def test_resampling_keeps_the_picture_and_its_range():
@@ -74,4 +74,4 @@ def test_black_and_white_are_as_far_from_zero_as_documented():
 )
 def test_impossible_crops_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        CropLaw(**changes)
+        CropSettings(**changes)

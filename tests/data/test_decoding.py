@@ -9,10 +9,10 @@ from PIL import Image, ImageOps
 
 from ropevit.data import formats
 from ropevit.data.check import check
-from ropevit.data.decoding import UNREADABLE, UnreadableImageError, fitting_turn, open_rgb
+from ropevit.data.decoding import UNREADABLE, UnreadableImageError, matching_orientation, open_rgb
+from ropevit.data.image_facts import inspect_image
 from ropevit.data.images import read_image
 from ropevit.data.listing import find_images
-from ropevit.data.looking import look_at
 
 
 def exif(*tags):
@@ -70,7 +70,7 @@ def test_all_orientations_are_turned_as_pillow_turns_them(number):
     ],
 )
 def test_the_annotated_size_decides_how_a_picture_is_turned(size, number, annotated, turned):
-    assert fitting_turn(size, number, annotated) == turned
+    assert matching_orientation(size, number, annotated) == turned
 
 
 @pytest.mark.parametrize("error", [struct.error, TypeError, KeyError, IndexError, ZeroDivisionError, SyntaxError])
@@ -85,7 +85,7 @@ def test_whatever_a_decoder_raises_is_one_error(error, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"a.png cannot be read as an image \(.*odd.*\); convert or remove it"):
         read_image(tmp_path / "a.png")
     assert issubclass(UnreadableImageError, UNREADABLE)
-    assert [kind for kind, _ in look_at(stored("PNG"), ".png").found] == ["tiny", "truncated"]
+    assert [kind for kind, _ in inspect_image(stored("PNG"), ".png").found] == ["tiny", "truncated"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from PIL import Image
 from ropevit.data.ade import open_ade
 from ropevit.data.coco import open_coco
 from ropevit.data.fashion import load_fashion
-from ropevit.data.identity import MOST_READ, changes, files, identify, spread
+from ropevit.data.identity import MOST_READ, describe_changes, evenly_spaced, files, identify
 from ropevit.data.sources import MemorySource, open_source
 from ropevit.data.tiny import make_tiny
 
@@ -49,9 +49,9 @@ def exchange(root):
 def test_images_of_a_folder_are_told_from_others_wherever_it_lies(change, said, folder, tmp_path):
     before = identify(open_source(str(folder), "train"))
     folder = folder.rename(tmp_path / "moved")
-    assert changes(before, identify(open_source(str(folder), "train"))) == ""
+    assert describe_changes(before, identify(open_source(str(folder), "train"))) == ""
     change(folder)
-    assert changes(before, identify(open_source(str(folder), "train"))) == said
+    assert describe_changes(before, identify(open_source(str(folder), "train"))) == said
 
 
 def write_shard(path, labels, seed=0):
@@ -75,10 +75,10 @@ def test_images_in_shards_are_told_from_others(tmp_path, monkeypatch):
         return identify(open_source(str(tmp_path / name), "train"))
 
     before = made("first", [0, 1, 0, 1])
-    assert changes(before, made("same", [0, 1, 0, 1])) == ""
-    assert changes(before, made("labels", [0, 1, 1, 0])) == "labels changed"
-    assert changes(before, made("files", [0, 1, 0, 1], 1)) == "files changed"
-    assert changes(before, made("fewer", [0, 1, 0])) == "1 image was removed from 4"
+    assert describe_changes(before, made("same", [0, 1, 0, 1])) == ""
+    assert describe_changes(before, made("labels", [0, 1, 1, 0])) == "labels changed"
+    assert describe_changes(before, made("files", [0, 1, 0, 1], 1)) == "files changed"
+    assert describe_changes(before, made("fewer", [0, 1, 0])) == "1 image was removed from 4"
 
 
 def test_pictures_with_boxes_and_with_labelled_pixels_are_told_from_others(tmp_path):
@@ -86,22 +86,22 @@ def test_pictures_with_boxes_and_with_labelled_pixels_are_told_from_others(tmp_p
     annotations = tmp_path / "coco" / "annotations" / "instances_train2017.json"
     before = identify(open_coco(tmp_path / "coco", "train"))
     annotations.write_text(annotations.read_text().replace('"bbox": [\n    ', '"bbox": [\n    1'))
-    assert changes(before, identify(open_coco(tmp_path / "coco", "train"))) == "labels changed"
+    assert describe_changes(before, identify(open_coco(tmp_path / "coco", "train"))) == "labels changed"
     make_tiny("ade", tmp_path / "ade", 2, 1)
     before = identify(open_ade(tmp_path / "ade", "train"))
-    assert changes(before, identify(open_ade(tmp_path / "ade", "train"))) == ""
+    assert describe_changes(before, identify(open_ade(tmp_path / "ade", "train"))) == ""
     label = next((tmp_path / "ade" / "annotations" / "training").iterdir())
     with Image.open(label) as image:
         Image.fromarray(255 - np.array(image)).save(label)
-    assert changes(before, identify(open_ade(tmp_path / "ade", "train"))) == "labels changed"
+    assert describe_changes(before, identify(open_ade(tmp_path / "ade", "train"))) == "labels changed"
 
 
 def test_images_in_memory_are_told_from_others():
     data = load_fashion("test")
     before = identify(MemorySource(data))
     assert before["images"] == 2000
-    assert changes(before, identify(MemorySource(replace(data, labels=9 - data.labels)))) == "labels changed"
-    assert changes(before, identify(MemorySource(replace(data, images=255 - data.images)))) == "files changed"
+    assert describe_changes(before, identify(MemorySource(replace(data, labels=9 - data.labels)))) == "labels changed"
+    assert describe_changes(before, identify(MemorySource(replace(data, images=255 - data.images)))) == "files changed"
 
 
 def test_of_a_large_set_few_files_are_looked_at():
@@ -114,6 +114,6 @@ def test_of_a_large_set_few_files_are_looked_at():
             return "missing"
 
     assert len(files(Large())) == 1 + MOST_READ
-    assert spread(5, 9) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
     with pytest.raises(TypeError, match="cannot tell which images a Large holds"):
         identify(Large())

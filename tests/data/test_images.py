@@ -5,7 +5,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes, imagenet_synsets
-from ropevit.data.images import fit, read_image, to_tensor, whole_size
+from ropevit.data.images import keep_aspect_size, read_image, resize_to, to_tensor
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "I;16"])
@@ -48,29 +48,29 @@ def test_files_that_are_no_images_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("width", "height"), [(100, 40), (40, 100), (30, 30), (1, 50)])
 def test_fit_covers_the_size_asked_for_and_keeps_the_centre(width, height):
-    fitted = fit(Image.new("RGB", (width, height), "red"), 32, 48)
+    fitted = resize_to(Image.new("RGB", (width, height), "red"), 32, 48)
     assert fitted.size == (48, 32)
     assert np.asarray(fitted)[..., 0].min() == 255, "no border"
 
 
 def test_fit_keeps_the_middle_and_averages_what_it_shrinks():
     ramp = np.tile(np.arange(240, dtype=np.uint8), (60, 1))  # values are columns
-    fitted = np.asarray(fit(Image.fromarray(ramp).convert("RGB"), 30, 30))[..., 0].astype(int)
+    fitted = np.asarray(resize_to(Image.fromarray(ramp).convert("RGB"), 30, 30))[..., 0].astype(int)
     assert_close(fitted[15, [0, 14, 15, 29]], np.array([90, 118, 120, 148]), rtol=0, atol=2)
     stripes = np.zeros((64, 64), dtype=np.uint8)
     stripes[:, ::2] = 200
-    smooth = np.asarray(fit(Image.fromarray(stripes).convert("RGB"), 16, 16))[..., 0]
+    smooth = np.asarray(resize_to(Image.fromarray(stripes).convert("RGB"), 16, 16))[..., 0]
     assert_close(smooth[8, 4:12].astype(int), np.full(8, 100), rtol=0, atol=8)
 
 
 def test_a_very_long_picture_is_not_enlarged_as_a_whole():
-    assert fit(Image.new("RGB", (2, 20000)), 224, 224).size == (224, 224)
+    assert resize_to(Image.new("RGB", (2, 20000)), 224, 224).size == (224, 224)
 
 
 def test_the_whole_picture_keeps_its_shape_in_whole_patches():
-    assert whole_size(Image.new("RGB", (200, 100)), 64, 16) == (64, 128)
-    assert whole_size(Image.new("RGB", (100, 210)), 64, 16) == (128, 64)
-    assert whole_size(Image.new("RGB", (100, 101)), 64, 16) == (64, 64)
+    assert keep_aspect_size(Image.new("RGB", (200, 100)), 64, 16) == (64, 128)
+    assert keep_aspect_size(Image.new("RGB", (100, 210)), 64, 16) == (128, 64)
+    assert keep_aspect_size(Image.new("RGB", (100, 101)), 64, 16) == (64, 64)
 
 
 def test_tensors_are_normalised_by_channel():

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from ropevit.data.formats import SUFFIXES
-from ropevit.data.listing import Names, class_files, find_images, image_names, search, subfolders
+from ropevit.data.listing import Names, class_files, find_images, image_names, list_images, subfolders
 
 
 def test_a_listing_is_that_of_a_recursive_search(tmp_path):
@@ -40,7 +40,7 @@ def test_folders_that_systems_hide_are_not_entered_and_all_other_files_are_count
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere")
-    found = search(tmp_path)
+    found = list_images(tmp_path)
     assert found.names == ["a.jpg"]
     assert found.others == {"hidden": 3, ".txt": 2, "without suffix": 1, "link": 1}
     assert [folder.name for folder in subfolders(tmp_path)] == ["in"]

@@ -4,7 +4,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from ropevit.data.order import TOGETHER, TrainOrder, epoch_order
+from ropevit.data.order import BLOCK, TrainOrder, epoch_order
 
 
 def draws(order, steps):
@@ -92,7 +92,7 @@ def test_shards_are_read_a_few_at_a_time():
     blocks = (10,) * 40
     order = epoch_order(400, blocks, 0, 0)
     assert sorted(order.tolist()) == list(range(400))
-    groups = np.split(order // 10, [10 * TOGETHER, 20 * TOGETHER])
+    groups = np.split(order // 10, [10 * BLOCK, 20 * BLOCK])
     assert [len(set(group.tolist())) for group in groups] == [16, 16, 8]
     assert (np.diff(groups[0]) != 0).mean() > 0.8, "and mixed within the group"
 

@@ -16,7 +16,7 @@ from integrations.exported import tiny
 from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
 from ropevit.integrations.export.check import check, difference
 from ropevit.integrations.export.quiet import quiet
-from ropevit.integrations.export.trace import fold, plain_copy, trace
+from ropevit.integrations.export.trace import fold_constants, plain_copy, trace
 from ropevit.kernels import set_backend
 
 #: All that a baked model may ask of a runtime: arithmetic and moves whose sizes are written down.
@@ -170,7 +170,7 @@ def test_baking_leaves_frequencies_and_the_embedding_out(baked):
 def test_folding_is_bit_for_bit():
     model = plain_copy(tiny("rope_mixed_ape", num_registers=1))
     set_backend(model, "reference")  # which is what a program is traced from
-    folded, images = fold(trace(model, (24, 40))), torch.randn(3, 3, 24, 40)
+    folded, images = fold_constants(trace(model, (24, 40))), torch.randn(3, 3, 24, 40)
     assert torch.equal(folded(images), model(images))
     assert not any("freqs" in name or "pos_embed" in name for name in folded.state_dict())
 

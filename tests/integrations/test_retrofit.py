@@ -23,7 +23,7 @@ from transformers import (
 import ropevit
 from integrations.retrofit_models import CHANNELS, HEADS, HUGGING, MODELS, images, run, sizes, timm_vit, torchvision_vit
 from offloading import offload
-from ropevit.integrations.retrofit import KINDS, add_rope, grid, rope_parameters
+from ropevit.integrations.retrofit import ROPE_FACTORIES, add_rope, grid, rope_parameters
 from ropevit.rope import GatedAxialRope, MixedRope, grid_positions, rotate
 
 CASES = [(name, size) for name in MODELS for size in sizes(name)]
@@ -42,7 +42,7 @@ def turned(model: nn.Module, kind: str = "mixed") -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_a_model_starts_at_the_function_that_it_computed_bit_for_bit(name, size, kind):
     model, x = build(name), images(*size)
@@ -58,7 +58,7 @@ def test_torchvisions_fused_inference_differs_by_rounding_only():
         assert_close(add_rope(model)(x), before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_each_layer_attends_with_queries_and_keys_turned_by_the_grid_of_the_images(name, size, kind):
     model = turned(build(name), kind)
@@ -95,7 +95,7 @@ def projections(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [q, k, v]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROPE_FACTORIES)
 def test_only_differences_of_positions_count_between_patches(kind, monkeypatch):
     model, x = turned(timm_vit(class_token=False, global_pool="avg"), kind), images(12, 20)
     before = model(x)
@@ -106,7 +106,7 @@ def test_only_differences_of_positions_count_between_patches(kind, monkeypatch):
     assert not torch.allclose(model(x), before, atol=1e-2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_rotation_has_a_gradient_at_the_start(name, kind):
     model = add_rope(build(name), kind)
@@ -127,7 +127,7 @@ def test_the_gradient_of_a_score_at_the_start_is_what_the_page_says():
     assert_close(frequency.grad[:, 0], (q1 * k2 - q2 * k1) * (positions[0] - positions[1]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_retrofitted_model_is_loaded_into_a_retrofitted_model(name, kind):
     model, x = build(name), images(16, 16)
@@ -171,7 +171,7 @@ def test_copies_rotate_by_themselves(name):
     assert torch.equal(run(model, x), before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROPE_FACTORIES)
 def test_angles_stay_float32_when_the_model_is_cast(kind):
     model, x = turned(timm_vit(), kind), images(16, 24)
     before = model(x)
@@ -331,7 +331,7 @@ def test_the_replaced_attention_refuses_what_it_does_not_compute(wrong):
         layer(x, x, x + 1, need_weights=False)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
 def test_rotations_that_are_offloaded_by_hooks_still_rotate(name, kind):
     model, given = turned(build(name), kind), images(*sizes(name)[0])

@@ -27,7 +27,7 @@ from transformers import (
 
 import ropevit
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
-from ropevit.data.images import fit, to_tensor
+from ropevit.data.images import resize_to, to_tensor
 from ropevit.integrations.transformers import (
     RopeSwinBackbone,
     RopeSwinConfig,
@@ -494,7 +494,7 @@ def picture():
 
 def test_the_processor_in_a_folder_prepares_images_as_the_paper_does(tmp_path):
     image_processor(RopeViTConfig(), size=96).save_pretrained(tmp_path)
-    ours = to_tensor(fit(picture(), 96, 96), MEAN, STD)
+    ours = to_tensor(resize_to(picture(), 96, 96), MEAN, STD)
     exact = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(picture(), return_tensors="pt")
     assert_close(exact["pixel_values"][0], ours)
     quick = AutoImageProcessor.from_pretrained(tmp_path)(picture(), return_tensors="pt")  # rounds to 1/255 elsewhere

@@ -23,7 +23,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 def source(direction: str, dtype: str, per_image: bool, channels: int = 64) -> ASTSource:
     """Describe a kernel as a launch would: a ViT-B layer's heads and pointers that PyTorch has aligned."""
     kernel = {"forward": kernels.forward_kernel}.get(direction, kernels.backward_kernel)
-    plan = kernels.make_plan(256, 196, 12 * channels, 4 if dtype == "fp32" else 2)
+    plan = kernels.plan_rotation(256, 196, 12 * channels, 4 if dtype == "fp32" else 2)
     types = {"positions": "*fp32", "frequencies": "*fp32", **dict.fromkeys(kernels.ANY_VALUE, "i32")}
     values = {
         "channels": channels,

@@ -6,7 +6,7 @@ from triton.compiler import ASTSource
 from ropevit.kernels import triton_windows as kernels
 
 
-def source(kernel, dtype: str, plan: kernels.Plan, rotates: bool) -> ASTSource:
+def source(kernel, dtype: str, plan: kernels.WindowLaunch, rotates: bool) -> ASTSource:
     """Describe a kernel as a launch would, with learned frequencies or none, and a bias."""
     names = kernel.arg_names
     types = {**dict.fromkeys((*kernels.ANY_VALUE, "count", "chunk"), "i32"), "scale": "fp32", "bias": "*fp32"}
@@ -24,6 +24,6 @@ def source(kernel, dtype: str, plan: kernels.Plan, rotates: bool) -> ASTSource:
 
 for kernel in (kernels.forward_kernel, kernels.backward_kernel, kernels.bias_kernel):
     for dtype, rotates in (("fp32", True), ("bf16", True), ("bf16", False)):
-        plan = kernels.make_plan(7, 32, 4 if dtype == "fp32" else 2, few=kernel is kernels.bias_kernel)
+        plan = kernels.plan_windows(7, 32, 4 if dtype == "fp32" else 2, few=kernel is kernels.bias_kernel)
         made = source(kernel, dtype, plan, rotates)
         report(made, plan.num_warps, 1, kernel=kernel.__name__, dtype=dtype, rotates=rotates)

@@ -180,7 +180,7 @@ def test_without_a_kernel_rotation_takes_the_reference_and_says_so_once(script, 
     monkeypatch.setenv("CC", script(b"#!/bin/sh\nexit 1\n"))
     given = torch.randn(1, 9, 3, 2, 8), grid_positions(3, 3), axial_frequencies(8)
     truth = rotate_qkv(*given, backend="reference")
-    cached = native.compiler, native.why_not, native.library
+    cached = native.compiler, native.build_error, native.library
     try:
         for function in cached:
             function.cache_clear()

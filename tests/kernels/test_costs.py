@@ -76,7 +76,7 @@ def test_beside_the_kernels_only_small_sums_are_made(monkeypatch, shared):
         triton_rotation.backward(parts[:3], parts[3:], positions, frequencies, 1, of_positions=False)
     names, counts = zip(*calls.made, strict=True)
     assert names == ("aten::new_empty", "aten::new_empty") + ("aten::sum.dim_IntList",) * (1 + shared)
-    plan = triton_rotation.make_plan(8, 7, 32, 4)
+    plan = triton_rotation.plan_rotation(8, 7, 32, 4)
     assert counts[:2] == (8 * 7 * 3 * 2 * 16, plan.along * plan.chunks * 2 * 2 * 8)  # packed; axes, heads, pairs
     assert counts[2] == 2 * 2 * 8
 
@@ -85,7 +85,7 @@ def test_beside_the_kernels_only_small_sums_are_made(monkeypatch, shared):
 def test_memory_for_sums_is_bounded(shape):
     images, heads, tokens, channels = shape
     for size in (2, 4):
-        plan = triton_rotation.make_plan(images, tokens, heads * channels, size)
+        plan = triton_rotation.plan_rotation(images, tokens, heads * channels, size)
         sums = plan.along * plan.chunks * 2 * heads * channels // 2 * 4  # bytes, for two axes
         assert sums <= triton_rotation.PROGRAMS * plan.block_c * 4 <= 2**23
         assert sums <= 0.2 * 3 * images * heads * tokens * channels * size

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import ropevit
 from ropevit.kernels import BACKENDS, rotate_qkv, set_backend
-from ropevit.kernels.rotation import backward_op, choose, interpreted, rotate_op, triton_available
+from ropevit.kernels.rotation import backward_op, interpreted, resolve_backend, rotate_op, triton_available
 from ropevit.models import layers
 from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies, rotate
 
@@ -27,7 +27,9 @@ SHAPES = [
 ]
 
 FUSED = [
-    pytest.param("cpu", marks=pytest.mark.skipif(choose(torch.zeros(1), "auto") != "cpu", reason="no C compiler here")),
+    pytest.param(
+        "cpu", marks=pytest.mark.skipif(resolve_backend(torch.zeros(1), "auto") != "cpu", reason="no C compiler here")
+    ),
     pytest.param("triton", marks=pytest.mark.skipif(not triton_available(), reason="no Triton here")),
 ]
 
@@ -245,8 +247,8 @@ def test_a_second_derivative_is_refused_and_the_reference_has_it(backend):
 
 def test_auto_takes_the_reference_where_a_kernel_cannot_go():
     qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float64)
-    assert choose(qkv, "auto") == "reference"
-    assert choose(qkv.to("meta"), "auto") == "reference"
+    assert resolve_backend(qkv, "auto") == "reference"
+    assert resolve_backend(qkv.to("meta"), "auto") == "reference"
     for places, speeds in ((positions.double(), frequencies), (positions, frequencies.double())):
         far = places + 1e6 if places.dtype == torch.float64 else places
         found = rotate_qkv(qkv.float(), far, speeds, prefix)

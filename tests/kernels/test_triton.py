@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from ropevit.kernels import cpu, rotate_qkv, rotation
-from ropevit.kernels.rotation import choose, interpreted, triton_available
+from ropevit.kernels.rotation import interpreted, resolve_backend, triton_available
 from ropevit.rope import grid_positions, mixed_frequencies
 
 if not triton_available():
@@ -71,7 +71,7 @@ def test_positions_and_frequencies_get_gradients_only_where_asked():
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_plan_covers_everything_once_and_keeps_few_sums(shape, size):
     images, tokens, width = shape
-    plan = triton_rotation.make_plan(images, tokens, width, size)
+    plan = triton_rotation.plan_rotation(images, tokens, width, size)
     assert plan.block_n * plan.block_c * size == triton_rotation.TILE
     assert plan.across * plan.block_c == width
     assert (plan.chunks - 1) * plan.chunk < images <= plan.chunks * plan.chunk
@@ -85,22 +85,22 @@ def test_a_tensor_that_no_gpu_holds_is_refused(monkeypatch):
     with pytest.raises(
         ValueError, match=r"got a projection on cpu for backend='triton'; move it to a GPU, or use 'auto'"
     ):
-        choose(torch.zeros(1), "triton")
+        resolve_backend(torch.zeros(1), "triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert choose(torch.zeros(1), "triton") == "triton"
+    assert resolve_backend(torch.zeros(1), "triton") == "triton"
     with pytest.raises(ValueError, match=r"got a projection on meta"):
-        choose(torch.zeros(1, device="meta"), "triton")
+        resolve_backend(torch.zeros(1, device="meta"), "triton")
     assert "TRITON_INTERPRET" in os.environ
 
 
 def test_a_gpu_takes_triton_by_name_only():
     with FakeTensorMode(allow_non_fake_inputs=True):
         qkv = torch.empty(1, device="cuda")
-    assert choose(qkv, "auto") == "reference"
-    assert choose(qkv, "triton") == "triton"
+    assert resolve_backend(qkv, "auto") == "reference"
+    assert resolve_backend(qkv, "triton") == "triton"
 
 
 def test_without_triton_its_name_is_refused(monkeypatch):
     monkeypatch.setattr(rotation, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"backend='triton', but triton is not installed; install it, or use"):
-        choose(torch.zeros(1), "triton")
+        resolve_backend(torch.zeros(1), "triton")

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from ropevit.kernels import set_backend, window_attention
 from ropevit.kernels.rotation import interpreted, triton_available
-from ropevit.kernels.window_attention import LARGEST_WINDOW, attention_op, backward_op, choose
+from ropevit.kernels.window_attention import LARGEST_WINDOW, attention_op, backward_op, resolve_backend
 from ropevit.kernels.windows import window_shift
 from ropevit.models import Swin, SwinConfig
 from ropevit.rope import axial_frequencies, mixed_frequencies
@@ -201,8 +201,8 @@ def test_a_second_derivative_is_refused():
 def test_a_gpu_takes_triton_by_name_only():
     with FakeTensorMode(allow_non_fake_inputs=True):
         qkv = torch.empty(1, 7, 7, 3, 1, 32, device="cuda")
-    assert choose(qkv, 7, "auto") == "reference"
-    assert choose(qkv, 7, "triton") == "triton"
+    assert resolve_backend(qkv, 7, "auto") == "reference"
+    assert resolve_backend(qkv, 7, "triton") == "triton"
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -227,4 +227,4 @@ def test_wrong_input_is_refused():
     wide = torch.zeros(1, 2, 2, 3, 1, 80)
     for window, part in ((LARGEST_WINDOW + 1, qkv), (7, wide)):
         with pytest.raises(ValueError, match=r"it takes windows up to 16 and heads up to 64: use backend='auto'"):
-            choose(part, window, "triton")
+            resolve_backend(part, window, "triton")

@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from ropevit.kernels import window_attention
-from ropevit.kernels.windows import cached_mask, from_windows, make_mask, to_windows, window_mask, window_shift
+from ropevit.kernels.windows import cached_mask, make_mask, window_mask, window_partition, window_reverse, window_shift
 from ropevit.rope import mixed_frequencies, rotate
 
 GRIDS = [(8, 8, 4), (8, 12, 4), (5, 9, 4), (3, 10, 4), (2, 3, 4), (7, 14, 7), (6, 5, 1), (9, 4, 3), (11, 11, 5)]
@@ -17,16 +17,16 @@ CPU = torch.device("cpu")
 def test_joining_windows_undoes_cutting_them(h, w, window):
     x, half = torch.randn(2, h, w, 3), window // 2
     for shift in {(0, 0), (half, half), (half, 0), window_shift(h, w, window)}:
-        cut = to_windows(x, window, shift)
+        cut = window_partition(x, window, shift)
         assert cut.shape == (2 * -(-h // window) * -(-w // window), window**2, 3)
-        assert torch.equal(from_windows(cut, h, w, window, shift), x)
+        assert torch.equal(window_reverse(cut, h, w, window, shift), x)
 
 
 def test_windows_and_their_tokens_are_row_major():
     x = torch.arange(24.0).view(1, 4, 6, 1)
-    assert to_windows(x, 2, (0, 0))[1].flatten().tolist() == [2, 3, 8, 9]
-    assert to_windows(x, 2, (1, 1))[0].flatten().tolist() == [7, 8, 13, 14]
-    assert to_windows(x, 2, (0, 0))[3].flatten().tolist() == [12, 13, 18, 19]
+    assert window_partition(x, 2, (0, 0))[1].flatten().tolist() == [2, 3, 8, 9]
+    assert window_partition(x, 2, (1, 1))[0].flatten().tolist() == [7, 8, 13, 14]
+    assert window_partition(x, 2, (0, 0))[3].flatten().tolist() == [12, 13, 18, 19]
 
 
 @pytest.mark.parametrize(("h", "w", "window"), GRIDS)
@@ -35,7 +35,7 @@ def test_a_token_sees_its_window_of_the_image_and_never_the_padding(h, w, window
     rows, columns = h + -h % window, w + -w % window
     y, x = (place.flatten() for place in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"))
     for dy, dx in itertools.product({0, 1 % window, window // 2, window - 1}, repeat=2):
-        order = to_windows(torch.arange(float(rows * columns)).view(1, rows, columns, 1), window, (dy, dx))
+        order = window_partition(torch.arange(float(rows * columns)).view(1, rows, columns, 1), window, (dy, dx))
         order = order.squeeze(-1).long()
         piece = (y - dy).div(window, rounding_mode="floor") * 100 + (x - dx).div(window, rounding_mode="floor")
         real, piece = ((y < h) & (x < w))[order], piece[order]

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig, get_config, parameter_groups
-from ropevit.models.cut import Cut, attend_in, key_mask
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.layers import Attention
+from ropevit.models.window_partition import WindowPartition, attend_in_windows, key_mask
 from ropevit.rope import MixedRope, axial_frequencies, rotate, window_positions
 
 NARROW = PyramidConfig(channels=8)
@@ -105,7 +105,7 @@ def test_positions_in_the_window_and_in_the_image_give_the_same_attention(kind):
     rope = MixedRope(16, 2) if kind == "mixed" else None
     frequencies = axial_frequencies(16) if kind == "axial" else None
     attention, x = Attention(32, 2, rope), torch.randn(1, 6 * 9, 32)
-    local = attend_in(Cut(6, 9, 3), attention, x, frequencies)
+    local = attend_in_windows(WindowPartition(6, 9, 3), attention, x, frequencies)
     tokens = x.unflatten(1, (2, 3, 3, 3)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
     there = attention(tokens, window_positions(6, 9, (3, 3)), frequencies)
     there = there.unflatten(1, (3, 3)).unflatten(0, (2, 3)).transpose(1, 2).flatten(0, 3).unsqueeze(0)
@@ -116,7 +116,11 @@ def test_windows_that_the_map_does_not_fill_hold_zeros_as_in_vitdet():
     """Written out for the bottom right window of a 4 x 5 map, whose one row and two columns are real."""
     attention, frequencies = Attention(32, 2), axial_frequencies(16)
     x = torch.randn(1, 20, 32)
-    found = attend_in(Cut(4, 5, 3), attention, x, frequencies).unflatten(1, (4, 5))[0, 3:, 3:].flatten(0, 1)
+    found = (
+        attend_in_windows(WindowPartition(4, 5, 3), attention, x, frequencies)
+        .unflatten(1, (4, 5))[0, 3:, 3:]
+        .flatten(0, 1)
+    )
     window = torch.zeros(3, 3, 32)
     window[:1, :2] = x.unflatten(1, (4, 5))[0, 3:, 3:]
     q, k, v = (part.transpose(0, 1) for part in attention.qkv(window.flatten(0, 1)).unflatten(1, (3, 2, 16)).unbind(1))

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig
 from ropevit.models.layers import Block, resize_embedding
-from ropevit.models.packed import cheapest_row, fill_rows, pack, random_patches, sample_embedding
+from ropevit.models.packed import cheapest_row, first_fit_decreasing, pack, random_patches, sample_embedding
 from ropevit.rope import grid_positions
 
 SIZES = [(3, 5), (6, 2), (4, 4), (1, 7), (8, 9)]
@@ -38,7 +38,7 @@ def pictures(sizes=SIZES, **options) -> list[torch.Tensor]:
 def test_a_packed_batch_equals_each_image_alone(position, fields):
     model, images = make(position, **fields), pictures()
     packed = model.pack(images, row_tokens=80)
-    assert 1 < packed.image.shape[0] < len(images)  # some images share a row
+    assert 1 < packed.sequence_ids.shape[0] < len(images)  # some images share a row
     alone = torch.cat([model(image[None]) for image in images])
     assert_close(model.forward_packed(packed), alone, rtol=1e-4, atol=1e-4)
     features = packed.split(model.forward_packed_features(packed))
@@ -125,8 +125,8 @@ def test_stochastic_depth_drops_whole_images_each_for_itself():
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.ones_(linear.bias)
     packed = pack(pictures([(2, 2)] * 12), 4, row_tokens=30)
-    added = block(torch.zeros(*packed.image.shape, 8), packed.positions, None, packed.rows())
-    images = [added[packed.image == image].unique() for image in range(12)]
+    added = block(torch.zeros(*packed.sequence_ids.shape, 8), packed.positions, None, packed.rows())
+    images = [added[packed.sequence_ids == image].unique() for image in range(12)]
     assert all(len(values) == 1 for values in images)
     assert {values.item() for values in images} == {0.0, 2.0, 4.0}
     assert len(added[0].unique()) > 1  # not the same for all images of a row
@@ -135,13 +135,13 @@ def test_stochastic_depth_drops_whole_images_each_for_itself():
 def test_a_longer_row_changes_no_logit_and_takes_more_images():
     model, images = make(), pictures()
     long = model.pack(images, row_tokens=120)
-    assert long.image.shape == (2, 120)
+    assert long.sequence_ids.shape == (2, 120)
     assert_close(model.forward_packed(long), model.forward_packed(model.pack(images)), rtol=1e-4, atol=1e-4)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(40, 90))
 def test_no_two_tokens_share_a_place(lengths, row):
-    starts, rows = fill_rows(lengths, row)
+    starts, rows = first_fit_decreasing(lengths, row)
     taken = [place for start, length in zip(starts, lengths, strict=True) for place in range(start, start + length)]
     assert len(set(taken)) == sum(lengths)
     assert max(taken) < rows * row
@@ -150,7 +150,7 @@ def test_no_two_tokens_share_a_place(lengths, row):
 
 
 def test_long_images_are_placed_first_so_that_short_ones_fill_the_gaps():
-    assert fill_rows([2, 5, 5, 8], 10) == ([8, 10, 15, 0], 2)
+    assert first_fit_decreasing([2, 5, 5, 8], 10) == ([8, 10, 15, 0], 2)
 
 
 def test_rows_are_made_longer_only_where_that_leaves_less_empty():
@@ -203,7 +203,7 @@ def test_a_damaged_image_changes_no_other_to_the_bit(fields, value):
         results.append((logits[rest], gradients if value != 3e38 else ()))
         assert logits[1].isfinite().all() == (batch is sound)
     assert_close(*results, rtol=0, atol=0)
-    rows = model.pack(images, row_tokens=80).image
+    rows = model.pack(images, row_tokens=80).sequence_ids
     assert any({1, other} <= set(row.tolist()) for row in rows for other in rest)  # it shares a row
     features = [model.pack(batch).split(model.forward_packed_features(model.pack(batch))) for batch in (images, sound)]
     assert features[0][1].isnan().all()

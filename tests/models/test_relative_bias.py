@@ -7,10 +7,10 @@ import torch
 from torch.testing import assert_close
 
 from ropevit.models import ViT, ViTConfig, parameter_groups
-from ropevit.models.cut import Cut, attend_in
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
-from ropevit.models.dense.relative import DecomposedBias
+from ropevit.models.dense.relative import DecomposedRelPosBias
 from ropevit.models.layers import Attention
+from ropevit.models.window_partition import WindowPartition, attend_in_windows
 from ropevit.rope import axial_frequencies, grid_positions, rotate
 from ropevit.weights import load_dense_weights
 
@@ -19,7 +19,7 @@ SIDE, WIDTH, HEADS = 4, 16, 2
 
 def biased_attention() -> Attention:
     attention = Attention(WIDTH, HEADS)
-    attention.relative = DecomposedBias(SIDE, WIDTH // HEADS)
+    attention.relative = DecomposedRelPosBias(SIDE, WIDTH // HEADS)
     for table in attention.relative.parameters():
         torch.nn.init.normal_(table)
     return attention
@@ -71,7 +71,7 @@ def test_hidden_keys_stay_hidden():
 
 def test_windows_take_the_grid_of_a_window():
     attention, x = biased_attention(), torch.randn(1, 16, WIDTH)
-    found = attend_in(Cut(2, 8, SIDE), attention, x, None).unflatten(1, (2, 8))
+    found = attend_in_windows(WindowPartition(2, 8, SIDE), attention, x, None).unflatten(1, (2, 8))
     padded = torch.zeros(1, SIDE, SIDE, WIDTH)
     padded[:, :2] = x.unflatten(1, (2, 8))[:, :, 4:]
     expected = by_hand(attention, padded.flatten(1, 2), SIDE, SIDE).unflatten(1, (SIDE, SIDE))

@@ -7,7 +7,7 @@ from torch import nn
 from ropevit.models import build_model, get_config
 from ropevit.models.cost import count_macs
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
-from ropevit.models.memory import LiveStorages, count_weights, forward_multiply_adds, step_memory
+from ropevit.models.memory import LiveStorages, count_weights, forward_macs, step_memory
 
 VIT = get_config("rope_mixed_deit_tiny_patch16_LS", width=64, depth=2, heads=2, num_classes=7)
 SWIN = get_config("swin_rope_mixed_tiny_patch4_window7_224", width=16, depths=(2, 2), heads=(1, 2))
@@ -92,6 +92,6 @@ def test_nothing_without_values_stays_behind():
 
 
 def test_multiply_adds_and_weights_are_those_of_the_classifier():
-    found = forward_multiply_adds(vit, lambda model: model(torch.zeros(1, 3, 64, 96)))
+    found = forward_macs(vit, lambda model: model(torch.zeros(1, 3, 64, 96)))
     assert found == count_macs(VIT, 64, 96)
     assert count_weights(vit) == sum(weight.numel() for weight in vit().parameters())

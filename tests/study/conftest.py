@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ropevit.data.canvas import CanvasLaw
+from ropevit.data.canvas import CanvasSettings
 from ropevit.data.labelled import LabelledImages
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.settings import PanelSettings
-from ropevit.study.train import Job
+from ropevit.study.train import RunJob
 
 TINY = PanelSettings(
     patch_size=4, width=16, depth=2, heads=2, train_size=8, test_sizes=(4, 8, 12), steps=6, batch_size=4,
-    canvas=CanvasLaw(item_size=6), test_canvases=3,
+    canvas=CanvasSettings(item_size=6), test_canvases=3,
 )  # fmt: skip
 
 
@@ -43,12 +43,12 @@ def images():
 def make_job(images, tmp_path):
     """Make a job on the tiny images; each has a directory of its own."""
 
-    def make(panel="zoom", embedding="rope_mixed", seed=0, folder: Path | None = None, **options) -> Job:
+    def make(panel="zoom", embedding="rope_mixed", seed=0, folder: Path | None = None, **options) -> RunJob:
         settings = replace(TINY, **options.pop("settings", {}))
         run = Run(panel=panel, embedding=embedding, seed=seed)
         fields = {"report": lambda _: None, "should_stop": lambda: False, "dtype": torch.float32} | options
         panel = PANEL_CLASSES[panel](settings, *images)
-        return Job(run=run, panel=panel, folder=folder or tmp_path / run.name, device=torch.device("cpu"), **fields)
+        return RunJob(run=run, panel=panel, folder=folder or tmp_path / run.name, device=torch.device("cpu"), **fields)
 
     return make
 

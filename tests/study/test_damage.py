@@ -5,10 +5,10 @@ import torch
 
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Run
-from ropevit.study.kept import read_result
 from ropevit.study.results import read_results
 from ropevit.study.runner import run_study
-from ropevit.study.train import Stopped, train
+from ropevit.study.stored_runs import read_result
+from ropevit.study.train import Interrupted, train
 
 OPTIONS = {
     "panels": ("zoom",), "embeddings": ("none",), "steps": 3, "batch_size": 4, "width": 16, "depth": 1, "heads": 2,
@@ -39,7 +39,7 @@ def after(count):
 @pytest.fixture
 def half(make_job, tmp_path):
     """Arguments of a training that stopped half-way."""
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(make_job(folder=tmp_path / "run", should_stop=after(4)))
     return {"folder": tmp_path / "run"}
 

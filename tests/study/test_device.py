@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ropevit.machine import available_cores, environment
-from ropevit.study.device import computing, resolve_precision
+from ropevit.study.device import autocast, resolve_precision
 
 
 def test_precision_is_what_was_asked_for():
@@ -16,7 +16,7 @@ def test_precision_is_what_was_asked_for():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_products_are_computed_in_the_precision(dtype):
-    with computing(torch.device("cpu"), dtype):
+    with autocast(torch.device("cpu"), dtype):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 

@@ -9,7 +9,7 @@ from ropevit.study.config import StudyConfig
 from ropevit.study.cost import quartiles, summary
 from ropevit.study.figure import draw_curves
 from ropevit.study.floor import Floor, measure_floors, read_floor
-from ropevit.study.panels import by_tiles
+from ropevit.study.panels import predict_tiles
 from ropevit.study.report import score_table
 from ropevit.study.results import BASELINES, panel_results, verdict
 from ropevit.study.train import train
@@ -53,10 +53,10 @@ def test_the_floor_of_classes_that_are_not_balanced_is_the_largest_share(make_jo
 
 def test_by_hand_a_tile_is_labelled_for_itself_and_the_last_one_wins():
     images = torch.arange(2 * 36.0).unflatten(0, (2, 1, 6, 6))
-    corners = by_tiles(images, 4, lambda tiles: tiles[:, 0, :1, :1].expand(-1, 4, 4).long())
+    corners = predict_tiles(images, 4, lambda tiles: tiles[:, 0, :1, :1].expand(-1, 4, 4).long())
     rows = [[0, 0, 2, 2, 2, 2]] * 2 + [[12, 12, 14, 14, 14, 14]] * 4
     assert corners.tolist() == [rows, (torch.tensor(rows) + 36).tolist()]
-    whole = by_tiles(images, 6, lambda tiles: tiles[:, 0].long())
+    whole = predict_tiles(images, 6, lambda tiles: tiles[:, 0].long())
     assert torch.equal(whole, images[:, 0].long())
 
 

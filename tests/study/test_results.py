@@ -4,7 +4,7 @@ import pytest
 
 from ropevit.drawing import save_figure
 from ropevit.study.figure import draw_curves
-from ropevit.study.results import conclude, make_curve, panel_results, paper_order, read_results, show, verdict
+from ropevit.study.results import conclude, format_score, make_curve, panel_results, paper_order, read_results, verdict
 
 
 def runs(scores: dict[str, list[list[float]]], sizes=(32, 64, 96), panel="field") -> list[dict]:
@@ -36,8 +36,8 @@ def test_mean_and_spread_over_seeds():
     curve = make_curve(runs(APART)[:3])
     assert curve.mean.tolist() == [31, 21, 11]
     assert curve.spread.tolist() == [1, 1, 1]
-    assert show(curve, 32) == "31.0 ± 1.0"
-    assert show(make_curve(runs(APART)[:1]), 32) == "30.0"
+    assert format_score(curve, 32) == "31.0 ± 1.0"
+    assert format_score(make_curve(runs(APART)[:1]), 32) == "30.0"
     assert curve.step_ms == 11
 
 

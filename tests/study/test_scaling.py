@@ -6,7 +6,7 @@ import pytest
 
 from ropevit.models import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
 from ropevit.models.positions import position_label, position_style
-from ropevit.study.config import StudyConfig, newer_types
+from ropevit.study.config import StudyConfig, unpublished_types
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.report import conclusions, score_table
@@ -26,7 +26,7 @@ def test_families_join_the_embeddings():
     assert StudyConfig().compared == StudyConfig().embeddings
     assert StudyConfig(families=("spiral",)).compared[-1] == "rope_spiral"
     every = StudyConfig(families=("all",), seeds=2)
-    assert every.compared == (*every.embeddings, *(f"rope_{family}" for family in newer_types()))
+    assert every.compared == (*every.embeddings, *(f"rope_{family}" for family in unpublished_types()))
     assert len(every.runs()) == 2 * 2 * 7
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ropevit.models import VIT_EMBEDDINGS
 from ropevit.study.events import Evaluating, RunStarted, StepDone
-from ropevit.study.train import DivergedError, Stopped, learning_rate, start_model, train
+from ropevit.study.train import DivergedError, Interrupted, learning_rate, start_model, train
 from ropevit.weights.saving import load_model
 
 
@@ -77,7 +77,7 @@ def test_a_run_cut_short_goes_on_to_the_very_same_weights(make_job, tmp_path, pa
     whole = make_job(panel, embedding, folder=tmp_path / "whole")
     train(whole)
     folder = tmp_path / "cut"
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(make_job(panel, embedding, folder=folder, should_stop=after(4)))
     assert not (folder / "result.json").exists()
     assert [line["step"] for line in read_log(folder)] == [1, 2, 3]
@@ -116,7 +116,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(make_job, tm
 
 def test_a_stop_during_evaluation_keeps_the_training(make_job, tmp_path):
     folder = tmp_path / "cut"
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(make_job(folder=folder, should_stop=after(8)))  # six steps, then the first look of the evaluation
     events = []
     train(make_job(folder=folder, report=events.append))
@@ -141,7 +141,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(make_job):
 
 def test_a_checkpoint_with_a_flipped_bit_is_not_trained_on(make_job):
     job = make_job(should_stop=after(2))
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(job)
     path = job.folder / "checkpoint.pt"
     weight = next(iter(final_weights(job.folder).values()))

@@ -15,7 +15,7 @@ from ropevit.study.outputs import write_outputs
 from ropevit.study.report import conclusions
 from ropevit.study.results import panel_results, paper_order
 from ropevit.study.runner import run_study
-from ropevit.study.train import Stopped, train
+from ropevit.study.train import Interrupted, train
 from ropevit.weights import load_model
 
 JITTER, BOTH = "jitter(rescale=2)", "normalise+jitter(rescale=2)"
@@ -127,7 +127,7 @@ def test_a_run_with_jitter_cut_short_goes_on_to_the_very_same_weights(make_job, 
     train(whole)
     plain = make_job(panel, folder=tmp_path / "plain")
     train(plain)
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(ruled(make_job(panel, folder=tmp_path / "cut", should_stop=after(4))))
     torch.rand(3)
     train(ruled(make_job(panel, folder=tmp_path / "cut")))
@@ -245,7 +245,7 @@ def test_a_study_from_before_there_were_training_rules_goes_on(tmp_path):
 
 
 def test_larger_test_sizes_would_change_what_a_folder_is_trained_on(tmp_path):
-    from ropevit.study.kept import refuse_other_study
+    from ropevit.study.stored_runs import refuse_other_study
 
     sizes = {"data": str(tmp_path), "patch_size": 4, "train_size": 16}
     stored = config(tmp_path, **sizes | {"test_sizes": (8, 16)})

@@ -2,8 +2,8 @@ import pytest
 
 from ropevit.data.imagenet import imagenet_classes
 from ropevit.models.published import curve
-from ropevit.tasks.classify.evaluate import Row
-from ropevit.tasks.common.measured import Results
+from ropevit.tasks.classify.evaluate import ClassifierResult
+from ropevit.tasks.common.eval_results import ResultsDir
 from ropevit.tasks.compare import read_evaluations
 
 SMALL = "rope_mixed_deit_small_patch16_LS"
@@ -20,10 +20,10 @@ def write(tmp_path):
             "config": fixed | {"protocol": "paper", "crop": None} | config,
             "model": {"name": folder, "model": model, "position": "rope_mixed", "trained_at": 224},
         }
-        results = Results(tmp_path / folder, settings, names, Row, resume=False)
+        results = ResultsDir(tmp_path / folder, settings, names, ClassifierResult, resume=False)
         rest = {"images": 50_000, "skipped": 0, "images_per_second": 9.0, "peak_memory_gib": 1.0}
         for size, score in scores:
-            row = Row(size=size, top1=score, top5=90.0, window=None, resize=size, crop=1.0, **rest)
+            row = ClassifierResult(size=size, top1=score, top5=90.0, window=None, resize=size, crop=1.0, **rest)
             results.add(row, [50.0] * len(names))
         return tmp_path / folder
 

@@ -21,11 +21,10 @@ from ropevit.data.sources import open_source
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.classify.recipes import RECIPES as CLASSIFIERS
 from ropevit.tasks.classify.train import Classification
-from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.detect import augment, batches
 from ropevit.tasks.detect.recipes import RECIPES as DETECTORS
 from ropevit.tasks.detect.train import Detection
-from ropevit.tasks.segment import counting
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.recipes import RECIPES as SEGMENTERS
 from ropevit.tasks.segment.train import Segmentation
@@ -82,7 +81,7 @@ def data(tmp_path_factory):
 def first_batch(kind, config, source):
     """Read the first batch of a training as its task asks for it."""
     accelerator = SimpleNamespace(num_processes=1, process_index=0, device=torch.device("cpu"))
-    task = kind(replace(config, batch_size=2), source, source, accelerator, Channel())
+    task = kind(replace(config, batch_size=2), source, source, accelerator, Communicator())
     return next(task.batches(0, 1))
 
 
@@ -111,7 +110,9 @@ def test_the_images_to_measure_on_are_read_by_processes_of_their_own(data, loade
     found = next(batches.eval_batches(coco, augment.eval_transform(64, 128), 2, workers=1))
     assert len(found.images) == 2
     rest = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1), "autocast": nullcontext, "world": 1, "rank": 0}
-    look = counting.Look(short=64, long=128, ratios=(1.0, 1.5), inference=InferenceConfig(), workers=1, **rest)
+    look = counting.InferenceSettings(
+        short=64, long=128, ratios=(1.0, 1.5), inference=InferenceConfig(), workers=1, **rest
+    )
     assert len(next(counting.read(open_ade(ade, "val"), look)).views) == 2
     assert [loader.workers for loader in loaders] == [1, 1, 1]
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from ropevit.models import ViT
 from ropevit.weights import WeightsError, convert, load_model, read_checkpoint, save_model
-from ropevit.weights.loading import understand
+from ropevit.weights.loading import parse_checkpoint
 from weights.checkpoints import POSITIONS, small_shapes
 
 NAMES = {p: "deit_small_patch16_LS" if p == "ape" else f"{p}_deit_small_patch16_LS" for p in POSITIONS}
@@ -48,7 +48,7 @@ def test_the_name_of_a_file_tells_its_model(position, tmp_path):
     shapes = small_shapes(position, width=384, depth=12, patches=9)
     torch.save({"model": {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}}, path)
     convert(path, tmp_path / "ours.safetensors")
-    config = understand(read_checkpoint(tmp_path / "ours.safetensors")).config
+    config = parse_checkpoint(read_checkpoint(tmp_path / "ours.safetensors")).config
     assert (config.position, config.heads, config.num_classes) == (position, 6, 10)
     if position != "rope_axial":
         assert config.grid == (3, 3)

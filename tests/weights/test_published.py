@@ -9,8 +9,8 @@ import torch
 from ropevit.models import MODELS, ViT
 from ropevit.models.registry import PUBLISHED
 from ropevit.weights import create_model, load_weights
-from ropevit.weights.facts import lookalikes, read_facts
-from ropevit.weights.loading import fit, understand
+from ropevit.weights.infer import infer_model, similar_names
+from ropevit.weights.loading import match_state_dict, parse_checkpoint
 from ropevit.weights.reading import Checkpoint
 from weights.checkpoints import GOLDEN, LAYOUTS, POSITIONS, VITS, filled, recipe
 
@@ -22,15 +22,15 @@ def test_every_published_key_and_shape_has_its_place(name):
     with torch.device("meta"):
         model = ViT(MODELS[name])
         state = {key: torch.zeros(shape) for key, shape in LAYOUTS[name].items()}
-    found = understand(Checkpoint(f"naver-ai/{name}", {"model": state}))
-    ours, report = fit(model, found)
+    found = parse_checkpoint(Checkpoint(f"naver-ai/{name}", {"model": state}))
+    ours, report = match_state_dict(model, found)
     shapes = {key: value.shape for key, value in model.state_dict().items()}
     assert {key: value.shape for key, value in ours.items()} == shapes
     assert report.layout == "published"
     assert set(report.dropped) == {key for key in state if key in recipe.DERIVED}
     same = {"deit": "rope_axial_ape_deit", "rope_axial_ape_deit": "deit"}  # fixed frequencies leave no trace
     kind = name.partition("_deit")[0] + "_deit" if "rope" in name else "deit"
-    assert set(lookalikes(read_facts(state))) == {name, name.replace(kind, same.get(kind, kind), 1)}
+    assert set(similar_names(infer_model(state))) == {name, name.replace(kind, same.get(kind, kind), 1)}
 
 
 def test_the_registry_names_every_published_model():
@@ -38,7 +38,7 @@ def test_the_registry_names_every_published_model():
 
 
 def test_a_model_of_another_depth_looks_like_no_published_one(published):
-    assert lookalikes(read_facts(published("rope_mixed", width=384))) == []
+    assert similar_names(infer_model(published("rope_mixed", width=384))) == []
 
 
 @pytest.mark.parametrize("position", POSITIONS)

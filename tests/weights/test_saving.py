@@ -12,7 +12,7 @@ from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig
 from ropevit.rope import CONVENTION
 from ropevit.weights import WeightsError, load_model, load_weights, save_model
 from ropevit.weights.digest import KEY, content_digest
-from ropevit.weights.own import FREE
+from ropevit.weights.metadata import IGNORED_FIELDS
 
 
 @pytest.mark.parametrize("position", VIT_EMBEDDINGS)
@@ -90,7 +90,7 @@ def test_what_learned_or_free_fields_differ_in_does_not_matter(config, tmp_path)
     load_weights(ViT(config("rope_mixed", img_size=(32, 96))), path)
     path = save_model(path, ViT(config("rope_axial", pooling="avg")))
     load_weights(ViT(config("rope_axial", num_classes=3)), path, replace_head=True)
-    assert set(vars(config())) | {"window_size"} >= FREE
+    assert set(vars(config())) | {"window_size"} >= IGNORED_FIELDS
 
 
 def test_the_config_of_a_file_counts_more_than_its_name(config, tmp_path):

@@ -12,8 +12,8 @@ from ropevit.models import MODELS, Swin, SwinConfig, build_model
 from ropevit.models.layers import resize_embedding
 from ropevit.weights import WeightsError, convert, create_model, load_model, load_weights, read_checkpoint, save_model
 from ropevit.weights.digest import KEY
-from ropevit.weights.facts import lookalikes, read_facts
-from ropevit.weights.loading import fit, understand
+from ropevit.weights.infer import infer_model, similar_names
+from ropevit.weights.loading import match_state_dict, parse_checkpoint
 from ropevit.weights.reading import Checkpoint
 from weights.checkpoints import GOLDEN, LAYOUTS, published_swin, recipe, swin_frequencies
 
@@ -45,13 +45,13 @@ def test_every_published_key_and_shape_has_its_place(name):
     fixed = swin_frequencies(MODELS[name])
     frequencies = fixed if "axial" in name else {key: torch.randn_like(value) for key, value in fixed.items()}
     state |= {key: frequencies[key] for key in state if key.endswith("rope_freqs")}
-    found = understand(Checkpoint(f"naver-ai/{name}", {"model": state, "optimizer": {}}))
-    ours, report = fit(model, found)
+    found = parse_checkpoint(Checkpoint(f"naver-ai/{name}", {"model": state, "optimizer": {}}))
+    ours, report = match_state_dict(model, found)
     assert {key: value.shape for key, value in ours.items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert (report.layout, report.resized) == ("published", {})
     dropped = {key.replace("rope.freqs", "rope_freqs") for key in report.dropped} - {"optimizer"}
     assert dropped == state.keys() - learned(state, name).keys()
-    assert lookalikes(read_facts(state)) == [name]
+    assert similar_names(infer_model(state)) == [name]
 
 
 @pytest.mark.parametrize("name", SWINS)

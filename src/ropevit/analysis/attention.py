@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ropevit.analysis.capture import AttentionCall, capture_attention
+from ropevit.analysis.figure_model import FigureModel, FigureOptions, window_at
 from ropevit.analysis.layers import NothingToDrawError
-from ropevit.analysis.subject import FigureOptions, Subject, window_at
-from ropevit.analysis.watching import Attending, watching
-from ropevit.kernels.windows import to_windows
+from ropevit.kernels.windows import window_partition
 from ropevit.models.architectures import build_model
 from ropevit.models.swin import Swin
 from ropevit.models.vit import ViT
@@ -135,8 +135,8 @@ def measure_batch(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: 
     strides, layers = layer_strides(model), []
     size = (images.shape[2], images.shape[3])
 
-    def look(seen: Attending) -> None:
-        place, (values, uniform, count) = Place.of(seen), mean_over_queries(seen, queries, seed)
+    def look(seen: AttentionCall) -> None:
+        place, (values, uniform, count) = TokenGrid.of(seen), mean_over_queries(seen, queries, seed)
         distance, entropy, prefix = values.cpu().numpy()
         layers.append(
             LayerAttention(
@@ -150,7 +150,7 @@ def measure_batch(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: 
             )
         )
 
-    with watching(model, look):
+    with capture_attention(model, look):
         model.forward_features(images)
     return layers
 
@@ -196,7 +196,7 @@ def layer_strides(model: ViT | Swin) -> dict[str, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class TokenGrid:
     """Where the tokens of a row stand."""
 
     grid: tuple[int, int]
@@ -209,13 +209,13 @@ class Place:
     """Which patches are image, not what fills a window up; row r has the place r % M."""
 
     @classmethod
-    def of(cls, seen: Attending) -> "Place":
+    def of(cls, seen: AttentionCall) -> "TokenGrid":
         """Find out for a layer at work."""
         x = seen.inputs["x"]
         if isinstance(seen.layer, WindowAttention):
             (h, w), window = x.shape[1:3], seen.layer.window
             whole = torch.ones(1, h, w, 1, device=x.device)
-            real = to_windows(whole, window, seen.inputs["shift"]).squeeze(-1) > 0
+            real = window_partition(whole, window, seen.inputs["shift"]).squeeze(-1) > 0
             positions = grid_positions(window, window, device=x.device)
             return cls(grid=(min(h, window), min(w, window)), positions=positions, prefix=0, real=real)
         positions = seen.inputs["positions"]
@@ -224,8 +224,10 @@ class Place:
         return cls(grid=(rows, columns), positions=positions, prefix=x.shape[1] - len(positions), real=real)
 
 
-def mean_over_queries(seen: Attending, most: int, seed: int) -> tuple[Float[Tensor, "3 A"], Float[Tensor, "3"], int]:
-    """Average what `spread` gives over the query patches and images of one layer.
+def mean_over_queries(
+    seen: AttentionCall, most: int, seed: int
+) -> tuple[Float[Tensor, "3 A"], Float[Tensor, "3"], int]:
+    """Average what `positional_std` gives over the query patches and images of one layer.
 
     Args:
         seen: The layer at work.
@@ -235,7 +237,7 @@ def mean_over_queries(seen: Attending, most: int, seed: int) -> tuple[Float[Tens
     Returns:
         The means for each head, the means of uniform attention, and the number of queries.
     """
-    place = Place.of(seen)
+    place = TokenGrid.of(seen)
     candidates = place.real.any(0).nonzero().squeeze(1).cpu()
     drawn = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:most]
     queries = candidates[drawn.sort().values].to(place.positions.device)
@@ -246,14 +248,14 @@ def mean_over_queries(seen: Attending, most: int, seed: int) -> tuple[Float[Tens
         real = place.real[rows % len(place.real)][:, queries].unsqueeze(1)
         scores = seen.scores(rows, queries + place.prefix)
         equal = torch.zeros_like(scores[:, :1]).masked_fill(seen.hidden(rows, queries + place.prefix), float("-inf"))
-        found, flat = (spread(each, distances, place.prefix).masked_fill(~real, 0) for each in (scores, equal))
+        found, flat = (positional_std(each, distances, place.prefix).masked_fill(~real, 0) for each in (scores, equal))
         sums += found.double().sum((1, 3))
         uniform += flat.double().sum((1, 2, 3))
         count += int(real.sum())
     return sums / count, uniform / count, count
 
 
-def spread(
+def positional_std(
     scores: Float[Tensor, "r A m n"], distances: Float[Tensor, "m N"], prefix: int = 0
 ) -> Float[Tensor, "3 r A m"]:
     """Tell how far each query looks and how widely.
@@ -273,7 +275,7 @@ def spread(
     return torch.stack([far, torch.special.entr(chances).sum(-1), chances[..., :prefix].sum(-1)])
 
 
-def measure_subject(subject: Subject, options: FigureOptions) -> Attention:
+def measure_subject(subject: FigureModel, options: FigureOptions) -> Attention:
     """Measure a model at the size of its training and at those that are asked for; if none are, at twice the former.
 
     Raises:
@@ -308,7 +310,7 @@ def at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
     return larger.to(model.norm.weight)
 
 
-def named(title: str, label: str) -> str:
+def add_label(title: str, label: str) -> str:
     """Say of which model a figure is."""
     return f"{title} of {label}" if label else title
 

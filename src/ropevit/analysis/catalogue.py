@@ -12,10 +12,10 @@ from ropevit.analysis import (
     reconstruction,
     response,
 )
+from ropevit.analysis.figure_model import Analysis, FigureModel, FigureOptions, FigureResult
 from ropevit.analysis.layers import NothingToDrawError
-from ropevit.analysis.subject import Analysis, FigureOptions, Made, Subject
 
-__all__ = ["ANALYSES", "Analysis", "FigureOptions", "Made", "Outcome", "Subject", "attempt", "choose"]
+__all__ = ["ANALYSES", "Analysis", "FigureModel", "FigureOptions", "FigureOutcome", "FigureResult", "attempt", "choose"]
 
 #: name -> figure, in the order of a page that has them all.
 ANALYSES: dict[str, Analysis] = {
@@ -32,11 +32,11 @@ ANALYSES: dict[str, Analysis] = {
 }
 
 
-class Outcome(NamedTuple):
+class FigureOutcome(NamedTuple):
     """What became of a figure."""
 
     analysis: Analysis
-    made: Made | None
+    made: FigureResult | None
     note: str = ""
     """Why there is none."""
 
@@ -52,9 +52,9 @@ def choose(name: str) -> Sequence[Analysis]:
     return list(ANALYSES.values()) if name == "all" else [ANALYSES[name]]
 
 
-def attempt(analysis: Analysis, subject: Subject, options: FigureOptions) -> Outcome:
+def attempt(analysis: Analysis, subject: FigureModel, options: FigureOptions) -> FigureOutcome:
     """Make a figure, or say why this model has none; other errors are the caller's."""
     try:
-        return Outcome(analysis, analysis.make(subject, options))
+        return FigureOutcome(analysis, analysis.make(subject, options))
     except NothingToDrawError as error:
-        return Outcome(analysis, None, " ".join(str(error).split()))
+        return FigureOutcome(analysis, None, " ".join(str(error).split()))

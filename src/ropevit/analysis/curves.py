@@ -11,7 +11,7 @@ from ropevit.models.positions import is_position_embedding, position_label, posi
 from ropevit.models.published import DRAWN, SOURCE, PublishedResult
 
 #: Colour of the paper's figures.
-PAPER = "#777777"
+PAPER_COLOUR = "#777777"
 
 #: Colours and markers of what has none of its own, or whose own is taken.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.
@@ -129,4 +129,4 @@ def name_paper(axes: Any, figures: Sequence[PublishedResult]) -> None:
     label = f"the paper, on ImageNet-1k val\n({SOURCE}"
     if any(figure.source == DRAWN for figure in figures):
         label += f";\nbars: {DRAWN}"
-    axes.plot([], [], color=PAPER, linestyle="--", linewidth=1, marker=".", label=f"{label})")
+    axes.plot([], [], color=PAPER_COLOUR, linestyle="--", linewidth=1, marker=".", label=f"{label})")

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ropevit.analysis.attention import Attention, describe, measure_subject, named
+from ropevit.analysis.attention import Attention, add_label, describe, measure_subject
+from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
 from ropevit.analysis.heads import Quantity, draw_heads
-from ropevit.analysis.subject import FigureOptions, Made, Rows, Subject
 
 TITLE = "Attention distance"
 TEXT = (
@@ -36,7 +36,7 @@ def draw(data: Attention, label: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    return draw_heads(data, DISTANCE, named(TITLE, label), describe(data))
+    return draw_heads(data, DISTANCE, add_label(TITLE, label), describe(data))
 
 
 def rows(data: Attention) -> Rows:
@@ -56,7 +56,7 @@ def rows(data: Attention) -> Rows:
     ]
 
 
-def make(subject: Subject, options: FigureOptions) -> Made:
+def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """Measure and draw."""
     data = measure_subject(subject, options)
-    return Made(draw(data, subject.label), rows(data))
+    return FigureResult(draw(data, subject.label), rows(data))

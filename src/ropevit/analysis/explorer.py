@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.analysis.layers import Grid, RotatedLayer, body, rotated_layers, trained_grid
-from ropevit.analysis.same import short
+from ropevit.analysis.grouping import short
+from ropevit.analysis.layers import Grid, RotatedLayer, find_body, rotated_layers, trained_grid
 from ropevit.models.windows import WindowAttention
 from ropevit.rope import axial_frequencies, grid_positions
 from ropevit.rope.scaling import parse_scaling
@@ -60,7 +60,7 @@ def explorer(model: nn.Module, grids: Sequence[Grid] = ()) -> ExplorerData:
     """
     layers, (rows, columns) = rotated_layers(model), trained_grid(model)
     grids = grids or [(2 * rows, 2 * columns), (4 * rows, 4 * columns)]
-    config = body(model).config
+    config = find_body(model).config
     rules = list(dict.fromkeys(["none", *RULES, config.scaling or "none"]))
     pool, theta = Pool(rules, [(rows, columns), *grids]), config.default_theta("axial")
     return ExplorerData(

@@ -3,8 +3,8 @@
 from typing import Any
 
 from ropevit.analysis.curves import Curve, Evaluations, draw_curves
+from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
 from ropevit.analysis.layers import NothingToDrawError
-from ropevit.analysis.subject import FigureOptions, Made, Rows, Subject
 from ropevit.models.published import curve
 from ropevit.models.registry import get_config
 
@@ -56,7 +56,7 @@ def rows(data: Evaluations) -> Rows:
     return table
 
 
-def make(subject: Subject, options: FigureOptions) -> Made:
+def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """Draw what was measured, or else what the paper gives for published weights.
 
     Raises:
@@ -70,4 +70,4 @@ def make(subject: Subject, options: FigureOptions) -> Made:
                 "measure on, --data PATH"
             )
         data = published_curve(subject.name)
-    return Made(draw(data), rows(data))
+    return FigureResult(draw(data), rows(data))

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
+from ropevit.analysis.grouping import LayerHeads, group_layers, rows_of
 from ropevit.analysis.layers import rotated_layers
-from ropevit.analysis.mosaic import Mosaic, mosaic
-from ropevit.analysis.same import Heads, gather, rows_of
-from ropevit.analysis.subject import FigureOptions, Made, Rows, Subject
+from ropevit.analysis.plot_grid import PlotGrid, plot_grid
 
 TITLE = "Frequency maps"
 TEXT = (
@@ -37,7 +37,7 @@ DOT, MIRROR, ALIASED = "#0072B2", "#A9CCE3", "#D55E00"
 class FrequencyMap:
     """The frequencies of all layers that rotate."""
 
-    layers: tuple[Heads, ...]
+    layers: tuple[LayerHeads, ...]
     """Radians per patch, (2, A, P) of each layer: row 0 for x, row 1 for y."""
 
 
@@ -54,7 +54,7 @@ def frequency_map(model: nn.Module) -> FrequencyMap:
         ValueError: If no layer rotates.
     """
     layers = rotated_layers(model)
-    return FrequencyMap(tuple(Heads(layer.name, layer.turning.double().numpy()) for layer in layers))
+    return FrequencyMap(tuple(LayerHeads(layer.name, layer.turning.double().numpy()) for layer in layers))
 
 
 def is_aliased(frequencies: Float[np.ndarray, "2 *A"]) -> np.ndarray:
@@ -82,13 +82,13 @@ def draw(data: FrequencyMap, label: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    shown = gather(data.layers)
+    shown = group_layers(data.layers)
     caption = (
         "f of each pair of channels; middle: 0.01 rad/patch or less, rings: 0.1 and 1, outer line: aliasing limit "
         "(pi along x or y), orange: beyond it. Light: -f, which has the same cosines. Right is x (columns), "
         "down is y (rows)."
     )
-    frame = mosaic(rows_of(shown), TITLE, label, caption)
+    frame = plot_grid(rows_of(shown), TITLE, label, caption)
     with_outlines(frame)
     for layer, centres in zip(shown, frame.centres, strict=True):
         for head, centre in enumerate(centres):
@@ -96,7 +96,7 @@ def draw(data: FrequencyMap, label: str = "") -> Any:
     return frame.figure
 
 
-def draw_head(frame: Mosaic, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
+def draw_head(frame: PlotGrid, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
     """Draw the dots of one head, y downwards as in images."""
     x, y = place(frequencies)
     colour = np.where(is_aliased(frequencies), ALIASED, DOT)
@@ -105,7 +105,7 @@ def draw_head(frame: Mosaic, frequencies: Float[np.ndarray, "2 P"], centre: tupl
     frame.axes.scatter(centre[0] + x, centre[1] - y, s=size, color=colour, linewidths=0, rasterized=True)
 
 
-def with_outlines(frame: Mosaic) -> None:
+def with_outlines(frame: PlotGrid) -> None:
     """Draw axes, rings and the aliasing limit into every cell."""
     around = np.linspace(0, 2 * math.pi, 73)
     circle = np.stack([np.cos(around), np.sin(around)])
@@ -144,8 +144,8 @@ def rows(data: FrequencyMap) -> Rows:
     return table
 
 
-def make(subject: Subject, options: FigureOptions) -> Made:
+def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """Measure and draw."""
     del options
     data = frequency_map(subject.model)
-    return Made(draw(data, subject.label), rows(data))
+    return FigureResult(draw(data, subject.label), rows(data))

@@ -16,7 +16,7 @@ from ropevit.extras import require
 #: Panels beside each other; inches of one.
 COLUMNS, WIDTH, HEIGHT = 3, 3.6, 3.1
 #: Letters of small text in an inch.
-LETTERS = 13.5
+CHARACTERS_PER_INCH = 13.5
 HEAD, MEAN, UNIFORM = "#56B4E9", "#0072B2", "#777777"
 #: Lines of the comparison, from the first resolution on.
 COLOURS = ("#009E73", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#000000")
@@ -68,7 +68,9 @@ def draw_heads(data: Attention, quantity: Quantity, title: str, caption: str) ->
         for axes in plots[panels:]:
             axes.set_axis_off()
         figure.suptitle(title, fontsize=12)
-        figure.supxlabel("\n".join(textwrap.wrap(caption, int(size[0] * LETTERS))), fontsize=8, color="#555555")
+        figure.supxlabel(
+            "\n".join(textwrap.wrap(caption, int(size[0] * CHARACTERS_PER_INCH))), fontsize=8, color="#555555"
+        )
     return figure
 
 
@@ -81,7 +83,7 @@ def draw_size(axes: Any, layers: Sequence[LayerAttention], quantity: Quantity) -
     axes.plot([found.mean() for found in values], color=MEAN, linewidth=1.5, label="mean of heads")
     draw_uniform(axes, [quantity.uniform(layer) for layer in layers], UNIFORM, "uniform attention")
     axes.set_ylabel(quantity.label)
-    dress(axes, layers)
+    label_axes(axes, layers)
 
 
 def compare(axes: Any, data: Attention, quantity: Quantity) -> None:
@@ -98,7 +100,7 @@ def compare(axes: Any, data: Attention, quantity: Quantity) -> None:
     axes.set_title("mean of heads at all sizes", fontsize=10)
     axes.set_ylabel(quantity.share)
     axes.set_ylim(0, 1.06 * axes.dataLim.y1 or 1)
-    dress(axes, data.at(data.sizes[0]))
+    label_axes(axes, data.at(data.sizes[0]))
     axes.legend(fontsize=7.5, frameon=False)
 
 
@@ -108,7 +110,7 @@ def draw_uniform(axes: Any, values: Sequence[float], colour: str, label: str | N
     axes.stairs(values, edges, baseline=None, color=colour, linestyle="--", linewidth=0.9, label=label)
 
 
-def dress(axes: Any, layers: Sequence[LayerAttention]) -> None:
+def label_axes(axes: Any, layers: Sequence[LayerAttention]) -> None:
     """Give a panel its axes, and a line between stages."""
     axes.set_xlabel("layer")
     axes.set_xticks(range(0, len(layers), math.ceil(len(layers) / 12)))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.models.classifier import BaseModel
+from ropevit.models.base import BaseModel
 from ropevit.models.dense import DenseViT
 from ropevit.models.layers import Attention
 from ropevit.models.vit import ViT
@@ -94,14 +94,14 @@ def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
     Raises:
         ValueError: If no layer rotates.
     """
-    layers, rules = rotated_layers(model), body(model).config.scaling_methods
+    layers, rules = rotated_layers(model), find_body(model).config.scaling_methods
     if rules is None:
         return layers
     positions = grid_positions(*grid)
     return [layer._replace(turning=rules(positions, layer.turning).frequencies) for layer in layers]
 
 
-def body(model: nn.Module) -> BaseModel[Any]:
+def find_body(model: nn.Module) -> BaseModel[Any]:
     """Find the only model of this package in a module: itself, or a backbone's.
 
     Raises:
@@ -125,7 +125,7 @@ def trained_grid(model: nn.Module) -> Grid:
         raise NothingToDrawError(
             "some of its layers attend in windows, others everywhere; this figure is for one trained grid"
         )
-    config = body(model).config
+    config = find_body(model).config
     return config.trained_grid or config.attention_grid
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from ropevit.analysis.layers import Grid, body, frequencies_at, trained_grid
-from ropevit.analysis.mosaic import mosaic
-from ropevit.analysis.response import rules_told, told
-from ropevit.analysis.same import Heads, Shown, gather, rows_of
-from ropevit.analysis.subject import FigureOptions, Made, Rows, Subject
+from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
+from ropevit.analysis.grouping import HeadGroup, LayerHeads, group_layers, rows_of
+from ropevit.analysis.layers import Grid, find_body, frequencies_at, trained_grid
+from ropevit.analysis.plot_grid import plot_grid
+from ropevit.analysis.response import describe_grid, describe_scaling
 
 TITLE = "Angles seen in training"
 TEXT = (
@@ -43,7 +43,7 @@ class PhaseCoverage:
     """The others, from the fewest tokens to the most."""
     rules: str | None
     """Rules for larger grids, if the model has any."""
-    largest: tuple[Heads, ...]
+    largest: tuple[LayerHeads, ...]
     """For each layer that rotates (1 + grids, A, P): the largest |angle| in radians, first on the trained grid."""
 
 
@@ -77,8 +77,10 @@ def phase_coverage(model: nn.Module, grids: Sequence[Grid] = ()) -> PhaseCoverag
         for grid in (trained, *others)
     ]
     names = [layer.name for layer in frequencies_at(model, trained)]
-    layers = tuple(Heads(name, np.stack(found)) for name, found in zip(names, zip(*angles, strict=True), strict=True))
-    return PhaseCoverage(trained, others, body(model).config.scaling, layers)
+    layers = tuple(
+        LayerHeads(name, np.stack(found)) for name, found in zip(names, zip(*angles, strict=True), strict=True)
+    )
+    return PhaseCoverage(trained, others, find_body(model).config.scaling, layers)
 
 
 def newly_covered(shares: np.ndarray) -> np.ndarray:
@@ -96,22 +98,22 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    shown = gather(data.largest)
+    shown = group_layers(data.largest)
     caption = (
         "A line is a pair, the one that turned furthest on top; its length is the circle. Blue: angles f · d between "
-        f"patches of the trained grid, {told(data.trained)}; orange, from dark to light: new on grids of "
-        f"{', '.join(map(told, data.grids))} (rows x columns); grey: on none. Numbers: percent of the circle that is "
-        f"new on each of these grids, counted from training, mean of the pairs. {rules_told(data.rules)}"
+        f"patches of the trained grid, {describe_grid(data.trained)}; orange, from dark to light: new on grids of "
+        f"{', '.join(map(describe_grid, data.grids))} (rows x columns); grey: on none. Numbers: percent of the circle "
+        f"that is new on each of these grids, counted from training, mean of the pairs. {describe_scaling(data.rules)}"
     )
     named = [layer._replace(cells=cell_names(layer)) for layer in shown]
-    frame = mosaic(rows_of(named), TITLE, label, caption)
+    frame = plot_grid(rows_of(named), TITLE, label, caption)
     for layer, centres in zip(shown, frame.centres, strict=True):
         for head, centre in enumerate(centres):
             frame.picture(bars(covered(layer.values[:, head])), centre)
     return frame.figure
 
 
-def cell_names(layer: Shown) -> tuple[str, ...]:
+def cell_names(layer: HeadGroup) -> tuple[str, ...]:
     """Add to the name of each cell what each grid adds to its circle."""
     added = 100 * newly_covered(covered(layer.values)).mean(-1)
     return tuple(f"{name}: {', '.join(f'{x:.0f}' for x in added[:, head])}" for head, name in enumerate(layer.cells))
@@ -158,7 +160,7 @@ def rows(data: PhaseCoverage) -> Rows:
     return table
 
 
-def make(subject: Subject, options: FigureOptions) -> Made:
+def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """Measure and draw."""
     data = phase_coverage(subject.model, subject.larger_grids(options.sizes))
-    return Made(draw(data, subject.label), rows(data))
+    return FigureResult(draw(data, subject.label), rows(data))

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from ropevit.analysis.layers import body, rotated_layers
-from ropevit.analysis.mosaic import Mosaic, Row, mosaic
-from ropevit.analysis.same import Heads, Shown, gather, rows_of
-from ropevit.analysis.subject import POINTS, FigureOptions, Made, Rows, Subject
+from ropevit.analysis.figure_model import POINTS, FigureModel, FigureOptions, FigureResult, Rows
+from ropevit.analysis.grouping import HeadGroup, LayerHeads, group_layers, rows_of
+from ropevit.analysis.layers import find_body, rotated_layers
+from ropevit.analysis.plot_grid import PlotGrid, PlotRow, plot_grid
 from ropevit.rope import axial_frequencies
 
 TITLE = "Points rebuilt of a head's waves"
@@ -40,7 +40,7 @@ class Reconstruction:
     """Rebuilt of RoPE-Axial's frequencies, with as many channels as the heads of the first layer have."""
     theta: float
     """Base of these frequencies."""
-    layers: tuple[Heads, ...]
+    layers: tuple[LayerHeads, ...]
     """Rebuilt of each head's, (1, A, S, S)."""
 
     @property
@@ -55,7 +55,7 @@ def plane(radius: int) -> Float[np.ndarray, "2 S S"]:
     return np.stack(np.meshgrid(line, line))
 
 
-def rebuild(
+def least_squares(
     frequencies: Float[np.ndarray, "2 *A P"], points: Sequence[tuple[int, int]], places: Float[np.ndarray, "2 S S"]
 ) -> Float[np.ndarray, "*A S S"]:
     """Rebuild a sum of points of a few waves.
@@ -94,7 +94,7 @@ def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS)
         raise ValueError("got no points; give at least one, such as (3, 3)")
     layers = rotated_layers(model)
     radius = max(RADIUS, 2 + max(abs(side) for point in points for side in point))
-    places, theta = plane(radius), body(model).config.default_theta("axial")
+    places, theta = plane(radius), find_body(model).config.default_theta("axial")
     axial = axial_frequencies(2 * layers[0].turning.shape[-1], theta).double().numpy()
     target = np.zeros(places.shape[1:])
     for x, y in points:
@@ -102,9 +102,9 @@ def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS)
     return Reconstruction(
         points=tuple(points),
         target=target,
-        axial=rebuild(axial, points, places),
+        axial=least_squares(axial, points, places),
         theta=theta,
-        layers=tuple(Heads(name, rebuild(f.double().numpy(), points, places)[None]) for name, f in layers),
+        layers=tuple(LayerHeads(name, least_squares(f.double().numpy(), points, places)[None]) for name, f in layers),
     )
 
 
@@ -118,16 +118,16 @@ def draw(data: Reconstruction, label: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    shown = gather(data.layers)
+    shown = group_layers(data.layers)
     told = " and ".join(f"({x}, {y})" for x, y in data.points)
     caption = (
         f"The points {told}, circled, in patches right of and below the middle, rebuilt of the waves of each head. "
         "Dark to bright: from the lowest to the highest value of each cell. Number: lowest value at the points over "
         f"the highest elsewhere; above 1, the points stand out. RoPE-Axial: theta {data.theta:g}, as many channels."
     )
-    first = Row("for comparison", ("points", f"RoPE-Axial: {contrast(data, data.axial).ratio:.2f}"))
+    first = PlotRow("for comparison", ("points", f"RoPE-Axial: {contrast(data, data.axial).ratio:.2f}"))
     named = [layer._replace(cells=cell_names(data, layer)) for layer in shown]
-    frame = mosaic([first, *rows_of(named)], TITLE, label, caption)
+    frame = plot_grid([first, *rows_of(named)], TITLE, label, caption)
     cells = [np.stack([data.target, data.axial]), *(layer.values[0] for layer in shown)]
     for images, centres in zip(cells, frame.centres, strict=True):
         for image, centre in zip(images, centres, strict=True):
@@ -136,13 +136,13 @@ def draw(data: Reconstruction, label: str = "") -> Any:
     return frame.figure
 
 
-def cell_names(data: Reconstruction, layer: Shown) -> tuple[str, ...]:
+def cell_names(data: Reconstruction, layer: HeadGroup) -> tuple[str, ...]:
     """Add its number to the name of each cell."""
     ratios = [contrast(data, image).ratio for image in layer.values[0]]
     return tuple(f"{name}: {ratio:.2f}" for name, ratio in zip(layer.cells, ratios, strict=True))
 
 
-def circle(frame: Mosaic, centre: tuple[float, float], data: Reconstruction) -> None:
+def circle(frame: PlotGrid, centre: tuple[float, float], data: Reconstruction) -> None:
     """Circle the points inside a cell."""
     patch = 2 / len(data.target)
     x, y = (patch * np.array(axis) for axis in zip(*data.points, strict=True))
@@ -208,7 +208,7 @@ def row_of(layer: str, head: int | str, found: Contrast) -> dict[str, str | int 
     }
 
 
-def make(subject: Subject, options: FigureOptions) -> Made:
+def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """Measure and draw."""
     data = reconstruction(subject.model, options.points)
-    return Made(draw(data, subject.label), rows(data))
+    return FigureResult(draw(data, subject.label), rows(data))

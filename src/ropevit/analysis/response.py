@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
-from ropevit.analysis.layers import Grid, body, frequencies_at, trained_grid
-from ropevit.analysis.mosaic import Mosaic, mosaic
-from ropevit.analysis.same import Heads, gather, rows_of
-from ropevit.analysis.subject import FigureOptions, Made, Rows, Subject
+from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
+from ropevit.analysis.grouping import LayerHeads, group_layers, rows_of
+from ropevit.analysis.layers import Grid, find_body, frequencies_at, trained_grid
+from ropevit.analysis.plot_grid import PlotGrid, plot_grid
 
 TITLE = "Response to relative position"
 TEXT = (
@@ -33,7 +33,7 @@ class Response:
     rules: str | None
     """Rules for larger grids, if the model has any."""
     grids: tuple[Grid, ...]
-    maps: tuple[tuple[Heads, ...], ...]
+    maps: tuple[tuple[LayerHeads, ...], ...]
     """For each grid and each layer that rotates (1, A, 2 h - 1, 2 w - 1): offsets dy from -(h - 1) to h - 1 in rows,
     dx likewise in columns."""
 
@@ -78,8 +78,8 @@ def relative_response(model: nn.Module, grids: Sequence[Grid] = ()) -> Response:
     maps = []
     for grid in chosen:
         apart, layers = offsets(grid), frequencies_at(model, grid)
-        maps.append(tuple(Heads(name, respond(f.double().numpy(), apart)[None]) for name, f in layers))
-    return Response(trained, body(model).config.scaling, chosen, tuple(maps))
+        maps.append(tuple(LayerHeads(name, respond(f.double().numpy(), apart)[None]) for name, f in layers))
+    return Response(trained, find_body(model).config.scaling, chosen, tuple(maps))
 
 
 def draw(data: Response, label: str = "") -> Any:
@@ -96,14 +96,16 @@ def draw(data: Response, label: str = "") -> Any:
     """
     largest = max(range(len(data.grids)), key=lambda index: np.prod(data.grids[index]))
     drawn = range(len(data.grids)) if data.rules else [largest]
-    lines = [(data.grids[index], shown) for index in drawn for shown in gather(data.maps[index])]
-    named = [shown._replace(label=f"{shown.label}, {told(grid)}") if data.rules else shown for grid, shown in lines]
+    lines = [(data.grids[index], shown) for index in drawn for shown in group_layers(data.maps[index])]
+    named = [
+        shown._replace(label=f"{shown.label}, {describe_grid(grid)}") if data.rules else shown for grid, shown in lines
+    ]
     caption = (
         f"Mean over pairs of cos(f · d) for a key d patches right of and below the query (the middle), on "
-        f"{'each grid' if data.rules else told(data.grids[largest])} tokens (rows x columns); frame: offsets of the "
-        f"trained grid, {told(data.trained)}. {rules_told(data.rules)}"
+        f"{'each grid' if data.rules else describe_grid(data.grids[largest])} tokens (rows x columns); frame: "
+        f"offsets of the trained grid, {describe_grid(data.trained)}. {describe_scaling(data.rules)}"
     )
-    frame = mosaic(rows_of(named), TITLE, label, caption)
+    frame = plot_grid(rows_of(named), TITLE, label, caption)
     image = None
     for (grid, shown), centres in zip(lines, frame.centres, strict=True):
         for cell, centre in zip(shown.values[0], centres, strict=True):
@@ -113,7 +115,7 @@ def draw(data: Response, label: str = "") -> Any:
     return frame.figure
 
 
-def outline(frame: Mosaic, centre: tuple[float, float], trained: Grid, grid: Grid) -> None:
+def outline(frame: PlotGrid, centre: tuple[float, float], trained: Grid, grid: Grid) -> None:
     """Frame the offsets of the trained grid inside a cell, as far as the cell has them."""
     longest = 2 * max(grid) - 1
     y, x = ((2 * min(sides) - 1) / longest for sides in zip(trained, grid, strict=True))
@@ -121,12 +123,12 @@ def outline(frame: Mosaic, centre: tuple[float, float], trained: Grid, grid: Gri
     frame.axes.plot(centre[0] + across, centre[1] + up, color="#222222", linewidth=0.7)
 
 
-def told(grid: Grid) -> str:
+def describe_grid(grid: Grid) -> str:
     """Write a grid."""
     return f"{grid[0]} x {grid[1]}"
 
 
-def rules_told(rules: str | None) -> str:
+def describe_scaling(rules: str | None) -> str:
     """Say which rules for larger grids the model has."""
     return f"Rules for larger grids: {rules}." if rules else "The model has no rules for larger grids."
 
@@ -158,8 +160,8 @@ def numbers(response: np.ndarray, apart: np.ndarray, outside: np.ndarray) -> dic
     return found | {"highest_outside": float(response[best]), "dx": int(apart[0][best]), "dy": int(apart[1][best])}
 
 
-def make(subject: Subject, options: FigureOptions) -> Made:
+def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """Measure and draw, on the largest of the sizes that are given."""
     grids = subject.larger_grids(options.sizes)[: None if options.sizes else 1]
     data = relative_response(subject.model, grids)
-    return Made(draw(data, subject.label), rows(data))
+    return FigureResult(draw(data, subject.label), rows(data))

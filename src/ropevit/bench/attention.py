@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropevit.bench.candidate import Candidate, Entry, Group
+from ropevit.bench.candidate import Candidate, Group, PlannedCandidate
 from ropevit.bench.check import compare, exact
-from ropevit.bench.peers import Layer, Parts, Rotate, Way, make_layer, split, ways
+from ropevit.bench.peers import Implementation, Layer, Parts, Rotate, implementations, make_layer, split
 from ropevit.bench.shapes import Shape
 
 Body = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -69,18 +69,18 @@ def attention_group(
     """
     data = functools.cache(lambda: make_data(shape, device, dtype, rows))
 
-    def entry(way: Way, compiled: bool) -> Entry:
+    def entry(way: Implementation, compiled: bool) -> PlannedCandidate:
         def make() -> Candidate:
             return attention_candidate(level, way, make_layer(shape, way.embedding, device), data(), compiled)
 
         label = f"{way.label}{', compiled' if compiled else ''}"
-        return Entry(label=label, family=way.family, embedding=way.embedding, compiled=compiled, make=make)
+        return PlannedCandidate(label=label, family=way.family, embedding=way.embedding, compiled=compiled, make=make)
 
     def make_copy() -> Candidate:
         return copy_candidate(shape, device, dtype, rows)
 
-    copy = Entry(label=COPY, family="none", embedding="none", compiled=False, make=make_copy)
-    suited = [way for way in ways(device.type) if way.suits(level, shape)]
+    copy = PlannedCandidate(label=COPY, family="none", embedding="none", compiled=False, make=make_copy)
+    suited = [way for way in implementations(device.type) if way.suits(level, shape)]
     entries = [entry(way, compiled) for way in suited for compiled in choose(way.family)]
     about = (
         f"{rows} x {shape.tokens} tokens ({shape.h} x {shape.w} patches, {shape.prefix} prefix), "
@@ -105,7 +105,7 @@ def copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows:
     return Candidate(forward=copy, both=copy, tracked=copy, check=check, floor=(moved, moved))
 
 
-def floors(shape: Shape, way: Way, rows: int, itemsize: int) -> tuple[int, int]:
+def floors(shape: Shape, way: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
     """Count the bytes that forward, and forward and backward together, cannot avoid to move.
 
     Forward reads and writes q and k. Backward reads the gradients of q, k and v and writes the projection's; learned
@@ -117,7 +117,7 @@ def floors(shape: Shape, way: Way, rows: int, itemsize: int) -> tuple[int, int]:
     return forward * unit, (forward + backward) * unit
 
 
-def way_body(level: str, way: Way, layer: Layer) -> Body:
+def way_body(level: str, way: Implementation, layer: Layer) -> Body:
     """Give what is timed of a way, which may be fused."""
     if way.attend is None:
         return make_body(level, way.make(layer))
@@ -141,7 +141,7 @@ def merge(parts: Parts) -> Tensor:
     return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
-def attention_candidate(level: str, way: Way, layer: Layer, data: Data, compiled: bool) -> Candidate:
+def attention_candidate(level: str, way: Implementation, layer: Layer, data: Data, compiled: bool) -> Candidate:
     """Prepare one way: the calls on the group's data."""
     shape, leaf, source = layer.shape, data.leaf, data.source
     gradients = split(data.arriving) if level == "op" else (data.arriving[:, :, 0].flatten(2).contiguous(),)
@@ -183,7 +183,9 @@ def names(level: str) -> tuple[str, ...]:
     return ("q", "k", "v") if level == "op" else ("attention",)
 
 
-def expected(level: str, way: Way, layer: Layer, source: Tensor, gradients: list[Tensor]) -> dict[str, Tensor]:
+def expected(
+    level: str, way: Implementation, layer: Layer, source: Tensor, gradients: list[Tensor]
+) -> dict[str, Tensor]:
     """Compute results and gradients in float64."""
     qkv = source.double().requires_grad_()
     frequencies = layer.frequencies.detach().double().requires_grad_(layer.frequencies.requires_grad)

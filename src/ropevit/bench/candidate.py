@@ -30,7 +30,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class PlannedCandidate:
     """A candidate that is still to be made, which may turn out to be impossible."""
 
     label: str
@@ -50,4 +50,4 @@ class Group:
     """The sizes, in words."""
     base: str
     """Label of the entry with which the others are compared; compiled ones with its compiled twin, if there is one."""
-    entries: Sequence[Entry]
+    entries: Sequence[PlannedCandidate]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ropevit.bench.peers import Layer, Parts, Way, split
+from ropevit.bench.peers import Implementation, Layer, Parts, split
 from ropevit.rope import rotate
 
 #: Largest error, relative in the Euclidean norm, of what is computed in a dtype.
@@ -14,7 +14,7 @@ class WrongResultError(ValueError):
     """Something computes other numbers than the reference."""
 
 
-def exact(way: Way, layer: Layer, qkv: Tensor, frequencies: Tensor) -> Parts:
+def exact(way: Implementation, layer: Layer, qkv: Tensor, frequencies: Tensor) -> Parts:
     """Split and rotate in float64, laying pairs out as the way does; differentiable.
 
     Args:

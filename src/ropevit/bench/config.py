@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropevit.bench.peers import FAMILIES
+from ropevit.bench.peers import GROUPS
 from ropevit.bench.shapes import SHAPES
 
 LEVELS = ("op", "layer", "model")
@@ -26,7 +26,7 @@ class BenchConfig:
     shapes: tuple[str, ...] = ()
     """Layers of op and layer: vit224 vit512 vit1024 vits224 reg4 swin1 swin2 swin3 swin4 hd128, with
     commas or spaces between; none named: vit224 swin1 on a CPU, all on a GPU."""
-    peers: tuple[str, ...] = FAMILIES[1:]
+    peers: tuple[str, ...] = GROUPS[1:]
     """Whose code is timed: ours, timm, transformers, plain (complex numbers and half-split, written from the maths)."""
     images: int | None = None
     """Images in a batch; None takes 256 (fewer of large images) on a GPU, 8 on a CPU."""
@@ -42,7 +42,7 @@ class BenchConfig:
     """Replace the results that are there."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("shapes", tuple(SHAPES)), ("peers", FAMILIES[1:])):
+        for name, allowed in (("shapes", tuple(SHAPES)), ("peers", GROUPS[1:])):
             given = tuple(word for text in getattr(self, name) for word in text.split(",") if word)
             check_names(name.removesuffix("s"), given, allowed)
             object.__setattr__(self, name, given)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ropevit.bench.candidate import Candidate, Entry, Group
+from ropevit.bench.candidate import Candidate, Group, PlannedCandidate
 from ropevit.bench.check import compare
 from ropevit.bench.peers import HOME
 from ropevit.bench.shapes import Size
@@ -54,12 +54,12 @@ def model_group(
         *((f"timm, {kind}", "timm", kind, lambda kind=kind: timm(size, kind)) for kind in TIMM),
     ]
 
-    def entry(label: str, family: str, embedding: str, build: Build, compiled: bool) -> Entry:
+    def entry(label: str, family: str, embedding: str, build: Build, compiled: bool) -> PlannedCandidate:
         def make() -> Candidate:
             return model_candidate(build().to(device), size, images, dtype, compiled)
 
         full = f"{label}{', compiled' if compiled else ''}"
-        return Entry(label=full, family=family, embedding=embedding, compiled=compiled, make=make)
+        return PlannedCandidate(label=full, family=family, embedding=embedding, compiled=compiled, make=make)
 
     entries = [entry(*maker, compiled) for maker in makers for compiled in choose(maker[1])]
     about = f"width {size.width}, depth {size.depth}, {size.heads} heads, {images} images of {size.pixels} px"

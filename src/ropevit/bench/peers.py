@@ -22,7 +22,7 @@ Rotate = Callable[[Tensor, Tensor], Parts]
 Embedding = Literal["none", "axial", "mixed"]
 
 #: Whose code runs; "plain" is written here, from the maths, as it is commonly done.
-FAMILIES = ("none", "ours", "timm", "transformers", "plain")
+GROUPS = ("none", "ours", "timm", "transformers", "plain")
 
 #: Kind of device of the backends that know but one.
 HOME = {"cpu": "cpu", "triton": "cuda"}
@@ -48,7 +48,7 @@ def make_layer(shape: Shape, embedding: Embedding, device: torch.device) -> Laye
 
 
 @dataclass(frozen=True)
-class Way:
+class Implementation:
     """One way to rotate; the first of a list of ways that has embedding "none" is what others are compared with."""
 
     name: str
@@ -70,7 +70,7 @@ class Way:
         return self.attend is None or (level == "layer" and shape.prefix == 0 and shape.h == shape.w)
 
 
-def ways(device: str) -> list[Way]:
+def implementations(device: str) -> list[Implementation]:
     """List every way for a kind of device (cpu, cuda), whether or not its package is installed."""
     backends = [name for name in BACKENDS if HOME.get(name, device) == device]
     rotations = [
@@ -81,11 +81,11 @@ def ways(device: str) -> list[Way]:
         ("half-split", "plain", half_split, True),
     ]
     listed = [
-        Way("no embedding", "none", "none", lambda _: lambda qkv, _: split(qkv)),
-        Way("no embedding, timm's split", "none", "none", lambda _: lambda qkv, _: split_as_timm(qkv)),
+        Implementation("no embedding", "none", "none", lambda _: lambda qkv, _: split(qkv)),
+        Implementation("no embedding, timm's split", "none", "none", lambda _: lambda qkv, _: split_as_timm(qkv)),
     ]
     for embedding in ("axial", "mixed"):
-        listed += [Way(name, family, embedding, make, halves) for name, family, make, halves in rotations]
+        listed += [Implementation(name, family, embedding, make, halves) for name, family, make, halves in rotations]
         if device == "cuda":
             listed.append(fused(embedding))
     return [way for way in listed if (way.family, way.embedding) != ("transformers", "mixed")]  # it has fixed angles
@@ -116,7 +116,7 @@ def ours(backend: str) -> Callable[[Layer], Rotate]:
     return make
 
 
-def fused(embedding: Embedding) -> Way:
+def fused(embedding: Embedding) -> Implementation:
     """Rotate and attend by one Triton kernel; windows lie one behind the other, each a map of its own."""
 
     def attend(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -128,7 +128,7 @@ def fused(embedding: Embedding) -> Way:
 
         return run
 
-    return Way("ours (fused)", "ours", embedding, ours("triton"), attend=attend)
+    return Implementation("ours (fused)", "ours", embedding, ours("triton"), attend=attend)
 
 
 def timm(layer: Layer) -> Rotate:

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from ropevit.bench.attention import attention_group
-from ropevit.bench.candidate import DIRECTIONS, Candidate, Entry, Group
+from ropevit.bench.candidate import DIRECTIONS, Candidate, Group, PlannedCandidate
 from ropevit.bench.check import WrongResultError
 from ropevit.bench.config import BenchConfig, check_level
 from ropevit.bench.networks import model_group
 from ropevit.bench.report import describe, draw, write_markdown
 from ropevit.bench.results import Row, write_rows
 from ropevit.bench.shapes import SHAPES, SIZES
-from ropevit.bench.timing import kept_bytes, peak_bytes, spread, time_rounds
+from ropevit.bench.timing import peak_bytes, saved_bytes, time_rounds, timing_stats
 from ropevit.device import resolve_device
 from ropevit.extras import MissingExtraError, require
 from ropevit.locks import lock_folder
@@ -134,7 +134,7 @@ def run_group(group: Group, device: torch.device, rounds: int, advance: Callable
     return rows
 
 
-def try_entry(group: Group, entry: Entry) -> tuple[Row, Candidate | None]:
+def try_entry(group: Group, entry: PlannedCandidate) -> tuple[Row, Candidate | None]:
     """Make and check a candidate; without one the row says why."""
     twin = f"{group.base}, compiled"
     base = twin if entry.compiled and any(other.label == twin for other in group.entries) else group.base
@@ -157,10 +157,10 @@ def try_entry(group: Group, entry: Entry) -> tuple[Row, Candidate | None]:
 def measured(row: Row, times: dict[str, list[float]], candidate: Candidate, index: int, device: torch.device) -> Row:
     """Fill in the figures of a row; `index` is 0 for the first direction of a level and 1 for the second."""
     seconds = times[row.label]
-    middle = spread(seconds).median
+    middle = timing_stats(seconds).median
     row = replace(row, milliseconds=1e3 * middle, rounds=len(seconds))
     if row.base in times:
-        ratio = spread([own / other for own, other in zip(seconds, times[row.base], strict=True)])
+        ratio = timing_stats([own / other for own, other in zip(seconds, times[row.base], strict=True)])
         row = replace(row, ratio=ratio.median, ratio_low=ratio.low, ratio_high=ratio.high)
     if candidate.floor and candidate.floor[index]:
         row = replace(row, gigabytes_per_second=candidate.floor[index] / middle / 1e9)
@@ -168,5 +168,5 @@ def measured(row: Row, times: dict[str, list[float]], candidate: Candidate, inde
         peak = peak_bytes(candidate.both if index else candidate.forward)
         return replace(row, megabytes=peak / 1e6, memory="peak")
     if index:
-        return replace(row, megabytes=kept_bytes(candidate.tracked) / 1e6, memory="kept")
+        return replace(row, megabytes=saved_bytes(candidate.tracked) / 1e6, memory="kept")
     return row

@@ -16,7 +16,7 @@ SCRATCH = 256 * 2**20
 SLICE, MOST = 0.02, 20
 
 
-class Spread(NamedTuple):
+class TimingStats(NamedTuple):
     """Median and quartiles."""
 
     median: float
@@ -24,7 +24,7 @@ class Spread(NamedTuple):
     high: float
 
 
-def spread(values: list[float]) -> Spread:
+def timing_stats(values: list[float]) -> TimingStats:
     """Sum up repeated measurements.
 
     Raises:
@@ -33,9 +33,9 @@ def spread(values: list[float]) -> Spread:
     if not values:
         raise ValueError("got no measurements; expected at least one")
     if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
+        return TimingStats(values[0], values[0], values[0])
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(middle, low, high)
+    return TimingStats(middle, low, high)
 
 
 def time_rounds(
@@ -100,7 +100,7 @@ def peak_bytes(call: Call) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def kept_bytes(forward: Call) -> int:
+def saved_bytes(forward: Call) -> int:
     """Count what a forward pass keeps for the backward pass: the storages of all saved tensors, each once."""
     sizes: dict[int, int] = {}
 

@@ -47,8 +47,8 @@ def bench(
             for rows in work:
                 found += len(rows)
                 for group in groups(rows):
-                    progress.console.print(figures(group))
-                    progress.console.print(notes(group), style="dim", highlight=False, soft_wrap=True)
+                    progress.console.print(result_table(group))
+                    progress.console.print(footnotes(group), style="dim", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         kept = f"what is done is in {config.out}" if found else "stopped before anything was finished"
         console.print(kept, soft_wrap=True, highlight=False)
@@ -57,7 +57,7 @@ def bench(
     console.print(files, soft_wrap=True, highlight=False)
 
 
-def figures(group: Sequence[Row]) -> Table:
+def result_table(group: Sequence[Row]) -> Table:
     """Lay out candidates that are compared with each other; the note of one that could not run stands below."""
     first = group[0]
     title = f"{first.level}, {first.shape}: {first.direction}"
@@ -73,7 +73,7 @@ def figures(group: Sequence[Row]) -> Table:
     return table
 
 
-def notes(group: Sequence[Row]) -> str:
+def footnotes(group: Sequence[Row]) -> str:
     """Say what the ratio is, and why candidates have no figures."""
     lines = [f'ratio: time over that of "{group[0].base}", median of the rounds and quartiles']
     return "\n".join([*lines, *(f"{row.label}: {row.note}" for row in group if row.note)])

@@ -10,13 +10,13 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from ropevit.cli.console import Console, say
+from ropevit.cli.console import Console, print_line
 from ropevit.cli.data import bar
 from ropevit.cli.errors import show_error
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_json, write_text
 from ropevit.tasks.classify.predict import Prediction, Unreadable
-from ropevit.tasks.common.measured import to_csv
+from ropevit.tasks.common.eval_results import to_csv
 
 #: What is written into --out.
 TABLE, RECORDS = "predictions.csv", "predictions.json"
@@ -59,7 +59,7 @@ class Predictions:
             show_table(self.console, path, prediction)
         elif self.out is None:
             guess = prediction.guesses[0]
-            say(self.console, f"{path}: {guess.name} {guess.probability:.1%}")
+            print_line(self.console, f"{path}: {guess.name} {guess.probability:.1%}")
 
     def run(self, predictions: Iterator[Prediction | Unreadable]) -> None:
         """Show predictions with a progress bar, and write them; after Ctrl-C those that there are."""
@@ -83,14 +83,14 @@ class Predictions:
         parts = [f"{number:,} {name}" for name, number in counts[:NAMED]]
         if rest := counts[NAMED:]:
             parts.append(f"{sum(number for _, number in rest):,} of {len(rest)} other classes")
-        say(self.console, f"{before}{len(self.files):,} images: {', '.join(parts) or 'none classified'}")
+        print_line(self.console, f"{before}{len(self.files):,} images: {', '.join(parts) or 'none classified'}")
         if self.unread:
-            say(
+            print_line(
                 self.console,
                 f"{len(self.unread):,} could not be read and {'is' if len(self.unread) == 1 else 'are'} left out",
             )
         if self.out is not None:
-            say(self.console, f"wrote {TABLE} and {RECORDS} to {self.out}")
+            print_line(self.console, f"wrote {TABLE} and {RECORDS} to {self.out}")
 
     def table(self) -> str:
         """Lay predictions out as comma-separated values: a row an image, two columns a guess."""
@@ -124,7 +124,7 @@ def cells(prediction: Prediction) -> Iterator[Any]:
 
 def show_table(console: Console, path: Path, prediction: Prediction) -> None:
     """Print the guesses for one image as a table."""
-    say(console, f"{path} at {prediction.height} x {prediction.width} pixels (height x width)")
+    print_line(console, f"{path} at {prediction.height} x {prediction.width} pixels (height x width)")
     rows = [(guess.name, f"{guess.probability:.1%}") for guess in prediction.guesses]
     console.print(lay_out(("class", "probability"), rows))
 
@@ -152,6 +152,6 @@ def progress(console: Console, what: str, total: int, *, lines: bool) -> Iterato
 
         def update(done: int) -> None:
             if lines and done % step == 0:
-                say(console, f"{what}: {done:,} of {total:,}")
+                print_line(console, f"{what}: {done:,} of {total:,}")
 
         yield update

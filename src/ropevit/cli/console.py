@@ -35,7 +35,7 @@ class Console(rich.console.Console):
         return super().status(Text(status) if isinstance(status, str) else status, **options)
 
 
-def say(console: Console, line: str) -> None:
+def print_line(console: Console, line: str) -> None:
     """Print a line, however long."""
     console.print(line, soft_wrap=True, highlight=False)
 

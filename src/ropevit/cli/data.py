@@ -21,7 +21,7 @@ from ropevit.data.check import check
 from ropevit.data.check_dense import check_dense, dense_layout
 from ropevit.data.findings import ADVICE, HARMLESS, Finding, Report
 from ropevit.data.sources import open_source
-from ropevit.data.speed import measure
+from ropevit.data.speed import measure_speed
 from ropevit.data.tiny import COUNTS, make_tiny
 from ropevit.files import write_text
 from ropevit.text import csv_cell
@@ -191,7 +191,7 @@ def run_speed(config: SpeedConfig) -> None:
     with bar(console, "fetching shards") as update:
         source = open_source(config.path, "train", update)
     with console.status("reading images"):
-        speed = measure(source, transform, config.workers, config.seconds)
+        speed = measure_speed(source, transform, config.workers, config.seconds)
     workers = f"{config.workers} worker{'' if config.workers == 1 else 's'}"
     lines = (
         f"one core: {1e3 * speed.read_seconds:.1f} ms to read and {1e3 * speed.vary_seconds:.1f} ms to vary an image "

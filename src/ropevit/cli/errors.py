@@ -38,21 +38,23 @@ def one_line_errors(more: str) -> Iterator[None]:
     except SystemExit as ended:
         if ended.code in (None, 0):
             raise
-        raise ValueError(own_words(ended, box.getvalue()) or f"{unboxed(box.getvalue())}; see `{more}`") from None
+        raise ValueError(
+            parser_message(ended, box.getvalue()) or f"{strip_box(box.getvalue())}; see `{more}`"
+        ) from None
 
 
-def own_words(ended: BaseException, box: str) -> str | None:
+def parser_message(ended: BaseException, box: str) -> str | None:
     """Give what one of our configs said, if that is what the box is about."""
-    found = re.fullmatch(r"Errorparsing[\w.]+:(.*)", squeezed("".join(box_lines(box))))
+    found = re.fullmatch(r"Errorparsing[\w.]+:(.*)", collapse_spaces("".join(box_lines(box))))
     error: BaseException | None = ended
     while found and error is not None:
-        if isinstance(error, ValueError) and str(error) and found[1].startswith(squeezed(str(error))):
+        if isinstance(error, ValueError) and str(error) and found[1].startswith(collapse_spaces(str(error))):
             return str(error)
         error = error.__cause__ or error.__context__
     return None
 
 
-def squeezed(text: str) -> str:
+def collapse_spaces(text: str) -> str:
     """Leave blanks out: a box breaks lines anywhere."""
     return "".join(text.split())
 
@@ -68,7 +70,7 @@ def is_rule(line: str) -> bool:
     return not line.strip("─-")
 
 
-def unboxed(box: str) -> str:
+def strip_box(box: str) -> str:
     """Give the first paragraph of a box, and the options that it suggests."""
     lines = box_lines(box)
     end = next((number for number, line in enumerate(lines) if is_rule(line)), len(lines))

@@ -3,7 +3,7 @@
 from ropevit.cli.console import Console
 from ropevit.tasks.classify import estimate as classify
 from ropevit.tasks.classify.config import TrainConfig
-from ropevit.tasks.common.estimate import Estimate, Subject, estimate_step
+from ropevit.tasks.common.estimate import Estimate, StepSpec, estimate_step
 from ropevit.tasks.common.training import Training
 from ropevit.tasks.detect import estimate as detect
 from ropevit.tasks.detect.train_config import DetectConfig
@@ -13,27 +13,27 @@ from ropevit.tasks.segment.train_config import SegmentConfig
 MARK = "estimated from shapes, not measured"
 
 
-def subject(config: Training) -> Subject:
+def step_of_training(config: Training) -> StepSpec:
     """Describe a step of any training."""
     match config:
         case DetectConfig():
-            return detect.subject(config)
+            return detect.step_spec(config)
         case SegmentConfig():
-            return segment.subject(config)
+            return segment.step_spec(config)
         case TrainConfig():
-            return classify.subject(config)
+            return classify.step_spec(config)
     raise AssertionError(f"no estimate of {config}")
 
 
 def show_estimate(config: Training) -> None:
     """Print what a step of a training needs; nothing is read or written."""
-    found = subject(config)
+    found = step_of_training(config)
     estimate = estimate_step(found)
     for line in lines(found, estimate, config.recipe):
         Console().print(line, soft_wrap=True, highlight=False)
 
 
-def lines(found: Subject, estimate: Estimate, name: str) -> list[str]:
+def lines(found: StepSpec, estimate: Estimate, name: str) -> list[str]:
     """Put an estimate in words."""
     height, width = found.size
     small, large = estimate.counts

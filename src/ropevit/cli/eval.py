@@ -11,8 +11,8 @@ from rich.table import Table
 from ropevit.cli.console import Console, TextColumn
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import Begun, Event, Measured, Measuring
-from ropevit.tasks.common.measured import CURVE, TABLE, Row
+from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult
+from ropevit.tasks.common.evaluation import EvalProgress, EvalSizeDone, EvalStarted, Event
 from ropevit.tasks.evaluate import evaluate
 
 #: Columns from which on a table is set narrowly.
@@ -54,8 +54,8 @@ class EvalBars:
         self.progress = Progress(TextColumn("{task.description}"), *columns, console=console)
         self.console = console
         self.task = None
-        self.begun: Begun | None = None
-        self.rows: list[Row] = []
+        self.begun: EvalStarted | None = None
+        self.rows: list[SizeResult] = []
 
     def __enter__(self) -> "EvalBars":
         return self  # drawn from the first event on: wrong input is answered by its error alone
@@ -71,17 +71,17 @@ class EvalBars:
     def update(self, event: Event) -> None:
         """Show an event of the evaluation."""
         match event:
-            case Begun():
+            case EvalStarted():
                 self.begun, self.rows = event, list(event.rows)
                 self.say(f"{event.name}: {event.how}")
                 for note in event.notes:
                     self.say(note)
                 self.progress.start()
-            case Measuring(size=size, done=done, total=total):
+            case EvalProgress(size=size, done=done, total=total):
                 if self.task is None:
                     self.task = self.progress.add_task(f"{size} px", total=total)
                 self.progress.update(self.task, completed=done)
-            case Measured(row=row, left_out=left_out):
+            case EvalSizeDone(row=row, left_out=left_out):
                 if self.task is not None:
                     self.progress.remove_task(self.task)
                 self.task = None
@@ -112,7 +112,7 @@ def print_line(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, highlight=False)
 
 
-def result_table(begun: Begun, rows: Sequence[Row]) -> Table:
+def result_table(begun: EvalStarted, rows: Sequence[SizeResult]) -> Table:
     """Lay out what was measured, beside the paper's figures where there are any."""
     caption = f"paper: {SOURCE}; with ±, {DRAWN}" if begun.paper else None
     table = Table(box=box.SIMPLE_HEAD, title=begun.name, title_justify="left", caption=caption, caption_justify="left")
@@ -126,7 +126,7 @@ def result_table(begun: Begun, rows: Sequence[Row]) -> Table:
     return table
 
 
-def line_of(row: Row, begun: Begun, skipped: bool) -> dict[str, str]:
+def line_of(row: SizeResult, begun: EvalStarted, skipped: bool) -> dict[str, str]:
     """Give the cells of a row by the names of their columns."""
     size = f"{row.size} (training)" if row.size == begun.trained_at else str(row.size)
     scores = {name: "-" if score is None else f"{score:.2f}" for name, score in row.scores.items()}

@@ -18,7 +18,7 @@ MEASURED = "eval"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions:
+class EvaluationFiles:
     """Of extrapolation curves alone."""
 
     evals: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()

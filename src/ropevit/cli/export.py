@@ -18,8 +18,8 @@ from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, ViTConfig, set_scaling
 from ropevit.rope.scaling import parse_override
-from ropevit.tasks.classify.subject import config_at, known_names, read_subject
-from ropevit.tasks.common.kept import Which, kind_of
+from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model
+from ropevit.tasks.common.run_files import Which, detect_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,13 +112,13 @@ def find(config: ExportConfig, size: tuple[int, int] | None) -> tuple[Model, dic
     Raises:
         ValueError: If it is none that can be exported.
     """
-    kind = kind_of(config.checkpoint, config.which)
+    kind = detect_task(config.checkpoint, config.which)
     if kind != "classifier":
         raise ValueError(
             f"{config.checkpoint} is a {kind}, and export writes classifiers; its backbone can be exported in "
             "Python: see 'Detectors and segmenters' in docs/export.md"
         )
-    subject = read_subject(config.model, config.checkpoint, config.which)
+    subject = read_eval_model(config.model, config.checkpoint, config.which)
     if subject.labels_pixels:
         raise ValueError(
             f"{config.checkpoint} labels pixels, which its study does outside the model; export a classifier"

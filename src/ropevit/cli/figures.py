@@ -9,23 +9,31 @@ from typing import Annotated
 import tyro
 
 from ropevit.analysis import extrapolation
-from ropevit.analysis.catalogue import ANALYSES, FigureOptions, Made, Outcome, Subject, attempt, choose
+from ropevit.analysis.catalogue import (
+    ANALYSES,
+    FigureModel,
+    FigureOptions,
+    FigureOutcome,
+    FigureResult,
+    attempt,
+    choose,
+)
 from ropevit.analysis.curves import Evaluations
-from ropevit.analysis.layers import body
-from ropevit.analysis.subject import POINTS, Rows
-from ropevit.cli.console import Console, say
-from ropevit.cli.evaluations import MEASURED, ScoreOptions, measure
+from ropevit.analysis.figure_model import POINTS, Rows
+from ropevit.analysis.layers import find_body
+from ropevit.cli.console import Console, print_line
+from ropevit.cli.evaluations import MEASURED, EvaluationFiles, measure
+from ropevit.cli.figure_models import FASHION, load_images, open_figure_model, random_figure_model
 from ropevit.cli.figures_page import write_page
-from ropevit.cli.subjects import FASHION, load_images, open_figure_subject, random_subject
 from ropevit.drawing import save_figure
 from ropevit.extras import require
 from ropevit.files import write_text
 from ropevit.models import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig, Flag
-from ropevit.tasks.common.kept import Which
-from ropevit.tasks.common.measured import to_csv
+from ropevit.tasks.common.eval_results import to_csv
 from ropevit.tasks.common.outputs import check_out, new_folder
+from ropevit.tasks.common.run_files import Which
 from ropevit.tasks.compare import read_evaluations
 
 #: Value of `name` that stands for all figures.
@@ -73,7 +81,7 @@ class FiguresConfig:
     """Points that `reconstruction` rebuilds, in patches from the query, at most 100 along x or y."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder to write; must not exist, or be empty; runs/figures/MODEL-NAME if left out."""
-    scores: tyro.conf.OmitArgPrefixes[ScoreOptions] = field(default_factory=ScoreOptions)
+    scores: tyro.conf.OmitArgPrefixes[EvaluationFiles] = field(default_factory=EvaluationFiles)
 
     def __post_init__(self):
         choose(self.name)
@@ -88,7 +96,7 @@ class FiguresConfig:
     def given(self, *names: str) -> list[str]:
         """Find out which options differ from their defaults."""
         values = {**vars(self), **vars(self.scores)}
-        defaults = {**vars(type(self)), **vars(ScoreOptions)}
+        defaults = {**vars(type(self)), **vars(EvaluationFiles)}
         return [name for name in names if values[name] != defaults[name]]
 
     def check_read(self) -> None:
@@ -156,22 +164,22 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         for outcome in outcomes:
             show(write(outcome, out), console)
             if outcome.note:
-                say(console, f"left out {outcome.analysis.name}: {outcome.note}")
+                print_line(console, f"left out {outcome.analysis.name}: {outcome.note}")
         if config.name == ALL:
             show([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
 
 
-def find(config: FiguresConfig) -> Subject:
+def find(config: FiguresConfig) -> FigureModel:
     """Load the model, set its rules, and read the images for its figures."""
     if config.random:
         assert config.model is not None
-        subject, look = random_subject(config.model)
+        subject, look = random_figure_model(config.model)
     else:
-        subject, look = open_figure_subject(config.model, config.checkpoint, config.which)
+        subject, look = open_figure_model(config.model, config.checkpoint, config.which)
     if config.scaling is not None:
         set_scaling(subject.model, parse_override(config.scaling))
         subject = replace(subject, published=False)
-    if config.images is not None and body(subject.model) is not subject.model:
+    if config.images is not None and find_body(subject.model) is not subject.model:
         raise ValueError("got --images with a detector or segmenter; figures that need images are of classifiers")
     place = config.images or (FASHION if look.embedded else None)
     if place is None:
@@ -195,23 +203,25 @@ def draw_scores(config: FiguresConfig, console: Console) -> None:
     """Draw evaluations, without looking at their models."""
     out = config.out or Path("runs/figures") / EXTRAPOLATION
     data = read_evaluations(config.scores.evals)
-    made = Made(extrapolation.draw(data), extrapolation.rows(data))
+    made = FigureResult(extrapolation.draw(data), extrapolation.rows(data))
     with new_folder(out):
-        show(write(Outcome(ANALYSES[EXTRAPOLATION], made), out), console)
+        show(write(FigureOutcome(ANALYSES[EXTRAPOLATION], made), out), console)
 
 
 def show(paths: Sequence[Path], console: Console) -> None:
     """Say what was written."""
     for path in paths:
-        say(console, f"wrote {path}")
+        print_line(console, f"wrote {path}")
 
 
-def draw(config: FiguresConfig, subject: Subject, evaluations: Evaluations | None, console: Console) -> list[Outcome]:
+def draw(
+    config: FiguresConfig, subject: FigureModel, evaluations: Evaluations | None, console: Console
+) -> list[FigureOutcome]:
     """Make the figures that are asked for; one that is asked for alone and cannot be had is an error."""
     chosen, options = choose(config.name), replace(config.options(), evaluations=evaluations)
     if config.name != ALL:
         with console.status(f"drawing {chosen[0].name}"):
-            return [Outcome(chosen[0], chosen[0].make(subject, options))]
+            return [FigureOutcome(chosen[0], chosen[0].make(subject, options))]
     outcomes = []
     for analysis in chosen:
         with console.status(f"drawing {analysis.name}"):
@@ -219,7 +229,7 @@ def draw(config: FiguresConfig, subject: Subject, evaluations: Evaluations | Non
     return outcomes
 
 
-def write(outcome: Outcome, out: Path) -> list[Path]:
+def write(outcome: FigureOutcome, out: Path) -> list[Path]:
     """Write a figure, if there is one, and its numbers."""
     if outcome.made is None:
         return []

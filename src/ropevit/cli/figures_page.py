@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import ropevit
-from ropevit.analysis.catalogue import Outcome, Subject
+from ropevit.analysis.catalogue import FigureModel, FigureOutcome
 from ropevit.analysis.explorer import ExplorerData, explorer
 from ropevit.analysis.layers import NothingToDrawError, attention_layers
 from ropevit.analysis.page import Section, render
@@ -16,7 +16,7 @@ from ropevit.text import printable
 
 
 def write_page(
-    subject: Subject, outcomes: Sequence[Outcome], sizes: tuple[int, ...], checkpoint: str | None, out: Path
+    subject: FigureModel, outcomes: Sequence[FigureOutcome], sizes: tuple[int, ...], checkpoint: str | None, out: Path
 ) -> Path:
     """Write figures.html beside the figures that it shows.
 
@@ -38,7 +38,7 @@ def write_page(
     return path
 
 
-def explore(subject: Subject, sizes: tuple[int, ...]) -> ExplorerData | str:
+def explore(subject: FigureModel, sizes: tuple[int, ...]) -> ExplorerData | str:
     """Collect what can be explored, or say why nothing can."""
     try:
         return explorer(subject.model, subject.larger_grids(sizes))
@@ -46,14 +46,14 @@ def explore(subject: Subject, sizes: tuple[int, ...]) -> ExplorerData | str:
         return " ".join(str(error).split())
 
 
-def section(outcome: Outcome, out: Path) -> Section:
+def section(outcome: FigureOutcome, out: Path) -> Section:
     """Show a figure as it was written, or say why there is none."""
     name, title, text, _ = outcome.analysis
     svg = None if outcome.made is None else (out / f"{name}.svg").read_text(encoding="utf-8")
     return Section(name, title, text, svg, outcome.note or None)
 
 
-def facts(subject: Subject, checkpoint: str | None) -> list[tuple[str, str]]:
+def facts(subject: FigureModel, checkpoint: str | None) -> list[tuple[str, str]]:
     """Say what the model is."""
     config, (height, width) = subject.config, subject.trained_size
     heads = [layer.heads for layer in attention_layers(subject.model)]
@@ -61,7 +61,7 @@ def facts(subject: Subject, checkpoint: str | None) -> list[tuple[str, str]]:
     found = {
         "Model": subject.name or subject.label,
         "Position embedding": config.position + (f", theta {config.theta:g}" if config.rope else ""),
-        "Trained at": f"{height} x {width} pixels{grid_told(subject)}",
+        "Trained at": f"{height} x {width} pixels{describe_grid(subject)}",
         "Attention": f"{len(heads)} layers of {heads_text} heads",
         "Rule for larger grids": config.scaling or "none" if config.rope else "",
         "Parameters": f"{sum(parameter.numel() for parameter in subject.model.parameters()):,}",
@@ -71,7 +71,7 @@ def facts(subject: Subject, checkpoint: str | None) -> list[tuple[str, str]]:
     return [(label, printable(value)) for label, value in found.items() if value]
 
 
-def grid_told(subject: Subject) -> str:
+def describe_grid(subject: FigureModel) -> str:
     """Say on which grid layers attend; nothing where they differ."""
     try:
         rows, columns = subject.trained_grid

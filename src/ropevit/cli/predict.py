@@ -12,22 +12,22 @@ import tyro
 from PIL import Image
 
 from ropevit.cli.classes import Predictions, lay_out
-from ropevit.cli.console import Console, say
+from ropevit.cli.console import Console, print_line
 from ropevit.cli.data import bar
 from ropevit.cli.errors import show_error
-from ropevit.data.ade_classes import OWN
+from ropevit.data.ade_classes import CLASSES_FILE
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
 from ropevit.device import resolve_device
+from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model
 from ropevit.tasks.classify.predict import Input, classify_files
-from ropevit.tasks.classify.subject import class_names, config_at, open_subject
-from ropevit.tasks.common.kept import Kind, Which, kind_of, told_kind, weights_file
 from ropevit.tasks.common.outputs import Summary, check_out, new_folder, png_names
-from ropevit.tasks.detect.predict import RESULTS, DetectionFolder, FindConfig, open_finder
+from ropevit.tasks.common.run_files import TaskName, Which, describe_task, detect_task, weights_file
+from ropevit.tasks.detect.predict import RESULTS, DetectionFolder, DetectionOptions, open_finder
 from ropevit.tasks.segment.predict import LABELS, LabelFolder, open_labeller
 
 #: Option -> the kinds of model that it is for.
-OPTIONS: dict[str, tuple[Kind, ...]] = {
+OPTIONS: dict[str, tuple[TaskName, ...]] = {
     "model": ("classifier",),
     "whole": ("classifier",),
     "top": ("classifier", "detector"),
@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[Kind, ...]] = {
     "workers": ("classifier",),
 }
 #: Kind of model -> what is written beside its pictures.
-OTHERS = {"detector": (RESULTS,), "segmenter": (LABELS, OWN)}
+OTHERS = {"detector": (RESULTS,), "segmenter": (LABELS, CLASSES_FILE)}
 #: Guesses of a classifier, and images of a batch, unless told otherwise.
 GUESSES, BATCH = 5, 32
 #: Processes that read images unless told otherwise, from so many images on; starting them takes seconds.
@@ -85,7 +85,7 @@ class PredictConfig:
                 f"got batch_size={self.batch_size}, workers={self.workers}; expected 1 or more, and 0 or more"
             )
 
-    def check_options(self, kind: Kind) -> None:
+    def check_options(self, kind: TaskName) -> None:
         """Refuse what the kind of the model does not read.
 
         Raises:
@@ -94,7 +94,7 @@ class PredictConfig:
         for name, kinds in OPTIONS.items():
             given = getattr(self, name)
             if kind not in kinds and given is not None and given is not False:
-                told = told_kind(kind, self.checkpoint)
+                told = describe_task(kind, self.checkpoint)
                 raise ValueError(
                     f"got --{name.replace('_', '-')} with a {told}; it is for a {' or '.join(kinds)}: leave it out"
                 )
@@ -121,7 +121,7 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
         check_out(config.out)  # now, not after loading
     device = resolve_device(config.device)
     files = find_images(config.images)
-    kind = kind_of(config.checkpoint, config.which)
+    kind = detect_task(config.checkpoint, config.which)
     config.check_options(kind)
     if kind == "classifier":
         name_images(config, files, device)
@@ -133,7 +133,7 @@ def name_images(config: PredictConfig, files: Sequence[ImageFile], device: torch
     """Classify all images, show it, and write it into --out."""
     console = Console()
     with console.status("loading the model"):
-        subject = open_subject(config.model, config.checkpoint, config.which)
+        subject = open_eval_model(config.model, config.checkpoint, config.which)
         classes, model = class_names(subject), subject.build(config_at(subject, config.size))
     size = config.size or (model.config.img_size[:1] if config.whole else model.config.img_size)
     form = Input(size=size, multiple=model.config.multiple, whole=config.whole, mean=subject.mean, std=subject.std)
@@ -146,7 +146,7 @@ def name_images(config: PredictConfig, files: Sequence[ImageFile], device: torch
         sys.exit(2)
 
 
-def write_images(config: PredictConfig, files: Sequence[ImageFile], kind: Kind, device: torch.device) -> None:
+def write_images(config: PredictConfig, files: Sequence[ImageFile], kind: TaskName, device: torch.device) -> None:
     """Write what a detector or segmenter finds in each image, and print it in short."""
     out, names = config.out or Path("predictions"), png_names(files, OTHERS[kind])
     console = Console()
@@ -163,13 +163,15 @@ def write_images(config: PredictConfig, files: Sequence[ImageFile], kind: Kind, 
     images.conclude(f"wrote {count(images.done, 'picture')} and {others} to {out}")
 
 
-def open_folder(config: PredictConfig, kind: Kind, out: Path, device: torch.device) -> DetectionFolder | LabelFolder:
+def open_folder(
+    config: PredictConfig, kind: TaskName, out: Path, device: torch.device
+) -> DetectionFolder | LabelFolder:
     """Load the model, with what writes its predictions."""
     path, size = dense_file(config), config.size[0] if config.size else None
     if kind == "segmenter":
         return LabelFolder(open_labeller(path, size, device), out)
     given = {"threshold": config.threshold, "top": config.top}
-    options = FindConfig(size=size, **{name: value for name, value in given.items() if value is not None})
+    options = DetectionOptions(size=size, **{name: value for name, value in given.items() if value is not None})
     return DetectionFolder(open_finder(path, options, device), out)
 
 
@@ -216,14 +218,14 @@ class Images:
     def conclude(self, line: str = "") -> None:
         """Print a last line, and end with exit code 2 if any image could not be read."""
         if line:
-            say(self.console, line)
+            print_line(self.console, line)
         if self.done < len(self.files):
             sys.exit(2)
 
 
 def show_summary(console: Console, path: Path, found: Summary, table: bool) -> None:
     """Print what was found in an image: in a line, perhaps with a table."""
-    say(console, f"{path}: {found.line}")
+    print_line(console, f"{path}: {found.line}")
     if table and found.rows:
         console.print(lay_out(found.headings, found.rows))
 

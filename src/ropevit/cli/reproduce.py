@@ -17,9 +17,9 @@ from ropevit.device import resolve_device
 from ropevit.machine import processor
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.classify.reproduce import (
-    Found,
+    ChainStage,
+    MatchedRun,
     Speed,
-    Stage,
     Target,
     list_targets,
     match_runs,
@@ -79,14 +79,14 @@ def reproduce(config: Annotated[ReproduceConfig, tyro.conf.arg(name="")]) -> Non
     speed_of, told = speeds(config, targets, runs, console)
     console.print(overview(targets, found if runs else {}, speed_of, config))
     for line in [*notes, *told]:
-        say(console, line)
+        print_line(console, line)
     for target in targets:
         show(console, target, config.gpus)
 
 
 def speeds(
     config: ReproduceConfig, targets: Sequence[Target], runs: Sequence, console: Console
-) -> tuple[Callable[[Stage], Speed | None], list[str]]:
+) -> tuple[Callable[[ChainStage], Speed | None], list[str]]:
     """Choose where throughput comes from, and say so."""
     if config.throughput:
         given = parse_throughput(config.throughput, targets)
@@ -94,7 +94,7 @@ def speeds(
             f"hours: at {', '.join(config.throughput)} images/s, as given"
         ]
     if config.measure:
-        return measured(config, targets, console)
+        return measured_speeds(config, targets, console)
     if runs:
         return speeds_of_runs(runs), [
             f"hours: at the median speed of these runs, taking each to be made with --gpus {config.gpus}"
@@ -102,9 +102,9 @@ def speeds(
     return lambda _: None, ["hours: not measured; give --throughput, --runs or --measure"]
 
 
-def measured(
+def measured_speeds(
     config: ReproduceConfig, targets: Sequence[Target], console: Console
-) -> tuple[Callable[[Stage], Speed | None], list[str]]:
+) -> tuple[Callable[[ChainStage], Speed | None], list[str]]:
     """Time every training on this machine's device."""
     device = resolve_device(config.device)
     kinds = {"cuda": lambda: torch.cuda.get_device_name(device), "cpu": lambda: f"a CPU ({processor()})"}
@@ -124,8 +124,8 @@ def measured(
 
 def overview(
     targets: Sequence[Target],
-    found: Mapping[str, list[Found]],
-    speed_of: Callable[[Stage], Speed | None],
+    found: Mapping[str, list[MatchedRun]],
+    speed_of: Callable[[ChainStage], Speed | None],
     config: ReproduceConfig,
 ) -> Table:
     """Lay out the rows: expected and measured top-1 at the training size, and the cost."""
@@ -148,13 +148,13 @@ def overview(
 
 def show(console: Console, target: Target, gpus: int) -> None:
     """Print the commands of a row and all that is expected of it."""
-    say(console, "")
+    print_line(console, "")
     console.print(target.name, style="bold", highlight=False)
     figures = ", ".join(f"{size}: {figure}" for size, figure in target.expected.items())
     drawn = any(figure.source == DRAWN for figure in target.expected.values())
-    say(console, f"# top-1 by size: {figures}{f' (±: {DRAWN})' if drawn else ''}")
+    print_line(console, f"# top-1 by size: {figures}{f' (±: {DRAWN})' if drawn else ''}")
     for words in (*(stage.words for stage in target.stages), list(target.evaluation)):
-        say(console, command(words, gpus))
+        print_line(console, command(words, gpus))
 
 
 def command(words: Sequence[str], gpus: int) -> str:
@@ -163,6 +163,6 @@ def command(words: Sequence[str], gpus: int) -> str:
     return shlex.join([*start, *words])
 
 
-def say(console: Console, line: str) -> None:
+def print_line(console: Console, line: str) -> None:
     """Print a line as it is."""
     console.print(line, soft_wrap=True, highlight=False)

@@ -17,8 +17,8 @@ from ropevit.cli.estimate import show_estimate
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, training_cost
 from ropevit.tasks.classify.train import train as train_classifier
-from ropevit.tasks.common.events import Evaluated, Evaluating, Event, Progressed, Said, Started, Stepped
-from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
+from ropevit.tasks.common.interruption import Interrupted
 from ropevit.tasks.common.training import Training
 from ropevit.tasks.detect import recipes as detect
 from ropevit.tasks.detect.train import train as train_detector
@@ -118,12 +118,12 @@ def read_config(arguments: Sequence[str]) -> Training:
             default=recipe(),
             args=options,
             prog=prog,
-            description=said(recipe),
+            description=recipe_summary(recipe),
             config=trainer.marks,
         )
 
 
-def said(recipe: Callable[..., object]) -> str:
+def recipe_summary(recipe: Callable[..., object]) -> str:
     """Give what a recipe says of itself."""
     return (recipe.__doc__ or "").replace("\n    ", "\n")
 
@@ -134,7 +134,7 @@ def show_training(config: Training) -> None:
     with TrainingBars(console) as bars:
         try:
             scores = find_trainer(config.recipe).train(config, bars.update)
-        except Stopped as stopped:
+        except Interrupted as stopped:
             bars.close()
             if bars.told:
                 console.print(f"{stopped}; the same command with --resume goes on", soft_wrap=True, highlight=False)
@@ -172,7 +172,7 @@ def recipe_table() -> Table:
     return table
 
 
-class NotedProgress(Progress):
+class LoggedProgress(Progress):
     """A bar with its note on a line of its own, so that neither is cut off in 80 columns."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
@@ -186,7 +186,7 @@ class TrainingBars:
 
     def __init__(self, console: Console):
         columns = BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
-        self.progress = NotedProgress(TextColumn("{task.description}"), *columns, console=console)
+        self.progress = LoggedProgress(TextColumn("{task.description}"), *columns, console=console)
         self.console = console
         self.task = None
         self.told = False
@@ -209,25 +209,27 @@ class TrainingBars:
     def update(self, event: Event) -> None:
         """Show an event of the training."""
         match event:
-            case Started(first=first, steps=steps, length=length, steps_per_epoch=per_epoch):
+            case TrainStarted(first=first, steps=steps, length=length, steps_per_epoch=per_epoch):
                 self.told, self.steps, self.length, self.per_epoch = True, steps, length, per_epoch
                 if first:
                     self.say(f"going on from step {first} of {steps}")
                 self.progress.start()
                 self.task = self.progress.add_task("training", completed=first, total=steps, note="")
-            case Stepped(step=step):
+            case StepDone(step=step):
                 self.move(completed=step, description=f"epoch {(step - 1) // self.per_epoch + 1}")
-            case Progressed(loss=loss, lr=lr, images_per_second=speed, data_wait=wait, memory_gib=memory):
+            case LogLine(loss=loss, lr=lr, images_per_second=speed, data_wait=wait, memory_gib=memory):
                 bound = "data" if wait > DATA_BOUND else "compute"
                 self.move(note=f"loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s ({bound})  {memory:.1f} GiB")
                 self.waits.append(wait)
-            case Evaluating(done=done, total=total):
+            case EvalProgress(done=done, total=total):
                 self.move(description=f"measuring {done}/{total}")
-            case Evaluated(step=step, epoch=epoch, scores=scores, best=best):
+            case EvalDone(step=step, epoch=epoch, scores=scores, best=best):
                 figures = "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
                 self.say(f"epoch {epoch:.4g} (step {step}): {figures}{'  best' if best else ''}")
                 self.warn()
-            case Said(message=message) if message not in self.said:  # an image left out is named once, not every epoch
+            case Notice(message=message) if (
+                message not in self.said
+            ):  # an image left out is named once, not every epoch
                 self.said.add(message)
                 self.say(message, "yellow")
 

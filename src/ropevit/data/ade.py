@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ropevit.data.ade_classes import CLASSES, first_label, read_classes
-from ropevit.data.decoding import UNREADABLE, fitting_turn, opened, orientation, reason, to_rgb, turn
-from ropevit.data.faults import Fault, refuse
-from ropevit.data.listing import Search, image_names, search, undecodable, warn_undecodable
+from ropevit.data.annotation_faults import Fault, refuse
+from ropevit.data.decoding import UNREADABLE, matching_orientation, opened, orientation, reason, to_rgb, transpose
+from ropevit.data.listing import ImageListing, image_names, list_images, undecodable, warn_undecodable
 
 #: Label of pixels that are nothing; no loss and no score counts them.
 IGNORED = 255
@@ -54,7 +54,7 @@ class AdeSource:
         found = self.read_labels(index, picture.size, stored)
         if isinstance(found, Fault):
             raise refuse(found)
-        return turn(picture, fitting_turn(picture.size, stored, found.shape[::-1]) or 1), found
+        return transpose(picture, matching_orientation(picture.size, stored, found.shape[::-1]) or 1), found
 
     def read_labels(self, index: int, size: tuple[int, int], stored: int = 1) -> UInt8[np.ndarray, "H W"] | Fault:
         """Read the labels of a picture, or say what is wrong with them.
@@ -93,7 +93,7 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
         ValueError: If there are no pictures, one or its labels lack the other, or the names cannot be read.
     """
     source = list_ade(root, split)
-    for fault in lonely(source):
+    for fault in unpaired_files(source):
         raise refuse(fault)
     return source
 
@@ -102,7 +102,7 @@ def list_ade(root: Path | str, split: str) -> AdeSource:
     """List the pictures of a split, whatever is wrong with them."""
     root, folder = Path(root).expanduser(), FOLDERS[split]
     place = root / "images" / folder
-    names, others = search(place) if place.is_dir() else Search([], Counter())
+    names, others = list_images(place) if place.is_dir() else ImageListing([], Counter())
     if not names:
         lacking = undecodable(others)
         wanted = f"no installed decoder reads {lacking}" if lacking else "expected those of ADE20K, as it unpacks"
@@ -119,7 +119,7 @@ def list_ade(root: Path | str, split: str) -> AdeSource:
     )
 
 
-def lonely(source: AdeSource) -> Iterator[Fault]:
+def unpaired_files(source: AdeSource) -> Iterator[Fault]:
     """Find pictures without labels, and labels without a picture."""
     folder = source.root / "annotations" / source.folder
     labels = set(image_names(folder)) if folder.is_dir() else set()
@@ -154,13 +154,13 @@ def read_labels(
     """
     try:
         with opened(path) as image:
-            mode, labels = image.mode, np.array(turn(image, orientation(image)))
+            mode, labels = image.mode, np.array(transpose(image, orientation(image)))
     except UNREADABLE as error:
         return Fault("annotations", str(path), f"labels that cannot be read: {reason(error)}")
     if mode not in ("L", "P"):
         return Fault("wrong mode", str(path), f"labels of mode {mode}, expected one byte a pixel (L or P)")
     height, width = labels.shape
-    if fitting_turn(size, stored, (width, height)) is None:
+    if matching_orientation(size, stored, (width, height)) is None:
         wanted = f"{size[0]} x {size[1]}"
         return Fault("wrong size", str(path), f"labels of {width} x {height} pixels for a picture of {wanted}")
     last = first + classes - 1

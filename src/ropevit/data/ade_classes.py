@@ -6,13 +6,13 @@ from pathlib import Path
 #: Classes of the published set; label PNGs count them from 1, 0 is ignored.
 CLASSES = 150
 #: Most classes that one byte a pixel can tell apart, besides what is ignored.
-MOST = 255
+MAX_CLASSES = 255
 #: Names of the classes of one's own set: one a line, the first of label 1; or the first of label 0, written `0: NAME`.
-OWN = "classes.txt"
+CLASSES_FILE = "classes.txt"
 #: How the first line of such a file names label 0.
-ZERO = re.compile(r"0\s*:\s*(.*)")
+BACKGROUND_LINE = re.compile(r"0\s*:\s*(.*)")
 #: The table that comes with the published set.
-PUBLISHED = "objectInfo150.txt"
+PUBLISHED_FILE = "objectInfo150.txt"
 #: Its columns, separated by tabs; synonyms in a name are separated by commas. Some copies have a column `Stuff`, too.
 COLUMNS = ("Idx", "Ratio", "Train", "Val", "Name")
 
@@ -29,7 +29,7 @@ def read_classes(root: Path) -> tuple[str, ...]:
     Raises:
         ValueError: If a file is there and cannot be read so.
     """
-    for file, read in ((root / OWN, own_names), (root / PUBLISHED, published_names)):
+    for file, read in ((root / CLASSES_FILE, own_names), (root / PUBLISHED_FILE, published_names)):
         if file.exists():
             try:
                 return read(file.read_text(encoding="utf-8-sig").splitlines())
@@ -40,9 +40,9 @@ def read_classes(root: Path) -> tuple[str, ...]:
 
 def first_label(root: Path) -> int:
     """Tell which label is that of the first class: 0 where classes.txt names it, else 1, and 0 is ignored."""
-    file = root / OWN
+    file = root / CLASSES_FILE
     lines = file.read_text(encoding="utf-8-sig").splitlines() if file.exists() else []
-    return 0 if lines and ZERO.fullmatch(lines[0].strip()) else 1
+    return 0 if lines and BACKGROUND_LINE.fullmatch(lines[0].strip()) else 1
 
 
 def own_names(lines: list[str]) -> tuple[str, ...]:
@@ -52,11 +52,11 @@ def own_names(lines: list[str]) -> tuple[str, ...]:
         ValueError: If there are none or too many, or a line is empty.
     """
     names = tuple(line.strip() for line in lines)
-    zero = ZERO.fullmatch(names[0]) if names else None
+    zero = BACKGROUND_LINE.fullmatch(names[0]) if names else None
     if zero:
         names = (zero[1], *names[1:])
-    if not 1 <= len(names) <= MOST:
-        raise ValueError(f"{len(names)} lines, expected 1 to {MOST} names of classes, one a line")
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise ValueError(f"{len(names)} lines, expected 1 to {MAX_CLASSES} names of classes, one a line")
     if "" in names:
         number = names.index("") + 1
         raise ValueError(f"line {number} is empty, expected the name of label {number - bool(zero)}")

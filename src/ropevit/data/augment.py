@@ -18,7 +18,7 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 #: Greatest change of brightness, contrast and saturation where the config does not say.
 COLOR_JITTER = {"three_augment": 0.3, "rand_augment": 0.0, "simple": 0.0, "none": 0.0}
 #: Times that a picture to measure on may be as long as it is wide before its ends are cut off.
-LONGEST = 16
+MAX_ASPECT_RATIO = 16
 #: Magnitude 9 with a spread of 0.5, two operations, harder ones with larger magnitudes.
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
@@ -160,16 +160,16 @@ def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
         raise ValueError(f"got crop_ratio={crop_ratio}; expected above 0 and at most 1")
     vision = require("torchvision.transforms", "train")
     resize = vision.Resize(int(size / crop_ratio), vision.InterpolationMode.BICUBIC)
-    return vision.Compose([shorten, resize, vision.CenterCrop(size), vision.PILToTensor()])
+    return vision.Compose([crop_extreme_aspect, resize, vision.CenterCrop(size), vision.PILToTensor()])
 
 
-def shorten(image: Image.Image) -> Image.Image:
+def crop_extreme_aspect(image: Image.Image) -> Image.Image:
     """Cut the ends off a picture many times as long as it is wide, of which the middle is wanted.
 
     Resized as a whole, one of 2 x 60,000 pixels would take gigabytes.
     """
     width, height = image.size
-    most = LONGEST * min(image.size)
+    most = MAX_ASPECT_RATIO * min(image.size)
     if max(image.size) <= most:
         return image
     left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.streams import uniform
+from ropevit.data.rng import uniform
 
 #: Pixels of an item darker than this (0 to 255) are its background, where items are cut out.
 DARK = 20
@@ -18,7 +18,7 @@ SHADE_CELL = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class CanvasLaw:
+class CanvasSettings:
     """How canvases are filled; nothing here depends on their size."""
 
     item_size: int = 16
@@ -64,12 +64,12 @@ def pixel_labels(data: LabelledImages) -> tuple[tuple[str, ...], Tensor]:
     return ("background", *names), label[data.labels]
 
 
-def paint(
+def paint_canvases(
     images: UInt8[Tensor, "M c s s"],
     labels: Int[Tensor, "M"],
     size: int,
     count: int,
-    law: CanvasLaw,
+    law: CanvasSettings,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "B c size size"], Int[Tensor, "B size size"]]:
     """Scatter random items over canvases.
@@ -89,7 +89,7 @@ def paint(
     number, tile, device = law.items(size), law.tile, images.device
     rarity = 1 / labels.bincount().cpu()[labels.cpu()]  # every label is thrown equally often
     chosen = torch.multinomial(rarity, count * number, replacement=True, generator=generator).to(device)
-    colours, cover = (x.unflatten(0, (count, number)) for x in cut_items(images[chosen], law, generator))
+    colours, cover = (x.unflatten(0, (count, number)) for x in crop_items(images[chosen], law, generator))
     chosen_labels = labels[chosen].unflatten(0, (count, number))
     margin = law.item_size // 2  # an item's centre lies at most so far outside
     offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator).to(device) + tile // 2
@@ -104,8 +104,8 @@ def paint(
     return canvas[:, inside, inside].movedim(-1, 1).contiguous() * 255, truth[:, inside, inside]
 
 
-def cut_items(
-    images: UInt8[Tensor, "M c s s"], law: CanvasLaw, generator: torch.Generator
+def crop_items(
+    images: UInt8[Tensor, "M c s s"], law: CanvasSettings, generator: torch.Generator
 ) -> tuple[Float[Tensor, "M c t t"], Float[Tensor, "M t t"]]:
     """Scale, turn, mirror and dim items at random, each in the middle of an empty tile.
 
@@ -129,7 +129,7 @@ def cut_items(
 
 
 def background(
-    count: int, channels: int, size: int, law: CanvasLaw, generator: torch.Generator
+    count: int, channels: int, size: int, law: CanvasSettings, generator: torch.Generator
 ) -> Float[Tensor, "B c size size"]:
     """Draw a smoothly shaded, noisy background whose looks do not depend on its size; values around 0.1 to 0.7."""
     cells = math.ceil(size / SHADE_CELL) + 1

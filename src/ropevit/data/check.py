@@ -13,9 +13,9 @@ import numpy as np
 from ropevit.data.decoding import reason
 from ropevit.data.findings import Finding, Report, ordered
 from ropevit.data.folder import check_folder
-from ropevit.data.listing import TEST_FOLDERS, loose, refuse_results, search, subfolders, undecodable
-from ropevit.data.looking import Looked, look_at, mixed_depths
-from ropevit.data.shards import AT_ONCE, ShardSource, all_shards, names_shards, ready
+from ropevit.data.image_facts import ImageFacts, inspect_image, mixed_depths
+from ropevit.data.listing import TEST_FOLDERS, count_loose_files, list_images, refuse_results, subfolders, undecodable
+from ropevit.data.shards import DOWNLOADS_AT_ONCE, ShardSource, all_shards, names_shards, open_shard
 from ropevit.data.sources import FileSource, FolderSource
 from ropevit.data.tar_index import TarIndex
 
@@ -33,7 +33,7 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
     Raises:
         ValueError: If there are no images where they were looked for.
     """
-    seen = Seen()
+    seen = FilesSeen()
     parts = {split: source for split, source in splits(data, seen) if source}
     if not parts and not seen.findings:
         raise ValueError(f"found no images in {data}; expected train/CLASS/*.jpg, CLASS/*.jpg or *train*.tar in it")
@@ -42,7 +42,7 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # Pillow's; what matters is found anyway
         for split, source in parts.items():
-            for index, (looked, digest) in enumerate(look_at_all(source, pool)):
+            for index, (looked, digest) in enumerate(inspect_all(source, pool)):
                 label, file = source.classes[int(source.labels[index])], source.describe(index)
                 findings += [Finding(kind, split, label, file, detail) for kind, detail in looked.found]
                 twin = first.setdefault(digest, (split, index)) if digest else (split, index)
@@ -60,7 +60,7 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
 
 
 @dataclass
-class Seen:
+class FilesSeen:
     """What was met while the data were opened."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Seen:
     """Files that are not looked at, by suffix."""
 
 
-def splits(data: str, seen: Seen) -> Iterator[tuple[str, FileSource | None]]:
+def splits(data: str, seen: FilesSeen) -> Iterator[tuple[str, FileSource | None]]:
     """Open all splits that there are, noting what stands in the way.
 
     Raises:
@@ -78,10 +78,10 @@ def splits(data: str, seen: Seen) -> Iterator[tuple[str, FileSource | None]]:
     if not names_shards(data):
         check_folder(path)
         refuse_results(path)
-        seen.others += loose(path)
+        seen.others += count_loose_files(path)
         for split in ("train", *TEST_FOLDERS):
             if subfolders(path / split):
-                seen.others += loose(path / split)
+                seen.others += count_loose_files(path / split)
                 yield split, lenient_folder(path / split, split, seen)
                 found = True
     for word, shards in {} if found else all_shards(data).items():
@@ -91,9 +91,9 @@ def splits(data: str, seen: Seen) -> Iterator[tuple[str, FileSource | None]]:
         yield "all", lenient_folder(path, "all", seen)
 
 
-def lenient_folder(root: Path, split: str, seen: Seen) -> FolderSource | None:
+def lenient_folder(root: Path, split: str, seen: FilesSeen) -> FolderSource | None:
     """Open a folder of classes, noting those that are empty."""
-    searches = {folder.name: search(folder) for folder in subfolders(root)}
+    searches = {folder.name: list_images(folder) for folder in subfolders(root)}
     others = sum((each.others for each in searches.values()), Counter[str]())
     seen.others += others
     if lacking := undecodable(others):
@@ -105,16 +105,16 @@ def lenient_folder(root: Path, split: str, seen: Seen) -> FolderSource | None:
     return FolderSource(root, split, full) if full else None
 
 
-def lenient_shards(shards: list[str], split: str, seen: Seen) -> ShardSource | None:
+def lenient_shards(shards: list[str], split: str, seen: FilesSeen) -> ShardSource | None:
     """Open shards, noting those that cannot be, and numbers that no image is labelled with."""
 
     def attempt(shard: str) -> tuple[Path, TarIndex] | Finding:
         try:
-            return ready(shard)
+            return open_shard(shard)
         except (ValueError, OSError) as error:
             return Finding("shard", split, "", shard, reason(error))
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
         outcomes = list(pool.map(attempt, shards))
     seen.findings += [outcome for outcome in outcomes if isinstance(outcome, Finding)]
     usable = [outcome for outcome in outcomes if not isinstance(outcome, Finding)]
@@ -155,16 +155,16 @@ def compare(parts: dict[str, FileSource], twin: tuple[str, int], item: tuple[str
     return [Finding(kind, split, name, parts[split].describe(index), detail)]
 
 
-def look_at_all(source: FileSource, pool: ThreadPoolExecutor) -> Iterator[tuple[Looked, bytes]]:
+def inspect_all(source: FileSource, pool: ThreadPoolExecutor) -> Iterator[tuple[ImageFacts, bytes]]:
     """Look at all files, in order, with a digest of each; no more than a window of them is under way."""
 
-    def look(index: int) -> tuple[Looked, bytes]:
+    def look(index: int) -> tuple[ImageFacts, bytes]:
         try:
             content, _ = source.raw(index)
         except OSError as error:
-            return Looked([("unreadable", reason(error))]), b""
+            return ImageFacts([("unreadable", reason(error))]), b""
         digest = hashlib.sha256(content).digest() if content else b""
-        return look_at(content, Path(source.describe(index)).suffix), digest
+        return inspect_image(content, Path(source.describe(index)).suffix), digest
 
     for start in range(0, len(source), WINDOW):
         yield from pool.map(look, range(start, min(start + WINDOW, len(source))))

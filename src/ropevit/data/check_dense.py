@@ -9,19 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ropevit.data.ade import FOLDERS, IGNORED, AdeSource, list_ade, lonely, shared_labels
-from ropevit.data.coco import CocoFile, judge, judge_mask, missing_files, places, read_coco, sizes
-from ropevit.data.decoding import fitting_turn, reason, upright_size
-from ropevit.data.faults import Fault
+from ropevit.data.ade import FOLDERS, IGNORED, AdeSource, list_ade, shared_labels, unpaired_files
+from ropevit.data.annotation_faults import Fault
+from ropevit.data.coco import (
+    CocoFile,
+    annotation_faults,
+    coco_paths,
+    mask_faults,
+    missing_files,
+    read_coco,
+    size_mismatch,
+)
+from ropevit.data.decoding import matching_orientation, reason, upright_size
 from ropevit.data.findings import Finding, Report, ordered
-from ropevit.data.listing import Search, search, undecodable
-from ropevit.data.looking import Looked, look_at, mixed_depths
+from ropevit.data.image_facts import ImageFacts, inspect_image, mixed_depths
+from ropevit.data.listing import ImageListing, list_images, undecodable
 
 #: Share of label 0, where it is ignored, from which on a check asks whether it is a class.
 MUCH = 0.25
 
 
-class Seen(NamedTuple):
+class ImageChecked(NamedTuple):
     """What a look at a picture and its annotation gave."""
 
     file: str
@@ -33,7 +41,7 @@ class Seen(NamedTuple):
 
 
 #: Looks at one picture and its annotation.
-Look = Callable[[], Seen]
+Look = Callable[[], ImageChecked]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +63,7 @@ SPLITS = ("train", "val")
 def dense_layout(data: str) -> str | None:
     """Tell whether a folder is in the layout of COCO or ADE20K, by the folders and files that only those have."""
     root = Path(data).expanduser()
-    if any(places(root, split)[0].exists() for split in SPLITS):
+    if any(coco_paths(root, split)[0].exists() for split in SPLITS):
         return "coco"
     return "ade" if any((root / "annotations" / folder).is_dir() for folder in FOLDERS.values()) else None
 
@@ -69,21 +77,21 @@ def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -
     """
     prepare = prepare_coco if dense_layout(data) == "coco" else prepare_ade
     parts = {split: prepare(Path(data).expanduser(), split) for split in SPLITS}
-    findings = [found(split, fault) for split, part in parts.items() for fault in part.faults]
+    findings = [to_finding(split, fault) for split, part in parts.items() for fault in part.faults]
     labels: dict[str, Counter[str]] = {split: Counter() for split in parts}
     total, done, scales = sum(len(part.looks) for part in parts.values()), 0, []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # Pillow's; what matters is found anyway
         for split, part in parts.items():
             for seen in pool.map(lambda look: look(), part.looks):
-                findings += [found(split, fault) for fault in seen.faults]
+                findings += [to_finding(split, fault) for fault in seen.faults]
                 labels[split] += seen.labels or Counter()
                 scales += [(split, "", seen.file, seen.scale)] if seen.scale else []
                 done += 1
                 if progress:
                     progress(done, total)
     findings += mixed_depths(scales)
-    findings += [found(split, fault) for split in labels for fault in much_ignored(labels[split])]
+    findings += [to_finding(split, fault) for split in labels for fault in much_ignored(labels[split])]
     return Report(
         images={split: len(part.looks) for split, part in parts.items() if part.looks},
         classes=max(len(part.classes) for part in parts.values()),
@@ -93,14 +101,14 @@ def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -
     )
 
 
-def found(split: str, fault: Fault) -> Finding:
+def to_finding(split: str, fault: Fault) -> Finding:
     """Make a finding of a fault."""
     return Finding(fault.kind, split, "", fault.file, fault.detail)
 
 
 def prepare_coco(root: Path, split: str) -> Part:
     """Judge the annotations of a split, and say how to look at each of its pictures."""
-    path, folder = places(root, split)
+    path, folder = coco_paths(root, split)
     if not path.exists():
         return Part(faults=[Fault("annotations", str(path), "is not there")])
     try:
@@ -109,31 +117,31 @@ def prepare_coco(root: Path, split: str) -> Part:
         return Part(faults=[Fault("annotations", str(path), str(error).removeprefix(f"{path}: "))])
     faults = [*missing_files(file, folder)]
     for entry in file.annotations:
-        faults += [*judge(entry, file), *judge_mask(entry, file)]
+        faults += [*annotation_faults(entry, file), *mask_faults(entry, file)]
     boxed = {entry["image_id"] for entry in file.annotations}
     bare = [image_id for image_id in file.images if image_id not in boxed]
     faults += [Fault("without boxes", str(path), f"image {image_id} has no boxes") for image_id in bare]
     there = [image_id for image_id, image in file.images.items() if (folder / image["file_name"]).is_file()]
-    pictures = search(folder) if folder.is_dir() else Search([], Counter())
+    pictures = list_images(folder) if folder.is_dir() else ImageListing([], Counter())
     unlisted = set(pictures.names) - {str(Path(image["file_name"])) for image in file.images.values()}
     return Part(
         faults=faults,
-        looks=[partial(look_coco, file, folder, image_id) for image_id in there],
+        looks=[partial(check_coco_image, file, folder, image_id) for image_id in there],
         classes=tuple(file.categories.values()),
         others=pictures.others + Counter(f"{Path(name).suffix.lower()} that no annotation lists" for name in unlisted),
     )
 
 
-def look_coco(file: CocoFile, folder: Path, image_id: int) -> Seen:
+def check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageChecked:
     """Look at one picture of COCO."""
     image = file.images[image_id]
     path, annotated = folder / image["file_name"], (image["width"], image["height"])
-    faults, looked = look_picture(path)
-    if looked.size and fitting_turn(looked.size, looked.orientation, annotated) is None:
-        faults.append(Fault("wrong size", str(path), sizes(image_id, looked.size, annotated)))
+    faults, looked = check_image_file(path)
+    if looked.size and matching_orientation(looked.size, looked.orientation, annotated) is None:
+        faults.append(Fault("wrong size", str(path), size_mismatch(image_id, looked.size, annotated)))
     elif looked.size:
         faults += orientation_faults(path, looked, annotated)
-    return Seen(str(path), faults, looked.scale)
+    return ImageChecked(str(path), faults, looked.scale)
 
 
 def prepare_ade(root: Path, split: str) -> Part:
@@ -142,41 +150,41 @@ def prepare_ade(root: Path, split: str) -> Part:
         source = list_ade(root, split)
     except ValueError as error:
         return Part(faults=[Fault("annotations", str(root), str(error))])
-    others = search(root / "images" / source.folder).others
-    faults = [*lonely(source), *shared_labels(source)]
+    others = list_images(root / "images" / source.folder).others
+    faults = [*unpaired_files(source), *shared_labels(source)]
     if lacking := undecodable(others):
         faults.append(Fault("no decoder", str(root / "images" / source.folder), lacking))
-    looks = [partial(look_ade, source, index) for index in range(len(source))]
+    looks = [partial(check_ade_image, source, index) for index in range(len(source))]
     return Part(faults=faults, looks=looks, classes=source.classes, others=others)
 
 
-def look_ade(source: AdeSource, index: int) -> Seen:
+def check_ade_image(source: AdeSource, index: int) -> ImageChecked:
     """Look at one picture of ADE20K and its labels."""
     path = Path(source.describe(index))
-    faults, looked = look_picture(path)
+    faults, looked = check_image_file(path)
     if not looked.size or not source.label_file(index).is_file():
-        return Seen(str(path), faults, looked.scale)
+        return ImageChecked(str(path), faults, looked.scale)
     labels = source.read_labels(index, looked.size, looked.orientation)
     if isinstance(labels, Fault):
-        return Seen(str(path), [*faults, labels], looked.scale)
+        return ImageChecked(str(path), [*faults, labels], looked.scale)
     faults += orientation_faults(path, looked, labels.shape[::-1])
     counts = Counter(all=labels.size, ignored=int((labels == IGNORED).sum()))
     if source.first_label == 1 and counts["ignored"]:
         counts["zero"] = counts["ignored"] - source.count_label(index, IGNORED)
-    return Seen(str(path), faults, looked.scale, counts)
+    return ImageChecked(str(path), faults, looked.scale, counts)
 
 
-def look_picture(path: Path) -> tuple[list[Fault], Looked]:
+def check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
     """Find what is wrong with a picture by itself."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        return [Fault("unreadable", str(path), reason(error))], Looked([])
-    looked = look_at(content, path.suffix)
+        return [Fault("unreadable", str(path), reason(error))], ImageFacts([])
+    looked = inspect_image(content, path.suffix)
     return [Fault(kind, str(path), detail) for kind, detail in looked.found], looked
 
 
-def orientation_faults(path: Path, looked: Looked, annotated: tuple[int, int]) -> list[Fault]:
+def orientation_faults(path: Path, looked: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
     """Tell of a picture that is not stored upright, and whether its annotation says for which view it is."""
     if looked.orientation == 1 or looked.size is None:
         return []

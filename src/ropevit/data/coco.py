@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from PIL import Image
 
-from ropevit.data.decoding import fitting_turn, opened, orientation, to_rgb, turn
-from ropevit.data.faults import DROPPED, REFUSED, Fault, refuse
+from ropevit.data.annotation_faults import DROPPED, REFUSED, Fault, refuse
+from ropevit.data.decoding import matching_orientation, opened, orientation, to_rgb, transpose
 from ropevit.data.masks import mask_fault
 from ropevit.files import parse_json
 
@@ -23,9 +23,9 @@ TABLES = {
 
 
 #: Numbers beyond are those of no picture or box.
-LARGEST = 1e9
+MAX_COORDINATE = 1e9
 #: Ids beyond are not exact where detections are counted.
-LARGEST_ID = 2**53
+MAX_ID = 2**53
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,24 @@ class CocoSource:
         image_id, name, height, width = self.images[index]
         with opened(self.folder / name) as image:
             stored, picture = orientation(image), to_rgb(image)
-        fitting = fitting_turn(picture.size, stored, (width, height))
+        fitting = matching_orientation(picture.size, stored, (width, height))
         if fitting is None:
-            where = sizes(image_id, picture.size, (width, height))
+            where = size_mismatch(image_id, picture.size, (width, height))
             raise refuse(Fault("wrong size", str(self.folder / name), where))
         own = slice(self.first[index], self.first[index + 1])
-        return turn(picture, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
+        return transpose(picture, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
 
     def describe(self, index: int) -> str:
         """Say which file it is."""
         return str(self.folder / self.images[index][1])
 
 
-def sizes(image_id: int, found: tuple[int, int], expected: tuple[int, int]) -> str:
+def size_mismatch(image_id: int, found: tuple[int, int], expected: tuple[int, int]) -> str:
     """Say in words that a picture is of another size than annotated."""
     return f"image {image_id} has {found[0]} x {found[1]} pixels, its annotation says {expected[0]} x {expected[1]}"
 
 
-def places(root: Path | str, split: str) -> tuple[Path, Path]:
+def coco_paths(root: Path | str, split: str) -> tuple[Path, Path]:
     """Give the file of annotations and the folder of pictures of a split."""
     root = Path(root).expanduser()
     return root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017"
@@ -122,7 +122,7 @@ def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: b
     Raises:
         ValueError: If there is no such split, or anything in it is wrong that is not handled, with file, id and reason.
     """
-    path, folder = places(root, split)
+    path, folder = coco_paths(root, split)
     file = read_coco(path)
     for fault in missing_files(file, folder):
         raise refuse(fault)
@@ -155,7 +155,7 @@ def boxes_of(file: CocoFile) -> tuple[dict[int, list[tuple[list[float], int]]], 
     rows: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in file.images}
     dropped = []
     for annotation in file.annotations:
-        faults = list(judge(annotation, file))
+        faults = list(annotation_faults(annotation, file))
         for fault in faults:
             if fault.kind in REFUSED:
                 raise refuse(fault)
@@ -215,9 +215,9 @@ def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
             value = entry[key] = int(value)
         if not isinstance(value, kind) or isinstance(value, bool):
             yield f"{key} is {shown(value)}, no {kind.__name__}"
-        elif key in ("height", "width") and not 1 <= value <= LARGEST:
-            yield f"{key} is {shown(value)}, expected 1 to {LARGEST:.0f} pixels"
-        elif kind is int and abs(value) > LARGEST_ID:
+        elif key in ("height", "width") and not 1 <= value <= MAX_COORDINATE:
+            yield f"{key} is {shown(value)}, expected 1 to {MAX_COORDINATE:.0f} pixels"
+        elif kind is int and abs(value) > MAX_ID:
             yield f"{key} is {shown(value)}, expected at most 2**53"
     if name == "annotations":
         if entry.get("iscrowd", 0) not in (0, 1, None):  # also True and 1.0
@@ -228,7 +228,7 @@ def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
 
 def is_number(value: Any) -> bool:
     """Tell numbers that a picture may have from truth values, texts, NaN and far too large ones."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST**2
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_COORDINATE**2
 
 
 def shown(value: Any) -> str:
@@ -246,7 +246,7 @@ def missing_files(file: CocoFile, folder: Path) -> Iterator[Fault]:
             yield Fault("missing file", str(folder / name), f"image {image_id} is not there")
 
 
-def judge(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
+def annotation_faults(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
     """Find what is wrong with one annotation, or worth knowing."""
 
     def fault(kind: str, detail: str) -> Fault:
@@ -266,7 +266,7 @@ def judge(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
         yield fault("crowd", f"of image {image['id']} is a crowd")
 
 
-def judge_mask(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
+def mask_faults(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
     """Find what is wrong with the mask of an annotation; detectors of boxes do not use it."""
     image = file.images.get(annotation["image_id"])
     if image and (wrong := mask_fault(annotation.get("segmentation"), image["height"], image["width"])):
@@ -275,7 +275,7 @@ def judge_mask(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
 
 def box_fault(box: list[Any], image: dict[str, Any]) -> str | None:
     """Name what is wrong with a box (left, top, width, height), if anything."""
-    numbers = [value for value in box if is_number(value) and abs(value) < LARGEST]
+    numbers = [value for value in box if is_number(value) and abs(value) < MAX_COORDINATE]
     if len(box) != 4 or len(numbers) != 4:
         return "damaged box"
     left, top, width, height = numbers

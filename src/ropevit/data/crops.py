@@ -9,14 +9,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropevit.data.streams import uniform
+from ropevit.data.rng import uniform
 
 #: What every model of a study is fed: (pixel / 255 - MEAN) / STD, the same for all channels.
 MEAN, STD = 0.5, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropLaw:
+class CropSettings:
     """How training crops are drawn."""
 
     smallest: float = 0.08
@@ -41,7 +41,7 @@ class CropLaw:
             raise ValueError(f"got stretch={self.stretch}; expected 1 or more")
 
 
-def random_boxes(count: int, law: CropLaw, generator: torch.Generator) -> Float[Tensor, "B 4"]:
+def random_boxes(count: int, law: CropSettings, generator: torch.Generator) -> Float[Tensor, "B 4"]:
     """Draw crops inside the image.
 
     Returns:
@@ -60,7 +60,9 @@ def random_boxes(count: int, law: CropLaw, generator: torch.Generator) -> Float[
     return torch.cat([centre, half], dim=1)
 
 
-def cut(images: UInt8[Tensor, "B c H W"], boxes: Float[Tensor, "B 4"], size: int) -> Float[Tensor, "B c size size"]:
+def crop_and_resize(
+    images: UInt8[Tensor, "B c H W"], boxes: Float[Tensor, "B 4"], size: int
+) -> Float[Tensor, "B c size size"]:
     """Cut boxes out of images and resize them, sampling at least twice as densely as the result and averaging.
 
     Args:
@@ -82,10 +84,10 @@ def cut(images: UInt8[Tensor, "B c H W"], boxes: Float[Tensor, "B 4"], size: int
 
 
 def random_crops(
-    images: UInt8[Tensor, "B c H W"], size: int, law: CropLaw, generator: torch.Generator
+    images: UInt8[Tensor, "B c H W"], size: int, law: CropSettings, generator: torch.Generator
 ) -> Float[Tensor, "B c size size"]:
     """Cut one random crop out of each image, `size` pixels a side, with values from 0 to 255."""
-    return cut(images, random_boxes(len(images), law, generator), size)
+    return crop_and_resize(images, random_boxes(len(images), law, generator), size)
 
 
 def resample(images: Tensor, size: int) -> Float[Tensor, "B c size size"]:

@@ -14,7 +14,7 @@ from ropevit.data.formats import advice_by_content, readable_suffixes
 #: EXIF's tag of the orientation.
 ORIENTATION = 0x0112
 #: Orientation -> what turns the stored picture upright.
-TURNS = {
+EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -84,7 +84,7 @@ def open_rgb(source: Path | BytesIO, enough: int | None = None) -> Image.Image:
     with opened(source) as image:
         if enough:
             image.draft("RGB", (enough, enough))
-        return to_rgb(turn(image, orientation(image)))
+        return to_rgb(transpose(image, orientation(image)))
 
 
 def orientation(image: Image.Image) -> int:
@@ -97,12 +97,12 @@ def orientation(image: Image.Image) -> int:
         found = image.getexif().get(ORIENTATION)
     except Exception:  # damaged metadata do not spoil the pixels
         return 1
-    return found if isinstance(found, int) and found in TURNS else 1
+    return found if isinstance(found, int) and found in EXIF_TRANSPOSE else 1
 
 
-def turn(image: Image.Image, stored: int) -> Image.Image:
+def transpose(image: Image.Image, stored: int) -> Image.Image:
     """Turn a picture upright that is stored in an orientation."""
-    return image.transpose(TURNS[stored]) if stored in TURNS else image
+    return image.transpose(EXIF_TRANSPOSE[stored]) if stored in EXIF_TRANSPOSE else image
 
 
 def upright_size(size: tuple[int, int], stored: int) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def upright_size(size: tuple[int, int], stored: int) -> tuple[int, int]:
     return (size[1], size[0]) if stored in SIDEWAYS else size
 
 
-def fitting_turn(size: tuple[int, int], stored: int, annotated: tuple[int, int]) -> int | None:
+def matching_orientation(size: tuple[int, int], stored: int, annotated: tuple[int, int]) -> int | None:
     """Choose how a picture is turned so that its annotation lies on it, by the size for which it was annotated.
 
     Args:
@@ -119,7 +119,8 @@ def fitting_turn(size: tuple[int, int], stored: int, annotated: tuple[int, int])
         annotated: Width and height that the annotation is for.
 
     Returns:
-        The orientation to hand to `turn`: upright where the size allows it, else 1; None where neither has that size.
+        The orientation to hand to `transpose`: upright where the size allows it, else 1; None where
+        neither has that size.
     """
     if upright_size(size, stored) == annotated:
         return stored

@@ -9,7 +9,7 @@ from PIL import Image
 #: Depths in bits that whole numbers are taken to have: the smallest that holds the largest value.
 DEPTHS = (8, 12, 16)
 #: Rows that are converted at a time, to need little memory.
-BAND = 256
+ROWS_AT_ONCE = 256
 #: What the scale of a file is called whose own lowest and highest values become black and white.
 STRETCHED = "stretched"
 
@@ -65,12 +65,12 @@ def to_levels(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
     """
     scale, values = scale_of(image), np.asarray(image)
     levels = np.empty(values.shape, dtype=np.uint8)
-    for start in range(0, len(values), BAND):
-        levels[start : start + BAND] = band(values[start : start + BAND], scale)
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        levels[start : start + ROWS_AT_ONCE] = scale_rows(values[start : start + ROWS_AT_ONCE], scale)
     return levels
 
 
-def band(values: Shaped[np.ndarray, "h W"], scale: Scale) -> UInt8[np.ndarray, "h W"]:
+def scale_rows(values: Shaped[np.ndarray, "h W"], scale: Scale) -> UInt8[np.ndarray, "h W"]:
     """Bring some rows to levels."""
     if scale.name.endswith("bits"):
         return (values >> int(scale.high).bit_length() - 8).astype(np.uint8)

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ropevit.data.faults import HANDLED
+from ropevit.data.annotation_faults import HANDLED
 
 #: What can be found, and what to do about it; in the order of a report.
 ADVICE = {

@@ -13,17 +13,17 @@ from PIL import Image
 
 from ropevit.data.decoding import UNREADABLE, open_rgb, reason
 from ropevit.data.holdout import TEST_SHARE, few_images, held_out
-from ropevit.data.images import fit
+from ropevit.data.images import resize_to
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.listing import TEST_FOLDERS, class_files, listed, subfolders
-from ropevit.data.streams import stream
+from ropevit.data.listing import TEST_FOLDERS, class_files, join_names, subfolders
+from ropevit.data.rng import make_generator
 
 #: Files of each class, in the order of the classes.
 Files = dict[str, list[Path]]
 Progress = Callable[[int, int], None]
 
 
-class Entry(NamedTuple):
+class ClassFile(NamedTuple):
     """A file and what it is for."""
 
     split: str
@@ -99,17 +99,19 @@ def load_folder(
     facts = {"classes": tuple(files.train), "source": f"the user's images in {path.resolve().name}"}
     facts |= {"notes": files.notes, "skipped": skipped}
     name = path.resolve().name
-    train, test = (collect(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
+    train, test = (stack_split(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
     return train, test
 
 
-def entries_of(files: Files, split: str) -> Iterator[Entry]:
+def entries_of(files: Files, split: str) -> Iterator[ClassFile]:
     """List the files of a split, class by class."""
     for label, paths in enumerate(files.values()):
-        yield from (Entry(split, label, file) for file in paths)
+        yield from (ClassFile(split, label, file) for file in paths)
 
 
-def hold_out(read: list[tuple[Entry, Square]], classes: tuple[str, ...], path: Path) -> list[tuple[Entry, Square]]:
+def hold_out(
+    read: list[tuple[ClassFile, Square]], classes: tuple[str, ...], path: Path
+) -> list[tuple[ClassFile, Square]]:
     """Set a share of each class aside for testing, as `held_out` chooses; images of equal pixels fall on one side.
 
     Raises:
@@ -126,7 +128,7 @@ def hold_out(read: list[tuple[Entry, Square]], classes: tuple[str, ...], path: P
     return result
 
 
-def collect(read: list[tuple[Entry, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
+def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
     """Stack the squares of a split, brought to one size.
 
     Raises:
@@ -137,8 +139,10 @@ def collect(read: list[tuple[Entry, Square]], split: str, side: int, **facts: An
     missing = [name for label, name in enumerate(facts["classes"]) if label not in present]
     if missing:
         why = f" ({facts['skipped'][0]})" if facts["skipped"] else ""
-        raise ValueError(f"found no readable {split} image of {listed(missing)}{why}; every class needs one at least")
-    pixels = torch.from_numpy(np.stack([enlarge(square.pixels, side) for _, square in items]))
+        raise ValueError(
+            f"found no readable {split} image of {join_names(missing)}{why}; every class needs one at least"
+        )
+    pixels = torch.from_numpy(np.stack([resize_square(square.pixels, side) for _, square in items]))
     labels = torch.tensor([label for label, _ in items])
     return LabelledImages(images=pixels.movedim(-1, 1).contiguous(), labels=labels, **facts)
 
@@ -154,7 +158,7 @@ def find_files(path: Path) -> FolderFiles:
     if subfolders(path / "train") and tests:
         train, test = find_classes(path / "train"), find_classes(tests[0])
         if train.keys() != test.keys():
-            odd = listed(sorted(train.keys() ^ test.keys()))
+            odd = join_names(sorted(train.keys() ^ test.keys()))
             raise ValueError(f"found {odd} in only one of {path / 'train'} and {tests[0]}; both need the same classes")
         return FolderFiles(train=train, test=test)
     only_train = subfolders(path) == [path / "train"] and subfolders(path / "train")
@@ -199,7 +203,7 @@ def balanced(files: Files, count: int) -> Files:
     """Take `count` files, as many of each class as possible; which ones depends on names and numbers alone."""
     ranked = []
     for name, paths in files.items():
-        order = torch.randperm(len(paths), generator=stream("folder", "part", name)).tolist()
+        order = torch.randperm(len(paths), generator=make_generator("folder", "part", name)).tolist()
         ranked += [(rank, name, file) for rank, file in zip(order, paths, strict=True)]
     taken = {(name, file) for _, name, file in sorted(ranked)[:count]}
     return {name: [file for file in paths if (name, file) in taken] for name, paths in files.items()}
@@ -212,11 +216,11 @@ def read_square(file: Path, size: int) -> Square | str:
     except UNREADABLE as error:
         return reason(error)
     side = min(size, *image.size)
-    pixels = np.asarray(fit(image, side, side))
+    pixels = np.asarray(resize_to(image, side, side))
     return Square(pixels, hashlib.sha256(f"{image.size}".encode() + pixels.tobytes()).digest())
 
 
-def enlarge(square: np.ndarray, side: int) -> np.ndarray:
+def resize_square(square: np.ndarray, side: int) -> np.ndarray:
     """Bring a smaller square of pixels to the size of the others."""
     if len(square) == side:
         return square

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ropevit.data.streams import stream
+from ropevit.data.rng import make_generator
 
 #: Share of each class that is held out.
 TEST_SHARE = 0.2
@@ -26,7 +26,7 @@ def held_out(contents: Sequence[Hashable], label: int) -> list[bool]:
         Whether each is held out: one at least, and all of them only where there are no two different ones.
     """
     wanted = max(1, round(TEST_SHARE * len(contents)))
-    ranks = torch.randperm(len(contents), generator=stream("folder", "split", label)).tolist()
+    ranks = torch.randperm(len(contents), generator=make_generator("folder", "split", label)).tolist()
     copies: dict[Hashable, list[int]] = {}
     for _, place in sorted(zip(ranks, range(len(contents)), strict=True)):
         copies.setdefault(contents[place], []).append(place)

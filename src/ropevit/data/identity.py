@@ -51,7 +51,7 @@ def content(source: Any) -> Content:
             return Content([source.names.ends, source.names.text], [source.labels], files(source))
         case ShardSource(indices=indices):
             names = [part for index in indices for part in (index.keys.ends, index.keys.text)]
-            ends = [end_in_shard(source, index) for index in spread(len(source), MOST_READ)]
+            ends = [hash_in_shard(source, index) for index in evenly_spaced(len(source), MOST_READ)]
             return Content(names, [source.labels], [*(index.sizes for index in indices), *ends])
         case CocoSource():
             facts = [repr(source.images).encode(), repr(source.category_ids).encode()]
@@ -64,11 +64,11 @@ def content(source: Any) -> Content:
 def files(source: Any, path: Callable[[int], Any] | None = None) -> list[bytes]:
     """Give sizes and ends of the files of images, or of what `path` gives for their numbers."""
     locate = source.describe if path is None else path
-    sizes = np.array([size(Path(locate(index))) for index in spread(len(source), MOST_SIZES)], dtype=np.int64)
-    return [sizes.tobytes(), *(end(Path(locate(index))) for index in spread(len(source), MOST_READ))]
+    sizes = np.array([size(Path(locate(index))) for index in evenly_spaced(len(source), MOST_SIZES)], dtype=np.int64)
+    return [sizes.tobytes(), *(hash_of_end(Path(locate(index))) for index in evenly_spaced(len(source), MOST_READ))]
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """Choose numbers below `count`, evenly, no more than `most`."""
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
@@ -81,7 +81,7 @@ def size(path: Path) -> int:
         return -1
 
 
-def end(path: Path) -> bytes:
+def hash_of_end(path: Path) -> bytes:
     """Read the end of a file; nothing if it cannot be read."""
     try:
         with path.open("rb") as file:
@@ -91,7 +91,7 @@ def end(path: Path) -> bytes:
         return b""
 
 
-def end_in_shard(source: ShardSource, number: int) -> bytes:
+def hash_in_shard(source: ShardSource, number: int) -> bytes:
     """Read the end of an image in a shard."""
     path, index, at = source.find(number)
     length = int(index.sizes[at])
@@ -109,7 +109,7 @@ def digest(parts: Iterable[Any]) -> str:
     return found.hexdigest()[:16]
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in words how images differ from those that were there before; nothing if they do not.
 
     Args:

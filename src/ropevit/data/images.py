@@ -28,7 +28,7 @@ def read_image(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as an image ({reason(error)}); convert or remove it") from None
 
 
-def fit(image: Image.Image, height: int, width: int) -> Image.Image:
+def resize_to(image: Image.Image, height: int, width: int) -> Image.Image:
     """Cut out the largest part of the middle that has the wanted shape, and resize it (bicubic, antialiased).
 
     This is the evaluation of Heo et al. 2024 (shorter side to the test size, centre crop, crop ratio 1) in one step;
@@ -37,7 +37,7 @@ def fit(image: Image.Image, height: int, width: int) -> Image.Image:
     return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
 
 
-def whole_size(image: Image.Image, shorter: int, patch_size: int) -> tuple[int, int]:
+def keep_aspect_size(image: Image.Image, shorter: int, patch_size: int) -> tuple[int, int]:
     """Choose a height and width near the picture's own shape: shorter side as given, longer a multiple of the patch."""
     ratio = max(image.size) / min(image.size)
     longer = max(shorter, round(shorter * ratio / patch_size) * patch_size)

@@ -26,7 +26,7 @@ RESULTS = ("metrics.jsonl", "eval.json", "results.json", "report.html")
 TEST_FOLDERS = ("val", "test", "validation", "valid")
 
 
-class Search(NamedTuple):
+class ImageListing(NamedTuple):
     """What is in a folder, at any depth."""
 
     names: list[str]
@@ -67,11 +67,11 @@ def class_files(root: Path) -> dict[str, list[str]]:
         found = f"the only class {folders[0].name}" if folders else "no folders of classes"
         raise ValueError(f"found {found} in {root}; expected at least two folders, each with the images of one class")
     with ThreadPoolExecutor() as pool:
-        found = dict(zip((folder.name for folder in folders), pool.map(search, folders), strict=True))
+        found = dict(zip((folder.name for folder in folders), pool.map(list_images, folders), strict=True))
     others = sum((each.others for each in found.values()), Counter[str]())
     empty = [name for name, each in found.items() if not each.names]
     if empty:
-        raise ValueError(f"found no images of {listed(empty)} in {root}; {expected_files(others)}")
+        raise ValueError(f"found no images of {join_names(empty)} in {root}; {expected_files(others)}")
     warn_undecodable(root, others)
     return {name: each.names for name, each in found.items()}
 
@@ -80,7 +80,7 @@ def undecodable(others: Counter[str]) -> str | None:
     """Say which of the other files are images that a decoder is missing for, and what to do; None where there are none.
 
     Args:
-        others: Number of files by suffix, as `Search` has them.
+        others: Number of files by suffix, as `ImageListing` has them.
     """
     lacking = {suffix: needed for suffix in sorted(others) if (needed := advice(suffix))}
     return ", ".join(f"{others[suffix]} {suffix} ({needed})" for suffix, needed in lacking.items()) or None
@@ -114,13 +114,13 @@ def find_images(places: Sequence[Path]) -> list[ImageFile]:
         ValueError: If there is nothing at a place, or no image in a folder.
     """
     if missing := [str(place) for place in places if not place.exists()]:
-        raise ValueError(f"no image file or folder at {listed(missing)}; check the path")
+        raise ValueError(f"no image file or folder at {join_names(missing)}; check the path")
     files = []
     for place in places:
         if not place.is_dir():
             files.append(ImageFile(place, place.name))
             continue
-        names, others = search(place)
+        names, others = list_images(place)
         if not names:
             raise ValueError(f"found no images in {place}; {expected_files(others)}, at any depth")
         warn_undecodable(place, others)
@@ -129,18 +129,18 @@ def find_images(places: Sequence[Path]) -> list[ImageFile]:
 
 
 def image_names(folder: Path) -> list[str]:
-    """List the image files at any depth inside a folder, as `search` does."""
-    return search(folder).names
+    """List the image files at any depth inside a folder, as `list_images` does."""
+    return list_images(folder).names
 
 
-def search(folder: Path) -> Search:
+def list_images(folder: Path) -> ImageListing:
     """List the image files at any depth inside a folder, and count the others.
 
     What systems hide beside files is left out, folders that they hide are not entered, nor are those behind links.
     """
     others: Counter[str] = Counter()
     names = sorted(walk(str(folder), "", readable_suffixes(), others), key=lambda name: name.split(os.sep))  # noqa: PTH206
-    return Search(names, others)
+    return ImageListing(names, others)
 
 
 def walk(folder: str, inside: str, suffixes: frozenset[str], others: Counter[str]) -> Iterator[str]:
@@ -160,7 +160,7 @@ def walk(folder: str, inside: str, suffixes: frozenset[str], others: Counter[str
                 others[suffix or NO_SUFFIX] += 1
 
 
-def loose(folder: Path) -> Counter[str]:
+def count_loose_files(folder: Path) -> Counter[str]:
     """Count the files that lie beside folders, where files belong into them; tar shards do not."""
     others = (child for child in folder.iterdir() if not child.is_dir() and child.suffix != ".tar")
     return Counter(HIDDEN if is_hidden(child.name) else child.suffix.lower() or NO_SUFFIX for child in others)
@@ -197,7 +197,7 @@ class Names(Sequence[str]):
         return os.fsdecode(self.text[start : int(self.ends[index])].tobytes())
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
+def join_names(names: Sequence[str], most: int = 5) -> str:
     """Name a few things in a sentence."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

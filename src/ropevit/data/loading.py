@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ropevit.data.annotation_faults import RefusedError
 from ropevit.data.augment import Transform
 from ropevit.data.decoding import UNREADABLE, reason
-from ropevit.data.faults import RefusedError
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.data.sources import ImageSource
 from ropevit.machine import available_cores
@@ -29,7 +29,7 @@ BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 #: So many unreadable files in a row are not bad luck, but a wrong folder or a disk that is gone.
-MOST_BAD = 10
+MAX_CONSECUTIVE_BAD = 10
 
 #: What Ctrl-C in a terminal (SIGINT) and torchrun (SIGTERM) send to all processes together. Workers leave them to the
 #: main process, which still needs their images, and ends them.
@@ -142,19 +142,19 @@ class Reader(Protocol[BatchT_co]):
         ...
 
 
-class Unread(int):
+class SkippedIndex(int):
     """Number of an image that could not be read, and why."""
 
     why: str
 
-    def __new__(cls, number: int, why: str = "") -> "Unread":
+    def __new__(cls, number: int, why: str = "") -> "SkippedIndex":
         """Join the two."""
         unread = super().__new__(cls, number)
         unread.why = why
         return unread
 
 
-def name_unread(source: Readable, bad: Iterable[int]) -> list[str]:
+def describe_skipped(source: Readable, bad: Iterable[int]) -> list[str]:
     """Name images that could not be read, each with the reason where it is known."""
     lines = []
     for number in bad:
@@ -163,7 +163,7 @@ def name_unread(source: Readable, bad: Iterable[int]) -> list[str]:
     return lines
 
 
-def read_near(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], list[int]]:
+def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], list[int]]:
     """Read a picture, or the next one that can be read.
 
     Returns:
@@ -175,7 +175,7 @@ def read_near(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], li
     """
     bad: list[int] = []
     why = ""
-    for ahead in range(MOST_BAD):
+    for ahead in range(MAX_CONSECUTIVE_BAD):
         place = (index + ahead) % len(source)
         try:
             return source.read(place), bad
@@ -183,10 +183,10 @@ def read_near(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], li
             raise
         except UNREADABLE as error:
             why = reason(error)
-            bad.append(Unread(place, why))
+            bad.append(SkippedIndex(place, why))
     first, last = source.describe(bad[0]), source.describe(bad[-1])
     raise TooManyBadError(
-        f"{MOST_BAD} images in a row cannot be read, {first} to {last} ({why}); "
+        f"{MAX_CONSECUTIVE_BAD} images in a row cannot be read, {first} to {last} ({why}); "
         "check the disk, or the files with `ropevit data check`"
     )
 
@@ -212,7 +212,7 @@ class TrainReader:
         Raises:
             TooManyBadError: If there is none within reach.
         """
-        (image, label), bad = read_near(self.source, draw.index)
+        (image, label), bad = read_next_readable(self.source, draw.index)
         with seeded(draw.seed):
             return Sample(self.transform(image), label, bad)
 
@@ -231,7 +231,7 @@ class EvalReader:
             try:
                 image, label = self.source.read(index)
             except UNREADABLE as error:
-                bad.append(Unread(index, reason(error)))
+                bad.append(SkippedIndex(index, reason(error)))
             else:
                 samples.append(Sample(self.transform(image), label, []))
                 good.append(index)
@@ -268,10 +268,10 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
         reader,  # pyright: ignore[reportArgumentType] (it has all that a loader asks for)
         batch_sampler=keys,
         num_workers=min(workers, available_cores()),
-        collate_fn=same,  # pyright: ignore[reportArgumentType]
+        collate_fn=identity,  # pyright: ignore[reportArgumentType]
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=start_method() if workers else None,
-        worker_init_fn=stand_apart,
+        worker_init_fn=init_worker,
         generator=torch.Generator(),  # or it would draw from the caller's
     )
     for batch in loader:
@@ -284,7 +284,7 @@ def start_method() -> BaseContext:
     """Choose how processes start: not as a fork of this one, which hangs where it has threads (bars, logs, a GPU).
 
     They are forks of a server that has loaded the libraries once for all, where the system has forks. It is started
-    with GROUP_SIGNALS blocked, and its forks inherit that until `stand_apart` runs in them: the server ends with this
+    with GROUP_SIGNALS blocked, and its forks inherit that until `init_worker` runs in them: the server ends with this
     process, and workers end with the server.
     """
     if "forkserver" not in get_all_start_methods():
@@ -300,12 +300,12 @@ def start_method() -> BaseContext:
     return context
 
 
-def same(batch: BatchT) -> BatchT:
+def identity(batch: BatchT) -> BatchT:
     """Hand on what a reader has made."""
     return batch
 
 
-def stand_apart(_: int) -> None:
+def init_worker(_: int) -> None:
     """Leave GROUP_SIGNALS to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):

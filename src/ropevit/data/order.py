@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from ropevit.data.streams import number, stream
+from ropevit.data.rng import derive_seed, make_generator
 
 #: So many shards are shuffled together: enough to mix, and few enough to be read from one place after another.
-TOGETHER = 16
+BLOCK = 16
 
 
 class Draw(NamedTuple):
@@ -94,10 +94,12 @@ class TrainOrder:
             raise ValueError(f"got step {step}, share {share}; expected 0 or more, and less than {self.shares} shares")
         epoch, step = divmod(step, self.steps_per_epoch)
         images = epoch_order(self.length, self.blocks, self.seed, epoch)
-        shuffled = torch.randperm(self.batch_size, generator=stream("order", self.seed, "batch", epoch, step)).numpy()
+        shuffled = torch.randperm(
+            self.batch_size, generator=make_generator("order", self.seed, "batch", epoch, step)
+        ).numpy()
         drawn = step * self.batch_size + shuffled[self.places(share)]
         return [
-            Draw(int(images[place // self.repeats]), number("order", self.seed, "draw", epoch, place))
+            Draw(int(images[place // self.repeats]), derive_seed("order", self.seed, "draw", epoch, place))
             for place in drawn.tolist()
         ]
 
@@ -113,13 +115,13 @@ class TrainOrder:
 @lru_cache(maxsize=2)
 def epoch_order(length: int, blocks: tuple[int, ...], seed: int, epoch: int) -> Int[np.ndarray, "N"]:
     """Shuffle all images for an epoch; where there are blocks, these, and then the images of a few blocks together."""
-    generator = stream("order", seed, "epoch", epoch)
+    generator = make_generator("order", seed, "epoch", epoch)
     if not blocks:
         return torch.randperm(length, generator=generator).numpy()
     starts = np.concatenate([[0], np.cumsum(blocks)[:-1]])
     shuffled = torch.randperm(len(blocks), generator=generator).tolist()
     groups = []
-    for first in range(0, len(blocks), TOGETHER):
-        group = np.concatenate([starts[b] + np.arange(blocks[b]) for b in shuffled[first : first + TOGETHER]])
+    for first in range(0, len(blocks), BLOCK):
+        group = np.concatenate([starts[b] + np.arange(blocks[b]) for b in shuffled[first : first + BLOCK]])
         groups.append(group[torch.randperm(len(group), generator=generator).numpy()])
     return np.concatenate(groups)

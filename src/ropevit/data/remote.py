@@ -15,7 +15,7 @@ from ropevit.cache import cache_folder
 log = logging.getLogger(__name__)
 
 #: Seconds without a byte after which a server is given up.
-PATIENCE = 60
+TIMEOUT = 60
 
 
 def is_remote(path: str) -> bool:
@@ -57,7 +57,7 @@ def download(url: str, path: Path) -> None:
     """
     part = path.with_name(f"{path.name}.part")
     try:
-        with urlopen(url, timeout=PATIENCE) as answer, part.open("wb") as file:
+        with urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as file:
             shutil.copyfileobj(answer, file, 1 << 20)
             expected = answer.headers.get("Content-Length")
     except (OSError, HTTPException) as error:

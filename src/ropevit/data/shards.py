@@ -15,7 +15,7 @@ from PIL import Image
 
 from ropevit.data.decoding import open_rgb
 from ropevit.data.imagenet import imagenet_classes
-from ropevit.data.listing import TEST_FOLDERS, listed
+from ropevit.data.listing import TEST_FOLDERS, join_names
 from ropevit.data.remote import fetch, is_remote
 from ropevit.data.tar_index import TarIndex, tar_index
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 WORDS = {"train": ("train", "training"), "val": TEST_FOLDERS}
 MOST_SHARDS = 100_000
 #: Shards that are fetched or looked through at the same time.
-AT_ONCE = 8
+DOWNLOADS_AT_ONCE = 8
 
 
 class ShardSource:
@@ -109,9 +109,9 @@ def open_shards(
         ValueError: If a shard cannot be fetched, is damaged or holds no labelled images.
     """
     paths, indices = [], []
-    pool = ThreadPoolExecutor(AT_ONCE)
+    pool = ThreadPoolExecutor(DOWNLOADS_AT_ONCE)
     try:
-        for path, index in pool.map(ready, shards):
+        for path, index in pool.map(open_shard, shards):
             paths.append(path)
             indices.append(index)
             if progress:
@@ -121,18 +121,18 @@ def open_shards(
     if left_out := [member for index in indices for member in index.left_out]:
         log.warning(
             "left out %d images of %s, whose names have more than one dot (a key ends at the first): %s",
-            len(left_out), name, listed(left_out, 3),
+            len(left_out), name, join_names(left_out, 3),
         )  # fmt: skip
     return ShardSource(paths, indices, name, every)
 
 
-def ready(shard: str) -> tuple[Path, TarIndex]:
+def open_shard(shard: str) -> tuple[Path, TarIndex]:
     """Bring a shard here, and index it.
 
     Raises:
         ValueError: As `open_shards`.
     """
-    path = local(shard)
+    path = local_path(shard)
     try:
         return path, tar_index(path)
     except ValueError as error:
@@ -142,7 +142,7 @@ def ready(shard: str) -> tuple[Path, TarIndex]:
         raise ValueError(f"{error} (from {shard}; its copy is removed)") from None
 
 
-def local(shard: str) -> Path:
+def local_path(shard: str) -> Path:
     """Find a shard on this machine.
 
     Raises:
@@ -193,12 +193,12 @@ def all_shards(data: str) -> dict[str, list[str]]:
         shards = [str(file) for file in sorted([*path.glob("*.tar"), *inside])]
     found: dict[str, list[str]] = {}
     for shard in shards:
-        if word := purpose(shard):
+        if word := split_of(shard):
             found.setdefault(word, []).append(shard)
     return found
 
 
-def purpose(shard: str) -> str | None:
+def split_of(shard: str) -> str | None:
     """Find the word that tells what a shard is for, in its name, or else in that of its folder."""
     known = {word for words in WORDS.values() for word in words}
     for part in reversed(re.split(r"[/\\]", shard)[-2:]):

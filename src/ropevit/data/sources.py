@@ -16,7 +16,7 @@ from ropevit.data.folder import Progress, check_folder
 from ropevit.data.holdout import TEST_SHARE, split_files
 from ropevit.data.imagenet import imagenet_synsets
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.listing import TEST_FOLDERS, Names, class_files, listed, subfolders
+from ropevit.data.listing import TEST_FOLDERS, Names, class_files, join_names, subfolders
 from ropevit.data.shards import find_shards, names_shards, open_shards
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
     path = Path(data).expanduser()
     if names_shards(data):
         shards = find_shards(data, split)
-        name = listed([Path(shard).name for shard in shards], 1)
+        name = join_names([Path(shard).name for shard in shards], 1)
         return open_shards(shards, f"{name}/{split}", every=split == "train", progress=progress)
     check_folder(path)
     name = f"{path.resolve().name}/{split}"

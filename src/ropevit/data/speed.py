@@ -16,7 +16,7 @@ Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class Speed:
+class ReadingSpeed:
     """What was measured."""
 
     read_seconds: float
@@ -34,7 +34,7 @@ class Speed:
         return 1 / (self.read_seconds + self.vary_seconds)
 
 
-def measure(source: ImageSource, transform: Transform, workers: int, seconds: float) -> Speed:
+def measure_speed(source: ImageSource, transform: Transform, workers: int, seconds: float) -> ReadingSpeed:
     """Time images of a training, first in this process, then with workers.
 
     Args:
@@ -49,7 +49,7 @@ def measure(source: ImageSource, transform: Transform, workers: int, seconds: fl
     order = TrainOrder(len(source), min(BATCH, len(source)), seed=0)
     read, vary = measure_here(source, transform, order, seconds)
     together = measure_workers(source, transform, order, workers, seconds) if workers else 1 / (read + vary)
-    return Speed(read, vary, workers, together)
+    return ReadingSpeed(read, vary, workers, together)
 
 
 def measure_here(source: ImageSource, transform: Transform, order: TrainOrder, seconds: float) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from ropevit.cache import cache_folder
 from ropevit.data.formats import OPTIONAL, SUFFIXES
-from ropevit.data.listing import Names, listed
+from ropevit.data.listing import Names, join_names
 from ropevit.files import parse_json, write_atomically
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def tar_index(path: Path) -> TarIndex:
     facts = f"{VERSION}/{path.resolve()}/{status.st_size}/{status.st_mtime_ns}"
     kept = cache_folder() / "shards" / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz"
     try:
-        found = load(kept)
+        found = load_index(kept)
         if (found.offsets + found.sizes).max() <= status.st_size:
             return found
         log.warning("reading %s anew: its index is of another file", path)
@@ -78,20 +78,20 @@ def tar_index(path: Path) -> TarIndex:
         log.warning("reading %s anew: its index cannot be used (%s)", path, error)
     index = scan(path)
     try:
-        write_atomically(kept, lambda file: np.savez(file, **pack(index)))
+        write_atomically(kept, lambda file: np.savez(file, **to_json(index)))
     except ValueError as error:
         log.warning("the index of a shard is not kept: %s", error)
     return index
 
 
-def pack(index: TarIndex) -> dict[str, Any]:
+def to_json(index: TarIndex) -> dict[str, Any]:
     """Give the arrays of an index."""
     arrays = {name: getattr(index, name) for name in ("offsets", "sizes", "labels")}
     names = {"keys": index.keys, "left_out": index.left_out}
     return arrays | {f"{name}_{part}": getattr(names[name], part) for name in names for part in ("ends", "text")}
 
 
-def load(path: Path) -> TarIndex:
+def load_index(path: Path) -> TarIndex:
     """Read an index; raises errors of any type if it is damaged."""
     with path.open("rb") as file, np.load(file) as found:
         names = {name: Names(found[f"{name}_ends"], found[f"{name}_text"]) for name in ("keys", "left_out")}
@@ -117,15 +117,15 @@ def scan(path: Path) -> TarIndex:
     """
     found = Members()
     for tar, member in members(path):
-        take(path, tar, member, found)
+        add_member(path, tar, member, found)
     images, labels = found.images, found.labels
     if lonely := sorted(images.keys() ^ labels.keys()):
         lacks, kinds = (
             ("label", ".cls, .json") if lonely[0] in images else ("image", ", ".join(f".{s}" for s in IMAGES))
         )
-        raise ValueError(f"{path}: found no {lacks} ({kinds}) for {listed(lonely, 3)}; every sample needs both")
+        raise ValueError(f"{path}: found no {lacks} ({kinds}) for {join_names(lonely, 3)}; every sample needs both")
     if not images:
-        dots = f" (with more than one dot in their names: {listed(list(found.others), 3)})" if found.others else ""
+        dots = f" (with more than one dot in their names: {join_names(list(found.others), 3)})" if found.others else ""
         raise ValueError(f"{path} holds no images{dots}; expected members KEY.jpg and KEY.cls")
     offsets, sizes, suffixes = zip(*images.values(), strict=True)
     keys = Names.of(f"{key}.{suffix}" for key, suffix in zip(images, suffixes, strict=True))
@@ -144,11 +144,11 @@ def members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     Raises:
         ValueError: If it is damaged.
     """
-    with sound(path):
+    with one_line_errors(path):
         tar = tarfile.open(path, "r:")  # noqa: SIM115 (closed below)
     with tar:
         while True:
-            with sound(path):
+            with one_line_errors(path):
                 member = tar.next()
             if member is None:
                 break
@@ -158,7 +158,7 @@ def members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
 
 
 @contextmanager
-def sound(path: Path) -> Iterator[None]:
+def one_line_errors(path: Path) -> Iterator[None]:
     """Make one error of all those that tarfile raises over a damaged tar.
 
     Raises:
@@ -172,7 +172,7 @@ def sound(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged or no plain tar ({error}); fetch or make it again") from None
 
 
-def take(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found: Members) -> None:
+def add_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found: Members) -> None:
     """Note a member that is an image or a label.
 
     Raises:
@@ -192,7 +192,7 @@ def take(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found: Membe
             raise ValueError(f"{path}: found two images of {key}; expected one for each name before the first dot")
         found.images[key] = member.offset_data, member.size, suffix
     elif label:
-        with sound(path):
+        with one_line_errors(path):
             file = tar.extractfile(member)
             content = file.read() if file else b""
         number = parse_label(kind, content, f"{path}: {member.name}")

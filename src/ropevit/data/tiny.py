@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ropevit.data.ade import FOLDERS
-from ropevit.data.ade_classes import CLASSES, PUBLISHED, published_table
+from ropevit.data.ade_classes import CLASSES, PUBLISHED_FILE, published_table
 
 #: Names and colours of the shapes, with their ids in a file of COCO (which skips some) and their labels in ADE20K.
 SHAPES = {
@@ -92,11 +92,11 @@ def scene(number: int) -> Scene:
         left = half * (width // 2) + int(noise.integers(0, width // 2 - side))
         top = int(noise.integers(0, height - side))
         shapes.append(Shape(list(SHAPES)[int(noise.integers(len(SHAPES)))], left, top, side))
-        paint(draw, shapes[-1], SHAPES[shapes[-1].name][0])
+        paint_shape(draw, shapes[-1], SHAPES[shapes[-1].name][0])
     return Scene(image, shapes)
 
 
-def paint(draw: ImageDraw.ImageDraw, shape: Shape, colour: Any) -> None:
+def paint_shape(draw: ImageDraw.ImageDraw, shape: Shape, colour: Any) -> None:
     """Draw a shape."""
     if shape.name == "disc":
         draw.ellipse(shape.box, fill=colour)
@@ -115,8 +115,8 @@ def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
     ]
     for entry, found in zip(images, scenes, strict=True):
         found.image.save(folder / entry["file_name"], quality=95)
-        annotations += [boxed(entry["id"], shape) for shape in found.shapes]
-    annotations.append(crowd(images[0]))
+        annotations += [to_annotation(entry["id"], shape) for shape in found.shapes]
+    annotations.append(crowd_annotation(images[0]))
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
     categories = [{"id": category, "name": name} for name, (_, category, _) in SHAPES.items()]
@@ -124,7 +124,7 @@ def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
     (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content, indent=1))
 
 
-def boxed(image_id: int, shape: Shape) -> dict[str, Any]:
+def to_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
     """Make the annotation of a shape; a disc's polygon is its box."""
     return {
         "image_id": image_id,
@@ -136,7 +136,7 @@ def boxed(image_id: int, shape: Shape) -> dict[str, Any]:
     }
 
 
-def crowd(image: dict[str, Any]) -> dict[str, Any]:
+def crowd_annotation(image: dict[str, Any]) -> dict[str, Any]:
     """Make the annotation of a crowd in the first four columns of a picture."""
     height, width = image["height"], image["width"]
     return {
@@ -161,7 +161,7 @@ def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
         draw = ImageDraw.Draw(truth)
         draw.rectangle((2, 2, truth.width - 3, truth.height - 3), fill=GROUND)
         for shape in found.shapes:
-            paint(draw, shape, SHAPES[shape.name][2])
+            paint_shape(draw, shape, SHAPES[shape.name][2])
         truth.save(labels / f"{name}.png")
     write_classes(root)
 
@@ -176,7 +176,7 @@ def write_classes(root: Path) -> None:
         pictures = [int((counts[:, label] > 0).sum()) for counts in (train, val)]
         ratio, name = float(pixels[label] / pixels.sum()), names.get(label, f"class {label}")
         rows.append((ratio, *pictures, name))
-    (root / PUBLISHED).write_text(published_table(rows), encoding="utf-8")
+    (root / PUBLISHED_FILE).write_text(published_table(rows), encoding="utf-8")
 
 
 def count_labels(folder: Path) -> np.ndarray:

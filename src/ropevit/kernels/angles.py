@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-class Gradients(NamedTuple):
+class QKVGradients(NamedTuple):
     """What a backward pass gives; the last two only where they were asked for."""
 
     packed: Float[Tensor, "B N 3 A D"]
@@ -15,7 +15,7 @@ class Gradients(NamedTuple):
     positions: Tensor | None
 
 
-def plain(positions: Tensor, frequencies: Tensor) -> tuple[Float[Tensor, "b n ndim"], Float[Tensor, "ndim a P"]]:
+def canonicalize(positions: Tensor, frequencies: Tensor) -> tuple[Float[Tensor, "b n ndim"], Float[Tensor, "ndim a P"]]:
     """Bring positions (n, ndim) or (B, n, ndim) and frequencies (ndim, P) or (ndim, A, P) to one form, in float32."""
     places = positions if positions.ndim == 3 else positions.unsqueeze(0)
     speeds = frequencies if frequencies.ndim == 3 else frequencies.unsqueeze(1)

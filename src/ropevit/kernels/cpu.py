@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ropevit.kernels import native
-from ropevit.kernels.angles import Gradients, frequency_gradient, plain, position_gradient
+from ropevit.kernels.angles import QKVGradients, canonicalize, frequency_gradient, position_gradient
 
 
 def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> None:
@@ -11,7 +11,7 @@ def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int
     if not qkv.numel():
         return
     parts = [part.transpose(1, 2) for part in qkv.unbind(2)]
-    places, speeds = plain(positions, frequencies)
+    places, speeds = canonicalize(positions, frequencies)
     job = native.describe(parts[0], places, speeds, num_prefix)
     native.fill(job.part, job.stride, parts)
     native.call("forward", qkv.dtype, job)
@@ -25,7 +25,7 @@ def backward(
     num_prefix: int,
     *,
     of_positions: bool,
-) -> Gradients:
+) -> QKVGradients:
     """Turn the gradients of q and k back, pack them with that of v, and give those of frequencies and positions.
 
     Args:
@@ -39,7 +39,7 @@ def backward(
     gradients = [part if part.stride(-1) == 1 else part.contiguous() for part in gradients]
     images, heads, tokens, channels = gradients[0].shape
     packed = gradients[0].new_empty(images, tokens, 3, heads, channels)
-    places, speeds = plain(positions, frequencies)
+    places, speeds = canonicalize(positions, frequencies)
     angle = speeds.new_zeros(places.shape[0], places.shape[1], *speeds.shape[1:]) if turned else None
     if packed.numel():
         job = native.describe(gradients[0], places, speeds, num_prefix)
@@ -48,6 +48,6 @@ def backward(
         job.packed, job.angle_gradient = packed.data_ptr(), None if angle is None else angle.data_ptr()
         native.call("backward", packed.dtype, job)
     if angle is None:
-        return Gradients(packed, None, None)
+        return QKVGradients(packed, None, None)
     place_gradient = position_gradient(angle, speeds, positions) if of_positions else None
-    return Gradients(packed, frequency_gradient(angle, places, frequencies), place_gradient)
+    return QKVGradients(packed, frequency_gradient(angle, places, frequencies), place_gradient)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ropevit.kernels import building
+from ropevit.kernels.assume_constant import assume_constant
 from ropevit.kernels.building import BuildError
-from ropevit.kernels.constant import constant
 from ropevit.text import printable
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ Int64 = ctypes.c_int64
 Pointer = ctypes.c_void_p
 
 
-class Job(ctypes.Structure):
+class RotateArgs(ctypes.Structure):
     """What the C functions read; the fields are explained in rotate.c."""
 
     _fields_ = (
@@ -51,14 +51,14 @@ def compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-@constant
+@assume_constant
 def available(dtype: torch.dtype = torch.float32) -> bool:
     """Tell whether the C kernel can be used here for a dtype, building it if need be."""
-    return why_not() is None and hasattr(library(), f"forward_{SUFFIX.get(dtype, 'other')}")
+    return build_error() is None and hasattr(library(), f"forward_{SUFFIX.get(dtype, 'other')}")
 
 
 @functools.cache
-def why_not() -> str | None:
+def build_error() -> str | None:
     """Tell why the C kernel cannot be used here, also to the log; None where it can."""
     try:
         library()
@@ -97,7 +97,7 @@ def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "isa"))}))
 
 
-def call(direction: str, dtype: torch.dtype, job: Job) -> None:
+def call(direction: str, dtype: torch.dtype, job: RotateArgs) -> None:
     """Run one of the C functions.
 
     Raises:
@@ -111,7 +111,7 @@ def call(direction: str, dtype: torch.dtype, job: Job) -> None:
         raise MemoryError("the C kernel found no memory to work in")
 
 
-def describe(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> Job:
+def describe(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> RotateArgs:
     """Fill in sizes, and the positions and frequencies, which are to be contiguous and float32.
 
     Args:
@@ -120,7 +120,7 @@ def describe(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int)
         frequencies: (ndim, A or 1, P).
         num_prefix: Tokens in front that are not turned.
     """
-    job = Job(images=q.shape[0], tokens=q.shape[2], heads=q.shape[1], channels=q.shape[3], prefix=num_prefix)
+    job = RotateArgs(images=q.shape[0], tokens=q.shape[2], heads=q.shape[1], channels=q.shape[3], prefix=num_prefix)
     (job.axes, job.frequency_heads), job.position_images = frequencies.shape[:2], positions.shape[0]
     job.positions, job.frequencies = positions.data_ptr(), frequencies.data_ptr()
     job.threads = torch.get_num_threads()

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.kernels import native
-from ropevit.kernels.constant import constant
+from ropevit.kernels.assume_constant import assume_constant
 from ropevit.rope.rotation import apply_rotary, check_finite, check_shapes, rotary_cos_sin
 
 #: name -> module with `rotate_` and `backward`; the reference is plain PyTorch, differentiable any number of times.
@@ -62,7 +62,7 @@ def rotate_qkv(
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     check_shapes(q, positions, frequencies, num_prefix)
     check_finite(positions)
-    name = choose(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
+    name = resolve_backend(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
     if name == "reference":
         turn = rotary_cos_sin(positions, frequencies, num_prefix)
         return apply_rotary(q, turn), apply_rotary(k, turn), v
@@ -71,10 +71,10 @@ def rotate_qkv(
             "got a leaf that requires grad with inplace=True; pass inplace=False, or what a layer returned"
         )
     fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
-    return Rotation.apply(fresh, positions, frequencies, num_prefix, name)
+    return RotateFunction.apply(fresh, positions, frequencies, num_prefix, name)
 
 
-def choose(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
+def resolve_backend(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
     """Resolve "auto", and refuse a backend that there is not or that cannot take this tensor.
 
     Args:
@@ -95,7 +95,7 @@ def choose(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
     if backend == "cpu" and qkv.device.type != "cpu":
         raise ValueError(f"got a projection on {qkv.device} for backend='cpu'; move it, or use backend='auto'")
     if backend == "cpu" and not native.available(qkv.dtype):
-        reason = native.why_not() or f"built for {', '.join(native.SUFFIX.values())} without {qkv.dtype}"
+        reason = native.build_error() or f"built for {', '.join(native.SUFFIX.values())} without {qkv.dtype}"
         raise ValueError(f"got backend='cpu', but there is no C kernel here: {reason}; use 'auto'")
     if backend == "triton" and not triton_available():
         raise ValueError("got backend='triton', but triton is not installed; install it, or use backend='auto'")
@@ -121,13 +121,13 @@ def set_backend(model: nn.Module, backend: str) -> None:
         layer.backend = backend  # pyright: ignore[reportArgumentType]
 
 
-@constant
+@assume_constant
 def triton_available() -> bool:
     """Tell whether Triton is installed."""
     return find_spec("triton") is not None
 
 
-@constant
+@assume_constant
 def interpreted() -> bool:
     """Tell whether Triton's interpreter was asked for, which runs on a CPU, slowly: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -140,7 +140,7 @@ def under_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def module(backend: str) -> ModuleType:
+def backend_module(backend: str) -> ModuleType:
     """Load a backend when it is first used."""
     return import_module(str(BACKENDS[backend]))
 
@@ -148,7 +148,7 @@ def module(backend: str) -> ModuleType:
 @torch.library.custom_op("ropevit::rotate_qkv_", mutates_args=("qkv",))
 def rotate_op(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str) -> None:
     """Turn q and k in place."""
-    module(backend).rotate_(qkv, positions, frequencies, num_prefix)
+    backend_module(backend).rotate_(qkv, positions, frequencies, num_prefix)
 
 
 @torch.library.custom_op("ropevit::rotate_qkv_backward", mutates_args=())
@@ -163,7 +163,7 @@ def backward_op(
     of_positions: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of the packed projection, the frequencies and the positions; the last two may be empty."""
-    packed, speeds, places = module(backend).backward(
+    packed, speeds, places = backend_module(backend).backward(
         gradients, turned, positions, frequencies, num_prefix, of_positions=of_positions
     )
     nothing = positions.new_empty(0)
@@ -206,7 +206,7 @@ def refuse_second(ctx: Any, *gradients: Tensor) -> None:
 backward_op.register_autograd(refuse_second)
 
 
-class Rotation(torch.autograd.Function):
+class RotateFunction(torch.autograd.Function):
     """The rotation in place, and its gradient.
 
     The turned q and k, which attention keeps anyway, are all that is kept; without learned frequencies nothing is.

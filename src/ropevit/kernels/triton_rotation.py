@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ropevit.kernels.angles import Gradients, plain
+from ropevit.kernels.angles import QKVGradients, canonicalize
 
 #: Bytes of q that a program holds at a time: 16 for each of its 128 threads.
 TILE = 2048
@@ -27,7 +27,7 @@ PROGRAMS = 8192
 ANY_VALUE = ("images", "tokens", "heads", "prefix", "period", "chunk")
 
 
-class Plan(NamedTuple):
+class RotationLaunch(NamedTuple):
     """How a launch is shared out to across * along * chunks programs.
 
     Attributes:
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
     block_c: int
 
 
-def make_plan(images: int, tokens: int, width: int, size: int) -> Plan:
+def plan_rotation(images: int, tokens: int, width: int, size: int) -> RotationLaunch:
     """Choose blocks by rule, never by trial: sums are taken in the same order each time.
 
     Args:
@@ -64,7 +64,7 @@ def make_plan(images: int, tokens: int, width: int, size: int) -> Plan:
     across, blocks = divide(width, block_c), divide(tokens, block_n)
     steps = 1 << (divide(across * blocks, PROGRAMS) - 1).bit_length()  # a power of two: each is a kernel of its own
     chunk = divide(images, max(1, PROGRAMS // (across * blocks)))
-    return Plan(across, divide(blocks, steps), divide(images, chunk), chunk, steps, block_n, block_c)
+    return RotationLaunch(across, divide(blocks, steps), divide(images, chunk), chunk, steps, block_n, block_c)
 
 
 def divide(whole: int, size: int) -> int:
@@ -72,7 +72,9 @@ def divide(whole: int, size: int) -> int:
     return -(-whole // size)
 
 
-def launch(kernel: Any, plan: Plan, shape: Sequence[int], places: Tensor, speeds: Tensor, **arguments: Any) -> None:
+def launch(
+    kernel: Any, plan: RotationLaunch, shape: Sequence[int], places: Tensor, speeds: Tensor, **arguments: Any
+) -> None:
     """Run a kernel on the device of its tensors.
 
     Args:
@@ -108,8 +110,8 @@ def rotate_(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int
     images, tokens, _, heads, channels = qkv.shape
     if not qkv.numel() or tokens == num_prefix:
         return
-    places, speeds = plain(positions, frequencies)
-    plan = make_plan(images, tokens - num_prefix, heads * channels, qkv.element_size())
+    places, speeds = canonicalize(positions, frequencies)
+    plan = plan_rotation(images, tokens - num_prefix, heads * channels, qkv.element_size())
     plan = plan._replace(along=plan.along * plan.steps, steps=1)  # no sums, nothing to bound
     shape = (images, heads, tokens, channels)
     launch(forward_kernel, plan, shape, places, speeds, qkv=qkv, prefix=num_prefix)
@@ -123,7 +125,7 @@ def backward(
     num_prefix: int,
     *,
     of_positions: bool,
-) -> Gradients:
+) -> QKVGradients:
     """Turn the gradients of q and k back, pack them with that of v, and give those of frequencies and positions.
 
     Arguments as in `cpu.backward`.
@@ -132,19 +134,19 @@ def backward(
     packed = gradients[0].new_empty(images, tokens, 3, heads, channels)
     if not packed.numel():
         zeros = torch.zeros_like
-        return Gradients(
+        return QKVGradients(
             packed, zeros(frequencies) if turned else None, zeros(positions) if turned and of_positions else None
         )
-    places, speeds = plain(positions, frequencies)
-    plan = make_plan(images, tokens, heads * channels, packed.element_size())
+    places, speeds = canonicalize(positions, frequencies)
+    plan = plan_rotation(images, tokens, heads * channels, packed.element_size())
     sums = speeds.new_empty(plan.chunks * plan.along, len(speeds), heads, channels // 2) if turned else None
     place_sums = places.new_empty(plan.across, images, *places.shape[1:]) if turned and of_positions else None
-    tensors = {"packed": packed, "sums": sums, "place_sums": place_sums, **lay_out([*gradients, *turned])}
+    tensors = {"packed": packed, "sums": sums, "place_sums": place_sums, **as_axis_rows([*gradients, *turned])}
     launch(backward_kernel, plan, shape, places, speeds, prefix=num_prefix, steps=plan.steps, **tensors)
-    return Gradients(packed, frequency_sum(sums, frequencies), position_sum(place_sums, positions))
+    return QKVGradients(packed, frequency_sum(sums, frequencies), position_sum(place_sums, positions))
 
 
-def lay_out(parts: list[Tensor]) -> dict[str, Any]:
+def as_axis_rows(parts: list[Tensor]) -> dict[str, Any]:
     """Tell a kernel where tensors (B, A, N, D) lie: strides in units that say how they are aligned."""
     parts = [part if part.stride(-1) == 1 else part.contiguous() for part in parts]
     unit = math.gcd(16, *(stride for part in parts for stride in part.stride()[:3]))
@@ -215,7 +217,7 @@ def load_row(frequencies, heads, period, channels: tl.constexpr, axes: tl.conste
 
 @triton.jit
 @no_type_check
-def load_places(positions, image, rows, tokens, prefix, axes: tl.constexpr):
+def load_positions(positions, image, rows, tokens, prefix, axes: tl.constexpr):
     """Load the positions of a block of tokens; those of the prefix stand at the origin, so they are not turned."""
     places = positions + (image * (tokens - prefix) + rows - prefix) * axes
     return load_axes(places, 1, (rows >= prefix) & (rows < tokens), axes)
@@ -265,12 +267,12 @@ def forward_kernel(
     rows = prefix + block.to(tl.int64) * block_n + tl.arange(0, block_n)
     mask = (rows < tokens)[:, None] & (columns < width)[None, :]
     if not per_image:
-        x, y, z = load_places(positions, 0, rows, tokens, prefix, axes)
+        x, y, z = load_positions(positions, 0, rows, tokens, prefix, axes)
         c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
     for index in tl.range(0, tl.minimum(chunk, images - first)):
         image = first + index
         if per_image:
-            x, y, z = load_places(positions, image, rows, tokens, prefix, axes)
+            x, y, z = load_positions(positions, image, rows, tokens, prefix, axes)
             c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
         q = qkv + image * tokens * 3 * width + rows[:, None] * 3 * width + columns[None, :]
         q0, q1 = load_pairs(q, mask)
@@ -296,12 +298,12 @@ def backward_kernel(
         rows = block.to(tl.int64) * block_n + tl.arange(0, block_n)
         mask = (rows < tokens)[:, None] & (columns < width)[None, :]
         if not per_image:
-            x, y, z = load_places(positions, 0, rows, tokens, prefix, axes)
+            x, y, z = load_positions(positions, 0, rows, tokens, prefix, axes)
             c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
         for index in tl.range(0, tl.minimum(chunk, images - first)):
             image = first + index
             if per_image:
-                x, y, z = load_places(positions, image, rows, tokens, prefix, axes)
+                x, y, z = load_positions(positions, image, rows, tokens, prefix, axes)
                 c, s = rotary_cos_sin(x, y, z, fx, fy, fz)
             q0, q1 = load_pairs(locate(parts[0], image, rows, columns, channels, unit), mask)
             k0, k1 = load_pairs(locate(parts[1], image, rows, columns, channels, unit), mask)

@@ -26,7 +26,7 @@ ANY_VALUE = ("h", "w", "heads", "shift_y", "shift_x", "period")
 WIDEN = tl.constexpr(interpreted())
 
 
-class Plan(NamedTuple):
+class WindowLaunch(NamedTuple):
     """What a program takes at a time.
 
     Attributes:
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     num_warps: int
 
 
-class Gradients(NamedTuple):
+class WindowGradients(NamedTuple):
     """What a backward pass gives; the last two only where they were asked for."""
 
     packed: Tensor
@@ -50,7 +50,7 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
-def make_plan(window: int, channels: int, itemsize: int, *, few: bool = False) -> Plan:
+def plan_windows(window: int, channels: int, itemsize: int, *, few: bool = False) -> WindowLaunch:
     """Choose blocks by rule, never by trial: sums are taken in the same order each time.
 
     Args:
@@ -61,8 +61,8 @@ def make_plan(window: int, channels: int, itemsize: int, *, few: bool = False) -
     """
     block_n, block_d = (max(16, 1 << (size - 1).bit_length()) for size in (window**2, channels))
     if few or itemsize > 2 or block_n > 64:  # all queries at once would not fit into the registers
-        return Plan(16, block_n, block_d, 8)
-    return Plan(block_n, block_n, block_d, 4 if block_d <= 32 else 8)
+        return WindowLaunch(16, block_n, block_d, 8)
+    return WindowLaunch(block_n, block_n, block_d, 4 if block_d <= 32 else 8)
 
 
 def forward(qkv: Tensor, frequencies: Tensor | None, bias: Tensor | None, window: int, shift: list[int]) -> Tensor:
@@ -82,7 +82,7 @@ def backward(
     *,
     of_frequencies: bool,
     of_bias: bool,
-) -> Gradients:
+) -> WindowGradients:
     """Give the gradient of the projection, and those of frequencies and bias where asked.
 
     Args:
@@ -102,11 +102,11 @@ def backward(
     launch(backward_kernel, *given, gradient=gradient, packed=packed, sums=sums)
     speeds = None if frequencies is None else frequency_sum(sums, frequencies)
     if bias is None or not of_bias:
-        return Gradients(packed, speeds, None)
+        return WindowGradients(packed, speeds, None)
     chunk = max(1, divide(count, max(1, SUMS // (4 * bias.numel()))))
     bias_sums = bias.new_empty(divide(count, chunk), *bias.shape, dtype=torch.float32)
     launch(bias_kernel, *given, gradient=gradient, sums=bias_sums, count=count, chunk=chunk)
-    return Gradients(packed, speeds, bias_sums.sum(0).to(bias.dtype))
+    return WindowGradients(packed, speeds, bias_sums.sum(0).to(bias.dtype))
 
 
 def count_windows(qkv: Tensor, window: int) -> int:
@@ -130,7 +130,7 @@ def launch(
     _, h, w, _, heads, channels = qkv.shape
     speeds = None if frequencies is None else frequencies.to(torch.float32).contiguous()
     parts, sums_bias = count_windows(qkv, window), "chunk" in arguments
-    plan = make_plan(window, channels, qkv.element_size(), few=sums_bias)
+    plan = plan_windows(window, channels, qkv.element_size(), few=sums_bias)
     if sums_bias:
         parts = divide(parts, arguments["chunk"]) * (plan.block_n // plan.block_m)
     with torch.cuda.device_of(qkv):
@@ -192,7 +192,7 @@ def point(tensor, place, width, head, columns, channels: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def load_turned(pointers, mask, x, y, fx, fy, turned: tl.constexpr):
+def load_rotated(pointers, mask, x, y, fx, fy, turned: tl.constexpr):
     """Load queries or keys, and turn them by their places in the window."""
     if turned:
         first, second = load_pairs(pointers, mask)
@@ -235,7 +235,7 @@ def slope_of(weights, g, v):
 
 @triton.jit
 @no_type_check
-def store_turned_back(pointers, mask, gradient, turned, x, y, fx, fy, rotates: tl.constexpr):
+def store_unrotated(pointers, mask, gradient, turned, x, y, fx, fy, rotates: tl.constexpr):
     """Store a gradient of queries or keys, turned back; give the sums for the frequencies, if there are any."""
     if rotates:
         g0, g1 = tl.split(gradient.reshape(mask.shape[0], mask.shape[1] // 2, 2))
@@ -251,7 +251,7 @@ def store_turned_back(pointers, mask, gradient, turned, x, y, fx, fy, rotates: t
 
 @triton.jit
 @no_type_check
-def load_speeds(frequencies, head, period, channels: tl.constexpr, block_d: tl.constexpr):
+def load_frequencies(frequencies, head, period, channels: tl.constexpr, block_d: tl.constexpr):
     """Load the frequencies of a head; 0 where there are none."""
     pairs = tl.arange(0, block_d // 2)
     fx, fy = tl.zeros((block_d // 2,), tl.float32), tl.zeros((block_d // 2,), tl.float32)
@@ -271,15 +271,15 @@ def forward_kernel(
     head, index = tl.program_id(0) % heads, tl.program_id(0) // heads
     width, columns = heads * channels, tl.arange(0, block_d)
     turned: tl.constexpr = frequencies is not None  # in a line of its own: of several at once, none is a constant
-    _pairs, fx, fy = load_speeds(frequencies, head, period, channels, block_d)
+    _pairs, fx, fy = load_frequencies(frequencies, head, period, channels, block_d)
     place_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
     mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
     start = point(qkv, place_k, 3 * width, head, columns, channels) + width
-    k, v = load_turned(start, mask_k, x_k, y_k, fx, fy, turned), tl.load(start + width, mask_k, 0.0)
+    k, v = load_rotated(start, mask_k, x_k, y_k, fx, fy, turned), tl.load(start + width, mask_k, 0.0)
     for first in tl.range(0, block_n, block_m):
         place, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
         mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_turned(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
+        q = load_rotated(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
         weights = attend(q, k, of_q, of_k, bias, head, first, scale, window * window)
         attended = product(weights.to(v.dtype), v)
         tl.store(point(out, place, width, head, columns, channels), attended.to(v.dtype), mask)
@@ -295,28 +295,28 @@ def backward_kernel(
     head, index = tl.program_id(0) % heads, tl.program_id(0) // heads
     width, columns = heads * channels, tl.arange(0, block_d)
     turned: tl.constexpr = frequencies is not None
-    pairs, fx, fy = load_speeds(frequencies, head, period, channels, block_d)
+    pairs, fx, fy = load_frequencies(frequencies, head, period, channels, block_d)
     sum_x, sum_y = tl.zeros((block_d // 2,), tl.float32), tl.zeros((block_d // 2,), tl.float32)
     place_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
     mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
     start = point(qkv, place_k, 3 * width, head, columns, channels) + width
-    k, v = load_turned(start, mask_k, x_k, y_k, fx, fy, turned), tl.load(start + width, mask_k, 0.0)
+    k, v = load_rotated(start, mask_k, x_k, y_k, fx, fy, turned), tl.load(start + width, mask_k, 0.0)
     dk, dv = tl.zeros((block_n, block_d), tl.float32), tl.zeros((block_n, block_d), tl.float32)
     for first in tl.range(0, block_n, block_m):
         place, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
         mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_turned(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
+        q = load_rotated(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
         g = tl.load(point(gradient, place, width, head, columns, channels), mask, 0.0)
         weights = attend(q, k, of_q, of_k, bias, head, first, scale, window * window)
         dv += product(tl.trans(weights.to(v.dtype)), g)
         slope = (slope_of(weights, g, v) * scale).to(q.dtype)
         dk += product(tl.trans(slope), q)
         to = point(packed, place, 3 * width, head, columns, channels)
-        more_x, more_y = store_turned_back(to, mask, product(slope, k), q, x, y, fx, fy, turned)
+        more_x, more_y = store_unrotated(to, mask, product(slope, k), q, x, y, fx, fy, turned)
         sum_x, sum_y = sum_x + more_x, sum_y + more_y
     to_k = point(packed, place_k, 3 * width, head, columns, channels) + width
     tl.store(to_k + width, dv.to(v.dtype), mask_k)
-    more_x, more_y = store_turned_back(to_k, mask_k, dk, k, x_k, y_k, fx, fy, turned)
+    more_x, more_y = store_unrotated(to_k, mask_k, dk, k, x_k, y_k, fx, fy, turned)
     if sums is not None:
         own = sums + (index.to(tl.int64) * 2 * heads + head) * (channels // 2) + pairs
         tl.store(own, sum_x + more_x, 2 * pairs < channels)
@@ -335,17 +335,17 @@ def bias_kernel(
     head = tl.program_id(0) // blocks % heads
     width, columns = heads * channels, tl.arange(0, block_d)
     turned: tl.constexpr = frequencies is not None
-    _pairs, fx, fy = load_speeds(frequencies, head, period, channels, block_d)
+    _pairs, fx, fy = load_frequencies(frequencies, head, period, channels, block_d)
     first, start = block * block_m, part * chunk
     total = tl.zeros((block_m, block_n), tl.float32)
     for index in tl.range(start, tl.minimum(start + chunk, count)):
         place_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
         mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
         keys = point(qkv, place_k, 3 * width, head, columns, channels) + width
-        k, v = load_turned(keys, mask_k, x_k, y_k, fx, fy, turned), tl.load(keys + width, mask_k, 0.0)
+        k, v = load_rotated(keys, mask_k, x_k, y_k, fx, fy, turned), tl.load(keys + width, mask_k, 0.0)
         place, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
         mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_turned(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
+        q = load_rotated(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
         g = tl.load(point(gradient, place, width, head, columns, channels), mask, 0.0)
         total += slope_of(attend(q, k, of_q, of_k, bias, head, first, scale, window * window), g, v)
     own, inside = point_bias(sums, part.to(tl.int64) * heads + head, first, total, window * window)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropevit.kernels import rotation
-from ropevit.kernels.windows import attend, from_windows, join_scores, to_windows, window_mask
+from ropevit.kernels.windows import attend, attention_bias, window_mask, window_partition, window_reverse
 from ropevit.rope import grid_positions
 
 #: name -> module with `forward` and `backward`; the reference is plain PyTorch, differentiable any number of times.
@@ -58,21 +58,23 @@ def window_attention(
     Source: Liu et al. 2021 (arXiv:2103.14030), Eq. 4; Heo et al. 2024 (arXiv:2403.13298); gradients in
     docs/kernels.md.
     """
-    check(qkv, window, shift, frequencies, bias)
-    if choose(qkv, window, backend) == "triton":
+    check_arguments(qkv, window, shift, frequencies, bias)
+    if resolve_backend(qkv, window, backend) == "triton":
         return attention_op(qkv, frequencies, bias, window, list(shift))
     (h, w), layout = qkv.shape[1:3], qkv.shape[3:]
-    windows = to_windows(qkv.flatten(3), window, shift).unflatten(-1, layout)
+    windows = window_partition(qkv.flatten(3), window, shift).unflatten(-1, layout)
     if frequencies is None:
         q, k, v = (part.transpose(1, 2) for part in windows.unbind(2))
     else:
         positions = grid_positions(window, window, device=qkv.device)
         q, k, v = rotation.rotate_qkv(windows, positions, frequencies, inplace=True, backend=backend)
-    x = attend(q, k, v, join_scores(bias, window_mask(h, w, window, shift, qkv.device), q.dtype))
-    return from_windows(x.transpose(1, 2).flatten(2), h, w, window, shift).unflatten(-1, layout[1:])
+    x = attend(q, k, v, attention_bias(bias, window_mask(h, w, window, shift, qkv.device), q.dtype))
+    return window_reverse(x.transpose(1, 2).flatten(2), h, w, window, shift).unflatten(-1, layout[1:])
 
 
-def check(qkv: Tensor, window: int, shift: tuple[int, int], frequencies: Tensor | None, bias: Tensor | None) -> None:
+def check_arguments(
+    qkv: Tensor, window: int, shift: tuple[int, int], frequencies: Tensor | None, bias: Tensor | None
+) -> None:
     """Refuse tensors that do not belong together; see `window_attention` for what is expected."""
     if qkv.ndim != 6 or qkv.shape[3] != 3:
         raise ValueError(f"got a projection of shape {tuple(qkv.shape)}; expected (B, h, w, 3, heads, channels)")
@@ -97,13 +99,13 @@ def check(qkv: Tensor, window: int, shift: tuple[int, int], frequencies: Tensor 
             raise ValueError(f"got {name} on {part.device} and a projection on {qkv.device}; move both to one device")
 
 
-def choose(qkv: Tensor, window: int, backend: str) -> str:
+def resolve_backend(qkv: Tensor, window: int, backend: str) -> str:
     """Resolve "auto", and refuse a backend that there is not or that cannot take this tensor."""
     if backend != "auto" and backend not in WINDOW_BACKENDS:
         raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(WINDOW_BACKENDS)}")
     if backend != "triton":
         return "reference"
-    rotation.choose(qkv, backend)
+    rotation.resolve_backend(qkv, backend)
     if window > LARGEST_WINDOW or qkv.shape[-1] > LARGEST_HEAD:
         raise ValueError(
             f"got windows of {window} and heads of {qkv.shape[-1]} channels for backend='triton'; "
@@ -112,7 +114,7 @@ def choose(qkv: Tensor, window: int, backend: str) -> str:
     return backend
 
 
-def module() -> ModuleType:
+def backend_module() -> ModuleType:
     """Load the kernels when they are first used."""
     return import_module(str(WINDOW_BACKENDS["triton"]))
 
@@ -120,7 +122,7 @@ def module() -> ModuleType:
 @torch.library.custom_op("ropevit::window_attention", mutates_args=())
 def attention_op(qkv: Tensor, frequencies: Tensor | None, bias: Tensor | None, window: int, shift: list[int]) -> Tensor:
     """Attend, fused."""
-    return module().forward(qkv.contiguous(), frequencies, bias, window, shift)
+    return backend_module().forward(qkv.contiguous(), frequencies, bias, window, shift)
 
 
 @attention_op.register_fake
@@ -146,7 +148,9 @@ def backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradients of the projection, the frequencies and the bias; the last two are empty if not asked for."""
     wanted = {"of_frequencies": of_frequencies, "of_bias": of_bias}
-    found = module().backward(gradient.contiguous(), qkv.contiguous(), frequencies, bias, window, shift, **wanted)
+    found = backend_module().backward(
+        gradient.contiguous(), qkv.contiguous(), frequencies, bias, window, shift, **wanted
+    )
     packed, speeds, biases = (gradient.new_empty(0) if part is None else part for part in found)
     return packed, speeds, biases
 

@@ -21,11 +21,11 @@ def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
 
     Source: Liu et al. 2021 (arXiv:2103.14030), section 3.2.
     """
-    several = 1 - 1 // covering(h, window), 1 - 1 // covering(w, window)  # 1 // n is 1 for one window, 0 for more
+    several = 1 - 1 // ceil_div(h, window), 1 - 1 // ceil_div(w, window)  # 1 // n is 1 for one window, 0 for more
     return window // 2 * several[0], window // 2 * several[1]
 
 
-def covering(side: int, window: int) -> int:
+def ceil_div(side: int, window: int) -> int:
     """Count the windows that cover a side.
 
     It divides no negative number (as `-(-side // window)` does), which ONNX rounds the other way.
@@ -33,7 +33,7 @@ def covering(side: int, window: int) -> int:
     return (side + window - 1) // window
 
 
-def surely(fact: bool) -> bool:
+def statically_known_true(fact: bool) -> bool:
     """Tell whether a fact about sizes holds: in a graph traced for all sizes, whether it holds for all of them."""
     if not torch.compiler.is_compiling():
         return fact
@@ -42,14 +42,14 @@ def surely(fact: bool) -> bool:
     return statically_known_true(fact)
 
 
-def fit(x: Float[Tensor, "B h w C"], h: int, w: int) -> Float[Tensor, "B h2 w2 C"]:
+def pad_or_crop(x: Float[Tensor, "B h w C"], h: int, w: int) -> Float[Tensor, "B h2 w2 C"]:
     """Pad a map with zeros at the bottom and right to h x w tokens, or cut it there."""
-    if surely(x.shape[1] == h) and surely(x.shape[2] == w):
+    if statically_known_true(x.shape[1] == h) and statically_known_true(x.shape[2] == w):
         return x
     return F.pad(x, (0, 0, 0, w - x.shape[2], 0, h - x.shape[1]))
 
 
-def to_windows(x: Float[Tensor, "B h w C"], window: int, shift: tuple[int, int]) -> Float[Tensor, "Bn n C"]:
+def window_partition(x: Float[Tensor, "B h w C"], window: int, shift: tuple[int, int]) -> Float[Tensor, "Bn n C"]:
     """Pad a map at the bottom and right to whole windows, shift it up and left, and cut it.
 
     Args:
@@ -60,8 +60,8 @@ def to_windows(x: Float[Tensor, "B h w C"], window: int, shift: tuple[int, int])
     Returns:
         Windows of each image, row-major, their tokens row-major.
     """
-    rows, columns = covering(x.shape[1], window), covering(x.shape[2], window)
-    x = fit(x, rows * window, columns * window).roll((-shift[0], -shift[1]), (1, 2))
+    rows, columns = ceil_div(x.shape[1], window), ceil_div(x.shape[2], window)
+    x = pad_or_crop(x, rows * window, columns * window).roll((-shift[0], -shift[1]), (1, 2))
     return swap_inner(x.unflatten(2, (columns, window)).unflatten(1, (rows, window))).flatten(3, 4).flatten(0, 2)
 
 
@@ -70,13 +70,13 @@ def swap_inner(x: Float[Tensor, "B a b c d C"]) -> Float[Tensor, "B a c b d C"]:
     return x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
 
 
-def from_windows(
+def window_reverse(
     windows: Float[Tensor, "Bn n C"], h: int, w: int, window: int, shift: tuple[int, int]
 ) -> Float[Tensor, "B h w C"]:
-    """Undo `to_windows`: join the windows of an h x w map, shift back and cut the padding off."""
-    rows, columns = covering(h, window), covering(w, window)
+    """Undo `window_partition`: join the windows of an h x w map, shift back and cut the padding off."""
+    rows, columns = ceil_div(h, window), ceil_div(w, window)
     x = windows.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns))
-    return fit(swap_inner(x).flatten(3, 4).flatten(1, 2).roll(shift, (1, 2)), h, w)
+    return pad_or_crop(swap_inner(x).flatten(3, 4).flatten(1, 2).roll(shift, (1, 2)), h, w)
 
 
 def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch.device) -> Bool[Tensor, "windows n n"]:
@@ -90,16 +90,16 @@ def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch
         h: Rows of the map.
         w: Columns of the map.
         window: Side of a window.
-        shift: As in `to_windows`.
+        shift: As in `window_partition`.
         device: Where the mask lives.
 
     Returns:
         True where the query (first n) may see the key (last n).
     """
-    rows, columns = covering(h, window) * window, covering(w, window) * window
+    rows, columns = ceil_div(h, window) * window, ceil_div(w, window) * window
     x, y = grid_positions(rows, columns, device=device).unflatten(0, (1, rows, columns)).unbind(-1)
     known = torch.stack([region(x, shift[1], window), region(y, shift[0], window), ((x < w) & (y < h)).float()], -1)
-    return same_region(to_windows(known, window, shift))
+    return same_region(window_partition(known, window, shift))
 
 
 def region(place: Float[Tensor, "..."], shift: int | Tensor, window: int) -> Float[Tensor, "..."]:
@@ -114,7 +114,7 @@ def same_region(known: Float[Tensor, "Bn n 3"]) -> Bool[Tensor, "Bn n n"]:
     return (near & real[:, None, :]) | ~real[:, :, None]
 
 
-def own_shifts(
+def per_image_shifts(
     valid: Bool[Tensor, "B h w"], window: int, shift: tuple[int, int], *, always: bool = False
 ) -> Int[Tensor, "B 2"]:
     """Give each image of a padded batch the shift that it has alone.
@@ -131,7 +131,7 @@ def own_shifts(
     return torch.stack([(rows > window) * shift[0], (columns > window) * shift[1]], dim=1)
 
 
-def roll_each(x: Float[Tensor, "B h w C"], shifts: Int[Tensor, "B 2"]) -> Float[Tensor, "B h w C"]:
+def batched_roll(x: Float[Tensor, "B h w C"], shifts: Int[Tensor, "B 2"]) -> Float[Tensor, "B h w C"]:
     """Shift each map by rows and columns of its own; what leaves at one side comes in at the other."""
     (count, h, w), device = x.shape[:3], x.device
     rows = (torch.arange(h, device=device) - shifts[:, :1]) % h
@@ -139,7 +139,9 @@ def roll_each(x: Float[Tensor, "B h w C"], shifts: Int[Tensor, "B 2"]) -> Float[
     return x[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None]]
 
 
-def own_mask(valid: Bool[Tensor, "B h w"], window: int, shifts: Int[Tensor, "B 2"]) -> Bool[Tensor, "windows n n"]:
+def per_image_mask(
+    valid: Bool[Tensor, "B h w"], window: int, shifts: Int[Tensor, "B 2"]
+) -> Bool[Tensor, "windows n n"]:
     """Say which tokens of each image's windows may see which, as `make_mask` does for one that fills its map.
 
     Args:
@@ -151,8 +153,8 @@ def own_mask(valid: Bool[Tensor, "B h w"], window: int, shifts: Int[Tensor, "B 2
     x, y = grid_positions(h, w, device=valid.device).unflatten(0, (1, h, w)).unbind(-1)
     down, right = shifts[:, :, None, None].unbind(1)
     known = torch.stack([region(x, right, window), region(y, down, window), valid.float()], dim=-1)
-    known = fit(known, covering(h, window) * window, covering(w, window) * window)
-    return same_region(to_windows(roll_each(known, -shifts), window, (0, 0)))
+    known = pad_or_crop(known, ceil_div(h, window) * window, ceil_div(w, window) * window)
+    return same_region(window_partition(batched_roll(known, -shifts), window, (0, 0)))
 
 
 @lru_cache(maxsize=64)
@@ -182,14 +184,14 @@ def window_mask(
     In a graph traced for all sizes there always is one, if only of True.
     """
     facts = shift[0] == 0, shift[1] == 0, h % window == 0, w % window == 0
-    if all(surely(fact) for fact in facts):
+    if all(statically_known_true(fact) for fact in facts):
         return None
     if torch.compiler.is_compiling() or under_transform():
         return make_mask(h, w, window, shift, device)
     return cached_mask(h, w, window, shift, device, active_fake_mode())
 
 
-def join_scores(
+def attention_bias(
     bias: Float[Tensor, "A n n"] | None, mask: Bool[Tensor, "windows n n"] | None, dtype: torch.dtype
 ) -> Tensor | None:
     """Join bias and mask to what `attend` adds to the scores: (windows or 1, A or 1, n, n)."""
@@ -203,7 +205,7 @@ def attend(
     q: Float[Tensor, "Bn A n D"], k: Float[Tensor, "Bn A n D"], v: Float[Tensor, "Bn A n D"], add: Tensor | None
 ) -> Float[Tensor, "Bn A n D"]:
     """Run attention; what differs between windows goes beside the heads, so that nothing is repeated for each image."""
-    if add is None or surely(add.shape[0] == 1):
+    if add is None or statically_known_true(add.shape[0] == 1):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=add)
     windows, heads = add.shape[0], q.shape[1]
     q, k, v = (x.unflatten(0, (-1, windows)).flatten(1, 2) for x in (q, k, v))

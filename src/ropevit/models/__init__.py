@@ -1,11 +1,11 @@
 """Vision transformers with every position embedding of the paper, and the registry of their names."""
 
 from ropevit.models.architectures import Config, Model, build_model
-from ropevit.models.groups import parameter_groups
-from ropevit.models.packed import Packed, pack, random_patches
+from ropevit.models.packed import PackedBatch, pack, random_patches
+from ropevit.models.parameter_groups import parameter_groups
 from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
 from ropevit.models.registry import MODELS, get_config, list_models
-from ropevit.models.rotations import set_scaling
+from ropevit.models.rotary import set_scaling
 from ropevit.models.swin import Swin, SwinConfig
 from ropevit.models.video import inflate
 from ropevit.models.vit import ViT, ViTConfig
@@ -16,7 +16,7 @@ __all__ = [
     "VIT_EMBEDDINGS",
     "Config",
     "Model",
-    "Packed",
+    "PackedBatch",
     "Swin",
     "SwinConfig",
     "ViT",

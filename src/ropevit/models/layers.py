@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
 
 from ropevit.kernels import rotate_qkv
-from ropevit.models.cut import Cut, attend_in
-from ropevit.models.packed import Rows, keep_apart
+from ropevit.models.packed import SequenceIds, block_diagonal_mask
+from ropevit.models.window_partition import WindowPartition, attend_in_windows
 from ropevit.rope import LearnedRope
 from ropevit.rope.scaling import Scaling
 
@@ -119,10 +119,10 @@ def project(
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Make queries, keys and values of tokens, and turn the first two by the tokens' positions."""
     packed = scale_queries(qkv(x).unflatten(-1, (3, heads, -1)), attention_factor)
-    return split(packed, positions, frequencies, num_prefix, inplace=is_alone(qkv), backend=backend)
+    return split(packed, positions, frequencies, num_prefix, inplace=is_observed(qkv), backend=backend)
 
 
-def is_alone(layer: nn.Module) -> bool:
+def is_observed(layer: nn.Module) -> bool:
     """Tell whether nobody else can hold what a layer returns: it is a plain linear one, on which nothing hangs.
 
     A hook may keep what it was shown, a wrapper what the layer within returned.
@@ -188,7 +188,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Float[Tensor, "B ..."], rows: Rows | None = None) -> Float[Tensor, "B ..."]:
+    def forward(self, x: Float[Tensor, "B ..."], rows: SequenceIds | None = None) -> Float[Tensor, "B ..."]:
         """Drop whole images of a branch; the identity in evaluation.
 
         Args:
@@ -200,7 +200,7 @@ class DropPath(nn.Module):
         images = x.shape[0] if rows is None else rows.num_images
         keep = torch.rand(images, *(1,) * (x.ndim - 1), device=x.device) >= self.rate
         if rows is not None:
-            keep = keep[rows.image.clamp(min=0)].squeeze(-1)
+            keep = keep[rows.sequence_ids.clamp(min=0)].squeeze(-1)
         return x * (keep / (1 - self.rate)).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -253,19 +253,19 @@ class Block(nn.Module):
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
         frequencies: Float[Tensor, "ndim *a P"] | None = None,
-        rows: Rows | None = None,
-        cut: Cut | None = None,
+        rows: SequenceIds | None = None,
+        cut: WindowPartition | None = None,
         grid: tuple[int, int] | None = None,
         *,
         draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Mix the tokens (of each image, where `rows` tells them apart; in the windows of a cut), then work on each."""
         mask, mixed = None if rows is None else rows.mask, self.norm1(x)
-        mixed = mixed if rows is None else keep_apart(mixed, rows)
+        mixed = mixed if rows is None else block_diagonal_mask(mixed, rows)
         if cut is None:
             mixed = self.attn(mixed, positions, frequencies, mask, grid, draw=draw)
         else:
-            mixed = attend_in(cut, self.attn, mixed, frequencies, draw)
+            mixed = attend_in_windows(cut, self.attn, mixed, frequencies, draw)
         x = x + self.drop_path(scale(mixed, self.gamma_1), rows)
         return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2), rows)
 

@@ -59,7 +59,7 @@ class LiveStorages(TorchDispatchMode):
         self.bytes -= size
 
 
-class Agreeing(TorchDispatchMode):
+class SameShapes(TorchDispatchMode):
     """Answers yes where a model asks whether something is true of tensors without values: that all is finite."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,7 +73,7 @@ def shapes_only() -> Iterator[None]:
     """Let tensors made within have shapes, and neither values nor memory; none of them is left in a cache."""
     cached_mask.cache_clear()
     try:
-        with FakeTensorMode(), Agreeing():
+        with FakeTensorMode(), SameShapes():
             yield
     finally:
         cached_mask.cache_clear()
@@ -96,7 +96,7 @@ def step_memory(build: Build, loss: Loss, precision: torch.dtype = torch.float32
     mixed = nullcontext() if precision == torch.float32 else torch.autocast("cpu", precision)
     model = build_meta(build).train()
     with shapes_only(), LiveStorages() as live:
-        fill_with_nothing(model)
+        allocate_empty(model)
         with mixed:
             value = loss(model)
         value.backward()
@@ -108,7 +108,7 @@ def count_weights(build: Build) -> int:
     return sum(parameter.numel() for parameter in build_meta(build).parameters())
 
 
-def forward_multiply_adds(build: Build, forward: Forward) -> int:
+def forward_macs(build: Build, forward: Forward) -> int:
     """Count the multiply-adds of the matrix products and convolutions of a forward pass in eval mode.
 
     Args:
@@ -118,7 +118,7 @@ def forward_multiply_adds(build: Build, forward: Forward) -> int:
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     model = build_meta(build).eval()
     with shapes_only(), torch.no_grad():
-        fill_with_nothing(model)
+        allocate_empty(model)
         with FlopCounterMode(display=False, custom_mapping={attention: attention_flops}) as counter:
             forward(model)
     return counter.get_total_flops() // 2
@@ -135,7 +135,7 @@ def build_meta(build: Build) -> nn.Module:
         return build()
 
 
-def fill_with_nothing(model: nn.Module) -> nn.Module:
+def allocate_empty(model: nn.Module) -> nn.Module:
     """Give a model on the meta device weights and buffers on the CPU, not drawn; each that is shared stays shared."""
     made: dict[int, Tensor] = {}
     for module in model.modules():

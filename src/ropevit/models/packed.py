@@ -15,10 +15,10 @@ from ropevit.models.sizes import check_floats, check_size
 from ropevit.rope import grid_positions
 
 
-class Rows(NamedTuple):
+class SequenceIds(NamedTuple):
     """Which image each token of a packed batch belongs to, as attention and stochastic depth need it."""
 
-    image: Int[Tensor, "R L"]
+    sequence_ids: Int[Tensor, "R L"]
     """Index of the image; -1 where a row has no token."""
     mask: Bool[Tensor, "R 1 L L"]
     """True where a query may see a key."""
@@ -28,7 +28,7 @@ class Rows(NamedTuple):
     """Whether images share rows, so that what is not finite in one must be kept from the others."""
 
 
-class Packed(NamedTuple):
+class PackedBatch(NamedTuple):
     """Images of different sizes as R rows of L tokens, each image whole in one row, its prefix tokens first.
 
     Made by `pack`, read by `ViT.forward_packed`. It holds tensors only, so a compiled model has one graph for all
@@ -43,28 +43,28 @@ class Packed(NamedTuple):
     """Columns and rows of patches of the whole image that a token belongs to."""
     prefix: Int[Tensor, "R L"]
     """Which prefix token a token is; -1 for a patch."""
-    image: Int[Tensor, "R L"]
+    sequence_ids: Int[Tensor, "R L"]
     """Index of the image that a token belongs to, in the order given; -1 where a row has no token."""
-    first: Int[Tensor, "B"]
+    starts: Int[Tensor, "B"]
     """Where each image begins, counted through all rows."""
 
-    def to(self, device: torch.device | str) -> "Packed":
+    def to(self, device: torch.device | str) -> "PackedBatch":
         """Move the batch to a device."""
-        return Packed(*(field.to(device, non_blocking=True) for field in self))
+        return PackedBatch(*(field.to(device, non_blocking=True) for field in self))
 
-    def rows(self) -> Rows:
+    def rows(self) -> SequenceIds:
         """Tell which tokens may see each other: those of one image."""
-        mask = self.image.unsqueeze(2) == self.image.unsqueeze(1)
-        return Rows(self.image, mask.unsqueeze(1), self.first.shape[0])
+        mask = self.sequence_ids.unsqueeze(2) == self.sequence_ids.unsqueeze(1)
+        return SequenceIds(self.sequence_ids, mask.unsqueeze(1), self.starts.shape[0])
 
     def split(self, tokens: Float[Tensor, "R L C"]) -> list[Float[Tensor, "_ C"]]:
         """Give each image its own tokens: prefix, then patches in the order in which they were kept.
 
         Sizes are read on the host, for which an accelerator waits: use it after the model, not inside.
         """
-        counts = torch.bincount(self.image[self.image >= 0], minlength=len(self.first)).tolist()
+        counts = torch.bincount(self.sequence_ids[self.sequence_ids >= 0], minlength=len(self.starts)).tolist()
         flat = tokens.flatten(0, 1)
-        return [flat[start : start + count] for start, count in zip(self.first.tolist(), counts, strict=True)]
+        return [flat[start : start + count] for start, count in zip(self.starts.tolist(), counts, strict=True)]
 
 
 def pack(
@@ -73,7 +73,7 @@ def pack(
     num_prefix: int = 1,
     keep: Sequence[Int[Tensor, "_"]] | None = None,
     row_tokens: int | None = None,
-) -> Packed:
+) -> PackedBatch:
     """Lay images of any sizes and shapes into rows; meant for the collate function of a data loader.
 
     Rows are filled first-fit, longest image first, so that little of them is padding.
@@ -101,11 +101,11 @@ def pack(
     length = cheapest_row(lengths) if row_tokens is None else row_tokens
     if max(lengths) > length:
         raise ValueError(f"got an image of {max(lengths)} tokens for rows of {length}; raise row_tokens or shrink it")
-    return lay_out(tokens, length)
+    return scatter_rows(tokens, length)
 
 
 class Tokens(NamedTuple):
-    """The tokens of one image; fields as in `Packed`."""
+    """The tokens of one image; fields as in `PackedBatch`."""
 
     patches: Float[Tensor, "n pixels"]
     positions: Float[Tensor, "n 2"]
@@ -153,7 +153,7 @@ def random_patches(
     return [chosen.to(image.device) for chosen, image in zip(kept, images, strict=True)]
 
 
-def fill_rows(lengths: Sequence[int], row: int) -> tuple[list[int], int]:
+def first_fit_decreasing(lengths: Sequence[int], row: int) -> tuple[list[int], int]:
     """Place images in rows, longest first, each in the first row with room.
 
     Returns:
@@ -179,15 +179,15 @@ def cheapest_row(lengths: Sequence[int], width: int = 384) -> int:
     """
 
     def cost(row: int) -> int:
-        return fill_rows(lengths, row)[1] * row * (6 * width + row)
+        return first_fit_decreasing(lengths, row)[1] * row * (6 * width + row)
 
     return min((times * max(lengths) for times in range(1, 5)), key=cost)
 
 
-def lay_out(tokens: Sequence[Tokens], row: int) -> Packed:
+def scatter_rows(tokens: Sequence[Tokens], row: int) -> PackedBatch:
     """Put the tokens of all images into rows; what is left over belongs to no image."""
     lengths = [len(own.prefix) for own in tokens]
-    starts, rows = fill_rows(lengths, row)
+    starts, rows = first_fit_decreasing(lengths, row)
     joined = Tokens(*(torch.cat(field) for field in zip(*tokens, strict=True)))
     device = joined.prefix.device
     first = torch.tensor(starts, device=device)
@@ -200,7 +200,7 @@ def lay_out(tokens: Sequence[Tokens], row: int) -> Packed:
         return empty.index_copy(0, places, field).unflatten(0, (rows, row))
 
     fields = zip(joined, (0.0, 0.0, 1.0, -1), strict=True)  # a grid of 1 x 1 where there is no image
-    return Packed._make([*(in_rows(field, rest) for field, rest in fields), in_rows(image, -1), first])
+    return PackedBatch._make([*(in_rows(field, rest) for field, rest in fields), in_rows(image, -1), first])
 
 
 def sample_embedding(
@@ -224,7 +224,7 @@ def sample_embedding(
     place = (positions + 0.5) * size / grids - 0.5
     near = place.floor()
     taps = near.unsqueeze(-1) + torch.arange(-1, 3, device=place.device)
-    weights = cubic((place.unsqueeze(-1) - taps).abs())
+    weights = cubic_weights((place.unsqueeze(-1) - taps).abs())
     taps = taps.clamp(min=0).minimum(size.unsqueeze(-1) - 1).long()
     index = taps[..., 1, :, None] * grid[1] + taps[..., 0, None, :]
     weight = weights[..., 1, :, None] * weights[..., 0, None, :]
@@ -233,7 +233,7 @@ def sample_embedding(
     return vectors.unflatten(0, positions.shape[:-1]).to(embedding.dtype)
 
 
-def embed_each(
+def embed_images(
     embedding: Float[Tensor, "1 M C"], grid: tuple[int, int], valid: Bool[Tensor, "B h w"]
 ) -> Float[Tensor, "B N C"]:
     """Stretch an absolute embedding over each image of a padded batch, as `resize_embedding` does over a whole grid.
@@ -249,7 +249,7 @@ def embed_each(
     return sample_embedding(embedding, grid, positions, sides.to(positions.dtype).unsqueeze(1).expand_as(positions))
 
 
-def cubic(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def cubic_weights(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Weigh a neighbour by its distance, from 0 to 2 (Keys 1981, a = -0.75)."""
     a, d = -0.75, distance
     inner = ((a + 2) * d - (a + 3)) * d * d + 1
@@ -257,25 +257,25 @@ def cubic(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.where(d <= 1, inner, outer)
 
 
-def mean_patch(tokens: Float[Tensor, "R L C"], packed: Packed) -> Float[Tensor, "B C"]:
+def mean_patch(tokens: Float[Tensor, "R L C"], packed: PackedBatch) -> Float[Tensor, "B C"]:
     """Average the patch tokens of each image."""
-    image, count = packed.image.flatten().clamp(min=0), packed.first.shape[0]
+    image, count = packed.sequence_ids.flatten().clamp(min=0), packed.starts.shape[0]
     values = tokens.flatten(0, 1).to(torch.promote_types(tokens.dtype, torch.float32))
-    patch = ((packed.prefix < 0) & (packed.image >= 0)).flatten()
+    patch = ((packed.prefix < 0) & (packed.sequence_ids >= 0)).flatten()
     sums = values.new_zeros(count, values.shape[-1]).index_add(0, image, values.masked_fill(~patch.unsqueeze(1), 0))
     patch = patch.to(values.dtype)
     return (sums / values.new_zeros(count).index_add(0, image, patch).unsqueeze(1)).to(tokens.dtype)
 
 
-def encode_apart(
-    packed: Packed, embed: Callable[[Packed], Tensor], encode: Callable[[Tensor], Tensor]
+def encode_unpacked(
+    packed: PackedBatch, embed: Callable[[PackedBatch], Tensor], encode: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
     """Embed and encode a packed batch such that an image with a value that is not finite changes no other.
 
     Args:
         packed: The batch.
         embed: Turns the batch into tokens.
-        encode: Turns tokens into features, in blocks that call `keep_apart`.
+        encode: Turns tokens into features, in blocks that call `block_diagonal_mask`.
 
     Returns:
         Features, and which images have a value that is not finite, in their pixels or on the way: their features are 0.
@@ -286,7 +286,7 @@ def encode_apart(
     return features.masked_fill(belongs_to(damaged, packed), 0), damaged
 
 
-def keep_apart(x: Float[Tensor, "R L C"], rows: Rows) -> Float[Tensor, "R L C"]:
+def block_diagonal_mask(x: Float[Tensor, "R L C"], rows: SequenceIds) -> Float[Tensor, "R L C"]:
     """Set tokens to 0 that hold a value that is not finite, where images share rows.
 
     In attention a hidden key still counts as 0 times its value, which is no number where the value is none.
@@ -294,12 +294,12 @@ def keep_apart(x: Float[Tensor, "R L C"], rows: Rows) -> Float[Tensor, "R L C"]:
     return x.masked_fill(~x.isfinite().all(-1, keepdim=True), 0) if rows.shared else x
 
 
-def belongs_to(images: Bool[Tensor, "B"], packed: Packed) -> Bool[Tensor, "R L 1"]:
+def belongs_to(images: Bool[Tensor, "B"], packed: PackedBatch) -> Bool[Tensor, "R L 1"]:
     """Tell which tokens belong to some images."""
-    return (images[packed.image.clamp(min=0)] & (packed.image >= 0)).unsqueeze(-1)
+    return (images[packed.sequence_ids.clamp(min=0)] & (packed.sequence_ids >= 0)).unsqueeze(-1)
 
 
-def not_finite(values: Float[Tensor, "R L C"], packed: Packed) -> Bool[Tensor, "B"]:
+def not_finite(values: Float[Tensor, "R L C"], packed: PackedBatch) -> Bool[Tensor, "B"]:
     """Tell which images have a value that is infinite or not a number."""
-    bad = (~values.isfinite().all(-1) & (packed.image >= 0)).flatten()
-    return torch.zeros_like(packed.first).index_add(0, packed.image.clamp(min=0).flatten(), bad.long()) > 0
+    bad = (~values.isfinite().all(-1) & (packed.sequence_ids >= 0)).flatten()
+    return torch.zeros_like(packed.starts).index_add(0, packed.sequence_ids.clamp(min=0).flatten(), bad.long()) > 0

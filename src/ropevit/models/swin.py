@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ropevit.kernels.windows import covering, fit, window_shift
-from ropevit.models.classifier import BaseModel
+from ropevit.kernels.windows import ceil_div, pad_or_crop, window_shift
+from ropevit.models.base import BaseModel
 from ropevit.models.config import ModelConfig
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
-from ropevit.models.packed import embed_each
+from ropevit.models.packed import embed_images
 from ropevit.models.positions import SWIN_EMBEDDINGS
-from ropevit.models.rotations import apply_scaling, block_rope, check_rotation, shared_rope
+from ropevit.models.rotary import apply_scaling, check_rotation, make_block_rope, make_shared_rope
 from ropevit.models.sizes import check_floats
 from ropevit.models.windows import WindowAttention
 from ropevit.rope import ROPE_TYPES, LearnedRope
@@ -140,8 +140,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B h2 w2 C2"]:
         """Join tokens in the order top-left, bottom-left, top-right, bottom-right; odd sides are padded."""
-        rows, columns = covering(x.shape[1], 2), covering(x.shape[2], 2)
-        x = fit(x, 2 * rows, 2 * columns).unflatten(2, (columns, 2)).unflatten(1, (rows, 2))
+        rows, columns = ceil_div(x.shape[1], 2), ceil_div(x.shape[2], 2)
+        x = pad_or_crop(x, 2 * rows, 2 * columns).unflatten(2, (columns, 2)).unflatten(1, (rows, 2))
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
@@ -161,7 +161,7 @@ class PatchEmbed(nn.Module):
         """Return the map of patch tokens, channels last."""
         patch = self.proj.stride[0]
         height, width = images.shape[2:]
-        rows, columns = covering(height, patch), covering(width, patch)
+        rows, columns = ceil_div(height, patch), ceil_div(width, patch)
         images = F.pad(images, (0, columns * patch - width, 0, rows * patch - height))
         return self.norm(self.proj(images).permute(0, 2, 3, 1))
 
@@ -178,7 +178,7 @@ class Stage(nn.Module):
         super().__init__()
         width, heads = config.width * 2**index, config.heads[index]
         self.window = config.window_size
-        self.rope = shared_rope(config, width // heads, heads)
+        self.rope = make_shared_rope(config, width // heads, heads)
         first, last = sum(config.depths[:index]), len(config.depths) - 1
         self.blocks = nn.ModuleList(
             SwinBlock(
@@ -209,7 +209,9 @@ class Stage(nn.Module):
 
 def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
     """Build the attention of one block, with frequencies of its own where they are learned."""
-    return WindowAttention(width, heads, config.window_size, block_rope(config, width // heads, heads), config.bias)
+    return WindowAttention(
+        width, heads, config.window_size, make_block_rope(config, width // heads, heads), config.bias
+    )
 
 
 class Swin(BaseModel[SwinConfig]):
@@ -278,7 +280,7 @@ class Swin(BaseModel[SwinConfig]):
         if valid is None:
             embedding = resize_embedding(self.pos_embed, self.config.grid, h, w)
         else:
-            embedding = embed_each(self.pos_embed, self.config.grid, valid)
+            embedding = embed_images(self.pos_embed, self.config.grid, valid)
         return x + embedding.unflatten(1, (h, w)).to(x.dtype)
 
     def stages(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
@@ -295,7 +297,7 @@ class Swin(BaseModel[SwinConfig]):
             valid: Which of them are image, where smaller images lie at the top left: the others are hidden, so that
                 each image gives what it gives alone. None where all are.
         """
-        draw = self.draw(x.device)
+        draw = self.sample_jitter(x.device)
         for stage in self.layers:
             assert isinstance(stage, Stage)
             x = stage(x, recompute=self.grad_checkpointing and self.training, valid=valid, draw=draw)

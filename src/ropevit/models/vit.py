@@ -10,14 +10,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ropevit.models.classifier import BaseModel
+from ropevit.models.base import BaseModel
 from ropevit.models.config import ModelConfig
-from ropevit.models.cut import Cut
 from ropevit.models.layers import Block, PatchEmbed, init_linear, resize_embedding, resize_time
-from ropevit.models.packed import Packed, Rows, belongs_to, embed_each, encode_apart, mean_patch, pack, sample_embedding
+from ropevit.models.packed import (
+    PackedBatch,
+    SequenceIds,
+    belongs_to,
+    embed_images,
+    encode_unpacked,
+    mean_patch,
+    pack,
+    sample_embedding,
+)
 from ropevit.models.positions import VIT_EMBEDDINGS
-from ropevit.models.rotations import apply_scaling, block_rope, check_rotation, shared_rope
+from ropevit.models.rotary import apply_scaling, check_rotation, make_block_rope, make_shared_rope
 from ropevit.models.sizes import check_frames, check_input, check_size
+from ropevit.models.window_partition import WindowPartition
 from ropevit.rope import ROPE_TYPES, LearnedRope, grid_positions
 
 
@@ -169,7 +178,7 @@ class ViT(BaseModel[ViTConfig]):
         steps = config.steps if config.absolute else None
         self.time_embed = None if steps is None else nn.Parameter(torch.zeros(1, steps, config.width))
         head_channels = config.width // config.heads
-        self.rope = shared_rope(config, head_channels, config.heads)
+        self.rope = make_shared_rope(config, head_channels, config.heads)
         self.blocks = nn.ModuleList(
             Block(
                 config.width,
@@ -177,7 +186,7 @@ class ViT(BaseModel[ViTConfig]):
                 config.mlp_ratio,
                 config.layer_scale,
                 rate,
-                block_rope(config, head_channels, config.heads),
+                make_block_rope(config, head_channels, config.heads),
             )
             for rate in drop_path_rates(config)
         )
@@ -233,7 +242,7 @@ class ViT(BaseModel[ViTConfig]):
             if valid is None:
                 x = x + self.absolute_embedding(maps.shape[2:])
             else:
-                x = x + embed_each(self.pos_embed, self.config.grid, valid).to(x.dtype)
+                x = x + embed_images(self.pos_embed, self.config.grid, valid).to(x.dtype)
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
         x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
         return x, grid_positions(*maps.shape[2:], device=images.device)
@@ -250,8 +259,8 @@ class ViT(BaseModel[ViTConfig]):
         self,
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
-        rows: Rows | None = None,
-        cuts: Sequence[Cut | None] | None = None,
+        rows: SequenceIds | None = None,
+        cuts: Sequence[WindowPartition | None] | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Iterator[Float[Tensor, "B n C"]]:
         """Run the blocks one by one, giving the tokens after each; recomputed in training where checkpointing is on.
@@ -263,7 +272,7 @@ class ViT(BaseModel[ViTConfig]):
             cuts: For each block the windows in which it attends, or None where it attends everywhere.
             grid: Rows and columns of the tokens; only a relative bias asks for them.
         """
-        ndim, draw = positions.shape[-1], self.draw(x.device)  # in an image, pairs of t stay unturned
+        ndim, draw = positions.shape[-1], self.sample_jitter(x.device)  # in an image, pairs of t stay unturned
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)[:ndim]
         for block, cut in zip(self.blocks, cuts or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
@@ -273,7 +282,7 @@ class ViT(BaseModel[ViTConfig]):
             yield x
 
     def encode(
-        self, tokens: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], rows: Rows | None = None
+        self, tokens: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], rows: SequenceIds | None = None
     ) -> Float[Tensor, "B n C"]:
         """Run all blocks, and the final norm on what the last one gives."""
         x = tokens
@@ -321,7 +330,7 @@ class ViT(BaseModel[ViTConfig]):
         images: Sequence[Float[Tensor, "c _ _"]],
         keep: Sequence[Int[Tensor, "_"]] | None = None,
         row_tokens: int | None = None,
-    ) -> Packed:
+    ) -> PackedBatch:
         """Lay images of different sizes into one batch for `forward_packed`; see `ropevit.models.packed.pack`."""
         return pack(images, self.config.patch_size, self.num_prefix, keep, row_tokens)
 
@@ -335,7 +344,7 @@ class ViT(BaseModel[ViTConfig]):
                 "own: feed sizes one by one, or set_scaling(model, None)"
             )
 
-    def embed_packed(self, packed: Packed) -> Float[Tensor, "R L C"]:
+    def embed_packed(self, packed: PackedBatch) -> Float[Tensor, "R L C"]:
         """Turn a packed batch into tokens."""
         side = self.config.patch_size
         strips = packed.patches.unflatten(2, (-1, side, side)).permute(0, 2, 3, 1, 4).flatten(3)  # a row of patches
@@ -348,13 +357,13 @@ class ViT(BaseModel[ViTConfig]):
         tokens = torch.cat([*prefix], dim=1)[0].to(x.dtype)
         return torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
 
-    def encode_packed(self, packed: Packed) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
+    def encode_packed(self, packed: PackedBatch) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
         """Return all tokens of a packed batch after the final norm, and which images are not finite (theirs are 0)."""
         self.check_packable()
         rest = packed.positions, packed.rows()
-        return encode_apart(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
+        return encode_unpacked(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
 
-    def forward_packed_features(self, packed: Packed) -> Float[Tensor, "R L C"]:
+    def forward_packed_features(self, packed: PackedBatch) -> Float[Tensor, "R L C"]:
         """Return all tokens of a packed batch after the final norm; `packed.split` gives each image its own.
 
         Raises:
@@ -363,14 +372,14 @@ class ViT(BaseModel[ViTConfig]):
         features, damaged = self.encode_packed(packed)
         return features.masked_fill(belongs_to(damaged, packed), float("nan"))
 
-    def forward_packed(self, packed: Packed) -> Float[Tensor, "B K"]:
+    def forward_packed(self, packed: PackedBatch) -> Float[Tensor, "B K"]:
         """Return the logits of each image of a packed batch, as if each had been alone; NaN for one that is not finite.
 
         >>> logits = model.forward_packed(model.pack([image_of_160x320, image_of_224x224]))
         """
         features, damaged = self.encode_packed(packed)
         pooled = (
-            features.flatten(0, 1)[packed.first] if self.config.pooling == "token" else mean_patch(features, packed)
+            features.flatten(0, 1)[packed.starts] if self.config.pooling == "token" else mean_patch(features, packed)
         )
         return self.head(pooled).masked_fill(damaged.unsqueeze(1), float("nan"))
 

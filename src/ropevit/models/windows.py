@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from ropevit.kernels import window_attention
 from ropevit.kernels.windows import (
     attend,
-    covering,
-    fit,
-    from_windows,
-    join_scores,
-    own_mask,
-    own_shifts,
-    roll_each,
-    to_windows,
+    attention_bias,
+    batched_roll,
+    ceil_div,
+    pad_or_crop,
+    per_image_mask,
+    per_image_shifts,
     window_mask,
+    window_partition,
+    window_reverse,
 )
 from ropevit.models.layers import layer_frequencies, project, resize_embedding, scale_queries
 from ropevit.rope import LearnedRope, grid_positions
@@ -81,13 +81,13 @@ class WindowAttention(nn.Module):
         """
         frequencies, attention_factor = self.seen(frequencies, draw, x.device)
         if valid is not None:
-            return self.attend_each(x, frequencies, attention_factor, shift, valid)
+            return self.attend_padded(x, frequencies, attention_factor, shift, valid)
         if not self.sees_padding:
             return self.attend(x, frequencies, attention_factor, shift)
         h, w = x.shape[1:3]
-        rows, columns = covering(h, self.window), covering(w, self.window)
-        whole = fit(x, rows * self.window, columns * self.window)
-        return fit(self.attend(whole, frequencies, attention_factor, shift), h, w)
+        rows, columns = ceil_div(h, self.window), ceil_div(w, self.window)
+        whole = pad_or_crop(x, rows * self.window, columns * self.window)
+        return pad_or_crop(self.attend(whole, frequencies, attention_factor, shift), h, w)
 
     def seen(
         self,
@@ -120,10 +120,12 @@ class WindowAttention(nn.Module):
             qkv = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
             return self.proj(window_attention(qkv, self.window, shift, frequencies, bias, backend="triton").flatten(3))
         (h, w), window = x.shape[1:3], self.window
-        windows, mask = to_windows(x, window, shift), window_mask(h, w, window, shift, x.device)
-        return from_windows(self.mix(windows, frequencies, attention_factor, bias, mask), h, w, window, shift)
+        windows, mask = window_partition(x, window, shift), window_mask(h, w, window, shift, x.device)
+        return window_reverse(
+            self.attend_windows(windows, frequencies, attention_factor, bias, mask), h, w, window, shift
+        )
 
-    def attend_each(
+    def attend_padded(
         self,
         x: Float[Tensor, "B h w C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
@@ -135,19 +137,19 @@ class WindowAttention(nn.Module):
         if self.backend == "triton":
             raise ValueError("the Triton kernel cannot hide what pads the images of a batch; choose backend='auto'")
         (h, w), window = x.shape[1:3], self.window
-        rows, columns = covering(h, window) * window, covering(w, window) * window
-        shifts = own_shifts(valid, window, shift, always=self.always_shift)
-        mask = own_mask(valid, window, shifts)
-        windows = to_windows(roll_each(fit(x, rows, columns), -shifts), window, (0, 0))
-        windows = self.mix(windows, frequencies, attention_factor, self.bias(), mask)
-        return fit(roll_each(from_windows(windows, rows, columns, window, (0, 0)), shifts), h, w)
+        rows, columns = ceil_div(h, window) * window, ceil_div(w, window) * window
+        shifts = per_image_shifts(valid, window, shift, always=self.always_shift)
+        mask = per_image_mask(valid, window, shifts)
+        windows = window_partition(batched_roll(pad_or_crop(x, rows, columns), -shifts), window, (0, 0))
+        windows = self.attend_windows(windows, frequencies, attention_factor, self.bias(), mask)
+        return pad_or_crop(batched_roll(window_reverse(windows, rows, columns, window, (0, 0)), shifts), h, w)
 
     def bias(self) -> Float[Tensor, "A n n"] | None:
         """Look up the bias of every pair of tokens in a window, if there is one."""
         table = self.relative_position_bias_table
         return None if table is None else relative_bias(table, self.window)
 
-    def mix(
+    def attend_windows(
         self,
         windows: Float[Tensor, "Bn n C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
@@ -159,7 +161,7 @@ class WindowAttention(nn.Module):
         positions = grid_positions(self.window, self.window, device=windows.device)
         how = {"backend": self.backend, "attention_factor": attention_factor}
         q, k, v = project(self.qkv, windows, self.heads, positions, frequencies, **how)
-        return self.proj(attend(q, k, v, join_scores(bias, mask, q.dtype)).transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, attention_bias(bias, mask, q.dtype)).transpose(1, 2).flatten(2))
 
 
 def relative_index(window: int, device: torch.device | str | None = None) -> Int[Tensor, "n n"]:

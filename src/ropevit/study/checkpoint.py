@@ -10,13 +10,13 @@ import torch
 
 from ropevit.files import parse_json, write_atomically
 from ropevit.models.vit import ViT
-from ropevit.study.job import Job
+from ropevit.study.job import RunJob
 from ropevit.weights.errors import first_line
 from ropevit.weights.reading import read_file
 
 
 @dataclass
-class State:
+class RunState:
     """A training on its way; all of it is in a checkpoint."""
 
     model: ViT
@@ -26,7 +26,7 @@ class State:
     step_ms: float = 0.0
 
 
-def save(state: State, job: Job) -> None:
+def save(state: RunState, job: RunJob) -> None:
     """Write a checkpoint, whole or not at all.
 
     It needs no state of random numbers: every draw comes from a stream that the panel, the seed and the step name.
@@ -42,12 +42,12 @@ def save(state: State, job: Job) -> None:
     write_atomically(job.folder / "checkpoint.pt", lambda file: torch.save(content, file))
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(job: RunJob) -> dict[str, Any]:
     """Name the training that a checkpoint belongs to."""
     return {"run": asdict(job.run), "images": job.images}
 
 
-def resume(state: State, job: Job) -> None:
+def resume(state: RunState, job: RunJob) -> None:
     """Put a training where its checkpoint was.
 
     Raises:
@@ -65,7 +65,7 @@ def resume(state: State, job: Job) -> None:
     state.step, state.seconds, state.step_ms = content["step"], content["seconds"], content["step_ms"]
 
 
-def check(content: Any, job: Job) -> None:
+def check(content: Any, job: RunJob) -> None:
     """Refuse what is no checkpoint of a training, or one of another training.
 
     Raises:
@@ -96,7 +96,7 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError(f"{name} is {tuple(moments[name].shape)}, expected {tuple(parameter.shape)}")
 
 
-def trim_log(path: Path, step: int) -> None:
+def truncate_log(path: Path, step: int) -> None:
     """Drop the lines of a log that come after a step, and a last line cut short.
 
     Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ropevit.study.results import PanelResult, conclude, names, nearest_size, paper_order, show, verdict
+from ropevit.study.results import PanelResult, conclude, format_score, names, nearest_size, paper_order, verdict
 
 #: Test images below which a reader is warned: one image is then more than half a point.
 ENOUGH_IMAGES = 200
@@ -77,6 +77,6 @@ def baseline(result: PanelResult) -> str:
     best = result.ranked(size)[0]
     more = "more" if way.mean[-1] > best.mean[best.sizes.index(size)] else "not more"
     return (
-        f"{result.panel}: the trivial way to {size} px, {way.label}, gives {show(way, size)}, {more} than the best "
-        f"on the whole image, {best.label} ({show(best, size)})."
+        f"{result.panel}: the trivial way to {size} px, {way.label}, gives {format_score(way, size)}, {more} than "
+        f"the best on the whole image, {best.label} ({format_score(best, size)})."
     )

@@ -13,7 +13,7 @@ from ropevit.study.panels import vit_config
 from ropevit.study.settings import PANELS, PanelSettings, as_json, preset
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.
-HOW = ("out", "resume", "workers")
+EXECUTION_FIELDS = ("out", "resume", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,10 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         check_choices("panel", self.panels, PANELS)
-        check_choices("family", self.families or ("all",), ("all", *newer_types()))
+        check_choices("family", self.families or ("all",), ("all", *unpublished_types()))
         check_choices("embedding", self.compared, tuple(VIT_EMBEDDINGS))
-        check_rules(self.scaling or ())
-        check_training_rules(self.train_scaling or (), self.compared)
+        check_scaling(self.scaling or ())
+        check_train_scaling(self.train_scaling or (), self.compared)
         if self.precision not in PRECISIONS:
             raise ValueError(f"got precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         for name in ("seeds", "workers", "max_images"):
@@ -97,7 +97,7 @@ class StudyConfig:
     @property
     def compared(self) -> tuple[str, ...]:
         """Position embeddings to train, those of the families last."""
-        families = newer_types() if self.families == ("all",) else self.families or ()
+        families = unpublished_types() if self.families == ("all",) else self.families or ()
         return (*self.embeddings, *(f"rope_{family}" for family in families))
 
     def settings(self, panel: str) -> PanelSettings:
@@ -141,7 +141,7 @@ class StudyConfig:
         return as_json(asdict(self)) | {"out": str(self.out), "settings": settings}
 
 
-def newer_types() -> tuple[str, ...]:
+def unpublished_types() -> tuple[str, ...]:
     """List the rope types without published weights, which `families` adds."""
     return tuple(name for name, rope_type in ROPE_TYPES.items() if not rope_type.published)
 
@@ -155,15 +155,15 @@ def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -
         raise ValueError(f"got {what}s {', '.join(given)}; name each once")
 
 
-def check_rules(rules: tuple[str, ...]) -> None:
+def check_scaling(rules: tuple[str, ...]) -> None:
     """Refuse rules that there are not, are named twice, or do nothing to a model that is only measured."""
     check_different(rules)
     for rule in rules:
-        if jitters(rule):
+        if uses_jitter(rule):
             raise ValueError(f"got scaling {rule!r}; jitter is for training: give it with --train-scaling")
 
 
-def check_training_rules(rules: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
+def check_train_scaling(rules: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
     """Refuse rules that are named twice, or with which a training would be the same as without."""
     check_different(rules)
     for rule in rules:
@@ -189,7 +189,7 @@ def check_different(rules: tuple[str, ...]) -> None:
         raise ValueError(f"got rules {', '.join(rules)}; name each once")
 
 
-def jitters(rule: str) -> bool:
+def uses_jitter(rule: str) -> bool:
     """Tell whether there is jitter among some rules.
 
     Raises:

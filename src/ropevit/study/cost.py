@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ropevit.models.vit import ViT
-from ropevit.study.device import computing
+from ropevit.study.device import autocast
 from ropevit.study.events import Report, Timing
 from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import start_model
-from ropevit.study.workers import Images, Plan
+from ropevit.study.workers import Images, StudyPlan
 
 #: Rounds in which every embedding takes one step, and those before that are not counted.
 ROUNDS, WARM_UP = 20, 2
@@ -20,7 +20,7 @@ ROUNDS, WARM_UP = 20, 2
 ENOUGH, FEW = 6.0, 5
 
 
-def measure_costs(plan: Plan, images: Images, report: Report) -> dict[str, dict[str, Any]]:
+def measure_costs(plan: StudyPlan, images: Images, report: Report) -> dict[str, dict[str, Any]]:
     """Time forward and backward of a training batch for each panel and embedding, in this process alone.
 
     The embeddings take turns, so that whatever slows the machine down slows all of them; each is compared with the
@@ -42,7 +42,7 @@ def measure_costs(plan: Plan, images: Images, report: Report) -> dict[str, dict[
     return costs
 
 
-def time_rounds(plan: Plan, panel: Panel, models: Mapping[str, ViT]) -> dict[str, list[float]]:
+def time_rounds(plan: StudyPlan, panel: Panel, models: Mapping[str, ViT]) -> dict[str, list[float]]:
     """Let every model take a step in turn, round after round; give the milliseconds of each."""
     images, targets = panel.batch(0, 0)
     times: dict[str, list[float]] = {embedding: [] for embedding in models}
@@ -52,7 +52,7 @@ def time_rounds(plan: Plan, panel: Panel, models: Mapping[str, ViT]) -> dict[str
             break
         for embedding, model in models.items():
             start = time.perf_counter()
-            with computing(plan.device, plan.dtype):
+            with autocast(plan.device, plan.dtype):
                 loss = panel.loss(model, images, targets)
             loss.backward()
             if plan.device.type == "cuda":

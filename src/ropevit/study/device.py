@@ -31,7 +31,7 @@ def has_matrix_units() -> bool:
 
 
 @contextlib.contextmanager
-def computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Compute in a precision: parameters stay float32, matrix products are done in `dtype`.
 
     On a CPU in bfloat16, attention is written out: PyTorch's fused kernel there is slower than float32 at these sizes.

@@ -81,7 +81,7 @@ def draw_panel(axes: Any, result: PanelResult, way: Way = PLAIN, alone: bool = T
     draw_references(axes, result)
     seeds = len(result.seeds)
     spread = f"mean of {seeds} seeds, band ± 1 standard deviation" if seeds > 1 else "1 seed"
-    title = f"{TITLES.get(result.panel, result.panel)}\n({spread})" if alone else f"{result.panel}: {named(way)}"
+    title = f"{TITLES.get(result.panel, result.panel)}\n({spread})" if alone else f"{result.panel}: {describe_way(way)}"
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("test size (pixels)")
     axes.set_ylabel(result.metric)
@@ -119,7 +119,7 @@ def name_line(axes: Any, text: str, end: tuple[float, float]) -> None:
     axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4, bbox=WHITE)
 
 
-def named(way: Way) -> str:
+def describe_way(way: Way) -> str:
     """Say in words which rules a training and a measurement had."""
     trained, measured = way
     if way == PLAIN:

@@ -42,7 +42,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say how images differ from those of an earlier fingerprint; what that one does not hold is not compared."""
     told = []
     if before.get("classes", now["classes"]) != now["classes"]:
-        told.append(f"the classes were {listed(before['classes'])}, now {listed(now['classes'])}")
+        told.append(f"the classes were {join_names(before['classes'])}, now {join_names(now['classes'])}")
     for split, name in SPLITS.items():
         old, new = before.get(split, {}), now[split]
         if old.get("images", new["images"]) != new["images"]:
@@ -54,7 +54,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def listed(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     """Name a few classes, and how many more there are."""
     shown = ", ".join(printable(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

@@ -10,12 +10,12 @@ from ropevit.study.events import Report, Run
 from ropevit.study.panels import Panel
 
 
-class Stopped(Exception):  # noqa: N818
+class Interrupted(Exception):  # noqa: N818
     """The training was asked to stop; its checkpoint is saved."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RunJob:
     """A run, where it is kept, and how it is computed."""
 
     run: Run
@@ -37,4 +37,4 @@ class Job:
             Stopped: If it was asked for.
         """
         if self.should_stop():
-            raise Stopped(self.run.name)
+            raise Interrupted(self.run.name)

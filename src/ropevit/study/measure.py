@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from ropevit.models.rotations import set_scaling
+from ropevit.models.rotary import set_scaling
 from ropevit.models.vit import ViT
 from ropevit.study.events import Evaluating
-from ropevit.study.job import Job
-from ropevit.study.kept import read_result
+from ropevit.study.job import RunJob
+from ropevit.study.stored_runs import read_result
 
 
-def measured(model: ViT, job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
+def known_or_evaluated(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[str, Any]:
     """Measure a trained model, without rules and with each, but for what is known already.
 
     Returns:
@@ -23,7 +23,8 @@ def measured(model: ViT, job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
     scores = evaluate(model, job, known["scores"])
     scaled = {
-        rule: evaluate_scaled(model, job, rule, scores, known["scaled"].get(rule, {})) for rule in rules_for(model, job)
+        rule: evaluate_scaled(model, job, rule, scores, known["scaled"].get(rule, {}))
+        for rule in scaling_methods_for(model, job)
     }
     baseline = evaluate_baseline(model, job, known["baseline"])
     return {
@@ -34,7 +35,7 @@ def measured(model: ViT, job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def known_scores(job: Job, trained: bool) -> dict[str, Any]:
+def known_scores(job: RunJob, trained: bool) -> dict[str, Any]:
     """Read what an earlier call has measured of the same training, if it had come to its end."""
     path = job.folder / "result.json"
     found = read_result(path, job.run, job.images) if trained and path.exists() else {}
@@ -42,7 +43,7 @@ def known_scores(job: Job, trained: bool) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def evaluate(model: ViT, job: Job, known: Mapping[str, float]) -> dict[int, float]:
+def evaluate(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
     """Measure a trained model at every test size of which the score is not known, in percent; always in float32."""
     model.eval()
     wanted = job.panel.settings.test_sizes
@@ -53,13 +54,13 @@ def evaluate(model: ViT, job: Job, known: Mapping[str, float]) -> dict[int, floa
     return {size: known[str(size)] if str(size) in known else scores[size] for size in wanted}
 
 
-def rules_for(model: ViT, job: Job) -> tuple[str, ...]:
+def scaling_methods_for(model: ViT, job: RunJob) -> tuple[str, ...]:
     """List the rules with which a model is measured: none where it has no rotation."""
     return job.scaling if model.config.rope else ()
 
 
 def evaluate_scaled(
-    model: ViT, job: Job, rule: str, plain: Mapping[int, float], known: Mapping[str, float]
+    model: ViT, job: RunJob, rule: str, plain: Mapping[int, float], known: Mapping[str, float]
 ) -> dict[int, float]:
     """Measure a trained model with a rule; at the training size, where a rule changes no bit, the score is known."""
     set_scaling(model, rule)
@@ -71,7 +72,7 @@ def evaluate_scaled(
 
 
 @torch.no_grad()
-def evaluate_baseline(model: ViT, job: Job, known: Mapping[str, float]) -> dict[int, float]:
+def evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
     """Measure a model at the training size on larger images that are resized to it, or cut into tiles of it."""
     settings = job.panel.settings
     sizes = [size for size in settings.test_sizes if size > settings.train_size and job.run.train_scaling is None]

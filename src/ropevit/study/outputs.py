@@ -7,10 +7,10 @@ from typing import Any
 from ropevit.drawing import save_figure
 from ropevit.files import write_text
 from ropevit.study.config import StudyConfig
+from ropevit.study.example_images import PanelPictures, draw_pictures
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.panels import PANEL_CLASSES
-from ropevit.study.pictures import PanelPictures, draw_pictures
 from ropevit.study.report import write_page
 from ropevit.study.results import panel_results
 from ropevit.study.runner import load_images

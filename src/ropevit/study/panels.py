@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropevit.data.canvas import paint, pixel_labels
+from ropevit.data.canvas import paint_canvases, pixel_labels
 from ropevit.data.crops import normalise, random_crops, resample
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.streams import batch_indices, stream
+from ropevit.data.rng import batch_indices, make_generator
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
 
@@ -23,7 +23,7 @@ Check = Callable[[], None]
 Label = Callable[[Tensor], Tensor]
 
 
-class Guess(NamedTuple):
+class Prediction(NamedTuple):
     """What guessing without looking scores, in percent."""
 
     score: float
@@ -67,7 +67,7 @@ class Panel(Protocol):
         """Measure the model in the trivial way on the test images at a size above the training size, in percent."""
         ...
 
-    def floor(self, size: int) -> Guess:
+    def floor(self, size: int) -> Prediction:
         """Score at a size what a model that learned nothing does."""
         ...
 
@@ -85,7 +85,7 @@ class ZoomPanel:
     floor_name = "always the most frequent class"
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
-        self.settings, self.train, self.test = settings, train, some(test, settings.test_images)
+        self.settings, self.train, self.test = settings, train, subsample(test, settings.test_images)
         self.labels = train.classes
         self.classes: tuple[str, ...] | None = train.classes
         self.baseline_name = f"resized to {settings.train_size} px"
@@ -99,7 +99,7 @@ class ZoomPanel:
         settings = self.settings
         index = batch_indices(len(self.train), settings.batch_size, step, self.name, seed)
         crops = random_crops(
-            self.train.images[index], settings.train_size, settings.crop, stream(self.name, seed, "step", step)
+            self.train.images[index], settings.train_size, settings.crop, make_generator(self.name, seed, "step", step)
         )
         return normalise(crops), self.train.labels[index]
 
@@ -124,10 +124,10 @@ class ZoomPanel:
             right += int((model(images).argmax(1) == self.test.labels[part]).sum())
         return 100 * right / len(self.test)
 
-    def floor(self, size: int) -> Guess:  # noqa: ARG002
+    def floor(self, size: int) -> Prediction:  # noqa: ARG002
         """Score the most frequent class of the test images, said of each; the same at every size."""
         share = self.test.labels.bincount().max().item() / len(self.test)
-        return Guess(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
+        return Prediction(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
 
 
 class FieldPanel:
@@ -161,8 +161,10 @@ class FieldPanel:
 
     def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]:
         """Paint new canvases."""
-        settings, generator = self.settings, stream(self.name, seed, "step", step)
-        canvases, truth = paint(*self.train, settings.train_size, settings.batch_size, settings.canvas, generator)
+        settings, generator = self.settings, make_generator(self.name, seed, "step", step)
+        canvases, truth = paint_canvases(
+            *self.train, settings.train_size, settings.batch_size, settings.canvas, generator
+        )
         return normalise(canvases), truth
 
     def logits(self, model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
@@ -183,7 +185,9 @@ class FieldPanel:
     def baseline(self, model: ViT, size: int, check: Check) -> float:
         """As `score`, with each canvas cut into tiles of the training size that are labelled one by one."""
         side = self.settings.train_size
-        return self.iou(size, check, lambda images: by_tiles(images, side, lambda x: self.logits(model, x).argmax(1)))
+        return self.iou(
+            size, check, lambda images: predict_tiles(images, side, lambda x: self.logits(model, x).argmax(1))
+        )
 
     def iou(self, size: int, check: Check, label: Label) -> float:
         """Mean IoU of what labels the pixels of normalised canvases."""
@@ -198,10 +202,10 @@ class FieldPanel:
     def canvases(self, size: int) -> Iterator[tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]]:
         """Paint the test canvases of a size, batch by batch."""
         for part in batches(self.settings.test_canvases, size, self.settings.patch_size):
-            generator = stream(self.name, self.test_name, size, part.start)
-            yield paint(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
+            generator = make_generator(self.name, self.test_name, size, part.start)
+            yield paint_canvases(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
 
-    def floor(self, size: int) -> Guess:
+    def floor(self, size: int) -> Prediction:
         """Score the background, said of every pixel; the standard error is the jackknife's over the canvases."""
         kinds = len(self.labels)
         counts = torch.cat(
@@ -209,7 +213,7 @@ class FieldPanel:
         )
         rest = background_iou(counts.sum(0) - counts) if len(counts) > 1 else background_iou(counts)
         error = ((len(rest) - 1) * rest.var(correction=0)).sqrt().item()
-        return Guess(background_iou(counts.sum(0, keepdim=True)).item(), error)
+        return Prediction(background_iou(counts.sum(0, keepdim=True)).item(), error)
 
 
 PANEL_CLASSES: dict[str, type[ZoomPanel] | type[FieldPanel]] = {"field": FieldPanel, "zoom": ZoomPanel}
@@ -240,11 +244,11 @@ def batches(count: int, size: int, patch: int) -> Iterator[slice]:
         yield slice(start, min(start + step, count))
 
 
-def some(data: LabelledImages, count: int) -> LabelledImages:
+def subsample(data: LabelledImages, count: int) -> LabelledImages:
     """Take `count` images at random, always the same ones; all where there are no more."""
     if len(data) <= count:
         return data
-    return data.take(torch.randperm(len(data), generator=stream("test images"))[:count].sort().values)
+    return data.take(torch.randperm(len(data), generator=make_generator("test images"))[:count].sort().values)
 
 
 def shrink(images: Tensor, settings: PanelSettings) -> Tensor:
@@ -274,7 +278,7 @@ def background_iou(counts: Int[Tensor, "M L"]) -> Float[Tensor, "M"]:
     return 100 * counts[:, 0] / counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
 
 
-def by_tiles(images: Float[Tensor, "B c H H"], side: int, label: Label) -> Int[Tensor, "B H H"]:
+def predict_tiles(images: Float[Tensor, "B c H H"], side: int, label: Label) -> Int[Tensor, "B H H"]:
     """Label images tile by tile; where a side is no multiple of a tile's, the last tile overlaps and wins.
 
     Args:

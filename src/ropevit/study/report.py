@@ -12,9 +12,9 @@ from ropevit.extras import require
 from ropevit.models.positions import position_label
 from ropevit.study.conclusions import conclusions
 from ropevit.study.cost import shown_ratio
+from ropevit.study.example_images import PanelPictures
 from ropevit.study.figure import draw_curves
-from ropevit.study.pictures import PanelPictures
-from ropevit.study.results import Curve, PanelResult, panel_results, show
+from ropevit.study.results import Curve, PanelResult, format_score, panel_results
 from ropevit.text import printable
 
 COST_NOTE = (
@@ -68,7 +68,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
 
 def marked(result: PanelResult, curve: Curve, size: int) -> str:
     """Write a score, marked where it is no more than guessing gives."""
-    return show(curve, size) + AT_FLOOR * result.at_floor(curve, size)
+    return format_score(curve, size) + AT_FLOOR * result.at_floor(curve, size)
 
 
 def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
@@ -76,7 +76,7 @@ def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
     lines = []
     if result.baseline is not None:
         known = result.baseline
-        cells = [show(known, size) if size in known.sizes else "" for size in result.sizes]
+        cells = [format_score(known, size) if size in known.sizes else "" for size in result.sizes]
         lines.append({"label": known.label, "cells": cells})
     if result.floor is not None:
         scores = result.floor.scores

@@ -21,7 +21,7 @@ ENOUGH_SEEDS = 3
 BASELINES = {"field": "in tiles of {size} px", "zoom": "resized to {size} px"}
 
 #: Embeddings that a sentence names; of more, it counts the rest.
-FEW = 5
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +227,7 @@ def make_curve(runs: Sequence[Mapping[str, Any]], scaling: str | None = None) ->
     )
 
 
-def show(curve: Curve, size: int) -> str:
+def format_score(curve: Curve, size: int) -> str:
     """Write a score as `71.0 ± 0.7`, or `71.0` with one seed."""
     column = curve.sizes.index(size)
     spread = f" ± {curve.spread[column]:.1f}" if len(curve.scores) > 1 else ""
@@ -269,7 +269,9 @@ def most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
 def level_at_top(result: PanelResult, size: int) -> list[Curve]:
     """List the curves whose mean at a size, as it is shown, is the highest."""
     ranked = result.ranked(size)
-    return [curve for curve in ranked if show(curve, size).split()[0] == show(ranked[0], size).split()[0]]
+    return [
+        curve for curve in ranked if format_score(curve, size).split()[0] == format_score(ranked[0], size).split()[0]
+    ]
 
 
 def clearly_best(result: PanelResult, size: int) -> str | None:
@@ -300,7 +302,7 @@ def compare_at(result: PanelResult, size: int) -> str:
     """Name the best embedding at a size, and those that it leads in every seed."""
     best, *others = result.ranked(size)
     place = "at the training size" if size == result.train_size else f"at {size / result.train_size:.3g}x of it"
-    place, best_score = f"{place} ({size} px)", show(best, size)
+    place, best_score = f"{place} ({size} px)", format_score(best, size)
     if not others:
         return f"{place} {names([best], size)} is alone"
     level = level_at_top(result, size)
@@ -308,7 +310,7 @@ def compare_at(result: PanelResult, size: int) -> str:
         return f"{place} {names(level, size)} are level at the top"
     told = f"{place} {best.label} has the highest mean, {best_score}"
     if len(result.seeds) < ENOUGH_SEEDS:
-        return f"{told} (next: {others[0].label}, {show(others[0], size)})"
+        return f"{told} (next: {others[0].label}, {format_score(others[0], size)})"
     behind = [other for other in others if best.leads(other, size)]
     level = [other for other in others if other not in behind]
     if behind:
@@ -321,9 +323,10 @@ def compare_at(result: PanelResult, size: int) -> str:
 def names(curves: Sequence[Curve], size: int) -> str:
     """List embeddings with their scores: of many, the first few and how many more there are."""
     shown = [
-        f"{curve.label} ({show(curve, size)})" for curve in curves[: len(curves) if len(curves) <= FEW else FEW - 1]
+        f"{curve.label} ({format_score(curve, size)})"
+        for curve in curves[: len(curves) if len(curves) <= MOST_NAMED else MOST_NAMED - 1]
     ]
-    if len(curves) > FEW:
+    if len(curves) > MOST_NAMED:
         shown.append(f"{len(curves) - len(shown)} others")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 

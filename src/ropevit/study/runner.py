@@ -38,9 +38,9 @@ from ropevit.study.device import resolve_precision
 from ropevit.study.events import Event, Loading, Report, RunDone, RunFailed
 from ropevit.study.fingerprint import SPLITS, differences, digest, fingerprint
 from ropevit.study.floor import measure_floors
-from ropevit.study.kept import kept_result, refuse_other_study
 from ropevit.study.results import read_results
-from ropevit.study.workers import SHARED, Images, Plan, run_here, run_in_workers
+from ropevit.study.stored_runs import refuse_other_study, stored_result
+from ropevit.study.workers import SHARED_IMAGES, Images, StudyPlan, run_here, run_in_workers
 
 
 def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
     images = load_images(config, report)
     seen, earlier = fingerprint(*images), earlier_results(config)
     known = check_images(config, seen, earlier.get("data", {}))
-    plan = make_plan(config, digest(seen))
+    plan = plan_study(config, digest(seen))
     if plan.runs and not known:
         raise ValueError(
             f"{config.out} was trained before images were compared, and nothing tells whether these are the same; "
@@ -157,12 +157,12 @@ def check_complete(stored: Any, seen: dict[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def make_plan(config: StudyConfig, images: str) -> Plan:
+def plan_study(config: StudyConfig, images: str) -> StudyPlan:
     """List what is left to do with the images of a digest, and share the cores out."""
     device = resolve_device(config.device)
-    missing = tuple(run for run in config.runs() if kept_result(config, run, images) is None)
+    missing = tuple(run for run in config.runs() if stored_result(config, run, images) is None)
     workers, threads = share_cores(config, device, len(missing))
-    return Plan(
+    return StudyPlan(
         config=config,
         runs=missing,
         device=device,
@@ -173,7 +173,7 @@ def make_plan(config: StudyConfig, images: str) -> Plan:
     )
 
 
-def execute(plan: Plan, images: Images, report: Report, failed: list[dict[str, Any]]) -> bool:
+def execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[str, Any]]) -> bool:
     """Do a plan, collecting the runs that fail; tell whether it was done to the end, not interrupted."""
 
     def note(event: Event) -> None:
@@ -183,7 +183,7 @@ def execute(plan: Plan, images: Images, report: Report, failed: list[dict[str, A
 
     for run in plan.config.runs():
         if run not in plan.runs:
-            report(RunDone(run=run, result=kept_result(plan.config, run, plan.images) or {}, kept=True))
+            report(RunDone(run=run, result=stored_result(plan.config, run, plan.images) or {}, kept=True))
     with stop_on_interrupt() as stopped:
         do_all = run_here if plan.workers == 1 else run_in_workers
         do_all(plan, images, note, stopped)
@@ -212,7 +212,7 @@ def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process was writing, and the images that it shared with its workers."""
     for part in [*folder.glob(".*.part"), *folder.glob("runs/*/.*.part")]:
         part.unlink(missing_ok=True)
-    for images in folder.glob(f"{SHARED}*"):
+    for images in folder.glob(f"{SHARED_IMAGES}*"):
         shutil.rmtree(images, ignore_errors=True)
 
 
@@ -249,10 +249,10 @@ def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[i
     return workers, max(1, cores // workers)
 
 
-def collect(plan: Plan, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
+def collect(plan: StudyPlan, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
     """Gather the results of all runs into `results.json`."""
     config = plan.config
-    found = [result for run in config.runs() if (result := kept_result(config, run, plan.images)) is not None]
+    found = [result for run in config.runs() if (result := stored_result(config, run, plan.images)) is not None]
     results = {"config": config.to_dict(), "runs": found, "complete": len(found) == len(config.runs())}
     results |= {"failed": failed, **facts}
     write_json(config.out / "results.json", results)

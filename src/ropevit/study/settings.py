@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from ropevit.data.canvas import CanvasLaw
-from ropevit.data.crops import CropLaw
+from ropevit.data.canvas import CanvasSettings
+from ropevit.data.crops import CropSettings
 
 PANELS = ("field", "zoom")
 
@@ -44,9 +44,9 @@ class PanelSettings:
     """Standard deviation with which an absolute embedding starts; rotations have no such setting."""
     start: Literal["fan_in", "deit"] = "fan_in"
     """Standard deviation of the linear layers at the start: 1 / sqrt(inputs), or DeiT's 0.02, meant for wide models."""
-    crop: CropLaw = field(default_factory=CropLaw)
+    crop: CropSettings = field(default_factory=CropSettings)
     """How `zoom` draws training crops."""
-    canvas: CanvasLaw = field(default_factory=CanvasLaw)
+    canvas: CanvasSettings = field(default_factory=CanvasSettings)
     """How `field` fills canvases."""
     test_images: int = 2000
     """Images on which `zoom` is tested; where there are more, a random part, always the same."""
@@ -102,7 +102,7 @@ FASHION = {
         steps=1400,
         batch_size=16,
         ape_std=0.02,
-        canvas=CanvasLaw(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05),
+        canvas=CanvasSettings(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05),
     ),
     "zoom": PanelSettings(
         train_size=28,
@@ -110,7 +110,7 @@ FASHION = {
         steps=450,
         batch_size=128,
         ape_std=1.0,
-        crop=CropLaw(law="log"),
+        crop=CropSettings(law="log"),
     ),
 }
 

@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from ropevit.data.crops import MEAN, STD
-from ropevit.data.streams import stream
-from ropevit.models.groups import parameter_groups
+from ropevit.data.rng import make_generator
+from ropevit.models.parameter_groups import parameter_groups
 from ropevit.models.vit import ViT, ViTConfig
-from ropevit.study.checkpoint import State, resume, save, trim_log
-from ropevit.study.device import computing
+from ropevit.study.checkpoint import RunState, resume, save, truncate_log
+from ropevit.study.device import autocast
 from ropevit.study.events import RunStarted, StepDone
-from ropevit.study.job import Job, Stopped
-from ropevit.study.kept import write_result
-from ropevit.study.measure import known_scores, measured
+from ropevit.study.job import Interrupted, RunJob
+from ropevit.study.measure import known_or_evaluated, known_scores
 from ropevit.study.settings import PanelSettings
+from ropevit.study.stored_runs import write_result
 from ropevit.weights.saving import save_model
 
 #: Checkpoints and lines of the log in a training.
@@ -35,7 +35,7 @@ class DivergedError(RuntimeError):
     """The loss is not finite any more."""
 
 
-def train(job: Job) -> dict[str, Any]:
+def train(job: RunJob) -> dict[str, Any]:
     """Train and measure one model, going on from `checkpoint.pt` in the folder if there is one.
 
     Writes `log.jsonl`, `checkpoint.pt` and, at the end, `model.safetensors` and `result.json`.
@@ -57,25 +57,25 @@ def train(job: Job) -> dict[str, Any]:
     if (job.folder / "checkpoint.pt").exists():
         resume(state, job)
     known = known_scores(job, trained=state.step == settings.steps)
-    trim_log(job.folder / "log.jsonl", state.step)
+    truncate_log(job.folder / "log.jsonl", state.step)
     job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
     run_steps(state, job)
     result = {
         **asdict(job.run),
         "metric": job.panel.metric,
         "train_size": settings.train_size,
-        **measured(state.model, job, known),
+        **known_or_evaluated(state.model, job, known),
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "step_ms": round(state.step_ms, 3),
         "train_seconds": round(state.seconds, 3),
         "settings": settings.to_dict(),
         "images": job.images,
     }
-    keep_model(state.model, job)
+    save_model_of_run(state.model, job)
     return write_result(job.folder / "result.json", result)
 
 
-def keep_model(model: ViT, job: Job) -> None:
+def save_model_of_run(model: ViT, job: RunJob) -> None:
     """Save the trained model with its classes and how its images were normalised."""
     settings, classes = job.panel.settings, job.panel.classes
     facts = {**asdict(job.run), "train_size": settings.train_size, "labels": list(job.panel.labels)}
@@ -83,13 +83,13 @@ def keep_model(model: ViT, job: Job) -> None:
     save_model(job.folder / "model.safetensors", model, classes=classes, metadata=facts)
 
 
-def start(job: Job) -> State:
+def start(job: RunJob) -> RunState:
     """Make the model and the optimizer of step 0."""
     settings, run = job.panel.settings, job.run
     config = replace(job.panel.model_config(run.embedding), scaling=run.train_scaling)
     model = start_model(config, settings, run.panel, run.seed).to(job.device)
     groups = parameter_groups(model, lr=settings.lr, weight_decay=settings.weight_decay)
-    return State(model=model, optimizer=torch.optim.AdamW(groups, fused=True))
+    return RunState(model=model, optimizer=torch.optim.AdamW(groups, fused=True))
 
 
 def start_model(config: ViTConfig, settings: PanelSettings, panel: str, seed: int) -> ViT:
@@ -99,25 +99,25 @@ def start_model(config: ViTConfig, settings: PanelSettings, panel: str, seed: in
     or learned frequencies come from draws of their own. PyTorch's global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(panel, seed, "shared weights").initial_seed())
+        torch.manual_seed(make_generator(panel, seed, "shared weights").initial_seed())
         shared = ViT(replace(config, position="none", scaling=None))
-        torch.manual_seed(stream(panel, seed, "position").initial_seed())
+        torch.manual_seed(make_generator(panel, seed, "position").initial_seed())
         model = ViT(config)
     model.load_state_dict(shared.state_dict(), strict=False)
     if settings.start == "fan_in":
-        widen(model.blocks)
+        rescale_init(model.blocks)
     return model
 
 
 @torch.no_grad()
-def widen(blocks: nn.Module) -> None:
+def rescale_init(blocks: nn.Module) -> None:
     """Scale the linear layers from DeiT's standard deviation of 0.02 to 1 / sqrt(inputs)."""
     for module in blocks.modules():
         if isinstance(module, nn.Linear):
             module.weight.mul_(module.in_features**-0.5 / 0.02)
 
 
-def run_steps(state: State, job: Job) -> None:
+def run_steps(state: RunState, job: RunJob) -> None:
     """Take the steps that are left, saving now and then and before stopping."""
     settings = job.panel.settings
     every = max(1, math.ceil(settings.steps / CHECKPOINTS))
@@ -128,7 +128,7 @@ def run_steps(state: State, job: Job) -> None:
         while state.step < settings.steps:
             if job.should_stop():
                 save(state, job)
-                raise Stopped(job.run.name)
+                raise Interrupted(job.run.name)
             begin = time.perf_counter()
             lr = learning_rate(settings, state.step)
             loss = take_step(state, job, lr)
@@ -148,14 +148,14 @@ def run_steps(state: State, job: Job) -> None:
                 job.report(StepDone(run=job.run, loss=loss, lr=lr, **done))
 
 
-def take_step(state: State, job: Job, lr: float) -> float:
+def take_step(state: RunState, job: RunJob, lr: float) -> float:
     """Take one optimisation step and return its loss.
 
     Raises:
         DivergedError: If the loss is not finite; the weights stay as they were.
     """
     images, targets = job.panel.batch(job.run.seed, state.step)
-    with computing(job.device, job.dtype), own_numbers(job, state.step):
+    with autocast(job.device, job.dtype), step_seed(job, state.step):
         loss = job.panel.loss(state.model, images, targets)
     value = loss.item()
     if not math.isfinite(value):
@@ -171,7 +171,7 @@ def take_step(state: State, job: Job, lr: float) -> float:
 
 
 @contextlib.contextmanager
-def own_numbers(job: Job, step: int) -> Iterator[None]:
+def step_seed(job: RunJob, step: int) -> Iterator[None]:
     """Let the coordinates that rules draw in a step depend on the panel, the seed and the step alone.
 
     All embeddings see the same draws, a resumed training goes on exactly, and PyTorch's generators stay as they were.
@@ -180,7 +180,7 @@ def own_numbers(job: Job, step: int) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[job.device] if job.device.type == "cuda" else []):
-        torch.manual_seed(stream(job.run.panel, job.run.seed, "coordinates", step).initial_seed())
+        torch.manual_seed(make_generator(job.run.panel, job.run.seed, "coordinates", step).initial_seed())
         yield
 
 

@@ -19,21 +19,21 @@ import torch
 from ropevit.data.labelled import LabelledImages
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Report, Run, RunDone, RunFailed
-from ropevit.study.job import Job, Stopped
+from ropevit.study.job import Interrupted, RunJob
 from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import DivergedError, train
 
 #: Seconds between two looks at the workers and at the stop event.
 POLL = 0.2
 #: Start of the name of the folder in which workers find the images.
-SHARED = ".images-"
+SHARED_IMAGES = ".images-"
 
 Images = tuple[LabelledImages, LabelledImages]
 Panels = Callable[[str], Panel]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StudyPlan:
     """The runs to do, and how."""
 
     config: StudyConfig
@@ -46,16 +46,16 @@ class Plan:
     """Digest of the images' fingerprint, which every run keeps."""
 
 
-def run_here(plan: Plan, images: Images, report: Report, stopped: threading.Event) -> None:
+def run_here(plan: StudyPlan, images: Images, report: Report, stopped: threading.Event) -> None:
     """Do the runs one after the other in this process, until done or stopped."""
     panels = make_panels(plan, (images[0].to(plan.device), images[1].to(plan.device)))
     for run in plan.runs:
         if stopped.is_set():
             return
-        do_run(plan, panels, run, report, stopped)
+        execute_run(plan, panels, run, report, stopped)
 
 
-def make_panels(plan: Plan, images: Images) -> Panels:
+def make_panels(plan: StudyPlan, images: Images) -> Panels:
     """Make each panel once, when it is first needed: preparing a user's images can take a while."""
 
     @functools.cache
@@ -65,11 +65,11 @@ def make_panels(plan: Plan, images: Images) -> Panels:
     return panel
 
 
-def do_run(plan: Plan, panels: Panels, run: Run, report: Report, stopped: Any) -> None:
+def execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stopped: Any) -> None:
     """Do one run and report how it ended; `stopped` is an event of threads or of processes."""
     parent = os.getppid()
     try:
-        job = Job(
+        job = RunJob(
             run=run,
             panel=panels(run.panel),
             folder=plan.config.out / "runs" / run.name,
@@ -81,13 +81,13 @@ def do_run(plan: Plan, panels: Panels, run: Run, report: Report, stopped: Any) -
             images=plan.images,
         )
         report(RunDone(run=run, result=train(job)))
-    except Stopped:
+    except Interrupted:
         return
     except (DivergedError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, among others
         report(RunFailed(run=run, message=" ".join(str(error).split())))
 
 
-def run_in_workers(plan: Plan, images: Images, report: Report, stopped: threading.Event) -> None:
+def run_in_workers(plan: StudyPlan, images: Images, report: Report, stopped: threading.Event) -> None:
     """Share the runs out among processes and pass on what they report, until done or stopped.
 
     The images are written once to a temporary file that all workers map.
@@ -96,13 +96,13 @@ def run_in_workers(plan: Plan, images: Images, report: Report, stopped: threadin
     tasks, events, stop = context.Queue(), context.Queue(), context.Event()
     for task in (*plan.runs, *[None] * plan.workers):
         tasks.put(task)
-    with tempfile.TemporaryDirectory(prefix=SHARED, dir=plan.config.out) as folder:
+    with tempfile.TemporaryDirectory(prefix=SHARED_IMAGES, dir=plan.config.out) as folder:
         store = Path(folder) / "images.pt"
         torch.save([dict(vars(part)) for part in images], store)
         arguments = (plan, store, tasks, events, stop)
-        processes = [context.Process(target=work, args=arguments, daemon=True) for _ in range(plan.workers)]
+        processes = [context.Process(target=run_worker, args=arguments, daemon=True) for _ in range(plan.workers)]
         try:
-            with interrupts_ignored():
+            with ignore_interrupts():
                 for process in processes:
                     process.start()
             listen(plan, processes, events, report, stopped, stop)
@@ -115,7 +115,7 @@ def run_in_workers(plan: Plan, images: Images, report: Report, stopped: threadin
 
 
 @contextlib.contextmanager
-def interrupts_ignored() -> Iterator[None]:
+def ignore_interrupts() -> Iterator[None]:
     """Let processes that start here be born deaf to Ctrl-C: importing torch, they could only print a traceback."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may change what a signal does
@@ -127,7 +127,7 @@ def interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def work(plan: Plan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
+def run_worker(plan: StudyPlan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
     """Do runs until there are none left: the main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells by the event
     torch.set_num_threads(plan.threads)
@@ -137,11 +137,11 @@ def work(plan: Plan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
         run = tasks.get()
         if run is None:
             return
-        do_run(plan, panels, run, events.put, stop)
+        execute_run(plan, panels, run, events.put, stop)
 
 
 def listen(
-    plan: Plan, processes: Sequence[BaseProcess], events: Any, report: Report, stopped: threading.Event, stop: Any
+    plan: StudyPlan, processes: Sequence[BaseProcess], events: Any, report: Report, stopped: threading.Event, stop: Any
 ) -> None:
     """Pass events on until every run has ended or every worker is gone; report the runs of a worker that died."""
     open_runs = set(plan.runs)

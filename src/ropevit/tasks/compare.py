@@ -8,11 +8,11 @@ from typing import Any
 from ropevit.analysis.curves import Evaluations
 from ropevit.data.imagenet import imagenet_classes
 from ropevit.models.published import PublishedResult, curve
-from ropevit.tasks.classify.evaluate import Row as ClassifierRow
+from ropevit.tasks.classify.evaluate import ClassifierResult as ClassifierRow
+from ropevit.tasks.common.eval_results import CLASSES, read_csv, read_settings
 from ropevit.tasks.common.evaluation import read_curve
-from ropevit.tasks.common.measured import CLASSES, read_csv, read_settings
-from ropevit.tasks.detect.evaluate import Row as DetectorRow
-from ropevit.tasks.segment.evaluate import Row as SegmenterRow
+from ropevit.tasks.detect.evaluate import DetectorResult as DetectorRow
+from ropevit.tasks.segment.evaluate import SegmenterResult as SegmenterRow
 
 #: What rows are, by the score of the curve.
 ROWS = {"top-1": ClassifierRow, "AP": DetectorRow, "mIoU": SegmenterRow}

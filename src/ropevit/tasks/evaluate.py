@@ -7,7 +7,7 @@ from typing import Any
 from ropevit.tasks.classify.evaluate import evaluate as evaluate_classifier
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import Report
-from ropevit.tasks.common.kept import FILES, file_of_run, kind_of
+from ropevit.tasks.common.run_files import RUN_FILES, checkpoint_in_run, detect_task
 from ropevit.tasks.detect.evaluate import evaluate as evaluate_detector
 from ropevit.tasks.segment.evaluate import evaluate as evaluate_segmenter
 
@@ -26,22 +26,22 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Any]:
         report: Called with what happens, in the first process alone.
 
     Returns:
-        What was measured, now or before, by size: `Row`s of the task.
+        What was measured, now or before, by size: rows of the task.
 
     Raises:
         ValueError: If the options, the weights, the data or the directory do not allow it.
     """
-    kind = kind_of(config.checkpoint, config.which)
+    kind = detect_task(config.checkpoint, config.which)
     if kind == "classifier":
         return evaluate_classifier(config, report)
     place = Path(str(config.checkpoint)).expanduser()
     if config.which is not None and place.is_file():
         raise ValueError(f"got which={config.which!r} for a file; only the directory of a training has several")
-    path = file_of_run(place, config.which) if place.is_dir() else place
+    path = checkpoint_in_run(place, config.which) if place.is_dir() else place
     return EVALUATORS[kind](config, path, short_name(path), report)
 
 
 def short_name(path: Path) -> str:
     """Name a file; one that a training left is called like its directory."""
     path = path.resolve()
-    return path.parent.name if path.name in FILES.values() else path.stem
+    return path.parent.name if path.name in RUN_FILES.values() else path.stem

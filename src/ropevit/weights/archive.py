@@ -23,12 +23,12 @@ def archive_damage(path: Path) -> str | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return odd_directory(archive) or wrong_record(archive)
+            return directory_fault(archive) or wrong_record(archive)
     except Exception as error:  # a damaged archive can raise anything: see zipfile, zlib, struct
         return first_line(error)
 
 
-def odd_directory(archive: zipfile.ZipFile) -> str | None:
+def directory_fault(archive: zipfile.ZipFile) -> str | None:
     """Find what Python's reader forgives and torch's takes for something else."""
     records = archive.infolist()
     names = [record.filename.lower() for record in records]  # torch finds names in either case

@@ -14,10 +14,10 @@ from ropevit.models.architectures import ARCHITECTURES, Config, build_model
 from ropevit.models.registry import MODELS, get_config
 from ropevit.models.swin import SwinConfig
 from ropevit.weights.errors import WeightsError
-from ropevit.weights.facts import Facts, claimed_name, hint, square_grid
+from ropevit.weights.infer import InferredModel, claimed_name, explain_mismatch, square_grid
 from ropevit.weights.layouts import from_ours
-from ropevit.weights.loading import Found, check_finite, fit, grouped, understand
-from ropevit.weights.own import own_metadata, stored_classes, stored_facts
+from ropevit.weights.loading import ParsedCheckpoint, check_finite, grouped, match_state_dict, parse_checkpoint
+from ropevit.weights.metadata import own_metadata, stored_classes, stored_facts
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 from ropevit.weights.tables import derived_tables
@@ -90,13 +90,13 @@ def convert(
     """
     path = check_destination(Path(destination), to, overwrite)
     checkpoint = read_checkpoint(source, revision)
-    found = understand(checkpoint, ema)
+    found = parse_checkpoint(checkpoint, ema)
     config = found_config(found, model, to)
     if to != "ropevit":
         check_expressible(config, to, found.source)
     with torch.device("meta"):
         like = build_model(config)
-    state, report = fit(like, found)
+    state, report = match_state_dict(like, found)
     check_finite(state, found.source)
     classes, metadata = None, {}
     if found.config is not None:
@@ -118,7 +118,7 @@ def check_destination(path: Path, to: str, overwrite: bool) -> Path:
     return path
 
 
-def found_config(found: Found, model: str | Config | None, to: str) -> Config:
+def found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) -> Config:
     """Find out which model a checkpoint is: from the caller, its header, its name, or its shapes.
 
     Raises:
@@ -128,7 +128,9 @@ def found_config(found: Found, model: str | Config | None, to: str) -> Config:
         return model
     facts = found.facts
     if facts is None:
-        raise WeightsError(f"cannot convert {found.source}; {hint(None, found.state, MODELS[next(iter(MODELS))])}")
+        raise WeightsError(
+            f"cannot convert {found.source}; {explain_mismatch(None, found.state, MODELS[next(iter(MODELS))])}"
+        )
     if found.config is not None and model is None:
         return found.config
     name = model or claimed_name(found.source)
@@ -140,7 +142,7 @@ def found_config(found: Found, model: str | Config | None, to: str) -> Config:
     return config
 
 
-def inferred_config(facts: Facts, source: str, to: str) -> Config:
+def inferred_config(facts: InferredModel, source: str, to: str) -> Config:
     """Make the config that shapes tell; heads, which they may not tell, are those of the registry's models so wide."""
     if "tubelet" in facts.fields:
         raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
@@ -159,7 +161,7 @@ def inferred_config(facts: Facts, source: str, to: str) -> Config:
     return kind(**told, **facts.fields)
 
 
-def made_for(facts: Facts, source: str) -> tuple[int, int]:
+def made_for(facts: InferredModel, source: str) -> tuple[int, int]:
     """Return the image size for which tables in the file were made."""
     grid = square_grid(facts.patches)
     if grid is None:

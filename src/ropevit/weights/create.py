@@ -8,7 +8,7 @@ from ropevit.models.registry import MODELS, get_config
 from ropevit.models.video import inflate
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.weights.hub import hub_id
-from ropevit.weights.loading import Found, load_found, understand
+from ropevit.weights.loading import ParsedCheckpoint, load_parsed, parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -44,27 +44,27 @@ def create_model(
     config = get_config(name, **{key: value for key, value in given.items() if value is not None}, **fields)
     if pretrained is False:
         return build_model(config)
-    found = understand(read_checkpoint(hub_id(name) if pretrained is True else pretrained))
-    if config.trained_grid is None and (grid := grid_of_training(found, name)) != config.attention_grid:
+    found = parse_checkpoint(read_checkpoint(hub_id(name) if pretrained is True else pretrained))
+    if config.trained_grid is None and (grid := trained_grid(found, name)) != config.attention_grid:
         config = replace(config, trained_grid=grid)
     if isinstance(config, ViTConfig) and config.is_video and not found.is_video:
         return from_images(config, found, num_classes)
     model = build_model(config)
     replace_head = num_classes is not None and found.num_classes not in (None, num_classes)
-    log.info("%s", load_found(model, found, replace_head))
+    log.info("%s", load_parsed(model, found, replace_head))
     return model
 
 
-def from_images(config: ViTConfig, found: Found, num_classes: int | None) -> Model:
+def from_images(config: ViTConfig, found: ParsedCheckpoint, num_classes: int | None) -> Model:
     """Build a video model from the weights of an image model; see `ropevit.models.inflate`."""
     assert config.frames is not None
     stored = found.config.pairs if isinstance(found.config, ViTConfig) else None
     model = ViT(replace(config, frames=None, tubelet=1, pairs=stored))
-    log.info("%s", load_found(model, found, num_classes is not None and found.num_classes not in (None, num_classes)))
+    log.info("%s", load_parsed(model, found, num_classes is not None and found.num_classes not in (None, num_classes)))
     return inflate(model, config.frames, config.tubelet, pairs=config.pairs)
 
 
-def grid_of_training(found: Found, name: str) -> tuple[int, int]:
+def trained_grid(found: ParsedCheckpoint, name: str) -> tuple[int, int]:
     """Tell the rows and columns of tokens that attended to each other when weights were trained.
 
     A file of ours says so; others are taken for published ones, which were trained as the registry has it.

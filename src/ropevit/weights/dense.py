@@ -8,7 +8,14 @@ from torch import nn
 from ropevit.models.architectures import build_model
 from ropevit.models.dense import DenseSwin, DenseViT
 from ropevit.weights.errors import WeightsError
-from ropevit.weights.loading import HEAD, LoadReport, check_implied, fit, put, understand
+from ropevit.weights.loading import (
+    HEAD,
+    LoadReport,
+    check_implied,
+    load_all_or_nothing,
+    match_state_dict,
+    parse_checkpoint,
+)
 from ropevit.weights.reading import Source, read_checkpoint
 
 UNUSED = "of the classifier; the backbone does without it"
@@ -40,22 +47,22 @@ def load_dense_weights(
     Raises:
         WeightsError: If the source cannot be read or does not fit; nothing has changed then.
     """
-    backbone = bare_backbone(model)
-    found = understand(read_checkpoint(source, revision), ema)
+    backbone = strip_backbone(model)
+    found = parse_checkpoint(read_checkpoint(source, revision), ema)
     check_implied(backbone.config.body, found)
     with torch.device("meta"):  # only names and shapes matter
         classifier = build_model(replace(backbone.config.body, num_classes=0))
-    state, report = fit(classifier, found, replace_head=True, grid=grid)
+    state, report = match_state_dict(classifier, found, replace_head=True, grid=grid)
     own = backbone.body.state_dict()
     unused = [name for name in HEAD if name in report.dropped] + [name for name in state if name not in own]
     state = {name: value for name, value in state.items() if name in own}
-    put(backbone.body, state, found.source)
+    load_all_or_nothing(backbone.body, state, found.source)
     new = tuple(name for name in backbone.state_dict() if name.removeprefix("body.") not in state)
     dropped = {**report.dropped, **dict.fromkeys(unused, UNUSED)}
     return replace(report, loaded=len(state), dropped=dropped, head_replaced=False, new=new)
 
 
-def bare_backbone(model: nn.Module) -> DenseViT | DenseSwin:
+def strip_backbone(model: nn.Module) -> DenseViT | DenseSwin:
     """Take a backbone out of torch.compile and DistributedDataParallel."""
     inner = model
     while not isinstance(inner, DenseViT | DenseSwin):

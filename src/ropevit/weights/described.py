@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ropevit.weights.errors import WeightsError, few, first_line
+from ropevit.weights.errors import WeightsError, first_line, join_names
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -49,7 +49,7 @@ def build_without_memory(build: Callable[[], Module], entries: int, source: str)
         hook.remove()
 
 
-def check_described(wanted: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
+def check_size_of_model(wanted: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
     """Refuse weights that are not those of the model that their file describes: all names, and all shapes.
 
     Raises:
@@ -59,7 +59,7 @@ def check_described(wanted: Mapping[str, Tensor], state: Mapping[str, Any], sour
     have = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, Tensor)}
     wrong = [name for name in {**want, **have} if want.get(name) != have.get(name)]
     if wrong:
-        shapes = few(f"{name} {have.get(name, 'missing')} instead of {want.get(name, 'none')}" for name in wrong)
+        shapes = join_names(f"{name} {have.get(name, 'missing')} instead of {want.get(name, 'none')}" for name in wrong)
         raise WeightsError(
             f"the weights in {source} do not fit their config: {shapes}; it is damaged or was changed: save it again"
         )

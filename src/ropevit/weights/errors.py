@@ -22,7 +22,7 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def few(names: Iterable[str], most: int = 3) -> str:
+def join_names(names: Iterable[str], most: int = 3) -> str:
     """List the first names and count the others; very long ones are cut."""
     names = list(names)
     shown = [name if len(name) <= 100 else f"{name[:100]}..." for name in names[:most]]

@@ -23,10 +23,10 @@ def from_json(kind: type[Config], stored: Any) -> Config:
     Raises:
         ValueError: If a name is unknown or lacking, a value is not of its field's type, or the dataclass refuses it.
     """
-    return kind(**checked_fields(kind, stored))
+    return kind(**check_values(kind, stored))
 
 
-def checked_fields(kind: type, stored: Any) -> dict[str, Any]:
+def check_values(kind: type, stored: Any) -> dict[str, Any]:
     """Compare fields with their types, and turn lists into the tuples that they stand for.
 
     Raises:
@@ -44,10 +44,10 @@ def checked_fields(kind: type, stored: Any) -> dict[str, Any]:
     if unknown or missing:
         raise ValueError(f"it has unknown fields {unknown} and lacks {missing}")
     types_of = get_type_hints(kind)
-    return {name: checked(value, types_of[name], name) for name, value in stored.items()}
+    return {name: check_value(value, types_of[name], name) for name, value in stored.items()}
 
 
-def checked(value: Any, hint: Any, name: str) -> Any:
+def check_value(value: Any, hint: Any, name: str) -> Any:
     """Compare a value of JSON with a type, and give it as that type has it.
 
     Args:
@@ -67,7 +67,7 @@ def checked(value: Any, hint: Any, name: str) -> Any:
             kinds = get_args(option)
             kinds = (kinds[0],) * len(value) if kinds[1:] == (...,) else kinds
             if len(kinds) == len(value):
-                return tuple(checked(item, kind, name) for item, kind in zip(value, kinds, strict=True))
+                return tuple(check_value(item, kind, name) for item, kind in zip(value, kinds, strict=True))
         elif get_origin(option) is Literal:
             if any(value is choice or (type(value) is type(choice) and value == choice) for choice in get_args(option)):
                 return value

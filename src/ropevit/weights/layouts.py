@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ropevit.weights.errors import WeightsError, few
+from ropevit.weights.errors import WeightsError, join_names
 from ropevit.weights.reading import Checkpoint
 
 
-class Row(NamedTuple):
+class KeyPattern(NamedTuple):
     """One weight whose name or shape differs; "{}" stands for the number of a layer.
 
     Where theirs has one number fewer, all layers are stacked in one tensor, along its axis 1.
@@ -28,17 +28,20 @@ class Row(NamedTuple):
 #: Weights that merge the patches of a Swin's stage.
 MERGING = ("norm.weight", "norm.bias", "reduction.weight")
 
-LAYOUTS: dict[str, tuple[Row, ...]] = {
+LAYOUTS: dict[str, tuple[KeyPattern, ...]] = {
     "ropevit": (),
     "published": (
-        Row("blocks.{}.attn.rope.freqs", "freqs", flat=True),  # ViT: (2, depth, A P)
-        Row("layers.{}.blocks.{}.attn.rope.freqs", "layers.{}.blocks.{}.attn.rope_freqs"),  # Swin: (2, A, P)
+        KeyPattern("blocks.{}.attn.rope.freqs", "freqs", flat=True),  # ViT: (2, depth, A P)
+        KeyPattern("layers.{}.blocks.{}.attn.rope.freqs", "layers.{}.blocks.{}.attn.rope_freqs"),  # Swin: (2, A, P)
     ),
-    "timm": (Row("blocks.{}.attn.rope.freqs", "rope.freqs"), Row("register_tokens", "reg_token")),  # (2, depth, A, P)
+    "timm": (
+        KeyPattern("blocks.{}.attn.rope.freqs", "rope.freqs"),
+        KeyPattern("register_tokens", "reg_token"),
+    ),  # (2, depth, A, P)
     "timm-swin": (  # since timm 0.9, which counts the merging of a stage to the one behind it
-        Row("head.weight", "head.fc.weight"),
-        Row("head.bias", "head.fc.bias"),
-        *(Row(f"layers.{{}}.downsample.{name}", f"layers.{{}}.downsample.{name}", later=1) for name in MERGING),
+        KeyPattern("head.weight", "head.fc.weight"),
+        KeyPattern("head.bias", "head.fc.bias"),
+        *(KeyPattern(f"layers.{{}}.downsample.{name}", f"layers.{{}}.downsample.{name}", later=1) for name in MERGING),
     ),
 }
 
@@ -99,7 +102,9 @@ def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], d
             check_stored(entries, checkpoint.source)
             return strip_prefixes(entries, checkpoint.source), dropped
         dropped |= {
-            key: outer_reason(key, value, chosen, checkpoint.source) for key, value in entries.items() if key != chosen
+            key: wrapper_reason(key, value, chosen, checkpoint.source)
+            for key, value in entries.items()
+            if key != chosen
         }
         entries = entries[chosen]
     raise WeightsError(f"{checkpoint.source} is wrapped more than {DEEPEST} times; give the state dict itself")
@@ -125,7 +130,7 @@ def check_stored(entries: Mapping[str, Any], source: str) -> None:
             )
 
 
-def outer_reason(key: str, value: Any, chosen: str, source: str) -> str:
+def wrapper_reason(key: str, value: Any, chosen: str, source: str) -> str:
     """Say why an entry beside the chosen weights is dropped."""
     if key in EMA_WRAPPERS:
         return "the moving average; ema=True loads it"
@@ -208,7 +213,7 @@ def to_ours(state: Mapping[str, Any], layout: str, heads: int | None) -> tuple[d
     ours = {key: value for key, value in state.items() if reasons[key] is None}
     wrong = [key for key, value in ours.items() if not is_weight(value)]
     if wrong:
-        raise WeightsError(f"entries that are no dense floating-point tensors: {few(wrong)}; give weights only")
+        raise WeightsError(f"entries that are no dense floating-point tensors: {join_names(wrong)}; give weights only")
     ours = {key: value.detach() for key, value in ours.items()}
     for row in LAYOUTS[layout]:
         found = [(numbers, ours.pop(row.theirs.format(*numbers))) for numbers in matches(row.theirs, ours)]
@@ -222,14 +227,14 @@ def is_weight(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
 
 
-def earlier(row: Row, numbers: tuple[str, ...]) -> tuple[str, ...]:
+def earlier(row: KeyPattern, numbers: tuple[str, ...]) -> tuple[str, ...]:
     """Count layers as ours are counted; those that ours do not have keep their number, and are left to the checks."""
     if not row.later or int(numbers[0]) < row.later:
         return numbers
     return str(int(numbers[0]) - row.later), *numbers[1:]
 
 
-def split(row: Row, numbers: tuple[str, ...], tensor: Tensor, heads: int | None) -> dict[str, Tensor]:
+def split(row: KeyPattern, numbers: tuple[str, ...], tensor: Tensor, heads: int | None) -> dict[str, Tensor]:
     """Spell one weight of theirs as ours, layer by layer if stacked; an impossible shape is left to the checks."""
     if row.flat and heads and tensor.ndim == 3 and tensor.shape[-1] % heads == 0:
         tensor = tensor.unflatten(-1, (heads, -1))

@@ -14,11 +14,11 @@ from ropevit.models.positions import is_published
 from ropevit.models.registry import MODELS
 from ropevit.models.vit import ViTConfig
 from ropevit.models.windows import resize_bias
-from ropevit.weights.described import build_without_memory, check_described
-from ropevit.weights.errors import WeightsError, few
-from ropevit.weights.facts import EMBEDDINGS, Facts, claimed_name, hint, read_facts, square_grid
+from ropevit.weights.described import build_without_memory, check_size_of_model
+from ropevit.weights.errors import WeightsError, join_names
+from ropevit.weights.infer import EMBEDDINGS, InferredModel, claimed_name, explain_mismatch, infer_model, square_grid
 from ropevit.weights.layouts import recognise, to_ours, unwrap
-from ropevit.weights.own import FORMAT, check_config, stored_config
+from ropevit.weights.metadata import FORMAT, check_config, stored_config
 from ropevit.weights.reading import GIVEN, Checkpoint, Source, read_checkpoint
 from ropevit.weights.tables import drop_fixed
 
@@ -59,11 +59,11 @@ class LoadReport:
 def grouped(names: Mapping[str, str], verb: str) -> list[str]:
     """List what was done to which entries, one line for each reason."""
     reasons = dict.fromkeys(names.values())
-    return [f"  {verb} {few([name for name in names if names[name] == why])}: {why}" for why in reasons]
+    return [f"  {verb} {join_names([name for name in names if names[name] == why])}: {why}" for why in reasons]
 
 
 @dataclass(frozen=True)
-class Found:
+class ParsedCheckpoint:
     """A checkpoint as understood: its weights by their own names, and what is known about its model."""
 
     source: str
@@ -72,7 +72,7 @@ class Found:
     layout: str
     config: Config | None
     """The model's config, in files of ours."""
-    facts: Facts | None
+    facts: InferredModel | None
 
     @property
     def num_classes(self) -> int | None:
@@ -85,7 +85,7 @@ class Found:
         return self.facts is not None and "tubelet" in self.facts.fields
 
 
-def understand(checkpoint: Checkpoint, ema: bool = False) -> Found:
+def parse_checkpoint(checkpoint: Checkpoint, ema: bool = False) -> ParsedCheckpoint:
     """Find weights, layout and config in a checkpoint.
 
     Raises:
@@ -94,12 +94,12 @@ def understand(checkpoint: Checkpoint, ema: bool = False) -> Found:
     state, dropped = unwrap(checkpoint, ema)
     layout = recognise(state, checkpoint.metadata)
     own = checkpoint.metadata.get("format") == FORMAT
-    facts = read_facts(state)
+    facts = infer_model(state)
     config = described_config(checkpoint, state, facts) if own else None
-    return Found(checkpoint.source, state, dropped, layout, config, facts)
+    return ParsedCheckpoint(checkpoint.source, state, dropped, layout, config, facts)
 
 
-def described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: Facts | None) -> Config:
+def described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: InferredModel | None) -> Config:
     """Read the config in a file of ours, and make sure that its weights are those of such a model.
 
     Raises:
@@ -107,7 +107,7 @@ def described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: Fa
     """
     config = stored_config(checkpoint.metadata, facts, checkpoint.source)
     like = build_without_memory(lambda: build_model(config), len(state), checkpoint.source)
-    check_described(like.state_dict(), state, checkpoint.source)
+    check_size_of_model(like.state_dict(), state, checkpoint.source)
     return config
 
 
@@ -141,11 +141,11 @@ def load_weights(
     Raises:
         WeightsError: If the source cannot be read or does not fit the model.
     """
-    found = understand(read_checkpoint(source, revision), ema)
-    return load_found(bare(model), found, replace_head, grid)
+    found = parse_checkpoint(read_checkpoint(source, revision), ema)
+    return load_parsed(unwrap_model(model), found, replace_head, grid)
 
 
-def bare(model: nn.Module) -> Model:
+def unwrap_model(model: nn.Module) -> Model:
     """Take a model out of torch.compile and DistributedDataParallel."""
     inner = model
     while not isinstance(inner, Model):
@@ -155,15 +155,17 @@ def bare(model: nn.Module) -> Model:
     return inner
 
 
-def load_found(model: Model, found: Found, replace_head: bool, grid: tuple[int, int] | None = None) -> LoadReport:
+def load_parsed(
+    model: Model, found: ParsedCheckpoint, replace_head: bool, grid: tuple[int, int] | None = None
+) -> LoadReport:
     """Load what was understood."""
     check_implied(model.config, found)
-    state, report = fit(model, found, replace_head, grid)
-    put(model, state, found.source)
+    state, report = match_state_dict(model, found, replace_head, grid)
+    load_all_or_nothing(model, state, found.source)
     return report
 
 
-def put(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_all_or_nothing(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Set weights that fit, all or none, in the model's dtypes.
 
     Raises:
@@ -179,8 +181,8 @@ def put(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     model.load_state_dict({**own, **state})
 
 
-def fit(
-    model: Model, found: Found, replace_head: bool = False, grid: tuple[int, int] | None = None
+def match_state_dict(
+    model: Model, found: ParsedCheckpoint, replace_head: bool = False, grid: tuple[int, int] | None = None
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Spell and size the weights of a checkpoint as a model needs them, looking only at names and shapes.
 
@@ -222,7 +224,9 @@ def fit(
     return state, LoadReport(found.source, found.layout, len(state), dropped, resized, replace_head)
 
 
-def resize(state: dict[str, Tensor], model: Model, found: Found, grid: tuple[int, int] | None) -> dict[str, str]:
+def resize(
+    state: dict[str, Tensor], model: Model, found: ParsedCheckpoint, grid: tuple[int, int] | None
+) -> dict[str, str]:
     """Resize an absolute embedding of another grid in place; one of a wrong shape is left to the checks."""
     embedding = state.get("pos_embed")
     if embedding is None or embedding.ndim != 3 or model.pos_embed is None or embedding.shape[-1] != model.config.width:
@@ -265,7 +269,9 @@ def resize_tables(state: dict[str, Tensor], model: Model) -> dict[str, str]:
     return resized
 
 
-def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: Found, config: Config) -> None:
+def check_shapes(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: ParsedCheckpoint, config: Config
+) -> None:
     """Compare names and shapes with those of the model."""
     shape = {name: tuple(value.shape) for name, value in state.items()}
     want = {name: tuple(value.shape) for name, value in wanted.items()}
@@ -279,13 +285,13 @@ def check_shapes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], foun
         ],
     }
     if any(kinds.values()):
-        listed = "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in kinds.items() if names)
+        listed = "; ".join(f"{len(names)} {kind}: {join_names(names)}" for kind, names in kinds.items() if names)
         head_alone = not {name for name in {**want, **shape} if want.get(name) != shape.get(name)} - set(HEAD)
-        told = hint(found.facts, found.state, config, head_alone)
+        told = explain_mismatch(found.facts, found.state, config, head_alone)
         raise WeightsError(f"{found.source} does not fit the model; {told} [{listed}]")
 
 
-def check_rotation(config: Config, found: Found) -> None:
+def check_rotation(config: Config, found: ParsedCheckpoint) -> None:
     """Refuse fixed frequencies for a model that learns its own: a published Swin keeps both under the same name.
 
     Rope types without published weights have names of their own for what they learn.
@@ -293,10 +299,12 @@ def check_rotation(config: Config, found: Found) -> None:
     if found.config is not None or found.facts is None or not is_published(config.position):
         return
     if config.rope not in {EMBEDDINGS[found.facts.architecture][name].rope for name in found.facts.positions}:
-        raise WeightsError(f"{found.source} does not fit the model; {hint(found.facts, found.state, config)}")
+        raise WeightsError(
+            f"{found.source} does not fit the model; {explain_mismatch(found.facts, found.state, config)}"
+        )
 
 
-def check_implied(config: Config, found: Found) -> None:
+def check_implied(config: Config, found: ParsedCheckpoint) -> None:
     """Refuse a file that does not say its rotation for a model with another fixed one than the published.
 
     Such a file is of RoPE-Axial that shares its pairs equally between x and y, or of no rotation; no shape shows it.
@@ -320,7 +328,7 @@ def check_implied(config: Config, found: Found) -> None:
     )
 
 
-def check_claim(config: Config, found: Found) -> None:
+def check_claim(config: Config, found: ParsedCheckpoint) -> None:
     """Refuse a published file whose name, but no shape, says that its position embedding is another one."""
     name = claimed_name(found.source)
     if name is None or found.config is not None or found.facts is None:
@@ -337,4 +345,6 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Refuse weights that are not numbers, or too large for the model's dtype."""
     bad = [name for name, value in state.items() if value.is_meta or not torch.isfinite(value).all()]
     if bad:
-        raise WeightsError(f"{source} holds NaN or infinity in {few(bad)}; take a checkpoint from before it diverged")
+        raise WeightsError(
+            f"{source} holds NaN or infinity in {join_names(bad)}; take a checkpoint from before it diverged"
+        )

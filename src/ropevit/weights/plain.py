@@ -24,7 +24,7 @@ PLAIN_TYPE = re.compile(r"b1|[iu][1248]|f[248]|c(8|16)|[SU]\d{1,6}")
 NAMED_TYPES = ("bool", "int", "float", "str", "list", "dict", "tuple")
 
 
-class OddDataError(ValueError):
+class UnsupportedPickleError(ValueError):
     """A pickle holds an array or a scalar that is not plain, or whose parts do not fit each other."""
 
 
@@ -33,13 +33,13 @@ class PlainType:
 
     def __init__(self, code: Any, *_: object):
         if not isinstance(code, str) or not PLAIN_TYPE.fullmatch(code):
-            raise OddDataError(f"an array or scalar of type {code!r}; expected numbers or texts")
+            raise UnsupportedPickleError(f"an array or scalar of type {code!r}; expected numbers or texts")
         self.code, self.order = code, "="
 
     def __setstate__(self, state: Any) -> None:
         """Take the byte order; everything else follows from the code."""
         if state[1] not in ("<", ">", "|", "="):
-            raise OddDataError(f"an array with the byte order {state[1]!r}")
+            raise UnsupportedPickleError(f"an array with the byte order {state[1]!r}")
         self.order = state[1]
 
     @property
@@ -56,9 +56,9 @@ class PlainArray(np.ndarray):
         """Take shape, type and bytes, if they fit each other."""
         _, shape, kind, fortran, content = state
         if not isinstance(kind, PlainType) or not isinstance(content, bytes):
-            raise OddDataError("an array without a plain type")
+            raise UnsupportedPickleError("an array without a plain type")
         if min(shape, default=0) < 0 or math.prod(shape) * kind.dtype.itemsize != len(content):
-            raise OddDataError(f"an array of shape {shape} in {len(content)} bytes")
+            raise UnsupportedPickleError(f"an array of shape {shape} in {len(content)} bytes")
         parts: Any = (1, tuple(shape), kind.dtype, bool(fortran), content)
         super().__setstate__(parts)
 
@@ -71,9 +71,9 @@ def make_array(*_: object) -> PlainArray:
 def make_scalar(kind: Any, content: Any) -> Any:
     """Stand for NumPy's `scalar`."""
     if not isinstance(kind, PlainType) or not isinstance(content, bytes):
-        raise OddDataError("a scalar without a plain type")
+        raise UnsupportedPickleError("a scalar without a plain type")
     if len(content) != kind.dtype.itemsize:
-        raise OddDataError(f"a number of type {kind.code!r} in {len(content)} bytes")
+        raise UnsupportedPickleError(f"a number of type {kind.code!r} in {len(content)} bytes")
     return np.frombuffer(content, kind.dtype)[0]
 
 

@@ -17,7 +17,7 @@ from ropevit.weights.archive import archive_damage
 from ropevit.weights.digest import KEY, content_digest
 from ropevit.weights.errors import WeightsError, first_line
 from ropevit.weights.hub import fetch, hub_id
-from ropevit.weights.plain import OddDataError, plain_data
+from ropevit.weights.plain import UnsupportedPickleError, plain_data
 from ropevit.weights.sharded import find_index, read_sharded
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -149,7 +149,7 @@ def load_pickle(path: Path) -> Any:
         with plain_data(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)  # mapped, it would not compare lengths
-    except OddDataError as error:
+    except UnsupportedPickleError as error:
         raise WeightsError(f"{path} holds {error}; save it again without") from error
     except Exception as error:  # a damaged pickle can raise anything
         named = re.search(r"GLOBAL (\S+)", str(error))

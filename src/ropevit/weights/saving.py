@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ropevit.files import write_atomically
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.weights.digest import KEY, content_digest
-from ropevit.weights.errors import WeightsError, few
-from ropevit.weights.loading import LoadReport, bare, check_finite, load_found, understand
-from ropevit.weights.own import FORMAT, own_metadata, stored_classes, stored_facts
+from ropevit.weights.errors import WeightsError, join_names
+from ropevit.weights.loading import LoadReport, check_finite, load_parsed, parse_checkpoint, unwrap_model
+from ropevit.weights.metadata import FORMAT, own_metadata, stored_classes, stored_facts
 from ropevit.weights.reading import Source, read_checkpoint
 
 
@@ -56,7 +56,7 @@ def save_model(
             the model's config or not finite.
         ValueError: If the disk refuses; the message names the file.
     """
-    path, plain = Path(path), bare(model)
+    path, plain = Path(path), unwrap_model(model)
     if path.suffix != ".safetensors":
         raise WeightsError(f"got {str(path)!r}; a model is saved as .safetensors: change the suffix")
     if classes is not None and len(classes) != plain.config.num_classes:
@@ -85,7 +85,7 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, M
     kind = checkpoint.metadata.get("format", "").removeprefix("ropevit-")
     if kind in ("detector", "segmenter"):
         raise WeightsError(f"{checkpoint.source} holds a {kind}; this takes the file of a classifier")
-    found = understand(checkpoint)
+    found = parse_checkpoint(checkpoint)
     if found.config is None:
         raise WeightsError(
             f"{found.source} does not say which model it is, as only files of save_model do; "
@@ -94,7 +94,7 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, M
     classes = stored_classes(checkpoint.metadata, found.config.num_classes, found.source)
     metadata = stored_facts(checkpoint.metadata, found.source)
     model = build_model(found.config)
-    report = load_found(model, found, replace_head=False)
+    report = load_parsed(model, found, replace_head=False)
     return model, ModelInfo(found.config, classes, metadata, report)
 
 
@@ -116,8 +116,8 @@ def check_savable(model: Model) -> None:
     if shapes != wanted:
         wrong = [name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)]
         raise WeightsError(
-            f"{few(wrong)} of the model do not have the shapes of its config; change the head with reset_classifier, "
-            "and everything else by building a model of another config"
+            f"{join_names(wrong)} of the model do not have the shapes of its config; change the head with "
+            "reset_classifier, and everything else by building a model of another config"
         )
     check_finite(state, "the model")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.files import read_json
-from ropevit.weights.errors import WeightsError, few
+from ropevit.weights.errors import WeightsError, join_names
 
 #: How an index is called; it lies beside the files that it names.
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -38,7 +38,7 @@ def read_sharded(index: Path, read: Callable[[Path], tuple[Any, dict[str, str]]]
         part, _ = read(index.with_name(file))
         held = set(part) if isinstance(part, Mapping) else set()
         if held != names:
-            wrong = few(sorted(map(str, held ^ names)))
+            wrong = join_names(sorted(map(str, held ^ names)))
             raise WeightsError(
                 f"{index.with_name(file)} does not hold what {index.name} says ({wrong}); take all files of one save"
             )

@@ -20,12 +20,12 @@ from ropevit.models import Swin, SwinConfig, get_config
 from ropevit.models.published import curve
 from ropevit.tasks.classify import evaluate as module
 from ropevit.tasks.classify.classes import match_classes
+from ropevit.tasks.classify.eval_model import open_eval_model
 from ropevit.tasks.classify.evaluate import evaluate
 from ropevit.tasks.classify.predict import Input, classify
 from ropevit.tasks.classify.protocol import plan_views
-from ropevit.tasks.classify.subject import open_subject
 from ropevit.tasks.common.eval_config import ClassifierOptions, EvalConfig, read_sizes
-from ropevit.tasks.common.evaluation import Begun, Measured
+from ropevit.tasks.common.evaluation import EvalSizeDone, EvalStarted
 from ropevit.weights import save_model
 
 from .conftest import SYNSETS, picture, small_vit, stubborn_vit
@@ -106,7 +106,7 @@ def test_fewer_classes_are_measured_among_themselves(weights, tmp_path):
         weights(stubborn_vit(0, 300)),
         tmp_path / "few",
         tmp_path / "out",
-        lambda event: notes.extend(event.notes if isinstance(event, Begun) else ()),
+        lambda event: notes.extend(event.notes if isinstance(event, EvalStarted) else ()),
     )
     assert per_class(tmp_path / "out")[SYNSETS[300]] == 100
     assert row.top1 == pytest.approx(100 / 3, abs=1e-3)
@@ -215,13 +215,13 @@ def test_sizes_are_read_with_commas_or_spaces():
 
 
 def test_embeddings_and_biases_are_resized_for_each_size(weights):
-    subject = open_subject(None, weights(small_vit(3, position="ape")))
+    subject = open_eval_model(None, weights(small_vit(3, position="ape")))
     view = plan_views(subject.config, 32, (64,), "paper")[0]
     assert subject.build(view.fit(subject.config)).pos_embed.shape == (1, 16, 32)
     small = SwinConfig(
         position="rpb", width=16, depths=(1, 1), heads=(2, 2), num_classes=3, img_size=(32, 32), window_size=4
     )
-    subject = open_subject(None, weights(Swin(small)))
+    subject = open_eval_model(None, weights(Swin(small)))
     view = plan_views(subject.config, 32, (44,), "paper")[0]
     fitted = subject.build(view.fit(subject.config))
     assert (view.window, fitted.config.window_size) == (6, 6)
@@ -245,7 +245,7 @@ def test_logits_are_those_of_the_model_called_by_hand(pets, weights, tmp_path, m
     measure(path, pets, tmp_path / "out", sizes=(32, 48), batch_size=3)
     source = open_source(str(pets), "val")
     for size, logits in seen.items():
-        fitted = open_subject(None, path).build(plan_views(model.config, 32, (size,), "paper")[0].fit(model.config))
+        fitted = open_eval_model(None, path).build(plan_views(model.config, 32, (size,), "paper")[0].fit(model.config))
         good = [index for index in range(len(source)) if "broken" not in source.describe(index)]
         pixels = torch.stack([module.eval_transform(size)(source.read(index)[0]) for index in good]) / 255
         wanted = fitted((pixels - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / 0.3)[:, [1, 2, 0]]
@@ -294,7 +294,7 @@ def test_what_is_measured_is_kept_and_the_rest_measured_later(pets, weights, tmp
     path, out = weights(small_vit(3), classes=PETS), tmp_path / "out"
 
     def interrupt(event):
-        if isinstance(event, Measured) and event.row.size == 32:
+        if isinstance(event, EvalSizeDone) and event.row.size == 32:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -308,7 +308,7 @@ def test_what_is_measured_is_kept_and_the_rest_measured_later(pets, weights, tmp
         path,
         pets,
         out,
-        lambda event: measured.append(event.row.size) if isinstance(event, Measured) else None,
+        lambda event: measured.append(event.row.size) if isinstance(event, EvalSizeDone) else None,
         sizes=(16, 32, 48),
         resume=True,
     )
@@ -353,37 +353,37 @@ def test_a_directory_of_a_training_gives_the_weights_that_are_asked_for(tmp_path
     for name, label in (("best", 0), ("model", 1)):
         save_model(run / f"{name}.safetensors", stubborn_vit(label, num_classes=3), metadata={"crop": 1.0})
     for which, label in ((None, 0), ("best", 0), ("last", 1)):
-        subject = open_subject(None, str(run), which)
+        subject = open_eval_model(None, str(run), which)
         assert subject.build(subject.config).head.bias.argmax() == label
         assert (subject.name, subject.crop) == ("run", 1.0)
     with pytest.raises(ValueError, match=r"no model_ema.safetensors; choose --which best or last"):
-        open_subject(None, str(run), "ema")
+        open_eval_model(None, str(run), "ema")
     with pytest.raises(ValueError, match="only the directory of a training has several"):
-        open_subject(None, str(run / "best.safetensors"), "last")
+        open_eval_model(None, str(run / "best.safetensors"), "last")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no weights"):
-        open_subject(None, str(tmp_path / "empty"))
+        open_eval_model(None, str(tmp_path / "empty"))
 
 
 def test_models_are_told_by_name_or_by_their_file(weights, tmp_path):
     with pytest.raises(ValueError, match="neither --model nor --checkpoint"):
-        open_subject(None, None)
+        open_eval_model(None, None)
     with pytest.raises(ValueError, match="no model named"):
-        open_subject("deit_huge", None)
+        open_eval_model("deit_huge", None)
     with pytest.raises(ValueError, match="no published weights for 'deit_tiny_patch16_LS'"):
-        open_subject("deit_tiny_patch16_LS", None)
+        open_eval_model("deit_tiny_patch16_LS", None)
     with pytest.raises(ValueError, match="leave out --model"):
-        open_subject("deit_tiny_patch16_LS", weights(small_vit()))
+        open_eval_model("deit_tiny_patch16_LS", weights(small_vit()))
     with pytest.raises(ValueError, match="has no head"):
-        open_subject(None, weights(small_vit(0)))
+        open_eval_model(None, weights(small_vit(0)))
     with pytest.raises(ValueError, match="images of 2 channels"):
-        open_subject(None, weights(small_vit(in_channels=2)))
+        open_eval_model(None, weights(small_vit(in_channels=2)))
     with pytest.raises(ValueError, match="labels pixels"):
-        open_subject(None, weights(small_vit(), metadata={"panel": "field"}))
+        open_eval_model(None, weights(small_vit(), metadata={"panel": "field"}))
     torch.save(ropevit.create_model("none_deit_tiny_patch16_LS", num_classes=7).state_dict(), tmp_path / "a.pth")
     with pytest.raises(ValueError, match="name it with --model"):
-        open_subject(None, str(tmp_path / "a.pth"))
-    subject = open_subject("none_deit_tiny_patch16_LS", str(tmp_path / "a.pth"))
+        open_eval_model(None, str(tmp_path / "a.pth"))
+    subject = open_eval_model("none_deit_tiny_patch16_LS", str(tmp_path / "a.pth"))
     assert (subject.config.num_classes, subject.trained_at) == (7, 224)
 
 

@@ -9,9 +9,9 @@ from ropevit.data.sources import open_source
 from ropevit.tasks.classify.recipes import find_recipe
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.classify.train import Classification, make_criterion, make_mixing, train
-from ropevit.tasks.common.events import Said
+from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
+from ropevit.tasks.common.events import Notice
 from ropevit.tasks.common.metrics import read_metrics
-from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.weights import load_model
 
 
@@ -50,7 +50,7 @@ def test_an_image_that_cannot_be_read_is_left_out_named_and_counted(folder):
     bad = folder / "images" / "train" / "a" / "2.png"
     bad.write_bytes(b"")
     said = []
-    train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Said) else None)
+    train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Notice) else None)
     assert any(str(bad) in message for message in said)
     lines = [line for line in read_metrics(folder / "run") if line.get("skipped")]
     assert all(line["skipped"] == [f"{bad}: cannot identify image file"] for line in lines)
@@ -61,7 +61,7 @@ def test_an_image_that_cannot_be_measured_is_named_with_every_score(folder):
     bad = folder / "images" / "val" / "a" / "2.png"
     bad.write_bytes(b"")
     said = []
-    train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Said) else None)
+    train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Notice) else None)
     lines = [(line["step"], "top1" in line) for line in read_metrics(folder / "run") if line.get("skipped")]
     assert lines == [(2, True), (4, True)]
     assert said == [f"left out {bad}: cannot identify image file"] * 2
@@ -71,7 +71,7 @@ def test_images_and_labels_are_brought_to_the_device_without_waiting_for_it(fold
     config = config_of(folder)
     accelerator = make_accelerator(config.run)
     source = open_source(config.data, "train")
-    task = Classification(config, source, source, accelerator, Channel())
+    task = Classification(config, source, source, accelerator, Communicator())
     batch, waits, original = next(task.batches(0, 1)), [], torch.Tensor.to
 
     def to(self, *place, **options):
@@ -82,7 +82,7 @@ def test_images_and_labels_are_brought_to_the_device_without_waiting_for_it(fold
     monkeypatch.setattr(torch.Tensor, "to", to)
     task.loss(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(2)), batch, 0)
     assert waits == [False, False]
-    leave()
+    shutdown()
 
 
 def test_test_images_of_other_classes_are_refused(folder):
@@ -141,7 +141,7 @@ def test_right_answers_are_counted_class_by_class():
     parts.append(Batch(torch.zeros(2, 3, 2, 2, dtype=torch.uint8), labels[3:], []))
     answers = iter([logits[:3], logits[3:]])
     seen = []
-    result = tally(lambda _: next(answers), parts, 7, Channel(), seen.append)
+    result = tally(lambda _: next(answers), parts, 7, Communicator(), seen.append)
     assert result.images.tolist() == [1, 1, 1, 0, 0, 0, 2]
     assert result.first.tolist() == [1, 0, 0, 0, 0, 0, 1]
     assert result.several.tolist() == [1, 0, 1, 0, 0, 0, 1]
@@ -158,9 +158,9 @@ def test_a_process_without_images_to_measure_takes_part_all_the_same():
         seen.append(int(images.sum()))
         return torch.tensor([[0.0, 1.0]])
 
-    channel = Channel()
+    channel = Communicator()
     rounds = iter([1, 1, 1, 0])  # another process has a batch more
-    channel.largest = lambda _: next(rounds)
+    channel.all_reduce_max = lambda _: next(rounds)
     blank = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     assert tally(logits_of, parts, 2, channel, lambda _: None, blank=blank).scores()["top1"] == 100.0
     assert seen == [0, 12, 0]
@@ -172,8 +172,8 @@ def test_pixels_are_normalised_as_imagenet_is(small):
     from ropevit.tasks.classify import train as module
 
     source = module.open_source("fashion", "train")
-    task = Classification(config, source, source, accelerator, Channel())
+    task = Classification(config, source, source, accelerator, Communicator())
     white = task.normalise(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
     wanted = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(white[0, :, 0, 0], wanted)
-    leave()
+    shutdown()

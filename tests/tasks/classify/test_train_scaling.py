@@ -18,9 +18,9 @@ from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.evaluate import evaluate
 from ropevit.tasks.classify.train import train
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import Begun
-from ropevit.tasks.common.events import Stepped
-from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.evaluation import EvalStarted
+from ropevit.tasks.common.events import StepDone
+from ropevit.tasks.common.interruption import Interrupted
 from ropevit.tasks.common.metrics import read_metrics
 from ropevit.tasks.common.runs import find_runs
 from ropevit.weights import load_model
@@ -73,7 +73,7 @@ def test_a_stopped_training_with_jitter_goes_on_bit_for_bit(small, tmp_path, dra
     train(config)
     whole = list(drawn)
     drawn.clear()
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(config.with_run(out=tmp_path / "run"), stop_after(3))
     train(config.with_run(out=tmp_path / "run", resume=True))
     assert len(whole) == 8
@@ -86,7 +86,7 @@ def test_a_stopped_training_with_jitter_goes_on_bit_for_bit(small, tmp_path, dra
 
 def stop_after(step):
     def watch(event):
-        if isinstance(event, Stepped) and event.step == step:
+        if isinstance(event, StepDone) and event.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return watch
@@ -134,7 +134,7 @@ def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(s
             checkpoint=str(tmp_path / "run"), data=str(tmp_path / "images"), out=tmp_path / name, sizes=(56,),
             workers=0, device="cpu", scaling=scaling,
         )  # fmt: skip
-        evaluate(config, lambda event: begun.append(event.how) if isinstance(event, Begun) else None)
+        evaluate(config, lambda event: begun.append(event.how) if isinstance(event, EvalStarted) else None)
     assert [[rule.name for rule in rules.methods] for rules in seen[:2]] == [["normalise", "jitter"], ["yarn"]]
     assert {rules.trained_grid for rules in seen[:2]} == {(7, 7)}
     assert [how.split("rules ")[1].split(",")[0] for how in begun[:2]] == [RULE, "yarn"]

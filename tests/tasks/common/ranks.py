@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch import nn
 
 from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.ema import Ema
-from ropevit.tasks.common.engine import Job, State, evaluate
+from ropevit.tasks.common.engine import TrainJob, TrainState, evaluate
 from ropevit.tasks.common.events import silent
-from ropevit.tasks.common.processes import Channel
-from ropevit.tasks.common.window import Window
+from ropevit.tasks.common.log_window import LogWindow
 
 
 class Statistics:
@@ -37,7 +37,7 @@ class Statistics:
         self.measured.append(model.running_mean.item())
         return {"mean": self.measured[-1]}
 
-    def keep(self, path, weights, facts):  # noqa: ARG002
+    def save_weights(self, path, weights, facts):  # noqa: ARG002
         safetensors.torch.save_file(dict(weights), path)
 
 
@@ -50,10 +50,10 @@ def measure(rank, directory):
     model(torch.full((4, 1), 10.0 ** (rank + 1)))
     average.update(model)
     optimizer = torch.optim.SGD(model.parameters())
-    state = State(
-        model, model, SimpleNamespace(optimizer=optimizer), None, average, Window(torch.device("cpu")), step=1
+    state = TrainState(
+        model, model, SimpleNamespace(optimizer=optimizer), None, average, LogWindow(torch.device("cpu")), step=1
     )
-    job = Job(
+    job = TrainJob(
         accelerator=SimpleNamespace(is_main_process=rank == 0),
         task=task,
         model=model,
@@ -61,7 +61,7 @@ def measure(rank, directory):
         run=RunConfig(out=directory, device="cpu"),
         settings={},
         report=silent,
-        channel=Channel(),
+        communicator=Communicator(),
     )
     evaluate(state, job)
     found = {"measured": task.measured, "batches": model.num_batches_tracked.item()}

@@ -3,15 +3,15 @@ import json
 import pytest
 
 from ropevit.tasks.common.eval_config import read_ratios
+from ropevit.tasks.common.eval_results import ResultsDir, parse_row
 from ropevit.tasks.common.evaluation import read_curve
-from ropevit.tasks.common.measured import Results, parse_row
-from ropevit.tasks.detect.evaluate import Row
+from ropevit.tasks.detect.evaluate import DetectorResult
 
 
 def row(size=64, **changes):
     scores = dict.fromkeys(("AP", "AP50", "AP75", "AR1", "AR10", "AR100", "APs", "ARs"), 40.0)
     rest = {"images": 6, "skipped": 0, "images_per_second": 2.5, "peak_memory_gib": 0.5}
-    return Row(
+    return DetectorResult(
         **{"size": size, "longest": 80, "APm": None, "APl": None, "ARm": None, "ARl": None} | scores | rest | changes
     )
 
@@ -26,7 +26,7 @@ def other(tmp_path):
     """Give a function that writes another evaluation."""
 
     def write(rows=((32, 30.0), (64, 40.0)), **changes):
-        results = Results(tmp_path / "other", settings(**changes), {"1": "disc"}, Row, resume=False)
+        results = ResultsDir(tmp_path / "other", settings(**changes), {"1": "disc"}, DetectorResult, resume=False)
         for size, score in rows:
             results.add(row(size, AP=score), [float("nan")])
         return tmp_path / "other"
@@ -35,7 +35,7 @@ def other(tmp_path):
 
 
 def read(folder, **changes):
-    return read_curve(folder, Row, settings("mixed", "rope_mixed", **changes))
+    return read_curve(folder, DetectorResult, settings("mixed", "rope_mixed", **changes))
 
 
 def test_a_curve_is_read_with_its_embedding(other):
@@ -74,7 +74,7 @@ def test_a_row_is_read_as_it_was_written(other):
     written = row(32, AP=30.0)
     folder = other(rows=((32, 30.0),))
     names, values = ((folder / "eval.csv").read_text().splitlines()[line].split(",") for line in (0, 1))
-    assert parse_row(dict(zip(names, values, strict=True)), Row, folder) == written
+    assert parse_row(dict(zip(names, values, strict=True)), DetectorResult, folder) == written
     assert (folder / "per_class.csv").read_text() == "class,name,32\n1,disc,\n"
 
 
@@ -144,7 +144,7 @@ def test_a_table_of_wrong_values_is_one_line(old, new, reason, other):
 def test_a_class_that_would_be_a_formula_is_kept_as_text_and_found_again(tmp_path):
     names = {"=1+1": "=1+1", "b": "@b"}
     for resume in (False, True):
-        results = Results(tmp_path / "own", settings(), names, Row, resume=resume)
+        results = ResultsDir(tmp_path / "own", settings(), names, DetectorResult, resume=resume)
         results.add(row(64 if resume else 32), [10.0, 20.0])
     lines = (tmp_path / "own" / "per_class.csv").read_text().splitlines()
     assert lines == ["class,name,32,64", "'=1+1,'=1+1,10.00,10.00", "b,'@b,20.00,20.00"]

@@ -13,10 +13,10 @@ from ropevit.models.vit import ViT
 from ropevit.tasks.classify.train import train
 from ropevit.tasks.common import engine
 from ropevit.tasks.common.checkpoints import CheckpointError, list_checkpoints
-from ropevit.tasks.common.events import Evaluated, Evaluating, Said, Started, Stepped
-from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.events import EvalDone, EvalProgress, Notice, StepDone, TrainStarted
+from ropevit.tasks.common.interruption import Interrupted
+from ropevit.tasks.common.log_window import DivergedError
 from ropevit.tasks.common.metrics import read_metrics
-from ropevit.tasks.common.window import DivergedError
 from ropevit.weights import load_model
 
 TIMING = ("images_per_second", "data_wait", "memory_gib")
@@ -30,7 +30,7 @@ def at(step, action):
     """Give a reporter that acts after a step."""
 
     def report(event):
-        if isinstance(event, Stepped) and event.step == step:
+        if isinstance(event, StepDone) and event.step == step:
             action()
 
     return report
@@ -72,16 +72,16 @@ def test_a_training_leaves_a_log_weights_and_its_config(unbroken, small):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_training_that_a_signal_stops_goes_on_as_if_nothing_had_been(unbroken, small, tmp_path, number):
-    with pytest.raises(Stopped, match=r"stopped after step 11, as asked by SIG.*step-00000011.pt"):
+    with pytest.raises(Interrupted, match=r"stopped after step 11, as asked by SIG.*step-00000011.pt"):
         train(small(2), at(11, interrupt(number)))
     started = []
-    train(small(2, resume=True), lambda event: started.append(event) if isinstance(event, Started) else None)
+    train(small(2, resume=True), lambda event: started.append(event) if isinstance(event, TrainStarted) else None)
     assert started[0].first == 11
     assert log(tmp_path / "run") == log(unbroken)
     same_files(tmp_path / "run", unbroken)
 
 
-@pytest.mark.parametrize("moment", [Evaluating, Evaluated])
+@pytest.mark.parametrize("moment", [EvalProgress, EvalDone])
 def test_a_training_that_dies_while_it_measures_goes_on_with_measuring(unbroken, small, tmp_path, moment):
     def die(event):
         if isinstance(event, moment):
@@ -90,14 +90,14 @@ def test_a_training_that_dies_while_it_measures_goes_on_with_measuring(unbroken,
     with pytest.raises(KeyboardInterrupt):
         train(small(2), die)
     started = []
-    train(small(2, resume=True), lambda event: started.append(event) if isinstance(event, Started) else None)
+    train(small(2, resume=True), lambda event: started.append(event) if isinstance(event, TrainStarted) else None)
     assert started[0].first == 8
     assert log(tmp_path / "run") == log(unbroken)
     same_files(tmp_path / "run", unbroken)
 
 
 def test_a_signal_before_measuring_ends_the_training_without(unbroken, small, tmp_path):
-    with pytest.raises(Stopped, match=r"stopped after step 8, as asked by SIGTERM"):
+    with pytest.raises(Interrupted, match=r"stopped after step 8, as asked by SIGTERM"):
         train(small(2), at(8, interrupt(signal.SIGTERM)))
     assert not any("top1" in line for line in log(tmp_path / "run"))
     train(small(2, resume=True))
@@ -134,14 +134,14 @@ def test_accumulating_gradients_changes_the_losses_by_rounding_alone(small, tmp_
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(unbroken, small, tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(small(2, save_every=3), at(14, interrupt(signal.SIGTERM)))
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1  # one bit
     newest.write_bytes(content)
     said = []
-    train(small(2, resume=True), lambda event: said.append(event) if isinstance(event, Said | Started) else None)
+    train(small(2, resume=True), lambda event: said.append(event) if isinstance(event, Notice | TrainStarted) else None)
     assert "step-00000014.pt is damaged" in said[0].message
     assert said[1].first == 12
     assert log(tmp_path / "run") == log(unbroken)
@@ -224,7 +224,7 @@ def test_bfloat16_checkpointing_and_compiling_train_too(small, tmp_path, monkeyp
 def test_the_best_weights_are_those_of_the_best_score(small, tmp_path):
     scores = []
     train(
-        small(3), lambda event: scores.append((event.scores["top1"], event.step)) if isinstance(event, Evaluated) else 0
+        small(3), lambda event: scores.append((event.scores["top1"], event.step)) if isinstance(event, EvalDone) else 0
     )
     best = max(scores, key=lambda pair: (pair[0], -pair[1]))
     _, info = load_model(tmp_path / "run" / "best.safetensors")
@@ -268,7 +268,7 @@ def test_two_trainings_at_once_in_a_directory_are_refused(resume, small, tmp_pat
 def test_a_training_too_short_for_its_warm_up_says_so_and_goes_on_alike(small, tmp_path):
     said = []
     options = {"warmup_epochs": 5}
-    train(small(1, options, max_steps=4), lambda event: said.append(event) if isinstance(event, Said) else None)
+    train(small(1, options, max_steps=4), lambda event: said.append(event) if isinstance(event, Notice) else None)
     assert [event.message for event in said] == ["the warm-up of 40 steps was cut to 4, half of the training"]
     train(small(1, options, resume=True))
     rates = [line["lr"] for line in log(tmp_path / "run") if "lr" in line]

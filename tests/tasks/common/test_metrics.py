@@ -7,7 +7,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ropevit.tasks.classify.train import train
-from ropevit.tasks.common import window
 from ropevit.tasks.common.metrics import read_metrics
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ropevit.tasks.common.assignment import mean_count
+from ropevit.tasks.common.assignment import mean_over_ranks
 from ropevit.tasks.detect import criterion, layers
 from ropevit.tasks.detect.criterion import dino_losses
 from tasks.detect.small import objects, small_detector, small_maps
@@ -38,7 +38,7 @@ def train(rank, directory):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
     cpu = torch.device("cpu")
-    seen = {"three and one": mean_count((3, 1)[rank], cpu).item(), "none": mean_count(0, cpu).item()}
+    seen = {"three and one": mean_over_ranks((3, 1)[rank], cpu).item(), "none": mean_over_ranks(0, cpu).item()}
     seen["norms"], seen["losses"] = norms(0, [rank])
     seen["noisy norms"], seen["noisy losses"] = norms(6, [rank])
     Path(directory, f"{rank}.json").write_text(json.dumps(seen))

@@ -12,7 +12,7 @@ from ropevit.data.coco import open_coco
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, result_rows
 from ropevit.tasks.detect.boxes import Predictions
-from ropevit.tasks.detect.postprocess import Detections, detections
+from ropevit.tasks.detect.postprocess import Detections, to_detections
 
 IDS = (3, 17, 90)
 
@@ -103,7 +103,7 @@ def perfect(source, index):
     boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
     logits = torch.full((1, len(boxes), len(source.classes)), -20.0)
     logits[0, range(len(boxes)), torch.from_numpy(truth.labels)] = 5.0
-    found = detections(Predictions(logits, boxes[None]), [(picture.height, picture.width)], top=max(1, len(boxes)))
+    found = to_detections(Predictions(logits, boxes[None]), [(picture.height, picture.width)], top=max(1, len(boxes)))
     return truth.image_id, found[0]
 
 

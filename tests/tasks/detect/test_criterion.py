@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ropevit.tasks.common.assignment import mean_count
+from ropevit.tasks.common.assignment import mean_over_ranks
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.criterion import dino_losses, set_losses
 from tasks.detect import ranks
@@ -41,7 +41,7 @@ def test_processes_with_and_without_denoising_agree_on_losses_and_gradients(seen
 
 
 def test_one_process_divides_by_its_own_boxes():
-    assert [mean_count(count, torch.device("cpu")).item() for count in (0, 1, 4)] == [1.0, 1.0, 4.0]
+    assert [mean_over_ranks(count, torch.device("cpu")).item() for count in (0, 1, 4)] == [1.0, 1.0, 4.0]
 
 
 def test_there_is_a_loss_for_every_layer_the_encoder_and_the_denoising():

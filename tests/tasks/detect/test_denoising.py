@@ -2,23 +2,29 @@ import pytest
 import torch
 from torch import nn
 
-from ropevit.tasks.detect.boxes import centred, cornered, logit, make_target
-from ropevit.tasks.detect.denoising import Groups, denoising_queries, in_slots, make_groups, shake
+from ropevit.tasks.detect.boxes import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, logit, make_target
+from ropevit.tasks.detect.denoising import (
+    DenoisingGroups,
+    denoising_queries,
+    jitter_boxes,
+    make_denoising_groups,
+    scatter_targets,
+)
 from tasks.detect.small import CLASSES, objects, small_config
 
 TARGETS = [objects(1, 2, 3), objects(4), objects()]
 
 
 def test_as_many_groups_are_made_as_the_fullest_image_allows():
-    assert make_groups(TARGETS, small_config(denoising=100)) == Groups(33, 3)
-    assert make_groups(TARGETS, small_config(denoising=2)) == Groups(1, 3)  # never none
-    assert make_groups(TARGETS, small_config(denoising=0)) is None
-    assert make_groups([objects(), objects()], small_config()) is None
+    assert make_denoising_groups(TARGETS, small_config(denoising=100)) == DenoisingGroups(33, 3)
+    assert make_denoising_groups(TARGETS, small_config(denoising=2)) == DenoisingGroups(1, 3)  # never none
+    assert make_denoising_groups(TARGETS, small_config(denoising=0)) is None
+    assert make_denoising_groups([objects(), objects()], small_config()) is None
 
 
 @pytest.mark.parametrize(("number", "slots", "matched"), [(1, 1, 1), (2, 3, 5), (4, 2, 3)])
 def test_groups_see_themselves_and_the_matched_queries_which_see_none_of_them(number, slots, matched):
-    mask, size = Groups(number, slots).mask(matched, torch.device("cpu")), 2 * slots
+    mask, size = DenoisingGroups(number, slots).mask(matched, torch.device("cpu")), 2 * slots
     noisy = number * size
     assert mask.shape == (noisy + matched, noisy + matched)
     for row in range(noisy):
@@ -30,7 +36,7 @@ def test_groups_see_themselves_and_the_matched_queries_which_see_none_of_them(nu
 
 def test_each_positive_stands_for_the_object_that_it_was_made_from():
     config, embedding = small_config(label_noise=0.0, box_noise=0.0), nn.Embedding(CLASSES, 32)
-    groups = Groups(4, 3)
+    groups = DenoisingGroups(4, 3)
     queries = denoising_queries(TARGETS, groups, embedding, config)
     assert queries.content.shape == (3, 24, 32)
     for target, content, boxes in zip(TARGETS, queries.content, queries.boxes, strict=True):
@@ -43,12 +49,12 @@ def test_each_positive_stands_for_the_object_that_it_was_made_from():
 
 
 def test_empty_slots_have_no_content_and_a_box_in_the_middle():
-    queries = denoising_queries(TARGETS, Groups(2, 3), nn.Embedding(CLASSES, 32), small_config())
+    queries = denoising_queries(TARGETS, DenoisingGroups(2, 3), nn.Embedding(CLASSES, 32), small_config())
     assert queries.content[2].eq(0).all()
     assert queries.boxes[2].eq(0.5).all()
     assert queries.content[1, [1, 2, 4, 5, 7, 8, 10, 11]].eq(0).all()
     assert queries.content[1, [0, 3, 6, 9]].ne(0).all()
-    labels, boxes, filled = in_slots(TARGETS, Groups(2, 3))
+    labels, boxes, filled = scatter_targets(TARGETS, DenoisingGroups(2, 3))
     assert filled.tolist() == [[True] * 3, [True, False, False], [False] * 3]
     assert labels[1].tolist() == [4, 0, 0]
     assert boxes[1, 1:].eq(0).all()
@@ -58,7 +64,11 @@ def test_empty_slots_have_no_content_and_a_box_in_the_middle():
 def test_positives_move_by_less_than_half_a_side_and_negatives_by_more(scale):
     boxes = torch.tensor([[0.5, 0.5, 0.1, 0.2]]).repeat(400, 1)[None]
     negative = torch.arange(400) >= 200
-    moved = (cornered(shake(boxes, negative, scale)) - cornered(boxes)) / torch.tensor([0.05, 0.1, 0.05, 0.1]) / scale
+    moved = (
+        (box_cxcywh_to_xyxy(jitter_boxes(boxes, negative, scale)) - box_cxcywh_to_xyxy(boxes))
+        / torch.tensor([0.05, 0.1, 0.05, 0.1])
+        / scale
+    )
     near, far = moved[0, :200].abs(), moved[0, 200:].abs()
     assert near.max() <= 1 + 1e-4
     assert near.max() > 0.95
@@ -70,14 +80,14 @@ def test_positives_move_by_less_than_half_a_side_and_negatives_by_more(scale):
 
 def test_noisy_boxes_stay_in_the_image():
     boxes = torch.rand(1, 500, 4)
-    noisy = cornered(shake(boxes, torch.arange(500) % 2 == 1, 1.0))
+    noisy = box_cxcywh_to_xyxy(jitter_boxes(boxes, torch.arange(500) % 2 == 1, 1.0))
     assert noisy.min() >= -1e-6
     assert noisy.max() <= 1 + 1e-6
 
 
 def test_a_quarter_of_the_labels_is_drawn_anew():
     embedding = nn.Embedding(CLASSES, 32)
-    queries = denoising_queries([objects(3)], Groups(4000, 1), embedding, small_config(label_noise=0.5))
+    queries = denoising_queries([objects(3)], DenoisingGroups(4000, 1), embedding, small_config(label_noise=0.5))
     kept = (queries.content[0] == embedding.weight[3]).all(1).float().mean()
     assert abs(kept - (0.75 + 0.25 / CLASSES)) < 0.02  # a drawn class may be the same
 
@@ -91,7 +101,7 @@ def test_a_logit_is_that_of_a_share_a_thousandth_inside():
 def test_boxes_of_pixels_become_centres_and_sides_of_the_image():
     target = make_target(torch.tensor([2]), torch.tensor([[10.0, 20.0, 50.0, 30.0]]), (40, 100), 3)
     torch.testing.assert_close(target.boxes, torch.tensor([[0.3, 0.625, 0.4, 0.25]]))
-    torch.testing.assert_close(centred(cornered(target.boxes)), target.boxes)
+    torch.testing.assert_close(box_xyxy_to_cxcywh(box_cxcywh_to_xyxy(target.boxes)), target.boxes)
 
 
 @pytest.mark.parametrize(("label", "box", "message"), [

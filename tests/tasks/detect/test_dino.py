@@ -8,7 +8,7 @@ from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.dino import Dino
-from ropevit.tasks.detect.levels import Levels, make_levels, padding_mask, propose
+from ropevit.tasks.detect.levels import Levels, make_levels, padding_mask, propose_boxes
 from tasks.detect.small import CHANNELS, objects, small_config, small_detector, small_maps
 
 
@@ -69,7 +69,7 @@ def test_heads_sample_around_their_token_at_first():
 def test_tokens_propose_boxes_around_themselves_that_double_with_each_level():
     shapes = ((20, 24), (2, 3))
     levels = make_levels([torch.zeros(1, 1, *shape) for shape in shapes], None)
-    logits, usable = propose(levels)
+    logits, usable = propose_boxes(levels)
     boxes = logits.sigmoid()[0]
     torch.testing.assert_close(boxes[24 + 2], torch.tensor([2.5 / 24, 1.5 / 20, 0.05, 0.05]))
     torch.testing.assert_close(boxes[-1], torch.tensor([2.5 / 3, 1.5 / 2, 0.1, 0.1]))
@@ -79,7 +79,7 @@ def test_tokens_propose_boxes_around_themselves_that_double_with_each_level():
 def test_tokens_at_the_edge_and_in_the_padding_propose_nothing():
     mask = torch.ones(1, 2, 80, dtype=torch.bool)
     mask[:, :, 60:] = False
-    logits, usable = propose(Levels(((2, 80),), (mask,)))
+    logits, usable = propose_boxes(Levels(((2, 80),), (mask,)))
     expected = torch.zeros(80, dtype=torch.bool)
     expected[1:59] = True  # centres from 0.5 / 60, below 0.01, to 59.5 / 60, above 0.99
     assert usable[0, :80].tolist() == expected.tolist()

@@ -12,13 +12,13 @@ from pycocotools.cocoeval import COCOeval
 
 from ropevit.data.coco import open_coco
 from ropevit.tasks.common import evaluation
+from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.eval_config import ClassifierOptions, DetectorOptions, EvalConfig
-from ropevit.tasks.common.evaluation import Measured
-from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.common.evaluation import EvalSizeDone
 from ropevit.tasks.detect import evaluate as module
 from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.batches import normalise
-from ropevit.tasks.detect.finding import Search, find_all
+from ropevit.tasks.detect.inference import InferenceSettings, run_detector
 from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.detect.train import Detection
 from ropevit.tasks.evaluate import evaluate
@@ -45,8 +45,8 @@ def place(tmp_path_factory):
     mean, std = (torch.tensor(info.metadata[name]).view(-1, 1, 1) for name in ("mean", "std"))
     places = {"workers": 0, "world": 1, "rank": 0, "autocast": contextlib.nullcontext}
     places["normalise"] = partial(normalise, mean=mean, std=std)
-    search = Search(short=64, longest=80, top=20, batch_size=1, **places)
-    annotate(root / "coco", find_all(model.eval(), source, search, Channel(), lambda _: None)[0])
+    search = InferenceSettings(short=64, longest=80, top=20, batch_size=1, **places)
+    annotate(root / "coco", run_detector(model.eval(), source, search, Communicator(), lambda _: None)[0])
     return root
 
 
@@ -67,8 +67,8 @@ def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_pat
     accelerator = make_accelerator(config.run)
     sources = open_coco(place / "coco", "train"), open_coco(place / "coco", "val", keep_empty=True)
     model = load_detector(place / "run" / "best.safetensors")[0].eval()
-    scores = Detection(config, *sources, accelerator, Channel()).evaluate(model, lambda _: None)
-    leave()
+    scores = Detection(config, *sources, accelerator, Communicator()).evaluate(model, lambda _: None)
+    shutdown()
     assert 5 < row.AP < 95
     written = {name: getattr(row, name) for name in scores}
     assert written == {name: round(score, 4) for name, score in scores.items()}
@@ -98,13 +98,13 @@ def test_pycocotools_reads_the_detections_and_finds_the_same_for_each_class(plac
 
 
 def test_the_shorter_side_is_the_size_and_the_limit_on_the_longer_grows_with_it(place, tmp_path, monkeypatch):
-    seen, original = [], module.find_all
+    seen, original = [], module.run_detector
 
     def spy(model, source, search, *rest):
         model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1][0]))
         return original(model, source, search, *rest)
 
-    monkeypatch.setattr(module, "find_all", spy)
+    monkeypatch.setattr(module, "run_detector", spy)
     (row,) = measure(place, tmp_path / "out", sizes=(96,))
     assert row.longest == 120
     shapes = [image[2:] for image in open_coco(place / "coco", "val", keep_empty=True).images]
@@ -121,14 +121,14 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
     out, done = tmp_path / "out", []
 
     def interrupt(event):
-        if isinstance(event, Measured):
+        if isinstance(event, EvalSizeDone):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         measure(place, out, interrupt, sizes=(32, 64))
     kept = table(out / "eval.csv")
     measure(place, out, lambda event: done.append(event), sizes=(32, 64), resume=True)
-    assert [event.row.size for event in done if isinstance(event, Measured)] == [64]
+    assert [event.row.size for event in done if isinstance(event, EvalSizeDone)] == [64]
     assert table(out / "eval.csv")[:1] == kept
     assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png"}
     for options, changed in (
@@ -182,7 +182,7 @@ def test_pictures_that_cannot_be_read_are_named_and_their_objects_missed(place, 
     assert (row.images, row.skipped) == (5, 1)
     assert row.AR100 < before.AR100
     said = f"{file}: cannot identify image file"
-    assert [event.left_out for event in events if isinstance(event, Measured)] == [(said,)]
+    assert [event.left_out for event in events if isinstance(event, EvalSizeDone)] == [(said,)]
 
 
 def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropevit.tasks.common.assignment import assign
+from ropevit.tasks.common.assignment import linear_sum_assignment
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.matching import cost_matrix, match
 from tasks.detect.small import objects, small_config
@@ -15,7 +15,7 @@ from tasks.detect.small import objects, small_config
 def test_no_other_assignment_costs_less(rows, columns, levels):
     for seed in range(20):
         costs = np.random.default_rng(seed).integers(-levels, levels, (rows, columns)).astype(np.float32)
-        chosen = assign(costs)
+        chosen = linear_sum_assignment(costs)
         assert len(set(chosen.tolist())) == rows
         least = min(costs[range(rows), list(other)].sum() for other in permutations(range(columns), rows))
         assert costs[np.arange(rows), chosen].sum() == least

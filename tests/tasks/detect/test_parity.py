@@ -12,7 +12,7 @@ import torch
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.layout import to_detrex
 from ropevit.tasks.detect.levels import padding_mask
-from ropevit.tasks.detect.postprocess import detections
+from ropevit.tasks.detect.postprocess import to_detections
 from tasks.detect.golden import ARRAYS, CASES, SIZES, detector, feature_maps, targets
 
 
@@ -47,7 +47,7 @@ def test_detections_are_those_of_detrex(case):
     model = detector(case).eval()
     maps = [x[:1] for x in feature_maps(case, height=120)]
     with torch.inference_mode():
-        (found,) = detections(model(maps).layers[-1], SIZES[:1])
+        (found,) = to_detections(model(maps).layers[-1], SIZES[:1])
     scores, labels, boxes = (torch.from_numpy(ARRAYS[f"{case['case']}.{x}"]) for x in ("scores", "labels", "boxes"))
     torch.testing.assert_close(found.scores[:50], scores, rtol=0, atol=5e-5)
     assert found.labels[:50].tolist() == labels.tolist()

@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from ropevit.tasks.detect.boxes import Predictions
-from ropevit.tasks.detect.postprocess import detections
+from ropevit.tasks.detect.postprocess import to_detections
 
 LOGITS = torch.tensor([[[2.0, -1.0], [0.0, 1.0], [-3.0, 3.0]]])
 BOXES = torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.95, 0.5, 0.2, 1.0], [0.1, 0.2, 0.2, 0.2]]])
 
 
 def test_the_best_pairs_of_query_and_class_come_first_in_pixels_of_the_original():
-    (found,) = detections(Predictions(LOGITS, BOXES), [(50, 200)], top=4)
+    (found,) = to_detections(Predictions(LOGITS, BOXES), [(50, 200)], top=4)
     torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0, 1.0, 0.0]).sigmoid())
     assert found.labels.tolist() == [1, 0, 1, 0]  # the second query twice
     right = [170.0, 0.0, 200.0, 50.0]  # cut off at the edge
@@ -20,12 +20,12 @@ def test_the_best_pairs_of_query_and_class_come_first_in_pixels_of_the_original(
 def test_there_are_at_most_as_many_as_pairs_and_none_without_area():
     boxes = BOXES.clone()
     boxes[0, 0, 2] = 0
-    (found,) = detections(Predictions(LOGITS, boxes), [(50, 200)])
+    (found,) = to_detections(Predictions(LOGITS, boxes), [(50, 200)])
     assert len(found.scores) == len(found.labels) == len(found.boxes) == 4
 
 
 def test_a_size_for_each_image_is_needed():
     with pytest.raises(ValueError, match="got top=300 and sizes of 2 images with predictions of 1"):
-        detections(Predictions(LOGITS, BOXES), [(50, 200)] * 2)
+        to_detections(Predictions(LOGITS, BOXES), [(50, 200)] * 2)
     with pytest.raises(ValueError, match="got top=0"):
-        detections(Predictions(LOGITS, BOXES), [(50, 200)], top=0)
+        to_detections(Predictions(LOGITS, BOXES), [(50, 200)], top=0)

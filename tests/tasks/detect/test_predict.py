@@ -9,13 +9,13 @@ from torch import nn
 from ropevit.data.coco import open_coco
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
-from ropevit.tasks.common.painting import class_colour
+from ropevit.tasks.common.drawing import class_colour
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import EvalReader, normalise
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector, save_detector
-from ropevit.tasks.detect.predict import DetectionFolder, FindConfig, open_finder
+from ropevit.tasks.detect.predict import DetectionFolder, DetectionOptions, open_finder
 from ropevit.tasks.detect.recipes import find_recipe
 from tasks.detect.generated import write_pictures
 
@@ -52,7 +52,7 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def stubbed(saved):
     """Give a finder whose model is a stub."""
-    return lambda **options: replace(open_finder(saved, FindConfig(**options), CPU), model=Stub())
+    return lambda **options: replace(open_finder(saved, DetectionOptions(**options), CPU), model=Stub())
 
 
 @pytest.mark.parametrize(("size", "seen"), [(None, (53, 80)), (32, (27, 40)), (200, (167, 250))])
@@ -103,7 +103,7 @@ def test_the_model_sees_what_it_saw_when_it_was_measured(stubbed, tmp_path):
 
 @pytest.mark.parametrize("size", [(1, 1), (900, 2), (3, 700)])
 def test_a_detector_takes_any_image(saved, size):
-    finder = open_finder(saved, FindConfig(threshold=0, top=5), CPU)
+    finder = open_finder(saved, DetectionOptions(threshold=0, top=5), CPU)
     found = finder.find(Image.new("RGB", size))
     assert not finder.model.training
     assert len(found.scores) == 5
@@ -125,7 +125,7 @@ def test_nothing_found_is_said(stubbed, tmp_path):
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        FindConfig(**options)
+        DetectionOptions(**options)
 
 
 @pytest.mark.parametrize(
@@ -140,5 +140,5 @@ def test_a_file_that_does_not_say_how_it_was_measured_is_refused(tmp_path, chang
     config = find_recipe("detect/dino_smoke").model
     save_detector(tmp_path / "a.safetensors", Detector(config, 3), config, CLASSES, FACTS | changes)
     with pytest.raises(ValueError, match=message):
-        open_finder(tmp_path / "a.safetensors", FindConfig(), CPU)
-    assert asdict(FindConfig()) == {"threshold": 0.3, "top": 100, "size": None}
+        open_finder(tmp_path / "a.safetensors", DetectionOptions(), CPU)
+    assert asdict(DetectionOptions()) == {"threshold": 0.3, "top": 100, "size": None}

@@ -14,16 +14,16 @@ from ropevit.data.coco import open_coco
 from ropevit.data.order import TrainOrder
 from ropevit.models.registry import get_config
 from ropevit.models.vit import ViT
+from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.engine import Task
-from ropevit.tasks.common.events import Stepped
-from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.events import StepDone
+from ropevit.tasks.common.interruption import Interrupted
 from ropevit.tasks.common.metrics import read_metrics
-from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
 from ropevit.tasks.detect.average_precision import CocoScores
 from ropevit.tasks.detect.batches import EvalReader, TrainReader, train_batches
-from ropevit.tasks.detect.boxes import cornered
-from ropevit.tasks.detect.first import first_detector
+from ropevit.tasks.detect.boxes import box_cxcywh_to_xyxy
+from ropevit.tasks.detect.init_weights import init_detector
 from ropevit.tasks.detect.model import Detector, load_detector
 from ropevit.tasks.detect.recipes import RECIPES, find_recipe
 from ropevit.tasks.detect.train import Detection, train
@@ -57,10 +57,10 @@ def task(pictures, tmp_path):
         accelerator = make_accelerator(config.run)
         made.append(accelerator)
         sources = open_coco(pictures, "train"), open_coco(pictures, "val", keep_empty=True)
-        return Detection(config, *sources, accelerator, Channel())
+        return Detection(config, *sources, accelerator, Communicator())
 
     yield make
-    leave()
+    shutdown()
 
 
 def losses(folder):
@@ -85,10 +85,10 @@ def test_a_training_that_is_stopped_goes_on_with_the_same_losses(pictures, tmp_p
     train(small_training(pictures, tmp_path / "whole", model=TINY))
 
     def stop(event):
-        if isinstance(event, Stepped) and event.step == 3:
+        if isinstance(event, StepDone) and event.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match="stopped after step 3"):
+    with pytest.raises(Interrupted, match="stopped after step 3"):
         train(small_training(pictures, tmp_path / "parts", model=TINY), stop)
     train(small_training(pictures, tmp_path / "parts", model=TINY, resume=True))
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
@@ -126,7 +126,9 @@ def test_pictures_lie_at_the_top_left_of_multiples_of_32_with_their_objects_in_p
         assert not image[:, h:].any()
         assert not image[:, :, w:].any()
         assert image[:, :h, :w].all()
-        for left, top, right, bottom in (cornered(target.boxes) * torch.tensor([w, h, w, h])).round().int().tolist():
+        for left, top, right, bottom in (
+            (box_cxcywh_to_xyxy(target.boxes) * torch.tensor([w, h, w, h])).round().int().tolist()
+        ):
             inside = raw[:, (top + 3 * bottom) // 4, (left + right) // 2].int()
             assert inside.max() - inside.min() > 60, "a coloured shape on grey ground"
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -202,7 +204,7 @@ def test_the_backbone_starts_from_a_classifier(tmp_path, position):
     classifier = ViT(config)
     path = ropevit.save_model(tmp_path / "classifier.safetensors", classifier)
     size = {"width": 32, "depth": 1, "heads": 2, "patch_size": None, "window": None, "position": position}
-    model = first_detector(replace(find_recipe("detect/dino_smoke").model, **size, init=str(path)), list("abc"))
+    model = init_detector(replace(find_recipe("detect/dino_smoke").model, **size, init=str(path)), list("abc"))
     assert torch.equal(model.backbone.body.blocks[0].mlp.fc1.weight, classifier.blocks[0].mlp.fc1.weight)
 
 
@@ -282,7 +284,7 @@ def test_parts_of_a_step_are_divided_by_the_boxes_of_all_of_it(tmp_path):
         config = small_training(tmp_path, tmp_path / "run", model=TINY, accumulate=parts)
         dino = replace(config.model.dino, denoising=0)  # what is drawn is drawn part by part
         config = replace(config, batch_size=4, model=replace(config.model, dino=dino, drop_path=0.0))
-        task = Detection(config, source, source, make_accelerator(config.run), Channel())
+        task = Detection(config, source, source, make_accelerator(config.run), Communicator())
         torch.manual_seed(0)
         model = Detector(config.model, 1)
         with torch.no_grad():
@@ -293,5 +295,5 @@ def test_parts_of_a_step_are_divided_by_the_boxes_of_all_of_it(tmp_path):
         loss = sum(task.loss(model, batch, 0) for batch in step) / parts
         loss.backward()
         found.append((loss.item(), *(weight.grad.norm().item() for weight in model.parameters())))
-        leave()
+        shutdown()
     assert found[1] == pytest.approx(found[0], rel=1e-3, abs=1e-4)

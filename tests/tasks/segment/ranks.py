@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.segment import criterion
 from ropevit.tasks.segment.criterion import mask_losses
 from ropevit.tasks.segment.mask2former import MODULE
@@ -58,7 +58,7 @@ def train(rank, directory):
     criterion.layer_losses = spy
     seen = {"norms": norms([rank]), "divisors": divisors}
     counts = confusion(torch.zeros(1, 64, 64, dtype=torch.int64), labels_of(rank), 150)
-    seen["accuracy"] = segmentation_scores(Channel().sum(counts)).pixel_accuracy
+    seen["accuracy"] = segmentation_scores(Communicator().all_reduce_sum(counts)).pixel_accuracy
     Path(directory, f"{rank}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ropevit.data.ade import open_ade
-from ropevit.data.loading import Failure, name_unread
+from ropevit.data.loading import Failure, describe_skipped
 from ropevit.data.order import TrainOrder
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.segment.augment import (
@@ -21,7 +21,7 @@ from ropevit.tasks.segment.augment import (
     saturate,
 )
 from ropevit.tasks.segment.batches import TrainReader, normalised, train_batches
-from ropevit.tasks.segment.counting import Look, Reader, read
+from ropevit.tasks.segment.evaluator import InferenceSettings, Reader, read
 from ropevit.tasks.segment.inference import InferenceConfig, view_size
 from ropevit.tasks.segment.recipes import RECIPES
 
@@ -162,7 +162,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(tiny):
 def test_pictures_to_measure_on_come_alone_at_the_sizes_of_views_with_the_labels_as_stored(tiny):
     facts = {"short": 48, "long": 60, "ratios": (1.0, 2.0), "inference": InferenceConfig(), "workers": 0, "world": 5}
     rest = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1), "autocast": nullcontext}
-    parts = [list(read(tiny, Look(**facts, **rest, rank=rank))) for rank in range(5)]
+    parts = [list(read(tiny, InferenceSettings(**facts, **rest, rank=rank))) for rank in range(5)]
     assert [len(part) for part in parts] == [3, 3, 2, 2, 2]
     seen = parts[1][2]
     picture, labels = tiny.read(11)
@@ -180,7 +180,7 @@ def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
     assert reader.__getitems__(order.batch(0)).bad == [3]
     Image.new("L", (5, 5)).save(tiny.label_file(4))
     missed = reader.__getitems__(order.batch(0)).bad
-    lines = name_unread(tiny, sorted(missed))
+    lines = describe_skipped(tiny, sorted(missed))
     assert lines[0] == f"{tiny.describe(3)}: cannot identify image file"
     assert lines[-1].startswith(f"{tiny.describe(4)}: {tiny.label_file(4)}: labels of 5 x 5 pixels for a picture of")
     empty = Reader(tiny, 512, 2048, (1.0,)).__getitems__([3])

@@ -11,15 +11,15 @@ from torchvision.transforms.v2 import functional
 from ropevit.data.ade import open_ade
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.tasks.common.config import RunConfig
+from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig, SegmenterOptions
-from ropevit.tasks.common.evaluation import Measured
-from ropevit.tasks.common.processes import Channel, leave, make_accelerator
+from ropevit.tasks.common.evaluation import EvalSizeDone
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.segment import evaluate as module
 from ropevit.tasks.segment.augment import CropConfig
+from ropevit.tasks.segment.build import SegmenterInfo, build_segmenter, load_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.metric import confusion, segmentation_scores
-from ropevit.tasks.segment.segmenter import SegmenterInfo, build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.weights.errors import WeightsError
@@ -104,8 +104,8 @@ def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_pat
     )
     accelerator, source = make_accelerator(config.run), open_ade(place / "ade", "val")
     model = load_segmenter(place / "run" / "best.safetensors")[0].eval()
-    scores = Segmentation(config, source, source, accelerator, Channel()).evaluate(model, lambda _: None)
-    leave()
+    scores = Segmentation(config, source, source, accelerator, Communicator()).evaluate(model, lambda _: None)
+    shutdown()
     assert row.scores == {name: round(score, 4) for name, score in scores.items()}
 
 
@@ -134,7 +134,7 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
     out, events = tmp_path / "out", []
     measure(place, out, sizes=(32,))
     measure(place, out, events.append, sizes=(32, 64), resume=True)
-    assert [event.row.size for event in events if isinstance(event, Measured)] == [64]
+    assert [event.row.size for event in events if isinstance(event, EvalSizeDone)] == [64]
     assert [row["size"] for row in table(out / "eval.csv")] == ["32", "64"]
     with pytest.raises(ValueError, match=r"measured otherwise .flip was False, now True; ratios was \[1.0\], now"):
         measure(place, out, resume=True, segmenter=SegmenterOptions(flip=True, ratios=(0.5, 1.0)))
@@ -142,13 +142,13 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
 
 def test_rules_count_from_the_grid_of_the_crops(place, tmp_path, monkeypatch):
     path = str(save_tiny(tmp_path / "cropped.safetensors", crop=64))
-    seen, begun, original = [], [], module.count_pixels
+    seen, begun, original = [], [], module.confusion_matrix
 
     def spy(model, *rest):
         seen.append(model.backbone.body.blocks[0].attn.scaling)
         return original(model, *rest)
 
-    monkeypatch.setattr(module, "count_pixels", spy)
+    monkeypatch.setattr(module, "confusion_matrix", spy)
     options = {"checkpoint": path, "scaling": "yarn", "sizes": (64, 96)}
     ruled = measure(place, tmp_path / "ruled", begun.append, **options)
     plain = measure(place, tmp_path / "plain", **options | {"scaling": "none"})
@@ -166,15 +166,15 @@ def test_rules_for_windows_are_refused():
     info = SegmenterInfo(config=config, classes=["a"], metadata={"crop": 64})
     for wrong in (config, small_segmenter(window=2, depth=8)):
         with pytest.raises(ValueError, match="with windows, which are as large as in training at any size"):
-            module.bend(build_segmenter(wrong, 1), replace(info, config=wrong), "yarn", None)
+            module.apply_scaling_override(build_segmenter(wrong, 1), replace(info, config=wrong), "yarn", None)
 
 
 def test_rules_are_refused_where_no_window_is_larger_than_a_crop(tmp_path):
     model, info = load_segmenter(save_tiny(tmp_path / "cropped.safetensors", crop=64))
     for window in (48, 64):
         with pytest.raises(ValueError, match=f"windows of {window} pixels, no larger .* crops of 64; .* give --whole"):
-            module.bend(model, info, "yarn", window)
-    module.bend(model, info, "yarn", 80)
+            module.apply_scaling_override(model, info, "yarn", window)
+    module.apply_scaling_override(model, info, "yarn", 80)
     assert model.backbone.body.config.trained_grid == (4, 4)
 
 
@@ -209,6 +209,6 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(place, tmp_path):
         file.write_bytes(content)
     assert (row.images, row.skipped) == (5, 1)
     said = f"{file}: cannot identify image file"
-    assert [event.left_out for event in events if isinstance(event, Measured)] == [(said,)]
+    assert [event.left_out for event in events if isinstance(event, EvalSizeDone)] == [(said,)]
     settings = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert (settings["model"]["position"], settings["config"]["metric"]) == ("rope_mixed", "mIoU")

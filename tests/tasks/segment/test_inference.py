@@ -11,10 +11,10 @@ from ropevit.tasks.segment.inference import (
     InferenceConfig,
     resize,
     resize_rows,
-    scores_of,
     segment,
-    spans,
+    softmax_scores,
     view_size,
+    window_spans,
 )
 
 SMALL = InferenceConfig(window=12, stride=8)
@@ -31,7 +31,7 @@ def pixelwise(images):
 
 @pytest.mark.parametrize(("side", "expected"), [(512, [0]), (300, [0]), (683, [0, 171]), (1024, [0, 341, 512])])
 def test_windows_cover_a_side_and_end_with_it(side, expected):
-    found = list(spans(side, 512, 341))
+    found = list(window_spans(side, 512, 341))
     assert [span.start for span in found] == expected
     assert found[-1].stop == side
     assert all(span.stop - span.start == min(side, 512) for span in found)
@@ -40,19 +40,19 @@ def test_windows_cover_a_side_and_end_with_it(side, expected):
 @pytest.mark.parametrize("size", [(12, 12), (7, 12), (5, 9)])
 def test_windows_give_what_the_whole_gives_if_there_is_one(size):
     images = torch.randn(2, 3, *size)
-    whole = scores_of(coarse, images, InferenceConfig())
+    whole = softmax_scores(coarse, images, InferenceConfig())
     assert whole.shape == images.shape
-    assert torch.equal(scores_of(coarse, images, SMALL), whole)
+    assert torch.equal(softmax_scores(coarse, images, SMALL), whole)
 
 
 def test_windows_of_what_sees_single_pixels_give_what_the_whole_gives():
     images = torch.randn(1, 3, 29, 17)
-    torch.testing.assert_close(scores_of(pixelwise, images, SMALL), pixelwise(images))
+    torch.testing.assert_close(softmax_scores(pixelwise, images, SMALL), pixelwise(images))
 
 
 def test_scores_are_averaged_where_windows_overlap():
     calls = iter([1.0, 4.0])
-    scores = scores_of(lambda x: torch.full_like(x, next(calls)), torch.zeros(1, 1, 12, 20), SMALL)
+    scores = softmax_scores(lambda x: torch.full_like(x, next(calls)), torch.zeros(1, 1, 12, 20), SMALL)
     torch.testing.assert_close(scores[0, 0, 0], torch.tensor([1.0] * 8 + [2.5] * 4 + [4.0] * 8))
 
 

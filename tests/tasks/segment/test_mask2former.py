@@ -12,7 +12,7 @@ from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.criterion import choose_points, layer_losses, mask_losses
 from ropevit.tasks.segment.inference import InferenceConfig, segment
 from ropevit.tasks.segment.mask2former import Masks, semantic_scores
-from ropevit.tasks.segment.model import masks_of
+from ropevit.tasks.segment.model import semantic_to_masks
 from tasks.segment import ranks
 from tasks.segment.small import small_mask2former
 
@@ -75,14 +75,14 @@ def test_images_without_labels_teach_that_there_is_nothing():
 
 
 def test_labels_become_a_mask_for_each_class():
-    masks, classes = masks_of(torch.tensor([[5, 255, 2], [2, 5, 5]]))
+    masks, classes = semantic_to_masks(torch.tensor([[5, 255, 2], [2, 5, 5]]))
     assert classes.tolist() == [2, 5]
     assert masks.tolist() == [[[0, 0, 1], [1, 0, 0]], [[1, 0, 0], [0, 1, 1]]]
 
 
 def test_what_is_right_costs_next_to_nothing_whatever_the_order_of_queries():
     labels = halves()
-    truths = [masks_of(each) for each in labels]
+    truths = [semantic_to_masks(each) for each in labels]
     order = torch.tensor([2, 0])  # queries of the two classes; query 1 is for nothing
     masks = torch.full((2, 3, 64, 96), -30.0)
     classes = torch.zeros(2, 3, 151)

@@ -11,12 +11,12 @@ from ropevit.data.ade_classes import read_classes
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
 from ropevit.data.tiny import make_tiny
-from ropevit.tasks.common.painting import OPACITY, class_colour
-from ropevit.tasks.segment.counting import Reader
+from ropevit.tasks.common.drawing import OPACITY, class_colour
+from ropevit.tasks.segment.build import build_segmenter, save_segmenter
+from ropevit.tasks.segment.evaluator import Reader
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmentationModel
 from ropevit.tasks.segment.predict import LabelFolder, label_map, open_labeller, shares
-from ropevit.tasks.segment.segmenter import build_segmenter, save_segmenter
 from tasks.segment.small import small_segmenter
 
 CPU = torch.device("cpu")

@@ -10,17 +10,17 @@ from ropevit.data.ade import open_ade
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.directory import comparable
+from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.engine import Task
-from ropevit.tasks.common.events import Stepped
-from ropevit.tasks.common.interruption import Stopped
+from ropevit.tasks.common.events import StepDone
+from ropevit.tasks.common.interruption import Interrupted
 from ropevit.tasks.common.metrics import read_metrics
 from ropevit.tasks.common.optim import make_optimizer
-from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 from ropevit.tasks.segment import train as segment
+from ropevit.tasks.segment.build import build_segmenter, load_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.metric import confusion
 from ropevit.tasks.segment.recipes import RECIPES
-from ropevit.tasks.segment.segmenter import build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation, train
 from tasks.segment.generated import small_training, write_pictures
 from tasks.segment.small import small_mask2former, small_segmenter, small_upernet
@@ -47,11 +47,11 @@ def task(pictures, tmp_path):
         config = config or small_training(pictures, tmp_path / "run")
         accelerator = make_accelerator(config.run)
         return Segmentation(
-            config, open_ade(config.data, "train"), open_ade(config.data, "val"), accelerator, Channel()
+            config, open_ade(config.data, "train"), open_ade(config.data, "val"), accelerator, Communicator()
         )
 
     yield make
-    leave()
+    shutdown()
 
 
 def losses(folder):
@@ -91,10 +91,10 @@ def test_a_training_that_is_stopped_goes_on_with_the_same_losses(pictures, tmp_p
     train(averaged("whole"))
 
     def stop(event):
-        if isinstance(event, Stepped) and event.step == 3:
+        if isinstance(event, StepDone) and event.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match="stopped after step 3"):
+    with pytest.raises(Interrupted, match="stopped after step 3"):
         train(averaged("parts"), stop)
     train(averaged("parts", resume=True))
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
@@ -116,8 +116,13 @@ def test_all_losses_count(pictures, tmp_path, task, head):
 def test_counts_of_processes_are_those_of_all_pictures_at_their_own_size(task, monkeypatch):
     made = task()
     model = build_segmenter(made.config.model, 4).eval()
-    seen, together = [], Channel.sum
-    monkeypatch.setattr(Channel, "sum", lambda self, counts: seen.append(counts) or together(self, counts))
+    seen, together = [], Communicator.all_reduce_sum
+
+    def spy(self, counts):
+        seen.append(counts)
+        return together(self, counts)
+
+    monkeypatch.setattr(Communicator, "all_reduce_sum", spy)
     made.evaluate(model, lambda _: None)
     for rank in range(2):
         made.accelerator = type("Part", (), {"num_processes": 2, "process_index": rank, "autocast": torch.no_grad})()
@@ -141,7 +146,7 @@ def test_scores_in_bfloat16_are_float32_and_the_same_in_training_as_afterwards(m
     trained = accelerator.unwrap_model(accelerator.prepare_model(model))  # which returns float32, whatever is computed
     with accelerator.autocast():
         during = trained.scores(images)
-    leave()
+    shutdown()
     assert during.dtype == afterwards.dtype == torch.float32
     assert torch.equal(during, afterwards)
     assert not torch.equal(afterwards, exact)
@@ -157,7 +162,7 @@ def test_what_is_fed_and_how_it_is_segmented_are_those_of_the_config(task, monke
         calls.append((tuple(views[0].shape[2:]), size, config.window))
         return torch.full((1, *size), 1)
 
-    monkeypatch.setattr("ropevit.tasks.segment.counting.segment", segment)
+    monkeypatch.setattr("ropevit.tasks.segment.evaluator.segment", segment)
     scores = made.evaluate(build_segmenter(made.config.model, 4), lambda _: None)
     sizes = [made.test.read(index)[1].shape for index in range(3)]
     assert [size for _, size, _ in calls] == sizes

@@ -21,7 +21,7 @@ from ropevit.integrations.export.quiet import quiet
 from ropevit.integrations.export.trace import plain_copy, trace
 from ropevit.models import Config, Model
 from ropevit.models.sizes import check_size
-from ropevit.weights.own import own_metadata
+from ropevit.weights.metadata import own_metadata
 
 #: Name of the file inside a .pt2 that says what an ONNX file says in its metadata.
 FACTS = "ropevit.json"

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from ropevit.models import Config, Model, SwinConfig
-from ropevit.weights.loading import bare
+from ropevit.weights.loading import unwrap_model
 
 #: Batch with which a model is traced: no other number could be taken for it.
 BATCH = 3
@@ -52,7 +52,7 @@ def plain_copy(model: nn.Module) -> Model:
     Raises:
         ValueError: If it is no model of ours, a video model, or not in float32.
     """
-    plain = bare(model)
+    plain = unwrap_model(model)
     if plain.config.is_video:
         raise ValueError("got a video model; this exports models of images: call torch.export.export(model, (clips,))")
     dtypes = {parameter.dtype for parameter in plain.parameters()} - {torch.float32}
@@ -78,7 +78,7 @@ def trace(model: Model, size: tuple[int, int] | None, bake: bool = False) -> Exp
     with torch.no_grad(), no_special_sizes() if isinstance(config, SwinConfig) and size is None else nullcontext():
         program = torch.export.export(model, (images,), dynamic_shapes=(free,), strict=False)
         if bake:
-            folded = fold(program)
+            folded = fold_constants(program)
             program = torch.export.export(folded, (images,), dynamic_shapes=(free,), strict=False)
     for node in program.graph.nodes:
         for key in NOTES:
@@ -86,7 +86,7 @@ def trace(model: Model, size: tuple[int, int] | None, bake: bool = False) -> Exp
     return program
 
 
-def fold(program: ExportedProgram) -> fx.GraphModule:
+def fold_constants(program: ExportedProgram) -> fx.GraphModule:
     """Compute whatever does not depend on the images, and keep it as buffers."""
     module: Any = program.module(check_guards=False)
     graph, values = module.graph, {}

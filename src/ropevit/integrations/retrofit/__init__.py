@@ -5,6 +5,6 @@ the library then chooses (`attention`, `packed`). The patch grid is that of the 
 is a row of a table (`towers`).
 """
 
-from ropevit.integrations.retrofit.add import KINDS, add_rope, rope_parameters
+from ropevit.integrations.retrofit.add import ROPE_FACTORIES, add_rope, rope_parameters
 
-__all__ = ["KINDS", "add_rope", "rope_parameters"]
+__all__ = ["ROPE_FACTORIES", "add_rope", "rope_parameters"]

@@ -25,7 +25,7 @@ def axial(heads: int, channels: int, device: Any) -> Rope:
 
 
 #: kind -> what makes the rotation of a layer
-KINDS = {"mixed": mixed, "axial": axial}
+ROPE_FACTORIES = {"mixed": mixed, "axial": axial}
 
 #: Wrappers that would not see the new parameters, or would go on without the rotation.
 WRAPPERS = {
@@ -66,8 +66,8 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
     Source: the angles are those of Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial and RoPE-Mixed; the start is
     explained in docs/retrofit.md.
     """
-    if kind not in KINDS:
-        raise ValueError(f"got kind={kind!r}; choose one of {', '.join(KINDS)}")
+    if kind not in ROPE_FACTORIES:
+        raise ValueError(f"got kind={kind!r}; choose one of {', '.join(ROPE_FACTORIES)}")
     refuse_wrapped(model)
     towers = [(part, tower) for part in model.modules() if (tower := find_tower(part)) is not None]
     for part in [part for part, _ in towers] or [model]:  # a language model beside a tower may rotate
@@ -77,7 +77,7 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
     for part, tower in towers:
         attention_layers(part, tower)  # refuses before anything is changed
     for part, tower in towers:
-        add_to_tower(part, tower, KINDS[kind])
+        add_to_tower(part, tower, ROPE_FACTORIES[kind])
     return model
 
 

@@ -7,14 +7,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.integrations.retrofit.grid import Grid
+from ropevit.integrations.retrofit.grid import CurrentGrid
 from ropevit.rope import CosSin, GatedAxialRope, MixedRope, apply_rotary
 
 Rope = MixedRope | GatedAxialRope
 
 
 @dataclass(eq=False)
-class TurnOutput:
+class RotateOutput:
     """A forward hook that turns queries or keys.
 
     Args:
@@ -24,7 +24,7 @@ class TurnOutput:
     """
 
     rope: Rope
-    grid: Grid
+    grid: CurrentGrid
     heads: int
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class TurnOutput:
 
 
 @dataclass(eq=False)
-class CheckTurned:
+class CheckRotated:
     """A forward pre-hook that refuses an attention layer whose projections were replaced after `add_rope`.
 
     A wrapper around a projection, such as an adapter's, would add its own part after the rotation.
@@ -57,7 +57,7 @@ class CheckTurned:
         names: Of the modules that return queries and keys.
     """
 
-    hook: TurnOutput
+    hook: RotateOutput
     names: Sequence[str]
 
     def __call__(self, attention: nn.Module, args: Any) -> None:
@@ -71,7 +71,7 @@ class CheckTurned:
                 )
 
 
-def hook_attention(attention: nn.Module, names: Sequence[str], heads: int, rope: Rope, grid: Grid) -> None:
+def hook_attention(attention: nn.Module, names: Sequence[str], heads: int, rope: Rope, grid: CurrentGrid) -> None:
     """Turn what the named modules of an attention layer return.
 
     Args:
@@ -82,7 +82,7 @@ def hook_attention(attention: nn.Module, names: Sequence[str], heads: int, rope:
         grid: Where the patches stand.
     """
     attention.rope = rope
-    hook = TurnOutput(rope, grid, heads)
+    hook = RotateOutput(rope, grid, heads)
     for name in names:
         getattr(attention, name).register_forward_hook(hook)
-    attention.register_forward_pre_hook(CheckTurned(hook, names))
+    attention.register_forward_pre_hook(CheckRotated(hook, names))

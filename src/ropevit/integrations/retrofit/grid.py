@@ -7,7 +7,7 @@ from torch import Tensor
 from ropevit.rope import grid_positions
 
 
-class Grid:
+class CurrentGrid:
     """Rows and columns of patches in the forward pass that is under way; each model has one.
 
     Under gradient checkpointing blocks run again in the backward pass, where the patch embedding does not. They are

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ropevit.integrations.retrofit.attention import Rope
-from ropevit.integrations.retrofit.grid import Grid
+from ropevit.integrations.retrofit.grid import CurrentGrid
 from ropevit.rope import apply_rotary
 
 
@@ -20,7 +20,7 @@ class PackedAttention(nn.Module):
         grid: Where the patches stand.
     """
 
-    def __init__(self, attention: nn.MultiheadAttention, rope: Rope, grid: Grid):
+    def __init__(self, attention: nn.MultiheadAttention, rope: Rope, grid: CurrentGrid):
         super().__init__()
         self.num_heads, self.dropout = attention.num_heads, attention.dropout
         self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias

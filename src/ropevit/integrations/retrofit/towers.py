@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ropevit.integrations.retrofit.attention import Rope, hook_attention
-from ropevit.integrations.retrofit.grid import Grid
+from ropevit.integrations.retrofit.grid import CurrentGrid
 from ropevit.integrations.retrofit.packed import PackedAttention, check_plain
 from ropevit.rope import pairs_per_axis
 
@@ -22,14 +22,14 @@ class Attention:
 
     name: str
     """The class."""
-    attach: Callable[[Any, str, MakeRope, Grid], None]
+    attach: Callable[[Any, str, MakeRope, CurrentGrid], None]
     """Adds rotation to the layer of a name in a block."""
     check: Callable[[Any], None] = lambda _: None
     """Refuses a layer with options that cannot be kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tower:
+class TowerSpec:
     """How one class of vision transformers is built."""
 
     embedding: str
@@ -77,14 +77,14 @@ def check_cosine(attention: Any) -> None:
         raise ValueError("got an Attention of open_clip with scaled_cosine=True; add_rope needs scaled_cosine=False")
 
 
-def attach_timm(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+def attach_timm(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
     """Turn what q_norm and k_norm return; they are identities where a model normalises neither."""
     attention = block.get_submodule(name)
     rope = make(attention.num_heads, attention.head_dim, attention.qkv.weight.device)
     hook_attention(attention, ("q_norm", "k_norm"), attention.num_heads, rope, grid)
 
 
-def attach_transformers(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+def attach_transformers(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
     """Turn what q_proj and k_proj return; transformers then chooses its implementation of attention as ever."""
     attention = block.get_submodule(name)
     heads = attention.q_proj.out_features // attention.head_dim
@@ -92,23 +92,23 @@ def attach_transformers(block: Any, name: str, make: MakeRope, grid: Grid) -> No
     hook_attention(attention, ("q_proj", "k_proj"), heads, rope, grid)
 
 
-def attach_open_clip(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+def attach_open_clip(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
     """Turn what ln_q and ln_k return; they are identities where a model normalises neither."""
     attention = block.get_submodule(name)
     rope = make(attention.num_heads, attention.head_dim, attention.in_proj_weight.device)
     hook_attention(attention, ("ln_q", "ln_k"), attention.num_heads, rope, grid)
 
 
-def attach_packed(block: Any, name: str, make: MakeRope, grid: Grid) -> None:
+def attach_packed(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
     """Replace the attention layer by one with the same parameters."""
     attention = block.get_submodule(name)
     rope = make(attention.num_heads, attention.head_dim, attention.in_proj_weight.device)
     block.set_submodule(name, PackedAttention(attention, rope, grid))
 
 
-def transformers_row(kind: str, name: str, layers: str, num_prefix: Callable[[Any], int] = lambda _: 1) -> Tower:
+def transformers_row(kind: str, name: str, layers: str, num_prefix: Callable[[Any], int] = lambda _: 1) -> TowerSpec:
     """Describe a model of transformers, whose modules are all named in one way."""
-    return Tower(
+    return TowerSpec(
         embedding="embeddings.patch_embedding" if kind == "clip" else "embeddings.patch_embeddings.projection",
         grid=output_grid,
         num_prefix=num_prefix,
@@ -132,7 +132,7 @@ REGISTERS_MODULE = "transformers.models.dinov2_with_registers.modeling_dinov2_wi
 
 #: class -> how it is built; a subclass is built as the class it derives from
 TOWERS = {
-    "timm.models.vision_transformer.VisionTransformer": Tower(
+    "timm.models.vision_transformer.VisionTransformer": TowerSpec(
         embedding="patch_embed",
         grid=timm_grid,
         num_prefix=lambda model: model.num_prefix_tokens,
@@ -147,14 +147,14 @@ TOWERS = {
     f"{DINOV2_MODULE}.Dinov2Backbone": DINOV2,
     f"{REGISTERS_MODULE}.Dinov2WithRegistersModel": DINOV2_REGISTERS,
     f"{REGISTERS_MODULE}.Dinov2WithRegistersBackbone": DINOV2_REGISTERS,
-    "torchvision.models.vision_transformer.VisionTransformer": Tower(
+    "torchvision.models.vision_transformer.VisionTransformer": TowerSpec(
         embedding="conv_proj",
         grid=output_grid,
         num_prefix=lambda _: 1,
         layers="encoder.layers",
         attention=(PACKED,),
     ),
-    "open_clip.transformer.VisionTransformer": Tower(
+    "open_clip.transformer.VisionTransformer": TowerSpec(
         embedding="conv1",
         grid=output_grid,
         num_prefix=lambda _: 1,
@@ -179,22 +179,22 @@ def ancestry(value: object) -> list[str]:
     return [f"{kind.__module__}.{kind.__qualname__}" for kind in type(value).__mro__]
 
 
-def find_tower(module: nn.Module) -> Tower | None:
+def find_tower(module: nn.Module) -> TowerSpec | None:
     """Look up how a module is built, if it is a vision transformer that is known."""
     return next((TOWERS[name] for name in ancestry(module) if name in TOWERS), None)
 
 
-def add_to_tower(model: nn.Module, tower: Tower, make: MakeRope) -> None:
+def add_to_tower(model: nn.Module, tower: TowerSpec, make: MakeRope) -> None:
     """Add rotation to all layers of a vision transformer that `attention_layers` has looked at."""
     layers = attention_layers(model, tower)
-    grid = Grid(tower.num_prefix(model))
+    grid = CurrentGrid(tower.num_prefix(model))
     for block, inside in zip(model.get_submodule(tower.layers).children(), layers, strict=True):
         for name, attention in inside.items():
             attention.attach(block, name, make, grid)
     model.get_submodule(tower.embedding).register_forward_hook(partial(tell_grid, grid, tower.grid))
 
 
-def attention_layers(model: nn.Module, tower: Tower) -> list[dict[str, Attention]]:
+def attention_layers(model: nn.Module, tower: TowerSpec) -> list[dict[str, Attention]]:
     """Name the attention layers of each block, and say how rotation gets into each.
 
     Raises:
@@ -218,7 +218,7 @@ def attention_layers(model: nn.Module, tower: Tower) -> list[dict[str, Attention
     return found
 
 
-def check_model(model: nn.Module, tower: Tower) -> None:
+def check_model(model: nn.Module, tower: TowerSpec) -> None:
     """Refuse a model of a class that is known, but built otherwise."""
     for path in (tower.embedding, tower.layers):
         try:
@@ -234,7 +234,7 @@ def check_model(model: nn.Module, tower: Tower) -> None:
 
 
 def tell_grid(
-    grid: Grid,
+    grid: CurrentGrid,
     read: Callable[[nn.Module, Tensor, Tensor], tuple[int, int]],
     module: nn.Module,
     args: tuple[Tensor, ...],

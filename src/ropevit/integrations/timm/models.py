@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ropevit.models.architectures import Config
-from ropevit.models.classifier import BaseModel, ConfigT
+from ropevit.models.base import BaseModel, ConfigT
 from ropevit.models.config import as_pair
 from ropevit.models.layers import resize_embedding
 from ropevit.models.registry import paper_window
@@ -16,7 +16,7 @@ from ropevit.models.swin import Stage, Swin, SwinBlock, SwinConfig
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.windows import resize_bias
 from ropevit.weights.layouts import to_ours
-from ropevit.weights.loading import check_rotation, check_shapes, understand
+from ropevit.weights.loading import check_rotation, check_shapes, parse_checkpoint
 from ropevit.weights.reading import Checkpoint
 from ropevit.weights.tables import drop_fixed
 
@@ -121,7 +121,7 @@ class TimmModel(BaseModel[ConfigT]):
         Raises:
             WeightsError: If `strict` and the weights do not fit, with what they look like.
         """
-        config, found = self.config, understand(Checkpoint("the given state dict", state_dict))
+        config, found = self.config, parse_checkpoint(Checkpoint("the given state dict", state_dict))
         assert isinstance(config, Config)
         state, _ = to_ours(found.state, found.layout, config.heads if isinstance(config, ViTConfig) else None)
         drop_fixed(state, config, found.source)

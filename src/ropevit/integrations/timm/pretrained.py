@@ -14,9 +14,9 @@ from ropevit.models.config import as_pair
 from ropevit.models.registry import MODELS, PUBLISHED
 from ropevit.models.swin import SwinConfig
 from ropevit.weights.errors import WeightsError
-from ropevit.weights.facts import read_facts
 from ropevit.weights.hub import ANY_FILES, fetch, hub_id
-from ropevit.weights.loading import Found, load_found, understand
+from ropevit.weights.infer import infer_model
+from ropevit.weights.loading import ParsedCheckpoint, load_parsed, parse_checkpoint
 from ropevit.weights.reading import Checkpoint, read_checkpoint
 
 timm_models = require("timm.models", "train")
@@ -104,13 +104,13 @@ def load_pretrained(
     Raises:
         WeightsError: If they do not fit.
     """
-    found = adapt_channels(understand(checkpoint), model.config.in_channels)
+    found = adapt_channels(parse_checkpoint(checkpoint), model.config.in_channels)
     new_head = num_classes is not None and (num_classes < 0 or found.num_classes not in (None, num_classes))
     grid = None if img_size is None else replace(model.config, img_size=as_pair(img_size)).grid
-    log.info("%s", load_found(model, found, new_head, grid))
+    log.info("%s", load_parsed(model, found, new_head, grid))
 
 
-def adapt_channels(found: Found, channels: int) -> Found:
+def adapt_channels(found: ParsedCheckpoint, channels: int) -> ParsedCheckpoint:
     """Turn the first convolution of colour images into one for other channels: their sum, or repeated and scaled."""
     kernel = found.state.get(f"{FIRST}.weight")
     if not isinstance(kernel, Tensor) or kernel.ndim != 4 or kernel.shape[1] == channels:
@@ -122,4 +122,4 @@ def adapt_channels(found: Found, channels: int) -> Found:
         )
     state = found.state | {f"{FIRST}.weight": timm_models.adapt_input_conv(channels, kernel)}
     config = None if found.config is None else replace(found.config, in_channels=channels)
-    return replace(found, state=state, facts=read_facts(state), config=config)
+    return replace(found, state=state, facts=infer_model(state), config=config)

@@ -15,7 +15,7 @@ from ropevit.integrations.timm.pretrained import TAG, describe, load_pretrained,
 from ropevit.models.architectures import Model
 from ropevit.models.registry import MODELS, PUBLISHED, get_config
 from ropevit.models.vit import ViTConfig
-from ropevit.weights.errors import few
+from ropevit.weights.errors import join_names
 
 timm_models = require("timm.models", "train")
 
@@ -150,7 +150,8 @@ def bare_names() -> list[str]:
     taken = [name for name in names if timm_models.is_model(name)]
     if taken:
         warnings.warn(
-            f"timm already has other models named {few(taken)}, which stay; write {PREFIX}NAME for those of ropevit",
+            f"timm already has other models named {join_names(taken)}, which stay; "
+            f"write {PREFIX}NAME for those of ropevit",
             stacklevel=2,
         )
     return [name for name in names if name not in taken]

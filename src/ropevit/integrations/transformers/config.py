@@ -11,8 +11,8 @@ from transformers.backbone_utils import BackboneConfigMixin
 from ropevit.models import MODELS, Config, SwinConfig, ViTConfig
 from ropevit.models.config import as_pair
 from ropevit.rope import CONVENTION
-from ropevit.weights.errors import few, first_line
-from ropevit.weights.own import differences
+from ropevit.weights.errors import first_line, join_names
+from ropevit.weights.metadata import differences
 
 #: Names that transformers uses, and ours. Classes are kept as labels, of which there is one a class.
 ALIASES = {"image_size": "img_size", "num_channels": "in_channels", "num_classes": "num_labels"}
@@ -95,7 +95,9 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
             names = {index: f"LABEL_{index}" for index in range(count)}
         names = {int(key): names[key] for key in sorted(names, key=int)}
         if list(names) != list(range(len(names))):
-            raise ValueError(f"got id2label for {few(map(str, names))}; expected a label for each of 0, 1, 2, ...")
+            raise ValueError(
+                f"got id2label for {join_names(map(str, names))}; expected a label for each of 0, 1, 2, ..."
+            )
         if any(names.get(int(key)) != name for name, key in numbers.items()):
             raise ValueError("got id2label and label2id that contradict each other; leave label2id out")
         self.id2label = names

@@ -14,7 +14,7 @@ from ropevit.integrations.transformers.modeling import CLASSES, RopePreTrainedMo
 from ropevit.models import ViTConfig
 from ropevit.models.sizes import check_size
 from ropevit.weights.create import create_model
-from ropevit.weights.loading import bare
+from ropevit.weights.loading import unwrap_model
 
 
 def from_ropevit(
@@ -40,7 +40,7 @@ def from_ropevit(
     """
     if auto not in CLASSES:
         raise ValueError(f"got {auto!r}; expected one of {', '.join(each.__name__ for each in CLASSES)}")
-    plain = bare(model)
+    plain = unwrap_model(model)
     kind = RopeViTConfig if isinstance(plain.config, ViTConfig) else RopeSwinConfig
     own = asdict(plain.config)
     number = own.pop("num_classes")

@@ -15,8 +15,8 @@ from transformers.utils.generic import can_return_tuple
 
 from ropevit.integrations.transformers.config import RopeConfig, RopeSwinConfig, RopeViTConfig
 from ropevit.models import Model, Swin, build_model
-from ropevit.weights.errors import WeightsError, few
-from ropevit.weights.own import differences
+from ropevit.weights.errors import WeightsError, join_names
+from ropevit.weights.metadata import differences
 
 #: Weights that may be missing from a folder: the head, where it is new.
 HEAD = {"ropevit.head.weight", "ropevit.head.bias"}
@@ -361,7 +361,7 @@ def check_loaded(info: dict[str, Any], source: str) -> None:
         "misshapen": sorted(misshapen - HEAD),
     }
     if any(wrong.values()):
-        listed = "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in wrong.items() if names)
+        listed = "; ".join(f"{len(names)} {kind}: {join_names(names)}" for kind, names in wrong.items() if names)
         raise WeightsError(
             f"the weights in {source} do not fit the model ({listed}); load them with the config.json that was saved "
             "with them: images of any size may be fed without changing it"

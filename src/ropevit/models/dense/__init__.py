@@ -1,7 +1,7 @@
 """Backbones for detection and segmentation: ViT and Swin that turn images of any size into maps at several strides."""
 
 from ropevit.models.dense.backbone import Backbone, Maps
-from ropevit.models.dense.pyramid import Pyramid, PyramidConfig
+from ropevit.models.dense.pyramid import PyramidConfig, SimpleFeaturePyramid
 from ropevit.models.dense.swin import DenseSwin, DenseSwinConfig
 from ropevit.models.dense.vit import DenseViT, DenseViTConfig
 
@@ -12,6 +12,6 @@ __all__ = [
     "DenseViT",
     "DenseViTConfig",
     "Maps",
-    "Pyramid",
     "PyramidConfig",
+    "SimpleFeaturePyramid",
 ]

@@ -73,7 +73,7 @@ def image_sizes(images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | No
     return torch.stack([height, width], dim=1)
 
 
-def covered(sizes: Int[Tensor, "B 2"], h: int, w: int, stride: int) -> Bool[Tensor, "B h w"]:
+def make_pixel_mask(sizes: Int[Tensor, "B 2"], h: int, w: int, stride: int) -> Bool[Tensor, "B h w"]:
     """Say which cells of an h x w map begin inside their image.
 
     Args:
@@ -87,7 +87,9 @@ def covered(sizes: Int[Tensor, "B 2"], h: int, w: int, stride: int) -> Bool[Tens
     return rows.unsqueeze(2) & columns.unsqueeze(1)
 
 
-def show(features: list[Tensor], sizes: Int[Tensor, "B 2"], strides: tuple[int, ...]) -> Maps:
+def with_masks(features: list[Tensor], sizes: Int[Tensor, "B 2"], strides: tuple[int, ...]) -> Maps:
     """Add to maps which of them is image."""
-    valid = [covered(sizes, x.shape[2], x.shape[3], stride) for x, stride in zip(features, strides, strict=True)]
+    valid = [
+        make_pixel_mask(sizes, x.shape[2], x.shape[3], stride) for x, stride in zip(features, strides, strict=True)
+    ]
     return Maps(features, valid)

@@ -52,7 +52,7 @@ class PyramidConfig:
         return (*strides, 2 * strides[-1]) if self.top else strides
 
 
-class ChannelNorm(nn.Module):
+class LayerNorm2d(nn.Module):
     """Layer norm over the channels of each cell of a map.
 
     Args:
@@ -101,10 +101,10 @@ class Level(nn.Module):
         if self.reduce is None or self.smooth is None:
             return x
         x = self.reduce(x)
-        return self.smooth(x if valid is None else hide(x, valid))
+        return self.smooth(x if valid is None else zero_padding(x, valid))
 
 
-class Pyramid(nn.Module):
+class SimpleFeaturePyramid(nn.Module):
     """The simple feature pyramid of ViTDet, from one map of a ViT or from one for each level.
 
     Args:
@@ -136,7 +136,7 @@ class Pyramid(nn.Module):
         return [*maps, F.max_pool2d(maps[-1], 1, 2)] if self.top else maps
 
 
-def hide(x: Float[Tensor, "B C h w"], valid: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:
+def zero_padding(x: Float[Tensor, "B C h w"], valid: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:
     """Set what is no image to zero."""
     return x.masked_fill(~valid.unsqueeze(1), 0.0)
 
@@ -164,4 +164,4 @@ def convolution(before: int, after: int, side: int, config: PyramidConfig) -> nn
 
 def make_norm(channels: int, config: PyramidConfig) -> nn.Module:
     """Build the norm that the config names."""
-    return ChannelNorm(channels) if config.norm == "layer" else nn.BatchNorm2d(channels)
+    return LayerNorm2d(channels) if config.norm == "layer" else nn.BatchNorm2d(channels)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class DecomposedBias(nn.Module):
+class DecomposedRelPosBias(nn.Module):
     """Bias of an attention in a grid: the query times a learned vector for the rows, and for the columns, to the key.
 
     It starts at zero. All scores are there at once, in the queries' dtype: 4 bytes x heads x tokens^2 an image.
@@ -32,12 +32,12 @@ class DecomposedBias(nn.Module):
             w: Columns.
         """
         grid = q.unflatten(2, (h, w))
-        rows = torch.einsum("...ywd,ykd->...ywk", grid, between(self.rows, h).to(q.dtype))
-        columns = torch.einsum("...yxd,xkd->...yxk", grid, between(self.columns, w).to(q.dtype))
+        rows = torch.einsum("...ywd,ykd->...ywk", grid, get_rel_pos(self.rows, h).to(q.dtype))
+        columns = torch.einsum("...yxd,xkd->...yxk", grid, get_rel_pos(self.columns, w).to(q.dtype))
         return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2).flatten(2, 3)
 
 
-def between(table: Float[Tensor, "M D"], side: int) -> Float[Tensor, "side side D"]:
+def get_rel_pos(table: Float[Tensor, "M D"], side: int) -> Float[Tensor, "side side D"]:
     """Look up the vector of each query (first) and key (second) along one axis.
 
     Args:

@@ -5,9 +5,17 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ropevit.kernels.windows import covering
-from ropevit.models.dense.backbone import Backbone, Maps, Padding, check_images, covered, image_sizes, show
-from ropevit.models.dense.pyramid import hide
+from ropevit.kernels.windows import ceil_div
+from ropevit.models.dense.backbone import (
+    Backbone,
+    Maps,
+    Padding,
+    check_images,
+    image_sizes,
+    make_pixel_mask,
+    with_masks,
+)
+from ropevit.models.dense.pyramid import zero_padding
 from ropevit.models.swin import Swin, SwinConfig
 from ropevit.models.windows import WindowAttention
 
@@ -92,14 +100,14 @@ class DenseSwin(Backbone[Swin]):
         check_images(images, sizes, self.config.body.in_channels)
         real = None
         if self.config.padding == "masked" and sizes is not None:
-            h, w = (covering(side, patch) for side in images.shape[2:])
-            real = covered(sizes.to(images.device), h, w, patch)
+            h, w = (ceil_div(side, patch) for side in images.shape[2:])
+            real = make_pixel_mask(sizes.to(images.device), h, w, patch)
         shown = self.body(images, method=self.run_body, valid=real)
         features = [norm(x).permute(0, 3, 1, 2).contiguous() for norm, x in zip(self.norms, shown, strict=True)]
-        maps = show(features, image_sizes(images, sizes), self.strides)
+        maps = with_masks(features, image_sizes(images, sizes), self.strides)
         if real is None:
             return maps
-        return Maps([hide(x, keep) for x, keep in zip(maps.features, maps.valid, strict=True)], maps.valid)
+        return Maps([zero_padding(x, keep) for x, keep in zip(maps.features, maps.valid, strict=True)], maps.valid)
 
     def run_body(
         self, body: Swin, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None

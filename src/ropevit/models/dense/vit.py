@@ -7,13 +7,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ropevit.kernels.windows import covering
-from ropevit.models.cut import Cut, key_mask
-from ropevit.models.dense.backbone import Backbone, Maps, Padding, check_images, covered, image_sizes, show
-from ropevit.models.dense.pyramid import Pyramid, PyramidConfig, hide
-from ropevit.models.dense.relative import DecomposedBias
-from ropevit.models.packed import Rows
+from ropevit.kernels.windows import ceil_div
+from ropevit.models.dense.backbone import (
+    Backbone,
+    Maps,
+    Padding,
+    check_images,
+    image_sizes,
+    make_pixel_mask,
+    with_masks,
+)
+from ropevit.models.dense.pyramid import PyramidConfig, SimpleFeaturePyramid, zero_padding
+from ropevit.models.dense.relative import DecomposedRelPosBias
+from ropevit.models.packed import SequenceIds
 from ropevit.models.vit import ViT, ViTConfig
+from ropevit.models.window_partition import WindowPartition, key_mask
 
 #: Pixels of the image for whose rows and columns of patches the relative bias of global blocks is learned.
 RELATIVE_SIZE = 1024
@@ -114,8 +122,8 @@ class DenseViT(Backbone[ViT]):
             whole = max(RELATIVE_SIZE // config.body.patch_size, 1)
             for index, block in enumerate(body.blocks):
                 side = whole if index in config.seeing_all else config.window
-                block.attn.relative = DecomposedBias(side, config.body.width // config.body.heads)  # pyright: ignore[reportAttributeAccessIssue]
-        self.pyramid = Pyramid(config.body.width, config.pyramid)
+                block.attn.relative = DecomposedRelPosBias(side, config.body.width // config.body.heads)  # pyright: ignore[reportAttributeAccessIssue]
+        self.pyramid = SimpleFeaturePyramid(config.body.width, config.pyramid)
         self.strides = config.pyramid.strides(config.body.patch_size)
         self.channels = self.pyramid.channels
 
@@ -134,12 +142,12 @@ class DenseViT(Backbone[ViT]):
         sizes = image_sizes(images, sizes)
         images = pad_to(images, max(patch, *self.strides[: len(self.config.pyramid.scales)]))
         h, w = images.shape[2] // patch, images.shape[3] // patch
-        real = covered(sizes, h, w, patch) if masked else None
+        real = make_pixel_mask(sizes, h, w, patch) if masked else None
         taps = [x.transpose(1, 2).unflatten(2, (h, w)) for x in self.body(images, method=self.tap, valid=real)]
-        taps = [hide(x, real) for x in taps] if real is not None else taps
+        taps = [zero_padding(x, real) for x in taps] if real is not None else taps
         levels = self.strides[: len(self.config.pyramid.scales)]
-        keep = [covered(sizes, h * patch // s, w * patch // s, s) if masked else None for s in levels]
-        return show(self.pyramid(taps, keep), sizes, self.strides)
+        keep = [make_pixel_mask(sizes, h * patch // s, w * patch // s, s) if masked else None for s in levels]
+        return with_masks(self.pyramid(taps, keep), sizes, self.strides)
 
     def tap(
         self, body: ViT, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None
@@ -159,21 +167,21 @@ class DenseViT(Backbone[ViT]):
             )
         tokens, positions = body.embed(images, valid)
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
-        cut = Cut(h, w, config.window, valid)
+        cut = WindowPartition(h, w, config.window, valid)
         cuts = [None if index in config.seeing_all else cut for index in range(config.body.depth)]
         states = body.run_blocks(tokens, positions, None if valid is None else whole_rows(valid), cuts, (h, w))
         return [body.norm(x) for index, x in enumerate(states) if index in config.tapped]
 
 
-def whole_rows(valid: Bool[Tensor, "B h w"]) -> Rows:
+def whole_rows(valid: Bool[Tensor, "B h w"]) -> SequenceIds:
     """Say that each row is one image, of which the valid tokens may be seen."""
     keys = valid.flatten(1)
     image = torch.arange(len(keys), device=keys.device).unsqueeze(1).expand_as(keys)
-    return Rows(image, key_mask(keys), len(keys), shared=False)
+    return SequenceIds(image, key_mask(keys), len(keys), shared=False)
 
 
 def pad_to(images: Float[Tensor, "B c H W"], multiple: int) -> Float[Tensor, "B c H2 W2"]:
     """Pad images with zeros at the bottom and right until a number divides both sides."""
     height, width = images.shape[2:]
-    rows, columns = covering(height, multiple) * multiple, covering(width, multiple) * multiple
+    rows, columns = ceil_div(height, multiple) * multiple, ceil_div(width, multiple) * multiple
     return F.pad(images, (0, columns - width, 0, rows - height))

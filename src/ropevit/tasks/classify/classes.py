@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ropevit.data.imagenet import imagenet_classes, imagenet_synsets
-from ropevit.data.listing import listed
+from ropevit.data.listing import join_names
 from ropevit.data.loading import Batch
 from ropevit.data.sources import ImageSource
 
@@ -61,15 +61,15 @@ def match_classes(source: ImageSource, classes: Sequence[str] | None, num_classe
             whole = imagenet and len(columns) == num_classes
             return ClassMap(columns=columns, names=called, imagenet=whole, note=restriction(columns, num_classes))
     if not lists and len(source.classes) == num_classes:
-        note = f"{model} names no classes: took those of {source.name} in their order, {listed(source.classes, 3)}"
+        note = f"{model} names no classes: took those of {source.name} in their order, {join_names(source.classes, 3)}"
         return ClassMap(columns=tuple(range(num_classes)), names=source.classes, imagenet=False, note=note)
     if imagenet:
         theirs = "those of ImageNet-1k: folders are named by WordNet ids such as n01440764, or by numbers 0 to 999"
     else:
-        theirs = f"{num_classes}: {listed(lists[0], 5)}" if lists else f"{num_classes} without names"
+        theirs = f"{num_classes}: {join_names(lists[0], 5)}" if lists else f"{num_classes} without names"
     odd = [name for name in source.classes if not lists or name not in lists[0]]
     raise ValueError(
-        f"the classes of {source.name} ({len(source.classes)}: {listed(odd, 5)}) are not among those of {model} "
+        f"the classes of {source.name} ({len(source.classes)}: {join_names(odd, 5)}) are not among those of {model} "
         f"({theirs}); measure it on images of its own classes"
     )
 

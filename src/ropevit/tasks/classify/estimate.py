@@ -6,13 +6,13 @@ from torch.nn import functional as F
 
 from ropevit.models.architectures import build_model
 from ropevit.tasks.classify.config import TrainConfig
-from ropevit.tasks.common.estimate import Subject
+from ropevit.tasks.common.estimate import StepSpec
 
 #: Classes of ImageNet-1k.
 CLASSES = 1000
 
 
-def subject(config: TrainConfig) -> Subject:
+def step_spec(config: TrainConfig) -> StepSpec:
     """Describe a step at the size of the training's images."""
     side, body = config.model.size, config.model.build(CLASSES)
 
@@ -27,4 +27,4 @@ def subject(config: TrainConfig) -> Subject:
     def loss(model: nn.Module, images: int) -> Tensor:
         return F.cross_entropy(forward(model, images), torch.zeros(images, dtype=torch.int64))
 
-    return Subject(build=build, forward=forward, loss=loss, size=(side, side))
+    return StepSpec(build=build, forward=forward, loss=loss, size=(side, side))

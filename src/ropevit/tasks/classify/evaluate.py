@@ -8,25 +8,33 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ropevit.data.augment import eval_transform
-from ropevit.data.loading import Batch, eval_batches, name_unread
+from ropevit.data.loading import Batch, describe_skipped, eval_batches
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.models.architectures import Model
 from ropevit.models.published import PublishedResult, curve
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
+from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
-from ropevit.tasks.classify.subject import Subject, open_subject
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, measure_all
-from ropevit.tasks.common.measured import fingerprint
+from ropevit.tasks.common.eval_results import fingerprint
+from ropevit.tasks.common.evaluation import (
+    EvalContext,
+    EvalPlan,
+    EvalTimer,
+    Report,
+    SizeEvaluation,
+    distributed,
+    evaluate_sizes,
+)
 
 #: Images of a batch of each process, unless told otherwise.
 BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ClassifierResult:
     """A classifier at one size."""
 
     size: int
@@ -62,17 +70,17 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class EvalInputs:
     """All that one size needs besides the model."""
 
-    site: Site
-    subject: Subject
+    site: EvalContext
+    subject: EvalModel
     source: ImageSource
     match: ClassMap
     real: RealLabels | None
 
 
-def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Row]:
+def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[ClassifierResult]:
     """Measure top-1 and top-5 at every size, and write them down as they come.
 
     Started by `torchrun`, the processes share the images.
@@ -88,14 +96,14 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Row]:
         ValueError: If the options, the weights, the data or the directory do not allow it.
     """
     config.check("classifier")
-    with joined(config, report) as site:
-        return measure_all(make_plan(prepare(site)), site)
+    with distributed(config, report) as site:
+        return evaluate_sizes(make_plan(prepare(site)), site)
 
 
-def prepare(site: Site) -> Bench:
+def prepare(site: EvalContext) -> EvalInputs:
     """Read the weights, find the images and match their classes."""
     config, real = site.config, site.config.classifier.real
-    subject = open_subject(config.model, config.checkpoint, config.which)
+    subject = open_eval_model(config.model, config.checkpoint, config.which)
     scaling = subject.config.scaling if config.scaling is None else parse_override(config.scaling)
     if (scaling, subject.config.scaling) != (None, None):
         subject = with_scaling(subject, scaling)
@@ -104,10 +112,10 @@ def prepare(site: Site) -> Bench:
     if real is not None and not match.imagenet:
         raise ValueError(f"got ReaL labels for {source.name}; they label ImageNet-1k's validation images alone")
     labels = None if real is None else RealLabels(real, source, match.columns)
-    return Bench(site=site, subject=subject, source=source, match=match, real=labels)
+    return EvalInputs(site=site, subject=subject, source=source, match=match, real=labels)
 
 
-def with_scaling(subject: Subject, scaling: str | None) -> Subject:
+def with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
     """Give a model rules for larger grids, which count from the grid of its training, whatever is made of its windows.
 
     None takes away those that it has.
@@ -120,7 +128,7 @@ def with_scaling(subject: Subject, scaling: str | None) -> Subject:
     return replace(subject, config=replace(config, **rules))
 
 
-def make_plan(bench: Bench) -> Plan:
+def make_plan(bench: EvalInputs) -> EvalPlan:
     """Plan which sizes are measured, and how."""
     subject, source, options, config = bench.subject, bench.source, bench.site.config.classifier, bench.site.config
     protocol = options.protocol or "paper"
@@ -133,7 +141,7 @@ def make_plan(bench: Bench) -> Plan:
         notes.append(f"its training was evaluated with crop ratio {subject.crop}, this is {views[0].crop}: see --crop")
     if subject.config.in_channels == 1:
         notes.append("the model takes grey images: colours are converted, 0.299 R + 0.587 G + 0.114 B")
-    return Plan(
+    return EvalPlan(
         name=subject.name,
         weights=subject.found.source,
         model=subject.published_name,
@@ -146,7 +154,7 @@ def make_plan(bench: Bench) -> Plan:
         metric="top-1",
         fixed=fixed | {"protocol": protocol, "crop": options.crop} | scaling,
         names=dict(zip(source.classes, bench.match.names, strict=True)),
-        row=Row,
+        row=ClassifierResult,
         sizes=tuple(view.size for view in views),
         measure=measurer(views, bench),
         paper=paper_curve(bench),
@@ -154,40 +162,42 @@ def make_plan(bench: Bench) -> Plan:
     )
 
 
-def measurer(views: list[View], bench: Bench) -> Callable[[int], Reading]:
+def measurer(views: list[View], bench: EvalInputs) -> Callable[[int], SizeEvaluation]:
     """Give what measures at a size; a model that fits several is built once."""
     by_size, built = {view.size: view for view in views}, {}
 
-    def measure_at(size: int) -> Reading:
+    def measure_at(size: int) -> SizeEvaluation:
         config = by_size[size].fit(bench.subject.config)
         if config not in built:
             built.clear()  # one at a time
             built[config] = bench.subject.build(config).to(bench.site.device)
-        return measure(built[config], by_size[size], bench)
+        return evaluate_size(built[config], by_size[size], bench)
 
     return measure_at
 
 
-def measure(model: Model, view: View, bench: Bench) -> Reading:
+def evaluate_size(model: Model, view: View, bench: EvalInputs) -> SizeEvaluation:
     """Measure at one size."""
     source, site, bad = bench.source, bench.site, []
-    meter = Meter(site)
-    batches = read(view, bench, bad)
+    meter = EvalTimer(site)
+    batches = evaluate_batches(view, bench, bad)
     right = by_label if bench.real is None else bench.real.right
     if bench.real is not None:
         batches = bench.real.labelled(batches)
     watch = site.watch(view.size, len(source))
     counts = tally(classifier(model, bench), batches, len(source.classes), site.channel, watch, right=right)
-    figures = meter.figures(int(counts.images.sum()), len(source))
-    missed = [line for part in site.channel.gather(name_unread(source, bad)) for line in part]
-    return Reading(
-        row=Row(size=view.size, **counts.scores(), **figures, window=view.window, resize=view.resize, crop=view.crop),
+    figures = meter.stats(int(counts.images.sum()), len(source))
+    missed = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
+    return SizeEvaluation(
+        row=ClassifierResult(
+            size=view.size, **counts.scores(), **figures, window=view.window, resize=view.resize, crop=view.crop
+        ),
         classes=by_class(counts),
-        left_out=tuple(missed),
+        skipped=tuple(missed),
     )
 
 
-def read(view: View, bench: Bench, bad: list[int]) -> Iterator[Batch]:
+def evaluate_batches(view: View, bench: EvalInputs, bad: list[int]) -> Iterator[Batch]:
     """Read this process's images for a size; numbers of those that cannot be read are added to `bad`."""
     site = bench.site
     transform = eval_transform(view.size, view.crop)
@@ -197,7 +207,7 @@ def read(view: View, bench: Bench, bad: list[int]) -> Iterator[Batch]:
         yield batch
 
 
-def classifier(model: Model, bench: Bench) -> Callable[[Tensor], Tensor]:
+def classifier(model: Model, bench: EvalInputs) -> Callable[[Tensor], Tensor]:
     """Give what turns uint8 images (b, 3, S, S) into logits (b, K) of the data's classes."""
     device, subject = bench.site.device, bench.subject
     grey = subject.config.in_channels == 1
@@ -227,7 +237,7 @@ def by_class(counts: Tally) -> list[float]:
     return (100 * counts.first.double() / counts.images.double()).tolist()
 
 
-def paper_curve(bench: Bench) -> dict[int, PublishedResult]:
+def paper_curve(bench: EvalInputs) -> dict[int, PublishedResult]:
     """Give the paper's figures for what is measured: its model, as it does, on all classes of ImageNet-1k."""
     options, name = bench.site.config.classifier, bench.subject.published_name
     changed = options.crop, options.real, bench.subject.config.scaling

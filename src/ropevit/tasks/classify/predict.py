@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.data.images import fit, read_image, to_tensor, whole_size
+from ropevit.data.images import keep_aspect_size, read_image, resize_to, to_tensor
 from ropevit.data.loading import batches
 from ropevit.models.sizes import check_size
 
@@ -42,16 +42,16 @@ class Input:
     def shape(self, image: Image.Image) -> tuple[int, int]:
         """Choose height and width for a picture."""
         if self.whole:
-            return whole_size(image, self.size[0], self.multiple)
+            return keep_aspect_size(image, self.size[0], self.multiple)
         return self.size[0], self.size[-1]
 
     def prepare(self, image: Image.Image) -> Float[Tensor, "c H W"]:
         """Make a picture the model's input."""
-        return to_tensor(fit(image, *self.shape(image)), self.mean, self.std)
+        return to_tensor(resize_to(image, *self.shape(image)), self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guess:
+class RankedClass:
     """One class and how sure the model is of it."""
 
     name: str
@@ -65,7 +65,7 @@ class Prediction:
     height: int
     width: int
     """Sides in pixels at which the model saw it."""
-    guesses: tuple[Guess, ...]
+    guesses: tuple[RankedClass, ...]
 
 
 class Unreadable(str):
@@ -87,7 +87,7 @@ def classify(model: nn.Module, image: Image.Image, form: Input, classes: Sequenc
     Raises:
         ValueError: If the names do not match the logits.
     """
-    return best(model, form.prepare(image).unsqueeze(0), classes, top)[0]
+    return top_classes(model, form.prepare(image).unsqueeze(0), classes, top)[0]
 
 
 def classify_files(
@@ -154,13 +154,15 @@ def classify_batch(
     found: list[Prediction | Unreadable] = list(images)  # pyright: ignore[reportAssignmentType] (all images are replaced)
     for places in shapes.values():
         stacked = torch.stack([image for place in places if isinstance(image := images[place], Tensor)])
-        for place, prediction in zip(places, best(model, stacked, classes, top), strict=True):
+        for place, prediction in zip(places, top_classes(model, stacked, classes, top), strict=True):
             found[place] = prediction
     return found
 
 
 @torch.inference_mode()
-def best(model: nn.Module, images: Float[Tensor, "b c H W"], classes: Sequence[str], top: int) -> list[Prediction]:
+def top_classes(
+    model: nn.Module, images: Float[Tensor, "b c H W"], classes: Sequence[str], top: int
+) -> list[Prediction]:
     """Give the most probable classes of images of one size."""
     height, width = images.shape[-2:]
     logits = model.eval()(images.to(next(model.parameters()).device)).float().cpu()
@@ -171,7 +173,7 @@ def best(model: nn.Module, images: Float[Tensor, "b c H W"], classes: Sequence[s
         Prediction(
             height=height,
             width=width,
-            guesses=tuple(Guess(name=names[int(i)], probability=p) for i, p in zip(labels, chances, strict=True)),
+            guesses=tuple(RankedClass(name=names[int(i)], probability=p) for i, p in zip(labels, chances, strict=True)),
         )
         for labels, chances in zip(found.indices.tolist(), found.values.tolist(), strict=True)
     ]

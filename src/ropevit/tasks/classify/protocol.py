@@ -10,7 +10,7 @@ from ropevit.models.swin import SwinConfig
 
 #: Part of the shorter side that is looked at, by protocol and architecture.
 #: Source: Heo et al. 2024 (arXiv:2403.13298), as DeiT III and Swin before; the defaults of timm.
-CROPS = {"paper": {"vit": 1.0, "swin": 0.875}, "timm": {"vit": 0.9, "swin": 0.9}}
+CROP_MODES = {"paper": {"vit": 1.0, "swin": 0.875}, "timm": {"vit": 0.9, "swin": 0.9}}
 
 #: Default sizes of a model that was trained on other images than the paper's, in sevenths of its training size.
 SEVENTHS = (4, 5, 6, 7, 8, 10, 12, 16)
@@ -60,8 +60,8 @@ def plan_views(
     Raises:
         ValueError: If patches do not tile a size, or an argument is out of range.
     """
-    if protocol not in CROPS:
-        raise ValueError(f"got protocol {protocol!r}; choose one of {', '.join(CROPS)}")
+    if protocol not in CROP_MODES:
+        raise ValueError(f"got protocol {protocol!r}; choose one of {', '.join(CROP_MODES)}")
     if crop is not None and not 0 < crop <= 1:
         raise ValueError(f"got crop={crop}; expected above 0, up to 1")
     chosen = sorted(set(sizes or default_sizes(config, trained_at)))
@@ -69,7 +69,7 @@ def plan_views(
         if size < 1 or size % config.multiple:
             near = nearest_sizes(size, config.multiple) if size > 0 else config.multiple
             raise ValueError(f"got size {size}, which patches of {config.multiple} pixels do not tile; take {near}")
-    ratio = CROPS[protocol][architecture(config)] if crop is None else crop
+    ratio = CROP_MODES[protocol][architecture(config)] if crop is None else crop
     return [View(size=size, crop=ratio, window=window_at(config, trained_at, size, protocol)) for size in chosen]
 
 

@@ -43,7 +43,7 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class ChainStage:
     """One training of a row."""
 
     config: TrainConfig
@@ -79,7 +79,7 @@ class Target:
 
     name: str
     """The model's name in the registry."""
-    stages: tuple[Stage, ...]
+    stages: tuple[ChainStage, ...]
     evaluation: tuple[str, ...]
     """Arguments after `ropevit` of the command that measures it at the paper's sizes."""
 
@@ -93,7 +93,7 @@ class Target:
         """Count the multiply-adds of all its trainings."""
         return sum(training_cost(stage.config) for stage in self.stages)
 
-    def hours(self, speed_of: Callable[[Stage], Speed | None], devices: int) -> float | None:
+    def hours(self, speed_of: Callable[[ChainStage], Speed | None], devices: int) -> float | None:
         """Give the device hours of all its trainings, or None where a speed is not known."""
         speeds = [speed_of(stage) for stage in self.stages]
         if not all(speeds):
@@ -128,12 +128,12 @@ def list_targets(table: str, data: str = "imagenet", root: Path = Path("runs")) 
 
 def make_target(model: str, position: str, data: str, root: Path) -> Target:
     """Put together the trainings of a row, each after the first starting from the weights of the one before."""
-    stages: list[Stage] = []
+    stages: list[ChainStage] = []
     for recipe in CHAINS[model]:
         config = find_recipe(recipe).with_run(out=root / f"{recipe}-{position}")
         init = str(stages[-1].config.run.out / "model.safetensors") if stages else None
         stages.append(
-            Stage(config=replace(config, data=data, model=replace(config.model, position=position, init=init)))
+            ChainStage(config=replace(config, data=data, model=replace(config.model, position=position, init=init)))
         )
     last = stages[-1].config
     measured = "--checkpoint", str(last.run.out), "--which", "last", "--data", data
@@ -171,10 +171,10 @@ def parse_throughput(given: Sequence[str], targets: Sequence[Target]) -> dict[st
     return speeds
 
 
-def speeds_of_runs(runs: Sequence[RunSummary]) -> Callable[[Stage], Speed | None]:
+def speeds_of_runs(runs: Sequence[RunSummary]) -> Callable[[ChainStage], Speed | None]:
     """Give what looks up how fast the runs of a training were: the median of all lines of their logs."""
 
-    def look_up(stage: Stage) -> Speed | None:
+    def look_up(stage: ChainStage) -> Speed | None:
         own = [run for run in runs if stage.mismatches(run) is not None]
         figures = [figure for run in own for figure in run.curve("images_per_second")[1]]
         if not figures:
@@ -185,7 +185,7 @@ def speeds_of_runs(runs: Sequence[RunSummary]) -> Callable[[Stage], Speed | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class MatchedRun:
     """A run of a row's last training."""
 
     run: RunSummary
@@ -203,14 +203,16 @@ class Found:
         return f"{self.top1:.2f}{short}{' *' if self.mismatches else ''}"
 
 
-def match_runs(targets: Sequence[Target], runs: Sequence[RunSummary]) -> tuple[Mapping[str, list[Found]], list[str]]:
+def match_runs(
+    targets: Sequence[Target], runs: Sequence[RunSummary]
+) -> tuple[Mapping[str, list[MatchedRun]], list[str]]:
     """Sort runs to the rows that they are of, by recipe and position embedding.
 
     Returns:
         The runs of the last training of each row by the model's name, and a line for each run that is of no row, or
         differs from its recipe.
     """
-    found: dict[str, list[Found]] = {target.name: [] for target in targets}
+    found: dict[str, list[MatchedRun]] = {target.name: [] for target in targets}
     notes = []
     for run in runs:
         places = [(target, stage) for target in targets for stage in target.stages if stage.mismatches(run) is not None]
@@ -226,5 +228,5 @@ def match_runs(targets: Sequence[Target], runs: Sequence[RunSummary]) -> tuple[M
             scores = run.curve("top1")
             epoch = run.last("epoch") or 0.0
             top1 = scores[1][-1] if scores[1] else None
-            found[target.name].append(Found(run=run, top1=top1, epoch=epoch, mismatches=odd))
+            found[target.name].append(MatchedRun(run=run, top1=top1, epoch=epoch, mismatches=odd))
     return found, notes

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ropevit.data.loading import Batch
-from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.distributed import Communicator
 
 #: Guesses of which one must be right, for the second score.
-SEVERAL = 5
+TOPK = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ def tally(
     logits_of: Callable[[Tensor], Tensor],
     batches: Iterable[Batch],
     num_classes: int,
-    channel: Channel,
+    channel: Communicator,
     watch: Callable[[int], None],
     *,
     right: Right = by_label,
@@ -75,17 +75,17 @@ def tally(
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
     iterator, done = iter(batches), 0
-    while channel.largest((batch := next(iterator, None)) is not None):
+    while channel.all_reduce_max((batch := next(iterator, None)) is not None):
         if batch is None or not len(batch.labels):
             if blank is not None:
                 logits_of(blank)
             continue
         logits = logits_of(batch.images).float().cpu()
-        best = logits.topk(min(SEVERAL, logits.shape[1])).indices
+        best = logits.topk(min(TOPK, logits.shape[1])).indices
         hit = right(best, batch)
         for row, hits in enumerate((torch.ones_like(batch.labels), hit[:, 0], hit.any(1))):
             counts[row].index_add_(0, batch.labels, hits.long())
         done += len(batch.labels)
         watch(done)
-    images, first, several = channel.sum(counts).long()
+    images, first, several = channel.all_reduce_sum(counts).long()
     return Tally(images=images, first=first, several=several)

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from ropevit.data.augment import eval_transform, train_transform
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.data.loading import Batch, eval_batches, name_unread, train_batches
+from ropevit.data.loading import Batch, describe_skipped, eval_batches, train_batches
+from ropevit.data.rng import derive_seed
 from ropevit.data.sources import ImageSource, open_source
-from ropevit.data.streams import number
 from ropevit.extras import require
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.score import tally
-from ropevit.tasks.common.events import Evaluating, Report, silent
-from ropevit.tasks.common.processes import Channel
-from ropevit.tasks.common.task import mean_and_spread, train_order
+from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.common.events import EvalProgress, Report, silent
+from ropevit.tasks.common.task import mean_and_std, train_order
 from ropevit.tasks.common.training import run_training
 from ropevit.weights.create import create_model
 from ropevit.weights.saving import save_model
@@ -47,12 +47,12 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
     return run_training(config, partial(prepare, config), report)
 
 
-def prepare(config: TrainConfig, accelerator: Any, channel: Channel) -> "tuple[Classification, Model]":
+def prepare(config: TrainConfig, accelerator: Any, channel: Communicator) -> "tuple[Classification, Model]":
     """Open the data, and draw or load the first weights."""
     sources = open_source(config.data, "train"), open_source(config.data, "val")
     check_classes(*sources)
     task = Classification(config, *sources, accelerator, channel)
-    model = first_model(config, len(task.classes))
+    model = init_model(config, len(task.classes))
     task.built = model.config
     return task, model
 
@@ -68,9 +68,9 @@ def check_classes(train: ImageSource, test: ImageSource) -> None:
         raise ValueError(f"found {', '.join(odd[:5])} in only one of {train.name} and {test.name}; both need the same")
 
 
-def first_model(config: TrainConfig, num_classes: int) -> Model:
+def init_model(config: TrainConfig, num_classes: int) -> Model:
     """Draw the first weights from the seed, or load those that the config names."""
-    torch.manual_seed(number("weights", config.run.seed))
+    torch.manual_seed(derive_seed("weights", config.run.seed))
     chosen = config.model
     if chosen.init is None:
         return build_model(chosen.build(num_classes))
@@ -94,7 +94,9 @@ class Classification:
 
     metric = "top1"
 
-    def __init__(self, config: TrainConfig, train: ImageSource, test: ImageSource, accelerator: Any, channel: Channel):
+    def __init__(
+        self, config: TrainConfig, train: ImageSource, test: ImageSource, accelerator: Any, channel: Communicator
+    ):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.channel = accelerator, channel
         self.order = train_order(config, len(train), accelerator, repeats=config.augment.repeats, blocks=train.blocks)
@@ -103,7 +105,7 @@ class Classification:
         self.built: Config = config.model.build(len(self.classes))  # weights to start from may bring their grid
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.mean, self.std = mean_and_spread(accelerator.device)
+        self.mean, self.std = mean_and_std(accelerator.device)
         self.erase = make_erasing(config, accelerator.device)
         self.mix = make_mixing(config, len(train.classes))
         self.criterion = make_criterion(config)
@@ -120,7 +122,7 @@ class Classification:
         """
         self.note(self.train, batch)
         images = self.erase(self.normalise(batch.images))
-        np.random.seed(number("mixing", self.config.run.seed, step) % 2**32)  # noqa: NPY002  (timm draws from it)
+        np.random.seed(derive_seed("mixing", self.config.run.seed, step) % 2**32)  # noqa: NPY002  (timm draws from it)
         images, targets = self.mix(images, batch.labels.to(images.device, non_blocking=True))
         return self.criterion(model(images), targets)
 
@@ -131,7 +133,7 @@ class Classification:
 
     def note(self, source: ImageSource, batch: Batch) -> None:
         """Remember the images of a batch that could not be read."""
-        self.skipped += name_unread(source, batch.bad)
+        self.skipped += describe_skipped(source, batch.bad)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Measure top-1 and top-5 in percent at the training size, each test image once over all processes."""
@@ -146,7 +148,7 @@ class Classification:
                 yield batch
 
         def watch(done: int) -> None:
-            report(Evaluating(done=min(done * processes, len(self.test)), total=len(self.test)))
+            report(EvalProgress(done=min(done * processes, len(self.test)), total=len(self.test)))
 
         def logits_of(images: Tensor) -> Tensor:
             return model(self.normalise(images))
@@ -155,7 +157,7 @@ class Classification:
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8) if config.run.shard else None
         return tally(logits_of, batches(), len(self.test.classes), self.channel, watch, blank=blank).scores()
 
-    def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights with the model's config, its classes and how it was trained."""
         model = build_model(self.built)
         model.load_state_dict(dict(weights))

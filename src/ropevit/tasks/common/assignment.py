@@ -9,7 +9,7 @@ from torch import Tensor
 from ropevit.extras import require
 
 
-def assign(costs: np.ndarray) -> np.ndarray:
+def linear_sum_assignment(costs: np.ndarray) -> np.ndarray:
     """Give each row a column of its own so that the sum of the costs is least.
 
     Args:
@@ -21,7 +21,7 @@ def assign(costs: np.ndarray) -> np.ndarray:
     return require("scipy.optimize", "dense").linear_sum_assignment(costs)[1].astype(np.int64)
 
 
-def mean_count(count: int, device: torch.device) -> Float[Tensor, ""]:
+def mean_over_ranks(count: int, device: torch.device) -> Float[Tensor, ""]:
     """Count the objects (boxes, masks) of all processes, divided by the number of processes; at least 1.
 
     Each process then divides its losses by this, and the mean of their gradients is that of one process with
@@ -46,4 +46,4 @@ def step_divisor(count: int | None, parts: int, device: torch.device) -> Float[T
         parts: Parts of the step.
         device: One that the processes can talk through.
     """
-    return None if count is None else mean_count(count, device) / parts
+    return None if count is None else mean_over_ranks(count, device) / parts

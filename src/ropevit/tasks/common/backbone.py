@@ -6,7 +6,7 @@ from torch import nn
 
 from ropevit.models.architectures import Config
 from ropevit.models.registry import PUBLISHED, model_name, variant_config
-from ropevit.tasks.common.kept import kind_of
+from ropevit.tasks.common.run_files import detect_task
 from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError
 
@@ -61,7 +61,7 @@ def body_config(options: BackboneOptions) -> Config:
     return variant_config(options.model, options.position, drop_path=options.drop_path, **changes)
 
 
-def first_weights(options: BackboneOptions) -> str | None:
+def init_weights(options: BackboneOptions) -> str | None:
     """Say where the backbone's first weights come from; None for nowhere.
 
     Raises:
@@ -75,16 +75,16 @@ def first_weights(options: BackboneOptions) -> str | None:
     return name
 
 
-def start_backbone(backbone: nn.Module, options: BackboneOptions) -> None:
+def init_backbone(backbone: nn.Module, options: BackboneOptions) -> None:
     """Load the classifier's weights that a `DenseViT` or `DenseSwin` starts from, where the options name any.
 
     Raises:
         WeightsError: If they are those of a detector or segmenter, cannot be read, or do not fit.
     """
-    source = first_weights(options)
+    source = init_weights(options)
     if source is None:
         return
-    kind = kind_of(source)
+    kind = detect_task(source)
     if kind != "classifier":
         raise WeightsError(
             f"{source} holds a {kind}; a backbone starts from a classifier: give the file of one as init"

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropevit.data.identity import changes
+from ropevit.data.identity import describe_changes
 from ropevit.files import read_json, write_json
 from ropevit.locks import NAME, is_empty
 from ropevit.tasks.common.config import FIXED, RunConfig
-from ropevit.tasks.common.kept import FILES
+from ropevit.tasks.common.run_files import RUN_FILES
 
 FILE = "config.json"
 #: Under which key the config says which images it was started with.
 IMAGES = "images"
 
 #: A file that a killed process was writing.
-PART = re.compile(r"\..+\.\d+\.part")
+PARTIAL_FILE = re.compile(r"\..+\.\d+\.part")
 
 #: What may lie in a directory in which no step was taken, beside the lock and what was half written.
 BEGINNINGS = (FILE, "metrics.jsonl", "checkpoints", "tensorboard", "wandb", "wandb.id")
@@ -57,8 +57,8 @@ def open_directory(
     """
     if run.out.exists() and not run.out.is_dir():
         raise ValueError(f"got the file {run.out} for the directory of the run; choose another --out")
-    if is_empty(run.out) or untrained(run.out):
-        remove_parts(run.out)
+    if is_empty(run.out) or has_not_trained(run.out):
+        remove_partial_files(run.out)
         write_json(run.out / FILE, {**settings, **({} if images is None else {IMAGES: images})})
         return
     if not run.resume:
@@ -69,7 +69,7 @@ def open_directory(
         raise ValueError(f"{run.out} was started otherwise ({'; '.join(changed)}); resume it with the same options")
     check_images(run.out, before.get(IMAGES) or {}, images or {})
     check_checkpoints(run.out)
-    remove_parts(run.out)
+    remove_partial_files(run.out)
 
 
 def check_checkpoints(folder: Path) -> None:
@@ -78,7 +78,7 @@ def check_checkpoints(folder: Path) -> None:
     Raises:
         ValueError: Naming the weights.
     """
-    weights = [name for name in FILES.values() if (folder / name).exists()]
+    weights = [name for name in RUN_FILES.values() if (folder / name).exists()]
     if weights and not any((folder / "checkpoints").glob("step-*")):
         raise ValueError(
             f"{folder} holds {', '.join(weights)}, but no checkpoint to resume from; choose another --out, or start "
@@ -86,17 +86,17 @@ def check_checkpoints(folder: Path) -> None:
         )
 
 
-def remove_parts(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what a killed process was writing."""
     for place in (folder, folder / "checkpoints"):
         for path in place.glob(".*.part"):
-            if PART.fullmatch(path.name):
+            if PARTIAL_FILE.fullmatch(path.name):
                 path.unlink()
 
 
-def untrained(folder: Path) -> bool:
+def has_not_trained(folder: Path) -> bool:
     """Tell whether all that a directory holds is what a training writes before its first step."""
-    names = {path.name for path in folder.iterdir() if path.name != NAME and not PART.fullmatch(path.name)}
+    names = {path.name for path in folder.iterdir() if path.name != NAME and not PARTIAL_FILE.fullmatch(path.name)}
     log, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
     if not names <= {*BEGINNINGS} or (log.exists() and log.stat().st_size) or any(checkpoints.glob("step-*")):
         return False
@@ -112,7 +112,7 @@ def check_images(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     Raises:
         ValueError: Saying what changed.
     """
-    found = {split: changes(before[split], now[split]) for split in now if before.get(split)}
+    found = {split: describe_changes(before[split], now[split]) for split in now if before.get(split)}
     if said := "; ".join(f"{split}: {change}" for split, change in found.items() if change):
         raise ValueError(
             f"the data changed since {folder} was started ({said}); resume it with the images that it was started "

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ropevit.data.streams import number
+from ropevit.data.rng import derive_seed
 from ropevit.tasks.common.checkpoints import (
     find_newest,
     list_checkpoints,
@@ -23,18 +23,18 @@ from ropevit.tasks.common.checkpoints import (
     step_of,
 )
 from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.ema import Ema
-from ropevit.tasks.common.events import Evaluated, Evaluating, Progressed, Report, Said, Started, Stepped
-from ropevit.tasks.common.interruption import Interruption, Stopped
+from ropevit.tasks.common.events import EvalDone, EvalProgress, LogLine, Notice, Report, StepDone, TrainStarted
+from ropevit.tasks.common.interruption import Interrupted, Interruption
+from ropevit.tasks.common.log_window import LogWindow
 from ropevit.tasks.common.metrics import Metrics
 from ropevit.tasks.common.optim import make_optimizer, make_schedule
-from ropevit.tasks.common.processes import Channel
-from ropevit.tasks.common.state import load_training_state, sharding, training_state
-from ropevit.tasks.common.window import Window
+from ropevit.tasks.common.state import fsdp_of, load_training_state, training_state
 
 #: What a checkpoint records at the start: the best score, the loss of the first line, images left out, and the last
 #: evaluation and its step.
-NOTHING_YET = {"best": None, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
+INITIAL_HISTORY = {"best": None, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
 
 
 @runtime_checkable
@@ -62,13 +62,13 @@ class Task(Protocol):
         """Measure the model, over all processes."""
         ...
 
-    def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights as a file that can be loaded for use."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainJob:
     """A training: what, how, where, and who watches."""
 
     accelerator: Any
@@ -78,10 +78,10 @@ class Job:
     run: RunConfig
     settings: Mapping[str, Any]
     report: Report
-    channel: Channel
+    communicator: Communicator
 
     @property
-    def first_process(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes files."""
         return self.accelerator.is_main_process
 
@@ -91,31 +91,31 @@ class Job:
         return self.optim.length(self.task.steps_per_epoch)
 
     @property
-    def last(self) -> int:
+    def last_step(self) -> int:
         """Step at which to stop."""
         return min(self.steps, self.run.max_steps or self.steps)
 
 
 @dataclass
-class State:
-    """A training on its way; `record` and the states of its parts are what a checkpoint holds."""
+class TrainState:
+    """A training on its way; `history` and the states of its parts are what a checkpoint holds."""
 
     model: nn.Module
     """As wrapped for several processes."""
-    plain: nn.Module
+    unwrapped: nn.Module
     """The same, not wrapped."""
     optimizer: Any
     schedule: Any
     ema: Ema | None
-    window: Window
+    window: LogWindow
     """The steps since the last line of the log."""
     metrics: Metrics | None = None
     """The log, in the first process."""
     step: int = 0
-    record: dict[str, Any] = field(default_factory=lambda: dict(NOTHING_YET))
+    history: dict[str, Any] = field(default_factory=lambda: dict(INITIAL_HISTORY))
 
 
-def fit(job: Job, state: State) -> dict[str, float]:
+def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
     """Train, going on from the newest checkpoint where there is one.
 
     Writes `metrics.jsonl`, `checkpoints/`, `best.safetensors` and, at the end, `model.safetensors` (and, with a moving
@@ -134,21 +134,21 @@ def fit(job: Job, state: State) -> dict[str, float]:
         CheckpointError: If a checkpoint cannot be written, or none of those there can be read.
     """
     resume(state, job)
-    length = {"steps": job.last, "length": job.steps, "steps_per_epoch": job.task.steps_per_epoch}
-    job.report(Started(first=state.step, **length))
+    length = {"steps": job.last_step, "length": job.steps, "steps_per_epoch": job.task.steps_per_epoch}
+    job.report(TrainStarted(first=state.step, **length))
     try:
-        if job.first_process:
-            state.metrics = Metrics(job.run, job.settings, state.step, state.record["evaluated"])
-        with Interruption(job.channel) as interruption:
+        if job.is_main_process:
+            state.metrics = Metrics(job.run, job.settings, state.step, state.history["evaluated"])
+        with Interruption(job.communicator) as interruption:
             run_steps(state, job, interruption)
         finish(state, job)
-        return state.record["scores"]
+        return state.history["scores"]
     finally:
         if state.metrics is not None:
             state.metrics.close()
 
 
-def start(job: Job) -> State:
+def start(job: TrainJob) -> TrainState:
     """Wrap the model for the processes, and make what goes with it at step 0; nothing is written yet.
 
     Raises:
@@ -160,7 +160,7 @@ def start(job: Job) -> State:
     if run.compile:
         model.compile()
     if run.shard:
-        sharding().share_out(model, job.accelerator.device)
+        fsdp_of().share_out(model, job.accelerator.device)
     optimizer = make_optimizer(model, job.optim)
     schedule = make_schedule(optimizer, job.optim, job.task.steps_per_epoch)
     optimizer = job.accelerator.prepare_optimizer(optimizer)
@@ -168,77 +168,77 @@ def start(job: Job) -> State:
     plain = job.accelerator.unwrap_model(wrapped)
     ema = None if job.optim.ema_decay is None else Ema(plain, job.optim.ema_decay)
     wrapped.train()
-    return State(wrapped, plain, optimizer, schedule, ema, Window(job.accelerator.device))
+    return TrainState(wrapped, plain, optimizer, schedule, ema, LogWindow(job.accelerator.device))
 
 
-def resume(state: State, job: Job) -> None:
+def resume(state: TrainState, job: TrainJob) -> None:
     """Put a training where its newest whole checkpoint was; all processes take the same one.
 
     Raises:
         ValueError: If that is beyond the last step asked for.
     """
     folder = job.run.out / "checkpoints"
-    step = job.channel.first(lambda: newest_step(folder, job.report))
+    step = job.communicator.run_on_main(lambda: newest_step(folder, job.report))
     if step is None:
         return
-    if step > job.last:
+    if step > job.last_step:
         raise ValueError(
-            f"got max_steps={job.last}, but {job.run.out} is at step {step} already; resume it with more steps, or "
-            "without max_steps"
+            f"got max_steps={job.last_step}, but {job.run.out} is at step {step} already; resume it with more steps, "
+            "or without max_steps"
         )
     found = load_checkpoint(folder / f"step-{step:08d}.pt")
     parts = found["state"]
-    load_training_state(parts, state.plain, state.optimizer.optimizer, state.ema, job.run.shard)
+    load_training_state(parts, state.unwrapped, state.optimizer.optimizer, state.ema, job.run.shard)
     if job.accelerator.scaler is not None and found["scaler"]:
         job.accelerator.scaler.load_state_dict(found["scaler"])
-    state.step, state.record = step, found["record"]
+    state.step, state.history = step, found["record"]
 
 
 def newest_step(folder: Path, report: Report) -> int | None:
     """Find the step of the newest whole checkpoint, telling of damaged ones."""
     newest, damaged = find_newest(folder)
     for line in damaged:
-        report(Said(message=line))
+        report(Notice(message=line))
     return None if newest is None else step_of(newest)
 
 
-def run_steps(state: State, job: Job, interruption: Interruption) -> None:
+def run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> None:
     """Take the steps that are left, with what is due between them."""
     run, epoch = job.run, job.task.steps_per_epoch
-    if state.step and state.record["evaluated"] != state.step and evaluation_due(state.step, job):
-        measure_and_save(state, job)  # what it was interrupted in
-    batches = job.task.batches(state.step, job.last)
+    if state.step and state.history["evaluated"] != state.step and evaluation_due(state.step, job):
+        evaluate_and_save(state, job)  # what it was interrupted in
+    batches = job.task.batches(state.step, job.last_step)
     state.window.restart()
-    while state.step < job.last:
+    while state.step < job.last_step:
         state.window.add(take_step(state, job, batches))
-        job.report(Stepped(step=state.step))
+        job.report(StepDone(step=state.step))
         evaluating = evaluation_due(state.step, job)
         saving = evaluating or state.step % (run.save_every or epoch) == 0
         stopping = interruption.asked()
         if saving or stopping or state.step % run.log_every == 0:
-            write_window(state, job)
+            write_log_line(state, job)
         if not (saving or stopping):
             continue
         path = save(state, job)  # before measuring: who wants the machine back may not wait until that is done
         if stopping:
-            raise Stopped(interruption.signal, path, state.step)
+            raise Interrupted(interruption.signal, path, state.step)
         if evaluating:
-            measure_and_save(state, job)
+            evaluate_and_save(state, job)
         state.window.restart()
 
 
-def evaluation_due(step: int, job: Job) -> bool:
+def evaluation_due(step: int, job: TrainJob) -> bool:
     """Tell whether a step is followed by an evaluation."""
-    return step >= job.last or step % (job.run.eval_every * job.task.steps_per_epoch) == 0
+    return step >= job.last_step or step % (job.run.eval_every * job.task.steps_per_epoch) == 0
 
 
-def measure_and_save(state: State, job: Job) -> None:
+def evaluate_and_save(state: TrainState, job: TrainJob) -> None:
     """Measure the weights, and note the scores in the checkpoint."""
     evaluate(state, job)
     save(state, job)
 
 
-def take_step(state: State, job: Job, batches: Iterator[Any]) -> Tensor:
+def take_step(state: TrainState, job: TrainJob, batches: Iterator[Any]) -> Tensor:
     """Take one optimisation step and return this process's mean loss, on the device, without waiting for it."""
     accelerator, parts = job.accelerator, job.run.accumulate
     state.schedule.step_update(state.step)
@@ -256,29 +256,29 @@ def take_step(state: State, job: Job, batches: Iterator[Any]) -> Tensor:
     state.optimizer.step()
     state.optimizer.zero_grad()
     if state.ema is not None:
-        state.ema.update(state.plain)
+        state.ema.update(state.unwrapped)
     state.step += 1
     return total
 
 
-def start_random_numbers(job: Job, step: int, part: int) -> None:
+def start_random_numbers(job: TrainJob, step: int, part: int) -> None:
     """Draw what a part of a step draws (dropped paths, erased pixels) from numbers of its own."""
     place = job.accelerator.process_index * job.run.accumulate + part
-    drawn = number("training", job.run.seed, step, place)
+    drawn = derive_seed("training", job.run.seed, step, place)
     torch.manual_seed(drawn)
     random.seed(drawn)
 
 
-def write_window(state: State, job: Job) -> None:
+def write_log_line(state: TrainState, job: TrainJob) -> None:
     """Write down the steps since the last time, after checking that the training goes well."""
     window = state.window
-    losses = job.channel.sum(window.losses()) / job.accelerator.num_processes
+    losses = job.communicator.all_reduce_sum(window.losses()) / job.accelerator.num_processes
     if not len(losses):
         return
     rate = max(group["lr"] for group in state.optimizer.param_groups)
     newest = (list_checkpoints(job.run.out / "checkpoints") or [None])[-1]
-    window.check(losses, state.step, rate, state.record, newest)
-    skipped = left_out(state, job)
+    window.check(losses, state.step, rate, state.history, newest)
+    skipped = collect_skipped(state, job)
     figures = {
         "epoch": round(state.step / job.task.steps_per_epoch, 4),
         "loss": losses.mean().item(),
@@ -289,79 +289,81 @@ def write_window(state: State, job: Job) -> None:
     }
     if state.metrics is not None:
         state.metrics.write(state.step, figures | skipped)
-    job.report(Progressed(step=state.step, steps=job.last, **figures))
+    job.report(LogLine(step=state.step, steps=job.last_step, **figures))
     window.restart()
 
 
-def left_out(state: State, job: Job) -> dict[str, list[str]]:
+def collect_skipped(state: TrainState, job: TrainJob) -> dict[str, list[str]]:
     """Collect the images that no process could read since the last time, count and tell them, and give their lines."""
-    skipped = [line for lines in job.channel.gather(job.task.skipped) for line in lines]
+    skipped = [line for lines in job.communicator.all_gather(job.task.skipped) for line in lines]
     job.task.skipped.clear()
-    state.record["skipped"] += len(skipped)
+    state.history["skipped"] += len(skipped)
     for line in skipped[:3]:
-        job.report(Said(message=f"left out {line}"))
+        job.report(Notice(message=f"left out {line}"))
     return {"skipped": skipped} if skipped else {}
 
 
-def evaluate(state: State, job: Job) -> None:
+def evaluate(state: TrainState, job: TrainJob) -> None:
     """Measure the weights, after the last step their moving average, too; keep the best weights."""
 
     def watch(event: Any) -> None:
-        if isinstance(event, Evaluating | Said):
+        if isinstance(event, EvalProgress | Notice):
             job.report(event)
 
     def measure() -> dict[str, float]:
-        job.channel.spread(state.plain.buffers())  # running statistics differ: all measure what the first one saves
-        state.plain.eval()
-        scores = job.task.evaluate(state.plain, watch)
+        job.communicator.broadcast(
+            state.unwrapped.buffers()
+        )  # running statistics differ: all measure what the first one saves
+        state.unwrapped.eval()
+        scores = job.task.evaluate(state.unwrapped, watch)
         if job.run.shard:
-            sharding().settle(state.plain)
-        state.plain.train()
+            fsdp_of().settle(state.unwrapped)
+        state.unwrapped.train()
         return scores
 
     scores = measure()
-    if state.ema is not None and state.step >= job.last:
-        state.ema.swap(state.plain)
+    if state.ema is not None and state.step >= job.last_step:
+        state.ema.swap(state.unwrapped)
         scores |= {f"ema_{name}": score for name, score in measure().items()}
-        state.ema.swap(state.plain)
-    epoch, best = state.step / job.task.steps_per_epoch, state.record["best"]
+        state.ema.swap(state.unwrapped)
+    epoch, best = state.step / job.task.steps_per_epoch, state.history["best"]
     better = best is None or scores[job.task.metric] > best
     if better:
-        state.record["best"] = scores[job.task.metric]
-        keep_weights(state, job, "best.safetensors", scores)
-    state.record |= {"scores": scores, "evaluated": state.step}
-    skipped = left_out(state, job)
+        state.history["best"] = scores[job.task.metric]
+        save_weights(state, job, "best.safetensors", scores)
+    state.history |= {"scores": scores, "evaluated": state.step}
+    skipped = collect_skipped(state, job)
     if state.metrics is not None:
         state.metrics.write(state.step, {"epoch": round(epoch, 4), **scores, **skipped})
-    job.report(Evaluated(step=state.step, epoch=epoch, scores=scores, best=better))
+    job.report(EvalDone(step=state.step, epoch=epoch, scores=scores, best=better))
 
 
-def keep_weights(state: State, job: Job, name: str, scores: Mapping[str, float]) -> None:
+def save_weights(state: TrainState, job: TrainJob, name: str, scores: Mapping[str, float]) -> None:
     """Save the weights as a file for use; all processes take part."""
-    weights = training_state(state.plain, state.optimizer.optimizer, None, job.run.shard)["model"]
+    weights = training_state(state.unwrapped, state.optimizer.optimizer, None, job.run.shard)["model"]
     facts = {"step": state.step, "scores": dict(scores), "seed": job.run.seed}
-    job.channel.first(lambda: job.task.keep(job.run.out / name, weights, facts))
+    job.communicator.run_on_main(lambda: job.task.save_weights(job.run.out / name, weights, facts))
 
 
-def save(state: State, job: Job) -> Path:
+def save(state: TrainState, job: TrainJob) -> Path:
     """Write a checkpoint; every process learns whether that went well."""
     content = {
         "step": state.step,
-        "record": state.record,
-        "state": training_state(state.plain, state.optimizer.optimizer, state.ema, job.run.shard),
+        "record": state.history,
+        "state": training_state(state.unwrapped, state.optimizer.optimizer, state.ema, job.run.shard),
         "scaler": {} if job.accelerator.scaler is None else job.accelerator.scaler.state_dict(),
     }
     folder = job.run.out / "checkpoints"
-    return job.channel.first(lambda: save_checkpoint(folder, state.step, content, job.run.keep))
+    return job.communicator.run_on_main(lambda: save_checkpoint(folder, state.step, content, job.run.keep))
 
 
-def finish(state: State, job: Job) -> None:
+def finish(state: TrainState, job: TrainJob) -> None:
     """Keep the weights of the end, and their moving average; a trial that stops early keeps none."""
     if state.step < job.steps:
         return
-    scores = state.record["scores"]
-    keep_weights(state, job, "model.safetensors", scores)
+    scores = state.history["scores"]
+    save_weights(state, job, "model.safetensors", scores)
     if state.ema is not None:
-        state.ema.swap(state.plain)
-        keep_weights(state, job, "model_ema.safetensors", scores)
-        state.ema.swap(state.plain)
+        state.ema.swap(state.unwrapped)
+        save_weights(state, job, "model_ema.safetensors", scores)
+        state.ema.swap(state.unwrapped)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ropevit.models.memory import Build, count_weights, forward_multiply_adds, step_memory
+from ropevit.models.memory import Build, count_weights, forward_macs, step_memory
 
 #: Precisions by name; tf32 takes as much as float32, float16 as much as bfloat16.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class StepSpec:
     """A training whose step is estimated."""
 
     build: Build
@@ -54,7 +54,7 @@ class Estimate:
         return 8 * self.parameters
 
 
-def estimate_step(subject: Subject) -> Estimate:
+def estimate_step(subject: StepSpec) -> Estimate:
     """Estimate what a step needs, without its memory.
 
     Args:
@@ -67,5 +67,5 @@ def estimate_step(subject: Subject) -> Estimate:
 
     small, large = counts
     peaks = {name: (peak(small, kind), peak(large, kind)) for name, kind in PRECISIONS.items()}
-    adds = forward_multiply_adds(subject.build, lambda model: subject.forward(model, 1))
+    adds = forward_macs(subject.build, lambda model: subject.forward(model, 1))
     return Estimate(count_weights(subject.build), adds, counts, peaks)

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from ropevit.device import check_device_name
-from ropevit.tasks.common.kept import Kind, Which, told_kind
+from ropevit.tasks.common.run_files import TaskName, Which, describe_task
 
 #: What can be measured: the kinds of models, each with a group of options that the others refuse.
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[TaskName, ...] = get_args(TaskName)
 
 
 def read_sizes(words: Sequence[str]) -> tuple[int, ...]:
@@ -153,7 +153,7 @@ class EvalConfig:
                 f"got batch_size={self.batch_size}, workers={self.workers}; expected 1 or more, and 0 or more"
             )
 
-    def check(self, kind: Kind) -> None:
+    def check(self, kind: TaskName) -> None:
         """Refuse options of other kinds of models.
 
         Args:
@@ -166,7 +166,7 @@ class EvalConfig:
             group = getattr(self, other)
             given = [option(each.name) for each in fields(group) if getattr(group, each.name) != each.default]
             if other != kind and given:
-                told = told_kind(kind, self.checkpoint)
+                told = describe_task(kind, self.checkpoint)
                 raise ValueError(f"got {', '.join(given)}, for {other}s alone, with a {told}; leave it out")
         if self.model is not None and kind != "classifier":
             raise ValueError(f"{self.checkpoint} is a {kind} and knows its model; leave out --model {self.model}")

@@ -14,10 +14,10 @@ from ropevit.extras import require
 from ropevit.locks import lock_folder
 from ropevit.machine import environment
 from ropevit.models.published import PublishedResult
+from ropevit.tasks.common.distributed import Communicator, check_device, choose_device, shutdown
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.measured import CURVE, Results, Row, read_rows, read_settings
-from ropevit.tasks.common.processes import Channel, check_device, choose_device, leave
-from ropevit.tasks.common.window import Window
+from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, read_rows, read_settings
+from ropevit.tasks.common.log_window import LogWindow
 
 #: Unreadable images of a size that are named.
 MOST_NAMED = 3
@@ -28,7 +28,7 @@ UNSAID = ("fingerprint", "device", "batch_size", "save_detections")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Begun:
+class EvalStarted:
     """An evaluation begins, or goes on after `rows`."""
 
     name: str
@@ -39,13 +39,13 @@ class Begun:
     sizes: tuple[int, ...]
     paper: Mapping[int, PublishedResult]
     """The paper's figures for the same, by size."""
-    rows: tuple[Row, ...]
+    rows: tuple[SizeResult, ...]
     out: Path
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring:
+class EvalProgress:
     """`done` of `total` images are measured at a size."""
 
     size: int
@@ -54,19 +54,19 @@ class Measuring:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A size is done; `left_out` names some of the images that could not be read."""
+class EvalSizeDone:
+    """A size is done; `skipped` names some of the images that could not be read."""
 
-    row: Row
+    row: SizeResult
     left_out: tuple[str, ...] = ()
 
 
-Event = Begun | Measuring | Measured
+Event = EvalStarted | EvalProgress | EvalSizeDone
 Report = Callable[[Event], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class EvalContext:
     """Where an evaluation runs: its processes and their devices."""
 
     config: EvalConfig
@@ -75,12 +75,12 @@ class Site:
     rank: int
     """Which of them this one is."""
     device: torch.device
-    channel: Channel
+    channel: Communicator
     report: Report
     """Shows what happens, in the first process."""
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
@@ -90,24 +90,24 @@ class Site:
 
     def watch(self, size: int, total: int) -> Callable[[int], None]:
         """Give what is told how many of `total` images this process has measured at a size."""
-        return lambda done: self.report(Measuring(size=size, done=min(done * self.world, total), total=total))
+        return lambda done: self.report(EvalProgress(size=size, done=min(done * self.world, total), total=total))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class SizeEvaluation:
     """What was measured at one size."""
 
-    row: Row
+    row: SizeResult
     classes: Sequence[float]
     """Score of each class in percent; NaN where there is none."""
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     """Images that could not be read."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Other files to be kept, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EvalPlan:
     """What is measured at which sizes, and how."""
 
     name: str
@@ -134,7 +134,7 @@ class Plan:
     """What a row is."""
     sizes: tuple[int, ...]
     """Test sizes in pixels, rising."""
-    measure: Callable[[int], Reading]
+    measure: Callable[[int], SizeEvaluation]
     """Measures at one size."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
     """The paper's figures for the same, by size."""
@@ -143,7 +143,7 @@ class Plan:
 
 
 @contextmanager
-def joined(config: EvalConfig, report: Report) -> Iterator[Site]:
+def distributed(config: EvalConfig, report: Report) -> Iterator[EvalContext]:
     """Join the other processes, and part from them at the end.
 
     Raises:
@@ -156,19 +156,19 @@ def joined(config: EvalConfig, report: Report) -> Iterator[Site]:
     processes = require("accelerate", "train").PartialState(cpu=device.type == "cpu")
     check_device(device, processes.device)
     try:
-        yield Site(
+        yield EvalContext(
             config=config,
             world=processes.num_processes,
             rank=processes.process_index,
             device=processes.device,
-            channel=Channel(),
+            channel=Communicator(),
             report=report if processes.is_main_process else lambda _: None,
         )
     finally:
-        leave()
+        shutdown()
 
 
-def measure_all(plan: Plan, site: Site) -> list[Any]:
+def evaluate_sizes(plan: EvalPlan, site: EvalContext) -> list[Any]:
     """Measure at every size that is not measured yet, and write each down as it comes.
 
     Returns:
@@ -179,18 +179,18 @@ def measure_all(plan: Plan, site: Site) -> list[Any]:
     """
     out = site.config.out or Path("runs/eval") / plan.name
     with ExitStack() as stack:
-        site.channel.first(lambda: stack.enter_context(lock_folder(out)))
+        site.channel.run_on_main(lambda: stack.enter_context(lock_folder(out)))
         return measure_into(out, plan, site)
 
 
-def measure_into(out: Path, plan: Plan, site: Site) -> list[Any]:
-    """Measure into a directory; see `measure_all`."""
+def measure_into(out: Path, plan: EvalPlan, site: EvalContext) -> list[Any]:
+    """Measure into a directory; see `evaluate_sizes`."""
     settings = describe(plan, site)
-    beside = site.channel.first(lambda: [read_curve(folder, plan.row, settings) for folder in site.config.beside])
-    results = site.channel.first(lambda: Results(out, settings, plan.names, plan.row, site.config.resume))
+    beside = site.channel.run_on_main(lambda: [read_curve(folder, plan.row, settings) for folder in site.config.beside])
+    results = site.channel.run_on_main(lambda: ResultsDir(out, settings, plan.names, plan.row, site.config.resume))
     rows = list(results.rows)
     site.report(
-        Begun(
+        EvalStarted(
             name=f"{plan.name} on {plan.data}",
             how=f"{plan.how}, {site.config.precision}, {site.device}",
             **{name: getattr(plan, name) for name in ("trained_at", "sizes", "paper")},
@@ -199,23 +199,23 @@ def measure_into(out: Path, plan: Plan, site: Site) -> list[Any]:
             notes=(f"weights: {plan.weights}", *plan.notes),
         )
     )
-    if rows and site.first:
+    if rows and site.is_main_process:
         draw(results, plan, beside)
     for size in plan.sizes:
         if size in [row.size for row in rows]:
             continue
         reading = plan.measure(size)
         rows.append(reading.row)
-        if site.first:
+        if site.is_main_process:
             for name, content in reading.files.items():
                 results.write_bytes(name, content)
             results.add(reading.row, reading.classes)
             draw(results, plan, beside)
-        site.report(Measured(row=reading.row, left_out=reading.left_out[:MOST_NAMED]))
+        site.report(EvalSizeDone(row=reading.row, left_out=reading.skipped[:MOST_NAMED]))
     return sorted(rows, key=lambda row: row.size)
 
 
-def describe(plan: Plan, site: Site) -> dict[str, Any]:
+def describe(plan: EvalPlan, site: EvalContext) -> dict[str, Any]:
     """Write down what is measured, how and where; what is under "config" must not change."""
     config, precision = site.config, site.config.precision
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -232,7 +232,7 @@ def describe(plan: Plan, site: Site) -> dict[str, Any]:
     return {"config": fixed, "data": config.data, "model": model, "machine": machine | processes}
 
 
-def draw(results: Results, plan: Plan, beside: Sequence[Curve]) -> None:
+def draw(results: ResultsDir, plan: EvalPlan, beside: Sequence[Curve]) -> None:
     """Draw the curve of what was measured, beside the paper's, if it has one, and those of other evaluations."""
     points = {row.size: row.scores[plan.metric] for row in results.rows}
     own = Curve(name=plan.name, position=plan.position, points=points, trained_at=plan.trained_at, paper=plan.paper)
@@ -276,19 +276,19 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-class Meter:
+class EvalTimer:
     """Takes the time and the memory of measuring at a size.
 
     Args:
         site: Where.
     """
 
-    def __init__(self, site: Site):
-        self.site, self.window = site, Window(site.device)
+    def __init__(self, site: EvalContext):
+        self.site, self.window = site, LogWindow(site.device)
         if site.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(site.device)
 
-    def figures(self, images: int, total: int) -> dict[str, Any]:
+    def stats(self, images: int, total: int) -> dict[str, Any]:
         """Give what every row holds besides scores; all processes ask together.
 
         Args:
@@ -300,5 +300,5 @@ class Meter:
             "images": images,
             "skipped": total - images,
             "images_per_second": round(images / seconds, 2),
-            "peak_memory_gib": round(max(self.site.channel.gather(self.window.memory())), 3),
+            "peak_memory_gib": round(max(self.site.channel.all_gather(self.window.memory())), 3),
         }

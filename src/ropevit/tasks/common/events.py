@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class TrainStarted:
     """A training starts, or goes on from step `first` of `steps`."""
 
     first: int
@@ -17,7 +17,7 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progressed:
+class LogLine:
     """`step` of `steps` are done; the figures are means over the steps since the line before."""
 
     step: int
@@ -32,14 +32,14 @@ class Progressed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepped:
+class StepDone:
     """`step` of `steps` are done; no figures yet, as they would have to be waited for."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluating:
+class EvalProgress:
     """The model is measured: `done` of `total` images."""
 
     done: int
@@ -47,7 +47,7 @@ class Evaluating:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluated:
+class EvalDone:
     """The model was measured after `step` steps."""
 
     step: int
@@ -57,13 +57,13 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class Notice:
     """Something that a person should read, in a line: a damaged checkpoint, images that could not be read."""
 
     message: str
 
 
-Event = Started | Progressed | Stepped | Evaluating | Evaluated | Said
+Event = TrainStarted | LogLine | StepDone | EvalProgress | EvalDone | Notice
 Report = Callable[[Event], None]
 
 

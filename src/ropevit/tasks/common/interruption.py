@@ -4,12 +4,12 @@ import signal
 from pathlib import Path
 from types import FrameType
 
-from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.distributed import Communicator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(Exception):  # noqa: N818
+class Interrupted(Exception):  # noqa: N818
     """The training was asked to stop, and saved.
 
     Args:
@@ -31,7 +31,7 @@ class Interruption:
         channel: What connects the processes.
     """
 
-    def __init__(self, channel: Channel):
+    def __init__(self, channel: Communicator):
         self.channel = channel
         self.signal = 0
 
@@ -52,6 +52,6 @@ class Interruption:
 
     def asked(self) -> bool:
         """Tell whether any process was asked to stop; all must call it, and get the same answer."""
-        signals = self.channel.largest(self.signal)
+        signals = self.channel.all_reduce_max(self.signal)
         self.signal = self.signal or signals
         return signals > 0

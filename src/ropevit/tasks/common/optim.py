@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ropevit.extras import require
-from ropevit.models.groups import Layered, parameter_groups
+from ropevit.models.parameter_groups import HasLayers, parameter_groups
 from ropevit.tasks.common.config import OptimConfig
 
 
@@ -25,7 +25,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         ValueError: If the backbone is to learn at another rate, and the model has none.
     """
     scales = {} if config.backbone_lr == 1 else {"backbone.": config.backbone_lr}
-    groups = parameter_groups(cast("Layered", model), config.lr, config.weight_decay, config.layer_decay, scales)
+    groups = parameter_groups(cast("HasLayers", model), config.lr, config.weight_decay, config.layer_decay, scales)
     groups = [{**group, "lr": config.lr} for group in groups]  # the schedule multiplies by lr_scale
     if config.optimizer == "lamb":
         lamb = require("timm.optim", "train").Lamb
@@ -57,13 +57,13 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, steps_p
         return schedules.MultiStepLRScheduler(optimizer, steps, decay_rate=0.1, t_in_epochs=False, **rise)
     rise |= {"lr_min": config.min_lr, "t_in_epochs": False}
     if config.schedule == "poly" and not config.warmup_prefix:
-        return Poly(optimizer, config, warmup, total)
+        return PolySchedule(optimizer, config, warmup, total)
     if config.schedule == "poly":
         return schedules.PolyLRScheduler(optimizer, length, power=config.power, **rise)
     return schedules.CosineLRScheduler(optimizer, length, **rise)
 
 
-class Poly:
+class PolySchedule:
     """The learning rate as a power of what is left of the training, times a warm-up.
 
     Args:

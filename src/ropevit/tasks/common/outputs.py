@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ropevit.data.listing import ImageFile, listed
+from ropevit.data.listing import ImageFile, join_names
 from ropevit.files import write_atomically
 from ropevit.locks import is_empty, lock_folder
 
@@ -66,7 +66,9 @@ def png_names(files: Sequence[ImageFile], others: Sequence[str] = ()) -> list[st
     counts = Counter(name.lower() for name in names)
     same = [str(file.path) for file, name in zip(files, names, strict=True) if counts[name.lower()] > 1]
     if same:
-        raise ValueError(f"got images of the same name ({listed(same)}); predict them one after another, with --out")
+        raise ValueError(
+            f"got images of the same name ({join_names(same)}); predict them one after another, with --out"
+        )
     for file, name in zip(files, names, strict=True):
         if (folder := PurePosixPath(name).parts[0]).lower() in others:
             raise ValueError(

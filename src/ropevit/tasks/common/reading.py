@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
+from ropevit.data.annotation_faults import RefusedError
 from ropevit.data.decoding import UNREADABLE, reason
-from ropevit.data.faults import RefusedError
-from ropevit.data.loading import Failure, Readable, TooManyBadError, Unread, read_near, seeded
+from ropevit.data.loading import Failure, Readable, SkippedIndex, TooManyBadError, read_next_readable, seeded
 from ropevit.data.order import Draw, TrainOrder
 
 BatchT = TypeVar("BatchT")
@@ -15,7 +15,7 @@ BatchT = TypeVar("BatchT")
 Prepare = Callable[[Any, Any], Any]
 
 
-def read_drawn(
+def read_train_batch(
     source: Readable, draws: Iterable[Draw], prepare: Prepare, collate: Callable[[list, list[int]], BatchT]
 ) -> BatchT | Failure:
     """Read a training batch; a picture that cannot be read is replaced by the next one.
@@ -32,7 +32,7 @@ def read_drawn(
     samples, bad = [], []
     for draw in draws:
         try:
-            found, missed = read_near(source, draw.index)
+            found, missed = read_next_readable(source, draw.index)
         except (TooManyBadError, RefusedError) as error:
             return Failure(str(error))
         bad += missed
@@ -41,10 +41,10 @@ def read_drawn(
     return collate(samples, bad)
 
 
-def read_all(
+def read_eval_batch(
     source: Readable, indices: Iterable[int], prepare: Prepare, collate: Callable[[list, list[int]], BatchT]
 ) -> BatchT | Failure:
-    """Read a batch to measure on, without the pictures that cannot be read; arguments as of `read_drawn`."""
+    """Read a batch to measure on, without the pictures that cannot be read; arguments as of `read_train_batch`."""
     samples, bad = [], []
     for index in indices:
         try:
@@ -52,7 +52,7 @@ def read_all(
         except RefusedError as error:
             return Failure(str(error))
         except UNREADABLE as error:
-            bad.append(Unread(index, reason(error)))
+            bad.append(SkippedIndex(index, reason(error)))
         else:
             samples.append(prepare(*found))
     return collate(samples, bad)

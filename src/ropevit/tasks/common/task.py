@@ -30,7 +30,7 @@ def train_order(config: Any, length: int, accelerator: Any, **more: Any) -> Trai
     )
 
 
-def mean_and_spread(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+def mean_and_std(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
     """Give mean and standard deviation of ImageNet's pixels, from 0 to 1, for each colour."""
     mean, spread = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
     return mean, spread

@@ -10,10 +10,10 @@ from ropevit.data.identity import identify
 from ropevit.locks import lock_folder
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.directory import open_directory
-from ropevit.tasks.common.engine import Job, Task, fit, start
-from ropevit.tasks.common.events import Report, Said, silent
+from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
+from ropevit.tasks.common.engine import Task, TrainJob, run_training_loop, start
+from ropevit.tasks.common.events import Notice, Report, silent
 from ropevit.tasks.common.metrics import trackers
-from ropevit.tasks.common.processes import Channel, leave, make_accelerator
 
 
 @runtime_checkable
@@ -41,7 +41,7 @@ class Training(Protocol):
 
 
 @runtime_checkable
-class ClassifiedTask(Task, Protocol):
+class TrainableTask(Task, Protocol):
     """A task whose data have classes."""
 
     @property
@@ -61,7 +61,7 @@ class ClassifiedTask(Task, Protocol):
 
 
 #: Opens the data and draws or loads the first weights of a training.
-Prepare = Callable[[Any, Channel], tuple[ClassifiedTask, nn.Module]]
+Prepare = Callable[[Any, Communicator], tuple[TrainableTask, nn.Module]]
 
 
 def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str, float]:
@@ -80,12 +80,12 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
         Stopped: If a signal asked for it; everything is saved.
     """
     trackers(config.run)
-    accelerator, channel = make_accelerator(config.run), Channel()
+    accelerator, channel = make_accelerator(config.run), Communicator()
     with ExitStack() as stack:
-        stack.callback(leave)
-        channel.first(lambda: stack.enter_context(lock_folder(config.run.out)))
+        stack.callback(shutdown)
+        channel.run_on_main(lambda: stack.enter_context(lock_folder(config.run.out)))
         task, model = prepare(accelerator, channel)
-        job = Job(
+        job = TrainJob(
             accelerator=accelerator,
             task=task,
             model=model,
@@ -93,22 +93,22 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
             run=config.run,
             settings=config.to_dict(),
             report=report if accelerator.is_main_process else silent,
-            channel=channel,
+            communicator=channel,
         )
         state = start(job)
-        channel.first(lambda: record(config, task))  # once all else is in order
-        tell_warmup(job)
-        return fit(job, state)
+        channel.run_on_main(lambda: record(config, task))  # once all else is in order
+        warmup_notice(job)
+        return run_training_loop(job, state)
 
 
-def record(config: Training, task: ClassifiedTask) -> None:
+def record(config: Training, task: TrainableTask) -> None:
     """Write down what is trained on which images, or compare it with what was written down."""
     facts = config.to_dict() | {"classes": list(task.classes), "metric": task.metric}
     open_directory(config.run, facts, {"train": identify(task.train), "val": identify(task.test)})
 
 
-def tell_warmup(job: Job) -> None:
+def warmup_notice(job: TrainJob) -> None:
     """Say that the warm-up was cut, where the training is too short for it."""
     asked, taken = (count(job.task.steps_per_epoch) for count in (job.optim.asked_warmup, job.optim.warmup))
     if taken < asked:
-        job.report(Said(message=f"the warm-up of {asked} steps was cut to {taken}, half of the training"))
+        job.report(Notice(message=f"the warm-up of {asked} steps was cut to {taken}, half of the training"))

@@ -13,7 +13,7 @@ from ropevit.data.coco import Boxes, CocoSource
 from ropevit.data.loading import Failure, batches
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.extras import require
-from ropevit.tasks.common.reading import Prepare, eval_keys, read_all, read_drawn, train_keys
+from ropevit.tasks.common.reading import Prepare, eval_keys, read_eval_batch, read_train_batch, train_keys
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
 from ropevit.tasks.detect.levels import padding_mask
@@ -57,7 +57,7 @@ class TrainReader:
 
     def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
         """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
-        return read_drawn(self.source, draws, preparing(self.source, self.transform), collate)
+        return read_train_batch(self.source, draws, preparing(self.source, self.transform), collate)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class EvalReader:
 
     def __getitems__(self, indices: Iterable[int]) -> Batch | Failure:
         """Read a batch."""
-        return read_all(self.source, indices, preparing(self.source, self.transform), collate)
+        return read_eval_batch(self.source, indices, preparing(self.source, self.transform), collate)
 
 
 def train_batches(

@@ -71,16 +71,16 @@ def make_target(labels: Int[Tensor, "n"], boxes: Float[Tensor, "n 4"], size: tup
             f"got a box {wrong} in an image of {height} x {width} pixels; expected left < right, top < bottom, inside "
             "it: clip boxes and drop empty ones"
         )
-    return Target(labels.long(), centred(boxes / whole))
+    return Target(labels.long(), box_xyxy_to_cxcywh(boxes / whole))
 
 
-def centred(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
+def box_xyxy_to_cxcywh(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
     """Turn (left, top, right, bottom) into (centre x, centre y, width, height)."""
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(first + last) / 2, last - first], dim=-1)
 
 
-def cornered(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
+def box_cxcywh_to_xyxy(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
     """Turn (centre x, centre y, width, height) into (left, top, right, bottom)."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)

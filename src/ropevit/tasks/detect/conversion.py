@@ -17,7 +17,7 @@ from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.detectron import from_detectron, to_detectron, unsaid
 from ropevit.tasks.detect.layout import check_fit, from_detrex, to_detrex
 from ropevit.tasks.detect.model import FILE, FORMAT, DetectModel, Detector, read_detector
-from ropevit.weights.errors import WeightsError, few
+from ropevit.weights.errors import WeightsError, join_names
 from ropevit.weights.layouts import unwrap
 from ropevit.weights.loading import check_finite, grouped
 from ropevit.weights.reading import Source, read_checkpoint
@@ -89,10 +89,10 @@ def convert_detector(
     ours = read_checkpoint(source).metadata.get("format") == FORMAT
     if ours == (to == "ropevit"):
         raise WeightsError(f"{source} is in {to} layout already; choose another with --to")
-    return export(source, destination) if ours else adopt(source, destination, ema)
+    return export(source, destination) if ours else copy_weights(source, destination, ema)
 
 
-def adopt(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector:
+def copy_weights(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector:
     """Write a detector of detrex as a file of ours."""
     state, dropped = unwrap(read_checkpoint(source), ema)
     if KNOWN_BY not in state:
@@ -157,8 +157,8 @@ def found_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: 
     fields = vit_fields(own) if "net.patch_embed.proj.weight" in own else swin_fields(own)
     if fields is None:
         raise WeightsError(
-            f"the backbone in {source} is none of ours (it begins with {few(sorted(own))}); expected detectron2's ViT "
-            f"of a width and depth of {list(VIT_SIZES)}, or its Swin of {list(SWIN_SIZES)}"
+            f"the backbone in {source} is none of ours (it begins with {join_names(sorted(own))}); expected "
+            f"detectron2's ViT of a width and depth of {list(VIT_SIZES)}, or its Swin of {list(SWIN_SIZES)}"
         )
     return DetectModel(**fields, init=None, dino=dino_config(dino))
 

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropevit.extras import require
-from ropevit.tasks.common.assignment import mean_count
-from ropevit.tasks.detect.boxes import Matching, Predictions, Target, cornered
+from ropevit.tasks.common.assignment import mean_over_ranks
+from ropevit.tasks.detect.boxes import Matching, Predictions, Target, box_cxcywh_to_xyxy
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.matching import match
@@ -43,7 +43,7 @@ def dino_losses(
     targets = list(targets)
     device = output.encoder.logits.device
     if divisor is None:
-        divisor = mean_count(sum(len(target.labels) for target in targets), device)
+        divisor = mean_over_ranks(sum(len(target.labels) for target in targets), device)
     layers = [(str(number), layer) for number, layer in enumerate(output.layers[:-1])]
     losses = {}
     for name, predictions in [("", output.layers[-1]), *layers, ("enc", output.encoder)]:
@@ -93,7 +93,7 @@ def set_losses(
     truth = torch.zeros_like(logits)
     truth[images, queries, labels] = 1
     found = boxes[images, queries]
-    overlap = giou(cornered(found), cornered(wanted)).diagonal()
+    overlap = giou(box_cxcywh_to_xyxy(found), box_cxcywh_to_xyxy(wanted)).diagonal()
     return {
         "class": config.loss_class
         * logits.shape[1]

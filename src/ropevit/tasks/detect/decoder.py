@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ropevit.tasks.detect.boxes import Predictions, logit
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.layers import Perceptron, decoder_layers
+from ropevit.tasks.detect.layers import MLP, decoder_layers
 from ropevit.tasks.detect.levels import Levels
 
 #: Ratio of the fastest to the slowest of the waves that embed a box.
@@ -56,7 +56,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.width = config.width
         self.layers = decoder_layers(config)
-        self.reference_head = Perceptron(2 * config.width, config.width, config.width)
+        self.reference_head = MLP(2 * config.width, config.width, config.width)
         self.norm = nn.LayerNorm(config.width)
         for layer in self.reference_head.layers:
             nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]

@@ -7,30 +7,30 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ropevit.tasks.detect.boxes import Matching, Target, centred, cornered, logit
+from ropevit.tasks.detect.boxes import Matching, Target, box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, logit
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.decoder import Queries
 
 
 @dataclass(frozen=True)
-class Groups:
+class DenoisingGroups:
     """How denoising queries lie in their row: each group has a positive for every slot, then a negative for each."""
 
     number: int
     """Groups; each holds every object of an image once as a positive and once as a negative."""
-    slots: int
+    max_targets: int
     """Most objects of an image in the batch; images with fewer leave the last slots of each half empty."""
 
     @property
     def queries(self) -> int:
         """Count the queries of an image, empty slots included."""
-        return 2 * self.number * self.slots
+        return 2 * self.number * self.max_targets
 
     def matching(self, objects: int, device: torch.device) -> Matching:
         """Name the positive queries of an image with so many objects, and the object of each."""
         places = torch.arange(objects, device=device).repeat(self.number)
         groups = torch.arange(self.number, device=device).repeat_interleave(objects)
-        return groups * 2 * self.slots + places, places
+        return groups * 2 * self.max_targets + places, places
 
     def mask(self, matched: int, device: torch.device) -> Bool[Tensor, "Q Q"]:
         """Tell who may see whom: denoising queries their own group and all others, the others only each other.
@@ -39,27 +39,27 @@ class Groups:
             matched: Queries that follow the denoising ones.
             device: Where the mask lives.
         """
-        group = torch.arange(self.queries + matched, device=device) // (2 * self.slots)
+        group = torch.arange(self.queries + matched, device=device) // (2 * self.max_targets)
         group[self.queries :] = self.number
         return (group[:, None] == group) | (group == self.number)
 
 
-def make_groups(targets: Sequence[Target], config: DinoConfig) -> Groups | None:
+def make_denoising_groups(targets: Sequence[Target], config: DinoConfig) -> DenoisingGroups | None:
     """Choose how many groups a batch has; None if it has no objects, or denoising is off."""
     slots = max(len(target.labels) for target in targets)
     if slots == 0 or config.denoising == 0:
         return None
-    return Groups(max(1, config.denoising // slots), slots)
+    return DenoisingGroups(max(1, config.denoising // slots), slots)
 
 
 def denoising_queries(
-    targets: Sequence[Target], groups: Groups, embedding: nn.Embedding, config: DinoConfig
+    targets: Sequence[Target], groups: DenoisingGroups, embedding: nn.Embedding, config: DinoConfig
 ) -> Queries:
     """Make queries from the objects with noise; empty slots have content 0 and the box whose logits are 0.
 
     Args:
         targets: Objects of each image.
-        groups: From `make_groups`.
+        groups: From `make_denoising_groups`.
         embedding: Content of each class.
         config: The noise.
 
@@ -68,19 +68,21 @@ def denoising_queries(
 
     Source: Zhang et al. 2022 (arXiv:2203.03605), 3.3.
     """
-    labels, boxes, filled = (x.repeat(1, 2 * groups.number, *[1] * (x.ndim - 2)) for x in in_slots(targets, groups))
+    labels, boxes, filled = (
+        x.repeat(1, 2 * groups.number, *[1] * (x.ndim - 2)) for x in scatter_targets(targets, groups)
+    )
     if config.label_noise > 0:
         lied = torch.rand(labels.shape, device=labels.device) < config.label_noise / 2
         labels = torch.where(lied, torch.randint_like(labels, config.classes), labels)
-    negative = (torch.arange(groups.queries, device=boxes.device) // groups.slots % 2).bool()
-    boxes = shake(boxes, negative, config.box_noise)
+    negative = (torch.arange(groups.queries, device=boxes.device) // groups.max_targets % 2).bool()
+    boxes = jitter_boxes(boxes, negative, config.box_noise)
     content = embedding(labels) * filled[..., None]
     return Queries(content, torch.where(filled[..., None], logit(boxes), 0.0).sigmoid())
 
 
-def in_slots(targets: Sequence[Target], groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+def scatter_targets(targets: Sequence[Target], groups: DenoisingGroups) -> tuple[Tensor, Tensor, Tensor]:
     """Give each image the same number of slots: labels (B, slots), boxes (B, slots, 4), and which are filled."""
-    count, device = (len(targets), groups.slots), targets[0].labels.device
+    count, device = (len(targets), groups.max_targets), targets[0].labels.device
     labels = torch.zeros(count, dtype=torch.int64, device=device)
     boxes = torch.zeros(*count, 4, device=device)
     filled = torch.zeros(count, dtype=torch.bool, device=device)
@@ -90,9 +92,9 @@ def in_slots(targets: Sequence[Target], groups: Groups) -> tuple[Tensor, Tensor,
     return labels, boxes, filled
 
 
-def shake(boxes: Float[Tensor, "B q 4"], negative: Bool[Tensor, "q"], scale: float) -> Float[Tensor, "B q 4"]:
+def jitter_boxes(boxes: Float[Tensor, "B q 4"], negative: Bool[Tensor, "q"], scale: float) -> Float[Tensor, "B q 4"]:
     """Move each corner by up to `scale` half widths and heights, those of negatives by one to two times as much."""
     half = boxes[..., 2:].repeat(1, 1, 2) / 2
     way = torch.randint_like(boxes, 2) * 2 - 1
     far = torch.rand_like(boxes) + negative[:, None]
-    return centred((cornered(boxes) + way * far * half * scale).clamp(0, 1))
+    return box_xyxy_to_cxcywh((box_cxcywh_to_xyxy(boxes) + way * far * half * scale).clamp(0, 1))

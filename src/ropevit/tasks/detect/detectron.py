@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig
 from ropevit.models.windows import relative_index
-from ropevit.weights.errors import WeightsError, few
+from ropevit.weights.errors import WeightsError, join_names
 
 #: Ours and theirs, the first that fits: "{}" stands for the number of a block, and what follows is the same in both.
 VIT = (
@@ -42,7 +42,7 @@ def unsaid(config: DenseViTConfig | DenseSwinConfig) -> list[str]:
     return found + ["no position bias"] * (not body.rope and not body.bias)
 
 
-def theirs(backbone: DenseViT | DenseSwin) -> dict[str, str]:
+def detectron_config(backbone: DenseViT | DenseSwin) -> dict[str, str]:
     """Name every weight of a backbone as detectron2 does, behind its `backbone.`: ours -> theirs."""
     if isinstance(backbone, DenseSwin):
         table = tuple((f"norms.{i}.", f"norm{stage}.") for i, stage in enumerate(backbone.config.shown))
@@ -84,7 +84,7 @@ def to_detectron(backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]) ->
         backbone: Only its config and names matter; it may be on the meta device.
         state: Its weights.
     """
-    found = {other: state[own] for own, other in theirs(backbone).items()}
+    found = {other: state[own] for own, other in detectron_config(backbone).items()}
     if EMBEDDING in found:
         places = found[EMBEDDING]
         found[EMBEDDING] = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
@@ -115,7 +115,7 @@ def from_detectron(
     if EMBEDDING in given and given[EMBEDDING].ndim == 3:
         given[EMBEDDING] = given[EMBEDDING][:, 1:]
         derived[f"{EMBEDDING}[:, 0]"] = CLASS_TOKEN
-    wanted, found = theirs(backbone), {}
+    wanted, found = detectron_config(backbone), {}
     problems = {
         "missing": [other for other in wanted.values() if other not in given],
         "unknown": sorted(set(given) - set(wanted.values())),
@@ -126,7 +126,7 @@ def from_detectron(
             found[own] = given[other]
             if given[other].shape != like.shape:
                 problems["of another shape"].append(f"{other} {list(given[other].shape)}, expected {list(like.shape)}")
-    said = "; ".join(f"{what}: {few(entries)}" for what, entries in problems.items() if entries)
+    said = "; ".join(f"{what}: {join_names(entries)}" for what, entries in problems.items() if entries)
     if said:
         raise WeightsError(f"the weights do not fit detectron2's backbone: {said}")
     return found, derived

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ropevit.tasks.detect.boxes import Predictions, Target
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.decoder import Decoder, Queries
-from ropevit.tasks.detect.denoising import Groups, denoising_queries, make_groups
-from ropevit.tasks.detect.layers import Perceptron, encoder_layers, position_maps, set_checkpointing
-from ropevit.tasks.detect.levels import Levels, flatten, make_levels, propose
+from ropevit.tasks.detect.denoising import DenoisingGroups, denoising_queries, make_denoising_groups
+from ropevit.tasks.detect.layers import MLP, encoder_layers, position_maps, set_checkpointing
+from ropevit.tasks.detect.levels import Levels, flatten, make_levels, propose_boxes
 from ropevit.tasks.detect.neck import Neck
 
 #: Probability of every class at the start.
@@ -30,7 +30,7 @@ class Output:
     """Of the tokens that the queries start from."""
     denoising: list[Predictions]
     """Of the denoising queries, after each layer; empty if there are none."""
-    groups: Groups | None
+    groups: DenoisingGroups | None
     """How the denoising queries lie; None if there are none."""
 
 
@@ -61,7 +61,7 @@ class Dino(nn.Module):
         self.decoder = Decoder(config)
         heads = range(config.decoder_layers + 1)  # the last ones are for the encoder's tokens
         self.class_heads = nn.ModuleList(nn.Linear(width, config.classes) for _ in heads)
-        self.box_heads = nn.ModuleList(Perceptron(width, width, width, 4) for _ in heads)
+        self.box_heads = nn.ModuleList(MLP(width, width, width, 4) for _ in heads)
         self.start()
 
     @torch.no_grad()
@@ -104,7 +104,7 @@ class Dino(nn.Module):
         levels = make_levels(maps, padding)
         memory = self.encode(maps, levels)
         encoder, queries = self.select(memory, levels)
-        groups = None if targets is None else make_groups(targets, self.config)
+        groups = None if targets is None else make_denoising_groups(targets, self.config)
         queries = self.add_denoising(queries, groups, targets or [])
         layers = self.decoder(queries, memory, levels, self.class_heads, self.box_heads)
         if groups is None:
@@ -138,7 +138,7 @@ class Dino(nn.Module):
         count = self.config.queries
         if memory.shape[1] < count:
             raise ValueError(f"got {memory.shape[1]} tokens for queries={count}; take larger images or fewer queries")
-        proposals, usable = propose(levels)
+        proposals, usable = propose_boxes(levels)
         tokens = self.token_norm(self.token_projection(memory.masked_fill(~usable[..., None], 0)))
         scores = self.class_heads[-1](tokens.detach()).amax(-1)  # not in no_grad, where autocast would keep the weights
         chosen = scores.topk(count, dim=1).indices[..., None]
@@ -147,7 +147,7 @@ class Dino(nn.Module):
         content = self.query_embedding.weight.expand(len(memory), -1, -1)
         return Predictions(self.class_heads[-1](tokens), boxes), Queries(content, boxes.detach())
 
-    def add_denoising(self, queries: Queries, groups: Groups | None, targets: Sequence[Target]) -> Queries:
+    def add_denoising(self, queries: Queries, groups: DenoisingGroups | None, targets: Sequence[Target]) -> Queries:
         """Put the denoising queries first; without any, keep the embedding of labels in the graph all the same.
 
         Processes that train together need a gradient for every weight, also those without objects.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ropevit.tasks.common.estimate import Subject
+from ropevit.tasks.common.estimate import StepSpec
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector
@@ -13,7 +13,7 @@ from ropevit.tasks.detect.train_config import DetectConfig
 CLASSES, OBJECTS = 80, 10
 
 
-def subject(config: DetectConfig) -> Subject:
+def step_spec(config: DetectConfig) -> StepSpec:
     """Describe a step at the largest size of the training's images.
 
     Queries cannot be matched without values: what the model says is added up, and the losses are left out.
@@ -35,4 +35,4 @@ def subject(config: DetectConfig) -> Subject:
         return torch.stack([each.logits.float().sum() + each.boxes.float().sum() for each in said]).sum()
 
     note = f"with {OBJECTS} objects an image; without the losses, whose matching needs values"
-    return Subject(build=build, forward=forward, loss=loss, size=(height, width), note=note)
+    return StepSpec(build=build, forward=forward, loss=loss, size=(height, width), note=note)

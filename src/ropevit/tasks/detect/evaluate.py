@@ -10,14 +10,23 @@ from typing import Any
 import torch
 
 from ropevit.data.coco import CocoSource, open_coco
-from ropevit.data.loading import name_unread
+from ropevit.data.loading import describe_skipped
 from ropevit.extras import require
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
-from ropevit.tasks.common.measured import fingerprint
+from ropevit.tasks.common.eval_results import fingerprint
+from ropevit.tasks.common.evaluation import (
+    EvalContext,
+    EvalPlan,
+    EvalTimer,
+    Report,
+    SizeEvaluation,
+    distributed,
+    evaluate_sizes,
+    listed,
+)
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
 from ropevit.tasks.detect.batches import normalise
-from ropevit.tasks.detect.finding import Search, find_all
+from ropevit.tasks.detect.inference import InferenceSettings, run_detector
 from ropevit.tasks.detect.model import Detector, DetectorInfo, load_detector
 from ropevit.weights.errors import WeightsError
 
@@ -29,7 +38,7 @@ FACTS = ("category_ids", "mean", "std", "test_side", "longest", "top")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class DetectorResult:
     """A detector at one size; its scores are COCO's, in percent, None of a size of which there are no objects."""
 
     size: int
@@ -81,16 +90,16 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class EvalInputs:
     """All that is needed to measure at a size."""
 
-    site: Site
+    site: EvalContext
     model: Detector
     info: DetectorInfo
     source: CocoSource
 
 
-def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda _: None) -> list[Row]:
+def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda _: None) -> list[DetectorResult]:
     """Measure COCO's average precision at every size, and write it down as it comes.
 
     The size is the length of the shorter side; the limit on the longer one grows in proportion to the training's.
@@ -111,13 +120,13 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
     config.check("detector")
     for module in ("transformers", "faster_coco_eval"):
         require(module, "dense")
-    with joined(config, report) as site:
+    with distributed(config, report) as site:
         model, info = load_detector(path)
         check_facts(info, path)
         source = open_coco(config.data, "val", keep_empty=True)
         check_classes(info, source, path)
-        plan = make_plan(Bench(site=site, model=model.eval(), info=info, source=source), path, name)
-        return measure_all(plan, site)
+        plan = make_plan(EvalInputs(site=site, model=model.eval(), info=info, source=source), path, name)
+        return evaluate_sizes(plan, site)
 
 
 def check_facts(info: DetectorInfo, path: Path) -> None:
@@ -156,7 +165,7 @@ def default_sizes(test_side: int) -> list[int]:
     return sorted({max(1, round(part * test_side)) for part in PARTS})
 
 
-def make_plan(bench: Bench, path: Path, name: str) -> Plan:
+def make_plan(bench: EvalInputs, path: Path, name: str) -> EvalPlan:
     """Plan which sizes are measured, and how."""
     facts, source, config = bench.info.metadata, bench.source, bench.site.config
     sizes = sorted(set(config.sizes or default_sizes(facts["test_side"])))
@@ -168,7 +177,7 @@ def make_plan(bench: Bench, path: Path, name: str) -> Plan:
     fixed |= {"batch_size": batch_size, "save_detections": config.detector.save_detections}
     body = bench.info.config
     bench.model.to(bench.site.device)
-    return Plan(
+    return EvalPlan(
         name=name,
         weights=str(path),
         model=body.model,
@@ -179,34 +188,34 @@ def make_plan(bench: Bench, path: Path, name: str) -> Plan:
         metric="AP",
         fixed=fixed,
         names={str(number): each for number, each in zip(source.category_ids, source.classes, strict=True)},
-        row=Row,
+        row=DetectorResult,
         sizes=tuple(sizes),
-        measure=lambda size: measure(size, bench),
+        measure=lambda size: evaluate_size(size, bench),
         notes=(f"{len(source.dropped)} boxes without an area are left out",) if source.dropped else (),
     )
 
 
-def measure(size: int, bench: Bench) -> Reading:
+def evaluate_size(size: int, bench: EvalInputs) -> SizeEvaluation:
     """Measure at one size."""
     site, facts, source = bench.site, bench.info.metadata, bench.source
-    meter, search = Meter(site), make_search(size, site, facts)
-    rows, bad = find_all(bench.model, source, search, site.channel, site.watch(size, len(source)))
-    missed = [line for part in site.channel.gather(name_unread(source, bad)) for line in part]
-    figures = meter.figures(len(source) - len(missed), len(source))
-    found = site.channel.first(lambda: average_precision(source.annotations, rows))
+    meter, search = EvalTimer(site), inference_settings(size, site, facts)
+    rows, bad = run_detector(bench.model, source, search, site.channel, site.watch(size, len(source)))
+    missed = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
+    figures = meter.stats(len(source) - len(missed), len(source))
+    found = site.channel.run_on_main(lambda: average_precision(source.annotations, rows))
     scores = {name: round(found.scores[name], 4) if name in found.scores else None for name in NAMES}
-    return Reading(
-        row=Row(size=size, longest=search.longest, **scores, **figures),
+    return SizeEvaluation(
+        row=DetectorResult(size=size, longest=search.longest, **scores, **figures),
         classes=[found.classes[number] for number in source.category_ids],
-        left_out=tuple(missed),
+        skipped=tuple(missed),
         files={f"detections-{size}.json": coco_results(rows)} if site.config.detector.save_detections else {},
     )
 
 
-def make_search(size: int, site: Site, facts: Mapping[str, Any]) -> Search:
+def inference_settings(size: int, site: EvalContext, facts: Mapping[str, Any]) -> InferenceSettings:
     """Look at a size as the training's evaluation did at its own, but an image at a time unless told otherwise."""
     mean, std = (torch.tensor(facts[name], device=site.device).view(-1, 1, 1) for name in ("mean", "std"))
-    return Search(
+    return InferenceSettings(
         short=size,
         longest=round(facts["longest"] * size / facts["test_side"]),
         top=facts["top"],

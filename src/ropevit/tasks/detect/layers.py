@@ -55,7 +55,7 @@ def position_maps(config: DinoConfig) -> nn.Module:
     return require(MODULE, "dense").DeformableDetrSinePositionEmbedding(config.width // 2, normalize=True)
 
 
-class Perceptron(nn.Module):
+class MLP(nn.Module):
     """Linear layers with ReLU between them.
 
     Args:

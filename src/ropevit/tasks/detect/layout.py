@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ropevit.tasks.detect.dino import Dino
-from ropevit.weights.errors import WeightsError, few
+from ropevit.weights.errors import WeightsError, join_names
 
 #: Ours and theirs: "{}" stands for the number of a layer, and what follows a name is the same in both.
 NAMES = (
@@ -60,7 +60,7 @@ def to_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if whole not in ours:
                 names = [f"{match[1]}{name}.{match[3]}" for name in JOINT]
                 if missing := [name for name in names if name not in state]:
-                    raise WeightsError(f"got {key} without {few(missing)}; expected all weights of a detector")
+                    raise WeightsError(f"got {key} without {join_names(missing)}; expected all weights of a detector")
                 ours[whole] = torch.cat([state[name] for name in names])
         else:
             ours[key] = tensor
@@ -144,6 +144,6 @@ def check_fit(model: Dino, ours: Mapping[str, Tensor]) -> None:
             if key in ours and ours[key].shape != value.shape
         ],
     }
-    found = "; ".join(f"{what}: {few(names)}" for what, names in problems.items() if names)
+    found = "; ".join(f"{what}: {join_names(names)}" for what, names in problems.items() if names)
     if found:
         raise WeightsError(f"the weights do not fit the detector: {found}; give those of the same config")

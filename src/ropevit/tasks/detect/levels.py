@@ -34,7 +34,7 @@ class Levels:
     def ratios(self) -> Float[Tensor, "B L 2"]:
         """Give the shares of the columns and of the rows (x, y) of each level that show the image."""
         counts = torch.tensor([(w, h) for h, w in self.shapes], device=self.masks[0].device)
-        return torch.stack([extent(mask) for mask in self.masks], dim=1) / counts
+        return torch.stack([valid_extent(mask) for mask in self.masks], dim=1) / counts
 
     @property
     def centres(self) -> Float[Tensor, "B N 2"]:
@@ -43,7 +43,7 @@ class Levels:
         for (h, w), mask in zip(self.shapes, self.masks, strict=True):
             y, x = (torch.arange(count, device=mask.device) + 0.5 for count in (h, w))
             grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-            places.append(grid / extent(mask)[:, None])
+            places.append(grid / valid_extent(mask)[:, None])
         return torch.cat(places, dim=1)
 
     def layer_arguments(self) -> dict[str, object]:
@@ -53,7 +53,7 @@ class Levels:
         return {"spatial_shapes": shapes, "spatial_shapes_list": list(self.shapes), "level_start_index": starts}
 
 
-def extent(mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
+def valid_extent(mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
     """Count the columns and the rows that show the image."""
     return torch.stack([mask[:, 0].sum(1), mask[:, :, 0].sum(1)], dim=1).float()
 
@@ -101,7 +101,7 @@ def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "B N C"]:
     return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
-def propose(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]]:
+def propose_boxes(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]]:
     """Let each token propose a box around its centre.
 
     Returns:

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropevit.extras import require
-from ropevit.tasks.common.assignment import assign
-from ropevit.tasks.detect.boxes import Matching, Predictions, Target, cornered
+from ropevit.tasks.common.assignment import linear_sum_assignment
+from ropevit.tasks.detect.boxes import Matching, Predictions, Target, box_cxcywh_to_xyxy
 from ropevit.tasks.detect.config import DinoConfig
 
 
@@ -39,7 +39,10 @@ def match(predictions: Predictions, targets: list[Target], config: DinoConfig) -
         for logits, boxes, target in zip(predictions.logits, predictions.boxes, targets, strict=True)
     ]
     device = predictions.logits.device
-    return [(torch.from_numpy(assign(cost.T)).to(device), torch.arange(cost.shape[1], device=device)) for cost in costs]
+    return [
+        (torch.from_numpy(linear_sum_assignment(cost.T)).to(device), torch.arange(cost.shape[1], device=device))
+        for cost in costs
+    ]
 
 
 def cost_matrix(
@@ -54,5 +57,5 @@ def cost_matrix(
     return (
         config.match_class * (positive - negative)
         + config.match_box * (boxes[:, None] - target.boxes).abs().sum(-1)
-        - config.match_giou * giou(cornered(boxes), cornered(target.boxes))
+        - config.match_giou * giou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target.boxes))
     )

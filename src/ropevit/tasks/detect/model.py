@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.dense.vit import pad_to
 from ropevit.models.swin import SwinConfig
-from ropevit.tasks.common.backbone import PRETRAINED, body_config, first_weights
+from ropevit.tasks.common.backbone import PRETRAINED, body_config, init_weights
 from ropevit.tasks.common.config import PositionName
-from ropevit.tasks.common.saved import PIXELS, SavedAs
+from ropevit.tasks.common.model_file import PIXELS, FileFormat
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Dino, Output
 from ropevit.tasks.detect.layout import check_fit, from_detrex, to_detrex
 from ropevit.tasks.detect.levels import padding_mask
-from ropevit.weights.described import build_without_memory, check_described
+from ropevit.weights.described import build_without_memory, check_size_of_model
 
 #: Value of "format" in the header of a detector's file.
 FORMAT = "ropevit-detector"
@@ -36,7 +36,7 @@ FACTS = {
     "top": int,
 }
 
-FILE = SavedAs(FORMAT, "detector", FACTS)
+FILE = FileFormat(FORMAT, "detector", FACTS)
 
 #: Images are padded to multiples of this many pixels: the stride of the backbones' coarsest convolved map.
 MULTIPLE = 32
@@ -126,7 +126,7 @@ class DetectModel:
 
     def weights(self) -> str | None:
         """Say where the backbone's first weights come from; None for nowhere."""
-        return first_weights(self)
+        return init_weights(self)
 
 
 class Detector(nn.Module):
@@ -220,7 +220,7 @@ def load_detector(path: Path | str) -> tuple[Detector, DetectorInfo]:
     like = build_without_memory(lambda: Detector(info.config, len(info.classes)), len(entries), str(path))
     fitting(like, entries, str(path))
     model = Detector(info.config, len(info.classes))
-    fill(model, entries, str(path))
+    load_weights_into(model, entries, str(path))
     return model, info
 
 
@@ -234,7 +234,7 @@ def read_detector(path: Path | str) -> tuple[Mapping[str, Tensor], DetectorInfo]
     return found.entries, DetectorInfo(FILE.config(found, DetectModel, path), found.classes, found.metadata)
 
 
-def fill(model: Detector, entries: Mapping[str, Tensor], source: str) -> None:
+def load_weights_into(model: Detector, entries: Mapping[str, Tensor], source: str) -> None:
     """Put the weights of a file into a detector."""
     backbone, dino = fitting(model, entries, source)
     model.dino.load_state_dict(dino)
@@ -250,5 +250,5 @@ def fitting(model: Detector, entries: Mapping[str, Tensor], source: str) -> tupl
     own = {name.removeprefix("backbone."): value for name, value in entries.items() if name.startswith("backbone.")}
     dino = from_detrex({name: value for name, value in entries.items() if not name.startswith("backbone.")})
     check_fit(model.dino, dino)
-    check_described(model.backbone.state_dict(), own, source)
+    check_size_of_model(model.backbone.state_dict(), own, source)
     return own, dino

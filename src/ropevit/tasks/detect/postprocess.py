@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ropevit.tasks.detect.boxes import Predictions, cornered
+from ropevit.tasks.detect.boxes import Predictions, box_cxcywh_to_xyxy
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Detections:
     """(left, top, right, bottom) of each in pixels, inside the image."""
 
 
-def detections(predictions: Predictions, sizes: Sequence[tuple[int, int]], top: int = 300) -> list[Detections]:
+def to_detections(predictions: Predictions, sizes: Sequence[tuple[int, int]], top: int = 300) -> list[Detections]:
     """Take the best pairs of query and class of each image; a query may be taken with several classes.
 
     Args:
@@ -41,7 +41,7 @@ def detections(predictions: Predictions, sizes: Sequence[tuple[int, int]], top: 
     scores = predictions.logits.float().sigmoid().flatten(1)
     scores, chosen = scores.topk(min(top, scores.shape[1]), dim=1)
     classes = predictions.logits.shape[2]
-    boxes = cornered(predictions.boxes.float()).take_along_dim(chosen[..., None] // classes, 1)
+    boxes = box_cxcywh_to_xyxy(predictions.boxes.float()).take_along_dim(chosen[..., None] // classes, 1)
     found = []
     for (height, width), score, label, box in zip(sizes, scores, chosen % classes, boxes, strict=True):
         pixels = box.clamp(0, 1) * torch.tensor([width, height, width, height], device=box.device)

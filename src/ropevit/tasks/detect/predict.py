@@ -15,20 +15,20 @@ from torch import Tensor
 from ropevit.data.coco import Boxes
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
-from ropevit.tasks.classify.subject import pixel_statistics
+from ropevit.tasks.classify.eval_model import pixel_statistics
+from ropevit.tasks.common.drawing import Annotation, add_legend, paint_boxes
 from ropevit.tasks.common.outputs import Summary, save_png
-from ropevit.tasks.common.painting import Mark, add_legend, paint_boxes
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import collate, normalise, prepare
 from ropevit.tasks.detect.model import Detector, load_detector
-from ropevit.tasks.detect.postprocess import Detections, detections
+from ropevit.tasks.detect.postprocess import Detections, to_detections
 
 #: File with everything that was found, in the format of COCO's results.
 RESULTS = "detections.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindConfig:
+class DetectionOptions:
     """Which objects are wanted.
 
     Raises:
@@ -52,7 +52,7 @@ class FindConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finder:
+class DetectionPredictor:
     """A detector with all that it takes to find objects in images."""
 
     model: Detector
@@ -69,7 +69,7 @@ class Finder:
     """Mean of each channel (3, 1, 1), for pixels from 0 to 1, on the model's device."""
     std: Tensor
     """Spread of each channel (3, 1, 1)."""
-    config: FindConfig
+    config: DetectionOptions
 
     @torch.inference_mode()
     def find(self, image: Image.Image) -> Detections:
@@ -78,12 +78,12 @@ class Finder:
         transform = eval_transform(self.short, self.longest)
         batch = collate([prepare(thicken(image, self.longest), nothing, transform, len(self.classes))], [])
         output = self.model(normalise(batch, self.mean, self.std), batch.sizes)
-        found = detections(output.layers[-1], [(image.height, image.width)], self.config.top)[0]
+        found = to_detections(output.layers[-1], [(image.height, image.width)], self.config.top)[0]
         count = int((found.scores >= self.config.threshold).sum())
         return Detections(*(each[:count].cpu() for each in (found.scores, found.labels, found.boxes)))
 
 
-def open_finder(path: Path | str, config: FindConfig, device: torch.device) -> Finder:
+def open_finder(path: Path | str, config: DetectionOptions, device: torch.device) -> DetectionPredictor:
     """Load a detector that a training left, to find objects as it was measured.
 
     Raises:
@@ -97,7 +97,7 @@ def open_finder(path: Path | str, config: FindConfig, device: torch.device) -> F
     if len(facts.get("category_ids", ())) != len(info.classes):
         raise ValueError(f"{path} does not give a category id to each class; take a file that a training wrote")
     look = pixel_statistics(facts, 3, str(path))
-    return Finder(
+    return DetectionPredictor(
         model=model.to(device).eval(),
         classes=tuple(info.classes),
         category_ids=tuple(facts["category_ids"]),
@@ -136,7 +136,7 @@ class DetectionFolder:
         out: Where to write; see `check_out`.
     """
 
-    finder: Finder
+    finder: DetectionPredictor
     out: Path
     results: list[dict[str, Any]] = field(default_factory=list)
 
@@ -161,7 +161,7 @@ class DetectionFolder:
         return RESULTS
 
 
-def coco_results(found: Detections, finder: Finder, image_id: int, file_name: str) -> list[dict[str, Any]]:
+def coco_results(found: Detections, finder: DetectionPredictor, image_id: int, file_name: str) -> list[dict[str, Any]]:
     """Write detections as COCO's results: left, top, width and height in pixels; also the names of file and class."""
     rows = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
     return [
@@ -180,7 +180,7 @@ def coco_results(found: Detections, finder: Finder, image_id: int, file_name: st
 def draw(image: Image.Image, found: Detections, classes: tuple[str, ...]) -> Image.Image:
     """Draw what was found, with a legend that counts it."""
     rows = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
-    marks = [Mark(tuple(box), label, f"{classes[label]} {score:.2f}") for box, label, score in rows]
+    marks = [Annotation(tuple(box), label, f"{classes[label]} {score:.2f}") for box, label, score in rows]
     entries = [(label, f"{classes[label]} {count}") for label, count in counted(found)]
     return add_legend(paint_boxes(image, marks), entries)
 

@@ -108,7 +108,7 @@ def longer(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> Recipe
 
     falls = ", ".join(f"{epochs * share:g}" for share in milestones)
     said = f"for {epochs} epochs, with a tenth of the rate from epoch {falls} on.\n\n"
-    return varied(
+    return vary(
         recipe, f"{epochs}ep", f"{said}    Not measured here. Cost: {epochs} epochs of 16 images a step.", change
     )
 
@@ -124,10 +124,10 @@ def five_scales(recipe: Recipe) -> Recipe:
 
     Not measured here. Cost: 12 epochs of 16 images a step with four times the tokens; gradient checkpointing is on.
     """
-    return varied(recipe, "5scale", said, change)
+    return vary(recipe, "5scale", said, change)
 
 
-def varied(recipe: Recipe, suffix: str, said: str, change: Callable[[DetectConfig], DetectConfig]) -> Recipe:
+def vary(recipe: Recipe, suffix: str, said: str, change: Callable[[DetectConfig], DetectConfig]) -> Recipe:
     """Make a recipe of another.
 
     Args:

@@ -10,21 +10,21 @@ from torch import Tensor, nn
 
 from ropevit.data.coco import CocoSource, open_coco
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.data.loading import name_unread
-from ropevit.data.streams import number
+from ropevit.data.loading import describe_skipped
+from ropevit.data.rng import derive_seed
 from ropevit.extras import require
 from ropevit.tasks.common.assignment import step_divisor
-from ropevit.tasks.common.events import Evaluating, Report, Said, silent
-from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
 from ropevit.tasks.common.reading import count_objects
-from ropevit.tasks.common.task import mean_and_spread, train_order
+from ropevit.tasks.common.task import mean_and_std, train_order
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.detect.augment import train_transform
 from ropevit.tasks.detect.average_precision import average_precision
 from ropevit.tasks.detect.batches import Batch, normalise, train_batches
 from ropevit.tasks.detect.criterion import dino_losses
-from ropevit.tasks.detect.finding import Search, find_all
-from ropevit.tasks.detect.first import first_detector
+from ropevit.tasks.detect.inference import InferenceSettings, run_detector
+from ropevit.tasks.detect.init_weights import init_detector
 from ropevit.tasks.detect.model import Detector, save_detector
 from ropevit.tasks.detect.train_config import DetectConfig
 
@@ -48,17 +48,19 @@ def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
     return run_training(config, partial(prepare, config, report), report)
 
 
-def prepare(config: DetectConfig, report: Report, accelerator: Any, channel: Channel) -> "tuple[Detection, Detector]":
+def prepare(
+    config: DetectConfig, report: Report, accelerator: Any, channel: Communicator
+) -> "tuple[Detection, Detector]":
     """Open the data, and draw or load the first weights."""
     learned = open_coco(config.data, "train", keep_empty=config.keep_empty)
     measured = open_coco(config.data, "val", keep_empty=True)
     check_sources(learned, measured)
-    torch.manual_seed(number("weights", config.run.seed))
+    torch.manual_seed(derive_seed("weights", config.run.seed))
     tell = report if accelerator.is_main_process else silent
     for source in (learned, measured):
         if source.dropped:
-            tell(Said(message=f"left out {len(source.dropped)} boxes without an area, such as {source.dropped[0]}"))
-    model = first_detector(config.model, learned.classes, lambda line: tell(Said(message=line)))
+            tell(Notice(message=f"left out {len(source.dropped)} boxes without an area, such as {source.dropped[0]}"))
+    model = init_detector(config.model, learned.classes, lambda line: tell(Notice(message=line)))
     return Detection(config, learned, measured, accelerator, channel), model
 
 
@@ -91,7 +93,9 @@ class Detection:
 
     metric = "AP"
 
-    def __init__(self, config: DetectConfig, train: CocoSource, test: CocoSource, accelerator: Any, channel: Channel):
+    def __init__(
+        self, config: DetectConfig, train: CocoSource, test: CocoSource, accelerator: Any, channel: Communicator
+    ):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.channel = accelerator, channel
         self.order = train_order(config, len(train), accelerator)
@@ -99,7 +103,7 @@ class Detection:
         self.classes = train.classes
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.mean, self.std = mean_and_spread(accelerator.device)
+        self.mean, self.std = mean_and_std(accelerator.device)
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Give this process's parts of the steps from `first` to before `last`."""
@@ -121,12 +125,12 @@ class Detection:
 
     def note(self, source: CocoSource, bad: Sequence[int]) -> None:
         """Remember pictures that could not be read."""
-        self.skipped += name_unread(source, bad)
+        self.skipped += describe_skipped(source, bad)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Measure the average precision in percent, each picture once over all processes."""
         config, processes, total = self.config, self.accelerator.num_processes, len(self.test)
-        search = Search(
+        search = InferenceSettings(
             short=config.scale.test_side,
             longest=config.scale.longest,
             top=config.top,
@@ -139,13 +143,13 @@ class Detection:
         )
 
         def watch(done: int) -> None:
-            report(Evaluating(done=min(done * processes, total), total=total))
+            report(EvalProgress(done=min(done * processes, total), total=total))
 
-        rows, bad = find_all(model, self.test, search, self.channel, watch)
+        rows, bad = run_detector(model, self.test, search, self.channel, watch)
         self.note(self.test, bad)
-        return self.channel.first(lambda: average_precision(self.test.annotations, rows).scores)
+        return self.channel.run_on_main(lambda: average_precision(self.test.annotations, rows).scores)
 
-    def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights with the detector's config, its classes and how it was trained."""
         model = Detector(self.config.model, len(self.train.classes))
         model.load_state_dict(dict(weights))

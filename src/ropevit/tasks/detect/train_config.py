@@ -10,7 +10,7 @@ from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.model import DetectModel
 
 #: Options are named by their own names; only those of `dino` are --dino.NAME, as a backbone has a width, too.
-BARE = tyro.conf.arg(name="")
+WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,10 @@ class DetectConfig:
     """Train on pictures without boxes, too."""
     top: int = 300
     """Most objects that are found in an image."""
-    model: Annotated[DetectModel, BARE] = field(default_factory=DetectModel)
-    scale: Annotated[ScaleConfig, BARE] = field(default_factory=ScaleConfig)
-    optim: Annotated[OptimConfig, BARE] = field(default_factory=OptimConfig)
-    run: Annotated[RunConfig, BARE] = field(default_factory=RunConfig)
+    model: Annotated[DetectModel, WITHOUT_PREFIX] = field(default_factory=DetectModel)
+    scale: Annotated[ScaleConfig, WITHOUT_PREFIX] = field(default_factory=ScaleConfig)
+    optim: Annotated[OptimConfig, WITHOUT_PREFIX] = field(default_factory=OptimConfig)
+    run: Annotated[RunConfig, WITHOUT_PREFIX] = field(default_factory=RunConfig)
 
     def __post_init__(self):
         if self.batch_size < 1 or self.top < 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ropevit.data.ade import IGNORED, AdeSource
 from ropevit.data.loading import Failure, batches
 from ropevit.data.order import Draw, TrainOrder
-from ropevit.tasks.common.reading import read_drawn, train_keys
+from ropevit.tasks.common.reading import read_train_batch, train_keys
 from ropevit.tasks.segment.augment import CropConfig, Sample, TrainTransform
 
 
@@ -41,7 +41,7 @@ class TrainReader:
 
     def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
         """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
-        return read_drawn(self.source, draws, TrainTransform(self.config), self.collate)
+        return read_train_batch(self.source, draws, TrainTransform(self.config), self.collate)
 
     def collate(self, samples: list[Sample], bad: list[int]) -> Batch:
         """Pad crops at the bottom and right: images with zeros or what the config says, labels with IGNORED."""

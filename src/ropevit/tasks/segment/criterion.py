@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from ropevit.data.ade import IGNORED
 from ropevit.extras import require
-from ropevit.tasks.common.assignment import assign, mean_count
+from ropevit.tasks.common.assignment import linear_sum_assignment, mean_over_ranks
 from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.mask2former import MODULE, Masks
-from ropevit.tasks.segment.model import STRIDES, masks_of
+from ropevit.tasks.segment.model import STRIDES, semantic_to_masks
 
 #: Masks (n, H, W) and their classes (n,), of one image.
 Truth = tuple[Tensor, Tensor]
@@ -45,10 +45,10 @@ def mask_losses(
 
     Source: Cheng et al. 2021 (arXiv:2112.01527), 3.3 and 4.1; the divisor: Carion et al. 2020 (arXiv:2005.12872), A.2.
     """
-    truths = [masks_of(each.long()) for each in cover(labels, output)]
-    check_truths(truths, config)
+    truths = [semantic_to_masks(each.long()) for each in rasterize(labels, output)]
+    check_masks(truths, config)
     if divisor is None:
-        divisor = mean_count(sum(len(classes) for _, classes in truths), labels.device)
+        divisor = mean_over_ranks(sum(len(classes) for _, classes in truths), labels.device)
     losses = {}
     for number, found in enumerate(output):
         suffix = "" if number == len(output) - 1 else f"_{number}"
@@ -57,13 +57,13 @@ def mask_losses(
     return losses
 
 
-def cover(labels: Shaped[Tensor, "B H W"], output: Sequence[Masks]) -> Shaped[Tensor, "B H2 W2"]:
+def rasterize(labels: Shaped[Tensor, "B H W"], output: Sequence[Masks]) -> Shaped[Tensor, "B H2 W2"]:
     """Lay labels over all that the masks cover: beyond the images, which the backbone pads, there is nothing."""
     height, width = (side * STRIDES[0] for side in output[0].masks.shape[2:])
     return F.pad(labels, (0, width - labels.shape[2], 0, height - labels.shape[1]), value=IGNORED)
 
 
-def check_truths(truths: Sequence[Truth], config: Mask2FormerConfig) -> None:
+def check_masks(truths: Sequence[Truth], config: Mask2FormerConfig) -> None:
     """Refuse more masks than queries, and classes that there are not."""
     for _, classes in truths:
         if len(classes) > config.queries:
@@ -91,7 +91,7 @@ def layer_losses(
     told = torch.cat([masks[i, queries] for i, queries in enumerate(chosen)])
     true = torch.cat([mask for mask, _ in truths])
     points = choose_points(told.detach(), config)
-    told, true = sample(told, points), sample(true, points)
+    told, true = sample_points(told, points), sample_points(true, points)
     return {
         "class": config.class_weight * F.cross_entropy(logits.transpose(1, 2), wanted, weights),
         "mask": config.mask_weight * parts.sigmoid_cross_entropy_loss(told, true, divisor),
@@ -107,14 +107,14 @@ def match_masks(
     parts: Any = require(MODULE, "dense")
     true, classes = truth
     points = torch.rand(1, config.points, 2, device=masks.device)  # the same for all
-    told = sample(masks, points.expand(len(masks), -1, -1))
-    true = sample(true, points.expand(len(true), -1, -1))
+    told = sample_points(masks, points.expand(len(masks), -1, -1))
+    true = sample_points(true, points.expand(len(true), -1, -1))
     costs = (
         config.class_weight * -logits.softmax(-1)[:, classes]
         + config.mask_weight * parts.pair_wise_sigmoid_cross_entropy_loss(told, true)
         + config.dice_weight * parts.pair_wise_dice_loss(told, true)
     )
-    return torch.from_numpy(assign(costs.T.cpu().numpy())).to(masks.device)
+    return torch.from_numpy(linear_sum_assignment(costs.T.cpu().numpy())).to(masks.device)
 
 
 @torch.no_grad()
@@ -128,12 +128,12 @@ def choose_points(masks: Float[Tensor, "n h w"], config: Mask2FormerConfig) -> F
     """
     drawn = torch.rand(len(masks), int(config.points * config.oversample), 2, device=masks.device)
     uncertain = int(config.points * config.uncertain_share)
-    closest = sample(masks, drawn).abs().topk(uncertain, dim=1, largest=False).indices
+    closest = sample_points(masks, drawn).abs().topk(uncertain, dim=1, largest=False).indices
     anywhere = torch.rand(len(masks), config.points - uncertain, 2, device=masks.device)
     return torch.cat([drawn.take_along_dim(closest[..., None], 1), anywhere], dim=1)
 
 
-def sample(masks: Float[Tensor, "n h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p"]:
+def sample_points(masks: Float[Tensor, "n h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p"]:
     """Read masks at points, bilinearly, zeros outside."""
     parts: Any = require(MODULE, "dense")
     return parts.sample_point(masks[:, None], points, align_corners=False)[:, 0]

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from ropevit.tasks.common.estimate import Subject
+from ropevit.tasks.common.estimate import StepSpec
+from ropevit.tasks.segment.build import build_segmenter
 from ropevit.tasks.segment.model import SegmentationModel
-from ropevit.tasks.segment.segmenter import build_segmenter
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 
@@ -13,7 +13,7 @@ from ropevit.tasks.segment.upernet import upernet_losses
 CLASSES = 150
 
 
-def subject(config: SegmentConfig) -> Subject:
+def step_spec(config: SegmentConfig) -> StepSpec:
     """Describe a step at the size of the crops.
 
     Masks cannot be matched without values: what Mask2Former says is added up, and its losses are left out.
@@ -37,4 +37,4 @@ def subject(config: SegmentConfig) -> Subject:
 
     note = "" if upernet else "without the losses, whose matching needs values"
     least = 2 if upernet else 1  # its batch norms need two
-    return Subject(build=build, forward=forward, loss=loss, size=(side, side), least=least, note=note)
+    return StepSpec(build=build, forward=forward, loss=loss, size=(side, side), least=least, note=note)

@@ -8,19 +8,28 @@ from pathlib import Path
 import torch
 
 from ropevit.data.ade import AdeSource, open_ade
-from ropevit.data.loading import name_unread
+from ropevit.data.loading import describe_skipped
 from ropevit.extras import require
 from ropevit.models.dense import DenseViTConfig
-from ropevit.models.rotations import set_scaling
+from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
-from ropevit.tasks.common.evaluation import Meter, Plan, Reading, Report, Site, joined, listed, measure_all
-from ropevit.tasks.common.measured import fingerprint
-from ropevit.tasks.segment.counting import Look, count_pixels
+from ropevit.tasks.common.eval_results import fingerprint
+from ropevit.tasks.common.evaluation import (
+    EvalContext,
+    EvalPlan,
+    EvalTimer,
+    Report,
+    SizeEvaluation,
+    distributed,
+    evaluate_sizes,
+    listed,
+)
+from ropevit.tasks.segment.build import SegmenterInfo, load_segmenter
+from ropevit.tasks.segment.evaluator import InferenceSettings, confusion_matrix
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.metric import segmentation_scores
 from ropevit.tasks.segment.model import SegmentationModel
-from ropevit.tasks.segment.segmenter import SegmenterInfo, load_segmenter
 from ropevit.weights.errors import WeightsError
 
 #: Default sizes over the training's: 256, 384, 512, 768 and 1024 pixels of a segmenter tested at 512.
@@ -31,7 +40,7 @@ FACTS = ("mean", "std", "test_short", "test_long", "inference")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class SegmenterResult:
     """A segmenter at one size, with scores in percent."""
 
     size: int
@@ -65,10 +74,10 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class EvalInputs:
     """All that is needed to measure at a size."""
 
-    site: Site
+    site: EvalContext
     model: SegmentationModel
     info: SegmenterInfo
     source: AdeSource
@@ -76,7 +85,7 @@ class Bench:
     ratios: tuple[float, ...]
 
 
-def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda _: None) -> list[Row]:
+def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda _: None) -> list[SegmenterResult]:
     """Measure mIoU, aAcc and mAcc at every size, and write them down as they come.
 
     The size is the limit on the shorter side; that on the longer one grows in proportion to the training's. Images are
@@ -96,16 +105,16 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
     """
     config.check("segmenter")
     require("transformers", "dense")
-    with joined(config, report) as site:
+    with distributed(config, report) as site:
         model, info = load_segmenter(path)
         if missing := [name for name in FACTS if info.metadata.get(name) is None]:
             raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
         inference = choose_inference(InferenceConfig(**info.metadata["inference"]), config.segmenter)
         if (scaling := asked(config)) is not None:
-            bend(model, info, scaling, inference.window)
+            apply_scaling_override(model, info, scaling, inference.window)
         source = open_ade(config.data, "val")
         check_classes(info.classes, source, path)
-        bench = Bench(
+        bench = EvalInputs(
             site=site,
             model=model.eval(),
             info=info,
@@ -113,7 +122,7 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
             inference=inference,
             ratios=config.segmenter.ratios or (1.0,),
         )
-        return measure_all(make_plan(bench, path, name), site)
+        return evaluate_sizes(make_plan(bench, path, name), site)
 
 
 def asked(config: EvalConfig) -> str | None:
@@ -121,7 +130,7 @@ def asked(config: EvalConfig) -> str | None:
     return None if config.scaling is None else parse_override(config.scaling)
 
 
-def bend(model: SegmentationModel, info: SegmenterInfo, scaling: str, window: int | None) -> None:
+def apply_scaling_override(model: SegmentationModel, info: SegmenterInfo, scaling: str, window: int | None) -> None:
     """Give a segmenter rules for larger grids, which count from the grid of the crops that it was trained on.
 
     Args:
@@ -193,7 +202,7 @@ def default_sizes(test_short: int) -> list[int]:
     return sorted({max(1, round(part * test_short)) for part in PARTS})
 
 
-def make_plan(bench: Bench, path: Path, name: str) -> Plan:
+def make_plan(bench: EvalInputs, path: Path, name: str) -> EvalPlan:
     """Plan which sizes are measured, and how."""
     facts, source, inference, config = bench.info.metadata, bench.source, bench.inference, bench.site.config
     sizes = sorted(set(config.sizes or default_sizes(facts["test_short"])))
@@ -207,7 +216,7 @@ def make_plan(bench: Bench, path: Path, name: str) -> Plan:
     views += ["mirrored, too"] if inference.flip else []
     rules = {} if asked(config) is None else {"scaling": asked(config)}
     views += [f"rules {scaling}" for scaling in rules.values()]
-    return Plan(
+    return EvalPlan(
         name=name,
         weights=str(path),
         model=bench.info.config.model,
@@ -218,33 +227,33 @@ def make_plan(bench: Bench, path: Path, name: str) -> Plan:
         metric="mIoU",
         fixed=fixed | asdict(inference) | {"ratios": list(bench.ratios)} | rules,
         names={str(label): each for label, each in enumerate(source.classes, 1)},
-        row=Row,
+        row=SegmenterResult,
         sizes=tuple(sizes),
-        measure=lambda size: measure(size, bench),
+        measure=lambda size: evaluate_size(size, bench),
     )
 
 
-def measure(size: int, bench: Bench) -> Reading:
+def evaluate_size(size: int, bench: EvalInputs) -> SizeEvaluation:
     """Measure at one size."""
     site, source = bench.site, bench.source
-    meter, look = Meter(site), make_look(size, bench)
-    counts, bad = count_pixels(bench.model, source, look, site.channel, site.watch(size, len(source)))
-    missed = [line for part in site.channel.gather(name_unread(source, bad)) for line in part]
-    figures = meter.figures(len(source) - len(missed), len(source))
+    meter, look = EvalTimer(site), inference_settings(size, bench)
+    counts, bad = confusion_matrix(bench.model, source, look, site.channel, site.watch(size, len(source)))
+    missed = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
+    figures = meter.stats(len(source) - len(missed), len(source))
     found = segmentation_scores(counts)
     scores = {name: round(score, 4) for name, score in found.percent().items()}
-    return Reading(
-        row=Row(size=size, long=look.long, **scores, **figures),
+    return SizeEvaluation(
+        row=SegmenterResult(size=size, long=look.long, **scores, **figures),
         classes=(100 * found.iou).tolist(),
-        left_out=tuple(missed),
+        skipped=tuple(missed),
     )
 
 
-def make_look(size: int, bench: Bench) -> Look:
+def inference_settings(size: int, bench: EvalInputs) -> InferenceSettings:
     """Look at a size as the training's evaluation did at its own."""
     facts, site = bench.info.metadata, bench.site
     mean, std = (torch.tensor(facts[name], device=site.device).view(-1, 1, 1) for name in ("mean", "std"))
-    return Look(
+    return InferenceSettings(
         short=size,
         long=round(facts["test_long"] * size / facts["test_short"]),
         ratios=bench.ratios,

@@ -86,9 +86,9 @@ def score_views(
 ) -> Iterator[Float[Tensor, "B K _ _"]]:
     """Score one view after the other, each followed by its mirror image if that is asked for."""
     for images in views:
-        yield scores_of(segmenter, images, config)
+        yield softmax_scores(segmenter, images, config)
         if config.flip:
-            yield scores_of(segmenter, images.flip(3), config).flip(3)
+            yield softmax_scores(segmenter, images.flip(3), config).flip(3)
 
 
 def add_views(
@@ -119,7 +119,7 @@ def resize_rows(scores: Float[Tensor, "B K h w"], size: tuple[int, int], rows: s
     return resize(part, (len(wanted), width))
 
 
-def scores_of(
+def softmax_scores(
     segmenter: Segmenter, images: Float[Tensor, "B c H W"], config: InferenceConfig
 ) -> Float[Tensor, "B K H W"]:
     """Score the pixels of images, whole or in windows; scores are averaged where windows overlap.
@@ -130,8 +130,8 @@ def scores_of(
     if config.window is None:
         return resize(segmenter(images).float(), (height, width))
     total, seen = None, images.new_zeros(height, width, dtype=torch.float32)
-    for rows in spans(height, config.window, config.stride):
-        for columns in spans(width, config.window, config.stride):
+    for rows in window_spans(height, config.window, config.stride):
+        for columns in window_spans(width, config.window, config.stride):
             part = images[:, :, rows, columns]
             scores = resize(segmenter(part).float(), (part.shape[2], part.shape[3]))
             if total is None:
@@ -142,7 +142,7 @@ def scores_of(
     return total.div_(seen)
 
 
-def spans(side: int, window: int, stride: int) -> Iterator[slice]:
+def window_spans(side: int, window: int, stride: int) -> Iterator[slice]:
     """Give the windows along one side: every `stride` pixels, the last one ending with the side."""
     for number in range((max(side - window, 0) + stride - 1) // stride + 1):
         stop = min(number * stride + window, side)

@@ -11,7 +11,7 @@ from ropevit.extras import require
 from ropevit.models.dense import Backbone
 from ropevit.tasks.common.precision import sample_in_float32
 from ropevit.tasks.segment.config import GROUPS, Mask2FormerConfig
-from ropevit.tasks.segment.model import STRIDES, SegmentationModel, spread
+from ropevit.tasks.segment.model import STRIDES, SegmentationModel, resize_logits
 
 #: Where transformers keeps the parts.
 MODULE = "transformers.models.mask2former.modeling_mask2former"
@@ -129,7 +129,7 @@ def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H
     Source: Cheng et al. 2021 (arXiv:2107.06278), 3.4.
     """
     likely = found.classes.float().softmax(-1)[..., :-1]
-    masks = spread(found.masks.float(), STRIDES[0], size)
+    masks = resize_logits(found.masks.float(), STRIDES[0], size)
     with torch.autocast(masks.device.type, enabled=False):  # which would round the sums
         return (likely.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
 

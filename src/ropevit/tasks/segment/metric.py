@@ -33,7 +33,7 @@ def confusion(
 ) -> Int[Tensor, "{classes} {classes}"]:
     """Count the pixels of each true class (row) that are predicted as each class (column).
 
-    Counts of images are added up, those of several processes with `Channel.sum`.
+    Counts of images are added up, those of several processes with `Communicator.all_reduce_sum`.
 
     Args:
         predicted: Class of each pixel, from 0.

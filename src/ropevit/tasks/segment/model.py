@@ -28,7 +28,7 @@ class SegmentationModel(nn.Module):
             raise ValueError(f"got a backbone with maps of strides {backbone.strides}; the head expects {STRIDES}")
         self.backbone = backbone
 
-    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
+    def logits(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
         """Score the classes of pixels in eval mode, as `segment` takes it; heads say how."""
         raise NotImplementedError
 
@@ -45,7 +45,7 @@ class SegmentationModel(nn.Module):
         return self.backbone.layer_index(name.removeprefix("backbone."))
 
 
-def spread(scores: Float[Tensor, "B K h w"], stride: int, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+def resize_logits(scores: Float[Tensor, "B K h w"], stride: int, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
     """Bring scores of cells to the pixels of the image.
 
     A backbone pads an image to whole cells, so the cells may reach beyond it: they are resized to all that they cover,
@@ -70,11 +70,11 @@ def pixel_loss(logits: Float[Tensor, "B K h w"], labels: Shaped[Tensor, "B H W"]
         labels: Class of each pixel of the images, from 0, or IGNORED.
         stride: Side of a cell in pixels.
     """
-    logits = spread(logits.float(), stride, (labels.shape[1], labels.shape[2]))
+    logits = resize_logits(logits.float(), stride, (labels.shape[1], labels.shape[2]))
     return F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum") / labels.numel()
 
 
-def masks_of(labels: Int[Tensor, "H W"]) -> tuple[Float[Tensor, "n H W"], Int[Tensor, "n"]]:
+def semantic_to_masks(labels: Int[Tensor, "H W"]) -> tuple[Float[Tensor, "n H W"], Int[Tensor, "n"]]:
     """Split labels into one mask for each class that there is, and the classes; ignored pixels are in none."""
     classes = labels.unique()
     classes = classes[classes != IGNORED]

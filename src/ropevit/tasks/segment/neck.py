@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
-from ropevit.models.dense.pyramid import SCALES, hide
+from ropevit.models.dense.pyramid import SCALES, zero_padding
 from ropevit.models.vit import ViTConfig
 from ropevit.tasks.segment.config import Neck, UperNetProfile
 
@@ -44,7 +44,7 @@ class ResizedNeck(nn.Module):
         maps = []
         for x, keep, scale, lateral, smooth in zip(taps, valid, SCALES, self.lateral, self.smooth, strict=True):
             x = F.interpolate(lateral(x), scale_factor=scale, mode="bilinear", align_corners=False)
-            maps.append(smooth(x if keep is None else hide(x, keep)))
+            maps.append(smooth(x if keep is None else zero_padding(x, keep)))
         return maps
 
 

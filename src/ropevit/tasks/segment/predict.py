@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Int
 from PIL import Image
 
-from ropevit.data.ade_classes import OWN
+from ropevit.data.ade_classes import CLASSES_FILE
 from ropevit.data.images import to_tensor
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
-from ropevit.tasks.classify.subject import pixel_statistics
+from ropevit.tasks.classify.eval_model import pixel_statistics
+from ropevit.tasks.common.drawing import add_legend, paint_labels
 from ropevit.tasks.common.outputs import Summary, save_png
-from ropevit.tasks.common.painting import add_legend, paint_labels
+from ropevit.tasks.segment.build import load_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.model import SegmentationModel
-from ropevit.tasks.segment.segmenter import load_segmenter
 
 #: Folder of the label maps, beside the pictures.
 LABELS = "labels"
@@ -28,7 +28,7 @@ NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labeller:
+class SegmentationPredictor:
     """A segmenter with all that it takes to label the pixels of images."""
 
     model: SegmentationModel
@@ -50,10 +50,10 @@ class Labeller:
         height, width = (max(1, side) for side in view_size((image.height, image.width), self.short, self.long))
         view = to_tensor(image.resize((width, height), Image.Resampling.BILINEAR), self.mean, self.std)
         view = view[None].to(next(self.model.parameters()).device)
-        return segment(self.model.scores, [view], (image.height, image.width), self.inference)[0].cpu().numpy()
+        return segment(self.model.logits, [view], (image.height, image.width), self.inference)[0].cpu().numpy()
 
 
-def open_labeller(path: Path | str, size: int | None, device: torch.device) -> Labeller:
+def open_labeller(path: Path | str, size: int | None, device: torch.device) -> SegmentationPredictor:
     """Load a segmenter that a training left, to label pixels as it was measured.
 
     Args:
@@ -69,7 +69,7 @@ def open_labeller(path: Path | str, size: int | None, device: torch.device) -> L
         raise ValueError(f"got size={size}; expected the shorter side in pixels, 1 or more")
     model, info = load_segmenter(path)
     short, long, inference = measured(info.metadata, str(path))
-    return Labeller(
+    return SegmentationPredictor(
         model=model.to(device).eval(),
         classes=tuple(info.classes),
         short=size or short,
@@ -99,7 +99,7 @@ class LabelFolder:
         out: Where to write; see `check_out`.
     """
 
-    labeller: Labeller
+    labeller: SegmentationPredictor
     out: Path
 
     def take(self, number: int, file: ImageFile, name: str, image: Image.Image) -> Summary:  # noqa: ARG002
@@ -121,8 +121,8 @@ class LabelFolder:
     def close(self) -> str:
         """Write the names of the classes, that of label 1 first, and name what was written besides the pictures."""
         text = "".join(f"{name}\n" for name in self.labeller.classes)
-        write_atomically(self.out / OWN, lambda file: file.write(text.encode()))
-        return f"{LABELS}/ and {OWN}"
+        write_atomically(self.out / CLASSES_FILE, lambda file: file.write(text.encode()))
+        return f"{LABELS}/ and {CLASSES_FILE}"
 
 
 def label_map(labels: Int[np.ndarray, "H W"], classes: int) -> Image.Image:

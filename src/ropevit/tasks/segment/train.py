@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 from ropevit.data.ade import AdeSource, open_ade
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.data.loading import name_unread
-from ropevit.data.streams import number
+from ropevit.data.loading import describe_skipped
+from ropevit.data.rng import derive_seed
 from ropevit.extras import require
 from ropevit.tasks.common.assignment import step_divisor
-from ropevit.tasks.common.events import Evaluating, Report, Said, silent
-from ropevit.tasks.common.processes import Channel
+from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
 from ropevit.tasks.common.reading import count_objects
-from ropevit.tasks.common.task import mean_and_spread, train_order
+from ropevit.tasks.common.task import mean_and_std, train_order
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.segment.batches import Batch, count_masks, normalised, train_batches
-from ropevit.tasks.segment.counting import Look, count_pixels
+from ropevit.tasks.segment.build import build_segmenter, save_segmenter
 from ropevit.tasks.segment.criterion import mask_losses
-from ropevit.tasks.segment.first import first_segmenter
+from ropevit.tasks.segment.evaluator import InferenceSettings, confusion_matrix
+from ropevit.tasks.segment.init_weights import init_segmenter
 from ropevit.tasks.segment.metric import segmentation_scores
 from ropevit.tasks.segment.model import SegmentationModel
-from ropevit.tasks.segment.segmenter import build_segmenter, save_segmenter
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 
@@ -51,13 +51,13 @@ def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
 
 
 def prepare(
-    config: SegmentConfig, report: Report, accelerator: Any, channel: Channel
+    config: SegmentConfig, report: Report, accelerator: Any, channel: Communicator
 ) -> "tuple[Segmentation, nn.Module]":
     """Open the data, and draw or load the first weights; batch norms of several GPUs are taken over all of them."""
     learned, measured = open_ade(config.data, "train"), open_ade(config.data, "val")
-    torch.manual_seed(number("weights", config.run.seed))
+    torch.manual_seed(derive_seed("weights", config.run.seed))
     tell = report if accelerator.is_main_process else silent
-    model: nn.Module = first_segmenter(config.model, learned.classes, lambda line: tell(Said(message=line)))
+    model: nn.Module = init_segmenter(config.model, learned.classes, lambda line: tell(Notice(message=line)))
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return Segmentation(config, learned, measured, accelerator, channel), model
@@ -76,7 +76,9 @@ class Segmentation:
 
     metric = "mIoU"
 
-    def __init__(self, config: SegmentConfig, train: AdeSource, test: AdeSource, accelerator: Any, channel: Channel):
+    def __init__(
+        self, config: SegmentConfig, train: AdeSource, test: AdeSource, accelerator: Any, channel: Communicator
+    ):
         self.config, self.train, self.test = config, train, test
         self.accelerator, self.channel = accelerator, channel
         self.order = train_order(config, len(train), accelerator)
@@ -84,7 +86,7 @@ class Segmentation:
         self.classes = train.classes
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.mean, self.std = mean_and_spread(accelerator.device)
+        self.mean, self.std = mean_and_std(accelerator.device)
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Give this process's parts of the steps from `first` to before `last`."""
@@ -107,7 +109,7 @@ class Segmentation:
 
     def note(self, source: AdeSource, bad: Sequence[int]) -> None:
         """Remember pictures that could not be read."""
-        self.skipped += name_unread(source, bad)
+        self.skipped += describe_skipped(source, bad)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
         """Measure mIoU, aAcc and mAcc in percent, each picture once over all processes.
@@ -117,7 +119,7 @@ class Segmentation:
         """
         assert isinstance(model, SegmentationModel)
         config, world, total = self.config, self.accelerator.num_processes, len(self.test)
-        look = Look(
+        look = InferenceSettings(
             short=config.augment.test_short,
             long=config.augment.test_long,
             inference=config.inference,
@@ -130,13 +132,13 @@ class Segmentation:
         )
 
         def watch(done: int) -> None:
-            report(Evaluating(done=min(done * world, total), total=total))
+            report(EvalProgress(done=min(done * world, total), total=total))
 
-        counts, bad = count_pixels(model, self.test, look, self.channel, watch)
+        counts, bad = confusion_matrix(model, self.test, look, self.channel, watch)
         self.note(self.test, bad)
         return segmentation_scores(counts).percent()
 
-    def keep(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights with the segmenter's config, its classes, how it was trained and how pictures are fed to it."""
         model = build_segmenter(self.config.model, len(self.classes))
         model.load_state_dict(dict(weights))

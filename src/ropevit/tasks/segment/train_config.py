@@ -7,11 +7,11 @@ import tyro
 
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
+from ropevit.tasks.segment.build import SegmentModel
 from ropevit.tasks.segment.inference import InferenceConfig
-from ropevit.tasks.segment.segmenter import SegmentModel
 
 #: Options are named by their own names; only those of the heads and of the inference are --upernet.NAME and so on.
-BARE = tyro.conf.arg(name="")
+WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class SegmentConfig:
     """Folder with images and annotations, each with training and validation; classes.txt in it names its classes."""
     batch_size: int = 16
     """Crops of a step, over all processes and parts."""
-    model: Annotated[SegmentModel, BARE] = field(default_factory=SegmentModel)
-    augment: Annotated[CropConfig, BARE] = field(default_factory=CropConfig)
+    model: Annotated[SegmentModel, WITHOUT_PREFIX] = field(default_factory=SegmentModel)
+    augment: Annotated[CropConfig, WITHOUT_PREFIX] = field(default_factory=CropConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
-    optim: Annotated[OptimConfig, BARE] = field(default_factory=OptimConfig)
-    run: Annotated[RunConfig, BARE] = field(default_factory=RunConfig)
+    optim: Annotated[OptimConfig, WITHOUT_PREFIX] = field(default_factory=OptimConfig)
+    run: Annotated[RunConfig, WITHOUT_PREFIX] = field(default_factory=RunConfig)
 
     def __post_init__(self):
         least = 2 if self.model.head == "upernet" else 1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
 from ropevit.tasks.segment.config import UperNetConfig
-from ropevit.tasks.segment.model import STRIDES, SegmentationModel, pixel_loss, spread
+from ropevit.tasks.segment.model import STRIDES, SegmentationModel, pixel_loss, resize_logits
 
 
 class PixelLogits(NamedTuple):
@@ -76,7 +76,7 @@ class UperNet(SegmentationModel):
 
     def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
         """Give the logits of the pixels at the size of the images, in float32, as `segment` takes them."""
-        return spread(self(images).logits.float(), STRIDES[0], (images.shape[2], images.shape[3]))
+        return resize_logits(self(images).logits.float(), STRIDES[0], (images.shape[2], images.shape[3]))
 
     def check_batch(self, images: int) -> None:
         """Refuse a batch whose norms, over a map of one cell, would have a single value a channel."""

@@ -1,0 +1,157 @@
+"""The model that figures look at, and the images that it looks at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ropevit.analysis.figure_model import FigureModel
+from ropevit.analysis.layers import find_body
+from ropevit.cli.errors import show_error
+from ropevit.data.fashion import CLASSES, load_fashion
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.images import read_image, resize_to, to_tensor
+from ropevit.data.listing import TEST_FOLDERS, find_images
+from ropevit.models import SwinConfig, build_model, get_config
+from ropevit.models.architectures import Config
+from ropevit.tasks.classify import eval_model as weights_of
+from ropevit.tasks.common.run_files import RUN_FILES, TaskName, Which, detect_task, weights_file
+from ropevit.tasks.detect.model import load_detector
+from ropevit.tasks.segment.build import load_segmenter
+from ropevit.weights.loading import LoadReport, load_parsed
+
+#: Images that are looked at.
+COUNT = 8
+#: Value of --images that stands for the embedded images.
+FASHION = "fashion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What images a model takes."""
+
+    mean: tuple[float, ...] = MEAN
+    """Mean of each channel, for pixels from 0 to 1."""
+    std: tuple[float, ...] = STD
+    """Spread of each channel."""
+    embedded: bool = False
+    """Whether it was trained on the embedded images."""
+
+
+def open_figure_model(
+    model: str | None, checkpoint: str | None, which: Which | None
+) -> tuple[FigureModel, Preprocessing]:
+    """Load a model for figures.
+
+    Args:
+        model: Name of a classifier; its published weights are loaded unless a checkpoint is given.
+        checkpoint: A file or hub id of any layout, or the directory of a training.
+        which: Which weights of a directory.
+
+    Raises:
+        ValueError: If nothing is named, it is not said which model it is, or a detector or segmenter is named, too.
+        WeightsError: If the weights cannot be read or do not fit.
+    """
+    kind = detect_task(checkpoint, which)
+    if kind != "classifier" and checkpoint is not None:
+        return open_dense_model(kind, model, checkpoint, which), Preprocessing()
+    read = weights_of.read_eval_model(model, checkpoint, which)
+    built = build_model(read.config)
+    report = load_parsed(built, read.found, replace_head=False)
+    found = FigureModel(
+        model=built.eval(),
+        label=label_of(read.name, checkpoint),
+        trained_size=size_of(read.config, read.trained_at),
+        name=read.published_name,
+        published=is_published(read, report),
+    )
+    embedded = read.classes == CLASSES or read.config.in_channels == 1
+    return found, Preprocessing(mean=read.mean, std=read.std, embedded=embedded)
+
+
+def is_published(read: weights_of.EvalModel, report: LoadReport) -> bool:
+    """Tell whether weights are the published ones, as far as a file shows: its layout, classes and size."""
+    if read.found.config is not None or read.published_name is None:
+        return False
+    classes = get_config(read.published_name).num_classes
+    return report.layout == "published" and read.found.num_classes == classes and not report.resized
+
+
+def open_dense_model(kind: TaskName, model: str | None, checkpoint: str, which: Which | None) -> FigureModel:
+    """Load a detector or segmenter, whose backbone is looked at."""
+    if model is not None:
+        raise ValueError(f"{checkpoint} is a {kind} and knows its model; leave out --model {model}")
+    path = Path(checkpoint).expanduser()
+    file = Path(weights_file(checkpoint, which) or "").expanduser()
+    found = load_detector(file)[0] if kind == "detector" else load_segmenter(file)[0]
+    label = label_of(path.name.removesuffix(".safetensors"), str(file))
+    return FigureModel(model=found.eval(), label=label, trained_size=find_body(found).config.img_size)
+
+
+def random_figure_model(model: str) -> tuple[FigureModel, Preprocessing]:
+    """Build a model as it is before any training, always the same."""
+    config = get_config(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = build_model(config).eval()
+    label = f"{model}, random weights"
+    return FigureModel(model=built, label=label, trained_size=config.img_size, name=model), Preprocessing()
+
+
+def label_of(name: str, checkpoint: str | None) -> str:
+    """Name a model as its user does: a file that a training left by the directory of the training."""
+    path = Path(checkpoint or "").expanduser()
+    return path.resolve().parent.name if path.is_file() and path.name in RUN_FILES.values() else name
+
+
+def size_of(config: Config, trained_at: int) -> tuple[int, int]:
+    """Tell height and width in pixels of the images of the training."""
+    if isinstance(config, SwinConfig):
+        return config.img_size if trained_at == config.img_size[0] else (trained_at, trained_at)
+    rows, columns = config.trained_grid or config.attention_grid
+    return rows * config.patch_size, columns * config.patch_size
+
+
+def load_images(place: str, look: Preprocessing, size: int) -> Float[Tensor, "B c S S"]:
+    """Read a few images, cut square and normalised; those of a folder that cannot be read are named and left out.
+
+    Args:
+        place: `fashion`, an image, or a folder of them at any depth; of one with a test part, that part.
+        look: What images the model takes.
+        size: Side in pixels.
+
+    Raises:
+        ValueError: If there are no images, or none of those that are looked at can be read.
+    """
+    if place == FASHION:
+        found = load_fashion("test").images[:COUNT, 0].numpy()
+        images = [Image.fromarray(image) for image in found]
+    else:
+        folder = Path(place).expanduser()
+        folder = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder)
+        files = find_images([folder])
+        images = read_images([file.path for file in files[:: max(1, len(files) // COUNT)][:COUNT]])
+    return torch.stack([to_tensor(resize_to(image, size, size), look.mean, look.std) for image in images])
+
+
+def read_images(paths: Sequence[Path]) -> list[Image.Image]:
+    """Read those images that can be read, and name the others.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    images, last = [], ValueError("got no images")
+    for path in paths:
+        try:
+            images.append(read_image(path))
+        except ValueError as error:
+            last = error
+            if len(paths) > 1:
+                show_error(error)
+    if not images:
+        raise last
+    return images

@@ -1,0 +1,78 @@
+"""Groups of parameters for an optimizer: what is decayed, and how fast each layer learns."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+
+@runtime_checkable
+class HasLayers(Protocol):
+    """A model that knows which parameters not to decay, and how deep each lies."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are not decayed."""
+        ...
+
+    def layer_index(self, name: str) -> int:
+        """Tell the depth of a parameter, 0 for the embeddings."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Iterate over the parameters, as every module does."""
+        ...
+
+
+def parameter_groups(
+    model: HasLayers,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    scales: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Sort parameters by weight decay and layer, ready for any optimizer of `torch.optim`.
+
+    Biases, norms, LayerScale (all vectors) and what the model's `no_weight_decay` names are not decayed. With
+    `layer_decay` below 1, a layer n steps below the head learns at lr * layer_decay^n; learned frequencies move with
+    their block.
+
+    Args:
+        model: A model with `no_weight_decay()` and `layer_index(name)`.
+        lr: Learning rate of the head.
+        weight_decay: Decay of the matrices.
+        layer_decay: Factor from each layer to the one below it.
+        scales: Another factor for parameters whose names begin so, such as {"backbone.": 0.1}.
+
+    Returns:
+        Groups with keys params, names, lr, lr_scale and weight_decay; every trainable parameter is in exactly one.
+
+    Raises:
+        ValueError: If no parameter's name begins as one of `scales` says.
+
+    Source: Clark et al. 2020 (arXiv:2003.10555), layer-wise decay, as used in BEiT (arXiv:2106.08254).
+    """
+    scales = scales or {}
+    check_prefixes(model, scales)
+    kept = model.no_weight_decay()
+    last = max(model.layer_index(name) for name, _ in model.named_parameters())
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if parameter.ndim <= 1 or name in kept else weight_decay
+        scale = layer_decay ** (last - model.layer_index(name))
+        scale *= math.prod(factor for prefix, factor in scales.items() if name.startswith(prefix))
+        empty = {"params": [], "names": [], "lr": lr * scale, "lr_scale": scale, "weight_decay": decay}
+        group = groups.setdefault((scale, decay), empty)
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def check_prefixes(model: HasLayers, scales: Mapping[str, float]) -> None:
+    """Refuse a factor for parameters that are not there."""
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in scales:
+        if not any(name.startswith(prefix) for name in names):
+            raise ValueError(f"got a learning rate for {prefix!r}, as which no parameter of the model begins")

@@ -1,0 +1,60 @@
+"""Windows in which the tokens of a ViT attend, as its dense tasks cut the map."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ropevit.kernels.windows import window_partition, window_reverse
+from ropevit.rope import grid_positions
+
+
+class WindowPartition(NamedTuple):
+    """How a map of h x w tokens is cut into windows, padded at the bottom and right to whole ones.
+
+    Attention depends on differences of positions alone, so all windows share the positions 0 .. window - 1 of one: a
+    small table, with angles no larger than in pre-training.
+
+    Source: Li et al. 2022 (arXiv:2203.16527), ViTDet, section 3.
+    """
+
+    h: int
+    """Rows of tokens."""
+    w: int
+    """Columns of tokens."""
+    window: int
+    """Side of a window in tokens."""
+    valid: Bool[Tensor, "B h w"] | None = None
+    """True for the tokens that others may see. None lets the zeros of the padding be seen, too, as ViTDet does."""
+
+
+def attend_in_windows(
+    cut: WindowPartition,
+    attention: Callable[..., Tensor],
+    x: Float[Tensor, "B n C"],
+    frequencies: Float[Tensor, "2 *a P"] | None,
+    draw: Float[Tensor, "2 2"] | None = None,
+) -> Float[Tensor, "B n C"]:
+    """Let an attention over tokens work inside each window.
+
+    Args:
+        cut: The windows.
+        attention: Takes tokens, their positions, frequencies, a mask and a draw, as `layers.Attention`.
+        x: Tokens of the map, row-major, without a prefix.
+        frequencies: Those that all blocks share, if any.
+        draw: Coordinates drawn for this training step, if any.
+    """
+    windows = window_partition(x.unflatten(1, (cut.h, cut.w)), cut.window, (0, 0))
+    positions = grid_positions(cut.window, cut.window, device=x.device)
+    mask = None
+    if cut.valid is not None:
+        mask = key_mask(window_partition(cut.valid.unsqueeze(-1).float(), cut.window, (0, 0)).squeeze(-1) > 0)
+    mixed = attention(windows, positions, frequencies, mask, (cut.window, cut.window), draw=draw)
+    return window_reverse(mixed, cut.h, cut.w, cut.window, (0, 0)).flatten(1, 2)
+
+
+def key_mask(keys: Bool[Tensor, "B n"]) -> Bool[Tensor, "B 1 n n"]:
+    """Let every token see the keys that are valid; all of them where none is, so that no softmax is empty."""
+    seen = keys | ~keys.any(-1, keepdim=True)
+    return seen[:, None, None].expand(-1, -1, keys.shape[-1], -1)

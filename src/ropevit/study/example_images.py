@@ -1,0 +1,144 @@
+"""Test images at each size, with what the trained models make of them."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from ropevit.data.canvas import paint_canvases
+from ropevit.data.crops import normalise, resample
+from ropevit.data.rng import make_generator
+from ropevit.models.positions import position_label
+from ropevit.models.vit import ViT
+from ropevit.study.panels import FieldPanel, Panel, ZoomPanel
+from ropevit.study.settings import TERMS
+from ropevit.text import printable
+
+#: Colours of labels: background first, then told apart as well as that many colours can be.
+#: Source: Okabe and Ito 2008, and Tableau's ten colours for more labels.
+COLOURS = (
+    *("#222222", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2"),
+    *("#9467BD", "#8C564B", "#7F7F7F", "#BCBD22", "#17BECF", "#D62728"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A picture, or a word that is right or wrong."""
+
+    image: str | None = None
+    text: str = ""
+    right: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Cells with a name in front."""
+
+    label: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """The pictures of one test size."""
+
+    size: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelPictures:
+    """The sheets of one panel."""
+
+    name: str
+    title: str
+    train_size: int
+    shown: int
+    scale: float
+    """Pixels on the page for each pixel of an image."""
+    legend: tuple[tuple[str, str], ...]
+    sheets: tuple[Sheet, ...]
+
+
+@torch.inference_mode()
+def draw_pictures(panel: Panel, models: Mapping[str, ViT]) -> PanelPictures:
+    """Draw a sheet for each test size of a panel.
+
+    Args:
+        panel: The panel with its test images.
+        models: A trained model for each embedding.
+    """
+    settings = panel.settings
+    draw = field_rows if isinstance(panel, FieldPanel) else zoom_rows
+    sheets = [Sheet(size=size, rows=tuple(draw(panel, models, size))) for size in settings.test_sizes]  # pyright: ignore[reportArgumentType]
+    labels = panel.labels if isinstance(panel, FieldPanel) else ()
+    return PanelPictures(
+        name=panel.name,
+        title=f"{panel.name} ({TERMS[panel.name]})",
+        train_size=settings.train_size,
+        shown=settings.test_sizes[-1],
+        scale=(190 if isinstance(panel, FieldPanel) else 88) / settings.test_sizes[-1],
+        legend=tuple((printable(name), COLOURS[index % len(COLOURS)]) for index, name in enumerate(labels)),
+        sheets=tuple(sheets),
+    )
+
+
+def field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: int = 4) -> list[Row]:
+    """Show canvases, their true labels and those that each model gives; canvases of a size are the same every time."""
+    generator = make_generator(panel.name, panel.test_name, "pictures", size)
+    canvases, truth = paint_canvases(*panel.test, size, count, panel.settings.canvas, generator)
+    rows = [
+        Row(label="image", cells=tuple(Cell(image=data_uri(pixels(one))) for one in canvases)),
+        Row(label="truth", cells=tuple(Cell(image=data_uri(colour(one))) for one in truth)),
+    ]
+    for name, model in models.items():
+        guesses = panel.logits(model, normalise(canvases)).argmax(1)
+        rows.append(Row(label=position_label(name), cells=tuple(Cell(image=data_uri(colour(one))) for one in guesses)))
+    return rows
+
+
+def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int = 8) -> list[Row]:
+    """Show test images with their classes and each model's first guess."""
+    pick = torch.linspace(0, len(panel.test) - 1, count).long()
+    images, labels = resample(panel.test.images[pick], size), panel.test.labels[pick]
+    classes = [printable(name) for name in panel.test.classes]
+    rows = [
+        Row(label="image", cells=tuple(Cell(image=data_uri(pixels(one))) for one in images)),
+        Row(label="truth", cells=tuple(Cell(text=classes[int(label)]) for label in labels)),
+    ]
+    for name, model in models.items():
+        guesses = model(normalise(images)).argmax(1)
+        pairs = zip(guesses.tolist(), labels.tolist(), strict=True)
+        cells = tuple(Cell(text=classes[guess], right=guess == label) for guess, label in pairs)
+        rows.append(Row(label=position_label(name), cells=cells))
+    return rows
+
+
+def pixels(image: Float[Tensor, "c H W"]) -> Image.Image:
+    """Make a picture of pixel values from 0 to 255."""
+    values = image.round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
+    return Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
+def colour(labels: Int[Tensor, "H W"]) -> Image.Image:
+    """Make a picture of labels."""
+    table = torch.tensor([rgb(code) for code in COLOURS], dtype=torch.uint8)
+    return Image.fromarray(table[labels.cpu() % len(COLOURS)].numpy())
+
+
+def rgb(code: str) -> Sequence[int]:
+    """Read a colour such as #009E73."""
+    return tuple(bytes.fromhex(code[1:]))
+
+
+def data_uri(image: Image.Image) -> str:
+    """Put a picture into a page: no second file, no request."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,152 @@
+"""What an earlier call of a study has found, and what one may ask for on top of it without training again."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ropevit.files import read_json, write_json
+from ropevit.models.positions import VIT_EMBEDDINGS
+from ropevit.study.config import EXECUTION_FIELDS, StudyConfig
+from ropevit.study.events import Run
+from ropevit.study.fingerprint import digest
+from ropevit.study.settings import as_json
+from ropevit.weights.errors import first_line
+
+#: Options that may grow when a study goes on.
+EXTENDABLE = ("seeds", "scaling", "train_scaling", "test_sizes")
+
+
+def stored_result(config: StudyConfig, run: Run, images: str | None = None) -> dict[str, Any] | None:
+    """Read the result of a run that was finished before, if it has all that the study asks for.
+
+    Raises:
+        ValueError: As `read_result`.
+    """
+    path = config.out / "runs" / run.name / "result.json"
+    if not path.exists():
+        return None
+    result = read_result(path, run, images)
+    rules = config.scaling or () if VIT_EMBEDDINGS[run.embedding].rope else ()
+    tables = [result["scores"], *(result.get("scaled", {}).get(rule, {}) for rule in rules)]
+    sizes = {str(size) for size in config.settings(run.panel).test_sizes}
+    return result if all(sizes <= set(table) for table in tables) else None
+
+
+def write_result(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Write the result of a run with a checksum of it, and return both."""
+    sealed = as_json(content)
+    sealed["digest"] = digest(sealed)
+    write_json(path, sealed)
+    return sealed
+
+
+def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, Any]:
+    """Read the result of a finished run.
+
+    Args:
+        path: `result.json` of the run.
+        run: Which run it must be.
+        images: Digest of the images that it must have been trained on; results from before there was one have none.
+
+    Raises:
+        ValueError: If it is damaged, of another run, or was trained on other images.
+    """
+    hint = "delete it, and --resume measures that model again"
+    try:
+        result = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {first_line(error)}; {hint}") from None
+    if not is_result(result):
+        raise ValueError(f"{path} is damaged: it holds no result; {hint}")
+    if "digest" in result and digest({key: result[key] for key in result if key != "digest"}) != result["digest"]:
+        raise ValueError(f"{path} is damaged: its checksum is another; {hint}")
+    found = {name: result.get(name) for name in asdict(run)}
+    if found != asdict(run):
+        raise ValueError(f"{path} is the result of another run ({found}); give another --out")
+    if None not in (images, result.get("images")) and result["images"] != images:
+        raise ValueError(
+            f"{path.parent} was trained on other images, and its seed would be mixed with those of these images in one "
+            "mean; delete it to train it again, or give another --out"
+        )
+    return result
+
+
+def is_result(content: Any) -> bool:
+    """Tell whether something has the fields of a run's result that others rely on."""
+    kinds = {"metric": str, "train_size": int, "parameters": int, "step_ms": int | float}
+    kinds |= {"train_seconds": int | float, "eval_seconds": int | float}
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        return False
+    scaled = content.get("scaled", {})
+    if not isinstance(scaled, dict):
+        return False
+    return all(map(is_table, (content.get("scores"), content.get("baseline", {}), *scaled.values())))
+
+
+def is_table(content: Any) -> bool:
+    """Tell whether something holds a score in percent for each size."""
+    return isinstance(content, dict) and all(
+        size.isdecimal() and isinstance(score, int | float) and 0 <= score <= 100 for size, score in content.items()
+    )
+
+
+def refuse_other_study(config: StudyConfig, path: Path) -> None:
+    """Compare the stored config with the one asked for: the ways to run may differ, and some options may grow.
+
+    Raises:
+        ValueError: If the study is another one, or cannot be read.
+    """
+    asked = config.to_dict()
+    try:
+        stored = read_json(path)
+        different = sorted({*changed(stored, asked), *shrunk(stored, asked)})
+        sides = largest_size(stored, "zoom"), largest_size(asked, "zoom")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        why = first_line(error) if isinstance(error, OSError | ValueError) else "it holds no config of a study"
+        raise ValueError(f"cannot read {path}: {why}; give another --out") from error
+    if different:
+        key = different[0]
+        raise ValueError(
+            f"{path.parent} holds a study with other options ({', '.join(different)}): {key} was "
+            f"{stored.get(key)!r}, now {asked.get(key)!r}; repeat its options, or give another --out"
+        )
+    if config.data != "fashion" and sides[0] != sides[1]:
+        raise ValueError(
+            f"{path.parent} holds a study with images read for {sides[0]} px, and test_sizes up to {sides[1]} px would "
+            "have it trained on others; give another --out"
+        )
+
+
+def changed(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+    """Name the options that are others, those apart that may differ or grow."""
+    compared = ({**stored, "settings": training_fields(stored)}, {**asked, "settings": training_fields(asked)})
+    return {
+        key
+        for key in {*stored, *asked} - {*EXECUTION_FIELDS, *EXTENDABLE}
+        if compared[0].get(key) != compared[1].get(key)  # a study from before there was an option lacks it
+    }
+
+
+def training_fields(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give the settings of each panel that its trainings depend on."""
+    return {
+        panel: {name: value for name, value in settings.items() if name != "test_sizes"}
+        for panel, settings in config["settings"].items()
+    }
+
+
+def shrunk(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+    """Name the growing options of which less is asked for than there is."""
+    less = {name for name in ("scaling", "train_scaling") if not {*(stored.get(name) or ())} <= {*(asked[name] or ())}}
+    if asked["seeds"] < stored["seeds"]:
+        less.add("seeds")
+    panels = stored["settings"].keys() & asked["settings"].keys()
+    sizes = [[{*config["settings"][panel]["test_sizes"]} for config in (stored, asked)] for panel in panels]
+    return less if all(before <= now for before, now in sizes) else {*less, "test_sizes"}
+
+
+def largest_size(config: Mapping[str, Any], panel: str) -> int:
+    """Give the largest side in pixels at which a panel looks at an image, 0 where there is no such panel."""
+    settings = config["settings"].get(panel)
+    return 0 if settings is None else max(settings["train_size"], *settings["test_sizes"])

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ropevit.tasks.common.drawing import (
+    OPACITY,
+    Annotation,
+    add_legend,
+    class_colour,
+    enlargement,
+    line_width,
+    load_font,
+    overlap,
+    paint_boxes,
+    paint_labels,
+    place_tag,
+    text_colour_on,
+)
+
+GREY = (128, 128, 128)
+
+
+def grey(width=640, height=480):
+    return Image.new("RGB", (width, height), GREY)
+
+
+def pixels(image):
+    return np.asarray(image).astype(int)
+
+
+def luminance(colour):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in colour)]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def test_each_class_has_a_colour_of_its_own():
+    colours = np.array([class_colour(label) for label in range(1000)])
+    assert len({tuple(colour) for colour in colours}) == 1000
+    apart = np.abs(colours[:20, None] - colours[None, :20]).max(-1) + 255 * np.eye(20)
+    assert apart.min() > 25, "the first twenty are easily told apart"
+    neighbours = np.abs(colours[1:] - colours[:-1]).max(-1)
+    assert neighbours.min() > 90, "classes with neighbouring numbers differ the most"
+
+
+def test_text_can_be_read_on_each_colour():
+    for colour in map(class_colour, range(200)):
+        light, dark = sorted((luminance(colour), luminance(text_colour_on(colour))), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5, "the contrast that WCAG asks for"
+
+
+def test_the_line_of_a_box_lies_on_its_outermost_pixels():
+    painted = pixels(paint_boxes(grey(), [Annotation((100.0, 200.0, 300.4, 260.0), 7, "")]))
+    colour = class_colour(7)
+    for x, y in [(100, 230), (299, 230), (250, 259), (100, 259), (299, 200)]:
+        assert tuple(painted[y, x]) == colour
+    for x, y in [(99, 230), (301, 230), (250, 260), (150, 230)]:
+        assert tuple(painted[y, x]) == GREY
+
+
+def test_a_box_at_the_edges_is_drawn_inside():
+    painted = pixels(paint_boxes(grey(), [Annotation((-3.0, -1.0, 640.0, 482.0), 3, "")]))
+    for x, y in [(0, 100), (639, 100), (300, 479), (300, 0)]:
+        assert tuple(painted[y, x]) == class_colour(3)
+
+
+def test_the_first_box_is_drawn_over_the_others():
+    marks = [Annotation((100.0, 100.0, 200.0, 200.0), label, "") for label in (1, 2)]
+    assert tuple(pixels(paint_boxes(grey(), marks))[199, 150]) == class_colour(1)
+
+
+def test_small_pictures_are_enlarged_with_their_boxes():
+    painted = pixels(paint_boxes(grey(40, 90), [Annotation((10.0, 20.0, 30.0, 80.0), 5, "")]))
+    assert painted.shape == (630, 280, 3)
+    assert tuple(painted[300, 70]) == tuple(painted[300, 209]) == class_colour(5)
+    assert tuple(painted[300, 69]) == tuple(painted[300, 210]) == GREY
+    assert enlargement((640, 480)) == 1
+
+
+def test_lines_and_letters_grow_with_the_picture():
+    small, large = (640, 480), (2560, 1920)
+    assert line_width(large) == pytest.approx(4 * line_width(small), abs=2)
+    assert load_font(large).size == pytest.approx(4 * load_font(small).size, abs=2)
+
+
+def test_text_stands_in_the_picture_and_beside_other_text_where_there_is_room():
+    size, tag = (200, 100), (60, 12)
+    assert place_tag((20, 50, 90, 80), tag, size, []) == (20, 38, 80, 50)  # above the box
+    assert place_tag((20, 50, 90, 80), tag, size, [(0, 0, 100, 45)]) == (20, 50, 80, 62)
+    assert place_tag((20, 50, 90, 80), tag, size, [(0, 0, 100, 60)]) == (20, 81, 80, 93)
+    assert place_tag((190, 5, 199, 90), tag, size, []) == (140, 5, 200, 17)  # no room above, none to the right
+    tags = []
+    for left in (10, 14, 18, 22):
+        tags.append(place_tag((left, 50, 90, 80), tag, size, tags))
+    assert not any(overlap(one, other) for one in tags for other in tags if one is not other)
+    assert place_tag((10, 50, 90, 80), tag, size, tags) == (10, 38, 70, 50)  # no room left: over others
+
+
+def test_text_is_written_on_the_colour_of_its_class():
+    empty, written = (
+        pixels(paint_boxes(grey(), [Annotation((100.0, 200.0, 400.0, 300.0), 2, x)])) for x in ("", "dog 0.9")
+    )
+    part = written[:200][(written != empty).any(-1)[:200]]
+    assert (part == class_colour(2)).all(-1).mean() > 0.5
+    assert (part == text_colour_on(class_colour(2))).all(-1).sum() > 20
+
+
+def test_labels_are_mixed_with_the_picture_and_lined_in_white():
+    labels = np.zeros((480, 640), dtype=np.int64)
+    labels[:, 300:] = 9
+    painted = pixels(paint_labels(grey(), labels))
+    for x, label in ((100, 0), (500, 9)):
+        wanted = OPACITY * np.array(class_colour(label)) + (1 - OPACITY) * np.array(GREY)
+        assert np.abs(painted[200, x] - wanted).max() <= 1
+    assert tuple(painted[200, 300]) == (255, 255, 255)
+    assert (painted == 255).all(-1).sum() == 480, "one line, of one pixel"
+
+
+def test_a_legend_is_added_below_in_the_colours_of_the_classes():
+    entries = [(label, f"class {label}") for label in range(30)]
+    picture = add_legend(grey(), entries)
+    assert pixels(picture)[:480].tolist() == pixels(grey()).tolist()
+    below = {tuple(colour) for colour in pixels(picture)[480:].reshape(-1, 3)}
+    assert {class_colour(label) for label in range(30)} <= below
+    assert picture.height > add_legend(grey(), entries[:3]).height, "in rows"
+    assert add_legend(grey(), []).size == (640, 480)
+
+
+def test_a_name_longer_than_the_picture_widens_the_legend():
+    picture = add_legend(grey(20, 800), [(0, "a very long name of a class")])
+    assert picture.width > 100
+    assert (pixels(picture)[:, -4:] == 255).all(), "room after the text"
+
+
+def test_a_name_of_several_lines_or_with_control_characters_is_written_on_one():
+    image = Image.new("RGB", (500, 400), "white")
+    named, escaped = (
+        (paint_boxes(image, [Annotation((50, 50, 300, 300), 0, text)]), add_legend(image, [(0, text)]))
+        for text in ("a\nb\x1b[2J", r"a\nb\x1b[2J")
+    )
+    assert [picture.tobytes() for picture in named] == [picture.tobytes() for picture in escaped]

@@ -1,0 +1,118 @@
+"""Headers of detectors' and segmenters' files that say what is not so."""
+
+import json
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.model import DetectModel, Detector, load_detector, save_detector
+from ropevit.tasks.segment.build import SegmentModel, build_segmenter, load_segmenter, save_segmenter
+from ropevit.tasks.segment.config import Mask2FormerConfig
+from ropevit.weights import WeightsError
+from ropevit.weights.digest import KEY
+
+TINY = {"model": "deit_tiny", "width": 32, "depth": 4, "heads": 2, "init": None}
+SMALL = {"queries": 4, "width": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A file of each kind, and what reads it."""
+    folder = tmp_path_factory.mktemp("saved")
+    detect = DetectModel(**TINY, dino=DinoConfig(**SMALL, points=1, mlp_width=32))
+    facts = {"mean": 0.5, "std": [0.2, 0.2, 0.2], "test_side": 64, "longest": 96, "category_ids": [1, 10**10]}
+    save_detector(folder / "detector", Detector(detect, 2), detect, ["a", "b"], facts)
+    sizes = {**SMALL, "encoder_mlp_width": 32, "decoder_mlp_width": 32}
+    segment = SegmentModel(**TINY, head="mask2former", mask2former=Mask2FormerConfig(**sizes))
+    save_segmenter(folder / "segmenter", build_segmenter(segment, 2), segment, ["a", "b"], {"crop": 64})
+    return {"detector": (folder / "detector", load_detector), "segmenter": (folder / "segmenter", load_segmenter)}
+
+
+def altered(path, to, change, keep=False):
+    """Write a file with another header."""
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    header = header | {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in change(header).items()
+    }
+    save_file(load_file(path), to, header if keep else {key: text for key, text in header.items() if key != KEY})
+    return to
+
+
+def config_with(*path, value):
+    """Change one field of a config."""
+
+    def change(header):
+        config = json.loads(header["config"])
+        table = config
+        for name in path[:-1]:
+            table = table[name]
+        table[path[-1]] = value
+        return {"config": config}
+
+    return change
+
+
+@pytest.mark.parametrize("kind", ["detector", "segmenter"])
+def test_a_file_without_a_digest_is_read_and_one_with_another_is_not(kind, files, tmp_path):
+    path, load = files[kind]
+    load(path)
+    load(altered(path, tmp_path / "old", lambda _: {}))
+    with pytest.raises(WeightsError, match="does not fit the digest in its header"):
+        load(altered(path, tmp_path / "changed", lambda _: {"classes": ["a", "c"]}, keep=True))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("width", 65536, "do not fit their config|has unknown fields"),
+        ("depth", 10**4, "more parameters than"),
+        ("depth", 10**9, "describes no {kind}: got depth=1000000000; expected a whole number up to"),
+        ("heads", True, "describes no {kind}: got heads=True"),
+        ("model", 5, "describes no {kind}: got model=5; expected a text"),
+        ("model", "resnet", "describes no {kind}"),
+        ("window", "x", "got window='x'"),
+        ("drop_path", [0.1], r"got drop_path=\[0\.1\]"),
+        ("wings", 2, r"unknown fields \['wings'\]"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["detector", "segmenter"])
+def test_a_config_that_is_not_that_of_the_weights_is_refused(kind, field, value, said, files, tmp_path):
+    path, load = files[kind]
+    with pytest.raises(WeightsError, match=said.format(kind=kind)) as refusal:
+        load(altered(path, tmp_path / "file", config_with(field, value=value)))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("queries", 2**20), ("queries", 2**40), ("encoder_layers", 10**4), ("heads", 0)]
+)
+def test_a_head_that_is_not_that_of_the_weights_is_refused(field, value, files, tmp_path):
+    for kind, head in (("detector", "dino"), ("segmenter", "mask2former")):
+        path, load = files[kind]
+        with pytest.raises(WeightsError, match=r"describes no|do not fit|more parameters"):
+            load(altered(path, tmp_path / kind, config_with(head, field, value=value)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": []}, r"describes no {kind}: got \[\]; expected a table"),
+        ({"config": "[" * 100_000 + "]" * 100_000}, "no readable 'config'.*nested too deeply"),
+        ({"classes": [1, 2]}, "got classes=1; expected a text"),
+        ({"classes": {"a": 1}}, "no readable class names"),
+        ({"classes": None}, "names no classes"),
+        ({"classes": ["a"]}, "do not fit|instead of"),
+        ({"metadata": []}, "are list, no table"),
+        ({"metadata": {"mean": {}}}, "got mean={{}}"),
+        ({"metadata": {"std": ["x"]}}, "got std='x'"),
+        ({"convention": "5"}, "another convention"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["detector", "segmenter"])
+def test_what_a_header_says_besides_has_to_be_of_its_type(kind, change, said, files, tmp_path):
+    path, load = files[kind]
+    with pytest.raises(WeightsError, match=said.format(kind=kind)):
+        load(altered(path, tmp_path / "file", lambda _: change))
