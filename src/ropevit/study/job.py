@@ -34,7 +34,7 @@ class RunJob:
         """Stop between two batches of an evaluation.
 
         Raises:
-            Stopped: If it was asked for.
+            Interrupted: If it was asked for.
         """
         if self.should_stop():
             raise Interrupted(self.run.name)

@@ -47,7 +47,7 @@ def train(job: RunJob) -> dict[str, Any]:
         The content of `result.json`.
 
     Raises:
-        Stopped: If `job.should_stop()` says so; the checkpoint holds every step done.
+        Interrupted: If `job.should_stop()` says so; the checkpoint holds every step done.
         DivergedError: If the loss is not finite.
         ValueError: If what an earlier call left is damaged, or of another training.
     """

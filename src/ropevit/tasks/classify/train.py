@@ -41,7 +41,7 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
 
     Raises:
         ValueError: If the options, the data or the directory do not allow it.
-        Stopped: If a signal asked for it; everything is saved.
+        Interrupted: If a signal asked for it; everything is saved.
     """
     require("timm", "train")
     return run_training(config, partial(prepare, config), report)

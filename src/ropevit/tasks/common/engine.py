@@ -129,7 +129,7 @@ def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
         The scores of the last evaluation.
 
     Raises:
-        Stopped: If a signal asked for it; the checkpoint holds every step done.
+        Interrupted: If a signal asked for it; the checkpoint holds every step done.
         DivergedError: If the loss is not finite any more, or ten times what it was at the start.
         CheckpointError: If a checkpoint cannot be written, or none of those there can be read.
     """

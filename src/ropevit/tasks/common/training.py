@@ -77,7 +77,7 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
 
     Raises:
         ValueError: If the options, the data or the directory do not allow it.
-        Stopped: If a signal asked for it; everything is saved.
+        Interrupted: If a signal asked for it; everything is saved.
     """
     trackers(config.run)
     accelerator, channel = make_accelerator(config.run), Communicator()

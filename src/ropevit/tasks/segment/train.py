@@ -43,7 +43,7 @@ def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
 
     Raises:
         ValueError: If the options, the data or the directory do not allow it.
-        Stopped: If a signal asked for it; everything is saved.
+        Interrupted: If a signal asked for it; everything is saved.
     """
     for module, extra in (("timm", "train"), ("transformers", "dense")):
         require(module, extra)
