@@ -22,7 +22,7 @@ from small_training import finished, fork, small, train
 
 from ropevit.tasks.common import checkpoints
 from ropevit.tasks.common.events import Event, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.metrics_log import read_metrics
 
 
 def write_half(state: object, file: io.BufferedWriter) -> None:

@@ -14,7 +14,7 @@ from torch.distributed.run import get_args_parser
 
 from ropevit.cli.train import read_config
 from ropevit.tasks.common.checkpoints import list_checkpoints
-from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.metrics_log import read_metrics
 
 CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
 TINY = ["--device", "cpu", "--width", "16", "--depth", "1", "--heads", "1", "--log-every", "1", "--save-every", "5"]

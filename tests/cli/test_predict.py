@@ -15,7 +15,7 @@ from ropevit.models import ViT, ViTConfig
 from ropevit.tasks.classify import predict as predicting
 from ropevit.tasks.classify.eval_model import EvalModel
 from ropevit.tasks.classify.predict import Input, classify
-from ropevit.tasks.common.outputs import new_folder
+from ropevit.tasks.common.drawing import new_folder
 
 
 @pytest.fixture

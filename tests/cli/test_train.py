@@ -13,7 +13,7 @@ from ropevit.cli.runs import table
 from ropevit.cli.train import TrainingBars
 from ropevit.tasks.common import engine
 from ropevit.tasks.common.events import LogLine, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.runs import find_runs
+from ropevit.tasks.common.run_dir import find_runs
 from ropevit.tasks.detect.model import load_detector
 
 OPTIONS = ["--device", "cpu", "--width", "16", "--depth", "1", "--heads", "1", "--log-every", "1", "--max-steps", "3"]

@@ -10,7 +10,7 @@ from ropevit.data.sources import MemorySource
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.classify import train as classify
 from ropevit.tasks.classify.recipes import RECIPES as CLASSIFIERS
-from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.detect.recipes import RECIPES as DETECTORS
 from ropevit.tasks.detect.train import train as train_detector
 from ropevit.tasks.segment.recipes import RECIPES as SEGMENTERS

@@ -19,7 +19,7 @@ from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, ViTConfig, set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model
-from ropevit.tasks.common.run_files import Which, detect_task
+from ropevit.tasks.common.run_dir import Which, detect_task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,10 @@ from ropevit.extras import require
 from ropevit.files import write_text
 from ropevit.models import set_scaling
 from ropevit.rope.scaling import parse_override
+from ropevit.tasks.common.drawing import check_out, new_folder
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig, Flag
 from ropevit.tasks.common.eval_results import to_csv
-from ropevit.tasks.common.outputs import check_out, new_folder
-from ropevit.tasks.common.run_files import Which
+from ropevit.tasks.common.run_dir import Which
 from ropevit.tasks.compare import read_evaluations
 
 #: Value of `name` that stands for all figures.

@@ -21,8 +21,8 @@ from ropevit.data.listing import ImageFile, find_images
 from ropevit.device import resolve_device
 from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model
 from ropevit.tasks.classify.predict import Input, classify_files
-from ropevit.tasks.common.outputs import Summary, check_out, new_folder, png_names
-from ropevit.tasks.common.run_files import TaskName, Which, describe_task, detect_task, weights_file
+from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
+from ropevit.tasks.common.run_dir import TaskName, Which, describe_task, detect_task, weights_file
 from ropevit.tasks.detect.predict import RESULTS, DetectionFolder, DetectionOptions, open_finder
 from ropevit.tasks.segment.predict import LABELS, LabelFolder, open_labeller
 

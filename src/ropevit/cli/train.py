@@ -17,8 +17,8 @@ from ropevit.cli.estimate import show_estimate
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, training_cost
 from ropevit.tasks.classify.train import train as train_classifier
+from ropevit.tasks.common.distributed import Interrupted
 from ropevit.tasks.common.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.interruption import Interrupted
 from ropevit.tasks.common.training import Training
 from ropevit.tasks.detect import recipes as detect
 from ropevit.tasks.detect.train import train as train_detector

@@ -7,7 +7,7 @@ from typing import Any
 from ropevit.tasks.classify.evaluate import evaluate as evaluate_classifier
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import Report
-from ropevit.tasks.common.run_files import RUN_FILES, checkpoint_in_run, detect_task
+from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run, detect_task
 from ropevit.tasks.detect.evaluate import evaluate as evaluate_detector
 from ropevit.tasks.segment.evaluate import evaluate as evaluate_segmenter
 

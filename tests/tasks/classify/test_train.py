@@ -11,7 +11,7 @@ from ropevit.tasks.classify.score import tally
 from ropevit.tasks.classify.train import Classification, make_criterion, make_mixing, train
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.events import Notice
-from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.weights import load_model
 
 

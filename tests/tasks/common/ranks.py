@@ -13,10 +13,10 @@ from torch import nn
 
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.distributed import Communicator
-from ropevit.tasks.common.ema import Ema
 from ropevit.tasks.common.engine import TrainJob, TrainState, evaluate
 from ropevit.tasks.common.events import silent
-from ropevit.tasks.common.log_window import LogWindow
+from ropevit.tasks.common.metrics_log import LogWindow
+from ropevit.tasks.common.optim import Ema
 
 
 class Statistics:

@@ -13,12 +13,11 @@ import torch.distributed as dist
 
 from ropevit.models.architectures import build_model
 from ropevit.models.vit import ViTConfig
+from ropevit.tasks.common.checkpoints import load_training_state, training_state
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
-from ropevit.tasks.common.ema import Ema
 from ropevit.tasks.common.fsdp import apply_fsdp
-from ropevit.tasks.common.optim import make_optimizer
-from ropevit.tasks.common.state import load_training_state, training_state
+from ropevit.tasks.common.optim import Ema, make_optimizer
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 

@@ -13,10 +13,9 @@ from ropevit.models.vit import ViT
 from ropevit.tasks.classify.train import train
 from ropevit.tasks.common import engine
 from ropevit.tasks.common.checkpoints import CheckpointError, list_checkpoints
+from ropevit.tasks.common.distributed import Interrupted
 from ropevit.tasks.common.events import EvalDone, EvalProgress, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.interruption import Interrupted
-from ropevit.tasks.common.log_window import DivergedError
-from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.metrics_log import DivergedError, read_metrics
 from ropevit.weights import load_model
 
 TIMING = ("images_per_second", "data_wait", "memory_gib")

@@ -14,11 +14,10 @@ from ropevit.data.coco import open_coco
 from ropevit.data.order import TrainOrder
 from ropevit.models.registry import get_config
 from ropevit.models.vit import ViT
-from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
+from ropevit.tasks.common.distributed import Communicator, Interrupted, make_accelerator, shutdown
 from ropevit.tasks.common.engine import Task
 from ropevit.tasks.common.events import StepDone
-from ropevit.tasks.common.interruption import Interrupted
-from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
 from ropevit.tasks.detect.average_precision import CocoScores
 from ropevit.tasks.detect.batches import EvalReader, TrainReader, train_batches

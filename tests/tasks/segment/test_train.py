@@ -9,13 +9,12 @@ import torch
 from ropevit.data.ade import open_ade
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.common.config import RunConfig
-from ropevit.tasks.common.directory import comparable
-from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
+from ropevit.tasks.common.distributed import Communicator, Interrupted, make_accelerator, shutdown
 from ropevit.tasks.common.engine import Task
 from ropevit.tasks.common.events import StepDone
-from ropevit.tasks.common.interruption import Interrupted
-from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.optim import make_optimizer
+from ropevit.tasks.common.run_dir import comparable
 from ropevit.tasks.segment import train as segment
 from ropevit.tasks.segment.build import build_segmenter, load_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig

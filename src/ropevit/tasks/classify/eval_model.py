@@ -9,7 +9,7 @@ from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.registry import MODELS, get_config, paper_window
 from ropevit.models.swin import SwinConfig
-from ropevit.tasks.common.run_files import Which, weights_file
+from ropevit.tasks.common.run_dir import Which, weights_file
 from ropevit.weights.hub import hub_id
 from ropevit.weights.infer import claimed_name
 from ropevit.weights.loading import ParsedCheckpoint, load_parsed, parse_checkpoint

@@ -8,8 +8,7 @@ from pathlib import Path
 from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, find_recipe, images_seen, training_cost
-from ropevit.tasks.common.directory import comparable, differences
-from ropevit.tasks.common.runs import RunSummary
+from ropevit.tasks.common.run_dir import RunSummary, comparable, differences
 
 #: model -> its recipes, one after the other.
 CHAINS = {

@@ -19,9 +19,9 @@ from ropevit.extras import require
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.score import tally
+from ropevit.tasks.common.batches import mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Report, silent
-from ropevit.tasks.common.task import mean_and_std, train_order
 from ropevit.tasks.common.training import run_training
 from ropevit.weights.create import create_model
 from ropevit.weights.saving import save_model

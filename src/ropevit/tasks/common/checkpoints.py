@@ -1,12 +1,16 @@
-"""Checkpoints of a training: written whole or not at all, checked before they are trusted, few kept."""
+"""Checkpoints of a training: what they hold, written so that a killed process leaves none half done, and read back."""
 
 import re
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from ropevit.files import write_atomically
+from ropevit.tasks.common.optim import Ema
 from ropevit.weights.archive import archive_damage
 from ropevit.weights.errors import WeightsError, first_line
 from ropevit.weights.reading import load_pickle
@@ -100,3 +104,29 @@ def damage(path: Path) -> str | None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint that `find_newest` has found to be whole."""
     return load_pickle(path)
+
+
+def fsdp_of() -> ModuleType:
+    """Load what shares weights out, which few trainings need and which takes a second to import."""
+    return import_module("ropevit.tasks.common.fsdp")
+
+
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, shard: bool) -> dict[str, Any]:
+    """Collect whole weights and optimizer state; all processes take part where they are shared out."""
+    if shard:
+        return fsdp_of().gather(model, optimizer, ema)
+    averages = {} if ema is None else ema.state_dict()
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": averages}
+
+
+def load_training_state(
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, shard: bool
+) -> None:
+    """Put back what `training_state` collected."""
+    if shard:
+        fsdp_of().scatter(state, model, optimizer, ema)
+        return
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if ema is not None:
+        ema.load_state_dict(state["ema"])

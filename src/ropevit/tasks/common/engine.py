@@ -17,20 +17,19 @@ from torch import Tensor, nn
 from ropevit.data.rng import derive_seed
 from ropevit.tasks.common.checkpoints import (
     find_newest,
+    fsdp_of,
     list_checkpoints,
     load_checkpoint,
+    load_training_state,
     save_checkpoint,
     step_of,
+    training_state,
 )
 from ropevit.tasks.common.config import OptimConfig, RunConfig
-from ropevit.tasks.common.distributed import Communicator
-from ropevit.tasks.common.ema import Ema
+from ropevit.tasks.common.distributed import Communicator, Interrupted, Interruption
 from ropevit.tasks.common.events import EvalDone, EvalProgress, LogLine, Notice, Report, StepDone, TrainStarted
-from ropevit.tasks.common.interruption import Interrupted, Interruption
-from ropevit.tasks.common.log_window import LogWindow
-from ropevit.tasks.common.metrics import Metrics
-from ropevit.tasks.common.optim import make_optimizer, make_schedule
-from ropevit.tasks.common.state import fsdp_of, load_training_state, training_state
+from ropevit.tasks.common.metrics_log import LogWindow, Metrics
+from ropevit.tasks.common.optim import Ema, make_optimizer, make_schedule
 
 #: What a checkpoint records at the start: the best score, the loss of the first line, images left out, and the last
 #: evaluation and its step.

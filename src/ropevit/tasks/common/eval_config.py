@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from ropevit.device import check_device_name
-from ropevit.tasks.common.run_files import TaskName, Which, describe_task
+from ropevit.tasks.common.run_dir import TaskName, Which, describe_task
 
 #: What can be measured: the kinds of models, each with a group of options that the others refuse.
 KINDS: tuple[TaskName, ...] = get_args(TaskName)

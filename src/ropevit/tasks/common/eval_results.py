@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ropevit.files import read_json, write_atomically
 from ropevit.locks import is_empty
-from ropevit.tasks.common.directory import differences
+from ropevit.tasks.common.run_dir import differences
 from ropevit.text import csv_cell
 
 SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "curve.png"

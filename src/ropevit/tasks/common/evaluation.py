@@ -17,7 +17,7 @@ from ropevit.models.published import PublishedResult
 from ropevit.tasks.common.distributed import Communicator, check_device, choose_device, shutdown
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, read_rows, read_settings
-from ropevit.tasks.common.log_window import LogWindow
+from ropevit.tasks.common.metrics_log import LogWindow
 
 #: Unreadable images of a size that are named.
 MOST_NAMED = 3

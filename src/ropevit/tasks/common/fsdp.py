@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ropevit.tasks.common.ema import Ema
+from ropevit.tasks.common.optim import Ema
 
 #: Classes of layers whose weights are gathered together where weights are shared out.
 SHARDED_LAYERS = ("Block", "SwinBlock")

@@ -9,11 +9,11 @@ from torch import nn
 from ropevit.data.identity import identify
 from ropevit.locks import lock_folder
 from ropevit.tasks.common.config import OptimConfig, RunConfig
-from ropevit.tasks.common.directory import open_directory
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.engine import Task, TrainJob, run_training_loop, start
 from ropevit.tasks.common.events import Notice, Report, silent
-from ropevit.tasks.common.metrics import trackers
+from ropevit.tasks.common.metrics_log import trackers
+from ropevit.tasks.common.run_dir import open_directory
 
 
 @runtime_checkable

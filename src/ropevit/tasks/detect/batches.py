@@ -13,7 +13,7 @@ from ropevit.data.coco import Boxes, CocoSource
 from ropevit.data.loading import Failure, batches
 from ropevit.data.order import Draw, TrainOrder
 from ropevit.extras import require
-from ropevit.tasks.common.reading import Prepare, eval_keys, read_eval_batch, read_train_batch, train_keys
+from ropevit.tasks.common.batches import Prepare, eval_keys, read_eval_batch, read_train_batch, train_keys
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
 from ropevit.tasks.detect.levels import padding_mask

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.dense.vit import pad_to
 from ropevit.models.swin import SwinConfig
-from ropevit.tasks.common.backbone import PRETRAINED, body_config, init_weights
 from ropevit.tasks.common.config import PositionName
+from ropevit.tasks.common.init_weights import PRETRAINED, body_config, init_weights
 from ropevit.tasks.common.model_file import PIXELS, FileFormat
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.config import DinoConfig

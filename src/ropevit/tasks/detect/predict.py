@@ -16,8 +16,7 @@ from ropevit.data.coco import Boxes
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
-from ropevit.tasks.common.drawing import Annotation, add_legend, paint_boxes
-from ropevit.tasks.common.outputs import Summary, save_png
+from ropevit.tasks.common.drawing import Annotation, Summary, add_legend, paint_boxes, save_png
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import collate, normalise, prepare
 from ropevit.tasks.detect.model import Detector, load_detector

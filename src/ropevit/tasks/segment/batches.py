@@ -11,7 +11,7 @@ from torch import Tensor
 from ropevit.data.ade import IGNORED, AdeSource
 from ropevit.data.loading import Failure, batches
 from ropevit.data.order import Draw, TrainOrder
-from ropevit.tasks.common.reading import read_train_batch, train_keys
+from ropevit.tasks.common.batches import read_train_batch, train_keys
 from ropevit.tasks.segment.augment import CropConfig, Sample, TrainTransform
 
 

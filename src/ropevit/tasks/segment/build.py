@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViTConfig
 from ropevit.models.swin import SwinConfig
-from ropevit.tasks.common.backbone import PRETRAINED, body_config, init_weights
 from ropevit.tasks.common.config import PositionName
+from ropevit.tasks.common.init_weights import PRETRAINED, body_config, init_weights
 from ropevit.tasks.common.model_file import PIXELS, FileFormat
 from ropevit.tasks.segment.config import Mask2FormerConfig, Neck, UperNetConfig
 from ropevit.tasks.segment.inference import InferenceConfig

@@ -14,8 +14,8 @@ from torch import Tensor
 from ropevit.data.ade import AdeSource
 from ropevit.data.loading import Failure, batches
 from ropevit.extras import require
+from ropevit.tasks.common.batches import eval_keys, read_eval_batch
 from ropevit.tasks.common.distributed import Communicator
-from ropevit.tasks.common.reading import eval_keys, read_eval_batch
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.metric import confusion
 from ropevit.tasks.segment.model import SegmentationModel

@@ -15,8 +15,7 @@ from ropevit.data.images import to_tensor
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
-from ropevit.tasks.common.drawing import add_legend, paint_labels
-from ropevit.tasks.common.outputs import Summary, save_png
+from ropevit.tasks.common.drawing import Summary, add_legend, paint_labels, save_png
 from ropevit.tasks.segment.build import load_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.model import SegmentationModel

@@ -14,11 +14,10 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import describe_skipped
 from ropevit.data.rng import derive_seed
 from ropevit.extras import require
-from ropevit.tasks.common.assignment import step_divisor
+from ropevit.tasks.common.batches import count_objects, mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
-from ropevit.tasks.common.reading import count_objects
-from ropevit.tasks.common.task import mean_and_std, train_order
+from ropevit.tasks.common.set_prediction import step_divisor
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.segment.batches import Batch, count_masks, normalised, train_batches
 from ropevit.tasks.segment.build import build_segmenter, save_segmenter

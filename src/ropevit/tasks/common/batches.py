@@ -1,13 +1,45 @@
-"""What the readers of detection and segmentation have in common: which pictures, and what happens to bad ones."""
+"""Batches: the order of the training images, how they are read, unreadable ones replaced, and normalised."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from ropevit.data.annotation_faults import RefusedError
 from ropevit.data.decoding import UNREADABLE, reason
+from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import Failure, Readable, SkippedIndex, TooManyBadError, read_next_readable, seeded
 from ropevit.data.order import Draw, TrainOrder
+
+
+def train_order(config: Any, length: int, accelerator: Any, **more: Any) -> TrainOrder:
+    """Share the images of every step out among the processes and micro-batches.
+
+    Args:
+        config: The training; its batch is that of a step, all processes together.
+        length: Images in the set.
+        accelerator: The processes.
+        **more: Further fields of the order, such as `repeats`.
+    """
+    return TrainOrder(
+        length,
+        config.batch_size,
+        config.run.seed,
+        world=accelerator.num_processes,
+        rank=accelerator.process_index,
+        shares=config.run.accumulate,
+        **more,
+    )
+
+
+def mean_and_std(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+    """Give mean and standard deviation of ImageNet's pixels, from 0 to 1, for each colour."""
+    mean, spread = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
+    return mean, spread
+
 
 BatchT = TypeVar("BatchT")
 

@@ -7,7 +7,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ropevit.tasks.classify.train import train
-from ropevit.tasks.common.metrics import read_metrics
+from ropevit.tasks.common import metrics_log
+from ropevit.tasks.common.metrics_log import read_metrics
 
 
 def test_tensorboard_gets_every_figure_once_also_after_a_kill(small, tmp_path):
@@ -79,7 +80,7 @@ def test_memory_is_measured_where_python_has_no_module_for_it(monkeypatch):
     psutil = ModuleType("psutil")
     psutil.Process = lambda: used
     monkeypatch.setitem(sys.modules, "psutil", psutil)
-    spec = importlib.util.spec_from_file_location("window_on_windows", window.__file__)
+    spec = importlib.util.spec_from_file_location("metrics_log_on_windows", metrics_log.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.Window(torch.device("cpu")).memory() == 3.0
+    assert module.LogWindow(torch.device("cpu")).memory() == 3.0

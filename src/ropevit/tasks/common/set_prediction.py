@@ -1,10 +1,12 @@
-"""What set losses share: who stands for what, and what the sum over all is divided by."""
+"""What DETR-like detectors and segmenters share: assignment, the divisor of set losses, sampling in float32."""
+
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ropevit.extras import require
 
@@ -47,3 +49,18 @@ def step_divisor(count: int | None, parts: int, device: torch.device) -> Float[T
         device: One that the processes can talk through.
     """
     return None if count is None else mean_over_ranks(count, device) / parts
+
+
+def sample_in_float32(attention: Any) -> None:
+    """Let a deformable attention of transformers read its values, and say where, in float32, also under autocast.
+
+    Args:
+        attention: With linear layers `value_proj` and `sampling_offsets`.
+    """
+    for linear in (attention.value_proj, attention.sampling_offsets):
+        linear.register_forward_hook(to_float32)
+
+
+def to_float32(module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG001
+    """Give what a layer gives in float32, or in float64 where it is that."""
+    return output.to(torch.promote_types(output.dtype, torch.float32))

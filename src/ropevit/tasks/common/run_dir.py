@@ -1,0 +1,390 @@
+"""The directory of a training: its config and weights, what kind of model a file holds, and many runs side by side."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+
+from ropevit.data.identity import describe_changes
+from ropevit.drawing import legend_label, write_figure
+from ropevit.extras import require
+from ropevit.files import parse_json, read_json, write_json
+from ropevit.locks import NAME, is_empty
+from ropevit.tasks.common.config import FIXED, RunConfig
+from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.weights.reading import check_exists, named_repository
+from ropevit.weights.sharded import find_index
+
+Which = Literal["best", "last", "ema"]
+#: Files that a training leaves in its directory.
+RUN_FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "model_ema.safetensors"}
+
+TaskName = Literal["classifier", "detector", "segmenter"]
+#: "format" in the header of a file of ours -> kind of the model; every other file is taken for a classifier's.
+TASK_OF_FORMAT: dict[str, TaskName] = {"ropevit-detector": "detector", "ropevit-segmenter": "segmenter"}
+
+
+def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
+    """Choose a file of weights in the directory of a training, or of a study's run, which keeps its last weights alone.
+
+    Args:
+        folder: The directory.
+        which: Which of them; None takes the best of a training, and what a study's run has.
+
+    Raises:
+        ValueError: If it is not there.
+    """
+    path, last = folder / RUN_FILES[which or "best"], folder / RUN_FILES["last"]
+    if path.is_file():
+        return path
+    if which is None and last.is_file() and is_study_model(last):
+        return last
+    if which is None and (index := find_index(folder)):
+        return index  # of weights in several files, as transformers saves them
+    there = [name for name, file in RUN_FILES.items() if (folder / file).is_file()]
+    if there:
+        raise ValueError(f"{folder} has no {path.name}; choose --which {' or '.join(there)}")
+    if runs := sorted(file.parent for file in folder.glob(f"runs/*/{last.name}")):
+        raise ValueError(
+            f"{folder} is a study of {len(runs)} trained models; name the directory of one, such as {runs[-1]}"
+        )
+    raise ValueError(
+        f"{folder} holds no weights ({', '.join(RUN_FILES.values())}); name the directory of a training that was "
+        "evaluated at least once, or a file of weights"
+    )
+
+
+def weights_file(checkpoint: str | None, which: Which | None) -> str | None:
+    """Find the weights that `--checkpoint` and `--which` mean: one rule for all that takes both.
+
+    Returns:
+        A file in the directory that is given; anything else, such as a file, a hub id or None, as it is.
+
+    Raises:
+        ValueError: If the directory has no such weights.
+    """
+    folder = Path(checkpoint or "").expanduser()
+    return str(checkpoint_in_run(folder, which)) if checkpoint and folder.is_dir() else checkpoint
+
+
+def is_study_model(path: Path) -> bool:
+    """Tell whether a file is the model of a study's run, by its header."""
+    try:
+        facts = parse_json(read_header(path).get("metadata", "{}"), path)
+    except ValueError:
+        return False
+    return isinstance(facts, dict) and "panel" in facts
+
+
+def read_header(path: Path) -> Mapping[str, str]:
+    """Read the header of a safetensors file; that of another file, or of a damaged one, is empty."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}  # of another layout, or damaged, which reading it will say
+
+
+def detect_task(checkpoint: str | None, which: Which | None = None) -> TaskName:
+    """Tell what kind of model a checkpoint holds, by the header of its file.
+
+    Args:
+        checkpoint: A file or hub id of any layout, or the directory of a training or a study's run; None, a published
+            classifier.
+        which: Which weights of a directory.
+
+    Raises:
+        ValueError: If it is a directory without such weights.
+        WeightsError: If it is a path to nothing.
+    """
+    path = Path(weights_file(checkpoint, which) or "").expanduser()
+    if checkpoint and named_repository(checkpoint) is None:
+        check_exists(path)
+    return TASK_OF_FORMAT.get(read_header(path).get("format", ""), "classifier") if path.is_file() else "classifier"
+
+
+def describe_task(kind: TaskName, checkpoint: str | None) -> str:
+    """Name the kind of a checkpoint's model, and why where a mistyped path may have been taken for a hub id."""
+    if checkpoint is None or named_repository(checkpoint) is None:
+        return kind
+    return f"{kind} (there is no file or directory {checkpoint}, so the hub's is meant)"
+
+
+FILE = "config.json"
+#: Under which key the config says which images it was started with.
+IMAGES = "images"
+
+#: A file that a killed process was writing.
+PARTIAL_FILE = re.compile(r"\..+\.\d+\.part")
+
+#: What may lie in a directory in which no step was taken, beside the lock and what was half written.
+BEGINNINGS = (FILE, "metrics.jsonl", "checkpoints", "tensorboard", "wandb", "wandb.id")
+
+#: Fields that others than the training read -> of which type they are; a field may be missing or null.
+TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
+    ("recipe",): str,
+    ("metric",): str,
+    ("model",): dict,
+    ("model", "position"): str,
+    ("model", "scaling"): str,
+    ("optim",): dict,
+    ("optim", "epochs"): (int, float),
+    ("optim", "steps"): (int, float),
+    ("run",): dict,
+    (IMAGES,): dict,
+    (IMAGES, "train"): dict,
+    (IMAGES, "val"): dict,
+}
+
+
+def open_directory(
+    run: RunConfig, settings: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Make the directory and write the config, or check that it holds a training with the same config and images.
+
+    Fields of the run that change how it is computed, not what comes out, may differ, and so may the place of the data.
+    A directory in which no step was taken is made anew.
+
+    Args:
+        run: Where.
+        settings: The whole config as JSON can hold it; what `run` holds is under "run".
+        images: What `identify` gives of each split, by name.
+
+    Raises:
+        ValueError: If something else is there, or the training was started otherwise.
+    """
+    if run.out.exists() and not run.out.is_dir():
+        raise ValueError(f"got the file {run.out} for the directory of the run; choose another --out")
+    if is_empty(run.out) or has_not_trained(run.out):
+        remove_partial_files(run.out)
+        write_json(run.out / FILE, {**settings, **({} if images is None else {IMAGES: images})})
+        return
+    if not run.resume:
+        more = ", or go on with what is there with --resume" if (run.out / FILE).exists() else ""
+        raise ValueError(f"{run.out} is not empty; choose another --out{more}")
+    before = read_settings(run.out)
+    if changed := differences(comparable(before), comparable(settings)):
+        raise ValueError(f"{run.out} was started otherwise ({'; '.join(changed)}); resume it with the same options")
+    check_images(run.out, before.get(IMAGES) or {}, images or {})
+    check_checkpoints(run.out)
+    remove_partial_files(run.out)
+
+
+def check_checkpoints(folder: Path) -> None:
+    """Refuse to start a training over that has left weights, but whose checkpoints are gone.
+
+    Raises:
+        ValueError: Naming the weights.
+    """
+    weights = [name for name in RUN_FILES.values() if (folder / name).exists()]
+    if weights and not any((folder / "checkpoints").glob("step-*")):
+        raise ValueError(
+            f"{folder} holds {', '.join(weights)}, but no checkpoint to resume from; choose another --out, or start "
+            f"from its weights: --init {folder / weights[0]}"
+        )
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for place in (folder, folder / "checkpoints"):
+        for path in place.glob(".*.part"):
+            if PARTIAL_FILE.fullmatch(path.name):
+                path.unlink()
+
+
+def has_not_trained(folder: Path) -> bool:
+    """Tell whether all that a directory holds is what a training writes before its first step."""
+    names = {path.name for path in folder.iterdir() if path.name != NAME and not PARTIAL_FILE.fullmatch(path.name)}
+    log, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+    if not names <= {*BEGINNINGS} or (log.exists() and log.stat().st_size) or any(checkpoints.glob("step-*")):
+        return False
+    try:
+        return not names or "run" in read_settings(folder)
+    except ValueError:
+        return False
+
+
+def check_images(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse other images than a training was started with, where it says with which.
+
+    Raises:
+        ValueError: Saying what changed.
+    """
+    found = {split: describe_changes(before[split], now[split]) for split in now if before.get(split)}
+    if said := "; ".join(f"{split}: {change}" for split, change in found.items() if change):
+        raise ValueError(
+            f"the data changed since {folder} was started ({said}); resume it with the images that it was started "
+            "with, or choose another --out"
+        )
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read the config of a run.
+
+    Raises:
+        ValueError: If the directory holds none, or one that no training wrote.
+    """
+    try:
+        settings = read_json(folder / FILE)
+        check_types(settings)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(
+            f"found no training in {folder} ({FILE} cannot be read: {reason}); name the directory of a run"
+        ) from error
+    return settings
+
+
+def check_types(settings: Any) -> None:
+    """Refuse fields of wrong types.
+
+    Raises:
+        ValueError: Naming the first.
+    """
+    if not isinstance(settings, dict):
+        raise ValueError(f"it holds a {type(settings).__name__}, expected an object")
+    for names, kind in TYPES.items():
+        value: Any = settings
+        for name in names:
+            value = None if value is None else value.get(name)
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise ValueError(f"{'.'.join(names)} is {str(value)[:40]!r}, which no training writes")
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten a config, without what may differ."""
+    flat = {}
+    for key, value in settings.items():
+        if key == IMAGES:
+            continue
+        if isinstance(value, Mapping):
+            kept = {name: inner for name, inner in value.items() if key != "run" or name in FIXED}
+            flat |= {f"{key}.{name}" if name in flat else name: inner for name, inner in kept.items()}
+        elif key != "data":
+            flat[key] = value
+    return json.loads(json.dumps(flat))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name the fields that differ."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What is known of a training from its directory."""
+
+    folder: Path
+    settings: dict[str, Any]
+    lines: list[dict[str, Any]]
+    """The log: lines with a loss, and lines with scores."""
+
+    @property
+    def name(self) -> str:
+        """Name of the directory."""
+        return self.folder.name
+
+    @property
+    def what(self) -> str:
+        """Recipe, position embedding, and the rules for positions if there are any."""
+        model = self.settings.get("model") or {}
+        words = self.settings.get("recipe") or "?", model.get("position"), model.get("scaling")
+        return " ".join(word for word in words if word)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training reached its end."""
+        return (self.folder / "model.safetensors").exists()
+
+    def curve(self, key: str) -> tuple[list[float], list[float]]:
+        """Give epochs and values of what the log has under a key."""
+        points = [(line["epoch"], line[key]) for line in self.lines if key in line]
+        return [x for x, _ in points], [y for _, y in points]
+
+    @property
+    def metric(self) -> str:
+        """Name of the score by which its best weights are chosen."""
+        return self.settings.get("metric") or "top1"
+
+    @property
+    def passes(self) -> float | None:
+        """Epochs of the whole training, where that is known yet."""
+        optim, last = self.settings.get("optim") or {}, (self.lines or [{}])[-1]
+        if optim.get("steps") is None:
+            return optim.get("epochs")
+        return optim["steps"] * last["epoch"] / last["step"] if last.get("step") else None
+
+    def last(self, key: str) -> float | None:
+        """Give the last value of a key, if there is one."""
+        return (self.curve(key)[1] or [None])[-1]
+
+    def best(self, key: str) -> float | None:
+        """Give the largest value of a key, if there is one."""
+        return max(self.curve(key)[1], default=None)
+
+    @property
+    def skipped(self) -> int:
+        """Number of times that an image could not be read."""
+        return sum(len(line.get("skipped", ())) for line in self.lines)
+
+
+def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
+    """Find the trainings in directories, at any depth, by name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = sorted({path.parent for folder in folders for path in [folder / FILE, *folder.rglob(FILE)]})
+    runs = [
+        RunSummary(folder=folder, settings=read_settings(folder), lines=read_metrics(folder))
+        for folder in found
+        if (folder / "metrics.jsonl").exists()
+    ]
+    if not runs:
+        raise ValueError(
+            f"found no training in {', '.join(map(str, folders))}; give the directory of a run, or of several"
+        )
+    return runs
+
+
+def by_metric(runs: Sequence[RunSummary]) -> dict[str, list[RunSummary]]:
+    """Group trainings by their score: an accuracy and an average precision cannot stand side by side."""
+    groups: dict[str, list[RunSummary]] = {}
+    for run in runs:
+        groups.setdefault(run.metric, []).append(run)
+    return groups
+
+
+def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
+    """Draw loss and score of trainings over their epochs, one row of axes for each kind of score.
+
+    Args:
+        runs: The trainings.
+        path: PNG to write.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+        ValueError: If the disk refuses, or the path is none of a PNG.
+    """
+    figures = require("matplotlib.figure", "figures")
+    groups = by_metric(runs)
+    figure = figures.Figure(figsize=(11, 4.2 * len(groups)), layout="constrained")
+    for (left, right), (metric, alike) in zip(
+        figure.subplots(len(groups), 2, squeeze=False), groups.items(), strict=True
+    ):
+        for run in alike:
+            for axes, key in ((left, "loss"), (right, metric)):
+                epochs, values = run.curve(key)
+                marker = "o" if axes is right or len(values) == 1 else None  # a line of one point is invisible
+                axes.plot(epochs, values, label=legend_label(run.name), marker=marker, markersize=3, linewidth=1.2)
+        for axes, title in ((left, "training loss"), (right, f"{metric} on the test images (%)")):
+            axes.set(title=title, xlabel="epoch")
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+        right.legend(frameon=False, fontsize=8)
+    return write_figure(figure, path)
