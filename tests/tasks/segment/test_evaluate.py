@@ -43,7 +43,7 @@ def by_hand(model, picture, short=64, long=80, ratios=(1.0,), **inference):
         resized = functional.resize(picture, list(view_size(size, short, long, ratio)))
         pixels = torch.from_numpy(np.array(resized)).float() / 255
         views.append(((pixels - mean) / std).permute(2, 0, 1)[None])
-    return segment(model.scores, views, size, InferenceConfig(**inference))[0]
+    return segment(model.logits, views, size, InferenceConfig(**inference))[0]
 
 
 @pytest.fixture(scope="module")

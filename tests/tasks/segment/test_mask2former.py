@@ -129,12 +129,12 @@ def test_an_image_that_cells_do_not_fill_is_scored_and_learned_as_if_padded_with
         losses.append(mask_losses(model(image), label, model.config))
     torch.testing.assert_close(*losses)
     model.eval()
-    torch.testing.assert_close(model.scores(images), model.scores(padded)[:, :, :70, :90])
+    torch.testing.assert_close(model.logits(images), model.logits(padded)[:, :, :70, :90])
 
 
 def test_pictures_are_segmented_at_their_original_size():
     model = small_mask2former().eval()
-    found = segment(model.scores, [torch.randn(1, 3, 70, 96)], (45, 77), InferenceConfig(probabilities=False))
+    found = segment(model.logits, [torch.randn(1, 3, 70, 96)], (45, 77), InferenceConfig(probabilities=False))
     assert found.shape == (1, 45, 77)
     assert found.max() < 150
 

@@ -138,13 +138,13 @@ def test_scores_in_bfloat16_are_float32_and_the_same_in_training_as_afterwards(m
     torch.manual_seed(0)
     model, images = make().eval(), torch.randn(1, 3, 70, 96)
     with torch.autocast("cpu", torch.bfloat16):  # as the command that evaluates
-        afterwards = model.scores(images)
+        afterwards = model.logits(images)
     with torch.autocast("cpu", torch.bfloat16, enabled=False):
-        exact = model.scores(images)
+        exact = model.logits(images)
     accelerator = make_accelerator(RunConfig(device="cpu", precision="bfloat16"))
     trained = accelerator.unwrap_model(accelerator.prepare_model(model))  # which returns float32, whatever is computed
     with accelerator.autocast():
-        during = trained.scores(images)
+        during = trained.logits(images)
     shutdown()
     assert during.dtype == afterwards.dtype == torch.float32
     assert torch.equal(during, afterwards)

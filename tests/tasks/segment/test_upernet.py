@@ -58,7 +58,7 @@ def test_an_image_that_cells_do_not_fill_is_scored_and_learned_as_if_padded_with
         wanted = upernet_losses(model(padded), beside, model.config)[name]
         torch.testing.assert_close(value * labels.numel(), wanted * beside.numel())
     model.eval()
-    torch.testing.assert_close(model.scores(images), model.scores(padded)[:, :, :70, :90])
+    torch.testing.assert_close(model.logits(images), model.logits(padded)[:, :, :70, :90])
 
 
 def test_the_auxiliary_loss_is_weighed_and_only_there_in_training():
@@ -178,5 +178,5 @@ def test_three_pictures_are_learned_by_heart(tmp_path):
         sum(upernet_losses(model(images), labels, model.config).values()).backward()
         optimizer.step()
         schedule.step()
-    found = segment(model.eval().scores, [images], (64, 64), InferenceConfig())
+    found = segment(model.eval().logits, [images], (64, 64), InferenceConfig())
     assert segmentation_scores(confusion(found, labels, 150)).miou > 0.9

@@ -35,7 +35,7 @@ class Mask2Former(SegmentationModel):
     >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224", drop_path=0.3)))
     >>> model = Mask2Former(backbone, Mask2FormerConfig())
     >>> losses = mask_losses(model(images), labels, model.config)
-    >>> labels = segment(model.eval().scores, [images], (683, 512), InferenceConfig(probabilities=False))
+    >>> labels = segment(model.eval().logits, [images], (683, 512), InferenceConfig(probabilities=False))
 
     Args:
         backbone: With maps of strides 4, 8, 16 and 32.
@@ -109,7 +109,7 @@ class Mask2Former(SegmentationModel):
         own = {"pixel_decoder.level_embed", *(f"decoder.{name}" for name in embeddings)}
         return super().no_weight_decay() | own
 
-    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
+    def logits(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
         """Score the classes of the pixels at the size of the images, as `segment` takes them."""
         return semantic_scores(self(images)[-1], (images.shape[2], images.shape[3]))
 

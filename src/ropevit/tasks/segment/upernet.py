@@ -31,7 +31,7 @@ class UperNet(SegmentationModel):
     >>> backbone = make_vit_backbone(get_config("rope_mixed_deit_base_patch16_LS"), profile)
     >>> model = UperNet(backbone, profile.head)
     >>> losses = upernet_losses(model(images), labels, model.config)
-    >>> labels = segment(model.eval().scores, [images], (683, 512), profile.inference)
+    >>> labels = segment(model.eval().logits, [images], (683, 512), profile.inference)
 
     Args:
         backbone: With maps of strides 4, 8, 16 and 32.
@@ -74,7 +74,7 @@ class UperNet(SegmentationModel):
         maps = self.backbone(images).features
         return PixelLogits(self.head(maps), self.auxiliary_head(maps) if self.training else None)
 
-    def scores(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
+    def logits(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
         """Give the logits of the pixels at the size of the images, in float32, as `segment` takes them."""
         return resize_logits(self(images).logits.float(), STRIDES[0], (images.shape[2], images.shape[3]))
 
