@@ -89,7 +89,7 @@ SECTIONS = [
     ("docs/choose.md", "## Our study", "## Detection and segmentation"),
     ("docs/choose.md", "- **Here**, small models", "## Rules and other families"),
     ("docs/choose.md", "## Rules and other families", "## Cost"),
-    ("README.md", "*Two runs", "## Three commands"),
+    ("README.md", "*Two runs", "## Two commands"),
 ]
 
 

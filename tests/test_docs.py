@@ -1,6 +1,7 @@
 """What README and docs say is true: their code runs, their commands and files exist."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ropevit.cli import VERBS
 from ropevit.rope import ROPE_TYPES
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/ropevit"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -40,6 +42,17 @@ def test_commands_name_verbs_that_exist(page):
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_architecture_page_and_its_figure_name_files_that_exist():
+    drawing = ROOT / "docs/figures/architecture.svg"
+    assert runpy.run_path(str(drawing.with_suffix(".py")))["draw"]() == drawing.read_text(), "draw it again"
+    text = (ROOT / "docs/architecture.md").read_text() + drawing.read_text()
+    paths = set(re.findall(r"\w+/[\w./]+\.py", text))
+    assert len(paths) > 5
+    assert [path for path in paths if not any((root / path).is_file() for root in (ROOT, SOURCE))] == []
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert packages <= set(re.findall(r"^\| `(\w+)`", text, re.M))
 
 
 def test_the_embedded_images_are_small_enough_for_the_wheel():
