@@ -8,8 +8,8 @@ from torch.testing import assert_close
 
 from ropevit.models import ViT, ViTConfig, parameter_groups
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
-from ropevit.models.dense.relative import DecomposedRelPosBias
 from ropevit.models.layers import Attention
+from ropevit.models.vit.relative import DecomposedRelPosBias
 from ropevit.models.window_partition import WindowPartition, attend_in_windows
 from ropevit.rope import axial_frequencies, grid_positions, rotate
 from ropevit.weights import load_dense_weights

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from ropevit import create_model, load_model, load_weights, parameter_groups, save_model
 from ropevit.kernels import set_backend
 from ropevit.models import Swin, SwinConfig, ViT, ViTConfig, get_config, set_scaling
-from ropevit.models.dense.vit import DenseViT, DenseViTConfig
+from ropevit.models.vit.dense import DenseViT, DenseViTConfig
 from ropevit.rope.scaling import SCALING_METHODS
 
 FAMILIES = ("golden", "spiral", "simplex", "polar")

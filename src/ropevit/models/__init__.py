@@ -7,8 +7,8 @@ from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
 from ropevit.models.registry import MODELS, get_config, list_models
 from ropevit.models.rotary import set_scaling
 from ropevit.models.swin import Swin, SwinConfig
-from ropevit.models.video import inflate
 from ropevit.models.vit import ViT, ViTConfig
+from ropevit.models.vit.video import inflate
 
 __all__ = [
     "MODELS",

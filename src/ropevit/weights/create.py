@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.registry import MODELS, get_config
-from ropevit.models.video import inflate
 from ropevit.models.vit import ViT, ViTConfig
+from ropevit.models.vit.video import inflate
 from ropevit.weights.hub import hub_id
 from ropevit.weights.loading import ParsedCheckpoint, load_parsed, parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint

@@ -12,7 +12,8 @@ from ropevit.models.base import BaseModel, ConfigT
 from ropevit.models.config import as_pair
 from ropevit.models.layers import resize_embedding
 from ropevit.models.registry import paper_window
-from ropevit.models.swin import Stage, Swin, SwinBlock, SwinConfig
+from ropevit.models.swin import Swin, SwinConfig
+from ropevit.models.swin.model import Stage, SwinBlock
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.windows import resize_bias
 from ropevit.weights.layouts import to_ours

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
-from ropevit.models.dense.vit import pad_to
 from ropevit.models.swin import SwinConfig
+from ropevit.models.vit.dense import pad_to
 from ropevit.tasks.common.config import PositionName
 from ropevit.tasks.common.init_weights import PRETRAINED, body_config, init_weights
 from ropevit.tasks.common.model_file import PIXELS, FileFormat

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
-from ropevit.models.dense.pyramid import SCALES, zero_padding
+from ropevit.models.pyramid import SCALES, zero_padding
 from ropevit.models.vit import ViTConfig
 from ropevit.tasks.segment.config import Neck, UperNetProfile
 

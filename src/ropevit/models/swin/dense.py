@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ropevit.kernels.windows import ceil_div
-from ropevit.models.dense.backbone import (
+from ropevit.models.backbone import (
     Backbone,
     Maps,
     Padding,
@@ -15,7 +15,7 @@ from ropevit.models.dense.backbone import (
     make_pixel_mask,
     with_masks,
 )
-from ropevit.models.dense.pyramid import zero_padding
+from ropevit.models.pyramid import zero_padding
 from ropevit.models.swin import Swin, SwinConfig
 from ropevit.models.windows import WindowAttention
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ropevit.kernels.windows import ceil_div
-from ropevit.models.dense.backbone import (
+from ropevit.models.backbone import (
     Backbone,
     Maps,
     Padding,
@@ -17,10 +17,10 @@ from ropevit.models.dense.backbone import (
     make_pixel_mask,
     with_masks,
 )
-from ropevit.models.dense.pyramid import PyramidConfig, SimpleFeaturePyramid, zero_padding
-from ropevit.models.dense.relative import DecomposedRelPosBias
 from ropevit.models.packed import SequenceIds
+from ropevit.models.pyramid import PyramidConfig, SimpleFeaturePyramid, zero_padding
 from ropevit.models.vit import ViT, ViTConfig
+from ropevit.models.vit.relative import DecomposedRelPosBias
 from ropevit.models.window_partition import WindowPartition, key_mask
 
 #: Pixels of the image for whose rows and columns of patches the relative bias of global blocks is learned.
