@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TORCH := 2.13.0
 
-.PHONY: help setup demo test lint types docs constraints clean
+.PHONY: help setup demo test test-all lint types docs constraints clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP)  ## install ropevit and its tools into .venv
 
@@ -22,9 +22,12 @@ demo: $(STAMP)  ## run the main job: compare position embeddings on the embedded
 	$(BIN)/ropevit study --out runs/demo --resume
 
 # Bytecode is kept: without it, every process that the tests start would compile the package anew.
-test: export PYTHONDONTWRITEBYTECODE :=
-test: $(STAMP) lint types  ## check style and types, then run the whole test suite
-	$(BIN)/python -m pytest -n 2
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+test: $(STAMP) lint types  ## check style and types, then run the tests that are not marked "full" (under 4 minutes)
+	$(BIN)/python -m pytest -n 2 -m "not full"
+
+test-all: test  ## run everything: those tests, then the ones marked "full"
+	$(BIN)/python -m pytest -n 2 -m full
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

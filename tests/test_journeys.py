@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from commands import command_lines
+from marks import by_default
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the commands are copies of a process")
 
@@ -163,7 +164,7 @@ def faults(row, result, folder):
             yield f"no {pattern}"
 
 
-@pytest.mark.parametrize("name", JOURNEYS)
+@pytest.mark.parametrize("name", by_default(["classifier"], JOURNEYS))
 def test_every_default_runs(name, run, at_home):
     wrong = []
     for row in JOURNEYS[name]:

@@ -128,7 +128,7 @@ def test_what_is_expected_is_computed_in_float64():
     assert {value.dtype for value in found.values()} == {torch.float64}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.usefixtures("unchecked")
 def test_compiled_candidates_are_checked_too(monkeypatch):
     graphs, compiler = [], torch.compile

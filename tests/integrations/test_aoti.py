@@ -13,7 +13,7 @@ from integrations.exported import tiny
 COMPILER = next((name for name in (os.environ.get("CXX"), "g++", "clang++") if name and shutil.which(name)), None)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec:FutureWarning")  # PyTorch's own, as the next

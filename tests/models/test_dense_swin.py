@@ -6,6 +6,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from marks import by_default, embeddings
 from ropevit.models import SWIN_EMBEDDINGS, Swin, SwinConfig, parameter_groups
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
 from ropevit.models.windows import WindowAttention
@@ -27,7 +28,7 @@ def model(position="rope_mixed", **changes) -> DenseSwin:
     return built.eval()
 
 
-@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
 @pytest.mark.parametrize(("height", "width"), [(48, 96), (70, 101), (1, 33)])
 def test_any_size_gives_maps_with_the_declared_strides_and_channels(position, height, width):
     built = model(position)
@@ -44,7 +45,7 @@ def test_valid_says_which_cells_begin_in_their_image():
     assert all(real[1].all() for real in valid)
 
 
-@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
 def test_it_is_the_classifiers_maps_with_norms_where_padding_is_hidden(position):
     built, plain = model(position, padding="masked"), Swin(body(position, num_classes=0))
     plain.load_state_dict(built.body.state_dict(), strict=False)
@@ -111,7 +112,7 @@ def test_every_second_block_is_shifted_by_the_rule_of_the_published_detectors(h,
     assert_close(found, expected.roll((step, step), (1, 2))[:, :h, :w], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
 @pytest.mark.parametrize(("height", "width"), [(70, 101), (33, 20), (9, 130), (1, 1)])
 def test_masked_padding_gives_an_image_the_same_alone_and_in_any_batch(position, height, width):
     """Among them images so small that one window spans them, which is cut in four by the shift."""
@@ -164,7 +165,7 @@ def test_stages_are_shown_as_asked_for():
     assert_close(some(images).features, every(images).features[1:], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
 def test_every_parameter_has_a_gradient(position):
     built = model(position).train()
     sum(x.pow(3).sum() for x in built(torch.randn(2, 3, 70, 101)).features).backward()
@@ -203,7 +204,7 @@ def test_layers_learn_as_in_the_classifier_and_new_parts_as_its_head():
     assert scale["norms.0.weight"] == (1, 0)
 
 
-@pytest.mark.parametrize("padding", ["seen", "masked"])
+@pytest.mark.parametrize("padding", by_default(["masked"], ["seen", "masked"]))
 @pytest.mark.usefixtures("unchecked")
 def test_one_graph_serves_all_sizes(padding):
     counter = CompileCounter()

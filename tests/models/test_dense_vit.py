@@ -6,6 +6,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from marks import embeddings
 from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig, get_config, parameter_groups
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.layers import Attention
@@ -31,7 +32,7 @@ def model(position="rope_mixed", depth=4, pyramid=NARROW, **changes) -> DenseViT
     return built.eval()
 
 
-@pytest.mark.parametrize("position", VIT_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (70, 101), (1, 33)])
 def test_any_size_gives_maps_with_the_declared_strides_and_channels(position, height, width):
     built = model(position, pyramid=PyramidConfig(channels=8, top=True))
@@ -90,7 +91,7 @@ def test_a_window_sees_nothing_of_the_others_and_a_global_block_everything(posit
     assert influence(model(position, global_blocks=(1,))).all()
 
 
-@pytest.mark.parametrize("position", VIT_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 def test_it_is_the_plain_vit_where_all_blocks_see_all(position):
     built, plain = model(position, global_blocks=(0, 1, 2, 3), taps=(0, 1, 2, 3)), ViT(body(position, num_classes=0))
     plain.load_state_dict(built.body.state_dict(), strict=False)
@@ -163,7 +164,7 @@ def test_seen_padding_is_the_zeros_that_a_caller_may_add():
         assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("position", VIT_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 @pytest.mark.parametrize("changes", [{}, {"padding": "masked", "final_norm": True, "taps": (0, 1, 2, 3)}])
 def test_every_parameter_has_a_gradient(position, changes):
     built = model(position, **changes).train()

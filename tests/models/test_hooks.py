@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.testing import assert_close
 
+from marks import embeddings
 from offloading import offload
 from ropevit.kernels.windows import cached_mask
 from ropevit.models import SWIN_EMBEDDINGS, VIT_EMBEDDINGS, Swin, SwinConfig, ViT, ViTConfig
@@ -68,7 +69,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", embeddings(CASES))
 def test_weights_that_come_with_hooks_give_the_same(case):
     make, run = CASES[case]
     model = make()

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
+from marks import embeddings
 from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig
 from ropevit.models.layers import Block, resize_embedding
 from ropevit.models.packed import cheapest_row, first_fit_decreasing, pack, random_patches, sample_embedding
@@ -29,7 +30,7 @@ def pictures(sizes=SIZES, **options) -> list[torch.Tensor]:
     return [torch.randn(3, 4 * h, 4 * w, **options) for h, w in sizes]
 
 
-@pytest.mark.parametrize("position", list(VIT_EMBEDDINGS))
+@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 @pytest.mark.parametrize(
     "fields",
     [{}, {"num_registers": 2}, {"num_registers": 1, "pooling": "avg"}, {"class_token": False, "pooling": "avg"}],

@@ -208,7 +208,10 @@ def test_what_rules_cannot_do_is_refused():
         set_scaling(torch.nn.Linear(2, 2), "pi")
 
 
-@pytest.mark.parametrize(("kind", "position"), [("vit", "rope_polar"), ("swin", "rope_simplex")])
+@pytest.mark.parametrize(
+    ("kind", "position"),
+    [("vit", "rope_polar"), pytest.param("swin", "rope_simplex", marks=pytest.mark.full)],
+)
 @pytest.mark.usefixtures("unchecked")
 def test_families_and_rules_compile_to_one_graph(kind, position):
     one_stage = {"depths": (2,), "heads": (2,)} if kind == "swin" else {}

@@ -7,6 +7,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from marks import embeddings
 from ropevit.models import MODELS, SWIN_EMBEDDINGS, Swin, SwinConfig, get_config, list_models, parameter_groups, windows
 from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.layers import project
@@ -86,7 +87,7 @@ def test_the_window_is_the_papers_unless_given(changes, window):
     assert get_config("swin_rope_mixed_tiny_patch4_window7_224", **changes).window_size == window
 
 
-@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 83), (20, 130), (9, 5)])
 def test_any_size_runs(position, height, width):
     built, images = model(position), torch.randn(2, 3, height, width)
@@ -189,7 +190,7 @@ def test_a_common_shift_of_positions_in_the_windows_changes_nothing(position, mo
     assert not torch.allclose(built(images), here, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("position", SWIN_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
 def test_every_parameter_gets_a_gradient(position):
     built = model(position).train()
     built(torch.randn(2, 3, 50, 83)).square().sum().backward()

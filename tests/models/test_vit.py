@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from marks import by_default, embeddings
 from ropevit.models import MODELS, VIT_EMBEDDINGS, ViT, ViTConfig, get_config, list_models, parameter_groups
 from ropevit.models.layers import DropPath, resize_embedding
 from ropevit.models.positions import is_published
@@ -71,7 +72,7 @@ def test_every_published_model_is_in_the_registry():
     ]
 
 
-@pytest.mark.parametrize("position", VIT_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 80), (16, 112)])
 def test_any_size_that_the_patches_tile_runs(position, height, width):
     images = torch.randn(2, 3, height, width)
@@ -230,7 +231,9 @@ def test_short_dtypes_stay_close_to_float32(mode, position):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("position", list(filter(is_published, VIT_EMBEDDINGS)))
+@pytest.mark.parametrize(
+    "position", by_default(["rope_axial_ape", "rope_mixed"], [*filter(is_published, VIT_EMBEDDINGS)])
+)
 def test_one_graph_serves_ten_resolutions(position):
     from torch._dynamo.testing import CompileCounter
 

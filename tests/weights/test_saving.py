@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ropevit
+from marks import embeddings
 from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig
 from ropevit.rope import CONVENTION
 from ropevit.weights import WeightsError, load_model, load_weights, save_model
@@ -15,7 +16,7 @@ from ropevit.weights.digest import KEY, content_digest
 from ropevit.weights.metadata import IGNORED_FIELDS
 
 
-@pytest.mark.parametrize("position", VIT_EMBEDDINGS)
+@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 @pytest.mark.parametrize(
     "changes",
     [{}, {"img_size": (32, 96), "num_registers": 2, "pooling": "avg", "layer_scale": None}],

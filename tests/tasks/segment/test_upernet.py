@@ -166,7 +166,7 @@ def test_what_makes_no_head_is_refused(changes):
         UperNetConfig(**changes)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_three_pictures_are_learned_by_heart(tmp_path):
     images, labels = pictures(tmp_path / "ade")
     model = small_upernet(width=64, dropout=0.0)
