@@ -14,8 +14,8 @@ from ropevit.data.ade import read_labels
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.tasks.detect.model import Detector, save_detector
 from ropevit.tasks.detect.recipes import find_recipe
-from ropevit.tasks.segment.build import build_segmenter, save_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.model import build_segmenter, save_segmenter
 from tasks.segment.small import small_segmenter
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ropevit.tasks.detect import model as detect
 from ropevit.tasks.detect.recipes import find_recipe
-from ropevit.tasks.segment.build import build_segmenter, load_segmenter
+from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import train
 from tasks.segment.generated import small_training, write_pictures
 from tasks.segment.small import small_segmenter

@@ -7,9 +7,9 @@ from torchvision import tv_tensors
 from ropevit.tasks.detect.augment import ShortestSize
 from ropevit.tasks.detect.model import DetectModel
 from ropevit.tasks.detect.neck import Neck
-from ropevit.tasks.segment.build import SegmentModel
 from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.mask2former import Mask2Former
+from ropevit.tasks.segment.model import SegmentModel
 from tasks.detect.small import small_config
 from tasks.segment.small import small_swin
 

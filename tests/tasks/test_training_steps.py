@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.model import DetectModel, Detector
-from ropevit.tasks.segment.build import build_segmenter
 from ropevit.tasks.segment.criterion import mask_losses
+from ropevit.tasks.segment.model import build_segmenter
 from ropevit.tasks.segment.upernet import upernet_losses
 from tasks.detect.small import objects
 from tasks.segment.small import small_segmenter

@@ -21,7 +21,7 @@ from ropevit.models.architectures import Config
 from ropevit.tasks.classify import eval_model as weights_of
 from ropevit.tasks.common.run_dir import RUN_FILES, TaskName, Which, detect_task, weights_file
 from ropevit.tasks.detect.model import load_detector
-from ropevit.tasks.segment.build import load_segmenter
+from ropevit.tasks.segment.model import load_segmenter
 from ropevit.weights.loading import LoadReport, load_parsed
 
 #: Images that are looked at.

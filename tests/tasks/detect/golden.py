@@ -11,8 +11,8 @@ import torch
 
 from ropevit.tasks.detect.boxes import make_target
 from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.detrex import load_detrex
 from ropevit.tasks.detect.dino import Dino
-from ropevit.tasks.detect.layout import load_detrex
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = {case["case"]: case for case in json.loads((GOLDEN / "dino.json").read_text())}

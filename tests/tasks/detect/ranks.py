@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from ropevit.tasks.common.set_prediction import mean_over_ranks
+from ropevit.tasks.dense.set_prediction import mean_over_ranks
 from ropevit.tasks.detect import criterion, layers
 from ropevit.tasks.detect.criterion import dino_losses
 from tasks.detect.small import objects, small_detector, small_maps

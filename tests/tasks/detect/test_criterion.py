@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ropevit.tasks.common.set_prediction import mean_over_ranks
+from ropevit.tasks.dense.set_prediction import mean_over_ranks
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.criterion import dino_losses, set_losses
 from tasks.detect import ranks

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropevit.tasks.common.set_prediction import linear_sum_assignment
+from ropevit.tasks.dense.set_prediction import linear_sum_assignment
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.matching import cost_matrix, match
 from tasks.detect.small import objects, small_config

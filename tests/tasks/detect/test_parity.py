@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ropevit.tasks.detect.criterion import dino_losses
-from ropevit.tasks.detect.layout import to_detrex
+from ropevit.tasks.detect.detrex import to_detrex
 from ropevit.tasks.detect.levels import padding_mask
 from ropevit.tasks.detect.postprocess import to_detections
 from tasks.detect.golden import ARRAYS, CASES, SIZES, detector, feature_maps, targets

@@ -8,8 +8,8 @@ from PIL import Image
 
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.tiny import scene, write_ade
-from ropevit.tasks.segment.build import build_segmenter, save_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.model import build_segmenter, save_segmenter
 from tasks.segment.small import small_segmenter
 
 CLASSES = ("sky", "sea", "sand", "boat")

@@ -16,7 +16,7 @@ from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.segment import criterion
 from ropevit.tasks.segment.criterion import mask_losses
 from ropevit.tasks.segment.mask2former import MODULE
-from ropevit.tasks.segment.metric import confusion, segmentation_scores
+from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 from tasks.segment.small import small_mask2former
 
 

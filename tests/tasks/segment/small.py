@@ -7,9 +7,9 @@ from ropevit.data.ade import open_ade
 from ropevit.data.tiny import make_tiny
 from ropevit.models import get_config
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
-from ropevit.tasks.segment.build import SegmentModel
 from ropevit.tasks.segment.config import PROFILES, Mask2FormerConfig, UperNetConfig, UperNetProfile
 from ropevit.tasks.segment.mask2former import Mask2Former
+from ropevit.tasks.segment.model import SegmentModel
 from ropevit.tasks.segment.neck import make_vit_backbone
 from ropevit.tasks.segment.upernet import UperNet
 

@@ -21,7 +21,7 @@ from ropevit.tasks.segment.augment import (
     saturate,
 )
 from ropevit.tasks.segment.batches import TrainReader, normalised, train_batches
-from ropevit.tasks.segment.evaluator import InferenceSettings, Reader, read
+from ropevit.tasks.segment.confusion_matrix import InferenceSettings, Reader, read
 from ropevit.tasks.segment.inference import InferenceConfig, view_size
 from ropevit.tasks.segment.recipes import RECIPES
 

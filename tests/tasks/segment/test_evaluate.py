@@ -17,9 +17,9 @@ from ropevit.tasks.common.evaluation import EvalSizeDone
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.segment import evaluate as module
 from ropevit.tasks.segment.augment import CropConfig
-from ropevit.tasks.segment.build import SegmenterInfo, build_segmenter, load_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
-from ropevit.tasks.segment.metric import confusion, segmentation_scores
+from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
+from ropevit.tasks.segment.model import SegmenterInfo, build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.weights.errors import WeightsError

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ropevit.tasks.segment.build import build_segmenter, save_segmenter
 from ropevit.tasks.segment.init_weights import init_segmenter
+from ropevit.tasks.segment.model import build_segmenter, save_segmenter
 from ropevit.weights import WeightsError
 from tasks.segment.small import small_segmenter
 

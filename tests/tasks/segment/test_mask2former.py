@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from ropevit.tasks.segment import criterion
+from ropevit.tasks.segment.base import semantic_to_masks
 from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.criterion import choose_points, layer_losses, mask_losses
 from ropevit.tasks.segment.inference import InferenceConfig, segment
 from ropevit.tasks.segment.mask2former import Masks, semantic_scores
-from ropevit.tasks.segment.model import semantic_to_masks
 from tasks.segment import ranks
 from tasks.segment.small import small_mask2former
 

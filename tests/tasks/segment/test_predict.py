@@ -12,10 +12,10 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.common.drawing import OPACITY, class_colour
-from ropevit.tasks.segment.build import build_segmenter, save_segmenter
-from ropevit.tasks.segment.evaluator import Reader
+from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.confusion_matrix import Reader
 from ropevit.tasks.segment.inference import InferenceConfig
-from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.model import build_segmenter, save_segmenter
 from ropevit.tasks.segment.predict import LabelFolder, label_map, open_labeller, shares
 from tasks.segment.small import small_segmenter
 

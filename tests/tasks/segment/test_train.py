@@ -16,9 +16,9 @@ from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.optim import make_optimizer
 from ropevit.tasks.common.run_dir import comparable
 from ropevit.tasks.segment import train as segment
-from ropevit.tasks.segment.build import build_segmenter, load_segmenter
 from ropevit.tasks.segment.inference import InferenceConfig
-from ropevit.tasks.segment.metric import confusion
+from ropevit.tasks.segment.mean_iou import confusion
+from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.recipes import RECIPES
 from ropevit.tasks.segment.train import Segmentation, train
 from tasks.segment.generated import small_training, write_pictures
@@ -161,7 +161,7 @@ def test_what_is_fed_and_how_it_is_segmented_are_those_of_the_config(task, monke
         calls.append((tuple(views[0].shape[2:]), size, config.window))
         return torch.full((1, *size), 1)
 
-    monkeypatch.setattr("ropevit.tasks.segment.evaluator.segment", segment)
+    monkeypatch.setattr("ropevit.tasks.segment.confusion_matrix.segment", segment)
     scores = made.evaluate(build_segmenter(made.config.model, 4), lambda _: None)
     sizes = [made.test.read(index)[1].shape for index in range(3)]
     assert [size for _, size, _ in calls] == sizes

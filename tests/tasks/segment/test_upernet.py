@@ -7,10 +7,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
+from ropevit.tasks.segment.base import pixel_loss
 from ropevit.tasks.segment.config import PROFILES, UperNetConfig
 from ropevit.tasks.segment.inference import InferenceConfig, segment
-from ropevit.tasks.segment.metric import confusion, segmentation_scores
-from ropevit.tasks.segment.model import pixel_loss
+from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 from ropevit.tasks.segment.neck import make_vit_backbone
 from ropevit.tasks.segment.upernet import UperNet, upernet_losses
 from tasks.segment.small import pictures, small_body, small_profile, small_upernet

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropevit.extras import require
-from ropevit.tasks.common.set_prediction import mean_over_ranks
+from ropevit.tasks.dense.set_prediction import mean_over_ranks
 from ropevit.tasks.detect.boxes import Matching, Predictions, Target, box_cxcywh_to_xyxy
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Output

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ropevit.tasks.common.init_weights import PRETRAINED, backbone_shape, check_compatible, init_backbone, load_message
 from ropevit.tasks.common.run_dir import detect_task
-from ropevit.tasks.detect.layout import from_detrex, to_detrex
+from ropevit.tasks.dense.init_weights import PRETRAINED, backbone_shape, check_compatible, init_backbone, load_message
+from ropevit.tasks.detect.detrex import from_detrex, to_detrex
 from ropevit.tasks.detect.model import DetectModel, Detector, load_weights_into, read_detector
 
 #: Fields of DINO by which its weights are those of one detector and not of another; the classes apart.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ropevit.extras import require
-from ropevit.tasks.common.set_prediction import sample_in_float32
+from ropevit.tasks.dense.set_prediction import sample_in_float32
 from ropevit.tasks.detect.config import DinoConfig
 
 #: Where transformers keeps them; these names are not promised, so a test lists all weights.

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropevit.extras import require
-from ropevit.tasks.common.set_prediction import linear_sum_assignment
+from ropevit.tasks.dense.set_prediction import linear_sum_assignment
 from ropevit.tasks.detect.boxes import Matching, Predictions, Target, box_cxcywh_to_xyxy
 from ropevit.tasks.detect.config import DinoConfig
 

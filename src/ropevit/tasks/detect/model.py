@@ -14,12 +14,12 @@ from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTC
 from ropevit.models.swin import SwinConfig
 from ropevit.models.vit.dense import pad_to
 from ropevit.tasks.common.config import PositionName
-from ropevit.tasks.common.init_weights import PRETRAINED, body_config, init_weights
-from ropevit.tasks.common.model_file import PIXELS, FileFormat
+from ropevit.tasks.dense.init_weights import PRETRAINED, body_config, init_weights
+from ropevit.tasks.dense.model_file import PIXELS, FileFormat
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.detrex import check_fit, from_detrex, to_detrex
 from ropevit.tasks.detect.dino import Dino, Output
-from ropevit.tasks.detect.layout import check_fit, from_detrex, to_detrex
 from ropevit.tasks.detect.levels import padding_mask
 from ropevit.weights.described import build_without_memory, check_size_of_model
 

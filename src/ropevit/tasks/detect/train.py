@@ -16,8 +16,8 @@ from ropevit.extras import require
 from ropevit.tasks.common.batches import count_objects, mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
-from ropevit.tasks.common.set_prediction import step_divisor
 from ropevit.tasks.common.training import run_training
+from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.detect.augment import train_transform
 from ropevit.tasks.detect.average_precision import average_precision
 from ropevit.tasks.detect.batches import Batch, normalise, train_batches

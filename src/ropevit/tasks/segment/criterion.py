@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from ropevit.data.ade import IGNORED
 from ropevit.extras import require
-from ropevit.tasks.common.set_prediction import linear_sum_assignment, mean_over_ranks
+from ropevit.tasks.dense.set_prediction import linear_sum_assignment, mean_over_ranks
+from ropevit.tasks.segment.base import STRIDES, semantic_to_masks
 from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.mask2former import MODULE, Masks
-from ropevit.tasks.segment.model import STRIDES, semantic_to_masks
 
 #: Masks (n, H, W) and their classes (n,), of one image.
 Truth = tuple[Tensor, Tensor]

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.tasks.common.estimate import StepSpec
-from ropevit.tasks.segment.build import build_segmenter
-from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.model import build_segmenter
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 

@@ -25,11 +25,11 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     listed,
 )
-from ropevit.tasks.segment.build import SegmenterInfo, load_segmenter
-from ropevit.tasks.segment.evaluator import InferenceSettings, confusion_matrix
+from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.confusion_matrix import InferenceSettings, confusion_matrix
 from ropevit.tasks.segment.inference import InferenceConfig
-from ropevit.tasks.segment.metric import segmentation_scores
-from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.mean_iou import segmentation_scores
+from ropevit.tasks.segment.model import SegmenterInfo, load_segmenter
 from ropevit.weights.errors import WeightsError
 
 #: Default sizes over the training's: 256, 384, 512, 768 and 1024 pixels of a segmenter tested at 512.

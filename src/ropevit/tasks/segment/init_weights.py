@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ropevit.tasks.common.init_weights import PRETRAINED, backbone_shape, check_compatible, init_backbone, load_message
 from ropevit.tasks.common.run_dir import detect_task
-from ropevit.tasks.segment.build import (
+from ropevit.tasks.dense.init_weights import PRETRAINED, backbone_shape, check_compatible, init_backbone, load_message
+from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.model import (
     SegmentModel,
     build_segmenter,
     load_weights_into,
     read_segmenter,
 )
-from ropevit.tasks.segment.model import SegmentationModel
 
 #: Fields of each head by which its weights are those of one segmenter and not of another; the classes apart.
 SHAPE_FIELDS = {

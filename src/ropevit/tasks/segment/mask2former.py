@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
-from ropevit.tasks.common.set_prediction import sample_in_float32
+from ropevit.tasks.dense.set_prediction import sample_in_float32
+from ropevit.tasks.segment.base import STRIDES, SegmentationModel, resize_logits
 from ropevit.tasks.segment.config import GROUPS, Mask2FormerConfig
-from ropevit.tasks.segment.model import STRIDES, SegmentationModel, resize_logits
 
 #: Where transformers keeps the parts.
 MODULE = "transformers.models.mask2former.modeling_mask2former"

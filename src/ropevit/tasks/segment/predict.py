@@ -16,9 +16,9 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Summary, add_legend, paint_labels, save_png
-from ropevit.tasks.segment.build import load_segmenter
+from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
-from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.model import load_segmenter
 
 #: Folder of the label maps, beside the pictures.
 LABELS = "labels"

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
-from ropevit.tasks.segment.build import SegmentModel
 from ropevit.tasks.segment.config import PROFILES, Mask2FormerConfig, UperNetConfig, UperNetProfile
 from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.model import SegmentModel
 from ropevit.tasks.segment.train_config import SegmentConfig
 
 #: As often as mmseg measures on ADE20K: every 13 epochs are about 16 000 steps.

@@ -17,15 +17,15 @@ from ropevit.extras import require
 from ropevit.tasks.common.batches import count_objects, mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
-from ropevit.tasks.common.set_prediction import step_divisor
 from ropevit.tasks.common.training import run_training
+from ropevit.tasks.dense.set_prediction import step_divisor
+from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.batches import Batch, count_masks, normalised, train_batches
-from ropevit.tasks.segment.build import build_segmenter, save_segmenter
+from ropevit.tasks.segment.confusion_matrix import InferenceSettings, confusion_matrix
 from ropevit.tasks.segment.criterion import mask_losses
-from ropevit.tasks.segment.evaluator import InferenceSettings, confusion_matrix
 from ropevit.tasks.segment.init_weights import init_segmenter
-from ropevit.tasks.segment.metric import segmentation_scores
-from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.mean_iou import segmentation_scores
+from ropevit.tasks.segment.model import build_segmenter, save_segmenter
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 

@@ -7,8 +7,8 @@ import tyro
 
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
-from ropevit.tasks.segment.build import SegmentModel
 from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.model import SegmentModel
 
 #: Options are named by their own names; only those of the heads and of the inference are --upernet.NAME and so on.
 WITHOUT_PREFIX = tyro.conf.arg(name="")

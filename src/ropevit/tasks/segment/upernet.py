@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
+from ropevit.tasks.segment.base import STRIDES, SegmentationModel, pixel_loss, resize_logits
 from ropevit.tasks.segment.config import UperNetConfig
-from ropevit.tasks.segment.model import STRIDES, SegmentationModel, pixel_loss, resize_logits
 
 
 class PixelLogits(NamedTuple):

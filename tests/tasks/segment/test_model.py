@@ -7,14 +7,14 @@ from safetensors.torch import save_file
 import ropevit
 from ropevit.models.registry import get_config
 from ropevit.models.vit import ViT
-from ropevit.tasks.segment.build import (
+from ropevit.tasks.segment.config import Mask2FormerConfig, UperNetConfig
+from ropevit.tasks.segment.init_weights import init_segmenter
+from ropevit.tasks.segment.model import (
     SegmentModel,
     build_segmenter,
     load_segmenter,
     save_segmenter,
 )
-from ropevit.tasks.segment.config import Mask2FormerConfig, UperNetConfig
-from ropevit.tasks.segment.init_weights import init_segmenter
 from ropevit.weights.errors import WeightsError
 from tasks.segment.small import small_segmenter
 

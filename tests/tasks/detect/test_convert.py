@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 from ropevit.cli import main
 from ropevit.models.windows import relative_index
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.conversion import convert_detector
+from ropevit.tasks.detect.convert import convert_detector
+from ropevit.tasks.detect.detrex import to_detrex
 from ropevit.tasks.detect.dino import Dino
 from ropevit.tasks.detect.evaluate import check_facts
-from ropevit.tasks.detect.layout import to_detrex
 from ropevit.tasks.detect.model import DetectModel, Detector, load_detector, save_detector
 from ropevit.weights import WeightsError
 

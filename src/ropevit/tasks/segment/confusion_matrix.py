@@ -16,9 +16,9 @@ from ropevit.data.loading import Failure, batches
 from ropevit.extras import require
 from ropevit.tasks.common.batches import eval_keys, read_eval_batch
 from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
-from ropevit.tasks.segment.metric import confusion
-from ropevit.tasks.segment.model import SegmentationModel
+from ropevit.tasks.segment.mean_iou import confusion
 
 
 @dataclass(frozen=True, kw_only=True)

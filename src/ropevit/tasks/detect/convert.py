@@ -14,8 +14,8 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.files import write_atomically
 from ropevit.models.registry import SWIN_SIZES, VIT_SIZES
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.detectron import from_detectron, to_detectron, unsaid
-from ropevit.tasks.detect.layout import check_fit, from_detrex, to_detrex
+from ropevit.tasks.detect.detectron2 import from_detectron, to_detectron, unsaid
+from ropevit.tasks.detect.detrex import check_fit, from_detrex, to_detrex
 from ropevit.tasks.detect.model import FILE, FORMAT, DetectModel, Detector, read_detector
 from ropevit.weights.errors import WeightsError, join_names
 from ropevit.weights.layouts import unwrap

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.model import DetectModel, Detector, load_detector, save_detector
-from ropevit.tasks.segment.build import SegmentModel, build_segmenter, load_segmenter, save_segmenter
 from ropevit.tasks.segment.config import Mask2FormerConfig
+from ropevit.tasks.segment.model import SegmentModel, build_segmenter, load_segmenter, save_segmenter
 from ropevit.weights import WeightsError
 from ropevit.weights.digest import KEY
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from ropevit.tasks.detect.config import DinoConfig
+from ropevit.tasks.detect.detrex import from_detrex, load_detrex, to_detrex
 from ropevit.tasks.detect.dino import Dino
-from ropevit.tasks.detect.layout import from_detrex, load_detrex, to_detrex
 from ropevit.weights import WeightsError
 from tasks.detect.golden import CASES, detector, weights
 from tasks.detect.small import small_detector

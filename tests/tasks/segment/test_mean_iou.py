@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ropevit.tasks.segment.metric import confusion, segmentation_scores
+from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 
 
 def test_scores_are_those_counted_by_hand():

@@ -1,0 +1,1 @@
+"""What detectors and segmenters share: backbone options, model files, initial weights, training and evaluation."""
