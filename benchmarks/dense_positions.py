@@ -84,7 +84,7 @@ def measure(bench: Bench, out: Path, position: str, seed: int) -> dict[int, floa
         options = ["--position", position, "--seed", str(seed), "--out", str(run), "--resume"]
         ropevit(["train", bench.recipe, *common, *options, *bench.options.split()])
     sizes = ",".join(map(str, bench.sizes))
-    places = ["--checkpoint", str(run), "--which", "last", "--out", str(run / "eval"), "--resume"]
+    places = ["--checkpoint", str(run), "--weights", "last", "--out", str(run / "eval"), "--resume"]
     ropevit(["eval", *common, *places, "--sizes", sizes])
     with (run / "eval" / "eval.csv").open(newline="") as file:
         return {int(row["size"]): float(row[bench.metric]) for row in csv.DictReader(file)}

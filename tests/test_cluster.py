@@ -68,7 +68,7 @@ def test_slurm_restarts_after_a_death_and_requeues_when_its_time_is_up(slurm, tm
     wait_for(lambda: list_checkpoints(tmp_path / "run" / "checkpoints"))
     trainers(process)[-1].send_signal(signal.SIGKILL)
     log = tmp_path / "log"
-    wait_for(lambda: "going on from step" in log.read_text(errors="replace"))
+    wait_for(lambda: "resuming from step" in log.read_text(errors="replace"))
     steps = len(read_metrics(tmp_path / "run"))
     wait_for(lambda: len(read_metrics(tmp_path / "run")) > steps)  # all have joined, and train
     process.send_signal(signal.SIGTERM)

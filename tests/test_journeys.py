@@ -53,7 +53,7 @@ def trial(command, out):
     first = f"{out}/best.safetensors", f"{out}/checkpoints/step-00000001.pt", f"{out}/config.json"
     return (
         Row(f"{command} --out {out} --max-steps 1", first, says="with --resume"),
-        Row(f"{command} --out {out} --resume", (f"{out}/model.safetensors",), says="going on from step 1"),
+        Row(f"{command} --out {out} --resume", (f"{out}/model.safetensors",), says="resuming from step 1"),
     )
 
 
@@ -89,7 +89,7 @@ JOURNEYS = {
     ),
     "detector": (
         Row("data make-tiny coco coco --train 8 --val 3", ("coco/annotations/instances_train2017.json",)),
-        Row("data check coco", says="no problems were found"),
+        Row("data check coco", says="no problems found"),
         *trial(DINO, "runs/dino"),
         Row("eval --checkpoint runs/dino --data coco --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
         Row("predict coco/val2017 --checkpoint runs/dino", ("predictions/detections.json", "predictions/*.png")),
@@ -101,7 +101,7 @@ JOURNEYS = {
     ),
     "segmenter": (
         Row("data make-tiny ade ade --train 8 --val 3", ("ade/annotations/training/*.png",)),
-        Row("data check ade", says="no problems were found"),
+        Row("data check ade", says="no problems found"),
         *trial(UPERNET, "runs/upernet"),
         Row("eval --checkpoint runs/upernet --data ade --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
         Row(
@@ -119,7 +119,7 @@ JOURNEYS = {
         Row("predict photos/val --checkpoint study/runs/zoom-rope_mixed-seed0", says="green"),
         Row("bench op --quick --out bench", ("bench/bench.csv", "bench/bench.md", "bench/bench.png")),
         Row("models swin_rope_mixed_tiny*", says="28.27M"),
-        Row("data check photos", says="no problems were found"),
+        Row("data check photos", says="no problems found"),
         Row(f"{DINO} --estimate", says="GiB"),
     ),
 }

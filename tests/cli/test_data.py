@@ -28,7 +28,7 @@ def images(tmp_path):
 
 def test_a_sound_set_ends_with_0(images, capsys):
     assert run("check", images) == 0
-    assert "images: 6 of train, 6 of val; classes: 2\nno problems were found" in capsys.readouterr().out
+    assert "images: 6 of train, 6 of val; classes: 2\nno problems found" in capsys.readouterr().out
 
 
 def test_problems_are_shown_and_written_and_end_with_1(images, tmp_path, capsys, monkeypatch):
@@ -40,7 +40,7 @@ def test_problems_are_shown_and_written_and_end_with_1(images, tmp_path, capsys,
     printed = capsys.readouterr().out
     assert "fetch them again or remove them" in printed
     assert printed.count("[bold]") == 3, "the first examples"
-    assert f"all of it is in {out}" in printed
+    assert f"all findings are in {out}" in printed
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert len(rows) == 5
     file = f"{images}/train/ant/[bold]0.jpg"
@@ -57,7 +57,7 @@ def test_what_is_only_worth_knowing_ends_with_0(images, capsys):
     ("arguments", "message"),
     [
         (["check", "nowhere"], "found no folder nowhere"),
-        (["check", "fashion"], "embedded images, which are sound"),
+        (["check", "fashion"], "embedded images, which need no check"),
         (["check", "train-{a..b}.tar"], "expected ranges of numbers"),
         (["speed", "nowhere"], "found no folder nowhere"),
         (["speed", "fashion", "--workers", "-1"], "workers=-1"),
@@ -80,10 +80,12 @@ def test_a_file_is_never_overwritten(images, tmp_path, capsys):
 
 
 def test_speed_says_what_bounds_a_training(capsys):
-    assert run("speed", "fashion", "--size", "32", "--workers", "0", "--seconds", "0.1", "--augment", "simple") == 0
+    assert (
+        run("speed", "fashion", "--size", "32", "--workers", "0", "--seconds", "0.1", "--auto-augment", "simple") == 0
+    )
     printed = capsys.readouterr().out
     assert "one core: " in printed
-    assert "images/s with 0 workers; training is bound by the data above that" in printed
+    assert "images/s with 0 workers; the upper limit for training" in printed
 
 
 @pytest.mark.parametrize("layout", ["coco", "ade"])
@@ -109,7 +111,7 @@ def test_names_that_a_spreadsheet_would_compute_are_written_as_text(images, tmp_
     assert run("check", ".", "--out", tmp_path / "problems.csv") == 1
     (row,) = csv.DictReader((tmp_path / "problems.csv").read_text().splitlines())
     assert (row["class"], row["file"]) == ("'=cmd", "'=cmd/0.png")
-    assert "not looked at: 1 .png" in capsys.readouterr().out
+    assert "not checked: 1 .png" in capsys.readouterr().out
 
 
 def test_a_folder_of_results_is_refused(images, capsys):

@@ -74,7 +74,7 @@ def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "the same command with --resume measures what is missing" in printed
     assert "8 px: top-1" in printed
-    assert "everything is in runs/eval/own" in printed
+    assert "results are in runs/eval/own" in printed
     assert (tmp_path / "runs/eval/own/eval.csv").read_text().count("\n") == 2
 
 
@@ -88,7 +88,7 @@ def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):
             "got device 'cuda', which is not available here; take auto, cpu, cuda",
         ),
         (["--device", "tpu"], "got device 'tpu'; take auto, cpu, cuda, cuda:N, mps or xpu"),
-        (["--which", "ema"], "holds no moving average"),
+        (["--weights", "ema"], "holds no moving average"),
         (["--out", "own.safetensors"], "got the file own.safetensors for a directory"),
     ],
 )

@@ -41,10 +41,10 @@ def test_a_checkpoint_becomes_an_onnx_file_in_8_bits(vit, tmp_path, capfd):
     assert "MB, opset 20" in printed
     assert "input images: batch x 3 x height x width" in printed
     assert "output logits: batch x 3" in printed
-    assert "free: batch; height and width, in multiples of 8 pixels from 16 on" in printed
+    assert "dynamic: batch; height and width, in multiples of 8 pixels, at least 16" in printed
     for shape in ("1 x 3 x 32 x 48", "2 x 3 x 16 x 72", "3 x 3 x 48 x 24"):
-        assert printed.count(shape) == 2  # in float32 and in 8 bits
-    assert "measure the accuracy on your own images" in printed
+        assert printed.count(shape) == 2  # in float32 and in int8
+    assert "evaluate the accuracy on your own images" in printed
     facts = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"]).get_modelmeta().custom_metadata_map
     assert json.loads(facts["mean"]) == [0.1, 0.2, 0.3]
     assert json.loads(facts["std"]) == [0.5, 0.5, 0.5]
@@ -55,7 +55,7 @@ def test_a_swin_is_exported_at_a_size_and_says_so(swin, tmp_path, capfd):
     main(["export", str(out), "--checkpoint", swin, "--format", "torch", "--size", "20", "36"])
     printed, errors = capfd.readouterr()
     assert errors == ""
-    assert "free: batch; height and width are fixed to 20 x 36 pixels" in printed
+    assert "dynamic: batch; height and width are fixed at 20 x 36 pixels" in printed
     assert printed.count("x 3 x 20 x 36") == 4
     assert torch.export.load(out).module()(torch.zeros(4, 3, 20, 36)).shape == (4, 3)
 
@@ -64,14 +64,14 @@ def test_a_run_is_exported_by_its_directory_with_the_weights_that_are_asked_for(
     monkeypatch.chdir(tmp_path)
     written = {}
     monkeypatch.setattr(verb, "export_torch", lambda model, _, **facts: written.update(model=model, **facts))
-    monkeypatch.setattr(verb, "show", lambda *_: None)
+    monkeypatch.setattr(verb, "print_report", lambda *_: None)
     for name, bias in (("best", 1.0), ("model", 2.0)):
         model = tiny("rope_mixed", in_channels=1)
         torch.nn.init.constant_(model.head.bias, bias)
         facts = {"mean": 0.5, "std": 0.5}
         ropevit.save_model(tmp_path / "run" / f"{name}.safetensors", model, classes=["a", "b", "c"], metadata=facts)
     given = ["export", "m.pt2", "--format", "torch", "--checkpoint"]
-    for words, bias in ((["run"], 1.0), (["run", "--which", "last"], 2.0), (["run/model.safetensors"], 2.0)):
+    for words, bias in ((["run"], 1.0), (["run", "--weights", "last"], 2.0), (["run/model.safetensors"], 2.0)):
         main([*given, *words])
         assert written["model"].head.bias[0] == bias
         assert (written["classes"], len(written["mean"])) == (("a", "b", "c"), 1)
@@ -79,8 +79,8 @@ def test_a_run_is_exported_by_its_directory_with_the_weights_that_are_asked_for(
     main([*given, "zoom"])
     assert written["model"].config.position == "ape"
     with pytest.raises(SystemExit):
-        main([*given, "run", "--which", "ema"])
-    assert "has no model_ema.safetensors; choose --which best or last" in capsys.readouterr().err
+        main([*given, "run", "--weights", "ema"])
+    assert "has no model_ema.safetensors; choose --weights best or last" in capsys.readouterr().err
 
 
 def test_rules_for_larger_images_become_part_of_the_file(vit, tmp_path, capfd):
@@ -98,7 +98,7 @@ def test_rules_for_larger_images_become_part_of_the_file(vit, tmp_path, capfd):
 def test_a_file_that_differs_from_its_model_is_an_error_of_its_own(vit, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(files, "compare", lambda *_: [files.Difference(shape=(1, 3, 8, 8), absolute=0.2, relative=0.1)])
     with pytest.raises(SystemExit) as stop:
-        main(["export", str(tmp_path / "m.pt2"), "--checkpoint", vit, "--format", "torch", "--bake", "16x24"])
+        main(["export", str(tmp_path / "m.pt2"), "--checkpoint", vit, "--format", "torch", "--static-size", "16x24"])
     assert stop.value.code == 1
     printed, error = capsys.readouterr()
     assert "2.0e-01" in printed
@@ -114,18 +114,21 @@ def test_a_file_that_differs_from_its_model_is_an_error_of_its_own(vit, tmp_path
         (["OUT"], "got neither --model nor --checkpoint"),
         (["OUT", "--model", "deit_huge"], "no model named 'deit_huge'"),
         (["OUT", "--checkpoint", "BROKEN"], "broken.safetensors"),
-        (["OUT", "--checkpoint", "VIT", "--bake", "30x32"], "resize or pad it to 24 or 32 x 32"),
-        (["OUT", "--checkpoint", "VIT", "--bake", "32"], "expected height x width in pixels, such as 224x320"),
-        (["OUT", "--checkpoint", "VIT", "--size", "32"], "to fix them take --bake 32x32"),
-        (["OUT", "--checkpoint", "VIT", "--size", "32", "--bake", "32x32"], "--bake alone gives the size"),
+        (["OUT", "--checkpoint", "VIT", "--static-size", "30x32"], "resize or pad it to 24 or 32 x 32"),
+        (["OUT", "--checkpoint", "VIT", "--static-size", "32"], "expected height x width in pixels, such as 224x320"),
+        (["OUT", "--checkpoint", "VIT", "--size", "32"], "to fix it use --static-size 32x32"),
+        (
+            ["OUT", "--checkpoint", "VIT", "--size", "32", "--static-size", "32x32"],
+            "--static-size alone gives the size",
+        ),
         (["OUT", "--checkpoint", "SWIN", "--size", "0"], "expected pixels, above 0"),
         (["OUT", "--checkpoint", "VIT", "--tolerance", "0"], "expected a number above 0"),
         (["OUT", "--checkpoint", "VIT", "--format", "torch"], "files end in .pt2"),
-        (["OUT.pt2", "--checkpoint", "VIT", "--format", "torch", "--int8"], "8 bits are for --format onnx"),
-        (["THERE", "--checkpoint", "VIT"], "--force"),
+        (["OUT.pt2", "--checkpoint", "VIT", "--format", "torch", "--int8"], "int8 is for --format onnx"),
+        (["THERE", "--checkpoint", "VIT"], "--overwrite"),
         (["GONE/m.onnx", "--checkpoint", "VIT"], "make it first"),
-        (["OUT", "--checkpoint", "FIELD"], "labels pixels"),
-        (["OUT", "--checkpoint", "DETECTOR"], "is a detector, and export writes classifiers; its backbone can be"),
+        (["OUT", "--checkpoint", "FIELD"], "segmentation model of a study"),
+        (["OUT", "--checkpoint", "DETECTOR"], "is a detector; export supports classifiers. Its backbone can be"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):

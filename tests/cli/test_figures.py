@@ -12,7 +12,7 @@ from ropevit.analysis.catalogue import ANALYSES, Analysis, FigureResult
 from ropevit.analysis.layers import rotated_layers
 from ropevit.cli import main
 from ropevit.cli.figure_models import Preprocessing, load_images, open_figure_model, random_figure_model
-from ropevit.cli.figures import read_points
+from ropevit.cli.figures import parse_points
 from ropevit.models import ViT, ViTConfig
 
 #: The figures of the rotation, which need no images.
@@ -144,7 +144,7 @@ def test_images_are_cut_square_and_normalised(my_images, tmp_path):
 
 
 def test_points_are_read_in_pairs():
-    assert read_points(" 3,3   -2,2") == ((3, 3), (-2, 2))
+    assert parse_points(" 3,3   -2,2") == ((3, 3), (-2, 2))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_points_are_read_in_pairs():
         (["frequencies", "--checkpoint", "FILE", "--model", NAME], "leave out --model"),
         (["frequencies", "--checkpoint", "FILE", "--random"], "got --random; it takes --model NAME"),
         (["frequencies", "--checkpoint", "APE"], "none of its 1 attention layers rotates"),
-        (["frequencies", "--checkpoint", "FILE", "--which", "last"], "only the directory of a training has several"),
+        (["frequencies", "--checkpoint", "FILE", "--weights", "last"], "only the directory of a training has several"),
         (["frequencies", "--checkpoint", "FILE", "--out", "FULL"], "is not empty; choose another --out"),
         (["frequencies", "--checkpoint", "FILE", "--scaling", "more"], "no rule named 'more'"),
         (["phases", "--checkpoint", "FILE", "--sizes", "0"], "got sizes (0,); expected pixels, above 0"),

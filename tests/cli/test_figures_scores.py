@@ -84,7 +84,7 @@ def test_images_are_read_at_the_largest_size_that_is_looked_at(checkpoint, my_im
         (["extrapolation", "--evals", "x", "--model", "none_deit_tiny_patch16_LS"], "got --model with --evals"),
         (["extrapolation", "--evals", "x", "--sizes", "384"], "got --sizes with --evals"),
         (["extrapolation", "--evals", "x", "--scaling", "ntk"], "got --scaling with --evals"),
-        (["extrapolation", "--evals", "x", "--which", "last"], "got --which with --evals"),
+        (["extrapolation", "--evals", "x", "--weights", "last"], "got --weights with --evals"),
         (["extrapolation", "--evals", "x", "--images", "fashion"], "got --images for extrapolation"),
         (["extrapolation", "--model", "none_deit_tiny_patch16_LS", "--sizes", "384"], "with nothing to measure"),
         (["extrapolation", "--random", "--data", "x", "--model", "none_deit_tiny_patch16_LS"], "--random with --data"),

@@ -42,7 +42,7 @@ def test_swin_takes_any_size_with_windows_of_a_32nd_of_it(photo, tmp_path, capsy
     monkeypatch.setattr(EvalModel, "build", lambda *given: made.append(build(*given)) or made[-1])
     weights = ["--model", name, "--checkpoint", str(tmp_path / "weights.pth")]
     main(["predict", str(photo), *weights, "--size", "50", "83"])
-    main(["predict", str(photo), *weights, "--size", "65", "--whole"])
+    main(["predict", str(photo), *weights, "--size", "65", "--keep-aspect"])
     main(["predict", str(photo), *weights, "--size", "60"])
     printed = capsys.readouterr().out
     for size in ("50 x 83", "65 x 98", "60 x 60"):
@@ -67,7 +67,7 @@ def test_published_names_speak_of_imagenet_at_any_size_and_shape(photo, tmp_path
             str(tmp_path / "weights.pth"),
             "--size",
             "64",
-            "--whole",
+            "--keep-aspect",
         ]
     )
     printed = capsys.readouterr().out
@@ -123,10 +123,10 @@ def run_to_its_end(arguments):
     return stop.value.code
 
 
-@pytest.mark.parametrize("more", [[], ["--whole"], ["--batch-size", "3"], ["--workers", "1"]])
+@pytest.mark.parametrize("more", [[], ["--keep-aspect"], ["--batch-size", "3"], ["--workers", "1"]])
 def test_a_folder_is_classified_in_batches_into_two_files(photos, named, tmp_path, capsys, more):
     out = tmp_path / "out"
-    assert run_to_its_end(["predict", str(photos), "--checkpoint", named, "--out", str(out), "--top", "2", *more]) == 2
+    assert run_to_its_end(["predict", str(photos), "--checkpoint", named, "--out", str(out), "--topk", "2", *more]) == 2
     printed, errors = capsys.readouterr()
     assert errors.count("\n") == 1
     assert "3a.png cannot be read as an image" in errors
@@ -141,7 +141,7 @@ def test_a_folder_is_classified_in_batches_into_two_files(photos, named, tmp_pat
     assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "6.png"]
     assert [Path(image["file"]).name for image in found["unreadable"]] == ["3a.png"]
     for row, image in zip(rows, found["images"], strict=True):
-        alone = run_alone(row["file"], named, "--whole" in more)
+        alone = run_alone(row["file"], named, "--keep-aspect" in more)
         assert image["classes"] == [guess.name for guess in alone.guesses]
         assert image["probabilities"] == pytest.approx([guess.probability for guess in alone.guesses], abs=2e-6)
         assert (image["height"], image["width"]) == (alone.height, alone.width)
@@ -211,14 +211,14 @@ def test_the_directory_of_a_run_is_enough(finished, photo, capsys):
         (["predict", "PHOTO", "--checkpoint", "FIELD"], "labels pixels, which its study does outside the model"),
         (["predict", "PHOTO", "--checkpoint", "STUDY"], "is a study of 6 trained models; name the directory of one"),
         (
-            ["predict", "PHOTO", "--checkpoint", "ZOOM", "--which", "last"],
+            ["predict", "PHOTO", "--checkpoint", "ZOOM", "--weights", "last"],
             "only the directory of a training has several",
         ),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--batch-size", "0"], "got batch_size=0"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--threshold", "0.5"], "got --threshold with a classifier"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--out", "PHOTO"], "choose another --out"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "resize or pad it to 16 or 24"),
-        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--top", "0"], "got top=0"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--topk", "0"], "got topk=0"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "tpu"], "device 'tpu'"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "meta"], "device 'meta'"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "-8"], "got size (-8,); expected pixels, above 0"),

@@ -61,7 +61,7 @@ def files_in(folder):
 
 
 def test_a_detector_writes_boxes_of_a_folder_and_pictures(trainings, photos, tmp_path, capsys):
-    options = ["--checkpoint", str(trainings / "detector"), "--threshold", "0", "--top", "7", "--device", "cpu"]
+    options = ["--checkpoint", str(trainings / "detector"), "--threshold", "0", "--topk", "7", "--device", "cpu"]
     main(["predict", str(photos), *options, "--out", str(tmp_path / "found")])
     assert files_in(tmp_path / "found") == ["a.png", "detections.json", "in/b.png"]
     found = json.loads((tmp_path / "found" / "detections.json").read_text())
@@ -90,7 +90,7 @@ def test_one_image_is_shown_as_a_table(trainings, photos, tmp_path, capsys):
             str(photos / "a.png"),
             "--checkpoint",
             str(trainings / "segmenter"),
-            "--which",
+            "--weights",
             "last",
             "--out",
             "s",
@@ -114,7 +114,7 @@ def test_no_picture_takes_the_place_of_a_label_map(trainings, photos, tmp_path, 
     Image.new("RGB", (40, 40)).save(photos / "labels" / "a.png")
     given = ["predict", str(photos), "--out", str(tmp_path / "found"), "--checkpoint"]
     with pytest.raises(SystemExit) as stop:
-        main([*given, str(trainings / "segmenter"), "--which", "last"])
+        main([*given, str(trainings / "segmenter"), "--weights", "last"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert f"got {photos / 'labels/a.png'}, whose picture would lie in labels" in error
@@ -160,18 +160,18 @@ def interrupt():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("detector", ["--whole"], "got --whole with a detector; it is for a classifier: leave it out"),
+        ("detector", ["--keep-aspect"], "got --keep-aspect with a detector; it is for a classifier: leave it out"),
         ("detector", ["--model", "deit_tiny_patch16_LS"], "got --model with a detector"),
         ("detector", ["--threshold", "2"], "got threshold=2.0; expected a score from 0 to 1"),
         ("detector", ["--size", "64", "80"], "give the shorter side alone"),
         ("detector", ["--size", "0"], "got size=0"),
-        ("detector", ["--which", "ema"], "has no model_ema.safetensors; choose --which best"),
+        ("detector", ["--weights", "ema"], "has no model_ema.safetensors; choose --weights best"),
         ("detector", ["--out", "PHOTOS"], "is not empty; choose another --out"),
         ("detector", ["PHOTOS"], "got images of the same name"),
         ("detector", ["EMPTY"], "found no images in"),
-        ("segmenter", ["--which", "last", "--top", "3"], "got --top with a segmenter"),
-        ("segmenter", ["--which", "last", "--threshold", "0"], "got --threshold with a segmenter"),
-        ("segmenter/model.safetensors", ["--which", "last"], "only the directory of a training has several weights"),
+        ("segmenter", ["--weights", "last", "--topk", "3"], "got --topk with a segmenter"),
+        ("segmenter", ["--weights", "last", "--threshold", "0"], "got --threshold with a segmenter"),
+        ("segmenter/model.safetensors", ["--weights", "last"], "only the directory of a training has several weights"),
         ("zoom", ["--threshold", "0.5"], "got --threshold with a classifier; it is for a detector: leave it out"),
         ("no/model", ["--threshold", "1"], "with a classifier (there is no file or directory no/model, so"),
         ("runs/no/model", ["--out", "new"], "no file 'runs/no/model'; check the path"),

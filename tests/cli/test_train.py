@@ -37,9 +37,9 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch
     monkeypatch.undo()
     main(["train", "fashion", "--out", out, "--resume", *OPTIONS])
     printed = capsys.readouterr().out
-    assert "going on from step 2 of 3" in printed
+    assert "resuming from step 2 of 3" in printed
     assert "top1" in printed
-    assert "a trial of 3 of 624 steps; the same command with --resume, without --max-steps, goes on" in printed
+    assert "stopped after 3 of 624 steps; the same command with --resume and without --max-steps continues" in printed
     with pytest.raises(SystemExit):
         main(["train", "fashion", "--out", out, "--resume", *OPTIONS[:-1], "1"])
     assert "is at step 3 already" in capsys.readouterr().err
@@ -126,11 +126,11 @@ def test_help_says_what_to_type(arguments, capsys):
     ("arguments", "message"),
     [
         (["nosuch"], "no recipe named 'nosuch'"),
-        (["--out", "x"], "got --out where the recipe's name comes first"),
+        (["--out", "x"], "got --out before the recipe"),
         (["fashion", "--data", "nowhere"], "found no folder nowhere"),
         (["fashion", "--lr", "-1"], "got lr=-1.0"),
         (["fashion", "--position", "sinusoid"], "got position 'sinusoid'"),
-        (["fashion", "--init", "nothing.safetensors"], "nothing.safetensors"),
+        (["fashion", "--init-from", "nothing.safetensors"], "nothing.safetensors"),
         (["fashion", "--batch-size", "20000"], "expected no batch larger than the set"),
         (["fashion", "--batch-size", "33", "--mixup", "0.8"], "got batch_size=33"),
         (

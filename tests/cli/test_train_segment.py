@@ -12,7 +12,7 @@ def test_a_segmenter_is_trained_measured_and_kept_from_the_command_line(tmp_path
         ["segment/upernet_smoke", "--data", str(tmp_path / "tiny"), "--out", str(tmp_path / "run"), *options]
     )
     out = capsys.readouterr().out
-    assert "a trial of 2 of 200 steps" in out
+    assert "stopped after 2 of 200 steps" in out
     assert "mIoU" in out
     assert (tmp_path / "run" / "best.safetensors").is_file()
     assert [line["step"] for line in read_metrics(tmp_path / "run") if "loss" in line] == [1, 2]

@@ -105,12 +105,12 @@ def test_the_command_line_measures_what_a_checkpoint_holds(place, tmp_path, monk
 @pytest.mark.parametrize(
     ("kind", "extra", "message"),
     [
-        ("detector", ["--protocol", "paper"], "got --protocol, for classifiers alone, with a detector"),
-        ("detector", ["--flip", "--ratios", "0.5"], "got --flip, --ratios, for segmenters alone, with a detector"),
-        ("segmenter", ["--real", "real.json"], "got --real, for classifiers alone, with a segmenter"),
+        ("detector", ["--protocol", "paper"], "got --protocol, for classifiers only, with a detector"),
+        ("detector", ["--flip", "--ratios", "0.5"], "got --flip, --ratios, for segmenters only, with a detector"),
+        ("segmenter", ["--real-labels", "real.json"], "got --real-labels, for classifiers only, with a segmenter"),
         ("segmenter", ["--stride", "20"], "got stride=20 for whole images"),
         ("a/detector.pth", ["--flip"], "a/detector.pth'; check the path, or give a hub id"),
-        ("detector", ["--beside", "nowhere"], "found no evaluation in nowhere"),
+        ("detector", ["--compare-with", "nowhere"], "found no evaluation in nowhere"),
     ],
 )
 def test_wrong_options_are_one_line(place, tmp_path, monkeypatch, capsys, kind, extra, message):

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ropevit
-from ropevit.cli.console import Console, guard_logs
+from ropevit.cli.console import Console, guard_logs, print_line
 from ropevit.cli.errors import one_line_errors, show_error
 
 #: Verb -> what it does. Its function has the same name, in the module of that name, which is loaded if it is called.
@@ -62,10 +62,10 @@ def run(arguments: list[str]) -> None:
     """
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
-        Console().print(HELP, soft_wrap=True, highlight=False)
+        print_line(Console(), HELP)
         return
     if verb == "--version":
-        Console().print(versions(), soft_wrap=True, highlight=False)
+        print_line(Console(), versions())
         return
     if verb not in VERBS:
         close = get_close_matches(verb, VERBS, 1)

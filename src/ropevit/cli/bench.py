@@ -12,7 +12,7 @@ from rich.text import Text
 from ropevit.bench import BenchConfig, run_bench
 from ropevit.bench.report import cells, cells_heads
 from ropevit.bench.results import Row, groups
-from ropevit.cli.console import Console, TextColumn
+from ropevit.cli.console import Console, TextColumn, print_line
 
 
 def bench(
@@ -51,10 +51,10 @@ def bench(
                     progress.console.print(footnotes(group), style="dim", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         kept = f"what is done is in {config.out}" if found else "stopped before anything was finished"
-        console.print(kept, soft_wrap=True, highlight=False)
+        print_line(console, kept)
         raise
     files = ", ".join(str(config.out / name) for name in ("bench.md", "bench.csv", "bench.png"))
-    console.print(files, soft_wrap=True, highlight=False)
+    print_line(console, files)
 
 
 def result_table(group: Sequence[Row]) -> Table:

@@ -10,8 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from ropevit.cli.console import Console, print_line
-from ropevit.cli.data import bar
+from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.cli.errors import show_error
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_json, write_text
@@ -145,7 +144,7 @@ def progress(console: Console, what: str, total: int, *, lines: bool) -> Iterato
     if total < 2:
         yield lambda _: None
     elif console.is_terminal:
-        with bar(console, what) as show:
+        with progress_bar(console, what) as show:
             yield lambda done: show(done, total)
     else:
         step = max(10, -(-total // 10))

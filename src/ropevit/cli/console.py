@@ -1,17 +1,19 @@
-"""Where the command line prints: what comes from outside is shown as it is, and never obeyed.
+"""Console output of the command line: text from outside is printed literally.
 
-Names of files, classes and runs may hold escape sequences, which would drive the terminal, and brackets, which would be
-taken for markup. Here control characters of all text are escaped, and markup is off: give styles by `style` or `Text`.
+Names of files, classes and runs may contain escape sequences, which would control the terminal, and brackets, which
+rich would interpret as markup. Control characters are escaped and markup is off; pass styles by `style` or `Text`.
 """
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rich.console
 import rich.progress
 from rich.console import ConsoleOptions, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.segment import Segment
 from rich.status import Status
 from rich.text import Text
@@ -20,48 +22,69 @@ from ropevit.text import printable_lines
 
 
 class Console(rich.console.Console):
-    """Prints text as it is, without control characters."""
+    """A rich console that prints text literally, without control characters."""
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Turn anything into segments: all text goes through here, in tables and live displays, too."""
+        """Render to segments; all text passes through here, also in tables and live displays."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
-        """Show that something is being done."""
+        """Show a spinner with a message."""
         return super().status(Text(status) if isinstance(status, str) else status, **options)
 
 
-def print_line(console: Console, line: str) -> None:
-    """Print a line, however long."""
-    console.print(line, soft_wrap=True, highlight=False)
+def print_line(console: rich.console.Console, line: str | Text, style: str = "") -> None:
+    """Print a line without wrapping or highlighting."""
+    console.print(line, style=style, soft_wrap=True, highlight=False)
 
 
 class TextColumn(rich.progress.TextColumn):
-    """Text beside a progress bar, as it is."""
+    """A text column of a progress bar, without markup."""
 
     def __init__(self, text_format: str):
         super().__init__(text_format, markup=False)
 
 
+@contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar, from its first update on, and remove it at the end.
+
+    Yields:
+        A function that takes the number of done and of all items.
+    """
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    progress = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+    task = progress.add_task(what, total=None)
+
+    def update(done: int, total: int) -> None:
+        progress.start()
+        progress.update(task, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        progress.stop()
+
+
 class LogFormatter(logging.Formatter):
-    """Writes a record without control characters."""
+    """A log formatter that escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
+        """Format a record."""
         return printable_lines(super().format(record))
 
 
 def format_warning(*parts: Any, original: Any = warnings.formatwarning, **options: Any) -> str:
-    """Write a warning without control characters."""
+    """Format a warning without control characters."""
     return printable_lines(original(*parts, **options))
 
 
 def guard_logs() -> None:
-    """Keep control characters out of what logs and warnings print, which name files, too."""
+    """Escape control characters in log records and warnings, which contain file names, too."""
     warnings.formatwarning = format_warning
-    if logging.lastResort is not None:  # which prints them where nobody has set up logging
+    if logging.lastResort is not None:  # the handler that is used unless logging is configured
         logging.lastResort.setFormatter(LogFormatter())

@@ -20,7 +20,7 @@ def convert(
     overwrite: bool = False,
     ema: bool = False,
 ) -> None:
-    """Convert weights from any known layout to another, bit for bit; those of DINO detectors from and to detrex's.
+    """Convert a checkpoint between layouts, bit for bit; DINO detectors also from and to detrex.
 
     For example:
       ropevit convert pytorch_model.bin model.safetensors
@@ -29,20 +29,20 @@ def convert(
 
     Args:
         source: A checkpoint file (.pth .bin .safetensors), a hub id, or the directory of a training (its best weights)
-            or of a study's run.
-        destination: File to write; its suffix decides the container.
-        to: Layout to write.
-        model: Name of the model, where the file alone does not tell.
+            or of a run of a study.
+        destination: Output file; its suffix (.safetensors, .pth, .bin) decides the file format.
+        to: Layout of the output.
+        model: Name of the model, or a variant such as deit_small, where the file alone does not tell.
         overwrite: Replace an existing file.
-        ema: Convert the moving average that a training kept beside the weights.
+        ema: Convert the EMA weights.
     """
     if destination.exists() and not overwrite:
-        raise ValueError(f"{destination} exists; choose another name, or add --overwrite to replace it")
+        raise ValueError(f"{destination} exists; choose another name, or replace it with --overwrite")
     if Path(source).expanduser().is_dir():
         source, ema = str(weights_file(source, "ema" if ema else None)), False
     if to == "detrex" or holds_detector(source):
         if model is not None:
-            raise ValueError("got --model with a detector, whose shapes tell what it is; leave it out")
+            raise ValueError("got --model with a detector, which is recognised by its shapes; leave it out")
         report = convert_detector(source, destination, to, overwrite=overwrite, ema=ema)
     else:
         report = weights.convert(source, destination, to=to, model=model, overwrite=overwrite, ema=ema)

@@ -4,19 +4,17 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from ropevit.cli.console import Console, TextColumn
-from ropevit.data.augment import AugmentConfig, Kind, train_transform
+from ropevit.cli.console import Console, print_line, progress_bar
+from ropevit.data.augment import AugmentConfig, AutoAugment, train_transform
 from ropevit.data.check import check
 from ropevit.data.check_dense import check_dense, dense_layout
 from ropevit.data.findings import ADVICE, HARMLESS, Finding, Report
@@ -26,7 +24,7 @@ from ropevit.data.tiny import COUNTS, make_tiny
 from ropevit.files import write_text
 from ropevit.text import csv_cell
 
-#: Examples that the table of problems shows of each kind.
+#: Examples of each kind of problem in the table.
 EXAMPLES = 3
 
 PathText = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
@@ -34,9 +32,9 @@ PathText = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig:
-    """Find files, classes and shards that would spoil a training; every image is read to its end.
+    """Find unreadable images, wrong annotations and other problems of a data set; decodes every image.
 
-    Exit code 0: no problems; 1: problems were found; 2: wrong input.
+    Exit code 0: no problems; 1: problems found; 2: wrong input.
 
     For example:
       ropevit data check imagenet
@@ -45,35 +43,35 @@ class CheckConfig:
     """
 
     path: PathText
-    """Folder with train and val, of classes or with tar shards; or a pattern of shards; or a folder as COCO or ADE20K
-    unpack."""
+    """Folder with train and val, of class folders or WebDataset shards; a pattern of shards; or a folder in the layout
+    of COCO or ADE20K."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """CSV file for everything that was found; must not exist."""
+    """CSV file for all findings; must not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedConfig:
-    """Measure how fast training images are read and varied: no training on this machine is faster.
+    """Measure the throughput of reading and augmenting training images, the upper limit for training.
 
     For example:
       ropevit data speed imagenet --workers 16
     """
 
     path: PathText
-    """As for a training: fashion, a folder, or a pattern of shards."""
+    """As for `ropevit train`: fashion, a folder, or a pattern of shards."""
     size: int = 224
-    """Side of a training image in pixels."""
+    """Size of the training images in pixels."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes that read; the default is one a core."""
-    augment: Kind = "three_augment"
-    """How images are varied."""
+    """DataLoader workers; default: one per core."""
+    auto_augment: AutoAugment = "three_augment"
+    """Augmentation policy."""
     seconds: float = 10.0
-    """How long one core and all workers are timed, each."""
+    """Duration of each of the two measurements: one core, all workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MakeTinyConfig:
-    """Write a small data set of coloured shapes in the layout of COCO or ADE20K, always the same.
+    """Write a small synthetic data set of coloured shapes in the layout of COCO or ADE20K, always the same.
 
     For example:
       ropevit data make-tiny coco my_coco
@@ -81,13 +79,13 @@ class MakeTinyConfig:
     """
 
     layout: Annotated[Literal["coco", "ade"], tyro.conf.Positional]
-    """coco: boxes; ade: a label for each pixel."""
+    """coco: bounding boxes; ade: segmentation maps."""
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder to write; must not exist, or be empty."""
+    """Output folder; must not exist, or be empty."""
     train: int = COUNTS["train"]
-    """Pictures to train on."""
+    """Number of training images."""
     val: int = COUNTS["val"]
-    """Pictures to measure on."""
+    """Number of validation images."""
 
 
 def data(
@@ -98,7 +96,7 @@ def data(
         tyro.conf.arg(name=""),
     ],
 ) -> None:
-    """Check a data set, measure how fast it is read, or make a small one.
+    """Check a data set, measure its reading throughput, or make a small one.
 
     For example:
       ropevit data check imagenet
@@ -114,44 +112,44 @@ def data(
 
 
 def run_check(config: CheckConfig) -> None:
-    """Show what was found; problems end with exit code 1.
+    """Check a data set and print the findings; exit with code 1 if there are problems.
 
     Raises:
-        ValueError: If there is nothing to check, or a file in the way.
+        ValueError: If there is nothing to check, or --out exists.
     """
     if config.path == "fashion":
-        raise ValueError("got fashion, the embedded images, which are sound; give a folder, or a pattern of shards")
+        raise ValueError("got fashion, the embedded images, which need no check; give a folder, or a pattern of shards")
     if config.out and config.out.exists():
         raise ValueError(f"{config.out} exists; choose another --out, or remove it")
     console = Console()
-    with bar(console, "reading images") as update:
+    with progress_bar(console, "reading images") as update:
         report = check_dense(config.path, update) if dense_layout(config.path) else check(config.path, update)
     console.print("\n".join(summary(report)), soft_wrap=True, highlight=False)
     if report.findings:
         console.print(findings_table(report))
         if config.out:
             write_findings(config.out, report.findings)
-        where = f"all of it is in {config.out}" if config.out else "--out FILE.csv keeps all of it"
-        console.print(where, soft_wrap=True, highlight=False)
+        where = f"all findings are in {config.out}" if config.out else "write all findings with --out FILE.csv"
+        print_line(console, where)
     if report.clean:
-        console.print("no problems were found")
+        console.print("no problems found")
     else:
         sys.exit(1)
 
 
 def summary(report: Report) -> Iterator[str]:
-    """Say in lines what was looked at, and what was not."""
+    """Yield lines that summarise what was checked."""
     counts = ", ".join(f"{count} of {split}" for split, count in report.images.items())
     yield f"images: {counts or 'none'}; classes: {report.classes}"
     if report.others:
-        yield f"not looked at: {', '.join(f'{count} {what}' for what, count in report.others.most_common())}"
+        yield f"not checked: {', '.join(f'{count} {what}' for what, count in report.others.most_common())}"
     yield from report.notes
 
 
 def findings_table(report: Report) -> Table:
-    """Lay out what was found, kind by kind."""
+    """Return a table of the findings, one row per kind."""
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("what", "count", "what to do", "first examples"):
+    for heading in ("problem", "count", "what to do", "first examples"):
         table.add_column(heading, justify="right" if heading == "count" else "left")
     for kind, advice in ADVICE.items():
         found = [finding for finding in report.findings if finding.kind == kind]
@@ -162,12 +160,12 @@ def findings_table(report: Report) -> Table:
 
 
 def example(finding: Finding) -> str:
-    """Name a file, or a class, and what is wrong with it."""
+    """Describe a finding: its file or class, and the problem."""
     return f"{finding.file or f'{finding.label} ({finding.split})'.strip()}: {finding.detail}"
 
 
 def write_findings(path: Path, findings: list[Finding]) -> None:
-    """Write everything that was found as CSV."""
+    """Write all findings as CSV."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(["kind", "split", "class", "file", "detail"])
@@ -176,7 +174,7 @@ def write_findings(path: Path, findings: list[Finding]) -> None:
 
 
 def run_speed(config: SpeedConfig) -> None:
-    """Show what was measured.
+    """Measure and print the throughput.
 
     Raises:
         ValueError: If a number is out of range.
@@ -187,42 +185,25 @@ def run_speed(config: SpeedConfig) -> None:
             "(workers may be 0)"
         )
     console = Console()
-    transform = train_transform(AugmentConfig(kind=config.augment), config.size)
-    with bar(console, "fetching shards") as update:
+    transform = train_transform(AugmentConfig(kind=config.auto_augment), config.size)
+    with progress_bar(console, "fetching shards") as update:
         source = open_source(config.path, "train", update)
     with console.status("reading images"):
         speed = measure_speed(source, transform, config.workers, config.seconds)
     workers = f"{config.workers} worker{'' if config.workers == 1 else 's'}"
     lines = (
-        f"one core: {1e3 * speed.read_seconds:.1f} ms to read and {1e3 * speed.vary_seconds:.1f} ms to vary an image "
-        f"of {source.name}: {speed.per_core:.0f} images/s",
-        f"data: {speed.images_per_second:.0f} images/s with {workers}; training is bound by the data above that",
+        f"one core: {1e3 * speed.read_seconds:.1f} ms to read and {1e3 * speed.vary_seconds:.1f} ms to augment an "
+        f"image of {source.name}: {speed.per_core:.0f} images/s",
+        f"data: {speed.images_per_second:.0f} images/s with {workers}; the upper limit for training",
     )
-    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+    print_line(console, "\n".join(lines))
 
 
 def run_make_tiny(config: MakeTinyConfig) -> None:
-    """Say what was written.
+    """Write the data set.
 
     Raises:
-        ValueError: If there is something in the folder.
+        ValueError: If the folder is not empty.
     """
     make_tiny(config.layout, config.directory, config.train, config.val)
-    Console().print(f"wrote {config.directory}", soft_wrap=True, highlight=False)
-
-
-@contextmanager
-def bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far something is; nothing before its first news."""
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    progress = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
-    task = progress.add_task(what, total=None)
-
-    def update(done: int, total: int) -> None:
-        progress.start()
-        progress.update(task, completed=done, total=total)
-
-    try:
-        yield update
-    finally:
-        progress.stop()
+    print_line(Console(), f"wrote {config.directory}")

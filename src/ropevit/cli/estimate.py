@@ -1,6 +1,6 @@
 """What `ropevit train RECIPE --estimate` shows."""
 
-from ropevit.cli.console import Console
+from ropevit.cli.console import Console, print_line
 from ropevit.tasks.classify import estimate as classify
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.common.estimate import Estimate, StepSpec, estimate_step
@@ -30,7 +30,7 @@ def show_estimate(config: Training) -> None:
     found = step_of_training(config)
     estimate = estimate_step(found)
     for line in lines(found, estimate, config.recipe):
-        Console().print(line, soft_wrap=True, highlight=False)
+        print_line(Console(), line)
 
 
 def lines(found: StepSpec, estimate: Estimate, name: str) -> list[str]:

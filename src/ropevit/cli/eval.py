@@ -8,7 +8,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from ropevit.cli.console import Console, TextColumn
+from ropevit.cli.console import Console, TextColumn, print_line
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult
@@ -32,7 +32,7 @@ def eval(config: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa
       ropevit eval --model rope_axial_deit_small_patch16_LS --data PATH/imagenet --scaling yarn --sizes 384,512,1024
       ropevit eval --checkpoint runs/detector --data PATH/coco --sizes 480,640,800,1024,1333
       ropevit eval --checkpoint runs/segmenter --data PATH/ade --sizes 256,512,1024 --flip --ratios 0.5,0.75,1.0,1.25
-      ropevit eval --checkpoint runs/mixed --data PATH/coco --beside runs/eval/ape runs/eval/axial
+      ropevit eval --checkpoint runs/mixed --data PATH/coco --compare-with runs/eval/ape runs/eval/axial
       torchrun --nproc-per-node 8 -m ropevit eval --checkpoint runs/swin --data PATH/imagenet
     """
     console = Console()
@@ -93,7 +93,7 @@ class EvalBars:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self.progress.console.print(line, highlight=False, soft_wrap=True)
+        print_line(self.progress.console, line)
 
     def conclude(self, line: str) -> None:
         """Print the table, and where everything is."""
@@ -102,14 +102,9 @@ class EvalBars:
         if self.rows:
             self.console.print(result_table(self.begun, sorted(self.rows, key=lambda row: row.size)))
             out = self.begun.out
-            print_line(self.console, f"everything is in {out}; the table is {TABLE}, the curve {CURVE}")
+            print_line(self.console, f"results are in {out}: table {TABLE}, curve {CURVE}")
         if line:
             print_line(self.console, line)
-
-
-def print_line(console: Console, line: str) -> None:
-    """Print a line as it is."""
-    console.print(line, soft_wrap=True, highlight=False)
 
 
 def result_table(begun: EvalStarted, rows: Sequence[SizeResult]) -> Table:

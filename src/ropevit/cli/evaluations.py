@@ -1,4 +1,4 @@
-"""The evaluations that `ropevit figures extrapolation` draws: read, or measured first."""
+"""Evaluations plotted by `ropevit figures extrapolation`: existing ones, or a new one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,22 @@ from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.compare import read_evaluations
 from ropevit.tasks.evaluate import evaluate
 
-#: Folder in that of the figures for what is measured for them.
-MEASURED = "eval"
+#: Subfolder of the figures' folder for the results of a new evaluation.
+EVAL_FOLDER = "eval"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFiles:
-    """Of extrapolation curves alone."""
+    """Only for extrapolation."""
 
     evals: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
-    """Directories of `ropevit eval`, whose scores `extrapolation` draws; it needs no model then."""
+    """Output directories of `ropevit eval` whose scores `extrapolation` plots; no --model or --checkpoint then."""
     data: Annotated[str | None, tyro.conf.arg(metavar="fashion|PATH")] = None
-    """Data that `extrapolation` measures the model on, as `ropevit eval` does, at --sizes (or eval's own)."""
+    """Data for `extrapolation` to evaluate the model on, as `ropevit eval` does, at --sizes (default: eval's)."""
 
 
-def measure(config: EvalConfig, console: Console) -> Evaluations:
-    """Measure a model with a progress bar, and read what that wrote."""
+def run_evaluation(config: EvalConfig, console: Console) -> Evaluations:
+    """Evaluate a model with a progress bar, and read the results."""
     with EvalBars(console) as bars:
         evaluate(config, bars.update)
     assert config.out is not None

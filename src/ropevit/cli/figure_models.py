@@ -18,6 +18,7 @@ from ropevit.data.images import read_image, resize_to, to_tensor
 from ropevit.data.listing import TEST_FOLDERS, find_images
 from ropevit.models import SwinConfig, build_model, get_config
 from ropevit.models.architectures import Config
+from ropevit.models.registry import resolve_name
 from ropevit.tasks.classify import eval_model as weights_of
 from ropevit.tasks.common.run_dir import RUN_FILES, TaskName, Which, detect_task, weights_file
 from ropevit.tasks.detect.model import load_detector
@@ -94,6 +95,7 @@ def open_dense_model(kind: TaskName, model: str | None, checkpoint: str, which: 
 
 def random_figure_model(model: str) -> tuple[FigureModel, Preprocessing]:
     """Build a model as it is before any training, always the same."""
+    model = resolve_name(model)
     config = get_config(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -22,7 +22,7 @@ from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.figure_model import POINTS, Rows
 from ropevit.analysis.layers import find_body
 from ropevit.cli.console import Console, print_line
-from ropevit.cli.evaluations import MEASURED, EvaluationFiles, measure
+from ropevit.cli.evaluations import EVAL_FOLDER, EvaluationFiles, run_evaluation
 from ropevit.cli.figure_models import FASHION, load_images, open_figure_model, random_figure_model
 from ropevit.cli.figures_page import write_page
 from ropevit.drawing import save_figure
@@ -36,11 +36,11 @@ from ropevit.tasks.common.eval_results import to_csv
 from ropevit.tasks.common.run_dir import Which
 from ropevit.tasks.compare import read_evaluations
 
-#: Value of `name` that stands for all figures.
+#: Value of `name` for all figures.
 ALL = "all"
-#: The figure that draws scores, which are read or measured.
+#: The figure that plots scores of evaluations.
 EXTRAPOLATION = "extrapolation"
-#: Option -> figures that read it, where not all do.
+#: Option -> figures that use it, where not all do.
 READ_BY = {
     "points": ("reconstruction",),
     "sizes": ("response", "phases", "distance", "entropy", EXTRAPOLATION),
@@ -48,39 +48,39 @@ READ_BY = {
     "evals": (EXTRAPOLATION,),
     "data": (EXTRAPOLATION,),
 }
-#: The farthest that a point to be rebuilt may lie, in patches along x or y.
+#: Largest distance of a reconstructed point, in patches along x or y.
 FARTHEST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class FiguresConfig:
-    """Which figures of which model."""
+    """Figure, model and images."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join([*ANALYSES, ALL]) + "}")]
-    """Which figure."""
+    """The figure, or all of them."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of a model; its published weights are loaded unless a checkpoint is given."""
+    """Classifier by name (see `ropevit models`), or a variant such as deit_small (with its original position
+    embedding). Loads the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
-    """Weights of any layout, or the directory of a training or of a study's run. A file of ours knows its model: no
-    --model then."""
-    which: Which | None = None
-    """Which weights of a directory: the best (if left out), the last, or their moving average."""
+    """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
+    own files define the model and its classes: leave out --model then."""
+    weights: Which | None = None
+    """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     random: Flag = False
-    """Draw --model before any training, with random weights."""
+    """Draw --model with random weights, as before training."""
     scaling: str | None = None
-    """Rules for grids larger than in training, such as ntk or parts+log, instead of the model's own; none
-    draws it without."""
+    """RoPE scaling methods for grids larger than in training, such as ntk or parts+log, instead of the model's own;
+    `none` disables scaling."""
     images: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|fashion")] = None
-    """Images for the figures that need some: a file, a folder (its val part, if it has one), or the embedded ones.
-    If left out, the embedded ones for a model that was trained on them."""
+    """Images for the figures that need some: a file, a folder (its val split, if it has one), or `fashion`, the
+    embedded Fashion-MNIST images (default for models that were trained on them)."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()
-    """Sizes of square images in pixels, with commas or spaces between them; 2 and 4 times the training's if none.
-    `distance` and `entropy` measure at the training's size, too; if none are given, at that and twice it. A training's
-    size that is not square is taken, and multiplied, as it is."""
+    """Image sizes in pixels, separated by commas or spaces; default: 2 and 4 times the training size. `distance` and
+    `entropy` add the training size (default: that and 2 times it). Defaults keep the aspect ratio of the training."""
     points: Annotated[str, tyro.conf.arg(metavar="'X,Y X,Y'")] = " ".join(f"{x},{y}" for x, y in POINTS)
-    """Points that `reconstruction` rebuilds, in patches from the query, at most 100 along x or y."""
+    """Points for `reconstruction`, in patches relative to the query, from -100 to 100 along x and y."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder to write; must not exist, or be empty; runs/figures/MODEL-NAME if left out."""
+    """Output folder; must not exist, or be empty. Default: runs/figures/MODEL-NAME."""
     scores: tyro.conf.OmitArgPrefixes[EvaluationFiles] = field(default_factory=EvaluationFiles)
 
     def __post_init__(self):
@@ -94,42 +94,42 @@ class FiguresConfig:
             raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a file")
 
     def given(self, *names: str) -> list[str]:
-        """Find out which options differ from their defaults."""
+        """Return those of the options that differ from their defaults."""
         values = {**vars(self), **vars(self.scores)}
         defaults = {**vars(type(self)), **vars(EvaluationFiles)}
         return [name for name in names if values[name] != defaults[name]]
 
     def check_read(self) -> None:
-        """Refuse options that the figure does not read."""
+        """Refuse options that the figure does not use."""
         for option in self.given(*READ_BY):
             if self.name not in (*READ_BY[option], ALL):
                 readers = ", ".join(READ_BY[option])
                 raise ValueError(f"got --{option} for {self.name}; it is for {readers} and {ALL}: leave it out")
 
     def check_scores(self) -> None:
-        """Refuse scores, or a model, that no figure would look at."""
+        """Refuse evaluations, or a model, that no figure would use."""
         if len(self.given("evals", "data")) > 1:
-            raise ValueError("got --evals and --data; draw what was measured, or measure: leave one out")
-        known = self.given("model", "checkpoint", "random", "which", "scaling", "sizes") if self.scores_alone else []
+            raise ValueError("got --evals and --data; plot existing evaluations, or run a new one: leave one out")
+        known = self.given("model", "checkpoint", "random", "weights", "scaling", "sizes") if self.scores_alone else []
         if known:
             raise ValueError(
-                f"got --{known[0]} with --evals; evaluations know what they measured, and how: leave it out"
+                f"got --{known[0]} with --evals; evaluations contain their model and settings: leave it out"
             )
         if self.name == EXTRAPOLATION and self.sizes and self.scores.data is None:
-            raise ValueError("got --sizes with nothing to measure; give --data PATH, or leave it out")
+            raise ValueError("got --sizes without --data; give --data PATH to evaluate at these sizes, or leave it out")
         if self.random and self.scores.data is not None:
-            raise ValueError("got --random with --data; random weights have no scores worth a figure: leave one out")
+            raise ValueError("got --random with --data; random weights are not evaluated: leave one out")
 
     @property
     def scores_alone(self) -> bool:
-        """Whether evaluations are all that is drawn, so that no model is needed."""
+        """Whether only existing evaluations are plotted, so that no model is needed."""
         return self.name == EXTRAPOLATION and bool(self.scores.evals)
 
     def options(self) -> FigureOptions:
         """Give what is chosen about the figures."""
         if not all(size > 0 for size in self.sizes) or len(set(self.sizes)) < len(self.sizes):
             raise ValueError(f"got sizes {self.sizes}; expected pixels, above 0, and none twice")
-        return FigureOptions(sizes=self.sizes, points=read_points(self.points))
+        return FigureOptions(sizes=self.sizes, points=parse_points(self.points))
 
 
 def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
@@ -151,7 +151,7 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
     if config.out is not None:
         check_out(config.out)
     if config.scores_alone:
-        draw_scores(config, console)
+        draw_evaluations(config, console)
         return
     with console.status("loading the model"):
         subject = find(config)
@@ -159,14 +159,14 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         subject.grid_at(size)  # refuses it now, not after the first figures
     out = config.out or Path("runs/figures") / f"{file_name(subject.label)}-{config.name}"
     with new_folder(out):
-        evaluations = find_scores(config, out, console)
-        outcomes = draw(config, subject, evaluations, console)
+        evaluations = collect_evaluations(config, out, console)
+        outcomes = draw_figures(config, subject, evaluations, console)
         for outcome in outcomes:
-            show(write(outcome, out), console)
+            print_written(write_outcome(outcome, out), console)
             if outcome.note:
                 print_line(console, f"left out {outcome.analysis.name}: {outcome.note}")
         if config.name == ALL:
-            show([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
+            print_written([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
 
 
 def find(config: FiguresConfig) -> FigureModel:
@@ -175,49 +175,51 @@ def find(config: FiguresConfig) -> FigureModel:
         assert config.model is not None
         subject, look = random_figure_model(config.model)
     else:
-        subject, look = open_figure_model(config.model, config.checkpoint, config.which)
+        subject, look = open_figure_model(config.model, config.checkpoint, config.weights)
     if config.scaling is not None:
         set_scaling(subject.model, parse_override(config.scaling))
         subject = replace(subject, published=False)
     if config.images is not None and find_body(subject.model) is not subject.model:
-        raise ValueError("got --images with a detector or segmenter; figures that need images are of classifiers")
+        raise ValueError("got --images with a detector or segmenter; figures from images support classifiers only")
     place = config.images or (FASHION if look.embedded else None)
     if place is None:
         return subject
-    trained = max(subject.trained_size)  # is looked at in any case
+    trained = max(subject.trained_size)  # drawn in any case
     size = max(trained, *(config.sizes or (2 * trained,)))
     return replace(subject, images=load_images(place, look, size))
 
 
-def find_scores(config: FiguresConfig, out: Path, console: Console) -> Evaluations | None:
-    """Read the scores that are drawn, or measure them."""
+def collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> Evaluations | None:
+    """Read existing evaluations, or run a new one, if either is given."""
     if config.scores.evals:
         return read_evaluations(config.scores.evals)
     if config.scores.data is None:
         return None
-    same = {name: getattr(config, name) for name in ("model", "checkpoint", "which", "sizes", "scaling")}
-    return measure(EvalConfig(data=config.scores.data, out=out / MEASURED, **same), console)
+    same = {name: getattr(config, name) for name in ("model", "checkpoint", "sizes", "scaling")}
+    return run_evaluation(
+        EvalConfig(data=config.scores.data, out=out / EVAL_FOLDER, which=config.weights, **same), console
+    )
 
 
-def draw_scores(config: FiguresConfig, console: Console) -> None:
-    """Draw evaluations, without looking at their models."""
+def draw_evaluations(config: FiguresConfig, console: Console) -> None:
+    """Plot existing evaluations, without loading models."""
     out = config.out or Path("runs/figures") / EXTRAPOLATION
     data = read_evaluations(config.scores.evals)
     made = FigureResult(extrapolation.draw(data), extrapolation.rows(data))
     with new_folder(out):
-        show(write(FigureOutcome(ANALYSES[EXTRAPOLATION], made), out), console)
+        print_written(write_outcome(FigureOutcome(ANALYSES[EXTRAPOLATION], made), out), console)
 
 
-def show(paths: Sequence[Path], console: Console) -> None:
-    """Say what was written."""
+def print_written(paths: Sequence[Path], console: Console) -> None:
+    """Print the names of written files."""
     for path in paths:
         print_line(console, f"wrote {path}")
 
 
-def draw(
+def draw_figures(
     config: FiguresConfig, subject: FigureModel, evaluations: Evaluations | None, console: Console
 ) -> list[FigureOutcome]:
-    """Make the figures that are asked for; one that is asked for alone and cannot be had is an error."""
+    """Draw the requested figures; if a single one cannot be drawn, that is an error."""
     chosen, options = choose(config.name), replace(config.options(), evaluations=evaluations)
     if config.name != ALL:
         with console.status(f"drawing {chosen[0].name}"):
@@ -229,36 +231,36 @@ def draw(
     return outcomes
 
 
-def write(outcome: FigureOutcome, out: Path) -> list[Path]:
-    """Write a figure, if there is one, and its numbers."""
+def write_outcome(outcome: FigureOutcome, out: Path) -> list[Path]:
+    """Write a figure, if it was drawn, and its data as CSV."""
     if outcome.made is None:
         return []
     out.mkdir(parents=True, exist_ok=True)
     table = out / f"{outcome.analysis.name}.csv"
-    write_text(table, table_of(outcome.made.rows))
+    write_text(table, rows_to_csv(outcome.made.rows))
     return [*save_figure(outcome.made.figure, out / outcome.analysis.name), table]
 
 
-def table_of(rows: Rows) -> str:
-    """Write rows as comma-separated values."""
+def rows_to_csv(rows: Rows) -> str:
+    """Return rows as CSV."""
     return to_csv(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def read_points(text: str) -> tuple[tuple[int, int], ...]:
-    """Read points such as "3,3 -2,2".
+def parse_points(text: str) -> tuple[tuple[int, int], ...]:
+    """Parse points such as "3,3 -2,2".
 
     Raises:
-        ValueError: If they are no points, one is there twice, or one is too far away.
+        ValueError: If they are not points, one is repeated, or one is too far away.
     """
     found = [re.fullmatch(r"(-?\d+),(-?\d+)", word) for word in text.split()]
     points = tuple((int(point[1]), int(point[2])) for point in found if point)
     if not points or len(points) < len(found) or len(set(points)) < len(points):
-        raise ValueError(f"got points {text!r}; expected x,y in patches, none twice, such as --points '3,3 -2,2'")
+        raise ValueError(f"got points {text!r}; expected different x,y in patches, such as --points '3,3 -2,2'")
     if max(abs(side) for point in points for side in point) > FARTHEST:
         raise ValueError(f"got points {text!r}; expected x and y from -{FARTHEST} to {FARTHEST}, in patches")
     return points
 
 
 def file_name(label: str) -> str:
-    """Make a name of a folder of what titles say."""
+    """Make a folder name from the label of a model."""
     return re.sub(r"[^\w.+-]+", "-", label)

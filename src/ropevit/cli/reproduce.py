@@ -12,7 +12,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from ropevit.cli.console import Console
+from ropevit.cli.console import Console, print_line
 from ropevit.device import resolve_device
 from ropevit.machine import processor
 from ropevit.models.published import DRAWN, SOURCE
@@ -161,8 +161,3 @@ def command(words: Sequence[str], gpus: int) -> str:
     """Write a command for a shell."""
     start = ["ropevit"] if gpus == 1 else ["torchrun", "--nproc-per-node", str(gpus), "-m", "ropevit"]
     return shlex.join([*start, *words])
-
-
-def print_line(console: Console, line: str) -> None:
-    """Print a line as it is."""
-    console.print(line, soft_wrap=True, highlight=False)

@@ -7,7 +7,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from ropevit.cli.console import Console
+from ropevit.cli.console import Console, print_line
 from ropevit.tasks.common.run_dir import RunSummary, by_metric, draw_runs, find_runs
 
 
@@ -30,7 +30,7 @@ def runs(
     for alike in by_metric(found).values():
         console.print(table(alike))
     path = draw_runs(found, out or folders[0] / "runs.png")
-    console.print(f"curves: {path}", soft_wrap=True, highlight=False)
+    print_line(console, f"curves: {path}")
 
 
 def table(found: list[RunSummary]) -> Table:

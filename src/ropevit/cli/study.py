@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ropevit.cli.console import Console
+from ropevit.cli.console import Console, print_line
 from ropevit.cli.study_progress import Bars, Lines
 from ropevit.extras import require
 from ropevit.study.config import StudyConfig
@@ -66,7 +66,7 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
     with console.status("drawing the report"):
         report = write_outputs(config, results)
     curves = f"\ncurves: {config.out / 'curves.png'}" if found else ""
-    console.print(f"\nreport: {report}{curves}", soft_wrap=True, highlight=False)
+    print_line(console, f"\nreport: {report}{curves}")
     if results["complete"]:
         return
     done, planned = len(results["runs"]), len(config.runs())

@@ -7,7 +7,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.text import Text
 
-from ropevit.cli.console import Console, TextColumn
+from ropevit.cli.console import Console, TextColumn, print_line
 from ropevit.study.events import Evaluating, Event, Loading, RunDone, RunFailed, RunStarted, StepDone, Timing
 
 #: Seconds after which a line is written, however little was done.
@@ -62,7 +62,7 @@ class Bars:
         if name in self.tasks:
             self.progress.remove_task(self.tasks.pop(name))
         self.progress.advance(self.whole)
-        self.progress.console.print(text, highlight=False, soft_wrap=True)
+        print_line(self.progress.console, text)
 
 
 class Lines:
@@ -107,7 +107,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Write one line."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        print_line(self.console, text)
 
 
 def line(name: str, result: dict[str, Any], kept: bool) -> str:

@@ -11,9 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from ropevit.cli.console import Console, TextColumn
+from ropevit.cli.console import Console, TextColumn, print_line
 from ropevit.cli.errors import one_line_errors
 from ropevit.cli.estimate import show_estimate
+from ropevit.models.registry import MODELS, split_name
 from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, training_cost
 from ropevit.tasks.classify.train import train as train_classifier
@@ -27,23 +28,23 @@ from ropevit.tasks.segment import recipes as segment
 from ropevit.tasks.segment.train import train as train_segmenter
 from ropevit.tasks.segment.train_config import SegmentConfig
 
-HELP = """Train a classifier, a detector or a segmenter by a recipe, from the start or from where it was interrupted.
+HELP = """Train a classifier, detector or segmenter with a recipe, from scratch, from a checkpoint or fine-tuning.
 
 For example:
   ropevit train --list
-  ropevit train detect/dino_swin_tiny --estimate      (what a step needs, without data or memory)
+  ropevit train detect/dino_swin_tiny --estimate      (parameters, MACs and memory of a step; needs no data)
   ropevit train fashion --out runs/fashion
   ropevit train deit3_small --position rope_mixed --data PATH/imagenet --out runs/small_mixed
   ropevit train detect/dino_vitdet_base --position rope_axial --data PATH/coco --out runs/detector
   ropevit train segment/upernet_vit_base --data PATH/ADEChallengeData2016 --out runs/segmenter
   torchrun --nproc-per-node 8 -m ropevit train swin_tiny --data PATH/imagenet --out runs/swin --resume
 
-`ropevit train RECIPE --help` lists the options with the recipe's values."""
+`ropevit train RECIPE --help` lists the options, with the values of the recipe as defaults."""
 
-#: Asks what a step needs, instead of training.
+#: Print the cost of a step instead of training.
 ESTIMATE = "--estimate"
 
-#: Share of the time waited for images from which on data, not computing, is the bound.
+#: Fraction of the time spent waiting for images above which training is bound by the data.
 DATA_BOUND = 0.2
 
 
@@ -51,35 +52,37 @@ def train(
     recipe: tyro.conf.Positional[str] = "",
     list_: Annotated[bool, tyro.conf.arg(name="list")] = False,
 ) -> None:
-    """Train by a recipe: `ropevit train --list` names them, `ropevit train RECIPE --help` its options."""
+    """Train with a recipe: `ropevit train --list` lists them, `ropevit train RECIPE --help` its options."""
     raise AssertionError(f"the arguments after {recipe or list_} are read by start_training")
 
 
 def start_training(arguments: Sequence[str]) -> None:
-    """Read the arguments after `ropevit train`: a recipe's name comes first, then options that replace its values."""
+    """Parse the arguments of `ropevit train`, a recipe and options that replace its values, and run it."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        Console().print(HELP, soft_wrap=True, highlight=False)
+        print_line(Console(), HELP)
         return
     if arguments[0] == "--list":
         Console().print(recipe_table())
         return
     if arguments[0].startswith("-"):
-        raise ValueError(f"got {arguments[0]} where the recipe's name comes first; see `ropevit train --list`")
+        raise ValueError(
+            f"got {arguments[0]} before the recipe; the name of a recipe comes first, see `ropevit train --list`"
+        )
     config = read_config([argument for argument in arguments if argument != ESTIMATE])
     (show_estimate if ESTIMATE in arguments else show_training)(config)
 
 
 class Trainer(NamedTuple):
-    """How a kind of model is trained."""
+    """Recipes, config and training function of a task."""
 
     recipes: Mapping[str, Callable[..., Any]]
     config: type
     train: Callable[..., dict[str, float]]
     marks: tuple[Any, ...] = ()
-    """How tyro shows the options."""
+    """Markers for tyro."""
 
 
-#: What stands before the slash of a recipe's name -> what trains by it.
+#: Prefix of a recipe's name (before the slash) -> its task.
 TRAINERS = {
     "": Trainer(RECIPES, TrainConfig, train_classifier, (tyro.conf.OmitArgPrefixes,)),
     "detect": Trainer(detect.RECIPES, DetectConfig, train_detector),
@@ -87,12 +90,12 @@ TRAINERS = {
 }
 
 
-#: What stands before the slash -> what such models are called.
-KINDS = {"": "classifiers", "detect": "detectors", "segment": "segmenters"}
+#: Prefix of a recipe's name -> the models of its task.
+MODELS_OF = {"": "classifiers", "detect": "detectors", "segment": "segmenters"}
 
 
 def find_trainer(name: str) -> Trainer:
-    """Find what trains by a recipe.
+    """Return the task of a recipe.
 
     Raises:
         ValueError: If there is no such recipe.
@@ -102,13 +105,13 @@ def find_trainer(name: str) -> Trainer:
         return trainer
     close = get_close_matches(name, [recipe for trainer in TRAINERS.values() for recipe in trainer.recipes], 3)
     hint = f"did you mean {' or '.join(close)}? There are" if close else "choose one"
-    groups = [f"of {KINDS[kind]} {', '.join(trainer.recipes)}" for kind, trainer in TRAINERS.items()]
+    groups = [f"of {MODELS_OF[prefix]} {', '.join(trainer.recipes)}" for prefix, trainer in TRAINERS.items()]
     raise ValueError(f"no recipe named {name!r}; {hint} {'; '.join(groups)}")
 
 
 def read_config(arguments: Sequence[str]) -> Training:
-    """Read a recipe's name and the options that replace its values."""
-    name, options = arguments[0], arguments[1:]
+    """Parse the name of a recipe and the options that replace its values."""
+    name, options = arguments[0], split_model(arguments[1:])
     trainer = find_trainer(name)
     recipe = trainer.recipes[name]
     prog = f"ropevit train {name}"
@@ -123,43 +126,60 @@ def read_config(arguments: Sequence[str]) -> Training:
         )
 
 
+def split_model(options: Sequence[str]) -> list[str]:
+    """Replace a registered model after --model by its variant and position embedding.
+
+    Raises:
+        ValueError: If --position asks for another embedding than the model's.
+    """
+    words = [part for word in options for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if "--model" not in words[:-1] or (name := words[words.index("--model") + 1]) not in MODELS:
+        return list(options)
+    variant, position = split_name(name)
+    asked = words[words.index("--position") + 1] if "--position" in words[:-1] else position
+    if asked != position:
+        raise ValueError(f"got --position {asked} with --model {name}; give --model {variant} with it")
+    words[words.index("--model") + 1] = variant
+    return [*words, "--position", position]
+
+
 def recipe_summary(recipe: Callable[..., object]) -> str:
-    """Give what a recipe says of itself."""
+    """Return the description of a recipe: its docstring."""
     return (recipe.__doc__ or "").replace("\n    ", "\n")
 
 
 def show_training(config: Training) -> None:
-    """Train, showing how it goes; a termination signal ends it well."""
+    """Train with a progress display; SIGINT and SIGTERM end with a checkpoint."""
     console = Console()
     with TrainingBars(console) as bars:
         try:
             scores = find_trainer(config.recipe).train(config, bars.update)
         except Interrupted as stopped:
             bars.close()
-            if bars.told:
-                console.print(f"{stopped}; the same command with --resume goes on", soft_wrap=True, highlight=False)
+            if bars.started:
+                print_line(console, f"{stopped}; the same command with --resume continues")
             raise (KeyboardInterrupt if stopped.interrupted else SystemExit(0)) from None
-    if bars.told:
-        figures = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+    if bars.started:
+        results = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
         if bars.steps < bars.length:
-            goes_on = "the same command with --resume, without --max-steps, goes on"
-            console.print(f"a trial of {bars.steps} of {bars.length} steps; {goes_on}", soft_wrap=True, highlight=False)
-        console.print(f"{figures}\neverything is in {config.run.out}", soft_wrap=True, highlight=False)
+            hint = "the same command with --resume and without --max-steps continues"
+            print_line(console, f"stopped after {bars.steps} of {bars.length} steps; {hint}")
+        print_line(console, f"{results}\nresults are in {config.run.out}")
 
 
 def recipe_table() -> Table:
-    """Lay out the recipes with what they are expected to reach and to cost."""
-    caption = "of classifiers: top-1 published, at 224 px, with rope_mixed; cost in 10^18 multiply-adds"
+    """Return a table of the recipes with expected accuracy and cost."""
+    caption = "classifiers: published top-1 at 224 px with rope_mixed; cost in 10^18 MACs"
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
     for name in ("recipe", "pixels", "epochs", "batch", "top-1", "cost"):
         table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
     for name, recipe in RECIPES.items():
         config = recipe()
         expected = expected_top1(config)
-        figures = config.model.size, config.optim.epochs, config.batch_size
+        numbers = config.model.size, config.optim.epochs, config.batch_size
         table.add_row(
             name,
-            *map(str, figures),
+            *map(str, numbers),
             "" if expected is None else f"{expected:.1f}",
             f"{training_cost(config) / 1e18:.2g}",
         )
@@ -173,79 +193,77 @@ def recipe_table() -> Table:
 
 
 class LoggedProgress(Progress):
-    """A bar with its note on a line of its own, so that neither is cut off in 80 columns."""
+    """Progress bars with a note below each, so that neither is truncated in 80 columns."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Give the bar, then what is noted under it."""
+        """Yield the bars, then their notes."""
         yield self.make_tasks_table(self.tasks)
         yield from (Text(note) for task in self.tasks if (note := task.fields["note"]))
 
 
 class TrainingBars:
-    """The live display of a training: one bar, and a line for each evaluation."""
+    """Live display of a training: a progress bar, and a line per evaluation."""
 
     def __init__(self, console: Console):
         columns = BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
         self.progress = LoggedProgress(TextColumn("{task.description}"), *columns, console=console)
         self.console = console
         self.task = None
-        self.told = False
+        self.started = False
         self.per_epoch = self.steps = self.length = 1
-        self.said: set[str] = set()
+        self.notices: set[str] = set()
         self.waits: list[float] = []
         self.warned = False
 
     def __enter__(self) -> "TrainingBars":
-        return self  # drawn from the first event on: wrong input is answered by its error alone
+        return self  # starts with the first event, so that an error about wrong input stands alone
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Stop drawing."""
+        """Stop the live display."""
         if self.progress.live.is_started:
             self.progress.stop()
 
     def update(self, event: Event) -> None:
-        """Show an event of the training."""
+        """Display an event of the training."""
         match event:
             case TrainStarted(first=first, steps=steps, length=length, steps_per_epoch=per_epoch):
-                self.told, self.steps, self.length, self.per_epoch = True, steps, length, per_epoch
+                self.started, self.steps, self.length, self.per_epoch = True, steps, length, per_epoch
                 if first:
-                    self.say(f"going on from step {first} of {steps}")
+                    self.print_line(f"resuming from step {first} of {steps}")
                 self.progress.start()
                 self.task = self.progress.add_task("training", completed=first, total=steps, note="")
             case StepDone(step=step):
-                self.move(completed=step, description=f"epoch {(step - 1) // self.per_epoch + 1}")
+                self.update_bar(completed=step, description=f"epoch {(step - 1) // self.per_epoch + 1}")
             case LogLine(loss=loss, lr=lr, images_per_second=speed, data_wait=wait, memory_gib=memory):
                 bound = "data" if wait > DATA_BOUND else "compute"
-                self.move(note=f"loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s ({bound})  {memory:.1f} GiB")
+                self.update_bar(note=f"loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s ({bound})  {memory:.1f} GiB")
                 self.waits.append(wait)
             case EvalProgress(done=done, total=total):
-                self.move(description=f"measuring {done}/{total}")
+                self.update_bar(description=f"evaluating {done}/{total}")
             case EvalDone(step=step, epoch=epoch, scores=scores, best=best):
-                figures = "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
-                self.say(f"epoch {epoch:.4g} (step {step}): {figures}{'  best' if best else ''}")
-                self.warn()
-            case Notice(message=message) if (
-                message not in self.said
-            ):  # an image left out is named once, not every epoch
-                self.said.add(message)
-                self.say(message, "yellow")
+                results = "  ".join(f"{name} {score:.2f}" for name, score in scores.items())
+                self.print_line(f"epoch {epoch:.4g} (step {step}): {results}{'  best' if best else ''}")
+                self.warn_data_bound()
+            case Notice(message=message) if message not in self.notices:  # each skipped image once, not every epoch
+                self.notices.add(message)
+                self.print_line(message, "yellow")
 
-    def warn(self) -> None:
-        """Say once that more processes should read images, where the training waits for them."""
+    def warn_data_bound(self) -> None:
+        """Suggest more workers, once, if the training waits for images."""
         waits, self.waits = self.waits, []
         if waits and sum(waits) / len(waits) > DATA_BOUND and not self.warned:
             self.warned = True
             share = sum(waits) / len(waits)
-            self.say(f"{share:.0%} of the time went by waiting for images: try more --workers", "yellow")
+            self.print_line(f"{share:.0%} of the time is spent waiting for images: try more --workers", "yellow")
 
-    def move(self, **fields: object) -> None:
-        """Change the bar."""
+    def update_bar(self, **fields: object) -> None:
+        """Update the progress bar."""
         if self.task is not None:
             self.progress.update(self.task, **fields)  # pyright: ignore[reportArgumentType]
 
-    def say(self, line: str, style: str = "") -> None:
+    def print_line(self, line: str, style: str = "") -> None:
         """Print a line above the bar."""
-        self.progress.console.print(line, style=style, highlight=False, soft_wrap=True)
+        print_line(self.progress.console, line, style=style)

@@ -1,67 +1,69 @@
-"""What happens to a picture before it is a batch's: random changes to train on, a plain crop to measure on."""
+"""Image transforms: random augmentation for training, a centre crop for evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
+import tyro
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ropevit.data.imagenet import MEAN
 from ropevit.extras import require
 
-Kind = Literal["three_augment", "rand_augment", "simple", "none"]
+AutoAugment = Literal["three_augment", "rand_augment", "simple", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-#: From a picture to uint8 (3, S, S); to be normalised on the device.
+#: From an image to uint8 (3, S, S); normalised later, on the device.
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
-#: Greatest change of brightness, contrast and saturation where the config does not say.
+#: Default strength of colour jitter for each policy.
 COLOR_JITTER = {"three_augment": 0.3, "rand_augment": 0.0, "simple": 0.0, "none": 0.0}
-#: Times that a picture to measure on may be as long as it is wide before its ends are cut off.
+#: Largest aspect ratio of an evaluation image; longer ones are cropped first.
 MAX_ASPECT_RATIO = 16
-#: Magnitude 9 with a spread of 0.5, two operations, harder ones with larger magnitudes.
+#: RandAugment policy in timm's notation: magnitude 9 with standard deviation 0.5, two operations, increasing severity.
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How training images are varied; the defaults train ViT from scratch.
+    """Augmentation of training images; the defaults are those of ViT from scratch.
 
     Source: DeiT III (Touvron et al. 2022, arXiv:2204.07118), as Heo et al. 2024 (arXiv:2403.13298) use it.
     """
 
-    kind: Kind = "three_augment"
-    """three_augment: random crop, flip, one of grey, solarized and blurred, colours. rand_augment: random crop, flip,
-    two operations of RandAugment. simple: random crop and flip. none: the middle, as for measuring."""
+    kind: Annotated[AutoAugment, tyro.conf.arg(name="auto-augment")] = "three_augment"
+    """three_augment: random crop, flip, one of greyscale, solarize and blur, colour jitter. rand_augment: random crop,
+    flip, RandAugment. simple: random crop and flip. none: centre crop, as in evaluation."""
     color_jitter: float | None = None
-    """Greatest change of brightness, contrast and saturation, after all else. None: 0.3 with three_augment, else none,
-    as published (RandAugment has colours of its own)."""
+    """Colour jitter: maximum change of brightness, contrast and saturation, applied last. None: 0.3 with three_augment,
+    0 otherwise, as published."""
     hflip: float = 0.5
-    """Share of images that are mirrored left to right."""
+    """Probability of a horizontal flip."""
     scale: tuple[float, float] = (0.08, 1.0)
-    """Least and greatest area of a random crop, as a share of the image."""
+    """Minimum and maximum area of a random crop, as a fraction of the image."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Least and greatest ratio of a crop's width to its height."""
+    """Minimum and maximum aspect ratio (width over height) of a random crop."""
     interpolation: Interpolation = "bicubic"
-    """How crops are resized; shrinking averages."""
+    """Interpolation of resized crops, with antialiasing."""
     random_erasing: float = 0.0
-    """Share of images of which a random part is replaced by noise, on the device (0.25 for Swin)."""
+    """Probability of random erasing with noise, on the device (0.25 for Swin)."""
     mixup: float = 0.8
-    """Beta parameter of how much of another image is mixed in; 0 is never."""
+    """Mixup alpha; 0 disables mixup."""
     cutmix: float = 1.0
-    """Beta parameter of how much of another image is pasted in; 0 is never."""
+    """CutMix alpha; 0 disables CutMix."""
     mixup_prob: float = 1.0
-    """Share of batches that are mixed or pasted."""
+    """Probability of applying mixup or CutMix to a batch."""
     mixup_switch_prob: float = 0.5
-    """Share of those that are pasted, where both are on."""
+    """Probability of CutMix instead of mixup, where both are enabled."""
     label_smoothing: float = 0.0
-    """Part of each label that is spread over all classes (0.1 for Swin and for fine-tuning)."""
-    repeats: int = 3
-    """Times that an image of an epoch is drawn (repeated augmentation); epochs have that many times fewer images."""
+    """Label smoothing (0.1 for Swin and for fine-tuning)."""
+    repeats: Annotated[int, tyro.conf.arg(name="aug-repeats")] = 3
+    """Repeated augmentation: how often each image of an epoch is drawn; an epoch has that many times fewer different
+    images."""
 
     def __post_init__(self) -> None:
         for name, value, choices in (
-            ("kind", self.kind, get_args(Kind)),
+            ("kind", self.kind, get_args(AutoAugment)),
             ("interpolation", self.interpolation, get_args(Interpolation)),
         ):
             if value not in choices:
@@ -80,7 +82,10 @@ class AugmentConfig:
                 "expected none below 0, and repeats of 1 or more"
             )
         if self.kind == "none" and self.jitter:
-            raise ValueError(f"got color_jitter={self.jitter} with kind none, which changes nothing; choose simple")
+            raise ValueError(
+                f"got color_jitter={self.jitter} with kind=none (--auto-augment none), which applies no augmentation; "
+                "choose simple"
+            )
 
     @property
     def jitter(self) -> float:

@@ -80,7 +80,7 @@ def model_name(family: str, position: str) -> str:
         ValueError: If there is no such family, or it has no such position embedding.
     """
     if family not in VARIANTS:
-        raise ValueError(f"got model {family!r}; choose one of {', '.join(VARIANTS)}")
+        raise unknown_model(family)
     names, size = VARIANTS[family]
     embeddings = VIT_EMBEDDINGS if names is VIT_NAMES else SWIN_EMBEDDINGS
     if position not in embeddings:
@@ -118,6 +118,47 @@ def variant_config(family: str, position: str, **changes: object) -> Config:
     return get_config(nearest_name(family, position), position=position, **changes)
 
 
+def resolve_name(name: str) -> str:
+    """Return the name in `MODELS` of a model given by name or variant.
+
+    >>> resolve_name("deit_small")
+    'deit_small_patch16_LS'
+
+    Args:
+        name: A name that `list_models` lists, or a variant (architecture and size, such as "deit_small"), which stands
+            for the model with its original position embedding: APE of a ViT, relative position bias of a Swin.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    if name in VARIANTS:
+        names, size = VARIANTS[name]
+        return names["ape" if "ape" in names else "rpb"].format(size=size)
+    if name not in MODELS:
+        raise unknown_model(name)
+    return name
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return variant and position embedding of a model in `MODELS`, such as "deit_small" and "rope_mixed".
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    for variant, (names, size) in VARIANTS.items():
+        for position, pattern in names.items():
+            if pattern.format(size=size) == name:
+                return variant, position
+    raise unknown_model(name)
+
+
+def unknown_model(name: str) -> ValueError:
+    """Return the error for an unknown name of a model, with the nearest names."""
+    near = get_close_matches(name, [*VARIANTS, *MODELS], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see ropevit.list_models() or `ropevit models`"
+    return ValueError(f"no model named {name!r}; {hint}")
+
+
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     """List model names.
 
@@ -135,18 +176,14 @@ def get_config(name: str, **changes: object) -> Config:
     """Return the config of a named model, with some fields changed.
 
     Args:
-        name: A name that `list_models` lists.
+        name: A name that `list_models` lists, or a variant; see `resolve_name`.
         changes: Fields of the config to replace, such as num_classes=10 or img_size=384 (a square) or (384, 512).
             With a Swin, img_size sets windows of 1/32 of it, as the paper evaluates; window_size overrides that.
 
     Raises:
         ValueError: If there is no such model or field.
     """
-    if name not in MODELS:
-        near = get_close_matches(name, MODELS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see ropevit.list_models() or `ropevit models`"
-        raise ValueError(f"no model named {name!r}; {hint}")
-    config = MODELS[name]
+    config = MODELS[resolve_name(name)]
     unknown = sorted(set(changes) - set(vars(config)))
     if unknown:
         raise ValueError(f"no option named {', '.join(unknown)} for {name}; choose among {', '.join(vars(config))}")

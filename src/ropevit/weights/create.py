@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from ropevit.models.architectures import Config, Model, build_model
-from ropevit.models.registry import MODELS, get_config
+from ropevit.models.registry import MODELS, get_config, resolve_name
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.vit.video import inflate
 from ropevit.weights.hub import hub_id
@@ -27,7 +27,7 @@ def create_model(
     >>> model = create_model("rope_mixed_deit_small_patch16_LS", pretrained=True, num_classes=10)
 
     Args:
-        name: A name that `list_models` lists.
+        name: A name that `list_models` lists, or a variant such as "deit_small" (with its original position embedding).
         pretrained: True for the published weights, from the hub or its cache; or a path, hub id or state dict to load.
         img_size: Height and width in pixels (or the side of a square) for which an absolute embedding is made, and to
             which a loaded one is resized. Any size may be fed. A Swin takes windows of 1/32 of it, as the paper does.
@@ -40,6 +40,7 @@ def create_model(
         ValueError: If there is no such model or field, or a value is out of range.
         WeightsError: If there are no such weights, or they do not fit.
     """
+    name = resolve_name(name)
     given = {"img_size": img_size, "num_classes": num_classes}
     config = get_config(name, **{key: value for key, value in given.items() if value is not None}, **fields)
     if pretrained is False:

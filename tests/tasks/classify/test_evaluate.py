@@ -356,7 +356,7 @@ def test_a_directory_of_a_training_gives_the_weights_that_are_asked_for(tmp_path
         subject = open_eval_model(None, str(run), which)
         assert subject.build(subject.config).head.bias.argmax() == label
         assert (subject.name, subject.crop) == ("run", 1.0)
-    with pytest.raises(ValueError, match=r"no model_ema.safetensors; choose --which best or last"):
+    with pytest.raises(ValueError, match=r"no model_ema.safetensors; choose --weights best or last"):
         open_eval_model(None, str(run), "ema")
     with pytest.raises(ValueError, match="only the directory of a training has several"):
         open_eval_model(None, str(run / "best.safetensors"), "last")

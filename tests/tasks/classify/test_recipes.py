@@ -96,7 +96,7 @@ def test_smoothed_labels_do_not_fit_the_binary_loss():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": "resnet"}, "got model 'resnet'; choose one of deit_tiny"),
+        ({"model": "resnet"}, "no model named 'resnet'; see ropevit.list_models"),
         ({"position": "rpb"}, "got position 'rpb' for deit_small; choose one of none, ape"),
         ({"model": "swin_tiny", "width": 96, "depth": 3}, "no option named depth"),
         ({"size": 100}, "16"),

@@ -58,9 +58,9 @@ def test_only_the_same_measure_on_the_same_data_stands_beside(other, changes):
 
 
 def test_a_directory_without_an_evaluation_is_refused(other, tmp_path):
-    with pytest.raises(ValueError, match=r"found no evaluation in .* .no eval.json.; leave it out of --beside"):
+    with pytest.raises(ValueError, match=r"found no evaluation in .* .no eval.json.; leave it out of --compare-with"):
         read(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="has not measured anything yet; leave it out of --beside"):
+    with pytest.raises(ValueError, match="has not measured anything yet; leave it out of --compare-with"):
         read(other(rows=()))
     (tmp_path / "other" / "eval.csv").write_text("size,top1\n64,80.0\n")
     with pytest.raises(ValueError, match="is not the table that such an evaluation writes"):

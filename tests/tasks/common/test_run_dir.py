@@ -61,7 +61,7 @@ def test_what_may_be_a_mistyped_path_is_named_where_options_do_not_suit_the_hub(
 def test_a_directory_gives_the_weights_that_are_asked_for_or_says_which_there_are(tmp_path):
     (tmp_path / "model.safetensors").touch()
     assert checkpoint_in_run(tmp_path, "last") == tmp_path / "model.safetensors"
-    with pytest.raises(ValueError, match=r"has no best[.]safetensors; choose --which last"):
+    with pytest.raises(ValueError, match=r"has no best[.]safetensors; choose --weights last"):
         checkpoint_in_run(tmp_path, None)
     (tmp_path / "hub").mkdir()
     index = tmp_path / "hub" / "model.safetensors.index.json"
@@ -123,7 +123,7 @@ def test_weights_are_not_written_over_by_a_training_whose_checkpoints_are_gone(t
     take_a_step(run.out)
     open_directory(run, SETTINGS)  # killed before its first checkpoint: it starts over
     (run.out / "best.safetensors").write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"holds best.safetensors, but no checkpoint to resume from; .* --init"):
+    with pytest.raises(ValueError, match=r"holds best.safetensors, but no checkpoint to resume from; .* --init-from"):
         open_directory(run, SETTINGS)
     (run.out / "checkpoints").mkdir()
     (run.out / "checkpoints" / "step-00000004.pt").touch()

@@ -143,7 +143,7 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
 def test_options_of_other_kinds_are_refused(place, tmp_path):
     given = ClassifierOptions(protocol="paper", crop=0.9)
     with pytest.raises(
-        ValueError, match="got --protocol, --crop, for classifiers alone, with a detector; leave it out"
+        ValueError, match="got --protocol, --crop-pct, for classifiers only, with a detector; leave it out"
     ):
         measure(place, tmp_path / "out", classifier=given)
     with pytest.raises(ValueError, match="got scaling='yarn'; a detector is trained at many sizes"):

@@ -192,7 +192,7 @@ def test_what_does_not_fit_is_refused(place, tmp_path):
     path = str(save_tiny(tmp_path / "turned.safetensors", classes=CLASSES[::-1]))
     with pytest.raises(ValueError, match="the same in another order"):
         measure(place, tmp_path / "out", checkpoint=path)
-    with pytest.raises(ValueError, match="got --save-detections, for detectors alone, with a segmenter"):
+    with pytest.raises(ValueError, match="got --save-detections, for detectors only, with a segmenter"):
         measure(place, tmp_path / "out", detector=DetectorOptions(save_detections=True))
     with pytest.raises(ValueError, match="got batch_size=2; a segmenter takes images one by one"):
         measure(place, tmp_path / "out", batch_size=2)

@@ -130,7 +130,7 @@ def test_the_backbone_starts_from_a_classifier(tmp_path):
         ({"taps": ()}, r"got taps=\(\) for 4 levels"),
         ({"depth": 3, "init": None}, "got depth=3; expected at least 4 blocks"),
         ({"model": "deit_tiny"}, "has no published weights"),
-        ({"model": "resnet"}, "got model 'resnet'; choose one of deit_tiny"),
+        ({"model": "resnet"}, "no model named 'resnet'; see ropevit.list_models"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

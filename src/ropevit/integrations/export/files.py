@@ -206,7 +206,7 @@ def check_target(path: str | os.PathLike[str], form: str, overwrite: bool) -> Pa
     if not path.parent.is_dir():
         raise ValueError(f"no folder {path.parent}; make it first")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise ValueError(f"{path} exists; choose another name, or ask to replace it (--force, overwrite=True)")
+        raise ValueError(f"{path} exists; choose another name, or ask to replace it (--overwrite, overwrite=True)")
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.models.architectures import Config, Model, build_model
-from ropevit.models.registry import MODELS, get_config, paper_window
+from ropevit.models.registry import MODELS, get_config, paper_window, resolve_name
 from ropevit.models.swin import SwinConfig
 from ropevit.tasks.common.run_dir import Which, weights_file
 from ropevit.weights.hub import hub_id
@@ -139,9 +139,9 @@ def read_eval_model(model: str | None, checkpoint: str | None, which: Which | No
         WeightsError: If the weights cannot be read.
     """
     if model is None and checkpoint is None:
-        raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a weights file")
+        raise ValueError("got neither --model nor --checkpoint; give a model (see `ropevit models`) or a weights file")
     if model is not None:
-        get_config(model)  # refuses an unknown name before anything is fetched
+        model = resolve_name(model)  # refuses an unknown name before anything is fetched
     folder = Path(checkpoint or "").expanduser()
     if checkpoint and folder.is_dir():
         name, source, ema = folder.resolve().name, str(weights_file(checkpoint, which)), False

@@ -138,7 +138,9 @@ def make_plan(bench: EvalInputs) -> EvalPlan:
     fixed = {"fingerprint": fingerprint(subject.found.state), "images": len(source), "real": real}
     notes = [bench.match.note] if bench.match.note else []
     if subject.crop not in (None, views[0].crop):
-        notes.append(f"its training was evaluated with crop ratio {subject.crop}, this is {views[0].crop}: see --crop")
+        notes.append(
+            f"its training was evaluated with crop ratio {subject.crop}, this is {views[0].crop}: see --crop-pct"
+        )
     if subject.config.in_channels == 1:
         notes.append("the model takes grey images: colours are converted, 0.299 R + 0.587 G + 0.114 B")
     return EvalPlan(

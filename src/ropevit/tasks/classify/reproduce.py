@@ -53,7 +53,7 @@ class ChainStage:
         """Give the arguments of the command after `ropevit`."""
         config, model = self.config, self.config.model
         words = ["train", config.recipe, "--position", model.position, "--data", config.data]
-        words += [] if model.init is None else ["--init", model.init]
+        words += [] if model.init is None else ["--init-from", model.init]
         return [*words, "--out", str(config.run.out)]
 
     @property
@@ -135,7 +135,7 @@ def make_target(model: str, position: str, data: str, root: Path) -> Target:
             ChainStage(config=replace(config, data=data, model=replace(config.model, position=position, init=init)))
         )
     last = stages[-1].config
-    measured = "--checkpoint", str(last.run.out), "--which", "last", "--data", data
+    measured = "--checkpoint", str(last.run.out), "--weights", "last", "--data", data
     out = "--out", str(root / "eval" / f"{model}-{position}")
     return Target(name=last.model.name, stages=tuple(stages), evaluation=("eval", *measured, *out))
 

@@ -1,4 +1,4 @@
-"""How a training is optimised and run; every field is an option of `ropevit train`."""
+"""Options of the optimizer, the schedule and the run; every field is an option of `ropevit train`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,13 @@ from ropevit.models.positions import describe_positions
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
-#: An option that names a position embedding.
+#: A field that names a position embedding.
 PositionName = Annotated[str, tyro.conf.arg(help=describe_positions())]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer and its schedule.
+    """Optimizer and learning rate schedule.
 
     Raises:
         ValueError: If a field is out of range.
@@ -26,40 +26,39 @@ class OptimConfig:
     optimizer: Literal["lamb", "adamw"] = "adamw"
     """LAMB (with its own clipping of the global gradient norm at 1) or AdamW."""
     lr: float = 1e-3
-    """Learning rate at the end of the warm-up, for the whole batch: it is not scaled by anything."""
+    """Learning rate at the end of the warm-up; not scaled with the batch size."""
     weight_decay: float = 0.05
-    """Decay of the matrices; biases, norms, embeddings and frequencies are never decayed."""
+    """Weight decay of matrices; biases, norms, embeddings and learned frequencies are never decayed."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Epsilon of the optimizer, added to the square root of the second moment."""
     epochs: int | None = 300
-    """Times that the training images are gone through; None with steps."""
+    """Length of the training in epochs; None if `steps` is given."""
     steps: int | None = None
-    """Length of the training in steps; None with epochs."""
+    """Length of the training in steps; None if `epochs` is given."""
     schedule: Literal["cosine", "step", "poly"] = "cosine"
-    """How the learning rate falls: along half a cosine, to a tenth at each of the milestones, or as a power of the
-    share of the training that is left."""
+    """Learning rate schedule: half a cosine, a division by 10 at each milestone, or polynomial decay."""
     power: float = 1.0
-    """That power, with schedule poly; 1 is a straight line."""
+    """Exponent of polynomial decay; 1 is linear."""
     milestones: tuple[float, ...] = ()
-    """Shares of the training after which the rate falls to a tenth, with schedule step."""
+    """Fractions of the training at which schedule step divides the learning rate by 10."""
     warmup_epochs: float = 5.0
-    """Epochs in which the learning rate rises linearly; half of a training that is no longer than that."""
+    """Epochs of linear warm-up; limited to half of a training that is no longer than the warm-up."""
     warmup_steps: int | None = None
-    """The same in steps, instead of epochs."""
+    """Length of the warm-up in steps, instead of epochs."""
     warmup_lr: float = 1e-6
-    """Learning rate of the first step."""
+    """Learning rate at the start of the warm-up."""
     min_lr: float = 1e-5
-    """Learning rate at the end of a cosine or a power."""
+    """Final learning rate of schedules cosine and poly."""
     warmup_prefix: bool = False
-    """Begin the schedule after the warm-up (as Swin does), instead of letting the warm-up cover its beginning."""
+    """Start the schedule after the warm-up, as Swin does; otherwise the warm-up replaces its first steps."""
     clip_grad: float | None = None
-    """Largest norm of the gradient of all weights together; None does not clip."""
+    """Maximum global gradient norm; None disables clipping."""
     layer_decay: float = 1.0
-    """Factor on the learning rate from each layer to the one below it; 1 treats all alike."""
-    backbone_lr: float = 1.0
-    """Factor on the learning rate of a detector's or a segmenter's backbone; 1 treats all alike."""
+    """Layer-wise learning rate decay, per layer from the head downwards; 1 disables it."""
+    backbone_lr: Annotated[float, tyro.conf.arg(name="backbone-lr-scale")] = 1.0
+    """Factor on the learning rate of the backbone of a detector or segmenter."""
     ema_decay: float | None = None
-    """Decay of a moving average of the weights, kept beside them; None keeps none."""
+    """Decay of the exponential moving average (EMA) of the weights; None disables it."""
 
     def __post_init__(self):
         for name in ("lr", "eps", "epochs", "steps", "power", "backbone_lr", "clip_grad"):
@@ -75,7 +74,7 @@ class OptimConfig:
         self.check_schedule()
 
     def check_schedule(self) -> None:
-        """Refuse a length, a warm-up and milestones that do not fit together."""
+        """Refuse inconsistent combinations of length, schedule, power and milestones."""
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(
                 f"got epochs={self.epochs} and steps={self.steps}; give one of them, and None for the other"
@@ -89,81 +88,83 @@ class OptimConfig:
         rising = [0.0, *self.milestones, 1.0]
         if (self.schedule == "step") != bool(self.milestones) or rising != sorted({*rising}):
             raise ValueError(
-                f"got milestones={self.milestones} with schedule={self.schedule!r}; expected shares of the training, "
-                "rising between 0 and 1, with step, and none with cosine or poly"
+                f"got milestones={self.milestones} with schedule={self.schedule!r}; expected fractions of the "
+                "training, rising between 0 and 1, with step, and none with cosine or poly"
             )
 
     def length(self, steps_per_epoch: int) -> int:
-        """Give the steps of the whole training."""
+        """Return the length of the training in steps."""
         return (self.epochs or 0) * steps_per_epoch if self.steps is None else self.steps
 
     def passes(self, steps_per_epoch: float) -> float:
-        """Give the times that the training images are gone through."""
+        """Return the length of the training in epochs, as a fraction where it is given in steps."""
         return (self.steps or 0) / steps_per_epoch if self.epochs is None else self.epochs
 
     def warmup(self, steps_per_epoch: int) -> int:
-        """Give the steps of the warm-up: those asked for, or half of a training that is no longer than these."""
-        asked, length = self.asked_warmup(steps_per_epoch), self.length(steps_per_epoch)
-        return asked if asked < length else length // 2
+        """Return the length of the warm-up in steps: at most half of a training that is no longer than the warm-up."""
+        requested, length = self.requested_warmup(steps_per_epoch), self.length(steps_per_epoch)
+        return requested if requested < length else length // 2
 
-    def asked_warmup(self, steps_per_epoch: int) -> int:
-        """Give the steps of the warm-up that is asked for."""
+    def requested_warmup(self, steps_per_epoch: int) -> int:
+        """Return the requested length of the warm-up in steps."""
         return round(self.warmup_epochs * steps_per_epoch) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where and how a training is computed; it may be resumed with other values of most of these.
+    """Output, device, precision and logging of a training; most may change when it is resumed.
 
     Raises:
         ValueError: If a field is out of range.
     """
 
     out: Path = Path("runs/train")
-    """Directory for everything that is written."""
+    """Output directory: checkpoints, weights, logs."""
     resume: bool = False
-    """Go on with the training in the directory, or start it if there is none yet."""
+    """Resume the training in the output directory; if there is none yet, start it."""
     seed: int = 0
-    """What the first weights, the order of the images and all that is drawn in training depend on."""
+    """Seed of the initial weights, the order of the images and all augmentation."""
     device: str = "auto"
-    """auto (the accelerator that there is, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
+    """auto (an accelerator if available, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     precision: Precision = "float32"
     """float32, tf32 (float32 with TF32 matrix products), or mixed precision: bfloat16, float16 (with a loss scaler)."""
-    accumulate: int = 1
-    """Parts in which each process goes through its share of a batch, to fit in memory."""
+    accumulate: Annotated[int, tyro.conf.arg(name="grad-accum-steps")] = 1
+    """Gradient accumulation: micro-batches into which each process divides its part of a batch, to save memory."""
     compile: bool = False
     """Compile the model with torch.compile."""
     grad_checkpointing: bool = False
-    """Keep only the input of each block and compute it again in the backward pass: less memory, more time."""
-    shard: bool = False
-    """Share weights and optimizer among the processes (FSDP2), for models that do not fit on one device."""
+    """Gradient checkpointing: recompute each block in the backward pass; less memory, more time."""
+    shard: Annotated[bool, tyro.conf.arg(name="fsdp")] = False
+    """Shard weights, gradients and optimizer state over the processes (FSDP2), for models that do not fit on one
+    device."""
     workers: int = 4
-    """Processes that read images, for each training process, no more than there are cores; 0 reads in the training
-    process itself."""
+    """DataLoader workers of each training process, at most one per core; 0 reads images in the training process."""
     max_steps: int | None = None
-    """Stop after so many steps of the schedule, as a trial; --resume without it goes on."""
+    """Stop after this many steps, as a trial; the schedule stays the same, and --resume without --max-steps
+    continues."""
     save_every: int | None = None
-    """Steps between two checkpoints; None saves at the end of each epoch."""
-    keep: int = 2
-    """Newest checkpoints that are kept."""
+    """Steps between checkpoints; None saves one at the end of each epoch."""
+    keep: Annotated[int, tyro.conf.arg(name="keep-checkpoints")] = 2
+    """Number of checkpoints to keep; older ones are deleted."""
     eval_every: int = 1
-    """Epochs between two evaluations; the last epoch is always followed by one."""
+    """Epochs between evaluations; the last epoch is always evaluated."""
     log_every: int = 50
-    """Steps between two lines of the log; a GPU is waited for only then."""
+    """Steps between log lines; the GPU is synchronised only then."""
     tensorboard: bool = False
-    """Write TensorBoard's files into the directory, too."""
+    """Also write TensorBoard event files into the output directory."""
     wandb: str | None = None
-    """Project of Weights & Biases to log to; needs the package wandb."""
+    """Weights & Biases project to log to; requires the package wandb."""
 
     def __post_init__(self):
         check_device_name(self.device)
         for name in ("accumulate", "max_steps", "save_every", "keep", "eval_every", "log_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"got {name}={value}; expected at least 1")
+                option = {"accumulate": " (--grad-accum-steps)", "keep": " (--keep-checkpoints)"}.get(name, "")
+                raise ValueError(f"got {name}={value}{option}; expected at least 1")
         if self.workers < 0 or self.seed < 0:
             raise ValueError(f"got workers={self.workers}, seed={self.seed}; expected 0 or more")
 
 
-#: Fields of RunConfig that change what comes out, so that a training cannot be resumed with others.
+#: Fields of RunConfig that change the results, so that a training cannot be resumed with other values.
 FIXED = ("seed", "precision")

@@ -1,4 +1,4 @@
-"""What an evaluation can be told; every field is an option of `ropevit eval`."""
+"""Options of an evaluation; every field is an option of `ropevit eval`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,8 +10,11 @@ import tyro
 from ropevit.device import check_device_name
 from ropevit.tasks.common.run_dir import TaskName, Which, describe_task
 
-#: What can be measured: the kinds of models, each with a group of options that the others refuse.
+#: The tasks, each with a group of options that the others refuse.
 KINDS: tuple[TaskName, ...] = get_args(TaskName)
+
+#: Field -> its option, where the names differ; eval.json keeps the names of the fields.
+OPTION_NAMES = {"which": "weights", "beside": "compare-with", "crop": "crop-pct", "real": "real-labels"}
 
 
 def read_sizes(words: Sequence[str]) -> tuple[int, ...]:
@@ -25,7 +28,7 @@ def read_ratios(words: Sequence[str]) -> tuple[float, ...]:
 
 
 def split(words: Sequence[str], check: Callable[[str], bool], what: str, expected: str) -> list[str]:
-    """Split words at commas, and refuse what is no number."""
+    """Split words at commas, and refuse those that are not numbers."""
     parts = [part for word in words for part in word.split(",") if part]
     odd = [part for part in parts if not check(part)]
     if odd:
@@ -39,7 +42,7 @@ def is_ratio(word: str) -> bool:
 
 
 def numbers(read: Callable[[Sequence[str]], tuple[Any, ...]], metavar: str) -> Any:
-    """Say how the command line reads and shows a list of numbers."""
+    """Return how the command line parses and prints a list of numbers."""
     return tyro.constructors.PrimitiveConstructorSpec[tuple[Any, ...]](
         nargs="*",
         metavar=metavar,
@@ -51,49 +54,50 @@ def numbers(read: Callable[[Sequence[str]], tuple[Any, ...]], metavar: str) -> A
 
 SIZES, RATIOS = numbers(read_sizes, "PIXELS,PIXELS"), numbers(read_ratios, "RATIO,RATIO")
 
-#: A flag that is there or not.
+#: A flag without a --no- form.
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierOptions:
-    """Of classifiers alone."""
+    """Classifiers only."""
 
     protocol: Literal["paper", "timm"] | None = None
-    """paper (also if left out): crop ratio 1 for ViT; 0.875 and windows that grow with the size for Swin.
-    timm: 0.9, and windows as trained."""
-    crop: float | None = None
-    """Size as a share of the resized shorter side, instead of the protocol's."""
-    real: Path | None = None
-    """ReaL labels of ImageNet's validation images, a JSON file: any label of an image counts, none leaves it out."""
+    """paper (default): crop ratio 1 for ViT; 0.875, and windows that grow with the image size, for Swin.
+    timm: crop ratio 0.9, and windows of the training size."""
+    crop: Annotated[float | None, tyro.conf.arg(name=OPTION_NAMES["crop"])] = None
+    """Crop ratio instead of the protocol's: the test size over the shorter side to which images are resized."""
+    real: Annotated[Path | None, tyro.conf.arg(name=OPTION_NAMES["real"])] = None
+    """ReaL labels of the ImageNet validation set, a JSON file: any of an image's labels is correct; images without
+    labels are skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorOptions:
-    """Of detectors alone."""
+    """Detectors only."""
 
     save_detections: Flag = False
-    """Write what is found at each size to detections-SIZE.json, in COCO's format for results."""
+    """Write the detections at each size to detections-SIZE.json, in the COCO results format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterOptions:
-    """Of segmenters alone.
+    """Segmenters only.
 
     Raises:
         ValueError: If a field is out of range.
     """
 
     whole: Flag = False
-    """Look at whole images, also where the file says windows."""
+    """Predict on whole images, even if the model's file says sliding windows."""
     window: int | None = None
-    """Side in pixels of windows that slide over an image, instead of what the file says."""
+    """Side in pixels of the sliding window, instead of the one in the model's file."""
     stride: int | None = None
-    """Pixels from one window to the next, instead of what the file says, or two thirds of --window."""
+    """Stride of the sliding window in pixels, instead of the one in the model's file, or two thirds of --window."""
     flip: Flag = False
-    """Look at the mirror image, too."""
+    """Test-time augmentation: average with the horizontally flipped image."""
     ratios: Annotated[tuple[float, ...], RATIOS] = ()
-    """Look at the image at several sizes at once: at each test size times these ratios."""
+    """Test-time augmentation: average over the image at each test size times these ratios."""
 
     def __post_init__(self):
         if self.whole and (self.window is not None or self.stride is not None):
@@ -107,41 +111,42 @@ class SegmenterOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """What is measured on what, and how.
+    """Model, data and settings of an evaluation.
 
     Raises:
         ValueError: If a field is out of range.
     """
 
     data: str
-    """Of a classifier: `fashion`, the embedded images; a folder with val/<class>/*, or with <class>/* alone; or shards.
-    Of a detector: a folder as COCO unpacks. Of a segmenter: one as ADE20K does."""
-    model: str | None = None
-    """Name of a classifier; its published weights are measured unless a checkpoint is given."""
-    checkpoint: str | None = None
-    """Weights: a file, or the directory of a training; of a classifier a file or hub id of any layout."""
-    which: Which | None = None
-    """Weights of a training's directory: best (unless told otherwise), last, or ema, their moving average."""
+    """Classifier: `fashion`, the embedded Fashion-MNIST images; a folder with val/<class>/*, or with <class>/* alone;
+    or WebDataset shards. Detector: a folder in the layout of COCO. Segmenter: one in the layout of ADE20K."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Classifier by name (see `ropevit models`), such as rope_mixed_deit_small_patch16_LS, or a variant such as
+    deit_small (with its original position embedding). Evaluates the published weights unless --checkpoint is given."""
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
+    """Weights: a file, or the directory of a training; classifiers also from the hub, and in any known layout."""
+    which: Annotated[Which | None, tyro.conf.arg(name=OPTION_NAMES["which"])] = None
+    """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()
-    """Test sizes in pixels, with commas or spaces between them; of a detector or segmenter the shorter side.
-    If left out, the paper's, or such in proportion to the training's."""
+    """Test sizes in pixels, separated by commas or spaces: the shorter side for detectors and segmenters.
+    Default: the paper's, or the same multiples of the training size."""
     out: Path | None = None
-    """Directory for the results; runs/eval/NAME if left out."""
+    """Output directory; default: runs/eval/NAME."""
     resume: bool = False
-    """Measure the sizes that the directory lacks."""
-    beside: tuple[Path, ...] = ()
-    """Directories of other evaluations on the same data, whose curves are drawn beside this one."""
+    """Evaluate the sizes that are missing in the output directory."""
+    beside: Annotated[tuple[Path, ...], tyro.conf.arg(name=OPTION_NAMES["beside"], metavar="DIR [DIR ...]")] = ()
+    """Output directories of other evaluations on the same data, whose curves are drawn in the same plot."""
     batch_size: int | None = None
-    """Images of a batch of each process: 128 of a classifier and 1 of a detector if left out; not for segmenters."""
+    """Images per batch and process; default: 128 for classifiers, 1 for detectors. Segmenters always take 1."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 multiplies matrices in it; weights and angles stay float32."""
+    """bfloat16: autocast; weights and rotation angles stay float32."""
     workers: int = 4
-    """Processes that read images, for each measuring process; 0 reads in the measuring process itself."""
+    """DataLoader workers of each process; 0 reads images in the process itself."""
     device: str = "auto"
-    """auto (the accelerator that there is, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
+    """auto (an accelerator if available, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     scaling: str | None = None
-    """Rules for grids or windows larger than in training, such as pi, ntk or parts+log, instead of those that the model
-    was trained with, if any; none measures it without. Not for detectors. See docs/scaling.md."""
+    """RoPE scaling methods for grids or windows larger than in training, such as pi, ntk or parts+log, instead of the
+    model's own; `none` disables scaling. Not for detectors. See docs/scaling.md."""
     classifier: tyro.conf.OmitArgPrefixes[ClassifierOptions] = field(default_factory=ClassifierOptions)
     detector: tyro.conf.OmitArgPrefixes[DetectorOptions] = field(default_factory=DetectorOptions)
     segmenter: tyro.conf.OmitArgPrefixes[SegmenterOptions] = field(default_factory=SegmenterOptions)
@@ -154,31 +159,31 @@ class EvalConfig:
             )
 
     def check(self, kind: TaskName) -> None:
-        """Refuse options of other kinds of models.
+        """Refuse options of other tasks.
 
         Args:
-            kind: What is measured.
+            kind: Task of the model.
 
         Raises:
-            ValueError: Naming the options and whose they are.
+            ValueError: If an option of another task is given.
         """
         for other in KINDS:
             group = getattr(self, other)
             given = [option(each.name) for each in fields(group) if getattr(group, each.name) != each.default]
             if other != kind and given:
                 told = describe_task(kind, self.checkpoint)
-                raise ValueError(f"got {', '.join(given)}, for {other}s alone, with a {told}; leave it out")
+                raise ValueError(f"got {', '.join(given)}, for {other}s only, with a {told}; leave it out")
         if self.model is not None and kind != "classifier":
             raise ValueError(f"{self.checkpoint} is a {kind} and knows its model; leave out --model {self.model}")
         if self.scaling is not None and kind == "detector":
             raise ValueError(
                 f"got scaling={self.scaling!r}; a detector is trained at many sizes, most of its blocks in windows, so "
-                "there is no one grid from which rules count: leave it out"
+                "there is no single grid to scale from: leave it out"
             )
         if self.batch_size is not None and kind == "segmenter":
             raise ValueError(f"got batch_size={self.batch_size}; a segmenter takes images one by one: leave it out")
 
 
 def option(name: str) -> str:
-    """Name a field as the command line does."""
-    return f"--{name.replace('_', '-')}"
+    """Return the command-line option of a field."""
+    return f"--{OPTION_NAMES.get(name, name.replace('_', '-'))}"

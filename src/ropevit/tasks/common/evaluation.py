@@ -241,7 +241,7 @@ def draw(results: ResultsDir, plan: EvalPlan, beside: Sequence[Curve]) -> None:
     results.write_bytes(CURVE, figure_bytes(figure, "png"))
 
 
-def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: str = "--beside") -> Curve:
+def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: str = "--compare-with") -> Curve:
     """Read the curve of another evaluation.
 
     Args:
@@ -255,7 +255,7 @@ def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: st
     """
     advice, metric = f"leave it out of {option}", settings["config"]["metric"]
     found, own = read_settings(folder, advice), settings["config"]
-    theirs, ours = found["config"], "this evaluation" if option == "--beside" else "the first one"
+    theirs, ours = found["config"], "this evaluation" if option == "--compare-with" else "the first one"
     for key in SAME:
         if theirs.get(key) != own.get(key):
             raise ValueError(

@@ -47,7 +47,7 @@ def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
         return index  # of weights in several files, as transformers saves them
     there = [name for name, file in RUN_FILES.items() if (folder / file).is_file()]
     if there:
-        raise ValueError(f"{folder} has no {path.name}; choose --which {' or '.join(there)}")
+        raise ValueError(f"{folder} has no {path.name}; choose --weights {' or '.join(there)}")
     if runs := sorted(file.parent for file in folder.glob(f"runs/*/{last.name}")):
         raise ValueError(
             f"{folder} is a study of {len(runs)} trained models; name the directory of one, such as {runs[-1]}"
@@ -59,7 +59,7 @@ def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
 
 
 def weights_file(checkpoint: str | None, which: Which | None) -> str | None:
-    """Find the weights that `--checkpoint` and `--which` mean: one rule for all that takes both.
+    """Find the weights that `--checkpoint` and `--weights` mean: one rule for all that takes both.
 
     Returns:
         A file in the directory that is given; anything else, such as a file, a hub id or None, as it is.
@@ -184,7 +184,7 @@ def check_checkpoints(folder: Path) -> None:
     if weights and not any((folder / "checkpoints").glob("step-*")):
         raise ValueError(
             f"{folder} holds {', '.join(weights)}, but no checkpoint to resume from; choose another --out, or start "
-            f"from its weights: --init {folder / weights[0]}"
+            f"from its weights: --init-from {folder / weights[0]}"
         )
 
 

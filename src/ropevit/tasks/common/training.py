@@ -109,6 +109,6 @@ def record(config: Training, task: TrainableTask) -> None:
 
 def warmup_notice(job: TrainJob) -> None:
     """Say that the warm-up was cut, where the training is too short for it."""
-    asked, taken = (count(job.task.steps_per_epoch) for count in (job.optim.asked_warmup, job.optim.warmup))
+    asked, taken = (count(job.task.steps_per_epoch) for count in (job.optim.requested_warmup, job.optim.warmup))
     if taken < asked:
         job.report(Notice(message=f"the warm-up of {asked} steps was cut to {taken}, half of the training"))
