@@ -31,12 +31,12 @@ def source(direction: str, dtype: str, per_image: bool, channels: int = 64) -> A
         "per_image": per_image,
         "unit": 16,
         "sums": None,
-        "place_sums": None,
+        "position_sums": None,
         "steps": 1,
     }
     values |= {"block_n": plan.block_n, "block_c": plan.block_c}
     count = {"forward": 0, "backward": 3, "backward with sums": 5}[direction]
-    types |= {"parts": ((f"*{dtype}", "i32", "i32", "i32"),) * count, "packed": f"*{dtype}", "qkv": f"*{dtype}"}
+    types |= {"parts": ((f"*{dtype}", "i32", "i32", "i32"),) * count, "grad_qkv": f"*{dtype}", "qkv": f"*{dtype}"}
     if count == 5:
         types["sums"] = "*fp32"
     names = kernel.arg_names

@@ -10,7 +10,7 @@ def source(kernel, dtype: str, plan: kernels.WindowLaunch, rotates: bool) -> AST
     """Describe a kernel as a launch would, with learned frequencies or none, and a bias."""
     names = kernel.arg_names
     types = {**dict.fromkeys((*kernels.ANY_VALUE, "count", "chunk"), "i32"), "scale": "fp32", "bias": "*fp32"}
-    types |= dict.fromkeys(("qkv", "out", "gradient", "packed"), f"*{dtype}")
+    types |= dict.fromkeys(("qkv", "out", "gradient", "grad_qkv"), f"*{dtype}")
     if rotates:
         types["frequencies"] = "*fp32"
     if rotates or kernel is kernels.bias_kernel:

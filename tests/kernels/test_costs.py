@@ -63,7 +63,7 @@ def test_a_layer_takes_one_launch_for_each_direction(launches, learned, moved):
     loss.backward()
     assert [(name, passes(arguments)) for name, arguments in launches] == [("backward_kernel", moved)]
     assert (launches[0][1]["sums"] is not None) == learned
-    assert launches[0][1]["place_sums"] is None
+    assert launches[0][1]["position_sums"] is None
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -77,7 +77,7 @@ def test_beside_the_kernels_only_small_sums_are_made(monkeypatch, shared):
     names, counts = zip(*calls.made, strict=True)
     assert names == ("aten::new_empty", "aten::new_empty") + ("aten::sum.dim_IntList",) * (1 + shared)
     plan = triton_rotation.plan_rotation(8, 7, 32, 4)
-    assert counts[:2] == (8 * 7 * 3 * 2 * 16, plan.along * plan.chunks * 2 * 2 * 8)  # packed; axes, heads, pairs
+    assert counts[:2] == (8 * 7 * 3 * 2 * 16, plan.along * plan.chunks * 2 * 2 * 8)  # projection; axes, heads, pairs
     assert counts[2] == 2 * 2 * 8
 
 

@@ -194,7 +194,7 @@ def test_a_second_derivative_is_refused():
     (gradient,) = torch.autograd.grad(
         window_attention(qkv.requires_grad_(), 2, backend="triton").square().sum(), qkv, create_graph=True
     )
-    with pytest.raises(ValueError, match=r"create_graph=True.*set_backend\(model, 'reference'\) before"):
+    with pytest.raises(ValueError, match=r"create_graph=True.*set_backend\(model, 'reference'\)"):
         gradient.sum().backward()
 
 
@@ -213,7 +213,7 @@ def test_wrong_input_is_refused():
             {"qkv": qkv.flatten(3, 4)},
             r"got a projection of shape \(1, 4, 5, 6, 16\); expected \(B, h, w, 3, heads, chan",
         ),
-        ({"window": 0}, r"got window=0, shift=\(1, 1\); expected a window of at least 1 and shifts below it"),
+        ({"window": 0}, r"got window=0, shift=\(1, 1\); expected a window of at least 1 and smaller shifts"),
         ({"shift": (0, 3)}, r"got window=3, shift=\(0, 3\)"),
         ({"frequencies": frequencies[..., :4]}, r"got frequencies of shape \(2, 2, 4\) for 2 heads of 16 channels"),
         ({"bias": bias[:1]}, r"got a bias of shape \(1, 9, 9\) for 2 heads and windows of 3; expected \(2, 9, 9\)"),

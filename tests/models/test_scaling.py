@@ -200,7 +200,7 @@ def test_what_rules_cannot_do_is_refused():
         built.forward_packed(built.pack([torch.randn(3, 16, 16), torch.randn(3, 8, 24)]))
     with pytest.raises(ValueError, match="scaling='log' for ape; rules are for rotations"):
         set_scaling(make("vit", "ape"), "log")
-    with pytest.raises(ValueError, match="no rule named 'longer'"):
+    with pytest.raises(ValueError, match="no scaling method named 'longer'"):
         make("swin", "rope_axial", scaling="longer")
     with pytest.raises(ValueError, match="trained_grid=\\(0, 4\\); expected rows and columns, above 0"):
         make("vit", "rope_axial", trained_grid=(0, 4))

@@ -144,13 +144,16 @@ def test_polar_keeps_its_precision_and_starts_anew():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: FixedRope("silver", 16, 2), "no family of fixed frequencies named 'silver'; choose one of golden"),
+        (
+            lambda: FixedRope("silver", 16, 2),
+            "no rope type with fixed frequencies named 'silver'; choose one of golden",
+        ),
         (lambda: FixedRope("golden", 15, 2), "15 channels per head; expected a positive even number"),
         (lambda: FixedRope("spiral", 6, 2), "heads of 6 channels; a spiral needs a multiple of 4"),
         (lambda: FixedRope("simplex", 4, 2), "heads of 4 channels; a simplex of three waves needs at least 6"),
         (lambda: FixedRope("golden", 16, 2, theta=0), "theta=0; expected a positive number"),
         (lambda: PolarRope(16, 2, fastest=4.0), "fastest=4.0, theta=10.0; expected 0 < slowest < fastest <= pi"),
-        (lambda: PolarRope(16, 2, theta=1000), "expected 0 < slowest < fastest <= pi with the starting speeds"),
+        (lambda: PolarRope(16, 2, theta=1000), "expected 0 < slowest < fastest <= pi with the initial magnitudes"),
         (lambda: PolarRope(2, 2), "2 heads of 2 channels; expected at least 1 head of 4 channels"),
     ],
 )

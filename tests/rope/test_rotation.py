@@ -242,7 +242,7 @@ def test_rotation_compiles_into_one_graph_for_all_sizes():
         ({"num_prefix": -1, "positions": torch.zeros(16, 2)}, "16 positions and num_prefix=-1"),
         ({"positions": torch.zeros(2, 3, 15, 2)}, "heads share positions"),
         ({"positions": torch.zeros(3, 15, 2)}, "heads share positions"),
-        ({"positions": torch.zeros(15, 2, device="meta")}, "positions on meta .* move all to one device"),
+        ({"positions": torch.zeros(15, 2, device="meta")}, "positions on meta .* move them to one device"),
         ({"positions": torch.zeros(15, 2, dtype=torch.complex64)}, "torch.complex64"),
         ({"frequencies": axial_frequencies(8)}, "twice the 4 pairs"),
         ({"frequencies": mixed_frequencies(16, 4)}, "frequencies of 4 heads for q or k of 3"),
@@ -303,7 +303,7 @@ def test_reset_draws_new_directions_at_the_same_speeds():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: AxialRope(18), "got 18 channels per head; 2 axes share only a positive multiple of 4"),
+        (lambda: AxialRope(18), "got 18 channels per head; expected a positive multiple of 4"),
         (lambda: AxialRope(0), "got 0 channels"),
         (lambda: AxialRope(15, pairs=(4, 3)), "positive even number"),
         (lambda: AxialRope(16, pairs=(4, 3)), r"got pairs=\(4, 3\); expected 2 counts, none negative, with sum 8"),
@@ -311,7 +311,7 @@ def test_reset_draws_new_directions_at_the_same_speeds():
         (lambda: AxialRope(16, ndim=4), "ndim=4; expected 1, 2 or 3"),
         (lambda: AxialRope(16, theta=0), "theta=0; expected a positive number"),
         (lambda: AxialRope(16, theta=math.nan), "theta=nan"),
-        (lambda: MixedRope(10, 2, ndim=3), "3 axes share only a positive multiple of 6"),
+        (lambda: MixedRope(10, 2, ndim=3), "expected a positive multiple of 6"),
         (lambda: MixedRope(8, 0), "heads=0; expected at least 1"),
         (lambda: axial_frequencies(8, dtype=torch.half), "frequencies need float32 or float64"),
         (lambda: grid_positions(-1, 4), r"got sizes \(-1, 4\)"),

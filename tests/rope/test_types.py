@@ -73,7 +73,7 @@ def test_and_has_its_label_its_style_its_line_of_help_and_its_place_in_studies(m
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("axial", "is there already"),
+        ("axial", "exists already"),
         ("My_Rope", "lower-case letters"),
         ("2d", "lower-case letters"),
         ("", "lower-case"),

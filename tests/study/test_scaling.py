@@ -38,7 +38,7 @@ def test_families_join_the_embeddings():
         ({"embeddings": ("rope_golden",), "families": ("golden",)}, "name each once"),
         ({"scaling": ("ntk", "ntk")}, "got rules ntk, ntk; name each once"),
         ({"scaling": ("entropy", "log(power=0.5)")}, "name each once"),
-        ({"scaling": ("larger",)}, "no rule named 'larger'"),
+        ({"scaling": ("larger",)}, "no scaling method named 'larger'"),
         ({"scaling": ("ntk+jitter",)}, "scaling 'ntk\\+jitter'; jitter is for training: give it with --train-scaling"),
     ],
 )

@@ -87,7 +87,7 @@ def test_every_rotation_is_trained_with_each_rule_besides_without():
         ({"train_scaling": (JITTER, JITTER)}, "name each once"),
         ({"train_scaling": (JITTER, "jitter(rescale = 2.0)")}, "name each once"),
         ({"train_scaling": (JITTER, "jitter")}, "name each once"),
-        ({"train_scaling": ("larger",)}, "no rule named 'larger'"),
+        ({"train_scaling": ("larger",)}, "no scaling method named 'larger'"),
         (
             {"train_scaling": (JITTER,), "embeddings": ("none", "ape")},
             "with none, ape; rules are for rotations: add one",

@@ -1,4 +1,4 @@
-"""Fused kernels: `rotate_qkv` turns a packed projection in place, `window_attention` attends inside windows."""
+"""Fused kernels: `rotate_qkv` rotates a qkv projection in place, `window_attention` is attention inside windows."""
 
 from ropevit.kernels.rotation import BACKENDS, rotate_qkv, set_backend
 from ropevit.kernels.window_attention import WINDOW_BACKENDS, window_attention

@@ -1,4 +1,4 @@
-"""Functions whose results `torch.compile` may take for constants."""
+"""`assume_constant`: marks functions whose results `torch.compile` may treat as constants."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,9 +7,9 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., object])
 
 
 def assume_constant(function: FunctionT) -> FunctionT:
-    """Mark a function as `torch.compiler.assume_constant_result` does, without importing all of dynamo for it.
+    """Mark a function as `torch.compiler.assume_constant_result` does, without importing torch._dynamo.
 
-    That import takes longer than PyTorch's own, and most who import this package compile nothing.
+    That import takes longer than PyTorch's own, and most users of this package compile nothing.
     """
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function

@@ -1,4 +1,4 @@
-"""Build a shared library with the machine's C compiler, and keep it in a cache that may be damaged, full or closed."""
+"""Build a shared library with the machine's C compiler and cache it; the cache may be damaged, full or read-only."""
 
 import ctypes
 import hashlib
@@ -18,13 +18,13 @@ from ropevit.text import printable
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a compiler may take to tell its version, and to build.
+#: Time limits in seconds for a compiler to print its version, and to build.
 VERSION_SECONDS, BUILD_SECONDS = 20.0, 120.0
 
-#: Seconds after which an unfinished file belongs to a process that was killed.
+#: Age in seconds from which an unfinished file is the leftover of a killed process.
 STALE_SECONDS = 3600.0
 
-#: What is read of a compiler's output, in bytes.
+#: Bytes of a compiler's output that are read.
 OUTPUT_BYTES = 1 << 16
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-lm")
@@ -35,17 +35,17 @@ class BuildError(RuntimeError):
 
 
 class TimedOutError(BuildError):
-    """A compiler that hangs, which is not asked a second time."""
+    """The compiler ran into the time limit; it is not run a second time."""
 
 
 def run_compiler(command: Sequence[str], seconds: float) -> tuple[int, str]:
-    """Run a compiler, and kill it with its own child processes if it takes too long.
+    """Run a compiler, and kill it with its child processes after a time limit.
 
     Returns:
-        The exit status (below 0: the signal that ended it), and the start of what it wrote, whatever the encoding.
+        The exit status (negative: the signal that ended it), and the start of its output, whatever the encoding.
 
     Raises:
-        BuildError: If it cannot be started, or takes longer.
+        BuildError: If it cannot be started, or exceeds the time limit.
     """
     try:
         with tempfile.TemporaryFile() as output:
@@ -66,7 +66,7 @@ def run_compiler(command: Sequence[str], seconds: float) -> tuple[int, str]:
 
 
 def kill_group(process: subprocess.Popen) -> None:
-    """Kill a process and those that it has started."""
+    """Kill a process and its child processes."""
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -75,16 +75,16 @@ def kill_group(process: subprocess.Popen) -> None:
 
 
 def load_or_build(command: str, source: Path, facts: str, functions: Sequence[str]) -> ctypes.CDLL:
-    """Load a library from the user's cache, or build it there; where the cache cannot be used, in a temporary folder.
+    """Load a library from the user's cache, or build it there; if the cache is unusable, in a temporary directory.
 
     Args:
         command: The C compiler.
         source: The C file.
-        facts: What a build depends on; a library is used again where all of it is the same.
-        functions: Names that the library must have.
+        facts: Everything that a build depends on; the cached library is reused if all of it is the same.
+        functions: Functions that the library must have.
 
     Raises:
-        BuildError: If it can be built nowhere.
+        BuildError: If it cannot be built.
     """
     stem = f"{source.stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     try:
@@ -92,24 +92,24 @@ def load_or_build(command: str, source: Path, facts: str, functions: Sequence[st
         return load_cached(folder, stem, functions) or build(command, source, folder, stem, functions)
     except TimedOutError:
         raise
-    except (OSError, RuntimeError) as error:  # no home, or a folder that is closed, full or must not hold programs
+    except (OSError, RuntimeError) as error:  # no home, or a folder that is read-only, full or noexec
         unusable = error
     try:
         with tempfile.TemporaryDirectory(prefix="ropevit-", ignore_cleanup_errors=True) as temporary:
             library = build(command, source, Path(temporary), stem, functions)  # stays loaded without its file
     except OSError as error:
-        raise BuildError(f"what {command} built cannot be loaded, or kept anywhere: {printable(error)}") from error
+        raise BuildError(f"the library that {command} built cannot be stored or loaded: {printable(error)}") from error
     log.warning(
-        "the cache cannot keep the C kernel, which each process builds anew (%s); set ROPEVIT_CACHE to another folder",
+        "the C kernel cannot be cached, so each process builds it again (%s); set ROPEVIT_CACHE to another folder",
         printable(unusable),
     )
     return library
 
 
 def load_cached(folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDLL | None:
-    """Load a library that was built before, if there is a whole one.
+    """Load a cached library, if there is an intact one.
 
-    Its name ends with the digest of its content: loading a file that was cut short would end the process.
+    File names end with a digest of the content: loading a truncated file would kill the process.
     """
     with suppress(OSError):
         for path in sorted(folder.glob(f"{stem}-*.so")):
@@ -120,7 +120,7 @@ def load_cached(folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDL
 
 
 def keep_name(stem: str, path: Path) -> str:
-    """Name a library by what it was built from, and by its content."""
+    """Return the file name of a library: what it was built from, and a digest of its content."""
     return f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
 
 
@@ -128,10 +128,10 @@ def load(path: Path, functions: Sequence[str]) -> ctypes.CDLL:
     """Load a library.
 
     Raises:
-        OSError: If it is none or not whole, lacks a function, or may not be loaded from where it is.
+        OSError: If it is no library, is truncated, lacks a function, or may not be loaded from its folder.
     """
     if path.stat().st_size < elf_size(path.read_bytes()):
-        raise OSError(f"{path.name} is cut short")
+        raise OSError(f"{path.name} is truncated")
     library = ctypes.CDLL(str(path.absolute()))
     missing = [name for name in functions if not hasattr(library, name)]
     if missing:
@@ -140,9 +140,9 @@ def load(path: Path, functions: Sequence[str]) -> ctypes.CDLL:
 
 
 def elf_size(content: bytes) -> int:
-    """Tell the bytes that a 64-bit ELF file must have, by its tables and segments; 0 for another file.
+    """Return the size in bytes that a 64-bit ELF file must have by its headers; 0 for other files.
 
-    The system's loader maps what should be there: a file that is cut short ends the process.
+    The system's loader maps all segments without checking: a truncated file kills the process.
 
     Source: System V ABI, chapters 4 and 5 (ELF header, program header).
     """
@@ -158,11 +158,11 @@ def elf_size(content: bytes) -> int:
 
 
 def build(command: str, source: Path, folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDLL:
-    """Build into a file of this process, flush it, load it, and move it into place for others.
+    """Build into a temporary file, flush it, load it, and move it into place for other processes.
 
     Raises:
         BuildError: If the compiler fails.
-        OSError: If the folder cannot be written, or what was built there cannot be loaded.
+        OSError: If the folder cannot be written, or the library cannot be loaded from it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_stale(folder, source.stem)
@@ -174,7 +174,7 @@ def build(command: str, source: Path, folder: Path, stem: str, functions: Sequen
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         library, path = load(part, functions), folder / keep_name(stem, part)
-        with suppress(OSError):  # such as a folder of that name: it is loaded all the same
+        with suppress(OSError):  # e.g. a folder of that name; the library is loaded already
             part.replace(path)
             log.info("built %s with %s", path, command)
         return library
@@ -183,7 +183,7 @@ def build(command: str, source: Path, folder: Path, stem: str, functions: Sequen
 
 
 def remove_stale(folder: Path, stem: str) -> None:
-    """Remove what processes have left that were killed while they built."""
+    """Remove the unfinished files of processes that were killed while building."""
     for part in folder.glob(f".{stem}-*.part"):
         with suppress(OSError):
             if time.time() - part.stat().st_mtime > STALE_SECONDS:
@@ -191,7 +191,7 @@ def remove_stale(folder: Path, stem: str) -> None:
 
 
 def compile_source(command: str, source: Path, target: Path) -> None:
-    """Compile, with OpenMP where there is one.
+    """Compile a source file, with OpenMP where it is available.
 
     Raises:
         BuildError: If the compiler fails, or writes nothing.
@@ -205,7 +205,7 @@ def compile_source(command: str, source: Path, target: Path) -> None:
 
 
 def explain(status: int, output: str) -> str:
-    """Say in one line why a compiler has built nothing."""
+    """Describe in one line why a compiler failed."""
     if status < 0:
         return f"ended by signal {-status}"
     lines = [line for line in output.splitlines() if line.strip()]

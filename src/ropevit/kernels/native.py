@@ -1,4 +1,4 @@
-"""Build the C kernel on first use, keep it in the user's cache, and call it."""
+"""Calls the C kernel, rotate.c; builds it on first use into the user's cache."""
 
 import ctypes
 import functools
@@ -28,7 +28,7 @@ Pointer = ctypes.c_void_p
 
 
 class RotateArgs(ctypes.Structure):
-    """What the C functions read; the fields are explained in rotate.c."""
+    """Arguments of the C functions; rotate.c documents the fields."""
 
     _fields_ = (
         *((name, Int64) for name in ("images", "tokens", "heads", "channels", "axes", "prefix")),
@@ -37,40 +37,40 @@ class RotateArgs(ctypes.Structure):
         ("frequencies", Pointer),
         ("part", Pointer * 3),
         ("stride", Int64 * 3 * 3),
-        ("turned", Pointer * 2),
-        ("turned_stride", Int64 * 3 * 2),
-        ("packed", Pointer),
+        ("rotated", Pointer * 2),
+        ("rotated_stride", Int64 * 3 * 2),
+        ("qkv_gradient", Pointer),
         ("angle_gradient", Pointer),
     )
 
 
 @functools.cache
 def compiler() -> str | None:
-    """Find the C compiler: what CC names, or cc, gcc or clang."""
+    """Return the path of the C compiler: that of CC, or cc, gcc or clang; None if there is none."""
     names = (os.environ.get("CC"), "cc", "gcc", "clang")
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
 @assume_constant
 def available(dtype: torch.dtype = torch.float32) -> bool:
-    """Tell whether the C kernel can be used here for a dtype, building it if need be."""
+    """Return whether the C kernel can be used for a dtype; builds it if necessary."""
     return build_error() is None and hasattr(library(), f"forward_{SUFFIX.get(dtype, 'other')}")
 
 
 @functools.cache
 def build_error() -> str | None:
-    """Tell why the C kernel cannot be used here, also to the log; None where it can."""
+    """Return why the C kernel cannot be used, and log it; None if it can."""
     try:
         library()
     except BuildError as error:
-        log.warning("rotation on the CPU takes the slower reference: %s", error)
+        log.warning("rotation on the CPU uses the slower reference: %s", error)
         return str(error)
     return None
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Load the kernel, building it if this machine has not built it yet.
+    """Load the kernel; build it if it is not cached.
 
     Raises:
         BuildError: If there is no C compiler, or it fails.
@@ -87,9 +87,9 @@ def library() -> ctypes.CDLL:
 
 
 def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Name the instructions of the processor: a kernel built with more of them would crash on one with fewer.
+    """Describe the processor's instruction set: a kernel crashes on a processor that lacks some of its instructions.
 
-    Machines that share a cache may share a name, too.
+    Machines that share a cache may have the same host name.
     """
     if not cpuinfo.exists():
         return f"{platform.machine()} {platform.processor()}"
@@ -97,37 +97,38 @@ def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "isa"))}))
 
 
-def call(direction: str, dtype: torch.dtype, job: RotateArgs) -> None:
-    """Run one of the C functions.
+def call(direction: str, dtype: torch.dtype, arguments: RotateArgs) -> None:
+    """Call the C function of a direction ("forward" or "backward") and dtype.
 
     Raises:
         ValueError: If there is none for the dtype.
-        MemoryError: If it has no memory to work in.
+        MemoryError: If it cannot allocate memory.
     """
     function = getattr(library(), f"{direction}_{SUFFIX.get(dtype, 'other')}", None)
     if function is None:
         raise ValueError(f"got {dtype}; the C kernel of this machine rotates {', '.join(SUFFIX.values())}")
-    if function(ctypes.byref(job)):
-        raise MemoryError("the C kernel found no memory to work in")
+    if function(ctypes.byref(arguments)):
+        raise MemoryError("the C kernel could not allocate memory")
 
 
-def describe(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> RotateArgs:
-    """Fill in sizes, and the positions and frequencies, which are to be contiguous and float32.
+def make_arguments(q: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int) -> RotateArgs:
+    """Make the arguments of a call, without the tensors of `set_tensors`; they do not keep the tensors alive.
 
     Args:
         q: Queries (B, A, N, D).
-        positions: (B or 1, N - num_prefix, ndim).
-        frequencies: (ndim, A or 1, P).
-        num_prefix: Tokens in front that are not turned.
+        positions: (B or 1, N - num_prefix, ndim), contiguous float32.
+        frequencies: (ndim, A or 1, P), contiguous float32.
+        num_prefix: Tokens in front that are not rotated.
     """
-    job = RotateArgs(images=q.shape[0], tokens=q.shape[2], heads=q.shape[1], channels=q.shape[3], prefix=num_prefix)
-    (job.axes, job.frequency_heads), job.position_images = frequencies.shape[:2], positions.shape[0]
-    job.positions, job.frequencies = positions.data_ptr(), frequencies.data_ptr()
-    job.threads = torch.get_num_threads()
-    return job
+    images, heads, tokens, channels = q.shape
+    arguments = RotateArgs(images=images, tokens=tokens, heads=heads, channels=channels, prefix=num_prefix)
+    (arguments.axes, arguments.frequency_heads), arguments.position_images = frequencies.shape[:2], positions.shape[0]
+    arguments.positions, arguments.frequencies = positions.data_ptr(), frequencies.data_ptr()
+    arguments.threads = torch.get_num_threads()
+    return arguments
 
 
-def fill(pointers: ctypes.Array, strides: ctypes.Array, parts: Sequence[Tensor]) -> None:
-    """Tell a job where tensors (B, A, N, D) lie, channels next to each other."""
+def set_tensors(pointers: ctypes.Array, strides: ctypes.Array, parts: Sequence[Tensor]) -> None:
+    """Set the pointers and strides of tensors (B, A, N, D) with contiguous channels."""
     for index, part in enumerate(parts):
         pointers[index], strides[index][:] = part.data_ptr(), part.stride()[:3]

@@ -1,8 +1,8 @@
-"""Rotation of a packed projection, by the backend that suits its device: one custom operation for each direction.
+"""Rotation of a qkv projection by a backend for its device: one custom operation for each direction.
 
-`torch.compile` sees two opaque operations, so it makes no graph break and no copy: the projection is turned in place,
-and the backward pass writes the gradients of q, k and v into the projection's gradient, in the pass that autograd needs
-to put them together anyway.
+`torch.compile` sees two opaque operations, so there is no graph break and no copy: the projection is rotated in place,
+and the backward pass writes the gradients of q, k and v into the gradient of the projection, in the pass over memory
+that autograd needs to concatenate them anyway.
 """
 
 import os
@@ -34,7 +34,7 @@ def rotate_qkv(
     inplace: bool = False,
     backend: str = "auto",
 ) -> tuple[Float[Tensor, "B A N D"], Float[Tensor, "B A N D"], Float[Tensor, "B A N D"]]:
-    """Rotate the queries and keys of a packed projection and split it, as `rotate` does with separate ones.
+    """Rotate the queries and keys of a qkv projection and split it; `rope.rotate` is the same for separate tensors.
 
     >>> q, k, v = rotate_qkv(linear(x).unflatten(-1, (3, heads, -1)), positions, frequencies, 1, inplace=True)
 
@@ -42,18 +42,18 @@ def rotate_qkv(
         qkv: Projection of N = num_prefix + n tokens to queries, keys and values.
         positions: Float positions of the patch tokens, in patches: (n, ndim) for all images, or (B, n, ndim).
         frequencies: Radians per patch: (ndim, P) for all heads, or (ndim, A, P), P = D/2.
-        num_prefix: Class and register tokens in front, which are not turned.
-        inplace: Overwrite `qkv`, which nothing else may use then: right for what a linear layer has just returned.
-        backend: A name of BACKENDS, or "auto": C on a CPU, and the reference for float64 (also of positions or
-            frequencies), other devices, `torch.export`, `torch.func`, and where the C kernel cannot be built. "triton"
-            is taken by name only: it has been interpreted and compiled, but not yet run on a GPU. The reference adds
-            float64 positions and frequencies up in float64; the kernels, taken by name, round them to float32.
+        num_prefix: Class and register tokens in front, which are not rotated.
+        inplace: Overwrite `qkv`, which must not be used otherwise: suits the output of a linear layer.
+        backend: A name of BACKENDS, or "auto": C on a CPU; the reference for float64 (also of positions or
+            frequencies), other devices, `torch.export`, `torch.func`, and if the C kernel cannot be built. "triton" has
+            to be named: it has been interpreted and compiled, but not yet run on a GPU. The reference computes angles
+            of float64 positions and frequencies in float64; the kernels round them to float32.
 
     Returns:
         Rotated queries, rotated keys, and values, (B, A, N, D), all views of one tensor.
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not fit, there is no such backend, or it cannot take this tensor.
+        ValueError: If shapes, dtypes or devices do not match, or the backend does not exist or support this tensor.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), section 3; gradients in docs/kernels.md.
     """
@@ -64,30 +64,33 @@ def rotate_qkv(
     check_finite(positions)
     name = resolve_backend(qkv, backend, exact=torch.float64 in (positions.dtype, frequencies.dtype))
     if name == "reference":
-        turn = rotary_cos_sin(positions, frequencies, num_prefix)
-        return apply_rotary(q, turn), apply_rotary(k, turn), v
+        cos_sin = rotary_cos_sin(positions, frequencies, num_prefix)
+        return apply_rotary(q, cos_sin), apply_rotary(k, cos_sin), v
     if inplace and qkv.is_leaf and qkv.requires_grad:
         raise ValueError(
-            "got a leaf that requires grad with inplace=True; pass inplace=False, or what a layer returned"
+            "got a leaf that requires grad with inplace=True; pass inplace=False, or the output of a layer"
         )
     fresh = qkv.contiguous() if inplace or not qkv.is_contiguous() else qkv.clone()
     return RotateFunction.apply(fresh, positions, frequencies, num_prefix, name)
 
 
 def resolve_backend(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
-    """Resolve "auto", and refuse a backend that there is not or that cannot take this tensor.
+    """Return the name of the backend to use; "auto" chooses one.
 
     Args:
         qkv: The projection.
         backend: As in `rotate_qkv`.
-        exact: Whether angles are to be float64.
+        exact: Whether angles must be float64.
+
+    Raises:
+        ValueError: If the backend does not exist or does not support this tensor.
     """
     if backend == "auto":
         if exact or qkv.dtype not in DTYPES or torch.compiler.is_exporting() or under_transform():
             return "reference"
         if qkv.device.type == "cpu":
             return "cpu" if native.available(qkv.dtype) else "reference"
-        return "reference"  # also on a GPU, until the Triton kernels have been run on one
+        return "reference"  # on a GPU too, until the Triton kernels have been run on one
     if backend not in BACKENDS:
         raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(BACKENDS)}")
     if backend != "reference" and qkv.dtype not in DTYPES:
@@ -105,12 +108,12 @@ def resolve_backend(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
 
 
 def set_backend(model: nn.Module, backend: str) -> None:
-    """Choose how all attention layers of a model rotate; "auto", as they start, suits the device.
+    """Set the backend of all attention layers of a model; the default, "auto", chooses by device.
 
     For a Swin "triton" is the fused `window_attention`.
 
     Raises:
-        ValueError: If there is no such backend, or the model has no attention of ours.
+        ValueError: If the backend does not exist, or the model has no attention layers of this package.
     """
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(BACKENDS)}")
@@ -123,38 +126,38 @@ def set_backend(model: nn.Module, backend: str) -> None:
 
 @assume_constant
 def triton_available() -> bool:
-    """Tell whether Triton is installed."""
+    """Return whether Triton is installed."""
     return find_spec("triton") is not None
 
 
 @assume_constant
 def interpreted() -> bool:
-    """Tell whether Triton's interpreter was asked for, which runs on a CPU, slowly: for tests."""
+    """Return whether Triton's interpreter is on, which runs kernels on a CPU, slowly: for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def under_transform() -> bool:
-    """Tell whether `torch.func` or a trace looks on: an in-place operation would escape it."""
+    """Return whether `torch.func` or `torch.jit.trace` is active: neither records in-place custom operations."""
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return True
     return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def backend_module(backend: str) -> ModuleType:
-    """Load a backend when it is first used."""
+    """Import the module of a backend, on first use."""
     return import_module(str(BACKENDS[backend]))
 
 
 @torch.library.custom_op("ropevit::rotate_qkv_", mutates_args=("qkv",))
 def rotate_op(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str) -> None:
-    """Turn q and k in place."""
+    """Rotate q and k in place."""
     backend_module(backend).rotate_(qkv, positions, frequencies, num_prefix)
 
 
 @torch.library.custom_op("ropevit::rotate_qkv_backward", mutates_args=())
 def backward_op(
     gradients: list[Tensor],
-    turned: list[Tensor],
+    rotated: list[Tensor],
     positions: Tensor,
     frequencies: Tensor,
     num_prefix: int,
@@ -162,18 +165,20 @@ def backward_op(
     *,
     of_positions: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of the packed projection, the frequencies and the positions; the last two may be empty."""
-    packed, speeds, places = backend_module(backend).backward(
-        gradients, turned, positions, frequencies, num_prefix, of_positions=of_positions
+    """Return the gradients of the projection, the frequencies and the positions; the last two may be empty."""
+    gradients_found = backend_module(backend).backward(
+        gradients, rotated, positions, frequencies, num_prefix, of_positions=of_positions
     )
-    nothing = positions.new_empty(0)
-    return packed, nothing if speeds is None else speeds, nothing.clone() if places is None else places
+    grad_qkv, grad_frequencies, grad_positions = (
+        positions.new_empty(0) if gradient is None else gradient for gradient in gradients_found
+    )
+    return grad_qkv, grad_frequencies, grad_positions
 
 
 @backward_op.register_fake
 def fake_backward(
     gradients: list[Tensor],
-    turned: list[Tensor],
+    rotated: list[Tensor],
     positions: Tensor,
     frequencies: Tensor,
     num_prefix: int,
@@ -181,25 +186,22 @@ def fake_backward(
     *,
     of_positions: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the shapes of `backward_op`."""
+    """Return empty tensors of the shapes of `backward_op`."""
     del num_prefix, backend
     images, heads, tokens, channels = gradients[0].shape
-    packed = gradients[0].new_empty(images, tokens, 3, heads, channels)
-    nothing = positions.new_empty(0)
-    speeds = frequencies.new_empty(frequencies.shape) if turned else nothing  # contiguous, whatever was given
-    return packed, speeds, positions.new_empty(positions.shape) if turned and of_positions else nothing.clone()
+    grad_qkv = gradients[0].new_empty(images, tokens, 3, heads, channels)
+    none = positions.new_empty(0)
+    grad_frequencies = frequencies.new_empty(frequencies.shape) if rotated else none  # contiguous, unlike empty_like
+    grad_positions = positions.new_empty(positions.shape if rotated and of_positions else 0)
+    return grad_qkv, grad_frequencies, grad_positions
 
 
 def refuse_second(ctx: Any, *gradients: Tensor) -> None:
-    """Refuse a second derivative, which the fused kernels do not have.
-
-    Raises:
-        ValueError: Always.
-    """
+    """Raise ValueError: the fused kernels have no second derivative."""
     del ctx, gradients
     raise ValueError(
-        "got a second derivative (create_graph=True) of a fused kernel, which has none; call "
-        "ropevit.kernels.set_backend(model, 'reference') before, or pass backend='reference'"
+        "got a second derivative (create_graph=True) of a fused kernel, which has none; first call "
+        "ropevit.kernels.set_backend(model, 'reference'), or pass backend='reference'"
     )
 
 
@@ -209,14 +211,14 @@ backward_op.register_autograd(refuse_second)
 class RotateFunction(torch.autograd.Function):
     """The rotation in place, and its gradient.
 
-    The turned q and k, which attention keeps anyway, are all that is kept; without learned frequencies nothing is.
+    Saves the rotated q and k, which attention saves anyway, if frequencies or positions need a gradient; else nothing.
     """
 
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Turn q and k, and split."""
+        """Rotate q and k, and split the projection."""
         rotate_op(qkv, positions, frequencies, num_prefix, backend)
         q, k, v = (part.transpose(1, 2) for part in qkv.detach().unbind(2))
         angles = positions.requires_grad or frequencies.requires_grad
@@ -228,10 +230,16 @@ class RotateFunction(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *gradients: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        """Turn back, and pack."""
-        positions, frequencies, *turned = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        packed, speeds, places = backward_op(
-            list(gradients), turned, positions, frequencies, ctx.num_prefix, ctx.backend, of_positions=needs[1]
+        """Rotate the gradients by the negative angles and concatenate them."""
+        positions, frequencies, *rotated = ctx.saved_tensors
+        of_positions, of_frequencies = ctx.needs_input_grad[1:3]
+        grad_qkv, grad_frequencies, grad_positions = backward_op(
+            list(gradients), rotated, positions, frequencies, ctx.num_prefix, ctx.backend, of_positions=of_positions
         )
-        return packed, places if needs[1] else None, speeds if needs[2] else None, None, None
+        return (
+            grad_qkv,
+            grad_positions if of_positions else None,
+            grad_frequencies if of_frequencies else None,
+            None,
+            None,
+        )

@@ -1,9 +1,9 @@
-"""Attention inside windows by one Triton kernel for each direction, from the packed projection of a map.
+"""Triton backend of window attention: one kernel for each direction, from the qkv projection of a map.
 
-A program owns a window and a head. It finds the tokens of the window in the map, wherever shift and padding put them,
-turns queries and keys, and has all scores of a query at hand: the softmax is worked out at once, and once more in the
-backward pass, so nothing of it is kept. Sums are kept by each program and added up afterwards, without atomic
-operations, so results do not change from run to run.
+A program computes one window and head. It finds the window's tokens in the map, according to shift and padding, rotates
+queries and keys, and holds all logits of a query: the softmax is exact in one step and recomputed in the backward pass,
+so nothing of it is saved. Each program stores its partial sums, which are added afterwards, without atomic operations,
+so results are deterministic.
 """
 
 from typing import Any, NamedTuple, no_type_check
@@ -16,24 +16,24 @@ from torch import Tensor
 from ropevit.kernels.rotation import interpreted
 from ropevit.kernels.triton_rotation import cos_sin, divide, frequency_sum, load_pairs, store_pairs
 
-#: Bytes for sums of the bias's gradient, at most, or those of one program for each head and block.
+#: Upper bound in bytes of the partial sums of the bias gradient, unless those of one chunk are larger.
 SUMS = 2**24
 
-#: Numbers whose values (1, multiples of 16) are not worth a kernel of their own.
+#: Integer arguments that Triton does not specialise on (1, multiples of 16).
 ANY_VALUE = ("h", "w", "heads", "shift_y", "shift_x", "period")
 
-#: The interpreter multiplies the bits of bfloat16 as if they were whole numbers.
+#: Whether to convert to float32 before products: the interpreter treats bfloat16 bits as integers.
 WIDEN = tl.constexpr(interpreted())
 
 
 class WindowLaunch(NamedTuple):
-    """What a program takes at a time.
+    """Block sizes of a program.
 
     Attributes:
-        block_m: Queries.
+        block_m: Queries per step.
         block_n: Keys, all of a window.
         block_d: Channels of a head.
-        num_warps: Threads, in units of 32.
+        num_warps: Warps of 32 threads.
     """
 
     block_m: int
@@ -43,30 +43,30 @@ class WindowLaunch(NamedTuple):
 
 
 class WindowGradients(NamedTuple):
-    """What a backward pass gives; the last two only where they were asked for."""
+    """Results of a backward pass; the last two are None unless they were requested."""
 
-    packed: Tensor
+    qkv: Tensor
     frequencies: Tensor | None
     bias: Tensor | None
 
 
 def plan_windows(window: int, channels: int, itemsize: int, *, few: bool = False) -> WindowLaunch:
-    """Choose blocks by rule, never by trial: sums are taken in the same order each time.
+    """Choose block sizes from the shape, without autotuning: sums always have the same order.
 
     Args:
         window: Side of a window.
-        channels: D.
+        channels: Channels per head, D.
         itemsize: Bytes of a channel.
-        few: Whether to take few queries at a time in any case.
+        few: Whether to take 16 queries per step in any case.
     """
     block_n, block_d = (max(16, 1 << (size - 1).bit_length()) for size in (window**2, channels))
-    if few or itemsize > 2 or block_n > 64:  # all queries at once would not fit into the registers
+    if few or itemsize > 2 or block_n > 64:  # all queries together would not fit into registers
         return WindowLaunch(16, block_n, block_d, 8)
     return WindowLaunch(block_n, block_n, block_d, 4 if block_d <= 32 else 8)
 
 
 def forward(qkv: Tensor, frequencies: Tensor | None, bias: Tensor | None, window: int, shift: list[int]) -> Tensor:
-    """Attend inside the windows of a contiguous projection (B, h, w, 3, A, D); arguments as in `window_attention`."""
+    """Compute attention inside the windows of a contiguous projection (B, h, w, 3, A, D) as `window_attention` does."""
     out = qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
     launch(forward_kernel, qkv, frequencies, bias, window, shift, out=out)
     return out
@@ -83,30 +83,30 @@ def backward(
     of_frequencies: bool,
     of_bias: bool,
 ) -> WindowGradients:
-    """Give the gradient of the projection, and those of frequencies and bias where asked.
+    """Compute the gradients of the projection, and of frequencies and bias if requested.
 
     Args:
-        gradient: Of the output, (B, h, w, A, D), contiguous.
+        gradient: Gradient of the output, (B, h, w, A, D), contiguous.
         qkv: As in `forward`.
         frequencies: As in `forward`.
         bias: As in `forward`.
         window: As in `forward`.
         shift: As in `forward`.
-        of_frequencies: Whether to give the gradient of the frequencies, too.
-        of_bias: Whether to give that of the bias, too.
+        of_frequencies: Whether to compute the gradient of the frequencies, too.
+        of_bias: Whether to compute the gradient of the bias, too.
     """
     heads, channels = qkv.shape[4:]
-    count, packed = count_windows(qkv, window), torch.empty_like(qkv)
+    count, grad_qkv = count_windows(qkv, window), torch.empty_like(qkv)
     sums = qkv.new_empty(count, 2, heads, channels // 2, dtype=torch.float32) if of_frequencies else None
     given = qkv, frequencies, bias, window, shift
-    launch(backward_kernel, *given, gradient=gradient, packed=packed, sums=sums)
-    speeds = None if frequencies is None else frequency_sum(sums, frequencies)
+    launch(backward_kernel, *given, gradient=gradient, grad_qkv=grad_qkv, sums=sums)
+    grad_frequencies = None if frequencies is None else frequency_sum(sums, frequencies)
     if bias is None or not of_bias:
-        return WindowGradients(packed, speeds, None)
+        return WindowGradients(grad_qkv, grad_frequencies, None)
     chunk = max(1, divide(count, max(1, SUMS // (4 * bias.numel()))))
     bias_sums = bias.new_empty(divide(count, chunk), *bias.shape, dtype=torch.float32)
     launch(bias_kernel, *given, gradient=gradient, sums=bias_sums, count=count, chunk=chunk)
-    return WindowGradients(packed, speeds, bias_sums.sum(0).to(bias.dtype))
+    return WindowGradients(grad_qkv, grad_frequencies, bias_sums.sum(0).to(bias.dtype))
 
 
 def count_windows(qkv: Tensor, window: int) -> int:
@@ -124,11 +124,11 @@ def launch(
     shift: list[int],
     **arguments: Any,
 ) -> None:
-    """Run a kernel on the device of its tensors; there may be nothing to do."""
+    """Launch a kernel on the device of its tensors, unless they are empty."""
     if not qkv.numel():
         return
     _, h, w, _, heads, channels = qkv.shape
-    speeds = None if frequencies is None else frequencies.to(torch.float32).contiguous()
+    freqs = None if frequencies is None else frequencies.to(torch.float32).contiguous()
     parts, sums_bias = count_windows(qkv, window), "chunk" in arguments
     plan = plan_windows(window, channels, qkv.element_size(), few=sums_bias)
     if sums_bias:
@@ -136,14 +136,14 @@ def launch(
     with torch.cuda.device_of(qkv):
         kernel[(parts * heads,)](
             qkv=qkv,
-            frequencies=speeds,
+            frequencies=freqs,
             bias=None if bias is None else bias.contiguous(),
             h=h,
             w=w,
             heads=heads,
             shift_y=shift[0],
             shift_x=shift[1],
-            period=0 if speeds is None else speeds[0].numel(),
+            period=0 if freqs is None else freqs[0].numel(),
             scale=channels**-0.5,
             window=window,
             channels=channels,
@@ -156,7 +156,7 @@ def launch(
 @triton.jit
 @no_type_check
 def product(a, b):
-    """Multiply matrices of one dtype, adding up in float32, and never by way of TF32."""
+    """Multiply matrices of one dtype with float32 accumulation, without TF32."""
     if WIDEN:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
@@ -165,9 +165,9 @@ def product(a, b):
 @triton.jit
 @no_type_check
 def find(index, start, h, w, shift_y, shift_x, window: tl.constexpr, block: tl.constexpr):
-    """Find tokens of a window: their places in the map of all images, pieces of the window, x and y in it.
+    """Locate tokens of a window: index in the maps of all images, region of the window, and x and y in the window.
 
-    Tokens see those of their own piece. Padding is piece -1: it sees itself alone, so that no softmax is empty.
+    Tokens attend to those of their own region. Padding is region -1: it attends to itself, so that no softmax is empty.
     """
     rows, columns = tl.cdiv(h, window), tl.cdiv(w, window)
     token = start + tl.arange(0, block)
@@ -176,25 +176,25 @@ def find(index, start, h, w, shift_y, shift_x, window: tl.constexpr, block: tl.c
     y, x = tile // columns * window + i + shift_y, tile % columns * window + j + shift_x
     past_y, past_x = y >= rows * window, x >= columns * window
     y, x = tl.where(past_y, y - rows * window, y), tl.where(past_x, x - columns * window, x)
-    # rows and columns are never 0; without these comparisons ptxas needs a stack for the bias's kernel in float32
-    piece = 2 * (past_y & (rows > 0)).to(tl.int32) + (past_x & (columns > 0)).to(tl.int32)
+    # rows and columns are never 0; without these comparisons ptxas needs a stack for the bias kernel in float32
+    region = 2 * (past_y & (rows > 0)).to(tl.int32) + (past_x & (columns > 0)).to(tl.int32)
     real = (token < window * window) & (y < h) & (x < w)
-    place = (index // (rows * columns)).to(tl.int64) * h * w + y * w + x
-    return place, tl.where(real, piece, -1), j.to(tl.float32), i.to(tl.float32)
+    index_q = (index // (rows * columns)).to(tl.int64) * h * w + y * w + x
+    return index_q, tl.where(real, region, -1), j.to(tl.float32), i.to(tl.float32)
 
 
 @triton.jit
 @no_type_check
-def point(tensor, place, width, head, columns, channels: tl.constexpr):
-    """Point to the channels of a head in rows of a width."""
-    return tensor + (place * width + head * channels)[:, None] + columns[None, :]
+def point(tensor, rows, width, head, columns, channels: tl.constexpr):
+    """Return pointers to the channels of a head in rows of a width."""
+    return tensor + (rows * width + head * channels)[:, None] + columns[None, :]
 
 
 @triton.jit
 @no_type_check
-def load_rotated(pointers, mask, x, y, fx, fy, turned: tl.constexpr):
-    """Load queries or keys, and turn them by their places in the window."""
-    if turned:
+def load_rotated(pointers, mask, x, y, fx, fy, rotated: tl.constexpr):
+    """Load queries or keys, and rotate them by their positions in the window."""
+    if rotated:
         first, second = load_pairs(pointers, mask)
         c, s = cos_sin(x[:, None] * fx[None, :] + y[:, None] * fy[None, :])
         block = tl.join(first * c - second * s, first * s + second * c).reshape(mask.shape[0], mask.shape[1])
@@ -207,7 +207,7 @@ def load_rotated(pointers, mask, x, y, fx, fy, turned: tl.constexpr):
 @triton.jit
 @no_type_check
 def point_bias(bias, row, first, like, n: tl.constexpr):
-    """Point to a block of rows (of n queries) of n biases, and tell which there are."""
+    """Return pointers to a block of the bias (n queries, n keys), and a mask of those inside it."""
     queries, keys = first + tl.arange(0, like.shape[0]), tl.arange(0, like.shape[1])
     return bias + (row * n + queries[:, None]) * n + keys[None, :], (queries < n)[:, None] & (keys < n)[None, :]
 
@@ -215,7 +215,7 @@ def point_bias(bias, row, first, like, n: tl.constexpr):
 @triton.jit
 @no_type_check
 def attend(q, k, of_q, of_k, bias, head, first, scale, n: tl.constexpr):
-    """Give the attention that queries pay to all keys of their window."""
+    """Compute the attention weights of queries over all keys of their window."""
     scores = product(q, tl.trans(k)) * scale
     if bias is not None:
         pointers, mask = point_bias(bias, head, first, scores, n)
@@ -228,20 +228,20 @@ def attend(q, k, of_q, of_k, bias, head, first, scale, n: tl.constexpr):
 @triton.jit
 @no_type_check
 def slope_of(weights, g, v):
-    """Give the gradient of the scores: all of a query's weights are here, so nothing of the output is needed."""
+    """Compute the gradient of the logits; all weights of a query are in registers, so the output is not needed."""
     slope = product(g, tl.trans(v)) * weights
     return slope - weights * tl.sum(slope, 1)[:, None]
 
 
 @triton.jit
 @no_type_check
-def store_unrotated(pointers, mask, gradient, turned, x, y, fx, fy, rotates: tl.constexpr):
-    """Store a gradient of queries or keys, turned back; give the sums for the frequencies, if there are any."""
+def store_unrotated(pointers, mask, gradient, rotated, x, y, fx, fy, rotates: tl.constexpr):
+    """Store a gradient of queries or keys, rotated back; return the sums for the gradient of the frequencies."""
     if rotates:
         g0, g1 = tl.split(gradient.reshape(mask.shape[0], mask.shape[1] // 2, 2))
         c, s = cos_sin(x[:, None] * fx[None, :] + y[:, None] * fy[None, :])
         store_pairs(pointers, g0 * c + g1 * s, g1 * c - g0 * s, mask)
-        y0, y1 = tl.split(turned.to(tl.float32).reshape(mask.shape[0], mask.shape[1] // 2, 2))
+        y0, y1 = tl.split(rotated.to(tl.float32).reshape(mask.shape[0], mask.shape[1] // 2, 2))
         slope = g1 * y0 - g0 * y1
         fx, fy = tl.sum(slope * x[:, None], 0), tl.sum(slope * y[:, None], 0)
     else:
@@ -252,7 +252,7 @@ def store_unrotated(pointers, mask, gradient, turned, x, y, fx, fy, rotates: tl.
 @triton.jit
 @no_type_check
 def load_frequencies(frequencies, head, period, channels: tl.constexpr, block_d: tl.constexpr):
-    """Load the frequencies of a head; 0 where there are none."""
+    """Load the frequencies of a head; 0 without rotation."""
     pairs = tl.arange(0, block_d // 2)
     fx, fy = tl.zeros((block_d // 2,), tl.float32), tl.zeros((block_d // 2,), tl.float32)
     if frequencies is not None:
@@ -267,56 +267,56 @@ def forward_kernel(
     qkv, out, frequencies, bias, h, w, heads, shift_y, shift_x, period, scale,
     window: tl.constexpr, channels: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_d: tl.constexpr,
 ):  # fmt: skip
-    """Attend inside a window; arguments in `launch`."""
+    """Compute attention inside a window; arguments in `launch`."""
     head, index = tl.program_id(0) % heads, tl.program_id(0) // heads
     width, columns = heads * channels, tl.arange(0, block_d)
-    turned: tl.constexpr = frequencies is not None  # in a line of its own: of several at once, none is a constant
+    rotated: tl.constexpr = frequencies is not None  # on its own line: Triton treats no value of a tuple as constexpr
     _pairs, fx, fy = load_frequencies(frequencies, head, period, channels, block_d)
-    place_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
+    index_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
     mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
-    start = point(qkv, place_k, 3 * width, head, columns, channels) + width
-    k, v = load_rotated(start, mask_k, x_k, y_k, fx, fy, turned), tl.load(start + width, mask_k, 0.0)
+    start = point(qkv, index_k, 3 * width, head, columns, channels) + width
+    k, v = load_rotated(start, mask_k, x_k, y_k, fx, fy, rotated), tl.load(start + width, mask_k, 0.0)
     for first in tl.range(0, block_n, block_m):
-        place, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
+        index_q, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
         mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_rotated(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
+        q = load_rotated(point(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
         weights = attend(q, k, of_q, of_k, bias, head, first, scale, window * window)
         attended = product(weights.to(v.dtype), v)
-        tl.store(point(out, place, width, head, columns, channels), attended.to(v.dtype), mask)
+        tl.store(point(out, index_q, width, head, columns, channels), attended.to(v.dtype), mask)
 
 
 @triton.jit(do_not_specialize=ANY_VALUE)
 @no_type_check
 def backward_kernel(
-    gradient, qkv, packed, sums, frequencies, bias, h, w, heads, shift_y, shift_x, period, scale,
+    gradient, qkv, grad_qkv, sums, frequencies, bias, h, w, heads, shift_y, shift_x, period, scale,
     window: tl.constexpr, channels: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_d: tl.constexpr,
 ):  # fmt: skip
-    """Attend once more, and give the gradients of the projection and the frequencies; arguments in `launch`."""
+    """Recompute attention, and compute the gradients of projection and frequencies; arguments in `launch`."""
     head, index = tl.program_id(0) % heads, tl.program_id(0) // heads
     width, columns = heads * channels, tl.arange(0, block_d)
-    turned: tl.constexpr = frequencies is not None
+    rotated: tl.constexpr = frequencies is not None
     pairs, fx, fy = load_frequencies(frequencies, head, period, channels, block_d)
     sum_x, sum_y = tl.zeros((block_d // 2,), tl.float32), tl.zeros((block_d // 2,), tl.float32)
-    place_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
+    index_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
     mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
-    start = point(qkv, place_k, 3 * width, head, columns, channels) + width
-    k, v = load_rotated(start, mask_k, x_k, y_k, fx, fy, turned), tl.load(start + width, mask_k, 0.0)
+    start = point(qkv, index_k, 3 * width, head, columns, channels) + width
+    k, v = load_rotated(start, mask_k, x_k, y_k, fx, fy, rotated), tl.load(start + width, mask_k, 0.0)
     dk, dv = tl.zeros((block_n, block_d), tl.float32), tl.zeros((block_n, block_d), tl.float32)
     for first in tl.range(0, block_n, block_m):
-        place, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
+        index_q, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
         mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_rotated(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
-        g = tl.load(point(gradient, place, width, head, columns, channels), mask, 0.0)
+        q = load_rotated(point(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
+        g = tl.load(point(gradient, index_q, width, head, columns, channels), mask, 0.0)
         weights = attend(q, k, of_q, of_k, bias, head, first, scale, window * window)
         dv += product(tl.trans(weights.to(v.dtype)), g)
         slope = (slope_of(weights, g, v) * scale).to(q.dtype)
         dk += product(tl.trans(slope), q)
-        to = point(packed, place, 3 * width, head, columns, channels)
-        more_x, more_y = store_unrotated(to, mask, product(slope, k), q, x, y, fx, fy, turned)
+        to = point(grad_qkv, index_q, 3 * width, head, columns, channels)
+        more_x, more_y = store_unrotated(to, mask, product(slope, k), q, x, y, fx, fy, rotated)
         sum_x, sum_y = sum_x + more_x, sum_y + more_y
-    to_k = point(packed, place_k, 3 * width, head, columns, channels) + width
+    to_k = point(grad_qkv, index_k, 3 * width, head, columns, channels) + width
     tl.store(to_k + width, dv.to(v.dtype), mask_k)
-    more_x, more_y = store_unrotated(to_k, mask_k, dk, k, x_k, y_k, fx, fy, turned)
+    more_x, more_y = store_unrotated(to_k, mask_k, dk, k, x_k, y_k, fx, fy, rotated)
     if sums is not None:
         own = sums + (index.to(tl.int64) * 2 * heads + head) * (channels // 2) + pairs
         tl.store(own, sum_x + more_x, 2 * pairs < channels)
@@ -329,24 +329,24 @@ def bias_kernel(
     gradient, qkv, sums, frequencies, bias, h, w, heads, shift_y, shift_x, period, scale, count, chunk,
     window: tl.constexpr, channels: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_d: tl.constexpr,
 ):  # fmt: skip
-    """Sum the gradient of a block of the bias over a chunk of windows; arguments in `launch`."""
+    """Compute the gradient of a block of the bias, summed over a chunk of windows; arguments in `launch`."""
     blocks: tl.constexpr = block_n // block_m
     part, block = tl.program_id(0) // (heads * blocks), tl.program_id(0) % blocks
     head = tl.program_id(0) // blocks % heads
     width, columns = heads * channels, tl.arange(0, block_d)
-    turned: tl.constexpr = frequencies is not None
+    rotated: tl.constexpr = frequencies is not None
     _pairs, fx, fy = load_frequencies(frequencies, head, period, channels, block_d)
     first, start = block * block_m, part * chunk
     total = tl.zeros((block_m, block_n), tl.float32)
     for index in tl.range(start, tl.minimum(start + chunk, count)):
-        place_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
+        index_k, of_k, x_k, y_k = find(index, 0, h, w, shift_y, shift_x, window, block_n)
         mask_k = (of_k >= 0)[:, None] & (columns < channels)[None, :]
-        keys = point(qkv, place_k, 3 * width, head, columns, channels) + width
-        k, v = load_rotated(keys, mask_k, x_k, y_k, fx, fy, turned), tl.load(keys + width, mask_k, 0.0)
-        place, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
+        keys = point(qkv, index_k, 3 * width, head, columns, channels) + width
+        k, v = load_rotated(keys, mask_k, x_k, y_k, fx, fy, rotated), tl.load(keys + width, mask_k, 0.0)
+        index_q, of_q, x, y = find(index, first, h, w, shift_y, shift_x, window, block_m)
         mask = (of_q >= 0)[:, None] & (columns < channels)[None, :]
-        q = load_rotated(point(qkv, place, 3 * width, head, columns, channels), mask, x, y, fx, fy, turned)
-        g = tl.load(point(gradient, place, width, head, columns, channels), mask, 0.0)
+        q = load_rotated(point(qkv, index_q, 3 * width, head, columns, channels), mask, x, y, fx, fy, rotated)
+        g = tl.load(point(gradient, index_q, width, head, columns, channels), mask, 0.0)
         total += slope_of(attend(q, k, of_q, of_k, bias, head, first, scale, window * window), g, v)
     own, inside = point_bias(sums, part.to(tl.int64) * heads + head, first, total, window * window)
     tl.store(own, total, inside)

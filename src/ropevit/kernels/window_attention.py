@@ -1,7 +1,7 @@
-"""Attention inside the windows of a map, from its packed projection: plain PyTorch, or one fused kernel a direction.
+"""Attention inside the windows of a map, from its qkv projection: plain PyTorch, or one fused kernel per direction.
 
-The fused kernel takes the map as the projection leaves it. Shift, padding, cutting, rotation, biases, masks, softmax
-and the way back are one pass over memory, and the projection is all that is kept for the backward pass.
+The fused kernel reads the map as the projection wrote it. Shift, padding, window partition, rotation, bias, mask,
+softmax and the reverse are one pass over memory, and only the projection is saved for the backward pass.
 """
 
 from importlib import import_module
@@ -19,7 +19,7 @@ from ropevit.rope import grid_positions
 #: name -> module with `forward` and `backward`; the reference is plain PyTorch, differentiable any number of times.
 WINDOW_BACKENDS = {"reference": None, "triton": "ropevit.kernels.triton_windows"}
 
-#: What the fused kernel takes: tokens along a side of the window, and channels per head.
+#: Limits of the fused kernel: tokens along a side of the window, and channels per head.
 LARGEST_WINDOW, LARGEST_HEAD = 16, 64
 
 
@@ -32,28 +32,28 @@ def window_attention(
     *,
     backend: str = "auto",
 ) -> Float[Tensor, "B h w A D"]:
-    """Let the tokens of each window of a map attend to each other.
+    """Compute attention between the tokens of each window of a map.
 
-    Windows that the map does not fill hold less; those that the shift fills from opposite sides of the map hold pieces
-    that do not see each other.
+    Padding in windows that the map does not fill is masked, as are tokens that the shift brings into one window from
+    opposite sides of the map.
 
     >>> x = window_attention(linear(x).unflatten(-1, (3, heads, -1)), 7, (3, 3), frequencies).flatten(3)
 
     Args:
         qkv: Projection of a map of h x w tokens to queries, keys and values.
         window: Side of a window in tokens.
-        shift: Rows and columns, below the window, by which windows are shifted down and right.
-        frequencies: Radians per patch, by which queries and keys are turned at their places in the window: (2, P) for
-            all heads, or (2, A, P), P = D/2. None turns nothing.
-        bias: What is added to the scores of a query (first n) and a key (last n), n = window * window, row-major.
-        backend: A name of WINDOW_BACKENDS, or "auto": the reference. "triton" is taken by name only: it has been
-            interpreted and compiled, but not yet run on a GPU.
+        shift: Rows and columns, smaller than the window, by which windows are shifted down and right.
+        frequencies: Radians per patch, to rotate queries and keys by their positions in the window: (2, P) for all
+            heads, or (2, A, P), P = D/2. None rotates nothing.
+        bias: Added to the logits of a query (first n) and a key (last n), n = window * window, row-major.
+        backend: A name of WINDOW_BACKENDS, or "auto": the reference. "triton" has to be named: it has been interpreted
+            and compiled, but not yet run on a GPU.
 
     Returns:
-        What each token has attended to, at its place in the map.
+        The output of each token, in the layout of the map.
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not fit, there is no such backend, or it cannot take this tensor.
+        ValueError: If shapes, dtypes or devices do not match, or the backend does not exist or support this tensor.
 
     Source: Liu et al. 2021 (arXiv:2103.14030), Eq. 4; Heo et al. 2024 (arXiv:2403.13298); gradients in
     docs/kernels.md.
@@ -75,11 +75,11 @@ def window_attention(
 def check_arguments(
     qkv: Tensor, window: int, shift: tuple[int, int], frequencies: Tensor | None, bias: Tensor | None
 ) -> None:
-    """Refuse tensors that do not belong together; see `window_attention` for what is expected."""
+    """Raise ValueError unless shapes and devices match; `window_attention` documents what is expected."""
     if qkv.ndim != 6 or qkv.shape[3] != 3:
         raise ValueError(f"got a projection of shape {tuple(qkv.shape)}; expected (B, h, w, 3, heads, channels)")
     if window < 1 or not (torch.compiler.is_compiling() or all(0 <= step < window for step in shift)):
-        raise ValueError(f"got window={window}, shift={shift}; expected a window of at least 1 and shifts below it")
+        raise ValueError(f"got window={window}, shift={shift}; expected a window of at least 1 and smaller shifts")
     heads, channels = qkv.shape[4:]
     pairs = (heads, channels // 2)
     if frequencies is not None and (
@@ -100,7 +100,7 @@ def check_arguments(
 
 
 def resolve_backend(qkv: Tensor, window: int, backend: str) -> str:
-    """Resolve "auto", and refuse a backend that there is not or that cannot take this tensor."""
+    """Return the name of the backend to use; raise ValueError if it does not exist or support this tensor."""
     if backend != "auto" and backend not in WINDOW_BACKENDS:
         raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(WINDOW_BACKENDS)}")
     if backend != "triton":
@@ -115,13 +115,13 @@ def resolve_backend(qkv: Tensor, window: int, backend: str) -> str:
 
 
 def backend_module() -> ModuleType:
-    """Load the kernels when they are first used."""
+    """Import the kernels, on first use."""
     return import_module(str(WINDOW_BACKENDS["triton"]))
 
 
 @torch.library.custom_op("ropevit::window_attention", mutates_args=())
 def attention_op(qkv: Tensor, frequencies: Tensor | None, bias: Tensor | None, window: int, shift: list[int]) -> Tensor:
-    """Attend, fused."""
+    """Compute window attention with the fused kernel."""
     return backend_module().forward(qkv.contiguous(), frequencies, bias, window, shift)
 
 
@@ -129,7 +129,7 @@ def attention_op(qkv: Tensor, frequencies: Tensor | None, bias: Tensor | None, w
 def fake_attention(
     qkv: Tensor, frequencies: Tensor | None, bias: Tensor | None, window: int, shift: list[int]
 ) -> Tensor:
-    """Give the shape of `attention_op`."""
+    """Return an empty tensor of the shape of `attention_op`."""
     del frequencies, bias, window, shift
     return qkv.new_empty(*qkv.shape[:3], *qkv.shape[4:])
 
@@ -146,13 +146,13 @@ def backward_op(
     of_frequencies: bool,
     of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradients of the projection, the frequencies and the bias; the last two are empty if not asked for."""
-    wanted = {"of_frequencies": of_frequencies, "of_bias": of_bias}
+    """Return the gradients of projection, frequencies and bias; the last two are empty unless requested."""
+    requested = {"of_frequencies": of_frequencies, "of_bias": of_bias}
     found = backend_module().backward(
-        gradient.contiguous(), qkv.contiguous(), frequencies, bias, window, shift, **wanted
+        gradient.contiguous(), qkv.contiguous(), frequencies, bias, window, shift, **requested
     )
-    packed, speeds, biases = (gradient.new_empty(0) if part is None else part for part in found)
-    return packed, speeds, biases
+    grad_qkv, grad_frequencies, grad_bias = (gradient.new_empty(0) if part is None else part for part in found)
+    return grad_qkv, grad_frequencies, grad_bias
 
 
 @backward_op.register_fake
@@ -167,31 +167,31 @@ def fake_backward(
     of_frequencies: bool,
     of_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the shapes of `backward_op`."""
+    """Return empty tensors of the shapes of `backward_op`."""
     del window, shift
-    nothing = gradient.new_empty(0)
-    speeds = nothing if frequencies is None or not of_frequencies else frequencies.new_empty(frequencies.shape)
-    biases = nothing.clone() if bias is None or not of_bias else bias.new_empty(bias.shape)
-    return qkv.new_empty(qkv.shape), speeds, biases
+    none = gradient.new_empty(0)
+    grad_frequencies = none if frequencies is None or not of_frequencies else frequencies.new_empty(frequencies.shape)
+    grad_bias = none.clone() if bias is None or not of_bias else bias.new_empty(bias.shape)
+    return qkv.new_empty(qkv.shape), grad_frequencies, grad_bias
 
 
 backward_op.register_autograd(rotation.refuse_second)
 
 
-def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Keep the projection, which its linear layer has made anyway, and nothing of the scores."""
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save the projection for the backward pass, and nothing of the logits."""
     del output
     *tensors, ctx.window, ctx.shift = inputs
     ctx.save_for_backward(*tensors)
 
 
-def differentiate(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Attend once more, and go back."""
+def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Recompute attention, and compute the requested gradients."""
     _, of_frequencies, of_bias = ctx.needs_input_grad[:3]
-    packed, speeds, biases = backward_op(
+    grad_qkv, grad_frequencies, grad_bias = backward_op(
         gradient, *ctx.saved_tensors, ctx.window, ctx.shift, of_frequencies=of_frequencies, of_bias=of_bias
     )
-    return packed, speeds if of_frequencies else None, biases if of_bias else None, None, None
+    return grad_qkv, grad_frequencies if of_frequencies else None, grad_bias if of_bias else None, None, None
 
 
-attention_op.register_autograd(differentiate, setup_context=keep)
+attention_op.register_autograd(backward, setup_context=setup_context)

@@ -1,4 +1,4 @@
-"""Windows: cutting a map of tokens into windows, whatever its size, and attending inside them."""
+"""Window partition of a map of any size, the masks of shifted and padded windows, and attention inside windows."""
 
 from functools import lru_cache
 
@@ -13,11 +13,11 @@ from ropevit.rope import grid_positions
 
 
 def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
-    """Give the shift of every second block along y and x: half a window, or 0 where one window spans the side.
+    """Return the shift of every second block along y and x: half a window, or 0 where one window spans the side.
 
-    This is the rule of classifiers. The published detectors shift in any case (`WindowAttention.always_shift`).
+    Classifiers do this; the published detectors always shift (`WindowAttention.always_shift`).
 
-    It is worked out without a branch, so that an exported model has it for all sizes.
+    Computed without a branch, so that an exported model has it for all sizes.
 
     Source: Liu et al. 2021 (arXiv:2103.14030), section 3.2.
     """
@@ -26,31 +26,31 @@ def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
 
 
 def ceil_div(side: int, window: int) -> int:
-    """Count the windows that cover a side.
+    """Return the number of windows that cover a side.
 
-    It divides no negative number (as `-(-side // window)` does), which ONNX rounds the other way.
+    No negative number is divided (as in `-(-side // window)`), because ONNX rounds those the other way.
     """
     return (side + window - 1) // window
 
 
 def statically_known_true(fact: bool) -> bool:
-    """Tell whether a fact about sizes holds: in a graph traced for all sizes, whether it holds for all of them."""
+    """Evaluate a condition on sizes: a bool in eager mode; while compiling, without adding a guard."""
     if not torch.compiler.is_compiling():
         return fact
-    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes its time, and only tracing needs it
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # a slow import that only tracing needs
 
     return statically_known_true(fact)
 
 
 def pad_or_crop(x: Float[Tensor, "B h w C"], h: int, w: int) -> Float[Tensor, "B h2 w2 C"]:
-    """Pad a map with zeros at the bottom and right to h x w tokens, or cut it there."""
+    """Pad a map with zeros at the bottom and right to h x w tokens, or crop it."""
     if statically_known_true(x.shape[1] == h) and statically_known_true(x.shape[2] == w):
         return x
     return F.pad(x, (0, 0, 0, w - x.shape[2], 0, h - x.shape[1]))
 
 
 def window_partition(x: Float[Tensor, "B h w C"], window: int, shift: tuple[int, int]) -> Float[Tensor, "Bn n C"]:
-    """Pad a map at the bottom and right to whole windows, shift it up and left, and cut it.
+    """Pad a map at the bottom and right to whole windows, roll it up and left, and partition it.
 
     Args:
         x: Map of tokens.
@@ -66,35 +66,35 @@ def window_partition(x: Float[Tensor, "B h w C"], window: int, shift: tuple[int,
 
 
 def swap_inner(x: Float[Tensor, "B a b c d C"]) -> Float[Tensor, "B a c b d C"]:
-    """Swap the middle axes, always with a copy: a view of one column, but a copy of two, is a branch on sizes."""
+    """Swap the middle axes, always with a copy: a view for one column and a copy for two would branch on sizes."""
     return x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
 
 
 def window_reverse(
     windows: Float[Tensor, "Bn n C"], h: int, w: int, window: int, shift: tuple[int, int]
 ) -> Float[Tensor, "B h w C"]:
-    """Undo `window_partition`: join the windows of an h x w map, shift back and cut the padding off."""
+    """Undo `window_partition`: merge the windows of an h x w map, roll it back and crop the padding."""
     rows, columns = ceil_div(h, window), ceil_div(w, window)
     x = windows.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns))
     return pad_or_crop(swap_inner(x).flatten(3, 4).flatten(1, 2).roll(shift, (1, 2)), h, w)
 
 
 def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch.device) -> Bool[Tensor, "windows n n"]:
-    """Say which tokens of a window may see which: those of one region of the image, never the padding.
+    """Make the attention mask of shifted windows: tokens attend within their region of the image, never to padding.
 
-    After the shift a window may hold pieces from opposite sides of the image, which do not see each other, however near
-    they lie: a side that one window spans is cut in two. Padding sees everything, so that no softmax is empty; it is
-    cut off.
+    After the shift a window may hold regions from opposite sides of the image, which do not attend to each other; this
+    includes a side that one window spans. Padding attends to everything, so that no softmax is empty; its output is
+    cropped.
 
     Args:
         h: Rows of the map.
         w: Columns of the map.
         window: Side of a window.
         shift: As in `window_partition`.
-        device: Where the mask lives.
+        device: Device of the mask.
 
     Returns:
-        True where the query (first n) may see the key (last n).
+        True where the query (first n) may attend to the key (last n).
     """
     rows, columns = ceil_div(h, window) * window, ceil_div(w, window) * window
     x, y = grid_positions(rows, columns, device=device).unflatten(0, (1, rows, columns)).unbind(-1)
@@ -102,13 +102,13 @@ def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch
     return same_region(window_partition(known, window, shift))
 
 
-def region(place: Float[Tensor, "..."], shift: int | Tensor, window: int) -> Float[Tensor, "..."]:
-    """Number the shifted windows along an axis: 0 from `shift` on, -1 before it, where the shift wraps around."""
-    return ((place - shift) / window).floor()
+def region(position: Float[Tensor, "..."], shift: int | Tensor, window: int) -> Float[Tensor, "..."]:
+    """Return the index of the shifted window along an axis: 0 from `shift` on, -1 before, where the shift wraps."""
+    return ((position - shift) / window).floor()
 
 
 def same_region(known: Float[Tensor, "Bn n 3"]) -> Bool[Tensor, "Bn n n"]:
-    """Say which tokens of a window may see which, by their regions along x and y, and whether they are no padding."""
+    """Make the mask of windows from the regions of their tokens along x and y, and whether they are image tokens."""
     x, y, real = known.unbind(-1)
     near, real = (x[:, :, None] == x[:, None]) & (y[:, :, None] == y[:, None]), real > 0
     return (near & real[:, None, :]) | ~real[:, :, None]
@@ -117,13 +117,13 @@ def same_region(known: Float[Tensor, "Bn n 3"]) -> Bool[Tensor, "Bn n n"]:
 def per_image_shifts(
     valid: Bool[Tensor, "B h w"], window: int, shift: tuple[int, int], *, always: bool = False
 ) -> Int[Tensor, "B 2"]:
-    """Give each image of a padded batch the shift that it has alone.
+    """Compute for each image of a padded batch the shift that it would have alone.
 
     Args:
-        valid: Which tokens are image, at the top left.
+        valid: True for image tokens, which are at the top left.
         window: Side of a window in tokens.
-        shift: Of the whole batch.
-        always: Whether an image is shifted also along a side that one window spans; else not.
+        shift: Shift of the whole batch.
+        always: Whether to shift along a side that one window spans, too.
     """
     if always:
         return torch.tensor(shift, device=valid.device).expand(len(valid), -1)
@@ -132,7 +132,7 @@ def per_image_shifts(
 
 
 def batched_roll(x: Float[Tensor, "B h w C"], shifts: Int[Tensor, "B 2"]) -> Float[Tensor, "B h w C"]:
-    """Shift each map by rows and columns of its own; what leaves at one side comes in at the other."""
+    """Roll each map of a batch by its own numbers of rows and columns."""
     (count, h, w), device = x.shape[:3], x.device
     rows = (torch.arange(h, device=device) - shifts[:, :1]) % h
     columns = (torch.arange(w, device=device) - shifts[:, 1:]) % w
@@ -142,10 +142,10 @@ def batched_roll(x: Float[Tensor, "B h w C"], shifts: Int[Tensor, "B 2"]) -> Flo
 def per_image_mask(
     valid: Bool[Tensor, "B h w"], window: int, shifts: Int[Tensor, "B 2"]
 ) -> Bool[Tensor, "windows n n"]:
-    """Say which tokens of each image's windows may see which, as `make_mask` does for one that fills its map.
+    """Make the mask of `make_mask` for each image of a padded batch.
 
     Args:
-        valid: Which tokens are image, at the top left; what fills the map up to whole windows is none.
+        valid: True for image tokens, which are at the top left; False for padding.
         window: Side of a window in tokens.
         shifts: Rows and columns by which each image is shifted.
     """
@@ -161,7 +161,7 @@ def per_image_mask(
 def cached_mask(
     h: int, w: int, window: int, shift: tuple[int, int], device: torch.device, mode: object = None
 ) -> Bool[Tensor, "windows n n"]:
-    """Keep the masks of recent sizes; the key holds everything on which a mask depends.
+    """Cache the masks of recent sizes; the key holds everything that a mask depends on.
 
     Args:
         h: As in `make_mask`.
@@ -169,22 +169,22 @@ def cached_mask(
         window: As in `make_mask`.
         shift: As in `make_mask`.
         device: As in `make_mask`.
-        mode: The FakeTensorMode under which it is made, if any: its tensors are of no use outside of it.
+        mode: The active FakeTensorMode, if any: its tensors cannot be used outside of it.
     """
     del mode
-    with torch.inference_mode(False):  # training may use it again
+    with torch.inference_mode(False):  # training may reuse it
         return make_mask(h, w, window, shift, device)
 
 
 def window_mask(
     h: int, w: int, window: int, shift: tuple[int, int], device: torch.device
 ) -> Bool[Tensor, "windows n n"] | None:
-    """Give the mask of a map, or None where every token may see its whole window.
+    """Return the mask of a map, or None if every token attends to its whole window.
 
-    In a graph traced for all sizes there always is one, if only of True.
+    A graph traced for all sizes always has a mask, possibly all True.
     """
-    facts = shift[0] == 0, shift[1] == 0, h % window == 0, w % window == 0
-    if all(statically_known_true(fact) for fact in facts):
+    conditions = shift[0] == 0, shift[1] == 0, h % window == 0, w % window == 0
+    if all(statically_known_true(condition) for condition in conditions):
         return None
     if torch.compiler.is_compiling() or under_transform():
         return make_mask(h, w, window, shift, device)
@@ -194,7 +194,7 @@ def window_mask(
 def attention_bias(
     bias: Float[Tensor, "A n n"] | None, mask: Bool[Tensor, "windows n n"] | None, dtype: torch.dtype
 ) -> Tensor | None:
-    """Join bias and mask to what `attend` adds to the scores: (windows or 1, A or 1, n, n)."""
+    """Combine bias and mask into the `attn_mask` of `attend`: (windows or 1, A or 1, n, n)."""
     if bias is None:
         return None if mask is None else mask.unsqueeze(1)
     bias = bias.to(dtype).unsqueeze(0)
@@ -204,7 +204,7 @@ def attention_bias(
 def attend(
     q: Float[Tensor, "Bn A n D"], k: Float[Tensor, "Bn A n D"], v: Float[Tensor, "Bn A n D"], add: Tensor | None
 ) -> Float[Tensor, "Bn A n D"]:
-    """Run attention; what differs between windows goes beside the heads, so that nothing is repeated for each image."""
+    """Compute attention; a mask per window is folded into the heads axis, so that it is not repeated for each image."""
     if add is None or statically_known_true(add.shape[0] == 1):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=add)
     windows, heads = add.shape[0], q.shape[1]

@@ -10,7 +10,7 @@ from ropevit.rope.layers import AxialRope, FixedRope, GatedAxialRope, LearnedRop
 from ropevit.rope.rotation import CosSin, apply_rotary, rotary_cos_sin, rotate, rotation_angles
 from ropevit.rope.types import ROPE_TYPES, RopeSpec, RopeType, register_rope_type
 
-#: What published weights rely on. Written into every checkpoint of ours and compared when one is loaded.
+#: Conventions that published weights depend on; written into every checkpoint of this package and compared on loading.
 CONVENTION = {
     "tokens": "row-major",
     "positions": "integers from the top-left patch, x (column) then y (row)",

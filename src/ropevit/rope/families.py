@@ -1,11 +1,11 @@
-"""Families of frequencies beside axial and mixed: how directions and speeds of the pairs are spread over the plane.
+"""Frequencies of the rope types beyond the paper (golden, spiral, simplex, polar): directions and magnitudes of pairs.
 
-A pair turns by w (x cos a + y sin a): w is its speed in radians a patch, a its direction. All families here have the
-speeds theta^(-p/P), p = 0..P-1, as RoPE-Axial has them on each axis (polar learns its own). Their sources count from
-other units and ends; that is said where it is so. None of them has published weights of ViT classifiers.
+The angle of a pair is w (x cos a + y sin a): w is the magnitude of its frequency in radians per patch, a its direction.
+All types here have the magnitudes theta^(-p/P), p = 0..P-1, as RoPE-Axial has them on each axis (polar learns its own).
+Where a source uses other units or ranges, the docstring says so. None has published weights of ViT classifiers.
 
-Directions are isotropic where the mean of d d^T over unit vectors d is half the identity: no direction is preferred.
-Frequencies w d then need not be, as fast pairs weigh more: see benchmarks/isotropy.py.
+Directions are isotropic if the mean of d d^T over their unit vectors d is half the identity: no direction is preferred.
+The frequencies w d may still be anisotropic, as pairs of large magnitude weigh more: see benchmarks/isotropy.py.
 """
 
 import math
@@ -17,35 +17,35 @@ from torch import Tensor
 
 Device = torch.device | str | None
 
-#: 1 over the golden ratio: the fraction whose multiples fill a circle most evenly, however many there are.
+#: 1 / golden ratio: its multiples modulo 1 are spread evenly, however many there are.
 GOLDEN_FRACTION = (math.sqrt(5) - 1) / 2
 
 
 def geometric_magnitudes(
     count: int, theta: float, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "P"]:
-    """Space speeds geometrically: theta^(-p / count), from 1 radian a patch down to just above 1 / theta."""
+    """Compute geometrically spaced magnitudes theta^(-p / count): 1 radian per patch down to just above 1 / theta."""
     return theta ** -(torch.arange(count, device=device, dtype=dtype) / max(count, 1))
 
 
-def frequency_vectors(speed: Float[Tensor, "*P"], direction: Float[Tensor, "*A P"]) -> Float[Tensor, "2 *A P"]:
-    """Join speeds (radians a patch) and directions (radians from the x axis towards y) to frequencies."""
-    return torch.stack([speed * direction.cos(), speed * direction.sin()])
+def frequency_vectors(magnitude: Float[Tensor, "*P"], direction: Float[Tensor, "*A P"]) -> Float[Tensor, "2 *A P"]:
+    """Convert magnitudes (radians per patch) and directions (radians from the x axis towards y) to frequencies."""
+    return torch.stack([magnitude * direction.cos(), magnitude * direction.sin()])
 
 
 def golden_frequencies(
     channels: int, heads: int, theta: float = 100.0, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "2 heads P"]:
-    """Turn from each pair to the next, through all heads, by the golden part of a half circle.
+    """Compute frequencies whose directions advance by pi / golden ratio from pair to pair, through all heads.
 
-    Pair p of head a has the direction pi * ((a P + p) / golden ratio mod 1), so that any run of pairs is spread evenly,
-    and no two heads look along the same directions.
+    Pair p of head a has the direction pi * ((a P + p) / golden ratio mod 1), so that the directions of consecutive
+    pairs are spread evenly, and no two heads have the same.
 
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
         theta: Ratio of the fastest to the (excluded) slowest frequency.
-        device: Where the result lives.
+        device: Device of the result.
         dtype: float32 or float64.
 
     Returns:
@@ -54,8 +54,8 @@ def golden_frequencies(
     Raises:
         ValueError: If the channels are not even, or theta is not positive.
 
-    Source: Xiong 2025, https://jerryxio.ng/posts/nd-rope ("golden gate RoPE"), which takes speeds between two given
-    ends over coordinates from -1 to 1, and may leave some pairs unturned.
+    Source: Xiong 2025, https://jerryxio.ng/posts/nd-rope ("golden gate RoPE"), which takes magnitudes between two given
+    bounds over coordinates from -1 to 1, and may leave some pairs unrotated.
     """
     pairs = num_pairs(channels, theta)
     index = torch.arange(heads * pairs, device=device, dtype=dtype).unflatten(0, (heads, pairs))
@@ -65,12 +65,17 @@ def golden_frequencies(
 def spiral_frequencies(
     channels: int, heads: int, theta: float = 100.0, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "2 P"]:
-    """Share the pairs out among up to 8 fixed directions, evenly over a half circle; all heads alike.
+    """Compute frequencies with up to 8 directions, evenly spread over a half circle, the same for all heads.
 
-    Pair p has the direction pi * (p mod K) / K. K is the largest divisor of P and 8, so that every direction has as
-    many pairs. From one direction to the next the speed goes on falling, which draws a spiral.
+    Pair p has the direction pi * (p mod K) / K. K is the greatest common divisor of P and 8, so that every direction
+    has the same number of pairs. Magnitudes decrease from pair to pair: the frequencies lie on a spiral.
 
-    Args: as `golden_frequencies`; the heads change nothing.
+    Args:
+        channels: Channels per head, D.
+        heads: Number of heads; not used.
+        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        device: Device of the result.
+        dtype: float32 or float64.
 
     Returns:
         Radians per patch; row 0 is for x, row 1 for y.
@@ -78,28 +83,33 @@ def spiral_frequencies(
     Raises:
         ValueError: If the channels are not a multiple of 4, or theta is not positive.
 
-    Source: Liu et al. 2026 (arXiv:2602.03227), Spiral RoPE: groups of channels on uniformly spread directions. How its
-    groups share the speeds was not to be had; here they take them in turn.
+    Source: Liu et al. 2026 (arXiv:2602.03227), Spiral RoPE: groups of channels on uniformly spread directions. How it
+    assigns magnitudes to groups was not available; here they alternate.
     """
     del heads
     pairs = num_pairs(channels, theta)
     directions = math.gcd(pairs, 8)
     if directions < 2:
         raise ValueError(f"got heads of {channels} channels; a spiral needs a multiple of 4 for two or more directions")
-    turn = math.pi / directions * (torch.arange(pairs, device=device) % directions)
-    return frequency_vectors(geometric_magnitudes(pairs, theta, device, dtype), turn.to(dtype))
+    direction = math.pi / directions * (torch.arange(pairs, device=device) % directions)
+    return frequency_vectors(geometric_magnitudes(pairs, theta, device, dtype), direction.to(dtype))
 
 
 def simplex_frequencies(
     channels: int, heads: int, theta: float = 100.0, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "2 heads P"]:
-    """Let three pairs at a time share a speed, 120 degrees apart: the corners of a triangle, at several scales.
+    """Compute frequencies in groups of three pairs of equal magnitude, 120 degrees apart, at several scales.
 
-    Scale s = 0..S-1, S = floor(P / 3), of head a has the speed theta^(-s/S) and is turned as a whole by 120 degrees *
-    ((a S + s) / golden ratio mod 1). The pairs left over, two at most, come last and do not turn: they compare content
-    alone, and every scale stays isotropic exactly.
+    Scale s = 0..S-1, S = floor(P / 3), of head a has the magnitude theta^(-s/S) and is rotated as a whole by
+    120 degrees * ((a S + s) / golden ratio mod 1). The remaining pairs, two at most, come last with frequency 0: they
+    compare content only, and every scale stays exactly isotropic.
 
-    Args: as `golden_frequencies`.
+    Args:
+        channels: Channels per head, D.
+        heads: Number of heads, A.
+        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        device: Device of the result.
+        dtype: float32 or float64.
 
     Returns:
         Radians per patch; row 0 is for x, row 1 for y.
@@ -107,8 +117,8 @@ def simplex_frequencies(
     Raises:
         ValueError: If there are fewer than 6 channels, they are not even, or theta is not positive.
 
-    Source: Li et al. 2026 (arXiv:2606.12146), nD-RoPE: wave vectors of regular simplices at several scales. It turns
-    the simplices at random; here the golden ratio does, so that a model needs no seed.
+    Source: Li et al. 2026 (arXiv:2606.12146), nD-RoPE: wave vectors of regular simplices at several scales. It rotates
+    the simplices at random; here they are rotated by the golden ratio, so that a model needs no seed.
     """
     pairs = num_pairs(channels, theta)
     scales = pairs // 3
@@ -117,16 +127,16 @@ def simplex_frequencies(
     scale = torch.arange(heads * scales, device=device, dtype=dtype).unflatten(0, (heads, scales))
     corner = torch.arange(3, device=device, dtype=dtype)
     direction = 2 * math.pi / 3 * (corner + (scale * GOLDEN_FRACTION % 1).unsqueeze(-1))
-    speed = geometric_magnitudes(scales, theta, device, dtype).unsqueeze(-1).expand(-1, 3)
-    return torch.nn.functional.pad(frequency_vectors(speed, direction).flatten(-2), (0, pairs - 3 * scales))
+    magnitude = geometric_magnitudes(scales, theta, device, dtype).unsqueeze(-1).expand(-1, 3)
+    return torch.nn.functional.pad(frequency_vectors(magnitude, direction).flatten(-2), (0, pairs - 3 * scales))
 
 
 def polar_directions(pairs: int, device: Device = None, dtype: torch.dtype = torch.float32) -> Float[Tensor, "P"]:
-    """Spread pairs over a half circle in P equal steps, neighbours far apart.
+    """Compute P evenly spaced directions over a half circle, ordered so that consecutive pairs are far apart.
 
-    Pair p has the direction pi * (k p mod P) / P; k is the number without a common divisor with P that is nearest to
-    the golden part of P. Each step is taken once, so the directions are isotropic exactly (P >= 2), and pairs of about
-    the same speed point to different sides.
+    Pair p has the direction pi * (k p mod P) / P; k is the integer coprime to P that is nearest to P / golden ratio.
+    Each direction occurs once, so they are exactly isotropic (P >= 2), and pairs of similar magnitude point in
+    different directions.
 
     Source: Compass-RoPE (ICML 2026, poster 62023), uniform angles; the order is ours.
     """
@@ -138,29 +148,29 @@ def polar_directions(pairs: int, device: Device = None, dtype: torch.dtype = tor
 def polar_frequencies(
     raw: Float[Tensor, "heads P"], heading: Float[Tensor, "heads"], slowest: float, fastest: float
 ) -> Float[Tensor, "2 heads P"]:
-    """Make frequencies of learned numbers that may be anything, and keep them within bounds.
+    """Compute frequencies from unconstrained learned parameters, with magnitudes kept within bounds.
 
-    Speeds are slowest * (fastest / slowest)^sigmoid(raw); directions are those of `polar_directions`, turned by one
-    heading a head. So whatever is learned, no speed leaves the bounds, and the directions stay isotropic.
+    Magnitudes are slowest * (fastest / slowest)^sigmoid(raw); directions are those of `polar_directions`, rotated by
+    one heading per head. Whatever is learned, magnitudes stay within the bounds and directions isotropic.
 
     Args:
-        raw: One number for the speed of each pair of each head.
-        heading: Radians by which all directions of a head are turned.
-        slowest: Lower bound of the speeds, in radians a patch.
-        fastest: Upper bound. Above pi a wave is not told from a slower one on a grid of whole patches (aliasing).
+        raw: Logit of the log magnitude of each pair of each head.
+        heading: Radians by which all directions of a head are rotated.
+        slowest: Lower bound of the magnitudes, in radians per patch.
+        fastest: Upper bound. Above pi, frequencies alias on a grid of whole patches.
 
     Returns:
         Radians per patch; row 0 is for x, row 1 for y.
 
-    Source: Compass-RoPE (ICML 2026, poster 62023): speed and angle apart, angles uniform. The bounds are ours (the
-    sampling theorem at one sample a patch); its Fourier mixing of angles is left out.
+    Source: Compass-RoPE (ICML 2026, poster 62023): magnitude and angle are separate, angles uniform. The bounds are
+    this package's (sampling theorem, one sample per patch); its Fourier mixing of angles is left out.
     """
-    speed = slowest * (math.log(fastest / slowest) * raw.sigmoid()).exp()
-    spread = polar_directions(raw.shape[-1], raw.device, raw.dtype)
-    return frequency_vectors(speed, spread + heading.unsqueeze(-1) % (2 * math.pi))  # whole turns would cost digits
+    magnitude = slowest * (math.log(fastest / slowest) * raw.sigmoid()).exp()
+    direction = polar_directions(raw.shape[-1], raw.device, raw.dtype)
+    return frequency_vectors(magnitude, direction + heading.unsqueeze(-1) % (2 * math.pi))  # whole turns cost digits
 
 
-#: kind -> frequencies of (channels, heads, theta, device), for the families that learn nothing.
+#: Rope type -> its fixed frequencies, a function of (channels, heads, theta, device).
 FIXED_FREQUENCIES: dict[str, Callable[..., Tensor]] = {
     "golden": golden_frequencies,
     "spiral": spiral_frequencies,
@@ -169,9 +179,9 @@ FIXED_FREQUENCIES: dict[str, Callable[..., Tensor]] = {
 
 
 def num_pairs(channels: int, theta: float) -> int:
-    """Count the pairs of a head, after refusing what has none or no speeds."""
+    """Return the number of pairs of a head; raise ValueError for odd channels or theta <= 0."""
     if channels <= 0 or channels % 2:
-        raise ValueError(f"got {channels} channels per head; expected a positive even number, as pairs are turned")
+        raise ValueError(f"got {channels} channels per head; expected a positive even number, as pairs are rotated")
     if not theta > 0:
         raise ValueError(f"got theta={theta}; expected a positive number, such as 100")
     return channels // 2

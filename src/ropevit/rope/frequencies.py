@@ -1,4 +1,4 @@
-"""Frequencies: how fast each pair of channels turns along each axis, in radians a patch."""
+"""Frequencies of RoPE-Axial and RoPE-Mixed: radians per patch by which a pair's angle grows along each axis."""
 
 from collections.abc import Sequence
 
@@ -8,30 +8,30 @@ from torch import Tensor
 
 
 def pairs_per_axis(channels: int, ndim: int = 2, pairs: Sequence[int] | None = None) -> tuple[int, ...]:
-    """Split the P = D/2 pairs of a head among the axes: evenly, or by the given budget.
+    """Return the number of pairs for each axis of a head with P = D/2 pairs: equal, or as given.
 
     Args:
         channels: Channels per head, D.
         ndim: Number of axes: 1 (sequence), 2 (image) or 3 (video, volume).
-        pairs: Pairs for each axis, x first; None shares them equally.
+        pairs: Pairs for each axis, x first; None divides them equally.
 
     Returns:
-        Pairs for each axis; they add up to D/2.
+        Pairs for each axis; their sum is D/2.
 
     Raises:
-        ValueError: If the pairs cannot be shared equally, or the budget does not add up to D/2.
+        ValueError: If the pairs cannot be divided equally, or the given ones do not add up to D/2.
     """
     if ndim not in (1, 2, 3):
         raise ValueError(f"got ndim={ndim}; expected 1, 2 or 3 axes")
     if pairs is None:
         if channels <= 0 or channels % (2 * ndim):
             raise ValueError(
-                f"got {channels} channels per head; {ndim} axes share only a positive multiple of {2 * ndim} equally: "
-                "change the width or the heads, or give the pairs of each axis"
+                f"got {channels} channels per head; expected a positive multiple of {2 * ndim} for {ndim} axes: change "
+                "the width or the number of heads, or give the pairs of each axis"
             )
         return (channels // (2 * ndim),) * ndim
     if channels <= 0 or channels % 2:
-        raise ValueError(f"got {channels} channels per head; expected a positive even number, as pairs are turned")
+        raise ValueError(f"got {channels} channels per head; expected a positive even number, as pairs are rotated")
     if len(pairs) != ndim or min(pairs) < 0 or sum(pairs) != channels // 2:
         raise ValueError(f"got pairs={tuple(pairs)}; expected {ndim} counts, none negative, with sum {channels // 2}")
     return tuple(pairs)
@@ -45,24 +45,24 @@ def axial_frequencies(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "ndim P"]:
-    """Give each pair one axis to turn with, at geometrically spaced speeds.
+    """Compute the frequencies of RoPE-Axial: each pair rotates along one axis, geometrically spaced.
 
     With n pairs, an axis has the frequencies theta^(-i/n), i = 0..n-1; in two dimensions n = D/4 and this is
-    theta^(-4i/D). The first pairs of a head turn with x, the next ones with y (then z).
+    theta^(-4i/D). The first pairs of a head rotate along x, the next ones along y (then z).
 
     Args:
         channels: Channels per head, D.
         theta: Ratio of the fastest to the (excluded) slowest frequency; 100 in ViT, 50 in Swin.
         ndim: Number of axes.
-        pairs: Pairs for each axis, x first; None shares them equally.
-        device: Where the result lives.
+        pairs: Pairs for each axis, x first; None divides them equally.
+        device: Device of the result.
         dtype: float32 or float64.
 
     Returns:
         Radians per patch; row 0 is for x, row 1 for y, row 2 for z.
 
     Raises:
-        ValueError: If theta is not positive, the dtype too short, or as `pairs_per_axis`.
+        ValueError: If theta is not positive, the dtype is not one of these, or the pairs do not fit the channels.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial; Su et al. 2021 (arXiv:2104.09864).
     """
@@ -79,7 +79,7 @@ def axial_frequencies(
 
 
 def check_theta(theta: float) -> None:
-    """Refuse a base of frequencies that is none."""
+    """Raise ValueError unless theta > 0."""
     if not theta > 0:
         raise ValueError(f"got theta={theta}; expected a positive number, such as 100")
 
@@ -87,18 +87,18 @@ def check_theta(theta: float) -> None:
 def random_directions(
     heads: int, ndim: int = 2, generator: torch.Generator | None = None
 ) -> Float[Tensor, "heads ndim ndim"]:
-    """Draw one rotation of space for each head, uniformly (in two dimensions: an angle from 0 to 2 pi).
+    """Draw a uniformly random rotation of space for each head (in two dimensions: an angle from 0 to 2 pi).
 
     Args:
         heads: Number of heads, A.
         ndim: Number of axes.
-        generator: Source of randomness; None takes PyTorch's own.
+        generator: Random number generator; None uses PyTorch's global one.
 
     Returns:
         Rotation matrices in float64 (one dimension has only the identity).
     """
     square, triangle = torch.linalg.qr(torch.randn(heads, ndim, ndim, generator=generator, dtype=torch.float64))
-    square = square * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # makes the draw uniform
+    square = square * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)  # for uniformity
     mirror = torch.ones(heads, ndim, dtype=torch.float64)
     mirror[:, -1] = torch.linalg.det(square).sign()
     return square * mirror.unsqueeze(-2)
@@ -112,21 +112,21 @@ def mixed_frequencies(
     pairs: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "ndim heads P"]:
-    """Start RoPE-Mixed: the axial frequencies of each head, seen in a frame turned at random.
+    """Draw the initial frequencies of RoPE-Mixed: the axial ones, rotated by a random angle for each head.
 
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
-        theta: As in `axial_frequencies`; the paper takes 10 for learned frequencies.
+        theta: Ratio of the fastest to the (excluded) slowest frequency; the paper takes 10 for learned frequencies.
         ndim: Number of axes.
-        pairs: Pairs for each (turned) axis; None shares them equally.
-        generator: Source of the random directions; None takes PyTorch's own.
+        pairs: Pairs for each (rotated) axis; None divides them equally.
+        generator: Random number generator for the directions; None uses PyTorch's global one.
 
     Returns:
         Radians per patch in float32, to be learned; row 0 is for x, row 1 for y, row 2 for z.
 
     Raises:
-        ValueError: As `axial_frequencies`.
+        ValueError: If there are no heads, theta is not positive, or the pairs do not fit the channels.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed: the angle of a pair is f_x x + f_y y, per head and layer.
     """

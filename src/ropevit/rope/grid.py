@@ -1,4 +1,4 @@
-"""Positions: where tokens stand. Grids, windows, crops, kept tokens and packed batches all end as (..., N, ndim).
+"""Positions of tokens, (..., N, ndim): of grids, windows, crops, kept tokens and packed batches.
 
 The columns of a position are x (column of the patch grid), y (row), then z or time; tokens of a grid are row-major.
 """
@@ -13,11 +13,11 @@ Device = torch.device | str | None
 
 
 def grid_positions(*sizes: int, device: Device = None) -> Float[Tensor, "N ndim"]:
-    """Number the tokens of a full grid from its first corner: 0..w-1 along x, 0..h-1 along y.
+    """Make the integer positions of a grid, counted from its first corner: 0..w-1 along x, 0..h-1 along y.
 
     Args:
         sizes: Tokens along each axis, slowest axis first as in an image's shape: (n,), (h, w) or (t, h, w).
-        device: Where the result lives.
+        device: Device of the result.
 
     Returns:
         Integer positions in float32, row-major; columns (x,), (x, y) or (x, y, t).
@@ -34,15 +34,15 @@ def grid_positions(*sizes: int, device: Device = None) -> Float[Tensor, "N ndim"
 def crop_positions(
     top: float, left: float, h: int, w: int, scale: float = 1.0, device: Device = None
 ) -> Float[Tensor, "N 2"]:
-    """Place the h x w tokens of a crop where they were in the whole image.
+    """Make the positions of a crop's h x w tokens in the coordinates of the whole image.
 
     Args:
-        top: Row of the crop's first token, in patches of the whole image; fractions are welcome.
+        top: Row of the crop's first token, in patches of the whole image; fractions are allowed.
         left: Column of the crop's first token.
         h: Rows of tokens.
         w: Columns of tokens.
         scale: Patches of the whole image that one patch of the crop spans (0.5 for a crop enlarged twice).
-        device: Where the result lives.
+        device: Device of the result.
 
     Returns:
         Float positions of the crop's tokens, row-major, columns (x, y).
@@ -51,13 +51,13 @@ def crop_positions(
 
 
 def window_positions(h: int, w: int, window: tuple[int, int], device: Device = None) -> Float[Tensor, "windows n 2"]:
-    """Group the positions of an h x w grid into windows, as window attention groups its tokens.
+    """Partition the positions of an h x w grid into windows, as window attention partitions its tokens.
 
     Args:
         h: Rows of tokens; a multiple of the window's.
         w: Columns of tokens; a multiple of the window's.
         window: Rows and columns of a window.
-        device: Where the result lives.
+        device: Device of the result.
 
     Returns:
         Positions in the whole grid, windows and their tokens both row-major, columns (x, y).
@@ -73,11 +73,11 @@ def window_positions(h: int, w: int, window: tuple[int, int], device: Device = N
 
 
 def kept_positions(positions: Float[Tensor, "N ndim"], keep: Int[Tensor, "*B M"]) -> Float[Tensor, "*B M ndim"]:
-    """Pick the positions of the tokens that an image keeps (masked training, token dropping).
+    """Select the positions of the tokens that each image keeps (masked training, token dropping).
 
     Args:
         positions: Positions of all tokens.
-        keep: For each image, the indices of its kept tokens, in the order in which they are fed.
+        keep: For each image, the indices of its kept tokens, in the order of the sequence.
 
     Returns:
         Positions of the kept tokens.
@@ -88,16 +88,16 @@ def kept_positions(positions: Float[Tensor, "N ndim"], keep: Int[Tensor, "*B M"]
 def packed_positions(
     sizes: Sequence[tuple[int, int]], num_prefix: int = 0, device: Device = None
 ) -> tuple[Float[Tensor, "N 2"], Int[Tensor, "N"]]:
-    """Lay images of different sizes one behind the other in one sequence.
+    """Concatenate the positions of images of different sizes into one sequence.
 
     Args:
         sizes: (h, w) of each image, in tokens.
-        num_prefix: Class and register tokens in front of each image; they stand at the origin and are not turned.
-        device: Where the result lives.
+        num_prefix: Class and register tokens in front of each image, at the origin and thus not rotated.
+        device: Device of the result.
 
     Returns:
-        Positions of all tokens, columns (x, y), and the index of the image to which each token belongs, from which an
-        attention mask is made.
+        Positions of all tokens, columns (x, y), and the index of the image of each token, to make an attention mask
+        from.
 
     Raises:
         ValueError: If `num_prefix` or a size is negative.

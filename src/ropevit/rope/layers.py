@@ -1,4 +1,4 @@
-"""RoPE-Axial, RoPE-Mixed and the other families as modules, for anyone's attention: `q, k = rope(q, k, positions)`."""
+"""Rotary embeddings as modules, for any attention: `q, k = rope(q, k, positions)`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from ropevit.rope.rotation import CosSin, check_positions, rotary_cos_sin, rotat
 
 
 class Rope(nn.Module):
-    """Base of the rotations: `q, k = rope(q, k, positions)`, or `rope()` for the frequencies alone.
+    """Base class of rotary embeddings: `q, k = rope(q, k, positions)`, or `rope()` for the frequencies only.
 
-    Whoever needs the frequencies of a module in a forward pass calls it: hooks of offloading and sharding bring its
-    parameters in only then.
+    In a forward pass, get the frequencies by calling the module: hooks of offloading and FSDP materialise its
+    parameters only then.
     """
 
     def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim *A P"]:
-        """Compute the frequencies, in radians per patch; fixed ones on a device, learned ones where they are."""
+        """Compute the frequencies, in radians per patch; fixed ones on `device`, learned ones on their own device."""
         raise NotImplementedError
 
     def cos_sin(self, positions: Float[Tensor, "*B N ndim"], num_prefix: int = 0) -> CosSin:
-        """Compute the cosines and sines of this layer, (A or 1, num_prefix + N, P) for each set of positions."""
+        """Compute the cosines and sines for a layer, (A or 1, num_prefix + N, P) for each set of positions."""
         return rotary_cos_sin(positions, self(positions=positions), num_prefix)
 
     def forward(
@@ -34,18 +34,18 @@ class Rope(nn.Module):
         positions: Float[Tensor, "*B N ndim"] | None = None,
         num_prefix: int = 0,
     ) -> tuple[Tensor, Tensor] | Tensor:
-        """Rotate queries and keys (B, A, num_prefix + N, D), see `rotate`; without them, give the frequencies.
+        """Rotate queries and keys (B, A, num_prefix + N, D) as `rotate` does; without them, return the frequencies.
 
         Args:
             q: Queries.
             k: Keys.
-            positions: Of the patch tokens; without queries and keys, what names the device of fixed frequencies.
-            num_prefix: Class and register tokens in front, which are not turned.
+            positions: Positions of the patch tokens; without queries and keys, only their device is used.
+            num_prefix: Class and register tokens in front, which are not rotated.
 
         Raises:
-            ValueError: As `rotate`, or if only one of queries and keys is given.
+            ValueError: If shapes, dtypes or devices do not match, or only one of queries and keys is given.
         """
-        if q is None and k is None:  # a copy: a sharded parameter is freed when this returns
+        if q is None and k is None:  # cloned: a sharded parameter is freed when this returns
             return self.frequencies(None if positions is None else positions.device).clone()
         if q is None or k is None:
             raise ValueError("got queries, keys or positions alone; expected rope(q, k, positions)")
@@ -55,13 +55,13 @@ class Rope(nn.Module):
 
 
 class AxialRope(Rope):
-    """Rotation with fixed frequencies, each pair turning along one axis; it has no parameters and no buffers.
+    """RoPE-Axial: fixed frequencies, each pair rotates along one axis. No parameters and no buffers.
 
     Args:
         channels: Channels per head, D.
         theta: Ratio of the fastest to the (excluded) slowest frequency; 100 in ViT, 50 in Swin.
         ndim: Number of axes, 1 to 3.
-        pairs: Pairs for each axis, x first; None shares them equally.
+        pairs: Pairs for each axis, x first; None divides them equally.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial.
     """
@@ -82,7 +82,7 @@ class AxialRope(Rope):
 
 
 class FixedRope(Rope):
-    """Rotation of an image with fixed frequencies of another family; it has no parameters and no buffers.
+    """Golden, spiral or simplex RoPE in two dimensions: fixed frequencies. No parameters and no buffers.
 
     Args:
         rope_type: A name of `ropevit.rope.families.FIXED_FREQUENCIES`: golden, spiral or simplex.
@@ -97,10 +97,10 @@ class FixedRope(Rope):
         super().__init__()
         if rope_type not in FIXED_FREQUENCIES:
             raise ValueError(
-                f"no family of fixed frequencies named {rope_type!r}; choose one of {', '.join(FIXED_FREQUENCIES)}"
+                f"no rope type with fixed frequencies named {rope_type!r}; choose one of {', '.join(FIXED_FREQUENCIES)}"
             )
         self.rope_type, self.channels, self.heads, self.theta = rope_type, channels, heads, theta
-        self.frequencies("meta")  # refuses bad arguments now, not in training
+        self.frequencies("meta")  # raises ValueError for bad arguments now, not in training
 
     def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "2 *A P"]:
         """Compute the frequencies on a device, in radians per patch."""
@@ -112,20 +112,20 @@ class FixedRope(Rope):
 
 
 class LearnedRope(Rope):
-    """Base of the rotations that learn: their parameters stay float32 when the model is cast to a shorter dtype.
+    """Base class of learned rotary embeddings: parameters stay float32 when the model is cast to bfloat16 or half.
 
-    They should not be decayed.
+    Do not apply weight decay to them: it pulls frequencies to 0.
     """
 
     freqs: Tensor
     """Frequencies (ndim, heads, P), in radians per patch."""
 
     def reset_parameters(self) -> None:
-        """Start anew."""
+        """Initialise the parameters."""
         raise NotImplementedError
 
     def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim heads P"]:
-        """Give `freqs`, where they are; read in a forward pass by calling the module."""
+        """Return `freqs` on their own device; in a forward pass, call the module instead."""
         del device
         return self.freqs
 
@@ -140,17 +140,17 @@ class LearnedRope(Rope):
 
 
 class MixedRope(LearnedRope):
-    """Rotation with learned frequencies: each pair of each head turns along a direction of its own.
+    """RoPE-Mixed: learned frequencies, each pair of each head rotates along its own direction.
 
     The parameter `freqs` (ndim, heads, P) holds the frequencies themselves.
 
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
-        theta: Of the starting frequencies.
+        theta: Base of the initial frequencies.
         ndim: Number of axes, 1 to 3.
-        pairs: Pairs for each axis of a head's turned frame; None shares them equally.
-        generator: Source of the random directions; None takes PyTorch's own.
+        pairs: Initial pairs for each axis of a head's rotated frame; None divides them equally.
+        generator: Random number generator for the initial directions; None uses PyTorch's global one.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed.
     """
@@ -170,7 +170,7 @@ class MixedRope(LearnedRope):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new directions, as at the start."""
+        """Initialise the frequencies with new random directions."""
         ndim, heads, pairs = self.freqs.shape
         self.freqs.copy_(mixed_frequencies(2 * pairs, heads, self.theta, ndim, self.pairs, generator))
 
@@ -180,17 +180,17 @@ class MixedRope(LearnedRope):
 
 
 class PolarRope(LearnedRope):
-    """Rotation of an image with learned speeds between bounds, in directions that stay evenly spread.
+    """RoPE with learned magnitudes between bounds, and evenly spread directions.
 
-    Parameters: `raw_speeds` (heads, P), of which a sigmoid makes speeds, and `heading` (heads,), which turns all
-    directions of a head together. At the start the speeds are theta^(-p/P), and headings differ from head to head.
+    Parameters: `raw_speeds` (heads, P), whose sigmoid gives the magnitudes, and `heading` (heads,), which rotates all
+    directions of a head together. Initially magnitudes are theta^(-p/P), and headings differ from head to head.
 
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
-        theta: Of the starting speeds.
-        slowest: Lower bound of the speeds, in radians a patch; 0.01 is one turn in 628 patches.
-        fastest: Upper bound; pi is half a turn a patch, beyond which whole patches cannot tell waves apart.
+        theta: Base of the initial magnitudes.
+        slowest: Lower bound of the magnitudes, in radians per patch; 0.01 is one turn in 628 patches.
+        fastest: Upper bound; above pi, half a turn per patch, frequencies alias on whole patches.
 
     Source: Compass-RoPE (ICML 2026, poster 62023); see `polar_frequencies`.
     """
@@ -203,7 +203,7 @@ class PolarRope(LearnedRope):
         if not 0 < slowest < fastest <= math.pi or not slowest <= min(1, 1 / theta) or fastest <= 1:
             raise ValueError(
                 f"got slowest={slowest}, fastest={fastest}, theta={theta}; expected 0 < slowest < fastest <= pi with "
-                "the starting speeds, from 1 to 1 / theta radians a patch, between them"
+                "the initial magnitudes, from 1 to 1 / theta radians per patch, between them"
             )
         self.theta, self.slowest, self.fastest = theta, slowest, fastest
         self.raw_speeds = nn.Parameter(torch.empty(heads, pairs))
@@ -212,11 +212,11 @@ class PolarRope(LearnedRope):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Go back to the starting speeds and headings, which are always the same."""
+        """Initialise magnitudes and headings, which are deterministic."""
         heads, pairs = self.raw_speeds.shape
-        speed = geometric_magnitudes(pairs, self.theta, self.raw_speeds.device)
-        share = (speed / self.slowest).log() / math.log(self.fastest / self.slowest)
-        self.raw_speeds.copy_(share.logit().expand(heads, -1))
+        magnitude = geometric_magnitudes(pairs, self.theta, self.raw_speeds.device)
+        fraction = (magnitude / self.slowest).log() / math.log(self.fastest / self.slowest)
+        self.raw_speeds.copy_(fraction.logit().expand(heads, -1))
         self.heading.copy_(math.pi / pairs / heads * torch.arange(heads, device=self.heading.device))
 
     @property
@@ -226,22 +226,22 @@ class PolarRope(LearnedRope):
 
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
-        return f"{super().extra_repr()}, theta={self.theta:g}, speeds {self.slowest:g} to {self.fastest:.4g}"
+        return f"{super().extra_repr()}, theta={self.theta:g}, magnitudes {self.slowest:g} to {self.fastest:.4g}"
 
 
 class GatedAxialRope(Rope):
-    """RoPE-Axial whose angles each head fades in from nothing: angle = tanh(gate) (f_x x + f_y y).
+    """RoPE-Axial with a learned gate per head that scales its angles: angle = tanh(gate) (f_x x + f_y y).
 
-    At gate 0, where it starts, nothing turns, and the gradient of the gate is not 0; far from 0 it is RoPE-Axial. At
-    every gate this is a rotation: scores depend on differences of positions. The parameter `gate` (heads,) and the
-    buffer `freqs` (ndim, P), saved with the model, stay float32 when the model is cast to a shorter dtype.
+    The gate starts at 0, where nothing is rotated but the gate has a gradient; for large gates this is RoPE-Axial. For
+    every gate it is a rotation: scores depend on relative positions. The parameter `gate` (heads,) and the buffer
+    `freqs` (ndim, P), saved with the model, stay float32 when the model is cast to bfloat16 or half.
 
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
         theta: Ratio of the fastest to the (excluded) slowest frequency.
         ndim: Number of axes, 1 to 3.
-        pairs: Pairs for each axis, x first; None shares them equally.
+        pairs: Pairs for each axis, x first; None divides them equally.
 
     Source: this package; the frequencies are RoPE-Axial's, Heo et al. 2024 (arXiv:2403.13298).
     """
@@ -256,7 +256,7 @@ class GatedAxialRope(Rope):
         self.register_buffer("freqs", axial_frequencies(channels, theta, ndim, pairs))
 
     def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim heads P"]:
-        """Compute the faded frequencies of each head, in radians per patch, where they are."""
+        """Compute the gated frequencies of each head, in radians per patch, on the module's device."""
         del device
         return self.freqs.unsqueeze(1) * self.gate.tanh().unsqueeze(-1)
 
@@ -271,7 +271,7 @@ class GatedAxialRope(Rope):
 
 
 def keep_float32(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Keep what moves a tensor to another device or dtype from making it shorter than float32."""
+    """Wrap the function that `nn.Module._apply` gets, so that no tensor becomes shorter than float32."""
 
     def keep(tensor: Tensor) -> Tensor:
         moved = fn(tensor)

@@ -1,4 +1,4 @@
-"""Rotation: positions and frequencies make angles, and each pair of channels is turned by its angle."""
+"""Rotation of queries and keys: angles from positions and frequencies, and their cosines and sines applied to pairs."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,16 +18,16 @@ class CosSin(NamedTuple):
 def rotation_angles(
     positions: Float[Tensor, "*B N ndim"], frequencies: Float[Tensor, "ndim *A P"]
 ) -> Float[Tensor, "*B heads N P"]:
-    """Add up, over the axes, position times frequency.
+    """Compute the rotation angles: the sum over the axes of position times frequency.
 
-    Multiplied element by element: a matrix product would be rounded to bfloat16 or TF32 under mixed precision.
+    Computed element by element: a matrix product would be rounded to bfloat16 or TF32 under mixed precision.
 
     Args:
         positions: Positions of the tokens, in patches.
-        frequencies: Radians per patch, shared by the heads (ndim, P) or one set a head (ndim, A, P).
+        frequencies: Radians per patch, shared by the heads (ndim, P) or for each head (ndim, A, P).
 
     Returns:
-        Radians, in float32 or better; the axis of heads has size A, or 1 where they share frequencies.
+        Angles in radians, in float32 or better; the heads axis has size A, or 1 where heads share frequencies.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed: angle = f_x x + f_y y.
     """
@@ -42,13 +42,13 @@ def rotation_angles(
 def rotary_cos_sin(
     positions: Float[Tensor, "*B N ndim"], frequencies: Float[Tensor, "ndim *A P"], num_prefix: int = 0
 ) -> CosSin:
-    """Compute the cosines and sines of one layer, with an identity in front for prefix tokens.
+    """Compute the cosines and sines for one layer, with the identity in front for prefix tokens.
 
     Args:
         positions: Positions of the patch tokens.
-        frequencies: As in `angles`.
-        num_prefix: Class and register tokens in front of the patches. They stand at the origin, so their angle is 0
-            and the rotation leaves them as they are: no splitting and joining of q and k.
+        frequencies: Radians per patch, (ndim, P) or (ndim, A, P).
+        num_prefix: Class and register tokens in front of the patches. Their position is the origin, so their angle is
+            0 and the rotation leaves them unchanged: q and k need not be split.
 
     Returns:
         Cosines and sines (..., A or 1, num_prefix + N, P), in float32 or better.
@@ -59,14 +59,14 @@ def rotary_cos_sin(
 
 
 def apply_rotary(x: Float[Tensor, "*B N D"], cos_sin: CosSin) -> Float[Tensor, "*B N D"]:
-    """Turn each pair of channels (2p, 2p+1) by +angle.
+    """Rotate each pair of channels (2p, 2p+1) by its angle.
 
     Args:
         x: Queries or keys, (B, A, N, D).
         cos_sin: Cosines and sines of the angles, from `rotary_cos_sin`.
 
     Returns:
-        The turned tensor, computed in float32 or better and returned in the dtype of `x`.
+        The rotated tensor, computed in float32 or better and returned in the dtype of `x`.
 
     Source: Su et al. 2021 (arXiv:2104.09864), Eq. 13 and 34, in real arithmetic.
     """
@@ -83,21 +83,21 @@ def rotate(
     frequencies: Float[Tensor, "ndim *a P"],
     num_prefix: int = 0,
 ) -> tuple[Float[Tensor, "*B A N D"], Float[Tensor, "*B A N D"]]:
-    """Rotate queries and keys by the positions of their tokens, so that scores depend on differences of positions.
+    """Rotate queries and keys by the positions of their tokens, so that their products depend on relative positions.
 
     Args:
         q: Queries (B, A, N, D), N = num_prefix + patch tokens.
-        k: Keys, as the queries.
+        k: Keys, of the same shape.
         positions: Float positions of the patch tokens, in patches: (n, ndim) for all images, or (B, n, ndim).
         frequencies: Radians per patch: (ndim, P) for all heads, or (ndim, A, P), P = D/2.
-        num_prefix: Class and register tokens in front, which are not turned.
+        num_prefix: Class and register tokens in front, which are not rotated.
 
     Returns:
         The rotated queries and keys, in their own dtypes; angles are float32 or better.
 
     Raises:
-        ValueError: If shapes, dtypes or devices do not fit, or positions are not finite (looked at on the CPU only:
-            on an accelerator the look would make the host wait; a traced, compiled or transformed call does not look).
+        ValueError: If shapes, dtypes or devices do not match, or positions are not finite (checked on the CPU only: on
+            an accelerator the check would synchronise; traced, compiled and transformed calls skip it).
 
     Source: Heo et al. 2024 (arXiv:2403.13298), section 3.
     """
@@ -109,11 +109,11 @@ def rotate(
 
 
 def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int = 0) -> None:
-    """Refuse tensors that do not belong together; see `rotate` for what is expected."""
+    """Raise ValueError unless shapes, dtypes and devices match; `rotate` documents what is expected."""
     check_tensors(x, positions, frequencies)
     ndim, pairs = frequencies.shape[0], frequencies.shape[-1]
     if positions.ndim < 2 or positions.shape[-1] != ndim:
-        raise ValueError(f"got positions of shape {tuple(positions.shape)}; expected (..., N, {ndim}), as frequencies")
+        raise ValueError(f"got positions of shape {tuple(positions.shape)}; expected (..., N, {ndim})")
     if x.ndim < 3 or x.shape[-1] != 2 * pairs:
         raise ValueError(
             f"got q or k of shape {tuple(x.shape)}; expected (..., heads, tokens, {2 * pairs}), "
@@ -122,7 +122,7 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
     tokens = num_prefix + positions.shape[-2]
     if frequencies.ndim == 3 and frequencies.shape[1] not in (1, x.shape[-3]):
         raise ValueError(
-            f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]}; make them equal"
+            f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]} heads; expected the same"
             + order_hint(x, tokens)
         )
     if num_prefix < 0 or x.shape[-2] != tokens:
@@ -138,24 +138,24 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
 
 
 def check_tensors(x: Tensor, positions: Tensor, frequencies: Tensor) -> None:
-    """Refuse what are no tensors, are of a wrong dtype, or lie on different devices."""
+    """Raise ValueError unless the arguments are tensors of the right dtype on one device."""
     check_positions(positions)
     if frequencies.ndim not in (2, 3) or 0 in frequencies.shape:
         raise ValueError(
             f"got frequencies of shape {tuple(frequencies.shape)}; expected (axes, pairs) or (axes, heads, pairs), "
-            "none of them 0"
+            "no size 0"
         )
     if not x.is_floating_point() or positions.is_complex():
         raise ValueError(f"got q or k in {x.dtype} and positions in {positions.dtype}; expected floating-point q and k")
     if x.device != positions.device or x.device != frequencies.device:
         raise ValueError(
             f"got q or k on {x.device}, positions on {positions.device} and frequencies on {frequencies.device}; "
-            "move all to one device"
+            "move them to one device"
         )
 
 
 def check_positions(positions: object) -> None:
-    """Refuse positions that are no tensor, such as the sizes of a grid."""
+    """Raise ValueError unless positions are a tensor (a common mistake is to pass the sizes of a grid)."""
     if not isinstance(positions, Tensor):
         sizes = positions if isinstance(positions, tuple | list) else ("h", "w")
         raise ValueError(
@@ -165,27 +165,27 @@ def check_positions(positions: object) -> None:
 
 
 def order_hint(x: Tensor, tokens: int) -> str:
-    """Say what to do where heads and tokens seem to be exchanged."""
+    """Return the end of an error message where heads and tokens seem to be transposed, else an empty text."""
     if x.shape[-3] != tokens:
         return ""
     return f"; the order is (B, heads, tokens, channels), and {tuple(x.shape)} seems to need transpose(-3, -2)"
 
 
 def is_broadcastable(given: Sequence[int], batch: Sequence[int]) -> bool:
-    """Tell whether leading sizes of positions are those of the batch, or 1, or left out."""
+    """Return whether the leading sizes of positions are those of the batch, 1, or absent."""
     pairs = zip(reversed(given), reversed(batch), strict=False)
     return len(given) <= len(batch) and all(size in (1, whole) for size, whole in pairs)
 
 
 def check_finite(positions: Tensor) -> None:
-    """Refuse positions that are infinite or not a number, where looking is free."""
+    """Raise ValueError for infinite or NaN positions, where the check costs no synchronisation."""
     if torch.compiler.is_compiling() or positions.device.type != "cpu":
         return
     try:
         finite = bool(positions.isfinite().all())
-    except RuntimeError:  # under torch.func.vmap or a tracer there is no value to look at
+    except RuntimeError:  # torch.func.vmap and tracers have no values to check
         return
     if not finite:
         raise ValueError(
-            "got positions that are not finite; expected finite numbers of patches: check how they are made"
+            "got positions that are not finite; expected finite numbers, in patches: check how they are computed"
         )

@@ -1,14 +1,14 @@
-"""Rules for grids larger than those of training: what a rotation makes of positions that no training has shown.
+"""RoPE scaling methods: adapt frequencies and attention logits to grids larger than the trained one.
 
-A rule is a small frozen object with a name. Chained, "parts+log" first changes frequencies pair by pair, then sharpens
-attention; `parse_scaling` reads such names. Rules see
+A method is a small frozen dataclass with a name. They can be chained: "parts+log" first changes the frequencies of each
+pair, then the attention factor; `parse_scaling` reads such names. Methods depend on
 
     scale = grid / trained grid, along x and y
 
-and are written so that a scale of 1 changes no bit: there is no branch on sizes, one graph serves them all.
+and change no bit at a scale of 1. There is no branch on sizes, so one compiled graph serves all of them.
 
-Rules take any frequencies, axial or mixed, shared (2, P) or by head (2, A, P): a pair has a vector (f_x, f_y), and its
-speed is the vector's length.
+Methods take axial or mixed frequencies, shared (2, P) or per head (2, A, P). A pair's frequency is a vector (f_x, f_y);
+its magnitude is that vector's length.
 """
 
 import math
@@ -34,35 +34,35 @@ class RotaryInputs(NamedTuple):
 
 
 class GridSizes(NamedTuple):
-    """Tokens along x and y that attend to each other."""
+    """Numbers of tokens along x and y that attend to each other: now, and in training."""
 
     current: Float[Tensor, "2"]
     reference: Float[Tensor, "2"]
 
 
 def scale_factors(grids: GridSizes) -> Float[Tensor, "2"]:
-    """Give the scale along x and y, but 1 where the grid is smaller than the trained one."""
+    """Compute the scale along x and y, at least 1."""
     return (grids.current / grids.reference).clamp(min=1)
 
 
 @runtime_checkable
 class ScalingMethod(Protocol):
-    """What all rules have."""
+    """Interface of a scaling method."""
 
     name: ClassVar[str]
 
     def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
-        """Change how tokens are inputs."""
+        """Return the inputs for a grid, changed."""
         ...
 
 
 def per_axis(per_axis: Float[Tensor, "2"], frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "2 *ones"]:
-    """Give a number for each axis the shape that multiplies frequencies."""
+    """Reshape one number per axis so that it broadcasts against frequencies."""
     return per_axis.to(frequencies.dtype).reshape(-1, *[1] * (frequencies.ndim - 1))
 
 
 def multiply_attention_factor(inputs: RotaryInputs, factor: Float[Tensor, ""]) -> RotaryInputs:
-    """Multiply the factor on attention logits."""
+    """Multiply the attention factor of the inputs."""
     return inputs._replace(
         attention_factor=factor if inputs.attention_factor is None else inputs.attention_factor * factor
     )
@@ -70,7 +70,7 @@ def multiply_attention_factor(inputs: RotaryInputs, factor: Float[Tensor, ""]) -
 
 @dataclass(frozen=True)
 class LinearScaling:
-    """Squeeze a larger grid into the trained one: frequencies over scale, axis by axis; smaller grids stay.
+    """Position interpolation: divide frequencies by the scale of each axis; smaller grids are unchanged.
 
     Source: Chen et al. 2023 (arXiv:2306.15595), position interpolation.
     """
@@ -84,13 +84,14 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class NormalizedCoordinates:
-    """Let every grid, larger or smaller, span what the trained one spans: frequencies over scale, axis by axis.
+    """Normalised coordinates: divide frequencies by the scale of each axis, on smaller grids too.
 
-    With coordinates from -1 to 1 this is so by itself; it suits models that were trained with it at many sizes.
+    Every grid then spans the angles of the trained one, as coordinates from -1 to 1 do. For models that were trained
+    with it at several sizes.
 
     Attributes:
-        by: "separate" takes each axis over its own scale; "max" and "min" take both over the larger, or smaller, scale,
-            which keeps the shape of patches.
+        by: "separate" divides each axis by its own scale; "max" and "min" divide both by the larger or smaller scale,
+            which preserves the aspect ratio of patches.
 
     Source: Simeoni et al. 2025 (arXiv:2508.10104), DINOv3.
     """
@@ -112,13 +113,13 @@ class NormalizedCoordinates:
 
 @dataclass(frozen=True)
 class NTKScaling:
-    """Interpolate the slowest pair of a head fully, the fastest not at all, those between by how fast they are.
+    """NTK-aware scaling: interpolate the slowest pair of a head fully, the fastest not at all, the others in between.
 
-    frequency * scale^(-e), e = log(fastest / speed) / log(fastest / slowest). For RoPE-Axial with n pairs an axis, pair
-    i has e = i / (n - 1): a base of theta * scale^(n / (n - 1)), as NTK-aware scaling has it.
+    frequency * scale^(-e), e = log(fastest / magnitude) / log(fastest / slowest). For RoPE-Axial with n pairs per axis,
+    pair i has e = i / (n - 1), which is a base of theta * scale^(n / (n - 1)).
 
     Attributes:
-        floor: Pairs slower than this share of the fastest count as the slowest: learned speeds may come near 0.
+        floor: Magnitudes below this fraction of the fastest count as the slowest: learned ones may approach 0.
 
     Source: bloc97 2023, "NTK-aware scaled RoPE"; per axis as VisionNTK in Lu et al. 2024 (arXiv:2402.12376), FiT, with
     decoupled axes.
@@ -129,13 +130,13 @@ class NTKScaling:
 
     def __post_init__(self):
         if not 0 < self.floor < 1:
-            raise ValueError(f"got floor={self.floor}; expected a share between 0 and 1")
+            raise ValueError(f"got floor={self.floor}; expected a fraction between 0 and 1")
 
     def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Scale the frequencies."""
-        speed = magnitude(inputs.frequencies)
-        fastest = speed.amax(-1, keepdim=True)
-        slowness = (fastest / speed.maximum(self.floor * fastest)).log()
+        magnitudes = magnitude(inputs.frequencies)
+        fastest = magnitudes.amax(-1, keepdim=True)
+        slowness = (fastest / magnitudes.maximum(self.floor * fastest)).log()
         exponent = slowness / slowness.amax(-1, keepdim=True).clamp(min=1e-6)
         return inputs._replace(
             frequencies=inputs.frequencies * per_axis(scale_factors(grids), inputs.frequencies) ** -exponent
@@ -144,19 +145,20 @@ class NTKScaling:
 
 @dataclass(frozen=True)
 class NTKByParts:
-    """Interpolate pairs that turn seldom over the trained grid, leave those that turn often: "NTK by parts".
+    """NTK by parts: interpolate pairs that make few turns over the trained grid, keep those that make many.
 
     Over a trained grid of w x h tokens a pair makes r turns: the length of (f_x w, f_y h), over 2 pi. It is
-    interpolated fully up to `slow` turns, left alone from `fast` turns on, and between them
+    interpolated fully up to `slow` turns, unchanged from `fast` turns on, and in between becomes
     frequency / scale + (frequency - frequency / scale) * (r - slow) / (fast - slow).
 
     Attributes:
-        slow: Half a turn: differences of positions, of both signs, then cover the whole circle in training.
-        fast: Two turns. A sentence is thousands of tokens long and takes 1 and 32; on a trained grid of 14 x 14 patches
-            the fastest pair of RoPE-Axial makes 2.2 turns, so 32 would interpolate everything.
+        slow: Turns up to which pairs are interpolated. At half a turn, relative positions of both signs cover the
+            whole circle in training.
+        fast: Turns from which pairs are unchanged. Language models use 1 and 32 on thousands of tokens; on a trained
+            grid of 14 x 14 patches the fastest pair of RoPE-Axial makes 2.2 turns, so 32 would interpolate all pairs.
 
-    Source: Peng et al. 2023 (arXiv:2309.00071), YaRN, section 3.2, with the turns counted along the pair's direction.
-    The bounds for images are this package's choice.
+    Source: Peng et al. 2023 (arXiv:2309.00071), YaRN, section 3.2, with turns counted along the pair's direction. The
+    bounds for images are this package's choice.
     """
 
     slow: float = 0.5
@@ -173,7 +175,7 @@ class NTKByParts:
 
 
 def ntk_by_parts(inputs: RotaryInputs, grids: GridSizes, slow: float, fast: float) -> RotaryInputs:
-    """Interpolate each pair by how often it turns over the trained grid; see `NTKByParts`."""
+    """Interpolate each pair by the number of turns that it makes over the trained grid; see `NTKByParts`."""
     frequencies = inputs.frequencies
     turns = magnitude(frequencies * per_axis(grids.reference, frequencies)) / (2 * math.pi)
     kept = ((turns - slow) / (fast - slow)).clamp(0, 1)
@@ -183,11 +185,11 @@ def ntk_by_parts(inputs: RotaryInputs, grids: GridSizes, slow: float, fast: floa
 
 @dataclass(frozen=True)
 class Yarn:
-    """Parts, and sharper attention: queries times (0.1 log s + 1)^2, s^2 being how many times more tokens there are.
+    """YaRN: NTK by parts with an attention factor of (0.1 log s + 1)^2, where s^2 is the growth in tokens.
 
     Attributes:
-        slow: As in `Parts`.
-        fast: As in `Parts`.
+        slow: Turns up to which pairs are interpolated.
+        fast: Turns from which pairs are unchanged.
 
     Source: Peng et al. 2023 (arXiv:2309.00071), YaRN: queries and keys each take 0.1 log s + 1. As VisionYaRN in Lu et
     al. 2024 (arXiv:2402.12376), FiT, for images.
@@ -198,23 +200,23 @@ class Yarn:
     name: ClassVar[str] = "yarn"
 
     def __post_init__(self):
-        NTKByParts(self.slow, self.fast)  # refuses what it refuses
+        NTKByParts(self.slow, self.fast)  # checks the bounds
 
     def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
-        """Scale the frequencies, and sharpen attention."""
+        """Scale the frequencies and the attention factor."""
         growth = scale_factors(grids).log().mean()
         return multiply_attention_factor(ntk_by_parts(inputs, grids, self.slow, self.fast), (0.1 * growth + 1) ** 2)
 
 
 @dataclass(frozen=True)
 class LogN:
-    """Keep attention as sharp among more tokens: queries times (log tokens / log trained tokens)^power.
+    """LogN: an attention factor of (log tokens / log trained tokens)^power keeps attention sharp among more tokens.
 
-    Below the trained grid attention gets softer. The patches are counted, at least 2.
+    Below the trained grid attention becomes softer. Tokens are patches, at least 2.
 
     Attributes:
-        power: 1 keeps the weight of one key that stands out by a fixed score; 0.5 the entropy of scores that are spread
-            like a normal distribution (`entropy`).
+        power: 1 preserves the weight of a key whose logit exceeds the others by a fixed margin; 0.5 (`entropy`) the
+            entropy of normally distributed logits.
 
     Source: Chiang and Cholak 2022 (arXiv:2202.12172) for 1; for images https://jerryxio.ng/posts/nd-rope. Jin et al.
     2023 (arXiv:2306.08645) for 0.5.
@@ -224,22 +226,22 @@ class LogN:
     name: ClassVar[str] = "log"
 
     def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
-        """Sharpen or soften attention."""
+        """Multiply the attention factor."""
         now, trained = (tokens.prod().clamp(min=2).log() for tokens in grids)
         return multiply_attention_factor(inputs, (now / trained) ** self.power)
 
 
 @dataclass(frozen=True)
 class CoordinateJitter:
-    """Show training other coordinates at each step: moved, stretched axis by axis, and scaled as a whole.
+    """Coordinate augmentation: shift, stretch and rescale positions at random in every training step.
 
-    positions -> (positions + shift * grid / 2) * stretch * scale. Nothing happens in evaluation. Tokens in front of the
-    patches stay at the origin; where there are none, a shift changes nothing, as scores depend on differences alone.
+    positions -> (positions + shift * grid / 2) * stretch * scale. Evaluation is unchanged. Prefix tokens stay at the
+    origin; without them a shift has no effect, as scores depend on relative positions.
 
     Attributes:
-        shift: Largest move, in halves of the grid; uniform, axis by axis.
+        shift: Largest shift of an axis, in halves of the grid; uniform.
         jitter: Largest stretch of an axis; log-uniform from 1 / jitter to jitter.
-        rescale: Largest scale of both; log-uniform likewise. DINOv3 takes 2, and neither of the others.
+        rescale: Largest scale of both axes together; log-uniform likewise. DINOv3 uses 2, and neither of the others.
 
     Source: Simeoni et al. 2025 (arXiv:2508.10104), DINOv3, over coordinates from -1 to 1.
     """
@@ -258,31 +260,31 @@ class CoordinateJitter:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing changes, whatever is drawn."""
+        """Whether every sample is the identity."""
         return (self.shift, self.jitter, self.rescale) == (0, 1, 1)
 
     def sample(
         self, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "2 2"]:
-        """Draw for one training step: row 0 moves x and y, in halves of the grid; row 1 stretches them."""
+        """Draw the augmentation of one step: row 0 shifts x and y, in halves of the grid; row 1 stretches them."""
         move, each, both = (2 * torch.rand(3, 2, generator=generator, device=device) - 1).unbind()
         stretch = each * math.log(self.jitter) + both[0] * math.log(self.rescale)
         return torch.stack([move * self.shift, stretch.exp()])
 
     def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
-        """Change nothing: `moved` does, with what was drawn."""
+        """Return the inputs unchanged; `apply_jitter` applies a sample."""
         del grids
         return inputs
 
 
 def apply_jitter(inputs: RotaryInputs, grids: GridSizes, draw: Float[Tensor, "2 2"]) -> RotaryInputs:
-    """Move and stretch coordinates as drawn by `Jitter.draw`; positions move, frequencies stretch."""
+    """Apply a sample of `CoordinateJitter`: shift the positions, stretch the frequencies."""
     positions = inputs.positions + draw[0] * grids.current / 2
     return inputs._replace(positions=positions, frequencies=inputs.frequencies * per_axis(draw[1], inputs.frequencies))
 
 
 def magnitude(frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "*A P"]:
-    """Measure the speeds of pairs; 0 has a gradient of 0."""
+    """Compute the magnitude of each pair's frequency; its gradient at 0 is 0."""
     squared = frequencies.square().sum(0)
     return squared.clamp(min=1e-30).sqrt()
 
@@ -301,18 +303,18 @@ SCALING_METHODS: Mapping[str, ScalingMethod] = {
 
 
 def parse_override(text: str) -> str | None:
-    """Read what is asked for instead of a model's own rules: "none" takes them away."""
+    """Parse the `--scaling` that replaces a model's own: "none" becomes None, no scaling."""
     return None if text == "none" else text
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """Rules in a row, for a model that was trained on a grid.
+    """Scaling methods applied in order, for a model trained on a given grid.
 
     >>> inputs = parse_scaling("yarn", trained_grid=(14, 14))(grid_positions(28, 28), frequencies)
 
     Attributes:
-        rules: What is done, in this order.
+        methods: Methods, in order of application.
         trained_grid: Rows and columns of tokens that attended to each other in training.
     """
 
@@ -329,61 +331,61 @@ class Scaling:
         frequencies: Float[Tensor, "2 *A P"],
         draw: Float[Tensor, "2 2"] | None = None,
     ) -> RotaryInputs:
-        """Tell how attention sees the tokens of a whole grid.
+        """Compute positions, frequencies and attention factor for the tokens of a whole grid.
 
         Args:
-            positions: Of all tokens of the grid, counted from 0: their largest ones tell its size.
+            positions: Positions of all tokens of the grid, counted from 0; the largest ones give its size.
             frequencies: Radians per patch.
-            draw: What `draw` drew for this step; None in evaluation.
+            draw: Sample of `sample_jitter` for this step; None in evaluation.
         """
         now = positions.flatten(0, -2).amax(0) + 1
         rows, columns = self.trained_grid
         grids = GridSizes(now, torch.stack([now.new_full((), columns), now.new_full((), rows)]))
         inputs = RotaryInputs(positions, frequencies)
-        for rule in self.methods:
-            inputs = rule(inputs, grids)
+        for method in self.methods:
+            inputs = method(inputs, grids)
         return inputs if draw is None else apply_jitter(inputs, grids, draw)
 
     def sample_jitter(
         self, device: torch.device | str | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "2 2"] | None:
-        """Draw for one training step, if a rule is random; all layers see the same."""
-        jitter = next((rule for rule in self.methods if isinstance(rule, CoordinateJitter)), None)
+        """Draw the jitter of one training step, the same for all layers; None without jitter."""
+        jitter = next((method for method in self.methods if isinstance(method, CoordinateJitter)), None)
         return None if jitter is None else jitter.sample(device, generator)
 
 
 def parse_scaling(text: str, trained_grid: tuple[int, int]) -> Scaling:
-    """Read rules by name, in the order of use: "ntk", "parts+log", "normalise(by=max)+jitter(rescale=2)".
+    """Parse scaling methods by name, in order of application: "ntk", "parts+log", "log+jitter(rescale=2)".
 
     Args:
-        text: Names of SCALING_METHODS, with + between them; options of a rule in brackets, with commas between them.
+        text: Names of SCALING_METHODS joined by +; options of a method in parentheses, separated by commas.
         trained_grid: Rows and columns of tokens that attended to each other in training.
 
     Raises:
-        ValueError: If there is no such rule or option, a value is out of range, or a rule is named twice.
+        ValueError: If a method or option does not exist, a value is out of range, or a method is named twice.
     """
-    rules = tuple(parse_method(part.strip()) for part in text.split("+"))
-    names = [rule.name for rule in rules]
+    methods = tuple(parse_method(part.strip()) for part in text.split("+"))
+    names = [method.name for method in methods]
     if len(set(names)) < len(names):
-        raise ValueError(f"got scaling={text!r}; name each rule once")
-    return Scaling(rules, trained_grid)
+        raise ValueError(f"got scaling={text!r}; name each scaling method once")
+    return Scaling(methods, trained_grid)
 
 
 def parse_method(text: str) -> ScalingMethod:
-    """Read one method."""
+    """Parse one method with its options."""
     found = re.fullmatch(r"(\w+)(?:\((.*)\))?", text)
     name = SYNONYMS.get(found[1], found[1]) if found else ""
     if found is None or name not in SCALING_METHODS:
-        raise ValueError(f"no rule named {text!r}; choose from {', '.join(SCALING_METHODS)}, joined by +")
-    rule: Any = SCALING_METHODS[name]
-    known: dict[str, Any] = asdict(rule)
+        raise ValueError(f"no scaling method named {text!r}; choose from {', '.join(SCALING_METHODS)}, joined by +")
+    method: Any = SCALING_METHODS[name]
+    known: dict[str, Any] = asdict(method)
     options = {}
     for part in (found[2] or "").split(",") if found[2] else []:
         name, _, value = (piece.strip() for piece in part.partition("="))
         if name not in known:
-            raise ValueError(f"no option {name!r} of {found[1]}; choose from {', '.join(known) or 'none'}")
+            raise ValueError(f"{found[1]} has no option {name!r}; choose from {', '.join(known) or 'none'}")
         try:
             options[name] = type(known[name])(value)
         except ValueError:
             raise ValueError(f"got {name}={value!r} for {found[1]}; expected a number") from None
-    return replace(rule, **options)
+    return replace(method, **options)

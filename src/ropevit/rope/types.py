@@ -1,4 +1,4 @@
-"""Types of rotary embedding by name: one row a type, from which models, commands, decay and plots follow."""
+"""Registry of rotary embeddings: one row each, from which models, options, weight decay and plots follow."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from ropevit.rope.layers import AxialRope, FixedRope, MixedRope, PolarRope, Rope
 
 
 class RopeSpec(NamedTuple):
-    """What a rotary embedding is built of."""
+    """Arguments that every rotary embedding is built from."""
 
     channels: int
     """Channels per head, D."""
@@ -21,15 +21,15 @@ class RopeSpec(NamedTuple):
     ndim: int = 2
     """Number of axes."""
     pairs: tuple[int, ...] | None = None
-    """Pairs for each axis, x first; None shares them equally."""
+    """Pairs for each axis, x first; None divides them equally."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeType:
-    """A rotary embedding that models can be built with.
+    """A row of `ROPE_TYPES`: a rotary embedding that models can be built with.
 
     A module with fixed frequencies derives from `Rope`, has a method `frequencies(device)`, and is shared by all
-    blocks; one that learns derives from `LearnedRope`, has `freqs`, and each block has its own. Both give radians per
+    blocks; a learned one derives from `LearnedRope`, has `freqs`, and each block has its own. Both return radians per
     patch, (ndim, P) or (ndim, heads, P).
     """
 
@@ -40,22 +40,22 @@ class RopeType:
     theta: float
     """Base of the frequencies in a ViT, unless the config names another one."""
     swin_theta: float
-    """The same in the windows of a Swin."""
+    """Base of the frequencies in a Swin."""
     label: str
-    """Its name in tables and plots."""
+    """Name in tables and plots."""
     style: tuple[str, str]
     """Colour and marker in plots."""
     combined_style: tuple[str, str]
-    """The same beside an absolute embedding or a relative position bias."""
+    """Colour and marker where it is combined with an absolute embedding or a relative position bias."""
     axes: tuple[int, ...] = (2,)
-    """Numbers of axes that it rotates along: 2 for images, 3 for videos."""
+    """Supported numbers of axes: 2 for images, 3 for videos."""
     published: bool = False
     """Whether the paper's authors published weights with it."""
     check: Callable[[RopeSpec], object] | None = None
-    """Raises as `make` does, where making the module would draw random numbers."""
+    """Raises the errors of `make` without building the module, which would draw random numbers."""
 
 
-#: Every type by name: models have `rope_NAME`, alone and beside their other embeddings.
+#: Name -> type. A model's position embedding is called `rope_NAME`, or `rope_NAME_ape` and the like when combined.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.
 ROPE_TYPES: dict[str, RopeType] = {
     "axial": RopeType(
@@ -121,17 +121,17 @@ ROPE_TYPES: dict[str, RopeType] = {
 
 
 def register_rope_type(name: str, rope_type: RopeType) -> None:
-    """Add a rotary embedding of your own: `rope_NAME` is then a position embedding of every architecture.
+    """Register a rotary embedding of your own: `rope_NAME` is then a position embedding of every architecture.
 
     Args:
-        name: Letters and digits, starting with a letter.
+        name: Lower-case letters and digits, starting with a letter.
         rope_type: Its row.
 
     Raises:
-        ValueError: If the name is taken, or no such name.
+        ValueError: If the name is taken or has other characters.
     """
     if not re.fullmatch("[a-z][a-z0-9]*", name):
         raise ValueError(f"got {name!r} for the name of a rope type; expected lower-case letters and digits")
     if name in ROPE_TYPES:
-        raise ValueError(f"a rope type named {name!r} is there already; choose another name")
+        raise ValueError(f"a rope type named {name!r} exists already; choose another name")
     ROPE_TYPES[name] = rope_type

@@ -140,7 +140,7 @@ def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(s
     assert [how.split("rules ")[1].split(",")[0] for how in begun[:2]] == [RULE, "yarn"]
     assert seen[2] is None
     assert "rules" not in begun[2]
-    with pytest.raises(ValueError, match="no rule named ''; choose from"):
+    with pytest.raises(ValueError, match="no scaling method named ''; choose from"):
         evaluate(replace(config, scaling="", out=tmp_path / "empty"))
 
 
