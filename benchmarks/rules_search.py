@@ -24,7 +24,7 @@ from ropevit.data.fashion import load_fashion
 from ropevit.machine import environment
 from ropevit.models import set_scaling
 from ropevit.models.vit import ViT
-from ropevit.study.device import resolve_precision
+from ropevit.study.precision import resolve_precision
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES, FieldPanel, ZoomPanel
 from ropevit.study.settings import FASHION, PanelSettings

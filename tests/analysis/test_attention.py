@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ropevit.analysis import distance, entropy
-from ropevit.analysis.attention import at_size, measure_attention, positional_std, resized
+from ropevit.analysis.attention import model_at_size, attention_stats, query_stats, resize_all
 from ropevit.analysis.figure_model import FigureModel, FigureOptions
 from ropevit.models import Swin, SwinConfig, ViT, ViTConfig
 
@@ -44,7 +44,7 @@ def alike(found, expected):
 
 @pytest.mark.parametrize("registers", [0, 2])
 def test_uniform_attention_on_2_x_3_patches(registers):
-    found = measure_attention(blind(vit(num_registers=registers)), [torch.randn(3, 3, 32, 48)])
+    found = attention_stats(blind(vit(num_registers=registers)), [torch.randn(3, 3, 32, 48)])
     tokens = 6 + 1 + registers
     assert [layer.name for layer in found.layers] == ["blocks.0.attn", "blocks.1.attn"]
     for layer in found.layers:
@@ -52,7 +52,7 @@ def test_uniform_attention_on_2_x_3_patches(registers):
         for value, uniform, expected in (
             (layer.distance, layer.uniform_distance, UNIFORM_2X3),
             (layer.entropy, layer.uniform_entropy, log(tokens)),
-            (layer.prefix, (1 + registers) / tokens, (1 + registers) / tokens),
+            (layer.prefix_share, (1 + registers) / tokens, (1 + registers) / tokens),
         ):
             alike(value, [expected, expected])
             alike(uniform, expected)
@@ -64,19 +64,19 @@ def test_attention_to_one_patch():
     scores = torch.full((1, 1, 2, 6), -1e4)
     scores[..., 0, 5] = scores[..., 1, 0] = 0
     places = torch.tensor([[0.0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
-    found = positional_std(scores, torch.cdist(places[:2], places))
+    found = query_stats(scores, torch.cdist(places[:2], places))
     alike(found[:, 0, 0], [[sqrt(5), 1], [0, 0], [0, 0]])
 
 
 def test_what_goes_to_the_prefix_is_left_out_of_distances_alone():
     scores = torch.full((1, 1, 1, 4), -1e4)
     scores[..., 0] = scores[..., 2] = 0  # half to the class token, half to the second patch
-    found = positional_std(scores, torch.tensor([[0.0, 3.0, 5.0]]), prefix=1).flatten()
+    found = query_stats(scores, torch.tensor([[0.0, 3.0, 5.0]]), prefix=1).flatten()
     alike(found, [3, log(2), 0.5])
 
 
 def test_shifted_windows_see_across_no_seam():
-    straight, shifted = measure_attention(blind(swin()), [torch.randn(2, 3, 16, 16)]).layers
+    straight, shifted = attention_stats(blind(swin()), [torch.randn(2, 3, 16, 16)]).layers
     alike(straight.distance, [UNIFORM_2X2] * 2)
     alike(straight.entropy, [log(4)] * 2)
     # shifted by 1, the window in the middle is whole, the 4 at the sides hold twice 2 tokens, that at the corners 4
@@ -89,7 +89,7 @@ def test_shifted_windows_see_across_no_seam():
 
 
 def test_what_fills_windows_up_neither_looks_nor_is_seen():
-    straight, _ = measure_attention(blind(swin()), [torch.randn(2, 3, 12, 12)]).layers  # 3 x 3 tokens
+    straight, _ = attention_stats(blind(swin()), [torch.randn(2, 3, 12, 12)]).layers  # 3 x 3 tokens
     assert straight.queries == 18
     alike(straight.distance, [(4 * UNIFORM_2X2 + 4 * 0.5 + 0) / 9] * 2)
     alike(straight.entropy, [(4 * log(4) + 4 * log(2) + 0) / 9] * 2)
@@ -97,44 +97,44 @@ def test_what_fills_windows_up_neither_looks_nor_is_seen():
 
 def test_stages_have_strides_of_their_own():
     model = swin(depths=(1, 1), heads=(2, 2), window_size=8)
-    found = measure_attention(model, [torch.randn(1, 3, 24, 32)]).layers
+    found = attention_stats(model, [torch.randn(1, 3, 24, 32)]).layers
     assert [(layer.stride, layer.grid, layer.queries) for layer in found] == [(4, (6, 8), 48), (8, (3, 4), 12)]
 
 
 def test_some_queries_stand_for_all(monkeypatch):
     model, images = vit(), torch.randn(2, 3, 64, 64)
     every, some, same, other = (
-        measure_attention(model, [images], queries=queries, seed=seed).layers[0]
+        attention_stats(model, [images], queries=queries, seed=seed).layers[0]
         for queries, seed in ((16, 0), (4, 0), (4, 0), (4, 1))
     )
     assert (every.queries, some.queries) == (32, 8)
     assert some.distance.tolist() == same.distance.tolist() != other.distance.tolist()
     assert abs(some.uniform_distance - every.uniform_distance) < 0.5
-    monkeypatch.setattr("ropevit.analysis.capture.HELD", 1)  # a row at a time
-    alike(measure_attention(model, [images]).layers[0].entropy, every.entropy)
+    monkeypatch.setattr("ropevit.analysis.capture.MAX_SCORES", 1)  # a row at a time
+    alike(attention_stats(model, [images]).layers[0].entropy, every.entropy)
 
 
 def test_a_model_is_left_as_it_was():
     model = vit().train()
     model.blocks[1].eval()  # frozen
     before = [module.training for module in model.modules()]
-    measure_attention(model, [torch.randn(1, 3, 32, 32)])
+    attention_stats(model, [torch.randn(1, 3, 32, 32)])
     assert [module.training for module in model.modules()] == before
     with pytest.raises(ValueError, match=r"got images of \[\(32, 32\), \(32, 32\)\] pixels"):
-        measure_attention(model, [torch.randn(1, 3, 32, 32)] * 2)
+        attention_stats(model, [torch.randn(1, 3, 32, 32)] * 2)
     with pytest.raises(ValueError, match="at least one batch"):
-        measure_attention(model, [])
+        attention_stats(model, [])
     with pytest.raises(ValueError, match="got queries=0"):
-        measure_attention(model, [torch.randn(1, 3, 32, 32)], queries=0)
+        attention_stats(model, [torch.randn(1, 3, 32, 32)], queries=0)
     with pytest.raises(ValueError, match="got Linear; attention is measured in classifiers, a ViT or Swin"):
-        measure_attention(torch.nn.Linear(2, 2), [torch.randn(1, 3, 32, 32)])
+        attention_stats(torch.nn.Linear(2, 2), [torch.randn(1, 3, 32, 32)])
 
 
 def test_the_windows_of_a_swin_grow_with_the_image():
     model = swin(position="rope_axial_rpb")
-    assert at_size(model, 16, 16) is model
-    assert at_size(vit(), 128, 64).config.img_size == (64, 64)
-    larger = at_size(model, 40, 16)
+    assert model_at_size(model, 16, 16) is model
+    assert model_at_size(vit(), 128, 64).config.img_size == (64, 64)
+    larger = model_at_size(model, 40, 16)
     assert (larger.config.window_size, larger.config.trained_grid) == (5, (2, 2))
     assert torch.equal(larger.layers[0].blocks[1].attn.qkv.weight, model.layers[0].blocks[1].attn.qkv.weight)
 
@@ -142,7 +142,7 @@ def test_the_windows_of_a_swin_grow_with_the_image():
 def test_windows_are_the_same_in_all_figures():
     small = subject(swin(), 16)  # windows of 2 tokens at 16 pixels, not the paper's 1/32
     for size in (12, 16, 40):
-        side = at_size(small.model, size, 16).config.window_size
+        side = model_at_size(small.model, size, 16).config.window_size
         assert small.grid_at(size) == (side, side)
     assert FigureModel(model=swin(window_size=7), label="", trained_size=(224, 224)).grid_at(384) == (12, 12)
 
@@ -199,8 +199,8 @@ def test_a_training_that_was_not_square_is_measured_in_its_shape():
 def test_images_are_cut_not_squeezed_to_another_shape():
     images = torch.zeros(1, 1, 8, 8)
     images[..., 2:6, :] = 1
-    assert (resized(images, [(4, 8)])[0] == 1).all()
-    assert (resized(images, [(2, 4)])[0] > 0.99).all()
+    assert (resize_all(images, [(4, 8)])[0] == 1).all()
+    assert (resize_all(images, [(2, 4)])[0] > 0.99).all()
 
 
 def test_a_single_patch_is_drawn_though_nothing_is_apart():
@@ -217,6 +217,6 @@ def test_attention_without_images_is_refused():
 
 def test_images_are_resized_once_for_each_size():
     images = torch.rand(1, 3, 32, 32)
-    small, same = resized(images, [16, (32, 32)])
+    small, same = resize_all(images, [16, (32, 32)])
     assert small.shape == (1, 3, 16, 16)
     assert same is images

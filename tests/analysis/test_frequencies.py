@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropevit.analysis.frequencies import draw, frequency_map, is_aliased, place, rows
+from ropevit.analysis.frequencies import draw, frequency_map, is_aliased, to_cell, rows
 from ropevit.drawing import figure_bytes
 from ropevit.rope import axial_frequencies
 
@@ -46,9 +46,9 @@ def test_beyond_the_limit_whole_patches_see_a_slower_wave():
 
 def test_places_keep_the_direction_and_count_speeds_by_their_logarithm():
     speeds = np.array([2 * math.pi, 0.1, 0.01, 0.001, 0, 100])
-    radius = np.hypot(*place(np.stack([0.6 * speeds, -0.8 * speeds])))
+    radius = np.hypot(*to_cell(np.stack([0.6 * speeds, -0.8 * speeds])))
     np.testing.assert_allclose(radius, [1, math.log(10) / math.log(200 * math.pi), 0, 0, 0, 1], atol=1e-12)
-    x, y = place(np.array([[0.6], [-0.8]]))
+    x, y = to_cell(np.array([[0.6], [-0.8]]))
     assert y[0] / x[0] == pytest.approx(-0.8 / 0.6)
 
 

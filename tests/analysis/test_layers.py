@@ -61,12 +61,12 @@ def test_what_has_no_attention_of_ours_is_refused():
 
 def test_the_rules_of_the_config_change_frequencies_on_larger_grids_alone(vit):
     model = vit()
-    before = [layer.turning for layer in rotated_layers(model)]
+    before = [layer.frequencies for layer in rotated_layers(model)]
     set_scaling(model, "pi")
     for old, layer in zip(before, frequencies_at(model, (4, 6)), strict=True):
-        assert torch.equal(layer.turning, old)
+        assert torch.equal(layer.frequencies, old)
     for old, layer in zip(before, frequencies_at(model, (8, 18)), strict=True):
-        torch.testing.assert_close(layer.turning, old / torch.tensor([3, 2])[:, None, None])
+        torch.testing.assert_close(layer.frequencies, old / torch.tensor([3, 2])[:, None, None])
 
 
 def test_the_trained_grid_is_what_the_config_says(vit, swin):

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from ropevit.analysis.explorer import explorer
 from ropevit.analysis.layers import rotated_layers
 from ropevit.analysis.page import Section, render
-from ropevit.analysis.response import respond
+from ropevit.analysis.response import response_map
 from ropevit.rope import grid_positions
 from ropevit.rope.scaling import parse_scaling
 
@@ -48,7 +48,7 @@ def page(mixed, tmp_path, open_page):
 
 def python_response(frequencies, dx, dy):
     """Give the response of each head, as the figures have it."""
-    return respond(frequencies.double().numpy(), np.array([[[float(dx)]], [[float(dy)]]]))[:, 0, 0]
+    return response_map(frequencies.double().numpy(), np.array([[[float(dx)]], [[float(dy)]]]))[:, 0, 0]
 
 
 def picture(page):
@@ -119,7 +119,7 @@ def test_the_page_computes_what_python_computes(position, grid, rule, mixed, vit
 def test_pointing_at_a_patch_reads_its_offset_and_response(page, mixed):
     page.mouse.click(*over(page, 2, 1))
     page.mouse.move(*over(page, 5, 3))
-    value = python_response(rotated_layers(mixed)[0].turning, 3, 2)[0]
+    value = python_response(rotated_layers(mixed)[0].frequencies, 3, 2)[0]
     assert page.inner_text("#query") == "column 2, row 1, counted from 0"
     assert page.inner_text("#reading") == f"r = {value:.3f} at (dx, dy) = (+3, +2)".replace("-", MINUS)
 
@@ -134,7 +134,7 @@ def test_the_colour_of_a_patch_is_that_of_its_response(mixed, tmp_path, open_pag
     read = """spots => spots.map(([x, y]) => { const map = document.getElementById('map'), s = explorer.state;
         const at = [(x + .2) * map.width / s.columns, (y + .2) * map.height / s.rows];
         return [...map.getContext('2d').getImageData(...at, 1, 1).data].slice(0, 3); })"""
-    responses = [python_response(rotated_layers(mixed)[0].turning, x - 1, y - 3)[0] for x, y in spots]
+    responses = [python_response(rotated_layers(mixed)[0].frequencies, x - 1, y - 3)[0] for x, y in spots]
     assert min(responses) < -0.9, "both ends of the scale are looked at"
     wanted = 255 * colormaps["RdBu_r"](0.5 + 0.5 * np.array(responses))[:, :3]
     np.testing.assert_allclose(page.evaluate(read, spots), wanted, atol=4)

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from ropevit.analysis.phases import (
-    FIRST,
-    LAST,
-    NEITHER,
-    SEEN,
-    SIDE,
-    bars,
-    covered,
+    SMALLEST_COLOUR,
+    LARGEST_COLOUR,
+    UNSEEN_COLOUR,
+    SEEN_COLOUR,
+    CELL_PIXELS,
+    paint_bars,
+    coverage,
     draw,
     largest_angle,
-    newly_covered,
+    new_coverage,
     phase_coverage,
     rows,
 )
@@ -29,11 +29,11 @@ def test_coverage_by_hand():
     """2 pi / w over w columns reaches 2 pi (w - 1) / w: the whole circle; a quarter as fast, (w - 1) / 2w."""
     w = 8
     angles = largest_angle(np.array([[2 * math.pi / w, math.pi / 2 / w, 0.0], [0.0, 0.0, 0.0]]), (3, w))
-    np.testing.assert_allclose(covered(angles), [1, 7 / 16, 0])
+    np.testing.assert_allclose(coverage(angles), [1, 7 / 16, 0])
 
 
 def test_both_signs_fill_the_circle_from_pi_on():
-    assert covered(np.array([math.pi - 0.01, math.pi, 9])).tolist() == [1 - 0.01 / math.pi, 1, 1]
+    assert coverage(np.array([math.pi - 0.01, math.pi, 9])).tolist() == [1 - 0.01 / math.pi, 1, 1]
 
 
 def test_offsets_between_patches_stay_inside_the_span_and_reach_its_ends():
@@ -64,7 +64,7 @@ def test_only_slow_pairs_have_something_new(vit):
 
 def test_a_smaller_grid_has_nothing_new(vit):
     data = phase_coverage(vit("rope_mixed"), [(2, 3)])
-    assert not any(newly_covered(covered(layer.values)).any() for layer in data.largest)
+    assert not any(new_coverage(coverage(layer.values)).any() for layer in data.largest)
 
 
 def test_grids_come_in_order_and_are_twice_and_four_times_the_trained_one_if_none_is_given(vit):
@@ -78,7 +78,7 @@ def test_rules_that_interpolate_leave_little_to_see(vit):
     plain = phase_coverage(model)
     set_scaling(model, "pi")
     ruled = phase_coverage(model)
-    assert ruled.rules == "pi"
+    assert ruled.scaling == "pi"
     for old, layer in zip(plain.largest, ruled.largest, strict=True):
         np.testing.assert_array_equal(old.values[0], layer.values[0])
         assert (layer.values[1] < old.values[1]).all()
@@ -87,11 +87,16 @@ def test_rules_that_interpolate_leave_little_to_see(vit):
 
 
 def test_bars_paint_what_is_seen_new_and_neither():
-    pixels = bars(np.array([[0.25, 1.0], [0.5, 1.0], [0.75, 1.0]]))
-    assert pixels.shape == (SIDE, SIDE, 3)
-    np.testing.assert_array_equal(pixels[0], [SEEN] * SIDE)  # the pair that was seen best is on top
-    quarter = SIDE // 4
-    expected = [*[SEEN] * quarter, *[FIRST] * quarter, *[LAST] * quarter, *[NEITHER] * quarter]
+    pixels = paint_bars(np.array([[0.25, 1.0], [0.5, 1.0], [0.75, 1.0]]))
+    assert pixels.shape == (CELL_PIXELS, CELL_PIXELS, 3)
+    np.testing.assert_array_equal(pixels[0], [SEEN_COLOUR] * CELL_PIXELS)  # the pair that was seen best is on top
+    quarter = CELL_PIXELS // 4
+    expected = [
+        *[SEEN_COLOUR] * quarter,
+        *[SMALLEST_COLOUR] * quarter,
+        *[LARGEST_COLOUR] * quarter,
+        *[UNSEEN_COLOUR] * quarter,
+    ]
     np.testing.assert_array_equal(pixels[-1], expected)
 
 
@@ -99,7 +104,7 @@ def test_the_figure_says_how_much_each_grid_adds(vit):
     model = vit("rope_mixed")
     data = phase_coverage(model)
     texts = [text.get_text() for text in draw(data, "my model").axes[0].texts]
-    added = 100 * newly_covered(covered(data.largest[1].values)).mean(-1)[:, 1]
+    added = 100 * new_coverage(coverage(data.largest[1].values)).mean(-1)[:, 1]
     assert f"head 1: {added[0]:.0f}, {added[1]:.0f}" in texts
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropevit.analysis.reconstruction import contrast, draw, least_squares, plane, reconstruction, rows
+from ropevit.analysis.reconstruction import contrast, draw, least_squares, grid_around, reconstruction, rows
 from ropevit.rope import axial_frequencies
 
 POINTS = ((3, 3), (-2, 2))
@@ -12,7 +12,7 @@ POINTS = ((3, 3), (-2, 2))
 
 def test_one_wave_gives_a_hand_computed_cosine():
     """f = (pi/2, 0) and the point (1, 0): cos(pi/2 (x - 1)) in every row, from x = -2 to 2."""
-    image = least_squares(np.array([[math.pi / 2], [0.0]]), [(1, 0)], plane(2))
+    image = least_squares(np.array([[math.pi / 2], [0.0]]), [(1, 0)], grid_around(2))
     np.testing.assert_allclose(image, [[0, -1, 0, 1, 0]] * 5, atol=1e-12)
 
 
@@ -20,7 +20,7 @@ def test_it_is_the_fourier_transform_and_back_where_the_waves_are_all_those_of_t
     """With every wave 2 pi (k, l) / 7, nothing is lost: the rebuilt image is the points, as an FFT gives them back."""
     line = 2 * math.pi * np.arange(7) / 7
     waves = np.stack(np.meshgrid(line, line)).reshape(2, -1)
-    image = least_squares(waves, [(1, -2), (3, 0)], plane(3))
+    image = least_squares(waves, [(1, -2), (3, 0)], grid_around(3))
     wanted = np.zeros((7, 7))
     wanted[-2 + 3, 1 + 3] = wanted[0 + 3, 3 + 3] = 1
     np.testing.assert_allclose(image, wanted, atol=1e-12)
@@ -28,8 +28,8 @@ def test_it_is_the_fourier_transform_and_back_where_the_waves_are_all_those_of_t
 
 def test_points_add_up_and_one_alone_has_height_one():
     waves = np.random.default_rng(0).normal(size=(2, 3, 8))
-    first, second = (least_squares(waves, [point], plane(5)) for point in POINTS)
-    np.testing.assert_allclose(least_squares(waves, POINTS, plane(5)), first + second)
+    first, second = (least_squares(waves, [point], grid_around(5)) for point in POINTS)
+    np.testing.assert_allclose(least_squares(waves, POINTS, grid_around(5)), first + second)
     np.testing.assert_allclose(first[:, 3 + 5, 3 + 5], 1)
 
 

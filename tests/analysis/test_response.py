@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropevit.analysis.response import draw, offsets, relative_response, respond, rows
+from ropevit.analysis.response import draw, offsets, relative_response, response_map, rows
 from ropevit.models import set_scaling
 from ropevit.rope import grid_positions, rotate
 
@@ -18,7 +18,9 @@ def test_offsets_reach_to_both_sides_rows_are_y():
 def test_the_response_is_the_mean_cosine_of_the_pairs():
     frequencies = np.array([[[math.pi, 0.0]], [[0.0, math.pi / 2]]])
     dx, dy = np.meshgrid([0.0, 1.0], [0.0, 1.0, 2.0])
-    np.testing.assert_allclose(respond(frequencies, np.stack([dx, dy]))[0], [[1, 0], [0.5, -0.5], [0, -1]], atol=1e-12)
+    np.testing.assert_allclose(
+        response_map(frequencies, np.stack([dx, dy]))[0], [[1, 0], [0.5, -0.5], [0, -1]], atol=1e-12
+    )
 
 
 def test_it_is_what_the_rotation_itself_leaves_of_equal_queries_and_keys(vit):
@@ -49,7 +51,7 @@ def test_rules_change_the_larger_grid_alone(vit):
     plain = relative_response(model)
     set_scaling(model, "pi")
     ruled = relative_response(model)
-    assert (plain.rules, ruled.rules) == (None, "pi")
+    assert (plain.scaling, ruled.scaling) == (None, "pi")
     np.testing.assert_array_equal(plain.maps[0][0].values, ruled.maps[0][0].values)
     small = plain.maps[0][0].values[0]  # twice as far on a grid of twice the sides is as far
     np.testing.assert_allclose(ruled.maps[1][0].values[0][:, 1::2, 1::2], small, atol=1e-6)

@@ -3,10 +3,10 @@ import torch
 
 from ropevit.bench import networks
 from ropevit.bench.check import WrongResultError
-from ropevit.bench.shapes import Size
+from ropevit.bench.shapes import ModelSize
 from ropevit.kernels import BACKENDS
 
-SIZE = Size(name="tiny", width=32, depth=2, heads=2, images=2, pixels=64)
+SIZE = ModelSize(name="tiny", width=32, depth=2, heads=2, images=2, pixels=64)
 GROUP = networks.model_group(SIZE, 2, torch.device("cpu"), torch.float32, lambda _: [False])
 
 

@@ -5,7 +5,7 @@ import torch
 from torch._dynamo.backends.debugging import aot_eager
 
 from ropevit.bench.attention import attention_candidate, expected, make_data
-from ropevit.bench.check import ALLOWED, WrongResultError, exact
+from ropevit.bench.check import TOLERANCES, WrongResultError, rotate_exact
 from ropevit.bench.peers import fused, implementations, make_layer, split
 from ropevit.bench.shapes import SHAPES as NAMED
 from ropevit.bench.shapes import Shape
@@ -31,7 +31,7 @@ def candidate(way, shape, dtype=torch.float32, level="op", compiled=False):
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.label)
 def test_every_way_gives_the_results_and_gradients_of_float64(way, shape, level, dtype):
-    assert candidate(way, shape, dtype, level).check() <= ALLOWED[dtype]
+    assert candidate(way, shape, dtype, level).check() <= TOLERANCES[dtype]
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way.family != "none"], ids=lambda way: way.label)
@@ -55,7 +55,7 @@ def test_ours_are_all_backends_of_the_device():
 def test_the_fused_way_gives_the_results_and_gradients_of_float64(embedding):
     window = Shape(name="square", h=3, w=3, heads=2, channels=16, prefix=0)
     way = fused(embedding)
-    assert candidate(way, window, level="layer").check() <= ALLOWED[torch.float32]
+    assert candidate(way, window, level="layer").check() <= TOLERANCES[torch.float32]
     assert [name for name, shape in NAMED.items() if way.suits("layer", shape)] == ["swin1", "swin2", "swin3", "swin4"]
     assert not way.suits("op", NAMED["swin1"])
 
@@ -114,7 +114,7 @@ def test_halves_are_turned_as_by_hand():
     way = next(way for way in WAYS if way.halves)
     layer = make_layer(Shape(name="two", h=1, w=2, heads=1, channels=4, prefix=0), "axial", CPU)
     qkv = torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 2, dtype=torch.float64)[None, :, None, None].expand(-1, -1, 3, -1, -1)
-    q, _, v = exact(way, layer, qkv, layer.frequencies.double())
+    q, _, v = rotate_exact(way, layer, qkv, layer.frequencies.double())
     cos, sin = torch.tensor([1.0], dtype=torch.float64).cos().item(), torch.tensor([1.0]).double().sin().item()
     second = [cos - 3 * sin, 2.0, 3 * cos + sin, 4.0]  # channels 0 and 2 turn with x by 1; 1 and 3 with y, which is 0
     torch.testing.assert_close(q[0, 0], torch.tensor([[1.0, 2.0, 3.0, 4.0], second], dtype=torch.float64))
@@ -139,5 +139,5 @@ def test_compiled_candidates_are_checked_too(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda body: compiler(body, backend=backend, fullgraph=True))
     (way,) = [way for way in WAYS if way.label == "ours (cpu), mixed"]
-    assert candidate(way, SHAPES[0], level="layer", compiled=True).check() <= ALLOWED[torch.float32]
+    assert candidate(way, SHAPES[0], level="layer", compiled=True).check() <= TOLERANCES[torch.float32]
     assert len(graphs) == 1

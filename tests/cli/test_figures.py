@@ -73,7 +73,7 @@ def test_published_and_timm_layouts_are_read_under_a_name(tmp_path):
     model = ropevit.create_model(NAME)
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     source = str(tmp_path / "weights.pth")
-    expected = torch.cat([layer.turning.flatten(1) for layer in rotated_layers(model)], 1)
+    expected = torch.cat([layer.frequencies.flatten(1) for layer in rotated_layers(model)], 1)
     for to, file in (("published", source), ("timm", str(tmp_path / "timm.safetensors"))):
         if to == "timm":
             main(["convert", source, file, "--to", "timm", "--model", NAME])
@@ -112,7 +112,9 @@ def test_all_does_not_take_a_mistake_for_a_figure_that_a_model_lacks():
         raise ValueError("a mistake")
 
     with pytest.raises(ValueError, match="a mistake"):
-        catalogue.attempt(Analysis("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalogue.FigureOptions())
+        catalogue.try_analysis(
+            Analysis("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalogue.FigureOptions()
+        )
 
 
 def made(subject, options):

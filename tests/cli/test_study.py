@@ -9,7 +9,7 @@ import pytest
 from ropevit.cli import main
 from ropevit.cli.console import Console
 from ropevit.cli.study import score_table
-from ropevit.cli.study_progress import Lines
+from ropevit.cli.study_progress import ProgressLines
 from ropevit.study.events import Run, RunFailed, RunStarted, StepDone
 from ropevit.study.results import Curve, PanelResult
 
@@ -178,7 +178,7 @@ def test_many_curves_are_rows_and_fit_into_a_terminal():
 
 def test_without_a_terminal_progress_is_plain_lines_from_the_start_of_each_training():
     file = io.StringIO()
-    lines, run = Lines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)
+    lines, run = ProgressLines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)
     lines.update(RunStarted(run=run, first=0, steps=1000))
     assert file.getvalue() == "zoom-ape-seed0: training, 1000 steps\n"
     for step in range(1, 1001):
@@ -193,7 +193,7 @@ def test_without_a_terminal_progress_is_plain_lines_from_the_start_of_each_train
 def test_a_slow_training_says_something_each_half_a_minute(monkeypatch):
     file, now = io.StringIO(), iter(range(0, 400, 20))
     monkeypatch.setattr("time.monotonic", lambda: float(next(now)))
-    lines, run = Lines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)
+    lines, run = ProgressLines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)
     lines.update(RunStarted(run=run, first=3, steps=1000))
     for step in range(4, 8):
         lines.update(StepDone(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))

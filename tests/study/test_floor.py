@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from ropevit.models.vit import ViT
-from ropevit.study.conclusions import NOTHING, conclusions
+from ropevit.study.conclusions import NO_CONCLUSION, conclusions
 from ropevit.study.config import StudyConfig
-from ropevit.study.cost import quartiles, summary
+from ropevit.study.cost import quartiles, summarise_times
 from ropevit.study.figure import draw_curves
-from ropevit.study.floor import Floor, measure_floors, read_floor
+from ropevit.study.floor import Floor, compute_floors, read_floor
 from ropevit.study.panels import predict_tiles
 from ropevit.study.report import score_table
-from ropevit.study.results import BASELINES, panel_results, verdict
+from ropevit.study.results import BASELINE_LABELS, panel_results, overall_summary
 from ropevit.study.train import train
 
 DATA = {"test_images": 300, "classes": ["a", "b"]}
@@ -71,7 +71,7 @@ def test_the_trivial_way_never_shows_a_model_more_than_its_training_size(make_jo
         assert seen == {(8, 8)}
         embed.remove()
         assert panel.baseline(model, 8, never) == panel.score(model, 8, never)
-    assert panel.baseline_name == BASELINES[name].format(size=8)
+    assert panel.baseline_name == BASELINE_LABELS[name].format(size=8)
 
 
 def run(embedding, scores, seed=0, **more):
@@ -88,17 +88,17 @@ FLOORS = {"field": {"name": "everything background", "scores": {"32": 13.0, "64"
 def test_the_bar_is_two_errors_and_a_tenth_of_the_way_to_100():
     floor = read_floor(FLOORS["field"])
     assert isinstance(floor, Floor)
-    assert floor.bar(32) == pytest.approx(13 + 8.7)
-    assert floor.bar(96) == pytest.approx(14 + 16)
-    assert floor.bar(128) == float("-inf")
+    assert floor.threshold(32) == pytest.approx(13 + 8.7)
+    assert floor.threshold(96) == pytest.approx(14 + 16)
+    assert floor.threshold(128) == float("-inf")
     assert read_floor(None) is None
 
 
 def test_no_conclusion_is_drawn_from_models_at_the_floor():
     results = panel_results([run("ape", (15.5, 15.1, 16)), run("rope_mixed", (16.5, 15.9, 17))], FLOORS)
     told = conclusions(results, DATA)
-    assert told[0] == NOTHING
-    assert "more --steps" in NOTHING
+    assert told[0] == NO_CONCLUSION
+    assert "more --steps" in NO_CONCLUSION
     assert "absolute (APE) (15.5) and RoPE-Mixed (16.5) did not learn: not counted" in told[1]
     assert "The floor, everything background, gives 13.0 at 32 px" in told[1]
     assert len(told) == 2
@@ -106,7 +106,7 @@ def test_no_conclusion_is_drawn_from_models_at_the_floor():
     assert not any(cell["best"] for row in table["rows"] for cell in row["cells"])
     assert all(cell["text"].endswith("°") for row in table["rows"] for cell in row["cells"])
     assert table["lines"][-1] == {"label": "floor: everything background", "cells": ["13.0", "13.0", "14.0"]}
-    assert conclusions(panel_results([run("ape", (15, 15, 16)), run("none", (16, 15, 17))]), DATA)[0] != NOTHING
+    assert conclusions(panel_results([run("ape", (15, 15, 16)), run("none", (16, 15, 17))]), DATA)[0] != NO_CONCLUSION
 
 
 def test_a_model_that_did_not_learn_and_a_size_at_the_floor_are_left_out():
@@ -125,15 +125,16 @@ def test_a_model_that_did_not_learn_and_a_size_at_the_floor_are_left_out():
 
 def test_a_curve_that_falls_to_the_floor_is_compared_where_another_does_not():
     (result,) = panel_results([run("ape", (40, 20, 15)), run("rope_mixed", (41, 40, 35))], FLOORS)
-    assert "RoPE-Mixed has the highest mean in 3 of 3 measurements" in verdict([result])
+    assert "RoPE-Mixed has the highest mean in 3 of 3 measurements" in overall_summary([result])
     assert not result.at_floor(result.curves[0], 32)
     assert result.at_floor(result.curves[0], 64)
 
 
 def test_embeddings_that_are_level_are_all_named():
     (result,) = panel_results([run(name, (50, 50, 50)) for name in ("ape", "rope_axial", "rope_mixed")])
-    assert "absolute (APE), RoPE-Axial and RoPE-Mixed have the highest mean in 3 of 3 measurements each" in verdict(
-        [result]
+    assert (
+        "absolute (APE), RoPE-Axial and RoPE-Mixed have the highest mean in 3 of 3 measurements each"
+        in overall_summary([result])
     )
 
 
@@ -165,14 +166,14 @@ def test_a_run_measures_the_trivial_way_above_its_training_size_once(make_job, m
 
 def test_floors_are_measured_for_each_panel_and_size(images):
     sizes = {"patch_size": 4, "train_size": 8, "test_sizes": (8, 12), "width": 16, "heads": 2}
-    floors = measure_floors(StudyConfig(**sizes), images)
+    floors = compute_floors(StudyConfig(**sizes), images)
     assert set(floors) == {"field", "zoom"}
     assert all(list(floor["scores"]) == ["8", "12"] for floor in floors.values())
     assert floors["zoom"]["scores"]["8"] == pytest.approx(100 / 3, abs=1e-3)
 
 
 def test_times_are_compared_within_a_round():
-    found = summary({"ape": [10.0, 20.0, 30.0], "rope_mixed": [11.0, 22.0, 36.0]})
+    found = summarise_times({"ape": [10.0, 20.0, 30.0], "rope_mixed": [11.0, 22.0, 36.0]})
     assert found["ratio"]["ape"] == [1, 1, 1]
     assert found["ratio"]["rope_mixed"] == [1.1, 1.1, 1.15]
     assert found["ms"]["rope_mixed"][1] == 22

@@ -8,7 +8,7 @@ import pytest
 from ropevit.data.labelled import LabelledImages
 from ropevit.locks import lock_folder
 from ropevit.study.config import StudyConfig
-from ropevit.study.fingerprint import differences, fingerprint
+from ropevit.study.fingerprint import describe_differences, fingerprint
 from ropevit.study.outputs import write_outputs
 from ropevit.study.results import panel_results
 from ropevit.study.runner import run_study
@@ -96,8 +96,8 @@ def test_a_run_copied_from_a_study_of_other_images_is_refused(tmp_path, use, mak
 
 def test_what_an_earlier_fingerprint_lacks_is_not_compared(make_images):
     now = fingerprint(make_images("x"), make_images("x"))
-    assert differences({}, now) == differences(now, now) == []
-    assert differences({"train": {"images": 3}}, now) == ["3 training images, now 12"]
+    assert describe_differences({}, now) == describe_differences(now, now) == []
+    assert describe_differences({"train": {"images": 3}}, now) == ["3 training images, now 12"]
 
 
 def test_two_studies_do_not_write_to_one_directory(tmp_path, use, make_images):

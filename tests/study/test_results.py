@@ -4,7 +4,15 @@ import pytest
 
 from ropevit.drawing import save_figure
 from ropevit.study.figure import draw_curves
-from ropevit.study.results import conclude, format_score, make_curve, panel_results, paper_order, read_results, verdict
+from ropevit.study.results import (
+    panel_summary,
+    format_score,
+    make_curve,
+    panel_results,
+    paper_order_summary,
+    read_results,
+    overall_summary,
+)
 
 
 def runs(scores: dict[str, list[list[float]]], sizes=(32, 64, 96), panel="field") -> list[dict]:
@@ -51,7 +59,7 @@ def test_a_lead_needs_every_seed_above_every_seed():
 
 def test_the_conclusion_claims_a_lead_only_where_seeds_do_not_mix():
     (result,) = panel_results(runs(APART))
-    sentence = conclude(result)
+    sentence = panel_summary(result)
     at_training, at_largest = sentence.split("; ")
     assert "RoPE-Mixed has the highest mean, 42.0 ± 1.0, every seed above every seed of absolute (APE)" in at_training
     assert "but not apart from RoPE-Axial (41.0 ± 1.0)" in at_training
@@ -63,7 +71,7 @@ def test_the_conclusion_claims_a_lead_only_where_seeds_do_not_mix():
 @pytest.mark.parametrize("count", [1, 2])
 def test_with_few_seeds_the_conclusion_warns_and_claims_no_lead(count):
     (result,) = panel_results(runs({name: rows[:count] for name, rows in APART.items()}))
-    sentence = conclude(result)
+    sentence = panel_summary(result)
     assert f"with {count} seed" in sentence
     assert "--seeds 3" in sentence
     assert "every seed" not in sentence
@@ -71,21 +79,21 @@ def test_with_few_seeds_the_conclusion_warns_and_claims_no_lead(count):
 
 def test_a_tie_is_called_a_tie():
     (result,) = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[50.04, 60, 39]]}))
-    sentence = conclude(result)
+    sentence = panel_summary(result)
     assert "at the training size (32 px) RoPE-Mixed (50.0) and absolute (APE) (50.0) are level at the top" in sentence
     assert "absolute (APE) has the highest mean, 40.0 (next: RoPE-Mixed, 39.0)" in sentence
     (result,) = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[50, 60, 40]]}))
-    assert "does not show" in paper_order(result)
+    assert "does not show" in paper_order_summary(result)
 
 
 def test_the_verdict_counts_and_is_sure_only_with_enough_seeds():
     panels = panel_results(runs(APART) + runs(APART, panel="zoom"))
-    assert verdict(panels) == (
+    assert overall_summary(panels) == (
         "In short: at the training size and above, RoPE-Mixed has the highest mean in 6 of 6 measurements, in 4 of "
         "them with every seed above every seed of all others."
     )
     one = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[10, 70, 41]]}, sizes=(16, 32, 64)))
-    assert verdict(one) == (
+    assert overall_summary(one) == (
         "In short: at the training size and above, RoPE-Mixed has the highest mean in 2 of 2 measurements; below it, "
         "absolute (APE) has the highest mean in 1 of 1 measurements; with 1 seed that is a hint and no proof."
     )
@@ -93,28 +101,30 @@ def test_the_verdict_counts_and_is_sure_only_with_enough_seeds():
 
 def test_the_verdict_names_all_where_none_is_ahead():
     shared = {"ape": [[50, 60, 40]] * 3, "rope_mixed": [[60, 50, 40.5], [60, 50, 40], [60, 50, 40]]}
-    assert "in 2 of 3 measurements, in 1 of them with every seed" in verdict(panel_results(runs(shared)))
+    assert "in 2 of 3 measurements, in 1 of them with every seed" in overall_summary(panel_results(runs(shared)))
     even = panel_results(runs({"ape": [[50, 60]], "rope_mixed": [[60, 50]]}, sizes=(32, 64)))
-    assert "RoPE-Mixed and absolute (APE) have the highest mean in 1 of 2 measurements each" in verdict(even)
+    assert "RoPE-Mixed and absolute (APE) have the highest mean in 1 of 2 measurements each" in overall_summary(even)
     mixed = {"ape": [[50, 1], [70, 1], [50, 1]], "rope_mixed": [[60, 2], [60, 2], [60, 0]]}
     unsure = panel_results(runs(mixed, sizes=(32, 64)))
-    assert "RoPE-Mixed has the highest mean in 2 of 2 measurements, in none of them with every seed" in verdict(unsure)
+    assert "RoPE-Mixed has the highest mean in 2 of 2 measurements, in none of them with every seed" in overall_summary(
+        unsure
+    )
 
 
 def test_one_embedding_gives_nothing_to_compare():
     (result,) = panel_results(runs({"ape": APART["ape"]}))
-    assert "nothing to compare" in conclude(result)
+    assert "nothing to compare" in panel_summary(result)
 
 
 def test_the_papers_order_is_reported_where_it_shows_and_where_it_does_not():
     (result,) = panel_results(runs(APART))
-    assert "shows in the means at every size" in paper_order(result)
+    assert "shows in the means at every size" in paper_order_summary(result)
     (result,) = panel_results(runs(APART | {"ape": [[0, 99, 99]] * 3}))
-    assert "does not show at any size" in paper_order(result)
+    assert "does not show at any size" in paper_order_summary(result)
     (result,) = panel_results(runs(APART | {"ape": [[0, 0, 99]] * 3}))
-    assert "shows in the means at 64 px only" in paper_order(result)
+    assert "shows in the means at 64 px only" in paper_order_summary(result)
     (result,) = panel_results(runs({"none": [[1, 2, 3]], "ape": [[1, 2, 3]]}))
-    assert paper_order(result) == ""
+    assert paper_order_summary(result) == ""
 
 
 def test_an_unfinished_study_compares_only_common_seeds():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ropevit.study.config import StudyConfig
-from ropevit.study.events import Loading, RunDone, RunFailed, RunStarted, StepDone
+from ropevit.study.events import LoadingImages, RunDone, RunFailed, RunStarted, StepDone
 from ropevit.study.runner import run_study
 
 OPTIONS = {
@@ -92,7 +92,7 @@ def test_a_study_goes_on_with_more_seeds_and_keeps_what_is_done(tmp_path):
     first = run_study(config(tmp_path), lambda _: None)
     events = []
     more = run_study(config(tmp_path, seeds=2, resume=True, workers=1), events.append)
-    assert [event.run.seed for event in events if isinstance(event, RunDone) and event.kept] == [0, 0]
+    assert [event.run.seed for event in events if isinstance(event, RunDone) and event.reused] == [0, 0]
     assert [event.run.seed for event in events if isinstance(event, RunStarted)] == [1, 1]
     assert len(more["runs"]) == 4
     assert scores(more) == scores(more) | scores(first)
@@ -138,7 +138,7 @@ def test_a_folder_of_images_is_studied_and_what_could_not_be_read_is_listed(tmp_
         assert results["complete"]
         assert len(results["skipped_files"]) == 1
         assert results["data"]["classes"] == ["blue", "red"]
-    assert [event.done for event in events if isinstance(event, Loading)][:11] == list(range(1, 12))
+    assert [event.done for event in events if isinstance(event, LoadingImages)][:11] == list(range(1, 12))
 
 
 def test_ctrl_c_stops_the_workers_and_keeps_what_is_done(tmp_path):

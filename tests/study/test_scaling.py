@@ -10,7 +10,7 @@ from ropevit.study.config import StudyConfig, unpublished_types
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.report import conclusions, score_table
-from ropevit.study.results import conclude, panel_results, verdict
+from ropevit.study.results import panel_summary, panel_results, overall_summary
 from ropevit.study.train import train
 from ropevit.weights import load_model
 
@@ -23,10 +23,10 @@ def test_every_embedding_has_a_name_and_a_style_of_its_own():
 
 
 def test_families_join_the_embeddings():
-    assert StudyConfig().compared == StudyConfig().embeddings
-    assert StudyConfig(families=("spiral",)).compared[-1] == "rope_spiral"
+    assert StudyConfig().all_embeddings == StudyConfig().embeddings
+    assert StudyConfig(families=("spiral",)).all_embeddings[-1] == "rope_spiral"
     every = StudyConfig(families=("all",), seeds=2)
-    assert every.compared == (*every.embeddings, *(f"rope_{family}" for family in unpublished_types()))
+    assert every.all_embeddings == (*every.embeddings, *(f"rope_{family}" for family in unpublished_types()))
     assert len(every.runs()) == 2 * 2 * 7
 
 
@@ -102,11 +102,11 @@ def test_sentences_name_rules(results):
         run["scores"] = {"4": 10.0, "8": 50.0, "12": 30.0}
         run["scaled"] = {rule: {"4": 10.0, "8": 50.0, "12": 40.0 + len(rule)} for rule in run["scaled"]}
     (panel,) = panel_results(results)
-    assert "at 1.5x of it (12 px) RoPE-Golden, yarn+log has the highest mean, 48.0" in conclude(panel)
-    assert "RoPE-Golden (50.0 ± 0.0) and absolute (APE) (50.0 ± 0.0) are level at the top" in conclude(panel)
-    assert "RoPE-Golden" in verdict([panel])
+    assert "at 1.5x of it (12 px) RoPE-Golden, yarn+log has the highest mean, 48.0" in panel_summary(panel)
+    assert "RoPE-Golden (50.0 ± 0.0) and absolute (APE) (50.0 ± 0.0) are level at the top" in panel_summary(panel)
+    assert "RoPE-Golden" in overall_summary([panel])
     (alone,) = panel_results([run for run in results if run["embedding"] != "ape"])
-    assert "at the training size (8 px) RoPE-Golden (50.0 ± 0.0) is alone" in conclude(alone)
+    assert "at the training size (8 px) RoPE-Golden (50.0 ± 0.0) is alone" in panel_summary(alone)
     assert conclusions([alone], {"test_images": 300, "classes": ["a"]})
 
 

@@ -13,7 +13,7 @@ from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.outputs import write_outputs
 from ropevit.study.report import conclusions
-from ropevit.study.results import panel_results, paper_order
+from ropevit.study.results import panel_results, paper_order_summary
 from ropevit.study.runner import run_study
 from ropevit.study.train import Interrupted, train
 from ropevit.weights import load_model
@@ -180,7 +180,7 @@ def test_trainings_with_rules_are_curves_named_in_table_figure_and_sentences(mak
     assert names == [labels[:2], ["RoPE-Mixed"], ["RoPE-Mixed"], ["RoPE-Mixed"]]
     told = " ".join(conclusions([panel], {"test_images": 300, "classes": ["a"]}))
     assert f"at 1.5x of it (12 px) RoPE-Mixed, trained with {JITTER} has the highest mean, 9.0" in told
-    assert "does not show" in paper_order(panel)  # of the plain trainings, level at 12
+    assert "does not show" in paper_order_summary(panel)  # of the plain trainings, level at 12
 
 
 def test_results_from_before_there_were_training_rules_are_read(make_job):

@@ -21,11 +21,11 @@ from ropevit.rope import grid_positions
 from ropevit.weights.loading import load_weights
 
 #: Query tokens that look, of each image (ViT) or window (Swin), unless told otherwise.
-QUERIES = 256
+MAX_QUERIES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerAttention:
+class LayerStats:
     """What the heads of one layer do at one resolution, on average over query tokens and images."""
 
     name: str
@@ -46,7 +46,7 @@ class LayerAttention:
     """Distance to where a head looks, in patches."""
     entropy: Float[np.ndarray, "A"]
     """Entropy of a head's attention, in nats."""
-    prefix: Float[np.ndarray, "A"]
+    prefix_share: Float[np.ndarray, "A"]
     """Share of a head's attention that goes to class and register tokens, from 0 to 1."""
     uniform_distance: float
     """The distance if the same queries looked at all patches equally."""
@@ -74,10 +74,10 @@ class LayerAttention:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention:
+class AttentionStats:
     """Measured attention of all layers at all resolutions."""
 
-    layers: tuple[LayerAttention, ...]
+    layers: tuple[LayerStats, ...]
     """First to last, for one resolution after the other."""
 
     @property
@@ -85,15 +85,15 @@ class Attention:
         """The resolutions, in the order in which they were measured."""
         return list(dict.fromkeys(layer.size for layer in self.layers))
 
-    def at(self, size: tuple[int, int]) -> list[LayerAttention]:
+    def at(self, size: tuple[int, int]) -> list[LayerStats]:
         """Give the layers at one resolution."""
         return [layer for layer in self.layers if layer.size == size]
 
 
 @torch.no_grad()
-def measure_attention(
-    model: nn.Module, batches: Sequence[Float[Tensor, "_ _ _ _"]], queries: int = QUERIES, seed: int = 0
-) -> Attention:
+def attention_stats(
+    model: nn.Module, batches: Sequence[Float[Tensor, "_ _ _ _"]], queries: int = MAX_QUERIES, seed: int = 0
+) -> AttentionStats:
     """Measure attention distance and entropy of every layer and head.
 
     Distance: the mean over query patches and images of sum_k p(k|q) d(k, q), with p over patches alone: class and
@@ -123,14 +123,14 @@ def measure_attention(
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        layers = [layer for batch in batches for layer in measure_batch(model, batch, queries, seed)]
+        layers = [layer for batch in batches for layer in batch_stats(model, batch, queries, seed)]
     finally:
         for module in training:  # and no other: parts may be frozen
             module.training = True
-    return Attention(layers=tuple(layers))
+    return AttentionStats(layers=tuple(layers))
 
 
-def measure_batch(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: int, seed: int) -> list[LayerAttention]:
+def batch_stats(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: int, seed: int) -> list[LayerStats]:
     """Measure all layers at one resolution."""
     strides, layers = layer_strides(model), []
     size = (images.shape[2], images.shape[3])
@@ -139,12 +139,12 @@ def measure_batch(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: 
         place, (values, uniform, count) = TokenGrid.of(seen), mean_over_queries(seen, queries, seed)
         distance, entropy, prefix = values.cpu().numpy()
         layers.append(
-            LayerAttention(
+            LayerStats(
                 **{"name": seen.name, "size": size, "grid": place.grid, "stride": strides[seen.name]},
                 windowed=isinstance(seen.layer, WindowAttention),
                 images=len(images),
                 queries=count,
-                **{"distance": distance, "entropy": entropy, "prefix": prefix},
+                **{"distance": distance, "entropy": entropy, "prefix_share": prefix},
                 uniform_distance=float(uniform[0]),
                 uniform_entropy=float(uniform[1]),
             )
@@ -155,7 +155,7 @@ def measure_batch(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: 
     return layers
 
 
-def resized(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
+def resize_all(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
     """Resize images to several resolutions (bicubic, antialiased), a batch for each; in float32, as half has no such.
 
     Of another shape, they are first cut to the largest part of the middle that has the wanted one.
@@ -168,14 +168,14 @@ def resized(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int, i
     return [
         images
         if tuple(images.shape[2:]) == pair
-        else F.interpolate(middle(images, pair).float(), pair, mode="bicubic", antialias=True, align_corners=False).to(
-            images.dtype
-        )
+        else F.interpolate(
+            center_crop(images, pair).float(), pair, mode="bicubic", antialias=True, align_corners=False
+        ).to(images.dtype)
         for pair in pairs
     ]
 
 
-def middle(images: Float[Tensor, "B c H W"], size: tuple[int, int]) -> Float[Tensor, "B c h w"]:
+def center_crop(images: Float[Tensor, "B c H W"], size: tuple[int, int]) -> Float[Tensor, "B c h w"]:
     """Cut the largest part with the shape of a size, height and width, out of the middle, in whole pixels."""
     factor = min(images.shape[2] / size[0], images.shape[3] / size[1])
     height, width = (max(1, round(factor * side)) for side in size)
@@ -205,7 +205,7 @@ class TokenGrid:
     """Column and row of each patch, in patches; windows share them, as distances inside are the same in all."""
     prefix: int
     """Class and register tokens in front of them."""
-    real: Bool[Tensor, "M N"]
+    valid: Bool[Tensor, "M N"]
     """Which patches are image, not what fills a window up; row r has the place r % M."""
 
     @classmethod
@@ -215,19 +215,19 @@ class TokenGrid:
         if isinstance(seen.layer, WindowAttention):
             (h, w), window = x.shape[1:3], seen.layer.window
             whole = torch.ones(1, h, w, 1, device=x.device)
-            real = window_partition(whole, window, seen.inputs["shift"]).squeeze(-1) > 0
+            valid = window_partition(whole, window, seen.inputs["shift"]).squeeze(-1) > 0
             positions = grid_positions(window, window, device=x.device)
-            return cls(grid=(min(h, window), min(w, window)), positions=positions, prefix=0, real=real)
+            return cls(grid=(min(h, window), min(w, window)), positions=positions, prefix=0, valid=valid)
         positions = seen.inputs["positions"]
         columns, rows = (int(side) + 1 for side in positions.amax(0))
-        real = torch.ones(1, len(positions), dtype=torch.bool, device=x.device)
-        return cls(grid=(rows, columns), positions=positions, prefix=x.shape[1] - len(positions), real=real)
+        valid = torch.ones(1, len(positions), dtype=torch.bool, device=x.device)
+        return cls(grid=(rows, columns), positions=positions, prefix=x.shape[1] - len(positions), valid=valid)
 
 
 def mean_over_queries(
     seen: AttentionCall, most: int, seed: int
 ) -> tuple[Float[Tensor, "3 A"], Float[Tensor, "3"], int]:
-    """Average what `positional_std` gives over the query patches and images of one layer.
+    """Average what `query_stats` gives over the query patches and images of one layer.
 
     Args:
         seen: The layer at work.
@@ -238,24 +238,24 @@ def mean_over_queries(
         The means for each head, the means of uniform attention, and the number of queries.
     """
     place = TokenGrid.of(seen)
-    candidates = place.real.any(0).nonzero().squeeze(1).cpu()
+    candidates = place.valid.any(0).nonzero().squeeze(1).cpu()
     drawn = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:most]
     queries = candidates[drawn.sort().values].to(place.positions.device)
     distances = torch.cdist(place.positions[queries], place.positions)
     sums = torch.zeros(3, seen.q.shape[1], dtype=torch.float64, device=queries.device)
     uniform, count = torch.zeros_like(sums[:, 0]), 0
-    for rows in seen.chunks(len(queries)):
-        real = place.real[rows % len(place.real)][:, queries].unsqueeze(1)
+    for rows in seen.row_chunks(len(queries)):
+        valid = place.valid[rows % len(place.valid)][:, queries].unsqueeze(1)
         scores = seen.scores(rows, queries + place.prefix)
-        equal = torch.zeros_like(scores[:, :1]).masked_fill(seen.hidden(rows, queries + place.prefix), float("-inf"))
-        found, flat = (positional_std(each, distances, place.prefix).masked_fill(~real, 0) for each in (scores, equal))
+        equal = torch.zeros_like(scores[:, :1]).masked_fill(seen.masked(rows, queries + place.prefix), float("-inf"))
+        found, flat = (query_stats(each, distances, place.prefix).masked_fill(~valid, 0) for each in (scores, equal))
         sums += found.double().sum((1, 3))
         uniform += flat.double().sum((1, 2, 3))
-        count += int(real.sum())
+        count += int(valid.sum())
     return sums / count, uniform / count, count
 
 
-def positional_std(
+def query_stats(
     scores: Float[Tensor, "r A m n"], distances: Float[Tensor, "m N"], prefix: int = 0
 ) -> Float[Tensor, "3 r A m"]:
     """Tell how far each query looks and how widely.
@@ -275,7 +275,7 @@ def positional_std(
     return torch.stack([far, torch.special.entr(chances).sum(-1), chances[..., :prefix].sum(-1)])
 
 
-def measure_subject(subject: FigureModel, options: FigureOptions) -> Attention:
+def stats_at_sizes(subject: FigureModel, options: FigureOptions) -> AttentionStats:
     """Measure a model at the size of its training and at those that are asked for; if none are, at twice the former.
 
     Raises:
@@ -289,12 +289,12 @@ def measure_subject(subject: FigureModel, options: FigureOptions) -> Attention:
     larger = [(side, side) for side in options.sizes] or [(2 * height, 2 * width)]
     sizes = sorted({trained, *larger})
     layers = []
-    for size, batch in zip(sizes, resized(subject.images, sizes), strict=True):
-        layers += measure_attention(at_size(subject.model, size[0], height), [batch]).layers
-    return Attention(layers=tuple(layers))
+    for size, batch in zip(sizes, resize_all(subject.images, sizes), strict=True):
+        layers += attention_stats(model_at_size(subject.model, size[0], height), [batch]).layers
+    return AttentionStats(layers=tuple(layers))
 
 
-def at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
+def model_at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
     """Give a model as the paper evaluates it at a size: a Swin's windows grow with the image, a ViT stays as it is.
 
     Args:
@@ -315,13 +315,13 @@ def add_label(title: str, label: str) -> str:
     return f"{title} of {label}" if label else title
 
 
-def describe(data: Attention) -> str:
+def describe(data: AttentionStats) -> str:
     """Say what was averaged, and what the figure leaves out: one line, to stand below it."""
     first = data.layers[0]
     text = f"{first.images} {'image' if first.images == 1 else 'images'}, the same at all sizes; "
     counts = [f"{data.at(size)[0].queries // first.images} at {show_size(size)}" for size in data.sizes]
     text += f"query patches of an image in the first layer: {', '.join(counts)}. "
-    shares = np.concatenate([layer.prefix for layer in data.layers])
+    shares = np.concatenate([layer.prefix_share for layer in data.layers])
     if shares.any():
         text += (
             f"To class and register tokens go {shares.mean():.1%} of attention, at most {shares.max():.1%} in a head."

@@ -15,7 +15,16 @@ from ropevit.analysis import (
 from ropevit.analysis.figure_model import Analysis, FigureModel, FigureOptions, FigureResult
 from ropevit.analysis.layers import NothingToDrawError
 
-__all__ = ["ANALYSES", "Analysis", "FigureModel", "FigureOptions", "FigureOutcome", "FigureResult", "attempt", "choose"]
+__all__ = [
+    "ANALYSES",
+    "Analysis",
+    "FigureModel",
+    "FigureOptions",
+    "FigureOutcome",
+    "FigureResult",
+    "try_analysis",
+    "find_analyses",
+]
 
 #: name -> figure, in the order of a page that has them all.
 ANALYSES: dict[str, Analysis] = {
@@ -36,12 +45,12 @@ class FigureOutcome(NamedTuple):
     """What became of a figure."""
 
     analysis: Analysis
-    made: FigureResult | None
+    result: FigureResult | None
     note: str = ""
     """Why there is none."""
 
 
-def choose(name: str) -> Sequence[Analysis]:
+def find_analyses(name: str) -> Sequence[Analysis]:
     """Find a figure by its name; `all` finds all of them.
 
     Raises:
@@ -52,7 +61,7 @@ def choose(name: str) -> Sequence[Analysis]:
     return list(ANALYSES.values()) if name == "all" else [ANALYSES[name]]
 
 
-def attempt(analysis: Analysis, subject: FigureModel, options: FigureOptions) -> FigureOutcome:
+def try_analysis(analysis: Analysis, subject: FigureModel, options: FigureOptions) -> FigureOutcome:
     """Make a figure, or say why this model has none; other errors are the caller's."""
     try:
         return FigureOutcome(analysis, analysis.make(subject, options))

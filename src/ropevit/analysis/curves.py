@@ -16,7 +16,7 @@ PAPER_COLOUR = "#777777"
 #: Colours and markers of what has none of its own, or whose own is taken.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00", "#009E73", "#999999")
-SPARE = tuple((colour, marker) for marker, colour in product("PX*o", COLOURS))
+SPARE_STYLES = tuple((colour, marker) for marker, colour in product("PX*o", COLOURS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def draw_curves(data: Evaluations) -> Any:
             if sizes:
                 axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=legend_label(curve.label))
             draw_paper(axes, curve, colour)
-        name_paper(axes, [figure for curve in curves for figure in curve.paper.values()])
+        label_paper(axes, [figure for curve in curves for figure in curve.paper.values()])
         axes.set_xlabel("test size (pixels)")
         axes.set_ylabel(f"{data.metric} (%)")
         tidy(axes, ticks({size for curve in curves for size in (*curve.paper, *curve.points)}))
@@ -100,7 +100,7 @@ def ticks(sizes: Iterable[int]) -> list[int]:
 def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Give each curve the colour and marker of its position embedding, or others if they are taken."""
     own = {position_style(position) for position in positions if is_position_embedding(position)}
-    spare = cycle(sorted(set(SPARE) - own, key=lambda style: (style[0] in dict(own), SPARE.index(style))))
+    spare = cycle(sorted(set(SPARE_STYLES) - own, key=lambda style: (style[0] in dict(own), SPARE_STYLES.index(style))))
     taken = set()
     for position in positions:
         style = position_style(position) if is_position_embedding(position) else None
@@ -122,7 +122,7 @@ def draw_paper(axes: Any, curve: Curve, colour: str) -> None:
         axes.plot([], [], label=legend_label(curve.label), **style)
 
 
-def name_paper(axes: Any, figures: Sequence[PublishedResult]) -> None:
+def label_paper(axes: Any, figures: Sequence[PublishedResult]) -> None:
     """Say in the legend what is dashed, and where it comes from."""
     if not figures:
         return

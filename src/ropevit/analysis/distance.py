@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ropevit.analysis.attention import Attention, add_label, describe, measure_subject
+from ropevit.analysis.attention import AttentionStats, add_label, describe, stats_at_sizes
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
 from ropevit.analysis.heads import Quantity, draw_heads
 
@@ -26,7 +26,7 @@ DISTANCE = Quantity(
 )
 
 
-def draw(data: Attention, label: str = "") -> Any:
+def draw(data: AttentionStats, label: str = "") -> Any:
     """Draw distances against layers, a panel for each resolution.
 
     Args:
@@ -39,7 +39,7 @@ def draw(data: Attention, label: str = "") -> Any:
     return draw_heads(data, DISTANCE, add_label(TITLE, label), describe(data))
 
 
-def rows(data: Attention) -> Rows:
+def rows(data: AttentionStats) -> Rows:
     """Give a row for each head of each layer at each resolution."""
     return [
         {
@@ -49,7 +49,7 @@ def rows(data: Attention) -> Rows:
             "distance_pixels": float(distance) * layer.stride,
             "distance_of_diagonal": float(distance) / layer.diagonal,
             "uniform_distance_patches": layer.uniform_distance,
-            "share_to_prefix": float(layer.prefix[head]),
+            "share_to_prefix": float(layer.prefix_share[head]),
         }
         for layer in data.layers
         for head, distance in enumerate(layer.distance)
@@ -58,5 +58,5 @@ def rows(data: Attention) -> Rows:
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """Measure and draw."""
-    data = measure_subject(subject, options)
+    data = stats_at_sizes(subject, options)
     return FigureResult(draw(data, subject.label), rows(data))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ropevit.analysis.attention import Attention, add_label, describe, measure_subject
+from ropevit.analysis.attention import AttentionStats, add_label, describe, stats_at_sizes
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
 from ropevit.analysis.heads import Quantity, draw_heads
 
@@ -27,7 +27,7 @@ ENTROPY = Quantity(
 )
 
 
-def draw(data: Attention, label: str = "") -> Any:
+def draw(data: AttentionStats, label: str = "") -> Any:
     """Draw entropies against layers, a panel for each resolution.
 
     Args:
@@ -40,7 +40,7 @@ def draw(data: Attention, label: str = "") -> Any:
     return draw_heads(data, ENTROPY, add_label(TITLE, label), describe(data))
 
 
-def rows(data: Attention) -> Rows:
+def rows(data: AttentionStats) -> Rows:
     """Give a row for each head of each layer at each resolution."""
     return [
         {
@@ -50,7 +50,7 @@ def rows(data: Attention) -> Rows:
             "effective_tokens": float(np.exp(entropy)),
             "uniform_entropy_nats": layer.uniform_entropy,
             "entropy_of_uniform": float(layer.relative_entropy[head]),
-            "share_to_prefix": float(layer.prefix[head]),
+            "share_to_prefix": float(layer.prefix_share[head]),
         }
         for layer in data.layers
         for head, entropy in enumerate(layer.entropy)
@@ -59,5 +59,5 @@ def rows(data: Attention) -> Rows:
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
     """Measure and draw."""
-    data = measure_subject(subject, options)
+    data = stats_at_sizes(subject, options)
     return FigureResult(draw(data, subject.label), rows(data))

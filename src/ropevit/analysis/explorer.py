@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.analysis.grouping import short
+from ropevit.analysis.grouping import short_name
 from ropevit.analysis.layers import Grid, RotatedLayer, find_body, rotated_layers, trained_grid
 from ropevit.models.windows import WindowAttention
 from ropevit.rope import axial_frequencies, grid_positions
 from ropevit.rope.scaling import parse_scaling
 
 #: Rules that change frequencies on larger grids, each in its own way; `yarn` turns pairs as `parts` does.
-RULES = ("pi", "ntk", "parts")
+EXPLORED_SCALING = ("pi", "ntk", "parts")
 
 #: Decimals of a frequency in the page: an angle 100 patches away is then right within 1e-4.
 DECIMALS = 6
@@ -61,33 +61,33 @@ def explorer(model: nn.Module, grids: Sequence[Grid] = ()) -> ExplorerData:
     layers, (rows, columns) = rotated_layers(model), trained_grid(model)
     grids = grids or [(2 * rows, 2 * columns), (4 * rows, 4 * columns)]
     config = find_body(model).config
-    rules = list(dict.fromkeys(["none", *RULES, config.scaling or "none"]))
-    pool, theta = Pool(rules, [(rows, columns), *grids]), config.default_theta("axial")
+    rules = list(dict.fromkeys(["none", *EXPLORED_SCALING, config.scaling or "none"]))
+    pool, theta = FrequencyPool(rules, [(rows, columns), *grids]), config.default_theta("axial")
     return ExplorerData(
-        layers=[short(layer.name) for layer in layers],
-        heads=[layer.turning.shape[1] for layer in layers],
+        layers=[short_name(layer.name) for layer in layers],
+        heads=[layer.frequencies.shape[1] for layer in layers],
         grids=pool.grids,
         rules=rules,
         rule=rules.index(config.scaling or "none"),
-        tables=pool.tables([own(layer) for layer in layers]),
-        axial=None if config.rope == "axial" else pool.tables([axial(layer, theta) for layer in layers]),
+        tables=pool.tables([layer_frequencies(layer) for layer in layers]),
+        axial=None if config.rope == "axial" else pool.tables([axial_like(layer, theta) for layer in layers]),
         frequencies=pool.found,
         windows=any(isinstance(module, WindowAttention) for module in model.modules()),
     )
 
 
-def own(layer: RotatedLayer) -> Float[Tensor, "2 A P"]:
+def layer_frequencies(layer: RotatedLayer) -> Float[Tensor, "2 A P"]:
     """Give a layer's frequencies, those of one head if all are alike."""
-    first = layer.turning[:, :1]
-    return first if bool((layer.turning == first).all()) else layer.turning
+    first = layer.frequencies[:, :1]
+    return first if bool((layer.frequencies == first).all()) else layer.frequencies
 
 
-def axial(layer: RotatedLayer, theta: float) -> Float[Tensor, "2 1 P"]:
+def axial_like(layer: RotatedLayer, theta: float) -> Float[Tensor, "2 1 P"]:
     """Give the frequencies of RoPE-Axial for heads of a layer's size."""
-    return axial_frequencies(2 * own(layer).shape[-1], theta).float().unsqueeze(1)
+    return axial_frequencies(2 * layer_frequencies(layer).shape[-1], theta).float().unsqueeze(1)
 
 
-class Pool:
+class FrequencyPool:
     """Frequencies, rounded, each held once.
 
     Args:
@@ -98,25 +98,25 @@ class Pool:
     def __init__(self, rules: Sequence[str], grids: Sequence[Grid]):
         self.rules, self.grids = rules, list(dict.fromkeys(grids))
         self.found: list[Any] = []
-        self.places: dict[tuple[torch.Size, bytes], int] = {}
+        self.indices: dict[tuple[torch.Size, bytes], int] = {}
 
     def tables(self, layers: Sequence[Float[Tensor, "2 _ _"]]) -> Tables:
         """Add the frequencies of layers under every rule on every grid, and tell their places."""
         return [
-            [[self.add(self.turned(layer, rule, grid)) for layer in layers] for grid in self.grids]
+            [[self.add(self.scaled(layer, rule, grid)) for layer in layers] for grid in self.grids]
             for rule in self.rules
         ]
 
-    def turned(self, frequencies: Float[Tensor, "2 A P"], rule: str, grid: Grid) -> Float[Tensor, "2 A P"]:
+    def scaled(self, frequencies: Float[Tensor, "2 A P"], scaling: str, grid: Grid) -> Float[Tensor, "2 A P"]:
         """Give the frequencies that a rule makes of some on a grid."""
-        if rule == "none":
+        if scaling == "none":
             return frequencies
-        return parse_scaling(rule, self.grids[0])(grid_positions(*grid), frequencies).frequencies
+        return parse_scaling(scaling, self.grids[0])(grid_positions(*grid), frequencies).frequencies
 
     def add(self, frequencies: Float[Tensor, "2 A P"]) -> int:
         """Tell the place of some frequencies, which are added if they are new."""
         key = frequencies.shape, frequencies.numpy().tobytes()
-        if key not in self.places:
-            self.places[key] = len(self.found)
+        if key not in self.indices:
+            self.indices[key] = len(self.found)
             self.found.append([[[round(f, DECIMALS) for f in head] for head in axis] for axis in frequencies.tolist()])
-        return self.places[key]
+        return self.indices[key]

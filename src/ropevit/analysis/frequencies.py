@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import nn
 
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
-from ropevit.analysis.grouping import LayerHeads, group_layers, rows_of
+from ropevit.analysis.grouping import LayerHeads, group_layers, plot_rows
 from ropevit.analysis.layers import rotated_layers
 from ropevit.analysis.plot_grid import PlotGrid, plot_grid
 
@@ -54,7 +54,7 @@ def frequency_map(model: nn.Module) -> FrequencyMap:
         ValueError: If no layer rotates.
     """
     layers = rotated_layers(model)
-    return FrequencyMap(tuple(LayerHeads(layer.name, layer.turning.double().numpy()) for layer in layers))
+    return FrequencyMap(tuple(LayerHeads(layer.name, layer.frequencies.double().numpy()) for layer in layers))
 
 
 def is_aliased(frequencies: Float[np.ndarray, "2 *A"]) -> np.ndarray:
@@ -65,7 +65,7 @@ def is_aliased(frequencies: Float[np.ndarray, "2 *A"]) -> np.ndarray:
     return np.abs(frequencies).max(0) > math.pi
 
 
-def place(frequencies: Float[np.ndarray, "2 *A"]) -> Float[np.ndarray, "2 *A"]:
+def to_cell(frequencies: Float[np.ndarray, "2 *A"]) -> Float[np.ndarray, "2 *A"]:
     """Place frequencies in a cell from -1 to 1: the direction kept, the speed on a logarithmic scale."""
     speed = np.hypot(*frequencies)
     safe = np.clip(speed, SLOWEST, FASTEST)
@@ -88,8 +88,8 @@ def draw(data: FrequencyMap, label: str = "") -> Any:
         "(pi along x or y), orange: beyond it. Light: -f, which has the same cosines. Right is x (columns), "
         "down is y (rows)."
     )
-    frame = plot_grid(rows_of(shown), TITLE, label, caption)
-    with_outlines(frame)
+    frame = plot_grid(plot_rows(shown), TITLE, label, caption)
+    draw_outlines(frame)
     for layer, centres in zip(shown, frame.centres, strict=True):
         for head, centre in enumerate(centres):
             draw_head(frame, layer.values[:, head], centre)
@@ -98,19 +98,19 @@ def draw(data: FrequencyMap, label: str = "") -> Any:
 
 def draw_head(frame: PlotGrid, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
     """Draw the dots of one head, y downwards as in images."""
-    x, y = place(frequencies)
+    x, y = to_cell(frequencies)
     colour = np.where(is_aliased(frequencies), ALIASED, DOT)
     size = max(DOT_SIZE * frame.inches, DOT_SIZE / 3)
     frame.axes.scatter(centre[0] - x, centre[1] + y, s=size / 2, color=MIRROR, linewidths=0, rasterized=True)
     frame.axes.scatter(centre[0] + x, centre[1] - y, s=size, color=colour, linewidths=0, rasterized=True)
 
 
-def with_outlines(frame: PlotGrid) -> None:
+def draw_outlines(frame: PlotGrid) -> None:
     """Draw axes, rings and the aliasing limit into every cell."""
     around = np.linspace(0, 2 * math.pi, 73)
     circle = np.stack([np.cos(around), np.sin(around)])
-    limit = place(math.pi * circle / np.abs(circle).max(0))
-    rings = [place(speed * circle) for speed in RINGS]
+    limit = to_cell(math.pi * circle / np.abs(circle).max(0))
+    rings = [to_cell(speed * circle) for speed in RINGS]
     gap = np.full((2, 1), np.nan)
     thin = np.concatenate(
         [*(part for ring in rings for part in (ring, gap)), np.array([[-1, 1, np.nan, 0, 0], [0, 0, np.nan, -1, 1]])], 1

@@ -43,7 +43,7 @@ def are_identical(values: np.ndarray) -> bool:
 
 def to_group(layers: Sequence[LayerHeads]) -> HeadGroup:
     """Name layers that are alike."""
-    first, last = (short(layer.name) for layer in (layers[0], layers[-1]))
+    first, last = (short_name(layer.name) for layer in (layers[0], layers[-1]))
     label = first if len(layers) == 1 else f"{len(layers)} layers alike, {first} to {last}"
     values = layers[0].values
     if are_identical(values):
@@ -51,7 +51,7 @@ def to_group(layers: Sequence[LayerHeads]) -> HeadGroup:
     return HeadGroup(label, values, tuple(f"head {head}" for head in range(values.shape[1])))
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
     """Shorten the path of an attention module: blocks.3.attn is layer 3, layers.1.blocks.0.attn is stage 1 block 0."""
     numbers = [part for part in name.split(".") if part.isdecimal()]
     if len(numbers) == 1:
@@ -59,6 +59,6 @@ def short(name: str) -> str:
     return f"stage {numbers[0]} block {numbers[1]}" if len(numbers) == 2 else name
 
 
-def rows_of(shown: Sequence[HeadGroup]) -> list[PlotRow]:
+def plot_rows(shown: Sequence[HeadGroup]) -> list[PlotRow]:
     """Give the lines of a mosaic."""
     return [PlotRow(layers.label, layers.cells) for layers in shown]

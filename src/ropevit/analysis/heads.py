@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ropevit.analysis.attention import Attention, LayerAttention, show_size
+from ropevit.analysis.attention import AttentionStats, LayerStats, show_size
 from ropevit.drawing import RC
 from ropevit.extras import require
 
@@ -22,7 +22,7 @@ HEAD, MEAN, UNIFORM = "#56B4E9", "#0072B2", "#777777"
 COLOURS = ("#009E73", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#000000")
 MARKERS = "os^Dvp"
 
-Measure = Callable[[LayerAttention], Float[np.ndarray, "A"]]
+Measure = Callable[[LayerStats], Float[np.ndarray, "A"]]
 
 
 class Quantity(NamedTuple):
@@ -30,16 +30,16 @@ class Quantity(NamedTuple):
 
     label: str
     """With its unit."""
-    of: Measure
-    uniform: Callable[[LayerAttention], float]
+    value: Measure
+    uniform: Callable[[LayerStats], float]
     """What uniform attention would give."""
     share: str
     """What the comparison of resolutions is called."""
-    relative: Callable[[LayerAttention], float]
+    relative: Callable[[LayerStats], float]
     """By what it is divided there."""
 
 
-def draw_heads(data: Attention, quantity: Quantity, title: str, caption: str) -> Any:
+def draw_heads(data: AttentionStats, quantity: Quantity, title: str, caption: str) -> Any:
     """Draw a point for each head and a line for their mean against layers, and uniform attention dashed.
 
     Args:
@@ -58,7 +58,7 @@ def draw_heads(data: Attention, quantity: Quantity, title: str, caption: str) ->
     with require("matplotlib", "figures").rc_context(RC):
         figure = require("matplotlib.figure", "figures").Figure(figsize=size, layout="constrained")
         plots = figure.subplots(lines, columns, squeeze=False).flatten()
-        top = max(max(quantity.of(layer).max(), quantity.uniform(layer)) for layer in data.layers) or 1  # one token
+        top = max(max(quantity.value(layer).max(), quantity.uniform(layer)) for layer in data.layers) or 1  # one token
         for axes, pixels in zip(plots, data.sizes, strict=False):
             draw_size(axes, data.at(pixels), quantity)
             axes.set_title(f"{show_size(pixels)} pixels", fontsize=10)
@@ -74,9 +74,9 @@ def draw_heads(data: Attention, quantity: Quantity, title: str, caption: str) ->
     return figure
 
 
-def draw_size(axes: Any, layers: Sequence[LayerAttention], quantity: Quantity) -> None:
+def draw_size(axes: Any, layers: Sequence[LayerStats], quantity: Quantity) -> None:
     """Draw one resolution."""
-    values = [quantity.of(layer) for layer in layers]
+    values = [quantity.value(layer) for layer in layers]
     for layer, found in enumerate(values):
         label = "one head" if layer == 0 else None
         axes.plot([layer] * len(found), found, "o", color=HEAD, markersize=4, alpha=0.7, markeredgewidth=0, label=label)
@@ -86,14 +86,14 @@ def draw_size(axes: Any, layers: Sequence[LayerAttention], quantity: Quantity) -
     label_axes(axes, layers)
 
 
-def compare(axes: Any, data: Attention, quantity: Quantity) -> None:
+def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
     """Draw the means of all resolutions, made comparable."""
     axes.plot([], color=UNIFORM, linestyle="--", linewidth=1, label="uniform attention")
     for size, colour, marker in zip(data.sizes, cycle(COLOURS), cycle(MARKERS), strict=False):
         layers = data.at(size)
         values, uniform = (
             [value(layer) / quantity.relative(layer) for layer in layers]
-            for value in (lambda layer: quantity.of(layer).mean(), quantity.uniform)
+            for value in (lambda layer: quantity.value(layer).mean(), quantity.uniform)
         )
         axes.plot(values, color=colour, marker=marker, linewidth=1.2, markersize=4, label=f"{show_size(size)} pixels")
         draw_uniform(axes, uniform, colour)
@@ -110,7 +110,7 @@ def draw_uniform(axes: Any, values: Sequence[float], colour: str, label: str | N
     axes.stairs(values, edges, baseline=None, color=colour, linestyle="--", linewidth=0.9, label=label)
 
 
-def label_axes(axes: Any, layers: Sequence[LayerAttention]) -> None:
+def label_axes(axes: Any, layers: Sequence[LayerStats]) -> None:
     """Give a panel its axes, and a line between stages."""
     axes.set_xlabel("layer")
     axes.set_xticks(range(0, len(layers), math.ceil(len(layers) / 12)))

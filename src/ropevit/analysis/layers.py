@@ -46,7 +46,7 @@ def attention_layers(model: nn.Module) -> list[Layer]:
     if any(isinstance(body, ViT) and body.config.is_video for body in model.modules()):
         raise NothingToDrawError("got a video model; the analyses are of images, x and y")
     layers = []
-    for name, attention, shared in walk(model, None):
+    for name, attention, shared in walk_attention(model, None):
         own = attention.rope
         found = own.freqs if own is not None else shared.frequencies()[:2] if shared is not None else None
         if found is not None:
@@ -65,7 +65,7 @@ class RotatedLayer(NamedTuple):
     """An attention layer that rotates."""
 
     name: str
-    turning: Float[Tensor, "2 A P"]
+    frequencies: Float[Tensor, "2 A P"]
     """Radians per patch, as `Layer.frequencies`."""
 
 
@@ -98,7 +98,7 @@ def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
     if rules is None:
         return layers
     positions = grid_positions(*grid)
-    return [layer._replace(turning=rules(positions, layer.turning).frequencies) for layer in layers]
+    return [layer._replace(turning=rules(positions, layer.frequencies).frequencies) for layer in layers]
 
 
 def find_body(model: nn.Module) -> BaseModel[Any]:
@@ -129,7 +129,9 @@ def trained_grid(model: nn.Module) -> Grid:
     return config.trained_grid or config.attention_grid
 
 
-def walk(module: nn.Module, shared: Any, prefix: str = "") -> Iterator[tuple[str, Attention | WindowAttention, Any]]:
+def walk_attention(
+    module: nn.Module, shared: Any, prefix: str = ""
+) -> Iterator[tuple[str, Attention | WindowAttention, Any]]:
     """Find attention layers, and for each the rotation that the nearest module around it shares out."""
     shared = getattr(module, "rope", None) or shared
     for name, child in module.named_children():
@@ -137,4 +139,4 @@ def walk(module: nn.Module, shared: Any, prefix: str = "") -> Iterator[tuple[str
         if isinstance(child, Attention | WindowAttention):
             yield path, child, shared
         else:
-            yield from walk(child, shared, f"{path}.")
+            yield from walk_attention(child, shared, f"{path}.")

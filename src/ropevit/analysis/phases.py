@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import nn
 
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
-from ropevit.analysis.grouping import HeadGroup, LayerHeads, group_layers, rows_of
+from ropevit.analysis.grouping import HeadGroup, LayerHeads, group_layers, plot_rows
 from ropevit.analysis.layers import Grid, find_body, frequencies_at, trained_grid
 from ropevit.analysis.plot_grid import plot_grid
 from ropevit.analysis.response import describe_grid, describe_scaling
@@ -28,9 +28,14 @@ TEXT = (
 )
 
 #: Pixels of a side of a cell; most counts of pairs divide it.
-SIDE = 192
+CELL_PIXELS = 192
 #: Red, green and blue, from 0 to 1, of what was seen, of what the smallest and the largest grid add, and of neither.
-SEEN, FIRST, LAST, NEITHER = (0.0, 0.45, 0.7), (0.84, 0.37, 0.0), (0.97, 0.78, 0.55), (0.91, 0.91, 0.91)
+SEEN_COLOUR, SMALLEST_COLOUR, LARGEST_COLOUR, UNSEEN_COLOUR = (
+    (0.0, 0.45, 0.7),
+    (0.84, 0.37, 0.0),
+    (0.97, 0.78, 0.55),
+    (0.91, 0.91, 0.91),
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class PhaseCoverage:
     """Rows and columns of the trained grid."""
     grids: tuple[Grid, ...]
     """The others, from the fewest tokens to the most."""
-    rules: str | None
+    scaling: str | None
     """Rules for larger grids, if the model has any."""
     largest: tuple[LayerHeads, ...]
     """For each layer that rotates (1 + grids, A, P): the largest |angle| in radians, first on the trained grid."""
@@ -53,7 +58,7 @@ def largest_angle(frequencies: Float[np.ndarray, "2 *A P"], grid: Grid) -> Float
     return np.abs(frequencies[0]) * (columns - 1) + np.abs(frequencies[1]) * (rows - 1)
 
 
-def covered(largest: np.ndarray) -> np.ndarray:
+def coverage(largest: np.ndarray) -> np.ndarray:
     """Give the share of the circle that angles from -largest to largest cover."""
     return np.minimum(largest / math.pi, 1)
 
@@ -73,7 +78,7 @@ def phase_coverage(model: nn.Module, grids: Sequence[Grid] = ()) -> PhaseCoverag
     rows, columns = trained = trained_grid(model)
     others = tuple(sorted(set(grids), key=math.prod)) or ((2 * rows, 2 * columns), (4 * rows, 4 * columns))
     angles = [
-        [largest_angle(layer.turning.double().numpy(), grid) for layer in frequencies_at(model, grid)]
+        [largest_angle(layer.frequencies.double().numpy(), grid) for layer in frequencies_at(model, grid)]
         for grid in (trained, *others)
     ]
     names = [layer.name for layer in frequencies_at(model, trained)]
@@ -83,7 +88,7 @@ def phase_coverage(model: nn.Module, grids: Sequence[Grid] = ()) -> PhaseCoverag
     return PhaseCoverage(trained, others, find_body(model).config.scaling, layers)
 
 
-def newly_covered(shares: np.ndarray) -> np.ndarray:
+def new_coverage(shares: np.ndarray) -> np.ndarray:
     """Give the share of the circle that each other grid adds to the trained one's, the first along the first axis."""
     return np.maximum(shares[1:] - shares[:1], 0)
 
@@ -103,34 +108,34 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
         "A line is a pair, the one that turned furthest on top; its length is the circle. Blue: angles f · d between "
         f"patches of the trained grid, {describe_grid(data.trained)}; orange, from dark to light: new on grids of "
         f"{', '.join(map(describe_grid, data.grids))} (rows x columns); grey: on none. Numbers: percent of the circle "
-        f"that is new on each of these grids, counted from training, mean of the pairs. {describe_scaling(data.rules)}"
+        f"that is new on each of these grids, counted from training, mean of the pairs. {describe_scaling(data.scaling)}"
     )
     named = [layer._replace(cells=cell_names(layer)) for layer in shown]
-    frame = plot_grid(rows_of(named), TITLE, label, caption)
+    frame = plot_grid(plot_rows(named), TITLE, label, caption)
     for layer, centres in zip(shown, frame.centres, strict=True):
         for head, centre in enumerate(centres):
-            frame.picture(bars(covered(layer.values[:, head])), centre)
+            frame.draw_image(paint_bars(coverage(layer.values[:, head])), centre)
     return frame.figure
 
 
 def cell_names(layer: HeadGroup) -> tuple[str, ...]:
     """Add to the name of each cell what each grid adds to its circle."""
-    added = 100 * newly_covered(covered(layer.values)).mean(-1)
+    added = 100 * new_coverage(coverage(layer.values)).mean(-1)
     return tuple(f"{name}: {', '.join(f'{x:.0f}' for x in added[:, head])}" for head, name in enumerate(layer.cells))
 
 
-def bars(shares: Float[np.ndarray, "grids P"]) -> Float[np.ndarray, "side side 3"]:
+def paint_bars(shares: Float[np.ndarray, "grids P"]) -> Float[np.ndarray, "side side 3"]:
     """Paint a line for each pair, from nothing to the whole circle, the pair that was seen best on top.
 
     Args:
         shares: Share of the circle that is covered, first on the trained grid.
     """
     shares = shares[:, np.argsort(-shares[0], kind="stable")]
-    lines = np.arange(SIDE) * shares.shape[1] // SIDE
-    along = (np.arange(SIDE) + 0.5) / SIDE
-    pixels = np.full((SIDE, SIDE, 3), NEITHER)
-    new = np.linspace(FIRST, LAST, len(shares) - 1)
-    for share, colour in zip(shares[::-1], [*new[::-1], SEEN], strict=True):
+    lines = np.arange(CELL_PIXELS) * shares.shape[1] // CELL_PIXELS
+    along = (np.arange(CELL_PIXELS) + 0.5) / CELL_PIXELS
+    pixels = np.full((CELL_PIXELS, CELL_PIXELS, 3), UNSEEN_COLOUR)
+    new = np.linspace(SMALLEST_COLOUR, LARGEST_COLOUR, len(shares) - 1)
+    for share, colour in zip(shares[::-1], [*new[::-1], SEEN_COLOUR], strict=True):
         pixels[along < share[lines, None]] = colour
     return pixels
 
@@ -139,8 +144,8 @@ def rows(data: PhaseCoverage) -> Rows:
     """Give a row for each pair of each head on each of the other grids."""
     table: Rows = []
     for layer in data.largest:
-        shares = covered(layer.values)
-        new = newly_covered(shares)
+        shares = coverage(layer.values)
+        new = new_coverage(shares)
         for index, head, pair in np.ndindex(new.shape):
             grid = data.grids[index]
             table.append(

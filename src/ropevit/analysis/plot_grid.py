@@ -11,15 +11,15 @@ from ropevit.drawing import RC
 from ropevit.extras import require
 
 #: Most cells beside each other; the heads of a layer that has more take several lines.
-MOST_COLUMNS = 12
+MAX_COLUMNS = 12
 #: From one cell's centre to the next; a cell reaches from -1 to 1.
-PITCH = 2.25
+CELL_SPACING = 2.25
 #: Inches: all cells of a line, at most a cell, the room for the names of layers, at least the whole figure.
-WIDTH, LARGEST, LEFT, LEAST = 9.3, 2.6, 1.25, 6.4
+GRID_WIDTH, MAX_CELL, LABEL_WIDTH, MIN_WIDTH = 9.3, 2.6, 1.25, 6.4
 #: Inches: above the cells, and for the names above each line of cells.
-TOP, LABEL = 0.7, 0.08
+TOP_MARGIN, LABEL_HEIGHT = 0.7, 0.08
 #: Inches of a line of small text, and letters of it in an inch.
-LINE, LETTERS = 0.17, 17.0
+LINE_HEIGHT, CHARACTERS_PER_INCH = 0.17, 17.0
 
 
 class PlotRow(NamedTuple):
@@ -43,7 +43,7 @@ class PlotGrid:
     inches: float
     """Inches of one unit, half a cell."""
 
-    def picture(self, pixels: np.ndarray, centre: tuple[float, float], **how: Any) -> Any:
+    def draw_image(self, pixels: np.ndarray, centre: tuple[float, float], **how: Any) -> Any:
         """Fill a cell with pixels, first row on top, their longer side as long as the cell's."""
         high, wide = pixels.shape[:2]
         x, y = wide / max(high, wide), high / max(high, wide)
@@ -53,7 +53,7 @@ class PlotGrid:
         self.axes.axis(limits)
         return image
 
-    def scale(self, image: Any, label: str) -> None:
+    def add_colorbar(self, image: Any, label: str) -> None:
         """Show at the top right which number has which colour."""
         width, height = self.figure.get_size_inches()
         place = self.figure.add_axes(((width - 1.75) / width, 1 - 0.5 / height, 1.6 / width, 0.1 / height))
@@ -67,43 +67,48 @@ class PlotGrid:
 def plot_grid(rows: Sequence[PlotRow], title: str, label: str, caption: str) -> PlotGrid:
     """Lay out an empty frame with the names of layers and cells, title and label above and a caption below."""
     columns = choose_columns([len(row.cells) for row in rows])
-    inches = min(WIDTH / (columns * PITCH), LARGEST / PITCH)
-    rise = PITCH + LABEL / inches
+    inches = min(GRID_WIDTH / (columns * CELL_SPACING), MAX_CELL / CELL_SPACING)
+    rise = CELL_SPACING + LABEL_HEIGHT / inches
     lines = [-(-len(row.cells) // columns) for row in rows]
-    width = max(LEFT + columns * PITCH * inches + 0.1, LEAST)
-    below = textwrap.wrap(caption, int((width - 0.3) * LETTERS))
-    bottom, tall = 0.2 + LINE * len(below), sum(lines) * rise * inches
-    height = tall + bottom + TOP
+    width = max(LABEL_WIDTH + columns * CELL_SPACING * inches + 0.1, MIN_WIDTH)
+    below = textwrap.wrap(caption, int((width - 0.3) * CHARACTERS_PER_INCH))
+    bottom, tall = 0.2 + LINE_HEIGHT * len(below), sum(lines) * rise * inches
+    height = tall + bottom + TOP_MARGIN
     with require("matplotlib", "figures").rc_context(RC):
         figure = require("matplotlib.figure", "figures").Figure(figsize=(width, height))
-        axes = figure.add_axes((LEFT / width, bottom / height, columns * PITCH * inches / width, tall / height))
-        axes.set(xlim=(0, columns * PITCH), ylim=(-sum(lines) * rise, 0))
+        axes = figure.add_axes(
+            (LABEL_WIDTH / width, bottom / height, columns * CELL_SPACING * inches / width, tall / height)
+        )
+        axes.set(xlim=(0, columns * CELL_SPACING), ylim=(-sum(lines) * rise, 0))
         axes.set_axis_off()
         figure.text(0.15 / width, 1 - 0.22 / height, title, fontsize=12, va="center")
         figure.text(0.15 / width, 1 - 0.44 / height, label, fontsize=9, va="center", color="#555555")
         figure.text(0.15 / width, 0.1 / height, "\n".join(below), fontsize=8, color="#555555", va="bottom")
-    centres = [centres_of(row, sum(lines[:index]), columns, rise) for index, row in enumerate(rows)]
+    centres = [cell_centres(row, sum(lines[:index]), columns, rise) for index, row in enumerate(rows)]
     for row, places in zip(rows, centres, strict=True):
-        name(axes, row, places, 6.5 if columns < MOST_COLUMNS else 5.6)
+        label_row(axes, row, places, 6.5 if columns < MAX_COLUMNS else 5.6)
     return PlotGrid(figure, axes, centres, inches)
 
 
 def choose_columns(cells: Sequence[int]) -> int:
     """Choose how many cells stand beside each other: the most that fill every line of each row that has several."""
     most = max(cells)
-    choices = range(min(most, MOST_COLUMNS), 0, -1)
+    choices = range(min(most, MAX_COLUMNS), 0, -1)
     whole = next(count for count in choices if all(cell <= count or cell % count == 0 for cell in cells))
-    lines = -(-most // MOST_COLUMNS)
-    return max(whole, -(-most // lines) if whole < MOST_COLUMNS / 2 else 0)
+    lines = -(-most // MAX_COLUMNS)
+    return max(whole, -(-most // lines) if whole < MAX_COLUMNS / 2 else 0)
 
 
-def centres_of(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:
+def cell_centres(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:
     """Place the cells of a row from a line on; lines are `rise` apart."""
     places = [divmod(cell, columns) for cell in range(len(row.cells))]
-    return [((column + 0.5) * PITCH, 1 + (PITCH - 2) / 2 - (first + line + 1) * rise) for line, column in places]
+    return [
+        ((column + 0.5) * CELL_SPACING, 1 + (CELL_SPACING - 2) / 2 - (first + line + 1) * rise)
+        for line, column in places
+    ]
 
 
-def name(axes: Any, row: PlotRow, places: Sequence[tuple[float, float]], size: float) -> None:
+def label_row(axes: Any, row: PlotRow, places: Sequence[tuple[float, float]], size: float) -> None:
     """Write the name of a row beside it, and of its cells above them."""
     axes.text(-0.1, places[0][1], textwrap.fill(row.label, 19), fontsize=8, ha="right", va="center")
     for text, (x, y) in zip(row.cells, places, strict=True):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import nn
 
 from ropevit.analysis.figure_model import POINTS, FigureModel, FigureOptions, FigureResult, Rows
-from ropevit.analysis.grouping import HeadGroup, LayerHeads, group_layers, rows_of
+from ropevit.analysis.grouping import HeadGroup, LayerHeads, group_layers, plot_rows
 from ropevit.analysis.layers import find_body, rotated_layers
 from ropevit.analysis.plot_grid import PlotGrid, PlotRow, plot_grid
 from ropevit.rope import axial_frequencies
@@ -49,7 +49,7 @@ class Reconstruction:
         return len(self.target) // 2
 
 
-def plane(radius: int) -> Float[np.ndarray, "2 S S"]:
+def grid_around(radius: int) -> Float[np.ndarray, "2 S S"]:
     """Give the places (x, y) around the middle, in patches; rows are y, columns x."""
     line = np.arange(-radius, radius + 1, dtype=np.float64)
     return np.stack(np.meshgrid(line, line))
@@ -94,8 +94,8 @@ def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS)
         raise ValueError("got no points; give at least one, such as (3, 3)")
     layers = rotated_layers(model)
     radius = max(RADIUS, 2 + max(abs(side) for point in points for side in point))
-    places, theta = plane(radius), find_body(model).config.default_theta("axial")
-    axial = axial_frequencies(2 * layers[0].turning.shape[-1], theta).double().numpy()
+    places, theta = grid_around(radius), find_body(model).config.default_theta("axial")
+    axial = axial_frequencies(2 * layers[0].frequencies.shape[-1], theta).double().numpy()
     target = np.zeros(places.shape[1:])
     for x, y in points:
         target[y + radius, x + radius] = 1
@@ -127,12 +127,12 @@ def draw(data: Reconstruction, label: str = "") -> Any:
     )
     first = PlotRow("for comparison", ("points", f"RoPE-Axial: {contrast(data, data.axial).ratio:.2f}"))
     named = [layer._replace(cells=cell_names(data, layer)) for layer in shown]
-    frame = plot_grid([first, *rows_of(named)], TITLE, label, caption)
+    frame = plot_grid([first, *plot_rows(named)], TITLE, label, caption)
     cells = [np.stack([data.target, data.axial]), *(layer.values[0] for layer in shown)]
     for images, centres in zip(cells, frame.centres, strict=True):
         for image, centre in zip(images, centres, strict=True):
-            frame.picture(image, centre, cmap="viridis")
-            circle(frame, centre, data)
+            frame.draw_image(image, centre, cmap="viridis")
+            circle_points(frame, centre, data)
     return frame.figure
 
 
@@ -142,7 +142,7 @@ def cell_names(data: Reconstruction, layer: HeadGroup) -> tuple[str, ...]:
     return tuple(f"{name}: {ratio:.2f}" for name, ratio in zip(layer.cells, ratios, strict=True))
 
 
-def circle(frame: PlotGrid, centre: tuple[float, float], data: Reconstruction) -> None:
+def circle_points(frame: PlotGrid, centre: tuple[float, float], data: Reconstruction) -> None:
     """Circle the points inside a cell."""
     patch = 2 / len(data.target)
     x, y = (patch * np.array(axis) for axis in zip(*data.points, strict=True))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import nn
 
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
-from ropevit.analysis.grouping import LayerHeads, group_layers, rows_of
+from ropevit.analysis.grouping import LayerHeads, group_layers, plot_rows
 from ropevit.analysis.layers import Grid, find_body, frequencies_at, trained_grid
 from ropevit.analysis.plot_grid import PlotGrid, plot_grid
 
@@ -30,7 +30,7 @@ class Response:
 
     trained: Grid
     """Rows and columns of the trained grid."""
-    rules: str | None
+    scaling: str | None
     """Rules for larger grids, if the model has any."""
     grids: tuple[Grid, ...]
     maps: tuple[tuple[LayerHeads, ...], ...]
@@ -44,7 +44,7 @@ def offsets(grid: Grid) -> Float[np.ndarray, "2 rows columns"]:
     return np.stack(np.meshgrid(dx, dy))
 
 
-def respond(
+def response_map(
     frequencies: Float[np.ndarray, "2 A P"], apart: Float[np.ndarray, "2 rows columns"]
 ) -> Float[np.ndarray, "A rows columns"]:
     """Give the mean over pairs of cos(f_x dx + f_y dy).
@@ -78,7 +78,7 @@ def relative_response(model: nn.Module, grids: Sequence[Grid] = ()) -> Response:
     maps = []
     for grid in chosen:
         apart, layers = offsets(grid), frequencies_at(model, grid)
-        maps.append(tuple(LayerHeads(name, respond(f.double().numpy(), apart)[None]) for name, f in layers))
+        maps.append(tuple(LayerHeads(name, response_map(f.double().numpy(), apart)[None]) for name, f in layers))
     return Response(trained, find_body(model).config.scaling, chosen, tuple(maps))
 
 
@@ -95,23 +95,24 @@ def draw(data: Response, label: str = "") -> Any:
         A `matplotlib.figure.Figure`.
     """
     largest = max(range(len(data.grids)), key=lambda index: np.prod(data.grids[index]))
-    drawn = range(len(data.grids)) if data.rules else [largest]
+    drawn = range(len(data.grids)) if data.scaling else [largest]
     lines = [(data.grids[index], shown) for index in drawn for shown in group_layers(data.maps[index])]
     named = [
-        shown._replace(label=f"{shown.label}, {describe_grid(grid)}") if data.rules else shown for grid, shown in lines
+        shown._replace(label=f"{shown.label}, {describe_grid(grid)}") if data.scaling else shown
+        for grid, shown in lines
     ]
     caption = (
         f"Mean over pairs of cos(f · d) for a key d patches right of and below the query (the middle), on "
-        f"{'each grid' if data.rules else describe_grid(data.grids[largest])} tokens (rows x columns); frame: "
-        f"offsets of the trained grid, {describe_grid(data.trained)}. {describe_scaling(data.rules)}"
+        f"{'each grid' if data.scaling else describe_grid(data.grids[largest])} tokens (rows x columns); frame: "
+        f"offsets of the trained grid, {describe_grid(data.trained)}. {describe_scaling(data.scaling)}"
     )
-    frame = plot_grid(rows_of(named), TITLE, label, caption)
+    frame = plot_grid(plot_rows(named), TITLE, label, caption)
     image = None
     for (grid, shown), centres in zip(lines, frame.centres, strict=True):
         for cell, centre in zip(shown.values[0], centres, strict=True):
-            image = frame.picture(cell, centre, cmap="RdBu_r", vmin=-1, vmax=1)
+            image = frame.draw_image(cell, centre, cmap="RdBu_r", vmin=-1, vmax=1)
             outline(frame, centre, data.trained, grid)
-    frame.scale(image, "response")
+    frame.add_colorbar(image, "response")
     return frame.figure
 
 
@@ -128,9 +129,9 @@ def describe_grid(grid: Grid) -> str:
     return f"{grid[0]} x {grid[1]}"
 
 
-def describe_scaling(rules: str | None) -> str:
+def describe_scaling(scaling: str | None) -> str:
     """Say which rules for larger grids the model has."""
-    return f"Rules for larger grids: {rules}." if rules else "The model has no rules for larger grids."
+    return f"Rules for larger grids: {scaling}." if scaling else "The model has no rules for larger grids."
 
 
 def rows(data: Response) -> Rows:
@@ -142,11 +143,11 @@ def rows(data: Response) -> Rows:
         for layer in layers:
             for head, response in enumerate(layer.values[0]):
                 table.append({"layer": layer.name, "head": head, "rows": grid[0], "columns": grid[1]})
-                table[-1] |= numbers(response, apart, outside)
+                table[-1] |= summarise(response, apart, outside)
     return table
 
 
-def numbers(response: np.ndarray, apart: np.ndarray, outside: np.ndarray) -> dict[str, str | int | float]:
+def summarise(response: np.ndarray, apart: np.ndarray, outside: np.ndarray) -> dict[str, str | int | float]:
     """Summarise the response of one head; empty where there is no such offset."""
     near = {"right": (1, 0), "below": (0, 1), "right_below": (1, 1), "left_below": (-1, 1)}
     found: dict[str, str | int | float] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ropevit.bench.candidate import Candidate, Group, PlannedCandidate
-from ropevit.bench.check import compare, exact
+from ropevit.bench.check import compare, rotate_exact
 from ropevit.bench.peers import Implementation, Layer, Parts, Rotate, implementations, make_layer, split
 from ropevit.bench.shapes import Shape
 
@@ -20,7 +20,7 @@ Body = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 COPY, NONE = "copy of q and k", "no embedding"
 
 
-class Fresh(torch.autograd.Function):
+class FreshProjection(torch.autograd.Function):
     """Stands for the linear layer that has just made the projection: nothing else uses it, so it may be overwritten."""
 
     @staticmethod
@@ -37,7 +37,7 @@ class Fresh(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Data:
+class GroupData:
     """Random numbers that the ways of a group share; rotation in place leaves them random."""
 
     source: Tensor
@@ -47,11 +47,11 @@ class Data:
     """Gradients of q, k and v, laid out as attention gives them."""
 
 
-def make_data(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Data:
+def make_data(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> GroupData:
     """Draw the numbers of a group."""
     sizes = rows, shape.tokens, 3, shape.heads, shape.channels
     source, arriving = (torch.randn(sizes, device=device, dtype=dtype) for _ in range(2))
-    return Data(source, source.clone().requires_grad_(), arriving)
+    return GroupData(source, source.clone().requires_grad_(), arriving)
 
 
 def attention_group(
@@ -105,7 +105,7 @@ def copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows:
     return Candidate(forward=copy, both=copy, tracked=copy, check=check, floor=(moved, moved))
 
 
-def floors(shape: Shape, way: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
+def min_traffic(shape: Shape, way: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
     """Count the bytes that forward, and forward and backward together, cannot avoid to move.
 
     Forward reads and writes q and k. Backward reads the gradients of q, k and v and writes the projection's; learned
@@ -117,7 +117,7 @@ def floors(shape: Shape, way: Implementation, rows: int, itemsize: int) -> tuple
     return forward * unit, (forward + backward) * unit
 
 
-def way_body(level: str, way: Implementation, layer: Layer) -> Body:
+def candidate_body(level: str, way: Implementation, layer: Layer) -> Body:
     """Give what is timed of a way, which may be fused."""
     if way.attend is None:
         return make_body(level, way.make(layer))
@@ -141,12 +141,12 @@ def merge(parts: Parts) -> Tensor:
     return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
-def attention_candidate(level: str, way: Implementation, layer: Layer, data: Data, compiled: bool) -> Candidate:
+def attention_candidate(level: str, way: Implementation, layer: Layer, data: GroupData, compiled: bool) -> Candidate:
     """Prepare one way: the calls on the group's data."""
     shape, leaf, source = layer.shape, data.leaf, data.source
     gradients = split(data.arriving) if level == "op" else (data.arriving[:, :, 0].flatten(2).contiguous(),)
     inputs = [leaf, layer.frequencies] if layer.frequencies.requires_grad else [leaf]
-    body = way_body(level, way, layer)
+    body = candidate_body(level, way, layer)
     run: Body = torch.compile(body) if compiled else body
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ def attention_candidate(level: str, way: Implementation, layer: Layer, data: Dat
         return run(leaf.detach(), layer.frequencies)
 
     def tracked() -> tuple[Tensor, ...]:
-        return run(Fresh.apply(leaf), layer.frequencies)  # pyright: ignore[reportArgumentType]
+        return run(FreshProjection.apply(leaf), layer.frequencies)  # pyright: ignore[reportArgumentType]
 
     def both() -> object:
         return torch.autograd.grad(tracked(), inputs, gradients)
@@ -174,7 +174,7 @@ def attention_candidate(level: str, way: Implementation, layer: Layer, data: Dat
         kept = [gradient[:first] for gradient in gradients]
         return compare(got, expected(level, way, layer, source[:first], kept), source.dtype)
 
-    floor = floors(shape, way, len(source), source.itemsize) if level == "op" else None
+    floor = min_traffic(shape, way, len(source), source.itemsize) if level == "op" else None
     return Candidate(forward=forward, both=both, tracked=tracked, check=check, floor=floor)
 
 
@@ -189,7 +189,7 @@ def expected(
     """Compute results and gradients in float64."""
     qkv = source.double().requires_grad_()
     frequencies = layer.frequencies.detach().double().requires_grad_(layer.frequencies.requires_grad)
-    outputs = make_body(level, lambda qkv, frequencies: exact(way, layer, qkv, frequencies))(qkv, frequencies)
+    outputs = make_body(level, lambda qkv, frequencies: rotate_exact(way, layer, qkv, frequencies))(qkv, frequencies)
     inputs = [qkv, frequencies] if frequencies.requires_grad else [qkv]
     given = torch.autograd.grad(outputs, inputs, [gradient.double() for gradient in gradients])
     found = dict(zip(names(level), outputs, strict=True)) | {"gradient of the projection": given[0]}

@@ -7,14 +7,14 @@ from ropevit.bench.peers import Implementation, Layer, Parts, split
 from ropevit.rope import rotate
 
 #: Largest error, relative in the Euclidean norm, of what is computed in a dtype.
-ALLOWED = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+TOLERANCES = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
 class WrongResultError(ValueError):
     """Something computes other numbers than the reference."""
 
 
-def exact(way: Implementation, layer: Layer, qkv: Tensor, frequencies: Tensor) -> Parts:
+def rotate_exact(way: Implementation, layer: Layer, qkv: Tensor, frequencies: Tensor) -> Parts:
     """Split and rotate in float64, laying pairs out as the way does; differentiable.
 
     Args:
@@ -34,7 +34,7 @@ def exact(way: Implementation, layer: Layer, qkv: Tensor, frequencies: Tensor) -
     return q, k, v
 
 
-def error(got: Tensor, expected: Tensor) -> float:
+def relative_error(got: Tensor, expected: Tensor) -> float:
     """Measure a difference relative to what is expected."""
     return ((got.double() - expected).norm() / expected.norm().clamp(min=1e-30)).item()
 
@@ -54,9 +54,9 @@ def compare(got: dict[str, Tensor], expected: dict[str, Tensor], dtype: torch.dt
     Raises:
         WrongResultError: If one is too far off or not finite.
     """
-    allowed, largest = factor * ALLOWED[dtype], 0.0
+    allowed, largest = factor * TOLERANCES[dtype], 0.0
     for name, value in expected.items():
-        off = error(got[name], value)
+        off = relative_error(got[name], value)
         if not off <= allowed:
             raise WrongResultError(f"{name} is off by {off:.1e} of its norm, more than {allowed:.0e}")
         largest = max(largest, off)

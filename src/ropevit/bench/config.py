@@ -10,7 +10,7 @@ LEVELS = ("op", "layer", "model")
 DTYPES = ("float32", "bfloat16")
 
 #: Shapes that are timed where none are named, by kind of device.
-USUAL = {"cpu": ("vit224", "swin1"), "cuda": tuple(SHAPES)}
+DEFAULT_SHAPES = {"cpu": ("vit224", "swin1"), "cuda": tuple(SHAPES)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,9 @@ class BenchConfig:
 
     def chosen_shapes(self, device: str) -> tuple[str, ...]:
         """Name the shapes to time on a kind of device (cpu, cuda)."""
-        return self.shapes or (USUAL["cpu"][:1] if self.quick else USUAL.get(device, USUAL["cpu"]))
+        return self.shapes or (
+            DEFAULT_SHAPES["cpu"][:1] if self.quick else DEFAULT_SHAPES.get(device, DEFAULT_SHAPES["cpu"])
+        )
 
     def chosen_images(self) -> int | None:
         """Tell the images of a batch, or None for the usual number."""

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ropevit.bench.candidate import Candidate, Group, PlannedCandidate
 from ropevit.bench.check import compare
-from ropevit.bench.peers import HOME
-from ropevit.bench.shapes import Size
+from ropevit.bench.peers import BACKEND_DEVICE
+from ropevit.bench.shapes import ModelSize
 from ropevit.extras import require
 from ropevit.kernels import BACKENDS, set_backend
 from ropevit.models import ViT, ViTConfig, build_model
@@ -35,10 +35,10 @@ TIMM = {
 
 
 def model_group(
-    size: Size, images: int, device: torch.device, dtype: torch.dtype, choose: Callable[[str], list[bool]]
+    size: ModelSize, images: int, device: torch.device, dtype: torch.dtype, choose: Callable[[str], list[bool]]
 ) -> Group:
     """List the models that are compared; arguments as in `attention_group`."""
-    backends = [name for name in BACKENDS if HOME.get(name, device.type) == device.type]
+    backends = [name for name in BACKENDS if BACKEND_DEVICE.get(name, device.type) == device.type]
     makers: list[tuple[str, str, str, Build]] = [
         (APE, "none", "ape", lambda: ours(size, "ape", None)),
         *(
@@ -66,7 +66,7 @@ def model_group(
     return Group(level="model", shape=size.name, about=about, base=APE, entries=entries)
 
 
-def ours(size: Size, position: str, backend: str | None) -> nn.Module:
+def ours(size: ModelSize, position: str, backend: str | None) -> nn.Module:
     """Build our ViT, its attention rotating by a backend (None where nothing is rotated)."""
     config = ViTConfig(
         position=position,
@@ -82,7 +82,7 @@ def ours(size: Size, position: str, backend: str | None) -> nn.Module:
     return model
 
 
-def timm(size: Size, kind: str) -> nn.Module:
+def timm(size: ModelSize, kind: str) -> nn.Module:
     """Build timm's ViT of a position embedding, without LayerScale and with our width and depth."""
     create_model = require("timm", "train").create_model
     sizes = {"embed_dim": size.width, "depth": size.depth, "num_heads": size.heads, "img_size": size.pixels}
@@ -93,7 +93,7 @@ def timm(size: Size, kind: str) -> nn.Module:
     return model
 
 
-def model_candidate(model: nn.Module, size: Size, images: int, dtype: torch.dtype, compiled: bool) -> Candidate:
+def model_candidate(model: nn.Module, size: ModelSize, images: int, dtype: torch.dtype, compiled: bool) -> Candidate:
     """Prepare a model: random images and labels, and the calls on them."""
     device = next(model.parameters()).device
     batch = torch.randn(images, 3, size.pixels, size.pixels, device=device)

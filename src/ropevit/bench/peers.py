@@ -25,7 +25,7 @@ Embedding = Literal["none", "axial", "mixed"]
 GROUPS = ("none", "ours", "timm", "transformers", "plain")
 
 #: Kind of device of the backends that know but one.
-HOME = {"cpu": "cpu", "triton": "cuda"}
+BACKEND_DEVICE = {"cpu": "cpu", "triton": "cuda"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Implementation:
 
 def implementations(device: str) -> list[Implementation]:
     """List every way for a kind of device (cpu, cuda), whether or not its package is installed."""
-    backends = [name for name in BACKENDS if HOME.get(name, device) == device]
+    backends = [name for name in BACKENDS if BACKEND_DEVICE.get(name, device) == device]
     rotations = [
         *((f"ours ({name})", "ours", ours(name), False) for name in backends),
         ("timm", "timm", timm, False),

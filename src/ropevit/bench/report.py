@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import ropevit
-from ropevit.bench.results import Row, groups
+from ropevit.bench.results import BenchRow, group_rows
 from ropevit.extras import require
 from ropevit.files import write_atomically, write_text
 from ropevit.machine import available_cores, processor
@@ -48,11 +48,11 @@ def describe(device: torch.device, dtype: str, rounds: int) -> dict[str, str]:
         facts["threads"] = str(torch.get_num_threads())
         tuned = [name for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_") if name in os.environ]
         facts["allocator"] = f"keeps freed memory ({', '.join(tuned)} set)" if tuned else "as the system has it"
-    packages = {name: installed(name) for name in ("torch", "timm", "transformers", "triton")}
+    packages = {name: package_version(name) for name in ("torch", "timm", "transformers", "triton")}
     return facts | {"ropevit": ropevit.__version__, "python": platform.python_version()} | packages
 
 
-def installed(package: str) -> str:
+def package_version(package: str) -> str:
     """Tell the version of a package."""
     try:
         return version(package)
@@ -60,11 +60,11 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def write_markdown(path: Path, rows: Sequence[Row], facts: Mapping[str, str]) -> None:
+def write_markdown(path: Path, rows: Sequence[BenchRow], facts: Mapping[str, str]) -> None:
     """Write the page: the facts, then one table for each level, shape and direction."""
     lines = ["# What rotation costs", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     level, shape = "", ""
-    for group in groups(rows):
+    for group in group_rows(rows):
         first = group[0]
         if first.level != level:
             compiled = "; compiled candidates are compared with it compiled" if any_compiled(rows, first) else ""
@@ -77,31 +77,31 @@ def write_markdown(path: Path, rows: Sequence[Row], facts: Mapping[str, str]) ->
     write_text(path, "\n".join(lines))
 
 
-def any_compiled(rows: Sequence[Row], like: Row) -> bool:
+def any_compiled(rows: Sequence[BenchRow], like: BenchRow) -> bool:
     """Tell whether a level has candidates whose base is compiled."""
     return any(row.level == like.level and row.base.endswith("compiled") for row in rows)
 
 
-def table(group: Sequence[Row]) -> list[str]:
+def table(group: Sequence[BenchRow]) -> list[str]:
     """Lay out rows that are compared with each other."""
     memory = next((row.memory for row in group if row.memory), "")
-    heads = [group[0].direction, *cells_heads(group), "error", "note"]
+    heads = [group[0].direction, *column_names(group), "error", "note"]
     heads = [{"MB": f"MB {memory}"}.get(head, head) for head in heads]
     lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 2) + "|---|"]
     for row in group:
         error = "" if row.error is None else f"{row.error:.0e}"
-        lines.append("| " + " | ".join([row.label, *cells(row, cells_heads(group)), error, row.note]) + " |")
+        lines.append("| " + " | ".join([row.label, *row_cells(row, column_names(group)), error, row.note]) + " |")
     return lines
 
 
-def cells_heads(group: Sequence[Row]) -> list[str]:
+def column_names(group: Sequence[BenchRow]) -> list[str]:
     """Name the columns of figures that a group has."""
     heads = ["ratio", "ms"]
     heads += ["GB/s"] if any(row.gigabytes_per_second for row in group) else []
     return heads + (["MB"] if any(row.megabytes is not None for row in group) else [])
 
 
-def cells(row: Row, heads: Sequence[str]) -> list[str]:
+def row_cells(row: BenchRow, heads: Sequence[str]) -> list[str]:
     """Write the figures of a row."""
     texts = {
         "ratio": "" if row.ratio is None else f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})",
@@ -112,14 +112,14 @@ def cells(row: Row, heads: Sequence[str]) -> list[str]:
     return [texts[head] for head in heads]
 
 
-def draw(rows: Sequence[Row], facts: Mapping[str, str], path: Path) -> None:
+def draw(rows: Sequence[BenchRow], facts: Mapping[str, str], path: Path) -> None:
     """Draw the ratios as bars: a row of panels for each level and shape, a column for each direction.
 
     Raises:
         ValueError: If matplotlib is not installed.
     """
     matplotlib = require("matplotlib", "figures")
-    compared = groups(rows)
+    compared = group_rows(rows)
     heights = [max(len(a), len(b)) for a, b in zip(compared[::2], compared[1::2], strict=True)]
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
         size = 12.0, sum(0.24 * height + 0.9 for height in heights) + 0.9
@@ -140,7 +140,7 @@ def draw(rows: Sequence[Row], facts: Mapping[str, str], path: Path) -> None:
     write_atomically(path, lambda file: file.write(picture.getvalue()))
 
 
-def draw_panel(axes: Any, group: Sequence[Row]) -> None:
+def draw_panel(axes: Any, group: Sequence[BenchRow]) -> None:
     """Draw one group: a bar for each candidate, a line at the base, the ratio beside the bar."""
     first = group[0]
     wide = max([row.ratio_high or 0.0 for row in group] + [1.0])

@@ -10,7 +10,7 @@ from ropevit.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BenchRow:
     """One candidate in one direction; a candidate that cannot run has a note and no figures."""
 
     level: str
@@ -43,23 +43,23 @@ class Row:
     note: str = ""
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[BenchRow]) -> None:
     """Write rows as CSV."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(BenchRow)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: show(value) for name, value in asdict(row).items()} for row in rows)
+    writer.writerows({name: format_value(value) for name, value in asdict(row).items()} for row in rows)
     write_text(path, text.getvalue())
 
 
-def show(value: object) -> object:
+def format_value(value: object) -> object:
     """Shorten numbers to what was measured: four digits."""
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else value
 
 
-def groups(rows: Sequence[Row]) -> list[list[Row]]:
+def group_rows(rows: Sequence[BenchRow]) -> list[list[BenchRow]]:
     """Put rows that are compared with each other together, in their order."""
-    found: dict[tuple[str, str, str], list[Row]] = {}
+    found: dict[tuple[str, str, str], list[BenchRow]] = {}
     for row in rows:
         found.setdefault((row.level, row.shape, row.direction), []).append(row)
     return list(found.values())

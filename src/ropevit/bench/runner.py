@@ -13,7 +13,7 @@ from ropevit.bench.check import WrongResultError
 from ropevit.bench.config import BenchConfig, check_level
 from ropevit.bench.networks import model_group
 from ropevit.bench.report import describe, draw, write_markdown
-from ropevit.bench.results import Row, write_rows
+from ropevit.bench.results import BenchRow, write_rows
 from ropevit.bench.shapes import SHAPES, SIZES
 from ropevit.bench.timing import peak_bytes, saved_bytes, time_rounds, timing_stats
 from ropevit.device import resolve_device
@@ -24,7 +24,7 @@ from ropevit.locks import lock_folder
 Report = Callable[[str, int, int], None]
 
 
-def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None) -> Iterator[list[Row]]:
+def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None) -> Iterator[list[BenchRow]]:
     """Check and time everything that is asked for, group by group.
 
     After each group `bench.csv` and `bench.md` are written; `bench.png` is drawn at the end, also if this is
@@ -50,15 +50,17 @@ def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None)
     return locked(config.out, execute(planned, config, device, report))
 
 
-def locked(out: Path, work: Iterator[list[Row]]) -> Iterator[list[Row]]:
+def locked(out: Path, work: Iterator[list[BenchRow]]) -> Iterator[list[BenchRow]]:
     """Do the work with the folder of its results locked."""
     with lock_folder(out):
         yield from work
 
 
-def execute(planned: list[Group], config: BenchConfig, device: torch.device, report: Report) -> Iterator[list[Row]]:
+def execute(
+    planned: list[Group], config: BenchConfig, device: torch.device, report: Report
+) -> Iterator[list[BenchRow]]:
     """Run groups one after the other, writing after each."""
-    rows: list[Row] = []
+    rows: list[BenchRow] = []
     rounds = config.chosen_rounds()
     total, done = 2 * rounds * len(planned), 0
     with threads(config.threads):
@@ -80,7 +82,7 @@ def execute(planned: list[Group], config: BenchConfig, device: torch.device, rep
                 draw(rows, facts, config.out / "bench.png")
 
 
-def write_tables(out: Path, rows: list[Row], facts: dict[str, str]) -> None:
+def write_tables(out: Path, rows: list[BenchRow], facts: dict[str, str]) -> None:
     """Write what is known so far."""
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "bench.csv", rows)
@@ -113,10 +115,10 @@ def make_groups(level: str, config: BenchConfig, device: torch.device) -> list[G
     return [attention_group(level, shape, device, dtype, shape.rows(device.type, images), choose) for shape in shapes]
 
 
-def run_group(group: Group, device: torch.device, rounds: int, advance: Callable[[str, int], None]) -> list[Row]:
+def run_group(group: Group, device: torch.device, rounds: int, advance: Callable[[str, int], None]) -> list[BenchRow]:
     """Make, check and time the candidates of a group, and say of those that fall out why."""
     candidates: dict[str, Candidate] = {}
-    blank: dict[str, Row] = {}
+    blank: dict[str, BenchRow] = {}
     for entry in group.entries:
         advance(f"checking {entry.label}", 0)
         blank[entry.label], candidate = try_entry(group, entry)
@@ -129,16 +131,16 @@ def run_group(group: Group, device: torch.device, rounds: int, advance: Callable
         for label, row in blank.items():
             row = replace(row, direction=direction)
             if label in times:
-                row = measured(row, times, candidates[label], index, device)
+                row = fill_row(row, times, candidates[label], index, device)
             rows.append(row)
     return rows
 
 
-def try_entry(group: Group, entry: PlannedCandidate) -> tuple[Row, Candidate | None]:
+def try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candidate | None]:
     """Make and check a candidate; without one the row says why."""
     twin = f"{group.base}, compiled"
     base = twin if entry.compiled and any(other.label == twin for other in group.entries) else group.base
-    row = Row(
+    row = BenchRow(
         level=group.level, shape=group.shape, about=group.about, direction="", label=entry.label, family=entry.family,
         embedding=entry.embedding, compiled=entry.compiled, base=base,
     )  # fmt: skip
@@ -154,7 +156,9 @@ def try_entry(group: Group, entry: PlannedCandidate) -> tuple[Row, Candidate | N
         return replace(row, note=f"cannot run: {type(error).__name__}: {lines[0]}"), None
 
 
-def measured(row: Row, times: dict[str, list[float]], candidate: Candidate, index: int, device: torch.device) -> Row:
+def fill_row(
+    row: BenchRow, times: dict[str, list[float]], candidate: Candidate, index: int, device: torch.device
+) -> BenchRow:
     """Fill in the figures of a row; `index` is 0 for the first direction of a level and 1 for the second."""
     seconds = times[row.label]
     middle = timing_stats(seconds).median

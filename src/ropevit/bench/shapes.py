@@ -62,7 +62,7 @@ SHAPES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class ModelSize:
     """Sizes of a whole ViT with patches of 16 pixels."""
 
     name: str
@@ -75,7 +75,7 @@ class Size:
 
 #: The ViT of the model level, by kind of device, and for a first taste.
 SIZES = {
-    "cpu": Size(name="ViT-S/16", width=384, depth=12, heads=6, images=8),
-    "cuda": Size(name="ViT-B/16", width=768, depth=12, heads=12, images=256),
-    "quick": Size(name="ViT of 2 layers", width=192, depth=2, heads=3, images=2),
+    "cpu": ModelSize(name="ViT-S/16", width=384, depth=12, heads=6, images=8),
+    "cuda": ModelSize(name="ViT-B/16", width=768, depth=12, heads=12, images=256),
+    "quick": ModelSize(name="ViT of 2 layers", width=192, depth=2, heads=3, images=2),
 }

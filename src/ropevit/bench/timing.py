@@ -13,7 +13,7 @@ Call = Callable[[], Any]
 SCRATCH = 256 * 2**20
 
 #: Seconds for which a candidate is timed in a round, in as many calls as that takes (at most MOST).
-SLICE, MOST = 0.02, 20
+ROUND_SECONDS, MAX_CALLS = 0.02, 20
 
 
 class TimingStats(NamedTuple):
@@ -54,11 +54,11 @@ def time_rounds(
     Returns:
         Seconds of one call, for each round.
     """
-    clock = on_gpu if device.type == "cuda" else on_cpu
+    clock = time_on_gpu if device.type == "cuda" else time_on_cpu
     names, repeats = list(calls), {}
     for name, call in calls.items():
         clock(call, 1)
-        repeats[name] = min(MOST, max(1, round(SLICE / max(clock(call, 1), 1e-9))))
+        repeats[name] = min(MAX_CALLS, max(1, round(ROUND_SECONDS / max(clock(call, 1), 1e-9))))
     times: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         first = index % max(len(names), 1)
@@ -68,7 +68,7 @@ def time_rounds(
     return times
 
 
-def on_cpu(call: Call, repeats: int) -> float:
+def time_on_cpu(call: Call, repeats: int) -> float:
     """Time calls on a CPU: by the thread's own clock if there is one thread, which other work disturbs least."""
     now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     start = now()
@@ -77,7 +77,7 @@ def on_cpu(call: Call, repeats: int) -> float:
     return (now() - start) / repeats
 
 
-def on_gpu(call: Call, repeats: int) -> float:
+def time_on_gpu(call: Call, repeats: int) -> float:
     """Time calls on a GPU by events, with caches that hold other data; launching hides behind emptying the caches."""
     scratch = torch.empty(SCRATCH, dtype=torch.int8, device="cuda")
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ropevit.bench import BenchConfig, run_bench
-from ropevit.bench.report import cells, cells_heads
-from ropevit.bench.results import Row, groups
+from ropevit.bench.report import column_names, row_cells
+from ropevit.bench.results import BenchRow, group_rows
 from ropevit.cli.console import Console, TextColumn, print_line
 
 
@@ -46,7 +46,7 @@ def bench(
         with progress:
             for rows in work:
                 found += len(rows)
-                for group in groups(rows):
+                for group in group_rows(rows):
                     progress.console.print(result_table(group))
                     progress.console.print(footnotes(group), style="dim", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
@@ -57,23 +57,23 @@ def bench(
     print_line(console, files)
 
 
-def result_table(group: Sequence[Row]) -> Table:
+def result_table(group: Sequence[BenchRow]) -> Table:
     """Lay out candidates that are compared with each other; the note of one that could not run stands below."""
     first = group[0]
     title = f"{first.level}, {first.shape}: {first.direction}"
     table = Table(title=title, caption=first.about, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.pad_edge, table.collapse_padding = False, True
     table.add_column("candidate")
-    heads = cells_heads(group)
+    heads = column_names(group)
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for row in group:
         label = Text(row.label, style="bold" if row.family == "ours" else "")
-        table.add_row(label, *cells(row, heads))
+        table.add_row(label, *row_cells(row, heads))
     return table
 
 
-def footnotes(group: Sequence[Row]) -> str:
+def footnotes(group: Sequence[BenchRow]) -> str:
     """Say what the ratio is, and why candidates have no figures."""
     lines = [f'ratio: time over that of "{group[0].base}", median of the rounds and quartiles']
     return "\n".join([*lines, *(f"{row.label}: {row.note}" for row in group if row.note)])

@@ -15,8 +15,8 @@ from ropevit.analysis.catalogue import (
     FigureOptions,
     FigureOutcome,
     FigureResult,
-    attempt,
-    choose,
+    try_analysis,
+    find_analyses,
 )
 from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.figure_model import POINTS, Rows
@@ -84,7 +84,7 @@ class FiguresConfig:
     scores: tyro.conf.OmitArgPrefixes[EvaluationFiles] = field(default_factory=EvaluationFiles)
 
     def __post_init__(self):
-        choose(self.name)
+        find_analyses(self.name)
         self.options()
         if self.random and (self.model is None or self.checkpoint is not None):
             raise ValueError("got --random; it takes --model NAME, and no --checkpoint")
@@ -220,25 +220,25 @@ def draw_figures(
     config: FiguresConfig, subject: FigureModel, evaluations: Evaluations | None, console: Console
 ) -> list[FigureOutcome]:
     """Draw the requested figures; if a single one cannot be drawn, that is an error."""
-    chosen, options = choose(config.name), replace(config.options(), evaluations=evaluations)
+    chosen, options = find_analyses(config.name), replace(config.options(), evaluations=evaluations)
     if config.name != ALL:
         with console.status(f"drawing {chosen[0].name}"):
             return [FigureOutcome(chosen[0], chosen[0].make(subject, options))]
     outcomes = []
     for analysis in chosen:
         with console.status(f"drawing {analysis.name}"):
-            outcomes.append(attempt(analysis, subject, options))
+            outcomes.append(try_analysis(analysis, subject, options))
     return outcomes
 
 
 def write_outcome(outcome: FigureOutcome, out: Path) -> list[Path]:
     """Write a figure, if it was drawn, and its data as CSV."""
-    if outcome.made is None:
+    if outcome.result is None:
         return []
     out.mkdir(parents=True, exist_ok=True)
     table = out / f"{outcome.analysis.name}.csv"
-    write_text(table, rows_to_csv(outcome.made.rows))
-    return [*save_figure(outcome.made.figure, out / outcome.analysis.name), table]
+    write_text(table, rows_to_csv(outcome.result.rows))
+    return [*save_figure(outcome.result.figure, out / outcome.analysis.name), table]
 
 
 def rows_to_csv(rows: Rows) -> str:

@@ -49,7 +49,7 @@ def explore(subject: FigureModel, sizes: tuple[int, ...]) -> ExplorerData | str:
 def section(outcome: FigureOutcome, out: Path) -> Section:
     """Show a figure as it was written, or say why there is none."""
     name, title, text, _ = outcome.analysis
-    svg = None if outcome.made is None else (out / f"{name}.svg").read_text(encoding="utf-8")
+    svg = None if outcome.result is None else (out / f"{name}.svg").read_text(encoding="utf-8")
     return Section(name, title, text, svg, outcome.note or None)
 
 

@@ -9,18 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ropevit.cli.console import Console, print_line
-from ropevit.cli.study_progress import Bars, Lines
+from ropevit.cli.study_progress import ProgressBars, ProgressLines
 from ropevit.extras import require
 from ropevit.study.config import StudyConfig
 from ropevit.study.outputs import write_outputs
-from ropevit.study.report import AT_FLOOR, conclusions, marked, reference_lines
+from ropevit.study.report import FLOOR_MARK, conclusions, format_marked_score, reference_lines
 from ropevit.study.results import PanelResult, panel_results, read_results
 from ropevit.study.runner import run_study
 from ropevit.study.settings import TERMS
 
 #: Curves that have a column each; more are rows.
-MOST_COLUMNS = 4
-FLOOR_NOTE = f"{AT_FLOOR} not counted: hardly more than the floor, which a model reaches that learned nothing"
+MAX_COLUMNS = 4
+FLOOR_NOTE = f"{FLOOR_MARK} not counted: hardly more than the floor, which a model reaches that learned nothing"
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
@@ -41,7 +41,7 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         require(package, "figures")  # now, not after the training
     console = Console()
     interrupted = False
-    shown = Bars(console, len(config.runs())) if console.is_terminal else Lines(console)
+    shown = ProgressBars(console, len(config.runs())) if console.is_terminal else ProgressLines(console)
     with shown as progress:
         try:
             run_study(config, progress.update)
@@ -85,17 +85,17 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> T
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
     title = f"{result.panel} ({TERMS[result.panel]}): {result.metric}, {spread}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
-    if len(result.curves) <= MOST_COLUMNS:
-        by_size(table, result, cost)
+    if len(result.curves) <= MAX_COLUMNS:
+        fill_by_size(table, result, cost)
     else:
-        by_curve(table, result)
+        fill_by_curve(table, result)
     notes = [table.caption, f"floor: {result.floor.name}" if result.floor else None]
     notes += [FLOOR_NOTE] * any(result.at_floor(curve, size) for curve in result.curves for size in result.sizes)
     table.caption = "\n".join(filter(None, notes)) or None
     return table
 
 
-def by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -> None:
+def fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -> None:
     """Fill a table with a row for each test size, the best mean of a size bold, then the cost."""
     table.pad_edge, table.collapse_padding = False, True
     table.add_column("test size", no_wrap=True)
@@ -105,7 +105,7 @@ def by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -
     for line in lines:
         table.add_column(line["label"].split(":")[0], justify="right", style="dim")
     for column, size in enumerate(result.sizes):
-        table.add_row(sized(result, size), *cells_at(result, size), *(line["cells"][column] for line in lines))
+        table.add_row(size_label(result, size), *score_cells(result, size), *(line["cells"][column] for line in lines))
     table.add_section()
     table.add_row("parameters", *(f"{curve.parameters:,}" for curve in result.curves))
     if cost:
@@ -113,27 +113,27 @@ def by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -
         table.caption = f"time of a step: times that of {result.curves[0].label}; quartiles: see the report"
 
 
-def cells_at(result: PanelResult, size: int) -> Iterator[Text]:
+def score_cells(result: PanelResult, size: int) -> Iterator[Text]:
     """Write the scores at a size, the best in bold where it counts."""
-    best = result.ranked(size)[0] if result.counts(size) else None
+    best = result.ranked(size)[0] if result.above_floor(size) else None
     for curve in result.curves:
-        yield Text(marked(result, curve, size), style="bold" if curve is best else "")
+        yield Text(format_marked_score(result, curve, size), style="bold" if curve is best else "")
 
 
-def by_curve(table: Table, result: PanelResult) -> None:
+def fill_by_curve(table: Table, result: PanelResult) -> None:
     """Fill a table with a row for each curve, the best mean of a size bold."""
     table.pad_edge, table.collapse_padding = False, True
     table.caption = "parameters and time of a step: see the report"
     table.add_column("px", overflow="fold")
     for size in result.sizes:
         table.add_column(f"{size}{' (tr.)' if size == result.train_size else ''}", justify="right", no_wrap=True)
-    columns = [list(cells_at(result, size)) for size in result.sizes]
+    columns = [list(score_cells(result, size)) for size in result.sizes]
     for curve, cells in zip(result.curves, zip(*columns, strict=True), strict=True):
         table.add_row(curve.label, *(Text(cell.plain.replace(" ", ""), style=cell.style) for cell in cells))
     for line in reference_lines(result):
         table.add_row(line["label"], *(cell.replace(" ", "") for cell in line["cells"]), style="dim")
 
 
-def sized(result: PanelResult, size: int) -> str:
+def size_label(result: PanelResult, size: int) -> str:
     """Name a size, and that of the training."""
     return f"{size} px{' (training)' if size == result.train_size else ''}"

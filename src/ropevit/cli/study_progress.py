@@ -8,13 +8,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeR
 from rich.text import Text
 
 from ropevit.cli.console import Console, TextColumn, print_line
-from ropevit.study.events import Evaluating, Event, Loading, RunDone, RunFailed, RunStarted, StepDone, Timing
+from ropevit.study.events import Evaluating, Event, LoadingImages, RunDone, RunFailed, RunStarted, StepDone, Timing
 
 #: Seconds after which a line is written, however little was done.
 PAUSE = 30.0
 
 
-class Bars:
+class ProgressBars:
     """Progress of a study: one bar for the whole, one for each training that runs."""
 
     def __init__(self, console: Console, runs: int):
@@ -23,7 +23,7 @@ class Bars:
         self.whole = self.progress.add_task("trainings", total=runs, note="")
         self.tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> "ProgressBars":
         return self  # drawn from the first event on: wrong input is answered by its error alone
 
     def __exit__(self, *_: object) -> None:
@@ -34,7 +34,7 @@ class Bars:
         """Show an event of the study."""
         self.progress.start()
         match event:
-            case Loading(done=done, total=total):
+            case LoadingImages(done=done, total=total):
                 self.bar("reading images", done, total, "")
                 if done == total:
                     self.progress.remove_task(self.tasks.pop("reading images"))
@@ -46,8 +46,8 @@ class Bars:
                 self.progress.console.print(f"timing a step of each embedding ({panel})", highlight=False)
             case Evaluating(run=run, size=size):
                 self.progress.update(self.tasks[run.name], note=f"measuring at {size} px")
-            case RunDone(run=run, result=result, kept=kept):
-                self.close(run.name, line(run.name, result, kept))
+            case RunDone(run=run, result=result, reused=kept):
+                self.close(run.name, describe_run(run.name, result, kept))
             case RunFailed(run=run, message=message):
                 self.close(run.name, Text.assemble((f"{run.name} failed:", "red"), " ", message))
 
@@ -65,14 +65,14 @@ class Bars:
         print_line(self.progress.console, text)
 
 
-class Lines:
+class ProgressLines:
     """Progress of a study where nobody watches, such as in a log: plain lines, seldom."""
 
     def __init__(self, console: Console):
         self.console = console
         self.told: dict[str, tuple[float, int]] = {}
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> "ProgressLines":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +81,7 @@ class Lines:
     def update(self, event: Event) -> None:
         """Write an event of the study, of those that come often only some."""
         match event:
-            case Loading(done=done, total=total):
+            case LoadingImages(done=done, total=total):
                 self.pace("reading images", done, total, f"{done} of {total}")
             case RunStarted(run=run, first=first, steps=steps):
                 self.told[run.name] = time.monotonic(), first
@@ -92,8 +92,8 @@ class Lines:
                 self.say(f"{run.name}: measuring at {total} sizes")
             case Timing(panel=panel):
                 self.say(f"timing a step of each embedding ({panel})")
-            case RunDone(run=run, result=result, kept=kept):
-                self.say(line(run.name, result, kept))
+            case RunDone(run=run, result=result, reused=kept):
+                self.say(describe_run(run.name, result, kept))
             case RunFailed(run=run, message=message):
                 self.say(f"{run.name} failed: {message}")
 
@@ -110,7 +110,7 @@ class Lines:
         print_line(self.console, text)
 
 
-def line(name: str, result: dict[str, Any], kept: bool) -> str:
+def describe_run(name: str, result: dict[str, Any], kept: bool) -> str:
     """Sum up one training."""
     scores: Sequence[str] = [f"{size} px {score:.1f}" for size, score in result["scores"].items()]
     when = "kept" if kept else f"{result['train_seconds'] + result['eval_seconds']:.0f} s"

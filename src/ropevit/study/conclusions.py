@@ -3,12 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ropevit.study.results import PanelResult, conclude, format_score, names, nearest_size, paper_order, verdict
+from ropevit.study.results import (
+    PanelResult,
+    panel_summary,
+    format_score,
+    join_labels,
+    nearest_size,
+    paper_order_summary,
+    overall_summary,
+)
 
 #: Test images below which a reader is warned: one image is then more than half a point.
-ENOUGH_IMAGES = 200
+MIN_IMAGES = 200
 
-NOTHING = (
+NO_CONCLUSION = (
     "No conclusion can be drawn: no model scores clearly more than guessing, so the order of the embeddings means "
     "nothing here. Train longer: more --steps, or without --quick; with few test images, more of them."
 )
@@ -25,22 +33,25 @@ def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list
     """
     if not results:
         return ["No seed was finished by every embedding yet, so there is nothing to compare."]
-    counted = [found for result in results if (found := result.learned()) is not None]
+    counted = [found for result in results if (found := result.without_unlearned()) is not None]
     compared = [result for result in counted if len(result.curves) > 1]
-    short = [verdict(compared)] if compared else []
+    short = [overall_summary(compared)] if compared else []
     if not counted:
-        short = [NOTHING]
+        short = [NO_CONCLUSION]
     if any(result.panel == "zoom" for result in results):
-        short += few_images(data["test_images"], len(data["classes"]))
-    short += [text for result in results if (text := not_counted(result))]
+        short += few_images_warning(data["test_images"], len(data["classes"]))
+    short += [text for result in results if (text := excluded_summary(result))]
     return short + [
-        text for result in counted for text in (conclude(result), paper_order(result), baseline(result)) if text
+        text
+        for result in counted
+        for text in (panel_summary(result), paper_order_summary(result), baseline_summary(result))
+        if text
     ]
 
 
-def few_images(images: int, classes: int) -> list[str]:
+def few_images_warning(images: int, classes: int) -> list[str]:
     """Warn of a test set in which one image counts for much."""
-    if images >= ENOUGH_IMAGES:
+    if images >= MIN_IMAGES:
         return []
     return [
         f"zoom: with {images} test images one image is {100 / images:.1f} points, and guessing one of {classes} "
@@ -48,18 +59,18 @@ def few_images(images: int, classes: int) -> list[str]:
     ]
 
 
-def not_counted(result: PanelResult) -> str:
+def excluded_summary(result: PanelResult) -> str:
     """Name the models that did not learn, and the sizes at which none of the others is above the floor."""
     floor, size = result.floor, nearest_size(result)
     if floor is None:
         return ""
-    learned = result.learned()
+    learned = result.without_unlearned()
     kept = learned.curves if learned else ()
     failed = [curve for curve in result.curves if curve not in kept]
     parts = []
     if failed:
-        parts.append(f"{names(failed, size)} did not learn: not counted ({size} px shown; more --steps may help)")
-    sizes = [size for size in result.sizes if not learned.counts(size)] if learned else []
+        parts.append(f"{join_labels(failed, size)} did not learn: not counted ({size} px shown; more --steps may help)")
+    sizes = [size for size in result.sizes if not learned.above_floor(size)] if learned else []
     if sizes:
         listed = ", ".join(str(size) for size in sizes)
         parts.append(f"at {listed} px no score is above the floor: not counted")
@@ -68,10 +79,10 @@ def not_counted(result: PanelResult) -> str:
     return f"{result.panel}: {'; '.join(parts)}. The floor, {floor.name}, gives {floor.scores[size]:.1f} at {size} px."
 
 
-def baseline(result: PanelResult) -> str:
+def baseline_summary(result: PanelResult) -> str:
     """Compare the best embedding at the largest size with the trivial way there."""
     way = result.baseline
-    if way is None or not result.counts(way.sizes[-1]):
+    if way is None or not result.above_floor(way.sizes[-1]):
         return ""
     size = way.sizes[-1]
     best = result.ranked(size)[0]

@@ -7,7 +7,7 @@ from typing import Any
 from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.rope import ROPE_TYPES
 from ropevit.rope.scaling import CoordinateJitter, parse_scaling
-from ropevit.study.device import PRECISIONS
+from ropevit.study.precision import PRECISIONS
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.settings import PANELS, PanelSettings, as_json, preset
@@ -77,9 +77,9 @@ class StudyConfig:
     def __post_init__(self) -> None:
         check_choices("panel", self.panels, PANELS)
         check_choices("family", self.families or ("all",), ("all", *unpublished_types()))
-        check_choices("embedding", self.compared, tuple(VIT_EMBEDDINGS))
+        check_choices("embedding", self.all_embeddings, tuple(VIT_EMBEDDINGS))
         check_scaling(self.scaling or ())
-        check_train_scaling(self.train_scaling or (), self.compared)
+        check_train_scaling(self.train_scaling or (), self.all_embeddings)
         if self.precision not in PRECISIONS:
             raise ValueError(f"got precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         for name in ("seeds", "workers", "max_images"):
@@ -91,11 +91,11 @@ class StudyConfig:
                 "got max_images with the embedded images; it is for a folder of your own: give --data PATH"
             )
         for panel in self.panels:
-            for embedding in self.compared:
+            for embedding in self.all_embeddings:
                 check_model(self.settings(panel), embedding)
 
     @property
-    def compared(self) -> tuple[str, ...]:
+    def all_embeddings(self) -> tuple[str, ...]:
         """Position embeddings to train, those of the families last."""
         families = unpublished_types() if self.families == ("all",) else self.families or ()
         return (*self.embeddings, *(f"rope_{family}" for family in families))
@@ -122,7 +122,7 @@ class StudyConfig:
             Run(panel=panel, embedding=embedding, seed=seed, train_scaling=rules)
             for seed in range(self.seeds)
             for panel in self.panels
-            for embedding in self.compared
+            for embedding in self.all_embeddings
             for rules in (None, *(self.train_scaling or () if VIT_EMBEDDINGS[embedding].rope else ()))
         ]
 
@@ -155,47 +155,47 @@ def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -
         raise ValueError(f"got {what}s {', '.join(given)}; name each once")
 
 
-def check_scaling(rules: tuple[str, ...]) -> None:
+def check_scaling(methods: tuple[str, ...]) -> None:
     """Refuse rules that there are not, are named twice, or do nothing to a model that is only measured."""
-    check_different(rules)
-    for rule in rules:
+    check_unique(methods)
+    for rule in methods:
         if uses_jitter(rule):
             raise ValueError(f"got scaling {rule!r}; jitter is for training: give it with --train-scaling")
 
 
-def check_train_scaling(rules: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
+def check_train_scaling(methods: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
     """Refuse rules that are named twice, or with which a training would be the same as without."""
-    check_different(rules)
-    for rule in rules:
+    check_unique(methods)
+    for rule in methods:
         parts = parse_scaling(rule, (1, 1)).methods
         if not any(isinstance(part, CoordinateJitter) and not part.is_identity for part in parts):
             raise ValueError(
                 f"got train_scaling {rule!r}; at the training size it changes nothing, so only jitter makes another "
                 "training: add +jitter(rescale=2), or measure with --scaling"
             )
-    if rules and not any(VIT_EMBEDDINGS[name].rope for name in embeddings):
+    if methods and not any(VIT_EMBEDDINGS[name].rope for name in embeddings):
         raise ValueError(
-            f"got train_scaling {rules[0]!r} with {', '.join(embeddings)}; rules are for rotations: add one"
+            f"got train_scaling {methods[0]!r} with {', '.join(embeddings)}; rules are for rotations: add one"
         )
 
 
-def check_different(rules: tuple[str, ...]) -> None:
+def check_unique(methods: tuple[str, ...]) -> None:
     """Refuse rules that are named twice, also where they are spelled otherwise: jitter is jitter( rescale=2 ).
 
     Raises:
         ValueError: If two are the same, or there is no such rule.
     """
-    if len({parse_scaling(rule, (1, 1)).methods for rule in rules}) < len(rules):
-        raise ValueError(f"got rules {', '.join(rules)}; name each once")
+    if len({parse_scaling(rule, (1, 1)).methods for rule in methods}) < len(methods):
+        raise ValueError(f"got rules {', '.join(methods)}; name each once")
 
 
-def uses_jitter(rule: str) -> bool:
+def uses_jitter(scaling: str) -> bool:
     """Tell whether there is jitter among some rules.
 
     Raises:
         ValueError: If there is no such rule.
     """
-    return any(isinstance(part, CoordinateJitter) for part in parse_scaling(rule, (1, 1)).methods)
+    return any(isinstance(part, CoordinateJitter) for part in parse_scaling(scaling, (1, 1)).methods)
 
 
 def check_model(settings: PanelSettings, embedding: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ropevit.models.vit import ViT
-from ropevit.study.device import autocast
+from ropevit.study.precision import autocast
 from ropevit.study.events import Report, Timing
 from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import start_model
@@ -17,7 +17,7 @@ from ropevit.study.workers import Images, StudyPlan
 #: Rounds in which every embedding takes one step, and those before that are not counted.
 ROUNDS, WARM_UP = 20, 2
 #: No further round is begun after so many seconds, once a few are done.
-ENOUGH, FEW = 6.0, 5
+MAX_SECONDS, MIN_ROUNDS = 6.0, 5
 
 
 def measure_costs(plan: StudyPlan, images: Images, report: Report) -> dict[str, dict[str, Any]]:
@@ -35,10 +35,10 @@ def measure_costs(plan: StudyPlan, images: Images, report: Report) -> dict[str, 
         panel = PANEL_CLASSES[name](plan.config.settings(name), *(part.to(plan.device) for part in images))
         models = {
             embedding: start_model(panel.model_config(embedding), panel.settings, name, 0).to(plan.device).train()
-            for embedding in plan.config.compared
+            for embedding in plan.config.all_embeddings
         }
         report(Timing(panel=name))
-        costs[name] = summary(time_rounds(plan, panel, models))
+        costs[name] = summarise_times(time_rounds(plan, panel, models))
     return costs
 
 
@@ -48,7 +48,7 @@ def time_rounds(plan: StudyPlan, panel: Panel, models: Mapping[str, ViT]) -> dic
     times: dict[str, list[float]] = {embedding: [] for embedding in models}
     begin = time.perf_counter()
     for index in range(WARM_UP + ROUNDS):
-        if index >= WARM_UP + FEW and time.perf_counter() - begin > ENOUGH:
+        if index >= WARM_UP + MIN_ROUNDS and time.perf_counter() - begin > MAX_SECONDS:
             break
         for embedding, model in models.items():
             start = time.perf_counter()
@@ -63,7 +63,7 @@ def time_rounds(plan: StudyPlan, panel: Panel, models: Mapping[str, ViT]) -> dic
     return times
 
 
-def summary(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def summarise_times(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Give the quartiles of times, and of their ratios to the first embedding's in the same round."""
     first = next(iter(times.values()))
     return {
@@ -82,7 +82,7 @@ def quartiles(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in statistics.quantiles(values, n=4, method="inclusive")]
 
 
-def shown_ratio(cost: Mapping[str, Any], embedding: str) -> str:
+def format_ratio(cost: Mapping[str, Any], embedding: str) -> str:
     """Write how long a step takes against the first embedding's: 1.05 (1.03 to 1.08)."""
     low, median, high = cost["ratio"][embedding]
     return f"{median:.2f} ({low:.2f} to {high:.2f})"

@@ -26,7 +26,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loading:
+class LoadingImages:
     """Images are being read: `done` of `total` files."""
 
     done: int
@@ -77,7 +77,7 @@ class RunDone:
 
     run: Run
     result: dict[str, Any]
-    kept: bool = False
+    reused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,5 +88,5 @@ class RunFailed:
     message: str
 
 
-Event = Loading | RunStarted | StepDone | Evaluating | Timing | RunDone | RunFailed
+Event = LoadingImages | RunStarted | StepDone | Evaluating | Timing | RunDone | RunFailed
 Report = Callable[[Event], None]

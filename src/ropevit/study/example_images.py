@@ -28,7 +28,7 @@ COLOURS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class ExampleCell:
     """A picture, or a word that is right or wrong."""
 
     image: str | None = None
@@ -37,37 +37,37 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ExampleRow:
     """Cells with a name in front."""
 
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[ExampleCell, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sheet:
+class SizeExamples:
     """The pictures of one test size."""
 
     size: int
-    rows: tuple[Row, ...]
+    rows: tuple[ExampleRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PanelPictures:
+class PanelExamples:
     """The sheets of one panel."""
 
     name: str
     title: str
     train_size: int
-    shown: int
+    initial_size: int
     scale: float
     """Pixels on the page for each pixel of an image."""
     legend: tuple[tuple[str, str], ...]
-    sheets: tuple[Sheet, ...]
+    sizes: tuple[SizeExamples, ...]
 
 
 @torch.inference_mode()
-def draw_pictures(panel: Panel, models: Mapping[str, ViT]) -> PanelPictures:
+def make_examples(panel: Panel, models: Mapping[str, ViT]) -> PanelExamples:
     """Draw a sheet for each test size of a panel.
 
     Args:
@@ -76,57 +76,62 @@ def draw_pictures(panel: Panel, models: Mapping[str, ViT]) -> PanelPictures:
     """
     settings = panel.settings
     draw = field_rows if isinstance(panel, FieldPanel) else zoom_rows
-    sheets = [Sheet(size=size, rows=tuple(draw(panel, models, size))) for size in settings.test_sizes]  # pyright: ignore[reportArgumentType]
+    sheets = [SizeExamples(size=size, rows=tuple(draw(panel, models, size))) for size in settings.test_sizes]  # pyright: ignore[reportArgumentType]
     labels = panel.labels if isinstance(panel, FieldPanel) else ()
-    return PanelPictures(
+    return PanelExamples(
         name=panel.name,
         title=f"{panel.name} ({TERMS[panel.name]})",
         train_size=settings.train_size,
-        shown=settings.test_sizes[-1],
+        initial_size=settings.test_sizes[-1],
         scale=(190 if isinstance(panel, FieldPanel) else 88) / settings.test_sizes[-1],
         legend=tuple((printable(name), COLOURS[index % len(COLOURS)]) for index, name in enumerate(labels)),
-        sheets=tuple(sheets),
+        sizes=tuple(sheets),
     )
 
 
-def field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: int = 4) -> list[Row]:
+def field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: int = 4) -> list[ExampleRow]:
     """Show canvases, their true labels and those that each model gives; canvases of a size are the same every time."""
     generator = make_generator(panel.name, panel.test_name, "pictures", size)
     canvases, truth = paint_canvases(*panel.test, size, count, panel.settings.canvas, generator)
     rows = [
-        Row(label="image", cells=tuple(Cell(image=data_uri(pixels(one))) for one in canvases)),
-        Row(label="truth", cells=tuple(Cell(image=data_uri(colour(one))) for one in truth)),
+        ExampleRow(label="image", cells=tuple(ExampleCell(image=data_uri(to_image(one))) for one in canvases)),
+        ExampleRow(label="truth", cells=tuple(ExampleCell(image=data_uri(to_label_image(one))) for one in truth)),
     ]
     for name, model in models.items():
         guesses = panel.logits(model, normalise(canvases)).argmax(1)
-        rows.append(Row(label=position_label(name), cells=tuple(Cell(image=data_uri(colour(one))) for one in guesses)))
+        rows.append(
+            ExampleRow(
+                label=position_label(name),
+                cells=tuple(ExampleCell(image=data_uri(to_label_image(one))) for one in guesses),
+            )
+        )
     return rows
 
 
-def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int = 8) -> list[Row]:
+def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int = 8) -> list[ExampleRow]:
     """Show test images with their classes and each model's first guess."""
     pick = torch.linspace(0, len(panel.test) - 1, count).long()
     images, labels = resample(panel.test.images[pick], size), panel.test.labels[pick]
     classes = [printable(name) for name in panel.test.classes]
     rows = [
-        Row(label="image", cells=tuple(Cell(image=data_uri(pixels(one))) for one in images)),
-        Row(label="truth", cells=tuple(Cell(text=classes[int(label)]) for label in labels)),
+        ExampleRow(label="image", cells=tuple(ExampleCell(image=data_uri(to_image(one))) for one in images)),
+        ExampleRow(label="truth", cells=tuple(ExampleCell(text=classes[int(label)]) for label in labels)),
     ]
     for name, model in models.items():
         guesses = model(normalise(images)).argmax(1)
         pairs = zip(guesses.tolist(), labels.tolist(), strict=True)
-        cells = tuple(Cell(text=classes[guess], right=guess == label) for guess, label in pairs)
-        rows.append(Row(label=position_label(name), cells=cells))
+        cells = tuple(ExampleCell(text=classes[guess], right=guess == label) for guess, label in pairs)
+        rows.append(ExampleRow(label=position_label(name), cells=cells))
     return rows
 
 
-def pixels(image: Float[Tensor, "c H W"]) -> Image.Image:
+def to_image(image: Float[Tensor, "c H W"]) -> Image.Image:
     """Make a picture of pixel values from 0 to 255."""
     values = image.round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
     return Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
-def colour(labels: Int[Tensor, "H W"]) -> Image.Image:
+def to_label_image(labels: Int[Tensor, "H W"]) -> Image.Image:
     """Make a picture of labels."""
     table = torch.tensor([rgb(code) for code in COLOURS], dtype=torch.uint8)
     return Image.fromarray(table[labels.cpu() % len(COLOURS)].numpy())

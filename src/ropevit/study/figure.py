@@ -9,8 +9,8 @@ from ropevit.models.positions import position_label, position_style
 from ropevit.study.results import Curve, PanelResult
 
 #: Rules of a training and of a measurement.
-Way = tuple[str | None, str | None]
-PLAIN: Way = (None, None)
+Variant = tuple[str | None, str | None]
+NO_SCALING: Variant = (None, None)
 
 #: Entries of the legend in one row, for each column of plots.
 LEGEND_COLUMNS = 3
@@ -61,7 +61,7 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
     return figure
 
 
-def draw_panel(axes: Any, result: PanelResult, way: Way = PLAIN, alone: bool = True) -> None:
+def draw_panel(axes: Any, result: PanelResult, variant: Variant = NO_SCALING, alone: bool = True) -> None:
     """Draw the curves of one panel that were trained and measured in one way; faintly, those without rules.
 
     Args:
@@ -72,16 +72,20 @@ def draw_panel(axes: Any, result: PanelResult, way: Way = PLAIN, alone: bool = T
     """
     mark_training(axes, result.train_size)
     for curve in result.curves:
-        if curve.variant == way:
+        if curve.variant == variant:
             draw_curve(axes, curve)
-        elif curve.variant == PLAIN:
+        elif curve.variant == NO_SCALING:
             axes.plot(
                 curve.sizes, curve.mean, color=position_style(curve.embedding)[0], linewidth=1, linestyle=":", alpha=0.6
             )
     draw_references(axes, result)
     seeds = len(result.seeds)
     spread = f"mean of {seeds} seeds, band ± 1 standard deviation" if seeds > 1 else "1 seed"
-    title = f"{TITLES.get(result.panel, result.panel)}\n({spread})" if alone else f"{result.panel}: {describe_way(way)}"
+    title = (
+        f"{TITLES.get(result.panel, result.panel)}\n({spread})"
+        if alone
+        else f"{result.panel}: {describe_variant(variant)}"
+    )
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("test size (pixels)")
     axes.set_ylabel(result.metric)
@@ -96,11 +100,13 @@ def draw_references(axes: Any, result: PanelResult) -> None:
         sizes = [size for size in result.sizes if size in result.floor.scores]
         scores = [result.floor.scores[size] for size in sizes]
         axes.plot(sizes, scores, color=GREY, linestyle="--", linewidth=1)
-        name_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
+        label_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
     if result.baseline is not None:
         way = result.baseline
         known = dict(zip(way.sizes, way.mean, strict=True))
-        whole = next(curve for curve in result.curves if (curve.embedding, curve.variant) == (way.embedding, PLAIN))
+        whole = next(
+            curve for curve in result.curves if (curve.embedding, curve.variant) == (way.embedding, NO_SCALING)
+        )
         if result.train_size in whole.sizes:  # where nothing is to be cut or resized
             known = {result.train_size: whole.mean[whole.sizes.index(result.train_size)], **known}
         axes.plot(
@@ -110,19 +116,19 @@ def draw_references(axes: Any, result: PanelResult) -> None:
             linestyle=(0, (4, 2)),
             linewidth=1.2,
         )
-        name_line(axes, way.label, (way.sizes[-1], way.mean[-1]))
+        label_line(axes, way.label, (way.sizes[-1], way.mean[-1]))
 
 
-def name_line(axes: Any, text: str, end: tuple[float, float]) -> None:
+def label_line(axes: Any, text: str, end: tuple[float, float]) -> None:
     """Write what a line is above its right end."""
     shift = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
     axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4, bbox=WHITE)
 
 
-def describe_way(way: Way) -> str:
+def describe_variant(variant: Variant) -> str:
     """Say in words which rules a training and a measurement had."""
-    trained, measured = way
-    if way == PLAIN:
+    trained, measured = variant
+    if variant == NO_SCALING:
         return "as trained"
     parts = [f"trained with {trained}"] * (trained is not None) + [f"measured with {measured}"] * (measured is not None)
     return "\n".join([*parts, "(dotted: without rules)"])

@@ -38,7 +38,7 @@ def digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say how images differ from those of an earlier fingerprint; what that one does not hold is not compared."""
     told = []
     if before.get("classes", now["classes"]) != now["classes"]:

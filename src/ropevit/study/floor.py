@@ -9,9 +9,9 @@ from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.workers import Images
 
 #: A score counts when it is above the floor by more than so many standard errors of the test images ...
-ERRORS = 2
+MIN_STANDARD_ERRORS = 2
 #: ... and by at least this share of the way from the floor to 100 %.
-SHARE = 0.1
+MIN_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +25,15 @@ class Floor:
     errors: Mapping[int, float]
     """Standard errors of the scores."""
 
-    def bar(self, size: int) -> float:
+    def threshold(self, size: int) -> float:
         """Give the score that is more than the floor at a size, in percent; everything is, where none was measured."""
         if size not in self.scores:
             return float("-inf")
         score = self.scores[size]
-        return score + max(ERRORS * self.errors[size], SHARE * (100 - score))
+        return score + max(MIN_STANDARD_ERRORS * self.errors[size], MIN_SHARE * (100 - score))
 
 
-def measure_floors(config: StudyConfig, images: Images) -> dict[str, dict[str, Any]]:
+def compute_floors(config: StudyConfig, images: Images) -> dict[str, dict[str, Any]]:
     """Score what a model that learned nothing does, for each panel and test size, as `results.json` holds it."""
     floors = {}
     for name in config.panels:

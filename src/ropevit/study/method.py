@@ -5,7 +5,7 @@ from typing import Any
 
 from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
-from ropevit.study.floor import ERRORS, SHARE
+from ropevit.study.floor import MIN_STANDARD_ERRORS, MIN_SHARE
 from ropevit.study.settings import PanelSettings
 
 PANEL_TEXT = {
@@ -19,39 +19,39 @@ PANEL_TEXT = {
     ),
 }
 
-COUNTED = (
+FLOOR_TEXT = (
     "What counts: the floor is what a model scores that learned nothing, by labelling everything background (field) "
-    f"or always naming the most frequent class (zoom). A score counts when it is above the floor by more than {ERRORS} "
-    f"standard errors of the test images and by at least {SHARE:.0%} of the way from the floor to 100 %; what does not "
+    f"or always naming the most frequent class (zoom). A score counts when it is above the floor by more than {MIN_STANDARD_ERRORS} "
+    f"standard errors of the test images and by at least {MIN_SHARE:.0%} of the way from the floor to 100 %; what does not "
     "is left out of the conclusions. The dashed curves are the trivial ways to larger images, with the embedding that "
     "is best at the training size: resized back to the training size (zoom), or cut into tiles of it (field)."
 )
 
-FAIR = (
+FAIRNESS_TEXT = (
     "Fair comparison: for a seed, all embeddings start from the same weights wherever they share them and see the same "
     "images, crops and canvases in the same order for the same number of steps. An absolute embedding is resized to "
     "the test grid as the published models do (bicubic, not antialiased); rotations take the positions of the larger "
     "grid as they are."
 )
 
-RULES_TEXT = (
+SCALING_TEXT = (
     "Rules for larger grids: every trained rotation was measured with {rules}, besides without. Nothing was trained "
     "for it, and at the training size rules change no bit. Sources and formulas: docs/scaling.md."
 )
 
-TRAINING_RULES_TEXT = (
+TRAIN_SCALING_TEXT = (
     "Rules in training: every rotation was also trained with {rules}, from the same weights, on the same images and "
     "with the same draws for all; a model so trained is measured with the part of its rules that is not jitter. "
     "Pictures below are of the trainings without."
 )
 
-TUNED = (
+TUNING_TEXT = (
     "Tuning: settings were chosen with the embedded images, on 1,000 training images held out for that and with other "
     "seeds, never on the test images; the same learning rates were tried for every embedding, and the absolute "
     "embedding's start, which decides how good a baseline it is, besides. The search and its numbers: docs/study.md."
 )
 
-OWN_DATA = (
+OWN_DATA_TEXT = (
     "These are your own images; the settings are those chosen with the embedded ones, scaled to your training size. "
     "Nothing was tuned on your images, for any embedding."
 )
@@ -67,13 +67,13 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     data = study["data"]
     counts = f"{data['train_images']:,} training and {data['test_images']:,} test images"
     images = f"Data: {counts} of {len(data['classes'])} classes."
-    names = ", ".join(position_label(name) for name in config.compared)
+    names = ", ".join(position_label(name) for name in config.all_embeddings)
     panels = [f"{PANEL_TEXT[panel]} {describe_settings(config.settings(panel))}" for panel in config.panels]
-    own = [] if config.data == "fashion" else [OWN_DATA]
-    rules = [RULES_TEXT.format(rules=", ".join(config.scaling))] if config.scaling else []
+    own = [] if config.data == "fashion" else [OWN_DATA_TEXT]
+    rules = [SCALING_TEXT.format(rules=", ".join(config.scaling))] if config.scaling else []
     if config.train_scaling:
-        rules.append(TRAINING_RULES_TEXT.format(rules=", ".join(config.train_scaling)))
-    return [images, f"Compared: {names}.", *rules, *panels, COUNTED, FAIR, TUNED, *own]
+        rules.append(TRAIN_SCALING_TEXT.format(rules=", ".join(config.train_scaling)))
+    return [images, f"Compared: {names}.", *rules, *panels, FLOOR_TEXT, FAIRNESS_TEXT, TUNING_TEXT, *own]
 
 
 def describe_settings(settings: PanelSettings) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from ropevit.drawing import save_figure
 from ropevit.files import write_text
 from ropevit.study.config import StudyConfig
-from ropevit.study.example_images import PanelPictures, draw_pictures
+from ropevit.study.example_images import PanelExamples, make_examples
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.panels import PANEL_CLASSES
@@ -33,13 +33,15 @@ def write_outputs(config: StudyConfig, study: Mapping[str, Any]) -> Path:
     results = panel_results(study["runs"], study.get("floors"))
     if results:
         save_figure(draw_curves(results), config.out / "curves")
-    page = write_page(study, pictures(config, study), describe_method(config, study), planned=len(config.runs()))
+    page = write_page(
+        study, make_all_examples(config, study), describe_method(config, study), planned=len(config.runs())
+    )
     report = config.out / "report.html"
     write_text(report, page)
     return report
 
 
-def pictures(config: StudyConfig, study: Mapping[str, Any]) -> list[PanelPictures]:
+def make_all_examples(config: StudyConfig, study: Mapping[str, Any]) -> list[PanelExamples]:
     """Draw test images and what the first seed's models make of them, for each panel that has a model."""
     train, test = load_images(config, report=lambda _: None)
     drawn = []
@@ -52,5 +54,5 @@ def pictures(config: StudyConfig, study: Mapping[str, Any]) -> list[PanelPicture
             path = config.out / "runs" / f"{name}-{run['embedding']}-seed{run['seed']}" / "model.safetensors"
             models[run["embedding"]] = load_model(path)[0].eval()
         if models:
-            drawn.append(draw_pictures(PANEL_CLASSES[name](config.settings(name), train, test), models))
+            drawn.append(make_examples(PANEL_CLASSES[name](config.settings(name), train, test), models))
     return drawn

@@ -17,13 +17,13 @@ from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
 
 #: Tokens in one forward pass of an evaluation.
-TOKENS_AT_ONCE = 8192
+TOKENS_PER_BATCH = 8192
 
-Check = Callable[[], None]
-Label = Callable[[Tensor], Tensor]
+CheckStop = Callable[[], None]
+Transform = Callable[[Tensor], Tensor]
 
 
-class Prediction(NamedTuple):
+class FloorScore(NamedTuple):
     """What guessing without looking scores, in percent."""
 
     score: float
@@ -59,15 +59,15 @@ class Panel(Protocol):
         """Compare what the model says of a batch with the targets."""
         ...
 
-    def score(self, model: ViT, size: int, check: Check) -> float:
+    def score(self, model: ViT, size: int, check: CheckStop) -> float:
         """Measure the model on the test images at a size, in percent; `check` is called between batches."""
         ...
 
-    def baseline(self, model: ViT, size: int, check: Check) -> float:
+    def baseline(self, model: ViT, size: int, check: CheckStop) -> float:
         """Measure the model in the trivial way on the test images at a size above the training size, in percent."""
         ...
 
-    def floor(self, size: int) -> Prediction:
+    def floor(self, size: int) -> FloorScore:
         """Score at a size what a model that learned nothing does."""
         ...
 
@@ -107,15 +107,15 @@ class ZoomPanel:
         """Cross-entropy."""
         return F.cross_entropy(model(images).float(), targets)
 
-    def score(self, model: ViT, size: int, check: Check) -> float:
+    def score(self, model: ViT, size: int, check: CheckStop) -> float:
         """Percentage of the test images, resampled to `size`, whose class is the first guess."""
         return self.accuracy(model, size, check, lambda images: images)
 
-    def baseline(self, model: ViT, size: int, check: Check) -> float:
+    def baseline(self, model: ViT, size: int, check: CheckStop) -> float:
         """As `score`, with the images of that size resized to the training size."""
         return self.accuracy(model, size, check, lambda images: resample(images, self.settings.train_size))
 
-    def accuracy(self, model: ViT, size: int, check: Check, change: Label) -> float:
+    def accuracy(self, model: ViT, size: int, check: CheckStop, change: Transform) -> float:
         """Percentage of first guesses that are right, on test images that were resampled to `size` and then changed."""
         right = 0
         for part in batches(len(self.test), size, self.settings.patch_size):
@@ -124,10 +124,10 @@ class ZoomPanel:
             right += int((model(images).argmax(1) == self.test.labels[part]).sum())
         return 100 * right / len(self.test)
 
-    def floor(self, size: int) -> Prediction:  # noqa: ARG002
+    def floor(self, size: int) -> FloorScore:  # noqa: ARG002
         """Score the most frequent class of the test images, said of each; the same at every size."""
         share = self.test.labels.bincount().max().item() / len(self.test)
-        return Prediction(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
+        return FloorScore(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
 
 
 class FieldPanel:
@@ -148,8 +148,8 @@ class FieldPanel:
         self.labels, train_labels = pixel_labels(train)
         _, test_labels = pixel_labels(test)
         self.train, self.test = (
-            (shrink(train.images, settings), train_labels),
-            (shrink(test.images, settings), test_labels),
+            (downsample_items(train.images, settings), train_labels),
+            (downsample_items(test.images, settings), test_labels),
         )
         self.test_name = test.name
         self.baseline_name = f"in tiles of {settings.train_size} px"
@@ -178,18 +178,18 @@ class FieldPanel:
         """Cross-entropy, averaged over all pixels."""
         return F.cross_entropy(self.logits(model, images).float(), targets)
 
-    def score(self, model: ViT, size: int, check: Check) -> float:
+    def score(self, model: ViT, size: int, check: CheckStop) -> float:
         """Mean IoU on test canvases of a size, the same ones for every model and seed."""
         return self.iou(size, check, lambda images: self.logits(model, images).argmax(1))
 
-    def baseline(self, model: ViT, size: int, check: Check) -> float:
+    def baseline(self, model: ViT, size: int, check: CheckStop) -> float:
         """As `score`, with each canvas cut into tiles of the training size that are labelled one by one."""
         side = self.settings.train_size
         return self.iou(
             size, check, lambda images: predict_tiles(images, side, lambda x: self.logits(model, x).argmax(1))
         )
 
-    def iou(self, size: int, check: Check, label: Label) -> float:
+    def iou(self, size: int, check: CheckStop, label: Transform) -> float:
         """Mean IoU of what labels the pixels of normalised canvases."""
         kinds, device = len(self.labels), self.train[0].device
         confusion = torch.zeros(kinds * kinds, dtype=torch.long, device=device)
@@ -205,7 +205,7 @@ class FieldPanel:
             generator = make_generator(self.name, self.test_name, size, part.start)
             yield paint_canvases(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
 
-    def floor(self, size: int) -> Prediction:
+    def floor(self, size: int) -> FloorScore:
         """Score the background, said of every pixel; the standard error is the jackknife's over the canvases."""
         kinds = len(self.labels)
         counts = torch.cat(
@@ -213,7 +213,7 @@ class FieldPanel:
         )
         rest = background_iou(counts.sum(0) - counts) if len(counts) > 1 else background_iou(counts)
         error = ((len(rest) - 1) * rest.var(correction=0)).sqrt().item()
-        return Prediction(background_iou(counts.sum(0, keepdim=True)).item(), error)
+        return FloorScore(background_iou(counts.sum(0, keepdim=True)).item(), error)
 
 
 PANEL_CLASSES: dict[str, type[ZoomPanel] | type[FieldPanel]] = {"field": FieldPanel, "zoom": ZoomPanel}
@@ -239,7 +239,7 @@ def vit_config(settings: PanelSettings, position: str, channels: int, outputs: i
 
 def batches(count: int, size: int, patch: int) -> Iterator[slice]:
     """Cut `count` images into batches of about the same number of tokens, whatever their size."""
-    step = max(1, TOKENS_AT_ONCE // (size // patch) ** 2)
+    step = max(1, TOKENS_PER_BATCH // (size // patch) ** 2)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 
@@ -251,7 +251,7 @@ def subsample(data: LabelledImages, count: int) -> LabelledImages:
     return data.take(torch.randperm(len(data), generator=make_generator("test images"))[:count].sort().values)
 
 
-def shrink(images: Tensor, settings: PanelSettings) -> Tensor:
+def downsample_items(images: Tensor, settings: PanelSettings) -> Tensor:
     """Bring items to the greatest size at which they are pasted, so that pasting need not skip pixels."""
     near = round(settings.canvas.item_size * settings.canvas.jitter)
     if images.shape[-1] <= near:
@@ -278,7 +278,7 @@ def background_iou(counts: Int[Tensor, "M L"]) -> Float[Tensor, "M"]:
     return 100 * counts[:, 0] / counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
 
 
-def predict_tiles(images: Float[Tensor, "B c H H"], side: int, label: Label) -> Int[Tensor, "B H H"]:
+def predict_tiles(images: Float[Tensor, "B c H H"], side: int, label: Transform) -> Int[Tensor, "B H H"]:
     """Label images tile by tile; where a side is no multiple of a tile's, the last tile overlaps and wins.
 
     Args:

@@ -11,8 +11,8 @@ from ropevit.drawing import figure_bytes
 from ropevit.extras import require
 from ropevit.models.positions import position_label
 from ropevit.study.conclusions import conclusions
-from ropevit.study.cost import shown_ratio
-from ropevit.study.example_images import PanelPictures
+from ropevit.study.cost import format_ratio
+from ropevit.study.example_images import PanelExamples
 from ropevit.study.figure import draw_curves
 from ropevit.study.results import Curve, PanelResult, format_score, panel_results
 from ropevit.text import printable
@@ -25,7 +25,7 @@ COST_NOTE = (
 )
 
 #: What marks a score that is no more than guessing gives.
-AT_FLOOR = "°"
+FLOOR_MARK = "°"
 
 
 def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -35,7 +35,10 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
         {
             "label": curve.label,
             "cells": [
-                {"text": marked(result, curve, size), "best": best[size] is curve and result.counts(size)}
+                {
+                    "text": format_marked_score(result, curve, size),
+                    "best": best[size] is curve and result.above_floor(size),
+                }
                 for size in result.sizes
             ],
         }
@@ -46,7 +49,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
             "label": position_label(name),
             "parameters": next(curve.parameters for curve in result.curves if curve.embedding == name),
             "ms": f"{cost['ms'][name][1]:.1f}" if cost else "",
-            "ratio": shown_ratio(cost, name) if cost else "",
+            "ratio": format_ratio(cost, name) if cost else "",
         }
         for name in dict.fromkeys(curve.embedding for curve in result.curves)
     ]
@@ -59,16 +62,16 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
         "seeds": f"mean ± standard deviation of {count} seeds" if count > 1 else "1 seed",
         "rows": rows,
         "lines": reference_lines(result),
-        "marked": any(AT_FLOOR in cell["text"] for row in rows for cell in row["cells"]),
+        "marked": any(FLOOR_MARK in cell["text"] for row in rows for cell in row["cells"]),
         "costs": costs,
         "timed": cost is not None,
         "cost_note": COST_NOTE.format(**cost) if cost else "",
     }
 
 
-def marked(result: PanelResult, curve: Curve, size: int) -> str:
+def format_marked_score(result: PanelResult, curve: Curve, size: int) -> str:
     """Write a score, marked where it is no more than guessing gives."""
-    return format_score(curve, size) + AT_FLOOR * result.at_floor(curve, size)
+    return format_score(curve, size) + FLOOR_MARK * result.at_floor(curve, size)
 
 
 def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
@@ -85,7 +88,7 @@ def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
     return lines
 
 
-def write_page(study: Mapping[str, Any], pictures: Sequence[PanelPictures], method: Sequence[str], planned: int) -> str:
+def write_page(study: Mapping[str, Any], pictures: Sequence[PanelExamples], method: Sequence[str], planned: int) -> str:
     """Write the report.
 
     Args:
@@ -113,9 +116,9 @@ def write_page(study: Mapping[str, Any], pictures: Sequence[PanelPictures], meth
         done=len(study["runs"]),
         planned=planned,
         conclusions=conclusions(results, study["data"]),
-        curves=[curve_picture(result) for result in results],
+        curves=[curve_image(result) for result in results],
         tables=[score_table(result, costs.get(result.panel)) for result in results],
-        at_floor=AT_FLOOR,
+        at_floor=FLOOR_MARK,
         sheets=pictures,
         method=method,
         notes=[printable(note) for note in (*data.get("notes", []), *study.get("skipped_files", []))],
@@ -125,7 +128,7 @@ def write_page(study: Mapping[str, Any], pictures: Sequence[PanelPictures], meth
     )
 
 
-def curve_picture(result: PanelResult) -> dict[str, Any]:
+def curve_image(result: PanelResult) -> dict[str, Any]:
     """Draw the curves of one panel as a picture of its own: on a phone panels stand below each other."""
     picture = base64.b64encode(figure_bytes(draw_curves([result]), "png")).decode()
     ways = len({curve.variant for curve in result.curves})

@@ -14,14 +14,14 @@ from ropevit.study.floor import Floor, read_floor
 
 #: Seeds from which on "every seed of one above every seed of the other" is worth saying: by chance alone it happens
 #: to two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.
-ENOUGH_SEEDS = 3
+MIN_SEEDS = 3
 
 
 #: The trivial way to images larger than those of the training.
-BASELINES = {"field": "in tiles of {size} px", "zoom": "resized to {size} px"}
+BASELINE_LABELS = {"field": "in tiles of {size} px", "zoom": "resized to {size} px"}
 
 #: Embeddings that a sentence names; of more, it counts the rest.
-MOST_NAMED = 5
+MAX_LISTED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +105,13 @@ class PanelResult:
 
     def at_floor(self, curve: Curve, size: int) -> bool:
         """Tell whether the mean of a curve at a size is not more than guessing gives (see `floor.py`)."""
-        return self.floor is not None and bool(curve.mean[curve.sizes.index(size)] < self.floor.bar(size))
+        return self.floor is not None and bool(curve.mean[curve.sizes.index(size)] < self.floor.threshold(size))
 
-    def counts(self, size: int) -> bool:
+    def above_floor(self, size: int) -> bool:
         """Tell whether a size says anything: its best mean is more than guessing gives."""
         return not self.at_floor(self.ranked(size)[0], size)
 
-    def learned(self) -> "PanelResult | None":
+    def without_unlearned(self) -> "PanelResult | None":
         """Leave out the curves that are at the floor at every size: their models did not learn; None if all are."""
         curves = tuple(curve for curve in self.curves if not all(self.at_floor(curve, size) for size in curve.sizes))
         return replace(self, curves=curves) if curves else None
@@ -192,7 +192,7 @@ def check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
 def make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
     """Join what the models of the best embedding at the training size score in the trivial way, if that is known."""
     best = next((curve for curve in result.ranked(nearest_size(result)) if curve.variant == (None, None)), None)
-    if best is None or result.panel not in BASELINES:
+    if best is None or result.panel not in BASELINE_LABELS:
         return None
     chosen = next(
         rows for rows in runs if (rows[0]["embedding"], rows[0].get("train_scaling")) == (best.embedding, None)
@@ -202,7 +202,7 @@ def make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]
     if not sizes:
         return None
     scores = tuple(tuple(run["baseline"][str(size)] for size in sizes) for run in chosen)
-    way = BASELINES[result.panel].format(size=result.train_size)
+    way = BASELINE_LABELS[result.panel].format(size=result.train_size)
     return replace(best, sizes=sizes, scores=scores, baseline=way)
 
 
@@ -234,12 +234,12 @@ def format_score(curve: Curve, size: int) -> str:
     return f"{curve.mean[column]:.1f}{spread}"
 
 
-def verdict(results: Sequence[PanelResult]) -> str:
+def overall_summary(results: Sequence[PanelResult]) -> str:
     """Sum a study up in one sentence: which embedding has the highest mean how often, and how often that is sure.
 
     "Sure" means at least three seeds, and every seed of the best above every seed of all others.
     """
-    places = [(result, size) for result in results for size in result.sizes if result.counts(size)]
+    places = [(result, size) for result in results for size in result.sizes if result.above_floor(size)]
     at_and_above = [(result, size) for result, size in places if size >= result.train_size]
     below = [(result, size) for result, size in places if size < result.train_size]
     parts = [f"at the training size and above, {most_often_best(at_and_above)}"] if at_and_above else []
@@ -247,26 +247,26 @@ def verdict(results: Sequence[PanelResult]) -> str:
         parts.append(f"below {'it' if parts else 'the training size'}, {most_often_best(below)}")
     told = f"In short: {'; '.join(parts)}"
     seeds = min(len(result.seeds) for result in results)
-    hint = "." if seeds >= ENOUGH_SEEDS else f"; with {seeds} seed{'s' * (seeds > 1)} that is a hint and no proof."
+    hint = "." if seeds >= MIN_SEEDS else f"; with {seeds} seed{'s' * (seeds > 1)} that is a hint and no proof."
     return told + hint
 
 
 def most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
     """Name the embedding that has the highest mean most often among some sizes of some panels."""
-    best = Counter(curve.label for result, size in places for curve in level_at_top(result, size))
+    best = Counter(curve.label for result, size in places for curve in tied_best(result, size))
     most = max(best.values())
     first, *others = [name for name, count in best.items() if count == most]
     if others:
         each = f"{', '.join((first, *others[:-1]))} and {others[-1]}"
         return f"{each} have the highest mean in {most} of {len(places)} measurements each"
     told = f"{first} has the highest mean in {most} of {len(places)} measurements"
-    if min(len(result.seeds) for result, _ in places) < ENOUGH_SEEDS:
+    if min(len(result.seeds) for result, _ in places) < MIN_SEEDS:
         return told
     sure = sum(clearly_best(result, size) == first for result, size in places)
     return f"{told}, in {sure or 'none'} of them with every seed above every seed of all others"
 
 
-def level_at_top(result: PanelResult, size: int) -> list[Curve]:
+def tied_best(result: PanelResult, size: int) -> list[Curve]:
     """List the curves whose mean at a size, as it is shown, is the highest."""
     ranked = result.ranked(size)
     return [
@@ -280,17 +280,17 @@ def clearly_best(result: PanelResult, size: int) -> str | None:
     return best.label if others and all(best.leads(other, size) for other in others) else None
 
 
-def conclude(result: PanelResult) -> str:
+def panel_summary(result: PanelResult) -> str:
     """Say in one sentence which embedding is best at the training size and at the largest, and whether that is sure.
 
     "Sure" means at least three seeds, and every seed of the best above every seed of the next.
     """
-    sizes = [size for size in result.sizes if result.counts(size)]
+    sizes = [size for size in result.sizes if result.above_floor(size)]
     if len(result.ranked(result.sizes[-1])) == 1:
         return f"{result.panel}: only {result.curves[0].label} has scores that count, so there is nothing to compare."
     nearest = min(sizes, key=lambda size: abs(size - result.train_size))
-    parts = [compare_at(result, size) for size in dict.fromkeys((nearest, sizes[-1]))]
-    return f"{result.panel}: {'; '.join(parts)}{caution(result)}."
+    parts = [compare_at_size(result, size) for size in dict.fromkeys((nearest, sizes[-1]))]
+    return f"{result.panel}: {'; '.join(parts)}{seed_warning(result)}."
 
 
 def nearest_size(result: PanelResult) -> int:
@@ -298,51 +298,51 @@ def nearest_size(result: PanelResult) -> int:
     return min(result.sizes, key=lambda size: abs(size - result.train_size))
 
 
-def compare_at(result: PanelResult, size: int) -> str:
+def compare_at_size(result: PanelResult, size: int) -> str:
     """Name the best embedding at a size, and those that it leads in every seed."""
     best, *others = result.ranked(size)
     place = "at the training size" if size == result.train_size else f"at {size / result.train_size:.3g}x of it"
     place, best_score = f"{place} ({size} px)", format_score(best, size)
     if not others:
-        return f"{place} {names([best], size)} is alone"
-    level = level_at_top(result, size)
+        return f"{place} {join_labels([best], size)} is alone"
+    level = tied_best(result, size)
     if len(level) > 1:
-        return f"{place} {names(level, size)} are level at the top"
+        return f"{place} {join_labels(level, size)} are level at the top"
     told = f"{place} {best.label} has the highest mean, {best_score}"
-    if len(result.seeds) < ENOUGH_SEEDS:
+    if len(result.seeds) < MIN_SEEDS:
         return f"{told} (next: {others[0].label}, {format_score(others[0], size)})"
     behind = [other for other in others if best.leads(other, size)]
     level = [other for other in others if other not in behind]
     if behind:
-        told += f", every seed above every seed of {names(behind, size)}"
+        told += f", every seed above every seed of {join_labels(behind, size)}"
     if level:
-        told += f", but not apart from {names(level, size)}"
+        told += f", but not apart from {join_labels(level, size)}"
     return told
 
 
-def names(curves: Sequence[Curve], size: int) -> str:
+def join_labels(curves: Sequence[Curve], size: int) -> str:
     """List embeddings with their scores: of many, the first few and how many more there are."""
     shown = [
         f"{curve.label} ({format_score(curve, size)})"
-        for curve in curves[: len(curves) if len(curves) <= MOST_NAMED else MOST_NAMED - 1]
+        for curve in curves[: len(curves) if len(curves) <= MAX_LISTED else MAX_LISTED - 1]
     ]
-    if len(curves) > MOST_NAMED:
+    if len(curves) > MAX_LISTED:
         shown.append(f"{len(curves) - len(shown)} others")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def caution(result: PanelResult) -> str:
+def seed_warning(result: PanelResult) -> str:
     """Say what too few seeds forbid to conclude."""
     count = len(result.seeds)
-    if count >= ENOUGH_SEEDS:
+    if count >= MIN_SEEDS:
         return ""
     return f" — with {count} seed{'s' * (count > 1)} small differences may be chance: --seeds 3 measures the spread"
 
 
-def paper_order(result: PanelResult) -> str:
+def paper_order_summary(result: PanelResult) -> str:
     """Say whether the paper's order beyond the training size (Mixed >= Axial >= APE) shows at these settings."""
     order = [name for name in ("rope_mixed", "rope_axial", "ape") if any(c.embedding == name for c in result.curves)]
-    larger = [size for size in result.sizes if size > result.train_size and result.counts(size)]
+    larger = [size for size in result.sizes if size > result.train_size and result.above_floor(size)]
     if len(order) < 2 or not larger:
         return ""
     by_name = {curve.embedding: curve for curve in result.curves if curve.variant == (None, None)}

@@ -34,10 +34,10 @@ from ropevit.locks import is_empty, lock_folder
 from ropevit.machine import available_cores, environment
 from ropevit.study.config import StudyConfig
 from ropevit.study.cost import measure_costs
-from ropevit.study.device import resolve_precision
-from ropevit.study.events import Event, Loading, Report, RunDone, RunFailed
-from ropevit.study.fingerprint import SPLITS, differences, digest, fingerprint
-from ropevit.study.floor import measure_floors
+from ropevit.study.precision import resolve_precision
+from ropevit.study.events import Event, LoadingImages, Report, RunDone, RunFailed
+from ropevit.study.fingerprint import SPLITS, describe_differences, digest, fingerprint
+from ropevit.study.floor import compute_floors
 from ropevit.study.results import read_results
 from ropevit.study.stored_runs import refuse_other_study, stored_result
 from ropevit.study.workers import SHARED_IMAGES, Images, StudyPlan, run_here, run_in_workers
@@ -84,9 +84,9 @@ def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
         write_json(config.out / "images.json", seen)
     facts = {
         "environment": environment(plan.device, plan.dtype, plan.workers, plan.threads),
-        "data": describe(*images),
+        "data": describe_data(*images),
         "skipped_files": sorted({*images[0].skipped, *images[1].skipped}),
-        "floors": measure_floors(config, images),
+        "floors": compute_floors(config, images),
         "costs": {},
     }
     if not plan.runs:  # a call that trains nothing keeps what the one before it wrote
@@ -95,12 +95,12 @@ def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
     try:
         completed = execute(plan, images, report, failed)
     finally:
-        results = collect(plan, facts, failed)
+        results = write_results(plan, facts, failed)
     if not completed:
         raise KeyboardInterrupt
     if results["complete"] and not results["costs"]:
         facts["costs"] = measure_costs(plan, images, report)
-        results = collect(plan, facts, failed)
+        results = write_results(plan, facts, failed)
     return results
 
 
@@ -132,7 +132,7 @@ def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]
     before |= {"classes": data["classes"]} if "classes" in data else {}
     try:
         before = check_complete(read_json(path), seen) if path.exists() else before
-        other = differences(before, seen)
+        other = describe_differences(before, seen)
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         raise ValueError(f"cannot read {path}: it is damaged; give another --out") from None
     if other:
@@ -183,7 +183,7 @@ def execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[s
 
     for run in plan.config.runs():
         if run not in plan.runs:
-            report(RunDone(run=run, result=stored_result(plan.config, run, plan.images) or {}, kept=True))
+            report(RunDone(run=run, result=stored_result(plan.config, run, plan.images) or {}, reused=True))
     with stop_on_interrupt() as stopped:
         do_all = run_here if plan.workers == 1 else run_in_workers
         do_all(plan, images, note, stopped)
@@ -224,11 +224,11 @@ def load_images(config: StudyConfig, report: Report) -> Images:
         config.data,
         config.image_size(),
         config.max_images,
-        progress=lambda done, total: report(Loading(done=done, total=total)),
+        progress=lambda done, total: report(LoadingImages(done=done, total=total)),
     )
 
 
-def describe(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
+def describe_data(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
     """Say what was trained and tested on."""
     return {
         "name": train.name.removesuffix("/train"),
@@ -249,7 +249,7 @@ def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[i
     return workers, max(1, cores // workers)
 
 
-def collect(plan: StudyPlan, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
+def write_results(plan: StudyPlan, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
     """Gather the results of all runs into `results.json`."""
     config = plan.config
     found = [result for run in config.runs() if (result := stored_result(config, run, plan.images)) is not None]

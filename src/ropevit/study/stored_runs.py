@@ -81,10 +81,10 @@ def is_result(content: Any) -> bool:
     scaled = content.get("scaled", {})
     if not isinstance(scaled, dict):
         return False
-    return all(map(is_table, (content.get("scores"), content.get("baseline", {}), *scaled.values())))
+    return all(map(is_score_table, (content.get("scores"), content.get("baseline", {}), *scaled.values())))
 
 
-def is_table(content: Any) -> bool:
+def is_score_table(content: Any) -> bool:
     """Tell whether something holds a score in percent for each size."""
     return isinstance(content, dict) and all(
         size.isdecimal() and isinstance(score, int | float) and 0 <= score <= 100 for size, score in content.items()
@@ -100,7 +100,7 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
     asked = config.to_dict()
     try:
         stored = read_json(path)
-        different = sorted({*changed(stored, asked), *shrunk(stored, asked)})
+        different = sorted({*changed_options(stored, asked), *shrunk_options(stored, asked)})
         sides = largest_size(stored, "zoom"), largest_size(asked, "zoom")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         why = first_line(error) if isinstance(error, OSError | ValueError) else "it holds no config of a study"
@@ -118,7 +118,7 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
         )
 
 
-def changed(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+def changed_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
     """Name the options that are others, those apart that may differ or grow."""
     compared = ({**stored, "settings": training_fields(stored)}, {**asked, "settings": training_fields(asked)})
     return {
@@ -136,7 +136,7 @@ def training_fields(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def shrunk(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+def shrunk_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
     """Name the growing options of which less is asked for than there is."""
     less = {name for name in ("scaling", "train_scaling") if not {*(stored.get(name) or ())} <= {*(asked[name] or ())}}
     if asked["seeds"] < stored["seeds"]:

@@ -17,16 +17,16 @@ from ropevit.data.rng import make_generator
 from ropevit.models.parameter_groups import parameter_groups
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.checkpoint import RunState, resume, save, truncate_log
-from ropevit.study.device import autocast
+from ropevit.study.precision import autocast
 from ropevit.study.events import RunStarted, StepDone
 from ropevit.study.job import Interrupted, RunJob
-from ropevit.study.measure import known_or_evaluated, known_scores
+from ropevit.study.evaluation import evaluate_missing, stored_scores
 from ropevit.study.settings import PanelSettings
 from ropevit.study.stored_runs import write_result
 from ropevit.weights.saving import save_model
 
 #: Checkpoints and lines of the log in a training.
-CHECKPOINTS, LOG_LINES = 10, 50
+NUM_CHECKPOINTS, NUM_LOG_LINES = 10, 50
 #: Seconds between two progress reports.
 REPORT_EVERY = 0.25
 
@@ -56,7 +56,7 @@ def train(job: RunJob) -> dict[str, Any]:
     state = start(job)
     if (job.folder / "checkpoint.pt").exists():
         resume(state, job)
-    known = known_scores(job, trained=state.step == settings.steps)
+    known = stored_scores(job, trained=state.step == settings.steps)
     truncate_log(job.folder / "log.jsonl", state.step)
     job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
     run_steps(state, job)
@@ -64,7 +64,7 @@ def train(job: RunJob) -> dict[str, Any]:
         **asdict(job.run),
         "metric": job.panel.metric,
         "train_size": settings.train_size,
-        **known_or_evaluated(state.model, job, known),
+        **evaluate_missing(state.model, job, known),
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "step_ms": round(state.step_ms, 3),
         "train_seconds": round(state.seconds, 3),
@@ -120,8 +120,8 @@ def rescale_init(blocks: nn.Module) -> None:
 def run_steps(state: RunState, job: RunJob) -> None:
     """Take the steps that are left, saving now and then and before stopping."""
     settings = job.panel.settings
-    every = max(1, math.ceil(settings.steps / CHECKPOINTS))
-    log_every = max(1, settings.steps // LOG_LINES)
+    every = max(1, math.ceil(settings.steps / NUM_CHECKPOINTS))
+    log_every = max(1, settings.steps // NUM_LOG_LINES)
     durations, reported = [], 0.0
     state.model.train()
     with (job.folder / "log.jsonl").open("a", encoding="utf-8") as log:

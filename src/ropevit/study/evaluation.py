@@ -13,7 +13,7 @@ from ropevit.study.job import RunJob
 from ropevit.study.stored_runs import read_result
 
 
-def known_or_evaluated(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[str, Any]:
     """Measure a trained model, without rules and with each, but for what is known already.
 
     Returns:
@@ -28,14 +28,14 @@ def known_or_evaluated(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dic
     }
     baseline = evaluate_baseline(model, job, known["baseline"])
     return {
-        "scores": by_size(scores),
-        "scaled": {rule: by_size(found) for rule, found in scaled.items()},
-        "baseline": by_size(baseline),
+        "scores": to_json(scores),
+        "scaled": {rule: to_json(found) for rule, found in scaled.items()},
+        "baseline": to_json(baseline),
         "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
     }
 
 
-def known_scores(job: RunJob, trained: bool) -> dict[str, Any]:
+def stored_scores(job: RunJob, trained: bool) -> dict[str, Any]:
     """Read what an earlier call has measured of the same training, if it had come to its end."""
     path = job.folder / "result.json"
     found = read_result(path, job.run, job.images) if trained and path.exists() else {}
@@ -60,10 +60,10 @@ def scaling_methods_for(model: ViT, job: RunJob) -> tuple[str, ...]:
 
 
 def evaluate_scaled(
-    model: ViT, job: RunJob, rule: str, plain: Mapping[int, float], known: Mapping[str, float]
+    model: ViT, job: RunJob, scaling: str, plain: Mapping[int, float], known: Mapping[str, float]
 ) -> dict[int, float]:
     """Measure a trained model with a rule; at the training size, where a rule changes no bit, the score is known."""
-    set_scaling(model, rule)
+    set_scaling(model, scaling)
     same = {str(size): score for size, score in plain.items() if size == job.panel.settings.train_size}
     try:
         return evaluate(model, job, {**known, **same})
@@ -82,6 +82,6 @@ def evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> di
     }
 
 
-def by_size(scores: Mapping[int, float]) -> dict[str, float]:
+def to_json(scores: Mapping[int, float]) -> dict[str, float]:
     """Write scores as JSON holds them."""
     return {str(size): round(score, 4) for size, score in scores.items()}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ropevit.machine import available_cores, environment
-from ropevit.study.device import autocast, resolve_precision
+from ropevit.study.precision import autocast, resolve_precision
 
 
 def test_precision_is_what_was_asked_for():
