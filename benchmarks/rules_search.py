@@ -24,9 +24,9 @@ from ropevit.data.fashion import load_fashion
 from ropevit.machine import environment
 from ropevit.models import set_scaling
 from ropevit.models.vit import ViT
-from ropevit.study.precision import resolve_precision
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES, FieldPanel, ZoomPanel
+from ropevit.study.precision import resolve_precision
 from ropevit.study.settings import FASHION, PanelSettings
 from ropevit.study.train import RunJob, train
 from ropevit.weights import load_model

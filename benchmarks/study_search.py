@@ -25,9 +25,9 @@ from ropevit.data.crops import CropSettings
 from ropevit.data.fashion import load_fashion
 from ropevit.data.labelled import LabelledImages
 from ropevit.machine import environment
-from ropevit.study.precision import resolve_precision
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES
+from ropevit.study.precision import resolve_precision
 from ropevit.study.settings import PanelSettings
 from ropevit.study.train import RunJob, train
 

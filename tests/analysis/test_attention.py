@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ropevit.analysis import distance, entropy
-from ropevit.analysis.attention import model_at_size, attention_stats, query_stats, resize_all
+from ropevit.analysis.attention import attention_stats, model_at_size, query_stats, resize_all
 from ropevit.analysis.figure_model import FigureModel, FigureOptions
 from ropevit.models import Swin, SwinConfig, ViT, ViTConfig
 

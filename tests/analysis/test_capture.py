@@ -74,7 +74,7 @@ def test_some_rows_and_queries_are_those_of_all():
         model(torch.randn(2, 3, *size))
     for each in seen:
         rows, tokens = torch.arange(len(each.q)), torch.arange(each.q.shape[2])
-        every, hidden = each.scores(rows, tokens), each.hidden(rows, tokens)
+        every, hidden = each.scores(rows, tokens), each.masked(rows, tokens)
         some, queries = torch.tensor([len(rows) - 1, 0]), torch.tensor([1, 4, 8])
         torch.testing.assert_close(each.scores(some, queries), every[some][:, :, queries])
         assert torch.equal(each.hidden(some, queries), hidden[some][:, :, queries])
@@ -96,6 +96,6 @@ def test_nothing_is_watched_afterwards():
 def test_attention_that_cannot_be_seen_is_refused(monkeypatch):
     monkeypatch.setattr(WindowAttention, "attend", lambda _, x, *__: x)  # as a fused kernel: no softmax in sight
     model = swin(position="rpb")
-    match = r"layers.0.blocks.0.attn is computed by a kernel of its own .*set_backend"
+    match = r"layers.0.blocks.0.attn: backend=.* computes it in a fused kernel.*set_backend"
     with capture_attention(model, lambda _: None), pytest.raises(ValueError, match=match):
         model(torch.randn(1, 3, 24, 24))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropevit.analysis.frequencies import draw, frequency_map, is_aliased, to_cell, rows
+from ropevit.analysis.frequencies import draw, frequency_map, is_aliased, rows, to_cell
 from ropevit.drawing import figure_bytes
 from ropevit.rope import axial_frequencies
 

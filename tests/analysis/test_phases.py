@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from ropevit.analysis.phases import (
-    SMALLEST_COLOUR,
-    LARGEST_COLOUR,
-    UNSEEN_COLOUR,
-    SEEN_COLOUR,
     CELL_PIXELS,
-    paint_bars,
+    LARGEST_COLOUR,
+    SEEN_COLOUR,
+    SMALLEST_COLOUR,
+    UNSEEN_COLOUR,
     coverage,
     draw,
     largest_angle,
     new_coverage,
+    paint_bars,
     phase_coverage,
     rows,
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropevit.analysis.reconstruction import contrast, draw, least_squares, grid_around, reconstruction, rows
+from ropevit.analysis.reconstruction import contrast, draw, grid_around, least_squares, reconstruction, rows
 from ropevit.rope import axial_frequencies
 
 POINTS = ((3, 3), (-2, 2))

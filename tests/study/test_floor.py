@@ -11,7 +11,7 @@ from ropevit.study.figure import draw_curves
 from ropevit.study.floor import Floor, compute_floors, read_floor
 from ropevit.study.panels import predict_tiles
 from ropevit.study.report import score_table
-from ropevit.study.results import BASELINE_LABELS, panel_results, overall_summary
+from ropevit.study.results import BASELINE_LABELS, overall_summary, panel_results
 from ropevit.study.train import train
 
 DATA = {"test_images": 300, "classes": ["a", "b"]}

@@ -5,13 +5,13 @@ import pytest
 from ropevit.drawing import save_figure
 from ropevit.study.figure import draw_curves
 from ropevit.study.results import (
-    panel_summary,
     format_score,
     make_curve,
+    overall_summary,
     panel_results,
+    panel_summary,
     paper_order_summary,
     read_results,
-    overall_summary,
 )
 
 

@@ -10,7 +10,7 @@ from ropevit.study.config import StudyConfig, unpublished_types
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.report import conclusions, score_table
-from ropevit.study.results import panel_summary, panel_results, overall_summary
+from ropevit.study.results import overall_summary, panel_results, panel_summary
 from ropevit.study.train import train
 from ropevit.weights import load_model
 
@@ -90,8 +90,8 @@ def test_rules_are_curves_of_their_own(results):
     plots = draw_curves([panel]).axes
     assert [axes.get_title().split("\n")[0] for axes in plots] == [
         "zoom: as trained",
-        "zoom: measured with ntk",
-        "zoom: measured with yarn+log",
+        "zoom: evaluated with ntk",
+        "zoom: evaluated with yarn+log",
     ]
     shown = [axes.get_legend_handles_labels()[1] for axes in plots]
     assert shown == [["RoPE-Golden", "absolute (APE)"], ["RoPE-Golden"], ["RoPE-Golden"]]
@@ -122,4 +122,4 @@ def test_the_report_says_which_rules_were_tried():
     data = {"train_images": 1, "test_images": 1, "classes": ["a"]}
     told = " ".join(describe_method(config, {"data": data}))
     assert "RoPE-Polar" in told
-    assert "measured with pi, log, besides without" in told
+    assert "also evaluated with pi, log" in told

@@ -166,15 +166,15 @@ def test_trainings_with_rules_are_curves_named_in_table_figure_and_sentences(mak
     (panel,) = panel_results(results)
     labels = [
         "absolute (APE)", "RoPE-Mixed", "RoPE-Mixed, ntk", f"RoPE-Mixed, trained with {JITTER}",
-        f"RoPE-Mixed, trained with {JITTER}, measured with ntk",
+        f"RoPE-Mixed, trained with {JITTER}, evaluated with ntk",
     ]  # fmt: skip
     assert [curve.label for curve in panel.curves] == labels
     plots = draw_curves([panel]).axes
     assert [axes.get_title().split("\n")[:-1] or axes.get_title() for axes in plots] == [
         "zoom: as trained",
-        ["zoom: measured with ntk"],
+        ["zoom: evaluated with ntk"],
         [f"zoom: trained with {JITTER}"],
-        [f"zoom: trained with {JITTER}", "measured with ntk"],
+        [f"zoom: trained with {JITTER}", "evaluated with ntk"],
     ]
     names = [axes.get_legend_handles_labels()[1] for axes in plots]
     assert names == [labels[:2], ["RoPE-Mixed"], ["RoPE-Mixed"], ["RoPE-Mixed"]]

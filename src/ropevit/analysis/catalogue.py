@@ -22,8 +22,8 @@ __all__ = [
     "FigureOptions",
     "FigureOutcome",
     "FigureResult",
-    "try_analysis",
     "find_analyses",
+    "try_analysis",
 ]
 
 #: name -> figure, in the order of a page that has them all.

@@ -108,7 +108,8 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
         "A line is a pair, the one that turned furthest on top; its length is the circle. Blue: angles f · d between "
         f"patches of the trained grid, {describe_grid(data.trained)}; orange, from dark to light: new on grids of "
         f"{', '.join(map(describe_grid, data.grids))} (rows x columns); grey: on none. Numbers: percent of the circle "
-        f"that is new on each of these grids, counted from training, mean of the pairs. {describe_scaling(data.scaling)}"
+        "that is new on each of these grids, counted from training, mean of the pairs. "
+        f"{describe_scaling(data.scaling)}"
     )
     named = [layer._replace(cells=cell_names(layer)) for layer in shown]
     frame = plot_grid(plot_rows(named), TITLE, label, caption)

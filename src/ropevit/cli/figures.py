@@ -15,8 +15,8 @@ from ropevit.analysis.catalogue import (
     FigureOptions,
     FigureOutcome,
     FigureResult,
-    try_analysis,
     find_analyses,
+    try_analysis,
 )
 from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.figure_model import POINTS, Rows

@@ -5,12 +5,12 @@ from typing import Any
 
 from ropevit.study.results import (
     PanelResult,
-    panel_summary,
     format_score,
     join_labels,
     nearest_size,
-    paper_order_summary,
     overall_summary,
+    panel_summary,
+    paper_order_summary,
 )
 
 #: Test images below which a reader is warned: one image is then more than half a point.

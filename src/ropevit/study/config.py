@@ -7,9 +7,9 @@ from typing import Any
 from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.rope import ROPE_TYPES
 from ropevit.rope.scaling import CoordinateJitter, parse_scaling
-from ropevit.study.precision import PRECISIONS
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
+from ropevit.study.precision import PRECISIONS
 from ropevit.study.settings import PANELS, PanelSettings, as_json, preset
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.

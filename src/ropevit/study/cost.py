@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ropevit.models.vit import ViT
-from ropevit.study.precision import autocast
 from ropevit.study.events import Report, Timing
 from ropevit.study.panels import PANEL_CLASSES, Panel
+from ropevit.study.precision import autocast
 from ropevit.study.train import start_model
 from ropevit.study.workers import Images, StudyPlan
 

@@ -1,4 +1,4 @@
-"""The curves of a study: score against test size, one panel beside the other; rules apart."""
+"""Figure of a study: score against test size for each panel, with a separate plot for each RoPE scaling."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,27 +8,27 @@ from ropevit.extras import require
 from ropevit.models.positions import position_label, position_style
 from ropevit.study.results import Curve, PanelResult
 
-#: Rules of a training and of a measurement.
+#: RoPE scaling in training and in evaluation.
 Variant = tuple[str | None, str | None]
 NO_SCALING: Variant = (None, None)
 
-#: Entries of the legend in one row, for each column of plots.
+#: Legend entries in a row, per column of plots.
 LEGEND_COLUMNS = 3
 
-#: What the larger test images of each panel hold.
+#: Titles of the panels, with what a larger test image contains.
 TITLES = {
     "field": "field (larger field of view): a larger image shows more of the scene",
     "zoom": "zoom (higher resolution): a larger image is the same one with more pixels",
 }
 
-#: Colour of what the curves are held against.
+#: Colour of the reference lines.
 GREY = "#777777"
-#: What keeps words readable over curves.
+#: Background of text that is drawn over curves.
 WHITE = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
 
 
 def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
-    """Draw score against test size for each panel; with rules, one row a panel and one column for each way.
+    """Draw score against test size for each panel; with RoPE scaling, a row per panel and a column per variant.
 
     Args:
         results: Panels of a study.
@@ -38,20 +38,20 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
         A `matplotlib.figure.Figure`, which belongs to no window.
 
     Raises:
-        ValueError: If there is nothing to draw, or matplotlib is not installed.
+        ValueError: If `results` is empty, or matplotlib is not installed.
     """
     if not results:
         raise ValueError("got no panel with results; let at least one seed of every embedding finish first")
     matplotlib = require("matplotlib", "figures")
-    ways = list(dict.fromkeys(curve.variant for result in results for curve in result.curves))
-    rows, columns = (1, len(results)) if len(ways) == 1 else (len(results), len(ways))
-    size = (6.2 * columns, 4.8) if len(ways) == 1 else (4.4 * columns, 0.8 + 4.2 * rows)
-    cells = [(result, way) for result in results for way in ways]
+    variants = list(dict.fromkeys(curve.variant for result in results for curve in result.curves))
+    rows, columns = (1, len(results)) if len(variants) == 1 else (len(results), len(variants))
+    size = (6.2 * columns, 4.8) if len(variants) == 1 else (4.4 * columns, 0.8 + 4.2 * rows)
+    cells = [(result, variant) for result in results for variant in variants]
     with matplotlib.rc_context(RC):
         figure = require("matplotlib.figure", "figures").Figure(figsize=size, layout="constrained")
-        plots = figure.subplots(rows, columns, squeeze=False, sharey="row" if len(ways) > 1 else False)
-        for axes, (result, way) in zip(plots.flat, cells, strict=True):
-            draw_panel(axes, result, way, alone=len(ways) == 1)
+        plots = figure.subplots(rows, columns, squeeze=False, sharey="row" if len(variants) > 1 else False)
+        for axes, (result, variant) in zip(plots.flat, cells, strict=True):
+            draw_panel(axes, result, variant, alone=len(variants) == 1)
         legend = {
             text: line for axes in plots.flat for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
         }
@@ -62,13 +62,13 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
 
 
 def draw_panel(axes: Any, result: PanelResult, variant: Variant = NO_SCALING, alone: bool = True) -> None:
-    """Draw the curves of one panel that were trained and measured in one way; faintly, those without rules.
+    """Draw the curves of one panel and one variant, with the curves without RoPE scaling dotted behind them.
 
     Args:
         axes: Where to draw.
         result: The panel.
-        way: Rules of the trainings and of the measurements.
-        alone: Whether there is no other way, and the title need not say it.
+        variant: RoPE scaling in training and in evaluation.
+        alone: Whether the figure has one variant, which the title then need not name.
     """
     mark_training(axes, result.train_size)
     for curve in result.curves:
@@ -90,48 +90,50 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = NO_SCALING, al
     axes.set_xlabel("test size (pixels)")
     axes.set_ylabel(result.metric)
     tidy(axes, result.sizes)
-    axes.margins(y=0.1)  # room for a name above the highest line
-    axes.set_ylim(bottom=0)  # a cut axis would make small differences look large
+    axes.margins(y=0.1)  # room for the label above the highest line
+    axes.set_ylim(bottom=0)  # a truncated axis exaggerates small differences
 
 
 def draw_references(axes: Any, result: PanelResult) -> None:
-    """Draw, dashed and named, the floor and what the trivial way to larger images scores."""
+    """Draw the floor and the trivial baseline as dashed lines with labels."""
     if result.floor is not None:
         sizes = [size for size in result.sizes if size in result.floor.scores]
         scores = [result.floor.scores[size] for size in sizes]
         axes.plot(sizes, scores, color=GREY, linestyle="--", linewidth=1)
         label_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
     if result.baseline is not None:
-        way = result.baseline
-        known = dict(zip(way.sizes, way.mean, strict=True))
+        baseline = result.baseline
+        known = dict(zip(baseline.sizes, baseline.mean, strict=True))
         whole = next(
-            curve for curve in result.curves if (curve.embedding, curve.variant) == (way.embedding, NO_SCALING)
+            curve for curve in result.curves if (curve.embedding, curve.variant) == (baseline.embedding, NO_SCALING)
         )
-        if result.train_size in whole.sizes:  # where nothing is to be cut or resized
+        if result.train_size in whole.sizes:  # at the training size the baseline is the model itself
             known = {result.train_size: whole.mean[whole.sizes.index(result.train_size)], **known}
         axes.plot(
             list(known),
             list(known.values()),
-            color=position_style(way.embedding)[0],
+            color=position_style(baseline.embedding)[0],
             linestyle=(0, (4, 2)),
             linewidth=1.2,
         )
-        label_line(axes, way.label, (way.sizes[-1], way.mean[-1]))
+        label_line(axes, baseline.label, (baseline.sizes[-1], baseline.mean[-1]))
 
 
 def label_line(axes: Any, text: str, end: tuple[float, float]) -> None:
-    """Write what a line is above its right end."""
+    """Write a label above the right end of a line."""
     shift = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
     axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4, bbox=WHITE)
 
 
 def describe_variant(variant: Variant) -> str:
-    """Say in words which rules a training and a measurement had."""
-    trained, measured = variant
+    """Describe the RoPE scaling of a variant."""
+    trained, evaluated = variant
     if variant == NO_SCALING:
         return "as trained"
-    parts = [f"trained with {trained}"] * (trained is not None) + [f"measured with {measured}"] * (measured is not None)
-    return "\n".join([*parts, "(dotted: without rules)"])
+    parts = [f"trained with {trained}"] * (trained is not None) + [f"evaluated with {evaluated}"] * (
+        evaluated is not None
+    )
+    return "\n".join([*parts, "(dotted: without RoPE scaling)"])
 
 
 def draw_curve(axes: Any, curve: Curve) -> None:

@@ -1,68 +1,71 @@
-"""How a study was done, in words for its report, made from its settings."""
+"""The "How it was done" section of a study's report, written from its settings."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
-from ropevit.study.floor import MIN_STANDARD_ERRORS, MIN_SHARE
+from ropevit.study.floor import MIN_SHARE, MIN_STANDARD_ERRORS
 from ropevit.study.settings import PanelSettings
 
 PANEL_TEXT = {
     "field": (
-        "field (larger field of view): items scattered over a shaded, noisy canvas, always at the same scale; the "
-        "model labels every pixel. A larger test canvas shows more of the scene, as in detection and segmentation."
+        "field (larger field of view): items are scattered over a shaded, noisy canvas, always at the same scale, and "
+        "the model labels every pixel. A larger test canvas shows more of the scene, as in detection and segmentation."
     ),
     "zoom": (
-        "zoom (higher resolution): one item an image; the model names it. A larger test image is the same image with "
-        "more pixels, which is how the paper measures ImageNet at other resolutions."
+        "zoom (higher resolution): classification of images with one item each. A larger test image is the same image "
+        "resampled to more pixels. The paper evaluates on ImageNet likewise, but from photographs: they gain "
+        "detail with the resolution, up to that of their files, and the embedded 28 px images do not."
     ),
 }
 
 FLOOR_TEXT = (
-    "What counts: the floor is what a model scores that learned nothing, by labelling everything background (field) "
-    f"or always naming the most frequent class (zoom). A score counts when it is above the floor by more than {MIN_STANDARD_ERRORS} "
-    f"standard errors of the test images and by at least {MIN_SHARE:.0%} of the way from the floor to 100 %; what does not "
-    "is left out of the conclusions. The dashed curves are the trivial ways to larger images, with the embedding that "
-    "is best at the training size: resized back to the training size (zoom), or cut into tiles of it (field)."
+    "Floor and baseline: the floor is the score of a model that learned nothing: it labels every pixel background "
+    "(field), or always predicts the most frequent class (zoom). A score counts if it exceeds the floor by more than "
+    f"{MIN_STANDARD_ERRORS} standard errors over the test images and by at least {MIN_SHARE:.0%} of the distance from "
+    "the floor to 100 %; other scores are excluded from the conclusions. The dashed curves are the trivial baseline for "
+    "larger images, with the embedding that is best at the training size: images resized back to the training size "
+    "(zoom), or cut into tiles of that size (field)."
 )
 
 FAIRNESS_TEXT = (
-    "Fair comparison: for a seed, all embeddings start from the same weights wherever they share them and see the same "
-    "images, crops and canvases in the same order for the same number of steps. An absolute embedding is resized to "
-    "the test grid as the published models do (bicubic, not antialiased); rotations take the positions of the larger "
-    "grid as they are."
+    "Fair comparison: for each seed, all embeddings start from the same values of the weights that they share, and see "
+    "the same images, crops and canvases in the same order for the same number of steps. An absolute embedding is "
+    "resized to the test grid as in the published models (bicubic, not antialiased); RoPE uses the positions of the "
+    "larger grid unchanged."
 )
 
 SCALING_TEXT = (
-    "Rules for larger grids: every trained rotation was measured with {rules}, besides without. Nothing was trained "
-    "for it, and at the training size rules change no bit. Sources and formulas: docs/scaling.md."
+    "RoPE scaling: every model with RoPE was also evaluated with {scaling}. No model was trained for it; at the training "
+    "size it changes nothing, to the bit. Sources and formulas: docs/scaling.md."
 )
 
 TRAIN_SCALING_TEXT = (
-    "Rules in training: every rotation was also trained with {rules}, from the same weights, on the same images and "
-    "with the same draws for all; a model so trained is measured with the part of its rules that is not jitter. "
-    "Pictures below are of the trainings without."
+    "RoPE scaling in training: every model with RoPE was also trained with {scaling}, from the same weights, on the "
+    "same images and with the same random draws for all; jitter is active in training alone, the rest of the scaling "
+    "in evaluation too. The example images are from the models trained without."
 )
 
 TUNING_TEXT = (
-    "Tuning: settings were chosen with the embedded images, on 1,000 training images held out for that and with other "
-    "seeds, never on the test images; the same learning rates were tried for every embedding, and the absolute "
-    "embedding's start, which decides how good a baseline it is, besides. The search and its numbers: docs/study.md."
+    "Tuning: the settings were chosen on 1,000 of the embedded training images, held out for this purpose, with other "
+    "seeds and never on the test images. The same learning rates were tried for every embedding; for the absolute "
+    "embedding also its initial standard deviation, which decides how strong a baseline it is. The search and its "
+    "results: docs/study.md."
 )
 
 OWN_DATA_TEXT = (
-    "These are your own images; the settings are those chosen with the embedded ones, scaled to your training size. "
-    "Nothing was tuned on your images, for any embedding."
+    "These are your own images. The settings are those chosen on the embedded images, scaled to your training size; "
+    "nothing was tuned on your images, for any embedding."
 )
 
 
 def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
-    """Write the paragraphs of the report's "how it was done".
+    """Write the paragraphs of the section.
 
     Args:
         config: The study.
-        study: What its `results.json` holds.
+        study: The content of its `results.json`.
     """
     data = study["data"]
     counts = f"{data['train_images']:,} training and {data['test_images']:,} test images"
@@ -70,17 +73,17 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     names = ", ".join(position_label(name) for name in config.all_embeddings)
     panels = [f"{PANEL_TEXT[panel]} {describe_settings(config.settings(panel))}" for panel in config.panels]
     own = [] if config.data == "fashion" else [OWN_DATA_TEXT]
-    rules = [SCALING_TEXT.format(rules=", ".join(config.scaling))] if config.scaling else []
+    scaling = [SCALING_TEXT.format(scaling=", ".join(config.scaling))] if config.scaling else []
     if config.train_scaling:
-        rules.append(TRAIN_SCALING_TEXT.format(rules=", ".join(config.train_scaling)))
-    return [images, f"Compared: {names}.", *rules, *panels, FLOOR_TEXT, FAIRNESS_TEXT, TUNING_TEXT, *own]
+        scaling.append(TRAIN_SCALING_TEXT.format(scaling=", ".join(config.train_scaling)))
+    return [images, f"Compared: {names}.", *scaling, *panels, FLOOR_TEXT, FAIRNESS_TEXT, TUNING_TEXT, *own]
 
 
 def describe_settings(settings: PanelSettings) -> str:
-    """Name what a training of a panel consists of."""
+    """Describe the model and the training of a panel in two sentences."""
     return (
         f"Model: ViT of width {settings.width}, {settings.depth} blocks, {settings.heads} heads, patches of "
         f"{settings.patch_size} px, average pooling. Training: {settings.steps} steps of {settings.batch_size} images "
         f"at {settings.train_size} px, AdamW, learning rate {settings.lr:g} with a cosine, weight decay "
-        f"{settings.weight_decay:g}; an absolute embedding starts with standard deviation {settings.ape_std:g}."
+        f"{settings.weight_decay:g}; an absolute embedding is initialised with standard deviation {settings.ape_std:g}."
     )

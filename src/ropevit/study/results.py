@@ -50,8 +50,8 @@ class Curve:
             return f"{position_label(self.embedding)}, {self.baseline}"
         if self.train_scaling is None:
             return position_label(self.embedding) + (f", {self.scaling}" if self.scaling else "")
-        measured = f", measured with {self.scaling}" if self.scaling else ""
-        return f"{position_label(self.embedding)}, trained with {self.train_scaling}{measured}"
+        evaluated = f", evaluated with {self.scaling}" if self.scaling else ""
+        return f"{position_label(self.embedding)}, trained with {self.train_scaling}{evaluated}"
 
     @property
     def variant(self) -> tuple[str | None, str | None]:

@@ -34,10 +34,10 @@ from ropevit.locks import is_empty, lock_folder
 from ropevit.machine import available_cores, environment
 from ropevit.study.config import StudyConfig
 from ropevit.study.cost import measure_costs
-from ropevit.study.precision import resolve_precision
 from ropevit.study.events import Event, LoadingImages, Report, RunDone, RunFailed
 from ropevit.study.fingerprint import SPLITS, describe_differences, digest, fingerprint
 from ropevit.study.floor import compute_floors
+from ropevit.study.precision import resolve_precision
 from ropevit.study.results import read_results
 from ropevit.study.stored_runs import refuse_other_study, stored_result
 from ropevit.study.workers import SHARED_IMAGES, Images, StudyPlan, run_here, run_in_workers

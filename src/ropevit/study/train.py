@@ -17,10 +17,10 @@ from ropevit.data.rng import make_generator
 from ropevit.models.parameter_groups import parameter_groups
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.checkpoint import RunState, resume, save, truncate_log
-from ropevit.study.precision import autocast
+from ropevit.study.evaluation import evaluate_missing, stored_scores
 from ropevit.study.events import RunStarted, StepDone
 from ropevit.study.job import Interrupted, RunJob
-from ropevit.study.evaluation import evaluate_missing, stored_scores
+from ropevit.study.precision import autocast
 from ropevit.study.settings import PanelSettings
 from ropevit.study.stored_runs import write_result
 from ropevit.weights.saving import save_model
