@@ -24,8 +24,8 @@ FLOOR_TEXT = (
     "Floor and baseline: the floor is the score of a model that learned nothing: it labels every pixel background "
     "(field), or always predicts the most frequent class (zoom). A score counts if it exceeds the floor by more than "
     f"{MIN_STANDARD_ERRORS} standard errors over the test images and by at least {MIN_SHARE:.0%} of the distance from "
-    "the floor to 100 %; other scores are excluded from the conclusions. The dashed curves are the trivial baseline for "
-    "larger images, with the embedding that is best at the training size: images resized back to the training size "
+    "the floor to 100 %; other scores are excluded from the conclusions. The dashed curves are the trivial baseline "
+    "for larger images, with the embedding that is best at the training size: images resized back to the training size "
     "(zoom), or cut into tiles of that size (field)."
 )
 
@@ -37,8 +37,8 @@ FAIRNESS_TEXT = (
 )
 
 SCALING_TEXT = (
-    "RoPE scaling: every model with RoPE was also evaluated with {scaling}. No model was trained for it; at the training "
-    "size it changes nothing, to the bit. Sources and formulas: docs/scaling.md."
+    "RoPE scaling: every model with RoPE was also evaluated with {scaling}. No model was trained for it; at the "
+    "training size it changes nothing, to the bit. Sources and formulas: docs/scaling.md."
 )
 
 TRAIN_SCALING_TEXT = (
