@@ -2,6 +2,7 @@
 
 import pytest
 
+from marks import by_default
 from ropevit.cli import main
 
 #: Kinds of recipes, made smaller, with the size of their images and the steps that are compared.
@@ -15,7 +16,7 @@ KINDS = {
 STARTS = ["parameters:", "multiply-adds of", "peak memory", "peak memory", "the optimizer's"]
 
 
-@pytest.mark.parametrize("recipe", KINDS)
+@pytest.mark.parametrize("recipe", by_default(["fashion", "segment/upernet_smoke"], KINDS))
 def test_a_step_is_estimated_without_data_or_a_directory(recipe, tmp_path, monkeypatch, capsys):
     size, counts, options = KINDS[recipe]
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from ropevit.cli import main
 from ropevit.models import list_models
 
 
+@pytest.mark.full
 def test_every_model_is_listed_whole_on_a_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     main(["models"])

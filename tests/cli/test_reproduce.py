@@ -30,6 +30,20 @@ def asked(capsys, monkeypatch):
     return ask
 
 
+def test_the_commands_of_a_row_are_ones_that_the_command_line_takes(capsys, asked):
+    main(["reproduce", "vit", "--only", "*mixed_deit_large*", "--data", "my data/imagenet", "--out", "somewhere else"])
+    trained, measured = asked(commands(capsys.readouterr().out))
+    assert [(config.recipe, config.model.size) for config in trained] == [
+        ("deit3_large", 192),
+        ("deit3_large_finetune", 224),
+    ]
+    first, last = trained
+    assert last.model.init == str(first.run.out / "model.safetensors")
+    assert [config.checkpoint for config in measured] == [str(last.run.out)]
+    assert {config.data for config in (*trained, *measured)} == {"my data/imagenet"}
+
+
+@pytest.mark.full
 def test_every_command_is_one_that_the_command_line_takes(capsys, asked):
     main(["reproduce", "all", "--data", "my data/imagenet", "--out", "somewhere else"])
     found = commands(capsys.readouterr().out)

@@ -57,16 +57,17 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(tiny, tmp_path, cap
         whole(plan, images, stop_after_one, stopped)
 
     whole = runner.run_here
+    few = [*tiny, "--panels", "zoom", "--embeddings", "none", "ape"]
     monkeypatch.setattr(runner, "run_here", interrupted_run)
     with pytest.raises(SystemExit) as stop:
-        main([*tiny, "--out", str(tmp_path / "out")])
+        main([*few, "--out", str(tmp_path / "out")])
     assert stop.value.code == 130
     printed = capsys.readouterr().out
     assert "trainings are done; the same command with --resume goes on" in " ".join(printed.split())
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").glob("*/result.json")}
-    assert 0 < len(first) < 6
+    assert len(first) == 1
     monkeypatch.undo()
-    main([*tiny, "--out", str(tmp_path / "out"), "--resume"])
+    main([*few, "--out", str(tmp_path / "out"), "--resume"])
     assert json.loads((tmp_path / "out/results.json").read_text())["complete"]
     assert all(path.stat().st_mtime_ns == time for path, time in first.items()), "nothing is trained twice"
 

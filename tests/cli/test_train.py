@@ -109,6 +109,7 @@ def test_the_recipes_are_listed_with_what_to_expect(capsys):
         ["deit3_small", "224", "400", "2048", "80.9", "7.1"]
     ]
     assert "fashion" in printed
+    assert "160000 steps" in printed  # of segmenters
     assert any(line.split() == ["detect/dino_swin_tiny", "800", "12", "16"] for line in printed.splitlines())
 
 
