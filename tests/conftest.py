@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
@@ -15,8 +16,23 @@ jaxtyping.install_import_hook("ropevit", "typecheck.check")  # for the whole run
 
 import torch  # noqa: E402
 
+TESTS = Path(__file__).parent
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined: it then runs on the CPU, slowly
+
+
+#: Folders whose imports and shared fixtures cost so much that one process runs all of their tests.
+TOGETHER = ("cli", "integrations")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Let one process run all tests of a file (`--dist loadgroup`), and start with what takes longest."""
+    for item in items:
+        folder, *_ = item.path.relative_to(TESTS).parts
+        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else str(item.path.relative_to(TESTS))))
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in (*TOGETHER, "test_journeys.py"))
 
 
 @pytest.fixture(autouse=True)
