@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ropevit.tasks.common.events import Notice
+from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.init_weights import init_detector
-from ropevit.tasks.detect.model import DetectModel, Detector, load_detector, save_detector
+from ropevit.tasks.detect.model import DETECTOR, DetectModel, Detector, load_detector, save_detector
 from ropevit.tasks.detect.train import train
 from ropevit.weights import WeightsError
 from tasks.detect.generated import small_training, write_pictures
@@ -35,7 +35,7 @@ def same(one, two):
 def test_of_the_same_classes_everything_is_taken(saved):
     (model, path), said = saved, []
     config = replace(SMALL, init=path, drop_path=0.3, dino=replace(DINO, denoising=7, loss_box=2.0))
-    found = init_detector(config, ("a", "b", "c"), said.append)
+    found = init_model(DETECTOR, config, ("a", "b", "c"), said.append)
     assert same(found, model) == set(model.state_dict())
     assert found.dino.config.denoising == 7
     assert said == [f"took all weights of the detector {path}, whose 3 classes are the same"]
@@ -44,7 +44,7 @@ def test_of_the_same_classes_everything_is_taken(saved):
 @pytest.mark.parametrize("classes", [("a", "b", "c", "d", "e"), ("a", "c", "b")])
 def test_of_other_classes_their_heads_are_new_and_that_is_said(saved, classes):
     (model, path), said = saved, []
-    found = init_detector(replace(SMALL, init=path), classes, said.append)
+    found = init_model(DETECTOR, replace(SMALL, init=path), classes, said.append)
     new = {name for name in found.state_dict() if name.startswith(("dino.class_heads.", "dino.label_embedding."))}
     assert len(new) == 2 * 3 + 1
     shared = set(found.state_dict()) - new
@@ -67,7 +67,7 @@ def test_of_other_classes_their_heads_are_new_and_that_is_said(saved, classes):
 ])  # fmt: skip
 def test_another_detector_is_refused_by_what_differs(saved, changes, message):
     with pytest.raises(WeightsError, match=f"holds another detector \\({message}.*; give its options"):
-        init_detector(replace(SMALL, init=saved[1], **changes), list("abc"))
+        init_model(DETECTOR, replace(SMALL, init=saved[1], **changes), list("abc"))
 
 
 def test_a_training_starts_from_a_detector_and_says_so(tmp_path):

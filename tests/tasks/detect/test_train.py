@@ -18,12 +18,12 @@ from ropevit.tasks.common.distributed import Communicator, Interrupted, make_acc
 from ropevit.tasks.common.engine import Task
 from ropevit.tasks.common.events import StepDone
 from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
 from ropevit.tasks.detect.average_precision import CocoScores
 from ropevit.tasks.detect.batches import EvalReader, TrainReader, train_batches
 from ropevit.tasks.detect.boxes import box_cxcywh_to_xyxy
-from ropevit.tasks.detect.init_weights import init_detector
-from ropevit.tasks.detect.model import Detector, load_detector
+from ropevit.tasks.detect.model import DETECTOR, Detector, load_detector
 from ropevit.tasks.detect.recipes import RECIPES, find_recipe
 from ropevit.tasks.detect.train import Detection, train
 from ropevit.weights.errors import WeightsError
@@ -203,7 +203,7 @@ def test_the_backbone_starts_from_a_classifier(tmp_path, position):
     classifier = ViT(config)
     path = ropevit.save_model(tmp_path / "classifier.safetensors", classifier)
     size = {"width": 32, "depth": 1, "heads": 2, "patch_size": None, "window": None, "position": position}
-    model = init_detector(replace(find_recipe("detect/dino_smoke").model, **size, init=str(path)), list("abc"))
+    model = init_model(DETECTOR, replace(find_recipe("detect/dino_smoke").model, **size, init=str(path)), list("abc"))
     assert torch.equal(model.backbone.body.blocks[0].mlp.fc1.weight, classifier.blocks[0].mlp.fc1.weight)
 
 
@@ -213,7 +213,7 @@ def test_recipes_know_their_names_and_can_be_written_down(name):
     assert config.recipe == name
     assert json.loads(json.dumps(config.to_dict()))["model"]["position"] == "rope_mixed"
     if name != "detect/dino_smoke":
-        assert config.model.weights().startswith(("rope_mixed", "swin_rope_mixed"))
+        assert config.model.init_source().startswith(("rope_mixed", "swin_rope_mixed"))
 
 
 def test_what_does_not_fit_is_refused(pictures, tmp_path):

@@ -14,12 +14,13 @@ from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig, SegmenterOptions
 from ropevit.tasks.common.evaluation import EvalSizeDone
+from ropevit.tasks.dense.model_file import ModelInfo
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.segment import evaluate as module
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
-from ropevit.tasks.segment.model import SegmenterInfo, build_segmenter, load_segmenter
+from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.weights.errors import WeightsError
@@ -163,7 +164,7 @@ def test_rules_count_from_the_grid_of_the_crops(place, tmp_path, monkeypatch):
 
 def test_rules_for_windows_are_refused():
     config = small_segmenter(model="swin_tiny", width=24, depth=None, heads=None)
-    info = SegmenterInfo(config=config, classes=["a"], metadata={"crop": 64})
+    info = ModelInfo(config=config, classes=["a"], metadata={"crop": 64})
     for wrong in (config, small_segmenter(window=2, depth=8)):
         with pytest.raises(ValueError, match="with windows, which are as large as in training at any size"):
             module.apply_scaling_override(build_segmenter(wrong, 1), replace(info, config=wrong), "yarn", None)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ropevit.tasks.segment.init_weights import init_segmenter
-from ropevit.tasks.segment.model import build_segmenter, save_segmenter
+from ropevit.tasks.dense.init_weights import init_model
+from ropevit.tasks.segment.model import SEGMENTER, build_segmenter, save_segmenter
 from ropevit.weights import WeightsError
 from tasks.segment.small import small_segmenter
 
@@ -29,7 +29,7 @@ def saved(request, tmp_path):
 
 def test_of_the_same_classes_everything_is_taken(saved):
     (model, config, path), said = saved, []
-    found = init_segmenter(replace(config, init=path, drop_path=0.3), ("a", "b", "c"), said.append)
+    found = init_model(SEGMENTER, replace(config, init=path, drop_path=0.3), ("a", "b", "c"), said.append)
     torch.testing.assert_close(found.state_dict(), model.state_dict(), rtol=0, atol=0)
     assert said == [f"took all weights of the segmenter {path}, whose 3 classes are the same"]
 
@@ -37,7 +37,7 @@ def test_of_the_same_classes_everything_is_taken(saved):
 @pytest.mark.parametrize("classes", [("a", "b", "c", "d", "e"), ("a", "c", "b")])
 def test_of_other_classes_their_layers_are_new_and_that_is_said(saved, classes):
     (model, config, path), said = saved, []
-    found = init_segmenter(replace(config, init=path), classes, said.append)
+    found = init_model(SEGMENTER, replace(config, init=path), classes, said.append)
     starts, count = NEW[config.head]
     before, after = model.state_dict(), found.state_dict()
     new = {name for name in after if name.startswith(starts)}
@@ -59,11 +59,11 @@ def test_of_other_classes_their_layers_are_new_and_that_is_said(saved, classes):
 def test_another_segmenter_is_refused_by_what_differs(saved, changes, message):
     _, config, path = saved
     with pytest.raises(WeightsError, match=f"holds another segmenter \\(.*{message}.*; give its options"):
-        init_segmenter(replace(config, init=path, **changes), list("abc"))
+        init_model(SEGMENTER, replace(config, init=path, **changes), list("abc"))
 
 
 def test_another_head_is_refused(saved):
     _, config, path = saved
     other = small_segmenter({"upernet": "mask2former", "mask2former": "upernet"}[config.head], init=path)
     with pytest.raises(WeightsError, match=r"holds another segmenter .*head: "):
-        init_segmenter(other, list("abc"))
+        init_model(SEGMENTER, other, list("abc"))

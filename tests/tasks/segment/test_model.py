@@ -7,9 +7,10 @@ from safetensors.torch import save_file
 import ropevit
 from ropevit.models.registry import get_config
 from ropevit.models.vit import ViT
+from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.segment.config import Mask2FormerConfig, UperNetConfig
-from ropevit.tasks.segment.init_weights import init_segmenter
 from ropevit.tasks.segment.model import (
+    SEGMENTER,
     SegmentModel,
     build_segmenter,
     load_segmenter,
@@ -104,16 +105,16 @@ def test_names_in_files_stay_the_same(head):
 
 
 def test_taps_are_the_last_of_each_quarter_and_blocks_attend_everywhere_unless_told_otherwise():
-    body = SegmentModel(model="deit_large").backbone()
+    body = SegmentModel(model="deit_large").backbone_config()
     assert (body.taps, len(body.global_blocks)) == ((5, 11, 17, 23), 24)
-    body = SegmentModel(taps=(3, 5, 7, 11), window=14).backbone()
+    body = SegmentModel(taps=(3, 5, 7, 11), window=14).backbone_config()
     assert (body.taps, body.window, sorted(body.seeing_all)) == ((3, 5, 7, 11), 14, [2, 5, 8, 11])
 
 
 def test_the_backbone_starts_from_a_classifier(tmp_path):
     classifier = ViT(get_config("rope_mixed_deit_tiny_patch16_LS", width=32, depth=4, heads=2))
     path = ropevit.save_model(tmp_path / "classifier.safetensors", classifier)
-    model = init_segmenter(small_segmenter(init=str(path)), CLASSES)
+    model = init_model(SEGMENTER, small_segmenter(init=str(path)), CLASSES)
     assert torch.equal(model.backbone.body.blocks[3].mlp.fc1.weight, classifier.blocks[3].mlp.fc1.weight)
 
 
@@ -153,4 +154,4 @@ def test_a_detector_is_no_classifier_to_start_from(tmp_path):
     config, path = small_segmenter(), tmp_path / "model.safetensors"
     save_file({"w": torch.zeros(1)}, path, metadata={"format": "ropevit-detector"})
     with pytest.raises(WeightsError, match="holds a detector; a backbone starts from a classifier"):
-        init_segmenter(replace(config, init=str(path)), ["one", "two"])
+        init_model(SEGMENTER, replace(config, init=str(path)), ["one", "two"])

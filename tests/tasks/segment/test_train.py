@@ -200,7 +200,7 @@ def test_embeddings_and_frequencies_are_not_decayed_and_the_backbone_learns_as_t
 def test_recipes_of_upernet_follow_their_profiles(name, lr, layer_decay, taps):
     config = RECIPES[f"segment/{name}"]()
     optim = config.optim
-    assert (optim.lr, optim.layer_decay, config.model.backbone().taps) == (lr, layer_decay, taps)
+    assert (optim.lr, optim.layer_decay, config.model.backbone_config().taps) == (lr, layer_decay, taps)
     assert (optim.steps, optim.schedule, optim.power, optim.min_lr) == (160_000, "poly", 1.0, 0.0)
     assert (optim.warmup_steps, optim.warmup_lr) == (1500, pytest.approx(1e-6 * lr))
     assert config.inference.window == (512 if "_mmseg" not in name and "_xcit" not in name else None)

@@ -1,102 +1,74 @@
-"""Initial weights of dense models: a classifier's for the backbone, or another trained detector's or segmenter's."""
+"""Initial weights of detectors and segmenters: a classifier's for the backbone, or another model's of the same task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import nn
 
-from ropevit.models.architectures import Config
-from ropevit.models.registry import PUBLISHED, model_name, variant_config
 from ropevit.tasks.common.run_dir import detect_task
+from ropevit.tasks.dense.backbone import PRETRAINED
+from ropevit.tasks.dense.model_file import ConfigT, ModelFormat, ModelT
 from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.metadata import differences
 
-#: Value of `init` that stands for the published weights of the backbone's classifier.
-PRETRAINED = "published"
 
+def init_model(
+    spec: ModelFormat[ConfigT, ModelT],
+    config: ConfigT,
+    classes: Sequence[str],
+    notify: Callable[[str], object] = lambda _: None,
+) -> ModelT:
+    """Build a detector or segmenter and load the initial weights that its config names, if any.
 
-@runtime_checkable
-class BackboneOptions(Protocol):
-    """The options that tasks have in common."""
+    A classifier's weights go into the backbone. Of a model of the same task all weights are taken, except those of its
+    classes (`spec.class_prefixes`) where the class names, in order, are not the same.
 
-    @property
-    def model(self) -> str:
-        """Family and size, such as deit_base."""
-        ...
-
-    @property
-    def position(self) -> str:
-        """Name of the position embedding."""
-        ...
-
-    @property
-    def drop_path(self) -> float:
-        """Rate of stochastic depth in the last block, growing from 0 in the first."""
-        ...
-
-    @property
-    def window(self) -> int | None:
-        """Side of a window in tokens; of the body only where it is a Swin."""
-        ...
-
-    @property
-    def init(self) -> str | None:
-        """`published`, a file or hub id, or None."""
-        ...
-
-
-def body_config(options: BackboneOptions) -> Config:
-    """Give the config of the classifier whose body is the backbone's.
-
-    Besides the named options, width, depth, heads and patch_size replace those of the named model where they are given.
+    Args:
+        spec: Which kind of model.
+        config: What to build.
+        classes: Names of its classes, in the order of the logits.
+        notify: Called with a line about what was taken of another detector or segmenter.
 
     Raises:
-        ValueError: If there is no such model or option.
+        WeightsError: If the weights cannot be read, or do not fit.
     """
-    names = ("width", "depth", "heads", "patch_size")
-    changes = {name: value for name in names if (value := getattr(options, name)) is not None}
-    if not options.model.startswith("swin"):
-        changes["drop_path_rule"] = "linear"  # as ViTDet, BEiT and mmseg have it; the classifier's is constant
-    elif options.window is not None:
-        changes["window_size"] = options.window
-    return variant_config(options.model, options.position, drop_path=options.drop_path, **changes)
+    model, source = spec.build(config, len(classes)), config.init_source()
+    if source is None:
+        return model
+    if config.init == PRETRAINED or detect_task(source) != spec.task:
+        init_backbone(model.get_submodule("backbone"), source)
+        return model
+    entries, info = spec.read(source)
+    check_compatible(spec.task, spec.signature(info.config), spec.signature(config), source)
+    state = spec.from_file(entries)
+    if info.classes != list(classes):
+        own = model.state_dict()
+        state = state | {name: own[name] for name in own if name.startswith(spec.class_prefixes)}
+    spec.load_state(model, state, source)
+    notify(load_message(spec, info.classes, classes, source))
+    return model
 
 
-def init_weights(options: BackboneOptions) -> str | None:
-    """Say where the backbone's first weights come from; None for nowhere.
-
-    Raises:
-        ValueError: If the published weights are asked for, and there are none.
-    """
-    if options.init != PRETRAINED:
-        return options.init
-    name = model_name(options.model, options.position)
-    if name not in PUBLISHED:
-        raise ValueError(f"{name} has no published weights; give a file of them as init, or None to start anew")
-    return name
-
-
-def init_backbone(backbone: nn.Module, options: BackboneOptions) -> None:
-    """Load the classifier's weights that a `DenseViT` or `DenseSwin` starts from, where the options name any.
+def init_backbone(backbone: nn.Module, source: str) -> None:
+    """Load a classifier's weights into a `DenseViT` or `DenseSwin`.
 
     Raises:
         WeightsError: If they are those of a detector or segmenter, cannot be read, or do not fit.
     """
-    source = init_weights(options)
-    if source is None:
-        return
-    kind = detect_task(source)
-    if kind != "classifier":
+    task = detect_task(source)
+    if task != "classifier":
         raise WeightsError(
-            f"{source} holds a {kind}; a backbone starts from a classifier: give the file of one as init"
+            f"{source} holds a {task}; a backbone starts from a classifier: give the file of one as init"
         )
     load_dense_weights(backbone, source)
 
 
-def backbone_shape(backbone: Any) -> dict[str, Any]:
-    """List what makes weights those of a backbone; where LayerScale starts and what training drops do not matter.
+def backbone_signature(backbone: Any) -> dict[str, Any]:
+    """List the options on which the meaning of a backbone's weights depends.
+
+    Drop path and the initial value of LayerScale are left out, as trained weights do not depend on them.
 
     Args:
         backbone: The config of a dense ViT or Swin.
@@ -107,31 +79,31 @@ def backbone_shape(backbone: Any) -> dict[str, Any]:
     return body | fields
 
 
-def check_compatible(kind: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], source: str) -> None:
-    """Refuse the weights of another detector or segmenter, also where no shape shows it.
+def check_compatible(task: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], source: str) -> None:
+    """Refuse the weights of another detector or segmenter, even where all shapes agree.
 
     Raises:
-        WeightsError: Naming what differs.
+        WeightsError: Naming the options that differ.
     """
     if theirs != ours:
         raise WeightsError(
-            f"{source} holds another {kind} ({differences(theirs, ours)}); give its options, or a classifier as init"
+            f"{source} holds another {task} ({differences(theirs, ours)}); give its options, or a classifier as init"
         )
 
 
-def load_message(kind: str, stored: Sequence[str], classes: Sequence[str], source: str, parts: tuple[str, str]) -> str:
-    """Say what was taken of another detector or segmenter.
+def load_message(spec: ModelFormat[Any, Any], stored: Sequence[str], classes: Sequence[str], source: str) -> str:
+    """Describe which weights of another detector or segmenter were taken.
 
     Args:
-        kind: What it is.
+        spec: Which kind of model.
         stored: Names of its classes.
         classes: Names of the new classes.
         source: Where its weights come from.
-        parts: What is taken, and what is new, where the classes are not the same.
     """
     if list(stored) == list(classes):
-        return f"took all weights of the {kind} {source}, whose {len(classes)} classes are the same"
+        return f"took all weights of the {spec.task} {source}, whose {len(classes)} classes are the same"
+    taken, new = spec.parts
     return (
-        f"took {parts[0]} of the {kind} {source}; {parts[1]} are new, as its {len(stored)} classes are not the "
+        f"took {taken} of the {spec.task} {source}; {new} are new, as its {len(stored)} classes are not the "
         f"{len(classes)} of these data"
     )

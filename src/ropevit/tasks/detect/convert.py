@@ -16,7 +16,7 @@ from ropevit.models.registry import SWIN_SIZES, VIT_SIZES
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.detectron2 import from_detectron, to_detectron, unsaid
 from ropevit.tasks.detect.detrex import check_fit, from_detrex, to_detrex
-from ropevit.tasks.detect.model import FILE, FORMAT, DetectModel, Detector, read_detector
+from ropevit.tasks.detect.model import DETECTOR, DetectModel, Detector
 from ropevit.weights.errors import WeightsError, join_names
 from ropevit.weights.layouts import unwrap
 from ropevit.weights.loading import check_finite, grouped
@@ -62,7 +62,7 @@ def holds_detector(source: Source) -> bool:
     """Tell whether a file holds a detector, of ours or of detrex."""
     found = read_checkpoint(source)
     state = found.entries.get("model", found.entries)
-    return found.metadata.get("format") == FORMAT or (isinstance(state, Mapping) and KNOWN_BY in state)
+    return found.metadata.get("format") == DETECTOR.format or (isinstance(state, Mapping) and KNOWN_BY in state)
 
 
 def convert_detector(
@@ -86,7 +86,7 @@ def convert_detector(
         raise WeightsError(f"got {str(destination)!r}; a detector in {to} layout ends in {' or '.join(SUFFIXES[to])}")
     if destination.is_dir() or (destination.exists() and not overwrite):
         raise WeightsError(f"{destination} exists; choose another name, or overwrite it")
-    ours = read_checkpoint(source).metadata.get("format") == FORMAT
+    ours = read_checkpoint(source).metadata.get("format") == DETECTOR.format
     if ours == (to == "ropevit"):
         raise WeightsError(f"{source} is in {to} layout already; choose another with --to")
     return export(source, destination) if ours else copy_weights(source, destination, ema)
@@ -110,7 +110,7 @@ def copy_weights(source: str | Path, destination: Path, ema: bool) -> ConvertedD
     weights, left = from_detectron(like.backbone, own)
     names, ids, note = named(classes)
     metadata = {"category_ids": ids, "mean": MEAN, "std": STD, "test_side": 800, "longest": 1333, "top": 300}
-    FILE.write(destination, config, names, metadata, {f"{prefix}{n}": v for n, v in weights.items()} | dino)
+    DETECTOR.write(destination, config, names, metadata, {f"{prefix}{n}": v for n, v in weights.items()} | dino)
     notes = [f"taken for granted: {HEADS} heads of DINO's attention, images as in detrex's training", note]
     dropped |= {f"{prefix}{name}": why for name, why in left.items()}
     return ConvertedDetector(
@@ -120,7 +120,7 @@ def copy_weights(source: str | Path, destination: Path, ema: bool) -> ConvertedD
 
 def export(source: str | Path, destination: Path) -> ConvertedDetector:
     """Write a detector of ours by detrex's names, with the backbone if detectron2 has such a one."""
-    entries, info = read_detector(source)
+    entries, info = DETECTOR.read(source)
     with torch.device("meta"):
         backbone = Detector(info.config, len(info.classes)).backbone
     own = {n.removeprefix("backbone."): value for n, value in entries.items() if n.startswith("backbone.")}

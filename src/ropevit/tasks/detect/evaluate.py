@@ -24,10 +24,11 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     listed,
 )
+from ropevit.tasks.dense.model_file import ModelInfo
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
 from ropevit.tasks.detect.batches import normalise
 from ropevit.tasks.detect.inference import InferenceSettings, run_detector
-from ropevit.tasks.detect.model import Detector, DetectorInfo, load_detector
+from ropevit.tasks.detect.model import DetectModel, Detector, load_detector
 from ropevit.weights.errors import WeightsError
 
 #: Default sizes over the training's: 480, 640, 800, 1024 and 1333 pixels of a detector tested at 800.
@@ -95,7 +96,7 @@ class EvalInputs:
 
     site: EvalContext
     model: Detector
-    info: DetectorInfo
+    info: ModelInfo[DetectModel]
     source: CocoSource
 
 
@@ -129,7 +130,7 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
         return evaluate_sizes(plan, site)
 
 
-def check_facts(info: DetectorInfo, path: Path) -> None:
+def check_facts(info: ModelInfo[DetectModel], path: Path) -> None:
     """Refuse a file that does not say how its detector is tested.
 
     Raises:
@@ -139,7 +140,7 @@ def check_facts(info: DetectorInfo, path: Path) -> None:
         raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
 
 
-def check_classes(info: DetectorInfo, source: CocoSource, path: Path) -> None:
+def check_classes(info: ModelInfo[DetectModel], source: CocoSource, path: Path) -> None:
     """Refuse data with other classes than the detector's.
 
     Raises:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,30 +12,14 @@ from torch import Tensor, nn
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.swin import SwinConfig
 from ropevit.models.vit.dense import pad_to
-from ropevit.tasks.common.config import PositionName
-from ropevit.tasks.dense.init_weights import PRETRAINED, body_config, init_weights
-from ropevit.tasks.dense.model_file import PIXELS, FileFormat
+from ropevit.tasks.dense.backbone import PRETRAINED, BackboneOptions
+from ropevit.tasks.dense.init_weights import backbone_signature
+from ropevit.tasks.dense.model_file import PIXELS, ModelFormat
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.detrex import check_fit, from_detrex, to_detrex
+from ropevit.tasks.detect.detrex import from_detrex, to_detrex
 from ropevit.tasks.detect.dino import Dino, Output
 from ropevit.tasks.detect.levels import padding_mask
-from ropevit.weights.described import build_without_memory, check_size_of_model
-
-#: Value of "format" in the header of a detector's file.
-FORMAT = "ropevit-detector"
-
-#: What a training says of a detector.
-FACTS = {
-    "category_ids": tuple[Integral, ...],
-    "mean": PIXELS,
-    "std": PIXELS,
-    "test_side": int,
-    "longest": int,
-    "top": int,
-}
-
-FILE = FileFormat(FORMAT, "detector", FACTS)
 
 #: Images are padded to multiples of this many pixels: the stride of the backbones' coarsest convolved map.
 MULTIPLE = 32
@@ -52,42 +35,26 @@ SWIN_STAGES = (1, 2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectModel:
-    """Which detector is trained.
+class DetectModel(BackboneOptions):
+    """Options of a detector: its backbone and DINO.
 
     Raises:
         ValueError: If there is no such backbone, or the fields do not fit together.
     """
 
-    model: str = "deit_base"
-    """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
-    position: PositionName = "rope_mixed"
-    drop_path: float = 0.0
-    """Rate of stochastic depth in the backbone."""
-    width: int | None = None
-    """Channels of a token; this and the next three replace those of the named model."""
-    depth: int | None = None
-    """Number of blocks."""
-    heads: int | None = None
-    """Number of heads."""
-    patch_size: int | None = None
-    """Side of a patch in pixels."""
     window: int | None = None
-    """Side of a window in tokens; None takes 14 for a ViT, and a Swin's own."""
+    """Side of an attention window in tokens; None takes 14 for a ViT, and a Swin's own."""
     stages: tuple[int, ...] | None = None
     """Stages of a Swin that give a map, the last one among them; None takes 1, 2 and 3 (strides 8, 16, 32)."""
     layer_scale: bool = True
     """Scale the branches of a ViT's blocks, as DeiT III does; detectron2's ViT does not."""
     relative_bias: bool = False
     """Add ViTDet's relative position bias to a ViT; a global block then holds all its scores: see docs/dense.md."""
-    init: str | None = PRETRAINED
-    """Weights to start from: of a classifier for the backbone, or of a detector of ours (a file or a hub id);
-    `published` takes those of the named classifier, None draws them."""
     dino: DinoConfig = field(default_factory=DinoConfig)
     """What looks for objects in the backbone's maps."""
 
     def __post_init__(self):
-        self.weights()
+        self.init_source()
         if self.stages is not None:
             object.__setattr__(self, "stages", tuple(self.stages))  # a list, where the config was read from JSON
             if not self.swin:
@@ -98,21 +65,16 @@ class DetectModel:
             )
         if self.relative_bias and self.swin:
             raise ValueError(f"got relative_bias=True for {self.model}; a Swin's own bias is a position, such as rpb")
-        backbone = self.backbone()
+        backbone = self.backbone_config()
         maps = len(backbone.shown) if isinstance(backbone, DenseSwinConfig) else len(VIT_SCALES) + 1
         if maps > self.dino.levels:
             raise ValueError(
                 f"got dino.levels={self.dino.levels} with {maps} maps of the backbone; expected {maps} or more"
             )
 
-    @property
-    def swin(self) -> bool:
-        """Tell whether the backbone is a Swin."""
-        return self.model.startswith("swin")
-
-    def backbone(self) -> DenseViTConfig | DenseSwinConfig:
-        """Give the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin those of its stages."""
-        body = body_config(self)
+    def backbone_config(self) -> DenseViTConfig | DenseSwinConfig:
+        """Return the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin those of its stages."""
+        body = self.body_config()
         if isinstance(body, SwinConfig):
             return DenseSwinConfig(body=body, stages=SWIN_STAGES if self.stages is None else self.stages)
         body = body if self.layer_scale else replace(body, layer_scale=None)
@@ -123,10 +85,6 @@ class DetectModel:
             pyramid=pyramid,
             relative_bias=self.relative_bias,
         )
-
-    def weights(self) -> str | None:
-        """Say where the backbone's first weights come from; None for nowhere."""
-        return init_weights(self)
 
 
 class Detector(nn.Module):
@@ -142,7 +100,7 @@ class Detector(nn.Module):
 
     def __init__(self, config: DetectModel, classes: int):
         super().__init__()
-        backbone = config.backbone()
+        backbone = config.backbone_config()
         self.backbone = DenseViT(backbone) if isinstance(backbone, DenseViTConfig) else DenseSwin(backbone)
         self.dino = Dino(replace(config.dino, classes=classes), self.backbone.channels)
 
@@ -179,76 +137,49 @@ class Detector(nn.Module):
         return self.backbone.layer_index(name.removeprefix("backbone."))
 
 
-@dataclass(frozen=True)
-class DetectorInfo:
-    """What a detector's file says besides the weights."""
-
-    config: DetectModel
-    """The detector."""
-    classes: list[str]
-    """Names of its classes, in the order of the logits."""
-    metadata: dict[str, Any]
-    """Whatever else was saved with it."""
+def signature(config: DetectModel) -> dict[str, Any]:
+    """List the options on which the meaning of a detector's weights depends, the classes apart."""
+    names = "queries", "width", "heads", "levels", "points", "mlp_width", "encoder_layers", "decoder_layers"
+    return backbone_signature(config.backbone_config()) | {f"dino.{name}": getattr(config.dino, name) for name in names}
 
 
-def save_detector(
-    path: Path, model: Detector, config: DetectModel, classes: Sequence[str], metadata: Mapping[str, Any]
-) -> None:
-    """Save a detector so that `load_detector` can build it again, DINO's weights by detrex's names.
+def to_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the entries of a detector's state dict to those of its file, where DINO's have detrex's names."""
+    backbone = {name: value for name, value in state.items() if name.startswith("backbone.")}
+    return backbone | to_detrex({name.removeprefix("dino."): state[name] for name in state if name not in backbone})
 
-    Args:
-        path: Where to; a file that is there is replaced in one step.
-        model: The detector.
-        config: What it was built from.
-        classes: Names of its classes, in the order of the logits.
-        metadata: Anything else that JSON can hold.
+
+def from_file(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the entries of a detector's file to those of its state dict.
 
     Raises:
-        WeightsError: If the disk refuses.
+        WeightsError: If an entry is unknown.
     """
-    backbone = {f"backbone.{name}": value for name, value in model.backbone.state_dict().items()}
-    FILE.write(path, config, classes, metadata, backbone | to_detrex(model.dino.state_dict()))
+    backbone = {name: value for name, value in entries.items() if name.startswith("backbone.")}
+    dino = from_detrex({name: value for name, value in entries.items() if name not in backbone})
+    return backbone | {f"dino.{name}": value for name, value in dino.items()}
 
 
-def load_detector(path: Path | str) -> tuple[Detector, DetectorInfo]:
-    """Build the detector that `save_detector` saved, with its weights.
+#: Detectors and their files.
+DETECTOR = ModelFormat(
+    format="ropevit-detector",
+    task="detector",
+    config=DetectModel,
+    build=Detector,
+    signature=signature,
+    class_prefixes=("dino.class_heads.", "dino.label_embedding."),
+    parts=("the backbone and DINO", "class heads and the embedding of labels"),
+    metadata={
+        "category_ids": tuple[Integral, ...],
+        "mean": PIXELS,
+        "std": PIXELS,
+        "test_side": int,
+        "longest": int,
+        "top": int,
+    },
+    to_file=to_file,
+    from_file=from_file,
+)
 
-    Raises:
-        WeightsError: If it cannot be read, or is no detector of ours.
-    """
-    entries, info = read_detector(path)
-    like = build_without_memory(lambda: Detector(info.config, len(info.classes)), len(entries), str(path))
-    fitting(like, entries, str(path))
-    model = Detector(info.config, len(info.classes))
-    load_weights_into(model, entries, str(path))
-    return model, info
-
-
-def read_detector(path: Path | str) -> tuple[Mapping[str, Tensor], DetectorInfo]:
-    """Read the weights that `save_detector` saved, as they are spelled there, and what it said of them.
-
-    Raises:
-        WeightsError: If they cannot be read, or are no detector of ours.
-    """
-    found = FILE.read(path)
-    return found.entries, DetectorInfo(FILE.config(found, DetectModel, path), found.classes, found.metadata)
-
-
-def load_weights_into(model: Detector, entries: Mapping[str, Tensor], source: str) -> None:
-    """Put the weights of a file into a detector."""
-    backbone, dino = fitting(model, entries, source)
-    model.dino.load_state_dict(dino)
-    model.backbone.load_state_dict(backbone)
-
-
-def fitting(model: Detector, entries: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Spell the weights of a file as the backbone and the DINO of a detector do, and compare names and shapes.
-
-    Raises:
-        WeightsError: If any is missing, misshapen or unknown.
-    """
-    own = {name.removeprefix("backbone."): value for name, value in entries.items() if name.startswith("backbone.")}
-    dino = from_detrex({name: value for name, value in entries.items() if not name.startswith("backbone.")})
-    check_fit(model.dino, dino)
-    check_size_of_model(model.backbone.state_dict(), own, source)
-    return own, dino
+#: Saves a detector with its config, classes and metadata, and builds it again.
+save_detector, load_detector = DETECTOR.save, DETECTOR.load

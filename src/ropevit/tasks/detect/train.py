@@ -17,14 +17,14 @@ from ropevit.tasks.common.batches import count_objects, mean_and_std, train_orde
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
 from ropevit.tasks.common.training import run_training
+from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.detect.augment import train_transform
 from ropevit.tasks.detect.average_precision import average_precision
 from ropevit.tasks.detect.batches import Batch, normalise, train_batches
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.inference import InferenceSettings, run_detector
-from ropevit.tasks.detect.init_weights import init_detector
-from ropevit.tasks.detect.model import Detector, save_detector
+from ropevit.tasks.detect.model import DETECTOR, Detector, save_detector
 from ropevit.tasks.detect.train_config import DetectConfig
 
 
@@ -59,7 +59,7 @@ def prepare(
     for source in (learned, measured):
         if source.dropped:
             tell(Notice(message=f"left out {len(source.dropped)} boxes without an area, such as {source.dropped[0]}"))
-    model = init_detector(config.model, learned.classes, lambda line: tell(Notice(message=line)))
+    model = init_model(DETECTOR, config.model, learned.classes, lambda line: tell(Notice(message=line)))
     return Detection(config, learned, measured, accelerator, channel), model
 
 

@@ -25,11 +25,12 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     listed,
 )
+from ropevit.tasks.dense.model_file import ModelInfo
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import InferenceSettings, confusion_matrix
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.mean_iou import segmentation_scores
-from ropevit.tasks.segment.model import SegmenterInfo, load_segmenter
+from ropevit.tasks.segment.model import SegmentModel, load_segmenter
 from ropevit.weights.errors import WeightsError
 
 #: Default sizes over the training's: 256, 384, 512, 768 and 1024 pixels of a segmenter tested at 512.
@@ -79,7 +80,7 @@ class EvalInputs:
 
     site: EvalContext
     model: SegmentationModel
-    info: SegmenterInfo
+    info: ModelInfo[SegmentModel]
     source: AdeSource
     inference: InferenceConfig
     ratios: tuple[float, ...]
@@ -130,7 +131,9 @@ def asked(config: EvalConfig) -> str | None:
     return None if config.scaling is None else parse_override(config.scaling)
 
 
-def apply_scaling_override(model: SegmentationModel, info: SegmenterInfo, scaling: str, window: int | None) -> None:
+def apply_scaling_override(
+    model: SegmentationModel, info: ModelInfo[SegmentModel], scaling: str, window: int | None
+) -> None:
     """Give a segmenter rules for larger grids, which count from the grid of the crops that it was trained on.
 
     Args:
@@ -143,7 +146,7 @@ def apply_scaling_override(model: SegmentationModel, info: SegmenterInfo, scalin
         ValueError: If its blocks attend in windows, which are as in training; if no window that it looks at is larger
             than a crop; if there is no such rule, or no rotation.
     """
-    backbone = info.config.backbone()
+    backbone = info.config.backbone_config()
     if not isinstance(backbone, DenseViTConfig) or len(backbone.seeing_all) < backbone.body.depth:
         raise ValueError(
             f"got scaling={scaling!r} for {info.config.model} with windows, which are as large as in training at any "

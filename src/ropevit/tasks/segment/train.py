@@ -18,14 +18,14 @@ from ropevit.tasks.common.batches import count_objects, mean_and_std, train_orde
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
 from ropevit.tasks.common.training import run_training
+from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.batches import Batch, count_masks, normalised, train_batches
 from ropevit.tasks.segment.confusion_matrix import InferenceSettings, confusion_matrix
 from ropevit.tasks.segment.criterion import mask_losses
-from ropevit.tasks.segment.init_weights import init_segmenter
 from ropevit.tasks.segment.mean_iou import segmentation_scores
-from ropevit.tasks.segment.model import build_segmenter, save_segmenter
+from ropevit.tasks.segment.model import SEGMENTER, build_segmenter, save_segmenter
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 
@@ -56,7 +56,7 @@ def prepare(
     learned, measured = open_ade(config.data, "train"), open_ade(config.data, "val")
     torch.manual_seed(derive_seed("weights", config.run.seed))
     tell = report if accelerator.is_main_process else silent
-    model: nn.Module = init_segmenter(config.model, learned.classes, lambda line: tell(Notice(message=line)))
+    model: nn.Module = init_model(SEGMENTER, config.model, learned.classes, lambda line: tell(Notice(message=line)))
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return Segmentation(config, learned, measured, accelerator, channel), model

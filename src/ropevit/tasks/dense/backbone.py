@@ -1,0 +1,72 @@
+"""Options of the backbone of a detector or segmenter: which classifier's body, and which weights it starts from."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from ropevit.models.architectures import Config
+from ropevit.models.registry import PUBLISHED, model_name, variant_config
+from ropevit.tasks.common.config import PositionName
+
+#: Value of `init` that stands for the published weights of the backbone's classifier.
+PRETRAINED = "published"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+    """Base of the options of detectors and segmenters: their files keep these fields beside those of the head."""
+
+    model: str = "deit_base"
+    """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
+    position: PositionName = "rope_mixed"
+    drop_path: float = 0.0
+    """Rate of stochastic depth in the last block of the backbone, growing linearly from 0 in the first."""
+    width: int | None = None
+    """Embedding dimension; this and the next three replace those of the named model."""
+    depth: int | None = None
+    """Number of blocks."""
+    heads: int | None = None
+    """Number of attention heads."""
+    patch_size: int | None = None
+    """Side of a patch in pixels."""
+    window: int | None = None
+    """Side of an attention window in tokens."""
+    init: Annotated[str | None, tyro.conf.arg(name="init-from")] = PRETRAINED
+    """Weights to start from: of a classifier for the backbone, or of a whole model of the same task, as a file or a hub
+    id; `published` takes those of the named classifier, None initialises at random."""
+
+    @property
+    def swin(self) -> bool:
+        """Whether the backbone is a Swin."""
+        return self.model.startswith("swin")
+
+    def body_config(self) -> Config:
+        """Return the config of the classifier whose body the backbone takes.
+
+        Raises:
+            ValueError: If there is no such model or option.
+        """
+        names = ("width", "depth", "heads", "patch_size")
+        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if not self.swin:
+            changes["drop_path_rule"] = "linear"  # as ViTDet, BEiT and mmseg have it; the classifier's is constant
+        elif self.window is not None:
+            changes["window_size"] = self.window
+        return variant_config(self.model, self.position, drop_path=self.drop_path, **changes)
+
+    def init_source(self) -> str | None:
+        """Return the file or published name of the initial weights; None for random initialisation.
+
+        Raises:
+            ValueError: If the published weights are asked for, and there are none.
+        """
+        if self.init != PRETRAINED:
+            return self.init
+        name = model_name(self.model, self.position)
+        if name not in PUBLISHED:
+            raise ValueError(
+                f"{name} has no published weights; give a file of them as init (--init-from FILE), or None to start "
+                "from random ones"
+            )
+        return name
