@@ -110,7 +110,7 @@ def test_the_images_to_measure_on_are_read_by_processes_of_their_own(data, loade
     found = next(batches.eval_batches(coco, augment.eval_transform(64, 128), 2, workers=1))
     assert len(found.images) == 2
     rest = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1), "autocast": nullcontext, "world": 1, "rank": 0}
-    look = counting.InferenceSettings(
+    look = counting.SegmenterSettings(
         short=64, long=128, ratios=(1.0, 1.5), inference=InferenceConfig(), workers=1, **rest
     )
     assert len(next(counting.read(open_ade(ade, "val"), look)).views) == 2

@@ -135,7 +135,7 @@ def test_annotations_may_leave_out_what_can_be_told_from_the_box(tiny):
 def test_a_file_without_objects_is_refused(tiny):
     content = json.loads(tiny.annotations.read_text())
     tiny.annotations.write_text(json.dumps(content | {"annotations": []}))
-    with pytest.raises(ValueError, match="has no objects; there is nothing to measure"):
+    with pytest.raises(ValueError, match="has no objects; there is nothing to evaluate"):
         average_precision(tiny.annotations, np.empty((0, 7)))
 
 

@@ -6,11 +6,12 @@ from safetensors.torch import load_file
 
 from ropevit.cli import main
 from ropevit.models.windows import relative_index
+from ropevit.tasks.dense.evaluation import check_metadata
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.convert import convert_detector
 from ropevit.tasks.detect.detrex import to_detrex
 from ropevit.tasks.detect.dino import Dino
-from ropevit.tasks.detect.evaluate import check_facts
+from ropevit.tasks.detect.evaluate import METADATA
 from ropevit.tasks.detect.model import DetectModel, Detector, load_detector, save_detector
 from ropevit.weights import WeightsError
 
@@ -104,7 +105,7 @@ def test_a_file_of_detrex_becomes_ours_and_goes_back_bit_for_bit(kind, levels, c
         assert (info.classes[0], info.classes[-1], info.metadata["category_ids"][-1]) == ("person", "toothbrush", 90)
     else:
         assert (info.classes, info.metadata["category_ids"]) == (list("01234"), [1, 2, 3, 4, 5])
-    check_facts(info, paths[1])  # all that `ropevit eval` wants of it
+    check_metadata(info, METADATA, paths[1])  # all that `ropevit eval` wants of it
     found = model.eval()(torch.randn(1, 3, 64, 96), [(64, 96)])
     assert found.layers[-1].logits.shape == (1, 12, classes)
     said = capsys.readouterr().out

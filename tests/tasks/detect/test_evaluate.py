@@ -2,7 +2,6 @@ import contextlib
 import csv
 import io
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,10 @@ from ropevit.tasks.common import evaluation
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.eval_config import ClassifierOptions, DetectorOptions, EvalConfig
 from ropevit.tasks.common.evaluation import EvalSizeDone
+from ropevit.tasks.dense.evaluation import check_metadata, default_sizes
 from ropevit.tasks.detect import evaluate as module
 from ropevit.tasks.detect.augment import ScaleConfig
-from ropevit.tasks.detect.batches import normalise
-from ropevit.tasks.detect.inference import InferenceSettings, run_detector
+from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.detect.train import Detection
 from ropevit.tasks.evaluate import evaluate
@@ -43,10 +42,9 @@ def place(tmp_path_factory):
     source = pictures(root / "coco")
     model, info = load_detector(path)
     mean, std = (torch.tensor(info.metadata[name]).view(-1, 1, 1) for name in ("mean", "std"))
-    places = {"workers": 0, "world": 1, "rank": 0, "autocast": contextlib.nullcontext}
-    places["normalise"] = partial(normalise, mean=mean, std=std)
-    search = InferenceSettings(short=64, longest=80, top=20, batch_size=1, **places)
-    annotate(root / "coco", run_detector(model.eval(), source, search, Communicator(), lambda _: None)[0])
+    places = {"workers": 0, "world": 1, "rank": 0, "autocast": contextlib.nullcontext, "mean": mean, "std": std}
+    settings = DetectorSettings(short=64, long=80, max_detections=20, batch_size=1, **places)
+    annotate(root / "coco", run_detector(model.eval(), source, settings, Communicator(), lambda _: None)[0])
     return root
 
 
@@ -114,7 +112,7 @@ def test_the_shorter_side_is_the_size_and_the_limit_on_the_longer_grows_with_it(
         assert abs(found[0] - height * scale) <= 1
         assert abs(found[1] - width * scale) <= 1
     assert max(map(max, seen)) == 120, "the limit is reached"
-    assert module.default_sizes(800) == [480, 640, 800, 1024, 1333]
+    assert default_sizes(800, module.SIZE_FACTORS) == [480, 640, 800, 1024, 1333]
 
 
 def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, tmp_path):
@@ -161,13 +159,13 @@ def test_options_of_other_kinds_are_refused(place, tmp_path):
 def test_other_classes_are_refused_with_what_differs(place, tmp_path):
     path = save_tiny(tmp_path / "other.safetensors", classes=[*CLASSES[:2], "cone", "ball"], ids=[1, 3, 90, 91])
     differ = r"\(only in the checkpoint: 90 cone, 91 ball; only in the data: 90 triangle\)"
-    with pytest.raises(ValueError, match=f"knows 4 categories, .*val2017.json lists 3 others {differ}"):
+    with pytest.raises(ValueError, match=f"knows 4 classes, .*val2017.json has 3 others {differ}"):
         measure(place, tmp_path / "out", checkpoint=str(path))
     bare = save_tiny(tmp_path / "bare.safetensors", test_side=64)
     monkey = load_detector(bare)[1]
     del monkey.metadata["test_side"]
     with pytest.raises(WeightsError, match="does not say its test_side"):
-        module.check_facts(monkey, bare)
+        check_metadata(monkey, module.METADATA, bare)
 
 
 def test_pictures_that_cannot_be_read_are_named_and_their_objects_missed(place, tmp_path):

@@ -21,7 +21,7 @@ from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
 from ropevit.tasks.detect.average_precision import CocoScores
-from ropevit.tasks.detect.batches import EvalReader, TrainReader, train_batches
+from ropevit.tasks.detect.batches import EvalReader, TrainReader, normalise, train_batches
 from ropevit.tasks.detect.boxes import box_cxcywh_to_xyxy
 from ropevit.tasks.detect.model import DETECTOR, Detector, load_detector
 from ropevit.tasks.detect.recipes import RECIPES, find_recipe
@@ -120,7 +120,8 @@ def test_pictures_lie_at_the_top_left_of_multiples_of_32_with_their_objects_in_p
     batch = reader.__getitems__(TrainOrder(6, 6, seed=0).batch(0))
     assert all(side % 32 == 0 for side in batch.images.shape[2:])
     assert max(h for h, _ in batch.sizes) > batch.images.shape[2] - 32
-    pixels = task().normalise(batch)
+    made = task()
+    pixels = normalise(batch, made.mean, made.std)
     for image, raw, (h, w), target in zip(pixels, batch.images, batch.sizes, batch.targets, strict=True):
         assert not image[:, h:].any()
         assert not image[:, :, w:].any()

@@ -20,8 +20,8 @@ from ropevit.tasks.segment.augment import (
     largest_share,
     saturate,
 )
-from ropevit.tasks.segment.batches import TrainReader, normalised, train_batches
-from ropevit.tasks.segment.confusion_matrix import InferenceSettings, Reader, read
+from ropevit.tasks.segment.batches import TrainReader, normalise, train_batches
+from ropevit.tasks.segment.confusion_matrix import Reader, SegmenterSettings, read
 from ropevit.tasks.segment.inference import InferenceConfig, view_size
 from ropevit.tasks.segment.recipes import RECIPES
 
@@ -122,7 +122,7 @@ def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):
     batch = TrainReader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
     assert batch.images.shape == (4, 3, 96, 96)
     mean, std = torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5)
-    images = normalised(batch, mean, std)
+    images = normalise(batch, mean, std)
     for image, raw, labels, (height, width) in zip(images, batch.images, batch.labels, batch.sizes, strict=True):
         assert max(height, width) < 96
         assert labels.shape == (96, 96)
@@ -134,10 +134,10 @@ def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):
         torch.testing.assert_close(image[:, 5, 5], (raw[:, 5, 5] / 255 - 0.25) / 0.5)
 
 
-def test_mask2formers_pictures_are_padded_with_a_value_that_is_normalised(tiny):
+def test_mask2formers_pictures_are_padded_with_a_value_that_is_normalise(tiny):
     config = CropConfig(crop=96, short_sides=(40,), long=60, pad=128, **PLAIN)
     batch = TrainReader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
-    images = normalised(batch, torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5))
+    images = normalise(batch, torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5))
     for image, labels, (height, width) in zip(images, batch.labels, batch.sizes, strict=True):
         torch.testing.assert_close(image[:, height:], torch.full_like(image[:, height:], (128 / 255 - 0.25) / 0.5))
         assert (labels[height:] == 255).all()
@@ -162,7 +162,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(tiny):
 def test_pictures_to_measure_on_come_alone_at_the_sizes_of_views_with_the_labels_as_stored(tiny):
     facts = {"short": 48, "long": 60, "ratios": (1.0, 2.0), "inference": InferenceConfig(), "workers": 0, "world": 5}
     rest = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1), "autocast": nullcontext}
-    parts = [list(read(tiny, InferenceSettings(**facts, **rest, rank=rank))) for rank in range(5)]
+    parts = [list(read(tiny, SegmenterSettings(**facts, **rest, rank=rank))) for rank in range(5)]
     assert [len(part) for part in parts] == [3, 3, 2, 2, 2]
     seen = parts[1][2]
     picture, labels = tiny.read(11)

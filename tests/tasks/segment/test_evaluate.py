@@ -14,6 +14,7 @@ from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig, SegmenterOptions
 from ropevit.tasks.common.evaluation import EvalSizeDone
+from ropevit.tasks.dense.evaluation import default_sizes
 from ropevit.tasks.dense.model_file import ModelInfo
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.segment import evaluate as module
@@ -128,7 +129,7 @@ def test_windows_are_those_of_the_file_unless_an_option_says_otherwise():
             SegmenterOptions(**{name: side})
     with pytest.raises(ValueError, match=r"got ratios=\(1.0, 1.0\)"):
         SegmenterOptions(ratios=(1.0, 1.0))
-    assert module.default_sizes(512) == [256, 384, 512, 768, 1024]
+    assert default_sizes(512, module.SIZE_FACTORS) == [256, 384, 512, 768, 1024]
 
 
 def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, tmp_path):

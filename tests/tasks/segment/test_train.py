@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_refused(pictures, tmp_path):
         train(replace(config, batch_size=30))
     for labels in (pictures / "annotations" / "validation").glob("*.png"):
         labels.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"ade/val in .* has no labelled pixels; there is nothing to measure"):
+    with pytest.raises(ValueError, match=r"ade/val in .* has no labelled pixels; there is nothing to evaluate"):
         train(config)
 
 

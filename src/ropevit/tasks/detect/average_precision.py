@@ -68,7 +68,7 @@ def average_precision(annotations: Path, rows: Rows) -> CocoScores:
     judge.run()
     scores = dict(zip(NAMES, (float(value) for value in judge.stats[: len(NAMES)]), strict=True))
     if scores["AP"] < 0:
-        raise ValueError(f"{annotations} has no objects; there is nothing to measure")
+        raise ValueError(f"{annotations} has no objects; there is nothing to evaluate")
     return CocoScores({name: 100 * score for name, score in scores.items() if score >= 0}, by_class(judge))
 
 

@@ -1,41 +1,32 @@
-"""Measuring a detector at many sizes."""
+"""Evaluation of a detector at many sizes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from ropevit.data.coco import CocoSource, open_coco
-from ropevit.data.loading import describe_skipped
+from ropevit.data.coco import open_coco
 from ropevit.extras import require
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.eval_results import fingerprint
-from ropevit.tasks.common.evaluation import (
-    EvalContext,
-    EvalPlan,
-    EvalTimer,
-    Report,
-    SizeEvaluation,
-    distributed,
-    evaluate_sizes,
-    listed,
+from ropevit.tasks.common.evaluation import EvalPlan, EvalTimer, Report, SizeEvaluation, distributed, evaluate_sizes
+from ropevit.tasks.dense.evaluation import (
+    EvalInputs,
+    check_classes,
+    check_metadata,
+    identity,
+    inference_fields,
+    plan_fields,
+    size_stats,
 )
-from ropevit.tasks.dense.model_file import ModelInfo
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
-from ropevit.tasks.detect.batches import normalise
-from ropevit.tasks.detect.inference import InferenceSettings, run_detector
-from ropevit.tasks.detect.model import DetectModel, Detector, load_detector
-from ropevit.weights.errors import WeightsError
+from ropevit.tasks.detect.inference import DetectorSettings, run_detector
+from ropevit.tasks.detect.model import DetectModel, load_detector
 
 #: Default sizes over the training's: 480, 640, 800, 1024 and 1333 pixels of a detector tested at 800.
-PARTS = (0.6, 0.8, 1.0, 1.28, 5 / 3)
+SIZE_FACTORS = (0.6, 0.8, 1.0, 1.28, 5 / 3)
 
-#: What a file must say besides the weights.
-FACTS = ("category_ids", "mean", "std", "test_side", "longest", "top")
+#: Metadata that a file must hold.
+METADATA = ("category_ids", "mean", "std", "test_side", "longest", "top")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +81,6 @@ class DetectorResult:
         return {"long": self.longest}
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvalInputs:
-    """All that is needed to measure at a size."""
-
-    site: EvalContext
-    model: Detector
-    info: ModelInfo[DetectModel]
-    source: CocoSource
-
-
 def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda _: None) -> list[DetectorResult]:
     """Measure COCO's average precision at every size, and write it down as it comes.
 
@@ -123,107 +104,53 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
         require(module, "dense")
     with distributed(config, report) as site:
         model, info = load_detector(path)
-        check_facts(info, path)
+        check_metadata(info, METADATA, path)
         source = open_coco(config.data, "val", keep_empty=True)
-        check_classes(info, source, path)
-        plan = make_plan(EvalInputs(site=site, model=model.eval(), info=info, source=source), path, name)
-        return evaluate_sizes(plan, site)
+        stored = numbered(info.metadata["category_ids"], info.classes)
+        check_classes(path, stored, source.annotations, numbered(source.category_ids, source.classes))
+        return evaluate_sizes(
+            evaluation_plan(EvalInputs(site=site, model=model.eval(), info=info, source=source), path, name), site
+        )
 
 
-def check_facts(info: ModelInfo[DetectModel], path: Path) -> None:
-    """Refuse a file that does not say how its detector is tested.
-
-    Raises:
-        WeightsError: Naming what is missing.
-    """
-    if missing := [name for name in FACTS if info.metadata.get(name) is None]:
-        raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
+def numbered(category_ids: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """Put the category id in front of each class name."""
+    return [f"{number} {name}" for number, name in zip(category_ids, classes, strict=True)]
 
 
-def check_classes(info: ModelInfo[DetectModel], source: CocoSource, path: Path) -> None:
-    """Refuse data with other classes than the detector's.
-
-    Raises:
-        ValueError: With both counts, and the ids and names that differ.
-    """
-    known, given = (
-        list(zip(ids, classes, strict=True))
-        for ids, classes in ((info.metadata["category_ids"], info.classes), (source.category_ids, source.classes))
-    )
-    if known == given:
-        return
-    parts = [("only in the checkpoint", set(known) - set(given)), ("only in the data", set(given) - set(known))]
-    names = [(where, [f"{number} {name}" for number, name in sorted(odd)]) for where, odd in parts if odd]
-    told = "; ".join(f"{where}: {listed(odd)}" for where, odd in names)
-    raise ValueError(
-        f"{path} knows {len(known)} categories, {source.annotations} lists {len(given)} others ({told}); give the data "
-        "that it was trained for"
-    )
-
-
-def default_sizes(test_side: int) -> list[int]:
-    """Choose sizes below, at and above that of the training."""
-    return sorted({max(1, round(part * test_side)) for part in PARTS})
-
-
-def make_plan(bench: EvalInputs, path: Path, name: str) -> EvalPlan:
-    """Plan which sizes are measured, and how."""
-    facts, source, config = bench.info.metadata, bench.source, bench.site.config
-    sizes = sorted(set(config.sizes or default_sizes(facts["test_side"])))
-    if sizes[0] < 1:
-        raise ValueError(f"got size {sizes[0]}; expected 1 pixel or more")
-    batch_size = config.batch_size or 1
-    annotations = hashlib.sha256(source.annotations.read_bytes()).hexdigest()[:16]
-    fixed = {"fingerprint": fingerprint(bench.model.state_dict()), "images": len(source), "annotations": annotations}
-    fixed |= {"batch_size": batch_size, "save_detections": config.detector.save_detections}
-    body = bench.info.config
-    bench.model.to(bench.site.device)
+def evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> EvalPlan:
+    """Plan which sizes are evaluated, and how."""
+    metadata, source, config = inputs.info.metadata, inputs.source, inputs.site.config
+    annotations = hashlib.sha256(source.annotations.read_bytes()).hexdigest()
+    options = {"batch_size": config.batch_size or 1, "save_detections": config.detector.save_detections}
     return EvalPlan(
-        name=name,
-        weights=str(path),
-        model=body.model,
-        position=body.position,
-        trained_at=facts["test_side"],
-        data=source.name,
-        how=f"shorter side, the longer at most {facts['longest'] / facts['test_side']:.4g} times that",
+        **plan_fields(inputs, path, name, metadata["test_side"], SIZE_FACTORS),
+        how=f"shorter side, the longer at most {metadata['longest'] / metadata['test_side']:.4g} times that",
         metric="AP",
-        fixed=fixed,
+        fixed=identity(inputs, annotations) | options,
         names={str(number): each for number, each in zip(source.category_ids, source.classes, strict=True)},
         row=DetectorResult,
-        sizes=tuple(sizes),
-        measure=lambda size: evaluate_size(size, bench),
+        measure=lambda size: evaluate_size(size, inputs),
         notes=(f"{len(source.dropped)} boxes without an area are left out",) if source.dropped else (),
     )
 
 
-def evaluate_size(size: int, bench: EvalInputs) -> SizeEvaluation:
-    """Measure at one size."""
-    site, facts, source = bench.site, bench.info.metadata, bench.source
-    meter, search = EvalTimer(site), inference_settings(size, site, facts)
-    rows, bad = run_detector(bench.model, source, search, site.channel, site.watch(size, len(source)))
-    missed = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
-    figures = meter.stats(len(source) - len(missed), len(source))
-    found = site.channel.run_on_main(lambda: average_precision(source.annotations, rows))
-    scores = {name: round(found.scores[name], 4) if name in found.scores else None for name in NAMES}
-    return SizeEvaluation(
-        row=DetectorResult(size=size, longest=search.longest, **scores, **figures),
-        classes=[found.classes[number] for number in source.category_ids],
-        skipped=tuple(missed),
-        files={f"detections-{size}.json": coco_results(rows)} if site.config.detector.save_detections else {},
-    )
-
-
-def inference_settings(size: int, site: EvalContext, facts: Mapping[str, Any]) -> InferenceSettings:
-    """Look at a size as the training's evaluation did at its own, but an image at a time unless told otherwise."""
-    mean, std = (torch.tensor(facts[name], device=site.device).view(-1, 1, 1) for name in ("mean", "std"))
-    return InferenceSettings(
-        short=size,
-        longest=round(facts["longest"] * size / facts["test_side"]),
-        top=facts["top"],
+def evaluate_size(size: int, inputs: EvalInputs[DetectModel]) -> SizeEvaluation:
+    """Evaluate at one size."""
+    site, source, metadata = inputs.site, inputs.source, inputs.info.metadata
+    timer = EvalTimer(site)
+    settings = DetectorSettings(
+        **inference_fields(inputs, size, "test_side", "longest"),
+        max_detections=metadata["top"],
         batch_size=site.config.batch_size or 1,
-        workers=site.config.workers,
-        world=site.world,
-        rank=site.rank,
-        normalise=partial(normalise, mean=mean, std=std),
-        autocast=site.autocast,
+    )
+    rows, bad = run_detector(inputs.model, source, settings, site.channel, site.watch(size, len(source)))
+    stats, skipped = size_stats(timer, inputs, bad)
+    result = site.channel.run_on_main(lambda: average_precision(source.annotations, rows))
+    scores = {name: round(result.scores[name], 4) if name in result.scores else None for name in NAMES}
+    return SizeEvaluation(
+        row=DetectorResult(size=size, longest=settings.long, **scores, **stats),
+        classes=[result.classes[number] for number in source.category_ids],
+        skipped=skipped,
+        files={f"detections-{size}.json": coco_results(rows)} if site.config.detector.save_detections else {},
     )

@@ -1,77 +1,67 @@
-"""What a detector finds in all images of a data set, as it is measured during and after its training."""
+"""Run a detector over a data set, during and after its training."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ropevit.data.coco import CocoSource
 from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.dense.inference import InferenceSettings
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.average_precision import Rows, result_rows
-from ropevit.tasks.detect.batches import Batch, eval_batches
+from ropevit.tasks.detect.batches import Batch, eval_batches, normalise
 from ropevit.tasks.detect.postprocess import to_detections
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceSettings:
-    """How objects are looked for, and by which of the processes that share the images."""
+class DetectorSettings(InferenceSettings):
+    """How a detector is run: `short` is the length of the shorter side, unless the longer one would exceed `long`."""
 
-    short: int
-    """Length of the shorter side in pixels."""
-    longest: int
-    """Longest that the longer side may become in pixels, which then decides."""
-    top: int
+    max_detections: int
     """Most objects that are found in an image."""
     batch_size: int
-    """Images of a batch of this process; what pads a smaller image beside a larger one may change what is found."""
-    workers: int
-    """Processes that read images for this one; 0 reads in this one."""
-    world: int
-    """Number of processes that share the images."""
-    rank: int
-    """Which of them this one is."""
-    normalise: Callable[[Batch], Tensor]
-    """Brings images to the device."""
-    autocast: Callable[[], AbstractContextManager]
-    """Sets the precision."""
+    """Images of a batch of this process; padding beside a larger image may change what is found in a smaller one."""
 
 
 @torch.no_grad()
 def run_detector(
-    model: nn.Module, source: CocoSource, search: InferenceSettings, channel: Communicator, watch: Callable[[int], None]
+    model: nn.Module,
+    source: CocoSource,
+    settings: DetectorSettings,
+    communicator: Communicator,
+    progress: Callable[[int], None],
 ) -> tuple[Rows, list[int]]:
-    """Look for objects in all images, each once over all processes.
+    """Detect objects in all images, each once over all processes.
 
     Args:
         model: The detector, in eval mode.
         source: The images.
-        search: How.
-        channel: What connects the processes.
-        watch: Called with the number of images in which this process has looked.
+        settings: How it is run.
+        communicator: Connects the processes.
+        progress: Called with the number of images that this process has finished.
 
     Returns:
-        What all processes found, in pixels of the original images and sorted by their ids, and the indices of the
+        The detections of all processes, in pixels of the original images and sorted by image id, and the indices of the
         images that this process could not read.
     """
-    transform = eval_transform(search.short, search.longest)
-    places = {"world": search.world, "rank": search.rank}
+    transform = eval_transform(settings.short, settings.long)
+    rank = {"world": settings.world, "rank": settings.rank}
     rows, bad, done = [np.empty((0, 7))], [], 0
-    for batch in eval_batches(source, transform, search.batch_size, search.workers, **places):
+    for batch in eval_batches(source, transform, settings.batch_size, settings.workers, **rank):
         bad += batch.bad
-        rows += detect_batch(model, batch, source, search) if batch.ids else []
+        rows += detect_batch(model, batch, source, settings) if batch.ids else []
         done += len(batch.ids)
-        watch(done)
-    everything = np.concatenate(channel.all_gather(np.concatenate(rows)))
-    return everything[np.argsort(everything[:, 0], kind="stable")], bad
+        progress(done)
+    gathered = np.concatenate(communicator.all_gather(np.concatenate(rows)))
+    return gathered[np.argsort(gathered[:, 0], kind="stable")], bad
 
 
-def detect_batch(model: nn.Module, batch: Batch, source: CocoSource, search: InferenceSettings) -> list[Rows]:
-    """Look for objects in a batch."""
-    with search.autocast():
-        output = model(search.normalise(batch), batch.sizes)
-    found = to_detections(output.layers[-1], batch.originals, search.top)
+def detect_batch(model: nn.Module, batch: Batch, source: CocoSource, settings: DetectorSettings) -> list[Rows]:
+    """Detect objects in a batch."""
+    with settings.autocast():
+        output = model(normalise(batch, settings.mean, settings.std), batch.sizes)
+    found = to_detections(output.layers[-1], batch.originals, settings.max_detections)
     return [result_rows(i, each, source.category_ids) for i, each in zip(batch.ids, found, strict=True)]

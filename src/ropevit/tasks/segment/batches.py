@@ -73,7 +73,7 @@ def train_batches(
     return batches(TrainReader(source, config), train_keys(order, first_step, last_step), workers)
 
 
-def normalised(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
+def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
     """Bring bytes to the device of mean and spread: mean at 0, spread at 1, zeros in padding unless it has a value."""
     images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
     if batch.pad is not None:

@@ -1,7 +1,6 @@
-"""Which classes a segmenter gives the pixels of a data set, as it is measured during and after its training."""
+"""Run a segmenter over a data set and count its pixels by true and predicted class, during and after training."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,42 +15,27 @@ from ropevit.data.loading import Failure, batches
 from ropevit.extras import require
 from ropevit.tasks.common.batches import eval_keys, read_eval_batch
 from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.dense.inference import InferenceSettings
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.mean_iou import confusion
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceSettings:
-    """How pictures are looked at, and by which of the processes that share them."""
+class SegmenterSettings(InferenceSettings):
+    """How a segmenter is run."""
 
-    short: int
-    """Limit on the shorter side in pixels."""
-    long: int
-    """Limit on the longer side."""
     ratios: tuple[float, ...] = (1.0,)
-    """What both limits are multiplied with, for a view each."""
+    """Factors on both limits, each of which gives a view."""
     inference: InferenceConfig
     """How a view is segmented."""
-    workers: int
-    """Processes that read pictures for this one; 0 reads in this one."""
-    world: int
-    """Number of processes that share the pictures."""
-    rank: int
-    """Which of them this one is."""
-    mean: Float[Tensor, "3 1 1"]
-    """Mean of each channel, for pixels from 0 to 1, on the device."""
-    std: Float[Tensor, "3 1 1"]
-    """Spread of each channel."""
-    autocast: Callable[[], AbstractContextManager]
-    """Sets the precision."""
 
 
 class ImageViews(NamedTuple):
-    """One picture, or none where it cannot be read."""
+    """One image with its labels, or none where it cannot be read."""
 
     views: list[UInt8[Tensor, "1 3 _ _"]]
-    """The picture at each size, not normalised."""
+    """The image at each size, not normalised."""
     labels: UInt8[Tensor, "H W"]
     """Class of each pixel at the original size."""
     bad: list[int]
@@ -60,7 +44,7 @@ class ImageViews(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one picture at several sizes; in the form in which DataLoader asks a data set for one."""
+    """Data set for a DataLoader that reads one image at several sizes."""
 
     source: AdeSource
     short: int
@@ -68,51 +52,51 @@ class Reader:
     ratios: tuple[float, ...]
 
     def __getitems__(self, indices: Iterable[int]) -> ImageViews | Failure:
-        """Read a picture."""
-        return read_eval_batch(self.source, indices, self.views, is_single)
+        """Read an image."""
+        return read_eval_batch(self.source, indices, self.views, single)
 
-    def views(self, picture: Image.Image, labels: UInt8[np.ndarray, "H W"]) -> tuple[list[Tensor], Tensor]:
-        """Resize a picture as large as both limits allow, for each ratio, and leave its labels as they are."""
+    def views(self, image: Image.Image, labels: UInt8[np.ndarray, "H W"]) -> tuple[list[Tensor], Tensor]:
+        """Resize an image as large as both limits allow, for each ratio; the labels keep their size."""
         functional: Any = require("torchvision.transforms.v2.functional", "train")
         views = []
         for ratio in self.ratios:
-            size = view_size((picture.height, picture.width), self.short, self.long, ratio)
-            resized = functional.resize(picture, [max(size[0], 1), max(size[1], 1)])
+            size = view_size((image.height, image.width), self.short, self.long, ratio)
+            resized = functional.resize(image, [max(size[0], 1), max(size[1], 1)])
             views.append(functional.pil_to_tensor(resized)[None])
         return views, torch.from_numpy(labels.copy())
 
 
-def is_single(samples: list[tuple[list[Tensor], Tensor]], bad: list[int]) -> ImageViews:
-    """Give one picture, or none."""
+def single(samples: list[tuple[list[Tensor], Tensor]], bad: list[int]) -> ImageViews:
+    """Return the one image of a batch, or none."""
     views, labels = samples[0] if samples else ([], torch.empty(0, 0, dtype=torch.uint8))
     return ImageViews(views, labels, bad)
 
 
-def read(source: AdeSource, look: InferenceSettings) -> Iterator[ImageViews]:
-    """Read this process's pictures, such that all processes together have each once."""
-    reader = Reader(source, look.short, look.long, look.ratios)
-    return batches(reader, eval_keys(len(source), 1, look.world, look.rank), look.workers)
+def read(source: AdeSource, settings: SegmenterSettings) -> Iterator[ImageViews]:
+    """Read this process's images; all processes together read each image once."""
+    reader = Reader(source, settings.short, settings.long, settings.ratios)
+    return batches(reader, eval_keys(len(source), 1, settings.world, settings.rank), settings.workers)
 
 
 @torch.no_grad()
 def confusion_matrix(
     model: SegmentationModel,
     source: AdeSource,
-    look: InferenceSettings,
-    channel: Communicator,
-    watch: Callable[[int], None],
+    settings: SegmenterSettings,
+    communicator: Communicator,
+    progress: Callable[[int], None],
 ) -> tuple[Float[Tensor, "K K"], list[int]]:
-    """Count the pixels of all pictures by true and predicted class, each picture once over all processes.
+    """Count the pixels of all images by true and predicted class, each image once over all processes.
 
     Args:
         model: The segmenter, in eval mode.
-        source: The pictures.
-        look: How.
-        channel: What connects the processes.
-        watch: Called with the number of pictures that this process is done with.
+        source: The images.
+        settings: How it is run.
+        communicator: Connects the processes.
+        progress: Called with the number of images that this process has finished.
 
     Returns:
-        Pixels of all processes by true class (row) and predicted class (column), and the indices of the pictures that
+        Pixels of all processes by true class (row) and predicted class (column), and the indices of the images that
         this process could not read.
 
     Raises:
@@ -120,21 +104,24 @@ def confusion_matrix(
     """
     classes = len(source.classes)
     counts, bad = torch.zeros(classes, classes, dtype=torch.float64), []
-    for done, seen in enumerate(read(source, look), 1):
-        bad += seen.bad
-        if seen.views:
-            counts += count(model, seen, look, classes)
-        watch(done)
-    counts = channel.all_reduce_sum(counts)
+    for done, image in enumerate(read(source, settings), 1):
+        bad += image.bad
+        if image.views:
+            counts += count_pixels(model, image, settings, classes)
+        progress(done)
+    counts = communicator.all_reduce_sum(counts)
     if not counts.any():
-        raise ValueError(f"{source.name} in {source.root} has no labelled pixels; there is nothing to measure")
+        raise ValueError(f"{source.name} in {source.root} has no labelled pixels; there is nothing to evaluate")
     return counts, bad
 
 
-def count(model: SegmentationModel, seen: ImageViews, look: InferenceSettings, classes: int) -> Float[Tensor, "K K"]:
-    """Count the pixels of one picture at its original size."""
-    views = [(view.to(look.mean.device, non_blocking=True).float() / 255 - look.mean) / look.std for view in seen.views]
-    size = seen.labels.shape[0], seen.labels.shape[1]
-    with look.autocast():
-        found = segment(model.logits, views, size, look.inference)
-    return confusion(found[0].cpu(), seen.labels, classes).double()
+def count_pixels(
+    model: SegmentationModel, image: ImageViews, settings: SegmenterSettings, classes: int
+) -> Float[Tensor, "K K"]:
+    """Count the pixels of one image at its original size."""
+    mean, std = settings.mean, settings.std
+    views = [(view.to(mean.device, non_blocking=True).float() / 255 - mean) / std for view in image.views]
+    size = image.labels.shape[0], image.labels.shape[1]
+    with settings.autocast():
+        predicted = segment(model.logits, views, size, settings.inference)
+    return confusion(predicted[0].cpu(), image.labels, classes).double()

@@ -1,43 +1,38 @@
-"""Measuring a segmenter at many sizes."""
+"""Evaluation of a segmenter at many sizes."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
-from ropevit.data.ade import AdeSource, open_ade
-from ropevit.data.loading import describe_skipped
+from ropevit.data.ade import open_ade
 from ropevit.extras import require
 from ropevit.models.dense import DenseViTConfig
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
-from ropevit.tasks.common.eval_results import fingerprint
-from ropevit.tasks.common.evaluation import (
-    EvalContext,
-    EvalPlan,
-    EvalTimer,
-    Report,
-    SizeEvaluation,
-    distributed,
-    evaluate_sizes,
-    listed,
+from ropevit.tasks.common.evaluation import EvalPlan, EvalTimer, Report, SizeEvaluation, distributed, evaluate_sizes
+from ropevit.tasks.dense.evaluation import (
+    EvalInputs,
+    check_classes,
+    check_metadata,
+    identity,
+    inference_fields,
+    plan_fields,
+    size_stats,
 )
 from ropevit.tasks.dense.model_file import ModelInfo
 from ropevit.tasks.segment.base import SegmentationModel
-from ropevit.tasks.segment.confusion_matrix import InferenceSettings, confusion_matrix
+from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_matrix
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.mean_iou import segmentation_scores
 from ropevit.tasks.segment.model import SegmentModel, load_segmenter
 from ropevit.weights.errors import WeightsError
 
 #: Default sizes over the training's: 256, 384, 512, 768 and 1024 pixels of a segmenter tested at 512.
-PARTS = (0.5, 0.75, 1.0, 1.5, 2.0)
+SIZE_FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
 
-#: What a file must say besides the weights.
-FACTS = ("mean", "std", "test_short", "test_long", "inference")
+#: Metadata that a file must hold.
+METADATA = ("mean", "std", "test_short", "test_long", "inference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +70,9 @@ class SegmenterResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalInputs:
-    """All that is needed to measure at a size."""
+class SegmenterInputs(EvalInputs[SegmentModel]):
+    """Everything that the evaluation at one size needs."""
 
-    site: EvalContext
-    model: SegmentationModel
-    info: ModelInfo[SegmentModel]
-    source: AdeSource
     inference: InferenceConfig
     ratios: tuple[float, ...]
 
@@ -108,14 +99,13 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
     require("transformers", "dense")
     with distributed(config, report) as site:
         model, info = load_segmenter(path)
-        if missing := [name for name in FACTS if info.metadata.get(name) is None]:
-            raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
+        check_metadata(info, METADATA, path)
         inference = choose_inference(InferenceConfig(**info.metadata["inference"]), config.segmenter)
-        if (scaling := asked(config)) is not None:
+        if (scaling := scaling_override(config)) is not None:
             apply_scaling_override(model, info, scaling, inference.window)
         source = open_ade(config.data, "val")
-        check_classes(info.classes, source, path)
-        bench = EvalInputs(
+        check_classes(path, info.classes, source.root, source.classes)
+        inputs = SegmenterInputs(
             site=site,
             model=model.eval(),
             info=info,
@@ -123,11 +113,11 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
             inference=inference,
             ratios=config.segmenter.ratios or (1.0,),
         )
-        return evaluate_sizes(make_plan(bench, path, name), site)
+        return evaluate_sizes(evaluation_plan(inputs, path, name), site)
 
 
-def asked(config: EvalConfig) -> str | None:
-    """Read the rules that are asked for; a segmenter has none of its own."""
+def scaling_override(config: EvalConfig) -> str | None:
+    """Return the scaling methods that the options name; a segmenter has none of its own."""
     return None if config.scaling is None else parse_override(config.scaling)
 
 
@@ -166,23 +156,6 @@ def apply_scaling_override(
     set_scaling(model, scaling, trained_grid=(rows, rows))
 
 
-def check_classes(known: Sequence[str], source: AdeSource, path: Path) -> None:
-    """Refuse data with other classes than the segmenter's.
-
-    Raises:
-        ValueError: With both counts, and the names that differ.
-    """
-    if tuple(known) == source.classes:
-        return
-    parts = [("only in the checkpoint", known, source.classes), ("only in the data", source.classes, known)]
-    told = [(where, [name for name in these if name not in set(those)]) for where, these, those in parts]
-    words = [f"{where}: {listed(odd)}" for where, odd in told if odd] or ["the same in another order"]
-    raise ValueError(
-        f"{path} knows {len(known)} classes, {source.root} has {len(source.classes)} others ({'; '.join(words)}); give "
-        "the data that it was trained for"
-    )
-
-
 def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> InferenceConfig:
     """Decide how images are segmented: as the file says, where no option says otherwise.
 
@@ -200,71 +173,41 @@ def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> Infe
     return replace(stored, window=window, stride=stride, flip=stored.flip or options.flip)
 
 
-def default_sizes(test_short: int) -> list[int]:
-    """Choose sizes below, at and above that of the training."""
-    return sorted({max(1, round(part * test_short)) for part in PARTS})
-
-
-def make_plan(bench: EvalInputs, path: Path, name: str) -> EvalPlan:
-    """Plan which sizes are measured, and how."""
-    facts, source, inference, config = bench.info.metadata, bench.source, bench.inference, bench.site.config
-    sizes = sorted(set(config.sizes or default_sizes(facts["test_short"])))
-    if sizes[0] < 1:
-        raise ValueError(f"got size {sizes[0]}; expected 1 pixel or more")
-    files = hashlib.sha256("\n".join([*source.files, *source.classes]).encode()).hexdigest()[:16]
-    fixed = {"fingerprint": fingerprint(bench.model.state_dict()), "images": len(source), "annotations": files}
-    bench.model.to(bench.site.device)
+def evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan:
+    """Plan which sizes are evaluated, and how."""
+    source, inference = inputs.source, inputs.inference
+    files = hashlib.sha256("\n".join([*source.files, *source.classes]).encode()).hexdigest()
     how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
-    views = [f"ratios {', '.join(f'{ratio:g}' for ratio in bench.ratios)}"] if bench.ratios != (1.0,) else []
+    views = [f"ratios {', '.join(f'{ratio:g}' for ratio in inputs.ratios)}"] if inputs.ratios != (1.0,) else []
     views += ["mirrored, too"] if inference.flip else []
-    rules = {} if asked(config) is None else {"scaling": asked(config)}
-    views += [f"rules {scaling}" for scaling in rules.values()]
+    scaling = scaling_override(inputs.site.config)
+    options = {"ratios": list(inputs.ratios)} | ({} if scaling is None else {"scaling": scaling})
+    views += [] if scaling is None else [f"rules {scaling}"]
     return EvalPlan(
-        name=name,
-        weights=str(path),
-        model=bench.info.config.model,
-        position=bench.info.config.position,
-        trained_at=facts["test_short"],
-        data=source.name,
+        **plan_fields(inputs, path, name, inputs.info.metadata["test_short"], SIZE_FACTORS),
         how=", ".join(["shorter side", how, *views]),
         metric="mIoU",
-        fixed=fixed | asdict(inference) | {"ratios": list(bench.ratios)} | rules,
+        fixed=identity(inputs, files) | asdict(inference) | options,
         names={str(label): each for label, each in enumerate(source.classes, 1)},
         row=SegmenterResult,
-        sizes=tuple(sizes),
-        measure=lambda size: evaluate_size(size, bench),
+        measure=lambda size: evaluate_size(size, inputs),
     )
 
 
-def evaluate_size(size: int, bench: EvalInputs) -> SizeEvaluation:
-    """Measure at one size."""
-    site, source = bench.site, bench.source
-    meter, look = EvalTimer(site), inference_settings(size, bench)
-    counts, bad = confusion_matrix(bench.model, source, look, site.channel, site.watch(size, len(source)))
-    missed = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
-    figures = meter.stats(len(source) - len(missed), len(source))
-    found = segmentation_scores(counts)
-    scores = {name: round(score, 4) for name, score in found.percent().items()}
+def evaluate_size(size: int, inputs: SegmenterInputs) -> SizeEvaluation:
+    """Evaluate at one size."""
+    site, source = inputs.site, inputs.source
+    timer = EvalTimer(site)
+    settings = SegmenterSettings(
+        **inference_fields(inputs, size, "test_short", "test_long"), ratios=inputs.ratios, inference=inputs.inference
+    )
+    assert isinstance(inputs.model, SegmentationModel)
+    counts, bad = confusion_matrix(inputs.model, source, settings, site.channel, site.watch(size, len(source)))
+    stats, skipped = size_stats(timer, inputs, bad)
+    result = segmentation_scores(counts)
+    scores = {name: round(score, 4) for name, score in result.percent().items()}
     return SizeEvaluation(
-        row=SegmenterResult(size=size, long=look.long, **scores, **figures),
-        classes=(100 * found.iou).tolist(),
-        skipped=tuple(missed),
-    )
-
-
-def inference_settings(size: int, bench: EvalInputs) -> InferenceSettings:
-    """Look at a size as the training's evaluation did at its own."""
-    facts, site = bench.info.metadata, bench.site
-    mean, std = (torch.tensor(facts[name], device=site.device).view(-1, 1, 1) for name in ("mean", "std"))
-    return InferenceSettings(
-        short=size,
-        long=round(facts["test_long"] * size / facts["test_short"]),
-        ratios=bench.ratios,
-        inference=bench.inference,
-        workers=site.config.workers,
-        world=site.world,
-        rank=site.rank,
-        mean=mean,
-        std=std,
-        autocast=site.autocast,
+        row=SegmenterResult(size=size, long=settings.long, **scores, **stats),
+        classes=(100 * result.iou).tolist(),
+        skipped=skipped,
     )

@@ -1,0 +1,64 @@
+"""Base of the training tasks of detectors and segmenters."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ropevit.data.imagenet import MEAN, STD
+from ropevit.data.loading import describe_skipped
+from ropevit.tasks.common.batches import mean_and_std, train_order
+from ropevit.tasks.common.distributed import Communicator
+from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
+
+
+class DenseTask:
+    """What the engine needs to train a detector or segmenter, apart from its batches, loss and scores.
+
+    Args:
+        config: The training.
+        train: Training images.
+        test: Validation images.
+        accelerator: The processes.
+        communicator: Connects the processes.
+    """
+
+    def __init__(self, config: Any, train: Any, test: Any, accelerator: Any, communicator: Communicator):
+        self.config, self.train, self.test = config, train, test
+        self.accelerator, self.communicator = accelerator, communicator
+        self.order = train_order(config, len(train), accelerator)
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.classes = train.classes
+        self.batch_size = config.batch_size
+        self.skipped: list[str] = []
+        self.mean, self.std = mean_and_std(accelerator.device)
+
+    def note_skipped(self, source: Any, bad: Sequence[int]) -> None:
+        """Record images that could not be read."""
+        self.skipped += describe_skipped(source, bad)
+
+    def inference_fields(self, short: int, long: int) -> dict[str, Any]:
+        """Return the fields of `InferenceSettings` for the evaluation at a limit on both sides."""
+        return {
+            "short": short,
+            "long": long,
+            "mean": self.mean,
+            "std": self.std,
+            "workers": self.config.run.workers,
+            "world": self.accelerator.num_processes,
+            "rank": self.accelerator.process_index,
+            "autocast": self.accelerator.autocast,
+        }
+
+    def progress(self, report: Report) -> Callable[[int], None]:
+        """Return a function that reports how many images this process has evaluated."""
+        world, total = self.accelerator.num_processes, len(self.test)
+        return lambda done: report(EvalProgress(done=min(done * world, total), total=total))
+
+    def metadata(self, facts: Any) -> dict[str, Any]:
+        """Return the metadata that the files of both tasks hold."""
+        return {**facts, "recipe": self.config.recipe, "mean": MEAN, "std": STD}
+
+
+def notifier(report: Report, accelerator: Any) -> Callable[[str], None]:
+    """Return a function that reports a line as a notice, in the first process alone."""
+    main_report = report if accelerator.is_main_process else silent
+    return lambda line: main_report(Notice(message=line))
