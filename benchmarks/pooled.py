@@ -260,7 +260,7 @@ def share_table() -> list[str]:
     gains = [[f"{curve[size] - none[size]:+.1f}" for size in sizes] for curve in (log, rule)]
     shares = [f"{share(none[size], log[size], rule[size]):.0f} %" for size in sizes]
     rows = [["`log`", *gains[0]], [f"`{RULE}`", *gains[1]], ["share of `log`", *shares]]
-    return table(["field: over no rule", *sizes], rows)
+    return table(["field: over no scaling", *sizes], rows)
 
 
 def share(none: float, part: float, whole: float) -> float:

@@ -84,7 +84,7 @@ def test_the_tables_of_the_guide_are_as_they_are_printed(page, lines):
 
 SECTIONS = [
     ("docs/study.md", "## The study itself", "## What the search shows"),
-    ("docs/scaling.md", "All have speeds theta", "`ropevit study --families all`"),
+    ("docs/scaling.md", "All have the initial magnitudes theta", "`ropevit study --families all`"),
     ("docs/scaling.md", "## What was measured", "These are small models"),
     ("docs/choose.md", "## Our study", "## Detection and segmentation"),
     ("docs/choose.md", "- **Here**, small models", "## Rules and other families"),
