@@ -104,7 +104,10 @@ def check_reference(site):
 
 def public_names(module):
     """Read `__all__` without importing the module: what it imports takes longer than the site."""
-    lines = ast.parse((ROOT / "src" / module.replace(".", "/") / "__init__.py").read_text()).body
+    path = ROOT / "src" / module.replace(".", "/")
+    lines = ast.parse(
+        (path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py").read_text()
+    ).body
     lists = [line.value for line in lines if isinstance(line, ast.Assign) and line.targets[0].id == "__all__"]
     return ast.literal_eval(lists[0])
 
