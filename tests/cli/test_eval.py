@@ -35,8 +35,7 @@ def test_a_classifier_is_measured_at_sizes_with_commas_and_the_rest_later(argume
     printed = capsys.readouterr().out
     assert "own on my_images/val: protocol paper, crop ratio 1, float32, cpu" in printed
     assert "16 (training)" in printed
-    assert "left out" in printed
-    assert "broken.png" in printed
+    assert printed.count("broken.png") == 1
     main([*arguments, "--sizes", "8", "24", "--resume"])
     with (tmp_path / "runs/eval/own/eval.csv").open() as file:
         assert [row["size"] for row in csv.DictReader(file)] == ["8", "16", "24"]

@@ -114,7 +114,7 @@ def test_a_file_that_differs_from_its_model_is_an_error_of_its_own(vit, tmp_path
         (["OUT"], "got neither --model nor --checkpoint"),
         (["OUT", "--model", "deit_huge"], "no model named 'deit_huge'"),
         (["OUT", "--checkpoint", "BROKEN"], "broken.safetensors"),
-        (["OUT", "--checkpoint", "VIT", "--static-size", "30x32"], "resize or pad it to 24 or 32 x 32"),
+        (["OUT", "--checkpoint", "VIT", "--static-size", "30x32"], "use 24 or 32 x 32"),
         (["OUT", "--checkpoint", "VIT", "--static-size", "32"], "expected height x width in pixels, such as 224x320"),
         (["OUT", "--checkpoint", "VIT", "--size", "32"], "to fix it use --static-size 32x32"),
         (

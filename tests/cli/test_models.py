@@ -33,8 +33,8 @@ def test_swin_is_counted_with_windows_of_a_32nd_of_the_image(capsys):
     ("arguments", "message"),
     [
         (["models", "resnet*"], "no model matches 'resnet*'"),
-        (["models", "--size", "225"], "resize or pad it to 224"),
-        (["models", "--size", "-16"], "resize or pad it to 16"),
+        (["models", "--size", "225"], "use 224"),
+        (["models", "--size", "-16"], "use 16"),
         (["models", "swin*", "--size", "-16"], "got img_size=(-16, -16); expected pixels, above 0"),
     ],
 )

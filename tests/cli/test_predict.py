@@ -217,7 +217,7 @@ def test_the_directory_of_a_run_is_enough(finished, photo, capsys):
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--batch-size", "0"], "got batch_size=0"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--threshold", "0.5"], "got --threshold with a classifier"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--out", "PHOTO"], "choose another --out"),
-        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "resize or pad it to 16 or 24"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "use 16 or 24"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--topk", "0"], "got topk=0"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "tpu"], "device 'tpu'"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "meta"], "device 'meta'"),

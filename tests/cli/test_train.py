@@ -10,7 +10,7 @@ import pytest
 from ropevit.cli import main
 from ropevit.cli.console import Console
 from ropevit.cli.runs import table
-from ropevit.cli.train import TrainingBars
+from ropevit.cli.train import TrainingBars, read_config
 from ropevit.tasks.common import engine
 from ropevit.tasks.common.events import LogLine, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.run_dir import find_runs
@@ -151,3 +151,22 @@ def test_wrong_input_is_answered_before_anything_is_written(arguments, message, 
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "model"),
+    [
+        (["--model", "rope_axial_deit_tiny_patch16_LS"], ("deit_tiny", "rope_axial")),
+        (["--model=deit_small_patch16_LS", "--position", "ape"], ("deit_small", "ape")),
+        (["--model", "deit_small"], ("deit_small", "rope_mixed")),
+    ],
+)
+def test_a_model_is_given_by_name_or_by_variant(words, model):
+    config = read_config(["fashion", *words])
+    assert (config.model.model, config.model.position) == model
+
+
+def test_a_model_with_another_position_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "fashion", "--model", "deit_small_patch16_LS", "--position", "rope_mixed"])
+    assert "give --model deit_small with it" in capsys.readouterr().err

@@ -84,5 +84,5 @@ def test_folders_of_imagenets_classes_are_measured_as_a_whole(tmp_path):
         for index in range(5):
             Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / name / f"{index}.png")
     assert len(open_source(str(tmp_path), "val")) == 10
-    with pytest.raises(ValueError, match=r"found no train images in .*measured on as a whole"):
+    with pytest.raises(ValueError, match=r"found no train images in .*used for evaluation as a whole"):
         open_source(str(tmp_path), "train")

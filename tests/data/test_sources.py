@@ -4,6 +4,7 @@ from PIL import Image
 
 from ropevit.data.imagenet import imagenet_synsets
 from ropevit.data.sources import FileSource, ImageSource, open_source
+from ropevit.data.tiny import make_tiny
 
 
 def picture(path, colour=(90, 90, 90), size=(24, 16)):
@@ -79,12 +80,27 @@ def test_what_is_missing_is_named(folder, tmp_path):
         open_source(str(tmp_path / "nowhere"), "train")
     with pytest.raises(ValueError, match="choose train or val"):
         open_source("fashion", "test")
-    (folder / "val").rename(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=r"found no val images in .*; expected val/CLASS/\*.jpg"):
-        open_source(str(folder), "val")
+    (folder / "train").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"found no train images in .*; expected train/CLASS/\*.jpg"):
+        open_source(str(folder), "train")
+    (tmp_path / "elsewhere").rename(folder / "train")
     (folder / "train" / "cat").mkdir()
     with pytest.raises(ValueError, match="found no images of cat"):
         open_source(str(folder), "train")
+
+
+def test_training_images_without_val_are_split(folder, caplog):
+    (folder / "val").rename(folder.parent / "elsewhere")
+    train, val = open_source(str(folder), "train"), open_source(str(folder), "val")
+    assert (len(train), len(val)) == (4, 2)
+    assert not {train.describe(index) for index in range(4)} & {val.describe(index) for index in range(2)}
+    assert caplog.text.count("held out for validation") == 1
+
+
+def test_a_detection_data_set_is_recognised(tmp_path):
+    make_tiny("coco", tmp_path / "coco", 2, 1)
+    with pytest.raises(ValueError, match="is a data set in the layout of COCO, for detectors"):
+        open_source(str(tmp_path / "coco"), "val")
 
 
 def test_a_bad_file_is_an_error_that_loaders_know(folder):

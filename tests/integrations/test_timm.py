@@ -75,7 +75,7 @@ def test_options_are_spelled_as_timm_does():
         (BOTH, {"global_pool": "max"}, "got global_pool='max'; expected one of 'token', 'avg', ''"),
         (SWIN, {"global_pool": "token"}, "got global_pool='token'; expected one of 'avg', ''"),
         (BOTH, {"global_pool": "token", "class_token": False}, "got pooling='token' without a class token"),
-        (BOTH, {"img_size": 60}, "resize or pad it to 48 or 64 x 48 or 64"),
+        (BOTH, {"img_size": 60}, "use 48 or 64 x 48 or 64"),
         (BOTH, {"out_indices": (1,)}, "got out_indices without features_only=True"),
         (BOTH, {"features_only": True, "out_indices": (2,)}, r"got indices=\(2,\); expected layers, -2 to 1"),
         (BOTH, {"features_only": True, "out_indices": 0}, "got indices=0; .* or a number of last ones, 1 to 2"),

@@ -1,7 +1,7 @@
 import pytest
 
 from ropevit.models import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
-from ropevit.models.registry import VARIANTS, model_name, variant_config
+from ropevit.models.registry import MODELS, VARIANTS, model_name, resolve_name, split_name, variant_config
 
 
 @pytest.mark.parametrize("family", VARIANTS)
@@ -12,3 +12,13 @@ def test_every_size_takes_every_position_embedding_of_its_architecture_under_a_n
         config = variant_config(family, position)
         assert config.position == position
         assert config.width == variant_config(family, "rope_axial").width
+
+
+def test_names_and_variants_are_resolved():
+    assert resolve_name("deit_small") == "deit_small_patch16_LS"
+    assert resolve_name("swin_tiny") == "swin_tiny_patch4_window7_224"
+    for name in MODELS:
+        assert resolve_name(name) == name
+        assert model_name(*split_name(name)) == name
+    with pytest.raises(ValueError, match="no model named 'deit_smal'; did you mean deit_small"):
+        resolve_name("deit_smal")

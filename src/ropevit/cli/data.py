@@ -150,7 +150,8 @@ def findings_table(report: Report) -> Table:
     """Return a table of the findings, one row per kind."""
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("problem", "count", "what to do", "first examples"):
-        table.add_column(heading, justify="right" if heading == "count" else "left")
+        justify = "right" if heading == "count" else "left"
+        table.add_column(heading, justify=justify, overflow="fold")  # names are never truncated
     for kind, advice in ADVICE.items():
         found = [finding for finding in report.findings if finding.kind == kind]
         if found:

@@ -56,6 +56,7 @@ class EvalBars:
         self.task = None
         self.begun: EvalStarted | None = None
         self.rows: list[SizeResult] = []
+        self.skipped: set[str] = set()
 
     def __enter__(self) -> "EvalBars":
         return self  # drawn from the first event on: wrong input is answered by its error alone
@@ -81,15 +82,17 @@ class EvalBars:
                 if self.task is None:
                     self.task = self.progress.add_task(f"{size} px", total=total)
                 self.progress.update(self.task, completed=done)
-            case EvalSizeDone(row=row, left_out=left_out):
+            case EvalSizeDone(row=row, left_out=skipped):
                 if self.task is not None:
                     self.progress.remove_task(self.task)
                 self.task = None
                 self.rows.append(row)
                 figures = ", ".join(f"{name} {score:.2f}" for name, score in row.scores.items() if score is not None)
                 self.say(f"{row.size} px: {figures} ({', '.join(f'{name} {n}' for name, n in row.view.items())})")
-                for name in left_out:
-                    self.say(f"left out {name}")
+                for name in skipped:
+                    if name not in self.skipped:  # once, not at every size
+                        self.say(f"skipped {name}")
+                self.skipped.update(skipped)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

@@ -1,7 +1,9 @@
-"""Images to train and measure on, one at a time by number: the embedded set, folders of classes, tar shards."""
+"""Image classification data sets: the embedded images, class folders and WebDataset shards."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -10,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from ropevit.data.check_dense import dense_layout
 from ropevit.data.decoding import open_rgb
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import Progress, check_folder
@@ -26,7 +29,7 @@ Split = Literal["train", "val"]
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """A split of a data set; it may be sent to other processes."""
+    """A split of a data set, indexed by number; picklable for DataLoader workers."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,17 +43,17 @@ class ImageSource(Protocol):
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Lengths of the shards, for `TrainOrder`; empty where any image is as near as any other."""
+        """Lengths of the shards, for `TrainOrder`; empty where random access is cheap."""
         ...
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Read an image as RGB, and its label; raises one of `decoding.UNREADABLE` where that fails."""
+        """Return an image as RGB, and its label; raises one of `decoding.UNREADABLE` if it cannot be decoded."""
         ...
 
     def describe(self, index: int) -> str:
-        """Say which file it is."""
+        """Return the name of the file, for messages."""
         ...
 
 
@@ -60,11 +63,11 @@ class FileSource(ImageSource, Protocol):
 
     @property
     def labels(self) -> Int[np.ndarray, "N"]:
-        """Class of each."""
+        """Class index of each image."""
         ...
 
     def raw(self, index: int) -> tuple[bytes, int]:
-        """Read a file as it is, and its label."""
+        """Return the bytes of a file, and its label."""
         ...
 
 
@@ -73,9 +76,9 @@ class MemorySource:
     """Images in memory."""
 
     data: LabelledImages
-    """The images; grey ones are given as RGB."""
+    """The images; greyscale ones are returned as RGB."""
     blocks: tuple[int, ...] = ()
-    """None."""
+    """Always empty."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,28 +94,28 @@ class MemorySource:
         return len(self.data)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Give an image as RGB, and its label."""
+        """Return an image as RGB, and its label."""
         pixels = self.data.images[index].movedim(0, -1).expand(-1, -1, 3)
         return Image.fromarray(pixels.numpy().copy()), int(self.data.labels[index])
 
     def describe(self, index: int) -> str:
-        """Say which image it is."""
+        """Return the name of the image, for messages."""
         return f"{self.name}[{index}]"
 
 
 class FolderSource:
-    """Image files in folders, one for each class, at any depth inside it.
+    """Class folders with image files at any depth.
 
-    Classes are the names of the folders in the order of the alphabet: where these are the WordNet ids of ImageNet, that
-    is the order of the logits of published models.
+    Classes are the names of the folders in alphabetical order; for the WordNet ids of ImageNet that is the order of the
+    logits of published models.
 
     Args:
         root: Folder of the classes' folders.
         name: Name of the set and split.
-        files: Files of each class, relative to its folder; those that are found if left out.
+        files: Files of each class, relative to its folder; None lists the folders.
 
     Raises:
-        ValueError: If there are not two classes, or one has no images.
+        ValueError: If there are fewer than two classes, or one has no images.
     """
 
     blocks: tuple[int, ...] = ()
@@ -127,16 +130,16 @@ class FolderSource:
         return len(self.labels)
 
     def raw(self, index: int) -> tuple[bytes, int]:
-        """Read a file as it is, and its label."""
+        """Return the bytes of a file, and its label."""
         return (self.root / self.names[index]).read_bytes(), int(self.labels[index])
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Read an image as RGB, and its label."""
+        """Return an image as RGB, and its label."""
         content, label = self.raw(index)
         return open_rgb(BytesIO(content)), label
 
     def describe(self, index: int) -> str:
-        """Give the path of a file."""
+        """Return the path of a file."""
         return str(self.root / self.names[index])
 
 
@@ -147,18 +150,19 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
         data: One of
             `fashion`: the embedded images (28 x 28; `val` are the test images of a study);
             a folder with `train` and `val` (or test), each with a folder of images for each class;
-            a folder of classes alone, split as in a study; all of it is `val` where the classes are ImageNet's;
+            a folder with `train` only, or with class folders only: 20 % of each class, the same as in a study, are
+            `val` (all images, where class folders alone are those of ImageNet);
             a folder with tar shards, in `train` and `val` or named after them;
             a pattern of shards, such as `https://host/images-train-{0000..1023}.tar`, or several joined by `::`, each
-            named after its split; those of the web are fetched into the user's cache.
+            named after its split; remote ones are downloaded into the user's cache.
         split: `train` or `val`.
-        progress: Called with the number of shards that are ready and that of all.
+        progress: Called with the number of prepared and of all shards.
 
     Returns:
-        The images of the split, read when they are asked for.
+        The split; images are read on access.
 
     Raises:
-        ValueError: If there is no such split, or it is not as described.
+        ValueError: If there is no such split, or the layout is another.
     """
     if split not in ("train", "val"):
         raise ValueError(f"got split {split!r}; choose train or val")
@@ -171,10 +175,18 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
         return open_shards(shards, f"{name}/{split}", every=split == "train", progress=progress)
     check_folder(path)
     name = f"{path.resolve().name}/{split}"
+    train = split_folder(path, "train")
+    if train and not split_folder(path, "val") and not find_shards(data, "val") and not is_imagenet(class_files(train)):
+        return hold_out(train, class_files(train), name, split)
     if root := split_folder(path, split):
         return FolderSource(root, name)
     if shards := find_shards(data, split):
         return open_shards(shards, name, every=split == "train", progress=progress)
+    if layout := dense_layout(data):
+        raise ValueError(
+            f"{path} is a data set in the layout of {layout.upper()}, for detectors and segmenters; a classifier needs "
+            f"{split}/CLASS/*.jpg or shards"
+        )
     folders = {folder.name for folder in subfolders(path)}
     if folders and not folders & {"train", *TEST_FOLDERS}:
         return open_classes(path, name, split)
@@ -184,29 +196,51 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
 
 
 def open_classes(path: Path, name: str, split: Split) -> FolderSource:
-    """Open a split of a folder of classes alone.
+    """Open a split of a folder that contains class folders only.
 
     Raises:
-        ValueError: If it is to be measured on only, or a class cannot be split.
+        ValueError: If it is for evaluation only, or a class cannot be split.
     """
     files = class_files(path)
-    if files.keys() <= set(imagenet_synsets()) or list(files) == sorted(map(str, range(1000))):
+    if is_imagenet(files):
         if split == "val":
             return FolderSource(path, name, files)
         raise ValueError(
-            f"found no train images in {path}, whose classes are ImageNet's: such folders are measured on as a whole; "
-            "to train on it, sort its images into train/CLASS and val/CLASS"
+            f"found no train images in {path}, whose classes are ImageNet's: such a folder is used for evaluation as a "
+            "whole; to train on it, move its images into train/CLASS and val/CLASS"
         )
-    held, kept = f"{TEST_SHARE:.0%} of each class", f"{1 - TEST_SHARE:.0%} of each class"
-    if split == "train":
-        log.warning("%s has no train and val: %s, always the same, are held out to measure on", path, held)
-        return FolderSource(path, f"{name} ({kept})", split_files(path, files, test=False))
-    whole = "put its classes into a folder val to measure on all"
-    log.warning("%s has no val: measured on the %s that a training holds out; %s", path, held, whole)
-    return FolderSource(path, f"{name} ({held}, held out)", split_files(path, files, test=True))
+    return hold_out(path, files, name, split)
+
+
+def is_imagenet(files: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether class folders are named as those of ImageNet-1k, by WordNet ids or by index."""
+    return files.keys() <= set(imagenet_synsets()) or list(files) == sorted(map(str, range(1000)))
+
+
+def hold_out(root: Path, files: dict[str, list[str]], name: str, split: Split) -> FolderSource:
+    """Split class folders into training and validation images, always in the same way.
+
+    Raises:
+        ValueError: If a class has fewer than two different images.
+    """
+    warn_held_out(root)
+    share, kind = (TEST_SHARE, ", held out") if split == "val" else (1 - TEST_SHARE, "")
+    chosen = split_files(root, files, test=split == "val")
+    return FolderSource(root, f"{name} ({share:.0%} of each class{kind})", chosen)
+
+
+@cache
+def warn_held_out(root: Path) -> None:
+    """Log once how a folder without validation images is split."""
+    log.warning(
+        "%s has no validation images beside it: %.0f%% of each class, always the same, are held out for validation; "
+        "to evaluate on all images, put the classes into a folder val",
+        root,
+        100 * TEST_SHARE,
+    )
 
 
 def split_folder(path: Path, split: Split) -> Path | None:
-    """Choose the folder of a split's classes, if there is one."""
+    """Return the folder with the class folders of a split, if it exists."""
     names = ("train",) if split == "train" else TEST_FOLDERS
     return next((path / name for name in names if subfolders(path / name)), None)

@@ -4,12 +4,12 @@ from torch import Tensor
 
 
 def check_size(height: int, width: int, patch_size: int) -> None:
-    """Refuse an image that the patches do not tile, naming the nearest sizes that they do."""
+    """Raise ValueError, naming the nearest valid sizes, unless height and width are multiples of the patch size."""
     if height % patch_size or width % patch_size or height <= 0 or width <= 0:
         near = " x ".join(nearest_sizes(side, patch_size) for side in (height, width))
         raise ValueError(
-            f"got an image of {height} x {width} pixels (height x width), which patches of {patch_size} do not tile; "
-            f"resize or pad it to {near}"
+            f"got {height} x {width} pixels (height x width), which patches of {patch_size} do not tile; use {near} "
+            "(resize or pad images)"
         )
 
 

@@ -329,8 +329,8 @@ class RunSummary:
 
     @property
     def skipped(self) -> int:
-        """Number of times that an image could not be read."""
-        return sum(len(line.get("skipped", ())) for line in self.lines)
+        """Number of different images that could not be read."""
+        return len({name for line in self.lines for name in line.get("skipped", ())})
 
 
 def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
