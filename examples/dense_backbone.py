@@ -11,9 +11,7 @@ import torch
 from torch.nn import functional as F
 
 import ropevit
-from ropevit.data.coco import open_coco
-from ropevit.data.images import to_tensor
-from ropevit.data.tiny import make_tiny
+from ropevit.data import make_tiny, open_coco, to_tensor
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.weights import load_dense_weights
 

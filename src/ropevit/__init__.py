@@ -1,7 +1,8 @@
 """Rotary position embedding for images: models with every position embedding of the paper, and their weights."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ropevit.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from ropevit.integrations.retrofit import add_rope
@@ -22,25 +23,11 @@ __all__ = [
     "save_model",
 ]
 
-#: Name -> the module that has it; loaded when it is asked for, as torch alone takes seconds.
-PLACES = {
-    "add_rope": "ropevit.integrations.retrofit",
-    **dict.fromkeys(("list_models", "parameter_groups"), "ropevit.models"),
-    **dict.fromkeys(("WeightsError", "create_model", "load_model", "load_weights", "save_model"), "ropevit.weights"),
+#: Public name -> the package that defines it, loaded on first access.
+MODULES = {
+    "add_rope": "integrations.retrofit",
+    **dict.fromkeys(("list_models", "parameter_groups"), "models"),
+    **dict.fromkeys(("WeightsError", "create_model", "load_model", "load_weights", "save_model"), "weights"),
 }
-#: Packages that are there after `import ropevit`.
-PACKAGES = ("integrations", "kernels", "models", "rope", "weights")
 
-
-def __getattr__(name: str) -> Any:
-    if name in PACKAGES:
-        return import_module(f"ropevit.{name}")
-    if name not in PLACES:
-        raise AttributeError(f"module 'ropevit' has no attribute {name!r}")
-    value = getattr(import_module(PLACES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *PLACES, *PACKAGES})
+__getattr__, __dir__ = lazy_attributes(__name__, MODULES, ("integrations", "kernels", "models", "rope", "weights"))

@@ -13,6 +13,8 @@ import ropevit
 from ropevit.cli.console import Console, guard_logs, print_line
 from ropevit.cli.errors import one_line_errors, show_error
 
+__all__ = ["main"]
+
 #: Verb -> what it does. Its function has the same name, in the module of that name, which is loaded if it is called.
 VERBS = {
     "study": "which position embedding? the same model with each, on embedded images or your own",
