@@ -173,8 +173,17 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
         shards = find_shards(data, split)
         name = join_names([Path(shard).name for shard in shards], 1)
         return open_shards(shards, f"{name}/{split}", every=split == "train", progress=progress)
+    return open_folder(path, split, progress)
+
+
+def open_folder(path: Path, split: Split, progress: Progress | None = None) -> ImageSource:
+    """Open a split of a data set in a folder; see `open_source`.
+
+    Raises:
+        ValueError: If there is no such split, or the layout is another.
+    """
     check_folder(path)
-    name = f"{path.resolve().name}/{split}"
+    name, data = f"{path.resolve().name}/{split}", str(path)
     train = split_folder(path, "train")
     if train and not split_folder(path, "val") and not find_shards(data, "val") and not is_imagenet(class_files(train)):
         return hold_out(train, class_files(train), name, split)
