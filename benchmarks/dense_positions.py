@@ -46,7 +46,7 @@ TASKS = {
         metric="mIoU",
         trained_at=96,
         sizes=(64, 96, 144, 192, 288),
-        options="--crop 96 --short 96 --long 192 --test-short 96 --test-long 384 --steps 300 --batch-size 8 "
+        options="--crop-size 96 --short 96 --long 192 --test-short 96 --test-long 384 --steps 300 --batch-size 8 "
         "--eval-every 1000",
     ),
     "detect": Bench(

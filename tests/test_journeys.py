@@ -20,13 +20,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the commands ar
 #: Trainings cut to a second: recipe, data and the options that name sizes.
 DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --depth 2 --heads 2 --batch-size 8"
 DINO = (
-    "train detect/dino_vitdet_base --data coco --init None --width 32 --depth 4 --heads 2 --window 4 --dino.width 64 "
-    "--dino.queries 20 --dino.denoising 4 --dino.mlp-width 32 --dino.encoder-layers 1 --dino.decoder-layers 2 "
-    "--short-sides 64 96 --longest 128 --before-crop 64 --test-side 64 --batch-size 3 --epochs 1"
+    "train detect/dino_vitdet_base --data coco --init-from None --width 32 --depth 4 --heads 2 --window 4 "
+    "--dino.width 64 --dino.queries 20 --dino.denoising 4 --dino.mlp-width 32 --dino.encoder-layers 1 "
+    "--dino.decoder-layers 2 "
+    "--short-edge-lengths 64 96 --max-size 128 --pre-crop-edge-lengths 64 --test-size 64 --batch-size 3 --epochs 1"
 )
 UPERNET = (
-    "train segment/upernet_vit_base --data ade --init None --width 32 --depth 4 --heads 2 --taps 0 1 2 3 "
-    "--upernet.channels 16 --upernet.auxiliary-channels 16 --crop 64 --short 64 --long 128 --test-short 64 "
+    "train segment/upernet_vit_base --data ade --init-from None --width 32 --depth 4 --heads 2 --out-indices 0 1 2 3 "
+    "--upernet.channels 16 --upernet.auxiliary-channels 16 --crop-size 64 --short 64 --long 128 --test-short 64 "
     "--test-long 128 --batch-size 4 --steps 3 --warmup-steps 1"
 )
 STUDY = "study --data photos --quick --panels zoom --embeddings rope_mixed --width 16 --depth 1 --heads 2 --steps 2"

@@ -25,6 +25,7 @@ from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.detect import augment, batches
 from ropevit.tasks.detect.recipes import RECIPES as DETECTORS
 from ropevit.tasks.detect.train import Detection
+from ropevit.tasks.segment import confusion_matrix
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.recipes import RECIPES as SEGMENTERS
 from ropevit.tasks.segment.train import Segmentation
@@ -110,10 +111,10 @@ def test_the_images_to_measure_on_are_read_by_processes_of_their_own(data, loade
     found = next(batches.eval_batches(coco, augment.eval_transform(64, 128), 2, workers=1))
     assert len(found.images) == 2
     rest = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1), "autocast": nullcontext, "world": 1, "rank": 0}
-    look = counting.SegmenterSettings(
+    look = confusion_matrix.SegmenterSettings(
         short=64, long=128, ratios=(1.0, 1.5), inference=InferenceConfig(), workers=1, **rest
     )
-    assert len(next(counting.read(open_ade(ade, "val"), look)).views) == 2
+    assert len(next(confusion_matrix.read(open_ade(ade, "val"), look)).views) == 2
     assert [loader.workers for loader in loaders] == [1, 1, 1]
 
 

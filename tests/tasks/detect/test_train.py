@@ -220,7 +220,7 @@ def test_recipes_know_their_names_and_can_be_written_down(name):
 def test_what_does_not_fit_is_refused(pictures, tmp_path):
     with pytest.raises(ValueError, match="no recipe named 'detect/yolo'; choose one of detect/dino_vitdet_base"):
         find_recipe("detect/yolo")
-    with pytest.raises(ValueError, match="got shard=True; a detector is not shared out"):
+    with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); detectors are not sharded"):
         small_training(pictures, tmp_path, shard=True)
     with pytest.raises(ValueError, match="has no published weights; give a file of them as init"):
         small_training(pictures, tmp_path, model={"init": "published"})

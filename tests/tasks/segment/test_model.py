@@ -125,7 +125,7 @@ def test_the_backbone_starts_from_a_classifier(tmp_path):
         ({"mask2former": Mask2FormerConfig(queries=5)}, "got options of mask2former with head='upernet'"),
         ({"head": "mask2former", "upernet": UperNetConfig(channels=8)}, "got options of upernet with head="),
         ({"model": "swin_tiny", "neck": "resized"}, "neck='resized' for a Swin; they are options of a ViT"),
-        ({"model": "swin_tiny", "taps": (0, 1, 2, 3)}, r"got taps=\(0, 1, 2, 3\), .* for a Swin"),
+        ({"model": "swin_tiny", "taps": (0, 1, 2, 3)}, r"got taps=\(0, 1, 2, 3\) .* for a Swin"),
         ({"patch_size": 8}, "got patch_size=8; the head needs maps of strides"),
         ({"taps": (0, 1, 2)}, r"taps=\(0, 1, 2\) for 4 levels"),
         ({"taps": ()}, r"got taps=\(\) for 4 levels"),

@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_refused(pictures, tmp_path):
     with pytest.raises(ValueError, match="got batch_size=1; expected at least 2; the batch norms of UperNet"):
         replace(config, batch_size=1)
     assert replace(small_training(pictures, tmp_path, head="mask2former"), batch_size=1).batch_size == 1
-    with pytest.raises(ValueError, match="got shard=True; a segmenter is not shared out"):
+    with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); segmenters are not sharded"):
         small_training(pictures, tmp_path, shard=True)
     with pytest.raises(ValueError, match="expected no batch larger"):
         train(replace(config, batch_size=30))

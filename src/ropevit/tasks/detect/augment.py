@@ -6,22 +6,23 @@ dict holds is passed on.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 
 from ropevit.extras import require
 
-#: Lengths of the shorter side in pixels, of which one is drawn for each image.
+#: Lengths of the shorter side in multi-scale training, in pixels.
 SHORT_SIDES = tuple(range(480, 801, 32))
 
-#: Longest that the longer side may become in pixels.
+#: Maximum length of the longer side in pixels.
 LONGEST = 1333
 
-#: Least and greatest side of a crop in pixels, where the image is as large.
+#: Minimum and maximum side of a crop in pixels, where the image is as large.
 CROP = (384, 600)
 
-#: Where torchvision keeps what resizes and crops images with their boxes.
+#: Torchvision's functions that resize and crop images with their boxes.
 FUNCTIONAL = "torchvision.transforms.v2.functional"
 
 Transform = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
@@ -29,7 +30,7 @@ Transform = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleConfig:
-    """How large images are, in training and to measure on; the defaults are DETR's.
+    """Image sizes and flips in training and evaluation; the defaults are DETR's.
 
     Raises:
         ValueError: If a length is not positive, or the longer side could never be as long as the shorter.
@@ -37,16 +38,16 @@ class ScaleConfig:
     Source: Carion et al. 2020 (arXiv:2005.12872), 4; sizes and probabilities as in detrex.
     """
 
-    short_sides: tuple[int, ...] = SHORT_SIDES
-    """Lengths of the shorter side in pixels, of which one is drawn for each image."""
-    longest: int = LONGEST
-    """Longest that the longer side may become in pixels, also to measure on."""
-    before_crop: tuple[int, ...] = (400, 500, 600)
-    """Lengths of the shorter side of the half of the images that is cropped, before the crop; empty crops none."""
+    short_sides: Annotated[tuple[int, ...], tyro.conf.arg(name="short-edge-lengths")] = SHORT_SIDES
+    """Multi-scale training: lengths of the shorter side in pixels, one of which is drawn per image."""
+    longest: Annotated[int, tyro.conf.arg(name="max-size")] = LONGEST
+    """Maximum length of the longer side in pixels, in training and evaluation."""
+    before_crop: Annotated[tuple[int, ...], tyro.conf.arg(name="pre-crop-edge-lengths")] = (400, 500, 600)
+    """Lengths of the shorter side before the random crop, which half of the images get; empty disables crops."""
     flip: float = 0.5
-    """Share of images that are mirrored left to right."""
-    test_side: int = 800
-    """Length of the shorter side in pixels to measure on."""
+    """Probability of a horizontal flip."""
+    test_side: Annotated[int, tyro.conf.arg(name="test-size")] = 800
+    """Length of the shorter side in evaluation, in pixels."""
 
     def __post_init__(self) -> None:
         for name in ("short_sides", "before_crop"):
@@ -54,17 +55,18 @@ class ScaleConfig:
         lengths = *self.short_sides, *self.before_crop, self.test_side
         if not self.short_sides or min(lengths) < 1 or max(*self.short_sides, self.test_side) > self.longest:
             raise ValueError(
-                f"got short_sides={self.short_sides}, before_crop={self.before_crop}, test_side={self.test_side}, "
-                f"longest={self.longest}; expected 1 pixel or more, and none longer than longest"
+                f"got short_sides={self.short_sides} (--short-edge-lengths), before_crop={self.before_crop} "
+                f"(--pre-crop-edge-lengths), test_side={self.test_side} (--test-size), longest={self.longest} "
+                "(--max-size); expected 1 pixel or more, and none above --max-size"
             )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"got flip={self.flip}; expected 0 to 1")
 
 
 def train_transform(config: ScaleConfig | None = None) -> Transform:
-    """Make what augments a sample, drawing from torch's random numbers.
+    """Return the training augmentation, which draws from torch's random numbers.
 
-    Boxes are cut off at the edge of a crop, and those with a side below one pixel are dropped with their labels.
+    Boxes are clipped to a crop; those with a side below one pixel are removed with their labels.
 
     Args:
         config: Sizes; None takes the defaults.
@@ -86,7 +88,7 @@ def train_transform(config: ScaleConfig | None = None) -> Transform:
 
 
 def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
-    """Make what resizes a sample so that its shorter side has `short` pixels, or its longer one `longest` if sooner.
+    """Return the transform that resizes the shorter side to `short` pixels, but the longer one to `longest` at most.
 
     Raises:
         ValueError: If the longer side could never be as long as the shorter.
@@ -100,50 +102,49 @@ def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
 class ShortestSize:
     """Resize a sample as detectron2's ResizeShortestEdge does, but to one pixel at least, however narrow it is.
 
-    It is sent to the processes that read images, so it holds nothing but numbers.
+    It holds numbers alone, as it is pickled for the DataLoader's workers.
     """
 
     sides: tuple[int, ...]
-    """Lengths of the shorter side in pixels, of which one is drawn."""
+    """Lengths of the shorter side in pixels, one of which is drawn."""
     longest: int | None = None
-    """Longest that the longer side may become; None sets no limit."""
+    """Maximum length of the longer side; None sets no limit."""
 
     def __call__(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Resize an image and its boxes."""
         functional = require(FUNCTIONAL, "train")
-        short = self.sides[draw(0, len(self.sides) - 1)]
+        short = self.sides[randint(0, len(self.sides) - 1)]
         size = output_size(functional.get_size(image), short, self.longest)
         changed = {"boxes": functional.resize(target["boxes"], size)} if "boxes" in target else {}
         return functional.resize(image, size), target | changed
 
 
 def output_size(size: Sequence[int], short: int, longest: int | None) -> list[int]:
-    """Give height and width after resizing, rounded to the nearest pixel, 1 at least.
+    """Return height and width after resizing, rounded to whole pixels, at least 1.
 
     Args:
         size: Height and width before.
         short: Length of the shorter side, unless the longer one were longer than `longest` then.
-        longest: Longest that the longer side may become; None sets no limit.
+        longest: Maximum length of the longer side; None sets no limit.
 
     Source: `ResizeShortestEdge` of detectron2.
     """
-    sides = [
-        short / min(size) * side for side in size
-    ]  # in this order, as halves are rounded by what floats make of them
+    # in this order of operations, which decides how halves are rounded
+    sides = [short / min(size) * side for side in size]
     if longest is not None and max(sides) > longest:
         sides = [longest / max(sides) * side for side in sides]
     return [max(int(side + 0.5), 1) for side in sides]
 
 
 def random_crop(image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Cut out a rectangle whose sides are drawn from `CROP`, anywhere in the image."""
+    """Crop a rectangle at a random place, with sides drawn from the range `CROP`."""
     functional = require(FUNCTIONAL, "train")
     height, width = functional.get_size(image)
-    h, w = (draw(min(side, CROP[0]), min(side, CROP[1])) for side in (height, width))
-    place = draw(0, height - h), draw(0, width - w), h, w
-    return functional.crop(image, *place), target | {"boxes": functional.crop(target["boxes"], *place)}
+    h, w = (randint(min(side, CROP[0]), min(side, CROP[1])) for side in (height, width))
+    region = randint(0, height - h), randint(0, width - w), h, w
+    return functional.crop(image, *region), target | {"boxes": functional.crop(target["boxes"], *region)}
 
 
-def draw(least: int, most: int) -> int:
-    """Draw a whole number from `least` to `most`, both included."""
+def randint(least: int, most: int) -> int:
+    """Draw an integer from `least` to `most`, both included."""
     return int(torch.randint(least, most + 1, ()))

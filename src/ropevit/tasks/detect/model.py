@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,16 +22,16 @@ from ropevit.tasks.detect.detrex import from_detrex, to_detrex
 from ropevit.tasks.detect.dino import Dino, Output
 from ropevit.tasks.detect.levels import padding_mask
 
-#: Images are padded to multiples of this many pixels: the stride of the backbones' coarsest convolved map.
+#: Images are padded to multiples of this many pixels: the stride of the backbone's coarsest map before downsampling.
 MULTIPLE = 32
 
-#: Side of a ViT's windows in tokens: the grid of pre-training at 224 pixels.
+#: Side of a ViT's attention windows in tokens: the grid of pre-training at 224 pixels.
 VIT_WINDOW = 14
 
-#: Sizes of a ViT's maps over that of its patches, of strides 8, 16 and 32; one of stride 64 follows.
+#: Scales of a ViT's maps relative to its patch grid: strides 8, 16 and 32; one of stride 64 follows.
 VIT_SCALES = (2.0, 1.0, 0.5)
 
-#: Stages of a Swin that give a map, of strides 8, 16 and 32.
+#: Stages of a Swin whose outputs become maps: strides 8, 16 and 32.
 SWIN_STAGES = (1, 2, 3)
 
 
@@ -44,21 +45,25 @@ class DetectModel(BackboneOptions):
 
     window: int | None = None
     """Side of an attention window in tokens; None takes 14 for a ViT, and a Swin's own."""
-    stages: tuple[int, ...] | None = None
-    """Stages of a Swin that give a map, the last one among them; None takes 1, 2 and 3 (strides 8, 16, 32)."""
+    stages: Annotated[tuple[int, ...] | None, tyro.conf.arg(name="out-indices")] = None
+    """Stages of a Swin whose outputs become feature maps, the last one included; None takes 1, 2 and 3 (strides 8, 16,
+    32)."""
     layer_scale: bool = True
-    """Scale the branches of a ViT's blocks, as DeiT III does; detectron2's ViT does not."""
+    """LayerScale in a ViT's blocks, as in DeiT III; detectron2's ViT has none."""
     relative_bias: bool = False
-    """Add ViTDet's relative position bias to a ViT; a global block then holds all its scores: see docs/dense.md."""
+    """ViTDet's decomposed relative position bias in a ViT; global blocks then hold all attention scores in memory: see
+    docs/dense.md."""
     dino: DinoConfig = field(default_factory=DinoConfig)
-    """What looks for objects in the backbone's maps."""
+    """Options of DINO."""
 
     def __post_init__(self):
         self.init_source()
         if self.stages is not None:
             object.__setattr__(self, "stages", tuple(self.stages))  # a list, where the config was read from JSON
             if not self.swin:
-                raise ValueError(f"got stages={self.stages} for {self.model}; only a Swin has stages: leave it out")
+                raise ValueError(
+                    f"got stages={self.stages} (--out-indices) for {self.model}; only a Swin has stages: leave it out"
+                )
         if not self.layer_scale and (self.swin or self.init == PRETRAINED):
             raise ValueError(
                 "got layer_scale=False; it is for a ViT that does not start from published weights: set init"
@@ -91,7 +96,7 @@ class Detector(nn.Module):
     """Detect objects in images.
 
     Args:
-        config: What to build; all weights are drawn anew.
+        config: What to build, with random weights.
         classes: Classes of objects, K.
 
     Raises:
@@ -110,30 +115,30 @@ class Detector(nn.Module):
         sizes: Sequence[tuple[int, int]],
         targets: Sequence[Target] | None = None,
     ) -> Output:
-        """Find objects.
+        """Detect objects.
 
         Args:
             images: Normalised images at the top left, zeros around them.
             sizes: Height and width of each image in pixels, padding not counted.
             targets: Objects of each image, in training.
         """
-        images = pad_to(images, MULTIPLE)  # or maps would reach beyond the canvas that boxes are measured in
-        places: Int[Tensor, "B 2"] = torch.tensor(list(sizes), device=images.device)
+        images = pad_to(images, MULTIPLE)  # or maps would reach beyond the area that boxes are relative to
+        extents: Int[Tensor, "B 2"] = torch.tensor(list(sizes), device=images.device)
         padding = padding_mask(sizes, images.shape[2], images.shape[3]).to(images.device, non_blocking=True)
-        return self.dino(self.backbone(images, places).features, padding, targets)
+        return self.dino(self.backbone(images, extents).features, padding, targets)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the input of each block and compute it again in the backward pass: less memory, more time."""
+        """Recompute each block in the backward pass: less memory, more time."""
         self.backbone.set_grad_checkpointing(enable)
         self.dino.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters that are never decayed besides biases and norms: the backbone's, and embeddings."""
+        """Return the names of parameters without weight decay, besides biases and norms."""
         embeddings = ("level_embedding", "query_embedding.weight", "label_embedding.weight")
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()} | {f"dino.{n}" for n in embeddings}
 
     def layer_index(self, name: str) -> int:
-        """Tell the depth of a parameter for layer-wise learning rates: DINO's are as deep as a classifier's head."""
+        """Return the depth of a parameter for layer-wise learning rate decay; DINO has that of a classifier's head."""
         return self.backbone.layer_index(name.removeprefix("backbone."))
 
 

@@ -1,4 +1,4 @@
-"""Everything about a training of a detector; every field is an option."""
+"""Configuration of a detector's training; every field is an option of `ropevit train`."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
@@ -9,28 +9,28 @@ from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.model import DetectModel
 
-#: Options are named by their own names; only those of `dino` are --dino.NAME, as a backbone has a width, too.
+#: Options have no prefix, except those of `dino` (--dino.width), as the backbone has a width, too.
 WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectConfig:
-    """A whole training of a detector.
+    """A training of a detector.
 
     Raises:
         ValueError: If a field is out of range.
     """
 
     recipe: Annotated[str, tyro.conf.Fixed]
-    """Name of the recipe that this started from."""
+    """Name of the recipe."""
     data: str = "coco"
-    """Folder with train2017, val2017 and annotations."""
+    """Directory with train2017, val2017 and annotations."""
     batch_size: int = 16
-    """Images of a step, over all processes and parts."""
+    """Images per step, over all processes and gradient accumulation steps."""
     keep_empty: bool = False
-    """Train on pictures without boxes, too."""
-    top: int = 300
-    """Most objects that are found in an image."""
+    """Also train on images without boxes."""
+    top: Annotated[int, tyro.conf.arg(name="max-detections")] = 300
+    """Maximum number of detections per image in evaluation."""
     model: Annotated[DetectModel, WITHOUT_PREFIX] = field(default_factory=DetectModel)
     scale: Annotated[ScaleConfig, WITHOUT_PREFIX] = field(default_factory=ScaleConfig)
     optim: Annotated[OptimConfig, WITHOUT_PREFIX] = field(default_factory=OptimConfig)
@@ -38,12 +38,12 @@ class DetectConfig:
 
     def __post_init__(self):
         if self.batch_size < 1 or self.top < 1:
-            raise ValueError(f"got batch_size={self.batch_size}, top={self.top}; expected at least 1")
+            raise ValueError(f"got batch_size={self.batch_size}, top={self.top} (--max-detections); expected 1 or more")
         if self.run.shard:
-            raise ValueError("got shard=True; a detector is not shared out among processes: leave it out")
+            raise ValueError("got shard=True (--fsdp); detectors are not sharded: leave it out")
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the config as JSON can hold it."""
+        """Return the config as JSON-serialisable values."""
         plain = asdict(self)
         plain["run"]["out"] = str(self.run.out)
         return plain

@@ -1,7 +1,9 @@
 """A segmenter: a backbone and a head, built from a few options, and its files."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViTConfig
 from ropevit.models.swin import SwinConfig
@@ -41,15 +43,15 @@ class SegmentModel(BackboneOptions):
     window: int | None = None
     """Side of an attention window in tokens; None lets all blocks of a ViT attend globally, and takes a Swin's own."""
     head: Literal["upernet", "mask2former"] = "upernet"
-    """What turns the backbone's maps into classes of pixels; the options of the other one must be left alone."""
+    """Segmentation head; the options of the other head must keep their defaults."""
     neck: Neck = "transposed"
-    """How maps are made of a ViT's tokens: by transposed convolutions (BEiT, XCiT), or resized between two (mmseg)."""
-    taps: tuple[int, ...] | None = None
-    """Blocks of a ViT whose tokens become the four maps, from 0; None takes the last of each quarter."""
+    """Neck of a ViT: transposed convolutions (BEiT, XCiT), or bilinear resizing between convolutions (mmseg)."""
+    taps: Annotated[tuple[int, ...] | None, tyro.conf.arg(name="out-indices")] = None
+    """Blocks of a ViT whose outputs become the four feature maps, from 0; None takes the last of each quarter."""
     upernet: UperNetConfig = field(default_factory=UperNetConfig)
-    """The head where it is upernet."""
+    """Options of head upernet."""
     mask2former: Mask2FormerConfig = field(default_factory=Mask2FormerConfig)
-    """The head where it is mask2former."""
+    """Options of head mask2former."""
 
     def __post_init__(self):
         if self.taps is not None:
@@ -78,15 +80,17 @@ class SegmentModel(BackboneOptions):
             )
         if isinstance(body, SwinConfig):
             if self.taps is not None or self.neck != "transposed":
-                raise ValueError(f"got taps={self.taps}, neck={self.neck!r} for a Swin; they are options of a ViT")
+                raise ValueError(
+                    f"got taps={self.taps} (--out-indices), neck={self.neck!r} for a Swin; they are options of a ViT"
+                )
             return DenseSwinConfig(body=body)
         if body.depth < len(STRIDES):
             raise ValueError(f"got depth={body.depth}; expected at least {len(STRIDES)} blocks, one for each map")
-        return vit_config(body, quarters(body.depth) if self.taps is None else self.taps, self.window)
+        return vit_config(body, last_of_quarters(body.depth) if self.taps is None else self.taps, self.window)
 
 
-def quarters(depth: int) -> tuple[int, ...]:
-    """Give the last block of each quarter, from 0.
+def last_of_quarters(depth: int) -> tuple[int, ...]:
+    """Return the last block of each quarter of the depth, from 0.
 
     Raises:
         ValueError: If there are fewer than four blocks.
@@ -97,7 +101,7 @@ def quarters(depth: int) -> tuple[int, ...]:
 
 
 def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
-    """Build a segmenter, all weights drawn anew.
+    """Build a segmenter with random weights.
 
     Args:
         config: What to build.

@@ -1,4 +1,4 @@
-"""Everything about a training of a segmenter; every field is an option."""
+"""Configuration of a segmenter's training; every field is an option of `ropevit train`."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
@@ -10,24 +10,24 @@ from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmentModel
 
-#: Options are named by their own names; only those of the heads and of the inference are --upernet.NAME and so on.
+#: Options have no prefix, except those of the heads and of `inference` (--upernet.channels).
 WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
-    """A whole training of a segmenter.
+    """A training of a segmenter.
 
     Raises:
         ValueError: If a field is out of range.
     """
 
     recipe: Annotated[str, tyro.conf.Fixed]
-    """Name of the recipe that this started from."""
+    """Name of the recipe."""
     data: str = "ADEChallengeData2016"
-    """Folder with images and annotations, each with training and validation; classes.txt in it names its classes."""
+    """Directory with images and annotations, each with training and validation; classes.txt in it names the classes."""
     batch_size: int = 16
-    """Crops of a step, over all processes and parts."""
+    """Crops per step, over all processes and gradient accumulation steps."""
     model: Annotated[SegmentModel, WITHOUT_PREFIX] = field(default_factory=SegmentModel)
     augment: Annotated[CropConfig, WITHOUT_PREFIX] = field(default_factory=CropConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
@@ -37,13 +37,13 @@ class SegmentConfig:
     def __post_init__(self):
         least = 2 if self.model.head == "upernet" else 1
         if self.batch_size < least:
-            why = "; the batch norms of UperNet need 2 images in each part of a batch" if least == 2 else ""
+            why = "; the batch norms of UperNet need 2 images in each micro-batch" if least == 2 else ""
             raise ValueError(f"got batch_size={self.batch_size}; expected at least {least}{why}")
         if self.run.shard:
-            raise ValueError("got shard=True; a segmenter is not shared out among processes: leave it out")
+            raise ValueError("got shard=True (--fsdp); segmenters are not sharded: leave it out")
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the config as JSON can hold it."""
+        """Return the config as JSON-serialisable values."""
         plain = asdict(self)
         plain["run"]["out"] = str(self.run.out)
         return plain
