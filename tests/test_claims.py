@@ -87,8 +87,8 @@ SECTIONS = [
     ("docs/scaling.md", "All have the initial magnitudes theta", "`ropevit study --families all`"),
     ("docs/scaling.md", "## What was measured", "These are small models"),
     ("docs/choose.md", "## Our study", "## Detection and segmentation"),
-    ("docs/choose.md", "- **Here**, small models", "## Rules and other families"),
-    ("docs/choose.md", "## Rules and other families", "## Cost"),
+    ("docs/choose.md", "- **Here**, small models", "## Scaling methods and other rope types"),
+    ("docs/choose.md", "## Scaling methods and other rope types", "## Cost"),
     ("README.md", "*Two runs", "## Two commands"),
 ]
 
