@@ -1,12 +1,20 @@
-"""Text from outside, made safe to show."""
+"""Text in messages: names in a list, and text from outside made safe to show."""
 
 import re
+from collections.abc import Iterable
 
 #: C0 and C1 control characters, and those that reverse or hide what follows.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 #: What makes a spreadsheet compute a cell.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def join_names(names: Iterable[str], most: int = 5) -> str:
+    """List the first names in a sentence and count the others; very long ones are cut."""
+    names = list(names)
+    shown = [name if len(name) <= 100 else f"{name[:100]}..." for name in names[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def printable(text: object) -> str:

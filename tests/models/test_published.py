@@ -17,7 +17,7 @@ def test_a_curve_says_of_each_figure_whether_it_was_printed_or_read_off_a_drawin
     assert list(figures) == sorted(figures)
     assert {size: figure.percent for size, figure in figures.items() if figure.source == SOURCE} == TOP1[name]
     assert {figure.source for figure in figures.values()} <= {SOURCE, DRAWN}
-    wanted = published.RESOLUTIONS["swin" if name.startswith("swin") else "vit"]
+    wanted = MODELS[name].paper_sizes
     assert tuple(figures) == ((224, 384) if "_ape_" in name else wanted)
 
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from ropevit.models import ViT
 from ropevit.weights import WeightsError, convert, load_model, read_checkpoint, save_model
-from ropevit.weights.loading import parse_checkpoint
+from ropevit.weights.parse import parse_checkpoint
 from weights.checkpoints import POSITIONS, small_shapes
 
 NAMES = {p: "deit_small_patch16_LS" if p == "ape" else f"{p}_deit_small_patch16_LS" for p in POSITIONS}

@@ -140,7 +140,7 @@ def test_the_error_says_what_the_file_is(changes, message, published, config):
 
 
 def test_the_error_knows_other_architectures(config):
-    with pytest.raises(WeightsError, match="looks like a Swin transformer"):
+    with pytest.raises(WeightsError, match="looks like a Swin, but of none that this package builds"):
         load_weights(ViT(config()), {"layers.0.blocks.0.norm1.weight": torch.ones(96)})
     with pytest.raises(WeightsError, match=r"no vision transformer \(it has conv1.weight\)"):
         load_weights(ViT(config()), {"conv1.weight": torch.ones(64, 3, 7, 7)})

@@ -10,7 +10,8 @@ from ropevit.models import MODELS, ViT
 from ropevit.models.registry import PUBLISHED
 from ropevit.weights import create_model, load_weights
 from ropevit.weights.infer import infer_model, similar_names
-from ropevit.weights.loading import match_state_dict, parse_checkpoint
+from ropevit.weights.match import match_state_dict
+from ropevit.weights.parse import parse_checkpoint
 from ropevit.weights.reading import Checkpoint
 from weights.checkpoints import GOLDEN, LAYOUTS, POSITIONS, VITS, filled, recipe
 

@@ -14,7 +14,8 @@ from ropevit.models.layers import resize_embedding
 from ropevit.weights import WeightsError, convert, create_model, load_model, load_weights, read_checkpoint, save_model
 from ropevit.weights.digest import KEY
 from ropevit.weights.infer import infer_model, similar_names
-from ropevit.weights.loading import match_state_dict, parse_checkpoint
+from ropevit.weights.match import match_state_dict
+from ropevit.weights.parse import parse_checkpoint
 from ropevit.weights.reading import Checkpoint
 from weights.checkpoints import GOLDEN, LAYOUTS, published_swin, recipe, swin_frequencies
 
@@ -230,7 +231,7 @@ def test_an_absolute_embedding_is_resized_to_the_models_grid(tmp_path):
 @pytest.mark.parametrize(
     ("position", "changes", "to", "message"),
     [
-        ("rope_mixed", {}, "timm", "is a Swin, and timm has none with rotation; choose the published or ropevit"),
+        ("rope_mixed", {}, "timm", "is a Swin, which the timm layout does not have; choose published or ropevit"),
         ("rope_axial", {"rope_theta": 20.0}, "published", "theta=20.0, which the published layout cannot say"),
         ("none", {}, "published", "has no position embedding, which the published layout cannot say"),
         ("rope_mixed_ape", {}, "published", "has an absolute position embedding, which the published layout cannot"),

@@ -6,8 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from ropevit.models import ViT
+from ropevit.models.vit.variants import TIMM_NAMES
 from ropevit.weights import WeightsError, convert, create_model, load_model, load_weights
-from ropevit.weights.infer import TIMM_NAMES
 
 THEIRS = {
     "rope_axial": "vit_small_patch16_rope_224",

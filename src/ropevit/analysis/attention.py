@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ropevit.analysis.capture import AttentionCall, capture_attention
-from ropevit.analysis.figure_model import FigureModel, FigureOptions, window_at
+from ropevit.analysis.figure_model import FigureModel, FigureOptions
 from ropevit.analysis.layers import NothingToDrawError
 from ropevit.kernels.windows import window_partition
 from ropevit.models.architectures import build_model
-from ropevit.models.swin import Swin
-from ropevit.models.vit import ViT
+from ropevit.models.base import BaseModel
 from ropevit.models.windows import WindowAttention
 from ropevit.rope import grid_positions
 from ropevit.weights.loading import load_weights
@@ -111,7 +111,7 @@ def attention_stats(
 
     Source: Raghu et al. 2021 (arXiv:2108.08810), section 3, after Dosovitskiy et al. 2020 (arXiv:2010.11929).
     """
-    if not isinstance(model, ViT | Swin):
+    if not isinstance(model, BaseModel):
         raise NothingToDrawError(
             f"got {type(model).__name__}; attention is measured in classifiers, a ViT or Swin of this package"
         )
@@ -130,9 +130,9 @@ def attention_stats(
     return AttentionStats(layers=tuple(layers))
 
 
-def batch_stats(model: ViT | Swin, images: Float[Tensor, "B c H W"], queries: int, seed: int) -> list[LayerStats]:
+def batch_stats(model: BaseModel[Any], images: Float[Tensor, "B c H W"], queries: int, seed: int) -> list[LayerStats]:
     """Measure all layers at one resolution."""
-    strides, layers = layer_strides(model), []
+    strides, layers = model.attention_strides(), []
     size = (images.shape[2], images.shape[3])
 
     def look(seen: AttentionCall) -> None:
@@ -181,18 +181,6 @@ def center_crop(images: Float[Tensor, "B c H W"], size: tuple[int, int]) -> Floa
     height, width = (max(1, round(factor * side)) for side in size)
     top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
     return images[..., top : top + height, left : left + width]
-
-
-def layer_strides(model: ViT | Swin) -> dict[str, int]:
-    """Give the side in pixels of what each attention layer takes for a patch, by the layer's path."""
-    patch = model.config.patch_size
-    if isinstance(model, ViT):
-        return {f"blocks.{index}.attn": patch for index in range(len(model.blocks))}
-    return {
-        f"layers.{stage}.blocks.{block}.attn": patch * 2**stage
-        for stage, depth in enumerate(model.config.depths)
-        for block in range(depth)
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,9 +290,9 @@ def model_at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
         size: Height of an image in pixels.
         trained: The same in its training.
     """
-    if not isinstance(model, Swin) or size == trained:
+    if not isinstance(model, BaseModel) or not model.config.windowed or size == trained:
         return model
-    config, window = model.config, window_at(model.config, size, trained)
+    config, (window, _) = model.config, model.config.at_size(size, trained).attention_grid
     larger = build_model(replace(config, window_size=window, trained_grid=config.trained_grid or config.attention_grid))
     load_weights(larger, model.state_dict())
     return larger.to(model.norm.weight)

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import Grid, find_body, trained_grid
 from ropevit.models.architectures import Config
-from ropevit.models.sizes import check_size
-from ropevit.models.swin import SwinConfig
-from ropevit.models.vit import ViTConfig
 
 #: A table: one dict a row, with the same keys in all.
 Rows = list[dict[str, str | int | float]]
@@ -57,12 +54,7 @@ class FigureModel:
         Raises:
             ValueError: If the patches do not tile such images.
         """
-        config = self.config
-        if not isinstance(config, ViTConfig):
-            side = window_at(config, size, self.trained_size[0])
-            return side, side
-        check_size(size, size, config.patch_size)
-        return size // config.patch_size, size // config.patch_size
+        return self.config.at_size(size, self.trained_size[0]).attention_grid
 
     def larger_grids(self, sizes: tuple[int, ...]) -> tuple[Grid, ...]:
         """Give the grids of sizes in pixels; where none is given, 2 and 4 times the trained one."""
@@ -70,17 +62,6 @@ class FigureModel:
         if not sizes:
             return (2 * rows, 2 * columns), (4 * rows, 4 * columns)
         return tuple(dict.fromkeys(self.grid_at(size) for size in sizes))
-
-
-def window_at(config: SwinConfig, size: int, trained: int) -> int:
-    """Give the side of a Swin's windows at a size, in tokens: it grows with the image, as in the paper.
-
-    Args:
-        config: Of the model, with the windows of its training.
-        size: Side of an image in pixels.
-        trained: The same in its training.
-    """
-    return -(-config.window_size * size // trained)
 
 
 @dataclass(frozen=True, kw_only=True)

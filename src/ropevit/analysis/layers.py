@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ropevit.models.backbone import Backbone
 from ropevit.models.base import BaseModel
-from ropevit.models.dense import DenseViT
 from ropevit.models.layers import Attention
-from ropevit.models.vit import ViT
 from ropevit.models.windows import WindowAttention
 from ropevit.rope import grid_positions
 
@@ -33,7 +32,7 @@ class Layer(NamedTuple):
 
 
 def attention_layers(model: nn.Module) -> list[Layer]:
-    """List the attention layers of a ViT or Swin, first to last, with the frequencies of every head.
+    """List the attention layers of a model, first to last, with the frequencies of every head.
 
     Frequencies that all heads or all layers share are repeated for each, so that every layer reads alike.
 
@@ -43,7 +42,7 @@ def attention_layers(model: nn.Module) -> list[Layer]:
     Raises:
         ValueError: If the model has no attention layer of this package, or is one of videos.
     """
-    if any(isinstance(body, ViT) and body.config.is_video for body in model.modules()):
+    if any(isinstance(body, BaseModel) and body.config.is_video for body in model.modules()):
         raise NothingToDrawError("got a video model; the analyses are of images, x and y")
     layers = []
     for name, attention, shared in walk_attention(model, None):
@@ -121,7 +120,7 @@ def trained_grid(model: nn.Module) -> Grid:
     Raises:
         ValueError: If they differ from layer to layer, as in a backbone with windows in some layers.
     """
-    if any(isinstance(module, DenseViT) for module in model.modules()):
+    if any(isinstance(module, Backbone) and module.mixes_grids for module in model.modules()):
         raise NothingToDrawError(
             "some of its layers attend in windows, others everywhere; this figure is for one trained grid"
         )

@@ -17,7 +17,7 @@ from ropevit.bench.peers import BACKEND_DEVICE
 from ropevit.bench.shapes import ModelSize
 from ropevit.extras import require
 from ropevit.kernels import BACKENDS, set_backend
-from ropevit.models import ViT, ViTConfig, build_model
+from ropevit.models import Model, ViTConfig, build_model
 
 Build = Callable[[], nn.Module]
 
@@ -138,7 +138,7 @@ def check_model(
         dtype: In which matrices are multiplied.
     """
     double = copy.deepcopy(model).double().train()
-    if isinstance(double, ViT):
+    if isinstance(double, Model):
         set_backend(double, "reference")
     model.train()
     with torch.enable_grad():

@@ -16,7 +16,7 @@ from ropevit.cli.errors import show_error
 from ropevit.integrations.export import Difference, ExportReport, MismatchError, export_onnx, export_torch
 from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
-from ropevit.models import Model, ViTConfig, set_scaling
+from ropevit.models import Model, set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model
 from ropevit.tasks.common.run_dir import Which, detect_task
@@ -91,7 +91,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
         require_onnx()
     with console.status("loading the model"):
         model, facts = load_exportable(config, size)
-    if size and not config.static_size and isinstance(model.config, ViTConfig):
+    if size and not config.static_size and not model.config.windowed:
         raise ValueError(f"the size of a ViT is dynamic; to fix it use --static-size {size[0]}x{size[1]}")
     if config.scaling is not None:
         set_scaling(model, parse_override(config.scaling))

@@ -16,14 +16,15 @@ from ropevit.data.fashion import CLASSES, load_fashion
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.images import read_image, resize_to, to_tensor
 from ropevit.data.listing import TEST_FOLDERS, find_images
-from ropevit.models import SwinConfig, build_model, get_config
+from ropevit.models import build_model, get_config
 from ropevit.models.architectures import Config
 from ropevit.models.registry import resolve_name
 from ropevit.tasks.classify import eval_model as weights_of
 from ropevit.tasks.common.run_dir import RUN_FILES, TaskName, Which, detect_task, weights_file
 from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.segment.model import load_segmenter
-from ropevit.weights.loading import LoadReport, load_parsed
+from ropevit.weights.loading import load_parsed
+from ropevit.weights.match import LoadReport
 
 #: Images that are looked at.
 COUNT = 8
@@ -112,7 +113,7 @@ def label_of(name: str, checkpoint: str | None) -> str:
 
 def size_of(config: Config, trained_at: int) -> tuple[int, int]:
     """Tell height and width in pixels of the images of the training."""
-    if isinstance(config, SwinConfig):
+    if config.windowed:
         return config.img_size if trained_at == config.img_size[0] else (trained_at, trained_at)
     rows, columns = config.trained_grid or config.attention_grid
     return rows * config.patch_size, columns * config.patch_size

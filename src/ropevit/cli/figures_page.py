@@ -11,7 +11,6 @@ from ropevit.analysis.explorer import ExplorerData, explorer
 from ropevit.analysis.layers import NothingToDrawError, attention_layers
 from ropevit.analysis.page import Section, render
 from ropevit.files import write_atomically
-from ropevit.models import SwinConfig
 from ropevit.text import printable
 
 
@@ -77,5 +76,5 @@ def describe_grid(subject: FigureModel) -> str:
         rows, columns = subject.trained_grid
     except ValueError:
         return ""
-    inside = "windows of {} x {} tokens" if isinstance(subject.config, SwinConfig) else "{} x {} patches"
+    inside = "windows of {} x {} tokens" if subject.config.windowed else "{} x {} patches"
     return f", {inside.format(rows, columns)}"

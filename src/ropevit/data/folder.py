@@ -15,8 +15,9 @@ from ropevit.data.decoding import UNREADABLE, open_rgb, reason
 from ropevit.data.holdout import TEST_SHARE, few_images, held_out
 from ropevit.data.images import resize_to
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.listing import TEST_FOLDERS, class_files, join_names, subfolders
+from ropevit.data.listing import TEST_FOLDERS, class_files, subfolders
 from ropevit.data.rng import make_generator
+from ropevit.text import join_names
 
 #: Files of each class, in the order of the classes.
 Files = dict[str, list[Path]]

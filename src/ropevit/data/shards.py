@@ -15,9 +15,10 @@ from PIL import Image
 
 from ropevit.data.decoding import open_rgb
 from ropevit.data.imagenet import imagenet_classes
-from ropevit.data.listing import TEST_FOLDERS, join_names
+from ropevit.data.listing import TEST_FOLDERS
 from ropevit.data.remote import fetch, is_remote
 from ropevit.data.tar_index import TarIndex, tar_index
+from ropevit.text import join_names
 
 log = logging.getLogger(__name__)
 

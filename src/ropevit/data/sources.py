@@ -19,8 +19,9 @@ from ropevit.data.folder import Progress, check_folder
 from ropevit.data.holdout import TEST_SHARE, split_files
 from ropevit.data.imagenet import imagenet_synsets
 from ropevit.data.labelled import LabelledImages
-from ropevit.data.listing import TEST_FOLDERS, Names, class_files, join_names, subfolders
+from ropevit.data.listing import TEST_FOLDERS, Names, class_files, subfolders
 from ropevit.data.shards import find_shards, names_shards, open_shards
+from ropevit.text import join_names
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from jaxtyping import Int
 
 from ropevit.cache import cache_folder
 from ropevit.data.formats import OPTIONAL, SUFFIXES
-from ropevit.data.listing import Names, join_names
+from ropevit.data.listing import Names
 from ropevit.files import parse_json, write_atomically
+from ropevit.text import join_names
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Vision transformers with every position embedding of the paper, and the registry of their names."""
 
-from ropevit.models.architectures import Config, Model, build_model
+from ropevit.models.architectures import ARCHITECTURES, Architecture, Config, Model, build_model, register_architecture
 from ropevit.models.packed import PackedBatch, pack, random_patches
 from ropevit.models.parameter_groups import parameter_groups
 from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
@@ -11,9 +11,11 @@ from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.vit.video import inflate
 
 __all__ = [
+    "ARCHITECTURES",
     "MODELS",
     "SWIN_EMBEDDINGS",
     "VIT_EMBEDDINGS",
+    "Architecture",
     "Config",
     "Model",
     "PackedBatch",
@@ -28,5 +30,6 @@ __all__ = [
     "pack",
     "parameter_groups",
     "random_patches",
+    "register_architecture",
     "set_scaling",
 ]

@@ -1,16 +1,15 @@
 """What the heads of dense tasks ask of a backbone: maps, their strides and channels, and which of it is image."""
 
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ropevit.models.base import BaseModel
 from ropevit.models.sizes import check_floats
-from ropevit.models.swin import Swin
-from ropevit.models.vit import ViT
 
-BodyT = TypeVar("BodyT", ViT, Swin)
+BodyT = TypeVar("BodyT", bound=BaseModel[Any])
 
 #: What attention makes of padding: it takes part as keys, as in the published detectors, or is hidden.
 Padding = Literal["seen", "masked"]
@@ -32,6 +31,10 @@ class Backbone(nn.Module, Generic[BodyT]):
         body: The classifier's body; its head and, unless it is used, final norm are left out.
     """
 
+    mixes_grids: ClassVar[bool] = False
+    """Whether some layers attend in windows and others everywhere."""
+    config: Any
+    """What was built; its `body` is the config of the classifier."""
     strides: tuple[int, ...]
     """Pixels from one cell to the next, for each map."""
     channels: tuple[int, ...]

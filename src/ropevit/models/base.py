@@ -1,15 +1,15 @@
 """What training code asks of a classifier of any architecture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.models.config import ModelConfig
-from ropevit.models.layers import init_linear
+from ropevit.models.layers import Attention, init_linear
 from ropevit.models.packed import PackedBatch
 from ropevit.rope import LearnedRope
 from ropevit.rope.scaling import Scaling
@@ -34,7 +34,11 @@ NO_WEIGHT_DECAY = (
 class BaseModel(nn.Module, Generic[ConfigT]):
     """Base of the models: a body that ends in `norm`, and a `head` that classifies what it gives."""
 
+    block_class: ClassVar[type[nn.Module]]
+    """Class of the layers whose weights are gathered together where they are sharded (FSDP)."""
+
     config: ConfigT
+    patch_embed: Any
     norm: nn.LayerNorm
     head: nn.Module
     grad_checkpointing: bool
@@ -44,6 +48,14 @@ class BaseModel(nn.Module, Generic[ConfigT]):
 
     forward_features: Callable[[Tensor], Tensor]
     forward_head: Callable[[Tensor], Tensor]
+    layer_index: Callable[[str], int]
+    """Depth of a parameter, by name, for layer-wise learning rates: 0 for embeddings, then blocks, norm and head."""
+    reset_module: Callable[[nn.Module], None]
+    """Initialises what one module of the model, or the model itself, holds beside its own modules."""
+    hidden_states: Callable[[Tensor], Iterator[Tensor]]
+    """All tokens of images after the embedding and after each block (or stage), one by one, before the final norm."""
+    as_map: Callable[[Tensor, Tensor], Tensor]
+    """Lays the patches of such a state out as a map (B, C, h, w), given the images, too."""
 
     def forward(
         self, images: Float[Tensor, "B c *pixels"] | PackedBatch, *, method: str | Method | None = None, **options: Any
@@ -72,6 +84,11 @@ class BaseModel(nn.Module, Generic[ConfigT]):
     def sample_jitter(self, device: torch.device) -> Float[Tensor, "2 2"] | None:
         """Draw the coordinates of a training step, where a rule is random: once for all blocks."""
         return self.scaling.sample_jitter(device) if self.training and self.scaling is not None else None
+
+    def attention_strides(self) -> dict[str, int]:
+        """Return the pixels from one token to the next in each attention layer, by the path of the layer."""
+        patch = self.config.patch_size
+        return {name: patch for name, module in self.named_modules() if isinstance(module, Attention)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep only the input of each block."""

@@ -1,18 +1,24 @@
-"""What the configs of all architectures share: their fields and checks, and what names of position embeddings mean."""
+"""Fields and checks that the configs of all architectures share, and what follows from them: grids, sizes, rotation."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from ropevit.kernels.windows import ceil_div
 from ropevit.models.positions import PositionEmbedding
 from ropevit.rope.scaling import Scaling, parse_scaling
 from ropevit.rope.types import ROPE_TYPES
 
+#: Default evaluation sizes of a model that was trained on other images than the paper's, in sevenths of its own size.
+SEVENTHS = (4, 5, 6, 7, 8, 10, 12, 16)
+#: Models trained at this size in pixels or above are evaluated at the paper's sizes by default.
+LARGE = 192
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Fields and checks of all architectures; each adds its own.
+    """Fields and checks of all architectures; each adds its own, among them width, heads and patch_size.
 
     Raises:
         ValueError: If a field is out of range or two fields do not fit.
@@ -20,6 +26,18 @@ class ModelConfig:
 
     embeddings: ClassVar[Mapping[str, PositionEmbedding]]
     """The position embeddings that the architecture has, by name."""
+    crop_pct: ClassVar[float] = 0.875
+    """Part of the shorter side that published models of the architecture are evaluated on."""
+    paper_sizes: ClassVar[tuple[int, ...]] = ()
+    """Sizes in pixels at which published models of the architecture were evaluated."""
+    dense_fields: ClassVar[Mapping[str, object]] = {}
+    """Fields in which the body of a dense backbone differs from the classifier."""
+    windowed: ClassVar[bool] = False
+    """Whether tokens attend inside windows of `window_size` x `window_size` tokens."""
+    if TYPE_CHECKING:  # declared by each architecture, in an order of its own, which files keep
+        width: int
+        heads: int | tuple[int, ...]
+        patch_size: int
     position: str
     """Name of the position embedding, one of `embeddings`."""
     img_size: tuple[int, int] = (224, 224)
@@ -78,9 +96,44 @@ class ModelConfig:
                 raise ValueError(f"got {field}={value}; expected at least {minimum}")
 
     @property
+    def multiple(self) -> int:
+        """Number of pixels that must divide both sides of an image."""
+        return self.patch_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches for which an absolute embedding is learned."""
+        return ceil_div(self.img_size[0], self.patch_size), ceil_div(self.img_size[1], self.patch_size)
+
+    @property
     def attention_grid(self) -> tuple[int, int]:
         """Rows and columns of tokens that attend to each other in an image of `img_size`."""
-        raise NotImplementedError
+        return self.grid
+
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """Height and width in pixels of an image that is no special case: not square, several patches along each."""
+        return 5 * self.multiple, 7 * self.multiple
+
+    def input_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Return the shape of one input of a size in pixels, without the batch."""
+        return self.in_channels, height, width
+
+    def at_size(self, size: int | Sequence[int], trained_at: int | None = None) -> "ModelConfig":  # noqa: ARG002 (windows ask)
+        """Return the config with which the paper evaluates images of another size.
+
+        Args:
+            size: Side of a square, or height and width, in pixels.
+            trained_at: Side of the images of the training; None takes the smaller one of `img_size`.
+        """
+        return replace(self, img_size=as_pair(size))
+
+    def default_sizes(self, trained_at: int) -> list[int]:
+        """Choose sizes below, at and above the training size: the paper's, or in proportion for smaller models."""
+        if trained_at >= LARGE and self.paper_sizes and not any(size % self.multiple for size in self.paper_sizes):
+            return list(self.paper_sizes)
+        step = self.patch_size
+        return sorted({max(step, round(part * trained_at / 7 / step) * step) for part in SEVENTHS})
 
     @property
     def is_video(self) -> bool:
@@ -126,6 +179,19 @@ class ModelConfig:
     def default_theta(cls, rope_type: str) -> float:
         """Base of the frequencies of a rope type in this architecture."""
         return ROPE_TYPES[rope_type].theta
+
+
+class Variant(NamedTuple):
+    """A size of an architecture: its models differ in the position embedding alone."""
+
+    fields: Mapping[str, Any]
+    """Fields of the config, position apart."""
+    names: Mapping[str, str]
+    """Position embedding -> name of the model."""
+    original: str
+    """The position embedding of the model that the name of the size alone stands for."""
+    published: Collection[str] = ()
+    """Position embeddings whose weights are on the hub."""
 
 
 def as_pair(size: int | Sequence[int], name: str = "img_size") -> tuple[int, int]:

@@ -5,7 +5,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ropevit.models.architectures import Config, build_model
 from ropevit.models.sizes import check_size
-from ropevit.models.vit import ViTConfig
 
 
 def count_parameters(config: Config) -> int:
@@ -28,9 +27,8 @@ def count_macs(config: Config, height: int, width: int) -> int:
         ValueError: If the model does not take such an image.
     """
     check_size(height, width, config.multiple)
-    clip = (config.frames,) if isinstance(config, ViTConfig) and config.frames else ()
     with torch.device("meta"):
-        model, images = build_model(config).eval(), torch.empty(1, config.in_channels, *clip, height, width)
+        model, images = build_model(config).eval(), torch.empty(1, *config.input_shape(height, width))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(images)
     return counter.get_total_flops() // 2

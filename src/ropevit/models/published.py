@@ -8,6 +8,8 @@ Some figures are printed, others are read off a drawing; tables keep them apart,
 
 from dataclasses import dataclass
 
+from ropevit.models.architectures import MODELS
+
 SOURCE = "naver-ai/rope-vit README, December 2024"
 DRAWN = "read off the figures in the naver-ai/rope-vit README"
 
@@ -39,15 +41,8 @@ TOP1: dict[str, dict[int, float]] = {
     "swin_rope_mixed_base_patch4_window7_224": {224: 83.7, 384: 82.1},
 }
 
-#: Resolutions of the paper's curves besides the printed 224 and 384.
-VIT_DRAWN_AT = (144, 192, 256, 320, 512)
-SWIN_DRAWN_AT = (160, 192, 256, 320)
-
-#: All resolutions of the paper's curves, by architecture.
-RESOLUTIONS = {"vit": (144, 192, 224, 256, 320, 384, 512), "swin": (160, 192, 224, 256, 320, 384)}
-
-#: model -> top-1 in percent at VIT_DRAWN_AT or SWIN_DRAWN_AT. The curves with an absolute embedding beside the rotation
-#: are not drawn.
+#: model -> top-1 in percent at the other sizes of the paper's curves, `paper_sizes` of its config. The curves with an
+#: absolute embedding beside the rotation are not drawn.
 DRAWN_TOP1: dict[str, tuple[float, ...]] = {
     "deit_small_patch16_LS": (73.5, 79.1, 80.9, 80.6, 75.4),
     "deit_base_patch16_LS": (79.2, 82.7, 83.8, 83.5, 80.5),
@@ -78,8 +73,8 @@ HIDDEN: dict[str, tuple[int, ...]] = {
     "rope_axial_deit_large_patch16_LS": (192,),
     "swin_small_patch4_window7_224": (160,),
     "swin_base_patch4_window7_224": (160,),
-    "swin_rope_axial_small_patch4_window7_224": SWIN_DRAWN_AT,
-    "swin_rope_axial_base_patch4_window7_224": SWIN_DRAWN_AT,
+    "swin_rope_axial_small_patch4_window7_224": (160, 192, 256, 320),
+    "swin_rope_axial_base_patch4_window7_224": (160, 192, 256, 320),
 }
 
 REMEASURED_SOURCE = "a third party's evaluation of the published Swin weights, to three decimals"
@@ -150,7 +145,7 @@ def curve(name: str) -> dict[int, PublishedResult]:
     """
     figures = {size: PublishedResult(percent, 0.05, SOURCE) for size, percent in TOP1.get(name, {}).items()}
     drawn, hidden = DRAWN_TOP1.get(name, ()), HIDDEN.get(name, ())
-    sizes = SWIN_DRAWN_AT if name.startswith("swin") else VIT_DRAWN_AT
+    sizes = [size for size in MODELS[name].paper_sizes if size not in figures] if drawn else []
     for size, percent in zip(sizes, drawn, strict=bool(drawn)):
         figures[size] = PublishedResult(percent, 0.1 if size in hidden else 0.05, DRAWN)
     return dict(sorted(figures.items()))

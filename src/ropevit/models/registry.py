@@ -1,68 +1,11 @@
-"""Every model by name: one row a model."""
+"""Models by name: their configs, and names for every size and position embedding."""
 
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from ropevit.models.architectures import Config
-from ropevit.models.config import as_pair
-from ropevit.models.positions import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
-from ropevit.models.swin import SwinConfig
-from ropevit.models.vit import ViTConfig
-
-#: How the published names spell the position embedding; "none" and the tiny size are ours, for tests and studies.
-VIT_NAMES = {
-    "none": "none_deit_{size}_patch16_LS",
-    "ape": "deit_{size}_patch16_LS",
-    "rope_axial": "rope_axial_deit_{size}_patch16_LS",
-    "rope_mixed": "rope_mixed_deit_{size}_patch16_LS",
-    "rope_axial_ape": "rope_axial_ape_deit_{size}_patch16_LS",
-    "rope_mixed_ape": "rope_mixed_ape_deit_{size}_patch16_LS",
-}
-
-#: size -> (width, depth, heads)
-VIT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
-
-#: The same for Swin; "rpb" is its own relative position bias.
-SWIN_NAMES = {
-    "rpb": "swin_{size}_patch4_window7_224",
-    "rope_axial": "swin_rope_axial_{size}_patch4_window7_224",
-    "rope_mixed": "swin_rope_mixed_{size}_patch4_window7_224",
-    "rope_axial_rpb": "swin_rope_axial_rpb_{size}_patch4_window7_224",
-    "rope_mixed_rpb": "swin_rope_mixed_rpb_{size}_patch4_window7_224",
-}
-
-#: size -> (width of the first stage, depths, heads)
-SWIN_SIZES = {
-    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
-    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
-    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
-}
-
-#: family -> how its names spell the position embedding, and which size it is
-VARIANTS = {f"deit_{size}": (VIT_NAMES, size) for size in VIT_SIZES} | {
-    f"swin_{size}": (SWIN_NAMES, size) for size in SWIN_SIZES
-}
-
-MODELS: dict[str, Config] = {
-    name.format(size=size): ViTConfig(position=position, width=width, depth=depth, heads=heads)
-    for size, (width, depth, heads) in VIT_SIZES.items()
-    for position, name in VIT_NAMES.items()
-} | {
-    name.format(size=size): SwinConfig(position=position, width=width, depths=depths, heads=heads)
-    for size, (width, depths, heads) in SWIN_SIZES.items()
-    for position, name in SWIN_NAMES.items()
-}
-
-#: Names whose weights are on the hub, as naver-ai/<name>.
-PUBLISHED = frozenset(
-    name.format(size=size)
-    for size in ("small", "base", "large")
-    for position, name in VIT_NAMES.items()
-    if position != "none"
-) | frozenset(
-    SWIN_NAMES[position].format(size=size) for size in SWIN_SIZES for position in ("rope_axial", "rope_mixed")
-)
+from ropevit.models.architectures import ARCHITECTURES, MODELS, PUBLISHED, VARIANTS, Config
+from ropevit.models.config import Variant, as_pair
 
 
 def model_name(family: str, position: str) -> str:
@@ -81,13 +24,20 @@ def model_name(family: str, position: str) -> str:
     """
     if family not in VARIANTS:
         raise unknown_model(family)
-    names, size = VARIANTS[family]
-    embeddings = VIT_EMBEDDINGS if names is VIT_NAMES else SWIN_EMBEDDINGS
+    name, variant = VARIANTS[family]
+    embeddings = ARCHITECTURES[name].config.embeddings
     if position not in embeddings:
         raise ValueError(f"got position {position!r} for {family}; choose one of {', '.join(embeddings)}")
-    if position in names:
-        return names[position].format(size=size)
-    return names["rope_axial"].format(size=size).replace("rope_axial", position)
+    if position in variant.names:
+        return variant.names[position]
+    named, model = nearest(variant)
+    return model.replace(named, position) if named in model else f"{model}_{position}"
+
+
+def nearest(variant: Variant) -> tuple[str, str]:
+    """Return the position embedding whose named model stands for those without a name, and the name: RoPE-Axial's."""
+    position = "rope_axial" if "rope_axial" in variant.names else variant.original
+    return position, variant.names[position]
 
 
 def nearest_name(family: str, position: str) -> str:
@@ -101,7 +51,7 @@ def nearest_name(family: str, position: str) -> str:
         ValueError: As `model_name`.
     """
     name = model_name(family, position)
-    return name if name in MODELS else model_name(family, "rope_axial")
+    return name if name in MODELS else nearest(VARIANTS[family][1])[1]
 
 
 def variant_config(family: str, position: str, **changes: object) -> Config:
@@ -132,8 +82,8 @@ def resolve_name(name: str) -> str:
         ValueError: If there is no such model.
     """
     if name in VARIANTS:
-        names, size = VARIANTS[name]
-        return names["ape" if "ape" in names else "rpb"].format(size=size)
+        _, variant = VARIANTS[name]
+        return variant.names[variant.original]
     if name not in MODELS:
         raise unknown_model(name)
     return name
@@ -145,10 +95,10 @@ def split_name(name: str) -> tuple[str, str]:
     Raises:
         ValueError: If there is no such model.
     """
-    for variant, (names, size) in VARIANTS.items():
-        for position, pattern in names.items():
-            if pattern.format(size=size) == name:
-                return variant, position
+    for size, (_, variant) in VARIANTS.items():
+        for position, model in variant.names.items():
+            if model == name:
+                return size, position
     raise unknown_model(name)
 
 
@@ -189,11 +139,6 @@ def get_config(name: str, **changes: object) -> Config:
         raise ValueError(f"no option named {', '.join(unknown)} for {name}; choose among {', '.join(vars(config))}")
     if "img_size" in changes:
         changes["img_size"] = size = as_pair(changes["img_size"])  # pyright: ignore[reportArgumentType]
-        if isinstance(config, SwinConfig):
-            changes.setdefault("window_size", paper_window(*size))
+        if config.windowed:
+            changes.setdefault("window_size", config.at_size(size).attention_grid[0])
     return replace(config, **changes)  # pyright: ignore[reportArgumentType]
-
-
-def paper_window(height: int, width: int) -> int:
-    """Give the window, in tokens, with which the paper evaluates a Swin: 1/32 of the (smaller) side, rounded up."""
-    return -(-min(height, width) // 32)

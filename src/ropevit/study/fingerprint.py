@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ropevit.data.labelled import LabelledImages
-from ropevit.text import printable
+from ropevit.text import join_names, printable
 
 #: How messages call the two splits.
 SPLITS = {"train": "training", "test": "test"}
@@ -42,7 +42,8 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     """Say how images differ from those of an earlier fingerprint; what that one does not hold is not compared."""
     told = []
     if before.get("classes", now["classes"]) != now["classes"]:
-        told.append(f"the classes were {join_names(before['classes'])}, now {join_names(now['classes'])}")
+        were, are = (join_names(map(printable, found["classes"])) for found in (before, now))
+        told.append(f"the classes were {were}, now {are}")
     for split, name in SPLITS.items():
         old, new = before.get(split, {}), now[split]
         if old.get("images", new["images"]) != new["images"]:
@@ -52,9 +53,3 @@ def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> l
         if other:
             told.append(f"other {' and '.join(other)} of the {name} images")
     return told
-
-
-def join_names(names: list[str]) -> str:
-    """Name a few classes, and how many more there are."""
-    shown = ", ".join(printable(name) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

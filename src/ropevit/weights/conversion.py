@@ -4,35 +4,29 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ropevit.files import write_atomically
-from ropevit.models.architectures import ARCHITECTURES, Config, build_model
+from ropevit.models.architectures import ARCHITECTURES, Config, architecture, build_model
 from ropevit.models.registry import MODELS, get_config
-from ropevit.models.swin import SwinConfig
+from ropevit.models.state_dict import InferredModel
 from ropevit.weights.errors import WeightsError
-from ropevit.weights.infer import InferredModel, claimed_name, explain_mismatch, square_grid
+from ropevit.weights.infer import claimed_name, explain_mismatch, square_grid
 from ropevit.weights.layouts import from_ours
-from ropevit.weights.loading import ParsedCheckpoint, check_finite, grouped, match_state_dict, parse_checkpoint
+from ropevit.weights.loading import check_finite
+from ropevit.weights.match import grouped, match_state_dict
 from ropevit.weights.metadata import own_metadata, stored_classes, stored_facts
+from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
-from ropevit.weights.tables import derived_tables
 
 #: What a file may be called, by layout; only safetensors have a header for the config of ours.
 CONTAINERS = {
     "ropevit": (".safetensors",),
     "published": (".bin", ".pth", ".safetensors"),
     "timm": (".safetensors", ".bin", ".pth"),
-}
-
-#: What the other layouts cannot say of a ViT and take for granted; theta and the grid apart.
-IMPLIED = {
-    "published": {"pooling": "token", "class_token": True, "num_registers": 0, "frames": None, "pairs": None},
-    "timm": {"pooling": "token", "class_token": True, "frames": None, "pairs": None},
 }
 
 
@@ -102,7 +96,7 @@ def convert(
     if found.config is not None:
         classes = stored_classes(checkpoint.metadata, found.num_classes, found.source)
         metadata = stored_facts(checkpoint.metadata, found.source)
-    theirs = from_ours(state, to) | (derived_tables(config) if to == "published" else {})
+    theirs = from_ours(state, to, config) | (derived_tables(config) if to == "published" else {})
     write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(found.source, path, (found.layout, to), len(theirs), report.dropped, config)
 
@@ -137,9 +131,15 @@ def found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) -
     if name is None:
         return inferred_config(facts, found.source, to)
     config = replace(get_config(name), num_classes=facts.fields["num_classes"], img_size=made_for(facts, found.source))
-    if isinstance(config, SwinConfig) and facts.architecture == "swin":
+    if config.windowed and facts.architecture == architecture(config):
         return replace(config, window_size=facts.start["window_size"])
     return config
+
+
+def derived_tables(config: Config) -> dict[str, Tensor]:
+    """Make the entries besides weights that a file in the published layout has."""
+    make = ARCHITECTURES[architecture(config)].weights.derived_tables
+    return {} if make is None else make(config)
 
 
 def inferred_config(facts: InferredModel, source: str, to: str) -> Config:
@@ -147,18 +147,19 @@ def inferred_config(facts: InferredModel, source: str, to: str) -> Config:
     if "tubelet" in facts.fields:
         raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
     positions = [name for name in facts.positions if name != "none"]  # never published
-    kind = ARCHITECTURES[facts.architecture][0]
-    same = [config for config in MODELS.values() if isinstance(config, kind) and config.width == facts.fields["width"]]
+    kind = ARCHITECTURES[facts.architecture].config
+    same = [config for config in MODELS.values() if type(config) is kind and config.width == facts.fields["width"]]
     heads = facts.heads or next((config.heads for config in same), None)
-    tables = to == "ropevit" or facts.architecture == "swin"  # what is written depends on the position
-    if heads is None or not positions or (tables and len(positions) > 1):
+    told = {"heads": heads, "img_size": made_for(facts, source), **facts.start, **facts.fields}
+    configs = [kind(position=position, **told) for position in positions] if heads else []
+    same_file = to != "ropevit" and len({tuple(derived_tables(config)) for config in configs}) == 1
+    if not configs or (len(configs) > 1 and not same_file):
         known = f"with {heads} heads" if heads else f"nor how many heads share its {facts.fields['width']} channels"
         raise WeightsError(
             f"cannot tell by its shapes whether {source} is {' or '.join(positions)}, {known}; "
             "name the model (--model NAME, or model=CONFIG in Python)"
         )
-    told = {"position": positions[0], "heads": heads, "img_size": made_for(facts, source), **facts.start}
-    return kind(**told, **facts.fields)
+    return configs[0]
 
 
 def made_for(facts: InferredModel, source: str) -> tuple[int, int]:
@@ -171,17 +172,14 @@ def made_for(facts: InferredModel, source: str) -> tuple[int, int]:
 
 def check_expressible(config: Config, to: str, source: str) -> None:
     """Refuse a model that would silently become another one in a layout that has no config."""
-    swin = isinstance(config, SwinConfig)
-    if swin and to == "timm":
-        raise WeightsError(
-            f"{source} is a Swin, and timm has none with rotation; choose the published or ropevit layout"
-        )
-    if config.position == "none" or (swin and config.absolute):
-        what = "an absolute" if config.absolute else "no"
-        raise WeightsError(
-            f"{source} has {what} position embedding, which the {to} layout cannot say; keep it in ropevit layout"
-        )
-    implied = implied_fields(config, to)
+    row = ARCHITECTURES[architecture(config)]
+    if to not in row.weights.written:
+        layouts = " or ".join((*row.weights.written, "ropevit"))
+        raise WeightsError(f"{source} is {row.label}, which the {to} layout does not have; choose {layouts}")
+    try:
+        implied = row.weights.implied_fields(config, to) if row.weights.implied_fields else {}
+    except ValueError as error:
+        raise WeightsError(f"{source} {error}") from error
     wrong = [f"{field}={getattr(config, field)}" for field in implied if getattr(config, field) != implied[field]]
     if wrong:
         expected = ", ".join(f"{field}={value}" for field, value in implied.items())
@@ -189,17 +187,6 @@ def check_expressible(config: Config, to: str, source: str) -> None:
             f"{source} has {', '.join(wrong)}, which the {to} layout cannot say (it implies {expected}); "
             "keep it in ropevit layout"
         )
-
-
-def implied_fields(config: Config, to: str) -> dict[str, Any]:
-    """List what another layout cannot say and takes for granted."""
-    implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
-    if isinstance(config, SwinConfig):
-        unit = config.window_size * config.patch_size * 2 ** (len(config.depths) - 1)
-        return implied | {"img_size": (-(-config.img_size[0] // unit) * unit,) * 2}  # whole windows in every stage
-    if config.absolute or to == "published":
-        implied["grid"] = (config.grid[0],) * 2
-    return IMPLIED[to] | implied
 
 
 def write(path: Path, state: Mapping[str, Tensor], to: str, header: Mapping[str, str]) -> None:

@@ -2,13 +2,14 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.registry import MODELS, get_config, resolve_name
-from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.vit.video import inflate
 from ropevit.weights.hub import hub_id
-from ropevit.weights.loading import ParsedCheckpoint, load_parsed, parse_checkpoint
+from ropevit.weights.loading import load_parsed
+from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def create_model(
     found = parse_checkpoint(read_checkpoint(hub_id(name) if pretrained is True else pretrained))
     if config.trained_grid is None and (grid := trained_grid(found, name)) != config.attention_grid:
         config = replace(config, trained_grid=grid)
-    if isinstance(config, ViTConfig) and config.is_video and not found.is_video:
+    if config.is_video and not found.is_video:
         return from_images(config, found, num_classes)
     model = build_model(config)
     replace_head = num_classes is not None and found.num_classes not in (None, num_classes)
@@ -56,11 +57,9 @@ def create_model(
     return model
 
 
-def from_images(config: ViTConfig, found: ParsedCheckpoint, num_classes: int | None) -> Model:
+def from_images(config: Any, found: ParsedCheckpoint, num_classes: int | None) -> Model:
     """Build a video model from the weights of an image model; see `ropevit.models.inflate`."""
-    assert config.frames is not None
-    stored = found.config.pairs if isinstance(found.config, ViTConfig) else None
-    model = ViT(replace(config, frames=None, tubelet=1, pairs=stored))
+    model: Any = build_model(replace(config, frames=None, tubelet=1, pairs=getattr(found.config, "pairs", None)))
     log.info("%s", load_parsed(model, found, num_classes is not None and found.num_classes not in (None, num_classes)))
     return inflate(model, config.frames, config.tubelet, pairs=config.pairs)
 

@@ -6,16 +6,10 @@ import torch
 from torch import nn
 
 from ropevit.models.architectures import build_model
-from ropevit.models.dense import DenseSwin, DenseViT
-from ropevit.weights.errors import WeightsError
-from ropevit.weights.loading import (
-    HEAD,
-    LoadReport,
-    check_implied,
-    load_all_or_nothing,
-    match_state_dict,
-    parse_checkpoint,
-)
+from ropevit.models.backbone import Backbone
+from ropevit.weights.loading import load_all_or_nothing, unwrap_model
+from ropevit.weights.match import HEAD, LoadReport, check_implied, match_state_dict
+from ropevit.weights.parse import parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint
 
 UNUSED = "of the classifier; the backbone does without it"
@@ -38,7 +32,7 @@ def load_dense_weights(
     >>> print(load_dense_weights(backbone, "rope_mixed_deit_base_patch16_LS"))
 
     Args:
-        model: A `DenseViT` or `DenseSwin`, also compiled or wrapped for distributed training.
+        model: A dense backbone, such as a `DenseViT`, also compiled or wrapped for distributed training.
         source: Path, hub id, published model name, or state dict of a classifier with the backbone's `config.body`.
         ema: Load the moving average that a training script kept beside the weights.
         grid: Rows and columns of the source's absolute embedding; None takes what a file of ours says, or a square.
@@ -47,7 +41,7 @@ def load_dense_weights(
     Raises:
         WeightsError: If the source cannot be read or does not fit; nothing has changed then.
     """
-    backbone = strip_backbone(model)
+    backbone = unwrap_model(model, Backbone, "DenseViT or a DenseSwin, or another dense backbone")
     found = parse_checkpoint(read_checkpoint(source, revision), ema)
     check_implied(backbone.config.body, found)
     with torch.device("meta"):  # only names and shapes matter
@@ -60,13 +54,3 @@ def load_dense_weights(
     new = tuple(name for name in backbone.state_dict() if name.removeprefix("body.") not in state)
     dropped = {**report.dropped, **dict.fromkeys(unused, UNUSED)}
     return replace(report, loaded=len(state), dropped=dropped, head_replaced=False, new=new)
-
-
-def strip_backbone(model: nn.Module) -> DenseViT | DenseSwin:
-    """Take a backbone out of torch.compile and DistributedDataParallel."""
-    inner = model
-    while not isinstance(inner, DenseViT | DenseSwin):
-        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
-        if not isinstance(inner, nn.Module):
-            raise WeightsError(f"got {type(model).__name__}; expected a DenseViT or a DenseSwin")
-    return inner

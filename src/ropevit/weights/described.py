@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ropevit.weights.errors import WeightsError, first_line, join_names
+from ropevit.text import join_names
+from ropevit.weights.errors import WeightsError, first_line
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -1,6 +1,4 @@
-"""The one error of this package, and how its one-line messages quote other errors and long lists."""
-
-from collections.abc import Iterable
+"""The error of this package, and how its one-line messages quote other errors."""
 
 from ropevit.text import printable
 
@@ -20,10 +18,3 @@ def first_line(error: BaseException) -> str:
     """Quote an error of another library in one line."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def join_names(names: Iterable[str], most: int = 3) -> str:
-    """List the first names and count the others; very long ones are cut."""
-    names = list(names)
-    shown = [name if len(name) <= 100 else f"{name[:100]}..." for name in names[:most]]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

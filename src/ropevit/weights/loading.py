@@ -1,114 +1,20 @@
 """Load the weights of any layout into a model: all of them, or none."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ropevit.models.architectures import Config, Model, build_model
-from ropevit.models.layers import resize_embedding, resize_time
-from ropevit.models.positions import is_published
-from ropevit.models.registry import MODELS
-from ropevit.models.vit import ViTConfig
-from ropevit.models.windows import resize_bias
-from ropevit.weights.described import build_without_memory, check_size_of_model
-from ropevit.weights.errors import WeightsError, join_names
-from ropevit.weights.infer import EMBEDDINGS, InferredModel, claimed_name, explain_mismatch, infer_model, square_grid
-from ropevit.weights.layouts import recognise, to_ours, unwrap
-from ropevit.weights.metadata import FORMAT, check_config, stored_config
-from ropevit.weights.reading import GIVEN, Checkpoint, Source, read_checkpoint
-from ropevit.weights.tables import drop_fixed
+from ropevit.models.architectures import Model
+from ropevit.models.base import BaseModel
+from ropevit.text import join_names
+from ropevit.weights.errors import WeightsError
+from ropevit.weights.match import LoadReport, check_implied, match_state_dict
+from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
+from ropevit.weights.reading import Source, read_checkpoint
 
-HEAD = ("head.weight", "head.bias")
-#: Why weights of a backbone stayed as they were.
-NEW = "no classifier has them; they are not trained unless you trained them"
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What was loaded and what was not; `print(report)` says it in words."""
-
-    source: str
-    """Path, hub id, or "the given state dict"."""
-    layout: str
-    """published, timm, timm-swin (timm's Swins since 0.9) or ropevit; published also where all have the same names."""
-    loaded: int
-    """Number of weights of the model that were set."""
-    dropped: Mapping[str, str]
-    """Entries of the file that were left out: name -> why."""
-    resized: Mapping[str, str]
-    """Weights that were resized: name -> from which grid to which."""
-    head_replaced: bool
-    """Whether the model kept its own head."""
-    new: tuple[str, ...] = ()
-    """Weights that a classifier's checkpoint cannot hold, as they were before: the new parts of a backbone."""
-
-    def __str__(self) -> str:
-        """List everything that a user may not expect."""
-        lines = [f"loaded {self.loaded} weights from {self.source} ({self.layout} layout)"]
-        lines += grouped(self.resized, "resized")
-        if self.head_replaced:
-            lines.append("  kept the model's own head: it is not trained unless you trained it")
-        lines += grouped(dict.fromkeys(self.new, NEW), "kept")
-        return "\n".join([*lines, *grouped(self.dropped, "dropped")])
-
-
-def grouped(names: Mapping[str, str], verb: str) -> list[str]:
-    """List what was done to which entries, one line for each reason."""
-    reasons = dict.fromkeys(names.values())
-    return [f"  {verb} {join_names([name for name in names if names[name] == why])}: {why}" for why in reasons]
-
-
-@dataclass(frozen=True)
-class ParsedCheckpoint:
-    """A checkpoint as understood: its weights by their own names, and what is known about its model."""
-
-    source: str
-    state: dict[str, Any]
-    dropped: dict[str, str]
-    layout: str
-    config: Config | None
-    """The model's config, in files of ours."""
-    facts: InferredModel | None
-
-    @property
-    def num_classes(self) -> int | None:
-        """Classes of its head; 0 without one, None where it is no model of ours."""
-        return None if self.facts is None else self.facts.fields["num_classes"]
-
-    @property
-    def is_video(self) -> bool:
-        """Whether its patches are tubelets."""
-        return self.facts is not None and "tubelet" in self.facts.fields
-
-
-def parse_checkpoint(checkpoint: Checkpoint, ema: bool = False) -> ParsedCheckpoint:
-    """Find weights, layout and config in a checkpoint.
-
-    Raises:
-        WeightsError: As `unwrap` and `stored_config`.
-    """
-    state, dropped = unwrap(checkpoint, ema)
-    layout = recognise(state, checkpoint.metadata)
-    own = checkpoint.metadata.get("format") == FORMAT
-    facts = infer_model(state)
-    config = described_config(checkpoint, state, facts) if own else None
-    return ParsedCheckpoint(checkpoint.source, state, dropped, layout, config, facts)
-
-
-def described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: InferredModel | None) -> Config:
-    """Read the config in a file of ours, and make sure that its weights are those of such a model.
-
-    Raises:
-        WeightsError: If they are not, or the config cannot be read.
-    """
-    config = stored_config(checkpoint.metadata, facts, checkpoint.source)
-    like = build_without_memory(lambda: build_model(config), len(state), checkpoint.source)
-    check_size_of_model(like.state_dict(), state, checkpoint.source)
-    return config
+Wanted = TypeVar("Wanted", bound=nn.Module)
 
 
 def load_weights(
@@ -145,13 +51,24 @@ def load_weights(
     return load_parsed(unwrap_model(model), found, replace_head, grid)
 
 
-def unwrap_model(model: nn.Module) -> Model:
-    """Take a model out of torch.compile and DistributedDataParallel."""
+def unwrap_model(
+    model: nn.Module, wanted: type[Wanted] = BaseModel, name: str = "model of ropevit.create_model"
+) -> Wanted:
+    """Take a model out of torch.compile and DistributedDataParallel.
+
+    Args:
+        model: The model, or what wraps it.
+        wanted: Its class.
+        name: What the message calls such a model.
+
+    Raises:
+        WeightsError: If there is none inside.
+    """
     inner = model
-    while not isinstance(inner, Model):
+    while not isinstance(inner, wanted):
         inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
         if not isinstance(inner, nn.Module):
-            raise WeightsError(f"got {type(model).__name__}; expected a model of ropevit.create_model")
+            raise WeightsError(f"got {type(model).__name__}; expected a {name}")
     return inner
 
 
@@ -179,166 +96,6 @@ def load_all_or_nothing(model: nn.Module, state: Mapping[str, Tensor], source: s
     state = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}
     check_finite(state, source)
     model.load_state_dict({**own, **state})
-
-
-def match_state_dict(
-    model: Model, found: ParsedCheckpoint, replace_head: bool = False, grid: tuple[int, int] | None = None
-) -> tuple[dict[str, Tensor], LoadReport]:
-    """Spell and size the weights of a checkpoint as a model needs them, looking only at names and shapes.
-
-    Returns:
-        Weights by the model's names (all of them, but for a replaced head), and the report.
-
-    Raises:
-        WeightsError: If they do not fit.
-    """
-    if found.facts is not None and found.is_video != model.config.is_video:
-        kind, other = ("videos", "images") if found.is_video else ("images", "videos")
-        way = (
-            "give weights of images, or build the video model with frames="
-            if found.is_video
-            else "create_model(NAME, frames=..., pretrained=SOURCE) starts from such weights"
-        )
-        raise WeightsError(f"{found.source} holds a model of {kind}, while the model is one of {other}; {way}")
-    if found.config is not None:
-        check_config(found.config, model.config, found.source, replace_head)
-    heads = model.config.heads if isinstance(model.config, ViTConfig) else None
-    try:
-        state, dropped = to_ours(found.state, found.layout, heads)
-    except WeightsError as error:
-        raise WeightsError(f"{found.source} holds {error}") from error
-    dropped = found.dropped | dropped
-    if replace_head:
-        dropped |= {
-            name: "replace_head=True keeps the model's own" for name in HEAD if state.pop(name, None) is not None
-        }
-    if model.pos_embed is None and state.pop("pos_embed", None) is not None:
-        dropped["pos_embed"] = "the model has no absolute embedding"
-    dropped |= drop_fixed(state, model.config, found.source)
-    resized = resize_tables(state, model) | resize_steps(state, model) | resize(state, model, found, grid)
-    wanted = {name: value for name, value in model.state_dict().items() if not (replace_head and name in HEAD)}
-    config = replace(model.config, num_classes=found.num_classes or 0) if replace_head else model.config
-    check_shapes(state, wanted, found, config)
-    check_rotation(model.config, found)
-    check_claim(model.config, found)
-    return state, LoadReport(found.source, found.layout, len(state), dropped, resized, replace_head)
-
-
-def resize(
-    state: dict[str, Tensor], model: Model, found: ParsedCheckpoint, grid: tuple[int, int] | None
-) -> dict[str, str]:
-    """Resize an absolute embedding of another grid in place; one of a wrong shape is left to the checks."""
-    embedding = state.get("pos_embed")
-    if embedding is None or embedding.ndim != 3 or model.pos_embed is None or embedding.shape[-1] != model.config.width:
-        return {}
-    patches = embedding.shape[1]
-    theirs = grid or (found.config.grid if found.config else square_grid(patches))
-    if theirs is None or theirs[0] * theirs[1] != patches:
-        given = f"grid={theirs} has not so many" if theirs else "that is no square"
-        raise WeightsError(
-            f"pos_embed in {found.source} is for {patches} patches, and {given}; pass grid=(rows, columns)"
-        )
-    ours = model.config.grid
-    if theirs == ours:
-        return {}
-    state["pos_embed"] = resize_embedding(embedding, theirs, *ours)
-    return {"pos_embed": f"from {theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} patches"}
-
-
-def resize_steps(state: dict[str, Tensor], model: Model) -> dict[str, str]:
-    """Resize a temporal embedding of another number of tubelets in place; a wrong shape is left to the checks."""
-    theirs, ours = state.get("time_embed"), model.state_dict().get("time_embed")
-    if theirs is None or ours is None or theirs.ndim != 3 or theirs.shape[1] == ours.shape[1]:
-        return {}
-    state["time_embed"] = resize_time(theirs, ours.shape[1])
-    return {"time_embed": f"from {theirs.shape[1]} to {ours.shape[1]} tubelets"}
-
-
-def resize_tables(state: dict[str, Tensor], model: Model) -> dict[str, str]:
-    """Resize relative position biases of another window in place; one of a wrong shape is left to the checks."""
-    resized = {}
-    for name, own in model.state_dict().items():
-        theirs = state.get(name)
-        if not name.endswith("relative_position_bias_table") or theirs is None or theirs.ndim != 2:
-            continue
-        side, wanted = math.isqrt(theirs.shape[0]), math.isqrt(own.shape[0])
-        if side**2 == theirs.shape[0] and side % 2 and side != wanted and theirs.shape[1] == own.shape[1]:
-            before, after = (side + 1) // 2, (wanted + 1) // 2
-            state[name] = resize_bias(theirs, after)
-            resized[name] = f"from windows of {before} x {before} to {after} x {after} tokens"
-    return resized
-
-
-def check_shapes(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: ParsedCheckpoint, config: Config
-) -> None:
-    """Compare names and shapes with those of the model."""
-    shape = {name: tuple(value.shape) for name, value in state.items()}
-    want = {name: tuple(value.shape) for name, value in wanted.items()}
-    kinds = {
-        "missing": [f"{name} {want[name]}" for name in want if name not in shape],
-        "unexpected": [f"{name} {shape[name]}" for name in shape if name not in want],
-        "misshapen": [
-            f"{name} {shape[name]} instead of {want[name]}"
-            for name in want
-            if shape.get(name, want[name]) != want[name]
-        ],
-    }
-    if any(kinds.values()):
-        listed = "; ".join(f"{len(names)} {kind}: {join_names(names)}" for kind, names in kinds.items() if names)
-        head_alone = not {name for name in {**want, **shape} if want.get(name) != shape.get(name)} - set(HEAD)
-        told = explain_mismatch(found.facts, found.state, config, head_alone)
-        raise WeightsError(f"{found.source} does not fit the model; {told} [{listed}]")
-
-
-def check_rotation(config: Config, found: ParsedCheckpoint) -> None:
-    """Refuse fixed frequencies for a model that learns its own: a published Swin keeps both under the same name.
-
-    Rope types without published weights have names of their own for what they learn.
-    """
-    if found.config is not None or found.facts is None or not is_published(config.position):
-        return
-    if config.rope not in {EMBEDDINGS[found.facts.architecture][name].rope for name in found.facts.positions}:
-        raise WeightsError(
-            f"{found.source} does not fit the model; {explain_mismatch(found.facts, found.state, config)}"
-        )
-
-
-def check_implied(config: Config, found: ParsedCheckpoint) -> None:
-    """Refuse a file that does not say its rotation for a model with another fixed one than the published.
-
-    Such a file is of RoPE-Axial that shares its pairs equally between x and y, or of no rotation; no shape shows it.
-    A state dict is taken to be of the model that its caller holds. Videos are not published.
-
-    Raises:
-        WeightsError: Saying what both are.
-    """
-    if found.config is not None or found.facts is None or found.source == GIVEN or config.is_video:
-        return
-    half = config.width // config.heads // 4 if isinstance(config, ViTConfig) else 0
-    if config.rope and not config.learns_rope and not is_published(config.position):
-        own, other = f"position {config.position}", f"position {config.position.replace(config.rope, 'axial')}"
-    elif config.rope == "axial" and config.pairs_per_axis not in (None, (half, half, 0)):
-        own, other = f"pairs={config.pairs_per_axis}", f"pairs={(half, half, 0)} or none"
-    else:
-        return
-    raise WeightsError(
-        f"{found.source} does not say its rotation, so it is taken for the published RoPE-Axial, with as many pairs "
-        f"for x as for y, while the model has {own}; build it with {other}, or load a state dict if it is this model's"
-    )
-
-
-def check_claim(config: Config, found: ParsedCheckpoint) -> None:
-    """Refuse a published file whose name, but no shape, says that its position embedding is another one."""
-    name = claimed_name(found.source)
-    if name is None or found.config is not None or found.facts is None:
-        return
-    position = MODELS[name].position
-    if position != config.position:
-        raise WeightsError(
-            f"{found.source} is, by its name, {name} with position {position}, while the model has position "
-            f"{config.position}, which no shape need show; build that model, or rename the file if its name is wrong"
-        )
 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from ropevit.files import parse_json
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture
+from ropevit.models.state_dict import InferredModel
 from ropevit.rope import CONVENTION
 from ropevit.weights.errors import WeightsError, first_line
 from ropevit.weights.fields import check_value, check_values
-from ropevit.weights.infer import InferredModel
 
 #: Value of "format" in the header of our files.
 FORMAT = "ropevit"
@@ -137,7 +137,7 @@ def stored_config(metadata: Mapping[str, str], facts: InferredModel | None, sour
     name = metadata.get("architecture", "vit")  # files from before Swin do not say
     if name not in ARCHITECTURES:
         raise WeightsError(f"{source} holds a {name!r}, which this version does not know; use the one that wrote it")
-    kind = ARCHITECTURES[name][0]
+    kind = ARCHITECTURES[name].config
     stored = stored_json(metadata, "config", source)
     known = {field.name for field in fields(kind)}
     if not isinstance(stored, dict) or set(stored) | OPTIONAL_FIELDS & known != known:
@@ -170,9 +170,9 @@ def check_facts(values: Mapping[str, Any], name: str, facts: InferredModel | Non
         for field, value in facts.fields.items()
         if field in values and field != "mlp_ratio" and values[field] != value
     ]
-    hidden = facts.fields["mlp_ratio"] * facts.fields["width"]
-    if not wrong and int(values["mlp_ratio"] * values["width"]) != round(hidden):
-        wrong = [f"mlp_ratio {values['mlp_ratio']:g}, its weights {facts.fields['mlp_ratio']:g}"]
+    ratio = facts.fields.get("mlp_ratio")
+    if not wrong and ratio and int(values["mlp_ratio"] * values["width"]) != round(ratio * facts.fields["width"]):
+        wrong = [f"mlp_ratio {values['mlp_ratio']:g}, its weights {ratio:g}"]
     if wrong:
         raise ValueError(f"it says {'; '.join(wrong)}")
 

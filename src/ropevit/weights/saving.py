@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from ropevit.files import write_atomically
 from ropevit.models.architectures import Config, Model, build_model
+from ropevit.text import join_names
 from ropevit.weights.digest import KEY, content_digest
-from ropevit.weights.errors import WeightsError, join_names
-from ropevit.weights.loading import LoadReport, check_finite, load_parsed, parse_checkpoint, unwrap_model
+from ropevit.weights.errors import WeightsError
+from ropevit.weights.loading import check_finite, load_parsed, unwrap_model
+from ropevit.weights.match import LoadReport
 from ropevit.weights.metadata import FORMAT, own_metadata, stored_classes, stored_facts
+from ropevit.weights.parse import parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint
 
 

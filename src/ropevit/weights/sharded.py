@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.files import read_json
-from ropevit.weights.errors import WeightsError, join_names
+from ropevit.text import join_names
+from ropevit.weights.errors import WeightsError
 
 #: How an index is called; it lies beside the files that it names.
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from ropevit.models import Config, Model, SwinConfig
+from ropevit.models import Config, Model
 from ropevit.weights.loading import unwrap_model
 
 #: Batch with which a model is traced: no other number could be taken for it.
@@ -25,18 +25,10 @@ aten: Any = torch.ops.aten
 
 
 def free_sides(config: Config) -> dict[int, Any]:
-    """Name height and width where they stay free: a ViT takes two patches or more each, a Swin any pixels."""
-    if isinstance(config, SwinConfig):
+    """Name height and width where they stay free: two patches or more each, or any pixels where windows are padded."""
+    if config.windowed:
         return {2: Dim("height", min=1), 3: Dim("width", min=1)}
     return {2: config.multiple * Dim("rows", min=2), 3: config.multiple * Dim("columns", min=2)}
-
-
-def example_size(config: Config) -> tuple[int, int]:
-    """Choose a size that is no special case: not square, several patches, and windows in each stage of a Swin."""
-    if isinstance(config, SwinConfig):
-        unit = config.patch_size * config.window_size * 2 ** (len(config.depths) - 1)
-        return 2 * unit, 3 * unit
-    return 5 * config.multiple, 7 * config.multiple
 
 
 @contextmanager
@@ -74,8 +66,8 @@ def trace(model: Model, size: tuple[int, int] | None, bake: bool = False) -> Exp
     """
     config = model.config
     free: dict[int, Any] = {0: Dim("batch", min=1)} | (free_sides(config) if size is None else {})
-    images = torch.zeros(BATCH, config.in_channels, *(size or example_size(config)))
-    with torch.no_grad(), no_special_sizes() if isinstance(config, SwinConfig) and size is None else nullcontext():
+    images = torch.zeros(BATCH, config.in_channels, *(size or config.example_size))
+    with torch.no_grad(), no_special_sizes() if config.windowed and size is None else nullcontext():
         program = torch.export.export(model, (images,), dynamic_shapes=(free,), strict=False)
         if bake:
             folded = fold_constants(program)

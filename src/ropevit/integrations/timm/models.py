@@ -7,19 +7,18 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ropevit.models.architectures import Config
 from ropevit.models.base import BaseModel, ConfigT
 from ropevit.models.config import as_pair
 from ropevit.models.layers import resize_embedding
-from ropevit.models.registry import paper_window
 from ropevit.models.swin import Swin, SwinConfig
+from ropevit.models.swin.config import paper_window
 from ropevit.models.swin.model import Stage, SwinBlock
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.windows import resize_bias
 from ropevit.weights.layouts import to_ours
-from ropevit.weights.loading import check_rotation, check_shapes, parse_checkpoint
+from ropevit.weights.match import check_rotation, check_shapes, drop_fixed
+from ropevit.weights.parse import parse_checkpoint
 from ropevit.weights.reading import Checkpoint
-from ropevit.weights.tables import drop_fixed
 
 Indices = int | Sequence[int] | None
 #: Features at the end, and intermediate ones; or the latter alone.
@@ -45,6 +44,11 @@ class TimmModel(BaseModel[ConfigT]):
         self.unpooled = False
         if global_pool is not None:
             self.set_pooling(global_pool)
+
+    @classmethod
+    def default_features(cls, config: Any, options: Mapping[str, Any]) -> tuple[int, ...]:
+        """Choose the layers whose features an extractor gives, as timm does."""
+        raise NotImplementedError
 
     @property
     def num_classes(self) -> int:
@@ -123,8 +127,7 @@ class TimmModel(BaseModel[ConfigT]):
             WeightsError: If `strict` and the weights do not fit, with what they look like.
         """
         config, found = self.config, parse_checkpoint(Checkpoint("the given state dict", state_dict))
-        assert isinstance(config, Config)
-        state, _ = to_ours(found.state, found.layout, config.heads if isinstance(config, ViTConfig) else None)
+        state, _ = to_ours(found.state, found.layout, config)
         drop_fixed(state, config, found.source)
         if strict:
             check_shapes(state, self.state_dict(), found, config)
@@ -142,6 +145,11 @@ class TimmViT(TimmModel[ViTConfig], ViT):
     """A ViT for timm's tools."""
 
     poolings = ("token", "avg", "")
+
+    @classmethod
+    def default_features(cls, config: ViTConfig, options: Mapping[str, Any]) -> tuple[int, ...]:
+        """Choose the last three blocks, as timm does."""
+        return tuple(range(-min(3, options.get("depth", config.depth)), 0))
 
     @property
     def embed_dim(self) -> int:
@@ -239,6 +247,11 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
 
     poolings = ("avg", "")
 
+    @classmethod
+    def default_features(cls, config: SwinConfig, options: Mapping[str, Any]) -> tuple[int, ...]:
+        """Choose all stages, as timm does."""
+        return tuple(range(len(options.get("depths", config.depths))))
+
     @property
     def embed_dim(self) -> int:
         """Channels of the first stage."""
@@ -335,6 +348,10 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
                 if (table := attention.relative_position_bias_table) is not None:
                     attention.relative_position_bias_table = like(table, resize_bias(table.detach(), window))
         self.note_input(size, window_size=window)
+
+
+#: Architecture -> its class here; timm knows the models of these alone.
+CLASSES: dict[str, type[TimmModel[Any]]] = {"vit": TimmViT, "swin": TimmSwin}
 
 
 def wanted_layers(indices: Indices, count: int) -> list[int]:

@@ -12,11 +12,11 @@ from ropevit.extras import require
 from ropevit.models.architectures import Model
 from ropevit.models.config import as_pair
 from ropevit.models.registry import MODELS, PUBLISHED
-from ropevit.models.swin import SwinConfig
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.hub import ANY_FILES, fetch, hub_id
 from ropevit.weights.infer import infer_model
-from ropevit.weights.loading import ParsedCheckpoint, load_parsed, parse_checkpoint
+from ropevit.weights.loading import load_parsed
+from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
 from ropevit.weights.reading import Checkpoint, read_checkpoint
 
 timm_models = require("timm.models", "train")
@@ -47,7 +47,7 @@ def describe(name: str) -> dict[str, Any]:
         "license": "bsd-3-clause" if published else None,  # of the weights, as their cards on the hub say
         "input_size": (3, 224, 224),
         "interpolation": "bicubic",
-        "crop_pct": 0.875 if isinstance(MODELS[name], SwinConfig) else 1.0,
+        "crop_pct": MODELS[name].crop_pct,
         "num_classes": MODELS[name].num_classes,
         "first_conv": FIRST,
         "classifier": "head",

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from ropevit.extras import require
-from ropevit.integrations.timm.models import TimmSwin, TimmViT
+from ropevit.integrations.timm.models import CLASSES, TimmModel
 from ropevit.integrations.timm.pretrained import TAG, describe, load_pretrained, read_source
-from ropevit.models.architectures import Model
+from ropevit.models.architectures import Model, architecture
 from ropevit.models.registry import MODELS, PUBLISHED, get_config
-from ropevit.models.vit import ViTConfig
-from ropevit.weights.errors import join_names
+from ropevit.text import join_names
 
 timm_models = require("timm.models", "train")
 
@@ -82,7 +81,8 @@ def create(
         checkpoint = read_source(name, cfg, cache_dir)
         load = partial(load_pretrained, checkpoint=checkpoint, num_classes=classes, img_size=saved.get("img_size"))
     build = partial(build_model, name, load)
-    features = {"feature_cls": "getter", "out_indices": default_features(name, options)}
+    chosen = CLASSES[architecture(MODELS[name])].default_features(MODELS[name], options)
+    features = {"feature_cls": "getter", "out_indices": chosen}
     return timm_models.build_model_with_cfg(
         build, variant, pretrained=False, pretrained_cfg=cfg, feature_cfg=features, **options
     )
@@ -96,12 +96,12 @@ def build_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **options: Any,
-) -> TimmViT | TimmSwin:
+) -> TimmModel[Any]:
     """Build a model from options in timm's spelling, and load weights into it."""
     given = {option: value for option, value in options.items() if option not in SETTLED}
     plain = {option: tuple(value) if isinstance(value, list) else value for option, value in given.items()}  # from JSON
     config = get_config(name, **{SPELLING.get(option, option): value for option, value in plain.items()})
-    model = TimmViT(config, global_pool) if isinstance(config, ViTConfig) else TimmSwin(config, global_pool)
+    model = CLASSES[architecture(config)](config, global_pool)
     if load is not None:
         load(model)
     return model.to(device=device, dtype=dtype)
@@ -125,14 +125,6 @@ def check_options(variant: str, options: Mapping[str, Any]) -> None:
         raise ValueError(f"got feature_cls={options['feature_cls']!r}; expected 'getter', or nothing")
 
 
-def default_features(name: str, options: Mapping[str, Any]) -> tuple[int, ...]:
-    """Choose the features of an extractor as timm does: the last three blocks of a ViT, all stages of a Swin."""
-    config = MODELS[name]
-    if isinstance(config, ViTConfig):
-        return tuple(range(-min(3, options.get("depth", config.depth)), 0))
-    return tuple(range(len(options.get("depths", config.depths))))
-
-
 def register(variant: str) -> None:
     """Enter a model into timm's registry."""
 
@@ -146,7 +138,7 @@ def register(variant: str) -> None:
 
 def bare_names() -> list[str]:
     """List the names that can go without the prefix: those that nothing else in this process has given to timm."""
-    names = [name for name in MODELS if name not in CLASHES]
+    names = [name for name in NAMES if name not in CLASHES]
     taken = [name for name in names if timm_models.is_model(name)]
     if taken:
         warnings.warn(
@@ -157,7 +149,10 @@ def bare_names() -> list[str]:
     return [name for name in names if name not in taken]
 
 
-VARIANTS = [*(PREFIX + name for name in MODELS), *bare_names()]
+#: Models of the architectures that have a class for timm.
+NAMES = [name for name, config in MODELS.items() if architecture(config) in CLASSES]
+
+VARIANTS = [*(PREFIX + name for name in NAMES), *bare_names()]
 
 #: What timm's `register_model` looks for: a description of each model, with the tag of its weights.
 default_cfgs = timm_models.generate_default_cfgs(

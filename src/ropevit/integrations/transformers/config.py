@@ -11,7 +11,8 @@ from transformers.backbone_utils import BackboneConfigMixin
 from ropevit.models import MODELS, Config, SwinConfig, ViTConfig
 from ropevit.models.config import as_pair
 from ropevit.rope import CONVENTION
-from ropevit.weights.errors import first_line, join_names
+from ropevit.text import join_names
+from ropevit.weights.errors import first_line
 from ropevit.weights.metadata import differences
 
 #: Names that transformers uses, and ours. Classes are kept as labels, of which there is one a class.
@@ -172,6 +173,10 @@ class RopeSwinConfig(RopeConfig):
     def hidden_size(self) -> int:
         """Channels of the last stage."""
         return self.width * 2 ** (len(self.depths) - 1)
+
+
+#: Architecture -> its config here; transformers knows the models of these alone.
+CONFIGS: dict[str, type[RopeConfig]] = {"vit": RopeViTConfig, "swin": RopeSwinConfig}
 
 
 def rename(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoModelForImageClassification, CLIPImageProcessor
 
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
-from ropevit.integrations.transformers.config import RopeConfig, RopeSwinConfig, RopeViTConfig
+from ropevit.integrations.transformers.config import CONFIGS, RopeConfig
 from ropevit.integrations.transformers.modeling import CLASSES, RopePreTrainedModel
-from ropevit.models import ViTConfig
+from ropevit.models.architectures import architecture
 from ropevit.models.sizes import check_size
 from ropevit.weights.create import create_model
 from ropevit.weights.loading import unwrap_model
@@ -41,7 +41,9 @@ def from_ropevit(
     if auto not in CLASSES:
         raise ValueError(f"got {auto!r}; expected one of {', '.join(each.__name__ for each in CLASSES)}")
     plain = unwrap_model(model)
-    kind = RopeViTConfig if isinstance(plain.config, ViTConfig) else RopeSwinConfig
+    kind = CONFIGS.get(architecture(plain.config))
+    if kind is None:
+        raise ValueError(f"got a {type(plain).__name__}; transformers takes models of {', '.join(CONFIGS)} alone")
     own = asdict(plain.config)
     number = own.pop("num_classes")
     if taken := sorted(set(fields) & {*own, *kind.attribute_map, "num_labels", "id2label", "label2id"}):

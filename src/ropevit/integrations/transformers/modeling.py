@@ -1,7 +1,6 @@
 """Our models as models of transformers: around one of ours, what transformers expects of its own."""
 
 import copy
-from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, NamedTuple
@@ -14,8 +13,9 @@ from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPoo
 from transformers.utils.generic import can_return_tuple
 
 from ropevit.integrations.transformers.config import RopeConfig, RopeSwinConfig, RopeViTConfig
-from ropevit.models import Model, Swin, build_model
-from ropevit.weights.errors import WeightsError, join_names
+from ropevit.models import ARCHITECTURES, Model, build_model
+from ropevit.text import join_names
+from ropevit.weights.errors import WeightsError
 from ropevit.weights.metadata import differences
 
 #: Weights that may be missing from a folder: the head, where it is new.
@@ -42,7 +42,7 @@ class RopePreTrainedModel(PreTrainedModel):
     input_modalities = "image"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["ViT", "Swin"]  # noqa: RUF012 (transformers copies these lists into each model)
+    _no_split_modules = [row.model.__name__ for row in ARCHITECTURES.values()]  # noqa: RUF012 (transformers copies these lists into each model)
     _keep_in_fp32_modules_strict = ["rope.freqs", "rope.raw_speeds", "rope.heading"]  # noqa: RUF012
 
     def __init__(self, config: RopeConfig):
@@ -242,8 +242,8 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
         wanted = [self.stage_names.index(name) for name in self.out_features]
         everything = wants_states(self.config, output_hidden_states)
         count = None if everything else max(wanted) + 1
-        states = self.ropevit(images, method=lambda model, images: list(islice(states_of(model, images), count)))
-        maps: Any = tuple(as_map(self.ropevit, states[index], images) for index in wanted)
+        states = self.ropevit(images, method=lambda model, images: list(islice(model.hidden_states(images), count)))
+        maps: Any = tuple(self.ropevit.as_map(states[index], images) for index in wanted)
         return BackboneOutput(
             feature_maps=maps,
             hidden_states=tuple(as_tokens(state) for state in states) if everything else None,
@@ -318,34 +318,14 @@ def outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states:
     if not hidden_states:
         features = model.forward_features(images)
         return Outputs(features, model.forward_head(features), None)
-    states = tuple(states_of(model, images))
+    states = tuple(model.hidden_states(images))
     features = model.norm(states[-1])
     return Outputs(features, model.forward_head(features), tuple(as_tokens(state) for state in states))
-
-
-def states_of(model: Model, images: Float[Tensor, "B c H W"]) -> Iterator[Tensor]:
-    """Give the state of all tokens after the embedding and after each block (ViT) or stage (Swin), one by one."""
-    if isinstance(model, Swin):
-        x = model.embed(images)
-        yield x
-        yield from model.run_stages(x)
-        return
-    x, positions = model.embed(images)
-    yield x
-    yield from model.run_blocks(x, positions)
 
 
 def as_tokens(state: Tensor) -> Float[Tensor, "B n C"]:
     """Write a state as tokens; a Swin's is a map, channels last."""
     return state.flatten(1, 2) if state.ndim == 4 else state
-
-
-def as_map(model: Model, state: Tensor, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B C h w"]:
-    """Write the patches of a state as a map."""
-    if isinstance(model, Swin):
-        return state.permute(0, 3, 1, 2).contiguous()
-    h, w = (side // model.config.patch_size for side in images.shape[2:])
-    return state[:, model.num_prefix :].transpose(1, 2).unflatten(2, (h, w))
 
 
 def check_loaded(info: dict[str, Any], source: str) -> None:

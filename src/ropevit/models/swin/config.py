@@ -1,9 +1,11 @@
 """Fields of a Swin transformer, and their checks."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ropevit.models.config import ModelConfig
+from ropevit.kernels.windows import ceil_div
+from ropevit.models.config import ModelConfig, as_pair
 from ropevit.models.positions import SWIN_EMBEDDINGS
 from ropevit.models.rotary import check_rotation
 from ropevit.rope import ROPE_TYPES
@@ -18,6 +20,9 @@ class SwinConfig(ModelConfig):
     """
 
     embeddings: ClassVar = SWIN_EMBEDDINGS
+    crop_pct: ClassVar = 0.875
+    paper_sizes: ClassVar = (160, 192, 224, 256, 320, 384)
+    windowed: ClassVar = True
 
     width: int = 96
     """Channels of the first stage, C; each later stage has twice those of the one before."""
@@ -70,6 +75,28 @@ class SwinConfig(ModelConfig):
         return 1
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches for which an absolute embedding is learned."""
-        return -(-self.img_size[0] // self.patch_size), -(-self.img_size[1] // self.patch_size)
+    def stride(self) -> int:
+        """Pixels from one token of the last stage to the next."""
+        return self.patch_size * 2 ** (len(self.depths) - 1)
+
+    @property
+    def example_size(self) -> tuple[int, int]:
+        """Height and width in pixels of an image that is no special case: several windows in each stage."""
+        return 2 * self.window_size * self.stride, 3 * self.window_size * self.stride
+
+    def at_size(self, size: int | Sequence[int], trained_at: int | None = None) -> "SwinConfig":
+        """Return the config with which the paper evaluates images of another size: its windows grow with the image.
+
+        Args:
+            size: Side of a square, or height and width, in pixels.
+            trained_at: Side of the images for which the windows of this config are; None takes the smaller one of
+                `img_size`.
+        """
+        size = as_pair(size)
+        window = ceil_div(self.window_size * min(size), trained_at or min(self.img_size))
+        return replace(self, img_size=size, window_size=window)
+
+
+def paper_window(height: int, width: int) -> int:
+    """Return the side of the windows, in tokens, that the paper takes: 1/32 of the (smaller) side, rounded up."""
+    return ceil_div(min(height, width), 32)

@@ -53,6 +53,11 @@ class DenseSwinConfig:
             )
 
     @property
+    def attends_everywhere(self) -> bool:
+        """Whether all blocks attend everywhere: they attend in windows."""
+        return False
+
+    @property
     def shown(self) -> tuple[int, ...]:
         """Stages that give a map."""
         return self.stages or tuple(range(len(self.body.depths)))

@@ -154,6 +154,8 @@ class Swin(BaseModel[SwinConfig]):
     Source: Liu et al. 2021 (arXiv:2103.14030); Heo et al. 2024 (arXiv:2403.13298).
     """
 
+    block_class = SwinBlock
+
     def __init__(self, config: SwinConfig):
         super().__init__()
         self.config = config
@@ -238,6 +240,28 @@ class Swin(BaseModel[SwinConfig]):
                     x, valid = x.masked_fill(~valid.unsqueeze(-1), 0), valid[:, ::2, ::2]
                 x = stage.downsample(x)
 
+    def hidden_states(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
+        """Give all tokens after the embedding and after each stage, channels last, before the final norm."""
+        x = self.embed(images)
+        yield x
+        yield from self.run_stages(x)
+
+    def as_map(
+        self,
+        state: Float[Tensor, "B h w C"],
+        images: Tensor,  # noqa: ARG002 (a ViT asks for their size)
+    ) -> Float[Tensor, "B C h w"]:
+        """Lay tokens out as a map, channels first."""
+        return state.permute(0, 3, 1, 2).contiguous()
+
+    def attention_strides(self) -> dict[str, int]:
+        """Return the pixels from one token to the next in each attention layer, by the path of the layer."""
+        return {
+            f"layers.{stage}.blocks.{block}.attn": self.config.patch_size * 2**stage
+            for stage, depth in enumerate(self.config.depths)
+            for block in range(depth)
+        }
+
     def forward_features(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B h w C"]:
         """Return the map of the last stage after the final norm, channels last."""
         *_, x = self.stages(images)
@@ -263,7 +287,7 @@ class Swin(BaseModel[SwinConfig]):
         wanted = [index + count if index < 0 else index for index in (range(count) if indices is None else indices)]
         if not all(0 <= index < count for index in wanted):
             raise ValueError(f"got indices={list(indices or ())}; expected stages from {-count} to {count - 1}")
-        maps = [x.permute(0, 3, 1, 2).contiguous() for x in self.stages(images)]
+        maps = [self.as_map(x, images) for x in self.stages(images)]
         return [maps[index] for index in wanted]
 
     def layer_index(self, name: str) -> int:

@@ -19,6 +19,9 @@ class ViTConfig(ModelConfig):
     """
 
     embeddings: ClassVar = VIT_EMBEDDINGS
+    crop_pct: ClassVar = 1.0
+    paper_sizes: ClassVar = (144, 192, 224, 256, 320, 384, 512)
+    dense_fields: ClassVar = {"drop_path_rule": "linear"}  # as in ViTDet, BEiT and mmseg; constant in the classifier
 
     width: int
     """Channels of a token, C."""
@@ -108,20 +111,9 @@ class ViTConfig(ModelConfig):
         spatial = min(round(3 * total / 8), max(1, (total - 1) // 2))
         return spatial, spatial, total - 2 * spatial
 
-    @property
-    def attention_grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens that attend to each other in an image of `img_size`."""
-        return self.grid
-
-    @property
-    def multiple(self) -> int:
-        """Number of pixels that must divide both sides of an image."""
-        return self.patch_size
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches for which an absolute embedding is learned."""
-        return self.img_size[0] // self.patch_size, self.img_size[1] // self.patch_size
+    def input_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Return the shape of one image, or clip, of a size in pixels, without the batch."""
+        return (self.in_channels, *(() if self.frames is None else (self.frames,)), height, width)
 
     @property
     def patch(self) -> tuple[int, ...]:

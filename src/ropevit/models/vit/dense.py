@@ -92,6 +92,11 @@ class DenseViTConfig:
         return frozenset(self.body.depth * quarter // 4 - 1 for quarter in range(1, 5)) - {-1}
 
     @property
+    def attends_everywhere(self) -> bool:
+        """Whether all blocks attend everywhere."""
+        return len(self.seeing_all) == self.body.depth
+
+    @property
     def tapped(self) -> tuple[int, ...]:
         """Blocks whose tokens become maps."""
         return self.taps or (self.body.depth - 1,)
@@ -111,6 +116,8 @@ class DenseViT(Backbone[ViT]):
 
     Source: Li et al. 2022 (arXiv:2203.16527), ViTDet.
     """
+
+    mixes_grids = True
 
     def __init__(self, config: DenseViTConfig):
         body = ViT(replace(config.body, class_token=False, num_registers=0, pooling="avg", num_classes=0))

@@ -39,6 +39,8 @@ class ViT(BaseModel[ViTConfig]):
     Source: Heo et al. 2024 (arXiv:2403.13298), after DeiT III (arXiv:2204.07118).
     """
 
+    block_class = Block
+
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.config = config
@@ -163,6 +165,17 @@ class ViT(BaseModel[ViTConfig]):
             pass
         return self.norm(x)
 
+    def hidden_states(self, images: Float[Tensor, "B c *pixels"]) -> Iterator[Float[Tensor, "B n C"]]:
+        """Give all tokens after the embedding and after each block, prefix first, before the final norm."""
+        x, positions = self.embed(images)
+        yield x
+        yield from self.run_blocks(x, positions)
+
+    def as_map(self, state: Float[Tensor, "B n C"], images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B C *grid"]:
+        """Lay the patch tokens of images out as a map, (B, C, h, w) or (B, C, t, h, w)."""
+        grid = [pixels // side for pixels, side in zip(images.shape[2:], self.config.patch, strict=True)]
+        return state[:, self.num_prefix :].transpose(1, 2).unflatten(2, grid)
+
     def forward_features(self, images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B n C"]:
         """Return all tokens after the final norm: class token, registers, then patches, row-major in each tubelet."""
         return self.encode(*self.embed(images))
@@ -190,12 +203,10 @@ class ViT(BaseModel[ViTConfig]):
         if not all(0 <= index < depth for index in wanted):
             raise ValueError(f"got indices={list(indices)}; expected blocks from {-depth} to {depth - 1}")
         tokens, positions = self.embed(images)
-        grid = [pixels // side for pixels, side in zip(images.shape[2:], self.config.patch, strict=True)]
         maps = {}
         for index, x in enumerate(islice(self.run_blocks(tokens, positions), max(wanted, default=-1) + 1)):
             if index in wanted:
-                patches = (self.norm(x) if norm else x)[:, self.num_prefix :]
-                maps[index] = patches.transpose(1, 2).unflatten(2, grid)
+                maps[index] = self.as_map(self.norm(x) if norm else x, images)
         return [maps[index] for index in wanted]
 
     def pack(

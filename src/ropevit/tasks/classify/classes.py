@@ -11,9 +11,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ropevit.data.imagenet import imagenet_classes, imagenet_synsets
-from ropevit.data.listing import join_names
 from ropevit.data.loading import Batch
 from ropevit.data.sources import ImageSource
+from ropevit.text import join_names
 
 #: How files of ImageNet's validation set are named: their number, from 1, counts lines of ReaL labels.
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")

@@ -7,13 +7,13 @@ from typing import Any
 
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.models.architectures import Config, Model, build_model
-from ropevit.models.registry import MODELS, get_config, paper_window, resolve_name
-from ropevit.models.swin import SwinConfig
+from ropevit.models.registry import MODELS, get_config, resolve_name
 from ropevit.tasks.common.run_dir import Which, weights_file
 from ropevit.weights.hub import hub_id
 from ropevit.weights.infer import claimed_name
-from ropevit.weights.loading import ParsedCheckpoint, load_parsed, parse_checkpoint
+from ropevit.weights.loading import load_parsed
 from ropevit.weights.metadata import IGNORED_FIELDS, check_images, fact, stored_classes, stored_facts
+from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
 from ropevit.weights.reading import read_checkpoint
 
 
@@ -116,12 +116,10 @@ def config_at(subject: EvalModel, size: tuple[int, ...]) -> Config:
         size: Side, or height and width, in pixels; empty for the training's.
     """
     config = subject.config
-    if subject.found.config is not None or not isinstance(config, SwinConfig) or not size:
+    if subject.found.config is not None or not config.windowed or not size:
         return config
-    grid, fitted = (
-        config.trained_grid or config.attention_grid,
-        replace(config, window_size=paper_window(size[0], size[-1])),
-    )
+    grid, (window, _) = config.trained_grid or config.attention_grid, config.at_size((size[0], size[-1])).attention_grid
+    fitted = replace(config, window_size=window)
     return fitted if grid == fitted.attention_grid else replace(fitted, trained_grid=grid)
 
 

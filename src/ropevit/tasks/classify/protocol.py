@@ -3,19 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ropevit.models.architectures import Config, architecture
-from ropevit.models.published import RESOLUTIONS
+from ropevit.models.architectures import Config
 from ropevit.models.sizes import nearest_sizes
-from ropevit.models.swin import SwinConfig
 
-#: Part of the shorter side that is looked at, by protocol and architecture.
+#: Protocol -> part of the shorter side that is evaluated; None takes that of the architecture (`config.crop_pct`).
 #: Source: Heo et al. 2024 (arXiv:2403.13298), as DeiT III and Swin before; the defaults of timm.
-CROP_MODES = {"paper": {"vit": 1.0, "swin": 0.875}, "timm": {"vit": 0.9, "swin": 0.9}}
-
-#: Default sizes of a model that was trained on other images than the paper's, in sevenths of its training size.
-SEVENTHS = (4, 5, 6, 7, 8, 10, 12, 16)
-#: Models trained at this size or above are measured at the paper's sizes by default.
-LARGE = 192
+CROP_MODES = {"paper": None, "timm": 0.9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,26 +57,17 @@ def plan_views(
         raise ValueError(f"got protocol {protocol!r}; choose one of {', '.join(CROP_MODES)}")
     if crop is not None and not 0 < crop <= 1:
         raise ValueError(f"got crop={crop}; expected above 0, up to 1")
-    chosen = sorted(set(sizes or default_sizes(config, trained_at)))
+    chosen = sorted(set(sizes or config.default_sizes(trained_at)))
     for size in chosen:
         if size < 1 or size % config.multiple:
             near = nearest_sizes(size, config.multiple) if size > 0 else config.multiple
             raise ValueError(f"got size {size}, which patches of {config.multiple} pixels do not tile; take {near}")
-    ratio = CROP_MODES[protocol][architecture(config)] if crop is None else crop
+    ratio = crop or CROP_MODES[protocol] or config.crop_pct
     return [View(size=size, crop=ratio, window=window_at(config, trained_at, size, protocol)) for size in chosen]
 
 
 def window_at(config: Config, trained_at: int, size: int, protocol: str) -> int | None:
     """Give the windows of a Swin at a size, in tokens; a ViT has none."""
-    if not isinstance(config, SwinConfig):
+    if not config.windowed:
         return None
-    scaled = -(-config.window_size * size // trained_at)
-    return scaled if protocol == "paper" else config.window_size
-
-
-def default_sizes(config: Config, trained_at: int) -> list[int]:
-    """Choose sizes below, at and above the training size: the paper's, or for smaller models such in proportion."""
-    if trained_at >= LARGE and not any(size % config.multiple for size in RESOLUTIONS[architecture(config)]):
-        return list(RESOLUTIONS[architecture(config)])
-    step = config.patch_size
-    return sorted({max(step, round(part * trained_at / 7 / step) * step) for part in SEVENTHS})
+    return (config.at_size(size, trained_at) if protocol == "paper" else config).attention_grid[0]

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image, ImageDraw, ImageFont
 
-from ropevit.data.listing import ImageFile, join_names
+from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.locks import is_empty, lock_folder
-from ropevit.text import printable
+from ropevit.text import join_names, printable
 
 Colour = tuple[int, int, int]
 #: Left, top, right and bottom in pixels.

@@ -271,11 +271,6 @@ def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: st
     return Curve(name=name, position=found["model"]["position"], points=points, trained_at=found["model"]["trained_at"])
 
 
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Name some of many in a line."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 class EvalTimer:
     """Takes the time and the memory of measuring at a size.
 

@@ -10,10 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ropevit.models.base import BaseModel
 from ropevit.tasks.common.optim import Ema
-
-#: Classes of layers whose weights are gathered together where weights are shared out.
-SHARDED_LAYERS = ("Block", "SwinBlock")
 
 
 def apply_fsdp(model: nn.Module, device: torch.device) -> None:
@@ -23,8 +21,9 @@ def apply_fsdp(model: nn.Module, device: torch.device) -> None:
     the angles made from them, stay float32 in mixed precision.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    layers = tuple(body.block_class for body in model.modules() if isinstance(body, BaseModel))
     for module in model.modules():
-        if type(module).__name__ in SHARDED_LAYERS:
+        if isinstance(module, layers):
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
 

@@ -49,11 +49,11 @@ class BackboneOptions:
         """
         names = ("width", "depth", "heads", "patch_size")
         changes = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if not self.swin:
-            changes["drop_path_rule"] = "linear"  # as ViTDet, BEiT and mmseg have it; the classifier's is constant
-        elif self.window is not None:
+        config = variant_config(self.model, self.position)
+        if config.windowed and self.window is not None:
             changes["window_size"] = self.window
-        return variant_config(self.model, self.position, drop_path=self.drop_path, **changes)
+        changes = {"drop_path": self.drop_path, **config.dense_fields, **changes}
+        return variant_config(self.model, self.position, **changes)
 
     def init_source(self) -> str | None:
         """Return the file or published name of the initial weights; None for random initialisation.

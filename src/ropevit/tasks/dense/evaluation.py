@@ -10,8 +10,9 @@ from torch import nn
 
 from ropevit.data.loading import describe_skipped
 from ropevit.tasks.common.eval_results import fingerprint
-from ropevit.tasks.common.evaluation import EvalContext, EvalTimer, listed
+from ropevit.tasks.common.evaluation import EvalContext, EvalTimer
 from ropevit.tasks.dense.model_file import ConfigT, ModelInfo
+from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 
 
@@ -54,7 +55,7 @@ def check_classes(path: Path, stored: Sequence[str], data: Path, given: Sequence
         return
     sides = [("only in the checkpoint", stored, given), ("only in the data", given, stored)]
     differing = [(where, [name for name in these if name not in set(those)]) for where, these, those in sides]
-    words = [f"{where}: {listed(names)}" for where, names in differing if names] or ["the same in another order"]
+    words = [f"{where}: {join_names(names)}" for where, names in differing if names] or ["the same in another order"]
     raise ValueError(
         f"{path} knows {len(stored)} classes, {data} has {len(given)} others ({'; '.join(words)}); give the data that "
         "it was trained for"

@@ -12,14 +12,17 @@ from torch import Tensor
 from ropevit.data.coco_classes import COCO_CATEGORIES
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.files import write_atomically
-from ropevit.models.registry import SWIN_SIZES, VIT_SIZES
+from ropevit.models.swin.variants import SIZES as SWIN_SIZES
+from ropevit.models.vit.variants import SIZES as VIT_SIZES
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.detectron2 import from_detectron, to_detectron, unsaid
 from ropevit.tasks.detect.detrex import check_fit, from_detrex, to_detrex
 from ropevit.tasks.detect.model import DETECTOR, DetectModel, Detector
-from ropevit.weights.errors import WeightsError, join_names
-from ropevit.weights.layouts import unwrap
-from ropevit.weights.loading import check_finite, grouped
+from ropevit.text import join_names
+from ropevit.weights.errors import WeightsError
+from ropevit.weights.loading import check_finite
+from ropevit.weights.match import grouped
+from ropevit.weights.parse import unwrap
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 

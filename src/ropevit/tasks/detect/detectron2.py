@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig
 from ropevit.models.windows import relative_index
-from ropevit.weights.errors import WeightsError, join_names
+from ropevit.text import join_names
+from ropevit.weights.errors import WeightsError
 
 #: Ours and theirs, the first that fits: "{}" stands for the number of a block, and what follows is the same in both.
 VIT = (

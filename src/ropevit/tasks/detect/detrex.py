@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ropevit.tasks.detect.dino import Dino
-from ropevit.weights.errors import WeightsError, join_names
+from ropevit.text import join_names
+from ropevit.weights.errors import WeightsError
 
 #: Ours and theirs: "{}" stands for the number of a layer, and what follows a name is the same in both.
 NAMES = (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.swin import SwinConfig
+from ropevit.models.vit import ViTConfig
 from ropevit.models.vit.dense import pad_to
 from ropevit.tasks.dense.backbone import PRETRAINED, BackboneOptions
 from ropevit.tasks.dense.init_weights import backbone_signature
@@ -82,6 +83,7 @@ class DetectModel(BackboneOptions):
         body = self.body_config()
         if isinstance(body, SwinConfig):
             return DenseSwinConfig(body=body, stages=SWIN_STAGES if self.stages is None else self.stages)
+        assert isinstance(body, ViTConfig)
         body = body if self.layer_scale else replace(body, layer_scale=None)
         pyramid = PyramidConfig(scales=VIT_SCALES, channels=self.dino.width, top=True)
         return DenseViTConfig(

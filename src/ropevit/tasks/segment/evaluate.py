@@ -6,7 +6,6 @@ from pathlib import Path
 
 from ropevit.data.ade import open_ade
 from ropevit.extras import require
-from ropevit.models.dense import DenseViTConfig
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
@@ -137,7 +136,7 @@ def apply_scaling_override(
             than a crop; if there is no such rule, or no rotation.
     """
     backbone = info.config.backbone_config()
-    if not isinstance(backbone, DenseViTConfig) or len(backbone.seeing_all) < backbone.body.depth:
+    if not backbone.attends_everywhere:
         raise ValueError(
             f"got scaling={scaling!r} for {info.config.model} with windows, which are as large as in training at any "
             "size; rules are for a ViT whose blocks attend everywhere: leave it out"

@@ -7,6 +7,7 @@ import tyro
 
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViTConfig
 from ropevit.models.swin import SwinConfig
+from ropevit.models.vit import ViTConfig
 from ropevit.tasks.dense.backbone import BackboneOptions
 from ropevit.tasks.dense.init_weights import backbone_signature
 from ropevit.tasks.dense.model_file import PIXELS, ModelFormat
@@ -84,6 +85,7 @@ class SegmentModel(BackboneOptions):
                     f"got taps={self.taps} (--out-indices), neck={self.neck!r} for a Swin; they are options of a ViT"
                 )
             return DenseSwinConfig(body=body)
+        assert isinstance(body, ViTConfig)
         if body.depth < len(STRIDES):
             raise ValueError(f"got depth={body.depth}; expected at least {len(STRIDES)} blocks, one for each map")
         return vit_config(body, last_of_quarters(body.depth) if self.taps is None else self.taps, self.window)

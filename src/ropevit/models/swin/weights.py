@@ -1,0 +1,204 @@
+"""State dicts of a Swin: the published layout with its derived tables, timm's, and what shapes tell."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ropevit.kernels.windows import ceil_div, make_mask
+from ropevit.models.positions import SWIN_EMBEDDINGS
+from ropevit.models.state_dict import (
+    InferredModel,
+    KeyPattern,
+    Shapes,
+    StateDictAdapter,
+    axis_length,
+    count_layers,
+    infer_common,
+    match_keys,
+    positions_with,
+    rope_parameters,
+)
+from ropevit.models.swin.config import SwinConfig
+from ropevit.models.windows import relative_index
+from ropevit.rope import axial_frequencies, grid_positions
+
+BLOCKS = r"layers\.(\d+)\.blocks\."
+
+#: Most stages of a Swin, each of twice the channels of the one before.
+MOST_STAGES = 16
+
+#: Learned frequencies of a block, in our spelling.
+FREQUENCIES = "layers.{}.blocks.{}.attn.rope.freqs"
+
+#: Weights that merge the patches of a stage.
+MERGING = ("norm.weight", "norm.bias", "reduction.weight")
+
+
+def infer_swin(tensors: Mapping[str, Tensor]) -> InferredModel | None:
+    """Infer what the weights of a Swin tell."""
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    common, stages = infer_common(shapes), range(count_layers(shapes, BLOCKS))
+    if common is None or not 0 < len(stages) <= MOST_STAGES:
+        return None
+    frequencies = [key for key in tensors if re.fullmatch(r"layers\.\d+\.blocks\.\d+\.attn\.rope[._]freqs", key)]
+    fixed = bool(frequencies) and all(is_fixed(tensors[key]) for key in frequencies)
+    bias = axis_length(shapes, "layers.0.blocks.0.attn.relative_position_bias_table", 0)
+    heads = [infer_heads(shapes, stage) for stage in stages]
+    width, window = common["width"], infer_window(shapes, bias)
+    return InferredModel(
+        architecture="swin",
+        fields=common
+        | {
+            "depths": tuple(count_layers(shapes, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in stages),
+            "mlp_ratio": (axis_length(shapes, "layers.0.blocks.0.mlp.fc1.weight", 0) or 4 * width) / width,
+        },
+        start={"window_size": window},
+        positions=positions_with(
+            SWIN_EMBEDDINGS,
+            {"axial"} if fixed else rope_parameters(bool(frequencies)),
+            "pos_embed" in shapes,
+            bias is not None,
+        ),
+        heads=tuple(heads) if all(heads) else None,
+        patches=axis_length(shapes, "pos_embed", 1)
+        or (axis_length(shapes, "layers.0.blocks.1.attn_mask", 0) or 8 * 8) * window**2,
+    )
+
+
+def infer_window(shapes: Shapes, bias: int | None) -> int:
+    """Infer the side of the windows, in tokens: from the rows of a bias table, positions, or as published."""
+    if bias:
+        return (math.isqrt(bias) + 1) // 2
+    return math.isqrt(axis_length(shapes, "layers.0.blocks.0.attn.rope_t_x", 0) or 49)
+
+
+def infer_heads(shapes: Shapes, stage: int) -> int:
+    """Infer the heads of a stage, which are axis 1 of several weights; 0 where there is none of them."""
+    names = ("rope.freqs", "rope_freqs", "relative_position_bias_table")
+    return next((n for name in names if (n := axis_length(shapes, f"layers.{stage}.blocks.0.attn.{name}", 1))), 0)
+
+
+def derived_tables(config: SwinConfig) -> dict[str, Tensor]:
+    """Make the tables of every block: positions in the window, fixed frequencies, indices and masks."""
+    window, tables = config.window_size, {}
+    x, y = grid_positions(window, window).unbind(-1)
+    for stage, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
+        side = config.grid[0] // 2**stage
+        mask = make_mask(side, side, window, (window // 2, window // 2), torch.device("cpu"))
+        for block in range(depth):
+            name = f"layers.{stage}.blocks.{block}"
+            if config.rope:
+                tables |= {f"{name}.attn.rope_t_x": x.contiguous(), f"{name}.attn.rope_t_y": y.contiguous()}
+            if config.rope == "axial":
+                tables[f"{name}.attn.rope_freqs"] = published_frequencies(config, stage).expand(-1, heads, -1)
+            if config.bias:
+                tables[f"{name}.attn.relative_position_index"] = relative_index(window)
+            if block % 2 and side > window:
+                tables[f"{name}.attn_mask"] = torch.zeros(mask.shape).masked_fill(~mask, -100.0)
+    return tables
+
+
+def fixed_frequencies(config: SwinConfig, stage: int) -> Float[Tensor, "2 1 P"]:
+    """Compute the frequencies of RoPE-Axial in a stage, which all its heads share."""
+    return axial_frequencies(config.width * 2**stage // config.heads[stage], config.theta).unsqueeze(1)
+
+
+def published_frequencies(config: SwinConfig, stage: int) -> Float[Tensor, "2 1 P"]:
+    """Compute the same as the published code, which rotates by float32(pi / 2), whose cosine is -4e-8 instead of 0."""
+    x, y = fixed_frequencies(config, stage).unbind(0)
+    return torch.stack([x + y * torch.tensor(torch.pi / 2).cos(), y])
+
+
+def drop_fixed(state: dict[str, Tensor], config: SwinConfig) -> dict[str, str]:
+    """Take the fixed frequencies of a published RoPE-Axial Swin out of its weights, if they are the model's own.
+
+    Args:
+        state: Weights by our names; changed in place.
+        config: The model.
+
+    Returns:
+        What was taken out: name -> why.
+
+    Raises:
+        ValueError: If they are others, which the published code would not notice.
+    """
+    if config.rope != "axial":
+        return {}
+    dropped = {}
+    for stage, block in match_keys(FREQUENCIES, state):
+        name = FREQUENCIES.format(stage, block)
+        theirs = state[name]
+        if int(stage) >= len(config.depths) or not is_fixed(theirs):
+            continue  # of another model, or learned: left to the checks
+        ours = fixed_frequencies(config, int(stage)).expand(-1, config.heads[int(stage)], -1).to(theirs.dtype)
+        if ours.shape != theirs.shape:
+            continue
+        if not torch.allclose(theirs, ours, rtol=torch.finfo(theirs.dtype).eps, atol=1e-5):
+            raise ValueError(
+                f"was made with other fixed frequencies than the model's (theta {infer_theta(theirs):.4g} "
+                f"instead of {config.theta:g}, in {name}); build the model with the file's rope_theta"
+            )
+        dropped[name] = "fixed frequencies, the same as the model's own"
+        del state[name]
+    return dropped
+
+
+def is_fixed(frequencies: Tensor) -> bool:
+    """Tell fixed frequencies (2, A, P), whose pairs rotate with x or with y but never both, from learned ones."""
+    if frequencies.is_meta or frequencies.ndim != 3 or frequencies.shape[0] != 2 or frequencies.shape[-1] % 2:
+        return False
+    (x, not_x), (not_y, y) = (row.float().chunk(2, dim=-1) for row in frequencies)
+    zeros = torch.cat([not_x, not_y]).abs()
+    return bool((zeros < 1e-5).all() and (x > 0).all() and (y > 0).all())
+
+
+def infer_theta(frequencies: Tensor) -> float:
+    """Infer theta from fixed frequencies: the second over the first is theta^(-2/P)."""
+    pairs = frequencies.shape[-1]
+    return float(frequencies[0, 0, min(1, pairs // 2 - 1)] / frequencies[0, 0, 0]) ** (-pairs / 2)
+
+
+def implied_fields(config: SwinConfig, layout: str) -> dict[str, Any]:
+    """List the fields that the published layout takes for granted, with their values.
+
+    Raises:
+        ValueError: If it cannot hold the model.
+    """
+    if config.position == "none" or config.absolute:
+        what = "an absolute" if config.absolute else "no"
+        raise ValueError(
+            f"has {what} position embedding, which the {layout} layout cannot say; keep it in ropevit layout"
+        )
+    unit = config.window_size * config.stride  # whole windows in every stage
+    implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
+    return implied | {"img_size": (ceil_div(config.img_size[0], unit) * unit,) * 2}
+
+
+ADAPTER = StateDictAdapter(
+    blocks=BLOCKS,
+    infer=infer_swin,
+    layouts={
+        "published": (KeyPattern(FREQUENCIES, "layers.{}.blocks.{}.attn.rope_freqs"),),  # (2, A, P)
+        "timm-swin": (  # since timm 0.9, which counts the merging of a stage to the one behind it
+            KeyPattern("head.weight", "head.fc.weight"),
+            KeyPattern("head.bias", "head.fc.bias"),
+            *(KeyPattern(name, name, later=1) for name in (f"layers.{{}}.downsample.{end}" for end in MERGING)),
+        ),
+    },
+    own_keys=(FREQUENCIES,),
+    derived={
+        r"(.+\.)?rope_t_[xy]": "positions, made anew for every image",
+        r"(.+\.)?relative_(position_index|coords_table)": "a table, made anew for every window",
+        r"(.+\.)?attn_mask": "a mask, made anew for every image",
+    },
+    written=("published",),
+    derived_tables=derived_tables,
+    drop_fixed=drop_fixed,
+    implied_fields=implied_fields,
+)

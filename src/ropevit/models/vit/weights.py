@@ -1,0 +1,96 @@
+"""State dicts of a ViT: the published layout, timm's, and what shapes tell."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ropevit.models.positions import VIT_EMBEDDINGS
+from ropevit.models.state_dict import (
+    InferredModel,
+    KeyPattern,
+    StateDictAdapter,
+    axis_length,
+    count_layers,
+    infer_common,
+    positions_with,
+    rope_parameters,
+)
+from ropevit.models.vit.config import ViTConfig
+from ropevit.models.vit.variants import TIMM_NAMES
+from ropevit.rope import grid_positions
+
+BLOCKS = r"blocks\.(\d+)\."
+
+#: What the other layouts cannot say of a ViT and take for granted; theta and the grid apart.
+IMPLIED = {
+    "published": {"pooling": "token", "class_token": True, "num_registers": 0, "frames": None, "pairs": None},
+    "timm": {"pooling": "token", "class_token": True, "frames": None, "pairs": None},
+}
+
+
+def infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
+    """Infer what the shapes of a ViT tell."""
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    common = infer_common(shapes)
+    if common is None:
+        return None
+    frequencies = next((key for key in shapes if re.fullmatch(r"(.*\.)?freqs", key)), "")
+    width = common["width"]
+    return InferredModel(
+        architecture="vit",
+        fields=common
+        | {
+            "depth": count_layers(shapes, BLOCKS),
+            "mlp_ratio": (axis_length(shapes, "blocks.0.mlp.fc1.weight", 0) or 4 * width) / width,
+            "class_token": "cls_token" in shapes,
+            "num_registers": axis_length(shapes, "register_tokens", 1) or axis_length(shapes, "reg_token", 1) or 0,
+        },
+        start={"layer_scale": 1e-4 if "blocks.0.gamma_1" in shapes else None},
+        positions=positions_with(VIT_EMBEDDINGS, rope_parameters(bool(frequencies)), "pos_embed" in shapes),
+        heads=axis_length(shapes, frequencies, -2) if frequencies.count(".") else None,
+        patches=axis_length(shapes, "pos_embed", 1) or axis_length(shapes, "freqs_t_x", 0) or 14 * 14,
+    )
+
+
+def derived_tables(config: ViTConfig) -> dict[str, Tensor]:
+    """Make the positions that the published code keeps beside learned frequencies."""
+    if config.rope != "mixed":
+        return {}
+    x, y = grid_positions(*config.grid).unbind(-1)
+    return {"freqs_t_x": x.contiguous(), "freqs_t_y": y.contiguous()}
+
+
+def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
+    """List the fields that a layout takes for granted, with their values.
+
+    Raises:
+        ValueError: If the layout cannot hold the model.
+    """
+    if config.position == "none":
+        raise ValueError(f"has no position embedding, which the {layout} layout cannot say; keep it in ropevit layout")
+    implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
+    if config.absolute or layout == "published":
+        implied["grid"] = (config.grid[0],) * 2
+    return IMPLIED[layout] | implied
+
+
+ADAPTER = StateDictAdapter(
+    blocks=BLOCKS,
+    infer=infer_vit,
+    layouts={
+        "published": (KeyPattern("blocks.{}.attn.rope.freqs", "freqs", flat=True),),  # (2, depth, A P)
+        "timm": (
+            KeyPattern("blocks.{}.attn.rope.freqs", "rope.freqs"),  # (2, depth, A, P)
+            KeyPattern("register_tokens", "reg_token"),
+        ),
+    },
+    own_keys=("blocks.{}.attn.rope.freqs", "register_tokens"),
+    derived={r"(.+\.)?(freqs|rope)_t_[xy]": "positions, made anew for every image"},
+    written=("published", "timm"),
+    derived_tables=derived_tables,
+    implied_fields=implied_fields,
+    aliases=TIMM_NAMES,
+)

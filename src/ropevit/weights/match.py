@@ -1,0 +1,241 @@
+"""Match weights with a model: name and size them as it needs them, and refuse those of another model."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ropevit.models.architectures import ARCHITECTURES, Config, Model, architecture
+from ropevit.models.layers import resize_embedding, resize_time
+from ropevit.models.positions import is_published
+from ropevit.models.registry import MODELS
+from ropevit.models.windows import resize_bias
+from ropevit.text import join_names
+from ropevit.weights.errors import WeightsError
+from ropevit.weights.infer import claimed_name, explain_mismatch, square_grid
+from ropevit.weights.layouts import to_ours
+from ropevit.weights.metadata import check_config
+from ropevit.weights.parse import ParsedCheckpoint
+from ropevit.weights.reading import GIVEN
+
+HEAD = ("head.weight", "head.bias")
+#: Why weights of a backbone stayed as they were.
+NEW = "no classifier has them; they are not trained unless you trained them"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded and what was not; `print(report)` says it in words."""
+
+    source: str
+    """Path, hub id, or "the given state dict"."""
+    layout: str
+    """published, timm, timm-swin (timm's Swins since 0.9) or ropevit; published also where all have the same names."""
+    loaded: int
+    """Number of weights of the model that were set."""
+    dropped: Mapping[str, str]
+    """Entries of the file that were left out: name -> why."""
+    resized: Mapping[str, str]
+    """Weights that were resized: name -> from which grid to which."""
+    head_replaced: bool
+    """Whether the model kept its own head."""
+    new: tuple[str, ...] = ()
+    """Weights that a classifier's checkpoint cannot hold, as they were before: the new parts of a backbone."""
+
+    def __str__(self) -> str:
+        """List everything that a user may not expect."""
+        lines = [f"loaded {self.loaded} weights from {self.source} ({self.layout} layout)"]
+        lines += grouped(self.resized, "resized")
+        if self.head_replaced:
+            lines.append("  kept the model's own head: it is not trained unless you trained it")
+        lines += grouped(dict.fromkeys(self.new, NEW), "kept")
+        return "\n".join([*lines, *grouped(self.dropped, "dropped")])
+
+
+def grouped(names: Mapping[str, str], verb: str) -> list[str]:
+    """List what was done to which entries, one line for each reason."""
+    reasons = dict.fromkeys(names.values())
+    return [f"  {verb} {join_names([name for name in names if names[name] == why], 3)}: {why}" for why in reasons]
+
+
+def match_state_dict(
+    model: Model, found: ParsedCheckpoint, replace_head: bool = False, grid: tuple[int, int] | None = None
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Spell and size the weights of a checkpoint as a model needs them, looking only at names and shapes.
+
+    Returns:
+        Weights by the model's names (all of them, but for a replaced head), and the report.
+
+    Raises:
+        WeightsError: If they do not fit.
+    """
+    if found.facts is not None and found.is_video != model.config.is_video:
+        kind, other = ("videos", "images") if found.is_video else ("images", "videos")
+        way = (
+            "give weights of images, or build the video model with frames="
+            if found.is_video
+            else "create_model(NAME, frames=..., pretrained=SOURCE) starts from such weights"
+        )
+        raise WeightsError(f"{found.source} holds a model of {kind}, while the model is one of {other}; {way}")
+    if found.config is not None:
+        check_config(found.config, model.config, found.source, replace_head)
+    try:
+        state, dropped = to_ours(found.state, found.layout, model.config)
+    except WeightsError as error:
+        raise WeightsError(f"{found.source} holds {error}") from error
+    dropped = found.dropped | dropped
+    if replace_head:
+        dropped |= {
+            name: "replace_head=True keeps the model's own" for name in HEAD if state.pop(name, None) is not None
+        }
+    own = model.state_dict()
+    if "pos_embed" not in own and state.pop("pos_embed", None) is not None:
+        dropped["pos_embed"] = "the model has no absolute embedding"
+    dropped |= drop_fixed(state, model.config, found.source)
+    resized = resize_tables(state, own) | resize_steps(state, own) | resize(state, own, model.config, found, grid)
+    wanted = {name: value for name, value in own.items() if not (replace_head and name in HEAD)}
+    config = replace(model.config, num_classes=found.num_classes or 0) if replace_head else model.config
+    check_shapes(state, wanted, found, config)
+    check_rotation(model.config, found)
+    check_claim(model.config, found)
+    return state, LoadReport(found.source, found.layout, len(state), dropped, resized, replace_head)
+
+
+def drop_fixed(state: dict[str, Tensor], config: Config, source: str) -> dict[str, str]:
+    """Take fixed frequencies, which our models make anew, out of weights by our names.
+
+    Returns:
+        What was taken out: name -> why.
+
+    Raises:
+        WeightsError: If they are not those of the model.
+    """
+    drop = ARCHITECTURES[architecture(config)].weights.drop_fixed
+    try:
+        return {} if drop is None else drop(state, config)
+    except ValueError as error:
+        raise WeightsError(f"{source} {error}") from error
+
+
+def resize(
+    state: dict[str, Tensor],
+    own: Mapping[str, Tensor],
+    config: Config,
+    found: ParsedCheckpoint,
+    grid: tuple[int, int] | None,
+) -> dict[str, str]:
+    """Resize an absolute embedding of another grid in place; one of a wrong shape is left to the checks."""
+    embedding = state.get("pos_embed")
+    if embedding is None or embedding.ndim != 3 or "pos_embed" not in own or embedding.shape[-1] != config.width:
+        return {}
+    patches = embedding.shape[1]
+    theirs = grid or (found.config.grid if found.config else square_grid(patches))
+    if theirs is None or theirs[0] * theirs[1] != patches:
+        given = f"grid={theirs} has not so many" if theirs else "that is no square"
+        raise WeightsError(
+            f"pos_embed in {found.source} is for {patches} patches, and {given}; pass grid=(rows, columns)"
+        )
+    ours = config.grid
+    if theirs == ours:
+        return {}
+    state["pos_embed"] = resize_embedding(embedding, theirs, *ours)
+    return {"pos_embed": f"from {theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} patches"}
+
+
+def resize_steps(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Resize a temporal embedding of another number of tubelets in place; a wrong shape is left to the checks."""
+    theirs, ours = state.get("time_embed"), own.get("time_embed")
+    if theirs is None or ours is None or theirs.ndim != 3 or theirs.shape[1] == ours.shape[1]:
+        return {}
+    state["time_embed"] = resize_time(theirs, ours.shape[1])
+    return {"time_embed": f"from {theirs.shape[1]} to {ours.shape[1]} tubelets"}
+
+
+def resize_tables(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Resize relative position biases of another window in place; one of a wrong shape is left to the checks."""
+    resized = {}
+    for name, table in own.items():
+        theirs = state.get(name)
+        if not name.endswith("relative_position_bias_table") or theirs is None or theirs.ndim != 2:
+            continue
+        side, wanted = math.isqrt(theirs.shape[0]), math.isqrt(table.shape[0])
+        if side**2 == theirs.shape[0] and side % 2 and side != wanted and theirs.shape[1] == table.shape[1]:
+            before, after = (side + 1) // 2, (wanted + 1) // 2
+            state[name] = resize_bias(theirs, after)
+            resized[name] = f"from windows of {before} x {before} to {after} x {after} tokens"
+    return resized
+
+
+def check_shapes(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: ParsedCheckpoint, config: Config
+) -> None:
+    """Compare names and shapes with those of the model."""
+    shape = {name: tuple(value.shape) for name, value in state.items()}
+    want = {name: tuple(value.shape) for name, value in wanted.items()}
+    kinds = {
+        "missing": [f"{name} {want[name]}" for name in want if name not in shape],
+        "unexpected": [f"{name} {shape[name]}" for name in shape if name not in want],
+        "misshapen": [
+            f"{name} {shape[name]} instead of {want[name]}"
+            for name in want
+            if shape.get(name, want[name]) != want[name]
+        ],
+    }
+    if any(kinds.values()):
+        listed = "; ".join(f"{len(names)} {kind}: {join_names(names)}" for kind, names in kinds.items() if names)
+        head_alone = not {name for name in {**want, **shape} if want.get(name) != shape.get(name)} - set(HEAD)
+        told = explain_mismatch(found.facts, found.state, config, head_alone)
+        raise WeightsError(f"{found.source} does not fit the model; {told} [{listed}]")
+
+
+def check_rotation(config: Config, found: ParsedCheckpoint) -> None:
+    """Refuse fixed frequencies for a model that learns its own: a published Swin keeps both under the same name.
+
+    Rope types without published weights have names of their own for what they learn.
+    """
+    if found.config is not None or found.facts is None or not is_published(config.position):
+        return
+    embeddings = ARCHITECTURES[found.facts.architecture].config.embeddings
+    if config.rope not in {embeddings[name].rope for name in found.facts.positions}:
+        raise WeightsError(
+            f"{found.source} does not fit the model; {explain_mismatch(found.facts, found.state, config)}"
+        )
+
+
+def check_implied(config: Config, found: ParsedCheckpoint) -> None:
+    """Refuse a file that does not say its rotation for a model with another fixed one than the published.
+
+    Such a file is of RoPE-Axial that shares its pairs equally between x and y, or of no rotation; no shape shows it.
+    A state dict is taken to be of the model that its caller holds. Videos are not published.
+
+    Raises:
+        WeightsError: Saying what both are.
+    """
+    if found.config is not None or found.facts is None or found.source == GIVEN or config.is_video:
+        return
+    pairs = config.pairs_per_axis
+    half = sum(pairs or ()) // 2
+    if config.rope and not config.learns_rope and not is_published(config.position):
+        own, other = f"position {config.position}", f"position {config.position.replace(config.rope, 'axial')}"
+    elif config.rope == "axial" and pairs not in (None, (half, half, 0)):
+        own, other = f"pairs={pairs}", f"pairs={(half, half, 0)} or none"
+    else:
+        return
+    raise WeightsError(
+        f"{found.source} does not say its rotation, so it is taken for the published RoPE-Axial, with as many pairs "
+        f"for x as for y, while the model has {own}; build it with {other}, or load a state dict if it is this model's"
+    )
+
+
+def check_claim(config: Config, found: ParsedCheckpoint) -> None:
+    """Refuse a published file whose name, but no shape, says that its position embedding is another one."""
+    name = claimed_name(found.source)
+    if name is None or found.config is not None or found.facts is None:
+        return
+    position = MODELS[name].position
+    if position != config.position:
+        raise WeightsError(
+            f"{found.source} is, by its name, {name} with position {position}, while the model has position "
+            f"{config.position}, which no shape need show; build that model, or rename the file if its name is wrong"
+        )
