@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from ropevit.analysis.catalogue import ANALYSES
 from ropevit.cli import VERBS
+from ropevit.kernels import BACKENDS
 from ropevit.rope import ROPE_TYPES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/ropevit"
+REGISTRIES = (ROPE_TYPES, ANALYSES, BACKENDS)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -26,10 +29,11 @@ def blocks(language: str) -> list:
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples write files
-    types = dict(ROPE_TYPES)
+    before = [dict(registry) for registry in REGISTRIES]
     exec(compile(code, "example", "exec"), {})  # a reader pastes a block alone
-    ROPE_TYPES.clear()  # what an example registered
-    ROPE_TYPES.update(types)
+    for registry, rows in zip(REGISTRIES, before, strict=True):  # what an example registered
+        registry.clear()
+        registry.update(rows)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -77,7 +77,7 @@ def test_some_rows_and_queries_are_those_of_all():
         every, hidden = each.scores(rows, tokens), each.masked(rows, tokens)
         some, queries = torch.tensor([len(rows) - 1, 0]), torch.tensor([1, 4, 8])
         torch.testing.assert_close(each.scores(some, queries), every[some][:, :, queries])
-        assert torch.equal(each.hidden(some, queries), hidden[some][:, :, queries])
+        assert torch.equal(each.masked(some, queries), hidden[some][:, :, queries])
         assert torch.equal(hidden, every[:, :1].isneginf())
     assert hidden.any()
 

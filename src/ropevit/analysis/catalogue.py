@@ -1,5 +1,6 @@
-"""Every figure by name: one row a figure."""
+"""The catalogue of figures: one row per figure."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,10 +24,11 @@ __all__ = [
     "FigureOutcome",
     "FigureResult",
     "find_analyses",
+    "register_figure",
     "try_analysis",
 ]
 
-#: name -> figure, in the order of a page that has them all.
+#: name -> figure, in the order of the page of `ropevit figures all`. Open to other packages: `register_figure`.
 ANALYSES: dict[str, Analysis] = {
     name: Analysis(name, module.TITLE, module.TEXT, module.make)
     for name, module in {
@@ -41,20 +43,34 @@ ANALYSES: dict[str, Analysis] = {
 }
 
 
+def register_figure(analysis: Analysis) -> None:
+    """Add a figure to the catalogue, for `ropevit figures` and its page; its name becomes the name of its files.
+
+    Raises:
+        ValueError: If the name is taken, or is not of lower-case letters, digits and underscores.
+    """
+    name = analysis.name
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "all":
+        raise ValueError(f"got figure {name!r}; expected lower-case letters, digits and underscores, and not 'all'")
+    if name in ANALYSES:
+        raise ValueError(f"a figure named {name!r} exists already; choose another name")
+    ANALYSES[name] = analysis
+
+
 class FigureOutcome(NamedTuple):
-    """What became of a figure."""
+    """A figure, or the reason why the model has none."""
 
     analysis: Analysis
     result: FigureResult | None
     note: str = ""
-    """Why there is none."""
+    """The reason why there is none."""
 
 
 def find_analyses(name: str) -> Sequence[Analysis]:
-    """Find a figure by its name; `all` finds all of them.
+    """Return the figure of a name, or all figures for `all`.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no figure has the name.
     """
     if name != "all" and name not in ANALYSES:
         raise ValueError(f"no figure named {name!r}; choose one of {', '.join(ANALYSES)}, or all")
@@ -62,7 +78,7 @@ def find_analyses(name: str) -> Sequence[Analysis]:
 
 
 def try_analysis(analysis: Analysis, subject: FigureModel, options: FigureOptions) -> FigureOutcome:
-    """Make a figure, or say why this model has none; other errors are the caller's."""
+    """Make a figure; where the model does not have it, the outcome carries the reason. Other errors are raised."""
     try:
         return FigureOutcome(analysis, analysis.make(subject, options))
     except NothingToDrawError as error:

@@ -8,7 +8,6 @@ that autograd needs to concatenate them anyway.
 import os
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,8 +18,13 @@ from ropevit.kernels import native
 from ropevit.kernels.assume_constant import assume_constant
 from ropevit.rope.rotation import apply_rotary, check_finite, check_shapes, rotary_cos_sin
 
-#: name -> module with `rotate_` and `backward`; the reference is plain PyTorch, differentiable any number of times.
-BACKENDS = {"reference": None, "cpu": "ropevit.kernels.cpu", "triton": "ropevit.kernels.triton_rotation"}
+#: name -> object with `rotate_` and `backward`, or the name of a module that has them and is imported on first use. The
+#: reference is plain PyTorch, differentiable any number of times. Open to other packages: see docs/extending.md.
+BACKENDS: dict[str, Any] = {
+    "reference": None,
+    "cpu": "ropevit.kernels.cpu",
+    "triton": "ropevit.kernels.triton_rotation",
+}
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -143,15 +147,16 @@ def under_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def backend_module(backend: str) -> ModuleType:
-    """Import the module of a backend, on first use."""
-    return import_module(str(BACKENDS[backend]))
+def load_backend(backend: str) -> Any:
+    """Return what implements a backend; a module is imported on first use."""
+    found = BACKENDS[backend]
+    return import_module(found) if isinstance(found, str) else found
 
 
 @torch.library.custom_op("ropevit::rotate_qkv_", mutates_args=("qkv",))
 def rotate_op(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str) -> None:
     """Rotate q and k in place."""
-    backend_module(backend).rotate_(qkv, positions, frequencies, num_prefix)
+    load_backend(backend).rotate_(qkv, positions, frequencies, num_prefix)
 
 
 @torch.library.custom_op("ropevit::rotate_qkv_backward", mutates_args=())
@@ -166,7 +171,7 @@ def backward_op(
     of_positions: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the projection, the frequencies and the positions; the last two may be empty."""
-    gradients_found = backend_module(backend).backward(
+    gradients_found = load_backend(backend).backward(
         gradients, rotated, positions, frequencies, num_prefix, of_positions=of_positions
     )
     grad_qkv, grad_frequencies, grad_positions = (

@@ -1,0 +1,58 @@
+import pytest
+from matplotlib.figure import Figure
+
+from ropevit.analysis.catalogue import (
+    ANALYSES,
+    Analysis,
+    FigureModel,
+    FigureOptions,
+    FigureResult,
+    find_analyses,
+    register_figure,
+    try_analysis,
+)
+from ropevit.analysis.layers import NothingToDrawError
+from ropevit.models import ViT, ViTConfig
+
+SUBJECT = FigureModel(
+    model=ViT(ViTConfig(position="none", width=16, depth=1, heads=1, img_size=(32, 32))),
+    label="x",
+    trained_size=(32, 32),
+)
+
+
+@pytest.fixture
+def catalogue():
+    before = dict(ANALYSES)
+    yield ANALYSES
+    ANALYSES.clear()
+    ANALYSES.update(before)
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_a_figure_from_outside_is_found_and_made_like_the_others():
+    made = FigureResult(Figure(), [{"label": "x"}])
+    register_figure(
+        Analysis("mine", "Mine", "A text.", lambda subject, _: made._replace(rows=[{"label": subject.label}]))
+    )
+    (mine,) = find_analyses("mine")
+    assert find_analyses("all")[-1] is mine
+    assert try_analysis(mine, SUBJECT, FigureOptions()).result == made
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_a_figure_that_the_model_does_not_have_leaves_its_reason():
+    def refuse(*_):
+        raise NothingToDrawError("nothing\n rotates")
+
+    register_figure(Analysis("mine", "Mine", "A text.", refuse))
+    outcome = try_analysis(ANALYSES["mine"], SUBJECT, FigureOptions())
+    assert (outcome.result, outcome.note) == (None, "nothing rotates")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("phases", "exists already"), ("My figure", "lower-case"), ("all", "not 'all'")]
+)
+def test_names_of_figures_that_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        register_figure(Analysis(name, "", "", lambda *_: FigureResult(None, [])))
