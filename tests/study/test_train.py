@@ -7,7 +7,9 @@ import torch
 
 from ropevit.models import VIT_EMBEDDINGS
 from ropevit.study.events import Evaluating, RunStarted, StepDone
-from ropevit.study.train import DivergedError, Interrupted, learning_rate, start_model, train
+from ropevit.study.job import Interrupted
+from ropevit.study.train import learning_rate, start_model, train
+from ropevit.tasks.common.metrics_log import DivergedError
 from ropevit.weights.saving import load_model
 
 

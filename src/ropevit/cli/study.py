@@ -20,7 +20,7 @@ from ropevit.study.settings import TERMS
 
 #: Curves that have a column each; more are rows.
 MAX_COLUMNS = 4
-FLOOR_NOTE = f"{FLOOR_MARK} not counted: hardly more than the floor, which a model reaches that learned nothing"
+FLOOR_NOTE = f"{FLOOR_MARK} not counted: hardly above the floor, the score of a model that learned nothing"
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:

@@ -1,4 +1,4 @@
-"""The state of a training on disk: its checkpoint and its log, refused where they are damaged."""
+"""Checkpoint and log of a training run, with checks for damage."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from ropevit.weights.reading import read_file
 
 @dataclass
 class RunState:
-    """A training on its way; all of it is in a checkpoint."""
+    """State of a training run, as a checkpoint stores it."""
 
     model: ViT
     optimizer: torch.optim.Optimizer
@@ -27,9 +27,9 @@ class RunState:
 
 
 def save(state: RunState, job: RunJob) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
-    It needs no state of random numbers: every draw comes from a stream that the panel, the seed and the step name.
+    It holds no generator state: every random number is derived from the panel, the seed and the step.
     """
     content = {
         "model": state.model.state_dict(),
@@ -43,12 +43,12 @@ def save(state: RunState, job: RunJob) -> None:
 
 
 def identity(job: RunJob) -> dict[str, Any]:
-    """Name the training that a checkpoint belongs to."""
+    """Return the entries that identify the run of a checkpoint."""
     return {"run": asdict(job.run), "images": job.images}
 
 
 def resume(state: RunState, job: RunJob) -> None:
-    """Put a training where its checkpoint was.
+    """Load the checkpoint into the state.
 
     Raises:
         ValueError: If the file is damaged, or is not a checkpoint of this training.
@@ -60,16 +60,16 @@ def resume(state: RunState, job: RunJob) -> None:
         state.model.load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])
         check_moments(state.optimizer)
-    except Exception as error:  # what is damaged can raise anything
+    except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"cannot go on from {path}: {first_line(error)}; delete it to train this run again") from error
     state.step, state.seconds, state.step_ms = content["step"], content["seconds"], content["step_ms"]
 
 
 def check(content: Any, job: RunJob) -> None:
-    """Refuse what is no checkpoint of a training, or one of another training.
+    """Check that the content of a file is a checkpoint of this run.
 
     Raises:
-        ValueError: Saying which.
+        ValueError: If it is not, with the reason.
     """
     if not isinstance(content, Mapping):
         raise ValueError(f"it holds {type(content).__name__}, expected a dict")
@@ -85,10 +85,10 @@ def check(content: Any, job: RunJob) -> None:
 
 
 def check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse running averages of another shape than their parameters: torch takes any.
+    """Check that AdamW's running averages have the shapes of their parameters, which torch does not.
 
     Raises:
-        ValueError: If one does not fit.
+        ValueError: If a shape differs.
     """
     for parameter, moments in optimizer.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
@@ -97,10 +97,10 @@ def check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drop the lines of a log that come after a step, and a last line cut short.
+    """Remove the lines of a log after a step, and an incomplete last line.
 
     Raises:
-        ValueError: If another line is damaged.
+        ValueError: If any other line is damaged.
     """
     if not path.exists():
         return
@@ -111,10 +111,10 @@ def truncate_log(path: Path, step: int) -> None:
 
 
 def step_of(line: bytes, source: str) -> int:
-    """Read the step of a line of the log.
+    """Return the step of a log line.
 
     Raises:
-        ValueError: If it is damaged.
+        ValueError: If the line is damaged.
     """
     hint = "delete the log, or the folder to train this run again"
     try:

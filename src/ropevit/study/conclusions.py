@@ -1,4 +1,4 @@
-"""The sentences that answer the question of a study, from scores that are more than guessing gives."""
+"""The conclusions of a study in sentences, from scores above the floor."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,7 +50,7 @@ def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list
 
 
 def few_images_warning(images: int, classes: int) -> list[str]:
-    """Warn of a test set in which one image counts for much."""
+    """Warn of a small test set."""
     if images >= MIN_IMAGES:
         return []
     return [
@@ -80,7 +80,7 @@ def excluded_summary(result: PanelResult) -> str:
 
 
 def baseline_summary(result: PanelResult) -> str:
-    """Compare the best embedding at the largest size with the trivial way there."""
+    """Compare the best embedding at the largest size with the trivial baseline."""
     way = result.baseline
     if way is None or not result.above_floor(way.sizes[-1]):
         return ""

@@ -1,4 +1,4 @@
-"""What a study is asked to do; every field is an option of `ropevit study`."""
+"""Configuration of a study; every field is an option of `ropevit study`."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,29 +28,29 @@ class StudyConfig:
     embeddings: tuple[str, ...] = ("ape", "rope_axial", "rope_mixed")
     """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; and see `families`."""
     families: tuple[str, ...] | None = None
-    """Families of frequencies to compare, too: all, or some of golden, spiral, simplex, polar."""
+    """Further rope types to compare: all, or some of golden, spiral, simplex, polar."""
     scaling: tuple[str, ...] | None = None
-    """Rules for larger grids, such as pi, ntk, yarn+log; every trained rotation is measured with each."""
+    """RoPE scaling methods, such as pi, ntk or yarn+log; every model with RoPE is also evaluated with each."""
     train_scaling: tuple[str, ...] | None = None
-    """Rules with jitter, such as jitter(rescale=2) or normalise+jitter(rescale=2): every rotation is trained with each,
-    besides without."""
+    """RoPE scaling in training, with jitter, such as jitter(rescale=2) or normalise+jitter(rescale=2); every model with
+    RoPE is also trained with each."""
     seeds: int = 1
-    """Trainings of each embedding, each with its own weights and order of the data; 3 or more show the spread."""
+    """Runs of each embedding, with different initial weights and data order; 3 or more show the spread."""
     quick: bool = False
-    """Take a minute instead of five, for a first look: few steps, few sizes."""
+    """A first look in a minute instead of five: fewer steps and test sizes."""
     out: Path = Path("runs/study")
-    """Directory for everything that is written."""
+    """Output directory."""
     resume: bool = False
-    """Go on with the study in the directory; more seeds, test sizes and rules may be asked for. What is trained already
-    is measured again only where that is new."""
+    """Resume the study in the output directory; seeds, test sizes and scaling methods may be added. Models that are
+    trained already are only evaluated where that is new."""
     device: str = "auto"
-    """auto (the accelerator that there is, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
+    """auto (an available accelerator, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     precision: str = "auto"
     """float32, bfloat16 (mixed precision), or auto: bfloat16 where the device has matrix units for it."""
     workers: int | None = None
-    """Trainings at the same time on a CPU; None takes one for each core. A GPU runs one after the other."""
+    """Parallel runs on a CPU; None means one per core. On a GPU runs are sequential."""
     max_images: int | None = None
-    """Use no more than so many of the folder's images, balanced between classes."""
+    """Maximum number of images taken from the folder, balanced between classes."""
     train_size: int | None = None
     """Side of the training images in pixels; this and the options below replace the preset of every panel."""
     test_sizes: tuple[int, ...] | None = None
@@ -72,7 +72,7 @@ class StudyConfig:
     weight_decay: float | None = None
     """Weight decay of the matrices."""
     ape_std: float | None = None
-    """Standard deviation with which absolute embeddings start."""
+    """Standard deviation with which absolute embeddings are initialised."""
 
     def __post_init__(self) -> None:
         check_choices("panel", self.panels, PANELS)
@@ -96,7 +96,7 @@ class StudyConfig:
 
     @property
     def all_embeddings(self) -> tuple[str, ...]:
-        """Position embeddings to train, those of the families last."""
+        """Position embeddings to train, those of `families` last."""
         families = unpublished_types() if self.families == ("all",) else self.families or ()
         return (*self.embeddings, *(f"rope_{family}" for family in families))
 
@@ -117,17 +117,17 @@ class StudyConfig:
         return replace(chosen, **given)
 
     def runs(self) -> list[Run]:
-        """List every training; all embeddings of a seed come before the next seed, the panels in the order asked."""
+        """List every run; all embeddings of a seed come before the next seed."""
         return [
-            Run(panel=panel, embedding=embedding, seed=seed, train_scaling=rules)
+            Run(panel=panel, embedding=embedding, seed=seed, train_scaling=scaling)
             for seed in range(self.seeds)
             for panel in self.panels
             for embedding in self.all_embeddings
-            for rules in (None, *(self.train_scaling or () if VIT_EMBEDDINGS[embedding].rope else ()))
+            for scaling in (None, *(self.train_scaling or () if VIT_EMBEDDINGS[embedding].rope else ()))
         ]
 
     def image_size(self) -> int:
-        """Tell the largest side at which any panel looks at an image, in pixels."""
+        """Return the largest side in pixels at which any panel needs an image."""
         sizes = []
         for panel in self.panels:
             settings = self.settings(panel)
@@ -156,7 +156,7 @@ def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -
 
 
 def check_scaling(methods: tuple[str, ...]) -> None:
-    """Refuse rules that there are not, are named twice, or do nothing to a model that is only measured."""
+    """Refuse unknown or repeated scaling methods, and jitter, which has no effect in evaluation."""
     check_unique(methods)
     for rule in methods:
         if uses_jitter(rule):
@@ -164,7 +164,7 @@ def check_scaling(methods: tuple[str, ...]) -> None:
 
 
 def check_train_scaling(methods: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
-    """Refuse rules that are named twice, or with which a training would be the same as without."""
+    """Refuse repeated scaling methods, and those without jitter, which do not change training."""
     check_unique(methods)
     for rule in methods:
         parts = parse_scaling(rule, (1, 1)).methods
@@ -180,20 +180,20 @@ def check_train_scaling(methods: tuple[str, ...], embeddings: tuple[str, ...]) -
 
 
 def check_unique(methods: tuple[str, ...]) -> None:
-    """Refuse rules that are named twice, also where they are spelled otherwise: jitter is jitter( rescale=2 ).
+    """Refuse equal scaling methods, also if spelled differently: jitter is jitter( rescale=2 ).
 
     Raises:
-        ValueError: If two are the same, or there is no such rule.
+        ValueError: If two are equal, or one is unknown.
     """
     if len({parse_scaling(rule, (1, 1)).methods for rule in methods}) < len(methods):
         raise ValueError(f"got rules {', '.join(methods)}; name each once")
 
 
 def uses_jitter(scaling: str) -> bool:
-    """Tell whether there is jitter among some rules.
+    """Return whether a RoPE scaling contains jitter.
 
     Raises:
-        ValueError: If there is no such rule.
+        ValueError: If it is unknown.
     """
     return any(isinstance(part, CoordinateJitter) for part in parse_scaling(scaling, (1, 1)).methods)
 

@@ -1,4 +1,4 @@
-"""A trained model is measured: at every test size, with each rule, and by the trivial way to larger images."""
+"""Evaluation of a trained model at every test size: plain, with each RoPE scaling, and with the trivial baseline."""
 
 import time
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from ropevit.study.stored_runs import read_result
 
 
 def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Measure a trained model, without rules and with each, but for what is known already.
+    """Evaluate a trained model, plain and with each RoPE scaling, wherever no score is stored yet.
 
     Returns:
-        Fields of `result.json`: `scores`, `scaled` by rule, and `baseline` at the sizes above the training size for a
-        model that was trained without rules.
+        Fields of `result.json`: `scores`, `scaled` by RoPE scaling, and `baseline` at the sizes above the training size
+        for a model that was trained without RoPE scaling.
     """
     begin = time.perf_counter()
     scores = evaluate(model, job, known["scores"])
@@ -36,7 +36,7 @@ def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[
 
 
 def stored_scores(job: RunJob, trained: bool) -> dict[str, Any]:
-    """Read what an earlier call has measured of the same training, if it had come to its end."""
+    """Read the scores that an earlier call stored for the same run, if its training was complete."""
     path = job.folder / "result.json"
     found = read_result(path, job.run, job.images) if trained and path.exists() else {}
     return {"scores": {}, "scaled": {}, "baseline": {}, "eval_seconds": 0.0} | found
@@ -44,7 +44,7 @@ def stored_scores(job: RunJob, trained: bool) -> dict[str, Any]:
 
 @torch.no_grad()
 def evaluate(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
-    """Measure a trained model at every test size of which the score is not known, in percent; always in float32."""
+    """Return the score in percent at every test size; what is not known is evaluated in float32."""
     model.eval()
     wanted = job.panel.settings.test_sizes
     sizes, scores = [size for size in wanted if str(size) not in known], {}
@@ -55,14 +55,14 @@ def evaluate(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, f
 
 
 def scaling_methods_for(model: ViT, job: RunJob) -> tuple[str, ...]:
-    """List the rules with which a model is measured: none where it has no rotation."""
+    """Return the RoPE scaling methods to evaluate a model with: none for a model without RoPE."""
     return job.scaling if model.config.rope else ()
 
 
 def evaluate_scaled(
     model: ViT, job: RunJob, scaling: str, plain: Mapping[int, float], known: Mapping[str, float]
 ) -> dict[int, float]:
-    """Measure a trained model with a rule; at the training size, where a rule changes no bit, the score is known."""
+    """Evaluate a model with RoPE scaling; at the training size, where it has no effect, the plain score is used."""
     set_scaling(model, scaling)
     same = {str(size): score for size, score in plain.items() if size == job.panel.settings.train_size}
     try:
@@ -73,7 +73,7 @@ def evaluate_scaled(
 
 @torch.no_grad()
 def evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
-    """Measure a model at the training size on larger images that are resized to it, or cut into tiles of it."""
+    """Evaluate the trivial baseline: larger images are resized to the training size, or cut into tiles of it."""
     settings = job.panel.settings
     sizes = [size for size in settings.test_sizes if size > settings.train_size and job.run.train_scaling is None]
     model.eval()
@@ -83,5 +83,5 @@ def evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> di
 
 
 def to_json(scores: Mapping[int, float]) -> dict[str, float]:
-    """Write scores as JSON holds them."""
+    """Round scores, with the keys of JSON."""
     return {str(size): round(score, 4) for size, score in scores.items()}

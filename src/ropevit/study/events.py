@@ -1,4 +1,4 @@
-"""What a study reports while it runs; a front end shows these as it likes."""
+"""Progress events of a study; the command line turns them into bars or lines."""
 
 import re
 from collections.abc import Callable
@@ -8,21 +8,21 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training of a study."""
+    """Identity of one training run."""
 
     panel: str
     embedding: str
     seed: int
     train_scaling: str | None = None
-    """Rules that were on while it was trained."""
+    """RoPE scaling during training, such as `jitter(rescale=2)`."""
 
     @property
     def name(self) -> str:
-        """The directory of the run: panel, embedding, rules if there are any, and seed."""
-        rules = (
+        """Name of the run's directory: panel, embedding, RoPE scaling in training if any, and seed."""
+        scaling = (
             "" if self.train_scaling is None else "-" + re.sub(r"[(,]", "-", re.sub(r"[)= ]", "", self.train_scaling))
         )
-        return f"{self.panel}-{self.embedding}{rules}-seed{self.seed}"
+        return f"{self.panel}-{self.embedding}{scaling}-seed{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class RunStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """`step` of `steps` are done; a few of these come per second at most."""
+    """`step` of `steps` are done; reported at most a few times per second."""
 
     run: Run
     step: int
@@ -56,7 +56,7 @@ class StepDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluating:
-    """The model is measured at `size` pixels, the `index`-th (from 0) of `total` sizes."""
+    """The model is evaluated at `size` pixels, the `index`-th (from 0) of `total` sizes."""
 
     run: Run
     size: int
@@ -66,14 +66,14 @@ class Evaluating:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """All trainings are done, and a step of each embedding is timed."""
+    """All runs are done; the training step of each embedding is being timed."""
 
     panel: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunDone:
-    """A run has its result (also when it was there already and is kept)."""
+    """A run has its result, computed now or reused from an earlier call."""
 
     run: Run
     result: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Test images at each size, with what the trained models make of them."""
+"""Test images at each size, with the predictions of the trained models, for the report."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ COLOURS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleCell:
-    """A picture, or a word that is right or wrong."""
+    """An image, or the name of a class with whether it is right."""
 
     image: str | None = None
     text: str = ""
@@ -38,7 +38,7 @@ class ExampleCell:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleRow:
-    """Cells with a name in front."""
+    """A labelled row of cells."""
 
     label: str
     cells: tuple[ExampleCell, ...]
@@ -54,7 +54,7 @@ class SizeExamples:
 
 @dataclass(frozen=True, kw_only=True)
 class PanelExamples:
-    """The sheets of one panel."""
+    """The examples of one panel."""
 
     name: str
     title: str
@@ -126,13 +126,13 @@ def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int
 
 
 def to_image(image: Float[Tensor, "c H W"]) -> Image.Image:
-    """Make a picture of pixel values from 0 to 255."""
+    """Convert pixel values from 0 to 255 to a PIL image."""
     values = image.round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
     return Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
 def to_label_image(labels: Int[Tensor, "H W"]) -> Image.Image:
-    """Make a picture of labels."""
+    """Convert a label map to a PIL image."""
     table = torch.tensor([rgb(code) for code in COLOURS], dtype=torch.uint8)
     return Image.fromarray(table[labels.cpu() % len(COLOURS)].numpy())
 
@@ -143,7 +143,7 @@ def rgb(code: str) -> Sequence[int]:
 
 
 def data_uri(image: Image.Image) -> str:
-    """Put a picture into a page: no second file, no request."""
+    """Encode an image as a data URI."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""What a model that learned nothing scores, and when a score counts as more than that."""
+"""The floor: the score of a model that learned nothing, and the threshold above which a score counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Floor:
     """Standard errors of the scores."""
 
     def threshold(self, size: int) -> float:
-        """Give the score that is more than the floor at a size, in percent; everything is, where none was measured."""
+        """Return the score in percent from which a score counts at a size; -inf where no floor is known."""
         if size not in self.scores:
             return float("-inf")
         score = self.scores[size]
@@ -34,7 +34,7 @@ class Floor:
 
 
 def compute_floors(config: StudyConfig, images: Images) -> dict[str, dict[str, Any]]:
-    """Score what a model that learned nothing does, for each panel and test size, as `results.json` holds it."""
+    """Compute the floor of each panel and test size, in the form of `results.json`."""
     floors = {}
     for name in config.panels:
         panel = PANEL_CLASSES[name](config.settings(name), *images)

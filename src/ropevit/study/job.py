@@ -1,4 +1,4 @@
-"""What one training of a study is given, and how it stops."""
+"""Arguments of one training run of a study, and the exception with which it stops."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Interrupted(Exception):  # noqa: N818
 
 @dataclass(frozen=True, kw_only=True)
 class RunJob:
-    """A run, where it is kept, and how it is computed."""
+    """A run, its directory, and how it is computed."""
 
     run: Run
     panel: Panel
@@ -26,15 +26,15 @@ class RunJob:
     report: Report
     should_stop: Callable[[], bool]
     scaling: tuple[str, ...] = ()
-    """Rules for larger grids with which the trained model is measured, besides without."""
+    """RoPE scaling methods with which the trained model is also evaluated."""
     images: str | None = None
-    """Digest of the images' fingerprint, which the checkpoint and the result keep."""
+    """Digest of the fingerprint of the images, stored in the checkpoint and in the result."""
 
     def check(self) -> None:
         """Stop between two batches of an evaluation.
 
         Raises:
-            Interrupted: If it was asked for.
+            Interrupted: If a stop was requested.
         """
         if self.should_stop():
             raise Interrupted(self.run.name)

@@ -1,4 +1,4 @@
-"""What a study leaves for its reader: the curves as PNG and SVG, and the report."""
+"""Output files of a study: the curves as PNG and SVG, and the report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +42,7 @@ def write_outputs(config: StudyConfig, study: Mapping[str, Any]) -> Path:
 
 
 def make_all_examples(config: StudyConfig, study: Mapping[str, Any]) -> list[PanelExamples]:
-    """Draw test images and what the first seed's models make of them, for each panel that has a model."""
+    """Collect test images with the predictions of the first seed's models, for each panel with a model."""
     train, test = load_images(config, report=lambda _: None)
     drawn = []
     for name in config.panels:

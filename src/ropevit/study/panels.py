@@ -24,7 +24,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class FloorScore(NamedTuple):
-    """What guessing without looking scores, in percent."""
+    """Score of a prediction that ignores the image, in percent."""
 
     score: float
     error: float
@@ -33,19 +33,19 @@ class FloorScore(NamedTuple):
 
 @runtime_checkable
 class Panel(Protocol):
-    """One kind of image and the question asked of it."""
+    """A task of the study: its data, model, loss and metric."""
 
     name: str
     metric: str
     settings: PanelSettings
     labels: tuple[str, ...]
-    """What is told apart: classes of images, or labels of pixels."""
+    """Names of the classes of images, or of the labels of pixels."""
     classes: tuple[str, ...] | None
     """Names of the model's outputs, where each is one class."""
     floor_name: str
-    """What a model that learned nothing does."""
+    """The prediction of a model that learned nothing."""
     baseline_name: str
-    """The trivial way to larger images, with a model that sees no more than the training size."""
+    """The trivial baseline for larger images, which runs the model at the training size."""
 
     def model_config(self, position: str) -> ViTConfig:
         """Describe the model that answers with a position embedding."""
@@ -56,24 +56,24 @@ class Panel(Protocol):
         ...
 
     def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
-        """Compare what the model says of a batch with the targets."""
+        """Return the training loss of a batch."""
         ...
 
     def score(self, model: ViT, size: int, check: CheckStop) -> float:
-        """Measure the model on the test images at a size, in percent; `check` is called between batches."""
+        """Evaluate the model on the test images at a size, in percent; `check` is called between batches."""
         ...
 
     def baseline(self, model: ViT, size: int, check: CheckStop) -> float:
-        """Measure the model in the trivial way on the test images at a size above the training size, in percent."""
+        """Evaluate the trivial baseline on the test images at a size above the training size, in percent."""
         ...
 
     def floor(self, size: int) -> FloorScore:
-        """Score at a size what a model that learned nothing does."""
+        """Return the score of a model that learned nothing."""
         ...
 
 
 class ZoomPanel:
-    """Classification; a larger test image is the same picture with more pixels.
+    """Classification; a larger test image is the same image with more pixels.
 
     With photographs of the user's that is the paper's protocol; the embedded images have 28 pixels and are upsampled.
 

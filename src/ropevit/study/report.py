@@ -1,4 +1,4 @@
-"""The page on which a study answers: one HTML file that needs nothing else."""
+"""The report of a study: a single self-contained HTML file."""
 
 import base64
 import json
@@ -18,13 +18,13 @@ from ropevit.study.results import Curve, PanelResult, format_score, panel_result
 from ropevit.text import printable
 
 COST_NOTE = (
-    "Time: forward and backward of one training batch, measured after the trainings in one process of {threads} "
+    "Time: forward and backward of one training batch, timed after training in one process with {threads} "
     "threads; the embeddings took turns, and each is compared with the first one of the same round (median and "
     "quartiles of {rounds} rounds). The model of this study is tiny: small operations weigh more than in a full-size "
     "one."
 )
 
-#: What marks a score that is no more than guessing gives.
+#: Mark of a score at the floor.
 FLOOR_MARK = "°"
 
 
@@ -70,12 +70,12 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
 
 
 def format_marked_score(result: PanelResult, curve: Curve, size: int) -> str:
-    """Write a score, marked where it is no more than guessing gives."""
+    """Format a score, with a mark if it is at the floor."""
     return format_score(curve, size) + FLOOR_MARK * result.at_floor(curve, size)
 
 
 def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
-    """Lay out what the curves are held against: the trivial way to larger images, and the floor."""
+    """Return the reference rows of a table: the trivial baseline and the floor."""
     lines = []
     if result.baseline is not None:
         known = result.baseline
@@ -129,7 +129,7 @@ def write_page(study: Mapping[str, Any], pictures: Sequence[PanelExamples], meth
 
 
 def curve_image(result: PanelResult) -> dict[str, Any]:
-    """Draw the curves of one panel as a picture of its own: on a phone panels stand below each other."""
-    picture = base64.b64encode(figure_bytes(draw_curves([result]), "png")).decode()
+    """Draw the curves of one panel as a separate image: on narrow screens the panels are stacked."""
+    image = base64.b64encode(figure_bytes(draw_curves([result]), "png")).decode()
     ways = len({curve.variant for curve in result.curves})
-    return {"panel": result.panel, "wide": ways > 1, "ways": ways, "source": f"data:image/png;base64,{picture}"}
+    return {"panel": result.panel, "wide": ways > 1, "ways": ways, "source": f"data:image/png;base64,{image}"}

@@ -8,13 +8,13 @@ from ropevit.data.crops import CropSettings
 
 PANELS = ("field", "zoom")
 
-#: The setting of each panel in the field's words.
+#: Standard term for the setting of each panel.
 TERMS = {"field": "larger field of view", "zoom": "higher resolution"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PanelSettings:
-    """Everything that the result of one training depends on besides data, embedding and seed."""
+    """Model, training and data settings of a panel."""
 
     patch_size: int = 4
     """Side of a patch in pixels."""
@@ -120,7 +120,7 @@ FASHION_QUICK = {
     "zoom": replace(FASHION["zoom"], steps=150, batch_size=32, test_sizes=(16, 28, 56), test_images=500),
 }
 
-#: Whole pictures, pasted as squares of five patches a side.
+#: Whole images, pasted as squares of five patches a side.
 _PASTED = replace(FASHION["field"].canvas, item_size=40, cutout=False)
 
 #: A user's own images: as many tokens as with the embedded ones, from patches twice as large.

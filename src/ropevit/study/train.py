@@ -1,4 +1,4 @@
-"""One training of a study, from the start or from a checkpoint, to its result."""
+"""One training run of a study: from its initialisation or a checkpoint to `result.json`."""
 
 import contextlib
 import json
@@ -14,7 +14,6 @@ from torch import nn
 
 from ropevit.data.crops import MEAN, STD
 from ropevit.data.rng import make_generator
-from ropevit.models.parameter_groups import parameter_groups
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.checkpoint import RunState, resume, save, truncate_log
 from ropevit.study.evaluation import evaluate_missing, stored_scores
@@ -23,6 +22,9 @@ from ropevit.study.job import Interrupted, RunJob
 from ropevit.study.precision import autocast
 from ropevit.study.settings import PanelSettings
 from ropevit.study.stored_runs import write_result
+from ropevit.tasks.common.config import OptimConfig
+from ropevit.tasks.common.metrics_log import DivergedError
+from ropevit.tasks.common.optim import make_optimizer
 from ropevit.weights.saving import save_model
 
 #: Checkpoints and lines of the log in a training.
@@ -31,12 +33,8 @@ NUM_CHECKPOINTS, NUM_LOG_LINES = 10, 50
 REPORT_EVERY = 0.25
 
 
-class DivergedError(RuntimeError):
-    """The loss is not finite any more."""
-
-
 def train(job: RunJob) -> dict[str, Any]:
-    """Train and measure one model, going on from `checkpoint.pt` in the folder if there is one.
+    """Train and evaluate one model, resuming from `checkpoint.pt` if the run's directory has one.
 
     Writes `log.jsonl`, `checkpoint.pt` and, at the end, `model.safetensors` and `result.json`.
 
@@ -47,9 +45,9 @@ def train(job: RunJob) -> dict[str, Any]:
         The content of `result.json`.
 
     Raises:
-        Interrupted: If `job.should_stop()` says so; the checkpoint holds every step done.
+        Interrupted: If `job.should_stop()` returns True; the checkpoint then holds every step done.
         DivergedError: If the loss is not finite.
-        ValueError: If what an earlier call left is damaged, or of another training.
+        ValueError: If files of an earlier call are damaged or belong to another run.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     settings = job.panel.settings
@@ -76,7 +74,7 @@ def train(job: RunJob) -> dict[str, Any]:
 
 
 def save_model_of_run(model: ViT, job: RunJob) -> None:
-    """Save the trained model with its classes and how its images were normalised."""
+    """Save the trained model with its class names and the normalisation of its images."""
     settings, classes = job.panel.settings, job.panel.classes
     facts = {**asdict(job.run), "train_size": settings.train_size, "labels": list(job.panel.labels)}
     facts |= {"mean": MEAN, "std": STD}
@@ -84,19 +82,19 @@ def save_model_of_run(model: ViT, job: RunJob) -> None:
 
 
 def start(job: RunJob) -> RunState:
-    """Make the model and the optimizer of step 0."""
+    """Create the model and the optimizer at step 0."""
     settings, run = job.panel.settings, job.run
     config = replace(job.panel.model_config(run.embedding), scaling=run.train_scaling)
     model = start_model(config, settings, run.panel, run.seed).to(job.device)
-    groups = parameter_groups(model, lr=settings.lr, weight_decay=settings.weight_decay)
-    return RunState(model=model, optimizer=torch.optim.AdamW(groups, fused=True))
+    optim = OptimConfig(lr=settings.lr, weight_decay=settings.weight_decay)
+    return RunState(model=model, optimizer=make_optimizer(model, optim))
 
 
 def start_model(config: ViTConfig, settings: PanelSettings, panel: str, seed: int) -> ViT:
-    """Draw the first weights; what two position embeddings share starts equal, so that only position differs.
+    """Initialise a model; all position embeddings share the initial values of their common weights.
 
-    The shared weights are those of a model without position embedding, drawn for (panel, seed); an absolute embedding
-    or learned frequencies come from draws of their own. PyTorch's global generator is left as it was.
+    The common weights are those of a model without position embedding, drawn for (panel, seed); an absolute embedding
+    or learned frequencies are drawn from a stream of their own. PyTorch's global generator is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_generator(panel, seed, "shared weights").initial_seed())
@@ -111,14 +109,14 @@ def start_model(config: ViTConfig, settings: PanelSettings, panel: str, seed: in
 
 @torch.no_grad()
 def rescale_init(blocks: nn.Module) -> None:
-    """Scale the linear layers from DeiT's standard deviation of 0.02 to 1 / sqrt(inputs)."""
+    """Rescale the linear layers from DeiT's standard deviation of 0.02 to 1 / sqrt(fan_in)."""
     for module in blocks.modules():
         if isinstance(module, nn.Linear):
             module.weight.mul_(module.in_features**-0.5 / 0.02)
 
 
 def run_steps(state: RunState, job: RunJob) -> None:
-    """Take the steps that are left, saving now and then and before stopping."""
+    """Run the remaining steps, with checkpoints at regular intervals and before stopping."""
     settings = job.panel.settings
     every = max(1, math.ceil(settings.steps / NUM_CHECKPOINTS))
     log_every = max(1, settings.steps // NUM_LOG_LINES)
@@ -172,9 +170,9 @@ def take_step(state: RunState, job: RunJob, lr: float) -> float:
 
 @contextlib.contextmanager
 def step_seed(job: RunJob, step: int) -> Iterator[None]:
-    """Let the coordinates that rules draw in a step depend on the panel, the seed and the step alone.
+    """Seed coordinate jitter from the panel, the seed and the step alone.
 
-    All embeddings see the same draws, a resumed training goes on exactly, and PyTorch's generators stay as they were.
+    All embeddings get the same jitter, a resumed run is exact, and PyTorch's generators are restored afterwards.
     """
     if job.run.train_scaling is None:
         yield
@@ -185,7 +183,7 @@ def step_seed(job: RunJob, step: int) -> Iterator[None]:
 
 
 def learning_rate(settings: PanelSettings, step: int) -> float:
-    """Rise linearly over the warm-up, then fall along a half cosine to 0."""
+    """Return the learning rate of a step: linear warm-up, then a half cosine to 0."""
     warm = round(settings.warmup * settings.steps)
     if step < warm:
         return settings.lr * (step + 1) / warm

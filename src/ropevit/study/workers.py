@@ -21,7 +21,7 @@ from ropevit.study.config import StudyConfig
 from ropevit.study.events import Report, Run, RunDone, RunFailed
 from ropevit.study.job import Interrupted, RunJob
 from ropevit.study.panels import PANEL_CLASSES, Panel
-from ropevit.study.train import DivergedError, train
+from ropevit.study.train import train
 
 #: Seconds between two looks at the workers and at the stop event.
 POLL = 0.2
@@ -83,7 +83,7 @@ def execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stopp
         report(RunDone(run=run, result=train(job)))
     except Interrupted:
         return
-    except (DivergedError, ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, among others
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, among others
         report(RunFailed(run=run, message=" ".join(str(error).split())))
 
 
