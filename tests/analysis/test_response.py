@@ -84,7 +84,7 @@ def test_with_rules_every_grid_has_its_lines(vit):
     assert "layer 0, 4 x 6" in labels
     assert "layer 1, 8 x 12" in labels
     assert len(figure.axes[0].images) == 8
-    assert "Rules for larger grids: ntk." in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
+    assert "RoPE scaling: ntk." in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
 
 
 def test_rows_name_the_highest_response_that_training_did_not_show(vit):

@@ -131,7 +131,7 @@ def test_sizes_points_and_rules_reach_the_figures(saved, tmp_path):
     main(["figures", "reconstruction", "--checkpoint", path, "--points=-1,2 4,0", "--out", str(tmp_path / "b")])
     assert "(-1, 2) and (4, 0)" in (tmp_path / "b/reconstruction.svg").read_text(encoding="utf-8")
     main(["figures", "response", "--checkpoint", path, "--scaling", "pi", "--out", str(tmp_path / "c")])
-    assert "Rules for larger grids: pi." in (tmp_path / "c/response.svg").read_text(encoding="utf-8")
+    assert "RoPE scaling: pi." in (tmp_path / "c/response.svg").read_text(encoding="utf-8")
 
 
 def test_images_are_cut_square_and_normalised(my_images, tmp_path):

@@ -193,7 +193,7 @@ def test_results_from_before_there_were_training_rules_are_read(make_job):
 def test_the_report_says_which_rules_were_trained_with():
     data = {"train_images": 1, "test_images": 1, "classes": ["a"]}
     told = " ".join(describe_method(StudyConfig(train_scaling=(JITTER,)), {"data": data}))
-    assert f"every rotation was also trained with {JITTER}, from the same weights" in told
+    assert f"every model with RoPE was also trained with {JITTER}, from the same weights" in told
     assert "also trained" not in " ".join(describe_method(StudyConfig(), {"data": data}))
 
 

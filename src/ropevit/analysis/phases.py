@@ -47,7 +47,7 @@ class PhaseCoverage:
     grids: tuple[Grid, ...]
     """The others, from the fewest tokens to the most."""
     scaling: str | None
-    """Rules for larger grids, if the model has any."""
+    """RoPE scaling of the model, if any."""
     largest: tuple[LayerHeads, ...]
     """For each layer that rotates (1 + grids, A, P): the largest |angle| in radians, first on the trained grid."""
 

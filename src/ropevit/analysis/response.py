@@ -31,7 +31,7 @@ class Response:
     trained: Grid
     """Rows and columns of the trained grid."""
     scaling: str | None
-    """Rules for larger grids, if the model has any."""
+    """RoPE scaling of the model, if any."""
     grids: tuple[Grid, ...]
     maps: tuple[tuple[LayerHeads, ...], ...]
     """For each grid and each layer that rotates (1, A, 2 h - 1, 2 w - 1): offsets dy from -(h - 1) to h - 1 in rows,
@@ -131,7 +131,7 @@ def describe_grid(grid: Grid) -> str:
 
 def describe_scaling(scaling: str | None) -> str:
     """Say which rules for larger grids the model has."""
-    return f"Rules for larger grids: {scaling}." if scaling else "The model has no rules for larger grids."
+    return f"RoPE scaling: {scaling}." if scaling else "No RoPE scaling."
 
 
 def rows(data: Response) -> Rows:

@@ -45,7 +45,7 @@ class ProgressBars:
             case Timing(panel=panel):
                 self.progress.console.print(f"timing a step of each embedding ({panel})", highlight=False)
             case Evaluating(run=run, size=size):
-                self.progress.update(self.tasks[run.name], note=f"measuring at {size} px")
+                self.progress.update(self.tasks[run.name], note=f"evaluating at {size} px")
             case RunDone(run=run, result=result, reused=kept):
                 self.close(run.name, describe_run(run.name, result, kept))
             case RunFailed(run=run, message=message):
@@ -89,7 +89,7 @@ class ProgressLines:
             case StepDone(run=run, step=step, steps=steps, loss=loss):
                 self.pace(run.name, step, steps, f"step {step} of {steps}, loss {loss:.3f}")
             case Evaluating(run=run, index=0, total=total):
-                self.say(f"{run.name}: measuring at {total} sizes")
+                self.say(f"{run.name}: evaluating at {total} sizes")
             case Timing(panel=panel):
                 self.say(f"timing a step of each embedding ({panel})")
             case RunDone(run=run, result=result, reused=kept):

@@ -1,4 +1,4 @@
-"""What a study found: its curves, its tables, and a conclusion that claims no more than they show."""
+"""Results of a study: curves, tables and the sentences that summarise them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -37,11 +37,11 @@ class Curve:
     step_ms: float
     """Median over the seeds of the milliseconds of a training step, while other trainings shared the machine."""
     scaling: str | None = None
-    """Rules for larger grids with which the same trained models were measured."""
+    """RoPE scaling in evaluation."""
     train_scaling: str | None = None
-    """Rules that were on while the models were trained."""
+    """RoPE scaling in training."""
     baseline: str | None = None
-    """The trivial way to larger images in which the models were measured instead, such as `in tiles of 32 px`."""
+    """The trivial baseline for larger images, if this is its curve, such as `in tiles of 32 px`."""
 
     @property
     def label(self) -> str:
@@ -55,7 +55,7 @@ class Curve:
 
     @property
     def variant(self) -> tuple[str | None, str | None]:
-        """Rules of its trainings and of its measurements."""
+        """RoPE scaling in training and in evaluation."""
         return self.train_scaling, self.scaling
 
     @property
@@ -235,7 +235,7 @@ def format_score(curve: Curve, size: int) -> str:
 
 
 def overall_summary(results: Sequence[PanelResult]) -> str:
-    """Sum a study up in one sentence: which embedding has the highest mean how often, and how often that is sure.
+    """Sum a study up in one sentence: how often which embedding has the highest mean, and how often clearly.
 
     "Sure" means at least three seeds, and every seed of the best above every seed of all others.
     """
@@ -332,7 +332,7 @@ def join_labels(curves: Sequence[Curve], size: int) -> str:
 
 
 def seed_warning(result: PanelResult) -> str:
-    """Say what too few seeds forbid to conclude."""
+    """Return a warning where there are too few seeds for a conclusion."""
     count = len(result.seeds)
     if count >= MIN_SEEDS:
         return ""
@@ -340,7 +340,7 @@ def seed_warning(result: PanelResult) -> str:
 
 
 def paper_order_summary(result: PanelResult) -> str:
-    """Say whether the paper's order beyond the training size (Mixed >= Axial >= APE) shows at these settings."""
+    """Return whether the paper's order beyond the training size (Mixed >= Axial >= APE) shows at these settings."""
     order = [name for name in ("rope_mixed", "rope_axial", "ape") if any(c.embedding == name for c in result.curves)]
     larger = [size for size in result.sizes if size > result.train_size and result.above_floor(size)]
     if len(order) < 2 or not larger:
