@@ -97,7 +97,7 @@ def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
     if rules is None:
         return layers
     positions = grid_positions(*grid)
-    return [layer._replace(turning=rules(positions, layer.frequencies).frequencies) for layer in layers]
+    return [layer._replace(frequencies=rules(positions, layer.frequencies).frequencies) for layer in layers]
 
 
 def find_body(model: nn.Module) -> BaseModel[Any]:
