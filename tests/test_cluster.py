@@ -49,7 +49,7 @@ def slurm(tmp_path):
         process.wait()
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=280):
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end, "it took too long"
@@ -63,6 +63,7 @@ def trainers(process):
     return [child for child in children if child.cmdline()[1:4] == ["-u", "-m", "ropevit"]]
 
 
+@pytest.mark.full
 def test_slurm_restarts_after_a_death_and_requeues_when_its_time_is_up(slurm, tmp_path):
     process = slurm()
     wait_for(lambda: list_checkpoints(tmp_path / "run" / "checkpoints"))
@@ -72,7 +73,7 @@ def test_slurm_restarts_after_a_death_and_requeues_when_its_time_is_up(slurm, tm
     steps = len(read_metrics(tmp_path / "run"))
     wait_for(lambda: len(read_metrics(tmp_path / "run")) > steps)  # all have joined, and train
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait() == 0
     assert (tmp_path / "requeued").read_text().startswith("requeue ")
     assert "as asked by SIGTERM" in log.read_text(errors="replace")
 

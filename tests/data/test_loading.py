@@ -187,6 +187,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.full
 def test_workers_go_on_reading_when_a_signal_asks_all_processes_to_stop(tmp_path):
     script = tmp_path / "loading.py"
     script.write_text(LOADING)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import ropevit
+from marks import by_default
 from ropevit.kernels import BACKENDS, rotate_qkv, set_backend
 from ropevit.kernels.rotation import backward_op, interpreted, resolve_backend, rotate_op, triton_available
 from ropevit.models import layers
@@ -32,6 +33,10 @@ FUSED = [
     ),
     pytest.param("triton", marks=pytest.mark.skipif(not triton_available(), reason="no Triton here")),
 ]
+
+
+#: For tests that compile or trace for seconds: the C code alone by default.
+COMPILED = [FUSED[0], pytest.param("triton", marks=[*FUSED[1].marks, pytest.mark.full])]
 
 
 @pytest.fixture(params=FUSED)
@@ -67,7 +72,7 @@ def compare(found, truth, dtype):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", by_default([SHAPES[0], SHAPES[3]], SHAPES), ids=str)
 @pytest.mark.parametrize(("shared", "per_image"), [(True, False), (False, False), (False, True)])
 def test_values_and_all_gradients_are_those_of_the_reference(backend, dtype, shape, shared, per_image):
     given = inputs(shape, dtype, shared, per_image)
@@ -177,6 +182,7 @@ def test_results_do_not_depend_on_the_number_of_threads(backend):
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("backend", COMPILED, indirect=True)
 def test_it_compiles_without_a_graph_break_and_without_a_copy(backend):
     linear, frequencies = torch.nn.Linear(32, 96), mixed_frequencies(16, 2).requires_grad_()
 
@@ -198,6 +204,7 @@ def test_it_compiles_without_a_graph_break_and_without_a_copy(backend):
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("backend", COMPILED, indirect=True)
 def test_the_operations_are_what_they_say_of_themselves(backend):
     qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32, shared=False)
     torch.library.opcheck(rotate_op, (qkv, positions, frequencies, prefix, backend))

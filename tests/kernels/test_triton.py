@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
+from marks import by_default
 from ropevit.kernels import cpu, rotate_qkv, rotation
 from ropevit.kernels.rotation import interpreted, resolve_backend, triton_available
 from ropevit.rope import grid_positions, mixed_frequencies
@@ -20,7 +21,7 @@ from ropevit.kernels import triton_rotation
 DEVICE = "cpu" if interpreted() else "cuda"
 
 
-@pytest.mark.parametrize("programs", [2, 12, 64])
+@pytest.mark.parametrize("programs", by_default([12], [2, 12, 64]))
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("heads", [2, None])
 def test_a_program_may_go_through_several_images_and_blocks(monkeypatch, programs, per_image, heads):

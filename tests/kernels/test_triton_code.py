@@ -70,6 +70,7 @@ def test_the_assembler_needs_no_stack_and_few_registers(kernels):
         assert int(kernel["ptxas"].split("Used ")[1].split()[0]) <= REGISTERS, kernel
 
 
+@pytest.mark.full
 def test_attention_in_windows_stays_in_registers_and_multiplies_on_tensor_cores(window_kernels):
     assert len(window_kernels) == 9
     for kernel in window_kernels:
@@ -81,6 +82,7 @@ def test_attention_in_windows_stays_in_registers_and_multiplies_on_tensor_cores(
         assert kernel["shared"] <= 32768
 
 
+@pytest.mark.full
 def test_the_assembler_needs_no_stack_for_attention_in_windows(window_kernels):
     if window_kernels[0]["ptxas"] is None:
         pytest.skip("Triton came without ptxas")

@@ -31,6 +31,7 @@ def run(script, *arguments):
     return result.stdout
 
 
+@pytest.mark.full
 def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not():
     output = run("kill_and_resume.py", "--kills", "4", "--epochs", "3")
     assert "after each of 4 kills" in output

@@ -66,6 +66,7 @@ def losses(folder):
     return [line["loss"] for line in read_metrics(folder) if "loss" in line]
 
 
+@pytest.mark.full
 def test_six_pictures_are_learned_by_heart_and_the_file_finds_the_same(pictures, tmp_path, task):
     config = small_training(pictures, tmp_path / "run", steps=60)
     config = replace(config, optim=replace(config.optim, lr=2e-3))

@@ -57,6 +57,7 @@ def losses(folder):
     return [line["loss"] for line in read_metrics(folder) if "loss" in line]
 
 
+@pytest.mark.full
 def test_three_pictures_are_learned_by_heart_and_the_file_finds_the_same(pictures, tmp_path, task):
     config = small_training(pictures, tmp_path / "run", steps=60)
     plain = {"ratios": (1.0, 1.0), "flip": 0.0, "colours": False, "most_of_one_class": 1.0}
