@@ -13,7 +13,6 @@ import torch
 
 import ropevit
 from integrations.exported import tiny
-from marks import by_default
 from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
 from ropevit.integrations.export.check import check, difference
 from ropevit.integrations.export.quiet import quiet
@@ -96,7 +95,8 @@ def test_an_onnx_file_refuses_images_that_patches_do_not_tile(mixed_ape, shape):
     assert "H and W multiples of 8" in session.get_modelmeta().custom_metadata_map["input"]
 
 
-@pytest.mark.parametrize("position", by_default(["rope_axial"], ["ape", "rope_axial"]))
+@pytest.mark.full
+@pytest.mark.parametrize("position", ["ape", "rope_axial"])
 def test_every_position_embedding_of_a_vit_is_exported_to_onnx(position, folder):
     model = tiny(position)
     report = export_onnx(model, folder / f"{position}.onnx")
@@ -203,7 +203,8 @@ def test_a_swin_is_exported_at_one_size_with_a_free_batch(folder):
         torch.testing.assert_close(loaded(images), model(images))
 
 
-@pytest.mark.parametrize("form", by_default(["torch"], ["onnx", "torch"]))
+@pytest.mark.full
+@pytest.mark.parametrize("form", ["onnx", "torch"])
 def test_a_swin_takes_any_size_also_one_window_and_sides_that_no_window_tiles(folder, form):
     model = tiny("rope_mixed_rpb", swin=True)
     if form == "onnx":

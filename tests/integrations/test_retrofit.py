@@ -22,6 +22,7 @@ from transformers import (
 
 import ropevit
 from integrations.retrofit_models import CHANNELS, HEADS, HUGGING, MODELS, images, run, sizes, timm_vit, torchvision_vit
+from marks import by_default
 from offloading import offload
 from ropevit.integrations.retrofit import ROPE_FACTORIES, add_rope, grid, rope_parameters
 from ropevit.rope import GatedAxialRope, MixedRope, grid_positions, rotate
@@ -226,7 +227,7 @@ def test_padded_images_of_timm_have_the_padded_grid():
     assert_close(model(x), model(F.pad(x, (0, 3, 0, 2))))
 
 
-@pytest.mark.parametrize("name", ["timm", "vit", "torchvision", "open_clip", "open_clip custom"])
+@pytest.mark.parametrize("name", by_default(["timm"], ["timm", "vit", "torchvision", "open_clip", "open_clip custom"]))
 @pytest.mark.usefixtures("unchecked")
 def test_a_retrofitted_model_compiles_to_one_graph(name):
     model, x = turned(build(name)), images(*sizes(name)[-1])

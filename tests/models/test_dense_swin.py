@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from marks import by_default, embeddings
+from marks import embeddings
 from ropevit.models import SWIN_EMBEDDINGS, Swin, SwinConfig, parameter_groups
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
 from ropevit.models.windows import WindowAttention
@@ -204,7 +204,8 @@ def test_layers_learn_as_in_the_classifier_and_new_parts_as_its_head():
     assert scale["norms.0.weight"] == (1, 0)
 
 
-@pytest.mark.parametrize("padding", by_default(["masked"], ["seen", "masked"]))
+@pytest.mark.full
+@pytest.mark.parametrize("padding", ["seen", "masked"])
 @pytest.mark.usefixtures("unchecked")
 def test_one_graph_serves_all_sizes(padding):
     counter = CompileCounter()

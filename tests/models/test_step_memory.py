@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from marks import by_default
 from ropevit.models import build_model, get_config
 from ropevit.models.cost import count_macs
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
@@ -40,7 +41,7 @@ def held(build, loss, precision):
     return live.peak
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("precision", by_default([torch.bfloat16], [torch.float32, torch.bfloat16]), ids=str)
 @pytest.mark.parametrize("build", [vit, swin])
 def test_the_count_without_values_is_that_with_values(build, precision):
     loss = step(2, 64, 96)

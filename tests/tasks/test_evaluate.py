@@ -51,6 +51,7 @@ def table(path):
 PAIRS = (("detector", "coco"), ("segmenter", "ade"))
 
 
+@pytest.mark.full
 def test_two_processes_measure_what_one_does(place, tmp_path):
     words = []
     with ExitStack() as stack:
