@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def test_candidates_take_turns_and_each_round_begins_with_another(monkeypatch):
-    monkeypatch.setattr(timing, "SLICE", 0.0)
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
     order, rounds = [], []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
     times = time_rounds(calls, 4, CPU, lambda: rounds.append(len(order)))

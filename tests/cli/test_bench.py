@@ -13,7 +13,7 @@ HEADS = {"no embedding", "no embedding, timm's split"}
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Every candidate is called once a round, on sizes that take no time."""
-    monkeypatch.setattr(timing, "SLICE", 0.0)
+    monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
     monkeypatch.setitem(shapes.SIZES, "quick", replace(shapes.SIZES["quick"], width=32, heads=2, pixels=32))
     monkeypatch.setitem(runner.SHAPES, "vit224", shapes.Shape(name="vit224", h=2, w=3, heads=2, channels=16))
 
