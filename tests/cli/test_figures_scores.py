@@ -86,7 +86,7 @@ def test_images_are_read_at_the_largest_size_that_is_looked_at(checkpoint, my_im
         (["extrapolation", "--evals", "x", "--scaling", "ntk"], "got --scaling with --evals"),
         (["extrapolation", "--evals", "x", "--weights", "last"], "got --weights with --evals"),
         (["extrapolation", "--evals", "x", "--images", "fashion"], "got --images for extrapolation"),
-        (["extrapolation", "--model", "none_deit_tiny_patch16_LS", "--sizes", "384"], "with nothing to measure"),
+        (["extrapolation", "--model", "none_deit_tiny_patch16_LS", "--sizes", "384"], "got --sizes without --data"),
         (["extrapolation", "--random", "--data", "x", "--model", "none_deit_tiny_patch16_LS"], "--random with --data"),
         (["extrapolation", "--evals", "x"], "found no evaluation in x (no eval.json); leave it out of --evals"),
         (["extrapolation"], "got neither --model nor --checkpoint"),

@@ -113,7 +113,7 @@ def attention_stats(
     """
     if not isinstance(model, BaseModel):
         raise NothingToDrawError(
-            f"got {type(model).__name__}; attention is measured in classifiers, a such as a ViT or Swin of this package"
+            f"got {type(model).__name__}; attention is measured in classifiers, such as a ViT or Swin of this package"
         )
     if queries < 1:
         raise ValueError(f"got queries={queries}; expected at least 1")
