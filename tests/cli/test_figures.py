@@ -164,7 +164,10 @@ def test_points_are_read_in_pairs():
         (["frequencies", "--checkpoint", "FILE", "--scaling", "more"], "no scaling method named 'more'"),
         (["phases", "--checkpoint", "FILE", "--sizes", "0"], "got sizes (0,); expected pixels, above 0"),
         (["phases", "--checkpoint", "FILE", "--sizes", "44"], "use 40 or 48"),
-        (["reconstruction", "--checkpoint", "FILE", "--points", "3;3"], "got points '3;3'; expected different x,y in patches"),
+        (
+            ["reconstruction", "--checkpoint", "FILE", "--points", "3;3"],
+            "got points '3;3'; expected different x,y in patches",
+        ),
         (["reconstruction", "--checkpoint", "FILE", "--points", "3,3 3,3"], "expected different x,y"),
         (["reconstruction", "--checkpoint", "FILE", "--points", "3,101"], "expected x and y from -100 to 100"),
         (["frequencies", "--checkpoint", "FILE", "--points", "7,7"], "got --points for frequencies; it is for reconst"),
