@@ -8,7 +8,7 @@ The table of docs/dense.md is this one's.
 import sys
 
 from ropevit.cli.estimate import gib, step_of_training
-from ropevit.cli.train import find_trainer
+from ropevit.cli.train import find_task
 from ropevit.tasks.common.estimate import estimate_step
 from ropevit.tasks.detect import recipes as detect
 from ropevit.tasks.segment import recipes as segment
@@ -21,7 +21,7 @@ SAME = ("_36ep", "_50ep", "_smoke")
 
 def row(name: str) -> str:
     """Estimate a recipe's step: the memory of the smallest, and of each image more."""
-    found = step_of_training(find_trainer(name).recipes[name]())
+    found = step_of_training(find_task(name).get("recipes")[name]())
     estimate = estimate_step(found)
     cells = [f"`{name}`", " x ".join(map(str, found.size))]
     cells += [f"{estimate.parameters / 1e6:.1f}", f"{estimate.multiply_adds / 1e9:.0f}"]

@@ -1,9 +1,11 @@
 import importlib
 import shlex
+from dataclasses import replace
 
 import pytest
 
 from ropevit.cli import main
+from ropevit.tasks import TASKS
 from ropevit.tasks.classify.reproduce import Speed, list_targets
 
 
@@ -15,8 +17,8 @@ def commands(printed, start="ropevit "):
 def asked(capsys, monkeypatch):
     """Run commands up to where work begins, and give their configs."""
     trained, measured = [], []
-    trainers = importlib.import_module("ropevit.cli.train").TRAINERS
-    monkeypatch.setitem(trainers, "", trainers[""]._replace(train=lambda config, _: trained.append(config) or {}))
+    task = replace(TASKS["classify"], train=lambda config, _: trained.append(config) or {})
+    monkeypatch.setitem(TASKS, "classify", task)
     monkeypatch.setattr(
         importlib.import_module("ropevit.cli.eval"), "evaluate", lambda config, _: measured.append(config)
     )

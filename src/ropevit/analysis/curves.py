@@ -28,7 +28,7 @@ class Curve:
     position: str
     """Its position embedding, such as `rope_mixed`."""
     points: Mapping[int, float]
-    """Score in percent by test size in pixels; empty where the paper's figures are all that there is."""
+    """Score by test size in pixels; empty where the paper's figures are all that there is."""
     trained_at: int
     """The test size in training, in pixels."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
@@ -49,6 +49,8 @@ class Evaluations:
     """What the score is called."""
     title: str
     """On what it was measured."""
+    unit: str = "%"
+    """Unit of the score; empty for none."""
 
 
 def draw_curves(data: Evaluations) -> Any:
@@ -81,7 +83,7 @@ def draw_curves(data: Evaluations) -> Any:
             draw_paper(axes, curve, colour)
         label_paper(axes, [figure for curve in curves for figure in curve.paper.values()])
         axes.set_xlabel("test size (pixels)")
-        axes.set_ylabel(f"{data.metric} (%)")
+        axes.set_ylabel(f"{data.metric} ({data.unit})" if data.unit else data.metric)
         tidy(axes, ticks({size for curve in curves for size in (*curve.paper, *curve.points)}))
         figure.legend(loc="outside upper left", frameon=False, fontsize=9, title=data.title, alignment="left")
     return figure

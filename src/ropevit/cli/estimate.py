@@ -1,28 +1,18 @@
 """What `ropevit train RECIPE --estimate` shows."""
 
 from ropevit.cli.console import Console, print_line
-from ropevit.tasks.classify import estimate as classify
-from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.common.estimate import Estimate, StepSpec, estimate_step
 from ropevit.tasks.common.training import Training
-from ropevit.tasks.detect import estimate as detect
-from ropevit.tasks.detect.train_config import DetectConfig
-from ropevit.tasks.segment import estimate as segment
-from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.tasks.registry import task_of_recipe
 
 MARK = "estimated from shapes, not measured"
 
 
 def step_of_training(config: Training) -> StepSpec:
     """Describe a step of any training."""
-    match config:
-        case DetectConfig():
-            return detect.step_spec(config)
-        case SegmentConfig():
-            return segment.step_spec(config)
-        case TrainConfig():
-            return classify.step_spec(config)
-    raise AssertionError(f"no estimate of {config}")
+    task = task_of_recipe(config.recipe)
+    assert task is not None, config.recipe
+    return task.get("step_spec")(config)
 
 
 def show_estimate(config: Training) -> None:

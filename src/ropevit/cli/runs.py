@@ -38,7 +38,7 @@ def table(found: list[RunSummary]) -> Table:
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # all columns in 80 characters
     result.add_column("run", overflow="fold", min_width=8)
     result.add_column("recipe", overflow="fold", min_width=10)
-    for name in ("epoch", "loss", found[0].metric, "best", "images/s"):
+    for name in ("epoch", "loss", found[0].metric.name, "best", "images/s"):
         result.add_column(name, justify="right", no_wrap=True)
     if any(run.skipped for run in found):
         result.add_column("left out", justify="right", no_wrap=True)
@@ -49,8 +49,8 @@ def table(found: list[RunSummary]) -> Table:
             run.what,
             f"{done:.4g}/{format_value(run.passes, '.4g')}{'' if run.finished else ' …'}",
             format_value(run.last("loss"), ".4f"),
-            format_value(run.last(run.metric), ".2f"),
-            format_value(run.best(run.metric), ".2f"),
+            format_value(run.last(run.metric.name), ".2f"),
+            format_value(run.best, ".2f"),
             format_value(run.last("images_per_second"), ",.0f"),
             *([str(run.skipped)] if any(other.skipped for other in found) else []),
         )

@@ -1,8 +1,8 @@
 """`ropevit train`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import tyro
 from rich import box
@@ -15,18 +15,10 @@ from ropevit.cli.console import Console, TextColumn, print_line
 from ropevit.cli.errors import one_line_errors
 from ropevit.cli.estimate import show_estimate
 from ropevit.models.registry import MODELS, split_name
-from ropevit.tasks.classify.config import TrainConfig
-from ropevit.tasks.classify.recipes import RECIPES, expected_top1, training_cost
-from ropevit.tasks.classify.train import train as train_classifier
 from ropevit.tasks.common.distributed import Interrupted
 from ropevit.tasks.common.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.training import Training
-from ropevit.tasks.detect import recipes as detect
-from ropevit.tasks.detect.train import train as train_detector
-from ropevit.tasks.detect.train_config import DetectConfig
-from ropevit.tasks.segment import recipes as segment
-from ropevit.tasks.segment.train import train as train_segmenter
-from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.tasks.registry import TASKS, TaskSpec, task_of_recipe
 
 HELP = """Train a classifier, detector or segmenter with a recipe, from scratch, from a checkpoint or fine-tuning.
 
@@ -72,57 +64,36 @@ def start_training(arguments: Sequence[str]) -> None:
     (show_estimate if ESTIMATE in arguments else show_training)(config)
 
 
-class Trainer(NamedTuple):
-    """Recipes, config and training function of a task."""
-
-    recipes: Mapping[str, Callable[..., Any]]
-    config: type
-    train: Callable[..., dict[str, float]]
-    marks: tuple[Any, ...] = ()
-    """Markers for tyro."""
-
-
-#: Prefix of a recipe's name (before the slash) -> its task.
-TRAINERS = {
-    "": Trainer(RECIPES, TrainConfig, train_classifier, (tyro.conf.OmitArgPrefixes,)),
-    "detect": Trainer(detect.RECIPES, DetectConfig, train_detector),
-    "segment": Trainer(segment.RECIPES, SegmentConfig, train_segmenter),
-}
-
-
-#: Prefix of a recipe's name -> the models of its task.
-MODELS_OF = {"": "classifiers", "detect": "detectors", "segment": "segmenters"}
-
-
-def find_trainer(name: str) -> Trainer:
+def find_task(recipe: str) -> TaskSpec:
     """Return the task of a recipe.
 
     Raises:
         ValueError: If there is no such recipe.
     """
-    trainer = TRAINERS.get(name.split("/")[0] if "/" in name else "")
-    if trainer is not None and name in trainer.recipes:
-        return trainer
-    close = get_close_matches(name, [recipe for trainer in TRAINERS.values() for recipe in trainer.recipes], 3)
+    task = task_of_recipe(recipe)
+    if task is not None and recipe in task.get("recipes"):
+        return task
+    recipes = {task.noun: list(task.get("recipes")) for task in TASKS.values()}
+    close = get_close_matches(recipe, [name for names in recipes.values() for name in names], 3)
     hint = f"did you mean {' or '.join(close)}? There are" if close else "choose one"
-    groups = [f"of {MODELS_OF[prefix]} {', '.join(trainer.recipes)}" for prefix, trainer in TRAINERS.items()]
-    raise ValueError(f"no recipe named {name!r}; {hint} {'; '.join(groups)}")
+    groups = [f"of {noun}s {', '.join(names)}" for noun, names in recipes.items()]
+    raise ValueError(f"no recipe named {recipe!r}; {hint} {'; '.join(groups)}")
 
 
 def read_config(arguments: Sequence[str]) -> Training:
     """Parse the name of a recipe and the options that replace its values."""
     name, options = arguments[0], split_model(arguments[1:])
-    trainer = find_trainer(name)
-    recipe = trainer.recipes[name]
+    task = find_task(name)
+    recipe = task.get("recipes")[name]
     prog = f"ropevit train {name}"
     with one_line_errors(f"{prog} --help"):
         return tyro.cli(
-            trainer.config,
+            task.get("config"),
             default=recipe(),
             args=options,
             prog=prog,
             description=recipe_summary(recipe),
-            config=trainer.marks,
+            config=(tyro.conf.OmitArgPrefixes,) if task.flat_options else (),
         )
 
 
@@ -153,7 +124,7 @@ def show_training(config: Training) -> None:
     console = Console()
     with TrainingBars(console) as bars:
         try:
-            scores = find_trainer(config.recipe).train(config, bars.update)
+            scores = find_task(config.recipe).get("train")(config, bars.update)
         except Interrupted as stopped:
             bars.close()
             if bars.started:
@@ -173,22 +144,13 @@ def recipe_table() -> Table:
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
     for name in ("recipe", "pixels", "epochs", "batch", "top-1", "cost"):
         table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
-    for name, recipe in RECIPES.items():
-        config = recipe()
-        expected = expected_top1(config)
-        numbers = config.model.size, config.optim.epochs, config.batch_size
-        table.add_row(
-            name,
-            *map(str, numbers),
-            "" if expected is None else f"{expected:.1f}",
-            f"{training_cost(config) / 1e18:.2g}",
-        )
-    for name, recipe in detect.RECIPES.items():
-        config = recipe()
-        table.add_row(name, str(config.scale.test_side), str(config.optim.epochs), str(config.batch_size), "", "")
-    for name, recipe in segment.RECIPES.items():
-        config = recipe()
-        table.add_row(name, str(config.augment.crop), f"{config.optim.steps} steps", str(config.batch_size), "", "")
+    for task in TASKS.values():
+        for name, recipe in task.get("recipes").items():
+            config = recipe()
+            facts = {} if task.recipe_facts is None else task.get("recipe_facts")(config)
+            length = str(config.optim.epochs) if config.optim.steps is None else f"{config.optim.steps} steps"
+            batch = str(getattr(config, "batch_size", ""))
+            table.add_row(name, facts.get("pixels"), length, batch, facts.get("expected"), facts.get("cost"))
     return table
 
 

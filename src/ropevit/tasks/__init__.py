@@ -1,3 +1,5 @@
-"""What models are used for: one folder a task."""
+"""What models are used for: a package for each task, and the registry of tasks."""
 
-__all__: list[str] = []
+from ropevit.tasks.registry import TASKS, Metric, TaskSpec, register_task
+
+__all__ = ["TASKS", "Metric", "TaskSpec", "register_task"]

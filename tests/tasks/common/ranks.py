@@ -17,12 +17,13 @@ from ropevit.tasks.common.engine import TrainJob, TrainState, evaluate
 from ropevit.tasks.common.events import silent
 from ropevit.tasks.common.metrics_log import LogWindow
 from ropevit.tasks.common.optim import Ema
+from ropevit.tasks.registry import Metric
 
 
 class Statistics:
     """A task that measures the running mean."""
 
-    steps_per_epoch, batch_size, metric = 1, 4, "mean"
+    steps_per_epoch, batch_size, metric = 1, 4, Metric("mean")
 
     def __init__(self):
         self.skipped, self.measured = [], []

@@ -224,7 +224,7 @@ def test_trainings_are_found_at_any_depth_and_compared(tmp_path):
     make_run(tmp_path / "a", [3.0, 2.0])
     make_run(tmp_path / "deep" / "b", [3.0, 1.0, 1.0])
     runs = find_runs([tmp_path])
-    assert [(run.name, run.last("loss"), run.best("top1"), run.finished) for run in runs] == [
+    assert [(run.name, run.last("loss"), run.best, run.finished) for run in runs] == [
         ("a", 2.0, 20.0, False),
         ("b", 1.0, 20.0, False),
     ]
@@ -238,7 +238,7 @@ def test_an_accuracy_and_an_average_precision_are_not_compared(tmp_path):
     make_run(tmp_path / "b", [3.0, 2.0])
     (tmp_path / "b" / "config.json").write_text(json.dumps({**SETTINGS, "metric": "AP"}))
     runs = find_runs([tmp_path])
-    assert {metric: [run.name for run in alike] for metric, alike in by_metric(runs).items()} == {
+    assert {metric.name: [run.name for run in alike] for metric, alike in by_metric(runs).items()} == {
         "top1": ["a"],
         "AP": ["b"],
     }

@@ -233,3 +233,13 @@ def training_cost(config: TrainConfig) -> float:
     """Count the multiply-adds of a training: three forward passes (one of them for the loss) for every image."""
     per_image = count_macs(config.model.build(num_classes=1000), config.model.size, config.model.size)
     return 3.0 * per_image * images_seen(config)
+
+
+def recipe_facts(config: TrainConfig) -> dict[str, str]:
+    """Return what `ropevit train --list` shows of a recipe."""
+    expected = expected_top1(config)
+    return {
+        "pixels": str(config.model.size),
+        "expected": "" if expected is None else f"{expected:.1f}",
+        "cost": f"{training_cost(config) / 1e18:.2g}",
+    }

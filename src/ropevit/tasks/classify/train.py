@@ -23,6 +23,7 @@ from ropevit.tasks.common.batches import mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Report, silent
 from ropevit.tasks.common.training import run_training
+from ropevit.tasks.registry import TASKS
 from ropevit.weights.create import create_model
 from ropevit.weights.saving import save_model
 
@@ -92,7 +93,7 @@ class Classification:
         channel: What connects them.
     """
 
-    metric = "top1"
+    metric = TASKS["classify"].metric
 
     def __init__(
         self, config: TrainConfig, train: ImageSource, test: ImageSource, accelerator: Any, channel: Communicator

@@ -30,6 +30,7 @@ from ropevit.tasks.common.distributed import Communicator, Interrupted, Interrup
 from ropevit.tasks.common.events import EvalDone, EvalProgress, LogLine, Notice, Report, StepDone, TrainStarted
 from ropevit.tasks.common.metrics_log import LogWindow, Metrics
 from ropevit.tasks.common.optim import Ema, make_optimizer, make_schedule
+from ropevit.tasks.registry import Metric
 
 #: What a checkpoint records at the start: the best score, the loss of the first line, images left out, and the last
 #: evaluation and its step.
@@ -44,8 +45,8 @@ class Task(Protocol):
     """Steps of an epoch."""
     batch_size: int
     """Images of a step, over all processes."""
-    metric: str
-    """The score that says which weights are best; higher is better."""
+    metric: Metric
+    """The score that says which weights are best."""
     skipped: list[str]
     """Images of this process that could not be read; the engine empties it as it writes them down."""
 
@@ -326,9 +327,10 @@ def evaluate(state: TrainState, job: TrainJob) -> None:
         scores |= {f"ema_{name}": score for name, score in measure().items()}
         state.ema.swap(state.unwrapped)
     epoch, best = state.step / job.task.steps_per_epoch, state.history["best"]
-    better = best is None or scores[job.task.metric] > best
+    score = scores[job.task.metric.name]
+    better = job.task.metric.is_better(score, best)
     if better:
-        state.history["best"] = scores[job.task.metric]
+        state.history["best"] = score
         save_weights(state, job, "best.safetensors", scores)
     state.history |= {"scores": scores, "evaluated": state.step}
     skipped = collect_skipped(state, job)

@@ -16,6 +16,7 @@ from ropevit.files import parse_json, read_json, write_json
 from ropevit.locks import NAME, is_empty
 from ropevit.tasks.common.config import FIXED, RunConfig
 from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.registry import Metric
 from ropevit.weights.reading import check_exists, named_repository
 from ropevit.weights.sharded import find_index
 
@@ -307,9 +308,9 @@ class RunSummary:
         return [x for x, _ in points], [y for _, y in points]
 
     @property
-    def metric(self) -> str:
-        """Name of the score by which its best weights are chosen."""
-        return self.settings.get("metric") or "top1"
+    def metric(self) -> Metric:
+        """The score by which its best weights are chosen."""
+        return Metric.from_dict(self.settings)
 
     @property
     def passes(self) -> float | None:
@@ -323,9 +324,10 @@ class RunSummary:
         """Give the last value of a key, if there is one."""
         return (self.curve(key)[1] or [None])[-1]
 
-    def best(self, key: str) -> float | None:
-        """Give the largest value of a key, if there is one."""
-        return max(self.curve(key)[1], default=None)
+    @property
+    def best(self) -> float | None:
+        """Best value of the metric, if there is one."""
+        return (max if self.metric.higher_is_better else min)(self.curve(self.metric.name)[1], default=None)
 
     @property
     def skipped(self) -> int:
@@ -352,9 +354,9 @@ def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
     return runs
 
 
-def by_metric(runs: Sequence[RunSummary]) -> dict[str, list[RunSummary]]:
+def by_metric(runs: Sequence[RunSummary]) -> dict[Metric, list[RunSummary]]:
     """Group trainings by their score: an accuracy and an average precision cannot stand side by side."""
-    groups: dict[str, list[RunSummary]] = {}
+    groups: dict[Metric, list[RunSummary]] = {}
     for run in runs:
         groups.setdefault(run.metric, []).append(run)
     return groups
@@ -378,11 +380,12 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
         figure.subplots(len(groups), 2, squeeze=False), groups.items(), strict=True
     ):
         for run in alike:
-            for axes, key in ((left, "loss"), (right, metric)):
+            for axes, key in ((left, "loss"), (right, metric.name)):
                 epochs, values = run.curve(key)
                 marker = "o" if axes is right or len(values) == 1 else None  # a line of one point is invisible
                 axes.plot(epochs, values, label=legend_label(run.name), marker=marker, markersize=3, linewidth=1.2)
-        for axes, title in ((left, "training loss"), (right, f"{metric} on the test images (%)")):
+        unit = f" ({metric.unit})" if metric.unit else ""
+        for axes, title in ((left, "training loss"), (right, f"{metric.name} on the validation images{unit}")):
             axes.set(title=title, xlabel="epoch")
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)

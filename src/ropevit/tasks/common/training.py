@@ -42,21 +42,16 @@ class Training(Protocol):
 
 @runtime_checkable
 class TrainableTask(Task, Protocol):
-    """A task whose data have classes."""
+    """A task and its data; if the images have classes, it also has their names, `classes`, in the order of logits."""
 
     @property
     def train(self) -> Any:
-        """Images to train on, of a kind that `identify` knows."""
+        """Training images, of a type that `identify` knows."""
         ...
 
     @property
     def test(self) -> Any:
-        """Images to measure on."""
-        ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
+        """Validation images."""
         ...
 
 
@@ -103,7 +98,8 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
 
 def record(config: Training, task: TrainableTask) -> None:
     """Write down what is trained on which images, or compare it with what was written down."""
-    facts = config.to_dict() | {"classes": list(task.classes), "metric": task.metric}
+    classes = getattr(task, "classes", None)
+    facts = config.to_dict() | ({} if classes is None else {"classes": list(classes)}) | task.metric.to_dict()
     open_directory(config.run, facts, {"train": identify(task.train), "val": identify(task.test)})
 
 

@@ -190,3 +190,8 @@ def find_recipe(name: str) -> DetectConfig:
     if name not in RECIPES:
         raise ValueError(f"no recipe named {name!r}; choose one of {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def recipe_facts(config: DetectConfig) -> dict[str, str]:
+    """Return what `ropevit train --list` shows of a recipe."""
+    return {"pixels": str(config.scale.test_side)}

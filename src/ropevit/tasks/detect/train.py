@@ -25,6 +25,7 @@ from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import DETECTOR, Detector, save_detector
 from ropevit.tasks.detect.train_config import DetectConfig
+from ropevit.tasks.registry import TASKS
 
 
 def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
@@ -81,7 +82,7 @@ def check_sources(train: CocoSource, val: CocoSource) -> None:
 class Detection(DenseTask):
     """What the engine needs to train a detector."""
 
-    metric = "AP"
+    metric = TASKS["detect"].metric
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Return this process's micro-batches of the steps from `first` to before `last`."""

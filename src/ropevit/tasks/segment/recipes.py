@@ -232,3 +232,8 @@ RECIPES: dict[str, Callable[..., SegmentConfig]] = {
         mask2former_smoke,
     )
 }
+
+
+def recipe_facts(config: SegmentConfig) -> dict[str, str]:
+    """Return what `ropevit train --list` shows of a recipe."""
+    return {"pixels": str(config.augment.crop)}

@@ -19,6 +19,7 @@ from ropevit.tasks.common.training import run_training
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.dense.training import DenseTask, notifier
+from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.batches import Batch, count_masks, normalise, train_batches
 from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_matrix
@@ -63,7 +64,7 @@ def prepare(
 class Segmentation(DenseTask):
     """What the engine needs to train a segmenter."""
 
-    metric = "mIoU"
+    metric = TASKS["segment"].metric
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Return this process's micro-batches of the steps from `first` to before `last`."""

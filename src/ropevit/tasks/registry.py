@@ -1,0 +1,198 @@
+"""Tasks by name: one row a task, from which commands, checkpoints, evaluations and reports follow.
+
+Importing this loads nothing else: the parts of a row are written as `module:name` and imported when they are needed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+#: A part of a task: the thing itself, or `module:name`, from where it is imported when it is needed.
+Part = Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The score that says which weights are best."""
+
+    name: str
+    """Its name in logs and checkpoints, such as top1."""
+    higher_is_better: bool = True
+    """False for an error, such as RMSE."""
+    unit: str = "%"
+    """Unit in figures; empty for none."""
+    label: str = ""
+    """Its name in evaluations; `name` if left out."""
+
+    def __post_init__(self):
+        object.__setattr__(self, "label", self.label or self.name)
+
+    def is_better(self, score: float, best: float | None) -> bool:
+        """Tell whether a score is better than the best one so far, if there is one."""
+        return best is None or (score > best if self.higher_is_better else score < best)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the config of a run holds of it: the name, and what differs from a percentage to maximise."""
+        found: dict[str, Any] = {"metric": self.name}
+        if not self.higher_is_better:
+            found["metric_higher_is_better"] = False
+        if self.unit != "%":
+            found["metric_unit"] = self.unit
+        return found
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "Metric":
+        """Read what `to_dict` wrote."""
+        return cls(
+            settings.get("metric") or "top1",
+            settings.get("metric_higher_is_better", True),
+            settings.get("metric_unit", "%"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What a task can do; parts that are None are refused with a message by the commands that need them."""
+
+    noun: str
+    """What a trained model is called in messages, such as detector."""
+    metric: Metric
+    """The score that says which weights are best."""
+    recipes: Part
+    """Mapping of names, `TASK/RECIPE`, to functions that return a complete training config."""
+    config: Part
+    """The dataclass of a training config, with the fields `recipe`, `optim` and `run`."""
+    train: Part
+    """Trains: called with a config and a function that receives events, returns the scores of the last evaluation."""
+    evaluate: Part = None
+    """Evaluates at several sizes: called with an EvalConfig and a function that receives events, returns the rows."""
+    result: Part = None
+    """The dataclass of a row of an evaluation; see `ropevit.tasks.common.eval_results.SizeResult`."""
+    eval_options: Part = None
+    """The dataclass of options of `ropevit eval` that only this task has."""
+    eval_refused: Mapping[str, str] = field(default_factory=dict)
+    """Options of `ropevit eval` that this task does not have, and why."""
+    predict: Part = None
+    """Opens a model for `ropevit predict`: called with file, folder and device, and the options as keywords."""
+    predict_options: tuple[str, ...] = ()
+    """Options of `ropevit predict` that this task reads, besides the size."""
+    predict_files: Part = ()
+    """Names of files and folders that it writes beside the images."""
+    step_spec: Part = None
+    """Describes a training step for --estimate: called with a config, returns a StepSpec."""
+    recipe_facts: Part = None
+    """What `train --list` shows of a config: called with it, returns strings under `pixels`, `expected` and `cost`."""
+    load: Part = None
+    """Loads a file: called with a path, returns the model first."""
+    formats: tuple[str, ...] = ()
+    """Values of "format" in the headers of its files."""
+    flat_options: bool = False
+    """Whether options of `ropevit train` are typed without the name of their group: --lr for --optim.lr."""
+
+    def get(self, part: str) -> Any:
+        """Return a part, importing it if needed.
+
+        Raises:
+            ValueError: If the task does not have it.
+        """
+        value = getattr(self, part)
+        if value is None:
+            raise ValueError(f"a {self.noun} has no {part.replace('_', ' ')}; its task does not define it")
+        if isinstance(value, str):
+            module, name = value.split(":")
+            return getattr(import_module(module), name)
+        return value
+
+
+#: The task of files that are not ours, and of recipes without a task in their name.
+CLASSIFY = "classify"
+
+_CLASSIFY, _DETECT, _SEGMENT = (f"ropevit.tasks.{name}" for name in ("classify", "detect", "segment"))
+_KNOWS_ITS_MODEL = "its file knows its model"
+
+#: Every task by name.
+TASKS: dict[str, TaskSpec] = {
+    CLASSIFY: TaskSpec(
+        noun="classifier",
+        metric=Metric("top1", label="top-1"),
+        recipes=f"{_CLASSIFY}.recipes:RECIPES",
+        config=f"{_CLASSIFY}.config:TrainConfig",
+        train=f"{_CLASSIFY}.train:train",
+        evaluate=f"{_CLASSIFY}.evaluate:evaluate",
+        result=f"{_CLASSIFY}.evaluate:ClassifierResult",
+        eval_options=f"{_CLASSIFY}.evaluate:ClassifierOptions",
+        predict_options=("model", "whole", "top", "batch_size", "workers"),
+        step_spec=f"{_CLASSIFY}.estimate:step_spec",
+        recipe_facts=f"{_CLASSIFY}.recipes:recipe_facts",
+        formats=("ropevit",),
+        flat_options=True,
+    ),
+    "detect": TaskSpec(
+        noun="detector",
+        metric=Metric("AP"),
+        recipes=f"{_DETECT}.recipes:RECIPES",
+        config=f"{_DETECT}.train_config:DetectConfig",
+        train=f"{_DETECT}.train:train",
+        evaluate=f"{_DETECT}.evaluate:evaluate",
+        result=f"{_DETECT}.evaluate:DetectorResult",
+        eval_options=f"{_DETECT}.evaluate:DetectorOptions",
+        eval_refused={
+            "model": _KNOWS_ITS_MODEL,
+            "scaling": "a detector is trained at many sizes, most of its blocks in windows, so no one grid is the "
+            "reference for RoPE scaling",
+        },
+        predict=f"{_DETECT}.predict:open_predictor",
+        predict_options=("top", "threshold"),
+        predict_files=("detections.json",),
+        step_spec=f"{_DETECT}.estimate:step_spec",
+        recipe_facts=f"{_DETECT}.recipes:recipe_facts",
+        load=f"{_DETECT}.model:load_detector",
+        formats=("ropevit-detector",),
+    ),
+    "segment": TaskSpec(
+        noun="segmenter",
+        metric=Metric("mIoU"),
+        recipes=f"{_SEGMENT}.recipes:RECIPES",
+        config=f"{_SEGMENT}.train_config:SegmentConfig",
+        train=f"{_SEGMENT}.train:train",
+        evaluate=f"{_SEGMENT}.evaluate:evaluate",
+        result=f"{_SEGMENT}.evaluate:SegmenterResult",
+        eval_options=f"{_SEGMENT}.evaluate:SegmenterOptions",
+        eval_refused={"model": _KNOWS_ITS_MODEL, "batch_size": "a segmenter takes images one by one"},
+        predict=f"{_SEGMENT}.predict:open_predictor",
+        predict_files=("labels", "classes.txt"),
+        step_spec=f"{_SEGMENT}.estimate:step_spec",
+        recipe_facts=f"{_SEGMENT}.recipes:recipe_facts",
+        load=f"{_SEGMENT}.model:load_segmenter",
+        formats=("ropevit-segmenter",),
+    ),
+}
+
+
+def register_task(name: str, spec: TaskSpec) -> None:
+    """Add a task, such as one of another package; its recipes are `NAME/RECIPE`.
+
+    Raises:
+        ValueError: If the name is taken or not a word, or another task has one of its file formats.
+    """
+    if name in TASKS or not name.isidentifier():
+        raise ValueError(f"got the task {name!r}; expected a word other than {', '.join(TASKS)}")
+    if taken := {known for other in TASKS.values() for known in other.formats} & set(spec.formats):
+        raise ValueError(f"got the file format {min(taken)!r}, which another task has; choose another one")
+    TASKS[name] = spec
+
+
+def task_of_recipe(recipe: str) -> TaskSpec | None:
+    """Find the task whose recipe a name may be: the one before the slash; None if there is none."""
+    return TASKS.get(recipe.split("/")[0] if "/" in recipe else CLASSIFY)
+
+
+def task_of_format(file_format: str) -> TaskSpec:
+    """Find the task of a file by "format" in its header; files that are not ours are taken for a classifier's."""
+    return next((task for task in TASKS.values() if file_format in task.formats), TASKS[CLASSIFY])
+
+
+def nouns(tasks: Callable[[TaskSpec], bool] = lambda _: True) -> str:
+    """Name the models of all tasks, or of those for which a function is true: `classifier or detector`."""
+    return " or ".join(task.noun for task in TASKS.values() if tasks(task))
