@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig
+from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.evaluate import evaluate
 
 
@@ -20,7 +21,7 @@ def measure(rank, jobs):
         os.environ.update({name: str(value) for name, value in places.items()}, MASTER_ADDR="127.0.0.1")
         places = {"data": data, "out": Path(out), "sizes": (64,)}
         options = DetectorOptions(save_detections="detector" in checkpoint)
-        evaluate(EvalConfig(checkpoint=checkpoint, workers=0, device="cpu", detector=options, **places))
+        evaluate(EvalConfig(checkpoint=checkpoint, workers=0, device="cpu", options=options, **places))
 
 
 if __name__ == "__main__":

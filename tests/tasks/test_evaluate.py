@@ -14,7 +14,8 @@ import torch
 
 from ropevit.cli import main
 from ropevit.tasks import evaluate as module
-from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig
+from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.evaluate import evaluate, short_name
 from tasks.detect import measured as detect
 from tasks.detect.generated import write_pictures
@@ -66,7 +67,7 @@ def test_two_processes_measure_what_one_does(place, tmp_path):
     for kind, data in PAIRS:
         known = {"checkpoint": str(place / kind), "data": str(place / data), "out": tmp_path / kind}
         options = DetectorOptions(save_detections=kind == "detector")
-        evaluate(EvalConfig(**known, sizes=(64,), workers=0, device="cpu", detector=options))
+        evaluate(EvalConfig(**known, sizes=(64,), workers=0, device="cpu", options=options))
     errors = started.communicate(timeout=200)[1]
     assert started.returncode == 0, errors
     for kind, _ in PAIRS:

@@ -1,7 +1,8 @@
 """`ropevit eval`."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import field, fields, make_dataclass
+from typing import Annotated, Any
 
 import tyro
 from rich import box
@@ -10,16 +11,40 @@ from rich.table import Table
 
 from ropevit.cli.console import Console, TextColumn, print_line
 from ropevit.models.published import DRAWN, SOURCE
-from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common.eval_config import EvalConfig, given_options
 from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult
 from ropevit.tasks.common.evaluation import EvalProgress, EvalSizeDone, EvalStarted, Event
 from ropevit.tasks.evaluate import evaluate
+from ropevit.tasks.registry import TASKS
 
 #: Columns from which on a table is set narrowly.
 WIDE = 9
 
 
-def eval(config: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa: A001 (it is the verb)
+def arguments_of_tasks() -> type[EvalConfig]:
+    """Return a config with a group of options for each task."""
+    tasks = {name: task.get("eval_options") for name, task in TASKS.items() if task.eval_options}
+    groups = [(name, tyro.conf.OmitArgPrefixes[group], field(default_factory=group)) for name, group in tasks.items()]
+    return make_dataclass("EvalArguments", groups, bases=(EvalConfig,), frozen=True, kw_only=True)
+
+
+def config_of(arguments: EvalConfig) -> EvalConfig:
+    """Return the config with the options of the one task for which options are given.
+
+    Raises:
+        ValueError: If options of several tasks are given.
+    """
+    shared: dict[str, Any] = {each.name: getattr(arguments, each.name) for each in fields(EvalConfig)}
+    own = [getattr(arguments, each.name) for each in fields(arguments) if each.name not in shared]
+    given = [group for group in own if given_options(group)]
+    if len(given) > 1:
+        told = " and ".join(", ".join(given_options(group)) for group in given)
+        raise ValueError(f"got {told}, which are options of different tasks; give those of the model's task only")
+    shared["options"] = given[0] if given else None
+    return EvalConfig(**shared)
+
+
+def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="", constructor=arguments_of_tasks())]) -> None:  # noqa: A001 (it is the verb)
     """Measure a classifier, detector or segmenter below, at and above its training size.
 
     Top-1 and top-5 beside the paper's curve, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json, curve.png.
@@ -35,7 +60,7 @@ def eval(config: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa
       ropevit eval --checkpoint runs/mixed --data PATH/coco --compare-with runs/eval/ape runs/eval/axial
       torchrun --nproc-per-node 8 -m ropevit eval --checkpoint runs/swin --data PATH/imagenet
     """
-    console = Console()
+    config, console = config_of(arguments), Console()
     with EvalBars(console) as bars:
         try:
             evaluate(config, bars.update)

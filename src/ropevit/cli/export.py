@@ -19,7 +19,8 @@ from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model
-from ropevit.tasks.common.run_dir import Which, detect_task
+from ropevit.tasks.common.run_dir import Which, task_of_checkpoint
+from ropevit.tasks.registry import CLASSIFY, TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +121,10 @@ def load_exportable(config: ExportConfig, size: tuple[int, int] | None) -> tuple
     Raises:
         ValueError: If it cannot be exported.
     """
-    kind = detect_task(config.checkpoint, config.weights)
-    if kind != "classifier":
+    task = task_of_checkpoint(config.checkpoint, config.weights)
+    if task is not TASKS[CLASSIFY]:
         raise ValueError(
-            f"{config.checkpoint} is a {kind}; export supports classifiers. Its backbone can be exported in "
+            f"{config.checkpoint} is a {task.noun}; export supports classifiers. Its backbone can be exported in "
             "Python: see 'Detectors and segmenters' in docs/export.md"
         )
     subject = read_eval_model(config.model, config.checkpoint, config.weights)

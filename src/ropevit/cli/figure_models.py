@@ -20,9 +20,8 @@ from ropevit.models import build_model, get_config
 from ropevit.models.architectures import Config
 from ropevit.models.registry import resolve_name
 from ropevit.tasks.classify import eval_model as weights_of
-from ropevit.tasks.common.run_dir import RUN_FILES, TaskName, Which, detect_task, weights_file
-from ropevit.tasks.detect.model import load_detector
-from ropevit.tasks.segment.model import load_segmenter
+from ropevit.tasks.common.run_dir import RUN_FILES, Which, task_of_checkpoint, weights_file
+from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
 from ropevit.weights.loading import load_parsed
 from ropevit.weights.match import LoadReport
 
@@ -58,9 +57,9 @@ def open_figure_model(
         ValueError: If nothing is named, it is not said which model it is, or a detector or segmenter is named, too.
         WeightsError: If the weights cannot be read or do not fit.
     """
-    kind = detect_task(checkpoint, which)
-    if kind != "classifier" and checkpoint is not None:
-        return open_dense_model(kind, model, checkpoint, which), Preprocessing()
+    task = task_of_checkpoint(checkpoint, which)
+    if task is not TASKS[CLASSIFY] and checkpoint is not None:
+        return open_dense_model(task, model, checkpoint, which), Preprocessing()
     read = weights_of.read_eval_model(model, checkpoint, which)
     built = build_model(read.config)
     report = load_parsed(built, read.found, replace_head=False)
@@ -83,13 +82,13 @@ def is_published(read: weights_of.EvalModel, report: LoadReport) -> bool:
     return report.layout == "published" and read.found.num_classes == classes and not report.resized
 
 
-def open_dense_model(kind: TaskName, model: str | None, checkpoint: str, which: Which | None) -> FigureModel:
+def open_dense_model(task: TaskSpec, model: str | None, checkpoint: str, which: Which | None) -> FigureModel:
     """Load a detector or segmenter, whose backbone is looked at."""
     if model is not None:
-        raise ValueError(f"{checkpoint} is a {kind} and knows its model; leave out --model {model}")
+        raise ValueError(f"{checkpoint} is a {task.noun} and knows its model; leave out --model {model}")
     path = Path(checkpoint).expanduser()
     file = Path(weights_file(checkpoint, which) or "").expanduser()
-    found = load_detector(file)[0] if kind == "detector" else load_segmenter(file)[0]
+    found = task.get("load")(file)[0]
     label = label_of(path.name.removesuffix(".safetensors"), str(file))
     return FigureModel(model=found.eval(), label=label, trained_size=find_body(found).config.img_size)
 

@@ -14,28 +14,17 @@ from PIL import Image
 from ropevit.cli.classes import Predictions, lay_out
 from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.cli.errors import show_error
-from ropevit.data.ade_classes import CLASSES_FILE
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
 from ropevit.device import resolve_device
 from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model
 from ropevit.tasks.classify.predict import Input, classify_files
 from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
-from ropevit.tasks.common.run_dir import TaskName, Which, describe_task, detect_task, weights_file
-from ropevit.tasks.detect.predict import RESULTS, DetectionFolder, DetectionOptions, open_finder
-from ropevit.tasks.segment.predict import LABELS, LabelFolder, open_labeller
+from ropevit.tasks.common.run_dir import Which, describe_task, task_of_checkpoint, weights_file
+from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
 
-#: Option -> the tasks that it applies to.
-OPTIONS: dict[str, tuple[TaskName, ...]] = {
-    "model": ("classifier",),
-    "keep_aspect": ("classifier",),
-    "topk": ("classifier", "detector"),
-    "threshold": ("detector",),
-    "batch_size": ("classifier",),
-    "workers": ("classifier",),
-}
-#: Task -> what is written besides the drawn images.
-OTHER_OUTPUTS = {"detector": (RESULTS,), "segmenter": (LABELS, CLASSES_FILE)}
+#: Options that not every task has.
+OPTIONS = ("model", "keep_aspect", "topk", "threshold", "batch_size", "workers")
 #: Defaults of --topk (classifiers) and --batch-size.
 TOPK, BATCH = 5, 32
 #: Default number of DataLoader workers, and the number of images from which they are worth starting.
@@ -86,21 +75,20 @@ class PredictConfig:
                 f"got batch_size={self.batch_size}, workers={self.workers}; expected 1 or more, and 0 or more"
             )
 
-    def check_options(self, kind: TaskName) -> None:
+    def check_options(self, task: TaskSpec) -> None:
         """Refuse options that do not apply to the model's task.
 
         Raises:
             ValueError: Naming the option.
         """
-        for name, kinds in OPTIONS.items():
+        model = describe_task(task, self.checkpoint)
+        for name in OPTIONS:
             given = getattr(self, name)
-            if kind not in kinds and given is not None and given is not False:
-                model = describe_task(kind, self.checkpoint)
-                raise ValueError(
-                    f"got --{name.replace('_', '-')} with a {model}; it is for a {' or '.join(kinds)}: leave it out"
-                )
-        if kind != "classifier" and len(self.size) > 1:
-            raise ValueError(f"got size {self.size} with a {kind}; give the shorter side only")
+            if name not in task.predict_options and given is not None and given is not False:
+                tasks = " or ".join(each.noun for each in TASKS.values() if name in each.predict_options)
+                raise ValueError(f"got --{name.replace('_', '-')} with a {model}; it is for a {tasks}: leave it out")
+        if task is not TASKS[CLASSIFY] and len(self.size) > 1:
+            raise ValueError(f"got size {self.size} with a {task.noun}; give the shorter side only")
 
 
 def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
@@ -122,12 +110,12 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
         check_out(config.out)  # now, not after loading
     device = resolve_device(config.device)
     files = find_images(config.images)
-    kind = detect_task(config.checkpoint, config.weights)
-    config.check_options(kind)
-    if kind == "classifier":
+    task = task_of_checkpoint(config.checkpoint, config.weights)
+    config.check_options(task)
+    if task is TASKS[CLASSIFY]:
         classify_images(config, files, device)
     else:
-        predict_dense(config, files, kind, device)
+        predict_images(config, files, task, device)
 
 
 def classify_images(config: PredictConfig, files: Sequence[ImageFile], device: torch.device) -> None:
@@ -149,37 +137,29 @@ def classify_images(config: PredictConfig, files: Sequence[ImageFile], device: t
         sys.exit(2)
 
 
-def predict_dense(config: PredictConfig, files: Sequence[ImageFile], kind: TaskName, device: torch.device) -> None:
-    """Detect or segment in the images; write the results, and print a summary of each image."""
-    out, names = config.out or Path("predictions"), png_names(files, OTHER_OUTPUTS[kind])
+def predict_images(config: PredictConfig, files: Sequence[ImageFile], task: TaskSpec, device: torch.device) -> None:
+    """Predict on images one by one; write the results, and print a summary of each image."""
+    open_predictor, others = task.get("predict"), task.get("predict_files")
+    out, names = config.out or Path("predictions"), png_names(files, others)
     console = Console()
     with new_folder(out):
         with console.status("loading the model"):
-            folder = open_folder(config, kind, out, device)
+            given = {"size": config.size[0] if config.size else None}
+            given |= {name: getattr(config, name) for name in task.predict_options}
+            given = {name: value for name, value in given.items() if value is not None}
+            predictor = open_predictor(checkpoint_file(config), out, device, **given)
         images = Images(files, console)
         try:
             for index, file, image in images:
-                found = folder.take(index + 1, file, names[index], image)
+                found = predictor.take(index + 1, file, names[index], image)
                 show_summary(console, file.path, found, table=len(files) == 1)
         finally:  # results before Ctrl-C are kept
-            others = folder.close()
-    images.conclude(f"wrote {count(images.done, 'image')} and {others} to {out}")
+            written = predictor.close()
+    images.conclude(f"wrote {count(images.done, 'image')} and {written} to {out}")
 
 
-def open_folder(
-    config: PredictConfig, kind: TaskName, out: Path, device: torch.device
-) -> DetectionFolder | LabelFolder:
-    """Load the model and open the output folder."""
-    path, size = dense_file(config), config.size[0] if config.size else None
-    if kind == "segmenter":
-        return LabelFolder(open_labeller(path, size, device), out)
-    given = {"threshold": config.threshold, "top": config.topk}
-    options = DetectionOptions(size=size, **{name: value for name, value in given.items() if value is not None})
-    return DetectionFolder(open_finder(path, options, device), out)
-
-
-def dense_file(config: PredictConfig) -> str:
-    """Return the weights file of a detector or segmenter.
+def checkpoint_file(config: PredictConfig) -> str:
+    """Return the weights file of a model that is no classifier.
 
     Raises:
         ValueError: If the directory has no such weights, or --weights is given with a file.

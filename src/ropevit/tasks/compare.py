@@ -8,14 +8,9 @@ from typing import Any
 from ropevit.analysis.curves import Evaluations
 from ropevit.data.imagenet import imagenet_classes
 from ropevit.models.published import PublishedResult, curve
-from ropevit.tasks.classify.evaluate import ClassifierResult as ClassifierRow
 from ropevit.tasks.common.eval_results import CLASSES, read_csv, read_settings
 from ropevit.tasks.common.evaluation import read_curve
-from ropevit.tasks.detect.evaluate import DetectorResult as DetectorRow
-from ropevit.tasks.segment.evaluate import SegmenterResult as SegmenterRow
-
-#: What rows are, by the score of the curve.
-ROWS = {"top-1": ClassifierRow, "AP": DetectorRow, "mIoU": SegmenterRow}
+from ropevit.tasks.registry import TASKS
 
 #: What sets the figures of a published model apart from the paper's, which were measured with each at its default.
 PAPER = {"protocol": "paper", "crop": None, "real": None, "scaling": None}
@@ -34,13 +29,15 @@ def read_evaluations(folders: Sequence[Path], option: str = "--evals") -> Evalua
     advice = f"leave it out of {option}"
     found = [read_settings(folder, advice) for folder in folders]
     metric = found[0]["config"].get("metric")
-    if metric not in ROWS:
+    task = next((task for task in TASKS.values() if task.metric.label == metric), None)
+    if task is None:
         raise ValueError(f"{folders[0]} does not say what was measured, as evaluations did before; measure it again")
     curves = tuple(
-        replace(read_curve(folder, ROWS[metric], found[0], option), paper=paper_figures(folder, settings))
+        replace(read_curve(folder, task.get("result"), found[0], option), paper=paper_figures(folder, settings))
         for folder, settings in zip(folders, found, strict=True)
     )
-    return Evaluations(curves=curves, metric=metric, title=f"{metric} on {found[0]['config'].get('data')}")
+    title = f"{metric} on {found[0]['config'].get('data')}"
+    return Evaluations(curves=curves, metric=metric, title=title, unit=task.metric.unit)
 
 
 def paper_figures(folder: Path, settings: Mapping[str, Any]) -> dict[int, PublishedResult]:

@@ -3,7 +3,7 @@
 Importing this loads nothing else: the parts of a row are written as `module:name` and imported when they are needed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -74,7 +74,8 @@ class TaskSpec:
     eval_refused: Mapping[str, str] = field(default_factory=dict)
     """Options of `ropevit eval` that this task does not have, and why."""
     predict: Part = None
-    """Opens a model for `ropevit predict`: called with file, folder and device, and the options as keywords."""
+    """Opens a model for `ropevit predict`: called with file, folder and device, and the options that are given as
+    keywords; returns a `ropevit.tasks.common.drawing.Predictor`."""
     predict_options: tuple[str, ...] = ()
     """Options of `ropevit predict` that this task reads, besides the size."""
     predict_files: Part = ()
@@ -122,7 +123,7 @@ TASKS: dict[str, TaskSpec] = {
         evaluate=f"{_CLASSIFY}.evaluate:evaluate",
         result=f"{_CLASSIFY}.evaluate:ClassifierResult",
         eval_options=f"{_CLASSIFY}.evaluate:ClassifierOptions",
-        predict_options=("model", "whole", "top", "batch_size", "workers"),
+        predict_options=("model", "keep_aspect", "topk", "batch_size", "workers"),
         step_spec=f"{_CLASSIFY}.estimate:step_spec",
         recipe_facts=f"{_CLASSIFY}.recipes:recipe_facts",
         formats=("ropevit",),
@@ -143,7 +144,7 @@ TASKS: dict[str, TaskSpec] = {
             "reference for RoPE scaling",
         },
         predict=f"{_DETECT}.predict:open_predictor",
-        predict_options=("top", "threshold"),
+        predict_options=("topk", "threshold"),
         predict_files=("detections.json",),
         step_spec=f"{_DETECT}.estimate:step_spec",
         recipe_facts=f"{_DETECT}.recipes:recipe_facts",
@@ -191,8 +192,3 @@ def task_of_recipe(recipe: str) -> TaskSpec | None:
 def task_of_format(file_format: str) -> TaskSpec:
     """Find the task of a file by "format" in its header; files that are not ours are taken for a classifier's."""
     return next((task for task in TASKS.values() if file_format in task.formats), TASKS[CLASSIFY])
-
-
-def nouns(tasks: Callable[[TaskSpec], bool] = lambda _: True) -> str:
-    """Name the models of all tasks, or of those for which a function is true: `classifier or detector`."""
-    return " or ".join(task.noun for task in TASKS.values() if tasks(task))

@@ -85,8 +85,9 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, M
         WeightsError: If it cannot be read, or is in a layout that does not say which model it is.
     """
     checkpoint = read_checkpoint(source, revision)
-    kind = checkpoint.metadata.get("format", "").removeprefix("ropevit-")
-    if kind in ("detector", "segmenter"):
+    own = checkpoint.metadata.get("format", "")
+    if own.startswith(f"{FORMAT}-"):
+        kind = own.removeprefix(f"{FORMAT}-")
         raise WeightsError(f"{checkpoint.source} holds a {kind}; this takes the file of a classifier")
     found = parse_checkpoint(checkpoint)
     if found.config is None:

@@ -21,10 +21,10 @@ from ropevit.models.published import curve
 from ropevit.tasks.classify import evaluate as module
 from ropevit.tasks.classify.classes import match_classes
 from ropevit.tasks.classify.eval_model import open_eval_model
-from ropevit.tasks.classify.evaluate import evaluate
+from ropevit.tasks.classify.evaluate import ClassifierOptions, evaluate
 from ropevit.tasks.classify.predict import Input, classify
 from ropevit.tasks.classify.protocol import plan_views
-from ropevit.tasks.common.eval_config import ClassifierOptions, EvalConfig, read_sizes
+from ropevit.tasks.common.eval_config import EvalConfig, read_sizes
 from ropevit.tasks.common.evaluation import EvalSizeDone, EvalStarted
 from ropevit.weights import save_model
 
@@ -36,7 +36,7 @@ PETS = ["dog", "bird", "cat"]  # in another order than the folders
 def measure(checkpoint, data, out, report=lambda _: None, **options):
     options = {"sizes": (16,), "workers": 0, "device": "cpu"} | options
     own = {name: options.pop(name) for name in ("protocol", "crop", "real") if name in options}
-    options["classifier"] = ClassifierOptions(**own)
+    options["options"] = ClassifierOptions(**own)
     return evaluate(EvalConfig(checkpoint=checkpoint, data=str(data), out=out, **options), report)
 
 
@@ -410,7 +410,7 @@ def test_a_published_model_comes_from_the_hub_and_stands_beside_the_papers_curve
     assert begun[0].paper == curve(name)
     options["out"] = tmp_path / "timm"
     begun.clear()
-    evaluate(EvalConfig(sizes=(64,), classifier=ClassifierOptions(protocol="timm"), **options), begun.append)
+    evaluate(EvalConfig(sizes=(64,), options=ClassifierOptions(protocol="timm"), **options), begun.append)
     assert begun[0].paper == {}  # which was measured otherwise
 
 

@@ -9,33 +9,35 @@ from safetensors.torch import save_file
 
 from ropevit.cli.console import Console
 from ropevit.cli.runs import table
+from ropevit.tasks import TASKS
 from ropevit.tasks.common.config import RunConfig
-from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
+from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_dir import (
     by_metric,
     checkpoint_in_run,
-    detect_task,
     draw_runs,
     find_runs,
     open_directory,
     read_settings,
+    task_of_checkpoint,
     weights_file,
 )
+from ropevit.tasks.segment.evaluate import SegmenterOptions
 
 
 def test_the_header_of_a_file_tells_the_kind_of_its_model(tmp_path):
-    for name, kind in (("ropevit-detector", "detector"), ("ropevit-segmenter", "segmenter"), ("ropevit", "classifier")):
+    for name, task in (("ropevit-detector", "detect"), ("ropevit-segmenter", "segment"), ("ropevit", "classify")):
         folder = tmp_path / name
         folder.mkdir()
         save_file({"w": torch.zeros(1)}, folder / "best.safetensors", metadata={"format": name})
-        assert detect_task(str(folder)) == detect_task(str(folder / "best.safetensors")) == kind
+        assert task_of_checkpoint(str(folder)) is task_of_checkpoint(str(folder / "best.safetensors")) is TASKS[task]
     (tmp_path / "broken.safetensors").write_bytes(b"no header")
     assert (
-        detect_task(str(tmp_path / "broken.safetensors"))
-        == detect_task("timm/some_model")
-        == detect_task(None)
-        == "classifier"
+        task_of_checkpoint(str(tmp_path / "broken.safetensors"))
+        is task_of_checkpoint("timm/some_model")
+        is task_of_checkpoint(None)
+        is TASKS["classify"]
     )
 
 
@@ -43,19 +45,23 @@ def test_the_header_of_a_file_tells_the_kind_of_its_model(tmp_path):
 def test_a_path_to_nothing_has_no_kind(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"no file .*{Path(path).name}'; check the path, or give a hub id"):
-        detect_task(path)
+        task_of_checkpoint(path)
 
 
 def test_what_may_be_a_mistyped_path_is_named_where_options_do_not_suit_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert detect_task("runs/segmenter") == detect_task("rope_mixed_deit_small_patch16_LS") == "classifier"
-    config = EvalConfig(data="fashion", checkpoint="runs/segmenter", segmenter=SegmenterOptions(flip=True))
+    assert (
+        task_of_checkpoint("runs/segmenter")
+        is task_of_checkpoint("rope_mixed_deit_small_patch16_LS")
+        is TASKS["classify"]
+    )
+    config = EvalConfig(data="fashion", checkpoint="runs/segmenter", options=SegmenterOptions(flip=True))
     message = r"with a classifier \(there is no file or directory runs/segmenter, so the hub's is meant\)"
     with pytest.raises(ValueError, match=message):
-        config.check("classifier")
+        config.check(TASKS["classify"])
     (tmp_path / "runs" / "segmenter").mkdir(parents=True)
     with pytest.raises(ValueError, match="with a classifier; leave it out"):
-        config.check("classifier")
+        config.check(TASKS["classify"])
 
 
 def test_a_directory_gives_the_weights_that_are_asked_for_or_says_which_there_are(tmp_path):
@@ -67,7 +73,7 @@ def test_a_directory_gives_the_weights_that_are_asked_for_or_says_which_there_ar
     index = tmp_path / "hub" / "model.safetensors.index.json"
     index.write_text('{"weight_map": {}}')
     assert checkpoint_in_run(tmp_path / "hub", None) == index
-    assert detect_task(str(tmp_path / "hub")) == detect_task(str(index)) == "classifier"
+    assert task_of_checkpoint(str(tmp_path / "hub")) is task_of_checkpoint(str(index)) is TASKS["classify"]
     with pytest.raises(ValueError, match="holds no weights"):
         checkpoint_in_run(tmp_path / "hub", "best")
     with pytest.raises(ValueError, match="holds no weights"):

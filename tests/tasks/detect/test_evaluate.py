@@ -10,13 +10,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ropevit.data.coco import open_coco
+from ropevit.tasks.classify.evaluate import ClassifierOptions
 from ropevit.tasks.common import evaluation
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
-from ropevit.tasks.common.eval_config import ClassifierOptions, DetectorOptions, EvalConfig
+from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import EvalSizeDone
 from ropevit.tasks.dense.evaluation import check_metadata, default_sizes
 from ropevit.tasks.detect import evaluate as module
 from ropevit.tasks.detect.augment import ScaleConfig
+from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.detect.train import Detection
@@ -78,7 +80,7 @@ def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_pat
 
 
 def test_pycocotools_reads_the_detections_and_finds_the_same_for_each_class(place, tmp_path):
-    rows = measure(place, tmp_path / "out", sizes=(48, 64), detector=DetectorOptions(save_detections=True))
+    rows = measure(place, tmp_path / "out", sizes=(48, 64), options=DetectorOptions(save_detections=True))
     assert rows[0].AP != rows[1].AP
     by_class = {line["class"]: line for line in table(tmp_path / "out" / "per_class.csv")}
     assert {key: line["name"] for key, line in by_class.items()} == dict(zip(map(str, IDS), CLASSES, strict=True))
@@ -130,7 +132,7 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
     assert table(out / "eval.csv")[:1] == kept
     assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png"}
     for options, changed in (
-        ({"detector": DetectorOptions(save_detections=True)}, "save_detections was False, now True"),
+        ({"options": DetectorOptions(save_detections=True)}, "save_detections was False, now True"),
         ({"batch_size": 2}, "batch_size was 1, now 2"),
         ({"checkpoint": str(save_tiny(tmp_path / "other.safetensors", position="ape"))}, "fingerprint was"),
     ):
@@ -143,10 +145,10 @@ def test_options_of_other_kinds_are_refused(place, tmp_path):
     with pytest.raises(
         ValueError, match="got --protocol, --crop-pct, for classifiers only, with a detector; leave it out"
     ):
-        measure(place, tmp_path / "out", classifier=given)
+        measure(place, tmp_path / "out", options=given)
     with pytest.raises(ValueError, match="got scaling='yarn'; a detector is trained at many sizes"):
         measure(place, tmp_path / "out", scaling="yarn")
-    with pytest.raises(ValueError, match="is a detector and knows its model; leave out --model deit_tiny"):
+    with pytest.raises(ValueError, match="got --model deit_tiny with a detector; its file knows its model"):
         measure(place, tmp_path / "out", model="deit_tiny")
     file = str(place / "run" / "best.safetensors")
     with pytest.raises(ValueError, match="got which='best' for a file"):

@@ -12,13 +12,15 @@ from ropevit.data.ade import open_ade
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
-from ropevit.tasks.common.eval_config import DetectorOptions, EvalConfig, SegmenterOptions
+from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import EvalSizeDone
 from ropevit.tasks.dense.evaluation import default_sizes
 from ropevit.tasks.dense.model_file import ModelInfo
+from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.segment import evaluate as module
 from ropevit.tasks.segment.augment import CropConfig
+from ropevit.tasks.segment.evaluate import SegmenterOptions
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 from ropevit.tasks.segment.model import build_segmenter, load_segmenter
@@ -78,7 +80,7 @@ def table(path):
     ],
 )
 def test_scores_are_those_of_all_pixels_segmented_by_hand(place, tmp_path, size, options, looks):
-    (row,) = measure(place, tmp_path, sizes=(size,), segmenter=SegmenterOptions(**options))
+    (row,) = measure(place, tmp_path, sizes=(size,), options=SegmenterOptions(**options))
     model, source = load_segmenter(place / "run" / "best.safetensors")[0].eval(), open_ade(place / "ade", "val")
     counts = torch.zeros(4, 4)
     for index in range(len(source)):
@@ -139,7 +141,7 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
     assert [event.row.size for event in events if isinstance(event, EvalSizeDone)] == [64]
     assert [row["size"] for row in table(out / "eval.csv")] == ["32", "64"]
     with pytest.raises(ValueError, match=r"measured otherwise .flip was False, now True; ratios was \[1.0\], now"):
-        measure(place, out, resume=True, segmenter=SegmenterOptions(flip=True, ratios=(0.5, 1.0)))
+        measure(place, out, resume=True, options=SegmenterOptions(flip=True, ratios=(0.5, 1.0)))
 
 
 def test_rules_count_from_the_grid_of_the_crops(place, tmp_path, monkeypatch):
@@ -183,7 +185,7 @@ def test_rules_are_refused_where_no_window_is_larger_than_a_crop(tmp_path):
 def test_rules_are_refused_for_the_windows_that_the_options_choose(place, tmp_path):
     path = str(save_tiny(tmp_path / "cropped.safetensors", crop=64))
     with pytest.raises(ValueError, match="got scaling='yarn' with windows of 64 pixels"):
-        measure(place, tmp_path / "out", checkpoint=path, scaling="yarn", segmenter=SegmenterOptions(window=64))
+        measure(place, tmp_path / "out", checkpoint=path, scaling="yarn", options=SegmenterOptions(window=64))
 
 
 def test_what_does_not_fit_is_refused(place, tmp_path):
@@ -195,8 +197,8 @@ def test_what_does_not_fit_is_refused(place, tmp_path):
     with pytest.raises(ValueError, match="the same in another order"):
         measure(place, tmp_path / "out", checkpoint=path)
     with pytest.raises(ValueError, match="got --save-detections, for detectors only, with a segmenter"):
-        measure(place, tmp_path / "out", detector=DetectorOptions(save_detections=True))
-    with pytest.raises(ValueError, match="got batch_size=2; a segmenter takes images one by one"):
+        measure(place, tmp_path / "out", options=DetectorOptions(save_detections=True))
+    with pytest.raises(ValueError, match="got --batch-size 2 with a segmenter; a segmenter takes images one by one"):
         measure(place, tmp_path / "out", batch_size=2)
     assert not (tmp_path / "out").exists()
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -17,7 +20,7 @@ from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
-from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common.eval_config import OPTION_NAMES, EvalConfig
 from ropevit.tasks.common.eval_results import fingerprint
 from ropevit.tasks.common.evaluation import (
     EvalContext,
@@ -28,9 +31,24 @@ from ropevit.tasks.common.evaluation import (
     distributed,
     evaluate_sizes,
 )
+from ropevit.tasks.registry import TASKS
 
 #: Images of a batch of each process, unless told otherwise.
 BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions:
+    """Classifiers only."""
+
+    protocol: Literal["paper", "timm"] | None = None
+    """paper (default): crop ratio 1 for ViT; 0.875, and windows that grow with the image size, for Swin.
+    timm: crop ratio 0.9, and windows of the training size."""
+    crop: Annotated[float | None, tyro.conf.arg(name=OPTION_NAMES["crop"])] = None
+    """Crop ratio instead of the protocol's: the test size over the shorter side to which images are resized."""
+    real: Annotated[Path | None, tyro.conf.arg(name=OPTION_NAMES["real"])] = None
+    """ReaL labels of the ImageNet validation set, a JSON file: any of an image's labels is correct; images without
+    labels are skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +113,14 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Classi
     Raises:
         ValueError: If the options, the weights, the data or the directory do not allow it.
     """
-    config.check("classifier")
+    config.check(TASKS["classify"])
     with distributed(config, report) as site:
         return evaluate_sizes(make_plan(prepare(site)), site)
 
 
 def prepare(site: EvalContext) -> EvalInputs:
     """Read the weights, find the images and match their classes."""
-    config, real = site.config, site.config.classifier.real
+    config, real = site.config, site.config.task_options(ClassifierOptions).real
     subject = open_eval_model(config.model, config.checkpoint, config.which)
     scaling = subject.config.scaling if config.scaling is None else parse_override(config.scaling)
     if (scaling, subject.config.scaling) != (None, None):
@@ -130,7 +148,12 @@ def with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
 
 def make_plan(bench: EvalInputs) -> EvalPlan:
     """Plan which sizes are measured, and how."""
-    subject, source, options, config = bench.subject, bench.source, bench.site.config.classifier, bench.site.config
+    subject, source, options, config = (
+        bench.subject,
+        bench.source,
+        bench.site.config.task_options(ClassifierOptions),
+        bench.site.config,
+    )
     protocol = options.protocol or "paper"
     views = plan_views(subject.config, subject.trained_at, config.sizes, protocol, options.crop)
     real = None if options.real is None else options.real.name
@@ -153,7 +176,7 @@ def make_plan(bench: EvalInputs) -> EvalPlan:
         how=", ".join(
             [f"protocol {protocol}", f"crop ratio {views[0].crop:g}", *(f"rules {x}" for x in scaling.values())]
         ),
-        metric="top-1",
+        metric=TASKS["classify"].metric,
         fixed=fixed | {"protocol": protocol, "crop": options.crop} | scaling,
         names=dict(zip(source.classes, bench.match.names, strict=True)),
         row=ClassifierResult,
@@ -241,7 +264,7 @@ def by_class(counts: Tally) -> list[float]:
 
 def paper_curve(bench: EvalInputs) -> dict[int, PublishedResult]:
     """Give the paper's figures for what is measured: its model, as it does, on all classes of ImageNet-1k."""
-    options, name = bench.site.config.classifier, bench.subject.published_name
+    options, name = bench.site.config.task_options(ClassifierOptions), bench.subject.published_name
     changed = options.crop, options.real, bench.subject.config.scaling
     same = options.protocol in (None, "paper") and changed == (None, None, None)
     return curve(name) if same and bench.match.imagenet and name is not None else {}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -235,6 +235,26 @@ class Summary(NamedTuple):
     """Of the columns of a table."""
     rows: list[tuple[str, ...]]
     """Of the table; the first cell is a name, the others are numbers."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A model that predicts on images one by one and writes its predictions to a folder."""
+
+    def take(self, number: int, file: ImageFile, name: str, image: Image.Image) -> Summary:
+        """Predict on an image, write the result, and return a summary.
+
+        Args:
+            number: Number of the file in the list, from 1.
+            file: The file.
+            name: Name of the PNG to write.
+            image: As `read_image` returns it.
+        """
+        ...
+
+    def close(self) -> str:
+        """Write what belongs to all images, and return the names of the files written besides the images."""
+        ...
 
 
 def check_out(out: Path) -> None:

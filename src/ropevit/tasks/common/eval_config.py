@@ -1,17 +1,17 @@
 """Options of an evaluation; every field is an option of `ropevit eval`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from ropevit.device import check_device_name
-from ropevit.tasks.common.run_dir import TaskName, Which, describe_task
+from ropevit.tasks.common.run_dir import Which, describe_task
+from ropevit.tasks.registry import TASKS, TaskSpec
 
-#: The tasks, each with a group of options that the others refuse.
-KINDS: tuple[TaskName, ...] = get_args(TaskName)
+OptionsT = TypeVar("OptionsT")
 
 #: Field -> its option, where the names differ; eval.json keeps the names of the fields.
 OPTION_NAMES = {"which": "weights", "beside": "compare-with", "crop": "crop-pct", "real": "real-labels"}
@@ -59,57 +59,6 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierOptions:
-    """Classifiers only."""
-
-    protocol: Literal["paper", "timm"] | None = None
-    """paper (default): crop ratio 1 for ViT; 0.875, and windows that grow with the image size, for Swin.
-    timm: crop ratio 0.9, and windows of the training size."""
-    crop: Annotated[float | None, tyro.conf.arg(name=OPTION_NAMES["crop"])] = None
-    """Crop ratio instead of the protocol's: the test size over the shorter side to which images are resized."""
-    real: Annotated[Path | None, tyro.conf.arg(name=OPTION_NAMES["real"])] = None
-    """ReaL labels of the ImageNet validation set, a JSON file: any of an image's labels is correct; images without
-    labels are skipped."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DetectorOptions:
-    """Detectors only."""
-
-    save_detections: Flag = False
-    """Write the detections at each size to detections-SIZE.json, in the COCO results format."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmenterOptions:
-    """Segmenters only.
-
-    Raises:
-        ValueError: If a field is out of range.
-    """
-
-    whole: Flag = False
-    """Predict on whole images, even if the model's file says sliding windows."""
-    window: int | None = None
-    """Side in pixels of the sliding window, instead of the one in the model's file."""
-    stride: int | None = None
-    """Stride of the sliding window in pixels, instead of the one in the model's file, or two thirds of --window."""
-    flip: Flag = False
-    """Test-time augmentation: average with the horizontally flipped image."""
-    ratios: Annotated[tuple[float, ...], RATIOS] = ()
-    """Test-time augmentation: average over the image at each test size times these ratios."""
-
-    def __post_init__(self):
-        if self.whole and (self.window is not None or self.stride is not None):
-            raise ValueError("got --whole with --window or --stride; whole images have no windows: leave one out")
-        for name in ("window", "stride"):
-            if (side := getattr(self, name)) is not None and side < 1:
-                raise ValueError(f"got {name}={side}; expected at least 1 pixel")
-        if not all(ratio > 0 for ratio in self.ratios) or len(set(self.ratios)) < len(self.ratios):
-            raise ValueError(f"got ratios={self.ratios}; expected each above 0, and none twice")
-
-
-@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Model, data and settings of an evaluation.
 
@@ -147,9 +96,8 @@ class EvalConfig:
     scaling: str | None = None
     """RoPE scaling methods for grids or windows larger than in training, such as pi, ntk or parts+log, instead of the
     model's own; `none` disables scaling. Not for detectors. See docs/scaling.md."""
-    classifier: tyro.conf.OmitArgPrefixes[ClassifierOptions] = field(default_factory=ClassifierOptions)
-    detector: tyro.conf.OmitArgPrefixes[DetectorOptions] = field(default_factory=DetectorOptions)
-    segmenter: tyro.conf.OmitArgPrefixes[SegmenterOptions] = field(default_factory=SegmenterOptions)
+    options: Annotated[Any, tyro.conf.Suppress] = None
+    """Options of the model's task alone, such as `SegmenterOptions`; None for its defaults."""
 
     def __post_init__(self):
         check_device_name(self.device)
@@ -158,30 +106,32 @@ class EvalConfig:
                 f"got batch_size={self.batch_size}, workers={self.workers}; expected 1 or more, and 0 or more"
             )
 
-    def check(self, kind: TaskName) -> None:
-        """Refuse options of other tasks.
-
-        Args:
-            kind: Task of the model.
+    def check(self, task: TaskSpec) -> None:
+        """Refuse options that the model's task does not have.
 
         Raises:
-            ValueError: If an option of another task is given.
+            ValueError: If an option of another task, or one that this task refuses, is given.
         """
-        for other in KINDS:
-            group = getattr(self, other)
-            given = [option(each.name) for each in fields(group) if getattr(group, each.name) != each.default]
-            if other != kind and given:
-                told = describe_task(kind, self.checkpoint)
-                raise ValueError(f"got {', '.join(given)}, for {other}s only, with a {told}; leave it out")
-        if self.model is not None and kind != "classifier":
-            raise ValueError(f"{self.checkpoint} is a {kind} and knows its model; leave out --model {self.model}")
-        if self.scaling is not None and kind == "detector":
-            raise ValueError(
-                f"got scaling={self.scaling!r}; a detector is trained at many sizes, most of its blocks in windows, so "
-                "there is no single grid to scale from: leave it out"
-            )
-        if self.batch_size is not None and kind == "segmenter":
-            raise ValueError(f"got batch_size={self.batch_size}; a segmenter takes images one by one: leave it out")
+        model = describe_task(task, self.checkpoint)
+        if self.options is not None and (given := given_options(self.options)):
+            owners = [
+                each for each in TASKS.values() if each.eval_options and each.get("eval_options") is type(self.options)
+            ]
+            if task not in owners:
+                nouns = " and ".join(f"{each.noun}s" for each in owners)
+                raise ValueError(f"got {', '.join(given)}, for {nouns} only, with a {model}; leave it out")
+        for name, reason in task.eval_refused.items():
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"got {option(name)} {value} with a {model}; {reason}: leave it out")
+
+    def task_options(self, kind: type[OptionsT]) -> OptionsT:
+        """Return the options of a task, or their defaults if none are given."""
+        return self.options if isinstance(self.options, kind) else kind()
+
+
+def given_options(group: Any) -> list[str]:
+    """Return the command-line options of the fields that differ from their defaults."""
+    return [option(each.name) for each in fields(group) if getattr(group, each.name) != each.default]
 
 
 def option(name: str) -> str:

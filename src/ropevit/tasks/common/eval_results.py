@@ -131,7 +131,8 @@ class ResultsDir:
         self.rows = sorted([*self.rows, row], key=lambda row: row.size)
         sizes = [row.size for row in self.rows]
         lines = ([name, self.names[name], *(known[size] for size in sizes)] for name, known in self.classes.items())
-        self.write(CLASSES, to_csv(["class", "name", *map(str, sizes)], lines))
+        if self.names:
+            self.write(CLASSES, to_csv(["class", "name", *map(str, sizes)], lines))
         table = (["" if value is None else value for value in asdict(row).values()] for row in self.rows)
         self.write(TABLE, to_csv([field.name for field in fields(self.kind)], table))
 

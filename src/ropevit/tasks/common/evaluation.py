@@ -18,6 +18,8 @@ from ropevit.tasks.common.distributed import Communicator, check_device, choose_
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, read_rows, read_settings
 from ropevit.tasks.common.metrics_log import LogWindow
+from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
+from ropevit.tasks.registry import Metric
 
 #: Unreadable images of a size that are named.
 MOST_NAMED = 3
@@ -98,7 +100,7 @@ class SizeEvaluation:
     """What was measured at one size."""
 
     row: SizeResult
-    classes: Sequence[float]
+    classes: Sequence[float] = ()
     """Score of each class in percent; NaN where there is none."""
     skipped: tuple[str, ...] = ()
     """Images that could not be read."""
@@ -124,22 +126,41 @@ class EvalPlan:
     """What the data are called."""
     how: str
     """How it is measured, in words."""
-    metric: str
-    """What the score of the curve is called."""
+    metric: Metric
+    """The score of the curve."""
     fixed: Mapping[str, Any]
     """Whatever else scores depend on: weights, data and options."""
-    names: Mapping[str, str]
-    """Classes of the data, and what they are called."""
     row: type
-    """What a row is."""
+    """Type of a row of the results."""
     sizes: tuple[int, ...]
     """Test sizes in pixels, rising."""
     measure: Callable[[int], SizeEvaluation]
-    """Measures at one size."""
+    """Evaluates at one size."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Classes of the data and their names; empty where there are none."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
     """The paper's figures for the same, by size."""
     notes: tuple[str, ...] = ()
     """What else a reader should know."""
+
+
+def weights_and_name(config: EvalConfig) -> tuple[Path, str]:
+    """Return the file of a checkpoint of ours, and its name: that of the directory of a training for the file of one.
+
+    Raises:
+        ValueError: If the directory has no such weights, or `which` is given for a file.
+    """
+    place = Path(str(config.checkpoint)).expanduser()
+    if config.which is not None and place.is_file():
+        raise ValueError(f"got which={config.which!r} for a file; only the directory of a training has several")
+    path = checkpoint_in_run(place, config.which) if place.is_dir() else place
+    return path, short_name(path)
+
+
+def short_name(path: Path) -> str:
+    """Return the stem of a file, or, for the file of a training, the name of its directory."""
+    path = path.resolve()
+    return path.parent.name if path.name in RUN_FILES.values() else path.stem
 
 
 @contextmanager
@@ -221,7 +242,7 @@ def describe(plan: EvalPlan, site: EvalContext) -> dict[str, Any]:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     machine = environment(site.device, dtype, config.workers, torch.get_num_threads())
     fixed = {
-        "metric": plan.metric,
+        "metric": plan.metric.label,
         "data": plan.data,
         **plan.fixed,
         "precision": precision,
@@ -234,10 +255,12 @@ def describe(plan: EvalPlan, site: EvalContext) -> dict[str, Any]:
 
 def draw(results: ResultsDir, plan: EvalPlan, beside: Sequence[Curve]) -> None:
     """Draw the curve of what was measured, beside the paper's, if it has one, and those of other evaluations."""
-    points = {row.size: row.scores[plan.metric] for row in results.rows}
+    points = {row.size: row.scores[plan.metric.label] for row in results.rows}
     own = Curve(name=plan.name, position=plan.position, points=points, trained_at=plan.trained_at, paper=plan.paper)
-    title = f"{plan.metric} on {plan.data}"
-    figure = draw_curves(Evaluations(curves=(own, *beside), metric=plan.metric, title=title))
+    title = f"{plan.metric.label} on {plan.data}"
+    figure = draw_curves(
+        Evaluations(curves=(own, *beside), metric=plan.metric.label, title=title, unit=plan.metric.unit)
+    )
     results.write_bytes(CURVE, figure_bytes(figure, "png"))
 
 

@@ -16,17 +16,13 @@ from ropevit.files import parse_json, read_json, write_json
 from ropevit.locks import NAME, is_empty
 from ropevit.tasks.common.config import FIXED, RunConfig
 from ropevit.tasks.common.metrics_log import read_metrics
-from ropevit.tasks.registry import Metric
+from ropevit.tasks.registry import Metric, TaskSpec, task_of_format
 from ropevit.weights.reading import check_exists, named_repository
 from ropevit.weights.sharded import find_index
 
 Which = Literal["best", "last", "ema"]
 #: Files that a training leaves in its directory.
 RUN_FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "model_ema.safetensors"}
-
-TaskName = Literal["classifier", "detector", "segmenter"]
-#: "format" in the header of a file of ours -> kind of the model; every other file is taken for a classifier's.
-TASK_OF_FORMAT: dict[str, TaskName] = {"ropevit-detector": "detector", "ropevit-segmenter": "segmenter"}
 
 
 def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
@@ -90,29 +86,29 @@ def read_header(path: Path) -> Mapping[str, str]:
         return {}  # of another layout, or damaged, which reading it will say
 
 
-def detect_task(checkpoint: str | None, which: Which | None = None) -> TaskName:
-    """Tell what kind of model a checkpoint holds, by the header of its file.
+def task_of_checkpoint(checkpoint: str | None, which: Which | None = None) -> TaskSpec:
+    """Return the task of the model in a checkpoint, by the header of its file.
 
     Args:
-        checkpoint: A file or hub id of any layout, or the directory of a training or a study's run; None, a published
-            classifier.
+        checkpoint: A file or hub id in any layout, or the directory of a training or of a run of a study; None for a
+            published classifier.
         which: Which weights of a directory.
 
     Raises:
         ValueError: If it is a directory without such weights.
-        WeightsError: If it is a path to nothing.
+        WeightsError: If the path does not exist.
     """
     path = Path(weights_file(checkpoint, which) or "").expanduser()
     if checkpoint and named_repository(checkpoint) is None:
         check_exists(path)
-    return TASK_OF_FORMAT.get(read_header(path).get("format", ""), "classifier") if path.is_file() else "classifier"
+    return task_of_format(read_header(path).get("format", "") if path.is_file() else "")
 
 
-def describe_task(kind: TaskName, checkpoint: str | None) -> str:
-    """Name the kind of a checkpoint's model, and why where a mistyped path may have been taken for a hub id."""
+def describe_task(task: TaskSpec, checkpoint: str | None) -> str:
+    """Return the noun of a task, with a remark where a mistyped path may have been taken for a hub id."""
     if checkpoint is None or named_repository(checkpoint) is None:
-        return kind
-    return f"{kind} (there is no file or directory {checkpoint}, so the hub's is meant)"
+        return task.noun
+    return f"{task.noun} (there is no file or directory {checkpoint}, so the hub's is meant)"
 
 
 FILE = "config.json"

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from ropevit.tasks.common.run_dir import detect_task
+from ropevit.tasks.common.run_dir import task_of_checkpoint
 from ropevit.tasks.dense.backbone import PRETRAINED
 from ropevit.tasks.dense.model_file import ConfigT, ModelFormat, ModelT
+from ropevit.tasks.registry import CLASSIFY, TASKS
 from ropevit.weights.dense import load_dense_weights
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.metadata import differences
@@ -37,7 +38,7 @@ def init_model(
     model, source = spec.build(config, len(classes)), config.init_source()
     if source is None:
         return model
-    if config.init == PRETRAINED or detect_task(source) != spec.task:
+    if config.init == PRETRAINED or task_of_checkpoint(source).noun != spec.task:
         init_backbone(model.get_submodule("backbone"), source)
         return model
     entries, info = spec.read(source)
@@ -57,10 +58,10 @@ def init_backbone(backbone: nn.Module, source: str) -> None:
     Raises:
         WeightsError: If they are those of a detector or segmenter, cannot be read, or do not fit.
     """
-    task = detect_task(source)
-    if task != "classifier":
+    task = task_of_checkpoint(source)
+    if task is not TASKS[CLASSIFY]:
         raise WeightsError(
-            f"{source} holds a {task}; a backbone starts from a classifier: give the file of one as init"
+            f"{source} holds a {task.noun}; a backbone starts from a classifier: give the file of one as init"
         )
     load_dense_weights(backbone, source)
 

@@ -7,8 +7,16 @@ from pathlib import Path
 
 from ropevit.data.coco import open_coco
 from ropevit.extras import require
-from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import EvalPlan, EvalTimer, Report, SizeEvaluation, distributed, evaluate_sizes
+from ropevit.tasks.common.eval_config import EvalConfig, Flag
+from ropevit.tasks.common.evaluation import (
+    EvalPlan,
+    EvalTimer,
+    Report,
+    SizeEvaluation,
+    distributed,
+    evaluate_sizes,
+    weights_and_name,
+)
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     check_classes,
@@ -21,12 +29,21 @@ from ropevit.tasks.dense.evaluation import (
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import DetectModel, load_detector
+from ropevit.tasks.registry import TASKS
 
 #: Default sizes over the training's: 480, 640, 800, 1024 and 1333 pixels of a detector tested at 800.
 SIZE_FACTORS = (0.6, 0.8, 1.0, 1.28, 5 / 3)
 
 #: Metadata that a file must hold.
 METADATA = ("category_ids", "mean", "std", "test_side", "longest", "top")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorOptions:
+    """Detectors only."""
+
+    save_detections: Flag = False
+    """Write the detections at each size to detections-SIZE.json, in the COCO results format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +98,7 @@ class DetectorResult:
         return {"long": self.longest}
 
 
-def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda _: None) -> list[DetectorResult]:
+def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[DetectorResult]:
     """Measure COCO's average precision at every size, and write it down as it comes.
 
     The size is the length of the shorter side; the limit on the longer one grows in proportion to the training's.
@@ -89,8 +106,6 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
 
     Args:
         config: What, on what and how.
-        path: File of the detector.
-        name: A short name of it, for a directory.
         report: Called with what happens, in the first process alone.
 
     Returns:
@@ -99,7 +114,8 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
     Raises:
         ValueError: If the options, the weights, the data or the directory do not allow it.
     """
-    config.check("detector")
+    config.check(TASKS["detect"])
+    path, name = weights_and_name(config)
     for module in ("transformers", "faster_coco_eval"):
         require(module, "dense")
     with distributed(config, report) as site:
@@ -122,11 +138,14 @@ def evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> E
     """Plan which sizes are evaluated, and how."""
     metadata, source, config = inputs.info.metadata, inputs.source, inputs.site.config
     annotations = hashlib.sha256(source.annotations.read_bytes()).hexdigest()
-    options = {"batch_size": config.batch_size or 1, "save_detections": config.detector.save_detections}
+    options = {
+        "batch_size": config.batch_size or 1,
+        "save_detections": config.task_options(DetectorOptions).save_detections,
+    }
     return EvalPlan(
         **plan_fields(inputs, path, name, metadata["test_side"], SIZE_FACTORS),
         how=f"shorter side, the longer at most {metadata['longest'] / metadata['test_side']:.4g} times that",
-        metric="AP",
+        metric=TASKS["detect"].metric,
         fixed=identity(inputs, annotations) | options,
         names={str(number): each for number, each in zip(source.category_ids, source.classes, strict=True)},
         row=DetectorResult,
@@ -152,5 +171,7 @@ def evaluate_size(size: int, inputs: EvalInputs[DetectModel]) -> SizeEvaluation:
         row=DetectorResult(size=size, longest=settings.long, **scores, **stats),
         classes=[result.classes[number] for number in source.category_ids],
         skipped=skipped,
-        files={f"detections-{size}.json": coco_results(rows)} if site.config.detector.save_detections else {},
+        files={f"detections-{size}.json": coco_results(rows)}
+        if site.config.task_options(DetectorOptions).save_detections
+        else {},
     )

@@ -160,6 +160,21 @@ class DetectionFolder:
         return RESULTS
 
 
+def open_predictor(
+    path: str, out: Path, device: torch.device, *, topk: int = DetectionOptions.top, **options: Any
+) -> DetectionFolder:
+    """Load a detector, and write its predictions to a folder.
+
+    Args:
+        path: Its file.
+        out: The folder.
+        device: Where it runs.
+        topk: Most objects of an image.
+        **options: Other fields of `DetectionOptions`.
+    """
+    return DetectionFolder(open_finder(path, DetectionOptions(top=topk, **options), device), out)
+
+
 def coco_results(found: Detections, finder: DetectionPredictor, image_id: int, file_name: str) -> list[dict[str, Any]]:
     """Write detections as COCO's results: left, top, width and height in pixels; also the names of file and class."""
     rows = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)

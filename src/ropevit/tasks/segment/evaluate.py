@@ -3,13 +3,22 @@
 import hashlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from ropevit.data.ade import open_ade
 from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
-from ropevit.tasks.common.eval_config import EvalConfig, SegmenterOptions
-from ropevit.tasks.common.evaluation import EvalPlan, EvalTimer, Report, SizeEvaluation, distributed, evaluate_sizes
+from ropevit.tasks.common.eval_config import RATIOS, EvalConfig, Flag
+from ropevit.tasks.common.evaluation import (
+    EvalPlan,
+    EvalTimer,
+    Report,
+    SizeEvaluation,
+    distributed,
+    evaluate_sizes,
+    weights_and_name,
+)
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     check_classes,
@@ -20,6 +29,7 @@ from ropevit.tasks.dense.evaluation import (
     size_stats,
 )
 from ropevit.tasks.dense.model_file import ModelInfo
+from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_matrix
 from ropevit.tasks.segment.inference import InferenceConfig
@@ -32,6 +42,35 @@ SIZE_FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
 
 #: Metadata that a file must hold.
 METADATA = ("mean", "std", "test_short", "test_long", "inference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterOptions:
+    """Segmenters only.
+
+    Raises:
+        ValueError: If a field is out of range.
+    """
+
+    whole: Flag = False
+    """Predict on whole images, even if the model's file says sliding windows."""
+    window: int | None = None
+    """Side in pixels of the sliding window, instead of the one in the model's file."""
+    stride: int | None = None
+    """Stride of the sliding window in pixels, instead of the one in the model's file, or two thirds of --window."""
+    flip: Flag = False
+    """Test-time augmentation: average with the horizontally flipped image."""
+    ratios: Annotated[tuple[float, ...], RATIOS] = ()
+    """Test-time augmentation: average over the image at each test size times these ratios."""
+
+    def __post_init__(self):
+        if self.whole and (self.window is not None or self.stride is not None):
+            raise ValueError("got --whole with --window or --stride; whole images have no windows: leave one out")
+        for name in ("window", "stride"):
+            if (side := getattr(self, name)) is not None and side < 1:
+                raise ValueError(f"got {name}={side}; expected at least 1 pixel")
+        if not all(ratio > 0 for ratio in self.ratios) or len(set(self.ratios)) < len(self.ratios):
+            raise ValueError(f"got ratios={self.ratios}; expected each above 0, and none twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +115,7 @@ class SegmenterInputs(EvalInputs[SegmentModel]):
     ratios: tuple[float, ...]
 
 
-def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda _: None) -> list[SegmenterResult]:
+def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[SegmenterResult]:
     """Measure mIoU, aAcc and mAcc at every size, and write them down as they come.
 
     The size is the limit on the shorter side; that on the longer one grows in proportion to the training's. Images are
@@ -84,8 +123,6 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
 
     Args:
         config: What, on what and how.
-        path: File of the segmenter.
-        name: A short name of it, for a directory.
         report: Called with what happens, in the first process alone.
 
     Returns:
@@ -94,12 +131,15 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
     Raises:
         ValueError: If the options, the weights, the data or the directory do not allow it.
     """
-    config.check("segmenter")
+    config.check(TASKS["segment"])
+    path, name = weights_and_name(config)
     require("transformers", "dense")
     with distributed(config, report) as site:
         model, info = load_segmenter(path)
         check_metadata(info, METADATA, path)
-        inference = choose_inference(InferenceConfig(**info.metadata["inference"]), config.segmenter)
+        inference = choose_inference(
+            InferenceConfig(**info.metadata["inference"]), config.task_options(SegmenterOptions)
+        )
         if (scaling := scaling_override(config)) is not None:
             apply_scaling_override(model, info, scaling, inference.window)
         source = open_ade(config.data, "val")
@@ -110,7 +150,7 @@ def evaluate(config: EvalConfig, path: Path, name: str, report: Report = lambda 
             info=info,
             source=source,
             inference=inference,
-            ratios=config.segmenter.ratios or (1.0,),
+            ratios=config.task_options(SegmenterOptions).ratios or (1.0,),
         )
         return evaluate_sizes(evaluation_plan(inputs, path, name), site)
 
@@ -185,7 +225,7 @@ def evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan:
     return EvalPlan(
         **plan_fields(inputs, path, name, inputs.info.metadata["test_short"], SIZE_FACTORS),
         how=", ".join(["shorter side", how, *views]),
-        metric="mIoU",
+        metric=TASKS["segment"].metric,
         fixed=identity(inputs, files) | asdict(inference) | options,
         names={str(label): each for label, each in enumerate(source.classes, 1)},
         row=SegmenterResult,

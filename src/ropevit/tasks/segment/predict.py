@@ -124,6 +124,11 @@ class LabelFolder:
         return f"{LABELS}/ and {CLASSES_FILE}"
 
 
+def open_predictor(path: str, out: Path, device: torch.device, *, size: int | None = None) -> LabelFolder:
+    """Load a segmenter, and write its predictions to a folder; arguments as of `open_labeller`."""
+    return LabelFolder(open_labeller(path, size, device), out)
+
+
 def label_map(labels: Int[np.ndarray, "H W"], classes: int) -> Image.Image:
     """Make an image of labels that counts classes from 1 as ADE20K does: a byte a pixel, two above 255 classes."""
     return Image.fromarray((labels + 1).astype(np.uint8 if classes <= 255 else np.uint16))
