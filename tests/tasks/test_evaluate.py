@@ -15,8 +15,9 @@ import torch
 from ropevit.cli import main
 from ropevit.tasks import evaluate as module
 from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common.evaluation import short_name
 from ropevit.tasks.detect.evaluate import DetectorOptions
-from ropevit.tasks.evaluate import evaluate, short_name
+from ropevit.tasks.evaluate import evaluate
 from tasks.detect import measured as detect
 from tasks.detect.generated import write_pictures
 from tasks.segment import measured as segment

@@ -1,18 +1,27 @@
+import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
+from safetensors import safe_open
 
+from ropevit.cli import main
 from ropevit.tasks import TASKS, Metric, TaskSpec, register_task
+from ropevit.tasks.common.eval_results import read_rows
+from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.common.run_dir import find_runs
+from ropevit.tasks.compare import read_evaluations
 from ropevit.tasks.registry import task_of_format, task_of_recipe
+from tasks import toy as module
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_part_of_a_task_can_be_imported(name):
     task = TASKS[name]
-    for part in ("recipes", "config", "train", "evaluate", "result", "step_spec", "recipe_facts"):
-        assert task.get(part)
+    parts = [each.name for each in fields(task) if ":" in str(getattr(task, each.name))]
+    assert len(parts) >= 8
+    assert all(task.get(part) is not None for part in parts if part not in ("metric", "eval_refused"))
     assert all(task_of_recipe(recipe) is task for recipe in task.get("recipes"))
     assert all(task_of_format(form) is task for form in task.formats)
 
@@ -40,3 +49,43 @@ def test_a_metric_knows_which_score_is_better():
     assert (accuracy.is_better(2, 1), error.is_better(2, 1), error.is_better(2, None)) == (True, False, True)
     assert accuracy.to_dict() == {"metric": "top1"}  # as runs have it that were started before
     assert Metric.from_dict(error.to_dict()) == error
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """A task of another module, registered for one test."""
+    monkeypatch.chdir(tmp_path)
+    module.register()
+    yield
+    del TASKS["toy"]
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_task_from_outside_is_trained_kept_and_evaluated_by_its_error(tmp_path, capsys):
+    main(["train", "--list"])
+    assert "toy/line" in capsys.readouterr().out
+    main(["train", "toy/line", "--run.out", "run"])
+    lines = [line for line in read_metrics(tmp_path / "run") if "rmse" in line]
+    assert lines[1]["rmse"] < lines[0]["rmse"]  # so that the best ones are the last ones, by the direction of the score
+    best = [json.loads(safe_open(f"run/{name}.safetensors", "pt").metadata()["metadata"]) for name in ("best", "model")]
+    assert best[0] == best[1]
+    main(["eval", "--checkpoint", "run", "--data", "noise", "--device", "cpu", "--shift", "1"])
+    rows = read_rows(tmp_path / "runs/eval/run", module.ToyResult)
+    assert [row.size for row in rows] == [8, 16]
+    assert rows[0].rmse == pytest.approx(1 + lines[1]["rmse"])
+    assert not (tmp_path / "runs/eval/run/per_class.csv").exists()
+    assert read_evaluations([tmp_path / "runs/eval/run"]).unit == ""
+    run = find_runs([tmp_path / "run"])[0]
+    assert (run.metric, run.best) == (module.Toy.metric, lines[1]["rmse"])
+
+
+@pytest.mark.usefixtures("toy")
+def test_commands_refuse_what_a_task_from_outside_does_not_have(capsys):
+    main(["train", "toy/line", "--run.out", "run"])
+    for words, said in (
+        (["train", "toy/line", "--estimate"], "a toy has no step spec"),
+        (["eval", "--checkpoint", "run", "--data", "noise", "--flip"], "got --flip, for segmenters only, with a toy"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert said in capsys.readouterr().err

@@ -146,7 +146,7 @@ def test_options_of_other_kinds_are_refused(place, tmp_path):
         ValueError, match="got --protocol, --crop-pct, for classifiers only, with a detector; leave it out"
     ):
         measure(place, tmp_path / "out", options=given)
-    with pytest.raises(ValueError, match="got scaling='yarn'; a detector is trained at many sizes"):
+    with pytest.raises(ValueError, match="got --scaling yarn with a detector; a detector is trained at many sizes"):
         measure(place, tmp_path / "out", scaling="yarn")
     with pytest.raises(ValueError, match="got --model deit_tiny with a detector; its file knows its model"):
         measure(place, tmp_path / "out", model="deit_tiny")

@@ -39,7 +39,11 @@ INITIAL_HISTORY = {"best": None, "first_loss": None, "skipped": 0, "scores": {},
 
 @runtime_checkable
 class Task(Protocol):
-    """What a task brings to the engine."""
+    """What the engine needs of a task.
+
+    A task whose data have classes also has their names, `classes`, in the order of the logits; one that has `train` and
+    `test`, images of a type that `ropevit.data.identity` knows, is not resumed with others.
+    """
 
     steps_per_epoch: int
     """Steps of an epoch."""

@@ -40,23 +40,8 @@ class Training(Protocol):
         ...
 
 
-@runtime_checkable
-class TrainableTask(Task, Protocol):
-    """A task and its data; if the images have classes, it also has their names, `classes`, in the order of logits."""
-
-    @property
-    def train(self) -> Any:
-        """Training images, of a type that `identify` knows."""
-        ...
-
-    @property
-    def test(self) -> Any:
-        """Validation images."""
-        ...
-
-
 #: Opens the data and draws or loads the first weights of a training.
-Prepare = Callable[[Any, Communicator], tuple[TrainableTask, nn.Module]]
+Prepare = Callable[[Any, Communicator], tuple[Task, nn.Module]]
 
 
 def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str, float]:
@@ -96,11 +81,13 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
         return run_training_loop(job, state)
 
 
-def record(config: Training, task: TrainableTask) -> None:
+def record(config: Training, task: Task) -> None:
     """Write down what is trained on which images, or compare it with what was written down."""
     classes = getattr(task, "classes", None)
     facts = config.to_dict() | ({} if classes is None else {"classes": list(classes)}) | task.metric.to_dict()
-    open_directory(config.run, facts, {"train": identify(task.train), "val": identify(task.test)})
+    sources = {split: getattr(task, name, None) for split, name in (("train", "train"), ("val", "test"))}
+    images = {split: identify(source) for split, source in sources.items() if source is not None}
+    open_directory(config.run, facts, images)
 
 
 def warmup_notice(job: TrainJob) -> None:
