@@ -74,7 +74,7 @@ def test_a_detector_writes_boxes_of_a_folder_and_pictures(trainings, photos, tmp
         assert one["category_id"] in (1, 3, 90)
     printed = capsys.readouterr().out
     assert f"{photos / 'in/b.jpg'}: " in printed
-    assert f"wrote 2 pictures and detections.json to {tmp_path / 'found'}" in printed
+    assert f"wrote 2 images and detections.json to {tmp_path / 'found'}" in printed
 
 
 def test_one_image_is_shown_as_a_table(trainings, photos, tmp_path, capsys):
@@ -106,7 +106,7 @@ def test_a_segmenter_writes_labels_and_pictures(trainings, photos, tmp_path, cap
     for name, size in (("a", (90, 60)), ("b", (50, 80))):
         labels = read_labels(tmp_path / "found" / "labels" / f"{name}.png", size, 3)
         assert set(np.unique(labels)) <= {0, 1, 2}
-    assert "wrote 2 pictures and labels/ and classes.txt to" in capsys.readouterr().out
+    assert "wrote 2 images and labels/ and classes.txt to" in capsys.readouterr().out
 
 
 def test_no_picture_takes_the_place_of_a_label_map(trainings, photos, tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_what_cannot_be_read_costs_only_itself(finished, trainings, photos, tmp_
     assert f"error: {photos / 'broken.png'} cannot be read as an image" in printed.err
     assert f"{photos / 'in/b.jpg'}" in printed.out
     if kind == "detector":
-        assert "wrote 2 pictures" in printed.out
+        assert "wrote 2 images" in printed.out
         found = json.loads((tmp_path / "found" / "detections.json").read_text())
         assert {(one["image_id"], one["file_name"]) for one in found} == {(1, "a.png"), (3, "in/b.jpg")}
 
@@ -163,7 +163,7 @@ def interrupt():
         ("detector", ["--keep-aspect"], "got --keep-aspect with a detector; it is for a classifier: leave it out"),
         ("detector", ["--model", "deit_tiny_patch16_LS"], "got --model with a detector"),
         ("detector", ["--threshold", "2"], "got threshold=2.0; expected a score from 0 to 1"),
-        ("detector", ["--size", "64", "80"], "give the shorter side alone"),
+        ("detector", ["--size", "64", "80"], "give the shorter side only"),
         ("detector", ["--size", "0"], "got size=0"),
         ("detector", ["--weights", "ema"], "has no model_ema.safetensors; choose --weights best"),
         ("detector", ["--out", "PHOTOS"], "is not empty; choose another --out"),
@@ -171,7 +171,7 @@ def interrupt():
         ("detector", ["EMPTY"], "found no images in"),
         ("segmenter", ["--weights", "last", "--topk", "3"], "got --topk with a segmenter"),
         ("segmenter", ["--weights", "last", "--threshold", "0"], "got --threshold with a segmenter"),
-        ("segmenter/model.safetensors", ["--weights", "last"], "only the directory of a training has several weights"),
+        ("segmenter/model.safetensors", ["--weights", "last"], "only the directory of a training has several"),
         ("zoom", ["--threshold", "0.5"], "got --threshold with a classifier; it is for a detector: leave it out"),
         ("no/model", ["--threshold", "1"], "with a classifier (there is no file or directory no/model, so"),
         ("runs/no/model", ["--out", "new"], "no file 'runs/no/model'; check the path"),
