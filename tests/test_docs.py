@@ -11,10 +11,11 @@ from ropevit.analysis.catalogue import ANALYSES
 from ropevit.cli import VERBS
 from ropevit.kernels import BACKENDS
 from ropevit.rope import ROPE_TYPES
+from ropevit.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/ropevit"
-REGISTRIES = (ROPE_TYPES, ANALYSES, BACKENDS)
+REGISTRIES = (ROPE_TYPES, ANALYSES, BACKENDS, TASKS)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
