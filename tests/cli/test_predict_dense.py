@@ -117,7 +117,7 @@ def test_no_picture_takes_the_place_of_a_label_map(trainings, photos, tmp_path, 
         main([*given, str(trainings / "segmenter"), "--weights", "last"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert f"got {photos / 'labels/a.png'}, whose picture would lie in labels" in error
+    assert f"got {photos / 'labels/a.png'}, whose drawing would lie in labels" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "found").exists()
     main([*given, str(trainings / "detector")])

@@ -55,7 +55,7 @@ def test_labels_lie_on_the_shapes_of_their_colour(tiny):
 @pytest.mark.parametrize(
     ("write", "kind", "message"),
     [
-        (lambda path: Image.new("L", (9, 8)).save(path), "wrong size", "labels of 9 x 8 pixels for a picture of"),
+        (lambda path: Image.new("L", (9, 8)).save(path), "wrong size", "labels of 9 x 8 pixels for an image of"),
         (lambda path: Image.new("RGB", size_of(path)).save(path), "wrong mode", "labels of mode RGB, expected"),
         (lambda path: Image.new("I;16", size_of(path)).save(path), "wrong mode", "labels of mode I;16"),
         (
@@ -86,17 +86,17 @@ def test_palette_labels_are_taken(tiny):
 
 def test_pictures_and_labels_without_each_other_are_refused_and_found(tiny):
     labels(tiny, 2).rename(labels(tiny, 99))
-    with pytest.raises(ValueError, match=r"ADE_train_00000002.png: the labels of a picture are not there"):
+    with pytest.raises(ValueError, match=r"ADE_train_00000002.png: the labels of an image are not there"):
         open_ade(tiny, "train")
     assert found(tiny) == ["missing file"] * 2
     labels(tiny, 99).rename(labels(tiny, 2))
     (tiny / "images" / "training" / "ADE_train_00000003.jpg").unlink()
-    with pytest.raises(ValueError, match=r"ADE_train_00000003.png: labels without a picture"):
+    with pytest.raises(ValueError, match=r"ADE_train_00000003.png: labels without an image"):
         open_ade(tiny, "train")
 
 
 def test_a_folder_without_pictures_is_refused_and_found(tmp_path, tiny):
-    with pytest.raises(ValueError, match=r"found no pictures in .*images/validation"):
+    with pytest.raises(ValueError, match=r"found no images in .*images/validation"):
         open_ade(tmp_path, "val")
     (tiny / "images" / "validation").rename(tiny / "images" / "other")
     assert found(tiny) == ["annotations"]

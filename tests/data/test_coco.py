@@ -173,7 +173,7 @@ def test_folders_that_are_not_there_are_refused(tmp_path, tiny):
     with pytest.raises(ValueError, match=r"no annotations at .*instances_train2017.json"):
         open_coco(tmp_path, "train")
     edit(tiny, lambda content: content["annotations"].clear())
-    with pytest.raises(ValueError, match="has no pictures with boxes"):
+    with pytest.raises(ValueError, match="has no images with boxes"):
         open_coco(tiny, "train")
 
 
@@ -227,7 +227,7 @@ def test_compressed_runs_are_decoded(text, runs):
         ({"size": [2, 3], "counts": [1, 2, 3]}, None),
         ({"size": [2, 3], "counts": "123"}, None),
         ({"size": [2, 3], "counts": "12P"}, "no counts"),
-        ({"size": [2, 3], "counts": [1, 2]}, "runs of 3 pixels, the picture has 6"),
+        ({"size": [2, 3], "counts": [1, 2]}, "runs of 3 pixels, the image has 6"),
         ({"size": [3, 2], "counts": [6]}, r"runs of pixels for \[3, 2\]"),
         ({"size": [2, 3], "counts": [-1, 7]}, "no counts"),
         ({"size": [2, 3]}, "no counts"),

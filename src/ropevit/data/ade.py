@@ -1,4 +1,4 @@
-"""Pictures with a label for each pixel in the layout of ADE20K: images/training/*.jpg, annotations/training/*.png."""
+"""Images with a label for each pixel in the layout of ADE20K: images/training/*.jpg, annotations/training/*.png."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class AdeSource:
     folder: str
     """Name of the split's folders."""
     files: tuple[str, ...]
-    """Names of the pictures."""
+    """Names of the images."""
     classes: tuple[str, ...]
     """Names of the classes; label PNGs count them from `first_label` on."""
     first_label: int = 1
@@ -41,26 +41,26 @@ class AdeSource:
         return len(self.files)
 
     def read(self, index: int) -> tuple[Image.Image, UInt8[np.ndarray, "H W"]]:
-        """Read a picture as RGB, and its labels: classes from 0, IGNORED where there is none.
+        """Read an image as RGB, and its labels: classes from 0, IGNORED where there is none.
 
-        It is turned upright by its EXIF, unless only the picture as stored has the labels' size.
+        It is turned upright by its EXIF, unless only the image as stored has the labels' size.
 
         Raises:
-            ValueError: If the labels do not belong to the picture, with file and reason, or it cannot be decoded.
+            ValueError: If the labels do not belong to the image, with file and reason, or it cannot be decoded.
             OSError: If it cannot be opened.
         """
         with opened(Path(self.describe(index))) as image:
-            stored, picture = orientation(image), to_rgb(image)
-        found = self.read_labels(index, picture.size, stored)
+            stored, rgb = orientation(image), to_rgb(image)
+        found = self.read_labels(index, rgb.size, stored)
         if isinstance(found, Fault):
             raise refuse(found)
-        return transpose(picture, matching_orientation(picture.size, stored, found.shape[::-1]) or 1), found
+        return transpose(rgb, matching_orientation(rgb.size, stored, found.shape[::-1]) or 1), found
 
     def read_labels(self, index: int, size: tuple[int, int], stored: int = 1) -> UInt8[np.ndarray, "H W"] | Fault:
-        """Read the labels of a picture, or say what is wrong with them.
+        """Read the labels of an image, or say what is wrong with them.
 
         Args:
-            index: Which picture.
+            index: Which image.
             size: Width and height as stored.
             stored: Orientation in which it is stored, as EXIF counts.
         """
@@ -72,7 +72,7 @@ class AdeSource:
             return image.histogram()[label]
 
     def describe(self, index: int) -> str:
-        """Say which picture it is."""
+        """Say which image it is."""
         return str(self.root / "images" / self.folder / self.files[index])
 
     def label_file(self, index: int) -> Path:
@@ -90,7 +90,7 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
         split: Which.
 
     Raises:
-        ValueError: If there are no pictures, one or its labels lack the other, or the names cannot be read.
+        ValueError: If there are no images, one or its labels lack the other, or the names cannot be read.
     """
     source = list_ade(root, split)
     for fault in unpaired_files(source):
@@ -99,14 +99,14 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
 
 
 def list_ade(root: Path | str, split: str) -> AdeSource:
-    """List the pictures of a split, whatever is wrong with them."""
+    """List the images of a split, whatever is wrong with them."""
     root, folder = Path(root).expanduser(), FOLDERS[split]
     place = root / "images" / folder
     names, others = list_images(place) if place.is_dir() else ImageListing([], Counter())
     if not names:
         lacking = undecodable(others)
         wanted = f"no installed decoder reads {lacking}" if lacking else "expected those of ADE20K, as it unpacks"
-        raise ValueError(f"found no pictures in {place}; {wanted}")
+        raise ValueError(f"found no images in {place}; {wanted}")
     warn_undecodable(place, others)
     classes = read_classes(root)
     return AdeSource(
@@ -120,18 +120,18 @@ def list_ade(root: Path | str, split: str) -> AdeSource:
 
 
 def unpaired_files(source: AdeSource) -> Iterator[Fault]:
-    """Find pictures without labels, and labels without a picture."""
+    """Find images without labels, and labels without an image."""
     folder = source.root / "annotations" / source.folder
     labels = set(image_names(folder)) if folder.is_dir() else set()
     wanted = {str(Path(name).with_suffix(".png")) for name in source.files}
     for name in sorted(wanted - labels):
-        yield Fault("missing file", str(folder / name), "the labels of a picture are not there")
+        yield Fault("missing file", str(folder / name), "the labels of an image are not there")
     for name in sorted(labels - wanted):
-        yield Fault("missing file", str(folder / name), "labels without a picture")
+        yield Fault("missing file", str(folder / name), "labels without an image")
 
 
 def shared_labels(source: AdeSource) -> Iterator[Fault]:
-    """Find pictures that have the labels of another one, as x.jpg and x.png have."""
+    """Find images that have the labels of another one, as x.jpg and x.png have."""
     owners: dict[Path, str] = {}
     for index in range(len(source)):
         file = source.label_file(index)
@@ -143,14 +143,14 @@ def shared_labels(source: AdeSource) -> Iterator[Fault]:
 def read_labels(
     path: Path, size: tuple[int, int], classes: int = CLASSES, first: int = 1, stored: int = 1
 ) -> UInt8[np.ndarray, "H W"] | Fault:
-    """Read the labels of a picture, or say what is wrong with them.
+    """Read the labels of an image, or say what is wrong with them.
 
     Args:
         path: Label PNG, one byte a pixel: classes from `first` on; 0 is ignored unless it is a class, so is 255.
-        size: Width and height of the picture as stored.
+        size: Width and height of the image as stored.
         classes: Number of classes.
         first: Label of the first class, 0 or 1.
-        stored: Orientation in which the picture is stored, as EXIF counts: labels may be for the upright picture.
+        stored: Orientation in which the image is stored, as EXIF counts: labels may be for the upright image.
     """
     try:
         with opened(path) as image:
@@ -162,7 +162,7 @@ def read_labels(
     height, width = labels.shape
     if matching_orientation(size, stored, (width, height)) is None:
         wanted = f"{size[0]} x {size[1]}"
-        return Fault("wrong size", str(path), f"labels of {width} x {height} pixels for a picture of {wanted}")
+        return Fault("wrong size", str(path), f"labels of {width} x {height} pixels for an image of {wanted}")
     last = first + classes - 1
     unknown = labels[(labels > last) & (labels != IGNORED)]
     if unknown.size:

@@ -83,7 +83,7 @@ def published_table(rows: list[tuple[float, int, int, str]]) -> str:
     """Write the published table.
 
     Args:
-        rows: Of each class, the share of the pixels, the pictures of both splits, and its name.
+        rows: Of each class, the share of the pixels, the images of both splits, and its name.
     """
     lines = ["\t".join(COLUMNS)]
     for number, (ratio, train, val, name) in enumerate(rows, 1):

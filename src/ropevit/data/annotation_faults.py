@@ -1,4 +1,4 @@
-"""What can be wrong with the annotations of pictures, and what a training makes of it."""
+"""What can be wrong with the annotations of images, and what a training makes of it."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ UNSEEN = frozenset({"damaged mask", "unclear orientation", "shared labels", "ign
 
 
 class Fault(NamedTuple):
-    """Something that is wrong with a picture or its annotation."""
+    """Something that is wrong with an image or its annotation."""
 
     kind: str
     """A member of REFUSED, DROPPED, HANDLED or UNSEEN."""
@@ -41,7 +41,7 @@ class Fault(NamedTuple):
 
 
 class RefusedError(ValueError):
-    """A picture must not be left out as one that cannot be read is: the whole data set means something else."""
+    """An image must not be left out as one that cannot be read is: the whole data set means something else."""
 
 
 def refuse(fault: Fault) -> ValueError:

@@ -169,7 +169,7 @@ def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
 
 
 def crop_extreme_aspect(image: Image.Image) -> Image.Image:
-    """Cut the ends off a picture many times as long as it is wide, of which the middle is wanted.
+    """Cut the ends off an image many times as long as it is wide, of which the middle is wanted.
 
     Resized as a whole, one of 2 x 60,000 pixels would take gigabytes.
     """

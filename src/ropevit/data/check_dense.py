@@ -30,17 +30,17 @@ MUCH = 0.25
 
 
 class ImageChecked(NamedTuple):
-    """What a look at a picture and its annotation gave."""
+    """What a look at an image and its annotation gave."""
 
     file: str
     faults: list[Fault]
     scale: str = ""
-    """Name of the scale of a deep picture."""
+    """Name of the scale of a deep image."""
     labels: Counter[str] | None = None
     """Number of pixels in all, of those that are ignored, and of those of label 0 among them."""
 
 
-#: Looks at one picture and its annotation.
+#: Looks at one image and its annotation.
 Look = Callable[[], ImageChecked]
 
 
@@ -51,7 +51,7 @@ class Part:
     faults: list[Fault]
     """What is wrong with its files of annotations, or with which files there are."""
     looks: list[Look] = field(default_factory=list)
-    """One for each picture."""
+    """One for each image."""
     classes: tuple[str, ...] = ()
     others: Counter[str] = field(default_factory=Counter)
     """Files that are not looked at, by suffix."""
@@ -69,11 +69,11 @@ def dense_layout(data: str) -> str | None:
 
 
 def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Read every picture and annotation of both splits, and list everything that is wrong or worth knowing.
+    """Read every image and annotation of both splits, and list everything that is wrong or worth knowing.
 
     Args:
         data: A folder for which `dense_layout` gives a name.
-        progress: Called with the number of pictures that are done and that of all.
+        progress: Called with the number of images that are done and that of all.
     """
     prepare = prepare_coco if dense_layout(data) == "coco" else prepare_ade
     parts = {split: prepare(Path(data).expanduser(), split) for split in SPLITS}
@@ -107,7 +107,7 @@ def to_finding(split: str, fault: Fault) -> Finding:
 
 
 def prepare_coco(root: Path, split: str) -> Part:
-    """Judge the annotations of a split, and say how to look at each of its pictures."""
+    """Judge the annotations of a split, and say how to look at each of its images."""
     path, folder = coco_paths(root, split)
     if not path.exists():
         return Part(faults=[Fault("annotations", str(path), "is not there")])
@@ -122,18 +122,18 @@ def prepare_coco(root: Path, split: str) -> Part:
     bare = [image_id for image_id in file.images if image_id not in boxed]
     faults += [Fault("without boxes", str(path), f"image {image_id} has no boxes") for image_id in bare]
     there = [image_id for image_id, image in file.images.items() if (folder / image["file_name"]).is_file()]
-    pictures = list_images(folder) if folder.is_dir() else ImageListing([], Counter())
-    unlisted = set(pictures.names) - {str(Path(image["file_name"])) for image in file.images.values()}
+    listing = list_images(folder) if folder.is_dir() else ImageListing([], Counter())
+    unlisted = set(listing.names) - {str(Path(image["file_name"])) for image in file.images.values()}
     return Part(
         faults=faults,
         looks=[partial(check_coco_image, file, folder, image_id) for image_id in there],
         classes=tuple(file.categories.values()),
-        others=pictures.others + Counter(f"{Path(name).suffix.lower()} that no annotation lists" for name in unlisted),
+        others=listing.others + Counter(f"{Path(name).suffix.lower()} that no annotation lists" for name in unlisted),
     )
 
 
 def check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageChecked:
-    """Look at one picture of COCO."""
+    """Look at one image of COCO."""
     image = file.images[image_id]
     path, annotated = folder / image["file_name"], (image["width"], image["height"])
     faults, looked = check_image_file(path)
@@ -145,7 +145,7 @@ def check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageChecke
 
 
 def prepare_ade(root: Path, split: str) -> Part:
-    """Find pictures and labels of a split that lack each other, and say how to look at each pair."""
+    """Find images and labels of a split that lack each other, and say how to look at each pair."""
     try:
         source = list_ade(root, split)
     except ValueError as error:
@@ -159,7 +159,7 @@ def prepare_ade(root: Path, split: str) -> Part:
 
 
 def check_ade_image(source: AdeSource, index: int) -> ImageChecked:
-    """Look at one picture of ADE20K and its labels."""
+    """Look at one image of ADE20K and its labels."""
     path = Path(source.describe(index))
     faults, looked = check_image_file(path)
     if not looked.size or not source.label_file(index).is_file():
@@ -175,7 +175,7 @@ def check_ade_image(source: AdeSource, index: int) -> ImageChecked:
 
 
 def check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
-    """Find what is wrong with a picture by itself."""
+    """Find what is wrong with an image by itself."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -185,7 +185,7 @@ def check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
 
 
 def orientation_faults(path: Path, looked: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
-    """Tell of a picture that is not stored upright, and whether its annotation says for which view it is."""
+    """Tell of an image that is not stored upright, and whether its annotation says for which view it is."""
     if looked.orientation == 1 or looked.size is None:
         return []
     upright = upright_size(looked.size, looked.orientation)

@@ -1,4 +1,4 @@
-"""Pictures with boxes in the layout of COCO: train2017/*.jpg, annotations/instances_train2017.json; val2017 alike."""
+"""Images with boxes in the layout of COCO: train2017/*.jpg, annotations/instances_train2017.json; val2017 alike."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ TABLES = {
 }
 
 
-#: Numbers beyond are those of no picture or box.
+#: Numbers beyond are those of no image or box.
 MAX_COORDINATE = 1e9
 #: Ids beyond are not exact where detections are counted.
 MAX_ID = 2**53
@@ -39,14 +39,14 @@ class CocoFile:
 
 
 class Boxes(NamedTuple):
-    """What is in a picture."""
+    """What is in an image."""
 
     boxes: Float32[np.ndarray, "n 4"]
-    """Left, top, right and bottom in pixels, inside the picture."""
+    """Left, top, right and bottom in pixels, inside the image."""
     labels: Int64[np.ndarray, "n"]
     """Classes from 0, in the order of the category ids."""
     image_id: int
-    """The picture's id in the file."""
+    """The image's id in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class CocoSource:
     images: tuple[tuple[int, str, int, int], ...]
     """Id, name, height and width of each."""
     first: Int64[np.ndarray, "_"]
-    """Where the boxes of each picture begin, and where the last ones end."""
+    """Where the boxes of each image begin, and where the last ones end."""
     boxes: Float32[np.ndarray, "n 4"]
     labels: Int64[np.ndarray, "n"]
 
@@ -75,7 +75,7 @@ class CocoSource:
         return len(self.images)
 
     def read(self, index: int) -> tuple[Image.Image, Boxes]:
-        """Read a picture as RGB, and its boxes.
+        """Read an image as RGB, and its boxes.
 
         It is turned upright by its EXIF, unless it was annotated in the size as stored.
 
@@ -85,13 +85,13 @@ class CocoSource:
         """
         image_id, name, height, width = self.images[index]
         with opened(self.folder / name) as image:
-            stored, picture = orientation(image), to_rgb(image)
-        fitting = matching_orientation(picture.size, stored, (width, height))
+            stored, rgb = orientation(image), to_rgb(image)
+        fitting = matching_orientation(rgb.size, stored, (width, height))
         if fitting is None:
-            where = size_mismatch(image_id, picture.size, (width, height))
+            where = size_mismatch(image_id, rgb.size, (width, height))
             raise refuse(Fault("wrong size", str(self.folder / name), where))
         own = slice(self.first[index], self.first[index + 1])
-        return transpose(picture, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
+        return transpose(rgb, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
 
     def describe(self, index: int) -> str:
         """Say which file it is."""
@@ -99,25 +99,25 @@ class CocoSource:
 
 
 def size_mismatch(image_id: int, found: tuple[int, int], expected: tuple[int, int]) -> str:
-    """Say in words that a picture is of another size than annotated."""
+    """Say in words that an image is of another size than annotated."""
     return f"image {image_id} has {found[0]} x {found[1]} pixels, its annotation says {expected[0]} x {expected[1]}"
 
 
 def coco_paths(root: Path | str, split: str) -> tuple[Path, Path]:
-    """Give the file of annotations and the folder of pictures of a split."""
+    """Give the file of annotations and the folder of images of a split."""
     root = Path(root).expanduser()
     return root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017"
 
 
 def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: bool = False) -> CocoSource:
-    """Open a split: crowds are left out, boxes are clipped to their picture.
+    """Open a split: crowds are left out, boxes are clipped to their image.
 
     Boxes without an area, before or after that, are left out and listed in `dropped`.
 
     Args:
         root: Folder with `annotations` and `train2017` or `val2017`.
         split: Which.
-        keep_empty: Keep pictures without boxes, too, as measuring needs them.
+        keep_empty: Keep images without boxes, too, as measuring needs them.
 
     Raises:
         ValueError: If there is no such split, or anything in it is wrong that is not handled, with file, id and reason.
@@ -129,7 +129,7 @@ def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: b
     rows, dropped = boxes_of(file)
     kept = [image_id for image_id in rows if rows[image_id] or keep_empty]
     if not kept:
-        raise ValueError(f"{path} has no pictures with boxes; nothing can be learned from it")
+        raise ValueError(f"{path} has no images with boxes; nothing can be learned from it")
     flat = [row for image_id in kept for row in rows[image_id]]
     categories = sorted(file.categories)
     return CocoSource(
@@ -147,7 +147,7 @@ def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: b
 
 
 def boxes_of(file: CocoFile) -> tuple[dict[int, list[tuple[list[float], int]]], list[Fault]]:
-    """Give the clipped boxes and categories of each picture, and what was left out.
+    """Give the clipped boxes and categories of each image, and what was left out.
 
     Raises:
         ValueError: If an annotation is wrong in a way that is not handled.
@@ -227,7 +227,7 @@ def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Tell numbers that a picture may have from truth values, texts, NaN and far too large ones."""
+    """Tell numbers that an image may have from truth values, texts, NaN and far too large ones."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_COORDINATE**2
 
 
@@ -238,7 +238,7 @@ def shown(value: Any) -> str:
 
 
 def missing_files(file: CocoFile, folder: Path) -> Iterator[Fault]:
-    """Find the pictures that are not there."""
+    """Find the images that are not there."""
     there = {child.name for child in folder.iterdir()} if folder.is_dir() else set()
     for image_id, image in file.images.items():
         name = image["file_name"]
@@ -290,7 +290,7 @@ def box_fault(box: list[Any], image: dict[str, Any]) -> str | None:
 
 
 def clip(box: list[float], image: dict[str, Any]) -> list[float]:
-    """Cut a box (left, top, width, height) to its picture; the result is left, top, right, bottom."""
+    """Cut a box (left, top, width, height) to its image; the result is left, top, right, bottom."""
     left, top, width, height = box
     sides = image["width"], image["height"]
     return [

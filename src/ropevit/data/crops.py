@@ -91,7 +91,7 @@ def random_crops(
 
 
 def resample(images: Tensor, size: int) -> Float[Tensor, "B c size size"]:
-    """Show the same pictures with `size` pixels a side (bicubic, antialiased), with values from 0 to 255."""
+    """Show the same images with `size` pixels a side (bicubic, antialiased), with values from 0 to 255."""
     if images.shape[2:] == (size, size):
         return images.float()
     resized = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)

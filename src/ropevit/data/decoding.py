@@ -13,7 +13,7 @@ from ropevit.data.formats import advice_by_content, readable_suffixes
 
 #: EXIF's tag of the orientation.
 ORIENTATION = 0x0112
-#: Orientation -> what turns the stored picture upright.
+#: Orientation -> what turns the stored image upright.
 EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -88,7 +88,7 @@ def open_rgb(source: Path | BytesIO, enough: int | None = None) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """Tell how a picture is stored: 1 as it is seen, 2 to 8 as EXIF counts; 1 where that is not told.
+    """Tell how an image is stored: 1 as it is seen, 2 to 8 as EXIF counts; 1 where that is not told.
 
     Only this tag is read: the others may be of any type, as nothing here needs them.
     """
@@ -101,17 +101,17 @@ def orientation(image: Image.Image) -> int:
 
 
 def transpose(image: Image.Image, stored: int) -> Image.Image:
-    """Turn a picture upright that is stored in an orientation."""
+    """Turn an image upright that is stored in an orientation."""
     return image.transpose(EXIF_TRANSPOSE[stored]) if stored in EXIF_TRANSPOSE else image
 
 
 def upright_size(size: tuple[int, int], stored: int) -> tuple[int, int]:
-    """Give width and height of a picture after it is turned upright."""
+    """Give width and height of an image after it is turned upright."""
     return (size[1], size[0]) if stored in SIDEWAYS else size
 
 
 def matching_orientation(size: tuple[int, int], stored: int, annotated: tuple[int, int]) -> int | None:
-    """Choose how a picture is turned so that its annotation lies on it, by the size for which it was annotated.
+    """Choose how an image is turned so that its annotation lies on it, by the size for which it was annotated.
 
     Args:
         size: Width and height as stored.

@@ -58,7 +58,7 @@ def inspect_image(content: bytes, suffix: str) -> ImageFacts:
 
 def outside(suffix: str, form: str, mode: str, size: tuple[int, int], frames: int) -> "Iterable[tuple[str, str]]":
     """Find what the head of an image tells."""
-    if form == "MPO":  # a JPEG with a second picture behind, as telephones write it
+    if form == "MPO":  # a JPEG with a second image behind, as telephones write it
         form, frames = "JPEG", 1
     if (expected := Image.registered_extensions().get(suffix.lower())) != form:
         yield "wrong suffix", f"{form} in a file named as {expected}"
@@ -67,7 +67,7 @@ def outside(suffix: str, form: str, mode: str, size: tuple[int, int], frames: in
     if min(size) < TINY:
         yield "tiny", f"{size[0]} x {size[1]} pixels"
     if frames > 1:
-        yield "animated", f"{frames} pictures"
+        yield "animated", f"{frames} frames"
 
 
 def comparable(scale: Scale) -> bool:

@@ -38,17 +38,17 @@ def resize_to(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def keep_aspect_size(image: Image.Image, shorter: int, patch_size: int) -> tuple[int, int]:
-    """Choose a height and width near the picture's own shape: shorter side as given, longer a multiple of the patch."""
+    """Choose a height and width near the image's own shape: shorter side as given, longer a multiple of the patch."""
     ratio = max(image.size) / min(image.size)
     longer = max(shorter, round(shorter * ratio / patch_size) * patch_size)
     return (shorter, longer) if image.width >= image.height else (longer, shorter)
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "c H W"]:
-    """Make a normalised tensor; one mean asks for a grey picture, three for a coloured one.
+    """Make a normalised tensor; one mean asks for a grey image, three for a coloured one.
 
     Args:
-        image: A picture.
+        image: An image.
         mean: Mean of each channel, for pixels from 0 to 1.
         std: Spread of each channel.
     """

@@ -44,7 +44,7 @@ def subfolders(path: Path) -> list[Path]:
 
 
 def refuse_results(path: Path) -> None:
-    """Refuse a folder in which trainings, studies or evaluations left their results: their pictures are no data.
+    """Refuse a folder in which trainings, studies or evaluations left their results: their images are no data.
 
     Raises:
         ValueError: If it is one, or one of the folders inside it is.

@@ -120,7 +120,7 @@ def check_length(length: int, source: ImageSource) -> None:
 
 @runtime_checkable
 class Readable(Protocol):
-    """Pictures by number, each with what is known of it."""
+    """Images by number, each with what is known of it."""
 
     def __len__(self) -> int: ...
 
@@ -164,7 +164,7 @@ def describe_skipped(source: Readable, bad: Iterable[int]) -> list[str]:
 
 
 def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], list[int]]:
-    """Read a picture, or the next one that can be read.
+    """Read an image, or the next one that can be read.
 
     Returns:
         What was read, and the indices of what could not be read.

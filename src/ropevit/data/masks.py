@@ -11,8 +11,8 @@ def mask_fault(mask: Any, height: int, width: int) -> str | None:
 
     Args:
         mask: Polygons [[x, y, x, y, ...], ...], or {"size": [height, width], "counts": runs}.
-        height: Of the picture, in pixels.
-        width: Of the picture.
+        height: Of the image, in pixels.
+        width: Of the image.
     """
     if mask is None or mask == []:
         return None
@@ -23,13 +23,13 @@ def mask_fault(mask: Any, height: int, width: int) -> str | None:
         return None if finite else "has a polygon that is no list of three corners or more"
     if not isinstance(mask, dict) or mask.get("size") != [height, width]:
         size = mask.get("size") if isinstance(mask, dict) else mask
-        return f"has runs of pixels for {size}, the picture is [{height}, {width}]"
+        return f"has runs of pixels for {size}, the image is [{height}, {width}]"
     counts = mask.get("counts")
     runs = decode_runs(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
         return "has runs of pixels that are no counts"
     if sum(runs) != height * width:
-        return f"has runs of {sum(runs)} pixels, the picture has {height * width}"
+        return f"has runs of {sum(runs)} pixels, the image has {height * width}"
     return None
 
 

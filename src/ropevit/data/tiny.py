@@ -17,14 +17,14 @@ SHAPES = {
     "square": ((60, 190, 80), 3, 21),
     "triangle": ((70, 90, 230), 90, 150),
 }
-#: Pictures of each split, unless told otherwise; the most that there are of one.
+#: Images of each split, unless told otherwise; the most that there are of one.
 COUNTS, MOST = {"train": 12, "val": 6}, 1000
 #: Label of the ground in ADE20K; a frame around it has none.
 GROUND = 1
 
 
 class Shape(NamedTuple):
-    """One shape in a picture."""
+    """One shape in an image."""
 
     name: str
     left: int
@@ -48,19 +48,19 @@ class Shape(NamedTuple):
 def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = COUNTS["val"]) -> None:
     """Write a data set of coloured shapes, always the same.
 
-    Every sixth picture is empty, one holds a crowd, and sizes differ, as in the real sets.
+    Every sixth image is empty, one holds a crowd, and sizes differ, as in the real sets.
 
     Args:
         layout: A name of LAYOUTS.
         root: Folder to write; must not exist, or be empty.
-        train: Pictures to train on.
-        val: Pictures to measure on.
+        train: Images to train on.
+        val: Images to measure on.
 
     Raises:
         ValueError: If the layout or the counts are out of range, or the folder holds something.
     """
     if not (1 <= train <= MOST and 1 <= val <= MOST):
-        raise ValueError(f"got {train} and {val} pictures; expected 1 to {MOST} of each split")
+        raise ValueError(f"got {train} and {val} images; expected 1 to {MOST} of each split")
     if layout not in LAYOUTS:
         raise ValueError(f"got layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -70,14 +70,14 @@ def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = 
 
 
 class Scene(NamedTuple):
-    """A picture and what is in it."""
+    """An image and what is in it."""
 
     image: Image.Image
     shapes: list[Shape]
 
 
 def scene(number: int) -> Scene:
-    """Draw one picture; every sixth is empty.
+    """Draw one image; every sixth is empty.
 
     Args:
         number: Which; it decides everything.
@@ -105,7 +105,7 @@ def paint_shape(draw: ImageDraw.ImageDraw, shape: Shape, colour: Any) -> None:
 
 
 def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
-    """Write the pictures of a split and their boxes."""
+    """Write the images of a split and their boxes."""
     folder, annotations = root / f"{split}2017", []
     folder.mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
@@ -137,7 +137,7 @@ def to_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
 
 
 def crowd_annotation(image: dict[str, Any]) -> dict[str, Any]:
-    """Make the annotation of a crowd in the first four columns of a picture."""
+    """Make the annotation of a crowd in the first four columns of an image."""
     height, width = image["height"], image["width"]
     return {
         "image_id": image["id"],
@@ -150,13 +150,13 @@ def crowd_annotation(image: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
-    """Write the pictures of a split and the labels of their pixels."""
-    pictures, labels = (root / kind / FOLDERS[split] for kind in ("images", "annotations"))
-    pictures.mkdir(parents=True)
+    """Write the images of a split and the labels of their pixels."""
+    images, labels = (root / kind / FOLDERS[split] for kind in ("images", "annotations"))
+    images.mkdir(parents=True)
     labels.mkdir(parents=True)
     for index, found in enumerate(scenes, 1):
         name = f"ADE_{split}_{index:08}"
-        found.image.save(pictures / f"{name}.jpg", quality=95)
+        found.image.save(images / f"{name}.jpg", quality=95)
         truth = Image.new("L", found.image.size, 0)
         draw = ImageDraw.Draw(truth)
         draw.rectangle((2, 2, truth.width - 3, truth.height - 3), fill=GROUND)
@@ -167,15 +167,15 @@ def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
 
 
 def write_classes(root: Path) -> None:
-    """Write the published table of classes for the splits that are there; those that are on no picture are numbered."""
+    """Write the published table of classes for the splits that are there; those that are on no image get numbers."""
     train, val = (count_labels(root / "annotations" / folder) for folder in FOLDERS.values())
     pixels = train.sum(0) + val.sum(0)
     names = {GROUND: "ground"} | {label: name for name, (_, _, label) in SHAPES.items()}
     rows = []
     for label in range(1, CLASSES + 1):
-        pictures = [int((counts[:, label] > 0).sum()) for counts in (train, val)]
+        images = [int((counts[:, label] > 0).sum()) for counts in (train, val)]
         ratio, name = float(pixels[label] / pixels.sum()), names.get(label, f"class {label}")
-        rows.append((ratio, *pictures, name))
+        rows.append((ratio, *images, name))
     (root / PUBLISHED_FILE).write_text(published_table(rows), encoding="utf-8")
 
 

@@ -184,7 +184,7 @@ def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
     missed = reader.__getitems__(order.batch(0)).bad
     lines = describe_skipped(tiny, sorted(missed))
     assert lines[0] == f"{tiny.describe(3)}: cannot identify image file"
-    assert lines[-1].startswith(f"{tiny.describe(4)}: {tiny.label_file(4)}: labels of 5 x 5 pixels for a picture of")
+    assert lines[-1].startswith(f"{tiny.describe(4)}: {tiny.label_file(4)}: labels of 5 x 5 pixels for an image of")
     empty = Reader(tiny, 512, 2048, (1.0,)).__getitems__([3])
     assert (empty.bad, empty.views, empty.labels.numel()) == ([3], [], 0)
     Image.new("L", tiny.read(5)[0].size, 151).save(tiny.label_file(5))

@@ -72,7 +72,7 @@ class ClassifierResult:
     window: int | None
     """Side of a Swin's windows in tokens."""
     resize: int
-    """Shorter side in pixels to which pictures were resized."""
+    """Shorter side in pixels to which images were resized."""
     crop: float
     """`size` as a share of it."""
 
@@ -83,7 +83,7 @@ class ClassifierResult:
 
     @property
     def view(self) -> dict[str, int]:
-        """How pictures were brought to the size."""
+        """How images were brought to the size."""
         return {"resize": self.resize} | ({} if self.window is None else {"window": self.window})
 
 

@@ -17,14 +17,14 @@ from ropevit.models.sizes import check_size
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """How pictures become a model's input."""
+    """How images become a model's input."""
 
     size: tuple[int, ...]
     """Shorter side, or height and width, in pixels."""
     multiple: int
     """Pixels that divide both sides of the input: the patch of a ViT, 1 where any size will do."""
     whole: bool = False
-    """Keep the picture's own shape instead of cutting a square from its centre."""
+    """Keep the image's own shape instead of cutting a square from its centre."""
     mean: tuple[float, ...] = MEAN
     """Mean of each channel, for pixels from 0 to 1; one alone asks for grey images."""
     std: tuple[float, ...] = STD
@@ -34,19 +34,19 @@ class Input:
         if len(self.size) not in (1, 2):
             raise ValueError(f"got size {self.size}; expected one number (the shorter side) or two (height, width)")
         if self.whole and len(self.size) == 2:
-            raise ValueError(f"got size {self.size} and whole; give the shorter side alone to keep the picture's shape")
+            raise ValueError(f"got size {self.size} and whole; give the shorter side alone to keep the image's shape")
         if min(self.size) < 1:
             raise ValueError(f"got size {self.size}; expected pixels, above 0")
         check_size(self.size[0], self.size[-1], self.multiple)
 
     def shape(self, image: Image.Image) -> tuple[int, int]:
-        """Choose height and width for a picture."""
+        """Choose height and width for an image."""
         if self.whole:
             return keep_aspect_size(image, self.size[0], self.multiple)
         return self.size[0], self.size[-1]
 
     def prepare(self, image: Image.Image) -> Float[Tensor, "c H W"]:
-        """Make a picture the model's input."""
+        """Make an image the model's input."""
         return to_tensor(resize_to(image, *self.shape(image)), self.mean, self.std)
 
 

@@ -1,4 +1,4 @@
-"""At which sizes a classifier is measured, and how pictures are brought there."""
+"""At which sizes a classifier is measured, and how images are brought there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ CROP_MODES = {"paper": None, "timm": 0.9}
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How pictures become a model's input at one size."""
+    """How images become a model's input at one size."""
 
     size: int
     """Side of the input in pixels."""
@@ -24,7 +24,7 @@ class View:
 
     @property
     def resize(self) -> int:
-        """Shorter side in pixels to which pictures are resized, before the middle is cut out."""
+        """Shorter side in pixels to which images are resized, before the middle is cut out."""
         return int(self.size / self.crop)
 
     def fit(self, config: Config) -> Config:

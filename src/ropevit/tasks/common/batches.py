@@ -43,17 +43,17 @@ def mean_and_std(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Te
 
 BatchT = TypeVar("BatchT")
 
-#: Turns a picture and what is known of it into a sample.
+#: Turns an image and what is known of it into a sample.
 Prepare = Callable[[Any, Any], Any]
 
 
 def read_train_batch(
     source: Readable, draws: Iterable[Draw], prepare: Prepare, collate: Callable[[list, list[int]], BatchT]
 ) -> BatchT | Failure:
-    """Read a training batch; a picture that cannot be read is replaced by the next one.
+    """Read a training batch; an image that cannot be read is replaced by the next one.
 
     Args:
-        source: Training pictures.
+        source: Training images.
         draws: Which, and the seed of each one's augmentation.
         prepare: Makes a sample of what was read, with random numbers of its own.
         collate: Makes a batch of the samples and the indices that could not be read.
@@ -76,7 +76,7 @@ def read_train_batch(
 def read_eval_batch(
     source: Readable, indices: Iterable[int], prepare: Prepare, collate: Callable[[list, list[int]], BatchT]
 ) -> BatchT | Failure:
-    """Read a batch to measure on, without the pictures that cannot be read; arguments as of `read_train_batch`."""
+    """Read a batch to measure on, without the images that cannot be read; arguments as of `read_train_batch`."""
     samples, bad = [], []
     for index in indices:
         try:
@@ -112,13 +112,13 @@ def count_objects(batches: Iterator[BatchT], parts: int, count: Callable[[BatchT
 
 
 def eval_keys(length: int, batch_size: int, world: int = 1, rank: int = 0) -> Iterator[Sequence[int]]:
-    """Give the indices of each batch of a process, such that all processes together have each picture once.
+    """Give the indices of each batch of a process, such that all processes together have each image once.
 
     Args:
-        length: Pictures in the source.
-        batch_size: Pictures of a batch of this process; the last one may have fewer.
+        length: Images in the source.
+        batch_size: Images of a batch of this process; the last one may have fewer.
         world: Number of processes.
-        rank: Which of them this one is: it takes picture `rank` and every `world`-th after it.
+        rank: Which of them this one is: it takes image `rank` and every `world`-th after it.
     """
     mine = range(rank, length, world)
     return (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))

@@ -27,9 +27,9 @@ HUE_STEP, LIGHTNESS_STEP = 0.6180339887498949, 0.7548776662466927
 LIGHTNESS = (0.3, 0.75)
 SATURATION = 0.85
 
-#: The side that smaller pictures are enlarged to, so that text can be read: the root of their pixels.
+#: The side that smaller images are enlarged to, so that text can be read: the root of their pixels.
 READABLE = 400
-#: Share of an overlay that is the colour of its class; the rest is the picture.
+#: Share of an overlay that is the colour of its class; the rest is the image.
 OPACITY = 0.55
 PAPER, INK = (255, 255, 255), (38, 38, 38)
 
@@ -38,7 +38,7 @@ class Annotation(NamedTuple):
     """A box around something."""
 
     box: Corners
-    """Where, in pixels of the picture."""
+    """Where, in pixels of the image."""
     label: int
     """Its class, which decides the colour."""
     text: str
@@ -69,7 +69,7 @@ def as_bytes(colour: Sequence[float]) -> Colour:
 
 
 def enlargement(size: tuple[int, int]) -> int:
-    """Say how many times a picture is enlarged to be painted on; 1 leaves it as it is.
+    """Say how many times an image is enlarged to be painted on; 1 leaves it as it is.
 
     Args:
         size: Two sides in pixels.
@@ -78,12 +78,12 @@ def enlargement(size: tuple[int, int]) -> int:
 
 
 def line_width(size: tuple[int, int]) -> int:
-    """Choose the width of lines in pixels for a picture of such sides."""
+    """Choose the width of lines in pixels for an image of such sides."""
     return max(2, round(math.sqrt(size[0] * size[1]) / 240))
 
 
 def load_font(size: tuple[int, int]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Choose letters for a picture of such sides."""
+    """Choose letters for an image of such sides."""
     return ImageFont.load_default(max(12, round(math.sqrt(size[0] * size[1]) / 36)))
 
 
@@ -91,11 +91,11 @@ def paint_boxes(image: Image.Image, marks: Sequence[Annotation]) -> Image.Image:
     """Draw boxes and what is written at them.
 
     Args:
-        image: An RGB picture; it is not changed.
+        image: An RGB image; it is not changed.
         marks: The most important first, which end on top.
 
     Returns:
-        The picture, enlarged a whole number of times (see `enlargement`) if it is small.
+        The image, enlarged a whole number of times (see `enlargement`) if it is small.
     """
     times = enlargement(image.size)
     marks = [mark._replace(text=printable(mark.text)) for mark in marks]  # letters on one line
@@ -114,12 +114,12 @@ def paint_boxes(image: Image.Image, marks: Sequence[Annotation]) -> Image.Image:
 
 
 def enlarged(box: Corners, times: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Find the outermost pixels of a box in the enlarged picture; the box ends between pixels, its line lies on them.
+    """Find the outermost pixels of a box in the enlarged image; the box ends between pixels, its line lies on them.
 
     Args:
-        box: In pixels of the picture.
+        box: In pixels of the image.
         times: How many times it was enlarged.
-        size: Width and height of the enlarged picture.
+        size: Width and height of the enlarged image.
     """
     left, top = (min(max(0, round(x * times)), side - 1) for x, side in zip(box[:2], size, strict=True))
     right, bottom = (min(round(x * times), side) - 1 for x, side in zip(box[2:], size, strict=True))
@@ -171,14 +171,14 @@ def write_tag(draw: ImageDraw.ImageDraw, mark: Annotation, tag: Corners, size: t
 
 
 def paint_labels(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Image:
-    """Lay the colours of classes over a picture, with white lines between them.
+    """Lay the colours of classes over an image, with white lines between them.
 
     Args:
-        image: An RGB picture; it is not changed.
+        image: An RGB image; it is not changed.
         labels: Class of each pixel, from 0.
 
     Returns:
-        The picture, enlarged a whole number of times (see `enlargement`) if it is small.
+        The image, enlarged a whole number of times (see `enlargement`) if it is small.
     """
     times = enlargement(image.size)
     canvas = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
@@ -197,30 +197,30 @@ def borders(labels: Int[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W
     return found
 
 
-def add_legend(picture: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.Image:
-    """Put a legend below a picture, as many entries a row as fit; without entries it is left as it is.
+def add_legend(image: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.Image:
+    """Put a legend below an image, as many entries a row as fit; without entries it is left as it is.
 
     Args:
-        picture: An RGB picture; it is not changed.
+        image: An RGB image; it is not changed.
         entries: Class and text of each.
     """
     if not entries:
-        return picture
+        return image
     entries = [(label, printable(text)) for label, text in entries]
-    font, draw = load_font(picture.size), ImageDraw.Draw(picture)
+    font, draw = load_font(image.size), ImageDraw.Draw(image)
     side, height = line_height(font) * 2 // 3, line_height(font) * 4 // 3
     widths = [math.ceil(side * 2.5 + draw.textlength(text, font)) for _, text in entries]
-    room = max(picture.width - side, *widths)
+    room = max(image.width - side, *widths)
     places, x, row = [], 0, 0
     for width in widths:
         x, row = (0, row + 1) if x + width > room else (x, row)
         places.append((x + side, row * height + side // 2))
         x += width
-    canvas = Image.new("RGB", (room + side, picture.height + (row + 1) * height + side), PAPER)
-    canvas.paste(picture)
+    canvas = Image.new("RGB", (room + side, image.height + (row + 1) * height + side), PAPER)
+    canvas.paste(image)
     draw = ImageDraw.Draw(canvas)
     for (label, text), (x, y) in zip(entries, places, strict=True):
-        middle = picture.height + y + height / 2
+        middle = image.height + y + height / 2
         draw.rectangle((x, middle - side / 2, x + side - 1, middle + side / 2 - 1), fill=class_colour(label))
         draw.text((x + 1.4 * side, middle), text, INK, font, "lm")
     return canvas
@@ -286,10 +286,10 @@ def png_names(files: Sequence[ImageFile], others: Sequence[str] = ()) -> list[st
 
     Args:
         files: The images.
-        others: Files and folders that are written beside the pictures, in lower case.
+        others: Files and folders that are written beside the drawings, in lower case.
 
     Raises:
-        ValueError: If two images have the same name, such as one from each of two folders, or a picture would lie in
+        ValueError: If two images have the same name, such as one from each of two folders, or a drawing would lie in
             one of the others.
     """
     short = [str(PurePosixPath(file.name).with_suffix(".png")) for file in files]
@@ -305,16 +305,16 @@ def png_names(files: Sequence[ImageFile], others: Sequence[str] = ()) -> list[st
     for file, name in zip(files, names, strict=True):
         if (folder := PurePosixPath(name).parts[0]).lower() in others:
             raise ValueError(
-                f"got {file.path}, whose picture would lie in {folder}, which holds other files; "
+                f"got {file.path}, whose drawing would lie in {folder}, which holds other files; "
                 "predict that folder alone, or rename it"
             )
     return names
 
 
-def save_png(path: Path, picture: Image.Image) -> None:
-    """Write a picture; its folder is made.
+def save_png(path: Path, image: Image.Image) -> None:
+    """Write an image; its folder is made.
 
     Raises:
         WeightsError: If the disk refuses.
     """
-    write_atomically(path, lambda file: picture.save(file, format="PNG"))
+    write_atomically(path, lambda file: image.save(file, format="PNG"))

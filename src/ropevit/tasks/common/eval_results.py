@@ -67,7 +67,7 @@ class SizeResult(Protocol):
 
     @property
     def view(self) -> Mapping[str, int | float]:
-        """How pictures were brought to the size, in numbers by name."""
+        """How images were brought to the size, in numbers by name."""
         ...
 
 

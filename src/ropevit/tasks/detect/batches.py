@@ -1,4 +1,4 @@
-"""Batches of pictures with boxes: read, augmented, and padded to the largest of the batch."""
+"""Batches of images with boxes: read, augmented, and padded to the largest of the batch."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ropevit.tasks.detect.model import MULTIPLE
 
 
 class Batch(NamedTuple):
-    """Pictures of several sizes with their objects."""
+    """Images of several sizes with their objects."""
 
     images: UInt8[Tensor, "b 3 H W"]
     """Not normalised, at the top left; zeros around them."""
@@ -34,13 +34,13 @@ class Batch(NamedTuple):
     ids: list[int]
     """The id of each in the file of annotations."""
     bad: list[int]
-    """Indices of pictures that could not be read; `source.describe` names them."""
+    """Indices of images that could not be read; `source.describe` names them."""
     objects: int | None = None
     """Objects of all parts of the training step, in this process; None where that is not counted."""
 
 
 class Sample(NamedTuple):
-    """A picture with its objects."""
+    """An image with its objects."""
 
     image: UInt8[Tensor, "3 h w"]
     target: Target
@@ -56,13 +56,13 @@ class TrainReader:
     transform: Transform
 
     def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
-        """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
+        """Read a batch, or say why there is none; an image that cannot be read is replaced by the next one."""
         return read_train_batch(self.source, draws, preparing(self.source, self.transform), collate)
 
 
 @dataclass(frozen=True)
 class EvalReader:
-    """Reads a batch to measure on, without the pictures that cannot be read."""
+    """Reads a batch to measure on, without the images that cannot be read."""
 
     source: CocoSource
     transform: Transform
@@ -78,15 +78,15 @@ def train_batches(
     """Read the batches of a training, or of a part of it, as `ropevit.data.loading.train_batches` does.
 
     Args:
-        source: Training pictures.
+        source: Training images.
         transform: What augments a sample.
-        order: Which pictures each step takes.
+        order: Which images each step takes.
         first_step: First step, from 0.
         last_step: The step after the last.
         workers: Processes that read; 0 reads in this one.
 
     Raises:
-        ValueError: If ten pictures in a row cannot be read.
+        ValueError: If ten images in a row cannot be read.
     """
     return batches(TrainReader(source, transform), train_keys(order, first_step, last_step), workers)
 
@@ -94,15 +94,15 @@ def train_batches(
 def eval_batches(
     source: CocoSource, transform: Transform, batch_size: int, workers: int, world: int = 1, rank: int = 0
 ) -> Iterator[Batch]:
-    """Read every picture once, over all processes together.
+    """Read every image once, over all processes together.
 
     Args:
-        source: Pictures to measure on.
+        source: Images to measure on.
         transform: What resizes a sample.
-        batch_size: Pictures of a batch of this process; the last one may have fewer.
+        batch_size: Images of a batch of this process; the last one may have fewer.
         workers: Processes that read; 0 reads in this one.
         world: Number of processes that measure.
-        rank: Which of them this one is: it takes picture `rank` and every `world`-th after it.
+        rank: Which of them this one is: it takes image `rank` and every `world`-th after it.
     """
     return batches(EvalReader(source, transform), eval_keys(len(source), batch_size, world, rank), workers)
 
@@ -112,19 +112,19 @@ def preparing(source: CocoSource, transform: Transform) -> Prepare:
     return partial(prepare, transform=transform, classes=len(source.classes))
 
 
-def prepare(picture: Any, truth: Boxes, transform: Transform, classes: int) -> Sample:
-    """Turn a picture and its boxes into what a detector learns from, or is measured on."""
+def prepare(image: Any, truth: Boxes, transform: Transform, classes: int) -> Sample:
+    """Make a training or evaluation sample of an image and its boxes."""
     vision, functional = (
         require(f"torchvision.{name}", "train") for name in ("tv_tensors", "transforms.v2.functional")
     )
-    size = picture.height, picture.width
+    size = image.height, image.width
     boxes = vision.BoundingBoxes(torch.from_numpy(truth.boxes.copy()), format="XYXY", canvas_size=size)
     target = {"boxes": boxes, "labels": torch.from_numpy(truth.labels.copy())}
-    picture, target = transform(picture, target)
-    image = functional.pil_to_tensor(picture)
-    height, width = image.shape[1:]
+    image, target = transform(image, target)
+    pixels = functional.pil_to_tensor(image)
+    height, width = pixels.shape[1:]
     corners = target["boxes"].as_subclass(Tensor)
-    return Sample(image, make_target(target["labels"], corners, (height, width), classes), size, truth.image_id)
+    return Sample(pixels, make_target(target["labels"], corners, (height, width), classes), size, truth.image_id)
 
 
 def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
@@ -141,7 +141,7 @@ def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
 
 
 def collate(samples: Sequence[Sample], bad: list[int]) -> Batch:
-    """Lay pictures over a canvas as large as the largest of them, in multiples of 32 pixels."""
+    """Lay images over a canvas as large as the largest of them, in multiples of 32 pixels."""
     sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
     height, width = (-(-max((size[axis] for size in sizes), default=0) // MULTIPLE) * MULTIPLE for axis in (0, 1))
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)

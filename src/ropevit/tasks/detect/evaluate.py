@@ -94,7 +94,7 @@ class DetectorResult:
 
     @property
     def view(self) -> dict[str, int]:
-        """How pictures were brought to the size."""
+        """How images were brought to the size."""
         return {"long": self.longest}
 
 

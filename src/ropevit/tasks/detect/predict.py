@@ -128,7 +128,7 @@ def number(facts: Mapping[str, Any], name: str, source: str) -> int:
 
 @dataclass
 class DetectionFolder:
-    """Writes a picture for each image, and what was found in all of them.
+    """Writes a drawing of each image, and the detections of all of them.
 
     Args:
         finder: What finds objects.
@@ -145,7 +145,7 @@ class DetectionFolder:
         Args:
             number: The file's number in the list, from 1.
             file: Where the image is from.
-            name: Name of the picture.
+            name: Name of the image.
             image: As `read_image` gives it.
         """
         found = self.finder.find(image)
@@ -154,7 +154,7 @@ class DetectionFolder:
         return summary(found, self.finder.classes)
 
     def close(self) -> str:
-        """Write what was found in all images, and name what was written besides the pictures."""
+        """Write the detections of all images, and name what was written besides the drawings."""
         text = "[" + ",".join(f"\n{json.dumps(result)}" for result in self.results) + "\n]\n"
         write_atomically(self.out / RESULTS, lambda file: file.write(text.encode()))
         return RESULTS

@@ -1,4 +1,4 @@
-"""Batches to train on, of pictures with labels of their pixels: read, augmented, and padded to one size."""
+"""Batches to train on, of images with labels of their pixels: read, augmented, and padded to one size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     sizes: list[tuple[int, int]]
     """Height and width of each image in pixels, padding not counted."""
     bad: list[int]
-    """Indices of pictures that could not be read; `source.describe` names them."""
+    """Indices of images that could not be read; `source.describe` names them."""
     pad: int | None
     """Byte around the images instead of zeros, which counts as a pixel; None lets padding be the mean."""
     objects: int | None = None
@@ -40,7 +40,7 @@ class TrainReader:
     config: CropConfig
 
     def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
-        """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
+        """Read a batch, or say why there is none; an image that cannot be read is replaced by the next one."""
         return read_train_batch(self.source, draws, TrainTransform(self.config), self.collate)
 
     def collate(self, samples: list[Sample], bad: list[int]) -> Batch:
@@ -60,15 +60,15 @@ def train_batches(
     """Read the batches of a training, or of a part of it, as `ropevit.data.loading.train_batches` does.
 
     Args:
-        source: Training pictures.
+        source: Training images.
         config: How they are augmented.
-        order: Which pictures each step takes.
+        order: Which images each step takes.
         first_step: First step, from 0.
         last_step: The step after the last.
         workers: Processes that read; 0 reads in this one.
 
     Raises:
-        ValueError: If ten pictures in a row cannot be read, or one has a label of no class.
+        ValueError: If ten images in a row cannot be read, or one has a label of no class.
     """
     return batches(TrainReader(source, config), train_keys(order, first_step, last_step), workers)
 

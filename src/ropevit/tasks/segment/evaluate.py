@@ -103,7 +103,7 @@ class SegmenterResult:
 
     @property
     def view(self) -> dict[str, int]:
-        """How pictures were brought to the size."""
+        """How images were brought to the size."""
         return {"long": self.long}
 
 

@@ -1,4 +1,4 @@
-"""From pictures to classes of pixels: whole or in windows that slide, in one view or several, at the original size."""
+"""From images to classes of pixels: whole or in windows that slide, in one view or several, at the original size."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ Segmenter = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig:
-    """How pictures are segmented; the defaults are those of mmseg's "whole".
+    """How images are segmented; the defaults are those of mmseg's "whole".
 
     Raises:
         ValueError: If a field is out of range.
@@ -53,23 +53,23 @@ def segment(
     size: tuple[int, int],
     config: InferenceConfig,
 ) -> Int[Tensor, "B H W"]:
-    """Classify the pixels of pictures.
+    """Classify the pixels of images.
 
     Scores of all classes are held for two views and some strips of STRIP pixels and, from view to view, for the pixels
-    of the original or those of all views, whichever are fewer: so many views of a small picture cost what a few do, and
+    of the original or those of all views, whichever are fewer: so many views of a small image cost what a few do, and
     a view of a large photo does not cost what the photo would.
 
     Args:
         segmenter: A model in eval mode.
-        views: The same pictures at one or several sizes (see `view_size`), normalised.
-        size: Height and width of the original pictures.
+        views: The same images at one or several sizes (see `view_size`), normalised.
+        size: Height and width of the original images.
         config: How.
 
     Raises:
         ValueError: If there is no view.
     """
     if not views:
-        raise ValueError("got no views; expected the pictures at one size at least")
+        raise ValueError("got no views; expected the images at one size at least")
     config = replace(config, probabilities=config.probabilities and len(views) * (1 + config.flip) > 1)
     seen = score_views(segmenter, views, config)
     step = max(1, STRIP // size[1])
@@ -162,7 +162,7 @@ def view_size(size: tuple[int, int], short: int = 512, long: int = 2048, ratio: 
     >>> [view_size(size, ratio=ratio) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]  # mmseg's views
 
     Args:
-        size: Height and width of the original picture.
+        size: Height and width of the original image.
         short: Most pixels of the shorter side.
         long: Most pixels of the longer side.
         ratio: What both limits are multiplied with.

@@ -1,4 +1,4 @@
-"""Label the pixels of images of any size, and write the labels as ADE20K does, beside pictures to look at."""
+"""Label the pixels of images of any size, and write the labels as ADE20K does, beside drawings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.model import load_segmenter
 
-#: Folder of the label maps, beside the pictures.
+#: Folder of the label maps, beside the drawings.
 LABELS = "labels"
 #: Classes that the line of an image names; its table and legend have all.
 NAMED = 5
@@ -91,7 +91,7 @@ def measured(facts: Mapping[str, Any], source: str) -> tuple[int, int, Inference
 
 @dataclass
 class LabelFolder:
-    """Writes a picture and a map of labels for each image.
+    """Writes a drawing and a label map of each image.
 
     Args:
         labeller: What labels pixels.
@@ -107,7 +107,7 @@ class LabelFolder:
         Args:
             number: The file's number in the list.
             file: Where the image is from.
-            name: Name of the picture and of the labels.
+            name: Name of the drawing and of the label map.
             image: As `read_image` gives it.
         """
         labels, classes = self.labeller.label(image), self.labeller.classes
@@ -118,7 +118,7 @@ class LabelFolder:
         return summary(found, classes)
 
     def close(self) -> str:
-        """Write the names of the classes, that of label 1 first, and name what was written besides the pictures."""
+        """Write the names of the classes, that of label 1 first, and name what was written besides the drawings."""
         text = "".join(f"{name}\n" for name in self.labeller.classes)
         write_atomically(self.out / CLASSES_FILE, lambda file: file.write(text.encode()))
         return f"{LABELS}/ and {CLASSES_FILE}"

@@ -168,7 +168,7 @@ def mask2former_swin_base(position: str = "rope_mixed") -> SegmentConfig:
     return mask2former("mask2former_swin_base", "swin_base", position)
 
 
-#: What the small recipes share: sizes about those of the generated pictures, and the ends of their trainings.
+#: What the small recipes share: sizes about those of the generated images, and the ends of their trainings.
 SMALL = CropConfig(crop=64, long=128, test_short=64, test_long=128)
 SHORT = RunConfig(workers=0, log_every=10, save_every=50, eval_every=25)
 
