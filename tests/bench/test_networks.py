@@ -43,5 +43,5 @@ def test_a_backend_that_rotates_wrongly_is_found_out(monkeypatch):
     model = networks.ours(SIZE, "rope_mixed", "wrong" if "wrong" in BACKENDS else "cpu")
     candidate = networks.model_candidate(model, SIZE, 2, torch.float32, compiled=False)
     monkeypatch.setattr("ropevit.kernels.cpu.rotate_", lambda *_: None)
-    with pytest.raises(WrongResultError, match="logits is off by"):
+    with pytest.raises(WrongResultError, match="logits has a relative error of"):
         candidate.check()

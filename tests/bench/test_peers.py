@@ -17,26 +17,28 @@ SHAPES = [
     Shape(name="registers", h=3, w=5, heads=2, channels=16, prefix=3),
     Shape(name="window", h=2, w=7, heads=3, channels=8, prefix=0),
 ]
-WAYS = implementations("cpu")
+IMPLEMENTATIONS = implementations("cpu")
 
 
-def candidate(way, shape, dtype=torch.float32, level="op", compiled=False):
-    layer = make_layer(shape, way.embedding, CPU)
-    return attention_candidate(level, way, layer, make_data(shape, CPU, dtype, 3), compiled)
+def candidate(impl, shape, dtype=torch.float32, level="op", compiled=False):
+    layer = make_layer(shape, impl.embedding, CPU)
+    return attention_candidate(level, impl, layer, make_data(shape, CPU, dtype, 3), compiled)
 
 
 @pytest.mark.parametrize(
     ("level", "dtype"), [("op", torch.float32), ("layer", torch.float32), ("op", torch.bfloat16)], ids=str
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.label)
-def test_every_way_gives_the_results_and_gradients_of_float64(way, shape, level, dtype):
-    assert candidate(way, shape, dtype, level).check() <= TOLERANCES[dtype]
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS, ids=lambda impl: impl.label)
+def test_every_implementation_gives_the_results_and_gradients_of_float64(impl, shape, level, dtype):
+    assert candidate(impl, shape, dtype, level).check() <= TOLERANCES[dtype]
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way.family != "none"], ids=lambda way: way.label)
-def test_running_again_and_again_changes_no_answer(way):
-    made = candidate(way, SHAPES[0])
+@pytest.mark.parametrize(
+    "impl", [impl for impl in IMPLEMENTATIONS if impl.family != "none"], ids=lambda impl: impl.label
+)
+def test_running_again_and_again_changes_no_answer(impl):
+    made = candidate(impl, SHAPES[0])
     first = made.check()
     for _ in range(2):
         made.forward()
@@ -45,23 +47,23 @@ def test_running_again_and_again_changes_no_answer(way):
 
 
 def test_ours_are_all_backends_of_the_device():
-    found = {way.name for way in implementations("cuda") if way.family == "ours"}
+    found = {impl.name for impl in implementations("cuda") if impl.family == "ours"}
     assert found == {"ours (reference)", "ours (triton)", "ours (fused)"}
-    assert {way.name for way in WAYS if way.family == "ours"} == {"ours (reference)", "ours (cpu)"}
+    assert {impl.name for impl in IMPLEMENTATIONS if impl.family == "ours"} == {"ours (reference)", "ours (cpu)"}
 
 
 @pytest.mark.skipif(not triton_available() or not interpreted(), reason="no Triton's interpreter here")
 @pytest.mark.parametrize("embedding", ["axial", "mixed"])
-def test_the_fused_way_gives_the_results_and_gradients_of_float64(embedding):
+def test_the_fused_implementation_gives_the_results_and_gradients_of_float64(embedding):
     window = Shape(name="square", h=3, w=3, heads=2, channels=16, prefix=0)
-    way = fused(embedding)
-    assert candidate(way, window, level="layer").check() <= TOLERANCES[torch.float32]
-    assert [name for name, shape in NAMED.items() if way.suits("layer", shape)] == ["swin1", "swin2", "swin3", "swin4"]
-    assert not way.suits("op", NAMED["swin1"])
+    impl = fused(embedding)
+    assert candidate(impl, window, level="layer").check() <= TOLERANCES[torch.float32]
+    assert [name for name, shape in NAMED.items() if impl.suits("layer", shape)] == ["swin1", "swin2", "swin3", "swin4"]
+    assert not impl.suits("op", NAMED["swin1"])
 
 
 def wrong(change):
-    """A way that does all as the reference, but for one mistake."""
+    """An implementation that equals the reference but for one mistake."""
 
     def make(layer):
         def turned(qkv, frequencies):
@@ -85,10 +87,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("embedding", ["axial", "mixed"])
-def test_a_wrong_way_is_found_out(embedding, mistake):
-    way = replace(WAYS[0], name="wrong", embedding=embedding, make=wrong(MISTAKES[mistake]))
-    with pytest.raises(WrongResultError, match="is off by"):
-        candidate(way, SHAPES[0]).check()
+def test_a_wrong_implementation_is_found_out(embedding, mistake):
+    impl = replace(IMPLEMENTATIONS[0], name="wrong", embedding=embedding, make=wrong(MISTAKES[mistake]))
+    with pytest.raises(WrongResultError, match="has a relative error of"):
+        candidate(impl, SHAPES[0]).check()
 
 
 def test_a_wrong_gradient_alone_is_found_out():
@@ -99,22 +101,22 @@ def test_a_wrong_gradient_alone_is_found_out():
 
         return turned
 
-    way = replace(WAYS[0], name="wrong", embedding="mixed", make=make)
-    with pytest.raises(WrongResultError, match="gradient of the frequencies is off by"):
-        candidate(way, SHAPES[0]).check()
+    impl = replace(IMPLEMENTATIONS[0], name="wrong", embedding="mixed", make=make)
+    with pytest.raises(WrongResultError, match="gradient of the frequencies has a relative error of"):
+        candidate(impl, SHAPES[0]).check()
 
 
 def test_pairs_in_the_wrong_layout_are_found_out():
-    (way,) = [way for way in WAYS if way.label == "half-split, axial"]
-    with pytest.raises(WrongResultError, match="q is off by"):
-        candidate(replace(way, halves=False), SHAPES[0]).check()
+    (impl,) = [impl for impl in IMPLEMENTATIONS if impl.label == "half-split, axial"]
+    with pytest.raises(WrongResultError, match="q has a relative error of"):
+        candidate(replace(impl, halves=False), SHAPES[0]).check()
 
 
 def test_halves_are_turned_as_by_hand():
-    way = next(way for way in WAYS if way.halves)
+    impl = next(impl for impl in IMPLEMENTATIONS if impl.halves)
     layer = make_layer(Shape(name="two", h=1, w=2, heads=1, channels=4, prefix=0), "axial", CPU)
     qkv = torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 2, dtype=torch.float64)[None, :, None, None].expand(-1, -1, 3, -1, -1)
-    q, _, v = rotate_exact(way, layer, qkv, layer.frequencies.double())
+    q, _, v = rotate_exact(impl, layer, qkv, layer.frequencies.double())
     cos, sin = torch.tensor([1.0], dtype=torch.float64).cos().item(), torch.tensor([1.0]).double().sin().item()
     second = [cos - 3 * sin, 2.0, 3 * cos + sin, 4.0]  # channels 0 and 2 turn with x by 1; 1 and 3 with y, which is 0
     torch.testing.assert_close(q[0, 0], torch.tensor([[1.0, 2.0, 3.0, 4.0], second], dtype=torch.float64))
@@ -122,9 +124,9 @@ def test_halves_are_turned_as_by_hand():
 
 
 def test_what_is_expected_is_computed_in_float64():
-    way, shape = WAYS[2], SHAPES[0]
-    layer, source = make_layer(shape, way.embedding, CPU), torch.randn(2, shape.tokens, 3, shape.heads, shape.channels)
-    found = expected("op", way, layer, source, list(split(torch.randn_like(source))))
+    impl, shape = IMPLEMENTATIONS[2], SHAPES[0]
+    layer, source = make_layer(shape, impl.embedding, CPU), torch.randn(2, shape.tokens, 3, shape.heads, shape.channels)
+    found = expected("op", impl, layer, source, list(split(torch.randn_like(source))))
     assert {value.dtype for value in found.values()} == {torch.float64}
 
 
@@ -138,6 +140,6 @@ def test_compiled_candidates_are_checked_too(monkeypatch):
         return aot_eager(graph, inputs)  # Inductor takes its time
 
     monkeypatch.setattr(torch, "compile", lambda body: compiler(body, backend=backend, fullgraph=True))
-    (way,) = [way for way in WAYS if way.label == "ours (cpu), mixed"]
-    assert candidate(way, SHAPES[0], level="layer", compiled=True).check() <= TOLERANCES[torch.float32]
+    (impl,) = [impl for impl in IMPLEMENTATIONS if impl.label == "ours (cpu), mixed"]
+    assert candidate(impl, SHAPES[0], level="layer", compiled=True).check() <= TOLERANCES[torch.float32]
     assert len(graphs) == 1

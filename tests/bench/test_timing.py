@@ -42,10 +42,10 @@ def test_tensors_kept_for_the_backward_pass_are_counted_once():
 def test_a_rotation_in_place_keeps_no_more_than_no_rotation():
     shape = Shape(name="tiny", h=4, w=8, heads=2, channels=16)
     kept = {}
-    for way in implementations("cpu"):
-        layer = make_layer(shape, way.embedding, CPU)
-        candidate = attention_candidate("layer", way, layer, make_data(shape, CPU, torch.float32, 8), compiled=False)
-        kept[way.label] = saved_bytes(candidate.tracked) / (4 * shape.elements(8))
+    for impl in implementations("cpu"):
+        layer = make_layer(shape, impl.embedding, CPU)
+        candidate = attention_candidate("layer", impl, layer, make_data(shape, CPU, torch.float32, 8), compiled=False)
+        kept[impl.label] = saved_bytes(candidate.tracked) / (4 * shape.elements(8))
     assert kept["ours (cpu), mixed"] < kept["no embedding"] + 0.1
     assert kept["ours (cpu), mixed"] < kept["complex numbers, mixed"] - 1
 

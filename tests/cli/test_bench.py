@@ -96,7 +96,10 @@ def test_a_wrong_candidate_is_dropped_with_a_line(out, monkeypatch):
     main(["bench", "op", "--quick", "--peers", "ours", "--out", str(out)])
     dropped = [row for row in rows(out) if row["note"]]
     assert {row["label"] for row in dropped} == {"ours (cpu), axial", "ours (cpu), mixed"}
-    assert all(row["note"].startswith("dropped, wrong: q is off by") and not row["milliseconds"] for row in dropped)
+    assert all(
+        row["note"].startswith("dropped, wrong: q has a relative error of") and not row["milliseconds"]
+        for row in dropped
+    )
 
 
 def test_an_interrupt_keeps_what_is_finished(out, monkeypatch, capsys):

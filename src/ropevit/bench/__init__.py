@@ -1,4 +1,4 @@
-"""What rotation costs: every backend of ours against other libraries, in one table."""
+"""Benchmarks of rotary attention: every backend of this package against other libraries, in one table."""
 
 from ropevit.bench.config import BenchConfig
 from ropevit.bench.runner import run_bench

@@ -1,4 +1,4 @@
-"""Candidates of the levels op (split and rotate) and layer (split, rotate, attend)."""
+"""Benchmark candidates of the levels op (split and rotate) and layer (split, rotate, attend)."""
 
 import functools
 import warnings
@@ -21,34 +21,34 @@ COPY, NONE = "copy of q and k", "no embedding"
 
 
 class FreshProjection(torch.autograd.Function):
-    """Stands for the linear layer that has just made the projection: nothing else uses it, so it may be overwritten."""
+    """Stands in for the linear layer that computes the projection: nothing else uses it, so it may be overwritten."""
 
     @staticmethod
     def forward(ctx: Any, leaf: Tensor) -> Tensor:
-        """Pass on."""
+        """Return the input."""
         del ctx
         return leaf.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Pass back, laid out as the linear layer needs it: a way that gives another layout pays for the copy."""
+        """Return the gradient contiguous, as the linear layer needs it: other layouts pay for the copy."""
         del ctx
         return gradient.contiguous()
 
 
 @dataclass(frozen=True)
 class GroupData:
-    """Random numbers that the ways of a group share; rotation in place leaves them random."""
+    """Random inputs that the implementations of a group share; rotation in place leaves them random."""
 
     source: Tensor
-    """Packed projection (B, N, 3, A, D), from which `leaf` is filled anew before a check."""
+    """Packed projection (B, N, 3, A, D), copied into `leaf` before each check."""
     leaf: Tensor
     arriving: Tensor
-    """Gradients of q, k and v, laid out as attention gives them."""
+    """Gradients of q, k and v, in the layout that attention returns."""
 
 
 def make_data(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> GroupData:
-    """Draw the numbers of a group."""
+    """Draw the random inputs of a group."""
     sizes = rows, shape.tokens, 3, shape.heads, shape.channels
     source, arriving = (torch.randn(sizes, device=device, dtype=dtype) for _ in range(2))
     return GroupData(source, source.clone().requires_grad_(), arriving)
@@ -57,31 +57,31 @@ def make_data(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int)
 def attention_group(
     level: str, shape: Shape, device: torch.device, dtype: torch.dtype, rows: int, choose: Callable[[str], list[bool]]
 ) -> Group:
-    """List what is compared for a shape.
+    """Return the group of candidates that are compared for a shape.
 
     Args:
         level: op or layer.
-        shape: Sizes of the layer.
-        device: Where to compute.
-        dtype: Of the projection.
-        rows: Size of the batch, B.
-        choose: Tells for a family whether to time it eagerly (False) and compiled (True): none, one or both.
+        shape: Dimensions of the layer.
+        device: Device of the computation.
+        dtype: Dtype of the projection.
+        rows: Batch size, B.
+        choose: Returns, for a family, whether to time it eagerly (False), compiled (True), both or not at all.
     """
     data = functools.cache(lambda: make_data(shape, device, dtype, rows))
 
-    def entry(way: Implementation, compiled: bool) -> PlannedCandidate:
+    def entry(impl: Implementation, compiled: bool) -> PlannedCandidate:
         def make() -> Candidate:
-            return attention_candidate(level, way, make_layer(shape, way.embedding, device), data(), compiled)
+            return attention_candidate(level, impl, make_layer(shape, impl.embedding, device), data(), compiled)
 
-        label = f"{way.label}{', compiled' if compiled else ''}"
-        return PlannedCandidate(label=label, family=way.family, embedding=way.embedding, compiled=compiled, make=make)
+        label = f"{impl.label}{', compiled' if compiled else ''}"
+        return PlannedCandidate(label=label, family=impl.family, embedding=impl.embedding, compiled=compiled, make=make)
 
     def make_copy() -> Candidate:
         return copy_candidate(shape, device, dtype, rows)
 
     copy = PlannedCandidate(label=COPY, family="none", embedding="none", compiled=False, make=make_copy)
-    suited = [way for way in implementations(device.type) if way.suits(level, shape)]
-    entries = [entry(way, compiled) for way in suited for compiled in choose(way.family)]
+    suited = [impl for impl in implementations(device.type) if impl.suits(level, shape)]
+    entries = [entry(impl, compiled) for impl in suited for compiled in choose(impl.family)]
     about = (
         f"{rows} x {shape.tokens} tokens ({shape.h} x {shape.w} patches, {shape.prefix} prefix), "
         f"{shape.heads} heads of {shape.channels} channels"
@@ -92,7 +92,7 @@ def attention_group(
 
 
 def copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Candidate:
-    """Copy as much memory as q and k take into memory that is there: what a rotation cannot be faster than."""
+    """Return a copy of q and k into allocated memory: the lower bound on the time of a rotation."""
     source = torch.randn(2, shape.elements(rows), device=device).to(dtype)
     target, moved = torch.randn_like(source), 4 * shape.elements(rows) * dtype.itemsize
 
@@ -105,28 +105,28 @@ def copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows:
     return Candidate(forward=copy, both=copy, tracked=copy, check=check, floor=(moved, moved))
 
 
-def min_traffic(shape: Shape, way: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
-    """Count the bytes that forward, and forward and backward together, cannot avoid to move.
+def min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
+    """Return the least bytes read and written by the forward pass, and by forward and backward together.
 
-    Forward reads and writes q and k. Backward reads the gradients of q, k and v and writes the projection's; learned
-    frequencies need the rotated q and k, too.
+    Forward reads and writes q and k. Backward reads the gradients of q, k and v and writes that of the projection;
+    learned frequencies also need the rotated q and k.
     """
-    forward = 0 if way.embedding == "none" else 4
-    backward = 8 if way.embedding == "mixed" else 6
+    forward = 0 if impl.embedding == "none" else 4
+    backward = 8 if impl.embedding == "mixed" else 6
     unit = shape.elements(rows) * itemsize
     return forward * unit, (forward + backward) * unit
 
 
-def candidate_body(level: str, way: Implementation, layer: Layer) -> Body:
-    """Give what is timed of a way, which may be fused."""
-    if way.attend is None:
-        return make_body(level, way.make(layer))
-    attend = way.attend(layer)
+def candidate_body(level: str, impl: Implementation, layer: Layer) -> Body:
+    """Return the function to time of an implementation, which may be fused."""
+    if impl.attend is None:
+        return make_body(level, impl.make(layer))
+    attend = impl.attend(layer)
     return lambda qkv, frequencies: (attend(qkv, frequencies),)
 
 
 def make_body(level: str, rotate: Rotate) -> Body:
-    """Go to rotated q, k and v, or to what attention makes of them."""
+    """Return the function from the projection to rotated q, k and v (op) or to the attention output (layer)."""
     if level == "op":
         return rotate
 
@@ -137,16 +137,16 @@ def make_body(level: str, rotate: Rotate) -> Body:
 
 
 def merge(parts: Parts) -> Tensor:
-    """Attend, and lay the heads side by side: (B, N, C)."""
+    """Compute attention and concatenate the heads: (B, N, C)."""
     return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
-def attention_candidate(level: str, way: Implementation, layer: Layer, data: GroupData, compiled: bool) -> Candidate:
-    """Prepare one way: the calls on the group's data."""
+def attention_candidate(level: str, impl: Implementation, layer: Layer, data: GroupData, compiled: bool) -> Candidate:
+    """Return the candidate of an implementation: its calls on the group's data."""
     shape, leaf, source = layer.shape, data.leaf, data.source
     gradients = split(data.arriving) if level == "op" else (data.arriving[:, :, 0].flatten(2).contiguous(),)
     inputs = [leaf, layer.frequencies] if layer.frequencies.requires_grad else [leaf]
-    body = candidate_body(level, way, layer)
+    body = candidate_body(level, impl, layer)
     run: Body = torch.compile(body) if compiled else body
 
     @torch.no_grad()
@@ -165,31 +165,31 @@ def attention_candidate(level: str, way: Implementation, layer: Layer, data: Gro
         masked = [gradient.clone() for gradient in gradients]
         for gradient in masked:
             gradient[first:] = 0
-        with warnings.catch_warnings():  # the compiler looks at the gradient of a tensor that has none
+        with warnings.catch_warnings():  # the compiler reads .grad of a non-leaf tensor
             warnings.filterwarnings("ignore", message="The .grad attribute", category=UserWarning)
             outputs = tracked()
         got = dict(zip(names(level), (output[:first].detach().clone() for output in outputs), strict=True))
         given = torch.autograd.grad(outputs, inputs, masked)
         got |= {"gradient of the projection": given[0][:first], "gradient of the frequencies": given[-1]}
         kept = [gradient[:first] for gradient in gradients]
-        return compare(got, expected(level, way, layer, source[:first], kept), source.dtype)
+        return compare(got, expected(level, impl, layer, source[:first], kept), source.dtype)
 
-    floor = min_traffic(shape, way, len(source), source.itemsize) if level == "op" else None
+    floor = min_traffic(shape, impl, len(source), source.itemsize) if level == "op" else None
     return Candidate(forward=forward, both=both, tracked=tracked, check=check, floor=floor)
 
 
 def names(level: str) -> tuple[str, ...]:
-    """Name the results of a level."""
+    """Return the names of a level's outputs."""
     return ("q", "k", "v") if level == "op" else ("attention",)
 
 
 def expected(
-    level: str, way: Implementation, layer: Layer, source: Tensor, gradients: list[Tensor]
+    level: str, impl: Implementation, layer: Layer, source: Tensor, gradients: list[Tensor]
 ) -> dict[str, Tensor]:
-    """Compute results and gradients in float64."""
+    """Compute outputs and gradients in float64."""
     qkv = source.double().requires_grad_()
     frequencies = layer.frequencies.detach().double().requires_grad_(layer.frequencies.requires_grad)
-    outputs = make_body(level, lambda qkv, frequencies: rotate_exact(way, layer, qkv, frequencies))(qkv, frequencies)
+    outputs = make_body(level, lambda qkv, frequencies: rotate_exact(impl, layer, qkv, frequencies))(qkv, frequencies)
     inputs = [qkv, frequencies] if frequencies.requires_grad else [qkv]
     given = torch.autograd.grad(outputs, inputs, [gradient.double() for gradient in gradients])
     found = dict(zip(names(level), outputs, strict=True)) | {"gradient of the projection": given[0]}

@@ -1,4 +1,4 @@
-"""What is timed: one way to do a piece of work, ready to be called, and a group of them that is compared."""
+"""Benchmark candidates: one implementation of a piece of work, ready to call, and groups of them to compare."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ DIRECTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One way to do a piece of work, on data of its own."""
+    """One implementation of a piece of work, with its own data."""
 
     forward: Call
     """Without gradients."""
     both: Call
     """Forward and backward."""
     tracked: Call
-    """The forward pass that keeps what the backward pass needs."""
+    """The forward pass with gradients enabled, which saves tensors for the backward pass."""
     check: Callable[[], float]
-    """Compare with float64; gives the largest relative error or raises `WrongResultError`."""
+    """Compares with float64; returns the largest relative error or raises `WrongResultError`."""
     floor: tuple[int, int] | None = None
-    """Bytes that each direction cannot avoid to move, or None where that says nothing."""
+    """Least bytes that each direction reads and writes, or None where that is not meaningful."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCandidate:
-    """A candidate that is still to be made, which may turn out to be impossible."""
+    """A candidate that is not built yet; building it may fail."""
 
     label: str
     family: str
@@ -47,7 +47,7 @@ class Group:
     level: str
     shape: str
     about: str
-    """The sizes, in words."""
+    """Description of the sizes."""
     base: str
-    """Label of the entry with which the others are compared; compiled ones with its compiled twin, if there is one."""
+    """Label of the baseline entry; compiled entries are compared with its compiled twin, if there is one."""
     entries: Sequence[PlannedCandidate]

@@ -1,4 +1,4 @@
-"""What a benchmark is asked to do; every field is an option of `ropevit bench`."""
+"""Settings of a benchmark; every field is an option of `ropevit bench`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,37 +9,37 @@ from ropevit.bench.shapes import SHAPES
 LEVELS = ("op", "layer", "model")
 DTYPES = ("float32", "bfloat16")
 
-#: Shapes that are timed where none are named, by kind of device.
+#: Default shapes by device type.
 DEFAULT_SHAPES = {"cpu": ("vit224", "swin1"), "cuda": tuple(SHAPES)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What to time, where and how often."""
+    """Settings of a benchmark: shapes, libraries, device and rounds."""
 
     device: str = "auto"
     """auto, cpu or cuda."""
     dtype: str = "float32"
-    """float32 or bfloat16; a whole model in bfloat16 is under autocast, as it is trained."""
+    """float32 or bfloat16; whole models run bfloat16 under autocast, as in training."""
     threads: int | None = None
-    """Threads on a CPU; None takes PyTorch's choice. With one, time is the thread's own, less disturbed."""
+    """CPU threads; None takes PyTorch's default. With one, thread time is measured, which varies less."""
     shapes: tuple[str, ...] = ()
-    """Layers of op and layer: vit224 vit512 vit1024 vits224 reg4 swin1 swin2 swin3 swin4 hd128, with
-    commas or spaces between; none named: vit224 swin1 on a CPU, all on a GPU."""
+    """Shapes of the levels op and layer: vit224 vit512 vit1024 vits224 reg4 swin1 swin2 swin3 swin4 hd128, separated by
+    commas or spaces; default: vit224 swin1 on a CPU, all on a GPU."""
     peers: tuple[str, ...] = GROUPS[1:]
-    """Whose code is timed: ours, timm, transformers, plain (complex numbers and half-split, written from the maths)."""
+    """Implementations to time: ours, timm, transformers, plain (textbook complex-number and half-split versions)."""
     images: int | None = None
-    """Images in a batch; None takes 256 (fewer of large images) on a GPU, 8 on a CPU."""
+    """Batch size in images; None takes 256 (fewer for large images) on a GPU, 8 on a CPU."""
     rounds: int = 15
-    """Rounds in which every candidate is timed once; figures are medians of them."""
+    """Rounds in which every candidate is timed once; results are medians over them."""
     compile: bool = False
-    """Time every candidate under torch.compile, too."""
+    """Also time every candidate under torch.compile."""
     quick: bool = False
-    """A taste in well under a minute: two images, three rounds, one shape, a ViT of two layers."""
+    """Quick run of well under a minute: two images, three rounds, one shape, a ViT of two layers."""
     out: Path = Path("runs/bench")
-    """Directory for bench.csv, bench.md and bench.png."""
+    """Output directory for bench.csv, bench.md and bench.png."""
     overwrite: bool = False
-    """Replace the results that are there."""
+    """Replace existing results."""
 
     def __post_init__(self) -> None:
         for name, allowed in (("shapes", tuple(SHAPES)), ("peers", GROUPS[1:])):
@@ -54,22 +54,22 @@ class BenchConfig:
                 raise ValueError(f"got {name}={value}; expected at least 1")
 
     def chosen_shapes(self, device: str) -> tuple[str, ...]:
-        """Name the shapes to time on a kind of device (cpu, cuda)."""
+        """Return the names of the shapes to time on a device type (cpu, cuda)."""
         return self.shapes or (
             DEFAULT_SHAPES["cpu"][:1] if self.quick else DEFAULT_SHAPES.get(device, DEFAULT_SHAPES["cpu"])
         )
 
     def chosen_images(self) -> int | None:
-        """Tell the images of a batch, or None for the usual number."""
+        """Return the batch size in images, or None for the default."""
         return self.images or (2 if self.quick else None)
 
     def chosen_rounds(self) -> int:
-        """Tell the number of rounds."""
+        """Return the number of rounds."""
         return min(self.rounds, 3) if self.quick else self.rounds
 
 
 def check_names(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    """Refuse unknown names and repetitions."""
+    """Raise ValueError if a name is unknown or repeated."""
     unknown = [name for name in given if name not in allowed]
     if unknown:
         raise ValueError(f"no {what} named {unknown[0]!r}; choose from {', '.join(allowed)}")
@@ -78,7 +78,7 @@ def check_names(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> 
 
 
 def check_level(level: str) -> tuple[str, ...]:
-    """Turn a level, or "all", into the levels to time.
+    """Return the levels to time for a level or "all".
 
     Raises:
         ValueError: If there is no such level.

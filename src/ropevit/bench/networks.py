@@ -1,7 +1,7 @@
-"""Candidates of the level model: whole vision transformers, ours and timm's, of the same width and depth.
+"""Benchmark candidates of the level model: whole vision transformers, ours and timm's, of equal width and depth.
 
-None has LayerScale, so that all do the same work. Inference is in evaluation mode; a training step is the forward pass,
-the loss, the backward pass and AdamW.
+None has LayerScale, so that all do the same work. Inference runs in eval mode; a training step is the forward pass, the
+loss, the backward pass and AdamW.
 """
 
 import copy
@@ -21,7 +21,7 @@ from ropevit.models import Model, ViTConfig, build_model
 
 Build = Callable[[], nn.Module]
 
-#: Logits and gradients pass through all layers: so many times the error of one rotation is allowed.
+#: Factor on the tolerance of one rotation, since logits and gradients pass through all layers.
 DEPTH_FACTOR = 5.0
 
 APE = "ours, ape"
@@ -37,7 +37,15 @@ TIMM = {
 def model_group(
     size: ModelSize, images: int, device: torch.device, dtype: torch.dtype, choose: Callable[[str], list[bool]]
 ) -> Group:
-    """List the models that are compared; arguments as in `attention_group`."""
+    """Return the group of models that are compared.
+
+    Args:
+        size: Dimensions of the models.
+        images: Batch size.
+        device: Device of the computation.
+        dtype: float32, or bfloat16 for autocast.
+        choose: Returns, for a family, whether to time it eagerly (False), compiled (True), both or not at all.
+    """
     backends = [name for name in BACKENDS if BACKEND_DEVICE.get(name, device.type) == device.type]
     makers: list[tuple[str, str, str, Build]] = [
         (APE, "none", "ape", lambda: ours(size, "ape", None)),
@@ -67,7 +75,7 @@ def model_group(
 
 
 def ours(size: ModelSize, position: str, backend: str | None) -> nn.Module:
-    """Build our ViT, its attention rotating by a backend (None where nothing is rotated)."""
+    """Build this package's ViT with a rotation backend (None without rotation)."""
     config = ViTConfig(
         position=position,
         width=size.width,
@@ -83,7 +91,7 @@ def ours(size: ModelSize, position: str, backend: str | None) -> nn.Module:
 
 
 def timm(size: ModelSize, kind: str) -> nn.Module:
-    """Build timm's ViT of a position embedding, without LayerScale and with our width and depth."""
+    """Build timm's ViT with a position embedding, without LayerScale and with the width and depth of `size`."""
     create_model = require("timm", "train").create_model
     sizes = {"embed_dim": size.width, "depth": size.depth, "num_heads": size.heads, "img_size": size.pixels}
     model = create_model(TIMM[kind], **sizes)
@@ -94,7 +102,7 @@ def timm(size: ModelSize, kind: str) -> nn.Module:
 
 
 def model_candidate(model: nn.Module, size: ModelSize, images: int, dtype: torch.dtype, compiled: bool) -> Candidate:
-    """Prepare a model: random images and labels, and the calls on them."""
+    """Return the candidate of a model: its calls on random images and labels."""
     device = next(model.parameters()).device
     batch = torch.randn(images, 3, size.pixels, size.pixels, device=device)
     labels = torch.randint(0, 1000, (images,), device=device)
@@ -128,14 +136,14 @@ def model_candidate(model: nn.Module, size: ModelSize, images: int, dtype: torch
 def check_model(
     model: nn.Module, logits: Callable[[], Tensor], batch: Tensor, labels: Tensor, dtype: torch.dtype
 ) -> float:
-    """Compare logits and gradients of the first two images with the same model in float64, rotating by the reference.
+    """Compare logits and gradients of the first two images with the same model in float64 and the reference backend.
 
     Args:
-        model: Whose weights are compared.
+        model: Model under test.
         logits: Runs it on the batch.
         batch: Images.
-        labels: Their classes.
-        dtype: In which matrices are multiplied.
+        labels: Their class indices.
+        dtype: Dtype of the matrix products.
     """
     double = copy.deepcopy(model).double().train()
     if isinstance(double, Model):
@@ -154,6 +162,6 @@ def check_model(
 
 
 def gradients(model: nn.Module, loss: Tensor) -> Tensor:
-    """Lay the gradients of all parameters in one row."""
+    """Return the gradients of all parameters as one vector."""
     given = torch.autograd.grad(loss, [*model.parameters()])
     return torch.cat([gradient.flatten() for gradient in given])

@@ -1,6 +1,6 @@
-"""Every way to split a packed projection into rotated q, k and v: none, ours, other libraries', and the maths as such.
+"""Implementations of the rotation of q and k to benchmark: ours, those of other libraries, and textbook versions.
 
-A way is made for a layer (tables that layers share are made then, and cost nothing later) and called with a packed
+An implementation is built for a layer (tables that layers share are built then and not timed) and called with a packed
 projection (B, N, 3, A, D) and the layer's frequencies, which are learned where the embedding is mixed.
 """
 
@@ -21,16 +21,16 @@ Parts = tuple[Tensor, Tensor, Tensor]
 Rotate = Callable[[Tensor, Tensor], Parts]
 Embedding = Literal["none", "axial", "mixed"]
 
-#: Whose code runs; "plain" is written here, from the maths, as it is commonly done.
+#: Origins of the code; "plain" are textbook versions, written here.
 GROUPS = ("none", "ours", "timm", "transformers", "plain")
 
-#: Kind of device of the backends that know but one.
+#: Device type of the backends that support only one.
 BACKEND_DEVICE = {"cpu": "cpu", "triton": "cuda"}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What the ways of one layer share."""
+    """Inputs that all implementations of one layer share."""
 
     shape: Shape
     embedding: Embedding
@@ -39,7 +39,7 @@ class Layer:
 
 
 def make_layer(shape: Shape, embedding: Embedding, device: torch.device) -> Layer:
-    """Place the tokens of a grid, with the frequencies of the paper in float32."""
+    """Return the positions of a grid's tokens and the paper's frequencies, in float32."""
     if embedding == "mixed":
         frequencies = mixed_frequencies(shape.channels, shape.heads).to(device).requires_grad_()
     else:
@@ -49,7 +49,7 @@ def make_layer(shape: Shape, embedding: Embedding, device: torch.device) -> Laye
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to rotate; the first of a list of ways that has embedding "none" is what others are compared with."""
+    """One implementation of the rotation."""
 
     name: str
     family: str
@@ -58,20 +58,20 @@ class Implementation:
     halves: bool = False
     """Pair p of a head is channels (p, p + D/2) instead of (2p, 2p + 1)."""
     attend: Callable[[Layer], Callable[[Tensor, Tensor], Tensor]] | None = None
-    """Does all of a layer of windows at once, in the place of `make` and attention; None where `make` is all."""
+    """Fused rotation and window attention, replacing `make` and attention; None if not fused."""
 
     @property
     def label(self) -> str:
-        """Name for tables and figures."""
+        """Label in tables and figures."""
         return self.name if self.embedding == "none" else f"{self.name}, {self.embedding}"
 
     def suits(self, level: str, shape: Shape) -> bool:
-        """Tell whether there is something to time: what is fused needs a whole layer, and one of windows."""
+        """Return whether the implementation supports a level and shape: fused ones need a whole layer of windows."""
         return self.attend is None or (level == "layer" and shape.prefix == 0 and shape.h == shape.w)
 
 
 def implementations(device: str) -> list[Implementation]:
-    """List every way for a kind of device (cpu, cuda), whether or not its package is installed."""
+    """Return all implementations for a device type (cpu, cuda), whether or not their packages are installed."""
     backends = [name for name in BACKENDS if BACKEND_DEVICE.get(name, device) == device]
     rotations = [
         *((f"ours ({name})", "ours", ours(name), False) for name in backends),
@@ -88,23 +88,25 @@ def implementations(device: str) -> list[Implementation]:
         listed += [Implementation(name, family, embedding, make, halves) for name, family, make, halves in rotations]
         if device == "cuda":
             listed.append(fused(embedding))
-    return [way for way in listed if (way.family, way.embedding) != ("transformers", "mixed")]  # it has fixed angles
+    return [
+        impl for impl in listed if (impl.family, impl.embedding) != ("transformers", "mixed")
+    ]  # its angles are fixed
 
 
 def split(qkv: Tensor) -> Parts:
-    """Split so that the backward pass stacks the three gradients once, in the projection's own layout."""
+    """Split a projection; the backward pass stacks the three gradients once, in the layout of the projection."""
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     return q, k, v
 
 
 def split_as_timm(qkv: Tensor) -> Parts:
-    """Split as timm does: the backward pass stacks the gradients in another layout, and copies."""
+    """Split a projection as timm does; the backward pass stacks the gradients in another layout and copies."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
 
 
 def ours(backend: str) -> Callable[[Layer], Rotate]:
-    """Rotate by a backend of `rotate_qkv`, in place."""
+    """Rotate in place with a backend of `rotate_qkv`."""
 
     def make(layer: Layer) -> Rotate:
         def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
@@ -117,7 +119,7 @@ def ours(backend: str) -> Callable[[Layer], Rotate]:
 
 
 def fused(embedding: Embedding) -> Implementation:
-    """Rotate and attend by one Triton kernel; windows lie one behind the other, each a map of its own."""
+    """Rotate and attend with one Triton kernel; each window is passed as a map of its own."""
 
     def attend(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
         h, w = layer.shape.h, layer.shape.w
@@ -132,7 +134,7 @@ def fused(embedding: Embedding) -> Implementation:
 
 
 def timm(layer: Layer) -> Rotate:
-    """Rotate with timm's functions, called as its ViTs with RoPE call them; angles are timm's own, in float32."""
+    """Rotate with timm's functions, called as in its RoPE ViTs; angles are timm's, in float32."""
     module = require("timm.layers.pos_embed_sincos", "train")
     shape, prefix, device = layer.shape, layer.shape.prefix, layer.positions.device
     grid = [shape.h, shape.w]
@@ -140,20 +142,20 @@ def timm(layer: Layer) -> Rotate:
     shared = module.RotaryEmbeddingCat(shape.channels, **settings).to(device).get_embed()
     x, y = module.get_mixed_grid(grid, grid_indexing="xy", device=device)
 
-    def turn(part: Tensor, table: Tensor) -> Tensor:
-        turned = module.apply_rot_embed_cat(part[:, :, prefix:], table)
-        return torch.cat((part[:, :, :prefix], turned), dim=2).type_as(part)
+    def rotate_part(part: Tensor, table: Tensor) -> Tensor:
+        rotated = module.apply_rot_embed_cat(part[:, :, prefix:], table)
+        return torch.cat((part[:, :, :prefix], rotated), dim=2).type_as(part)
 
     def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
         table = module.get_mixed_freqs(frequencies, x, y) if layer.embedding == "mixed" else shared
         q, k, v = split_as_timm(qkv)
-        return turn(q, table), turn(k, table), v
+        return rotate_part(q, table), rotate_part(k, table), v
 
     return rotate
 
 
 def dinov3(layer: Layer) -> Rotate:
-    """Rotate with the function of transformers' DINOv3, by the same angles as the others, tables in q's dtype."""
+    """Rotate with the function of transformers' DINOv3, with the same angles as the others and tables in q's dtype."""
     module = require("transformers.models.dinov3_vit.modeling_dinov3_vit", "dense")
     angle = rotation_angles(layer.positions, layer.frequencies)[0].tile(2)
     tables = {dtype: (angle.cos().to(dtype), angle.sin().to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
@@ -166,7 +168,9 @@ def dinov3(layer: Layer) -> Rotate:
 
 
 def complex_numbers(layer: Layer) -> Rotate:
-    """Multiply pairs, taken for complex numbers in float32, by a table of complex numbers; prefix tokens go around it.
+    """Rotate by multiplying pairs, as float32 complex numbers, with a table of unit complex numbers.
+
+    Prefix tokens are split off before and concatenated after.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed, written as complex numbers.
     """
@@ -178,21 +182,21 @@ def complex_numbers(layer: Layer) -> Rotate:
 
     shared = table(layer.frequencies.detach())
 
-    def turn(part: Tensor, numbers: Tensor) -> Tensor:
+    def rotate_part(part: Tensor, numbers: Tensor) -> Tensor:
         pairs = torch.view_as_complex(part[:, :, prefix:].float().unflatten(-1, (-1, 2)))
-        turned = torch.view_as_real(pairs * numbers).flatten(-2).to(part.dtype)
-        return torch.cat((part[:, :, :prefix], turned), dim=2) if prefix else turned
+        rotated = torch.view_as_real(pairs * numbers).flatten(-2).to(part.dtype)
+        return torch.cat((part[:, :, :prefix], rotated), dim=2) if prefix else rotated
 
     def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
         numbers = table(frequencies) if layer.embedding == "mixed" else shared
         q, k, v = split(qkv)
-        return turn(q, numbers), turn(k, numbers), v
+        return rotate_part(q, numbers), rotate_part(k, numbers), v
 
     return rotate
 
 
 def half_split(layer: Layer) -> Rotate:
-    """Turn the first half of the channels against the second, in real numbers; the table has rows for the prefix.
+    """Rotate the first half of the channels against the second, in real numbers; the table has rows for the prefix.
 
     Source: Su et al. 2021 (arXiv:2104.09864), Eq. 34, with the pairs of a head laid out as two halves.
     """
@@ -202,13 +206,13 @@ def half_split(layer: Layer) -> Rotate:
 
     shared = table(layer.frequencies.detach())
 
-    def turn(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def rotate_part(part: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         first, second = part.chunk(2, dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(part.dtype)
 
     def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
         cos, sin = table(frequencies) if layer.embedding == "mixed" else shared
         q, k, v = split(qkv)
-        return turn(q, cos, sin), turn(k, cos, sin), v
+        return rotate_part(q, cos, sin), rotate_part(k, cos, sin), v
 
     return rotate

@@ -1,4 +1,4 @@
-"""What a benchmark leaves for its reader: a Markdown page and a bar chart."""
+"""Reports of a benchmark: a Markdown page and a bar chart."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from ropevit.extras import require
 from ropevit.files import write_atomically, write_text
 from ropevit.machine import available_cores, processor
 
-#: Colour of each family; told apart by colour-blind readers too.
+#: Colour of each family, from a colour-blind safe palette.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.
 COLOURS = {
     "none": "#999999",
@@ -25,35 +25,35 @@ COLOURS = {
     "transformers": "#CC79A7",
     "plain": "#56B4E9",
 }
-MEANINGS = {"none": "no rotation", "ours": "pale: the reference, plain PyTorch", "plain": "written from the maths"}
+MEANINGS = {"none": "no rotation", "ours": "pale: the reference, plain PyTorch", "plain": "textbook versions"}
 
 READING = (
-    "Every candidate was checked against float64 (results and gradients) before it was timed. Candidates run in turn, "
-    "once a round, in one process; `ratio` is the median over the rounds of a candidate's time over that of "
+    "Every candidate was checked against float64 (outputs and gradients) before it was timed. All candidates run in "
+    "turn, once a round, in one process; `ratio` is the median over the rounds of a candidate's time over that of "
     '"{base}" in the same round, with the quartiles in brackets{compiled}. Milliseconds are medians of one call and '
-    "change with whatever else the machine does: compare ratios.{more}"
+    "vary with the load of the machine: compare ratios.{more}"
 )
 MORE = {
-    "op": " GB/s is the traffic that cannot be avoided (forward: read and write q and k) over the median time.",
+    "op": " GB/s is the least memory traffic (forward: read and write q and k) over the median time.",
     "layer": "",
     "model": "",
 }
 
 
 def describe(device: torch.device, dtype: str, rounds: int) -> dict[str, str]:
-    """Name the machine, the versions and the settings that made a result."""
+    """Return the machine, versions and settings of a result."""
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()}, {available_cores()} cores"
     facts = {"device": f"{device.type}: {named}", "dtype": dtype, "rounds": str(rounds)}
     if device.type == "cpu":
         facts["threads"] = str(torch.get_num_threads())
         tuned = [name for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_") if name in os.environ]
-        facts["allocator"] = f"keeps freed memory ({', '.join(tuned)} set)" if tuned else "as the system has it"
+        facts["allocator"] = f"keeps freed memory ({', '.join(tuned)} set)" if tuned else "system default"
     packages = {name: package_version(name) for name in ("torch", "timm", "transformers", "triton")}
     return facts | {"ropevit": ropevit.__version__, "python": platform.python_version()} | packages
 
 
 def package_version(package: str) -> str:
-    """Tell the version of a package."""
+    """Return the installed version of a package, or "not installed"."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -62,7 +62,7 @@ def package_version(package: str) -> str:
 
 def write_markdown(path: Path, rows: Sequence[BenchRow], facts: Mapping[str, str]) -> None:
     """Write the page: the facts, then one table for each level, shape and direction."""
-    lines = ["# What rotation costs", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
+    lines = ["# Cost of the rotation", "", *(f"- {name}: {value}" for name, value in facts.items()), ""]
     level, shape = "", ""
     for group in group_rows(rows):
         first = group[0]
@@ -78,12 +78,12 @@ def write_markdown(path: Path, rows: Sequence[BenchRow], facts: Mapping[str, str
 
 
 def any_compiled(rows: Sequence[BenchRow], like: BenchRow) -> bool:
-    """Tell whether a level has candidates whose base is compiled."""
+    """Return whether a level has candidates whose baseline is compiled."""
     return any(row.level == like.level and row.base.endswith("compiled") for row in rows)
 
 
 def table(group: Sequence[BenchRow]) -> list[str]:
-    """Lay out rows that are compared with each other."""
+    """Return the Markdown table of rows that are compared with each other."""
     memory = next((row.memory for row in group if row.memory), "")
     heads = [group[0].direction, *column_names(group), "error", "note"]
     heads = [{"MB": f"MB {memory}"}.get(head, head) for head in heads]
@@ -95,14 +95,14 @@ def table(group: Sequence[BenchRow]) -> list[str]:
 
 
 def column_names(group: Sequence[BenchRow]) -> list[str]:
-    """Name the columns of figures that a group has."""
+    """Return the names of the numeric columns of a group."""
     heads = ["ratio", "ms"]
     heads += ["GB/s"] if any(row.gigabytes_per_second for row in group) else []
     return heads + (["MB"] if any(row.megabytes is not None for row in group) else [])
 
 
 def row_cells(row: BenchRow, heads: Sequence[str]) -> list[str]:
-    """Write the figures of a row."""
+    """Format the numbers of a row."""
     texts = {
         "ratio": "" if row.ratio is None else f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})",
         "ms": "" if row.milliseconds is None else f"{row.milliseconds:.3g}",
@@ -132,16 +132,16 @@ def draw(rows: Sequence[BenchRow], facts: Mapping[str, str], path: Path) -> None
         bars = [matplotlib.patches.Patch(color=colour) for colour in COLOURS.values()]
         named = [f"{name} ({MEANINGS[name]})" if name in MEANINGS else name for name in COLOURS]
         figure.legend(bars, named, loc="outside upper center", ncols=3, frameon=False)
-        words = [facts["device"], facts["dtype"], *([f"threads: {facts['threads']}"] if "threads" in facts else [])]
-        caption = ", ".join([*words, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])
+        parts = [facts["device"], facts["dtype"], *([f"threads: {facts['threads']}"] if "threads" in facts else [])]
+        caption = ", ".join([*parts, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])
         figure.supxlabel(caption, fontsize=8, color="#555555")
-        picture = io.BytesIO()
-        figure.savefig(picture, dpi=110, format="png")
-    write_atomically(path, lambda file: file.write(picture.getvalue()))
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=110, format="png")
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))
 
 
 def draw_panel(axes: Any, group: Sequence[BenchRow]) -> None:
-    """Draw one group: a bar for each candidate, a line at the base, the ratio beside the bar."""
+    """Draw one group: a bar for each candidate, a line at the baseline, the ratio beside the bar."""
     first = group[0]
     wide = max([row.ratio_high or 0.0 for row in group] + [1.0])
     for place, row in enumerate(group):

@@ -1,4 +1,4 @@
-"""The results of a benchmark: one row for each candidate and direction, kept as CSV."""
+"""Results of a benchmark: one row for each candidate and direction, stored as CSV."""
 
 import csv
 import io
@@ -11,35 +11,35 @@ from ropevit.files import write_text
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRow:
-    """One candidate in one direction; a candidate that cannot run has a note and no figures."""
+    """Result of one candidate in one direction; a candidate that cannot run has a note and no numbers."""
 
     level: str
     shape: str
     about: str
-    """The sizes, in words."""
+    """Description of the sizes."""
     direction: str
     label: str
     family: str
     embedding: str
     compiled: bool
     base: str
-    """With which the ratio compares."""
+    """Label of the baseline of the ratio."""
     milliseconds: float | None = None
-    """Median over the rounds of one call."""
+    """Time of one call, median over the rounds."""
     ratio: float | None = None
-    """Median over the rounds of the time over the base's in the same round."""
+    """Time over that of the baseline in the same round, median over the rounds."""
     ratio_low: float | None = None
     """Lower quartile of the ratio."""
     ratio_high: float | None = None
     """Upper quartile of the ratio."""
     gigabytes_per_second: float | None = None
-    """Bytes that cannot be avoided, over the median time."""
+    """Least memory traffic over the median time."""
     megabytes: float | None = None
     memory: str = ""
-    """What `megabytes` is: "peak" (measured) or "kept" (counted: tensors kept for the backward pass)."""
+    """Meaning of `megabytes`: "peak" (measured) or "kept" (sum of the tensors saved for the backward pass)."""
     rounds: int = 0
     error: float | None = None
-    """Largest error relative to float64."""
+    """Largest relative error against float64."""
     note: str = ""
 
 
@@ -53,12 +53,12 @@ def write_rows(path: Path, rows: Sequence[BenchRow]) -> None:
 
 
 def format_value(value: object) -> object:
-    """Shorten numbers to what was measured: four digits."""
+    """Round floats to four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else value
 
 
 def group_rows(rows: Sequence[BenchRow]) -> list[list[BenchRow]]:
-    """Put rows that are compared with each other together, in their order."""
+    """Group rows that are compared with each other, in order."""
     found: dict[tuple[str, str, str], list[BenchRow]] = {}
     for row in rows:
         found.setdefault((row.level, row.shape, row.direction), []).append(row)

@@ -1,4 +1,4 @@
-"""A benchmark from its config to its files; what is finished stays when it is interrupted."""
+"""Runs a benchmark from its config to its output files; finished groups are kept when it is interrupted."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -20,29 +20,28 @@ from ropevit.device import resolve_device
 from ropevit.extras import MissingExtraError, require
 from ropevit.locks import lock_folder
 
-#: Called with what is being done, and how much of the whole is done.
+#: Progress callback: description of the current step, steps done, steps in total.
 Report = Callable[[str, int, int], None]
 
 
 def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None) -> Iterator[list[BenchRow]]:
-    """Check and time everything that is asked for, group by group.
+    """Check and time all candidates of a benchmark, group by group.
 
-    After each group `bench.csv` and `bench.md` are written; `bench.png` is drawn at the end, also if this is
-    interrupted.
+    `bench.csv` and `bench.md` are written after each group, `bench.png` at the end, also after an interruption.
 
     Args:
         level: op, layer, model or all.
-        config: What to time.
-        report: Called as the work goes on.
+        config: Settings of the benchmark.
+        report: Progress callback.
 
     Yields:
-        The rows of a group that is finished.
+        The rows of each finished group.
 
     Raises:
-        ValueError: At once, if the level or device is unknown, matplotlib is missing, or there are results already.
+        ValueError: Before any work, if the level or device is unknown, matplotlib is missing, or results exist.
     """
     levels, device = check_level(level), resolve_device(config.device, ("cpu", "cuda"))
-    require("matplotlib", "figures")  # now, not after the work
+    require("matplotlib", "figures")  # fail now, not after the work
     existing = config.out / "bench.csv"
     if existing.exists() and not config.overwrite:
         raise ValueError(f"{existing} exists; choose another --out, or add --overwrite to replace it")
@@ -51,7 +50,7 @@ def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None)
 
 
 def locked(out: Path, work: Iterator[list[BenchRow]]) -> Iterator[list[BenchRow]]:
-    """Do the work with the folder of its results locked."""
+    """Yield from `work` while holding a lock on the output folder."""
     with lock_folder(out):
         yield from work
 
@@ -59,7 +58,7 @@ def locked(out: Path, work: Iterator[list[BenchRow]]) -> Iterator[list[BenchRow]
 def execute(
     planned: list[Group], config: BenchConfig, device: torch.device, report: Report
 ) -> Iterator[list[BenchRow]]:
-    """Run groups one after the other, writing after each."""
+    """Run groups one after the other, writing the tables after each."""
     rows: list[BenchRow] = []
     rounds = config.chosen_rounds()
     total, done = 2 * rounds * len(planned), 0
@@ -83,7 +82,7 @@ def execute(
 
 
 def write_tables(out: Path, rows: list[BenchRow], facts: dict[str, str]) -> None:
-    """Write what is known so far."""
+    """Write the results so far."""
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "bench.csv", rows)
     write_markdown(out / "bench.md", rows, facts)
@@ -91,7 +90,7 @@ def write_tables(out: Path, rows: list[BenchRow], facts: dict[str, str]) -> None
 
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Compute with so many threads for a while."""
+    """Set PyTorch's number of threads within the context; None keeps it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -101,7 +100,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def make_groups(level: str, config: BenchConfig, device: torch.device) -> list[Group]:
-    """List what is compared at a level."""
+    """Return the groups of candidates of a level."""
     dtype, images = getattr(torch, config.dtype), config.chosen_images()
 
     def choose(family: str) -> list[bool]:
@@ -116,7 +115,7 @@ def make_groups(level: str, config: BenchConfig, device: torch.device) -> list[G
 
 
 def run_group(group: Group, device: torch.device, rounds: int, advance: Callable[[str, int], None]) -> list[BenchRow]:
-    """Make, check and time the candidates of a group, and say of those that fall out why."""
+    """Build, check and time the candidates of a group; rows of failed ones carry the reason as a note."""
     candidates: dict[str, Candidate] = {}
     blank: dict[str, BenchRow] = {}
     for entry in group.entries:
@@ -137,7 +136,7 @@ def run_group(group: Group, device: torch.device, rounds: int, advance: Callable
 
 
 def try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candidate | None]:
-    """Make and check a candidate; without one the row says why."""
+    """Build and check a candidate; on failure return None and a row with the reason."""
     twin = f"{group.base}, compiled"
     base = twin if entry.compiled and any(other.label == twin for other in group.entries) else group.base
     row = BenchRow(
@@ -151,7 +150,7 @@ def try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candidat
         return replace(row, note=f"not installed: {error}"), None
     except WrongResultError as error:
         return replace(row, note=f"dropped, wrong: {error}"), None
-    except Exception as error:  # other people's code and compilers may raise anything: the row says what
+    except Exception as error:  # third-party code and compilers may raise anything; the row keeps the message
         lines = str(error).strip().splitlines() or [""]
         return replace(row, note=f"cannot run: {type(error).__name__}: {lines[0]}"), None
 
@@ -159,7 +158,7 @@ def try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candidat
 def fill_row(
     row: BenchRow, times: dict[str, list[float]], candidate: Candidate, index: int, device: torch.device
 ) -> BenchRow:
-    """Fill in the figures of a row; `index` is 0 for the first direction of a level and 1 for the second."""
+    """Fill in the numbers of a row; `index` is 0 for the first direction of a level and 1 for the second."""
     seconds = times[row.label]
     middle = timing_stats(seconds).median
     row = replace(row, milliseconds=1e3 * middle, rounds=len(seconds))

@@ -1,44 +1,44 @@
-"""What is timed on: the attention layers and the models whose sizes people use."""
+"""Benchmark shapes: attention layers and models of commonly used sizes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes of one attention layer."""
+    """Dimensions of one attention layer."""
 
     name: str
     h: int
-    """Rows of patches, of an image or of a window."""
+    """Rows of patches of an image or a window."""
     w: int
     """Columns of patches."""
     heads: int = 12
     channels: int = 64
     """Channels per head, D."""
     prefix: int = 1
-    """Class and register tokens in front."""
+    """Number of class and register tokens, which come first."""
     windows: int = 1
-    """Windows of an image; each is a row of the batch."""
+    """Windows per image; each is one batch row."""
     gpu_images: int = 256
     cpu_images: int = 8
 
     @property
     def tokens(self) -> int:
-        """Tokens in a row of the batch, N."""
+        """Tokens per batch row, N."""
         return self.prefix + self.h * self.w
 
     def rows(self, device: str, images: int | None = None) -> int:
-        """Rows of the batch, B, on a kind of device (cpu, cuda); `images` replaces the usual number of images."""
+        """Return the batch rows, B, on a device type (cpu, cuda); `images` overrides the default number of images."""
         usual = self.cpu_images if device == "cpu" else self.gpu_images
         return (images or usual) * self.windows
 
     def elements(self, rows: int) -> int:
-        """Numbers in one of q, k and v."""
+        """Return the number of elements of one of q, k and v."""
         return rows * self.tokens * self.heads * self.channels
 
 
 def swin(stage: int, heads: int) -> Shape:
-    """Give a stage of Swin-B at 224 pixels: windows of 7 x 7 patches, no prefix."""
+    """Return the shape of a stage of Swin-B at 224 pixels: windows of 7 x 7 patches, no prefix."""
     windows = 4 ** (4 - stage)
     return Shape(name=f"swin{stage}", h=7, w=7, heads=heads, channels=32, prefix=0, windows=windows)
 
@@ -63,7 +63,7 @@ SHAPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """Sizes of a whole ViT with patches of 16 pixels."""
+    """Dimensions of a ViT with patches of 16 pixels."""
 
     name: str
     width: int
@@ -73,7 +73,7 @@ class ModelSize:
     pixels: int = 224
 
 
-#: The ViT of the model level, by kind of device, and for a first taste.
+#: The ViT of the model level, by device type, and for a quick run.
 SIZES = {
     "cpu": ModelSize(name="ViT-S/16", width=384, depth=12, heads=6, images=8),
     "cuda": ModelSize(name="ViT-B/16", width=768, depth=12, heads=12, images=256),

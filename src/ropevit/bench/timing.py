@@ -1,4 +1,4 @@
-"""Time and memory: rounds in which every candidate runs once, so that what slows the machine down slows all of them."""
+"""Measures time and memory in rounds in which every candidate runs once, so that machine load affects all alike."""
 
 import statistics
 import time
@@ -9,10 +9,10 @@ import torch
 
 Call = Callable[[], Any]
 
-#: Written before each timed call on a GPU, in bytes: more than any of their caches holds.
+#: Bytes written before each timed call on a GPU to flush its caches; larger than any of them.
 SCRATCH = 256 * 2**20
 
-#: Seconds for which a candidate is timed in a round, in as many calls as that takes (at most MOST).
+#: Seconds for which a candidate is timed in a round, and the most calls in that time.
 ROUND_SECONDS, MAX_CALLS = 0.02, 20
 
 
@@ -25,7 +25,7 @@ class TimingStats(NamedTuple):
 
 
 def timing_stats(values: list[float]) -> TimingStats:
-    """Sum up repeated measurements.
+    """Return median and quartiles of repeated measurements.
 
     Raises:
         ValueError: If there are none.
@@ -41,18 +41,18 @@ def timing_stats(values: list[float]) -> TimingStats:
 def time_rounds(
     calls: Mapping[str, Call], rounds: int, device: torch.device, report: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
-    """Time each call once a round, each round beginning with another one.
+    """Time each call once per round, starting each round with a different one.
 
-    Two calls of each before the first round warm up and tell how often to call within a round.
+    Two warm-up calls of each before the first round decide how many calls to make within a round.
 
     Args:
-        calls: What to time, by name.
+        calls: Functions to time, by name.
         rounds: Number of rounds.
-        device: Where the calls compute.
+        device: Device of the calls.
         report: Called after each round.
 
     Returns:
-        Seconds of one call, for each round.
+        Seconds per call, for each round.
     """
     clock = time_on_gpu if device.type == "cuda" else time_on_cpu
     names, repeats = list(calls), {}
@@ -69,7 +69,7 @@ def time_rounds(
 
 
 def time_on_cpu(call: Call, repeats: int) -> float:
-    """Time calls on a CPU: by the thread's own clock if there is one thread, which other work disturbs least."""
+    """Return seconds per call on a CPU, in thread time if PyTorch uses one thread, since it varies least."""
     now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     start = now()
     for _ in range(repeats):
@@ -78,7 +78,7 @@ def time_on_cpu(call: Call, repeats: int) -> float:
 
 
 def time_on_gpu(call: Call, repeats: int) -> float:
-    """Time calls on a GPU by events, with caches that hold other data; launching hides behind emptying the caches."""
+    """Return seconds per call on a GPU, by events after a cache flush; the flush hides the launch overhead."""
     scratch = torch.empty(SCRATCH, dtype=torch.int8, device="cuda")
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
     for start, end in events:
@@ -91,7 +91,7 @@ def time_on_gpu(call: Call, repeats: int) -> float:
 
 
 def peak_bytes(call: Call) -> int:
-    """Measure how much more GPU memory a call holds at its peak than before it."""
+    """Return the peak GPU memory of a call, minus the memory allocated before it."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -101,7 +101,7 @@ def peak_bytes(call: Call) -> int:
 
 
 def saved_bytes(forward: Call) -> int:
-    """Count what a forward pass keeps for the backward pass: the storages of all saved tensors, each once."""
+    """Return the bytes that a forward pass saves for the backward pass: storages of all saved tensors, each once."""
     sizes: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
