@@ -119,7 +119,7 @@ def test_the_crop_for_measuring_is_that_of_the_published_evaluations():
         ({"random_erasing": -0.1}, "random_erasing=-0.1"),
         ({"scale": (0.5, 0.1)}, "the smaller one first"),
         ({"repeats": 0}, "repeats of 1 or more"),
-        ({"kind": "none", "color_jitter": 0.1}, "kind none, which changes nothing"),
+        ({"kind": "none", "color_jitter": 0.1}, "which applies no augmentation"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -41,7 +41,7 @@ def test_values_that_are_no_numbers_are_refused(value, tmp_path):
     pixels = RAMP.astype(np.float32)
     pixels[3, 4] = value
     Image.fromarray(pixels).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a.tif cannot be read as an image \(holds values that are no finite numbers"):
+    with pytest.raises(ValueError, match=r"a.tif cannot be read as an image \(holds values that are not finite"):
         read_image(tmp_path / "a.tif")
 
 

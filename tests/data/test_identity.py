@@ -11,7 +11,7 @@ from PIL import Image
 from ropevit.data.ade import open_ade
 from ropevit.data.coco import open_coco
 from ropevit.data.fashion import load_fashion
-from ropevit.data.identity import MOST_READ, describe_changes, evenly_spaced, files, identify
+from ropevit.data.identity import MOST_READ, describe_changes, evenly_spaced, hash_files, identify
 from ropevit.data.sources import MemorySource, open_source
 from ropevit.data.tiny import make_tiny
 
@@ -25,7 +25,8 @@ def noise(path, seed):
 @pytest.fixture
 def folder(tmp_path):
     for number in range(6):
-        noise(tmp_path / "set" / "train" / "ab"[number % 2] / f"{number // 2}.png", number)
+        for split in ("train", "val"):
+            noise(tmp_path / "set" / split / "ab"[number % 2] / f"{number // 2}.png", number)
     return tmp_path / "set"
 
 
@@ -113,7 +114,7 @@ def test_of_a_large_set_few_files_are_looked_at():
             assert index < 10**7
             return "missing"
 
-    assert len(files(Large())) == 1 + MOST_READ
+    assert len(hash_files(Large())) == 1 + MOST_READ
     assert evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
     with pytest.raises(TypeError, match="cannot tell which images a Large holds"):
         identify(Large())

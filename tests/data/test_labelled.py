@@ -17,9 +17,9 @@ def make(**changes):
 
 def test_part_of_a_set_keeps_images_and_labels_together():
     data = make(images=torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 1, 4, 4))
-    part = data.take(torch.tensor([2, 0]), "part")
+    part = data.subset(torch.tensor([2, 0]), "part")
     assert (part.images[:, 0, 0, 0].tolist(), part.labels.tolist(), part.name) == ([2, 0], [1, 0], "part")
-    assert len(data.take(slice(1, None))) == 2
+    assert len(data.subset(slice(1, None))) == 2
 
 
 @pytest.mark.parametrize(

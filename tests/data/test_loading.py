@@ -1,4 +1,5 @@
 import random
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +25,7 @@ def folder(tmp_path):
         path = tmp_path / "train" / f"class{index % 2}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (20, 20), (20 * index, 0, 0)).save(path)
+    shutil.copytree(tmp_path / "train", tmp_path / "val")
     return tmp_path
 
 
@@ -40,7 +42,7 @@ def same(first, second):
 
 
 def test_images_and_labels_are_those_of_the_order(folder):
-    source, order = open_source(str(folder), "train"), TrainOrder(12, 4, seed=0, shares=2)
+    source, order = open_source(str(folder), "train"), TrainOrder(12, 4, seed=0, micro_batches=2)
     batches = list(train_batches(source, SIMPLE, order, 0, 3, workers=0))
     assert len(batches) == 6
     for at, batch in enumerate(batches):
@@ -57,7 +59,7 @@ def test_images_and_labels_are_those_of_the_order(folder):
 
 def test_workers_change_nothing():
     source = open_source("fashion", "train")
-    order = TrainOrder(len(source), 32, seed=0, repeats=3, shares=2)
+    order = TrainOrder(len(source), 32, seed=0, repeats=3, micro_batches=2)
     alone = list(train_batches(source, VARIED, order, 2, 5, workers=0))
     same(alone, list(train_batches(source, VARIED, order, 2, 5, workers=2)))
 

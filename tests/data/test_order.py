@@ -8,7 +8,7 @@ from ropevit.data.order import BLOCK, TrainOrder, epoch_order
 
 
 def draws(order, steps):
-    return [order.batch(step, share) for step in steps for share in range(order.shares)]
+    return [order.batch(step, share) for step in steps for share in range(order.micro_batches)]
 
 
 def indices(batches):
@@ -75,9 +75,9 @@ def test_copies_of_an_image_are_not_always_mixed_with_the_same_image():
 
 
 def test_any_step_is_the_same_whoever_asks_and_whenever():
-    unbroken = draws(TrainOrder(50, 8, seed=5, repeats=3, world=2, rank=1, shares=2), range(40))
+    unbroken = draws(TrainOrder(50, 8, seed=5, repeats=3, world=2, rank=1, micro_batches=2), range(40))
     epoch_order.cache_clear()
-    again = TrainOrder(50, 8, seed=5, repeats=3, world=2, rank=1, shares=2)
+    again = TrainOrder(50, 8, seed=5, repeats=3, world=2, rank=1, micro_batches=2)
     for step in reversed(range(40)):
         assert draws(again, [step]) == unbroken[2 * step : 2 * step + 2]
 
@@ -101,7 +101,7 @@ def test_shards_are_read_a_few_at_a_time():
     ("options", "message"),
     [
         ({"batch_size": 6, "world": 2}, "expected a multiple of 4"),
-        ({"batch_size": 12, "world": 2, "shares": 2}, "12 for 2 processes with 2 micro-batches each"),
+        ({"batch_size": 12, "world": 2, "micro_batches": 2}, "12 for 2 processes with 2 micro-batches each"),
         ({"batch_size": 13}, "12 images for batches of 13"),
         ({"batch_size": 12, "length": 13, "repeats": 3, "blocks": (5,)}, "blocks of 5 images in all; expected 13"),
         ({"batch_size": 4, "world": 2, "rank": 2}, "rank 2 of 2; expected 0 to 1"),

@@ -137,8 +137,8 @@ def test_an_index_is_kept_until_the_shard_changes(error, shards, monkeypatch, ca
         raise error("utf-8", b"", 0, 1, "odd") if error is UnicodeDecodeError else error("odd")
 
     scanned = []
-    scan = tar_index_module.scan
-    monkeypatch.setattr(tar_index_module, "scan", lambda path: scanned.append(path.name) or scan(path))
+    scan = tar_index_module.scan_tar
+    monkeypatch.setattr(tar_index_module, "scan_tar", lambda path: scanned.append(path.name) or scan(path))
     first = open_source(str(shards), "train")
     assert len(scanned) == 4
     second = open_source(str(shards), "train")

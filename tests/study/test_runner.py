@@ -25,7 +25,7 @@ def few_images(monkeypatch):
     """Take a part of the embedded images, so that nothing takes long."""
     from ropevit.data.fashion import load_fashion
 
-    monkeypatch.setattr("ropevit.study.runner.load_fashion", lambda split: load_fashion(split).take(slice(40)))
+    monkeypatch.setattr("ropevit.study.runner.load_fashion", lambda split: load_fashion(split).subset(slice(40)))
 
 
 def config(folder, **changes):

@@ -32,7 +32,7 @@ def few_images(monkeypatch):
     from ropevit.data.fashion import load_fashion
 
     def some(split):
-        return load_fashion(split).take(slice(40))
+        return load_fashion(split).subset(slice(40))
 
     monkeypatch.setattr("ropevit.study.runner.load_fashion", some)
 

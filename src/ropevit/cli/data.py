@@ -193,7 +193,7 @@ def run_speed(config: SpeedConfig) -> None:
         speed = measure_speed(source, transform, config.workers, config.seconds)
     workers = f"{config.workers} worker{'' if config.workers == 1 else 's'}"
     lines = (
-        f"one core: {1e3 * speed.read_seconds:.1f} ms to read and {1e3 * speed.vary_seconds:.1f} ms to augment an "
+        f"one core: {1e3 * speed.read_seconds:.1f} ms to read and {1e3 * speed.augment_seconds:.1f} ms to augment an "
         f"image of {source.name}: {speed.per_core:.0f} images/s",
         f"data: {speed.images_per_second:.0f} images/s with {workers}; the upper limit for training",
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ropevit.data.ade_classes import CLASSES, first_label, read_classes
 from ropevit.data.annotation_faults import Fault, refuse
-from ropevit.data.decoding import UNREADABLE, matching_orientation, opened, orientation, reason, to_rgb, transpose
+from ropevit.data.decoding import UNREADABLE, matching_orientation, open_image, orientation, reason, to_rgb, transpose
 from ropevit.data.listing import ImageListing, image_names, list_images, undecodable, warn_undecodable
 
 #: Label of pixels that are nothing; no loss and no score counts them.
@@ -49,12 +49,12 @@ class AdeSource:
             ValueError: If the labels do not belong to the image, with file and reason, or it cannot be decoded.
             OSError: If it cannot be opened.
         """
-        with opened(Path(self.describe(index))) as image:
-            stored, rgb = orientation(image), to_rgb(image)
-        found = self.read_labels(index, rgb.size, stored)
+        with open_image(Path(self.describe(index))) as image:
+            stored, image = orientation(image), to_rgb(image)
+        found = self.read_labels(index, image.size, stored)
         if isinstance(found, Fault):
             raise refuse(found)
-        return transpose(rgb, matching_orientation(rgb.size, stored, found.shape[::-1]) or 1), found
+        return transpose(image, matching_orientation(image.size, stored, found.shape[::-1]) or 1), found
 
     def read_labels(self, index: int, size: tuple[int, int], stored: int = 1) -> UInt8[np.ndarray, "H W"] | Fault:
         """Read the labels of an image, or say what is wrong with them.
@@ -68,7 +68,7 @@ class AdeSource:
 
     def count_label(self, index: int, label: int) -> int:
         """Count the pixels of a label as it is in the file."""
-        with opened(self.label_file(index)) as image:
+        with open_image(self.label_file(index)) as image:
             return image.histogram()[label]
 
     def describe(self, index: int) -> str:
@@ -153,7 +153,7 @@ def read_labels(
         stored: Orientation in which the image is stored, as EXIF counts: labels may be for the upright image.
     """
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             mode, labels = image.mode, np.array(transpose(image, orientation(image)))
     except UNREADABLE as error:
         return Fault("annotations", str(path), f"labels that cannot be read: {reason(error)}")

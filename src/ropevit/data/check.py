@@ -33,7 +33,7 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
     Raises:
         ValueError: If there are no images where they were looked for.
     """
-    seen = FilesSeen()
+    seen = CheckedFiles()
     parts = {split: source for split, source in splits(data, seen) if source}
     if not parts and not seen.findings:
         raise ValueError(f"found no images in {data}; expected train/CLASS/*.jpg, CLASS/*.jpg or *train*.tar in it")
@@ -46,7 +46,7 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
                 label, file = source.classes[int(source.labels[index])], source.describe(index)
                 findings += [Finding(kind, split, label, file, detail) for kind, detail in looked.found]
                 twin = first.setdefault(digest, (split, index)) if digest else (split, index)
-                findings += compare(parts, twin, (split, index))
+                findings += compare_duplicates(parts, twin, (split, index))
                 scales += [(split, label, file, looked.scale)] if looked.scale else []
                 done += 1
                 if progress:
@@ -60,7 +60,7 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
 
 
 @dataclass
-class FilesSeen:
+class CheckedFiles:
     """What was met while the data were opened."""
 
     findings: list[Finding] = field(default_factory=list)
@@ -68,7 +68,7 @@ class FilesSeen:
     """Files that are not looked at, by suffix."""
 
 
-def splits(data: str, seen: FilesSeen) -> Iterator[tuple[str, FileSource | None]]:
+def splits(data: str, seen: CheckedFiles) -> Iterator[tuple[str, FileSource | None]]:
     """Open all splits that there are, noting what stands in the way.
 
     Raises:
@@ -91,7 +91,7 @@ def splits(data: str, seen: FilesSeen) -> Iterator[tuple[str, FileSource | None]
         yield "all", lenient_folder(path, "all", seen)
 
 
-def lenient_folder(root: Path, split: str, seen: FilesSeen) -> FolderSource | None:
+def lenient_folder(root: Path, split: str, seen: CheckedFiles) -> FolderSource | None:
     """Open a folder of classes, noting those that are empty."""
     searches = {folder.name: list_images(folder) for folder in subfolders(root)}
     others = sum((each.others for each in searches.values()), Counter[str]())
@@ -105,7 +105,7 @@ def lenient_folder(root: Path, split: str, seen: FilesSeen) -> FolderSource | No
     return FolderSource(root, split, full) if full else None
 
 
-def lenient_shards(shards: list[str], split: str, seen: FilesSeen) -> ShardSource | None:
+def lenient_shards(shards: list[str], split: str, seen: CheckedFiles) -> ShardSource | None:
     """Open shards, noting those that cannot be, and numbers that no image is labelled with."""
 
     def attempt(shard: str) -> tuple[Path, TarIndex] | Finding:
@@ -144,7 +144,7 @@ def compare_classes(parts: dict[str, FileSource]) -> list[Finding]:
     ]
 
 
-def compare(parts: dict[str, FileSource], twin: tuple[str, int], item: tuple[str, int]) -> list[Finding]:
+def compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], item: tuple[str, int]) -> list[Finding]:
     """Find out whether a file is a copy of another one, and which fault that is."""
     (split, index), (other, at) = item, twin
     if item == twin:

@@ -45,7 +45,7 @@ Look = Callable[[], ImageChecked]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class DenseSplit:
     """A split, ready to be looked at."""
 
     faults: list[Fault]
@@ -106,15 +106,15 @@ def to_finding(split: str, fault: Fault) -> Finding:
     return Finding(fault.kind, split, "", fault.file, fault.detail)
 
 
-def prepare_coco(root: Path, split: str) -> Part:
+def prepare_coco(root: Path, split: str) -> DenseSplit:
     """Judge the annotations of a split, and say how to look at each of its images."""
     path, folder = coco_paths(root, split)
     if not path.exists():
-        return Part(faults=[Fault("annotations", str(path), "is not there")])
+        return DenseSplit(faults=[Fault("annotations", str(path), "is not there")])
     try:
         file = read_coco(path)
     except ValueError as error:
-        return Part(faults=[Fault("annotations", str(path), str(error).removeprefix(f"{path}: "))])
+        return DenseSplit(faults=[Fault("annotations", str(path), str(error).removeprefix(f"{path}: "))])
     faults = [*missing_files(file, folder)]
     for entry in file.annotations:
         faults += [*annotation_faults(entry, file), *mask_faults(entry, file)]
@@ -122,13 +122,13 @@ def prepare_coco(root: Path, split: str) -> Part:
     bare = [image_id for image_id in file.images if image_id not in boxed]
     faults += [Fault("without boxes", str(path), f"image {image_id} has no boxes") for image_id in bare]
     there = [image_id for image_id, image in file.images.items() if (folder / image["file_name"]).is_file()]
-    listing = list_images(folder) if folder.is_dir() else ImageListing([], Counter())
-    unlisted = set(listing.names) - {str(Path(image["file_name"])) for image in file.images.values()}
-    return Part(
+    images = list_images(folder) if folder.is_dir() else ImageListing([], Counter())
+    unlisted = set(images.names) - {str(Path(image["file_name"])) for image in file.images.values()}
+    return DenseSplit(
         faults=faults,
         looks=[partial(check_coco_image, file, folder, image_id) for image_id in there],
         classes=tuple(file.categories.values()),
-        others=listing.others + Counter(f"{Path(name).suffix.lower()} that no annotation lists" for name in unlisted),
+        others=images.others + Counter(f"{Path(name).suffix.lower()} that no annotation lists" for name in unlisted),
     )
 
 
@@ -144,18 +144,18 @@ def check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageChecke
     return ImageChecked(str(path), faults, looked.scale)
 
 
-def prepare_ade(root: Path, split: str) -> Part:
+def prepare_ade(root: Path, split: str) -> DenseSplit:
     """Find images and labels of a split that lack each other, and say how to look at each pair."""
     try:
         source = list_ade(root, split)
     except ValueError as error:
-        return Part(faults=[Fault("annotations", str(root), str(error))])
+        return DenseSplit(faults=[Fault("annotations", str(root), str(error))])
     others = list_images(root / "images" / source.folder).others
     faults = [*unpaired_files(source), *shared_labels(source)]
     if lacking := undecodable(others):
         faults.append(Fault("no decoder", str(root / "images" / source.folder), lacking))
     looks = [partial(check_ade_image, source, index) for index in range(len(source))]
-    return Part(faults=faults, looks=looks, classes=source.classes, others=others)
+    return DenseSplit(faults=faults, looks=looks, classes=source.classes, others=others)
 
 
 def check_ade_image(source: AdeSource, index: int) -> ImageChecked:

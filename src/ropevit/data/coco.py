@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int64
 from PIL import Image
 
 from ropevit.data.annotation_faults import DROPPED, REFUSED, Fault, refuse
-from ropevit.data.decoding import matching_orientation, opened, orientation, to_rgb, transpose
+from ropevit.data.decoding import matching_orientation, open_image, orientation, to_rgb, transpose
 from ropevit.data.masks import mask_fault
 from ropevit.files import parse_json
 
@@ -84,14 +84,14 @@ class CocoSource:
             OSError: If it cannot be opened.
         """
         image_id, name, height, width = self.images[index]
-        with opened(self.folder / name) as image:
-            stored, rgb = orientation(image), to_rgb(image)
-        fitting = matching_orientation(rgb.size, stored, (width, height))
+        with open_image(self.folder / name) as image:
+            stored, image = orientation(image), to_rgb(image)
+        fitting = matching_orientation(image.size, stored, (width, height))
         if fitting is None:
-            where = size_mismatch(image_id, rgb.size, (width, height))
+            where = size_mismatch(image_id, image.size, (width, height))
             raise refuse(Fault("wrong size", str(self.folder / name), where))
         own = slice(self.first[index], self.first[index + 1])
-        return transpose(rgb, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
+        return transpose(image, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
 
     def describe(self, index: int) -> str:
         """Say which file it is."""
@@ -181,7 +181,7 @@ def read_coco(path: Path) -> CocoFile:
         raise refuse(Fault("annotations", str(path), f"cannot be read: {error.strerror}")) from None
     except ValueError as error:
         raise refuse(Fault("annotations", str(path), str(error))) from None
-    tables = {name: table(content, name, path) for name in TABLES}
+    tables = {name: read_table(content, name, path) for name in TABLES}
     by_id = {}
     for name, entries in tables.items():
         by_id[name] = {entry["id"]: entry for entry in entries}
@@ -193,16 +193,18 @@ def read_coco(path: Path) -> CocoFile:
     return CocoFile(path, by_id["images"], names, tables["annotations"])
 
 
-def table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
+def read_table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
     """Take a table out of a file, and check the form of its entries."""
     entries = content.get(name) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise refuse(Fault("annotations", str(path), f"no list named {name!r}, as files of COCO have"))
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise refuse(Fault("annotations", str(path), f"{name} number {number} is {shown(entry)}, no object"))
+            raise refuse(
+                Fault("annotations", str(path), f"{name} number {number} is {shorten_value(entry)}, no object")
+            )
         if wrong := next(entry_faults(entry, name), None):
-            where = shown(entry.get("id", f"number {number}"))
+            where = shorten_value(entry.get("id", f"number {number}"))
             raise refuse(Fault("annotations", str(path), f"{name} {where}: {wrong}"))
     return entries
 
@@ -214,16 +216,16 @@ def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
         if kind is int and isinstance(value, float) and value.is_integer():
             value = entry[key] = int(value)
         if not isinstance(value, kind) or isinstance(value, bool):
-            yield f"{key} is {shown(value)}, no {kind.__name__}"
+            yield f"{key} is {shorten_value(value)}, no {kind.__name__}"
         elif key in ("height", "width") and not 1 <= value <= MAX_COORDINATE:
-            yield f"{key} is {shown(value)}, expected 1 to {MAX_COORDINATE:.0f} pixels"
+            yield f"{key} is {shorten_value(value)}, expected 1 to {MAX_COORDINATE:.0f} pixels"
         elif kind is int and abs(value) > MAX_ID:
-            yield f"{key} is {shown(value)}, expected at most 2**53"
+            yield f"{key} is {shorten_value(value)}, expected at most 2**53"
     if name == "annotations":
         if entry.get("iscrowd", 0) not in (0, 1, None):  # also True and 1.0
-            yield f"iscrowd is {shown(entry['iscrowd'])}, expected 0 or 1"
+            yield f"iscrowd is {shorten_value(entry['iscrowd'])}, expected 0 or 1"
         if (area := entry.get("area")) is not None and not is_number(area):
-            yield f"area is {shown(area)}, expected a number"
+            yield f"area is {shorten_value(area)}, expected a number"
 
 
 def is_number(value: Any) -> bool:
@@ -231,7 +233,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_COORDINATE**2
 
 
-def shown(value: Any) -> str:
+def shorten_value(value: Any) -> str:
     """Write a value of a file into a message, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -261,7 +263,7 @@ def annotation_faults(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fa
     kind = box_fault(annotation["bbox"], image)
     if kind:
         where = f"of image {image['id']} ({image['width']} x {image['height']} pixels)"
-        yield fault(kind, f"{where} has the box {shown(annotation['bbox'])}")
+        yield fault(kind, f"{where} has the box {shorten_value(annotation['bbox'])}")
     if annotation.get("iscrowd"):
         yield fault("crowd", f"of image {image['id']} is a crowd")
 

@@ -1,4 +1,4 @@
-"""The one place where image files are decoded: any mode becomes RGB, and anything that goes wrong is one error."""
+"""Decode image files of any mode to RGB; every failure becomes one type of error."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from ropevit.data.depth import is_deep, to_levels
-from ropevit.data.formats import advice_by_content, readable_suffixes
+from ropevit.data.formats import install_advice_by_content, readable_suffixes
 
 #: EXIF's tag of the orientation.
 ORIENTATION = 0x0112
@@ -28,22 +28,22 @@ SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
 class UnreadableImageError(ValueError):
-    """What is in a file cannot be decoded as an image."""
+    """The content of a file cannot be decoded as an image."""
 
 
-#: What reading an image may raise: the disk's errors, and that its content is none.
+#: Errors of reading an image: of the file system, and undecodable content.
 UNREADABLE = (OSError, ValueError)
 
 
 def reason(error: Exception) -> str:
-    """Say in one line why an image cannot be read."""
+    """Return in one line why an image cannot be read."""
     text = re.sub(r"(cannot identify image file) .*", r"\1", str(error))  # whose name the caller says
     return " ".join(text.split()) or type(error).__name__
 
 
 @contextmanager
-def opened(source: Path | BytesIO) -> Iterator[Image.Image]:
-    """Open an image; whatever fails while it is open counts as its content being unreadable.
+def open_image(source: Path | BytesIO) -> Iterator[Image.Image]:
+    """Open an image; any failure while it is open means that its content is unreadable.
 
     Args:
         source: Image file, or what is in it.
@@ -65,13 +65,13 @@ def opened(source: Path | BytesIO) -> Iterator[Image.Image]:
 
 
 def unidentified(beginning: bytes, error: Exception) -> str:
-    """Say why no decoder takes a file that begins so, and which one would."""
-    needed = advice_by_content(beginning)
+    """Return why no installed decoder reads a file with this beginning, and which one would."""
+    needed = install_advice_by_content(beginning)
     return f"no decoder for it is installed ({needed})" if needed else reason(error)
 
 
 def open_rgb(source: Path | BytesIO, enough: int | None = None) -> Image.Image:
-    """Read an image as RGB, upright; transparency goes on white, palettes, greys and CMYK are converted.
+    """Read an image as RGB, rotated by its EXIF orientation, with transparency on white.
 
     Args:
         source: Image file, or what is in it.
@@ -81,14 +81,14 @@ def open_rgb(source: Path | BytesIO, enough: int | None = None) -> Image.Image:
         OSError: If the file cannot be opened.
         UnreadableImageError: If its content cannot be decoded.
     """
-    with opened(source) as image:
+    with open_image(source) as image:
         if enough:
             image.draft("RGB", (enough, enough))
         return to_rgb(transpose(image, orientation(image)))
 
 
 def orientation(image: Image.Image) -> int:
-    """Tell how an image is stored: 1 as it is seen, 2 to 8 as EXIF counts; 1 where that is not told.
+    """Return the EXIF orientation of an image, 1 (upright) to 8; 1 if it has none.
 
     Only this tag is read: the others may be of any type, as nothing here needs them.
     """
@@ -101,17 +101,17 @@ def orientation(image: Image.Image) -> int:
 
 
 def transpose(image: Image.Image, stored: int) -> Image.Image:
-    """Turn an image upright that is stored in an orientation."""
+    """Transpose an image with an EXIF orientation so that it is upright."""
     return image.transpose(EXIF_TRANSPOSE[stored]) if stored in EXIF_TRANSPOSE else image
 
 
 def upright_size(size: tuple[int, int], stored: int) -> tuple[int, int]:
-    """Give width and height of an image after it is turned upright."""
+    """Return width and height of an image after transposing it upright."""
     return (size[1], size[0]) if stored in SIDEWAYS else size
 
 
 def matching_orientation(size: tuple[int, int], stored: int, annotated: tuple[int, int]) -> int | None:
-    """Choose how an image is turned so that its annotation lies on it, by the size for which it was annotated.
+    """Choose the orientation in which an image matches its annotation, by the size that was annotated.
 
     Args:
         size: Width and height as stored.
@@ -128,7 +128,7 @@ def matching_orientation(size: tuple[int, int], stored: int, annotated: tuple[in
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB; what is transparent becomes white, `depth.py` says what becomes of deep greys.
+    """Convert any mode to RGB: transparency becomes white; see `depth.py` for greyscale of more than 8 bits.
 
     Raises:
         ValueError: If values are no finite numbers.

@@ -1,4 +1,4 @@
-"""Grey values of more than 8 bits: how a file's values become the 256 levels of RGB."""
+"""Greyscale images of more than 8 bits: conversion to 256 levels."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ ROWS_AT_ONCE = 256
 STRETCHED = "stretched"
 
 
-class Scale(NamedTuple):
-    """How the values of a file become levels: `low` becomes 0, `high` becomes 255."""
+class DepthScale(NamedTuple):
+    """Linear mapping of the values of a file to levels: `low` becomes 0, `high` becomes 255."""
 
     name: str
     """Such as `12 bits`, `0 to 1` or `stretched`; files of one name have one scale, unless they are stretched."""
@@ -31,12 +31,12 @@ class Scale(NamedTuple):
 
 
 def is_deep(mode: str) -> bool:
-    """Tell modes of Pillow with more than 8 bits a pixel and channel."""
+    """Return whether a mode of Pillow has more than 8 bits per channel."""
     return mode == "F" or mode.startswith("I")
 
 
-def scale_of(image: Image.Image) -> Scale:
-    """Choose the scale of a deep image by its values alone.
+def depth_scale(image: Image.Image) -> DepthScale:
+    """Choose the mapping of a deep image by its values only.
 
     Whole numbers from 0 on have the smallest depth of `DEPTHS` that holds the largest of them; floats within 0 and 1
     have that range. Values beyond are stretched: those of one file alone do not tell what is black and white.
@@ -47,31 +47,31 @@ def scale_of(image: Image.Image) -> Scale:
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
-        raise ValueError("holds values that are no finite numbers (NaN or infinite)")
+        raise ValueError("holds values that are not finite (NaN or infinite)")
     whole = values.dtype.kind in "iu"
     if not whole and low >= 0 and high <= 1:
-        return Scale("0 to 1", 0, 1, (low, high))
+        return DepthScale("0 to 1", 0, 1, (low, high))
     for bits in DEPTHS:
         if whole and low >= 0 and high < 2**bits:
-            return Scale(f"{bits} bits", 0, 2**bits - 1, (low, high))
-    return Scale(STRETCHED, low, high, (low, high))
+            return DepthScale(f"{bits} bits", 0, 2**bits - 1, (low, high))
+    return DepthScale(STRETCHED, low, high, (low, high))
 
 
 def to_levels(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
-    """Bring a deep image to 256 levels; of whole numbers of a known depth the upper 8 bits are kept.
+    """Convert a deep image to 256 levels; integers of a known depth keep their upper 8 bits.
 
     Raises:
-        ValueError: As `scale_of`.
+        ValueError: As `depth_scale`.
     """
-    scale, values = scale_of(image), np.asarray(image)
+    scale, values = depth_scale(image), np.asarray(image)
     levels = np.empty(values.shape, dtype=np.uint8)
     for start in range(0, len(values), ROWS_AT_ONCE):
         levels[start : start + ROWS_AT_ONCE] = scale_rows(values[start : start + ROWS_AT_ONCE], scale)
     return levels
 
 
-def scale_rows(values: Shaped[np.ndarray, "h W"], scale: Scale) -> UInt8[np.ndarray, "h W"]:
-    """Bring some rows to levels."""
+def scale_rows(values: Shaped[np.ndarray, "h W"], scale: DepthScale) -> UInt8[np.ndarray, "h W"]:
+    """Convert some rows to levels."""
     if scale.name.endswith("bits"):
         return (values >> int(scale.high).bit_length() - 8).astype(np.uint8)
     span = scale.high - scale.low or 1.0

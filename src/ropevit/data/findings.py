@@ -1,4 +1,4 @@
-"""What a check of a data set can find, and what to do about it."""
+"""Findings of `ropevit data check`, with advice for each kind."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ ADVICE = {
     "stretched": "each file by its own lowest and highest value; save them as 8 or 16 bits, or as 0 to 1",
     "mixed bit depth": "on another scale than most files, by their largest value; save all with one depth",
     "CMYK": "colours of print, which change when converted; convert them to RGB yourself",
-    "animated": "only the first frame is used; keep one",
+    "animated": "only the first image is used; keep one",
     "tiny": "too small to learn from; look whether they are thumbnails",
     "wrong suffix": "the content is of another kind; rename them",
     "converted": "nothing: they are read as RGB, transparency on white",
@@ -51,7 +51,7 @@ HARMLESS = frozenset({"converted", "bit depth"}) | HANDLED
 
 
 class Finding(NamedTuple):
-    """Something that was found in a file, a class or a shard."""
+    """A problem of a file, class or shard."""
 
     kind: str
     """A key of ADVICE."""

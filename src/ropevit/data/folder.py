@@ -83,7 +83,7 @@ def load_folder(
         ValueError: If the folder is missing, or does not hold at least two classes with images for both splits.
     """
     path = Path(path).expanduser()
-    files = limit(find_files(path), max_images)
+    files = limit_images(find_files(path), max_images)
     entries = [*entries_of(files.train, "train"), *entries_of(files.test, "test")]
     squares: list[Square | str] = []
     with ThreadPoolExecutor() as pool:
@@ -179,7 +179,7 @@ def find_classes(root: Path) -> Files:
     return {folder: [root / folder / name for name in names] for folder, names in class_files(root).items()}
 
 
-def limit(files: FolderFiles, max_images: int | None) -> FolderFiles:
+def limit_images(files: FolderFiles, max_images: int | None) -> FolderFiles:
     """Keep at most `max_images`, split between training and testing as all of them are, classes balanced.
 
     Raises:
@@ -194,13 +194,13 @@ def limit(files: FolderFiles, max_images: int | None) -> FolderFiles:
     for_test = min(max(classes, round(max_images * test / (train + test))), max_images - classes) if test else 0
     note = f"a balanced part of {max_images} of the {train + test} images was used"
     return FolderFiles(
-        train=balanced(files.train, max_images - for_test),
-        test=balanced(files.test, for_test),
+        train=balanced_subset(files.train, max_images - for_test),
+        test=balanced_subset(files.test, for_test),
         notes=(*files.notes, note),
     )
 
 
-def balanced(files: Files, count: int) -> Files:
+def balanced_subset(files: Files, count: int) -> Files:
     """Take `count` files, as many of each class as possible; which ones depends on names and numbers alone."""
     ranked = []
     for name, paths in files.items():

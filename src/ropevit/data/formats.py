@@ -58,14 +58,14 @@ def load_plugin(module: str) -> bool:
     return True
 
 
-def advice(suffix: str) -> str | None:
+def install_advice(suffix: str) -> str | None:
     """Say what a file needs to be read here; None where it needs nothing, or is no image."""
     return None if suffix in readable_suffixes() else OPTIONAL.get(suffix)
 
 
-def advice_by_content(beginning: bytes) -> str | None:
+def install_advice_by_content(beginning: bytes) -> str | None:
     """Say what a file needs, by its first bytes, whatever it is called; None where that is not known."""
     for place, expected, suffix in BEGINNINGS:
-        if beginning[place : place + len(expected)] == expected and (needed := advice(suffix)):
+        if beginning[place : place + len(expected)] == expected and (needed := install_advice(suffix)):
             return f"{suffix[1:].upper()}: {needed}"
     return None

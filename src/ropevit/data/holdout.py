@@ -1,4 +1,4 @@
-"""Which images of a class are held out to measure on where folders do not say: a fifth, always the same."""
+"""Validation split of class folders without one: a fifth of each class, always the same."""
 
 import hashlib
 from collections import Counter
@@ -9,21 +9,21 @@ import torch
 
 from ropevit.data.rng import make_generator
 
-#: Share of each class that is held out.
+#: Fraction of each class that is held out.
 TEST_SHARE = 0.2
 
 
 def held_out(contents: Sequence[Hashable], label: int) -> list[bool]:
-    """Choose the images of a class that are held out; copies of an image fall on one side.
+    """Choose the images of a class to hold out; duplicates stay in the same split.
 
-    Which ones depends on their number and on which are copies alone.
+    The choice depends only on the number of images and on which are duplicates.
 
     Args:
-        contents: Of each image, in the order of the files, what only its copies share.
+        contents: Content of each image, in the order of the files; equal for duplicates.
         label: Number of the class.
 
     Returns:
-        Whether each is held out: one at least, and all of them only where there are no two different ones.
+        Whether each image is held out: at least one; all of them only if all are duplicates.
     """
     wanted = max(1, round(TEST_SHARE * len(contents)))
     ranks = torch.randperm(len(contents), generator=make_generator("folder", "split", label)).tolist()
@@ -39,7 +39,7 @@ def held_out(contents: Sequence[Hashable], label: int) -> list[bool]:
 
 
 def file_contents(files: Sequence[Path]) -> list[Hashable]:
-    """Give each file what only its copies share: only those of equal length are read."""
+    """Return a value per file that is equal for duplicates; only files of equal size are read."""
     sizes = [file.stat().st_size for file in files]
     shared = Counter(sizes)
     return [
@@ -49,15 +49,15 @@ def file_contents(files: Sequence[Path]) -> list[Hashable]:
 
 
 def split_files(root: Path, files: dict[str, list[str]], test: bool) -> dict[str, list[str]]:
-    """Keep the files of each class that are held out, or the others.
+    """Return the files of each class in one of the splits.
 
     Args:
         root: Folder of the classes' folders.
         files: Files of each class, relative to its folder.
-        test: Whether those that are held out are wanted.
+        test: Whether to return the held-out files.
 
     Raises:
-        ValueError: If a class does not have two different images.
+        ValueError: If a class has fewer than two different images.
     """
     result = {}
     for label, (name, names) in enumerate(files.items()):
@@ -69,7 +69,6 @@ def split_files(root: Path, files: dict[str, list[str]], test: bool) -> dict[str
 
 
 def few_images(names: Sequence[str], root: Path) -> str:
-    """Say that classes cannot be split."""
-    return (
-        f"found fewer than 2 different images of {', '.join(names)} in {root}; one is needed to train and one to test"
-    )
+    """Return the message for classes that cannot be split."""
+    found = f"found fewer than 2 different images of {', '.join(names)} in {root}"
+    return f"{found}; one is needed for training and one for validation"

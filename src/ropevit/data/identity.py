@@ -22,7 +22,7 @@ END = 4_096
 CHANGES = {"names": "the images have other names", "labels": "labels changed", "files": "files changed"}
 
 
-class Content(NamedTuple):
+class ContentHashes(NamedTuple):
     """What tells the images of a source from others, as arrays of numbers and bytes."""
 
     names: Iterable[Any]
@@ -39,32 +39,36 @@ def identify(source: Any) -> dict[str, Any]:
     Raises:
         TypeError: If it is of a kind that is not known here.
     """
-    return {"images": len(source)} | {name: digest(parts) for name, parts in content(source)._asdict().items()}
+    return {"images": len(source)} | {name: digest(parts) for name, parts in hash_content(source)._asdict().items()}
 
 
-def content(source: Any) -> Content:
+def hash_content(source: Any) -> ContentHashes:
     """Collect what tells the images of a source from others."""
     match source:
         case MemorySource(data=data):
-            return Content(map(str.encode, data.classes), [data.labels.numpy()], [data.images.numpy()])
+            return ContentHashes(map(str.encode, data.classes), [data.labels.numpy()], [data.images.numpy()])
         case FolderSource():
-            return Content([source.names.ends, source.names.text], [source.labels], files(source))
+            return ContentHashes([source.names.ends, source.names.text], [source.labels], hash_files(source))
         case ShardSource(indices=indices):
             names = [part for index in indices for part in (index.keys.ends, index.keys.text)]
             ends = [hash_in_shard(source, index) for index in evenly_spaced(len(source), MOST_READ)]
-            return Content(names, [source.labels], [*(index.sizes for index in indices), *ends])
+            return ContentHashes(names, [source.labels], [*(index.sizes for index in indices), *ends])
         case CocoSource():
             facts = [repr(source.images).encode(), repr(source.category_ids).encode()]
-            return Content(facts, [source.first, source.boxes, source.labels], files(source))
+            return ContentHashes(facts, [source.first, source.boxes, source.labels], hash_files(source))
         case AdeSource():
-            return Content(map(str.encode, source.files), files(source, source.label_file), files(source))
+            return ContentHashes(
+                map(str.encode, source.files), hash_files(source, source.label_file), hash_files(source)
+            )
     raise TypeError(f"cannot tell which images a {type(source).__name__} holds; give it a case here")
 
 
-def files(source: Any, path: Callable[[int], Any] | None = None) -> list[bytes]:
+def hash_files(source: Any, path: Callable[[int], Any] | None = None) -> list[bytes]:
     """Give sizes and ends of the files of images, or of what `path` gives for their numbers."""
     locate = source.describe if path is None else path
-    sizes = np.array([size(Path(locate(index))) for index in evenly_spaced(len(source), MOST_SIZES)], dtype=np.int64)
+    sizes = np.array(
+        [file_size(Path(locate(index))) for index in evenly_spaced(len(source), MOST_SIZES)], dtype=np.int64
+    )
     return [sizes.tobytes(), *(hash_of_end(Path(locate(index))) for index in evenly_spaced(len(source), MOST_READ))]
 
 
@@ -73,7 +77,7 @@ def evenly_spaced(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
-def size(path: Path) -> int:
+def file_size(path: Path) -> int:
     """Measure a file in bytes; -1 if it cannot be, which reading it will say."""
     try:
         return path.stat().st_size

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ropevit.data.decoding import UNREADABLE, opened, orientation, reason, to_rgb
-from ropevit.data.depth import STRETCHED, Scale, is_deep, scale_of
+from ropevit.data.decoding import UNREADABLE, open_image, orientation, reason, to_rgb
+from ropevit.data.depth import STRETCHED, DepthScale, depth_scale, is_deep
 from ropevit.data.findings import Finding
 
 #: Images with a shorter side of fewer pixels are tiny.
@@ -38,15 +38,15 @@ def inspect_image(content: bytes, suffix: str) -> ImageFacts:
     if not content:
         return ImageFacts([("empty", "0 bytes")])
     try:
-        with opened(BytesIO(content)) as image:
+        with open_image(BytesIO(content)) as image:
             facts = image.format or "", image.mode, image.size, getattr(image, "n_frames", 1)
     except UNREADABLE as error:
         return ImageFacts([("unreadable", reason(error))])
-    found = list(outside(suffix, *facts))
+    found = list(container_findings(suffix, *facts))
     try:
-        with opened(BytesIO(content)) as image:
+        with open_image(BytesIO(content)) as image:
             stored, size = orientation(image), image.size
-            scale = scale_of(image) if is_deep(image.mode) else None
+            scale = depth_scale(image) if is_deep(image.mode) else None
             to_rgb(image)
     except UNREADABLE as error:
         return ImageFacts([*found, ("truncated", reason(error))])
@@ -56,7 +56,9 @@ def inspect_image(content: bytes, suffix: str) -> ImageFacts:
     return ImageFacts(found, size, stored, scale.name if comparable(scale) else "")
 
 
-def outside(suffix: str, form: str, mode: str, size: tuple[int, int], frames: int) -> "Iterable[tuple[str, str]]":
+def container_findings(
+    suffix: str, form: str, mode: str, size: tuple[int, int], frames: int
+) -> "Iterable[tuple[str, str]]":
     """Find what the head of an image tells."""
     if form == "MPO":  # a JPEG with a second image behind, as telephones write it
         form, frames = "JPEG", 1
@@ -67,10 +69,10 @@ def outside(suffix: str, form: str, mode: str, size: tuple[int, int], frames: in
     if min(size) < TINY:
         yield "tiny", f"{size[0]} x {size[1]} pixels"
     if frames > 1:
-        yield "animated", f"{frames} frames"
+        yield "animated", f"{frames} images"
 
 
-def comparable(scale: Scale) -> bool:
+def comparable(scale: DepthScale) -> bool:
     """Tell whether a file's scale says how the others should be read: not of a black one, or one by itself."""
     return scale.name != STRETCHED and scale.found[1] > 0
 

@@ -1,4 +1,4 @@
-"""Images for a model: read from a file that somebody names, and fitted to the input."""
+"""Read single images, and resize and normalise them for a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from ropevit.data.decoding import UNREADABLE, open_rgb, reason
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image as RGB, upright; transparency goes on white, palettes, greys and CMYK are converted.
+    """Read an image as RGB, rotated by its EXIF orientation, with transparency on white.
 
     Raises:
         ValueError: If there is no such file, or it cannot be read as an image.
@@ -29,7 +29,7 @@ def read_image(path: Path) -> Image.Image:
 
 
 def resize_to(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Cut out the largest part of the middle that has the wanted shape, and resize it (bicubic, antialiased).
+    """Take the largest centre crop with the target aspect ratio, and resize it (bicubic, antialiased).
 
     This is the evaluation of Heo et al. 2024 (shorter side to the test size, centre crop, crop ratio 1) in one step;
     torchvision's Resize and CenterCrop round to whole pixels in between, and so may differ by part of a pixel.
@@ -38,14 +38,14 @@ def resize_to(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def keep_aspect_size(image: Image.Image, shorter: int, patch_size: int) -> tuple[int, int]:
-    """Choose a height and width near the image's own shape: shorter side as given, longer a multiple of the patch."""
+    """Return height and width for a shorter side that keep the aspect ratio, as multiples of the patch size."""
     ratio = max(image.size) / min(image.size)
     longer = max(shorter, round(shorter * ratio / patch_size) * patch_size)
     return (shorter, longer) if image.width >= image.height else (longer, shorter)
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "c H W"]:
-    """Make a normalised tensor; one mean asks for a grey image, three for a coloured one.
+    """Return an image as a normalised tensor: greyscale for one mean, RGB for three.
 
     Args:
         image: An image.

@@ -1,4 +1,4 @@
-"""A labelled set of images in memory: what every loader gives and every panel of a study takes."""
+"""A labelled set of images in memory, as loaders return it and studies use it."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Images of one size with one class each."""
+    """Images of equal size with a class each."""
 
     images: Tensor
     """uint8 (N, channels, S, S)."""
@@ -23,7 +23,7 @@ class LabelledImages:
     groups: tuple[str, ...] = ()
     """A coarser name for each class, used to label pixels; empty where the classes themselves are used."""
     notes: tuple[str, ...] = ()
-    """What a reader of results must know, such as a subset that was taken."""
+    """Notes for readers of results, such as that a subset was used."""
     skipped: tuple[str, ...] = ()
     """Files that could not be read, each with the reason."""
 
@@ -45,8 +45,8 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, index: Tensor | slice, name: str | None = None) -> "LabelledImages":
-        """Pick images by their indices, under the same or another name."""
+    def subset(self, index: Tensor | slice, name: str | None = None) -> "LabelledImages":
+        """Return the images with the given indices, under the same or another name."""
         return replace(self, images=self.images[index], labels=self.labels[index], name=name or self.name)
 
     def to(self, device: torch.device | str) -> "LabelledImages":

@@ -1,4 +1,4 @@
-"""Which files there are: fast listings of folders with a million images, held in little memory."""
+"""Listings of image files: fast and compact, for folders with millions of images."""
 
 import logging
 import os
@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ropevit.data.formats import advice, readable_suffixes
-from ropevit.text import join_names
+from ropevit.data.formats import install_advice, readable_suffixes
 
 log = logging.getLogger(__name__)
 
@@ -28,23 +27,23 @@ TEST_FOLDERS = ("val", "test", "validation", "valid")
 
 
 class ImageListing(NamedTuple):
-    """What is in a folder, at any depth."""
+    """Files in a folder, listed recursively."""
 
     names: list[str]
-    """Image files, as paths relative to the folder, in the order of their paths."""
+    """Image files as relative paths, sorted."""
     others: Counter[str]
-    """How many other files there are, by suffix; hidden files and folders, and links that are not followed."""
+    """Number of other files by suffix, of hidden files and folders, and of links that are not followed."""
 
 
 def subfolders(path: Path) -> list[Path]:
-    """List the visible folders inside a folder, by name; none where it does not exist."""
+    """Return the visible subfolders of a folder, sorted by name; empty if it does not exist."""
     if not path.is_dir():
         return []
     return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
 
 
 def refuse_results(path: Path) -> None:
-    """Refuse a folder in which trainings, studies or evaluations left their results: their images are no data.
+    """Refuse a folder with results of trainings, studies or evaluations, whose images are plots.
 
     Raises:
         ValueError: If it is one, or one of the folders inside it is.
@@ -55,7 +54,7 @@ def refuse_results(path: Path) -> None:
 
 
 def class_files(root: Path) -> dict[str, list[str]]:
-    """List the image files of each class, at any depth inside its folder, as paths relative to that.
+    """Return the image files of each class folder, listed recursively, relative to it.
 
     Images that no installed decoder can read are left out with a warning.
 
@@ -78,46 +77,46 @@ def class_files(root: Path) -> dict[str, list[str]]:
 
 
 def undecodable(others: Counter[str]) -> str | None:
-    """Say which of the other files are images that a decoder is missing for, and what to do; None where there are none.
+    """Describe the images without an installed decoder, and what to install; None if there are none.
 
     Args:
         others: Number of files by suffix, as `ImageListing` has them.
     """
-    lacking = {suffix: needed for suffix in sorted(others) if (needed := advice(suffix))}
+    lacking = {suffix: needed for suffix in sorted(others) if (needed := install_advice(suffix))}
     return ", ".join(f"{others[suffix]} {suffix} ({needed})" for suffix, needed in lacking.items()) or None
 
 
 def warn_undecodable(folder: Path, others: Counter[str]) -> None:
-    """Say in one line which images are left out for want of a decoder."""
+    """Log one warning about images that are skipped because no decoder is installed."""
     if lacking := undecodable(others):
         log.warning("left out of %s, as no decoder is installed: %s", folder, lacking)
 
 
 def expected_files(others: Counter[str]) -> str:
-    """End an error about missing images: what is there instead, and what was expected."""
+    """Return the end of an error about missing images: what was found or expected."""
     if lacking := undecodable(others):
         return f"there are files that no installed decoder reads: {lacking}"
     return f"expected files ending in {', '.join(sorted(readable_suffixes()))}"
 
 
 class ImageFile(NamedTuple):
-    """An image file, and what it is called in what is written about it."""
+    """An image file, and its name in results."""
 
     path: Path
     name: str
-    """Its place inside the folder that was given, with slashes; of a file that was given, its own name."""
+    """Path relative to the given folder, with slashes; the file name if the file itself was given."""
 
 
-def find_images(places: Sequence[Path]) -> list[ImageFile]:
-    """List the image files that are given, and those at any depth in the folders that are given, in that order.
+def find_images(paths: Sequence[Path]) -> list[ImageFile]:
+    """List the given image files, and those in the given folders recursively, in this order.
 
     Raises:
         ValueError: If there is nothing at a place, or no image in a folder.
     """
-    if missing := [str(place) for place in places if not place.exists()]:
+    if missing := [str(place) for place in paths if not place.exists()]:
         raise ValueError(f"no image file or folder at {join_names(missing)}; check the path")
     files = []
-    for place in places:
+    for place in paths:
         if not place.is_dir():
             files.append(ImageFile(place, place.name))
             continue
@@ -130,12 +129,12 @@ def find_images(places: Sequence[Path]) -> list[ImageFile]:
 
 
 def image_names(folder: Path) -> list[str]:
-    """List the image files at any depth inside a folder, as `list_images` does."""
+    """Return the image files in a folder recursively; see `list_images`."""
     return list_images(folder).names
 
 
 def list_images(folder: Path) -> ImageListing:
-    """List the image files at any depth inside a folder, and count the others.
+    """List the image files in a folder recursively, and count the other files.
 
     What systems hide beside files is left out, folders that they hide are not entered, nor are those behind links.
     """
@@ -145,7 +144,7 @@ def list_images(folder: Path) -> ImageListing:
 
 
 def walk(folder: str, inside: str, suffixes: frozenset[str], others: Counter[str]) -> Iterator[str]:
-    """Go through a folder and those inside it; what is not given is counted in `others`."""
+    """Yield the image files of a folder recursively; count the other files in `others`."""
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (Path is slow)
@@ -162,18 +161,18 @@ def walk(folder: str, inside: str, suffixes: frozenset[str], others: Counter[str
 
 
 def count_loose_files(folder: Path) -> Counter[str]:
-    """Count the files that lie beside folders, where files belong into them; tar shards do not."""
+    """Count the files beside class folders, except tar shards."""
     others = (child for child in folder.iterdir() if not child.is_dir() and child.suffix != ".tar")
     return Counter(HIDDEN if is_hidden(child.name) else child.suffix.lower() or NO_SUFFIX for child in others)
 
 
 def is_hidden(name: str) -> bool:
-    """Tell files and folders that systems hide, by their names."""
+    """Return whether a file or folder is hidden by convention of an operating system."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 class Names(Sequence[str]):
-    """Many strings in two arrays: a fifth of the memory of a list, and quick to send to other processes.
+    """A sequence of strings in two arrays: a fifth of the memory of a list, and fast to pickle.
 
     Args:
         ends: Where each string ends in the text, in bytes.
@@ -185,7 +184,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "Names":
-        """Pack strings."""
+        """Pack strings into arrays."""
         encoded = [os.fsencode(name) for name in names]
         ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         return cls(ends, np.frombuffer(b"".join(encoded), dtype=np.uint8))
@@ -196,3 +195,9 @@ class Names(Sequence[str]):
     def __getitem__(self, index):
         start = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.text[start : int(self.ends[index])].tobytes())
+
+
+def join_names(names: Sequence[str], most: int = 5) -> str:
+    """Join names for a message; only the first few, if there are many."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from ropevit.data.annotation_faults import RefusedError
 from ropevit.data.augment import Transform
 from ropevit.data.decoding import UNREADABLE, reason
-from ropevit.data.order import Draw, TrainOrder
+from ropevit.data.order import SampledIndex, TrainOrder
 from ropevit.data.sources import ImageSource
 from ropevit.machine import available_cores
 
@@ -74,13 +74,13 @@ def train_batches(
         workers: Processes that read; 0 reads in this one.
 
     Returns:
-        For each step, `order.shares` batches, one after the other.
+        For each step, `order.micro_batches` batches, one after the other.
 
     Raises:
         ValueError: If ten files in a row cannot be read.
     """
     check_length(order.length, source)
-    keys = (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.shares))
+    keys = (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.micro_batches))
     return batches(TrainReader(source, transform), keys, workers)
 
 
@@ -198,7 +198,7 @@ class TrainReader:
     source: ImageSource
     transform: Transform
 
-    def __getitems__(self, draws: list[Draw]) -> "Batch | Failure":
+    def __getitems__(self, draws: list[SampledIndex]) -> "Batch | Failure":
         """Read a batch, or say why there is none."""
         try:
             samples = [self.sample(draw) for draw in draws]
@@ -206,7 +206,7 @@ class TrainReader:
             return Failure(str(error))
         return collate(samples, [index for sample in samples for index in sample.bad])
 
-    def sample(self, draw: Draw) -> Sample:
+    def sample(self, draw: SampledIndex) -> Sample:
         """Read an image, or the next one that can be read, and vary it by the draw's own random numbers.
 
         Raises:

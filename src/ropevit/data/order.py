@@ -1,4 +1,4 @@
-"""The order of training images: a function of the seed and the step alone, whoever asks and whenever."""
+"""Order of training images: a pure function of seed and step, independent of processes and resumption."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,12 +10,12 @@ from jaxtyping import Int
 
 from ropevit.data.rng import derive_seed, make_generator
 
-#: So many shards are shuffled together: enough to mix, and few enough to be read from one place after another.
+#: Shards that are shuffled together: enough to mix images, few enough to be read almost sequentially.
 BLOCK = 16
 
 
-class Draw(NamedTuple):
-    """An image to train on, and the seed of its augmentation."""
+class SampledIndex(NamedTuple):
+    """Index of a training image, and the seed of its augmentation."""
 
     index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     seed: int
@@ -23,44 +23,44 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """Which images each step trains on.
+    """Indices and augmentation seeds of the images of each training step.
 
-    A step's global batch depends on the seed and the step alone, not on how many processes or micro-batches share it.
-    Each of them takes a part from the front of the global batch and the part that mirrors it at the back, so that
-    reversing the parts reverses the whole: mixing an image with its mirror image (as timm's Mixup does) gives the same
-    pairs however the batch is shared out.
+    A step's global batch depends on the seed and the step alone, not on the number of processes or micro-batches.
+    Each of them takes a slice from the front of the global batch and the mirrored slice from the back, so that
+    reversing the slices reverses the batch: pairing an image with its counterpart in the reversed batch (as timm's
+    Mixup does) gives the same pairs for every number of processes and micro-batches.
 
-    With repeats, images come so many times in a row, each time with a seed of its own, before the batch is shuffled: an
-    epoch has fewer distinct images, and copies are in one batch but where they straddle two.
+    With repeats, each image is drawn that many times in a row, with different seeds, before the batch is shuffled: an
+    epoch has fewer distinct images, and copies are in the same batch, except at its boundaries.
     Source: Hoffer et al. 2020 (arXiv:1901.09335), in the order that DeiT III (arXiv:2204.07118) takes.
     """
 
     length: int
-    """Images in the set."""
+    """Number of images in the data set."""
     batch_size: int
-    """Images of a step, all processes and micro-batches together."""
+    """Images per step, over all processes and micro-batches."""
     seed: int
-    """Another seed, another order."""
+    """Seed of the order."""
     repeats: int = 1
-    """Times that each image of an epoch is drawn."""
+    """Repeated augmentation: how often each image of an epoch is drawn."""
     world: int = 1
     """Number of processes."""
     rank: int = 0
-    """Which of them asks."""
-    shares: int = 1
-    """Micro-batches that each process cuts its part of a step into."""
+    """Rank of this process."""
+    micro_batches: int = 1
+    """Micro-batches per process and step (gradient accumulation)."""
     blocks: tuple[int, ...] = ()
-    """Lengths of the shards, where there are any: images that are read close together then lie close together."""
+    """Lengths of the shards, if any: images of a shard are then read close together."""
 
     def __post_init__(self) -> None:
-        if min(self.length, self.batch_size, self.repeats, self.world, self.shares) < 1:
+        if min(self.length, self.batch_size, self.repeats, self.world, self.micro_batches) < 1:
             raise ValueError(f"got {self}; expected lengths, sizes and counts of 1 or more")
         if not 0 <= self.rank < self.world:
             raise ValueError(f"got rank {self.rank} of {self.world}; expected 0 to {self.world - 1}")
-        if self.parts > 1 and self.batch_size % (2 * self.parts):
+        if self.total_micro_batches > 1 and self.batch_size % (2 * self.total_micro_batches):
             raise ValueError(
-                f"got a batch of {self.batch_size} for {self.world} processes with {self.shares} micro-batches each; "
-                f"expected a multiple of {2 * self.parts}"
+                f"got a batch of {self.batch_size} for {self.world} processes with {self.micro_batches} micro-batches "
+                f"each; expected a multiple of {2 * self.total_micro_batches}"
             )
         if not self.steps_per_epoch:
             raise ValueError(
@@ -71,44 +71,46 @@ class TrainOrder:
             raise ValueError(f"got blocks of {sum(self.blocks)} images in all; expected {self.length}")
 
     @property
-    def parts(self) -> int:
+    def total_micro_batches(self) -> int:
         """Parts that a global batch is cut into."""
-        return self.world * self.shares
+        return self.world * self.micro_batches
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch; what does not fill a batch is dropped, and is other images in each epoch."""
         return self.repeats * (self.length // self.repeats) // self.batch_size
 
-    def batch(self, step: int, share: int = 0) -> list[Draw]:
-        """List the images of a micro-batch of this process.
+    def batch(self, step: int, micro_batch: int = 0) -> list[SampledIndex]:
+        """Return the images of a micro-batch of this process.
 
         Args:
             step: Number of the step since the start of the training, from 0.
-            share: Which of the step's micro-batches.
+            micro_batch: Which of the step's micro-batches, from 0.
 
         Raises:
-            ValueError: If there is no such step or share.
+            ValueError: If there is no such step or micro-batch.
         """
-        if step < 0 or not 0 <= share < self.shares:
-            raise ValueError(f"got step {step}, share {share}; expected 0 or more, and less than {self.shares} shares")
+        if step < 0 or not 0 <= micro_batch < self.micro_batches:
+            raise ValueError(
+                f"got step {step}, micro-batch {micro_batch}; expected 0 or more, and less than {self.micro_batches}"
+            )
         epoch, step = divmod(step, self.steps_per_epoch)
         images = epoch_order(self.length, self.blocks, self.seed, epoch)
         shuffled = torch.randperm(
             self.batch_size, generator=make_generator("order", self.seed, "batch", epoch, step)
         ).numpy()
-        drawn = step * self.batch_size + shuffled[self.places(share)]
+        drawn = step * self.batch_size + shuffled[self.indices(micro_batch)]
         return [
-            Draw(int(images[place // self.repeats]), derive_seed("order", self.seed, "draw", epoch, place))
+            SampledIndex(int(images[place // self.repeats]), derive_seed("order", self.seed, "draw", epoch, place))
             for place in drawn.tolist()
         ]
 
-    def places(self, share: int) -> Int[np.ndarray, "b"]:
+    def indices(self, share: int) -> Int[np.ndarray, "b"]:
         """Tell which places of the global batch a micro-batch has, the mirror image of place i being batch - 1 - i."""
-        if self.parts == 1:
+        if self.total_micro_batches == 1:
             return np.arange(self.batch_size)
-        half = self.batch_size // (2 * self.parts)
-        front = np.arange(half) + half * (self.rank * self.shares + share)
+        half = self.batch_size // (2 * self.total_micro_batches)
+        front = np.arange(half) + half * (self.rank * self.micro_batches + share)
         return np.concatenate([front, self.batch_size - 1 - front[::-1]])
 
 

@@ -187,7 +187,7 @@ def open_folder(path: Path, split: Split, progress: Progress | None = None) -> I
     name, data = f"{path.resolve().name}/{split}", str(path)
     train = split_folder(path, "train")
     if train and not split_folder(path, "val") and not find_shards(data, "val") and not is_imagenet(class_files(train)):
-        return hold_out(train, class_files(train), name, split)
+        return open_held_out(train, class_files(train), name, split)
     if root := split_folder(path, split):
         return FolderSource(root, name)
     if shards := find_shards(data, split):
@@ -219,7 +219,7 @@ def open_classes(path: Path, name: str, split: Split) -> FolderSource:
             f"found no train images in {path}, whose classes are ImageNet's: such a folder is used for evaluation as a "
             "whole; to train on it, move its images into train/CLASS and val/CLASS"
         )
-    return hold_out(path, files, name, split)
+    return open_held_out(path, files, name, split)
 
 
 def is_imagenet(files: Mapping[str, Sequence[str]]) -> bool:
@@ -227,7 +227,7 @@ def is_imagenet(files: Mapping[str, Sequence[str]]) -> bool:
     return files.keys() <= set(imagenet_synsets()) or list(files) == sorted(map(str, range(1000)))
 
 
-def hold_out(root: Path, files: dict[str, list[str]], name: str, split: Split) -> FolderSource:
+def open_held_out(root: Path, files: dict[str, list[str]], name: str, split: Split) -> FolderSource:
     """Split class folders into training and validation images, always in the same way.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How fast images are read and varied: what the data allow a training at most."""
+"""Throughput of reading and augmenting images: the upper limit for a training."""
 
 import time
 from collections.abc import Callable
@@ -17,25 +17,25 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True)
 class ReadingSpeed:
-    """What was measured."""
+    """Result of a measurement."""
 
     read_seconds: float
-    """To read and decode an image, in one process."""
-    vary_seconds: float
-    """To vary it."""
+    """Seconds to read and decode an image, in one process."""
+    augment_seconds: float
+    """Seconds to augment it."""
     workers: int
-    """Number of processes."""
+    """Number of DataLoader workers."""
     images_per_second: float
-    """With so many processes."""
+    """Throughput with these workers."""
 
     @property
     def per_core(self) -> float:
-        """Images that one core reads and varies in a second."""
-        return 1 / (self.read_seconds + self.vary_seconds)
+        """Images per second that one core reads and augments."""
+        return 1 / (self.read_seconds + self.augment_seconds)
 
 
 def measure_speed(source: ImageSource, transform: Transform, workers: int, seconds: float) -> ReadingSpeed:
-    """Time images of a training, first in this process, then with workers.
+    """Measure the throughput of training images, first in this process, then with workers.
 
     Args:
         source: Training images; random ones are read, as a training does.
@@ -47,13 +47,15 @@ def measure_speed(source: ImageSource, transform: Transform, workers: int, secon
         ValueError: If hardly any image can be read.
     """
     order = TrainOrder(len(source), min(BATCH, len(source)), seed=0)
-    read, vary = measure_here(source, transform, order, seconds)
+    read, vary = measure_single_core(source, transform, order, seconds)
     together = measure_workers(source, transform, order, workers, seconds) if workers else 1 / (read + vary)
     return ReadingSpeed(read, vary, workers, together)
 
 
-def measure_here(source: ImageSource, transform: Transform, order: TrainOrder, seconds: float) -> tuple[float, float]:
-    """Time reading and varying by themselves; the first image is not counted, as libraries are loaded for it."""
+def measure_single_core(
+    source: ImageSource, transform: Transform, order: TrainOrder, seconds: float
+) -> tuple[float, float]:
+    """Time reading and augmentation separately, without the first image, for which libraries are loaded."""
     read = vary = 0.0
     count, start, step = -1, time.perf_counter(), 0
     while count < 1 or time.perf_counter() - start < seconds:
@@ -78,7 +80,7 @@ def measure_here(source: ImageSource, transform: Transform, order: TrainOrder, s
 def measure_workers(
     source: ImageSource, transform: Transform, order: TrainOrder, workers: int, seconds: float
 ) -> float:
-    """Count images a second once all processes are at work and what they had ready is used up."""
+    """Measure images per second once all workers are busy and their prefetched batches are used up."""
     begun, images = None, 0
     for number, batch in enumerate(train_batches(source, transform, order, 0, 10**9, workers)):
         now = time.perf_counter()

@@ -77,7 +77,7 @@ def tar_index(path: Path) -> TarIndex:
         pass
     except Exception as error:  # zipfile and numpy raise errors of any type over a damaged file
         log.warning("reading %s anew: its index cannot be used (%s)", path, error)
-    index = scan(path)
+    index = scan_tar(path)
     try:
         write_atomically(kept, lambda file: np.savez(file, **to_json(index)))
     except ValueError as error:
@@ -110,14 +110,14 @@ class Members:
     """Name of an image with another dot before its suffix -> its key."""
 
 
-def scan(path: Path) -> TarIndex:
+def scan_tar(path: Path) -> TarIndex:
     """Read the heads of all members, and the labels.
 
     Raises:
         ValueError: As `tar_index`.
     """
     found = Members()
-    for tar, member in members(path):
+    for tar, member in iterate_members(path):
         add_member(path, tar, member, found)
     images, labels = found.images, found.labels
     if lonely := sorted(images.keys() ^ labels.keys()):
@@ -139,7 +139,7 @@ def scan(path: Path) -> TarIndex:
     )
 
 
-def members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+def iterate_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """Go through the members that are files, to the end of the tar.
 
     Raises:

@@ -167,7 +167,7 @@ def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
 
 
 def write_classes(root: Path) -> None:
-    """Write the published table of classes for the splits that are there; those that are on no image get numbers."""
+    """Write the published table of classes for the splits that are there; those that are on no image are numbered."""
     train, val = (count_labels(root / "annotations" / folder) for folder in FOLDERS.values())
     pixels = train.sum(0) + val.sum(0)
     names = {GROUND: "ground"} | {label: name for name, (_, _, label) in SHAPES.items()}

@@ -248,7 +248,7 @@ def subsample(data: LabelledImages, count: int) -> LabelledImages:
     """Take `count` images at random, always the same ones; all where there are no more."""
     if len(data) <= count:
         return data
-    return data.take(torch.randperm(len(data), generator=make_generator("test images"))[:count].sort().values)
+    return data.subset(torch.randperm(len(data), generator=make_generator("test images"))[:count].sort().values)
 
 
 def downsample_items(images: Tensor, settings: PanelSettings) -> Tensor:

@@ -12,7 +12,7 @@ from ropevit.data.annotation_faults import RefusedError
 from ropevit.data.decoding import UNREADABLE, reason
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import Failure, Readable, SkippedIndex, TooManyBadError, read_next_readable, seeded
-from ropevit.data.order import Draw, TrainOrder
+from ropevit.data.order import SampledIndex, TrainOrder
 
 
 def train_order(config: Any, length: int, accelerator: Any, **more: Any) -> TrainOrder:
@@ -30,7 +30,7 @@ def train_order(config: Any, length: int, accelerator: Any, **more: Any) -> Trai
         config.run.seed,
         world=accelerator.num_processes,
         rank=accelerator.process_index,
-        shares=config.run.accumulate,
+        micro_batches=config.run.accumulate,
         **more,
     )
 
@@ -48,7 +48,7 @@ Prepare = Callable[[Any, Any], Any]
 
 
 def read_train_batch(
-    source: Readable, draws: Iterable[Draw], prepare: Prepare, collate: Callable[[list, list[int]], BatchT]
+    source: Readable, draws: Iterable[SampledIndex], prepare: Prepare, collate: Callable[[list, list[int]], BatchT]
 ) -> BatchT | Failure:
     """Read a training batch; an image that cannot be read is replaced by the next one.
 
@@ -90,9 +90,9 @@ def read_eval_batch(
     return collate(samples, bad)
 
 
-def train_keys(order: TrainOrder, first_step: int, last_step: int) -> Iterator[list[Draw]]:
+def train_keys(order: TrainOrder, first_step: int, last_step: int) -> Iterator[list[SampledIndex]]:
     """Give the draws of each part of this process, from the first step to before the last."""
-    return (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.shares))
+    return (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.micro_batches))
 
 
 def count_objects(batches: Iterator[BatchT], parts: int, count: Callable[[BatchT], int]) -> Iterator[BatchT]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ropevit.data.coco import Boxes, CocoSource
 from ropevit.data.loading import Failure, batches
-from ropevit.data.order import Draw, TrainOrder
+from ropevit.data.order import SampledIndex, TrainOrder
 from ropevit.extras import require
 from ropevit.tasks.common.batches import Prepare, eval_keys, read_eval_batch, read_train_batch, train_keys
 from ropevit.tasks.detect.augment import Transform
@@ -55,8 +55,8 @@ class TrainReader:
     source: CocoSource
     transform: Transform
 
-    def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
-        """Read a batch, or say why there is none; an image that cannot be read is replaced by the next one."""
+    def __getitems__(self, draws: list[SampledIndex]) -> Batch | Failure:
+        """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
         return read_train_batch(self.source, draws, preparing(self.source, self.transform), collate)
 
 

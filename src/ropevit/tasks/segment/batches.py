@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ropevit.data.ade import IGNORED, AdeSource
 from ropevit.data.loading import Failure, batches
-from ropevit.data.order import Draw, TrainOrder
+from ropevit.data.order import SampledIndex, TrainOrder
 from ropevit.tasks.common.batches import read_train_batch, train_keys
 from ropevit.tasks.segment.augment import CropConfig, Sample, TrainTransform
 
@@ -39,8 +39,8 @@ class TrainReader:
     source: AdeSource
     config: CropConfig
 
-    def __getitems__(self, draws: list[Draw]) -> Batch | Failure:
-        """Read a batch, or say why there is none; an image that cannot be read is replaced by the next one."""
+    def __getitems__(self, draws: list[SampledIndex]) -> Batch | Failure:
+        """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
         return read_train_batch(self.source, draws, TrainTransform(self.config), self.collate)
 
     def collate(self, samples: list[Sample], bad: list[int]) -> Batch:
