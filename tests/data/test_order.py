@@ -111,5 +111,5 @@ def test_shards_are_read_a_few_at_a_time():
 def test_orders_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         TrainOrder(**{"length": 12, "seed": 0} | options)
-    with pytest.raises(ValueError, match="share 1; expected"):
+    with pytest.raises(ValueError, match="micro-batch 1; expected"):
         TrainOrder(12, 4, 0).batch(0, 1)
