@@ -98,7 +98,7 @@ JOURNEYS = {
             "figures all --checkpoint runs/dino --evals scores --out drawn",
             ("drawn/figures.html", "drawn/frequencies.svg", "drawn/extrapolation.csv"),
         ),
-        refused("export dino.onnx --checkpoint runs/dino", "is a detector, and export writes classifiers"),
+        refused("export dino.onnx --checkpoint runs/dino", "is a detector; export supports classifiers"),
     ),
     "segmenter": (
         Row("data make-tiny ade ade --train 8 --val 3", ("ade/annotations/training/*.png",)),
@@ -113,7 +113,7 @@ JOURNEYS = {
             "figures all --checkpoint runs/upernet --evals scores --out drawn",
             ("drawn/figures.html", "drawn/frequencies.svg", "drawn/extrapolation.csv"),
         ),
-        refused("export upernet.onnx --checkpoint runs/upernet", "is a segmenter, and export writes classifiers"),
+        refused("export upernet.onnx --checkpoint runs/upernet", "is a segmenter; export supports classifiers"),
     ),
     "the rest": (
         Row(f"{STUDY} --out study", ("study/report.html", "study/curves.png", "study/results.json")),

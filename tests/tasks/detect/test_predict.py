@@ -15,7 +15,7 @@ from ropevit.tasks.detect.batches import EvalReader, normalise
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector, save_detector
-from ropevit.tasks.detect.predict import DetectionFolder, DetectionOptions, open_finder
+from ropevit.tasks.detect.predict import DetectionFolder, DetectionOptions, load_detection_predictor
 from ropevit.tasks.detect.recipes import find_recipe
 from tasks.detect.generated import write_pictures
 
@@ -52,7 +52,7 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def stubbed(saved):
     """Give a finder whose model is a stub."""
-    return lambda **options: replace(open_finder(saved, DetectionOptions(**options), CPU), model=Stub())
+    return lambda **options: replace(load_detection_predictor(saved, DetectionOptions(**options), CPU), model=Stub())
 
 
 @pytest.mark.parametrize(("size", "seen"), [(None, (53, 80)), (32, (27, 40)), (200, (167, 250))])
@@ -85,16 +85,16 @@ def test_what_was_found_is_drawn_in_the_colours_of_the_classes(stubbed, tmp_path
 
 def test_the_surest_objects_above_the_threshold_are_kept(stubbed):
     image = Image.new("RGB", (300, 200))
-    assert stubbed(threshold=0.7).find(image).labels.tolist() == [1]
-    assert stubbed(threshold=0.0, top=3).find(image).labels.tolist() == [1, 2, 0]
-    assert stubbed(top=1).find(image).labels.tolist() == [1]
-    assert not len(stubbed(threshold=1.0).find(image).labels)
+    assert stubbed(threshold=0.7).detect(image).labels.tolist() == [1]
+    assert stubbed(threshold=0.0, top=3).detect(image).labels.tolist() == [1, 2, 0]
+    assert stubbed(top=1).detect(image).labels.tolist() == [1]
+    assert not len(stubbed(threshold=1.0).detect(image).labels)
 
 
 def test_the_model_sees_what_it_saw_when_it_was_measured(stubbed, tmp_path):
     source = open_coco(write_pictures(tmp_path), "val", keep_empty=True)
     finder, (image, _) = stubbed(), source.read(2)
-    finder.find(image)
+    finder.detect(image)
     batch = EvalReader(source, eval_transform(64, 80)).__getitems__([2])
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     assert torch.equal(finder.model.images, normalise(batch, mean, std))
@@ -103,8 +103,8 @@ def test_the_model_sees_what_it_saw_when_it_was_measured(stubbed, tmp_path):
 
 @pytest.mark.parametrize("size", [(1, 1), (900, 2), (3, 700)])
 def test_a_detector_takes_any_image(saved, size):
-    finder = open_finder(saved, DetectionOptions(threshold=0, top=5), CPU)
-    found = finder.find(Image.new("RGB", size))
+    finder = load_detection_predictor(saved, DetectionOptions(threshold=0, top=5), CPU)
+    found = finder.detect(Image.new("RGB", size))
     assert not finder.model.training
     assert len(found.scores) == 5
     assert (found.boxes[:, 2:] <= torch.tensor(size)).all()
@@ -140,5 +140,5 @@ def test_a_file_that_does_not_say_how_it_was_measured_is_refused(tmp_path, chang
     config = find_recipe("detect/dino_smoke").model
     save_detector(tmp_path / "a.safetensors", Detector(config, 3), config, CLASSES, FACTS | changes)
     with pytest.raises(ValueError, match=message):
-        open_finder(tmp_path / "a.safetensors", DetectionOptions(), CPU)
+        load_detection_predictor(tmp_path / "a.safetensors", DetectionOptions(), CPU)
     assert asdict(DetectionOptions()) == {"threshold": 0.3, "top": 100, "size": None}

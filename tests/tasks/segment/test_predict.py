@@ -16,7 +16,7 @@ from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import Reader
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import build_segmenter, save_segmenter
-from ropevit.tasks.segment.predict import LabelFolder, label_map, open_labeller, shares
+from ropevit.tasks.segment.predict import LabelFolder, class_fractions, label_map, load_segmentation_predictor
 from tasks.segment.small import small_segmenter
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def stubbed(saved):
     """Give a labeller whose model is a stub."""
-    return lambda size=None: replace(open_labeller(saved, size, CPU), model=Stub())
+    return lambda size=None: replace(load_segmentation_predictor(saved, size, CPU), model=Stub())
 
 
 def flag(width=300, height=200):
@@ -80,8 +80,8 @@ def test_labels_are_those_of_the_pixels_of_the_image_at_whatever_size_it_was_see
 def test_the_model_sees_what_it_saw_when_it_was_measured(saved, tmp_path):
     make_tiny("ade", tmp_path / "ade")
     source = open_ade(tmp_path / "ade", "val")
-    labeller = replace(open_labeller(saved, None, CPU), model=Stub(), inference=InferenceConfig())
-    labeller.label(source.read(0)[0])
+    labeller = replace(load_segmentation_predictor(saved, None, CPU), model=Stub(), inference=InferenceConfig())
+    labeller.segment(source.read(0)[0])
     (view,) = Reader(source, short=64, long=256, ratios=(1.0,)).__getitems__([0]).views
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     assert torch.equal(labeller.model.images, (view.float() / 255 - mean) / std)
@@ -108,24 +108,24 @@ def test_label_maps_count_classes_from_1_in_a_byte_or_two(tmp_path):
 
 
 def test_shares_are_of_all_pixels_the_largest_first():
-    assert shares(np.array([[3, 7, 7], [7, 7, 5]])) == [(7, 4 / 6), (3, 1 / 6), (5, 1 / 6)]
+    assert class_fractions(np.array([[3, 7, 7], [7, 7, 5]])) == [(7, 4 / 6), (3, 1 / 6), (5, 1 / 6)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (900, 1), (40, 70)])
 def test_a_segmenter_takes_any_image(saved, size):
-    labeller = open_labeller(saved, None, CPU)
-    assert labeller.label(Image.new("RGB", size)).shape == size[::-1]
+    labeller = load_segmentation_predictor(saved, None, CPU)
+    assert labeller.segment(Image.new("RGB", size)).shape == size[::-1]
     assert not labeller.model.training
 
 
 def test_a_size_below_1_is_refused(saved):
     with pytest.raises(ValueError, match="got size=0"):
-        open_labeller(saved, 0, CPU)
+        load_segmentation_predictor(saved, 0, CPU)
 
 
 @pytest.mark.parametrize("name", ["test_short", "test_long", "inference"])
 def test_a_file_that_does_not_say_how_it_was_measured_is_refused(tmp_path, name):
     config, facts = small_segmenter(), {key: value for key, value in FACTS.items() if key != name}
     save_segmenter(tmp_path / "a.safetensors", build_segmenter(config, 3), config, CLASSES, facts)
-    with pytest.raises(ValueError, match="does not say how it was measured"):
-        open_labeller(tmp_path / "a.safetensors", None, CPU)
+    with pytest.raises(ValueError, match="does not say how it is evaluated"):
+        load_segmentation_predictor(tmp_path / "a.safetensors", None, CPU)

@@ -1,12 +1,11 @@
-"""What makes a DINO detector, and how it is trained."""
+"""Configuration of DINO: architecture, denoising, matching costs and loss weights."""
 
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-#: Groups of the neck's GroupNorm.
-GROUPS = 32
+from ropevit.tasks.dense.config import check_not_negative, check_positive, check_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,57 +21,53 @@ class DinoConfig:
     classes: Annotated[int, tyro.conf.Suppress] = 80
     """Classes of objects, K; there is none for the background. A training takes those of its data."""
     queries: int = 900
-    """Objects that are looked for in an image, Q."""
+    """Object queries per image, Q (num_queries in detrex and transformers)."""
     width: int = 256
-    """Channels of every token and query, C."""
+    """Channels of tokens and queries, C (d_model)."""
     heads: int = 8
-    """Heads of each attention."""
+    """Attention heads."""
     levels: int = 4
-    """Feature maps that are attended to: the backbone's, and as many coarser ones as are missing."""
+    """Feature maps (num_feature_levels): the backbone's, and coarser ones up to this number."""
     points: int = 4
-    """Places that a head samples in each map."""
+    """Sampling points per head and feature map (n_points)."""
     mlp_width: int = 2048
     """Hidden channels of the encoder's and the decoder's MLPs."""
     encoder_layers: int = 6
-    """Layers that work on the maps."""
+    """Encoder layers."""
     decoder_layers: int = 6
-    """Layers that work on the queries; each refines the boxes."""
+    """Decoder layers; each refines the boxes."""
     dropout: float = 0.0
-    """Share of activations that are dropped in training."""
+    """Dropout rate."""
     denoising: int = 100
-    """Noisy boxes that an image with one box is trained with, as many again as negatives; 0 switches this off."""
+    """Positive denoising queries of an image with one box, and as many negatives (dn_number); 0 disables denoising."""
     label_noise: float = 0.5
-    """Twice the probability that a denoising query is told a random class."""
+    """Twice the probability that a denoising query has a random class (label_noise_ratio)."""
     box_noise: float = 1.0
-    """Farthest that the corners of a positive denoising box are moved, in half widths and heights; negatives: twice."""
+    """Maximum shift of the corners of a positive denoising box, in half widths and heights (box_noise_scale); negatives
+    twice that."""
     match_class: float = 2.0
-    """Weight of the focal cost when queries are matched with boxes."""
+    """Weight of the focal cost in matching (cost_class)."""
     match_box: float = 5.0
-    """Weight of the L1 distance when queries are matched with boxes."""
+    """Weight of the L1 cost in matching (cost_bbox)."""
     match_giou: float = 2.0
-    """Weight of the generalised IoU when queries are matched with boxes."""
+    """Weight of the GIoU cost in matching (cost_giou)."""
     loss_class: float = 1.0
     """Weight of the focal losses."""
     loss_box: float = 5.0
     """Weight of the L1 losses."""
     loss_giou: float = 2.0
-    """Weight of the losses of generalised IoU."""
+    """Weight of the GIoU losses."""
     focal_alpha: float = 0.25
     """Weight of positives in the focal loss; negatives weigh 1 - alpha."""
     focal_gamma: float = 2.0
-    """How much less a focal loss weighs what is known well."""
+    """Focusing exponent of the focal loss."""
 
     def __post_init__(self):
-        positive = "classes", "queries", "width", "heads", "levels", "points", "mlp_width"
-        for name in (*positive, "encoder_layers", "decoder_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name}={getattr(self, name)}; expected at least 1")
-        weights = "match_class", "match_box", "match_giou", "loss_class", "loss_box", "loss_giou"
-        for name in ("denoising", "label_noise", "box_noise", *weights, "focal_gamma"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"got {name}={getattr(self, name)}; expected 0 or more")
-        if self.width % self.heads or self.width % GROUPS:
-            raise ValueError(f"got width={self.width}; expected a multiple of heads={self.heads} and of {GROUPS}")
+        check_positive(self, "classes", "queries", "width", "heads", "levels", "points", "mlp_width")
+        check_positive(self, "encoder_layers", "decoder_layers")
+        check_not_negative(self, "denoising", "label_noise", "box_noise", "match_class", "match_box", "match_giou")
+        check_not_negative(self, "loss_class", "loss_box", "loss_giou", "focal_gamma")
+        check_width(self.width, self.heads)
         if not 0 <= self.dropout < 1 or not 0 <= self.focal_alpha <= 1 or self.label_noise > 2:
             raise ValueError(
                 f"got dropout={self.dropout:g}, focal_alpha={self.focal_alpha:g}, label_noise={self.label_noise:g}; "

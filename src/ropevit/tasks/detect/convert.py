@@ -15,7 +15,7 @@ from ropevit.files import write_atomically
 from ropevit.models.swin.variants import SIZES as SWIN_SIZES
 from ropevit.models.vit.variants import SIZES as VIT_SIZES
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.detectron2 import from_detectron, to_detectron, unsaid
+from ropevit.tasks.detect.detectron2 import from_detectron2, to_detectron2, unsupported_features
 from ropevit.tasks.detect.detrex import check_fit, from_detrex, to_detrex
 from ropevit.tasks.detect.model import DETECTOR, DetectModel, Detector
 from ropevit.text import join_names
@@ -92,10 +92,10 @@ def convert_detector(
     ours = read_checkpoint(source).metadata.get("format") == DETECTOR.format
     if ours == (to == "ropevit"):
         raise WeightsError(f"{source} is in {to} layout already; choose another with --to")
-    return export(source, destination) if ours else copy_weights(source, destination, ema)
+    return convert_to_detrex(source, destination) if ours else convert_from_detrex(source, destination, ema)
 
 
-def copy_weights(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector:
+def convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector:
     """Write a detector of detrex as a file of ours."""
     state, dropped = unwrap(read_checkpoint(source), ema)
     if KNOWN_BY not in state:
@@ -104,14 +104,14 @@ def copy_weights(source: str | Path, destination: Path, ema: bool) -> ConvertedD
     prefix = "backbone."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     dino = {name: value for name, value in state.items() if not name.startswith(prefix)}
-    config, classes = found_config(own, dino, str(source)), len(dino["label_enc.weight"])
+    config, classes = infer_config(own, dino, str(source)), len(dino["label_enc.weight"])
     with torch.device("meta"):
         like = Detector(config, classes)
     ours = from_detrex(dino)
     check_fit(like.dino, ours)
     dino = to_detrex(ours)  # with all second names, also where the file left them out
-    weights, left = from_detectron(like.backbone, own)
-    names, ids, note = named(classes)
+    weights, left = from_detectron2(like.backbone, own)
+    names, ids, note = class_names(classes)
     metadata = {"category_ids": ids, "mean": MEAN, "std": STD, "test_side": 800, "longest": 1333, "top": 300}
     DETECTOR.write(destination, config, names, metadata, {f"{prefix}{n}": v for n, v in weights.items()} | dino)
     notes = [f"taken for granted: {HEADS} heads of DINO's attention, images as in detrex's training", note]
@@ -121,18 +121,18 @@ def copy_weights(source: str | Path, destination: Path, ema: bool) -> ConvertedD
     )
 
 
-def export(source: str | Path, destination: Path) -> ConvertedDetector:
+def convert_to_detrex(source: str | Path, destination: Path) -> ConvertedDetector:
     """Write a detector of ours by detrex's names, with the backbone if detectron2 has such a one."""
     entries, info = DETECTOR.read(source)
     with torch.device("meta"):
         backbone = Detector(info.config, len(info.classes)).backbone
     own = {n.removeprefix("backbone."): value for n, value in entries.items() if n.startswith("backbone.")}
     state = {name: value for name, value in entries.items() if not name.startswith("backbone.")}
-    odd, dropped = unsaid(backbone.config), {}
+    odd, dropped = unsupported_features(backbone.config), {}
     if odd:
         dropped = dict.fromkeys((f"backbone.{n}" for n in own), f"detectron2's backbone has no {' and no '.join(odd)}")
     else:
-        state |= {f"backbone.{name}": value for name, value in to_detectron(backbone, own).items()}
+        state |= {f"backbone.{name}": value for name, value in to_detectron2(backbone, own).items()}
     if destination.suffix == ".safetensors":
         write_safetensors(destination, state, {"format": "pt"})
     else:
@@ -142,7 +142,7 @@ def export(source: str | Path, destination: Path) -> ConvertedDetector:
     return ConvertedDetector(str(source), destination, ("ropevit", "detrex"), len(state), info.config, notes, dropped)
 
 
-def named(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
+def class_names(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
     """Name the classes of a checkpoint, which has no names: COCO's, if there are as many."""
     if classes == len(COCO_CATEGORIES):
         return list(COCO_CATEGORIES.values()), list(COCO_CATEGORIES), "classes: taken to be COCO's 80"
@@ -151,22 +151,22 @@ def named(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
     return names, list(range(1, classes + 1)), note
 
 
-def found_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: str) -> DetectModel:
+def infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: str) -> DetectModel:
     """Tell the detector by its shapes.
 
     Raises:
         WeightsError: If its backbone is none of ours.
     """
-    fields = vit_fields(own) if "net.patch_embed.proj.weight" in own else swin_fields(own)
+    fields = infer_vit_fields(own) if "net.patch_embed.proj.weight" in own else infer_swin_fields(own)
     if fields is None:
         raise WeightsError(
             f"the backbone in {source} is none of ours (it begins with {join_names(sorted(own))}); expected "
             f"detectron2's ViT of a width and depth of {list(VIT_SIZES)}, or its Swin of {list(SWIN_SIZES)}"
         )
-    return DetectModel(**fields, init=None, dino=dino_config(dino))
+    return DetectModel(**fields, init=None, dino=infer_dino_config(dino))
 
 
-def dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
+def infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
     """Tell DINO by its shapes; what is missing is left to the checks."""
     queries, width = state[KNOWN_BY].shape
     levels = len(state["transformer.level_embeds"]) if "transformer.level_embeds" in state else 4
@@ -180,15 +180,15 @@ def dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
         levels=levels,
         points=max(1, len(offsets) // places),
         mlp_width=len(mlp),
-        encoder_layers=counted(state, r"transformer\.encoder\.layers\.(\d+)\..*"),
-        decoder_layers=counted(state, r"transformer\.decoder\.layers\.(\d+)\..*"),
+        encoder_layers=count_layers(state, r"transformer\.encoder\.layers\.(\d+)\..*"),
+        decoder_layers=count_layers(state, r"transformer\.decoder\.layers\.(\d+)\..*"),
     )
 
 
-def vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def infer_vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Tell a ViT; None if there is none of its width and depth."""
     width, _, patch = own["net.patch_embed.proj.weight"].shape[:3]
-    depth = counted(own, r"net\.blocks\.(\d+)\..*")
+    depth = count_layers(own, r"net\.blocks\.(\d+)\..*")
     size = next((name for name, (w, d, _) in VIT_SIZES.items() if (w, d) == (width, depth)), None)
     if size is None:
         return None
@@ -199,12 +199,12 @@ def vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
     return fields | ({} if patch == 16 else {"patch_size": patch})
 
 
-def swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def infer_swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Tell a Swin; None if there is none of its width and depths."""
     if "patch_embed.proj.weight" not in own:
         return None
     width = len(own["patch_embed.proj.weight"])
-    depths = tuple(counted(own, rf"layers\.{stage}\.blocks\.(\d+)\..*") for stage in range(4))
+    depths = tuple(count_layers(own, rf"layers\.{stage}\.blocks\.(\d+)\..*") for stage in range(4))
     size = next((name for name, (w, d, _) in SWIN_SIZES.items() if (w, d) == (width, depths)), None)
     table = own.get("layers.0.blocks.0.attn.relative_position_bias_table")
     if size is None or table is None:
@@ -214,6 +214,6 @@ def swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
     return {"model": f"swin_{size}", "position": "rpb", "window": window, "stages": stages}
 
 
-def counted(state: Mapping[str, Tensor], pattern: str) -> int:
+def count_layers(state: Mapping[str, Tensor], pattern: str) -> int:
     """Count the different numbers in names."""
     return len({match[1] for name in state if (match := re.fullmatch(pattern, name))})

@@ -33,7 +33,7 @@ CLASS_TOKEN = "its first place, of a class token that neither uses; back it is w
 BEFORE = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
 
 
-def unsaid(config: DenseViTConfig | DenseSwinConfig) -> list[str]:
+def unsupported_features(config: DenseViTConfig | DenseSwinConfig) -> list[str]:
     """List what a backbone has that detectron2's has not."""
     body = config.body
     found = [f"position {body.position}"] if body.rope else []
@@ -43,19 +43,19 @@ def unsaid(config: DenseViTConfig | DenseSwinConfig) -> list[str]:
     return found + ["no position bias"] * (not body.rope and not body.bias)
 
 
-def detectron_config(backbone: DenseViT | DenseSwin) -> dict[str, str]:
+def detectron2_names(backbone: DenseViT | DenseSwin) -> dict[str, str]:
     """Name every weight of a backbone as detectron2 does, behind its `backbone.`: ours -> theirs."""
     if isinstance(backbone, DenseSwin):
         table = tuple((f"norms.{i}.", f"norm{stage}.") for i, stage in enumerate(backbone.config.shown))
         table += (("body.", ""),)
     else:
         table = VIT + tuple(
-            row for level in range(len(backbone.config.pyramid.scales)) for row in names(backbone, level)
+            row for level in range(len(backbone.config.pyramid.scales)) for row in pyramid_names(backbone, level)
         )
-    return {key: renamed(key, table) for key in backbone.state_dict()}
+    return {key: to_detectron2_name(key, table) for key in backbone.state_dict()}
 
 
-def names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
+def pyramid_names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
     """Pair our names of the parts of a level of the pyramid with theirs."""
     scale, stride = backbone.config.pyramid.scales[level], backbone.strides[level]
     ours, own, first = f"pyramid.levels.{level}.", f"simfp_{stride.bit_length() - 1}.", BEFORE[scale]
@@ -68,7 +68,7 @@ def names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
     return [(ours + mine, own + other) for mine, other in parts]
 
 
-def renamed(key: str, table: tuple[tuple[str, str], ...]) -> str:
+def to_detectron2_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
     """Give their name of a weight of ours."""
     for ours, other in table:
         pattern = re.escape(ours).replace(r"\{\}", r"(\d+)")
@@ -78,14 +78,14 @@ def renamed(key: str, table: tuple[tuple[str, str], ...]) -> str:
     raise AssertionError(f"{key} has no name there")
 
 
-def to_detectron(backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_detectron2(backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Spell the weights of a backbone as detectron2 does.
 
     Args:
         backbone: Only its config and names matter; it may be on the meta device.
         state: Its weights.
     """
-    found = {other: state[own] for own, other in detectron_config(backbone).items()}
+    found = {other: state[own] for own, other in detectron2_names(backbone).items()}
     if EMBEDDING in found:
         places = found[EMBEDDING]
         found[EMBEDDING] = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
@@ -96,7 +96,7 @@ def to_detectron(backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]) ->
     return found
 
 
-def from_detectron(
+def from_detectron2(
     backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Spell detectron2's weights of a backbone as ours.
@@ -116,7 +116,7 @@ def from_detectron(
     if EMBEDDING in given and given[EMBEDDING].ndim == 3:
         given[EMBEDDING] = given[EMBEDDING][:, 1:]
         derived[f"{EMBEDDING}[:, 0]"] = CLASS_TOKEN
-    wanted, found = detectron_config(backbone), {}
+    wanted, found = detectron2_names(backbone), {}
     problems = {
         "missing": [other for other in wanted.values() if other not in given],
         "unknown": sorted(set(given) - set(wanted.values())),

@@ -65,7 +65,7 @@ def to_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 ours[whole] = torch.cat([state[name] for name in names])
         else:
             ours[key] = tensor
-    theirs = {renamed(key, 0): tensor for key, tensor in ours.items()}
+    theirs = {rename_key(key, 0): tensor for key, tensor in ours.items()}
     heads = {key: tensor for key, tensor in theirs.items() if key.startswith(("class_embed.", "bbox_embed."))}
     return theirs | {f"transformer.decoder.{key}": tensor for key, tensor in heads.items()}
 
@@ -88,7 +88,7 @@ def from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plain[name] = tensor
     ours: dict[str, Tensor] = {}
     for key, tensor in plain.items():
-        name = renamed(key, 1)
+        name = rename_key(key, 1)
         start, found, kind = name.partition("in_proj_")
         if not found:
             ours[name] = tensor
@@ -99,7 +99,7 @@ def from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def renamed(key: str, source: int) -> str:
+def rename_key(key: str, source: int) -> str:
     """Find a name in one column of `NAMES` and give that in the other."""
     for row in NAMES:
         pattern = re.escape(row[source]).replace(r"\{\}", r"(\d+)")

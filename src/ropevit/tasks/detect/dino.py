@@ -1,4 +1,4 @@
-"""DINO: from a backbone's maps to objects."""
+"""The DINO detector on the feature maps of a backbone."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ PRIOR = 0.01
 
 @dataclass(frozen=True)
 class Output:
-    """What a detector says of a batch."""
+    """Predictions of a detector for a batch."""
 
     layers: list[Predictions]
     """After each layer of the decoder; the last is the result."""
@@ -35,7 +35,7 @@ class Output:
 
 
 class Dino(nn.Module):
-    """Detect objects in the maps of a backbone.
+    """Detect objects in the feature maps of a backbone.
 
     Args:
         config: What it is made of.
@@ -62,11 +62,11 @@ class Dino(nn.Module):
         heads = range(config.decoder_layers + 1)  # the last ones are for the encoder's tokens
         self.class_heads = nn.ModuleList(nn.Linear(width, config.classes) for _ in heads)
         self.box_heads = nn.ModuleList(MLP(width, width, width, 4) for _ in heads)
-        self.start()
+        self.reset_parameters()
 
     @torch.no_grad()
-    def start(self) -> None:
-        """Draw the first weights as detrex does, those of the layers and the decoder apart."""
+    def reset_parameters(self) -> None:
+        """Initialise the weights as detrex does, except those of the layers and the decoder, which do so themselves."""
         for weight in (self.token_projection.weight, self.query_embedding.weight):
             nn.init.xavier_uniform_(weight)
         for conv in [module for module in self.neck.modules() if isinstance(module, nn.Conv2d)]:
@@ -78,7 +78,7 @@ class Dino(nn.Module):
             nn.init.zeros_(box_head.layers[-1].bias)  # type: ignore[index]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the input of each layer and compute it again in the backward pass: less memory, more time."""
+        """Recompute each layer in the backward pass: less memory, more time."""
         for layers in (self.encoder_layers, self.decoder.layers):
             set_checkpointing(layers, enable)
 
@@ -88,7 +88,7 @@ class Dino(nn.Module):
         padding: Bool[Tensor, "B H W"] | None = None,
         targets: Sequence[Target] | None = None,
     ) -> Output:
-        """Find objects.
+        """Detect objects.
 
         Args:
             maps: (B, c, h, w) each, every one half as large as the one before.
@@ -113,7 +113,7 @@ class Dino(nn.Module):
         return Output([part[1] for part in parts], encoder, [part[0] for part in parts], groups)
 
     def encode(self, maps: Sequence[Tensor], levels: Levels) -> Float[Tensor, "B N C"]:
-        """Let the tokens of all levels look at each other."""
+        """Run the deformable encoder over the tokens of all levels."""
         x, valid, ratios = flatten(maps), levels.valid, levels.ratios
         places = [
             self.position(m.shape, m.device, torch.float32, mask=k) for m, k in zip(maps, levels.masks, strict=True)
@@ -128,7 +128,7 @@ class Dino(nn.Module):
         return x
 
     def select(self, memory: Float[Tensor, "B N C"], levels: Levels) -> tuple[Predictions, Queries]:
-        """Start the queries from the boxes of the tokens that look most like objects, with learned contents.
+        """Select the boxes of the highest-scoring tokens as initial reference boxes of queries with learned contents.
 
         Raises:
             ValueError: If there are fewer tokens than queries.
@@ -144,16 +144,18 @@ class Dino(nn.Module):
         chosen = scores.topk(count, dim=1).indices[..., None]
         tokens = tokens.take_along_dim(chosen, 1)
         boxes = (self.box_heads[-1](tokens) + proposals.take_along_dim(chosen, 1)).sigmoid()
-        content = self.query_embedding.weight.expand(len(memory), -1, -1)
+        queries = self.query_embedding(torch.arange(count, device=memory.device))  # called, so that hooks see it
+        content = queries.expand(len(memory), -1, -1)
         return Predictions(self.class_heads[-1](tokens), boxes), Queries(content, boxes.detach())
 
     def add_denoising(self, queries: Queries, groups: DenoisingGroups | None, targets: Sequence[Target]) -> Queries:
-        """Put the denoising queries first; without any, keep the embedding of labels in the graph all the same.
+        """Put the denoising queries first; without any, keep the label embedding in the graph all the same.
 
         Processes that train together need a gradient for every weight, also those without objects.
         """
         if groups is None:
-            return Queries(queries.content + 0 * self.label_embedding.weight[0, 0], queries.boxes)
+            unused = self.label_embedding(torch.zeros(1, dtype=torch.int64, device=queries.boxes.device))[0, 0]
+            return Queries(queries.content + 0 * unused, queries.boxes)
         noisy = denoising_queries(targets, groups, self.label_embedding, self.config)
         content = torch.cat([noisy.content, queries.content], dim=1)
         boxes = torch.cat([noisy.boxes, queries.boxes], dim=1)

@@ -1,4 +1,4 @@
-"""What a step of a detector's training needs."""
+"""Memory and MACs of a training step of a detector."""
 
 import torch
 from torch import Tensor, nn

@@ -6,7 +6,8 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ropevit.tasks.detect.config import GROUPS, DinoConfig
+from ropevit.tasks.dense.config import GROUPS
+from ropevit.tasks.detect.config import DinoConfig
 
 
 class ConvNorm(nn.Module):

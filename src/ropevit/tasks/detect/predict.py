@@ -1,4 +1,4 @@
-"""Find objects in images of any size, draw them, and write them down as COCO does."""
+"""Detect objects in images of any size; write annotated images and COCO results."""
 
 import json
 from collections import Counter
@@ -22,24 +22,24 @@ from ropevit.tasks.detect.batches import collate, normalise, prepare
 from ropevit.tasks.detect.model import Detector, load_detector
 from ropevit.tasks.detect.postprocess import Detections, to_detections
 
-#: File with everything that was found, in the format of COCO's results.
+#: File with all detections, in COCO's format for results.
 RESULTS = "detections.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """Which objects are wanted.
+    """Options of detection.
 
     Raises:
         ValueError: If a field is out of range.
     """
 
     threshold: float = 0.3
-    """Least score, from 0 to 1."""
+    """Minimum score, from 0 to 1."""
     top: int = 100
-    """Most objects of an image."""
+    """Maximum number of objects per image."""
     size: int | None = None
-    """Shorter side in pixels that images are resized to; None takes that of the training's measurements."""
+    """Shorter side to which images are resized, in pixels; None takes that of the training's evaluation."""
 
     def __post_init__(self):
         if not 0 <= self.threshold <= 1:
@@ -52,49 +52,49 @@ class DetectionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionPredictor:
-    """A detector with all that it takes to find objects in images."""
+    """A detector with its pre- and post-processing."""
 
     model: Detector
     """In evaluation mode."""
     classes: tuple[str, ...]
     """Names, in the order of the logits."""
     category_ids: tuple[int, ...]
-    """Id of each class in the data set that it learned from."""
+    """Category id of each class in the training data."""
     short: int
-    """Shorter side in pixels that images are resized to."""
+    """Shorter side to which images are resized, in pixels."""
     longest: int
-    """Longest that their longer side may become."""
+    """Maximum length of the longer side."""
     mean: Tensor
     """Mean of each channel (3, 1, 1), for pixels from 0 to 1, on the model's device."""
     std: Tensor
-    """Spread of each channel (3, 1, 1)."""
+    """Standard deviation of each channel (3, 1, 1)."""
     config: DetectionOptions
 
     @torch.inference_mode()
-    def find(self, image: Image.Image) -> Detections:
-        """Find objects in an RGB image, the surest first, in pixels of the image."""
+    def detect(self, image: Image.Image) -> Detections:
+        """Detect objects in an RGB image, sorted by score, with boxes in pixels of the image."""
         nothing = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 0)
         transform = eval_transform(self.short, self.longest)
-        batch = collate([prepare(thicken(image, self.longest), nothing, transform, len(self.classes))], [])
+        batch = collate([prepare(widen_thin_image(image, self.longest), nothing, transform, len(self.classes))], [])
         output = self.model(normalise(batch, self.mean, self.std), batch.sizes)
         found = to_detections(output.layers[-1], [(image.height, image.width)], self.config.top)[0]
         count = int((found.scores >= self.config.threshold).sum())
         return Detections(*(each[:count].cpu() for each in (found.scores, found.labels, found.boxes)))
 
 
-def open_finder(path: Path | str, config: DetectionOptions, device: torch.device) -> DetectionPredictor:
-    """Load a detector that a training left, to find objects as it was measured.
+def load_detection_predictor(path: Path | str, config: DetectionOptions, device: torch.device) -> DetectionPredictor:
+    """Load a trained detector with the preprocessing of its evaluation.
 
     Raises:
         WeightsError: If it is no detector of ours.
-        ValueError: If it does not say how it was measured.
+        ValueError: If its metadata lack the preprocessing.
     """
     model, info = load_detector(path)
     facts = info.metadata
-    side, longest = (number(facts, name, str(path)) for name in ("test_side", "longest"))
+    side, longest = (stored_length(facts, name, str(path)) for name in ("test_side", "longest"))
     short = config.size or side
     if len(facts.get("category_ids", ())) != len(info.classes):
-        raise ValueError(f"{path} does not give a category id to each class; take a file that a training wrote")
+        raise ValueError(f"{path} does not give a category id to each class; give a file that a training wrote")
     look = pixel_statistics(facts, 3, str(path))
     return DetectionPredictor(
         model=model.to(device).eval(),
@@ -108,31 +108,31 @@ def open_finder(path: Path | str, config: DetectionOptions, device: torch.device
     )
 
 
-def thicken(image: Image.Image, longest: int) -> Image.Image:
-    """Stretch an image that is so thin that nothing would be left of it when its longer side has `longest` pixels."""
+def widen_thin_image(image: Image.Image, longest: int) -> Image.Image:
+    """Widen an image so thin that its shorter side would vanish when the longer one is resized to `longest` pixels."""
     least = max(image.size) // longest + 1
     width, height = (max(side, least) for side in image.size)
     return image if (width, height) == image.size else image.resize((width, height))
 
 
-def number(facts: Mapping[str, Any], name: str, source: str) -> int:
-    """Read a length that a training wrote into its files.
+def stored_length(facts: Mapping[str, Any], name: str, source: str) -> int:
+    """Read a length in pixels from the metadata.
 
     Raises:
-        ValueError: If it is not there.
+        ValueError: If it is missing.
     """
     if not isinstance(facts.get(name), int):
-        raise ValueError(f"{source} does not say {name}, at which size it was measured; take a file of a training")
+        raise ValueError(f"{source} does not say {name}, the size of its evaluation; give a file that a training wrote")
     return facts[name]
 
 
 @dataclass
 class DetectionFolder:
-    """Writes a drawing of each image, and the detections of all of them.
+    """Writes an annotated image for each image, and the detections of all of them.
 
     Args:
-        finder: What finds objects.
-        out: Where to write; see `check_out`.
+        finder: The detector.
+        out: Output directory; see `check_out`.
     """
 
     finder: DetectionPredictor
@@ -140,21 +140,21 @@ class DetectionFolder:
     results: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, number: int, file: ImageFile, name: str, image: Image.Image) -> Summary:
-        """Find objects in an image, and draw it.
+        """Detect objects in an image, and draw them.
 
         Args:
             number: The file's number in the list, from 1.
-            file: Where the image is from.
-            name: Name of the image.
-            image: As `read_image` gives it.
+            file: Source of the image.
+            name: Name of the annotated image.
+            image: The image, as `read_image` returns it.
         """
-        found = self.finder.find(image)
+        found = self.finder.detect(image)
         self.results += coco_results(found, self.finder, number, file.name)
-        save_png(self.out / name, draw(image, found, self.finder.classes))
+        save_png(self.out / name, draw_detections(image, found, self.finder.classes))
         return summary(found, self.finder.classes)
 
     def close(self) -> str:
-        """Write the detections of all images, and name what was written besides the drawings."""
+        """Write the detections of all images, and return the name of that file."""
         text = "[" + ",".join(f"\n{json.dumps(result)}" for result in self.results) + "\n]\n"
         write_atomically(self.out / RESULTS, lambda file: file.write(text.encode()))
         return RESULTS
@@ -172,11 +172,11 @@ def open_predictor(
         topk: Most objects of an image.
         **options: Other fields of `DetectionOptions`.
     """
-    return DetectionFolder(open_finder(path, DetectionOptions(top=topk, **options), device), out)
+    return DetectionFolder(load_detection_predictor(path, DetectionOptions(top=topk, **options), device), out)
 
 
 def coco_results(found: Detections, finder: DetectionPredictor, image_id: int, file_name: str) -> list[dict[str, Any]]:
-    """Write detections as COCO's results: left, top, width and height in pixels; also the names of file and class."""
+    """Return detections as COCO results (left, top, width, height in pixels), with the names of file and class."""
     rows = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
     return [
         {
@@ -191,22 +191,22 @@ def coco_results(found: Detections, finder: DetectionPredictor, image_id: int, f
     ]
 
 
-def draw(image: Image.Image, found: Detections, classes: tuple[str, ...]) -> Image.Image:
-    """Draw what was found, with a legend that counts it."""
+def draw_detections(image: Image.Image, found: Detections, classes: tuple[str, ...]) -> Image.Image:
+    """Draw detections, with a legend that counts them."""
     rows = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
     marks = [Annotation(tuple(box), label, f"{classes[label]} {score:.2f}") for box, label, score in rows]
-    entries = [(label, f"{classes[label]} {count}") for label, count in counted(found)]
+    entries = [(label, f"{classes[label]} {count}") for label, count in count_classes(found)]
     return add_legend(paint_boxes(image, marks), entries)
 
 
-def counted(found: Detections) -> list[tuple[int, int]]:
-    """Count the objects of each class that there is, the most frequent first."""
+def count_classes(found: Detections) -> list[tuple[int, int]]:
+    """Count the objects of each class, most frequent first."""
     return Counter(found.labels.tolist()).most_common()
 
 
 def summary(found: Detections, classes: tuple[str, ...]) -> Summary:
-    """Say what was found."""
-    line = ", ".join(f"{count} {classes[label]}" for label, count in counted(found)) or "nothing"
+    """Summarise detections in a line and a table."""
+    line = ", ".join(f"{count} {classes[label]}" for label, count in count_classes(found)) or "nothing"
     pairs = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
     rows = [(classes[label], f"{score:.3f}", *(f"{x:.0f}" for x in box)) for score, label, box in pairs]
     return Summary(line, ("class", "score", "left", "top", "right", "bottom"), rows)

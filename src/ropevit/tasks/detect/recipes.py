@@ -94,47 +94,50 @@ def dino_swin_base(position: str = "rope_mixed") -> DetectConfig:
     return DetectConfig(recipe="detect/dino_swin_base", model=model, optim=TWELVE_EPOCHS)
 
 
-def longer(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> Recipe:
-    """Make a recipe of more epochs.
+def with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> Recipe:
+    """Return a recipe with another number of epochs.
 
     Args:
         recipe: That of 12 epochs.
-        epochs: Times that the images are gone through.
-        milestones: Shares of the training after which the rate falls to a tenth.
+        epochs: Number of epochs.
+        milestones: Fractions of the training at which the learning rate is divided by 10.
     """
 
     def change(config: DetectConfig) -> DetectConfig:
         return replace(config, optim=replace(config.optim, epochs=epochs, milestones=milestones))
 
     falls = ", ".join(f"{epochs * share:g}" for share in milestones)
-    said = f"for {epochs} epochs, with a tenth of the rate from epoch {falls} on.\n\n"
-    return vary(
-        recipe, f"{epochs}ep", f"{said}    Not measured here. Cost: {epochs} epochs of 16 images a step.", change
+    description = (
+        f"for {epochs} epochs, with a tenth of the rate from epoch {falls} on.\n\n"
+        f"    Not measured here. Cost: {epochs} epochs of 16 images a step."
     )
+    return derive_recipe(recipe, f"{epochs}ep", description, change)
 
 
 def five_scales(recipe: Recipe) -> Recipe:
-    """Make a recipe that attends to a Swin's four maps, the finest of stride 4, and one coarser."""
+    """Return a recipe with five feature maps: a Swin's four, the finest of stride 4, and one coarser."""
 
     def change(config: DetectConfig) -> DetectConfig:
         model = replace(config.model, stages=(0, 1, 2, 3), dino=replace(config.model.dino, levels=5))
         return replace(config, model=model, run=replace(config.run, grad_checkpointing=True))
 
-    said = """with five maps, from stride 4 on, instead of four: 12 epochs.
+    description = """with five maps, from stride 4 on, instead of four: 12 epochs.
 
     Not measured here. Cost: 12 epochs of 16 images a step with four times the tokens; gradient checkpointing is on.
     """
-    return vary(recipe, "5scale", said, change)
+    return derive_recipe(recipe, "5scale", description, change)
 
 
-def vary(recipe: Recipe, suffix: str, said: str, change: Callable[[DetectConfig], DetectConfig]) -> Recipe:
-    """Make a recipe of another.
+def derive_recipe(
+    recipe: Recipe, suffix: str, description: str, change: Callable[[DetectConfig], DetectConfig]
+) -> Recipe:
+    """Return a recipe derived from another one.
 
     Args:
         recipe: The other.
         suffix: What its name ends in besides the other's.
-        said: What its docstring says after naming the other.
-        change: What is different.
+        description: Docstring of the recipe, after the name of the other one.
+        change: Changes the config.
     """
     name = f"{recipe.__name__}_{suffix}"
 
@@ -142,7 +145,7 @@ def vary(recipe: Recipe, suffix: str, said: str, change: Callable[[DetectConfig]
         return replace(change(recipe(position)), recipe=f"detect/{name}")
 
     made.__name__ = made.__qualname__ = name
-    made.__doc__ = f"As `detect/{recipe.__name__}`, {said}"
+    made.__doc__ = f"As `detect/{recipe.__name__}`, {description}"
     return made
 
 
@@ -172,9 +175,9 @@ RECIPES: dict[str, Recipe] = {
     f"detect/{recipe.__name__}": recipe
     for recipe in (
         *VITDETS,
-        *(longer(recipe, 50, milestones=(40 / 50,)) for recipe in VITDETS),
+        *(with_epochs(recipe, 50, milestones=(40 / 50,)) for recipe in VITDETS),
         *SWINS,
-        *(longer(recipe, 36, milestones=(30 / 36,)) for recipe in SWINS),
+        *(with_epochs(recipe, 36, milestones=(30 / 36,)) for recipe in SWINS),
         *(five_scales(recipe) for recipe in SWINS),
         dino_smoke,
     )

@@ -1,11 +1,12 @@
 """Configuration of a detector's training; every field is an option of `ropevit train`."""
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
 from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.dense.config import DenseTrainConfig
 from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.model import DetectModel
 
@@ -14,7 +15,7 @@ WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectConfig:
+class DetectConfig(DenseTrainConfig):
     """A training of a detector.
 
     Raises:
@@ -41,13 +42,3 @@ class DetectConfig:
             raise ValueError(f"got batch_size={self.batch_size}, top={self.top} (--max-detections); expected 1 or more")
         if self.run.shard:
             raise ValueError("got shard=True (--fsdp); detectors are not sharded: leave it out")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the config as JSON-serialisable values."""
-        plain = asdict(self)
-        plain["run"]["out"] = str(self.run.out)
-        return plain
-
-    def with_run(self, **changes: Any) -> "DetectConfig":
-        """Replace fields of `run`."""
-        return replace(self, run=replace(self.run, **changes))

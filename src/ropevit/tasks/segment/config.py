@@ -1,21 +1,12 @@
-"""What makes a UperNet or a Mask2Former, and how the literature trains UperNet on a ViT."""
+"""Configuration of UperNet and Mask2Former, and published settings of UperNet on a ViT."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import tyro
 
+from ropevit.tasks.dense.config import check_not_negative, check_positive, check_width
 from ropevit.tasks.segment.inference import SLIDE, InferenceConfig
-
-#: Groups of the group norms in Mask2Former's maps.
-GROUPS = 32
-
-
-def check_positive(config: object, *names: str) -> None:
-    """Refuse counts below 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"got {name}={getattr(config, name)}; expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +177,8 @@ class Mask2FormerConfig:
     def __post_init__(self):
         counts = "classes", "queries", "width", "heads", "encoder_layers", "encoder_mlp_width", "decoder_layers"
         check_positive(self, *counts, "decoder_mlp_width", "points", "oversample")
-        for name in ("class_weight", "mask_weight", "dice_weight", "nothing_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"got {name}={getattr(self, name)}; expected 0 or more")
-        if self.width % self.heads or self.width % GROUPS:
-            raise ValueError(f"got width={self.width}; expected a multiple of heads={self.heads} and of {GROUPS}")
+        check_not_negative(self, "class_weight", "mask_weight", "dice_weight", "nothing_weight")
+        check_width(self.width, self.heads)
         if not 0 <= self.dropout < 1 or not 0 <= self.uncertain_share <= 1:
             raise ValueError(
                 f"got dropout={self.dropout:g}, uncertain_share={self.uncertain_share:g}; expected dropout from 0 to "

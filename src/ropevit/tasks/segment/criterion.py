@@ -1,4 +1,4 @@
-"""What the training of a Mask2Former makes small."""
+"""Mask2Former losses: cross-entropy of classes, and cross-entropy and dice of matched masks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ def mask_losses(
     config: Mask2FormerConfig,
     divisor: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Compare masks with the labels; the sum of the losses is to be made small.
+    """Return the losses of a Mask2Former; the training minimises their sum.
 
     Each class of an image is one mask. With several processes all must call it, as they agree on a divisor.
 

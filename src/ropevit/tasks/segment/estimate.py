@@ -1,4 +1,4 @@
-"""What a step of a segmenter's training needs."""
+"""Memory and MACs of a training step of a segmenter."""
 
 import torch
 from torch import Tensor, nn

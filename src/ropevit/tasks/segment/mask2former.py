@@ -9,16 +9,17 @@ from torch import Tensor, nn
 
 from ropevit.extras import require
 from ropevit.models.dense import Backbone
+from ropevit.tasks.dense.config import GROUPS
 from ropevit.tasks.dense.set_prediction import sample_in_float32
 from ropevit.tasks.segment.base import STRIDES, SegmentationModel, resize_logits
-from ropevit.tasks.segment.config import GROUPS, Mask2FormerConfig
+from ropevit.tasks.segment.config import Mask2FormerConfig
 
 #: Where transformers keeps the parts.
 MODULE = "transformers.models.mask2former.modeling_mask2former"
 
 
 class Masks(NamedTuple):
-    """What one layer says of a batch."""
+    """Predictions of one decoder layer for a batch."""
 
     classes: Float[Tensor, "B Q K1"]
     """Logits of the classes of each query; the last one is for nothing."""
@@ -71,7 +72,7 @@ class Mask2Former(SegmentationModel):
         starter = parts.Mask2FormerPreTrainedModel(theirs)
         for part in (self.pixel_decoder, self.decoder):
             part.apply(starter._init_weights)
-        start(self.pixel_decoder, self.decoder)
+        init_as_published(self.pixel_decoder, self.decoder)
         for layer in self.pixel_decoder.encoder.layers:
             sample_in_float32(layer.self_attn)
         for layer in self.decoder.decoder.layers:
@@ -134,7 +135,7 @@ def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H
         return (likely.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
 
 
-def start(pixel_decoder: Any, decoder: Any) -> None:
+def init_as_published(pixel_decoder: Any, decoder: Any) -> None:
     """Draw anew the first weights that transformers draws otherwise than the original code.
 
     The original keeps queries, keys and values of a self-attention in one matrix, by whose size they are drawn, and

@@ -1,11 +1,12 @@
 """Configuration of a segmenter's training; every field is an option of `ropevit train`."""
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
 from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.dense.config import DenseTrainConfig
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmentModel
@@ -15,7 +16,7 @@ WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig:
+class SegmentConfig(DenseTrainConfig):
     """A training of a segmenter.
 
     Raises:
@@ -41,13 +42,3 @@ class SegmentConfig:
             raise ValueError(f"got batch_size={self.batch_size}; expected at least {least}{why}")
         if self.run.shard:
             raise ValueError("got shard=True (--fsdp); segmenters are not sharded: leave it out")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the config as JSON-serialisable values."""
-        plain = asdict(self)
-        plain["run"]["out"] = str(self.run.out)
-        return plain
-
-    def with_run(self, **changes: Any) -> "SegmentConfig":
-        """Replace fields of `run`."""
-        return replace(self, run=replace(self.run, **changes))

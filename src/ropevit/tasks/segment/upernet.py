@@ -13,7 +13,7 @@ from ropevit.tasks.segment.config import UperNetConfig
 
 
 class PixelLogits(NamedTuple):
-    """What a UperNet says of a batch."""
+    """Predictions of a UperNet for a batch."""
 
     logits: Float[Tensor, "B K h w"]
     """Of each class, in cells of 4 pixels."""
@@ -57,7 +57,7 @@ class UperNet(SegmentationModel):
         self.head: Any = parts.UperNetHead(theirs, backbone.channels)
         self.auxiliary_head: Any = parts.UperNetFCNHead(theirs, backbone.channels, in_index=config.auxiliary_map)
         for head in (self.head, self.auxiliary_head):
-            start(head)
+            init_as_mmseg(head)
             head.classifier = nn.Sequential(nn.Dropout2d(config.dropout), head.classifier)  # theirs drops nothing
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> PixelLogits:
@@ -93,7 +93,7 @@ class UperNet(SegmentationModel):
 def upernet_losses(
     output: PixelLogits, labels: Shaped[Tensor, "B H W"], config: UperNetConfig
 ) -> dict[str, Float[Tensor, ""]]:
-    """Compare what a UperNet says with the labels; the sum of the losses is to be made small.
+    """Return the losses of a UperNet; the training minimises their sum.
 
     Args:
         output: In training mode.
@@ -115,7 +115,7 @@ def upernet_losses(
     }
 
 
-def start(head: nn.Module) -> None:
+def init_as_mmseg(head: nn.Module) -> None:
     """Draw the first weights of a head as mmseg does: Kaiming's before norms, small ones for the classes."""
     for name, module in head.named_modules():
         if isinstance(module, nn.Conv2d) and name == "classifier":

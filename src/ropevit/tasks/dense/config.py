@@ -1,0 +1,45 @@
+"""What the configurations of detectors' and segmenters' trainings share."""
+
+from dataclasses import asdict, replace
+from typing import Any, Self
+
+from ropevit.tasks.common.config import RunConfig
+
+#: Groups of the group norms in DINO's neck and in Mask2Former's maps.
+GROUPS = 32
+
+
+class DenseTrainConfig:
+    """Base of the dataclasses that describe a training; it has no fields of its own."""
+
+    run: RunConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as JSON-serialisable values."""
+        plain = asdict(self)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        plain["run"]["out"] = str(self.run.out)
+        return plain
+
+    def with_run(self, **changes: Any) -> Self:
+        """Replace fields of `run`."""
+        return replace(self, run=replace(self.run, **changes))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def check_positive(config: object, *names: str) -> None:
+    """Refuse counts below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"got {name}={getattr(config, name)}; expected at least 1")
+
+
+def check_not_negative(config: object, *names: str) -> None:
+    """Refuse weights and rates below 0, and NaN."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"got {name}={getattr(config, name)}; expected 0 or more")
+
+
+def check_width(width: int, heads: int) -> None:
+    """Refuse a width that heads or groups do not divide."""
+    if width % heads or width % GROUPS:
+        raise ValueError(f"got width={width}; expected a multiple of heads={heads} and of {GROUPS}")
