@@ -1,7 +1,7 @@
 """What the configurations of detectors' and segmenters' trainings share."""
 
 from dataclasses import asdict, replace
-from typing import Any, Self
+from typing import Any
 
 from ropevit.tasks.common.config import RunConfig
 
@@ -20,7 +20,7 @@ class DenseTrainConfig:
         plain["run"]["out"] = str(self.run.out)
         return plain
 
-    def with_run(self, **changes: Any) -> Self:
+    def with_run(self, **changes: Any) -> Any:
         """Replace fields of `run`."""
         return replace(self, run=replace(self.run, **changes))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
