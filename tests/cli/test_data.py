@@ -38,7 +38,7 @@ def test_problems_are_shown_and_written_and_end_with_1(images, tmp_path, capsys,
     out = tmp_path / "new" / "problems.csv"
     assert run("check", images, "--out", out) == 1
     printed = capsys.readouterr().out
-    assert "fetch them again or remove them" in printed
+    assert "download them again or remove them" in printed
     assert printed.count("[bold]") == 3, "the first examples"
     assert f"all findings are in {out}" in printed
     rows = list(csv.DictReader(out.read_text().splitlines()))

@@ -63,7 +63,7 @@ def test_labels_lie_on_the_shapes_of_their_colour(tiny):
             "unknown label",
             "the label 151, expected 1 to 150 for the 150 classes; 0 and 255 are ignored",
         ),
-        (lambda path: path.write_bytes(path.read_bytes()[:70]), "annotations", "labels that cannot be read"),
+        (lambda path: path.write_bytes(path.read_bytes()[:70]), "annotations", "unreadable labels"),
     ],
 )
 def test_labels_of_something_else_are_refused_and_found(write, kind, message, tiny):
@@ -86,7 +86,7 @@ def test_palette_labels_are_taken(tiny):
 
 def test_pictures_and_labels_without_each_other_are_refused_and_found(tiny):
     labels(tiny, 2).rename(labels(tiny, 99))
-    with pytest.raises(ValueError, match=r"ADE_train_00000002.png: the labels of an image are not there"):
+    with pytest.raises(ValueError, match=r"ADE_train_00000002.png: label file of an image not found"):
         open_ade(tiny, "train")
     assert found(tiny) == ["missing file"] * 2
     labels(tiny, 99).rename(labels(tiny, 2))
@@ -142,9 +142,9 @@ def test_classes_of_ones_own_come_first_and_labels_above_are_refused_and_found(t
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("classes.txt", "", "0 lines, expected 1 to 255 names"),
+        ("classes.txt", "", "0 lines, expected 1 to 255 class names"),
         ("classes.txt", "wall\n\nsky\n", "line 2 is empty, expected the name of label 2"),
-        ("classes.txt", "thing\n" * 256, "256 lines, expected 1 to 255 names"),
+        ("classes.txt", "thing\n" * 256, "256 lines, expected 1 to 255 class names"),
         ("objectInfo150.txt", "", "the columns"),
         ("objectInfo150.txt", "Number\tName\n1\twall\n", "the columns .*, expected Idx, Ratio, Train, Val, Name"),
         ("objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tStuff\tName\n2\t0.1\t1\t1\t1\tsky\n", "line 2 is .* class 1"),

@@ -116,7 +116,7 @@ def test_boxes_without_an_area_are_left_out_and_listed(wrong, kind, tiny):
         (
             lambda content: content["images"][2].update(file_name="no.jpg"),
             "missing file",
-            "no.jpg: image 27 is not there",
+            "no.jpg: file of image 27 not found",
         ),
         (lambda content: content.pop("categories"), "annotations", "no list named 'categories'"),
         (lambda content: content["images"][1].pop("width"), "annotations", "images 17: width is None, no int"),
@@ -226,12 +226,12 @@ def test_compressed_runs_are_decoded(text, runs):
         ([5], "polygon"),
         ({"size": [2, 3], "counts": [1, 2, 3]}, None),
         ({"size": [2, 3], "counts": "123"}, None),
-        ({"size": [2, 3], "counts": "12P"}, "no counts"),
-        ({"size": [2, 3], "counts": [1, 2]}, "runs of 3 pixels, the image has 6"),
-        ({"size": [3, 2], "counts": [6]}, r"runs of pixels for \[3, 2\]"),
-        ({"size": [2, 3], "counts": [-1, 7]}, "no counts"),
-        ({"size": [2, 3]}, "no counts"),
-        ("text", "runs of pixels for text"),
+        ({"size": [2, 3], "counts": "12P"}, "counts are not whole numbers"),
+        ({"size": [2, 3], "counts": [1, 2]}, "an RLE mask of 3 pixels, the image has 6"),
+        ({"size": [3, 2], "counts": [6]}, r"an RLE mask of size \[3, 2\]"),
+        ({"size": [2, 3], "counts": [-1, 7]}, "counts are not whole numbers"),
+        ({"size": [2, 3]}, "counts are not whole numbers"),
+        ("text", "an RLE mask of size text"),
     ],
 )
 def test_damaged_masks_are_found(mask, message):

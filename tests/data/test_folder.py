@@ -127,7 +127,7 @@ def test_a_balanced_part_is_taken_and_said(flat):
     train, test = load_folder(flat, 16, max_images=30)
     assert (len(train), len(test)) == (24, 6)
     assert max(train.labels.bincount()) - min(train.labels.bincount()) <= 1
-    assert "a balanced part of 30 of the 70 images" in train.notes[-1]
+    assert "a balanced subset of 30 of the 70 images" in train.notes[-1]
     everything = [contents(part) for part in load_folder(flat, 16)]
     assert contents(train) | contents(test) <= everything[0] | everything[1]
 

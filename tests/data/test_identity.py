@@ -116,5 +116,5 @@ def test_of_a_large_set_few_files_are_looked_at():
 
     assert len(hash_files(Large())) == 1 + MOST_READ
     assert evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
-    with pytest.raises(TypeError, match="cannot tell which images a Large holds"):
+    with pytest.raises(TypeError, match="cannot fingerprint a Large"):
         identify(Large())

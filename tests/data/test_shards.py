@@ -153,7 +153,7 @@ def test_an_index_is_kept_until_the_shard_changes(error, shards, monkeypatch, ca
         monkeypatch.setattr(tar_index_module.np, "load", broken)
     with caplog.at_level(logging.WARNING):
         assert len(open_source(str(shards), "train")) == 22
-    assert "cannot be used" in caplog.text
+    assert "the cached index is unreadable" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_arrays_of_a_kept_index_that_do_not_fit_are_not_believed(arrays, shards,
     np.savez(kept, **changed)
     again = open_source(str(shards / "some-train-00.tar"), "train")
     assert [first.raw(index) for index in range(6)] == [again.raw(index) for index in range(6)]
-    assert "anew" in caplog.text
+    assert "indexing" in caplog.text
 
 
 def test_images_with_more_dots_in_their_names_are_left_out_with_a_word(tmp_path, caplog):
@@ -184,7 +184,7 @@ def test_images_with_more_dots_in_their_names_are_left_out_with_a_word(tmp_path,
     for _ in range(2):  # the second time from the cache
         caplog.clear()
         assert len(open_source(str(tmp_path), "train")) == 1
-        assert "left out 1 images" in caplog.text
+        assert "skipped 1 images" in caplog.text
         assert "(a key ends at the first): photo4.2024.jpg" in caplog.text
     write(tmp_path / "train.tar", dotted)
     with pytest.raises(
@@ -208,14 +208,14 @@ def sparse(path, name):
 @pytest.mark.parametrize("name", ["a.cls", "a.json", "a.png"])
 def test_sparse_members_are_refused(name, tmp_path):
     sparse(tmp_path / "train.tar", name)
-    with pytest.raises(ValueError, match=rf"train.tar: {name} is a sparse file, which is not read"):
+    with pytest.raises(ValueError, match=rf"train.tar: {name} is a sparse file, which is not supported"):
         open_source(str(tmp_path), "train")
 
 
 def test_a_label_that_is_far_too_long_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tar_index_module, "LONGEST_LABEL", 9)
     write(tmp_path / "train.tar", [("a.png", png(1)), ("a.cls", b"0" * 10)])
-    with pytest.raises(ValueError, match=r"train.tar: a.cls is a label of 10 bytes, which is not read"):
+    with pytest.raises(ValueError, match=r"train.tar: a.cls is a label of 10 bytes, which is not supported"):
         open_source(str(tmp_path), "train")
 
 
@@ -234,7 +234,7 @@ def test_a_label_that_is_far_too_long_is_refused(tmp_path, monkeypatch):
 def test_a_damaged_shard_is_named(shards, damage, message):
     path = shards / "some-train-01.tar"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=rf"some-train-01.tar {message}.*; fetch or make it again") as error:
+    with pytest.raises(ValueError, match=rf"some-train-01.tar {message}.*; download or create it again") as error:
         open_source(str(shards), "train")
     assert "\n" not in str(error.value)
 
@@ -306,7 +306,7 @@ def test_a_fetch_that_fails_is_named_and_what_is_done_stays(server, shards, cach
     address, asked = server
     data = f"{address}/some-train-{{00..03}}.tar"
     moved = (shards / "some-train-03.tar").rename(shards / "away.tar")
-    with pytest.raises(ValueError, match=r"cannot fetch http://.*-03.tar \(HTTP Error 404.*\); check the address"):
+    with pytest.raises(ValueError, match=r"cannot download http://.*-03.tar \(HTTP Error 404.*\); check the address"):
         open_source(data, "train")
     moved.rename(shards / "some-train-03.tar")
     done = len(list((cache / "fetched").glob("*.tar")))
@@ -339,6 +339,6 @@ def test_a_damaged_copy_does_not_stay(server, shards):
 
 
 def test_nobody_at_the_address_is_one_line():
-    with pytest.raises(ValueError, match=r"cannot fetch http://127.0.0.1:9/train-0.tar \(.*refused.*\)") as error:
+    with pytest.raises(ValueError, match=r"cannot download http://127.0.0.1:9/train-0.tar \(.*refused.*\)") as error:
         open_source("http://127.0.0.1:9/train-0.tar", "train")
     assert "\n" not in str(error.value)

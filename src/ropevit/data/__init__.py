@@ -1,4 +1,4 @@
-"""Images for studies and training: the embedded set, a user's own folders, crops and canvases."""
+"""Data sets, transforms and batches for classification, detection, segmentation and the study."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Images with a label for each pixel in the layout of ADE20K: images/training/*.jpg, annotations/training/*.png."""
+"""Semantic segmentation data in the layout of ADE20K: images/training/*.jpg, annotations/training/*.png."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,39 +15,39 @@ from ropevit.data.annotation_faults import Fault, refuse
 from ropevit.data.decoding import UNREADABLE, matching_orientation, open_image, orientation, reason, to_rgb, transpose
 from ropevit.data.listing import ImageListing, image_names, list_images, undecodable, warn_undecodable
 
-#: Label of pixels that are nothing; no loss and no score counts them.
+#: Label of pixels without a class; losses and scores ignore them.
 IGNORED = 255
-#: split -> name of its folders
+#: Split -> name of its folders.
 FOLDERS = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdeSource:
-    """A split of a data set of labelled pixels; it may be sent to other processes."""
+    """A split of a segmentation data set; picklable for DataLoader workers."""
 
     name: str
-    """Such as `ade/train`."""
+    """Name of the set and split, such as `ade/train`."""
     root: Path
     folder: str
     """Name of the split's folders."""
     files: tuple[str, ...]
-    """Names of the images."""
+    """File names of the images."""
     classes: tuple[str, ...]
-    """Names of the classes; label PNGs count them from `first_label` on."""
+    """Names of the classes; label PNGs number them from `first_label`."""
     first_label: int = 1
-    """1, and then 0 is ignored, or 0."""
+    """Value of the first class in the label PNGs: 1, where 0 is ignored, or 0."""
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, index: int) -> tuple[Image.Image, UInt8[np.ndarray, "H W"]]:
-        """Read an image as RGB, and its labels: classes from 0, IGNORED where there is none.
+        """Read an image as RGB, and its labels: classes from 0, IGNORED for pixels without a class.
 
-        It is turned upright by its EXIF, unless only the image as stored has the labels' size.
+        The EXIF orientation is applied, unless only the image as stored has the labels' size.
 
         Raises:
-            ValueError: If the labels do not belong to the image, with file and reason, or it cannot be decoded.
-            OSError: If it cannot be opened.
+            ValueError: If the labels do not fit the image (names file and reason), or the image cannot be decoded.
+            OSError: If the image cannot be opened.
         """
         with open_image(Path(self.describe(index))) as image:
             stored, image = orientation(image), to_rgb(image)
@@ -57,40 +57,40 @@ class AdeSource:
         return transpose(image, matching_orientation(image.size, stored, found.shape[::-1]) or 1), found
 
     def read_labels(self, index: int, size: tuple[int, int], stored: int = 1) -> UInt8[np.ndarray, "H W"] | Fault:
-        """Read the labels of an image, or say what is wrong with them.
+        """Read the labels of an image, or return the fault in them.
 
         Args:
-            index: Which image.
+            index: Index of the image.
             size: Width and height as stored.
-            stored: Orientation in which it is stored, as EXIF counts.
+            stored: EXIF orientation of the stored image.
         """
         return read_labels(self.label_file(index), size, len(self.classes), self.first_label, stored)
 
     def count_label(self, index: int, label: int) -> int:
-        """Count the pixels of a label as it is in the file."""
+        """Count the pixels with a value in the label PNG, before classes are renumbered."""
         with open_image(self.label_file(index)) as image:
             return image.histogram()[label]
 
     def describe(self, index: int) -> str:
-        """Say which image it is."""
+        """Return the path of an image."""
         return str(self.root / "images" / self.folder / self.files[index])
 
     def label_file(self, index: int) -> Path:
-        """Say where its labels are."""
+        """Return the path of the label PNG of an image."""
         return (self.root / "annotations" / self.folder / self.files[index]).with_suffix(".png")
 
 
 def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
-    """Open a split.
+    """Open a split of a segmentation data set.
 
     Args:
         root: Folder with `images` and `annotations`, each with `training` and `validation`. The names of the classes
-            are in `classes.txt` (one a line, the first of label 1; or of label 0, as `0: NAME`), or in
-            `objectInfo150.txt` as published; without either there are 150, and they are numbered.
-        split: Which.
+            are read from `classes.txt` (one per line, the first for label 1; or for label 0, as `0: NAME`), or from
+            `objectInfo150.txt` as published; without either, 150 numbered classes are assumed.
+        split: Split to open.
 
     Raises:
-        ValueError: If there are no images, one or its labels lack the other, or the names cannot be read.
+        ValueError: If there are no images, an image has no labels or labels no image, or the names cannot be read.
     """
     source = list_ade(root, split)
     for fault in unpaired_files(source):
@@ -99,7 +99,7 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
 
 
 def list_ade(root: Path | str, split: str) -> AdeSource:
-    """List the images of a split, whatever is wrong with them."""
+    """List the images of a split without checking them."""
     root, folder = Path(root).expanduser(), FOLDERS[split]
     place = root / "images" / folder
     names, others = list_images(place) if place.is_dir() else ImageListing([], Counter())
@@ -125,40 +125,40 @@ def unpaired_files(source: AdeSource) -> Iterator[Fault]:
     labels = set(image_names(folder)) if folder.is_dir() else set()
     wanted = {str(Path(name).with_suffix(".png")) for name in source.files}
     for name in sorted(wanted - labels):
-        yield Fault("missing file", str(folder / name), "the labels of an image are not there")
+        yield Fault("missing file", str(folder / name), "label file of an image not found")
     for name in sorted(labels - wanted):
         yield Fault("missing file", str(folder / name), "labels without an image")
 
 
 def shared_labels(source: AdeSource) -> Iterator[Fault]:
-    """Find images that have the labels of another one, as x.jpg and x.png have."""
+    """Find images that share a label file, such as x.jpg and x.png."""
     owners: dict[Path, str] = {}
     for index in range(len(source)):
         file = source.label_file(index)
         first = owners.setdefault(file, source.describe(index))
         if first != source.describe(index):
-            yield Fault("shared labels", source.describe(index), f"has the labels {file}, as {first} has")
+            yield Fault("shared labels", source.describe(index), f"shares the labels {file} with {first}")
 
 
 def read_labels(
     path: Path, size: tuple[int, int], classes: int = CLASSES, first: int = 1, stored: int = 1
 ) -> UInt8[np.ndarray, "H W"] | Fault:
-    """Read the labels of an image, or say what is wrong with them.
+    """Read the labels of an image, or return the fault in them.
 
     Args:
-        path: Label PNG, one byte a pixel: classes from `first` on; 0 is ignored unless it is a class, so is 255.
+        path: Label PNG, one byte per pixel: classes from `first`; 255 is ignored, and 0 unless it is a class.
         size: Width and height of the image as stored.
         classes: Number of classes.
         first: Label of the first class, 0 or 1.
-        stored: Orientation in which the image is stored, as EXIF counts: labels may be for the upright image.
+        stored: EXIF orientation of the stored image; the labels may be for the upright one.
     """
     try:
         with open_image(path) as image:
             mode, labels = image.mode, np.array(transpose(image, orientation(image)))
     except UNREADABLE as error:
-        return Fault("annotations", str(path), f"labels that cannot be read: {reason(error)}")
+        return Fault("annotations", str(path), f"unreadable labels: {reason(error)}")
     if mode not in ("L", "P"):
-        return Fault("wrong mode", str(path), f"labels of mode {mode}, expected one byte a pixel (L or P)")
+        return Fault("wrong mode", str(path), f"labels of mode {mode}, expected one byte per pixel (L or P)")
     height, width = labels.shape
     if matching_orientation(size, stored, (width, height)) is None:
         wanted = f"{size[0]} x {size[1]}"

@@ -1,33 +1,33 @@
-"""Names of the classes of a data set in the layout of ADE20K."""
+"""Class names of a segmentation data set in the layout of ADE20K."""
 
 import re
 from pathlib import Path
 
-#: Classes of the published set; label PNGs count them from 1, 0 is ignored.
+#: Classes of the published set; label PNGs number them from 1, 0 is ignored.
 CLASSES = 150
-#: Most classes that one byte a pixel can tell apart, besides what is ignored.
+#: Maximum number of classes in label PNGs of one byte per pixel, beside the ignored value.
 MAX_CLASSES = 255
-#: Names of the classes of one's own set: one a line, the first of label 1; or the first of label 0, written `0: NAME`.
+#: Class names of a custom data set: one per line, the first for label 1; or for label 0, written `0: NAME`.
 CLASSES_FILE = "classes.txt"
-#: How the first line of such a file names label 0.
+#: First line of such a file where label 0 is a class.
 BACKGROUND_LINE = re.compile(r"0\s*:\s*(.*)")
-#: The table that comes with the published set.
+#: Table of classes in the published set.
 PUBLISHED_FILE = "objectInfo150.txt"
-#: Its columns, separated by tabs; synonyms in a name are separated by commas. Some copies have a column `Stuff`, too.
+#: Its columns, separated by tabs; synonyms in a name are separated by commas. Some copies also have a column `Stuff`.
 COLUMNS = ("Idx", "Ratio", "Train", "Val", "Name")
 
 
 def read_classes(root: Path) -> tuple[str, ...]:
-    """Read the names of the classes: from classes.txt, else from objectInfo150.txt, else they are numbered.
+    """Read the class names from classes.txt, else from objectInfo150.txt; without either, number the classes.
 
     Args:
         root: Folder of the data set.
 
     Returns:
-        Names of the labels from `first_label` on.
+        Names of the labels, starting at `first_label`.
 
     Raises:
-        ValueError: If a file is there and cannot be read so.
+        ValueError: If a file exists but cannot be parsed.
     """
     for file, read in ((root / CLASSES_FILE, own_names), (root / PUBLISHED_FILE, published_names)):
         if file.exists():
@@ -39,14 +39,14 @@ def read_classes(root: Path) -> tuple[str, ...]:
 
 
 def first_label(root: Path) -> int:
-    """Tell which label is that of the first class: 0 where classes.txt names it, else 1, and 0 is ignored."""
+    """Return the label of the first class: 0 if classes.txt names label 0, else 1 (then 0 is ignored)."""
     file = root / CLASSES_FILE
     lines = file.read_text(encoding="utf-8-sig").splitlines() if file.exists() else []
     return 0 if lines and BACKGROUND_LINE.fullmatch(lines[0].strip()) else 1
 
 
 def own_names(lines: list[str]) -> tuple[str, ...]:
-    """Read names one a line; the first may be that of label 0.
+    """Parse names, one per line; the first may be that of label 0.
 
     Raises:
         ValueError: If there are none or too many, or a line is empty.
@@ -56,7 +56,7 @@ def own_names(lines: list[str]) -> tuple[str, ...]:
     if zero:
         names = (zero[1], *names[1:])
     if not 1 <= len(names) <= MAX_CLASSES:
-        raise ValueError(f"{len(names)} lines, expected 1 to {MAX_CLASSES} names of classes, one a line")
+        raise ValueError(f"{len(names)} lines, expected 1 to {MAX_CLASSES} class names, one per line")
     if "" in names:
         number = names.index("") + 1
         raise ValueError(f"line {number} is empty, expected the name of label {number - bool(zero)}")
@@ -64,10 +64,10 @@ def own_names(lines: list[str]) -> tuple[str, ...]:
 
 
 def published_names(lines: list[str]) -> tuple[str, ...]:
-    """Read the column of names of the published table; spaces around its cells do not count.
+    """Parse the column of names of the published table; spaces around cells are stripped.
 
     Raises:
-        ValueError: If it is another table.
+        ValueError: If the columns or row numbers are not those of the published table.
     """
     header, *rows = [[cell.strip() for cell in line.split("\t")] for line in lines] or [[]]
     if not {"Idx", "Name"} <= set(header):
@@ -80,10 +80,10 @@ def published_names(lines: list[str]) -> tuple[str, ...]:
 
 
 def published_table(rows: list[tuple[float, int, int, str]]) -> str:
-    """Write the published table.
+    """Format a table of classes like the published one.
 
     Args:
-        rows: Of each class, the share of the pixels, the images of both splits, and its name.
+        rows: For each class: fraction of the pixels, number of train and val images, and name.
     """
     lines = ["\t".join(COLUMNS)]
     for number, (ratio, train, val, name) in enumerate(rows, 1):

@@ -1,8 +1,8 @@
-"""What can be wrong with the annotations of images, and what a training makes of it."""
+"""Faults of annotations, and how training handles each."""
 
 from typing import NamedTuple
 
-#: Faults with which a training does not begin.
+#: Faults that training refuses.
 REFUSED = frozenset(
     {
         "annotations",
@@ -16,36 +16,36 @@ REFUSED = frozenset(
     }
 )
 
-#: Faults for which a training leaves a box out, and lists it.
+#: Faults for which training drops the box, and lists it.
 DROPPED = frozenset({"empty box", "box outside"})
 
-#: What a training handles, and which is worth knowing.
+#: Faults that training handles, listed for information.
 HANDLED = frozenset({"box over the edge", "crowd", "without boxes", "orientation"})
 
-#: What a training does not see, or cannot know to be wrong; it goes on.
+#: Faults that training does not detect.
 UNSEEN = frozenset({"damaged mask", "unclear orientation", "shared labels", "ignored pixels"})
 
 
 class Fault(NamedTuple):
-    """Something that is wrong with an image or its annotation."""
+    """A fault of an image or its annotation."""
 
     kind: str
     """A member of REFUSED, DROPPED, HANDLED or UNSEEN."""
     file: str
-    """Where it is."""
+    """Path of the file."""
     detail: str
-    """Which image or annotation, by its id, and what exactly."""
+    """Id of the image or annotation, and what is wrong."""
 
     def __str__(self) -> str:
         return f"{self.file}: {self.detail}"
 
 
 class RefusedError(ValueError):
-    """An image must not be left out as one that cannot be read is: the whole data set means something else."""
+    """A fault that concerns the whole data set, so that the image must not be skipped like an unreadable one."""
 
 
 def refuse(fault: Fault) -> ValueError:
-    """Make the error of a fault that no training can take.
+    """Return the error to raise for a fault that training refuses.
 
     Raises:
         ValueError: Never; it is returned.

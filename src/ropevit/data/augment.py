@@ -13,12 +13,12 @@ from ropevit.extras import require
 
 AutoAugment = Literal["three_augment", "rand_augment", "simple", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-#: From an image to uint8 (3, S, S); normalised later, on the device.
+#: Image -> uint8 (3, S, S); normalised later, on the device.
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 #: Default strength of colour jitter for each policy.
 COLOR_JITTER = {"three_augment": 0.3, "rand_augment": 0.0, "simple": 0.0, "none": 0.0}
-#: Largest aspect ratio of an evaluation image; longer ones are cropped first.
+#: Largest aspect ratio of an evaluation image; more elongated ones are cropped first.
 MAX_ASPECT_RATIO = 16
 #: RandAugment policy in timm's notation: magnitude 9 with standard deviation 0.5, two operations, increasing severity.
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
@@ -73,8 +73,8 @@ class AugmentConfig:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected 0 to 1")
         if not 0 < self.scale[0] <= self.scale[1] <= 1 or not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(
-                f"got scale={self.scale}, ratio={self.ratio}; expected a scale of two shares up to 1, the smaller one "
-                "first, and a ratio likewise of positive numbers"
+                f"got scale={self.scale}, ratio={self.ratio}; expected scale as two fractions up to 1, the smaller one "
+                "first, and ratio as two positive numbers likewise"
             )
         if min(self.mixup, self.cutmix, self.jitter) < 0 or self.repeats < 1:
             raise ValueError(
@@ -89,17 +89,17 @@ class AugmentConfig:
 
     @property
     def jitter(self) -> float:
-        """Greatest change of brightness, contrast and saturation."""
+        """Maximum change of brightness, contrast and saturation."""
         return COLOR_JITTER[self.kind] if self.color_jitter is None else self.color_jitter
 
 
 def train_transform(config: AugmentConfig, size: int) -> Transform:
-    """Make the random transform of training images.
+    """Build the random transform of training images.
 
     It draws from Python's, numpy's and torch's global generators.
 
     Args:
-        config: How images are varied.
+        config: Augmentation settings.
         size: Side of the result in pixels.
 
     Raises:
@@ -121,7 +121,7 @@ def train_transform(config: AugmentConfig, size: int) -> Transform:
 
 
 def policy(config: AugmentConfig, size: int) -> Any:
-    """Make timm's 3-Augment or RandAugment; the latter fills what it moves in with ImageNet's mean colour."""
+    """Build timm's 3-Augment or RandAugment; RandAugment fills uncovered areas with ImageNet's mean colour."""
     timm = require("timm.data.auto_augment", "train")
     if config.kind == "three_augment":
         return timm.auto_augment_transform("3a", {})
@@ -138,9 +138,9 @@ def policy(config: AugmentConfig, size: int) -> Any:
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep the upper bits of each channel; with none of them left, at the greatest magnitude, the image is black.
+    """Keep the upper `bits` bits of each channel; 0 bits, at the greatest magnitude, give a black image.
 
-    So it was in the published trainings; Pillow refuses 0 bits from version 13 on, and timm does not expect that.
+    This matches the published trainings: Pillow refuses 0 bits since version 13, which timm does not handle.
     """
     if bits == 0:
         return Image.new(image.mode, image.size)
@@ -148,12 +148,12 @@ def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 
 
 def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
-    """Make the transform of images to measure on: resize (bicubic, antialiased), cut out the middle.
+    """Build the evaluation transform: resize (bicubic, antialiased) and centre crop.
 
     Args:
         size: Side of the result in pixels.
-        crop_ratio: `size` as a share of the shorter side after resizing, which is rounded down to whole pixels: 1 for
-            ViT, 0.875 for Swin.
+        crop_ratio: `size` as a fraction of the shorter side after resizing (timm's crop_pct), rounded down to whole
+            pixels: 1 for ViT, 0.875 for Swin.
 
     Raises:
         MissingExtraError: If torchvision is not installed.
@@ -169,9 +169,9 @@ def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
 
 
 def crop_extreme_aspect(image: Image.Image) -> Image.Image:
-    """Cut the ends off an image many times as long as it is wide, of which the middle is wanted.
+    """Crop the middle of a very elongated image before it is resized.
 
-    Resized as a whole, one of 2 x 60,000 pixels would take gigabytes.
+    Resizing all of a 2 x 60,000 pixel image would take gigabytes.
     """
     width, height = image.size
     most = MAX_ASPECT_RATIO * min(image.size)

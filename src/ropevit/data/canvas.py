@@ -1,4 +1,4 @@
-"""The `field` kind of image: items scattered over a background, always at the same scale; a larger one holds more."""
+"""Canvases of the `field` panel: items of a fixed scale on a background; larger canvases hold more items."""
 
 import math
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from torch.nn import functional as F
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import uniform
 
-#: Pixels of an item darker than this (0 to 255) are its background, where items are cut out.
+#: With `cutout`, pixels of an item darker than this (0 to 255) are its background.
 DARK = 20
-#: The background's brightness is drawn anew every so many pixels and varies smoothly between.
+#: Distance in pixels between random values of the background's brightness, interpolated between them.
 SHADE_CELL = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class CanvasSettings:
-    """How canvases are filled; nothing here depends on their size."""
+    """How canvases are filled, independent of their size."""
 
     item_size: int = 16
-    """Side of an item in pixels, before it is scaled at random."""
+    """Side of an item in pixels, before random scaling."""
     jitter: float = 1.25
     """Items are scaled by a random factor from 1/jitter to jitter."""
     turn: float = 15.0
-    """Items are turned by up to so many degrees to either side."""
+    """Maximum random rotation of an item, in degrees to either side."""
     density: float = 0.8
-    """Items thrown for every item_size x item_size pixels; later ones hide earlier ones."""
+    """Items per item_size x item_size pixels; later ones hide earlier ones."""
     noise: float = 0.06
-    """Standard deviation of the noise on every pixel, where white is 1."""
+    """Standard deviation of the pixel noise; white is 1."""
     cutout: bool = True
     """Paste only an item's own pixels (dark ones are its background); False pastes the whole square."""
 
@@ -45,16 +45,16 @@ class CanvasSettings:
 
     @property
     def tile(self) -> int:
-        """Side in pixels of the square that any item fits in, whatever its scale and turn."""
+        """Side in pixels of a square that holds an item at any scale and rotation."""
         return math.ceil(self.item_size * self.jitter * 1.2)
 
     def items(self, size: int) -> int:
-        """Count the items thrown at a canvas; centres may lie half an item outside, so that edges are not emptier."""
+        """Return the number of items on a canvas; centres may lie half an item outside, to fill the edges evenly."""
         return max(1, round(self.density * (size / self.item_size + 1) ** 2))
 
 
 def pixel_labels(data: LabelledImages) -> tuple[tuple[str, ...], Tensor]:
-    """Name the labels of pixels, and say which one each image's own pixels have.
+    """Return the names of the pixel labels, and the label of each image's foreground.
 
     Label 0 is the background; then come the groups of the classes, or the classes where the set has no groups.
     """
@@ -75,23 +75,23 @@ def paint_canvases(
     """Scatter random items over canvases.
 
     Args:
-        images: Items to choose from, best not much larger than they are shown (bilinear sampling would skip pixels);
-            each label is thrown equally often.
+        images: Items to choose from, not much larger than they are pasted (bilinear sampling would skip pixels);
+            each label is drawn equally often.
         labels: Label of each item's pixels, from 1; 0 is the background.
         size: Side of a canvas in pixels.
         count: Number of canvases, B.
-        law: How they are filled.
+        law: How canvases are filled.
         generator: Source of every random choice, on the CPU.
 
     Returns:
         Pixels from 0 to 255, and the label of each pixel.
     """
     number, tile, device = law.items(size), law.tile, images.device
-    rarity = 1 / labels.bincount().cpu()[labels.cpu()]  # every label is thrown equally often
+    rarity = 1 / labels.bincount().cpu()[labels.cpu()]  # every label is drawn equally often
     chosen = torch.multinomial(rarity, count * number, replacement=True, generator=generator).to(device)
     colours, cover = (x.unflatten(0, (count, number)) for x in crop_items(images[chosen], law, generator))
     chosen_labels = labels[chosen].unflatten(0, (count, number))
-    margin = law.item_size // 2  # an item's centre lies at most so far outside
+    margin = law.item_size // 2  # largest distance of an item's centre from the canvas
     offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator).to(device) + tile // 2
     canvas = background(count, images.shape[1], size + 2 * tile, law, generator).to(device).movedim(1, -1).contiguous()
     truth = torch.zeros(count, size + 2 * tile, size + 2 * tile, dtype=torch.long, device=device)
@@ -107,20 +107,20 @@ def paint_canvases(
 def crop_items(
     images: UInt8[Tensor, "M c s s"], law: CanvasSettings, generator: torch.Generator
 ) -> tuple[Float[Tensor, "M c t t"], Float[Tensor, "M t t"]]:
-    """Scale, turn, mirror and dim items at random, each in the middle of an empty tile.
+    """Scale, rotate, mirror and darken items at random, each in the middle of an empty tile.
 
     Returns:
-        Colours from 0 to 1, already multiplied by the cover, and the cover: 1 where the item is, 0 where it is not.
+        Colours from 0 to 1, premultiplied by the cover (alpha), and the cover: 1 on the item, 0 elsewhere.
     """
     count = len(images)
-    shown = law.item_size * uniform(count, -math.log(law.jitter), math.log(law.jitter), generator).exp()
+    side = law.item_size * uniform(count, -math.log(law.jitter), math.log(law.jitter), generator).exp()
     angle = torch.deg2rad(uniform(count, -law.turn, law.turn, generator))
     mirror = 1 - 2 * torch.randint(2, (count,), generator=generator)
     light = uniform(count, 0.6, 1.0, generator).to(images.device)
     matrix = torch.stack([mirror * angle.cos(), -mirror * angle.sin(), angle.sin(), angle.cos()], 1).unflatten(
         1, (2, 2)
     )
-    transform = F.pad(matrix * (law.tile / shown)[:, None, None], (0, 1)).to(images.device)
+    transform = F.pad(matrix * (law.tile / side)[:, None, None], (0, 1)).to(images.device)
     pixels = images.float()
     solid = (pixels.amax(1, keepdim=True) > DARK).float() if law.cutout else torch.ones_like(pixels[:, :1])
     grid = F.affine_grid(transform, [count, 1, law.tile, law.tile], align_corners=False)
@@ -131,7 +131,7 @@ def crop_items(
 def background(
     count: int, channels: int, size: int, law: CanvasSettings, generator: torch.Generator
 ) -> Float[Tensor, "B c size size"]:
-    """Draw a smoothly shaded, noisy background whose looks do not depend on its size; values around 0.1 to 0.7."""
+    """Draw a smoothly shaded, noisy background whose statistics do not depend on its size; values about 0.1 to 0.7."""
     cells = math.ceil(size / SHADE_CELL) + 1
     coarse = 0.1 + 0.6 * torch.rand(count, channels, cells, cells, generator=generator)
     shade = F.interpolate(coarse, scale_factor=SHADE_CELL, mode="bilinear", align_corners=False)[..., :size, :size]

@@ -1,4 +1,4 @@
-"""Look for what would spoil a training: every file of a data set is read to its end, and compared with the others."""
+"""Check a classification data set before training: decode every file, and find duplicates and wrong labels."""
 
 import hashlib
 import warnings
@@ -19,19 +19,19 @@ from ropevit.data.shards import DOWNLOADS_AT_ONCE, ShardSource, all_shards, name
 from ropevit.data.sources import FileSource, FolderSource
 from ropevit.data.tar_index import TarIndex
 
-#: Files that are handed to the threads at a time.
+#: Files submitted to the threads at a time.
 WINDOW = 2048
 
 
 def check(data: str, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Read every image of every split to its end, and look for files that are in two classes or splits.
+    """Decode every image of every split, and find files that are in two classes or splits.
 
     Args:
-        data: A folder or a pattern of shards, as `open_source` takes; or a folder of classes alone.
-        progress: Called with the number of images that are done and that of all.
+        data: Folder or pattern of shards, as in `open_source`; or a folder of classes alone.
+        progress: Called with the number of checked and of all images.
 
     Raises:
-        ValueError: If there are no images where they were looked for.
+        ValueError: If no images were found.
     """
     seen = CheckedFiles()
     parts = {split: source for split, source in splits(data, seen) if source}
@@ -40,7 +40,7 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
     findings = seen.findings + compare_classes(parts)
     total, done, first, scales = sum(map(len, parts.values())), 0, {}, []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # Pillow's; what matters is found anyway
+        warnings.simplefilter("ignore")  # from Pillow; faults are reported as findings
         for split, source in parts.items():
             for index, (looked, digest) in enumerate(inspect_all(source, pool)):
                 label, file = source.classes[int(source.labels[index])], source.describe(index)
@@ -61,15 +61,15 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
 
 @dataclass
 class CheckedFiles:
-    """What was met while the data were opened."""
+    """Findings and other files, collected while the data are opened."""
 
     findings: list[Finding] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
-    """Files that are not looked at, by suffix."""
+    """Number of unchecked files, by suffix."""
 
 
 def splits(data: str, seen: CheckedFiles) -> Iterator[tuple[str, FileSource | None]]:
-    """Open all splits that there are, noting what stands in the way.
+    """Open all splits, recording faults in `seen`.
 
     Raises:
         ValueError: If a path or pattern is wrong, or holds results.
@@ -92,7 +92,7 @@ def splits(data: str, seen: CheckedFiles) -> Iterator[tuple[str, FileSource | No
 
 
 def lenient_folder(root: Path, split: str, seen: CheckedFiles) -> FolderSource | None:
-    """Open a folder of classes, noting those that are empty."""
+    """Open a folder of classes, recording empty ones as findings."""
     searches = {folder.name: list_images(folder) for folder in subfolders(root)}
     others = sum((each.others for each in searches.values()), Counter[str]())
     seen.others += others
@@ -106,7 +106,7 @@ def lenient_folder(root: Path, split: str, seen: CheckedFiles) -> FolderSource |
 
 
 def lenient_shards(shards: list[str], split: str, seen: CheckedFiles) -> ShardSource | None:
-    """Open shards, noting those that cannot be, and numbers that no image is labelled with."""
+    """Open shards, recording unusable ones and class indices without images as findings."""
 
     def attempt(shard: str) -> tuple[Path, TarIndex] | Finding:
         try:
@@ -126,13 +126,13 @@ def lenient_shards(shards: list[str], split: str, seen: CheckedFiles) -> ShardSo
     present = set(np.unique(source.labels).tolist())
     missing = [name for label, name in enumerate(source.classes) if label not in present]
     if split.startswith("train"):
-        detail = "no label has this number"
+        detail = "no image has this label"
         seen.findings += [Finding("class without images", split, name, "", detail) for name in missing]
     return source
 
 
 def compare_classes(parts: dict[str, FileSource]) -> list[Finding]:
-    """Find classes that the training split and another one do not share."""
+    """Find classes that are in the training split or in another one, but not in both."""
     present = {
         split: {source.classes[label] for label in np.unique(source.labels).tolist()} for split, source in parts.items()
     }
@@ -145,7 +145,7 @@ def compare_classes(parts: dict[str, FileSource]) -> list[Finding]:
 
 
 def compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], item: tuple[str, int]) -> list[Finding]:
-    """Find out whether a file is a copy of another one, and which fault that is."""
+    """Return a finding if a file is a copy of another one."""
     (split, index), (other, at) = item, twin
     if item == twin:
         return []
@@ -156,7 +156,7 @@ def compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], item
 
 
 def inspect_all(source: FileSource, pool: ThreadPoolExecutor) -> Iterator[tuple[ImageFacts, bytes]]:
-    """Look at all files, in order, with a digest of each; no more than a window of them is under way."""
+    """Inspect all files in order, and hash each; at most a window of them is in flight."""
 
     def look(index: int) -> tuple[ImageFacts, bytes]:
         try:

@@ -1,4 +1,4 @@
-"""Look for what would spoil a training on COCO or ADE20K, or folders in their layouts."""
+"""Check a data set in the layout of COCO or ADE20K before training: images, annotations and labels."""
 
 import warnings
 from collections import Counter
@@ -25,43 +25,43 @@ from ropevit.data.findings import Finding, Report, ordered
 from ropevit.data.image_facts import ImageFacts, inspect_image, mixed_depths
 from ropevit.data.listing import ImageListing, list_images, undecodable
 
-#: Share of label 0, where it is ignored, from which on a check asks whether it is a class.
+#: Fraction of pixels with an ignored label 0 from which a check asks whether 0 is a class.
 MUCH = 0.25
 
 
 class ImageChecked(NamedTuple):
-    """What a look at an image and its annotation gave."""
+    """Result of checking an image and its annotation."""
 
     file: str
     faults: list[Fault]
     scale: str = ""
     """Name of the scale of a deep image."""
     labels: Counter[str] | None = None
-    """Number of pixels in all, of those that are ignored, and of those of label 0 among them."""
+    """Number of all pixels, of ignored ones, and of ignored ones with label 0."""
 
 
-#: Looks at one image and its annotation.
-Look = Callable[[], ImageChecked]
+#: Checks one image and its annotation.
+ImageCheck = Callable[[], ImageChecked]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSplit:
-    """A split, ready to be looked at."""
+    """A split with the checks of its images."""
 
     faults: list[Fault]
-    """What is wrong with its files of annotations, or with which files there are."""
-    looks: list[Look] = field(default_factory=list)
-    """One for each image."""
+    """Faults of annotation files, and missing files."""
+    checks: list[ImageCheck] = field(default_factory=list)
+    """One for each image, run by threads."""
     classes: tuple[str, ...] = ()
     others: Counter[str] = field(default_factory=Counter)
-    """Files that are not looked at, by suffix."""
+    """Number of unchecked files, by suffix."""
 
 
 SPLITS = ("train", "val")
 
 
 def dense_layout(data: str) -> str | None:
-    """Tell whether a folder is in the layout of COCO or ADE20K, by the folders and files that only those have."""
+    """Return "coco" or "ade" if a folder has the layout of COCO or ADE20K, else None."""
     root = Path(data).expanduser()
     if any(coco_paths(root, split)[0].exists() for split in SPLITS):
         return "coco"
@@ -69,21 +69,21 @@ def dense_layout(data: str) -> str | None:
 
 
 def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Read every image and annotation of both splits, and list everything that is wrong or worth knowing.
+    """Check every image and annotation of both splits, and report faults and notes.
 
     Args:
-        data: A folder for which `dense_layout` gives a name.
-        progress: Called with the number of images that are done and that of all.
+        data: Folder for which `dense_layout` returns a name.
+        progress: Called with the number of checked and of all images.
     """
     prepare = prepare_coco if dense_layout(data) == "coco" else prepare_ade
     parts = {split: prepare(Path(data).expanduser(), split) for split in SPLITS}
     findings = [to_finding(split, fault) for split, part in parts.items() for fault in part.faults]
     labels: dict[str, Counter[str]] = {split: Counter() for split in parts}
-    total, done, scales = sum(len(part.looks) for part in parts.values()), 0, []
+    total, done, scales = sum(len(part.checks) for part in parts.values()), 0, []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore")  # Pillow's; what matters is found anyway
+        warnings.simplefilter("ignore")  # from Pillow; faults are reported as findings
         for split, part in parts.items():
-            for seen in pool.map(lambda look: look(), part.looks):
+            for seen in pool.map(lambda check: check(), part.checks):
                 findings += [to_finding(split, fault) for fault in seen.faults]
                 labels[split] += seen.labels or Counter()
                 scales += [(split, "", seen.file, seen.scale)] if seen.scale else []
@@ -93,7 +93,7 @@ def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -
     findings += mixed_depths(scales)
     findings += [to_finding(split, fault) for split in labels for fault in much_ignored(labels[split])]
     return Report(
-        images={split: len(part.looks) for split, part in parts.items() if part.looks},
+        images={split: len(part.checks) for split, part in parts.items() if part.checks},
         classes=max(len(part.classes) for part in parts.values()),
         findings=ordered(findings),
         others=sum((part.others for part in parts.values()), Counter[str]()),
@@ -102,15 +102,15 @@ def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -
 
 
 def to_finding(split: str, fault: Fault) -> Finding:
-    """Make a finding of a fault."""
+    """Convert a fault to a finding."""
     return Finding(fault.kind, split, "", fault.file, fault.detail)
 
 
 def prepare_coco(root: Path, split: str) -> DenseSplit:
-    """Judge the annotations of a split, and say how to look at each of its images."""
+    """Check the annotations of a COCO split, and list the checks of its images."""
     path, folder = coco_paths(root, split)
     if not path.exists():
-        return DenseSplit(faults=[Fault("annotations", str(path), "is not there")])
+        return DenseSplit(faults=[Fault("annotations", str(path), "not found")])
     try:
         file = read_coco(path)
     except ValueError as error:
@@ -126,14 +126,14 @@ def prepare_coco(root: Path, split: str) -> DenseSplit:
     unlisted = set(images.names) - {str(Path(image["file_name"])) for image in file.images.values()}
     return DenseSplit(
         faults=faults,
-        looks=[partial(check_coco_image, file, folder, image_id) for image_id in there],
+        checks=[partial(check_coco_image, file, folder, image_id) for image_id in there],
         classes=tuple(file.categories.values()),
         others=images.others + Counter(f"{Path(name).suffix.lower()} that no annotation lists" for name in unlisted),
     )
 
 
 def check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageChecked:
-    """Look at one image of COCO."""
+    """Check one image of COCO."""
     image = file.images[image_id]
     path, annotated = folder / image["file_name"], (image["width"], image["height"])
     faults, looked = check_image_file(path)
@@ -145,7 +145,7 @@ def check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageChecke
 
 
 def prepare_ade(root: Path, split: str) -> DenseSplit:
-    """Find images and labels of a split that lack each other, and say how to look at each pair."""
+    """Find unpaired images and labels of an ADE20K split, and list the checks of its pairs."""
     try:
         source = list_ade(root, split)
     except ValueError as error:
@@ -154,12 +154,12 @@ def prepare_ade(root: Path, split: str) -> DenseSplit:
     faults = [*unpaired_files(source), *shared_labels(source)]
     if lacking := undecodable(others):
         faults.append(Fault("no decoder", str(root / "images" / source.folder), lacking))
-    looks = [partial(check_ade_image, source, index) for index in range(len(source))]
-    return DenseSplit(faults=faults, looks=looks, classes=source.classes, others=others)
+    checks = [partial(check_ade_image, source, index) for index in range(len(source))]
+    return DenseSplit(faults=faults, checks=checks, classes=source.classes, others=others)
 
 
 def check_ade_image(source: AdeSource, index: int) -> ImageChecked:
-    """Look at one image of ADE20K and its labels."""
+    """Check one image of ADE20K and its labels."""
     path = Path(source.describe(index))
     faults, looked = check_image_file(path)
     if not looked.size or not source.label_file(index).is_file():
@@ -175,7 +175,7 @@ def check_ade_image(source: AdeSource, index: int) -> ImageChecked:
 
 
 def check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
-    """Find what is wrong with an image by itself."""
+    """Check an image file without its annotation."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -185,19 +185,19 @@ def check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
 
 
 def orientation_faults(path: Path, looked: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
-    """Tell of an image that is not stored upright, and whether its annotation says for which view it is."""
+    """Report an image with an EXIF rotation, and which orientation its annotation is for."""
     if looked.orientation == 1 or looked.size is None:
         return []
     upright = upright_size(looked.size, looked.orientation)
-    told = f"has the EXIF orientation {looked.orientation}"
+    found = f"has the EXIF orientation {looked.orientation}"
     if upright == looked.size:
-        return [Fault("unclear orientation", str(path), f"{told}; its size is the same upright and as stored")]
+        return [Fault("unclear orientation", str(path), f"{found}; its size is the same upright and as stored")]
     how = "turned upright" if annotated == upright else "as stored"
-    return [Fault("orientation", str(path), f"{told}; read {how}, as annotated")]
+    return [Fault("orientation", str(path), f"{found}; read {how}, as annotated")]
 
 
 def ignored_share(labels: Counter[str]) -> list[str]:
-    """Say how many pixels are ignored, if any."""
+    """Describe the fraction of ignored pixels, if any."""
     if not labels["ignored"]:
         return []
     share = 100 * labels["ignored"] / labels["all"]
@@ -207,6 +207,6 @@ def ignored_share(labels: Counter[str]) -> list[str]:
 
 
 def much_ignored(labels: Counter[str]) -> list[Fault]:
-    """Find out whether so much is label 0, and ignored, that it may be a class."""
+    """Report a fraction of ignored label 0 so large that it may be a class."""
     share = labels["zero"] / labels["all"] if labels["all"] else 0
     return [Fault("ignored pixels", "", f"{share:.1%} of the pixels have label 0")] if share >= MUCH else []

@@ -1,4 +1,4 @@
-"""Images with boxes in the layout of COCO: train2017/*.jpg, annotations/instances_train2017.json; val2017 alike."""
+"""Detection data in the layout of COCO: train2017/*.jpg, annotations/instances_train2017.json; val2017 alike."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ropevit.data.decoding import matching_orientation, open_image, orientation,
 from ropevit.data.masks import mask_fault
 from ropevit.files import parse_json
 
-#: What an entry of each table must have, and of which type.
+#: Required fields of the entries of each table, with their types.
 TABLES = {
     "images": {"id": int, "file_name": str, "height": int, "width": int},
     "categories": {"id": int, "name": str},
@@ -22,15 +22,15 @@ TABLES = {
 }
 
 
-#: Numbers beyond are those of no image or box.
+#: Larger numbers are refused as coordinates or sizes.
 MAX_COORDINATE = 1e9
-#: Ids beyond are not exact where detections are counted.
+#: Larger ids are not exact in float64, which the evaluator uses.
 MAX_ID = 2**53
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A file of annotations as it is, its tables by id."""
+    """A parsed annotation file, with its tables by id."""
 
     path: Path
     images: dict[int, dict[str, Any]]
@@ -39,35 +39,35 @@ class CocoFile:
 
 
 class Boxes(NamedTuple):
-    """What is in an image."""
+    """Boxes and labels of an image."""
 
     boxes: Float32[np.ndarray, "n 4"]
     """Left, top, right and bottom in pixels, inside the image."""
     labels: Int64[np.ndarray, "n"]
-    """Classes from 0, in the order of the category ids."""
+    """Class indices from 0, in the order of the category ids."""
     image_id: int
     """The image's id in the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CocoSource:
-    """A split of a data set of boxes; it may be sent to other processes."""
+    """A split of a detection data set; picklable for DataLoader workers."""
 
     name: str
-    """Such as `coco/train`."""
+    """Name of the set and split, such as `coco/train`."""
     classes: tuple[str, ...]
     """Names, in the order of the labels."""
     category_ids: tuple[int, ...]
-    """Id of each label in the file, to which detections are mapped back."""
+    """Category id of each label, for writing detections."""
     annotations: Path
-    """File of the annotations, for the evaluator."""
+    """Annotation file, for the evaluator."""
     dropped: tuple[Fault, ...]
-    """Boxes that were left out."""
+    """Faults of the boxes that were dropped."""
     folder: Path
     images: tuple[tuple[int, str, int, int], ...]
-    """Id, name, height and width of each."""
+    """Id, file name, height and width of each image."""
     first: Int64[np.ndarray, "_"]
-    """Where the boxes of each image begin, and where the last ones end."""
+    """Index of each image's first box, and the total number of boxes at the end."""
     boxes: Float32[np.ndarray, "n 4"]
     labels: Int64[np.ndarray, "n"]
 
@@ -77,11 +77,11 @@ class CocoSource:
     def read(self, index: int) -> tuple[Image.Image, Boxes]:
         """Read an image as RGB, and its boxes.
 
-        It is turned upright by its EXIF, unless it was annotated in the size as stored.
+        The EXIF orientation is applied, unless the image was annotated in the size as stored.
 
         Raises:
-            ValueError: If its size is not that of the annotations, or it cannot be decoded.
-            OSError: If it cannot be opened.
+            ValueError: If the image has another size than its annotation, or cannot be decoded.
+            OSError: If the image cannot be opened.
         """
         image_id, name, height, width = self.images[index]
         with open_image(self.folder / name) as image:
@@ -94,33 +94,33 @@ class CocoSource:
         return transpose(image, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
 
     def describe(self, index: int) -> str:
-        """Say which file it is."""
+        """Return the path of an image."""
         return str(self.folder / self.images[index][1])
 
 
 def size_mismatch(image_id: int, found: tuple[int, int], expected: tuple[int, int]) -> str:
-    """Say in words that an image is of another size than annotated."""
+    """Format the message about an image of another size than annotated."""
     return f"image {image_id} has {found[0]} x {found[1]} pixels, its annotation says {expected[0]} x {expected[1]}"
 
 
 def coco_paths(root: Path | str, split: str) -> tuple[Path, Path]:
-    """Give the file of annotations and the folder of images of a split."""
+    """Return the annotation file and the image folder of a split."""
     root = Path(root).expanduser()
     return root / "annotations" / f"instances_{split}2017.json", root / f"{split}2017"
 
 
 def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: bool = False) -> CocoSource:
-    """Open a split: crowds are left out, boxes are clipped to their image.
+    """Open a split of a detection data set: crowds are removed, boxes are clipped to their image.
 
-    Boxes without an area, before or after that, are left out and listed in `dropped`.
+    Boxes without an area, before or after clipping, are removed and listed in `dropped`.
 
     Args:
         root: Folder with `annotations` and `train2017` or `val2017`.
-        split: Which.
-        keep_empty: Keep images without boxes, too, as measuring needs them.
+        split: Split to open.
+        keep_empty: Also keep images without boxes, as evaluation needs them.
 
     Raises:
-        ValueError: If there is no such split, or anything in it is wrong that is not handled, with file, id and reason.
+        ValueError: If there is no such split, or it has a fault of `REFUSED` (names file, id and reason).
     """
     path, folder = coco_paths(root, split)
     file = read_coco(path)
@@ -129,7 +129,7 @@ def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: b
     rows, dropped = boxes_of(file)
     kept = [image_id for image_id in rows if rows[image_id] or keep_empty]
     if not kept:
-        raise ValueError(f"{path} has no images with boxes; nothing can be learned from it")
+        raise ValueError(f"{path} has no images with boxes; a detector needs some to train on")
     flat = [row for image_id in kept for row in rows[image_id]]
     categories = sorted(file.categories)
     return CocoSource(
@@ -147,10 +147,10 @@ def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: b
 
 
 def boxes_of(file: CocoFile) -> tuple[dict[int, list[tuple[list[float], int]]], list[Fault]]:
-    """Give the clipped boxes and categories of each image, and what was left out.
+    """Return the clipped boxes and categories of each image, and the faults of dropped boxes.
 
     Raises:
-        ValueError: If an annotation is wrong in a way that is not handled.
+        ValueError: If an annotation has a fault of `REFUSED`.
     """
     rows: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in file.images}
     dropped = []
@@ -168,10 +168,10 @@ def boxes_of(file: CocoFile) -> tuple[dict[int, list[tuple[list[float], int]]], 
 
 
 def read_coco(path: Path) -> CocoFile:
-    """Read a file of annotations, looking at its form alone.
+    """Read an annotation file, and check the types of its entries.
 
     Raises:
-        ValueError: If it is no such file, with the entry that is wrong.
+        ValueError: If the file is missing or malformed (names the wrong entry).
     """
     try:
         content = parse_json(path.read_bytes(), "the content")
@@ -194,7 +194,7 @@ def read_coco(path: Path) -> CocoFile:
 
 
 def read_table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
-    """Take a table out of a file, and check the form of its entries."""
+    """Return a table of an annotation file, and check the types of its entries."""
     entries = content.get(name) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise refuse(Fault("annotations", str(path), f"no list named {name!r}, as files of COCO have"))
@@ -210,7 +210,7 @@ def read_table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
 
 
 def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
-    """Say what is wrong with the form of an entry; whole numbers written as 7.0 become 7."""
+    """Yield the wrong fields of an entry; integers written as 7.0 become 7."""
     for key, kind in TABLES[name].items():
         value: Any = entry.get(key)
         if kind is int and isinstance(value, float) and value.is_integer():
@@ -229,27 +229,27 @@ def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Tell numbers that an image may have from truth values, texts, NaN and far too large ones."""
+    """Return whether a value is a usable number: no bool, string, NaN or far too large one."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_COORDINATE**2
 
 
 def shorten_value(value: Any) -> str:
-    """Write a value of a file into a message, shortened."""
+    """Return the repr of a value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def missing_files(file: CocoFile, folder: Path) -> Iterator[Fault]:
-    """Find the images that are not there."""
+    """Find listed images without a file."""
     there = {child.name for child in folder.iterdir()} if folder.is_dir() else set()
     for image_id, image in file.images.items():
         name = image["file_name"]
         if name not in there and not (folder / name).is_file():
-            yield Fault("missing file", str(folder / name), f"image {image_id} is not there")
+            yield Fault("missing file", str(folder / name), f"file of image {image_id} not found")
 
 
 def annotation_faults(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
-    """Find what is wrong with one annotation, or worth knowing."""
+    """Find the faults of one annotation."""
 
     def fault(kind: str, detail: str) -> Fault:
         return Fault(kind, str(file.path), f"annotation {annotation['id']} {detail}")
@@ -269,14 +269,14 @@ def annotation_faults(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fa
 
 
 def mask_faults(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
-    """Find what is wrong with the mask of an annotation; detectors of boxes do not use it."""
+    """Find faults of an annotation's mask, which box detectors do not use."""
     image = file.images.get(annotation["image_id"])
     if image and (wrong := mask_fault(annotation.get("segmentation"), image["height"], image["width"])):
         yield Fault("damaged mask", str(file.path), f"annotation {annotation['id']} of image {image['id']} {wrong}")
 
 
 def box_fault(box: list[Any], image: dict[str, Any]) -> str | None:
-    """Name what is wrong with a box (left, top, width, height), if anything."""
+    """Return the kind of fault of a box (left, top, width, height), or None."""
     numbers = [value for value in box if is_number(value) and abs(value) < MAX_COORDINATE]
     if len(box) != 4 or len(numbers) != 4:
         return "damaged box"
@@ -292,7 +292,7 @@ def box_fault(box: list[Any], image: dict[str, Any]) -> str | None:
 
 
 def clip(box: list[float], image: dict[str, Any]) -> list[float]:
-    """Cut a box (left, top, width, height) to its image; the result is left, top, right, bottom."""
+    """Clip a box (left, top, width, height) to its image; returns left, top, right, bottom."""
     left, top, width, height = box
     sides = image["width"], image["height"]
     return [

@@ -1,6 +1,6 @@
-"""The categories of COCO's boxes, by their ids in its annotations."""
+"""COCO detection categories, by category id."""
 
-#: Ids have gaps; a detector's labels are their order.
+#: Ids have gaps; a detector's labels are their positions in order.
 COCO_CATEGORIES = {
     **{1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck"},
     **{9: "boat", 10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench"},

@@ -1,4 +1,4 @@
-"""The `zoom` kind of image: the same scene with more or fewer pixels, and random crops of it to train on."""
+"""Images of the `zoom` panel: the same scene at different resolutions, and random crops for training."""
 
 import math
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from torch.nn import functional as F
 
 from ropevit.data.rng import uniform
 
-#: What every model of a study is fed: (pixel / 255 - MEAN) / STD, the same for all channels.
+#: Normalisation of a study's images: (pixel / 255 - MEAN) / STD, the same for all channels.
 MEAN, STD = 0.5, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropSettings:
-    """How training crops are drawn."""
+    """Distribution of random training crops."""
 
     smallest: float = 0.08
-    """Least share of the image's area."""
+    """Minimum fraction of the image's area."""
     largest: float = 1.0
-    """Greatest share of the image's area."""
+    """Maximum fraction of the image's area."""
     law: Literal["uniform", "log"] = "log"
-    """Draw the area, or its logarithm, uniformly: `log` has more small crops, hence larger objects."""
+    """Draw the area or its logarithm uniformly; `log` gives more small crops, hence larger objects."""
     stretch: float = 4 / 3
-    """Greatest ratio of width to height, and of height to width."""
+    """Maximum ratio of width to height, and of height to width."""
     flip: bool = True
-    """Mirror half of the crops left to right."""
+    """Flip half of the crops horizontally."""
 
     def __post_init__(self) -> None:
         if not 0 < self.smallest <= self.largest <= 1:
@@ -42,11 +42,11 @@ class CropSettings:
 
 
 def random_boxes(count: int, law: CropSettings, generator: torch.Generator) -> Float[Tensor, "B 4"]:
-    """Draw crops inside the image.
+    """Draw random crop boxes inside the image.
 
     Returns:
         Centre x, centre y, half width, half height, in units in which the image spans -1 to 1; a negative half width
-        is a mirrored crop.
+        means a flipped crop.
     """
     if law.law == "log":
         area = uniform(count, math.log(law.smallest), math.log(law.largest), generator).exp()
@@ -63,7 +63,7 @@ def random_boxes(count: int, law: CropSettings, generator: torch.Generator) -> F
 def crop_and_resize(
     images: UInt8[Tensor, "B c H W"], boxes: Float[Tensor, "B 4"], size: int
 ) -> Float[Tensor, "B c size size"]:
-    """Cut boxes out of images and resize them, sampling at least twice as densely as the result and averaging.
+    """Crop boxes out of images and resize them, by sampling at least twice as densely and averaging.
 
     Args:
         images: One image for each box.
@@ -86,12 +86,12 @@ def crop_and_resize(
 def random_crops(
     images: UInt8[Tensor, "B c H W"], size: int, law: CropSettings, generator: torch.Generator
 ) -> Float[Tensor, "B c size size"]:
-    """Cut one random crop out of each image, `size` pixels a side, with values from 0 to 255."""
+    """Take one random crop of each image, resized to `size` x `size` pixels, with values from 0 to 255."""
     return crop_and_resize(images, random_boxes(len(images), law, generator), size)
 
 
 def resample(images: Tensor, size: int) -> Float[Tensor, "B c size size"]:
-    """Show the same images with `size` pixels a side (bicubic, antialiased), with values from 0 to 255."""
+    """Resize images to `size` x `size` pixels (bicubic, antialiased), with values from 0 to 255."""
     if images.shape[2:] == (size, size):
         return images.float()
     resized = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
@@ -99,5 +99,5 @@ def resample(images: Tensor, size: int) -> Float[Tensor, "B c size size"]:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Turn pixels from 0 to 255 into what models are fed."""
+    """Normalise pixels from 0 to 255 with MEAN and STD."""
     return (images.float() / 255 - MEAN) / STD

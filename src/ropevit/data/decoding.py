@@ -11,9 +11,9 @@ from PIL import Image, UnidentifiedImageError
 from ropevit.data.depth import is_deep, to_levels
 from ropevit.data.formats import install_advice_by_content, readable_suffixes
 
-#: EXIF's tag of the orientation.
+#: EXIF tag of the orientation.
 ORIENTATION = 0x0112
-#: Orientation -> what turns the stored image upright.
+#: EXIF orientation -> transpose operation that makes the stored image upright.
 EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,7 +23,7 @@ EXIF_TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-#: Orientations that exchange width and height.
+#: Orientations that swap width and height.
 SIDEWAYS = frozenset({5, 6, 7, 8})
 
 
@@ -37,7 +37,7 @@ UNREADABLE = (OSError, ValueError)
 
 def reason(error: Exception) -> str:
     """Return in one line why an image cannot be read."""
-    text = re.sub(r"(cannot identify image file) .*", r"\1", str(error))  # whose name the caller says
+    text = re.sub(r"(cannot identify image file) .*", r"\1", str(error))  # the caller names the file
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -46,11 +46,11 @@ def open_image(source: Path | BytesIO) -> Iterator[Image.Image]:
     """Open an image; any failure while it is open means that its content is unreadable.
 
     Args:
-        source: Image file, or what is in it.
+        source: Image file, or its content.
 
     Raises:
         OSError: If the file cannot be opened.
-        UnreadableImageError: If its content cannot be decoded: decoders raise errors of any type over damaged files.
+        UnreadableImageError: If its content cannot be decoded (decoders raise any type of error on damaged files).
     """
     with source.open("rb") if isinstance(source, Path) else source as file:
         try:
@@ -74,8 +74,8 @@ def open_rgb(source: Path | BytesIO, enough: int | None = None) -> Image.Image:
     """Read an image as RGB, rotated by its EXIF orientation, with transparency on white.
 
     Args:
-        source: Image file, or what is in it.
-        enough: Shorter side in pixels that is enough; JPEGs are then decoded no larger than needed.
+        source: Image file, or its content.
+        enough: Sufficient shorter side in pixels; JPEGs are then decoded at a reduced size where possible.
 
     Raises:
         OSError: If the file cannot be opened.
@@ -90,12 +90,12 @@ def open_rgb(source: Path | BytesIO, enough: int | None = None) -> Image.Image:
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of an image, 1 (upright) to 8; 1 if it has none.
 
-    Only this tag is read: the others may be of any type, as nothing here needs them.
+    Only this tag is read, so that damaged values of other tags do no harm.
     """
     image.load()
     try:
         found = image.getexif().get(ORIENTATION)
-    except Exception:  # damaged metadata do not spoil the pixels
+    except Exception:  # damaged metadata do not affect the pixels
         return 1
     return found if isinstance(found, int) and found in EXIF_TRANSPOSE else 1
 
@@ -116,11 +116,11 @@ def matching_orientation(size: tuple[int, int], stored: int, annotated: tuple[in
     Args:
         size: Width and height as stored.
         stored: Orientation, from `orientation`.
-        annotated: Width and height that the annotation is for.
+        annotated: Width and height of the annotation.
 
     Returns:
-        The orientation to hand to `transpose`: upright where the size allows it, else 1; None where
-        neither has that size.
+        The orientation for `transpose`: `stored` (upright) where the size matches, else 1; None where neither
+        matches.
     """
     if upright_size(size, stored) == annotated:
         return stored
@@ -131,7 +131,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB: transparency becomes white; see `depth.py` for greyscale of more than 8 bits.
 
     Raises:
-        ValueError: If values are no finite numbers.
+        ValueError: If values are NaN or infinite.
     """
     if is_deep(image.mode):
         return Image.fromarray(to_levels(image)).convert("RGB")

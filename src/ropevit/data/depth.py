@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
-#: Depths in bits that whole numbers are taken to have: the smallest that holds the largest value.
+#: Assumed bit depths of integers: the smallest one that holds the largest value.
 DEPTHS = (8, 12, 16)
-#: Rows that are converted at a time, to need little memory.
+#: Rows converted at a time, to save memory.
 ROWS_AT_ONCE = 256
-#: What the scale of a file is called whose own lowest and highest values become black and white.
+#: Name of the scale of a file whose minimum and maximum become black and white.
 STRETCHED = "stretched"
 
 
@@ -18,7 +18,7 @@ class DepthScale(NamedTuple):
     """Linear mapping of the values of a file to levels: `low` becomes 0, `high` becomes 255."""
 
     name: str
-    """Such as `12 bits`, `0 to 1` or `stretched`; files of one name have one scale, unless they are stretched."""
+    """Such as `12 bits`, `0 to 1` or `stretched`; equal names mean equal scales, except for `stretched`."""
     low: float
     high: float
     found: tuple[float, float]
@@ -42,7 +42,7 @@ def depth_scale(image: Image.Image) -> DepthScale:
     have that range. Values beyond are stretched: those of one file alone do not tell what is black and white.
 
     Raises:
-        ValueError: If there are values that are no finite numbers.
+        ValueError: If values are NaN or infinite.
     """
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())

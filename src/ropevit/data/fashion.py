@@ -1,4 +1,4 @@
-"""The embedded images: a balanced part of Fashion-MNIST, so that a study runs with no download."""
+"""The embedded data set: a balanced subset of Fashion-MNIST, so that a study needs no download."""
 
 from importlib import resources
 from typing import Literal
@@ -13,10 +13,10 @@ Split = Literal["train", "search", "val", "test"]
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-#: Classes that differ in details lost on a small item are one label of the `field` panel.
+#: Label of each class in the `field` panel: classes that look alike on small items share one.
 GROUPS = ("top", "trouser", "top", "dress", "top", "shoe", "top", "shoe", "bag", "shoe")
 SOURCE = "Fashion-MNIST, a balanced part (arXiv:1708.07747), copyright 2017 Zalando SE, MIT licence"
-#: The hold-out is the end of the training file; the file is interleaved by class, so both parts are balanced.
+#: Size of `val`, the end of the training file; classes are interleaved in it, so that both parts are balanced.
 NUM_TEST_IMAGES = 1_000
 
 
@@ -24,8 +24,8 @@ def load_fashion(split: Split = "train") -> LabelledImages:
     """Load the embedded Fashion-MNIST images (28 x 28, grey, ten classes, balanced).
 
     Args:
-        split: `train` (10,000 images) and `test` (2,000) are what a study trains and measures on. For choosing
-            settings without looking at the test images, `train` is cut in two: `search` (9,000) and `val` (1,000).
+        split: A study trains on `train` (10,000 images) and evaluates on `test` (2,000). To choose hyperparameters
+            without the test images, `train` is divided into `search` (9,000) and `val` (1,000).
 
     Returns:
         The images and labels of the split.

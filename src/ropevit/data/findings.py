@@ -6,47 +6,47 @@ from typing import NamedTuple
 
 from ropevit.data.annotation_faults import HANDLED
 
-#: What can be found, and what to do about it; in the order of a report.
+#: Kind of finding -> advice, in the order of a report.
 ADVICE = {
-    "empty": "0 bytes; fetch them again or remove them",
-    "unreadable": "no images; convert or remove them",
-    "no decoder": "install what reads them, or convert them: they are left out",
-    "truncated": "cut off or damaged; fetch them again or remove them",
+    "empty": "0 bytes; download them again or remove them",
+    "unreadable": "not decodable as images; convert or remove them",
+    "no decoder": "install a decoder, or convert them: training skips them",
+    "truncated": "cut off or damaged; download them again or remove them",
     "wrongly labelled": "the same file in two classes; keep it in the right one",
-    "in two splits": "the same file to train and to measure on; keep it in one",
+    "in two splits": "the same file for training and evaluation; keep it in one",
     "duplicate": "the same file twice in a class; keep one",
     "class without images": "add images or remove the class",
-    "class in one split": "training and measuring need the same classes",
-    "shard": "cannot be used; fetch or make it again",
+    "class in one split": "training and evaluation need the same classes",
+    "shard": "cannot be used; download or create it again",
     "left out": "a sample's key ends at the first dot of its name; rename them",
-    "annotations": "cannot be used; fetch or write them again",
-    "missing file": "fetch it, or remove what refers to it",
+    "annotations": "cannot be used; download or write them again",
+    "missing file": "download it, or remove references to it",
     "unknown image": "annotations of images that are not listed; list or remove them",
     "unknown category": "annotations of categories that are not listed; list or remove them",
-    "unknown label": "labels above the number of classes; look how they were made, or name the classes in classes.txt",
-    "ignored pixels": "much has label 0: if it is a class, begin classes.txt with a line `0: NAME`, else label it 255",
-    "shared labels": "images of one name with one file of labels; rename or remove one",
+    "unknown label": "labels above the number of classes; check how they were made, or name the classes in classes.txt",
+    "ignored pixels": "many pixels have label 0: if it is a class, begin classes.txt with `0: NAME`, else use 255",
+    "shared labels": "images that share a label file; rename or remove one",
     "damaged box": "not four numbers; correct or remove them",
-    "damaged mask": "not for their image, or cut off; boxes are trained on all the same",
-    "wrong size": "annotations of another size than the image; find out which is right",
-    "unclear orientation": "trained on as turned by EXIF; look whether annotations are for that, or save them upright",
-    "wrong mode": "labels that are not one byte a pixel; save them as grey or palette PNG",
-    "empty box": "no width or height; a training leaves them out",
-    "box outside": "wholly beside the image; a training leaves them out",
-    "stretched": "each file by its own lowest and highest value; save them as 8 or 16 bits, or as 0 to 1",
-    "mixed bit depth": "on another scale than most files, by their largest value; save all with one depth",
-    "CMYK": "colours of print, which change when converted; convert them to RGB yourself",
+    "damaged mask": "of another size than the image, or cut off; training uses their boxes all the same",
+    "wrong size": "annotations of another size than the image; check which is right",
+    "unclear orientation": "training applies the EXIF orientation; check that annotations match, or save them upright",
+    "wrong mode": "labels that are not one byte per pixel; save them as grey or palette PNG",
+    "empty box": "no width or height; training drops them",
+    "box outside": "entirely outside the image; training drops them",
+    "stretched": "each file is scaled from its own minimum to its maximum; save them as 8 or 16 bits, or as 0 to 1",
+    "mixed bit depth": "on another scale than most files, judging by the largest value; save all with one depth",
+    "CMYK": "print colours, which change in conversion; convert them to RGB yourself",
     "animated": "only the first image is used; keep one",
-    "tiny": "too small to learn from; look whether they are thumbnails",
-    "wrong suffix": "the content is of another kind; rename them",
-    "converted": "nothing: they are read as RGB, transparency on white",
-    "bit depth": "nothing: the upper 8 bits are used, of floats 0 to 1 the nearest level",
-    "orientation": "nothing: turned by EXIF, or not, as the annotated size says",
-    "box over the edge": "nothing: they are cut to the image",
-    "crowd": "nothing: a training leaves them out, an evaluation ignores what lies on them",
-    "without boxes": "nothing: a training leaves them out unless asked to keep them",
+    "tiny": "too small to learn from; check whether they are thumbnails",
+    "wrong suffix": "the content has another format; rename them",
+    "converted": "nothing to do: they are read as RGB, transparency becomes white",
+    "bit depth": "nothing to do: the upper 8 bits are used; floats from 0 to 1 are rounded to the nearest level",
+    "orientation": "nothing to do: the EXIF orientation is applied if the annotated size matches",
+    "box over the edge": "nothing to do: they are clipped to the image",
+    "crowd": "nothing to do: training drops them, evaluation ignores detections on them",
+    "without boxes": "nothing to do: training skips them unless told to keep them",
 }
-#: What is worth knowing but no problem.
+#: Kinds for information only.
 HARMLESS = frozenset({"converted", "bit depth"}) | HANDLED
 
 
@@ -56,37 +56,37 @@ class Finding(NamedTuple):
     kind: str
     """A key of ADVICE."""
     split: str
-    """Such as train."""
+    """Name of the split, such as train."""
     label: str
-    """The class, where there is one."""
+    """Name of the class, or empty."""
     file: str
-    """Path, or shard and name; empty where it concerns a class."""
+    """Path, or shard and name; empty for a finding about a class."""
     detail: str
-    """What exactly."""
+    """Details."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was looked at and what was found."""
+    """Result of checking a data set."""
 
     images: dict[str, int]
-    """Number of each split."""
+    """Number of images in each split."""
     classes: int
     """Number of classes."""
     findings: list[Finding]
     """In the order of ADVICE."""
     others: Counter[str] = field(default_factory=Counter)
-    """What was not looked at: number of files by suffix, and of hidden ones and links."""
+    """Number of unchecked files, by suffix, and of hidden ones and links."""
     notes: tuple[str, ...] = ()
-    """What else a reader should know, a line each."""
+    """Further notes, one line each."""
 
     @property
     def clean(self) -> bool:
-        """Whether there are no problems."""
+        """Whether there are no findings but harmless ones."""
         return all(finding.kind in HARMLESS for finding in self.findings)
 
 
 def ordered(findings: list[Finding]) -> list[Finding]:
-    """Sort findings as ADVICE is."""
+    """Sort findings in the order of ADVICE."""
     order = list(ADVICE)
     return sorted(findings, key=lambda finding: order.index(finding.kind))

@@ -1,4 +1,4 @@
-"""A user's own images: PATH/train/<class>/* and PATH/val/<class>/* (or test), or PATH/<class>/* alone."""
+"""Class folders loaded into memory for a study: PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ from ropevit.data.listing import TEST_FOLDERS, class_files, subfolders
 from ropevit.data.rng import make_generator
 from ropevit.text import join_names
 
-#: Files of each class, in the order of the classes.
+#: Class name -> its files, in the order of the classes.
 Files = dict[str, list[Path]]
 Progress = Callable[[int, int], None]
 
 
 class ClassFile(NamedTuple):
-    """A file and what it is for."""
+    """A file with its split and label."""
 
     split: str
     label: int
@@ -33,54 +33,54 @@ class ClassFile(NamedTuple):
 
 
 class Square(NamedTuple):
-    """The middle of an image."""
+    """Square centre crop of an image."""
 
     pixels: np.ndarray
     """uint8 (S, S, 3)."""
     content: bytes
-    """What only images of equal shape and pixels share."""
+    """Digest of the image's size and the crop's pixels, to find copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderFiles:
-    """Files class by class, and what was done to choose them."""
+    """Files of each class for both splits, with notes on how they were chosen."""
 
     train: Files
     test: Files = field(default_factory=dict)
-    """Empty where the folders do not tell training from testing."""
+    """Empty where the folders have no test split."""
     notes: tuple[str, ...] = ()
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a path that is no folder.
+    """Check that a path is a folder.
 
     Raises:
-        ValueError: If there is no folder.
+        ValueError: If it is not.
     """
     if not path.is_dir():
-        raise ValueError(f"found no folder {path}; give one with a folder of images for each class, or `fashion`")
+        raise ValueError(f"found no folder {path}; expected one with a folder of images for each class, or `fashion`")
 
 
 def load_folder(
     path: Path | str, size: int, max_images: int | None = None, progress: Progress | None = None
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Load images of any size, shape and mode as squares of RGB.
+    """Load images of any size, shape and mode as RGB squares.
 
     The shorter side is resized to `size` (antialiased; to the largest shorter side where all images are smaller), then
-    the middle is cut out. Files that cannot be read are left out and listed in `skipped`.
+    the centre is cropped. Unreadable files are skipped and listed in `skipped`.
 
     Args:
-        path: Folder with `train` and `val` (or `test`), each with a folder for each class; or with the folders of the
-            classes alone: then a fifth of each class, always the same one, is kept for testing.
-        size: Largest side at which the images are used, in pixels.
-        max_images: Use no more than so many images in all, as many of each class as possible.
-        progress: Called with the number of images read and the number to read.
+        path: Folder with `train` and `val` (or `test`), each with a folder for each class; or with class folders
+            only: then a fixed fifth of each class is held out for testing.
+        size: Maximum side of the squares in pixels.
+        max_images: Maximum number of images in all, balanced over the classes.
+        progress: Called with the number of loaded and of all images.
 
     Returns:
         The training and the test images.
 
     Raises:
-        ValueError: If the folder is missing, or does not hold at least two classes with images for both splits.
+        ValueError: If the folder is missing, or has fewer than two classes with images for both splits.
     """
     path = Path(path).expanduser()
     files = limit_images(find_files(path), max_images)
@@ -113,7 +113,7 @@ def entries_of(files: Files, split: str) -> Iterator[ClassFile]:
 def hold_out(
     read: list[tuple[ClassFile, Square]], classes: tuple[str, ...], path: Path
 ) -> list[tuple[ClassFile, Square]]:
-    """Set a share of each class aside for testing, as `held_out` chooses; images of equal pixels fall on one side.
+    """Hold out a fraction of each class for testing (see `held_out`); copies of an image stay in one split.
 
     Raises:
         ValueError: If all images of a class are equal.
@@ -130,7 +130,7 @@ def hold_out(
 
 
 def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
-    """Stack the squares of a split, brought to one size.
+    """Stack the squares of a split, resized to one size.
 
     Raises:
         ValueError: If there is no readable image of some class.
@@ -141,7 +141,7 @@ def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **f
     if missing:
         why = f" ({facts['skipped'][0]})" if facts["skipped"] else ""
         raise ValueError(
-            f"found no readable {split} image of {join_names(missing)}{why}; every class needs one at least"
+            f"found no readable {split} image of {join_names(missing)}{why}; every class needs at least one"
         )
     pixels = torch.from_numpy(np.stack([resize_square(square.pixels, side) for _, square in items]))
     labels = torch.tensor([label for label, _ in items])
@@ -149,7 +149,7 @@ def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **f
 
 
 def find_files(path: Path) -> FolderFiles:
-    """Find the files of each class, for training and testing where folders tell them apart.
+    """Find the files of each class, for both splits where the folders have them.
 
     Raises:
         ValueError: As `load_folder`.
@@ -167,7 +167,7 @@ def find_files(path: Path) -> FolderFiles:
     few = [name for name, paths in files.items() if len(paths) < 2]
     if few:
         raise ValueError(few_images(few, path))
-    return FolderFiles(train=files, notes=(f"{TEST_SHARE:.0%} of each class, always the same, were kept for testing",))
+    return FolderFiles(train=files, notes=(f"{TEST_SHARE:.0%} of each class, always the same, was held out",))
 
 
 def find_classes(root: Path) -> Files:
@@ -180,10 +180,10 @@ def find_classes(root: Path) -> Files:
 
 
 def limit_images(files: FolderFiles, max_images: int | None) -> FolderFiles:
-    """Keep at most `max_images`, split between training and testing as all of them are, classes balanced.
+    """Keep at most `max_images`, in the ratio of the two splits and balanced over the classes.
 
     Raises:
-        ValueError: If fewer images are allowed than two for each class.
+        ValueError: If `max_images` is below two per class.
     """
     train, test = (sum(map(len, part.values())) for part in (files.train, files.test))
     if max_images is None or train + test <= max_images:
@@ -192,7 +192,7 @@ def limit_images(files: FolderFiles, max_images: int | None) -> FolderFiles:
     if max_images < 2 * classes:
         raise ValueError(f"got max_images={max_images} for {classes} classes; expected at least {2 * classes}")
     for_test = min(max(classes, round(max_images * test / (train + test))), max_images - classes) if test else 0
-    note = f"a balanced part of {max_images} of the {train + test} images was used"
+    note = f"a balanced subset of {max_images} of the {train + test} images was used"
     return FolderFiles(
         train=balanced_subset(files.train, max_images - for_test),
         test=balanced_subset(files.test, for_test),
@@ -201,7 +201,7 @@ def limit_images(files: FolderFiles, max_images: int | None) -> FolderFiles:
 
 
 def balanced_subset(files: Files, count: int) -> Files:
-    """Take `count` files, as many of each class as possible; which ones depends on names and numbers alone."""
+    """Choose `count` files, balanced over the classes; the choice depends only on class names and file counts."""
     ranked = []
     for name, paths in files.items():
         order = torch.randperm(len(paths), generator=make_generator("folder", "part", name)).tolist()
@@ -211,7 +211,7 @@ def balanced_subset(files: Files, count: int) -> Files:
 
 
 def read_square(file: Path, size: int) -> Square | str:
-    """Read the middle of an image as RGB, at most `size` pixels a side; or say in a line why it cannot be read."""
+    """Read the square centre of an image as RGB, at most `size` x `size` pixels; or return why it cannot be read."""
     try:
         image = open_rgb(file, enough=size)
     except UNREADABLE as error:
@@ -222,7 +222,7 @@ def read_square(file: Path, size: int) -> Square | str:
 
 
 def resize_square(square: np.ndarray, side: int) -> np.ndarray:
-    """Bring a smaller square of pixels to the size of the others."""
+    """Enlarge a square to the size of the others."""
     if len(square) == side:
         return square
     return np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.BICUBIC))

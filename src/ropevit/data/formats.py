@@ -1,16 +1,16 @@
-"""Which image files can be read here: what Pillow decodes by itself, and what it needs a plugin for."""
+"""Image formats: those that Pillow decodes by itself, and those that need a plugin."""
 
 from functools import cache
 from importlib import import_module
 
 from PIL import Image, features
 
-#: Suffixes of formats that every Pillow decodes.
+#: Suffixes of formats that every Pillow build decodes.
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-#: Suffixes of formats that need a decoder which may not be there, and what to do then.
+#: Suffix of a format that needs an optional decoder -> how to get it.
 OPTIONAL = {
     **dict.fromkeys((".heic", ".heif"), "pip install pillow-heif"),
     **dict.fromkeys((".jxl",), "pip install pillow-jxl-plugin"),
@@ -19,10 +19,10 @@ OPTIONAL = {
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"), "develop raw photographs first"),
 }
 
-#: Plugins for Pillow, and the suffixes that they bring.
+#: Pillow plugin -> the suffixes that it adds.
 PLUGINS = {"pillow_heif": (".heic", ".heif"), "pillow_jxl": (".jxl",)}
 
-#: How files of formats begin that need a plugin: where, with which bytes, and a suffix of the format.
+#: Signatures of formats that need a plugin: offset, bytes, and a suffix of the format.
 BEGINNINGS = (
     *((4, b"ftyp" + brand, ".heic") for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
     (4, b"ftypavif", ".avif"),
@@ -34,7 +34,7 @@ BEGINNINGS = (
 
 @cache
 def readable_suffixes() -> frozenset[str]:
-    """Give the suffixes of all files that can be read here, after loading the plugins that are installed."""
+    """Return the suffixes of all readable formats, after loading the installed plugins."""
     found = set(SUFFIXES)
     for module, suffixes in PLUGINS.items():
         if load_plugin(module):
@@ -47,7 +47,7 @@ def readable_suffixes() -> frozenset[str]:
 
 
 def load_plugin(module: str) -> bool:
-    """Load a plugin of Pillow, and tell whether it is there."""
+    """Load a Pillow plugin; return whether it is installed."""
     try:
         plugin = import_module(module)
     except ImportError:
@@ -59,12 +59,12 @@ def load_plugin(module: str) -> bool:
 
 
 def install_advice(suffix: str) -> str | None:
-    """Say what a file needs to be read here; None where it needs nothing, or is no image."""
+    """Return how to get the decoder for a suffix; None if it is installed, or the suffix is no image format."""
     return None if suffix in readable_suffixes() else OPTIONAL.get(suffix)
 
 
 def install_advice_by_content(beginning: bytes) -> str | None:
-    """Say what a file needs, by its first bytes, whatever it is called; None where that is not known."""
+    """Return which decoder a file needs, by its first bytes; None if the format is not known."""
     for place, expected, suffix in BEGINNINGS:
         if beginning[place : place + len(expected)] == expected and (needed := install_advice(suffix)):
             return f"{suffix[1:].upper()}: {needed}"

@@ -20,7 +20,7 @@ def held_out(contents: Sequence[Hashable], label: int) -> list[bool]:
 
     Args:
         contents: Content of each image, in the order of the files; equal for duplicates.
-        label: Number of the class.
+        label: Index of the class.
 
     Returns:
         Whether each image is held out: at least one; all of them only if all are duplicates.

@@ -1,4 +1,4 @@
-"""Which images a source holds: their number and digests of names, labels and files, told without decoding any."""
+"""Fingerprint of a data set: number of images, and digests of names, labels and files, without decoding."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -12,18 +12,18 @@ from ropevit.data.coco import CocoSource
 from ropevit.data.shards import ShardSource
 from ropevit.data.sources import FolderSource, MemorySource
 
-#: Files whose sizes are asked for, and whose ends are read; of larger sets these are spread evenly, as looking at a
-#: million files takes minutes.
+#: Maximum number of files whose sizes are read, and whose ends are read; in larger sets they are spaced evenly, as
+#: a million files would take minutes.
 MOST_SIZES, MOST_READ = 10_000, 1_000
-#: Bytes at the end of a file that are read: beginnings are often alike.
+#: Bytes hashed at the end of a file: beginnings are often equal.
 END = 4_096
 
-#: What differs -> how it is said; the first that differs is.
+#: Field of `Content` -> message if it differs; the first difference is reported.
 CHANGES = {"names": "the images have other names", "labels": "labels changed", "files": "files changed"}
 
 
 class ContentHashes(NamedTuple):
-    """What tells the images of a source from others, as arrays of numbers and bytes."""
+    """Content of a source to hash, as arrays of numbers and bytes."""
 
     names: Iterable[Any]
     labels: Iterable[Any]
@@ -31,19 +31,19 @@ class ContentHashes(NamedTuple):
 
 
 def identify(source: Any) -> dict[str, Any]:
-    """Give the number of images of a source and digests of them, which do not depend on where the files lie.
+    """Return the number of images of a source and digests of them, independent of the location of the files.
 
     Args:
         source: Images of a classifier, a detector or a segmenter.
 
     Raises:
-        TypeError: If it is of a kind that is not known here.
+        TypeError: If the type of the source is not known here.
     """
     return {"images": len(source)} | {name: digest(parts) for name, parts in hash_content(source)._asdict().items()}
 
 
 def hash_content(source: Any) -> ContentHashes:
-    """Collect what tells the images of a source from others."""
+    """Collect the content of a source to hash."""
     match source:
         case MemorySource(data=data):
             return ContentHashes(map(str.encode, data.classes), [data.labels.numpy()], [data.images.numpy()])
@@ -60,11 +60,11 @@ def hash_content(source: Any) -> ContentHashes:
             return ContentHashes(
                 map(str.encode, source.files), hash_files(source, source.label_file), hash_files(source)
             )
-    raise TypeError(f"cannot tell which images a {type(source).__name__} holds; give it a case here")
+    raise TypeError(f"cannot fingerprint a {type(source).__name__}; add a case for it in data/identity.py")
 
 
 def hash_files(source: Any, path: Callable[[int], Any] | None = None) -> list[bytes]:
-    """Give sizes and ends of the files of images, or of what `path` gives for their numbers."""
+    """Return sizes and hashes of the ends of the image files, or of the files that `path` returns for their indices."""
     locate = source.describe if path is None else path
     sizes = np.array(
         [file_size(Path(locate(index))) for index in evenly_spaced(len(source), MOST_SIZES)], dtype=np.int64
@@ -73,12 +73,12 @@ def hash_files(source: Any, path: Callable[[int], Any] | None = None) -> list[by
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
-    """Choose numbers below `count`, evenly, no more than `most`."""
+    """Choose at most `most` evenly spaced numbers below `count`."""
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
 def file_size(path: Path) -> int:
-    """Measure a file in bytes; -1 if it cannot be, which reading it will say."""
+    """Return the size of a file in bytes; -1 if it is not accessible, which reading it will report."""
     try:
         return path.stat().st_size
     except OSError:
@@ -86,7 +86,7 @@ def file_size(path: Path) -> int:
 
 
 def hash_of_end(path: Path) -> bytes:
-    """Read the end of a file; nothing if it cannot be read."""
+    """Return the last bytes of a file; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - END))
@@ -96,7 +96,7 @@ def hash_of_end(path: Path) -> bytes:
 
 
 def hash_in_shard(source: ShardSource, number: int) -> bytes:
-    """Read the end of an image in a shard."""
+    """Return the last bytes of an image in a shard."""
     path, index, at = source.find(number)
     length = int(index.sizes[at])
     with path.open("rb") as file:
@@ -105,7 +105,7 @@ def hash_in_shard(source: ShardSource, number: int) -> bytes:
 
 
 def digest(parts: Iterable[Any]) -> str:
-    """Tell arrays from any others."""
+    """Hash arrays and bytes to 16 hexadecimal digits."""
     found = hashlib.sha256()
     for part in parts:
         data = part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes()
@@ -114,14 +114,14 @@ def digest(parts: Iterable[Any]) -> str:
 
 
 def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say in words how images differ from those that were there before; nothing if they do not.
+    """Describe how a data set changed, in words; empty if it did not.
 
     Args:
-        before: What `identify` gave then.
-        now: What it gives now.
+        before: Earlier result of `identify`.
+        now: Current result of `identify`.
     """
     then, count = before.get("images"), now["images"]
     if isinstance(then, int) and then != count:
         change, verb = abs(count - then), "added to" if count > then else "removed from"
         return f"{change} image{' was' if change == 1 else 's were'} {verb} {then}"
-    return next((said for name, said in CHANGES.items() if before.get(name) != now[name]), "")
+    return next((message for name, message in CHANGES.items() if before.get(name) != now[name]), "")

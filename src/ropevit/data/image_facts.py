@@ -1,4 +1,4 @@
-"""What is wrong with an image file by itself."""
+"""Inspection of a single image file: format, size, orientation, depth and damage."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -16,24 +16,24 @@ TINY = 32
 
 
 class ImageFacts(NamedTuple):
-    """What a look at a file gave."""
+    """Result of inspecting an image file."""
 
     found: list[tuple[str, str]]
-    """Kinds of ADVICE, each with a detail."""
+    """Findings: kinds of ADVICE, each with details."""
     size: tuple[int, int] | None = None
-    """Width and height as stored, of an image that can be decoded."""
+    """Width and height as stored; None if the image cannot be decoded."""
     orientation: int = 1
-    """How it is stored, as EXIF counts."""
+    """EXIF orientation."""
     scale: str = ""
     """Name of the scale of a deep image that is not black."""
 
 
 def inspect_image(content: bytes, suffix: str) -> ImageFacts:
-    """Find what is wrong with a file by itself.
+    """Inspect an image file.
 
     Args:
-        content: The file.
-        suffix: The end of its name, such as ".jpg".
+        content: Bytes of the file.
+        suffix: Suffix of its name, such as ".jpg".
     """
     if not content:
         return ImageFacts([("empty", "0 bytes")])
@@ -59,8 +59,8 @@ def inspect_image(content: bytes, suffix: str) -> ImageFacts:
 def container_findings(
     suffix: str, form: str, mode: str, size: tuple[int, int], frames: int
 ) -> "Iterable[tuple[str, str]]":
-    """Find what the head of an image tells."""
-    if form == "MPO":  # a JPEG with a second image behind, as telephones write it
+    """Yield findings from the header of an image."""
+    if form == "MPO":  # a JPEG followed by a second image, as phones write it
         form, frames = "JPEG", 1
     if (expected := Image.registered_extensions().get(suffix.lower())) != form:
         yield "wrong suffix", f"{form} in a file named as {expected}"
@@ -73,15 +73,15 @@ def container_findings(
 
 
 def comparable(scale: DepthScale) -> bool:
-    """Tell whether a file's scale says how the others should be read: not of a black one, or one by itself."""
+    """Return whether the scale of a file can be compared with others: neither stretched nor all black."""
     return scale.name != STRETCHED and scale.found[1] > 0
 
 
 def mixed_depths(scales: Iterable[tuple[Any, ...]]) -> list[Finding]:
-    """Find the deep images whose values became levels in another way than those of most.
+    """Find deep images that are read on another scale than most.
 
     Args:
-        scales: Split, class, file, and name of the scale, of each.
+        scales: Split, class, file and name of the scale, for each image.
     """
     rows = list(scales)
     counts = Counter(scale for *_, scale in rows).most_common()

@@ -1,9 +1,9 @@
-"""ImageNet-1k: its classes, and the mean and spread of its pixels."""
+"""ImageNet-1k: class names, and mean and standard deviation of its pixels."""
 
 from functools import cache
 from importlib import resources
 
-#: Of the three channels (red, green, blue), for pixels from 0 to 1; what every published model here was trained with.
+#: Of the three channels (RGB), for pixels from 0 to 1; used by every published model of this package.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -16,7 +16,7 @@ def imagenet_synsets() -> dict[str, str]:
 
 
 def imagenet_classes() -> tuple[str, ...]:
-    """Name the 1000 classes in the order of the logits: the first word of each synset, with its id where two agree.
+    """Return the 1000 class names in the order of the logits: the first word of each synset, with its id if ambiguous.
 
     Source: WordNet 3.0.
     """

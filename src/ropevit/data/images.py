@@ -50,7 +50,7 @@ def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -
     Args:
         image: An image.
         mean: Mean of each channel, for pixels from 0 to 1.
-        std: Spread of each channel.
+        std: Standard deviation of each channel.
     """
     grey = len(mean) == 1
     pixels = torch.from_numpy(np.array(image.convert("L" if grey else "RGB"), dtype=np.float32)) / 255

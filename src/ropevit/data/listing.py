@@ -14,12 +14,12 @@ from ropevit.data.formats import install_advice, readable_suffixes
 
 log = logging.getLogger(__name__)
 
-#: Folders that systems put beside files: of macOS's archives, Synology's thumbnails, Windows's bin.
+#: Folders created by operating systems: macOS archives, Synology thumbnails, Windows recycle bin.
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
-#: What counts of other files call those without a suffix, those that systems hide, and links that are not followed.
+#: Keys in the counts of other files: files without a suffix, hidden files, and links, which are not followed.
 NO_SUFFIX, HIDDEN, LINK = "without suffix", "hidden", "link"
 
-#: Files that results are told by.
+#: Files by which a results folder is recognised.
 RESULTS = ("metrics.jsonl", "eval.json", "results.json", "report.html")
 
 #: Names of the folder of test images, beside `train`.
@@ -46,17 +46,17 @@ def refuse_results(path: Path) -> None:
     """Refuse a folder with results of trainings, studies or evaluations, whose images are plots.
 
     Raises:
-        ValueError: If it is one, or one of the folders inside it is.
+        ValueError: If it is such a folder, or has one directly inside.
     """
     for folder in (path, *subfolders(path)):
         if found := next((folder / name for name in RESULTS if (folder / name).is_file()), None):
-            raise ValueError(f"{path} holds results, not data: found {found}; give a folder of images")
+            raise ValueError(f"{path} holds results, not data: found {found}; expected a folder of images")
 
 
 def class_files(root: Path) -> dict[str, list[str]]:
     """Return the image files of each class folder, listed recursively, relative to it.
 
-    Images that no installed decoder can read are left out with a warning.
+    Images that no installed decoder can read are skipped with a warning.
 
     Raises:
         ValueError: If there are not two classes, one has no images, or the folder holds results.
@@ -80,7 +80,7 @@ def undecodable(others: Counter[str]) -> str | None:
     """Describe the images without an installed decoder, and what to install; None if there are none.
 
     Args:
-        others: Number of files by suffix, as `ImageListing` has them.
+        others: Number of files by suffix, from `ImageListing`.
     """
     lacking = {suffix: needed for suffix in sorted(others) if (needed := install_advice(suffix))}
     return ", ".join(f"{others[suffix]} {suffix} ({needed})" for suffix, needed in lacking.items()) or None
@@ -89,13 +89,13 @@ def undecodable(others: Counter[str]) -> str | None:
 def warn_undecodable(folder: Path, others: Counter[str]) -> None:
     """Log one warning about images that are skipped because no decoder is installed."""
     if lacking := undecodable(others):
-        log.warning("left out of %s, as no decoder is installed: %s", folder, lacking)
+        log.warning("skipped in %s, as no decoder is installed: %s", folder, lacking)
 
 
 def expected_files(others: Counter[str]) -> str:
     """Return the end of an error about missing images: what was found or expected."""
     if lacking := undecodable(others):
-        return f"there are files that no installed decoder reads: {lacking}"
+        return f"found files that no installed decoder reads: {lacking}"
     return f"expected files ending in {', '.join(sorted(readable_suffixes()))}"
 
 
@@ -111,7 +111,7 @@ def find_images(paths: Sequence[Path]) -> list[ImageFile]:
     """List the given image files, and those in the given folders recursively, in this order.
 
     Raises:
-        ValueError: If there is nothing at a place, or no image in a folder.
+        ValueError: If a path does not exist, or a folder has no images.
     """
     if missing := [str(place) for place in paths if not place.exists()]:
         raise ValueError(f"no image file or folder at {join_names(missing)}; check the path")
@@ -136,7 +136,7 @@ def image_names(folder: Path) -> list[str]:
 def list_images(folder: Path) -> ImageListing:
     """List the image files in a folder recursively, and count the other files.
 
-    What systems hide beside files is left out, folders that they hide are not entered, nor are those behind links.
+    Hidden files and folders are skipped, and links to folders are not followed.
     """
     others: Counter[str] = Counter()
     names = sorted(walk(str(folder), "", readable_suffixes(), others), key=lambda name: name.split(os.sep))  # noqa: PTH206
@@ -175,8 +175,8 @@ class Names(Sequence[str]):
     """A sequence of strings in two arrays: a fifth of the memory of a list, and fast to pickle.
 
     Args:
-        ends: Where each string ends in the text, in bytes.
-        text: All of them, joined.
+        ends: End of each string in the text, in bytes.
+        text: All strings, joined.
     """
 
     def __init__(self, ends: np.ndarray, text: np.ndarray):

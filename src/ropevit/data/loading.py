@@ -1,4 +1,4 @@
-"""Batches from a source, read by several processes; what they hold does not depend on how many there are."""
+"""DataLoader batches of training and evaluation images; their content does not depend on the number of workers."""
 
 import os
 import random
@@ -24,20 +24,20 @@ from ropevit.data.order import SampledIndex, TrainOrder
 from ropevit.data.sources import ImageSource
 from ropevit.machine import available_cores
 
-#: What a reader makes.
+#: Type of a reader's batches.
 BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
-#: So many unreadable files in a row are not bad luck, but a wrong folder or a disk that is gone.
+#: Consecutive unreadable files after which a training ends: a wrong folder, or a lost disk.
 MAX_CONSECUTIVE_BAD = 10
 
-#: What Ctrl-C in a terminal (SIGINT) and torchrun (SIGTERM) send to all processes together. Workers leave them to the
-#: main process, which still needs their images, and ends them.
+#: Signals that a terminal (SIGINT, Ctrl-C) or torchrun (SIGTERM) sends to the whole process group. Workers ignore them:
+#: the main process still needs their images, and ends them itself.
 GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Sample(NamedTuple):
-    """An image, its label, and the files that could not be read in its place."""
+    """An image, its label, and the unreadable files that it replaces."""
 
     image: UInt8[Tensor, "3 S S"]
     label: int
@@ -48,30 +48,30 @@ class Batch(NamedTuple):
     """Images of one size with their labels."""
 
     images: UInt8[Tensor, "b 3 S S"]
-    """Not normalised; pinned where there is a GPU."""
+    """Not normalised; in pinned memory if there is a GPU."""
     labels: Int[Tensor, "b"]
     """int64."""
     bad: list[int]
-    """Indices of files that could not be read; `source.describe` names them."""
+    """Indices of skipped (unreadable) files; `source.describe` names them."""
     indices: Sequence[int] = ()
-    """Indices of the images in the source, where they are read to measure on."""
+    """Indices of the images in the source; evaluation only."""
 
 
 def train_batches(
     source: ImageSource, transform: Transform, order: TrainOrder, first_step: int, last_step: int, workers: int
 ) -> Iterator[Batch]:
-    """Read the batches of a training, or of a part of it; nothing is read for the steps before.
+    """Iterate over the batches of training steps; earlier steps are not read.
 
-    A file that cannot be read is replaced by the next one in the source that can, and reported. Processes are started
-    once: ask for all steps at once rather than epoch by epoch.
+    An unreadable file is replaced by the next readable one, and reported. Workers are started once per call: request
+    all steps at once rather than epoch by epoch.
 
     Args:
         source: Training images.
         transform: From `train_transform`.
-        order: Which images each step takes.
+        order: Images of each step.
         first_step: First step, from 0.
-        last_step: The step after the last.
-        workers: Processes that read; 0 reads in this one.
+        last_step: Step after the last one.
+        workers: Number of worker processes; 0 reads in this process.
 
     Returns:
         For each step, `order.micro_batches` batches, one after the other.
@@ -87,18 +87,18 @@ def train_batches(
 def eval_batches(
     source: ImageSource, transform: Transform, batch_size: int, workers: int, world: int = 1, rank: int = 0
 ) -> Iterator[Batch]:
-    """Read every image once, over all processes together, in the order of the source.
+    """Iterate over all images once, divided over the processes, in the order of the source.
 
     Args:
-        source: Images to measure on.
+        source: Evaluation images.
         transform: From `eval_transform`.
-        batch_size: Images of a batch of this process; the last one may have fewer, and any has fewer by its bad files.
-        workers: Processes that read; 0 reads in this one.
-        world: Number of processes that measure.
-        rank: Which of them this one is: it takes image `rank` and every `world`-th after it.
+        batch_size: Images per batch and process; the last batch may have fewer, and skipped files shorten a batch.
+        workers: Number of worker processes; 0 reads in this process.
+        world: Number of processes that evaluate.
+        rank: Rank of this process: it takes image `rank` and every `world`-th after it.
 
     Returns:
-        Batches. One of which no file can be read has no images, (0, 3, 0, 0).
+        Batches. A batch without readable files has images of shape (0, 3, 0, 0).
 
     Raises:
         ValueError: If the batch size, the rank or the number of workers is impossible.
@@ -113,49 +113,49 @@ def eval_batches(
 
 
 def check_length(length: int, source: ImageSource) -> None:
-    """Refuse an order that was made for another source."""
+    """Check that an order was made for a source of this length."""
     if length != len(source):
         raise ValueError(f"got an order of {length} images for {source.name}, which has {len(source)}; make a new one")
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """Images by number, each with what is known of it."""
+    """Images by index, each with its annotation."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[Image.Image, Any]:
-        """Read one; raises one of `decoding.UNREADABLE` where that fails."""
+        """Return an image and its annotation; raises one of `decoding.UNREADABLE` if it cannot be decoded."""
         ...
 
     def describe(self, index: int) -> str:
-        """Say which file it is."""
+        """Return the name of the file, for messages."""
         ...
 
 
 @runtime_checkable
 class Reader(Protocol[BatchT_co]):
-    """Reads batches; in the form in which DataLoader asks a data set for them."""
+    """Reads batches, through the method that DataLoader's fetcher calls."""
 
     def __getitems__(self, keys: Any, /) -> "BatchT_co | Failure":
-        """Read a batch, or say why there is none."""
+        """Read a batch, or return why that failed."""
         ...
 
 
 class SkippedIndex(int):
-    """Number of an image that could not be read, and why."""
+    """Index of a skipped image, with the reason."""
 
     why: str
 
     def __new__(cls, number: int, why: str = "") -> "SkippedIndex":
-        """Join the two."""
-        unread = super().__new__(cls, number)
-        unread.why = why
-        return unread
+        """Create an index with a reason."""
+        index = super().__new__(cls, number)
+        index.why = why
+        return index
 
 
 def describe_skipped(source: Readable, bad: Iterable[int]) -> list[str]:
-    """Name images that could not be read, each with the reason where it is known."""
+    """Return the name of each skipped image, with the reason if it is known."""
     lines = []
     for number in bad:
         name, why = source.describe(number), getattr(number, "why", "")
@@ -164,14 +164,14 @@ def describe_skipped(source: Readable, bad: Iterable[int]) -> list[str]:
 
 
 def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image, Any], list[int]]:
-    """Read an image, or the next one that can be read.
+    """Read an image, or the next readable one.
 
     Returns:
-        What was read, and the indices of what could not be read.
+        The image with its annotation, and the indices of the skipped images.
 
     Raises:
-        TooManyBadError: If there is none within reach.
-        RefusedError: If no training may go on with one.
+        TooManyBadError: If MAX_CONSECUTIVE_BAD images in a row are unreadable.
+        RefusedError: If an image has a fault that concerns the whole data set.
     """
     bad: list[int] = []
     why = ""
@@ -193,13 +193,13 @@ def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image,
 
 @dataclass(frozen=True)
 class TrainReader:
-    """Reads a training batch; in the form in which DataLoader asks a data set for one."""
+    """Reads training batches for DataLoader."""
 
     source: ImageSource
     transform: Transform
 
     def __getitems__(self, draws: list[SampledIndex]) -> "Batch | Failure":
-        """Read a batch, or say why there is none."""
+        """Read a batch, or return why that failed."""
         try:
             samples = [self.sample(draw) for draw in draws]
         except TooManyBadError as error:
@@ -207,10 +207,10 @@ class TrainReader:
         return collate(samples, [index for sample in samples for index in sample.bad])
 
     def sample(self, draw: SampledIndex) -> Sample:
-        """Read an image, or the next one that can be read, and vary it by the draw's own random numbers.
+        """Read an image, or the next readable one, and augment it with the seed of the draw.
 
         Raises:
-            TooManyBadError: If there is none within reach.
+            TooManyBadError: If MAX_CONSECUTIVE_BAD images in a row are unreadable.
         """
         (image, label), bad = read_next_readable(self.source, draw.index)
         with seeded(draw.seed):
@@ -219,13 +219,13 @@ class TrainReader:
 
 @dataclass(frozen=True)
 class EvalReader:
-    """Reads a batch to measure on; in the form in which DataLoader asks a data set for one."""
+    """Reads evaluation batches for DataLoader."""
 
     source: ImageSource
     transform: Transform
 
     def __getitems__(self, indices: Iterable[int]) -> Batch:
-        """Read a batch without the images that cannot be read."""
+        """Read a batch, skipping unreadable images."""
         samples, bad, good = [], [], []
         for index in indices:
             try:
@@ -239,17 +239,17 @@ class EvalReader:
 
 
 class Failure(NamedTuple):
-    """Why a batch could not be made; an error would come out of another process with its whole traceback."""
+    """Reason why a batch could not be read; an exception would arrive from the worker with its whole traceback."""
 
     message: str
 
 
 class TooManyBadError(Exception):
-    """Hardly any file can be read."""
+    """Too many unreadable files in a row."""
 
 
 def collate(samples: list[Sample], bad: list[int]) -> Batch:
-    """Stack samples."""
+    """Stack samples to a batch."""
     images = (
         torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     )
@@ -257,7 +257,7 @@ def collate(samples: list[Sample], bad: list[int]) -> Batch:
 
 
 def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[BatchT]:
-    """Let workers, no more than there are cores, read batches ahead of time, one for each of the keys.
+    """Iterate over one batch per key, read ahead by workers (at most one per core).
 
     Raises:
         ValueError: As `train_batches`.
@@ -265,14 +265,14 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
     if workers < 0:
         raise ValueError(f"got workers={workers}; expected 0 or more")
     loader = DataLoader(
-        reader,  # pyright: ignore[reportArgumentType] (it has all that a loader asks for)
+        reader,  # pyright: ignore[reportArgumentType] (it has the methods that DataLoader calls)
         batch_sampler=keys,
         num_workers=min(workers, available_cores()),
         collate_fn=identity,  # pyright: ignore[reportArgumentType]
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=start_method() if workers else None,
         worker_init_fn=init_worker,
-        generator=torch.Generator(),  # or it would draw from the caller's
+        generator=torch.Generator(),  # or DataLoader would draw from the global generator
     )
     for batch in loader:
         if isinstance(batch, Failure):
@@ -281,17 +281,16 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
 
 
 def start_method() -> BaseContext:
-    """Choose how processes start: not as a fork of this one, which hangs where it has threads (bars, logs, a GPU).
+    """Return the start method of workers: forkserver, or spawn; forks of a process with threads (GPU, bars) can hang.
 
-    They are forks of a server that has loaded the libraries once for all, where the system has forks. It is started
-    with GROUP_SIGNALS blocked, and its forks inherit that until `init_worker` runs in them: the server ends with this
-    process, and workers end with the server.
+    The fork server loads the libraries once for all workers. It is started with GROUP_SIGNALS blocked, and its forks
+    inherit that until `init_worker` runs in them. The server ends with this process, and workers end with the server.
     """
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, "torchvision.transforms", "timm.data.auto_augment"])
-    resource_tracker.ensure_running()  # which the server would start, letting signals through again
+    resource_tracker.ensure_running()  # or the server would start it and unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
         forkserver.ensure_running()
@@ -301,12 +300,12 @@ def start_method() -> BaseContext:
 
 
 def identity(batch: BatchT) -> BatchT:
-    """Hand on what a reader has made."""
+    """Return a batch unchanged: readers collate already."""
     return batch
 
 
 def init_worker(_: int) -> None:
-    """Leave GROUP_SIGNALS to the main process."""
+    """Initialise a worker: leave GROUP_SIGNALS to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
@@ -315,7 +314,7 @@ def init_worker(_: int) -> None:
 
 
 def drop_pending() -> None:
-    """Forget GROUP_SIGNALS that came while they were blocked; end this process if the main one meant it alone."""
+    """Discard GROUP_SIGNALS received while blocked; exit if the main process sent one to this worker alone."""
     main = parent_process()
     while hasattr(signal, "sigtimedwait") and (received := signal.sigtimedwait(GROUP_SIGNALS, 0)):
         if main and received.si_pid == main.pid:
@@ -324,11 +323,11 @@ def drop_pending() -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Set all random numbers that transforms draw from, and put them back as they were."""
+    """Seed the global generators that transforms use, and restore their state afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (timm draws from it)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would set those of GPUs, too
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
     try:
         yield
     finally:

@@ -1,18 +1,18 @@
-"""Masks of COCO: polygons, or runs of pixels (RLE), column by column, plain or compressed."""
+"""Validation of COCO masks: polygons, or run-length encodings (RLE) in column order, plain or compressed."""
 
 from typing import Any
 
-#: Bits beyond which a number is none of pixels.
+#: Maximum bits of a run length; longer numbers are damaged.
 LONGEST = 40
 
 
 def mask_fault(mask: Any, height: int, width: int) -> str | None:
-    """Say what is wrong with a mask, if anything; None for none.
+    """Return what is wrong with a mask, or None.
 
     Args:
         mask: Polygons [[x, y, x, y, ...], ...], or {"size": [height, width], "counts": runs}.
-        height: Of the image, in pixels.
-        width: Of the image.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
     """
     if mask is None or mask == []:
         return None
@@ -20,24 +20,24 @@ def mask_fault(mask: Any, height: int, width: int) -> str | None:
         sound = all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask)
         numbers = [value for polygon in mask for value in polygon] if sound else [None]
         finite = all(isinstance(value, int | float) and abs(value) < float("inf") for value in numbers)
-        return None if finite else "has a polygon that is no list of three corners or more"
+        return None if finite else "has a polygon that is not a list of at least three corners"
     if not isinstance(mask, dict) or mask.get("size") != [height, width]:
         size = mask.get("size") if isinstance(mask, dict) else mask
-        return f"has runs of pixels for {size}, the image is [{height}, {width}]"
+        return f"has an RLE mask of size {size}, the image is [{height}, {width}]"
     counts = mask.get("counts")
     runs = decode_runs(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(isinstance(run, int) and run >= 0 for run in runs):
-        return "has runs of pixels that are no counts"
+        return "has an RLE mask whose counts are not whole numbers from 0"
     if sum(runs) != height * width:
-        return f"has runs of {sum(runs)} pixels, the image has {height * width}"
+        return f"has an RLE mask of {sum(runs)} pixels, the image has {height * width}"
     return None
 
 
 def decode_runs(text: str) -> list[int] | None:
-    """Decode compressed runs; None where they are cut off or no such text.
+    """Decode compressed run lengths; None if they are cut off or malformed.
 
-    Six bits a character, from code 48 on: five of the number, lowest first, and one that says whether more follow. From
-    the fourth run on a number is the difference from the run before the last.
+    Each character holds six bits, offset by 48: five bits of the number, lowest first, and a continuation bit. From the
+    fourth run on, numbers are differences from the run before the last.
 
     Source: cocodataset/cocoapi, maskApi.c.
     """

@@ -72,12 +72,12 @@ class TrainOrder:
 
     @property
     def total_micro_batches(self) -> int:
-        """Parts that a global batch is cut into."""
+        """Parts of a global batch: processes times micro-batches."""
         return self.world * self.micro_batches
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch; what does not fill a batch is dropped, and is other images in each epoch."""
+        """Steps per epoch; the incomplete last batch is dropped, with different images in each epoch."""
         return self.repeats * (self.length // self.repeats) // self.batch_size
 
     def batch(self, step: int, micro_batch: int = 0) -> list[SampledIndex]:
@@ -106,7 +106,7 @@ class TrainOrder:
         ]
 
     def indices(self, share: int) -> Int[np.ndarray, "b"]:
-        """Tell which places of the global batch a micro-batch has, the mirror image of place i being batch - 1 - i."""
+        """Return the positions of a micro-batch in the global batch; the mirror of position i is batch - 1 - i."""
         if self.total_micro_batches == 1:
             return np.arange(self.batch_size)
         half = self.batch_size // (2 * self.total_micro_batches)
@@ -116,7 +116,7 @@ class TrainOrder:
 
 @lru_cache(maxsize=2)
 def epoch_order(length: int, blocks: tuple[int, ...], seed: int, epoch: int) -> Int[np.ndarray, "N"]:
-    """Shuffle all images for an epoch; where there are blocks, these, and then the images of a few blocks together."""
+    """Shuffle the images of an epoch; with blocks, shuffle the blocks, then the images of a few blocks together."""
     generator = make_generator("order", seed, "epoch", epoch)
     if not blocks:
         return torch.randperm(length, generator=generator).numpy()

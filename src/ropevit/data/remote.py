@@ -1,4 +1,4 @@
-"""Files from the web, fetched once, whole, into the user's cache."""
+"""Downloads into the user's cache: each file is downloaded once, atomically."""
 
 import hashlib
 import logging
@@ -14,15 +14,15 @@ from ropevit.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
-#: Seconds without a byte after which a server is given up.
+#: Seconds without data after which a download fails.
 TIMEOUT = 60
 
 
 def is_remote(path: str) -> bool:
-    """Tell addresses from paths.
+    """Return whether a string is an address rather than a path.
 
     Raises:
-        ValueError: If the address is of a kind that cannot be fetched.
+        ValueError: If its scheme is neither http nor https.
     """
     scheme, found, _ = path.partition("://")
     if found and scheme not in ("http", "https"):
@@ -31,12 +31,12 @@ def is_remote(path: str) -> bool:
 
 
 def fetch(url: str) -> Path:
-    """Find a file of the web in the cache, fetching it if it is not there.
+    """Return the cached copy of a remote file, downloading it if needed.
 
-    A file is in the cache whole or not at all; processes that ask for the same one wait for the first.
+    A file is in the cache complete or not at all; concurrent processes wait for the first download.
 
     Raises:
-        ValueError: If it cannot be fetched.
+        ValueError: If it cannot be downloaded.
     """
     folder = cache_folder() / "fetched"
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,10 +50,10 @@ def fetch(url: str) -> Path:
 
 
 def download(url: str, path: Path) -> None:
-    """Write what an address holds to a file, in one step at the end.
+    """Download an address to a file, which appears only when it is complete.
 
     Raises:
-        ValueError: If the server does not answer, or sends less or more than it said.
+        ValueError: If the server does not answer, or the size differs from Content-Length.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -61,9 +61,11 @@ def download(url: str, path: Path) -> None:
             shutil.copyfileobj(answer, file, 1 << 20)
             expected = answer.headers.get("Content-Length")
     except (OSError, HTTPException) as error:
-        raise ValueError(f"cannot fetch {url} ({error}); check the address and run again, what is done stays") from None
+        raise ValueError(
+            f"cannot download {url} ({error}); check the address and run again, complete files are kept"
+        ) from None
     size = part.stat().st_size
     if expected is not None and size != int(expected):
-        raise ValueError(f"got {size} of {expected} bytes of {url}; run again, the files that are done stay")
+        raise ValueError(f"got {size} of {expected} bytes of {url}; run again, complete files are kept")
     part.replace(path)
-    log.info("fetched %s, %d bytes", url, size)
+    log.info("downloaded %s, %d bytes", url, size)

@@ -1,4 +1,4 @@
-"""Random numbers by name: what is drawn depends on what it is for, never on what was drawn before."""
+"""Named random streams: numbers depend on the name of the stream, never on what was drawn before."""
 
 import hashlib
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def make_generator(*keys: str | int) -> torch.Generator:
-    """Make a generator whose numbers depend on the keys alone.
+    """Return a generator that is seeded by the keys alone.
 
     A training that draws each step from `make_generator(panel, seed, step)` sees the same data whatever its model
-    does, and continues exactly after an interruption.
+    draws, and resumes exactly.
 
     Args:
         keys: Names and numbers, such as ("zoom", 0, "step", 17).
@@ -22,7 +22,7 @@ def make_generator(*keys: str | int) -> torch.Generator:
 
 
 def derive_seed(*keys: str | int) -> int:
-    """Give what the keys name a number of its own, a signed one of 64 bits."""
+    """Hash keys to a signed 64-bit seed."""
     digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
@@ -33,13 +33,13 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
 
 
 def batch_indices(count: int, batch_size: int, step: int, *keys: str | int) -> Tensor:
-    """Say which items of a set are in a batch, when epochs in random order follow one another without a gap.
+    """Return the items of a batch, where shuffled epochs follow one another without a gap.
 
     Args:
-        count: Items in the set.
-        batch_size: Items in a batch.
-        step: Batch number, from 0.
-        keys: What the order depends on, besides the epoch.
+        count: Number of items in the set.
+        batch_size: Number of items in a batch.
+        step: Index of the batch, from 0.
+        keys: Keys of the random stream; the epoch is added.
 
     Returns:
         int64 indices (batch_size,).

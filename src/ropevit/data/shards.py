@@ -1,4 +1,4 @@
-"""Tar shards as WebDataset writes them: found in folders, or named by patterns; any sample can be read by itself."""
+"""WebDataset tar shards, in folders or named by patterns, with random access to samples."""
 
 import logging
 import re
@@ -22,26 +22,26 @@ from ropevit.text import join_names
 
 log = logging.getLogger(__name__)
 
-#: Words in the names of shards that tell what they are for; the first that is found is taken.
+#: Split -> words in the names of its shards; the first word with shards is used.
 WORDS = {"train": ("train", "training"), "val": TEST_FOLDERS}
 MOST_SHARDS = 100_000
-#: Shards that are fetched or looked through at the same time.
+#: Shards that are downloaded or indexed at the same time.
 DOWNLOADS_AT_ONCE = 8
 
 
 class ShardSource:
-    """Samples in tar shards, one after the other.
+    """Labelled samples of several tar shards, concatenated.
 
-    Classes are the numbers that samples are labelled with; where there are 1000, they are taken for those of ImageNet.
+    Classes are named by their index; 1000 classes are assumed to be those of ImageNet.
 
     Args:
-        paths: Shards on this machine.
+        paths: Local paths of the shards.
         indices: The index of each.
         name: Name of the set and split.
-        every: Refuse labels that leave gaps: a training set has images of every class.
+        every: Require images of every class, as a training set has.
 
     Raises:
-        ValueError: If there are such labels.
+        ValueError: If a class lacks images where `every` is set.
     """
 
     def __init__(self, paths: list[Path], indices: list[TarIndex], name: str, every: bool = False):
@@ -69,28 +69,28 @@ class ShardSource:
         return np.concatenate([index.labels for index in self.indices])
 
     def find(self, index: int) -> tuple[Path, TarIndex, int]:
-        """Tell which shard a sample is in, and where."""
+        """Return the shard of a sample, its index, and the position in it."""
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
         return self.paths[shard], self.indices[shard], index - int(self.starts[shard])
 
     def raw(self, index: int) -> tuple[bytes, int]:
-        """Read an image's file as it is, and its label."""
+        """Return the bytes of an image file, and its label."""
         path, found, at = self.find(index)
         size = int(found.sizes[at])
         with path.open("rb") as file:
             file.seek(int(found.offsets[at]))
             content = file.read(size)
         if len(content) < size:
-            raise OSError(f"{path} has become shorter")
+            raise OSError(f"{path} is shorter than when it was indexed")
         return content, int(found.labels[at])
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Read an image as RGB, and its label."""
+        """Return an image as RGB, and its label."""
         content, label = self.raw(index)
         return open_rgb(BytesIO(content)), label
 
     def describe(self, index: int) -> str:
-        """Give the shard and the sample's name in it."""
+        """Return the shard and the name of a sample, for messages."""
         path, found, at = self.find(index)
         return f"{path}:{found.keys[at]}"
 
@@ -98,16 +98,16 @@ class ShardSource:
 def open_shards(
     shards: list[str], name: str, every: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> ShardSource:
-    """Fetch the shards that are not here, and find the samples in all.
+    """Open shards: download remote ones, and index the samples of all.
 
     Args:
-        shards: Paths and addresses.
+        shards: Paths or addresses of the shards.
         name: Name of the set and split.
         every: See `ShardSource`.
-        progress: Called with the number of shards that are ready and that of all.
+        progress: Called with the number of ready and of all shards.
 
     Raises:
-        ValueError: If a shard cannot be fetched, is damaged or holds no labelled images.
+        ValueError: If a shard cannot be downloaded, is damaged or holds no labelled images.
     """
     paths, indices = [], []
     pool = ThreadPoolExecutor(DOWNLOADS_AT_ONCE)
@@ -118,17 +118,17 @@ def open_shards(
             if progress:
                 progress(len(paths), len(shards))
     finally:
-        pool.shutdown(cancel_futures=True)  # after an error, what has not begun is not begun
-    if left_out := [member for index in indices for member in index.left_out]:
+        pool.shutdown(cancel_futures=True)  # after an error, pending shards are not started
+    if skipped := [member for index in indices for member in index.left_out]:
         log.warning(
-            "left out %d images of %s, whose names have more than one dot (a key ends at the first): %s",
-            len(left_out), name, join_names(left_out, 3),
+            "skipped %d images of %s, whose names have more than one dot (a key ends at the first): %s",
+            len(skipped), name, join_names(skipped, 3),
         )  # fmt: skip
     return ShardSource(paths, indices, name, every)
 
 
 def open_shard(shard: str) -> tuple[Path, TarIndex]:
-    """Bring a shard here, and index it.
+    """Download a shard if it is remote, and index it.
 
     Raises:
         ValueError: As `open_shards`.
@@ -139,15 +139,15 @@ def open_shard(shard: str) -> tuple[Path, TarIndex]:
     except ValueError as error:
         if not is_remote(shard):
             raise
-        path.unlink()  # a damaged copy would stay for ever
+        path.unlink()  # or the damaged copy would stay in the cache
         raise ValueError(f"{error} (from {shard}; its copy is removed)") from None
 
 
 def local_path(shard: str) -> Path:
-    """Find a shard on this machine.
+    """Return the local path of a shard, downloading it if it is remote.
 
     Raises:
-        ValueError: If it is not there and cannot be fetched.
+        ValueError: If it does not exist, or cannot be downloaded.
     """
     if is_remote(shard):
         return fetch(shard)
@@ -158,15 +158,15 @@ def local_path(shard: str) -> Path:
 
 
 def names_shards(data: str) -> bool:
-    """Tell patterns of shards from folders."""
+    """Return whether `data` is a pattern of shards rather than a folder."""
     return data.endswith(".tar") or "://" in data or ".tar::" in data
 
 
 def find_shards(data: str, split: Literal["train", "val"]) -> list[str]:
-    """List the shards of a split, by pattern or in a folder; none where the folder has no such ones.
+    """List the shards of a split, by pattern or in a folder; empty if a folder has none.
 
     Raises:
-        ValueError: If a pattern is none, or names no shards of the split.
+        ValueError: If a pattern is malformed, or names no shards of the split.
     """
     found = all_shards(data)
     for word in WORDS[split]:
@@ -181,10 +181,10 @@ def find_shards(data: str, split: Literal["train", "val"]) -> list[str]:
 
 
 def all_shards(data: str) -> dict[str, list[str]]:
-    """Sort shards by what they are for, by pattern or in a folder; those that do not say are left out.
+    """Group the shards of a pattern or folder by the split word in their names; others are ignored.
 
     Raises:
-        ValueError: If a pattern is none.
+        ValueError: If a pattern is malformed.
     """
     if names_shards(data):
         shards = [shard for pattern in data.split("::") for shard in expand(pattern)]
@@ -200,7 +200,7 @@ def all_shards(data: str) -> dict[str, list[str]]:
 
 
 def split_of(shard: str) -> str | None:
-    """Find the word that tells what a shard is for, in its name, or else in that of its folder."""
+    """Return the split word in the name of a shard, or else of its folder; None if there is none."""
     known = {word for words in WORDS.values() for word in words}
     for part in reversed(re.split(r"[/\\]", shard)[-2:]):
         if found := [word for word in re.findall("[a-z]+", part.lower()) if word in known]:
@@ -209,10 +209,10 @@ def split_of(shard: str) -> str | None:
 
 
 def expand(pattern: str) -> list[str]:
-    """Write a pattern such as train-{0000..1023}.tar out.
+    """Expand a pattern such as train-{0000..1023}.tar.
 
     Raises:
-        ValueError: If there is something else between braces, or far too many shards.
+        ValueError: If braces hold anything but a range, or there are too many shards.
     """
     parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
     if any(brace in part for part in parts[::3] for brace in "{}"):

@@ -10,7 +10,7 @@ from ropevit.data.loading import seeded, train_batches
 from ropevit.data.order import TrainOrder
 from ropevit.data.sources import ImageSource
 
-#: Images of a batch; small, so that the first ones come soon.
+#: Images per batch; few, so that the first batch comes soon.
 BATCH = 16
 Progress = Callable[[float], None]
 
@@ -38,25 +38,25 @@ def measure_speed(source: ImageSource, transform: Transform, workers: int, secon
     """Measure the throughput of training images, first in this process, then with workers.
 
     Args:
-        source: Training images; random ones are read, as a training does.
+        source: Training images, read in random order as in training.
         transform: From `train_transform`.
-        workers: Number of processes; 0 times this process alone.
-        seconds: How long each of the two parts takes.
+        workers: Number of worker processes; 0 times this process alone.
+        seconds: Duration of each of the two measurements.
 
     Raises:
         ValueError: If hardly any image can be read.
     """
     order = TrainOrder(len(source), min(BATCH, len(source)), seed=0)
-    read, vary = measure_single_core(source, transform, order, seconds)
-    together = measure_workers(source, transform, order, workers, seconds) if workers else 1 / (read + vary)
-    return ReadingSpeed(read, vary, workers, together)
+    read, augment = measure_single_core(source, transform, order, seconds)
+    together = measure_workers(source, transform, order, workers, seconds) if workers else 1 / (read + augment)
+    return ReadingSpeed(read, augment, workers, together)
 
 
 def measure_single_core(
     source: ImageSource, transform: Transform, order: TrainOrder, seconds: float
 ) -> tuple[float, float]:
     """Time reading and augmentation separately, without the first image, for which libraries are loaded."""
-    read = vary = 0.0
+    read = augment = 0.0
     count, start, step = -1, time.perf_counter(), 0
     while count < 1 or time.perf_counter() - start < seconds:
         for draw in order.batch(step):
@@ -70,11 +70,11 @@ def measure_single_core(
                 transform(image)
             count += 1
             if count > 0:
-                read, vary = read + middle - begin, vary + time.perf_counter() - middle
+                read, augment = read + middle - begin, augment + time.perf_counter() - middle
         step += 1
         if count < 1 and step > order.steps_per_epoch:
             raise ValueError(f"hardly any image of {source.name} can be read; see `ropevit data check`")
-    return read / count, vary / count
+    return read / count, augment / count
 
 
 def measure_workers(

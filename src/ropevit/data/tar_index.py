@@ -1,4 +1,4 @@
-"""Where the samples of a tar shard lie, so that any one can be read by itself; found once, and kept in the cache."""
+"""Index of the samples in a tar shard, for random access; cached."""
 
 import hashlib
 import logging
@@ -22,48 +22,48 @@ from ropevit.text import join_names
 log = logging.getLogger(__name__)
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
-#: Larger labels are taken for mistakes.
+#: Larger labels are refused.
 MOST_CLASSES = 100_000
-#: Bytes beyond which a member is no label.
+#: Maximum size of a label file in bytes.
 LONGEST_LABEL = 1 << 24
-#: Changes with what is kept.
+#: Version of the cached index.
 VERSION = 2
 BLOCK = 512
 
 
 @dataclass(frozen=True)
 class TarIndex:
-    """The samples of a shard, in its order."""
+    """Samples of a shard, in the order of the tar."""
 
     keys: Names
-    """Path of each in the tar, up to the first dot of its name, and the image's suffix."""
+    """Path of each sample in the tar up to the first dot of its name, with the image's suffix."""
     offsets: Int[np.ndarray, "n"]
-    """Where images begin, in bytes."""
+    """Offsets of the images in bytes."""
     sizes: Int[np.ndarray, "n"]
-    """Lengths of images in bytes."""
+    """Sizes of the images in bytes."""
     labels: Int[np.ndarray, "n"]
-    """Class of each."""
+    """Class index of each sample."""
     left_out: Names
-    """Images that are no samples, as their names have another dot before the suffix, and no image has their key."""
+    """Skipped images: their names have another dot before the suffix, and no image has their key."""
 
     def __post_init__(self) -> None:
         arrays = self.offsets, self.sizes, self.labels
         lengths = {len(self.keys), *map(len, arrays)}
         names = all(names.ends[-1:].sum() == len(names.text) for names in (self.keys, self.left_out))
         if len(lengths) != 1 or not names or min(array.min() for array in arrays) < 0:
-            raise ValueError("arrays that do not belong together")
+            raise ValueError("its arrays have inconsistent lengths")
 
 
 def tar_index(path: Path) -> TarIndex:
-    """Find the samples of a shard, in the cache if the file has not changed since.
+    """Index the samples of a shard, using the cached index if the file has not changed.
 
     A sample is KEY.jpg (.jpeg, .png, .webp) with KEY.cls, which holds the number of its class, or KEY.json with a
-    "label"; other members are left alone. This is the layout of WebDataset.
+    "label"; other members are ignored. This is the layout of WebDataset.
 
-    Images whose names have more than one dot, and whose key no image has, are listed in `left_out`.
+    Images with more than one dot in their names are listed in `left_out`, unless another image has their key.
 
     Raises:
-        ValueError: If the tar is damaged or compressed, or an image has no label, or a label no image.
+        ValueError: If the tar is damaged or compressed, an image has no label, or a label no image.
     """
     status = path.stat()
     facts = f"{VERSION}/{path.resolve()}/{status.st_size}/{status.st_mtime_ns}"
@@ -72,28 +72,28 @@ def tar_index(path: Path) -> TarIndex:
         found = load_index(kept)
         if (found.offsets + found.sizes).max() <= status.st_size:
             return found
-        log.warning("reading %s anew: its index is of another file", path)
+        log.warning("indexing %s again: the cached index does not fit the file", path)
     except FileNotFoundError:
         pass
-    except Exception as error:  # zipfile and numpy raise errors of any type over a damaged file
-        log.warning("reading %s anew: its index cannot be used (%s)", path, error)
+    except Exception as error:  # zipfile and numpy raise any type of error on a damaged file
+        log.warning("indexing %s again: the cached index is unreadable (%s)", path, error)
     index = scan_tar(path)
     try:
         write_atomically(kept, lambda file: np.savez(file, **to_json(index)))
     except ValueError as error:
-        log.warning("the index of a shard is not kept: %s", error)
+        log.warning("cannot cache the index of a shard: %s", error)
     return index
 
 
 def to_json(index: TarIndex) -> dict[str, Any]:
-    """Give the arrays of an index."""
+    """Return the arrays of an index, to be saved."""
     arrays = {name: getattr(index, name) for name in ("offsets", "sizes", "labels")}
     names = {"keys": index.keys, "left_out": index.left_out}
     return arrays | {f"{name}_{part}": getattr(names[name], part) for name in names for part in ("ends", "text")}
 
 
 def load_index(path: Path) -> TarIndex:
-    """Read an index; raises errors of any type if it is damaged."""
+    """Load a cached index; raises any type of error if it is damaged."""
     with path.open("rb") as file, np.load(file) as found:
         names = {name: Names(found[f"{name}_ends"], found[f"{name}_text"]) for name in ("keys", "left_out")}
         return TarIndex(**names, **{name: found[name] for name in ("offsets", "sizes", "labels")})
@@ -101,17 +101,17 @@ def load_index(path: Path) -> TarIndex:
 
 @dataclass
 class Members:
-    """What was found in a shard so far, by key."""
+    """Members of a shard found so far, by key."""
 
     images: dict[str, tuple[int, int, str]] = field(default_factory=dict)
-    """Where each begins, its length, and its suffix."""
+    """Key -> offset, size and suffix of the image."""
     labels: dict[str, int] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     """Name of an image with another dot before its suffix -> its key."""
 
 
 def scan_tar(path: Path) -> TarIndex:
-    """Read the heads of all members, and the labels.
+    """Build the index: read the headers of all members, and the labels.
 
     Raises:
         ValueError: As `tar_index`.
@@ -140,10 +140,10 @@ def scan_tar(path: Path) -> TarIndex:
 
 
 def iterate_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Go through the members that are files, to the end of the tar.
+    """Iterate over the regular files of a tar.
 
     Raises:
-        ValueError: If it is damaged.
+        ValueError: If the tar is damaged.
     """
     with one_line_errors(path):
         tar = tarfile.open(path, "r:")  # noqa: SIM115 (closed below)
@@ -160,24 +160,24 @@ def iterate_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarIn
 
 @contextmanager
 def one_line_errors(path: Path) -> Iterator[None]:
-    """Make one error of all those that tarfile raises over a damaged tar.
+    """Convert the various exceptions of tarfile on a damaged tar to one.
 
     Raises:
-        ValueError: Naming the file.
+        ValueError: If reading failed; names the file.
     """
     try:
         yield
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} is damaged or no plain tar ({error}); fetch or make it again") from None
+        raise ValueError(f"{path} is damaged or no plain tar ({error}); download or create it again") from None
 
 
 def add_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found: Members) -> None:
-    """Note a member that is an image or a label.
+    """Add a member to `found` if it is an image or a label.
 
     Raises:
-        ValueError: If there were two for one sample, the label is none, or the member is sparse.
+        ValueError: If a sample has two images, its label is invalid, or the member is sparse.
     """
     parts = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]*)", member.name)
     if not parts:
@@ -187,10 +187,10 @@ def add_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found:
     label = kind in ("cls", "json")
     if (label or kind in IMAGES) and (member.issparse() or (label and member.size > LONGEST_LABEL)):
         what = "a sparse file" if member.issparse() else f"a label of {member.size} bytes"
-        raise ValueError(f"{path}: {member.name} is {what}, which is not read; make the shard again without it")
+        raise ValueError(f"{path}: {member.name} is {what}, which is not supported; create the shard again without it")
     if kind in IMAGES:
         if key in found.images:
-            raise ValueError(f"{path}: found two images of {key}; expected one for each name before the first dot")
+            raise ValueError(f"{path}: found two images of {key}; expected one per key (the name up to the first dot)")
         found.images[key] = member.offset_data, member.size, suffix
     elif label:
         with one_line_errors(path):
@@ -204,10 +204,10 @@ def add_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found:
 
 
 def parse_label(kind: str, content: bytes, where: str) -> int | None:
-    """Read the number of a class; None where a .json speaks of something else.
+    """Parse a label file; None for a .json without a label.
 
     Raises:
-        ValueError: If it is no number from 0, or far too large a one.
+        ValueError: If the label is no whole number from 0 to MOST_CLASSES - 1.
     """
     try:
         value = int(content) if kind == "cls" else parse_json(content, where)
@@ -223,13 +223,13 @@ def parse_label(kind: str, content: bytes, where: str) -> int | None:
 
 
 def check_end(path: Path, tar: tarfile.TarFile) -> None:
-    """Refuse a tar in which the members end at something that is neither a head nor the end: tarfile stops silently.
+    """Check that a tar ends with an end-of-archive block: tarfile stops silently at a damaged header.
 
     Raises:
-        ValueError: If so.
+        ValueError: If it does not.
     """
     with path.open("rb") as file:
         file.seek(tar.offset)
         block = file.read(BLOCK)
     if block.strip(b"\0"):
-        raise ValueError(f"{path} is damaged at byte {tar.offset}; fetch or make it again")
+        raise ValueError(f"{path} is damaged at byte {tar.offset}; download or create it again")

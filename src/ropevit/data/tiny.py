@@ -1,4 +1,4 @@
-"""Small generated data sets in the published layouts, to try out what needs COCO or ADE20K: coloured shapes."""
+"""Small generated data sets of coloured shapes in the layouts of COCO and ADE20K, for trials and tests."""
 
 import json
 from collections.abc import Callable
@@ -11,20 +11,20 @@ from PIL import Image, ImageDraw
 from ropevit.data.ade import FOLDERS
 from ropevit.data.ade_classes import CLASSES, PUBLISHED_FILE, published_table
 
-#: Names and colours of the shapes, with their ids in a file of COCO (which skips some) and their labels in ADE20K.
+#: Name -> colour, category id in COCO (whose ids have gaps) and label in ADE20K of each shape.
 SHAPES = {
     "disc": ((220, 60, 50), 1, 13),
     "square": ((60, 190, 80), 3, 21),
     "triangle": ((70, 90, 230), 90, 150),
 }
-#: Images of each split, unless told otherwise; the most that there are of one.
+#: Default number of images in each split, and the maximum.
 COUNTS, MOST = {"train": 12, "val": 6}, 1000
-#: Label of the ground in ADE20K; a frame around it has none.
+#: Label of the ground in ADE20K; a border around it is unlabelled.
 GROUND = 1
 
 
 class Shape(NamedTuple):
-    """One shape in an image."""
+    """A shape in an image."""
 
     name: str
     left: int
@@ -46,18 +46,18 @@ class Shape(NamedTuple):
 
 
 def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = COUNTS["val"]) -> None:
-    """Write a data set of coloured shapes, always the same.
+    """Write a deterministic data set of coloured shapes.
 
-    Every sixth image is empty, one holds a crowd, and sizes differ, as in the real sets.
+    As in the real sets, some images (every sixth) are empty, one holds a crowd, and sizes differ.
 
     Args:
         layout: A name of LAYOUTS.
-        root: Folder to write; must not exist, or be empty.
-        train: Images to train on.
-        val: Images to measure on.
+        root: Folder to write; must be new or empty.
+        train: Number of training images.
+        val: Number of validation images.
 
     Raises:
-        ValueError: If the layout or the counts are out of range, or the folder holds something.
+        ValueError: If the layout is unknown, a count is out of range, or the folder is not empty.
     """
     if not (1 <= train <= MOST and 1 <= val <= MOST):
         raise ValueError(f"got {train} and {val} images; expected 1 to {MOST} of each split")
@@ -70,7 +70,7 @@ def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = 
 
 
 class Scene(NamedTuple):
-    """An image and what is in it."""
+    """An image and its shapes."""
 
     image: Image.Image
     shapes: list[Shape]
@@ -80,14 +80,14 @@ def scene(number: int) -> Scene:
     """Draw one image; every sixth is empty.
 
     Args:
-        number: Which; it decides everything.
+        number: Seed of the image.
     """
     noise = np.random.default_rng(number)
     height, width = (int(side) for side in noise.integers(64, 97, 2))
     pixels = noise.integers(90, 140, (height, width, 1)) + noise.integers(-8, 9, (height, width, 3))
     image = Image.fromarray(pixels.astype(np.uint8))
     draw, shapes = ImageDraw.Draw(image), []
-    for half in range(0 if number % 6 == 5 else 2):  # one at the left, one at the right: none hides another
+    for half in range(0 if number % 6 == 5 else 2):  # one on the left, one on the right: they do not overlap
         side = int(noise.integers(16, 30))
         left = half * (width // 2) + int(noise.integers(0, width // 2 - side))
         top = int(noise.integers(0, height - side))
@@ -105,7 +105,7 @@ def paint_shape(draw: ImageDraw.ImageDraw, shape: Shape, colour: Any) -> None:
 
 
 def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
-    """Write the images of a split and their boxes."""
+    """Write the images and boxes of a split in the layout of COCO."""
     folder, annotations = root / f"{split}2017", []
     folder.mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
@@ -125,7 +125,7 @@ def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
 
 
 def to_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
-    """Make the annotation of a shape; a disc's polygon is its box."""
+    """Return the COCO annotation of a shape; a disc's polygon is its box."""
     return {
         "image_id": image_id,
         "category_id": SHAPES[shape.name][1],
@@ -137,7 +137,7 @@ def to_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
 
 
 def crowd_annotation(image: dict[str, Any]) -> dict[str, Any]:
-    """Make the annotation of a crowd in the first four columns of an image."""
+    """Return the COCO annotation of a crowd in the first four columns of an image."""
     height, width = image["height"], image["width"]
     return {
         "image_id": image["id"],
@@ -150,7 +150,7 @@ def crowd_annotation(image: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
-    """Write the images of a split and the labels of their pixels."""
+    """Write the images and label PNGs of a split in the layout of ADE20K."""
     images, labels = (root / kind / FOLDERS[split] for kind in ("images", "annotations"))
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
@@ -186,5 +186,5 @@ def count_labels(folder: Path) -> np.ndarray:
     return np.array(counts or np.zeros((0, CLASSES + 1)))
 
 
-#: layout -> what writes a split of it
+#: Layout -> function that writes a split.
 LAYOUTS: dict[str, Callable[[Path, str, list[Scene]], None]] = {"coco": write_coco, "ade": write_ade}
