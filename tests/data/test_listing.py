@@ -51,7 +51,9 @@ def test_results_are_not_taken_for_classes(tmp_path):
         (tmp_path / run).mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / run / "curves.png")
         (tmp_path / run / "metrics.jsonl").touch()
-    with pytest.raises(ValueError, match=r"holds results, not data: found .*metrics.jsonl; expected a folder of images"):
+    with pytest.raises(
+        ValueError, match=r"holds results, not data: found .*metrics.jsonl; expected a folder of images"
+    ):
         class_files(tmp_path)
 
 
