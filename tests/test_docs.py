@@ -10,12 +10,13 @@ import pytest
 from ropevit.analysis.catalogue import ANALYSES
 from ropevit.cli import VERBS
 from ropevit.kernels import BACKENDS
+from ropevit.models.architectures import ARCHITECTURES, MODELS, VARIANTS
 from ropevit.rope import ROPE_TYPES
 from ropevit.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/ropevit"
-REGISTRIES = (ROPE_TYPES, ANALYSES, BACKENDS, TASKS)
+REGISTRIES = (ROPE_TYPES, ARCHITECTURES, MODELS, VARIANTS, ANALYSES, BACKENDS, TASKS)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 

@@ -32,6 +32,8 @@ from ropevit.models.rotary import apply_scaling, make_block_rope, make_shared_ro
 from ropevit.models.state_dict import InferredModel, KeyPattern, StateDictAdapter, infer_common
 from ropevit.rope import grid_positions
 from ropevit.tasks.classify.protocol import plan_views
+from ropevit.tasks.detect.model import DetectModel
+from ropevit.tasks.segment.model import SegmentModel
 from ropevit.weights import WeightsError, load_dense_weights, load_model, load_weights, save_model
 from ropevit.weights.infer import infer_model
 
@@ -99,6 +101,11 @@ class DenseToyConfig:
     """The body, and nothing else."""
 
     body: ToyConfig
+    attends_everywhere: ClassVar = True
+
+    @property
+    def strides(self):
+        return (self.body.patch_size,)
 
 
 class DenseToy(Backbone[Toy]):
@@ -107,7 +114,7 @@ class DenseToy(Backbone[Toy]):
     def __init__(self, config):
         super().__init__(Toy(config.body))
         self.body.reset_classifier(0)
-        self.config, self.strides, self.channels = config, (config.body.patch_size,), (config.body.width,)
+        self.config, self.strides, self.channels = config, config.strides, (config.body.width,)
 
     def forward(self, images, sizes=None):
         check_images(images, sizes, self.config.body.in_channels)
@@ -204,6 +211,10 @@ def test_its_evaluation_figures_and_backbone_follow_from_its_row():
     backbone = architectures.build_backbone(DenseToyConfig(body=config))
     load_dense_weights(backbone, model.state_dict())
     assert backbone(torch.randn(1, 3, 36, 24)).features[0].shape == (1, 16, 6, 4)
+    detector = DetectModel(model="toy_tiny", position="rope_axial", init=None)
+    assert detector.backbone_config() == DenseToyConfig(body=detector.body_config())
+    with pytest.raises(ValueError, match="for a toy, whose maps have strides"):
+        SegmentModel(model="toy_tiny", position="rope_axial", init=None)
 
 
 @pytest.mark.usefixtures("toy")

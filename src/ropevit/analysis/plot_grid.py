@@ -9,6 +9,7 @@ import numpy as np
 
 from ropevit.drawing import RC
 from ropevit.extras import require
+from ropevit.kernels.windows import ceil_div
 
 #: Most cells beside each other; the heads of a layer that has more take several lines.
 MAX_COLUMNS = 12
@@ -69,7 +70,7 @@ def plot_grid(rows: Sequence[PlotRow], title: str, label: str, caption: str) -> 
     columns = choose_columns([len(row.cells) for row in rows])
     inches = min(GRID_WIDTH / (columns * CELL_SPACING), MAX_CELL / CELL_SPACING)
     rise = CELL_SPACING + LABEL_HEIGHT / inches
-    lines = [-(-len(row.cells) // columns) for row in rows]
+    lines = [ceil_div(len(row.cells), columns) for row in rows]
     width = max(LABEL_WIDTH + columns * CELL_SPACING * inches + 0.1, MIN_WIDTH)
     below = textwrap.wrap(caption, int((width - 0.3) * CHARACTERS_PER_INCH))
     bottom, tall = 0.2 + LINE_HEIGHT * len(below), sum(lines) * rise * inches
@@ -95,8 +96,8 @@ def choose_columns(cells: Sequence[int]) -> int:
     most = max(cells)
     choices = range(min(most, MAX_COLUMNS), 0, -1)
     whole = next(count for count in choices if all(cell <= count or cell % count == 0 for cell in cells))
-    lines = -(-most // MAX_COLUMNS)
-    return max(whole, -(-most // lines) if whole < MAX_COLUMNS / 2 else 0)
+    lines = ceil_div(most, MAX_COLUMNS)
+    return max(whole, ceil_div(most, lines) if whole < MAX_COLUMNS / 2 else 0)
 
 
 def cell_centres(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:

@@ -14,6 +14,7 @@ from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.cli.errors import show_error
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_json, write_text
+from ropevit.kernels.windows import ceil_div
 from ropevit.tasks.classify.predict import Prediction, Unreadable
 from ropevit.tasks.common.eval_results import to_csv
 
@@ -147,7 +148,7 @@ def progress(console: Console, what: str, total: int, *, lines: bool) -> Iterato
         with progress_bar(console, what) as show:
             yield lambda done: show(done, total)
     else:
-        step = max(10, -(-total // 10))
+        step = max(10, ceil_div(total, 10))
 
         def update(done: int) -> None:
             if lines and done % step == 0:

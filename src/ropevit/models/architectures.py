@@ -34,7 +34,8 @@ class Architecture:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     """Its sizes by name, such as deit_small; their models can be created by name."""
     dense_config: type[Any] | None = None
-    """Config of its backbone for dense tasks; its `body` is a `config`."""
+    """Config of its backbone for dense tasks: its `body` is a `config`; it tells the `strides` of its maps, and
+    whether all blocks attend globally (`attends_everywhere`)."""
     dense_backbone: type[Backbone[Any]] | None = None
     """Built from a `dense_config` alone."""
 
@@ -94,6 +95,22 @@ def architecture(config: ModelConfig) -> str:
 def build_model(config: ModelConfig) -> Model:
     """Build the model that a config describes."""
     return ARCHITECTURES[architecture(config)].model(config)
+
+
+def dense_config(body: ModelConfig, **fields: Any) -> Any:
+    """Return the config of the dense backbone with a body.
+
+    Args:
+        body: Config of the classifier.
+        fields: Other fields of the backbone's config.
+
+    Raises:
+        ValueError: If its architecture has no dense backbone, or the fields do not fit.
+    """
+    row = ARCHITECTURES[architecture(body)]
+    if row.dense_config is None:
+        raise ValueError(f"got {row.label} as the body of a dense backbone, which its architecture does not have")
+    return row.dense_config(body=body, **fields)
 
 
 def build_backbone(config: Any) -> Backbone[Any]:

@@ -2,7 +2,7 @@
 
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -24,6 +24,11 @@ def from_json(kind: type[Config], stored: Any) -> Config:
         ValueError: If a name is unknown or lacking, a value is not of its field's type, or the dataclass refuses it.
     """
     return kind(**check_values(kind, stored))
+
+
+def lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the lists of fields read from JSON into tuples, which our configs have."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def check_values(kind: type, stored: Any) -> dict[str, Any]:

@@ -111,5 +111,5 @@ def test_a_relative_bias_is_vitdets_and_no_swins():
     with torch.device("meta"):
         blocks = Detector(replace(vit, relative_bias=True), 80).backbone.body.blocks
     assert [len(block.attn.relative.columns) for block in blocks] == [27, 27, 127] * 4
-    with pytest.raises(ValueError, match="got relative_bias=True for swin_tiny; a Swin's own bias is a position"):
+    with pytest.raises(ValueError, match="got relative_bias=True for swin_tiny; it is for a ViT: a Swin's own bias"):
         replace(swin, relative_bias=True)

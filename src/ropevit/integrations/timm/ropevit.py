@@ -15,6 +15,7 @@ from ropevit.integrations.timm.pretrained import TAG, describe, load_pretrained,
 from ropevit.models.architectures import Model, architecture
 from ropevit.models.registry import MODELS, PUBLISHED, get_config
 from ropevit.text import join_names
+from ropevit.weights.fields import lists_to_tuples
 
 timm_models = require("timm.models", "train")
 
@@ -98,8 +99,7 @@ def build_model(
     **options: Any,
 ) -> TimmModel[Any]:
     """Build a model from options in timm's spelling, and load weights into it."""
-    given = {option: value for option, value in options.items() if option not in SETTLED}
-    plain = {option: tuple(value) if isinstance(value, list) else value for option, value in given.items()}  # from JSON
+    plain = lists_to_tuples({option: value for option, value in options.items() if option not in SETTLED})
     config = get_config(name, **{SPELLING.get(option, option): value for option, value in plain.items()})
     model = CLASSES[architecture(config)](config, global_pool)
     if load is not None:

@@ -13,6 +13,7 @@ from ropevit.models.config import as_pair
 from ropevit.rope import CONVENTION
 from ropevit.text import join_names
 from ropevit.weights.errors import first_line
+from ropevit.weights.fields import lists_to_tuples
 from ropevit.weights.metadata import differences
 
 #: Names that transformers uses, and ours. Classes are kept as labels, of which there is one a class.
@@ -62,10 +63,7 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
         needed = {field.name for field in fields(self.ours) if field.default is MISSING}
         if missing := sorted(needed - set(given)):
             raise ValueError(f"got no {', '.join(missing)}; a {type(self).__name__} needs {', '.join(sorted(needed))}")
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value  # lists, where they were read from JSON
-            for name, value in given.items()
-        }
+        plain = lists_to_tuples(given)
         if isinstance(size := plain.get("img_size"), int):
             plain["img_size"] = as_pair(size)
         if plain.get("frames") is not None:

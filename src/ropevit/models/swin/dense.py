@@ -53,6 +53,11 @@ class DenseSwinConfig:
             )
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of each map in pixels."""
+        return tuple(self.body.patch_size * 2**stage for stage in self.shown)
+
+    @property
     def attends_everywhere(self) -> bool:
         """Whether all blocks attend everywhere: they attend in windows."""
         return False
@@ -87,7 +92,7 @@ class DenseSwin(Backbone[Swin]):
         for module in body.modules():
             if isinstance(module, WindowAttention):
                 module.sees_padding, module.always_shift = config.padding == "seen", True
-        self.strides = tuple(config.body.patch_size * 2**stage for stage in config.shown)
+        self.strides = config.strides
         self.channels = tuple(config.body.width * 2**stage for stage in config.shown)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
 

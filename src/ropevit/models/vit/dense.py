@@ -92,6 +92,11 @@ class DenseViTConfig:
         return frozenset(self.body.depth * quarter // 4 - 1 for quarter in range(1, 5)) - {-1}
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """Stride of each map in pixels."""
+        return self.pyramid.strides(self.body.patch_size)
+
+    @property
     def attends_everywhere(self) -> bool:
         """Whether all blocks attend everywhere."""
         return len(self.seeing_all) == self.body.depth
@@ -131,7 +136,7 @@ class DenseViT(Backbone[ViT]):
                 side = whole if index in config.seeing_all else config.window
                 block.attn.relative = DecomposedRelPosBias(side, config.body.width // config.body.heads)  # pyright: ignore[reportAttributeAccessIssue]
         self.pyramid = SimpleFeaturePyramid(config.body.width, config.pyramid)
-        self.strides = config.pyramid.strides(config.body.patch_size)
+        self.strides = config.strides
         self.channels = self.pyramid.channels
 
     def forward(self, images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | None = None) -> Maps:

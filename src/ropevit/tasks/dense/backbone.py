@@ -1,11 +1,11 @@
 """Options of the backbone of a detector or segmenter: which classifier's body, and which weights it starts from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import tyro
 
-from ropevit.models.architectures import Config
+from ropevit.models.architectures import Config, dense_config
 from ropevit.models.registry import PUBLISHED, model_name, variant_config
 from ropevit.tasks.common.config import PositionName
 
@@ -36,10 +36,10 @@ class BackboneOptions:
     """Weights to start from: of a classifier for the backbone, or of a whole model of the same task, as a file or a hub
     id; `published` takes those of the named classifier, None initialises at random."""
 
-    @property
-    def swin(self) -> bool:
-        """Whether the backbone is a Swin."""
-        return self.model.startswith("swin")
+    def has_field(self, name: str) -> bool:
+        """Tell whether the config of the backbone, or of its body, has a field."""
+        config = dense_config(self.body_config())
+        return name in {field.name for field in (*fields(config), *fields(config.body))}
 
     def body_config(self) -> Config:
         """Return the config of the classifier whose body the backbone takes.

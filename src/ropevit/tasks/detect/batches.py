@@ -13,6 +13,7 @@ from ropevit.data.coco import Boxes, CocoSource
 from ropevit.data.loading import Failure, batches
 from ropevit.data.order import SampledIndex, TrainOrder
 from ropevit.extras import require
+from ropevit.kernels.windows import ceil_div
 from ropevit.tasks.common.batches import Prepare, eval_keys, read_eval_batch, read_train_batch, train_keys
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
@@ -143,7 +144,7 @@ def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
 def collate(samples: Sequence[Sample], bad: list[int]) -> Batch:
     """Lay images over a canvas as large as the largest of them, in multiples of 32 pixels."""
     sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
-    height, width = (-(-max((size[axis] for size in sizes), default=0) // MULTIPLE) * MULTIPLE for axis in (0, 1))
+    height, width = (ceil_div(max((size[axis] for size in sizes), default=0), MULTIPLE) * MULTIPLE for axis in (0, 1))
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for canvas, (h, w), sample in zip(images, sizes, samples, strict=True):
         canvas[:, :h, :w] = sample.image

@@ -6,10 +6,12 @@ and its ViT has no LayerScale.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ropevit.models.backbone import Backbone
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig
 from ropevit.models.windows import relative_index
 from ropevit.text import join_names
@@ -33,25 +35,29 @@ CLASS_TOKEN = "its first place, of a class token that neither uses; back it is w
 BEFORE = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
 
 
-def unsupported_features(config: DenseViTConfig | DenseSwinConfig) -> list[str]:
+def unsupported_features(config: Any) -> list[str]:
     """List what a backbone has that detectron2's has not."""
     body = config.body
     found = [f"position {body.position}"] if body.rope else []
     if isinstance(config, DenseViTConfig):
         found += ["LayerScale"] if config.body.layer_scale is not None else []
         return found + [name for name in ("final_norm",) if getattr(config, name)]
-    return found + ["no position bias"] * (not body.rope and not body.bias)
+    if isinstance(config, DenseSwinConfig):
+        return found + ["no position bias"] * (not body.rope and not body.bias)
+    return [type(config).__name__]
 
 
-def detectron2_names(backbone: DenseViT | DenseSwin) -> dict[str, str]:
+def detectron2_names(backbone: Backbone[Any]) -> dict[str, str]:
     """Name every weight of a backbone as detectron2 does, behind its `backbone.`: ours -> theirs."""
     if isinstance(backbone, DenseSwin):
         table = tuple((f"norms.{i}.", f"norm{stage}.") for i, stage in enumerate(backbone.config.shown))
         table += (("body.", ""),)
-    else:
+    elif isinstance(backbone, DenseViT):
         table = VIT + tuple(
             row for level in range(len(backbone.config.pyramid.scales)) for row in pyramid_names(backbone, level)
         )
+    else:
+        raise WeightsError(f"got a {type(backbone).__name__}; detectron2 has a ViT and a Swin")
     return {key: to_detectron2_name(key, table) for key in backbone.state_dict()}
 
 
@@ -78,7 +84,7 @@ def to_detectron2_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
     raise AssertionError(f"{key} has no name there")
 
 
-def to_detectron2(backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Spell the weights of a backbone as detectron2 does.
 
     Args:
@@ -96,9 +102,7 @@ def to_detectron2(backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]) -
     return found
 
 
-def from_detectron2(
-    backbone: DenseViT | DenseSwin, state: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def from_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Spell detectron2's weights of a backbone as ours.
 
     Args:

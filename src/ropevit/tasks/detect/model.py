@@ -10,8 +10,8 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
-from ropevit.models.swin import SwinConfig
+from ropevit.models.architectures import build_backbone, dense_config
+from ropevit.models.dense import DenseViTConfig, PyramidConfig
 from ropevit.models.vit import ViTConfig
 from ropevit.models.vit.dense import pad_to
 from ropevit.tasks.dense.backbone import PRETRAINED, BackboneOptions
@@ -61,29 +61,30 @@ class DetectModel(BackboneOptions):
         self.init_source()
         if self.stages is not None:
             object.__setattr__(self, "stages", tuple(self.stages))  # a list, where the config was read from JSON
-            if not self.swin:
+            if not self.has_field("stages"):
                 raise ValueError(
                     f"got stages={self.stages} (--out-indices) for {self.model}; only a Swin has stages: leave it out"
                 )
-        if not self.layer_scale and (self.swin or self.init == PRETRAINED):
+        if not self.layer_scale and (not self.has_field("layer_scale") or self.init == PRETRAINED):
             raise ValueError(
                 "got layer_scale=False; it is for a ViT that does not start from published weights: set init"
             )
-        if self.relative_bias and self.swin:
-            raise ValueError(f"got relative_bias=True for {self.model}; a Swin's own bias is a position, such as rpb")
-        backbone = self.backbone_config()
-        maps = len(backbone.shown) if isinstance(backbone, DenseSwinConfig) else len(VIT_SCALES) + 1
+        if self.relative_bias and not self.has_field("relative_bias"):
+            raise ValueError(
+                f"got relative_bias=True for {self.model}; it is for a ViT: a Swin's own bias is a position, rpb"
+            )
+        maps = len(self.backbone_config().strides)
         if maps > self.dino.levels:
             raise ValueError(
                 f"got dino.levels={self.dino.levels} with {maps} maps of the backbone; expected {maps} or more"
             )
 
-    def backbone_config(self) -> DenseViTConfig | DenseSwinConfig:
+    def backbone_config(self) -> Any:
         """Return the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin those of its stages."""
         body = self.body_config()
-        if isinstance(body, SwinConfig):
-            return DenseSwinConfig(body=body, stages=SWIN_STAGES if self.stages is None else self.stages)
-        assert isinstance(body, ViTConfig)
+        if not isinstance(body, ViTConfig):
+            stages = {"stages": SWIN_STAGES if self.stages is None else self.stages}
+            return dense_config(body, **(stages if self.has_field("stages") else {}))
         body = body if self.layer_scale else replace(body, layer_scale=None)
         pyramid = PyramidConfig(scales=VIT_SCALES, channels=self.dino.width, top=True)
         return DenseViTConfig(
@@ -107,8 +108,7 @@ class Detector(nn.Module):
 
     def __init__(self, config: DetectModel, classes: int):
         super().__init__()
-        backbone = config.backbone_config()
-        self.backbone = DenseViT(backbone) if isinstance(backbone, DenseViTConfig) else DenseSwin(backbone)
+        self.backbone = build_backbone(config.backbone_config())
         self.dino = Dino(replace(config.dino, classes=classes), self.backbone.channels)
 
     def forward(

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViTConfig
-from ropevit.models.swin import SwinConfig
+from ropevit.models.architectures import ARCHITECTURES, Config, architecture, build_backbone, dense_config
+from ropevit.models.dense import DenseViTConfig
 from ropevit.models.vit import ViTConfig
 from ropevit.tasks.dense.backbone import BackboneOptions
 from ropevit.tasks.dense.init_weights import backbone_signature
@@ -68,27 +68,34 @@ class SegmentModel(BackboneOptions):
         self.init_source()
         self.backbone_config()
 
-    def backbone_config(self) -> DenseViTConfig | DenseSwinConfig:
+    def backbone_config(self) -> Any:
         """Return the config of the backbone: four maps of strides 4, 8, 16 and 32.
 
         Raises:
             ValueError: If options of a ViT are given for a Swin, or its blocks or the strides of its maps do not fit.
         """
         body = self.body_config()
-        if body.patch_size != (4 if isinstance(body, SwinConfig) else 16):
-            raise ValueError(
-                f"got patch_size={body.patch_size}; the head needs maps of strides {STRIDES}: 16, of a Swin 4"
-            )
-        if isinstance(body, SwinConfig):
-            if self.taps is not None or self.neck != "transposed":
-                raise ValueError(
-                    f"got taps={self.taps} (--out-indices), neck={self.neck!r} for a Swin; they are options of a ViT"
-                )
-            return DenseSwinConfig(body=body)
-        assert isinstance(body, ViTConfig)
+        if not isinstance(body, ViTConfig):
+            return self.staged_config(body)
+        if body.patch_size != 16:
+            raise ValueError(f"got patch_size={body.patch_size}; the head needs maps of strides {STRIDES}: take 16")
         if body.depth < len(STRIDES):
             raise ValueError(f"got depth={body.depth}; expected at least {len(STRIDES)} blocks, one for each map")
         return vit_config(body, last_of_quarters(body.depth) if self.taps is None else self.taps, self.window)
+
+    def staged_config(self, body: Config) -> Any:
+        """Return the config of a backbone that gives the four maps by itself, as the stages of a Swin do."""
+        config, label = dense_config(body), ARCHITECTURES[architecture(body)].label
+        if tuple(config.strides) != STRIDES:
+            raise ValueError(
+                f"got patch_size={body.patch_size} for {label}, whose maps have strides {tuple(config.strides)}; the "
+                f"head needs maps of strides {STRIDES}: of a Swin take patch_size=4"
+            )
+        if self.taps is not None or self.neck != "transposed":
+            raise ValueError(
+                f"got taps={self.taps} (--out-indices), neck={self.neck!r} for {label}; they are options of a ViT"
+            )
+        return config
 
 
 def last_of_quarters(depth: int) -> tuple[int, ...]:
@@ -113,7 +120,7 @@ def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
         MissingExtraError: If transformers is not installed.
     """
     body = config.backbone_config()
-    backbone = DenseSwin(body) if isinstance(body, DenseSwinConfig) else with_neck(body, config.neck)
+    backbone = with_neck(body, config.neck) if isinstance(body, DenseViTConfig) else build_backbone(body)
     if config.head == "upernet":
         return UperNet(backbone, replace(config.upernet, classes=classes))
     return Mask2Former(backbone, replace(config.mask2former, classes=classes))
