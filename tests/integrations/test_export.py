@@ -282,7 +282,7 @@ def test_the_model_stays_as_it_was(folder):
         ("vit", "there.onnx", {}, "exists; choose another name"),
         ("vit", "m.onnx", {"bake": True}, "bake=True without a size"),
         ("vit", "m.onnx", {"size": (30, 32)}, "use 24 or 32 x 32"),
-        ("swin", "m.onnx", {"size": (0, 32)}, "got an image of 0 x 32"),
+        ("swin", "m.onnx", {"size": (0, 32)}, "got 0 x 32 pixels"),
         ("vit", "m.onnx", {"classes": ["a"]}, "got 1 class names for a model of 3"),
         ("vit", "m.onnx", {"mean": [0.5]}, "for 3 channels; give one for each"),
         ("other", "m.onnx", {}, "expected a model of ropevit.create_model"),
