@@ -25,7 +25,7 @@ def checkpoint(tmp_path):
             "export {out}/model.onnx --checkpoint {file}",
             "holds a video model, and this takes models of images; in Python, feed clips",
         ),
-        ("convert {file} {out}/other.bin --to timm", "has frames=4, which the timm layout cannot say"),
+        ("convert {file} {out}/other.bin --to timm", "has frames=4, which the timm layout cannot store"),
     ],
 )
 def test_video_models_are_refused_in_one_line(command, message, checkpoint, my_images, tmp_path, capsys, monkeypatch):

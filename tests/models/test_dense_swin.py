@@ -147,7 +147,7 @@ def test_what_pads_smaller_images_gets_no_gradient():
 def test_the_triton_kernel_is_refused_what_it_cannot_hide():
     built = model(padding="masked")
     built.body.layers[0].blocks[0].attn.backend = "triton"
-    with pytest.raises(ValueError, match="cannot hide what pads the images of a batch; choose backend='auto'"):
+    with pytest.raises(ValueError, match="cannot mask the padding of images in a batch; choose backend='auto'"):
         built(torch.randn(1, 3, 64, 64), torch.tensor([[40, 64]]))
 
 
@@ -225,7 +225,7 @@ def test_one_graph_serves_all_sizes(padding):
         ({"stages": (0, 3)}, r"got stages=\(0, 3\); expected some of 0 to 2, in order, each once"),
         ({"stages": (2, 1)}, "in order"),
         ({"stages": ()}, "expected some of"),
-        ({"stages": (0, 1)}, "stages after the last map would do nothing: end with 2"),
+        ({"stages": (0, 1)}, "stages after the last map would be unused: end with 2"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -238,7 +238,7 @@ def test_one_graph_serves_all_sizes():
         ({"taps": (0, 1, 3, 3)}, r"got taps=\(0, 1, 3, 3\) for 4 levels; expected one block, or 4 in order"),
         ({"taps": (3, 2, 1, 0)}, "or 4 in order"),
         ({"taps": ()}, "expected one block"),
-        ({"taps": (1,)}, r"blocks after the last tap would do nothing: end with 3"),
+        ({"taps": (1,)}, r"blocks after the last tap would be unused: end with 3"),
         ({"body": body(patch_size=14, img_size=(56, 56))}, r"with patches of 14; the strides are no whole pixels"),
     ],
 )

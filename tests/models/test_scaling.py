@@ -190,15 +190,15 @@ def test_a_dense_vit_passes_rules_on_to_its_global_blocks():
     set_scaling(windows, "ntk+log")
     assert torch.equal(windows(images).features[0], plain)  # windows are as large as the trained grid
     masked = DenseViT(DenseViTConfig(body=replace(body, scaling="ntk"), window=4, padding="masked"))
-    with pytest.raises(ValueError, match="padding='masked' with scaling='ntk'; rules see the grid of the batch"):
+    with pytest.raises(ValueError, match="padding='masked' with scaling='ntk'; RoPE scaling uses the grid"):
         masked(images)
 
 
 def test_what_rules_cannot_do_is_refused():
     built = make("vit", "rope_axial", scaling="pi")
-    with pytest.raises(ValueError, match="a packed batch with scaling='pi'; rules see one grid"):
+    with pytest.raises(ValueError, match="a packed batch with scaling='pi'; RoPE scaling uses one grid"):
         built.forward_packed(built.pack([torch.randn(3, 16, 16), torch.randn(3, 8, 24)]))
-    with pytest.raises(ValueError, match="scaling='log' for ape; rules are for rotations"):
+    with pytest.raises(ValueError, match="scaling='log' for ape, which has no RoPE; remove"):
         set_scaling(make("vit", "ape"), "log")
     with pytest.raises(ValueError, match="no scaling method named 'longer'"):
         make("swin", "rope_axial", scaling="longer")

@@ -275,7 +275,7 @@ def test_files_of_images_and_videos_are_not_taken_for_each_other(tmp_path):
     for source in (clip, video().state_dict()):
         with pytest.raises(WeightsError, match="one of images; give weights of images, or build the video model with"):
             load_weights(model(), source)
-    with pytest.raises(WeightsError, match=r"has frames=6, .*which the published layout cannot say"):
+    with pytest.raises(WeightsError, match=r"has frames=6, .*which the published layout cannot store"):
         convert(clip, tmp_path / "other.bin", to="published")
     with pytest.raises(WeightsError, match="a video model without its config"):
         convert(video().state_dict(), tmp_path / "other.safetensors")
@@ -320,7 +320,7 @@ def test_clips_that_do_not_fit_are_refused(built, shape, message):
         ({"frames": 4, "pairs": (4, 4)}, "expected three counts: for x, y and t"),
         ({"frames": 4, "pairs": 8}, "got pairs=8; expected three counts: for x, y and t"),
         ({"frames": 4, "pairs": (4, 4, 4)}, "with sum 8"),
-        ({"frames": 4, "scaling": "ntk"}, "scaling='ntk' with frames=4; rules are for images"),
+        ({"frames": 4, "scaling": "ntk"}, "scaling='ntk' with frames=4; RoPE scaling is image-only"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

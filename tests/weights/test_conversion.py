@@ -78,9 +78,9 @@ def test_classes_and_metadata_stay_with_our_files(config, tmp_path):
 @pytest.mark.parametrize(
     ("position", "changes", "to", "message"),
     [
-        ("rope_axial", {"rope_theta": 50.0}, "published", "theta=50.0, which the published layout cannot say"),
-        ("none", {}, "published", "no position embedding, which the published layout cannot say"),
-        ("rope_axial", {"pooling": "avg"}, "timm", "pooling=avg, which the timm layout cannot say"),
+        ("rope_axial", {"rope_theta": 50.0}, "published", "theta=50.0, which the published layout cannot store"),
+        ("none", {}, "published", "no position embedding, which the published layout cannot store"),
+        ("rope_axial", {"pooling": "avg"}, "timm", "pooling=avg, which the timm layout cannot store"),
         ("rope_mixed", {"num_registers": 2}, "published", "num_registers=2, which the published"),
         ("ape", {"img_size": (32, 64)}, "timm", r"grid=\(2, 4\), which the timm"),
         ("rope_mixed", {"img_size": (32, 64)}, "published", r"grid=\(2, 4\), which the published"),

@@ -232,8 +232,8 @@ def test_an_absolute_embedding_is_resized_to_the_models_grid(tmp_path):
     ("position", "changes", "to", "message"),
     [
         ("rope_mixed", {}, "timm", "is a Swin, which the timm layout does not have; choose published or ropevit"),
-        ("rope_axial", {"rope_theta": 20.0}, "published", "theta=20.0, which the published layout cannot say"),
-        ("none", {}, "published", "has no position embedding, which the published layout cannot say"),
+        ("rope_axial", {"rope_theta": 20.0}, "published", "theta=20.0, which the published layout cannot store"),
+        ("none", {}, "published", "has no position embedding, which the published layout cannot store"),
         ("rope_mixed_ape", {}, "published", "has an absolute position embedding, which the published layout cannot"),
         (
             "rope_mixed",

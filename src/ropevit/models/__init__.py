@@ -1,4 +1,4 @@
-"""Vision transformers with every position embedding of the paper, and the registry of their names."""
+"""Vision transformers with every position embedding of the paper, and the registry of models by name."""
 
 from ropevit.models.architectures import ARCHITECTURES, Architecture, Config, Model, build_model, register_architecture
 from ropevit.models.packed import PackedBatch, pack, random_patches

@@ -1,4 +1,4 @@
-"""The architectures: one row each, from which names, weights, evaluation and dense backbones follow."""
+"""Registry of architectures: one row each, which defines model names, weights, evaluation and dense backbones."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,10 +22,10 @@ Model = BaseModel
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What the package knows about an architecture."""
+    """Registry entry of an architecture."""
 
     label: str
-    """What messages call a model of it, such as "a ViT"."""
+    """Name of a model in messages, such as "a ViT"."""
     config: type[ModelConfig]
     model: type[BaseModel[Any]]
     """Built from a config alone."""

@@ -1,4 +1,4 @@
-"""What the heads of dense tasks ask of a backbone: maps, their strides and channels, and which of it is image."""
+"""Interface between backbones and the heads of dense tasks: feature maps, strides, channels and padding masks."""
 
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -11,32 +11,32 @@ from ropevit.models.sizes import check_floats
 
 BodyT = TypeVar("BodyT", bound=BaseModel[Any])
 
-#: What attention makes of padding: it takes part as keys, as in the published detectors, or is hidden.
+#: How attention treats padding: attended to, as in the published detectors, or masked.
 Padding = Literal["seen", "masked"]
 
 
 class Maps(NamedTuple):
-    """What a backbone gives for a batch, in the order of its `strides`."""
+    """Output of a backbone for a batch, in the order of its `strides`."""
 
     features: list[Float[Tensor, "B _ _ _"]]
-    """Maps (B, C, h, w), h = ceil(H / stride) of the padded images."""
+    """Feature maps (B, C, h, w), h = ceil(H / stride) of the padded images."""
     valid: list[Bool[Tensor, "B _ _"]]
-    """For each map, True where a cell begins inside its image, False in the padding."""
+    """For each map, True for cells whose top left corner lies inside the image, False in the padding."""
 
 
 class Backbone(nn.Module, Generic[BodyT]):
-    """Base of the backbones: the body of a classifier, with its own names behind `body.`, and what turns it into maps.
+    """Base class of dense backbones: the body of a classifier, under `body.`, and layers that make feature maps of it.
 
     Args:
-        body: The classifier's body; its head and, unless it is used, final norm are left out.
+        body: The classifier's body, without its head and, unless used, its final norm.
     """
 
     mixes_grids: ClassVar[bool] = False
-    """Whether some layers attend in windows and others everywhere."""
+    """Whether some layers use window attention and others global attention."""
     config: Any
-    """What was built; its `body` is the config of the classifier."""
+    """Config of the backbone; its `body` is the config of the classifier."""
     strides: tuple[int, ...]
-    """Pixels from one cell to the next, for each map."""
+    """Stride of each map in pixels."""
     channels: tuple[int, ...]
     """Channels of each map."""
 
@@ -45,20 +45,20 @@ class Backbone(nn.Module, Generic[BodyT]):
         self.body = body
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: keep only the input of each block."""
+        """Enable activation checkpointing: keep only the input of each block and recompute the rest."""
         self.body.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters that are never decayed besides biases and norms: embeddings, bias tables, frequencies."""
+        """Return parameters without weight decay besides biases and norms: embeddings, bias tables, learned RoPE."""
         return {f"body.{name}" for name in self.body.no_weight_decay()}
 
     def layer_index(self, name: str) -> int:
-        """Tell the depth of a parameter for layer-wise learning rates: as in the classifier, new parts as its head."""
+        """Return a parameter's layer for layer-wise learning rates; layers that the classifier lacks count as head."""
         return self.body.layer_index(name.removeprefix("body.") if name.startswith("body.") else "head.")
 
 
 def check_images(images: Tensor, sizes: Tensor | None, in_channels: int) -> None:
-    """Refuse a batch of no floats, with a wrong rank or channels, without pixels, or with sizes of other images."""
+    """Raise ValueError for batches of integers, of wrong rank or channels, empty, or with sizes that do not match."""
     check_floats(images)
     if images.ndim != 4 or images.shape[1] != in_channels or 0 in images.shape[2:]:
         raise ValueError(f"got images of shape {tuple(images.shape)}; expected (B, {in_channels}, H, W)")
@@ -69,7 +69,7 @@ def check_images(images: Tensor, sizes: Tensor | None, in_channels: int) -> None
 
 
 def image_sizes(images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | None) -> Int[Tensor, "B 2"]:
-    """Give the height and width of each image: as told, or those of the whole batch."""
+    """Return the height and width of each image: `sizes`, or those of the whole batch."""
     if sizes is not None:
         return sizes.to(images.device)
     height, width = (torch.full((images.shape[0],), side, device=images.device) for side in images.shape[2:])
@@ -77,7 +77,7 @@ def image_sizes(images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | No
 
 
 def make_pixel_mask(sizes: Int[Tensor, "B 2"], h: int, w: int, stride: int) -> Bool[Tensor, "B h w"]:
-    """Say which cells of an h x w map begin inside their image.
+    """Return a mask of the cells of an h x w map whose top left corner lies inside their image.
 
     Args:
         sizes: Height and width of each image in pixels.
@@ -91,7 +91,7 @@ def make_pixel_mask(sizes: Int[Tensor, "B 2"], h: int, w: int, stride: int) -> B
 
 
 def with_masks(features: list[Tensor], sizes: Int[Tensor, "B 2"], strides: tuple[int, ...]) -> Maps:
-    """Add to maps which of them is image."""
+    """Return maps with their padding masks."""
     valid = [
         make_pixel_mask(sizes, x.shape[2], x.shape[3], stride) for x, stride in zip(features, strides, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Fields and checks that the configs of all architectures share, and what follows from them: grids, sizes, rotation."""
+"""Base config of all architectures: shared fields, their checks, and derived properties (grids, sizes, RoPE)."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,47 +18,47 @@ LARGE = 192
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Fields and checks of all architectures; each adds its own, among them width, heads and patch_size.
+    """Base config of all architectures; each adds its own fields, among them width, heads and patch_size.
 
     Raises:
-        ValueError: If a field is out of range or two fields do not fit.
+        ValueError: If a field is out of range or two fields contradict each other.
     """
 
     embeddings: ClassVar[Mapping[str, PositionEmbedding]]
-    """The position embeddings that the architecture has, by name."""
+    """Position embeddings of the architecture, by name."""
     crop_pct: ClassVar[float] = 0.875
-    """Part of the shorter side that published models of the architecture are evaluated on."""
+    """Center crop fraction with which published models of the architecture are evaluated."""
     paper_sizes: ClassVar[tuple[int, ...]] = ()
     """Sizes in pixels at which published models of the architecture were evaluated."""
     dense_fields: ClassVar[Mapping[str, object]] = {}
-    """Fields in which the body of a dense backbone differs from the classifier."""
+    """Config fields that a dense backbone overrides in its body."""
     windowed: ClassVar[bool] = False
     """Whether tokens attend inside windows of `window_size` x `window_size` tokens."""
-    if TYPE_CHECKING:  # declared by each architecture, in an order of its own, which files keep
+    if TYPE_CHECKING:  # declared by each architecture, in its own order, which files keep
         width: int
         heads: int | tuple[int, ...]
         patch_size: int
     position: str
     """Name of the position embedding, one of `embeddings`."""
     img_size: tuple[int, int] = (224, 224)
-    """Height and width in pixels for which an absolute embedding is learned; any size may be fed."""
+    """Height and width in pixels for which an absolute embedding is learned; inputs may have any size."""
     in_channels: int = 3
     """Channels of the image."""
     num_classes: int = 1000
-    """Classes, K; 0 leaves the head out."""
+    """Number of classes, K; 0 for no head."""
     mlp_ratio: float = 4.0
     """Hidden channels of the MLP over those of a token."""
     drop_path: float = 0.0
     """Rate of stochastic depth."""
     rope_theta: float | None = None
-    """Base of the frequencies; None takes that of the published models."""
+    """Base of the frequencies; None for that of the published models."""
     ape_std: float = 0.02
-    """Standard deviation of the absolute embedding at the start."""
+    """Standard deviation of the initial absolute embedding."""
     scaling: str | None = None
-    """Rules for grids larger than the trained one, such as "ntk" or "parts+log"; see `ropevit.rope.scaling`."""
+    """RoPE scaling for grids larger than the trained one, such as "ntk" or "parts+log"; see `ropevit.rope.scaling`."""
     trained_grid: tuple[int, int] | None = None
-    """Rows and columns of tokens that attended to each other in training, from which rules count; None takes those of
-    `img_size` (or of a window)."""
+    """Rows and columns of tokens that attended to each other in training, the reference of RoPE scaling; None for those
+    of `img_size` (or of a window)."""
 
     def __post_init__(self):
         object.__setattr__(self, "img_size", as_pair(self.img_size))
@@ -74,7 +74,7 @@ class ModelConfig:
             )
         if self.scaling is not None:
             if self.rope is None:
-                raise ValueError(f"got scaling={self.scaling!r} for {self.position}; rules are for rotations: leave it")
+                raise ValueError(f"got scaling={self.scaling!r} for {self.position}, which has no RoPE; remove scaling")
             parse_scaling(self.scaling, (1, 1))
         if self.trained_grid is not None:
             object.__setattr__(self, "trained_grid", as_pair(self.trained_grid, "trained_grid"))
@@ -82,12 +82,12 @@ class ModelConfig:
                 raise ValueError(f"got trained_grid={self.trained_grid}; expected rows and columns, above 0")
 
     def check_choice(self, field: str, allowed: Collection[str]) -> None:
-        """Refuse a name that stands for nothing."""
+        """Raise ValueError unless a field is one of the allowed names."""
         if getattr(self, field) not in allowed:
             raise ValueError(f"got {field}={getattr(self, field)!r}; expected one of {', '.join(allowed)}")
 
     def check_least(self, **least: int) -> None:
-        """Refuse what is no count, and counts below the least with which a model can be built."""
+        """Raise ValueError unless fields are whole numbers of at least a minimum."""
         for field, minimum in least.items():
             value = getattr(self, field)
             if not isinstance(value, Integral):
@@ -112,7 +112,7 @@ class ModelConfig:
 
     @property
     def example_size(self) -> tuple[int, int]:
-        """Height and width in pixels of an image that is no special case: not square, several patches along each."""
+        """Height and width in pixels of a generic test image: not square, several patches along each side."""
         return 5 * self.multiple, 7 * self.multiple
 
     def input_shape(self, height: int, width: int) -> tuple[int, ...]:
@@ -120,16 +120,16 @@ class ModelConfig:
         return self.in_channels, height, width
 
     def at_size(self, size: int | Sequence[int], trained_at: int | None = None) -> "ModelConfig":  # noqa: ARG002 (windows ask)
-        """Return the config with which the paper evaluates images of another size.
+        """Return the config for evaluation at another image size, as in the paper.
 
         Args:
             size: Side of a square, or height and width, in pixels.
-            trained_at: Side of the images of the training; None takes the smaller one of `img_size`.
+            trained_at: Training size in pixels; None for the smaller side of `img_size`.
         """
         return replace(self, img_size=as_pair(size))
 
     def default_sizes(self, trained_at: int) -> list[int]:
-        """Choose sizes below, at and above the training size: the paper's, or in proportion for smaller models."""
+        """Return evaluation sizes around the training size: the paper's, or scaled for smaller models."""
         if trained_at >= LARGE and self.paper_sizes and not any(size % self.multiple for size in self.paper_sizes):
             return list(self.paper_sizes)
         step = self.patch_size
@@ -142,12 +142,12 @@ class ModelConfig:
 
     @property
     def pairs_per_axis(self) -> tuple[int, ...] | None:
-        """Pairs of a head for each axis, x first; None shares them equally between x and y."""
+        """Pairs of a head for each axis, x first; None for an equal split between x and y."""
         return None
 
     @property
     def scaling_methods(self) -> Scaling | None:
-        """What `scaling` stands for."""
+        """The scaling methods that `scaling` names."""
         return None if self.scaling is None else parse_scaling(self.scaling, self.trained_grid or self.attention_grid)
 
     @property
@@ -157,17 +157,17 @@ class ModelConfig:
 
     @property
     def learns_rope(self) -> bool:
-        """Whether there are learned frequencies."""
+        """Whether the frequencies are learned."""
         return self.rope is not None and ROPE_TYPES[self.rope].learned
 
     @property
     def absolute(self) -> bool:
-        """Whether there is an absolute embedding."""
+        """Whether the model has an absolute embedding."""
         return self.embeddings[self.position].absolute
 
     @property
     def bias(self) -> bool:
-        """Whether there are relative position biases."""
+        """Whether the model has relative position biases."""
         return self.embeddings[self.position].bias
 
     @property
@@ -182,20 +182,20 @@ class ModelConfig:
 
 
 class Variant(NamedTuple):
-    """A size of an architecture: its models differ in the position embedding alone."""
+    """A size of an architecture, whose models differ only in the position embedding."""
 
     fields: Mapping[str, Any]
-    """Fields of the config, position apart."""
+    """Config fields, except position."""
     names: Mapping[str, str]
     """Position embedding -> name of the model."""
     original: str
-    """The position embedding of the model that the name of the size alone stands for."""
+    """Position embedding of the model that the variant name alone stands for."""
     published: Collection[str] = ()
     """Position embeddings whose weights are on the hub."""
 
 
 def as_pair(size: int | Sequence[int], name: str = "img_size") -> tuple[int, int]:
-    """Read the side of a square, or height and width.
+    """Return height and width from one side of a square or from a pair.
 
     Raises:
         ValueError: If it is neither.

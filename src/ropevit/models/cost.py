@@ -1,4 +1,4 @@
-"""What a model costs: parameters, and multiply-adds at a size."""
+"""Cost of a model: number of parameters, and MACs at an input size."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -8,15 +8,15 @@ from ropevit.models.sizes import check_size
 
 
 def count_parameters(config: Config) -> int:
-    """Count the parameters of a model without making it."""
+    """Count the parameters of a model without allocating it."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_model(config).parameters())
 
 
 def count_macs(config: Config, height: int, width: int) -> int:
-    """Count the multiply-adds of the matrix products of one image, or clip, which the literature calls FLOPs.
+    """Count the MACs (multiply-adds, often reported as FLOPs) of the matrix products for one image or clip.
 
-    The rotation is element by element and not in the count (the paper puts it at 0.01 % for ViT-B).
+    The rotation is elementwise and not counted (0.01 % for ViT-B according to the paper).
 
     Args:
         config: The model.
@@ -24,7 +24,7 @@ def count_macs(config: Config, height: int, width: int) -> int:
         width: Columns of pixels.
 
     Raises:
-        ValueError: If the model does not take such an image.
+        ValueError: If the patches do not tile the image.
     """
     check_size(height, width, config.multiple)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The parts of a vision transformer block: rotated attention, MLP, stochastic depth."""
+"""Layers of a vision transformer: attention with RoPE, MLP, stochastic depth, block, patch embedding."""
 
 import logging
 from functools import cache
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention whose queries and keys are turned by the positions of their tokens.
+    """Multi-head self-attention with rotary position embedding.
 
     Args:
         width: Channels, C.
@@ -29,10 +29,10 @@ class Attention(nn.Module):
     """
 
     backend = "auto"
-    """How the rotation is computed; `ropevit.kernels.set_backend` changes it."""
+    """Backend of the rotation; `ropevit.kernels.set_backend` changes it."""
 
     scaling: Scaling | None = None
-    """Rules for grids larger than the trained one; `ropevit.models.set_scaling` changes them."""
+    """RoPE scaling for grids larger than the trained one; `ropevit.models.set_scaling` changes it."""
 
     def __init__(self, width: int, heads: int, rope: LearnedRope | None = None):
         super().__init__()
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.rope = rope
         self.relative: nn.Module | None = None
-        """What makes a bias of the queries and their grid; a backbone may put it here."""
+        """Computes a relative position bias from queries and grid; set by dense backbones."""
 
     def forward(
         self,
@@ -53,10 +53,10 @@ class Attention(nn.Module):
         *,
         draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Attend among all n tokens, or those that the mask allows; the last N of them stand at `positions`.
+        """Attend to all n tokens that the mask allows; the last N of them are at `positions`.
 
-        Where there is a relative bias, all of them are the `grid`'s rows x columns, row-major. Where there are rules
-        for larger grids, the positions are those of a whole one; `draw` is what a training step drew for them.
+        With a relative bias, the tokens are all of a `grid`, rows x columns, row-major. With RoPE scaling, the
+        positions are those of a whole grid; `draw` is the coordinate jitter of the training step.
         """
         frequencies, attention_factor = layer_frequencies(self.rope, frequencies, positions.dtype), None
         num_prefix = x.shape[1] - positions.shape[-2]
@@ -79,13 +79,12 @@ class Attention(nn.Module):
 def layer_frequencies(
     rope: LearnedRope | None, shared: Float[Tensor, "ndim *a P"] | None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "ndim *A P"] | None:
-    """Give a layer its own frequencies, or those that all layers share.
+    """Return the frequencies of a layer: its own, or those that all layers share.
 
     Args:
-        rope: The rotation of the layer, if it has its own. It is called, so that what hangs on it (offloading,
-            sharding) brings its parameters in.
+        rope: The layer's own learned RoPE, if any. It is called, so that its hooks (offloading, sharding) run.
         shared: Frequencies that the model passes to all layers.
-        dtype: Of the positions.
+        dtype: Dtype of the positions.
     """
     frequencies = shared if rope is None else rope()
     if frequencies is not None and not torch.compiler.is_compiling():
@@ -97,9 +96,9 @@ def layer_frequencies(
 
 @cache
 def warn_of_rounding(name: str, dtype: torch.dtype) -> None:
-    """Say once in the log that something has rounded what must not be rounded: no cast of a model does."""
+    """Log once that positions or frequencies came in half precision, which casting a model never causes."""
     log.warning(
-        "attention got %s in %s, which makes angles wrong; most often a mixed precision policy of FSDP has cast them: "
+        "attention got %s in %s, which makes angles wrong; usually a mixed precision policy of FSDP casts them: "
         "see 'Sharding and offloading' in docs/troubleshooting.md",
         name,
         dtype,
@@ -117,15 +116,15 @@ def project(
     backend: str = "auto",
     attention_factor: Float[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
-    """Make queries, keys and values of tokens, and turn the first two by the tokens' positions."""
+    """Project tokens to queries, keys and values, and rotate queries and keys by position."""
     packed = scale_queries(qkv(x).unflatten(-1, (3, heads, -1)), attention_factor)
-    return split(packed, positions, frequencies, num_prefix, inplace=is_observed(qkv), backend=backend)
+    return split(packed, positions, frequencies, num_prefix, inplace=allows_inplace(qkv), backend=backend)
 
 
-def is_observed(layer: nn.Module) -> bool:
-    """Tell whether nobody else can hold what a layer returns: it is a plain linear one, on which nothing hangs.
+def allows_inplace(layer: nn.Module) -> bool:
+    """Return whether a layer's output may be modified in place: it is a plain nn.Linear without hooks.
 
-    A hook may keep what it was shown, a wrapper what the layer within returned.
+    A hook or a wrapper could hold on to the output.
     """
     plain = type(layer).forward is nn.Linear.forward and "forward" not in layer.__dict__
     return plain and not layer._forward_hooks and not module_hooks._global_forward_hooks
@@ -140,7 +139,7 @@ def split(
     inplace: bool = False,
     backend: str = "auto",
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
-    """Split a projection into queries, keys and values, and turn the first two by the tokens' positions."""
+    """Split a packed projection into queries, keys and values, and rotate queries and keys by position."""
     if frequencies is None:
         q, k, v = (part.transpose(1, 2) for part in packed.unbind(2))
         return q, k, v
@@ -150,7 +149,7 @@ def split(
 def scale_queries(
     qkv: Float[Tensor, "*B 3 A D"], attention_factor: Float[Tensor, ""] | None
 ) -> Float[Tensor, "*B 3 A D"]:
-    """Multiply the queries of a packed projection, where attention is to be sharper or softer."""
+    """Multiply the queries of a packed projection by the attention factor, if any."""
     if attention_factor is None:
         return qkv
     one = torch.ones_like(attention_factor)
@@ -158,11 +157,11 @@ def scale_queries(
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them.
+    """MLP: two linear layers with a GELU between them.
 
     Args:
         width: Channels in and out, C.
-        hidden: Channels between.
+        hidden: Hidden channels.
     """
 
     def __init__(self, width: int, hidden: int):
@@ -171,15 +170,15 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
-        """Work on each token alone."""
+        """Apply the MLP to each token."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class DropPath(nn.Module):
-    """Leave out a residual branch for some of the images in training, and scale up what stays.
+    """Stochastic depth: drop a residual branch for some of the images in training, and scale the others up.
 
     Args:
-        rate: Probability of leaving the branch out, from 0 to below 1.
+        rate: Probability of dropping the branch, from 0 to below 1.
 
     Source: Huang et al. 2016 (arXiv:1603.09382), per sample.
     """
@@ -189,11 +188,11 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Float[Tensor, "B ..."], rows: SequenceIds | None = None) -> Float[Tensor, "B ..."]:
-        """Drop whole images of a branch; the identity in evaluation.
+        """Drop the branch of whole images; the identity in eval mode.
 
         Args:
-            x: One image a row, or packed images.
-            rows: Which image each token of a packed batch belongs to.
+            x: One image per row, or packed images.
+            rows: Image index of each token of a packed batch.
         """
         if not self.training or self.rate == 0:
             return x
@@ -215,7 +214,7 @@ class Block(nn.Module):
         width: Channels, C.
         heads: Number of heads, A.
         mlp_ratio: Hidden channels of the MLP over C.
-        layer_scale: Start of LayerScale, or None to have none.
+        layer_scale: Initial value of LayerScale, or None for none.
         drop_path: Rate of stochastic depth.
         rope: This layer's own learned frequencies, if any.
 
@@ -243,7 +242,7 @@ class Block(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start LayerScale anew."""
+        """Initialise LayerScale."""
         for gamma in (self.gamma_1, self.gamma_2):
             if gamma is not None and self.layer_scale is not None:
                 nn.init.constant_(gamma, self.layer_scale)
@@ -259,7 +258,7 @@ class Block(nn.Module):
         *,
         draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Mix the tokens (of each image, where `rows` tells them apart; in the windows of a cut), then work on each."""
+        """Apply attention (within each image if `rows` is given, within windows if `cut` is), then the MLP."""
         mask, mixed = None if rows is None else rows.mask, self.norm1(x)
         mixed = mixed if rows is None else block_diagonal_mask(mixed, rows)
         if cut is None:
@@ -271,12 +270,12 @@ class Block(nn.Module):
 
 
 def scale(x: Float[Tensor, "... C"], gamma: Float[Tensor, "C"] | None) -> Float[Tensor, "... C"]:
-    """Apply LayerScale, where there is one."""
+    """Apply LayerScale, if any."""
     return x if gamma is None else x * gamma
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into patches, or a clip into tubelets, and project each to the model's width.
+    """Patch embedding: split an image into patches, or a clip into tubelets, and project each to the model's width.
 
     Args:
         patch_size: Side of a patch in pixels, or (rows, columns); (frames, rows, columns) for clips.
@@ -299,15 +298,15 @@ class PatchEmbed(nn.Module):
 def resize_embedding(
     embedding: Float[Tensor, "1 N C"], grid: tuple[int, int], h: int, w: int
 ) -> Float[Tensor, "1 n C"]:
-    """Resize an absolute embedding to an h x w grid, as the published models do: bicubic, not antialiased.
+    """Resize an absolute embedding to an h x w grid, as the published models do: bicubic, no antialiasing.
 
-    At its own size it comes back bit for bit, so there is no branch on sizes.
+    At its own size it is returned bit for bit, so no branch on sizes is needed.
 
     Args:
         embedding: One vector for each patch of `grid`, row-major.
         grid: Rows and columns for which the embedding was learned.
-        h: Rows wanted.
-        w: Columns wanted.
+        h: Target rows.
+        w: Target columns.
     """
     dtype = torch.promote_types(embedding.dtype, torch.float32)
     maps = embedding.to(dtype).transpose(1, 2).unflatten(2, grid)
@@ -316,14 +315,14 @@ def resize_embedding(
 
 
 def resize_time(embedding: Float[Tensor, "1 s C"], t: int) -> Float[Tensor, "1 t C"]:
-    """Resize a temporal embedding to t steps, linearly; at its own length it comes back bit for bit."""
+    """Resize a temporal embedding to t steps, linearly; at its own length it is returned bit for bit."""
     dtype = torch.promote_types(embedding.dtype, torch.float32)
     rows = embedding.to(dtype).transpose(1, 2)
     return F.interpolate(rows, size=t, mode="linear", align_corners=False).transpose(1, 2).to(embedding.dtype)
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:
-    """Start a linear layer as DeiT does."""
+    """Initialise a linear layer as DeiT does."""
     nn.init.trunc_normal_(linear.weight, std=0.02)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

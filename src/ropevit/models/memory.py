@@ -1,4 +1,4 @@
-"""What a training step holds in memory at most, counted from shapes: nothing is computed and no memory is taken."""
+"""Estimates peak memory and MACs of a model from shapes alone, without computing or allocating anything."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,18 +17,18 @@ from ropevit.kernels.windows import cached_mask
 #: Builds a model.
 Build = Callable[[], nn.Module]
 
-#: Gives a model inputs of its own making, and a number to make small of what it says.
+#: Runs a model on synthetic inputs and returns a scalar loss.
 Loss = Callable[[nn.Module], Tensor]
 
-#: Gives a model inputs of its own making.
+#: Runs a model on synthetic inputs.
 Forward = Callable[[nn.Module], object]
 
 
 class LiveStorages(TorchDispatchMode):
-    """Counts the bytes of the storages that are alive, made by what runs within, and the most at any time.
+    """Tracks the live bytes of storages allocated within the context, and their peak.
 
-    It counts real tensors and those of FakeTensorMode alike. What an operation holds while it runs (a convolution's
-    workspace) is not seen, nor what an allocator rounds up or keeps.
+    Real tensors and those of FakeTensorMode count alike. Workspaces of operations, such as convolutions, and overhead
+    of the allocator are not included.
 
     >>> with LiveStorages() as live:
     ...     model(images).sum().backward()
@@ -46,7 +46,7 @@ class LiveStorages(TorchDispatchMode):
         return out
 
     def hold(self, *tensors: Tensor) -> None:
-        """Count tensors that were made before, too, such as a model's weights."""
+        """Also count tensors that were allocated before, such as a model's weights."""
         for storage in (tensor.untyped_storage() for tensor in tensors):
             if storage not in self.sizes:
                 self.sizes[storage] = storage.nbytes()
@@ -55,12 +55,12 @@ class LiveStorages(TorchDispatchMode):
         self.peak = max(self.peak, self.bytes)
 
     def release(self, size: int) -> None:
-        """Take a storage off the count."""
+        """Subtract a storage that was freed."""
         self.bytes -= size
 
 
 class SameShapes(TorchDispatchMode):
-    """Answers yes where a model asks whether something is true of tensors without values: that all is finite."""
+    """Answers True where a model reads a boolean from a fake tensor, such as whether all values are finite."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
@@ -70,7 +70,7 @@ class SameShapes(TorchDispatchMode):
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Let tensors made within have shapes, and neither values nor memory; none of them is left in a cache."""
+    """Make tensors created within the context fake: shapes without values or memory; none stays in the mask cache."""
     cached_mask.cache_clear()
     try:
         with FakeTensorMode(), SameShapes():
@@ -80,18 +80,18 @@ def shapes_only() -> Iterator[None]:
 
 
 def step_memory(build: Build, loss: Loss, precision: torch.dtype = torch.float32) -> int:
-    """Count the most bytes that a forward and a backward pass hold: weights, gradients, activations.
+    """Return the peak bytes of a forward and backward pass: weights, gradients, activations.
 
-    The optimizer's moments are not among them. Attention is that of a CPU, which like a GPU's keeps no scores; what
-    an allocator adds is not seen.
+    The optimizer state is not included. Attention is the CPU's, which like a GPU's stores no scores; overhead of the
+    allocator is not included.
 
     Args:
         build: Builds the model, in training mode.
-        loss: What is made small; it may look at shapes, and not at values.
+        loss: Loss function; it may read shapes, but no values.
         precision: float32, or bfloat16 for mixed precision.
 
     Raises:
-        torch._subclasses.fake_tensor.DataDependentOutputException: If the loss looks at values.
+        torch._subclasses.fake_tensor.DataDependentOutputException: If the loss reads values.
     """
     mixed = nullcontext() if precision == torch.float32 else torch.autocast("cpu", precision)
     model = build_meta(build).train()
@@ -104,12 +104,12 @@ def step_memory(build: Build, loss: Loss, precision: torch.dtype = torch.float32
 
 
 def count_weights(build: Build) -> int:
-    """Count the parameters of a model without making it."""
+    """Count the parameters of a model without allocating it."""
     return sum(parameter.numel() for parameter in build_meta(build).parameters())
 
 
 def forward_macs(build: Build, forward: Forward) -> int:
-    """Count the multiply-adds of the matrix products and convolutions of a forward pass in eval mode.
+    """Count the MACs of the matrix products and convolutions of a forward pass in eval mode.
 
     Args:
         build: Builds the model.
@@ -125,18 +125,18 @@ def forward_macs(build: Build, forward: Forward) -> int:
 
 
 def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Count the operations of attention from the shapes of queries, keys and values."""
+    """Return the FLOPs of attention from the shapes of queries, keys and values."""
     return sdpa_flop_count(query, key, value)
 
 
 def build_meta(build: Build) -> nn.Module:
-    """Build a model without weights."""
+    """Build a model on the meta device, without weights."""
     with torch.device("meta"):
         return build()
 
 
 def allocate_empty(model: nn.Module) -> nn.Module:
-    """Give a model on the meta device weights and buffers on the CPU, not drawn; each that is shared stays shared."""
+    """Replace meta weights and buffers of a model by uninitialised ones on the CPU; shared ones stay shared."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for held in (module._parameters, module._buffers):

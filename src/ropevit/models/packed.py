@@ -1,4 +1,4 @@
-"""Images of different sizes in one batch: their tokens behind each other in rows, each image seeing only itself.
+"""Sequence packing: images of different sizes in one batch, with attention masked to each image's own tokens.
 
 Source: Dehghani et al. 2023 (arXiv:2307.06304), NaViT.
 """
@@ -16,51 +16,51 @@ from ropevit.rope import grid_positions
 
 
 class SequenceIds(NamedTuple):
-    """Which image each token of a packed batch belongs to, as attention and stochastic depth need it."""
+    """Image index of each token of a packed batch, for attention and stochastic depth."""
 
     sequence_ids: Int[Tensor, "R L"]
-    """Index of the image; -1 where a row has no token."""
+    """Index of the image; -1 for padding."""
     mask: Bool[Tensor, "R 1 L L"]
-    """True where a query may see a key."""
+    """True where a query may attend to a key."""
     num_images: int
     """Number of images."""
     shared: bool = True
-    """Whether images share rows, so that what is not finite in one must be kept from the others."""
+    """Whether images share rows, so that non-finite values of one must not reach the others."""
 
 
 class PackedBatch(NamedTuple):
-    """Images of different sizes as R rows of L tokens, each image whole in one row, its prefix tokens first.
+    """Images of different sizes as R rows of L tokens; each image lies in one row, its prefix tokens first.
 
     Made by `pack`, read by `ViT.forward_packed`. It holds tensors only, so a compiled model has one graph for all
     packings.
     """
 
     patches: Float[Tensor, "R L pixels"]
-    """Pixels of each patch, channel by channel, row-major; 0 for tokens that are no patch."""
+    """Pixels of each patch, channel by channel, row-major; 0 for prefix tokens and padding."""
     positions: Float[Tensor, "R L 2"]
-    """Column and row of each patch in its image; prefix tokens stand at the origin."""
+    """Column and row of each patch in its image; 0 for prefix tokens."""
     grids: Float[Tensor, "R L 2"]
-    """Columns and rows of patches of the whole image that a token belongs to."""
+    """Columns and rows of patches of the image that a token belongs to."""
     prefix: Int[Tensor, "R L"]
-    """Which prefix token a token is; -1 for a patch."""
+    """Index of the prefix token; -1 for a patch."""
     sequence_ids: Int[Tensor, "R L"]
-    """Index of the image that a token belongs to, in the order given; -1 where a row has no token."""
+    """Index of the image that a token belongs to, in input order; -1 for padding."""
     starts: Int[Tensor, "B"]
-    """Where each image begins, counted through all rows."""
+    """Index of each image's first token in the flattened rows."""
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Move the batch to a device."""
         return PackedBatch(*(field.to(device, non_blocking=True) for field in self))
 
     def rows(self) -> SequenceIds:
-        """Tell which tokens may see each other: those of one image."""
+        """Return image indices and the block-diagonal attention mask."""
         mask = self.sequence_ids.unsqueeze(2) == self.sequence_ids.unsqueeze(1)
         return SequenceIds(self.sequence_ids, mask.unsqueeze(1), self.starts.shape[0])
 
     def split(self, tokens: Float[Tensor, "R L C"]) -> list[Float[Tensor, "_ C"]]:
-        """Give each image its own tokens: prefix, then patches in the order in which they were kept.
+        """Split packed tokens by image: prefix, then patches in the order of `keep`.
 
-        Sizes are read on the host, for which an accelerator waits: use it after the model, not inside.
+        Sizes are read on the host, which synchronises an accelerator: use it after the model, not inside.
         """
         counts = torch.bincount(self.sequence_ids[self.sequence_ids >= 0], minlength=len(self.starts)).tolist()
         flat = tokens.flatten(0, 1)
@@ -74,9 +74,9 @@ def pack(
     keep: Sequence[Int[Tensor, "_"]] | None = None,
     row_tokens: int | None = None,
 ) -> PackedBatch:
-    """Lay images of any sizes and shapes into rows; meant for the collate function of a data loader.
+    """Pack images of any sizes and shapes into rows; meant for the collate function of a data loader.
 
-    Rows are filled first-fit, longest image first, so that little of them is padding.
+    Rows are filled by first-fit decreasing, which keeps padding low.
 
     Args:
         images: Images (c, H, W), each tiled by the patches.
@@ -84,11 +84,11 @@ def pack(
         num_prefix: Class and register tokens of the model: `model.num_prefix`.
         keep: Row-major indices of the patches that each image keeps (token dropping), as from `random_patches`; None
             keeps all.
-        row_tokens: Length of the rows, in tokens; None takes the cheapest of one to four times the longest image.
+        row_tokens: Length of the rows, in tokens; None for the cheapest of one to four times the longest image.
 
     Raises:
-        ValueError: If there are no images, one is not tiled, differs in channels, keeps what it does not have, or is
-            longer than a row.
+        ValueError: If there are no images, or one is not tiled by the patches, differs in channels, has invalid `keep`
+            indices, or is longer than a row.
     """
     if not images or len({image.shape[0] for image in images if image.ndim == 3}) != 1:
         shapes = ", ".join(str(tuple(image.shape)) for image in images)
@@ -114,7 +114,7 @@ class Tokens(NamedTuple):
 
 
 def tokens_of(image: Float[Tensor, "c H W"], patch_size: int, num_prefix: int, keep: Int[Tensor, "m"] | None) -> Tokens:
-    """Cut one image into the patches that it keeps, with places for its prefix tokens in front."""
+    """Split one image into the patches that it keeps, with space for its prefix tokens in front."""
     check_floats(image)
     check_size(image.shape[1], image.shape[2], patch_size)
     h, w = image.shape[1] // patch_size, image.shape[2] // patch_size
@@ -134,13 +134,13 @@ def tokens_of(image: Float[Tensor, "c H W"], patch_size: int, num_prefix: int, k
 def random_patches(
     images: Sequence[Float[Tensor, "c _ _"]], patch_size: int, share: float, generator: torch.Generator | None = None
 ) -> list[Int[Tensor, "_"]]:
-    """Choose the patches that each image keeps, at random and at least one, in row-major order.
+    """Choose random patches that each image keeps (at least one), in row-major order.
 
     Args:
         images: Images (c, H, W).
         patch_size: Side of a patch in pixels.
-        share: Share of the patches to keep, above 0 and at most 1.
-        generator: Source of the choice, on the CPU; None takes PyTorch's own.
+        share: Fraction of the patches to keep, above 0 and at most 1.
+        generator: Random generator, on the CPU; None for PyTorch's default.
 
     Raises:
         ValueError: If the share is out of range.
@@ -154,10 +154,10 @@ def random_patches(
 
 
 def first_fit_decreasing(lengths: Sequence[int], row: int) -> tuple[list[int], int]:
-    """Place images in rows, longest first, each in the first row with room.
+    """Assign images to rows, longest first, each to the first row with enough space.
 
     Returns:
-        Where each image begins, counted through all rows, and the number of rows.
+        Index of each image's first token in the flattened rows, and the number of rows.
     """
     starts, used = [0] * len(lengths), []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -170,12 +170,12 @@ def first_fit_decreasing(lengths: Sequence[int], row: int) -> tuple[list[int], i
 
 
 def cheapest_row(lengths: Sequence[int], width: int = 384) -> int:
-    """Choose one to four times the longest image: longer rows are filled better, but cost more attention.
+    """Return the cheapest row length of one to four times the longest image: longer rows pad less but attend to more.
 
     Args:
         lengths: Tokens of each image.
-        width: Channels, C, of the model for which it is cheapest: a token costs 24 C^2 multiply-adds or so in products
-            with weights, and 4 C for each token of its row in attention.
+        width: Channels, C, of the model: a token costs about 24 C^2 MACs in products with weights, and 4 C for each
+            token of its row in attention.
     """
 
     def cost(row: int) -> int:
@@ -185,7 +185,7 @@ def cheapest_row(lengths: Sequence[int], width: int = 384) -> int:
 
 
 def scatter_rows(tokens: Sequence[Tokens], row: int) -> PackedBatch:
-    """Put the tokens of all images into rows; what is left over belongs to no image."""
+    """Scatter the tokens of all images into padded rows."""
     lengths = [len(own.prefix) for own in tokens]
     starts, rows = first_fit_decreasing(lengths, row)
     joined = Tokens(*(torch.cat(field) for field in zip(*tokens, strict=True)))
@@ -199,7 +199,7 @@ def scatter_rows(tokens: Sequence[Tokens], row: int) -> PackedBatch:
         empty = field.new_full((rows * row, *field.shape[1:]), rest)
         return empty.index_copy(0, places, field).unflatten(0, (rows, row))
 
-    fields = zip(joined, (0.0, 0.0, 1.0, -1), strict=True)  # a grid of 1 x 1 where there is no image
+    fields = zip(joined, (0.0, 0.0, 1.0, -1), strict=True)  # padding has a grid of 1 x 1
     return PackedBatch._make([*(in_rows(field, rest) for field, rest in fields), in_rows(image, -1), first])
 
 
@@ -209,13 +209,13 @@ def sample_embedding(
     positions: Float[Tensor, "*B 2"],
     grids: Float[Tensor, "*B 2"],
 ) -> Float[Tensor, "*B C"]:
-    """Look an absolute embedding up at single places, as `resize_embedding` gives them for whole grids.
+    """Sample an absolute embedding at single positions, equal to `resize_embedding` for whole grids.
 
     Args:
         embedding: One vector for each patch of `grid`, row-major.
         grid: Rows and columns for which the embedding was learned.
         positions: Column and row of each token in its image.
-        grids: Columns and rows of that image.
+        grids: Columns and rows of its image.
 
     Source: Keys 1981, cubic convolution with a = -0.75; half-pixel centres, edges repeated, as PyTorch's bicubic.
     """
@@ -236,12 +236,12 @@ def sample_embedding(
 def embed_images(
     embedding: Float[Tensor, "1 M C"], grid: tuple[int, int], valid: Bool[Tensor, "B h w"]
 ) -> Float[Tensor, "B N C"]:
-    """Stretch an absolute embedding over each image of a padded batch, as `resize_embedding` does over a whole grid.
+    """Resize an absolute embedding to each image of a padded batch, as `resize_embedding` does for a whole grid.
 
     Args:
         embedding: One vector for each patch of `grid`, row-major.
         grid: Rows and columns for which the embedding was learned.
-        valid: Which tokens are image, at the top left; what the others get means nothing.
+        valid: True for image tokens, which lie at the top left; the result is meaningless elsewhere.
     """
     count, h, w = valid.shape
     sides = torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=1).clamp(min=1)
@@ -250,7 +250,7 @@ def embed_images(
 
 
 def cubic_weights(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Weigh a neighbour by its distance, from 0 to 2 (Keys 1981, a = -0.75)."""
+    """Return the bicubic weight of a neighbour at a distance from 0 to 2 (Keys 1981, a = -0.75)."""
     a, d = -0.75, distance
     inner = ((a + 2) * d - (a + 3)) * d * d + 1
     outer = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
@@ -270,15 +270,15 @@ def mean_patch(tokens: Float[Tensor, "R L C"], packed: PackedBatch) -> Float[Ten
 def encode_unpacked(
     packed: PackedBatch, embed: Callable[[PackedBatch], Tensor], encode: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
-    """Embed and encode a packed batch such that an image with a value that is not finite changes no other.
+    """Embed and encode a packed batch so that non-finite values of an image affect no other image.
 
     Args:
         packed: The batch.
-        embed: Turns the batch into tokens.
-        encode: Turns tokens into features, in blocks that call `block_diagonal_mask`.
+        embed: Maps the batch to tokens.
+        encode: Maps tokens to features, in blocks that call `block_diagonal_mask`.
 
     Returns:
-        Features, and which images have a value that is not finite, in their pixels or on the way: their features are 0.
+        Features, and a mask of images with non-finite pixels or activations, whose features are 0.
     """
     damaged = not_finite(packed.patches, packed)
     features = encode(embed(packed._replace(patches=packed.patches.masked_fill(belongs_to(damaged, packed), 0))))
@@ -287,19 +287,19 @@ def encode_unpacked(
 
 
 def block_diagonal_mask(x: Float[Tensor, "R L C"], rows: SequenceIds) -> Float[Tensor, "R L C"]:
-    """Set tokens to 0 that hold a value that is not finite, where images share rows.
+    """Set tokens with non-finite values to 0, where images share rows.
 
-    In attention a hidden key still counts as 0 times its value, which is no number where the value is none.
+    In attention a masked key still contributes 0 times its value, which is NaN for a non-finite value.
     """
     return x.masked_fill(~x.isfinite().all(-1, keepdim=True), 0) if rows.shared else x
 
 
 def belongs_to(images: Bool[Tensor, "B"], packed: PackedBatch) -> Bool[Tensor, "R L 1"]:
-    """Tell which tokens belong to some images."""
+    """Return a mask of the tokens that belong to the given images."""
     return (images[packed.sequence_ids.clamp(min=0)] & (packed.sequence_ids >= 0)).unsqueeze(-1)
 
 
 def not_finite(values: Float[Tensor, "R L C"], packed: PackedBatch) -> Bool[Tensor, "B"]:
-    """Tell which images have a value that is infinite or not a number."""
+    """Return a mask of the images with an infinite or NaN value."""
     bad = (~values.isfinite().all(-1) & (packed.sequence_ids >= 0)).flatten()
     return torch.zeros_like(packed.starts).index_add(0, packed.sequence_ids.clamp(min=0).flatten(), bad.long()) > 0

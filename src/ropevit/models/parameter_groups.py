@@ -1,4 +1,4 @@
-"""Groups of parameters for an optimizer: what is decayed, and how fast each layer learns."""
+"""Parameter groups of an optimizer: weight decay and layer-wise learning rates."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -9,18 +9,18 @@ from torch import nn
 
 @runtime_checkable
 class HasLayers(Protocol):
-    """A model that knows which parameters not to decay, and how deep each lies."""
+    """A model that defines which parameters not to decay, and the layer of each."""
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters that are not decayed."""
+        """Return the names of parameters without weight decay."""
         ...
 
     def layer_index(self, name: str) -> int:
-        """Tell the depth of a parameter, 0 for the embeddings."""
+        """Return the layer of a parameter, 0 for the embeddings."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Iterate over the parameters, as every module does."""
+        """Iterate over names and parameters, as `nn.Module.named_parameters`."""
         ...
 
 
@@ -31,24 +31,24 @@ def parameter_groups(
     layer_decay: float = 1.0,
     scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Sort parameters by weight decay and layer, ready for any optimizer of `torch.optim`.
+    """Group parameters by weight decay and layer, for any optimizer of `torch.optim`.
 
-    Biases, norms, LayerScale (all vectors) and what the model's `no_weight_decay` names are not decayed. With
-    `layer_decay` below 1, a layer n steps below the head learns at lr * layer_decay^n; learned frequencies move with
-    their block.
+    Biases, norms, LayerScale (all vectors) and the parameters of the model's `no_weight_decay` are not decayed. With
+    `layer_decay` below 1, a layer n steps below the head has the learning rate lr * layer_decay^n; learned frequencies
+    belong to their block.
 
     Args:
         model: A model with `no_weight_decay()` and `layer_index(name)`.
         lr: Learning rate of the head.
-        weight_decay: Decay of the matrices.
+        weight_decay: Weight decay of the matrices.
         layer_decay: Factor from each layer to the one below it.
-        scales: Another factor for parameters whose names begin so, such as {"backbone.": 0.1}.
+        scales: Learning rate factors by prefix of parameter names, such as {"backbone.": 0.1}.
 
     Returns:
         Groups with keys params, names, lr, lr_scale and weight_decay; every trainable parameter is in exactly one.
 
     Raises:
-        ValueError: If no parameter's name begins as one of `scales` says.
+        ValueError: If no parameter name starts with a prefix of `scales`.
 
     Source: Clark et al. 2020 (arXiv:2003.10555), layer-wise decay, as used in BEiT (arXiv:2106.08254).
     """
@@ -71,8 +71,8 @@ def parameter_groups(
 
 
 def check_prefixes(model: HasLayers, scales: Mapping[str, float]) -> None:
-    """Refuse a factor for parameters that are not there."""
+    """Raise ValueError if no parameter name starts with a prefix."""
     names = [name for name, _ in model.named_parameters()]
     for prefix in scales:
         if not any(name.startswith(prefix) for name in names):
-            raise ValueError(f"got a learning rate for {prefix!r}, as which no parameter of the model begins")
+            raise ValueError(f"got a learning rate factor for {prefix!r}, with which no parameter name starts")

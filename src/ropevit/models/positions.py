@@ -1,4 +1,4 @@
-"""Position embeddings by name: what a name stands for, its label in tables, and its style in plots."""
+"""Position embeddings by name: their components, labels in tables, and styles in plots."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -7,24 +7,24 @@ from ropevit.rope.types import ROPE_TYPES
 
 
 class PositionEmbedding(NamedTuple):
-    """What a name of a position embedding stands for."""
+    """Components of a position embedding."""
 
     rope: str | None
     """Type of the rotary embedding, a name of `ROPE_TYPES`."""
     absolute: bool = False
     """A learned vector for each patch."""
     bias: bool = False
-    """A learned score for each difference of positions in a window."""
+    """A learned bias for each relative position in a window."""
 
 
-#: What a name adds to `rope_NAME`.
+#: Suffixes of `rope_NAME` and the components that they add.
 SUFFIXES = {"": {}, "_ape": {"absolute": True}, "_rpb": {"bias": True}}
 
 
 class PositionEmbeddings(Mapping[str, PositionEmbedding]):
-    """The position embeddings of an architecture: those without rotation, and every rope type with some suffixes.
+    """Position embeddings of an architecture: those without rotation, and every rope type with some suffixes.
 
-    A view: a type that is registered later is in it, too.
+    A live view: rope types that are registered later are included.
 
     Args:
         plain: Embeddings without rotation.
@@ -35,7 +35,7 @@ class PositionEmbeddings(Mapping[str, PositionEmbedding]):
         self.plain, self.suffixes = dict(plain), suffixes
 
     def table(self) -> dict[str, PositionEmbedding]:
-        """List all of them; published types come first."""
+        """Return all position embeddings by name; published types come first."""
         return self.plain | {
             f"rope_{name}{suffix}": PositionEmbedding(name, **SUFFIXES[suffix])
             for published in (True, False)
@@ -54,7 +54,7 @@ class PositionEmbeddings(Mapping[str, PositionEmbedding]):
         return len(self.table())
 
 
-#: Of a ViT, and of a Swin.
+#: Position embeddings of a ViT, and of a Swin.
 VIT_EMBEDDINGS = PositionEmbeddings(
     {"none": PositionEmbedding(None), "ape": PositionEmbedding(None, absolute=True)}, ("", "_ape")
 )
@@ -62,7 +62,7 @@ SWIN_EMBEDDINGS = PositionEmbeddings(
     {"none": PositionEmbedding(None), "rpb": PositionEmbedding(None, bias=True)}, ("", "_rpb", "_ape")
 )
 
-#: Label of each embedding without rotation, and its colour and marker: told apart by colour-blind readers too.
+#: Label of each embedding without rotation, and its colour and marker, from a colour-blind safe palette.
 PLAIN_LABELS = {"none": "no position embedding", "ape": "absolute (APE)", "rpb": "relative bias (RPB)"}
 PLAIN_STYLES = {"none": ("#999999", "x"), "ape": ("#D55E00", "s"), "rpb": ("#E69F00", "s")}
 
@@ -74,18 +74,18 @@ def split_name(position: str) -> tuple[str, str]:
 
 
 def is_position_embedding(name: str) -> bool:
-    """Tell whether any architecture has a position embedding of this name."""
+    """Return whether any architecture has a position embedding of this name."""
     return name in VIT_EMBEDDINGS or name in SWIN_EMBEDDINGS
 
 
 def is_published(position: str) -> bool:
-    """Tell whether the paper's authors published weights with this embedding, or it is one of the baselines."""
+    """Return whether the paper's authors published weights with this embedding, or it is one of the baselines."""
     rope_type, _ = split_name(position)
     return rope_type not in ROPE_TYPES or ROPE_TYPES[rope_type].published
 
 
 def position_label(position: str) -> str:
-    """Name a position embedding in tables and sentences; any other name is returned as it is."""
+    """Return the label of a position embedding in tables and sentences; other names are returned unchanged."""
     rope_type, suffix = split_name(position)
     if position in PLAIN_LABELS or not is_position_embedding(position):
         return PLAIN_LABELS.get(position, position)
@@ -93,12 +93,12 @@ def position_label(position: str) -> str:
 
 
 def position_style(position: str) -> tuple[str, str]:
-    """Choose colour and marker of a position embedding, the same in every plot.
+    """Return colour and marker of a position embedding, the same in every plot.
 
-    An RPB is a Swin's, and never stands beside an APE, so a rotation beside either looks the same.
+    RPB (Swin) and APE (ViT) never occur in one plot, so a rotation combined with either has the same style.
 
     Raises:
-        ValueError: If there is no such embedding.
+        ValueError: If the name is unknown.
     """
     if not is_position_embedding(position):
         raise ValueError(f"no position embedding named {position!r}")
@@ -109,7 +109,7 @@ def position_style(position: str) -> tuple[str, str]:
 
 
 def describe_positions() -> str:
-    """List the position embeddings in the help of an option."""
+    """Return the help text of options that take a position embedding."""
     types = ", ".join(f"rope_{name}" for name in ROPE_TYPES)
     plain = ", ".join(dict.fromkeys([*VIT_EMBEDDINGS.plain, *SWIN_EMBEDDINGS.plain]))
     return (

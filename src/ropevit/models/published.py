@@ -1,9 +1,9 @@
-"""What the paper reports on ImageNet-1k, and what others measured of its weights: each figure with where it comes from.
+"""ImageNet-1k results of the paper, and results that others report for its weights, each with its source.
 
-Models are trained at 224 pixels (ViT-B and -L pre-trained at 192). The paper looks at the whole shorter side of an
-image with a ViT (crop ratio 1), at 0.875 of it with a Swin, in windows of 1/32 of the size: 7 tokens at 224, 12 at 384.
+Models are trained at 224 pixels (ViT-B and -L pre-trained at 192). The paper uses a crop
+fraction of 1 for ViT and of 0.875 for Swin, whose windows are 1/32 of the size: 7 tokens at 224, 12 at 384.
 
-Some figures are printed, others are read off a drawing; tables keep them apart, and `curve` says which is which.
+Some results are printed, others are read off plots; separate tables hold them, and `curve` returns the source of each.
 """
 
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ DRAWN_TOP1: dict[str, tuple[float, ...]] = {
     "swin_rope_mixed_base_patch4_window7_224": (81.4, 82.9, 83.8, 83.3),
 }
 
-#: Markers that others hide, so that they are known to 0.1 only; of Swin-S and -B axial it is not said which one is.
+#: Markers that others cover, so that they are known to 0.1 only; for Swin-S and -B axial it is unclear which one is.
 HIDDEN: dict[str, tuple[int, ...]] = {
     "deit_small_patch16_LS": (144, 192),
     "deit_base_patch16_LS": (144, 192),
@@ -79,7 +79,7 @@ HIDDEN: dict[str, tuple[int, ...]] = {
 
 REMEASURED_SOURCE = "a third party's evaluation of the published Swin weights, to three decimals"
 
-#: model -> {test resolution: top-1}: not the paper's figures, but the only ones at 512.
+#: model -> {test resolution: top-1}: not the paper's results, but the only ones at 512.
 REMEASURED: dict[str, dict[int, float]] = {
     "swin_rope_axial_tiny_patch4_window7_224": {
         160: 77.580, 192: 79.994, 256: 81.574, 320: 80.998, 384: 79.190, 512: 74.136,
@@ -94,7 +94,7 @@ REMEASURED: dict[str, dict[int, float]] = {
 
 FAR_SOURCE = "nD-RoPE (arXiv:2606.12146), ViT-S trained at 224"
 
-#: The same for far larger images: not the paper's figures either.
+#: The same for far larger images: not the paper's results either.
 FAR: dict[str, dict[int, float]] = {
     "rope_axial_deit_small_patch16_LS": {224: 80.89, 1024: 20.64},
     "rope_mixed_deit_small_patch16_LS": {224: 80.90, 1024: 16.63},
@@ -105,7 +105,7 @@ TIMM_SOURCE = "timm's result tables: its copies of the published weights at 224 
 #: Test sets of TIMM's rows: top-1 in percent on ImageNet-1k, with ReaL labels, on ImageNet-V2, -R, -A and Sketch.
 TIMM_SETS = ("val", "real", "v2", "r", "a", "sketch")
 
-#: model -> top-1 on each of TIMM_SETS. The crop is another than the paper's, so its figures are not to be mixed in.
+#: model -> top-1 on each of TIMM_SETS. The crop differs from the paper's, so results are not comparable with TOP1.
 TIMM: dict[str, tuple[float, ...]] = {
     "rope_axial_deit_small_patch16_LS": (81.222, 86.822, 70.35, 44.490, 25.000, 33.831),
     "rope_mixed_deit_small_patch16_LS": (81.252, 86.831, 70.92, 44.347, 25.227, 34.088),
@@ -124,28 +124,28 @@ TIMM: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """A published figure."""
+    """A published score."""
 
     percent: float
     within: float
-    """How far off the true figure may be: half the last printed digit, or what a drawing lets one read."""
+    """Uncertainty: half the last printed digit, or the reading accuracy of a plot."""
     source: str
 
     def __str__(self) -> str:
-        """Write it with its last known digit, and how far off it may be unless it was printed so."""
+        """Format the score with its last known digit, and its uncertainty unless it was printed."""
         percent = f"{self.percent:.1f}" if round(self.percent, 1) == self.percent else f"{self.percent:g}"
         return percent if self.source == SOURCE else f"{percent}±{self.within:g}"
 
 
 def curve(name: str) -> dict[int, PublishedResult]:
-    """Give the paper's top-1 of a model by test resolution in pixels, rising; empty where it reports none.
+    """Return the paper's top-1 of a model by test resolution in pixels, ascending; empty if it reports none.
 
     Args:
         name: A name that `list_models` lists.
     """
-    figures = {size: PublishedResult(percent, 0.05, SOURCE) for size, percent in TOP1.get(name, {}).items()}
+    results = {size: PublishedResult(percent, 0.05, SOURCE) for size, percent in TOP1.get(name, {}).items()}
     drawn, hidden = DRAWN_TOP1.get(name, ()), HIDDEN.get(name, ())
-    sizes = [size for size in MODELS[name].paper_sizes if size not in figures] if drawn else []
+    sizes = [size for size in MODELS[name].paper_sizes if size not in results] if drawn else []
     for size, percent in zip(sizes, drawn, strict=bool(drawn)):
-        figures[size] = PublishedResult(percent, 0.1 if size in hidden else 0.05, DRAWN)
-    return dict(sorted(figures.items()))
+        results[size] = PublishedResult(percent, 0.1 if size in hidden else 0.05, DRAWN)
+    return dict(sorted(results.items()))

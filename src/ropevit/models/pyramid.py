@@ -1,4 +1,4 @@
-"""A pyramid of maps from the one resolution of a ViT."""
+"""Simple feature pyramid: feature maps at several strides from the single resolution of a ViT."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Scales that a level can have, over the map of patches.
+#: Allowed scales of a level relative to the map of patches.
 SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidConfig:
-    """Which maps are made of a ViT's, and how.
+    """Config of a simple feature pyramid.
 
     Raises:
         ValueError: If a field is out of range.
     """
 
     scales: tuple[float, ...] = SCALES
-    """Size of each map over that of the patches: 4, 2, 1 or 0.5, the finest first."""
+    """Scale of each map relative to the map of patches: 4, 2, 1 or 0.5, the finest first."""
     channels: int | None = 256
-    """Channels of every map, by a 1x1 and a 3x3 convolution after a transposed one that halves those of the tokens at
-    each doubling (ViTDet); None keeps the channels of the tokens, without these convolutions (BEiT with UperNet)."""
+    """Channels of every map, made by 1x1 and 3x3 convolutions after transposed ones that halve the channels at each
+    upsampling (ViTDet); None keeps the channels of the tokens, without these convolutions (BEiT with UperNet)."""
     norm: Literal["layer", "batch"] = "layer"
-    """What follows the convolutions: a norm over the channels of each cell, or over the batch."""
+    """Norm after the convolutions: LayerNorm over channels, or BatchNorm."""
     top: bool = False
-    """Add a last map with every second cell of the one before (p6)."""
+    """Add a last map by subsampling the one before (p6)."""
 
     def __post_init__(self):
         object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
@@ -41,10 +41,10 @@ class PyramidConfig:
             raise ValueError(f"got norm={self.norm!r}; expected layer or batch")
 
     def strides(self, patch_size: int) -> tuple[int, ...]:
-        """Give the stride of each map in pixels.
+        """Return the stride of each map in pixels.
 
         Raises:
-            ValueError: If it is no whole number.
+            ValueError: If a stride is not a whole number.
         """
         if any(patch_size % scale for scale in self.scales):
             raise ValueError(f"got scales={self.scales} with patches of {patch_size}; the strides are no whole pixels")
@@ -53,7 +53,7 @@ class PyramidConfig:
 
 
 class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of each cell of a map.
+    """LayerNorm over the channels of an NCHW map.
 
     Args:
         channels: Channels of the map.
@@ -64,17 +64,17 @@ class LayerNorm2d(nn.Module):
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        """Normalise each cell alone."""
+        """Normalise each position."""
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Level(nn.Module):
-    """One map of the pyramid.
+    """One level of the pyramid.
 
     Args:
         width: Channels of the tokens, C.
-        scale: Size of the map over that of the patches.
-        config: The pyramid.
+        scale: Scale relative to the map of patches.
+        config: Config of the pyramid.
     """
 
     def __init__(self, width: int, scale: float, config: PyramidConfig):
@@ -90,12 +90,11 @@ class Level(nn.Module):
     def forward(
         self, x: Float[Tensor, "B C h w"], valid: Bool[Tensor, "B h2 w2"] | None = None
     ) -> Float[Tensor, "B C2 h2 w2"]:
-        """Resize a map, and bring it to the pyramid's channels.
+        """Resize a map and project it to the pyramid's channels.
 
         Args:
             x: Map of patch tokens.
-            valid: Which cells of the result are image; the convolution over neighbours sees zeros elsewhere. None
-                lets it see all.
+            valid: Mask of the image cells of the result; the 3x3 convolution sees zeros elsewhere. None for no mask.
         """
         x = self.resize(x)
         if self.reduce is None or self.smooth is None:
@@ -105,11 +104,11 @@ class Level(nn.Module):
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """The simple feature pyramid of ViTDet, from one map of a ViT or from one for each level.
+    """Simple feature pyramid of ViTDet, from one map of a ViT or from one per level.
 
     Args:
         width: Channels of the tokens, C.
-        config: What to build.
+        config: Config of the pyramid.
 
     Source: Li et al. 2022 (arXiv:2203.16527), section 3; Bao et al. 2021 (arXiv:2106.08254) for `channels=None`.
     """
@@ -123,26 +122,26 @@ class SimpleFeaturePyramid(nn.Module):
         self.channels = (*found, found[-1]) if self.top else tuple(found)
 
     def forward(
-        self, taps: Sequence[Float[Tensor, "B C h w"]], valid: Sequence[Bool[Tensor, "B _ _"] | None]
+        self, features: Sequence[Float[Tensor, "B C h w"]], valid: Sequence[Bool[Tensor, "B _ _"] | None]
     ) -> list[Float[Tensor, "B _ _ _"]]:
-        """Make the maps.
+        """Return the maps of the pyramid.
 
         Args:
-            taps: Maps of patch tokens: one for each level, or one for all.
-            valid: For each level, as `Level` takes it.
+            features: Maps of patch tokens: one for each level, or one for all.
+            valid: Mask of each level, as in `Level`.
         """
-        taps = list(taps) * len(self.levels) if len(taps) == 1 else taps
-        maps = [level(x, keep) for level, x, keep in zip(self.levels, taps, valid, strict=True)]
+        features = list(features) * len(self.levels) if len(features) == 1 else features
+        maps = [level(x, keep) for level, x, keep in zip(self.levels, features, valid, strict=True)]
         return [*maps, F.max_pool2d(maps[-1], 1, 2)] if self.top else maps
 
 
 def zero_padding(x: Float[Tensor, "B C h w"], valid: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:
-    """Set what is no image to zero."""
+    """Set the cells outside the image to zero."""
     return x.masked_fill(~valid.unsqueeze(1), 0.0)
 
 
 def resizing(width: int, scale: float, config: PyramidConfig) -> tuple[nn.Module, int]:
-    """Build what resizes a map of tokens, and say how many channels it leaves."""
+    """Return the layer that resizes a map of tokens, and its output channels."""
     if scale < 1:
         return nn.MaxPool2d(2), width
     if scale == 1:
@@ -155,7 +154,7 @@ def resizing(width: int, scale: float, config: PyramidConfig) -> tuple[nn.Module
 
 
 def convolution(before: int, after: int, side: int, config: PyramidConfig) -> nn.Sequential:
-    """Build a convolution that keeps the size of a map, and its norm."""
+    """Return a same-padding convolution followed by a norm."""
     return nn.Sequential(
         nn.Conv2d(before, after, side, padding=side // 2, bias=False),
         make_norm(after, config),
@@ -163,5 +162,5 @@ def convolution(before: int, after: int, side: int, config: PyramidConfig) -> nn
 
 
 def make_norm(channels: int, config: PyramidConfig) -> nn.Module:
-    """Build the norm that the config names."""
+    """Return the norm of the config."""
     return LayerNorm2d(channels) if config.norm == "layer" else nn.BatchNorm2d(channels)

@@ -1,4 +1,4 @@
-"""Models by name: their configs, and names for every size and position embedding."""
+"""Model registry: configs by name, and model names by size and position embedding."""
 
 from dataclasses import replace
 from difflib import get_close_matches
@@ -9,18 +9,17 @@ from ropevit.models.config import Variant, as_pair
 
 
 def model_name(family: str, position: str) -> str:
-    """Give the name of the model of a family with a position embedding.
+    """Return the name of the model of a family with a position embedding.
 
     Args:
         family: Architecture and size, such as "deit_small".
         position: Name of the position embedding.
 
     Returns:
-        A name of `MODELS`, or for position embeddings whose models have no names one spelled like them; see
-        `variant_config`.
+        A name of `MODELS`, or for position embeddings without named models one spelled alike; see `variant_config`.
 
     Raises:
-        ValueError: If there is no such family, or it has no such position embedding.
+        ValueError: If the family is unknown, or does not have the position embedding.
     """
     if family not in VARIANTS:
         raise unknown_model(family)
@@ -35,17 +34,17 @@ def model_name(family: str, position: str) -> str:
 
 
 def nearest(variant: Variant) -> tuple[str, str]:
-    """Return the position embedding whose named model stands for those without a name, and the name: RoPE-Axial's."""
+    """Return the position embedding and name of the model that stands in for unnamed ones: RoPE-Axial."""
     position = "rope_axial" if "rope_axial" in variant.names else variant.original
     return position, variant.names[position]
 
 
 def nearest_name(family: str, position: str) -> str:
-    """Name a model of `MODELS` that differs from the asked one in the position embedding at most.
+    """Return the name of a model of `MODELS` that equals the requested one up to the position embedding.
 
     Args:
         family: Architecture and size, such as "deit_small".
-        position: Name of the position embedding, also one whose models have no names.
+        position: Name of the position embedding, which need not have named models.
 
     Raises:
         ValueError: As `model_name`.
@@ -59,11 +58,11 @@ def variant_config(family: str, position: str, **changes: object) -> Config:
 
     Args:
         family: Architecture and size, such as "deit_small".
-        position: Name of the position embedding, also one of the newer families, whose models have no names.
-        changes: As `get_config` takes them.
+        position: Name of the position embedding, which need not have named models.
+        changes: Config fields to replace, as in `get_config`.
 
     Raises:
-        ValueError: If there is no such family, position embedding or field.
+        ValueError: If the family, position embedding or a field is unknown.
     """
     return get_config(nearest_name(family, position), position=position, **changes)
 
@@ -79,7 +78,7 @@ def resolve_name(name: str) -> str:
             for the model with its original position embedding: APE of a ViT, relative position bias of a Swin.
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If the model is unknown.
     """
     if name in VARIANTS:
         _, variant = VARIANTS[name]
@@ -93,7 +92,7 @@ def split_name(name: str) -> tuple[str, str]:
     """Return variant and position embedding of a model in `MODELS`, such as "deit_small" and "rope_mixed".
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If the model is unknown.
     """
     for size, (_, variant) in VARIANTS.items():
         for position, model in variant.names.items():
@@ -131,7 +130,7 @@ def get_config(name: str, **changes: object) -> Config:
             With a Swin, img_size sets windows of 1/32 of it, as the paper evaluates; window_size overrides that.
 
     Raises:
-        ValueError: If there is no such model or field.
+        ValueError: If the model or a field is unknown.
     """
     config = MODELS[resolve_name(name)]
     unknown = sorted(set(changes) - set(vars(config)))

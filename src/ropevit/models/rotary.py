@@ -1,4 +1,4 @@
-"""Which rotation a model has: the modules of a kind, and rules for larger grids set on all its layers."""
+"""Builds the rotary embedding of a config, and sets RoPE scaling on all layers of a model."""
 
 from dataclasses import replace
 from typing import cast
@@ -25,7 +25,7 @@ def make_block_rope(config: ModelConfig, channels: int, heads: int) -> LearnedRo
 
 
 def rope_spec(config: ModelConfig, channels: int, heads: int) -> RopeSpec:
-    """Collect what the rotary embedding of a config is built of; t is an axis where the config gives it pairs."""
+    """Return the spec of a config's rotary embedding; t is an axis if the config has pairs for it."""
     return RopeSpec(
         channels,
         heads,
@@ -36,25 +36,25 @@ def rope_spec(config: ModelConfig, channels: int, heads: int) -> RopeSpec:
 
 
 def check_rotation(config: ModelConfig, channels: int, heads: int) -> None:
-    """Refuse heads that a rope type cannot rotate."""
+    """Raise ValueError if the rope type cannot rotate heads of this size."""
     if config.rope is not None:
         rope_type = ROPE_TYPES[config.rope]
         (rope_type.check or rope_type.make)(rope_spec(config, channels, heads))
 
 
 def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, int] | None = None) -> None:
-    """Choose rules for grids larger than the trained one; at the trained grid they change nothing.
+    """Set RoPE scaling for grids larger than the trained one; it changes nothing at the trained grid.
 
     >>> set_scaling(model, "parts+log")
 
     Args:
-        model: A model of this package, or one that holds some, such as a backbone; also compiled.
-        scaling: Names of rules (`ropevit.rope.scaling.SCALING_METHODS`) with + between them; None for none.
-        trained_grid: Rows and columns of tokens that attended to each other in training; None keeps what the model's
-            config says.
+        model: A model of this package, or a module that contains some, such as a backbone; also compiled.
+        scaling: Names of scaling methods (`ropevit.rope.scaling.SCALING_METHODS`) joined by +; None for none.
+        trained_grid: Rows and columns of tokens that attended to each other in training; None keeps that of the
+            model's config.
 
     Raises:
-        ValueError: If there is no such rule, or no model of ours with a rotation.
+        ValueError: If a scaling method is unknown, or the module contains no model of this package with RoPE.
     """
     bodies = [module for module in model.modules() if isinstance(module, BaseModel)]
     if not bodies:
@@ -66,8 +66,8 @@ def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, 
 
 
 def apply_scaling(body: BaseModel) -> None:
-    """Give every attention layer of a model the rules of its config."""
-    rules = body.config.scaling_methods
+    """Set the RoPE scaling of a model's config on all its attention layers."""
+    scaling = body.config.scaling_methods
     for module in body.modules():
         if hasattr(module, "scaling"):
-            module.scaling = rules
+            module.scaling = scaling

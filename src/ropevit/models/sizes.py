@@ -1,4 +1,4 @@
-"""Which sizes of images and clips patches tile, and what to do about the others."""
+"""Checks of input images and clips: dtype, shape, and sizes that the patches tile."""
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ def check_size(height: int, width: int, patch_size: int) -> None:
 
 
 def check_floats(images: Tensor) -> None:
-    """Refuse images of whole numbers, which nothing has normalised."""
+    """Raise ValueError for images of an integer dtype, which cannot be normalised."""
     if not images.is_floating_point():
         raise ValueError(
             f"got images of {images.dtype}; expected floating-point pixels, normalised as in training: "
@@ -23,12 +23,12 @@ def check_floats(images: Tensor) -> None:
 
 
 def check_input(images: Tensor, channels: int, patch: tuple[int, ...]) -> None:
-    """Refuse what a model does not take: whole numbers, images for clips or the other way round, or parts of patches.
+    """Raise ValueError for inputs of wrong dtype, rank, channels or size, or images instead of clips or vice versa.
 
     Args:
-        images: What came.
-        channels: Of the images wanted.
-        patch: Rows and columns of a patch; (frames, rows, columns) where clips are wanted.
+        images: The input.
+        channels: Expected channels.
+        patch: Rows and columns of a patch; (frames, rows, columns) if clips are expected.
     """
     check_floats(images)
     shape, video = tuple(images.shape), len(patch) == 3
@@ -51,7 +51,7 @@ def check_input(images: Tensor, channels: int, patch: tuple[int, ...]) -> None:
 
 
 def check_frames(frames: int, tubelet: int) -> None:
-    """Refuse a clip that the tubelets do not tile, naming the nearest numbers of frames that they do."""
+    """Raise ValueError, naming the nearest valid numbers, unless the tubelets tile the frames of a clip."""
     if frames % tubelet or frames <= 0:
         raise ValueError(
             f"got a clip of {frames} frames, which tubelets of {tubelet} do not tile; "
@@ -60,6 +60,6 @@ def check_frames(frames: int, tubelet: int) -> None:
 
 
 def nearest_sizes(side: int, patch_size: int) -> str:
-    """Name the multiples of the patch (or tubelet) just below and above a side."""
+    """Return the multiples of the patch (or tubelet) just below and above a side, as text."""
     below = side // patch_size * patch_size
     return str(side) if below == side > 0 else f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"

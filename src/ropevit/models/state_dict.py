@@ -1,4 +1,4 @@
-"""State dicts of an architecture: how other layouts name its weights, and what the shapes tell about its config."""
+"""State dict adapters: key names of an architecture in other layouts, and inference of its config from shapes."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,74 +17,74 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class KeyPattern(NamedTuple):
-    """One weight whose name or shape differs between two layouts; "{}" stands for the number of a layer.
+    """A weight whose key or shape differs between two layouts; "{}" stands for a layer index.
 
-    Where theirs has one number fewer, all layers are stacked in one tensor, along its axis 1.
+    If theirs has one index fewer, all layers are stacked in one tensor, along its axis 1.
     """
 
     ours: str
     theirs: str
     flat: bool = False
-    """Theirs has heads and pairs in one axis, the heads outer."""
+    """Whether theirs has heads and pairs flattened into one axis, heads first."""
     later: int = 0
-    """How much higher theirs counts the first number."""
+    """Offset of the first index in theirs."""
 
 
 @dataclass(frozen=True)
 class InferredModel:
-    """A model as its weights show it. Fixed frequencies mostly leave no trace, so several embeddings may fit."""
+    """A model inferred from its weights. Fixed frequencies are mostly not stored, so several embeddings may match."""
 
     architecture: str
     """Name of the architecture, a key of `ARCHITECTURES`."""
     fields: dict[str, Any]
-    """Fields of the config that shapes tell, position apart."""
+    """Config fields that follow from shapes, except position."""
     start: dict[str, Any]
-    """Fields of the config that the file shows, but in which a model may differ and still have such weights."""
+    """Config fields that the file suggests, but that other models with such weights may not share."""
     positions: tuple[str, ...]
     """Position embeddings with such weights."""
     heads: int | tuple[int, ...] | None
-    """Heads, where the layout tells them."""
+    """Heads, if the layout shows them."""
     patches: int
-    """Patches for which tables were made; those of the architecture's default image size, if there are none."""
+    """Patches of the file's tables; without tables those of the architecture's default image size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StateDictAdapter:
-    """What `ropevit.weights` must know to read and write the state dicts of an architecture."""
+    """Describes to `ropevit.weights` how to read and write the state dicts of an architecture."""
 
     blocks: str
-    """Regular expression for the start of the names of its blocks' weights, by which a state dict is recognised."""
+    """Regular expression that matches the start of block keys, by which a state dict is recognised."""
     infer: Callable[[Mapping[str, Tensor]], InferredModel | None]
-    """Infers the config from weights of any layout; None where they are no model of this architecture."""
+    """Infers the config from weights of any layout; None if they are of another architecture."""
     layouts: Mapping[str, tuple[KeyPattern, ...]] = field(default_factory=dict)
-    """Other layouts that can be read: name -> the weights that they name otherwise."""
+    """Other layouts that can be read: name -> the keys that differ."""
     own_keys: tuple[str, ...] = ()
-    """Patterns of names that only our own layout has."""
+    """Key patterns that only the ropevit layout has."""
     derived: Mapping[str, str] = field(default_factory=dict)
-    """Entries of other layouts that follow from the config: regular expression -> why they are dropped."""
+    """Entries of other layouts that follow from the config: regular expression -> reason for dropping them."""
     written: tuple[str, ...] = ()
     """Other layouts that `ropevit.weights.convert` can write."""
     derived_tables: Callable[[Any], dict[str, Tensor]] | None = None
-    """Makes the entries besides weights that a file in the published layout has, from a config."""
+    """Computes the tables that a file in the published layout has besides weights, from a config."""
     drop_fixed: Callable[[dict[str, Tensor], Any], dict[str, str]] | None = None
-    """Takes fixed frequencies out of weights by our names: name -> why. Raises ValueError if they are not the model's,
-    in a clause that follows the name of the file."""
+    """Removes fixed frequencies from weights in the ropevit layout and returns key -> reason. Raises ValueError if they
+    are not the model's, with a message that continues the name of the file."""
     implied_fields: Callable[[Any, str], dict[str, Any]] | None = None
-    """Fields that a layout without config takes for granted, with their values. Raises ValueError if it cannot hold the
-    model at all, in a clause that follows the name of the file."""
+    """Config fields that a layout without config implies, with their values. Raises ValueError if it cannot represent
+    the model, with a message that continues the name of the file."""
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Names that others give to published models: theirs -> ours."""
+    """Names of published models in other libraries: theirs -> ours."""
 
 
 def match_keys(pattern: str, keys: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """List the numbers of all names that a pattern with "{}" stands for, in order."""
+    """Return the indices of all keys that match a pattern with "{}", in order."""
     regex = re.compile(re.escape(pattern).replace(r"\{\}", rf"(\d{{1,{DIGITS}}})"))
     found = [match.groups() for key in keys if (match := regex.fullmatch(key))]
     return sorted(found, key=lambda numbers: [int(number) for number in numbers])
 
 
 def infer_common(shapes: Shapes) -> dict[str, Any] | None:
-    """Infer the fields of a config that all our architectures share; None without a projection of patches."""
+    """Infer the config fields that all architectures share; None without a patch embedding."""
     kernel = shapes.get("patch_embed.proj.weight", ())
     if len(kernel) not in (4, 5):
         return None
@@ -98,26 +98,26 @@ def infer_common(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def count_layers(shapes: Shapes, pattern: str) -> int:
-    """Count layers by the highest number in names that start with a pattern; there are no more than names."""
+    """Count layers by the highest index in keys that start with a pattern, at most the number of keys."""
     found = max((int(match[1][:9]) + 1 for key in shapes if (match := re.match(pattern, key))), default=0)
     return min(found, len(shapes))
 
 
 def axis_length(shapes: Shapes, key: str, axis: int) -> int | None:
-    """Return the length of an axis of a weight, if there is one."""
+    """Return the length of an axis of a weight, or None if the weight or axis does not exist."""
     shape = shapes.get(key, ())
     return shape[axis] if -len(shape) <= axis < len(shape) else None
 
 
 def rope_parameters(learned: bool) -> set[str | None]:
-    """List the published rope types that have, or lack, frequencies among their weights."""
+    """Return the published rope types with, or without, learned frequencies."""
     return {"mixed"} if learned else {None, "axial"}
 
 
 def positions_with(
     embeddings: Mapping[str, PositionEmbedding], rope: set[str | None], absolute: bool, bias: bool = False
 ) -> tuple[str, ...]:
-    """List the position embeddings that have such weights; a stray absolute one does not count."""
+    """Return the position embeddings that have such weights; an unexpected absolute one is ignored."""
     fitting = {name: kind for name, kind in embeddings.items() if kind.rope in rope and kind.bias == bias}
     names = tuple(name for name, kind in fitting.items() if kind.absolute == absolute)
     return names or tuple(name for name, kind in fitting.items() if not kind.absolute)

@@ -1,4 +1,4 @@
-"""Windows in which the tokens of a ViT attend, as its dense tasks cut the map."""
+"""Window attention of a ViT in dense tasks: partition of the map into windows."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from ropevit.rope import grid_positions
 
 
 class WindowPartition(NamedTuple):
-    """How a map of h x w tokens is cut into windows, padded at the bottom and right to whole ones.
+    """Partition of a map of h x w tokens into windows, padded at the bottom and right to whole ones.
 
-    Attention depends on differences of positions alone, so all windows share the positions 0 .. window - 1 of one: a
-    small table, with angles no larger than in pre-training.
+    Attention depends on relative positions only, so all windows share the positions 0 .. window - 1: a small table,
+    with angles no larger than in pre-training.
 
     Source: Li et al. 2022 (arXiv:2203.16527), ViTDet, section 3.
     """
@@ -26,7 +26,7 @@ class WindowPartition(NamedTuple):
     window: int
     """Side of a window in tokens."""
     valid: Bool[Tensor, "B h w"] | None = None
-    """True for the tokens that others may see. None lets the zeros of the padding be seen, too, as ViTDet does."""
+    """True for tokens that may be attended to. None attends to the zero padding too, as ViTDet does."""
 
 
 def attend_in_windows(
@@ -36,14 +36,14 @@ def attend_in_windows(
     frequencies: Float[Tensor, "2 *a P"] | None,
     draw: Float[Tensor, "2 2"] | None = None,
 ) -> Float[Tensor, "B n C"]:
-    """Let an attention over tokens work inside each window.
+    """Apply an attention layer inside each window.
 
     Args:
-        cut: The windows.
-        attention: Takes tokens, their positions, frequencies, a mask and a draw, as `layers.Attention`.
+        cut: The window partition.
+        attention: Takes tokens, positions, frequencies, a mask, a grid and a draw, as `layers.Attention`.
         x: Tokens of the map, row-major, without a prefix.
-        frequencies: Those that all blocks share, if any.
-        draw: Coordinates drawn for this training step, if any.
+        frequencies: Frequencies that all blocks share, if any.
+        draw: Coordinate jitter of the training step, if any.
     """
     windows = window_partition(x.unflatten(1, (cut.h, cut.w)), cut.window, (0, 0))
     positions = grid_positions(cut.window, cut.window, device=x.device)
@@ -55,6 +55,6 @@ def attend_in_windows(
 
 
 def key_mask(keys: Bool[Tensor, "B n"]) -> Bool[Tensor, "B 1 n n"]:
-    """Let every token see the keys that are valid; all of them where none is, so that no softmax is empty."""
+    """Return an attention mask of the valid keys; all of them where none is, so that no softmax is empty."""
     seen = keys | ~keys.any(-1, keepdim=True)
     return seen[:, None, None].expand(-1, -1, keys.shape[-1], -1)

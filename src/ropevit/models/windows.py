@@ -1,4 +1,4 @@
-"""Attention inside windows, with the biases that are learned for a window."""
+"""Window attention of a Swin, with relative position bias."""
 
 import math
 
@@ -25,29 +25,29 @@ from ropevit.rope.scaling import Scaling
 
 
 class WindowAttention(nn.Module):
-    """Self-attention inside windows, with rotation, relative position bias, both or neither.
+    """Window self-attention with RoPE, relative position bias, both or neither.
 
     Args:
         width: Channels.
         heads: Number of heads, A.
         window: Side of a window in tokens.
-        rope: This block's own learned frequencies, if any.
+        rope: The block's own learned frequencies, if any.
         bias: Whether to add a learned relative position bias.
 
     Source: Liu et al. 2021 (arXiv:2103.14030), Eq. 4; Heo et al. 2024 (arXiv:2403.13298).
     """
 
     backend = "auto"
-    """How it is computed; "triton" is one fused kernel, and `ropevit.kernels.set_backend` changes it."""
+    """Backend; "triton" is one fused kernel. `ropevit.kernels.set_backend` changes it."""
 
     scaling: Scaling | None = None
-    """Rules for windows larger than the trained ones; `ropevit.models.set_scaling` changes them."""
+    """RoPE scaling for windows larger than the trained ones; `ropevit.models.set_scaling` changes it."""
 
     always_shift = False
-    """Whether windows are shifted also along a side that one window spans, as in the published detectors."""
+    """Whether to shift windows also along a side that one window covers, as in the published detectors."""
 
     sees_padding = False
-    """Whether windows that the map does not fill are filled with zeros that take part as keys, instead of hidden."""
+    """Whether the zero padding of partial windows is attended to instead of masked."""
 
     def __init__(self, width: int, heads: int, window: int, rope: LearnedRope | None = None, bias: bool = False):
         super().__init__()
@@ -70,16 +70,16 @@ class WindowAttention(nn.Module):
 
         Args:
             x: Map of tokens, of any size.
-            frequencies: Those that blocks share (axial); learned ones are this layer's own.
+            frequencies: Frequencies that blocks share (axial); learned ones are the layer's own.
             shift: Rows and columns by which the windows are shifted.
-            valid: Which tokens are image, where smaller images lie at the top left of the map; the others are hidden,
-                and each image attends as it does alone. None where all are.
-            draw: Coordinates drawn for this training step, if any.
+            valid: Mask of image tokens, with smaller images at the top left of the map; the others are masked, so
+                each image attends as it does alone. None if all are image.
+            draw: Coordinate jitter of the training step, if any.
 
         Raises:
-            ValueError: If `valid` is given to the Triton kernel, which has no mask of its own for each image.
+            ValueError: If `valid` is given to the Triton kernel, which has no per-image masks.
         """
-        frequencies, attention_factor = self.seen(frequencies, draw, x.device)
+        frequencies, attention_factor = self.scaled_frequencies(frequencies, draw, x.device)
         if valid is not None:
             return self.attend_padded(x, frequencies, attention_factor, shift, valid)
         if not self.sees_padding:
@@ -89,15 +89,15 @@ class WindowAttention(nn.Module):
         whole = pad_or_crop(x, rows * self.window, columns * self.window)
         return pad_or_crop(self.attend(whole, frequencies, attention_factor, shift), h, w)
 
-    def seen(
+    def scaled_frequencies(
         self,
         frequencies: Float[Tensor, "2 *a P"] | None,
         draw: Float[Tensor, "2 2"] | None,
         device: torch.device,
     ) -> tuple[Float[Tensor, "2 *a P"] | None, Float[Tensor, ""] | None]:
-        """Give the frequencies of this layer and the factor on its attention logits, by the rules for larger windows.
+        """Return the frequencies of this layer and the factor on its attention logits, after RoPE scaling.
 
-        Positions that a rule moves stay here: windows hold nothing but patches, and scores depend on differences.
+        Position shifts of a scaling method are ignored: windows contain only patches, and scores depend on differences.
         """
         frequencies = layer_frequencies(self.rope, frequencies)
         if self.scaling is None or frequencies is None:
@@ -114,7 +114,7 @@ class WindowAttention(nn.Module):
         attention_factor: Float[Tensor, ""] | None,
         shift: tuple[int, int],
     ) -> Float[Tensor, "B h w C"]:
-        """Do so with whatever does not fill a window hidden."""
+        """Attend inside windows, with padding masked."""
         bias = self.bias()
         if self.backend == "triton":
             qkv = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
@@ -133,9 +133,9 @@ class WindowAttention(nn.Module):
         shift: tuple[int, int],
         valid: Bool[Tensor, "B h w"],
     ) -> Float[Tensor, "B h w C"]:
-        """Do so in images of different sizes."""
+        """Attend inside windows of images of different sizes."""
         if self.backend == "triton":
-            raise ValueError("the Triton kernel cannot hide what pads the images of a batch; choose backend='auto'")
+            raise ValueError("the Triton kernel cannot mask the padding of images in a batch; choose backend='auto'")
         (h, w), window = x.shape[1:3], self.window
         rows, columns = ceil_div(h, window) * window, ceil_div(w, window) * window
         shifts = per_image_shifts(valid, window, shift, always=self.always_shift)
@@ -145,7 +145,7 @@ class WindowAttention(nn.Module):
         return pad_or_crop(batched_roll(window_reverse(windows, rows, columns, window, (0, 0)), shifts), h, w)
 
     def bias(self) -> Float[Tensor, "A n n"] | None:
-        """Look up the bias of every pair of tokens in a window, if there is one."""
+        """Return the bias of every pair of tokens in a window, if any."""
         table = self.relative_position_bias_table
         return None if table is None else relative_bias(table, self.window)
 
@@ -157,7 +157,7 @@ class WindowAttention(nn.Module):
         bias: Float[Tensor, "A n n"] | None,
         mask: Bool[Tensor, "windows n n"] | None,
     ) -> Float[Tensor, "Bn n C"]:
-        """Attend inside windows, as one of plain operations after the other."""
+        """Attend inside windows with unfused operations."""
         positions = grid_positions(self.window, self.window, device=windows.device)
         how = {"backend": self.backend, "attention_factor": attention_factor}
         q, k, v = project(self.qkv, windows, self.heads, positions, frequencies, **how)
@@ -165,28 +165,28 @@ class WindowAttention(nn.Module):
 
 
 def relative_index(window: int, device: torch.device | str | None = None) -> Int[Tensor, "n n"]:
-    """Number the differences (query minus key) of every pair of tokens in a window, rows outer."""
+    """Return the table index of the relative position (query minus key) of every pair of tokens, rows first."""
     places = grid_positions(window, window, device=device).long()
     apart = places[:, None] - places[None] + window - 1
     return apart[..., 1] * (2 * window - 1) + apart[..., 0]
 
 
 def relative_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tensor, "A n n"]:
-    """Look up the bias of every pair of tokens in a window.
+    """Return the bias of every pair of tokens in a window.
 
     Args:
-        table: One row for each difference (query minus key), rows outer, from -(window - 1) to window - 1.
+        table: One row for each relative position (query minus key), rows first, from -(window - 1) to window - 1.
         window: Side of the window.
     """
     return table[relative_index(window, table.device)].permute(2, 0, 1)
 
 
 def resize_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tensor, "wanted A"]:
-    """Resize a table of biases to another window, as the published models do: bicubic, not antialiased.
+    """Resize a bias table to another window, as the published models do: bicubic, no antialiasing.
 
     Args:
-        table: As in `relative_bias`, of any window.
-        window: Side of the window wanted.
+        table: Bias table of any window, as in `relative_bias`.
+        window: Side of the target window.
     """
     side, wanted = math.isqrt(table.shape[0]), 2 * window - 1
     return resize_embedding(table.unsqueeze(0), (side, side), wanted, wanted).squeeze(0)

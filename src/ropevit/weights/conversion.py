@@ -184,7 +184,7 @@ def check_expressible(config: Config, to: str, source: str) -> None:
     if wrong:
         expected = ", ".join(f"{field}={value}" for field, value in implied.items())
         raise WeightsError(
-            f"{source} has {', '.join(wrong)}, which the {to} layout cannot say (it implies {expected}); "
+            f"{source} has {', '.join(wrong)}, which the {to} layout cannot store (it implies {expected}); "
             "keep it in ropevit layout"
         )
 

@@ -286,7 +286,7 @@ def test_rules_count_from_the_grid_of_training(pets, weights, tmp_path, monkeypa
     assert facts["config"]["scaling"] == "parts+log"
     with pytest.raises(ValueError, match=r"measured otherwise .scaling was 'parts\+log', now None"):
         measure(vit, pets, tmp_path / "vit", resume=True)
-    with pytest.raises(ValueError, match="scaling='ntk' for ape; rules are for rotations"):
+    with pytest.raises(ValueError, match="scaling='ntk' for ape, which has no RoPE; remove"):
         measure(weights(small_vit(3, "ape"), name="ape", classes=PETS), pets, tmp_path / "ape", scaling="ntk")
 
 

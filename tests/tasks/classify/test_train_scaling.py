@@ -145,5 +145,5 @@ def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(s
 
 
 def test_a_rule_without_a_rotation_is_refused(small):
-    with pytest.raises(ValueError, match="got scaling='normalise' for ape; rules are for rotations"):
+    with pytest.raises(ValueError, match="got scaling='normalise' for ape, which has no RoPE; remove"):
         model_of(small(), position="ape", scaling="normalise")

@@ -122,7 +122,7 @@ def test_a_backbone_learns_at_a_rate_of_its_own_on_top_of_that_of_its_layers():
 
 
 def test_a_rate_for_a_backbone_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"got a learning rate for 'backbone\.', as which no parameter"):
+    with pytest.raises(ValueError, match=r"got a learning rate factor for 'backbone\.', with which no parameter"):
         make_optimizer(build_model(TINY), OptimConfig(backbone_lr=0.1))
 
 

@@ -1,4 +1,4 @@
-"""Fields of a Swin transformer, and their checks."""
+"""Config of a Swin transformer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +13,10 @@ from ropevit.rope import ROPE_TYPES
 
 @dataclass(frozen=True, kw_only=True)
 class SwinConfig(ModelConfig):
-    """Everything that makes a Swin transformer; written into its checkpoints.
+    """Config of a Swin transformer; stored in its checkpoints.
 
     Raises:
-        ValueError: If a field is out of range or two fields do not fit.
+        ValueError: If a field is out of range or two fields contradict each other.
     """
 
     embeddings: ClassVar = SWIN_EMBEDDINGS
@@ -25,7 +25,7 @@ class SwinConfig(ModelConfig):
     windowed: ClassVar = True
 
     width: int = 96
-    """Channels of the first stage, C; each later stage has twice those of the one before."""
+    """Channels of the first stage, C; each later stage has twice as many as the one before."""
     depths: tuple[int, ...] = (2, 2, 6, 2)
     """Blocks of each stage."""
     heads: tuple[int, ...] = (3, 6, 12, 24)
@@ -33,21 +33,21 @@ class SwinConfig(ModelConfig):
     patch_size: int = 4
     """Side of a patch in pixels."""
     window_size: int = 7
-    """Side of a window in tokens; the paper takes 1/32 of the image's side."""
+    """Side of a window in tokens; 1/32 of the image size in the paper."""
     drop_path: float = 0.0
     """Rate of stochastic depth in the last block, growing from 0 in the first."""
 
     def __post_init__(self):
         super().__post_init__()
         for field in ("depths", "heads"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))  # lists, where the config was read from JSON
+            object.__setattr__(self, field, tuple(getattr(self, field)))  # lists if the config was read from JSON
         if min(self.img_size) < 1:
             raise ValueError(f"got img_size={self.img_size}; expected pixels, above 0")
         self.check_least(width=1, patch_size=1, window_size=1)
         self.check_heads()
 
     def check_heads(self) -> None:
-        """Refuse stages whose channels the heads do not share equally."""
+        """Raise ValueError unless heads match depths and divide the channels of each stage."""
         if len(self.depths) != len(self.heads) or not self.depths or min(*self.depths, *self.heads) < 1:
             raise ValueError(f"got depths={self.depths}, heads={self.heads}; expected as many, each at least 1")
         for stage, heads in enumerate(self.heads):
@@ -61,7 +61,7 @@ class SwinConfig(ModelConfig):
 
     @classmethod
     def default_theta(cls, rope_type: str) -> float:
-        """Base of the frequencies of a rope type in windows."""
+        """Return the default base of the frequencies of a rope type in windows."""
         return ROPE_TYPES[rope_type].swin_theta
 
     @property
@@ -71,26 +71,25 @@ class SwinConfig(ModelConfig):
 
     @property
     def multiple(self) -> int:
-        """Number of pixels that must divide both sides of an image: any size will do."""
+        """Number of pixels that must divide both sides of an image: 1, as any size is accepted."""
         return 1
 
     @property
     def stride(self) -> int:
-        """Pixels from one token of the last stage to the next."""
+        """Stride of the last stage in pixels."""
         return self.patch_size * 2 ** (len(self.depths) - 1)
 
     @property
     def example_size(self) -> tuple[int, int]:
-        """Height and width in pixels of an image that is no special case: several windows in each stage."""
+        """Height and width in pixels of a generic test image: several windows in each stage."""
         return 2 * self.window_size * self.stride, 3 * self.window_size * self.stride
 
     def at_size(self, size: int | Sequence[int], trained_at: int | None = None) -> "SwinConfig":
-        """Return the config with which the paper evaluates images of another size: its windows grow with the image.
+        """Return the config for evaluation at another image size, as in the paper: windows grow with the image.
 
         Args:
             size: Side of a square, or height and width, in pixels.
-            trained_at: Side of the images for which the windows of this config are; None takes the smaller one of
-                `img_size`.
+            trained_at: Image size in pixels of this config's windows; None for the smaller side of `img_size`.
         """
         size = as_pair(size)
         window = ceil_div(self.window_size * min(size), trained_at or min(self.img_size))
@@ -98,5 +97,5 @@ class SwinConfig(ModelConfig):
 
 
 def paper_window(height: int, width: int) -> int:
-    """Return the side of the windows, in tokens, that the paper takes: 1/32 of the (smaller) side, rounded up."""
+    """Return the paper's window size in tokens: 1/32 of the smaller side of the image, rounded up."""
     return ceil_div(min(height, width), 32)

@@ -1,4 +1,4 @@
-"""A Swin for dense tasks: a map of each stage, with a norm of its own."""
+"""Swin backbone for dense tasks: a normalised feature map of each stage."""
 
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,7 @@ from ropevit.models.windows import WindowAttention
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSwinConfig:
-    """Everything that makes a Swin for dense tasks.
+    """Config of a Swin backbone for dense tasks.
 
     Raises:
         ValueError: If a field is out of range.
@@ -30,12 +30,12 @@ class DenseSwinConfig:
 
     body: SwinConfig
     """The classifier from which the body is taken, such as `get_config("swin_rope_mixed_tiny_patch4_window7_224")`; its
-    window is kept whatever the size of the images, its head and final norm are left out."""
+    window size stays fixed for all image sizes, its head and final norm are removed."""
     stages: tuple[int, ...] | None = None
-    """Stages that give a map, in order and ending with the last; None takes all. DINO with 4 scales takes 1, 2, 3."""
+    """Stages that return a map, in order and ending with the last; None for all. DINO with 4 scales takes 1, 2, 3."""
     padding: Padding = "seen"
-    """Whether padding (of windows at the bottom and right, and of smaller images in a batch) takes part as keys, as in
-    the published detectors, or is hidden, so that an image gives the same alone and in any batch."""
+    """Whether padding (of windows at the bottom and right, and of smaller images in a batch) is attended to, as in the
+    published detectors, or masked, so that an image has the same output alone and in any batch."""
 
     def __post_init__(self):
         if self.padding not in ("seen", "masked"):
@@ -48,7 +48,7 @@ class DenseSwinConfig:
             raise ValueError(f"got stages={self.stages}; expected some of 0 to {count - 1}, in order, each once")
         if self.stages[-1] != count - 1:
             raise ValueError(
-                f"got stages={self.stages} of {count}; stages after the last map would do nothing: "
+                f"got stages={self.stages} of {count}; stages after the last map would be unused: "
                 f"end with {count - 1}, or shorten the body"
             )
 
@@ -59,27 +59,27 @@ class DenseSwinConfig:
 
     @property
     def attends_everywhere(self) -> bool:
-        """Whether all blocks attend everywhere: they attend in windows."""
+        """Whether all blocks use global attention: False, as all use windows."""
         return False
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """Stages that give a map."""
+        """Stages that return a map."""
         return self.stages or tuple(range(len(self.body.depths)))
 
 
 class DenseSwin(Backbone[Swin]):
-    """Swin that gives a normalised map of each stage for images of any size.
+    """Swin backbone that returns a normalised map of each stage for images of any size.
 
-    Nothing is rounded down: images are padded to whole patches, maps to whole windows while they attend, and odd sides
-    before they are halved. Every second block shifts its windows, whatever the size of the map; pieces that wrap around
-    are hidden from each other (a classifier does not shift along a side that one window spans).
+    Sizes are rounded up: images are padded to whole patches, maps to whole windows for attention, and odd sides before
+    patch merging. Every second block shifts its windows for any size of the map, and wrapped regions are masked from
+    each other (a classifier does not shift along a side that one window covers).
 
     >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224")))
     >>> maps, valid = backbone(images)  # strides 4, 8, 16, 32; 96, 192, 384, 768 channels
 
     Args:
-        config: What to build.
+        config: Config of the backbone.
 
     Source: Liu et al. 2021 (arXiv:2103.14030), as a backbone of detectors.
     """
@@ -97,14 +97,14 @@ class DenseSwin(Backbone[Swin]):
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
 
     def forward(self, images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | None = None) -> Maps:
-        """Turn images into maps.
+        """Return the feature maps of images.
 
         Args:
             images: Images of any height and width; smaller ones at the top left, zeros around them.
             sizes: Height and width of each image in pixels, where the batch is padded; None for whole images.
 
         Raises:
-            ValueError: If the images have a wrong rank or channels, or the sizes are those of other images.
+            ValueError: If the images have a wrong rank or channels, or the sizes do not match them.
         """
         patch = self.config.body.patch_size
         check_images(images, sizes, self.config.body.in_channels)
@@ -122,12 +122,12 @@ class DenseSwin(Backbone[Swin]):
     def run_body(
         self, body: Swin, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None
     ) -> list[Float[Tensor, "B _ _ _"]]:
-        """Return the maps of the stages that are shown, channels last; it runs as a method of the body.
+        """Return the maps of the selected stages, channels last; run through `body(..., method=)`.
 
         Args:
             body: The body.
             images: Images.
-            valid: Which tokens are image; None for all.
+            valid: Mask of image tokens; None for all.
         """
         states = enumerate(body.run_stages(body.embed(images, valid), valid))
         return [x for stage, x in states if stage in self.config.shown]

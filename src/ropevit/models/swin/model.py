@@ -46,22 +46,22 @@ class SwinBlock(nn.Module):
         valid: Bool[Tensor, "B h w"] | None = None,
         draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
-        """Mix the tokens of each window (the valid ones, where not all are), then work on each alone."""
+        """Apply window attention (to the valid tokens, if given), then the MLP."""
         shift = self.shift(x.shape[1], x.shape[2]) if self.shifted else (0, 0)
         x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, valid, draw))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def shift(self, h: int, w: int) -> tuple[int, int]:
-        """Give the rows and columns by which a shifted block shifts the windows of a map."""
+        """Return the rows and columns by which a shifted block shifts the windows of a map."""
         half = self.attn.window // 2
         return (half, half) if self.attn.always_shift else window_shift(h, w, self.attn.window)
 
 
 class PatchMerging(nn.Module):
-    """Halve the map: four neighbours become one token of twice the channels.
+    """Patch merging: join 2 x 2 neighbours into one token of twice the channels.
 
     Args:
-        width: Channels before.
+        width: Input channels.
     """
 
     def __init__(self, width: int):
@@ -70,14 +70,14 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Float[Tensor, "B h w C"]) -> Float[Tensor, "B h2 w2 C2"]:
-        """Join tokens in the order top-left, bottom-left, top-right, bottom-right; odd sides are padded."""
+        """Concatenate tokens in the order top-left, bottom-left, top-right, bottom-right; odd sides are padded."""
         rows, columns = ceil_div(x.shape[1], 2), ceil_div(x.shape[2], 2)
         x = pad_or_crop(x, 2 * rows, 2 * columns).unflatten(2, (columns, 2)).unflatten(1, (rows, 2))
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into patches, project and normalise them; sides that the patches do not tile are padded.
+    """Patch embedding: split an image into patches, project and normalise them; other sizes are padded.
 
     Args:
         config: The model.
@@ -98,11 +98,11 @@ class PatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, and the merging that follows.
+    """Blocks at one resolution, and the patch merging that follows.
 
     Args:
         config: The model.
-        index: Which stage, from 0.
+        index: Index of the stage, from 0.
     """
 
     def __init__(self, config: SwinConfig, index: int):
@@ -130,7 +130,7 @@ class Stage(nn.Module):
         valid: Bool[Tensor, "B h w"] | None = None,
         draw: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
-        """Run the blocks, without the merging."""
+        """Run the blocks, without patch merging."""
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)
         for block in self.blocks:
             inputs = x, frequencies, valid, draw
@@ -139,7 +139,7 @@ class Stage(nn.Module):
 
 
 def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
-    """Build the attention of one block, with frequencies of its own where they are learned."""
+    """Build the attention of one block, with its own frequencies if they are learned."""
     return WindowAttention(
         width, heads, config.window_size, make_block_rope(config, width // heads, heads), config.bias
     )
@@ -149,7 +149,7 @@ class Swin(BaseModel[SwinConfig]):
     """Swin transformer for images of any height and width.
 
     Args:
-        config: What to build; `ropevit.models.registry` names the published ones.
+        config: Config of the model; `ropevit.models.get_config` returns the published ones.
 
     Source: Liu et al. 2021 (arXiv:2103.14030); Heo et al. 2024 (arXiv:2403.13298).
     """
@@ -172,13 +172,13 @@ class Swin(BaseModel[SwinConfig]):
         apply_scaling(self)
 
     def reset_parameters(self) -> None:
-        """Start every weight anew, as Swin does: a truncated normal of 0.02, biases 0; the embedding by the config."""
+        """Initialise all weights as Swin does: truncated normal of std 0.02, zero biases."""
         _, *parts = self.modules()
         for module in (*parts, self):
             self.reset_module(module)
 
     def reset_module(self, module: nn.Module) -> None:
-        """Start what one part of the model, or the model itself, holds beside its own parts."""
+        """Initialise the direct parameters of one module of the model, or of the model itself."""
         if module is self:
             if self.pos_embed is not None:
                 nn.init.normal_(self.pos_embed, std=self.config.ape_std)
@@ -192,15 +192,15 @@ class Swin(BaseModel[SwinConfig]):
     def embed(
         self, images: Float[Tensor, "B c H W"], valid: Bool[Tensor, "B h w"] | None = None
     ) -> Float[Tensor, "B h w C"]:
-        """Turn images into a map of tokens.
+        """Embed images as a map of tokens.
 
         Args:
             images: Images of any size.
-            valid: Which tokens are image, where smaller images lie at the top left: an absolute embedding is then
-                stretched over each image instead of the batch.
+            valid: Mask of image tokens, with smaller images at the top left: an absolute embedding is then resized
+                to each image instead of the batch.
 
         Raises:
-            ValueError: If the images are no floats, have a wrong rank or channels, or no pixels.
+            ValueError: If the images are not floats, are empty, or have a wrong rank or channels.
         """
         check_floats(images)
         channels = self.config.in_channels
@@ -217,18 +217,18 @@ class Swin(BaseModel[SwinConfig]):
         return x + embedding.unflatten(1, (h, w)).to(x.dtype)
 
     def stages(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
-        """Run the stages one by one, giving the map at the end of each, channels last."""
+        """Run the stages one by one and yield the map at the end of each, channels last."""
         return self.run_stages(self.embed(images))
 
     def run_stages(
         self, x: Float[Tensor, "B h w C"], valid: Bool[Tensor, "B h w"] | None = None
     ) -> Iterator[Float[Tensor, "B h2 w2 C2"]]:
-        """Do the same from the map of embedded patches.
+        """Run the stages on embedded tokens and yield the map at the end of each, channels last.
 
         Args:
             x: Tokens.
-            valid: Which of them are image, where smaller images lie at the top left: the others are hidden, so that
-                each image gives what it gives alone. None where all are.
+            valid: Mask of image tokens, with smaller images at the top left: the others are masked, so that each
+                image has the same output as alone. None if all are image.
         """
         draw = self.sample_jitter(x.device)
         for stage in self.layers:
@@ -241,7 +241,7 @@ class Swin(BaseModel[SwinConfig]):
                 x = stage.downsample(x)
 
     def hidden_states(self, images: Float[Tensor, "B c H W"]) -> Iterator[Float[Tensor, "B h w C"]]:
-        """Give all tokens after the embedding and after each stage, channels last, before the final norm."""
+        """Yield all tokens after the embedding and after each stage, channels last, before the final norm."""
         x = self.embed(images)
         yield x
         yield from self.run_stages(x)
@@ -249,13 +249,13 @@ class Swin(BaseModel[SwinConfig]):
     def as_map(
         self,
         state: Float[Tensor, "B h w C"],
-        images: Tensor,  # noqa: ARG002 (a ViT asks for their size)
+        images: Tensor,  # noqa: ARG002 (a ViT needs their size)
     ) -> Float[Tensor, "B C h w"]:
-        """Lay tokens out as a map, channels first."""
+        """Return the map of tokens, channels first."""
         return state.permute(0, 3, 1, 2).contiguous()
 
     def attention_strides(self) -> dict[str, int]:
-        """Return the pixels from one token to the next in each attention layer, by the path of the layer."""
+        """Return the stride in pixels of each attention layer, by the path of the layer."""
         return {
             f"layers.{stage}.blocks.{block}.attn": self.config.patch_size * 2**stage
             for stage, depth in enumerate(self.config.depths)
@@ -281,7 +281,7 @@ class Swin(BaseModel[SwinConfig]):
             indices: Stages, from 0; negative ones count from the last; None takes all.
 
         Raises:
-            ValueError: If there is no such stage.
+            ValueError: If a stage does not exist.
         """
         count = len(self.layers)
         wanted = [index + count if index < 0 else index for index in (range(count) if indices is None else indices)]
@@ -291,9 +291,9 @@ class Swin(BaseModel[SwinConfig]):
         return [maps[index] for index in wanted]
 
     def layer_index(self, name: str) -> int:
-        """Tell the depth of a parameter for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head.
+        """Return a parameter's layer for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head.
 
-        Learned frequencies belong to their block, a merging to the last block before it.
+        Learned frequencies belong to their block, patch merging to the last block before it.
         """
         depths = self.config.depths
         if not name.startswith("layers."):

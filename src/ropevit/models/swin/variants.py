@@ -1,4 +1,4 @@
-"""Names of the published Swins."""
+"""Swin variants and the names of their models."""
 
 from ropevit.models.config import Variant
 

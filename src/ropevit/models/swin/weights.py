@@ -30,18 +30,18 @@ from ropevit.rope import axial_frequencies, grid_positions
 
 BLOCKS = r"layers\.(\d+)\.blocks\."
 
-#: Most stages of a Swin, each of twice the channels of the one before.
+#: Most stages of a Swin that inference accepts; each has twice the channels of the one before.
 MOST_STAGES = 16
 
-#: Learned frequencies of a block, in our spelling.
+#: Key of the learned frequencies of a block in the ropevit layout.
 FREQUENCIES = "layers.{}.blocks.{}.attn.rope.freqs"
 
-#: Weights that merge the patches of a stage.
+#: Weights of patch merging.
 MERGING = ("norm.weight", "norm.bias", "reduction.weight")
 
 
 def infer_swin(tensors: Mapping[str, Tensor]) -> InferredModel | None:
-    """Infer what the weights of a Swin tell."""
+    """Infer the config of a Swin from its weights."""
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     common, stages = infer_common(shapes), range(count_layers(shapes, BLOCKS))
     if common is None or not 0 < len(stages) <= MOST_STAGES:
@@ -72,20 +72,20 @@ def infer_swin(tensors: Mapping[str, Tensor]) -> InferredModel | None:
 
 
 def infer_window(shapes: Shapes, bias: int | None) -> int:
-    """Infer the side of the windows, in tokens: from the rows of a bias table, positions, or as published."""
+    """Infer the window size in tokens from a bias table or positions, or return the published one."""
     if bias:
         return (math.isqrt(bias) + 1) // 2
     return math.isqrt(axis_length(shapes, "layers.0.blocks.0.attn.rope_t_x", 0) or 49)
 
 
 def infer_heads(shapes: Shapes, stage: int) -> int:
-    """Infer the heads of a stage, which are axis 1 of several weights; 0 where there is none of them."""
+    """Infer the heads of a stage, which are axis 1 of several weights; 0 if none of them exists."""
     names = ("rope.freqs", "rope_freqs", "relative_position_bias_table")
     return next((n for name in names if (n := axis_length(shapes, f"layers.{stage}.blocks.0.attn.{name}", 1))), 0)
 
 
 def derived_tables(config: SwinConfig) -> dict[str, Tensor]:
-    """Make the tables of every block: positions in the window, fixed frequencies, indices and masks."""
+    """Compute the tables of every block: positions in the window, fixed frequencies, indices and masks."""
     window, tables = config.window_size, {}
     x, y = grid_positions(window, window).unbind(-1)
     for stage, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
@@ -110,23 +110,23 @@ def fixed_frequencies(config: SwinConfig, stage: int) -> Float[Tensor, "2 1 P"]:
 
 
 def published_frequencies(config: SwinConfig, stage: int) -> Float[Tensor, "2 1 P"]:
-    """Compute the same as the published code, which rotates by float32(pi / 2), whose cosine is -4e-8 instead of 0."""
+    """Compute them as the published code, which rotates by float32(pi / 2), whose cosine is -4e-8 instead of 0."""
     x, y = fixed_frequencies(config, stage).unbind(0)
     return torch.stack([x + y * torch.tensor(torch.pi / 2).cos(), y])
 
 
 def drop_fixed(state: dict[str, Tensor], config: SwinConfig) -> dict[str, str]:
-    """Take the fixed frequencies of a published RoPE-Axial Swin out of its weights, if they are the model's own.
+    """Remove the fixed frequencies of a published RoPE-Axial Swin from its weights, if they equal the model's.
 
     Args:
-        state: Weights by our names; changed in place.
+        state: Weights in the ropevit layout; modified in place.
         config: The model.
 
     Returns:
-        What was taken out: name -> why.
+        Removed keys and the reason: key -> reason.
 
     Raises:
-        ValueError: If they are others, which the published code would not notice.
+        ValueError: If they differ, which the published code would not notice.
     """
     if config.rope != "axial":
         return {}
@@ -135,7 +135,7 @@ def drop_fixed(state: dict[str, Tensor], config: SwinConfig) -> dict[str, str]:
         name = FREQUENCIES.format(stage, block)
         theirs = state[name]
         if int(stage) >= len(config.depths) or not is_fixed(theirs):
-            continue  # of another model, or learned: left to the checks
+            continue  # of another model, or learned: left to later checks
         ours = fixed_frequencies(config, int(stage)).expand(-1, config.heads[int(stage)], -1).to(theirs.dtype)
         if ours.shape != theirs.shape:
             continue
@@ -150,7 +150,7 @@ def drop_fixed(state: dict[str, Tensor], config: SwinConfig) -> dict[str, str]:
 
 
 def is_fixed(frequencies: Tensor) -> bool:
-    """Tell fixed frequencies (2, A, P), whose pairs rotate with x or with y but never both, from learned ones."""
+    """Return whether frequencies (2, A, P) are fixed: pairs rotate with x or with y but never both."""
     if frequencies.is_meta or frequencies.ndim != 3 or frequencies.shape[0] != 2 or frequencies.shape[-1] % 2:
         return False
     (x, not_x), (not_y, y) = (row.float().chunk(2, dim=-1) for row in frequencies)
@@ -165,15 +165,15 @@ def infer_theta(frequencies: Tensor) -> float:
 
 
 def implied_fields(config: SwinConfig, layout: str) -> dict[str, Any]:
-    """List the fields that the published layout takes for granted, with their values.
+    """Return the config fields that the published layout implies, with their values.
 
     Raises:
-        ValueError: If it cannot hold the model.
+        ValueError: If the layout cannot represent the model.
     """
     if config.position == "none" or config.absolute:
         what = "an absolute" if config.absolute else "no"
         raise ValueError(
-            f"has {what} position embedding, which the {layout} layout cannot say; keep it in ropevit layout"
+            f"has {what} position embedding, which the {layout} layout cannot store; keep the ropevit layout"
         )
     unit = config.window_size * config.stride  # whole windows in every stage
     implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
@@ -185,7 +185,7 @@ ADAPTER = StateDictAdapter(
     infer=infer_swin,
     layouts={
         "published": (KeyPattern(FREQUENCIES, "layers.{}.blocks.{}.attn.rope_freqs"),),  # (2, A, P)
-        "timm-swin": (  # since timm 0.9, which counts the merging of a stage to the one behind it
+        "timm-swin": (  # since timm 0.9, which counts patch merging to the following stage
             KeyPattern("head.weight", "head.fc.weight"),
             KeyPattern("head.bias", "head.fc.bias"),
             *(KeyPattern(name, name, later=1) for name in (f"layers.{{}}.downsample.{end}" for end in MERGING)),
@@ -193,9 +193,9 @@ ADAPTER = StateDictAdapter(
     },
     own_keys=(FREQUENCIES,),
     derived={
-        r"(.+\.)?rope_t_[xy]": "positions, made anew for every image",
-        r"(.+\.)?relative_(position_index|coords_table)": "a table, made anew for every window",
-        r"(.+\.)?attn_mask": "a mask, made anew for every image",
+        r"(.+\.)?rope_t_[xy]": "positions, recomputed for every image",
+        r"(.+\.)?relative_(position_index|coords_table)": "a table, recomputed for every window size",
+        r"(.+\.)?attn_mask": "a mask, recomputed for every image",
     },
     written=("published",),
     derived_tables=derived_tables,

@@ -1,4 +1,4 @@
-"""Fields of a vision transformer, and their checks."""
+"""Config of a vision transformer."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,10 +12,10 @@ from ropevit.rope import ROPE_TYPES
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(ModelConfig):
-    """Everything that makes a ViT; written into its checkpoints.
+    """Config of a ViT; stored in its checkpoints.
 
     Raises:
-        ValueError: If a field is out of range or two fields do not fit.
+        ValueError: If a field is out of range or two fields contradict each other.
     """
 
     embeddings: ClassVar = VIT_EMBEDDINGS
@@ -32,22 +32,22 @@ class ViTConfig(ModelConfig):
     patch_size: int = 16
     """Side of a patch in pixels."""
     class_token: bool = True
-    """Put a class token in front."""
+    """Prepend a class token."""
     num_registers: int = 0
-    """Register tokens, between the class token and the patches."""
+    """Number of register tokens, between the class token and the patches."""
     pooling: Literal["token", "avg"] = "token"
-    """Classify the class token, or the mean of the patch tokens."""
+    """Pooling: the class token, or the mean of the patch tokens."""
     layer_scale: float | None = 1e-4
-    """Start of LayerScale, or None to have none."""
+    """Initial value of LayerScale, or None for none."""
     drop_path_rule: Literal["constant", "linear"] = "constant"
     """The same rate in all blocks (as published), or growing from 0 in the first to the full rate in the last."""
     frames: int | None = None
-    """Frames (or slices of a volume) for which a temporal embedding is learned; any number may be fed. None: images."""
+    """Frames (or slices of a volume) for which a temporal embedding is learned; inputs may differ. None: images."""
     tubelet: int = 1
-    """Frames in a patch."""
+    """Frames per patch."""
     pairs: tuple[int, int, int] | None = None
-    """Pairs of a head for x, y and t, where a rotation has three axes; None gives t a quarter, and x and y the rest.
-    An image with rope_axial may leave the pairs of t unturned, for a video to come."""
+    """Pairs of a head for x, y and t, for RoPE with three axes; None gives t a quarter, and x and y the rest.
+    An image model with rope_axial may reserve unrotated pairs for t, to be inflated to video later."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -66,7 +66,7 @@ class ViTConfig(ModelConfig):
         check_size(*self.img_size, self.patch_size)
 
     def check_axes(self) -> None:
-        """Refuse what makes no sense for images, or for videos."""
+        """Raise ValueError for options that do not apply to images, or to videos."""
         if self.pairs is not None:
             if isinstance(self.pairs, int) or len(self.pairs) != 3:
                 raise ValueError(f"got pairs={self.pairs}; expected three counts: for x, y and t")
@@ -86,11 +86,11 @@ class ViTConfig(ModelConfig):
         if self.rope == "axial" and self.pairs is None and self.pairs_per_axis == (1, 1, 0):
             raise ValueError("got heads of 4 channels, whose 2 pairs leave none for t; give pairs= or fewer heads")
         if self.scaling is not None:
-            raise ValueError(f"got scaling={self.scaling!r} with frames={self.frames}; rules are for images: leave it")
+            raise ValueError(f"got scaling={self.scaling!r} with frames={self.frames}; RoPE scaling is image-only")
 
     @property
     def allows_three_axes(self) -> bool:
-        """Whether the rotation, if any, can turn along x, y and t."""
+        """Whether the RoPE type supports three axes: x, y and t."""
         return self.rope is not None and 3 in ROPE_TYPES[self.rope].axes
 
     @property
@@ -100,10 +100,10 @@ class ViTConfig(ModelConfig):
 
     @property
     def pairs_per_axis(self) -> tuple[int, ...] | None:
-        """Pairs of a head for x, y and t; None, with two axes, shares them equally.
+        """Pairs of a head for x, y and t; None, with two axes, for an equal split.
 
-        Source: Yang et al. 2024 (arXiv:2408.06072), CogVideoX: a quarter of the channels for t, if none are given. Here
-        at least one pair, where heads are small; heads of 4 channels have none to give.
+        Source: Yang et al. 2024 (arXiv:2408.06072), CogVideoX: a quarter of the channels for t by default. Here
+        at least one pair for small heads; heads of 4 channels have no pair for t.
         """
         if self.pairs is not None or not self.is_video:
             return self.pairs

@@ -1,4 +1,4 @@
-"""A plain ViT for dense tasks: attention in windows but for a few blocks, and a pyramid of maps (ViTDet)."""
+"""ViTDet backbone for dense tasks: a plain ViT with window attention in most blocks, and a feature pyramid."""
 
 from dataclasses import dataclass, field, replace
 
@@ -23,36 +23,36 @@ from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.vit.relative import DecomposedRelPosBias
 from ropevit.models.window_partition import WindowPartition, key_mask
 
-#: Pixels of the image for whose rows and columns of patches the relative bias of global blocks is learned.
+#: Image size in pixels for which the relative position bias of global blocks is learned.
 RELATIVE_SIZE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseViTConfig:
-    """Everything that makes a ViT for dense tasks.
+    """Config of a ViT backbone for dense tasks.
 
     Raises:
-        ValueError: If a field is out of range or two fields do not fit.
+        ValueError: If a field is out of range or two fields contradict each other.
     """
 
     body: ViTConfig
     """The classifier from which the body is taken, such as `get_config("rope_mixed_deit_base_patch16_LS")`; its class
-    token, registers and head are left out."""
+    token, registers and head are removed."""
     window: int = 14
     """Side of a window in tokens; 14 is the grid of pre-training at 224 pixels."""
     global_blocks: tuple[int, ...] | None = None
-    """Blocks that attend everywhere; None takes the last of each quarter (2, 5, 8, 11 of 12; 5, 11, 17, 23 of 24)."""
+    """Blocks with global attention; None for the last of each quarter (2, 5, 8, 11 of 12; 5, 11, 17, 23 of 24)."""
     taps: tuple[int, ...] | None = None
-    """Blocks whose tokens become maps: one for all levels of the pyramid, or one for each; None takes the last one."""
+    """Blocks whose outputs feed the pyramid: one for all levels, or one per level; None for the last block."""
     final_norm: bool = False
-    """Pass the tokens through the classifier's final norm."""
+    """Apply the classifier's final norm to the tokens."""
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
-    """Maps that are made of them."""
+    """Config of the feature pyramid."""
     padding: Padding = "seen"
-    """Whether padding (of windows, of images to whole patches and of smaller images in a batch) takes part as keys, as
-    in ViTDet, or is hidden, so that an image gives the same alone and in any batch."""
+    """Whether padding (of windows, of images to whole patches and of smaller images in a batch) is attended to, as in
+    ViTDet, or masked, so that an image has the same output alone and in any batch."""
     relative_bias: bool = False
-    """Add ViTDet's decomposed relative position bias to the scores, started at zero, in any position embedding."""
+    """Add ViTDet's decomposed relative position bias, initialised to zero, to the scores of any position embedding."""
 
     def __post_init__(self):
         if self.body.is_video:
@@ -72,7 +72,7 @@ class DenseViTConfig:
         self.pyramid.strides(self.body.patch_size)
 
     def check_taps(self) -> None:
-        """Refuse taps that do not fit the pyramid, or leave the last blocks without a use."""
+        """Raise ValueError unless taps match the pyramid's levels and end with the last block."""
         if self.taps is None:
             return
         levels = len(self.pyramid.scales)
@@ -80,13 +80,13 @@ class DenseViTConfig:
             raise ValueError(f"got taps={self.taps} for {levels} levels; expected one block, or {levels} in order")
         if self.taps[-1] != self.body.depth - 1:
             raise ValueError(
-                f"got taps={self.taps} of {self.body.depth} blocks; blocks after the last tap would do nothing: "
+                f"got taps={self.taps} of {self.body.depth} blocks; blocks after the last tap would be unused: "
                 f"end with {self.body.depth - 1}, or shorten the body"
             )
 
     @property
-    def seeing_all(self) -> frozenset[int]:
-        """Blocks that attend everywhere."""
+    def global_indices(self) -> frozenset[int]:
+        """Blocks with global attention."""
         if self.global_blocks is not None:
             return frozenset(self.global_blocks)
         return frozenset(self.body.depth * quarter // 4 - 1 for quarter in range(1, 5)) - {-1}
@@ -98,26 +98,26 @@ class DenseViTConfig:
 
     @property
     def attends_everywhere(self) -> bool:
-        """Whether all blocks attend everywhere."""
-        return len(self.seeing_all) == self.body.depth
+        """Whether all blocks use global attention."""
+        return len(self.global_indices) == self.body.depth
 
     @property
     def tapped(self) -> tuple[int, ...]:
-        """Blocks whose tokens become maps."""
+        """Blocks whose outputs feed the pyramid."""
         return self.taps or (self.body.depth - 1,)
 
 
 class DenseViT(Backbone[ViT]):
-    """ViT that gives maps at several strides for images of any size.
+    """ViTDet backbone: feature maps at several strides for images of any size.
 
-    Blocks attend in windows of 14 x 14 tokens, four of them everywhere. Images are padded with zeros at the bottom and
-    right to whole cells of the coarsest convolved map.
+    Blocks attend in windows of 14 x 14 tokens, except four with global attention. Images are padded with zeros at the
+    bottom and right to whole cells of the coarsest convolved map.
 
     >>> backbone = DenseViT(DenseViTConfig(body=get_config("rope_mixed_deit_base_patch16_LS")))
     >>> maps, valid = backbone(images)  # strides 4, 8, 16, 32; 256 channels each
 
     Args:
-        config: What to build.
+        config: Config of the backbone.
 
     Source: Li et al. 2022 (arXiv:2203.16527), ViTDet.
     """
@@ -133,21 +133,21 @@ class DenseViT(Backbone[ViT]):
         if config.relative_bias:
             whole = max(RELATIVE_SIZE // config.body.patch_size, 1)
             for index, block in enumerate(body.blocks):
-                side = whole if index in config.seeing_all else config.window
+                side = whole if index in config.global_indices else config.window
                 block.attn.relative = DecomposedRelPosBias(side, config.body.width // config.body.heads)  # pyright: ignore[reportAttributeAccessIssue]
         self.pyramid = SimpleFeaturePyramid(config.body.width, config.pyramid)
         self.strides = config.strides
         self.channels = self.pyramid.channels
 
     def forward(self, images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | None = None) -> Maps:
-        """Turn images into maps.
+        """Return the feature maps of images.
 
         Args:
             images: Images of any height and width; smaller ones at the top left, zeros around them.
             sizes: Height and width of each image in pixels, where the batch is padded; None for whole images.
 
         Raises:
-            ValueError: If the images have a wrong rank or channels, or the sizes are those of other images.
+            ValueError: If the images have a wrong rank or channels, or the sizes do not match them.
         """
         patch, masked = self.config.body.patch_size, self.config.padding == "masked"
         check_images(images, sizes, self.config.body.in_channels)
@@ -164,29 +164,29 @@ class DenseViT(Backbone[ViT]):
     def tap(
         self, body: ViT, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None
     ) -> list[Float[Tensor, "B N C"]]:
-        """Return the tokens after the tapped blocks; it runs as a method of the body.
+        """Return the tokens after the tapped blocks; called by `body(..., method=)`.
 
         Args:
             body: The body.
             images: Images that the patches tile.
-            valid: Tokens that others may see; None for all, zeros in windows that they do not fill among them.
+            valid: Mask of tokens that may be attended to; None for all, including the zero padding of windows.
         """
         config = self.config
         if valid is not None and body.scaling is not None:
             raise ValueError(
-                f"got padding='masked' with scaling={body.config.scaling!r}; rules see the grid of the batch, and "
-                "every image has its own: leave one of them out"
+                f"got padding='masked' with scaling={body.config.scaling!r}; RoPE scaling uses the grid of the batch, "
+                "and every image has its own: remove one of them"
             )
         tokens, positions = body.embed(images, valid)
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
         cut = WindowPartition(h, w, config.window, valid)
-        cuts = [None if index in config.seeing_all else cut for index in range(config.body.depth)]
+        cuts = [None if index in config.global_indices else cut for index in range(config.body.depth)]
         states = body.run_blocks(tokens, positions, None if valid is None else whole_rows(valid), cuts, (h, w))
         return [body.norm(x) for index, x in enumerate(states) if index in config.tapped]
 
 
 def whole_rows(valid: Bool[Tensor, "B h w"]) -> SequenceIds:
-    """Say that each row is one image, of which the valid tokens may be seen."""
+    """Return sequence ids of unpacked rows, one image each, with a mask of the valid tokens."""
     keys = valid.flatten(1)
     image = torch.arange(len(keys), device=keys.device).unsqueeze(1).expand_as(keys)
     return SequenceIds(image, key_mask(keys), len(keys), shared=False)

@@ -30,11 +30,11 @@ from ropevit.rope import LearnedRope, grid_positions
 class ViT(BaseModel[ViTConfig]):
     """Vision transformer for images of any height and width that the patch size divides.
 
-    With `frames` in its config it takes clips (B, c, T, H, W) instead: videos, or volumes slice by slice. All methods
-    then speak of clips where they say images, and tokens are those of the first tubelet, row-major, then the next.
+    With `frames` in its config it takes clips (B, c, T, H, W) instead: videos, or volumes slice by slice. "Images" in
+    all methods then means clips, and tokens are ordered by tubelet, row-major within each.
 
     Args:
-        config: What to build; `ropevit.models.registry` names the published ones.
+        config: Config of the model; `ropevit.models.get_config` returns the published ones.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), after DeiT III (arXiv:2204.07118).
     """
@@ -72,13 +72,13 @@ class ViT(BaseModel[ViTConfig]):
         apply_scaling(self)
 
     def reset_parameters(self) -> None:
-        """Start every weight anew, as DeiT does: a truncated normal of 0.02, biases 0; the embedding by the config."""
+        """Initialise all weights as DeiT does: truncated normal of std 0.02, zero biases."""
         _, *parts = self.modules()
         for module in (*parts, self):
             self.reset_module(module)
 
     def reset_module(self, module: nn.Module) -> None:
-        """Start what one part of the model, or the model itself, holds beside its own parts."""
+        """Initialise the direct parameters of one module of the model, or of the model itself."""
         if module is self:
             for token in (self.cls_token, self.register_tokens):
                 if token is not None:
@@ -94,18 +94,18 @@ class ViT(BaseModel[ViTConfig]):
 
     @property
     def num_prefix(self) -> int:
-        """Class and register tokens in front of the patches."""
+        """Number of class and register tokens, which precede the patches."""
         return int(self.config.class_token) + self.config.num_registers
 
     def embed(
         self, images: Float[Tensor, "B c *pixels"], valid: Bool[Tensor, "B h w"] | None = None
     ) -> tuple[Float[Tensor, "B n C"], Float[Tensor, "N ndim"]]:
-        """Turn images into tokens, prefix first, and say where the patches stand.
+        """Embed images as tokens, prefix first, and return the positions of the patches.
 
         Args:
             images: Images that the patches tile.
-            valid: Which patches are image, where smaller images lie at the top left: an absolute embedding is then
-                stretched over each image instead of the batch.
+            valid: Mask of image patches, with smaller images at the top left: an absolute embedding is then resized
+                to each image instead of the batch.
 
         Raises:
             ValueError: If the images have a wrong rank or channels, or the patches do not tile them.
@@ -123,7 +123,7 @@ class ViT(BaseModel[ViTConfig]):
         return x, grid_positions(*maps.shape[2:], device=images.device)
 
     def absolute_embedding(self, grid: Sequence[int]) -> Float[Tensor, "1 N C"]:
-        """Resize the absolute embedding to a grid (h, w) or (t, h, w): a tubelet takes that of its place and time."""
+        """Resize the absolute embedding to a grid (h, w) or (t, h, w), the sum of spatial and temporal embedding."""
         assert self.pos_embed is not None
         place = resize_embedding(self.pos_embed, self.config.grid, grid[-2], grid[-1])
         if self.time_embed is None:
@@ -138,16 +138,16 @@ class ViT(BaseModel[ViTConfig]):
         cuts: Sequence[WindowPartition | None] | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Iterator[Float[Tensor, "B n C"]]:
-        """Run the blocks one by one, giving the tokens after each; recomputed in training where checkpointing is on.
+        """Run the blocks one by one and yield the tokens after each, with activation checkpointing if enabled.
 
         Args:
             x: Tokens, prefix first.
-            positions: Where the patches stand.
-            rows: Which tokens may see each other, and to which image each belongs; None for whole images.
-            cuts: For each block the windows in which it attends, or None where it attends everywhere.
-            grid: Rows and columns of the tokens; only a relative bias asks for them.
+            positions: Positions of the patches.
+            rows: Image index of each token and attention mask; None for one whole image per row.
+            cuts: Window partition of each block, or None for global attention.
+            grid: Rows and columns of the tokens; used by a relative bias only.
         """
-        ndim, draw = positions.shape[-1], self.sample_jitter(x.device)  # in an image, pairs of t stay unturned
+        ndim, draw = positions.shape[-1], self.sample_jitter(x.device)  # in an image, pairs of t are not rotated
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)[:ndim]
         for block, cut in zip(self.blocks, cuts or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
@@ -159,20 +159,20 @@ class ViT(BaseModel[ViTConfig]):
     def encode(
         self, tokens: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], rows: SequenceIds | None = None
     ) -> Float[Tensor, "B n C"]:
-        """Run all blocks, and the final norm on what the last one gives."""
+        """Run all blocks and the final norm."""
         x = tokens
         for x in self.run_blocks(tokens, positions, rows):  # noqa: B007
             pass
         return self.norm(x)
 
     def hidden_states(self, images: Float[Tensor, "B c *pixels"]) -> Iterator[Float[Tensor, "B n C"]]:
-        """Give all tokens after the embedding and after each block, prefix first, before the final norm."""
+        """Yield all tokens after the embedding and after each block, prefix first, before the final norm."""
         x, positions = self.embed(images)
         yield x
         yield from self.run_blocks(x, positions)
 
     def as_map(self, state: Float[Tensor, "B n C"], images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B C *grid"]:
-        """Lay the patch tokens of images out as a map, (B, C, h, w) or (B, C, t, h, w)."""
+        """Return the patch tokens of images as a map, (B, C, h, w) or (B, C, t, h, w)."""
         grid = [pixels // side for pixels, side in zip(images.shape[2:], self.config.patch, strict=True)]
         return state[:, self.num_prefix :].transpose(1, 2).unflatten(2, grid)
 
@@ -193,10 +193,10 @@ class ViT(BaseModel[ViTConfig]):
         Args:
             images: Images of any size that the patches tile.
             indices: Blocks, from 0; negative ones count from the last. The maps come in this order.
-            norm: Pass each through the final norm.
+            norm: Apply the final norm to each.
 
         Raises:
-            ValueError: If there is no such block.
+            ValueError: If a block does not exist.
         """
         depth = len(self.blocks)
         wanted = [index + depth if index < 0 else index for index in indices]
@@ -215,21 +215,21 @@ class ViT(BaseModel[ViTConfig]):
         keep: Sequence[Int[Tensor, "_"]] | None = None,
         row_tokens: int | None = None,
     ) -> PackedBatch:
-        """Lay images of different sizes into one batch for `forward_packed`; see `ropevit.models.packed.pack`."""
+        """Pack images of different sizes into one batch for `forward_packed`; see `ropevit.models.packed.pack`."""
         return pack(images, self.config.patch_size, self.num_prefix, keep, row_tokens)
 
     def check_packable(self) -> None:
-        """Refuse what cannot be packed."""
+        """Raise ValueError for video models and models with RoPE scaling, which do not support packing."""
         if self.config.is_video:
             raise ValueError("got a video model, which cannot be packed; feed clips of one size at a time")
         if self.scaling is not None:
             raise ValueError(
-                f"got a packed batch with scaling={self.config.scaling!r}; rules see one grid, and every image has its "
-                "own: feed sizes one by one, or set_scaling(model, None)"
+                f"got a packed batch with scaling={self.config.scaling!r}; RoPE scaling uses one grid, and every image "
+                "has its own: feed sizes one by one, or set_scaling(model, None)"
             )
 
     def embed_packed(self, packed: PackedBatch) -> Float[Tensor, "R L C"]:
-        """Turn a packed batch into tokens."""
+        """Embed a packed batch as tokens."""
         side = self.config.patch_size
         strips = packed.patches.unflatten(2, (-1, side, side)).permute(0, 2, 3, 1, 4).flatten(3)  # a row of patches
         x = self.patch_embed(strips).flatten(2).transpose(1, 2)
@@ -242,22 +242,22 @@ class ViT(BaseModel[ViTConfig]):
         return torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
 
     def encode_packed(self, packed: PackedBatch) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
-        """Return all tokens of a packed batch after the final norm, and which images are not finite (theirs are 0)."""
+        """Return all tokens of a packed batch after the final norm (0 for non-finite images), and non-finite images."""
         self.check_packable()
         rest = packed.positions, packed.rows()
         return encode_unpacked(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
 
     def forward_packed_features(self, packed: PackedBatch) -> Float[Tensor, "R L C"]:
-        """Return all tokens of a packed batch after the final norm; `packed.split` gives each image its own.
+        """Return all tokens of a packed batch after the final norm; `packed.split` splits them by image.
 
         Raises:
-            ValueError: If the model has rules for larger grids, or is for videos.
+            ValueError: If the model has RoPE scaling, or is a video model.
         """
         features, damaged = self.encode_packed(packed)
         return features.masked_fill(belongs_to(damaged, packed), float("nan"))
 
     def forward_packed(self, packed: PackedBatch) -> Float[Tensor, "B K"]:
-        """Return the logits of each image of a packed batch, as if each had been alone; NaN for one that is not finite.
+        """Return the logits of each image of a packed batch, equal to those of the image alone; NaN if non-finite.
 
         >>> logits = model.forward_packed(model.pack([image_of_160x320, image_of_224x224]))
         """
@@ -268,14 +268,14 @@ class ViT(BaseModel[ViTConfig]):
         return self.head(pooled).masked_fill(damaged.unsqueeze(1), float("nan"))
 
     def layer_index(self, name: str) -> int:
-        """Tell the depth of a parameter for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head."""
+        """Return a parameter's layer for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head."""
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
         return len(self.blocks) + 1 if name.startswith(("norm.", "head.")) else 0
 
 
 def drop_path_rates(config: ViTConfig) -> list[float]:
-    """Give each block its rate of stochastic depth."""
+    """Return the stochastic depth rate of each block."""
     if config.drop_path_rule == "constant":
         return [config.drop_path] * config.depth
     return [config.drop_path * index / max(config.depth - 1, 1) for index in range(config.depth)]

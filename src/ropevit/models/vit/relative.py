@@ -1,4 +1,4 @@
-"""ViTDet's relative position bias: what a query makes of the rows and columns between it and a key."""
+"""ViTDet's decomposed relative position bias, from the rows and columns between query and key."""
 
 import torch
 from jaxtyping import Float
@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 
 class DecomposedRelPosBias(nn.Module):
-    """Bias of an attention in a grid: the query times a learned vector for the rows, and for the columns, to the key.
+    """Attention bias in a grid: the query times a learned vector for the row offset and one for the column offset.
 
-    It starts at zero. All scores are there at once, in the queries' dtype: 4 bytes x heads x tokens^2 an image.
+    Initialised to zero. It materialises all scores in the queries' dtype: 4 bytes x heads x tokens^2 per image.
 
     Args:
         side: Rows and columns of the grid for which the vectors are learned; they are resized to others.
@@ -24,10 +24,10 @@ class DecomposedRelPosBias(nn.Module):
         self.columns = nn.Parameter(torch.zeros(2 * side - 1, channels))
 
     def forward(self, q: Float[Tensor, "B A n D"], h: int, w: int) -> Float[Tensor, "B A n n"]:
-        """Give what is added to the scores of each query (first n) with each key (last n).
+        """Return the bias of the scores of each query (first n) with each key (last n).
 
         Args:
-            q: Queries of an h x w grid, row-major, before any rotation, which would make them depend on where they are.
+            q: Queries of an h x w grid, row-major, before the rotation, which would make them depend on position.
             h: Rows.
             w: Columns.
         """
@@ -38,11 +38,11 @@ class DecomposedRelPosBias(nn.Module):
 
 
 def get_rel_pos(table: Float[Tensor, "M D"], side: int) -> Float[Tensor, "side side D"]:
-    """Look up the vector of each query (first) and key (second) along one axis.
+    """Return the vector of each query (first) and key (second) along one axis.
 
     Args:
-        table: One vector for each difference (query minus key), from least to greatest; resized linearly where the axis
-            is longer or shorter than the one it was learned for, which at its own size changes nothing.
+        table: One vector for each offset (query minus key), ascending; resized linearly to the length of the axis,
+            which changes nothing at its own size.
         side: Rows or columns of the grid.
     """
     resized = F.interpolate(table.float().t().unsqueeze(0), size=2 * side - 1, mode="linear")[0].t()

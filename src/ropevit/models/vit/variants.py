@@ -1,4 +1,4 @@
-"""Names of the published ViTs, and of those between them."""
+"""ViT variants and the names of their models."""
 
 from ropevit.models.config import Variant
 

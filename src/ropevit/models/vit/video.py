@@ -1,4 +1,4 @@
-"""From a model of images to one of videos or volumes that gives a single frame the same logits."""
+"""Inflates an image model to a video (or volume) model with the same logits for a single frame."""
 
 import math
 from dataclasses import replace
@@ -23,30 +23,30 @@ def inflate(
     kernel: Literal["mean", "central"] = "mean",
     time_speed: float = 0.0,
 ) -> ViT:
-    """Build a video model from an image model: a clip of one tubelet that stands still gets the image's logits.
+    """Build a video model from an image model: a static clip of one tubelet has the image's logits.
 
     >>> video = inflate(create_model("rope_mixed_deit_small_patch16_LS", pretrained=True), frames=16, tubelet=2)
 
-    There t = 0, where no pair turns along t. RoPE-Mixed keeps its frequencies along x and y and gets a row for t.
-    RoPE-Axial has a choice to make, as its pairs all turn already: see `pairs` and `learned`. An absolute embedding
-    gets a temporal one beside it, which starts at 0.
+    At t = 0 no pair rotates along t. RoPE-Mixed keeps its frequencies along x and y and gets a row for t. RoPE-Axial
+    needs a choice, as all its pairs rotate with x or y already: see `pairs` and `learned`. An absolute embedding is
+    complemented by a temporal one, initialised to 0.
 
     Args:
-        model: A model of images; it is left as it is.
-        frames: Frames for which a temporal embedding is learned; any number may be fed.
-        tubelet: Frames in a patch.
-        pairs: Pairs of a head for x, y and t, of an axial model. The logits stay if x and y keep their frequencies:
-            if they keep all their pairs (and t gets none), or the image model was made with the same `pairs`, those of
-            t unturned. None keeps the image model's.
-        learned: Let an axial model become a mixed one, which starts with its frequencies: the logits stay.
-        kernel: How the projection of a patch becomes that of a tubelet: "mean" shares it out among the frames, so that
-            the model sees their mean; "central" looks at frame tubelet // 2 alone at the start.
-        time_speed: Standard deviation of the frequencies along t with which RoPE-Mixed starts, in radians per tubelet.
-            With 0 the order of tubelets is not seen before it is learned.
+        model: An image model; it is not modified.
+        frames: Frames for which a temporal embedding is learned; inputs may have any number.
+        tubelet: Frames per patch.
+        pairs: Pairs of a head for x, y and t, of an axial model. Logits stay the same if x and y keep their
+            frequencies: if they keep all their pairs (and t gets none), or if the image model was built with the same
+            `pairs`, those of t unrotated. None keeps the image model's.
+        learned: Convert an axial model to a mixed one, initialised with its frequencies: logits stay the same.
+        kernel: Inflation of the patch projection: "mean" divides it among the frames, so that the model sees their
+            mean; "central" initially uses frame tubelet // 2 only.
+        time_speed: Standard deviation of the initial frequencies of RoPE-Mixed along t, in radians per tubelet. With 0
+            the order of tubelets has no effect before training.
 
     Raises:
-        ValueError: If the model is none of images, an option does not fit it, or it is not said what becomes of the
-            pairs of an axial model.
+        ValueError: If the model is not an image model, an option does not apply to it, or neither `pairs` nor `learned`
+            is given for an axial model.
 
     Source: Arnab et al. 2021 (arXiv:2103.15691), ViViT, section 3.4, for the two kernels.
     """
@@ -65,7 +65,7 @@ def inflate(
 
 
 def check_inflatable(model: object, kernel: str) -> None:
-    """Refuse what is no model of images, and a kernel that there is not."""
+    """Raise ValueError unless the model is an image model and the kernel a known name."""
     if not isinstance(model, ViT) or model.config.is_video:
         kind = "a video model" if isinstance(model, ViT) else type(model).__name__
         raise ValueError(f"got {kind}; expected a ViT of images, such as create_model gives")
@@ -74,7 +74,7 @@ def check_inflatable(model: object, kernel: str) -> None:
 
 
 def check_speed(time_speed: float, config: ViTConfig) -> None:
-    """Refuse frequencies along t that are no numbers, or that nothing learns."""
+    """Raise ValueError for a negative, non-finite or inapplicable `time_speed`."""
     if not 0 <= time_speed < math.inf or (time_speed and config.rope != "mixed"):
         raise ValueError(
             f"got time_speed={time_speed} for {config.position}; expected 0 or, for RoPE-Mixed alone, a finite number "
@@ -83,7 +83,7 @@ def check_speed(time_speed: float, config: ViTConfig) -> None:
 
 
 def rotation_fields(config: ViTConfig, pairs: tuple[int, int, int] | None, learned: bool) -> dict[str, Any]:
-    """Choose the fields of the video model that say what turns."""
+    """Return the config fields of the video model's rotation."""
     if config.rope != "axial":
         if pairs is not None or learned:
             given = "learned=True" if learned else f"pairs={pairs}"
@@ -106,7 +106,7 @@ def rotation_fields(config: ViTConfig, pairs: tuple[int, int, int] | None, learn
 def inflate_kernel(
     kernel: Float[Tensor, "C c p q"], tubelet: int, how: Literal["mean", "central"]
 ) -> Float[Tensor, "C c tubelet p q"]:
-    """Make the projection of a tubelet of that of a patch."""
+    """Return the projection of a tubelet made from that of a patch."""
     if how == "mean":
         return (kernel / tubelet).unsqueeze(2).repeat(1, 1, tubelet, 1, 1)
     inflated = kernel.new_zeros(*kernel.shape[:2], tubelet, *kernel.shape[2:])

@@ -1,4 +1,4 @@
-"""State dicts of a ViT: the published layout, timm's, and what shapes tell."""
+"""State dicts of a ViT: the published layout, timm's, and inference of the config from shapes."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from ropevit.rope import grid_positions
 
 BLOCKS = r"blocks\.(\d+)\."
 
-#: What the other layouts cannot say of a ViT and take for granted; theta and the grid apart.
+#: Config fields that other layouts imply, except theta and the grid.
 IMPLIED = {
     "published": {"pooling": "token", "class_token": True, "num_registers": 0, "frames": None, "pairs": None},
     "timm": {"pooling": "token", "class_token": True, "frames": None, "pairs": None},
@@ -32,7 +32,7 @@ IMPLIED = {
 
 
 def infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
-    """Infer what the shapes of a ViT tell."""
+    """Infer the config of a ViT from the shapes of its weights."""
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     common = infer_common(shapes)
     if common is None:
@@ -56,7 +56,7 @@ def infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
 
 
 def derived_tables(config: ViTConfig) -> dict[str, Tensor]:
-    """Make the positions that the published code keeps beside learned frequencies."""
+    """Compute the positions that the published code stores beside learned frequencies."""
     if config.rope != "mixed":
         return {}
     x, y = grid_positions(*config.grid).unbind(-1)
@@ -64,13 +64,13 @@ def derived_tables(config: ViTConfig) -> dict[str, Tensor]:
 
 
 def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
-    """List the fields that a layout takes for granted, with their values.
+    """Return the config fields that a layout implies, with their values.
 
     Raises:
-        ValueError: If the layout cannot hold the model.
+        ValueError: If the layout cannot represent the model.
     """
     if config.position == "none":
-        raise ValueError(f"has no position embedding, which the {layout} layout cannot say; keep it in ropevit layout")
+        raise ValueError(f"has no position embedding, which the {layout} layout cannot store; keep the ropevit layout")
     implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
     if config.absolute or layout == "published":
         implied["grid"] = (config.grid[0],) * 2
@@ -88,7 +88,7 @@ ADAPTER = StateDictAdapter(
         ),
     },
     own_keys=("blocks.{}.attn.rope.freqs", "register_tokens"),
-    derived={r"(.+\.)?(freqs|rope)_t_[xy]": "positions, made anew for every image"},
+    derived={r"(.+\.)?(freqs|rope)_t_[xy]": "positions, recomputed for every image"},
     written=("published", "timm"),
     derived_tables=derived_tables,
     implied_fields=implied_fields,
