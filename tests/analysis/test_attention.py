@@ -126,7 +126,7 @@ def test_a_model_is_left_as_it_was():
         attention_stats(model, [])
     with pytest.raises(ValueError, match="got queries=0"):
         attention_stats(model, [torch.randn(1, 3, 32, 32)], queries=0)
-    with pytest.raises(ValueError, match="got Linear; attention is measured in classifiers, such as a ViT or Swin"):
+    with pytest.raises(ValueError, match="got Linear; expected a classifier, such as a ViT or Swin"):
         attention_stats(torch.nn.Linear(2, 2), [torch.randn(1, 3, 32, 32)])
 
 
@@ -211,7 +211,7 @@ def test_a_single_patch_is_drawn_though_nothing_is_apart():
 
 def test_attention_without_images_is_refused():
     without = FigureModel(model=vit(), label="mine", trained_size=(64, 64))
-    with pytest.raises(ValueError, match="got no images, on which attention is measured"):
+    with pytest.raises(ValueError, match="got no images to compute attention on"):
         distance.make(without, FigureOptions())
 
 

@@ -31,7 +31,7 @@ def test_rows_hold_what_was_measured_and_what_the_paper_gives():
 def test_a_published_model_that_was_not_measured_has_the_papers_curve_alone_marked_as_such():
     made = extrapolation.make(subject(SMALL), FigureOptions())
     (legend,) = made.figure.legends
-    assert legend.get_title().get_text() == "top-1, not measured: the paper's figures alone"
+    assert legend.get_title().get_text() == "top-1, not evaluated here: the paper's results only"
     texts = [text.get_text() for text in legend.texts]
     assert texts[0] == f"RoPE-Mixed: {SMALL}"
     assert texts[1].startswith("the paper, on ImageNet-1k val")
@@ -47,5 +47,5 @@ def test_a_model_of_which_nothing_is_known_has_no_curve(name, published):
 
 
 def test_the_paper_has_not_measured_everything():
-    with pytest.raises(ValueError, match="the paper has no figures of deit_tiny_patch16_LS"):
+    with pytest.raises(ValueError, match="the paper has no results of deit_tiny_patch16_LS"):
         published_curve("deit_tiny_patch16_LS")

@@ -100,9 +100,7 @@ def test_all_leaves_out_what_a_model_does_not_have_and_says_why(saved, tmp_path,
     main(["figures", "all", "--checkpoint", saved("ape"), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     for name in ("frequencies", "phases"):
-        assert (
-            f"left out {name}: none of its 1 attention layers rotates; this figure is for models with RoPE" in printed
-        )
+        assert f"left out {name}: no attention layer of the model has RoPE, which this figure needs" in printed
     assert (tmp_path / "out/mine.csv").read_text() == "answer\n42\n"
     assert not (tmp_path / "out/phases.png").exists()
 
@@ -158,7 +156,7 @@ def test_points_are_read_in_pairs():
         (["frequencies", "--model", "deit_huge"], "no model named 'deit_huge'"),
         (["frequencies", "--checkpoint", "FILE", "--model", NAME], "leave out --model"),
         (["frequencies", "--checkpoint", "FILE", "--random"], "got --random; it takes --model NAME"),
-        (["frequencies", "--checkpoint", "APE"], "none of its 1 attention layers rotates"),
+        (["frequencies", "--checkpoint", "APE"], "no attention layer of the model has RoPE"),
         (["frequencies", "--checkpoint", "FILE", "--weights", "last"], "only the directory of a training has several"),
         (["frequencies", "--checkpoint", "FILE", "--out", "FULL"], "is not empty; choose another --out"),
         (["frequencies", "--checkpoint", "FILE", "--scaling", "more"], "no scaling method named 'more'"),

@@ -47,7 +47,7 @@ def test_a_page_says_why_a_figure_is_missing(write_page):
     text = path.read_text(encoding="utf-8")
     assert "left out frequencies" in printed
     assert "this figure is for models with RoPE" in text
-    assert "The explorer is left out: none of its 2 attention layers rotates" in text
+    assert "The explorer is left out: no attention layer of the model has RoPE" in text
 
 
 def test_sizes_that_patches_do_not_tile_are_refused_before_anything_is_drawn(write_page, tmp_path, capsys):

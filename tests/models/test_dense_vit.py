@@ -72,7 +72,7 @@ def test_taps_feed_one_level_each():
 def test_blocks_attend_in_windows_but_for_the_last_of_each_quarter():
     for name, expected in (("base", {2, 5, 8, 11}), ("large", {5, 11, 17, 23})):
         config = DenseViTConfig(body=get_config(f"rope_mixed_deit_{name}_patch16_LS"))
-        assert config.seeing_all == expected
+        assert config.global_indices == expected
         assert (config.window, config.padding) == (14, "seen")
 
 

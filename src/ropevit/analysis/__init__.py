@@ -1,4 +1,4 @@
-"""What a rotation does to attention: measured on any model, drawn, and explained; one question a file."""
+"""Analyses of RoPE and attention: one module per figure, which computes, draws and explains it for any model."""
 
 from typing import TYPE_CHECKING
 

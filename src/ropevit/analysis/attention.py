@@ -1,4 +1,4 @@
-"""How far attention looks, and how widely it spreads: per layer and head, at each resolution."""
+"""Attention distance and entropy of every layer and head, at each resolution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from ropevit.models.windows import WindowAttention
 from ropevit.rope import grid_positions
 from ropevit.weights.loading import load_weights
 
-#: Query tokens that look, of each image (ViT) or window (Swin), unless told otherwise.
+#: Default maximum of query tokens per image (ViT) or window (Swin).
 MAX_QUERIES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerStats:
-    """What the heads of one layer do at one resolution, on average over query tokens and images."""
+    """Attention statistics of the heads of one layer at one resolution, averaged over query tokens and images."""
 
     name: str
     """Path of the layer in the model."""
@@ -35,23 +35,23 @@ class LayerStats:
     grid: tuple[int, int]
     """Rows and columns of patches that attend together: the whole map, or one window of it."""
     stride: int
-    """Side in pixels of what this layer takes for a patch."""
+    """Stride of this layer's tokens in pixels."""
     windowed: bool
     """Whether `grid` is a window."""
     images: int
-    """Images measured."""
+    """Number of images."""
     queries: int
-    """Query tokens measured, of all images."""
+    """Number of query tokens over all images."""
     distance: Float[np.ndarray, "A"]
-    """Distance to where a head looks, in patches."""
+    """Mean attention distance of each head, in patches."""
     entropy: Float[np.ndarray, "A"]
-    """Entropy of a head's attention, in nats."""
+    """Entropy of each head's attention, in nats."""
     prefix_share: Float[np.ndarray, "A"]
-    """Share of a head's attention that goes to class and register tokens, from 0 to 1."""
+    """Fraction of each head's attention on class and register tokens, from 0 to 1."""
     uniform_distance: float
-    """The distance if the same queries looked at all patches equally."""
+    """Distance of uniform attention over all patches, for the same queries."""
     uniform_entropy: float
-    """The entropy if they looked at all tokens equally: log N where they see N."""
+    """Entropy of uniform attention over all tokens: log N for N visible tokens."""
 
     @property
     def diagonal(self) -> float:
@@ -60,12 +60,12 @@ class LayerStats:
 
     @property
     def relative_entropy(self) -> Float[np.ndarray, "A"]:
-        """Entropy as a share of the uniform one; 0 where a single token is seen."""
+        """Entropy over that of uniform attention; 0 if only one token is visible."""
         return self.entropy / self.uniform_entropy if self.uniform_entropy else np.zeros_like(self.entropy)
 
     @property
     def facts(self) -> dict[str, str | int | float]:
-        """Say in a table's columns what was measured: pixels of images, patches of the grid."""
+        """Columns of a table row that describe the layer: image size in pixels, grid in patches."""
         return {
             **{"layer": self.name, "height": self.size[0], "width": self.size[1]},
             **{"grid_rows": self.grid[0], "grid_columns": self.grid[1], "patch_pixels": self.stride},
@@ -75,18 +75,18 @@ class LayerStats:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionStats:
-    """Measured attention of all layers at all resolutions."""
+    """Attention statistics of all layers at all resolutions."""
 
     layers: tuple[LayerStats, ...]
-    """First to last, for one resolution after the other."""
+    """Layers in order, for one resolution after the other."""
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """The resolutions, in the order in which they were measured."""
+        """The resolutions, in order."""
         return list(dict.fromkeys(layer.size for layer in self.layers))
 
     def at(self, size: tuple[int, int]) -> list[LayerStats]:
-        """Give the layers at one resolution."""
+        """Return the layers at one resolution."""
         return [layer for layer in self.layers if layer.size == size]
 
 
@@ -94,26 +94,26 @@ class AttentionStats:
 def attention_stats(
     model: nn.Module, batches: Sequence[Float[Tensor, "_ _ _ _"]], queries: int = MAX_QUERIES, seed: int = 0
 ) -> AttentionStats:
-    """Measure attention distance and entropy of every layer and head.
+    """Compute attention distance and entropy of every layer and head.
 
     Distance: the mean over query patches and images of sum_k p(k|q) d(k, q), with p over patches alone: class and
-    register tokens are left out as queries and keys, and what goes to them is reported beside it. Entropy: the mean of
-    -sum_k p(k|q) log p(k|q) over all tokens that a query patch sees. A Swin's heads are measured inside their windows.
+    register tokens are excluded as queries and keys, and the attention on them is reported separately. Entropy: the
+    mean of -sum_k p(k|q) log p(k|q) over all tokens visible to a query patch. Swin heads use their windows.
 
     Args:
-        model: What to look at; it is run in evaluation mode and left as it was.
-        batches: Images (B, c, H, W), normalised as the model wants them; each batch of a resolution of its own.
-        queries: The most query patches of an image (ViT) or window (Swin); where there are more, such many are drawn.
-        seed: Of that draw.
+        model: Model to analyse; it is run in eval mode and its modes are restored.
+        batches: Images (B, c, H, W), normalised for the model; one batch per resolution.
+        queries: Maximum of query patches per image (ViT) or window (Swin); a random subset is used if there are more.
+        seed: Seed of that subset.
 
     Raises:
-        ValueError: If the model is neither, or the images or `queries` do not fit.
+        ValueError: If the model is no ViT or Swin of this package, or the images or `queries` are invalid.
 
     Source: Raghu et al. 2021 (arXiv:2108.08810), section 3, after Dosovitskiy et al. 2020 (arXiv:2010.11929).
     """
     if not isinstance(model, BaseModel):
         raise NothingToDrawError(
-            f"got {type(model).__name__}; attention is measured in classifiers, such as a ViT or Swin of this package"
+            f"got {type(model).__name__}; expected a classifier, such as a ViT or Swin of this package"
         )
     if queries < 1:
         raise ValueError(f"got queries={queries}; expected at least 1")
@@ -125,23 +125,23 @@ def attention_stats(
     try:
         layers = [layer for batch in batches for layer in batch_stats(model, batch, queries, seed)]
     finally:
-        for module in training:  # and no other: parts may be frozen
+        for module in training:  # only these: others may be frozen
             module.training = True
     return AttentionStats(layers=tuple(layers))
 
 
 def batch_stats(model: BaseModel[Any], images: Float[Tensor, "B c H W"], queries: int, seed: int) -> list[LayerStats]:
-    """Measure all layers at one resolution."""
+    """Compute the statistics of all layers at one resolution."""
     strides, layers = model.attention_strides(), []
     size = (images.shape[2], images.shape[3])
 
-    def look(seen: AttentionCall) -> None:
-        place, (values, uniform, count) = TokenGrid.of(seen), mean_over_queries(seen, queries, seed)
+    def add_layer(call: AttentionCall) -> None:
+        place, (values, uniform, count) = TokenGrid.of(call), mean_over_queries(call, queries, seed)
         distance, entropy, prefix = values.cpu().numpy()
         layers.append(
             LayerStats(
-                **{"name": seen.name, "size": size, "grid": place.grid, "stride": strides[seen.name]},
-                windowed=isinstance(seen.layer, WindowAttention),
+                **{"name": call.name, "size": size, "grid": place.grid, "stride": strides[call.name]},
+                windowed=isinstance(call.layer, WindowAttention),
                 images=len(images),
                 queries=count,
                 **{"distance": distance, "entropy": entropy, "prefix_share": prefix},
@@ -150,18 +150,18 @@ def batch_stats(model: BaseModel[Any], images: Float[Tensor, "B c H W"], queries
             )
         )
 
-    with capture_attention(model, look):
+    with capture_attention(model, add_layer):
         model.forward_features(images)
     return layers
 
 
 def resize_all(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int, int]]) -> list[Tensor]:
-    """Resize images to several resolutions (bicubic, antialiased), a batch for each; in float32, as half has no such.
+    """Resize images to several resolutions (bicubic, antialiased, in float32), one batch for each.
 
-    Of another shape, they are first cut to the largest part of the middle that has the wanted one.
+    Images of another aspect ratio are center-cropped first.
 
     Args:
-        images: Images of one size, best the largest that is wanted.
+        images: Images of one size, ideally the largest of `sizes`.
         sizes: Sides of squares, or heights and widths, in pixels.
     """
     pairs = [(size, size) if isinstance(size, int) else size for size in sizes]
@@ -176,7 +176,7 @@ def resize_all(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int
 
 
 def center_crop(images: Float[Tensor, "B c H W"], size: tuple[int, int]) -> Float[Tensor, "B c h w"]:
-    """Cut the largest part with the shape of a size, height and width, out of the middle, in whole pixels."""
+    """Return the largest center crop with the aspect ratio of a size (height, width)."""
     factor = min(images.shape[2] / size[0], images.shape[3] / size[1])
     height, width = (max(1, round(factor * side)) for side in size)
     top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
@@ -185,57 +185,57 @@ def center_crop(images: Float[Tensor, "B c H W"], size: tuple[int, int]) -> Floa
 
 @dataclass(frozen=True, kw_only=True)
 class TokenGrid:
-    """Where the tokens of a row stand."""
+    """Positions of the tokens of one batch row."""
 
     grid: tuple[int, int]
     """Rows and columns of patches that attend together."""
     positions: Float[Tensor, "N 2"]
-    """Column and row of each patch, in patches; windows share them, as distances inside are the same in all."""
+    """Column and row of each patch, in patches; shared by all windows, as distances inside are the same."""
     prefix: int
-    """Class and register tokens in front of them."""
+    """Number of class and register tokens before the patches."""
     valid: Bool[Tensor, "M N"]
-    """Which patches are image, not what fills a window up; row r has the place r % M."""
+    """True for image patches, False for window padding; batch row r uses entry r % M."""
 
     @classmethod
-    def of(cls, seen: AttentionCall) -> "TokenGrid":
-        """Find out for a layer at work."""
-        x = seen.inputs["x"]
-        if isinstance(seen.layer, WindowAttention):
-            (h, w), window = x.shape[1:3], seen.layer.window
+    def of(cls, call: AttentionCall) -> "TokenGrid":
+        """Derive the grid from a captured attention call."""
+        x = call.inputs["x"]
+        if isinstance(call.layer, WindowAttention):
+            (h, w), window = x.shape[1:3], call.layer.window
             whole = torch.ones(1, h, w, 1, device=x.device)
-            valid = window_partition(whole, window, seen.inputs["shift"]).squeeze(-1) > 0
+            valid = window_partition(whole, window, call.inputs["shift"]).squeeze(-1) > 0
             positions = grid_positions(window, window, device=x.device)
             return cls(grid=(min(h, window), min(w, window)), positions=positions, prefix=0, valid=valid)
-        positions = seen.inputs["positions"]
+        positions = call.inputs["positions"]
         columns, rows = (int(side) + 1 for side in positions.amax(0))
         valid = torch.ones(1, len(positions), dtype=torch.bool, device=x.device)
         return cls(grid=(rows, columns), positions=positions, prefix=x.shape[1] - len(positions), valid=valid)
 
 
 def mean_over_queries(
-    seen: AttentionCall, most: int, seed: int
+    call: AttentionCall, most: int, seed: int
 ) -> tuple[Float[Tensor, "3 A"], Float[Tensor, "3"], int]:
-    """Average what `query_stats` gives over the query patches and images of one layer.
+    """Average `query_stats` over the query patches and images of one layer.
 
     Args:
-        seen: The layer at work.
-        most: The most query patches of a row.
-        seed: Of the draw where there are more.
+        call: The captured attention call.
+        most: Maximum of query patches per batch row.
+        seed: Seed of the random subset if there are more.
 
     Returns:
-        The means for each head, the means of uniform attention, and the number of queries.
+        Means for each head, means of uniform attention, and the number of queries.
     """
-    place = TokenGrid.of(seen)
+    place = TokenGrid.of(call)
     candidates = place.valid.any(0).nonzero().squeeze(1).cpu()
     drawn = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:most]
     queries = candidates[drawn.sort().values].to(place.positions.device)
     distances = torch.cdist(place.positions[queries], place.positions)
-    sums = torch.zeros(3, seen.q.shape[1], dtype=torch.float64, device=queries.device)
+    sums = torch.zeros(3, call.q.shape[1], dtype=torch.float64, device=queries.device)
     uniform, count = torch.zeros_like(sums[:, 0]), 0
-    for rows in seen.row_chunks(len(queries)):
+    for rows in call.row_chunks(len(queries)):
         valid = place.valid[rows % len(place.valid)][:, queries].unsqueeze(1)
-        scores = seen.scores(rows, queries + place.prefix)
-        equal = torch.zeros_like(scores[:, :1]).masked_fill(seen.masked(rows, queries + place.prefix), float("-inf"))
+        scores = call.scores(rows, queries + place.prefix)
+        equal = torch.zeros_like(scores[:, :1]).masked_fill(call.masked(rows, queries + place.prefix), float("-inf"))
         found, flat = (query_stats(each, distances, place.prefix).masked_fill(~valid, 0) for each in (scores, equal))
         sums += found.double().sum((1, 3))
         uniform += flat.double().sum((1, 2, 3))
@@ -246,33 +246,31 @@ def mean_over_queries(
 def query_stats(
     scores: Float[Tensor, "r A m n"], distances: Float[Tensor, "m N"], prefix: int = 0
 ) -> Float[Tensor, "3 r A m"]:
-    """Tell how far each query looks and how widely.
+    """Return attention distance, entropy and prefix share of each query.
 
     Args:
-        scores: What goes into the softmax.
-        distances: From each query to each patch, in patches.
-        prefix: Class and register tokens, which come before the N patches.
+        scores: Attention logits.
+        distances: Distance from each query to each patch, in patches.
+        prefix: Number of class and register tokens, which come before the N patches.
 
     Returns:
-        The mean distance under the attention paid to patches (in patches), the entropy of all attention (in nats), and
-        the share of it that goes to the prefix.
+        The mean distance under the attention on patches (in patches), the entropy of all attention (in nats), and the
+        fraction of attention on the prefix.
     """
-    chances = scores.softmax(-1)
-    patches = scores[..., prefix:].softmax(-1) if prefix else chances
+    probabilities = scores.softmax(-1)
+    patches = scores[..., prefix:].softmax(-1) if prefix else probabilities
     far = (patches * distances).sum(-1)
-    return torch.stack([far, torch.special.entr(chances).sum(-1), chances[..., :prefix].sum(-1)])
+    return torch.stack([far, torch.special.entr(probabilities).sum(-1), probabilities[..., :prefix].sum(-1)])
 
 
 def stats_at_sizes(subject: FigureModel, options: FigureOptions) -> AttentionStats:
-    """Measure a model at the size of its training and at those that are asked for; if none are, at twice the former.
+    """Compute the statistics of a model at its training size and the requested sizes, by default twice the former.
 
     Raises:
-        ValueError: If there are no images to look at, or the model cannot take such sizes.
+        ValueError: If there are no images, or the model does not support the sizes.
     """
     if subject.images is None:
-        raise NothingToDrawError(
-            "got no images, on which attention is measured; give some: --images DIR, or --images fashion"
-        )
+        raise NothingToDrawError("got no images to compute attention on; add --images DIR, or --images fashion")
     height, width = trained = subject.trained_size
     larger = [(side, side) for side in options.sizes] or [(2 * height, 2 * width)]
     sizes = sorted({trained, *larger})
@@ -283,12 +281,12 @@ def stats_at_sizes(subject: FigureModel, options: FigureOptions) -> AttentionSta
 
 
 def model_at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
-    """Give a model as the paper evaluates it at a size: a Swin's windows grow with the image, a ViT stays as it is.
+    """Return a model for evaluation at a size as in the paper: Swin windows grow with the image, a ViT is unchanged.
 
     Args:
-        model: The model, with the windows of its training.
-        size: Height of an image in pixels.
-        trained: The same in its training.
+        model: The model, with its training windows.
+        size: Image height in pixels.
+        trained: Image height in training.
     """
     if not isinstance(model, BaseModel) or not model.config.windowed or size == trained:
         return model
@@ -299,12 +297,12 @@ def model_at_size(model: nn.Module, size: int, trained: int) -> nn.Module:
 
 
 def add_label(title: str, label: str) -> str:
-    """Say of which model a figure is."""
+    """Return a figure title with the label of the model."""
     return f"{title} of {label}" if label else title
 
 
 def describe(data: AttentionStats) -> str:
-    """Say what was averaged, and what the figure leaves out: one line, to stand below it."""
+    """Return the caption of a figure: images, queries, prefix share and windows."""
     first = data.layers[0]
     text = f"{first.images} {'image' if first.images == 1 else 'images'}, the same at all sizes; "
     counts = [f"{data.at(size)[0].queries // first.images} at {show_size(size)}" for size in data.sizes]
@@ -312,15 +310,15 @@ def describe(data: AttentionStats) -> str:
     shares = np.concatenate([layer.prefix_share for layer in data.layers])
     if shares.any():
         text += (
-            f"To class and register tokens go {shares.mean():.1%} of attention, at most {shares.max():.1%} in a head."
+            f"Class and register tokens receive {shares.mean():.1%} of attention, at most {shares.max():.1%} in a head."
         )
     windows = {layer.grid for layer in data.layers if layer.windowed}
     if windows:
         sides = " and ".join(show_size(window) for window in sorted(windows))
-        text += f"Windows of {sides} patches, grown with the image, as in the paper."
+        text += f"Windows of {sides} patches, which grow with the image as in the paper."
     return text.strip()
 
 
 def show_size(size: tuple[int, int]) -> str:
-    """Write height and width, or rows and columns."""
+    """Format height and width, or rows and columns."""
     return f"{size[0]} x {size[1]}"

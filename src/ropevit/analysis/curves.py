@@ -1,4 +1,4 @@
-"""The curves of evaluations: a score against test size."""
+"""Figure of evaluations: a score against test size."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from ropevit.extras import require
 from ropevit.models.positions import is_position_embedding, position_label, position_style
 from ropevit.models.published import DRAWN, SOURCE, PublishedResult
 
-#: Colour of the paper's figures.
+#: Colour of the paper's results in the legend.
 PAPER_COLOUR = "#777777"
 
-#: Colours and markers of what has none of its own, or whose own is taken.
+#: Colours and markers of curves without a style, or whose style is taken.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00", "#009E73", "#999999")
 SPARE_STYLES = tuple((colour, marker) for marker, colour in product("PX*o", COLOURS))
@@ -21,49 +21,49 @@ SPARE_STYLES = tuple((colour, marker) for marker, colour in product("PX*o", COLO
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What one evaluation measured."""
+    """Scores of one evaluation."""
 
     name: str
-    """Of what was measured."""
+    """Name of the evaluated model or run."""
     position: str
     """Its position embedding, such as `rope_mixed`."""
     points: Mapping[int, float]
-    """Score by test size in pixels; empty where the paper's figures are all that there is."""
+    """Score by test size in pixels; empty if only the paper's results exist."""
     trained_at: int
     """The test size in training, in pixels."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
-    """The paper's figures for the same model, by size; empty if there are none."""
+    """The paper's results of the same model, by size; empty if there are none."""
 
     @property
     def label(self) -> str:
-        """What the legend says."""
+        """Legend entry."""
         return f"{position_label(self.position)}: {self.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluations:
-    """What was measured of one or several models, with the same score on the same data."""
+    """Evaluations of one or several models with the same metric on the same data."""
 
     curves: tuple[Curve, ...]
     metric: str
-    """What the score is called."""
+    """Name of the metric."""
     title: str
-    """On what it was measured."""
+    """Data that the models were evaluated on."""
     unit: str = "%"
     """Unit of the score; empty for none."""
 
 
 def draw_curves(data: Evaluations) -> Any:
-    """Draw a score against test size, with the paper's curve dashed where there is one.
+    """Draw a score against test size, with the paper's curve dashed if there is one.
 
-    Each position embedding has its colour, which is the same in all figures; a second curve of the same has another.
-    The paper's curve of a model has the colour of that model.
+    Each position embedding has the same colour in all figures; a second curve with the same one has another colour. The
+    paper's curve has the colour of its model.
 
     Args:
-        data: What was measured; the first has the first choice of colours.
+        data: The evaluations; the first has the first choice of colours.
 
     Returns:
-        A `matplotlib.figure.Figure`, which belongs to no window.
+        A `matplotlib.figure.Figure`.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -81,7 +81,7 @@ def draw_curves(data: Evaluations) -> Any:
             if sizes:
                 axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=legend_label(curve.label))
             draw_paper(axes, curve, colour)
-        label_paper(axes, [figure for curve in curves for figure in curve.paper.values()])
+        label_paper(axes, [result for curve in curves for result in curve.paper.values()])
         axes.set_xlabel("test size (pixels)")
         axes.set_ylabel(f"{data.metric} ({data.unit})" if data.unit else data.metric)
         tidy(axes, ticks({size for curve in curves for size in (*curve.paper, *curve.points)}))
@@ -90,7 +90,7 @@ def draw_curves(data: Evaluations) -> Any:
 
 
 def ticks(sizes: Iterable[int]) -> list[int]:
-    """Choose the sizes that are named, without those too near to the one before on a scale of ratios."""
+    """Return the sizes to label, without those too close to the previous one on a logarithmic axis."""
     found = sorted(sizes)
     least, named = (found[-1] / found[0]) ** (1 / 18), found[:1]
     for size in found[1:]:
@@ -100,7 +100,7 @@ def ticks(sizes: Iterable[int]) -> list[int]:
 
 
 def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Give each curve the colour and marker of its position embedding, or others if they are taken."""
+    """Yield the colour and marker of each curve: those of its position embedding, or others if they are taken."""
     own = {position_style(position) for position in positions if is_position_embedding(position)}
     spare = cycle(sorted(set(SPARE_STYLES) - own, key=lambda style: (style[0] in dict(own), SPARE_STYLES.index(style))))
     taken = set()
@@ -113,22 +113,22 @@ def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def draw_paper(axes: Any, curve: Curve, colour: str) -> None:
-    """Draw the paper's figures of a model, with bars for how well they are known."""
+    """Draw the paper's results of a model, with error bars for the reading accuracy."""
     if not curve.paper:
         return
-    values = [figure.percent for figure in curve.paper.values()]
-    within = [figure.within if figure.source == DRAWN else 0 for figure in curve.paper.values()]
+    values = [result.percent for result in curve.paper.values()]
+    within = [result.within if result.source == DRAWN else 0 for result in curve.paper.values()]
     style = {"color": colour, "linestyle": "--", "linewidth": 1, "marker": ".", "alpha": 0.8}
     axes.errorbar(list(curve.paper), values, within, capsize=2, **style)
     if not curve.points:
         axes.plot([], [], label=legend_label(curve.label), **style)
 
 
-def label_paper(axes: Any, figures: Sequence[PublishedResult]) -> None:
-    """Say in the legend what is dashed, and where it comes from."""
-    if not figures:
+def label_paper(axes: Any, results: Sequence[PublishedResult]) -> None:
+    """Add a legend entry for the dashed curves, with their source."""
+    if not results:
         return
     label = f"the paper, on ImageNet-1k val\n({SOURCE}"
-    if any(figure.source == DRAWN for figure in figures):
+    if any(result.source == DRAWN for result in results):
         label += f";\nbars: {DRAWN}"
     axes.plot([], [], color=PAPER_COLOUR, linestyle="--", linewidth=1, marker=".", label=f"{label})")

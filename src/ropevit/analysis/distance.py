@@ -1,4 +1,4 @@
-"""Attention distance: how far each head looks."""
+"""Figure of attention distance: how far away the tokens are that each head attends to."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from ropevit.analysis.heads import Quantity, draw_heads
 
 TITLE = "Attention distance"
 TEXT = (
-    "A point is a head: how far, in patches, the patches stand to which a query patch attends, averaged by its "
-    "attention over queries and images. Class and register tokens are left out on both sides. The line is the mean of "
-    "the heads; dashed is a head that attends to all patches equally. The last panel divides by the grid's diagonal: "
-    "what grows with the image keeps its height there, what keeps to a fixed number of patches falls. A Swin's heads "
-    "are measured inside their windows, in patches of their stage (lines part the stages); in every second layer "
-    "windows are shifted, and those at the seams of the image see less. A distance says where attention goes, not "
-    "whether that is good."
+    "Each point is a head: the distance, in patches, from a query patch to the patches it attends to, weighted by "
+    "attention and averaged over queries and images. Class and register tokens are excluded as queries and keys. The "
+    "line is the mean over heads; dashed is uniform attention. The last panel divides by the diagonal of the grid: "
+    "distances that grow with the image stay level there, distances of a fixed number of patches fall. Swin heads are "
+    "evaluated inside their windows, in patches of their stage (lines separate stages); in every second layer windows "
+    "are shifted, and those at the image border contain fewer tokens. The distance describes where attention goes, "
+    "not whether that is good."
 )
 
 DISTANCE = Quantity(
@@ -30,7 +30,7 @@ def draw(data: AttentionStats, label: str = "") -> Any:
     """Draw distances against layers, a panel for each resolution.
 
     Args:
-        data: What `measure_attention` gave.
+        data: Result of `attention_stats`.
         label: Name of the model, for the title.
 
     Returns:
@@ -40,7 +40,7 @@ def draw(data: AttentionStats, label: str = "") -> Any:
 
 
 def rows(data: AttentionStats) -> Rows:
-    """Give a row for each head of each layer at each resolution."""
+    """Return a table row for each head of each layer at each resolution."""
     return [
         {
             **layer.facts,
@@ -57,6 +57,6 @@ def rows(data: AttentionStats) -> Rows:
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
-    """Measure and draw."""
+    """Compute and draw the figure."""
     data = stats_at_sizes(subject, options)
     return FigureResult(draw(data, subject.label), rows(data))

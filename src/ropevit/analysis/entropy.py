@@ -1,4 +1,4 @@
-"""Attention entropy: how widely each head spreads its attention."""
+"""Figure of attention entropy: how widely each head spreads its attention."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from ropevit.analysis.heads import Quantity, draw_heads
 
 TITLE = "Attention entropy"
 TEXT = (
-    "A point is a head: the entropy, in nats, of the attention of a query patch over all tokens that it sees, averaged "
-    "over queries and images; e to its power is the number of tokens that it attends to in effect. The line is the "
-    "mean of the heads; dashed is uniform attention, the log of the number of tokens, which no head can exceed. The "
-    "last panel divides by that: at larger sizes, heads that attend to no more tokens than before fall there, and "
-    "heads that rise towards 1 lose their focus. A Swin's heads are measured inside their windows (lines part the "
-    "stages). An entropy says how widely attention spreads, not how well."
+    "Each point is a head: the entropy, in nats, of the attention of a query patch over all visible tokens, averaged "
+    "over queries and images; exp(entropy) is the effective number of tokens that it attends to. The line is the mean "
+    "over heads; dashed is uniform attention, the log of the number of tokens, which is the maximum. The last panel "
+    "divides by that maximum: at larger sizes, heads that attend to no more tokens than before fall there, and heads "
+    "that rise towards 1 lose their focus. Swin heads are evaluated inside their windows (lines separate stages). The "
+    "entropy describes how widely attention spreads, not whether that is good."
 )
 
 ENTROPY = Quantity(
@@ -31,7 +31,7 @@ def draw(data: AttentionStats, label: str = "") -> Any:
     """Draw entropies against layers, a panel for each resolution.
 
     Args:
-        data: What `measure_attention` gave.
+        data: Result of `attention_stats`.
         label: Name of the model, for the title.
 
     Returns:
@@ -41,7 +41,7 @@ def draw(data: AttentionStats, label: str = "") -> Any:
 
 
 def rows(data: AttentionStats) -> Rows:
-    """Give a row for each head of each layer at each resolution."""
+    """Return a table row for each head of each layer at each resolution."""
     return [
         {
             **layer.facts,
@@ -58,6 +58,6 @@ def rows(data: AttentionStats) -> Rows:
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
-    """Measure and draw."""
+    """Compute and draw the figure."""
     data = stats_at_sizes(subject, options)
     return FigureResult(draw(data, subject.label), rows(data))

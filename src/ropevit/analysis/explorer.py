@@ -1,4 +1,4 @@
-"""What a reader can explore in the page: the frequencies of every head, on each grid and under each rule."""
+"""Data of the page's interactive explorer: frequencies of every head, on each grid and with each RoPE scaling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,49 +14,49 @@ from ropevit.models.windows import WindowAttention
 from ropevit.rope import axial_frequencies, grid_positions
 from ropevit.rope.scaling import parse_scaling
 
-#: Rules that change frequencies on larger grids, each in its own way; `yarn` turns pairs as `parts` does.
+#: Scaling methods that change frequencies on larger grids; `yarn` has the frequencies of `parts`.
 EXPLORED_SCALING = ("pi", "ntk", "parts")
 
-#: Decimals of a frequency in the page: an angle 100 patches away is then right within 1e-4.
+#: Decimals of a frequency in the page: the angle of an offset of 100 patches is then accurate to 1e-4.
 DECIMALS = 6
 
-#: For each rule and grid, in the order of `ExplorerData`: which of its `frequencies` a layer has.
+#: For each scaling method and grid, in the order of `ExplorerData`: index of each layer in `frequencies`.
 Tables = list[list[list[int]]]
 
 
 @dataclass(frozen=True)
 class ExplorerData:
-    """What the explorer draws from; frequencies that several layers, grids or rules share are held once."""
+    """Data of the explorer; frequencies that several layers, grids or scaling methods share are stored once."""
 
     layers: list[str]
-    """Names of the layers that rotate, first to last."""
+    """Names of the layers with RoPE, in order."""
     heads: list[int]
-    """Heads of each."""
+    """Number of heads of each layer."""
     grids: list[Grid]
-    """Rows and columns of tokens that attend to each other; first those of training."""
+    """Rows and columns of tokens that attend to each other; the first are those of training."""
     rules: list[str]
-    """First "none": the frequencies as they are."""
+    """Names of scaling methods; the first is "none", the unscaled frequencies."""
     rule: int
-    """The rule that the model has: its place in `rules`."""
+    """Index in `rules` of the model's own RoPE scaling."""
     tables: Tables
-    """Which `frequencies` each layer has."""
+    """Index of each layer in `frequencies`."""
     axial: Tables | None
-    """Which `frequencies` RoPE-Axial would have there; None if the model is axial itself."""
+    """Index of RoPE-Axial's in `frequencies`; None if the model is axial itself."""
     frequencies: list[list[list[list[float]]]]
-    """Radians per patch: x, then y; for each head, or once where all are alike; for each pair."""
+    """Radians per patch: x, then y; for each head, or once if all heads are identical; for each pair."""
     windows: bool
-    """Whether attention stays inside windows: a grid is then a window."""
+    """Whether the model uses window attention, so that a grid is a window."""
 
 
 def explorer(model: nn.Module, grids: Sequence[Grid] = ()) -> ExplorerData:
-    """Collect what the explorer draws from.
+    """Collect the data of the explorer.
 
     Args:
-        model: A ViT or Swin of this package, or what holds one.
-        grids: Rows and columns of the grids beside the trained one; 2 and 4 times the trained one if there are none.
+        model: A ViT or Swin of this package, or a module that contains one.
+        grids: Rows and columns of the other grids; default: 2 and 4 times the trained one.
 
     Raises:
-        ValueError: If no layer rotates, or layers differ in their trained grid.
+        ValueError: If no layer has RoPE, or layers differ in their trained grid.
     """
     layers, (rows, columns) = rotated_layers(model), trained_grid(model)
     grids = grids or [(2 * rows, 2 * columns), (4 * rows, 4 * columns)]
@@ -77,22 +77,22 @@ def explorer(model: nn.Module, grids: Sequence[Grid] = ()) -> ExplorerData:
 
 
 def layer_frequencies(layer: RotatedLayer) -> Float[Tensor, "2 A P"]:
-    """Give a layer's frequencies, those of one head if all are alike."""
+    """Return a layer's frequencies, those of one head if all are identical."""
     first = layer.frequencies[:, :1]
     return first if bool((layer.frequencies == first).all()) else layer.frequencies
 
 
 def axial_like(layer: RotatedLayer, theta: float) -> Float[Tensor, "2 1 P"]:
-    """Give the frequencies of RoPE-Axial for heads of a layer's size."""
+    """Return the frequencies of RoPE-Axial for heads of a layer's size."""
     return axial_frequencies(2 * layer_frequencies(layer).shape[-1], theta).float().unsqueeze(1)
 
 
 class FrequencyPool:
-    """Frequencies, rounded, each held once.
+    """Deduplicated store of rounded frequencies.
 
     Args:
-        rules: Names of rules; "none" changes nothing.
-        grids: Rows and columns, first those of training.
+        rules: Names of scaling methods; "none" for unscaled frequencies.
+        grids: Rows and columns; the first are those of training.
     """
 
     def __init__(self, rules: Sequence[str], grids: Sequence[Grid]):
@@ -101,20 +101,20 @@ class FrequencyPool:
         self.indices: dict[tuple[torch.Size, bytes], int] = {}
 
     def tables(self, layers: Sequence[Float[Tensor, "2 _ _"]]) -> Tables:
-        """Add the frequencies of layers under every rule on every grid, and tell their places."""
+        """Add the frequencies of layers for every scaling method and grid, and return their indices."""
         return [
             [[self.add(self.scaled(layer, rule, grid)) for layer in layers] for grid in self.grids]
             for rule in self.rules
         ]
 
     def scaled(self, frequencies: Float[Tensor, "2 A P"], scaling: str, grid: Grid) -> Float[Tensor, "2 A P"]:
-        """Give the frequencies that a rule makes of some on a grid."""
+        """Return frequencies after RoPE scaling on a grid."""
         if scaling == "none":
             return frequencies
         return parse_scaling(scaling, self.grids[0])(grid_positions(*grid), frequencies).frequencies
 
     def add(self, frequencies: Float[Tensor, "2 A P"]) -> int:
-        """Tell the place of some frequencies, which are added if they are new."""
+        """Return the index of frequencies, which are added if they are new."""
         key = frequencies.shape, frequencies.numpy().tobytes()
         if key not in self.indices:
             self.indices[key] = len(self.found)

@@ -1,4 +1,4 @@
-"""Extrapolation: a score against the size of test images, beside the paper's."""
+"""Figure of extrapolation: a score against test size, beside the paper's results."""
 
 from typing import Any
 
@@ -11,26 +11,26 @@ from ropevit.models.registry import get_config
 TITLE = "Extrapolation"
 TEXT = (
     "A score in percent against the size of the test images, in pixels on a logarithmic scale; the grey line marks the "
-    "size of training. A model that extrapolates rises or keeps its height to the right of it. Dashed are the figures "
-    "that the paper gives for the same model on ImageNet-1k, where it has some; bars say how well they could be read "
-    "off its drawings."
+    "training size. A model that extrapolates rises or stays level to the right of it. Dashed are the paper's results "
+    "for the same model on ImageNet-1k, if there are any; error bars show the accuracy with which they were read off "
+    "its plots."
 )
 
 
 def published_curve(name: str) -> Evaluations:
-    """Give the paper's figures of a model alone, where nothing was measured.
+    """Return only the paper's results of a model, for models that were not evaluated.
 
     Args:
         name: A name that `list_models` lists.
 
     Raises:
-        ValueError: If the paper has no figures of it.
+        ValueError: If the paper has no results of it.
     """
-    figures, config = curve(name), get_config(name)
-    if not figures:
-        raise ValueError(f"the paper has no figures of {name}")
-    own = Curve(name=name, position=config.position, points={}, trained_at=config.img_size[0], paper=figures)
-    return Evaluations(curves=(own,), metric="top-1", title="top-1, not measured: the paper's figures alone")
+    results, config = curve(name), get_config(name)
+    if not results:
+        raise ValueError(f"the paper has no results of {name}")
+    own = Curve(name=name, position=config.position, points={}, trained_at=config.img_size[0], paper=results)
+    return Evaluations(curves=(own,), metric="top-1", title="top-1, not evaluated here: the paper's results only")
 
 
 def draw(data: Evaluations) -> Any:
@@ -39,7 +39,7 @@ def draw(data: Evaluations) -> Any:
 
 
 def rows(data: Evaluations) -> Rows:
-    """Give a row for each model and size; cells are empty where the one or the other has no figure."""
+    """Return a table row for each model and size; cells are empty where a score is missing."""
     table: Rows = []
     for each in data.curves:
         for size in sorted({*each.points, *each.paper}):
@@ -57,17 +57,17 @@ def rows(data: Evaluations) -> Rows:
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
-    """Draw what was measured, or else what the paper gives for published weights.
+    """Draw the given evaluations, or else the paper's results of published weights.
 
     Raises:
-        ValueError: If there is neither.
+        ValueError: If neither exists.
     """
     data = options.evaluations
     if data is None:
         if not subject.published or subject.name is None or not curve(subject.name):
             raise NothingToDrawError(
                 "got no scores, and the paper has none of these weights; give evaluations, --evals DIR, or data to "
-                "measure on, --data PATH"
+                "evaluate on, --data PATH"
             )
         data = published_curve(subject.name)
     return FigureResult(draw(data), rows(data))

@@ -1,4 +1,4 @@
-"""What the figures look at, and what can be chosen about them."""
+"""Inputs and outputs of the figures: the model, options, results, and the entry of the catalogue."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,34 +11,34 @@ from ropevit.analysis.curves import Evaluations
 from ropevit.analysis.layers import Grid, find_body, trained_grid
 from ropevit.models.architectures import Config
 
-#: A table: one dict a row, with the same keys in all.
+#: A table: one dict per row, with the same keys in all.
 Rows = list[dict[str, str | int | float]]
 
-#: Points that Fig. 1 of the paper looks at, as far as its author's script is known: (x, y) in patches from the query.
+#: Points of the paper's Fig. 1, as far as its author's script is known: (x, y) in patches from the query.
 POINTS = ((3, 3), (-2, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigureModel:
-    """A model, and what is known about its training."""
+    """A model to draw figures of, with its training size and images."""
 
     model: nn.Module
-    """A model of this package, or one that holds a single one, such as a detector."""
+    """A model of this package, or a module that contains one, such as a detector."""
     label: str
-    """What titles call it."""
+    """Name in titles."""
     trained_size: tuple[int, int]
-    """Height and width in pixels of the images of its training."""
+    """Height and width of the training images in pixels."""
     images: Float[Tensor, "B c S S"] | None = None
-    """Images, normalised as the model wants them, S being the largest of all sizes that are looked at: resize them
-    down for the others. None where no images were given."""
+    """Images normalised for the model, with S the largest of all sizes of the figures, to be resized for the others.
+    None if no images were given."""
     name: str | None = None
-    """Name in the registry of the model that it is, its head and size apart."""
+    """Name of the model in the registry, which may differ in head and size."""
     published: bool = False
-    """Whether it is as published: with those weights, as far as their file tells, and by its own rules."""
+    """Whether the weights are the published ones, as far as their file shows, with the model's own RoPE scaling."""
 
     @property
     def config(self) -> Config:
-        """The config of the model, or of the only one that it holds."""
+        """The config of the model, or of the one that it contains."""
         return find_body(self.model).config
 
     @property
@@ -47,9 +47,9 @@ class FigureModel:
         return trained_grid(self.model)
 
     def grid_at(self, size: int) -> Grid:
-        """Give rows and columns of tokens that attend to each other in square images of a size in pixels.
+        """Return rows and columns of tokens that attend to each other in square images of a size in pixels.
 
-        Of a Swin, those of the window, which grows with the image as in the paper.
+        For a Swin, those of the window, which grows with the image as in the paper.
 
         Raises:
             ValueError: If the patches do not tile such images.
@@ -57,7 +57,7 @@ class FigureModel:
         return self.config.at_size(size, self.trained_size[0]).attention_grid
 
     def larger_grids(self, sizes: tuple[int, ...]) -> tuple[Grid, ...]:
-        """Give the grids of sizes in pixels; where none is given, 2 and 4 times the trained one."""
+        """Return the grids of sizes in pixels; by default 2 and 4 times the trained one."""
         rows, columns = self.trained_grid
         if not sizes:
             return (2 * rows, 2 * columns), (4 * rows, 4 * columns)
@@ -66,31 +66,31 @@ class FigureModel:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureOptions:
-    """What can be chosen about the figures."""
+    """Options of the figures."""
 
     sizes: tuple[int, ...] = ()
-    """Sizes of square images in pixels; none for each figure's own."""
+    """Sizes of square images in pixels; empty for each figure's default."""
     points: tuple[tuple[int, int], ...] = POINTS
-    """Points to be rebuilt of waves: (x, y) in patches from the query."""
+    """Points to reconstruct: (x, y) in patches from the query."""
     evaluations: Evaluations | None = None
-    """What was measured at several sizes; None where nothing was."""
+    """Evaluations at several sizes, if any."""
 
 
 class FigureResult(NamedTuple):
     """A figure and its numbers."""
 
     figure: Any
-    """A `matplotlib.figure.Figure`, which belongs to no window."""
+    """A `matplotlib.figure.Figure`."""
     rows: Rows
 
 
 class Analysis(NamedTuple):
-    """One figure: what it is called, what it says, and how it is made."""
+    """Entry of the catalogue of figures: name, title, explanation and function."""
 
     name: str
-    """As the command line calls it, and its files."""
+    """Name on the command line and of the output files."""
     title: str
     text: str
-    """A few sentences: what is drawn, in which unit, how to read it."""
+    """Explanation in a few sentences: what is drawn, in which unit, how to read it."""
     make: Callable[[FigureModel, FigureOptions], FigureResult]
-    """Raises NothingToDrawError, in one line, where a model does not have the figure."""
+    """Makes the figure; raises NothingToDrawError if it does not apply to the model."""

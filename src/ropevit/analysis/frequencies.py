@@ -1,4 +1,4 @@
-"""Frequency maps: which way, and how fast, each pair of each head turns."""
+"""Figure of frequency maps: direction and speed of the rotation of each pair of each head."""
 
 import math
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from ropevit.analysis.plot_grid import PlotGrid, plot_grid
 
 TITLE = "Frequency maps"
 TEXT = (
-    "Each pair of channels of a head turns by f · d for an offset of d patches. A dot is the f of one pair: its "
-    "direction is the one along which the pair turns, its distance from the middle the speed, on a logarithmic scale. "
-    "RoPE-Axial has dots on the two axes alone; RoPE-Mixed learns them anywhere. Light dots are -f, which has the "
-    "same cosines. The outer line is the aliasing limit, |f_x| = pi or |f_y| = pi: on whole patches, a pair beyond it "
-    "(orange) gives what a slower one gives. A dot says how a pair may be used, not that the model uses it."
+    "Each pair of channels of a head is rotated by f · d for an offset of d patches. A dot is the frequency f of one "
+    "pair: its direction is that of the rotation, its distance from the center the speed, on a logarithmic scale. "
+    "RoPE-Axial has dots on the two axes only; RoPE-Mixed learns them anywhere. Light dots are -f, which has the same "
+    "cosines. The outer line is the aliasing limit, |f_x| = pi or |f_y| = pi: on whole patches, a pair beyond it "
+    "(orange) equals a slower one. A dot shows what a pair can encode, not that the model uses it."
 )
 
-#: Radians a patch that are drawn in the middle, as is all that is slower.
+#: Speed in radians per patch at the center of a cell; slower ones are drawn there too.
 SLOWEST = 0.01
-#: Rings that help to read speeds.
+#: Speeds of the reference rings, in radians per patch.
 RINGS = (0.1, 1.0)
-#: Fastest speed that has a place inside a cell, radians a patch; faster ones are drawn at its edge.
+#: Speed in radians per patch at the edge of a cell; faster ones are drawn there too.
 FASTEST = 2 * math.pi
 #: Area of a dot in a cell of two inches, in square points.
 DOT_SIZE = 9
@@ -35,48 +35,48 @@ DOT, MIRROR, ALIASED = "#0072B2", "#A9CCE3", "#D55E00"
 
 @dataclass(frozen=True)
 class FrequencyMap:
-    """The frequencies of all layers that rotate."""
+    """Frequencies of all layers with RoPE."""
 
     layers: tuple[LayerHeads, ...]
     """Radians per patch, (2, A, P) of each layer: row 0 for x, row 1 for y."""
 
 
 def frequency_map(model: nn.Module) -> FrequencyMap:
-    """Read the frequencies of every head, as learned: rules for larger grids change nothing at the trained one.
+    """Return the frequencies of every head at the trained grid, where RoPE scaling has no effect.
 
     Args:
-        model: A model of this package, or one that holds a single one.
+        model: A model of this package, or a module that contains one.
 
     Returns:
-        The layers that rotate, first to last.
+        The layers with RoPE, in order.
 
     Raises:
-        ValueError: If no layer rotates.
+        ValueError: If no layer has RoPE.
     """
     layers = rotated_layers(model)
     return FrequencyMap(tuple(LayerHeads(layer.name, layer.frequencies.double().numpy()) for layer in layers))
 
 
 def is_aliased(frequencies: Float[np.ndarray, "2 *A"]) -> np.ndarray:
-    """Tell which waves whole patches cannot tell from slower ones: those with |f_x| or |f_y| above pi.
+    """Return which frequencies alias on whole patches: those with |f_x| or |f_y| above pi.
 
-    Source: the sampling theorem at one sample a patch along each axis.
+    Source: the sampling theorem at one sample per patch along each axis.
     """
     return np.abs(frequencies).max(0) > math.pi
 
 
 def to_cell(frequencies: Float[np.ndarray, "2 *A"]) -> Float[np.ndarray, "2 *A"]:
-    """Place frequencies in a cell from -1 to 1: the direction kept, the speed on a logarithmic scale."""
+    """Map frequencies to a cell from -1 to 1: same direction, speed on a logarithmic scale."""
     speed = np.hypot(*frequencies)
     safe = np.clip(speed, SLOWEST, FASTEST)
     return frequencies / np.maximum(speed, 1e-30) * np.log(safe / SLOWEST) / math.log(FASTEST / SLOWEST)
 
 
 def draw(data: FrequencyMap, label: str = "") -> Any:
-    """Draw a cell for each head; layers and heads that are alike share one.
+    """Draw a cell for each head; identical layers and heads share one.
 
     Args:
-        data: What `frequency_map` gave.
+        data: Result of `frequency_map`.
         label: Name of the model, for the title.
 
     Returns:
@@ -84,7 +84,7 @@ def draw(data: FrequencyMap, label: str = "") -> Any:
     """
     shown = group_layers(data.layers)
     caption = (
-        "f of each pair of channels; middle: 0.01 rad/patch or less, rings: 0.1 and 1, outer line: aliasing limit "
+        "f of each pair of channels; center: 0.01 rad/patch or less, rings: 0.1 and 1, outer line: aliasing limit "
         "(pi along x or y), orange: beyond it. Light: -f, which has the same cosines. Right is x (columns), "
         "down is y (rows)."
     )
@@ -123,7 +123,7 @@ def draw_outlines(frame: PlotGrid) -> None:
 
 
 def rows(data: FrequencyMap) -> Rows:
-    """Give a row for each pair of each head of each layer."""
+    """Return a table row for each pair of each head of each layer."""
     table: Rows = []
     for layer in data.layers:
         aliased = is_aliased(layer.values)
@@ -145,7 +145,7 @@ def rows(data: FrequencyMap) -> Rows:
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
-    """Measure and draw."""
+    """Compute and draw the figure."""
     del options
     data = frequency_map(subject.model)
     return FigureResult(draw(data, subject.label), rows(data))

@@ -1,4 +1,4 @@
-"""Layers and heads that are alike: shown once, and named as what they stand for."""
+"""Groups identical layers and heads, so that figures show each group once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,26 +9,26 @@ from ropevit.analysis.plot_grid import PlotRow
 
 
 class LayerHeads(NamedTuple):
-    """Something of every head of a layer."""
+    """Values of every head of a layer."""
 
     name: str
-    """Of the layer: the path of its attention in the model."""
+    """Path of the layer's attention module in the model."""
     values: np.ndarray
-    """Axis 1 counts the heads."""
+    """Axis 1 is the head."""
 
 
 class HeadGroup(NamedTuple):
-    """Layers that are alike, with their different heads."""
+    """Identical layers, with their distinct heads."""
 
     label: str
     values: np.ndarray
-    """Axis 1 counts the heads that differ: one, where all are alike."""
+    """Axis 1 is the head: one if all are identical."""
     cells: tuple[str, ...]
-    """Names of these heads."""
+    """Labels of these heads."""
 
 
 def group_layers(layers: Sequence[LayerHeads]) -> list[HeadGroup]:
-    """Join layers whose heads are alike, and heads that are all alike; whatever differs stays apart."""
+    """Group identical layers, and reduce layers with identical heads to one head."""
     joined: dict[tuple[tuple[int, ...], bytes], list[LayerHeads]] = {}
     for layer in layers:
         values = layer.values[:, :1] if are_identical(layer.values) else layer.values
@@ -37,12 +37,12 @@ def group_layers(layers: Sequence[LayerHeads]) -> list[HeadGroup]:
 
 
 def are_identical(values: np.ndarray) -> bool:
-    """Tell whether all heads of a layer, of which there are several, are alike."""
+    """Return whether a layer has several heads, all identical."""
     return values.shape[1] > 1 and bool((values == values[:, :1]).all())
 
 
 def to_group(layers: Sequence[LayerHeads]) -> HeadGroup:
-    """Name layers that are alike."""
+    """Label a group of identical layers."""
     first, last = (short_name(layer.name) for layer in (layers[0], layers[-1]))
     label = first if len(layers) == 1 else f"{len(layers)} layers alike, {first} to {last}"
     values = layers[0].values
@@ -60,5 +60,5 @@ def short_name(name: str) -> str:
 
 
 def plot_rows(shown: Sequence[HeadGroup]) -> list[PlotRow]:
-    """Give the lines of a mosaic."""
+    """Return the labels of a plot grid."""
     return [PlotRow(layers.label, layers.cells) for layers in shown]

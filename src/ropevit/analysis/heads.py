@@ -1,4 +1,4 @@
-"""One number of every head, against layers: a panel for each resolution, and one that compares them."""
+"""Plot of one number per head against layers: a panel for each resolution, and one that compares them."""
 
 import math
 import textwrap
@@ -13,12 +13,12 @@ from ropevit.analysis.attention import AttentionStats, LayerStats, show_size
 from ropevit.drawing import RC
 from ropevit.extras import require
 
-#: Panels beside each other; inches of one.
+#: Panels per row, and size of a panel in inches.
 COLUMNS, WIDTH, HEIGHT = 3, 3.6, 3.1
-#: Letters of small text in an inch.
+#: Characters of small text per inch.
 CHARACTERS_PER_INCH = 13.5
 HEAD, MEAN, UNIFORM = "#56B4E9", "#0072B2", "#777777"
-#: Lines of the comparison, from the first resolution on.
+#: Colours of the resolutions in the comparison.
 COLOURS = ("#009E73", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#000000")
 MARKERS = "os^Dvp"
 
@@ -26,30 +26,30 @@ Measure = Callable[[LayerStats], Float[np.ndarray, "A"]]
 
 
 class Quantity(NamedTuple):
-    """What is drawn of each head."""
+    """A number per head that is drawn."""
 
     label: str
-    """With its unit."""
+    """Axis label with unit."""
     value: Measure
     uniform: Callable[[LayerStats], float]
-    """What uniform attention would give."""
+    """Value of uniform attention."""
     share: str
-    """What the comparison of resolutions is called."""
+    """Axis label of the comparison of resolutions."""
     relative: Callable[[LayerStats], float]
-    """By what it is divided there."""
+    """Divisor in the comparison."""
 
 
 def draw_heads(data: AttentionStats, quantity: Quantity, title: str, caption: str) -> Any:
     """Draw a point for each head and a line for their mean against layers, and uniform attention dashed.
 
     Args:
-        data: What was measured.
-        quantity: What is drawn of it.
-        title: Above the figure.
-        caption: Below it.
+        data: Attention statistics.
+        quantity: Quantity to draw.
+        title: Title above the figure.
+        caption: Caption below it.
 
     Returns:
-        A `matplotlib.figure.Figure`, which belongs to no window.
+        A `matplotlib.figure.Figure`.
     """
     panels = len(data.sizes) + 1
     columns = math.ceil(panels / math.ceil(panels / COLUMNS))
@@ -87,7 +87,7 @@ def draw_size(axes: Any, layers: Sequence[LayerStats], quantity: Quantity) -> No
 
 
 def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
-    """Draw the means of all resolutions, made comparable."""
+    """Draw the means of all resolutions, normalised for comparison."""
     axes.plot([], color=UNIFORM, linestyle="--", linewidth=1, label="uniform attention")
     for size, colour, marker in zip(data.sizes, cycle(COLOURS), cycle(MARKERS), strict=False):
         layers = data.at(size)
@@ -105,13 +105,13 @@ def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
 
 
 def draw_uniform(axes: Any, values: Sequence[float], colour: str, label: str | None = None) -> None:
-    """Draw what uniform attention would give, layer by layer."""
+    """Draw the values of uniform attention, layer by layer."""
     edges = np.arange(len(values) + 1) - 0.5
     axes.stairs(values, edges, baseline=None, color=colour, linestyle="--", linewidth=0.9, label=label)
 
 
 def label_axes(axes: Any, layers: Sequence[LayerStats]) -> None:
-    """Give a panel its axes, and a line between stages."""
+    """Label the axes of a panel, and draw lines between stages."""
     axes.set_xlabel("layer")
     axes.set_xticks(range(0, len(layers), math.ceil(len(layers) / 12)))
     axes.set_xlim(-0.5, len(layers) - 0.5)

@@ -1,4 +1,4 @@
-"""The attention layers of a model: what turns their heads, and on which grid."""
+"""Attention layers of a model, with the RoPE frequencies of every head and the trained grid."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ Grid = tuple[int, int]
 
 
 class NothingToDrawError(ValueError):
-    """A model does not have what a figure shows; not an error where all figures are drawn."""
+    """A figure does not apply to a model; skipped when all figures are drawn."""
 
 
 class Layer(NamedTuple):
@@ -26,24 +26,24 @@ class Layer(NamedTuple):
     name: str
     """Path of the attention module in the model, such as `blocks.3.attn`."""
     frequencies: Float[Tensor, "2 A P"] | None
-    """Radians per patch of every head, row 0 for x, row 1 for y; None where nothing is rotated."""
+    """Radians per patch of every head, row 0 for x, row 1 for y; None without RoPE."""
     heads: int
     """Number of heads, A."""
 
 
 def attention_layers(model: nn.Module) -> list[Layer]:
-    """List the attention layers of a model, first to last, with the frequencies of every head.
+    """Return the attention layers of a model, in order, with the frequencies of every head.
 
-    Frequencies that all heads or all layers share are repeated for each, so that every layer reads alike.
+    Frequencies that all heads or all layers share are repeated for each.
 
     Args:
-        model: A model of this package, or one that holds a single one, such as a backbone.
+        model: A model of this package, or a module that contains one, such as a backbone.
 
     Raises:
-        ValueError: If the model has no attention layer of this package, or is one of videos.
+        ValueError: If the model has no attention layer of this package, or is a video model.
     """
     if any(isinstance(body, BaseModel) and body.config.is_video for body in model.modules()):
-        raise NothingToDrawError("got a video model; the analyses are of images, x and y")
+        raise NothingToDrawError("got a video model; analyses support image models only")
     layers = []
     for name, attention, shared in walk_attention(model, None):
         own = attention.rope
@@ -54,14 +54,12 @@ def attention_layers(model: nn.Module) -> list[Layer]:
             found = found.expand(-1, attention.heads, -1)
         layers.append(Layer(name, found, attention.heads))
     if not layers:
-        raise NothingToDrawError(
-            f"got {type(model).__name__}, which has no attention layer of this package; nothing to look at"
-        )
+        raise NothingToDrawError(f"got {type(model).__name__}, which has no attention layer of this package")
     return layers
 
 
 class RotatedLayer(NamedTuple):
-    """An attention layer that rotates."""
+    """An attention layer with RoPE."""
 
     name: str
     frequencies: Float[Tensor, "2 A P"]
@@ -69,7 +67,7 @@ class RotatedLayer(NamedTuple):
 
 
 def rotated_layers(model: nn.Module) -> list[RotatedLayer]:
-    """List the attention layers that rotate, first to last.
+    """Return the attention layers with RoPE, in order.
 
     Raises:
         ValueError: If there is none.
@@ -77,52 +75,48 @@ def rotated_layers(model: nn.Module) -> list[RotatedLayer]:
     layers = attention_layers(model)
     rotated = [RotatedLayer(layer.name, layer.frequencies) for layer in layers if layer.frequencies is not None]
     if not rotated:
-        raise NothingToDrawError(
-            f"none of its {len(layers)} attention layers rotates; this figure is for models with RoPE"
-        )
+        raise NothingToDrawError("no attention layer of the model has RoPE, which this figure needs")
     return rotated
 
 
 def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
-    """List the layers that rotate, with the frequencies that the rules of the model's config make on a grid.
+    """Return the layers with RoPE, with their frequencies on a grid after the model's RoPE scaling.
 
     Args:
-        model: A model of this package, or one that holds a single one.
+        model: A model of this package, or a module that contains one.
         grid: Rows and columns of tokens that attend to each other.
 
     Raises:
-        ValueError: If no layer rotates.
+        ValueError: If no layer has RoPE.
     """
-    layers, rules = rotated_layers(model), find_body(model).config.scaling_methods
-    if rules is None:
+    layers, scaling = rotated_layers(model), find_body(model).config.scaling_methods
+    if scaling is None:
         return layers
     positions = grid_positions(*grid)
-    return [layer._replace(frequencies=rules(positions, layer.frequencies).frequencies) for layer in layers]
+    return [layer._replace(frequencies=scaling(positions, layer.frequencies).frequencies) for layer in layers]
 
 
 def find_body(model: nn.Module) -> BaseModel[Any]:
-    """Find the only model of this package in a module: itself, or a backbone's.
+    """Return the model of this package in a module: itself, or a backbone's body.
 
     Raises:
         ValueError: If there is none.
     """
     found = next((module for module in model.modules() if isinstance(module, BaseModel)), None)
     if found is None:
-        raise NothingToDrawError(
-            f"got {type(model).__name__}, which holds no model of this package; nothing to look at"
-        )
+        raise NothingToDrawError(f"got {type(model).__name__}, which contains no model of this package")
     return found
 
 
 def trained_grid(model: nn.Module) -> Grid:
-    """Tell rows and columns of the tokens that attended to each other in a model's training, as its config says.
+    """Return rows and columns of the tokens that attended to each other in training, from the config.
 
     Raises:
-        ValueError: If they differ from layer to layer, as in a backbone with windows in some layers.
+        ValueError: If they differ between layers, as in a backbone with windows in some layers.
     """
     if any(isinstance(module, Backbone) and module.mixes_grids for module in model.modules()):
         raise NothingToDrawError(
-            "some of its layers attend in windows, others everywhere; this figure is for one trained grid"
+            "some of its layers use windows, others global attention; this figure needs one trained grid"
         )
     config = find_body(model).config
     return config.trained_grid or config.attention_grid
@@ -131,7 +125,7 @@ def trained_grid(model: nn.Module) -> Grid:
 def walk_attention(
     module: nn.Module, shared: Any, prefix: str = ""
 ) -> Iterator[tuple[str, Attention | WindowAttention, Any]]:
-    """Find attention layers, and for each the rotation that the nearest module around it shares out."""
+    """Yield attention layers, each with the shared RoPE of the nearest module around it."""
     shared = getattr(module, "rope", None) or shared
     for name, child in module.named_children():
         path = f"{prefix}{name}"

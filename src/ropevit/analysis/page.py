@@ -1,4 +1,4 @@
-"""The page that shows a model's analyses: one HTML file that needs nothing else."""
+"""HTML page of a model's analyses: one self-contained file."""
 
 import base64
 from collections.abc import Sequence
@@ -12,32 +12,32 @@ from ropevit.extras import require
 
 
 class Section(NamedTuple):
-    """One analysis in the page."""
+    """One section of the page."""
 
     name: str
     """The figure's name, unique in the page."""
     title: str
     text: str
-    """What is drawn and how to read it; blank lines part paragraphs."""
+    """Explanation of the figure; blank lines separate paragraphs."""
     svg: str | None = None
-    """The figure."""
+    """The figure as SVG."""
     note: str | None = None
-    """A line beside the figure, or in its place."""
+    """Note beside the figure, or in its place."""
 
 
 def render(
     title: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section], explorer: ExplorerData | str
 ) -> str:
-    """Write the page.
+    """Return the HTML of the page.
 
     Args:
         title: Heading, such as the model's name.
-        facts: What the model is: pairs of a label and a value.
+        facts: Properties of the model: pairs of label and value.
         sections: Analyses, in the order of the page.
-        explorer: What the interactive part draws from, or a line that says why there is none.
+        explorer: Data of the interactive explorer, or the reason why there is none.
 
     Returns:
-        HTML with figures, styles and scripts inside; it loads nothing.
+        HTML with inline figures, styles and scripts; it loads nothing.
 
     Raises:
         ValueError: If jinja2 is not installed.
@@ -60,7 +60,7 @@ def render(
 
 
 def read(name: str) -> str:
-    """Read a file that lies beside this one."""
+    """Read a data file of this package."""
     return resources.files("ropevit.analysis").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -70,5 +70,5 @@ def paragraphs(text: str) -> list[str]:
 
 
 def inline_svg(svg: str | None) -> str | None:
-    """Write a figure as a data URI: in an `img`, nothing in it can act on the page."""
+    """Encode a figure as a data URI: inside an `img`, its scripts cannot act on the page."""
     return None if svg is None else f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

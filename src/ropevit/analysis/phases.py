@@ -1,4 +1,4 @@
-"""Phase coverage: which angles a pair has seen in training, and which are new on a larger grid."""
+"""Figure of phase coverage: rotation angles of each pair seen in training, and new ones on larger grids."""
 
 import math
 from collections.abc import Sequence
@@ -17,19 +17,18 @@ from ropevit.analysis.response import describe_grid, describe_scaling
 
 TITLE = "Angles seen in training"
 TEXT = (
-    "Between patches d apart a pair turns by the angle f · d. On a grid of h x w patches, d has both signs, and the "
-    "angles reach from -a to a, a = |f_x| (w - 1) + |f_y| (h - 1); where a is pi or more, the whole circle. All "
-    "angles between the ends count as seen, though whole patches show only some. Each line of a cell is a pair, the "
-    "one that turned furthest on top, and its length the circle: blue is what training showed, orange what a larger "
-    "grid adds, grey what neither shows. A pair that is blue from end to end has nothing new to see; orange in the "
-    "slow pairs is where a larger grid leaves what was learned. New angles need not do harm, and a larger grid has "
-    "new offsets for all pairs. One size counts as the training's, without jitter: images of several sizes, or "
-    "jittered positions, showed more."
+    "Between patches d apart a pair is rotated by the angle f · d. On a grid of h x w patches, d has both signs, and "
+    "angles range from -a to a, a = |f_x| (w - 1) + |f_y| (h - 1); with a of pi or more, the whole circle. All angles "
+    "in the range count as seen, though whole patches produce only some. Each line of a cell is a pair, ordered by the "
+    "range in training, and its length is the circle: blue for angles seen in training, orange for those that a larger "
+    "grid adds, grey for the rest. A fully blue pair has no new angles; orange in the slow pairs shows where a larger "
+    "grid leaves the trained range. New angles need not be harmful, and a larger grid has new offsets for all pairs. "
+    "One training size without jitter is assumed: images of several sizes, or jittered positions, cover more."
 )
 
-#: Pixels of a side of a cell; most counts of pairs divide it.
+#: Side of a cell in pixels; divisible by most numbers of pairs.
 CELL_PIXELS = 192
-#: Red, green and blue, from 0 to 1, of what was seen, of what the smallest and the largest grid add, and of neither.
+#: Red, green and blue, from 0 to 1, for seen angles, those that the smallest and the largest grid add, and unseen ones.
 SEEN_COLOUR, SMALLEST_COLOUR, LARGEST_COLOUR, UNSEEN_COLOUR = (
     (0.0, 0.45, 0.7),
     (0.84, 0.37, 0.0),
@@ -40,40 +39,40 @@ SEEN_COLOUR, SMALLEST_COLOUR, LARGEST_COLOUR, UNSEEN_COLOUR = (
 
 @dataclass(frozen=True)
 class PhaseCoverage:
-    """How far the pairs of all heads turn, on the trained grid and on others."""
+    """Angle ranges of the pairs of all heads, on the trained grid and on others."""
 
     trained: Grid
     """Rows and columns of the trained grid."""
     grids: tuple[Grid, ...]
-    """The others, from the fewest tokens to the most."""
+    """The other grids, by number of tokens."""
     scaling: str | None
     """RoPE scaling of the model, if any."""
     largest: tuple[LayerHeads, ...]
-    """For each layer that rotates (1 + grids, A, P): the largest |angle| in radians, first on the trained grid."""
+    """For each layer with RoPE (1 + grids, A, P): the largest |angle| in radians, first on the trained grid."""
 
 
 def largest_angle(frequencies: Float[np.ndarray, "2 *A P"], grid: Grid) -> Float[np.ndarray, "*A P"]:
-    """Give the largest |f · d| between two patches of a grid: |f_x| (w - 1) + |f_y| (h - 1)."""
+    """Return the largest |f · d| between two patches of a grid: |f_x| (w - 1) + |f_y| (h - 1)."""
     rows, columns = grid
     return np.abs(frequencies[0]) * (columns - 1) + np.abs(frequencies[1]) * (rows - 1)
 
 
 def coverage(largest: np.ndarray) -> np.ndarray:
-    """Give the share of the circle that angles from -largest to largest cover."""
+    """Return the fraction of the circle that angles from -largest to largest cover."""
     return np.minimum(largest / math.pi, 1)
 
 
 def phase_coverage(model: nn.Module, grids: Sequence[Grid] = ()) -> PhaseCoverage:
-    """Measure how far every pair turns on the trained grid and on others.
+    """Compute the angle range of every pair on the trained grid and on others.
 
-    The rules of the model's config are followed where they change frequencies.
+    The model's RoPE scaling is applied.
 
     Args:
-        model: A model of this package, or one that holds a single one.
-        grids: Rows and columns of the other grids; 2 and 4 times the trained one if there are none.
+        model: A model of this package, or a module that contains one.
+        grids: Rows and columns of the other grids; default: 2 and 4 times the trained one.
 
     Raises:
-        ValueError: If no layer rotates.
+        ValueError: If no layer has RoPE.
     """
     rows, columns = trained = trained_grid(model)
     others = tuple(sorted(set(grids), key=math.prod)) or ((2 * rows, 2 * columns), (4 * rows, 4 * columns))
@@ -89,7 +88,7 @@ def phase_coverage(model: nn.Module, grids: Sequence[Grid] = ()) -> PhaseCoverag
 
 
 def new_coverage(shares: np.ndarray) -> np.ndarray:
-    """Give the share of the circle that each other grid adds to the trained one's, the first along the first axis."""
+    """Return the fraction of the circle that each other grid adds to the trained one, along the first axis."""
     return np.maximum(shares[1:] - shares[:1], 0)
 
 
@@ -97,7 +96,7 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
     """Draw a cell for each head, with a line for each pair.
 
     Args:
-        data: What `phase_coverage` gave.
+        data: Result of `phase_coverage`.
         label: Name of the model, for the title.
 
     Returns:
@@ -105,10 +104,10 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
     """
     shown = group_layers(data.largest)
     caption = (
-        "A line is a pair, the one that turned furthest on top; its length is the circle. Blue: angles f · d between "
+        "Each line is a pair, ordered by its range in training; its length is the circle. Blue: angles f · d between "
         f"patches of the trained grid, {describe_grid(data.trained)}; orange, from dark to light: new on grids of "
         f"{', '.join(map(describe_grid, data.grids))} (rows x columns); grey: on none. Numbers: percent of the circle "
-        "that is new on each of these grids, counted from training, mean of the pairs. "
+        "that is new on each of these grids relative to training, mean over pairs. "
         f"{describe_scaling(data.scaling)}"
     )
     named = [layer._replace(cells=cell_names(layer)) for layer in shown]
@@ -120,16 +119,16 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
 
 
 def cell_names(layer: HeadGroup) -> tuple[str, ...]:
-    """Add to the name of each cell what each grid adds to its circle."""
+    """Append the percentage of new angles on each grid to the label of each cell."""
     added = 100 * new_coverage(coverage(layer.values)).mean(-1)
     return tuple(f"{name}: {', '.join(f'{x:.0f}' for x in added[:, head])}" for head, name in enumerate(layer.cells))
 
 
 def paint_bars(shares: Float[np.ndarray, "grids P"]) -> Float[np.ndarray, "side side 3"]:
-    """Paint a line for each pair, from nothing to the whole circle, the pair that was seen best on top.
+    """Paint a line for each pair, from no angle to the whole circle, ordered by coverage in training.
 
     Args:
-        shares: Share of the circle that is covered, first on the trained grid.
+        shares: Covered fraction of the circle, first on the trained grid.
     """
     shares = shares[:, np.argsort(-shares[0], kind="stable")]
     lines = np.arange(CELL_PIXELS) * shares.shape[1] // CELL_PIXELS
@@ -142,7 +141,7 @@ def paint_bars(shares: Float[np.ndarray, "grids P"]) -> Float[np.ndarray, "side 
 
 
 def rows(data: PhaseCoverage) -> Rows:
-    """Give a row for each pair of each head on each of the other grids."""
+    """Return a table row for each pair of each head on each of the other grids."""
     table: Rows = []
     for layer in data.largest:
         shares = coverage(layer.values)
@@ -167,6 +166,6 @@ def rows(data: PhaseCoverage) -> Rows:
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
-    """Measure and draw."""
+    """Compute and draw the figure."""
     data = phase_coverage(subject.model, subject.larger_grids(options.sizes))
     return FigureResult(draw(data, subject.label), rows(data))

@@ -1,4 +1,4 @@
-"""Many small pictures in one frame: one line a layer, one cell a head."""
+"""Grid of small plots: one row per layer, one cell per head."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,41 +11,41 @@ from ropevit.drawing import RC
 from ropevit.extras import require
 from ropevit.kernels.windows import ceil_div
 
-#: Most cells beside each other; the heads of a layer that has more take several lines.
+#: Most cells per line; layers with more heads take several lines.
 MAX_COLUMNS = 12
-#: From one cell's centre to the next; a cell reaches from -1 to 1.
+#: Distance between cell centres; a cell spans -1 to 1.
 CELL_SPACING = 2.25
-#: Inches: all cells of a line, at most a cell, the room for the names of layers, at least the whole figure.
+#: Inches: width of a line of cells, largest cell, width of the layer labels, smallest figure.
 GRID_WIDTH, MAX_CELL, LABEL_WIDTH, MIN_WIDTH = 9.3, 2.6, 1.25, 6.4
-#: Inches: above the cells, and for the names above each line of cells.
+#: Inches: margin above the cells, and height of the labels above each line of cells.
 TOP_MARGIN, LABEL_HEIGHT = 0.7, 0.08
-#: Inches of a line of small text, and letters of it in an inch.
+#: Height of a line of small text in inches, and characters per inch.
 LINE_HEIGHT, CHARACTERS_PER_INCH = 0.17, 17.0
 
 
 class PlotRow(NamedTuple):
-    """A layer, or several that are alike."""
+    """Labels of a layer, or of several identical ones."""
 
     label: str
-    """What stands at its left."""
+    """Label at the left."""
     cells: tuple[str, ...]
-    """What stands above each of its cells."""
+    """Label above each cell."""
 
 
 @dataclass(frozen=True)
 class PlotGrid:
-    """The frame, still empty."""
+    """An empty grid of cells to draw into."""
 
     figure: Any
     axes: Any
-    """One plot that all cells share; a cell is 2 wide and 2 high."""
+    """Axes that all cells share; a cell is 2 wide and 2 high."""
     centres: list[list[tuple[float, float]]]
-    """For each row, where its cells are: x to the right, y upwards."""
+    """Cell centres of each row: x to the right, y upwards."""
     inches: float
     """Inches of one unit, half a cell."""
 
     def draw_image(self, pixels: np.ndarray, centre: tuple[float, float], **how: Any) -> Any:
-        """Fill a cell with pixels, first row on top, their longer side as long as the cell's."""
+        """Draw an image into a cell, first row on top, its longer side as long as the cell's."""
         high, wide = pixels.shape[:2]
         x, y = wide / max(high, wide), high / max(high, wide)
         extent = (centre[0] - x, centre[0] + x, centre[1] - y, centre[1] + y)
@@ -55,7 +55,7 @@ class PlotGrid:
         return image
 
     def add_colorbar(self, image: Any, label: str) -> None:
-        """Show at the top right which number has which colour."""
+        """Add a colour bar at the top right."""
         width, height = self.figure.get_size_inches()
         place = self.figure.add_axes(((width - 1.75) / width, 1 - 0.5 / height, 1.6 / width, 0.1 / height))
         with require("matplotlib", "figures").rc_context(RC):
@@ -66,7 +66,7 @@ class PlotGrid:
 
 
 def plot_grid(rows: Sequence[PlotRow], title: str, label: str, caption: str) -> PlotGrid:
-    """Lay out an empty frame with the names of layers and cells, title and label above and a caption below."""
+    """Lay out an empty grid with labels of layers and cells, title and label above and a caption below."""
     columns = choose_columns([len(row.cells) for row in rows])
     inches = min(GRID_WIDTH / (columns * CELL_SPACING), MAX_CELL / CELL_SPACING)
     rise = CELL_SPACING + LABEL_HEIGHT / inches
@@ -92,7 +92,7 @@ def plot_grid(rows: Sequence[PlotRow], title: str, label: str, caption: str) -> 
 
 
 def choose_columns(cells: Sequence[int]) -> int:
-    """Choose how many cells stand beside each other: the most that fill every line of each row that has several."""
+    """Choose the number of cells per line: the largest that fills every line of rows with several lines."""
     most = max(cells)
     choices = range(min(most, MAX_COLUMNS), 0, -1)
     whole = next(count for count in choices if all(cell <= count or cell % count == 0 for cell in cells))
@@ -101,7 +101,7 @@ def choose_columns(cells: Sequence[int]) -> int:
 
 
 def cell_centres(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:
-    """Place the cells of a row from a line on; lines are `rise` apart."""
+    """Return the cell centres of a row that starts at a line; lines are `rise` apart."""
     places = [divmod(cell, columns) for cell in range(len(row.cells))]
     return [
         ((column + 0.5) * CELL_SPACING, 1 + (CELL_SPACING - 2) / 2 - (first + line + 1) * rise)
@@ -110,7 +110,7 @@ def cell_centres(row: PlotRow, first: int, columns: int, rise: float) -> list[tu
 
 
 def label_row(axes: Any, row: PlotRow, places: Sequence[tuple[float, float]], size: float) -> None:
-    """Write the name of a row beside it, and of its cells above them."""
+    """Write the label of a row beside it, and those of its cells above them."""
     axes.text(-0.1, places[0][1], textwrap.fill(row.label, 19), fontsize=8, ha="right", va="center")
     for text, (x, y) in zip(row.cells, places, strict=True):
         axes.text(x - 1, y + 1.015, text, fontsize=size, color="#777777", ha="left", va="bottom")

@@ -1,4 +1,4 @@
-"""2D Fourier reconstruction: how well the waves of a head can say "there" (Fig. 1 of the paper)."""
+"""Figure of 2D Fourier reconstruction: how well the frequencies of a head localise points (the paper's Fig. 1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,43 +14,42 @@ from ropevit.analysis.layers import find_body, rotated_layers
 from ropevit.analysis.plot_grid import PlotGrid, PlotRow, plot_grid
 from ropevit.rope import axial_frequencies
 
-TITLE = "Points rebuilt of a head's waves"
+TITLE = "Points reconstructed from a head's frequencies"
 TEXT = (
-    "An image that is 1 at a few points and 0 elsewhere is taken apart into waves, and put together again of those "
-    "waves alone that the pairs of a head turn with (Fourier transform and back, the paper's Fig. 1). Waves along x "
-    "and y alone, RoPE-Axial, can only draw crosses: where the row of one point meets the column of another, the "
-    "rebuilt image is as high as at the points. Oblique waves, RoPE-Mixed, can make the points stand out, if they are "
-    "fast enough to tell neighbours apart. The number above a cell is the lowest value at the points over the highest "
-    "elsewhere: above 1, no other place is taken for a point."
+    "An image that is 1 at a few points and 0 elsewhere is Fourier transformed and reconstructed from only the "
+    "frequencies of a head's pairs (the paper's Fig. 1). Waves along x and y only, RoPE-Axial, can only draw crosses: "
+    "where the row of one point meets the column of another, the reconstruction is as high as at the points. Oblique "
+    "waves, RoPE-Mixed, can separate the points, if they are fast enough to distinguish neighbours. The number above a "
+    "cell is the lowest value at the points over the highest elsewhere: above 1, the points are the highest values."
 )
 
-#: Patches to each side of the middle, at least.
+#: Minimum number of patches to each side of the center.
 RADIUS = 5
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Points, and what is rebuilt of them."""
+    """Points and their reconstructions."""
 
     points: tuple[tuple[int, int], ...]
     """(x, y) in patches."""
     target: Float[np.ndarray, "S S"]
     """1 at the points; rows are y, columns x, both from -radius to radius."""
     axial: Float[np.ndarray, "S S"]
-    """Rebuilt of RoPE-Axial's frequencies, with as many channels as the heads of the first layer have."""
+    """Reconstruction from RoPE-Axial's frequencies, with as many channels as the heads of the first layer."""
     theta: float
     """Base of these frequencies."""
     layers: tuple[LayerHeads, ...]
-    """Rebuilt of each head's, (1, A, S, S)."""
+    """Reconstructions from each head's frequencies, (1, A, S, S)."""
 
     @property
     def radius(self) -> int:
-        """Patches to each side of the middle."""
+        """Patches to each side of the center."""
         return len(self.target) // 2
 
 
 def grid_around(radius: int) -> Float[np.ndarray, "2 S S"]:
-    """Give the places (x, y) around the middle, in patches; rows are y, columns x."""
+    """Return the offsets (x, y) around the center, in patches; rows are y, columns x."""
     line = np.arange(-radius, radius + 1, dtype=np.float64)
     return np.stack(np.meshgrid(line, line))
 
@@ -58,19 +57,19 @@ def grid_around(radius: int) -> Float[np.ndarray, "2 S S"]:
 def least_squares(
     frequencies: Float[np.ndarray, "2 *A P"], points: Sequence[tuple[int, int]], places: Float[np.ndarray, "2 S S"]
 ) -> Float[np.ndarray, "*A S S"]:
-    """Rebuild a sum of points of a few waves.
+    """Reconstruct a sum of points from a few frequencies.
 
-    The Fourier coefficient of the points at f is F(f) = sum over points of exp(-i f · point). Put together of f and -f
-    of all pairs, the value at x is the sum of F(f) exp(i f · x) over these 2 P waves, divided by 2 P. The two of a pair
-    are conjugates, so it is the mean over pairs of the real part.
+    The Fourier coefficient of the points at f is F(f) = sum over points of exp(-i f · point). Reconstructed from f and
+    -f of all pairs, the value at x is the sum of F(f) exp(i f · x) over these 2 P waves, divided by 2 P. The two of a
+    pair are conjugates, so it is the mean over pairs of the real part.
 
     Args:
         frequencies: Radians per patch; row 0 for x, row 1 for y.
         points: (x, y) in patches.
-        places: Where it is wanted, (x, y) in patches.
+        places: Where to evaluate it, (x, y) in patches.
 
     Returns:
-        Values; a single point has 1 at its place.
+        Values; a single point has value 1 at its position.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), Fig. 1, from its description; frequencies are not weighted.
     """
@@ -81,14 +80,14 @@ def least_squares(
 
 
 def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS) -> Reconstruction:
-    """Rebuild points of the waves of every head, and of RoPE-Axial's.
+    """Reconstruct points from the frequencies of every head, and from RoPE-Axial's.
 
     Args:
-        model: A model of this package, or one that holds a single one.
-        points: (x, y) in patches; the plane reaches at least 2 patches beyond them.
+        model: A model of this package, or a module that contains one.
+        points: (x, y) in patches; the plane extends at least 2 patches beyond them.
 
     Raises:
-        ValueError: If no layer rotates, or there is no point.
+        ValueError: If no layer has RoPE, or there is no point.
     """
     if not points:
         raise ValueError("got no points; give at least one, such as (3, 3)")
@@ -109,21 +108,21 @@ def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS)
 
 
 def draw(data: Reconstruction, label: str = "") -> Any:
-    """Draw the points, what RoPE-Axial makes of them, and a cell for each head.
+    """Draw the points, their reconstruction from RoPE-Axial, and a cell for each head.
 
     Args:
-        data: What `reconstruction` gave.
+        data: Result of `reconstruction`.
         label: Name of the model, for the title.
 
     Returns:
         A `matplotlib.figure.Figure`.
     """
     shown = group_layers(data.layers)
-    told = " and ".join(f"({x}, {y})" for x, y in data.points)
+    listed = " and ".join(f"({x}, {y})" for x, y in data.points)
     caption = (
-        f"The points {told}, circled, in patches right of and below the middle, rebuilt of the waves of each head. "
+        f"The points {listed} (circled; patches right of and below the center), reconstructed from each head's pairs. "
         "Dark to bright: from the lowest to the highest value of each cell. Number: lowest value at the points over "
-        f"the highest elsewhere; above 1, the points stand out. RoPE-Axial: theta {data.theta:g}, as many channels."
+        f"the highest elsewhere. RoPE-Axial: theta {data.theta:g}, same number of channels."
     )
     first = PlotRow("for comparison", ("points", f"RoPE-Axial: {contrast(data, data.axial).ratio:.2f}"))
     named = [layer._replace(cells=cell_names(data, layer)) for layer in shown]
@@ -137,7 +136,7 @@ def draw(data: Reconstruction, label: str = "") -> Any:
 
 
 def cell_names(data: Reconstruction, layer: HeadGroup) -> tuple[str, ...]:
-    """Add its number to the name of each cell."""
+    """Append the ratio to the label of each cell."""
     ratios = [contrast(data, image).ratio for image in layer.values[0]]
     return tuple(f"{name}: {ratio:.2f}" for name, ratio in zip(layer.cells, ratios, strict=True))
 
@@ -151,7 +150,7 @@ def circle_points(frame: PlotGrid, centre: tuple[float, float], data: Reconstruc
 
 
 class Contrast(NamedTuple):
-    """How the points stand out of a rebuilt image."""
+    """Contrast of the points in a reconstructed image."""
 
     lowest: float
     """Lowest value at the points."""
@@ -159,9 +158,9 @@ class Contrast(NamedTuple):
     """Highest value elsewhere."""
     x: int
     y: int
-    """Where that is, in patches."""
+    """Position of that value, in patches."""
     crossing: float | None
-    """Highest value where the column of a point meets the row of another; None where no two cross elsewhere."""
+    """Highest value where the column of a point meets the row of another; None without such crossings."""
 
     @property
     def ratio(self) -> float:
@@ -170,7 +169,7 @@ class Contrast(NamedTuple):
 
 
 def contrast(data: Reconstruction, image: Float[np.ndarray, "S S"]) -> Contrast:
-    """Compare a rebuilt image at its points with the rest of it."""
+    """Compare a reconstructed image at its points with the rest of it."""
     rest = np.where(data.target > 0, -np.inf, image)
     y, x = np.unravel_index(rest.argmax(), rest.shape)
     spots = np.array(data.points) + data.radius
@@ -187,7 +186,7 @@ def contrast(data: Reconstruction, image: Float[np.ndarray, "S S"]) -> Contrast:
 
 
 def rows(data: Reconstruction) -> Rows:
-    """Give a row for each head, after one for RoPE-Axial."""
+    """Return a table row for each head, after one for RoPE-Axial."""
     table = [row_of("RoPE-Axial", "", contrast(data, data.axial))]
     for layer in data.layers:
         table += [row_of(layer.name, head, contrast(data, image)) for head, image in enumerate(layer.values[0])]
@@ -195,7 +194,7 @@ def rows(data: Reconstruction) -> Rows:
 
 
 def row_of(layer: str, head: int | str, found: Contrast) -> dict[str, str | int | float]:
-    """Lay out what was found for a head."""
+    """Return the table row of a head."""
     return {
         "layer": layer,
         "head": head,
@@ -209,6 +208,6 @@ def row_of(layer: str, head: int | str, found: Contrast) -> dict[str, str | int 
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
-    """Measure and draw."""
+    """Compute and draw the figure."""
     data = reconstruction(subject.model, options.points)
     return FigureResult(draw(data, subject.label), rows(data))

@@ -1,4 +1,4 @@
-"""Relative-position response: what a head's rotation alone attends to."""
+"""Figure of the response to relative position: the attention that a head's rotation alone prefers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from ropevit.analysis.plot_grid import PlotGrid, plot_grid
 
 TITLE = "Response to relative position"
 TEXT = (
-    "The response of a head to a key d = (dx, dy) patches from the query is the mean over its pairs of cos(f · d): "
-    "what the rotation leaves of a score when query and key are equal, with the same weight in every pair. 1 is all "
-    "of it, negative values turn it round. The frame holds the offsets that occur in training; outside are those of a "
-    "larger grid, where a strong response far from the middle is one that training never saw. One size counts as the "
-    "training's, without jitter: images of several sizes, or jittered positions, showed more. Content, biases and "
-    "absolute embeddings add to this: it shows what the rotation prefers, not what the head attends to."
+    "The response of a head to a key d = (dx, dy) patches from the query is the mean over pairs of cos(f · d): "
+    "the factor that the rotation puts on the score of equal query and key, with the same weight in every pair. "
+    "The frame contains the offsets seen in training; outside are those of a larger grid, where a strong response "
+    "far from the center was never seen in training. One training size without jitter is assumed: images of several "
+    "sizes, or jittered positions, cover more. Content, biases and absolute embeddings also contribute to attention: "
+    "the response shows what the rotation prefers, not what the head attends to."
 )
 
 
 @dataclass(frozen=True)
 class Response:
-    """Responses of all heads, on some grids."""
+    """Responses of all heads on several grids."""
 
     trained: Grid
     """Rows and columns of the trained grid."""
@@ -34,12 +34,12 @@ class Response:
     """RoPE scaling of the model, if any."""
     grids: tuple[Grid, ...]
     maps: tuple[tuple[LayerHeads, ...], ...]
-    """For each grid and each layer that rotates (1, A, 2 h - 1, 2 w - 1): offsets dy from -(h - 1) to h - 1 in rows,
+    """For each grid and each layer with RoPE (1, A, 2 h - 1, 2 w - 1): offsets dy from -(h - 1) to h - 1 in rows,
     dx likewise in columns."""
 
 
 def offsets(grid: Grid) -> Float[np.ndarray, "2 rows columns"]:
-    """Give all differences of positions (dx, dy) that occur on a grid, in patches; rows are dy, columns dx."""
+    """Return all offsets (dx, dy) that occur on a grid, in patches; rows are dy, columns dx."""
     dy, dx = (np.arange(1 - side, side, dtype=np.float64) for side in grid)
     return np.stack(np.meshgrid(dx, dy))
 
@@ -47,7 +47,7 @@ def offsets(grid: Grid) -> Float[np.ndarray, "2 rows columns"]:
 def response_map(
     frequencies: Float[np.ndarray, "2 A P"], apart: Float[np.ndarray, "2 rows columns"]
 ) -> Float[np.ndarray, "A rows columns"]:
-    """Give the mean over pairs of cos(f_x dx + f_y dy).
+    """Return the mean over pairs of cos(f_x dx + f_y dy).
 
     Args:
         frequencies: Radians per patch; row 0 for x, row 1 for y.
@@ -63,15 +63,15 @@ def response_map(
 def relative_response(model: nn.Module, grids: Sequence[Grid] = ()) -> Response:
     """Compute the response of every head on the trained grid and on larger ones.
 
-    The rules of the model's config are followed where they change frequencies; a temperature, which scales all scores
-    of a head, is left out.
+    The model's RoPE scaling is applied to frequencies; an attention factor, which scales all scores of a head, is
+    ignored.
 
     Args:
-        model: A model of this package, or one that holds a single one.
-        grids: Rows and columns of the grids beside the trained one; twice the trained one if there are none.
+        model: A model of this package, or a module that contains one.
+        grids: Rows and columns of the other grids; default: twice the trained one.
 
     Raises:
-        ValueError: If no layer rotates.
+        ValueError: If no layer has RoPE.
     """
     rows, columns = trained = trained_grid(model)
     chosen = tuple(dict.fromkeys([trained, *(grids or [(2 * rows, 2 * columns)])]))
@@ -83,12 +83,12 @@ def relative_response(model: nn.Module, grids: Sequence[Grid] = ()) -> Response:
 
 
 def draw(data: Response, label: str = "") -> Any:
-    """Draw a cell for each head: the largest grid, with the trained range in a frame.
+    """Draw a cell for each head: the largest grid, with a frame around the trained range.
 
-    With rules, which change what happens inside that range, too, there is a line for each grid.
+    With RoPE scaling, which also changes responses inside that range, each grid has a row.
 
     Args:
-        data: What `relative_response` gave.
+        data: Result of `relative_response`.
         label: Name of the model, for the title.
 
     Returns:
@@ -102,7 +102,7 @@ def draw(data: Response, label: str = "") -> Any:
         for grid, shown in lines
     ]
     caption = (
-        f"Mean over pairs of cos(f · d) for a key d patches right of and below the query (the middle), on "
+        f"Mean over pairs of cos(f · d) for a key d patches right of and below the query (the center), on "
         f"{'each grid' if data.scaling else describe_grid(data.grids[largest])} tokens (rows x columns); frame: "
         f"offsets of the trained grid, {describe_grid(data.trained)}. {describe_scaling(data.scaling)}"
     )
@@ -117,7 +117,7 @@ def draw(data: Response, label: str = "") -> Any:
 
 
 def outline(frame: PlotGrid, centre: tuple[float, float], trained: Grid, grid: Grid) -> None:
-    """Frame the offsets of the trained grid inside a cell, as far as the cell has them."""
+    """Draw a frame around the offsets of the trained grid inside a cell."""
     longest = 2 * max(grid) - 1
     y, x = ((2 * min(sides) - 1) / longest for sides in zip(trained, grid, strict=True))
     across, up = np.array([-x, x, x, -x, -x]), np.array([-y, -y, y, y, -y])
@@ -125,12 +125,12 @@ def outline(frame: PlotGrid, centre: tuple[float, float], trained: Grid, grid: G
 
 
 def describe_grid(grid: Grid) -> str:
-    """Write a grid."""
+    """Format a grid."""
     return f"{grid[0]} x {grid[1]}"
 
 
 def describe_scaling(scaling: str | None) -> str:
-    """Say which rules for larger grids the model has."""
+    """Describe the RoPE scaling of a model."""
     return f"RoPE scaling: {scaling}." if scaling else "No RoPE scaling."
 
 
@@ -162,7 +162,7 @@ def summarise(response: np.ndarray, apart: np.ndarray, outside: np.ndarray) -> d
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:
-    """Measure and draw, on the largest of the sizes that are given."""
+    """Compute and draw the figure, on the largest of the given sizes."""
     grids = subject.larger_grids(options.sizes)[: None if options.sizes else 1]
     data = relative_response(subject.model, grids)
     return FigureResult(draw(data, subject.label), rows(data))

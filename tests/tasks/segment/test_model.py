@@ -108,7 +108,7 @@ def test_taps_are_the_last_of_each_quarter_and_blocks_attend_everywhere_unless_t
     body = SegmentModel(model="deit_large").backbone_config()
     assert (body.taps, len(body.global_blocks)) == ((5, 11, 17, 23), 24)
     body = SegmentModel(taps=(3, 5, 7, 11), window=14).backbone_config()
-    assert (body.taps, body.window, sorted(body.seeing_all)) == ((3, 5, 7, 11), 14, [2, 5, 8, 11])
+    assert (body.taps, body.window, sorted(body.global_indices)) == ((3, 5, 7, 11), 14, [2, 5, 8, 11])
 
 
 def test_the_backbone_starts_from_a_classifier(tmp_path):

@@ -142,7 +142,7 @@ def test_backbones_of_profiles_attend_everywhere_and_give_four_maps(name):
     profile = replace(PROFILES[name], head=small_profile().head)
     body = replace(small_body(), depth=profile.taps[-1] + 1, width=16, heads=1)
     backbone = make_vit_backbone(body, profile)
-    assert backbone.config.seeing_all == set(range(body.depth))
+    assert backbone.config.global_indices == set(range(body.depth))
     assert backbone.config.body.drop_path == profile.drop_path
     maps = UperNet(backbone, profile.head).backbone(torch.randn(1, 3, 64, 96)).features
     assert [tuple(x.shape[1:]) for x in maps] == [(16, 16, 24), (16, 8, 12), (16, 4, 6), (16, 2, 3)]
