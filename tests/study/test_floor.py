@@ -1,4 +1,4 @@
-"""The floor of each panel, what counts above it, and the trivial ways to larger images."""
+"""The floor of each panel, what counts above it, and the baseline of resizing or tiling."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def test_by_hand_a_tile_is_labelled_for_itself_and_the_last_one_wins():
 
 
 @pytest.mark.parametrize("name", ["field", "zoom"])
-def test_the_trivial_way_never_shows_a_model_more_than_its_training_size(make_job, name):
+def test_the_baseline_never_shows_a_model_more_than_its_training_size(make_job, name):
     panel = make_job(name).panel
     model, seen = ViT(panel.model_config("ape")).eval(), set()
     model.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
@@ -138,13 +138,13 @@ def test_embeddings_that_are_level_are_all_named():
     )
 
 
-def test_the_trivial_way_of_the_best_embedding_is_a_line_and_a_sentence():
+def test_the_baseline_of_the_best_embedding_is_a_line_and_a_sentence():
     tiles = {"64": 42.0, "96": 41.0}
     runs = [run("ape", (40, 30, 20), baseline={"64": 1.0, "96": 1.0}), run("rope_mixed", (42, 43, 35), baseline=tiles)]
     (result,) = panel_results(runs, FLOORS)
     assert result.baseline.label == "RoPE-Mixed, in tiles of 32 px"
     told = " ".join(conclusions([result], DATA))
-    assert "trivial way to 96 px, RoPE-Mixed, in tiles of 32 px, gives 41.0, more than the best" in told
+    assert "baseline at 96 px, RoPE-Mixed, in tiles of 32 px, scores 41.0, more than the best" in told
     assert score_table(result)["lines"][0]["cells"] == ["", "42.0", "41.0"]
     (axes,) = draw_curves([result]).axes
     drawn = {tuple(line.get_ydata()) for line in axes.lines if line.is_dashed()}
@@ -156,7 +156,7 @@ def test_the_trivial_way_of_the_best_embedding_is_a_line_and_a_sentence():
     assert panel_results(runs, FLOORS)[0].baseline is None
 
 
-def test_a_run_measures_the_trivial_way_above_its_training_size_once(make_job, monkeypatch):
+def test_a_run_evaluates_the_baseline_above_its_training_size_once(make_job, monkeypatch):
     job = make_job()
     result = train(job)
     assert list(result["baseline"]) == ["12"]

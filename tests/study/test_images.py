@@ -70,7 +70,7 @@ def test_a_study_from_before_images_were_compared_is_shown_but_not_added_to(tmp_
     result.write_text(json.dumps({key: content[key] for key in content if key not in ("images", "digest")}))
     assert run_study(asked(tmp_path, resume=True), lambda _: None)["complete"]
     assert not (out / "images.json").exists()
-    with pytest.raises(ValueError, match=r"before images were compared, .* give another --out"):
+    with pytest.raises(ValueError, match=r"has no fingerprint of its images, .* give another --out"):
         run_study(asked(tmp_path, seeds=2, resume=True), lambda _: None)
     use(make_images("x", 15), make_images("x"))
     with pytest.raises(ValueError, match="12 training images, now 15"):

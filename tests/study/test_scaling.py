@@ -36,7 +36,7 @@ def test_families_join_the_embeddings():
         ({"families": ("gold",)}, "got family gold; choose from all, golden, spiral"),
         ({"families": ("all", "golden")}, "got embedding rope_all; choose from"),
         ({"embeddings": ("rope_golden",), "families": ("golden",)}, "name each once"),
-        ({"scaling": ("ntk", "ntk")}, "got rules ntk, ntk; name each once"),
+        ({"scaling": ("ntk", "ntk")}, "got scaling methods ntk, ntk; name each once"),
         ({"scaling": ("entropy", "log(power=0.5)")}, "name each once"),
         ({"scaling": ("larger",)}, "no scaling method named 'larger'"),
         ({"scaling": ("ntk+jitter",)}, "scaling 'ntk\\+jitter'; jitter is for training: give it with --train-scaling"),

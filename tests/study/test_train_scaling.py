@@ -90,7 +90,7 @@ def test_every_rotation_is_trained_with_each_rule_besides_without():
         ({"train_scaling": ("larger",)}, "no scaling method named 'larger'"),
         (
             {"train_scaling": (JITTER,), "embeddings": ("none", "ape")},
-            "with none, ape; rules are for rotations: add one",
+            "with none, ape; none of them has RoPE: add one that has",
         ),
     ],
 )

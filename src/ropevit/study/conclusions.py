@@ -1,4 +1,4 @@
-"""The conclusions of a study in sentences, from scores above the floor."""
+"""Writes the conclusions of a study as sentences, from scores above the floor."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,26 +13,26 @@ from ropevit.study.results import (
     paper_order_summary,
 )
 
-#: Test images below which a reader is warned: one image is then more than half a point.
+#: Number of test images below which a warning is added: one image is then more than half a point.
 MIN_IMAGES = 200
 
 NO_CONCLUSION = (
-    "No conclusion can be drawn: no model scores clearly more than guessing, so the order of the embeddings means "
-    "nothing here. Train longer: more --steps, or without --quick; with few test images, more of them."
+    "No conclusion can be drawn: no model scores clearly more than guessing, so the order of the embeddings is "
+    "meaningless. Train longer: more --steps, or without --quick; with few test images, more of them."
 )
 
 
 def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list[str]:
-    """Write the sentences that answer the study's question, from its numbers alone.
+    """Return the conclusions of a study as sentences, from its results alone.
 
-    Models that did not learn, and sizes at which all models are at the floor, are named and left out of the others.
+    Models that did not learn, and sizes at which all models are at the floor, are named and excluded from comparisons.
 
     Args:
         results: Panels of the study.
-        data: What `results.json` says about the images.
+        data: Entry `data` of `results.json`.
     """
     if not results:
-        return ["No seed was finished by every embedding yet, so there is nothing to compare."]
+        return ["No seed is finished for every embedding yet, so nothing can be compared."]
     counted = [found for result in results if (found := result.without_unlearned()) is not None]
     compared = [result for result in counted if len(result.curves) > 1]
     short = [overall_summary(compared)] if compared else []
@@ -50,17 +50,17 @@ def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list
 
 
 def few_images_warning(images: int, classes: int) -> list[str]:
-    """Warn of a small test set."""
+    """Return a warning if the test set is small."""
     if images >= MIN_IMAGES:
         return []
     return [
         f"zoom: with {images} test images one image is {100 / images:.1f} points, and guessing one of {classes} "
-        f"classes gives {100 / classes:.1f} %; smaller differences say nothing: use more images."
+        f"classes gives {100 / classes:.1f} %; smaller differences are not meaningful: use more images."
     ]
 
 
 def excluded_summary(result: PanelResult) -> str:
-    """Name the models that did not learn, and the sizes at which none of the others is above the floor."""
+    """Return a sentence about models that did not learn, and sizes at which no other model is above the floor."""
     floor, size = result.floor, nearest_size(result)
     if floor is None:
         return ""
@@ -80,14 +80,14 @@ def excluded_summary(result: PanelResult) -> str:
 
 
 def baseline_summary(result: PanelResult) -> str:
-    """Compare the best embedding at the largest size with the trivial baseline."""
-    way = result.baseline
-    if way is None or not result.above_floor(way.sizes[-1]):
+    """Compare the best embedding at the largest size with the baseline of resizing or tiling."""
+    baseline = result.baseline
+    if baseline is None or not result.above_floor(baseline.sizes[-1]):
         return ""
-    size = way.sizes[-1]
+    size = baseline.sizes[-1]
     best = result.ranked(size)[0]
-    more = "more" if way.mean[-1] > best.mean[best.sizes.index(size)] else "not more"
+    more = "more" if baseline.mean[-1] > best.mean[best.sizes.index(size)] else "not more"
     return (
-        f"{result.panel}: the trivial way to {size} px, {way.label}, gives {format_score(way, size)}, {more} than "
-        f"the best on the whole image, {best.label} ({format_score(best, size)})."
+        f"{result.panel}: the baseline at {size} px, {baseline.label}, scores {format_score(baseline, size)}, {more} "
+        f"than the best on the whole image, {best.label} ({format_score(best, size)})."
     )

@@ -18,7 +18,7 @@ EXECUTION_FIELDS = ("out", "resume", "workers")
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """Which position embedding to use for which images and resolutions."""
+    """Settings of a study that compares position embeddings on one data set at several resolutions."""
 
     data: str = "fashion"
     """`fashion`, the embedded images, or a folder: PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
@@ -37,7 +37,7 @@ class StudyConfig:
     seeds: int = 1
     """Runs of each embedding, with different initial weights and data order; 3 or more show the spread."""
     quick: bool = False
-    """A first look in a minute instead of five: fewer steps and test sizes."""
+    """Quick run of a minute instead of five: fewer steps and test sizes."""
     out: Path = Path("runs/study")
     """Output directory."""
     resume: bool = False
@@ -101,10 +101,10 @@ class StudyConfig:
         return (*self.embeddings, *(f"rope_{family}" for family in families))
 
     def settings(self, panel: str) -> PanelSettings:
-        """Give the settings of a panel: its preset, with what this config replaces.
+        """Return the settings of a panel: its preset, with the fields that this config overrides.
 
         Raises:
-            ValueError: If they do not fit together, such as sizes that the patches do not tile.
+            ValueError: If they contradict each other, such as sizes that the patches do not tile.
         """
         chosen = preset(self.data, panel, self.quick)
         names = (
@@ -117,7 +117,7 @@ class StudyConfig:
         return replace(chosen, **given)
 
     def runs(self) -> list[Run]:
-        """List every run; all embeddings of a seed come before the next seed."""
+        """Return every run; all embeddings of a seed come before the next seed."""
         return [
             Run(panel=panel, embedding=embedding, seed=seed, train_scaling=scaling)
             for seed in range(self.seeds)
@@ -136,18 +136,18 @@ class StudyConfig:
         return max(sizes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the config as JSON can hold it, with the full settings of each panel under `settings`."""
+        """Return the config for JSON, with the full settings of each panel under `settings`."""
         settings = {panel: self.settings(panel).to_dict() for panel in self.panels}
         return as_json(asdict(self)) | {"out": str(self.out), "settings": settings}
 
 
 def unpublished_types() -> tuple[str, ...]:
-    """List the rope types without published weights, which `families` adds."""
+    """Return the rope types without published weights, which `families` adds."""
     return tuple(name for name, rope_type in ROPE_TYPES.items() if not rope_type.published)
 
 
 def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    """Refuse an empty list, unknown names and repetitions."""
+    """Raise ValueError for an empty list, unknown or repeated names."""
     unknown = [name for name in given if name not in allowed]
     if unknown or not given:
         raise ValueError(f"got {what} {unknown[0] if unknown else 'list empty'}; choose from {', '.join(allowed)}")
@@ -156,37 +156,37 @@ def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -
 
 
 def check_scaling(methods: tuple[str, ...]) -> None:
-    """Refuse unknown or repeated scaling methods, and jitter, which has no effect in evaluation."""
+    """Raise ValueError for unknown or repeated scaling methods, and for jitter, which has no effect in evaluation."""
     check_unique(methods)
-    for rule in methods:
-        if uses_jitter(rule):
-            raise ValueError(f"got scaling {rule!r}; jitter is for training: give it with --train-scaling")
+    for method in methods:
+        if uses_jitter(method):
+            raise ValueError(f"got scaling {method!r}; jitter is for training: give it with --train-scaling")
 
 
 def check_train_scaling(methods: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
-    """Refuse repeated scaling methods, and those without jitter, which do not change training."""
+    """Raise ValueError for repeated scaling methods, and for those without jitter, which do not change training."""
     check_unique(methods)
-    for rule in methods:
-        parts = parse_scaling(rule, (1, 1)).methods
+    for method in methods:
+        parts = parse_scaling(method, (1, 1)).methods
         if not any(isinstance(part, CoordinateJitter) and not part.is_identity for part in parts):
             raise ValueError(
-                f"got train_scaling {rule!r}; at the training size it changes nothing, so only jitter makes another "
-                "training: add +jitter(rescale=2), or measure with --scaling"
+                f"got train_scaling {method!r}; without jitter it changes nothing at the training size: "
+                "add +jitter(rescale=2), or evaluate with --scaling"
             )
     if methods and not any(VIT_EMBEDDINGS[name].rope for name in embeddings):
         raise ValueError(
-            f"got train_scaling {methods[0]!r} with {', '.join(embeddings)}; rules are for rotations: add one"
+            f"got train_scaling {methods[0]!r} with {', '.join(embeddings)}; none of them has RoPE: add one that has"
         )
 
 
 def check_unique(methods: tuple[str, ...]) -> None:
-    """Refuse equal scaling methods, also if spelled differently: jitter is jitter( rescale=2 ).
+    """Raise ValueError for equal scaling methods, also if spelled differently: jitter is jitter( rescale=2 ).
 
     Raises:
         ValueError: If two are equal, or one is unknown.
     """
-    if len({parse_scaling(rule, (1, 1)).methods for rule in methods}) < len(methods):
-        raise ValueError(f"got rules {', '.join(methods)}; name each once")
+    if len({parse_scaling(method, (1, 1)).methods for method in methods}) < len(methods):
+        raise ValueError(f"got scaling methods {', '.join(methods)}; name each once")
 
 
 def uses_jitter(scaling: str) -> bool:
@@ -199,7 +199,7 @@ def uses_jitter(scaling: str) -> bool:
 
 
 def check_model(settings: PanelSettings, embedding: str) -> None:
-    """Refuse a width, heads and embedding that do not fit, before anything is trained."""
+    """Raise ValueError if width, heads and embedding do not match, before any training."""
     vit_config(settings, embedding, channels=3, outputs=2)
 
 

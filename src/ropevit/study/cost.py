@@ -1,4 +1,4 @@
-"""How long a step of each embedding takes, measured after the trainings: alone, and in turn."""
+"""Measures the time of a training step of each embedding, after all trainings and in interleaved rounds."""
 
 import statistics
 import time
@@ -64,7 +64,7 @@ def time_rounds(plan: StudyPlan, panel: Panel, models: Mapping[str, ViT]) -> dic
 
 
 def summarise_times(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Give the quartiles of times, and of their ratios to the first embedding's in the same round."""
+    """Return the quartiles of times, and of their ratios to the first embedding's in the same round."""
     first = next(iter(times.values()))
     return {
         "rounds": len(first),
@@ -78,11 +78,11 @@ def summarise_times(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """Give the lower quartile, the median and the upper quartile."""
+    """Return the lower quartile, the median and the upper quartile."""
     return [round(value, 4) for value in statistics.quantiles(values, n=4, method="inclusive")]
 
 
 def format_ratio(cost: Mapping[str, Any], embedding: str) -> str:
-    """Write how long a step takes against the first embedding's: 1.05 (1.03 to 1.08)."""
+    """Format the time of a step relative to the first embedding's: 1.05 (1.03 to 1.08)."""
     low, median, high = cost["ratio"][embedding]
     return f"{median:.2f} ({low:.2f} to {high:.2f})"

@@ -1,4 +1,4 @@
-"""Evaluation of a trained model at every test size: plain, with each RoPE scaling, and with the trivial baseline."""
+"""Evaluates a trained model at every test size: plain, with each RoPE scaling, and by resizing or tiling."""
 
 import time
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[
     begin = time.perf_counter()
     scores = evaluate(model, job, known["scores"])
     scaled = {
-        rule: evaluate_scaled(model, job, rule, scores, known["scaled"].get(rule, {}))
-        for rule in scaling_methods_for(model, job)
+        method: evaluate_scaled(model, job, method, scores, known["scaled"].get(method, {}))
+        for method in scaling_methods_for(model, job)
     }
     baseline = evaluate_baseline(model, job, known["baseline"])
     return {
         "scores": to_json(scores),
-        "scaled": {rule: to_json(found) for rule, found in scaled.items()},
+        "scaled": {method: to_json(found) for method, found in scaled.items()},
         "baseline": to_json(baseline),
         "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
     }
@@ -44,7 +44,7 @@ def stored_scores(job: RunJob, trained: bool) -> dict[str, Any]:
 
 @torch.no_grad()
 def evaluate(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
-    """Return the score in percent at every test size; what is not known is evaluated in float32."""
+    """Return the score in percent at every test size; missing ones are evaluated in float32."""
     model.eval()
     wanted = job.panel.settings.test_sizes
     sizes, scores = [size for size in wanted if str(size) not in known], {}
@@ -73,7 +73,7 @@ def evaluate_scaled(
 
 @torch.no_grad()
 def evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
-    """Evaluate the trivial baseline: larger images are resized to the training size, or cut into tiles of it."""
+    """Evaluate the baseline: larger images are resized to the training size, or split into tiles of it."""
     settings = job.panel.settings
     sizes = [size for size in settings.test_sizes if size > settings.train_size and job.run.train_scaling is None]
     model.eval()

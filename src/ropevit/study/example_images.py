@@ -19,7 +19,7 @@ from ropevit.study.panels import FieldPanel, Panel, ZoomPanel
 from ropevit.study.settings import TERMS
 from ropevit.text import printable
 
-#: Colours of labels: background first, then told apart as well as that many colours can be.
+#: Colours of labels: background first, then as distinguishable as possible.
 #: Source: Okabe and Ito 2008, and Tableau's ten colours for more labels.
 COLOURS = (
     *("#222222", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2"),
@@ -29,7 +29,7 @@ COLOURS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleCell:
-    """An image, or the name of a class with whether it is right."""
+    """An image, or a class name with whether it is correct."""
 
     image: str | None = None
     text: str = ""
@@ -46,7 +46,7 @@ class ExampleRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeExamples:
-    """The pictures of one test size."""
+    """Example images of one test size."""
 
     size: int
     rows: tuple[ExampleRow, ...]
@@ -68,7 +68,7 @@ class PanelExamples:
 
 @torch.inference_mode()
 def make_examples(panel: Panel, models: Mapping[str, ViT]) -> PanelExamples:
-    """Draw a sheet for each test size of a panel.
+    """Make the example images of each test size of a panel.
 
     Args:
         panel: The panel with its test images.
@@ -76,7 +76,7 @@ def make_examples(panel: Panel, models: Mapping[str, ViT]) -> PanelExamples:
     """
     settings = panel.settings
     draw = field_rows if isinstance(panel, FieldPanel) else zoom_rows
-    sheets = [SizeExamples(size=size, rows=tuple(draw(panel, models, size))) for size in settings.test_sizes]  # pyright: ignore[reportArgumentType]
+    examples = [SizeExamples(size=size, rows=tuple(draw(panel, models, size))) for size in settings.test_sizes]  # pyright: ignore[reportArgumentType]
     labels = panel.labels if isinstance(panel, FieldPanel) else ()
     return PanelExamples(
         name=panel.name,
@@ -85,12 +85,12 @@ def make_examples(panel: Panel, models: Mapping[str, ViT]) -> PanelExamples:
         initial_size=settings.test_sizes[-1],
         scale=(190 if isinstance(panel, FieldPanel) else 88) / settings.test_sizes[-1],
         legend=tuple((printable(name), COLOURS[index % len(COLOURS)]) for index, name in enumerate(labels)),
-        sizes=tuple(sheets),
+        sizes=tuple(examples),
     )
 
 
 def field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: int = 4) -> list[ExampleRow]:
-    """Show canvases, their true labels and those that each model gives; canvases of a size are the same every time."""
+    """Return rows of canvases, true labels and predictions; the canvases of a size are always the same."""
     generator = make_generator(panel.name, panel.test_name, "pictures", size)
     canvases, truth = paint_canvases(*panel.test, size, count, panel.settings.canvas, generator)
     rows = [
@@ -98,18 +98,18 @@ def field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: i
         ExampleRow(label="truth", cells=tuple(ExampleCell(image=data_uri(to_label_image(one))) for one in truth)),
     ]
     for name, model in models.items():
-        guesses = panel.logits(model, normalise(canvases)).argmax(1)
+        predictions = panel.logits(model, normalise(canvases)).argmax(1)
         rows.append(
             ExampleRow(
                 label=position_label(name),
-                cells=tuple(ExampleCell(image=data_uri(to_label_image(one))) for one in guesses),
+                cells=tuple(ExampleCell(image=data_uri(to_label_image(one))) for one in predictions),
             )
         )
     return rows
 
 
 def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int = 8) -> list[ExampleRow]:
-    """Show test images with their classes and each model's first guess."""
+    """Return rows of test images, true classes and each model's prediction."""
     pick = torch.linspace(0, len(panel.test) - 1, count).long()
     images, labels = resample(panel.test.images[pick], size), panel.test.labels[pick]
     classes = [printable(name) for name in panel.test.classes]
@@ -118,8 +118,8 @@ def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int
         ExampleRow(label="truth", cells=tuple(ExampleCell(text=classes[int(label)]) for label in labels)),
     ]
     for name, model in models.items():
-        guesses = model(normalise(images)).argmax(1)
-        pairs = zip(guesses.tolist(), labels.tolist(), strict=True)
+        predictions = model(normalise(images)).argmax(1)
+        pairs = zip(predictions.tolist(), labels.tolist(), strict=True)
         cells = tuple(ExampleCell(text=classes[guess], right=guess == label) for guess, label in pairs)
         rows.append(ExampleRow(label=position_label(name), cells=cells))
     return rows
@@ -138,7 +138,7 @@ def to_label_image(labels: Int[Tensor, "H W"]) -> Image.Image:
 
 
 def rgb(code: str) -> Sequence[int]:
-    """Read a colour such as #009E73."""
+    """Parse a colour such as #009E73."""
     return tuple(bytes.fromhex(code[1:]))
 
 

@@ -15,7 +15,7 @@ NO_SCALING: Variant = (None, None)
 #: Legend entries in a row, per column of plots.
 LEGEND_COLUMNS = 3
 
-#: Titles of the panels, with what a larger test image contains.
+#: Titles of the panels.
 TITLES = {
     "field": "field (larger field of view): a larger image shows more of the scene",
     "zoom": "zoom (higher resolution): a larger image is the same one with more pixels",
@@ -35,7 +35,7 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
         caption: One line under the figure.
 
     Returns:
-        A `matplotlib.figure.Figure`, which belongs to no window.
+        A `matplotlib.figure.Figure`.
 
     Raises:
         ValueError: If `results` is empty, or matplotlib is not installed.
@@ -95,7 +95,7 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = NO_SCALING, al
 
 
 def draw_references(axes: Any, result: PanelResult) -> None:
-    """Draw the floor and the trivial baseline as dashed lines with labels."""
+    """Draw the floor and the baseline of resizing or tiling as dashed lines with labels."""
     if result.floor is not None:
         sizes = [size for size in result.sizes if size in result.floor.scores]
         scores = [result.floor.scores[size] for size in sizes]

@@ -1,4 +1,4 @@
-"""Which images a study was trained on: enough to tell whether others have come in their place."""
+"""Fingerprint of the images of a study, to detect that they have changed."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ from torch import Tensor
 from ropevit.data.labelled import LabelledImages
 from ropevit.text import join_names, printable
 
-#: How messages call the two splits.
+#: Names of the two splits in messages.
 SPLITS = {"train": "training", "test": "test"}
 
 
 def fingerprint(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
-    """Describe the images of a study by their classes, their number, and checksums of labels and decoded pixels."""
+    """Return classes, number of images, and checksums of labels and decoded pixels."""
     parts = {"train": train, "test": test}
     return {
         "classes": list(train.classes),
@@ -27,29 +27,29 @@ def fingerprint(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
 
 
 def checksum(values: Tensor) -> str:
-    """Give the SHA-256 of a tensor's shape and bytes."""
+    """Return the SHA-256 of a tensor's shape and bytes."""
     found = hashlib.sha256(repr(tuple(values.shape)).encode())
     found.update(values.cpu().contiguous().numpy().data)
     return found.hexdigest()
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Give a short checksum of what JSON can hold, whatever the order of its keys."""
+    """Return a short checksum of JSON content, independent of the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say how images differ from those of an earlier fingerprint; what that one does not hold is not compared."""
-    told = []
+    """Describe how images differ from an earlier fingerprint; entries that it lacks are not compared."""
+    differences = []
     if before.get("classes", now["classes"]) != now["classes"]:
         were, are = (join_names(map(printable, found["classes"])) for found in (before, now))
-        told.append(f"the classes were {were}, now {are}")
+        differences.append(f"the classes were {were}, now {are}")
     for split, name in SPLITS.items():
         old, new = before.get(split, {}), now[split]
         if old.get("images", new["images"]) != new["images"]:
-            told.append(f"{old['images']} {name} images, now {new['images']}")
+            differences.append(f"{old['images']} {name} images, now {new['images']}")
             continue
         other = [key for key in ("labels", "pixels") if old.get(key, new[key]) != new[key]]
         if other:
-            told.append(f"other {' and '.join(other)} of the {name} images")
-    return told
+            differences.append(f"other {' and '.join(other)} of the {name} images")
+    return differences

@@ -8,9 +8,9 @@ from ropevit.study.config import StudyConfig
 from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.workers import Images
 
-#: A score counts when it is above the floor by more than so many standard errors of the test images ...
+#: A score counts if it is above the floor by more than this many standard errors of the test images ...
 MIN_STANDARD_ERRORS = 2
-#: ... and by at least this share of the way from the floor to 100 %.
+#: ... and by at least this fraction of the distance from the floor to 100 %.
 MIN_SHARE = 0.1
 
 
@@ -19,7 +19,7 @@ class Floor:
     """The floor of one panel."""
 
     name: str
-    """What scores so, such as `everything background`."""
+    """Name of the trivial prediction, such as `everything background`."""
     scores: Mapping[int, float]
     """Percent, by test size in pixels."""
     errors: Mapping[int, float]
@@ -48,7 +48,7 @@ def compute_floors(config: StudyConfig, images: Images) -> dict[str, dict[str, A
 
 
 def read_floor(content: Mapping[str, Any] | None) -> Floor | None:
-    """Read the floor of a panel from `results.json`; results from before floors were measured have none."""
+    """Read the floor of a panel from `results.json`; older results have none."""
     if content is None:
         return None
     scores, errors = ({int(size): value for size, value in content[key].items()} for key in ("scores", "errors"))

@@ -24,9 +24,9 @@ FLOOR_TEXT = (
     "Floor and baseline: the floor is the score of a model that learned nothing: it labels every pixel background "
     "(field), or always predicts the most frequent class (zoom). A score counts if it exceeds the floor by more than "
     f"{MIN_STANDARD_ERRORS} standard errors over the test images and by at least {MIN_SHARE:.0%} of the distance from "
-    "the floor to 100 %; other scores are excluded from the conclusions. The dashed curves are the trivial baseline "
-    "for larger images, with the embedding that is best at the training size: images resized back to the training size "
-    "(zoom), or cut into tiles of that size (field)."
+    "the floor to 100 %; other scores are excluded from the conclusions. The dashed curves are a baseline for "
+    "larger images, with the embedding that is best at the training size: images resized back to the training size "
+    "(zoom), or split into tiles of that size (field)."
 )
 
 FAIRNESS_TEXT = (

@@ -45,14 +45,14 @@ class Panel(Protocol):
     floor_name: str
     """The prediction of a model that learned nothing."""
     baseline_name: str
-    """The trivial baseline for larger images, which runs the model at the training size."""
+    """Baseline for larger images, which runs the model at the training size (resizing or tiling)."""
 
     def model_config(self, position: str) -> ViTConfig:
-        """Describe the model that answers with a position embedding."""
+        """Return the config of the model with a position embedding."""
         ...
 
     def batch(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Make the images and targets of a training step; they depend on the panel, the seed and the step alone."""
+        """Return the images and targets of a training step; they depend only on the panel, the seed and the step."""
         ...
 
     def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Panel(Protocol):
         ...
 
     def baseline(self, model: ViT, size: int, check: CheckStop) -> float:
-        """Evaluate the trivial baseline on the test images at a size above the training size, in percent."""
+        """Evaluate the baseline on the test images at a size above the training size, in percent."""
         ...
 
     def floor(self, size: int) -> FloorScore:
@@ -73,9 +73,9 @@ class Panel(Protocol):
 
 
 class ZoomPanel:
-    """Classification; a larger test image is the same image with more pixels.
+    """Classification panel; a larger test image is the same image with more pixels.
 
-    With photographs of the user's that is the paper's protocol; the embedded images have 28 pixels and are upsampled.
+    With user photographs this is the paper's protocol; the embedded images have 28 pixels and are upsampled.
 
     The metric is top-1 accuracy in percent.
     """
@@ -91,11 +91,11 @@ class ZoomPanel:
         self.baseline_name = f"resized to {settings.train_size} px"
 
     def model_config(self, position: str) -> ViTConfig:
-        """Describe a classifier with one output a class."""
+        """Return the config of a classifier with one output per class."""
         return vit_config(self.settings, position, self.train.images.shape[1], len(self.train.classes))
 
     def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B c s s"], Int[Tensor, "B"]]:
-        """Draw random crops; every image comes once an epoch."""
+        """Draw random crops; every image is used once per epoch."""
         settings = self.settings
         index = batch_indices(len(self.train), settings.batch_size, step, self.name, seed)
         crops = random_crops(
@@ -108,15 +108,15 @@ class ZoomPanel:
         return F.cross_entropy(model(images).float(), targets)
 
     def score(self, model: ViT, size: int, check: CheckStop) -> float:
-        """Percentage of the test images, resampled to `size`, whose class is the first guess."""
+        """Percentage of the test images, resampled to `size`, with a correct top-1 prediction."""
         return self.accuracy(model, size, check, lambda images: images)
 
     def baseline(self, model: ViT, size: int, check: CheckStop) -> float:
-        """As `score`, with the images of that size resized to the training size."""
+        """Like `score`, with the images of that size resized to the training size."""
         return self.accuracy(model, size, check, lambda images: resample(images, self.settings.train_size))
 
     def accuracy(self, model: ViT, size: int, check: CheckStop, change: Transform) -> float:
-        """Percentage of first guesses that are right, on test images that were resampled to `size` and then changed."""
+        """Return top-1 accuracy in percent on test images that were resampled to `size` and then transformed."""
         right = 0
         for part in batches(len(self.test), size, self.settings.patch_size):
             check()
@@ -125,17 +125,17 @@ class ZoomPanel:
         return 100 * right / len(self.test)
 
     def floor(self, size: int) -> FloorScore:  # noqa: ARG002
-        """Score the most frequent class of the test images, said of each; the same at every size."""
+        """Return the score of always predicting the most frequent test class; the same at every size."""
         share = self.test.labels.bincount().max().item() / len(self.test)
         return FloorScore(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
 
 
 class FieldPanel:
-    """A label for every pixel of a canvas; a larger test canvas shows more items at the same scale.
+    """Segmentation panel: label every pixel of a canvas; a larger test canvas shows more items at the same scale.
 
     A linear head maps each patch token to the labels of its pixels. The metric is the mean intersection over union in
     percent, the background counted as a label, over all canvases of a size together; a label that neither occurs nor is
-    predicted is left out of the mean.
+    predicted is excluded from the mean.
     """
 
     name = "field"
@@ -155,7 +155,7 @@ class FieldPanel:
         self.baseline_name = f"in tiles of {settings.train_size} px"
 
     def model_config(self, position: str) -> ViTConfig:
-        """Describe a model with one output for each label and pixel of a patch."""
+        """Return the config of a model with one output for each label and pixel of a patch."""
         outputs = len(self.labels) * self.settings.patch_size**2
         return vit_config(self.settings, position, self.train[0].shape[1], outputs)
 
@@ -183,14 +183,14 @@ class FieldPanel:
         return self.iou(size, check, lambda images: self.logits(model, images).argmax(1))
 
     def baseline(self, model: ViT, size: int, check: CheckStop) -> float:
-        """As `score`, with each canvas cut into tiles of the training size that are labelled one by one."""
+        """Like `score`, with each canvas split into tiles of the training size that are labelled separately."""
         side = self.settings.train_size
         return self.iou(
             size, check, lambda images: predict_tiles(images, side, lambda x: self.logits(model, x).argmax(1))
         )
 
     def iou(self, size: int, check: CheckStop, label: Transform) -> float:
-        """Mean IoU of what labels the pixels of normalised canvases."""
+        """Return the mean IoU of a function that labels the pixels of normalised canvases."""
         kinds, device = len(self.labels), self.train[0].device
         confusion = torch.zeros(kinds * kinds, dtype=torch.long, device=device)
         for canvases, truth in self.canvases(size):
@@ -206,7 +206,7 @@ class FieldPanel:
             yield paint_canvases(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
 
     def floor(self, size: int) -> FloorScore:
-        """Score the background, said of every pixel; the standard error is the jackknife's over the canvases."""
+        """Return the score of labelling every pixel background, with the jackknife standard error over canvases."""
         kinds = len(self.labels)
         counts = torch.cat(
             [torch.stack([(truth == kind).sum((1, 2)) for kind in range(kinds)], 1) for _, truth in self.canvases(size)]
@@ -220,7 +220,7 @@ PANEL_CLASSES: dict[str, type[ZoomPanel] | type[FieldPanel]] = {"field": FieldPa
 
 
 def vit_config(settings: PanelSettings, position: str, channels: int, outputs: int) -> ViTConfig:
-    """Describe the small ViT of a study: average pooling, no class token, no LayerScale."""
+    """Return the config of a study's small ViT: average pooling, no class token, no LayerScale."""
     return ViTConfig(
         position=position,
         width=settings.width,
@@ -238,21 +238,21 @@ def vit_config(settings: PanelSettings, position: str, channels: int, outputs: i
 
 
 def batches(count: int, size: int, patch: int) -> Iterator[slice]:
-    """Cut `count` images into batches of about the same number of tokens, whatever their size."""
+    """Split `count` images into batches with about the same number of tokens for any image size."""
     step = max(1, TOKENS_PER_BATCH // (size // patch) ** 2)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 
 
 def subsample(data: LabelledImages, count: int) -> LabelledImages:
-    """Take `count` images at random, always the same ones; all where there are no more."""
+    """Return a fixed random subset of `count` images; all if there are no more."""
     if len(data) <= count:
         return data
     return data.subset(torch.randperm(len(data), generator=make_generator("test images"))[:count].sort().values)
 
 
 def downsample_items(images: Tensor, settings: PanelSettings) -> Tensor:
-    """Bring items to the greatest size at which they are pasted, so that pasting need not skip pixels."""
+    """Downsample items to the largest size at which they are pasted, so that pasting does not alias."""
     near = round(settings.canvas.item_size * settings.canvas.jitter)
     if images.shape[-1] <= near:
         return images
@@ -266,7 +266,7 @@ def mean_iou(confusion: Int[Tensor, "L L"]) -> float:
         confusion: Pixels counted by true label (row) and predicted label (column).
 
     Returns:
-        A share from 0 to 1.
+        A fraction from 0 to 1.
     """
     hit = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - hit
@@ -274,12 +274,12 @@ def mean_iou(confusion: Int[Tensor, "L L"]) -> float:
 
 
 def background_iou(counts: Int[Tensor, "M L"]) -> Float[Tensor, "M"]:
-    """Give the mean IoU in percent of labelling every pixel background, from pixels counted by label."""
+    """Return the mean IoU in percent of labelling every pixel background, from pixel counts by label."""
     return 100 * counts[:, 0] / counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
 
 
 def predict_tiles(images: Float[Tensor, "B c H H"], side: int, label: Transform) -> Int[Tensor, "B H H"]:
-    """Label images tile by tile; where a side is no multiple of a tile's, the last tile overlaps and wins.
+    """Label images tile by tile; if a side is not a multiple of the tile's, the last tile overlaps and overrides.
 
     Args:
         images: Square images, no smaller than a tile.

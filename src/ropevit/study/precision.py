@@ -1,4 +1,4 @@
-"""The precision in which a study computes."""
+"""Precision of a study: float32 or bfloat16 autocast."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Turn `auto` into bfloat16 where the device multiplies bfloat16 matrices in hardware, else float32.
 
     Raises:
-        ValueError: If there is no such precision.
+        ValueError: If the precision is unknown.
     """
     if name not in PRECISIONS:
         raise ValueError(f"got precision {name!r}; choose one of {', '.join(PRECISIONS)}")
@@ -25,16 +25,16 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_matrix_units() -> bool:
-    """Tell whether the processor has bfloat16 matrix units (AMX); Linux alone says so."""
+    """Return whether the processor has bfloat16 matrix units (AMX); detected on Linux only."""
     info = Path("/proc/cpuinfo")
     return info.exists() and "amx_bf16" in info.read_text()
 
 
 @contextlib.contextmanager
 def autocast(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Compute in a precision: parameters stay float32, matrix products are done in `dtype`.
+    """Autocast context: parameters stay float32, matrix products use `dtype`.
 
-    On a CPU in bfloat16, attention is written out: PyTorch's fused kernel there is slower than float32 at these sizes.
+    On a CPU in bfloat16, attention is unfused: PyTorch's fused kernel there is slower than float32 at these sizes.
     """
     with contextlib.ExitStack() as stack:
         if dtype != torch.float32:

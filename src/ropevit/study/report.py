@@ -1,4 +1,4 @@
-"""The report of a study: a single self-contained HTML file."""
+"""Report of a study: one self-contained HTML file."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from ropevit.text import printable
 
 COST_NOTE = (
     "Time: forward and backward of one training batch, timed after training in one process with {threads} "
-    "threads; the embeddings took turns, and each is compared with the first one of the same round (median and "
+    "{unit}; the embeddings took turns, and each is compared with the first one of the same round (median and "
     "quartiles of {rounds} rounds). The model of this study is tiny: small operations weigh more than in a full-size "
     "one."
 )
@@ -29,7 +29,7 @@ FLOOR_MARK = "°"
 
 
 def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Lay a panel out as the page's template wants it; the time of a step only where it was measured by itself."""
+    """Return a panel's results for the page template; with the time of a step only if it was measured separately."""
     best = {size: result.ranked(size)[0] for size in result.sizes}
     rows = [
         {
@@ -65,7 +65,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
         "marked": any(FLOOR_MARK in cell["text"] for row in rows for cell in row["cells"]),
         "costs": costs,
         "timed": cost is not None,
-        "cost_note": COST_NOTE.format(**cost) if cost else "",
+        "cost_note": COST_NOTE.format(**cost, unit="thread" if cost["threads"] == 1 else "threads") if cost else "",
     }
 
 
@@ -75,7 +75,7 @@ def format_marked_score(result: PanelResult, curve: Curve, size: int) -> str:
 
 
 def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
-    """Return the reference rows of a table: the trivial baseline and the floor."""
+    """Return the reference rows of a table: the baseline of resizing or tiling, and the floor."""
     lines = []
     if result.baseline is not None:
         known = result.baseline
@@ -88,17 +88,17 @@ def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
     return lines
 
 
-def write_page(study: Mapping[str, Any], pictures: Sequence[PanelExamples], method: Sequence[str], planned: int) -> str:
-    """Write the report.
+def write_page(study: Mapping[str, Any], examples: Sequence[PanelExamples], method: Sequence[str], planned: int) -> str:
+    """Return the HTML of the report.
 
     Args:
-        study: What `results.json` holds.
-        pictures: Sheets of test images; may be empty.
-        method: Paragraphs that say how the study was done.
-        planned: Trainings that the whole study has.
+        study: Content of `results.json`.
+        examples: Example images of the panels; may be empty.
+        method: Paragraphs that describe how the study was done.
+        planned: Number of trainings of the complete study.
 
     Returns:
-        HTML with everything inside; it loads nothing.
+        Self-contained HTML; it loads nothing.
 
     Raises:
         ValueError: If jinja2 or matplotlib is not installed.
@@ -119,7 +119,7 @@ def write_page(study: Mapping[str, Any], pictures: Sequence[PanelExamples], meth
         curves=[curve_image(result) for result in results],
         tables=[score_table(result, costs.get(result.panel)) for result in results],
         at_floor=FLOOR_MARK,
-        sheets=pictures,
+        sheets=examples,
         method=method,
         notes=[printable(note) for note in (*data.get("notes", []), *study.get("skipped_files", []))],
         environment=json.dumps(study["environment"], indent=2),
@@ -129,7 +129,7 @@ def write_page(study: Mapping[str, Any], pictures: Sequence[PanelExamples], meth
 
 
 def curve_image(result: PanelResult) -> dict[str, Any]:
-    """Draw the curves of one panel as a separate image: on narrow screens the panels are stacked."""
+    """Return the curves of one panel as a separate image, since panels are stacked on narrow screens."""
     image = base64.b64encode(figure_bytes(draw_curves([result]), "png")).decode()
     ways = len({curve.variant for curve in result.curves})
     return {"panel": result.panel, "wide": ways > 1, "ways": ways, "source": f"data:image/png;base64,{image}"}

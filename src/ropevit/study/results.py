@@ -1,4 +1,4 @@
-"""Results of a study: curves, tables and the sentences that summarise them."""
+"""Results of a study: curves per panel, and the sentences that summarise them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ from ropevit.files import read_json
 from ropevit.models.positions import position_label
 from ropevit.study.floor import Floor, read_floor
 
-#: Seeds from which on "every seed of one above every seed of the other" is worth saying: by chance alone it happens
-#: to two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.
+#: Least number of seeds for the statement "every seed of one above every seed of the other": by chance it happens to
+#: two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.
 MIN_SEEDS = 3
 
 
-#: The trivial way to images larger than those of the training.
+#: Baselines for images larger than those of the training.
 BASELINE_LABELS = {"field": "in tiles of {size} px", "zoom": "resized to {size} px"}
 
-#: Embeddings that a sentence names; of more, it counts the rest.
+#: Most embeddings that a sentence names; the others are counted.
 MAX_LISTED = 5
 
 
@@ -32,7 +32,7 @@ class Curve:
     sizes: tuple[int, ...]
     """Test sizes in pixels."""
     scores: tuple[tuple[float, ...], ...]
-    """Percent, one row a seed, one column a size."""
+    """Percent, one row per seed, one column per size."""
     parameters: int
     step_ms: float
     """Median over the seeds of the milliseconds of a training step, while other trainings shared the machine."""
@@ -41,11 +41,11 @@ class Curve:
     train_scaling: str | None = None
     """RoPE scaling in training."""
     baseline: str | None = None
-    """The trivial baseline for larger images, if this is its curve, such as `in tiles of 32 px`."""
+    """Baseline for larger images, if this is its curve, such as `in tiles of 32 px`."""
 
     @property
     def label(self) -> str:
-        """How it is called in tables, figures and sentences."""
+        """Name in tables, figures and sentences."""
         if self.baseline is not None:
             return f"{position_label(self.embedding)}, {self.baseline}"
         if self.train_scaling is None:
@@ -74,7 +74,7 @@ class Curve:
         return tuple(row[column] for row in self.scores)
 
     def leads(self, other: "Curve", size: int) -> bool:
-        """Tell whether every seed of this one is above every seed of the other at a size."""
+        """Return whether every seed of this curve is above every seed of the other at a size."""
         return min(self.at(size)) > max(other.at(size))
 
 
@@ -88,9 +88,9 @@ class PanelResult:
     seeds: tuple[int, ...]
     curves: tuple[Curve, ...]
     floor: Floor | None = None
-    """What a model that learned nothing scores; None in results from before it was measured."""
+    """Score of a model that learned nothing; None in older results."""
     baseline: Curve | None = None
-    """The best embedding at the training size, measured in the trivial way at larger sizes."""
+    """The best embedding at the training size, evaluated at larger sizes by resizing or tiling."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -98,21 +98,21 @@ class PanelResult:
         return self.curves[0].sizes
 
     def ranked(self, size: int) -> list[Curve]:
-        """Sort the curves by their mean at a size, best first; at the training size those without rules."""
+        """Sort the curves by their mean at a size, best first; at the training size those without RoPE scaling."""
         column = self.sizes.index(size)
         curves = [curve for curve in self.curves if curve.scaling is None or size != self.train_size]
         return sorted(curves, key=lambda curve: -curve.mean[column])
 
     def at_floor(self, curve: Curve, size: int) -> bool:
-        """Tell whether the mean of a curve at a size is not more than guessing gives (see `floor.py`)."""
+        """Return whether the mean of a curve at a size is at the floor (see `floor.py`)."""
         return self.floor is not None and bool(curve.mean[curve.sizes.index(size)] < self.floor.threshold(size))
 
     def above_floor(self, size: int) -> bool:
-        """Tell whether a size says anything: its best mean is more than guessing gives."""
+        """Return whether the best mean at a size is above the floor."""
         return not self.at_floor(self.ranked(size)[0], size)
 
     def without_unlearned(self) -> "PanelResult | None":
-        """Leave out the curves that are at the floor at every size: their models did not learn; None if all are."""
+        """Exclude curves that are at the floor at every size, whose models did not learn; None if all are."""
         curves = tuple(curve for curve in self.curves if not all(self.at_floor(curve, size) for size in curve.sizes))
         return replace(self, curves=curves) if curves else None
 
@@ -121,7 +121,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """Read `results.json` of a study's directory.
 
     Raises:
-        ValueError: If there is none, or it is not one of a study.
+        ValueError: If the file is missing, or not of a study.
     """
     file = path / "results.json"
     if not file.is_file():
@@ -143,10 +143,10 @@ def panel_results(
 
     Args:
         runs: Results of single trainings, as `results.json` lists them.
-        floors: What models that learned nothing score on each panel, as `results.json` holds it.
+        floors: Entry `floors` of `results.json`.
 
     Returns:
-        One result a panel, in the order in which the panels come; a panel without a common seed is left out.
+        One result per panel, in order; panels without a common seed are omitted.
 
     Raises:
         ValueError: If the runs were trained on different images.
@@ -175,7 +175,7 @@ def panel_results(
 
 
 def check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse runs on different images; of runs from before images were compared, nothing is known.
+    """Raise ValueError for runs on different images; older runs without a fingerprint are not checked.
 
     Raises:
         ValueError: Naming one of each.
@@ -184,13 +184,13 @@ def check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
     if len(names) > 1:
         first, second, *_ = names.values()
         raise ValueError(
-            f"{first} and {second} were trained on different images, so their scores make no mean; "
+            f"{first} and {second} were trained on different images, so their scores cannot be averaged; "
             "run the study again in another --out"
         )
 
 
 def make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
-    """Join what the models of the best embedding at the training size score in the trivial way, if that is known."""
+    """Return the curve of the baseline with the best embedding at the training size, if it was evaluated."""
     best = next((curve for curve in result.ranked(nearest_size(result)) if curve.variant == (None, None)), None)
     if best is None or result.panel not in BASELINE_LABELS:
         return None
@@ -202,18 +202,18 @@ def make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]
     if not sizes:
         return None
     scores = tuple(tuple(run["baseline"][str(size)] for size in sizes) for run in chosen)
-    way = BASELINE_LABELS[result.panel].format(size=result.train_size)
-    return replace(best, sizes=sizes, scores=scores, baseline=way)
+    label = BASELINE_LABELS[result.panel].format(size=result.train_size)
+    return replace(best, sizes=sizes, scores=scores, baseline=label)
 
 
 def make_curves(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Join trainings that differ in the seed alone: their own curve, then one for each rule."""
-    rules = runs[0].get("scaled", {})  # results from before there were rules have none
-    return [make_curve(runs, rule) for rule in (None, *rules)]
+    """Return the curves of trainings that differ only in the seed: plain, then one for each RoPE scaling."""
+    methods = runs[0].get("scaled", {})  # older results have none
+    return [make_curve(runs, method) for method in (None, *methods)]
 
 
 def make_curve(runs: Sequence[Mapping[str, Any]], scaling: str | None = None) -> Curve:
-    """Join the scores of trainings that differ in the seed alone, with a rule or without, one row a seed."""
+    """Return the curve of trainings that differ only in the seed, with or without RoPE scaling, one row per seed."""
     scores = [run["scores"] if scaling is None else run["scaled"][scaling] for run in runs]
     sizes = tuple(int(size) for size in runs[0]["scores"])
     return Curve(

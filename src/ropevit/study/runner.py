@@ -1,7 +1,7 @@
-"""All trainings of a study: in worker processes on a CPU, one after the other on a GPU; interruptible and resumable.
+"""Runs all trainings of a study: in worker processes on a CPU, sequentially on a GPU; interruptible and resumable.
 
 The directory of a study holds `config.json`, `images.json` (a fingerprint of the images),
-`runs/<panel>-<embedding>[-<rules>]-seed<k>/` (see `train.py`) and `results.json`:
+`runs/<panel>-<embedding>[-<scaling>]-seed<k>/` (see `train.py`) and `results.json`:
 
     {"config": {...},            StudyConfig.to_dict(); `settings` has the full settings of each panel
      "environment": {...},       versions, device, precision, workers, threads of the last call that trained
@@ -10,7 +10,7 @@ The directory of a study holds `config.json`, `images.json` (a fingerprint of th
      "failed": [...],            {"panel", "embedding", "seed", "train_scaling", "message"} of runs that failed
      "data": {...},              name, source, classes and numbers of images; notes such as a subset that was taken
      "skipped_files": [...],     files of the user's that could not be read, with the reason
-     "floors": {...},            for each panel what a model that learned nothing scores (see `floor.py`)
+     "floors": {...},            for each panel the score of a model that learned nothing (see `floor.py`)
      "costs": {...}}             for each panel the time of a step of each embedding (see `cost.py`); {} until complete
 """
 
@@ -44,20 +44,20 @@ from ropevit.study.workers import SHARED_IMAGES, Images, StudyPlan, run_here, ru
 
 
 def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
-    """Run what is missing of a study.
+    """Run the missing trainings of a study.
 
-    A run that fails is reported and left out; the others go on.
+    A run that fails is reported and skipped; the others continue.
 
     Args:
-        config: What to compare.
+        config: Settings of the study.
         report: Called with each event, in this process.
 
     Returns:
         The content of `results.json`, which is also written when the study is interrupted.
 
     Raises:
-        ValueError: If the directory holds another study, or one and `resume` is off; if the images are unusable.
-        KeyboardInterrupt: If the user interrupts; every step done is kept and `resume` goes on from there.
+        ValueError: If the directory contains another study, or this one without `resume`; if images are unusable.
+        KeyboardInterrupt: If the user interrupts; finished steps are kept and `resume` continues from there.
     """
     if config.data != "fashion":
         check_folder(Path(config.data).expanduser())
@@ -69,15 +69,15 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
 
 
 def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
-    """Do what `run_study` does, in a directory that is this process's alone."""
+    """Implement `run_study` while the directory is locked."""
     images = load_images(config, report)
     seen, earlier = fingerprint(*images), earlier_results(config)
     known = check_images(config, seen, earlier.get("data", {}))
     plan = plan_study(config, digest(seen))
     if plan.runs and not known:
         raise ValueError(
-            f"{config.out} was trained before images were compared, and nothing tells whether these are the same; "
-            "it can be read as it is, but for more of it give another --out"
+            f"{config.out} has no fingerprint of its images, so they cannot be compared with these; "
+            "it can be read as it is, but to add runs give another --out"
         )
     write_json(config.out / "config.json", config.to_dict())
     if known:
@@ -89,7 +89,7 @@ def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
         "floors": compute_floors(config, images),
         "costs": {},
     }
-    if not plan.runs:  # a call that trains nothing keeps what the one before it wrote
+    if not plan.runs:  # without training, keep the entries of the previous call
         facts |= {key: earlier[key] for key in ("environment", "costs") if key in earlier}
     failed: list[dict[str, Any]] = []
     try:
@@ -105,7 +105,7 @@ def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
 
 
 def earlier_results(config: StudyConfig) -> dict[str, Any]:
-    """Read the results that an earlier call wrote; {} where there are none.
+    """Read the results of an earlier call; {} if there are none.
 
     Raises:
         ValueError: If they are damaged.
@@ -114,18 +114,18 @@ def earlier_results(config: StudyConfig) -> dict[str, Any]:
 
 
 def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]) -> bool:
-    """Refuse to go on with other images than a study was trained on.
+    """Raise ValueError if the images differ from those that a study was trained on.
 
     Args:
         config: The study.
-        seen: The fingerprint of the images that are there now.
-        data: What an earlier call said about its images.
+        seen: Fingerprint of the current images.
+        data: Entry `data` of earlier results.
 
     Returns:
-        Whether the images are known to be the same; not those of a folder before there was a fingerprint.
+        Whether the images are known to be the same; False for an older study of a folder without fingerprint.
 
     Raises:
-        ValueError: If they are others.
+        ValueError: If they differ.
     """
     path = config.out / "images.json"
     before = {name: {"images": data[f"{name}_images"]} for name in SPLITS if f"{name}_images" in data}
@@ -144,7 +144,7 @@ def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]
 
 
 def check_complete(stored: Any, seen: dict[str, Any]) -> dict[str, Any]:
-    """Pass on a stored fingerprint that has all that one has.
+    """Return a stored fingerprint if it has all keys of the current one.
 
     Raises:
         ValueError: If something is missing.
@@ -153,12 +153,12 @@ def check_complete(stored: Any, seen: dict[str, Any]) -> dict[str, Any]:
         seen.keys(),
         *(seen[name].keys() for name in SPLITS),
     ]:
-        raise ValueError("it is no fingerprint")
+        raise ValueError("not a fingerprint")
     return stored
 
 
 def plan_study(config: StudyConfig, images: str) -> StudyPlan:
-    """List what is left to do with the images of a digest, and share the cores out."""
+    """Plan the missing runs, with the number of workers and threads."""
     device = resolve_device(config.device)
     missing = tuple(run for run in config.runs() if stored_result(config, run, images) is None)
     workers, threads = share_cores(config, device, len(missing))
@@ -174,7 +174,7 @@ def plan_study(config: StudyConfig, images: str) -> StudyPlan:
 
 
 def execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[str, Any]]) -> bool:
-    """Do a plan, collecting the runs that fail; tell whether it was done to the end, not interrupted."""
+    """Execute a plan, collecting failed runs; return whether it was completed, not interrupted."""
 
     def note(event: Event) -> None:
         if isinstance(event, RunFailed):
@@ -191,7 +191,7 @@ def execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[s
 
 
 def check_directory(config: StudyConfig) -> None:
-    """Refuse a directory in which something would be overwritten or mixed up.
+    """Raise ValueError for a directory in which something would be overwritten or mixed up.
 
     Raises:
         ValueError: As `run_study`.
@@ -209,7 +209,7 @@ def check_directory(config: StudyConfig) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process was writing, and the images that it shared with its workers."""
+    """Delete partial files of a killed process, and the images that it shared with its workers."""
     for part in [*folder.glob(".*.part"), *folder.glob("runs/*/.*.part")]:
         part.unlink(missing_ok=True)
     for images in folder.glob(f"{SHARED_IMAGES}*"):
@@ -229,7 +229,7 @@ def load_images(config: StudyConfig, report: Report) -> Images:
 
 
 def describe_data(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
-    """Say what was trained and tested on."""
+    """Return entry `data` of `results.json`: name, source, classes and numbers of images."""
     return {
         "name": train.name.removesuffix("/train"),
         "source": train.source,
@@ -241,7 +241,7 @@ def describe_data(train: LabelledImages, test: LabelledImages) -> dict[str, Any]
 
 
 def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[int, int]:
-    """Decide on the number of worker processes and the threads of each."""
+    """Return the number of worker processes and the threads of each."""
     if device.type != "cpu":
         return 1, torch.get_num_threads()
     cores = available_cores()
@@ -250,7 +250,7 @@ def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[i
 
 
 def write_results(plan: StudyPlan, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
-    """Gather the results of all runs into `results.json`."""
+    """Collect the results of all runs in `results.json`."""
     config = plan.config
     found = [result for run in config.runs() if (result := stored_result(config, run, plan.images)) is not None]
     results = {"config": config.to_dict(), "runs": found, "complete": len(found) == len(config.runs())}
@@ -261,7 +261,7 @@ def write_results(plan: StudyPlan, facts: dict[str, Any], failed: list[dict[str,
 
 @contextlib.contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that a step is never cut in half; a second one interrupts at once."""
+    """Turn the first Ctrl-C into an event, so that a step is always completed; a second one interrupts immediately."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped

@@ -1,4 +1,4 @@
-"""Settings of one panel: its model, training and images; and the tables of presets that `ropevit study` starts from."""
+"""Settings of one panel (model, training, images), and the presets of `ropevit study`."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -33,25 +33,25 @@ class PanelSettings:
     batch_size: int = 128
     """Images in a step."""
     lr: float = 2e-3
-    """Learning rate after warm-up (AdamW); a cosine takes it to 0."""
+    """Learning rate after warm-up (AdamW), with cosine decay to 0."""
     weight_decay: float = 0.05
     """Weight decay of the matrices."""
     warmup: float = 0.1
-    """Share of the steps over which the learning rate rises from 0."""
+    """Fraction of the steps for linear warm-up of the learning rate."""
     clip: float = 1.0
-    """Greatest norm of the gradient."""
+    """Maximum gradient norm (clipping)."""
     ape_std: float = 0.3
-    """Standard deviation with which an absolute embedding starts; rotations have no such setting."""
+    """Standard deviation of the initial absolute embedding."""
     start: Literal["fan_in", "deit"] = "fan_in"
-    """Standard deviation of the linear layers at the start: 1 / sqrt(inputs), or DeiT's 0.02, meant for wide models."""
+    """Initialisation of linear layers: standard deviation 1 / sqrt(inputs), or DeiT's 0.02, meant for wide models."""
     crop: CropSettings = field(default_factory=CropSettings)
     """How `zoom` draws training crops."""
     canvas: CanvasSettings = field(default_factory=CanvasSettings)
     """How `field` fills canvases."""
     test_images: int = 2000
-    """Images on which `zoom` is tested; where there are more, a random part, always the same."""
+    """Test images of `zoom`; a fixed random subset if there are more."""
     test_canvases: int = 200
-    """Canvases of each size on which `field` is tested."""
+    """Test canvases of `field` at each size."""
 
     def __post_init__(self) -> None:
         least = {"patch_size": 1, "width": 1, "depth": 1, "heads": 1, "steps": 1, "batch_size": 1}
@@ -71,7 +71,7 @@ class PanelSettings:
         self.check_sizes()
 
     def check_sizes(self) -> None:
-        """Refuse sizes that the patches do not tile, naming the nearest ones."""
+        """Raise ValueError, naming the nearest valid sizes, unless the patches tile all sizes."""
         if not self.test_sizes:
             raise ValueError("got no test sizes; give at least one, such as --test-sizes 28 56")
         if list(self.test_sizes) != sorted(set(self.test_sizes)):
@@ -83,12 +83,12 @@ class PanelSettings:
                 raise ValueError(f"got {name} {size}; patches of {self.patch_size} pixels do not tile it: take {near}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Write the settings as JSON can hold them."""
+        """Return the settings for JSON."""
         return as_json(asdict(self))
 
 
 def as_json(value: Any) -> Any:
-    """Replace tuples by lists, as they come back from JSON."""
+    """Replace tuples by lists, as JSON returns them."""
     if isinstance(value, dict):
         return {key: as_json(item) for key, item in value.items()}
     return [as_json(item) for item in value] if isinstance(value, tuple | list) else value
@@ -138,7 +138,7 @@ FOLDER_QUICK = {
 
 
 def preset(data: str, panel: str, quick: bool = False) -> PanelSettings:
-    """Look up the settings of a panel for the embedded images (`fashion`) or a user's own (any path)."""
+    """Return the preset of a panel for the embedded images (`fashion`) or a user's own (any path)."""
     if panel not in PANELS:
         raise ValueError(f"got panel {panel!r}; choose one of {', '.join(PANELS)}")
     table = {(True, False): FASHION, (True, True): FASHION_QUICK, (False, False): FOLDER, (False, True): FOLDER_QUICK}
