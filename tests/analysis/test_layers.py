@@ -50,7 +50,7 @@ def test_a_backbone_is_looked_into(vit):
 def test_layers_without_rotation_are_listed_but_not_as_rotated(vit):
     model = vit("ape")
     assert [layer.frequencies for layer in attention_layers(model)] == [None, None]
-    with pytest.raises(ValueError, match="none of its 2 attention layers rotates"):
+    with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         rotated_layers(model)
 
 
@@ -76,5 +76,5 @@ def test_the_trained_grid_is_what_the_config_says(vit, swin):
 
 
 def test_a_backbone_with_windows_in_some_layers_has_no_one_trained_grid(vit):
-    with pytest.raises(ValueError, match="attend in windows, others everywhere"):
+    with pytest.raises(ValueError, match="use windows, others global attention"):
         trained_grid(DenseViT(DenseViTConfig(body=vit().config, window=2)))

@@ -236,7 +236,7 @@ def test_the_grids_of_a_swin_are_its_windows(swin, tmp_path, open_page):
 
 
 def test_a_model_that_rotates_nothing_has_no_explorer(vit, tmp_path, open_page):
-    with pytest.raises(ValueError, match="none of its 2 attention layers rotates"):
+    with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         explorer(vit("ape"))
     path = tmp_path / "figures.html"
     path.write_text(render("A model", [], SECTIONS, "nothing <i>rotates</i>"), encoding="utf-8")

@@ -110,5 +110,5 @@ def test_the_figure_says_how_much_each_grid_adds(vit):
 
 def test_a_swin_counts_in_windows_and_no_rotation_is_refused(swin):
     assert phase_coverage(swin("rope_axial")).trained == (4, 4)
-    with pytest.raises(ValueError, match="none of its 3 attention layers rotates"):
+    with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         phase_coverage(swin("rpb"))

@@ -77,7 +77,7 @@ def test_the_plane_reaches_beyond_far_points_and_theta_is_the_architectures(vit,
 def test_no_points_and_no_rotation_are_refused(vit):
     with pytest.raises(ValueError, match="got no points"):
         reconstruction(vit(), [])
-    with pytest.raises(ValueError, match="none of its 2 attention layers rotates"):
+    with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         reconstruction(vit("ape"))
 
 

@@ -105,5 +105,5 @@ def test_rows_name_the_highest_response_that_training_did_not_show(vit):
 
 
 def test_no_rotation_is_refused(vit):
-    with pytest.raises(ValueError, match="none of its 2 attention layers rotates"):
+    with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         relative_response(vit("none"))

@@ -82,8 +82,8 @@ def test_every_rotation_is_trained_with_each_rule_besides_without():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_scaling": ("normalise",)}, "got train_scaling 'normalise'; at the training size it changes nothing"),
-        ({"train_scaling": ("ntk+jitter(rescale=1)",)}, r"rescale=1\)'; at the training size it changes nothing"),
+        ({"train_scaling": ("normalise",)}, "got train_scaling 'normalise'; without jitter it changes nothing"),
+        ({"train_scaling": ("ntk+jitter(rescale=1)",)}, r"rescale=1\)'; without jitter it changes nothing"),
         ({"train_scaling": (JITTER, JITTER)}, "name each once"),
         ({"train_scaling": (JITTER, "jitter(rescale = 2.0)")}, "name each once"),
         ({"train_scaling": (JITTER, "jitter")}, "name each once"),
