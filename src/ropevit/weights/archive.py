@@ -1,4 +1,4 @@
-"""Whether a file of `torch.save`, a zip archive, holds what was written: torch itself compares no checksum."""
+"""Integrity check of `torch.save` files, which are zip archives: torch itself verifies no checksums."""
 
 import zipfile
 from pathlib import Path
@@ -13,13 +13,13 @@ DIRECTORY = 0x10
 
 
 def archive_damage(path: Path) -> str | None:
-    """Compare every byte of an archive with its checksum, and its directory with what `torch.save` writes.
+    """Verify the checksums of an archive, and that its directory is one that `torch.save` writes.
 
     Args:
         path: A zip archive.
 
     Returns:
-        What is wrong, in a clause; None where all is well.
+        A description of the damage; None if the archive is intact.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -29,7 +29,7 @@ def archive_damage(path: Path) -> str | None:
 
 
 def directory_fault(archive: zipfile.ZipFile) -> str | None:
-    """Find what Python's reader forgives and torch's takes for something else."""
+    """Return a fault of the directory that Python's reader accepts but torch interprets differently."""
     records = archive.infolist()
     names = [record.filename.lower() for record in records]  # torch finds names in either case
     if not records or len(set(names)) < len(names):
@@ -45,6 +45,6 @@ def directory_fault(archive: zipfile.ZipFile) -> str | None:
 
 
 def wrong_record(archive: zipfile.ZipFile) -> str | None:
-    """Name the first record that its checksum does not fit."""
+    """Return the first record with a wrong checksum."""
     wrong = archive.testzip()
     return f"the checksum of {wrong} is wrong" if wrong else None

@@ -1,4 +1,4 @@
-"""Turn a checkpoint of one layout into another, bit for bit."""
+"""Converts a checkpoint from one layout to another, bit for bit."""
 
 import os
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 
-#: What a file may be called, by layout; only safetensors have a header for the config of ours.
+#: Allowed file suffixes by layout; only safetensors have a header, which the ropevit layout needs for the config.
 CONTAINERS = {
     "ropevit": (".safetensors",),
     "published": (".bin", ".pth", ".safetensors"),
@@ -32,23 +32,23 @@ CONTAINERS = {
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """What was converted; `print(report)` says it in words."""
+    """Result of a conversion; `print(report)` summarises it."""
 
     source: str
     """Path or hub id."""
     destination: Path
     """The new file."""
     layout: tuple[str, str]
-    """From which layout to which."""
+    """Source and target layout."""
     written: int
     """Number of entries in the new file."""
     dropped: Mapping[str, str]
-    """Entries that were left out: name -> why."""
+    """Entries that were dropped: name -> reason."""
     config: Config
-    """The model that they were taken to be."""
+    """Config of the model, given or inferred."""
 
     def __str__(self) -> str:
-        """List what a user may not expect."""
+        """Summarise the conversion, with everything that was dropped."""
         first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
         names = "position", "width", "depth", "depths", "heads"
         told = ", ".join(f"{name} {getattr(self.config, name)}" for name in names if hasattr(self.config, name))
@@ -67,20 +67,20 @@ def convert(
     ema: bool = False,
     revision: str | None = None,
 ) -> ConvertReport:
-    """Convert a checkpoint to another layout; values and dtypes stay as they are, and converting back gives them again.
+    """Convert a checkpoint to another layout; values and dtypes are unchanged, and converting back restores the file.
 
     Args:
         source: Path, hub id, published model name, or state dict.
         destination: New file. The suffix decides the container: .safetensors, or .bin and .pth for PyTorch's own
             (with the weights under `model` in the published layout).
         to: "published", "timm" or "ropevit".
-        model: Name or config of the model, where neither the file nor its name nor its shapes tell it.
-        overwrite: Replace a file that is there.
-        ema: Convert the moving average that a training script kept beside the weights.
+        model: Name or config of the model, if it follows neither from the file nor from its name nor from shapes.
+        overwrite: Replace an existing file.
+        ema: Convert the EMA weights that a training script stored beside the weights.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        WeightsError: If the source cannot be read, is not the model it should be, or the layout cannot express it.
+        WeightsError: If the source cannot be read, is another model, or cannot be stored in the layout.
     """
     path = check_destination(Path(destination), to, overwrite)
     checkpoint = read_checkpoint(source, revision)
@@ -102,7 +102,7 @@ def convert(
 
 
 def check_destination(path: Path, to: str, overwrite: bool) -> Path:
-    """Refuse a layout, suffix or existing file before anything is read."""
+    """Raise WeightsError for an unknown layout, a wrong suffix or an existing file, before anything is read."""
     if to not in CONTAINERS:
         raise WeightsError(f"no layout named {to!r}; choose one of {', '.join(CONTAINERS)}")
     if path.suffix not in CONTAINERS[to]:
@@ -113,10 +113,10 @@ def check_destination(path: Path, to: str, overwrite: bool) -> Path:
 
 
 def found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) -> Config:
-    """Find out which model a checkpoint is: from the caller, its header, its name, or its shapes.
+    """Return the config of a checkpoint: from the caller, its header, its name, or its shapes.
 
     Raises:
-        WeightsError: If it cannot be told.
+        WeightsError: If it cannot be determined.
     """
     if isinstance(model, Config):
         return model
@@ -137,13 +137,13 @@ def found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) -
 
 
 def derived_tables(config: Config) -> dict[str, Tensor]:
-    """Make the entries besides weights that a file in the published layout has."""
+    """Compute the tables that a file in the published layout has besides weights."""
     make = ARCHITECTURES[architecture(config)].weights.derived_tables
     return {} if make is None else make(config)
 
 
 def inferred_config(facts: InferredModel, source: str, to: str) -> Config:
-    """Make the config that shapes tell; heads, which they may not tell, are those of the registry's models so wide."""
+    """Infer the config from shapes; heads that shapes do not show are those of registered models of that width."""
     if "tubelet" in facts.fields:
         raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
     positions = [name for name in facts.positions if name != "none"]  # never published
@@ -163,7 +163,7 @@ def inferred_config(facts: InferredModel, source: str, to: str) -> Config:
 
 
 def made_for(facts: InferredModel, source: str) -> tuple[int, int]:
-    """Return the image size for which tables in the file were made."""
+    """Return the image size of the file's tables."""
     grid = square_grid(facts.patches)
     if grid is None:
         raise WeightsError(f"tables in {source} are for {facts.patches} patches, which is no square; give the config")

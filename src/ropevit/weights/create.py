@@ -65,9 +65,9 @@ def from_images(config: Any, found: ParsedCheckpoint, num_classes: int | None) -
 
 
 def trained_grid(found: ParsedCheckpoint, name: str) -> tuple[int, int]:
-    """Tell the rows and columns of tokens that attended to each other when weights were trained.
+    """Return the rows and columns of tokens that attended to each other when the weights were trained.
 
-    A file of ours says so; others are taken for published ones, which were trained as the registry has it.
+    Files of this package store it; others are assumed to be published ones, trained as in the registry.
     """
     config: Config = MODELS[name] if found.config is None else found.config
     return config.trained_grid or config.attention_grid

@@ -1,4 +1,4 @@
-"""Start the backbone of a dense task from a classifier's checkpoint."""
+"""Initialises the backbone of a dense task from a classifier's checkpoint."""
 
 from dataclasses import replace
 
@@ -23,9 +23,9 @@ def load_dense_weights(
     grid: tuple[int, int] | None = None,
     revision: str | None = None,
 ) -> LoadReport:
-    """Load a classifier's weights into a backbone, as strictly as `load_weights` loads them into the classifier.
+    """Load a classifier's weights into a backbone, as strictly as `load_weights`.
 
-    Class token, registers, head and, unless the backbone uses it, final norm are left out and listed; an absolute
+    Class token, registers, head and, unless the backbone uses it, final norm are dropped and listed; an absolute
     embedding of another grid and biases of another window are resized; learned frequencies are kept. The pyramid, or
     the norms of a Swin's maps, stay as they are and are listed as new.
 
@@ -34,12 +34,12 @@ def load_dense_weights(
     Args:
         model: A dense backbone, such as a `DenseViT`, also compiled or wrapped for distributed training.
         source: Path, hub id, published model name, or state dict of a classifier with the backbone's `config.body`.
-        ema: Load the moving average that a training script kept beside the weights.
-        grid: Rows and columns of the source's absolute embedding; None takes what a file of ours says, or a square.
+        ema: Load the EMA weights that a training script stored beside the weights.
+        grid: Rows and columns of the source's absolute embedding; None for those in the file's config, or a square.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        WeightsError: If the source cannot be read or does not fit; nothing has changed then.
+        WeightsError: If the source cannot be read or does not match; the backbone is then unchanged.
     """
     backbone = unwrap_model(model, Backbone, "DenseViT or a DenseSwin, or another dense backbone")
     found = parse_checkpoint(read_checkpoint(source, revision), ema)

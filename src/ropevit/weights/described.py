@@ -1,4 +1,4 @@
-"""Whether a file's own description of its model fits its weights, found out before such a model is built."""
+"""Checks that the config in a file matches its weights, before the model is built in memory."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -19,15 +19,15 @@ class TooLargeError(ValueError):
 
 
 def build_without_memory(build: Callable[[], Module], entries: int, source: str) -> Module:
-    """Build the model that a file describes on the meta device: without memory, and in no more parts than it has.
+    """Build the model of a file's config on the meta device, limited to the number of tensors in the file.
 
     Args:
         build: Builds it.
-        entries: Tensors in the file, of which the model has no more parameters.
-        source: What messages call the file.
+        entries: Number of tensors in the file, the limit for the model's parameters.
+        source: Name of the file in messages.
 
     Raises:
-        WeightsError: If there is no such model, or it has more parameters.
+        WeightsError: If the config is invalid, or the model has more parameters.
     """
     thread, count = threading.get_ident(), 0
 
@@ -35,7 +35,7 @@ def build_without_memory(build: Callable[[], Module], entries: int, source: str)
         nonlocal count
         if threading.get_ident() == thread and registered[2] is not None:
             count += 1
-            if count > 2 * entries + 100:  # parts may be built and left out again, or built once for several names
+            if count > 2 * entries + 100:  # modules may be built and discarded, or shared under several names
                 raise TooLargeError(f"it has more parameters than the {entries} tensors of the file")
 
     hook = register_module_parameter_registration_hook(limit)
@@ -51,7 +51,7 @@ def build_without_memory(build: Callable[[], Module], entries: int, source: str)
 
 
 def check_size_of_model(wanted: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
-    """Refuse weights that are not those of the model that their file describes: all names, and all shapes.
+    """Raise WeightsError unless names and shapes of weights equal those of the file's own config.
 
     Raises:
         WeightsError: Naming the first of those that differ.

@@ -1,4 +1,4 @@
-"""A digest of everything in a file of ours, as safetensors has no checksum: a flipped bit is no weight like others."""
+"""Checksum of a safetensors file of this package (the format has none), to detect damaged weights."""
 
 import hashlib
 import json
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-#: Its entry in the header. Files without it, from before it was written, are read all the same.
+#: Header entry of the digest. Older files without it are accepted.
 KEY = "ropevit_digest"
 
 
 def content_digest(state: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
-    """Digest header and tensors: names, dtypes, shapes and values.
+    """Return the digest of header and tensors: names, dtypes, shapes and values.
 
     Args:
         state: Tensors by name, on the CPU.
-        header: Texts by name; an entry that holds a digest is left out.
+        header: Texts by name; the entry of the digest itself is ignored.
 
     Returns:
         "sha256:" and 64 hexadecimal digits.

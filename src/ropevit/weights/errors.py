@@ -1,8 +1,8 @@
-"""The error of this package, and how its one-line messages quote other errors."""
+"""Errors of this package, with one-line messages."""
 
 from ropevit.text import printable
 
-#: Most characters of a message: names and values in a file may have any length.
+#: Maximum length of a message, since names and values in a file may have any length.
 LONGEST = 2000
 
 
@@ -15,6 +15,6 @@ class WeightsError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Quote an error of another library in one line."""
+    """Return the first line of another library's error."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

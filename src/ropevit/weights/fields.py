@@ -1,4 +1,4 @@
-"""Configs and other facts from JSON: every value is compared with the type that its field has."""
+"""Reads dataclasses from JSON, checking every value against the type of its field."""
 
 import math
 import types
@@ -9,19 +9,19 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 Config = TypeVar("Config")
 
-#: Largest whole number that a file may give: no size of a model or an image is as large.
+#: Largest integer accepted from a file, above all sizes of models and images.
 LARGEST = 2**20
 
 
 def from_json(kind: type[Config], stored: Any) -> Config:
-    """Build a dataclass from what JSON holds.
+    """Build a dataclass from JSON.
 
     Args:
         kind: The dataclass.
-        stored: Its fields by name; those of dataclasses in it as tables, tuples as lists.
+        stored: Its fields by name; nested dataclasses as objects, tuples as lists.
 
     Raises:
-        ValueError: If a name is unknown or lacking, a value is not of its field's type, or the dataclass refuses it.
+        ValueError: If a field is unknown or missing, a value has a wrong type, or the dataclass rejects it.
     """
     return kind(**check_values(kind, stored))
 
@@ -32,10 +32,10 @@ def lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_values(kind: type, stored: Any) -> dict[str, Any]:
-    """Compare fields with their types, and turn lists into the tuples that they stand for.
+    """Check fields against their types, and convert lists to tuples.
 
     Raises:
-        ValueError: If a name is unknown or lacking, or a value is not of its field's type.
+        ValueError: If a field is unknown or missing, or a value has a wrong type.
     """
     if not isinstance(stored, dict):
         raise ValueError(f"got {short(stored)}; expected a table of fields")
@@ -53,13 +53,13 @@ def check_values(kind: type, stored: Any) -> dict[str, Any]:
 
 
 def check_value(value: Any, hint: Any, name: str) -> Any:
-    """Compare a value of JSON with a type, and give it as that type has it.
+    """Check a JSON value against a type, and return it converted to that type.
 
     Args:
-        value: What came.
-        hint: What was expected: bool, int, Integral (of any size), float, str, None, Literal, tuple, a dataclass, or a
+        value: The JSON value.
+        hint: The expected type: bool, int, Integral (of any size), float, str, None, Literal, tuple, a dataclass, or a
             union of them.
-        name: What messages call it.
+        name: Name of the field in messages.
 
     Raises:
         ValueError: If it is not of that type; numbers are finite, and whole ones at most LARGEST.
@@ -67,7 +67,7 @@ def check_value(value: Any, hint: Any, name: str) -> Any:
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
         if isinstance(option, type) and is_dataclass(option) and isinstance(value, dict):
-            return from_json(option, value)  # which names what is wrong inside
+            return from_json(option, value)  # its errors name the nested field
         if get_origin(option) is tuple and isinstance(value, list | tuple):
             kinds = get_args(option)
             kinds = (kinds[0],) * len(value) if kinds[1:] == (...,) else kinds
@@ -82,7 +82,7 @@ def check_value(value: Any, hint: Any, name: str) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Tell a finite number that a float can hold; true and false are none."""
+    """Return whether a value is a finite number (not a boolean) within the range of float."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
@@ -90,7 +90,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """Tell a whole number that a size may be."""
+    """Return whether a value is an integer (not a boolean) of at most LARGEST."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
@@ -114,7 +114,7 @@ WORDS = {
 
 
 def describe(hint: Any) -> str:
-    """Say what a type expects."""
+    """Describe the values of a type."""
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
         items = dict.fromkeys(describe(kind) for kind in kinds if kind is not ...)
@@ -125,6 +125,6 @@ def describe(hint: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """Quote a value, the first hundred characters of it."""
+    """Return the first hundred characters of a value's repr."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."

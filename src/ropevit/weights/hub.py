@@ -1,4 +1,4 @@
-"""Fetch a checkpoint from the Hugging Face hub, or from its cache."""
+"""Downloads checkpoints from the Hugging Face hub, or reads them from its cache."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def fetch(repo: str, revision: str | None = None, cache_dir: str | Path | None =
 
 
 def explain(error: Exception, repo: str, revision: str | None) -> str:
-    """Say in one line why nothing came from the hub, and what to do."""
+    """Return a one-line message about a failed download, with what to do."""
     at = f"{repo!r} at revision {revision!r}" if revision else repr(repo)
     if isinstance(error, errors.LocalEntryNotFoundError):
         if huggingface_hub.constants.HF_HUB_OFFLINE:

@@ -1,4 +1,4 @@
-"""Infer from the names and shapes of weights which model they are of, and explain why they do not fit another."""
+"""Infers the model of weights from their names and shapes, and explains mismatches with another model."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from ropevit.text import join_names
 
 
 def infer_model(state: Mapping[str, Any]) -> InferredModel | None:
-    """Infer what the weights of any layout tell about their model; None where no registered architecture has them."""
+    """Infer the model of weights in any layout; None if no registered architecture matches."""
     name = recognise_architecture(state)
     if name is None:
         return None
@@ -22,20 +22,20 @@ def infer_model(state: Mapping[str, Any]) -> InferredModel | None:
 
 
 def recognise_architecture(state: Mapping[str, Any]) -> str | None:
-    """Return the architecture whose blocks have the names of these weights; None if no registered one has."""
+    """Return the architecture whose block keys match; None if no registered one does."""
     return next(
         (name for name, row in ARCHITECTURES.items() if any(re.match(row.weights.blocks, key) for key in state)), None
     )
 
 
 def square_grid(patches: int) -> tuple[int, int] | None:
-    """Return the rows and columns of a square with so many patches, if there is one."""
+    """Return the rows and columns of a square grid with this number of patches, or None."""
     side = math.isqrt(patches)
     return (side, side) if side * side == patches else None
 
 
 def claimed_name(source: str) -> str | None:
-    """Return the model of the registry that a hub id or a file name names, ours or timm's spelling."""
+    """Return the registered model that a hub id or file name denotes, in this package's or timm's spelling."""
     stem = PurePath(source).name
     aliases = {theirs: ours for row in ARCHITECTURES.values() for theirs, ours in row.weights.aliases.items()}
     for candidate in (stem, stem.rpartition(".")[0]):
@@ -45,7 +45,7 @@ def claimed_name(source: str) -> str | None:
 
 
 def similar_names(facts: InferredModel) -> list[str]:
-    """Name the models that have these weights, those with published weights if there are any."""
+    """Return the names of models with such weights, those with published weights if there are any."""
     same = [field for field in ("width", "depth", "depths", "patch_size") if field in facts.fields]
     names = [
         name
@@ -60,13 +60,13 @@ def similar_names(facts: InferredModel) -> list[str]:
 def explain_mismatch(
     facts: InferredModel | None, state: Mapping[str, Any], config: Config, head_alone: bool = True
 ) -> str:
-    """Say in a clause what a checkpoint that does not fit probably is.
+    """Describe in a clause what a checkpoint that does not match probably is.
 
     Args:
-        facts: What its shapes tell.
+        facts: The model inferred from its shapes.
         state: Its weights.
         config: The model's.
-        head_alone: Whether all names and shapes but the head's are those of the model.
+        head_alone: Whether only the head differs from the model.
     """
     if facts is None:
         kind = recognise_architecture(state)

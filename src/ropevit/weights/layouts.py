@@ -1,4 +1,4 @@
-"""Name and shape weights as another layout does, and back, by the tables of their architecture."""
+"""Renames and reshapes weights between layouts, by the key patterns of their architecture."""
 
 import re
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.parse import TRAINING
 
-#: Most layers that one tensor may hold stacked.
+#: Maximum number of layers stacked in one tensor.
 MOST_LAYERS = 1000
 
 
 def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict[str, Any], dict[str, str]]:
-    """Name weights as our models do, bit for bit.
+    """Convert weights to the ropevit layout, bit for bit.
 
     Args:
         state: Entries of one layout.
         layout: Its name.
-        config: The model that is to take them; a flat layout does not say its heads.
+        config: Config of the target model; a flat layout does not store the number of heads.
 
     Returns:
-        Weights by our names, and what was left out: name -> why.
+        Weights in the ropevit layout, and dropped entries: name -> reason.
 
     Raises:
         WeightsError: If an entry is neither a weight nor a known extra.
@@ -46,24 +46,24 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
 
 
 def rows_of(config: Config, layout: str) -> tuple[KeyPattern, ...]:
-    """List the weights of an architecture that a layout names otherwise."""
+    """Return the key patterns in which a layout of an architecture differs."""
     return ARCHITECTURES[architecture(config)].weights.layouts.get(layout, ())
 
 
 def is_weight(value: Any) -> bool:
-    """Tell a dense floating-point tensor."""
+    """Return whether a value is a dense floating-point tensor."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
 
 
 def earlier(row: KeyPattern, numbers: tuple[str, ...]) -> tuple[str, ...]:
-    """Count layers as ours are counted; those that ours do not have keep their number, and are left to the checks."""
+    """Shift the layer index to the ropevit layout; others are kept for later checks to reject."""
     if not row.later or int(numbers[0]) < row.later:
         return numbers
     return str(int(numbers[0]) - row.later), *numbers[1:]
 
 
 def split(row: KeyPattern, numbers: tuple[str, ...], tensor: Tensor, heads: int | None) -> dict[str, Tensor]:
-    """Spell one weight of theirs as ours, layer by layer if stacked; an impossible shape is left to the checks."""
+    """Convert one weight, layer by layer if stacked; an impossible shape is left to later checks."""
     if row.flat and heads and tensor.ndim == 3 and tensor.shape[-1] % heads == 0:
         tensor = tensor.unflatten(-1, (heads, -1))
     if row.ours.count("{}") == len(numbers):
@@ -74,7 +74,7 @@ def split(row: KeyPattern, numbers: tuple[str, ...], tensor: Tensor, heads: int 
 
 
 def extra_reason(key: str) -> str | None:
-    """Say why an entry among the weights is dropped, or None where it is a weight."""
+    """Return the reason for dropping an entry, or None if it is a weight."""
     if key in TRAINING:
         return "training state"
     derived = [row.weights.derived for row in ARCHITECTURES.values()]
@@ -82,7 +82,7 @@ def extra_reason(key: str) -> str | None:
 
 
 def from_ours(state: Mapping[str, Tensor], layout: str, config: Config) -> dict[str, Tensor]:
-    """Name weights of ours as another layout does, bit for bit; without its derived tables."""
+    """Convert weights from the ropevit layout to another, bit for bit; without its derived tables."""
     theirs = dict(state)
     for row in rows_of(config, layout):
         found = [(numbers, theirs.pop(row.ours.format(*numbers))) for numbers in match_keys(row.ours, theirs)]

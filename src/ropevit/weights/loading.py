@@ -1,4 +1,4 @@
-"""Load the weights of any layout into a model: all of them, or none."""
+"""Loads weights of any layout into a model, strictly: all of them, or none."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -54,15 +54,15 @@ def load_weights(
 def unwrap_model(
     model: nn.Module, wanted: type[Wanted] = BaseModel, name: str = "model of ropevit.create_model"
 ) -> Wanted:
-    """Take a model out of torch.compile and DistributedDataParallel.
+    """Return the model inside torch.compile and DistributedDataParallel.
 
     Args:
-        model: The model, or what wraps it.
+        model: The model, or a wrapper of it.
         wanted: Its class.
-        name: What the message calls such a model.
+        name: Name of such a model in the message.
 
     Raises:
-        WeightsError: If there is none inside.
+        WeightsError: If it contains no such model.
     """
     inner = model
     while not isinstance(inner, wanted):
@@ -75,7 +75,7 @@ def unwrap_model(
 def load_parsed(
     model: Model, found: ParsedCheckpoint, replace_head: bool, grid: tuple[int, int] | None = None
 ) -> LoadReport:
-    """Load what was understood."""
+    """Match a parsed checkpoint with a model, and load it."""
     check_implied(model.config, found)
     state, report = match_state_dict(model, found, replace_head, grid)
     load_all_or_nothing(model, state, found.source)
@@ -83,7 +83,7 @@ def load_parsed(
 
 
 def load_all_or_nothing(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Set weights that fit, all or none, in the model's dtypes.
+    """Load matched weights, all or none, in the model's dtypes.
 
     Raises:
         WeightsError: If they are not finite, or the model is on the meta device.
@@ -99,7 +99,7 @@ def load_all_or_nothing(model: nn.Module, state: Mapping[str, Tensor], source: s
 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights that are not numbers, or too large for the model's dtype."""
+    """Raise WeightsError for weights that are NaN, infinite, or overflow the model's dtype."""
     bad = [name for name, value in state.items() if value.is_meta or not torch.isfinite(value).all()]
     if bad:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Match weights with a model: name and size them as it needs them, and refuse those of another model."""
+"""Matches weights with a model: renames and resizes them, and rejects those of another model."""
 
 import math
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ NEW = "no classifier has them; they are not trained unless you trained them"
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was loaded and what was not; `print(report)` says it in words."""
+    """Result of loading weights; `print(report)` summarises it."""
 
     source: str
     """Path, hub id, or "the given state dict"."""
@@ -35,16 +35,16 @@ class LoadReport:
     loaded: int
     """Number of weights of the model that were set."""
     dropped: Mapping[str, str]
-    """Entries of the file that were left out: name -> why."""
+    """Entries of the file that were dropped: name -> reason."""
     resized: Mapping[str, str]
-    """Weights that were resized: name -> from which grid to which."""
+    """Weights that were resized: name -> old and new grid."""
     head_replaced: bool
     """Whether the model kept its own head."""
     new: tuple[str, ...] = ()
-    """Weights that a classifier's checkpoint cannot hold, as they were before: the new parts of a backbone."""
+    """Weights that a classifier's checkpoint does not contain and that were not changed: new layers of a backbone."""
 
     def __str__(self) -> str:
-        """List everything that a user may not expect."""
+        """Summarise what was loaded, resized, kept and dropped."""
         lines = [f"loaded {self.loaded} weights from {self.source} ({self.layout} layout)"]
         lines += grouped(self.resized, "resized")
         if self.head_replaced:
@@ -54,7 +54,7 @@ class LoadReport:
 
 
 def grouped(names: Mapping[str, str], verb: str) -> list[str]:
-    """List what was done to which entries, one line for each reason."""
+    """Return one line for each reason, with the names it applies to."""
     reasons = dict.fromkeys(names.values())
     return [f"  {verb} {join_names([name for name in names if names[name] == why], 3)}: {why}" for why in reasons]
 
@@ -62,13 +62,13 @@ def grouped(names: Mapping[str, str], verb: str) -> list[str]:
 def match_state_dict(
     model: Model, found: ParsedCheckpoint, replace_head: bool = False, grid: tuple[int, int] | None = None
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Spell and size the weights of a checkpoint as a model needs them, looking only at names and shapes.
+    """Rename and resize the weights of a checkpoint for a model, using only names and shapes.
 
     Returns:
         Weights by the model's names (all of them, but for a replaced head), and the report.
 
     Raises:
-        WeightsError: If they do not fit.
+        WeightsError: If they do not match.
     """
     if found.facts is not None and found.is_video != model.config.is_video:
         kind, other = ("videos", "images") if found.is_video else ("images", "videos")
@@ -103,13 +103,13 @@ def match_state_dict(
 
 
 def drop_fixed(state: dict[str, Tensor], config: Config, source: str) -> dict[str, str]:
-    """Take fixed frequencies, which our models make anew, out of weights by our names.
+    """Remove fixed frequencies, which models recompute, from weights in the ropevit layout.
 
     Returns:
-        What was taken out: name -> why.
+        Removed entries: name -> reason.
 
     Raises:
-        WeightsError: If they are not those of the model.
+        WeightsError: If they differ from the model's.
     """
     drop = ARCHITECTURES[architecture(config)].weights.drop_fixed
     try:
@@ -170,7 +170,7 @@ def resize_tables(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[s
 def check_shapes(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: ParsedCheckpoint, config: Config
 ) -> None:
-    """Compare names and shapes with those of the model."""
+    """Raise WeightsError unless names and shapes equal those of the model."""
     shape = {name: tuple(value.shape) for name, value in state.items()}
     want = {name: tuple(value.shape) for name, value in wanted.items()}
     kinds = {
@@ -190,9 +190,9 @@ def check_shapes(
 
 
 def check_rotation(config: Config, found: ParsedCheckpoint) -> None:
-    """Refuse fixed frequencies for a model that learns its own: a published Swin keeps both under the same name.
+    """Raise WeightsError for fixed frequencies in a model with learned ones: published Swins use the same key for both.
 
-    Rope types without published weights have names of their own for what they learn.
+    Rope types without published weights have their own keys.
     """
     if found.config is not None or found.facts is None or not is_published(config.position):
         return
@@ -204,7 +204,7 @@ def check_rotation(config: Config, found: ParsedCheckpoint) -> None:
 
 
 def check_implied(config: Config, found: ParsedCheckpoint) -> None:
-    """Refuse a file that does not say its rotation for a model with another fixed one than the published.
+    """Raise WeightsError for a file without RoPE config if the model has fixed RoPE other than the published.
 
     Such a file is of RoPE-Axial that shares its pairs equally between x and y, or of no rotation; no shape shows it.
     A state dict is taken to be of the model that its caller holds. Videos are not published.
