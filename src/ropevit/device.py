@@ -5,7 +5,7 @@ import torch
 #: Types of devices that models are computed on.
 KINDS = ("cpu", "cuda", "mps", "xpu")
 #: What `--device` takes, in words.
-CHOICES = "auto, cpu, cuda, cuda:N, mps or xpu"
+_CHOICES = "auto, cpu, cuda, cuda:N, mps or xpu"
 
 
 def resolve_device(name: str, kinds: tuple[str, ...] = KINDS) -> torch.device:
@@ -23,7 +23,7 @@ def resolve_device(name: str, kinds: tuple[str, ...] = KINDS) -> torch.device:
     found = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return found if found is not None and found.type in kinds else torch.device("cpu")
-    device = named_device(name, kinds)
+    device = _named_device(name, kinds)
     there = found is not None and found.type == device.type and (device.index or 0) < torch.accelerator.device_count()
     if device.type != "cpu" and not there:
         raise ValueError(f"got device {name!r}, which is not available here; take {choices(kinds)}")
@@ -37,10 +37,10 @@ def check_device_name(name: str) -> None:
         ValueError: Saying what does.
     """
     if name != "auto":
-        named_device(name, KINDS)
+        _named_device(name, KINDS)
 
 
-def named_device(name: str, kinds: tuple[str, ...]) -> torch.device:
+def _named_device(name: str, kinds: tuple[str, ...]) -> torch.device:
     """Read the name of a device of some types.
 
     Raises:
@@ -57,4 +57,4 @@ def named_device(name: str, kinds: tuple[str, ...]) -> torch.device:
 
 def choices(kinds: tuple[str, ...]) -> str:
     """Say what may be chosen."""
-    return CHOICES if kinds == KINDS else f"auto, {' or '.join(kinds)}"
+    return _CHOICES if kinds == KINDS else f"auto, {' or '.join(kinds)}"

@@ -68,13 +68,13 @@ def write_figure(figure: Any, path: Path, dpi: int = 150) -> Path:
 def figure_bytes(figure: Any, form: str, dpi: int = 150) -> bytes:
     """Render a figure as "png" or "svg"; names of files and classes in it are text, never formulas."""
     buffer = io.BytesIO()
-    take_as_text(figure)
+    _take_as_text(figure)
     with require("matplotlib", "figures").rc_context(RC):
         figure.savefig(buffer, format=form, dpi=dpi, metadata={"Date": None} if form == "svg" else None)
     return buffer.getvalue()
 
 
-def take_as_text(figure: Any) -> None:
+def _take_as_text(figure: Any) -> None:
     """Keep matplotlib from reading text between dollars as a formula, and escape control characters.
 
     The numbers at ticks are left alone: powers of ten are formulas.

@@ -12,7 +12,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 NAME = ".lock"
 
 #: What file systems say that have no locks.
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def acquire(folder: Path) -> BaseFileLock:
             f"another process is writing to {folder}; wait until it ends, or choose another --out"
         ) from None
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise ValueError(f"cannot write {folder}: {error.strerror or error}; choose another place") from error
         warnings.warn(f"{folder} cannot be locked; let no other process write there", stacklevel=4)
     return lock

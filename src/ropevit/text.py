@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 
 #: C0 and C1 control characters, and those that reverse or hide what follows.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 #: What makes a spreadsheet compute a cell.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def join_names(names: Iterable[str], most: int = 5) -> str:
@@ -19,7 +19,7 @@ def join_names(names: Iterable[str], most: int = 5) -> str:
 
 def printable(text: object) -> str:
     r"""Escape control characters, so that a name cannot drive a terminal: ESC becomes the four letters \x1b."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def printable_lines(text: str) -> str:
@@ -35,4 +35,4 @@ def csv_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = printable(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text.startswith(_FORMULA) else text

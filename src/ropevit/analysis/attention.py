@@ -21,7 +21,7 @@ from ropevit.rope import grid_positions
 from ropevit.weights.loading import load_weights
 
 #: Default maximum of query tokens per image (ViT) or window (Swin).
-MAX_QUERIES = 256
+_MAX_QUERIES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class AttentionStats:
 
 @torch.no_grad()
 def attention_stats(
-    model: nn.Module, batches: Sequence[Float[Tensor, "_ _ _ _"]], queries: int = MAX_QUERIES, seed: int = 0
+    model: nn.Module, batches: Sequence[Float[Tensor, "_ _ _ _"]], queries: int = _MAX_QUERIES, seed: int = 0
 ) -> AttentionStats:
     """Compute attention distance and entropy of every layer and head.
 
@@ -123,20 +123,20 @@ def attention_stats(
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        layers = [layer for batch in batches for layer in batch_stats(model, batch, queries, seed)]
+        layers = [layer for batch in batches for layer in _batch_stats(model, batch, queries, seed)]
     finally:
         for module in training:  # only these: others may be frozen
             module.training = True
     return AttentionStats(layers=tuple(layers))
 
 
-def batch_stats(model: BaseModel[Any], images: Float[Tensor, "B c H W"], queries: int, seed: int) -> list[LayerStats]:
+def _batch_stats(model: BaseModel[Any], images: Float[Tensor, "B c H W"], queries: int, seed: int) -> list[LayerStats]:
     """Compute the statistics of all layers at one resolution."""
     strides, layers = model.attention_strides(), []
     size = (images.shape[2], images.shape[3])
 
     def add_layer(call: AttentionCall) -> None:
-        place, (values, uniform, count) = TokenGrid.of(call), mean_over_queries(call, queries, seed)
+        place, (values, uniform, count) = TokenGrid.of(call), _mean_over_queries(call, queries, seed)
         distance, entropy, prefix = values.cpu().numpy()
         layers.append(
             LayerStats(
@@ -169,13 +169,13 @@ def resize_all(images: Float[Tensor, "B c H W"], sizes: Sequence[int | tuple[int
         images
         if tuple(images.shape[2:]) == pair
         else F.interpolate(
-            center_crop(images, pair).float(), pair, mode="bicubic", antialias=True, align_corners=False
+            _center_crop(images, pair).float(), pair, mode="bicubic", antialias=True, align_corners=False
         ).to(images.dtype)
         for pair in pairs
     ]
 
 
-def center_crop(images: Float[Tensor, "B c H W"], size: tuple[int, int]) -> Float[Tensor, "B c h w"]:
+def _center_crop(images: Float[Tensor, "B c H W"], size: tuple[int, int]) -> Float[Tensor, "B c h w"]:
     """Return the largest center crop with the aspect ratio of a size (height, width)."""
     factor = min(images.shape[2] / size[0], images.shape[3] / size[1])
     height, width = (max(1, round(factor * side)) for side in size)
@@ -212,7 +212,7 @@ class TokenGrid:
         return cls(grid=(rows, columns), positions=positions, prefix=x.shape[1] - len(positions), valid=valid)
 
 
-def mean_over_queries(
+def _mean_over_queries(
     call: AttentionCall, most: int, seed: int
 ) -> tuple[Float[Tensor, "3 A"], Float[Tensor, "3"], int]:
     """Average `query_stats` over the query patches and images of one layer.

@@ -11,12 +11,12 @@ from ropevit.models.positions import is_position_embedding, position_label, posi
 from ropevit.models.published import DRAWN, SOURCE, PublishedResult
 
 #: Colour of the paper's results in the legend.
-PAPER_COLOUR = "#777777"
+_PAPER_COLOUR = "#777777"
 
 #: Colours and markers of curves without a style, or whose style is taken.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00", "#009E73", "#999999")
-SPARE_STYLES = tuple((colour, marker) for marker, colour in product("PX*o", COLOURS))
+_SPARE_STYLES = tuple((colour, marker) for marker, colour in product("PX*o", COLOURS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,8 @@ def draw_curves(data: Evaluations) -> Any:
             values = [curve.points[size] for size in sizes]
             if sizes:
                 axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=legend_label(curve.label))
-            draw_paper(axes, curve, colour)
-        label_paper(axes, [result for curve in curves for result in curve.paper.values()])
+            _draw_paper(axes, curve, colour)
+        _label_paper(axes, [result for curve in curves for result in curve.paper.values()])
         axes.set_xlabel("test size (pixels)")
         axes.set_ylabel(f"{data.metric} ({data.unit})" if data.unit else data.metric)
         tidy(axes, ticks({size for curve in curves for size in (*curve.paper, *curve.points)}))
@@ -102,7 +102,9 @@ def ticks(sizes: Iterable[int]) -> list[int]:
 def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the colour and marker of each curve: those of its position embedding, or others if they are taken."""
     own = {position_style(position) for position in positions if is_position_embedding(position)}
-    spare = cycle(sorted(set(SPARE_STYLES) - own, key=lambda style: (style[0] in dict(own), SPARE_STYLES.index(style))))
+    spare = cycle(
+        sorted(set(_SPARE_STYLES) - own, key=lambda style: (style[0] in dict(own), _SPARE_STYLES.index(style)))
+    )
     taken = set()
     for position in positions:
         style = position_style(position) if is_position_embedding(position) else None
@@ -112,7 +114,7 @@ def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield style
 
 
-def draw_paper(axes: Any, curve: Curve, colour: str) -> None:
+def _draw_paper(axes: Any, curve: Curve, colour: str) -> None:
     """Draw the paper's results of a model, with error bars for the reading accuracy."""
     if not curve.paper:
         return
@@ -124,11 +126,11 @@ def draw_paper(axes: Any, curve: Curve, colour: str) -> None:
         axes.plot([], [], label=legend_label(curve.label), **style)
 
 
-def label_paper(axes: Any, results: Sequence[PublishedResult]) -> None:
+def _label_paper(axes: Any, results: Sequence[PublishedResult]) -> None:
     """Add a legend entry for the dashed curves, with their source."""
     if not results:
         return
     label = f"the paper, on ImageNet-1k val\n({SOURCE}"
     if any(result.source == DRAWN for result in results):
         label += f";\nbars: {DRAWN}"
-    axes.plot([], [], color=PAPER_COLOUR, linestyle="--", linewidth=1, marker=".", label=f"{label})")
+    axes.plot([], [], color=_PAPER_COLOUR, linestyle="--", linewidth=1, marker=".", label=f"{label})")

@@ -17,7 +17,7 @@ TEXT = (
     "not whether that is good."
 )
 
-DISTANCE = Quantity(
+_DISTANCE = Quantity(
     "distance (patches)",
     lambda layer: layer.distance,
     lambda layer: layer.uniform_distance,
@@ -36,7 +36,7 @@ def draw(data: AttentionStats, label: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    return draw_heads(data, DISTANCE, add_label(TITLE, label), describe(data))
+    return draw_heads(data, _DISTANCE, add_label(TITLE, label), describe(data))
 
 
 def rows(data: AttentionStats) -> Rows:

@@ -18,7 +18,7 @@ TEXT = (
     "entropy describes how widely attention spreads, not whether that is good."
 )
 
-ENTROPY = Quantity(
+_ENTROPY = Quantity(
     "entropy (nats)",
     lambda layer: layer.entropy,
     lambda layer: layer.uniform_entropy,
@@ -37,7 +37,7 @@ def draw(data: AttentionStats, label: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    return draw_heads(data, ENTROPY, add_label(TITLE, label), describe(data))
+    return draw_heads(data, _ENTROPY, add_label(TITLE, label), describe(data))
 
 
 def rows(data: AttentionStats) -> Rows:

@@ -15,10 +15,10 @@ from ropevit.rope import axial_frequencies, grid_positions
 from ropevit.rope.scaling import parse_scaling
 
 #: Scaling methods that change frequencies on larger grids; `yarn` has the frequencies of `parts`.
-EXPLORED_SCALING = ("pi", "ntk", "parts")
+_EXPLORED_SCALING = ("pi", "ntk", "parts")
 
 #: Decimals of a frequency in the page: the angle of an offset of 100 patches is then accurate to 1e-4.
-DECIMALS = 6
+_DECIMALS = 6
 
 #: For each scaling method and grid, in the order of `ExplorerData`: index of each layer in `frequencies`.
 Tables = list[list[list[int]]]
@@ -61,7 +61,7 @@ def explorer(model: nn.Module, grids: Sequence[Grid] = ()) -> ExplorerData:
     layers, (rows, columns) = rotated_layers(model), trained_grid(model)
     grids = grids or [(2 * rows, 2 * columns), (4 * rows, 4 * columns)]
     config = find_body(model).config
-    rules = list(dict.fromkeys(["none", *EXPLORED_SCALING, config.scaling or "none"]))
+    rules = list(dict.fromkeys(["none", *_EXPLORED_SCALING, config.scaling or "none"]))
     pool, theta = FrequencyPool(rules, [(rows, columns), *grids]), config.default_theta("axial")
     return ExplorerData(
         layers=[short_name(layer.name) for layer in layers],
@@ -70,7 +70,7 @@ def explorer(model: nn.Module, grids: Sequence[Grid] = ()) -> ExplorerData:
         rules=rules,
         rule=rules.index(config.scaling or "none"),
         tables=pool.tables([layer_frequencies(layer) for layer in layers]),
-        axial=None if config.rope == "axial" else pool.tables([axial_like(layer, theta) for layer in layers]),
+        axial=None if config.rope == "axial" else pool.tables([_axial_like(layer, theta) for layer in layers]),
         frequencies=pool.found,
         windows=any(isinstance(module, WindowAttention) for module in model.modules()),
     )
@@ -82,7 +82,7 @@ def layer_frequencies(layer: RotatedLayer) -> Float[Tensor, "2 A P"]:
     return first if bool((layer.frequencies == first).all()) else layer.frequencies
 
 
-def axial_like(layer: RotatedLayer, theta: float) -> Float[Tensor, "2 1 P"]:
+def _axial_like(layer: RotatedLayer, theta: float) -> Float[Tensor, "2 1 P"]:
     """Return the frequencies of RoPE-Axial for heads of a layer's size."""
     return axial_frequencies(2 * layer_frequencies(layer).shape[-1], theta).float().unsqueeze(1)
 
@@ -118,5 +118,5 @@ class FrequencyPool:
         key = frequencies.shape, frequencies.numpy().tobytes()
         if key not in self.indices:
             self.indices[key] = len(self.found)
-            self.found.append([[[round(f, DECIMALS) for f in head] for head in axis] for axis in frequencies.tolist()])
+            self.found.append([[[round(f, _DECIMALS) for f in head] for head in axis] for axis in frequencies.tolist()])
         return self.indices[key]

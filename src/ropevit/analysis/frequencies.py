@@ -25,11 +25,11 @@ TEXT = (
 #: Speed in radians per patch at the center of a cell; slower ones are drawn there too.
 SLOWEST = 0.01
 #: Speeds of the reference rings, in radians per patch.
-RINGS = (0.1, 1.0)
+_RINGS = (0.1, 1.0)
 #: Speed in radians per patch at the edge of a cell; faster ones are drawn there too.
 FASTEST = 2 * math.pi
 #: Area of a dot in a cell of two inches, in square points.
-DOT_SIZE = 9
+_DOT_SIZE = 9
 DOT, MIRROR, ALIASED = "#0072B2", "#A9CCE3", "#D55E00"
 
 
@@ -89,28 +89,28 @@ def draw(data: FrequencyMap, label: str = "") -> Any:
         "down is y (rows)."
     )
     frame = plot_grid(plot_rows(shown), TITLE, label, caption)
-    draw_outlines(frame)
+    _draw_outlines(frame)
     for layer, centres in zip(shown, frame.centres, strict=True):
         for head, centre in enumerate(centres):
-            draw_head(frame, layer.values[:, head], centre)
+            _draw_head(frame, layer.values[:, head], centre)
     return frame.figure
 
 
-def draw_head(frame: PlotGrid, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
+def _draw_head(frame: PlotGrid, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
     """Draw the dots of one head, y downwards as in images."""
     x, y = to_cell(frequencies)
     colour = np.where(is_aliased(frequencies), ALIASED, DOT)
-    size = max(DOT_SIZE * frame.inches, DOT_SIZE / 3)
+    size = max(_DOT_SIZE * frame.inches, _DOT_SIZE / 3)
     frame.axes.scatter(centre[0] - x, centre[1] + y, s=size / 2, color=MIRROR, linewidths=0, rasterized=True)
     frame.axes.scatter(centre[0] + x, centre[1] - y, s=size, color=colour, linewidths=0, rasterized=True)
 
 
-def draw_outlines(frame: PlotGrid) -> None:
+def _draw_outlines(frame: PlotGrid) -> None:
     """Draw axes, rings and the aliasing limit into every cell."""
     around = np.linspace(0, 2 * math.pi, 73)
     circle = np.stack([np.cos(around), np.sin(around)])
     limit = to_cell(math.pi * circle / np.abs(circle).max(0))
-    rings = [to_cell(speed * circle) for speed in RINGS]
+    rings = [to_cell(speed * circle) for speed in _RINGS]
     gap = np.full((2, 1), np.nan)
     thin = np.concatenate(
         [*(part for ring in rings for part in (ring, gap)), np.array([[-1, 1, np.nan, 0, 0], [0, 0, np.nan, -1, 1]])], 1

@@ -31,22 +31,22 @@ def group_layers(layers: Sequence[LayerHeads]) -> list[HeadGroup]:
     """Group identical layers, and reduce layers with identical heads to one head."""
     joined: dict[tuple[tuple[int, ...], bytes], list[LayerHeads]] = {}
     for layer in layers:
-        values = layer.values[:, :1] if are_identical(layer.values) else layer.values
+        values = layer.values[:, :1] if _are_identical(layer.values) else layer.values
         joined.setdefault((values.shape, values.tobytes()), []).append(layer)
-    return [to_group(group) for group in joined.values()]
+    return [_to_group(group) for group in joined.values()]
 
 
-def are_identical(values: np.ndarray) -> bool:
+def _are_identical(values: np.ndarray) -> bool:
     """Return whether a layer has several heads, all identical."""
     return values.shape[1] > 1 and bool((values == values[:, :1]).all())
 
 
-def to_group(layers: Sequence[LayerHeads]) -> HeadGroup:
+def _to_group(layers: Sequence[LayerHeads]) -> HeadGroup:
     """Label a group of identical layers."""
     first, last = (short_name(layer.name) for layer in (layers[0], layers[-1]))
     label = first if len(layers) == 1 else f"{len(layers)} layers alike, {first} to {last}"
     values = layers[0].values
-    if are_identical(values):
+    if _are_identical(values):
         return HeadGroup(label, values[:, :1], ("all heads",))
     return HeadGroup(label, values, tuple(f"head {head}" for head in range(values.shape[1])))
 

@@ -16,11 +16,11 @@ from ropevit.extras import require
 #: Panels per row, and size of a panel in inches.
 COLUMNS, WIDTH, HEIGHT = 3, 3.6, 3.1
 #: Characters of small text per inch.
-CHARACTERS_PER_INCH = 13.5
+_CHARACTERS_PER_INCH = 13.5
 HEAD, MEAN, UNIFORM = "#56B4E9", "#0072B2", "#777777"
 #: Colours of the resolutions in the comparison.
 COLOURS = ("#009E73", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#000000")
-MARKERS = "os^Dvp"
+_MARKERS = "os^Dvp"
 
 Measure = Callable[[LayerStats], Float[np.ndarray, "A"]]
 
@@ -69,7 +69,7 @@ def draw_heads(data: AttentionStats, quantity: Quantity, title: str, caption: st
             axes.set_axis_off()
         figure.suptitle(title, fontsize=12)
         figure.supxlabel(
-            "\n".join(textwrap.wrap(caption, int(size[0] * CHARACTERS_PER_INCH))), fontsize=8, color="#555555"
+            "\n".join(textwrap.wrap(caption, int(size[0] * _CHARACTERS_PER_INCH))), fontsize=8, color="#555555"
         )
     return figure
 
@@ -81,36 +81,36 @@ def draw_size(axes: Any, layers: Sequence[LayerStats], quantity: Quantity) -> No
         label = "one head" if layer == 0 else None
         axes.plot([layer] * len(found), found, "o", color=HEAD, markersize=4, alpha=0.7, markeredgewidth=0, label=label)
     axes.plot([found.mean() for found in values], color=MEAN, linewidth=1.5, label="mean of heads")
-    draw_uniform(axes, [quantity.uniform(layer) for layer in layers], UNIFORM, "uniform attention")
+    _draw_uniform(axes, [quantity.uniform(layer) for layer in layers], UNIFORM, "uniform attention")
     axes.set_ylabel(quantity.label)
-    label_axes(axes, layers)
+    _label_axes(axes, layers)
 
 
 def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
     """Draw the means of all resolutions, normalised for comparison."""
     axes.plot([], color=UNIFORM, linestyle="--", linewidth=1, label="uniform attention")
-    for size, colour, marker in zip(data.sizes, cycle(COLOURS), cycle(MARKERS), strict=False):
+    for size, colour, marker in zip(data.sizes, cycle(COLOURS), cycle(_MARKERS), strict=False):
         layers = data.at(size)
         values, uniform = (
             [value(layer) / quantity.relative(layer) for layer in layers]
             for value in (lambda layer: quantity.value(layer).mean(), quantity.uniform)
         )
         axes.plot(values, color=colour, marker=marker, linewidth=1.2, markersize=4, label=f"{show_size(size)} pixels")
-        draw_uniform(axes, uniform, colour)
+        _draw_uniform(axes, uniform, colour)
     axes.set_title("mean of heads at all sizes", fontsize=10)
     axes.set_ylabel(quantity.share)
     axes.set_ylim(0, 1.06 * axes.dataLim.y1 or 1)
-    label_axes(axes, data.at(data.sizes[0]))
+    _label_axes(axes, data.at(data.sizes[0]))
     axes.legend(fontsize=7.5, frameon=False)
 
 
-def draw_uniform(axes: Any, values: Sequence[float], colour: str, label: str | None = None) -> None:
+def _draw_uniform(axes: Any, values: Sequence[float], colour: str, label: str | None = None) -> None:
     """Draw the values of uniform attention, layer by layer."""
     edges = np.arange(len(values) + 1) - 0.5
     axes.stairs(values, edges, baseline=None, color=colour, linestyle="--", linewidth=0.9, label=label)
 
 
-def label_axes(axes: Any, layers: Sequence[LayerStats]) -> None:
+def _label_axes(axes: Any, layers: Sequence[LayerStats]) -> None:
     """Label the axes of a panel, and draw lines between stages."""
     axes.set_xlabel("layer")
     axes.set_xticks(range(0, len(layers), math.ceil(len(layers) / 12)))

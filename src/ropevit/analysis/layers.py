@@ -45,7 +45,7 @@ def attention_layers(model: nn.Module) -> list[Layer]:
     if any(isinstance(body, BaseModel) and body.config.is_video for body in model.modules()):
         raise NothingToDrawError("got a video model; analyses support image models only")
     layers = []
-    for name, attention, shared in walk_attention(model, None):
+    for name, attention, shared in _walk_attention(model, None):
         own = attention.rope
         found = own.freqs if own is not None else shared.frequencies()[:2] if shared is not None else None
         if found is not None:
@@ -122,7 +122,7 @@ def trained_grid(model: nn.Module) -> Grid:
     return config.trained_grid or config.attention_grid
 
 
-def walk_attention(
+def _walk_attention(
     module: nn.Module, shared: Any, prefix: str = ""
 ) -> Iterator[tuple[str, Attention | WindowAttention, Any]]:
     """Yield attention layers, each with the shared RoPE of the nearest module around it."""
@@ -132,4 +132,4 @@ def walk_attention(
         if isinstance(child, Attention | WindowAttention):
             yield path, child, shared
         else:
-            yield from walk_attention(child, shared, f"{path}.")
+            yield from _walk_attention(child, shared, f"{path}.")

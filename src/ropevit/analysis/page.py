@@ -50,7 +50,7 @@ def render(
     return environment.from_string(read("page.html.j2")).render(
         title=title,
         facts=facts,
-        sections=[(section, paragraphs(section.text), inline_svg(section.svg)) for section in sections],
+        sections=[(section, paragraphs(section.text), _inline_svg(section.svg)) for section in sections],
         explorer=None if isinstance(explorer, str) else asdict(explorer),
         missing=explorer,
         style=markup(read("page.css")),
@@ -69,6 +69,6 @@ def paragraphs(text: str) -> list[str]:
     return [part for part in text.split("\n\n") if part.strip()]
 
 
-def inline_svg(svg: str | None) -> str | None:
+def _inline_svg(svg: str | None) -> str | None:
     """Encode a figure as a data URI: inside an `img`, its scripts cannot act on the page."""
     return None if svg is None else f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -110,7 +110,7 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
         "that is new on each of these grids relative to training, mean over pairs. "
         f"{describe_scaling(data.scaling)}"
     )
-    named = [layer._replace(cells=cell_names(layer)) for layer in shown]
+    named = [layer._replace(cells=_cell_names(layer)) for layer in shown]
     frame = plot_grid(plot_rows(named), TITLE, label, caption)
     for layer, centres in zip(shown, frame.centres, strict=True):
         for head, centre in enumerate(centres):
@@ -118,7 +118,7 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
     return frame.figure
 
 
-def cell_names(layer: HeadGroup) -> tuple[str, ...]:
+def _cell_names(layer: HeadGroup) -> tuple[str, ...]:
     """Append the percentage of new angles on each grid to the label of each cell."""
     added = 100 * new_coverage(coverage(layer.values)).mean(-1)
     return tuple(f"{name}: {', '.join(f'{x:.0f}' for x in added[:, head])}" for head, name in enumerate(layer.cells))

@@ -12,9 +12,9 @@ from ropevit.extras import require
 from ropevit.kernels.windows import ceil_div
 
 #: Most cells per line; layers with more heads take several lines.
-MAX_COLUMNS = 12
+_MAX_COLUMNS = 12
 #: Distance between cell centres; a cell spans -1 to 1.
-CELL_SPACING = 2.25
+_CELL_SPACING = 2.25
 #: Inches: width of a line of cells, largest cell, width of the layer labels, smallest figure.
 GRID_WIDTH, MAX_CELL, LABEL_WIDTH, MIN_WIDTH = 9.3, 2.6, 1.25, 6.4
 #: Inches: margin above the cells, and height of the labels above each line of cells.
@@ -67,49 +67,49 @@ class PlotGrid:
 
 def plot_grid(rows: Sequence[PlotRow], title: str, label: str, caption: str) -> PlotGrid:
     """Lay out an empty grid with labels of layers and cells, title and label above and a caption below."""
-    columns = choose_columns([len(row.cells) for row in rows])
-    inches = min(GRID_WIDTH / (columns * CELL_SPACING), MAX_CELL / CELL_SPACING)
-    rise = CELL_SPACING + LABEL_HEIGHT / inches
+    columns = _choose_columns([len(row.cells) for row in rows])
+    inches = min(GRID_WIDTH / (columns * _CELL_SPACING), MAX_CELL / _CELL_SPACING)
+    rise = _CELL_SPACING + LABEL_HEIGHT / inches
     lines = [ceil_div(len(row.cells), columns) for row in rows]
-    width = max(LABEL_WIDTH + columns * CELL_SPACING * inches + 0.1, MIN_WIDTH)
+    width = max(LABEL_WIDTH + columns * _CELL_SPACING * inches + 0.1, MIN_WIDTH)
     below = textwrap.wrap(caption, int((width - 0.3) * CHARACTERS_PER_INCH))
     bottom, tall = 0.2 + LINE_HEIGHT * len(below), sum(lines) * rise * inches
     height = tall + bottom + TOP_MARGIN
     with require("matplotlib", "figures").rc_context(RC):
         figure = require("matplotlib.figure", "figures").Figure(figsize=(width, height))
         axes = figure.add_axes(
-            (LABEL_WIDTH / width, bottom / height, columns * CELL_SPACING * inches / width, tall / height)
+            (LABEL_WIDTH / width, bottom / height, columns * _CELL_SPACING * inches / width, tall / height)
         )
-        axes.set(xlim=(0, columns * CELL_SPACING), ylim=(-sum(lines) * rise, 0))
+        axes.set(xlim=(0, columns * _CELL_SPACING), ylim=(-sum(lines) * rise, 0))
         axes.set_axis_off()
         figure.text(0.15 / width, 1 - 0.22 / height, title, fontsize=12, va="center")
         figure.text(0.15 / width, 1 - 0.44 / height, label, fontsize=9, va="center", color="#555555")
         figure.text(0.15 / width, 0.1 / height, "\n".join(below), fontsize=8, color="#555555", va="bottom")
-    centres = [cell_centres(row, sum(lines[:index]), columns, rise) for index, row in enumerate(rows)]
+    centres = [_cell_centres(row, sum(lines[:index]), columns, rise) for index, row in enumerate(rows)]
     for row, places in zip(rows, centres, strict=True):
-        label_row(axes, row, places, 6.5 if columns < MAX_COLUMNS else 5.6)
+        _label_row(axes, row, places, 6.5 if columns < _MAX_COLUMNS else 5.6)
     return PlotGrid(figure, axes, centres, inches)
 
 
-def choose_columns(cells: Sequence[int]) -> int:
+def _choose_columns(cells: Sequence[int]) -> int:
     """Choose the number of cells per line: the largest that fills every line of rows with several lines."""
     most = max(cells)
-    choices = range(min(most, MAX_COLUMNS), 0, -1)
+    choices = range(min(most, _MAX_COLUMNS), 0, -1)
     whole = next(count for count in choices if all(cell <= count or cell % count == 0 for cell in cells))
-    lines = ceil_div(most, MAX_COLUMNS)
-    return max(whole, ceil_div(most, lines) if whole < MAX_COLUMNS / 2 else 0)
+    lines = ceil_div(most, _MAX_COLUMNS)
+    return max(whole, ceil_div(most, lines) if whole < _MAX_COLUMNS / 2 else 0)
 
 
-def cell_centres(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:
+def _cell_centres(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:
     """Return the cell centres of a row that starts at a line; lines are `rise` apart."""
     places = [divmod(cell, columns) for cell in range(len(row.cells))]
     return [
-        ((column + 0.5) * CELL_SPACING, 1 + (CELL_SPACING - 2) / 2 - (first + line + 1) * rise)
+        ((column + 0.5) * _CELL_SPACING, 1 + (_CELL_SPACING - 2) / 2 - (first + line + 1) * rise)
         for line, column in places
     ]
 
 
-def label_row(axes: Any, row: PlotRow, places: Sequence[tuple[float, float]], size: float) -> None:
+def _label_row(axes: Any, row: PlotRow, places: Sequence[tuple[float, float]], size: float) -> None:
     """Write the label of a row beside it, and those of its cells above them."""
     axes.text(-0.1, places[0][1], textwrap.fill(row.label, 19), fontsize=8, ha="right", va="center")
     for text, (x, y) in zip(row.cells, places, strict=True):

@@ -24,7 +24,7 @@ TEXT = (
 )
 
 #: Minimum number of patches to each side of the center.
-RADIUS = 5
+_RADIUS = 5
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS)
     if not points:
         raise ValueError("got no points; give at least one, such as (3, 3)")
     layers = rotated_layers(model)
-    radius = max(RADIUS, 2 + max(abs(side) for point in points for side in point))
+    radius = max(_RADIUS, 2 + max(abs(side) for point in points for side in point))
     places, theta = grid_around(radius), find_body(model).config.default_theta("axial")
     axial = axial_frequencies(2 * layers[0].frequencies.shape[-1], theta).double().numpy()
     target = np.zeros(places.shape[1:])
@@ -125,23 +125,23 @@ def draw(data: Reconstruction, label: str = "") -> Any:
         f"the highest elsewhere. RoPE-Axial: theta {data.theta:g}, same number of channels."
     )
     first = PlotRow("for comparison", ("points", f"RoPE-Axial: {contrast(data, data.axial).ratio:.2f}"))
-    named = [layer._replace(cells=cell_names(data, layer)) for layer in shown]
+    named = [layer._replace(cells=_cell_names(data, layer)) for layer in shown]
     frame = plot_grid([first, *plot_rows(named)], TITLE, label, caption)
     cells = [np.stack([data.target, data.axial]), *(layer.values[0] for layer in shown)]
     for images, centres in zip(cells, frame.centres, strict=True):
         for image, centre in zip(images, centres, strict=True):
             frame.draw_image(image, centre, cmap="viridis")
-            circle_points(frame, centre, data)
+            _circle_points(frame, centre, data)
     return frame.figure
 
 
-def cell_names(data: Reconstruction, layer: HeadGroup) -> tuple[str, ...]:
+def _cell_names(data: Reconstruction, layer: HeadGroup) -> tuple[str, ...]:
     """Append the ratio to the label of each cell."""
     ratios = [contrast(data, image).ratio for image in layer.values[0]]
     return tuple(f"{name}: {ratio:.2f}" for name, ratio in zip(layer.cells, ratios, strict=True))
 
 
-def circle_points(frame: PlotGrid, centre: tuple[float, float], data: Reconstruction) -> None:
+def _circle_points(frame: PlotGrid, centre: tuple[float, float], data: Reconstruction) -> None:
     """Circle the points inside a cell."""
     patch = 2 / len(data.target)
     x, y = (patch * np.array(axis) for axis in zip(*data.points, strict=True))
@@ -187,13 +187,13 @@ def contrast(data: Reconstruction, image: Float[np.ndarray, "S S"]) -> Contrast:
 
 def rows(data: Reconstruction) -> Rows:
     """Return a table row for each head, after one for RoPE-Axial."""
-    table = [row_of("RoPE-Axial", "", contrast(data, data.axial))]
+    table = [_row_of("RoPE-Axial", "", contrast(data, data.axial))]
     for layer in data.layers:
-        table += [row_of(layer.name, head, contrast(data, image)) for head, image in enumerate(layer.values[0])]
+        table += [_row_of(layer.name, head, contrast(data, image)) for head, image in enumerate(layer.values[0])]
     return table
 
 
-def row_of(layer: str, head: int | str, found: Contrast) -> dict[str, str | int | float]:
+def _row_of(layer: str, head: int | str, found: Contrast) -> dict[str, str | int | float]:
     """Return the table row of a head."""
     return {
         "layer": layer,

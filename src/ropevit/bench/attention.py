@@ -77,7 +77,7 @@ def attention_group(
         return PlannedCandidate(label=label, family=impl.family, embedding=impl.embedding, compiled=compiled, make=make)
 
     def make_copy() -> Candidate:
-        return copy_candidate(shape, device, dtype, rows)
+        return _copy_candidate(shape, device, dtype, rows)
 
     copy = PlannedCandidate(label=COPY, family="none", embedding="none", compiled=False, make=make_copy)
     suited = [impl for impl in implementations(device.type) if impl.suits(level, shape)]
@@ -91,7 +91,7 @@ def attention_group(
     return Group(level=level, shape=shape.name, about=about, base=NONE, entries=entries)
 
 
-def copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Candidate:
+def _copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows: int) -> Candidate:
     """Return a copy of q and k into allocated memory: the lower bound on the time of a rotation."""
     source = torch.randn(2, shape.elements(rows), device=device).to(dtype)
     target, moved = torch.randn_like(source), 4 * shape.elements(rows) * dtype.itemsize
@@ -105,7 +105,7 @@ def copy_candidate(shape: Shape, device: torch.device, dtype: torch.dtype, rows:
     return Candidate(forward=copy, both=copy, tracked=copy, check=check, floor=(moved, moved))
 
 
-def min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
+def _min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) -> tuple[int, int]:
     """Return the least bytes read and written by the forward pass, and by forward and backward together.
 
     Forward reads and writes q and k. Backward reads the gradients of q, k and v and writes that of the projection;
@@ -117,15 +117,15 @@ def min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) ->
     return forward * unit, (forward + backward) * unit
 
 
-def candidate_body(level: str, impl: Implementation, layer: Layer) -> Body:
+def _candidate_body(level: str, impl: Implementation, layer: Layer) -> Body:
     """Return the function to time of an implementation, which may be fused."""
     if impl.attend is None:
-        return make_body(level, impl.make(layer))
+        return _make_body(level, impl.make(layer))
     attend = impl.attend(layer)
     return lambda qkv, frequencies: (attend(qkv, frequencies),)
 
 
-def make_body(level: str, rotate: Rotate) -> Body:
+def _make_body(level: str, rotate: Rotate) -> Body:
     """Return the function from the projection to rotated q, k and v (op) or to the attention output (layer)."""
     if level == "op":
         return rotate
@@ -146,7 +146,7 @@ def attention_candidate(level: str, impl: Implementation, layer: Layer, data: Gr
     shape, leaf, source = layer.shape, data.leaf, data.source
     gradients = split(data.arriving) if level == "op" else (data.arriving[:, :, 0].flatten(2).contiguous(),)
     inputs = [leaf, layer.frequencies] if layer.frequencies.requires_grad else [leaf]
-    body = candidate_body(level, impl, layer)
+    body = _candidate_body(level, impl, layer)
     run: Body = torch.compile(body) if compiled else body
 
     @torch.no_grad()
@@ -174,7 +174,7 @@ def attention_candidate(level: str, impl: Implementation, layer: Layer, data: Gr
         kept = [gradient[:first] for gradient in gradients]
         return compare(got, expected(level, impl, layer, source[:first], kept), source.dtype)
 
-    floor = min_traffic(shape, impl, len(source), source.itemsize) if level == "op" else None
+    floor = _min_traffic(shape, impl, len(source), source.itemsize) if level == "op" else None
     return Candidate(forward=forward, both=both, tracked=tracked, check=check, floor=floor)
 
 
@@ -189,7 +189,7 @@ def expected(
     """Compute outputs and gradients in float64."""
     qkv = source.double().requires_grad_()
     frequencies = layer.frequencies.detach().double().requires_grad_(layer.frequencies.requires_grad)
-    outputs = make_body(level, lambda qkv, frequencies: rotate_exact(impl, layer, qkv, frequencies))(qkv, frequencies)
+    outputs = _make_body(level, lambda qkv, frequencies: rotate_exact(impl, layer, qkv, frequencies))(qkv, frequencies)
     inputs = [qkv, frequencies] if frequencies.requires_grad else [qkv]
     given = torch.autograd.grad(outputs, inputs, [gradient.double() for gradient in gradients])
     found = dict(zip(names(level), outputs, strict=True)) | {"gradient of the projection": given[0]}

@@ -34,7 +34,7 @@ def rotate_exact(impl: Implementation, layer: Layer, qkv: Tensor, frequencies: T
     return q, k, v
 
 
-def relative_error(got: Tensor, expected: Tensor) -> float:
+def _relative_error(got: Tensor, expected: Tensor) -> float:
     """Return the norm of a difference over the norm of the expected values."""
     return ((got.double() - expected).norm() / expected.norm().clamp(min=1e-30)).item()
 
@@ -56,7 +56,7 @@ def compare(got: dict[str, Tensor], expected: dict[str, Tensor], dtype: torch.dt
     """
     allowed, largest = factor * TOLERANCES[dtype], 0.0
     for name, value in expected.items():
-        off = relative_error(got[name], value)
+        off = _relative_error(got[name], value)
         if not off <= allowed:
             raise WrongResultError(f"{name} has a relative error of {off:.1e}; expected at most {allowed:.0e}")
         largest = max(largest, off)

@@ -6,11 +6,11 @@ from pathlib import Path
 from ropevit.bench.peers import GROUPS
 from ropevit.bench.shapes import SHAPES
 
-LEVELS = ("op", "layer", "model")
-DTYPES = ("float32", "bfloat16")
+_LEVELS = ("op", "layer", "model")
+_DTYPES = ("float32", "bfloat16")
 
 #: Default shapes by device type.
-DEFAULT_SHAPES = {"cpu": ("vit224", "swin1"), "cuda": tuple(SHAPES)}
+_DEFAULT_SHAPES = {"cpu": ("vit224", "swin1"), "cuda": tuple(SHAPES)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,10 @@ class BenchConfig:
     def __post_init__(self) -> None:
         for name, allowed in (("shapes", tuple(SHAPES)), ("peers", GROUPS[1:])):
             given = tuple(word for text in getattr(self, name) for word in text.split(",") if word)
-            check_names(name.removesuffix("s"), given, allowed)
+            _check_names(name.removesuffix("s"), given, allowed)
             object.__setattr__(self, name, given)
-        if self.dtype not in DTYPES:
-            raise ValueError(f"got dtype {self.dtype!r}; choose one of {', '.join(DTYPES)}")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"got dtype {self.dtype!r}; choose one of {', '.join(_DTYPES)}")
         for name in ("threads", "images", "rounds"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -56,7 +56,7 @@ class BenchConfig:
     def chosen_shapes(self, device: str) -> tuple[str, ...]:
         """Return the names of the shapes to time on a device type (cpu, cuda)."""
         return self.shapes or (
-            DEFAULT_SHAPES["cpu"][:1] if self.quick else DEFAULT_SHAPES.get(device, DEFAULT_SHAPES["cpu"])
+            _DEFAULT_SHAPES["cpu"][:1] if self.quick else _DEFAULT_SHAPES.get(device, _DEFAULT_SHAPES["cpu"])
         )
 
     def chosen_images(self) -> int | None:
@@ -68,7 +68,7 @@ class BenchConfig:
         return min(self.rounds, 3) if self.quick else self.rounds
 
 
-def check_names(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+def _check_names(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
     """Raise ValueError if a name is unknown or repeated."""
     unknown = [name for name in given if name not in allowed]
     if unknown:
@@ -83,6 +83,6 @@ def check_level(level: str) -> tuple[str, ...]:
     Raises:
         ValueError: If there is no such level.
     """
-    if level not in (*LEVELS, "all"):
-        raise ValueError(f"no level named {level!r}; choose from {', '.join(LEVELS)}, all")
-    return LEVELS if level == "all" else (level,)
+    if level not in (*_LEVELS, "all"):
+        raise ValueError(f"no level named {level!r}; choose from {', '.join(_LEVELS)}, all")
+    return _LEVELS if level == "all" else (level,)

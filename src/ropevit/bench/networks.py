@@ -22,7 +22,7 @@ from ropevit.models import Model, ViTConfig, build_model
 Build = Callable[[], nn.Module]
 
 #: Factor on the tolerance of one rotation, since logits and gradients pass through all layers.
-DEPTH_FACTOR = 5.0
+_DEPTH_FACTOR = 5.0
 
 APE = "ours, ape"
 
@@ -157,7 +157,7 @@ def check_model(
         {"logits": got.detach(), "gradient": found},
         {"logits": truth.detach(), "gradient": known},
         dtype,
-        DEPTH_FACTOR,
+        _DEPTH_FACTOR,
     )
 
 

@@ -77,12 +77,12 @@ def implementations(device: str) -> list[Implementation]:
         *((f"ours ({name})", "ours", ours(name), False) for name in backends),
         ("timm", "timm", timm, False),
         ("transformers DINOv3", "transformers", dinov3, True),
-        ("complex numbers", "plain", complex_numbers, False),
-        ("half-split", "plain", half_split, True),
+        ("complex numbers", "plain", _complex_numbers, False),
+        ("half-split", "plain", _half_split, True),
     ]
     listed = [
         Implementation("no embedding", "none", "none", lambda _: lambda qkv, _: split(qkv)),
-        Implementation("no embedding, timm's split", "none", "none", lambda _: lambda qkv, _: split_as_timm(qkv)),
+        Implementation("no embedding, timm's split", "none", "none", lambda _: lambda qkv, _: _split_as_timm(qkv)),
     ]
     for embedding in ("axial", "mixed"):
         listed += [Implementation(name, family, embedding, make, halves) for name, family, make, halves in rotations]
@@ -99,7 +99,7 @@ def split(qkv: Tensor) -> Parts:
     return q, k, v
 
 
-def split_as_timm(qkv: Tensor) -> Parts:
+def _split_as_timm(qkv: Tensor) -> Parts:
     """Split a projection as timm does; the backward pass stacks the gradients in another layout and copies."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     return q, k, v
@@ -148,7 +148,7 @@ def timm(layer: Layer) -> Rotate:
 
     def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
         table = module.get_mixed_freqs(frequencies, x, y) if layer.embedding == "mixed" else shared
-        q, k, v = split_as_timm(qkv)
+        q, k, v = _split_as_timm(qkv)
         return rotate_part(q, table), rotate_part(k, table), v
 
     return rotate
@@ -167,7 +167,7 @@ def dinov3(layer: Layer) -> Rotate:
     return rotate
 
 
-def complex_numbers(layer: Layer) -> Rotate:
+def _complex_numbers(layer: Layer) -> Rotate:
     """Rotate by multiplying pairs, as float32 complex numbers, with a table of unit complex numbers.
 
     Prefix tokens are split off before and concatenated after.
@@ -195,7 +195,7 @@ def complex_numbers(layer: Layer) -> Rotate:
     return rotate
 
 
-def half_split(layer: Layer) -> Rotate:
+def _half_split(layer: Layer) -> Rotate:
     """Rotate the first half of the channels against the second, in real numbers; the table has rows for the prefix.
 
     Source: Su et al. 2021 (arXiv:2104.09864), Eq. 34, with the pairs of a head laid out as two halves.

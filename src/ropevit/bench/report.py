@@ -25,15 +25,15 @@ COLOURS = {
     "transformers": "#CC79A7",
     "plain": "#56B4E9",
 }
-MEANINGS = {"none": "no rotation", "ours": "pale: the reference, plain PyTorch", "plain": "textbook versions"}
+_MEANINGS = {"none": "no rotation", "ours": "pale: the reference, plain PyTorch", "plain": "textbook versions"}
 
-READING = (
+_READING = (
     "Every candidate was checked against float64 (outputs and gradients) before it was timed. All candidates run in "
     "turn, once a round, in one process; `ratio` is the median over the rounds of a candidate's time over that of "
     '"{base}" in the same round, with the quartiles in brackets{compiled}. Milliseconds are medians of one call and '
     "vary with the load of the machine: compare ratios.{more}"
 )
-MORE = {
+_MORE = {
     "op": " GB/s is the least memory traffic (forward: read and write q and k) over the median time.",
     "layer": "",
     "model": "",
@@ -48,11 +48,11 @@ def describe(device: torch.device, dtype: str, rounds: int) -> dict[str, str]:
         facts["threads"] = str(torch.get_num_threads())
         tuned = [name for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_") if name in os.environ]
         facts["allocator"] = f"keeps freed memory ({', '.join(tuned)} set)" if tuned else "system default"
-    packages = {name: package_version(name) for name in ("torch", "timm", "transformers", "triton")}
+    packages = {name: _package_version(name) for name in ("torch", "timm", "transformers", "triton")}
     return facts | {"ropevit": ropevit.__version__, "python": platform.python_version()} | packages
 
 
-def package_version(package: str) -> str:
+def _package_version(package: str) -> str:
     """Return the installed version of a package, or "not installed"."""
     try:
         return version(package)
@@ -67,8 +67,8 @@ def write_markdown(path: Path, rows: Sequence[BenchRow], facts: Mapping[str, str
     for group in group_rows(rows):
         first = group[0]
         if first.level != level:
-            compiled = "; compiled candidates are compared with it compiled" if any_compiled(rows, first) else ""
-            reading = READING.format(base=first.base, compiled=compiled, more=MORE[first.level])
+            compiled = "; compiled candidates are compared with it compiled" if _any_compiled(rows, first) else ""
+            reading = _READING.format(base=first.base, compiled=compiled, more=_MORE[first.level])
             lines += [f"## {first.level}", "", reading, ""]
         if (first.level, first.shape) != (level, shape):
             lines += [f"### {first.level}, {first.shape}: {first.about}", ""]
@@ -77,7 +77,7 @@ def write_markdown(path: Path, rows: Sequence[BenchRow], facts: Mapping[str, str
     write_text(path, "\n".join(lines))
 
 
-def any_compiled(rows: Sequence[BenchRow], like: BenchRow) -> bool:
+def _any_compiled(rows: Sequence[BenchRow], like: BenchRow) -> bool:
     """Return whether a level has candidates whose baseline is compiled."""
     return any(row.level == like.level and row.base.endswith("compiled") for row in rows)
 
@@ -130,7 +130,7 @@ def draw(rows: Sequence[BenchRow], facts: Mapping[str, str], path: Path) -> None
         for axes in panels[:, 1]:
             axes.set_yticklabels([])
         bars = [matplotlib.patches.Patch(color=colour) for colour in COLOURS.values()]
-        named = [f"{name} ({MEANINGS[name]})" if name in MEANINGS else name for name in COLOURS]
+        named = [f"{name} ({_MEANINGS[name]})" if name in _MEANINGS else name for name in COLOURS]
         figure.legend(bars, named, loc="outside upper center", ncols=3, frameon=False)
         parts = [facts["device"], facts["dtype"], *([f"threads: {facts['threads']}"] if "threads" in facts else [])]
         caption = ", ".join([*parts, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])

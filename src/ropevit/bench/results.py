@@ -48,11 +48,11 @@ def write_rows(path: Path, rows: Sequence[BenchRow]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(BenchRow)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: format_value(value) for name, value in asdict(row).items()} for row in rows)
+    writer.writerows({name: _format_value(value) for name, value in asdict(row).items()} for row in rows)
     write_text(path, text.getvalue())
 
 
-def format_value(value: object) -> object:
+def _format_value(value: object) -> object:
     """Round floats to four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else value
 

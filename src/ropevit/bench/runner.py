@@ -45,8 +45,8 @@ def run_bench(level: str, config: BenchConfig, report: Report = lambda *_: None)
     existing = config.out / "bench.csv"
     if existing.exists() and not config.overwrite:
         raise ValueError(f"{existing} exists; choose another --out, or add --overwrite to replace it")
-    planned = [group for name in levels for group in make_groups(name, config, device)]
-    return locked(config.out, execute(planned, config, device, report))
+    planned = [group for name in levels for group in _make_groups(name, config, device)]
+    return locked(config.out, _execute(planned, config, device, report))
 
 
 def locked(out: Path, work: Iterator[list[BenchRow]]) -> Iterator[list[BenchRow]]:
@@ -55,7 +55,7 @@ def locked(out: Path, work: Iterator[list[BenchRow]]) -> Iterator[list[BenchRow]
         yield from work
 
 
-def execute(
+def _execute(
     planned: list[Group], config: BenchConfig, device: torch.device, report: Report
 ) -> Iterator[list[BenchRow]]:
     """Run groups one after the other, writing the tables after each."""
@@ -74,14 +74,14 @@ def execute(
 
                 found = run_group(group, device, rounds, advance)
                 rows += found
-                write_tables(config.out, rows, facts)
+                _write_tables(config.out, rows, facts)
                 yield found
         finally:
             if rows:
                 draw(rows, facts, config.out / "bench.png")
 
 
-def write_tables(out: Path, rows: list[BenchRow], facts: dict[str, str]) -> None:
+def _write_tables(out: Path, rows: list[BenchRow], facts: dict[str, str]) -> None:
     """Write the results so far."""
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "bench.csv", rows)
@@ -99,7 +99,7 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def make_groups(level: str, config: BenchConfig, device: torch.device) -> list[Group]:
+def _make_groups(level: str, config: BenchConfig, device: torch.device) -> list[Group]:
     """Return the groups of candidates of a level."""
     dtype, images = getattr(torch, config.dtype), config.chosen_images()
 
@@ -120,7 +120,7 @@ def run_group(group: Group, device: torch.device, rounds: int, advance: Callable
     blank: dict[str, BenchRow] = {}
     for entry in group.entries:
         advance(f"checking {entry.label}", 0)
-        blank[entry.label], candidate = try_entry(group, entry)
+        blank[entry.label], candidate = _try_entry(group, entry)
         if candidate is not None:
             candidates[entry.label] = candidate
     rows = []
@@ -130,12 +130,12 @@ def run_group(group: Group, device: torch.device, rounds: int, advance: Callable
         for label, row in blank.items():
             row = replace(row, direction=direction)
             if label in times:
-                row = fill_row(row, times, candidates[label], index, device)
+                row = _fill_row(row, times, candidates[label], index, device)
             rows.append(row)
     return rows
 
 
-def try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candidate | None]:
+def _try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candidate | None]:
     """Build and check a candidate; on failure return None and a row with the reason."""
     twin = f"{group.base}, compiled"
     base = twin if entry.compiled and any(other.label == twin for other in group.entries) else group.base
@@ -155,7 +155,7 @@ def try_entry(group: Group, entry: PlannedCandidate) -> tuple[BenchRow, Candidat
         return replace(row, note=f"cannot run: {type(error).__name__}: {lines[0]}"), None
 
 
-def fill_row(
+def _fill_row(
     row: BenchRow, times: dict[str, list[float]], candidate: Candidate, index: int, device: torch.device
 ) -> BenchRow:
     """Fill in the numbers of a row; `index` is 0 for the first direction of a level and 1 for the second."""

@@ -10,7 +10,7 @@ import torch
 Call = Callable[[], Any]
 
 #: Bytes written before each timed call on a GPU to flush its caches; larger than any of them.
-SCRATCH = 256 * 2**20
+_SCRATCH = 256 * 2**20
 
 #: Seconds for which a candidate is timed in a round, and the most calls in that time.
 ROUND_SECONDS, MAX_CALLS = 0.02, 20
@@ -54,7 +54,7 @@ def time_rounds(
     Returns:
         Seconds per call, for each round.
     """
-    clock = time_on_gpu if device.type == "cuda" else time_on_cpu
+    clock = _time_on_gpu if device.type == "cuda" else _time_on_cpu
     names, repeats = list(calls), {}
     for name, call in calls.items():
         clock(call, 1)
@@ -68,7 +68,7 @@ def time_rounds(
     return times
 
 
-def time_on_cpu(call: Call, repeats: int) -> float:
+def _time_on_cpu(call: Call, repeats: int) -> float:
     """Return seconds per call on a CPU, in thread time if PyTorch uses one thread, since it varies least."""
     now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     start = now()
@@ -77,9 +77,9 @@ def time_on_cpu(call: Call, repeats: int) -> float:
     return (now() - start) / repeats
 
 
-def time_on_gpu(call: Call, repeats: int) -> float:
+def _time_on_gpu(call: Call, repeats: int) -> float:
     """Return seconds per call on a GPU, by events after a cache flush; the flush hides the launch overhead."""
-    scratch = torch.empty(SCRATCH, dtype=torch.int8, device="cuda")
+    scratch = torch.empty(_SCRATCH, dtype=torch.int8, device="cuda")
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
     for start, end in events:
         scratch.zero_()

@@ -31,7 +31,7 @@ VERBS = {
     "figures": "draw what the rotation of a model does",
 }
 
-HELP = f"""Rotary position embedding for images.
+_HELP = f"""Rotary position embedding for images.
 
 usage: ropevit VERB ...        (ropevit VERB --help for more; ropevit --version)
 
@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> None:
     """
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
-        print_line(Console(), HELP)
+        print_line(Console(), _HELP)
         return
     if verb == "--version":
         print_line(Console(), versions())

@@ -48,7 +48,7 @@ def bench(
                 found += len(rows)
                 for group in group_rows(rows):
                     progress.console.print(result_table(group))
-                    progress.console.print(footnotes(group), style="dim", highlight=False, soft_wrap=True)
+                    progress.console.print(_footnotes(group), style="dim", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         kept = f"what is done is in {config.out}" if found else "stopped before anything was finished"
         print_line(console, kept)
@@ -73,7 +73,7 @@ def result_table(group: Sequence[BenchRow]) -> Table:
     return table
 
 
-def footnotes(group: Sequence[BenchRow]) -> str:
+def _footnotes(group: Sequence[BenchRow]) -> str:
     """Say what the ratio is, and why candidates have no figures."""
     lines = [f'ratio: time over that of "{group[0].base}", median of the rounds and quartiles']
     return "\n".join([*lines, *(f"{row.label}: {row.note}" for row in group if row.note)])

@@ -56,7 +56,7 @@ class Predictions:
             return
         self.found.append((path, prediction))
         if len(self.files) <= FEW:
-            show_table(self.console, path, prediction)
+            _show_table(self.console, path, prediction)
         elif self.out is None:
             guess = prediction.guesses[0]
             print_line(self.console, f"{path}: {guess.name} {guess.probability:.1%}")
@@ -122,7 +122,7 @@ def cells(prediction: Prediction) -> Iterator[Any]:
         yield from (guess.name, round(guess.probability, 6))
 
 
-def show_table(console: Console, path: Path, prediction: Prediction) -> None:
+def _show_table(console: Console, path: Path, prediction: Prediction) -> None:
     """Print the guesses for one image as a table."""
     print_line(console, f"{path} at {prediction.height} x {prediction.width} pixels (height x width)")
     rows = [(guess.name, f"{guess.probability:.1%}") for guess in prediction.guesses]

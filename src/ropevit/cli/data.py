@@ -104,14 +104,14 @@ def data(
       ropevit data make-tiny coco my_coco
     """
     if isinstance(command, CheckConfig):
-        run_check(command)
+        _run_check(command)
     elif isinstance(command, SpeedConfig):
-        run_speed(command)
+        _run_speed(command)
     else:
         run_make_tiny(command)
 
 
-def run_check(config: CheckConfig) -> None:
+def _run_check(config: CheckConfig) -> None:
     """Check a data set and print the findings; exit with code 1 if there are problems.
 
     Raises:
@@ -126,9 +126,9 @@ def run_check(config: CheckConfig) -> None:
         report = check_dense(config.path, update) if dense_layout(config.path) else check(config.path, update)
     console.print("\n".join(summary(report)), soft_wrap=True, highlight=False)
     if report.findings:
-        console.print(findings_table(report))
+        console.print(_findings_table(report))
         if config.out:
-            write_findings(config.out, report.findings)
+            _write_findings(config.out, report.findings)
         where = f"all findings are in {config.out}" if config.out else "write all findings with --out FILE.csv"
         print_line(console, where)
     if report.clean:
@@ -146,7 +146,7 @@ def summary(report: Report) -> Iterator[str]:
     yield from report.notes
 
 
-def findings_table(report: Report) -> Table:
+def _findings_table(report: Report) -> Table:
     """Return a table of the findings, one row per kind."""
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("problem", "count", "what to do", "first examples"):
@@ -165,7 +165,7 @@ def example(finding: Finding) -> str:
     return f"{finding.file or f'{finding.label} ({finding.split})'.strip()}: {finding.detail}"
 
 
-def write_findings(path: Path, findings: list[Finding]) -> None:
+def _write_findings(path: Path, findings: list[Finding]) -> None:
     """Write all findings as CSV."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -174,7 +174,7 @@ def write_findings(path: Path, findings: list[Finding]) -> None:
     write_text(path, text.getvalue())
 
 
-def run_speed(config: SpeedConfig) -> None:
+def _run_speed(config: SpeedConfig) -> None:
     """Measure and print the throughput.
 
     Raises:

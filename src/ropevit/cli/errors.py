@@ -10,9 +10,9 @@ from rich.text import Text
 from ropevit.cli.console import Console
 
 #: What tyro draws around its errors.
-FRAME = "│╭╮╰╯"
+_FRAME = "│╭╮╰╯"
 #: Options that are suggested instead of an unknown one.
-MOST_SUGGESTED = 3
+_MOST_SUGGESTED = 3
 
 
 def show_error(error: Exception) -> None:
@@ -39,43 +39,43 @@ def one_line_errors(more: str) -> Iterator[None]:
         if ended.code in (None, 0):
             raise
         raise ValueError(
-            parser_message(ended, box.getvalue()) or f"{strip_box(box.getvalue())}; see `{more}`"
+            _parser_message(ended, box.getvalue()) or f"{_strip_box(box.getvalue())}; see `{more}`"
         ) from None
 
 
-def parser_message(ended: BaseException, box: str) -> str | None:
+def _parser_message(ended: BaseException, box: str) -> str | None:
     """Give what one of our configs said, if that is what the box is about."""
-    found = re.fullmatch(r"Errorparsing[\w.]+:(.*)", collapse_spaces("".join(box_lines(box))))
+    found = re.fullmatch(r"Errorparsing[\w.]+:(.*)", _collapse_spaces("".join(_box_lines(box))))
     error: BaseException | None = ended
     while found and error is not None:
-        if isinstance(error, ValueError) and str(error) and found[1].startswith(collapse_spaces(str(error))):
+        if isinstance(error, ValueError) and str(error) and found[1].startswith(_collapse_spaces(str(error))):
             return str(error)
         error = error.__cause__ or error.__context__
     return None
 
 
-def collapse_spaces(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     """Leave blanks out: a box breaks lines anywhere."""
     return "".join(text.split())
 
 
-def box_lines(box: str) -> list[str]:
+def _box_lines(box: str) -> list[str]:
     """Give the lines in a box, without its frame and title; where stdout is not in UTF-8, its frame is of hyphens."""
-    lines = [line.strip(FRAME + " ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    lines = [line.strip(_FRAME + " ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     return lines if "╭" in box else lines[2:]
 
 
-def is_rule(line: str) -> bool:
+def _is_rule(line: str) -> bool:
     """Tell whether a line is drawn between paragraphs; an empty one is, too."""
     return not line.strip("─-")
 
 
-def strip_box(box: str) -> str:
+def _strip_box(box: str) -> str:
     """Give the first paragraph of a box, and the options that it suggests."""
-    lines = box_lines(box)
-    end = next((number for number, line in enumerate(lines) if is_rule(line)), len(lines))
+    lines = _box_lines(box)
+    end = next((number for number, line in enumerate(lines) if _is_rule(line)), len(lines))
     said = " ".join(" ".join(lines[:end]).split())
     known = ("--help", *said.replace(":", " ").split())
     options = [found[0] for line in lines[end:] if (found := re.match(r"--\w[\w.-]*", line))]
-    suggested = [option for option in dict.fromkeys(options) if option not in known][:MOST_SUGGESTED]
+    suggested = [option for option in dict.fromkeys(options) if option not in known][:_MOST_SUGGESTED]
     return said + (f"; did you mean {' or '.join(suggested)}?" if suggested else "")

@@ -5,7 +5,7 @@ from ropevit.tasks.common.estimate import Estimate, StepSpec, estimate_step
 from ropevit.tasks.common.training import Training
 from ropevit.tasks.registry import task_of_recipe
 
-MARK = "estimated from shapes, not measured"
+_MARK = "estimated from shapes, not measured"
 
 
 def step_of_training(config: Training) -> StepSpec:
@@ -28,14 +28,14 @@ def lines(found: StepSpec, estimate: Estimate, name: str) -> list[str]:
     height, width = found.size
     small, large = estimate.counts
     said = [f"{name} at {height} x {width} pixels"]
-    said.append(f"parameters: {estimate.parameters / 1e6:.1f} M ({MARK})")
-    said.append(f"multiply-adds of a forward pass of one image: {estimate.multiply_adds / 1e9:.3g} G ({MARK})")
+    said.append(f"parameters: {estimate.parameters / 1e6:.1f} M ({_MARK})")
+    said.append(f"multiply-adds of a forward pass of one image: {estimate.multiply_adds / 1e9:.3g} G ({_MARK})")
     for precision, peaks in estimate.peaks.items():
         first, second = (
             f"{gib(peak)} GiB with {n} image{'s' * (n > 1)}" for n, peak in zip((small, large), peaks, strict=True)
         )
         more = f"{gib(estimate.per_image(precision))} GiB for each image more"
-        said.append(f"peak memory of a step in {precision}: {first}, {second}; {more} ({MARK})")
+        said.append(f"peak memory of a step in {precision}: {first}, {second}; {more} ({_MARK})")
     moments = f"the optimizer's moments are not in it: {gib(estimate.moments)} GiB"
     return [*said, "; ".join(filter(None, (moments, found.note)))]
 

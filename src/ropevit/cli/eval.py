@@ -21,7 +21,7 @@ from ropevit.tasks.registry import TASKS
 WIDE = 9
 
 
-def arguments_of_tasks() -> type[EvalConfig]:
+def _arguments_of_tasks() -> type[EvalConfig]:
     """Return a config with a group of options for each task."""
     tasks = {name: task.get("eval_options") for name, task in TASKS.items() if task.eval_options}
     groups = [(name, tyro.conf.OmitArgPrefixes[group], field(default_factory=group)) for name, group in tasks.items()]
@@ -44,7 +44,7 @@ def config_of(arguments: EvalConfig) -> EvalConfig:
     return EvalConfig(**shared)
 
 
-def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="", constructor=arguments_of_tasks())]) -> None:  # noqa: A001 (it is the verb)
+def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="", constructor=_arguments_of_tasks())]) -> None:  # noqa: A001 (it is the verb)
     """Measure a classifier, detector or segmenter below, at and above its training size.
 
     Top-1 and top-5 beside the paper's curve, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json, curve.png.
@@ -139,7 +139,7 @@ def result_table(begun: EvalStarted, rows: Sequence[SizeResult]) -> Table:
     """Lay out what was measured, beside the paper's figures where there are any."""
     caption = f"paper: {SOURCE}; with ±, {DRAWN}" if begun.paper else None
     table = Table(box=box.SIMPLE_HEAD, title=begun.name, title_justify="left", caption=caption, caption_justify="left")
-    lines = [line_of(row, begun, any(row.skipped for row in rows)) for row in rows]
+    lines = [_line_of(row, begun, any(row.skipped for row in rows)) for row in rows]
     if len(lines[0]) > WIDE:
         table.padding = 0  # to fit into 80 characters
     for name in lines[0]:
@@ -149,7 +149,7 @@ def result_table(begun: EvalStarted, rows: Sequence[SizeResult]) -> Table:
     return table
 
 
-def line_of(row: SizeResult, begun: EvalStarted, skipped: bool) -> dict[str, str]:
+def _line_of(row: SizeResult, begun: EvalStarted, skipped: bool) -> dict[str, str]:
     """Give the cells of a row by the names of their columns."""
     size = f"{row.size} (training)" if row.size == begun.trained_at else str(row.size)
     scores = {name: "-" if score is None else f"{score:.2f}" for name, score in row.scores.items()}

@@ -91,7 +91,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     if config.format == "onnx":
         require_onnx()
     with console.status("loading the model"):
-        model, facts = load_exportable(config, size)
+        model, facts = _load_exportable(config, size)
     if size and not config.static_size and not model.config.windowed:
         raise ValueError(f"the size of a ViT is dynamic; to fix it use --static-size {size[0]}x{size[1]}")
     if config.scaling is not None:
@@ -115,7 +115,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     print_report(console, report)
 
 
-def load_exportable(config: ExportConfig, size: tuple[int, int] | None) -> tuple[Model, dict[str, Any]]:
+def _load_exportable(config: ExportConfig, size: tuple[int, int] | None) -> tuple[Model, dict[str, Any]]:
     """Load the model, with its class names and pixel normalisation.
 
     Raises:
@@ -142,7 +142,7 @@ def print_report(console: Console, report: ExportReport) -> None:
     lines = [f"wrote {report.path}: {report.size / 1e6:.1f} MB" + (f", opset {report.opset}" if report.opset else "")]
     for kind, values in (("input", report.inputs), ("output", report.outputs)):
         lines += [f"{kind} {name}: {' x '.join(str(side) for side in shape)}" for name, shape in values.items()]
-    lines.append(describe_shapes(report))
+    lines.append(_describe_shapes(report))
     print_line(console, "\n".join(lines))
     console.print(difference_table(report.differences, "difference from the model"))
     if report.int8_differences:
@@ -150,7 +150,7 @@ def print_report(console: Console, report: ExportReport) -> None:
         console.print("int8: evaluate the accuracy on your own images", style="dim", highlight=False)
 
 
-def describe_shapes(report: ExportReport) -> str:
+def _describe_shapes(report: ExportReport) -> str:
     """Describe which dimensions are dynamic."""
     height, width = report.inputs["images"][2:]
     if isinstance(height, int):

@@ -59,13 +59,13 @@ def open_figure_model(
     """
     task = task_of_checkpoint(checkpoint, which)
     if task is not TASKS[CLASSIFY] and checkpoint is not None:
-        return open_dense_model(task, model, checkpoint, which), Preprocessing()
+        return _open_dense_model(task, model, checkpoint, which), Preprocessing()
     read = weights_of.read_eval_model(model, checkpoint, which)
     built = build_model(read.config)
     report = load_parsed(built, read.found, replace_head=False)
     found = FigureModel(
         model=built.eval(),
-        label=label_of(read.name, checkpoint),
+        label=_label_of(read.name, checkpoint),
         trained_size=size_of(read.config, read.trained_at),
         name=read.published_name,
         published=is_published(read, report),
@@ -82,14 +82,14 @@ def is_published(read: weights_of.EvalModel, report: LoadReport) -> bool:
     return report.layout == "published" and read.found.num_classes == classes and not report.resized
 
 
-def open_dense_model(task: TaskSpec, model: str | None, checkpoint: str, which: Which | None) -> FigureModel:
+def _open_dense_model(task: TaskSpec, model: str | None, checkpoint: str, which: Which | None) -> FigureModel:
     """Load a detector or segmenter, whose backbone is looked at."""
     if model is not None:
         raise ValueError(f"{checkpoint} is a {task.noun} and knows its model; leave out --model {model}")
     path = Path(checkpoint).expanduser()
     file = Path(weights_file(checkpoint, which) or "").expanduser()
     found = task.get("load")(file)[0]
-    label = label_of(path.name.removesuffix(".safetensors"), str(file))
+    label = _label_of(path.name.removesuffix(".safetensors"), str(file))
     return FigureModel(model=found.eval(), label=label, trained_size=find_body(found).config.img_size)
 
 
@@ -104,7 +104,7 @@ def random_figure_model(model: str) -> tuple[FigureModel, Preprocessing]:
     return FigureModel(model=built, label=label, trained_size=config.img_size, name=model), Preprocessing()
 
 
-def label_of(name: str, checkpoint: str | None) -> str:
+def _label_of(name: str, checkpoint: str | None) -> str:
     """Name a model as its user does: a file that a training left by the directory of the training."""
     path = Path(checkpoint or "").expanduser()
     return path.resolve().parent.name if path.is_file() and path.name in RUN_FILES.values() else name
@@ -136,11 +136,11 @@ def load_images(place: str, look: Preprocessing, size: int) -> Float[Tensor, "B 
         folder = Path(place).expanduser()
         folder = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder)
         files = find_images([folder])
-        images = read_images([file.path for file in files[:: max(1, len(files) // COUNT)][:COUNT]])
+        images = _read_images([file.path for file in files[:: max(1, len(files) // COUNT)][:COUNT]])
     return torch.stack([to_tensor(resize_to(image, size, size), look.mean, look.std) for image in images])
 
 
-def read_images(paths: Sequence[Path]) -> list[Image.Image]:
+def _read_images(paths: Sequence[Path]) -> list[Image.Image]:
     """Read those images that can be read, and name the others.
 
     Raises:

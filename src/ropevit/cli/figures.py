@@ -39,17 +39,17 @@ from ropevit.tasks.compare import read_evaluations
 #: Value of `name` for all figures.
 ALL = "all"
 #: The figure that plots scores of evaluations.
-EXTRAPOLATION = "extrapolation"
+_EXTRAPOLATION = "extrapolation"
 #: Option -> figures that use it, where not all do.
 READ_BY = {
     "points": ("reconstruction",),
-    "sizes": ("response", "phases", "distance", "entropy", EXTRAPOLATION),
+    "sizes": ("response", "phases", "distance", "entropy", _EXTRAPOLATION),
     "images": ("distance", "entropy"),
-    "evals": (EXTRAPOLATION,),
-    "data": (EXTRAPOLATION,),
+    "evals": (_EXTRAPOLATION,),
+    "data": (_EXTRAPOLATION,),
 }
 #: Largest distance of a reconstructed point, in patches along x or y.
-FARTHEST = 100
+_FARTHEST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class FiguresConfig:
             raise ValueError(
                 f"got --{known[0]} with --evals; evaluations contain their model and settings: leave it out"
             )
-        if self.name == EXTRAPOLATION and self.sizes and self.scores.data is None:
+        if self.name == _EXTRAPOLATION and self.sizes and self.scores.data is None:
             raise ValueError("got --sizes without --data; give --data PATH to evaluate at these sizes, or leave it out")
         if self.random and self.scores.data is not None:
             raise ValueError("got --random with --data; random weights are not evaluated: leave one out")
@@ -123,7 +123,7 @@ class FiguresConfig:
     @property
     def scores_alone(self) -> bool:
         """Whether only existing evaluations are plotted, so that no model is needed."""
-        return self.name == EXTRAPOLATION and bool(self.scores.evals)
+        return self.name == _EXTRAPOLATION and bool(self.scores.evals)
 
     def options(self) -> FigureOptions:
         """Give what is chosen about the figures."""
@@ -151,7 +151,7 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
     if config.out is not None:
         check_out(config.out)
     if config.scores_alone:
-        draw_evaluations(config, console)
+        _draw_evaluations(config, console)
         return
     with console.status("loading the model"):
         subject = find(config)
@@ -159,14 +159,14 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         subject.grid_at(size)  # refuses it now, not after the first figures
     out = config.out or Path("runs/figures") / f"{file_name(subject.label)}-{config.name}"
     with new_folder(out):
-        evaluations = collect_evaluations(config, out, console)
-        outcomes = draw_figures(config, subject, evaluations, console)
+        evaluations = _collect_evaluations(config, out, console)
+        outcomes = _draw_figures(config, subject, evaluations, console)
         for outcome in outcomes:
-            print_written(write_outcome(outcome, out), console)
+            _print_written(_write_outcome(outcome, out), console)
             if outcome.note:
                 print_line(console, f"left out {outcome.analysis.name}: {outcome.note}")
         if config.name == ALL:
-            print_written([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
+            _print_written([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
 
 
 def find(config: FiguresConfig) -> FigureModel:
@@ -189,7 +189,7 @@ def find(config: FiguresConfig) -> FigureModel:
     return replace(subject, images=load_images(place, look, size))
 
 
-def collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> Evaluations | None:
+def _collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> Evaluations | None:
     """Read existing evaluations, or run a new one, if either is given."""
     if config.scores.evals:
         return read_evaluations(config.scores.evals)
@@ -201,22 +201,22 @@ def collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> E
     )
 
 
-def draw_evaluations(config: FiguresConfig, console: Console) -> None:
+def _draw_evaluations(config: FiguresConfig, console: Console) -> None:
     """Plot existing evaluations, without loading models."""
-    out = config.out or Path("runs/figures") / EXTRAPOLATION
+    out = config.out or Path("runs/figures") / _EXTRAPOLATION
     data = read_evaluations(config.scores.evals)
     made = FigureResult(extrapolation.draw(data), extrapolation.rows(data))
     with new_folder(out):
-        print_written(write_outcome(FigureOutcome(ANALYSES[EXTRAPOLATION], made), out), console)
+        _print_written(_write_outcome(FigureOutcome(ANALYSES[_EXTRAPOLATION], made), out), console)
 
 
-def print_written(paths: Sequence[Path], console: Console) -> None:
+def _print_written(paths: Sequence[Path], console: Console) -> None:
     """Print the names of written files."""
     for path in paths:
         print_line(console, f"wrote {path}")
 
 
-def draw_figures(
+def _draw_figures(
     config: FiguresConfig, subject: FigureModel, evaluations: Evaluations | None, console: Console
 ) -> list[FigureOutcome]:
     """Draw the requested figures; if a single one cannot be drawn, that is an error."""
@@ -231,17 +231,17 @@ def draw_figures(
     return outcomes
 
 
-def write_outcome(outcome: FigureOutcome, out: Path) -> list[Path]:
+def _write_outcome(outcome: FigureOutcome, out: Path) -> list[Path]:
     """Write a figure, if it was drawn, and its data as CSV."""
     if outcome.result is None:
         return []
     out.mkdir(parents=True, exist_ok=True)
     table = out / f"{outcome.analysis.name}.csv"
-    write_text(table, rows_to_csv(outcome.result.rows))
+    write_text(table, _rows_to_csv(outcome.result.rows))
     return [*save_figure(outcome.result.figure, out / outcome.analysis.name), table]
 
 
-def rows_to_csv(rows: Rows) -> str:
+def _rows_to_csv(rows: Rows) -> str:
     """Return rows as CSV."""
     return to_csv(list(rows[0]), [list(row.values()) for row in rows])
 
@@ -256,8 +256,8 @@ def parse_points(text: str) -> tuple[tuple[int, int], ...]:
     points = tuple((int(point[1]), int(point[2])) for point in found if point)
     if not points or len(points) < len(found) or len(set(points)) < len(points):
         raise ValueError(f"got points {text!r}; expected different x,y in patches, such as --points '3,3 -2,2'")
-    if max(abs(side) for point in points for side in point) > FARTHEST:
-        raise ValueError(f"got points {text!r}; expected x and y from -{FARTHEST} to {FARTHEST}, in patches")
+    if max(abs(side) for point in points for side in point) > _FARTHEST:
+        raise ValueError(f"got points {text!r}; expected x and y from -{_FARTHEST} to {_FARTHEST}, in patches")
     return points
 
 

@@ -113,12 +113,12 @@ def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
     task = task_of_checkpoint(config.checkpoint, config.weights)
     config.check_options(task)
     if task is TASKS[CLASSIFY]:
-        classify_images(config, files, device)
+        _classify_images(config, files, device)
     else:
-        predict_images(config, files, task, device)
+        _predict_images(config, files, task, device)
 
 
-def classify_images(config: PredictConfig, files: Sequence[ImageFile], device: torch.device) -> None:
+def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: torch.device) -> None:
     """Classify the images; print the results, and write them to --out."""
     console = Console()
     with console.status("loading the model"):
@@ -137,7 +137,7 @@ def classify_images(config: PredictConfig, files: Sequence[ImageFile], device: t
         sys.exit(2)
 
 
-def predict_images(config: PredictConfig, files: Sequence[ImageFile], task: TaskSpec, device: torch.device) -> None:
+def _predict_images(config: PredictConfig, files: Sequence[ImageFile], task: TaskSpec, device: torch.device) -> None:
     """Predict on images one by one; write the results, and print a summary of each image."""
     open_predictor, others = task.get("predict"), task.get("predict_files")
     out, names = config.out or Path("predictions"), png_names(files, others)
@@ -147,18 +147,18 @@ def predict_images(config: PredictConfig, files: Sequence[ImageFile], task: Task
             given = {"size": config.size[0] if config.size else None}
             given |= {name: getattr(config, name) for name in task.predict_options}
             given = {name: value for name, value in given.items() if value is not None}
-            predictor = open_predictor(checkpoint_file(config), out, device, **given)
+            predictor = open_predictor(_checkpoint_file(config), out, device, **given)
         images = Images(files, console)
         try:
             for index, file, image in images:
                 found = predictor.take(index + 1, file, names[index], image)
-                show_summary(console, file.path, found, table=len(files) == 1)
+                _show_summary(console, file.path, found, table=len(files) == 1)
         finally:  # results before Ctrl-C are kept
             written = predictor.close()
     images.conclude(f"wrote {count(images.done, 'image')} and {written} to {out}")
 
 
-def checkpoint_file(config: PredictConfig) -> str:
+def _checkpoint_file(config: PredictConfig) -> str:
     """Return the weights file of a model that is no classifier.
 
     Raises:
@@ -206,7 +206,7 @@ class Images:
             sys.exit(2)
 
 
-def show_summary(console: Console, path: Path, found: Summary, table: bool) -> None:
+def _show_summary(console: Console, path: Path, found: Summary, table: bool) -> None:
     """Print the summary of an image, optionally with a table."""
     print_line(console, f"{path}: {found.line}")
     if table and found.rows:

@@ -77,7 +77,7 @@ def reproduce(config: Annotated[ReproduceConfig, tyro.conf.arg(name="")]) -> Non
     runs = find_runs(config.runs) if config.runs else []
     found, notes = match_runs(targets, runs)
     speed_of, told = speeds(config, targets, runs, console)
-    console.print(overview(targets, found if runs else {}, speed_of, config))
+    console.print(_overview(targets, found if runs else {}, speed_of, config))
     for line in [*notes, *told]:
         print_line(console, line)
     for target in targets:
@@ -94,7 +94,7 @@ def speeds(
             f"hours: at {', '.join(config.throughput)} images/s, as given"
         ]
     if config.measure:
-        return measured_speeds(config, targets, console)
+        return _measured_speeds(config, targets, console)
     if runs:
         return speeds_of_runs(runs), [
             f"hours: at the median speed of these runs, taking each to be made with --gpus {config.gpus}"
@@ -102,7 +102,7 @@ def speeds(
     return lambda _: None, ["hours: not measured; give --throughput, --runs or --measure"]
 
 
-def measured_speeds(
+def _measured_speeds(
     config: ReproduceConfig, targets: Sequence[Target], console: Console
 ) -> tuple[Callable[[ChainStage], Speed | None], list[str]]:
     """Time every training on this machine's device."""
@@ -122,7 +122,7 @@ def measured_speeds(
     return lambda stage: timed[f"{stage.config.recipe} {stage.config.model.position}"], lines
 
 
-def overview(
+def _overview(
     targets: Sequence[Target],
     found: Mapping[str, list[MatchedRun]],
     speed_of: Callable[[ChainStage], Speed | None],

@@ -47,16 +47,16 @@ def table(found: list[RunSummary]) -> Table:
         result.add_row(
             run.name,
             run.what,
-            f"{done:.4g}/{format_value(run.passes, '.4g')}{'' if run.finished else ' …'}",
-            format_value(run.last("loss"), ".4f"),
-            format_value(run.last(run.metric.name), ".2f"),
-            format_value(run.best, ".2f"),
-            format_value(run.last("images_per_second"), ",.0f"),
+            f"{done:.4g}/{_format_value(run.passes, '.4g')}{'' if run.finished else ' …'}",
+            _format_value(run.last("loss"), ".4f"),
+            _format_value(run.last(run.metric.name), ".2f"),
+            _format_value(run.best, ".2f"),
+            _format_value(run.last("images_per_second"), ",.0f"),
             *([str(run.skipped)] if any(other.skipped for other in found) else []),
         )
     return result
 
 
-def format_value(value: float | None, form: str) -> str:
+def _format_value(value: float | None, form: str) -> str:
     """Write a figure, or a dash where there is none yet."""
     return "-" if value is None else format(value, form)

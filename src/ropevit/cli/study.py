@@ -19,8 +19,8 @@ from ropevit.study.runner import run_study
 from ropevit.study.settings import TERMS
 
 #: Curves that have a column each; more are rows.
-MAX_COLUMNS = 4
-FLOOR_NOTE = f"{FLOOR_MARK} not counted: hardly above the floor, the score of a model that learned nothing"
+_MAX_COLUMNS = 4
+_FLOOR_NOTE = f"{FLOOR_MARK} not counted: hardly above the floor, the score of a model that learned nothing"
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
@@ -85,17 +85,17 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> T
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
     title = f"{result.panel} ({TERMS[result.panel]}): {result.metric}, {spread}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
-    if len(result.curves) <= MAX_COLUMNS:
-        fill_by_size(table, result, cost)
+    if len(result.curves) <= _MAX_COLUMNS:
+        _fill_by_size(table, result, cost)
     else:
-        fill_by_curve(table, result)
+        _fill_by_curve(table, result)
     notes = [table.caption, f"floor: {result.floor.name}" if result.floor else None]
-    notes += [FLOOR_NOTE] * any(result.at_floor(curve, size) for curve in result.curves for size in result.sizes)
+    notes += [_FLOOR_NOTE] * any(result.at_floor(curve, size) for curve in result.curves for size in result.sizes)
     table.caption = "\n".join(filter(None, notes)) or None
     return table
 
 
-def fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -> None:
+def _fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -> None:
     """Fill a table with a row for each test size, the best mean of a size bold, then the cost."""
     table.pad_edge, table.collapse_padding = False, True
     table.add_column("test size", no_wrap=True)
@@ -105,7 +105,9 @@ def fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | No
     for line in lines:
         table.add_column(line["label"].split(":")[0], justify="right", style="dim")
     for column, size in enumerate(result.sizes):
-        table.add_row(size_label(result, size), *score_cells(result, size), *(line["cells"][column] for line in lines))
+        table.add_row(
+            _size_label(result, size), *_score_cells(result, size), *(line["cells"][column] for line in lines)
+        )
     table.add_section()
     table.add_row("parameters", *(f"{curve.parameters:,}" for curve in result.curves))
     if cost:
@@ -113,27 +115,27 @@ def fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | No
         table.caption = f"time of a step: times that of {result.curves[0].label}; quartiles: see the report"
 
 
-def score_cells(result: PanelResult, size: int) -> Iterator[Text]:
+def _score_cells(result: PanelResult, size: int) -> Iterator[Text]:
     """Write the scores at a size, the best in bold where it counts."""
     best = result.ranked(size)[0] if result.above_floor(size) else None
     for curve in result.curves:
         yield Text(format_marked_score(result, curve, size), style="bold" if curve is best else "")
 
 
-def fill_by_curve(table: Table, result: PanelResult) -> None:
+def _fill_by_curve(table: Table, result: PanelResult) -> None:
     """Fill a table with a row for each curve, the best mean of a size bold."""
     table.pad_edge, table.collapse_padding = False, True
     table.caption = "parameters and time of a step: see the report"
     table.add_column("px", overflow="fold")
     for size in result.sizes:
         table.add_column(f"{size}{' (tr.)' if size == result.train_size else ''}", justify="right", no_wrap=True)
-    columns = [list(score_cells(result, size)) for size in result.sizes]
+    columns = [list(_score_cells(result, size)) for size in result.sizes]
     for curve, cells in zip(result.curves, zip(*columns, strict=True), strict=True):
         table.add_row(curve.label, *(Text(cell.plain.replace(" ", ""), style=cell.style) for cell in cells))
     for line in reference_lines(result):
         table.add_row(line["label"], *(cell.replace(" ", "") for cell in line["cells"]), style="dim")
 
 
-def size_label(result: PanelResult, size: int) -> str:
+def _size_label(result: PanelResult, size: int) -> str:
     """Name a size, and that of the training."""
     return f"{size} px{' (training)' if size == result.train_size else ''}"

@@ -11,7 +11,7 @@ from ropevit.cli.console import Console, TextColumn, print_line
 from ropevit.study.events import Evaluating, Event, LoadingImages, RunDone, RunFailed, RunStarted, StepDone, Timing
 
 #: Seconds after which a line is written, however little was done.
-PAUSE = 30.0
+_PAUSE = 30.0
 
 
 class ProgressBars:
@@ -47,7 +47,7 @@ class ProgressBars:
             case Evaluating(run=run, size=size):
                 self.progress.update(self.tasks[run.name], note=f"evaluating at {size} px")
             case RunDone(run=run, result=result, reused=kept):
-                self.close(run.name, describe_run(run.name, result, kept))
+                self.close(run.name, _describe_run(run.name, result, kept))
             case RunFailed(run=run, message=message):
                 self.close(run.name, Text.assemble((f"{run.name} failed:", "red"), " ", message))
 
@@ -93,7 +93,7 @@ class ProgressLines:
             case Timing(panel=panel):
                 self.say(f"timing a step of each embedding ({panel})")
             case RunDone(run=run, result=result, reused=kept):
-                self.say(describe_run(run.name, result, kept))
+                self.say(_describe_run(run.name, result, kept))
             case RunFailed(run=run, message=message):
                 self.say(f"{run.name} failed: {message}")
 
@@ -101,7 +101,7 @@ class ProgressLines:
         """Write a line about a task, but no more often than each tenth of it, or each half a minute."""
         now = time.monotonic()
         when, before = self.told.get(name, (float("-inf"), 0))
-        if done - before >= total / 10 or now - when >= PAUSE:
+        if done - before >= total / 10 or now - when >= _PAUSE:
             self.told[name] = now, done
             self.say(f"{name}: {text}")
 
@@ -110,7 +110,7 @@ class ProgressLines:
         print_line(self.console, text)
 
 
-def describe_run(name: str, result: dict[str, Any], kept: bool) -> str:
+def _describe_run(name: str, result: dict[str, Any], kept: bool) -> str:
     """Sum up one training."""
     scores: Sequence[str] = [f"{size} px {score:.1f}" for size, score in result["scores"].items()]
     when = "kept" if kept else f"{result['train_seconds'] + result['eval_seconds']:.0f} s"

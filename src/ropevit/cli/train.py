@@ -20,7 +20,7 @@ from ropevit.tasks.common.events import EvalDone, EvalProgress, Event, LogLine, 
 from ropevit.tasks.common.training import Training
 from ropevit.tasks.registry import TASKS, TaskSpec, task_of_recipe
 
-HELP = """Train a classifier, detector or segmenter with a recipe, from scratch, from a checkpoint or fine-tuning.
+_HELP = """Train a classifier, detector or segmenter with a recipe, from scratch, from a checkpoint or fine-tuning.
 
 For example:
   ropevit train --list
@@ -34,10 +34,10 @@ For example:
 `ropevit train RECIPE --help` lists the options, with the values of the recipe as defaults."""
 
 #: Print the cost of a step instead of training.
-ESTIMATE = "--estimate"
+_ESTIMATE = "--estimate"
 
 #: Fraction of the time spent waiting for images above which training is bound by the data.
-DATA_BOUND = 0.2
+_DATA_BOUND = 0.2
 
 
 def train(
@@ -51,17 +51,17 @@ def train(
 def start_training(arguments: Sequence[str]) -> None:
     """Parse the arguments of `ropevit train`, a recipe and options that replace its values, and run it."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print_line(Console(), HELP)
+        print_line(Console(), _HELP)
         return
     if arguments[0] == "--list":
-        Console().print(recipe_table())
+        Console().print(_recipe_table())
         return
     if arguments[0].startswith("-"):
         raise ValueError(
             f"got {arguments[0]} before the recipe; the name of a recipe comes first, see `ropevit train --list`"
         )
-    config = read_config([argument for argument in arguments if argument != ESTIMATE])
-    (show_estimate if ESTIMATE in arguments else show_training)(config)
+    config = read_config([argument for argument in arguments if argument != _ESTIMATE])
+    (show_estimate if _ESTIMATE in arguments else _show_training)(config)
 
 
 def find_task(recipe: str) -> TaskSpec:
@@ -82,7 +82,7 @@ def find_task(recipe: str) -> TaskSpec:
 
 def read_config(arguments: Sequence[str]) -> Training:
     """Parse the name of a recipe and the options that replace its values."""
-    name, options = arguments[0], split_model(arguments[1:])
+    name, options = arguments[0], _split_model(arguments[1:])
     task = find_task(name)
     recipe = task.get("recipes")[name]
     prog = f"ropevit train {name}"
@@ -92,12 +92,12 @@ def read_config(arguments: Sequence[str]) -> Training:
             default=recipe(),
             args=options,
             prog=prog,
-            description=recipe_summary(recipe),
+            description=_recipe_summary(recipe),
             config=(tyro.conf.OmitArgPrefixes,) if task.flat_options else (),
         )
 
 
-def split_model(options: Sequence[str]) -> list[str]:
+def _split_model(options: Sequence[str]) -> list[str]:
     """Replace a registered model after --model by its variant and position embedding.
 
     Raises:
@@ -114,12 +114,12 @@ def split_model(options: Sequence[str]) -> list[str]:
     return [*words, "--position", position]
 
 
-def recipe_summary(recipe: Callable[..., object]) -> str:
+def _recipe_summary(recipe: Callable[..., object]) -> str:
     """Return the description of a recipe: its docstring."""
     return (recipe.__doc__ or "").replace("\n    ", "\n")
 
 
-def show_training(config: Training) -> None:
+def _show_training(config: Training) -> None:
     """Train with a progress display; SIGINT and SIGTERM end with a checkpoint."""
     console = Console()
     with TrainingBars(console) as bars:
@@ -138,7 +138,7 @@ def show_training(config: Training) -> None:
         print_line(console, f"{results}\nresults are in {config.run.out}")
 
 
-def recipe_table() -> Table:
+def _recipe_table() -> Table:
     """Return a table of the recipes with expected accuracy and cost."""
     caption = "classifiers: published top-1 at 224 px with rope_mixed; cost in 10^18 MACs"
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
@@ -200,7 +200,7 @@ class TrainingBars:
             case StepDone(step=step):
                 self.update_bar(completed=step, description=f"epoch {(step - 1) // self.per_epoch + 1}")
             case LogLine(loss=loss, lr=lr, images_per_second=speed, data_wait=wait, memory_gib=memory):
-                bound = "data" if wait > DATA_BOUND else "compute"
+                bound = "data" if wait > _DATA_BOUND else "compute"
                 self.update_bar(note=f"loss {loss:.4f}  lr {lr:.2e}  {speed:,.0f} images/s ({bound})  {memory:.1f} GiB")
                 self.waits.append(wait)
             case EvalProgress(done=done, total=total):
@@ -216,7 +216,7 @@ class TrainingBars:
     def warn_data_bound(self) -> None:
         """Suggest more workers, once, if the training waits for images."""
         waits, self.waits = self.waits, []
-        if waits and sum(waits) / len(waits) > DATA_BOUND and not self.warned:
+        if waits and sum(waits) / len(waits) > _DATA_BOUND and not self.warned:
             self.warned = True
             share = sum(waits) / len(waits)
             self.print_line(f"{share:.0%} of the time is spent waiting for images: try more --workers", "yellow")

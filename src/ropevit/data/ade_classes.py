@@ -6,11 +6,11 @@ from pathlib import Path
 #: Classes of the published set; label PNGs number them from 1, 0 is ignored.
 CLASSES = 150
 #: Maximum number of classes in label PNGs of one byte per pixel, beside the ignored value.
-MAX_CLASSES = 255
+_MAX_CLASSES = 255
 #: Class names of a custom data set: one per line, the first for label 1; or for label 0, written `0: NAME`.
 CLASSES_FILE = "classes.txt"
 #: First line of such a file where label 0 is a class.
-BACKGROUND_LINE = re.compile(r"0\s*:\s*(.*)")
+_BACKGROUND_LINE = re.compile(r"0\s*:\s*(.*)")
 #: Table of classes in the published set.
 PUBLISHED_FILE = "objectInfo150.txt"
 #: Its columns, separated by tabs; synonyms in a name are separated by commas. Some copies also have a column `Stuff`.
@@ -29,7 +29,7 @@ def read_classes(root: Path) -> tuple[str, ...]:
     Raises:
         ValueError: If a file exists but cannot be parsed.
     """
-    for file, read in ((root / CLASSES_FILE, own_names), (root / PUBLISHED_FILE, published_names)):
+    for file, read in ((root / CLASSES_FILE, _own_names), (root / PUBLISHED_FILE, published_names)):
         if file.exists():
             try:
                 return read(file.read_text(encoding="utf-8-sig").splitlines())
@@ -42,21 +42,21 @@ def first_label(root: Path) -> int:
     """Return the label of the first class: 0 if classes.txt names label 0, else 1 (then 0 is ignored)."""
     file = root / CLASSES_FILE
     lines = file.read_text(encoding="utf-8-sig").splitlines() if file.exists() else []
-    return 0 if lines and BACKGROUND_LINE.fullmatch(lines[0].strip()) else 1
+    return 0 if lines and _BACKGROUND_LINE.fullmatch(lines[0].strip()) else 1
 
 
-def own_names(lines: list[str]) -> tuple[str, ...]:
+def _own_names(lines: list[str]) -> tuple[str, ...]:
     """Parse names, one per line; the first may be that of label 0.
 
     Raises:
         ValueError: If there are none or too many, or a line is empty.
     """
     names = tuple(line.strip() for line in lines)
-    zero = BACKGROUND_LINE.fullmatch(names[0]) if names else None
+    zero = _BACKGROUND_LINE.fullmatch(names[0]) if names else None
     if zero:
         names = (zero[1], *names[1:])
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise ValueError(f"{len(names)} lines, expected 1 to {MAX_CLASSES} class names, one per line")
+    if not 1 <= len(names) <= _MAX_CLASSES:
+        raise ValueError(f"{len(names)} lines, expected 1 to {_MAX_CLASSES} class names, one per line")
     if "" in names:
         number = names.index("") + 1
         raise ValueError(f"line {number} is empty, expected the name of label {number - bool(zero)}")
@@ -76,7 +76,7 @@ def published_names(lines: list[str]) -> tuple[str, ...]:
     for number, row in enumerate(rows, 1):
         if len(row) != len(header) or row[first] != str(number):
             raise ValueError(f"line {number + 1} is {row}, expected the {len(header)} columns of class {number}")
-    return own_names([row[name] for row in rows])
+    return _own_names([row[name] for row in rows])
 
 
 def published_table(rows: list[tuple[float, int, int, str]]) -> str:

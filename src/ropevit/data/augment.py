@@ -17,11 +17,11 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 #: Default strength of colour jitter for each policy.
-COLOR_JITTER = {"three_augment": 0.3, "rand_augment": 0.0, "simple": 0.0, "none": 0.0}
+_COLOR_JITTER = {"three_augment": 0.3, "rand_augment": 0.0, "simple": 0.0, "none": 0.0}
 #: Largest aspect ratio of an evaluation image; more elongated ones are cropped first.
-MAX_ASPECT_RATIO = 16
+_MAX_ASPECT_RATIO = 16
 #: RandAugment policy in timm's notation: magnitude 9 with standard deviation 0.5, two operations, increasing severity.
-RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+_RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class AugmentConfig:
     @property
     def jitter(self) -> float:
         """Maximum change of brightness, contrast and saturation."""
-        return COLOR_JITTER[self.kind] if self.color_jitter is None else self.color_jitter
+        return _COLOR_JITTER[self.kind] if self.color_jitter is None else self.color_jitter
 
 
 def train_transform(config: AugmentConfig, size: int) -> Transform:
@@ -130,14 +130,14 @@ def policy(config: AugmentConfig, size: int) -> Any:
         "img_mean": tuple(round(255 * value) for value in MEAN),
         "interpolation": Image.Resampling[config.interpolation.upper()],
     }
-    made = timm.rand_augment_transform(RAND_AUGMENT, options)
+    made = timm.rand_augment_transform(_RAND_AUGMENT, options)
     for op in made.ops:
         if op.name.startswith("Posterize"):
-            op.aug_fn = posterize
+            op.aug_fn = _posterize
     return made
 
 
-def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     """Keep the upper `bits` bits of each channel; 0 bits, at the greatest magnitude, give a black image.
 
     This matches the published trainings: Pillow refuses 0 bits since version 13, which timm does not handle.
@@ -165,16 +165,16 @@ def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
         raise ValueError(f"got crop_ratio={crop_ratio}; expected above 0 and at most 1")
     vision = require("torchvision.transforms", "train")
     resize = vision.Resize(int(size / crop_ratio), vision.InterpolationMode.BICUBIC)
-    return vision.Compose([crop_extreme_aspect, resize, vision.CenterCrop(size), vision.PILToTensor()])
+    return vision.Compose([_crop_extreme_aspect, resize, vision.CenterCrop(size), vision.PILToTensor()])
 
 
-def crop_extreme_aspect(image: Image.Image) -> Image.Image:
+def _crop_extreme_aspect(image: Image.Image) -> Image.Image:
     """Crop the middle of a very elongated image before it is resized.
 
     Resizing all of a 2 x 60,000 pixel image would take gigabytes.
     """
     width, height = image.size
-    most = MAX_ASPECT_RATIO * min(image.size)
+    most = _MAX_ASPECT_RATIO * min(image.size)
     if max(image.size) <= most:
         return image
     left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)

@@ -12,9 +12,9 @@ from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import uniform
 
 #: With `cutout`, pixels of an item darker than this (0 to 255) are its background.
-DARK = 20
+_DARK = 20
 #: Distance in pixels between random values of the background's brightness, interpolated between them.
-SHADE_CELL = 16
+_SHADE_CELL = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def paint_canvases(
     number, tile, device = law.items(size), law.tile, images.device
     rarity = 1 / labels.bincount().cpu()[labels.cpu()]  # every label is drawn equally often
     chosen = torch.multinomial(rarity, count * number, replacement=True, generator=generator).to(device)
-    colours, cover = (x.unflatten(0, (count, number)) for x in crop_items(images[chosen], law, generator))
+    colours, cover = (x.unflatten(0, (count, number)) for x in _crop_items(images[chosen], law, generator))
     chosen_labels = labels[chosen].unflatten(0, (count, number))
     margin = law.item_size // 2  # largest distance of an item's centre from the canvas
     offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator).to(device) + tile // 2
@@ -104,7 +104,7 @@ def paint_canvases(
     return canvas[:, inside, inside].movedim(-1, 1).contiguous() * 255, truth[:, inside, inside]
 
 
-def crop_items(
+def _crop_items(
     images: UInt8[Tensor, "M c s s"], law: CanvasSettings, generator: torch.Generator
 ) -> tuple[Float[Tensor, "M c t t"], Float[Tensor, "M t t"]]:
     """Scale, rotate, mirror and darken items at random, each in the middle of an empty tile.
@@ -122,7 +122,7 @@ def crop_items(
     )
     transform = F.pad(matrix * (law.tile / side)[:, None, None], (0, 1)).to(images.device)
     pixels = images.float()
-    solid = (pixels.amax(1, keepdim=True) > DARK).float() if law.cutout else torch.ones_like(pixels[:, :1])
+    solid = (pixels.amax(1, keepdim=True) > _DARK).float() if law.cutout else torch.ones_like(pixels[:, :1])
     grid = F.affine_grid(transform, [count, 1, law.tile, law.tile], align_corners=False)
     samples = F.grid_sample(torch.cat([pixels / 255 * solid, solid], 1), grid, align_corners=False)
     return samples[:, :-1] * light[:, None, None, None], samples[:, -1]
@@ -132,7 +132,7 @@ def background(
     count: int, channels: int, size: int, law: CanvasSettings, generator: torch.Generator
 ) -> Float[Tensor, "B c size size"]:
     """Draw a smoothly shaded, noisy background whose statistics do not depend on its size; values about 0.1 to 0.7."""
-    cells = math.ceil(size / SHADE_CELL) + 1
+    cells = math.ceil(size / _SHADE_CELL) + 1
     coarse = 0.1 + 0.6 * torch.rand(count, channels, cells, cells, generator=generator)
-    shade = F.interpolate(coarse, scale_factor=SHADE_CELL, mode="bilinear", align_corners=False)[..., :size, :size]
+    shade = F.interpolate(coarse, scale_factor=_SHADE_CELL, mode="bilinear", align_corners=False)[..., :size, :size]
     return shade + law.noise * torch.randn(count, channels, size, size, generator=generator)

@@ -20,7 +20,7 @@ from ropevit.data.sources import FileSource, FolderSource
 from ropevit.data.tar_index import TarIndex
 
 #: Files submitted to the threads at a time.
-WINDOW = 2048
+_WINDOW = 2048
 
 
 def check(data: str, progress: Callable[[int, int], None] | None = None) -> Report:
@@ -37,16 +37,16 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
     parts = {split: source for split, source in splits(data, seen) if source}
     if not parts and not seen.findings:
         raise ValueError(f"found no images in {data}; expected train/CLASS/*.jpg, CLASS/*.jpg or *train*.tar in it")
-    findings = seen.findings + compare_classes(parts)
+    findings = seen.findings + _compare_classes(parts)
     total, done, first, scales = sum(map(len, parts.values())), 0, {}, []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # from Pillow; faults are reported as findings
         for split, source in parts.items():
-            for index, (looked, digest) in enumerate(inspect_all(source, pool)):
+            for index, (looked, digest) in enumerate(_inspect_all(source, pool)):
                 label, file = source.classes[int(source.labels[index])], source.describe(index)
                 findings += [Finding(kind, split, label, file, detail) for kind, detail in looked.found]
                 twin = first.setdefault(digest, (split, index)) if digest else (split, index)
-                findings += compare_duplicates(parts, twin, (split, index))
+                findings += _compare_duplicates(parts, twin, (split, index))
                 scales += [(split, label, file, looked.scale)] if looked.scale else []
                 done += 1
                 if progress:
@@ -82,16 +82,16 @@ def splits(data: str, seen: CheckedFiles) -> Iterator[tuple[str, FileSource | No
         for split in ("train", *TEST_FOLDERS):
             if subfolders(path / split):
                 seen.others += count_loose_files(path / split)
-                yield split, lenient_folder(path / split, split, seen)
+                yield split, _lenient_folder(path / split, split, seen)
                 found = True
     for word, shards in {} if found else all_shards(data).items():
-        yield word, lenient_shards(shards, word, seen)
+        yield word, _lenient_shards(shards, word, seen)
         found = True
     if not found and subfolders(path):
-        yield "all", lenient_folder(path, "all", seen)
+        yield "all", _lenient_folder(path, "all", seen)
 
 
-def lenient_folder(root: Path, split: str, seen: CheckedFiles) -> FolderSource | None:
+def _lenient_folder(root: Path, split: str, seen: CheckedFiles) -> FolderSource | None:
     """Open a folder of classes, recording empty ones as findings."""
     searches = {folder.name: list_images(folder) for folder in subfolders(root)}
     others = sum((each.others for each in searches.values()), Counter[str]())
@@ -105,7 +105,7 @@ def lenient_folder(root: Path, split: str, seen: CheckedFiles) -> FolderSource |
     return FolderSource(root, split, full) if full else None
 
 
-def lenient_shards(shards: list[str], split: str, seen: CheckedFiles) -> ShardSource | None:
+def _lenient_shards(shards: list[str], split: str, seen: CheckedFiles) -> ShardSource | None:
     """Open shards, recording unusable ones and class indices without images as findings."""
 
     def attempt(shard: str) -> tuple[Path, TarIndex] | Finding:
@@ -131,7 +131,7 @@ def lenient_shards(shards: list[str], split: str, seen: CheckedFiles) -> ShardSo
     return source
 
 
-def compare_classes(parts: dict[str, FileSource]) -> list[Finding]:
+def _compare_classes(parts: dict[str, FileSource]) -> list[Finding]:
     """Find classes that are in the training split or in another one, but not in both."""
     present = {
         split: {source.classes[label] for label in np.unique(source.labels).tolist()} for split, source in parts.items()
@@ -144,7 +144,7 @@ def compare_classes(parts: dict[str, FileSource]) -> list[Finding]:
     ]
 
 
-def compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], item: tuple[str, int]) -> list[Finding]:
+def _compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], item: tuple[str, int]) -> list[Finding]:
     """Return a finding if a file is a copy of another one."""
     (split, index), (other, at) = item, twin
     if item == twin:
@@ -155,7 +155,7 @@ def compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], item
     return [Finding(kind, split, name, parts[split].describe(index), detail)]
 
 
-def inspect_all(source: FileSource, pool: ThreadPoolExecutor) -> Iterator[tuple[ImageFacts, bytes]]:
+def _inspect_all(source: FileSource, pool: ThreadPoolExecutor) -> Iterator[tuple[ImageFacts, bytes]]:
     """Inspect all files in order, and hash each; at most a window of them is in flight."""
 
     def look(index: int) -> tuple[ImageFacts, bytes]:
@@ -166,5 +166,5 @@ def inspect_all(source: FileSource, pool: ThreadPoolExecutor) -> Iterator[tuple[
         digest = hashlib.sha256(content).digest() if content else b""
         return inspect_image(content, Path(source.describe(index)).suffix), digest
 
-    for start in range(0, len(source), WINDOW):
-        yield from pool.map(look, range(start, min(start + WINDOW, len(source))))
+    for start in range(0, len(source), _WINDOW):
+        yield from pool.map(look, range(start, min(start + _WINDOW, len(source))))

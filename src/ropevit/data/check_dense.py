@@ -26,7 +26,7 @@ from ropevit.data.image_facts import ImageFacts, inspect_image, mixed_depths
 from ropevit.data.listing import ImageListing, list_images, undecodable
 
 #: Fraction of pixels with an ignored label 0 from which a check asks whether 0 is a class.
-MUCH = 0.25
+_MUCH = 0.25
 
 
 class ImageChecked(NamedTuple):
@@ -75,38 +75,38 @@ def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -
         data: Folder for which `dense_layout` returns a name.
         progress: Called with the number of checked and of all images.
     """
-    prepare = prepare_coco if dense_layout(data) == "coco" else prepare_ade
+    prepare = _prepare_coco if dense_layout(data) == "coco" else _prepare_ade
     parts = {split: prepare(Path(data).expanduser(), split) for split in SPLITS}
-    findings = [to_finding(split, fault) for split, part in parts.items() for fault in part.faults]
+    findings = [_to_finding(split, fault) for split, part in parts.items() for fault in part.faults]
     labels: dict[str, Counter[str]] = {split: Counter() for split in parts}
     total, done, scales = sum(len(part.checks) for part in parts.values()), 0, []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # from Pillow; faults are reported as findings
         for split, part in parts.items():
             for seen in pool.map(lambda check: check(), part.checks):
-                findings += [to_finding(split, fault) for fault in seen.faults]
+                findings += [_to_finding(split, fault) for fault in seen.faults]
                 labels[split] += seen.labels or Counter()
                 scales += [(split, "", seen.file, seen.scale)] if seen.scale else []
                 done += 1
                 if progress:
                     progress(done, total)
     findings += mixed_depths(scales)
-    findings += [to_finding(split, fault) for split in labels for fault in much_ignored(labels[split])]
+    findings += [_to_finding(split, fault) for split in labels for fault in _much_ignored(labels[split])]
     return Report(
         images={split: len(part.checks) for split, part in parts.items() if part.checks},
         classes=max(len(part.classes) for part in parts.values()),
         findings=ordered(findings),
         others=sum((part.others for part in parts.values()), Counter[str]()),
-        notes=tuple(f"{split}: {line}" for split in labels for line in ignored_share(labels[split])),
+        notes=tuple(f"{split}: {line}" for split in labels for line in _ignored_share(labels[split])),
     )
 
 
-def to_finding(split: str, fault: Fault) -> Finding:
+def _to_finding(split: str, fault: Fault) -> Finding:
     """Convert a fault to a finding."""
     return Finding(fault.kind, split, "", fault.file, fault.detail)
 
 
-def prepare_coco(root: Path, split: str) -> DenseSplit:
+def _prepare_coco(root: Path, split: str) -> DenseSplit:
     """Check the annotations of a COCO split, and list the checks of its images."""
     path, folder = coco_paths(root, split)
     if not path.exists():
@@ -126,25 +126,25 @@ def prepare_coco(root: Path, split: str) -> DenseSplit:
     unlisted = set(images.names) - {str(Path(image["file_name"])) for image in file.images.values()}
     return DenseSplit(
         faults=faults,
-        checks=[partial(check_coco_image, file, folder, image_id) for image_id in there],
+        checks=[partial(_check_coco_image, file, folder, image_id) for image_id in there],
         classes=tuple(file.categories.values()),
         others=images.others + Counter(f"{Path(name).suffix.lower()} that no annotation lists" for name in unlisted),
     )
 
 
-def check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageChecked:
+def _check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageChecked:
     """Check one image of COCO."""
     image = file.images[image_id]
     path, annotated = folder / image["file_name"], (image["width"], image["height"])
-    faults, looked = check_image_file(path)
+    faults, looked = _check_image_file(path)
     if looked.size and matching_orientation(looked.size, looked.orientation, annotated) is None:
         faults.append(Fault("wrong size", str(path), size_mismatch(image_id, looked.size, annotated)))
     elif looked.size:
-        faults += orientation_faults(path, looked, annotated)
+        faults += _orientation_faults(path, looked, annotated)
     return ImageChecked(str(path), faults, looked.scale)
 
 
-def prepare_ade(root: Path, split: str) -> DenseSplit:
+def _prepare_ade(root: Path, split: str) -> DenseSplit:
     """Find unpaired images and labels of an ADE20K split, and list the checks of its pairs."""
     try:
         source = list_ade(root, split)
@@ -154,27 +154,27 @@ def prepare_ade(root: Path, split: str) -> DenseSplit:
     faults = [*unpaired_files(source), *shared_labels(source)]
     if lacking := undecodable(others):
         faults.append(Fault("no decoder", str(root / "images" / source.folder), lacking))
-    checks = [partial(check_ade_image, source, index) for index in range(len(source))]
+    checks = [partial(_check_ade_image, source, index) for index in range(len(source))]
     return DenseSplit(faults=faults, checks=checks, classes=source.classes, others=others)
 
 
-def check_ade_image(source: AdeSource, index: int) -> ImageChecked:
+def _check_ade_image(source: AdeSource, index: int) -> ImageChecked:
     """Check one image of ADE20K and its labels."""
     path = Path(source.describe(index))
-    faults, looked = check_image_file(path)
+    faults, looked = _check_image_file(path)
     if not looked.size or not source.label_file(index).is_file():
         return ImageChecked(str(path), faults, looked.scale)
     labels = source.read_labels(index, looked.size, looked.orientation)
     if isinstance(labels, Fault):
         return ImageChecked(str(path), [*faults, labels], looked.scale)
-    faults += orientation_faults(path, looked, labels.shape[::-1])
+    faults += _orientation_faults(path, looked, labels.shape[::-1])
     counts = Counter(all=labels.size, ignored=int((labels == IGNORED).sum()))
     if source.first_label == 1 and counts["ignored"]:
         counts["zero"] = counts["ignored"] - source.count_label(index, IGNORED)
     return ImageChecked(str(path), faults, looked.scale, counts)
 
 
-def check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
+def _check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
     """Check an image file without its annotation."""
     try:
         content = path.read_bytes()
@@ -184,7 +184,7 @@ def check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
     return [Fault(kind, str(path), detail) for kind, detail in looked.found], looked
 
 
-def orientation_faults(path: Path, looked: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
+def _orientation_faults(path: Path, looked: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
     """Report an image with an EXIF rotation, and which orientation its annotation is for."""
     if looked.orientation == 1 or looked.size is None:
         return []
@@ -196,7 +196,7 @@ def orientation_faults(path: Path, looked: ImageFacts, annotated: tuple[int, int
     return [Fault("orientation", str(path), f"{found}; read {how}, as annotated")]
 
 
-def ignored_share(labels: Counter[str]) -> list[str]:
+def _ignored_share(labels: Counter[str]) -> list[str]:
     """Describe the fraction of ignored pixels, if any."""
     if not labels["ignored"]:
         return []
@@ -206,7 +206,7 @@ def ignored_share(labels: Counter[str]) -> list[str]:
     return [f"{share:.1f} % of the pixels are ignored ({zero:.1f} % have label 0{ask})"]
 
 
-def much_ignored(labels: Counter[str]) -> list[Fault]:
+def _much_ignored(labels: Counter[str]) -> list[Fault]:
     """Report a fraction of ignored label 0 so large that it may be a class."""
     share = labels["zero"] / labels["all"] if labels["all"] else 0
-    return [Fault("ignored pixels", "", f"{share:.1%} of the pixels have label 0")] if share >= MUCH else []
+    return [Fault("ignored pixels", "", f"{share:.1%} of the pixels have label 0")] if share >= _MUCH else []

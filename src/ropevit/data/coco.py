@@ -23,9 +23,9 @@ TABLES = {
 
 
 #: Larger numbers are refused as coordinates or sizes.
-MAX_COORDINATE = 1e9
+_MAX_COORDINATE = 1e9
 #: Larger ids are not exact in float64, which the evaluator uses.
-MAX_ID = 2**53
+_MAX_ID = 2**53
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def read_coco(path: Path) -> CocoFile:
         raise refuse(Fault("annotations", str(path), f"cannot be read: {error.strerror}")) from None
     except ValueError as error:
         raise refuse(Fault("annotations", str(path), str(error))) from None
-    tables = {name: read_table(content, name, path) for name in TABLES}
+    tables = {name: _read_table(content, name, path) for name in TABLES}
     by_id = {}
     for name, entries in tables.items():
         by_id[name] = {entry["id"]: entry for entry in entries}
@@ -193,7 +193,7 @@ def read_coco(path: Path) -> CocoFile:
     return CocoFile(path, by_id["images"], names, tables["annotations"])
 
 
-def read_table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
+def _read_table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
     """Return a table of an annotation file, and check the types of its entries."""
     entries = content.get(name) if isinstance(content, dict) else None
     if not isinstance(entries, list):
@@ -201,39 +201,39 @@ def read_table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise refuse(
-                Fault("annotations", str(path), f"{name} number {number} is {shorten_value(entry)}, no object")
+                Fault("annotations", str(path), f"{name} number {number} is {_shorten_value(entry)}, no object")
             )
-        if wrong := next(entry_faults(entry, name), None):
-            where = shorten_value(entry.get("id", f"number {number}"))
+        if wrong := next(_entry_faults(entry, name), None):
+            where = _shorten_value(entry.get("id", f"number {number}"))
             raise refuse(Fault("annotations", str(path), f"{name} {where}: {wrong}"))
     return entries
 
 
-def entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
+def _entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
     """Yield the wrong fields of an entry; integers written as 7.0 become 7."""
     for key, kind in TABLES[name].items():
         value: Any = entry.get(key)
         if kind is int and isinstance(value, float) and value.is_integer():
             value = entry[key] = int(value)
         if not isinstance(value, kind) or isinstance(value, bool):
-            yield f"{key} is {shorten_value(value)}, no {kind.__name__}"
-        elif key in ("height", "width") and not 1 <= value <= MAX_COORDINATE:
-            yield f"{key} is {shorten_value(value)}, expected 1 to {MAX_COORDINATE:.0f} pixels"
-        elif kind is int and abs(value) > MAX_ID:
-            yield f"{key} is {shorten_value(value)}, expected at most 2**53"
+            yield f"{key} is {_shorten_value(value)}, no {kind.__name__}"
+        elif key in ("height", "width") and not 1 <= value <= _MAX_COORDINATE:
+            yield f"{key} is {_shorten_value(value)}, expected 1 to {_MAX_COORDINATE:.0f} pixels"
+        elif kind is int and abs(value) > _MAX_ID:
+            yield f"{key} is {_shorten_value(value)}, expected at most 2**53"
     if name == "annotations":
         if entry.get("iscrowd", 0) not in (0, 1, None):  # also True and 1.0
-            yield f"iscrowd is {shorten_value(entry['iscrowd'])}, expected 0 or 1"
-        if (area := entry.get("area")) is not None and not is_number(area):
-            yield f"area is {shorten_value(area)}, expected a number"
+            yield f"iscrowd is {_shorten_value(entry['iscrowd'])}, expected 0 or 1"
+        if (area := entry.get("area")) is not None and not _is_number(area):
+            yield f"area is {_shorten_value(area)}, expected a number"
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Return whether a value is a usable number: no bool, string, NaN or far too large one."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_COORDINATE**2
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_COORDINATE**2
 
 
-def shorten_value(value: Any) -> str:
+def _shorten_value(value: Any) -> str:
     """Return the repr of a value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -260,10 +260,10 @@ def annotation_faults(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fa
     if image is None:
         yield fault("unknown image", f"belongs to image {annotation['image_id']}, which is not listed")
         return
-    kind = box_fault(annotation["bbox"], image)
+    kind = _box_fault(annotation["bbox"], image)
     if kind:
         where = f"of image {image['id']} ({image['width']} x {image['height']} pixels)"
-        yield fault(kind, f"{where} has the box {shorten_value(annotation['bbox'])}")
+        yield fault(kind, f"{where} has the box {_shorten_value(annotation['bbox'])}")
     if annotation.get("iscrowd"):
         yield fault("crowd", f"of image {image['id']} is a crowd")
 
@@ -275,9 +275,9 @@ def mask_faults(annotation: dict[str, Any], file: CocoFile) -> Iterator[Fault]:
         yield Fault("damaged mask", str(file.path), f"annotation {annotation['id']} of image {image['id']} {wrong}")
 
 
-def box_fault(box: list[Any], image: dict[str, Any]) -> str | None:
+def _box_fault(box: list[Any], image: dict[str, Any]) -> str | None:
     """Return the kind of fault of a box (left, top, width, height), or None."""
-    numbers = [value for value in box if is_number(value) and abs(value) < MAX_COORDINATE]
+    numbers = [value for value in box if _is_number(value) and abs(value) < _MAX_COORDINATE]
     if len(box) != 4 or len(numbers) != 4:
         return "damaged box"
     left, top, width, height = numbers

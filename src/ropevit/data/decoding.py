@@ -12,9 +12,9 @@ from ropevit.data.depth import is_deep, to_levels
 from ropevit.data.formats import install_advice_by_content, readable_suffixes
 
 #: EXIF tag of the orientation.
-ORIENTATION = 0x0112
+_ORIENTATION = 0x0112
 #: EXIF orientation -> transpose operation that makes the stored image upright.
-EXIF_TRANSPOSE = {
+_EXIF_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,12 +59,12 @@ def open_image(source: Path | BytesIO) -> Iterator[Image.Image]:
                 yield image
         except UnidentifiedImageError as error:
             file.seek(0)
-            raise UnreadableImageError(unidentified(file.read(16), error)) from error
+            raise UnreadableImageError(_unidentified(file.read(16), error)) from error
         except Exception as error:
             raise UnreadableImageError(reason(error)) from error
 
 
-def unidentified(beginning: bytes, error: Exception) -> str:
+def _unidentified(beginning: bytes, error: Exception) -> str:
     """Return why no installed decoder reads a file with this beginning, and which one would."""
     needed = install_advice_by_content(beginning)
     return f"no decoder for it is installed ({needed})" if needed else reason(error)
@@ -94,15 +94,15 @@ def orientation(image: Image.Image) -> int:
     """
     image.load()
     try:
-        found = image.getexif().get(ORIENTATION)
+        found = image.getexif().get(_ORIENTATION)
     except Exception:  # damaged metadata do not affect the pixels
         return 1
-    return found if isinstance(found, int) and found in EXIF_TRANSPOSE else 1
+    return found if isinstance(found, int) and found in _EXIF_TRANSPOSE else 1
 
 
 def transpose(image: Image.Image, stored: int) -> Image.Image:
     """Transpose an image with an EXIF orientation so that it is upright."""
-    return image.transpose(EXIF_TRANSPOSE[stored]) if stored in EXIF_TRANSPOSE else image
+    return image.transpose(_EXIF_TRANSPOSE[stored]) if stored in _EXIF_TRANSPOSE else image
 
 
 def upright_size(size: tuple[int, int], stored: int) -> tuple[int, int]:

@@ -7,9 +7,9 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 #: Assumed bit depths of integers: the smallest one that holds the largest value.
-DEPTHS = (8, 12, 16)
+_DEPTHS = (8, 12, 16)
 #: Rows converted at a time, to save memory.
-ROWS_AT_ONCE = 256
+_ROWS_AT_ONCE = 256
 #: Name of the scale of a file whose minimum and maximum become black and white.
 STRETCHED = "stretched"
 
@@ -51,7 +51,7 @@ def depth_scale(image: Image.Image) -> DepthScale:
     whole = values.dtype.kind in "iu"
     if not whole and low >= 0 and high <= 1:
         return DepthScale("0 to 1", 0, 1, (low, high))
-    for bits in DEPTHS:
+    for bits in _DEPTHS:
         if whole and low >= 0 and high < 2**bits:
             return DepthScale(f"{bits} bits", 0, 2**bits - 1, (low, high))
     return DepthScale(STRETCHED, low, high, (low, high))
@@ -65,12 +65,12 @@ def to_levels(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
     """
     scale, values = depth_scale(image), np.asarray(image)
     levels = np.empty(values.shape, dtype=np.uint8)
-    for start in range(0, len(values), ROWS_AT_ONCE):
-        levels[start : start + ROWS_AT_ONCE] = scale_rows(values[start : start + ROWS_AT_ONCE], scale)
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        levels[start : start + _ROWS_AT_ONCE] = _scale_rows(values[start : start + _ROWS_AT_ONCE], scale)
     return levels
 
 
-def scale_rows(values: Shaped[np.ndarray, "h W"], scale: DepthScale) -> UInt8[np.ndarray, "h W"]:
+def _scale_rows(values: Shaped[np.ndarray, "h W"], scale: DepthScale) -> UInt8[np.ndarray, "h W"]:
     """Convert some rows to levels."""
     if scale.name.endswith("bits"):
         return (values >> int(scale.high).bit_length() - 8).astype(np.uint8)

@@ -83,11 +83,11 @@ def load_folder(
         ValueError: If the folder is missing, or has fewer than two classes with images for both splits.
     """
     path = Path(path).expanduser()
-    files = limit_images(find_files(path), max_images)
-    entries = [*entries_of(files.train, "train"), *entries_of(files.test, "test")]
+    files = _limit_images(_find_files(path), max_images)
+    entries = [*_entries_of(files.train, "train"), *_entries_of(files.test, "test")]
     squares: list[Square | str] = []
     with ThreadPoolExecutor() as pool:
-        for square in pool.map(lambda entry: read_square(entry.file, size), entries):
+        for square in pool.map(lambda entry: _read_square(entry.file, size), entries):
             squares.append(square)
             if progress:
                 progress(len(squares), len(entries))
@@ -95,22 +95,22 @@ def load_folder(
     skipped = tuple(f"{entry.file.relative_to(path)}: {why}" for entry, why in both if isinstance(why, str))
     read = [(entry, square) for entry, square in both if not isinstance(square, str)]
     if not files.test:
-        read = hold_out(read, tuple(files.train), path)
+        read = _hold_out(read, tuple(files.train), path)
     side = max((len(square.pixels) for _, square in read), default=size)
     facts = {"classes": tuple(files.train), "source": f"the user's images in {path.resolve().name}"}
     facts |= {"notes": files.notes, "skipped": skipped}
     name = path.resolve().name
-    train, test = (stack_split(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
+    train, test = (_stack_split(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
     return train, test
 
 
-def entries_of(files: Files, split: str) -> Iterator[ClassFile]:
+def _entries_of(files: Files, split: str) -> Iterator[ClassFile]:
     """List the files of a split, class by class."""
     for label, paths in enumerate(files.values()):
         yield from (ClassFile(split, label, file) for file in paths)
 
 
-def hold_out(
+def _hold_out(
     read: list[tuple[ClassFile, Square]], classes: tuple[str, ...], path: Path
 ) -> list[tuple[ClassFile, Square]]:
     """Hold out a fraction of each class for testing (see `held_out`); copies of an image stay in one split.
@@ -129,7 +129,7 @@ def hold_out(
     return result
 
 
-def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
+def _stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
     """Stack the squares of a split, resized to one size.
 
     Raises:
@@ -143,12 +143,12 @@ def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **f
         raise ValueError(
             f"found no readable {split} image of {join_names(missing)}{why}; every class needs at least one"
         )
-    pixels = torch.from_numpy(np.stack([resize_square(square.pixels, side) for _, square in items]))
+    pixels = torch.from_numpy(np.stack([_resize_square(square.pixels, side) for _, square in items]))
     labels = torch.tensor([label for label, _ in items])
     return LabelledImages(images=pixels.movedim(-1, 1).contiguous(), labels=labels, **facts)
 
 
-def find_files(path: Path) -> FolderFiles:
+def _find_files(path: Path) -> FolderFiles:
     """Find the files of each class, for both splits where the folders have them.
 
     Raises:
@@ -157,20 +157,20 @@ def find_files(path: Path) -> FolderFiles:
     check_folder(path)
     tests = [path / name for name in TEST_FOLDERS if subfolders(path / name)]
     if subfolders(path / "train") and tests:
-        train, test = find_classes(path / "train"), find_classes(tests[0])
+        train, test = _find_classes(path / "train"), _find_classes(tests[0])
         if train.keys() != test.keys():
             odd = join_names(sorted(train.keys() ^ test.keys()))
             raise ValueError(f"found {odd} in only one of {path / 'train'} and {tests[0]}; both need the same classes")
         return FolderFiles(train=train, test=test)
     only_train = subfolders(path) == [path / "train"] and subfolders(path / "train")
-    files = find_classes(path / "train" if only_train else path)
+    files = _find_classes(path / "train" if only_train else path)
     few = [name for name, paths in files.items() if len(paths) < 2]
     if few:
         raise ValueError(few_images(few, path))
     return FolderFiles(train=files, notes=(f"{TEST_SHARE:.0%} of each class, always the same, was held out",))
 
 
-def find_classes(root: Path) -> Files:
+def _find_classes(root: Path) -> Files:
     """List the image files of each class, at any depth inside its folder.
 
     Raises:
@@ -179,7 +179,7 @@ def find_classes(root: Path) -> Files:
     return {folder: [root / folder / name for name in names] for folder, names in class_files(root).items()}
 
 
-def limit_images(files: FolderFiles, max_images: int | None) -> FolderFiles:
+def _limit_images(files: FolderFiles, max_images: int | None) -> FolderFiles:
     """Keep at most `max_images`, in the ratio of the two splits and balanced over the classes.
 
     Raises:
@@ -194,13 +194,13 @@ def limit_images(files: FolderFiles, max_images: int | None) -> FolderFiles:
     for_test = min(max(classes, round(max_images * test / (train + test))), max_images - classes) if test else 0
     note = f"a balanced subset of {max_images} of the {train + test} images was used"
     return FolderFiles(
-        train=balanced_subset(files.train, max_images - for_test),
-        test=balanced_subset(files.test, for_test),
+        train=_balanced_subset(files.train, max_images - for_test),
+        test=_balanced_subset(files.test, for_test),
         notes=(*files.notes, note),
     )
 
 
-def balanced_subset(files: Files, count: int) -> Files:
+def _balanced_subset(files: Files, count: int) -> Files:
     """Choose `count` files, balanced over the classes; the choice depends only on class names and file counts."""
     ranked = []
     for name, paths in files.items():
@@ -210,7 +210,7 @@ def balanced_subset(files: Files, count: int) -> Files:
     return {name: [file for file in paths if (name, file) in taken] for name, paths in files.items()}
 
 
-def read_square(file: Path, size: int) -> Square | str:
+def _read_square(file: Path, size: int) -> Square | str:
     """Read the square centre of an image as RGB, at most `size` x `size` pixels; or return why it cannot be read."""
     try:
         image = open_rgb(file, enough=size)
@@ -221,7 +221,7 @@ def read_square(file: Path, size: int) -> Square | str:
     return Square(pixels, hashlib.sha256(f"{image.size}".encode() + pixels.tobytes()).digest())
 
 
-def resize_square(square: np.ndarray, side: int) -> np.ndarray:
+def _resize_square(square: np.ndarray, side: int) -> np.ndarray:
     """Enlarge a square to the size of the others."""
     if len(square) == side:
         return square

@@ -20,10 +20,10 @@ OPTIONAL = {
 }
 
 #: Pillow plugin -> the suffixes that it adds.
-PLUGINS = {"pillow_heif": (".heic", ".heif"), "pillow_jxl": (".jxl",)}
+_PLUGINS = {"pillow_heif": (".heic", ".heif"), "pillow_jxl": (".jxl",)}
 
 #: Signatures of formats that need a plugin: offset, bytes, and a suffix of the format.
-BEGINNINGS = (
+_BEGINNINGS = (
     *((4, b"ftyp" + brand, ".heic") for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")),
     (4, b"ftypavif", ".avif"),
     (0, b"\xff\x0a", ".jxl"),
@@ -36,8 +36,8 @@ BEGINNINGS = (
 def readable_suffixes() -> frozenset[str]:
     """Return the suffixes of all readable formats, after loading the installed plugins."""
     found = set(SUFFIXES)
-    for module, suffixes in PLUGINS.items():
-        if load_plugin(module):
+    for module, suffixes in _PLUGINS.items():
+        if _load_plugin(module):
             found.update(suffixes)
     if "avif" in features.modules and features.check_module("avif"):
         found.add(".avif")
@@ -46,7 +46,7 @@ def readable_suffixes() -> frozenset[str]:
     return frozenset(found)
 
 
-def load_plugin(module: str) -> bool:
+def _load_plugin(module: str) -> bool:
     """Load a Pillow plugin; return whether it is installed."""
     try:
         plugin = import_module(module)
@@ -65,7 +65,7 @@ def install_advice(suffix: str) -> str | None:
 
 def install_advice_by_content(beginning: bytes) -> str | None:
     """Return which decoder a file needs, by its first bytes; None if the format is not known."""
-    for place, expected, suffix in BEGINNINGS:
+    for place, expected, suffix in _BEGINNINGS:
         if beginning[place : place + len(expected)] == expected and (needed := install_advice(suffix)):
             return f"{suffix[1:].upper()}: {needed}"
     return None

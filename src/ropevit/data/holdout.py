@@ -38,7 +38,7 @@ def held_out(contents: Sequence[Hashable], label: int) -> list[bool]:
     return [place in chosen for place in range(len(contents))]
 
 
-def file_contents(files: Sequence[Path]) -> list[Hashable]:
+def _file_contents(files: Sequence[Path]) -> list[Hashable]:
     """Return a value per file that is equal for duplicates; only files of equal size are read."""
     sizes = [file.stat().st_size for file in files]
     shared = Counter(sizes)
@@ -61,7 +61,7 @@ def split_files(root: Path, files: dict[str, list[str]], test: bool) -> dict[str
     """
     result = {}
     for label, (name, names) in enumerate(files.items()):
-        held = held_out(file_contents([root / name / file for file in names]), label)
+        held = held_out(_file_contents([root / name / file for file in names]), label)
         if all(held):
             raise ValueError(few_images([name], root))
         result[name] = [file for file, out in zip(names, held, strict=True) if out == test]

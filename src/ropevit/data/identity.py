@@ -16,10 +16,10 @@ from ropevit.data.sources import FolderSource, MemorySource
 #: a million files would take minutes.
 MOST_SIZES, MOST_READ = 10_000, 1_000
 #: Bytes hashed at the end of a file: beginnings are often equal.
-END = 4_096
+_END = 4_096
 
 #: Field of `Content` -> message if it differs; the first difference is reported.
-CHANGES = {"names": "the images have other names", "labels": "labels changed", "files": "files changed"}
+_CHANGES = {"names": "the images have other names", "labels": "labels changed", "files": "files changed"}
 
 
 class ContentHashes(NamedTuple):
@@ -39,10 +39,10 @@ def identify(source: Any) -> dict[str, Any]:
     Raises:
         TypeError: If the type of the source is not known here.
     """
-    return {"images": len(source)} | {name: digest(parts) for name, parts in hash_content(source)._asdict().items()}
+    return {"images": len(source)} | {name: digest(parts) for name, parts in _hash_content(source)._asdict().items()}
 
 
-def hash_content(source: Any) -> ContentHashes:
+def _hash_content(source: Any) -> ContentHashes:
     """Collect the content of a source to hash."""
     match source:
         case MemorySource(data=data):
@@ -51,7 +51,7 @@ def hash_content(source: Any) -> ContentHashes:
             return ContentHashes([source.names.ends, source.names.text], [source.labels], hash_files(source))
         case ShardSource(indices=indices):
             names = [part for index in indices for part in (index.keys.ends, index.keys.text)]
-            ends = [hash_in_shard(source, index) for index in evenly_spaced(len(source), MOST_READ)]
+            ends = [_hash_in_shard(source, index) for index in evenly_spaced(len(source), MOST_READ)]
             return ContentHashes(names, [source.labels], [*(index.sizes for index in indices), *ends])
         case CocoSource():
             facts = [repr(source.images).encode(), repr(source.category_ids).encode()]
@@ -67,9 +67,9 @@ def hash_files(source: Any, path: Callable[[int], Any] | None = None) -> list[by
     """Return sizes and hashes of the ends of the image files, or of the files that `path` returns for their indices."""
     locate = source.describe if path is None else path
     sizes = np.array(
-        [file_size(Path(locate(index))) for index in evenly_spaced(len(source), MOST_SIZES)], dtype=np.int64
+        [_file_size(Path(locate(index))) for index in evenly_spaced(len(source), MOST_SIZES)], dtype=np.int64
     )
-    return [sizes.tobytes(), *(hash_of_end(Path(locate(index))) for index in evenly_spaced(len(source), MOST_READ))]
+    return [sizes.tobytes(), *(_hash_of_end(Path(locate(index))) for index in evenly_spaced(len(source), MOST_READ))]
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
@@ -77,7 +77,7 @@ def evenly_spaced(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
-def file_size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     """Return the size of a file in bytes; -1 if it is not accessible, which reading it will report."""
     try:
         return path.stat().st_size
@@ -85,23 +85,23 @@ def file_size(path: Path) -> int:
         return -1
 
 
-def hash_of_end(path: Path) -> bytes:
+def _hash_of_end(path: Path) -> bytes:
     """Return the last bytes of a file; none if it cannot be read."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - END))
-            return file.read(END)
+            file.seek(max(0, path.stat().st_size - _END))
+            return file.read(_END)
     except OSError:
         return b""
 
 
-def hash_in_shard(source: ShardSource, number: int) -> bytes:
+def _hash_in_shard(source: ShardSource, number: int) -> bytes:
     """Return the last bytes of an image in a shard."""
     path, index, at = source.find(number)
     length = int(index.sizes[at])
     with path.open("rb") as file:
-        file.seek(int(index.offsets[at]) + max(0, length - END))
-        return file.read(min(END, length))
+        file.seek(int(index.offsets[at]) + max(0, length - _END))
+        return file.read(min(_END, length))
 
 
 def digest(parts: Iterable[Any]) -> str:
@@ -124,4 +124,4 @@ def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if isinstance(then, int) and then != count:
         change, verb = abs(count - then), "added to" if count > then else "removed from"
         return f"{change} image{' was' if change == 1 else 's were'} {verb} {then}"
-    return next((message for name, message in CHANGES.items() if before.get(name) != now[name]), "")
+    return next((message for name, message in _CHANGES.items() if before.get(name) != now[name]), "")

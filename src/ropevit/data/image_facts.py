@@ -42,7 +42,7 @@ def inspect_image(content: bytes, suffix: str) -> ImageFacts:
             facts = image.format or "", image.mode, image.size, getattr(image, "n_frames", 1)
     except UNREADABLE as error:
         return ImageFacts([("unreadable", reason(error))])
-    found = list(container_findings(suffix, *facts))
+    found = list(_container_findings(suffix, *facts))
     try:
         with open_image(BytesIO(content)) as image:
             stored, size = orientation(image), image.size
@@ -56,7 +56,7 @@ def inspect_image(content: bytes, suffix: str) -> ImageFacts:
     return ImageFacts(found, size, stored, scale.name if comparable(scale) else "")
 
 
-def container_findings(
+def _container_findings(
     suffix: str, form: str, mode: str, size: tuple[int, int], frames: int
 ) -> "Iterable[tuple[str, str]]":
     """Yield findings from the header of an image."""

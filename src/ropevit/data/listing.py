@@ -15,7 +15,7 @@ from ropevit.data.formats import install_advice, readable_suffixes
 log = logging.getLogger(__name__)
 
 #: Folders created by operating systems: macOS archives, Synology thumbnails, Windows recycle bin.
-SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"})
 #: Keys in the counts of other files: files without a suffix, hidden files, and links, which are not followed.
 NO_SUFFIX, HIDDEN, LINK = "without suffix", "hidden", "link"
 
@@ -39,7 +39,7 @@ def subfolders(path: Path) -> list[Path]:
     """Return the visible subfolders of a folder, sorted by name; empty if it does not exist."""
     if not path.is_dir():
         return []
-    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
+    return sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child.name))
 
 
 def refuse_results(path: Path) -> None:
@@ -71,7 +71,7 @@ def class_files(root: Path) -> dict[str, list[str]]:
     others = sum((each.others for each in found.values()), Counter[str]())
     empty = [name for name, each in found.items() if not each.names]
     if empty:
-        raise ValueError(f"found no images of {join_names(empty)} in {root}; {expected_files(others)}")
+        raise ValueError(f"found no images of {join_names(empty)} in {root}; {_expected_files(others)}")
     warn_undecodable(root, others)
     return {name: each.names for name, each in found.items()}
 
@@ -92,7 +92,7 @@ def warn_undecodable(folder: Path, others: Counter[str]) -> None:
         log.warning("skipped in %s, as no decoder is installed: %s", folder, lacking)
 
 
-def expected_files(others: Counter[str]) -> str:
+def _expected_files(others: Counter[str]) -> str:
     """Return the end of an error about missing images: what was found or expected."""
     if lacking := undecodable(others):
         return f"found files that no installed decoder reads: {lacking}"
@@ -122,7 +122,7 @@ def find_images(paths: Sequence[Path]) -> list[ImageFile]:
             continue
         names, others = list_images(place)
         if not names:
-            raise ValueError(f"found no images in {place}; {expected_files(others)}, at any depth")
+            raise ValueError(f"found no images in {place}; {_expected_files(others)}, at any depth")
         warn_undecodable(place, others)
         files += [ImageFile(place / name, Path(name).as_posix()) for name in names]
     return files
@@ -148,7 +148,7 @@ def walk(folder: str, inside: str, suffixes: frozenset[str], others: Counter[str
     with os.scandir(folder) as entries:
         for entry in entries:
             suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (Path is slow)
-            if is_hidden(entry.name):
+            if _is_hidden(entry.name):
                 others[HIDDEN] += 1
             elif entry.is_dir(follow_symlinks=False):
                 yield from walk(entry.path, f"{inside}{entry.name}{os.sep}", suffixes, others)
@@ -163,12 +163,12 @@ def walk(folder: str, inside: str, suffixes: frozenset[str], others: Counter[str
 def count_loose_files(folder: Path) -> Counter[str]:
     """Count the files beside class folders, except tar shards."""
     others = (child for child in folder.iterdir() if not child.is_dir() and child.suffix != ".tar")
-    return Counter(HIDDEN if is_hidden(child.name) else child.suffix.lower() or NO_SUFFIX for child in others)
+    return Counter(HIDDEN if _is_hidden(child.name) else child.suffix.lower() or NO_SUFFIX for child in others)
 
 
-def is_hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Return whether a file or folder is hidden by convention of an operating system."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 class Names(Sequence[str]):

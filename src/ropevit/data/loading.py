@@ -29,11 +29,11 @@ BatchT = TypeVar("BatchT")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
 #: Consecutive unreadable files after which a training ends: a wrong folder, or a lost disk.
-MAX_CONSECUTIVE_BAD = 10
+_MAX_CONSECUTIVE_BAD = 10
 
 #: Signals that a terminal (SIGINT, Ctrl-C) or torchrun (SIGTERM) sends to the whole process group. Workers ignore them:
 #: the main process still needs their images, and ends them itself.
-GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class Sample(NamedTuple):
@@ -79,7 +79,7 @@ def train_batches(
     Raises:
         ValueError: If ten files in a row cannot be read.
     """
-    check_length(order.length, source)
+    _check_length(order.length, source)
     keys = (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.micro_batches))
     return batches(TrainReader(source, transform), keys, workers)
 
@@ -112,7 +112,7 @@ def eval_batches(
     return batches(EvalReader(source, transform), keys, workers)
 
 
-def check_length(length: int, source: ImageSource) -> None:
+def _check_length(length: int, source: ImageSource) -> None:
     """Check that an order was made for a source of this length."""
     if length != len(source):
         raise ValueError(f"got an order of {length} images for {source.name}, which has {len(source)}; make a new one")
@@ -175,7 +175,7 @@ def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image,
     """
     bad: list[int] = []
     why = ""
-    for ahead in range(MAX_CONSECUTIVE_BAD):
+    for ahead in range(_MAX_CONSECUTIVE_BAD):
         place = (index + ahead) % len(source)
         try:
             return source.read(place), bad
@@ -186,7 +186,7 @@ def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image,
             bad.append(SkippedIndex(place, why))
     first, last = source.describe(bad[0]), source.describe(bad[-1])
     raise TooManyBadError(
-        f"{MAX_CONSECUTIVE_BAD} images in a row cannot be read, {first} to {last} ({why}); "
+        f"{_MAX_CONSECUTIVE_BAD} images in a row cannot be read, {first} to {last} ({why}); "
         "check the disk, or the files with `ropevit data check`"
     )
 
@@ -271,7 +271,7 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
         collate_fn=identity,  # pyright: ignore[reportArgumentType]
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=start_method() if workers else None,
-        worker_init_fn=init_worker,
+        worker_init_fn=_init_worker,
         generator=torch.Generator(),  # or DataLoader would draw from the global generator
     )
     for batch in loader:
@@ -291,7 +291,7 @@ def start_method() -> BaseContext:
     context = get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, "torchvision.transforms", "timm.data.auto_augment"])
     resource_tracker.ensure_running()  # or the server would start it and unblock the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     try:
         forkserver.ensure_running()
     finally:
@@ -304,19 +304,19 @@ def identity(batch: BatchT) -> BatchT:
     return batch
 
 
-def init_worker(_: int) -> None:
+def _init_worker(_: int) -> None:
     """Initialise a worker: leave GROUP_SIGNALS to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-        drop_pending()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+        _drop_pending()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
 
 
-def drop_pending() -> None:
+def _drop_pending() -> None:
     """Discard GROUP_SIGNALS received while blocked; exit if the main process sent one to this worker alone."""
     main = parent_process()
-    while hasattr(signal, "sigtimedwait") and (received := signal.sigtimedwait(GROUP_SIGNALS, 0)):
+    while hasattr(signal, "sigtimedwait") and (received := signal.sigtimedwait(_GROUP_SIGNALS, 0)):
         if main and received.si_pid == main.pid:
             os._exit(0)
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 #: Split -> words in the names of its shards; the first word with shards is used.
 WORDS = {"train": ("train", "training"), "val": TEST_FOLDERS}
-MOST_SHARDS = 100_000
+_MOST_SHARDS = 100_000
 #: Shards that are downloaded or indexed at the same time.
 DOWNLOADS_AT_ONCE = 8
 
@@ -133,7 +133,7 @@ def open_shard(shard: str) -> tuple[Path, TarIndex]:
     Raises:
         ValueError: As `open_shards`.
     """
-    path = local_path(shard)
+    path = _local_path(shard)
     try:
         return path, tar_index(path)
     except ValueError as error:
@@ -143,7 +143,7 @@ def open_shard(shard: str) -> tuple[Path, TarIndex]:
         raise ValueError(f"{error} (from {shard}; its copy is removed)") from None
 
 
-def local_path(shard: str) -> Path:
+def _local_path(shard: str) -> Path:
     """Return the local path of a shard, downloading it if it is remote.
 
     Raises:
@@ -194,12 +194,12 @@ def all_shards(data: str) -> dict[str, list[str]]:
         shards = [str(file) for file in sorted([*path.glob("*.tar"), *inside])]
     found: dict[str, list[str]] = {}
     for shard in shards:
-        if word := split_of(shard):
+        if word := _split_of(shard):
             found.setdefault(word, []).append(shard)
     return found
 
 
-def split_of(shard: str) -> str | None:
+def _split_of(shard: str) -> str | None:
     """Return the split word in the name of a shard, or else of its folder; None if there is none."""
     known = {word for words in WORDS.values() for word in words}
     for part in reversed(re.split(r"[/\\]", shard)[-2:]):
@@ -221,8 +221,8 @@ def expand(pattern: str) -> list[str]:
         )
     ranges = [(first, range(int(first), int(last) + 1)) for first, last in zip(parts[1::3], parts[2::3], strict=True)]
     count = np.prod([float(len(numbers)) for _, numbers in ranges])
-    if not 0 < count <= MOST_SHARDS:
-        raise ValueError(f"got the pattern {pattern} of {count:.0f} shards; expected 1 to {MOST_SHARDS}")
+    if not 0 < count <= _MOST_SHARDS:
+        raise ValueError(f"got the pattern {pattern} of {count:.0f} shards; expected 1 to {_MOST_SHARDS}")
     options = [[f"{number:0{len(first)}d}" for number in numbers] for first, numbers in ranges]
     return [
         "".join(text for pair in zip(parts[::3], (*chosen, ""), strict=True) for text in pair)

@@ -174,10 +174,10 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
         shards = find_shards(data, split)
         name = join_names([Path(shard).name for shard in shards], 1)
         return open_shards(shards, f"{name}/{split}", every=split == "train", progress=progress)
-    return open_folder(path, split, progress)
+    return _open_folder(path, split, progress)
 
 
-def open_folder(path: Path, split: Split, progress: Progress | None = None) -> ImageSource:
+def _open_folder(path: Path, split: Split, progress: Progress | None = None) -> ImageSource:
     """Open a split of a data set in a folder; see `open_source`.
 
     Raises:
@@ -185,10 +185,15 @@ def open_folder(path: Path, split: Split, progress: Progress | None = None) -> I
     """
     check_folder(path)
     name, data = f"{path.resolve().name}/{split}", str(path)
-    train = split_folder(path, "train")
-    if train and not split_folder(path, "val") and not find_shards(data, "val") and not is_imagenet(class_files(train)):
-        return open_held_out(train, class_files(train), name, split)
-    if root := split_folder(path, split):
+    train = _split_folder(path, "train")
+    if (
+        train
+        and not _split_folder(path, "val")
+        and not find_shards(data, "val")
+        and not _is_imagenet(class_files(train))
+    ):
+        return _open_held_out(train, class_files(train), name, split)
+    if root := _split_folder(path, split):
         return FolderSource(root, name)
     if shards := find_shards(data, split):
         return open_shards(shards, name, every=split == "train", progress=progress)
@@ -199,48 +204,48 @@ def open_folder(path: Path, split: Split, progress: Progress | None = None) -> I
         )
     folders = {folder.name for folder in subfolders(path)}
     if folders and not folders & {"train", *TEST_FOLDERS}:
-        return open_classes(path, name, split)
+        return _open_classes(path, name, split)
     raise ValueError(
         f"found no {split} images in {path}; expected {split}/CLASS/*.jpg, {split}/*.tar or *{split}*.tar in it"
     )
 
 
-def open_classes(path: Path, name: str, split: Split) -> FolderSource:
+def _open_classes(path: Path, name: str, split: Split) -> FolderSource:
     """Open a split of a folder that contains class folders only.
 
     Raises:
         ValueError: If it is for evaluation only, or a class cannot be split.
     """
     files = class_files(path)
-    if is_imagenet(files):
+    if _is_imagenet(files):
         if split == "val":
             return FolderSource(path, name, files)
         raise ValueError(
             f"found no train images in {path}, whose classes are ImageNet's: such a folder is used for evaluation as a "
             "whole; to train on it, move its images into train/CLASS and val/CLASS"
         )
-    return open_held_out(path, files, name, split)
+    return _open_held_out(path, files, name, split)
 
 
-def is_imagenet(files: Mapping[str, Sequence[str]]) -> bool:
+def _is_imagenet(files: Mapping[str, Sequence[str]]) -> bool:
     """Return whether class folders are named as those of ImageNet-1k, by WordNet ids or by index."""
     return files.keys() <= set(imagenet_synsets()) or list(files) == sorted(map(str, range(1000)))
 
 
-def open_held_out(root: Path, files: dict[str, list[str]], name: str, split: Split) -> FolderSource:
+def _open_held_out(root: Path, files: dict[str, list[str]], name: str, split: Split) -> FolderSource:
     """Split class folders into training and validation images, always in the same way.
 
     Raises:
         ValueError: If a class has fewer than two different images.
     """
-    warn_held_out(root)
+    _warn_held_out(root)
     share, kind = (TEST_SHARE, ", held out") if split == "val" else (1 - TEST_SHARE, "")
     chosen = split_files(root, files, test=split == "val")
     return FolderSource(root, f"{name} ({share:.0%} of each class{kind})", chosen)
 
 
 @cache
-def warn_held_out(root: Path) -> None:
+def _warn_held_out(root: Path) -> None:
     """Log once how a folder without validation images is split."""
     log.warning(
         "%s has no validation images beside it: %.0f%% of each class, always the same, are held out for validation; "
@@ -250,7 +255,7 @@ def warn_held_out(root: Path) -> None:
     )
 
 
-def split_folder(path: Path, split: Split) -> Path | None:
+def _split_folder(path: Path, split: Split) -> Path | None:
     """Return the folder with the class folders of a split, if it exists."""
     names = ("train",) if split == "train" else TEST_FOLDERS
     return next((path / name for name in names if subfolders(path / name)), None)

@@ -47,12 +47,12 @@ def measure_speed(source: ImageSource, transform: Transform, workers: int, secon
         ValueError: If hardly any image can be read.
     """
     order = TrainOrder(len(source), min(BATCH, len(source)), seed=0)
-    read, augment = measure_single_core(source, transform, order, seconds)
-    together = measure_workers(source, transform, order, workers, seconds) if workers else 1 / (read + augment)
+    read, augment = _measure_single_core(source, transform, order, seconds)
+    together = _measure_workers(source, transform, order, workers, seconds) if workers else 1 / (read + augment)
     return ReadingSpeed(read, augment, workers, together)
 
 
-def measure_single_core(
+def _measure_single_core(
     source: ImageSource, transform: Transform, order: TrainOrder, seconds: float
 ) -> tuple[float, float]:
     """Time reading and augmentation separately, without the first image, for which libraries are loaded."""
@@ -77,7 +77,7 @@ def measure_single_core(
     return read / count, augment / count
 
 
-def measure_workers(
+def _measure_workers(
     source: ImageSource, transform: Transform, order: TrainOrder, workers: int, seconds: float
 ) -> float:
     """Measure images per second once all workers are busy and their prefetched batches are used up."""

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 #: Larger labels are refused.
-MOST_CLASSES = 100_000
+_MOST_CLASSES = 100_000
 #: Maximum size of a label file in bytes.
 LONGEST_LABEL = 1 << 24
 #: Version of the cached index.
@@ -69,7 +69,7 @@ def tar_index(path: Path) -> TarIndex:
     facts = f"{VERSION}/{path.resolve()}/{status.st_size}/{status.st_mtime_ns}"
     kept = cache_folder() / "shards" / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz"
     try:
-        found = load_index(kept)
+        found = _load_index(kept)
         if (found.offsets + found.sizes).max() <= status.st_size:
             return found
         log.warning("indexing %s again: the cached index does not fit the file", path)
@@ -79,20 +79,20 @@ def tar_index(path: Path) -> TarIndex:
         log.warning("indexing %s again: the cached index is unreadable (%s)", path, error)
     index = scan_tar(path)
     try:
-        write_atomically(kept, lambda file: np.savez(file, **to_json(index)))
+        write_atomically(kept, lambda file: np.savez(file, **_to_json(index)))
     except ValueError as error:
         log.warning("cannot cache the index of a shard: %s", error)
     return index
 
 
-def to_json(index: TarIndex) -> dict[str, Any]:
+def _to_json(index: TarIndex) -> dict[str, Any]:
     """Return the arrays of an index, to be saved."""
     arrays = {name: getattr(index, name) for name in ("offsets", "sizes", "labels")}
     names = {"keys": index.keys, "left_out": index.left_out}
     return arrays | {f"{name}_{part}": getattr(names[name], part) for name in names for part in ("ends", "text")}
 
 
-def load_index(path: Path) -> TarIndex:
+def _load_index(path: Path) -> TarIndex:
     """Load a cached index; raises any type of error if it is damaged."""
     with path.open("rb") as file, np.load(file) as found:
         names = {name: Names(found[f"{name}_ends"], found[f"{name}_text"]) for name in ("keys", "left_out")}
@@ -117,8 +117,8 @@ def scan_tar(path: Path) -> TarIndex:
         ValueError: As `tar_index`.
     """
     found = Members()
-    for tar, member in iterate_members(path):
-        add_member(path, tar, member, found)
+    for tar, member in _iterate_members(path):
+        _add_member(path, tar, member, found)
     images, labels = found.images, found.labels
     if lonely := sorted(images.keys() ^ labels.keys()):
         lacks, kinds = (
@@ -139,7 +139,7 @@ def scan_tar(path: Path) -> TarIndex:
     )
 
 
-def iterate_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+def _iterate_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """Iterate over the regular files of a tar.
 
     Raises:
@@ -155,7 +155,7 @@ def iterate_members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarIn
                 break
             if member.isfile():
                 yield tar, member
-        check_end(path, tar)
+        _check_end(path, tar)
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def one_line_errors(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged or no plain tar ({error}); download or create it again") from None
 
 
-def add_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found: Members) -> None:
+def _add_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found: Members) -> None:
     """Add a member to `found` if it is an image or a label.
 
     Raises:
@@ -196,14 +196,14 @@ def add_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found:
         with one_line_errors(path):
             file = tar.extractfile(member)
             content = file.read() if file else b""
-        number = parse_label(kind, content, f"{path}: {member.name}")
+        number = _parse_label(kind, content, f"{path}: {member.name}")
         if number is not None and (kind == "cls" or key not in found.labels):
             found.labels[key] = number
     elif f".{kind.rpartition('.')[2]}" in SUFFIXES | OPTIONAL.keys():
         found.others[member.name] = key
 
 
-def parse_label(kind: str, content: bytes, where: str) -> int | None:
+def _parse_label(kind: str, content: bytes, where: str) -> int | None:
     """Parse a label file; None for a .json without a label.
 
     Raises:
@@ -217,12 +217,12 @@ def parse_label(kind: str, content: bytes, where: str) -> int | None:
         if not isinstance(value, dict) or "label" not in value:
             return None
         value = value["label"]
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MOST_CLASSES:
-        raise ValueError(f"{where} has the label {value!r}; expected a whole number from 0, below {MOST_CLASSES}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST_CLASSES:
+        raise ValueError(f"{where} has the label {value!r}; expected a whole number from 0, below {_MOST_CLASSES}")
     return value
 
 
-def check_end(path: Path, tar: tarfile.TarFile) -> None:
+def _check_end(path: Path, tar: tarfile.TarFile) -> None:
     """Check that a tar ends with an end-of-archive block: tarfile stops silently at a damaged header.
 
     Raises:

@@ -92,11 +92,11 @@ def scene(number: int) -> Scene:
         left = half * (width // 2) + int(noise.integers(0, width // 2 - side))
         top = int(noise.integers(0, height - side))
         shapes.append(Shape(list(SHAPES)[int(noise.integers(len(SHAPES)))], left, top, side))
-        paint_shape(draw, shapes[-1], SHAPES[shapes[-1].name][0])
+        _paint_shape(draw, shapes[-1], SHAPES[shapes[-1].name][0])
     return Scene(image, shapes)
 
 
-def paint_shape(draw: ImageDraw.ImageDraw, shape: Shape, colour: Any) -> None:
+def _paint_shape(draw: ImageDraw.ImageDraw, shape: Shape, colour: Any) -> None:
     """Draw a shape."""
     if shape.name == "disc":
         draw.ellipse(shape.box, fill=colour)
@@ -115,8 +115,8 @@ def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
     ]
     for entry, found in zip(images, scenes, strict=True):
         found.image.save(folder / entry["file_name"], quality=95)
-        annotations += [to_annotation(entry["id"], shape) for shape in found.shapes]
-    annotations.append(crowd_annotation(images[0]))
+        annotations += [_to_annotation(entry["id"], shape) for shape in found.shapes]
+    annotations.append(_crowd_annotation(images[0]))
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
     categories = [{"id": category, "name": name} for name, (_, category, _) in SHAPES.items()]
@@ -124,7 +124,7 @@ def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
     (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content, indent=1))
 
 
-def to_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
+def _to_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
     """Return the COCO annotation of a shape; a disc's polygon is its box."""
     return {
         "image_id": image_id,
@@ -136,7 +136,7 @@ def to_annotation(image_id: int, shape: Shape) -> dict[str, Any]:
     }
 
 
-def crowd_annotation(image: dict[str, Any]) -> dict[str, Any]:
+def _crowd_annotation(image: dict[str, Any]) -> dict[str, Any]:
     """Return the COCO annotation of a crowd in the first four columns of an image."""
     height, width = image["height"], image["width"]
     return {
@@ -161,14 +161,14 @@ def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
         draw = ImageDraw.Draw(truth)
         draw.rectangle((2, 2, truth.width - 3, truth.height - 3), fill=GROUND)
         for shape in found.shapes:
-            paint_shape(draw, shape, SHAPES[shape.name][2])
+            _paint_shape(draw, shape, SHAPES[shape.name][2])
         truth.save(labels / f"{name}.png")
-    write_classes(root)
+    _write_classes(root)
 
 
-def write_classes(root: Path) -> None:
+def _write_classes(root: Path) -> None:
     """Write the published table of classes for the splits that are there; those that are on no image are numbered."""
-    train, val = (count_labels(root / "annotations" / folder) for folder in FOLDERS.values())
+    train, val = (_count_labels(root / "annotations" / folder) for folder in FOLDERS.values())
     pixels = train.sum(0) + val.sum(0)
     names = {GROUND: "ground"} | {label: name for name, (_, _, label) in SHAPES.items()}
     rows = []
@@ -179,7 +179,7 @@ def write_classes(root: Path) -> None:
     (root / PUBLISHED_FILE).write_text(published_table(rows), encoding="utf-8")
 
 
-def count_labels(folder: Path) -> np.ndarray:
+def _count_labels(folder: Path) -> np.ndarray:
     """Count the pixels of each label (column) in each PNG (row) of a folder."""
     files = sorted(folder.glob("*.png"))
     counts = [np.bincount(np.asarray(Image.open(file)).ravel(), minlength=CLASSES + 1) for file in files]

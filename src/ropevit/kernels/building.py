@@ -25,7 +25,7 @@ VERSION_SECONDS, BUILD_SECONDS = 20.0, 120.0
 STALE_SECONDS = 3600.0
 
 #: Bytes of a compiler's output that are read.
-OUTPUT_BYTES = 1 << 16
+_OUTPUT_BYTES = 1 << 16
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-lm")
 
@@ -56,16 +56,16 @@ def run_compiler(command: Sequence[str], seconds: float) -> tuple[int, str]:
                 status = process.wait(seconds)
             finally:
                 if process.poll() is None:
-                    kill_group(process)
+                    _kill_group(process)
             output.seek(0)
-            return status, output.read(OUTPUT_BYTES).decode("utf-8", "replace")
+            return status, output.read(_OUTPUT_BYTES).decode("utf-8", "replace")
     except subprocess.TimeoutExpired:
         raise TimedOutError(f"{command[0]} did not end within {seconds:g} s") from None
     except OSError as error:
         raise BuildError(f"{command[0]} cannot be run ({error.strerror or error})") from None
 
 
-def kill_group(process: subprocess.Popen) -> None:
+def _kill_group(process: subprocess.Popen) -> None:
     """Kill a process and its child processes."""
     if hasattr(os, "killpg"):
         with suppress(ProcessLookupError, PermissionError):
@@ -89,7 +89,7 @@ def load_or_build(command: str, source: Path, facts: str, functions: Sequence[st
     stem = f"{source.stem}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
     try:
         folder = cache_folder()
-        return load_cached(folder, stem, functions) or build(command, source, folder, stem, functions)
+        return _load_cached(folder, stem, functions) or build(command, source, folder, stem, functions)
     except TimedOutError:
         raise
     except (OSError, RuntimeError) as error:  # no home, or a folder that is read-only, full or noexec
@@ -106,7 +106,7 @@ def load_or_build(command: str, source: Path, facts: str, functions: Sequence[st
     return library
 
 
-def load_cached(folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDLL | None:
+def _load_cached(folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDLL | None:
     """Load a cached library, if there is an intact one.
 
     File names end with a digest of the content: loading a truncated file would kill the process.
@@ -114,12 +114,12 @@ def load_cached(folder: Path, stem: str, functions: Sequence[str]) -> ctypes.CDL
     with suppress(OSError):
         for path in sorted(folder.glob(f"{stem}-*.so")):
             with suppress(OSError):
-                if path.is_file() and path.name == keep_name(stem, path):
+                if path.is_file() and path.name == _keep_name(stem, path):
                     return load(path, functions)
     return None
 
 
-def keep_name(stem: str, path: Path) -> str:
+def _keep_name(stem: str, path: Path) -> str:
     """Return the file name of a library: what it was built from, and a digest of its content."""
     return f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.so"
 
@@ -130,7 +130,7 @@ def load(path: Path, functions: Sequence[str]) -> ctypes.CDLL:
     Raises:
         OSError: If it is no library, is truncated, lacks a function, or may not be loaded from its folder.
     """
-    if path.stat().st_size < elf_size(path.read_bytes()):
+    if path.stat().st_size < _elf_size(path.read_bytes()):
         raise OSError(f"{path.name} is truncated")
     library = ctypes.CDLL(str(path.absolute()))
     missing = [name for name in functions if not hasattr(library, name)]
@@ -139,7 +139,7 @@ def load(path: Path, functions: Sequence[str]) -> ctypes.CDLL:
     return library
 
 
-def elf_size(content: bytes) -> int:
+def _elf_size(content: bytes) -> int:
     """Return the size in bytes that a 64-bit ELF file must have by its headers; 0 for other files.
 
     The system's loader maps all segments without checking: a truncated file kills the process.
@@ -165,15 +165,15 @@ def build(command: str, source: Path, folder: Path, stem: str, functions: Sequen
         OSError: If the folder cannot be written, or the library cannot be loaded from it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder, source.stem)
+    _remove_stale(folder, source.stem)
     handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=".part", dir=folder)
     part = Path(name)
     try:
         os.close(handle)
-        compile_source(command, source, part)
+        _compile_source(command, source, part)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        library, path = load(part, functions), folder / keep_name(stem, part)
+        library, path = load(part, functions), folder / _keep_name(stem, part)
         with suppress(OSError):  # e.g. a folder of that name; the library is loaded already
             part.replace(path)
             log.info("built %s with %s", path, command)
@@ -182,7 +182,7 @@ def build(command: str, source: Path, folder: Path, stem: str, functions: Sequen
         part.unlink(missing_ok=True)
 
 
-def remove_stale(folder: Path, stem: str) -> None:
+def _remove_stale(folder: Path, stem: str) -> None:
     """Remove the unfinished files of processes that were killed while building."""
     for part in folder.glob(f".{stem}-*.part"):
         with suppress(OSError):
@@ -190,7 +190,7 @@ def remove_stale(folder: Path, stem: str) -> None:
                 part.unlink()
 
 
-def compile_source(command: str, source: Path, target: Path) -> None:
+def _compile_source(command: str, source: Path, target: Path) -> None:
     """Compile a source file, with OpenMP where it is available.
 
     Raises:
@@ -201,10 +201,10 @@ def compile_source(command: str, source: Path, target: Path) -> None:
         status, output = run_compiler([command, *FLAGS, *extra, "-o", str(target), str(source)], BUILD_SECONDS)
         if status == 0 and target.is_file() and target.stat().st_size:
             return
-    raise BuildError(f"{command} could not build {source.name} ({explain(status, output)})")
+    raise BuildError(f"{command} could not build {source.name} ({_explain(status, output)})")
 
 
-def explain(status: int, output: str) -> str:
+def _explain(status: int, output: str) -> str:
     """Describe in one line why a compiler failed."""
     if status < 0:
         return f"ended by signal {-status}"

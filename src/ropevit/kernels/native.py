@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("rotate.c")
 SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-FUNCTIONS = ("forward_float32", "backward_float32", "forward_bfloat16", "backward_bfloat16")
+_FUNCTIONS = ("forward_float32", "backward_float32", "forward_bfloat16", "backward_bfloat16")
 
 Int64 = ctypes.c_int64
 Pointer = ctypes.c_void_p
@@ -83,7 +83,7 @@ def library() -> ctypes.CDLL:
         facts = "\n".join([SOURCE.read_text(), *building.FLAGS, version, platform.node(), instructions()])
     except OSError as error:
         raise BuildError(printable(error)) from error
-    return building.load_or_build(command, SOURCE, facts, FUNCTIONS)
+    return building.load_or_build(command, SOURCE, facts, _FUNCTIONS)
 
 
 def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -26,7 +26,7 @@ BACKENDS: dict[str, Any] = {
     "triton": "ropevit.kernels.triton_rotation",
 }
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def rotate_qkv(
@@ -90,14 +90,14 @@ def resolve_backend(qkv: Tensor, backend: str, *, exact: bool = False) -> str:
         ValueError: If the backend does not exist or does not support this tensor.
     """
     if backend == "auto":
-        if exact or qkv.dtype not in DTYPES or torch.compiler.is_exporting() or under_transform():
+        if exact or qkv.dtype not in _DTYPES or torch.compiler.is_exporting() or under_transform():
             return "reference"
         if qkv.device.type == "cpu":
             return "cpu" if native.available(qkv.dtype) else "reference"
         return "reference"  # on a GPU too, until the Triton kernels have been run on one
     if backend not in BACKENDS:
         raise ValueError(f"no backend named {backend!r}; choose auto or one of {', '.join(BACKENDS)}")
-    if backend != "reference" and qkv.dtype not in DTYPES:
+    if backend != "reference" and qkv.dtype not in _DTYPES:
         raise ValueError(f"got {qkv.dtype} for backend={backend!r}; use float32, bfloat16 or float16, or 'reference'")
     if backend == "cpu" and qkv.device.type != "cpu":
         raise ValueError(f"got a projection on {qkv.device} for backend='cpu'; move it, or use backend='auto'")
@@ -147,7 +147,7 @@ def under_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def load_backend(backend: str) -> Any:
+def _load_backend(backend: str) -> Any:
     """Return what implements a backend; a module is imported on first use."""
     found = BACKENDS[backend]
     return import_module(found) if isinstance(found, str) else found
@@ -156,7 +156,7 @@ def load_backend(backend: str) -> Any:
 @torch.library.custom_op("ropevit::rotate_qkv_", mutates_args=("qkv",))
 def rotate_op(qkv: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int, backend: str) -> None:
     """Rotate q and k in place."""
-    load_backend(backend).rotate_(qkv, positions, frequencies, num_prefix)
+    _load_backend(backend).rotate_(qkv, positions, frequencies, num_prefix)
 
 
 @torch.library.custom_op("ropevit::rotate_qkv_backward", mutates_args=())
@@ -171,7 +171,7 @@ def backward_op(
     of_positions: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the projection, the frequencies and the positions; the last two may be empty."""
-    gradients_found = load_backend(backend).backward(
+    gradients_found = _load_backend(backend).backward(
         gradients, rotated, positions, frequencies, num_prefix, of_positions=of_positions
     )
     grad_qkv, grad_frequencies, grad_positions = (

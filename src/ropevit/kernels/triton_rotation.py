@@ -143,13 +143,13 @@ def backward(
     plan = plan_rotation(images, tokens, heads * channels, grad_qkv.element_size())
     sums = freqs.new_empty(plan.chunks * plan.along, len(freqs), heads, channels // 2) if rotated else None
     position_sums = pos.new_empty(plan.across, images, *pos.shape[1:]) if rotated and of_positions else None
-    inputs = as_axis_rows([*gradients, *rotated])
+    inputs = _as_axis_rows([*gradients, *rotated])
     outputs = {"grad_qkv": grad_qkv, "sums": sums, "position_sums": position_sums}
     launch(backward_kernel, plan, shape, pos, freqs, prefix=num_prefix, steps=plan.steps, **outputs, **inputs)
-    return QKVGradients(grad_qkv, frequency_sum(sums, frequencies), position_sum(position_sums, positions))
+    return QKVGradients(grad_qkv, frequency_sum(sums, frequencies), _position_sum(position_sums, positions))
 
 
-def as_axis_rows(parts: list[Tensor]) -> dict[str, Any]:
+def _as_axis_rows(parts: list[Tensor]) -> dict[str, Any]:
     """Return tensors (B, A, N, D) and their strides, in units of a common divisor: tells Triton their alignment."""
     parts = [part if part.stride(-1) == 1 else part.contiguous() for part in parts]
     unit = math.gcd(16, *(stride for part in parts for stride in part.stride()[:3]))
@@ -166,7 +166,7 @@ def frequency_sum(sums: Tensor | None, frequencies: Tensor) -> Tensor | None:
     return total.reshape(frequencies.shape).to(frequencies.dtype)
 
 
-def position_sum(sums: Tensor | None, positions: Tensor) -> Tensor | None:
+def _position_sum(sums: Tensor | None, positions: Tensor) -> Tensor | None:
     """Add the partial sums of all blocks, (blocks, B, n, ndim), and of images that share positions."""
     if sums is None:
         return None

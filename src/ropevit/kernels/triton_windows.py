@@ -23,7 +23,7 @@ SUMS = 2**24
 ANY_VALUE = ("h", "w", "heads", "shift_y", "shift_x", "period")
 
 #: Whether to convert to float32 before products: the interpreter treats bfloat16 bits as integers.
-WIDEN = tl.constexpr(interpreted())
+_WIDEN = tl.constexpr(interpreted())
 
 
 class WindowLaunch(NamedTuple):
@@ -96,7 +96,7 @@ def backward(
         of_bias: Whether to compute the gradient of the bias, too.
     """
     heads, channels = qkv.shape[4:]
-    count, grad_qkv = count_windows(qkv, window), torch.empty_like(qkv)
+    count, grad_qkv = _count_windows(qkv, window), torch.empty_like(qkv)
     sums = qkv.new_empty(count, 2, heads, channels // 2, dtype=torch.float32) if of_frequencies else None
     given = qkv, frequencies, bias, window, shift
     launch(backward_kernel, *given, gradient=gradient, grad_qkv=grad_qkv, sums=sums)
@@ -109,7 +109,7 @@ def backward(
     return WindowGradients(grad_qkv, grad_frequencies, bias_sums.sum(0).to(bias.dtype))
 
 
-def count_windows(qkv: Tensor, window: int) -> int:
+def _count_windows(qkv: Tensor, window: int) -> int:
     """Count the windows of all images of a projection (B, h, w, 3, A, D)."""
     images, h, w = qkv.shape[:3]
     return images * divide(h, window) * divide(w, window)
@@ -129,7 +129,7 @@ def launch(
         return
     _, h, w, _, heads, channels = qkv.shape
     freqs = None if frequencies is None else frequencies.to(torch.float32).contiguous()
-    parts, sums_bias = count_windows(qkv, window), "chunk" in arguments
+    parts, sums_bias = _count_windows(qkv, window), "chunk" in arguments
     plan = plan_windows(window, channels, qkv.element_size(), few=sums_bias)
     if sums_bias:
         parts = divide(parts, arguments["chunk"]) * (plan.block_n // plan.block_m)
@@ -157,7 +157,7 @@ def launch(
 @no_type_check
 def product(a, b):
     """Multiply matrices of one dtype with float32 accumulation, without TF32."""
-    if WIDEN:
+    if _WIDEN:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision="ieee")
 

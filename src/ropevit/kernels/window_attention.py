@@ -58,7 +58,7 @@ def window_attention(
     Source: Liu et al. 2021 (arXiv:2103.14030), Eq. 4; Heo et al. 2024 (arXiv:2403.13298); gradients in
     docs/kernels.md.
     """
-    check_arguments(qkv, window, shift, frequencies, bias)
+    _check_arguments(qkv, window, shift, frequencies, bias)
     if resolve_backend(qkv, window, backend) == "triton":
         return attention_op(qkv, frequencies, bias, window, list(shift))
     (h, w), layout = qkv.shape[1:3], qkv.shape[3:]
@@ -72,7 +72,7 @@ def window_attention(
     return window_reverse(x.transpose(1, 2).flatten(2), h, w, window, shift).unflatten(-1, layout[1:])
 
 
-def check_arguments(
+def _check_arguments(
     qkv: Tensor, window: int, shift: tuple[int, int], frequencies: Tensor | None, bias: Tensor | None
 ) -> None:
     """Raise ValueError unless shapes and devices match; `window_attention` documents what is expected."""
@@ -114,7 +114,7 @@ def resolve_backend(qkv: Tensor, window: int, backend: str) -> str:
     return backend
 
 
-def backend_module() -> ModuleType:
+def _backend_module() -> ModuleType:
     """Import the kernels, on first use."""
     return import_module(str(WINDOW_BACKENDS["triton"]))
 
@@ -122,7 +122,7 @@ def backend_module() -> ModuleType:
 @torch.library.custom_op("ropevit::window_attention", mutates_args=())
 def attention_op(qkv: Tensor, frequencies: Tensor | None, bias: Tensor | None, window: int, shift: list[int]) -> Tensor:
     """Compute window attention with the fused kernel."""
-    return backend_module().forward(qkv.contiguous(), frequencies, bias, window, shift)
+    return _backend_module().forward(qkv.contiguous(), frequencies, bias, window, shift)
 
 
 @attention_op.register_fake
@@ -148,7 +148,7 @@ def backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of projection, frequencies and bias; the last two are empty unless requested."""
     requested = {"of_frequencies": of_frequencies, "of_bias": of_bias}
-    found = backend_module().backward(
+    found = _backend_module().backward(
         gradient.contiguous(), qkv.contiguous(), frequencies, bias, window, shift, **requested
     )
     grad_qkv, grad_frequencies, grad_bias = (gradient.new_empty(0) if part is None else part for part in found)
@@ -178,7 +178,7 @@ def fake_backward(
 backward_op.register_autograd(rotation.refuse_second)
 
 
-def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     """Save the projection for the backward pass, and nothing of the logits."""
     del output
     *tensors, ctx.window, ctx.shift = inputs
@@ -194,4 +194,4 @@ def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return grad_qkv, grad_frequencies if of_frequencies else None, grad_bias if of_bias else None, None, None
 
 
-attention_op.register_autograd(backward, setup_context=setup_context)
+attention_op.register_autograd(backward, setup_context=_setup_context)

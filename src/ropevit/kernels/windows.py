@@ -33,7 +33,7 @@ def ceil_div(side: int, window: int) -> int:
     return (side + window - 1) // window
 
 
-def statically_known_true(fact: bool) -> bool:
+def _statically_known_true(fact: bool) -> bool:
     """Evaluate a condition on sizes: a bool in eager mode; while compiling, without adding a guard."""
     if not torch.compiler.is_compiling():
         return fact
@@ -44,7 +44,7 @@ def statically_known_true(fact: bool) -> bool:
 
 def pad_or_crop(x: Float[Tensor, "B h w C"], h: int, w: int) -> Float[Tensor, "B h2 w2 C"]:
     """Pad a map with zeros at the bottom and right to h x w tokens, or crop it."""
-    if statically_known_true(x.shape[1] == h) and statically_known_true(x.shape[2] == w):
+    if _statically_known_true(x.shape[1] == h) and _statically_known_true(x.shape[2] == w):
         return x
     return F.pad(x, (0, 0, 0, w - x.shape[2], 0, h - x.shape[1]))
 
@@ -62,10 +62,10 @@ def window_partition(x: Float[Tensor, "B h w C"], window: int, shift: tuple[int,
     """
     rows, columns = ceil_div(x.shape[1], window), ceil_div(x.shape[2], window)
     x = pad_or_crop(x, rows * window, columns * window).roll((-shift[0], -shift[1]), (1, 2))
-    return swap_inner(x.unflatten(2, (columns, window)).unflatten(1, (rows, window))).flatten(3, 4).flatten(0, 2)
+    return _swap_inner(x.unflatten(2, (columns, window)).unflatten(1, (rows, window))).flatten(3, 4).flatten(0, 2)
 
 
-def swap_inner(x: Float[Tensor, "B a b c d C"]) -> Float[Tensor, "B a c b d C"]:
+def _swap_inner(x: Float[Tensor, "B a b c d C"]) -> Float[Tensor, "B a c b d C"]:
     """Swap the middle axes, always with a copy: a view for one column and a copy for two would branch on sizes."""
     return x.transpose(2, 3).clone(memory_format=torch.contiguous_format)
 
@@ -76,7 +76,7 @@ def window_reverse(
     """Undo `window_partition`: merge the windows of an h x w map, roll it back and crop the padding."""
     rows, columns = ceil_div(h, window), ceil_div(w, window)
     x = windows.unflatten(1, (window, window)).unflatten(0, (-1, rows, columns))
-    return pad_or_crop(swap_inner(x).flatten(3, 4).flatten(1, 2).roll(shift, (1, 2)), h, w)
+    return pad_or_crop(_swap_inner(x).flatten(3, 4).flatten(1, 2).roll(shift, (1, 2)), h, w)
 
 
 def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch.device) -> Bool[Tensor, "windows n n"]:
@@ -99,7 +99,7 @@ def make_mask(h: int, w: int, window: int, shift: tuple[int, int], device: torch
     rows, columns = ceil_div(h, window) * window, ceil_div(w, window) * window
     x, y = grid_positions(rows, columns, device=device).unflatten(0, (1, rows, columns)).unbind(-1)
     known = torch.stack([region(x, shift[1], window), region(y, shift[0], window), ((x < w) & (y < h)).float()], -1)
-    return same_region(window_partition(known, window, shift))
+    return _same_region(window_partition(known, window, shift))
 
 
 def region(position: Float[Tensor, "..."], shift: int | Tensor, window: int) -> Float[Tensor, "..."]:
@@ -107,7 +107,7 @@ def region(position: Float[Tensor, "..."], shift: int | Tensor, window: int) -> 
     return ((position - shift) / window).floor()
 
 
-def same_region(known: Float[Tensor, "Bn n 3"]) -> Bool[Tensor, "Bn n n"]:
+def _same_region(known: Float[Tensor, "Bn n 3"]) -> Bool[Tensor, "Bn n n"]:
     """Make the mask of windows from the regions of their tokens along x and y, and whether they are image tokens."""
     x, y, real = known.unbind(-1)
     near, real = (x[:, :, None] == x[:, None]) & (y[:, :, None] == y[:, None]), real > 0
@@ -154,7 +154,7 @@ def per_image_mask(
     down, right = shifts[:, :, None, None].unbind(1)
     known = torch.stack([region(x, right, window), region(y, down, window), valid.float()], dim=-1)
     known = pad_or_crop(known, ceil_div(h, window) * window, ceil_div(w, window) * window)
-    return same_region(window_partition(batched_roll(known, -shifts), window, (0, 0)))
+    return _same_region(window_partition(batched_roll(known, -shifts), window, (0, 0)))
 
 
 @lru_cache(maxsize=64)
@@ -184,7 +184,7 @@ def window_mask(
     A graph traced for all sizes always has a mask, possibly all True.
     """
     conditions = shift[0] == 0, shift[1] == 0, h % window == 0, w % window == 0
-    if all(statically_known_true(condition) for condition in conditions):
+    if all(_statically_known_true(condition) for condition in conditions):
         return None
     if torch.compiler.is_compiling() or under_transform():
         return make_mask(h, w, window, shift, device)
@@ -205,7 +205,7 @@ def attend(
     q: Float[Tensor, "Bn A n D"], k: Float[Tensor, "Bn A n D"], v: Float[Tensor, "Bn A n D"], add: Tensor | None
 ) -> Float[Tensor, "Bn A n D"]:
     """Compute attention; a mask per window is folded into the heads axis, so that it is not repeated for each image."""
-    if add is None or statically_known_true(add.shape[0] == 1):
+    if add is None or _statically_known_true(add.shape[0] == 1):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=add)
     windows, heads = add.shape[0], q.shape[1]
     q, k, v = (x.unflatten(0, (-1, windows)).flatten(1, 2) for x in (q, k, v))

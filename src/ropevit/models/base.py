@@ -20,7 +20,7 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 Method = Callable[..., Any]
 
 #: Name endings of parameters without weight decay besides vectors and learned RoPE: embeddings, bias tables.
-NO_WEIGHT_DECAY = (
+_NO_WEIGHT_DECAY = (
     "cls_token",
     "register_tokens",
     "pos_embed",
@@ -110,5 +110,5 @@ class BaseModel(nn.Module, Generic[ConfigT]):
         return {
             name
             for name, _ in self.named_parameters()
-            if name.endswith(NO_WEIGHT_DECAY) or any(name.startswith(f"{rope}.") for rope in learned)
+            if name.endswith(_NO_WEIGHT_DECAY) or any(name.startswith(f"{rope}.") for rope in learned)
         }

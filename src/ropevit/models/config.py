@@ -11,7 +11,7 @@ from ropevit.rope.scaling import Scaling, parse_scaling
 from ropevit.rope.types import ROPE_TYPES
 
 #: Default evaluation sizes of a model that was trained on other images than the paper's, in sevenths of its own size.
-SEVENTHS = (4, 5, 6, 7, 8, 10, 12, 16)
+_SEVENTHS = (4, 5, 6, 7, 8, 10, 12, 16)
 #: Models trained at this size in pixels or above are evaluated at the paper's sizes by default.
 LARGE = 192
 
@@ -133,7 +133,7 @@ class ModelConfig:
         if trained_at >= LARGE and self.paper_sizes and not any(size % self.multiple for size in self.paper_sizes):
             return list(self.paper_sizes)
         step = self.patch_size
-        return sorted({max(step, round(part * trained_at / 7 / step) * step) for part in SEVENTHS})
+        return sorted({max(step, round(part * trained_at / 7 / step) * step) for part in _SEVENTHS})
 
     @property
     def is_video(self) -> bool:

@@ -118,10 +118,10 @@ def project(
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Project tokens to queries, keys and values, and rotate queries and keys by position."""
     packed = scale_queries(qkv(x).unflatten(-1, (3, heads, -1)), attention_factor)
-    return split(packed, positions, frequencies, num_prefix, inplace=allows_inplace(qkv), backend=backend)
+    return split(packed, positions, frequencies, num_prefix, inplace=_allows_inplace(qkv), backend=backend)
 
 
-def allows_inplace(layer: nn.Module) -> bool:
+def _allows_inplace(layer: nn.Module) -> bool:
     """Return whether a layer's output may be modified in place: it is a plain nn.Linear without hooks.
 
     A hook or a wrapper could hold on to the output.

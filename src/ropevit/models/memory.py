@@ -69,7 +69,7 @@ class SameShapes(TorchDispatchMode):
 
 
 @contextmanager
-def shapes_only() -> Iterator[None]:
+def _shapes_only() -> Iterator[None]:
     """Make tensors created within the context fake: shapes without values or memory; none stays in the mask cache."""
     cached_mask.cache_clear()
     try:
@@ -94,9 +94,9 @@ def step_memory(build: Build, loss: Loss, precision: torch.dtype = torch.float32
         torch._subclasses.fake_tensor.DataDependentOutputException: If the loss reads values.
     """
     mixed = nullcontext() if precision == torch.float32 else torch.autocast("cpu", precision)
-    model = build_meta(build).train()
-    with shapes_only(), LiveStorages() as live:
-        allocate_empty(model)
+    model = _build_meta(build).train()
+    with _shapes_only(), LiveStorages() as live:
+        _allocate_empty(model)
         with mixed:
             value = loss(model)
         value.backward()
@@ -105,7 +105,7 @@ def step_memory(build: Build, loss: Loss, precision: torch.dtype = torch.float32
 
 def count_weights(build: Build) -> int:
     """Count the parameters of a model without allocating it."""
-    return sum(parameter.numel() for parameter in build_meta(build).parameters())
+    return sum(parameter.numel() for parameter in _build_meta(build).parameters())
 
 
 def forward_macs(build: Build, forward: Forward) -> int:
@@ -116,26 +116,26 @@ def forward_macs(build: Build, forward: Forward) -> int:
         forward: Runs it.
     """
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    model = build_meta(build).eval()
-    with shapes_only(), torch.no_grad():
-        allocate_empty(model)
-        with FlopCounterMode(display=False, custom_mapping={attention: attention_flops}) as counter:
+    model = _build_meta(build).eval()
+    with _shapes_only(), torch.no_grad():
+        _allocate_empty(model)
+        with FlopCounterMode(display=False, custom_mapping={attention: _attention_flops}) as counter:
             forward(model)
     return counter.get_total_flops() // 2
 
 
-def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     """Return the FLOPs of attention from the shapes of queries, keys and values."""
     return sdpa_flop_count(query, key, value)
 
 
-def build_meta(build: Build) -> nn.Module:
+def _build_meta(build: Build) -> nn.Module:
     """Build a model on the meta device, without weights."""
     with torch.device("meta"):
         return build()
 
 
-def allocate_empty(model: nn.Module) -> nn.Module:
+def _allocate_empty(model: nn.Module) -> nn.Module:
     """Replace meta weights and buffers of a model by uninitialised ones on the CPU; shared ones stay shared."""
     made: dict[int, Tensor] = {}
     for module in model.modules():

@@ -96,12 +96,12 @@ def pack(
     if keep is not None and len(keep) != len(images):
         raise ValueError(f"got kept patches of {len(keep)} images for {len(images)} images; give those of each")
     kept = [None] * len(images) if keep is None else keep
-    tokens = [tokens_of(image, patch_size, num_prefix, chosen) for image, chosen in zip(images, kept, strict=True)]
+    tokens = [_tokens_of(image, patch_size, num_prefix, chosen) for image, chosen in zip(images, kept, strict=True)]
     lengths = [len(own.prefix) for own in tokens]
     length = cheapest_row(lengths) if row_tokens is None else row_tokens
     if max(lengths) > length:
         raise ValueError(f"got an image of {max(lengths)} tokens for rows of {length}; raise row_tokens or shrink it")
-    return scatter_rows(tokens, length)
+    return _scatter_rows(tokens, length)
 
 
 class Tokens(NamedTuple):
@@ -113,7 +113,9 @@ class Tokens(NamedTuple):
     prefix: Int[Tensor, "n"]
 
 
-def tokens_of(image: Float[Tensor, "c H W"], patch_size: int, num_prefix: int, keep: Int[Tensor, "m"] | None) -> Tokens:
+def _tokens_of(
+    image: Float[Tensor, "c H W"], patch_size: int, num_prefix: int, keep: Int[Tensor, "m"] | None
+) -> Tokens:
     """Split one image into the patches that it keeps, with space for its prefix tokens in front."""
     check_floats(image)
     check_size(image.shape[1], image.shape[2], patch_size)
@@ -184,7 +186,7 @@ def cheapest_row(lengths: Sequence[int], width: int = 384) -> int:
     return min((times * max(lengths) for times in range(1, 5)), key=cost)
 
 
-def scatter_rows(tokens: Sequence[Tokens], row: int) -> PackedBatch:
+def _scatter_rows(tokens: Sequence[Tokens], row: int) -> PackedBatch:
     """Scatter the tokens of all images into padded rows."""
     lengths = [len(own.prefix) for own in tokens]
     starts, rows = first_fit_decreasing(lengths, row)
@@ -224,7 +226,7 @@ def sample_embedding(
     place = (positions + 0.5) * size / grids - 0.5
     near = place.floor()
     taps = near.unsqueeze(-1) + torch.arange(-1, 3, device=place.device)
-    weights = cubic_weights((place.unsqueeze(-1) - taps).abs())
+    weights = _cubic_weights((place.unsqueeze(-1) - taps).abs())
     taps = taps.clamp(min=0).minimum(size.unsqueeze(-1) - 1).long()
     index = taps[..., 1, :, None] * grid[1] + taps[..., 0, None, :]
     weight = weights[..., 1, :, None] * weights[..., 0, None, :]
@@ -249,7 +251,7 @@ def embed_images(
     return sample_embedding(embedding, grid, positions, sides.to(positions.dtype).unsqueeze(1).expand_as(positions))
 
 
-def cubic_weights(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def _cubic_weights(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return the bicubic weight of a neighbour at a distance from 0 to 2 (Keys 1981, a = -0.75)."""
     a, d = -0.75, distance
     inner = ((a + 2) * d - (a + 3)) * d * d + 1
@@ -280,9 +282,9 @@ def encode_unpacked(
     Returns:
         Features, and a mask of images with non-finite pixels or activations, whose features are 0.
     """
-    damaged = not_finite(packed.patches, packed)
+    damaged = _not_finite(packed.patches, packed)
     features = encode(embed(packed._replace(patches=packed.patches.masked_fill(belongs_to(damaged, packed), 0))))
-    damaged = damaged | not_finite(features, packed)
+    damaged = damaged | _not_finite(features, packed)
     return features.masked_fill(belongs_to(damaged, packed), 0), damaged
 
 
@@ -299,7 +301,7 @@ def belongs_to(images: Bool[Tensor, "B"], packed: PackedBatch) -> Bool[Tensor, "
     return (images[packed.sequence_ids.clamp(min=0)] & (packed.sequence_ids >= 0)).unsqueeze(-1)
 
 
-def not_finite(values: Float[Tensor, "R L C"], packed: PackedBatch) -> Bool[Tensor, "B"]:
+def _not_finite(values: Float[Tensor, "R L C"], packed: PackedBatch) -> Bool[Tensor, "B"]:
     """Return a mask of the images with an infinite or NaN value."""
     bad = (~values.isfinite().all(-1) & (packed.sequence_ids >= 0)).flatten()
     return torch.zeros_like(packed.starts).index_add(0, packed.sequence_ids.clamp(min=0).flatten(), bad.long()) > 0

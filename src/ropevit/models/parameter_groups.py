@@ -53,7 +53,7 @@ def parameter_groups(
     Source: Clark et al. 2020 (arXiv:2003.10555), layer-wise decay, as used in BEiT (arXiv:2106.08254).
     """
     scales = scales or {}
-    check_prefixes(model, scales)
+    _check_prefixes(model, scales)
     kept = model.no_weight_decay()
     last = max(model.layer_index(name) for name, _ in model.named_parameters())
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -70,7 +70,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def check_prefixes(model: HasLayers, scales: Mapping[str, float]) -> None:
+def _check_prefixes(model: HasLayers, scales: Mapping[str, float]) -> None:
     """Raise ValueError if no parameter name starts with a prefix."""
     names = [name for name, _ in model.named_parameters()]
     for prefix in scales:

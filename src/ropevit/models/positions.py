@@ -63,8 +63,8 @@ SWIN_EMBEDDINGS = PositionEmbeddings(
 )
 
 #: Label of each embedding without rotation, and its colour and marker, from a colour-blind safe palette.
-PLAIN_LABELS = {"none": "no position embedding", "ape": "absolute (APE)", "rpb": "relative bias (RPB)"}
-PLAIN_STYLES = {"none": ("#999999", "x"), "ape": ("#D55E00", "s"), "rpb": ("#E69F00", "s")}
+_PLAIN_LABELS = {"none": "no position embedding", "ape": "absolute (APE)", "rpb": "relative bias (RPB)"}
+_PLAIN_STYLES = {"none": ("#999999", "x"), "ape": ("#D55E00", "s"), "rpb": ("#E69F00", "s")}
 
 
 def split_name(position: str) -> tuple[str, str]:
@@ -87,8 +87,8 @@ def is_published(position: str) -> bool:
 def position_label(position: str) -> str:
     """Return the label of a position embedding in tables and sentences; other names are returned unchanged."""
     rope_type, suffix = split_name(position)
-    if position in PLAIN_LABELS or not is_position_embedding(position):
-        return PLAIN_LABELS.get(position, position)
+    if position in _PLAIN_LABELS or not is_position_embedding(position):
+        return _PLAIN_LABELS.get(position, position)
     return ROPE_TYPES[rope_type].label + (f" + {suffix[1:].upper()}" if suffix else "")
 
 
@@ -103,8 +103,8 @@ def position_style(position: str) -> tuple[str, str]:
     if not is_position_embedding(position):
         raise ValueError(f"no position embedding named {position!r}")
     rope_type, suffix = split_name(position)
-    if position in PLAIN_STYLES:
-        return PLAIN_STYLES[position]
+    if position in _PLAIN_STYLES:
+        return _PLAIN_STYLES[position]
     return ROPE_TYPES[rope_type].combined_style if suffix else ROPE_TYPES[rope_type].style
 
 

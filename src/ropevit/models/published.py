@@ -77,7 +77,7 @@ HIDDEN: dict[str, tuple[int, ...]] = {
     "swin_rope_axial_base_patch4_window7_224": (160, 192, 256, 320),
 }
 
-REMEASURED_SOURCE = "a third party's evaluation of the published Swin weights, to three decimals"
+_REMEASURED_SOURCE = "a third party's evaluation of the published Swin weights, to three decimals"
 
 #: model -> {test resolution: top-1}: not the paper's results, but the only ones at 512.
 REMEASURED: dict[str, dict[int, float]] = {
@@ -92,7 +92,7 @@ REMEASURED: dict[str, dict[int, float]] = {
     },
 }  # fmt: skip
 
-FAR_SOURCE = "nD-RoPE (arXiv:2606.12146), ViT-S trained at 224"
+_FAR_SOURCE = "nD-RoPE (arXiv:2606.12146), ViT-S trained at 224"
 
 #: The same for far larger images: not the paper's results either.
 FAR: dict[str, dict[int, float]] = {
@@ -100,7 +100,7 @@ FAR: dict[str, dict[int, float]] = {
     "rope_mixed_deit_small_patch16_LS": {224: 80.90, 1024: 16.63},
 }
 
-TIMM_SOURCE = "timm's result tables: its copies of the published weights at 224 pixels, crop ratio 0.9, bicubic"
+_TIMM_SOURCE = "timm's result tables: its copies of the published weights at 224 pixels, crop ratio 0.9, bicubic"
 
 #: Test sets of TIMM's rows: top-1 in percent on ImageNet-1k, with ReaL labels, on ImageNet-V2, -R, -A and Sketch.
 TIMM_SETS = ("val", "real", "v2", "r", "a", "sketch")

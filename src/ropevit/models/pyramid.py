@@ -150,17 +150,17 @@ def resizing(width: int, scale: float, config: PyramidConfig) -> tuple[nn.Module
     doubled = nn.ConvTranspose2d(width, twice, 2, 2)
     if scale == 2:
         return doubled, twice
-    return nn.Sequential(doubled, make_norm(twice, config), nn.GELU(), nn.ConvTranspose2d(twice, again, 2, 2)), again
+    return nn.Sequential(doubled, _make_norm(twice, config), nn.GELU(), nn.ConvTranspose2d(twice, again, 2, 2)), again
 
 
 def convolution(before: int, after: int, side: int, config: PyramidConfig) -> nn.Sequential:
     """Return a same-padding convolution followed by a norm."""
     return nn.Sequential(
         nn.Conv2d(before, after, side, padding=side // 2, bias=False),
-        make_norm(after, config),
+        _make_norm(after, config),
     )
 
 
-def make_norm(channels: int, config: PyramidConfig) -> nn.Module:
+def _make_norm(channels: int, config: PyramidConfig) -> nn.Module:
     """Return the norm of the config."""
     return LayerNorm2d(channels) if config.norm == "layer" else nn.BatchNorm2d(channels)

@@ -22,7 +22,7 @@ def model_name(family: str, position: str) -> str:
         ValueError: If the family is unknown, or does not have the position embedding.
     """
     if family not in VARIANTS:
-        raise unknown_model(family)
+        raise _unknown_model(family)
     name, variant = VARIANTS[family]
     embeddings = ARCHITECTURES[name].config.embeddings
     if position not in embeddings:
@@ -84,7 +84,7 @@ def resolve_name(name: str) -> str:
         _, variant = VARIANTS[name]
         return variant.names[variant.original]
     if name not in MODELS:
-        raise unknown_model(name)
+        raise _unknown_model(name)
     return name
 
 
@@ -98,10 +98,10 @@ def split_name(name: str) -> tuple[str, str]:
         for position, model in variant.names.items():
             if model == name:
                 return size, position
-    raise unknown_model(name)
+    raise _unknown_model(name)
 
 
-def unknown_model(name: str) -> ValueError:
+def _unknown_model(name: str) -> ValueError:
     """Return the error for an unknown name of a model, with the nearest names."""
     near = get_close_matches(name, [*VARIANTS, *MODELS], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "see ropevit.list_models() or `ropevit models`"

@@ -14,17 +14,17 @@ def make_shared_rope(config: ModelConfig, channels: int, heads: int) -> Rope | N
     """Build the rotary embedding that all blocks share, where its frequencies are fixed."""
     if config.rope is None or config.learns_rope:
         return None
-    return ROPE_TYPES[config.rope].make(rope_spec(config, channels, heads))
+    return ROPE_TYPES[config.rope].make(_rope_spec(config, channels, heads))
 
 
 def make_block_rope(config: ModelConfig, channels: int, heads: int) -> LearnedRope | None:
     """Build the rotary embedding of one block, where its frequencies are learned."""
     if config.rope is None or not config.learns_rope:
         return None
-    return cast("LearnedRope", ROPE_TYPES[config.rope].make(rope_spec(config, channels, heads)))
+    return cast("LearnedRope", ROPE_TYPES[config.rope].make(_rope_spec(config, channels, heads)))
 
 
-def rope_spec(config: ModelConfig, channels: int, heads: int) -> RopeSpec:
+def _rope_spec(config: ModelConfig, channels: int, heads: int) -> RopeSpec:
     """Return the spec of a config's rotary embedding; t is an axis if the config has pairs for it."""
     return RopeSpec(
         channels,
@@ -39,7 +39,7 @@ def check_rotation(config: ModelConfig, channels: int, heads: int) -> None:
     """Raise ValueError if the rope type cannot rotate heads of this size."""
     if config.rope is not None:
         rope_type = ROPE_TYPES[config.rope]
-        (rope_type.check or rope_type.make)(rope_spec(config, channels, heads))
+        (rope_type.check or rope_type.make)(_rope_spec(config, channels, heads))
 
 
 def set_scaling(model: nn.Module, scaling: str | None, trained_grid: tuple[int, int] | None = None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ropevit.models.positions import PositionEmbedding
 
 #: Most digits of the number of a layer in the name of a weight.
-DIGITS = 4
+_DIGITS = 4
 
 #: Names of weights and their shapes.
 Shapes = Mapping[str, tuple[int, ...]]
@@ -78,7 +78,7 @@ class StateDictAdapter:
 
 def match_keys(pattern: str, keys: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the indices of all keys that match a pattern with "{}", in order."""
-    regex = re.compile(re.escape(pattern).replace(r"\{\}", rf"(\d{{1,{DIGITS}}})"))
+    regex = re.compile(re.escape(pattern).replace(r"\{\}", rf"(\d{{1,{_DIGITS}}})"))
     found = [match.groups() for key in keys if (match := regex.fullmatch(key))]
     return sorted(found, key=lambda numbers: [int(number) for number in numbers])
 

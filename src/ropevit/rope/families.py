@@ -18,7 +18,7 @@ from torch import Tensor
 Device = torch.device | str | None
 
 #: 1 / golden ratio: its multiples modulo 1 are spread evenly, however many there are.
-GOLDEN_FRACTION = (math.sqrt(5) - 1) / 2
+_GOLDEN_FRACTION = (math.sqrt(5) - 1) / 2
 
 
 def geometric_magnitudes(
@@ -28,7 +28,7 @@ def geometric_magnitudes(
     return theta ** -(torch.arange(count, device=device, dtype=dtype) / max(count, 1))
 
 
-def frequency_vectors(magnitude: Float[Tensor, "*P"], direction: Float[Tensor, "*A P"]) -> Float[Tensor, "2 *A P"]:
+def _frequency_vectors(magnitude: Float[Tensor, "*P"], direction: Float[Tensor, "*A P"]) -> Float[Tensor, "2 *A P"]:
     """Convert magnitudes (radians per patch) and directions (radians from the x axis towards y) to frequencies."""
     return torch.stack([magnitude * direction.cos(), magnitude * direction.sin()])
 
@@ -59,7 +59,9 @@ def golden_frequencies(
     """
     pairs = num_pairs(channels, theta)
     index = torch.arange(heads * pairs, device=device, dtype=dtype).unflatten(0, (heads, pairs))
-    return frequency_vectors(geometric_magnitudes(pairs, theta, device, dtype), math.pi * (index * GOLDEN_FRACTION % 1))
+    return _frequency_vectors(
+        geometric_magnitudes(pairs, theta, device, dtype), math.pi * (index * _GOLDEN_FRACTION % 1)
+    )
 
 
 def spiral_frequencies(
@@ -92,7 +94,7 @@ def spiral_frequencies(
     if directions < 2:
         raise ValueError(f"got heads of {channels} channels; a spiral needs a multiple of 4 for two or more directions")
     direction = math.pi / directions * (torch.arange(pairs, device=device) % directions)
-    return frequency_vectors(geometric_magnitudes(pairs, theta, device, dtype), direction.to(dtype))
+    return _frequency_vectors(geometric_magnitudes(pairs, theta, device, dtype), direction.to(dtype))
 
 
 def simplex_frequencies(
@@ -126,9 +128,9 @@ def simplex_frequencies(
         raise ValueError(f"got heads of {channels} channels; a simplex of three waves needs at least 6")
     scale = torch.arange(heads * scales, device=device, dtype=dtype).unflatten(0, (heads, scales))
     corner = torch.arange(3, device=device, dtype=dtype)
-    direction = 2 * math.pi / 3 * (corner + (scale * GOLDEN_FRACTION % 1).unsqueeze(-1))
+    direction = 2 * math.pi / 3 * (corner + (scale * _GOLDEN_FRACTION % 1).unsqueeze(-1))
     magnitude = geometric_magnitudes(scales, theta, device, dtype).unsqueeze(-1).expand(-1, 3)
-    return torch.nn.functional.pad(frequency_vectors(magnitude, direction).flatten(-2), (0, pairs - 3 * scales))
+    return torch.nn.functional.pad(_frequency_vectors(magnitude, direction).flatten(-2), (0, pairs - 3 * scales))
 
 
 def polar_directions(pairs: int, device: Device = None, dtype: torch.dtype = torch.float32) -> Float[Tensor, "P"]:
@@ -141,7 +143,7 @@ def polar_directions(pairs: int, device: Device = None, dtype: torch.dtype = tor
     Source: Compass-RoPE (ICML 2026, poster 62023), uniform angles; the order is ours.
     """
     coprime = [k for k in range(1, pairs + 1) if math.gcd(k, pairs) == 1]
-    stride = min(coprime, key=lambda k: abs(k - GOLDEN_FRACTION * pairs))
+    stride = min(coprime, key=lambda k: abs(k - _GOLDEN_FRACTION * pairs))
     return (math.pi / pairs * (torch.arange(pairs, device=device) * stride % pairs)).to(dtype)
 
 
@@ -167,7 +169,7 @@ def polar_frequencies(
     """
     magnitude = slowest * (math.log(fastest / slowest) * raw.sigmoid()).exp()
     direction = polar_directions(raw.shape[-1], raw.device, raw.dtype)
-    return frequency_vectors(magnitude, direction + heading.unsqueeze(-1) % (2 * math.pi))  # whole turns cost digits
+    return _frequency_vectors(magnitude, direction + heading.unsqueeze(-1) % (2 * math.pi))  # whole turns cost digits
 
 
 #: Rope type -> its fixed frequencies, a function of (channels, heads, theta, device).

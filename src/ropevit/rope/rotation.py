@@ -110,7 +110,7 @@ def rotate(
 
 def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: int = 0) -> None:
     """Raise ValueError unless shapes, dtypes and devices match; `rotate` documents what is expected."""
-    check_tensors(x, positions, frequencies)
+    _check_tensors(x, positions, frequencies)
     ndim, pairs = frequencies.shape[0], frequencies.shape[-1]
     if positions.ndim < 2 or positions.shape[-1] != ndim:
         raise ValueError(f"got positions of shape {tuple(positions.shape)}; expected (..., N, {ndim})")
@@ -123,21 +123,21 @@ def check_shapes(x: Tensor, positions: Tensor, frequencies: Tensor, num_prefix: 
     if frequencies.ndim == 3 and frequencies.shape[1] not in (1, x.shape[-3]):
         raise ValueError(
             f"got frequencies of {frequencies.shape[1]} heads for q or k of {x.shape[-3]} heads; expected the same"
-            + order_hint(x, tokens)
+            + _order_hint(x, tokens)
         )
     if num_prefix < 0 or x.shape[-2] != tokens:
         raise ValueError(
             f"got {x.shape[-2]} tokens, {positions.shape[-2]} positions and num_prefix={num_prefix}; "
-            "expected tokens = num_prefix + positions" + order_hint(x, tokens)
+            "expected tokens = num_prefix + positions" + _order_hint(x, tokens)
         )
-    if not is_broadcastable(positions.shape[:-2], x.shape[:-3]):
+    if not _is_broadcastable(positions.shape[:-2], x.shape[:-3]):
         raise ValueError(
             f"got positions of shape {tuple(positions.shape)} for q or k of shape {tuple(x.shape)}; "
             f"heads share positions: expected (N, {ndim}) for all images, or (B, N, {ndim}) with the same B"
         )
 
 
-def check_tensors(x: Tensor, positions: Tensor, frequencies: Tensor) -> None:
+def _check_tensors(x: Tensor, positions: Tensor, frequencies: Tensor) -> None:
     """Raise ValueError unless the arguments are tensors of the right dtype on one device."""
     check_positions(positions)
     if frequencies.ndim not in (2, 3) or 0 in frequencies.shape:
@@ -164,14 +164,14 @@ def check_positions(positions: object) -> None:
         )
 
 
-def order_hint(x: Tensor, tokens: int) -> str:
+def _order_hint(x: Tensor, tokens: int) -> str:
     """Return the end of an error message where heads and tokens seem to be transposed, else an empty text."""
     if x.shape[-3] != tokens:
         return ""
     return f"; the order is (B, heads, tokens, channels), and {tuple(x.shape)} seems to need transpose(-3, -2)"
 
 
-def is_broadcastable(given: Sequence[int], batch: Sequence[int]) -> bool:
+def _is_broadcastable(given: Sequence[int], batch: Sequence[int]) -> bool:
     """Return whether the leading sizes of positions are those of the batch, 1, or absent."""
     pairs = zip(reversed(given), reversed(batch), strict=False)
     return len(given) <= len(batch) and all(size in (1, whole) for size, whole in pairs)

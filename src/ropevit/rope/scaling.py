@@ -290,7 +290,7 @@ def magnitude(frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "*A P"]:
 
 
 #: Other names of the same methods, as transformers and language models call them.
-SYNONYMS = {"linear": "pi", "ntk_by_parts": "parts", "logn": "log"}
+_SYNONYMS = {"linear": "pi", "ntk_by_parts": "parts", "logn": "log"}
 
 #: name -> method, as `parse_scaling` reads them; "entropy" is a variant of "log".
 SCALING_METHODS: Mapping[str, ScalingMethod] = {
@@ -374,7 +374,7 @@ def parse_scaling(text: str, trained_grid: tuple[int, int]) -> Scaling:
 def parse_method(text: str) -> ScalingMethod:
     """Parse one method with its options."""
     found = re.fullmatch(r"(\w+)(?:\((.*)\))?", text)
-    name = SYNONYMS.get(found[1], found[1]) if found else ""
+    name = _SYNONYMS.get(found[1], found[1]) if found else ""
     if found is None or name not in SCALING_METHODS:
         raise ValueError(f"no scaling method named {text!r}; choose from {', '.join(SCALING_METHODS)}, joined by +")
     method: Any = SCALING_METHODS[name]

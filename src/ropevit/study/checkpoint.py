@@ -59,7 +59,7 @@ def resume(state: RunState, job: RunJob) -> None:
         check(content, job)
         state.model.load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])
-        check_moments(state.optimizer)
+        _check_moments(state.optimizer)
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"cannot go on from {path}: {first_line(error)}; delete it to train this run again") from error
     state.step, state.seconds, state.step_ms = content["step"], content["seconds"], content["step_ms"]
@@ -84,7 +84,7 @@ def check(content: Any, job: RunJob) -> None:
             raise ValueError("it was trained on other images" if name == "images" else f"it belongs to {found}")
 
 
-def check_moments(optimizer: torch.optim.Optimizer) -> None:
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
     """Check that AdamW's running averages have the shapes of their parameters, which torch does not.
 
     Raises:

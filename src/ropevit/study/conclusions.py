@@ -14,7 +14,7 @@ from ropevit.study.results import (
 )
 
 #: Number of test images below which a warning is added: one image is then more than half a point.
-MIN_IMAGES = 200
+_MIN_IMAGES = 200
 
 NO_CONCLUSION = (
     "No conclusion can be drawn: no model scores clearly more than guessing, so the order of the embeddings is "
@@ -39,19 +39,19 @@ def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list
     if not counted:
         short = [NO_CONCLUSION]
     if any(result.panel == "zoom" for result in results):
-        short += few_images_warning(data["test_images"], len(data["classes"]))
-    short += [text for result in results if (text := excluded_summary(result))]
+        short += _few_images_warning(data["test_images"], len(data["classes"]))
+    short += [text for result in results if (text := _excluded_summary(result))]
     return short + [
         text
         for result in counted
-        for text in (panel_summary(result), paper_order_summary(result), baseline_summary(result))
+        for text in (panel_summary(result), paper_order_summary(result), _baseline_summary(result))
         if text
     ]
 
 
-def few_images_warning(images: int, classes: int) -> list[str]:
+def _few_images_warning(images: int, classes: int) -> list[str]:
     """Return a warning if the test set is small."""
-    if images >= MIN_IMAGES:
+    if images >= _MIN_IMAGES:
         return []
     return [
         f"zoom: with {images} test images one image is {100 / images:.1f} points, and guessing one of {classes} "
@@ -59,7 +59,7 @@ def few_images_warning(images: int, classes: int) -> list[str]:
     ]
 
 
-def excluded_summary(result: PanelResult) -> str:
+def _excluded_summary(result: PanelResult) -> str:
     """Return a sentence about models that did not learn, and sizes at which no other model is above the floor."""
     floor, size = result.floor, nearest_size(result)
     if floor is None:
@@ -79,7 +79,7 @@ def excluded_summary(result: PanelResult) -> str:
     return f"{result.panel}: {'; '.join(parts)}. The floor, {floor.name}, gives {floor.scores[size]:.1f} at {size} px."
 
 
-def baseline_summary(result: PanelResult) -> str:
+def _baseline_summary(result: PanelResult) -> str:
     """Compare the best embedding at the largest size with the baseline of resizing or tiling."""
     baseline = result.baseline
     if baseline is None or not result.above_floor(baseline.sizes[-1]):

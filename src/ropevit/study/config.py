@@ -75,11 +75,11 @@ class StudyConfig:
     """Standard deviation with which absolute embeddings are initialised."""
 
     def __post_init__(self) -> None:
-        check_choices("panel", self.panels, PANELS)
-        check_choices("family", self.families or ("all",), ("all", *unpublished_types()))
-        check_choices("embedding", self.all_embeddings, tuple(VIT_EMBEDDINGS))
-        check_scaling(self.scaling or ())
-        check_train_scaling(self.train_scaling or (), self.all_embeddings)
+        _check_choices("panel", self.panels, PANELS)
+        _check_choices("family", self.families or ("all",), ("all", *unpublished_types()))
+        _check_choices("embedding", self.all_embeddings, tuple(VIT_EMBEDDINGS))
+        _check_scaling(self.scaling or ())
+        _check_train_scaling(self.train_scaling or (), self.all_embeddings)
         if self.precision not in PRECISIONS:
             raise ValueError(f"got precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         for name in ("seeds", "workers", "max_images"):
@@ -113,7 +113,7 @@ class StudyConfig:
         )  # fmt: skip
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if "train_size" in given and "test_sizes" not in given:
-            given["test_sizes"] = scaled_sizes(chosen, given["train_size"], given.get("patch_size", chosen.patch_size))
+            given["test_sizes"] = _scaled_sizes(chosen, given["train_size"], given.get("patch_size", chosen.patch_size))
         return replace(chosen, **given)
 
     def runs(self) -> list[Run]:
@@ -146,7 +146,7 @@ def unpublished_types() -> tuple[str, ...]:
     return tuple(name for name, rope_type in ROPE_TYPES.items() if not rope_type.published)
 
 
-def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
+def _check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
     """Raise ValueError for an empty list, unknown or repeated names."""
     unknown = [name for name in given if name not in allowed]
     if unknown or not given:
@@ -155,17 +155,17 @@ def check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -
         raise ValueError(f"got {what}s {', '.join(given)}; name each once")
 
 
-def check_scaling(methods: tuple[str, ...]) -> None:
+def _check_scaling(methods: tuple[str, ...]) -> None:
     """Raise ValueError for unknown or repeated scaling methods, and for jitter, which has no effect in evaluation."""
-    check_unique(methods)
+    _check_unique(methods)
     for method in methods:
-        if uses_jitter(method):
+        if _uses_jitter(method):
             raise ValueError(f"got scaling {method!r}; jitter is for training: give it with --train-scaling")
 
 
-def check_train_scaling(methods: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
+def _check_train_scaling(methods: tuple[str, ...], embeddings: tuple[str, ...]) -> None:
     """Raise ValueError for repeated scaling methods, and for those without jitter, which do not change training."""
-    check_unique(methods)
+    _check_unique(methods)
     for method in methods:
         parts = parse_scaling(method, (1, 1)).methods
         if not any(isinstance(part, CoordinateJitter) and not part.is_identity for part in parts):
@@ -179,7 +179,7 @@ def check_train_scaling(methods: tuple[str, ...], embeddings: tuple[str, ...]) -
         )
 
 
-def check_unique(methods: tuple[str, ...]) -> None:
+def _check_unique(methods: tuple[str, ...]) -> None:
     """Raise ValueError for equal scaling methods, also if spelled differently: jitter is jitter( rescale=2 ).
 
     Raises:
@@ -189,7 +189,7 @@ def check_unique(methods: tuple[str, ...]) -> None:
         raise ValueError(f"got scaling methods {', '.join(methods)}; name each once")
 
 
-def uses_jitter(scaling: str) -> bool:
+def _uses_jitter(scaling: str) -> bool:
     """Return whether a RoPE scaling contains jitter.
 
     Raises:
@@ -203,7 +203,7 @@ def check_model(settings: PanelSettings, embedding: str) -> None:
     vit_config(settings, embedding, channels=3, outputs=2)
 
 
-def scaled_sizes(settings: PanelSettings, train_size: int, patch: int) -> tuple[int, ...]:
+def _scaled_sizes(settings: PanelSettings, train_size: int, patch: int) -> tuple[int, ...]:
     """Scale a preset's test sizes with the training size, rounded to whole patches."""
     scale = train_size / settings.train_size / patch
     return tuple(sorted({train_size, *(max(1, round(size * scale)) * patch for size in settings.test_sizes)}))

@@ -23,14 +23,14 @@ def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[
     begin = time.perf_counter()
     scores = evaluate(model, job, known["scores"])
     scaled = {
-        method: evaluate_scaled(model, job, method, scores, known["scaled"].get(method, {}))
-        for method in scaling_methods_for(model, job)
+        method: _evaluate_scaled(model, job, method, scores, known["scaled"].get(method, {}))
+        for method in _scaling_methods_for(model, job)
     }
-    baseline = evaluate_baseline(model, job, known["baseline"])
+    baseline = _evaluate_baseline(model, job, known["baseline"])
     return {
-        "scores": to_json(scores),
-        "scaled": {method: to_json(found) for method, found in scaled.items()},
-        "baseline": to_json(baseline),
+        "scores": _to_json(scores),
+        "scaled": {method: _to_json(found) for method, found in scaled.items()},
+        "baseline": _to_json(baseline),
         "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
     }
 
@@ -54,12 +54,12 @@ def evaluate(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, f
     return {size: known[str(size)] if str(size) in known else scores[size] for size in wanted}
 
 
-def scaling_methods_for(model: ViT, job: RunJob) -> tuple[str, ...]:
+def _scaling_methods_for(model: ViT, job: RunJob) -> tuple[str, ...]:
     """Return the RoPE scaling methods to evaluate a model with: none for a model without RoPE."""
     return job.scaling if model.config.rope else ()
 
 
-def evaluate_scaled(
+def _evaluate_scaled(
     model: ViT, job: RunJob, scaling: str, plain: Mapping[int, float], known: Mapping[str, float]
 ) -> dict[int, float]:
     """Evaluate a model with RoPE scaling; at the training size, where it has no effect, the plain score is used."""
@@ -72,7 +72,7 @@ def evaluate_scaled(
 
 
 @torch.no_grad()
-def evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
+def _evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
     """Evaluate the baseline: larger images are resized to the training size, or split into tiles of it."""
     settings = job.panel.settings
     sizes = [size for size in settings.test_sizes if size > settings.train_size and job.run.train_scaling is None]
@@ -82,6 +82,6 @@ def evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> di
     }
 
 
-def to_json(scores: Mapping[int, float]) -> dict[str, float]:
+def _to_json(scores: Mapping[int, float]) -> dict[str, float]:
     """Round scores, with the keys of JSON."""
     return {str(size): round(score, 4) for size, score in scores.items()}

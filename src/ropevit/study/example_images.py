@@ -75,7 +75,7 @@ def make_examples(panel: Panel, models: Mapping[str, ViT]) -> PanelExamples:
         models: A trained model for each embedding.
     """
     settings = panel.settings
-    draw = field_rows if isinstance(panel, FieldPanel) else zoom_rows
+    draw = _field_rows if isinstance(panel, FieldPanel) else _zoom_rows
     examples = [SizeExamples(size=size, rows=tuple(draw(panel, models, size))) for size in settings.test_sizes]  # pyright: ignore[reportArgumentType]
     labels = panel.labels if isinstance(panel, FieldPanel) else ()
     return PanelExamples(
@@ -89,32 +89,32 @@ def make_examples(panel: Panel, models: Mapping[str, ViT]) -> PanelExamples:
     )
 
 
-def field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: int = 4) -> list[ExampleRow]:
+def _field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: int = 4) -> list[ExampleRow]:
     """Return rows of canvases, true labels and predictions; the canvases of a size are always the same."""
     generator = make_generator(panel.name, panel.test_name, "pictures", size)
     canvases, truth = paint_canvases(*panel.test, size, count, panel.settings.canvas, generator)
     rows = [
-        ExampleRow(label="image", cells=tuple(ExampleCell(image=data_uri(to_image(one))) for one in canvases)),
-        ExampleRow(label="truth", cells=tuple(ExampleCell(image=data_uri(to_label_image(one))) for one in truth)),
+        ExampleRow(label="image", cells=tuple(ExampleCell(image=_data_uri(_to_image(one))) for one in canvases)),
+        ExampleRow(label="truth", cells=tuple(ExampleCell(image=_data_uri(_to_label_image(one))) for one in truth)),
     ]
     for name, model in models.items():
         predictions = panel.logits(model, normalise(canvases)).argmax(1)
         rows.append(
             ExampleRow(
                 label=position_label(name),
-                cells=tuple(ExampleCell(image=data_uri(to_label_image(one))) for one in predictions),
+                cells=tuple(ExampleCell(image=_data_uri(_to_label_image(one))) for one in predictions),
             )
         )
     return rows
 
 
-def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int = 8) -> list[ExampleRow]:
+def _zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int = 8) -> list[ExampleRow]:
     """Return rows of test images, true classes and each model's prediction."""
     pick = torch.linspace(0, len(panel.test) - 1, count).long()
     images, labels = resample(panel.test.images[pick], size), panel.test.labels[pick]
     classes = [printable(name) for name in panel.test.classes]
     rows = [
-        ExampleRow(label="image", cells=tuple(ExampleCell(image=data_uri(to_image(one))) for one in images)),
+        ExampleRow(label="image", cells=tuple(ExampleCell(image=_data_uri(_to_image(one))) for one in images)),
         ExampleRow(label="truth", cells=tuple(ExampleCell(text=classes[int(label)]) for label in labels)),
     ]
     for name, model in models.items():
@@ -125,13 +125,13 @@ def zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int
     return rows
 
 
-def to_image(image: Float[Tensor, "c H W"]) -> Image.Image:
+def _to_image(image: Float[Tensor, "c H W"]) -> Image.Image:
     """Convert pixel values from 0 to 255 to a PIL image."""
     values = image.round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)
     return Image.fromarray(values.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
-def to_label_image(labels: Int[Tensor, "H W"]) -> Image.Image:
+def _to_label_image(labels: Int[Tensor, "H W"]) -> Image.Image:
     """Convert a label map to a PIL image."""
     table = torch.tensor([rgb(code) for code in COLOURS], dtype=torch.uint8)
     return Image.fromarray(table[labels.cpu() % len(COLOURS)].numpy())
@@ -142,7 +142,7 @@ def rgb(code: str) -> Sequence[int]:
     return tuple(bytes.fromhex(code[1:]))
 
 
-def data_uri(image: Image.Image) -> str:
+def _data_uri(image: Image.Image) -> str:
     """Encode an image as a data URI."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")

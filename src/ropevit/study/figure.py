@@ -10,13 +10,13 @@ from ropevit.study.results import Curve, PanelResult
 
 #: RoPE scaling in training and in evaluation.
 Variant = tuple[str | None, str | None]
-NO_SCALING: Variant = (None, None)
+_NO_SCALING: Variant = (None, None)
 
 #: Legend entries in a row, per column of plots.
-LEGEND_COLUMNS = 3
+_LEGEND_COLUMNS = 3
 
 #: Titles of the panels.
-TITLES = {
+_TITLES = {
     "field": "field (larger field of view): a larger image shows more of the scene",
     "zoom": "zoom (higher resolution): a larger image is the same one with more pixels",
 }
@@ -24,7 +24,7 @@ TITLES = {
 #: Colour of the reference lines.
 GREY = "#777777"
 #: Background of text that is drawn over curves.
-WHITE = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
+_WHITE = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
 
 
 def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
@@ -55,13 +55,13 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
         legend = {
             text: line for axes in plots.flat for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        shown = min(len(legend), LEGEND_COLUMNS * columns)
+        shown = min(len(legend), _LEGEND_COLUMNS * columns)
         figure.legend(legend.values(), legend, loc="outside upper center", ncols=shown, frameon=False)
         figure.supxlabel(caption or None, fontsize=8, color="#555555")
     return figure
 
 
-def draw_panel(axes: Any, result: PanelResult, variant: Variant = NO_SCALING, alone: bool = True) -> None:
+def draw_panel(axes: Any, result: PanelResult, variant: Variant = _NO_SCALING, alone: bool = True) -> None:
     """Draw the curves of one panel and one variant, with the curves without RoPE scaling dotted behind them.
 
     Args:
@@ -73,18 +73,18 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = NO_SCALING, al
     mark_training(axes, result.train_size)
     for curve in result.curves:
         if curve.variant == variant:
-            draw_curve(axes, curve)
-        elif curve.variant == NO_SCALING:
+            _draw_curve(axes, curve)
+        elif curve.variant == _NO_SCALING:
             axes.plot(
                 curve.sizes, curve.mean, color=position_style(curve.embedding)[0], linewidth=1, linestyle=":", alpha=0.6
             )
-    draw_references(axes, result)
+    _draw_references(axes, result)
     seeds = len(result.seeds)
     spread = f"mean of {seeds} seeds, band ± 1 standard deviation" if seeds > 1 else "1 seed"
     title = (
-        f"{TITLES.get(result.panel, result.panel)}\n({spread})"
+        f"{_TITLES.get(result.panel, result.panel)}\n({spread})"
         if alone
-        else f"{result.panel}: {describe_variant(variant)}"
+        else f"{result.panel}: {_describe_variant(variant)}"
     )
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("test size (pixels)")
@@ -94,18 +94,18 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = NO_SCALING, al
     axes.set_ylim(bottom=0)  # a truncated axis exaggerates small differences
 
 
-def draw_references(axes: Any, result: PanelResult) -> None:
+def _draw_references(axes: Any, result: PanelResult) -> None:
     """Draw the floor and the baseline of resizing or tiling as dashed lines with labels."""
     if result.floor is not None:
         sizes = [size for size in result.sizes if size in result.floor.scores]
         scores = [result.floor.scores[size] for size in sizes]
         axes.plot(sizes, scores, color=GREY, linestyle="--", linewidth=1)
-        label_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
+        _label_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
     if result.baseline is not None:
         baseline = result.baseline
         known = dict(zip(baseline.sizes, baseline.mean, strict=True))
         whole = next(
-            curve for curve in result.curves if (curve.embedding, curve.variant) == (baseline.embedding, NO_SCALING)
+            curve for curve in result.curves if (curve.embedding, curve.variant) == (baseline.embedding, _NO_SCALING)
         )
         if result.train_size in whole.sizes:  # at the training size the baseline is the model itself
             known = {result.train_size: whole.mean[whole.sizes.index(result.train_size)], **known}
@@ -116,19 +116,19 @@ def draw_references(axes: Any, result: PanelResult) -> None:
             linestyle=(0, (4, 2)),
             linewidth=1.2,
         )
-        label_line(axes, baseline.label, (baseline.sizes[-1], baseline.mean[-1]))
+        _label_line(axes, baseline.label, (baseline.sizes[-1], baseline.mean[-1]))
 
 
-def label_line(axes: Any, text: str, end: tuple[float, float]) -> None:
+def _label_line(axes: Any, text: str, end: tuple[float, float]) -> None:
     """Write a label above the right end of a line."""
     shift = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-    axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4, bbox=WHITE)
+    axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4, bbox=_WHITE)
 
 
-def describe_variant(variant: Variant) -> str:
+def _describe_variant(variant: Variant) -> str:
     """Describe the RoPE scaling of a variant."""
     trained, evaluated = variant
-    if variant == NO_SCALING:
+    if variant == _NO_SCALING:
         return "as trained"
     parts = [f"trained with {trained}"] * (trained is not None) + [f"evaluated with {evaluated}"] * (
         evaluated is not None
@@ -136,7 +136,7 @@ def describe_variant(variant: Variant) -> str:
     return "\n".join([*parts, "(dotted: without RoPE scaling)"])
 
 
-def draw_curve(axes: Any, curve: Curve) -> None:
+def _draw_curve(axes: Any, curve: Curve) -> None:
     """Draw one embedding in its own colour and marker, with a band where there are several seeds."""
     colour, marker = position_style(curve.embedding)
     mean, spread = curve.mean, curve.spread

@@ -8,7 +8,7 @@ from ropevit.study.config import StudyConfig
 from ropevit.study.floor import MIN_SHARE, MIN_STANDARD_ERRORS
 from ropevit.study.settings import PanelSettings
 
-PANEL_TEXT = {
+_PANEL_TEXT = {
     "field": (
         "field (larger field of view): items are scattered over a shaded, noisy canvas, always at the same scale, and "
         "the model labels every pixel. A larger test canvas shows more of the scene, as in detection and segmentation."
@@ -20,7 +20,7 @@ PANEL_TEXT = {
     ),
 }
 
-FLOOR_TEXT = (
+_FLOOR_TEXT = (
     "Floor and baseline: the floor is the score of a model that learned nothing: it labels every pixel background "
     "(field), or always predicts the most frequent class (zoom). A score counts if it exceeds the floor by more than "
     f"{MIN_STANDARD_ERRORS} standard errors over the test images and by at least {MIN_SHARE:.0%} of the distance from "
@@ -29,7 +29,7 @@ FLOOR_TEXT = (
     "(zoom), or split into tiles of that size (field)."
 )
 
-FAIRNESS_TEXT = (
+_FAIRNESS_TEXT = (
     "Fair comparison: for each seed, all embeddings start from the same values of the weights that they share, and see "
     "the same images, crops and canvases in the same order for the same number of steps. An absolute embedding is "
     "resized to the test grid as in the published models (bicubic, not antialiased); RoPE uses the positions of the "
@@ -41,20 +41,20 @@ SCALING_TEXT = (
     "training size it changes nothing, to the bit. Sources and formulas: docs/scaling.md."
 )
 
-TRAIN_SCALING_TEXT = (
+_TRAIN_SCALING_TEXT = (
     "RoPE scaling in training: every model with RoPE was also trained with {scaling}, from the same weights, on the "
     "same images and with the same random draws for all; jitter is active in training alone, the rest of the scaling "
     "in evaluation too. The example images are from the models trained without."
 )
 
-TUNING_TEXT = (
+_TUNING_TEXT = (
     "Tuning: the settings were chosen on 1,000 of the embedded training images, held out for this purpose, with other "
     "seeds and never on the test images. The same learning rates were tried for every embedding; for the absolute "
     "embedding also its initial standard deviation, which decides how strong a baseline it is. The search and its "
     "results: docs/study.md."
 )
 
-OWN_DATA_TEXT = (
+_OWN_DATA_TEXT = (
     "These are your own images. The settings are those chosen on the embedded images, scaled to your training size; "
     "nothing was tuned on your images, for any embedding."
 )
@@ -71,15 +71,15 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     counts = f"{data['train_images']:,} training and {data['test_images']:,} test images"
     images = f"Data: {counts} of {len(data['classes'])} classes."
     names = ", ".join(position_label(name) for name in config.all_embeddings)
-    panels = [f"{PANEL_TEXT[panel]} {describe_settings(config.settings(panel))}" for panel in config.panels]
-    own = [] if config.data == "fashion" else [OWN_DATA_TEXT]
+    panels = [f"{_PANEL_TEXT[panel]} {_describe_settings(config.settings(panel))}" for panel in config.panels]
+    own = [] if config.data == "fashion" else [_OWN_DATA_TEXT]
     scaling = [SCALING_TEXT.format(scaling=", ".join(config.scaling))] if config.scaling else []
     if config.train_scaling:
-        scaling.append(TRAIN_SCALING_TEXT.format(scaling=", ".join(config.train_scaling)))
-    return [images, f"Compared: {names}.", *scaling, *panels, FLOOR_TEXT, FAIRNESS_TEXT, TUNING_TEXT, *own]
+        scaling.append(_TRAIN_SCALING_TEXT.format(scaling=", ".join(config.train_scaling)))
+    return [images, f"Compared: {names}.", *scaling, *panels, _FLOOR_TEXT, _FAIRNESS_TEXT, _TUNING_TEXT, *own]
 
 
-def describe_settings(settings: PanelSettings) -> str:
+def _describe_settings(settings: PanelSettings) -> str:
     """Describe the model and the training of a panel in two sentences."""
     return (
         f"Model: ViT of width {settings.width}, {settings.depth} blocks, {settings.heads} heads, patches of "

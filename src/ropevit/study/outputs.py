@@ -34,14 +34,14 @@ def write_outputs(config: StudyConfig, study: Mapping[str, Any]) -> Path:
     if results:
         save_figure(draw_curves(results), config.out / "curves")
     page = write_page(
-        study, make_all_examples(config, study), describe_method(config, study), planned=len(config.runs())
+        study, _make_all_examples(config, study), describe_method(config, study), planned=len(config.runs())
     )
     report = config.out / "report.html"
     write_text(report, page)
     return report
 
 
-def make_all_examples(config: StudyConfig, study: Mapping[str, Any]) -> list[PanelExamples]:
+def _make_all_examples(config: StudyConfig, study: Mapping[str, Any]) -> list[PanelExamples]:
     """Collect test images with the predictions of the first seed's models, for each panel with a model."""
     train, test = load_images(config, report=lambda _: None)
     drawn = []

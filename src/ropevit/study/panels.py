@@ -17,7 +17,7 @@ from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
 
 #: Tokens in one forward pass of an evaluation.
-TOKENS_PER_BATCH = 8192
+_TOKENS_PER_BATCH = 8192
 
 CheckStop = Callable[[], None]
 Transform = Callable[[Tensor], Tensor]
@@ -85,7 +85,7 @@ class ZoomPanel:
     floor_name = "always the most frequent class"
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
-        self.settings, self.train, self.test = settings, train, subsample(test, settings.test_images)
+        self.settings, self.train, self.test = settings, train, _subsample(test, settings.test_images)
         self.labels = train.classes
         self.classes: tuple[str, ...] | None = train.classes
         self.baseline_name = f"resized to {settings.train_size} px"
@@ -148,8 +148,8 @@ class FieldPanel:
         self.labels, train_labels = pixel_labels(train)
         _, test_labels = pixel_labels(test)
         self.train, self.test = (
-            (downsample_items(train.images, settings), train_labels),
-            (downsample_items(test.images, settings), test_labels),
+            (_downsample_items(train.images, settings), train_labels),
+            (_downsample_items(test.images, settings), test_labels),
         )
         self.test_name = test.name
         self.baseline_name = f"in tiles of {settings.train_size} px"
@@ -211,9 +211,9 @@ class FieldPanel:
         counts = torch.cat(
             [torch.stack([(truth == kind).sum((1, 2)) for kind in range(kinds)], 1) for _, truth in self.canvases(size)]
         )
-        rest = background_iou(counts.sum(0) - counts) if len(counts) > 1 else background_iou(counts)
+        rest = _background_iou(counts.sum(0) - counts) if len(counts) > 1 else _background_iou(counts)
         error = ((len(rest) - 1) * rest.var(correction=0)).sqrt().item()
-        return FloorScore(background_iou(counts.sum(0, keepdim=True)).item(), error)
+        return FloorScore(_background_iou(counts.sum(0, keepdim=True)).item(), error)
 
 
 PANEL_CLASSES: dict[str, type[ZoomPanel] | type[FieldPanel]] = {"field": FieldPanel, "zoom": ZoomPanel}
@@ -239,19 +239,19 @@ def vit_config(settings: PanelSettings, position: str, channels: int, outputs: i
 
 def batches(count: int, size: int, patch: int) -> Iterator[slice]:
     """Split `count` images into batches with about the same number of tokens for any image size."""
-    step = max(1, TOKENS_PER_BATCH // (size // patch) ** 2)
+    step = max(1, _TOKENS_PER_BATCH // (size // patch) ** 2)
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 
 
-def subsample(data: LabelledImages, count: int) -> LabelledImages:
+def _subsample(data: LabelledImages, count: int) -> LabelledImages:
     """Return a fixed random subset of `count` images; all if there are no more."""
     if len(data) <= count:
         return data
     return data.subset(torch.randperm(len(data), generator=make_generator("test images"))[:count].sort().values)
 
 
-def downsample_items(images: Tensor, settings: PanelSettings) -> Tensor:
+def _downsample_items(images: Tensor, settings: PanelSettings) -> Tensor:
     """Downsample items to the largest size at which they are pasted, so that pasting does not alias."""
     near = round(settings.canvas.item_size * settings.canvas.jitter)
     if images.shape[-1] <= near:
@@ -273,7 +273,7 @@ def mean_iou(confusion: Int[Tensor, "L L"]) -> float:
     return (hit[union > 0] / union[union > 0]).mean().item()
 
 
-def background_iou(counts: Int[Tensor, "M L"]) -> Float[Tensor, "M"]:
+def _background_iou(counts: Int[Tensor, "M L"]) -> Float[Tensor, "M"]:
     """Return the mean IoU in percent of labelling every pixel background, from pixel counts by label."""
     return 100 * counts[:, 0] / counts.sum(1) / (counts > 0).sum(1).clamp(min=1)
 

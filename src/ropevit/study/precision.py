@@ -19,12 +19,12 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise ValueError(f"got precision {name!r}; choose one of {', '.join(PRECISIONS)}")
     if name == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and has_matrix_units()
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else device.type == "cpu" and _has_matrix_units()
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def has_matrix_units() -> bool:
+def _has_matrix_units() -> bool:
     """Return whether the processor has bfloat16 matrix units (AMX); detected on Linux only."""
     info = Path("/proc/cpuinfo")
     return info.exists() and "amx_bf16" in info.read_text()

@@ -17,7 +17,7 @@ from ropevit.study.figure import draw_curves
 from ropevit.study.results import Curve, PanelResult, format_score, panel_results
 from ropevit.text import printable
 
-COST_NOTE = (
+_COST_NOTE = (
     "Time: forward and backward of one training batch, timed after training in one process with {threads} "
     "{unit}; the embeddings took turns, and each is compared with the first one of the same round (median and "
     "quartiles of {rounds} rounds). The model of this study is tiny: small operations weigh more than in a full-size "
@@ -65,7 +65,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
         "marked": any(FLOOR_MARK in cell["text"] for row in rows for cell in row["cells"]),
         "costs": costs,
         "timed": cost is not None,
-        "cost_note": COST_NOTE.format(**cost, unit="thread" if cost["threads"] == 1 else "threads") if cost else "",
+        "cost_note": _COST_NOTE.format(**cost, unit="thread" if cost["threads"] == 1 else "threads") if cost else "",
     }
 
 
@@ -116,7 +116,7 @@ def write_page(study: Mapping[str, Any], examples: Sequence[PanelExamples], meth
         done=len(study["runs"]),
         planned=planned,
         conclusions=conclusions(results, study["data"]),
-        curves=[curve_image(result) for result in results],
+        curves=[_curve_image(result) for result in results],
         tables=[score_table(result, costs.get(result.panel)) for result in results],
         at_floor=FLOOR_MARK,
         sheets=examples,
@@ -128,7 +128,7 @@ def write_page(study: Mapping[str, Any], examples: Sequence[PanelExamples], meth
     )
 
 
-def curve_image(result: PanelResult) -> dict[str, Any]:
+def _curve_image(result: PanelResult) -> dict[str, Any]:
     """Return the curves of one panel as a separate image, since panels are stacked on narrow screens."""
     image = base64.b64encode(figure_bytes(draw_curves([result]), "png")).decode()
     ways = len({curve.variant for curve in result.curves})

@@ -14,14 +14,14 @@ from ropevit.study.floor import Floor, read_floor
 
 #: Least number of seeds for the statement "every seed of one above every seed of the other": by chance it happens to
 #: two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.
-MIN_SEEDS = 3
+_MIN_SEEDS = 3
 
 
 #: Baselines for images larger than those of the training.
 BASELINE_LABELS = {"field": "in tiles of {size} px", "zoom": "resized to {size} px"}
 
 #: Most embeddings that a sentence names; the others are counted.
-MAX_LISTED = 5
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def panel_results(
     Raises:
         ValueError: If the runs were trained on different images.
     """
-    check_same_images(runs)
+    _check_same_images(runs)
     found = []
     for panel in dict.fromkeys(run["panel"] for run in runs):
         own = [run for run in runs if run["panel"] == panel]
@@ -167,14 +167,14 @@ def panel_results(
                 metric=first["metric"],
                 train_size=first["train_size"],
                 seeds=tuple(seeds),
-                curves=tuple(curve for rows in chosen for curve in make_curves(rows)),
+                curves=tuple(curve for rows in chosen for curve in _make_curves(rows)),
                 floor=read_floor((floors or {}).get(panel)),
             )
-            found.append(replace(result, baseline=make_baseline(result, chosen)))
+            found.append(replace(result, baseline=_make_baseline(result, chosen)))
     return found
 
 
-def check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
+def _check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
     """Raise ValueError for runs on different images; older runs without a fingerprint are not checked.
 
     Raises:
@@ -189,7 +189,7 @@ def check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
+def _make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
     """Return the curve of the baseline with the best embedding at the training size, if it was evaluated."""
     best = next((curve for curve in result.ranked(nearest_size(result)) if curve.variant == (None, None)), None)
     if best is None or result.panel not in BASELINE_LABELS:
@@ -206,7 +206,7 @@ def make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]
     return replace(best, sizes=sizes, scores=scores, baseline=label)
 
 
-def make_curves(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
+def _make_curves(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
     """Return the curves of trainings that differ only in the seed: plain, then one for each RoPE scaling."""
     methods = runs[0].get("scaled", {})  # older results have none
     return [make_curve(runs, method) for method in (None, *methods)]
@@ -242,31 +242,31 @@ def overall_summary(results: Sequence[PanelResult]) -> str:
     places = [(result, size) for result in results for size in result.sizes if result.above_floor(size)]
     at_and_above = [(result, size) for result, size in places if size >= result.train_size]
     below = [(result, size) for result, size in places if size < result.train_size]
-    parts = [f"at the training size and above, {most_often_best(at_and_above)}"] if at_and_above else []
+    parts = [f"at the training size and above, {_most_often_best(at_and_above)}"] if at_and_above else []
     if below:
-        parts.append(f"below {'it' if parts else 'the training size'}, {most_often_best(below)}")
+        parts.append(f"below {'it' if parts else 'the training size'}, {_most_often_best(below)}")
     told = f"In short: {'; '.join(parts)}"
     seeds = min(len(result.seeds) for result in results)
-    hint = "." if seeds >= MIN_SEEDS else f"; with {seeds} seed{'s' * (seeds > 1)} that is a hint and no proof."
+    hint = "." if seeds >= _MIN_SEEDS else f"; with {seeds} seed{'s' * (seeds > 1)} that is a hint and no proof."
     return told + hint
 
 
-def most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
+def _most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
     """Name the embedding that has the highest mean most often among some sizes of some panels."""
-    best = Counter(curve.label for result, size in places for curve in tied_best(result, size))
+    best = Counter(curve.label for result, size in places for curve in _tied_best(result, size))
     most = max(best.values())
     first, *others = [name for name, count in best.items() if count == most]
     if others:
         each = f"{', '.join((first, *others[:-1]))} and {others[-1]}"
         return f"{each} have the highest mean in {most} of {len(places)} measurements each"
     told = f"{first} has the highest mean in {most} of {len(places)} measurements"
-    if min(len(result.seeds) for result, _ in places) < MIN_SEEDS:
+    if min(len(result.seeds) for result, _ in places) < _MIN_SEEDS:
         return told
-    sure = sum(clearly_best(result, size) == first for result, size in places)
+    sure = sum(_clearly_best(result, size) == first for result, size in places)
     return f"{told}, in {sure or 'none'} of them with every seed above every seed of all others"
 
 
-def tied_best(result: PanelResult, size: int) -> list[Curve]:
+def _tied_best(result: PanelResult, size: int) -> list[Curve]:
     """List the curves whose mean at a size, as it is shown, is the highest."""
     ranked = result.ranked(size)
     return [
@@ -274,7 +274,7 @@ def tied_best(result: PanelResult, size: int) -> list[Curve]:
     ]
 
 
-def clearly_best(result: PanelResult, size: int) -> str | None:
+def _clearly_best(result: PanelResult, size: int) -> str | None:
     """Name the embedding that leads all others at a size in every seed, if there is one."""
     best, *others = result.ranked(size)
     return best.label if others and all(best.leads(other, size) for other in others) else None
@@ -289,8 +289,8 @@ def panel_summary(result: PanelResult) -> str:
     if len(result.ranked(result.sizes[-1])) == 1:
         return f"{result.panel}: only {result.curves[0].label} has scores that count, so there is nothing to compare."
     nearest = min(sizes, key=lambda size: abs(size - result.train_size))
-    parts = [compare_at_size(result, size) for size in dict.fromkeys((nearest, sizes[-1]))]
-    return f"{result.panel}: {'; '.join(parts)}{seed_warning(result)}."
+    parts = [_compare_at_size(result, size) for size in dict.fromkeys((nearest, sizes[-1]))]
+    return f"{result.panel}: {'; '.join(parts)}{_seed_warning(result)}."
 
 
 def nearest_size(result: PanelResult) -> int:
@@ -298,18 +298,18 @@ def nearest_size(result: PanelResult) -> int:
     return min(result.sizes, key=lambda size: abs(size - result.train_size))
 
 
-def compare_at_size(result: PanelResult, size: int) -> str:
+def _compare_at_size(result: PanelResult, size: int) -> str:
     """Name the best embedding at a size, and those that it leads in every seed."""
     best, *others = result.ranked(size)
     place = "at the training size" if size == result.train_size else f"at {size / result.train_size:.3g}x of it"
     place, best_score = f"{place} ({size} px)", format_score(best, size)
     if not others:
         return f"{place} {join_labels([best], size)} is alone"
-    level = tied_best(result, size)
+    level = _tied_best(result, size)
     if len(level) > 1:
         return f"{place} {join_labels(level, size)} are level at the top"
     told = f"{place} {best.label} has the highest mean, {best_score}"
-    if len(result.seeds) < MIN_SEEDS:
+    if len(result.seeds) < _MIN_SEEDS:
         return f"{told} (next: {others[0].label}, {format_score(others[0], size)})"
     behind = [other for other in others if best.leads(other, size)]
     level = [other for other in others if other not in behind]
@@ -324,17 +324,17 @@ def join_labels(curves: Sequence[Curve], size: int) -> str:
     """List embeddings with their scores: of many, the first few and how many more there are."""
     shown = [
         f"{curve.label} ({format_score(curve, size)})"
-        for curve in curves[: len(curves) if len(curves) <= MAX_LISTED else MAX_LISTED - 1]
+        for curve in curves[: len(curves) if len(curves) <= _MAX_LISTED else _MAX_LISTED - 1]
     ]
-    if len(curves) > MAX_LISTED:
+    if len(curves) > _MAX_LISTED:
         shown.append(f"{len(curves) - len(shown)} others")
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def seed_warning(result: PanelResult) -> str:
+def _seed_warning(result: PanelResult) -> str:
     """Return a warning where there are too few seeds for a conclusion."""
     count = len(result.seeds)
-    if count >= MIN_SEEDS:
+    if count >= _MIN_SEEDS:
         return ""
     return f" — with {count} seed{'s' * (count > 1)} small differences may be chance: --seeds 3 measures the spread"
 

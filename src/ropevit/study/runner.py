@@ -64,16 +64,16 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
     if config.out.exists() and not config.out.is_dir():
         raise ValueError(f"got the directory {config.out}, which is a file; give another with --out")
     with lock_folder(config.out):
-        check_directory(config)
-        return run_locked(config, report)
+        _check_directory(config)
+        return _run_locked(config, report)
 
 
-def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
+def _run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
     """Implement `run_study` while the directory is locked."""
     images = load_images(config, report)
-    seen, earlier = fingerprint(*images), earlier_results(config)
+    seen, earlier = fingerprint(*images), _earlier_results(config)
     known = check_images(config, seen, earlier.get("data", {}))
-    plan = plan_study(config, digest(seen))
+    plan = _plan_study(config, digest(seen))
     if plan.runs and not known:
         raise ValueError(
             f"{config.out} has no fingerprint of its images, so they cannot be compared with these; "
@@ -84,7 +84,7 @@ def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
         write_json(config.out / "images.json", seen)
     facts = {
         "environment": environment(plan.device, plan.dtype, plan.workers, plan.threads),
-        "data": describe_data(*images),
+        "data": _describe_data(*images),
         "skipped_files": sorted({*images[0].skipped, *images[1].skipped}),
         "floors": compute_floors(config, images),
         "costs": {},
@@ -93,18 +93,18 @@ def run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
         facts |= {key: earlier[key] for key in ("environment", "costs") if key in earlier}
     failed: list[dict[str, Any]] = []
     try:
-        completed = execute(plan, images, report, failed)
+        completed = _execute(plan, images, report, failed)
     finally:
-        results = write_results(plan, facts, failed)
+        results = _write_results(plan, facts, failed)
     if not completed:
         raise KeyboardInterrupt
     if results["complete"] and not results["costs"]:
         facts["costs"] = measure_costs(plan, images, report)
-        results = write_results(plan, facts, failed)
+        results = _write_results(plan, facts, failed)
     return results
 
 
-def earlier_results(config: StudyConfig) -> dict[str, Any]:
+def _earlier_results(config: StudyConfig) -> dict[str, Any]:
     """Read the results of an earlier call; {} if there are none.
 
     Raises:
@@ -131,7 +131,7 @@ def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]
     before = {name: {"images": data[f"{name}_images"]} for name in SPLITS if f"{name}_images" in data}
     before |= {"classes": data["classes"]} if "classes" in data else {}
     try:
-        before = check_complete(read_json(path), seen) if path.exists() else before
+        before = _check_complete(read_json(path), seen) if path.exists() else before
         other = describe_differences(before, seen)
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         raise ValueError(f"cannot read {path}: it is damaged; give another --out") from None
@@ -143,7 +143,7 @@ def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]
     return path.exists() or config.data == "fashion" or not any((config.out / "runs").glob("*/*"))
 
 
-def check_complete(stored: Any, seen: dict[str, Any]) -> dict[str, Any]:
+def _check_complete(stored: Any, seen: dict[str, Any]) -> dict[str, Any]:
     """Return a stored fingerprint if it has all keys of the current one.
 
     Raises:
@@ -157,11 +157,11 @@ def check_complete(stored: Any, seen: dict[str, Any]) -> dict[str, Any]:
     return stored
 
 
-def plan_study(config: StudyConfig, images: str) -> StudyPlan:
+def _plan_study(config: StudyConfig, images: str) -> StudyPlan:
     """Plan the missing runs, with the number of workers and threads."""
     device = resolve_device(config.device)
     missing = tuple(run for run in config.runs() if stored_result(config, run, images) is None)
-    workers, threads = share_cores(config, device, len(missing))
+    workers, threads = _share_cores(config, device, len(missing))
     return StudyPlan(
         config=config,
         runs=missing,
@@ -173,7 +173,7 @@ def plan_study(config: StudyConfig, images: str) -> StudyPlan:
     )
 
 
-def execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[str, Any]]) -> bool:
+def _execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[str, Any]]) -> bool:
     """Execute a plan, collecting failed runs; return whether it was completed, not interrupted."""
 
     def note(event: Event) -> None:
@@ -184,13 +184,13 @@ def execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[s
     for run in plan.config.runs():
         if run not in plan.runs:
             report(RunDone(run=run, result=stored_result(plan.config, run, plan.images) or {}, reused=True))
-    with stop_on_interrupt() as stopped:
+    with _stop_on_interrupt() as stopped:
         do_all = run_here if plan.workers == 1 else run_in_workers
         do_all(plan, images, note, stopped)
     return not stopped.is_set()
 
 
-def check_directory(config: StudyConfig) -> None:
+def _check_directory(config: StudyConfig) -> None:
     """Raise ValueError for a directory in which something would be overwritten or mixed up.
 
     Raises:
@@ -205,10 +205,10 @@ def check_directory(config: StudyConfig) -> None:
                 f"{config.out} holds a study already; add --resume to go on with it, or give another --out"
             )
         refuse_other_study(config, path)
-        remove_leftovers(config.out)
+        _remove_leftovers(config.out)
 
 
-def remove_leftovers(folder: Path) -> None:
+def _remove_leftovers(folder: Path) -> None:
     """Delete partial files of a killed process, and the images that it shared with its workers."""
     for part in [*folder.glob(".*.part"), *folder.glob("runs/*/.*.part")]:
         part.unlink(missing_ok=True)
@@ -228,7 +228,7 @@ def load_images(config: StudyConfig, report: Report) -> Images:
     )
 
 
-def describe_data(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
+def _describe_data(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
     """Return entry `data` of `results.json`: name, source, classes and numbers of images."""
     return {
         "name": train.name.removesuffix("/train"),
@@ -240,7 +240,7 @@ def describe_data(train: LabelledImages, test: LabelledImages) -> dict[str, Any]
     }
 
 
-def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[int, int]:
+def _share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[int, int]:
     """Return the number of worker processes and the threads of each."""
     if device.type != "cpu":
         return 1, torch.get_num_threads()
@@ -249,7 +249,7 @@ def share_cores(config: StudyConfig, device: torch.device, runs: int) -> tuple[i
     return workers, max(1, cores // workers)
 
 
-def write_results(plan: StudyPlan, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
+def _write_results(plan: StudyPlan, facts: dict[str, Any], failed: list[dict[str, Any]]) -> dict[str, Any]:
     """Collect the results of all runs in `results.json`."""
     config = plan.config
     found = [result for run in config.runs() if (result := stored_result(config, run, plan.images)) is not None]
@@ -260,7 +260,7 @@ def write_results(plan: StudyPlan, facts: dict[str, Any], failed: list[dict[str,
 
 
 @contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
+def _stop_on_interrupt() -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into an event, so that a step is always completed; a second one interrupts immediately."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -115,7 +115,7 @@ FASHION = {
 }
 
 #: The embedded images within a minute: small batches make the most of few images.
-FASHION_QUICK = {
+_FASHION_QUICK = {
     "field": replace(FASHION["field"], steps=250, test_sizes=(16, 32, 64), test_canvases=50),
     "zoom": replace(FASHION["zoom"], steps=150, batch_size=32, test_sizes=(16, 28, 56), test_images=500),
 }
@@ -124,16 +124,16 @@ FASHION_QUICK = {
 _PASTED = replace(FASHION["field"].canvas, item_size=40, cutout=False)
 
 #: A user's own images: as many tokens as with the embedded ones, from patches twice as large.
-FOLDER = {
+_FOLDER = {
     "field": replace(
         FASHION["field"], patch_size=8, train_size=64, test_sizes=(32, 48, 64, 96, 128, 192), canvas=_PASTED
     ),
     "zoom": replace(FASHION["zoom"], patch_size=8, train_size=64, test_sizes=(32, 48, 64, 80, 96, 112, 128)),
 }
 
-FOLDER_QUICK = {
-    "field": replace(FOLDER["field"], steps=250, test_sizes=(32, 64, 128), test_canvases=50),
-    "zoom": replace(FOLDER["zoom"], steps=150, batch_size=32, test_sizes=(32, 64, 128), test_images=500),
+_FOLDER_QUICK = {
+    "field": replace(_FOLDER["field"], steps=250, test_sizes=(32, 64, 128), test_canvases=50),
+    "zoom": replace(_FOLDER["zoom"], steps=150, batch_size=32, test_sizes=(32, 64, 128), test_images=500),
 }
 
 
@@ -141,5 +141,10 @@ def preset(data: str, panel: str, quick: bool = False) -> PanelSettings:
     """Return the preset of a panel for the embedded images (`fashion`) or a user's own (any path)."""
     if panel not in PANELS:
         raise ValueError(f"got panel {panel!r}; choose one of {', '.join(PANELS)}")
-    table = {(True, False): FASHION, (True, True): FASHION_QUICK, (False, False): FOLDER, (False, True): FOLDER_QUICK}
+    table = {
+        (True, False): FASHION,
+        (True, True): _FASHION_QUICK,
+        (False, False): _FOLDER,
+        (False, True): _FOLDER_QUICK,
+    }
     return table[data == "fashion", quick][panel]

@@ -14,7 +14,7 @@ from ropevit.study.settings import as_json
 from ropevit.weights.errors import first_line
 
 #: Options that may grow when a study goes on.
-EXTENDABLE = ("seeds", "scaling", "train_scaling", "test_sizes")
+_EXTENDABLE = ("seeds", "scaling", "train_scaling", "test_sizes")
 
 
 def stored_result(config: StudyConfig, run: Run, images: str | None = None) -> dict[str, Any] | None:
@@ -57,7 +57,7 @@ def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, An
         result = read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {first_line(error)}; {hint}") from None
-    if not is_result(result):
+    if not _is_result(result):
         raise ValueError(f"{path} is damaged: it holds no result; {hint}")
     if "digest" in result and digest({key: result[key] for key in result if key != "digest"}) != result["digest"]:
         raise ValueError(f"{path} is damaged: its checksum is another; {hint}")
@@ -72,7 +72,7 @@ def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, An
     return result
 
 
-def is_result(content: Any) -> bool:
+def _is_result(content: Any) -> bool:
     """Tell whether something has the fields of a run's result that others rely on."""
     kinds = {"metric": str, "train_size": int, "parameters": int, "step_ms": int | float}
     kinds |= {"train_seconds": int | float, "eval_seconds": int | float}
@@ -81,10 +81,10 @@ def is_result(content: Any) -> bool:
     scaled = content.get("scaled", {})
     if not isinstance(scaled, dict):
         return False
-    return all(map(is_score_table, (content.get("scores"), content.get("baseline", {}), *scaled.values())))
+    return all(map(_is_score_table, (content.get("scores"), content.get("baseline", {}), *scaled.values())))
 
 
-def is_score_table(content: Any) -> bool:
+def _is_score_table(content: Any) -> bool:
     """Tell whether something holds a score in percent for each size."""
     return isinstance(content, dict) and all(
         size.isdecimal() and isinstance(score, int | float) and 0 <= score <= 100 for size, score in content.items()
@@ -100,8 +100,8 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
     asked = config.to_dict()
     try:
         stored = read_json(path)
-        different = sorted({*changed_options(stored, asked), *shrunk_options(stored, asked)})
-        sides = largest_size(stored, "zoom"), largest_size(asked, "zoom")
+        different = sorted({*_changed_options(stored, asked), *_shrunk_options(stored, asked)})
+        sides = _largest_size(stored, "zoom"), _largest_size(asked, "zoom")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         why = first_line(error) if isinstance(error, OSError | ValueError) else "it holds no config of a study"
         raise ValueError(f"cannot read {path}: {why}; give another --out") from error
@@ -118,17 +118,17 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
         )
 
 
-def changed_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+def _changed_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
     """Name the options that are others, those apart that may differ or grow."""
-    compared = ({**stored, "settings": training_fields(stored)}, {**asked, "settings": training_fields(asked)})
+    compared = ({**stored, "settings": _training_fields(stored)}, {**asked, "settings": _training_fields(asked)})
     return {
         key
-        for key in {*stored, *asked} - {*EXECUTION_FIELDS, *EXTENDABLE}
+        for key in {*stored, *asked} - {*EXECUTION_FIELDS, *_EXTENDABLE}
         if compared[0].get(key) != compared[1].get(key)  # a study from before there was an option lacks it
     }
 
 
-def training_fields(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _training_fields(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Give the settings of each panel that its trainings depend on."""
     return {
         panel: {name: value for name, value in settings.items() if name != "test_sizes"}
@@ -136,7 +136,7 @@ def training_fields(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def shrunk_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
+def _shrunk_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
     """Name the growing options of which less is asked for than there is."""
     less = {name for name in ("scaling", "train_scaling") if not {*(stored.get(name) or ())} <= {*(asked[name] or ())}}
     if asked["seeds"] < stored["seeds"]:
@@ -146,7 +146,7 @@ def shrunk_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[s
     return less if all(before <= now for before, now in sizes) else {*less, "test_sizes"}
 
 
-def largest_size(config: Mapping[str, Any], panel: str) -> int:
+def _largest_size(config: Mapping[str, Any], panel: str) -> int:
     """Give the largest side in pixels at which a panel looks at an image, 0 where there is no such panel."""
     settings = config["settings"].get(panel)
     return 0 if settings is None else max(settings["train_size"], *settings["test_sizes"])

@@ -57,7 +57,7 @@ def train(job: RunJob) -> dict[str, Any]:
     known = stored_scores(job, trained=state.step == settings.steps)
     truncate_log(job.folder / "log.jsonl", state.step)
     job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
-    run_steps(state, job)
+    _run_steps(state, job)
     result = {
         **asdict(job.run),
         "metric": job.panel.metric,
@@ -69,11 +69,11 @@ def train(job: RunJob) -> dict[str, Any]:
         "settings": settings.to_dict(),
         "images": job.images,
     }
-    save_model_of_run(state.model, job)
+    _save_model_of_run(state.model, job)
     return write_result(job.folder / "result.json", result)
 
 
-def save_model_of_run(model: ViT, job: RunJob) -> None:
+def _save_model_of_run(model: ViT, job: RunJob) -> None:
     """Save the trained model with its class names and the normalisation of its images."""
     settings, classes = job.panel.settings, job.panel.classes
     facts = {**asdict(job.run), "train_size": settings.train_size, "labels": list(job.panel.labels)}
@@ -115,7 +115,7 @@ def rescale_init(blocks: nn.Module) -> None:
             module.weight.mul_(module.in_features**-0.5 / 0.02)
 
 
-def run_steps(state: RunState, job: RunJob) -> None:
+def _run_steps(state: RunState, job: RunJob) -> None:
     """Run the remaining steps, with checkpoints at regular intervals and before stopping."""
     settings = job.panel.settings
     every = max(1, math.ceil(settings.steps / NUM_CHECKPOINTS))
@@ -153,7 +153,7 @@ def take_step(state: RunState, job: RunJob, lr: float) -> float:
         DivergedError: If the loss is not finite; the weights stay as they were.
     """
     images, targets = job.panel.batch(job.run.seed, state.step)
-    with autocast(job.device, job.dtype), step_seed(job, state.step):
+    with autocast(job.device, job.dtype), _step_seed(job, state.step):
         loss = job.panel.loss(state.model, images, targets)
     value = loss.item()
     if not math.isfinite(value):
@@ -169,7 +169,7 @@ def take_step(state: RunState, job: RunJob, lr: float) -> float:
 
 
 @contextlib.contextmanager
-def step_seed(job: RunJob, step: int) -> Iterator[None]:
+def _step_seed(job: RunJob, step: int) -> Iterator[None]:
     """Seed coordinate jitter from the panel, the seed and the step alone.
 
     All embeddings get the same jitter, a resumed run is exact, and PyTorch's generators are restored afterwards.

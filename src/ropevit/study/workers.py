@@ -24,7 +24,7 @@ from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import train
 
 #: Seconds between two looks at the workers and at the stop event.
-POLL = 0.2
+_POLL = 0.2
 #: Start of the name of the folder in which workers find the images.
 SHARED_IMAGES = ".images-"
 
@@ -48,14 +48,14 @@ class StudyPlan:
 
 def run_here(plan: StudyPlan, images: Images, report: Report, stopped: threading.Event) -> None:
     """Do the runs one after the other in this process, until done or stopped."""
-    panels = make_panels(plan, (images[0].to(plan.device), images[1].to(plan.device)))
+    panels = _make_panels(plan, (images[0].to(plan.device), images[1].to(plan.device)))
     for run in plan.runs:
         if stopped.is_set():
             return
-        execute_run(plan, panels, run, report, stopped)
+        _execute_run(plan, panels, run, report, stopped)
 
 
-def make_panels(plan: StudyPlan, images: Images) -> Panels:
+def _make_panels(plan: StudyPlan, images: Images) -> Panels:
     """Make each panel once, when it is first needed: preparing a user's images can take a while."""
 
     @functools.cache
@@ -65,7 +65,7 @@ def make_panels(plan: StudyPlan, images: Images) -> Panels:
     return panel
 
 
-def execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stopped: Any) -> None:
+def _execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stopped: Any) -> None:
     """Do one run and report how it ended; `stopped` is an event of threads or of processes."""
     parent = os.getppid()
     try:
@@ -100,12 +100,12 @@ def run_in_workers(plan: StudyPlan, images: Images, report: Report, stopped: thr
         store = Path(folder) / "images.pt"
         torch.save([dict(vars(part)) for part in images], store)
         arguments = (plan, store, tasks, events, stop)
-        processes = [context.Process(target=run_worker, args=arguments, daemon=True) for _ in range(plan.workers)]
+        processes = [context.Process(target=_run_worker, args=arguments, daemon=True) for _ in range(plan.workers)]
         try:
-            with ignore_interrupts():
+            with _ignore_interrupts():
                 for process in processes:
                     process.start()
-            listen(plan, processes, events, report, stopped, stop)
+            _listen(plan, processes, events, report, stopped, stop)
         finally:
             stop.set()
             for process in processes:
@@ -115,7 +115,7 @@ def run_in_workers(plan: StudyPlan, images: Images, report: Report, stopped: thr
 
 
 @contextlib.contextmanager
-def ignore_interrupts() -> Iterator[None]:
+def _ignore_interrupts() -> Iterator[None]:
     """Let processes that start here be born deaf to Ctrl-C: importing torch, they could only print a traceback."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may change what a signal does
@@ -127,20 +127,20 @@ def ignore_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def run_worker(plan: StudyPlan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
+def _run_worker(plan: StudyPlan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
     """Do runs until there are none left: the main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells by the event
     torch.set_num_threads(plan.threads)
     train, test = (LabelledImages(**part) for part in torch.load(store, mmap=True, weights_only=True))
-    panels = make_panels(plan, (train, test))
+    panels = _make_panels(plan, (train, test))
     while not stop.is_set():
         run = tasks.get()
         if run is None:
             return
-        execute_run(plan, panels, run, events.put, stop)
+        _execute_run(plan, panels, run, events.put, stop)
 
 
-def listen(
+def _listen(
     plan: StudyPlan, processes: Sequence[BaseProcess], events: Any, report: Report, stopped: threading.Event, stop: Any
 ) -> None:
     """Pass events on until every run has ended or every worker is gone; report the runs of a worker that died."""
@@ -150,7 +150,7 @@ def listen(
             stop.set()
         alive = any(process.is_alive() for process in processes)
         try:
-            event = events.get(timeout=POLL)
+            event = events.get(timeout=_POLL)
         except queue.Empty:
             if alive:
                 continue

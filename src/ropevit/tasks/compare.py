@@ -13,7 +13,7 @@ from ropevit.tasks.common.evaluation import read_curve
 from ropevit.tasks.registry import TASKS
 
 #: What sets the figures of a published model apart from the paper's, which were measured with each at its default.
-PAPER = {"protocol": "paper", "crop": None, "real": None, "scaling": None}
+_PAPER = {"protocol": "paper", "crop": None, "real": None, "scaling": None}
 
 
 def read_evaluations(folders: Sequence[Path], option: str = "--evals") -> Evaluations:
@@ -33,17 +33,17 @@ def read_evaluations(folders: Sequence[Path], option: str = "--evals") -> Evalua
     if task is None:
         raise ValueError(f"{folders[0]} does not say what was measured, as evaluations did before; measure it again")
     curves = tuple(
-        replace(read_curve(folder, task.get("result"), found[0], option), paper=paper_figures(folder, settings))
+        replace(read_curve(folder, task.get("result"), found[0], option), paper=_paper_figures(folder, settings))
         for folder, settings in zip(folders, found, strict=True)
     )
     title = f"{metric} on {found[0]['config'].get('data')}"
     return Evaluations(curves=curves, metric=metric, title=title, unit=task.metric.unit)
 
 
-def paper_figures(folder: Path, settings: Mapping[str, Any]) -> dict[int, PublishedResult]:
+def _paper_figures(folder: Path, settings: Mapping[str, Any]) -> dict[int, PublishedResult]:
     """Give the paper's figures for what was measured: its model, as it does, on all classes of ImageNet-1k."""
     config, name = settings["config"], settings["model"].get("model")
-    if name is None or any(config.get(key) != value for key, value in PAPER.items()):
+    if name is None or any(config.get(key) != value for key, value in _PAPER.items()):
         return {}
     names = {line["name"] for line in read_csv(folder / CLASSES)}
     return curve(name) if names == set(imagenet_classes()) else {}

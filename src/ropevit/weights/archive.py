@@ -23,12 +23,12 @@ def archive_damage(path: Path) -> str | None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return directory_fault(archive) or wrong_record(archive)
+            return _directory_fault(archive) or _wrong_record(archive)
     except Exception as error:  # a damaged archive can raise anything: see zipfile, zlib, struct
         return first_line(error)
 
 
-def directory_fault(archive: zipfile.ZipFile) -> str | None:
+def _directory_fault(archive: zipfile.ZipFile) -> str | None:
     """Return a fault of the directory that Python's reader accepts but torch interprets differently."""
     records = archive.infolist()
     names = [record.filename.lower() for record in records]  # torch finds names in either case
@@ -44,7 +44,7 @@ def directory_fault(archive: zipfile.ZipFile) -> str | None:
     return None
 
 
-def wrong_record(archive: zipfile.ZipFile) -> str | None:
+def _wrong_record(archive: zipfile.ZipFile) -> str | None:
     """Return the first record with a wrong checksum."""
     wrong = archive.testzip()
     return f"the checksum of {wrong} is wrong" if wrong else None

@@ -23,7 +23,7 @@ from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 
 #: Allowed file suffixes by layout; only safetensors have a header, which the ropevit layout needs for the config.
-CONTAINERS = {
+_CONTAINERS = {
     "ropevit": (".safetensors",),
     "published": (".bin", ".pth", ".safetensors"),
     "timm": (".safetensors", ".bin", ".pth"),
@@ -82,12 +82,12 @@ def convert(
     Raises:
         WeightsError: If the source cannot be read, is another model, or cannot be stored in the layout.
     """
-    path = check_destination(Path(destination), to, overwrite)
+    path = _check_destination(Path(destination), to, overwrite)
     checkpoint = read_checkpoint(source, revision)
     found = parse_checkpoint(checkpoint, ema)
-    config = found_config(found, model, to)
+    config = _found_config(found, model, to)
     if to != "ropevit":
-        check_expressible(config, to, found.source)
+        _check_expressible(config, to, found.source)
     with torch.device("meta"):
         like = build_model(config)
     state, report = match_state_dict(like, found)
@@ -96,23 +96,23 @@ def convert(
     if found.config is not None:
         classes = stored_classes(checkpoint.metadata, found.num_classes, found.source)
         metadata = stored_facts(checkpoint.metadata, found.source)
-    theirs = from_ours(state, to, config) | (derived_tables(config) if to == "published" else {})
+    theirs = from_ours(state, to, config) | (_derived_tables(config) if to == "published" else {})
     write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(found.source, path, (found.layout, to), len(theirs), report.dropped, config)
 
 
-def check_destination(path: Path, to: str, overwrite: bool) -> Path:
+def _check_destination(path: Path, to: str, overwrite: bool) -> Path:
     """Raise WeightsError for an unknown layout, a wrong suffix or an existing file, before anything is read."""
-    if to not in CONTAINERS:
-        raise WeightsError(f"no layout named {to!r}; choose one of {', '.join(CONTAINERS)}")
-    if path.suffix not in CONTAINERS[to]:
-        raise WeightsError(f"got {str(path)!r}; a file in {to} layout ends in {' or '.join(CONTAINERS[to])}")
+    if to not in _CONTAINERS:
+        raise WeightsError(f"no layout named {to!r}; choose one of {', '.join(_CONTAINERS)}")
+    if path.suffix not in _CONTAINERS[to]:
+        raise WeightsError(f"got {str(path)!r}; a file in {to} layout ends in {' or '.join(_CONTAINERS[to])}")
     if path.is_dir() or (path.exists() and not overwrite):
         raise WeightsError(f"{path} exists; choose another name, or pass overwrite=True to replace a file")
     return path
 
 
-def found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) -> Config:
+def _found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) -> Config:
     """Return the config of a checkpoint: from the caller, its header, its name, or its shapes.
 
     Raises:
@@ -129,20 +129,20 @@ def found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) -
         return found.config
     name = model or claimed_name(found.source)
     if name is None:
-        return inferred_config(facts, found.source, to)
-    config = replace(get_config(name), num_classes=facts.fields["num_classes"], img_size=made_for(facts, found.source))
+        return _inferred_config(facts, found.source, to)
+    config = replace(get_config(name), num_classes=facts.fields["num_classes"], img_size=_made_for(facts, found.source))
     if config.windowed and facts.architecture == architecture(config):
         return replace(config, window_size=facts.start["window_size"])
     return config
 
 
-def derived_tables(config: Config) -> dict[str, Tensor]:
+def _derived_tables(config: Config) -> dict[str, Tensor]:
     """Compute the tables that a file in the published layout has besides weights."""
     make = ARCHITECTURES[architecture(config)].weights.derived_tables
     return {} if make is None else make(config)
 
 
-def inferred_config(facts: InferredModel, source: str, to: str) -> Config:
+def _inferred_config(facts: InferredModel, source: str, to: str) -> Config:
     """Infer the config from shapes; heads that shapes do not show are those of registered models of that width."""
     if "tubelet" in facts.fields:
         raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
@@ -150,9 +150,9 @@ def inferred_config(facts: InferredModel, source: str, to: str) -> Config:
     kind = ARCHITECTURES[facts.architecture].config
     same = [config for config in MODELS.values() if type(config) is kind and config.width == facts.fields["width"]]
     heads = facts.heads or next((config.heads for config in same), None)
-    told = {"heads": heads, "img_size": made_for(facts, source), **facts.start, **facts.fields}
+    told = {"heads": heads, "img_size": _made_for(facts, source), **facts.start, **facts.fields}
     configs = [kind(position=position, **told) for position in positions] if heads else []
-    same_file = to != "ropevit" and len({tuple(derived_tables(config)) for config in configs}) == 1
+    same_file = to != "ropevit" and len({tuple(_derived_tables(config)) for config in configs}) == 1
     if not configs or (len(configs) > 1 and not same_file):
         known = f"with {heads} heads" if heads else f"nor how many heads share its {facts.fields['width']} channels"
         raise WeightsError(
@@ -162,7 +162,7 @@ def inferred_config(facts: InferredModel, source: str, to: str) -> Config:
     return configs[0]
 
 
-def made_for(facts: InferredModel, source: str) -> tuple[int, int]:
+def _made_for(facts: InferredModel, source: str) -> tuple[int, int]:
     """Return the image size of the file's tables."""
     grid = square_grid(facts.patches)
     if grid is None:
@@ -170,7 +170,7 @@ def made_for(facts: InferredModel, source: str) -> tuple[int, int]:
     return grid[0] * facts.fields["patch_size"], grid[1] * facts.fields["patch_size"]
 
 
-def check_expressible(config: Config, to: str, source: str) -> None:
+def _check_expressible(config: Config, to: str, source: str) -> None:
     """Refuse a model that would silently become another one in a layout that has no config."""
     row = ARCHITECTURES[architecture(config)]
     if to not in row.weights.written:

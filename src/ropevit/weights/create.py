@@ -50,14 +50,14 @@ def create_model(
     if config.trained_grid is None and (grid := trained_grid(found, name)) != config.attention_grid:
         config = replace(config, trained_grid=grid)
     if config.is_video and not found.is_video:
-        return from_images(config, found, num_classes)
+        return _from_images(config, found, num_classes)
     model = build_model(config)
     replace_head = num_classes is not None and found.num_classes not in (None, num_classes)
     log.info("%s", load_parsed(model, found, replace_head))
     return model
 
 
-def from_images(config: Any, found: ParsedCheckpoint, num_classes: int | None) -> Model:
+def _from_images(config: Any, found: ParsedCheckpoint, num_classes: int | None) -> Model:
     """Build a video model from the weights of an image model; see `ropevit.models.inflate`."""
     model: Any = build_model(replace(config, frames=None, tubelet=1, pairs=getattr(found.config, "pairs", None)))
     log.info("%s", load_parsed(model, found, num_classes is not None and found.num_classes not in (None, num_classes)))

@@ -12,7 +12,7 @@ from ropevit.weights.match import HEAD, LoadReport, check_implied, match_state_d
 from ropevit.weights.parse import parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint
 
-UNUSED = "of the classifier; the backbone does without it"
+_UNUSED = "of the classifier; the backbone does without it"
 
 
 def load_dense_weights(
@@ -52,5 +52,5 @@ def load_dense_weights(
     state = {name: value for name, value in state.items() if name in own}
     load_all_or_nothing(backbone.body, state, found.source)
     new = tuple(name for name in backbone.state_dict() if name.removeprefix("body.") not in state)
-    dropped = {**report.dropped, **dict.fromkeys(unused, UNUSED)}
+    dropped = {**report.dropped, **dict.fromkeys(unused, _UNUSED)}
     return replace(report, loaded=len(state), dropped=dropped, head_replaced=False, new=new)

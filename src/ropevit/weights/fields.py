@@ -81,7 +81,7 @@ def check_value(value: Any, hint: Any, name: str) -> Any:
     raise ValueError(f"got {name}={short(value)}; expected {' or '.join(map(describe, options))}")
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Return whether a value is a finite number (not a boolean) within the range of float."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -89,16 +89,16 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def is_whole(value: Any) -> bool:
+def _is_whole(value: Any) -> bool:
     """Return whether a value is an integer (not a boolean) of at most LARGEST."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 TESTS: dict[Any, Callable[[Any], bool]] = {
     bool: lambda value: isinstance(value, bool),
-    int: is_whole,
+    int: _is_whole,
     Integral: lambda value: isinstance(value, int) and not isinstance(value, bool),
-    float: is_number,
+    float: _is_number,
     str: lambda value: isinstance(value, str),
     types.NoneType: lambda value: value is None,
 }

@@ -9,10 +9,10 @@ from ropevit.models.registry import PUBLISHED
 from ropevit.weights.errors import WeightsError, first_line
 
 #: Account that holds the published weights.
-OWNER = "naver-ai"
+_OWNER = "naver-ai"
 
 #: Files to ask for, by account; an account that is not listed may have either.
-FILES = {OWNER: ("pytorch_model.bin",), "timm": ("model.safetensors",)}
+FILES = {_OWNER: ("pytorch_model.bin",), "timm": ("model.safetensors",)}
 ANY_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -27,7 +27,7 @@ def hub_id(name: str) -> str:
             f"no published weights for {name!r}; choose one that list_models(pretrained=True) or `ropevit models "
             "--published` names, or give a path or a hub id of your own"
         )
-    return f"{OWNER}/{name}"
+    return f"{_OWNER}/{name}"
 
 
 def fetch(repo: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
@@ -56,12 +56,12 @@ def fetch(repo: str, revision: str | None = None, cache_dir: str | Path | None =
         except errors.EntryNotFoundError as error:
             missing = error
         except Exception as error:
-            raise WeightsError(explain(error, repo, revision)) from error
+            raise WeightsError(_explain(error, repo, revision)) from error
     assert missing is not None
-    raise WeightsError(explain(missing, repo, revision)) from missing
+    raise WeightsError(_explain(missing, repo, revision)) from missing
 
 
-def explain(error: Exception, repo: str, revision: str | None) -> str:
+def _explain(error: Exception, repo: str, revision: str | None) -> str:
     """Return a one-line message about a failed download, with what to do."""
     at = f"{repo!r} at revision {revision!r}" if revision else repr(repo)
     if isinstance(error, errors.LocalEntryNotFoundError):

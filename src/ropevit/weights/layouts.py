@@ -14,7 +14,7 @@ from ropevit.weights.errors import WeightsError
 from ropevit.weights.parse import TRAINING
 
 #: Maximum number of layers stacked in one tensor.
-MOST_LAYERS = 1000
+_MOST_LAYERS = 1000
 
 
 def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict[str, Any], dict[str, str]]:
@@ -31,26 +31,26 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
     Raises:
         WeightsError: If an entry is neither a weight nor a known extra.
     """
-    reasons = {key: extra_reason(key) for key in state}
+    reasons = {key: _extra_reason(key) for key in state}
     ours = {key: value for key, value in state.items() if reasons[key] is None}
-    wrong = [key for key, value in ours.items() if not is_weight(value)]
+    wrong = [key for key, value in ours.items() if not _is_weight(value)]
     if wrong:
         raise WeightsError(f"entries that are no dense floating-point tensors: {join_names(wrong)}; give weights only")
     ours = {key: value.detach() for key, value in ours.items()}
     heads = config.heads if isinstance(config.heads, int) else None
-    for row in rows_of(config, layout):
+    for row in _rows_of(config, layout):
         found = [(numbers, ours.pop(row.theirs.format(*numbers))) for numbers in match_keys(row.theirs, ours)]
         for numbers, tensor in found:
             ours |= split(row, earlier(row, numbers), tensor, heads)
     return ours, {key: why for key, why in reasons.items() if why}
 
 
-def rows_of(config: Config, layout: str) -> tuple[KeyPattern, ...]:
+def _rows_of(config: Config, layout: str) -> tuple[KeyPattern, ...]:
     """Return the key patterns in which a layout of an architecture differs."""
     return ARCHITECTURES[architecture(config)].weights.layouts.get(layout, ())
 
 
-def is_weight(value: Any) -> bool:
+def _is_weight(value: Any) -> bool:
     """Return whether a value is a dense floating-point tensor."""
     return isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
 
@@ -68,12 +68,12 @@ def split(row: KeyPattern, numbers: tuple[str, ...], tensor: Tensor, heads: int 
         tensor = tensor.unflatten(-1, (heads, -1))
     if row.ours.count("{}") == len(numbers):
         return {row.ours.format(*numbers): tensor}
-    if tensor.ndim < 2 or tensor.shape[1] > MOST_LAYERS:
+    if tensor.ndim < 2 or tensor.shape[1] > _MOST_LAYERS:
         return {row.theirs: tensor}
     return {row.ours.format(*numbers, layer): part for layer, part in enumerate(tensor.unbind(1))}
 
 
-def extra_reason(key: str) -> str | None:
+def _extra_reason(key: str) -> str | None:
     """Return the reason for dropping an entry, or None if it is a weight."""
     if key in TRAINING:
         return "training state"
@@ -84,7 +84,7 @@ def extra_reason(key: str) -> str | None:
 def from_ours(state: Mapping[str, Tensor], layout: str, config: Config) -> dict[str, Tensor]:
     """Convert weights from the ropevit layout to another, bit for bit; without its derived tables."""
     theirs = dict(state)
-    for row in rows_of(config, layout):
+    for row in _rows_of(config, layout):
         found = [(numbers, theirs.pop(row.ours.format(*numbers))) for numbers in match_keys(row.ours, theirs)]
         if not found:
             continue

@@ -93,12 +93,12 @@ def match_state_dict(
     if "pos_embed" not in own and state.pop("pos_embed", None) is not None:
         dropped["pos_embed"] = "the model has no absolute embedding"
     dropped |= drop_fixed(state, model.config, found.source)
-    resized = resize_tables(state, own) | resize_steps(state, own) | resize(state, own, model.config, found, grid)
+    resized = _resize_tables(state, own) | _resize_steps(state, own) | resize(state, own, model.config, found, grid)
     wanted = {name: value for name, value in own.items() if not (replace_head and name in HEAD)}
     config = replace(model.config, num_classes=found.num_classes or 0) if replace_head else model.config
     check_shapes(state, wanted, found, config)
     check_rotation(model.config, found)
-    check_claim(model.config, found)
+    _check_claim(model.config, found)
     return state, LoadReport(found.source, found.layout, len(state), dropped, resized, replace_head)
 
 
@@ -143,7 +143,7 @@ def resize(
     return {"pos_embed": f"from {theirs[0]} x {theirs[1]} to {ours[0]} x {ours[1]} patches"}
 
 
-def resize_steps(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+def _resize_steps(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
     """Resize a temporal embedding of another number of tubelets in place; a wrong shape is left to the checks."""
     theirs, ours = state.get("time_embed"), own.get("time_embed")
     if theirs is None or ours is None or theirs.ndim != 3 or theirs.shape[1] == ours.shape[1]:
@@ -152,7 +152,7 @@ def resize_steps(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
     return {"time_embed": f"from {theirs.shape[1]} to {ours.shape[1]} tubelets"}
 
 
-def resize_tables(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+def _resize_tables(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
     """Resize relative position biases of another window in place; one of a wrong shape is left to the checks."""
     resized = {}
     for name, table in own.items():
@@ -228,7 +228,7 @@ def check_implied(config: Config, found: ParsedCheckpoint) -> None:
     )
 
 
-def check_claim(config: Config, found: ParsedCheckpoint) -> None:
+def _check_claim(config: Config, found: ParsedCheckpoint) -> None:
     """Refuse a published file whose name, but no shape, says that its position embedding is another one."""
     name = claimed_name(found.source)
     if name is None or found.config is not None or found.facts is None:

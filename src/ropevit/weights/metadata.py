@@ -23,7 +23,7 @@ IGNORED_FIELDS = {
 }
 
 #: Fields that older files do not have: those from before there were rules for larger grids, or videos.
-OPTIONAL_FIELDS = {"scaling", "trained_grid", "frames", "tubelet", "pairs"}
+_OPTIONAL_FIELDS = {"scaling", "trained_grid", "frames", "tubelet", "pairs"}
 
 
 def own_metadata(config: Config, classes: list[str] | None, metadata: Mapping[str, Any]) -> dict[str, str]:
@@ -140,16 +140,16 @@ def stored_config(metadata: Mapping[str, str], facts: InferredModel | None, sour
     kind = ARCHITECTURES[name].config
     stored = stored_json(metadata, "config", source)
     known = {field.name for field in fields(kind)}
-    if not isinstance(stored, dict) or set(stored) | OPTIONAL_FIELDS & known != known:
+    if not isinstance(stored, dict) or set(stored) | _OPTIONAL_FIELDS & known != known:
         given = set(stored) if isinstance(stored, dict) else set()
-        unknown, missing = sorted(given - known), sorted(known - given - OPTIONAL_FIELDS)
+        unknown, missing = sorted(given - known), sorted(known - given - _OPTIONAL_FIELDS)
         raise WeightsError(
             f"the config in {source} has unknown fields {unknown} and lacks {missing}; "
             "load it with the version of ropevit that wrote it"
         )
     try:
         values = check_values(kind, stored)
-        check_facts(values, name, facts)
+        _check_facts(values, name, facts)
         return kind(**values)
     except (TypeError, ValueError, OverflowError) as error:
         raise WeightsError(
@@ -157,7 +157,7 @@ def stored_config(metadata: Mapping[str, str], facts: InferredModel | None, sour
         ) from error
 
 
-def check_facts(values: Mapping[str, Any], name: str, facts: InferredModel | None) -> None:
+def _check_facts(values: Mapping[str, Any], name: str, facts: InferredModel | None) -> None:
     """Compare a config with what shapes tell, before anything as large as it says is made.
 
     Raises:

@@ -17,7 +17,7 @@ from ropevit.weights.reading import Checkpoint
 
 #: Where files keep their weights, the first that is there; and where they keep an average of them.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "network", "net", "student")
-EMA_WRAPPERS = (
+_EMA_WRAPPERS = (
     *("model_ema", "state_dict_ema", "ema", "ema_state", "ema_state_dict", "ema_model", "model_ema_state_dict"),
     "teacher",  # of self-distillation: a moving average of the student
 )
@@ -31,7 +31,7 @@ TRAINING = (
 )
 
 #: What wrappers put in front of all names: DistributedDataParallel, Lightning, transformers, and modules that hold one.
-PREFIXES = ("module.", "model.", "backbone.", "ropevit.")
+_PREFIXES = ("module.", "model.", "backbone.", "ropevit.")
 
 #: Most wrappers inside each other.
 DEEPEST = 10
@@ -52,17 +52,17 @@ def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], d
             not named by texts or hold more than what is stored of them.
     """
     entries, dropped = checkpoint.entries, {}
-    if ema and not any(isinstance(entries.get(key), Mapping) for key in EMA_WRAPPERS):
+    if ema and not any(isinstance(entries.get(key), Mapping) for key in _EMA_WRAPPERS):
         raise WeightsError(f"{checkpoint.source} holds no moving average of the weights; leave out ema=True")
-    order = (*EMA_WRAPPERS, *WRAPPERS) if ema else (*WRAPPERS, *EMA_WRAPPERS)
+    order = (*_EMA_WRAPPERS, *WRAPPERS) if ema else (*WRAPPERS, *_EMA_WRAPPERS)
     for _ in range(DEEPEST):
-        check_names(entries, checkpoint.source)
+        _check_names(entries, checkpoint.source)
         chosen = next((key for key in order if isinstance(entries.get(key), Mapping)), None)
         if chosen is None:
-            check_stored(entries, checkpoint.source)
-            return strip_prefixes(entries, checkpoint.source), dropped
+            _check_stored(entries, checkpoint.source)
+            return _strip_prefixes(entries, checkpoint.source), dropped
         dropped |= {
-            key: wrapper_reason(key, value, chosen, checkpoint.source)
+            key: _wrapper_reason(key, value, chosen, checkpoint.source)
             for key, value in entries.items()
             if key != chosen
         }
@@ -70,14 +70,14 @@ def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], d
     raise WeightsError(f"{checkpoint.source} is wrapped more than {DEEPEST} times; give the state dict itself")
 
 
-def check_names(entries: Mapping[Any, Any], source: str) -> None:
+def _check_names(entries: Mapping[Any, Any], source: str) -> None:
     """Refuse entries that are not named by texts."""
     odd = next((key for key in entries if not isinstance(key, str)), None)
     if odd is not None:
         raise WeightsError(f"{source} names an entry by {type(odd).__name__}; expected texts: give a state dict")
 
 
-def check_stored(entries: Mapping[str, Any], source: str) -> None:
+def _check_stored(entries: Mapping[str, Any], source: str) -> None:
     """Refuse large tensors that repeat a few stored numbers, which would fill the memory when they are copied."""
     for key, value in entries.items():
         if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided or value.numel() <= 2**24:
@@ -90,18 +90,18 @@ def check_stored(entries: Mapping[str, Any], source: str) -> None:
             )
 
 
-def wrapper_reason(key: str, value: Any, chosen: str, source: str) -> str:
+def _wrapper_reason(key: str, value: Any, chosen: str, source: str) -> str:
     """Say why an entry beside the chosen weights is dropped."""
-    if key in EMA_WRAPPERS:
+    if key in _EMA_WRAPPERS:
         return "the moving average; ema=True loads it"
-    if key in WRAPPERS and chosen in EMA_WRAPPERS:
+    if key in WRAPPERS and chosen in _EMA_WRAPPERS:
         return "the last weights; ema=True asked for their average"
-    if key in TRAINING or not holds_tensors(value):
+    if key in TRAINING or not _holds_tensors(value):
         return "training state"
     raise WeightsError(f"{source} holds tensors in {key!r} beside its weights; give the state dict you mean")
 
 
-def holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: Any) -> bool:
     """Tell whether there is a tensor anywhere inside; what is in several places, or in itself, is looked at once."""
     waiting, seen = [value], set()
     while waiting:
@@ -114,20 +114,20 @@ def holds_tensors(value: Any) -> bool:
     return False
 
 
-def strip_prefixes(entries: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _strip_prefixes(entries: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Take off what wrappers put in front of all names, and torch.compile into them."""
     plain = {key.replace("_orig_mod.", ""): value for key, value in entries.items()}
     if len(plain) < len(entries):
         raise WeightsError(f"{source} holds weights both with and without the prefix _orig_mod.; keep one of them")
-    while prefix := common_prefix(plain):
+    while prefix := _common_prefix(plain):
         plain = {key.removeprefix(prefix): value for key, value in plain.items()}
     return plain
 
 
-def common_prefix(entries: Mapping[str, Any]) -> str | None:
+def _common_prefix(entries: Mapping[str, Any]) -> str | None:
     """Find a prefix of wrappers that all weights have."""
     own = [key for key in entries if key not in TRAINING]
-    return next((prefix for prefix in PREFIXES if own and all(key.startswith(prefix) for key in own)), None)
+    return next((prefix for prefix in _PREFIXES if own and all(key.startswith(prefix) for key in own)), None)
 
 
 @dataclass(frozen=True)
@@ -162,12 +162,12 @@ def parse_checkpoint(checkpoint: Checkpoint, ema: bool = False) -> ParsedCheckpo
     state, dropped = unwrap(checkpoint, ema)
     own = checkpoint.metadata.get("format") == FORMAT
     facts = infer_model(state)
-    layout = "ropevit" if own else recognise(state, facts)
-    config = described_config(checkpoint, state, facts) if own else None
+    layout = "ropevit" if own else _recognise(state, facts)
+    config = _described_config(checkpoint, state, facts) if own else None
     return ParsedCheckpoint(checkpoint.source, state, dropped, layout, config, facts)
 
 
-def described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: InferredModel | None) -> Config:
+def _described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: InferredModel | None) -> Config:
     """Read the config in a file of ours, and make sure that its weights are those of such a model.
 
     Raises:
@@ -179,18 +179,18 @@ def described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: In
     return config
 
 
-def recognise(state: Mapping[str, Any], facts: InferredModel | None) -> str:
+def _recognise(state: Mapping[str, Any], facts: InferredModel | None) -> str:
     """Return the name of the layout of weights; published where they look the same in all."""
     if facts is None:
         return "published"
     adapter = ARCHITECTURES[facts.architecture].weights
     for layout, rows in adapter.layouts.items():
-        if any(spelled_so(row, state) for row in rows):
+        if any(_spelled_so(row, state) for row in rows):
             return layout
     return "ropevit" if any(match_keys(key, state) for key in adapter.own_keys) else "published"
 
 
-def spelled_so(row: KeyPattern, state: Mapping[str, Any]) -> bool:
+def _spelled_so(row: KeyPattern, state: Mapping[str, Any]) -> bool:
     """Tell whether a weight has the name of another layout, and none has ours for it."""
     found = match_keys(row.theirs, state)
     if row.later:  # the same names: the first layer has no such weight, and a later one has

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 #: Letters and bytes of the types that arrays may have: truth values, numbers, texts.
-PLAIN_TYPE = re.compile(r"b1|[iu][1248]|f[248]|c(8|16)|[SU]\d{1,6}")
+_PLAIN_TYPE = re.compile(r"b1|[iu][1248]|f[248]|c(8|16)|[SU]\d{1,6}")
 
 #: Types that a pickle may name (as the factory of a defaultdict, say), but not call.
-NAMED_TYPES = ("bool", "int", "float", "str", "list", "dict", "tuple")
+_NAMED_TYPES = ("bool", "int", "float", "str", "list", "dict", "tuple")
 
 
 class UnsupportedPickleError(ValueError):
@@ -32,7 +32,7 @@ class PlainType:
     """Stands for `numpy.dtype`."""
 
     def __init__(self, code: Any, *_: object):
-        if not isinstance(code, str) or not PLAIN_TYPE.fullmatch(code):
+        if not isinstance(code, str) or not _PLAIN_TYPE.fullmatch(code):
             raise UnsupportedPickleError(f"an array or scalar of type {code!r}; expected numbers or texts")
         self.code, self.order = code, "="
 
@@ -63,12 +63,12 @@ class PlainArray(np.ndarray):
         super().__setstate__(parts)
 
 
-def make_array(*_: object) -> PlainArray:
+def _make_array(*_: object) -> PlainArray:
     """Stand for NumPy's `_reconstruct`: an empty array, which gets its values next."""
     return PlainArray((0,))
 
 
-def make_scalar(kind: Any, content: Any) -> Any:
+def _make_scalar(kind: Any, content: Any) -> Any:
     """Stand for NumPy's `scalar`."""
     if not isinstance(kind, PlainType) or not isinstance(content, bytes):
         raise UnsupportedPickleError("a scalar without a plain type")
@@ -77,28 +77,28 @@ def make_scalar(kind: Any, content: Any) -> Any:
     return np.frombuffer(content, kind.dtype)[0]
 
 
-def make_bytes() -> bytes:
+def _make_bytes() -> bytes:
     """Stand for `bytes`, which is called for empty ones alone."""
     return b""
 
 
-def make_dict(*_: object) -> dict[Any, Any]:
+def _make_dict(*_: object) -> dict[Any, Any]:
     """Stand for `collections.defaultdict`, which comes back as a dict: its factory is not kept."""
     return {}
 
 
-def plain_types() -> list[Any]:
+def _plain_types() -> list[Any]:
     """List what stands for which name in a pickle."""
-    numpy = [("multiarray._reconstruct", make_array), ("multiarray.scalar", make_scalar)]
+    numpy = [("multiarray._reconstruct", _make_array), ("multiarray.scalar", _make_scalar)]
     paths = [("PosixPath", PurePosixPath), ("Path", PurePosixPath), ("WindowsPath", PureWindowsPath)]
     pure = [("PurePosixPath", PurePosixPath), ("PurePath", PurePosixPath), ("PureWindowsPath", PureWindowsPath)]
     return [
         argparse.Namespace,
         types.SimpleNamespace,
         frozenset,
-        *((f"type {name}", f"builtins.{name}") for name in NAMED_TYPES),
-        (make_bytes, "builtins.bytes"),
-        (make_dict, "collections.defaultdict"),
+        *((f"type {name}", f"builtins.{name}") for name in _NAMED_TYPES),
+        (_make_bytes, "builtins.bytes"),
+        (_make_dict, "collections.defaultdict"),
         (PlainType, "numpy.dtype"),
         (PlainArray, "numpy.ndarray"),
         *((stand_in, f"numpy.{core}.{name}") for core in ("core", "_core") for name, stand_in in numpy),
@@ -106,23 +106,23 @@ def plain_types() -> list[Any]:
     ]
 
 
-def name_of(allowed: Any) -> str:
+def _name_of(allowed: Any) -> str:
     """Give the name by which a pickle asks for what torch was told to allow."""
     return allowed[1] if isinstance(allowed, tuple) else f"{allowed.__module__}.{allowed.__qualname__}"
 
 
-LOCK = threading.Lock()
+_LOCK = threading.Lock()
 
 
 @contextmanager
 def plain_data() -> Iterator[None]:
     """Let `torch.load(weights_only=True)` read plain data, and what the caller has allowed for the whole process."""
-    ours = plain_types()
-    names = {name_of(kind) for kind in ours}
-    with LOCK:  # the list is one for the whole process
+    ours = _plain_types()
+    names = {_name_of(kind) for kind in ours}
+    with _LOCK:  # the list is one for the whole process
         before = torch.serialization.get_safe_globals()
         torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals([*(kind for kind in before if name_of(kind) not in names), *ours])
+        torch.serialization.add_safe_globals([*(kind for kind in before if _name_of(kind) not in names), *ours])
         try:
             yield
         finally:

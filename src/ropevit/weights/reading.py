@@ -27,7 +27,7 @@ GIVEN = "the given state dict"
 
 #: A string that ends so is a path even if there is no such file.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def named_repository(source: str | os.PathLike[str]) -> str | None:
         return None
     if source in PUBLISHED:
         return hub_id(source)
-    return source if HUB_ID.fullmatch(source) else None
+    return source if _HUB_ID.fullmatch(source) else None
 
 
 def check_exists(path: Path) -> None:
@@ -105,16 +105,16 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a git-lfs pointer, not the weights; run `git lfs pull`, or download the file")
     if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return read_safetensors(path)
+        return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
-        return read_pickle(path, zipped=True), {}
+        return _read_pickle(path, zipped=True), {}
     if head.startswith(b"\x80"):
-        return read_pickle(path, zipped=False), {}
+        return _read_pickle(path, zipped=False), {}
     start = head[:24].decode("ascii", "replace").split("\n")[0]
     raise WeightsError(f"{path} is no checkpoint (it starts with {start!r}); expected safetensors or a PyTorch file")
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read tensors and header of a safetensors file, and compare them with the digest that files of ours have."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -132,7 +132,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
     return tensors, header
 
 
-def read_pickle(path: Path, zipped: bool) -> Any:
+def _read_pickle(path: Path, zipped: bool) -> Any:
     """Read a file of `torch.save` with `weights_only=True`, so that no code in it can run.
 
     An archive is compared with its checksums first. Plain data besides tensors (options of a training script, NumPy

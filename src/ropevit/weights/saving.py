@@ -68,7 +68,7 @@ def save_model(
         )
     if odd := [name for name in classes or () if not isinstance(name, str)]:
         raise WeightsError(f"got the class name {odd[0]!r}; expected a text for each class")
-    check_savable(plain)
+    _check_savable(plain)
     header = own_metadata(plain.config, None if classes is None else list(classes), metadata or {})
     write_safetensors(path, plain.state_dict(), header)
     return path
@@ -111,7 +111,7 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], header: Mapping[s
     write_atomically(path, lambda file: file.write(data))
 
 
-def check_savable(model: Model) -> None:
+def _check_savable(model: Model) -> None:
     """Refuse a model that `load_model` could not build again: changed by hand, without weights, or diverged."""
     with torch.device("meta"):
         wanted = {name: tuple(value.shape) for name, value in build_model(model.config).state_dict().items()}

@@ -9,14 +9,14 @@ from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 
 #: How an index is called; it lies beside the files that it names.
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SUFFIX = ".index.json"
 
 
 def find_index(path: Path) -> Path | None:
     """Return the index that a path is, or that lies in the folder that it is; None where there is none."""
     if path.is_dir():
-        return next((path / name for name in INDEXES if (path / name).is_file()), None)
+        return next((path / name for name in _INDEXES if (path / name).is_file()), None)
     return path if path.name.endswith(SUFFIX) else None
 
 
@@ -35,7 +35,7 @@ def read_sharded(index: Path, read: Callable[[Path], tuple[Any, dict[str, str]]]
             index says.
     """
     entries: dict[str, Any] = {}
-    for file, names in files_of(index).items():
+    for file, names in _files_of(index).items():
         part, _ = read(index.with_name(file))
         held = set(part) if isinstance(part, Mapping) else set()
         if held != names:
@@ -47,7 +47,7 @@ def read_sharded(index: Path, read: Callable[[Path], tuple[Any, dict[str, str]]]
     return entries
 
 
-def files_of(index: Path) -> dict[str, set[str]]:
+def _files_of(index: Path) -> dict[str, set[str]]:
     """Read an index: the names of the weights in each file.
 
     Raises:

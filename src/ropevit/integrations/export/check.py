@@ -35,7 +35,7 @@ class MismatchError(RuntimeError):
         self.differences = tuple(differences)
 
 
-def sample_shapes(model: Model, size: tuple[int, int] | None) -> list[tuple[int, int, int, int]]:
+def _sample_shapes(model: Model, size: tuple[int, int] | None) -> list[tuple[int, int, int, int]]:
     """Choose three batches: at the model's own size, smaller and wider, larger and narrower; or of one fixed size."""
     config = model.config
     sizes = [size or config.img_size] * 3
@@ -51,12 +51,12 @@ def compare(run: Run, model: Model, size: tuple[int, int] | None) -> tuple[Diffe
     """Run an exported file and its model on the same random images, of three sizes or batch sizes."""
     generator = torch.Generator().manual_seed(0)
     found = []
-    for shape in sample_shapes(model, size):
+    for shape in _sample_shapes(model, size):
         images = torch.randn(shape, generator=generator)
         found.append(difference(run(images), model(images)))
     return tuple(
         Difference(shape=shape, absolute=absolute, relative=relative)
-        for shape, (absolute, relative) in zip(sample_shapes(model, size), found, strict=True)
+        for shape, (absolute, relative) in zip(_sample_shapes(model, size), found, strict=True)
     )
 
 

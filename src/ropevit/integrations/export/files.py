@@ -105,8 +105,8 @@ def export_onnx(
     metadata = describe(job.config, **facts)
     with writing(job.path) as part:
         run = onnx_files.write(job.trace(), part, job.output, metadata, job.config.multiple)
-        differences = compare_and_check(run, job, tolerance)
-        rounded = compare_and_check(onnx_files.quantize(part), job, math.inf) if int8 else ()
+        differences = _compare_and_check(run, job, tolerance)
+        rounded = _compare_and_check(onnx_files.quantize(part), job, math.inf) if int8 else ()
     return job.report(differences, opset=OPSET, int8_differences=rounded)
 
 
@@ -131,7 +131,7 @@ def export_torch(
         with quiet():
             torch.export.save(job.trace(), part, extra_files=extra)
             run: Any = torch.export.load(part).module()
-        differences = compare_and_check(run, job, tolerance)
+        differences = _compare_and_check(run, job, tolerance)
     return job.report(differences)
 
 
@@ -245,7 +245,7 @@ def describe(
     }
 
 
-def compare_and_check(run: Run, job: Job, tolerance: float) -> tuple[Difference, ...]:
+def _compare_and_check(run: Run, job: Job, tolerance: float) -> tuple[Difference, ...]:
     """Compare a file with its model, and refuse it above the tolerance."""
     differences = compare(run, job.model, job.size)
     check(differences, tolerance)

@@ -63,7 +63,7 @@ def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str], 
     model = exported.model
     tidy(model)
     if multiple > 1 and any(not isinstance(side, int) for side in (model.graph.inputs[0].shape or ())[2:]):
-        refuse_remainders(model.graph, multiple)
+        _refuse_remainders(model.graph, multiple)
     model.metadata_props.clear()
     model.metadata_props.update(metadata)
     return model
@@ -89,7 +89,7 @@ def tidy(model: ir.Model) -> None:
     model.graph.metadata_props.clear()
 
 
-def refuse_remainders(graph: ir.Graph, multiple: int) -> None:
+def _refuse_remainders(graph: ir.Graph, multiple: int) -> None:
     """Let the file refuse images that patches do not tile, as the model does; a convolution would cut their edge off.
 
     ONNX has no assertions. So the images are reshaped to the part of them that patches tile: nothing changes if that is

@@ -19,12 +19,12 @@ from ropevit.weights.loading import unwrap_model
 BATCH = 3
 
 #: Notes on a program that would take the paths of this machine along.
-NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack")
+_NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack")
 
 aten: Any = torch.ops.aten
 
 
-def free_sides(config: Config) -> dict[int, Any]:
+def _free_sides(config: Config) -> dict[int, Any]:
     """Name height and width where they stay free: two patches or more each, or any pixels where windows are padded."""
     if config.windowed:
         return {2: Dim("height", min=1), 3: Dim("width", min=1)}
@@ -32,7 +32,7 @@ def free_sides(config: Config) -> dict[int, Any]:
 
 
 @contextmanager
-def no_special_sizes() -> Iterator[None]:
+def _no_special_sizes() -> Iterator[None]:
     """Let PyTorch trace without treating 1 (window, image, ...) as a case of its own, which a Swin does not need."""
     with import_module("torch.fx.experimental._config").patch(backed_size_oblivious=True):
         yield
@@ -65,15 +65,15 @@ def trace(model: Model, size: tuple[int, int] | None, bake: bool = False) -> Exp
         bake: Compute beforehand whatever does not depend on the images: rotation, masks, embeddings.
     """
     config = model.config
-    free: dict[int, Any] = {0: Dim("batch", min=1)} | (free_sides(config) if size is None else {})
+    free: dict[int, Any] = {0: Dim("batch", min=1)} | (_free_sides(config) if size is None else {})
     images = torch.zeros(BATCH, config.in_channels, *(size or config.example_size))
-    with torch.no_grad(), no_special_sizes() if config.windowed and size is None else nullcontext():
+    with torch.no_grad(), _no_special_sizes() if config.windowed and size is None else nullcontext():
         program = torch.export.export(model, (images,), dynamic_shapes=(free,), strict=False)
         if bake:
             folded = fold_constants(program)
             program = torch.export.export(folded, (images,), dynamic_shapes=(free,), strict=False)
     for node in program.graph.nodes:
-        for key in NOTES:
+        for key in _NOTES:
             node.meta.pop(key, None)
     return program
 
@@ -91,15 +91,15 @@ def fold_constants(program: ExportedProgram) -> fx.GraphModule:
             if values[node] is None:  # an assertion about a constant, which has held
                 graph.erase_node(node)
         if node.op == "call_function" and node not in values:
-            keep_constants(module, node, values)
-            join_prefix(module, node, values)
+            _keep_constants(module, node, values)
+            _join_prefix(module, node, values)
     graph.eliminate_dead_code()
-    drop_unused(module)
+    _drop_unused(module)
     module.recompile()
     return module
 
 
-def keep_constants(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> None:
+def _keep_constants(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> None:
     """Let a node that depends on the images, and those after it, read its constant inputs from buffers."""
     for source in node.all_input_nodes:
         if source in values and source.op != "get_attr" and isinstance(values[source], Tensor):
@@ -116,7 +116,7 @@ def constant(module: fx.GraphModule, before: fx.Node, value: Tensor, values: dic
     return read
 
 
-def join_prefix(module: fx.GraphModule, node: Any, values: dict[fx.Node, Any]) -> None:
+def _join_prefix(module: fx.GraphModule, node: Any, values: dict[fx.Node, Any]) -> None:
     """Put class and register tokens in front of the patches without asking for the batch: pad by zeros, add a table.
 
     Bit for bit the same as repeating the tokens for each image and joining them to the patches.
@@ -135,7 +135,7 @@ def join_prefix(module: fx.GraphModule, node: Any, values: dict[fx.Node, Any]) -
     node.replace_all_uses_with(joined)
 
 
-def drop_unused(module: fx.GraphModule) -> None:
+def _drop_unused(module: fx.GraphModule) -> None:
     """Take weights away that nothing reads any more, such as frequencies whose rotation is a buffer now."""
     read = {node.target for node in module.graph.nodes if node.op == "get_attr"}
     for name in [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in read]:

@@ -28,7 +28,7 @@ def axial(heads: int, channels: int, device: Any) -> Rope:
 ROPE_FACTORIES = {"mixed": mixed, "axial": axial}
 
 #: Wrappers that would not see the new parameters, or would go on without the rotation.
-WRAPPERS = {
+_WRAPPERS = {
     "torch._dynamo.eval_frame.OptimizedModule",
     "torch.jit._script.ScriptModule",
     "torch.fx.graph_module.GraphModule",
@@ -68,10 +68,10 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
     """
     if kind not in ROPE_FACTORIES:
         raise ValueError(f"got kind={kind!r}; choose one of {', '.join(ROPE_FACTORIES)}")
-    refuse_wrapped(model)
+    _refuse_wrapped(model)
     towers = [(part, tower) for part in model.modules() if (tower := find_tower(part)) is not None]
     for part in [part for part, _ in towers] or [model]:  # a language model beside a tower may rotate
-        refuse_rotating(part)
+        _refuse_rotating(part)
     if not towers:
         raise ValueError(f"got a {type(model).__name__}; add_rope supports {SUPPORTED}")
     for part, tower in towers:
@@ -92,13 +92,13 @@ def rope_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in ours}
 
 
-def refuse_rotating(model: nn.Module) -> None:
+def _refuse_rotating(model: nn.Module) -> None:
     """Refuse a model with rotary embeddings, ours or another library's."""
     kinds = {type(part).__name__: part for part in model.modules()}
     ours = [name for name, part in kinds.items() if isinstance(part, AxialRope | MixedRope | GatedAxialRope)]
     if ours:
         raise ValueError(f"got a {type(model).__name__} that rotates already, with {ours[0]}; call add_rope once")
-    theirs = [name for name, part in kinds.items() if re.search("Rotary|Ro[pP][eE]", name) or has_rope(part)]
+    theirs = [name for name, part in kinds.items() if re.search("Rotary|Ro[pP][eE]", name) or _has_rope(part)]
     if theirs:
         raise ValueError(
             f"got a {type(model).__name__} that rotates already, with {theirs[0]}; add_rope is for models with an "
@@ -106,15 +106,15 @@ def refuse_rotating(model: nn.Module) -> None:
         )
 
 
-def has_rope(part: nn.Module) -> bool:
+def _has_rope(part: nn.Module) -> bool:
     """Tell whether a module keeps a rotary embedding that is not a module, or under its usual name."""
     return getattr(part, "rope", None) is not None
 
 
-def refuse_wrapped(model: nn.Module) -> None:
+def _refuse_wrapped(model: nn.Module) -> None:
     """Refuse a model that is compiled or distributed: it would not see the rotation, or not reduce its gradients."""
     for part in model.modules():
-        if WRAPPERS.intersection(ancestry(part)) or part._compiled_call_impl is not None:
+        if _WRAPPERS.intersection(ancestry(part)) or part._compiled_call_impl is not None:
             raise ValueError(
                 f"got a {type(model).__name__} that is compiled, scripted or distributed; call add_rope before"
             )

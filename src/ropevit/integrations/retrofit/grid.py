@@ -40,7 +40,7 @@ class CurrentGrid:
                 of several grids they are.
         """
         num_patches = num_tokens - self.num_prefix
-        size = self.recompute(num_patches) if in_backward() else self.size
+        size = self.recompute(num_patches) if _in_backward() else self.size
         if size is None or size[0] * size[1] != num_patches:
             raise ValueError(
                 f"got {num_tokens} tokens in a retrofitted attention layer; expected {self.num_prefix} in front and "
@@ -60,6 +60,6 @@ class CurrentGrid:
         return found[0] if found else None
 
 
-def in_backward() -> bool:
+def _in_backward() -> bool:
     """Tell whether autograd runs this: a block that is computed again."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -46,45 +46,45 @@ class TowerSpec:
     """Says what keeps a model from being retrofitted, if anything."""
 
 
-def output_grid(module: nn.Module, images: Tensor, maps: Tensor) -> tuple[int, int]:
+def _output_grid(module: nn.Module, images: Tensor, maps: Tensor) -> tuple[int, int]:
     """Read the grid from what a convolution returned."""
     del module, images
     return maps.shape[-2], maps.shape[-1]
 
 
-def timm_grid(module: Any, images: Tensor, tokens: Tensor) -> tuple[int, int]:
+def _timm_grid(module: Any, images: Tensor, tokens: Tensor) -> tuple[int, int]:
     """Ask a patch embedding of timm, which may pad."""
     del tokens
     return module.dynamic_feat_size((images.shape[-2], images.shape[-1]))
 
 
-def check_timm(model: Any) -> str:
+def _check_timm(model: Any) -> str:
     """Refuse tokens that are dropped: those that stay cannot be told."""
     return (
         "" if isinstance(model.patch_drop, nn.Identity) else "patch_drop_rate above 0; build it with patch_drop_rate=0"
     )
 
 
-def check_open_clip(model: Any) -> str:
+def _check_open_clip(model: Any) -> str:
     """Refuse tokens that are dropped: those that stay cannot be told."""
     kept = isinstance(model.patch_dropout, nn.Identity)
     return "" if kept else "patch_dropout above 0; build it with force_patch_dropout=0"
 
 
-def check_cosine(attention: Any) -> None:
+def _check_cosine(attention: Any) -> None:
     """Refuse scaled cosine attention of open_clip, which passes its queries and keys by the norms that are hooked."""
     if attention.scaled_cosine:
         raise ValueError("got an Attention of open_clip with scaled_cosine=True; add_rope needs scaled_cosine=False")
 
 
-def attach_timm(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
+def _attach_timm(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
     """Turn what q_norm and k_norm return; they are identities where a model normalises neither."""
     attention = block.get_submodule(name)
     rope = make(attention.num_heads, attention.head_dim, attention.qkv.weight.device)
     hook_attention(attention, ("q_norm", "k_norm"), attention.num_heads, rope, grid)
 
 
-def attach_transformers(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
+def _attach_transformers(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
     """Turn what q_proj and k_proj return; transformers then chooses its implementation of attention as ever."""
     attention = block.get_submodule(name)
     heads = attention.q_proj.out_features // attention.head_dim
@@ -92,29 +92,29 @@ def attach_transformers(block: Any, name: str, make: MakeRope, grid: CurrentGrid
     hook_attention(attention, ("q_proj", "k_proj"), heads, rope, grid)
 
 
-def attach_open_clip(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
+def _attach_open_clip(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
     """Turn what ln_q and ln_k return; they are identities where a model normalises neither."""
     attention = block.get_submodule(name)
     rope = make(attention.num_heads, attention.head_dim, attention.in_proj_weight.device)
     hook_attention(attention, ("ln_q", "ln_k"), attention.num_heads, rope, grid)
 
 
-def attach_packed(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
+def _attach_packed(block: Any, name: str, make: MakeRope, grid: CurrentGrid) -> None:
     """Replace the attention layer by one with the same parameters."""
     attention = block.get_submodule(name)
     rope = make(attention.num_heads, attention.head_dim, attention.in_proj_weight.device)
     block.set_submodule(name, PackedAttention(attention, rope, grid))
 
 
-def transformers_row(kind: str, name: str, layers: str, num_prefix: Callable[[Any], int] = lambda _: 1) -> TowerSpec:
+def _transformers_row(kind: str, name: str, layers: str, num_prefix: Callable[[Any], int] = lambda _: 1) -> TowerSpec:
     """Describe a model of transformers, whose modules are all named in one way."""
     return TowerSpec(
         embedding="embeddings.patch_embedding" if kind == "clip" else "embeddings.patch_embeddings.projection",
-        grid=output_grid,
+        grid=_output_grid,
         num_prefix=num_prefix,
         layers=layers,
         attention=(
-            Attention(name=f"transformers.models.{kind}.modeling_{kind}.{name}Attention", attach=attach_transformers),
+            Attention(name=f"transformers.models.{kind}.modeling_{kind}.{name}Attention", attach=_attach_transformers),
         ),
     )
 
@@ -124,46 +124,46 @@ def registers(model: Any) -> int:
     return 1 + model.config.num_register_tokens
 
 
-PACKED = Attention(name="torch.nn.modules.activation.MultiheadAttention", attach=attach_packed, check=check_plain)
-DINOV2 = transformers_row("dinov2", "Dinov2", "encoder.layer")
-DINOV2_REGISTERS = transformers_row("dinov2_with_registers", "Dinov2WithRegisters", "encoder.layer", registers)
-DINOV2_MODULE = "transformers.models.dinov2.modeling_dinov2"
-REGISTERS_MODULE = "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers"
+PACKED = Attention(name="torch.nn.modules.activation.MultiheadAttention", attach=_attach_packed, check=check_plain)
+_DINOV2 = _transformers_row("dinov2", "Dinov2", "encoder.layer")
+_DINOV2_REGISTERS = _transformers_row("dinov2_with_registers", "Dinov2WithRegisters", "encoder.layer", registers)
+_DINOV2_MODULE = "transformers.models.dinov2.modeling_dinov2"
+_REGISTERS_MODULE = "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers"
 
 #: class -> how it is built; a subclass is built as the class it derives from
-TOWERS = {
+_TOWERS = {
     "timm.models.vision_transformer.VisionTransformer": TowerSpec(
         embedding="patch_embed",
-        grid=timm_grid,
+        grid=_timm_grid,
         num_prefix=lambda model: model.num_prefix_tokens,
         layers="blocks",
-        attention=(Attention(name="timm.layers.attention.Attention", attach=attach_timm),),
-        check=check_timm,
+        attention=(Attention(name="timm.layers.attention.Attention", attach=_attach_timm),),
+        check=_check_timm,
     ),
-    "transformers.models.vit.modeling_vit.ViTModel": transformers_row("vit", "ViT", "layers"),
-    "transformers.models.deit.modeling_deit.DeiTModel": transformers_row("deit", "DeiT", "layers", lambda _: 2),
-    "transformers.models.clip.modeling_clip.CLIPVisionModel": transformers_row("clip", "CLIP", "encoder.layers"),
-    f"{DINOV2_MODULE}.Dinov2Model": DINOV2,
-    f"{DINOV2_MODULE}.Dinov2Backbone": DINOV2,
-    f"{REGISTERS_MODULE}.Dinov2WithRegistersModel": DINOV2_REGISTERS,
-    f"{REGISTERS_MODULE}.Dinov2WithRegistersBackbone": DINOV2_REGISTERS,
+    "transformers.models.vit.modeling_vit.ViTModel": _transformers_row("vit", "ViT", "layers"),
+    "transformers.models.deit.modeling_deit.DeiTModel": _transformers_row("deit", "DeiT", "layers", lambda _: 2),
+    "transformers.models.clip.modeling_clip.CLIPVisionModel": _transformers_row("clip", "CLIP", "encoder.layers"),
+    f"{_DINOV2_MODULE}.Dinov2Model": _DINOV2,
+    f"{_DINOV2_MODULE}.Dinov2Backbone": _DINOV2,
+    f"{_REGISTERS_MODULE}.Dinov2WithRegistersModel": _DINOV2_REGISTERS,
+    f"{_REGISTERS_MODULE}.Dinov2WithRegistersBackbone": _DINOV2_REGISTERS,
     "torchvision.models.vision_transformer.VisionTransformer": TowerSpec(
         embedding="conv_proj",
-        grid=output_grid,
+        grid=_output_grid,
         num_prefix=lambda _: 1,
         layers="encoder.layers",
         attention=(PACKED,),
     ),
     "open_clip.transformer.VisionTransformer": TowerSpec(
         embedding="conv1",
-        grid=output_grid,
+        grid=_output_grid,
         num_prefix=lambda _: 1,
         layers="transformer.resblocks",
         attention=(
             PACKED,
-            Attention(name="open_clip.transformer.Attention", attach=attach_open_clip, check=check_cosine),
+            Attention(name="open_clip.transformer.Attention", attach=_attach_open_clip, check=_check_cosine),
         ),
-        check=check_open_clip,
+        check=_check_open_clip,
     ),
 }
 
@@ -181,7 +181,7 @@ def ancestry(value: object) -> list[str]:
 
 def find_tower(module: nn.Module) -> TowerSpec | None:
     """Look up how a module is built, if it is a vision transformer that is known."""
-    return next((TOWERS[name] for name in ancestry(module) if name in TOWERS), None)
+    return next((_TOWERS[name] for name in ancestry(module) if name in _TOWERS), None)
 
 
 def add_to_tower(model: nn.Module, tower: TowerSpec, make: MakeRope) -> None:
@@ -191,7 +191,7 @@ def add_to_tower(model: nn.Module, tower: TowerSpec, make: MakeRope) -> None:
     for block, inside in zip(model.get_submodule(tower.layers).children(), layers, strict=True):
         for name, attention in inside.items():
             attention.attach(block, name, make, grid)
-    model.get_submodule(tower.embedding).register_forward_hook(partial(tell_grid, grid, tower.grid))
+    model.get_submodule(tower.embedding).register_forward_hook(partial(_tell_grid, grid, tower.grid))
 
 
 def attention_layers(model: nn.Module, tower: TowerSpec) -> list[dict[str, Attention]]:
@@ -233,7 +233,7 @@ def check_model(model: nn.Module, tower: TowerSpec) -> None:
         raise ValueError(f"got a {type(model).__name__} with {trouble}; add_rope needs all patches")
 
 
-def tell_grid(
+def _tell_grid(
     grid: CurrentGrid,
     read: Callable[[nn.Module, Tensor, Tensor], tuple[int, int]],
     module: nn.Module,

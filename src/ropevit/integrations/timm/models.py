@@ -205,8 +205,8 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         Raises:
             ValueError: If there is no such block or format, or the images do not fit.
         """
-        check_format(output_fmt, ("NCHW", "NLC"))
-        wanted = wanted_layers(indices, len(self.blocks))
+        _check_format(output_fmt, ("NCHW", "NLC"))
+        wanted = _wanted_layers(indices, len(self.blocks))
         tokens, positions = self.embed(images)
         x, kept = tokens, {}
         last = max(wanted) + 1 if stop_early or intermediates_only else len(self.blocks)
@@ -224,7 +224,7 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Take out what the features after chosen blocks do not need; returns those blocks, counted from 0."""
-        wanted = wanted_layers(indices, len(self.blocks))
+        wanted = _wanted_layers(indices, len(self.blocks))
         if prune_head:
             self.reset_classifier(0, "")
         if prune_norm:
@@ -300,9 +300,9 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
         Raises:
             ValueError: If there is no such stage or format, or the images do not fit.
         """
-        check_format(output_fmt, ("NCHW",))
+        _check_format(output_fmt, ("NCHW",))
         count = len(self.layers)
-        wanted = wanted_layers(indices, count)
+        wanted = _wanted_layers(indices, count)
         last = max(wanted) + 1 if stop_early or intermediates_only else count
         stages = list(islice(self.stages(images), last))
         final = self.norm(stages[-1]) if last == count else stages[-1]
@@ -314,7 +314,7 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Take out what the maps of chosen stages do not need; returns those stages, counted from 0."""
-        wanted = wanted_layers(indices, len(self.layers))
+        wanted = _wanted_layers(indices, len(self.layers))
         count = max(wanted) + 1
         shorter = count < len(self.layers)  # head and norm fit the last stage alone
         if prune_head or shorter:
@@ -354,7 +354,7 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
 CLASSES: dict[str, type[TimmModel[Any]]] = {"vit": TimmViT, "swin": TimmSwin}
 
 
-def wanted_layers(indices: Indices, count: int) -> list[int]:
+def _wanted_layers(indices: Indices, count: int) -> list[int]:
     """Count chosen layers from 0: all for None, the last ones for a number, negative indices from the last.
 
     Raises:
@@ -371,7 +371,7 @@ def wanted_layers(indices: Indices, count: int) -> list[int]:
     return wanted
 
 
-def check_format(given: str, allowed: tuple[str, ...]) -> None:
+def _check_format(given: str, allowed: tuple[str, ...]) -> None:
     """Refuse a format of features that the architecture does not give."""
     if given not in allowed:
         raise ValueError(f"got output_fmt={str(given)!r}; expected {' or '.join(allowed)}")

@@ -29,7 +29,7 @@ TAG = "naver_in1k"
 FIRST = "patch_embed.proj"
 
 #: Fields of timm's description that would change what is loaded, and what to do instead.
-UNREAD = {
+_UNREAD = {
     "url": "download it, and give its path as file",
     "hf_hub_filename": f"a repository holds {' or '.join(ANY_FILES)}; download another file, and give its path as file",
     "label_offset": "take the head's first rows off in the file",
@@ -69,18 +69,18 @@ def read_source(name: str, cfg: Any, cache_dir: str | Path | None) -> Checkpoint
         ValueError: If the description asks for something that is not read here.
         WeightsError: If there are no such weights, or they cannot be read.
     """
-    for field, advice in UNREAD.items():
+    for field, advice in _UNREAD.items():
         if getattr(cfg, field):
             raise ValueError(f"got {field}={getattr(cfg, field)!r} in pretrained_cfg, which is not read here; {advice}")
     if cfg.source == "local-dir":
-        return read_checkpoint(file_in(Path(cfg.file)))
+        return read_checkpoint(_file_in(Path(cfg.file)))
     if cfg.source != "hf-hub" and (cfg.state_dict or cfg.file):
         return read_checkpoint(cfg.state_dict or Path(cfg.file))
     repo, _, revision = (cfg.hf_hub_id or hub_id(name)).partition("@")
     return replace(read_checkpoint(fetch(repo, revision or None, cache_dir)), source=repo)
 
 
-def file_in(folder: Path) -> Path:
+def _file_in(folder: Path) -> Path:
     """Find the weights in a folder that timm's `save_for_hf` wrote."""
     found = next((folder / file for file in ANY_FILES if (folder / file).exists()), None)
     if found is None:
@@ -104,13 +104,13 @@ def load_pretrained(
     Raises:
         WeightsError: If they do not fit.
     """
-    found = adapt_channels(parse_checkpoint(checkpoint), model.config.in_channels)
+    found = _adapt_channels(parse_checkpoint(checkpoint), model.config.in_channels)
     new_head = num_classes is not None and (num_classes < 0 or found.num_classes not in (None, num_classes))
     grid = None if img_size is None else replace(model.config, img_size=as_pair(img_size)).grid
     log.info("%s", load_parsed(model, found, new_head, grid))
 
 
-def adapt_channels(found: ParsedCheckpoint, channels: int) -> ParsedCheckpoint:
+def _adapt_channels(found: ParsedCheckpoint, channels: int) -> ParsedCheckpoint:
     """Turn the first convolution of colour images into one for other channels: their sum, or repeated and scaled."""
     kernel = found.state.get(f"{FIRST}.weight")
     if not isinstance(kernel, Tensor) or kernel.ndim != 4 or kernel.shape[1] == channels:

@@ -26,7 +26,7 @@ PREFIX = "ropevit_"
 CLASHES = frozenset(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base"))
 
 #: timm's spelling of an option -> the field of our configs.
-SPELLING = {
+_SPELLING = {
     "in_chans": "in_channels",
     "drop_path_rate": "drop_path",
     "embed_dim": "width",
@@ -37,7 +37,7 @@ SPELLING = {
 }
 
 #: Options of timm's scripts that can have one value only here, and why.
-SETTLED = {
+_SETTLED = {
     "drop_rate": (0.0, "there is no dropout"),
     "attn_drop_rate": (0.0, "there is no dropout"),
     "proj_drop_rate": (0.0, "there is no dropout"),
@@ -46,7 +46,7 @@ SETTLED = {
 }
 
 #: Options that timm's builder takes.
-BUILDER = {"features_only", "out_indices", "feature_cls", "pretrained_model_args"}
+_BUILDER = {"features_only", "out_indices", "feature_cls", "pretrained_model_args"}
 
 
 def create(
@@ -99,8 +99,8 @@ def build_model(
     **options: Any,
 ) -> TimmModel[Any]:
     """Build a model from options in timm's spelling, and load weights into it."""
-    plain = lists_to_tuples({option: value for option, value in options.items() if option not in SETTLED})
-    config = get_config(name, **{SPELLING.get(option, option): value for option, value in plain.items()})
+    plain = lists_to_tuples({option: value for option, value in options.items() if option not in _SETTLED})
+    config = get_config(name, **{_SPELLING.get(option, option): value for option, value in plain.items()})
     model = CLASSES[architecture(config)](config, global_pool)
     if load is not None:
         load(model)
@@ -109,13 +109,13 @@ def build_model(
 
 def check_options(variant: str, options: Mapping[str, Any]) -> None:
     """Refuse options that do not exist, or whose only value is another."""
-    unspelt = {*SPELLING.values(), "position", "pooling", "frames", "tubelet", "pairs"}  # timm's tools feed images
+    unspelt = {*_SPELLING.values(), "position", "pooling", "frames", "tubelet", "pairs"}  # timm's tools feed images
     fields = set(vars(MODELS[variant.removeprefix(PREFIX)]))
-    known = sorted((fields - unspelt) | {theirs for theirs, ours in SPELLING.items() if ours in fields})
-    unknown = sorted(set(options) - {*known, *SETTLED, *BUILDER, "global_pool", "device", "dtype"})
+    known = sorted((fields - unspelt) | {theirs for theirs, ours in _SPELLING.items() if ours in fields})
+    unknown = sorted(set(options) - {*known, *_SETTLED, *_BUILDER, "global_pool", "device", "dtype"})
     if unknown:
         raise ValueError(f"no option named {', '.join(unknown)} for {variant}; choose among {', '.join(known)}")
-    for option, (only, why) in SETTLED.items():
+    for option, (only, why) in _SETTLED.items():
         if options.get(option, only) != only:
             raise ValueError(f"got {option}={options[option]}; expected {only}: {why}")
     features = [option for option in ("out_indices", "feature_cls") if option in options]

@@ -17,7 +17,7 @@ from ropevit.weights.fields import lists_to_tuples
 from ropevit.weights.metadata import differences
 
 #: Names that transformers uses, and ours. Classes are kept as labels, of which there is one a class.
-ALIASES = {"image_size": "img_size", "num_channels": "in_channels", "num_classes": "num_labels"}
+_ALIASES = {"image_size": "img_size", "num_channels": "in_channels", "num_classes": "num_labels"}
 
 
 class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
@@ -43,7 +43,7 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
         check_convention(given.pop("convention", CONVENTION))
         out = {name: given.pop(name, None) for name in ("out_features", "out_indices")}
         mine = {name: given.pop(name) for name in self.field_names() if name in given}
-        check_spelling(given, [*self.field_names(), *self.attribute_map, *out])
+        _check_spelling(given, [*self.field_names(), *self.attribute_map, *out])
         self.set_labels(given)
         for name, value in asdict(self.describe(mine)).items():
             if name != "num_classes":
@@ -140,7 +140,7 @@ class RopeViTConfig(RopeConfig):
     """A ViT: the fields of `ropevit.models.ViTConfig`; stage k is the map after k blocks."""
 
     model_type = "ropevit_vit"
-    attribute_map: ClassVar[dict[str, str]] = ALIASES | {
+    attribute_map: ClassVar[dict[str, str]] = _ALIASES | {
         "hidden_size": "width",
         "num_attention_heads": "heads",
         "num_hidden_layers": "depth",
@@ -158,7 +158,7 @@ class RopeSwinConfig(RopeConfig):
     """A Swin: the fields of `ropevit.models.SwinConfig`; stage 1 has the stride of a patch, each later one twice it."""
 
     model_type = "ropevit_swin"
-    attribute_map: ClassVar[dict[str, str]] = ALIASES | {"embed_dim": "width", "num_heads": "heads"}
+    attribute_map: ClassVar[dict[str, str]] = _ALIASES | {"embed_dim": "width", "num_heads": "heads"}
     ours = SwinConfig
     standard = "swin_rope_mixed_tiny_patch4_window7_224"
 
@@ -192,7 +192,7 @@ def rename(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, An
     return renamed
 
 
-def check_spelling(given: Iterable[str], known: Sequence[str]) -> None:
+def _check_spelling(given: Iterable[str], known: Sequence[str]) -> None:
     """Refuse fields whose names are almost ours; transformers keeps all others, such as a trainer's `use_cache`."""
     for name in given:
         near = get_close_matches(name, known, n=1, cutoff=0.75)

@@ -89,7 +89,7 @@ class RopePreTrainedModel(PreTrainedModel):
         """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
-        check_loaded(info, model.name_or_path)
+        _check_loaded(info, model.name_or_path)
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -127,8 +127,8 @@ class RopePreTrainedModel(PreTrainedModel):
 
     def run(self, images: Float[Tensor, "B c H W"], output_hidden_states: bool | None) -> "Outputs":
         """Run the model of this package."""
-        wanted = wants_states(self.config, output_hidden_states)
-        return self.ropevit(images, method=outputs_of, hidden_states=wanted)
+        wanted = _wants_states(self.config, output_hidden_states)
+        return self.ropevit(images, method=_outputs_of, hidden_states=wanted)
 
 
 class RopeModel(RopePreTrainedModel):
@@ -159,7 +159,7 @@ class RopeModel(RopePreTrainedModel):
         images = self.prepare(pixel_values, output_attentions)
         found = self.run(images, output_hidden_states)
         return BaseModelOutputWithPooling(
-            last_hidden_state=as_tokens(found.features), pooler_output=found.head, hidden_states=found.hidden_states
+            last_hidden_state=_as_tokens(found.features), pooler_output=found.head, hidden_states=found.hidden_states
         )
 
 
@@ -240,13 +240,13 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
         """
         images = self.prepare(pixel_values, output_attentions)
         wanted = [self.stage_names.index(name) for name in self.out_features]
-        everything = wants_states(self.config, output_hidden_states)
+        everything = _wants_states(self.config, output_hidden_states)
         count = None if everything else max(wanted) + 1
         states = self.ropevit(images, method=lambda model, images: list(islice(model.hidden_states(images), count)))
         maps: Any = tuple(self.ropevit.as_map(states[index], images) for index in wanted)
         return BackboneOutput(
             feature_maps=maps,
-            hidden_states=tuple(as_tokens(state) for state in states) if everything else None,
+            hidden_states=tuple(_as_tokens(state) for state in states) if everything else None,
         )
 
 
@@ -294,7 +294,7 @@ CLASSES: dict[Any, tuple[type[RopePreTrainedModel], type[RopePreTrainedModel]]] 
 }
 
 
-def wants_states(config: RopeConfig, asked: bool | None) -> bool:
+def _wants_states(config: RopeConfig, asked: bool | None) -> bool:
     """Tell whether hidden states are wanted, by the call or else by the config."""
     wanted = config.output_hidden_states if asked is None else asked
     if not isinstance(wanted, bool | None):
@@ -313,22 +313,22 @@ class Outputs(NamedTuple):
     """The tokens before the norm, if asked for: embedded, after each block or stage."""
 
 
-def outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states: bool) -> Outputs:
+def _outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states: bool) -> Outputs:
     """Run a model; called as a method of it, so that its own hooks (offloading, sharding) run around it."""
     if not hidden_states:
         features = model.forward_features(images)
         return Outputs(features, model.forward_head(features), None)
     states = tuple(model.hidden_states(images))
     features = model.norm(states[-1])
-    return Outputs(features, model.forward_head(features), tuple(as_tokens(state) for state in states))
+    return Outputs(features, model.forward_head(features), tuple(_as_tokens(state) for state in states))
 
 
-def as_tokens(state: Tensor) -> Float[Tensor, "B n C"]:
+def _as_tokens(state: Tensor) -> Float[Tensor, "B n C"]:
     """Write a state as tokens; a Swin's is a map, channels last."""
     return state.flatten(1, 2) if state.ndim == 4 else state
 
 
-def check_loaded(info: dict[str, Any], source: str) -> None:
+def _check_loaded(info: dict[str, Any], source: str) -> None:
     """Refuse what transformers would only report.
 
     Raises:

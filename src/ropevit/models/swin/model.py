@@ -114,7 +114,7 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(
             SwinBlock(
                 width,
-                make_attention(config, width, heads),
+                _make_attention(config, width, heads),
                 shifted=block % 2 == 1,
                 mlp_ratio=config.mlp_ratio,
                 drop_path=config.drop_path * (first + block) / max(sum(config.depths) - 1, 1),
@@ -138,7 +138,7 @@ class Stage(nn.Module):
         return x
 
 
-def make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
+def _make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
     """Build the attention of one block, with its own frequencies if they are learned."""
     return WindowAttention(
         width, heads, config.window_size, make_block_rope(config, width // heads, heads), config.bias

@@ -28,29 +28,29 @@ from ropevit.models.swin.config import SwinConfig
 from ropevit.models.windows import relative_index
 from ropevit.rope import axial_frequencies, grid_positions
 
-BLOCKS = r"layers\.(\d+)\.blocks\."
+_BLOCKS = r"layers\.(\d+)\.blocks\."
 
 #: Most stages of a Swin that inference accepts; each has twice the channels of the one before.
-MOST_STAGES = 16
+_MOST_STAGES = 16
 
 #: Key of the learned frequencies of a block in the ropevit layout.
 FREQUENCIES = "layers.{}.blocks.{}.attn.rope.freqs"
 
 #: Weights of patch merging.
-MERGING = ("norm.weight", "norm.bias", "reduction.weight")
+_MERGING = ("norm.weight", "norm.bias", "reduction.weight")
 
 
-def infer_swin(tensors: Mapping[str, Tensor]) -> InferredModel | None:
+def _infer_swin(tensors: Mapping[str, Tensor]) -> InferredModel | None:
     """Infer the config of a Swin from its weights."""
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
-    common, stages = infer_common(shapes), range(count_layers(shapes, BLOCKS))
-    if common is None or not 0 < len(stages) <= MOST_STAGES:
+    common, stages = infer_common(shapes), range(count_layers(shapes, _BLOCKS))
+    if common is None or not 0 < len(stages) <= _MOST_STAGES:
         return None
     frequencies = [key for key in tensors if re.fullmatch(r"layers\.\d+\.blocks\.\d+\.attn\.rope[._]freqs", key)]
-    fixed = bool(frequencies) and all(is_fixed(tensors[key]) for key in frequencies)
+    fixed = bool(frequencies) and all(_is_fixed(tensors[key]) for key in frequencies)
     bias = axis_length(shapes, "layers.0.blocks.0.attn.relative_position_bias_table", 0)
-    heads = [infer_heads(shapes, stage) for stage in stages]
-    width, window = common["width"], infer_window(shapes, bias)
+    heads = [_infer_heads(shapes, stage) for stage in stages]
+    width, window = common["width"], _infer_window(shapes, bias)
     return InferredModel(
         architecture="swin",
         fields=common
@@ -71,14 +71,14 @@ def infer_swin(tensors: Mapping[str, Tensor]) -> InferredModel | None:
     )
 
 
-def infer_window(shapes: Shapes, bias: int | None) -> int:
+def _infer_window(shapes: Shapes, bias: int | None) -> int:
     """Infer the window size in tokens from a bias table or positions, or return the published one."""
     if bias:
         return (math.isqrt(bias) + 1) // 2
     return math.isqrt(axis_length(shapes, "layers.0.blocks.0.attn.rope_t_x", 0) or 49)
 
 
-def infer_heads(shapes: Shapes, stage: int) -> int:
+def _infer_heads(shapes: Shapes, stage: int) -> int:
     """Infer the heads of a stage, which are axis 1 of several weights; 0 if none of them exists."""
     names = ("rope.freqs", "rope_freqs", "relative_position_bias_table")
     return next((n for name in names if (n := axis_length(shapes, f"layers.{stage}.blocks.0.attn.{name}", 1))), 0)
@@ -96,7 +96,7 @@ def derived_tables(config: SwinConfig) -> dict[str, Tensor]:
             if config.rope:
                 tables |= {f"{name}.attn.rope_t_x": x.contiguous(), f"{name}.attn.rope_t_y": y.contiguous()}
             if config.rope == "axial":
-                tables[f"{name}.attn.rope_freqs"] = published_frequencies(config, stage).expand(-1, heads, -1)
+                tables[f"{name}.attn.rope_freqs"] = _published_frequencies(config, stage).expand(-1, heads, -1)
             if config.bias:
                 tables[f"{name}.attn.relative_position_index"] = relative_index(window)
             if block % 2 and side > window:
@@ -104,14 +104,14 @@ def derived_tables(config: SwinConfig) -> dict[str, Tensor]:
     return tables
 
 
-def fixed_frequencies(config: SwinConfig, stage: int) -> Float[Tensor, "2 1 P"]:
+def _fixed_frequencies(config: SwinConfig, stage: int) -> Float[Tensor, "2 1 P"]:
     """Compute the frequencies of RoPE-Axial in a stage, which all its heads share."""
     return axial_frequencies(config.width * 2**stage // config.heads[stage], config.theta).unsqueeze(1)
 
 
-def published_frequencies(config: SwinConfig, stage: int) -> Float[Tensor, "2 1 P"]:
+def _published_frequencies(config: SwinConfig, stage: int) -> Float[Tensor, "2 1 P"]:
     """Compute them as the published code, which rotates by float32(pi / 2), whose cosine is -4e-8 instead of 0."""
-    x, y = fixed_frequencies(config, stage).unbind(0)
+    x, y = _fixed_frequencies(config, stage).unbind(0)
     return torch.stack([x + y * torch.tensor(torch.pi / 2).cos(), y])
 
 
@@ -134,14 +134,14 @@ def drop_fixed(state: dict[str, Tensor], config: SwinConfig) -> dict[str, str]:
     for stage, block in match_keys(FREQUENCIES, state):
         name = FREQUENCIES.format(stage, block)
         theirs = state[name]
-        if int(stage) >= len(config.depths) or not is_fixed(theirs):
+        if int(stage) >= len(config.depths) or not _is_fixed(theirs):
             continue  # of another model, or learned: left to later checks
-        ours = fixed_frequencies(config, int(stage)).expand(-1, config.heads[int(stage)], -1).to(theirs.dtype)
+        ours = _fixed_frequencies(config, int(stage)).expand(-1, config.heads[int(stage)], -1).to(theirs.dtype)
         if ours.shape != theirs.shape:
             continue
         if not torch.allclose(theirs, ours, rtol=torch.finfo(theirs.dtype).eps, atol=1e-5):
             raise ValueError(
-                f"was made with other fixed frequencies than the model's (theta {infer_theta(theirs):.4g} "
+                f"was made with other fixed frequencies than the model's (theta {_infer_theta(theirs):.4g} "
                 f"instead of {config.theta:g}, in {name}); build the model with the file's rope_theta"
             )
         dropped[name] = "fixed frequencies, the same as the model's own"
@@ -149,7 +149,7 @@ def drop_fixed(state: dict[str, Tensor], config: SwinConfig) -> dict[str, str]:
     return dropped
 
 
-def is_fixed(frequencies: Tensor) -> bool:
+def _is_fixed(frequencies: Tensor) -> bool:
     """Return whether frequencies (2, A, P) are fixed: pairs rotate with x or with y but never both."""
     if frequencies.is_meta or frequencies.ndim != 3 or frequencies.shape[0] != 2 or frequencies.shape[-1] % 2:
         return False
@@ -158,7 +158,7 @@ def is_fixed(frequencies: Tensor) -> bool:
     return bool((zeros < 1e-5).all() and (x > 0).all() and (y > 0).all())
 
 
-def infer_theta(frequencies: Tensor) -> float:
+def _infer_theta(frequencies: Tensor) -> float:
     """Infer theta from fixed frequencies: the second over the first is theta^(-2/P)."""
     pairs = frequencies.shape[-1]
     return float(frequencies[0, 0, min(1, pairs // 2 - 1)] / frequencies[0, 0, 0]) ** (-pairs / 2)
@@ -181,14 +181,14 @@ def implied_fields(config: SwinConfig, layout: str) -> dict[str, Any]:
 
 
 ADAPTER = StateDictAdapter(
-    blocks=BLOCKS,
-    infer=infer_swin,
+    blocks=_BLOCKS,
+    infer=_infer_swin,
     layouts={
         "published": (KeyPattern(FREQUENCIES, "layers.{}.blocks.{}.attn.rope_freqs"),),  # (2, A, P)
         "timm-swin": (  # since timm 0.9, which counts patch merging to the following stage
             KeyPattern("head.weight", "head.fc.weight"),
             KeyPattern("head.bias", "head.fc.bias"),
-            *(KeyPattern(name, name, later=1) for name in (f"layers.{{}}.downsample.{end}" for end in MERGING)),
+            *(KeyPattern(name, name, later=1) for name in (f"layers.{{}}.downsample.{end}" for end in _MERGING)),
         ),
     },
     own_keys=(FREQUENCIES,),

@@ -24,7 +24,7 @@ from ropevit.models.vit.relative import DecomposedRelPosBias
 from ropevit.models.window_partition import WindowPartition, key_mask
 
 #: Image size in pixels for which the relative position bias of global blocks is learned.
-RELATIVE_SIZE = 1024
+_RELATIVE_SIZE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class DenseViT(Backbone[ViT]):
         if not config.final_norm:
             body.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         if config.relative_bias:
-            whole = max(RELATIVE_SIZE // config.body.patch_size, 1)
+            whole = max(_RELATIVE_SIZE // config.body.patch_size, 1)
             for index, block in enumerate(body.blocks):
                 side = whole if index in config.global_indices else config.window
                 block.attn.relative = DecomposedRelPosBias(side, config.body.width // config.body.heads)  # pyright: ignore[reportAttributeAccessIssue]
@@ -181,11 +181,11 @@ class DenseViT(Backbone[ViT]):
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
         cut = WindowPartition(h, w, config.window, valid)
         cuts = [None if index in config.global_indices else cut for index in range(config.body.depth)]
-        states = body.run_blocks(tokens, positions, None if valid is None else whole_rows(valid), cuts, (h, w))
+        states = body.run_blocks(tokens, positions, None if valid is None else _whole_rows(valid), cuts, (h, w))
         return [body.norm(x) for index, x in enumerate(states) if index in config.tapped]
 
 
-def whole_rows(valid: Bool[Tensor, "B h w"]) -> SequenceIds:
+def _whole_rows(valid: Bool[Tensor, "B h w"]) -> SequenceIds:
     """Return sequence ids of unpacked rows, one image each, with a mask of the valid tokens."""
     keys = valid.flatten(1)
     image = torch.arange(len(keys), device=keys.device).unsqueeze(1).expand_as(keys)

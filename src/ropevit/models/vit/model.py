@@ -63,7 +63,7 @@ class ViT(BaseModel[ViTConfig]):
                 rate,
                 make_block_rope(config, head_channels, config.heads),
             )
-            for rate in drop_path_rates(config)
+            for rate in _drop_path_rates(config)
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
@@ -274,7 +274,7 @@ class ViT(BaseModel[ViTConfig]):
         return len(self.blocks) + 1 if name.startswith(("norm.", "head.")) else 0
 
 
-def drop_path_rates(config: ViTConfig) -> list[float]:
+def _drop_path_rates(config: ViTConfig) -> list[float]:
     """Return the stochastic depth rate of each block."""
     if config.drop_path_rule == "constant":
         return [config.drop_path] * config.depth

@@ -32,12 +32,12 @@ class DecomposedRelPosBias(nn.Module):
             w: Columns.
         """
         grid = q.unflatten(2, (h, w))
-        rows = torch.einsum("...ywd,ykd->...ywk", grid, get_rel_pos(self.rows, h).to(q.dtype))
-        columns = torch.einsum("...yxd,xkd->...yxk", grid, get_rel_pos(self.columns, w).to(q.dtype))
+        rows = torch.einsum("...ywd,ykd->...ywk", grid, _get_rel_pos(self.rows, h).to(q.dtype))
+        columns = torch.einsum("...yxd,xkd->...yxk", grid, _get_rel_pos(self.columns, w).to(q.dtype))
         return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(-2).flatten(2, 3)
 
 
-def get_rel_pos(table: Float[Tensor, "M D"], side: int) -> Float[Tensor, "side side D"]:
+def _get_rel_pos(table: Float[Tensor, "M D"], side: int) -> Float[Tensor, "side side D"]:
     """Return the vector of each query (first) and key (second) along one axis.
 
     Args:

@@ -26,7 +26,7 @@ VARIANTS = {
 }
 
 #: How timm spells the position embedding in vit_<size>_patch16_<...>_224.
-TIMM_POSITIONS = {
+_TIMM_POSITIONS = {
     "rope": "rope_axial",
     "rope_mixed": "rope_mixed",
     "rope_ape": "rope_axial_ape",
@@ -37,5 +37,5 @@ TIMM_POSITIONS = {
 TIMM_NAMES = {
     f"vit_{size}_patch16_{theirs}_224": NAMES[position].format(size=size)
     for size in ("small", "base", "large")
-    for theirs, position in TIMM_POSITIONS.items()
+    for theirs, position in _TIMM_POSITIONS.items()
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ropevit.models.vit import ViT, ViTConfig
 
-PATCH_KERNEL = "patch_embed.proj.weight"
+_PATCH_KERNEL = "patch_embed.proj.weight"
 
 
 def inflate(
@@ -50,21 +50,21 @@ def inflate(
 
     Source: Arnab et al. 2021 (arXiv:2103.15691), ViViT, section 3.4, for the two kernels.
     """
-    check_inflatable(model, kernel)
-    turning = rotation_fields(model.config, pairs, learned)
+    _check_inflatable(model, kernel)
+    turning = _rotation_fields(model.config, pairs, learned)
     video = ViT(replace(model.config, frames=frames, tubelet=tubelet, **turning))
-    check_speed(time_speed, video.config)
+    _check_speed(time_speed, video.config)
     state = {**video.state_dict(), **model.state_dict()}
-    state[PATCH_KERNEL] = inflate_kernel(state[PATCH_KERNEL], tubelet, kernel)
+    state[_PATCH_KERNEL] = _inflate_kernel(state[_PATCH_KERNEL], tubelet, kernel)
     if video.config.rope == "mixed":
-        state |= inflate_frequencies(model, time_speed)
+        state |= _inflate_frequencies(model, time_speed)
     video.load_state_dict(state)
     video.set_grad_checkpointing(model.grad_checkpointing)
     like = model.norm.weight
     return video.to(device=like.device, dtype=like.dtype).train(model.training)
 
 
-def check_inflatable(model: object, kernel: str) -> None:
+def _check_inflatable(model: object, kernel: str) -> None:
     """Raise ValueError unless the model is an image model and the kernel a known name."""
     if not isinstance(model, ViT) or model.config.is_video:
         kind = "a video model" if isinstance(model, ViT) else type(model).__name__
@@ -73,7 +73,7 @@ def check_inflatable(model: object, kernel: str) -> None:
         raise ValueError(f"got kernel={kernel!r}; expected mean or central")
 
 
-def check_speed(time_speed: float, config: ViTConfig) -> None:
+def _check_speed(time_speed: float, config: ViTConfig) -> None:
     """Raise ValueError for a negative, non-finite or inapplicable `time_speed`."""
     if not 0 <= time_speed < math.inf or (time_speed and config.rope != "mixed"):
         raise ValueError(
@@ -82,7 +82,7 @@ def check_speed(time_speed: float, config: ViTConfig) -> None:
         )
 
 
-def rotation_fields(config: ViTConfig, pairs: tuple[int, int, int] | None, learned: bool) -> dict[str, Any]:
+def _rotation_fields(config: ViTConfig, pairs: tuple[int, int, int] | None, learned: bool) -> dict[str, Any]:
     """Return the config fields of the video model's rotation."""
     if config.rope != "axial":
         if pairs is not None or learned:
@@ -103,7 +103,7 @@ def rotation_fields(config: ViTConfig, pairs: tuple[int, int, int] | None, learn
     return {"pairs": pairs or config.pairs}
 
 
-def inflate_kernel(
+def _inflate_kernel(
     kernel: Float[Tensor, "C c p q"], tubelet: int, how: Literal["mean", "central"]
 ) -> Float[Tensor, "C c tubelet p q"]:
     """Return the projection of a tubelet made from that of a patch."""
@@ -114,7 +114,7 @@ def inflate_kernel(
     return inflated
 
 
-def inflate_frequencies(model: ViT, time_speed: float) -> dict[str, Float[Tensor, "3 A P"]]:
+def _inflate_frequencies(model: ViT, time_speed: float) -> dict[str, Float[Tensor, "3 A P"]]:
     """Add a row for t to the frequencies of every layer of an image model, learned or fixed."""
     inflated, shared = {}, model.rope
     for index, block in enumerate(model.blocks):

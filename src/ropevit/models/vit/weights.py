@@ -22,16 +22,16 @@ from ropevit.models.vit.config import ViTConfig
 from ropevit.models.vit.variants import TIMM_NAMES
 from ropevit.rope import grid_positions
 
-BLOCKS = r"blocks\.(\d+)\."
+_BLOCKS = r"blocks\.(\d+)\."
 
 #: Config fields that other layouts imply, except theta and the grid.
-IMPLIED = {
+_IMPLIED = {
     "published": {"pooling": "token", "class_token": True, "num_registers": 0, "frames": None, "pairs": None},
     "timm": {"pooling": "token", "class_token": True, "frames": None, "pairs": None},
 }
 
 
-def infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
+def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
     """Infer the config of a ViT from the shapes of its weights."""
     shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     common = infer_common(shapes)
@@ -43,7 +43,7 @@ def infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
         architecture="vit",
         fields=common
         | {
-            "depth": count_layers(shapes, BLOCKS),
+            "depth": count_layers(shapes, _BLOCKS),
             "mlp_ratio": (axis_length(shapes, "blocks.0.mlp.fc1.weight", 0) or 4 * width) / width,
             "class_token": "cls_token" in shapes,
             "num_registers": axis_length(shapes, "register_tokens", 1) or axis_length(shapes, "reg_token", 1) or 0,
@@ -74,12 +74,12 @@ def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
     implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
     if config.absolute or layout == "published":
         implied["grid"] = (config.grid[0],) * 2
-    return IMPLIED[layout] | implied
+    return _IMPLIED[layout] | implied
 
 
 ADAPTER = StateDictAdapter(
-    blocks=BLOCKS,
-    infer=infer_vit,
+    blocks=_BLOCKS,
+    infer=_infer_vit,
     layouts={
         "published": (KeyPattern("blocks.{}.attn.rope.freqs", "freqs", flat=True),),  # (2, depth, A P)
         "timm": (

@@ -16,7 +16,7 @@ from ropevit.data.sources import ImageSource
 from ropevit.text import join_names
 
 #: How files of ImageNet's validation set are named: their number, from 1, counts lines of ReaL labels.
-NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")
+_NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ def match_classes(source: ImageSource, classes: Sequence[str] | None, num_classe
     Raises:
         ValueError: If a class of the data set is not one of the model's.
     """
-    imagenet = num_classes == 1000 and (classes is None or tuple(classes) in spellings())
+    imagenet = num_classes == 1000 and (classes is None or tuple(classes) in _spellings())
     lists = [tuple(classes)] if classes is not None else []
-    lists += spellings() if imagenet else []
+    lists += _spellings() if imagenet else []
     names = imagenet_classes() if imagenet else lists[0] if lists else source.classes
     for spelled in lists:
         number = {name: index for index, name in enumerate(spelled)}
@@ -59,7 +59,7 @@ def match_classes(source: ImageSource, classes: Sequence[str] | None, num_classe
             columns = tuple(number[name] for name in source.classes)
             called = tuple(names[column] for column in columns)
             whole = imagenet and len(columns) == num_classes
-            return ClassMap(columns=columns, names=called, imagenet=whole, note=restriction(columns, num_classes))
+            return ClassMap(columns=columns, names=called, imagenet=whole, note=_restriction(columns, num_classes))
     if not lists and len(source.classes) == num_classes:
         note = f"{model} names no classes: took those of {source.name} in their order, {join_names(source.classes, 3)}"
         return ClassMap(columns=tuple(range(num_classes)), names=source.classes, imagenet=False, note=note)
@@ -74,12 +74,12 @@ def match_classes(source: ImageSource, classes: Sequence[str] | None, num_classe
     )
 
 
-def spellings() -> list[tuple[str, ...]]:
+def _spellings() -> list[tuple[str, ...]]:
     """List the names of ImageNet's classes in all spellings, each in the order of the logits."""
     return [tuple(imagenet_synsets()), imagenet_classes(), tuple(map(str, range(1000)))]
 
 
-def restriction(columns: Sequence[int], num_classes: int) -> str | None:
+def _restriction(columns: Sequence[int], num_classes: int) -> str | None:
     """Say that not all logits are looked at."""
     if len(columns) == num_classes:
         return None
@@ -113,7 +113,7 @@ class RealLabels:
         self.labels: list[list[int]] = []
         for index in range(len(source)):
             name = source.describe(index)
-            found = NUMBERED.search(name)
+            found = _NUMBERED.search(name)
             if found is None or not 1 <= int(found[1]) <= len(lists):
                 raise ValueError(
                     f"{name} is none of the {len(lists)} images that {path} labels; expected files named "

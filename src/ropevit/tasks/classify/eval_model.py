@@ -48,11 +48,11 @@ class EvalModel:
     def published_name(self) -> str | None:
         """Name in the registry of the model that this is, its head and size apart."""
         return next(
-            (name for name, config in MODELS.items() if without_wrapper(config) == without_wrapper(self.config)), None
+            (name for name, config in MODELS.items() if _without_wrapper(config) == _without_wrapper(self.config)), None
         )
 
 
-def without_wrapper(config: Config) -> dict[str, Any]:
+def _without_wrapper(config: Config) -> dict[str, Any]:
     """Give the fields of a config that make a model another one."""
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in IGNORED_FIELDS} | {
         "kind": type(config)
@@ -151,7 +151,7 @@ def read_eval_model(model: str | None, checkpoint: str | None, which: Which | No
     read = read_checkpoint(source)
     found = parse_checkpoint(read, ema)
     if found.config is not None:
-        return own_eval_model(name, found, read.metadata, model)
+        return _own_eval_model(name, found, read.metadata, model)
     named = model or claimed_name(found.source)
     if named is None:
         raise ValueError(f"{found.source} does not say which model it is; name it with --model, see `ropevit models`")
@@ -159,14 +159,14 @@ def read_eval_model(model: str | None, checkpoint: str | None, which: Which | No
     return EvalModel(name=name, found=found, config=config, classes=None, trained_at=config.img_size[0])
 
 
-def own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str], model: str | None) -> EvalModel:
+def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str], model: str | None) -> EvalModel:
     """Take model, classes and pixels from what a file of ours says."""
     config = found.config
     assert config is not None
     check_images(config, found.source)
     classes = stored_classes(header, config.num_classes, found.source)
     facts = {"train_size": config.img_size[0], "crop": None} | stored_facts(header, found.source)
-    if model is not None and (classes is not None or without_wrapper(get_config(model)) != without_wrapper(config)):
+    if model is not None and (classes is not None or _without_wrapper(get_config(model)) != _without_wrapper(config)):
         raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
     return EvalModel(
         name=name,

@@ -115,7 +115,7 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Classi
     """
     config.check(TASKS["classify"])
     with distributed(config, report) as site:
-        return evaluate_sizes(make_plan(prepare(site)), site)
+        return evaluate_sizes(_make_plan(prepare(site)), site)
 
 
 def prepare(site: EvalContext) -> EvalInputs:
@@ -124,7 +124,7 @@ def prepare(site: EvalContext) -> EvalInputs:
     subject = open_eval_model(config.model, config.checkpoint, config.which)
     scaling = subject.config.scaling if config.scaling is None else parse_override(config.scaling)
     if (scaling, subject.config.scaling) != (None, None):
-        subject = with_scaling(subject, scaling)
+        subject = _with_scaling(subject, scaling)
     source = open_source(config.data, "val")
     match = match_classes(source, subject.classes, subject.config.num_classes, subject.name)
     if real is not None and not match.imagenet:
@@ -133,7 +133,7 @@ def prepare(site: EvalContext) -> EvalInputs:
     return EvalInputs(site=site, subject=subject, source=source, match=match, real=labels)
 
 
-def with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
+def _with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
     """Give a model rules for larger grids, which count from the grid of its training, whatever is made of its windows.
 
     None takes away those that it has.
@@ -146,7 +146,7 @@ def with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
     return replace(subject, config=replace(config, **rules))
 
 
-def make_plan(bench: EvalInputs) -> EvalPlan:
+def _make_plan(bench: EvalInputs) -> EvalPlan:
     """Plan which sizes are measured, and how."""
     subject, source, options, config = (
         bench.subject,
@@ -181,13 +181,13 @@ def make_plan(bench: EvalInputs) -> EvalPlan:
         names=dict(zip(source.classes, bench.match.names, strict=True)),
         row=ClassifierResult,
         sizes=tuple(view.size for view in views),
-        measure=measurer(views, bench),
-        paper=paper_curve(bench),
+        measure=_measurer(views, bench),
+        paper=_paper_curve(bench),
         notes=tuple(notes),
     )
 
 
-def measurer(views: list[View], bench: EvalInputs) -> Callable[[int], SizeEvaluation]:
+def _measurer(views: list[View], bench: EvalInputs) -> Callable[[int], SizeEvaluation]:
     """Give what measures at a size; a model that fits several is built once."""
     by_size, built = {view.size: view for view in views}, {}
 
@@ -205,7 +205,7 @@ def evaluate_size(model: Model, view: View, bench: EvalInputs) -> SizeEvaluation
     """Measure at one size."""
     source, site, bad = bench.source, bench.site, []
     meter = EvalTimer(site)
-    batches = evaluate_batches(view, bench, bad)
+    batches = _evaluate_batches(view, bench, bad)
     right = by_label if bench.real is None else bench.real.right
     if bench.real is not None:
         batches = bench.real.labelled(batches)
@@ -222,7 +222,7 @@ def evaluate_size(model: Model, view: View, bench: EvalInputs) -> SizeEvaluation
     )
 
 
-def evaluate_batches(view: View, bench: EvalInputs, bad: list[int]) -> Iterator[Batch]:
+def _evaluate_batches(view: View, bench: EvalInputs, bad: list[int]) -> Iterator[Batch]:
     """Read this process's images for a size; numbers of those that cannot be read are added to `bad`."""
     site = bench.site
     transform = eval_transform(view.size, view.crop)
@@ -262,7 +262,7 @@ def by_class(counts: Tally) -> list[float]:
     return (100 * counts.first.double() / counts.images.double()).tolist()
 
 
-def paper_curve(bench: EvalInputs) -> dict[int, PublishedResult]:
+def _paper_curve(bench: EvalInputs) -> dict[int, PublishedResult]:
     """Give the paper's figures for what is measured: its model, as it does, on all classes of ImageNet-1k."""
     options, name = bench.site.config.task_options(ClassifierOptions), bench.subject.published_name
     changed = options.crop, options.real, bench.subject.config.scaling

@@ -121,7 +121,7 @@ def classify_files(
         raise ValueError(f"got batch_size={batch_size}; expected at least 1")
     keys = (range(len(files))[start : start + batch_size] for start in range(0, len(files), batch_size))
     for images in batches(FileReader(tuple(files), form), keys, workers):
-        yield from classify_batch(model, images, classes, top)
+        yield from _classify_batch(model, images, classes, top)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class FileReader:
             return Unreadable(error)
 
 
-def classify_batch(
+def _classify_batch(
     model: nn.Module, images: Sequence[Tensor | Unreadable], classes: Sequence[str], top: int
 ) -> list[Prediction | Unreadable]:
     """Classify what was read of a batch, all images of a shape at once."""

@@ -8,7 +8,7 @@ from ropevit.models.sizes import nearest_sizes
 
 #: Protocol -> part of the shorter side that is evaluated; None takes that of the architecture (`config.crop_pct`).
 #: Source: Heo et al. 2024 (arXiv:2403.13298), as DeiT III and Swin before; the defaults of timm.
-CROP_MODES = {"paper": None, "timm": 0.9}
+_CROP_MODES = {"paper": None, "timm": 0.9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ def plan_views(
     Raises:
         ValueError: If patches do not tile a size, or an argument is out of range.
     """
-    if protocol not in CROP_MODES:
-        raise ValueError(f"got protocol {protocol!r}; choose one of {', '.join(CROP_MODES)}")
+    if protocol not in _CROP_MODES:
+        raise ValueError(f"got protocol {protocol!r}; choose one of {', '.join(_CROP_MODES)}")
     if crop is not None and not 0 < crop <= 1:
         raise ValueError(f"got crop={crop}; expected above 0, up to 1")
     chosen = sorted(set(sizes or config.default_sizes(trained_at)))
@@ -62,11 +62,11 @@ def plan_views(
         if size < 1 or size % config.multiple:
             near = nearest_sizes(size, config.multiple) if size > 0 else config.multiple
             raise ValueError(f"got size {size}, which patches of {config.multiple} pixels do not tile; take {near}")
-    ratio = crop or CROP_MODES[protocol] or config.crop_pct
-    return [View(size=size, crop=ratio, window=window_at(config, trained_at, size, protocol)) for size in chosen]
+    ratio = crop or _CROP_MODES[protocol] or config.crop_pct
+    return [View(size=size, crop=ratio, window=_window_at(config, trained_at, size, protocol)) for size in chosen]
 
 
-def window_at(config: Config, trained_at: int, size: int, protocol: str) -> int | None:
+def _window_at(config: Config, trained_at: int, size: int, protocol: str) -> int | None:
     """Give the windows of a Swin at a size, in tokens; a ViT has none."""
     if not config.windowed:
         return None

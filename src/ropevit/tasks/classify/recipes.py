@@ -142,7 +142,7 @@ def swin_base() -> TrainConfig:
     return replace(swin_tiny(), recipe="swin_base", model=ClassifyModel(model="swin_base", size=224, drop_path=0.5))
 
 
-def deit3_small_100ep() -> TrainConfig:
+def _deit3_small_100ep() -> TrainConfig:
     """ViT-S in 100 epochs instead of 400, for comparing embeddings: no published figure to expect.
 
     Cost: a quarter of `deit3_small`.
@@ -151,7 +151,7 @@ def deit3_small_100ep() -> TrainConfig:
     return replace(small, recipe="deit3_small_100ep", optim=replace(small.optim, epochs=100))
 
 
-def swin_tiny_100ep() -> TrainConfig:
+def _swin_tiny_100ep() -> TrainConfig:
     """Swin-T in 100 epochs instead of 300, for comparing embeddings: no published figure to expect.
 
     Cost: a third of `swin_tiny`.
@@ -192,7 +192,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     for recipe in (
         deit3_small, deit3_base, deit3_base_finetune, deit3_large, deit3_large_finetune,
         swin_tiny, swin_small, swin_base,
-        deit3_small_100ep, swin_tiny_100ep, deit3_small_imagenet100, fashion,
+        _deit3_small_100ep, _swin_tiny_100ep, deit3_small_imagenet100, fashion,
     )
 }  # fmt: skip
 
@@ -218,14 +218,14 @@ def expected_top1(config: TrainConfig) -> float | None:
     return TOP1.get(config.model.name, {}).get(224) if config.recipe in PUBLISHED else None
 
 
-def training_images(config: TrainConfig) -> int:
+def _training_images(config: TrainConfig) -> int:
     """Count the images of an epoch."""
     return {"fashion": 10_000, "deit3_small_imagenet100": IMAGENET_100}.get(config.recipe, IMAGENET)
 
 
 def images_seen(config: TrainConfig) -> float:
     """Count the images that a training goes through, those that come again counted again."""
-    images = training_images(config)
+    images = _training_images(config)
     return config.optim.passes(images / config.batch_size) * images
 
 

@@ -11,7 +11,7 @@ from ropevit.tasks.classify.recipes import RECIPES, find_recipe, images_seen, tr
 from ropevit.tasks.common.run_dir import RunSummary, comparable, differences
 
 #: model -> its recipes, one after the other.
-CHAINS = {
+_CHAINS = {
     "deit_small": ("deit3_small",),
     "deit_base": ("deit3_base", "deit3_base_finetune"),
     "deit_large": ("deit3_large", "deit3_large_finetune"),
@@ -28,7 +28,7 @@ TABLES = {
 }
 
 #: Options in which a run may differ from its recipe and still be one of its row.
-ANY = ("seed", "init", "classes")
+_ANY = ("seed", "init", "classes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class ChainStage:
         if (run.settings.get("recipe"), model.get("position")) != (self.config.recipe, self.config.model.position):
             return None
         theirs, ours = comparable(run.settings), comparable(self.config.to_dict())
-        odd = differences(*({name: value for name, value in one.items() if name not in ANY} for one in (ours, theirs)))
+        odd = differences(*({name: value for name, value in one.items() if name not in _ANY} for one in (ours, theirs)))
         classes = len(run.settings.get("classes", ()))
         return [*odd, *([] if classes == 1000 else [f"classes was 1000, now {classes}"])]
 
@@ -128,7 +128,7 @@ def list_targets(table: str, data: str = "imagenet", root: Path = Path("runs")) 
 def make_target(model: str, position: str, data: str, root: Path) -> Target:
     """Put together the trainings of a row, each after the first starting from the weights of the one before."""
     stages: list[ChainStage] = []
-    for recipe in CHAINS[model]:
+    for recipe in _CHAINS[model]:
         config = find_recipe(recipe).with_run(out=root / f"{recipe}-{position}")
         init = str(stages[-1].config.run.out / "model.safetensors") if stages else None
         stages.append(

@@ -11,7 +11,7 @@ from ropevit.data.loading import Batch
 from ropevit.tasks.common.distributed import Communicator
 
 #: Guesses of which one must be right, for the second score.
-TOPK = 5
+_TOPK = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def tally(
                 logits_of(blank)
             continue
         logits = logits_of(batch.images).float().cpu()
-        best = logits.topk(min(TOPK, logits.shape[1])).indices
+        best = logits.topk(min(_TOPK, logits.shape[1])).indices
         hit = right(best, batch)
         for row, hits in enumerate((torch.ones_like(batch.labels), hit[:, 0], hit.any(1))):
             counts[row].index_add_(0, batch.labels, hits.long())

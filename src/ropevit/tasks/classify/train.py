@@ -107,7 +107,7 @@ class Classification:
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
         self.mean, self.std = mean_and_std(accelerator.device)
-        self.erase = make_erasing(config, accelerator.device)
+        self.erase = _make_erasing(config, accelerator.device)
         self.mix = make_mixing(config, len(train.classes))
         self.criterion = make_criterion(config)
 
@@ -188,7 +188,7 @@ def make_mixing(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tens
     )
 
 
-def make_erasing(config: TrainConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _make_erasing(config: TrainConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Give what fills random rectangles with noise, or nothing.
 
     Source: Zhong et al. 2020 (arXiv:1708.04896).

@@ -18,7 +18,7 @@ from ropevit.weights.reading import load_pickle
 NAME = re.compile(r"step-(\d+)\.pt")
 
 #: What a checkpoint holds.
-ENTRIES = {"state", "record", "scaler"}
+_ENTRIES = {"state", "record", "scaler"}
 
 
 class CheckpointError(ValueError):
@@ -98,7 +98,9 @@ def damage(path: Path) -> str | None:
         content = load_pickle(path)
     except WeightsError:
         return "its checksums are right, but it cannot be read"
-    return None if isinstance(content, dict) and content.keys() >= ENTRIES else f"it lacks {', '.join(sorted(ENTRIES))}"
+    return (
+        None if isinstance(content, dict) and content.keys() >= _ENTRIES else f"it lacks {', '.join(sorted(_ENTRIES))}"
+    )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class Communicator:
         return result
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -171,7 +171,7 @@ class Interruption:
         self.signal = 0
 
     def __enter__(self) -> "Interruption":
-        self.before = {number: signal.signal(number, self.note) for number in SIGNALS}
+        self.before = {number: signal.signal(number, self.note) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,11 +24,11 @@ Corners = tuple[float, float, float, float]
 #: Hues are this part of the circle apart, lightnesses that part of their range: no two classes ever come to match.
 #: Source: Roberts 2018, "The Unreasonable Effectiveness of Quasirandom Sequences" (one and two dimensions).
 HUE_STEP, LIGHTNESS_STEP = 0.6180339887498949, 0.7548776662466927
-LIGHTNESS = (0.3, 0.75)
-SATURATION = 0.85
+_LIGHTNESS = (0.3, 0.75)
+_SATURATION = 0.85
 
 #: The side that smaller images are enlarged to, so that text can be read: the root of their pixels.
-READABLE = 400
+_READABLE = 400
 #: Share of an overlay that is the colour of its class; the rest is the image.
 OPACITY = 0.55
 PAPER, INK = (255, 255, 255), (38, 38, 38)
@@ -47,9 +47,9 @@ class Annotation(NamedTuple):
 
 def class_colour(label: int) -> Colour:
     """Give a class its colour: red, green and blue from 0 to 255, always the same."""
-    low, high = LIGHTNESS
+    low, high = _LIGHTNESS
     lightness = low + (high - low) * ((0.5 + label * LIGHTNESS_STEP) % 1)
-    return as_bytes(colorsys.hls_to_rgb(label * HUE_STEP % 1, lightness, SATURATION))
+    return _as_bytes(colorsys.hls_to_rgb(label * HUE_STEP % 1, lightness, _SATURATION))
 
 
 def text_colour_on(colour: Colour) -> Colour:
@@ -62,7 +62,7 @@ def text_colour_on(colour: Colour) -> Colour:
     return (255, 255, 255) if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else (0, 0, 0)
 
 
-def as_bytes(colour: Sequence[float]) -> Colour:
+def _as_bytes(colour: Sequence[float]) -> Colour:
     """Turn shares of red, green and blue into bytes."""
     red, green, blue = (round(255 * share) for share in colour)
     return red, green, blue
@@ -74,7 +74,7 @@ def enlargement(size: tuple[int, int]) -> int:
     Args:
         size: Two sides in pixels.
     """
-    return max(1, math.ceil(READABLE / math.sqrt(size[0] * size[1])))
+    return max(1, math.ceil(_READABLE / math.sqrt(size[0] * size[1])))
 
 
 def line_width(size: tuple[int, int]) -> int:
@@ -107,9 +107,9 @@ def paint_boxes(image: Image.Image, marks: Sequence[Annotation]) -> Image.Image:
         draw.rectangle(box, outline=class_colour(mark.label), width=width)
     tags: list[Corners] = []
     for mark, box in zip(marks, boxes, strict=True):
-        tags.append(place_tag(box, tag_size(draw, mark.text, canvas.size), canvas.size, tags))
+        tags.append(place_tag(box, _tag_size(draw, mark.text, canvas.size), canvas.size, tags))
     for mark, tag in reversed(list(zip(marks, tags, strict=True))):
-        write_tag(draw, mark, tag, canvas.size)
+        _write_tag(draw, mark, tag, canvas.size)
     return canvas
 
 
@@ -126,13 +126,13 @@ def enlarged(box: Corners, times: int, size: tuple[int, int]) -> tuple[int, int,
     return left, top, max(left, right), max(top, bottom)
 
 
-def tag_size(draw: ImageDraw.ImageDraw, text: str, size: tuple[int, int]) -> tuple[int, int]:
+def _tag_size(draw: ImageDraw.ImageDraw, text: str, size: tuple[int, int]) -> tuple[int, int]:
     """Measure the width and height of a text with its background."""
     font = load_font(size)
-    return math.ceil(draw.textlength(text, font)) + 2 * (line_width(size) + 1), line_height(font)
+    return math.ceil(draw.textlength(text, font)) + 2 * (line_width(size) + 1), _line_height(font)
 
 
-def line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
     """Measure a line of text with room around it, the same for all texts."""
     _, top, _, bottom = font.getbbox("Ág|")
     return math.ceil(1.3 * (bottom - top))
@@ -160,7 +160,7 @@ def overlap(one: Corners, other: Corners) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def write_tag(draw: ImageDraw.ImageDraw, mark: Annotation, tag: Corners, size: tuple[int, int]) -> None:
+def _write_tag(draw: ImageDraw.ImageDraw, mark: Annotation, tag: Corners, size: tuple[int, int]) -> None:
     """Write a text on its background."""
     left, top, right, bottom = tag
     colour = class_colour(mark.label)
@@ -185,11 +185,11 @@ def paint_labels(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Im
     large = labels.repeat(times, 0).repeat(times, 1)
     colours = np.array([class_colour(label) for label in range(int(labels.max()) + 1)], dtype=np.uint8)
     mixed = Image.blend(canvas, Image.fromarray(colours[large]), OPACITY)
-    mixed.paste(PAPER, mask=Image.fromarray(borders(large, max(1, line_width(canvas.size) // 2))))
+    mixed.paste(PAPER, mask=Image.fromarray(_borders(large, max(1, line_width(canvas.size) // 2))))
     return mixed
 
 
-def borders(labels: Int[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
+def _borders(labels: Int[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
     """Find the pixels whose class differs from that of the pixel `width` to the left or above."""
     found = np.zeros(labels.shape, dtype=bool)
     found[width:] |= labels[width:] != labels[:-width]
@@ -208,7 +208,7 @@ def add_legend(image: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.
         return image
     entries = [(label, printable(text)) for label, text in entries]
     font, draw = load_font(image.size), ImageDraw.Draw(image)
-    side, height = line_height(font) * 2 // 3, line_height(font) * 4 // 3
+    side, height = _line_height(font) * 2 // 3, _line_height(font) * 4 // 3
     widths = [math.ceil(side * 2.5 + draw.textlength(text, font)) for _, text in entries]
     room = max(image.width - side, *widths)
     places, x, row = [], 0, 0

@@ -34,7 +34,7 @@ from ropevit.tasks.registry import Metric
 
 #: What a checkpoint records at the start: the best score, the loss of the first line, images left out, and the last
 #: evaluation and its step.
-INITIAL_HISTORY = {"best": None, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
+_INITIAL_HISTORY = {"best": None, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
 
 
 @runtime_checkable
@@ -116,7 +116,7 @@ class TrainState:
     metrics: Metrics | None = None
     """The log, in the first process."""
     step: int = 0
-    history: dict[str, Any] = field(default_factory=lambda: dict(INITIAL_HISTORY))
+    history: dict[str, Any] = field(default_factory=lambda: dict(_INITIAL_HISTORY))
 
 
 def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
@@ -144,7 +144,7 @@ def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
         if job.is_main_process:
             state.metrics = Metrics(job.run, job.settings, state.step, state.history["evaluated"])
         with Interruption(job.communicator) as interruption:
-            run_steps(state, job, interruption)
+            _run_steps(state, job, interruption)
         finish(state, job)
         return state.history["scores"]
     finally:
@@ -182,7 +182,7 @@ def resume(state: TrainState, job: TrainJob) -> None:
         ValueError: If that is beyond the last step asked for.
     """
     folder = job.run.out / "checkpoints"
-    step = job.communicator.run_on_main(lambda: newest_step(folder, job.report))
+    step = job.communicator.run_on_main(lambda: _newest_step(folder, job.report))
     if step is None:
         return
     if step > job.last_step:
@@ -198,7 +198,7 @@ def resume(state: TrainState, job: TrainJob) -> None:
     state.step, state.history = step, found["record"]
 
 
-def newest_step(folder: Path, report: Report) -> int | None:
+def _newest_step(folder: Path, report: Report) -> int | None:
     """Find the step of the newest whole checkpoint, telling of damaged ones."""
     newest, damaged = find_newest(folder)
     for line in damaged:
@@ -206,37 +206,37 @@ def newest_step(folder: Path, report: Report) -> int | None:
     return None if newest is None else step_of(newest)
 
 
-def run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> None:
+def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> None:
     """Take the steps that are left, with what is due between them."""
     run, epoch = job.run, job.task.steps_per_epoch
-    if state.step and state.history["evaluated"] != state.step and evaluation_due(state.step, job):
-        evaluate_and_save(state, job)  # what it was interrupted in
+    if state.step and state.history["evaluated"] != state.step and _evaluation_due(state.step, job):
+        _evaluate_and_save(state, job)  # what it was interrupted in
     batches = job.task.batches(state.step, job.last_step)
     state.window.restart()
     while state.step < job.last_step:
         state.window.add(take_step(state, job, batches))
         job.report(StepDone(step=state.step))
-        evaluating = evaluation_due(state.step, job)
+        evaluating = _evaluation_due(state.step, job)
         saving = evaluating or state.step % (run.save_every or epoch) == 0
         stopping = interruption.asked()
         if saving or stopping or state.step % run.log_every == 0:
-            write_log_line(state, job)
+            _write_log_line(state, job)
         if not (saving or stopping):
             continue
         path = save(state, job)  # before measuring: who wants the machine back may not wait until that is done
         if stopping:
             raise Interrupted(interruption.signal, path, state.step)
         if evaluating:
-            evaluate_and_save(state, job)
+            _evaluate_and_save(state, job)
         state.window.restart()
 
 
-def evaluation_due(step: int, job: TrainJob) -> bool:
+def _evaluation_due(step: int, job: TrainJob) -> bool:
     """Tell whether a step is followed by an evaluation."""
     return step >= job.last_step or step % (job.run.eval_every * job.task.steps_per_epoch) == 0
 
 
-def evaluate_and_save(state: TrainState, job: TrainJob) -> None:
+def _evaluate_and_save(state: TrainState, job: TrainJob) -> None:
     """Measure the weights, and note the scores in the checkpoint."""
     evaluate(state, job)
     save(state, job)
@@ -249,7 +249,7 @@ def take_step(state: TrainState, job: TrainJob, batches: Iterator[Any]) -> Tenso
     total = torch.zeros((), device=accelerator.device)
     for part in range(parts):
         batch = state.window.wait(batches)  # first, as reading may draw from the same numbers
-        start_random_numbers(job, state.step, part)
+        _start_random_numbers(job, state.step, part)
         last = part == parts - 1
         with contextlib.nullcontext() if last or job.run.shard else accelerator.no_sync(state.model):
             loss = job.task.loss(state.model, batch, state.step)
@@ -265,7 +265,7 @@ def take_step(state: TrainState, job: TrainJob, batches: Iterator[Any]) -> Tenso
     return total
 
 
-def start_random_numbers(job: TrainJob, step: int, part: int) -> None:
+def _start_random_numbers(job: TrainJob, step: int, part: int) -> None:
     """Draw what a part of a step draws (dropped paths, erased pixels) from numbers of its own."""
     place = job.accelerator.process_index * job.run.accumulate + part
     drawn = derive_seed("training", job.run.seed, step, place)
@@ -273,7 +273,7 @@ def start_random_numbers(job: TrainJob, step: int, part: int) -> None:
     random.seed(drawn)
 
 
-def write_log_line(state: TrainState, job: TrainJob) -> None:
+def _write_log_line(state: TrainState, job: TrainJob) -> None:
     """Write down the steps since the last time, after checking that the training goes well."""
     window = state.window
     losses = job.communicator.all_reduce_sum(window.losses()) / job.accelerator.num_processes
@@ -282,7 +282,7 @@ def write_log_line(state: TrainState, job: TrainJob) -> None:
     rate = max(group["lr"] for group in state.optimizer.param_groups)
     newest = (list_checkpoints(job.run.out / "checkpoints") or [None])[-1]
     window.check(losses, state.step, rate, state.history, newest)
-    skipped = collect_skipped(state, job)
+    skipped = _collect_skipped(state, job)
     figures = {
         "epoch": round(state.step / job.task.steps_per_epoch, 4),
         "loss": losses.mean().item(),
@@ -297,7 +297,7 @@ def write_log_line(state: TrainState, job: TrainJob) -> None:
     window.restart()
 
 
-def collect_skipped(state: TrainState, job: TrainJob) -> dict[str, list[str]]:
+def _collect_skipped(state: TrainState, job: TrainJob) -> dict[str, list[str]]:
     """Collect the images that no process could read since the last time, count and tell them, and give their lines."""
     skipped = [line for lines in job.communicator.all_gather(job.task.skipped) for line in lines]
     job.task.skipped.clear()
@@ -337,7 +337,7 @@ def evaluate(state: TrainState, job: TrainJob) -> None:
         state.history["best"] = score
         save_weights(state, job, "best.safetensors", scores)
     state.history |= {"scores": scores, "evaluated": state.step}
-    skipped = collect_skipped(state, job)
+    skipped = _collect_skipped(state, job)
     if state.metrics is not None:
         state.metrics.write(state.step, {"epoch": round(epoch, 4), **scores, **skipped})
     job.report(EvalDone(step=state.step, epoch=epoch, scores=scores, best=better))

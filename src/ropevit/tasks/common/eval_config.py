@@ -24,7 +24,7 @@ def read_sizes(words: Sequence[str]) -> tuple[int, ...]:
 
 def read_ratios(words: Sequence[str]) -> tuple[float, ...]:
     """Read ratios with commas or spaces between them."""
-    return tuple(map(float, split(words, is_ratio, "ratio", "numbers, such as --ratios 0.5,0.75,1.0,1.25")))
+    return tuple(map(float, split(words, _is_ratio, "ratio", "numbers, such as --ratios 0.5,0.75,1.0,1.25")))
 
 
 def split(words: Sequence[str], check: Callable[[str], bool], what: str, expected: str) -> list[str]:
@@ -36,7 +36,7 @@ def split(words: Sequence[str], check: Callable[[str], bool], what: str, expecte
     return parts
 
 
-def is_ratio(word: str) -> bool:
+def _is_ratio(word: str) -> bool:
     """Tell whether a word is a plain number such as 2 or 0.75."""
     return word.replace(".", "", 1).isdecimal()
 

@@ -23,7 +23,7 @@ SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "cur
 LARGEST = 1_000_000
 
 #: Fields of the settings that are read again -> of which type they are.
-FIELDS: dict[str, dict[str, Any]] = {
+_FIELDS: dict[str, dict[str, Any]] = {
     "config": {"metric": str | None, "data": str | None},
     "model": {"name": str, "model": str | None, "position": str, "trained_at": int},
 }
@@ -157,7 +157,7 @@ def read_settings(folder: Path, advice: str) -> dict[str, Any]:
     """
     try:
         settings = read_json(folder / SETTINGS)
-        if problem := wrong_field(settings):
+        if problem := _wrong_field(settings):
             raise ValueError(problem)
     except OSError:
         raise ValueError(f"found no evaluation in {folder} (no {SETTINGS}); {advice}") from None
@@ -166,9 +166,9 @@ def read_settings(folder: Path, advice: str) -> dict[str, Any]:
     return settings
 
 
-def wrong_field(settings: Any) -> str | None:
+def _wrong_field(settings: Any) -> str | None:
     """Say which field of the settings of an evaluation is missing or of a wrong type, if one is."""
-    for part, kinds in FIELDS.items():
+    for part, kinds in _FIELDS.items():
         found = settings.get(part) if isinstance(settings, dict) else None
         if not isinstance(found, dict):
             return f"no {part}"

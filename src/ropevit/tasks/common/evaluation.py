@@ -22,11 +22,11 @@ from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
 from ropevit.tasks.registry import Metric
 
 #: Unreadable images of a size that are named.
-MOST_NAMED = 3
+_MOST_NAMED = 3
 
 #: What evaluations must have in common to be drawn side by side, and what else differs without being worth a word.
 SAME = ("metric", "data", "images", "real", "annotations")
-UNSAID = ("fingerprint", "device", "batch_size", "save_detections")
+_UNSAID = ("fingerprint", "device", "batch_size", "save_detections")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,10 +201,10 @@ def evaluate_sizes(plan: EvalPlan, site: EvalContext) -> list[Any]:
     out = site.config.out or Path("runs/eval") / plan.name
     with ExitStack() as stack:
         site.channel.run_on_main(lambda: stack.enter_context(lock_folder(out)))
-        return measure_into(out, plan, site)
+        return _measure_into(out, plan, site)
 
 
-def measure_into(out: Path, plan: EvalPlan, site: EvalContext) -> list[Any]:
+def _measure_into(out: Path, plan: EvalPlan, site: EvalContext) -> list[Any]:
     """Measure into a directory; see `evaluate_sizes`."""
     settings = describe(plan, site)
     beside = site.channel.run_on_main(lambda: [read_curve(folder, plan.row, settings) for folder in site.config.beside])
@@ -232,7 +232,7 @@ def measure_into(out: Path, plan: EvalPlan, site: EvalContext) -> list[Any]:
                 results.write_bytes(name, content)
             results.add(reading.row, reading.classes)
             draw(results, plan, beside)
-        site.report(EvalSizeDone(row=reading.row, left_out=reading.skipped[:MOST_NAMED]))
+        site.report(EvalSizeDone(row=reading.row, left_out=reading.skipped[:_MOST_NAMED]))
     return sorted(rows, key=lambda row: row.size)
 
 
@@ -288,7 +288,7 @@ def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: st
     rows = read_rows(folder, kind)
     if not rows:
         raise ValueError(f"{folder} has not measured anything yet; {advice}")
-    others = [key for key in {**own, **theirs} if key not in UNSAID and theirs.get(key) != own.get(key)]
+    others = [key for key in {**own, **theirs} if key not in _UNSAID and theirs.get(key) != own.get(key)]
     name = ", ".join([found["model"]["name"], *(f"{key} {theirs.get(key)}" for key in others)])
     points = {row.size: row.scores[metric] for row in rows}
     return Curve(name=name, position=found["model"]["position"], points=points, trained_at=found["model"]["trained_at"])

@@ -28,7 +28,7 @@ def apply_fsdp(model: nn.Module, device: torch.device) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def reshard(model: nn.Module) -> None:
+def _reshard(model: nn.Module) -> None:
     """Put weights that a forward pass has gathered back into shares; without a backward pass, nothing else does."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -49,7 +49,7 @@ def full_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def load_full_state_dict(
+def _load_full_state_dict(
     state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
 ) -> None:
     """Share out again what `full_state_dict` collected, or what was collected where nothing was shared out."""
@@ -57,14 +57,14 @@ def load_full_state_dict(
         model,
         optimizer,
         model_state_dict=state["model"],
-        optim_state_dict=by_name(state["optimizer"]),
+        optim_state_dict=_by_name(state["optimizer"]),
         options=whole.StateDictOptions(full_state_dict=True),
     )
     if ema is not None:
-        ema.load_state_dict(distribute_averages(state["ema"], ema))
+        ema.load_state_dict(_distribute_averages(state["ema"], ema))
 
 
-def by_name(state: dict[str, Any]) -> dict[str, Any]:
+def _by_name(state: dict[str, Any]) -> dict[str, Any]:
     """Name the parameters in the state of an optimizer; those of optimizers by themselves have numbers."""
     names = {
         key: name for group in state["param_groups"] for key, name in zip(group["params"], group["names"], strict=True)
@@ -73,7 +73,7 @@ def by_name(state: dict[str, Any]) -> dict[str, Any]:
     return {"state": {names[key]: value for key, value in state["state"].items()}, "param_groups": groups}
 
 
-def distribute_averages(averages: dict[str, Tensor], ema: Ema) -> dict[str, Tensor]:
+def _distribute_averages(averages: dict[str, Tensor], ema: Ema) -> dict[str, Tensor]:
     """Share whole tensors out where the averages are."""
     return {
         name: distribute_tensor(averages[name].to(value.device), value.device_mesh, value.placements)

@@ -18,7 +18,7 @@ from ropevit.files import parse_json, write_atomically
 from ropevit.tasks.common.config import RunConfig
 
 #: A mean loss so many times that of the first line means that the training diverges.
-DIVERGED = 10.0
+_DIVERGED = 10.0
 
 
 class DivergedError(ValueError):
@@ -92,7 +92,7 @@ class LogWindow:
             raise DivergedError(f"the loss is {losses[bad[0]].item()} at step {first} with lr {rate:.3g}; {advice}")
         mean = losses.mean().item()
         record["first_loss"] = record["first_loss"] or mean
-        if mean > DIVERGED * record["first_loss"]:
+        if mean > _DIVERGED * record["first_loss"]:
             raise DivergedError(
                 f"the loss has grown to {mean:.4g} at step {step} with lr {rate:.3g}, from {record['first_loss']:.4g} "
                 f"at the start; {advice}"
@@ -114,14 +114,14 @@ class Metrics:
 
     def __init__(self, config: RunConfig, settings: Mapping[str, Any], first: int, evaluated: int):
         board, wandb = trackers(config)
-        trim(config.out / FILE, first, evaluated)
+        _trim(config.out / FILE, first, evaluated)
         self.path = config.out / FILE
         self.file = self.path.open("ab", buffering=0)  # what cannot be written is not tried again at the end
         self.board = board and board.SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1)
         self.wandb = wandb and wandb.init(
             project=config.wandb,
             name=config.out.resolve().name,
-            id=own_id(config.out / "wandb.id"),
+            id=_own_id(config.out / "wandb.id"),
             resume="allow",
             config=dict(settings),
             dir=str(config.out),
@@ -166,7 +166,7 @@ def trackers(config: RunConfig) -> tuple[Any, Any]:
     return board, None if config.wandb is None else require("wandb", "wandb")
 
 
-def own_id(path: Path) -> str:
+def _own_id(path: Path) -> str:
     """Give a training an id that no other has, though directories may have the same name; it is kept in a file."""
     if not path.exists():
         write_atomically(path, lambda file: file.write(secrets.token_hex(8).encode()))
@@ -183,10 +183,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [parse_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.endswith("}")]
+    return [_parse_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.endswith("}")]
 
 
-def parse_line(text: str, where: str) -> dict[str, Any]:
+def _parse_line(text: str, where: str) -> dict[str, Any]:
     """Read a line of a log: numbers by name, of which the step and the epoch are always there, and files left out.
 
     Raises:
@@ -202,7 +202,7 @@ def parse_line(text: str, where: str) -> dict[str, Any]:
     return line
 
 
-def trim(path: Path, step: int, evaluated: int) -> None:
+def _trim(path: Path, step: int, evaluated: int) -> None:
     """Drop the lines of a log that come after a step, and evaluations after another."""
     if not path.exists():
         return

@@ -38,7 +38,7 @@ def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
     path, last = folder / RUN_FILES[which or "best"], folder / RUN_FILES["last"]
     if path.is_file():
         return path
-    if which is None and last.is_file() and is_study_model(last):
+    if which is None and last.is_file() and _is_study_model(last):
         return last
     if which is None and (index := find_index(folder)):
         return index  # of weights in several files, as transformers saves them
@@ -68,16 +68,16 @@ def weights_file(checkpoint: str | None, which: Which | None) -> str | None:
     return str(checkpoint_in_run(folder, which)) if checkpoint and folder.is_dir() else checkpoint
 
 
-def is_study_model(path: Path) -> bool:
+def _is_study_model(path: Path) -> bool:
     """Tell whether a file is the model of a study's run, by its header."""
     try:
-        facts = parse_json(read_header(path).get("metadata", "{}"), path)
+        facts = parse_json(_read_header(path).get("metadata", "{}"), path)
     except ValueError:
         return False
     return isinstance(facts, dict) and "panel" in facts
 
 
-def read_header(path: Path) -> Mapping[str, str]:
+def _read_header(path: Path) -> Mapping[str, str]:
     """Read the header of a safetensors file; that of another file, or of a damaged one, is empty."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -101,7 +101,7 @@ def task_of_checkpoint(checkpoint: str | None, which: Which | None = None) -> Ta
     path = Path(weights_file(checkpoint, which) or "").expanduser()
     if checkpoint and named_repository(checkpoint) is None:
         check_exists(path)
-    return task_of_format(read_header(path).get("format", "") if path.is_file() else "")
+    return task_of_format(_read_header(path).get("format", "") if path.is_file() else "")
 
 
 def describe_task(task: TaskSpec, checkpoint: str | None) -> str:
@@ -116,13 +116,13 @@ FILE = "config.json"
 IMAGES = "images"
 
 #: A file that a killed process was writing.
-PARTIAL_FILE = re.compile(r"\..+\.\d+\.part")
+_PARTIAL_FILE = re.compile(r"\..+\.\d+\.part")
 
 #: What may lie in a directory in which no step was taken, beside the lock and what was half written.
-BEGINNINGS = (FILE, "metrics.jsonl", "checkpoints", "tensorboard", "wandb", "wandb.id")
+_BEGINNINGS = (FILE, "metrics.jsonl", "checkpoints", "tensorboard", "wandb", "wandb.id")
 
 #: Fields that others than the training read -> of which type they are; a field may be missing or null.
-TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
+_TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
     ("recipe",): str,
     ("metric",): str,
     ("model",): dict,
@@ -156,8 +156,8 @@ def open_directory(
     """
     if run.out.exists() and not run.out.is_dir():
         raise ValueError(f"got the file {run.out} for the directory of the run; choose another --out")
-    if is_empty(run.out) or has_not_trained(run.out):
-        remove_partial_files(run.out)
+    if is_empty(run.out) or _has_not_trained(run.out):
+        _remove_partial_files(run.out)
         write_json(run.out / FILE, {**settings, **({} if images is None else {IMAGES: images})})
         return
     if not run.resume:
@@ -167,11 +167,11 @@ def open_directory(
     if changed := differences(comparable(before), comparable(settings)):
         raise ValueError(f"{run.out} was started otherwise ({'; '.join(changed)}); resume it with the same options")
     check_images(run.out, before.get(IMAGES) or {}, images or {})
-    check_checkpoints(run.out)
-    remove_partial_files(run.out)
+    _check_checkpoints(run.out)
+    _remove_partial_files(run.out)
 
 
-def check_checkpoints(folder: Path) -> None:
+def _check_checkpoints(folder: Path) -> None:
     """Refuse to start a training over that has left weights, but whose checkpoints are gone.
 
     Raises:
@@ -185,19 +185,19 @@ def check_checkpoints(folder: Path) -> None:
         )
 
 
-def remove_partial_files(folder: Path) -> None:
+def _remove_partial_files(folder: Path) -> None:
     """Remove what a killed process was writing."""
     for place in (folder, folder / "checkpoints"):
         for path in place.glob(".*.part"):
-            if PARTIAL_FILE.fullmatch(path.name):
+            if _PARTIAL_FILE.fullmatch(path.name):
                 path.unlink()
 
 
-def has_not_trained(folder: Path) -> bool:
+def _has_not_trained(folder: Path) -> bool:
     """Tell whether all that a directory holds is what a training writes before its first step."""
-    names = {path.name for path in folder.iterdir() if path.name != NAME and not PARTIAL_FILE.fullmatch(path.name)}
+    names = {path.name for path in folder.iterdir() if path.name != NAME and not _PARTIAL_FILE.fullmatch(path.name)}
     log, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
-    if not names <= {*BEGINNINGS} or (log.exists() and log.stat().st_size) or any(checkpoints.glob("step-*")):
+    if not names <= {*_BEGINNINGS} or (log.exists() and log.stat().st_size) or any(checkpoints.glob("step-*")):
         return False
     try:
         return not names or "run" in read_settings(folder)
@@ -227,7 +227,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     try:
         settings = read_json(folder / FILE)
-        check_types(settings)
+        _check_types(settings)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(
@@ -236,7 +236,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def check_types(settings: Any) -> None:
+def _check_types(settings: Any) -> None:
     """Refuse fields of wrong types.
 
     Raises:
@@ -244,7 +244,7 @@ def check_types(settings: Any) -> None:
     """
     if not isinstance(settings, dict):
         raise ValueError(f"it holds a {type(settings).__name__}, expected an object")
-    for names, kind in TYPES.items():
+    for names, kind in _TYPES.items():
         value: Any = settings
         for name in names:
             value = None if value is None else value.get(name)

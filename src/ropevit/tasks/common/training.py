@@ -77,7 +77,7 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
         )
         state = start(job)
         channel.run_on_main(lambda: record(config, task))  # once all else is in order
-        warmup_notice(job)
+        _warmup_notice(job)
         return run_training_loop(job, state)
 
 
@@ -90,7 +90,7 @@ def record(config: Training, task: Task) -> None:
     open_directory(config.run, facts, images)
 
 
-def warmup_notice(job: TrainJob) -> None:
+def _warmup_notice(job: TrainJob) -> None:
     """Say that the warm-up was cut, where the training is too short for it."""
     asked, taken = (count(job.task.steps_per_epoch) for count in (job.optim.requested_warmup, job.optim.warmup))
     if taken < asked:

@@ -39,20 +39,20 @@ def init_model(
     if source is None:
         return model
     if config.init == PRETRAINED or task_of_checkpoint(source).noun != spec.task:
-        init_backbone(model.get_submodule("backbone"), source)
+        _init_backbone(model.get_submodule("backbone"), source)
         return model
     entries, info = spec.read(source)
-    check_compatible(spec.task, spec.signature(info.config), spec.signature(config), source)
+    _check_compatible(spec.task, spec.signature(info.config), spec.signature(config), source)
     state = spec.from_file(entries)
     if info.classes != list(classes):
         own = model.state_dict()
         state = state | {name: own[name] for name in own if name.startswith(spec.class_prefixes)}
     spec.load_state(model, state, source)
-    notify(load_message(spec, info.classes, classes, source))
+    notify(_load_message(spec, info.classes, classes, source))
     return model
 
 
-def init_backbone(backbone: nn.Module, source: str) -> None:
+def _init_backbone(backbone: nn.Module, source: str) -> None:
     """Load a classifier's weights into a `DenseViT` or `DenseSwin`.
 
     Raises:
@@ -80,7 +80,7 @@ def backbone_signature(backbone: Any) -> dict[str, Any]:
     return body | fields
 
 
-def check_compatible(task: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], source: str) -> None:
+def _check_compatible(task: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], source: str) -> None:
     """Refuse the weights of another detector or segmenter, even where all shapes agree.
 
     Raises:
@@ -92,7 +92,7 @@ def check_compatible(task: str, theirs: Mapping[str, Any], ours: Mapping[str, An
         )
 
 
-def load_message(spec: ModelFormat[Any, Any], stored: Sequence[str], classes: Sequence[str], source: str) -> str:
+def _load_message(spec: ModelFormat[Any, Any], stored: Sequence[str], classes: Sequence[str], source: str) -> str:
     """Describe which weights of another detector or segmenter were taken.
 
     Args:

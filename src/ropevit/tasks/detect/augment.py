@@ -20,10 +20,10 @@ SHORT_SIDES = tuple(range(480, 801, 32))
 LONGEST = 1333
 
 #: Minimum and maximum side of a crop in pixels, where the image is as large.
-CROP = (384, 600)
+_CROP = (384, 600)
 
 #: Torchvision's functions that resize and crop images with their boxes.
-FUNCTIONAL = "torchvision.transforms.v2.functional"
+_FUNCTIONAL = "torchvision.transforms.v2.functional"
 
 Transform = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, Any]]]
 
@@ -112,7 +112,7 @@ class ShortestSize:
 
     def __call__(self, image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Resize an image and its boxes."""
-        functional = require(FUNCTIONAL, "train")
+        functional = require(_FUNCTIONAL, "train")
         short = self.sides[randint(0, len(self.sides) - 1)]
         size = output_size(functional.get_size(image), short, self.longest)
         changed = {"boxes": functional.resize(target["boxes"], size)} if "boxes" in target else {}
@@ -138,9 +138,9 @@ def output_size(size: Sequence[int], short: int, longest: int | None) -> list[in
 
 def random_crop(image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Crop a rectangle at a random place, with sides drawn from the range `CROP`."""
-    functional = require(FUNCTIONAL, "train")
+    functional = require(_FUNCTIONAL, "train")
     height, width = functional.get_size(image)
-    h, w = (randint(min(side, CROP[0]), min(side, CROP[1])) for side in (height, width))
+    h, w = (randint(min(side, _CROP[0]), min(side, _CROP[1])) for side in (height, width))
     region = randint(0, height - h), randint(0, width - w), h, w
     return functional.crop(image, *region), target | {"boxes": functional.crop(target["boxes"], *region)}
 

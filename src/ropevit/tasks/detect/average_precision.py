@@ -63,7 +63,7 @@ def average_precision(annotations: Path, rows: Rows) -> CocoScores:
     Source: Lin et al. 2014 (arXiv:1405.0312), with the parameters of the COCO detection challenge.
     """
     package = require("faster_coco_eval", "dense")
-    truth = package.COCO(complete_annotations(annotations))
+    truth = package.COCO(_complete_annotations(annotations))
     judge = package.COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=quiet)
     judge.run()
     scores = dict(zip(NAMES, (float(value) for value in judge.stats[: len(NAMES)]), strict=True))
@@ -89,7 +89,7 @@ def coco_results(rows: Rows) -> bytes:
     ).encode()
 
 
-def complete_annotations(annotations: Path) -> dict[str, Any]:
+def _complete_annotations(annotations: Path) -> dict[str, Any]:
     """Read a file of annotations, and say of each what the evaluator asks and the file may leave out.
 
     Annotations are numbered from 1: the evaluator takes the number 0 for "not found".

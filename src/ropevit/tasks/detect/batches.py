@@ -58,7 +58,7 @@ class TrainReader:
 
     def __getitems__(self, draws: list[SampledIndex]) -> Batch | Failure:
         """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
-        return read_train_batch(self.source, draws, preparing(self.source, self.transform), collate)
+        return read_train_batch(self.source, draws, _preparing(self.source, self.transform), collate)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class EvalReader:
 
     def __getitems__(self, indices: Iterable[int]) -> Batch | Failure:
         """Read a batch."""
-        return read_eval_batch(self.source, indices, preparing(self.source, self.transform), collate)
+        return read_eval_batch(self.source, indices, _preparing(self.source, self.transform), collate)
 
 
 def train_batches(
@@ -108,7 +108,7 @@ def eval_batches(
     return batches(EvalReader(source, transform), eval_keys(len(source), batch_size, world, rank), workers)
 
 
-def preparing(source: CocoSource, transform: Transform) -> Prepare:
+def _preparing(source: CocoSource, transform: Transform) -> Prepare:
     """Give what makes a sample of what the source reads."""
     return partial(prepare, transform=transform, classes=len(source.classes))
 

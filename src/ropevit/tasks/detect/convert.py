@@ -27,7 +27,7 @@ from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 
 #: The entry by which a checkpoint of detrex's DINO is known.
-KNOWN_BY = "transformer.tgt_embed.weight"
+_KNOWN_BY = "transformer.tgt_embed.weight"
 
 #: Heads of its attention, which no shape tells.
 HEADS = 8
@@ -65,7 +65,7 @@ def holds_detector(source: Source) -> bool:
     """Tell whether a file holds a detector, of ours or of detrex."""
     found = read_checkpoint(source)
     state = found.entries.get("model", found.entries)
-    return found.metadata.get("format") == DETECTOR.format or (isinstance(state, Mapping) and KNOWN_BY in state)
+    return found.metadata.get("format") == DETECTOR.format or (isinstance(state, Mapping) and _KNOWN_BY in state)
 
 
 def convert_detector(
@@ -92,19 +92,19 @@ def convert_detector(
     ours = read_checkpoint(source).metadata.get("format") == DETECTOR.format
     if ours == (to == "ropevit"):
         raise WeightsError(f"{source} is in {to} layout already; choose another with --to")
-    return convert_to_detrex(source, destination) if ours else convert_from_detrex(source, destination, ema)
+    return _convert_to_detrex(source, destination) if ours else _convert_from_detrex(source, destination, ema)
 
 
-def convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector:
+def _convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector:
     """Write a detector of detrex as a file of ours."""
     state, dropped = unwrap(read_checkpoint(source), ema)
-    if KNOWN_BY not in state:
-        raise WeightsError(f"{source} has no {KNOWN_BY}; expected a checkpoint of detrex's DINO")
+    if _KNOWN_BY not in state:
+        raise WeightsError(f"{source} has no {_KNOWN_BY}; expected a checkpoint of detrex's DINO")
     check_finite(state, str(source))
     prefix = "backbone."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     dino = {name: value for name, value in state.items() if not name.startswith(prefix)}
-    config, classes = infer_config(own, dino, str(source)), len(dino["label_enc.weight"])
+    config, classes = _infer_config(own, dino, str(source)), len(dino["label_enc.weight"])
     with torch.device("meta"):
         like = Detector(config, classes)
     ours = from_detrex(dino)
@@ -121,7 +121,7 @@ def convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> Con
     )
 
 
-def convert_to_detrex(source: str | Path, destination: Path) -> ConvertedDetector:
+def _convert_to_detrex(source: str | Path, destination: Path) -> ConvertedDetector:
     """Write a detector of ours by detrex's names, with the backbone if detectron2 has such a one."""
     entries, info = DETECTOR.read(source)
     with torch.device("meta"):
@@ -151,24 +151,24 @@ def class_names(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
     return names, list(range(1, classes + 1)), note
 
 
-def infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: str) -> DetectModel:
+def _infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: str) -> DetectModel:
     """Tell the detector by its shapes.
 
     Raises:
         WeightsError: If its backbone is none of ours.
     """
-    fields = infer_vit_fields(own) if "net.patch_embed.proj.weight" in own else infer_swin_fields(own)
+    fields = _infer_vit_fields(own) if "net.patch_embed.proj.weight" in own else _infer_swin_fields(own)
     if fields is None:
         raise WeightsError(
             f"the backbone in {source} is none of ours (it begins with {join_names(sorted(own))}); expected "
             f"detectron2's ViT of a width and depth of {list(VIT_SIZES)}, or its Swin of {list(SWIN_SIZES)}"
         )
-    return DetectModel(**fields, init=None, dino=infer_dino_config(dino))
+    return DetectModel(**fields, init=None, dino=_infer_dino_config(dino))
 
 
-def infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
+def _infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
     """Tell DINO by its shapes; what is missing is left to the checks."""
-    queries, width = state[KNOWN_BY].shape
+    queries, width = state[_KNOWN_BY].shape
     levels = len(state["transformer.level_embeds"]) if "transformer.level_embeds" in state else 4
     layer, places = "transformer.encoder.layers.0", HEADS * levels * 2
     offsets = state.get(f"{layer}.attentions.0.sampling_offsets.bias", torch.empty(4 * places))
@@ -185,7 +185,7 @@ def infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
     )
 
 
-def infer_vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def _infer_vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Tell a ViT; None if there is none of its width and depth."""
     width, _, patch = own["net.patch_embed.proj.weight"].shape[:3]
     depth = count_layers(own, r"net\.blocks\.(\d+)\..*")
@@ -199,7 +199,7 @@ def infer_vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
     return fields | ({} if patch == 16 else {"patch_size": patch})
 
 
-def infer_swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def _infer_swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """Tell a Swin; None if there is none of its width and depths."""
     if "patch_embed.proj.weight" not in own:
         return None

@@ -48,20 +48,20 @@ def dino_losses(
     losses = {}
     for name, predictions in [("", output.layers[-1]), *layers, ("enc", output.encoder)]:
         matching = match(predictions, targets, config)
-        losses |= with_prefix(name, set_losses(predictions, targets, matching, divisor, config))
+        losses |= _with_prefix(name, set_losses(predictions, targets, matching, divisor, config))
     groups, last = output.groups, len(output.layers) - 1
     for number in range(last + 1):
         name = "dn" if number == last else f"dn_{number}"
         if groups is None:
-            losses |= with_prefix(name, dict.fromkeys(("class", "bbox", "giou"), divisor.new_zeros(())))
+            losses |= _with_prefix(name, dict.fromkeys(("class", "bbox", "giou"), divisor.new_zeros(())))
             continue
         matching = [groups.matching(len(target.labels), device) for target in targets]
         parts = set_losses(output.denoising[number], targets, matching, divisor * groups.number, config)
-        losses |= with_prefix(name, parts)
+        losses |= _with_prefix(name, parts)
     return losses
 
 
-def with_prefix(name: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(name: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
     """Say in the names of losses what they are of."""
     return {"_".join(filter(None, ("loss", kind, name))): value for kind, value in losses.items()}
 

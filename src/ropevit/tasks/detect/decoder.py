@@ -13,7 +13,7 @@ from ropevit.tasks.detect.layers import MLP, decoder_layers
 from ropevit.tasks.detect.levels import Levels
 
 #: Ratio of the fastest to the slowest of the waves that embed a box.
-TEMPERATURE = 10000
+_TEMPERATURE = 10000
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Queries:
     """True where the query of a row may see that of a column; None if all see all."""
 
 
-def embed_boxes(boxes: Float[Tensor, "B Q 4"], width: int) -> Float[Tensor, "B Q c"]:
+def _embed_boxes(boxes: Float[Tensor, "B Q 4"], width: int) -> Float[Tensor, "B Q c"]:
     """Embed boxes in sines and cosines, in the order y, x, width, height.
 
     Args:
@@ -38,7 +38,7 @@ def embed_boxes(boxes: Float[Tensor, "B Q 4"], width: int) -> Float[Tensor, "B Q
     Source: Liu et al. 2022 (arXiv:2201.12329), Eq. 1, with temperature 10000.
     """
     count = width // 4
-    periods = TEMPERATURE ** (torch.arange(count, device=boxes.device) / count)
+    periods = _TEMPERATURE ** (torch.arange(count, device=boxes.device) / count)
     angles = boxes[..., [1, 0, 2, 3], None] * (2 * math.pi) / periods
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
 
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         for layer, class_head, box_head in zip(self.layers, class_heads, box_heads, strict=False):
             fixed = reference.detach()
             scaled = fixed[:, :, None] * ratios
-            place = self.reference_head(embed_boxes(scaled[:, :, 0], self.width))
+            place = self.reference_head(_embed_boxes(scaled[:, :, 0], self.width))
             content = layer(content, place, reference_points=scaled, **words)
             found = self.norm(content)
             boxes = (box_head(found) + logit(reference)).sigmoid()

@@ -28,11 +28,11 @@ VIT = (
 DERIVED = {r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index": "a table, made anew for every window"}
 
 #: Where their embedding has one more place than ours.
-EMBEDDING = "net.pos_embed"
-CLASS_TOKEN = "its first place, of a class token that neither uses; back it is written as zeros"
+_EMBEDDING = "net.pos_embed"
+_CLASS_TOKEN = "its first place, of a class token that neither uses; back it is written as zeros"
 
 #: Layers in front of a level's two convolutions, by its scale.
-BEFORE = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
+_BEFORE = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
 
 
 def unsupported_features(config: Any) -> list[str]:
@@ -47,24 +47,24 @@ def unsupported_features(config: Any) -> list[str]:
     return [type(config).__name__]
 
 
-def detectron2_names(backbone: Backbone[Any]) -> dict[str, str]:
+def _detectron2_names(backbone: Backbone[Any]) -> dict[str, str]:
     """Name every weight of a backbone as detectron2 does, behind its `backbone.`: ours -> theirs."""
     if isinstance(backbone, DenseSwin):
         table = tuple((f"norms.{i}.", f"norm{stage}.") for i, stage in enumerate(backbone.config.shown))
         table += (("body.", ""),)
     elif isinstance(backbone, DenseViT):
         table = VIT + tuple(
-            row for level in range(len(backbone.config.pyramid.scales)) for row in pyramid_names(backbone, level)
+            row for level in range(len(backbone.config.pyramid.scales)) for row in _pyramid_names(backbone, level)
         )
     else:
         raise WeightsError(f"got a {type(backbone).__name__}; detectron2 has a ViT and a Swin")
-    return {key: to_detectron2_name(key, table) for key in backbone.state_dict()}
+    return {key: _to_detectron2_name(key, table) for key in backbone.state_dict()}
 
 
-def pyramid_names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
+def _pyramid_names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
     """Pair our names of the parts of a level of the pyramid with theirs."""
     scale, stride = backbone.config.pyramid.scales[level], backbone.strides[level]
-    ours, own, first = f"pyramid.levels.{level}.", f"simfp_{stride.bit_length() - 1}.", BEFORE[scale]
+    ours, own, first = f"pyramid.levels.{level}.", f"simfp_{stride.bit_length() - 1}.", _BEFORE[scale]
     if scale == 4:
         parts = [(f"resize.{i}.{'norm.' * (i == 1)}", f"{i}.") for i in (0, 1, 3)]
     else:
@@ -74,7 +74,7 @@ def pyramid_names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
     return [(ours + mine, own + other) for mine, other in parts]
 
 
-def to_detectron2_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
+def _to_detectron2_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
     """Give their name of a weight of ours."""
     for ours, other in table:
         pattern = re.escape(ours).replace(r"\{\}", r"(\d+)")
@@ -91,10 +91,10 @@ def to_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> dict[
         backbone: Only its config and names matter; it may be on the meta device.
         state: Its weights.
     """
-    found = {other: state[own] for own, other in detectron2_names(backbone).items()}
-    if EMBEDDING in found:
-        places = found[EMBEDDING]
-        found[EMBEDDING] = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
+    found = {other: state[own] for own, other in _detectron2_names(backbone).items()}
+    if _EMBEDDING in found:
+        places = found[_EMBEDDING]
+        found[_EMBEDDING] = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
     if isinstance(backbone, DenseSwin):
         index = relative_index(backbone.config.body.window_size)
         tables = [name for name in found if name.endswith(".relative_position_bias_table")]
@@ -117,10 +117,10 @@ def from_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> tup
     """
     derived = {key: why for key in state for pattern, why in DERIVED.items() if re.fullmatch(pattern, key)}
     given = {key: value for key, value in state.items() if key not in derived}
-    if EMBEDDING in given and given[EMBEDDING].ndim == 3:
-        given[EMBEDDING] = given[EMBEDDING][:, 1:]
-        derived[f"{EMBEDDING}[:, 0]"] = CLASS_TOKEN
-    wanted, found = detectron2_names(backbone), {}
+    if _EMBEDDING in given and given[_EMBEDDING].ndim == 3:
+        given[_EMBEDDING] = given[_EMBEDDING][:, 1:]
+        derived[f"{_EMBEDDING}[:, 0]"] = _CLASS_TOKEN
+    wanted, found = _detectron2_names(backbone), {}
     problems = {
         "missing": [other for other in wanted.values() if other not in given],
         "unknown": sorted(set(given) - set(wanted.values())),

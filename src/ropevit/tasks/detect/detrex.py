@@ -41,7 +41,7 @@ NAMES = (
 JOINT = ("q_proj", "k_proj", "v_proj")
 
 #: Their second names of the heads, one tensor with those of the first names.
-TIED = re.compile(r"transformer\.decoder\.((?:class|bbox)_embed\..*)")
+_TIED = re.compile(r"transformer\.decoder\.((?:class|bbox)_embed\..*)")
 
 
 def to_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +65,7 @@ def to_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 ours[whole] = torch.cat([state[name] for name in names])
         else:
             ours[key] = tensor
-    theirs = {rename_key(key, 0): tensor for key, tensor in ours.items()}
+    theirs = {_rename_key(key, 0): tensor for key, tensor in ours.items()}
     heads = {key: tensor for key, tensor in theirs.items() if key.startswith(("class_embed.", "bbox_embed."))}
     return theirs | {f"transformer.decoder.{key}": tensor for key, tensor in heads.items()}
 
@@ -81,14 +81,14 @@ def from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     plain: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        match = TIED.fullmatch(key)
+        match = _TIED.fullmatch(key)
         name = match[1] if match else key
         if name in plain and not torch.equal(plain[name], tensor):
             raise WeightsError(f"{name} and transformer.decoder.{name} differ; expected two names of one weight")
         plain[name] = tensor
     ours: dict[str, Tensor] = {}
     for key, tensor in plain.items():
-        name = rename_key(key, 1)
+        name = _rename_key(key, 1)
         start, found, kind = name.partition("in_proj_")
         if not found:
             ours[name] = tensor
@@ -99,7 +99,7 @@ def from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def rename_key(key: str, source: int) -> str:
+def _rename_key(key: str, source: int) -> str:
     """Find a name in one column of `NAMES` and give that in the other."""
     for row in NAMES:
         pattern = re.escape(row[source]).replace(r"\{\}", r"(\d+)")

@@ -17,7 +17,7 @@ from ropevit.tasks.detect.levels import Levels, flatten, make_levels, propose_bo
 from ropevit.tasks.detect.neck import Neck
 
 #: Probability of every class at the start.
-PRIOR = 0.01
+_PRIOR = 0.01
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Dino(nn.Module):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         for class_head, box_head in zip(self.class_heads, self.box_heads, strict=True):
-            nn.init.constant_(class_head.bias, math.log(PRIOR / (1 - PRIOR)))  # type: ignore[arg-type]
+            nn.init.constant_(class_head.bias, math.log(_PRIOR / (1 - _PRIOR)))  # type: ignore[arg-type]
             nn.init.zeros_(box_head.layers[-1].weight)  # type: ignore[index]
             nn.init.zeros_(box_head.layers[-1].bias)  # type: ignore[index]
 

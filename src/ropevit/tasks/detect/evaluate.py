@@ -125,7 +125,7 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Detect
         stored = numbered(info.metadata["category_ids"], info.classes)
         check_classes(path, stored, source.annotations, numbered(source.category_ids, source.classes))
         return evaluate_sizes(
-            evaluation_plan(EvalInputs(site=site, model=model.eval(), info=info, source=source), path, name), site
+            _evaluation_plan(EvalInputs(site=site, model=model.eval(), info=info, source=source), path, name), site
         )
 
 
@@ -134,7 +134,7 @@ def numbered(category_ids: Sequence[int], classes: Sequence[str]) -> list[str]:
     return [f"{number} {name}" for number, name in zip(category_ids, classes, strict=True)]
 
 
-def evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> EvalPlan:
+def _evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> EvalPlan:
     """Plan which sizes are evaluated, and how."""
     metadata, source, config = inputs.info.metadata, inputs.source, inputs.site.config
     annotations = hashlib.sha256(source.annotations.read_bytes()).hexdigest()

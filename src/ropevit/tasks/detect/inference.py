@@ -52,14 +52,14 @@ def run_detector(
     rows, bad, done = [np.empty((0, 7))], [], 0
     for batch in eval_batches(source, transform, settings.batch_size, settings.workers, **rank):
         bad += batch.bad
-        rows += detect_batch(model, batch, source, settings) if batch.ids else []
+        rows += _detect_batch(model, batch, source, settings) if batch.ids else []
         done += len(batch.ids)
         progress(done)
     gathered = np.concatenate(communicator.all_gather(np.concatenate(rows)))
     return gathered[np.argsort(gathered[:, 0], kind="stable")], bad
 
 
-def detect_batch(model: nn.Module, batch: Batch, source: CocoSource, settings: DetectorSettings) -> list[Rows]:
+def _detect_batch(model: nn.Module, batch: Batch, source: CocoSource, settings: DetectorSettings) -> list[Rows]:
     """Detect objects in a batch."""
     with settings.autocast():
         output = model(normalise(batch, settings.mean, settings.std), batch.sizes)

@@ -17,7 +17,7 @@ from ropevit.tasks.detect.config import DinoConfig
 MODULE = "transformers.models.deformable_detr.modeling_deformable_detr"
 
 
-def layer_config(config: DinoConfig) -> Any:
+def _layer_config(config: DinoConfig) -> Any:
     """Say in transformers' words how a layer is made.
 
     Raises:
@@ -40,14 +40,14 @@ def layer_config(config: DinoConfig) -> Any:
 
 def encoder_layers(config: DinoConfig) -> nn.ModuleList:
     """Make the layers that work on the tokens of all levels."""
-    layer, words = require(MODULE, "dense").DeformableDetrEncoderLayer, layer_config(config)
-    return nn.ModuleList(init_layer(layer(words)) for _ in range(config.encoder_layers))
+    layer, words = require(MODULE, "dense").DeformableDetrEncoderLayer, _layer_config(config)
+    return nn.ModuleList(_init_layer(layer(words)) for _ in range(config.encoder_layers))
 
 
 def decoder_layers(config: DinoConfig) -> nn.ModuleList:
     """Make the layers that work on the queries."""
-    layer, words = require(MODULE, "dense").DeformableDetrDecoderLayer, layer_config(config)
-    return nn.ModuleList(init_layer(layer(words)) for _ in range(config.decoder_layers))
+    layer, words = require(MODULE, "dense").DeformableDetrDecoderLayer, _layer_config(config)
+    return nn.ModuleList(_init_layer(layer(words)) for _ in range(config.decoder_layers))
 
 
 def position_maps(config: DinoConfig) -> nn.Module:
@@ -80,7 +80,7 @@ def set_checkpointing(layers: nn.ModuleList, enable: bool) -> None:
         vars(layer)["gradient_checkpointing"] = enable
 
 
-def init_layer(layer: nn.Module) -> nn.Module:
+def _init_layer(layer: nn.Module) -> nn.Module:
     """Give a layer the first weights that detrex gives it, and let it sample in float32."""
     kind = require(MODULE, "dense").DeformableDetrMultiscaleDeformableAttention
     for name, weight in layer.named_parameters():
@@ -91,13 +91,13 @@ def init_layer(layer: nn.Module) -> nn.Module:
             nn.init.zeros_(weight)
     for module in layer.modules():
         if isinstance(module, kind):
-            init_sampling(module)
+            _init_sampling(module)
             sample_in_float32(module)
     return layer
 
 
 @torch.no_grad()
-def init_sampling(attention: Any) -> None:
+def _init_sampling(attention: Any) -> None:
     """Let each head sample in a direction of its own, the points 1, 2, ... tokens away, with equal weights.
 
     Source: Zhu et al. 2020 (arXiv:2010.04159), A.3.

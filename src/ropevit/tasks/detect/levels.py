@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 #: Side of the box that a token of the finest level proposes, as a share of the image; it doubles with each level.
-SMALLEST = 0.05
+_SMALLEST = 0.05
 
 #: A proposal with a number nearer than this to 0 or 1 is not used.
-MARGIN = 0.01
+_MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Levels:
     def ratios(self) -> Float[Tensor, "B L 2"]:
         """Give the shares of the columns and of the rows (x, y) of each level that show the image."""
         counts = torch.tensor([(w, h) for h, w in self.shapes], device=self.masks[0].device)
-        return torch.stack([valid_extent(mask) for mask in self.masks], dim=1) / counts
+        return torch.stack([_valid_extent(mask) for mask in self.masks], dim=1) / counts
 
     @property
     def centres(self) -> Float[Tensor, "B N 2"]:
@@ -43,7 +43,7 @@ class Levels:
         for (h, w), mask in zip(self.shapes, self.masks, strict=True):
             y, x = (torch.arange(count, device=mask.device) + 0.5 for count in (h, w))
             grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-            places.append(grid / valid_extent(mask)[:, None])
+            places.append(grid / _valid_extent(mask)[:, None])
         return torch.cat(places, dim=1)
 
     def layer_arguments(self) -> dict[str, object]:
@@ -53,7 +53,7 @@ class Levels:
         return {"spatial_shapes": shapes, "spatial_shapes_list": list(self.shapes), "level_start_index": starts}
 
 
-def valid_extent(mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
+def _valid_extent(mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
     """Count the columns and the rows that show the image."""
     return torch.stack([mask[:, 0].sum(1), mask[:, :, 0].sum(1)], dim=1).float()
 
@@ -109,8 +109,8 @@ def propose_boxes(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, 
         whose box keeps `MARGIN` from 0 and 1.
     """
     centres = levels.centres
-    sides = [centres.new_full((h * w, 2), SMALLEST * 2**level) for level, (h, w) in enumerate(levels.shapes)]
+    sides = [centres.new_full((h * w, 2), _SMALLEST * 2**level) for level, (h, w) in enumerate(levels.shapes)]
     boxes = torch.cat([centres, torch.cat(sides).expand_as(centres)], dim=-1)
-    usable = ((boxes > MARGIN) & (boxes < 1 - MARGIN)).all(-1)  # centres in the padding are beyond 1
+    usable = ((boxes > _MARGIN) & (boxes < 1 - _MARGIN)).all(-1)  # centres in the padding are beyond 1
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], math.inf)
     return logits, usable

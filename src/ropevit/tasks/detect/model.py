@@ -27,13 +27,13 @@ from ropevit.tasks.detect.levels import padding_mask
 MULTIPLE = 32
 
 #: Side of a ViT's attention windows in tokens: the grid of pre-training at 224 pixels.
-VIT_WINDOW = 14
+_VIT_WINDOW = 14
 
 #: Scales of a ViT's maps relative to its patch grid: strides 8, 16 and 32; one of stride 64 follows.
-VIT_SCALES = (2.0, 1.0, 0.5)
+_VIT_SCALES = (2.0, 1.0, 0.5)
 
 #: Stages of a Swin whose outputs become maps: strides 8, 16 and 32.
-SWIN_STAGES = (1, 2, 3)
+_SWIN_STAGES = (1, 2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +83,13 @@ class DetectModel(BackboneOptions):
         """Return the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin those of its stages."""
         body = self.body_config()
         if not isinstance(body, ViTConfig):
-            stages = {"stages": SWIN_STAGES if self.stages is None else self.stages}
+            stages = {"stages": _SWIN_STAGES if self.stages is None else self.stages}
             return dense_config(body, **(stages if self.has_field("stages") else {}))
         body = body if self.layer_scale else replace(body, layer_scale=None)
-        pyramid = PyramidConfig(scales=VIT_SCALES, channels=self.dino.width, top=True)
+        pyramid = PyramidConfig(scales=_VIT_SCALES, channels=self.dino.width, top=True)
         return DenseViTConfig(
             body=body,
-            window=VIT_WINDOW if self.window is None else self.window,
+            window=_VIT_WINDOW if self.window is None else self.window,
             pyramid=pyramid,
             relative_bias=self.relative_bias,
         )

@@ -75,7 +75,7 @@ class DetectionPredictor:
         """Detect objects in an RGB image, sorted by score, with boxes in pixels of the image."""
         nothing = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 0)
         transform = eval_transform(self.short, self.longest)
-        batch = collate([prepare(widen_thin_image(image, self.longest), nothing, transform, len(self.classes))], [])
+        batch = collate([prepare(_widen_thin_image(image, self.longest), nothing, transform, len(self.classes))], [])
         output = self.model(normalise(batch, self.mean, self.std), batch.sizes)
         found = to_detections(output.layers[-1], [(image.height, image.width)], self.config.top)[0]
         count = int((found.scores >= self.config.threshold).sum())
@@ -91,7 +91,7 @@ def load_detection_predictor(path: Path | str, config: DetectionOptions, device:
     """
     model, info = load_detector(path)
     facts = info.metadata
-    side, longest = (stored_length(facts, name, str(path)) for name in ("test_side", "longest"))
+    side, longest = (_stored_length(facts, name, str(path)) for name in ("test_side", "longest"))
     short = config.size or side
     if len(facts.get("category_ids", ())) != len(info.classes):
         raise ValueError(f"{path} does not give a category id to each class; give a file that a training wrote")
@@ -108,14 +108,14 @@ def load_detection_predictor(path: Path | str, config: DetectionOptions, device:
     )
 
 
-def widen_thin_image(image: Image.Image, longest: int) -> Image.Image:
+def _widen_thin_image(image: Image.Image, longest: int) -> Image.Image:
     """Widen an image so thin that its shorter side would vanish when the longer one is resized to `longest` pixels."""
     least = max(image.size) // longest + 1
     width, height = (max(side, least) for side in image.size)
     return image if (width, height) == image.size else image.resize((width, height))
 
 
-def stored_length(facts: Mapping[str, Any], name: str, source: str) -> int:
+def _stored_length(facts: Mapping[str, Any], name: str, source: str) -> int:
     """Read a length in pixels from the metadata.
 
     Raises:
@@ -150,7 +150,7 @@ class DetectionFolder:
         """
         found = self.finder.detect(image)
         self.results += coco_results(found, self.finder, number, file.name)
-        save_png(self.out / name, draw_detections(image, found, self.finder.classes))
+        save_png(self.out / name, _draw_detections(image, found, self.finder.classes))
         return summary(found, self.finder.classes)
 
     def close(self) -> str:
@@ -191,22 +191,22 @@ def coco_results(found: Detections, finder: DetectionPredictor, image_id: int, f
     ]
 
 
-def draw_detections(image: Image.Image, found: Detections, classes: tuple[str, ...]) -> Image.Image:
+def _draw_detections(image: Image.Image, found: Detections, classes: tuple[str, ...]) -> Image.Image:
     """Draw detections, with a legend that counts them."""
     rows = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
     marks = [Annotation(tuple(box), label, f"{classes[label]} {score:.2f}") for box, label, score in rows]
-    entries = [(label, f"{classes[label]} {count}") for label, count in count_classes(found)]
+    entries = [(label, f"{classes[label]} {count}") for label, count in _count_classes(found)]
     return add_legend(paint_boxes(image, marks), entries)
 
 
-def count_classes(found: Detections) -> list[tuple[int, int]]:
+def _count_classes(found: Detections) -> list[tuple[int, int]]:
     """Count the objects of each class, most frequent first."""
     return Counter(found.labels.tolist()).most_common()
 
 
 def summary(found: Detections, classes: tuple[str, ...]) -> Summary:
     """Summarise detections in a line and a table."""
-    line = ", ".join(f"{count} {classes[label]}" for label, count in count_classes(found)) or "nothing"
+    line = ", ".join(f"{count} {classes[label]}" for label, count in _count_classes(found)) or "nothing"
     pairs = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
     rows = [(classes[label], f"{score:.3f}", *(f"{x:.0f}" for x in box)) for score, label, box in pairs]
     return Summary(line, ("class", "score", "left", "top", "right", "bottom"), rows)

@@ -18,7 +18,7 @@ from ropevit.tasks.detect.train_config import DetectConfig
 Recipe = Callable[..., DetectConfig]
 
 #: AdamW, the backbone ten times slower, clipped at a norm of 0.1; no warm-up, a tenth of the rate for the last epoch.
-TWELVE_EPOCHS = OptimConfig(
+_TWELVE_EPOCHS = OptimConfig(
     lr=1e-4,
     backbone_lr=0.1,
     weight_decay=1e-4,
@@ -30,7 +30,7 @@ TWELVE_EPOCHS = OptimConfig(
 )
 
 #: As detrex counts them: 90000 steps for 12 epochs.
-STEPS_PER_EPOCH = 7500
+_STEPS_PER_EPOCH = 7500
 
 
 def dino_vitdet_base(position: str = "rope_mixed") -> DetectConfig:
@@ -42,7 +42,7 @@ def dino_vitdet_base(position: str = "rope_mixed") -> DetectConfig:
     Source: Heo et al. 2024 (arXiv:2403.13298); Ren et al. 2023 (arXiv:2306.07265), detrex.
     """
     model = DetectModel(model="deit_base", position=position, drop_path=0.1)
-    return DetectConfig(recipe="detect/dino_vitdet_base", model=model, optim=TWELVE_EPOCHS)
+    return DetectConfig(recipe="detect/dino_vitdet_base", model=model, optim=_TWELVE_EPOCHS)
 
 
 def dino_vitdet_large(position: str = "rope_mixed") -> DetectConfig:
@@ -53,7 +53,7 @@ def dino_vitdet_large(position: str = "rope_mixed") -> DetectConfig:
 
     Source: as `dino_vitdet_base`.
     """
-    optim = replace(TWELVE_EPOCHS, milestones=(0.8,), warmup_epochs=250 / STEPS_PER_EPOCH, warmup_lr=1e-7)
+    optim = replace(_TWELVE_EPOCHS, milestones=(0.8,), warmup_epochs=250 / _STEPS_PER_EPOCH, warmup_lr=1e-7)
     model = DetectModel(model="deit_large", position=position, drop_path=0.4)
     return DetectConfig(recipe="detect/dino_vitdet_large", model=model, optim=optim)
 
@@ -67,7 +67,7 @@ def dino_swin_tiny(position: str = "rope_mixed") -> DetectConfig:
     Source: Zhang et al. 2022 (arXiv:2203.03605); Ren et al. 2023 (arXiv:2306.07265), detrex.
     """
     model = DetectModel(model="swin_tiny", position=position, drop_path=0.1)
-    return DetectConfig(recipe="detect/dino_swin_tiny", model=model, optim=TWELVE_EPOCHS)
+    return DetectConfig(recipe="detect/dino_swin_tiny", model=model, optim=_TWELVE_EPOCHS)
 
 
 def dino_swin_small(position: str = "rope_mixed") -> DetectConfig:
@@ -79,7 +79,7 @@ def dino_swin_small(position: str = "rope_mixed") -> DetectConfig:
     Source: as `dino_swin_tiny`.
     """
     model = DetectModel(model="swin_small", position=position, drop_path=0.2)
-    return DetectConfig(recipe="detect/dino_swin_small", model=model, optim=TWELVE_EPOCHS)
+    return DetectConfig(recipe="detect/dino_swin_small", model=model, optim=_TWELVE_EPOCHS)
 
 
 def dino_swin_base(position: str = "rope_mixed") -> DetectConfig:
@@ -91,10 +91,10 @@ def dino_swin_base(position: str = "rope_mixed") -> DetectConfig:
     Source: as `dino_swin_tiny`.
     """
     model = DetectModel(model="swin_base", position=position, drop_path=0.2)
-    return DetectConfig(recipe="detect/dino_swin_base", model=model, optim=TWELVE_EPOCHS)
+    return DetectConfig(recipe="detect/dino_swin_base", model=model, optim=_TWELVE_EPOCHS)
 
 
-def with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> Recipe:
+def _with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> Recipe:
     """Return a recipe with another number of epochs.
 
     Args:
@@ -111,10 +111,10 @@ def with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> R
         f"for {epochs} epochs, with a tenth of the rate from epoch {falls} on.\n\n"
         f"    Not measured here. Cost: {epochs} epochs of 16 images a step."
     )
-    return derive_recipe(recipe, f"{epochs}ep", description, change)
+    return _derive_recipe(recipe, f"{epochs}ep", description, change)
 
 
-def five_scales(recipe: Recipe) -> Recipe:
+def _five_scales(recipe: Recipe) -> Recipe:
     """Return a recipe with five feature maps: a Swin's four, the finest of stride 4, and one coarser."""
 
     def change(config: DetectConfig) -> DetectConfig:
@@ -125,10 +125,10 @@ def five_scales(recipe: Recipe) -> Recipe:
 
     Not measured here. Cost: 12 epochs of 16 images a step with four times the tokens; gradient checkpointing is on.
     """
-    return derive_recipe(recipe, "5scale", description, change)
+    return _derive_recipe(recipe, "5scale", description, change)
 
 
-def derive_recipe(
+def _derive_recipe(
     recipe: Recipe, suffix: str, description: str, change: Callable[[DetectConfig], DetectConfig]
 ) -> Recipe:
     """Return a recipe derived from another one.
@@ -164,7 +164,7 @@ def dino_smoke(position: str = "rope_mixed") -> DetectConfig:
         batch_size=5,
         model=DetectModel(model="deit_tiny", position=position, init=None, dino=dino, **size),
         scale=ScaleConfig(short_sides=(64,), longest=64, before_crop=(), test_side=64),
-        optim=replace(TWELVE_EPOCHS, lr=1e-3, backbone_lr=1.0, epochs=80, milestones=(0.8,)),
+        optim=replace(_TWELVE_EPOCHS, lr=1e-3, backbone_lr=1.0, epochs=80, milestones=(0.8,)),
         run=RunConfig(workers=0, log_every=10, eval_every=20),
     )
 
@@ -175,10 +175,10 @@ RECIPES: dict[str, Recipe] = {
     f"detect/{recipe.__name__}": recipe
     for recipe in (
         *VITDETS,
-        *(with_epochs(recipe, 50, milestones=(40 / 50,)) for recipe in VITDETS),
+        *(_with_epochs(recipe, 50, milestones=(40 / 50,)) for recipe in VITDETS),
         *SWINS,
-        *(with_epochs(recipe, 36, milestones=(30 / 36,)) for recipe in SWINS),
-        *(five_scales(recipe) for recipe in SWINS),
+        *(_with_epochs(recipe, 36, milestones=(30 / 36,)) for recipe in SWINS),
+        *(_five_scales(recipe) for recipe in SWINS),
         dino_smoke,
     )
 }

@@ -55,7 +55,7 @@ def prepare(
         open_coco(config.data, "train", keep_empty=config.keep_empty),
         open_coco(config.data, "val", keep_empty=True),
     )
-    check_sources(*sources)
+    _check_sources(*sources)
     torch.manual_seed(derive_seed("weights", config.run.seed))
     notify = notifier(report, accelerator)
     for source in sources:
@@ -65,7 +65,7 @@ def prepare(
     return Detection(config, *sources, accelerator, communicator), model
 
 
-def check_sources(train: CocoSource, val: CocoSource) -> None:
+def _check_sources(train: CocoSource, val: CocoSource) -> None:
     """Refuse a validation set with other classes than the training set's, or without objects.
 
     Raises:

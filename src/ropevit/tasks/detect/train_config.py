@@ -11,7 +11,7 @@ from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.model import DetectModel
 
 #: Options have no prefix, except those of `dino` (--dino.width), as the backbone has a width, too.
-WITHOUT_PREFIX = tyro.conf.arg(name="")
+_WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,10 @@ class DetectConfig(DenseTrainConfig):
     """Also train on images without boxes."""
     top: Annotated[int, tyro.conf.arg(name="max-detections")] = 300
     """Maximum number of detections per image in evaluation."""
-    model: Annotated[DetectModel, WITHOUT_PREFIX] = field(default_factory=DetectModel)
-    scale: Annotated[ScaleConfig, WITHOUT_PREFIX] = field(default_factory=ScaleConfig)
-    optim: Annotated[OptimConfig, WITHOUT_PREFIX] = field(default_factory=OptimConfig)
-    run: Annotated[RunConfig, WITHOUT_PREFIX] = field(default_factory=RunConfig)
+    model: Annotated[DetectModel, _WITHOUT_PREFIX] = field(default_factory=DetectModel)
+    scale: Annotated[ScaleConfig, _WITHOUT_PREFIX] = field(default_factory=ScaleConfig)
+    optim: Annotated[OptimConfig, _WITHOUT_PREFIX] = field(default_factory=OptimConfig)
+    run: Annotated[RunConfig, _WITHOUT_PREFIX] = field(default_factory=RunConfig)
 
     def __post_init__(self):
         if self.batch_size < 1 or self.top < 1:

@@ -19,7 +19,7 @@ from ropevit.extras import require
 from ropevit.tasks.segment.inference import view_size
 
 #: Most crops that are drawn until one satisfies `cat_max_ratio`; the last one is taken in any case.
-TRIES = 11
+_TRIES = 11
 
 #: Largest change of brightness in bytes, range of the factors on contrast and saturation, and largest shift of hue as a
 #: fraction of the circle.
@@ -135,7 +135,7 @@ def random_crop(image: UInt8[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], con
     """
     height, width = labels.shape
     rows = columns = slice(None)
-    for _ in range(TRIES):
+    for _ in range(_TRIES):
         top, left = randint(max(height - config.crop, 0) + 1), randint(max(width - config.crop, 0) + 1)
         rows, columns = slice(top, top + config.crop), slice(left, left + config.crop)
         if config.most_of_one_class == 1 or largest_class_fraction(labels[rows, columns]) < config.most_of_one_class:
@@ -157,14 +157,14 @@ def photometric_distortion(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H 
     Source: Liu et al. 2016 (arXiv:1512.02325), as `PhotoMetricDistortion` of mmsegmentation.
     """
     functional: Any = require("torchvision.transforms.v2.functional", "train")
-    if coin_flip():
+    if _coin_flip():
         image = (image.float() + uniform(-BRIGHTNESS, BRIGHTNESS)).clamp(0, 255).to(torch.uint8)
-    early, contrast = coin_flip(), coin_flip()
+    early, contrast = _coin_flip(), _coin_flip()
     if contrast and early:
         image = functional.adjust_brightness(image, uniform(*FACTORS))
-    if coin_flip():
+    if _coin_flip():
         image = saturate(image, uniform(*FACTORS))
-    if coin_flip():
+    if _coin_flip():
         image = functional.adjust_hue(image, uniform(-HUE, HUE))
     if contrast and not early:
         image = functional.adjust_brightness(image, uniform(*FACTORS))
@@ -182,7 +182,7 @@ def saturate(image: UInt8[Tensor, "3 H W"], factor: float) -> UInt8[Tensor, "3 H
     return (largest - (largest - value) * factors).round().to(torch.uint8)
 
 
-def coin_flip() -> bool:
+def _coin_flip() -> bool:
     """Return True with probability 0.5."""
     return randint(2) == 1
 

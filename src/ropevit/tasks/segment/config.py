@@ -90,7 +90,7 @@ class UperNetProfile:
     """Of AdamW."""
 
 
-BEITV2 = UperNetProfile(
+_BEITV2 = UperNetProfile(
     head=UperNetConfig(channels=768),
     taps=(3, 5, 7, 11),
     drop_path=0.15,
@@ -102,9 +102,9 @@ BEITV2 = UperNetProfile(
 
 #: Profiles by name; the sizes of the bodies that they are for are part of it, others are `replace(...)`.
 PROFILES = {
-    "beitv2": BEITV2,
+    "beitv2": _BEITV2,
     "beitv2_large": replace(
-        BEITV2,
+        _BEITV2,
         head=UperNetConfig(channels=1024),
         taps=(7, 11, 15, 23),
         drop_path=0.2,

@@ -107,7 +107,7 @@ def confusion_matrix(
     for done, image in enumerate(read(source, settings), 1):
         bad += image.bad
         if image.views:
-            counts += count_pixels(model, image, settings, classes)
+            counts += _count_pixels(model, image, settings, classes)
         progress(done)
     counts = communicator.all_reduce_sum(counts)
     if not counts.any():
@@ -115,7 +115,7 @@ def confusion_matrix(
     return counts, bad
 
 
-def count_pixels(
+def _count_pixels(
     model: SegmentationModel, image: ImageViews, settings: SegmenterSettings, classes: int
 ) -> Float[Tensor, "K K"]:
     """Count the pixels of one image at its original size."""

@@ -45,8 +45,8 @@ def mask_losses(
 
     Source: Cheng et al. 2021 (arXiv:2112.01527), 3.3 and 4.1; the divisor: Carion et al. 2020 (arXiv:2005.12872), A.2.
     """
-    truths = [semantic_to_masks(each.long()) for each in rasterize(labels, output)]
-    check_masks(truths, config)
+    truths = [semantic_to_masks(each.long()) for each in _rasterize(labels, output)]
+    _check_masks(truths, config)
     if divisor is None:
         divisor = mean_over_ranks(sum(len(classes) for _, classes in truths), labels.device)
     losses = {}
@@ -57,13 +57,13 @@ def mask_losses(
     return losses
 
 
-def rasterize(labels: Shaped[Tensor, "B H W"], output: Sequence[Masks]) -> Shaped[Tensor, "B H2 W2"]:
+def _rasterize(labels: Shaped[Tensor, "B H W"], output: Sequence[Masks]) -> Shaped[Tensor, "B H2 W2"]:
     """Lay labels over all that the masks cover: beyond the images, which the backbone pads, there is nothing."""
     height, width = (side * STRIDES[0] for side in output[0].masks.shape[2:])
     return F.pad(labels, (0, width - labels.shape[2], 0, height - labels.shape[1]), value=IGNORED)
 
 
-def check_masks(truths: Sequence[Truth], config: Mask2FormerConfig) -> None:
+def _check_masks(truths: Sequence[Truth], config: Mask2FormerConfig) -> None:
     """Refuse more masks than queries, and classes that there are not."""
     for _, classes in truths:
         if len(classes) > config.queries:
@@ -91,7 +91,7 @@ def layer_losses(
     told = torch.cat([masks[i, queries] for i, queries in enumerate(chosen)])
     true = torch.cat([mask for mask, _ in truths])
     points = choose_points(told.detach(), config)
-    told, true = sample_points(told, points), sample_points(true, points)
+    told, true = _sample_points(told, points), _sample_points(true, points)
     return {
         "class": config.class_weight * F.cross_entropy(logits.transpose(1, 2), wanted, weights),
         "mask": config.mask_weight * parts.sigmoid_cross_entropy_loss(told, true, divisor),
@@ -107,8 +107,8 @@ def match_masks(
     parts: Any = require(MODULE, "dense")
     true, classes = truth
     points = torch.rand(1, config.points, 2, device=masks.device)  # the same for all
-    told = sample_points(masks, points.expand(len(masks), -1, -1))
-    true = sample_points(true, points.expand(len(true), -1, -1))
+    told = _sample_points(masks, points.expand(len(masks), -1, -1))
+    true = _sample_points(true, points.expand(len(true), -1, -1))
     costs = (
         config.class_weight * -logits.softmax(-1)[:, classes]
         + config.mask_weight * parts.pair_wise_sigmoid_cross_entropy_loss(told, true)
@@ -128,12 +128,12 @@ def choose_points(masks: Float[Tensor, "n h w"], config: Mask2FormerConfig) -> F
     """
     drawn = torch.rand(len(masks), int(config.points * config.oversample), 2, device=masks.device)
     uncertain = int(config.points * config.uncertain_share)
-    closest = sample_points(masks, drawn).abs().topk(uncertain, dim=1, largest=False).indices
+    closest = _sample_points(masks, drawn).abs().topk(uncertain, dim=1, largest=False).indices
     anywhere = torch.rand(len(masks), config.points - uncertain, 2, device=masks.device)
     return torch.cat([drawn.take_along_dim(closest[..., None], 1), anywhere], dim=1)
 
 
-def sample_points(masks: Float[Tensor, "n h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p"]:
+def _sample_points(masks: Float[Tensor, "n h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p"]:
     """Read masks at points, bilinearly, zeros outside."""
     parts: Any = require(MODULE, "dense")
     return parts.sample_point(masks[:, None], points, align_corners=False)[:, 0]

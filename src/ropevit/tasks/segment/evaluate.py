@@ -152,7 +152,7 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Segmen
             inference=inference,
             ratios=config.task_options(SegmenterOptions).ratios or (1.0,),
         )
-        return evaluate_sizes(evaluation_plan(inputs, path, name), site)
+        return evaluate_sizes(_evaluation_plan(inputs, path, name), site)
 
 
 def scaling_override(config: EvalConfig) -> str | None:
@@ -212,7 +212,7 @@ def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> Infe
     return replace(stored, window=window, stride=stride, flip=stored.flip or options.flip)
 
 
-def evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan:
+def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan:
     """Plan which sizes are evaluated, and how."""
     source, inference = inputs.source, inputs.inference
     files = hashlib.sha256("\n".join([*source.files, *source.classes]).encode()).hexdigest()

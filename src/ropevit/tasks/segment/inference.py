@@ -71,7 +71,7 @@ def segment(
     if not views:
         raise ValueError("got no views; expected the images at one size at least")
     config = replace(config, probabilities=config.probabilities and len(views) * (1 + config.flip) > 1)
-    seen = score_views(segmenter, views, config)
+    seen = _score_views(segmenter, views, config)
     step = max(1, STRIP // size[1])
     strips = [slice(top, min(top + step, size[0])) for top in range(0, size[0], step)]
     if (1 + config.flip) * sum(images.shape[2] * images.shape[3] for images in views) < size[0] * size[1]:
@@ -81,7 +81,7 @@ def segment(
     return add_views(seen, strips, size, config).argmax(1)
 
 
-def score_views(
+def _score_views(
     segmenter: Segmenter, views: Sequence[Float[Tensor, "B c _ _"]], config: InferenceConfig
 ) -> Iterator[Float[Tensor, "B K _ _"]]:
     """Score one view after the other, each followed by its mirror image if that is asked for."""

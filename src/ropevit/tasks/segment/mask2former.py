@@ -72,11 +72,11 @@ class Mask2Former(SegmentationModel):
         starter = parts.Mask2FormerPreTrainedModel(theirs)
         for part in (self.pixel_decoder, self.decoder):
             part.apply(starter._init_weights)
-        init_as_published(self.pixel_decoder, self.decoder)
+        _init_as_published(self.pixel_decoder, self.decoder)
         for layer in self.pixel_decoder.encoder.layers:
             sample_in_float32(layer.self_attn)
         for layer in self.decoder.decoder.layers:
-            layer.cross_attn.register_forward_pre_hook(leave_out_weights, with_kwargs=True)
+            layer.cross_attn.register_forward_pre_hook(_leave_out_weights, with_kwargs=True)
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> list[Masks]:
         """Make masks and classes: of the queries before the first layer, then after each; the last are the result.
@@ -115,7 +115,7 @@ class Mask2Former(SegmentationModel):
         return semantic_scores(self(images)[-1], (images.shape[2], images.shape[3]))
 
 
-def leave_out_weights(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:  # noqa: ARG001
+def _leave_out_weights(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:  # noqa: ARG001
     """Ask a `nn.MultiheadAttention` for its result alone: then it takes PyTorch's fused attention."""
     return inputs, options | {"need_weights": False}
 
@@ -135,7 +135,7 @@ def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H
         return (likely.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
 
 
-def init_as_published(pixel_decoder: Any, decoder: Any) -> None:
+def _init_as_published(pixel_decoder: Any, decoder: Any) -> None:
     """Draw anew the first weights that transformers draws otherwise than the original code.
 
     The original keeps queries, keys and values of a self-attention in one matrix, by whose size they are drawn, and

@@ -19,7 +19,7 @@ from ropevit.tasks.segment.neck import vit_config, with_neck
 from ropevit.tasks.segment.upernet import UperNet
 
 #: Fields of each head on which the meaning of its weights depends.
-SHAPE_FIELDS = {
+_SHAPE_FIELDS = {
     "upernet": ("channels", "pool_sizes", "auxiliary_map", "auxiliary_channels"),
     "mask2former": (
         "queries",
@@ -81,7 +81,7 @@ class SegmentModel(BackboneOptions):
             raise ValueError(f"got patch_size={body.patch_size}; the head needs maps of strides {STRIDES}: take 16")
         if body.depth < len(STRIDES):
             raise ValueError(f"got depth={body.depth}; expected at least {len(STRIDES)} blocks, one for each map")
-        return vit_config(body, last_of_quarters(body.depth) if self.taps is None else self.taps, self.window)
+        return vit_config(body, _last_of_quarters(body.depth) if self.taps is None else self.taps, self.window)
 
     def staged_config(self, body: Config) -> Any:
         """Return the config of a backbone that gives the four maps by itself, as the stages of a Swin do."""
@@ -98,7 +98,7 @@ class SegmentModel(BackboneOptions):
         return config
 
 
-def last_of_quarters(depth: int) -> tuple[int, ...]:
+def _last_of_quarters(depth: int) -> tuple[int, ...]:
     """Return the last block of each quarter of the depth, from 0.
 
     Raises:
@@ -128,7 +128,7 @@ def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
 
 def signature(config: SegmentModel) -> dict[str, Any]:
     """List the options on which the meaning of a segmenter's weights depends, the classes apart."""
-    head = {f"{config.head}.{name}": getattr(getattr(config, config.head), name) for name in SHAPE_FIELDS[config.head]}
+    head = {f"{config.head}.{name}": getattr(getattr(config, config.head), name) for name in _SHAPE_FIELDS[config.head]}
     return {"head": config.head, "neck": config.neck} | backbone_signature(config.backbone_config()) | head
 
 

@@ -67,7 +67,7 @@ def load_segmentation_predictor(path: Path | str, size: int | None, device: torc
     if size is not None and size < 1:
         raise ValueError(f"got size={size}; expected the shorter side in pixels, 1 or more")
     model, info = load_segmenter(path)
-    short, long, inference = stored_evaluation(info.metadata, str(path))
+    short, long, inference = _stored_evaluation(info.metadata, str(path))
     return SegmentationPredictor(
         model=model.to(device).eval(),
         classes=tuple(info.classes),
@@ -78,7 +78,7 @@ def load_segmentation_predictor(path: Path | str, size: int | None, device: torc
     )
 
 
-def stored_evaluation(facts: Mapping[str, Any], source: str) -> tuple[int, int, InferenceConfig]:
+def _stored_evaluation(facts: Mapping[str, Any], source: str) -> tuple[int, int, InferenceConfig]:
     """Read the settings of the training's evaluation: limits on both sides, and how images are segmented."""
     try:
         return facts["test_short"], facts["test_long"], InferenceConfig(**facts["inference"])
@@ -113,7 +113,7 @@ class LabelFolder:
         labels, classes = self.labeller.segment(image), self.labeller.classes
         save_png(self.out / LABELS / name, label_map(labels, len(classes)))
         found = class_fractions(labels)
-        legend = [(label, f"{classes[label]} {format_percent(share)}") for label, share in found]
+        legend = [(label, f"{classes[label]} {_format_percent(share)}") for label, share in found]
         save_png(self.out / name, add_legend(paint_labels(image, labels), legend))
         return summary(found, classes)
 
@@ -141,14 +141,14 @@ def class_fractions(labels: Int[np.ndarray, "H W"]) -> list[tuple[int, float]]:
     return [(int(label), float(counts[label] / labels.size)) for label in order]
 
 
-def format_percent(share: float) -> str:
+def _format_percent(share: float) -> str:
     """Format a fraction as percent; nonzero values below 0.5 % print as <1%."""
     return f"{share:.0%}" if share >= 0.005 else "<1%"
 
 
 def summary(found: list[tuple[int, float]], classes: tuple[str, ...]) -> Summary:
     """Summarise a segmentation in a line and a table."""
-    words = [f"{classes[label]} {format_percent(share)}" for label, share in found[:NAMED]]
+    words = [f"{classes[label]} {_format_percent(share)}" for label, share in found[:NAMED]]
     rest = [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
     rows = [(classes[label], f"{share:.1%}") for label, share in found]
     return Summary(", ".join(words + rest), ("class", "pixels"), rows)

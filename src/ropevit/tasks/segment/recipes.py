@@ -16,7 +16,7 @@ from ropevit.tasks.segment.model import SegmentModel
 from ropevit.tasks.segment.train_config import SegmentConfig
 
 #: As often as mmseg measures on ADE20K: every 13 epochs are about 16 000 steps.
-LONG = RunConfig(eval_every=13)
+_LONG = RunConfig(eval_every=13)
 
 
 def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> SegmentConfig:
@@ -48,7 +48,7 @@ def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> 
         augment=CropConfig(crop=profile.crop),
         inference=profile.inference,
         optim=optim,
-        run=LONG,
+        run=_LONG,
     )
 
 
@@ -132,7 +132,7 @@ def mask2former(recipe: str, model: str, position: str) -> SegmentConfig:
         augment=CropConfig(short_sides=short_sides, most_of_one_class=1.0, pad=128),
         inference=InferenceConfig(probabilities=False),
         optim=optim,
-        run=LONG,
+        run=_LONG,
     )
 
 

@@ -12,7 +12,7 @@ from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmentModel
 
 #: Options have no prefix, except those of the heads and of `inference` (--upernet.channels).
-WITHOUT_PREFIX = tyro.conf.arg(name="")
+_WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +29,11 @@ class SegmentConfig(DenseTrainConfig):
     """Directory with images and annotations, each with training and validation; classes.txt in it names the classes."""
     batch_size: int = 16
     """Crops per step, over all processes and gradient accumulation steps."""
-    model: Annotated[SegmentModel, WITHOUT_PREFIX] = field(default_factory=SegmentModel)
-    augment: Annotated[CropConfig, WITHOUT_PREFIX] = field(default_factory=CropConfig)
+    model: Annotated[SegmentModel, _WITHOUT_PREFIX] = field(default_factory=SegmentModel)
+    augment: Annotated[CropConfig, _WITHOUT_PREFIX] = field(default_factory=CropConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
-    optim: Annotated[OptimConfig, WITHOUT_PREFIX] = field(default_factory=OptimConfig)
-    run: Annotated[RunConfig, WITHOUT_PREFIX] = field(default_factory=RunConfig)
+    optim: Annotated[OptimConfig, _WITHOUT_PREFIX] = field(default_factory=OptimConfig)
+    run: Annotated[RunConfig, _WITHOUT_PREFIX] = field(default_factory=RunConfig)
 
     def __post_init__(self):
         least = 2 if self.model.head == "upernet" else 1

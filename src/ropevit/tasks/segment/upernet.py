@@ -57,7 +57,7 @@ class UperNet(SegmentationModel):
         self.head: Any = parts.UperNetHead(theirs, backbone.channels)
         self.auxiliary_head: Any = parts.UperNetFCNHead(theirs, backbone.channels, in_index=config.auxiliary_map)
         for head in (self.head, self.auxiliary_head):
-            init_as_mmseg(head)
+            _init_as_mmseg(head)
             head.classifier = nn.Sequential(nn.Dropout2d(config.dropout), head.classifier)  # theirs drops nothing
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> PixelLogits:
@@ -115,7 +115,7 @@ def upernet_losses(
     }
 
 
-def init_as_mmseg(head: nn.Module) -> None:
+def _init_as_mmseg(head: nn.Module) -> None:
     """Draw the first weights of a head as mmseg does: Kaiming's before norms, small ones for the classes."""
     for name, module in head.named_modules():
         if isinstance(module, nn.Conv2d) and name == "classifier":
