@@ -46,7 +46,7 @@ def test_a_page_says_why_a_figure_is_missing(write_page):
     path, printed = write_page("ape")
     text = path.read_text(encoding="utf-8")
     assert "left out frequencies" in printed
-    assert "this figure is for models with RoPE" in text
+    assert "which this figure needs" in text
     assert "The explorer is left out: no attention layer of the model has RoPE" in text
 
 
