@@ -233,7 +233,7 @@ def test_a_finished_training_is_left_as_it_is(unbroken, small, tmp_path):
 
 
 def test_a_refused_training_leaves_nothing_behind(small, tmp_path):
-    with pytest.raises(ValueError, match=r"got a learning rate for 'backbone\.'"):
+    with pytest.raises(ValueError, match=r"got a learning rate factor for 'backbone\.'"):
         train(small(1, optim={"backbone_lr": 0.5}, out=tmp_path / "runs" / "new"))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,9 +1,7 @@
 """Checkpoints of a training: what they hold, written so that a killed process leaves none half done, and read back."""
 
 import re
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -108,15 +106,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return load_pickle(path)
 
 
-def fsdp_of() -> ModuleType:
-    """Load what shares weights out, which few trainings need and which takes a second to import."""
-    return import_module("ropevit.tasks.common.fsdp")
+def fsdp_module():
+    """Import the functions of FSDP, which few trainings need and which take a second to load."""
+    from ropevit.tasks.common import fsdp
+
+    return fsdp
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, shard: bool) -> dict[str, Any]:
     """Collect whole weights and optimizer state; all processes take part where they are shared out."""
     if shard:
-        return fsdp_of().gather(model, optimizer, ema)
+        return fsdp_module().full_state_dict(model, optimizer, ema)
     averages = {} if ema is None else ema.state_dict()
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": averages}
 
@@ -126,7 +126,7 @@ def load_training_state(
 ) -> None:
     """Put back what `training_state` collected."""
     if shard:
-        fsdp_of().scatter(state, model, optimizer, ema)
+        fsdp_module().load_full_state_dict(state, model, optimizer, ema)
         return
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

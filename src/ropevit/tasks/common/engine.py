@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ropevit.data.rng import derive_seed
 from ropevit.tasks.common.checkpoints import (
     find_newest,
-    fsdp_of,
+    fsdp_module,
     list_checkpoints,
     load_checkpoint,
     load_training_state,
@@ -164,7 +164,7 @@ def start(job: TrainJob) -> TrainState:
     if run.compile:
         model.compile()
     if run.shard:
-        fsdp_of().share_out(model, job.accelerator.device)
+        fsdp_module().apply_fsdp(model, job.accelerator.device)
     optimizer = make_optimizer(model, job.optim)
     schedule = make_schedule(optimizer, job.optim, job.task.steps_per_epoch)
     optimizer = job.accelerator.prepare_optimizer(optimizer)
@@ -321,7 +321,7 @@ def evaluate(state: TrainState, job: TrainJob) -> None:
         state.unwrapped.eval()
         scores = job.task.evaluate(state.unwrapped, watch)
         if job.run.shard:
-            fsdp_of().settle(state.unwrapped)
+            fsdp_module().reshard(state.unwrapped)
         state.unwrapped.train()
         return scores
 

@@ -28,7 +28,7 @@ def apply_fsdp(model: nn.Module, device: torch.device) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def _reshard(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """Put weights that a forward pass has gathered back into shares; without a backward pass, nothing else does."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -49,7 +49,7 @@ def full_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def _load_full_state_dict(
+def load_full_state_dict(
     state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
 ) -> None:
     """Share out again what `full_state_dict` collected, or what was collected where nothing was shared out."""
