@@ -21,11 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## run the main job: compare position embeddings on the embedded images (about 5 minutes)
 	$(BIN)/ropevit study --out runs/demo --resume
 
-WORKERS := -n 2 --dist loadgroup --no-loadscope-reorder
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Bytecode is kept: without it, every process that the tests start would compile the package anew.
 test test-all: export PYTHONDONTWRITEBYTECODE :=
-test: $(STAMP) lint types  ## check style and types, then run the tests that are not marked "full" (under 4 minutes)
+test: $(STAMP) lint types  ## check style and types, then run the tests that are not marked "full"
 	$(BIN)/python -m pytest $(WORKERS) -m "not full"
 
 test-all: test  ## run everything: those tests, then the ones marked "full"

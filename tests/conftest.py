@@ -22,17 +22,13 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined: it then runs on the CPU, slowly
 
 
-#: Folders whose imports and shared fixtures cost so much that one process runs all of their tests.
-TOGETHER = ("cli", "integrations")
+#: What takes longest; in two processes it comes first, so that neither waits for it at the end.
+LONG = ("cli", "integrations", "test_journeys.py")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Let one process run all tests of a file (`--dist loadgroup`), and start with what takes longest."""
-    for item in items:
-        folder, *_ = item.path.relative_to(TESTS).parts
-        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else str(item.path.relative_to(TESTS))))
-    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in (*TOGETHER, "test_journeys.py"))
+    """Start with what takes longest."""
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG)
 
 
 @pytest.fixture(autouse=True)
