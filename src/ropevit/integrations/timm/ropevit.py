@@ -142,7 +142,7 @@ def bare_names() -> list[str]:
     taken = [name for name in names if timm_models.is_model(name)]
     if taken:
         warnings.warn(
-            f"timm already has other models named {join_names(taken)}, which stay; "
+            f"timm already has other models named {join_names(taken, 3)}, which stay; "
             f"write {PREFIX}NAME for those of ropevit",
             stacklevel=2,
         )
