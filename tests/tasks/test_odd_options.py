@@ -13,7 +13,7 @@ from ropevit.tasks.segment.model import SegmentModel
 from tasks.detect.small import small_config
 from tasks.segment.small import small_swin
 
-ALONE = "1 x 1 cells for width=32, whose norm would be over single values; take larger images, or a width of 64"
+ALONE = "1 x 1 cells for width=32, whose norm would be over single values; use larger images, or a width of 64"
 
 
 @pytest.mark.parametrize("images", [1, 3])

@@ -157,7 +157,7 @@ def test_a_swins_norms_are_those_of_its_stages(tmp_path):
     ),
     (lambda s: [s.pop(f"{part}class_embed.1.bias") for part in ("", "transformer.decoder.")], "class_heads.1.bias"),
     (lambda s: s.update({"criterion.x": torch.zeros(1)}), r"got an entry 'criterion\.x'; expected weights of detrex's"),
-    (lambda s: s.update({"backbone.net.blocks.12.norm1.bias": torch.zeros(192)}), "is none of ours"),
+    (lambda s: s.update({"backbone.net.blocks.12.norm1.bias": torch.zeros(192)}), "is not supported"),
     (lambda s: s["label_enc.weight"].fill_(torch.nan), "holds NaN or infinity in label_enc.weight"),
 ])  # fmt: skip
 def test_whatever_is_missing_unknown_or_misshapen_is_named_and_nothing_written(change, message, tmp_path):
@@ -173,7 +173,7 @@ def test_a_resnet_is_none_of_ours(tmp_path):
     state = {name: value for name, value in detrex_state("vit").items() if not name.startswith("backbone.")}
     torch.save(state | {"backbone.stem.conv1.weight": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(
-        WeightsError, match=r"is none of ours \(it begins with stem\.conv1\.weight\); expected detectron2"
+        WeightsError, match=r"is not supported \(it begins with stem\.conv1\.weight\); expected detectron2"
     ):
         convert_detector(tmp_path / "a.pth", tmp_path / "b.safetensors", "ropevit")
 

@@ -175,7 +175,7 @@ def test_a_wrong_input_is_refused_in_one_line():
         model(maps, padding_mask([(64, 80)], 64, 80))
     with pytest.raises(ValueError, match="got targets of 1 images with maps of 2"):
         model(maps, targets=[objects(1)])
-    with pytest.raises(ValueError, match=r"got 108 tokens for queries=200; take larger images or fewer queries"):
+    with pytest.raises(ValueError, match=r"got 108 tokens for queries=200; use larger images or fewer queries"):
         small_detector(queries=200)(maps)
     with pytest.raises(ValueError, match="got 3 maps; expected 1 to levels=2"):
         small_detector(levels=2)

@@ -44,7 +44,7 @@ def test_a_cost_is_the_weighted_sum_of_class_distance_and_overlap():
 
 def test_what_cannot_be_matched_is_refused():
     few = Predictions(torch.zeros(1, 2, 5), torch.full((1, 2, 4), 0.5))
-    with pytest.raises(ValueError, match="got 3 objects in an image with 2 queries; take more queries"):
+    with pytest.raises(ValueError, match="got 3 objects in an image with 2 queries; use more queries"):
         match(few, [objects(1, 2, 3)], small_config())
     few.logits[0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="the training has diverged"):

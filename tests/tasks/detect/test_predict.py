@@ -121,7 +121,7 @@ def test_nothing_found_is_said(stubbed, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"threshold": 1.2}, "a score from 0 to 1"), ({"top": 0}, "at least 1 object"), ({"size": 0}, "1 or more")],
+    [({"threshold": 1.2}, "a score from 0 to 1"), ({"top": 0}, "at least 1 detection"), ({"size": 0}, "1 or more")],
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):

@@ -221,7 +221,7 @@ def test_recipes_know_their_names_and_can_be_written_down(name):
 def test_what_does_not_fit_is_refused(pictures, tmp_path):
     with pytest.raises(ValueError, match="no recipe named 'detect/yolo'; choose one of detect/dino_vitdet_base"):
         find_recipe("detect/yolo")
-    with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); detectors are not sharded"):
+    with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); detectors do not support FSDP"):
         small_training(pictures, tmp_path, shard=True)
     with pytest.raises(ValueError, match="has no published weights; give a file of them as init"):
         small_training(pictures, tmp_path, model={"init": "published"})
@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_refused(pictures, tmp_path):
                 train(small_training(pictures, tmp_path / "run", model=TINY))
     content["categories"][0]["name"] = "ball"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"list other categories: \[\(1, 'ball'\), \(1, 'disc'\)\]"):
+    with pytest.raises(ValueError, match=r"list different categories: \[\(1, 'ball'\), \(1, 'disc'\)\]"):
         train(small_training(pictures, tmp_path / "run", model=TINY))
 
 

@@ -1,7 +1,7 @@
 """DETR's multi-scale augmentation: flips, random sizes, and random crops of half of the images.
 
-A sample is an image and a dict with "boxes" (torchvision's BoundingBoxes, in pixels) and "labels" (n,); what else the
-dict holds is passed on.
+A sample is an image and a dict with "boxes" (torchvision's BoundingBoxes, in pixels) and "labels" (n,); other entries
+of the dict are passed on.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class ScaleConfig:
     """Image sizes and flips in training and evaluation; the defaults are DETR's.
 
     Raises:
-        ValueError: If a length is not positive, or the longer side could never be as long as the shorter.
+        ValueError: If a length is not positive, or a shorter side is above the limit of the longer.
 
     Source: Carion et al. 2020 (arXiv:2005.12872), 4; sizes and probabilities as in detrex.
     """
@@ -64,7 +64,7 @@ class ScaleConfig:
 
 
 def train_transform(config: ScaleConfig | None = None) -> Transform:
-    """Return the training augmentation, which draws from torch's random numbers.
+    """Return the training augmentation, which draws from torch's global generator.
 
     Boxes are clipped to a crop; those with a side below one pixel are removed with their labels.
 
@@ -88,10 +88,10 @@ def train_transform(config: ScaleConfig | None = None) -> Transform:
 
 
 def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
-    """Return the transform that resizes the shorter side to `short` pixels, but the longer one to `longest` at most.
+    """Return the transform that resizes the shorter side to `short` pixels, with the longer one limited to `longest`.
 
     Raises:
-        ValueError: If the longer side could never be as long as the shorter.
+        ValueError: If `short` is above `longest`.
     """
     if not 1 <= short <= longest:
         raise ValueError(f"got short={short}, longest={longest}; expected 1 <= short <= longest pixels")
@@ -100,9 +100,9 @@ def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
 
 @dataclass(frozen=True)
 class ShortestSize:
-    """Resize a sample as detectron2's ResizeShortestEdge does, but to one pixel at least, however narrow it is.
+    """Resize a sample like detectron2's ResizeShortestEdge, but to at least one pixel.
 
-    It holds numbers alone, as it is pickled for the DataLoader's workers.
+    It holds only numbers, as it is pickled for DataLoader workers.
     """
 
     sides: tuple[int, ...]
@@ -124,12 +124,12 @@ def output_size(size: Sequence[int], short: int, longest: int | None) -> list[in
 
     Args:
         size: Height and width before.
-        short: Length of the shorter side, unless the longer one were longer than `longest` then.
+        short: Length of the shorter side, unless the longer one would exceed `longest`.
         longest: Maximum length of the longer side; None sets no limit.
 
     Source: `ResizeShortestEdge` of detectron2.
     """
-    # in this order of operations, which decides how halves are rounded
+    # this order of operations matters for the rounding of halves
     sides = [short / min(size) * side for side in size]
     if longest is not None and max(sides) > longest:
         sides = [longest / max(sides) * side for side in sides]

@@ -1,4 +1,4 @@
-"""How well objects are found: COCO's average precision."""
+"""COCO average precision of detections."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ropevit.data.coco import boxes_of, read_coco
 from ropevit.extras import require
 from ropevit.tasks.detect.postprocess import Detections
 
-#: COCO's twelve numbers in its own order: average precision over IoU of 0.50 to 0.95, at 0.50, at 0.75, of small,
+#: COCO's twelve scores in its own order: average precision over IoU of 0.50 to 0.95, at 0.50, at 0.75, of small,
 #: medium and large objects; average recall with 1, 10 and 100 detections an image, and of the three sizes.
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -22,12 +22,12 @@ Rows = Float64[np.ndarray, "_ 7"]
 
 
 def result_rows(image_id: int, found: Detections, category_ids: Sequence[int]) -> Rows:
-    """Write the detections of an image as COCO counts them.
+    """Convert the detections of an image to rows for the COCO evaluator.
 
     Args:
-        image_id: The image's id in the file of annotations.
-        found: What was found in it, in pixels of the original image.
-        category_ids: Id of each label in the file, as `CocoSource` has them.
+        image_id: The image's id in the annotation file.
+        found: Its detections, in pixels of the original image.
+        category_ids: Category id of each label, from `CocoSource`.
     """
     boxes, labels = found.boxes.double().cpu().numpy(), found.labels.cpu().numpy()
     ids = np.asarray(category_ids, dtype=np.float64)[labels]
@@ -38,22 +38,22 @@ def result_rows(image_id: int, found: Detections, category_ids: Sequence[int]) -
 
 @dataclass(frozen=True)
 class CocoScores:
-    """How well objects were found, in percent."""
+    """COCO scores of a detector, in percent."""
 
     scores: dict[str, float]
-    """Those of `NAMES`; without those of a size of which there are no objects."""
+    """Scores by `NAMES`; those of a size without objects are missing."""
     classes: dict[int, float]
     """AP of each class by its category id; NaN for classes without objects."""
 
 
 def average_precision(annotations: Path, rows: Rows) -> CocoScores:
-    """Compare detections with the objects of a file of annotations, all of its images.
+    """Evaluate detections against all images of an annotation file.
 
-    Crowds of the file count as COCO counts them: what is found in one is neither right nor wrong. An annotation that
-    does not say so is no crowd, and one without an area has that of its box.
+    Crowds are handled as by COCO: detections inside one are ignored. Annotations without `iscrowd` are no crowds, and
+    those without an area get that of their box.
 
     Args:
-        annotations: The file, such as `source.annotations`.
+        annotations: Annotation file, such as `source.annotations`.
         rows: Detections of all images, from `result_rows`.
 
     Raises:
@@ -69,18 +69,18 @@ def average_precision(annotations: Path, rows: Rows) -> CocoScores:
     scores = dict(zip(NAMES, (float(value) for value in judge.stats[: len(NAMES)]), strict=True))
     if scores["AP"] < 0:
         raise ValueError(f"{annotations} has no objects; there is nothing to evaluate")
-    return CocoScores({name: 100 * score for name, score in scores.items() if score >= 0}, by_class(judge))
+    return CocoScores({name: 100 * score for name, score in scores.items() if score >= 0}, by_class(evaluator))
 
 
-def by_class(judge: Any) -> dict[int, float]:
-    """Give the AP in percent of each category: over all IoU and recalls, objects of all sizes, most detections."""
-    precision = judge.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class); -1 where there are no objects
+def by_class(evaluator: Any) -> dict[int, float]:
+    """Return the AP of each category in percent: over all IoU thresholds and object sizes, with 100 detections."""
+    precision = evaluator.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class); -1 where there are no objects
     means = [100 * float(each.mean()) if each.min() >= 0 else float("nan") for each in np.moveaxis(precision, 2, 0)]
-    return dict(zip(map(int, judge.params.catIds), means, strict=True))
+    return dict(zip(map(int, evaluator.params.catIds), means, strict=True))
 
 
 def coco_results(rows: Rows) -> bytes:
-    """Write detections in COCO's format for results, as a JSON file that pycocotools reads."""
+    """Return detections in the COCO results format, as a JSON file for pycocotools."""
     return json.dumps(
         [
             {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
@@ -92,13 +92,13 @@ def coco_results(rows: Rows) -> bytes:
 def _complete_annotations(annotations: Path) -> dict[str, Any]:
     """Read a file of annotations, and say of each what the evaluator asks and the file may leave out.
 
-    Annotations are numbered from 1: the evaluator takes the number 0 for "not found".
+    Annotations are numbered from 1: the evaluator takes the id 0 for "not found".
 
     Raises:
         ValueError: As `open_coco`.
     """
     file = read_coco(annotations)
-    boxes_of(file)  # refuses what is no box
+    boxes_of(file)  # checks the boxes
     return {
         "images": [{key: image[key] for key in ("id", "height", "width")} for image in file.images.values()],
         "categories": [{"id": category, "name": name} for category, name in file.categories.items()],
@@ -117,4 +117,4 @@ def _complete_annotations(annotations: Path) -> dict[str, Any]:
 
 
 def quiet(*_: object) -> None:
-    """Print nothing: the scores are returned."""
+    """Discard the evaluator's printed output: the scores are returned."""

@@ -1,4 +1,4 @@
-"""Batches of images with boxes: read, augmented, and padded to the largest of the batch."""
+"""Batches of images with boxes: read, augmented, and padded to the largest image of the batch."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ from ropevit.tasks.detect.model import MULTIPLE
 
 
 class Batch(NamedTuple):
-    """Images of several sizes with their objects."""
+    """Padded images of several sizes with their objects."""
 
     images: UInt8[Tensor, "b 3 H W"]
-    """Not normalised, at the top left; zeros around them."""
+    """Not normalised, at the top left, with zero padding."""
     sizes: list[tuple[int, int]]
-    """Height and width of each in pixels, padding not counted."""
+    """Height and width of each image in pixels, without padding."""
     targets: list[Target]
-    """Objects of each."""
+    """Objects of each image."""
     originals: list[tuple[int, int]]
-    """Height and width of each before it was resized."""
+    """Height and width of each image before resizing."""
     ids: list[int]
-    """The id of each in the file of annotations."""
+    """Id of each image in the annotation file."""
     bad: list[int]
-    """Indices of images that could not be read; `source.describe` names them."""
+    """Indices of skipped images; `source.describe` names them."""
     objects: int | None = None
-    """Objects of all parts of the training step, in this process; None where that is not counted."""
+    """Number of objects in all micro-batches of the step, in this process; None outside training."""
 
 
 class Sample(NamedTuple):
@@ -51,7 +51,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainReader:
-    """Reads a training batch; in the form in which DataLoader asks a data set for one."""
+    """Reads training batches for DataLoader."""
 
     source: CocoSource
     transform: Transform
@@ -63,7 +63,7 @@ class TrainReader:
 
 @dataclass(frozen=True)
 class EvalReader:
-    """Reads a batch to measure on, without the images that cannot be read."""
+    """Reads evaluation batches, skipping unreadable images."""
 
     source: CocoSource
     transform: Transform
@@ -76,15 +76,15 @@ class EvalReader:
 def train_batches(
     source: CocoSource, transform: Transform, order: TrainOrder, first_step: int, last_step: int, workers: int
 ) -> Iterator[Batch]:
-    """Read the batches of a training, or of a part of it, as `ropevit.data.loading.train_batches` does.
+    """Iterate over the batches of training steps, as `ropevit.data.loading.train_batches` does.
 
     Args:
         source: Training images.
-        transform: What augments a sample.
-        order: Which images each step takes.
+        transform: Augmentation of a sample.
+        order: Images of each step.
         first_step: First step, from 0.
-        last_step: The step after the last.
-        workers: Processes that read; 0 reads in this one.
+        last_step: Step after the last one.
+        workers: Number of worker processes; 0 reads in this process.
 
     Raises:
         ValueError: If ten images in a row cannot be read.
@@ -98,12 +98,12 @@ def eval_batches(
     """Read every image once, over all processes together.
 
     Args:
-        source: Images to measure on.
-        transform: What resizes a sample.
-        batch_size: Images of a batch of this process; the last one may have fewer.
-        workers: Processes that read; 0 reads in this one.
-        world: Number of processes that measure.
-        rank: Which of them this one is: it takes image `rank` and every `world`-th after it.
+        source: Evaluation images.
+        transform: Resizing of a sample.
+        batch_size: Images per batch and process; the last batch may have fewer.
+        workers: Number of worker processes; 0 reads in this process.
+        world: Number of processes that evaluate.
+        rank: Rank of this process: it takes image `rank` and every `world`-th after it.
     """
     return batches(EvalReader(source, transform), eval_keys(len(source), batch_size, world, rank), workers)
 
@@ -129,12 +129,12 @@ def prepare(image: Any, truth: Boxes, transform: Transform, classes: int) -> Sam
 
 
 def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
-    """Bring bytes to the device of the mean, with that at 0 and its spread at 1, and zeros in the padding.
+    """Move images to the device of `mean` and normalise them, with zeros in the padding.
 
     Args:
-        batch: Images with padding.
+        batch: Padded images.
         mean: Mean of each channel, for pixels from 0 to 1.
-        std: Spread of each channel.
+        std: Standard deviation of each channel.
     """
     images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
     padding = padding_mask(batch.sizes, *batch.images.shape[2:]).to(mean.device, non_blocking=True)
@@ -142,7 +142,7 @@ def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
 
 
 def collate(samples: Sequence[Sample], bad: list[int]) -> Batch:
-    """Lay images over a canvas as large as the largest of them, in multiples of 32 pixels."""
+    """Stack samples, padded to the size of the largest, in multiples of 32 pixels."""
     sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
     height, width = (ceil_div(max((size[axis] for size in sizes), default=0), MULTIPLE) * MULTIPLE for axis in (0, 1))
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)

@@ -1,6 +1,6 @@
-"""Boxes and what a detector is trained with.
+"""Box formats, targets and predictions of a detector.
 
-Inside the detector a box is (centre x, centre y, width, height) as shares of its image, padding not counted; outside it
+Inside the detector a box is (centre x, centre y, width, height) as fractions of its image without padding; outside it
 is (left, top, right, bottom) in pixels.
 """
 
@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-#: Nearest that a share comes to 0 or 1 before its logit is taken; published weights depend on it.
+#: Minimum distance from 0 and 1 before a logit is taken; published weights depend on it.
 NEAREST = 1e-3
 
-#: Numbers of queries of an image, and of the object that each stands for.
+#: Indices of the matched queries of an image, and of the object of each.
 Matching = tuple[Int[Tensor, "_"], Int[Tensor, "_"]]
 
 
@@ -22,41 +22,41 @@ class Target:
     """The objects in one image."""
 
     labels: Int[Tensor, "n"]
-    """Class of each, from 0."""
+    """Class index of each object."""
     boxes: Float[Tensor, "n 4"]
-    """(centre x, centre y, width, height) of each, as shares of the image."""
+    """(centre x, centre y, width, height) of each object, as fractions of the image."""
 
     def to(self, device: torch.device | str) -> "Target":
-        """Bring it to a device."""
+        """Move the tensors to a device."""
         return Target(self.labels.to(device), self.boxes.to(device))
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one layer says of B images."""
+    """Predictions of one layer for B images."""
 
     logits: Float[Tensor, "B Q K"]
-    """One binary logit a query and class."""
+    """One binary logit per query and class."""
     boxes: Float[Tensor, "B Q 4"]
-    """(centre x, centre y, width, height), as shares of the image."""
+    """(centre x, centre y, width, height), as fractions of the image."""
 
     def split(self, first: int) -> tuple["Predictions", "Predictions"]:
-        """Part the first queries from the rest."""
+        """Split into the first queries and the rest."""
         head, tail = slice(None, first), slice(first, None)
         return tuple(Predictions(self.logits[:, part], self.boxes[:, part]) for part in (head, tail))  # type: ignore[return-value]
 
 
 def make_target(labels: Int[Tensor, "n"], boxes: Float[Tensor, "n 4"], size: tuple[int, int], classes: int) -> Target:
-    """Bring the objects of an image into the detector's form; call it where the data is still on the CPU.
+    """Convert the objects of an image to the detector's format; call it while the data are on the CPU.
 
     Args:
-        labels: Class of each object, from 0.
+        labels: Class index of each object.
         boxes: (left, top, right, bottom) of each in pixels.
-        size: Height and width of the image in pixels, padding not counted.
-        classes: Classes of the detector.
+        size: Height and width of the image in pixels, without padding.
+        classes: Number of classes of the detector.
 
     Raises:
-        ValueError: If a label is none of the classes, or a box is empty or leaves the image.
+        ValueError: If a label is out of range, or a box is empty or extends beyond the image.
     """
     height, width = size
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
@@ -75,17 +75,17 @@ def make_target(labels: Int[Tensor, "n"], boxes: Float[Tensor, "n 4"], size: tup
 
 
 def box_xyxy_to_cxcywh(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
-    """Turn (left, top, right, bottom) into (centre x, centre y, width, height)."""
+    """Convert (left, top, right, bottom) to (centre x, centre y, width, height)."""
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(first + last) / 2, last - first], dim=-1)
 
 
 def box_cxcywh_to_xyxy(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
-    """Turn (centre x, centre y, width, height) into (left, top, right, bottom)."""
+    """Convert (centre x, centre y, width, height) to (left, top, right, bottom)."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def logit(shares: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """Undo the sigmoid, with shares (and what they lack of 1) of at least `NEAREST`."""
+    """Inverse sigmoid, with `shares` and `1 - shares` clamped to at least `NEAREST`."""
     return torch.log(shares.clamp(min=NEAREST) / (1 - shares).clamp(min=NEAREST))

@@ -10,16 +10,16 @@ from ropevit.tasks.dense.config import check_not_negative, check_positive, check
 
 @dataclass(frozen=True, kw_only=True)
 class DinoConfig:
-    """A DINO detector without its backbone; the defaults are detrex's.
+    """Options of a DINO detector without its backbone; the defaults are detrex's.
 
     Raises:
         ValueError: If a field is out of range.
 
-    Source: Zhang et al. 2022 (arXiv:2203.03605), with detrex's choices where its published weights depend on them.
+    Source: Zhang et al. 2022 (arXiv:2203.03605), with detrex's settings where its published weights depend on them.
     """
 
     classes: Annotated[int, tyro.conf.Suppress] = 80
-    """Classes of objects, K; there is none for the background. A training takes those of its data."""
+    """Number of object classes, K, without a background class; training takes it from the data."""
     queries: int = 900
     """Object queries per image, Q (num_queries in detrex and transformers)."""
     width: int = 256
@@ -31,7 +31,7 @@ class DinoConfig:
     points: int = 4
     """Sampling points per head and feature map (n_points)."""
     mlp_width: int = 2048
-    """Hidden channels of the encoder's and the decoder's MLPs."""
+    """Hidden channels of the MLPs in encoder and decoder."""
     encoder_layers: int = 6
     """Encoder layers."""
     decoder_layers: int = 6
@@ -52,13 +52,13 @@ class DinoConfig:
     match_giou: float = 2.0
     """Weight of the GIoU cost in matching (cost_giou)."""
     loss_class: float = 1.0
-    """Weight of the focal losses."""
+    """Weight of the focal loss."""
     loss_box: float = 5.0
-    """Weight of the L1 losses."""
+    """Weight of the L1 loss of boxes."""
     loss_giou: float = 2.0
     """Weight of the GIoU losses."""
     focal_alpha: float = 0.25
-    """Weight of positives in the focal loss; negatives weigh 1 - alpha."""
+    """Alpha of the focal loss: weight of positives; negatives weigh 1 - alpha."""
     focal_gamma: float = 2.0
     """Focusing exponent of the focal loss."""
 

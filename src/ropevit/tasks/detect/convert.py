@@ -1,4 +1,4 @@
-"""Detectors of detrex as files of ours, and back."""
+"""Conversion of DINO detectors between detrex checkpoints and ropevit files."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ from ropevit.weights.saving import separate, write_safetensors
 #: The entry by which a checkpoint of detrex's DINO is known.
 _KNOWN_BY = "transformer.tgt_embed.weight"
 
-#: Heads of its attention, which no shape tells.
+#: Heads of its attention, which shapes do not reveal.
 HEADS = 8
 
 SUFFIXES = {"ropevit": (".safetensors",), "detrex": (".pth", ".safetensors")}
@@ -37,32 +37,32 @@ SUFFIXES = {"ropevit": (".safetensors",), "detrex": (".pth", ".safetensors")}
 
 @dataclass(frozen=True)
 class ConvertedDetector:
-    """What was converted; `print(report)` says it in words."""
+    """Result of a conversion; `print(report)` describes it."""
 
     source: str
     destination: Path
     layout: tuple[str, str]
-    """From which layout to which."""
+    """Source and target layout."""
     written: int
     """Number of entries in the new file."""
     config: DetectModel
-    """The detector that they were taken to be."""
+    """Inferred config of the detector."""
     notes: list[str] = field(default_factory=list)
-    """What was taken for granted."""
+    """Assumptions."""
     dropped: Mapping[str, str] = field(default_factory=dict)
-    """Entries that were left out: name -> why."""
+    """Dropped entries: name -> reason."""
 
     def __str__(self) -> str:
-        """List what a user may not expect."""
+        """Describe the conversion, with assumptions and dropped entries."""
         first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
         dino = self.config.dino
-        told = f"  taken to be: {self.config.model}, position {self.config.position}, {dino.levels} levels"
+        model = f"  inferred: {self.config.model}, position {self.config.position}, {dino.levels} levels"
         notes = [f"  {note}" for note in self.notes]
-        return "\n".join([first, f"{told}, {dino.queries} queries", *notes, *grouped(self.dropped, "dropped")])
+        return "\n".join([first, f"{model}, {dino.queries} queries", *notes, *grouped(self.dropped, "dropped")])
 
 
 def holds_detector(source: Source) -> bool:
-    """Tell whether a file holds a detector, of ours or of detrex."""
+    """Return whether a file holds a detector, in ropevit or detrex layout."""
     found = read_checkpoint(source)
     state = found.entries.get("model", found.entries)
     return found.metadata.get("format") == DETECTOR.format or (isinstance(state, Mapping) and _KNOWN_BY in state)
@@ -71,17 +71,17 @@ def holds_detector(source: Source) -> bool:
 def convert_detector(
     source: str | Path, destination: Path, to: str, *, overwrite: bool = False, ema: bool = False
 ) -> ConvertedDetector:
-    """Convert a detector between detrex's checkpoints and files of ours, bit for bit.
+    """Convert a detector between detrex and ropevit layouts, bit for bit.
 
     Args:
-        source: A file of detrex (also with the weights under `model`), or one of ours.
+        source: Checkpoint of detrex (weights at the top or under `model`), or a ropevit file.
         destination: New file; .safetensors, or for detrex .pth, with the weights under `model`.
         to: "ropevit" or "detrex".
-        overwrite: Replace a file that is there.
-        ema: Convert the moving average that detrex kept beside the weights.
+        overwrite: Replace an existing file.
+        ema: Convert the EMA weights of the detrex checkpoint.
 
     Raises:
-        WeightsError: If the source cannot be read or is none, or anything in it is missing, unknown or misshapen.
+        WeightsError: If the source is unreadable or no detector, or an entry is missing, unknown or of another shape.
     """
     if to not in SUFFIXES:
         raise WeightsError(f"{source} is a detector, which the {to} layout cannot hold; choose {' or '.join(SUFFIXES)}")
@@ -109,12 +109,12 @@ def _convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> Co
         like = Detector(config, classes)
     ours = from_detrex(dino)
     check_fit(like.dino, ours)
-    dino = to_detrex(ours)  # with all second names, also where the file left them out
+    dino = to_detrex(ours)  # with both names of tied weights, even if the file has one
     weights, left = from_detectron2(like.backbone, own)
     names, ids, note = class_names(classes)
     metadata = {"category_ids": ids, "mean": MEAN, "std": STD, "test_side": 800, "longest": 1333, "top": 300}
     DETECTOR.write(destination, config, names, metadata, {f"{prefix}{n}": v for n, v in weights.items()} | dino)
-    notes = [f"taken for granted: {HEADS} heads of DINO's attention, images as in detrex's training", note]
+    notes = [f"assumed: {HEADS} heads in DINO's attention, image sizes and normalisation of detrex's training", note]
     dropped |= {f"{prefix}{name}": why for name, why in left.items()}
     return ConvertedDetector(
         str(source), destination, ("detrex", "ropevit"), len(weights) + len(dino), config, notes, dropped
@@ -138,14 +138,14 @@ def _convert_to_detrex(source: str | Path, destination: Path) -> ConvertedDetect
     else:
         tensors = separate(state)
         write_atomically(destination, lambda file: torch.save({"model": tensors}, file))
-    notes = ["left out: names of the classes"]
+    notes = ["dropped: names of the classes"]
     return ConvertedDetector(str(source), destination, ("ropevit", "detrex"), len(state), info.config, notes, dropped)
 
 
 def class_names(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
-    """Name the classes of a checkpoint, which has no names: COCO's, if there are as many."""
+    """Return class names and ids for a checkpoint without names: COCO's if the number of classes matches."""
     if classes == len(COCO_CATEGORIES):
-        return list(COCO_CATEGORIES.values()), list(COCO_CATEGORIES), "classes: taken to be COCO's 80"
+        return list(COCO_CATEGORIES.values()), list(COCO_CATEGORIES), "classes: assumed to be COCO's 80"
     names = [str(number) for number in range(classes)]
     note = f"classes: named 0 to {classes - 1}, with category ids from 1, as the file has no names"
     return names, list(range(1, classes + 1)), note
@@ -155,12 +155,12 @@ def _infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source:
     """Tell the detector by its shapes.
 
     Raises:
-        WeightsError: If its backbone is none of ours.
+        WeightsError: If the backbone is not supported.
     """
     fields = _infer_vit_fields(own) if "net.patch_embed.proj.weight" in own else _infer_swin_fields(own)
     if fields is None:
         raise WeightsError(
-            f"the backbone in {source} is none of ours (it begins with {join_names(sorted(own))}); expected "
+            f"the backbone in {source} is not supported (it begins with {join_names(sorted(own))}); expected "
             f"detectron2's ViT of a width and depth of {list(VIT_SIZES)}, or its Swin of {list(SWIN_SIZES)}"
         )
     return DetectModel(**fields, init=None, dino=_infer_dino_config(dino))
@@ -215,5 +215,5 @@ def _infer_swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 
 def count_layers(state: Mapping[str, Tensor], pattern: str) -> int:
-    """Count the different numbers in names."""
+    """Count the distinct indices in entry names."""
     return len({match[1] for name in state if (match := re.fullmatch(pattern, name))})

@@ -1,4 +1,4 @@
-"""What a detector's training makes small."""
+"""DINO losses: focal, L1 and generalised IoU for matched, encoder and denoising queries."""
 
 from collections.abc import Sequence
 
@@ -13,27 +13,27 @@ from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.matching import match
 
-#: Where transformers keeps its losses.
+#: Module of the losses in transformers.
 MODULE = "transformers.loss.loss_for_object_detection"
 
 
 def dino_losses(
     output: Output, targets: Sequence[Target], config: DinoConfig, divisor: Float[Tensor, ""] | None = None
 ) -> dict[str, Float[Tensor, ""]]:
-    """Compare a detector's output with the objects; the sum of the losses is to be made small.
+    """Compute the losses of a detector's output; their sum is minimised.
 
-    With several processes all must call it, as they agree on a divisor; all get the same names, with objects or not.
+    All processes must call it together, as the divisor is a mean over them; all return the same keys.
 
     Args:
-        output: Of the batch, with the same targets.
+        output: Output of the detector for the batch, with the same targets.
         targets: Objects of each image.
-        config: The weights of costs and losses.
-        divisor: What sums over objects are divided by, where the batch is a part of a step; None takes the mean number
-            of objects of the processes.
+        config: Weights of costs and losses.
+        divisor: Divisor of sums over objects, where the batch is a micro-batch; None takes the mean number of objects
+            over the processes.
 
     Returns:
-        Weighted losses: loss_class, loss_bbox and loss_giou of the last layer; with _0, _1, ... of the layers before;
-        with _enc of the encoder's tokens; with _dn, _dn_0, _dn_1, ... of the denoising queries.
+        Weighted losses: loss_class, loss_bbox and loss_giou of the last layer; suffixed _0, _1, ... for earlier layers,
+        _enc for the encoder's tokens, and _dn, _dn_0, _dn_1, ... for the denoising queries.
 
     Raises:
         ValueError: If an image has more objects than there are queries, or the predictions are not finite.
@@ -73,14 +73,14 @@ def set_losses(
     divisor: Float[Tensor, ""],
     config: DinoConfig,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Weigh the focal loss of all queries, and L1 and generalised IoU of those that stand for an object.
+    """Compute the focal loss of all queries, and L1 and generalised IoU losses of the matched ones.
 
     Args:
-        predictions: Of one layer.
+        predictions: Predictions of one layer.
         targets: Objects of each image.
-        matching: Which queries of each image stand for which of its objects.
-        divisor: What the sums over queries are divided by.
-        config: The weights.
+        matching: Matched queries and objects of each image.
+        divisor: Divisor of the sums over queries.
+        config: Loss weights.
 
     Source: Lin et al. 2017 (arXiv:1708.02002), Eq. 5; Rezatofighi et al. 2019 (arXiv:1902.09630), Algorithm 1.
     """

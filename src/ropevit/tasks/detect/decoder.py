@@ -1,4 +1,4 @@
-"""The decoder: queries that look at the tokens and refine their boxes, layer by layer."""
+"""DINO's decoder: queries attend to the encoder's tokens and refine their boxes, layer by layer."""
 
 import math
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ _TEMPERATURE = 10000
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder starts from."""
+    """Input of the decoder: content embeddings and initial boxes."""
 
     content: Float[Tensor, "B Q C"]
-    """What each query looks for."""
+    """Content embedding of each query."""
     boxes: Float[Tensor, "B Q 4"]
-    """Where: (centre x, centre y, width, height) as shares of the image."""
+    """Initial boxes: (centre x, centre y, width, height) as fractions of the image."""
     mask: Bool[Tensor, "Q Q"] | None = None
-    """True where the query of a row may see that of a column; None if all see all."""
+    """Attention mask: True where the query of the row attends to that of the column; None for full attention."""
 
 
 def _embed_boxes(boxes: Float[Tensor, "B Q 4"], width: int) -> Float[Tensor, "B Q c"]:
@@ -44,10 +44,10 @@ def _embed_boxes(boxes: Float[Tensor, "B Q 4"], width: int) -> Float[Tensor, "B 
 
 
 class Decoder(nn.Module):
-    """Refine boxes layer by layer, each layer's box head being trained by the next layer, too (look forward twice).
+    """Refine boxes layer by layer; each box head also gets gradients from the next layer (look forward twice).
 
     Args:
-        config: The detector.
+        config: Options of the detector.
 
     Source: Zhang et al. 2022 (arXiv:2203.03605), 3.5.
     """
@@ -69,14 +69,14 @@ class Decoder(nn.Module):
         class_heads: nn.ModuleList,
         box_heads: nn.ModuleList,
     ) -> list[Predictions]:
-        """Say after each layer what the queries found.
+        """Return the predictions of each layer.
 
         Args:
-            queries: Contents and first boxes.
+            queries: Content embeddings and initial boxes.
             memory: Tokens of the encoder.
-            levels: Where they lie.
-            class_heads: One for each layer; more are not used.
-            box_heads: One for each layer.
+            levels: Geometry of the tokens.
+            class_heads: One for each layer; further ones are ignored.
+            box_heads: One for each layer; further ones are ignored.
         """
         ratios = levels.ratios.repeat(1, 1, 2)[:, None]
         words = {"encoder_hidden_states": memory, "encoder_attention_mask": levels.valid} | levels.layer_arguments()

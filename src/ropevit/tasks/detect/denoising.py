@@ -1,4 +1,4 @@
-"""Contrastive denoising: true boxes with noise, from which the decoder learns without any matching."""
+"""Contrastive denoising: noisy ground-truth boxes as extra queries, trained without matching."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ from ropevit.tasks.detect.decoder import Queries
 
 @dataclass(frozen=True)
 class DenoisingGroups:
-    """How denoising queries lie in their row: each group has a positive for every slot, then a negative for each."""
+    """Layout of the denoising queries: each group has a positive for every slot, then a negative for every slot."""
 
     number: int
-    """Groups; each holds every object of an image once as a positive and once as a negative."""
+    """Number of groups; each holds every object of an image once as a positive and once as a negative."""
     max_targets: int
-    """Most objects of an image in the batch; images with fewer leave the last slots of each half empty."""
+    """Maximum number of objects per image in the batch; images with fewer leave the last slots empty."""
 
     @property
     def queries(self) -> int:
-        """Count the queries of an image, empty slots included."""
+        """Number of denoising queries per image, with empty slots."""
         return 2 * self.number * self.max_targets
 
     def matching(self, objects: int, device: torch.device) -> Matching:
-        """Name the positive queries of an image with so many objects, and the object of each."""
+        """Return the positive queries of an image with that many objects, and the object of each."""
         places = torch.arange(objects, device=device).repeat(self.number)
         groups = torch.arange(self.number, device=device).repeat_interleave(objects)
         return groups * 2 * self.max_targets + places, places
 
     def mask(self, matched: int, device: torch.device) -> Bool[Tensor, "Q Q"]:
-        """Tell who may see whom: denoising queries their own group and all others, the others only each other.
+        """Return the attention mask: denoising queries see their group and matching queries; those see only each other.
 
         Args:
-            matched: Queries that follow the denoising ones.
-            device: Where the mask lives.
+            matched: Number of matching queries, which follow the denoising ones.
+            device: Device of the mask.
         """
         group = torch.arange(self.queries + matched, device=device) // (2 * self.max_targets)
         group[self.queries :] = self.number
@@ -45,7 +45,7 @@ class DenoisingGroups:
 
 
 def make_denoising_groups(targets: Sequence[Target], config: DinoConfig) -> DenoisingGroups | None:
-    """Choose how many groups a batch has; None if it has no objects, or denoising is off."""
+    """Choose the number of groups of a batch; None if it has no objects, or denoising is off."""
     slots = max(len(target.labels) for target in targets)
     if slots == 0 or config.denoising == 0:
         return None
@@ -55,16 +55,16 @@ def make_denoising_groups(targets: Sequence[Target], config: DinoConfig) -> Deno
 def denoising_queries(
     targets: Sequence[Target], groups: DenoisingGroups, embedding: nn.Embedding, config: DinoConfig
 ) -> Queries:
-    """Make queries from the objects with noise; empty slots have content 0 and the box whose logits are 0.
+    """Make queries from objects with noise; empty slots have content 0 and the box whose logits are 0.
 
     Args:
         targets: Objects of each image.
         groups: From `make_denoising_groups`.
-        embedding: Content of each class.
-        config: The noise.
+        embedding: Content embedding of each class.
+        config: Noise settings.
 
     Returns:
-        Contents and boxes, without a mask.
+        Content embeddings and boxes, without a mask.
 
     Source: Zhang et al. 2022 (arXiv:2203.03605), 3.3.
     """
@@ -72,8 +72,8 @@ def denoising_queries(
         x.repeat(1, 2 * groups.number, *[1] * (x.ndim - 2)) for x in scatter_targets(targets, groups)
     )
     if config.label_noise > 0:
-        lied = torch.rand(labels.shape, device=labels.device) < config.label_noise / 2
-        labels = torch.where(lied, torch.randint_like(labels, config.classes), labels)
+        flipped = torch.rand(labels.shape, device=labels.device) < config.label_noise / 2
+        labels = torch.where(flipped, torch.randint_like(labels, config.classes), labels)
     negative = (torch.arange(groups.queries, device=boxes.device) // groups.max_targets % 2).bool()
     boxes = jitter_boxes(boxes, negative, config.box_noise)
     content = embedding(labels) * filled[..., None]
@@ -81,7 +81,7 @@ def denoising_queries(
 
 
 def scatter_targets(targets: Sequence[Target], groups: DenoisingGroups) -> tuple[Tensor, Tensor, Tensor]:
-    """Give each image the same number of slots: labels (B, slots), boxes (B, slots, 4), and which are filled."""
+    """Pad the targets of all images to the same number of slots: labels (B, slots), boxes (B, slots, 4), and a mask."""
     count, device = (len(targets), groups.max_targets), targets[0].labels.device
     labels = torch.zeros(count, dtype=torch.int64, device=device)
     boxes = torch.zeros(*count, 4, device=device)
@@ -93,7 +93,7 @@ def scatter_targets(targets: Sequence[Target], groups: DenoisingGroups) -> tuple
 
 
 def jitter_boxes(boxes: Float[Tensor, "B q 4"], negative: Bool[Tensor, "q"], scale: float) -> Float[Tensor, "B q 4"]:
-    """Move each corner by up to `scale` half widths and heights, those of negatives by one to two times as much."""
+    """Shift each corner by up to `scale` half widths and heights; those of negatives by one to two times `scale`."""
     half = boxes[..., 2:].repeat(1, 1, 2) / 2
     way = torch.randint_like(boxes, 2) * 2 - 1
     far = torch.rand_like(boxes) + negative[:, None]

@@ -1,7 +1,7 @@
-"""Weights of a detector's backbone by the names of detectron2, and back, bit for bit.
+"""Conversion of a detector's backbone between ropevit and detectron2 names, bit for bit.
 
-detectron2's ViT (in its SimpleFeaturePyramid) and Swin are those of detrex's detectors. Neither turns queries and keys,
-and its ViT has no LayerScale.
+detectron2's ViT (in its SimpleFeaturePyramid) and Swin are those of detrex's detectors. Neither has rotary position
+embeddings, and its ViT has no LayerScale.
 """
 
 import re
@@ -17,15 +17,15 @@ from ropevit.models.windows import relative_index
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 
-#: Ours and theirs, the first that fits: "{}" stands for the number of a block, and what follows is the same in both.
+#: (Our name, their name), the first match counts: "{}" stands for the index of a block; suffixes are equal.
 VIT = (
     ("body.blocks.{}.attn.relative.rows", "net.blocks.{}.attn.rel_pos_h"),
     ("body.blocks.{}.attn.relative.columns", "net.blocks.{}.attn.rel_pos_w"),
     ("body.", "net."),
 )
 
-#: Theirs alone: pattern -> why they are left out.
-DERIVED = {r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index": "a table, made anew for every window"}
+#: Their entries without an equivalent here: pattern -> reason for dropping.
+DERIVED = {r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index": "a table, computed for every window"}
 
 #: Where their embedding has one more place than ours.
 _EMBEDDING = "net.pos_embed"
@@ -89,7 +89,7 @@ def to_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> dict[
 
     Args:
         backbone: Only its config and names matter; it may be on the meta device.
-        state: Its weights.
+        state: Weights of the backbone.
     """
     found = {other: state[own] for own, other in _detectron2_names(backbone).items()}
     if _EMBEDDING in found:
@@ -107,13 +107,13 @@ def from_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> tup
 
     Args:
         backbone: Only its names and shapes matter; it may be on the meta device.
-        state: Entries of the checkpoint that began with `backbone.`, without it.
+        state: Entries of the checkpoint below `backbone.`, without that prefix.
 
     Returns:
-        Weights by our names, and what was left out: name -> why.
+        Weights by our names, and the dropped entries: name -> reason.
 
     Raises:
-        WeightsError: If any is missing, misshapen or unknown.
+        WeightsError: If an entry is missing, unknown or of another shape.
     """
     derived = {key: why for key in state for pattern, why in DERIVED.items() if re.fullmatch(pattern, key)}
     given = {key: value for key, value in state.items() if key not in derived}
@@ -131,7 +131,7 @@ def from_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> tup
             found[own] = given[other]
             if given[other].shape != like.shape:
                 problems["of another shape"].append(f"{other} {list(given[other].shape)}, expected {list(like.shape)}")
-    said = "; ".join(f"{what}: {join_names(entries)}" for what, entries in problems.items() if entries)
-    if said:
-        raise WeightsError(f"the weights do not fit detectron2's backbone: {said}")
+    mismatch = "; ".join(f"{what}: {join_names(entries)}" for what, entries in problems.items() if entries)
+    if mismatch:
+        raise WeightsError(f"the weights do not fit detectron2's backbone: {mismatch}")
     return found, derived

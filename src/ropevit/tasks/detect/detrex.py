@@ -1,4 +1,4 @@
-"""Weights of a detector by detrex's names, and back, bit for bit."""
+"""Conversion of DINO's weights between ropevit and detrex names, bit for bit."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from ropevit.tasks.detect.dino import Dino
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 
-#: Ours and theirs: "{}" stands for the number of a layer, and what follows a name is the same in both.
+#: (Our name, detrex's name): "{}" stands for the index of a layer; suffixes are equal.
 NAMES = (
     ("neck.", "neck."),
     ("level_embedding", "transformer.level_embeds"),
@@ -37,7 +37,7 @@ NAMES = (
     ("label_embedding.", "label_enc."),
 )
 
-#: Queries, keys and values, which they keep in one tensor, in this order.
+#: Query, key and value projections, which detrex stores in one tensor, in this order.
 JOINT = ("q_proj", "k_proj", "v_proj")
 
 #: Their second names of the heads, one tensor with those of the first names.
@@ -45,13 +45,13 @@ _TIED = re.compile(r"transformer\.decoder\.((?:class|bbox)_embed\..*)")
 
 
 def to_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Spell weights of ours as detrex does.
+    """Convert DINO's weights to detrex's names.
 
     Args:
         state: The state dict of a `Dino`.
 
     Raises:
-        WeightsError: If an entry is none of its weights, or queries, keys and values are not all there.
+        WeightsError: If an entry is unknown, or a query, key or value projection is missing.
     """
     joint = re.compile(rf"(decoder\.layers\.\d+\.self_attn\.)({'|'.join(JOINT)})\.(.+)")
     ours: dict[str, Tensor] = {}
@@ -71,13 +71,13 @@ def to_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Spell detrex's weights as ours.
+    """Convert detrex's weights to our names.
 
     Args:
-        state: Entries of a detrex checkpoint, those of the backbone taken out.
+        state: Entries of a detrex checkpoint without the backbone.
 
     Raises:
-        WeightsError: If an entry is none of a detector's weights, or two names of one weight disagree.
+        WeightsError: If an entry is unknown, or tied weights differ.
     """
     plain: dict[str, Tensor] = {}
     for key, tensor in state.items():
@@ -111,14 +111,14 @@ def _rename_key(key: str, source: int) -> str:
 
 
 def load_detrex(model: Dino, state: Mapping[str, Tensor]) -> None:
-    """Load weights by detrex's names.
+    """Load weights with detrex's names into a model.
 
     Args:
         model: The detector to fill.
-        state: Entries of a detrex checkpoint, those of the backbone taken out.
+        state: Entries of a detrex checkpoint without the backbone.
 
     Raises:
-        WeightsError: If any is missing, misshapen or unknown; the model is then left as it was.
+        WeightsError: If an entry is missing, unknown or of another shape; the model is then unchanged.
     """
     ours = from_detrex(state)
     check_fit(model, ours)
@@ -126,14 +126,14 @@ def load_detrex(model: Dino, state: Mapping[str, Tensor]) -> None:
 
 
 def check_fit(model: Dino, ours: Mapping[str, Tensor]) -> None:
-    """Compare weights with a detector's.
+    """Check that weights fit a detector.
 
     Args:
         model: Only its names and shapes matter; it may be on the meta device.
         ours: Weights by our names.
 
     Raises:
-        WeightsError: If any is missing, misshapen or unknown.
+        WeightsError: If an entry is missing, unknown or of another shape.
     """
     expected = model.state_dict()
     problems = {
@@ -147,4 +147,4 @@ def check_fit(model: Dino, ours: Mapping[str, Tensor]) -> None:
     }
     found = "; ".join(f"{what}: {join_names(names)}" for what, names in problems.items() if names)
     if found:
-        raise WeightsError(f"the weights do not fit the detector: {found}; give those of the same config")
+        raise WeightsError(f"the weights do not fit the detector: {found}; use weights of the same config")

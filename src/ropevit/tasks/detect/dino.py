@@ -25,13 +25,13 @@ class Output:
     """Predictions of a detector for a batch."""
 
     layers: list[Predictions]
-    """After each layer of the decoder; the last is the result."""
+    """Predictions after each decoder layer; the last is the result."""
     encoder: Predictions
-    """Of the tokens that the queries start from."""
+    """Predictions of the encoder tokens selected to initialise the queries."""
     denoising: list[Predictions]
-    """Of the denoising queries, after each layer; empty if there are none."""
+    """Predictions of the denoising queries, after each layer; empty if there are none."""
     groups: DenoisingGroups | None
-    """How the denoising queries lie; None if there are none."""
+    """Layout of the denoising queries; None if there are none."""
 
 
 class Dino(nn.Module):
@@ -92,8 +92,8 @@ class Dino(nn.Module):
 
         Args:
             maps: (B, c, h, w) each, every one half as large as the one before.
-            padding: True at pixels of the batch that belong to no image (`padding_mask` makes it); None if all do.
-            targets: Objects of each image, in training: denoising queries are made from them.
+            padding: True at padded pixels, from `padding_mask`; None without padding.
+            targets: Objects of each image, for denoising queries in training.
 
         Raises:
             ValueError: If maps, padding or targets do not fit, or there are fewer tokens than queries.
@@ -137,7 +137,7 @@ class Dino(nn.Module):
         """
         count = self.config.queries
         if memory.shape[1] < count:
-            raise ValueError(f"got {memory.shape[1]} tokens for queries={count}; take larger images or fewer queries")
+            raise ValueError(f"got {memory.shape[1]} tokens for queries={count}; use larger images or fewer queries")
         proposals, usable = propose_boxes(levels)
         tokens = self.token_norm(self.token_projection(memory.masked_fill(~usable[..., None], 0)))
         scores = self.class_heads[-1](tokens.detach()).amax(-1)  # not in no_grad, where autocast would keep the weights

@@ -9,14 +9,14 @@ from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector
 from ropevit.tasks.detect.train_config import DetectConfig
 
-#: Classes of COCO, and objects that each image is taken to have.
+#: Classes of COCO, and assumed number of objects per image.
 CLASSES, OBJECTS = 80, 10
 
 
 def step_spec(config: DetectConfig) -> StepSpec:
-    """Describe a step at the largest size of the training's images.
+    """Describe a training step at the largest image size.
 
-    Queries cannot be matched without values: what the model says is added up, and the losses are left out.
+    Matching needs values, which estimates do not have: the outputs are summed instead of computing the losses.
     """
     height, width = max(config.scale.short_sides), config.scale.longest
 
@@ -31,8 +31,8 @@ def step_spec(config: DetectConfig) -> StepSpec:
     def loss(model: nn.Module, images: int) -> Tensor:
         targets = [Target(torch.zeros(OBJECTS, dtype=torch.int64), torch.rand(OBJECTS, 4)) for _ in range(images)]
         found = model(torch.zeros(images, 3, height, width), [(height, width)] * images, targets)
-        said = [*found.layers, found.encoder, *found.denoising]
-        return torch.stack([each.logits.float().sum() + each.boxes.float().sum() for each in said]).sum()
+        outputs = [*found.layers, found.encoder, *found.denoising]
+        return torch.stack([each.logits.float().sum() + each.boxes.float().sum() for each in outputs]).sum()
 
-    note = f"with {OBJECTS} objects an image; without the losses, whose matching needs values"
+    note = f"with {OBJECTS} objects per image; without the losses, whose matching needs values"
     return StepSpec(build=build, forward=forward, loss=loss, size=(height, width), note=note)

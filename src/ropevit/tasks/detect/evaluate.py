@@ -1,4 +1,4 @@
-"""Evaluation of a detector at many sizes."""
+"""Evaluation of a detector at several image sizes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import DetectModel, load_detector
 from ropevit.tasks.registry import TASKS
 
-#: Default sizes over the training's: 480, 640, 800, 1024 and 1333 pixels of a detector tested at 800.
+#: Default sizes relative to the test size of the training: 480, 640, 800, 1024 and 1333 pixels for 800.
 SIZE_FACTORS = (0.6, 0.8, 1.0, 1.28, 5 / 3)
 
-#: Metadata that a file must hold.
+#: Required metadata of the file.
 METADATA = ("category_ids", "mean", "std", "test_side", "longest", "top")
 
 
@@ -48,71 +48,71 @@ class DetectorOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorResult:
-    """A detector at one size; its scores are COCO's, in percent, None of a size of which there are no objects."""
+    """Scores of a detector at one image size, as defined by COCO, in percent; None for object sizes without objects."""
 
     size: int
     """Length of the shorter side in pixels."""
     longest: int
-    """Longest that the longer side may become in pixels, which then decides."""
+    """Maximum length of the longer side in pixels."""
     AP: float
     """Average precision over IoU of 0.50 to 0.95."""
     AP50: float
-    """At IoU 0.50."""
+    """Average precision at IoU 0.50."""
     AP75: float
-    """At IoU 0.75."""
+    """Average precision at IoU 0.75."""
     APs: float | None
-    """Of objects of less than 32 x 32 pixels of the original image."""
+    """Average precision of objects below 32 x 32 pixels of the original image."""
     APm: float | None
-    """Of objects up to 96 x 96 pixels."""
+    """Average precision of objects up to 96 x 96 pixels."""
     APl: float | None
-    """Of larger objects."""
+    """Average precision of larger objects."""
     AR1: float
-    """Average recall with one detection an image."""
+    """Average recall with one detection per image."""
     AR10: float
-    """With 10."""
+    """Average recall with 10 detections per image."""
     AR100: float
-    """With 100."""
+    """Average recall with 100 detections per image."""
     ARs: float | None
-    """Of small objects."""
+    """Average recall of small objects."""
     ARm: float | None
-    """Of middle-sized objects."""
+    """Average recall of medium objects."""
     ARl: float | None
-    """Of large objects."""
+    """Average recall of large objects."""
     images: int
-    """Images measured."""
+    """Evaluated images."""
     skipped: int
-    """Images that could not be read; their objects count as not found."""
+    """Skipped images, which could not be read; their objects count as missed."""
     images_per_second: float
-    """Of all processes together, reading included."""
+    """Throughput of all processes together, including reading."""
     peak_memory_gib: float
-    """The most that any process used: of its GPU, or, on a CPU, of the whole process since it started."""
+    """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """What is shown of the scores, by name."""
+        """Scores to display, by name."""
         return {name: getattr(self, name) for name in NAMES[:6]}
 
     @property
     def view(self) -> dict[str, int]:
-        """How images were brought to the size."""
+        """How images were resized."""
         return {"long": self.longest}
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[DetectorResult]:
-    """Measure COCO's average precision at every size, and write it down as it comes.
+    """Compute COCO average precision at every size, and save each result as soon as it is known.
 
-    The size is the length of the shorter side; the limit on the longer one grows in proportion to the training's.
-    Started by `torchrun`, the processes share the images.
+    The size is the length of the shorter side; the limit of the longer one is scaled in proportion. Under `torchrun`,
+    the images are divided over the processes.
 
     Args:
-        config: What, on what and how.
-        report: Called with what happens, in the first process alone.
+        config: Options of the evaluation.
+        report: Called with events, in the main process only.
 
     Returns:
-        What was measured, now or before, by size.
+        Results by size, including those of an interrupted run.
 
     Raises:
-        ValueError: If the options, the weights, the data or the directory do not allow it.
+        ValueError: If options, weights, data or the output directory do not fit together.
     """
     config.check(TASKS["detect"])
     path, name = weights_and_name(config)
@@ -130,7 +130,7 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Detect
 
 
 def numbered(category_ids: Sequence[int], classes: Sequence[str]) -> list[str]:
-    """Put the category id in front of each class name."""
+    """Prefix each class name with its category id."""
     return [f"{number} {name}" for number, name in zip(category_ids, classes, strict=True)]
 
 
@@ -150,7 +150,7 @@ def _evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> 
         names={str(number): each for number, each in zip(source.category_ids, source.classes, strict=True)},
         row=DetectorResult,
         measure=lambda size: evaluate_size(size, inputs),
-        notes=(f"{len(source.dropped)} boxes without an area are left out",) if source.dropped else (),
+        notes=(f"{len(source.dropped)} boxes without an area are ignored",) if source.dropped else (),
     )
 
 

@@ -1,4 +1,4 @@
-"""Run a detector over a data set, during and after its training."""
+"""Inference of a detector over a data set, for validation and evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from ropevit.tasks.detect.postprocess import to_detections
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorSettings(InferenceSettings):
-    """How a detector is run: `short` is the length of the shorter side, unless the longer one would exceed `long`."""
+    """Inference settings of a detector; `short` is the shorter side, unless the longer one would exceed `long`."""
 
     max_detections: int
-    """Most objects that are found in an image."""
+    """Maximum number of detections per image."""
     batch_size: int
-    """Images of a batch of this process; padding beside a larger image may change what is found in a smaller one."""
+    """Images per batch and process; padding may slightly change the detections in smaller images."""
 
 
 @torch.no_grad()
@@ -34,18 +34,18 @@ def run_detector(
     communicator: Communicator,
     progress: Callable[[int], None],
 ) -> tuple[Rows, list[int]]:
-    """Detect objects in all images, each once over all processes.
+    """Detect objects in all images, divided over the processes.
 
     Args:
         model: The detector, in eval mode.
         source: The images.
-        settings: How it is run.
+        settings: Inference settings.
         communicator: Connects the processes.
-        progress: Called with the number of images that this process has finished.
+        progress: Called with the number of images done by this process.
 
     Returns:
-        The detections of all processes, in pixels of the original images and sorted by image id, and the indices of the
-        images that this process could not read.
+        Detections of all processes, in pixels of the original images and sorted by image id, and the indices of the
+        images that this process skipped.
     """
     transform = eval_transform(settings.short, settings.long)
     rank = {"world": settings.world, "rank": settings.rank}

@@ -1,4 +1,4 @@
-"""The layers of Deformable DETR, from transformers, and how they start."""
+"""Layers of Deformable DETR from transformers, with detrex's initialisation."""
 
 import math
 from functools import partial
@@ -13,7 +13,7 @@ from ropevit.extras import require
 from ropevit.tasks.dense.set_prediction import sample_in_float32
 from ropevit.tasks.detect.config import DinoConfig
 
-#: Where transformers keeps them; these names are not promised, so a test lists all weights.
+#: Module of the layers in transformers; its weight names are not stable, so a test lists them.
 MODULE = "transformers.models.deformable_detr.modeling_deformable_detr"
 
 
@@ -51,7 +51,7 @@ def decoder_layers(config: DinoConfig) -> nn.ModuleList:
 
 
 def position_maps(config: DinoConfig) -> nn.Module:
-    """Make what gives each token of a map sines and cosines of where it lies in its image (no weights)."""
+    """Build the sine position embedding of the tokens of a map (no weights)."""
     return require(MODULE, "dense").DeformableDetrSinePositionEmbedding(config.width // 2, normalize=True)
 
 
@@ -74,7 +74,7 @@ class MLP(nn.Module):
 
 
 def set_checkpointing(layers: nn.ModuleList, enable: bool) -> None:
-    """Keep only the input of each layer and compute it again in the backward pass, or stop doing so."""
+    """Enable or disable gradient checkpointing of the layers."""
     for layer in layers:
         vars(layer)["_gradient_checkpointing_func"] = partial(checkpoint, use_reentrant=False)
         vars(layer)["gradient_checkpointing"] = enable
@@ -86,7 +86,9 @@ def _init_layer(layer: nn.Module) -> nn.Module:
     for name, weight in layer.named_parameters():
         if weight.ndim > 1:
             joint = name.startswith("self_attn.") and name.split(".")[1] in ("q_proj", "k_proj", "v_proj")
-            nn.init.xavier_uniform_(weight, gain=math.sqrt(0.5) if joint else 1.0)  # theirs is one matrix of all three
+            nn.init.xavier_uniform_(
+                weight, gain=math.sqrt(0.5) if joint else 1.0
+            )  # detrex initialises one matrix of all three
         elif name.startswith("self_attn.") and name.endswith("_proj.bias"):
             nn.init.zeros_(weight)
     for module in layer.modules():

@@ -1,4 +1,4 @@
-"""Maps of several levels as one row of tokens, and a box that each token proposes."""
+"""Multi-level feature maps as one sequence of tokens, and the box proposal of each token."""
 
 import math
 from collections.abc import Sequence
@@ -18,27 +18,27 @@ _MARGIN = 0.01
 
 @dataclass(frozen=True)
 class Levels:
-    """Which tokens there are: N over all levels, the finest first, each level row-major."""
+    """Geometry of the tokens: N over all levels, the finest first, each level row-major."""
 
     shapes: tuple[tuple[int, int], ...]
     """Rows and columns of each level."""
     masks: tuple[Bool[Tensor, "B _ _"], ...]
-    """True where a level shows the image, and not padding."""
+    """True where a level covers the image rather than padding."""
 
     @property
     def valid(self) -> Bool[Tensor, "B N"]:
-        """Tell which tokens show the image."""
+        """Mask of the tokens inside the image."""
         return torch.cat([mask.flatten(1) for mask in self.masks], dim=1)
 
     @property
     def ratios(self) -> Float[Tensor, "B L 2"]:
-        """Give the shares of the columns and of the rows (x, y) of each level that show the image."""
+        """Fraction of the columns and rows (x, y) of each level inside the image (valid ratios)."""
         counts = torch.tensor([(w, h) for h, w in self.shapes], device=self.masks[0].device)
         return torch.stack([_valid_extent(mask) for mask in self.masks], dim=1) / counts
 
     @property
     def centres(self) -> Float[Tensor, "B N 2"]:
-        """Place the centre (x, y) of each token, as shares of its image."""
+        """Centre (x, y) of each token, as fractions of its image."""
         places = []
         for (h, w), mask in zip(self.shapes, self.masks, strict=True):
             y, x = (torch.arange(count, device=mask.device) + 0.5 for count in (h, w))
@@ -47,7 +47,7 @@ class Levels:
         return torch.cat(places, dim=1)
 
     def layer_arguments(self) -> dict[str, object]:
-        """Say it as transformers' layers want to hear it."""
+        """Return the arguments of transformers' layers."""
         shapes = torch.tensor(self.shapes, device=self.masks[0].device)
         starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
         return {"spatial_shapes": shapes, "spatial_shapes_list": list(self.shapes), "level_start_index": starts}
@@ -59,7 +59,7 @@ def _valid_extent(mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
 
 
 def padding_mask(sizes: Sequence[tuple[int, int]], height: int, width: int) -> Bool[Tensor, "B H W"]:
-    """Tell the padding of a batch whose images lie in the top left corners.
+    """Return the padding mask of a batch whose images lie in the top left corners.
 
     Args:
         sizes: Height and width of each image in pixels.
@@ -67,7 +67,7 @@ def padding_mask(sizes: Sequence[tuple[int, int]], height: int, width: int) -> B
         width: Columns of the batch.
 
     Returns:
-        True where there is no image.
+        True at padding.
 
     Raises:
         ValueError: If an image is larger than the batch, or empty.
@@ -81,32 +81,32 @@ def padding_mask(sizes: Sequence[tuple[int, int]], height: int, width: int) -> B
 
 
 def make_levels(maps: Sequence[Tensor], padding: Bool[Tensor, "B H W"] | None) -> Levels:
-    """Describe the tokens of maps (B, C, h, w), which lie over a batch of images with such padding, or with none.
+    """Return the geometry of the tokens of maps (B, C, h, w), given the padding mask of the images, if any.
 
     Raises:
-        ValueError: If there is padding for another number of images.
+        ValueError: If the mask is for another number of images.
     """
     shapes = tuple((x.shape[2], x.shape[3]) for x in maps)
     count, device = len(maps[0]), maps[0].device
     if padding is None:
         return Levels(shapes, tuple(torch.ones(count, *shape, dtype=torch.bool, device=device) for shape in shapes))
     if len(padding) != count:
-        raise ValueError(f"got padding of {len(padding)} images with maps of {count}; expected one mask an image")
+        raise ValueError(f"got padding of {len(padding)} images with maps of {count}; expected one mask per image")
     pixels = padding[None].to(device, torch.float32)
     return Levels(shapes, tuple(~F.interpolate(pixels, size=shape)[0].bool() for shape in shapes))
 
 
 def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "B N C"]:
-    """Put the tokens of maps (B, C, h, w) in one row."""
+    """Concatenate the tokens of maps (B, C, h, w)."""
     return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
 def propose_boxes(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]]:
-    """Let each token propose a box around its centre.
+    """Return a box proposal around the centre of each token.
 
     Returns:
-        Logits of the boxes (infinite where a token proposes none), and which tokens do propose one: those of the image
-        whose box keeps `MARGIN` from 0 and 1.
+        Logits of the boxes (infinite where a token has no proposal), and a mask of the tokens with one: those inside
+        the image whose coordinates keep `MARGIN` from 0 and 1.
     """
     centres = levels.centres
     sides = [centres.new_full((h * w, 2), _SMALLEST * 2**level) for level, (h, w) in enumerate(levels.shapes)]

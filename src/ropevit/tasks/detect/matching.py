@@ -1,4 +1,4 @@
-"""One query for each object, such that the sum of the costs is least."""
+"""Hungarian matching of objects with queries."""
 
 import torch
 from jaxtyping import Float
@@ -12,15 +12,15 @@ from ropevit.tasks.detect.config import DinoConfig
 
 @torch.no_grad()
 def match(predictions: Predictions, targets: list[Target], config: DinoConfig) -> list[Matching]:
-    """Match the objects of each image with queries.
+    """Match the objects of each image with queries, minimising the total cost.
 
     Args:
-        predictions: Of one layer.
+        predictions: Predictions of one layer.
         targets: Objects of each image.
-        config: The weights of the costs.
+        config: Weights of the costs.
 
     Returns:
-        For each image the numbers of the matched queries, and of their objects.
+        For each image, indices of the matched queries and of their objects.
 
     Raises:
         ValueError: If an image has more objects than there are queries, or the predictions are not finite.
@@ -29,9 +29,7 @@ def match(predictions: Predictions, targets: list[Target], config: DinoConfig) -
     """
     most = max(len(target.labels) for target in targets)
     if most > predictions.logits.shape[1]:
-        raise ValueError(
-            f"got {most} objects in an image with {predictions.logits.shape[1]} queries; take more queries"
-        )
+        raise ValueError(f"got {most} objects in an image with {predictions.logits.shape[1]} queries; use more queries")
     if not (predictions.logits.isfinite().all() & predictions.boxes.isfinite().all()):
         raise ValueError("got predictions that are not finite: the training has diverged; lower the learning rate")
     costs = [
@@ -48,7 +46,7 @@ def match(predictions: Predictions, targets: list[Target], config: DinoConfig) -
 def cost_matrix(
     logits: Float[Tensor, "Q K"], boxes: Float[Tensor, "Q 4"], target: Target, config: DinoConfig
 ) -> Float[Tensor, "Q n"]:
-    """Say how badly each query fits each object."""
+    """Return the matching cost of each query with each object."""
     likely = logits.float().sigmoid()[:, target.labels]
     boxes, alpha, gamma = boxes.float(), config.focal_alpha, config.focal_gamma
     positive = alpha * (1 - likely) ** gamma * -(likely + 1e-8).log()

@@ -1,4 +1,4 @@
-"""A detector: a backbone and DINO, built from a few options, and its files."""
+"""Detector: a backbone and DINO, built from options, and its file format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,7 @@ class DetectModel(BackboneOptions):
     """Options of a detector: its backbone and DINO.
 
     Raises:
-        ValueError: If there is no such backbone, or the fields do not fit together.
+        ValueError: If there is no such backbone, or the options are inconsistent.
     """
 
     window: int | None = None
@@ -67,7 +67,7 @@ class DetectModel(BackboneOptions):
                 )
         if not self.layer_scale and (not self.has_field("layer_scale") or self.init == PRETRAINED):
             raise ValueError(
-                "got layer_scale=False; it is for a ViT that does not start from published weights: set init"
+                "got layer_scale=False; it is for a ViT that does not start from published weights: set --init-from"
             )
         if self.relative_bias and not self.has_field("relative_bias"):
             raise ValueError(
@@ -96,11 +96,11 @@ class DetectModel(BackboneOptions):
 
 
 class Detector(nn.Module):
-    """Detect objects in images.
+    """A detector with random weights: backbone and DINO.
 
     Args:
-        config: What to build, with random weights.
-        classes: Classes of objects, K.
+        config: Options of the detector.
+        classes: Number of classes, K.
 
     Raises:
         MissingExtraError: If transformers is not installed.
@@ -120,11 +120,11 @@ class Detector(nn.Module):
         """Detect objects.
 
         Args:
-            images: Normalised images at the top left, zeros around them.
-            sizes: Height and width of each image in pixels, padding not counted.
+            images: Normalised images at the top left, with zero padding.
+            sizes: Height and width of each image in pixels, without padding.
             targets: Objects of each image, in training.
         """
-        images = pad_to(images, MULTIPLE)  # or maps would reach beyond the area that boxes are relative to
+        images = pad_to(images, MULTIPLE)  # or maps would extend beyond the area that boxes are relative to
         extents: Int[Tensor, "B 2"] = torch.tensor(list(sizes), device=images.device)
         padding = padding_mask(sizes, images.shape[2], images.shape[3]).to(images.device, non_blocking=True)
         return self.dino(self.backbone(images, extents).features, padding, targets)
@@ -145,7 +145,7 @@ class Detector(nn.Module):
 
 
 def signature(config: DetectModel) -> dict[str, Any]:
-    """List the options on which the meaning of a detector's weights depends, the classes apart."""
+    """Return the options that must agree for weights to be compatible, without the classes."""
     names = "queries", "width", "heads", "levels", "points", "mlp_width", "encoder_layers", "decoder_layers"
     return backbone_signature(config.backbone_config()) | {f"dino.{name}": getattr(config.dino, name) for name in names}
 
@@ -167,7 +167,7 @@ def from_file(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return backbone | {f"dino.{name}": value for name, value in dino.items()}
 
 
-#: Detectors and their files.
+#: File format of detectors.
 DETECTOR = ModelFormat(
     format="ropevit-detector",
     task="detector",

@@ -1,4 +1,4 @@
-"""From a backbone's maps to maps of one width, and some coarser ones."""
+"""Neck of DINO: projects a backbone's maps to one width, and adds coarser ones."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -33,19 +33,19 @@ class ConvNorm(nn.Module):
         x = self.conv(x)
         if x.shape[1] == GROUPS and x.shape[2] * x.shape[3] == 1:
             raise ValueError(
-                f"got a map of 1 x 1 cells for width={x.shape[1]}, whose norm would be over single values; take larger "
+                f"got a map of 1 x 1 cells for width={x.shape[1]}, whose norm would be over single values; use larger "
                 f"images, or a width of {2 * GROUPS} or more"
             )
         return self.norm(x)
 
 
 class Neck(nn.Module):
-    """Bring maps to one width, and make coarser ones from the last of them until there are enough.
+    """Project maps to one width, and add coarser ones, computed from the last map.
 
-    Its GroupNorm averages over padding, too, as the published weights expect.
+    Its GroupNorm also averages over padding, as the published weights expect.
 
     Args:
-        config: The detector.
+        config: Options of the detector.
         channels: Channels of each of the backbone's maps, the finest first.
 
     Raises:
@@ -62,13 +62,13 @@ class Neck(nn.Module):
         self.extra_convs = nn.ModuleList(ConvNorm(count, config.width, 3) for count in extra)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Make one map (B, C, h, w) a level.
+        """Return one map (B, C, h, w) per level.
 
         Args:
-            maps: (B, c, h, w) each, every one half as large as the one before.
+            maps: Maps (B, c, h, w), each half as large as the one before.
 
         Raises:
-            ValueError: If the maps are not those that it was made for.
+            ValueError: If the maps have other shapes than expected.
         """
         self.check(maps)
         levels = [conv(x) for conv, x in zip(self.convs, maps, strict=True)]
@@ -79,7 +79,7 @@ class Neck(nn.Module):
         return levels
 
     def check(self, maps: Sequence[Tensor]) -> None:
-        """Refuse maps of other channels, and those that are not a pyramid."""
+        """Check channels and sizes of the maps."""
         shapes = [tuple(x.shape) for x in maps]
         found = tuple(shape[1] if len(shape) == 4 else -1 for shape in shapes)
         if found != self.channels:

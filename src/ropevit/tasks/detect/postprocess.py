@@ -1,4 +1,4 @@
-"""From a detector's last layer to objects in pixels."""
+"""Post-processing: from a detector's last layer to detections in pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from ropevit.tasks.detect.boxes import Predictions, box_cxcywh_to_xyxy
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one image, the surest first."""
+    """Detections in one image, by descending score."""
 
     scores: Float[Tensor, "n"]
-    """Probability of each."""
+    """Score of each detection."""
     labels: Int[Tensor, "n"]
-    """Class of each, from 0."""
+    """Class index of each detection."""
     boxes: Float[Tensor, "n 4"]
-    """(left, top, right, bottom) of each in pixels, inside the image."""
+    """(left, top, right, bottom) of each detection in pixels, inside the image."""
 
 
 def to_detections(predictions: Predictions, sizes: Sequence[tuple[int, int]], top: int = 300) -> list[Detections]:
-    """Take the best pairs of query and class of each image; a query may be taken with several classes.
+    """Select the highest-scoring pairs of query and class of each image; a query may appear with several classes.
 
     Args:
-        predictions: Of the last layer.
+        predictions: Predictions of the last layer.
         sizes: Height and width in pixels of each original image, before any resizing or padding.
-        top: Most objects of an image; those whose box has no area inside the image are left out.
+        top: Maximum number of detections per image; boxes without an area inside the image are removed.
 
     Raises:
-        ValueError: If `top` is below 1, or there are sizes of another number of images.
+        ValueError: If `top` is below 1, or the number of sizes differs from that of the images.
     """
     if top < 1 or len(sizes) != len(predictions.logits):
         raise ValueError(

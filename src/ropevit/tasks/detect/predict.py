@@ -45,7 +45,7 @@ class DetectionOptions:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"got threshold={self.threshold}; expected a score from 0 to 1")
         if self.top < 1:
-            raise ValueError(f"got top={self.top}; expected at least 1 object an image")
+            raise ValueError(f"got top={self.top}; expected at least 1 detection per image")
         if self.size is not None and self.size < 1:
             raise ValueError(f"got size={self.size}; expected the shorter side in pixels, 1 or more")
 
@@ -57,7 +57,7 @@ class DetectionPredictor:
     model: Detector
     """In evaluation mode."""
     classes: tuple[str, ...]
-    """Names, in the order of the logits."""
+    """Names of the classes, in the order of the logits."""
     category_ids: tuple[int, ...]
     """Category id of each class in the training data."""
     short: int
@@ -163,13 +163,13 @@ class DetectionFolder:
 def open_predictor(
     path: str, out: Path, device: torch.device, *, topk: int = DetectionOptions.top, **options: Any
 ) -> DetectionFolder:
-    """Load a detector, and write its predictions to a folder.
+    """Load a detector to write its predictions to a folder.
 
     Args:
-        path: Its file.
-        out: The folder.
-        device: Where it runs.
-        topk: Most objects of an image.
+        path: File of the detector.
+        out: Output folder.
+        device: Device to run on.
+        topk: Maximum number of detections per image.
         **options: Other fields of `DetectionOptions`.
     """
     return DetectionFolder(load_detection_predictor(path, DetectionOptions(top=topk, **options), device), out)

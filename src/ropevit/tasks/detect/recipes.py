@@ -1,7 +1,7 @@
-"""Recipes: functions that give a complete training of a detector, by the settings of detrex.
+"""Recipes: functions that return a complete configuration of a detector's training, with detrex's settings.
 
-Those of 12 epochs are written out; longer ones (`_50ep`, `_36ep`) and those that attend to five maps (`_5scale`) are
-made of them. What the paper reports with its own backbones was reached with code that is not published.
+The 12-epoch recipes are written out; longer ones (`_50ep`, `_36ep`) and those with five maps (`_5scale`) are derived
+from them. The paper's results with its own backbones were obtained with unpublished code.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.model import DetectModel
 from ropevit.tasks.detect.train_config import DetectConfig
 
-#: A function of the backbone's position embedding.
+#: Function of the backbone's position embedding that returns a configuration.
 Recipe = Callable[..., DetectConfig]
 
 #: AdamW, the backbone ten times slower, clipped at a norm of 0.1; no warm-up, a tenth of the rate for the last epoch.
@@ -36,8 +36,8 @@ _STEPS_PER_EPOCH = 7500
 def dino_vitdet_base(position: str = "rope_mixed") -> DetectConfig:
     """DINO with a ViT-B in windows (ViTDet): 12 epochs at 480 to 800 px.
 
-    Expected AP on COCO val2017, as quoted from the paper: ape 49.4, rope_axial 50.8, rope_mixed 51.2; not measured
-    here. ViTDet's decomposed position bias is off (`--relative-bias`). Cost: 12 epochs of 16 images a step.
+    Published AP on COCO val2017: ape 49.4, rope_axial 50.8, rope_mixed 51.2; not reproduced
+    here. ViTDet's decomposed position bias is off (`--relative-bias`). Cost: 12 epochs of 16 images per step.
 
     Source: Heo et al. 2024 (arXiv:2403.13298); Ren et al. 2023 (arXiv:2306.07265), detrex.
     """
@@ -48,8 +48,8 @@ def dino_vitdet_base(position: str = "rope_mixed") -> DetectConfig:
 def dino_vitdet_large(position: str = "rope_mixed") -> DetectConfig:
     """DINO with a ViT-L in windows (ViTDet): 12 epochs at 480 to 800 px, after a short warm-up.
 
-    Expected AP on COCO val2017, as quoted from the paper: ape 51.1, rope_axial 52.2, rope_mixed 52.9; not measured
-    here. Cost: 12 epochs of 16 images a step; with `--grad-checkpointing` it needs far less memory.
+    Published AP on COCO val2017: ape 51.1, rope_axial 52.2, rope_mixed 52.9; not reproduced
+    here. Cost: 12 epochs of 16 images per step; with `--grad-checkpointing` it needs far less memory.
 
     Source: as `dino_vitdet_base`.
     """
@@ -61,7 +61,7 @@ def dino_vitdet_large(position: str = "rope_mixed") -> DetectConfig:
 def dino_swin_tiny(position: str = "rope_mixed") -> DetectConfig:
     """DINO with a Swin-T: 12 epochs at 480 to 800 px.
 
-    Published with Swin's own bias (rpb): AP 51.3 on COCO val2017; not measured here. Cost: 12 epochs of 16 images a
+    Published with Swin's own bias (rpb): AP 51.3 on COCO val2017; not reproduced here. Cost: 12 epochs of 16 images a
     step.
 
     Source: Zhang et al. 2022 (arXiv:2203.03605); Ren et al. 2023 (arXiv:2306.07265), detrex.
@@ -73,7 +73,7 @@ def dino_swin_tiny(position: str = "rope_mixed") -> DetectConfig:
 def dino_swin_small(position: str = "rope_mixed") -> DetectConfig:
     """DINO with a Swin-S: 12 epochs at 480 to 800 px.
 
-    Published with Swin's own bias (rpb): AP 53.0 on COCO val2017; not measured here. Cost: 12 epochs of 16 images a
+    Published with Swin's own bias (rpb): AP 53.0 on COCO val2017; not reproduced here. Cost: 12 epochs of 16 images a
     step.
 
     Source: as `dino_swin_tiny`.
@@ -85,8 +85,8 @@ def dino_swin_small(position: str = "rope_mixed") -> DetectConfig:
 def dino_swin_base(position: str = "rope_mixed") -> DetectConfig:
     """DINO with a Swin-B of 224 px and windows of 7: 12 epochs at 480 to 800 px.
 
-    Not measured here. What is published, AP 55.8 on COCO val2017, is of another Swin-B: 384 px, windows of 12, from
-    ImageNet-22k. Cost: 12 epochs of 16 images a step.
+    Not reproduced here. The published AP of 55.8 on COCO val2017 is for another Swin-B: 384 px, windows of 12,
+    pre-trained on ImageNet-22k. Cost: 12 epochs of 16 images per step.
 
     Source: as `dino_swin_tiny`.
     """
@@ -108,8 +108,8 @@ def _with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> 
 
     falls = ", ".join(f"{epochs * share:g}" for share in milestones)
     description = (
-        f"for {epochs} epochs, with a tenth of the rate from epoch {falls} on.\n\n"
-        f"    Not measured here. Cost: {epochs} epochs of 16 images a step."
+        f"for {epochs} epochs, with a tenth of the learning rate from epoch {falls} on.\n\n"
+        f"    Not reproduced here. Cost: {epochs} epochs of 16 images per step."
     )
     return _derive_recipe(recipe, f"{epochs}ep", description, change)
 
@@ -123,7 +123,7 @@ def _five_scales(recipe: Recipe) -> Recipe:
 
     description = """with five maps, from stride 4 on, instead of four: 12 epochs.
 
-    Not measured here. Cost: 12 epochs of 16 images a step with four times the tokens; gradient checkpointing is on.
+    Not reproduced here. Cost: 12 epochs of 16 images per step with four times the tokens; gradient checkpointing is on.
     """
     return _derive_recipe(recipe, "5scale", description, change)
 
@@ -150,7 +150,7 @@ def _derive_recipe(
 
 
 def dino_smoke(position: str = "rope_mixed") -> DetectConfig:
-    """A small DINO on what `ropevit data make-tiny coco DIR` writes, in minutes on a CPU: no published figure.
+    """A small DINO on the data of `ropevit data make-tiny coco DIR`, in minutes on a CPU: no published result.
 
     Cost: 80 epochs of 10 images at 64 px.
     """
@@ -185,10 +185,10 @@ RECIPES: dict[str, Recipe] = {
 
 
 def find_recipe(name: str) -> DetectConfig:
-    """Give a recipe by name, such as "detect/dino_vitdet_base".
+    """Return the configuration of a recipe by name, such as "detect/dino_vitdet_base".
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such recipe.
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe named {name!r}; choose one of {', '.join(RECIPES)}")
@@ -196,5 +196,5 @@ def find_recipe(name: str) -> DetectConfig:
 
 
 def recipe_facts(config: DetectConfig) -> dict[str, str]:
-    """Return what `ropevit train --list` shows of a recipe."""
+    """Return facts for `ropevit train --list`."""
     return {"pixels": str(config.scale.test_side)}

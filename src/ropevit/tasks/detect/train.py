@@ -1,4 +1,4 @@
-"""Training of detectors: data, loss and average precision for the engine."""
+"""Training of detectors: data, losses and validation for the engine."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -29,18 +29,18 @@ from ropevit.tasks.registry import TASKS
 
 
 def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
-    """Train a detector, or go on with it.
+    """Train a detector, or resume its training.
 
     Args:
         config: A recipe, perhaps with some fields replaced.
-        report: Called with the events of the training, in the first process alone.
+        report: Called with events, in the main process only.
 
     Returns:
         Scores of the last evaluation in percent, such as AP and AP50.
 
     Raises:
-        ValueError: If the options, the data or the directory do not allow it.
-        Interrupted: If a signal asked for it; everything is saved.
+        ValueError: If options, data or the output directory do not fit together.
+        Interrupted: After a signal; the state has been saved.
     """
     for module, extra in (("timm", "train"), ("transformers", "dense"), ("faster_coco_eval", "dense")):
         require(module, extra)
@@ -69,18 +69,20 @@ def _check_sources(train: CocoSource, val: CocoSource) -> None:
     """Refuse a validation set with other classes than the training set's, or without objects.
 
     Raises:
-        ValueError: Naming what differs.
+        ValueError: If not.
     """
     pairs = [list(zip(each.category_ids, each.classes, strict=True)) for each in (train, val)]
     if pairs[0] != pairs[1]:
         odd = sorted(set(pairs[0]) ^ set(pairs[1]))[:5]
-        raise ValueError(f"{train.annotations} and {val.annotations} list other categories: {odd}; give the same")
+        raise ValueError(
+            f"{train.annotations} and {val.annotations} list different categories: {odd}; expected the same in both"
+        )
     if not len(val.labels):
         raise ValueError(f"{val.annotations} has no objects; there is nothing to evaluate")
 
 
 class Detection(DenseTask):
-    """What the engine needs to train a detector."""
+    """Detection task for the training engine."""
 
     metric = TASKS["detect"].metric
 

@@ -41,4 +41,4 @@ class DetectConfig(DenseTrainConfig):
         if self.batch_size < 1 or self.top < 1:
             raise ValueError(f"got batch_size={self.batch_size}, top={self.top} (--max-detections); expected 1 or more")
         if self.run.shard:
-            raise ValueError("got shard=True (--fsdp); detectors are not sharded: leave it out")
+            raise ValueError("got shard=True (--fsdp); detectors do not support FSDP: omit it")

@@ -100,7 +100,7 @@ class Mask2Former(SegmentationModel):
         least = min(x.shape[2] * x.shape[3] for x in maps)
         if least == 1 and self.config.width == GROUPS:
             raise ValueError(
-                f"got a map of 1 x 1 cells for width={GROUPS}, whose norm would be over single values; take larger "
+                f"got a map of 1 x 1 cells for width={GROUPS}, whose norm would be over single values; use larger "
                 f"images, or a width of {2 * GROUPS} or more"
             )
 
