@@ -64,9 +64,9 @@ def average_precision(annotations: Path, rows: Rows) -> CocoScores:
     """
     package = require("faster_coco_eval", "dense")
     truth = package.COCO(_complete_annotations(annotations))
-    judge = package.COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=quiet)
-    judge.run()
-    scores = dict(zip(NAMES, (float(value) for value in judge.stats[: len(NAMES)]), strict=True))
+    evaluator = package.COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=quiet)
+    evaluator.run()
+    scores = dict(zip(NAMES, (float(value) for value in evaluator.stats[: len(NAMES)]), strict=True))
     if scores["AP"] < 0:
         raise ValueError(f"{annotations} has no objects; there is nothing to evaluate")
     return CocoScores({name: 100 * score for name, score in scores.items() if score >= 0}, by_class(evaluator))
