@@ -6,6 +6,7 @@ from torch.utils._pytree import tree_leaves
 from ropevit.device import resolve_device
 from ropevit.models import ViTConfig, build_model, set_scaling
 from ropevit.models.swin import SwinConfig
+from ropevit.tasks.common import distributed
 
 
 def pretend(monkeypatch, kind, count=1):
@@ -41,14 +42,14 @@ def test_one_device_is_not_for_several_processes(monkeypatch):
     chosen = []
     pretend(monkeypatch, "cuda", count=2)
     monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
-    assert processes.choose_device("cuda:1") == torch.device("cuda", 1)
+    assert distributed.choose_device("cuda:1") == torch.device("cuda", 1)
     assert chosen == [1]
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="got device 'cuda:1' for several processes; take cuda"):
-        processes.choose_device("cuda:1")
-    assert processes.choose_device("cuda") == torch.device("cuda")
+        distributed.choose_device("cuda:1")
+    assert distributed.choose_device("cuda") == torch.device("cuda")
     with pytest.raises(ValueError, match="got device mps, but accelerate computes on cpu here"):
-        processes.check_device(torch.device("mps"), torch.device("cpu"))
+        distributed.check_device(torch.device("mps"), torch.device("cpu"))
 
 
 class NoFloat64(TorchDispatchMode):

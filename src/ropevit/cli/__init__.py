@@ -76,8 +76,10 @@ def run(arguments: list[str]) -> None:
     module = import_module(f"ropevit.cli.{verb}")
     if verb == "train":
         module.start_training(arguments[1:])  # whose options depend on the recipe that is named
-    else:
-        parse(getattr(module, verb), arguments)()
+        return
+    if verb == "eval":
+        module.take_options_of_tasks()
+    parse(getattr(module, verb), arguments)()
 
 
 def parse(verb: Callable[..., None], arguments: Sequence[str]) -> Callable[[], None]:

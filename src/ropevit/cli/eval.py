@@ -28,6 +28,12 @@ def _arguments_of_tasks() -> type[EvalConfig]:
     return make_dataclass("EvalArguments", groups, bases=(EvalConfig,), frozen=True, kw_only=True)
 
 
+def take_options_of_tasks() -> None:
+    """Give the verb the options of the tasks that are registered now."""
+    group = tyro.conf.arg(name="", constructor=_arguments_of_tasks())
+    eval.__annotations__["arguments"] = Annotated[EvalConfig, group]
+
+
 def config_of(arguments: EvalConfig) -> EvalConfig:
     """Return the config with the options of the one task for which options are given.
 
@@ -44,7 +50,7 @@ def config_of(arguments: EvalConfig) -> EvalConfig:
     return EvalConfig(**shared)
 
 
-def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="", constructor=_arguments_of_tasks())]) -> None:  # noqa: A001 (it is the verb)
+def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa: A001 (it is the verb)
     """Measure a classifier, detector or segmenter below, at and above its training size.
 
     Top-1 and top-5 beside the paper's curve, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json, curve.png.

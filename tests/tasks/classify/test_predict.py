@@ -59,7 +59,7 @@ def test_guesses_follow_the_logits(pictures):
 
 
 def test_input_that_cannot_be_is_refused(pictures):
-    with pytest.raises(ValueError, match="got an image of 50 x 50 pixels"):
+    with pytest.raises(ValueError, match="got 50 x 50 pixels"):
         Input(size=(50,), multiple=16)
     with pytest.raises(ValueError, match="expected one number"):
         Input(size=(32, 32, 32), multiple=16)
