@@ -95,11 +95,14 @@ def check_fetched(path, page):
 
 def check_reference(site):
     """Look for the entry of every public name."""
+    missing = []
     for module, name in REFERENCE.items():
         text = (site / f"docs/api/{name}.html").read_text()
         for public in public_names(module):
             entry = rf'{re.escape(module)}\.</span></span><span class="sig-name descname"><span class="pre">{public}<'
-            assert re.search(entry, text), f"{module}.{public} is not in docs/api/{name}.md"
+            if not re.search(entry, text):
+                missing.append(f"{module}.{public} is not in docs/api/{name}.md")
+    assert missing == []
 
 
 def public_names(module):
@@ -108,7 +111,7 @@ def public_names(module):
     lines = ast.parse(
         (path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py").read_text()
     ).body
-    lists = [line.value for line in lines if isinstance(line, ast.Assign) and line.targets[0].id == "__all__"]
+    lists = [line.value for line in lines if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "__all__"]
     return ast.literal_eval(lists[0])
 
 
