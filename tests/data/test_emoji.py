@@ -1,0 +1,62 @@
+"""The embedded drawings: who drew which split, that they are drawn and not enlarged, and what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ropevit.data.emoji import ARTISTS, SPRITE_SIZE, load_emoji
+
+
+@pytest.fixture(scope="module")
+def test_images():
+    return load_emoji("test")
+
+
+def fine_detail(images):
+    """Mean square of what a blur of two pixels removes, in opaque colours."""
+    pixels = images[:, :3].float() * images[:, 3:].float() / 255
+    blurred = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2, mode="bilinear")
+    return (pixels - blurred).square().mean().item()
+
+
+def test_a_thing_has_one_drawing_by_each_artist_and_a_kind(test_images):
+    train = load_emoji("train", 8)
+    assert len(train) == 3 * len(test_images) == 3 * 306
+    assert train.classes == test_images.classes
+    assert train.labels.bincount().tolist() == [3] * 306
+    assert sorted(set(train.groups)) == [
+        "animal", "building", "clothing", "dish", "fruit", "plant", "tool", "vehicle",
+    ]  # fmt: skip
+    assert train.groups[train.classes.index("elephant")] == "animal"
+
+
+def test_no_artist_of_the_test_drew_for_training_or_choosing():
+    assert not set(ARTISTS["test"]) & {*ARTISTS["train"], *ARTISTS["search"], *ARTISTS["val"]}
+    assert {*ARTISTS["search"], *ARTISTS["val"]} == set(ARTISTS["train"])
+    assert not set(ARTISTS["search"]) & set(ARTISTS["val"])
+
+
+def test_larger_images_have_detail_that_enlarged_ones_lack(test_images):
+    some = test_images.images[::16]
+    small = F.interpolate(some.float(), scale_factor=0.25, mode="bicubic", antialias=True).clamp(0, 255)
+    enlarged = F.interpolate(small, scale_factor=4, mode="bicubic").clamp(0, 255)
+    assert fine_detail(some) > 5 * fine_detail(enlarged)
+
+
+def test_smaller_images_keep_mean_colour_and_cover(test_images):
+    index = test_images.classes.index("red-apple")
+    whole, small = (images.images[index].float() / 255 for images in (test_images, load_emoji("test", 20)))
+    for image in (whole, small):
+        red, green, blue = ((image[:3] * image[3:]).mean((1, 2)) / image[3].mean()).tolist()
+        assert red > 0.5 > green > blue - 0.2
+    assert torch.allclose(whole[3].mean(), small[3].mean(), atol=0.01)
+    assert small[3].amax() == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("split", "size", "says"), [("all", 32, "choose one of train"), ("test", SPRITE_SIZE + 1, "160")]
+)
+def test_what_is_not_there_is_refused(split, size, says):
+    with pytest.raises(ValueError, match=says):
+        load_emoji(split, size)
