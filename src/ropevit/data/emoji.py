@@ -1,0 +1,83 @@
+"""The embedded drawings: emoji of 306 things by four artists, with true detail up to 160 pixels."""
+
+import io
+from importlib import resources
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from ropevit.data.labelled import LabelledImages
+
+Split = Literal["train", "search", "val", "test"]
+
+#: The artists of each split: those of `test` drew nothing that any training sees.
+ARTISTS: dict[str, tuple[str, ...]] = {
+    "train": ("noto", "twemoji", "emojione"),
+    "search": ("noto", "twemoji"),
+    "val": ("emojione",),
+    "test": ("fluent-emoji-flat",),
+}
+SOURCE = (
+    "emoji of Noto (Google, Apache 2.0), Twemoji (Twitter, CC BY 4.0), Emojitwo (CC BY 4.0) and Fluent Emoji "
+    "(Microsoft, MIT), rendered without other changes"
+)
+#: Side of a stored sprite in pixels.
+SPRITE_SIZE = 160
+
+
+def load_emoji(split: Split = "train", size: int = SPRITE_SIZE) -> LabelledImages:
+    """Load the embedded emoji as colours with an alpha channel, one image a thing and artist.
+
+    Args:
+        split: `train` (three artists, 918 images) and `test` (a fourth, 306) are what a study trains and evaluates on.
+            For choosing settings without looking at the test artist, `train` is cut into `search` (two artists) and
+            `val` (one).
+        size: Side of the images in pixels, at most 160; smaller ones are averaged from the stored sprites.
+
+    Returns:
+        uint8 images (N, 4, size, size): red, green, blue, alpha (255 is opaque). Classes are the things, groups are
+        eight kinds of them.
+
+    Raises:
+        ValueError: If there is no such split, or the size is larger than the sprites, which would only blur them.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"got split {split!r}; choose one of {', '.join(get_args(Split))}")
+    if not 1 <= size <= SPRITE_SIZE:
+        raise ValueError(
+            f"got a size of {size} px; expected 1 to {SPRITE_SIZE}, the size of the stored sprites "
+            "(benchmarks/make_emoji_sprites.py renders larger ones)"
+        )
+    with (resources.files("ropevit.data") / "emoji" / "sprites.npz").open("rb") as file, np.load(file) as stored:
+        names, groups, artists = (tuple(stored[key].tolist()) for key in ("names", "groups", "artists"))
+        files = np.split(stored["files"], np.cumsum(stored["lengths"])[:-1])
+    chosen = [artists.index(artist) for artist in ARTISTS[split]]
+    images = [decode(files[artist * len(names) + thing], size) for artist in chosen for thing in range(len(names))]
+    return LabelledImages(
+        images=torch.stack(images),
+        labels=torch.arange(len(names)).repeat(len(chosen)),
+        classes=names,
+        groups=groups,
+        name=f"emoji/{split}",
+        source=SOURCE,
+        notes=(f"drawn by {', '.join(ARTISTS[split])}",),
+    )
+
+
+def decode(file: np.ndarray, size: int) -> UInt8[Tensor, "4 size size"]:
+    """Decode a sprite and average it down to a size; colours count by how opaque they are."""
+    with Image.open(io.BytesIO(file.tobytes())) as image:
+        sprite = torch.from_numpy(np.array(image.convert("RGBA"))).movedim(2, 0)
+    if sprite.shape[1] == size:
+        return sprite
+    alpha = sprite[3:].float() / 255
+    small = F.interpolate(
+        torch.cat([sprite[:3] * alpha, 255 * alpha])[None], (size, size), mode="bilinear", antialias=True
+    )[0]
+    colours = small[:3] / (small[3:] / 255).clamp(min=1e-6)
+    return torch.cat([colours, small[3:]]).clamp(0, 255).round().to(torch.uint8)
