@@ -51,7 +51,7 @@ def config_of(arguments: EvalConfig) -> EvalConfig:
 
 
 def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa: A001 (it is the verb)
-    """Measure a classifier, detector or segmenter below, at and above its training size.
+    """Evaluate a classifier, detector or segmenter below, at and above its training size.
 
     Top-1 and top-5 beside the paper's curve, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json, curve.png.
     Ctrl-C keeps the sizes that are done; --resume goes on.
