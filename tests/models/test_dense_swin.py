@@ -152,7 +152,7 @@ def test_the_triton_kernel_is_refused_what_it_cannot_hide():
 
 
 def test_stages_are_shown_as_asked_for():
-    every, some = model(), model(stages=(1, 2))
+    every, some = model(), model(out_indices=(1, 2))
     some.load_state_dict(
         {
             name.replace("norms.1", "norms.0").replace("norms.2", "norms.1"): value
@@ -222,10 +222,10 @@ def test_one_graph_serves_all_sizes(padding):
     ("changes", "message"),
     [
         ({"padding": "hidden"}, "got padding='hidden'; expected seen or masked"),
-        ({"stages": (0, 3)}, r"got stages=\(0, 3\); expected some of 0 to 2, in order, each once"),
-        ({"stages": (2, 1)}, "in order"),
-        ({"stages": ()}, "expected some of"),
-        ({"stages": (0, 1)}, "stages after the last map would be unused: end with 2"),
+        ({"out_indices": (0, 3)}, r"got out_indices=\(0, 3\); expected some of 0 to 2, in order, each once"),
+        ({"out_indices": (2, 1)}, "in order"),
+        ({"out_indices": ()}, "expected some of"),
+        ({"out_indices": (0, 1)}, "stages after the last map would be unused: end with 2"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -23,7 +23,7 @@ def body(position="rope_mixed", **changes) -> ViTConfig:
 
 def model(position="rope_mixed", depth=4, pyramid=NARROW, **changes) -> DenseViT:
     """A backbone whose every weight is random, so that nothing hides behind a zero."""
-    fields = {"body": body(position, depth=depth), "window": 3, "global_blocks": (depth - 1,), "pyramid": pyramid}
+    fields = {"body": body(position, depth=depth), "window": 3, "global_attn_indexes": (depth - 1,), "pyramid": pyramid}
     built = DenseViT(DenseViTConfig(**(fields | changes)))
     with torch.no_grad():
         for name, parameter in built.named_parameters():
@@ -62,9 +62,9 @@ def test_the_pyramid_has_the_levels_that_are_asked_for(pyramid, strides, channel
 
 
 def test_taps_feed_one_level_each():
-    built, images = model(taps=(0, 1, 2, 3), pyramid=PyramidConfig(channels=None)), torch.randn(1, 3, 64, 64)
+    built, images = model(out_indices=(0, 1, 2, 3), pyramid=PyramidConfig(channels=None)), torch.randn(1, 3, 64, 64)
     before = built(images).features
-    built.body.blocks[2].mlp.fc2.bias.data += torch.randn(32)  # seen from the third tap on
+    built.body.blocks[2].mlp.fc2.bias.data += torch.randn(32)  # seen from the third output on
     changed = [not torch.equal(x, y) for x, y in zip(before, built(images).features, strict=True)]
     assert changed == [False, False, True, True]
 
@@ -79,7 +79,7 @@ def test_blocks_attend_in_windows_but_for_the_last_of_each_quarter():
 def influence(built: DenseViT) -> torch.Tensor:
     """Which of 7 x 7 patches change the first token."""
     images = torch.randn(1, 3, 112, 112, requires_grad=True)
-    built.tap(built.body, images, valid=None)[-1][0, 0].square().sum().backward()
+    built.run_body(built.body, images, valid=None)[-1][0, 0].square().sum().backward()
     return images.grad.abs().amax((0, 1)).unflatten(1, (7, 16)).unflatten(0, (7, 16)).amax((1, 3)) > 0
 
 
@@ -87,18 +87,21 @@ def influence(built: DenseViT) -> torch.Tensor:
 def test_a_window_sees_nothing_of_the_others_and_a_global_block_everything(position):
     near = torch.zeros(7, 7, dtype=torch.bool)
     near[:3, :3] = True
-    assert torch.equal(influence(model(position, global_blocks=())), near)
-    assert influence(model(position, global_blocks=(1,))).all()
+    assert torch.equal(influence(model(position, global_attn_indexes=())), near)
+    assert influence(model(position, global_attn_indexes=(1,))).all()
 
 
 @pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 def test_it_is_the_plain_vit_where_all_blocks_see_all(position):
-    built, plain = model(position, global_blocks=(0, 1, 2, 3), taps=(0, 1, 2, 3)), ViT(body(position, num_classes=0))
+    built, plain = (
+        model(position, global_attn_indexes=(0, 1, 2, 3), out_indices=(0, 1, 2, 3)),
+        ViT(body(position, num_classes=0)),
+    )
     plain.load_state_dict(built.body.state_dict(), strict=False)
     images = torch.randn(2, 3, 64, 96)
     expected = plain.eval().forward_intermediates(images, range(4))
-    taps = built.tap(built.body, images, valid=None)
-    assert_close([x.transpose(1, 2).unflatten(2, (4, 6)) for x in taps], expected, rtol=0, atol=0)
+    tokens = built.run_body(built.body, images, valid=None)
+    assert_close([x.transpose(1, 2).unflatten(2, (4, 6)) for x in tokens], expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
@@ -165,7 +168,7 @@ def test_seen_padding_is_the_zeros_that_a_caller_may_add():
 
 
 @pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
-@pytest.mark.parametrize("changes", [{}, {"padding": "masked", "final_norm": True, "taps": (0, 1, 2, 3)}])
+@pytest.mark.parametrize("changes", [{}, {"padding": "masked", "final_norm": True, "out_indices": (0, 1, 2, 3)}])
 def test_every_parameter_has_a_gradient(position, changes):
     built = model(position, **changes).train()
     sum(x.square().sum() for x in built(torch.randn(2, 3, 70, 101)).features).backward()
@@ -191,8 +194,8 @@ def test_stochastic_depth_drops_images_not_windows():
     x = torch.randn(1, 24, 32)
     outcomes = {torch.equal(built.body.blocks[0].drop_path(x), torch.zeros_like(x)) for _ in range(20)}
     assert outcomes == {True, False}
-    taps = built.tap(built.body, torch.randn(2, 3, 64, 96), valid=torch.ones(2, 4, 6, dtype=torch.bool))
-    assert taps[0].shape == (2, 24, 32)
+    tokens = built.run_body(built.body, torch.randn(2, 3, 64, 96), valid=torch.ones(2, 4, 6, dtype=torch.bool))
+    assert tokens[0].shape == (2, 24, 32)
 
 
 def test_saved_weights_give_the_same_maps(tmp_path):
@@ -232,13 +235,16 @@ def test_one_graph_serves_all_sizes():
     [
         ({"window": 0}, "got window=0, padding='seen'; expected at least 1 token"),
         ({"padding": "hidden"}, "padding='hidden'; expected .* seen or masked"),
-        ({"global_blocks": (4,)}, r"got global_blocks=\(4,\); expected blocks from 0 to 3"),
-        ({"taps": (-1,)}, r"got taps=\(-1,\); expected blocks from 0 to 3"),
-        ({"taps": (1, 3)}, r"got taps=\(1, 3\) for 4 levels; expected one block, or 4 in order"),
-        ({"taps": (0, 1, 3, 3)}, r"got taps=\(0, 1, 3, 3\) for 4 levels; expected one block, or 4 in order"),
-        ({"taps": (3, 2, 1, 0)}, "or 4 in order"),
-        ({"taps": ()}, "expected one block"),
-        ({"taps": (1,)}, r"blocks after the last tap would be unused: end with 3"),
+        ({"global_attn_indexes": (4,)}, r"got global_attn_indexes=\(4,\); expected blocks from 0 to 3"),
+        ({"out_indices": (-1,)}, r"got out_indices=\(-1,\); expected blocks from 0 to 3"),
+        ({"out_indices": (1, 3)}, r"got out_indices=\(1, 3\) for 4 levels; expected one block, or 4 in order"),
+        (
+            {"out_indices": (0, 1, 3, 3)},
+            r"got out_indices=\(0, 1, 3, 3\) for 4 levels; expected one block, or 4 in order",
+        ),
+        ({"out_indices": (3, 2, 1, 0)}, "or 4 in order"),
+        ({"out_indices": ()}, "expected one block"),
+        ({"out_indices": (1,)}, r"those after the last would be unused: end with 3"),
         ({"body": body(patch_size=14, img_size=(56, 56))}, r"with patches of 14; the strides are no whole pixels"),
     ],
 )

@@ -81,7 +81,7 @@ def test_windows_take_the_grid_of_a_window():
 def small(position="ape", **changes) -> DenseViT:
     size = {"width": 32, "depth": 4, "heads": 2, "img_size": (64, 64)}
     body, pyramid = ViTConfig(position=position, **size), PyramidConfig(channels=8)
-    return DenseViT(DenseViTConfig(body=body, window=3, pyramid=pyramid, global_blocks=(3,), **changes)).eval()
+    return DenseViT(DenseViTConfig(body=body, window=3, pyramid=pyramid, global_attn_indexes=(3,), **changes)).eval()
 
 
 def test_tables_are_those_of_vitdet_and_start_at_zero():

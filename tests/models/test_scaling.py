@@ -180,12 +180,12 @@ def test_files_from_before_there_were_rules_are_read(tmp_path):
 
 def test_a_dense_vit_passes_rules_on_to_its_global_blocks():
     body = ViTConfig(position="rope_mixed", **VIT)
-    backbone = DenseViT(DenseViTConfig(body=body, window=4, global_blocks=(1,))).eval()
+    backbone = DenseViT(DenseViTConfig(body=body, window=4, global_attn_indexes=(1,))).eval()
     images = torch.randn(1, 3, 64, 64)
     plain = backbone(images).features[0]
     set_scaling(backbone, "ntk+log")
     assert not torch.equal(backbone(images).features[0], plain)
-    windows = DenseViT(DenseViTConfig(body=body, window=4, global_blocks=())).eval()
+    windows = DenseViT(DenseViTConfig(body=body, window=4, global_attn_indexes=())).eval()
     plain = windows(images).features[0]
     set_scaling(windows, "ntk+log")
     assert torch.equal(windows(images).features[0], plain)  # windows are as large as the trained grid

@@ -19,7 +19,7 @@ def vit():
 
 
 def swin():
-    return DenseSwin(DenseSwinConfig(body=SWIN, stages=(0, 1)))
+    return DenseSwin(DenseSwinConfig(body=SWIN, out_indices=(0, 1)))
 
 
 def step(images, height, width):

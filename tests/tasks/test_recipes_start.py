@@ -68,7 +68,7 @@ def kind_of(config):
         body,
         getattr(config.model, "head", ""),
         getattr(config.model, "neck", ""),
-        getattr(config.model, "stages", ""),
+        getattr(config.model, "out_indices", ""),
         config.augment.kind if hasattr(config.model, "size") else "",
         getattr(config, "inference", ""),
         (optim.optimizer, optim.schedule, optim.layer_decay < 1, optim.warmup_prefix, optim.ema_decay is None),
@@ -105,8 +105,10 @@ def cut_segmenter(config, out, data):
             points=64,
         ),
     }  # fmt: skip
-    taps = None if name == "swin_tiny" else (0, 1, 2, 3)
-    model = replace(model, model=name, init=None, taps=taps, **{model.head: heads[model.head]}, **BODIES[name[:4]])
+    out_indices = None if name == "swin_tiny" else (0, 1, 2, 3)
+    model = replace(
+        model, model=name, init=None, out_indices=out_indices, **{model.head: heads[model.head]}, **BODIES[name[:4]]
+    )
     sizes = {"crop": 64, "long": 128, "test_short": 64, "test_long": 128}
     sides = {"short_sides": (48, 64)} if config.augment.short_sides else {"short": 64}
     augment = replace(config.augment, **sizes, **sides)

@@ -35,7 +35,8 @@ class Architecture:
     """Its sizes by name, such as deit_small; their models can be created by name."""
     dense_config: type[Any] | None = None
     """Config of its backbone for dense tasks: its `body` is a `config`; it tells the `strides` of its maps, and
-    whether all blocks attend globally (`attends_everywhere`)."""
+    whether all blocks attend globally (`attends_everywhere`). One with a field `pyramid` is plain, as a ViT: segmenters
+    choose its `out_indices`."""
     dense_backbone: type[Backbone[Any]] | None = None
     """Built from a `dense_config` alone."""
 

@@ -8,13 +8,34 @@ from safetensors.torch import load_file, save_file
 
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.model import DetectModel, Detector, load_detector, save_detector
-from ropevit.tasks.segment.config import Mask2FormerConfig
+from ropevit.tasks.detect.train_config import DetectConfig
+from ropevit.tasks.segment.config import Mask2FormerConfig, UperNetConfig
 from ropevit.tasks.segment.model import SegmentModel, build_segmenter, load_segmenter, save_segmenter
+from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.weights import WeightsError
 from ropevit.weights.digest import KEY
 
 TINY = {"model": "deit_tiny", "width": 32, "depth": 4, "heads": 2, "init": None}
 SMALL = {"queries": 4, "width": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+
+
+#: Configs in files, as earlier versions wrote them: `out_indices` is "stages" of a detector and "taps" of a segmenter.
+GOLDEN = {
+    "detector": """{"model": "swin_tiny", "position": "rope_mixed", "drop_path": 0.0, "width": 12, "depth": null,
+ "heads": null, "patch_size": null, "window": null, "init": null, "stages": [2, 3], "layer_scale": true,
+ "relative_bias": false,
+ "dino": {"classes": 80, "queries": 4, "width": 32, "heads": 2, "levels": 4, "points": 1, "mlp_width": 32,
+ "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.0, "denoising": 100, "label_noise": 0.5, "box_noise": 1.0,
+ "match_class": 2.0, "match_box": 5.0, "match_giou": 2.0, "loss_class": 1.0, "loss_box": 5.0, "loss_giou": 2.0,
+ "focal_alpha": 0.25, "focal_gamma": 2.0}}""".replace("\n", ""),
+    "segmenter": """{"model": "deit_tiny", "position": "rope_mixed", "drop_path": 0.0, "width": 32, "depth": 4, "heads":
+ 2, "patch_size": null, "window": null, "init": null, "head": "upernet", "neck": "transposed", "taps": [0, 1,
+ 2, 3], "upernet": {"classes": 150, "channels": 16, "pool_sizes": [1, 2, 3, 6], "dropout": 0.1, "auxiliary_map": 2,
+ "auxiliary_channels": 16, "auxiliary_weight": 0.4}, "mask2former": {"classes": 150, "queries": 100, "width": 256,
+ "heads": 8, "encoder_layers": 6, "encoder_mlp_width": 1024, "decoder_layers": 9, "decoder_mlp_width": 2048, "dropout":
+ 0.0, "class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 5.0, "nothing_weight": 0.1, "points": 12544, "oversample":
+ 3.0, "uncertain_share": 0.75}}""".replace("\n", ""),
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +83,33 @@ def test_a_file_without_a_digest_is_read_and_one_with_another_is_not(kind, files
     load(altered(path, tmp_path / "old", lambda _: {}))
     with pytest.raises(WeightsError, match="does not fit the digest in its header"):
         load(altered(path, tmp_path / "changed", lambda _: {"classes": ["a", "c"]}, keep=True))
+
+
+def save_with_maps(kind, path):
+    """Save a model whose maps come of chosen stages or blocks; returns its options, and what loads it."""
+    if kind == "detector":
+        dino = DinoConfig(**SMALL, points=1, mlp_width=32)
+        config = DetectModel(model="swin_tiny", init=None, width=12, out_indices=(2, 3), dino=dino)
+        save_detector(path, Detector(config, 2), config, ["a", "b"], {})
+        return config, load_detector
+    head = UperNetConfig(channels=16, auxiliary_channels=16)
+    config = SegmentModel(**TINY, out_indices=(0, 1, 2, 3), upernet=head)
+    save_segmenter(path, build_segmenter(config, 2), config, ["a", "b"], {})
+    return config, load_segmenter
+
+
+@pytest.mark.parametrize("kind", ["detector", "segmenter"])
+def test_a_file_keeps_the_names_under_which_the_first_version_stored_its_config(kind, tmp_path):
+    config, load = save_with_maps(kind, tmp_path / "new")
+    with safe_open(tmp_path / "new", "pt") as file:
+        assert file.metadata()["config"] == GOLDEN[kind]
+    old = altered(tmp_path / "new", tmp_path / "old", lambda _: {"config": GOLDEN[kind]})
+    assert load(old)[1].config == config
+    run = (DetectConfig if kind == "detector" else SegmentConfig)(recipe="", model=config)
+    assert json.dumps(run.to_dict()["model"]) == GOLDEN[kind]
+    renamed = altered(tmp_path / "new", tmp_path / "renamed", config_with("out_indices", value=[2, 3]))
+    with pytest.raises(WeightsError, match=r"unknown fields \['out_indices'\]"):
+        load(renamed)
 
 
 @pytest.mark.parametrize(

@@ -97,12 +97,12 @@ def test_what_they_say_names_epochs_and_cost(name):
 
 def test_stages_that_do_not_fit_are_refused():
     vit, swin = find_recipe("detect/dino_vitdet_base").model, find_recipe("detect/dino_swin_tiny").model
-    with pytest.raises(ValueError, match=r"got stages=\(2, 3\) \(--out-indices\) for deit_base; "):
-        replace(vit, stages=(2, 3))
-    with pytest.raises(ValueError, match=r"got stages=\(\); expected some of 0 to 3"):
-        replace(swin, stages=())
+    with pytest.raises(ValueError, match=r"got out_indices=\(2, 3\) \(--out-indices\) for deit_base; "):
+        replace(vit, out_indices=(2, 3))
+    with pytest.raises(ValueError, match=r"got out_indices=\(\); expected some of 0 to 3"):
+        replace(swin, out_indices=())
     with pytest.raises(ValueError, match=r"got dino.levels=3 with 4 maps of the backbone; expected 4 or more"):
-        replace(swin, stages=(0, 1, 2, 3), dino=replace(swin.dino, levels=3))
+        replace(swin, out_indices=(0, 1, 2, 3), dino=replace(swin.dino, levels=3))
 
 
 def test_a_relative_bias_is_vitdets_and_no_swins():

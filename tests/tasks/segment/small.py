@@ -16,7 +16,7 @@ from ropevit.tasks.segment.upernet import UperNet
 
 def small_profile(**changes):
     head = UperNetConfig(**({"channels": 16, "auxiliary_channels": 16} | changes))
-    rest = {"taps": (0, 1, 2, 3), "drop_path": 0.0, "lr": 1e-3, "weight_decay": 0.0}
+    rest = {"out_indices": (0, 1, 2, 3), "drop_path": 0.0, "lr": 1e-3, "weight_decay": 0.0}
     return UperNetProfile(head=head, inference=PROFILES["mmseg"].inference, **rest)
 
 

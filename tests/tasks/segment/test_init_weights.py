@@ -54,7 +54,7 @@ def test_of_other_classes_their_layers_are_new_and_that_is_said(saved, classes):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"position": "ape"}, "position: 'rope_mixed' instead of 'ape'"),
     ({"heads": 4}, "heads: 2 instead of 4"),
-    ({"taps": (0, 1, 2, 3), "window": 7}, "window"),
+    ({"out_indices": (0, 1, 2, 3), "window": 7}, "window"),
 ])  # fmt: skip
 def test_another_segmenter_is_refused_by_what_differs(saved, changes, message):
     _, config, path = saved

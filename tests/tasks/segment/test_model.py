@@ -106,9 +106,9 @@ def test_names_in_files_stay_the_same(head):
 
 def test_taps_are_the_last_of_each_quarter_and_blocks_attend_everywhere_unless_told_otherwise():
     body = SegmentModel(model="deit_large").backbone_config()
-    assert (body.taps, len(body.global_blocks)) == ((5, 11, 17, 23), 24)
-    body = SegmentModel(taps=(3, 5, 7, 11), window=14).backbone_config()
-    assert (body.taps, body.window, sorted(body.global_indices)) == ((3, 5, 7, 11), 14, [2, 5, 8, 11])
+    assert (body.out_indices, len(body.global_attn_indexes)) == ((5, 11, 17, 23), 24)
+    body = SegmentModel(out_indices=(3, 5, 7, 11), window=14).backbone_config()
+    assert (body.out_indices, body.window, sorted(body.global_indices)) == ((3, 5, 7, 11), 14, [2, 5, 8, 11])
 
 
 def test_the_backbone_starts_from_a_classifier(tmp_path):
@@ -125,10 +125,10 @@ def test_the_backbone_starts_from_a_classifier(tmp_path):
         ({"mask2former": Mask2FormerConfig(queries=5)}, "got options of mask2former with head='upernet'"),
         ({"head": "mask2former", "upernet": UperNetConfig(channels=8)}, "got options of upernet with head="),
         ({"model": "swin_tiny", "neck": "resized"}, "neck='resized' for a Swin; they are options of a ViT"),
-        ({"model": "swin_tiny", "taps": (0, 1, 2, 3)}, r"got taps=\(0, 1, 2, 3\) .* for a Swin"),
+        ({"model": "swin_tiny", "out_indices": (0, 1, 2, 3)}, r"got out_indices=\(0, 1, 2, 3\) .* for a Swin"),
         ({"patch_size": 8}, "got patch_size=8; the head needs maps of strides"),
-        ({"taps": (0, 1, 2)}, r"taps=\(0, 1, 2\) for 4 levels"),
-        ({"taps": ()}, r"got taps=\(\) for 4 levels"),
+        ({"out_indices": (0, 1, 2)}, r"out_indices=\(0, 1, 2\) for 4 levels"),
+        ({"out_indices": ()}, r"got out_indices=\(\) for 4 levels"),
         ({"depth": 3, "init": None}, "got depth=3; expected at least 4 blocks"),
         ({"model": "deit_tiny"}, "has no published weights"),
         ({"model": "resnet"}, "no model named 'resnet'; see ropevit.list_models"),

@@ -189,7 +189,7 @@ def test_embeddings_and_frequencies_are_not_decayed_and_the_backbone_learns_as_t
 
 
 @pytest.mark.parametrize(
-    ("name", "lr", "layer_decay", "taps"),
+    ("name", "lr", "layer_decay", "out_indices"),
     [
         ("upernet_vit_small", 5e-5, 0.75, (3, 5, 7, 11)),
         ("upernet_vit_base", 5e-5, 0.75, (3, 5, 7, 11)),
@@ -198,10 +198,10 @@ def test_embeddings_and_frequencies_are_not_decayed_and_the_backbone_learns_as_t
         ("upernet_vit_large_xcit", 6e-5, 1.0, (7, 11, 15, 23)),
     ],
 )
-def test_recipes_of_upernet_follow_their_profiles(name, lr, layer_decay, taps):
+def test_recipes_of_upernet_follow_their_profiles(name, lr, layer_decay, out_indices):
     config = RECIPES[f"segment/{name}"]()
     optim = config.optim
-    assert (optim.lr, optim.layer_decay, config.model.backbone_config().taps) == (lr, layer_decay, taps)
+    assert (optim.lr, optim.layer_decay, config.model.backbone_config().out_indices) == (lr, layer_decay, out_indices)
     assert (optim.steps, optim.schedule, optim.power, optim.min_lr) == (160_000, "poly", 1.0, 0.0)
     assert (optim.warmup_steps, optim.warmup_lr) == (1500, pytest.approx(1e-6 * lr))
     assert config.inference.window == (512 if "_mmseg" not in name and "_xcit" not in name else None)

@@ -124,7 +124,7 @@ def test_layer_decay_knows_the_backbone_in_a_segmenter():
 
 def test_profiles_are_those_of_the_papers():
     rows = {
-        name: (p.lr, p.weight_decay, p.layer_decay, p.drop_path, p.taps, p.head.auxiliary_map, p.head.channels)
+        name: (p.lr, p.weight_decay, p.layer_decay, p.drop_path, p.out_indices, p.head.auxiliary_map, p.head.channels)
         for name, p in PROFILES.items()
     }
     assert rows == {
@@ -140,7 +140,7 @@ def test_profiles_are_those_of_the_papers():
 @pytest.mark.parametrize("name", PROFILES)
 def test_backbones_of_profiles_attend_everywhere_and_give_four_maps(name):
     profile = replace(PROFILES[name], head=small_profile().head)
-    body = replace(small_body(), depth=profile.taps[-1] + 1, width=16, heads=1)
+    body = replace(small_body(), depth=profile.out_indices[-1] + 1, width=16, heads=1)
     backbone = make_vit_backbone(body, profile)
     assert backbone.config.global_indices == set(range(body.depth))
     assert backbone.config.body.drop_path == profile.drop_path

@@ -31,7 +31,7 @@ class DenseSwinConfig:
     body: SwinConfig
     """The classifier from which the body is taken, such as `get_config("swin_rope_mixed_tiny_patch4_window7_224")`; its
     window size stays fixed for all image sizes, its head and final norm are removed."""
-    stages: tuple[int, ...] | None = None
+    out_indices: tuple[int, ...] | None = None
     """Stages that return a map, in order and ending with the last; None for all. DINO with 4 scales takes 1, 2, 3."""
     padding: Padding = "seen"
     """Whether padding (of windows at the bottom and right, and of smaller images in a batch) is attended to, as in the
@@ -41,21 +41,27 @@ class DenseSwinConfig:
         if self.padding not in ("seen", "masked"):
             raise ValueError(f"got padding={self.padding!r}; expected seen or masked")
         count = len(self.body.depths)
-        if self.stages is None:
+        if self.out_indices is None:
             return
-        object.__setattr__(self, "stages", tuple(self.stages))
-        if not self.stages or not set(self.stages) <= set(range(count)) or list(self.stages) != sorted({*self.stages}):
-            raise ValueError(f"got stages={self.stages}; expected some of 0 to {count - 1}, in order, each once")
-        if self.stages[-1] != count - 1:
+        object.__setattr__(self, "out_indices", tuple(self.out_indices))
+        if (
+            not self.out_indices
+            or not set(self.out_indices) <= set(range(count))
+            or list(self.out_indices) != sorted({*self.out_indices})
+        ):
             raise ValueError(
-                f"got stages={self.stages} of {count}; stages after the last map would be unused: "
+                f"got out_indices={self.out_indices}; expected some of 0 to {count - 1}, in order, each once"
+            )
+        if self.out_indices[-1] != count - 1:
+            raise ValueError(
+                f"got out_indices={self.out_indices} of {count}; stages after the last map would be unused: "
                 f"end with {count - 1}, or shorten the body"
             )
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Stride of each map in pixels."""
-        return tuple(self.body.patch_size * 2**stage for stage in self.shown)
+        return tuple(self.body.patch_size * 2**stage for stage in self.output_stages)
 
     @property
     def attends_everywhere(self) -> bool:
@@ -63,9 +69,9 @@ class DenseSwinConfig:
         return False
 
     @property
-    def shown(self) -> tuple[int, ...]:
+    def output_stages(self) -> tuple[int, ...]:
         """Stages that return a map."""
-        return self.stages or tuple(range(len(self.body.depths)))
+        return self.out_indices or tuple(range(len(self.body.depths)))
 
 
 class DenseSwin(Backbone[Swin]):
@@ -93,7 +99,7 @@ class DenseSwin(Backbone[Swin]):
             if isinstance(module, WindowAttention):
                 module.sees_padding, module.always_shift = config.padding == "seen", True
         self.strides = config.strides
-        self.channels = tuple(config.body.width * 2**stage for stage in config.shown)
+        self.channels = tuple(config.body.width * 2**stage for stage in config.output_stages)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
 
     def forward(self, images: Float[Tensor, "B c H W"], sizes: Int[Tensor, "B 2"] | None = None) -> Maps:
@@ -112,8 +118,8 @@ class DenseSwin(Backbone[Swin]):
         if self.config.padding == "masked" and sizes is not None:
             h, w = (ceil_div(side, patch) for side in images.shape[2:])
             real = make_pixel_mask(sizes.to(images.device), h, w, patch)
-        shown = self.body(images, method=self.run_body, valid=real)
-        features = [norm(x).permute(0, 3, 1, 2).contiguous() for norm, x in zip(self.norms, shown, strict=True)]
+        outputs = self.body(images, method=self.run_body, valid=real)
+        features = [norm(x).permute(0, 3, 1, 2).contiguous() for norm, x in zip(self.norms, outputs, strict=True)]
         maps = with_masks(features, image_sizes(images, sizes), self.strides)
         if real is None:
             return maps
@@ -130,4 +136,4 @@ class DenseSwin(Backbone[Swin]):
             valid: Mask of image tokens; None for all.
         """
         states = enumerate(body.run_stages(body.embed(images, valid), valid))
-        return [x for stage, x in states if stage in self.config.shown]
+        return [x for stage, x in states if stage in self.config.output_stages]

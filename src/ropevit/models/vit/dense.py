@@ -40,9 +40,9 @@ class DenseViTConfig:
     token, registers and head are removed."""
     window: int = 14
     """Side of a window in tokens; 14 is the grid of pre-training at 224 pixels."""
-    global_blocks: tuple[int, ...] | None = None
+    global_attn_indexes: tuple[int, ...] | None = None
     """Blocks with global attention; None for the last of each quarter (2, 5, 8, 11 of 12; 5, 11, 17, 23 of 24)."""
-    taps: tuple[int, ...] | None = None
+    out_indices: tuple[int, ...] | None = None
     """Blocks whose outputs feed the pyramid: one for all levels, or one per level; None for the last block."""
     final_norm: bool = False
     """Apply the classifier's final norm to the tokens."""
@@ -61,34 +61,36 @@ class DenseViTConfig:
             raise ValueError(
                 f"got window={self.window}, padding={self.padding!r}; expected at least 1 token, and seen or masked"
             )
-        for name in ("global_blocks", "taps"):
+        for name in ("global_attn_indexes", "out_indices"):
             blocks = getattr(self, name)
             if blocks is None:
                 continue
             object.__setattr__(self, name, tuple(blocks))
             if not set(blocks) <= set(range(self.body.depth)):
                 raise ValueError(f"got {name}={tuple(blocks)}; expected blocks from 0 to {self.body.depth - 1}")
-        self.check_taps()
+        self.check_out_indices()
         self.pyramid.strides(self.body.patch_size)
 
-    def check_taps(self) -> None:
-        """Raise ValueError unless taps match the pyramid's levels and end with the last block."""
-        if self.taps is None:
+    def check_out_indices(self) -> None:
+        """Raise ValueError unless the output blocks match the pyramid's levels and end with the last block."""
+        if self.out_indices is None:
             return
         levels = len(self.pyramid.scales)
-        if len(self.taps) not in (1, levels) or list(self.taps) != sorted(set(self.taps)):
-            raise ValueError(f"got taps={self.taps} for {levels} levels; expected one block, or {levels} in order")
-        if self.taps[-1] != self.body.depth - 1:
+        if len(self.out_indices) not in (1, levels) or list(self.out_indices) != sorted(set(self.out_indices)):
             raise ValueError(
-                f"got taps={self.taps} of {self.body.depth} blocks; blocks after the last tap would be unused: "
-                f"end with {self.body.depth - 1}, or shorten the body"
+                f"got out_indices={self.out_indices} for {levels} levels; expected one block, or {levels} in order"
+            )
+        if self.out_indices[-1] != self.body.depth - 1:
+            raise ValueError(
+                f"got out_indices={self.out_indices} of {self.body.depth} blocks; those after the last would be "
+                f"unused: end with {self.body.depth - 1}, or shorten the body"
             )
 
     @property
     def global_indices(self) -> frozenset[int]:
         """Blocks with global attention."""
-        if self.global_blocks is not None:
-            return frozenset(self.global_blocks)
+        if self.global_attn_indexes is not None:
+            return frozenset(self.global_attn_indexes)
         return frozenset(self.body.depth * quarter // 4 - 1 for quarter in range(1, 5)) - {-1}
 
     @property
@@ -102,9 +104,9 @@ class DenseViTConfig:
         return len(self.global_indices) == self.body.depth
 
     @property
-    def tapped(self) -> tuple[int, ...]:
+    def output_blocks(self) -> tuple[int, ...]:
         """Blocks whose outputs feed the pyramid."""
-        return self.taps or (self.body.depth - 1,)
+        return self.out_indices or (self.body.depth - 1,)
 
 
 class DenseViT(Backbone[ViT]):
@@ -155,16 +157,17 @@ class DenseViT(Backbone[ViT]):
         images = pad_to(images, max(patch, *self.strides[: len(self.config.pyramid.scales)]))
         h, w = images.shape[2] // patch, images.shape[3] // patch
         real = make_pixel_mask(sizes, h, w, patch) if masked else None
-        taps = [x.transpose(1, 2).unflatten(2, (h, w)) for x in self.body(images, method=self.tap, valid=real)]
-        taps = [zero_padding(x, real) for x in taps] if real is not None else taps
+        tokens = self.body(images, method=self.run_body, valid=real)
+        features = [x.transpose(1, 2).unflatten(2, (h, w)) for x in tokens]
+        features = [zero_padding(x, real) for x in features] if real is not None else features
         levels = self.strides[: len(self.config.pyramid.scales)]
         keep = [make_pixel_mask(sizes, h * patch // s, w * patch // s, s) if masked else None for s in levels]
-        return with_masks(self.pyramid(taps, keep), sizes, self.strides)
+        return with_masks(self.pyramid(features, keep), sizes, self.strides)
 
-    def tap(
+    def run_body(
         self, body: ViT, images: Float[Tensor, "B c H W"], *, valid: Bool[Tensor, "B h w"] | None
     ) -> list[Float[Tensor, "B N C"]]:
-        """Return the tokens after the tapped blocks; called by `body(..., method=)`.
+        """Return the tokens after the output blocks; called by `body(..., method=)`.
 
         Args:
             body: The body.
@@ -182,7 +185,7 @@ class DenseViT(Backbone[ViT]):
         cut = WindowPartition(h, w, config.window, valid)
         cuts = [None if index in config.global_indices else cut for index in range(config.body.depth)]
         states = body.run_blocks(tokens, positions, None if valid is None else _whole_rows(valid), cuts, (h, w))
-        return [body.norm(x) for index, x in enumerate(states) if index in config.tapped]
+        return [body.norm(x) for index, x in enumerate(states) if index in config.output_blocks]
 
 
 def _whole_rows(valid: Bool[Tensor, "B h w"]) -> SequenceIds:

@@ -1,13 +1,15 @@
 """Options of the backbone of a detector or segmenter: which classifier's body, and which weights it starts from."""
 
-from dataclasses import dataclass, fields
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from ropevit.models.architectures import Config, dense_config
 from ropevit.models.registry import PUBLISHED, model_name, variant_config
 from ropevit.tasks.common.config import PositionName
+from ropevit.weights.fields import from_json
 
 #: Value of `init` that stands for the published weights of the backbone's classifier.
 PRETRAINED = "published"
@@ -17,6 +19,8 @@ PRETRAINED = "published"
 class BackboneOptions:
     """Base of the options of detectors and segmenters: their files keep these fields beside those of the head."""
 
+    stored_names: ClassVar[Mapping[str, str]] = {}
+    """Field -> its name in checkpoints and in config.json, where that is another one."""
     model: str = "deit_base"
     """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
     position: PositionName = "rope_mixed"
@@ -36,10 +40,33 @@ class BackboneOptions:
     """Weights to start from: of a classifier for the backbone, or of a whole model of the same task, as a file or a hub
     id; `published` takes those of the named classifier, None initialises at random."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options under the names that files have for them."""
+        return {self.stored_names.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, stored: Any) -> Any:
+        """Read what `to_dict` gave, from JSON.
+
+        Raises:
+            ValueError: If a field is unknown or missing, a value has a wrong type, or the options do not fit together.
+        """
+        known = {stored_name: name for name, stored_name in cls.stored_names.items()}
+        if isinstance(stored, dict):
+            if unknown := sorted(stored.keys() & cls.stored_names.keys()):
+                raise ValueError(f"it has unknown fields {unknown}")
+            stored = {known.get(name, name): value for name, value in stored.items()}
+        return from_json(cls, stored)
+
     def has_field(self, name: str) -> bool:
         """Tell whether the config of the backbone, or of its body, has a field."""
         config = dense_config(self.body_config())
         return name in {field.name for field in (*fields(config), *fields(config.body))}
+
+    @property
+    def has_pyramid(self) -> bool:
+        """Whether the backbone makes its maps of tokens of one stride, as ViTDet does; others give one per stage."""
+        return self.has_field("pyramid")
 
     def body_config(self) -> Config:
         """Return the config of the classifier whose body the backbone takes.

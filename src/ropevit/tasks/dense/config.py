@@ -12,11 +12,13 @@ GROUPS = 32
 class DenseTrainConfig:
     """Base of the dataclasses that describe a training; it has no fields of its own."""
 
+    model: Any  # BackboneOptions
     run: RunConfig
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as JSON-serialisable values."""
         plain = asdict(self)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        plain["model"] = self.model.to_dict()
         plain["run"]["out"] = str(self.run.out)
         return plain
 

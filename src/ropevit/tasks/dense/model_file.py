@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,6 @@ from ropevit.rope import CONVENTION
 from ropevit.tasks.dense.backbone import BackboneOptions
 from ropevit.weights.described import build_without_memory, check_size_of_model
 from ropevit.weights.errors import WeightsError, first_line
-from ropevit.weights.fields import from_json
 from ropevit.weights.metadata import check_convention, fact, stored_classes, stored_facts, stored_json
 from ropevit.weights.reading import read_checkpoint
 from ropevit.weights.saving import write_safetensors
@@ -90,7 +89,7 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         """Write weights under the names of a file; otherwise as `save`."""
         header = {
             "format": self.format,
-            "config": json.dumps(asdict(config)),
+            "config": json.dumps(config.to_dict()),
             "convention": json.dumps(CONVENTION),
             "classes": json.dumps(list(classes)),
             "metadata": json.dumps(dict(metadata)),
@@ -138,7 +137,7 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         """
         stored = stored_json(header, "config", str(path))
         try:
-            return from_json(self.config, stored)
+            return self.config.from_dict(stored)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise WeightsError(f"the config in {path} describes no {self.task}: {first_line(error)}") from error
 

@@ -211,7 +211,7 @@ def _infer_swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
         return None
     stages = tuple(stage for stage in range(4) if f"norm{stage}.weight" in own)
     window = (round(len(table) ** 0.5) + 1) // 2
-    return {"model": f"swin_{size}", "position": "rpb", "window": window, "stages": stages}
+    return {"model": f"swin_{size}", "position": "rpb", "window": window, "out_indices": stages}
 
 
 def count_layers(state: Mapping[str, Tensor], pattern: str) -> int:

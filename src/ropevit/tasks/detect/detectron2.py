@@ -50,7 +50,7 @@ def unsupported_features(config: Any) -> list[str]:
 def _detectron2_names(backbone: Backbone[Any]) -> dict[str, str]:
     """Name every weight of a backbone as detectron2 does, behind its `backbone.`: ours -> theirs."""
     if isinstance(backbone, DenseSwin):
-        table = tuple((f"norms.{i}.", f"norm{stage}.") for i, stage in enumerate(backbone.config.shown))
+        table = tuple((f"norms.{i}.", f"norm{stage}.") for i, stage in enumerate(backbone.config.output_stages))
         table += (("body.", ""),)
     elif isinstance(backbone, DenseViT):
         table = VIT + tuple(

@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
 import torch
-import tyro
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ropevit.models.architectures import build_backbone, dense_config
-from ropevit.models.dense import DenseViTConfig, PyramidConfig
-from ropevit.models.vit import ViTConfig
+from ropevit.models.dense import PyramidConfig
 from ropevit.models.vit.dense import pad_to
 from ropevit.tasks.dense.backbone import PRETRAINED, BackboneOptions
 from ropevit.tasks.dense.init_weights import backbone_signature
@@ -44,9 +42,11 @@ class DetectModel(BackboneOptions):
         ValueError: If there is no such backbone, or the options are inconsistent.
     """
 
+    stored_names: ClassVar = {"out_indices": "stages"}
+
     window: int | None = None
     """Side of an attention window in tokens; None takes 14 for a ViT, and a Swin's own."""
-    stages: Annotated[tuple[int, ...] | None, tyro.conf.arg(name="out-indices")] = None
+    out_indices: tuple[int, ...] | None = None
     """Stages of a Swin whose outputs become feature maps, the last one included; None takes 1, 2 and 3 (strides 8, 16,
     32)."""
     layer_scale: bool = True
@@ -59,11 +59,12 @@ class DetectModel(BackboneOptions):
 
     def __post_init__(self):
         self.init_source()
-        if self.stages is not None:
-            object.__setattr__(self, "stages", tuple(self.stages))  # a list, where the config was read from JSON
-            if not self.has_field("stages"):
+        if self.out_indices is not None:
+            object.__setattr__(self, "out_indices", tuple(self.out_indices))
+            if self.has_pyramid or not self.has_field("out_indices"):
                 raise ValueError(
-                    f"got stages={self.stages} (--out-indices) for {self.model}; only a Swin has stages: leave it out"
+                    f"got out_indices={self.out_indices} (--out-indices) for {self.model}; only a Swin has "
+                    "stages: leave it out"
                 )
         if not self.layer_scale and (not self.has_field("layer_scale") or self.init == PRETRAINED):
             raise ValueError(
@@ -82,13 +83,13 @@ class DetectModel(BackboneOptions):
     def backbone_config(self) -> Any:
         """Return the config of the backbone: of a ViT four maps of strides 8 to 64, of a Swin those of its stages."""
         body = self.body_config()
-        if not isinstance(body, ViTConfig):
-            stages = {"stages": _SWIN_STAGES if self.stages is None else self.stages}
-            return dense_config(body, **(stages if self.has_field("stages") else {}))
+        if not self.has_pyramid:
+            stages = {"out_indices": _SWIN_STAGES if self.out_indices is None else self.out_indices}
+            return dense_config(body, **(stages if self.has_field("out_indices") else {}))
         body = body if self.layer_scale else replace(body, layer_scale=None)
         pyramid = PyramidConfig(scales=_VIT_SCALES, channels=self.dino.width, top=True)
-        return DenseViTConfig(
-            body=body,
+        return dense_config(
+            body,
             window=_VIT_WINDOW if self.window is None else self.window,
             pyramid=pyramid,
             relative_bias=self.relative_bias,

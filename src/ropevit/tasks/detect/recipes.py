@@ -118,7 +118,7 @@ def _five_scales(recipe: Recipe) -> Recipe:
     """Return a recipe with five feature maps: a Swin's four, the finest of stride 4, and one coarser."""
 
     def change(config: DetectConfig) -> DetectConfig:
-        model = replace(config.model, stages=(0, 1, 2, 3), dino=replace(config.model.dino, levels=5))
+        model = replace(config.model, out_indices=(0, 1, 2, 3), dino=replace(config.model.dino, levels=5))
         return replace(config, model=model, run=replace(config.run, grad_checkpointing=True))
 
     description = """with five maps, from stride 4 on, instead of four: 12 epochs.

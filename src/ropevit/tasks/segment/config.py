@@ -60,7 +60,7 @@ class UperNetProfile:
 
     head: UperNetConfig
     """The head."""
-    taps: tuple[int, int, int, int]
+    out_indices: tuple[int, int, int, int]
     """Blocks whose tokens become maps, from 0; the last one is the body's last."""
     drop_path: float
     """Share of residual branches that are dropped in the last block, from 0 in the first."""
@@ -92,7 +92,7 @@ class UperNetProfile:
 
 _BEITV2 = UperNetProfile(
     head=UperNetConfig(channels=768),
-    taps=(3, 5, 7, 11),
+    out_indices=(3, 5, 7, 11),
     drop_path=0.15,
     lr=5e-5,
     weight_decay=0.05,
@@ -106,14 +106,14 @@ PROFILES = {
     "beitv2_large": replace(
         _BEITV2,
         head=UperNetConfig(channels=1024),
-        taps=(7, 11, 15, 23),
+        out_indices=(7, 11, 15, 23),
         drop_path=0.2,
         lr=4e-5,
         layer_decay=0.9,
     ),
     "xcit": UperNetProfile(
         head=UperNetConfig(channels=512),
-        taps=(7, 11, 15, 23),
+        out_indices=(7, 11, 15, 23),
         drop_path=0.1,
         lr=6e-5,
         weight_decay=0.01,
@@ -121,7 +121,7 @@ PROFILES = {
     ),
     "mmseg": UperNetProfile(
         head=UperNetConfig(channels=512, auxiliary_map=3),
-        taps=(2, 5, 8, 11),
+        out_indices=(2, 5, 8, 11),
         drop_path=0.1,
         lr=6e-5,
         weight_decay=0.01,

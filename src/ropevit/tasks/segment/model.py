@@ -1,13 +1,9 @@
 """A segmenter: a backbone and a head, built from a few options, and its files."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
-import tyro
-
-from ropevit.models.architectures import ARCHITECTURES, Config, architecture, build_backbone, dense_config
-from ropevit.models.dense import DenseViTConfig
-from ropevit.models.vit import ViTConfig
+from ropevit.models.architectures import ARCHITECTURES, Config, architecture, dense_config
 from ropevit.tasks.dense.backbone import BackboneOptions
 from ropevit.tasks.dense.init_weights import backbone_signature
 from ropevit.tasks.dense.model_file import PIXELS, ModelFormat
@@ -15,7 +11,7 @@ from ropevit.tasks.segment.base import STRIDES, SegmentationModel
 from ropevit.tasks.segment.config import Mask2FormerConfig, Neck, UperNetConfig
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.mask2former import Mask2Former
-from ropevit.tasks.segment.neck import vit_config, with_neck
+from ropevit.tasks.segment.neck import plain_config, with_neck
 from ropevit.tasks.segment.upernet import UperNet
 
 #: Fields of each head on which the meaning of its weights depends.
@@ -41,13 +37,15 @@ class SegmentModel(BackboneOptions):
         ValueError: If there is no such backbone, or the fields do not fit together.
     """
 
+    stored_names: ClassVar = {"out_indices": "taps"}
+
     window: int | None = None
     """Side of an attention window in tokens; None lets all blocks of a ViT attend globally, and takes a Swin's own."""
     head: Literal["upernet", "mask2former"] = "upernet"
     """Segmentation head; the options of the other head must keep their defaults."""
     neck: Neck = "transposed"
     """Neck of a ViT: transposed convolutions (BEiT, XCiT), or bilinear resizing between convolutions (mmseg)."""
-    taps: Annotated[tuple[int, ...] | None, tyro.conf.arg(name="out-indices")] = None
+    out_indices: tuple[int, ...] | None = None
     """Blocks of a ViT whose outputs become the four feature maps, from 0; None takes the last of each quarter."""
     upernet: UperNetConfig = field(default_factory=UperNetConfig)
     """Options of head upernet."""
@@ -55,8 +53,8 @@ class SegmentModel(BackboneOptions):
     """Options of head mask2former."""
 
     def __post_init__(self):
-        if self.taps is not None:
-            object.__setattr__(self, "taps", tuple(self.taps))
+        if self.out_indices is not None:
+            object.__setattr__(self, "out_indices", tuple(self.out_indices))
         other, default = {
             "upernet": ("mask2former", Mask2FormerConfig()),
             "mask2former": ("upernet", UperNetConfig()),
@@ -74,14 +72,15 @@ class SegmentModel(BackboneOptions):
         Raises:
             ValueError: If options of a ViT are given for a Swin, or its blocks or the strides of its maps do not fit.
         """
-        body = self.body_config()
-        if not isinstance(body, ViTConfig):
+        body: Any = self.body_config()
+        if not self.has_pyramid:
             return self.staged_config(body)
         if body.patch_size != 16:
             raise ValueError(f"got patch_size={body.patch_size}; the head needs maps of strides {STRIDES}: take 16")
         if body.depth < len(STRIDES):
             raise ValueError(f"got depth={body.depth}; expected at least {len(STRIDES)} blocks, one for each map")
-        return vit_config(body, _last_of_quarters(body.depth) if self.taps is None else self.taps, self.window)
+        blocks = _last_of_quarters(body.depth) if self.out_indices is None else self.out_indices
+        return plain_config(body, blocks, self.window)
 
     def staged_config(self, body: Config) -> Any:
         """Return the config of a backbone that gives the four maps by itself, as the stages of a Swin do."""
@@ -91,9 +90,10 @@ class SegmentModel(BackboneOptions):
                 f"got patch_size={body.patch_size} for {label}, whose maps have strides {tuple(config.strides)}; the "
                 f"head needs maps of strides {STRIDES}: of a Swin take patch_size=4"
             )
-        if self.taps is not None or self.neck != "transposed":
+        if self.out_indices is not None or self.neck != "transposed":
             raise ValueError(
-                f"got taps={self.taps} (--out-indices), neck={self.neck!r} for {label}; they are options of a ViT"
+                f"got out_indices={self.out_indices} (--out-indices), neck={self.neck!r} for {label}; they are options "
+                "of a ViT"
             )
         return config
 
@@ -119,8 +119,7 @@ def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
     Raises:
         MissingExtraError: If transformers is not installed.
     """
-    body = config.backbone_config()
-    backbone = with_neck(body, config.neck) if isinstance(body, DenseViTConfig) else build_backbone(body)
+    backbone = with_neck(config.backbone_config(), config.neck)
     if config.head == "upernet":
         return UperNet(backbone, replace(config.upernet, classes=classes))
     return Mask2Former(backbone, replace(config.mask2former, classes=classes))

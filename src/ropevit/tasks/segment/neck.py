@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
+from ropevit.models.architectures import build_backbone, dense_config
+from ropevit.models.dense import DenseViT, PyramidConfig
 from ropevit.models.pyramid import SCALES, zero_padding
 from ropevit.models.vit import ViTConfig
 from ropevit.tasks.segment.config import Neck, UperNetProfile
@@ -32,17 +34,17 @@ class ResizedNeck(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, taps: Sequence[Float[Tensor, "B C h w"]], valid: Sequence[Bool[Tensor, "B _ _"] | None]
+        self, features: Sequence[Float[Tensor, "B C h w"]], valid: Sequence[Bool[Tensor, "B _ _"] | None]
     ) -> list[Float[Tensor, "B C _ _"]]:
         """Make the maps.
 
         Args:
-            taps: Maps of patch tokens, one for each level.
+            features: Maps of patch tokens, one for each level.
             valid: For each level, which cells are image; the others are set to zero before neighbours see them. None
                 lets all be seen.
         """
         maps = []
-        for x, keep, scale, lateral, smooth in zip(taps, valid, SCALES, self.lateral, self.smooth, strict=True):
+        for x, keep, scale, lateral, smooth in zip(features, valid, SCALES, self.lateral, self.smooth, strict=True):
             x = F.interpolate(lateral(x), scale_factor=scale, mode="bilinear", align_corners=False)
             maps.append(smooth(x if keep is None else zero_padding(x, keep)))
         return maps
@@ -51,42 +53,43 @@ class ResizedNeck(nn.Module):
 def make_vit_backbone(body: ViTConfig, profile: UperNetProfile) -> DenseViT:
     """Build the backbone that a profile trains UperNet on.
 
-    Its blocks attend everywhere and keep LayerScale; the tapped tokens are not normalised.
+    Its blocks attend everywhere and keep LayerScale; the output tokens are not normalised.
 
     Args:
         body: The classifier's config; the profile's drop path replaces its own.
         profile: Such as `PROFILES["beitv2"]`.
 
     Raises:
-        ValueError: If the profile's taps are for a body of another depth.
+        ValueError: If the profile's output blocks are for a body of another depth.
     """
-    if profile.taps[-1] != body.depth - 1:
+    if profile.out_indices[-1] != body.depth - 1:
         raise ValueError(
-            f"got a body of {body.depth} blocks for a profile with taps={profile.taps}, of {profile.taps[-1] + 1}; "
-            "choose another profile, or replace its taps"
+            f"got a body of {body.depth} blocks for a profile with out_indices={profile.out_indices}; "
+            "choose another profile, or replace its out_indices"
         )
-    return with_neck(
-        vit_config(replace(body, drop_path=profile.drop_path, drop_path_rule="linear"), profile.taps), profile.neck
-    )
+    body = replace(body, drop_path=profile.drop_path, drop_path_rule="linear")
+    return with_neck(plain_config(body, profile.out_indices), profile.neck)
 
 
-def vit_config(body: ViTConfig, taps: tuple[int, ...], window: int | None = None) -> DenseViTConfig:
-    """Describe a ViT whose tapped tokens become maps with BEiT's neck.
+def plain_config(body: Any, out_indices: tuple[int, ...], window: int | None = None) -> Any:
+    """Return the config of a plain backbone (a ViT), whose tokens after some blocks become maps with BEiT's neck.
 
     Args:
         body: The classifier's config.
-        taps: Blocks whose tokens become maps, from 0.
+        out_indices: Blocks whose tokens become maps, from 0.
         window: Side of the windows in tokens in which all but four blocks attend; None attends everywhere.
     """
     pyramid = PyramidConfig(channels=None, norm="batch")
     if window is None:
-        return DenseViTConfig(body=body, taps=taps, pyramid=pyramid, global_blocks=tuple(range(body.depth)))
-    return DenseViTConfig(body=body, taps=taps, pyramid=pyramid, window=window)
+        return dense_config(
+            body, out_indices=out_indices, pyramid=pyramid, global_attn_indexes=tuple(range(body.depth))
+        )
+    return dense_config(body, out_indices=out_indices, pyramid=pyramid, window=window)
 
 
-def with_neck(config: DenseViTConfig, neck: Neck) -> DenseViT:
-    """Build a ViT with a neck by name."""
-    backbone = DenseViT(config)
+def with_neck(config: Any, neck: Neck) -> Any:
+    """Build a backbone with a neck by name; only one with a pyramid can take another neck than "transposed"."""
+    backbone = build_backbone(config)
     if neck == "resized":
-        backbone.pyramid = ResizedNeck(config.body.width)  # pyright: ignore[reportAttributeAccessIssue]
+        backbone.pyramid = ResizedNeck(config.body.width)
     return backbone

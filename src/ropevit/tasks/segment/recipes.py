@@ -38,7 +38,7 @@ def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> 
         position=position,
         drop_path=profile.drop_path,
         neck=profile.neck,
-        taps=profile.taps,
+        out_indices=profile.out_indices,
         upernet=profile.head,
     )
     return SegmentConfig(
@@ -91,7 +91,7 @@ def upernet_vit_base_mmseg(position: str = "rope_mixed") -> SegmentConfig:
     mmseg published 45.4 mIoU with a DeiT-B and 47.7 with a ViT-B of ImageNet-21k; not measured here. Cost: 160 000
     steps of 16 crops.
 
-    Source: `vit_vit-b16-ln_mln_upernet_8xb2-160k_ade20k-512x512` of mmsegmentation, without its norm of the tapped
+    Source: `vit_vit-b16-ln_mln_upernet_8xb2-160k_ade20k-512x512` of mmsegmentation, without its norm of the
     tokens.
     """
     return upernet("upernet_vit_base_mmseg", "deit_base", PROFILES["mmseg"], position)
