@@ -30,38 +30,42 @@ HUGGING |= {"intermediate_size": 32, "initializer_range": 0.5}
 
 
 def timm_vit(**options) -> VisionTransformer:
-    return lively(VisionTransformer(**TIMM | {"dynamic_img_size": True} | options))
+    return make_peaked(VisionTransformer(**TIMM | {"dynamic_img_size": True} | options))
 
 
 def torchvision_vit() -> TorchvisionViT:
-    return lively(TorchvisionViT(16, 4, 2, HEADS, 16, 32, num_classes=3))
+    return make_peaked(TorchvisionViT(16, 4, 2, HEADS, 16, 32, num_classes=3))
 
 
 def open_clip_vit(**options) -> OpenClipViT:
     given = {"image_size": 16, "patch_size": 4, "width": 16, "layers": 2, "heads": HEADS, "mlp_ratio": 2}
-    return lively(OpenClipViT(**given | {"output_dim": 3} | options))
+    return make_peaked(OpenClipViT(**given | {"output_dim": 3} | options))
 
 
-def lively(model: nn.Module) -> nn.Module:
-    """Make attention far from uniform, so that every rotation shows, and evaluate."""
+def make_peaked(model: nn.Module) -> nn.Module:
+    """Draw large weights, so that attention is far from uniform and shows every rotation; set eval mode."""
     for parameter in model.parameters():
         if parameter.ndim == 2:
             nn.init.normal_(parameter, std=0.5)
     return model.eval()
 
 
-#: name -> (what makes the model, paths of its attention layers, tokens in front of the patches)
+#: name -> (function that builds the model, path of its attention layers, number of prefix tokens)
 MODELS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
     "timm": (timm_vit, "blocks.{}.attn", 1),
     "timm normed": (lambda: timm_vit(qk_norm=True, reg_tokens=2), "blocks.{}.attn", 3),
-    "timm distilled": (lambda: lively(VisionTransformerDistilled(**TIMM, dynamic_img_size=True)), "blocks.{}.attn", 2),
-    "vit": (lambda: lively(ViTModel(ViTConfig(**HUGGING))), "layers.{}.attention", 1),
-    "deit": (lambda: lively(DeiTModel(DeiTConfig(**HUGGING))), "layers.{}.attention", 2),
-    "clip": (lambda: lively(CLIPVisionModel(CLIPVisionConfig(**HUGGING))), "encoder.layers.{}.self_attn", 1),
-    "dinov2": (lambda: lively(Dinov2Model(Dinov2Config(**HUGGING))), "encoder.layer.{}.attention", 1),
-    "dinov2 backbone": (lambda: lively(Dinov2Backbone(Dinov2Config(**HUGGING))), "encoder.layer.{}.attention", 1),
+    "timm distilled": (
+        lambda: make_peaked(VisionTransformerDistilled(**TIMM, dynamic_img_size=True)),
+        "blocks.{}.attn",
+        2,
+    ),
+    "vit": (lambda: make_peaked(ViTModel(ViTConfig(**HUGGING))), "layers.{}.attention", 1),
+    "deit": (lambda: make_peaked(DeiTModel(DeiTConfig(**HUGGING))), "layers.{}.attention", 2),
+    "clip": (lambda: make_peaked(CLIPVisionModel(CLIPVisionConfig(**HUGGING))), "encoder.layers.{}.self_attn", 1),
+    "dinov2": (lambda: make_peaked(Dinov2Model(Dinov2Config(**HUGGING))), "encoder.layer.{}.attention", 1),
+    "dinov2 backbone": (lambda: make_peaked(Dinov2Backbone(Dinov2Config(**HUGGING))), "encoder.layer.{}.attention", 1),
     "dinov2 registers": (
-        lambda: lively(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**HUGGING, num_register_tokens=3))),
+        lambda: make_peaked(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**HUGGING, num_register_tokens=3))),
         "encoder.layer.{}.attention",
         4,
     ),
@@ -73,7 +77,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str, int]] = {
 
 
 def run(model: nn.Module, images: Tensor, **options) -> Tensor:
-    """Run a model of any library to one tensor."""
+    """Run a model of any library and return one output tensor."""
     if isinstance(model, ViTModel | DeiTModel | CLIPVisionModel):
         options["interpolate_pos_encoding"] = True
     out = model(images, **options)
@@ -83,7 +87,7 @@ def run(model: nn.Module, images: Tensor, **options) -> Tensor:
 
 
 def sizes(name: str) -> list[tuple[int, int]]:
-    """Sizes of images that a model takes; those of torchvision and open_clip only one."""
+    """Return image sizes that a model accepts; models of torchvision and open_clip accept one."""
     return [(16, 16)] if name.startswith(("torchvision", "open_clip")) else [(16, 16), (12, 24), (28, 8)]
 
 

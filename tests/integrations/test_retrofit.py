@@ -1,4 +1,4 @@
-"""`add_rope`: other libraries' vision transformers start at their own function, then rotate as the maths says."""
+"""`add_rope` on other libraries' vision transformers: unchanged outputs at first, then rotary attention."""
 
 import copy
 import pickle
@@ -34,8 +34,8 @@ def build(name: str) -> nn.Module:
     return MODELS[name][0]()
 
 
-def turned(model: nn.Module, kind: str = "mixed") -> nn.Module:
-    """Add rope, and put the rotation where a training might bring it."""
+def add_random_rope(model: nn.Module, kind: str = "mixed") -> nn.Module:
+    """Add RoPE with random frequencies or gates, as after training."""
     add_rope(model, kind)
     with torch.no_grad():
         for parameter in rope_parameters(model).values():
@@ -45,7 +45,7 @@ def turned(model: nn.Module, kind: str = "mixed") -> nn.Module:
 
 @pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize(("name", "size"), CASES)
-def test_a_model_starts_at_the_function_that_it_computed_bit_for_bit(name, size, kind):
+def test_add_rope_leaves_the_outputs_unchanged_bit_for_bit(name, size, kind):
     model, x = build(name), images(*size)
     before = run(model, x)
     assert add_rope(model, kind) is model
@@ -61,8 +61,8 @@ def test_torchvisions_fused_inference_differs_by_rounding_only():
 
 @pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize(("name", "size"), CASES)
-def test_each_layer_attends_with_queries_and_keys_turned_by_the_grid_of_the_images(name, size, kind):
-    model = turned(build(name), kind)
+def test_each_layer_rotates_queries_and_keys_by_the_patch_grid_of_the_images(name, size, kind):
+    model = add_random_rope(build(name), kind)
     layer = model.get_submodule(MODELS[name][1].format(1))
     seen = []
 
@@ -97,8 +97,8 @@ def projections(layer: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ROPE_FACTORIES)
-def test_only_differences_of_positions_count_between_patches(kind, monkeypatch):
-    model, x = turned(timm_vit(class_token=False, global_pool="avg"), kind), images(12, 20)
+def test_outputs_depend_on_relative_positions_only(kind, monkeypatch):
+    model, x = add_random_rope(timm_vit(class_token=False, global_pool="avg"), kind), images(12, 20)
     before = model(x)
     shift = torch.tensor([5.0, -3.0])
     monkeypatch.setattr(grid, "grid_positions", lambda *size, device: grid_positions(*size, device=device) + shift)
@@ -109,7 +109,7 @@ def test_only_differences_of_positions_count_between_patches(kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
-def test_every_rotation_has_a_gradient_at_the_start(name, kind):
+def test_every_rope_parameter_has_a_nonzero_gradient_at_initialisation(name, kind):
     model = add_rope(build(name), kind)
     run(model, images(16, 16)).square().sum().backward()
     rope = rope_parameters(model)
@@ -119,7 +119,7 @@ def test_every_rotation_has_a_gradient_at_the_start(name, kind):
         assert (parameter.grad != 0).all()
 
 
-def test_the_gradient_of_a_score_at_the_start_is_what_the_page_says():
+def test_the_gradient_of_a_score_at_initialisation_is_that_of_the_docs():
     q, k, frequency = torch.randn(1, 1, 2, 2), torch.randn(1, 1, 2, 2), torch.zeros(2, 1, requires_grad=True)
     positions = torch.tensor([[1.0, 5.0], [4.0, 3.0]])
     a, b = rotate(q, k, positions, frequency)
@@ -130,10 +130,10 @@ def test_the_gradient_of_a_score_at_the_start_is_what_the_page_says():
 
 @pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
-def test_a_retrofitted_model_is_loaded_into_a_retrofitted_model(name, kind):
+def test_a_state_dict_with_rope_loads_only_after_add_rope(name, kind):
     model, x = build(name), images(16, 16)
     old = set(model.state_dict())
-    state = turned(model, kind).state_dict()
+    state = add_random_rope(model, kind).state_dict()
     new = {key.rpartition(".")[2] for key in set(state) - old}
     assert old < set(state)
     assert new == ({"freqs"} if kind == "mixed" else {"freqs", "gate"})
@@ -145,13 +145,13 @@ def test_a_retrofitted_model_is_loaded_into_a_retrofitted_model(name, kind):
     assert torch.equal(run(other, x), run(model, x))
 
 
-def test_one_kind_does_not_load_into_the_other():
+def test_a_state_dict_of_one_kind_does_not_load_into_the_other():
     with pytest.raises(RuntimeError, match=r"rope\.gate"):
-        turned(timm_vit(), "mixed").load_state_dict(turned(timm_vit(), "axial").state_dict())
+        add_random_rope(timm_vit(), "mixed").load_state_dict(add_random_rope(timm_vit(), "axial").state_dict())
 
 
-def test_a_model_of_transformers_is_loaded_from_its_config_and_its_own_names(tmp_path):
-    model, x = turned(build("vit")), images(16, 16)
+def test_a_transformers_model_is_rebuilt_from_its_config_and_state_dict(tmp_path):
+    model, x = add_random_rope(build("vit")), images(16, 16)
     model.config.save_pretrained(tmp_path)
     save_file(model.state_dict(), tmp_path / "rotated.safetensors")
     other = add_rope(AutoModel.from_config(AutoConfig.from_pretrained(tmp_path))).eval()
@@ -160,8 +160,8 @@ def test_a_model_of_transformers_is_loaded_from_its_config_and_its_own_names(tmp
 
 
 @pytest.mark.parametrize("name", ["timm", "vit", "torchvision", "open_clip custom"])
-def test_copies_rotate_by_themselves(name):
-    model, x = turned(build(name)), images(16, 16)
+def test_copies_have_their_own_rope_parameters(name):
+    model, x = add_random_rope(build(name)), images(16, 16)
     before = run(model, x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(run(other, x), before)
@@ -174,7 +174,7 @@ def test_copies_rotate_by_themselves(name):
 
 @pytest.mark.parametrize("kind", ROPE_FACTORIES)
 def test_angles_stay_float32_when_the_model_is_cast(kind):
-    model, x = turned(timm_vit(), kind), images(16, 24)
+    model, x = add_random_rope(timm_vit(), kind), images(16, 24)
     before = model(x)
     model.bfloat16()
     rotation = {**model.blocks[0].attn.rope.state_dict()}
@@ -183,8 +183,8 @@ def test_angles_stay_float32_when_the_model_is_cast(kind):
 
 
 @pytest.mark.parametrize("name", ["vit", "deit", "clip", "dinov2", "dinov2 registers"])
-def test_the_attention_of_transformers_is_still_chosen_by_name(name):
-    model, x = turned(build(name)), images(16, 16)
+def test_transformers_attention_implementations_still_switch(name):
+    model, x = add_random_rope(build(name)), images(16, 16)
     outputs = {}
     for attention in ("sdpa", "eager"):
         model.set_attn_implementation(attention)
@@ -198,15 +198,15 @@ def test_the_attention_of_transformers_is_still_chosen_by_name(name):
     )
 
 
-def test_timms_own_attention_without_the_fused_one_rotates_too():
-    model, x = turned(timm_vit()), images(12, 24)
+def test_timms_unfused_attention_rotates_too():
+    model, x = add_random_rope(timm_vit()), images(12, 24)
     before = model(x)
     for block in model.blocks:
         block.attn.fused_attn = False
     assert_close(model(x), before)
 
 
-def test_a_tower_inside_another_model_is_found_and_the_rest_left_alone():
+def test_a_vision_tower_inside_another_model_gets_rope_and_the_rest_does_not():
     classifier = ViTForImageClassification(ViTConfig(**HUGGING))
     assert set(rope_parameters(add_rope(classifier))) == {f"vit.layers.{n}.attention.rope.freqs" for n in (0, 1)}
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -216,21 +216,21 @@ def test_a_tower_inside_another_model_is_found_and_the_rest_left_alone():
     assert len(rope_parameters(add_rope(features))) == 3
 
 
-def test_maps_between_the_blocks_of_timm_rotate():
-    model, x = turned(timm_vit()), images(12, 24)
+def test_intermediate_features_of_timm_are_those_of_a_forward_pass_with_rope():
+    model, x = add_random_rope(timm_vit()), images(12, 24)
     maps = model.forward_intermediates(x, intermediates_only=True, norm=True)
     assert_close(maps[-1].flatten(2).mT, model.forward_features(x)[:, 1:])
 
 
 def test_padded_images_of_timm_have_the_padded_grid():
-    model, x = turned(timm_vit(dynamic_img_pad=True)), images(10, 21)
+    model, x = add_random_rope(timm_vit(dynamic_img_pad=True)), images(10, 21)
     assert_close(model(x), model(F.pad(x, (0, 3, 0, 2))))
 
 
 @pytest.mark.parametrize("name", by_default(["timm"], ["timm", "vit", "torchvision", "open_clip", "open_clip custom"]))
 @pytest.mark.usefixtures("unchecked")
 def test_a_retrofitted_model_compiles_to_one_graph(name):
-    model, x = turned(build(name)), images(*sizes(name)[-1])
+    model, x = add_random_rope(build(name)), images(*sizes(name)[-1])
     options = {"interpolate_pos_encoding": True} if name == "vit" else {}
     out = torch.compile(model, backend="eager", fullgraph=True)(x, **options)
     assert_close(out if isinstance(out, torch.Tensor) else out.last_hidden_state, run(model, x))
@@ -242,20 +242,20 @@ def test_checkpointed_blocks_find_the_grid_of_their_own_forward_pass(name):
     found = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        model = turned(build(name)).train()
+        model = add_random_rope(build(name)).train()
         if checkpointing:
             (model.set_grad_checkpointing if name == "timm" else model.activation_checkpointing_enable)()
         for sizes_at_once in ((small,), (small, large)):  # then several sizes before one backward pass
             sum(run(model, x).square().sum() for x in sizes_at_once).backward()
             with torch.no_grad():
-                run(model, images(12, 8))  # a measurement in between
+                run(model, images(12, 8))  # an evaluation in between
         found.append([parameter.grad for parameter in model.parameters()])
     for with_it, without in zip(*found, strict=True):
         assert_close(with_it, without)
 
 
-def test_checkpointed_grids_that_cannot_be_told_apart_are_refused():
-    model = turned(timm_vit()).train()
+def test_checkpointed_grids_with_the_same_number_of_patches_are_refused():
+    model = add_random_rope(timm_vit()).train()
     model.set_grad_checkpointing()
     loss = model(images(8, 16)).sum() + model(images(16, 8)).sum()
     with pytest.raises(ValueError, match="2 x 4 and 4 x 2 patches before one backward"):
@@ -264,18 +264,18 @@ def test_checkpointed_grids_that_cannot_be_told_apart_are_refused():
         model(images(*size)).sum().backward()
 
 
-def test_what_cannot_be_retrofitted_is_refused_with_one_line():
+def test_unsupported_models_are_refused_unchanged_with_a_one_line_message():
     refusals = [
         (nn.Linear(2, 2), "got a Linear; add_rope supports the VisionTransformer of timm"),
-        (add_rope(timm_vit()), "rotates already, with MixedRope; call add_rope once"),
-        (add_rope(torchvision_vit(), "axial"), "rotates already, with GatedAxialRope; call add_rope once"),
-        (ropevit.create_model("rope_axial_deit_small_patch16_LS", depth=1), "rotates already, with AxialRope"),
+        (add_rope(timm_vit()), r"has RoPE already \(MixedRope\); call add_rope only once"),
+        (add_rope(torchvision_vit(), "axial"), r"has RoPE already \(GatedAxialRope\); call add_rope only once"),
+        (ropevit.create_model("rope_axial_deit_small_patch16_LS", depth=1), r"has RoPE already \(AxialRope\)"),
         (timm_vit(patch_drop_rate=0.5), "patch_drop_rate above 0"),
         (timm_vit(block_fn=timm.models.vision_transformer.ParallelScalingBlock), "blocks of ParallelScalingBlock"),
         (timm_vit(attn_layer="diff"), "whose attention is not Attention"),
         (timm_vit(num_heads=8), "got 2 channels per head"),
         (nn.ModuleList([timm_vit(), timm_vit(num_heads=8)]), "got 2 channels per head"),
-        (without(build("vit"), "layers"), "got a ViTModel without layers, of another version"),
+        (without(build("vit"), "layers"), "got a ViTModel without layers: its library has another version"),
         (torch.compile(timm_vit(), backend="eager"), "compiled, scripted or distributed"),
         (nn.DataParallel(timm_vit()), "compiled, scripted or distributed"),
     ]
@@ -294,28 +294,28 @@ def without(model: nn.Module, part: str) -> nn.Module:
     return model
 
 
-def test_models_of_others_that_rotate_are_refused():
+def test_models_of_other_libraries_with_rope_are_refused():
     eva = timm.create_model("eva02_tiny_patch14_224", embed_dim=16, num_heads=2, depth=1)
-    with pytest.raises(ValueError, match="rotates already, with"):
+    with pytest.raises(ValueError, match="has RoPE already"):
         add_rope(eva)
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     dinov3 = AutoModel.from_config(DINOv3ViTConfig(**small))
-    with pytest.raises(ValueError, match="rotates already, with"):
+    with pytest.raises(ValueError, match="has RoPE already"):
         add_rope(dinov3)
 
 
 @pytest.mark.parametrize(("name", "part"), [("timm", "k_norm"), ("vit", "q_proj")])
 def test_a_projection_replaced_afterwards_is_refused(name, part):
-    model = turned(build(name))
+    model = add_random_rope(build(name))
     layer = model.get_submodule(MODELS[name][1].format(0))
     setattr(layer, part, nn.Sequential(getattr(layer, part)))  # as an adapter wraps it
     with pytest.raises(ValueError, match=f"{part} of a retrofitted .* was replaced after add_rope"):
         run(model, images(16, 16))
 
 
-def test_tokens_that_are_not_the_patches_of_the_images_are_refused():
-    model = turned(timm_vit())
-    with pytest.raises(ValueError, match="got 5 tokens in a retrofitted attention layer; expected 1 in front"):
+def test_tokens_that_are_not_those_of_the_last_images_are_refused():
+    model = add_random_rope(timm_vit())
+    with pytest.raises(ValueError, match="got 5 tokens in a retrofitted attention layer; expected 1 prefix token"):
         model.blocks(torch.randn(1, 5, 16))
     model(images(16, 16))
     with pytest.raises(ValueError, match="got 5 tokens in a retrofitted"):
@@ -323,7 +323,7 @@ def test_tokens_that_are_not_the_patches_of_the_images_are_refused():
 
 
 @pytest.mark.parametrize("wrong", [{"need_weights": True}, {"need_weights": False, "attn_mask": torch.ones(17, 17)}])
-def test_the_replaced_attention_refuses_what_it_does_not_compute(wrong):
+def test_the_replacement_of_multihead_attention_refuses_masks_weights_and_cross_attention(wrong):
     layer = add_rope(torchvision_vit()).encoder.layers[0].self_attention
     x = torch.randn(1, 17, 16)
     with pytest.raises(ValueError, match="got a mask, need_weights=True or cross-attention"):
@@ -334,15 +334,15 @@ def test_the_replaced_attention_refuses_what_it_does_not_compute(wrong):
 
 @pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
-def test_rotations_that_are_offloaded_by_hooks_still_rotate(name, kind):
-    model, given = turned(build(name), kind), images(*sizes(name)[0])
+def test_offloaded_rope_modules_still_rotate(name, kind):
+    model, given = add_random_rope(build(name), kind), images(*sizes(name)[0])
     expected = run(model, given)
     for rope in [part for part in model.modules() if isinstance(part, MixedRope | GatedAxialRope)]:
         offload(rope)
     assert_close(run(model, given), expected, rtol=0, atol=0)
 
 
-def test_an_attention_layer_with_hooks_or_odd_options_is_not_replaced():
+def test_a_multihead_attention_with_hooks_or_unsupported_options_is_refused():
     model = torchvision_vit()
     model.encoder.layers[1].self_attention.register_forward_hook(lambda *_: None)
     before = list(model.state_dict())
@@ -351,11 +351,13 @@ def test_an_attention_layer_with_hooks_or_odd_options_is_not_replaced():
     assert list(model.state_dict()) == before
     model = torchvision_vit()
     model.encoder.layers[1].self_attention = nn.MultiheadAttention(16, 2, add_zero_attn=True, batch_first=True)
-    with pytest.raises(ValueError, match="with options torchvision and open_clip do not use"):
+    with pytest.raises(
+        ValueError, match="with kdim, vdim, add_bias_kv, add_zero_attn or batch_first=False; expected batch_first=True"
+    ):
         add_rope(model)
 
 
-def test_a_short_training_learns_to_rotate():
+def test_training_the_rope_parameters_alone_lowers_the_loss():
     model = add_rope(timm_vit()).train()
     optimizer = torch.optim.AdamW(rope_parameters(model).values(), lr=0.02, weight_decay=0.0)
     x, target = images(16, 16), torch.tensor([0, 2])

@@ -1,8 +1,8 @@
-"""Rotation for the vision transformers of other libraries: `ropevit.add_rope(model)` starts at the pretrained function.
+"""RoPE for pretrained vision transformers of other libraries; `ropevit.add_rope(model)` leaves their outputs unchanged.
 
-The rotation stands between the projection to queries and keys and the attention, whichever implementation of attention
-the library then chooses (`attention`, `packed`). The patch grid is that of the images fed (`grid`). What is supported
-is a row of a table (`towers`).
+Queries and keys are rotated between their projection and the attention, whichever attention implementation the library
+uses (`attention.py`, `multihead.py`). Positions come from the patch grid of the current images (`grid.py`). Each
+supported class of models is a row of the table in `towers.py`.
 """
 
 from ropevit.integrations.retrofit.add import ROPE_FACTORIES, add_rope, rope_parameters

@@ -1,4 +1,4 @@
-"""Turning what modules of an attention layer return as queries and keys, on their way to the attention."""
+"""Forward hooks that rotate the queries and keys of another library's attention layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ Rope = MixedRope | GatedAxialRope
 
 @dataclass(eq=False)
 class RotateOutput:
-    """A forward hook that turns queries or keys.
+    """A forward hook that rotates the queries or keys that a module returns.
 
     Args:
-        rope: The rotation of the layer.
-        grid: Where the patches stand.
+        rope: The layer's rotary embedding.
+        grid: The patch grid of the current images.
         heads: Number of heads, A.
     """
 
@@ -28,58 +28,58 @@ class RotateOutput:
     heads: int
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        """Turn an output (B, A, N, D), or (B, N, C) as a linear layer returns it."""
+        """Rotate an output of shape (B, A, N, D), or (B, N, C) as a linear layer returns it."""
         del module, args
-        return self.turn_heads(output) if output.ndim == 4 else self.turn_joined(output)
+        return self.rotate_heads(output) if output.ndim == 4 else self.rotate_channels(output)
 
-    def turn_heads(self, x: Float[Tensor, "B A N D"]) -> Float[Tensor, "B A N D"]:
-        """Turn queries or keys whose heads stand apart."""
-        return apply_rotary(x, self.turn(x))
+    def rotate_heads(self, x: Float[Tensor, "B A N D"]) -> Float[Tensor, "B A N D"]:
+        """Rotate queries or keys that are split into heads."""
+        return apply_rotary(x, self.cos_sin(x))
 
-    def turn_joined(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
-        """Turn queries or keys whose heads are still joined."""
-        cos, sin = (table.transpose(-3, -2) for table in self.turn(x))
+    def rotate_channels(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Rotate queries or keys that are not yet split into heads."""
+        cos, sin = (table.transpose(-3, -2) for table in self.cos_sin(x))
         return apply_rotary(x.unflatten(-1, (self.heads, -1)), CosSin(cos, sin)).flatten(-2)
 
-    def turn(self, x: Tensor) -> CosSin:
-        """Compute the cosines and sines of all tokens."""
+    def cos_sin(self, x: Tensor) -> CosSin:
+        """Compute cosines and sines for all tokens, which are the second last axis."""
         return self.rope.cos_sin(self.grid.positions(x.shape[-2], x.device), self.grid.num_prefix)
 
 
 @dataclass(eq=False)
 class CheckRotated:
-    """A forward pre-hook that refuses an attention layer whose projections were replaced after `add_rope`.
+    """A forward pre-hook that raises if a projection of the attention layer was replaced after `add_rope`.
 
-    A wrapper around a projection, such as an adapter's, would add its own part after the rotation.
+    A wrapper around a projection, such as a LoRA adapter, would add its own output without rotating it.
 
     Args:
-        hook: What must still hang on each.
-        names: Of the modules that return queries and keys.
+        hook: The forward hook that must still be registered on each module.
+        names: Names of the modules that return queries and keys.
     """
 
     hook: RotateOutput
     names: Sequence[str]
 
     def __call__(self, attention: nn.Module, args: Any) -> None:
-        """Look whether the hook still hangs on what the layer is about to call."""
+        """Raise ValueError unless the hook is registered on each module that the layer is about to call."""
         del args
         for name in self.names:
             if self.hook not in getattr(attention, name)._forward_hooks.values():
                 raise ValueError(
-                    f"{name} of a retrofitted {type(attention).__name__} was replaced after add_rope, and would not be "
-                    "rotated as a whole; call add_rope after adapters and other replacements"
+                    f"{name} of a retrofitted {type(attention).__name__} was replaced after add_rope, so its output is "
+                    "not fully rotated; insert adapters first, then call add_rope"
                 )
 
 
 def hook_attention(attention: nn.Module, names: Sequence[str], heads: int, rope: Rope, grid: CurrentGrid) -> None:
-    """Turn what the named modules of an attention layer return.
+    """Register the hooks that rotate the queries and keys of an attention layer.
 
     Args:
-        attention: Layer of another library; gets `rope` as a part, so that it trains, moves and saves with the model.
-        names: Its modules that return queries and keys, (B, A, N, D) or (B, N, C).
+        attention: Layer of another library; `rope` becomes its submodule, and so trains, moves and saves with the model.
+        names: Names of its modules that return queries and keys, of shape (B, A, N, D) or (B, N, C).
         heads: Number of heads, A.
-        rope: The rotation.
-        grid: Where the patches stand.
+        rope: The layer's rotary embedding.
+        grid: The patch grid of the current images.
     """
     attention.rope = rope
     hook = RotateOutput(rope, grid, heads)

@@ -1,4 +1,4 @@
-"""The patch grid of the images that a model is working on, told by its patch embedding to its attention layers."""
+"""The patch grid of the current forward pass: set by the patch embedding, read by the attention layers."""
 
 import torch
 from jaxtyping import Float
@@ -8,10 +8,10 @@ from ropevit.rope import grid_positions
 
 
 class CurrentGrid:
-    """Rows and columns of patches in the forward pass that is under way; each model has one.
+    """Rows and columns of patches in the current forward pass; each model has one such object.
 
-    Under gradient checkpointing blocks run again in the backward pass, where the patch embedding does not. They are
-    then given the grid with their number of patches among the forward passes since the last backward pass.
+    With gradient checkpointing, blocks run again during the backward pass, but the patch embedding does not. The grid
+    is then looked up by its number of patches, among the forward passes since the previous backward pass.
 
     Args:
         num_prefix: Class, distillation and register tokens in front of the patches.
@@ -20,46 +20,46 @@ class CurrentGrid:
     def __init__(self, num_prefix: int):
         self.num_prefix = num_prefix
         self.size: tuple[int, int] | None = None
-        self.sizes: set[tuple[int, int]] = set()
-        self.recomputed = False
+        self.recent_sizes: set[tuple[int, int]] = set()
+        self.backward_ran = False
 
     def remember(self, h: int, w: int) -> None:
-        """Begin a forward pass with images of h x w patches."""
+        """Record that a forward pass with h x w patches begins."""
         self.size = (h, w)
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        if self.recomputed:
-            self.sizes, self.recomputed = set(), False
-        self.sizes.add((h, w))
+        if self.backward_ran:
+            self.recent_sizes, self.backward_ran = set(), False
+        self.recent_sizes.add((h, w))
 
     def positions(self, num_tokens: int, device: torch.device) -> Float[Tensor, "N 2"]:
-        """Say where the patches among `num_tokens` tokens stand.
+        """Return the positions (x, y) of the patches among `num_tokens` tokens.
 
         Raises:
-            ValueError: If the tokens are not the prefix and the grid of patches, or a recomputation cannot know which
-                of several grids they are.
+            ValueError: If the tokens are not the prefix tokens and all patches of the grid, or if several grids fit a
+                block that is recomputed in the backward pass.
         """
         num_patches = num_tokens - self.num_prefix
-        size = self.recompute(num_patches) if _in_backward() else self.size
+        size = self.recomputed_size(num_patches) if _in_backward() else self.size
         if size is None or size[0] * size[1] != num_patches:
             raise ValueError(
-                f"got {num_tokens} tokens in a retrofitted attention layer; expected {self.num_prefix} in front and "
-                "one for each patch of the last images: feed whole images through the patch embedding, and drop none"
+                f"got {num_tokens} tokens in a retrofitted attention layer; expected {self.num_prefix} prefix tokens "
+                "and one token per patch: run the whole model on images, and drop no patches"
             )
         return grid_positions(*size, device=device)
 
-    def recompute(self, num_patches: int) -> tuple[int, int] | None:
-        """Find the grid of a block that runs again in the backward pass."""
-        self.recomputed = True
-        found = [size for size in self.sizes if size[0] * size[1] == num_patches]
+    def recomputed_size(self, num_patches: int) -> tuple[int, int] | None:
+        """Return the grid of a block that is recomputed in the backward pass; None if no recent one fits."""
+        self.backward_ran = True
+        found = [size for size in self.recent_sizes if size[0] * size[1] == num_patches]
         if len(found) > 1:
             raise ValueError(
                 f"got grids of {' and '.join(f'{h} x {w}' for h, w in sorted(found))} patches before one backward pass "
-                "with gradient checkpointing, which cannot tell them apart; call backward after each"
+                "with gradient checkpointing, which knows them only by their number; call backward() after each"
             )
         return found[0] if found else None
 
 
 def _in_backward() -> bool:
-    """Tell whether autograd runs this: a block that is computed again."""
+    """Return whether autograd's backward pass is running, which recomputes checkpointed blocks."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
