@@ -1,4 +1,4 @@
-"""Tiny models for the tests of exports, with weights large enough that every part is felt in the logits."""
+"""Tiny models for the tests of exports, with weights so large that every module changes the logits."""
 
 import torch
 

@@ -19,7 +19,7 @@ from ropevit.integrations.export.quiet import quiet
 from ropevit.integrations.export.trace import fold_constants, plain_copy, trace
 from ropevit.kernels import set_backend
 
-#: All that a baked model may ask of a runtime: arithmetic and moves whose sizes are written down.
+#: Operators allowed in a baked model: none of them computes shapes.
 BAKED = {
     "Add", "Concat", "Conv", "Gather", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Mul", "Pad", "ReduceMean",
     "Reshape", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where",
@@ -118,7 +118,7 @@ def test_onnx_resizes_an_absolute_embedding_as_pytorch_does(mixed_ape, folder):
         agree(folder / "other_cubic.onnx", model, 1, 3, 64, 24)
 
 
-def test_an_onnx_file_says_how_to_feed_it_and_nothing_of_the_machine(mixed_ape):
+def test_the_metadata_of_an_onnx_file_has_the_preprocessing_and_no_local_paths(mixed_ape):
     model, report = mixed_ape
     assert report.inputs == {"images": ("batch", 3, "height", "width")}
     assert report.outputs == {"logits": ("batch", 3)}
@@ -221,7 +221,7 @@ def test_a_swin_takes_any_size_also_one_window_and_sides_that_no_window_tiles(fo
             torch.testing.assert_close(run(images), model(images), rtol=1e-4, atol=1e-4)
 
 
-def test_eight_bits_round_the_linear_layers_and_keep_the_facts(mixed_ape, folder):
+def test_int8_quantizes_the_linear_layers_and_keeps_the_metadata(mixed_ape, folder):
     model, whole = mixed_ape
     path = folder / "int8.onnx"
     path.write_bytes(whole.path.read_bytes())
@@ -239,7 +239,7 @@ def test_eight_bits_round_the_linear_layers_and_keep_the_facts(mixed_ape, folder
     assert sorted(found.name for found in folder.iterdir() if "float32" in found.name) == []
 
 
-def test_a_file_that_computes_something_else_is_not_written(folder, monkeypatch):
+def test_an_export_whose_outputs_differ_is_not_written(folder, monkeypatch):
     def trace_another(model, *options):
         other = plain_copy(model)
         other.head.bias.add_(0.01)
@@ -255,15 +255,15 @@ def test_a_file_that_computes_something_else_is_not_written(folder, monkeypatch)
     assert [found.name for found in folder.iterdir() if found.name.startswith(".kept")] == []
 
 
-def test_outputs_that_are_no_numbers_never_pass():
+def test_nan_outputs_are_a_mismatch():
     absolute, relative = difference(torch.tensor([[math.nan, 1.0]]), torch.tensor([[1.0, 1.0]]))
     assert np.isnan([absolute, relative]).all()
     found = files.Difference(shape=(1, 3, 8, 8), absolute=absolute, relative=relative)
-    with pytest.raises(MismatchError, match="nan of the largest output"):
+    with pytest.raises(MismatchError, match="by nan of the largest output"):
         check([found], math.inf)
 
 
-def test_the_model_stays_as_it_was(folder):
+def test_export_does_not_change_the_model(folder):
     model = tiny("none", num_classes=0).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = export_torch(model, folder / "features.pt2", size=(16, 24))
@@ -278,13 +278,13 @@ def test_the_model_stays_as_it_was(folder):
     [
         ("half", "m.onnx", {}, "got a model in float16; export takes float32"),
         ("vit", "m.pt2", {}, "files end in .onnx; change the suffix or the format"),
-        ("vit", "none/m.onnx", {}, "no folder .*none; make it first"),
+        ("vit", "none/m.onnx", {}, "no folder .*none; create it first"),
         ("vit", "there.onnx", {}, "exists; choose another name"),
         ("vit", "m.onnx", {"bake": True}, "bake=True without a size"),
         ("vit", "m.onnx", {"size": (30, 32)}, "use 24 or 32 x 32"),
         ("swin", "m.onnx", {"size": (0, 32)}, "got 0 x 32 pixels"),
-        ("vit", "m.onnx", {"classes": ["a"]}, "got 1 class names for a model of 3"),
-        ("vit", "m.onnx", {"mean": [0.5]}, "for 3 channels; give one for each"),
+        ("vit", "m.onnx", {"classes": ["a"]}, "got 1 class names for a model with 3 classes"),
+        ("vit", "m.onnx", {"mean": [0.5]}, "for 3 channels; give one per channel"),
         ("other", "m.onnx", {}, "expected a model of ropevit.create_model"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Our models as timm's users meet them: names, options, weights, features, transforms."""
+"""Our models through timm's interface: names, options, weights, features, transforms."""
 
 import importlib
 import json
@@ -22,7 +22,7 @@ from ropevit.models.registry import PUBLISHED
 from ropevit.weights import WeightsError
 
 
-def test_every_name_builds_its_model():
+def test_timm_builds_every_model_of_the_registry():
     assert set(timm.list_models("ropevit_*")) == {f"ropevit_{name}" for name in MODELS}
     for name in MODELS:
         for variant in {f"ropevit_{name}", *({name} - CLASHES)}:
@@ -34,17 +34,19 @@ def test_every_name_builds_its_model():
             assert model.pretrained_cfg["architecture"] == variant
 
 
-def test_the_names_that_mean_timms_own_models_are_these():
+def test_clashes_lists_exactly_the_names_of_timms_own_models():
     theirs = {name for name in MODELS if timm.models.model_entrypoint(name).__module__.startswith("timm.")}
     assert theirs == CLASHES == {f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base")}
 
 
-def test_bare_names_that_others_took_stay_theirs_with_a_warning():
-    with pytest.warns(UserWarning, match=r"already has other models named .* 33 more, which stay; write ropevit_NAME"):
+def test_names_that_timm_already_has_are_not_overwritten_but_warned_about():
+    with pytest.warns(
+        UserWarning, match=r"already has other models named .* 33 more, which keep their names; use ropevit_NAME"
+    ):
         assert bare_names() == []
 
 
-def test_timm_lists_what_is_published_with_its_tag():
+def test_timm_lists_published_weights_with_their_tag():
     tagged = {f"ropevit_{name}.naver_in1k" for name in PUBLISHED}
     assert set(timm.list_models("ropevit_*", pretrained=True)) == set(timm.list_pretrained("ropevit_*")) == tagged
     assert set(timm.list_models(module="ropevit")) == {*timm.list_models("ropevit_*"), *MODELS} - CLASHES
@@ -52,7 +54,7 @@ def test_timm_lists_what_is_published_with_its_tag():
     assert not timm.models.is_model_pretrained("ropevit_swin_tiny_patch4_window7_224")
 
 
-def test_options_are_spelled_as_timm_does():
+def test_options_have_timms_spelling():
     options = {"in_chans": 2, "drop_path_rate": 0.1, "global_pool": "avg", "reg_tokens": 3, "init_values": 1.0}
     config = create(**options, rope_temperature=20.0).config
     assert (config.in_channels, config.drop_path, config.pooling, config.num_registers) == (2, 0.1, "avg", 3)
@@ -70,22 +72,26 @@ def test_options_are_spelled_as_timm_does():
         (BOTH, {"position": "ape"}, "no option named position"),
         (BOTH, {"pretrained_strict": False}, "no option named pretrained_strict"),
         (SWIN, {"reg_tokens": 1}, "no option named reg_tokens"),
-        (BOTH, {"drop_rate": 0.1}, "got drop_rate=0.1; expected 0.0: there is no dropout"),
-        (BOTH, {"strict_img_size": True}, "expected False: every size may be fed"),
+        (BOTH, {"drop_rate": 0.1}, "got drop_rate=0.1; expected 0.0: these models have no dropout"),
+        (BOTH, {"strict_img_size": True}, "expected False: these models accept images of any size"),
         (BOTH, {"global_pool": "max"}, "got global_pool='max'; expected one of 'token', 'avg', ''"),
         (SWIN, {"global_pool": "token"}, "got global_pool='token'; expected one of 'avg', ''"),
         (BOTH, {"global_pool": "token", "class_token": False}, "got pooling='token' without a class token"),
         (BOTH, {"img_size": 60}, "use 48 or 64 x 48 or 64"),
         (BOTH, {"out_indices": (1,)}, "got out_indices without features_only=True"),
-        (BOTH, {"features_only": True, "out_indices": (2,)}, r"got indices=\(2,\); expected layers, -2 to 1"),
-        (BOTH, {"features_only": True, "out_indices": 0}, "got indices=0; .* or a number of last ones, 1 to 2"),
+        (
+            BOTH,
+            {"features_only": True, "out_indices": (2,)},
+            r"got indices=\(2,\); expected layer indices from -2 to 1",
+        ),
+        (BOTH, {"features_only": True, "out_indices": 0}, "got indices=0; .* or a number of last layers from 1 to 2"),
         (BOTH, {"features_only": True, "feature_cls": "hook"}, "got feature_cls='hook'; expected 'getter'"),
         (BOTH, {"pretrained": True, "pretrained_cfg_overlay": {"url": "x"}}, "got url='x' .* give its path as file"),
         (BOTH, {"pretrained": True, "pretrained_cfg_overlay": {"label_offset": 1}}, "got label_offset=1"),
         (RPB, {"pretrained": True}, "no published weights for 'swin_rope_mixed_rpb_tiny_patch4_window7_224'"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(name, options, message):
+def test_invalid_options_are_refused_with_a_one_line_message(name, options, message):
     with pytest.raises(ValueError, match=message) as refusal:
         create(name, **options)
     assert "\n" not in str(refusal.value)
@@ -125,13 +131,13 @@ def test_the_first_convolution_is_adapted_to_other_channels_as_timm_does(channel
         create(pretrained=True, in_chans=2, pretrained_cfg_overlay={"file": tmp_path / "ours.safetensors"})
 
 
-def test_a_file_of_our_own_is_adapted_to_other_channels_too(tmp_path):
+def test_a_file_of_save_model_is_adapted_to_other_channels_too(tmp_path):
     ropevit.save_model(tmp_path / "ours.safetensors", create())
     overlay = {"file": str(tmp_path / "ours.safetensors")}
     assert create(pretrained=True, in_chans=1, pretrained_cfg_overlay=overlay).in_chans == 1
 
 
-def test_weights_come_from_where_the_description_says(tmp_path):
+def test_weights_are_read_from_the_sources_of_pretrained_cfg(tmp_path):
     model = create(num_classes=7)
     ropevit.save_model(tmp_path / "model.safetensors", model)
     file = {"file": str(tmp_path / "model.safetensors")}
@@ -143,12 +149,12 @@ def test_weights_come_from_where_the_description_says(tmp_path):
     assert not torch.equal(forced.head.weight, model.head.weight), "timm's scripts ask so for a new head"
     assert torch.equal(forced.norm.weight, model.norm.weight)
     del options["num_classes"]
-    with pytest.raises(WeightsError, match=r"build the model with num_classes=7 \[2 misshapen"):
+    with pytest.raises(WeightsError, match=r"build the model with num_classes=7 \[2 of the wrong shape"):
         timm.create_model(f"ropevit_{BOTH}", pretrained_cfg_overlay=file, **options)
 
 
 @pytest.mark.parametrize("name", [BOTH, RPB])
-def test_a_model_saved_for_the_hub_comes_back(name, tmp_path):
+def test_a_folder_of_save_for_hf_loads_again(name, tmp_path):
     model = create(name, img_size=(64, 96))
     model.set_input_size((96, 128))
     model.reset_classifier(4, "avg")
@@ -182,7 +188,9 @@ def test_a_model_saved_for_the_hub_comes_back(name, tmp_path):
         (RPB, (2, 0), [64, 16], [16, 4], ["layers.2", "layers.0"]),
     ],
 )
-def test_feature_maps_are_what_their_description_says(name, indices, channels, strides, modules, height, width):
+def test_feature_maps_have_the_channels_and_strides_of_feature_info(
+    name, indices, channels, strides, modules, height, width
+):
     options = {"depths": (1, 1, 1, 1), "num_heads": (2,) * 4} if "swin" in name else {}
     options |= {} if indices is None else {"out_indices": indices}
     extractor = create(name, features_only=True, **options)
@@ -197,7 +205,7 @@ def test_feature_maps_are_what_their_description_says(name, indices, channels, s
 
 
 @pytest.mark.parametrize("name", [BOTH, SWIN, RPB])
-def test_features_are_those_of_our_own_model(name):
+def test_features_equal_those_of_our_own_model(name):
     model, images = create(name), torch.randn(2, 3, 48, 80)
     ours = ropevit.models.build_model(model.config).eval()
     ropevit.load_weights(ours, model.state_dict())
@@ -216,7 +224,7 @@ def test_features_are_those_of_our_own_model(name):
         model.forward_intermediates(images, output_fmt="NCL")
 
 
-def test_tokens_come_with_their_prefix_where_asked():
+def test_return_prefix_tokens_returns_class_and_register_tokens():
     model, images = create(reg_tokens=2), torch.randn(2, 3, 48, 80)
     options = {"return_prefix_tokens": True, "output_fmt": "NLC", "norm": True, "intermediates_only": True}
     patches, prefix = model.forward_intermediates(images, [-1], **options)[0]
@@ -224,7 +232,7 @@ def test_tokens_come_with_their_prefix_where_asked():
     assert prefix.shape[1] == model.num_prefix_tokens == 3
 
 
-def test_transforms_are_those_of_the_reference():
+def test_timms_transforms_are_those_of_the_papers_evaluation():
     for name, crop in ((BOTH, 1.0), (RPB, 0.875)):
         data = timm.data.resolve_data_config({}, model=create(name))
         assert data == timm.data.resolve_model_data_config(create(name))
@@ -234,7 +242,7 @@ def test_transforms_are_those_of_the_reference():
     assert transform(Image.new("RGB", (500, 300))).shape == (3, 224, 224)
 
 
-def test_descriptions_lead_to_weights_head_and_first_convolution():
+def test_pretrained_cfg_names_weights_head_and_first_convolution():
     cfg = create(MIXED).default_cfg
     assert cfg["hf_hub_id"] == f"naver-ai/{MIXED}"
     assert (cfg["license"], cfg["num_classes"], cfg["tag"]) == ("bsd-3-clause", 1000, "naver_in1k")

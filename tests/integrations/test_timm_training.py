@@ -1,4 +1,4 @@
-"""Our models in timm's training scripts: heads, groups of parameters, checkpoints, averages."""
+"""Our models in timm's training scripts: heads, parameter groups, checkpoints, EMA."""
 
 import copy
 from argparse import Namespace
@@ -19,7 +19,7 @@ AXIAL = "rope_axial_deit_small_patch16_LS"
 
 
 @pytest.mark.parametrize("name", [BOTH, AXIAL, SWIN, RPB])
-def test_timm_sorts_parameters_into_our_layers(name):
+def test_timms_layer_groups_are_those_of_our_layer_decay(name):
     model = create(name)
     layers = timm.models.group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     assert layers == {parameter: model.layer_index(parameter) for parameter, _ in model.named_parameters()}
@@ -29,7 +29,7 @@ def test_timm_sorts_parameters_into_our_layers(name):
         assert {layers[key] for key in layers if key.rpartition(".")[0] == module} == {layer}
 
 
-def test_learned_frequencies_are_with_their_block_and_stage():
+def test_learned_frequencies_are_grouped_with_their_block_and_stage():
     layers = timm.models.group_parameters(create(), create().group_matcher(), reverse=True)
     assert [layers[f"blocks.{block}.attn.rope.freqs"] for block in (0, 1)] == [1, 2]
     swin = create(SWIN)
@@ -78,7 +78,7 @@ def test_heads_and_poolings_change_as_in_timm(name):
     assert model.head.out_features == 4
 
 
-def test_a_new_input_size_resizes_what_hangs_on_it():
+def test_set_input_size_resizes_the_absolute_embedding():
     model, before = create(), create().state_dict()
     model.load_state_dict(before)
     model.pos_embed.requires_grad_(False)
@@ -94,7 +94,7 @@ def test_a_new_input_size_resizes_what_hangs_on_it():
 
 
 @pytest.mark.parametrize("name", [RPB, RPB.replace("mixed", "axial")])
-def test_a_new_input_size_gives_a_swin_the_windows_of_the_paper(name):
+def test_set_input_size_gives_a_swin_the_window_size_of_the_paper(name):
     model, before = create(name), create(name).state_dict()
     model.load_state_dict(before)
     model.set_input_size(256)
@@ -110,7 +110,7 @@ def test_a_new_input_size_gives_a_swin_the_windows_of_the_paper(name):
 
 
 @pytest.mark.parametrize("name", [BOTH, RPB])
-def test_a_training_script_runs_saves_and_resumes(name, tmp_path):
+def test_a_timm_training_loop_saves_and_resumes(name, tmp_path):
     """Follow the calls of timm's train.py and validate.py."""
     model = create(name, drop_rate=0.0, drop_path_rate=0.1, num_classes=5).train()
     model.set_grad_checkpointing(enable=True)
@@ -153,7 +153,7 @@ def create_by_ours(like, file: str, **options) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", [BOTH, AXIAL, SWIN, "swin_rope_axial_tiny_patch4_window7_224"])
-def test_a_published_file_is_loaded_by_timms_own_means(name, tmp_path):
+def test_timms_load_checkpoint_reads_a_published_file(name, tmp_path):
     torch.save({"model": published(name)}, tmp_path / "theirs.bin")
     model = create(name)
     timm.models.load_checkpoint(model, str(tmp_path / "theirs.bin"))
@@ -164,7 +164,7 @@ def test_a_published_file_is_loaded_by_timms_own_means(name, tmp_path):
     assert_close(partly.norm.weight, model.norm.weight)
 
 
-def test_weights_go_to_timms_own_model_and_back(tmp_path):
+def test_weights_convert_to_timms_own_model_and_back(tmp_path):
     model, images = create(MIXED, embed_dim=384, num_heads=6), torch.randn(2, 3, 64, 64)
     save_model(tmp_path / "ours.safetensors", model)
     assert_same(load_model(tmp_path / "ours.safetensors")[0], model)
@@ -195,7 +195,7 @@ def test_weights_go_to_timms_own_model_and_back(tmp_path):
         ),
     ],
 )
-def test_weights_of_another_model_are_refused_in_one_line(name, state, message):
+def test_weights_of_another_model_are_refused_with_a_one_line_message(name, state, message):
     model = create(name)
     before = copy.deepcopy(model)
     with pytest.raises(WeightsError, match=message) as refusal:
@@ -204,13 +204,13 @@ def test_weights_of_another_model_are_refused_in_one_line(name, state, message):
     assert_same(model, before)
 
 
-def test_our_own_functions_take_what_timm_built():
+def test_our_functions_accept_models_built_by_timm():
     model = timm.create_model(f"ropevit_{BOTH}", **VIT_SIZES, global_pool="avg")
     assert load_weights(model, published(), replace_head=True).head_replaced
     assert model.config.pooling == "avg"
 
 
-def test_an_extractor_is_trained_with_our_groups():
+def test_a_feature_extractor_gets_our_parameter_groups():
     extractor = create(features_only=True, out_indices=(0,))
     assert extractor.model.config.depth == len(extractor.feature_info) == 1
     groups = ropevit.parameter_groups(extractor.model, lr=1.0, weight_decay=0.05, layer_decay=0.5)

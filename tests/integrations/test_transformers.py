@@ -102,7 +102,7 @@ def same_weights(one, other):
 
 
 @BOTH
-def test_a_config_goes_to_transformers_and_back(config, tmp_path):
+def test_a_config_converts_to_transformers_and_back(config, tmp_path):
     theirs = describe(config)
     assert theirs.to_ropevit() == config
     theirs.save_pretrained(tmp_path)
@@ -119,7 +119,7 @@ def test_a_folder_keeps_the_number_of_classes(classes, tmp_path):
     assert AutoConfig.from_pretrained(tmp_path).to_ropevit().num_classes == classes
 
 
-def test_labels_their_number_and_the_classes_stay_in_step(tmp_path):
+def test_labels_and_their_number_stay_consistent(tmp_path):
     config = RopeViTConfig(id2label={"0": "cat", "1": "dog"})
     assert (config.num_labels, config.num_classes, config.label2id) == (2, 2, {"cat": 0, "dog": 1})
     assert RopeViTConfig(label2id={"dog": 1, "cat": 0}).id2label == {0: "cat", 1: "dog"}
@@ -133,13 +133,13 @@ def test_labels_their_number_and_the_classes_stay_in_step(tmp_path):
     assert AutoConfig.from_pretrained(tmp_path, num_labels=2).id2label == {0: "LABEL_0", 1: "LABEL_1"}
 
 
-def test_the_names_that_transformers_uses_reach_our_fields():
+def test_transformers_names_of_fields_are_accepted():
     config = RopeViTConfig(position="ape", hidden_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=48)
     assert (config.to_ropevit().width, config.depth, config.heads, config.img_size) == (32, 3, 2, (48, 48))
     assert describe(SWIN).hidden_size == 128
 
 
-def test_a_config_without_fields_describes_a_published_model():
+def test_a_config_without_fields_is_that_of_a_published_model():
     assert RopeViTConfig().to_ropevit() == MODELS["rope_mixed_deit_small_patch16_LS"]
     assert RopeSwinConfig().to_ropevit() == MODELS["swin_rope_mixed_tiny_patch4_window7_224"]
 
@@ -148,10 +148,10 @@ def test_a_config_without_fields_describes_a_published_model():
     ("fields", "message"),
     [
         ({"positon": "ape"}, "no field named 'positon'; did you mean position"),
-        ({"position": "ape"}, "got no depth, heads, width"),
+        ({"position": "ape"}, "depth, heads, width missing; a RopeViTConfig with any of its fields needs at least"),
         ({"position": "nope", "width": 32, "depth": 1, "heads": 2}, "got position='nope'; expected one of none, ape"),
         ({"position": "ape", "width": "32", "depth": 1, "heads": 2}, "expected a whole number"),
-        ({"width": 32, "hidden_size": 64}, "got width twice, as 32 and 64"),
+        ({"width": 32, "hidden_size": 64}, "got width=32 and hidden_size=64, which name the same field"),
         ({"id2label": {1: "a", 2: "b"}}, "got id2label for 1, 2; expected a label for each of 0, 1"),
         ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "contradict each other"),
         ({"id2label": {0: "a"}, "num_labels": 2}, "got num_labels=2 and 1 labels"),
@@ -160,12 +160,12 @@ def test_a_config_without_fields_describes_a_published_model():
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_a_config_that_describes_no_model_is_refused(fields, message):
+def test_an_invalid_config_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         RopeViTConfig(**fields)
 
 
-def test_what_others_note_in_a_config_does_not_lock_the_folder(tmp_path):
+def test_unrelated_fields_in_a_config_are_kept(tmp_path):
     config = RopeViTConfig()
     config.use_cache, config.dataset = False, "birds"  # the first is a trainer's
     config.save_pretrained(tmp_path)
@@ -176,7 +176,7 @@ def test_what_others_note_in_a_config_does_not_lock_the_folder(tmp_path):
 
 
 @BOTH
-def test_a_converted_model_computes_the_same(config, images):
+def test_a_converted_model_has_the_same_outputs(config, images):
     model = build(config)
     classifier = from_ropevit(model, classes=list("abcde"))
     assert not classifier.training
@@ -190,7 +190,7 @@ def test_a_converted_model_computes_the_same(config, images):
 
 
 @BOTH
-def test_a_folder_gives_back_every_bit_also_in_pieces(config, images, tmp_path):
+def test_save_pretrained_and_from_pretrained_are_lossless_also_with_shards(config, images, tmp_path):
     model = saved(config, tmp_path, classes=list("abcde"))
     pieces = tmp_path / "pieces"
     model.save_pretrained(pieces, max_shard_size="30KB")
@@ -222,7 +222,7 @@ def test_learned_frequencies_stay_float32(config, dtype, images, tmp_path):
 
 
 @BOTH
-def test_features_are_those_of_the_model(config, images, tmp_path):
+def test_features_and_hidden_states_equal_those_of_our_model(config, images, tmp_path):
     saved(config, tmp_path)
     model = AutoModel.from_pretrained(tmp_path)
     output = model(images, output_hidden_states=True)
@@ -261,7 +261,7 @@ def test_a_training_step_reaches_every_weight(config, recompute, images):
         assert not model.ropevit.grad_checkpointing
 
 
-def test_recomputing_saves_what_blocks_keep(images):
+def test_gradient_checkpointing_keeps_fewer_activations(images):
     def kept(model):
         count = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: count.append(x.numel()) or x, lambda x: x):
@@ -277,24 +277,24 @@ def test_recomputing_saves_what_blocks_keep(images):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"output_attentions": True}, "keeps no weights to return"),
+        ({"output_attentions": True}, "has no weights to return"),
         ({"output_hidden_states": [1]}, "expected True .all of them. or False"),
         (
             {"pixel_values": torch.zeros(1, 3, 64, 96, dtype=torch.uint8)},
-            "expected floats, as an image processor gives",
+            "expected floats, as an image processor returns them",
         ),
         ({"pixel_values": torch.zeros(3, 64, 96)}, "expected .B, 3, H, W."),
         ({"pixel_values": torch.zeros(1, 3, 65, 96)}, "which patches of 8 do not tile"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_inputs_that_cannot_be_served_are_refused(arguments, message, images):
+def test_invalid_inputs_are_refused(arguments, message, images):
     with pytest.raises(ValueError, match=message):
         from_ropevit(build(VIT))(**{"pixel_values": images} | arguments)
 
 
-def test_another_attention_and_a_head_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="attend with scaled_dot_product_attention alone"):
+def test_another_attention_and_a_classifier_without_labels_are_refused():
+    with pytest.raises(ValueError, match="use scaled_dot_product_attention only"):
         AutoModel.from_config(describe(VIT), attn_implementation="eager")
     with pytest.raises(ValueError, match="got a config without labels"):
         AutoModelForImageClassification.from_config(RopeViTConfig(num_labels=0))
@@ -304,7 +304,7 @@ def test_another_attention_and_a_head_of_nothing_are_refused():
 
 
 @BOTH
-def test_a_new_head_is_made_where_it_is_asked_for(config, images, tmp_path):
+def test_num_labels_replaces_the_head(config, images, tmp_path):
     model = saved(config, tmp_path)
     new = AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=3, ignore_mismatched_sizes=True)
     assert new(images).logits.shape == (2, 3)
@@ -327,10 +327,10 @@ def test_a_classifier_from_features_gets_a_head(tmp_path):
     [
         ({"depth": 4}, "1[0-9] missing: ropevit.blocks.3"),
         ({"depth": 2}, "1[0-9] unexpected: ropevit.blocks.2"),
-        ({"img_size": (64, 64), "ignore_mismatched_sizes": True}, "1 misshapen: ropevit.pos_embed"),
+        ({"img_size": (64, 64), "ignore_mismatched_sizes": True}, "1 of the wrong shape: ropevit.pos_embed"),
     ],
 )
-def test_weights_that_are_not_all_there_are_refused(fields, message, tmp_path):
+def test_missing_unexpected_and_mismatched_weights_are_refused(fields, message, tmp_path):
     saved(VIT, tmp_path)
     with pytest.raises(ropevit.WeightsError, match=message):
         AutoModelForImageClassification.from_pretrained(tmp_path, **fields)
@@ -350,7 +350,7 @@ def test_damaged_configs_are_refused(tmp_path):
             AutoModelForImageClassification.from_pretrained(tmp_path)
 
 
-def test_our_own_file_beside_a_config_loads(images, tmp_path):
+def test_a_file_of_save_model_loads_with_a_config_beside_it(images, tmp_path):
     model = build(VIT)
     from_ropevit(model).config.save_pretrained(tmp_path)
     ropevit.save_model(tmp_path / "model.safetensors", model)
@@ -360,7 +360,7 @@ def test_our_own_file_beside_a_config_loads(images, tmp_path):
 # Conversion
 
 
-def test_published_weights_come_with_the_names_of_imagenet(monkeypatch):
+def test_published_weights_have_the_class_names_of_imagenet(monkeypatch):
     name = "rope_axial_deit_small_patch16_LS"
     monkeypatch.setitem(MODELS, name, replace(MODELS[name], depth=4))  # for speed
     state = ropevit.create_model(name).state_dict()
@@ -371,20 +371,20 @@ def test_published_weights_come_with_the_names_of_imagenet(monkeypatch):
     assert from_published(name, AutoBackbone, out_indices=[2, 4]).channels == [384, 384]
 
 
-def test_what_cannot_be_converted_is_refused():
+def test_invalid_conversions_are_refused():
     model = build(VIT)
     for auto, fields, message in [
-        (AutoModelForImageClassification, {"classes": ["a"]}, "got 1 class names for a model of 5"),
-        (AutoModelForImageClassification, {"drop_path": 0.1}, "got drop_path; the model decides that"),
+        (AutoModelForImageClassification, {"classes": ["a"]}, "got 1 class names for a model with 5 classes"),
+        (AutoModelForImageClassification, {"drop_path": 0.1}, "got drop_path, which the model determines"),
         (AutoModelForObjectDetection, {}, "expected one of AutoModel, AutoModelForImageClassification, AutoBackbone"),
     ]:
         with pytest.raises(ValueError, match=message):
             from_ropevit(model, auto, **fields)
     with pytest.raises(ValueError, match="got Linear; expected a model of"):
         from_ropevit(torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="a backbone has no final norm to give back"):
+    with pytest.raises(ValueError, match="got a backbone, which has no final norm"):
         from_ropevit(model, AutoBackbone).to_ropevit()
-    with pytest.raises(ValueError, match="got a Swin; the config describes a ViT"):
+    with pytest.raises(ValueError, match="got a Swin, but the config is that of a ViT"):
         from_ropevit(model).adopt(build(SWIN))
     with pytest.raises(ValueError, match="depth: 3 instead of 2"):
         from_ropevit(build(ViTConfig(position="ape", width=32, depth=2, heads=2))).adopt(model)
@@ -394,7 +394,7 @@ def test_what_cannot_be_converted_is_refused():
 
 
 @BOTH
-def test_a_backbone_gives_the_maps_of_the_model(config, images, tmp_path):
+def test_a_backbone_returns_the_feature_maps_of_our_model(config, images, tmp_path):
     model = saved(config, tmp_path).to_ropevit()
     backbone = BACKBONES[type(config)].from_pretrained(tmp_path, out_features=["stem", "stage1", "stage3"])
     stem, *maps = backbone(images).feature_maps
@@ -408,7 +408,7 @@ def test_a_backbone_gives_the_maps_of_the_model(config, images, tmp_path):
     assert not [name for name, _ in backbone.named_parameters() if "head" in name or name == "ropevit.norm.weight"]
 
 
-def test_a_backbone_runs_no_block_in_vain(images):
+def test_a_backbone_runs_no_block_after_the_last_chosen_one(images):
     backbone = from_ropevit(build(VIT), AutoBackbone, out_indices=[1])
     ran = []
     for index, block in enumerate(backbone.ropevit.blocks):
@@ -418,7 +418,7 @@ def test_a_backbone_runs_no_block_in_vain(images):
 
 
 @BOTH
-def test_upernet_trains_on_a_backbone_and_gives_back_every_bit(config, images, tmp_path):
+def test_upernet_trains_on_a_backbone_and_loads_again_unchanged(config, images, tmp_path):
     """In a model of transformers' own, weights that were loaded are not protected as in ours."""
     dense = describe(config, out_indices=[-3, -2, -1])
     model = UperNetForSemanticSegmentation(
@@ -438,7 +438,7 @@ def test_upernet_trains_on_a_backbone_and_gives_back_every_bit(config, images, t
 
 
 @BOTH
-def test_weights_that_a_dense_model_lacks_start_as_ours_do(config):
+def test_weights_missing_from_a_dense_model_are_initialised_as_ours(config):
     dense = describe(config, out_indices=[-2, -1])
     whole = UperNetForSemanticSegmentation(
         UperNetConfig(backbone_config=dense, hidden_size=16, use_auxiliary_head=False)
@@ -456,7 +456,7 @@ def test_weights_that_a_dense_model_lacks_start_as_ours_do(config):
             assert_close(value.abs().max(), like.abs().max(), rtol=0.4, atol=1e-8)
 
 
-def test_mask2former_stands_on_a_swin(images, tmp_path):
+def test_mask2former_runs_on_a_swin_backbone(images, tmp_path):
     config = Mask2FormerConfig(
         backbone_config=describe(SWIN, out_indices=[1, 2, 3, 4]),
         feature_size=32,
@@ -476,7 +476,7 @@ def test_mask2former_stands_on_a_swin(images, tmp_path):
     assert_close(Mask2FormerModel.from_pretrained(tmp_path)(images).masks_queries_logits[-1], masks, rtol=0, atol=0)
 
 
-def test_detr_stands_on_a_vit(images):
+def test_detr_runs_on_a_vit_backbone(images):
     config = DetrConfig(
         backbone_config=describe(VIT), use_timm_backbone=False, d_model=16, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=5,
@@ -487,26 +487,28 @@ def test_detr_stands_on_a_vit(images):
 # Images
 
 
-def picture():
+def sample_image():
     pixels = np.random.default_rng(0).integers(0, 255, (50, 75, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((300, 200), Image.Resampling.BICUBIC)
 
 
 def test_the_processor_in_a_folder_prepares_images_as_the_paper_does(tmp_path):
     image_processor(RopeViTConfig(), size=96).save_pretrained(tmp_path)
-    ours = to_tensor(resize_to(picture(), 96, 96), MEAN, STD)
-    exact = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(picture(), return_tensors="pt")
+    ours = to_tensor(resize_to(sample_image(), 96, 96), MEAN, STD)
+    exact = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(sample_image(), return_tensors="pt")
     assert_close(exact["pixel_values"][0], ours)
-    quick = AutoImageProcessor.from_pretrained(tmp_path)(picture(), return_tensors="pt")  # rounds to 1/255 elsewhere
+    quick = AutoImageProcessor.from_pretrained(tmp_path)(
+        sample_image(), return_tensors="pt"
+    )  # rounds to 1/255 elsewhere
     assert_close(quick["pixel_values"][0], ours, rtol=0, atol=1.1 / 255 / min(STD))
 
 
-def test_a_pipeline_names_what_it_sees(tmp_path):
+def test_an_image_classification_pipeline_returns_labels_and_scores(tmp_path):
     model = saved(replace(VIT, img_size=(64, 64)), tmp_path, classes=["ant", "bee", "cat", "dog", "elk"])
     processor = image_processor(model.config)
     processor.save_pretrained(tmp_path)
-    guesses = pipeline("image-classification", model=str(tmp_path))(picture())
-    chances = model(**processor(picture(), return_tensors="pt")).logits.softmax(-1)[0]
+    guesses = pipeline("image-classification", model=str(tmp_path))(sample_image())
+    chances = model(**processor(sample_image(), return_tensors="pt")).logits.softmax(-1)[0]
     expected = {model.config.id2label[index]: chance for index, chance in enumerate(chances.tolist())}
     assert {guess["label"]: guess["score"] for guess in guesses} == pytest.approx(expected, rel=1e-4)
     assert guesses[0]["label"] == max(expected, key=expected.get)
@@ -515,12 +517,12 @@ def test_a_pipeline_names_what_it_sees(tmp_path):
 @pytest.mark.parametrize(
     ("config", "size", "message"),
     [
-        (VIT, None, "got a model for 32 x 64 pixels; give the size of a square"),
+        (VIT, None, "got a model for 32 x 64 pixels, which is no square; give its side as size="),
         (VIT, 50, "which patches of 8 do not tile"),
         (replace(SWIN, in_channels=1), None, "got a model for 1 channels"),
     ],
 )
-def test_a_processor_that_a_model_cannot_use_is_refused(config, size, message):
+def test_an_image_processor_for_a_size_or_channels_that_the_model_rejects_is_refused(config, size, message):
     with pytest.raises(ValueError, match=message):
         image_processor(describe(config), size)
 
@@ -550,7 +552,7 @@ def test_without_transformers_or_with_an_old_one_the_error_names_the_extra():
 
 @BOTH
 @pytest.mark.parametrize("auto", [AutoModel, AutoModelForImageClassification, AutoBackbone])
-def test_weights_that_are_offloaded_to_disk_give_the_same(config, auto, images, tmp_path):
+def test_weights_offloaded_to_disk_give_the_same_outputs(config, auto, images, tmp_path):
     saved(config, tmp_path / "model")
     states = {} if auto is AutoBackbone else {"output_hidden_states": True}
     outputs = []

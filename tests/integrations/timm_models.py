@@ -1,4 +1,4 @@
-"""Small models of timm's making, their weights as published, and a hub's cache to load them from."""
+"""Small models built by timm, their weights in the published layout, and a hub cache that holds them."""
 
 from pathlib import Path
 

@@ -68,7 +68,10 @@ def test_the_average_is_loaded_when_asked_for(published, config):
         (lambda state: state.update({"norm.bias": [1.0]}), "floating-point .*norm.bias"),
         (lambda state: state.update({"norm.bias": torch.ones(96).to_sparse()}), "dense .*norm.bias"),
         (lambda state: state.update({"freqs": state["freqs"][:, :1]}), "1 missing: blocks.1.attn.rope.freqs"),
-        (lambda state: state.update({"freqs": state["freqs"][..., :47]}), "2 misshapen: blocks.0.attn.rope.freqs"),
+        (
+            lambda state: state.update({"freqs": state["freqs"][..., :47]}),
+            "2 of the wrong shape: blocks.0.attn.rope.freqs",
+        ),
         (lambda state: state.update({"freqs": torch.ones(3)}), r"1 unexpected: freqs \(3,\)"),
         (lambda state: state.update({"rope.freqs": torch.ones(2, 2, 3, 16)}), "1 unexpected: rope.freqs"),
         (lambda state: state.update({"_orig_mod.norm.bias": torch.ones(96)}), "with and without"),

@@ -161,7 +161,10 @@ def test_weights_fit_only_where_they_belong(theirs, ours):
         ({"depths": (2, 1)}, r"depths \(2, 2\), while the model has depths \(2, 1\)"),
         ({"width": 64}, "width 32, while the model has width 64"),
         ({"num_classes": 7}, "only the head differs .* replace_head=True"),
-        ({"heads": (4, 4)}, r"2 misshapen: layers.0.blocks.0.attn.rope.freqs \(2, 2, 8\) instead of \(2, 4, 4\)"),
+        (
+            {"heads": (4, 4)},
+            r"2 of the wrong shape: layers.0.blocks.0.attn.rope.freqs \(2, 2, 8\) instead of \(2, 4, 4\)",
+        ),
     ],
 )
 def test_the_error_says_what_the_file_is(changes, message):

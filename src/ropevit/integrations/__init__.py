@@ -1,3 +1,3 @@
-"""Other libraries' doors to the models of this package; importing one registers them there."""
+"""Integrations with timm and transformers (importing one registers our models there), export, and `add_rope`."""
 
 __all__: list[str] = []

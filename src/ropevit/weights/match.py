@@ -176,7 +176,7 @@ def check_shapes(
     kinds = {
         "missing": [f"{name} {want[name]}" for name in want if name not in shape],
         "unexpected": [f"{name} {shape[name]}" for name in shape if name not in want],
-        "misshapen": [
+        "of the wrong shape": [
             f"{name} {shape[name]} instead of {want[name]}"
             for name in want
             if shape.get(name, want[name]) != want[name]

@@ -1,4 +1,4 @@
-"""Models as files for deployment: ONNX and torch.export programs, checked against the model that made them.
+"""Exports models as ONNX files and torch.export programs, and checks their outputs against the model's.
 
 >>> report = export_onnx(model, "model.onnx", classes=["bird", "cat"])
 >>> report = export_torch(model, "model.pt2")

@@ -1,4 +1,4 @@
-"""An exported file beside the model that made it, at several sizes."""
+"""Compares the outputs of an exported file with the model's, at several image or batch sizes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ropevit.models import Model
 
-#: Largest difference let through, over the largest output: far above rounding, far below a fault.
+#: Default tolerance on the largest difference, relative to the largest output: far above rounding errors.
 TOLERANCE = 1e-4
 
 Run = Callable[[Tensor], Tensor]
@@ -17,18 +17,18 @@ Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far the outputs of two programs lie apart on the same images."""
+    """Difference between the outputs of an exported file and of its model for the same images."""
 
     shape: tuple[int, ...]
-    """Of the images, (B, c, H, W)."""
+    """Shape of the images, (B, c, H, W)."""
     absolute: float
-    """Largest difference of two outputs."""
+    """Largest absolute difference of an output."""
     relative: float
-    """The same over the largest output."""
+    """`absolute`, divided by the model's largest absolute output."""
 
 
 class MismatchError(RuntimeError):
-    """An exported file does not compute what its model computes."""
+    """The outputs of an exported file differ from those of its model."""
 
     def __init__(self, message: str, differences: Sequence[Difference]):
         super().__init__(message)
@@ -36,7 +36,10 @@ class MismatchError(RuntimeError):
 
 
 def _sample_shapes(model: Model, size: tuple[int, int] | None) -> list[tuple[int, int, int, int]]:
-    """Choose three batches: at the model's own size, smaller and wider, larger and narrower; or of one fixed size."""
+    """Return shapes of three test batches: the model's own size, a smaller and wider, a larger and narrower one.
+
+    With a fixed size, they differ in the batch size only.
+    """
     config = model.config
     sizes = [size or config.img_size] * 3
     if size is None:
@@ -48,36 +51,35 @@ def _sample_shapes(model: Model, size: tuple[int, int] | None) -> list[tuple[int
 
 @torch.no_grad()
 def compare(run: Run, model: Model, size: tuple[int, int] | None) -> tuple[Difference, ...]:
-    """Run an exported file and its model on the same random images, of three sizes or batch sizes."""
+    """Run an exported file and its model on the same random images, of three image or batch sizes."""
     generator = torch.Generator().manual_seed(0)
-    found = []
+    differences = []
     for shape in _sample_shapes(model, size):
         images = torch.randn(shape, generator=generator)
-        found.append(difference(run(images), model(images)))
-    return tuple(
-        Difference(shape=shape, absolute=absolute, relative=relative)
-        for shape, (absolute, relative) in zip(_sample_shapes(model, size), found, strict=True)
-    )
+        absolute, relative = difference(run(images), model(images))
+        differences.append(Difference(shape=shape, absolute=absolute, relative=relative))
+    return tuple(differences)
 
 
-def difference(ours: Float[Tensor, "*B K"], theirs: Float[Tensor, "*B K"]) -> tuple[float, float]:
-    """Give the largest difference, and the same over the largest output; NaN if anything is."""
-    absolute = (ours - theirs).abs().max().item()
-    largest = theirs.abs().max().item()
+def difference(actual: Float[Tensor, "*B K"], expected: Float[Tensor, "*B K"]) -> tuple[float, float]:
+    """Return the largest absolute difference, and the same relative to the largest expected output; NaN if any is."""
+    absolute = (actual - expected).abs().max().item()
+    largest = expected.abs().max().item()
     return absolute, absolute / largest if largest else absolute
 
 
 def check(differences: Sequence[Difference], tolerance: float) -> None:
-    """Refuse a file that does not compute what its model computes.
+    """Raise MismatchError if any difference is above the tolerance.
 
     Raises:
-        MismatchError: If a relative difference is above the tolerance, or not a number.
+        MismatchError: If a relative difference is above the tolerance, or NaN.
     """
     worst = max(differences, key=lambda found: (found.relative != found.relative, found.relative))
     if not worst.relative <= tolerance:
         shape = " x ".join(str(side) for side in worst.shape)
         raise MismatchError(
-            f"the exported file is {worst.relative:.2g} of the largest output away from the model for images "
-            f"{shape}, above the tolerance of {tolerance:g}; nothing was written",
+            f"the outputs of the exported file differ from the model's by {worst.relative:.2g} of the largest output "
+            f"for images {shape}, above the tolerance of {tolerance:g}; nothing was written: "
+            "if so large a difference is acceptable, raise the tolerance",
             differences,
         )

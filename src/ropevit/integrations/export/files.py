@@ -1,4 +1,4 @@
-"""Export to a file: trace, translate, write, compare with the model, and only then put it in its place."""
+"""Exports a model to a file: trace, translate, write to a temporary file, compare with the model, then rename."""
 
 import json
 import math
@@ -23,47 +23,47 @@ from ropevit.models import Config, Model
 from ropevit.models.sizes import check_size
 from ropevit.weights.metadata import own_metadata
 
-#: Name of the file inside a .pt2 that says what an ONNX file says in its metadata.
-FACTS = "ropevit.json"
+#: Name of the extra file in a .pt2 with the entries that an ONNX file has as metadata.
+METADATA_FILE = "ropevit.json"
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 
 Shape = tuple[int | str, ...]
 
 
-class Facts(TypedDict, total=False):
-    """What a file says to those who feed it and read its output."""
+class Preprocessing(TypedDict, total=False):
+    """Preprocessing and class names to store in an exported file."""
 
     classes: Sequence[str] | None
     """Names of the classes, in the order of the logits."""
     mean: Sequence[float]
-    """Of the pixels (0 to 1) with which the model was trained, one a channel; ImageNet's if left out."""
+    """Mean per channel of the training images, for pixels from 0 to 1; ImageNet's by default."""
     std: Sequence[float]
-    """Their spread; likewise."""
+    """Standard deviation per channel; ImageNet's by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written, and how far it is from the model."""
+    """Result of an export: the file, its inputs and outputs, and its differences from the model."""
 
     path: Path
     """The file."""
     format: str
     """onnx or torch."""
     size: int
-    """Bytes."""
+    """Size of the file in bytes."""
     inputs: Mapping[str, Shape]
-    """Name -> shape; free sizes by name."""
+    """Name -> shape; dynamic dimensions by name."""
     outputs: Mapping[str, Shape]
-    """The same."""
+    """Name -> shape; dynamic dimensions by name."""
     multiple: int
-    """Number of pixels that must divide a free height and width."""
+    """Number of pixels of which a dynamic height and width must be multiples."""
     differences: tuple[Difference, ...]
-    """From the model, in float32."""
+    """Differences from the model, in float32."""
     opset: int | None = None
-    """Version of ONNX's operators."""
+    """ONNX operator set version."""
     int8_differences: tuple[Difference, ...] = ()
-    """From the model, with weights and activations in 8 bits; they are for information."""
+    """Differences from the model after int8 quantization; not checked."""
 
 
 def export_onnx(
@@ -75,39 +75,39 @@ def export_onnx(
     int8: bool = False,
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
-    **facts: Unpack[Facts],
+    **preprocessing: Unpack[Preprocessing],
 ) -> ExportReport:
-    """Write a model as ONNX, with a free batch and, for a ViT, free height and width.
+    """Export a model to ONNX, with dynamic batch size, height and width.
 
     Args:
-        model: A model of this package in float32; it stays as it is.
-        path: Where to; ends in .onnx.
-        size: Height and width in pixels to fix; None leaves them free.
-        bake: Compute beforehand whatever depends on the size alone (rotation, masks, embeddings), and keep every shape
-            a constant, as TensorRT likes it. Needs `size`.
-        int8: Round the weights of linear layers to 8 bits, and their inputs while the file runs; for CPUs.
-        tolerance: Largest difference from the model that is let through, in float32, over the largest output.
-        overwrite: Replace a file that is there.
-        facts: `classes`, `mean` and `std`, to be written into the file.
+        model: A model of this package in float32; it is not changed.
+        path: The file to write; ends in .onnx.
+        size: Fixed height and width in pixels; None keeps them dynamic.
+        bake: Precompute everything that depends on the size only (cosines and sines, masks, embeddings), so that all
+            shapes are constant, as TensorRT prefers. Requires `size`.
+        int8: Dynamic int8 quantization of the linear layers, for CPUs.
+        tolerance: Largest allowed difference from the model in float32, relative to the largest output.
+        overwrite: Replace an existing file.
+        preprocessing: `classes`, `mean` and `std`, stored in the file's metadata.
 
     Returns:
-        What was written.
+        The file, its inputs and outputs, and its differences from the model.
 
     Raises:
-        ValueError: If an argument does not fit, or onnx, onnxscript or onnxruntime is not installed.
-        MismatchError: If the file does not compute what the model computes; then nothing is written.
+        ValueError: If an argument is invalid, or onnx, onnxscript or onnxruntime is not installed.
+        MismatchError: If the file's outputs differ from the model's; nothing is written then.
     """
     require_onnx()
     from ropevit.integrations.export import onnx_files
     from ropevit.integrations.export.graph import OPSET
 
     job = prepare(model, path, "onnx", size, bake, overwrite)
-    metadata = describe(job.config, **facts)
-    with writing(job.path) as part:
-        run = onnx_files.write(job.trace(), part, job.output, metadata, job.config.multiple)
+    metadata = file_metadata(job.config, **preprocessing)
+    with renamed_at_exit(job.path) as temporary:
+        run = onnx_files.write(job.trace(), temporary, job.output, metadata, job.config.multiple)
         differences = _compare_and_check(run, job, tolerance)
-        rounded = _compare_and_check(onnx_files.quantize(part), job, math.inf) if int8 else ()
-    return job.report(differences, opset=OPSET, int8_differences=rounded)
+        quantized = _compare_and_check(onnx_files.quantize(temporary), job, math.inf) if int8 else ()
+    return job.report(differences, opset=OPSET, int8_differences=quantized)
 
 
 def export_torch(
@@ -118,26 +118,26 @@ def export_torch(
     bake: bool = False,
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
-    **facts: Unpack[Facts],
+    **preprocessing: Unpack[Preprocessing],
 ) -> ExportReport:
-    """Write a model as a program of torch.export (.pt2), which `torch.export.load(path).module()` runs.
+    """Export a model as a torch.export program (.pt2), which `torch.export.load(path).module()` runs.
 
-    Arguments, result and errors are those of `export_onnx`, but for `int8`. The facts are JSON in `ropevit.json`, an
+    Arguments, result and errors are those of `export_onnx`, without `int8`. The metadata is JSON in `ropevit.json`, an
     extra file of the program.
     """
     job = prepare(model, path, "torch", size, bake, overwrite)
-    extra = {FACTS: json.dumps(describe(job.config, **facts))}
-    with writing(job.path) as part:
+    extra = {METADATA_FILE: json.dumps(file_metadata(job.config, **preprocessing))}
+    with renamed_at_exit(job.path) as temporary:
         with quiet():
-            torch.export.save(job.trace(), part, extra_files=extra)
-            run: Any = torch.export.load(part).module()
+            torch.export.save(job.trace(), temporary, extra_files=extra)
+            run: Any = torch.export.load(temporary).module()
         differences = _compare_and_check(run, job, tolerance)
     return job.report(differences)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A model on its way into a file."""
+class ExportJob:
+    """The checked arguments of one export."""
 
     model: Model
     """A copy, from `plain_copy`."""
@@ -148,21 +148,21 @@ class Job:
 
     @property
     def config(self) -> Config:
-        """What the model is."""
+        """Config of the model."""
         return self.model.config
 
     @property
     def output(self) -> str:
-        """Name of what the model returns."""
+        """Name of the model's output."""
         return "logits" if self.config.num_classes else "features"
 
     def trace(self) -> ExportedProgram:
-        """Write the model down as a program."""
+        """Trace the model to a torch.export program."""
         with quiet():
             return trace(self.model, self.size, self.bake)
 
-    def report(self, differences: tuple[Difference, ...], **found: Any) -> ExportReport:
-        """Describe the file, which is in its place now."""
+    def report(self, differences: tuple[Difference, ...], **fields: Any) -> ExportReport:
+        """Return the report of the written file."""
         return ExportReport(
             path=self.path,
             format=self.format,
@@ -171,32 +171,32 @@ class Job:
             outputs={self.output: ("batch", self.config.num_classes or self.model.norm.weight.shape[0])},
             multiple=self.config.multiple,
             differences=differences,
-            **found,
+            **fields,
         )
 
 
 def prepare(
     model: nn.Module, path: str | os.PathLike[str], form: str, size: tuple[int, int] | None, bake: bool, overwrite: bool
-) -> Job:
-    """Check the arguments of both exports before any work.
+) -> ExportJob:
+    """Check the arguments of an export before any work.
 
     Raises:
-        ValueError: If one does not fit.
+        ValueError: If one is invalid.
     """
     path = check_target(path, form, overwrite)
     if bake and size is None:
-        raise ValueError("got bake=True without a size; give the height and width to bake in")
+        raise ValueError("got bake=True without a size; give the fixed height and width (size=)")
     plain = plain_copy(model)
     if size is not None:
         check_size(*size, plain.config.multiple)
-    return Job(model=plain, path=path, format=form, size=size, bake=bake)
+    return ExportJob(model=plain, path=path, format=form, size=size, bake=bake)
 
 
 def check_target(path: str | os.PathLike[str], form: str, overwrite: bool) -> Path:
-    """Refuse a path that cannot be written, or should not.
+    """Return the output path as a Path, after checking that it can be written.
 
     Raises:
-        ValueError: If its suffix is that of another format, its folder is missing, or something is there.
+        ValueError: If its suffix is that of another format, its folder is missing, or it exists.
     """
     path = Path(path)
     if path.suffix != SUFFIXES[form]:
@@ -204,40 +204,42 @@ def check_target(path: str | os.PathLike[str], form: str, overwrite: bool) -> Pa
             f"got {path} for format {form}, whose files end in {SUFFIXES[form]}; change the suffix or the format"
         )
     if not path.parent.is_dir():
-        raise ValueError(f"no folder {path.parent}; make it first")
+        raise ValueError(f"no folder {path.parent}; create it first")
     if path.is_dir() or (path.exists() and not overwrite):
         raise ValueError(f"{path} exists; choose another name, or ask to replace it (--overwrite, overwrite=True)")
     return path
 
 
 def require_onnx() -> None:
-    """Refuse to start without what ONNX needs.
+    """Raise MissingExtraError unless the packages for ONNX export are installed.
 
     Raises:
-        MissingExtraError: Naming what is missing and how to get it.
+        MissingExtraError: With the missing package and how to install it.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
 
 
-def describe(
+def file_metadata(
     config: Config, classes: Sequence[str] | None = None, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> dict[str, str]:
-    """Say in JSON what is needed to prepare images and to read the output.
+    """Return the metadata of an exported file: config, class names and preprocessing, as JSON strings.
 
     Raises:
-        ValueError: If there are not as many numbers or names as the model needs.
+        ValueError: If there is not one number per channel, or one name per class.
     """
     for name, numbers in (("mean", mean), ("std", std)):
         if len(numbers) != config.in_channels:
-            raise ValueError(f"got {name}={tuple(numbers)} for {config.in_channels} channels; give one for each")
+            raise ValueError(f"got {name}={tuple(numbers)} for {config.in_channels} channels; give one per channel")
     if classes is not None and len(classes) != config.num_classes:
-        raise ValueError(f"got {len(classes)} class names for a model of {config.num_classes}; give one a class")
-    facts = own_metadata(config, None if classes is None else list(classes), {})
-    del facts["metadata"]
+        raise ValueError(
+            f"got {len(classes)} class names for a model with {config.num_classes} classes; give one name per class"
+        )
+    metadata = own_metadata(config, None if classes is None else list(classes), {})
+    del metadata["metadata"]
     grey = "; one channel, grey: 0.299 R + 0.587 G + 0.114 B" if config.in_channels == 1 else ""
     multiple = f"; H and W multiples of {config.multiple}" if config.multiple > 1 else ""
-    return facts | {
+    return metadata | {
         "input": "images, float32 (B, c, H, W): pixels from 0 to 1, minus mean, over std, channel by channel"
         f"{grey}{multiple}",
         "mean": json.dumps(list(mean)),
@@ -245,17 +247,17 @@ def describe(
     }
 
 
-def _compare_and_check(run: Run, job: Job, tolerance: float) -> tuple[Difference, ...]:
-    """Compare a file with its model, and refuse it above the tolerance."""
+def _compare_and_check(run: Run, job: ExportJob, tolerance: float) -> tuple[Difference, ...]:
+    """Compare a file with its model, and raise MismatchError above the tolerance."""
     differences = compare(run, job.model, job.size)
     check(differences, tolerance)
     return differences
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Give a place for a file that comes to `path` when all has gone well, and leave nothing otherwise."""
+def renamed_at_exit(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; rename the file to `path` on success, and remove it on an error."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-        part = Path(folder) / path.name
-        yield part
-        part.replace(path)
+        temporary = Path(folder) / path.name
+        yield temporary
+        temporary.replace(path)

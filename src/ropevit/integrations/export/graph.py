@@ -1,4 +1,4 @@
-"""From a program to an ONNX graph that runs anywhere: no shape arithmetic where sizes are known, tidy names."""
+"""Translates a torch.export program to an ONNX graph, without shape arithmetic where sizes are known."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import torch
 from onnxscript import ir, opset20
 from torch.export import ExportedProgram
 
-#: Version of the operators: Gelu comes with 20.
+#: ONNX operator set version; Gelu requires 20.
 OPSET = 20
 
 aten: Any = torch.ops.aten
@@ -16,8 +16,8 @@ op: Any = opset20
 
 
 def attention(q: Any, k: Any, v: Any, mask: Any = None, *others: object, **options: object) -> Any:
-    """Spell attention for (B, A, N, D) with the size of a head as a constant; the exporter's own asks for shapes."""
-    assert not any((*others, *options.values())), "no dropout, causal mask or scale in our models"
+    """Translate attention (B, A, N, D) with a constant scale; the exporter's own computes it from shapes."""
+    assert not any((*others, *options.values())), "our models use no dropout, causal mask or scale"
     scale = op.Constant(value_float=1 / math.sqrt(q.shape[-1]))
     scores = op.MatMul(op.Mul(q, scale), op.Transpose(k, perm=[0, 1, 3, 2]))
     if mask is not None and mask.dtype == ir.DataType.BOOL:
@@ -28,7 +28,7 @@ def attention(q: Any, k: Any, v: Any, mask: Any = None, *others: object, **optio
 
 
 def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
-    """Roll by shifts that may depend on the size of the image, which the exporter's own does not know."""
+    """Translate a roll by shifts that may depend on the image size, which the exporter's own does not support."""
     first, last = op.Constant(value_ints=[0]), op.Constant(value_ints=[2**63 - 1])
     for shift, dim in zip(shifts, dims, strict=True):
         axis = op.Constant(value_ints=[dim])
@@ -41,13 +41,13 @@ def roll(x: Any, shifts: Sequence[Any], dims: Sequence[int]) -> Any:
 
 
 def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str], multiple: int = 1) -> ir.Model:
-    """Translate a program.
+    """Translate a torch.export program to ONNX.
 
     Args:
-        program: From `trace`.
+        program: A program that `trace` returned.
         output: Name of the output.
-        metadata: What the file says about itself.
-        multiple: Number of pixels that must divide a free height and width.
+        metadata: Metadata of the file.
+        multiple: Number of pixels of which a dynamic height and width must be multiples.
     """
     exported = torch.onnx.export(
         program,
@@ -61,7 +61,7 @@ def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str], 
     )
     assert exported is not None
     model = exported.model
-    tidy(model)
+    name_dimensions(model)
     if multiple > 1 and any(not isinstance(side, int) for side in (model.graph.inputs[0].shape or ())[2:]):
         _refuse_remainders(model.graph, multiple)
     model.metadata_props.clear()
@@ -69,8 +69,8 @@ def to_onnx(program: ExportedProgram, output: str, metadata: Mapping[str, str], 
     return model
 
 
-def tidy(model: ir.Model) -> None:
-    """Name the free sizes, and drop what the exporter noted down: where in whose source each node came from."""
+def name_dimensions(model: ir.Model) -> None:
+    """Name the dynamic dimensions, and remove the exporter's metadata, such as paths of source files."""
     names = {0: "batch", 2: "height", 3: "width"}
     images, output = model.graph.inputs[0], model.graph.outputs[0]
     for value, axes in ((images, names), (output, {0: "batch"})):
@@ -90,10 +90,10 @@ def tidy(model: ir.Model) -> None:
 
 
 def _refuse_remainders(graph: ir.Graph, multiple: int) -> None:
-    """Let the file refuse images that patches do not tile, as the model does; a convolution would cut their edge off.
+    """Make the file raise for image sizes that are no multiples of the patch size; a convolution would crop them.
 
-    ONNX has no assertions. So the images are reshaped to the part of them that patches tile: nothing changes if that is
-    all of them, and runtimes refuse to reshape to fewer pixels, naming both sizes.
+    ONNX has no assertions, so the images are reshaped to the size rounded down to a multiple: a no-op for valid sizes,
+    and an error in every runtime for others, which names both sizes.
     """
     images = graph.inputs[0]
     readers = list(images.uses())

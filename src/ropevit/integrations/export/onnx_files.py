@@ -1,4 +1,4 @@
-"""ONNX files: written, checked, run and rounded to 8 bits."""
+"""Writes, checks, runs and quantizes ONNX files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from ropevit.integrations.export.quiet import quiet
 
 
 def write(program: ExportedProgram, path: Path, output: str, metadata: Mapping[str, str], multiple: int = 1) -> Run:
-    """Write a program as ONNX with its weights in one file, let ONNX check it, and open it."""
+    """Write a program as one ONNX file with its weights, validate it, and return a function that runs it."""
     with quiet():
         ir.save(to_onnx(program, output, metadata, multiple), path)
         onnx.checker.check_model(path, full_check=True)
@@ -25,7 +25,7 @@ def write(program: ExportedProgram, path: Path, output: str, metadata: Mapping[s
 
 
 def runner(path: Path) -> Run:
-    """Run a file by onnxruntime on the CPU."""
+    """Return a function that runs a file with onnxruntime on the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -38,13 +38,13 @@ def runner(path: Path) -> Run:
 
 
 def quantize(path: Path) -> Run:
-    """Round the weights of linear layers to 8 bits, channel by channel, and their inputs while the file runs.
+    """Quantize the linear layers of a file to int8 in place: weights per channel, activations dynamically.
 
-    Weights use 7 of the 8 bits: with all of them, CPUs without VNNI overflow and do not say so.
+    Weights use 7 of the 8 bits, since CPUs without VNNI would overflow silently.
     """
-    whole = path.rename(path.with_name(f"float32-{path.name}"))
-    how = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8}
+    original = path.rename(path.with_name(f"float32-{path.name}"))
+    options = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8}
     with quiet():
-        quantize_dynamic(whole, path, per_channel=True, reduce_range=True, **how)
-    whole.unlink()
+        quantize_dynamic(original, path, per_channel=True, reduce_range=True, **options)
+    original.unlink()
     return runner(path)

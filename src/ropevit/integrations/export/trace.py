@@ -1,4 +1,4 @@
-"""From a model to a program of PyTorch's operators: which sizes stay free, and what is computed beforehand."""
+"""Traces a model to a torch.export program, with dynamic or fixed sizes, and folds constants."""
 
 import copy
 import operator
@@ -15,17 +15,17 @@ from torch.nn import functional as F
 from ropevit.models import Config, Model
 from ropevit.weights.loading import unwrap_model
 
-#: Batch with which a model is traced: no other number could be taken for it.
+#: Batch size for tracing; no other dimension has this size, so that they cannot be confused.
 BATCH = 3
 
-#: Notes on a program that would take the paths of this machine along.
-_NOTES = ("stack_trace", "nn_module_stack", "source_fn_stack")
+#: Node metadata with paths of this machine, which is removed from programs.
+_SOURCE_METADATA = ("stack_trace", "nn_module_stack", "source_fn_stack")
 
 aten: Any = torch.ops.aten
 
 
 def _free_sides(config: Config) -> dict[int, Any]:
-    """Name height and width where they stay free: two patches or more each, or any pixels where windows are padded."""
+    """Return the dynamic dimensions: at least two patches a side, or any pixels for models that pad their windows."""
     if config.windowed:
         return {2: Dim("height", min=1), 3: Dim("width", min=1)}
     return {2: config.multiple * Dim("rows", min=2), 3: config.multiple * Dim("columns", min=2)}
@@ -33,20 +33,22 @@ def _free_sides(config: Config) -> dict[int, Any]:
 
 @contextmanager
 def _no_special_sizes() -> Iterator[None]:
-    """Let PyTorch trace without treating 1 (window, image, ...) as a case of its own, which a Swin does not need."""
+    """Trace without specialising dimensions of size 1 (windows, batch), which Swin does not require."""
     with import_module("torch.fx.experimental._config").patch(backed_size_oblivious=True):
         yield
 
 
 def plain_copy(model: nn.Module) -> Model:
-    """Copy a model for export: out of its wrappers, on the CPU, in evaluation.
+    """Copy a model for export: without wrappers, on the CPU, in eval mode.
 
     Raises:
-        ValueError: If it is no model of ours, a video model, or not in float32.
+        ValueError: If it is no model of this package, a video model, or not in float32.
     """
     plain = unwrap_model(model)
     if plain.config.is_video:
-        raise ValueError("got a video model; this exports models of images: call torch.export.export(model, (clips,))")
+        raise ValueError(
+            "got a video model; expected an image model: call torch.export.export(model, (clips,)) instead"
+        )
     dtypes = {parameter.dtype for parameter in plain.parameters()} - {torch.float32}
     if dtypes:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
@@ -57,12 +59,12 @@ def plain_copy(model: nn.Module) -> Model:
 
 
 def trace(model: Model, size: tuple[int, int] | None, bake: bool = False) -> ExportedProgram:
-    """Write a model down as a program.
+    """Trace a model to a torch.export program.
 
     Args:
-        model: From `plain_copy`.
-        size: Height and width of all images; None leaves them free.
-        bake: Compute beforehand whatever does not depend on the images: rotation, masks, embeddings.
+        model: A model that `plain_copy` returned.
+        size: Fixed height and width in pixels; None keeps them dynamic.
+        bake: Precompute everything that does not depend on the images: cosines and sines, masks, embeddings.
     """
     config = model.config
     free: dict[int, Any] = {0: Dim("batch", min=1)} | (_free_sides(config) if size is None else {})
@@ -73,13 +75,13 @@ def trace(model: Model, size: tuple[int, int] | None, bake: bool = False) -> Exp
             folded = fold_constants(program)
             program = torch.export.export(folded, (images,), dynamic_shapes=(free,), strict=False)
     for node in program.graph.nodes:
-        for key in _NOTES:
+        for key in _SOURCE_METADATA:
             node.meta.pop(key, None)
     return program
 
 
 def fold_constants(program: ExportedProgram) -> fx.GraphModule:
-    """Compute whatever does not depend on the images, and keep it as buffers."""
+    """Replace everything that does not depend on the images by buffers with its value."""
     module: Any = program.module(check_guards=False)
     graph, values = module.graph, {}
     for node in list(graph.nodes):
@@ -88,7 +90,7 @@ def fold_constants(program: ExportedProgram) -> fx.GraphModule:
         elif node.op == "call_function" and all(source in values for source in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             values[node] = node.target(*args, **kwargs)
-            if values[node] is None:  # an assertion about a constant, which has held
+            if values[node] is None:  # an assertion about a constant, which held
                 graph.erase_node(node)
         if node.op == "call_function" and node not in values:
             _keep_constants(module, node, values)
@@ -100,14 +102,14 @@ def fold_constants(program: ExportedProgram) -> fx.GraphModule:
 
 
 def _keep_constants(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> None:
-    """Let a node that depends on the images, and those after it, read its constant inputs from buffers."""
+    """Replace the constant inputs of a node that depends on the images by buffers."""
     for source in node.all_input_nodes:
         if source in values and source.op != "get_attr" and isinstance(values[source], Tensor):
-            source.replace_all_uses_with(constant(module, node, values[source], values))
+            source.replace_all_uses_with(_add_buffer(module, node, values[source], values))
 
 
-def constant(module: fx.GraphModule, before: fx.Node, value: Tensor, values: dict[fx.Node, Any]) -> fx.Node:
-    """Keep a tensor in a buffer, and read it before a node."""
+def _add_buffer(module: fx.GraphModule, before: fx.Node, value: Tensor, values: dict[fx.Node, Any]) -> fx.Node:
+    """Register a tensor as a buffer, and return a node that reads it, placed before the given one."""
     name = f"constant_{sum(1 for _ in module.buffers())}"
     module.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
     with module.graph.inserting_before(before):
@@ -117,9 +119,9 @@ def constant(module: fx.GraphModule, before: fx.Node, value: Tensor, values: dic
 
 
 def _join_prefix(module: fx.GraphModule, node: Any, values: dict[fx.Node, Any]) -> None:
-    """Put class and register tokens in front of the patches without asking for the batch: pad by zeros, add a table.
+    """Prepend class and register tokens without the batch size: pad the patches with zeros, then add a table.
 
-    Bit for bit the same as repeating the tokens for each image and joining them to the patches.
+    The result is bit for bit that of expanding the tokens to the batch and concatenating them with the patches.
     """
     if node.target is not aten.cat.default or len(node.args) < 2 or node.args[1] != 1:
         return
@@ -128,7 +130,7 @@ def _join_prefix(module: fx.GraphModule, node: Any, values: dict[fx.Node, Any]) 
         return
     prefix = torch.cat([values[token.args[0]] for token in tokens], dim=1)
     count, length = prefix.shape[1], patches.meta["val"].shape[1]
-    table = constant(module, node, F.pad(prefix, (0, 0, 0, length)), values)
+    table = _add_buffer(module, node, F.pad(prefix, (0, 0, 0, length)), values)
     with module.graph.inserting_before(node):
         padded = module.graph.call_function(aten.constant_pad_nd.default, (patches, [0, 0, count, 0]))
         joined = module.graph.call_function(aten.add.Tensor, (padded, table))
@@ -136,7 +138,7 @@ def _join_prefix(module: fx.GraphModule, node: Any, values: dict[fx.Node, Any]) 
 
 
 def _drop_unused(module: fx.GraphModule) -> None:
-    """Take weights away that nothing reads any more, such as frequencies whose rotation is a buffer now."""
+    """Remove weights that are no longer used, such as frequencies whose cosines and sines are buffers now."""
     read = {node.target for node in module.graph.nodes if node.op == "get_attr"}
     for name in [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in read]:
         owner, _, last = name.rpartition(".")

@@ -81,7 +81,7 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
 
 
 def rope_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the RoPE parameters of a model, for an optimiser group without weight decay and with its own learning rate.
+    """Return the RoPE parameters of a model, which need their own optimiser group: no weight decay, higher rate.
 
     Returns:
         Learned frequencies and gates by their names in `model.named_parameters()`.

@@ -75,7 +75,7 @@ def hook_attention(attention: nn.Module, names: Sequence[str], heads: int, rope:
     """Register the hooks that rotate the queries and keys of an attention layer.
 
     Args:
-        attention: Layer of another library; `rope` becomes its submodule, and so trains, moves and saves with the model.
+        attention: Layer of another library; `rope` becomes a submodule of it, and trains, moves and saves with it.
         names: Names of its modules that return queries and keys, of shape (B, A, N, D) or (B, N, C).
         heads: Number of heads, A.
         rope: The layer's rotary embedding.

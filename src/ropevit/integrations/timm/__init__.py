@@ -1,9 +1,8 @@
-"""Our models in timm: after `import ropevit.integrations.timm`, `timm.create_model("ropevit_<name>")` builds each.
+"""Registers our models with timm: after importing this module, `timm.create_model("ropevit_<name>")` builds them.
 
-<name> is a name of `ropevit.list_models()`. The models have the methods that timm's tools and scripts call, with timm's
-signatures (`models`); options are spelled as timm does (`ropevit`); `pretrained=True` loads the published weights
-strictly (`pretrained`). They are still our models: weights keep our names, so `ropevit.load_weights`, `save_model` and
-`convert` take them, and files go both ways.
+<name> is a name of `ropevit.list_models()`. The models have the methods and signatures that timm's tools and scripts
+use (`models.py`) and options in timm's spelling (`ropevit.py`); `pretrained=True` loads the published weights strictly
+(`pretrained.py`). Weights keep our names, so `ropevit.load_weights`, `save_model` and `convert` accept these models.
 """
 
 from ropevit.integrations.timm.models import TimmSwin, TimmViT

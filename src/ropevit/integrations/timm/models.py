@@ -1,4 +1,4 @@
-"""Our models with the methods, and their signatures, that timm's tools and scripts call."""
+"""Our models with the methods and signatures that timm's tools and scripts use."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,19 +21,19 @@ from ropevit.weights.parse import parse_checkpoint
 from ropevit.weights.reading import Checkpoint
 
 Indices = int | Sequence[int] | None
-#: Features at the end, and intermediate ones; or the latter alone.
+#: Final features and a list of intermediate ones, or the list alone.
 Intermediates = tuple[Tensor, list[Any]] | list[Any]
 
 
 class TimmModel(BaseModel[ConfigT]):
-    """What both architectures answer alike.
+    """Mixin with the timm methods that both architectures share.
 
-    Mixed into a model rather than wrapped around it: a wrapper would rename every weight. One method differs from that
-    of our own models: `forward_intermediates` returns the final features as well, as timm's does.
+    It is mixed in because a wrapper would rename every weight. One method differs from that of our own models:
+    `forward_intermediates` also returns the final features, as timm's does.
 
     Args:
-        config: What to build.
-        global_pool: How tokens become one vector, one of `poolings`; "" leaves them as they are.
+        config: Config of the model.
+        global_pool: Pooling of the tokens, one of `poolings`; "" turns it off.
     """
 
     poolings: ClassVar[tuple[str, ...]]
@@ -47,7 +47,7 @@ class TimmModel(BaseModel[ConfigT]):
 
     @classmethod
     def default_features(cls, config: Any, options: Mapping[str, Any]) -> tuple[int, ...]:
-        """Choose the layers whose features an extractor gives, as timm does."""
+        """Return the indices of the layers that a feature extractor returns by default, as in timm."""
         raise NotImplementedError
 
     @property
@@ -62,7 +62,7 @@ class TimmModel(BaseModel[ConfigT]):
 
     @property
     def global_pool(self) -> str:
-        """How tokens become one vector; "" if they do not."""
+        """Pooling of the tokens; "" if it is off."""
         return "" if self.unpooled else getattr(self.config, "pooling", "avg")
 
     @property
@@ -77,11 +77,11 @@ class TimmModel(BaseModel[ConfigT]):
 
     @property
     def head_hidden_size(self) -> int:
-        """Channels that the head takes."""
+        """Input channels of the head."""
         return self.num_features
 
     def set_pooling(self, global_pool: str) -> None:
-        """Change how tokens become one vector.
+        """Change the pooling of the tokens.
 
         Raises:
             ValueError: If the architecture has no such pooling.
@@ -91,40 +91,40 @@ class TimmModel(BaseModel[ConfigT]):
         self.unpooled = global_pool == ""
 
     def pool(self, features: Tensor) -> Tensor:
-        """Turn tokens into one vector for each image."""
+        """Pool tokens to one vector per image."""
         raise NotImplementedError
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify; `pre_logits` stops before the head."""
+        """Pool tokens and apply the head, unless `pre_logits` is true."""
         pooled = features if self.unpooled else self.pool(features)
         return pooled if pre_logits else self.head(pooled)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a new one, and the pooling where one is given; 0 classes leave the head out."""
+        """Replace the head by a new one, and the pooling if one is given; 0 classes remove the head."""
         if global_pool is not None:
             self.set_pooling(global_pool)
         super().reset_classifier(num_classes)
 
     def stage_index(self, name: str) -> int:
-        """Tell the stage of a parameter; without stages, its layer."""
+        """Return the stage of a parameter by its name; its layer in models without stages."""
         return self.layer_index(name)
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Give timm's tools a function that tells the layer of a parameter, or of a module, by its name.
+        """Return a function from the name of a parameter or module to its layer, for timm's layer decay.
 
         Args:
-            coarse: Tell the stage, where there are stages.
+            coarse: Group by stage instead of by layer.
         """
         layer = self.stage_index if coarse else self.layer_index
-        return lambda name: layer(f"{name}.")  # with the dot, a module's name starts as those of its parameters
+        return lambda name: layer(f"{name}.")  # the dot makes a module's name a prefix of its parameters' names
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights in our, the published or timm's layout, so that timm's own `load_checkpoint` takes them all.
+        """Load weights in our, the published or timm's layout; timm's own `load_checkpoint` calls this.
 
-        Derived tables are left out. Nothing is resized: `ropevit.load_weights` does that.
+        Derived tables are dropped. Nothing is resized; use `ropevit.load_weights` for that.
 
         Raises:
-            WeightsError: If `strict` and the weights do not fit, with what they look like.
+            WeightsError: If `strict` and the weights do not match the model.
         """
         config, found = self.config, parse_checkpoint(Checkpoint("the given state dict", state_dict))
         state, _ = to_ours(found.state, found.layout, config)
@@ -134,21 +134,21 @@ class TimmModel(BaseModel[ConfigT]):
             check_rotation(config, found)
         return super().load_state_dict(state, strict, assign)
 
-    def note_input(self, size: tuple[int, int], **options: object) -> None:
-        """Correct what timm noted when it built this model, and writes into files that rebuild it."""
-        for notes, known in (("_traits", {"img_size": size}), ("_model_args", {"img_size": size, **options})):
-            if (before := self.__dict__.get(notes)) is not None:
-                setattr(self, notes, before | known)
+    def update_model_args(self, size: tuple[int, int], **options: object) -> None:
+        """Update the arguments that timm recorded when it built this model, and saves to rebuild it."""
+        for attribute, new in (("_traits", {"img_size": size}), ("_model_args", {"img_size": size, **options})):
+            if (before := self.__dict__.get(attribute)) is not None:
+                setattr(self, attribute, before | new)
 
 
 class TimmViT(TimmModel[ViTConfig], ViT):
-    """A ViT for timm's tools."""
+    """A ViT with timm's methods."""
 
     poolings = ("token", "avg", "")
 
     @classmethod
     def default_features(cls, config: ViTConfig, options: Mapping[str, Any]) -> tuple[int, ...]:
-        """Choose the last three blocks, as timm does."""
+        """Return the last three blocks, timm's default."""
         return tuple(range(-min(3, options.get("depth", config.depth)), 0))
 
     @property
@@ -170,13 +170,13 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         ]
 
     def set_pooling(self, global_pool: str) -> None:
-        """Change how tokens become one vector: the class token, the mean of the patches, or "" for none."""
+        """Change the pooling: "token" (class token), "avg" (mean of the patch tokens) or "" (none)."""
         super().set_pooling(global_pool)
         if not self.unpooled:
             self.config = replace(self.config, pooling=global_pool)
 
     def pool(self, features: Tensor) -> Tensor:
-        """Take the class token, or the mean of the patches."""
+        """Return the class token, or the mean of the patch tokens."""
         return features[:, 0] if self.global_pool == "token" else features[:, self.num_prefix :].mean(1)
 
     def forward_intermediates(  # pyright: ignore[reportIncompatibleMethodOverride]: timm's signature, not ours
@@ -193,17 +193,17 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         """Return the final features and the patch tokens after chosen blocks.
 
         Args:
-            images: Images (B, c, H, W) of any size that the patches tile.
-            indices: Blocks, from 0, negative ones from the last; a number takes the last ones, None all. The features
-                come in this order.
-            return_prefix_tokens: Return pairs: patch tokens, and class and register tokens (B, prefix, C).
-            norm: Pass each through the final norm.
-            stop_early: Do not run the blocks after the last chosen one; the final features are then the norm of its.
+            images: Images (B, c, H, W) whose sides are multiples of the patch size.
+            indices: Block indices, counted from 0, or from the end if negative; an int n means the last n blocks, None
+                all. The features are returned in this order.
+            return_prefix_tokens: Return pairs of patch tokens and prefix tokens (B, prefix, C).
+            norm: Apply the final norm to each.
+            stop_early: Stop after the last chosen block; the final features are then its normalised output.
             output_fmt: "NCHW" for maps (B, C, h, w), "NLC" for tokens (B, h * w, C).
-            intermediates_only: Return the list alone.
+            intermediates_only: Return only the intermediate features.
 
         Raises:
-            ValueError: If there is no such block or format, or the images do not fit.
+            ValueError: If there is no such block or format, or the image size is not allowed.
         """
         _check_format(output_fmt, ("NCHW", "NLC"))
         wanted = _wanted_layers(indices, len(self.blocks))
@@ -223,7 +223,7 @@ class TimmViT(TimmModel[ViTConfig], ViT):
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Take out what the features after chosen blocks do not need; returns those blocks, counted from 0."""
+        """Remove the blocks after the last chosen one, and the head; return the chosen blocks, counted from 0."""
         wanted = _wanted_layers(indices, len(self.blocks))
         if prune_head:
             self.reset_classifier(0, "")
@@ -234,22 +234,23 @@ class TimmViT(TimmModel[ViTConfig], ViT):
         return wanted
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Resize an absolute embedding to another image size; without one, any size may be fed anyway."""
+        """Resize the absolute embedding to another image size; models without one accept any size anyway."""
         before, size = self.config.grid, as_pair(img_size)
         self.config = replace(self.config, img_size=size)
         if self.pos_embed is not None:
-            self.pos_embed = like(self.pos_embed, resize_embedding(self.pos_embed.detach(), before, *self.config.grid))
-        self.note_input(size)
+            resized = resize_embedding(self.pos_embed.detach(), before, *self.config.grid)
+            self.pos_embed = _replace_data(self.pos_embed, resized)
+        self.update_model_args(size)
 
 
 class TimmSwin(TimmModel[SwinConfig], Swin):
-    """A Swin for timm's tools."""
+    """A Swin with timm's methods."""
 
     poolings = ("avg", "")
 
     @classmethod
     def default_features(cls, config: SwinConfig, options: Mapping[str, Any]) -> tuple[int, ...]:
-        """Choose all stages, as timm does."""
+        """Return all stages, timm's default."""
         return tuple(range(len(options.get("depths", config.depths))))
 
     @property
@@ -267,11 +268,11 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
         ]
 
     def pool(self, features: Tensor) -> Tensor:
-        """Average the tokens."""
+        """Return the mean of the tokens."""
         return features.mean((1, 2))
 
     def stage_index(self, name: str) -> int:
-        """Tell the stage of a parameter: 0 embeddings, 1.. stages with the merging that follows, then norm and head."""
+        """Return the stage of a parameter: 0 for embeddings, 1.. for stages and their merging, then norm and head."""
         if name.startswith("layers."):
             return int(name.split(".")[1]) + 1
         return len(self.layers) + 1 if self.layer_index(name) else 0
@@ -290,15 +291,15 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
 
         Args:
             images: Images (B, c, H, W) of any size.
-            indices: Stages, from 0, negative ones from the last; a number takes the last ones, None all. The maps
-                come in this order.
-            norm: Pass the map of the last stage through the final norm; it fits no other.
-            stop_early: Do not run the stages after the last chosen one; its map is then the final one.
+            indices: Stage indices, counted from 0, or from the end if negative; an int n means the last n stages, None
+                all. The maps are returned in this order.
+            norm: Apply the final norm to the map of the last stage; others have fewer channels.
+            stop_early: Stop after the last chosen stage, whose map is then the final one.
             output_fmt: "NCHW".
-            intermediates_only: Return the list alone.
+            intermediates_only: Return only the intermediate maps.
 
         Raises:
-            ValueError: If there is no such stage or format, or the images do not fit.
+            ValueError: If there is no such stage or format, or the image size is not allowed.
         """
         _check_format(output_fmt, ("NCHW",))
         count = len(self.layers)
@@ -313,10 +314,10 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
     def prune_intermediate_layers(
         self, indices: Indices = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Take out what the maps of chosen stages do not need; returns those stages, counted from 0."""
+        """Remove the stages after the last chosen one, and the head; return the chosen stages, counted from 0."""
         wanted = _wanted_layers(indices, len(self.layers))
         count = max(wanted) + 1
-        shorter = count < len(self.layers)  # head and norm fit the last stage alone
+        shorter = count < len(self.layers)  # head and norm have the channels of the last stage
         if prune_head or shorter:
             self.reset_classifier(0, "")
         if prune_norm or shorter:
@@ -329,36 +330,37 @@ class TimmSwin(TimmModel[SwinConfig], Swin):
         return wanted
 
     def set_input_size(self, img_size: int | tuple[int, int], window_size: int | None = None) -> None:
-        """Set the windows with which the paper evaluates this image size, or those given, and resize what hangs on it.
+        """Set the window size for another image size, and resize the absolute embedding and the bias tables.
 
         Args:
-            img_size: Height and width in pixels, or the side of a square; any size may be fed.
-            window_size: Side of a window in tokens; None takes 1/32 of the (smaller) side.
+            img_size: Height and width in pixels, or the side of a square.
+            window_size: Side of a window in tokens; None takes 1/32 of the smaller side, as the paper does.
         """
         before, size = self.config.grid, as_pair(img_size)
         window = paper_window(*size) if window_size is None else window_size
         self.config = replace(self.config, img_size=size, window_size=window)
         if self.pos_embed is not None:
-            self.pos_embed = like(self.pos_embed, resize_embedding(self.pos_embed.detach(), before, *self.config.grid))
+            resized = resize_embedding(self.pos_embed.detach(), before, *self.config.grid)
+            self.pos_embed = _replace_data(self.pos_embed, resized)
         for stage in self.layers:
             assert isinstance(stage, Stage)
             stage.window = window
             for attention in (block.attn for block in stage.blocks if isinstance(block, SwinBlock)):
                 attention.window = window
                 if (table := attention.relative_position_bias_table) is not None:
-                    attention.relative_position_bias_table = like(table, resize_bias(table.detach(), window))
-        self.note_input(size, window_size=window)
+                    attention.relative_position_bias_table = _replace_data(table, resize_bias(table.detach(), window))
+        self.update_model_args(size, window_size=window)
 
 
-#: Architecture -> its class here; timm knows the models of these alone.
+#: Architecture -> its timm class; only these architectures are registered with timm.
 CLASSES: dict[str, type[TimmModel[Any]]] = {"vit": TimmViT, "swin": TimmSwin}
 
 
 def _wanted_layers(indices: Indices, count: int) -> list[int]:
-    """Count chosen layers from 0: all for None, the last ones for a number, negative indices from the last.
+    """Return layer indices counted from 0: all layers for None, the last n for an int n.
 
     Raises:
-        ValueError: If there are none, or there is no such layer.
+        ValueError: If the list is empty, or an index is out of range.
     """
     if isinstance(indices, int):
         wanted = list(range(count - indices, count))
@@ -366,17 +368,18 @@ def _wanted_layers(indices: Indices, count: int) -> list[int]:
         wanted = [index + count if index < 0 else index for index in (range(count) if indices is None else indices)]
     if not wanted or not all(0 <= index < count for index in wanted):
         raise ValueError(
-            f"got indices={indices}; expected layers, {-count} to {count - 1}, or a number of last ones, 1 to {count}"
+            f"got indices={indices}; expected layer indices from {-count} to {count - 1}, or a number of last layers "
+            f"from 1 to {count}"
         )
     return wanted
 
 
 def _check_format(given: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a format of features that the architecture does not give."""
+    """Raise ValueError for a feature format that the architecture does not support."""
     if given not in allowed:
         raise ValueError(f"got output_fmt={str(given)!r}; expected {' or '.join(allowed)}")
 
 
-def like(parameter: nn.Parameter, data: Tensor) -> nn.Parameter:
-    """Make a parameter of other values that is trained, or not, as this one is."""
+def _replace_data(parameter: nn.Parameter, data: Tensor) -> nn.Parameter:
+    """Return a parameter with new data and the same `requires_grad`."""
     return nn.Parameter(data.contiguous(), requires_grad=parameter.requires_grad)

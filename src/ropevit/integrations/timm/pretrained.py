@@ -1,4 +1,4 @@
-"""Where timm's description of a model says its weights are, and how they get into it."""
+"""Loads the weights to which a model's `PretrainedCfg` of timm points."""
 
 import logging
 from collections.abc import Sequence
@@ -22,34 +22,34 @@ from ropevit.weights.reading import Checkpoint, read_checkpoint
 timm_models = require("timm.models", "train")
 log = logging.getLogger(__name__)
 
-#: timm's tag for what the authors of the paper trained on ImageNet-1k.
+#: Pretrained tag, in timm's sense, of the weights that the paper's authors trained on ImageNet-1k.
 TAG = "naver_in1k"
 
-#: The convolution that timm adapts to other channels of the images.
-FIRST = "patch_embed.proj"
+#: The convolution that is adapted to other numbers of image channels.
+FIRST_CONV = "patch_embed.proj"
 
-#: Fields of timm's description that would change what is loaded, and what to do instead.
-_UNREAD = {
+#: Unsupported fields of a `PretrainedCfg` that would change what is loaded -> what to do instead.
+_UNSUPPORTED = {
     "url": "download it, and give its path as file",
     "hf_hub_filename": f"a repository holds {' or '.join(ANY_FILES)}; download another file, and give its path as file",
-    "label_offset": "take the head's first rows off in the file",
+    "label_offset": "remove the head's first rows from the file",
 }
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Describe a model of the registry as timm does; mean and spread of the pixels are timm's default, ImageNet's.
+def default_cfg(name: str) -> dict[str, Any]:
+    """Return timm's `PretrainedCfg` fields of a registered model; mean and std are timm's default, ImageNet's.
 
     Source: evaluation of the reference: shorter side to the test size for a ViT, to 256/224 of it for a Swin, bicubic.
     """
     published = name in PUBLISHED
     return {
         "hf_hub_id": hub_id(name) if published else None,
-        "license": "bsd-3-clause" if published else None,  # of the weights, as their cards on the hub say
+        "license": "bsd-3-clause" if published else None,  # of the weights, from their model cards
         "input_size": (3, 224, 224),
         "interpolation": "bicubic",
         "crop_pct": MODELS[name].crop_pct,
         "num_classes": MODELS[name].num_classes,
-        "first_conv": FIRST,
+        "first_conv": FIRST_CONV,
         "classifier": "head",
         "paper_name": "Rotary Position Embedding for Vision Transformer",
         "paper_ids": "arXiv:2403.13298",
@@ -58,20 +58,20 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def read_source(name: str, cfg: Any, cache_dir: str | Path | None) -> Checkpoint:
-    """Read the weights to which timm's description of a model leads, in timm's order of preference.
+    """Read the checkpoint to which a `PretrainedCfg` points, with timm's precedence of sources.
 
     Args:
         name: A name of the registry.
         cfg: timm's `PretrainedCfg`.
-        cache_dir: Where to keep what comes from the hub.
+        cache_dir: Cache folder for downloads from the hub; None takes the hub's own.
 
     Raises:
-        ValueError: If the description asks for something that is not read here.
+        ValueError: If an unsupported field is set.
         WeightsError: If there are no such weights, or they cannot be read.
     """
-    for field, advice in _UNREAD.items():
+    for field, advice in _UNSUPPORTED.items():
         if getattr(cfg, field):
-            raise ValueError(f"got {field}={getattr(cfg, field)!r} in pretrained_cfg, which is not read here; {advice}")
+            raise ValueError(f"got {field}={getattr(cfg, field)!r} in pretrained_cfg, which is not supported; {advice}")
     if cfg.source == "local-dir":
         return read_checkpoint(_file_in(Path(cfg.file)))
     if cfg.source != "hf-hub" and (cfg.state_dict or cfg.file):
@@ -81,7 +81,7 @@ def read_source(name: str, cfg: Any, cache_dir: str | Path | None) -> Checkpoint
 
 
 def _file_in(folder: Path) -> Path:
-    """Find the weights in a folder that timm's `save_for_hf` wrote."""
+    """Return the path of the weights in a folder that timm's `save_for_hf` wrote."""
     found = next((folder / file for file in ANY_FILES if (folder / file).exists()), None)
     if found is None:
         raise WeightsError(f"{folder} holds no {' or '.join(ANY_FILES)}; give a folder that save_for_hf wrote")
@@ -91,18 +91,17 @@ def _file_in(folder: Path) -> Path:
 def load_pretrained(
     model: Model, checkpoint: Checkpoint, num_classes: int | None, img_size: int | Sequence[int] | None
 ) -> None:
-    """Load weights as `ropevit.create_model` does, strictly, and adapt them to the channels of the images as timm does.
+    """Load weights strictly, as `ropevit.create_model` does, after adapting the first convolution as timm does.
 
     Args:
-        model: Where to.
-        checkpoint: What was read.
-        num_classes: Classes that the caller asked for: where the file has another number, the head stays new. Below 0,
-            it stays new in any case; None asks for the file's.
-        img_size: Image size for which an absolute embedding in the file is; None takes what a file of ours says, or a
-            square.
+        model: The model.
+        checkpoint: The checkpoint, as read.
+        num_classes: Requested number of classes. If the file has another number, or this is negative, the head stays
+            newly initialised; None takes the file's head.
+        img_size: Image size of the file's absolute embedding; None takes that in a file of ours, or assumes a square.
 
     Raises:
-        WeightsError: If they do not fit.
+        WeightsError: If the weights do not match the model.
     """
     found = _adapt_channels(parse_checkpoint(checkpoint), model.config.in_channels)
     new_head = num_classes is not None and (num_classes < 0 or found.num_classes not in (None, num_classes))
@@ -111,15 +110,15 @@ def load_pretrained(
 
 
 def _adapt_channels(found: ParsedCheckpoint, channels: int) -> ParsedCheckpoint:
-    """Turn the first convolution of colour images into one for other channels: their sum, or repeated and scaled."""
-    kernel = found.state.get(f"{FIRST}.weight")
+    """Adapt a first convolution of 3 input channels to another number: sum them, or repeat and scale them."""
+    kernel = found.state.get(f"{FIRST_CONV}.weight")
     if not isinstance(kernel, Tensor) or kernel.ndim != 4 or kernel.shape[1] == channels:
         return found
     if kernel.shape[1] != 3:
         raise WeightsError(
-            f"{found.source} is for images of {kernel.shape[1]} channels, the model for {channels}; only those for 3 "
-            f"can be adapted: pass in_chans={kernel.shape[1]}"
+            f"{found.source} is for images of {kernel.shape[1]} channels, the model for {channels}; only weights for 3 "
+            f"channels can be adapted: pass in_chans={kernel.shape[1]}"
         )
-    state = found.state | {f"{FIRST}.weight": timm_models.adapt_input_conv(channels, kernel)}
+    state = found.state | {f"{FIRST_CONV}.weight": timm_models.adapt_input_conv(channels, kernel)}
     config = None if found.config is None else replace(found.config, in_channels=channels)
     return replace(found, state=state, facts=infer_model(state), config=config)

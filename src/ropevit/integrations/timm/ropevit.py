@@ -1,4 +1,4 @@
-"""Every model of the registry as a model of timm; timm lists them under the name of this file."""
+"""Registers the models of our registry with timm, which lists them under the name of this module."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from torch import nn
 
 from ropevit.extras import require
 from ropevit.integrations.timm.models import CLASSES, TimmModel
-from ropevit.integrations.timm.pretrained import TAG, describe, load_pretrained, read_source
+from ropevit.integrations.timm.pretrained import TAG, default_cfg, load_pretrained, read_source
 from ropevit.models.architectures import Model, architecture
 from ropevit.models.registry import MODELS, PUBLISHED, get_config
 from ropevit.text import join_names
@@ -19,10 +19,10 @@ from ropevit.weights.fields import lists_to_tuples
 
 timm_models = require("timm.models", "train")
 
-#: What is put before each name of ours; where nothing else has the bare name, that is registered, too.
+#: Prefix of our names in timm; the name without it is registered, too, unless timm has it already.
 PREFIX = "ropevit_"
 
-#: Names of the paper that timm gives to models of its own: without the prefix, they are timm's.
+#: Names that timm gives to its own models: without the prefix they mean timm's.
 CLASHES = frozenset(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base"))
 
 #: timm's spelling of an option -> the field of our configs.
@@ -36,17 +36,17 @@ _SPELLING = {
     "rope_temperature": "rope_theta",
 }
 
-#: Options of timm's scripts that can have one value only here, and why.
-_SETTLED = {
-    "drop_rate": (0.0, "there is no dropout"),
-    "attn_drop_rate": (0.0, "there is no dropout"),
-    "proj_drop_rate": (0.0, "there is no dropout"),
-    "dynamic_img_size": (True, "every size may be fed"),
-    "strict_img_size": (False, "every size may be fed"),
+#: Options of timm's scripts that can have only one value for our models, and why.
+_FIXED_OPTIONS = {
+    "drop_rate": (0.0, "these models have no dropout"),
+    "attn_drop_rate": (0.0, "these models have no dropout"),
+    "proj_drop_rate": (0.0, "these models have no dropout"),
+    "dynamic_img_size": (True, "these models accept images of any size"),
+    "strict_img_size": (False, "these models accept images of any size"),
 }
 
-#: Options that timm's builder takes.
-_BUILDER = {"features_only", "out_indices", "feature_cls", "pretrained_model_args"}
+#: Options that timm's `build_model_with_cfg` handles.
+_BUILDER_OPTIONS = {"features_only", "out_indices", "feature_cls", "pretrained_model_args"}
 
 
 def create(
@@ -57,28 +57,28 @@ def create(
     cache_dir: str | Path | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a model as timm's entry points do.
+    """Build a model; the function behind timm's entry points.
 
     Args:
         variant: The name under which it is registered.
-        pretrained: Load weights: the published ones, or those to which `pretrained_cfg` leads.
-        pretrained_cfg: timm's description of the model, or a tag; None takes the registered one.
+        pretrained: Load weights: the published ones, or those to which `pretrained_cfg` points.
+        pretrained_cfg: timm's `PretrainedCfg` of the model, or a tag; None takes the registered one.
         pretrained_cfg_overlay: Entries to replace in it, such as {"file": "model.safetensors"}.
-        cache_dir: Where to keep what comes from the hub.
+        cache_dir: Cache folder for downloads from the hub; None takes the hub's own.
         options: num_classes, in_chans, img_size, drop_path_rate, global_pool and fields of the model's config;
             features_only and out_indices for a feature extractor; device and dtype.
 
     Raises:
         ValueError: If there is no such option, or a value is out of range.
-        WeightsError: If there are no such weights, or they do not fit.
+        WeightsError: If there are no such weights, or they do not match the model.
     """
     name = variant.removeprefix(PREFIX)
     check_options(variant, options)
     cfg = timm_models.resolve_pretrained_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     load = None
     if pretrained:
-        saved = options.get("pretrained_model_args") or {}  # of the model that timm's save_for_hf saved
-        classes = -1 if cfg.num_classes < 0 else options.get("num_classes")  # below 0 is timm's word for a new head
+        saved = options.get("pretrained_model_args") or {}  # arguments of a model that timm's save_for_hf saved
+        classes = -1 if cfg.num_classes < 0 else options.get("num_classes")  # negative means a new head in timm
         checkpoint = read_source(name, cfg, cache_dir)
         load = partial(load_pretrained, checkpoint=checkpoint, num_classes=classes, img_size=saved.get("img_size"))
     build = partial(build_model, name, load)
@@ -99,7 +99,7 @@ def build_model(
     **options: Any,
 ) -> TimmModel[Any]:
     """Build a model from options in timm's spelling, and load weights into it."""
-    plain = lists_to_tuples({option: value for option, value in options.items() if option not in _SETTLED})
+    plain = lists_to_tuples({option: value for option, value in options.items() if option not in _FIXED_OPTIONS})
     config = get_config(name, **{_SPELLING.get(option, option): value for option, value in plain.items()})
     model = CLASSES[architecture(config)](config, global_pool)
     if load is not None:
@@ -108,21 +108,22 @@ def build_model(
 
 
 def check_options(variant: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that do not exist, or whose only value is another."""
-    unspelt = {*_SPELLING.values(), "position", "pooling", "frames", "tubelet", "pairs"}  # timm's tools feed images
+    """Raise ValueError for unknown options, and for values that our models do not support."""
+    # fields spelt otherwise in timm, fixed by the name, or of video models
+    hidden = {*_SPELLING.values(), "position", "pooling", "frames", "tubelet", "pairs"}
     fields = set(vars(MODELS[variant.removeprefix(PREFIX)]))
-    known = sorted((fields - unspelt) | {theirs for theirs, ours in _SPELLING.items() if ours in fields})
-    unknown = sorted(set(options) - {*known, *_SETTLED, *_BUILDER, "global_pool", "device", "dtype"})
+    known = sorted((fields - hidden) | {theirs for theirs, ours in _SPELLING.items() if ours in fields})
+    unknown = sorted(set(options) - {*known, *_FIXED_OPTIONS, *_BUILDER_OPTIONS, "global_pool", "device", "dtype"})
     if unknown:
         raise ValueError(f"no option named {', '.join(unknown)} for {variant}; choose among {', '.join(known)}")
-    for option, (only, why) in _SETTLED.items():
+    for option, (only, why) in _FIXED_OPTIONS.items():
         if options.get(option, only) != only:
             raise ValueError(f"got {option}={options[option]}; expected {only}: {why}")
     features = [option for option in ("out_indices", "feature_cls") if option in options]
     if features and not options.get("features_only"):
         raise ValueError(f"got {' and '.join(features)} without features_only=True; add it, or leave them out")
     if options.get("feature_cls", "getter") != "getter":
-        raise ValueError(f"got feature_cls={options['feature_cls']!r}; expected 'getter', or nothing")
+        raise ValueError(f"got feature_cls={options['feature_cls']!r}; expected 'getter': leave it out")
 
 
 def register(variant: str) -> None:
@@ -137,27 +138,27 @@ def register(variant: str) -> None:
 
 
 def bare_names() -> list[str]:
-    """List the names that can go without the prefix: those that nothing else in this process has given to timm."""
+    """Return the names to register without the prefix too: those that are not yet taken in timm."""
     names = [name for name in NAMES if name not in CLASHES]
     taken = [name for name in names if timm_models.is_model(name)]
     if taken:
         warnings.warn(
-            f"timm already has other models named {join_names(taken, 3)}, which stay; "
-            f"write {PREFIX}NAME for those of ropevit",
+            f"timm already has other models named {join_names(taken, 3)}, which keep their names; "
+            f"use {PREFIX}NAME for those of ropevit",
             stacklevel=2,
         )
     return [name for name in names if name not in taken]
 
 
-#: Models of the architectures that have a class for timm.
+#: Models of the architectures that are registered with timm.
 NAMES = [name for name, config in MODELS.items() if architecture(config) in CLASSES]
 
 VARIANTS = [*(PREFIX + name for name in NAMES), *bare_names()]
 
-#: What timm's `register_model` looks for: a description of each model, with the tag of its weights.
+#: `PretrainedCfg` by model name and tag, which timm's `register_model` reads from this module.
 default_cfgs = timm_models.generate_default_cfgs(
     {
-        f"{variant}.{TAG}" if variant.removeprefix(PREFIX) in PUBLISHED else variant: describe(
+        f"{variant}.{TAG}" if variant.removeprefix(PREFIX) in PUBLISHED else variant: default_cfg(
             variant.removeprefix(PREFIX)
         )
         for variant in VARIANTS

@@ -6,7 +6,7 @@
 
 from ropevit.extras import MissingExtraError, how_to_install, require
 
-# before anything below imports it, so that the error names the extra
+# before the imports below, so that the error names the extra to install
 installed = require("transformers", "dense").__version__
 if tuple(int(part) for part in installed.split(".")[:2]) < (5, 4):
     raise MissingExtraError(f"transformers {installed} is too old, 5.4 or newer is needed; {how_to_install('dense')}")

@@ -1,4 +1,4 @@
-"""Configs of transformers that describe our models: our own fields, with labels, stages and aliases beside them."""
+"""transformers configs of our models: the fields of our own configs, plus labels, stages and aliases."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
@@ -16,27 +16,27 @@ from ropevit.weights.errors import first_line
 from ropevit.weights.fields import lists_to_tuples
 from ropevit.weights.metadata import differences
 
-#: Names that transformers uses, and ours. Classes are kept as labels, of which there is one a class.
+#: transformers' name -> ours. The number of classes is the number of labels, `num_labels`.
 _ALIASES = {"image_size": "img_size", "num_channels": "in_channels", "num_classes": "num_labels"}
 
 
 class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
-    """What the configs of all our architectures share.
+    """Base class of the configs, one per architecture.
 
     The fields are those of our own config; `num_classes` is `num_labels` here, the number of labels in `id2label`.
-    Without any of them it describes a small published model, with some of them only what they say.
+    Without any field, the config is that of a small published model; if some are given, none is taken from that model.
 
     Raises:
-        ValueError: If a field is misspelt, missing or out of range, two fields do not fit, or the convention of the
-            rotation is another version's.
+        ValueError: If a field is misspelt, missing or out of range, two fields contradict each other, or the rotation
+            convention is that of another version.
     """
 
-    __no_type_check__ = True  # transformers makes the __init__, which takes more names than it declares
+    __no_type_check__ = True  # transformers generates the __init__, which takes more names than it declares
 
     ours: ClassVar[type[Config]]
-    """Our config, which knows the fields and checks them."""
+    """Our config class, which defines and checks the fields."""
     standard: ClassVar[str]
-    """The model that a config without any field describes."""
+    """Name of the model whose config is the default."""
 
     def __post_init__(self, **kwargs: Any):
         given = rename(kwargs, self.attribute_map)
@@ -53,22 +53,26 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def field_names(cls) -> list[str]:
-        """List the fields of our config, but for the classes, which are kept as labels."""
+        """Return the names of our config's fields except `num_classes`, which is stored as labels."""
         return [field.name for field in fields(cls.ours) if field.name != "num_classes"]
 
     def describe(self, given: Mapping[str, Any]) -> Config:
-        """Build our config from given fields and the labels, which checks them."""
+        """Build our config from fields and the labels, which checks them."""
         if not given:
             given = {name: getattr(MODELS[self.standard], name) for name in self.field_names()}
         needed = {field.name for field in fields(self.ours) if field.default is MISSING}
         if missing := sorted(needed - set(given)):
-            raise ValueError(f"got no {', '.join(missing)}; a {type(self).__name__} needs {', '.join(sorted(needed))}")
+            raise ValueError(
+                f"{', '.join(missing)} missing; a {type(self).__name__} with any of its fields needs at least "
+                f"{', '.join(sorted(needed))}"
+            )
         plain = lists_to_tuples(given)
         if isinstance(size := plain.get("img_size"), int):
             plain["img_size"] = as_pair(size)
         if plain.get("frames") is not None:
             raise ValueError(
-                f"got frames={plain['frames']}; the Auto classes here take models of images, not of videos"
+                f"got frames={plain['frames']}; expected an image model (frames=None): build a video model with "
+                "ropevit.create_model"
             )
         try:
             return self.ours(**plain, num_classes=len(self.id2label or {}))
@@ -76,9 +80,9 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(f"got a field of a wrong type ({first_line(error)}); see {self.ours.__name__}") from error
 
     def set_labels(self, given: dict[str, Any]) -> None:
-        """Bring the labels in step, whichever of number, names and numbers by name were given.
+        """Set `id2label` from whichever of num_labels, id2label and label2id are given.
 
-        Over the labels of a file, another number rules, as `from_pretrained(folder, num_labels=3)` means it.
+        A given number replaces the labels that a file contains, as in `from_pretrained(folder, num_labels=3)`.
         """
         number = given.pop("num_labels", None)
         names: dict[Any, Any] | None = self.id2label
@@ -87,7 +91,9 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
             names = {key: name for name, key in numbers.items()}
         if names is not None and number not in (None, len(names)):
             if self.transformers_version is None:
-                raise ValueError(f"got num_labels={number} and {len(names)} labels; give one a class, or leave one out")
+                raise ValueError(
+                    f"got num_labels={number} and {len(names)} labels; give as many labels, or leave num_labels out"
+                )
             names, numbers = None, {}
         if names is None:
             count = self.default_classes() if number is None else number
@@ -103,11 +109,11 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def default_classes(cls) -> Any:
-        """Return the number of classes of our config where none is given."""
+        """Return our config's default number of classes."""
         return next(field.default for field in fields(cls.ours) if field.name == "num_classes")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Let the numbers of labels follow their names."""
+        """Update `label2id` when `id2label` is set."""
         if name == "id2label" and value is not None:
             value = {int(key): label for key, label in value.items()}
             super().__setattr__("label2id", {label: key for key, label in value.items()})
@@ -117,27 +123,27 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
         """Return our own config of the same model.
 
         Raises:
-            ValueError: If a field was since set to what no model can have.
+            ValueError: If a field has been set to an invalid value.
         """
         return self.describe({name: getattr(self, name) for name in self.field_names()})
 
     @property
     def channels_by_stage(self) -> dict[str, int]:
-        """Channels of each map that a backbone can give: "stem" for the embedded patches, then "stage1", ..."""
+        """Channels of each feature map of a backbone: "stem" for the embedded patches, then "stage1", ..."""
         raise NotImplementedError
 
     @property
     def stage_names(self) -> list[str]:
-        """Names of the maps that a backbone can give."""
+        """Names of a backbone's feature maps."""
         return list(self.channels_by_stage)
 
     def to_dict(self) -> dict[str, Any]:
-        """List everything that the config holds, with the convention that the weights rely on."""
+        """Return all fields, with the rotation convention on which the weights depend."""
         return super().to_dict() | {"num_labels": self.num_labels, "convention": CONVENTION}
 
 
 class RopeViTConfig(RopeConfig):
-    """A ViT: the fields of `ropevit.models.ViTConfig`; stage k is the map after k blocks."""
+    """Config of a ViT: the fields of `ropevit.models.ViTConfig`; stage k is the feature map after k blocks."""
 
     model_type = "ropevit_vit"
     attribute_map: ClassVar[dict[str, str]] = _ALIASES | {
@@ -150,12 +156,12 @@ class RopeViTConfig(RopeConfig):
 
     @property
     def channels_by_stage(self) -> dict[str, int]:
-        """Channels of each map, the same for all."""
+        """Channels of each feature map, the same for all."""
         return dict.fromkeys(("stem", *(f"stage{index + 1}" for index in range(self.depth))), int(self.width))
 
 
 class RopeSwinConfig(RopeConfig):
-    """A Swin: the fields of `ropevit.models.SwinConfig`; stage 1 has the stride of a patch, each later one twice it."""
+    """Config of a Swin: the fields of `ropevit.models.SwinConfig`; stage k has 2^(k-1) times the stride of a patch."""
 
     model_type = "ropevit_swin"
     attribute_map: ClassVar[dict[str, str]] = _ALIASES | {"embed_dim": "width", "num_heads": "heads"}
@@ -164,7 +170,7 @@ class RopeSwinConfig(RopeConfig):
 
     @property
     def channels_by_stage(self) -> dict[str, int]:
-        """Channels of each map: those of a stage twice those of the one before."""
+        """Channels of each feature map, doubled from stage to stage."""
         return {"stem": self.width} | {f"stage{index + 1}": self.width * 2**index for index in range(len(self.depths))}
 
     @property
@@ -173,35 +179,37 @@ class RopeSwinConfig(RopeConfig):
         return self.width * 2 ** (len(self.depths) - 1)
 
 
-#: Architecture -> its config here; transformers knows the models of these alone.
+#: Architecture -> its transformers config; only these architectures are registered with transformers.
 CONFIGS: dict[str, type[RopeConfig]] = {"vit": RopeViTConfig, "swin": RopeSwinConfig}
 
 
 def rename(given: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """Replace the names that transformers uses by ours.
+    """Replace transformers' names of fields by ours.
 
     Raises:
-        ValueError: If a field was given under both names, with two values.
+        ValueError: If a field is given under both names with different values.
     """
     renamed: dict[str, Any] = {}
     for name, value in given.items():
         own = aliases.get(name, name)
         if own in renamed and renamed[own] != value:
-            raise ValueError(f"got {own} twice, as {renamed[own]} and {value} ({name} is another name for it)")
+            raise ValueError(
+                f"got {own}={renamed[own]} and {name}={value}, which name the same field; give one of them"
+            )
         renamed[own] = value
     return renamed
 
 
 def _check_spelling(given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse fields whose names are almost ours; transformers keeps all others, such as a trainer's `use_cache`."""
+    """Raise ValueError for names that are almost ours; transformers keeps all others, such as `use_cache`."""
     for name in given:
         near = get_close_matches(name, known, n=1, cutoff=0.75)
         if near and not hasattr(PreTrainedConfig, name):
-            raise ValueError(f"no field named {name!r}; did you mean {near[0]}? There are {', '.join(known)}")
+            raise ValueError(f"no field named {name!r}; did you mean {near[0]}? The fields are {', '.join(known)}")
 
 
 def check_convention(stored: Any) -> None:
-    """Refuse weights that rely on another convention of the rotation than this version's."""
+    """Raise ValueError for weights with another rotation convention than this version's."""
     if stored != CONVENTION:
         raise ValueError(
             f"the config follows another convention ({differences(stored, CONVENTION)}); "

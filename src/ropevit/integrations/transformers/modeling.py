@@ -1,4 +1,4 @@
-"""Our models as models of transformers: around one of ours, what transformers expects of its own."""
+"""Wraps our models as transformers models: without a head, as image classifiers, and as backbones."""
 
 import copy
 from dataclasses import asdict
@@ -18,21 +18,21 @@ from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.metadata import differences
 
-#: Weights that may be missing from a folder: the head, where it is new.
+#: Weights that may be missing from a folder, namely those of a new head.
 HEAD = {"ropevit.head.weight", "ropevit.head.bias"}
 
 
 class RopePreTrainedModel(PreTrainedModel):
-    """What all of them share. The model of this package is the attribute `ropevit`.
+    """Base class of the wrappers; the attribute `ropevit` is the model of this package.
 
-    Attention is PyTorch's `scaled_dot_product_attention`; there are no attention weights to return. Gradient
-    checkpointing keeps the input of every block, without reentrance. Learned frequencies stay float32 in every dtype.
+    Attention is PyTorch's `scaled_dot_product_attention`, so attention weights cannot be returned. Gradient
+    checkpointing keeps the input of every block and is not reentrant. Learned frequencies stay float32 in every dtype.
 
     Args:
-        config: What to build.
+        config: Config of the model.
 
     Raises:
-        ValueError: If the config describes no model, or asks for another attention.
+        ValueError: If the config is invalid, or its attn_implementation is not "sdpa".
     """
 
     config: RopeConfig
@@ -49,31 +49,34 @@ class RopePreTrainedModel(PreTrainedModel):
         super().__init__(config)
         if config._attn_implementation not in (None, "sdpa"):
             raise ValueError(
-                f"got attn_implementation={config._attn_implementation!r}; these models attend with "
-                "scaled_dot_product_attention alone: leave it out, or pass 'sdpa'"
+                f"got attn_implementation={config._attn_implementation!r}; these models use "
+                "scaled_dot_product_attention only: leave it out, or pass 'sdpa'"
             )
-        self.ropevit = self.fit(build_model(config.to_ropevit()))
+        self.ropevit = self.remove_unused(build_model(config.to_ropevit()))
         self.post_init()
 
-    def fit(self, model: Model) -> Model:
-        """Take from a model what this class does not use."""
+    def remove_unused(self, model: Model) -> Model:
+        """Remove the modules that this class does not use, and return the model."""
         return model
 
     def adopt(self, model: Model) -> None:
-        """Take in a copy of a model of this package, with its weights, dtype and device.
+        """Replace the wrapped model by a copy of another, with its weights, dtype and device.
 
         >>> segmenter.backbone.adopt(ropevit.create_model("swin_rope_mixed_tiny_patch4_window7_224", pretrained=True))
 
         Raises:
-            ValueError: If it is another model than the config describes.
+            ValueError: If its config differs from that of the wrapped model.
         """
         if type(model) is not type(self.ropevit):
-            raise ValueError(f"got a {type(model).__name__}; the config describes a {type(self.ropevit).__name__}")
-        taken = self.fit(copy.deepcopy(model))
-        if taken.config != self.ropevit.config:
-            listed = differences(asdict(taken.config), asdict(self.ropevit.config))
-            raise ValueError(f"got another model than the config describes ({listed}); change either")
-        self.ropevit = taken.train(self.training)
+            raise ValueError(
+                f"got a {type(model).__name__}, but the config is that of a {type(self.ropevit).__name__}; "
+                "convert it with from_ropevit"
+            )
+        copied = self.remove_unused(copy.deepcopy(model))
+        if copied.config != self.ropevit.config:
+            listed = differences(asdict(copied.config), asdict(self.ropevit.config))
+            raise ValueError(f"got a model that differs from the config ({listed}); convert it with from_ropevit")
+        self.ropevit = copied.train(self.training)
 
     def to_ropevit(self) -> Model:
         """Return a copy of the model of this package; `model.ropevit` is the model itself."""
@@ -81,11 +84,11 @@ class RopePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """Load as transformers does, but refuse weights that are not all there; a head may be new, which it reports.
+        """Load as transformers does, but raise unless all weights match; only a head may be new, and is reported.
 
         Raises:
-            WeightsError: If a weight is missing, unknown or, in spite of ignore_mismatched_sizes, misshapen; the head
-                apart.
+            WeightsError: If a weight other than the head's is missing, unexpected or, even with
+                ignore_mismatched_sizes, has the wrong shape.
         """
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
@@ -93,9 +96,9 @@ class RopePreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Start one module as our models do, unless its weights were loaded.
+        """Initialise a module as our models do, unless its weights were loaded.
 
-        transformers protects what it loaded from `torch.nn.init` alone, and learned frequencies are drawn otherwise.
+        transformers protects loaded weights from `torch.nn.init` only; learned frequencies are initialised without it.
         """
         if not all(getattr(weight, "_is_hf_initialized", False) for weight in module.parameters(recurse=False)):
             self.ropevit.reset_module(module)
@@ -117,27 +120,29 @@ class RopePreTrainedModel(PreTrainedModel):
         """Cast images to the dtype of the first layer.
 
         Raises:
-            ValueError: If they are no floats, or attention weights are asked for.
+            ValueError: If they are not floating-point, or attention weights are requested.
         """
         if self.config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError("got output_attentions=True; fused attention keeps no weights to return: leave it out")
+            raise ValueError("got output_attentions=True; fused attention has no weights to return: leave it out")
         if not pixel_values.is_floating_point():
-            raise ValueError(f"got pixel_values of {pixel_values.dtype}; expected floats, as an image processor gives")
+            raise ValueError(
+                f"got pixel_values of {pixel_values.dtype}; expected floats, as an image processor returns them"
+            )
         return pixel_values.to(self.ropevit.patch_embed.proj.weight.dtype)
 
     def run(self, images: Float[Tensor, "B c H W"], output_hidden_states: bool | None) -> "Outputs":
         """Run the model of this package."""
-        wanted = _wants_states(self.config, output_hidden_states)
+        wanted = _wants_hidden_states(self.config, output_hidden_states)
         return self.ropevit(images, method=_outputs_of, hidden_states=wanted)
 
 
 class RopeModel(RopePreTrainedModel):
-    """Tokens and their pool, without a head."""
+    """A model without a head: tokens and their pooled vector."""
 
     _keys_to_ignore_on_load_unexpected = [r"(^|\.)ropevit\.head\."]  # noqa: RUF012
 
-    def fit(self, model: Model) -> Model:
-        """Leave the head out."""
+    def remove_unused(self, model: Model) -> Model:
+        """Remove the head."""
         model.reset_classifier(0)
         return model
 
@@ -148,23 +153,25 @@ class RopeModel(RopePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Return tokens (B, n, C) after the final norm, and their pool (B, C).
+        """Return tokens (B, n, C) after the final norm, and their pooled vector (B, C).
 
         Args:
-            pixel_values: Images of any size that the model takes.
+            pixel_values: Images of any size that the model accepts.
             output_hidden_states: Also return the tokens before the norm: embedded, then after each block of a ViT
                 (prefix tokens first) or each stage of a Swin (row-major).
-            output_attentions: Refused if true.
+            output_attentions: True raises ValueError.
         """
         images = self.prepare(pixel_values, output_attentions)
-        found = self.run(images, output_hidden_states)
+        outputs = self.run(images, output_hidden_states)
         return BaseModelOutputWithPooling(
-            last_hidden_state=_as_tokens(found.features), pooler_output=found.head, hidden_states=found.hidden_states
+            last_hidden_state=_as_tokens(outputs.features),
+            pooler_output=outputs.head,
+            hidden_states=outputs.hidden_states,
         )
 
 
 class RopeForImageClassification(RopePreTrainedModel):
-    """A classifier of images.
+    """An image classifier.
 
     Raises:
         ValueError: If the config has no labels.
@@ -183,25 +190,25 @@ class RopeForImageClassification(RopePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> ImageClassifierOutput:
-        """Return logits (B, K) and, with labels, the loss that `config.problem_type` names or the labels suggest.
+        """Return logits (B, K) and, with labels, the loss of `config.problem_type`, or the one that the labels imply.
 
         Args:
-            pixel_values: Images of any size that the model takes.
-            labels: Classes (B,); for several at once (multi_label_classification) numbers from 0 to 1 (B, K).
-            output_hidden_states: As in `RopeModel`.
-            output_attentions: Refused if true.
+            pixel_values: Images of any size that the model accepts.
+            labels: Classes (B,), or targets from 0 to 1 (B, K) for multi_label_classification.
+            output_hidden_states: Also return the tokens before the norm; see `RopeModel`.
+            output_attentions: True raises ValueError.
         """
         images = self.prepare(pixel_values, output_attentions)
-        found = self.run(images, output_hidden_states)
-        loss = None if labels is None else self.loss_function(labels, found.head, self.config)
-        return ImageClassifierOutput(loss=loss, logits=found.head, hidden_states=found.hidden_states)
+        outputs = self.run(images, output_hidden_states)
+        loss = None if labels is None else self.loss_function(labels, outputs.head, self.config)
+        return ImageClassifierOutput(loss=loss, logits=outputs.head, hidden_states=outputs.hidden_states)
 
 
 class RopeBackbone(BackboneMixin, RopePreTrainedModel):
-    """Maps for dense tasks, those that `out_features` or `out_indices` of the config choose; the last one if neither.
+    """Feature maps for dense tasks: those in the config's `out_features` or `out_indices`, by default the last one.
 
-    A ViT gives every map at the stride of its patches; a Swin strides 4, 8, 16 and 32. They are not normalised, and
-    the final norm and the head are left out.
+    The maps of a ViT have the stride of its patches, those of a Swin strides 4, 8, 16 and 32. They are not normalised;
+    the final norm and the head are removed.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"(^|\.)ropevit\.(head|norm)\."]  # noqa: RUF012
@@ -210,19 +217,19 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
         super().__init__(config)
         self.num_features = list(config.channels_by_stage.values())
 
-    def fit(self, model: Model) -> Model:
-        """Leave the final norm and the head out, which would never see a gradient."""
+    def remove_unused(self, model: Model) -> Model:
+        """Remove the final norm and the head, which would get no gradients."""
         model.reset_classifier(0)
         model.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         return model
 
     def to_ropevit(self) -> Model:
-        """Refuse: a backbone is no whole model.
+        """Raise ValueError: a backbone lacks the final norm.
 
         Raises:
             ValueError: Always.
         """
-        raise ValueError("a backbone has no final norm to give back; load its folder with AutoModel and convert that")
+        raise ValueError("got a backbone, which has no final norm; load its folder with AutoModel and convert that")
 
     @can_return_tuple
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -231,22 +238,22 @@ class RopeBackbone(BackboneMixin, RopePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> BackboneOutput:
-        """Return the chosen maps (B, C, h, w), in the order of the stages.
+        """Return the chosen feature maps (B, C, h, w), in the order of the stages.
 
         Args:
-            pixel_values: Images of any size that the model takes.
-            output_hidden_states: As in `RopeModel`.
-            output_attentions: Refused if true.
+            pixel_values: Images of any size that the model accepts.
+            output_hidden_states: Also return the tokens before the norm; see `RopeModel`.
+            output_attentions: True raises ValueError.
         """
         images = self.prepare(pixel_values, output_attentions)
         wanted = [self.stage_names.index(name) for name in self.out_features]
-        everything = _wants_states(self.config, output_hidden_states)
-        count = None if everything else max(wanted) + 1
+        all_states = _wants_hidden_states(self.config, output_hidden_states)
+        count = None if all_states else max(wanted) + 1
         states = self.ropevit(images, method=lambda model, images: list(islice(model.hidden_states(images), count)))
         maps: Any = tuple(self.ropevit.as_map(states[index], images) for index in wanted)
         return BackboneOutput(
             feature_maps=maps,
-            hidden_states=tuple(_as_tokens(state) for state in states) if everything else None,
+            hidden_states=tuple(_as_tokens(state) for state in states) if all_states else None,
         )
 
 
@@ -263,7 +270,7 @@ class RopeViTForImageClassification(RopeForImageClassification):
 
 
 class RopeViTBackbone(RopeBackbone):
-    """A ViT that gives maps."""
+    """A ViT backbone, which returns feature maps."""
 
     config_class = RopeViTConfig
 
@@ -281,12 +288,12 @@ class RopeSwinForImageClassification(RopeForImageClassification):
 
 
 class RopeSwinBackbone(RopeBackbone):
-    """A Swin that gives maps."""
+    """A Swin backbone, which returns feature maps."""
 
     config_class = RopeSwinConfig
 
 
-#: Auto class -> what it builds from the config of a ViT, and of a Swin.
+#: Auto class -> classes of its ViT and its Swin.
 CLASSES: dict[Any, tuple[type[RopePreTrainedModel], type[RopePreTrainedModel]]] = {
     AutoModel: (RopeViTModel, RopeSwinModel),
     AutoModelForImageClassification: (RopeViTForImageClassification, RopeSwinForImageClassification),
@@ -294,27 +301,27 @@ CLASSES: dict[Any, tuple[type[RopePreTrainedModel], type[RopePreTrainedModel]]] 
 }
 
 
-def _wants_states(config: RopeConfig, asked: bool | None) -> bool:
-    """Tell whether hidden states are wanted, by the call or else by the config."""
-    wanted = config.output_hidden_states if asked is None else asked
+def _wants_hidden_states(config: RopeConfig, requested: bool | None) -> bool:
+    """Return whether to return hidden states: as the call requests, or else as the config does."""
+    wanted = config.output_hidden_states if requested is None else requested
     if not isinstance(wanted, bool | None):
         raise ValueError(f"got output_hidden_states={wanted!r}; expected True (all of them) or False")
     return bool(wanted)
 
 
 class Outputs(NamedTuple):
-    """What a model of this package gives for a batch."""
+    """Outputs of the wrapped model for a batch."""
 
     features: Tensor
-    """What follows the final norm."""
+    """Tokens after the final norm."""
     head: Tensor
-    """What the head makes of it: logits, or the pool where there is no head."""
+    """Logits, or the pooled vector of a model without a head."""
     hidden_states: tuple[Tensor, ...] | None
-    """The tokens before the norm, if asked for: embedded, after each block or stage."""
+    """Tokens before the norm, if requested: embedded, then after each block or stage."""
 
 
 def _outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states: bool) -> Outputs:
-    """Run a model; called as a method of it, so that its own hooks (offloading, sharding) run around it."""
+    """Run a model; passed as `method=` to its forward, so that its hooks (offloading, sharding) run."""
     if not hidden_states:
         features = model.forward_features(images)
         return Outputs(features, model.forward_head(features), None)
@@ -324,25 +331,25 @@ def _outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states
 
 
 def _as_tokens(state: Tensor) -> Float[Tensor, "B n C"]:
-    """Write a state as tokens; a Swin's is a map, channels last."""
+    """Flatten a hidden state to tokens; a Swin's is a map with channels last."""
     return state.flatten(1, 2) if state.ndim == 4 else state
 
 
 def _check_loaded(info: dict[str, Any], source: str) -> None:
-    """Refuse what transformers would only report.
+    """Raise WeightsError for weights that do not match, which transformers would only report.
 
     Raises:
-        WeightsError: Naming the weights.
+        WeightsError: Listing the weights.
     """
-    misshapen = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    mismatched = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
     wrong = {
-        "missing": sorted(set(info["missing_keys"]) - misshapen - HEAD),
+        "missing": sorted(set(info["missing_keys"]) - mismatched - HEAD),
         "unexpected": sorted(info["unexpected_keys"]),
-        "misshapen": sorted(misshapen - HEAD),
+        "of the wrong shape": sorted(mismatched - HEAD),
     }
     if any(wrong.values()):
         listed = "; ".join(f"{len(names)} {kind}: {join_names(names)}" for kind, names in wrong.items() if names)
         raise WeightsError(
             f"the weights in {source} do not fit the model ({listed}); load them with the config.json that was saved "
-            "with them: images of any size may be fed without changing it"
+            "with them, which accepts images of any size"
         )
