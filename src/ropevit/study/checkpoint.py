@@ -1,14 +1,13 @@
-"""Checkpoint and log of a training run, with checks for damage."""
+"""Checkpoint of a training run, with checks for damage."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from ropevit.files import parse_json, write_atomically
+from ropevit.files import write_atomically
 from ropevit.models.vit import ViT
 from ropevit.study.job import RunJob
 from ropevit.weights.errors import first_line
@@ -94,33 +93,3 @@ def _check_moments(optimizer: torch.optim.Optimizer) -> None:
         for name in ("exp_avg", "exp_avg_sq"):
             if moments[name].shape != parameter.shape:
                 raise ValueError(f"{name} is {tuple(moments[name].shape)}, expected {tuple(parameter.shape)}")
-
-
-def truncate_log(path: Path, step: int) -> None:
-    """Remove the lines of a log after a step, and an incomplete last line.
-
-    Raises:
-        ValueError: If any other line is damaged.
-    """
-    if not path.exists():
-        return
-    *lines, last = path.read_bytes().split(b"\n")  # what follows the last line end was cut short, if it is anything
-    kept = [line for number, line in enumerate(lines, 1) if step_of(line, f"line {number} of {path}") <= step]
-    if last or len(kept) < len(lines):
-        write_atomically(path, lambda file: file.write(b"".join(line + b"\n" for line in kept)))
-
-
-def step_of(line: bytes, source: str) -> int:
-    """Return the step of a log line.
-
-    Raises:
-        ValueError: If the line is damaged.
-    """
-    hint = "delete the log, or the folder to train this run again"
-    try:
-        content = parse_json(line, source)
-    except ValueError as error:
-        raise ValueError(f"{error}; {hint}") from None
-    if not isinstance(content, dict) or type(content.get("step")) is not int:
-        raise ValueError(f"{source} names no step; {hint}")
-    return content["step"]

@@ -1,7 +1,6 @@
 """One training run of a study: from its initialisation or a checkpoint to `result.json`."""
 
 import contextlib
-import json
 import math
 import statistics
 import time
@@ -15,7 +14,7 @@ from torch import nn
 from ropevit.data.crops import MEAN, STD
 from ropevit.data.rng import make_generator
 from ropevit.models.vit import ViT, ViTConfig
-from ropevit.study.checkpoint import RunState, resume, save, truncate_log
+from ropevit.study.checkpoint import RunState, resume, save
 from ropevit.study.evaluation import evaluate_missing, stored_scores
 from ropevit.study.events import RunStarted, StepDone
 from ropevit.study.job import Interrupted, RunJob
@@ -23,8 +22,8 @@ from ropevit.study.precision import autocast
 from ropevit.study.settings import PanelSettings
 from ropevit.study.stored_runs import write_result
 from ropevit.tasks.common.config import OptimConfig
-from ropevit.tasks.common.metrics_log import DivergedError
 from ropevit.tasks.common.optim import make_optimizer
+from ropevit.tasks.common.steps import StepLog, check_finite, cosine_decay, update_weights
 from ropevit.weights.saving import save_model
 
 #: Checkpoints and lines of the log in a training.
@@ -55,9 +54,9 @@ def train(job: RunJob) -> dict[str, Any]:
     if (job.folder / "checkpoint.pt").exists():
         resume(state, job)
     known = stored_scores(job, trained=state.step == settings.steps)
-    truncate_log(job.folder / "log.jsonl", state.step)
-    job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
-    _run_steps(state, job)
+    with StepLog(job.folder / "log.jsonl", keep=lambda line: line["step"] <= state.step) as log:
+        job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
+        _run_steps(state, job, log)
     result = {
         **asdict(job.run),
         "metric": job.panel.metric,
@@ -115,35 +114,33 @@ def rescale_init(blocks: nn.Module) -> None:
             module.weight.mul_(module.in_features**-0.5 / 0.02)
 
 
-def _run_steps(state: RunState, job: RunJob) -> None:
+def _run_steps(state: RunState, job: RunJob, log: StepLog) -> None:
     """Run the remaining steps, with checkpoints at regular intervals and before stopping."""
     settings = job.panel.settings
     every = max(1, math.ceil(settings.steps / NUM_CHECKPOINTS))
     log_every = max(1, settings.steps // NUM_LOG_LINES)
     durations, reported = [], 0.0
     state.model.train()
-    with (job.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-        while state.step < settings.steps:
-            if job.should_stop():
-                save(state, job)
-                raise Interrupted(job.run.name)
-            begin = time.perf_counter()
-            lr = learning_rate(settings, state.step)
-            loss = take_step(state, job, lr)
-            now = time.perf_counter()
-            durations.append(1000 * (now - begin))
-            state.seconds += now - begin
-            if state.step % log_every == 0 or state.step == settings.steps:
-                line = {"step": state.step, "loss": loss, "lr": lr, "seconds": round(state.seconds, 3)}
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-            if state.step % every == 0 or state.step == settings.steps:
-                state.step_ms = statistics.median(durations)
-                save(state, job)
-            if now - reported > REPORT_EVERY or state.step == settings.steps:
-                reported = now
-                done = {"step": state.step, "steps": settings.steps, "seconds": state.seconds}
-                job.report(StepDone(run=job.run, loss=loss, lr=lr, **done))
+    while state.step < settings.steps:
+        if job.should_stop():
+            save(state, job)
+            raise Interrupted(job.run.name)
+        begin = time.perf_counter()
+        lr = learning_rate(settings, state.step)
+        loss = take_step(state, job, lr)
+        now = time.perf_counter()
+        durations.append(1000 * (now - begin))
+        state.seconds += now - begin
+        last = state.step == settings.steps
+        if last or state.step % log_every == 0:
+            log.write(state.step, {"loss": loss, "lr": lr, "seconds": round(state.seconds, 3)})
+        if last or state.step % every == 0:
+            state.step_ms = statistics.median(durations)
+            save(state, job)
+        if last or now - reported > REPORT_EVERY:
+            reported = now
+            done = {"step": state.step, "steps": settings.steps, "seconds": state.seconds}
+            job.report(StepDone(run=job.run, loss=loss, lr=lr, **done))
 
 
 def take_step(state: RunState, job: RunJob, lr: float) -> float:
@@ -156,14 +153,9 @@ def take_step(state: RunState, job: RunJob, lr: float) -> float:
     with autocast(job.device, job.dtype), _step_seed(job, state.step):
         loss = job.panel.loss(state.model, images, targets)
     value = loss.item()
-    if not math.isfinite(value):
-        raise DivergedError(f"{job.run.name}: the loss is {value} at step {state.step}; try a lower lr than {lr:.2g}")
+    check_finite([value], state.step + 1, lr, "try a lower lr")
     loss.backward()
-    nn.utils.clip_grad_norm_(state.model.parameters(), job.panel.settings.clip)
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    update_weights(state.optimizer, state.model.parameters(), lr, job.panel.settings.clip)
     state.step += 1
     return value
 
@@ -183,8 +175,11 @@ def _step_seed(job: RunJob, step: int) -> Iterator[None]:
 
 
 def learning_rate(settings: PanelSettings, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then a half cosine to 0."""
+    """Return the learning rate of a step: linear warm-up, then a half cosine to 0.
+
+    The warm-up ends at its last step, one earlier than that of `steps.learning_rate`: stored results depend on it.
+    """
     warm = round(settings.warmup * settings.steps)
     if step < warm:
         return settings.lr * (step + 1) / warm
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, settings.steps - warm)))
+    return cosine_decay(settings.lr, 0.0, step - warm, settings.steps - warm)

@@ -52,7 +52,7 @@ def measure(rank, directory):
     average.update(model)
     optimizer = torch.optim.SGD(model.parameters())
     state = TrainState(
-        model, model, SimpleNamespace(optimizer=optimizer), None, average, LogWindow(torch.device("cpu")), step=1
+        model, model, SimpleNamespace(optimizer=optimizer), average, LogWindow(torch.device("cpu")), step=1
     )
     job = TrainJob(
         accelerator=SimpleNamespace(is_main_process=rank == 0),

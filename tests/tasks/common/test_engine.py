@@ -16,7 +16,8 @@ from ropevit.tasks.common import engine
 from ropevit.tasks.common.checkpoints import CheckpointError, list_checkpoints
 from ropevit.tasks.common.distributed import Interrupted
 from ropevit.tasks.common.events import EvalDone, EvalProgress, Notice, StepDone, TrainStarted
-from ropevit.tasks.common.metrics_log import DivergedError, read_metrics
+from ropevit.tasks.common.metrics_log import read_metrics
+from ropevit.tasks.common.steps import DivergedError
 from ropevit.weights import load_model
 
 TIMING = ("images_per_second", "data_wait", "memory_gib")

@@ -5,25 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 from timm.optim import Lamb
+from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from torch import nn
 
 from ropevit.models.architectures import build_model
 from ropevit.models.registry import get_config
 from ropevit.models.vit import ViTConfig
 from ropevit.tasks.common.config import OptimConfig
-from ropevit.tasks.common.optim import Ema, make_optimizer, make_schedule
+from ropevit.tasks.common.optim import Ema, make_optimizer
+from ropevit.tasks.common.steps import learning_rate, set_learning_rate
 
 TINY = ViTConfig(position="rope_mixed_ape", width=16, depth=2, heads=2, img_size=(32, 32), num_classes=3)
 
 
 def rates(config, steps_per_epoch):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
-    schedule = make_schedule(optimizer, config, steps_per_epoch)
-    found = []
-    for step in range(config.length(steps_per_epoch)):
-        schedule.step_update(step)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
+    return [learning_rate(config, step, steps_per_epoch) for step in range(config.length(steps_per_epoch))]
 
 
 def test_the_rate_rises_linearly_then_falls_along_a_cosine():
@@ -73,6 +69,28 @@ def test_in_steps_instead_of_epochs_the_rate_falls_as_a_power_of_what_is_left():
 
 
 @pytest.mark.parametrize(
+    ("schedule", "prefix"),
+    [("cosine", False), ("cosine", True), ("step", False), ("step", True), ("poly", True)],  # else poly follows mmcv
+)
+def test_rates_equal_those_of_timm_to_the_last_bit(schedule, prefix):
+    fields = {"milestones": (0.37, 0.8)} if schedule == "step" else {"power": 0.9} if schedule == "poly" else {}
+    config = OptimConfig(lr=3e-3, epochs=9, warmup_epochs=1.5, schedule=schedule, warmup_prefix=prefix, **fields)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
+    length = 63 - 10 * prefix
+    options = {"warmup_t": 10, "warmup_lr_init": 1e-6, "warmup_prefix": prefix, "t_in_epochs": False}
+    theirs = {
+        "cosine": lambda: CosineLRScheduler(optimizer, length, lr_min=1e-5, **options),
+        "step": lambda: MultiStepLRScheduler(optimizer, [round(f * length) + 1 for f in (0.37, 0.8)], 0.1, **options),
+        "poly": lambda: PolyLRScheduler(optimizer, length, power=0.9, lr_min=1e-5, **options),
+    }[schedule]()
+    wanted = []
+    for step in range(63):
+        theirs.step_update(step)
+        wanted.append(optimizer.param_groups[0]["lr"])
+    assert rates(config, 7) == wanted
+
+
+@pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"steps": 10}, "got epochs=300 and steps=10; give one of them"),
@@ -114,7 +132,7 @@ class Detector(nn.Module):
 def test_a_backbone_learns_at_a_rate_of_its_own_on_top_of_that_of_its_layers():
     config = OptimConfig(lr=1e-3, backbone_lr=0.1, layer_decay=0.5, epochs=10)
     optimizer = make_optimizer(Detector(), config)
-    make_schedule(optimizer, config, 10).step_update(60)
+    set_learning_rate(optimizer, learning_rate(config, 60, 10))
     rate = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
     assert rate["backbone.head.weight"] == pytest.approx(0.1 * rate["head.weight"])
     assert rate["backbone.blocks.0.mlp.fc1.weight"] == pytest.approx(0.1 * 0.25 * rate["head.weight"])
@@ -127,10 +145,9 @@ def test_a_rate_for_a_backbone_that_is_not_there_is_refused():
 
 
 def test_layer_decay_scales_the_whole_schedule():
-    model = build_model(TINY)
-    optimizer = make_optimizer(model, OptimConfig(lr=1e-3, layer_decay=0.5, epochs=10))
-    schedule = make_schedule(optimizer, OptimConfig(lr=1e-3, layer_decay=0.5, epochs=10), 10)
-    schedule.step_update(60)
+    config = OptimConfig(lr=1e-3, layer_decay=0.5, epochs=10)
+    optimizer = make_optimizer(build_model(TINY), config)
+    set_learning_rate(optimizer, learning_rate(config, 60, 10))
     found = {group["lr_scale"]: group["lr"] for group in optimizer.param_groups}
     assert sorted(found) == [0.125, 0.25, 0.5, 1.0]
     assert all(rate == pytest.approx(scale * found[1.0]) for scale, rate in found.items())

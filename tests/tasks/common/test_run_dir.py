@@ -266,11 +266,11 @@ def test_a_directory_without_trainings_is_refused(tmp_path):
         pytest.param(
             '{"a":' * 100_000 + "1" + "}" * 100_000, "line 2 is not readable JSON .nested too deeply", id="deep"
         ),
-        ('{"loss": 1.0}', "line 2 says no step or epoch"),
-        ('{"step": "1", "epoch": 1}', "line 2 says no step or epoch"),
-        ('{"step": 1, "epoch": "1"}', "line 2 says epoch '1'"),
-        ('{"step": 1, "epoch": 1, "loss": {}}', "line 2 says loss '{}'"),
-        ('{"step": 1, "epoch": 1, "skipped": 7}', "line 2 says skipped '7'"),
+        ('{"loss": 1.0}', "line 2 names no step"),
+        ('{"step": "1", "epoch": 1}', "line 2 names no step"),
+        ('{"step": 1, "epoch": "1"}', "line 2 has epoch '1'"),
+        ('{"step": 1, "epoch": 1, "loss": {}}', "line 2 has loss '{}'"),
+        ('{"step": 1, "epoch": 1, "skipped": 7}', "line 2 has skipped '7'"),
     ],
 )
 def test_a_log_that_no_training_wrote_is_one_line(line, reason, tmp_path):

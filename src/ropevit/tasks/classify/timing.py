@@ -9,6 +9,7 @@ from ropevit.tasks.classify.config import TrainConfig
 from ropevit.tasks.classify.reproduce import Speed
 from ropevit.tasks.classify.train import make_criterion
 from ropevit.tasks.common.optim import make_optimizer
+from ropevit.tasks.common.steps import update_weights
 
 #: Images of a step, unless the recipe has fewer.
 BATCH = {"cuda": 64, "cpu": 2}
@@ -40,10 +41,7 @@ def time_training(config: TrainConfig, device: torch.device, named: str) -> Spee
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             loss = criterion(model(images), targets)
         loss.backward()
-        if config.optim.clip_grad is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad)
-        optimizer.step()
-        optimizer.zero_grad()
+        update_weights(optimizer, model.parameters(), config.optim.lr, config.optim.clip_grad)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
 

@@ -1,7 +1,7 @@
-"""The training loop of every task: steps, checkpoints and evaluations, exact after any interruption.
+"""The training loop of every task: steps, checkpoints and evaluations; resuming is exact.
 
-All that is drawn depends on the seed, the step and the part of the batch alone, so a checkpoint needs no state of
-random numbers, and a training may go on with another number of processes.
+All random numbers depend on the seed, the step and the micro-batch alone, so a checkpoint holds no generator state, and
+a training can be resumed with another number of processes.
 """
 
 import contextlib
@@ -29,51 +29,52 @@ from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.common.distributed import Communicator, Interrupted, Interruption
 from ropevit.tasks.common.events import EvalDone, EvalProgress, LogLine, Notice, Report, StepDone, TrainStarted
 from ropevit.tasks.common.metrics_log import LogWindow, Metrics
-from ropevit.tasks.common.optim import Ema, make_optimizer, make_schedule
+from ropevit.tasks.common.optim import Ema, make_optimizer
+from ropevit.tasks.common.steps import learning_rate, update_weights
 from ropevit.tasks.registry import Metric
 
-#: What a checkpoint records at the start: the best score, the loss of the first line, images left out, and the last
-#: evaluation and its step.
+#: History of a training at its start: best score, mean loss of the first line of the log, number of skipped images, and
+#: the scores of the last evaluation and its step.
 _INITIAL_HISTORY = {"best": None, "first_loss": None, "skipped": 0, "scores": {}, "evaluated": -1}
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What the engine needs of a task.
+    """Interface of a task for the engine.
 
-    A task whose data have classes also has their names, `classes`, in the order of the logits; one that has `train` and
-    `test`, images of a type that `ropevit.data.identity` knows, is not resumed with others.
+    Optional attributes: `classes`, the class names in the order of the logits; `train` and `test`, the data sets, if
+    `ropevit.data.identity` can identify their images, so that the task is not resumed with others.
     """
 
     steps_per_epoch: int
-    """Steps of an epoch."""
+    """Steps per epoch."""
     batch_size: int
-    """Images of a step, over all processes."""
+    """Images per step, over all processes."""
     metric: Metric
-    """The score that says which weights are best."""
+    """Score that selects the best weights."""
     skipped: list[str]
-    """Images of this process that could not be read; the engine empties it as it writes them down."""
+    """Images that this process could not read; the engine logs them and clears the list."""
 
     def batches(self, first: int, last: int) -> Iterator[Any]:
-        """Give this process's share of the steps from `first` to before `last`, in as many parts as it accumulates."""
+        """Iterate over this process's micro-batches of the steps from `first` to before `last`."""
         ...
 
     def loss(self, model: nn.Module, batch: Any, step: int) -> Tensor:
-        """Give the mean loss of a part."""
+        """Return the mean loss of a micro-batch."""
         ...
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
-        """Measure the model, over all processes."""
+        """Evaluate the model over all processes; return scores by name."""
         ...
 
     def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Save weights as a file that can be loaded for use."""
+        """Save weights as a model file, with metadata."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """A training: what, how, where, and who watches."""
+    """Arguments of a training."""
 
     accelerator: Any
     task: Task
@@ -86,12 +87,12 @@ class TrainJob:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes files."""
+        """Whether this is the main process, which writes the files."""
         return self.accelerator.is_main_process
 
     @property
     def steps(self) -> int:
-        """Steps of the whole schedule."""
+        """Length of the schedule in steps."""
         return self.optim.length(self.task.steps_per_epoch)
 
     @property
@@ -102,40 +103,39 @@ class TrainJob:
 
 @dataclass
 class TrainState:
-    """A training on its way; `history` and the states of its parts are what a checkpoint holds."""
+    """State of a training; a checkpoint holds the states of model, optimizer and EMA, the step and `history`."""
 
     model: nn.Module
-    """As wrapped for several processes."""
+    """Model wrapped for distributed training."""
     unwrapped: nn.Module
-    """The same, not wrapped."""
+    """The same model, not wrapped."""
     optimizer: Any
-    schedule: Any
     ema: Ema | None
     window: LogWindow
-    """The steps since the last line of the log."""
+    """Losses of the steps since the last line of the log."""
     metrics: Metrics | None = None
-    """The log, in the first process."""
+    """Log, in the main process."""
     step: int = 0
     history: dict[str, Any] = field(default_factory=lambda: dict(_INITIAL_HISTORY))
 
 
 def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
-    """Train, going on from the newest checkpoint where there is one.
+    """Train, from the newest checkpoint if there is one.
 
-    Writes `metrics.jsonl`, `checkpoints/`, `best.safetensors` and, at the end, `model.safetensors` (and, with a moving
-    average, `model_ema.safetensors`).
+    Writes `metrics.jsonl`, `checkpoints/`, `best.safetensors` and, at the end, `model.safetensors` (with an
+    EMA also `model_ema.safetensors`).
 
     Args:
         job: The training.
-        state: What `start` made of it.
+        state: Initial state, from `start`.
 
     Returns:
         The scores of the last evaluation.
 
     Raises:
-        Interrupted: If a signal asked for it; the checkpoint holds every step done.
-        DivergedError: If the loss is not finite any more, or ten times what it was at the start.
-        CheckpointError: If a checkpoint cannot be written, or none of those there can be read.
+        Interrupted: If the process received SIGTERM or SIGINT; the checkpoint holds every step done.
+        DivergedError: If the loss is not finite, or ten times that at the start.
+        CheckpointError: If a checkpoint cannot be written, or all existing ones are damaged.
     """
     resume(state, job)
     length = {"steps": job.last_step, "length": job.steps, "steps_per_epoch": job.task.steps_per_epoch}
@@ -153,7 +153,7 @@ def run_training_loop(job: TrainJob, state: TrainState) -> dict[str, float]:
 
 
 def start(job: TrainJob) -> TrainState:
-    """Wrap the model for the processes, and make what goes with it at step 0; nothing is written yet.
+    """Create the state at step 0: move and wrap the model, build optimizer and EMA; no file is written yet.
 
     Raises:
         ValueError: If the options do not fit the model.
@@ -165,21 +165,19 @@ def start(job: TrainJob) -> TrainState:
         model.compile()
     if run.shard:
         fsdp_module().apply_fsdp(model, job.accelerator.device)
-    optimizer = make_optimizer(model, job.optim)
-    schedule = make_schedule(optimizer, job.optim, job.task.steps_per_epoch)
-    optimizer = job.accelerator.prepare_optimizer(optimizer)
-    wrapped = job.accelerator.prepare_model(model, evaluation_mode=run.shard)  # which leaves a shared-out model alone
+    optimizer = job.accelerator.prepare_optimizer(make_optimizer(model, job.optim))
+    wrapped = job.accelerator.prepare_model(model, evaluation_mode=run.shard)  # does not wrap a sharded model again
     plain = job.accelerator.unwrap_model(wrapped)
     ema = None if job.optim.ema_decay is None else Ema(plain, job.optim.ema_decay)
     wrapped.train()
-    return TrainState(wrapped, plain, optimizer, schedule, ema, LogWindow(job.accelerator.device))
+    return TrainState(wrapped, plain, optimizer, ema, LogWindow(job.accelerator.device))
 
 
 def resume(state: TrainState, job: TrainJob) -> None:
-    """Put a training where its newest whole checkpoint was; all processes take the same one.
+    """Load the newest undamaged checkpoint, the same in all processes.
 
     Raises:
-        ValueError: If that is beyond the last step asked for.
+        ValueError: If its step is beyond `max_steps`.
     """
     folder = job.run.out / "checkpoints"
     step = job.communicator.run_on_main(lambda: _newest_step(folder, job.report))
@@ -199,7 +197,7 @@ def resume(state: TrainState, job: TrainJob) -> None:
 
 
 def _newest_step(folder: Path, report: Report) -> int | None:
-    """Find the step of the newest whole checkpoint, telling of damaged ones."""
+    """Return the step of the newest undamaged checkpoint; report damaged ones."""
     newest, damaged = find_newest(folder)
     for line in damaged:
         report(Notice(message=line))
@@ -207,10 +205,10 @@ def _newest_step(folder: Path, report: Report) -> int | None:
 
 
 def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> None:
-    """Take the steps that are left, with what is due between them."""
+    """Run the remaining steps, with log lines, checkpoints and evaluations."""
     run, epoch = job.run, job.task.steps_per_epoch
     if state.step and state.history["evaluated"] != state.step and _evaluation_due(state.step, job):
-        _evaluate_and_save(state, job)  # what it was interrupted in
+        _evaluate_and_save(state, job)  # an evaluation that was interrupted
     batches = job.task.batches(state.step, job.last_step)
     state.window.restart()
     while state.step < job.last_step:
@@ -223,7 +221,7 @@ def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> 
             _write_log_line(state, job)
         if not (saving or stopping):
             continue
-        path = save(state, job)  # before measuring: who wants the machine back may not wait until that is done
+        path = save(state, job)  # before the evaluation, which a preempted job may not have time for
         if stopping:
             raise Interrupted(interruption.signal, path, state.step)
         if evaluating:
@@ -232,49 +230,46 @@ def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> 
 
 
 def _evaluation_due(step: int, job: TrainJob) -> bool:
-    """Tell whether a step is followed by an evaluation."""
+    """Return whether an evaluation follows a step."""
     return step >= job.last_step or step % (job.run.eval_every * job.task.steps_per_epoch) == 0
 
 
 def _evaluate_and_save(state: TrainState, job: TrainJob) -> None:
-    """Measure the weights, and note the scores in the checkpoint."""
+    """Evaluate, and write a checkpoint with the scores."""
     evaluate(state, job)
     save(state, job)
 
 
 def take_step(state: TrainState, job: TrainJob, batches: Iterator[Any]) -> Tensor:
-    """Take one optimisation step and return this process's mean loss, on the device, without waiting for it."""
+    """Take one optimisation step and return this process's mean loss, on the device, without synchronising it."""
     accelerator, parts = job.accelerator, job.run.accumulate
-    state.schedule.step_update(state.step)
     total = torch.zeros((), device=accelerator.device)
     for part in range(parts):
-        batch = state.window.wait(batches)  # first, as reading may draw from the same numbers
-        _start_random_numbers(job, state.step, part)
+        batch = state.window.wait(batches)  # before seeding, as reading may use the same generators
+        _seed_micro_batch(job, state.step, part)
         last = part == parts - 1
         with contextlib.nullcontext() if last or job.run.shard else accelerator.no_sync(state.model):
             loss = job.task.loss(state.model, batch, state.step)
             accelerator.backward(loss / parts)
         total += loss.detach() / parts
-    if job.optim.clip_grad is not None:
-        accelerator.clip_grad_norm_(state.model.parameters(), job.optim.clip_grad)
-    state.optimizer.step()
-    state.optimizer.zero_grad()
+    lr = learning_rate(job.optim, state.step, job.task.steps_per_epoch)
+    update_weights(state.optimizer, state.model.parameters(), lr, job.optim.clip_grad, accelerator.clip_grad_norm_)
     if state.ema is not None:
         state.ema.update(state.unwrapped)
     state.step += 1
     return total
 
 
-def _start_random_numbers(job: TrainJob, step: int, part: int) -> None:
-    """Draw what a part of a step draws (dropped paths, erased pixels) from numbers of its own."""
-    place = job.accelerator.process_index * job.run.accumulate + part
-    drawn = derive_seed("training", job.run.seed, step, place)
-    torch.manual_seed(drawn)
-    random.seed(drawn)
+def _seed_micro_batch(job: TrainJob, step: int, part: int) -> None:
+    """Seed the random numbers of a micro-batch (stochastic depth, random erasing)."""
+    index = job.accelerator.process_index * job.run.accumulate + part
+    seed = derive_seed("training", job.run.seed, step, index)
+    torch.manual_seed(seed)
+    random.seed(seed)
 
 
 def _write_log_line(state: TrainState, job: TrainJob) -> None:
-    """Write down the steps since the last time, after checking that the training goes well."""
+    """Check the losses since the last line of the log, and write a line."""
     window = state.window
     losses = job.communicator.all_reduce_sum(window.losses()) / job.accelerator.num_processes
     if not len(losses):
@@ -298,7 +293,7 @@ def _write_log_line(state: TrainState, job: TrainJob) -> None:
 
 
 def _collect_skipped(state: TrainState, job: TrainJob) -> dict[str, list[str]]:
-    """Collect the images that no process could read since the last time, count and tell them, and give their lines."""
+    """Gather the images skipped since the last line of the log, count and report them; return the entry for the log."""
     skipped = [line for lines in job.communicator.all_gather(job.task.skipped) for line in lines]
     job.task.skipped.clear()
     state.history["skipped"] += len(skipped)
@@ -308,16 +303,14 @@ def _collect_skipped(state: TrainState, job: TrainJob) -> dict[str, list[str]]:
 
 
 def evaluate(state: TrainState, job: TrainJob) -> None:
-    """Measure the weights, after the last step their moving average, too; keep the best weights."""
+    """Evaluate the weights, after the last step also their EMA; save the best weights."""
 
     def watch(event: Any) -> None:
         if isinstance(event, EvalProgress | Notice):
             job.report(event)
 
     def measure() -> dict[str, float]:
-        job.communicator.broadcast(
-            state.unwrapped.buffers()
-        )  # running statistics differ: all measure what the first one saves
+        job.communicator.broadcast(state.unwrapped.buffers())  # running statistics: evaluate those that are saved
         state.unwrapped.eval()
         scores = job.task.evaluate(state.unwrapped, watch)
         if job.run.shard:
@@ -344,14 +337,14 @@ def evaluate(state: TrainState, job: TrainJob) -> None:
 
 
 def save_weights(state: TrainState, job: TrainJob, name: str, scores: Mapping[str, float]) -> None:
-    """Save the weights as a file for use; all processes take part."""
+    """Save the weights as a model file; all processes must call this."""
     weights = training_state(state.unwrapped, state.optimizer.optimizer, None, job.run.shard)["model"]
     facts = {"step": state.step, "scores": dict(scores), "seed": job.run.seed}
     job.communicator.run_on_main(lambda: job.task.save_weights(job.run.out / name, weights, facts))
 
 
 def save(state: TrainState, job: TrainJob) -> Path:
-    """Write a checkpoint; every process learns whether that went well."""
+    """Write a checkpoint; an error is raised in every process."""
     content = {
         "step": state.step,
         "record": state.history,
@@ -363,7 +356,7 @@ def save(state: TrainState, job: TrainJob) -> Path:
 
 
 def finish(state: TrainState, job: TrainJob) -> None:
-    """Keep the weights of the end, and their moving average; a trial that stops early keeps none."""
+    """Save the final weights and their EMA, unless `max_steps` ended the training early."""
     if state.step < job.steps:
         return
     scores = state.history["scores"]

@@ -1,8 +1,5 @@
-"""The log of a training: losses, rates and memory of the steps, as JSON lines, TensorBoard and Weights & Biases."""
+"""Metrics of a training (loss, learning rate, speed, memory): JSON lines, TensorBoard and Weights & Biases."""
 
-import errno
-import json
-import os
 import secrets
 import sys
 import time
@@ -14,22 +11,19 @@ import torch
 from torch import Tensor
 
 from ropevit.extras import require
-from ropevit.files import parse_json, write_atomically
+from ropevit.files import write_text
 from ropevit.tasks.common.config import RunConfig
+from ropevit.tasks.common.steps import DivergedError, StepLog, check_finite, read_log
 
-#: A mean loss so many times that of the first line means that the training diverges.
+#: A training has diverged when its mean loss is this many times that of the first line of the log.
 _DIVERGED = 10.0
 
 
-class DivergedError(ValueError):
-    """The loss is not finite any more, or far above where it started."""
-
-
 class LogWindow:
-    """Collects the losses of steps without waiting for them.
+    """Collects the losses of the steps between two lines of the log, without synchronising the GPU.
 
     Args:
-        device: Where the training runs.
+        device: Device of the training.
     """
 
     def __init__(self, device: torch.device):
@@ -37,32 +31,32 @@ class LogWindow:
         self.restart()
 
     def restart(self) -> None:
-        """Forget the steps, and start the clock."""
+        """Clear the losses and restart the clock."""
         self.step_losses: list[Tensor] = []
         self.waited = 0.0
         self.begin = time.perf_counter()
 
     def wait(self, batches: Iterator[Any]) -> Any:
-        """Take the next batch, and count the time until it is there."""
+        """Return the next batch, and add the time spent waiting for it to `waited`."""
         begin = time.perf_counter()
         batch = next(batches)
         self.waited += time.perf_counter() - begin
         return batch
 
     def add(self, loss: Tensor) -> None:
-        """Take in the loss of a step, a scalar on the device."""
+        """Add the loss of a step, a scalar on the device."""
         self.step_losses.append(loss)
 
     def losses(self) -> Tensor:
-        """Give the losses of all steps, on the CPU: here a GPU is waited for."""
+        """Return the losses of all steps in float64 on the CPU; this synchronises the GPU."""
         return torch.stack(self.step_losses).cpu().double() if self.step_losses else torch.empty(0, dtype=torch.float64)
 
     def seconds(self) -> float:
-        """Give the time since the restart."""
+        """Return the seconds since the restart."""
         return max(time.perf_counter() - self.begin, 1e-9)
 
     def memory(self) -> float:
-        """Give the most memory that was ever in use, in GiB: of the GPU, or of this process."""
+        """Return the peak memory in GiB, of the GPU if the training runs on one, else of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         if sys.platform == "win32":
@@ -73,23 +67,21 @@ class LogWindow:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
     def check(self, losses: Tensor, step: int, rate: float, record: dict[str, Any], newest: Path | None) -> None:
-        """Stop a training that has gone wrong.
+        """Stop a training that diverges.
 
         Args:
-            losses: Of the steps up to `step`, over all processes.
+            losses: Losses of the steps up to `step`, averaged over all processes.
             step: Steps done.
-            rate: The learning rate.
-            record: Keeps the first loss.
-            newest: The newest checkpoint.
+            rate: Learning rate, for the message.
+            record: Stores the mean loss of the first line under `first_loss`.
+            newest: Newest checkpoint, for the message.
 
         Raises:
-            DivergedError: Naming the first bad step, its learning rate and the newest checkpoint.
+            DivergedError: If a loss is not finite or their mean has grown tenfold; names step, learning rate and
+                checkpoint.
         """
         advice = f"the newest checkpoint is {newest or 'not yet written'}; try a lower lr, a longer warm-up or bfloat16"
-        bad = (~losses.isfinite()).nonzero().flatten()
-        if len(bad):
-            first = step - len(losses) + int(bad[0]) + 1
-            raise DivergedError(f"the loss is {losses[bad[0]].item()} at step {first} with lr {rate:.3g}; {advice}")
+        check_finite(losses.tolist(), step, rate, advice)
         mean = losses.mean().item()
         record["first_loss"] = record["first_loss"] or mean
         if mean > _DIVERGED * record["first_loss"]:
@@ -103,20 +95,21 @@ FILE = "metrics.jsonl"
 
 
 class Metrics:
-    """Writes what a training measures; one process alone does.
+    """Writes the metrics of a training, in the main process.
 
     Args:
-        config: Where to, and what besides the JSON lines.
-        settings: The whole config, for Weights & Biases.
-        first: Steps done already; later lines of an interrupted run are dropped, as these steps are taken again.
-        evaluated: The step of the last evaluation; later ones are dropped, too.
+        config: Output directory, and which trackers to use beside the JSON lines.
+        settings: Full config of the training, for Weights & Biases.
+        first: Steps done; later lines of an interrupted run are dropped, as these steps are taken again.
+        evaluated: Step of the last evaluation; scores of later steps are dropped.
     """
 
     def __init__(self, config: RunConfig, settings: Mapping[str, Any], first: int, evaluated: int):
         board, wandb = trackers(config)
-        _trim(config.out / FILE, first, evaluated)
-        self.path = config.out / FILE
-        self.file = self.path.open("ab", buffering=0)  # what cannot be written is not tried again at the end
+        read_metrics(config.out)  # refuse a damaged log before it is rewritten
+        self.log = StepLog(
+            config.out / FILE, keep=lambda line: line["step"] <= (first if "loss" in line else evaluated)
+        )
         self.board = board and board.SummaryWriter(str(config.out / "tensorboard"), purge_step=first + 1)
         self.wandb = wandb and wandb.init(
             project=config.wandb,
@@ -128,17 +121,12 @@ class Metrics:
         )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Write a line, at once.
+        """Write values of a step.
 
         Raises:
-            ValueError: If the disk refuses.
+            ValueError: If the file cannot be written, such as on a full disk.
         """
-        line = (json.dumps({"step": step, **values}) + "\n").encode()
-        try:
-            if self.file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise ValueError(f"cannot write {self.path}: {error.strerror}; free space, then --resume") from error
+        self.log.write(step, values)
         numbers = {key: value for key, value in values.items() if isinstance(value, int | float)}
         if self.board is not None:
             for key, value in numbers.items():
@@ -148,8 +136,8 @@ class Metrics:
             self.wandb.log(numbers, step=step)
 
     def close(self) -> None:
-        """Close the files."""
-        self.file.close()
+        """Close the log and the trackers."""
+        self.log.close()
         if self.board is not None:
             self.board.close()
         if self.wandb is not None:
@@ -157,7 +145,7 @@ class Metrics:
 
 
 def trackers(config: RunConfig) -> tuple[Any, Any]:
-    """Import TensorBoard and Weights & Biases where they are asked for.
+    """Import TensorBoard and Weights & Biases where the config uses them.
 
     Raises:
         MissingExtraError: If one is not installed.
@@ -167,44 +155,32 @@ def trackers(config: RunConfig) -> tuple[Any, Any]:
 
 
 def _own_id(path: Path) -> str:
-    """Give a training an id that no other has, though directories may have the same name; it is kept in a file."""
+    """Return the run's unique id for Weights & Biases, stored in a file; names of directories are not unique."""
     if not path.exists():
-        write_atomically(path, lambda file: file.write(secrets.token_hex(8).encode()))
+        write_text(path, secrets.token_hex(8))
     return path.read_text(encoding="utf-8")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the lines of a run's log; a last line that was cut short is left out.
+    """Read the log of a run; an incomplete last line is skipped.
 
     Raises:
-        ValueError: If a line is none that a training writes.
+        ValueError: If another line is damaged or was not written by a training.
     """
     path = folder / FILE
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [_parse_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.endswith("}")]
+    return [_check_line(line, where) for where, line in read_log(path)] if path.exists() else []
 
 
-def _parse_line(text: str, where: str) -> dict[str, Any]:
-    """Read a line of a log: numbers by name, of which the step and the epoch are always there, and files left out.
+def _check_line(line: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a line of a log that has an epoch, and otherwise numbers and the list of skipped images alone.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is another kind of line.
     """
-    line = parse_json(text, where)
-    if not isinstance(line, dict) or not isinstance(line.get("step"), int) or line.get("epoch") is None:
-        raise ValueError(f"{where} says no step or epoch; it is none that a training writes")
+    if line.get("epoch") is None:
+        raise ValueError(f"{where} names no epoch; no training writes such a line")
     for name, value in line.items():
         right = isinstance(value, list) if name == "skipped" else isinstance(value, int | float | None)
         if not right or isinstance(value, bool):
-            raise ValueError(f"{where} says {name} {str(value)[:40]!r}; it is none that a training writes")
+            raise ValueError(f"{where} has {name} {str(value)[:40]!r}; no training writes such a line")
     return line
-
-
-def _trim(path: Path, step: int, evaluated: int) -> None:
-    """Drop the lines of a log that come after a step, and evaluations after another."""
-    if not path.exists():
-        return
-    kept = [line for line in read_metrics(path.parent) if line["step"] <= (step if "loss" in line else evaluated)]
-    write_atomically(path, lambda file: file.write("".join(json.dumps(line) + "\n" for line in kept).encode()))

@@ -1,4 +1,4 @@
-"""The frame of every training: processes, data, first weights, directory, and then the engine."""
+"""Sets up a training, of any task, and runs the engine: processes, data, initial weights, output directory."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ from ropevit.tasks.common.run_dir import open_directory
 
 @runtime_checkable
 class Training(Protocol):
-    """A recipe, perhaps with some fields replaced."""
+    """Interface of a training configuration."""
 
     @property
     def recipe(self) -> str:
@@ -27,37 +27,37 @@ class Training(Protocol):
 
     @property
     def optim(self) -> OptimConfig:
-        """How it is optimised."""
+        """Optimizer and schedule."""
         ...
 
     @property
     def run(self) -> RunConfig:
-        """Where and how it is computed."""
+        """Output, device and logging."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Write all of it as JSON can hold it."""
+        """Return the configuration for JSON."""
         ...
 
 
-#: Opens the data and draws or loads the first weights of a training.
+#: Opens the data, and initialises or loads the weights.
 Prepare = Callable[[Any, Communicator], tuple[Task, nn.Module]]
 
 
 def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str, float]:
-    """Train, or go on with a training.
+    """Train, or resume a training.
 
     Args:
-        config: The training.
-        prepare: Called with an accelerator and what connects the processes.
-        report: Called with the events of the training, in the first process alone.
+        config: Configuration of the training.
+        prepare: Called with the accelerator and the communicator.
+        report: Called with each event, in the main process only.
 
     Returns:
-        Scores of the last evaluation in percent.
+        Scores of the last evaluation.
 
     Raises:
-        ValueError: If the options, the data or the directory do not allow it.
-        Interrupted: If a signal asked for it; everything is saved.
+        ValueError: If the options, the data or the directory are unsuitable.
+        Interrupted: If the process received SIGTERM or SIGINT; a checkpoint is saved.
     """
     trackers(config.run)
     accelerator, channel = make_accelerator(config.run), Communicator()
@@ -76,13 +76,13 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
             communicator=channel,
         )
         state = start(job)
-        channel.run_on_main(lambda: record(config, task))  # once all else is in order
+        channel.run_on_main(lambda: record(config, task))  # last, so that a refused training writes nothing
         _warmup_notice(job)
         return run_training_loop(job, state)
 
 
 def record(config: Training, task: Task) -> None:
-    """Write down what is trained on which images, or compare it with what was written down."""
+    """Write the configuration and the identity of the images, or compare them with those of the directory."""
     classes = getattr(task, "classes", None)
     facts = config.to_dict() | ({} if classes is None else {"classes": list(classes)}) | task.metric.to_dict()
     sources = {split: getattr(task, name, None) for split, name in (("train", "train"), ("val", "test"))}
@@ -91,7 +91,7 @@ def record(config: Training, task: Task) -> None:
 
 
 def _warmup_notice(job: TrainJob) -> None:
-    """Say that the warm-up was cut, where the training is too short for it."""
-    asked, taken = (count(job.task.steps_per_epoch) for count in (job.optim.requested_warmup, job.optim.warmup))
-    if taken < asked:
-        job.report(Notice(message=f"the warm-up of {asked} steps was cut to {taken}, half of the training"))
+    """Report if the warm-up was shortened because the training is shorter."""
+    requested, actual = job.optim.requested_warmup(job.task.steps_per_epoch), job.optim.warmup(job.task.steps_per_epoch)
+    if actual < requested:
+        job.report(Notice(message=f"the warm-up of {requested} steps was cut to {actual}, half of the training"))
