@@ -68,14 +68,14 @@ def test_attention_to_one_patch():
     alike(found[:, 0, 0], [[sqrt(5), 1], [0, 0], [0, 0]])
 
 
-def test_what_goes_to_the_prefix_is_left_out_of_distances_alone():
+def test_attention_on_prefix_tokens_is_excluded_from_distances_only():
     scores = torch.full((1, 1, 1, 4), -1e4)
     scores[..., 0] = scores[..., 2] = 0  # half to the class token, half to the second patch
     found = query_stats(scores, torch.tensor([[0.0, 3.0, 5.0]]), prefix=1).flatten()
     alike(found, [3, log(2), 0.5])
 
 
-def test_shifted_windows_see_across_no_seam():
+def test_shifted_windows_do_not_attend_across_the_wrapped_border():
     straight, shifted = attention_stats(blind(swin()), [torch.randn(2, 3, 16, 16)]).layers
     alike(straight.distance, [UNIFORM_2X2] * 2)
     alike(straight.entropy, [log(4)] * 2)
@@ -88,20 +88,20 @@ def test_shifted_windows_see_across_no_seam():
         alike([layer.uniform_distance, layer.uniform_entropy], [layer.distance[0], layer.entropy[0]])
 
 
-def test_what_fills_windows_up_neither_looks_nor_is_seen():
+def test_window_padding_has_no_queries_and_no_keys():
     straight, _ = attention_stats(blind(swin()), [torch.randn(2, 3, 12, 12)]).layers  # 3 x 3 tokens
     assert straight.queries == 18
     alike(straight.distance, [(4 * UNIFORM_2X2 + 4 * 0.5 + 0) / 9] * 2)
     alike(straight.entropy, [(4 * log(4) + 4 * log(2) + 0) / 9] * 2)
 
 
-def test_stages_have_strides_of_their_own():
+def test_every_stage_has_its_stride():
     model = swin(depths=(1, 1), heads=(2, 2), window_size=8)
     found = attention_stats(model, [torch.randn(1, 3, 24, 32)]).layers
     assert [(layer.stride, layer.grid, layer.queries) for layer in found] == [(4, (6, 8), 48), (8, (3, 4), 12)]
 
 
-def test_some_queries_stand_for_all(monkeypatch):
+def test_statistics_of_a_query_subset_approximate_those_of_all(monkeypatch):
     model, images = vit(), torch.randn(2, 3, 64, 64)
     every, some, same, other = (
         attention_stats(model, [images], queries=queries, seed=seed).layers[0]
@@ -114,7 +114,7 @@ def test_some_queries_stand_for_all(monkeypatch):
     alike(attention_stats(model, [images]).layers[0].entropy, every.entropy)
 
 
-def test_a_model_is_left_as_it_was():
+def test_the_model_keeps_its_modes_and_wrong_input_raises():
     model = vit().train()
     model.blocks[1].eval()  # frozen
     before = [module.training for module in model.modules()]
@@ -139,7 +139,7 @@ def test_the_windows_of_a_swin_grow_with_the_image():
     assert torch.equal(larger.layers[0].blocks[1].attn.qkv.weight, model.layers[0].blocks[1].attn.qkv.weight)
 
 
-def test_windows_are_the_same_in_all_figures():
+def test_all_figures_use_the_same_windows():
     small = subject(swin(), 16)  # windows of 2 tokens at 16 pixels, not the paper's 1/32
     for size in (12, 16, 40):
         side = model_at_size(small.model, size, 16).config.window_size
@@ -148,7 +148,7 @@ def test_windows_are_the_same_in_all_figures():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_models_in_half_precision_are_measured(dtype):
+def test_models_in_half_precision_are_supported(dtype):
     for model, size in ((vit(position="rope_mixed", scaling="yarn"), 64), (swin(position="rope_axial_rpb"), 16)):
         half = subject(model.to(dtype), size)
         half = replace(half, images=half.images.to(dtype))
@@ -161,7 +161,7 @@ def subject(model, size, images=2):
     )
 
 
-def test_figures_have_a_panel_a_size_and_one_that_compares():
+def test_figures_have_a_panel_per_size_and_a_comparison():
     for module in (distance, entropy):
         made = module.make(subject(vit(), 64), FigureOptions(sizes=(96, 128)))
         titles = [axes.get_title() for axes in made.figure.axes]
@@ -175,7 +175,7 @@ def test_figures_have_a_panel_a_size_and_one_that_compares():
         assert drawn == [row[key] for row in made.rows if row["height"] == 96]
 
 
-def test_rows_give_patches_pixels_and_shares():
+def test_rows_give_distances_in_patches_pixels_and_relative_to_the_diagonal():
     made = distance.make(subject(swin(depths=(1, 1), heads=(2, 2), window_size=4), 16), FigureOptions())
     assert {row["height"] for row in made.rows} == {16, 32}
     for row in made.rows:
@@ -187,7 +187,7 @@ def test_rows_give_patches_pixels_and_shares():
         alike(row["entropy_of_uniform"], row["entropy_nats"] / log(17))
 
 
-def test_a_training_that_was_not_square_is_measured_in_its_shape():
+def test_models_trained_on_wide_images_are_analysed_in_that_aspect_ratio():
     wide = replace(subject(vit(img_size=(32, 64)), 64), trained_size=(32, 64))
     for options, sizes in (
         (FigureOptions(), {(32, 64), (64, 128)}),
@@ -196,26 +196,26 @@ def test_a_training_that_was_not_square_is_measured_in_its_shape():
         assert {(row["height"], row["width"]) for row in distance.make(wide, options).rows} == sizes
 
 
-def test_images_are_cut_not_squeezed_to_another_shape():
+def test_images_of_another_aspect_ratio_are_cropped():
     images = torch.zeros(1, 1, 8, 8)
     images[..., 2:6, :] = 1
     assert (resize_all(images, [(4, 8)])[0] == 1).all()
     assert (resize_all(images, [(2, 4)])[0] > 0.99).all()
 
 
-def test_a_single_patch_is_drawn_though_nothing_is_apart():
+def test_a_grid_of_one_patch_is_drawn():
     made = distance.make(subject(vit(img_size=(16, 16)), 16), FigureOptions(sizes=(16,)))
     assert {row["distance_patches"] for row in made.rows} == {0}
     assert [axes.get_ylim()[0] < axes.get_ylim()[1] for axes in made.figure.axes] == [True, True]
 
 
-def test_attention_without_images_is_refused():
+def test_attention_figures_without_images_raise():
     without = FigureModel(model=vit(), label="mine", trained_size=(64, 64))
     with pytest.raises(ValueError, match="got no images to compute attention on"):
         distance.make(without, FigureOptions())
 
 
-def test_images_are_resized_once_for_each_size():
+def test_images_are_resized_once_per_size():
     images = torch.rand(1, 3, 32, 32)
     small, same = resize_all(images, [16, (32, 32)])
     assert small.shape == (1, 3, 16, 16)

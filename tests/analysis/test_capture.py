@@ -45,7 +45,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_probabilities_times_values_give_what_the_model_computes(name):
+def test_captured_attention_reproduces_the_model_output(name):
     make, (height, width) = MODELS[name]
     model, seen, given = make(), [], []
     images = torch.randn(2, 3, height, width)
@@ -67,7 +67,7 @@ def test_probabilities_times_values_give_what_the_model_computes(name):
 
 
 @torch.no_grad()
-def test_some_rows_and_queries_are_those_of_all():
+def test_scores_of_a_subset_equal_those_of_all():
     (make, size), seen = MODELS["relative bias"], []
     model = make()
     with capture_attention(model, seen.append):
@@ -83,7 +83,7 @@ def test_some_rows_and_queries_are_those_of_all():
 
 
 @torch.no_grad()
-def test_nothing_is_watched_afterwards():
+def test_capturing_ends_with_the_context():
     model, seen = vit(position="none"), []
     with capture_attention(model, seen.append):
         pass
@@ -93,7 +93,7 @@ def test_nothing_is_watched_afterwards():
 
 
 @torch.no_grad()
-def test_attention_that_cannot_be_seen_is_refused(monkeypatch):
+def test_attention_in_a_fused_kernel_raises(monkeypatch):
     monkeypatch.setattr(WindowAttention, "attend", lambda _, x, *__: x)  # as a fused kernel: no softmax in sight
     model = swin(position="rpb")
     match = r"layers.0.blocks.0.attn: backend=.* computes it in a fused kernel.*set_backend"

@@ -30,7 +30,7 @@ def catalogue():
 
 
 @pytest.mark.usefixtures("catalogue")
-def test_a_figure_from_outside_is_found_and_made_like_the_others():
+def test_a_registered_figure_is_found_and_made():
     made = FigureResult(Figure(), [{"label": "x"}])
     register_figure(
         Analysis("mine", "Mine", "A text.", lambda subject, _: made._replace(rows=[{"label": subject.label}]))
@@ -41,7 +41,7 @@ def test_a_figure_from_outside_is_found_and_made_like_the_others():
 
 
 @pytest.mark.usefixtures("catalogue")
-def test_a_figure_that_the_model_does_not_have_leaves_its_reason():
+def test_a_figure_that_does_not_apply_returns_its_reason():
     def refuse(*_):
         raise NothingToDrawError("nothing\n rotates")
 
@@ -53,6 +53,6 @@ def test_a_figure_that_the_model_does_not_have_leaves_its_reason():
 @pytest.mark.parametrize(
     ("name", "message"), [("phases", "exists already"), ("My figure", "lower-case"), ("all", "not 'all'")]
 )
-def test_names_of_figures_that_are_refused(name, message):
+def test_invalid_figure_names_raise(name, message):
     with pytest.raises(ValueError, match=message):
         register_figure(Analysis(name, "", "", lambda *_: FigureResult(None, [])))

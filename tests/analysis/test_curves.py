@@ -12,7 +12,7 @@ def made(name, position, trained_at=800):
     return Curve(name=name, position=position, points={480: 40.0, 800: 50.0, 1333: 45.0}, trained_at=trained_at)
 
 
-def test_each_position_embedding_has_its_colour_and_a_second_of_the_same_another():
+def test_every_position_embedding_has_a_colour_and_a_repeated_one_another():
     found = list(styles(["rope_mixed", "ape", "rope_mixed", "mine", "rope_axial"]))
     assert [found[index] for index in (0, 1, 4)] == [
         position_style(name) for name in ("rope_mixed", "ape", "rope_axial")
@@ -21,7 +21,7 @@ def test_each_position_embedding_has_its_colour_and_a_second_of_the_same_another
     assert len(set(styles(["rope_mixed"] * 20))) == 20
 
 
-def test_the_legend_names_embedding_and_model_and_training_sizes_are_marked():
+def test_the_legend_names_embedding_and_model():
     curves = [made("detector", "rope_mixed"), made("old", "ape", 640), made("new", "mine")]
     figure = draw_curves(Evaluations(curves=tuple(curves), metric="AP", title="AP on coco/val"))
     (axes,) = figure.axes
@@ -34,7 +34,7 @@ def test_the_legend_names_embedding_and_model_and_training_sizes_are_marked():
     assert figure_bytes(figure, "png").startswith(b"\x89PNG")
 
 
-def test_the_papers_curve_of_each_model_is_dashed_in_its_colour_and_named_once():
+def test_the_papers_curves_are_dashed_in_the_colour_of_their_model():
     names = {"ape": "deit_small_patch16_LS", "rope_mixed": "rope_mixed_deit_small_patch16_LS"}
     curves = [replace(made("small", position, 224), paper=published(name)) for position, name in names.items()]
     figure = draw_curves(Evaluations(curves=(*curves, made("mine", "none", 224)), metric="top-1", title=""))
@@ -53,5 +53,5 @@ def test_the_papers_curve_of_each_model_is_dashed_in_its_colour_and_named_once()
     ("sizes", "named"),
     [((480, 640, 800, 1024, 1333), [480, 640, 800, 1024, 1333]), ((38, 40, 51, 128), [38, 51, 128]), ((32,), [32])],
 )
-def test_sizes_too_near_to_another_are_not_named(sizes, named):
+def test_ticks_too_close_to_another_are_omitted(sizes, named):
     assert ticks(sizes) == named

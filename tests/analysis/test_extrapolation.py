@@ -14,7 +14,7 @@ def subject(name, published=True):
     return FigureModel(model=torch.nn.Identity(), label="mine", trained_size=(224, 224), name=name, published=published)
 
 
-def test_rows_hold_what_was_measured_and_what_the_paper_gives():
+def test_rows_contain_own_and_published_scores():
     own = Curve(name="mine", position="rope_mixed", points={224: 80.0, 640: 60.0}, trained_at=224, paper=curve(SMALL))
     made = extrapolation.make(
         subject(None), FigureOptions(evaluations=Evaluations(curves=(own,), metric="top-1", title="top-1 on mine"))
@@ -28,7 +28,7 @@ def test_rows_hold_what_was_measured_and_what_the_paper_gives():
     assert made.figure.legends[0].get_title().get_text() == "top-1 on mine"
 
 
-def test_a_published_model_that_was_not_measured_has_the_papers_curve_alone_marked_as_such():
+def test_a_published_model_without_evaluation_shows_the_papers_curve():
     made = extrapolation.make(subject(SMALL), FigureOptions())
     (legend,) = made.figure.legends
     assert legend.get_title().get_text() == "top-1, not evaluated here: the paper's results only"
@@ -41,11 +41,11 @@ def test_a_published_model_that_was_not_measured_has_the_papers_curve_alone_mark
 
 
 @pytest.mark.parametrize(("name", "published"), [(None, True), ("deit_tiny_patch16_LS", True), (SMALL, False)])
-def test_a_model_of_which_nothing_is_known_has_no_curve(name, published):
+def test_a_model_without_scores_raises(name, published):
     with pytest.raises(ValueError, match=r"got no scores, and the paper has none of these weights; .* --evals DIR"):
         extrapolation.make(subject(name, published), FigureOptions())
 
 
-def test_the_paper_has_not_measured_everything():
+def test_a_model_that_the_paper_did_not_evaluate_raises():
     with pytest.raises(ValueError, match="the paper has no results of deit_tiny_patch16_LS"):
         published_curve("deit_tiny_patch16_LS")

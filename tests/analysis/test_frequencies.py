@@ -9,7 +9,7 @@ from ropevit.drawing import figure_bytes
 from ropevit.rope import axial_frequencies
 
 
-def test_the_map_of_an_axial_model_is_the_axial_frequencies(vit):
+def test_the_map_of_an_axial_model_has_the_axial_frequencies(vit):
     found = frequency_map(vit("rope_axial"))
     expected = axial_frequencies(16).double().numpy()
     for layer in found.layers:
@@ -31,12 +31,12 @@ def test_a_row_gives_speed_direction_and_aliasing_of_a_pair(vit):
     assert [row["aliased"] for row in (first, up, fast, corner)] == [1, 0, 1, 0]  # at (3, 3) neither axis is
 
 
-def test_aliasing_begins_above_pi_on_either_axis():
+def test_frequencies_above_pi_on_either_axis_are_aliased():
     frequencies = np.array([[math.pi, 3.15, 0, 0], [3.1, 0, -3.15, -math.pi]])
     assert is_aliased(frequencies).tolist() == [False, True, True, False]
 
 
-def test_beyond_the_limit_whole_patches_see_a_slower_wave():
+def test_aliased_frequencies_equal_slower_ones_on_whole_patches():
     """What the limit claims: cos(f d) = cos((f - 2 pi) d) at whole d, and f - 2 pi is slower exactly beyond pi."""
     patches = np.arange(-5, 6)
     for speed, slower in ((3.0, False), (3.3, True)):
@@ -44,7 +44,7 @@ def test_beyond_the_limit_whole_patches_see_a_slower_wave():
         assert (abs(speed - 2 * math.pi) < speed) == slower == is_aliased(np.array([[speed], [0.0]]))[0]
 
 
-def test_places_keep_the_direction_and_count_speeds_by_their_logarithm():
+def test_cell_positions_keep_direction_and_have_logarithmic_speed():
     speeds = np.array([2 * math.pi, 0.1, 0.01, 0.001, 0, 100])
     radius = np.hypot(*to_cell(np.stack([0.6 * speeds, -0.8 * speeds])))
     np.testing.assert_allclose(radius, [1, math.log(10) / math.log(200 * math.pi), 0, 0, 0, 1], atol=1e-12)
@@ -52,7 +52,7 @@ def test_places_keep_the_direction_and_count_speeds_by_their_logarithm():
     assert y[0] / x[0] == pytest.approx(-0.8 / 0.6)
 
 
-def test_the_figure_joins_what_is_alike_and_shows_the_rest(vit):
+def test_identical_layers_and_heads_are_drawn_once(vit):
     texts = [text.get_text() for text in draw(frequency_map(vit("rope_axial")), "my model").axes[0].texts]
     assert texts == ["2 layers alike,\nlayer 0 to layer 1", "all heads"]
     figure = draw(frequency_map(vit("rope_mixed")), "my model")

@@ -1,4 +1,4 @@
-"""The page of analyses in a real browser; skipped where no Chromium is installed."""
+"""The page of figures in a browser; skipped unless Chromium is installed."""
 
 import base64
 import math
@@ -32,7 +32,7 @@ def write(model, folder, *, title="A model", facts=(("Model", "tiny"),), section
 
 @pytest.fixture
 def mixed(vit):
-    """A model whose heads all differ, and some of whose pairs turn faster than the aliasing limit."""
+    """A model with different heads, some of whose pairs are beyond the aliasing limit."""
     model = vit(img_size=(40, 56))
     with torch.no_grad():
         for block in model.blocks:
@@ -47,16 +47,16 @@ def page(mixed, tmp_path, open_page):
 
 
 def python_response(frequencies, dx, dy):
-    """Give the response of each head, as the figures have it."""
+    """Return the response of each head, as computed for the figures."""
     return response_map(frequencies.double().numpy(), np.array([[[float(dx)]], [[float(dy)]]]))[:, 0, 0]
 
 
-def picture(page):
+def screenshot(page):
     return page.evaluate("document.getElementById('map').toDataURL()")
 
 
 def over(page, column, row):
-    """Give the place on the screen of a patch."""
+    """Return the position of a patch on the screen."""
     page.locator("#map").scroll_into_view_if_needed()
     box = page.locator("#map").bounding_box()
     rows, columns = page.evaluate("[explorer.state.rows, explorer.state.columns]")
@@ -75,12 +75,12 @@ def test_the_page_renders_without_errors_or_requests(page):
     assert all(page.locator(link).count() == 1 for link in links)
 
 
-def test_every_choice_changes_the_map(page):
-    seen = [picture(page)]
+def test_every_control_changes_the_map(page):
+    seen = [screenshot(page)]
 
     def changed():
-        assert picture(page) not in seen
-        seen.append(picture(page))
+        assert screenshot(page) not in seen
+        seen.append(screenshot(page))
 
     page.select_option("#layer", "1")
     changed()
@@ -99,7 +99,7 @@ def test_every_choice_changes_the_map(page):
 
 @pytest.mark.parametrize("position", ["rope_axial", "rope_mixed"])
 @pytest.mark.parametrize(("grid", "rule"), [(0, "none"), (1, "ntk"), (2, "parts"), (2, "pi")])
-def test_the_page_computes_what_python_computes(position, grid, rule, mixed, vit, tmp_path, open_page):
+def test_the_page_computes_the_same_responses_as_python(position, grid, rule, mixed, vit, tmp_path, open_page):
     model = mixed if position == "rope_mixed" else vit(position, img_size=(40, 56))
     grids = [(10, 14), (9, 28)]
     page = open_page(write(model, tmp_path, grids=grids))
@@ -116,7 +116,7 @@ def test_the_page_computes_what_python_computes(position, grid, rule, mixed, vit
             assert found == pytest.approx(own, abs=1e-4)
 
 
-def test_pointing_at_a_patch_reads_its_offset_and_response(page, mixed):
+def test_pointing_at_a_patch_shows_its_offset_and_response(page, mixed):
     page.mouse.click(*over(page, 2, 1))
     page.mouse.move(*over(page, 5, 3))
     value = python_response(rotated_layers(mixed)[0].frequencies, 3, 2)[0]
@@ -124,7 +124,7 @@ def test_pointing_at_a_patch_reads_its_offset_and_response(page, mixed):
     assert page.inner_text("#reading") == f"r = {value:.3f} at (dx, dy) = (+3, +2)".replace("-", MINUS)
 
 
-def test_the_colour_of_a_patch_is_that_of_its_response(mixed, tmp_path, open_page):
+def test_the_colour_of_a_patch_matches_its_response(mixed, tmp_path, open_page):
     with torch.no_grad():
         freqs = mixed.blocks[0].attn.rope.freqs
         freqs[0], freqs[1] = 0.8, 0.35
@@ -140,7 +140,7 @@ def test_the_colour_of_a_patch_is_that_of_its_response(mixed, tmp_path, open_pag
     np.testing.assert_allclose(page.evaluate(read, spots), wanted, atol=4)
 
 
-def test_keys_move_the_query_and_the_reading_mark_within_the_grid(page):
+def test_arrow_keys_move_the_query_and_the_marker_within_the_grid(page):
     page.focus("#map")
     assert page.inner_text("#query") == "column 3, row 2, counted from 0"
     for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
@@ -154,14 +154,14 @@ def test_keys_move_the_query_and_the_reading_mark_within_the_grid(page):
     assert page.inner_text("#query") == "column 5, row 0, counted from 0"
 
 
-def test_taps_may_move_the_reading_mark_instead(page):
+def test_clicks_can_move_the_marker_instead(page):
     page.check("input[name=moves][value=reading]")
     page.mouse.click(*over(page, 6, 0))
     assert page.inner_text("#query") == "column 3, row 2, counted from 0"
     assert f"(+3, {MINUS}2)" in page.inner_text("#reading")
 
 
-def test_offsets_beyond_those_of_training_are_told_apart(page):
+def test_offsets_not_seen_in_training_are_marked(page):
     assert page.inner_text("#seen") == "all offsets of this grid"
     page.select_option("#grid", "1")
     assert page.inner_text("#seen").startswith("|dx| ≤ 6, |dy| ≤ 4")
@@ -172,25 +172,25 @@ def test_offsets_beyond_those_of_training_are_told_apart(page):
     assert "never seen in training" in page.inner_text("#reading")
 
 
-def test_the_strongest_rival_is_where_a_wave_repeats(mixed, tmp_path, open_page):
+def test_the_highest_other_peak_is_found(mixed, tmp_path, open_page):
     with torch.no_grad():
         freqs = mixed.blocks[0].attn.rope.freqs
         freqs[0], freqs[1] = math.pi * 2 / 3, 0.1
     page = open_page(write(mixed, tmp_path))
     assert page.inner_text("#rival") == f"r = 1.000 at (dx, dy) = ({MINUS}3, 0)"
     page.mouse.click(*over(page, 6, 2))
-    assert page.inner_text("#rival") == f"r = 1.000 at (dx, dy) = ({MINUS}3, 0)", "the nearest of two alike"
+    assert page.inner_text("#rival") == f"r = 1.000 at (dx, dy) = ({MINUS}3, 0)", "the nearest of two equal peaks"
     with torch.no_grad():
         freqs.fill_(0.1)
     page = open_page(write(mixed, tmp_path))
-    assert "none" not in page.inner_text("#rival"), "the line x + y = 0 is alike"
+    assert "none" not in page.inner_text("#rival"), "all patches on the line x + y = 0 have r = 1"
     with torch.no_grad():
         freqs[0, :, ::2], freqs[1, :, ::2] = 0.2, -0.1
     page = open_page(write(mixed, tmp_path))
     assert page.inner_text("#rival").startswith("none")
 
 
-def test_a_size_of_ones_own_goes_without_rules_and_refuses_what_is_no_size(page):
+def test_a_custom_grid_has_no_scaling_and_rejects_invalid_sizes(page):
     assert not page.is_visible("#rows")
     page.select_option("#grid", "free")
     assert page.is_disabled("#rule")
@@ -214,14 +214,14 @@ def test_dots_beyond_the_aliasing_limit_are_marked(page):
     assert page.locator("#pairs-plot .pair").count() == 16
 
 
-def test_an_axial_head_of_the_same_size_can_be_shown_beside_it(page, vit, tmp_path, open_page):
+def test_an_axial_head_of_the_same_size_can_be_compared(page, vit, tmp_path, open_page):
     assert not page.is_visible("#axial")
     page.check("#compare")
     assert page.is_visible("#axial")
     assert page.errors == []
     page = open_page(write(vit("rope_axial"), tmp_path))
     assert page.locator("#compare").count() == 0
-    assert "All heads of all layers turn alike" in page.inner_text("#about")
+    assert "All heads of all layers have the same frequencies" in page.inner_text("#about")
     assert page.errors == []
 
 
@@ -235,18 +235,18 @@ def test_the_grids_of_a_swin_are_its_windows(swin, tmp_path, open_page):
     assert page.errors == []
 
 
-def test_a_model_that_rotates_nothing_has_no_explorer(vit, tmp_path, open_page):
+def test_a_model_without_rope_has_no_explorer(vit, tmp_path, open_page):
     with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         explorer(vit("ape"))
     path = tmp_path / "figures.html"
     path.write_text(render("A model", [], SECTIONS, "nothing <i>rotates</i>"), encoding="utf-8")
     page = open_page(path)
-    assert page.inner_text("#no-explorer") == "The explorer is left out: nothing <i>rotates</i>"
+    assert page.inner_text("#no-explorer") == "The explorer is omitted: nothing <i>rotates</i>"
     assert page.locator("#explore, canvas").count() == 0
     assert page.errors == []
 
 
-def test_names_cannot_act_on_the_page(mixed, tmp_path, open_page):
+def test_names_are_escaped_in_the_page(mixed, tmp_path, open_page):
     evil = "</script><script>document.title='broken in'</script><b>"
     layer = evil.replace(".", "")
     mixed.add_module(layer, mixed.blocks[0])
@@ -260,33 +260,33 @@ def test_names_cannot_act_on_the_page(mixed, tmp_path, open_page):
     assert page.errors == []
 
 
-def test_the_page_fits_a_phone(page):
+def test_the_page_fits_a_narrow_screen(page):
     page.set_viewport_size({"width": 360, "height": 700})
     page.check("#compare")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_the_page_is_dark_where_the_reader_wants_that(page):
+def test_the_page_has_a_dark_mode(page):
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
 
 
-def test_every_control_has_a_name(page):
+def test_every_control_has_a_label(page):
     nameless = """all => all.filter(control => !control.labels?.length && !control.ariaLabel).length"""
     assert page.eval_on_selector_all("select, input, canvas", nameless) == 0
 
 
-def test_what_is_shared_is_embedded_once(vit):
+def test_shared_frequencies_are_stored_once(vit):
     data = explorer(vit("rope_axial"))
-    assert len(data.frequencies) == 1 + 3 * 2, "no rule, then each rule on each larger grid"
+    assert len(data.frequencies) == 1 + 3 * 2, "without scaling, then each method on each larger grid"
     assert [len(head) for head in data.frequencies[0]] == [1, 1]
     assert data.tables[0] == [[0, 0]] * 3
-    assert data.tables[1][0] == [0, 0], "on the trained grid rules change nothing"
+    assert data.tables[1][0] == [0, 0], "scaling has no effect on the trained grid"
     assert data.axial is None
 
 
-def test_the_rule_of_a_model_is_offered_and_chosen(vit, tmp_path, open_page):
+def test_the_scaling_of_a_model_is_listed_and_selected(vit, tmp_path, open_page):
     model = vit("rope_mixed", scaling="parts(slow=0.25)+log")
     data = explorer(model)
     assert data.rules == ["none", "pi", "ntk", "parts", "parts(slow=0.25)+log"]

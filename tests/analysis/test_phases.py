@@ -20,7 +20,7 @@ from ropevit.analysis.phases import (
 from ropevit.models import set_scaling
 
 
-def test_angles_reach_to_the_far_corner_whatever_the_signs():
+def test_the_largest_angle_is_at_the_far_corner_for_any_sign():
     frequencies = np.array([[0.1, -0.1, 0.0], [0.2, 0.2, -0.5]])
     np.testing.assert_allclose(largest_angle(frequencies, (4, 6)), [0.5 + 0.6, 0.5 + 0.6, 1.5])
 
@@ -32,11 +32,11 @@ def test_coverage_by_hand():
     np.testing.assert_allclose(coverage(angles), [1, 7 / 16, 0])
 
 
-def test_both_signs_fill_the_circle_from_pi_on():
+def test_a_range_of_pi_covers_the_circle():
     assert coverage(np.array([math.pi - 0.01, math.pi, 9])).tolist() == [1 - 0.01 / math.pi, 1, 1]
 
 
-def test_offsets_between_patches_stay_inside_the_span_and_reach_its_ends():
+def test_angles_between_patches_span_exactly_the_computed_range():
     """The definition against every pair of patches of a 4 x 6 grid."""
     rng = np.random.default_rng(0)
     y, x = np.divmod(np.arange(24), 6)
@@ -45,7 +45,7 @@ def test_offsets_between_patches_stay_inside_the_span_and_reach_its_ends():
         assert np.abs(angles).max() == pytest.approx(largest_angle(np.array([[fx], [fy]]), (4, 6))[0])
 
 
-def test_only_slow_pairs_have_something_new(vit):
+def test_only_slow_pairs_have_new_angles(vit):
     model = vit("rope_mixed")
     freqs = model.blocks[0].attn.rope.freqs
     freqs.data.zero_()
@@ -62,18 +62,18 @@ def test_only_slow_pairs_have_something_new(vit):
     assert len(table) == 2 * 2 * 2 * 8
 
 
-def test_a_smaller_grid_has_nothing_new(vit):
+def test_a_smaller_grid_has_no_new_angles(vit):
     data = phase_coverage(vit("rope_mixed"), [(2, 3)])
     assert not any(new_coverage(coverage(layer.values)).any() for layer in data.largest)
 
 
-def test_grids_come_in_order_and_are_twice_and_four_times_the_trained_one_if_none_is_given(vit):
+def test_default_grids_are_2_and_4_times_the_trained_one(vit):
     model = vit("rope_mixed")
     assert phase_coverage(model).grids == ((8, 12), (16, 24))
     assert phase_coverage(model, [(9, 9), (5, 5), (9, 9)]).grids == ((5, 5), (9, 9))
 
 
-def test_rules_that_interpolate_leave_little_to_see(vit):
+def test_interpolating_scaling_methods_have_few_new_angles(vit):
     model = vit("rope_mixed")
     plain = phase_coverage(model)
     set_scaling(model, "pi")
@@ -86,7 +86,7 @@ def test_rules_that_interpolate_leave_little_to_see(vit):
         assert (layer.values[1] < 7 / 6 * layer.values[0] + 1e-6).all()
 
 
-def test_bars_paint_what_is_seen_new_and_neither():
+def test_bars_show_seen_new_and_unseen_angles():
     pixels = paint_bars(np.array([[0.25, 1.0], [0.5, 1.0], [0.75, 1.0]]))
     assert pixels.shape == (CELL_PIXELS, CELL_PIXELS, 3)
     np.testing.assert_array_equal(pixels[0], [SEEN_COLOUR] * CELL_PIXELS)  # the pair that was seen best is on top
@@ -100,7 +100,7 @@ def test_bars_paint_what_is_seen_new_and_neither():
     np.testing.assert_array_equal(pixels[-1], expected)
 
 
-def test_the_figure_says_how_much_each_grid_adds(vit):
+def test_the_figure_shows_the_percentage_that_each_grid_adds(vit):
     model = vit("rope_mixed")
     data = phase_coverage(model)
     texts = [text.get_text() for text in draw(data, "my model").axes[0].texts]
@@ -108,7 +108,7 @@ def test_the_figure_says_how_much_each_grid_adds(vit):
     assert f"head 1: {added[0]:.0f}, {added[1]:.0f}" in texts
 
 
-def test_a_swin_counts_in_windows_and_no_rotation_is_refused(swin):
+def test_a_swin_uses_windows_and_a_model_without_rope_raises(swin):
     assert phase_coverage(swin("rope_axial")).trained == (4, 4)
     with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         phase_coverage(swin("rpb"))

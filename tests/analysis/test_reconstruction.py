@@ -10,13 +10,13 @@ from ropevit.rope import axial_frequencies
 POINTS = ((3, 3), (-2, 2))
 
 
-def test_one_wave_gives_a_hand_computed_cosine():
+def test_one_frequency_gives_a_cosine():
     """f = (pi/2, 0) and the point (1, 0): cos(pi/2 (x - 1)) in every row, from x = -2 to 2."""
     image = least_squares(np.array([[math.pi / 2], [0.0]]), [(1, 0)], grid_around(2))
     np.testing.assert_allclose(image, [[0, -1, 0, 1, 0]] * 5, atol=1e-12)
 
 
-def test_it_is_the_fourier_transform_and_back_where_the_waves_are_all_those_of_the_grid():
+def test_with_all_frequencies_of_the_grid_it_is_an_exact_inverse_fourier_transform():
     """With every wave 2 pi (k, l) / 7, nothing is lost: the rebuilt image is the points, as an FFT gives them back."""
     line = 2 * math.pi * np.arange(7) / 7
     waves = np.stack(np.meshgrid(line, line)).reshape(2, -1)
@@ -26,14 +26,14 @@ def test_it_is_the_fourier_transform_and_back_where_the_waves_are_all_those_of_t
     np.testing.assert_allclose(image, wanted, atol=1e-12)
 
 
-def test_points_add_up_and_one_alone_has_height_one():
+def test_reconstruction_is_additive_and_a_single_point_has_value_1():
     waves = np.random.default_rng(0).normal(size=(2, 3, 8))
     first, second = (least_squares(waves, [point], grid_around(5)) for point in POINTS)
     np.testing.assert_allclose(least_squares(waves, POINTS, grid_around(5)), first + second)
     np.testing.assert_allclose(first[:, 3 + 5, 3 + 5], 1)
 
 
-def test_axial_waves_are_as_high_where_points_cross(vit):
+def test_axial_frequencies_are_as_high_at_crossings_as_at_points(vit):
     """sum_j (X(x - x_j) + Y(y - y_j)) / 2 has the same value at (3, 3), (-2, 2), (3, 2) and (-2, 3)."""
     data = reconstruction(vit("rope_axial"), POINTS)
     four = [data.axial[y + 5, x + 5] for x, y in (*POINTS, (3, 2), (-2, 3))]
@@ -46,7 +46,7 @@ def test_axial_waves_are_as_high_where_points_cross(vit):
         np.testing.assert_allclose(layer.values[0], np.broadcast_to(data.axial, (2, 11, 11)))
 
 
-def test_fast_oblique_waves_let_the_points_stand_out(vit):
+def test_fast_oblique_frequencies_separate_the_points(vit):
     model = vit("rope_mixed", width=128)
     drawn = torch.rand(2, 2, 32, generator=torch.Generator().manual_seed(0)) * 6 - 3
     model.blocks[0].attn.rope.freqs.data.copy_(drawn)
@@ -57,7 +57,7 @@ def test_fast_oblique_waves_let_the_points_stand_out(vit):
     assert table[1]["ratio"] == table[1]["lowest_at_points"] / table[1]["highest_elsewhere"]
 
 
-def test_the_contrast_names_the_highest_place_elsewhere(vit):
+def test_the_contrast_contains_the_highest_position_elsewhere(vit):
     data = reconstruction(vit(), [(1, 0), (0, 2)])
     image = np.zeros((11, 11))
     image[0 + 5, 1 + 5], image[2 + 5, 0 + 5] = 0.9, 0.6  # the points
@@ -68,20 +68,20 @@ def test_the_contrast_names_the_highest_place_elsewhere(vit):
     assert contrast(reconstruction(vit(), [(1, 0)]), image).crossing is None
 
 
-def test_the_plane_reaches_beyond_far_points_and_theta_is_the_architectures(vit, swin):
+def test_the_plane_contains_distant_points_and_theta_is_that_of_the_architecture(vit, swin):
     assert reconstruction(vit()).radius == 5
     assert reconstruction(vit(), [(9, -1)]).radius == 11
     assert (reconstruction(vit()).theta, reconstruction(swin()).theta) == (100, 50)
 
 
-def test_no_points_and_no_rotation_are_refused(vit):
+def test_no_points_and_no_rope_raise(vit):
     with pytest.raises(ValueError, match="got no points"):
         reconstruction(vit(), [])
     with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         reconstruction(vit("ape"))
 
 
-def test_the_figure_has_a_picture_and_a_number_for_each_head(vit):
+def test_the_figure_has_an_image_and_a_ratio_per_head(vit):
     data = reconstruction(vit())
     axes = draw(data, "my model").axes[0]
     assert len(axes.images) == 2 + 4

@@ -9,7 +9,7 @@ from ropevit.models import set_scaling
 from ropevit.rope import grid_positions, rotate
 
 
-def test_offsets_reach_to_both_sides_rows_are_y():
+def test_offsets_have_both_signs_and_rows_are_y():
     dx, dy = offsets((2, 3))
     np.testing.assert_array_equal(dx, [[-2, -1, 0, 1, 2]] * 3)
     np.testing.assert_array_equal(dy, np.array([[-1, 0, 1]] * 5).T)
@@ -23,7 +23,7 @@ def test_the_response_is_the_mean_cosine_of_the_pairs():
     )
 
 
-def test_it_is_what_the_rotation_itself_leaves_of_equal_queries_and_keys(vit):
+def test_the_response_equals_the_score_of_equal_queries_and_keys(vit):
     """The score of q = k = (1, 0) in every pair, between patches of a 4 x 6 grid, over the number of pairs."""
     model = vit("rope_mixed")
     data = relative_response(model)
@@ -36,7 +36,7 @@ def test_it_is_what_the_rotation_itself_leaves_of_equal_queries_and_keys(vit):
     torch.testing.assert_close(found.float(), scores, rtol=0, atol=1e-5)
 
 
-def test_the_middle_is_one_and_both_sides_are_alike(vit):
+def test_the_response_is_1_at_the_query_and_symmetric(vit):
     data = relative_response(vit("rope_mixed"), [(5, 7)])
     assert data.grids == ((4, 6), (5, 7))
     for layers, (h, w) in zip(data.maps, data.grids, strict=True):
@@ -46,7 +46,7 @@ def test_the_middle_is_one_and_both_sides_are_alike(vit):
             np.testing.assert_allclose(layer.values, layer.values[..., ::-1, ::-1])
 
 
-def test_rules_change_the_larger_grid_alone(vit):
+def test_scaling_changes_larger_grids_only(vit):
     model = vit("rope_mixed")
     plain = relative_response(model)
     set_scaling(model, "pi")
@@ -77,7 +77,7 @@ def test_the_frame_ends_at_a_cell_that_is_larger_in_one_direction_only(vit):
     assert max(y) - min(y) == pytest.approx(abs(top - bottom))
 
 
-def test_with_rules_every_grid_has_its_lines(vit):
+def test_with_scaling_every_grid_has_its_rows(vit):
     model = vit("rope_mixed", scaling="ntk")
     figure = draw(relative_response(model))
     labels = [text.get_text() for text in figure.axes[0].texts]
@@ -87,7 +87,7 @@ def test_with_rules_every_grid_has_its_lines(vit):
     assert "RoPE scaling: ntk." in " ".join(text.get_text() for text in figure.texts).replace("\n", " ")
 
 
-def test_rows_name_the_highest_response_that_training_did_not_show(vit):
+def test_rows_contain_the_highest_response_outside_the_trained_range(vit):
     model = vit("rope_mixed")
     freqs = model.blocks[0].attn.rope.freqs
     freqs.data.zero_()
@@ -104,6 +104,6 @@ def test_rows_name_the_highest_response_that_training_did_not_show(vit):
     assert second["mean"] == second["highest_outside"] == 1  # nothing turns
 
 
-def test_no_rotation_is_refused(vit):
+def test_a_model_without_rope_raises(vit):
     with pytest.raises(ValueError, match="no attention layer of the model has RoPE"):
         relative_response(vit("none"))

@@ -11,14 +11,14 @@ GROUP = networks.model_group(SIZE, 2, torch.device("cpu"), torch.float32, lambda
 
 
 @pytest.mark.parametrize("entry", GROUP.entries, ids=lambda entry: entry.label)
-def test_every_model_runs_and_agrees_with_itself_in_float64(entry):
+def test_every_model_agrees_with_float64(entry):
     candidate = entry.make()
     assert candidate.check() < 1e-4
     assert candidate.forward().shape == (2, 1000)
     candidate.both()
 
 
-def test_all_models_do_the_same_work():
+def test_all_models_have_equally_many_block_parameters():
     counts = {}
     for name, build in {
         "ape": lambda: networks.ours(SIZE, "ape", None),
@@ -32,14 +32,14 @@ def test_all_models_do_the_same_work():
     assert len(set(counts.values())) == 1
 
 
-def test_bfloat16_is_autocast():
+def test_bfloat16_uses_autocast():
     group = networks.model_group(SIZE, 2, torch.device("cpu"), torch.bfloat16, lambda _: [False])
     candidate = group.entries[0].make()
     assert candidate.check() < 0.1
     assert candidate.forward().dtype == torch.bfloat16
 
 
-def test_a_backend_that_rotates_wrongly_is_found_out(monkeypatch):
+def test_a_wrong_backend_is_detected(monkeypatch):
     model = networks.ours(SIZE, "rope_mixed", "wrong" if "wrong" in BACKENDS else "cpu")
     candidate = networks.model_candidate(model, SIZE, 2, torch.float32, compiled=False)
     monkeypatch.setattr("ropevit.kernels.cpu.rotate_", lambda *_: None)

@@ -30,14 +30,14 @@ def candidate(impl, shape, dtype=torch.float32, level="op", compiled=False):
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS, ids=lambda impl: impl.label)
-def test_every_implementation_gives_the_results_and_gradients_of_float64(impl, shape, level, dtype):
+def test_every_implementation_agrees_with_float64(impl, shape, level, dtype):
     assert candidate(impl, shape, dtype, level).check() <= TOLERANCES[dtype]
 
 
 @pytest.mark.parametrize(
     "impl", [impl for impl in IMPLEMENTATIONS if impl.family != "none"], ids=lambda impl: impl.label
 )
-def test_running_again_and_again_changes_no_answer(impl):
+def test_repeated_calls_give_the_same_result(impl):
     made = candidate(impl, SHAPES[0])
     first = made.check()
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_running_again_and_again_changes_no_answer(impl):
     assert made.check() == first
 
 
-def test_ours_are_all_backends_of_the_device():
+def test_all_backends_of_the_device_are_benchmarked():
     found = {impl.name for impl in implementations("cuda") if impl.family == "ours"}
     assert found == {"ours (reference)", "ours (triton)", "ours (fused)"}
     assert {impl.name for impl in IMPLEMENTATIONS if impl.family == "ours"} == {"ours (reference)", "ours (cpu)"}
@@ -54,7 +54,7 @@ def test_ours_are_all_backends_of_the_device():
 
 @pytest.mark.skipif(not triton_available() or not interpreted(), reason="no Triton's interpreter here")
 @pytest.mark.parametrize("embedding", ["axial", "mixed"])
-def test_the_fused_implementation_gives_the_results_and_gradients_of_float64(embedding):
+def test_the_fused_implementation_agrees_with_float64(embedding):
     window = Shape(name="square", h=3, w=3, heads=2, channels=16, prefix=0)
     impl = fused(embedding)
     assert candidate(impl, window, level="layer").check() <= TOLERANCES[torch.float32]
@@ -87,13 +87,13 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("embedding", ["axial", "mixed"])
-def test_a_wrong_implementation_is_found_out(embedding, mistake):
+def test_a_wrong_implementation_is_detected(embedding, mistake):
     impl = replace(IMPLEMENTATIONS[0], name="wrong", embedding=embedding, make=wrong(MISTAKES[mistake]))
     with pytest.raises(WrongResultError, match="has a relative error of"):
         candidate(impl, SHAPES[0]).check()
 
 
-def test_a_wrong_gradient_alone_is_found_out():
+def test_a_wrong_gradient_is_detected():
     def make(layer):
         def turned(qkv, frequencies):
             q, k, v = split(qkv)
@@ -106,13 +106,13 @@ def test_a_wrong_gradient_alone_is_found_out():
         candidate(impl, SHAPES[0]).check()
 
 
-def test_pairs_in_the_wrong_layout_are_found_out():
+def test_a_wrong_pair_layout_is_detected():
     (impl,) = [impl for impl in IMPLEMENTATIONS if impl.label == "half-split, axial"]
     with pytest.raises(WrongResultError, match="q has a relative error of"):
         candidate(replace(impl, halves=False), SHAPES[0]).check()
 
 
-def test_halves_are_turned_as_by_hand():
+def test_half_split_rotation_matches_hand_computed_values():
     impl = next(impl for impl in IMPLEMENTATIONS if impl.halves)
     layer = make_layer(Shape(name="two", h=1, w=2, heads=1, channels=4, prefix=0), "axial", CPU)
     qkv = torch.tensor([[1.0, 2.0, 3.0, 4.0]] * 2, dtype=torch.float64)[None, :, None, None].expand(-1, -1, 3, -1, -1)
@@ -123,7 +123,7 @@ def test_halves_are_turned_as_by_hand():
     assert torch.equal(v, split(qkv)[2])
 
 
-def test_what_is_expected_is_computed_in_float64():
+def test_expected_results_are_computed_in_float64():
     impl, shape = IMPLEMENTATIONS[2], SHAPES[0]
     layer, source = make_layer(shape, impl.embedding, CPU), torch.randn(2, shape.tokens, 3, shape.heads, shape.channels)
     found = expected("op", impl, layer, source, list(split(torch.randn_like(source))))
@@ -132,7 +132,7 @@ def test_what_is_expected_is_computed_in_float64():
 
 @pytest.mark.full
 @pytest.mark.usefixtures("unchecked")
-def test_compiled_candidates_are_checked_too(monkeypatch):
+def test_compiled_candidates_are_checked(monkeypatch):
     graphs, compiler = [], torch.compile
 
     def backend(graph, inputs):

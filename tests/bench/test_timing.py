@@ -10,7 +10,7 @@ from ropevit.bench.timing import saved_bytes, time_rounds, timing_stats
 CPU = torch.device("cpu")
 
 
-def test_candidates_take_turns_and_each_round_begins_with_another(monkeypatch):
+def test_candidates_alternate_and_each_round_starts_with_another(monkeypatch):
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
     order, rounds = [], []
     calls = {name: lambda name=name: order.append(name) for name in "abc"}
@@ -26,20 +26,20 @@ def test_short_calls_are_repeated_within_a_round():
     assert len(count) == 2 + 2 * timing.MAX_CALLS
 
 
-def test_a_spread_is_the_median_and_the_quartiles():
+def test_timing_stats_are_median_and_quartiles():
     assert timing_stats([5.0, 1.0, 2.0, 3.0, 4.0]) == (3.0, 2.0, 4.0)
     assert timing_stats([7.0]) == (7.0, 7.0, 7.0)
     with pytest.raises(ValueError, match="no measurements"):
         timing_stats([])
 
 
-def test_tensors_kept_for_the_backward_pass_are_counted_once():
+def test_saved_tensors_are_counted_once():
     x, y = torch.randn(10, 10, requires_grad=True), torch.randn(10, 10)
     assert saved_bytes(lambda: x * y) == 400  # y alone: x is not needed for a gradient that nothing asks for
     assert saved_bytes(lambda: (x * y) * y.t()) == 400
 
 
-def test_a_rotation_in_place_keeps_no_more_than_no_rotation():
+def test_in_place_rotation_saves_no_additional_tensors():
     shape = Shape(name="tiny", h=4, w=8, heads=2, channels=16)
     kept = {}
     for impl in implementations("cpu"):
@@ -50,7 +50,7 @@ def test_a_rotation_in_place_keeps_no_more_than_no_rotation():
     assert kept["ours (cpu), mixed"] < kept["complex numbers, mixed"] - 1
 
 
-def test_the_sizes_are_those_of_known_models():
+def test_shapes_match_known_models():
     assert {name: shape.tokens for name, shape in SHAPES.items()} == {
         "vit224": 197, "vit512": 1025, "vit1024": 4097, "vits224": 197, "reg4": 261,
         "swin1": 49, "swin2": 49, "swin3": 49, "swin4": 49, "hd128": 197,

@@ -7,7 +7,7 @@ from ropevit.cli import main
 
 @pytest.fixture(scope="session")
 def my_images(tmp_path_factory):
-    """A user's folder: three classes of coloured noise, of different sizes and shapes."""
+    """A user's folder: three classes of coloured noise, in different sizes and aspect ratios."""
     root, noise = tmp_path_factory.mktemp("data") / "my_images", np.random.default_rng(0)
     for label, name in enumerate(("blue", "green", "red")):
         (root / name).mkdir(parents=True)
@@ -15,7 +15,7 @@ def my_images(tmp_path_factory):
             pixels = noise.integers(0, 80, (20 + 3 * index, 40 - 2 * index, 3))
             pixels[..., 2 - label] += 150
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index}.png")
-    (root / "red" / "broken.png").write_text("no picture")
+    (root / "red" / "broken.png").write_text("not an image")
     return root
 
 

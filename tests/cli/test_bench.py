@@ -12,7 +12,7 @@ HEADS = {"no embedding", "no embedding, timm's split"}
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Every candidate is called once a round, on sizes that take no time."""
+    """Small shapes, with one call of each candidate per round."""
     monkeypatch.setattr(timing, "ROUND_SECONDS", 0.0)
     monkeypatch.setitem(shapes.SIZES, "quick", replace(shapes.SIZES["quick"], width=32, heads=2, pixels=32))
     monkeypatch.setitem(runner.SHAPES, "vit224", shapes.Shape(name="vit224", h=2, w=3, heads=2, channels=16))
@@ -64,7 +64,7 @@ def test_shapes_and_peers_are_chosen(out):
     assert float(copy["gigabytes_per_second"]) == pytest.approx(moved / float(copy["milliseconds"]) / 1e6, rel=2e-3)
 
 
-def test_results_are_not_overwritten_unasked(out, capsys):
+def test_results_are_overwritten_only_with_overwrite(out, capsys):
     command = ["bench", "op", "--quick", "--peers", "plain", "--out", str(out)]
     main(command)
     before = (out / "bench.csv").read_bytes()
@@ -77,7 +77,7 @@ def test_results_are_not_overwritten_unasked(out, capsys):
     assert (out / "bench.csv").read_bytes() != before
 
 
-def test_a_missing_package_leaves_a_row_that_says_so(out, monkeypatch, capsys):
+def test_a_missing_package_leaves_a_row_with_the_reason(out, monkeypatch, capsys):
     def require(module, extra):
         raise MissingExtraError(f'{module.split(".")[0]} is not installed; pip install ".[{extra}]"')
 
@@ -91,7 +91,7 @@ def test_a_missing_package_leaves_a_row_that_says_so(out, monkeypatch, capsys):
     assert "not installed: timm" in (out / "bench.md").read_text()
 
 
-def test_a_wrong_candidate_is_dropped_with_a_line(out, monkeypatch):
+def test_a_candidate_with_wrong_results_is_dropped_with_the_reason(out, monkeypatch):
     monkeypatch.setattr("ropevit.kernels.cpu.rotate_", lambda *_: None)
     main(["bench", "op", "--quick", "--peers", "ours", "--out", str(out)])
     dropped = [row for row in rows(out) if row["note"]]
@@ -116,7 +116,7 @@ def test_an_interrupt_keeps_what_is_finished(out, monkeypatch, capsys):
     assert stop.value.code == 130
     assert {row["level"] for row in rows(out)} == {"op"}
     assert (out / "bench.png").exists()
-    assert "what is done is in" in capsys.readouterr().out
+    assert "stopped; finished results are in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

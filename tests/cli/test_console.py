@@ -1,4 +1,4 @@
-"""What the command line prints of names from outside."""
+"""Names from outside, such as file names, are printed without control characters or markup."""
 
 import ast
 import io
@@ -14,7 +14,7 @@ from rich.table import Table
 from ropevit.cli.console import Console, LogFormatter, TextColumn, format_warning, guard_logs
 from ropevit.cli.errors import show_error
 
-#: Clears the screen, writes the clipboard; would be markup, an emoji.
+#: Escape sequences that clear the screen and write the clipboard, markup, and an emoji code.
 HOSTILE = "a\x1b[2J\x1b]52;c;cHduZWQ=\x1b-\x9b31m[/red][link=x]:cat:"
 SHOWN = r"a\x1b[2J\x1b]52;c;cHduZWQ=\x1b-\x9b31m[/red][link=x]:cat:"
 
@@ -43,14 +43,14 @@ def status(console):
 
 
 @pytest.mark.parametrize("show", [lambda console: console.print(HOSTILE), table, bar, status])
-def test_names_are_shown_and_never_obeyed(show):
+def test_control_characters_and_markup_in_names_are_printed_literally(show):
     text = printed(show, force_terminal=True, color_system=None)
     assert SHOWN[:20] in text  # a bar cuts it to the width that it had
-    for obeyed in ("\x1b[2J", "\x1b]52", "\x07", "\x9b"):
-        assert obeyed not in text
+    for control in ("\x1b[2J", "\x1b]52", "\x07", "\x9b"):
+        assert control not in text
 
 
-def test_lines_and_own_styles_stay():
+def test_line_breaks_and_styles_are_kept():
     assert printed(lambda console: console.print("one\ntwo")) == "one\ntwo\n"
     assert "\x1b[1m" in printed(lambda console: console.print("one", style="bold"), force_terminal=True)
 
@@ -60,9 +60,9 @@ def test_an_error_is_a_line_without_control_characters(capsys):
     assert capsys.readouterr().err == f"error: no file {SHOWN}\n"
 
 
-def test_logs_and_warnings_are_shown_alike(monkeypatch):
-    record = logging.LogRecord("ropevit", logging.WARNING, "", 0, "reading %s anew", (HOSTILE,), None)
-    assert LogFormatter().format(record) == f"reading {SHOWN} anew"
+def test_logs_and_warnings_are_printed_without_control_characters(monkeypatch):
+    record = logging.LogRecord("ropevit", logging.WARNING, "", 0, "reading %s again", (HOSTILE,), None)
+    assert LogFormatter().format(record) == f"reading {SHOWN} again"
     assert f"UserWarning: {SHOWN}\n" in format_warning(HOSTILE, UserWarning, "file.py", 1)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     guard_logs()
@@ -70,7 +70,7 @@ def test_logs_and_warnings_are_shown_alike(monkeypatch):
     assert isinstance(logging.lastResort.formatter, LogFormatter)
 
 
-def test_nothing_else_prints():
+def test_the_command_line_prints_only_through_its_console():
     folder = Path(sys.modules["ropevit.cli"].__file__).parent
     found = []
     for path in sorted(folder.glob("*.py")):
@@ -87,5 +87,5 @@ def test_nothing_else_prints():
     assert found == []
 
 
-#: Of rich: what obeys markup, or lets control characters through.
+#: Names of rich that interpret markup, or let control characters through.
 FORBIDDEN = ("Console", "TextColumn", "get_console", "print", "escape", "track")

@@ -6,7 +6,7 @@ import ropevit
 from ropevit.cli import main
 
 
-def test_a_published_file_goes_to_ours_and_back_bit_for_bit(tmp_path, capsys):
+def test_converting_a_published_file_and_back_is_exact(tmp_path, capsys):
     name = "rope_mixed_deit_tiny_patch16_LS"
     first, second, back = tmp_path / "ours.safetensors", tmp_path / "model.bin", tmp_path / "again.safetensors"
     ropevit.save_model(first, ropevit.create_model(name))
@@ -19,7 +19,7 @@ def test_a_published_file_goes_to_ours_and_back_bit_for_bit(tmp_path, capsys):
     assert str(back) in capsys.readouterr().out.replace("\n", "")
 
 
-def test_the_directory_of_a_training_gives_its_best_weights_or_their_average(tmp_path):
+def test_the_best_or_the_ema_weights_of_a_training_are_converted(tmp_path):
     name = "rope_mixed_deit_tiny_patch16_LS"
     for file in ("best", "model", "model_ema"):
         ropevit.save_model(
@@ -32,7 +32,7 @@ def test_the_directory_of_a_training_gives_its_best_weights_or_their_average(tmp
         assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
-def test_nothing_is_overwritten_unasked(tmp_path, capsys):
+def test_files_are_overwritten_only_with_overwrite(tmp_path, capsys):
     path = tmp_path / "ours.safetensors"
     ropevit.save_model(path, ropevit.create_model("rope_axial_deit_tiny_patch16_LS"))
     before = path.read_bytes()

@@ -7,7 +7,7 @@ from ropevit.cli import main
 
 
 def run(*arguments):
-    """Run a command and give its exit code."""
+    """Run a command, and return its exit code."""
     try:
         main(["data", *map(str, arguments)])
     except SystemExit as end:
@@ -26,12 +26,12 @@ def images(tmp_path):
     return tmp_path / "my_images"
 
 
-def test_a_sound_set_ends_with_0(images, capsys):
+def test_a_data_set_without_problems_gives_exit_code_0(images, capsys):
     assert run("check", images) == 0
     assert "images: 6 of train, 6 of val; classes: 2\nno problems found" in capsys.readouterr().out
 
 
-def test_problems_are_shown_and_written_and_end_with_1(images, tmp_path, capsys, monkeypatch):
+def test_problems_are_printed_and_written_with_exit_code_1(images, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     for index in range(5):
         (images / "train/ant" / f"[bold]{index}.jpg").touch()
@@ -47,7 +47,7 @@ def test_problems_are_shown_and_written_and_end_with_1(images, tmp_path, capsys,
     assert rows[0] == {"kind": "empty", "split": "train", "class": "ant", "file": file, "detail": "0 bytes"}
 
 
-def test_what_is_only_worth_knowing_ends_with_0(images, capsys):
+def test_harmless_findings_give_exit_code_0(images, capsys):
     Image.new("L", (40, 40), 77).save(images / "train/ant/grey.png")
     assert run("check", images) == 0
     assert "converted" in capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_what_is_only_worth_knowing_ends_with_0(images, capsys):
         (["speed", "fashion", "--seconds", "0"], "seconds=0"),
     ],
 )
-def test_wrong_input_ends_with_2_and_one_line(arguments, message, capsys, monkeypatch, tmp_path):
+def test_wrong_input_is_one_line_with_exit_code_2(arguments, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 2
     error = capsys.readouterr().err
@@ -72,14 +72,14 @@ def test_wrong_input_ends_with_2_and_one_line(arguments, message, capsys, monkey
     assert error.count("\n") == 1
 
 
-def test_a_file_is_never_overwritten(images, tmp_path, capsys):
+def test_an_existing_csv_file_is_never_overwritten(images, tmp_path, capsys):
     (tmp_path / "mine.csv").write_text("mine")
     assert run("check", images, "--out", tmp_path / "mine.csv") == 2
     assert "mine.csv exists; choose another --out" in capsys.readouterr().err
     assert (tmp_path / "mine.csv").read_text() == "mine"
 
 
-def test_speed_says_what_bounds_a_training(capsys):
+def test_speed_prints_the_upper_limit_for_training(capsys):
     assert (
         run("speed", "fashion", "--size", "32", "--workers", "0", "--seconds", "0.1", "--auto-augment", "simple") == 0
     )
@@ -89,7 +89,7 @@ def test_speed_says_what_bounds_a_training(capsys):
 
 
 @pytest.mark.parametrize("layout", ["coco", "ade"])
-def test_a_made_set_is_sound_and_what_is_broken_is_found(layout, tmp_path, capsys):
+def test_a_tiny_set_has_no_problems_until_one_is_added(layout, tmp_path, capsys):
     made = tmp_path / layout
     assert run("make-tiny", layout, made) == 0
     assert run("check", made) == 0
@@ -103,7 +103,7 @@ def test_a_made_set_is_sound_and_what_is_broken_is_found(layout, tmp_path, capsy
     assert "exists and is not empty; choose another folder" in capsys.readouterr().err
 
 
-def test_names_that_a_spreadsheet_would_compute_are_written_as_text(images, tmp_path, monkeypatch, capsys):
+def test_names_that_look_like_formulas_are_written_as_text(images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(images / "train")
     (images / "train" / "ant" / "0.png").rename(images / "train" / "=1+1.png")
     (images / "train" / "=cmd").mkdir()

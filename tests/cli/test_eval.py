@@ -30,7 +30,7 @@ def arguments(checkpoint, my_images, tmp_path, monkeypatch):
     return ["eval", "--checkpoint", checkpoint, "--data", str(data), "--workers", "0", "--device", "cpu"]
 
 
-def test_a_classifier_is_measured_at_sizes_with_commas_and_the_rest_later(arguments, tmp_path, capsys):
+def test_a_classifier_is_evaluated_at_sizes_with_commas_and_at_others_on_resume(arguments, tmp_path, capsys):
     main([*arguments, "--sizes", "8,16"])
     printed = capsys.readouterr().out
     assert "own on my_images/val: protocol paper, crop ratio 1, float32, cpu" in printed
@@ -42,7 +42,7 @@ def test_a_classifier_is_measured_at_sizes_with_commas_and_the_rest_later(argume
     assert (tmp_path / "runs/eval/own/curve.png").stat().st_size > 5_000
 
 
-def test_a_model_of_the_demo_is_measured_on_the_embedded_images(tmp_path, monkeypatch, capsys):
+def test_a_model_of_a_study_is_evaluated_on_the_embedded_images(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     facts = {"patch_size": 14, "img_size": (28, 28), "num_classes": 10, "in_channels": 1}
     config = ViTConfig(position="rope_axial", width=16, depth=1, heads=2, class_token=False, pooling="avg", **facts)
@@ -58,7 +58,7 @@ def test_a_model_of_the_demo_is_measured_on_the_embedded_images(tmp_path, monkey
     assert float(row["top1"]) == pytest.approx(100 * right.double().mean().item(), abs=0.051)  # ties of rounding
 
 
-def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_keeps_finished_sizes(arguments, tmp_path, capsys, monkeypatch):
     original = module.evaluate_size
 
     def interrupted(model, view, bench):
@@ -71,7 +71,7 @@ def test_ctrl_c_keeps_what_is_done(arguments, tmp_path, capsys, monkeypatch):
         main([*arguments, "--sizes", "8", "16"])
     assert stopped.value.code == 130
     printed = capsys.readouterr().out
-    assert "the same command with --resume measures what is missing" in printed
+    assert "the same command with --resume evaluates the remaining sizes" in printed
     assert "8 px: top-1" in printed
     assert "results are in runs/eval/own" in printed
     assert (tmp_path / "runs/eval/own/eval.csv").read_text().count("\n") == 2
@@ -103,13 +103,15 @@ def test_wrong_input_is_one_line(arguments, tmp_path, capsys, extra, message):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_papers_figures_say_how_well_they_are_known(tmp_path):
-    figures = curve("deit_small_patch16_LS")
-    assert [str(figures[size]) for size in (144, 224, 256)] == ["73.5±0.1", "80.4", "80.9±0.05"]
-    begun = EvalStarted(name="it", how="", trained_at=224, sizes=(224,), paper=figures, rows=(), out=tmp_path, notes=())
-    figures = {"top1": 80.0, "top5": 95.0, "images": 50_000, "skipped": 0}
-    row = ClassifierResult(
-        size=224, **figures, images_per_second=1.0, peak_memory_gib=1.0, window=7, resize=256, crop=0.875
+def test_published_accuracies_show_their_uncertainty(tmp_path):
+    published = curve("deit_small_patch16_LS")
+    assert [str(published[size]) for size in (144, 224, 256)] == ["73.5±0.1", "80.4", "80.9±0.05"]
+    started = EvalStarted(
+        name="it", how="", trained_at=224, sizes=(224,), paper=published, rows=(), out=tmp_path, notes=()
     )
-    table = result_table(begun, [row])
+    stats = {"top1": 80.0, "top5": 95.0, "images": 50_000, "skipped": 0}
+    row = ClassifierResult(
+        size=224, **stats, images_per_second=1.0, peak_memory_gib=1.0, window=7, resize=256, crop=0.875
+    )
+    table = result_table(started, [row])
     assert [column.header for column in table.columns][:6] == ["size", "resize", "window", "top-1", "top-5", "paper"]

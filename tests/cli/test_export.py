@@ -33,7 +33,7 @@ def swin(tmp_path):
     return str(ropevit.save_model(tmp_path / "swin.safetensors", tiny("rpb", swin=True)))
 
 
-def test_a_checkpoint_becomes_an_onnx_file_in_8_bits(vit, tmp_path, capfd):
+def test_a_checkpoint_is_exported_as_int8_onnx(vit, tmp_path, capfd):
     out = tmp_path / "model.onnx"
     main(["export", str(out), "--checkpoint", vit, "--int8"])
     printed, errors = capfd.readouterr()
@@ -50,7 +50,7 @@ def test_a_checkpoint_becomes_an_onnx_file_in_8_bits(vit, tmp_path, capfd):
     assert json.loads(facts["std"]) == [0.5, 0.5, 0.5]
 
 
-def test_a_swin_is_exported_at_a_size_and_says_so(swin, tmp_path, capfd):
+def test_a_swin_is_exported_at_a_fixed_size(swin, tmp_path, capfd):
     out = tmp_path / "model.pt2"
     main(["export", str(out), "--checkpoint", swin, "--format", "torch", "--size", "20", "36"])
     printed, errors = capfd.readouterr()
@@ -60,7 +60,7 @@ def test_a_swin_is_exported_at_a_size_and_says_so(swin, tmp_path, capfd):
     assert torch.export.load(out).module()(torch.zeros(4, 3, 20, 36)).shape == (4, 3)
 
 
-def test_a_run_is_exported_by_its_directory_with_the_weights_that_are_asked_for(tmp_path, monkeypatch, capsys):
+def test_a_training_is_exported_by_its_directory_with_the_requested_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     written = {}
     monkeypatch.setattr(verb, "export_torch", lambda model, _, **facts: written.update(model=model, **facts))
@@ -83,7 +83,7 @@ def test_a_run_is_exported_by_its_directory_with_the_weights_that_are_asked_for(
     assert "has no model_ema.safetensors; choose --weights best or last" in capsys.readouterr().err
 
 
-def test_rules_for_larger_images_become_part_of_the_file(vit, tmp_path, capfd):
+def test_rope_scaling_is_stored_in_the_exported_file(vit, tmp_path, capfd):
     out, images = tmp_path / "model.pt2", torch.randn(1, 3, 48, 64)
     main(["export", str(out), "--checkpoint", vit, "--format", "torch", "--scaling", "yarn+log"])
     assert capfd.readouterr().err == ""
@@ -95,7 +95,7 @@ def test_rules_for_larger_images_become_part_of_the_file(vit, tmp_path, capfd):
     assert (found - plain).abs().max() > 1e-4
 
 
-def test_a_file_that_differs_from_its_model_is_an_error_of_its_own(vit, tmp_path, capsys, monkeypatch):
+def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(files, "compare", lambda *_: [files.Difference(shape=(1, 3, 8, 8), absolute=0.2, relative=0.1)])
     with pytest.raises(SystemExit) as stop:
         main(["export", str(tmp_path / "m.pt2"), "--checkpoint", vit, "--format", "torch", "--static-size", "16x24"])
@@ -132,7 +132,7 @@ def test_a_file_that_differs_from_its_model_is_an_error_of_its_own(vit, tmp_path
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr(files, "trace", None)  # all is refused before any work
+    monkeypatch.setattr(files, "trace", None)  # input is checked before any work
     (tmp_path / "broken.safetensors").write_text("no weights")
     (tmp_path / "there.onnx").write_text("before")
     ropevit.save_model(tmp_path / "field.safetensors", tiny("none"), metadata={"panel": "field"})
@@ -157,7 +157,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, messa
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_an_unknown_format_is_refused(capsys):
+def test_an_unknown_format_is_an_error(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["export", "m.onnx", "--checkpoint", "vit", "--format", "tflite"])
     assert stop.value.code == 2

@@ -27,7 +27,7 @@ def tiny(position="rope_mixed", **fields):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Saves a small ViT as its training would."""
+    """Return a function that saves a small ViT, as a training would."""
 
     def save(position="rope_mixed", folder="run", **fields):
         path = tmp_path / folder / "model.safetensors"
@@ -58,9 +58,9 @@ def test_a_figure_is_a_png_an_svg_and_a_table(saved, tmp_path, capsys, name):
 
 
 def test_the_title_names_the_training_and_random_weights(saved):
-    subject, look = open_figure_model(None, saved(folder="my_training"), None)
+    subject, preprocessing = open_figure_model(None, saved(folder="my_training"), None)
     assert (subject.label, subject.trained_size, subject.trained_grid) == ("my_training", (24, 24), (3, 3))
-    assert (look.mean, look.embedded) == ((0.5, 0.5, 0.5), False)
+    assert (preprocessing.mean, preprocessing.embedded) == ((0.5, 0.5, 0.5), False)
     assert open_figure_model(None, saved(in_channels=1), None)[1].embedded
     subject, _ = random_figure_model(NAME)
     assert subject.label == f"{NAME}, random weights"
@@ -69,7 +69,7 @@ def test_the_title_names_the_training_and_random_weights(saved):
     assert all(torch.equal(again[key], value) for key, value in subject.model.state_dict().items())
 
 
-def test_published_and_timm_layouts_are_read_under_a_name(tmp_path):
+def test_checkpoints_in_published_and_timm_layout_are_drawn_alike(tmp_path):
     model = ropevit.create_model(NAME)
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
     source = str(tmp_path / "weights.pth")
@@ -82,7 +82,7 @@ def test_published_and_timm_layouts_are_read_under_a_name(tmp_path):
         torch.testing.assert_close(frequencies_in(out / "frequencies.csv"), expected)
 
 
-def test_a_published_shape_alone_is_not_published_weights(tmp_path):
+def test_weights_of_published_shape_alone_do_not_count_as_published(tmp_path):
     own = ropevit.save_model(tmp_path / "own.safetensors", ropevit.create_model(NAME))
     torch.save(ropevit.create_model(NAME, num_classes=10).state_dict(), tmp_path / "ten.pth")
     for source, file in (("own.safetensors", "thousand.pth"), ("ten.pth", "converted.pth")):
@@ -93,23 +93,23 @@ def test_a_published_shape_alone_is_not_published_weights(tmp_path):
     assert open_figure_model(NAME, str(tmp_path / "thousand.pth"), None)[0].published
 
 
-def test_all_leaves_out_what_a_model_does_not_have_and_says_why(saved, tmp_path, capsys, monkeypatch):
+def test_all_skips_figures_that_do_not_apply_and_prints_why(saved, tmp_path, capsys, monkeypatch):
     only = {name: ANALYSES[name] for name in ("frequencies", "phases")}
     only["mine"] = Analysis("mine", "Mine", "One number.", made)
     monkeypatch.setattr(catalogue, "ANALYSES", only)
     main(["figures", "all", "--checkpoint", saved("ape"), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     for name in ("frequencies", "phases"):
-        assert f"left out {name}: no attention layer of the model has RoPE, which this figure needs" in printed
+        assert f"skipped {name}: no attention layer of the model has RoPE, which this figure needs" in printed
     assert (tmp_path / "out/mine.csv").read_text() == "answer\n42\n"
     assert not (tmp_path / "out/phases.png").exists()
 
 
-def test_all_does_not_take_a_mistake_for_a_figure_that_a_model_lacks():
+def test_all_does_not_hide_other_errors():
     def wrong(*_):
-        raise ValueError("a mistake")
+        raise ValueError("a bug")
 
-    with pytest.raises(ValueError, match="a mistake"):
+    with pytest.raises(ValueError, match="a bug"):
         catalogue.try_analysis(
             Analysis("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalogue.FigureOptions()
         )
@@ -121,7 +121,7 @@ def made(subject, options):
     return FigureResult(Figure(), [{"answer": 42}])
 
 
-def test_sizes_points_and_rules_reach_the_figures(saved, tmp_path):
+def test_sizes_points_and_scaling_are_used_by_the_figures(saved, tmp_path):
     path = saved()
     main(["figures", "phases", "--checkpoint", path, "--sizes", "40,48", "--out", str(tmp_path / "a")])
     with (tmp_path / "a/phases.csv").open() as file:
@@ -132,7 +132,7 @@ def test_sizes_points_and_rules_reach_the_figures(saved, tmp_path):
     assert "RoPE scaling: pi." in (tmp_path / "c/response.svg").read_text(encoding="utf-8")
 
 
-def test_images_are_cut_square_and_normalised(my_images, tmp_path):
+def test_images_are_centre_cropped_and_normalised(my_images, tmp_path):
     images = load_images(str(my_images / "red" / "3.png"), Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3), 32)
     assert images.shape == (1, 3, 32, 32)
     assert images[0].mean((1, 2)).argmax() == 0  # red
@@ -155,12 +155,15 @@ def test_points_are_read_in_pairs():
         (["frequencies", "--checkpoint", "gone.safetensors"], "no file 'gone.safetensors'"),
         (["frequencies", "--model", "deit_huge"], "no model named 'deit_huge'"),
         (["frequencies", "--checkpoint", "FILE", "--model", NAME], "leave out --model"),
-        (["frequencies", "--checkpoint", "FILE", "--random"], "got --random; it takes --model NAME"),
+        (["frequencies", "--checkpoint", "FILE", "--random"], "--random needs --model NAME"),
         (["frequencies", "--checkpoint", "APE"], "no attention layer of the model has RoPE"),
         (["frequencies", "--checkpoint", "FILE", "--weights", "last"], "only the directory of a training has several"),
         (["frequencies", "--checkpoint", "FILE", "--out", "FULL"], "is not empty; choose another --out"),
         (["frequencies", "--checkpoint", "FILE", "--scaling", "more"], "no scaling method named 'more'"),
-        (["phases", "--checkpoint", "FILE", "--sizes", "0"], "got sizes (0,); expected pixels, above 0"),
+        (
+            ["phases", "--checkpoint", "FILE", "--sizes", "0"],
+            "got sizes (0,); expected different numbers of pixels above 0",
+        ),
         (["phases", "--checkpoint", "FILE", "--sizes", "44"], "use 40 or 48"),
         (
             ["reconstruction", "--checkpoint", "FILE", "--points", "3;3"],
@@ -170,7 +173,7 @@ def test_points_are_read_in_pairs():
         (["reconstruction", "--checkpoint", "FILE", "--points", "3,101"], "expected x and y from -100 to 100"),
         (["frequencies", "--checkpoint", "FILE", "--points", "7,7"], "got --points for frequencies; it is for reconst"),
         (["reconstruction", "--checkpoint", "FILE", "--sizes", "48"], "got --sizes for reconstruction; it is for resp"),
-        (["phases", "--checkpoint", "FILE", "--images", "x"], "it is for distance, entropy and all: leave it out"),
+        (["phases", "--checkpoint", "FILE", "--images", "x"], "it is for distance, entropy and all: omit it"),
         (["distance", "--checkpoint", "FILE", "--images", "gone"], "no image file or folder at gone"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`ropevit figures all`: the page beside the figures."""
+"""`ropevit figures all`: the HTML page."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def write_page(tmp_path, capsys):
     return run
 
 
-def test_all_figures_are_in_one_page_with_what_the_model_is(write_page, open_page):
+def test_the_page_has_all_figures_and_describes_the_model(write_page, open_page):
     path, printed = write_page("rope_mixed", "--sizes", "96")
     assert f"wrote {path}" in printed
     page = open_page(path)
@@ -39,15 +39,15 @@ def test_all_figures_are_in_one_page_with_what_the_model_is(write_page, open_pag
         drawn = (path.parent / f"{name}.svg").exists()
         assert section.locator("img").count() == drawn
         assert drawn or section.locator(".note").inner_text()
-    assert page.locator("#grid option").all_inner_texts() == ["3 × 4 (trained)", "6 × 6", "a size of your own"]  # noqa: RUF001
+    assert page.locator("#grid option").all_inner_texts() == ["3 × 4 (trained)", "6 × 6", "a custom size"]  # noqa: RUF001
 
 
-def test_a_page_says_why_a_figure_is_missing(write_page):
+def test_the_page_explains_why_a_figure_is_missing(write_page):
     path, printed = write_page("ape")
     text = path.read_text(encoding="utf-8")
-    assert "left out frequencies" in printed
+    assert "skipped frequencies" in printed
     assert "which this figure needs" in text
-    assert "The explorer is left out: no attention layer of the model has RoPE" in text
+    assert "The explorer is omitted: no attention layer of the model has RoPE" in text
 
 
 def test_sizes_that_patches_do_not_tile_are_refused_before_anything_is_drawn(write_page, tmp_path, capsys):

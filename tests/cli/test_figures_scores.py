@@ -7,7 +7,7 @@ import pytest
 
 import ropevit
 from ropevit.cli import main
-from ropevit.cli.figures import FiguresConfig, find
+from ropevit.cli.figures import FiguresConfig, load_figure_model
 from ropevit.models import ViT, ViTConfig
 from ropevit.tasks.common.drawing import new_folder
 from ropevit.tasks.common.eval_config import EvalConfig
@@ -24,23 +24,25 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_extrapolation_measures_a_model_and_draws_evaluations(checkpoint, my_images, tmp_path, capsys, monkeypatch):
+def test_extrapolation_evaluates_a_model_or_plots_existing_evaluations(
+    checkpoint, my_images, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(
         importlib.import_module("ropevit.cli.figures"), "EvalConfig", partial(EvalConfig, workers=0, device="cpu")
-    )  # quick
+    )
     given = ["--checkpoint", checkpoint, "--data", str(my_images), "--sizes", "8,16", "--scaling", "ntk"]
     with pytest.raises(SystemExit):
-        main(["figures", "extrapolation", *given, "--out", str(tmp_path / "no")])  # no rotation, no rules
-    main(["figures", "extrapolation", *given[:-2], "--out", str(tmp_path / "measured")])
+        main(["figures", "extrapolation", *given, "--out", str(tmp_path / "no")])  # scaling needs RoPE
+    main(["figures", "extrapolation", *given[:-2], "--out", str(tmp_path / "new")])
     assert "8 px: top-1" in capsys.readouterr().out
-    found = tmp_path / "measured"
-    assert {path.name for path in found.iterdir()} == {"eval", *(f"extrapolation.{x}" for x in ("png", "svg", "csv"))}
-    main(["figures", "extrapolation", "--evals", str(found / "eval"), "--out", str(tmp_path / "read")])
+    out = tmp_path / "new"
+    assert {path.name for path in out.iterdir()} == {"eval", *(f"extrapolation.{x}" for x in ("png", "svg", "csv"))}
+    main(["figures", "extrapolation", "--evals", str(out / "eval"), "--out", str(tmp_path / "read")])
     rows = read(tmp_path / "read" / "extrapolation.csv")
-    assert rows == read(found / "extrapolation.csv")
-    scores = {row["size"]: row["top1"] for row in read(found / "eval" / "eval.csv")}
+    assert rows == read(out / "extrapolation.csv")
+    scores = {row["size"]: row["top1"] for row in read(out / "eval" / "eval.csv")}
     assert {row["size"]: row["measured"] for row in rows} == scores
-    assert json.loads((found / "eval" / "eval.json").read_text())["config"].get("scaling") is None
+    assert json.loads((out / "eval" / "eval.json").read_text())["config"].get("scaling") is None
 
 
 def test_a_folder_that_another_process_writes_to_is_refused(checkpoint, tmp_path, capsys):
@@ -50,14 +52,14 @@ def test_a_folder_that_another_process_writes_to_is_refused(checkpoint, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_attention_is_drawn_of_images_in_a_folder(checkpoint, my_images, tmp_path, capsys):
+def test_attention_figures_use_images_in_a_folder(checkpoint, my_images, tmp_path, capsys):
     images = tmp_path / "images"
     images.mkdir()
     for name in ("1", "2"):
         (images / f"{name}.png").write_bytes((my_images / "blue" / f"{name}.png").read_bytes())
     given = ["--checkpoint", checkpoint, "--images", str(images), "--sizes", "24", "--out", str(tmp_path / "out")]
     main(["figures", "distance", *given])
-    (images / "3.png").write_text("no picture")
+    (images / "3.png").write_text("not an image")
     main(["figures", "distance", *given[:-1], str(tmp_path / "again")])
     assert "3.png cannot be read as an image" in capsys.readouterr().err
     (images / "1.png").unlink()
@@ -69,10 +71,10 @@ def test_attention_is_drawn_of_images_in_a_folder(checkpoint, my_images, tmp_pat
     assert {(row["height"], row["grid_rows"], row["images"]) for row in rows} == {("16", "2", "2"), ("24", "3", "2")}
 
 
-def test_images_are_read_at_the_largest_size_that_is_looked_at(checkpoint, my_images):
+def test_images_are_read_at_the_largest_size_of_the_figures(checkpoint, my_images):
     for sizes, side in ((), 32), ((8,), 16), ((24,), 24):
         config = FiguresConfig(name="distance", checkpoint=checkpoint, images=str(my_images), sizes=sizes)
-        assert find(config).images.shape[2:] == (side, side), "none is enlarged from a smaller one"
+        assert load_figure_model(config).images.shape[2:] == (side, side), "no image is upsampled from a smaller one"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command line's first words: versions, help, and what is said of wrong arguments."""
+"""The command line's first words: versions, help, and errors about wrong arguments."""
 
 import shlex
 import subprocess
@@ -10,10 +10,10 @@ import ropevit
 from ropevit.cli import VERBS, main
 
 
-def told(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
+def error_of(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
         main(shlex.split(arguments))
-    assert ended.value.code == 2
+    assert stop.value.code == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("error: ")
@@ -22,7 +22,7 @@ def told(arguments, capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_help_is_a_line_a_verb_and_three_examples(arguments, capsys):
+def test_help_has_one_line_per_verb_and_three_examples(arguments, capsys):
     main(arguments)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("  ropevit")] == [*VERBS]
@@ -32,7 +32,7 @@ def test_help_is_a_line_a_verb_and_three_examples(arguments, capsys):
     assert max(map(len, lines)) <= 105
 
 
-def test_the_version_and_help_are_said_without_loading_torch():
+def test_version_and_help_do_not_import_torch():
     code = "import sys; from ropevit.cli import main; main(['--version']); main([]); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = run.stdout.splitlines()
@@ -41,12 +41,12 @@ def test_the_version_and_help_are_said_without_loading_torch():
 
 
 @pytest.mark.parametrize("name", [name for name in ropevit.__all__ if name != "__version__"])
-def test_public_names_are_there(name):
+def test_public_names_are_attributes_of_the_package(name):
     assert getattr(ropevit, name).__name__ == name
     assert name in dir(ropevit)
 
 
-def test_a_public_name_that_is_not_there_is_an_error():
+def test_an_unknown_attribute_of_the_package_raises():
     assert ropevit.models.list_models is ropevit.list_models
     with pytest.raises(AttributeError, match="module 'ropevit' has no attribute 'nosuch'"):
         ropevit.nosuch  # noqa: B018
@@ -77,12 +77,12 @@ def test_a_public_name_that_is_not_there_is_an_error():
         ("train segment/b", "; of segmenters segment/"),
     ],
 )
-def test_what_is_wrong_is_one_line(arguments, line, capsys):
-    assert line in told(arguments, capsys)
+def test_an_error_is_one_line(arguments, line, capsys):
+    assert line in error_of(arguments, capsys)
 
 
 def test_a_long_path_in_an_error_is_not_broken(capsys):
     path = "/a/very/long/path/" + "of/many/folders/" * 9
-    line = told(f"train fashion --position '{path} of words'", capsys)
+    line = error_of(f"train fashion --position '{path} of words'", capsys)
     assert path in line
     assert "╭" not in line

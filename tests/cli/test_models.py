@@ -5,7 +5,7 @@ from ropevit.models import list_models
 
 
 @pytest.mark.full
-def test_every_model_is_listed_whole_on_a_narrow_terminal(capsys, monkeypatch):
+def test_model_names_are_not_truncated_in_a_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     main(["models"])
     printed = capsys.readouterr().out
@@ -16,14 +16,14 @@ def test_every_model_is_listed_whole_on_a_narrow_terminal(capsys, monkeypatch):
     assert "naver-ai/rope-vit README" in printed
 
 
-def test_a_pattern_and_a_size_narrow_the_list(capsys):
+def test_models_are_listed_by_pattern_and_counted_at_a_size(capsys):
     main(["models", "rope_axial_deit*", "--published", "--size", "384"])
     printed = capsys.readouterr().out
     assert printed.count("rope_axial_deit_") == 3
     assert "55.48G" in printed
 
 
-def test_swin_is_counted_with_windows_of_a_32nd_of_the_image(capsys):
+def test_macs_of_swin_use_windows_of_one_32nd_of_the_image(capsys):
     main(["models", "swin_rope_mixed_tiny*", "--size", "384"])
     (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "swin_rope_mixed_tiny_" in line]
     assert row[1:] == ["28.27M", "13.99G", "81.4", "79.5", "yes"]

@@ -8,8 +8,8 @@ from PIL import Image
 
 import ropevit
 from ropevit.cli import main
-from ropevit.cli.classes import progress
 from ropevit.cli.console import Console
+from ropevit.cli.predictions import show_progress
 from ropevit.data.images import read_image
 from ropevit.models import ViT, ViTConfig
 from ropevit.tasks.classify import predict as predicting
@@ -25,7 +25,7 @@ def photo(tmp_path):
     return path
 
 
-def test_a_study_checkpoint_names_its_own_classes(finished, my_images, capsys):
+def test_a_checkpoint_of_a_study_stores_its_class_names(finished, my_images, capsys):
     checkpoint = finished / "runs/zoom-rope_mixed-seed0/model.safetensors"
     main(["predict", str(my_images / "red/3.png"), str(my_images / "blue/1.png"), "--checkpoint", str(checkpoint)])
     printed = capsys.readouterr().out
@@ -35,7 +35,7 @@ def test_a_study_checkpoint_names_its_own_classes(finished, my_images, capsys):
     assert printed.count("%") == 6
 
 
-def test_swin_takes_any_size_with_windows_of_a_32nd_of_it(photo, tmp_path, capsys, monkeypatch):
+def test_swin_takes_any_size_with_windows_of_one_32nd_of_it(photo, tmp_path, capsys, monkeypatch):
     name, made = "swin_rope_mixed_tiny_patch4_window7_224", []
     torch.save({"model": ropevit.create_model(name).state_dict()}, tmp_path / "weights.pth")
     build = EvalModel.build
@@ -50,7 +50,7 @@ def test_swin_takes_any_size_with_windows_of_a_32nd_of_it(photo, tmp_path, capsy
     assert [model.config.window_size for model in made] == [2, 3, 2]
 
 
-def test_published_names_speak_of_imagenet_at_any_size_and_shape(photo, tmp_path, capsys):
+def test_published_models_predict_imagenet_classes_at_any_size_and_shape(photo, tmp_path, capsys):
     name = "rope_mixed_deit_tiny_patch16_LS"
     model = ropevit.create_model(name)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_published_names_speak_of_imagenet_at_any_size_and_shape(photo, tmp_path
     assert "toilet tissue" in lines[0]
 
 
-def test_a_file_of_ours_says_its_size_its_pixels_and_any_class_name(photo, tmp_path, capsys):
+def test_metadata_of_a_file_defines_size_normalisation_and_class_names(photo, tmp_path, capsys):
     config = ViTConfig(position="ape", width=16, depth=1, heads=2, patch_size=8, img_size=(32, 64), num_classes=2)
     names = ["dog[/b]", "[red]cat"]
     path = ropevit.save_model(
@@ -95,19 +95,19 @@ def test_a_file_of_ours_says_its_size_its_pixels_and_any_class_name(photo, tmp_p
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of seven images of different shapes, and one that is none."""
+    """A folder of seven images of different shapes, and a text file with the suffix of an image."""
     folder = tmp_path / "photos"
     (folder / "=more").mkdir(parents=True)
     for index in range(7):
         place = folder / ("=more" if index == 6 else ".") / f"{index}.png"
         Image.effect_noise((30 + 7 * index, 60 - 5 * index), 20 * index).save(place)
-    (folder / "3a.png").write_text("no picture")
+    (folder / "3a.png").write_text("not an image")
     return folder
 
 
 @pytest.fixture
 def named(tmp_path):
-    """A classifier of grey images whose classes have names that spreadsheets and terminals would obey."""
+    """A greyscale classifier with class names that contain a spreadsheet formula and an escape sequence."""
     config = ViTConfig(
         position="ape", width=16, depth=1, heads=2, patch_size=8, img_size=(16, 16), num_classes=3, in_channels=1
     )
@@ -117,20 +117,20 @@ def named(tmp_path):
     )
 
 
-def run_to_its_end(arguments):
+def exit_code(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     return stop.value.code
 
 
 @pytest.mark.parametrize("more", [[], ["--keep-aspect"], ["--batch-size", "3"], ["--workers", "1"]])
-def test_a_folder_is_classified_in_batches_into_two_files(photos, named, tmp_path, capsys, more):
+def test_a_folder_is_classified_in_batches_and_written_as_csv_and_json(photos, named, tmp_path, capsys, more):
     out = tmp_path / "out"
-    assert run_to_its_end(["predict", str(photos), "--checkpoint", named, "--out", str(out), "--topk", "2", *more]) == 2
+    assert exit_code(["predict", str(photos), "--checkpoint", named, "--out", str(out), "--topk", "2", *more]) == 2
     printed, errors = capsys.readouterr()
     assert errors.count("\n") == 1
     assert "3a.png cannot be read as an image" in errors
-    assert "1 could not be read and is left out" in printed
+    assert "1 unreadable and skipped" in printed
     assert f"wrote predictions.csv and predictions.json to {out}" in " ".join(printed.split())
     assert "\x1b" not in printed
     assert sorted(path.name for path in out.iterdir()) == ["predictions.csv", "predictions.json"]
@@ -141,7 +141,7 @@ def test_a_folder_is_classified_in_batches_into_two_files(photos, named, tmp_pat
     assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "6.png"]
     assert [Path(image["file"]).name for image in found["unreadable"]] == ["3a.png"]
     for row, image in zip(rows, found["images"], strict=True):
-        alone = run_alone(row["file"], named, "--keep-aspect" in more)
+        alone = classify_alone(row["file"], named, "--keep-aspect" in more)
         assert image["classes"] == [guess.name for guess in alone.guesses]
         assert image["probabilities"] == pytest.approx([guess.probability for guess in alone.guesses], abs=2e-6)
         assert (image["height"], image["width"]) == (alone.height, alone.width)
@@ -149,30 +149,30 @@ def test_a_folder_is_classified_in_batches_into_two_files(photos, named, tmp_pat
         assert float(row["probability_2"]) == image["probabilities"][1]
 
 
-@pytest.mark.parametrize(("total", "told"), [(8, []), (25, [10, 20]), (2000, list(range(200, 2001, 200)))])
-def test_without_a_terminal_progress_is_a_line_now_and_then(total, told, capsys):
-    with progress(Console(), "images", total, lines=True) as update:
+@pytest.mark.parametrize(("total", "printed"), [(8, []), (25, [10, 20]), (2000, list(range(200, 2001, 200)))])
+def test_outside_a_terminal_progress_is_printed_as_lines(total, printed, capsys):
+    with show_progress(Console(), "images", total, lines=True) as update:
         for done in range(1, total + 1):
             update(done)
-    assert capsys.readouterr().out.splitlines() == [f"images: {done:,} of {total:,}" for done in told]
+    assert capsys.readouterr().out.splitlines() == [f"images: {done:,} of {total:,}" for done in printed]
 
 
-def run_alone(path, checkpoint, whole):
+def classify_alone(path, checkpoint, whole):
     model, info = ropevit.load_model(checkpoint)
-    form = Input(size=(16,) if whole else (16, 16), multiple=8, whole=whole, mean=(0.5,), std=(0.5,))
-    return classify(model, read_image(Path(path)), form, info.classes, 2)
+    model_input = Input(size=(16,) if whole else (16, 16), multiple=8, whole=whole, mean=(0.5,), std=(0.5,))
+    return classify(model, read_image(Path(path)), model_input, info.classes, 2)
 
 
-def test_many_images_are_a_line_each_and_are_counted(photos, named, capsys):
-    assert run_to_its_end(["predict", str(photos), "--checkpoint", named]) == 2
+def test_many_images_are_printed_as_lines_and_counted(photos, named, capsys):
+    assert exit_code(["predict", str(photos), "--checkpoint", named]) == 2
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 9
     assert all("%" in line for line in lines[:7])
     assert lines[7].startswith("8 images: ")
-    assert lines[8] == "1 could not be read and is left out"
+    assert lines[8] == "1 unreadable and skipped"
 
 
-def test_ctrl_c_keeps_what_is_classified(photos, named, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_keeps_finished_predictions(photos, named, tmp_path, capsys, monkeypatch):
     original, seen = predicting.top_classes, []
 
     def interrupted(*given):
@@ -183,7 +183,7 @@ def test_ctrl_c_keeps_what_is_classified(photos, named, tmp_path, capsys, monkey
 
     monkeypatch.setattr(predicting, "top_classes", interrupted)
     arguments = ["predict", str(photos), "--checkpoint", named, "--out", str(tmp_path / "out"), "--batch-size", "2"]
-    assert run_to_its_end(arguments) == 130
+    assert exit_code(arguments) == 130
     assert "stopped after 2 of 8 images" in capsys.readouterr().out
     assert (tmp_path / "out" / "predictions.csv").read_text().count("\n") == 3
 
@@ -191,12 +191,12 @@ def test_ctrl_c_keeps_what_is_classified(photos, named, tmp_path, capsys, monkey
 def test_a_folder_that_another_process_writes_to_is_refused(photos, named, tmp_path, capsys):
     out = tmp_path / "out"
     with new_folder(out):
-        assert run_to_its_end(["predict", str(photos), "--checkpoint", named, "--out", str(out)]) == 2
+        assert exit_code(["predict", str(photos), "--checkpoint", named, "--out", str(out)]) == 2
     assert "another process is writing to" in capsys.readouterr().err
     assert not out.exists()
 
 
-def test_the_directory_of_a_run_is_enough(finished, photo, capsys):
+def test_the_directory_of_a_training_is_a_checkpoint(finished, photo, capsys):
     main(["predict", str(photo), "--checkpoint", str(finished / "runs/zoom-ape-seed0")])
     assert "at 16 x 16 pixels" in capsys.readouterr().out
 

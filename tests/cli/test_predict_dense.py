@@ -20,7 +20,7 @@ from tasks.segment.small import small_segmenter
 
 
 def save_small_detector(path):
-    """Write the file of a small detector of three classes that finds nothing for sure."""
+    """Write the file of a small untrained detector of three classes."""
     config = find_recipe("detect/dino_smoke").model
     facts = {"category_ids": [1, 3, 90], "mean": MEAN, "std": STD, "test_side": 64, "longest": 96}
     save_detector(path, Detector(config, 3), config, ["disc", "[b]square", "triangle"], facts)
@@ -35,7 +35,7 @@ def save_small_segmenter(path):
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """The directories of a detector's and a segmenter's training."""
+    """Training directories of a detector and a segmenter."""
     root = tmp_path_factory.mktemp("runs")
     torch.manual_seed(0)
     save_small_detector(root / "detector" / "best.safetensors")
@@ -45,7 +45,7 @@ def trainings(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A folder of two images, one of them deeper and turned, beside what is none; the test runs where it lies."""
+    """A folder of two images, one in a subfolder and with an EXIF rotation; its parent is the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos" / "in").mkdir(parents=True)
     turned = Image.Exif()
@@ -60,7 +60,7 @@ def files_in(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_detector_writes_boxes_of_a_folder_and_pictures(trainings, photos, tmp_path, capsys):
+def test_a_detector_writes_boxes_and_annotated_images(trainings, photos, tmp_path, capsys):
     options = ["--checkpoint", str(trainings / "detector"), "--threshold", "0", "--topk", "7", "--device", "cpu"]
     main(["predict", str(photos), *options, "--out", str(tmp_path / "found")])
     assert files_in(tmp_path / "found") == ["a.png", "detections.json", "in/b.png"]
@@ -77,7 +77,7 @@ def test_a_detector_writes_boxes_of_a_folder_and_pictures(trainings, photos, tmp
     assert f"wrote 2 images and detections.json to {tmp_path / 'found'}" in printed
 
 
-def test_one_image_is_shown_as_a_table(trainings, photos, tmp_path, capsys):
+def test_detections_of_one_image_are_printed_as_a_table(trainings, photos, tmp_path, capsys):
     main(["predict", str(photos / "a.png"), "--checkpoint", str(trainings / "detector"), "--threshold", "0"])
     printed = capsys.readouterr().out
     assert printed.count("\n") > 60, "20 queries, each with three classes"
@@ -99,7 +99,7 @@ def test_one_image_is_shown_as_a_table(trainings, photos, tmp_path, capsys):
     assert "pixels" in capsys.readouterr().out
 
 
-def test_a_segmenter_writes_labels_and_pictures(trainings, photos, tmp_path, capsys):
+def test_a_segmenter_writes_labels_and_coloured_images(trainings, photos, tmp_path, capsys):
     options = ["--checkpoint", str(trainings / "segmenter" / "model.safetensors"), "--size", "40"]
     main(["predict", str(photos / "in"), str(photos / "a.png"), *options, "--out", str(tmp_path / "found")])
     assert files_in(tmp_path / "found") == ["a.png", "b.png", "classes.txt", "labels/a.png", "labels/b.png"]
@@ -109,7 +109,7 @@ def test_a_segmenter_writes_labels_and_pictures(trainings, photos, tmp_path, cap
     assert "wrote 2 images and labels/ and classes.txt to" in capsys.readouterr().out
 
 
-def test_no_picture_takes_the_place_of_a_label_map(trainings, photos, tmp_path, capsys):
+def test_output_files_of_equal_names_do_not_overwrite_each_other(trainings, photos, tmp_path, capsys):
     (photos / "labels").mkdir()
     Image.new("RGB", (40, 40)).save(photos / "labels" / "a.png")
     given = ["predict", str(photos), "--out", str(tmp_path / "found"), "--checkpoint"]
@@ -125,8 +125,8 @@ def test_no_picture_takes_the_place_of_a_label_map(trainings, photos, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", ["detector", "zoom"])
-def test_what_cannot_be_read_costs_only_itself(finished, trainings, photos, tmp_path, capsys, kind):
-    (photos / "broken.png").write_bytes(b"no picture")
+def test_an_unreadable_image_is_skipped_with_exit_code_2(finished, trainings, photos, tmp_path, capsys, kind):
+    (photos / "broken.png").write_bytes(b"not an image")
     checkpoint = trainings / "detector" if kind == "detector" else finished / "runs/zoom-ape-seed0/model.safetensors"
     out = ["--out", str(tmp_path / "found"), "--threshold", "0"] if kind == "detector" else []
     with pytest.raises(SystemExit) as stop:
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_costs_only_itself(finished, trainings, photos, tmp_
         assert {(one["image_id"], one["file_name"]) for one in found} == {(1, "a.png"), (3, "in/b.jpg")}
 
 
-def test_what_was_found_before_ctrl_c_is_kept(trainings, photos, tmp_path, monkeypatch):
+def test_ctrl_c_keeps_finished_predictions(trainings, photos, tmp_path, monkeypatch):
     predict = importlib.import_module("ropevit.cli.predict")
     read = predict.read_image
     monkeypatch.setattr(predict, "read_image", lambda path: interrupt() if path.name == "b.jpg" else read(path))
@@ -160,7 +160,7 @@ def interrupt():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("detector", ["--keep-aspect"], "got --keep-aspect with a detector; it is for a classifier: leave it out"),
+        ("detector", ["--keep-aspect"], "got --keep-aspect with a detector; it is for a classifier: omit it"),
         ("detector", ["--model", "deit_tiny_patch16_LS"], "got --model with a detector"),
         ("detector", ["--threshold", "2"], "got threshold=2.0; expected a score from 0 to 1"),
         ("detector", ["--size", "64", "80"], "give the shorter side only"),
@@ -172,13 +172,13 @@ def interrupt():
         ("segmenter", ["--weights", "last", "--topk", "3"], "got --topk with a segmenter"),
         ("segmenter", ["--weights", "last", "--threshold", "0"], "got --threshold with a segmenter"),
         ("segmenter/model.safetensors", ["--weights", "last"], "only the directory of a training has several"),
-        ("zoom", ["--threshold", "0.5"], "got --threshold with a classifier; it is for a detector: leave it out"),
+        ("zoom", ["--threshold", "0.5"], "got --threshold with a classifier; it is for a detector: omit it"),
         ("no/model", ["--threshold", "1"], "with a classifier (there is no file or directory no/model, so"),
         ("runs/no/model", ["--out", "new"], "no file 'runs/no/model'; check the path"),
-        ("detector", ["--batch-size", "8"], "got --batch-size with a detector; it is for a classifier: leave it out"),
+        ("detector", ["--batch-size", "8"], "got --batch-size with a detector; it is for a classifier: omit it"),
     ],
 )
-def test_what_the_model_does_not_take_is_refused(finished, trainings, photos, capsys, kind, options, message):
+def test_options_of_other_tasks_are_errors(finished, trainings, photos, capsys, kind, options, message):
     tmp_path = photos.parent
     (tmp_path / "empty").mkdir()
     places = {"PHOTOS": str(photos), "EMPTY": str(tmp_path / "empty")}

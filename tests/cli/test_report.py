@@ -1,4 +1,4 @@
-"""The report in a real browser; skipped where no Chromium is installed."""
+"""The report of a study in a browser; skipped unless Chromium is installed."""
 
 import pytest
 
@@ -14,11 +14,11 @@ def test_the_report_renders_without_errors_or_requests(page):
     assert [url for url in page.asked if not url.startswith("data:")] == [page.url]
     sizes = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
     assert len(sizes) > 20
-    assert min(sizes) > 0, "every picture is inside the page"
+    assert min(sizes) > 0, "every image has loaded"
     assert "zoom: at the training size" in page.inner_text("#conclusion")
 
 
-def test_the_reader_picks_the_size_at_which_pictures_are_shown(page):
+def test_example_images_are_shown_at_the_selected_size(page):
     for panel in ("field", "zoom"):
         sheets = page.locator(f".sheet[data-panel={panel}]:visible")
         assert sheets.count() == 1

@@ -14,44 +14,44 @@ def commands(printed, start="ropevit "):
 
 
 @pytest.fixture
-def asked(capsys, monkeypatch):
-    """Run commands up to where work begins, and give their configs."""
-    trained, measured = [], []
+def parse_commands(capsys, monkeypatch):
+    """Return a function that runs commands without their work, and returns the configs of trainings and evaluations."""
+    trained, evaluated = [], []
     task = replace(TASKS["classify"], train=lambda config, _: trained.append(config) or {})
     monkeypatch.setitem(TASKS, "classify", task)
     monkeypatch.setattr(
-        importlib.import_module("ropevit.cli.eval"), "evaluate", lambda config, _: measured.append(config)
+        importlib.import_module("ropevit.cli.eval"), "evaluate", lambda config, _: evaluated.append(config)
     )
 
-    def ask(found):
-        for words in found:
+    def parse(commands):
+        for words in commands:
             main(words)
         capsys.readouterr()
-        return trained, measured
+        return trained, evaluated
 
-    return ask
+    return parse
 
 
-def test_the_commands_of_a_row_are_ones_that_the_command_line_takes(capsys, asked):
+def test_the_commands_of_a_row_are_valid(capsys, parse_commands):
     main(["reproduce", "vit", "--only", "*mixed_deit_large*", "--data", "my data/imagenet", "--out", "somewhere else"])
-    trained, measured = asked(commands(capsys.readouterr().out))
+    trained, evaluated = parse_commands(commands(capsys.readouterr().out))
     assert [(config.recipe, config.model.size) for config in trained] == [
         ("deit3_large", 192),
         ("deit3_large_finetune", 224),
     ]
     first, last = trained
     assert last.model.init == str(first.run.out / "model.safetensors")
-    assert [config.checkpoint for config in measured] == [str(last.run.out)]
-    assert {config.data for config in (*trained, *measured)} == {"my data/imagenet"}
+    assert [config.checkpoint for config in evaluated] == [str(last.run.out)]
+    assert {config.data for config in (*trained, *evaluated)} == {"my data/imagenet"}
 
 
 @pytest.mark.full
-def test_every_command_is_one_that_the_command_line_takes(capsys, asked):
+def test_every_command_is_valid(capsys, parse_commands):
     main(["reproduce", "all", "--data", "my data/imagenet", "--out", "somewhere else"])
     found = commands(capsys.readouterr().out)
     targets = list_targets("all")
     assert len(found) == 24 + 24 + 10  # the last training and the evaluation of each row, and ten pre-trainings
-    trained, measured = asked(found)
+    trained, evaluated = parse_commands(found)
     stages = [stage.config for target in targets for stage in target.stages]
     for config, stage in zip(trained, stages, strict=True):
         assert (config.data, config.run.out.parts[0]) == ("my data/imagenet", "somewhere else")
@@ -61,14 +61,14 @@ def test_every_command_is_one_that_the_command_line_takes(capsys, asked):
     inits = [config.model.init for config in trained if config.model.init]
     assert len(inits) == 10
     assert {init.removesuffix("/model.safetensors") for init in inits} <= set(places)
-    assert [config.checkpoint for config in measured] == [
+    assert [config.checkpoint for config in evaluated] == [
         str(config.run.out) for config in trained if config.model.size == 224
     ]
-    assert {(config.data, config.which, config.sizes) for config in measured} == {("my data/imagenet", "last", ())}
-    assert len({config.out for config in measured}) == 24
+    assert {(config.data, config.which, config.sizes) for config in evaluated} == {("my data/imagenet", "last", ())}
+    assert len({config.out for config in evaluated}) == 24
 
 
-def test_several_gpus_start_with_torchrun(capsys):
+def test_commands_for_several_gpus_use_torchrun(capsys):
     main(["reproduce", "swin", "--only", "*mixed_tiny*", "--gpus", "8"])
     printed = capsys.readouterr().out
     found = commands(printed, "torchrun --nproc-per-node 8 -m ropevit ")
@@ -77,7 +77,7 @@ def test_several_gpus_start_with_torchrun(capsys):
     assert "160: 78.4±0.05, 192: 80.2±0.05, 224: 81.4, 256: 81.7±0.05" in printed
 
 
-def test_hours_are_those_of_a_given_speed(capsys):
+def test_hours_are_computed_from_the_given_throughput(capsys):
     main(["reproduce", "swin", "--only", "*mixed_tiny*", "--throughput", "2500", "--gpus", "8"])
     printed = capsys.readouterr().out
     assert f"{8 * 300 * 1281167 / 2500 / 3600:,.0f}" in printed
@@ -85,12 +85,12 @@ def test_hours_are_those_of_a_given_speed(capsys):
     assert "not measured" not in printed
 
 
-def test_measuring_names_the_device(capsys, monkeypatch):
+def test_measured_throughput_names_the_device(capsys, monkeypatch):
     timed = []
 
-    def time_training(config, device, named):
+    def time_training(config, device, device_name):
         timed.append((config.recipe, config.model.position, device.type))
-        return Speed(images_per_second=1.0, source=f"on {named}")
+        return Speed(images_per_second=1.0, source=f"on {device_name}")
 
     monkeypatch.setattr(importlib.import_module("ropevit.cli.reproduce"), "time_training", time_training)
     main(["reproduce", "vit", "--only", "deit_base*", "--measure", "--device", "cpu"])

@@ -14,7 +14,7 @@ from ropevit.study.events import Run, RunFailed, RunStarted, StepDone
 from ropevit.study.results import Curve, PanelResult
 
 
-def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsys):
+def test_a_study_of_a_folder_prints_a_conclusion_and_writes_all_files(finished, tiny, capsys):
     main([*tiny, "--out", str(finished), "--resume"])
     printed = capsys.readouterr().out
     assert "field (larger field of view): mean IoU (%), 1 seed" in printed
@@ -22,8 +22,8 @@ def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsy
     assert "zoom: at the training size" in printed
     assert "did not learn: not counted" in " ".join(printed.split())  # after three steps
     assert f"report: {finished / 'report.html'}" in printed.replace("\n", "")
-    assert printed.count("(kept)") == 6
-    assert "left out red/broken.png" in printed
+    assert printed.count("(reused)") == 6
+    assert "skipped red/broken.png" in printed
     assert "with 6 test images one image is 16.7 points" in printed
     assert {"config.json", "results.json", "curves.png", "curves.svg", "report.html", "runs"} <= {
         path.name for path in finished.iterdir()
@@ -34,7 +34,7 @@ def test_a_study_of_a_folder_answers_and_leaves_everything(finished, tiny, capsy
     assert all(list(run["scores"]) == ["8", "16", "24"] for run in results["runs"])
 
 
-def test_a_call_that_trains_nothing_keeps_the_machine_of_the_trainings(finished, tiny, tmp_path):
+def test_resuming_a_finished_study_keeps_its_recorded_environment(finished, tiny, tmp_path):
     shutil.copytree(finished, tmp_path / "out")
     path = tmp_path / "out/results.json"
     results = json.loads(path.read_text())
@@ -44,7 +44,7 @@ def test_a_call_that_trains_nothing_keeps_the_machine_of_the_trainings(finished,
     assert json.loads(path.read_text())["environment"]["device"] == "another machine"
 
 
-def test_an_interrupted_study_keeps_what_is_done_and_goes_on(tiny, tmp_path, capsys, monkeypatch):
+def test_an_interrupted_study_keeps_finished_trainings_and_resumes(tiny, tmp_path, capsys, monkeypatch):
     from ropevit.study import runner
     from ropevit.study.events import RunDone
 
@@ -63,7 +63,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(tiny, tmp_path, cap
         main([*few, "--out", str(tmp_path / "out")])
     assert stop.value.code == 130
     printed = capsys.readouterr().out
-    assert "trainings are done; the same command with --resume goes on" in " ".join(printed.split())
+    assert "trainings are done; the same command with --resume continues" in " ".join(printed.split())
     first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/runs").glob("*/result.json")}
     assert len(first) == 1
     monkeypatch.undo()
@@ -72,7 +72,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(tiny, tmp_path, cap
     assert all(path.stat().st_mtime_ns == time for path, time in first.items()), "nothing is trained twice"
 
 
-def test_a_study_stopped_while_images_are_read_leaves_nothing_and_says_so(tiny, tmp_path, capsys, monkeypatch):
+def test_a_study_interrupted_while_loading_images_writes_nothing(tiny, tmp_path, capsys, monkeypatch):
     from ropevit.study import runner
 
     def stop(*_, **__):
@@ -82,7 +82,7 @@ def test_a_study_stopped_while_images_are_read_leaves_nothing_and_says_so(tiny, 
     with pytest.raises(SystemExit) as end:
         main([*tiny, "--out", str(tmp_path / "out")])
     assert end.value.code == 130
-    assert "stopped before anything was trained" in capsys.readouterr().out
+    assert "stopped before the first training finished" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
@@ -113,7 +113,7 @@ def test_a_finished_study_is_not_overwritten(finished, tiny, capsys, options, me
         (["--device", "tpu"], "tpu"),
     ],
 )
-def test_options_that_cannot_be_end_as_one_line_and_code_2(tmp_path, capsys, options, message):
+def test_wrong_options_are_one_line_and_exit_code_2(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as stop:
         main(["study", "--out", str(tmp_path / "out"), *options])
     assert stop.value.code == 2
@@ -123,13 +123,13 @@ def test_options_that_cannot_be_end_as_one_line_and_code_2(tmp_path, capsys, opt
     assert not (tmp_path / "out").exists()
 
 
-def test_a_wrong_folder_is_named_before_the_directory(finished, capsys):
+def test_a_missing_data_folder_is_reported_before_an_existing_study(finished, capsys):
     with pytest.raises(SystemExit):
         main(["study", "--data", "nowhere", "--out", str(finished)])
     assert "found no folder nowhere" in capsys.readouterr().err
 
 
-def test_wrong_input_is_answered_by_its_error_alone(tmp_path):
+def test_an_error_is_the_only_output(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "ropevit", "study", "--data", "nowhere", "--out", str(tmp_path / "out")],
         capture_output=True,
@@ -148,7 +148,7 @@ def test_unknown_options_and_verbs_exit_with_code_2(arguments, capsys):
     assert capsys.readouterr().err
 
 
-def test_a_missing_extra_is_named_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+def test_a_missing_extra_is_an_error_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as stop:
         main(["study", "--out", str(tmp_path / "out")])
@@ -157,7 +157,7 @@ def test_a_missing_extra_is_named_before_anything_is_trained(tmp_path, capsys, m
     assert not (tmp_path / "out").exists()
 
 
-def test_many_curves_are_rows_and_fit_into_a_terminal():
+def test_many_curves_are_table_rows_and_fit_into_80_columns():
     curves = tuple(
         Curve(
             embedding="rope_mixed",
@@ -177,21 +177,21 @@ def test_many_curves_are_rows_and_fit_into_a_terminal():
     assert "…" not in "".join(lines)
 
 
-def test_without_a_terminal_progress_is_plain_lines_from_the_start_of_each_training():
+def test_outside_a_terminal_progress_is_printed_as_lines():
     file = io.StringIO()
     lines, run = ProgressLines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)
     lines.update(RunStarted(run=run, first=0, steps=1000))
     assert file.getvalue() == "zoom-ape-seed0: training, 1000 steps\n"
     for step in range(1, 1001):
         lines.update(StepDone(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))
-    told = file.getvalue().splitlines()
-    assert told[1:3] == [f"zoom-ape-seed0: step {step} of 1000, loss 0.500" for step in (100, 200)]
-    assert len(told) == 11
+    printed = file.getvalue().splitlines()
+    assert printed[1:3] == [f"zoom-ape-seed0: step {step} of 1000, loss 0.500" for step in (100, 200)]
+    assert len(printed) == 11
     lines.update(RunFailed(run=run, message="[red]no[/]"))
     assert file.getvalue().endswith("zoom-ape-seed0 failed: [red]no[/]\n")
 
 
-def test_a_slow_training_says_something_each_half_a_minute(monkeypatch):
+def test_a_slow_training_prints_a_line_every_half_minute(monkeypatch):
     file, now = io.StringIO(), iter(range(0, 400, 20))
     monkeypatch.setattr("time.monotonic", lambda: float(next(now)))
     lines, run = ProgressLines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)

@@ -48,7 +48,7 @@ def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch
     assert (tmp_path / "runs.png").stat().st_size > 10_000
 
 
-def test_the_display_names_a_file_once_and_fits_eighty_columns():
+def test_the_display_names_a_skipped_file_once_and_fits_eighty_columns():
     console = Console(width=80, record=True, file=io.StringIO())
     with TrainingBars(console) as bars:
         bars.update(TrainStarted(first=0, steps=250_000, length=250_000, steps_per_epoch=625))
@@ -66,9 +66,9 @@ def test_the_display_names_a_file_once_and_fits_eighty_columns():
             )
         )
         for _ in range(2):
-            bars.update(Notice(message="left out a.jpg"))
+            bars.update(Notice(message="skipped a.jpg"))
     printed = console.export_text()
-    assert printed.count("left out a.jpg") == 1
+    assert printed.count("skipped a.jpg") == 1
     assert "125000/250000" in printed
     assert "loss 1.5000  lr 1.00e-03  12,345 images/s (data)  70.0 GiB" in printed
 
@@ -83,11 +83,11 @@ def test_the_table_of_runs_has_all_columns_in_eighty_characters(tmp_path):
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(table(find_runs([tmp_path])))
     printed = console.export_text()
-    for shown in ("left out", "images/s", "123.4/200 …", "1.5000", "100.00", "12,345"):
+    for shown in ("skipped", "images/s", "123.4/200 …", "1.5000", "100.00", "12,345"):
         assert shown in printed
 
 
-def test_a_detector_is_trained_on_generated_pictures(tmp_path, capsys):
+def test_a_detector_is_trained_on_synthetic_images(tmp_path, capsys):
     data, out = str(tmp_path / "coco"), tmp_path / "run"
     main(["data", "make-tiny", "coco", data])
     size = ["--width", "16", "--depth", "1", "--heads", "1", "--patch-size", "16", "--window", "2"]
@@ -96,13 +96,13 @@ def test_a_detector_is_trained_on_generated_pictures(tmp_path, capsys):
     assert "AP50" in capsys.readouterr().out
     _, info = load_detector(out / "model.safetensors")
     assert (info.config.width, info.config.dino.queries, info.metadata["recipe"]) == (16, 10, "detect/dino_smoke")
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(SystemExit) as stop:
         main(["train", "detect/nosuch"])
-    assert refused.value.code == 2
+    assert stop.value.code == 2
     assert "no recipe named 'detect/nosuch'; did you mean detect/dino_smoke" in capsys.readouterr().err
 
 
-def test_the_recipes_are_listed_with_what_to_expect(capsys):
+def test_the_recipes_are_listed_with_expected_accuracy_and_cost(capsys):
     main(["train", "--list"])
     printed = capsys.readouterr().out
     assert [line.split() for line in printed.splitlines() if "deit3_small " in line] == [
@@ -117,7 +117,7 @@ def test_the_recipes_are_listed_with_what_to_expect(capsys):
     "arguments",
     [["train"], ["train", "--help"], ["train", "fashion", "--help"], ["train", "detect/dino_smoke", "--help"]],
 )
-def test_help_says_what_to_type(arguments, capsys):
+def test_help_shows_the_command(arguments, capsys):
     with contextlib.suppress(SystemExit):
         main(arguments)
     assert "ropevit train" in capsys.readouterr().out
@@ -141,14 +141,14 @@ def test_help_says_what_to_type(arguments, capsys):
         (["fashion", "--tensorboard"], 'in a clone of ropevit, install it with: pip install ".[train]"'),
     ],
 )
-def test_wrong_input_is_answered_before_anything_is_written(arguments, message, capsys, tmp_path, monkeypatch):
+def test_wrong_input_is_an_error_before_anything_is_written(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for absent in ("wandb", "tensorboard"):
         monkeypatch.setitem(sys.modules, absent, None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stop:
         main(["train", *arguments, "--device", "cpu"])
-    assert ended.value.code == 2
+    assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

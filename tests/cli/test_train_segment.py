@@ -5,7 +5,7 @@ from ropevit.cli.train import start_training
 from ropevit.tasks.common.metrics_log import read_metrics
 
 
-def test_a_segmenter_is_trained_measured_and_kept_from_the_command_line(tmp_path, capsys):
+def test_a_segmenter_is_trained_and_evaluated_from_the_command_line(tmp_path, capsys):
     run_make_tiny(MakeTinyConfig(layout="ade", directory=tmp_path / "tiny"))
     options = ["--width", "32", "--upernet.channels", "8", "--device", "cpu", "--max-steps", "2", "--log-every", "1"]
     start_training(
@@ -18,7 +18,7 @@ def test_a_segmenter_is_trained_measured_and_kept_from_the_command_line(tmp_path
     assert [line["step"] for line in read_metrics(tmp_path / "run") if "loss" in line] == [1, 2]
 
 
-def test_recipes_of_segmenters_are_explained(capsys):
+def test_recipes_of_segmenters_have_help(capsys):
     with pytest.raises(SystemExit):
         start_training(["segment/mask2former_swin_tiny", "--help"])
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What the command line says to a video model: it feeds images."""
+"""Errors of the command line for video models, which it does not support."""
 
 from importlib import import_module
 
@@ -38,7 +38,7 @@ def test_video_models_are_refused_in_one_line(command, message, checkpoint, my_i
     assert "Traceback" not in printed
 
 
-def test_timm_has_no_options_for_videos():
+def test_create_timm_model_has_no_option_for_videos():
     import timm
 
     import_module("ropevit.integrations.timm")

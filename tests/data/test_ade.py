@@ -32,24 +32,24 @@ def found(root):
     return [finding.kind for finding in check_dense(str(root)).findings]
 
 
-def test_labels_count_from_0_and_nothing_is_ignored(tiny):
+def test_labels_start_at_0_and_nothing_is_ignored(tiny):
     source = open_ade(tiny, "train")
     assert (len(source), source.name) == (12, "ade/train")
     for index in range(12):
-        picture, truth = source.read(index)
+        image, truth = source.read(index)
         stored = pixels(source.label_file(index))
-        assert truth.shape == (picture.height, picture.width)
+        assert truth.shape == (image.height, image.width)
         assert np.array_equal(truth, np.where(stored == 0, 255, stored - 1))
         assert set(np.unique(truth)) <= {0, 12, 20, 149, IGNORED}
         assert (truth[0] == IGNORED).all()
 
 
-def test_labels_lie_on_the_shapes_of_their_colour(tiny):
-    picture, truth = open_ade(tiny, "train").read(0)
+def test_labels_match_the_colours_of_the_shapes(tiny):
+    image, truth = open_ade(tiny, "train").read(0)
     for colour, _, label in SHAPES.values():
         where = truth == label - 1
         if where.any():
-            assert np.abs(np.asarray(picture)[where].mean(0) - colour).max() < 20
+            assert np.abs(np.asarray(image)[where].mean(0) - colour).max() < 20
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_labels_lie_on_the_shapes_of_their_colour(tiny):
         (lambda path: path.write_bytes(path.read_bytes()[:70]), "annotations", "unreadable labels"),
     ],
 )
-def test_labels_of_something_else_are_refused_and_found(write, kind, message, tiny):
+def test_invalid_labels_raise_and_are_reported_by_the_check(write, kind, message, tiny):
     write(labels(tiny))
     source = open_ade(tiny, "train")
     with pytest.raises(ValueError, match=rf"ADE_train_00000001.png: {message}.*\({kind}\)"):
@@ -75,7 +75,7 @@ def test_labels_of_something_else_are_refused_and_found(write, kind, message, ti
     assert found(tiny) == [kind]
 
 
-def test_palette_labels_are_taken(tiny):
+def test_palette_labels_are_accepted(tiny):
     before = open_ade(tiny, "train").read(0)[1]
     with Image.open(labels(tiny)) as image:
         image.load()
@@ -84,7 +84,7 @@ def test_palette_labels_are_taken(tiny):
     assert np.array_equal(open_ade(tiny, "train").read(0)[1], before)
 
 
-def test_pictures_and_labels_without_each_other_are_refused_and_found(tiny):
+def test_unpaired_images_and_labels_raise_and_are_reported_by_the_check(tiny):
     labels(tiny, 2).rename(labels(tiny, 99))
     with pytest.raises(ValueError, match=r"ADE_train_00000002.png: label file of an image not found"):
         open_ade(tiny, "train")
@@ -95,14 +95,14 @@ def test_pictures_and_labels_without_each_other_are_refused_and_found(tiny):
         open_ade(tiny, "train")
 
 
-def test_a_folder_without_pictures_is_refused_and_found(tmp_path, tiny):
+def test_a_folder_without_images_raises_and_is_reported_by_the_check(tmp_path, tiny):
     with pytest.raises(ValueError, match=r"found no images in .*images/validation"):
         open_ade(tmp_path, "val")
     (tiny / "images" / "validation").rename(tiny / "images" / "other")
     assert found(tiny) == ["annotations"]
 
 
-def test_classes_are_named_by_the_published_table(tiny):
+def test_class_names_are_read_from_the_published_table(tiny):
     source = open_ade(tiny, "val")
     assert len(source.classes) == 150
     assert [source.classes[place] for place in (0, 1, 12, 20, 149)] == [
@@ -122,14 +122,14 @@ def test_classes_are_named_by_the_published_table(tiny):
 
 
 @pytest.mark.parametrize("stuff", [False, True])
-def test_the_table_is_read_as_it_was_published_with_spaces_and_perhaps_one_more_column(stuff):
+def test_the_published_table_may_have_spaces_and_another_column(stuff):
     lines = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.1576\t11664\t1172\twall ", "2 \t0.0074\t709\t75\twater"]
     if stuff:
         lines = [line.replace("Val\t", "Val\tStuff\t").replace("\tw", "\t1\tw") for line in lines]
     assert published_names(lines) == ("wall", "water")
 
 
-def test_classes_of_ones_own_come_first_and_labels_above_are_refused_and_found(tiny):
+def test_classes_txt_takes_precedence_and_larger_labels_raise(tiny):
     (tiny / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(1, 150)) + "\n")
     source = open_ade(tiny, "train")
     assert (len(source.classes), source.classes[12]) == (149, "thing 13")
@@ -150,14 +150,14 @@ def test_classes_of_ones_own_come_first_and_labels_above_are_refused_and_found(t
         ("objectInfo150.txt", "Idx\tRatio\tTrain\tVal\tStuff\tName\n2\t0.1\t1\t1\t1\tsky\n", "line 2 is .* class 1"),
     ],
 )
-def test_names_that_cannot_be_read_are_refused_and_found(name, text, message, tiny):
+def test_unreadable_class_names_raise_and_are_reported_by_the_check(name, text, message, tiny):
     (tiny / name).write_text(text)
     with pytest.raises(ValueError, match=rf"{name}: {message}.*; correct it, or remove it"):
         open_ade(tiny, "train")
     assert found(tiny) == ["annotations"] * 2
 
 
-def test_a_sound_set_is_clean(tiny):
+def test_a_valid_set_has_no_findings(tiny):
     report = check_dense(str(tiny))
     assert (dense_layout(str(tiny)), report.images, report.findings) == ("ade", {"train": 12, "val": 6}, [])
     assert dense_layout(str(tiny / "images")) is None
@@ -168,14 +168,14 @@ def relabel(root, change):
         Image.fromarray(change(pixels(path)).astype(np.uint8)).save(path)
 
 
-def test_255_is_ignored_as_0_is(tiny):
+def test_labels_0_and_255_are_ignored(tiny):
     before = open_ade(tiny, "train").read(0)[1]
     relabel(tiny, lambda stored: np.where(stored == 0, 255, stored))
     assert np.array_equal(open_ade(tiny, "train").read(0)[1], before)
     assert found(tiny) == []
 
 
-def test_label_0_is_a_class_where_classes_txt_names_it(tiny):
+def test_label_0_is_a_class_if_classes_txt_names_it(tiny):
     before = open_ade(tiny, "train").read(0)[1]
     relabel(tiny, lambda stored: np.where(stored == 0, 255, stored - 1))  # as tools with a background write them
     names = [f"thing {number}" for number in range(150)]
@@ -189,7 +189,7 @@ def test_label_0_is_a_class_where_classes_txt_names_it(tiny):
         open_ade(tiny, "train").read(with_triangle)
 
 
-def test_a_check_says_how_much_is_ignored_and_asks_what_0_is(tiny):
+def test_the_check_reports_the_fraction_of_ignored_pixels(tiny):
     (zero, _) = check_dense(str(tiny)).notes
     assert zero.startswith("train: ")
     assert "% have label 0; is it a class, such as background? Then begin classes.txt with a line `0: NAME`" in zero
@@ -203,25 +203,25 @@ def test_a_check_says_how_much_is_ignored_and_asks_what_0_is(tiny):
     assert "(0.0 % have label 0)" in report.notes[0]
 
 
-def test_pictures_that_share_labels_are_found(tiny):
-    picture = tiny / "images/training/ADE_train_00000001.jpg"
-    with Image.open(picture) as image:
-        image.save(picture.with_suffix(".png"))
+def test_images_that_share_a_label_file_are_reported(tiny):
+    path = tiny / "images/training/ADE_train_00000001.jpg"
+    with Image.open(path) as image:
+        image.save(path.with_suffix(".png"))
     (finding,) = check_dense(str(tiny)).findings
-    assert (finding.kind, finding.file) == ("shared labels", str(picture.with_suffix(".png")))
+    assert (finding.kind, finding.file) == ("shared labels", str(path.with_suffix(".png")))
     assert len(open_ade(tiny, "train")) == 13
 
 
 @pytest.mark.parametrize("number", [3, 6])
 @pytest.mark.parametrize("drawn", ["upright", "stored", "with the same EXIF"])
-def test_pictures_and_labels_are_turned_alike(number, drawn, tiny):
-    picture, file = tiny / "images/training/ADE_train_00000001.jpg", labels(tiny)
+def test_images_and_labels_are_rotated_by_the_same_exif_orientation(number, drawn, tiny):
+    path, file = tiny / "images/training/ADE_train_00000001.jpg", labels(tiny)
     stored = pixels(file)
     exif = Image.Exif()
     exif[0x0112] = number
-    with Image.open(picture) as image:
+    with Image.open(path) as image:
         image.load()
-        image.save(picture, exif=exif)
+        image.save(path, exif=exif)
     turned = np.rot90(stored, -1 if number == 6 else 2)
     if drawn == "upright":
         Image.fromarray(turned.astype(np.uint8)).save(file)
@@ -232,6 +232,6 @@ def test_pictures_and_labels_are_turned_alike(number, drawn, tiny):
     expected = turned if drawn != "stored" else stored
     assert np.array_equal(truth, np.where(expected == 0, IGNORED, expected - 1))
     assert image.size == (truth.shape[1], truth.shape[0])
-    with Image.open(picture) as plain:
+    with Image.open(path) as plain:
         assert (image.size == plain.size) != (number == 6 and upright)
     assert found(tiny) == ["orientation" if number == 6 else "unclear orientation"]

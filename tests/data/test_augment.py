@@ -21,7 +21,7 @@ def steps(**options):
     return {type(step).__name__: step for step in train_transform(AugmentConfig(**options), 64).transforms}
 
 
-def test_the_defaults_are_those_of_deit_3():
+def test_the_defaults_are_those_of_deit_iii():
     config = AugmentConfig()
     assert (config.kind, config.jitter, config.hflip, config.interpolation) == ("three_augment", 0.3, 0.5, "bicubic")
     assert (config.scale, config.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
@@ -29,7 +29,7 @@ def test_the_defaults_are_those_of_deit_3():
     assert (config.random_erasing, config.label_smoothing, config.repeats) == (0.0, 0.0, 3)
 
 
-def test_the_steps_of_3_augment_come_in_the_published_order_with_the_published_numbers():
+def test_three_augment_has_the_published_steps_and_parameters():
     found = steps()
     assert list(found) == ["RandomResizedCrop", "RandomHorizontalFlip", "AutoAugment", "ColorJitter", "PILToTensor"]
     crop, jitter = found["RandomResizedCrop"], found["ColorJitter"]
@@ -40,7 +40,7 @@ def test_the_steps_of_3_augment_come_in_the_published_order_with_the_published_n
     assert jitter.hue is None
 
 
-def test_3_augment_makes_one_of_grey_solarized_at_128_and_blurred_with_a_radius_up_to_2(photo, monkeypatch):
+def test_three_augment_applies_one_of_greyscale_solarize_and_blur(photo, monkeypatch):
     policy, radii = steps()["AutoAugment"], []
     monkeypatch.setattr(ImageFilter, "GaussianBlur", lambda radius: radii.append(radius) or ImageFilter.BoxBlur(0))
     ours = {"solarized": ImageOps.solarize(photo, 128), "grey": photo.convert("L").convert("RGB"), "blurred": photo}
@@ -71,7 +71,7 @@ def test_rand_augment_has_the_published_settings():
         assert (op.kwargs["fillcolor"], op.kwargs["resample"]) == ((124, 116, 104), Image.Resampling.BICUBIC)
 
 
-def test_rand_augment_works_at_every_magnitude_it_draws(photo):
+def test_rand_augment_works_at_every_magnitude(photo):
     small = photo.resize((8, 8))
     for op in steps(kind="rand_augment")["RandAugment"].ops:
         op.prob = 1.0
@@ -86,7 +86,7 @@ def test_rand_augment_works_at_every_magnitude_it_draws(photo):
             assert {value for _, colour in op(small).getcolors() for value in colour} == {0, 128}
 
 
-def test_each_kind_gives_squares_of_bytes_that_processes_can_share(photo):
+def test_every_policy_returns_square_uint8_tensors_in_shareable_memory(photo):
     for kind in ("three_augment", "rand_augment", "simple", "none"):
         transform = train_transform(AugmentConfig(kind=kind), 48)
         with seeded(1):
@@ -100,7 +100,7 @@ def test_each_kind_gives_squares_of_bytes_that_processes_can_share(photo):
             assert torch.equal(transform(photo), image) == (kind == "none")
 
 
-def test_the_crop_for_measuring_is_that_of_the_published_evaluations():
+def test_the_evaluation_crop_is_that_of_the_published_evaluations():
     found = eval_transform(224, 0.875).transforms
     assert (found[1].size, found[1].interpolation) == (256, transforms.InterpolationMode.BICUBIC)
     for size in (144, 160, 192, 224, 256, 320, 384, 512):
@@ -123,14 +123,14 @@ def test_the_crop_for_measuring_is_that_of_the_published_evaluations():
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_settings_that_cannot_be_are_refused(options, message):
+def test_invalid_settings_raise(options, message):
     with pytest.raises(ValueError, match=message):
         AugmentConfig(**options)
     with pytest.raises(ValueError, match="crop_ratio=0"):
         eval_transform(32, 0)
 
 
-def test_a_very_thin_picture_is_not_resized_as_a_whole(monkeypatch):
+def test_a_very_elongated_image_is_cropped_before_resizing(monkeypatch):
     sizes, resize = [], Image.Image.resize
     monkeypatch.setattr(
         Image.Image, "resize", lambda self, size, *a, **k: sizes.append(size) or resize(self, size, *a, **k)

@@ -25,7 +25,7 @@ def test_a_canvas_has_an_image_and_a_label_for_every_pixel(channels, size):
     assert set(truth.unique().tolist()) == {0, 1, 2}
 
 
-def test_labels_lie_on_their_items():
+def test_labels_match_the_items():
     flat = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, turn=0.0, cutout=False)
     canvases, truth = paint_canvases(*squares(), 32, 50, flat, make_generator("labels"))
     white, grey = (canvases[:, 0][truth == label] for label in (1, 2))
@@ -33,7 +33,7 @@ def test_labels_lie_on_their_items():
     assert 60 < grey.mean() < 130
 
 
-def test_a_larger_canvas_holds_more_of_the_same():
+def test_the_statistics_of_a_canvas_do_not_depend_on_its_size():
     """The field does not know its size: shares of the labels and the brightness do not depend on it."""
     images, labels = squares()
     shares, light = [], []
@@ -45,14 +45,14 @@ def test_a_larger_canvas_holds_more_of_the_same():
     torch.testing.assert_close(torch.stack(light), light[0].expand(3), rtol=0, atol=0.03)
 
 
-def test_edges_are_as_full_as_the_middle():
+def test_items_cover_edges_as_densely_as_the_centre():
     _, truth = paint_canvases(*squares(), 32, 400, LAW, make_generator("edges"))
     filled = (truth > 0).float().mean(0)
     assert abs(filled[0].mean() - filled[12:20, 12:20].mean()) < 0.05
     assert abs(filled[:, -1].mean() - filled[12:20, 12:20].mean()) < 0.05
 
 
-def test_rare_labels_are_thrown_as_often_as_common_ones():
+def test_rare_labels_are_drawn_as_often_as_common_ones():
     images, labels = squares()
     few = slice(9, None)  # 1 white item, 10 grey ones
     _, truth = paint_canvases(images[few].contiguous(), labels[few], 64, 50, LAW, make_generator("rare"))
@@ -60,12 +60,12 @@ def test_rare_labels_are_thrown_as_often_as_common_ones():
     assert white / grey == pytest.approx(1, abs=0.15)
 
 
-def test_the_same_stream_paints_the_same_canvases():
+def test_the_same_generator_gives_the_same_canvases():
     first, again = (paint_canvases(*squares(), 16, 3, LAW, make_generator("again")) for _ in range(2))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
 
 
-def test_cut_out_items_leave_the_background_where_they_are_dark():
+def test_with_cutout_dark_pixels_of_items_show_the_background():
     images, labels = squares()
     images[:, :, :4] = 0
     shares = []
@@ -81,7 +81,7 @@ def test_classes_of_the_embedded_images_become_five_groups():
     assert labels.bincount().tolist() == [0, 400, 100, 100, 300, 100]
 
 
-def test_other_classes_keep_their_names():
+def test_classes_without_groups_keep_their_names():
     images, _ = squares()
     data = LabelledImages(images=images[:2], labels=torch.tensor([1, 0]), classes=("cat", "dog"), name="", source="")
     names, labels = pixel_labels(data)
@@ -98,6 +98,6 @@ def test_other_classes_keep_their_names():
         ({"turn": 200.0}, "0 to 180 degrees"),
     ],
 )
-def test_impossible_canvases_are_refused(changes, message):
+def test_invalid_settings_raise(changes, message):
     with pytest.raises(ValueError, match=message):
         CanvasSettings(**changes)

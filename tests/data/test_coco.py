@@ -38,25 +38,25 @@ def found(root):
     ]
 
 
-def test_pictures_come_with_boxes_inside_them_and_contiguous_labels(tiny):
+def test_images_have_boxes_inside_them_and_contiguous_labels(tiny):
     source = open_coco(tiny, "train")
     assert (source.classes, source.category_ids) == (("disc", "square", "triangle"), (1, 3, 90))
     stored = json.loads(source.annotations.read_text())
     for index in range(len(source)):
-        picture, truth = source.read(index)
+        read, truth = source.read(index)
         theirs = [a for a in stored["annotations"] if a["image_id"] == truth.image_id and not a["iscrowd"]]
         corners = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in theirs)]
         assert truth.boxes.tolist() == corners
         assert [source.category_ids[label] for label in truth.labels] == [a["category_id"] for a in theirs]
         with Image.open(source.describe(index)) as image:
-            assert (picture.mode, picture.size) == ("RGB", image.size)
+            assert (read.mode, read.size) == ("RGB", image.size)
         for left, top, right, bottom in truth.boxes.astype(int):
-            inside = np.asarray(picture)[(top + 3 * bottom) // 4, (left + right) // 2].astype(int)
+            inside = np.asarray(read)[(top + 3 * bottom) // 4, (left + right) // 2].astype(int)
             assert inside.max() - inside.min() > 60, "a coloured shape on grey ground"
     assert pickle.loads(pickle.dumps(source)).describe(3) == source.describe(3)
 
 
-def test_pictures_without_boxes_are_kept_when_asked_for(tiny):
+def test_images_without_boxes_are_kept_on_request(tiny):
     assert [len(open_coco(tiny, "train", keep_empty=keep)) for keep in (False, True)] == [10, 12]
     source = open_coco(tiny, "train", keep_empty=True)
     counts = [len(source.read(index)[1].boxes) for index in range(12)]
@@ -64,17 +64,17 @@ def test_pictures_without_boxes_are_kept_when_asked_for(tiny):
     assert source.read(5)[1].boxes.shape == (0, 4)
 
 
-def test_a_crowd_is_left_out_and_is_no_box(tiny):
+def test_crowds_are_excluded(tiny):
     edit(tiny, lambda content: [a.update(iscrowd=1) for a in content["annotations"] if a["image_id"] == 17])
     source = open_coco(tiny, "train", keep_empty=True)
     assert [len(source.read(index)[1].boxes) for index in (0, 1)] == [2, 0]
 
 
-def test_boxes_are_cut_to_their_picture(tiny):
+def test_boxes_are_clipped_to_their_image(tiny):
     edit(tiny, box([-5.5, 60.25, 20, 900]))
     source = open_coco(tiny, "train")
-    picture, truth = source.read(0)
-    assert truth.boxes[0].tolist() == [0, 60.25, 14.5, picture.height]
+    image, truth = source.read(0)
+    assert truth.boxes[0].tolist() == [0, 60.25, 14.5, image.height]
     assert source.dropped == ()
 
 
@@ -87,7 +87,7 @@ def test_boxes_are_cut_to_their_picture(tiny):
         ([5, -9, 9, 9], "box outside"),
     ],
 )
-def test_boxes_without_an_area_are_left_out_and_listed(wrong, kind, tiny):
+def test_boxes_without_an_area_are_dropped_and_listed(wrong, kind, tiny):
     edit(tiny, box(wrong))
     source = open_coco(tiny, "train")
     assert [len(source.read(index)[1].boxes) for index in (0, 1)] == [1, 2]
@@ -128,7 +128,7 @@ def test_boxes_without_an_area_are_left_out_and_listed(wrong, kind, tiny):
         ),
     ],
 )
-def test_what_cannot_be_handled_is_refused_and_found(change, kind, message, tiny):
+def test_serious_faults_raise_and_are_reported_by_the_check(change, kind, message, tiny):
     edit(tiny, change)
     with pytest.raises(ValueError, match=rf"{message}.*\({kind}\); correct or remove it"):
         open_coco(tiny, "train")
@@ -136,7 +136,7 @@ def test_what_cannot_be_handled_is_refused_and_found(change, kind, message, tiny
     assert len(open_coco(tiny, "val")) == 5, "the other split is sound"
 
 
-def test_a_file_that_was_cut_off_is_refused_and_found(tiny):
+def test_a_truncated_file_raises_and_is_reported_by_the_check(tiny):
     path = tiny / "annotations" / "instances_val2017.json"
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(ValueError, match=r"instances_val2017.json: the content is not readable JSON .*line"):
@@ -144,7 +144,7 @@ def test_a_file_that_was_cut_off_is_refused_and_found(tiny):
     assert [kind for kind, _ in found(tiny)] == ["annotations"]
 
 
-def test_pictures_of_another_size_or_cut_off_are_found_and_never_trained_on(tiny):
+def test_truncated_images_and_size_mismatches_raise_and_are_reported(tiny):
     first, second = (tiny / "train2017" / f"{number:012}.jpg" for number in (7, 17))
     Image.new("RGB", (70, 300)).save(first)
     second.write_bytes(second.read_bytes()[:700])
@@ -156,7 +156,7 @@ def test_pictures_of_another_size_or_cut_off_are_found_and_never_trained_on(tiny
     assert [kind for kind, _ in found(tiny)] == ["truncated", "wrong size"]
 
 
-def test_pictures_that_were_annotated_as_stored_are_not_turned(tiny):
+def test_images_annotated_as_stored_are_not_rotated(tiny):
     path = tiny / "train2017" / f"{7:012}.jpg"
     with Image.open(path) as image:
         image.load()
@@ -169,7 +169,7 @@ def test_pictures_that_were_annotated_as_stored_are_not_turned(tiny):
     assert ["read as stored, as annotated" in finding.detail for finding in told] == [True]
 
 
-def test_folders_that_are_not_there_are_refused(tmp_path, tiny):
+def test_missing_folders_raise(tmp_path, tiny):
     with pytest.raises(ValueError, match=r"no annotations at .*instances_train2017.json"):
         open_coco(tmp_path, "train")
     edit(tiny, lambda content: content["annotations"].clear())
@@ -177,7 +177,7 @@ def test_folders_that_are_not_there_are_refused(tmp_path, tiny):
         open_coco(tiny, "train")
 
 
-def test_a_sound_set_is_clean_and_what_is_handled_is_told(tiny):
+def test_handled_faults_are_reported_as_harmless(tiny):
     edit(tiny, box([-5, 5, 20, 20]))
     seen = []
     report = check_dense(str(tiny), lambda done, total: seen.append((done, total)))
@@ -191,7 +191,7 @@ def test_a_sound_set_is_clean_and_what_is_handled_is_told(tiny):
     assert [kind for kind, _ in found(tiny)] == ["annotations"]
 
 
-def test_every_fault_is_handled_in_one_way():
+def test_every_kind_of_fault_has_one_handling():
     assert not REFUSED & DROPPED
     assert not (REFUSED | DROPPED) & HANDLED
     assert not (REFUSED | DROPPED | HANDLED) & UNSEEN
@@ -234,7 +234,7 @@ def test_compressed_runs_are_decoded(text, runs):
         ("text", "an RLE mask of size text"),
     ],
 )
-def test_damaged_masks_are_found(mask, message):
+def test_damaged_masks_are_detected(mask, message):
     fault = mask_fault(mask, 2, 3)
     assert (fault is None) == (message is None)
     if message:
@@ -253,7 +253,7 @@ def describe(**values):
     "mask",
     [[[]], [[1, 2, 3, 4]], [1, 2, 3, 4, 5, 6], {"size": [9, 9], "counts": [81]}, "text", [[0, 0, 4, 0, 4, None]]],
 )
-def test_masks_that_are_damaged_do_not_keep_boxes_from_being_trained_on_and_are_found(mask, tiny):
+def test_damaged_masks_are_reported_while_their_boxes_are_used(mask, tiny):
     before = open_coco(tiny, "train").boxes
     edit(tiny, annotate(segmentation=mask))
     assert np.array_equal(open_coco(tiny, "train").boxes, before)
@@ -261,7 +261,7 @@ def test_masks_that_are_damaged_do_not_keep_boxes_from_being_trained_on_and_are_
     assert (kind, detail[:26]) == ("damaged mask", "annotation 1 of image 7 ha")
 
 
-def test_whole_numbers_may_be_written_with_a_point_and_fields_of_the_evaluator_be_null(tiny):
+def test_integers_may_be_floats_and_optional_fields_null(tiny):
     before = open_coco(tiny, "train")
 
     def change(content):
@@ -298,7 +298,7 @@ def test_whole_numbers_may_be_written_with_a_point_and_fields_of_the_evaluator_b
         (describe(width=True), "images 7: width is True, no int"),
     ],
 )
-def test_values_that_cannot_be_are_refused_with_their_entry(change, message, tiny):
+def test_invalid_values_raise_and_name_their_entry(change, message, tiny):
     edit(tiny, change)
     with pytest.raises(ValueError, match=rf"{message}.*\(annotations\); correct or remove it") as error:
         open_coco(tiny, "train")
@@ -307,14 +307,14 @@ def test_values_that_cannot_be_are_refused_with_their_entry(change, message, tin
 
 
 @pytest.mark.parametrize("wrong", [[True] * 4, [1, 2, True, 4], [10**400, 1, 2, 3]])
-def test_truth_values_and_monsters_are_no_boxes(wrong, tiny):
+def test_booleans_and_huge_numbers_are_invalid_boxes(wrong, tiny):
     edit(tiny, box(wrong))
     with pytest.raises(ValueError, match=r"has the box .*\(damaged box\)") as error:
         open_coco(tiny, "train")
     assert len(str(error.value)) < 400
 
 
-def test_long_runs_are_decoded_in_linear_time_and_numbers_without_end_are_refused():
+def test_run_lengths_are_decoded_in_linear_time_up_to_a_maximum_length():
     assert decode_runs("o" * 300_000) is None
     assert decode_runs("o" * 20 + "0") is None
     assert decode_runs("1" * 300_000)[:4] == [1, 1, 1, 2]
@@ -330,23 +330,23 @@ def turn_file(path, number):
 
 
 @pytest.mark.parametrize(("number", "kind"), [(6, "orientation"), (3, "unclear orientation"), (1, None)])
-def test_photos_annotated_as_they_are_seen_are_turned_upright(number, kind, tiny):
+def test_images_annotated_upright_are_rotated_by_exif(number, kind, tiny):
     path = tiny / "train2017" / f"{7:012}.jpg"
     width, height = turn_file(path, number)
     if number == 6:
         edit(tiny, describe(width=height, height=width))
         edit(tiny, lambda content: [a.update(bbox=[1, 1, 5, 5]) for a in content["annotations"] if a["image_id"] == 7])
-    picture = np.asarray(open_coco(tiny, "train").read(0)[0])
+    pixels = np.asarray(open_coco(tiny, "train").read(0)[0])
     with Image.open(path) as image:
-        assert np.array_equal(picture, np.asarray(ImageOps.exif_transpose(image)))
+        assert np.array_equal(pixels, np.asarray(ImageOps.exif_transpose(image)))
     kinds = {finding.kind: finding.detail for finding in check_dense(str(tiny)).findings}
     assert {name for name in kinds if "orientation" in name} == ({kind} if kind else set())
     assert "wrong size" not in kinds
     if kind == "orientation":
-        assert "read turned upright, as annotated" in kinds[kind]
+        assert "read rotated upright, as annotated" in kinds[kind]
 
 
-def test_pictures_that_no_annotation_lists_are_counted(tiny):
+def test_images_without_an_entry_are_counted(tiny):
     (tiny / "train2017/other.jpg").write_bytes((tiny / f"train2017/{7:012}.jpg").read_bytes())
     report = check_dense(str(tiny))
     assert report.others == {".jpg that no annotation lists": 1}

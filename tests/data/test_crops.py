@@ -13,7 +13,7 @@ def ramp(height=12, width=12):
 
 
 @pytest.mark.parametrize("law", ["uniform", "log"])
-def test_boxes_lie_inside_the_image_and_have_the_areas_asked_for(law):
+def test_boxes_lie_inside_the_image_and_have_the_requested_areas(law):
     boxes = random_boxes(4000, CropSettings(smallest=0.1, largest=0.6, law=law, stretch=1.5), make_generator("boxes"))
     centre, half = boxes[:, :2], boxes[:, 2:].abs()
     assert (centre.abs() + half).max() <= 1 + 1e-6
@@ -25,7 +25,7 @@ def test_boxes_lie_inside_the_image_and_have_the_areas_asked_for(law):
     assert abs((boxes[:, 2] < 0).float().mean() - 0.5) < 0.05  # mirrored
 
 
-def test_the_whole_box_gives_the_picture_back_and_a_negative_width_mirrors_it():
+def test_the_full_box_returns_the_image_and_a_negative_width_flips_it():
     images = ramp(8, 8)
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2)
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # edges are flattened by sampling between pixels
@@ -41,7 +41,7 @@ def test_x_comes_before_y_in_a_box():
     assert down == pytest.approx(55, abs=1)
 
 
-def test_the_same_stream_gives_the_same_crops():
+def test_the_same_generator_gives_the_same_crops():
     images = torch.randint(256, (6, 3, 10, 14), dtype=torch.uint8)
     first, again = (random_crops(images, 8, CropSettings(), make_generator("crops", 1)) for _ in range(2))
     torch.testing.assert_close(first, again, rtol=0, atol=0)
@@ -49,7 +49,7 @@ def test_the_same_stream_gives_the_same_crops():
     assert not torch.equal(first, random_crops(images, 8, CropSettings(), make_generator("crops", 2)))
 
 
-def test_resampling_keeps_the_picture_and_its_range():
+def test_resampling_keeps_image_and_value_range():
     images = torch.randint(256, (4, 1, 16, 16), dtype=torch.uint8)
     torch.testing.assert_close(resample(images, 16), images.float())
     larger = resample(images, 40)
@@ -58,7 +58,7 @@ def test_resampling_keeps_the_picture_and_its_range():
     torch.testing.assert_close(larger.mean((1, 2, 3)), images.float().mean((1, 2, 3)), rtol=0.05, atol=0)
 
 
-def test_black_and_white_are_as_far_from_zero_as_documented():
+def test_normalisation_of_black_and_white_is_as_documented():
     torch.testing.assert_close(normalise(torch.tensor([0, 255], dtype=torch.uint8)), torch.tensor([-2.0, 2.0]))
 
 
@@ -72,6 +72,6 @@ def test_black_and_white_are_as_far_from_zero_as_documented():
         ({"stretch": 0.5}, "expected 1 or more"),
     ],
 )
-def test_impossible_crops_are_refused(changes, message):
+def test_invalid_settings_raise(changes, message):
     with pytest.raises(ValueError, match=message):
         CropSettings(**changes)

@@ -40,17 +40,17 @@ SIDEWAYS = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
         (0x0132, 12, 1, b"\0\0\0\0"),  # DateTime as a float
     ],
 )
-def test_a_photo_is_turned_upright_whatever_its_other_tags_are(tag):
+def test_the_exif_orientation_is_applied_despite_damaged_other_tags(tag):
     assert open_rgb(BytesIO(stored("JPEG", exif=exif(SIDEWAYS, tag)))).size == (24, 40)
 
 
 @pytest.mark.parametrize("value", [(0x0112, 2, 4, b"6\0\0\0"), (0x0112, 3, 1, struct.pack("<HH", 99, 0))])
-def test_an_orientation_that_is_none_turns_nothing(value):
+def test_an_invalid_exif_orientation_is_ignored(value):
     assert open_rgb(BytesIO(stored("JPEG", exif=exif(value)))).size == (40, 24)
 
 
 @pytest.mark.parametrize("number", range(1, 9))
-def test_all_orientations_are_turned_as_pillow_turns_them(number):
+def test_all_exif_orientations_agree_with_pillow(number):
     tags = Image.Exif()
     tags[0x0112] = number
     content = stored("PNG", exif=tags)
@@ -69,12 +69,12 @@ def test_all_orientations_are_turned_as_pillow_turns_them(number):
         ((9, 9), 8, (9, 9), 8),
     ],
 )
-def test_the_annotated_size_decides_how_a_picture_is_turned(size, number, annotated, turned):
+def test_the_annotated_size_decides_the_orientation(size, number, annotated, turned):
     assert matching_orientation(size, number, annotated) == turned
 
 
 @pytest.mark.parametrize("error", [struct.error, TypeError, KeyError, IndexError, ZeroDivisionError, SyntaxError])
-def test_whatever_a_decoder_raises_is_one_error(error, monkeypatch, tmp_path):
+def test_any_error_of_a_decoder_becomes_unreadable_image_error(error, monkeypatch, tmp_path):
     def broken(*_):
         raise error("odd\nfile")
 
@@ -109,7 +109,7 @@ def no_plugins(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_plugins")
-def test_images_without_a_decoder_are_counted_with_what_to_install(heic, caplog):
+def test_images_without_a_decoder_are_counted_with_install_advice(heic, caplog):
     needed = r"1 .heic \(pip install pillow-heif\)"
     assert [file.name for file in find_images([heic])] == ["a/1.jpg", "a/2.jpg", "b/1.jpg"]
     assert "as no decoder is installed: 1 .heic (pip install pillow-heif)" in caplog.text
@@ -125,7 +125,7 @@ def test_images_without_a_decoder_are_counted_with_what_to_install(heic, caplog)
 
 
 @pytest.mark.usefixtures("no_plugins")
-def test_a_plugin_that_is_installed_is_used(heic, monkeypatch):
+def test_an_installed_plugin_is_used(heic, monkeypatch):
     plugin = ModuleType("pillow_heif")
     plugin.register_heif_opener = lambda: None
     monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
@@ -133,7 +133,7 @@ def test_a_plugin_that_is_installed_is_used(heic, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a.avif", "a.jp2"])
-def test_formats_that_this_pillow_decodes_are_found_in_folders(name, tmp_path):
+def test_formats_of_the_installed_pillow_are_listed(name, tmp_path):
     if f".{name[2:]}" not in formats.readable_suffixes():
         pytest.skip("this Pillow has no decoder for it")
     Image.new("RGB", (40, 40), "red").save(tmp_path / name)

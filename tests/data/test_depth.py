@@ -24,20 +24,20 @@ RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
         ("negative.tif", (RAMP * 2 - 1).astype(np.float32)),
     ],
 )
-def test_a_ramp_stays_a_ramp_from_black_to_white(name, pixels, tmp_path):
+def test_a_ramp_of_any_depth_becomes_a_ramp_from_black_to_white(name, pixels, tmp_path):
     Image.fromarray(pixels).save(tmp_path / name)
     read = np.asarray(read_image(tmp_path / name))[..., 0]
     assert np.abs(read - 255 * RAMP).max() <= 1.01
 
 
-def test_greys_of_16_bits_keep_their_upper_8(tmp_path):
+def test_16_bit_values_keep_their_upper_8_bits(tmp_path):
     values = np.array([[0, 255, 256, 4096, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 0, 1, 16, 255]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers_are_refused(value, tmp_path):
+def test_nan_and_infinite_values_raise(value, tmp_path):
     pixels = RAMP.astype(np.float32)
     pixels[3, 4] = value
     Image.fromarray(pixels).save(tmp_path / "a.tif")
@@ -45,7 +45,7 @@ def test_values_that_are_no_numbers_are_refused(value, tmp_path):
         read_image(tmp_path / "a.tif")
 
 
-def test_a_check_tells_how_deep_images_are_read_and_whether_all_alike(tmp_path):
+def test_the_check_reports_bit_depths_and_mixtures_of_them(tmp_path):
     files = {
         "a/1.png": RAMP * 4000,
         "a/2.png": RAMP * 3000,

@@ -19,7 +19,7 @@ def fine_detail(images):
     return (pixels - blurred).square().mean().item()
 
 
-def test_a_thing_has_one_drawing_by_each_artist_and_a_kind(test_images):
+def test_every_class_has_one_image_per_artist_and_a_group(test_images):
     train = load_emoji("train", 8)
     assert len(train) == 3 * len(test_images) == 3 * 306
     assert train.classes == test_images.classes
@@ -30,20 +30,20 @@ def test_a_thing_has_one_drawing_by_each_artist_and_a_kind(test_images):
     assert train.groups[train.classes.index("elephant")] == "animal"
 
 
-def test_no_artist_of_the_test_drew_for_training_or_choosing():
+def test_artists_of_the_test_split_are_in_no_other_split():
     assert not set(ARTISTS["test"]) & {*ARTISTS["train"], *ARTISTS["search"], *ARTISTS["val"]}
     assert {*ARTISTS["search"], *ARTISTS["val"]} == set(ARTISTS["train"])
     assert not set(ARTISTS["search"]) & set(ARTISTS["val"])
 
 
-def test_larger_images_have_detail_that_enlarged_ones_lack(test_images):
+def test_larger_images_have_detail_that_upsampled_ones_lack(test_images):
     some = test_images.images[::16]
     small = F.interpolate(some.float(), scale_factor=0.25, mode="bicubic", antialias=True).clamp(0, 255)
     enlarged = F.interpolate(small, scale_factor=4, mode="bicubic").clamp(0, 255)
     assert fine_detail(some) > 5 * fine_detail(enlarged)
 
 
-def test_smaller_images_keep_mean_colour_and_cover(test_images):
+def test_smaller_images_keep_mean_colour_and_alpha(test_images):
     index = test_images.classes.index("red-apple")
     whole, small = (images.images[index].float() / 255 for images in (test_images, load_emoji("test", 20)))
     for image in (whole, small):
@@ -57,6 +57,6 @@ def test_smaller_images_keep_mean_colour_and_cover(test_images):
 @pytest.mark.parametrize(
     ("split", "size", "says"), [("all", 32, "choose one of train"), ("test", SPRITE_SIZE + 1, "160")]
 )
-def test_what_is_not_there_is_refused(split, size, says):
+def test_unknown_splits_and_sizes_raise(split, size, says):
     with pytest.raises(ValueError, match=says):
         load_emoji(split, size)

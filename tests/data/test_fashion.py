@@ -14,30 +14,30 @@ def test_every_split_is_balanced(split, each):
     assert len(data.classes) == len(data.groups) == 10
 
 
-def test_search_and_held_out_images_are_the_training_images_cut_in_two():
+def test_search_and_val_partition_the_training_images():
     train, search, val = (load_fashion(split) for split in ("train", "search", "val"))
     torch.testing.assert_close(torch.cat([search.images, val.images]), train.images, rtol=0, atol=0)
     torch.testing.assert_close(torch.cat([search.labels, val.labels]), train.labels, rtol=0, atol=0)
 
 
-def test_no_test_image_is_among_the_training_images():
+def test_training_and_test_images_are_disjoint():
     train, test = ({image.numpy().tobytes() for image in load_fashion(split).images} for split in ("train", "test"))
     assert not train & test
 
 
-def test_labels_fit_the_pictures():
+def test_labels_match_the_images():
     data = load_fashion("train")
     width = (data.images[:, 0] > 40).any(1).sum(1).float()  # trousers are narrow, ankle boots are wide
     assert width[data.labels == CLASSES.index("Trouser")].mean() < 16 < 24 < width[data.labels == 9].mean()
 
 
-def test_the_licence_travels_with_the_images_and_all_is_small():
+def test_the_licence_is_included_and_the_file_is_small():
     folder = resources.files("ropevit.data") / "fashion"
     assert "Copyright 2017 Zalando SE" in (folder / "LICENSE").read_text()
     assert len((folder / "images.npz").read_bytes()) < 6e6
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_an_unknown_split_is_refused():
+def test_an_unknown_split_raises():
     with pytest.raises(ValueError, match="got split 'dev'; choose one of train, search, val, test"):
         load_fashion("dev")

@@ -8,7 +8,7 @@ from ropevit.data.folder import load_folder
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 210)}
 
 
-def picture(path, colour=(90, 90, 90), size=(24, 16), mode="RGB"):
+def save_image(path, colour=(90, 90, 90), size=(24, 16), mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", size, colour)
     (image.quantize() if mode == "P" else image.convert(mode)).save(path)
@@ -19,7 +19,7 @@ def flat(tmp_path):
     """Folders of classes alone, with images of different shapes."""
     for name, colour in COLOURS.items():
         for index in range(10):
-            picture(tmp_path / "pets" / name / f"{index}.png", colour, size=(20 + 3 * index, 40 - 2 * index))
+            save_image(tmp_path / "pets" / name / f"{index}.png", colour, size=(20 + 3 * index, 40 - 2 * index))
     return tmp_path / "pets"
 
 
@@ -27,7 +27,7 @@ def contents(data):
     return {(label, image.numpy().tobytes()) for label, image in zip(data.labels.tolist(), data.images, strict=True)}
 
 
-def test_a_fifth_of_each_class_is_kept_for_testing_always_the_same(flat):
+def test_the_same_fifth_of_each_class_is_always_held_out(flat):
     train, test = load_folder(flat, 16)
     assert train.classes == ("blue", "green", "red")
     assert (train.labels.bincount().tolist(), test.labels.bincount().tolist()) == ([8] * 3, [2] * 3)
@@ -38,7 +38,7 @@ def test_a_fifth_of_each_class_is_kept_for_testing_always_the_same(flat):
     torch.testing.assert_close((train.images, test.images), tuple(part.images for part in again), rtol=0, atol=0)
 
 
-def test_labels_fit_the_pictures(flat):
+def test_labels_match_the_images(flat):
     for data in load_folder(flat, 16):
         for label, name in enumerate(data.classes):
             expected = torch.tensor(COLOURS[name]).float()
@@ -48,21 +48,21 @@ def test_labels_fit_the_pictures(flat):
 
 
 @pytest.mark.parametrize("held", ["val", "test"])
-def test_train_and_test_folders_are_used_as_they_are(tmp_path, held):
+def test_existing_train_and_test_folders_are_used(tmp_path, held):
     for split, count in (("train", 4), (held, 3)):
         for name, colour in COLOURS.items():
             for index in range(count):
-                picture(tmp_path / split / name / f"{index}.jpg", colour)
+                save_image(tmp_path / split / name / f"{index}.jpg", colour)
     train, test = load_folder(tmp_path, 16)
     assert (len(train), len(test)) == (12, 9)
     assert train.notes == ()
 
 
-def test_every_mode_becomes_rgb(tmp_path):
+def test_images_of_every_mode_become_rgb(tmp_path):
     modes = ["L", "P", "RGBA", "CMYK", "LA", "1", "RGB"]
     for name in ("a", "b"):
         for mode in modes:
-            picture(tmp_path / name / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}", (200, 200, 200), mode=mode)
+            save_image(tmp_path / name / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}", (200, 200, 200), mode=mode)
         Image.fromarray(np.full((20, 20), 51400, np.uint16)).save(tmp_path / name / "sixteen.png")
     train, test = load_folder(tmp_path, 8)
     assert not train.skipped
@@ -80,7 +80,7 @@ def test_transparent_pixels_become_white(tmp_path):
     assert load_folder(tmp_path, 8)[0].images.min() == 255
 
 
-def test_the_middle_is_cut_out_and_turned_upright(tmp_path):
+def test_images_are_rotated_upright_and_centre_cropped(tmp_path):
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels += 1
     pixels[:, 10:20] = 255  # white in the middle
@@ -100,16 +100,16 @@ def test_the_middle_is_cut_out_and_turned_upright(tmp_path):
     assert upright[3, 12] < 50
 
 
-def test_small_images_are_enlarged_no_more_than_the_others_need(tmp_path):
+def test_small_images_are_upsampled_to_the_largest_common_size(tmp_path):
     for name in ("a", "b"):
         for index in range(4):
-            picture(tmp_path / name / f"{index}.png", size=(12, 12 + 10 * index))
+            save_image(tmp_path / name / f"{index}.png", size=(12, 12 + 10 * index))
     assert load_folder(tmp_path, 64)[0].images.shape[-1] == 12
-    picture(tmp_path / "a" / "9.png", size=(40, 90))
+    save_image(tmp_path / "a" / "9.png", size=(40, 90))
     assert load_folder(tmp_path, 64)[0].images.shape[-1] == 40
 
 
-def test_an_unreadable_file_is_left_out_and_named(flat):
+def test_an_unreadable_file_is_skipped_and_listed(flat):
     (flat / "red" / "broken.jpg").write_bytes(b"not an image")
     whole = (flat / "green" / "0.png").read_bytes()
     (flat / "green" / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -121,9 +121,9 @@ def test_an_unreadable_file_is_left_out_and_named(flat):
     assert any("cut.png" in line for line in train.skipped)
 
 
-def test_a_balanced_part_is_taken_and_said(flat):
+def test_a_balanced_subset_is_used_and_noted(flat):
     for index in range(40):
-        picture(flat / "red" / f"more{index}.png", COLOURS["red"])
+        save_image(flat / "red" / f"more{index}.png", COLOURS["red"])
     train, test = load_folder(flat, 16, max_images=30)
     assert (len(train), len(test)) == (24, 6)
     assert max(train.labels.bincount()) - min(train.labels.bincount()) <= 1
@@ -132,13 +132,13 @@ def test_a_balanced_part_is_taken_and_said(flat):
     assert contents(train) | contents(test) <= everything[0] | everything[1]
 
 
-def test_reading_is_reported(flat):
+def test_progress_is_reported(flat):
     seen = []
     load_folder(flat, 16, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(count, 30) for count in range(1, 31)]
 
 
-def test_folders_that_hold_no_classes_are_refused(tmp_path, flat):
+def test_folders_without_classes_raise(tmp_path, flat):
     with pytest.raises(ValueError, match=r"found no folder .*nowhere"):
         load_folder(tmp_path / "nowhere", 16)
     with pytest.raises(ValueError, match=r"no folders of classes in .*red"):
@@ -150,8 +150,8 @@ def test_folders_that_hold_no_classes_are_refused(tmp_path, flat):
         load_folder(flat, 16)
 
 
-def test_too_few_images_are_refused(flat):
-    picture(flat / "rare" / "0.png")
+def test_too_few_images_raise(flat):
+    save_image(flat / "rare" / "0.png")
     with pytest.raises(ValueError, match="fewer than 2 different images of rare"):
         load_folder(flat, 16)
     (flat / "rare" / "1.png").write_bytes(b"")
@@ -159,15 +159,15 @@ def test_too_few_images_are_refused(flat):
         load_folder(flat, 16)
 
 
-def test_too_small_a_part_is_refused(flat):
+def test_too_small_a_subset_raises(flat):
     with pytest.raises(ValueError, match="max_images=5 for 3 classes; expected at least 6"):
         load_folder(flat, 16, max_images=5)
 
 
-def test_classes_that_only_one_split_has_are_refused(tmp_path):
+def test_classes_in_only_one_split_raise(tmp_path):
     for name in COLOURS:
-        picture(tmp_path / "train" / name / "0.png")
+        save_image(tmp_path / "train" / name / "0.png")
         if name != "blue":
-            picture(tmp_path / "test" / name / "0.png")
+            save_image(tmp_path / "test" / name / "0.png")
     with pytest.raises(ValueError, match="found blue in only one of"):
         load_folder(tmp_path, 16)

@@ -28,7 +28,7 @@ def pixels(data):
     return {image.numpy().tobytes() for image in data.images}
 
 
-def test_a_training_holds_out_the_images_that_a_study_tests_on(pets, caplog):
+def test_training_and_study_hold_out_the_same_images(pets, caplog):
     with caplog.at_level(logging.WARNING):
         train, val = open_source(str(pets), "train"), open_source(str(pets), "val")
     assert (len(train), len(val), train.classes, val.classes) == (16, 4, ("ant", "bee"), ("ant", "bee"))
@@ -41,7 +41,7 @@ def test_a_training_holds_out_the_images_that_a_study_tests_on(pets, caplog):
 
 
 @pytest.mark.parametrize("hidden", [True, False])
-def test_copies_of_an_image_fall_on_one_side(pets, hidden):
+def test_copies_of_a_file_are_in_one_split(pets, hidden):
     for file in list(pets.rglob("*.bmp")):
         copy = file.parent / ".ipynb_checkpoints" / file.name if hidden else file.with_name(f"{file.stem} (1).bmp")
         copy.parent.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def test_copies_of_an_image_fall_on_one_side(pets, hidden):
     assert not contents[0] & contents[1]
 
 
-def test_copies_in_another_format_fall_on_one_side_of_a_study(pets):
+def test_copies_in_another_format_are_in_one_split_of_a_study(pets):
     for file in list(pets.rglob("*.bmp")):
         with Image.open(file) as image:
             image.save(file.with_suffix(".png"))
@@ -62,7 +62,7 @@ def test_copies_in_another_format_fall_on_one_side_of_a_study(pets):
     assert not pixels(train) & pixels(test)
 
 
-def test_a_class_of_copies_alone_is_refused(pets):
+def test_a_class_of_identical_images_raises(pets):
     for file in (pets / "bee").iterdir():
         file.write_bytes((pets / "bee/0.bmp").read_bytes())
     with pytest.raises(ValueError, match="fewer than 2 different images of bee in"):
@@ -71,14 +71,14 @@ def test_a_class_of_copies_alone_is_refused(pets):
         open_source(str(pets), "train")
 
 
-def test_a_fifth_is_held_out_or_the_smallest_group_of_copies():
+def test_a_fifth_or_the_smallest_group_of_copies_is_held_out():
     assert sum(held_out(range(20), 0)) == 4
     assert sum(held_out(range(2), 0)) == 1
     assert held_out("aaaaab", 3) == [False] * 5 + [True]
     assert held_out(range(20), 0) != held_out(range(20), 1)
 
 
-def test_folders_of_imagenets_classes_are_measured_as_a_whole(tmp_path):
+def test_folders_of_imagenet_classes_are_used_for_evaluation_as_a_whole(tmp_path):
     for name in list(imagenet_synsets())[:2]:
         (tmp_path / name).mkdir()
         for index in range(5):

@@ -11,7 +11,7 @@ from PIL import Image
 from ropevit.data.ade import open_ade
 from ropevit.data.coco import open_coco
 from ropevit.data.fashion import load_fashion
-from ropevit.data.identity import MOST_READ, describe_changes, evenly_spaced, hash_files, identify
+from ropevit.data.identity import MAX_READ, describe_changes, evenly_spaced, file_parts, identify
 from ropevit.data.sources import MemorySource, open_source
 from ropevit.data.tiny import make_tiny
 
@@ -47,7 +47,7 @@ def exchange(root):
         (lambda root: os.utime(root / "train/a/0.png", (0, 0)), ""),
     ],
 )
-def test_images_of_a_folder_are_told_from_others_wherever_it_lies(change, said, folder, tmp_path):
+def test_the_fingerprint_of_a_folder_depends_on_content_and_not_on_location(change, said, folder, tmp_path):
     before = identify(open_source(str(folder), "train"))
     folder = folder.rename(tmp_path / "moved")
     assert describe_changes(before, identify(open_source(str(folder), "train"))) == ""
@@ -67,7 +67,7 @@ def write_shard(path, labels, seed=0):
                 tar.addfile(member, BytesIO(content))
 
 
-def test_images_in_shards_are_told_from_others(tmp_path, monkeypatch):
+def test_the_fingerprint_of_shards_depends_on_their_content(tmp_path, monkeypatch):
     monkeypatch.setenv("ROPEVIT_CACHE", str(tmp_path / "cache"))
 
     def made(name, *shard):
@@ -82,7 +82,7 @@ def test_images_in_shards_are_told_from_others(tmp_path, monkeypatch):
     assert describe_changes(before, made("fewer", [0, 1, 0])) == "1 image was removed from 4"
 
 
-def test_pictures_with_boxes_and_with_labelled_pixels_are_told_from_others(tmp_path):
+def test_the_fingerprint_of_coco_and_ade_depends_on_images_and_annotations(tmp_path):
     make_tiny("coco", tmp_path / "coco", 3, 1)
     annotations = tmp_path / "coco" / "annotations" / "instances_train2017.json"
     before = identify(open_coco(tmp_path / "coco", "train"))
@@ -97,7 +97,7 @@ def test_pictures_with_boxes_and_with_labelled_pixels_are_told_from_others(tmp_p
     assert describe_changes(before, identify(open_ade(tmp_path / "ade", "train"))) == "labels changed"
 
 
-def test_images_in_memory_are_told_from_others():
+def test_the_fingerprint_of_images_in_memory_depends_on_their_content():
     data = load_fashion("test")
     before = identify(MemorySource(data))
     assert before["images"] == 2000
@@ -105,7 +105,7 @@ def test_images_in_memory_are_told_from_others():
     assert describe_changes(before, identify(MemorySource(replace(data, images=255 - data.images)))) == "files changed"
 
 
-def test_of_a_large_set_few_files_are_looked_at():
+def test_few_files_of_a_large_set_are_read():
     class Large:
         def __len__(self):
             return 10**7
@@ -114,7 +114,7 @@ def test_of_a_large_set_few_files_are_looked_at():
             assert index < 10**7
             return "missing"
 
-    assert len(hash_files(Large())) == 1 + MOST_READ
+    assert len(file_parts(Large())) == 1 + MAX_READ
     assert evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
     with pytest.raises(TypeError, match="cannot fingerprint a Large"):
         identify(Large())

@@ -9,7 +9,7 @@ from ropevit.data.images import keep_aspect_size, read_image, resize_to, to_tens
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "I;16"])
-def test_any_mode_is_read_as_rgb(tmp_path, mode):
+def test_images_of_any_mode_are_read_as_rgb(tmp_path, mode):
     grey = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (8, 1))
     image = Image.fromarray(grey)
     image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
@@ -22,7 +22,7 @@ def test_any_mode_is_read_as_rgb(tmp_path, mode):
         assert_close(np.asarray(read)[0, :, 0].astype(int), grey[0].astype(int), rtol=0, atol=2)
 
 
-def test_transparency_goes_on_white_and_pictures_stand_upright(tmp_path):
+def test_transparency_becomes_white_and_exif_orientation_is_applied(tmp_path):
     clear = Image.new("RGBA", (4, 2), (10, 20, 30, 0))
     clear.save(tmp_path / "clear.png")
     assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
@@ -32,8 +32,8 @@ def test_transparency_goes_on_white_and_pictures_stand_upright(tmp_path):
     assert read_image(tmp_path / "turned.jpg").size == (2, 4)
 
 
-def test_files_that_are_no_images_are_refused(tmp_path):
-    (tmp_path / "text.jpg").write_text("not a picture")
+def test_files_that_are_not_images_raise(tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.png").touch()
     Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
@@ -47,13 +47,13 @@ def test_files_that_are_no_images_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 40), (40, 100), (30, 30), (1, 50)])
-def test_fit_covers_the_size_asked_for_and_keeps_the_centre(width, height):
+def test_resizing_covers_the_target_size_and_keeps_the_centre(width, height):
     fitted = resize_to(Image.new("RGB", (width, height), "red"), 32, 48)
     assert fitted.size == (48, 32)
     assert np.asarray(fitted)[..., 0].min() == 255, "no border"
 
 
-def test_fit_keeps_the_middle_and_averages_what_it_shrinks():
+def test_resizing_crops_the_centre_and_antialiases():
     ramp = np.tile(np.arange(240, dtype=np.uint8), (60, 1))  # values are columns
     fitted = np.asarray(resize_to(Image.fromarray(ramp).convert("RGB"), 30, 30))[..., 0].astype(int)
     assert_close(fitted[15, [0, 14, 15, 29]], np.array([90, 118, 120, 148]), rtol=0, atol=2)
@@ -63,17 +63,17 @@ def test_fit_keeps_the_middle_and_averages_what_it_shrinks():
     assert_close(smooth[8, 4:12].astype(int), np.full(8, 100), rtol=0, atol=8)
 
 
-def test_a_very_long_picture_is_not_enlarged_as_a_whole():
+def test_a_very_elongated_image_is_cropped_before_resizing():
     assert resize_to(Image.new("RGB", (2, 20000)), 224, 224).size == (224, 224)
 
 
-def test_the_whole_picture_keeps_its_shape_in_whole_patches():
+def test_keep_aspect_size_is_a_multiple_of_the_patch_size():
     assert keep_aspect_size(Image.new("RGB", (200, 100)), 64, 16) == (64, 128)
     assert keep_aspect_size(Image.new("RGB", (100, 210)), 64, 16) == (128, 64)
     assert keep_aspect_size(Image.new("RGB", (100, 101)), 64, 16) == (64, 64)
 
 
-def test_tensors_are_normalised_by_channel():
+def test_tensors_are_normalised_per_channel():
     image = Image.new("RGB", (3, 2), (255, 0, 51))
     tensor = to_tensor(image, MEAN, STD)
     assert tensor.shape == (3, 2, 3)
@@ -82,7 +82,7 @@ def test_tensors_are_normalised_by_channel():
     assert to_tensor(image, (0.5,), (0.5,)).shape == (1, 2, 3)
 
 
-def test_imagenet_has_a_thousand_distinct_names_in_the_order_of_the_synsets():
+def test_imagenet_has_1000_distinct_class_names_in_synset_order():
     names = imagenet_classes()
     assert len(set(names)) == len(names) == 1000
     assert list(imagenet_synsets()) == sorted(imagenet_synsets())

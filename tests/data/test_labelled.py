@@ -15,7 +15,7 @@ def make(**changes):
     return LabelledImages(**fields | changes)
 
 
-def test_part_of_a_set_keeps_images_and_labels_together():
+def test_a_subset_keeps_images_and_labels_together():
     data = make(images=torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 1, 4, 4))
     part = data.subset(torch.tensor([2, 0]), "part")
     assert (part.images[:, 0, 0, 0].tolist(), part.labels.tolist(), part.name) == ([2, 0], [1, 0], "part")
@@ -30,6 +30,6 @@ def test_part_of_a_set_keeps_images_and_labels_together():
         ({"groups": ("x",)}, "2 classes and 1 groups"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(changes, message):
+def test_inconsistent_shapes_raise(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)

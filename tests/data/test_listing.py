@@ -9,7 +9,7 @@ from ropevit.data.formats import SUFFIXES
 from ropevit.data.listing import Names, class_files, find_images, image_names, list_images, subfolders
 
 
-def test_a_listing_is_that_of_a_recursive_search(tmp_path):
+def test_images_are_listed_recursively(tmp_path):
     for name in (
         "b.jpg",
         "a/1.PNG",
@@ -35,7 +35,7 @@ def test_a_listing_is_that_of_a_recursive_search(tmp_path):
     assert len(searched) == 6
 
 
-def test_folders_that_systems_hide_are_not_entered_and_all_other_files_are_counted(tmp_path):
+def test_hidden_folders_are_skipped_and_other_files_counted(tmp_path):
     for name in ("a.jpg", ".ipynb_checkpoints/a.jpg", "__MACOSX/b.jpg", "in/@eaDir/c.jpg", "b.TXT", "c.txt", "README"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -46,7 +46,7 @@ def test_folders_that_systems_hide_are_not_entered_and_all_other_files_are_count
     assert [folder.name for folder in subfolders(tmp_path)] == ["in"]
 
 
-def test_results_are_not_taken_for_classes(tmp_path):
+def test_results_folders_are_not_taken_for_classes(tmp_path):
     for run in ("a", "b"):
         (tmp_path / run).mkdir()
         Image.new("RGB", (40, 40)).save(tmp_path / run / "curves.png")
@@ -57,7 +57,7 @@ def test_results_are_not_taken_for_classes(tmp_path):
         class_files(tmp_path)
 
 
-def test_names_of_any_bytes_are_packed_and_sent():
+def test_names_of_any_bytes_can_be_packed_and_pickled():
     strings = ["a", "", "ü/ß.jpg", os.fsdecode(b"\xff\xfe.png"), "z" * 300]
     names = pickle.loads(pickle.dumps(Names.of(strings)))
     assert list(names) == strings
@@ -65,7 +65,7 @@ def test_names_of_any_bytes_are_packed_and_sent():
     assert len(Names.of([])) == 0
 
 
-def test_files_and_folders_are_searched_for_images_in_the_order_given(tmp_path):
+def test_files_and_folders_are_searched_in_the_given_order(tmp_path):
     for name in ("b.jpg", "in/deep/a.PNG", "in/c.txt", ".hidden.jpg", "z.webp", "odd.data"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / name).touch()
@@ -74,7 +74,7 @@ def test_files_and_folders_are_searched_for_images_in_the_order_given(tmp_path):
     assert [file.path for file in found][1:] == [tmp_path / "set" / file.name for file in found[1:]]
 
 
-def test_places_without_images_are_refused(tmp_path):
+def test_paths_without_images_raise(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no image file or folder at gone.jpg; check the path"):
         find_images([Path("gone.jpg"), tmp_path])

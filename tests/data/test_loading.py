@@ -41,7 +41,7 @@ def same(first, second):
         assert a.bad == b.bad
 
 
-def test_images_and_labels_are_those_of_the_order(folder):
+def test_batches_follow_the_order(folder):
     source, order = open_source(str(folder), "train"), TrainOrder(12, 4, seed=0, micro_batches=2)
     batches = list(train_batches(source, SIMPLE, order, 0, 3, workers=0))
     assert len(batches) == 6
@@ -57,14 +57,14 @@ def test_images_and_labels_are_those_of_the_order(folder):
     assert sorted(number for batch in batches for number in numbers(batch)) == list(range(12))
 
 
-def test_workers_change_nothing():
+def test_batches_do_not_depend_on_the_number_of_workers():
     source = open_source("fashion", "train")
     order = TrainOrder(len(source), 32, seed=0, repeats=3, micro_batches=2)
     alone = list(train_batches(source, VARIED, order, 2, 5, workers=0))
     same(alone, list(train_batches(source, VARIED, order, 2, 5, workers=2)))
 
 
-def test_a_training_resumes_at_any_step_with_the_same_images():
+def test_batches_of_a_resumed_training_are_the_same():
     source = open_source("fashion", "train")
     order = TrainOrder(len(source), 8, seed=0, repeats=3, world=2, rank=1)
     unbroken = list(train_batches(source, VARIED, order, 1248, 1252, workers=0))  # an epoch has 1249 steps
@@ -73,7 +73,7 @@ def test_a_training_resumes_at_any_step_with_the_same_images():
         same(list(train_batches(source, VARIED, order, first, 1252, workers=0)), unbroken[first - 1248 :])
 
 
-def test_every_copy_of_an_image_is_varied_by_itself():
+def test_every_repeat_of_an_image_is_augmented_differently():
     source = open_source("fashion", "train")
     order = TrainOrder(len(source), 30, seed=0, repeats=3)
     (batch,) = train_batches(source, SIMPLE, order, 0, 1, workers=0)
@@ -81,7 +81,7 @@ def test_every_copy_of_an_image_is_varied_by_itself():
 
 
 @pytest.mark.usefixtures("unchecked")  # the checker draws random numbers of its own
-def test_reading_here_leaves_the_random_numbers_of_others_alone():
+def test_reading_without_workers_keeps_the_global_random_state():
     source, order = open_source("fashion", "train"), TrainOrder(10_000, 4, seed=0)
 
     def draw():
@@ -95,7 +95,7 @@ def test_reading_here_leaves_the_random_numbers_of_others_alone():
     assert draw() == expected
 
 
-def test_a_bad_file_is_replaced_by_the_next_one_and_reported(folder):
+def test_an_unreadable_file_is_replaced_by_the_next_one_and_reported(folder):
     order = TrainOrder(12, 12, seed=0)
     source = open_source(str(folder), "train")
     for index in (3, 4, 11):
@@ -108,7 +108,7 @@ def test_a_bad_file_is_replaced_by_the_next_one_and_reported(folder):
     same([batch], list(train_batches(source, SIMPLE, order, 0, 1, workers=0)))
 
 
-def test_ten_bad_files_in_a_row_end_the_training(folder):
+def test_ten_unreadable_files_in_a_row_raise(folder):
     source = open_source(str(folder), "train")
     for index in range(9):
         (folder / source.describe(index)).write_bytes(b"nothing")
@@ -123,7 +123,7 @@ def test_ten_bad_files_in_a_row_end_the_training(folder):
 
 
 @pytest.mark.parametrize("world", [1, 2, 5])
-def test_measuring_sees_each_image_once_and_no_bad_one(folder, world):
+def test_evaluation_reads_each_image_once_and_skips_unreadable_ones(folder, world):
     source = FolderSource(folder / "train", "all")
     (folder / source.describe(7)).write_bytes(b"nothing")
     seen, bad = [], []
@@ -137,14 +137,14 @@ def test_measuring_sees_each_image_once_and_no_bad_one(folder, world):
     assert bad == [7]
 
 
-def test_a_batch_of_bad_files_alone_is_empty(folder):
+def test_a_batch_of_unreadable_files_is_empty(folder):
     source = FolderSource(folder / "train", "all")
     (folder / source.describe(11)).write_bytes(b"nothing")
     *_, last = eval_batches(source, eval_transform(16), 11, workers=0)
     assert (last.images.shape, last.labels.shape, last.bad) == ((0, 3, 0, 0), (0,), [11])
 
 
-def test_wrong_input_is_refused(folder):
+def test_wrong_input_raises(folder):
     source = open_source(str(folder), "train")
     with pytest.raises(ValueError, match=r"order of 10 images for .*, which has 12"):
         train_batches(source, SIMPLE, TrainOrder(10, 2, 0), 0, 1, 0)
@@ -190,7 +190,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.full
-def test_workers_go_on_reading_when_a_signal_asks_all_processes_to_stop(tmp_path):
+def test_workers_ignore_signals_to_the_process_group(tmp_path):
     script = tmp_path / "loading.py"
     script.write_text(LOADING)
     command = [sys.executable, script]

@@ -16,7 +16,7 @@ def indices(batches):
 
 
 @pytest.mark.parametrize("blocks", [(), (5, 11, 2, 6)])
-def test_each_epoch_has_each_image_once_in_an_order_of_its_own(blocks):
+def test_every_epoch_has_every_image_once_in_a_different_order(blocks):
     order = TrainOrder(24, 6, seed=3, blocks=blocks)
     epochs = [indices(draws(order, range(4 * epoch, 4 * epoch + 4))) for epoch in range(3)]
     assert order.steps_per_epoch == 4
@@ -25,7 +25,7 @@ def test_each_epoch_has_each_image_once_in_an_order_of_its_own(blocks):
     assert indices(draws(TrainOrder(24, 6, seed=4, blocks=blocks), range(4))) != epochs[0]
 
 
-def test_the_rest_of_an_epoch_is_dropped():
+def test_the_incomplete_last_batch_of_an_epoch_is_dropped():
     order = TrainOrder(26, 6, seed=0)
     epoch = indices(draws(order, range(order.steps_per_epoch)))
     assert len(set(epoch)) == len(epoch) == 24
@@ -33,7 +33,7 @@ def test_the_rest_of_an_epoch_is_dropped():
 
 @pytest.mark.parametrize(("world", "shares"), [(1, 2), (2, 1), (2, 2), (3, 2)])
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_a_global_batch_does_not_depend_on_how_it_is_shared_out(world, shares, repeats):
+def test_the_global_batch_does_not_depend_on_processes_and_micro_batches(world, shares, repeats):
     whole = TrainOrder(100, 24, seed=1, repeats=repeats)
     for step in (0, 3, 4, 9):
         expected = whole.batch(step)
@@ -49,7 +49,7 @@ def test_a_global_batch_does_not_depend_on_how_it_is_shared_out(world, shares, r
         assert Counter(seen) == Counter(expected)
 
 
-def test_repeated_images_are_in_one_batch_with_seeds_of_their_own():
+def test_repeats_of_an_image_are_in_one_batch_with_different_seeds():
     order = TrainOrder(90, 30, seed=0, repeats=3)
     assert order.steps_per_epoch == 3
     batches = draws(order, range(3))
@@ -60,21 +60,21 @@ def test_repeated_images_are_in_one_batch_with_seeds_of_their_own():
     assert len({draw.seed for draw in everything}) == 90
 
 
-def test_repeats_that_do_not_fit_a_batch_straddle_two_neighbours():
+def test_repeats_that_do_not_divide_the_batch_straddle_two_batches():
     order = TrainOrder(48, 16, seed=0, repeats=3)
     batches = [Counter(draw.index for draw in batch) for batch in draws(order, range(3))]
     assert sum(batches, Counter()) == Counter(dict.fromkeys(set().union(*batches), 3))
     assert [sum(count < 3 for count in batch.values()) for batch in batches] == [1, 2, 1]
 
 
-def test_copies_of_an_image_are_not_always_mixed_with_the_same_image():
+def test_repeats_of_an_image_are_mixed_with_different_images():
     order = TrainOrder(300, 30, seed=0, repeats=3)
     batch = [draw.index for draw in order.batch(0)]
     partners = {index: {batch[29 - at] for at, other in enumerate(batch) if other == index} for index in batch}
     assert sum(len(found) > 1 for found in partners.values()) >= 8
 
 
-def test_any_step_is_the_same_whoever_asks_and_whenever():
+def test_a_step_depends_on_the_seed_and_the_step_only():
     unbroken = draws(TrainOrder(50, 8, seed=5, repeats=3, world=2, rank=1, micro_batches=2), range(40))
     epoch_order.cache_clear()
     again = TrainOrder(50, 8, seed=5, repeats=3, world=2, rank=1, micro_batches=2)
@@ -82,13 +82,13 @@ def test_any_step_is_the_same_whoever_asks_and_whenever():
         assert draws(again, [step]) == unbroken[2 * step : 2 * step + 2]
 
 
-def test_seeds_differ_between_epochs_and_between_orders():
+def test_augmentation_seeds_differ_between_epochs_and_orders():
     first, second = TrainOrder(12, 12, seed=0), TrainOrder(12, 12, seed=1)
     seeds = [draw.seed for draw in chain(first.batch(0), first.batch(1), second.batch(0))]
     assert len(set(seeds)) == 36
 
 
-def test_shards_are_read_a_few_at_a_time():
+def test_images_of_few_shards_are_read_at_a_time():
     blocks = (10,) * 40
     order = epoch_order(400, blocks, 0, 0)
     assert sorted(order.tolist()) == list(range(400))
@@ -108,7 +108,7 @@ def test_shards_are_read_a_few_at_a_time():
         ({"batch_size": 0}, "counts of 1 or more"),
     ],
 )
-def test_orders_that_cannot_be_are_refused(options, message):
+def test_invalid_orders_raise(options, message):
     with pytest.raises(ValueError, match=message):
         TrainOrder(**{"length": 12, "seed": 0} | options)
     with pytest.raises(ValueError, match="micro-batch 1; expected"):

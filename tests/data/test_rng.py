@@ -3,7 +3,7 @@ import torch
 from ropevit.data.rng import batch_indices, make_generator, uniform
 
 
-def test_numbers_depend_on_every_key_and_on_nothing_else():
+def test_random_numbers_depend_on_the_keys_only():
     draws = {keys: torch.rand(4, generator=make_generator(*keys)) for keys in [("a", 0, 1), ("a", 1, 0), ("b", 0, 1)]}
     torch.rand(10)
     for keys, numbers in draws.items():
@@ -11,7 +11,7 @@ def test_numbers_depend_on_every_key_and_on_nothing_else():
     assert len({tuple(numbers.tolist()) for numbers in draws.values()}) == 3
 
 
-def test_uniform_numbers_stay_in_range():
+def test_uniform_numbers_are_in_range():
     numbers = uniform(1000, -2, 3, make_generator("range"))
     assert -2 <= numbers.min() < -1.9
     assert 2.9 < numbers.max() < 3

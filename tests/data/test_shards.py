@@ -81,7 +81,7 @@ def server(shards):
         thread.join()
 
 
-def test_samples_come_shard_by_shard_with_their_labels(shards):
+def test_samples_are_ordered_by_shard_and_have_their_labels(shards):
     source, val = open_source(str(shards), "train"), open_source(str(shards), "val")
     assert (len(source), source.blocks, source.classes) == (21, (6, 6, 6, 3), ("0", "1", "2"))
     assert (len(val), source.name) == (4, "set/train")
@@ -92,7 +92,7 @@ def test_samples_come_shard_by_shard_with_their_labels(shards):
         assert source.describe(index) == f"{shards}/some-train-{index // 6:02d}.tar:{index:03d}.png"
 
 
-def test_the_order_is_exact_and_local(shards):
+def test_the_order_has_every_sample_once_and_reads_few_shards_at_a_time(shards):
     source = open_source(str(shards), "train")
     order = TrainOrder(len(source), 7, 0, blocks=source.blocks)
 
@@ -109,7 +109,7 @@ def tensor(image):
     return torch.from_numpy(np.array(image)).movedim(-1, 0)
 
 
-def test_json_labels_folders_and_other_members_are_understood(tmp_path):
+def test_json_labels_and_folders_are_read_and_other_members_ignored(tmp_path):
     members = [
         ("deep/er/a.JPG", png(1)),
         ("deep/er/a.json", json.dumps({"label": 1, "text": "x"}).encode()),
@@ -126,13 +126,13 @@ def test_json_labels_folders_and_other_members_are_understood(tmp_path):
     assert source.labels.tolist() == [1, 0]
 
 
-def test_a_thousand_labels_are_those_of_imagenet(tmp_path):
+def test_1000_labels_are_those_of_imagenet(tmp_path):
     write(tmp_path / "train.tar", (pair for n in range(1000) for pair in ((f"{n}.png", b"x"), (f"{n}.cls", b"%d" % n))))
     assert open_source(str(tmp_path / "train.tar"), "train").classes == imagenet_classes()
 
 
 @pytest.mark.parametrize("error", [None, NotImplementedError, RuntimeError, UnicodeDecodeError])
-def test_an_index_is_kept_until_the_shard_changes(error, shards, monkeypatch, caplog, cache):
+def test_the_index_is_cached_until_the_shard_changes(error, shards, monkeypatch, caplog, cache):
     def broken(_):
         raise error("utf-8", b"", 0, 1, "odd") if error is UnicodeDecodeError else error("odd")
 
@@ -167,7 +167,7 @@ def test_an_index_is_kept_until_the_shard_changes(error, shards, monkeypatch, ca
         {"labels": np.array(list("abcdef"))},
     ],
 )
-def test_arrays_of_a_kept_index_that_do_not_fit_are_not_believed(arrays, shards, cache, caplog):
+def test_an_inconsistent_cached_index_is_rebuilt(arrays, shards, cache, caplog):
     first = open_source(str(shards / "some-train-00.tar"), "train")
     (kept,) = (cache / "shards").iterdir()
     with np.load(kept) as found:
@@ -178,7 +178,7 @@ def test_arrays_of_a_kept_index_that_do_not_fit_are_not_believed(arrays, shards,
     assert "indexing" in caplog.text
 
 
-def test_images_with_more_dots_in_their_names_are_left_out_with_a_word(tmp_path, caplog):
+def test_images_with_more_than_one_dot_in_their_names_are_skipped_with_a_warning(tmp_path, caplog):
     dotted = [("photo4.2024.jpg", png(1)), ("photo4.2024.cls", b"0"), ("b.seg.png", png(2))]
     write(tmp_path / "train.tar", [*dotted, ("b.png", png(3)), ("b.cls", b"0")])
     for _ in range(2):  # the second time from the cache
@@ -206,13 +206,13 @@ def sparse(path, name):
 
 
 @pytest.mark.parametrize("name", ["a.cls", "a.json", "a.png"])
-def test_sparse_members_are_refused(name, tmp_path):
+def test_sparse_members_raise(name, tmp_path):
     sparse(tmp_path / "train.tar", name)
     with pytest.raises(ValueError, match=rf"train.tar: {name} is a sparse file, which is not supported"):
         open_source(str(tmp_path), "train")
 
 
-def test_a_label_that_is_far_too_long_is_refused(tmp_path, monkeypatch):
+def test_a_far_too_long_label_raises(tmp_path, monkeypatch):
     monkeypatch.setattr(tar_index_module, "LONGEST_LABEL", 9)
     write(tmp_path / "train.tar", [("a.png", png(1)), ("a.cls", b"0" * 10)])
     with pytest.raises(ValueError, match=r"train.tar: a.cls is a label of 10 bytes, which is not supported"):
@@ -222,12 +222,12 @@ def test_a_label_that_is_far_too_long_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda raw: raw[:3000], r"is damaged or no plain tar \(unexpected end of data\)"),
+        (lambda raw: raw[:3000], r"is damaged or not an uncompressed tar \(unexpected end of data\)"),
         (lambda raw: raw[:1024] + b"x" * 512 + raw[1536:], "is damaged at byte 1024"),
-        (lambda raw: b"x" * 512 + raw[512:], "is damaged or no plain tar"),
-        (lambda raw: raw[:0], r"is damaged or no plain tar \(empty file\)"),
-        (lambda raw: b"\x1f\x8b" + raw, "is damaged or no plain tar"),
-        (lambda raw: enlarged(raw, 2**87), r"is damaged or no plain tar \(cannot fit 'int'"),
+        (lambda raw: b"x" * 512 + raw[512:], "is damaged or not an uncompressed tar"),
+        (lambda raw: raw[:0], r"is damaged or not an uncompressed tar \(empty file\)"),
+        (lambda raw: b"\x1f\x8b" + raw, "is damaged or not an uncompressed tar"),
+        (lambda raw: enlarged(raw, 2**87), r"is damaged or not an uncompressed tar \(cannot fit 'int'"),
     ],
     ids=["cut", "middle", "head", "empty", "packed", "huge"],
 )
@@ -253,7 +253,7 @@ def test_a_damaged_shard_is_named(shards, damage, message):
         ([("a.txt", b"x")], "holds no images"),
         (
             [("a.png", b"x"), ("a.cls", b"0"), ("b.png", b"x"), ("b.cls", b"7")],
-            r"go up to 7 \(.*:b.png\), but none is 1",
+            r"go up to 7 \(.*:b.png\), but class 1 has no image",
         ),
     ],
 )
@@ -263,7 +263,7 @@ def test_samples_without_a_usable_label_are_named(tmp_path, members, message):
         open_source(str(tmp_path), "train")
 
 
-def test_patterns_are_written_out():
+def test_patterns_are_expanded():
     assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
     assert expand("{0..1}/b-{2..3}.tar") == ["0/b-2.tar", "0/b-3.tar", "1/b-2.tar", "1/b-3.tar"]
     assert expand("whole.tar") == ["whole.tar"]
@@ -276,7 +276,7 @@ def test_patterns_are_written_out():
             expand(wrong)
 
 
-def test_a_split_takes_the_shards_that_are_named_after_it(shards, tmp_path):
+def test_a_split_uses_the_shards_named_after_it(shards, tmp_path):
     data = f"{shards}/some-train-{{00..03}}.tar::{shards}/some-val-00.tar"
     assert (len(open_source(data, "train")), len(open_source(data, "val"))) == (21, 4)
     write(tmp_path / "other/train/0.tar", samples(range(3)))
@@ -290,7 +290,7 @@ def test_a_split_takes_the_shards_that_are_named_after_it(shards, tmp_path):
         open_source("s3://some/train-0.tar", "train")
 
 
-def test_remote_shards_are_fetched_once_however_many_ask(server):
+def test_remote_shards_are_downloaded_once_by_concurrent_processes(server):
     address, asked = server
     data = f"{address}/some-train-{{00..03}}.tar"
     with ThreadPoolExecutor() as pool:
@@ -302,7 +302,7 @@ def test_remote_shards_are_fetched_once_however_many_ask(server):
     assert len(asked) == 4
 
 
-def test_a_fetch_that_fails_is_named_and_what_is_done_stays(server, shards, cache):
+def test_a_failed_download_is_named_and_finished_ones_are_kept(server, shards, cache):
     address, asked = server
     data = f"{address}/some-train-{{00..03}}.tar"
     moved = (shards / "some-train-03.tar").rename(shards / "away.tar")
@@ -317,7 +317,7 @@ def test_a_fetch_that_fails_is_named_and_what_is_done_stays(server, shards, cach
     assert not list((cache / "fetched").glob("*.part"))
 
 
-def test_a_short_answer_is_not_taken_for_a_shard(server, cache, monkeypatch):
+def test_an_incomplete_download_is_not_used(server, cache, monkeypatch):
     address, _ = server
     send = SimpleHTTPRequestHandler.copyfile
     monkeypatch.setattr(SimpleHTTPRequestHandler, "copyfile", lambda _, source, out: out.write(source.read(1000)))
@@ -328,7 +328,7 @@ def test_a_short_answer_is_not_taken_for_a_shard(server, cache, monkeypatch):
     assert len(open_source(f"{address}/some-val-00.tar", "val")) == 4
 
 
-def test_a_damaged_copy_does_not_stay(server, shards):
+def test_a_damaged_download_is_removed(server, shards):
     address, _ = server
     whole = (shards / "some-val-00.tar").read_bytes()
     (shards / "some-val-00.tar").write_bytes(whole[:3000])
@@ -338,7 +338,7 @@ def test_a_damaged_copy_does_not_stay(server, shards):
     assert len(open_source(f"{address}/some-val-00.tar", "val")) == 4
 
 
-def test_nobody_at_the_address_is_one_line():
+def test_an_unreachable_server_is_a_one_line_error():
     with pytest.raises(ValueError, match=r"cannot download http://127.0.0.1:9/train-0.tar \(.*refused.*\)") as error:
         open_source("http://127.0.0.1:9/train-0.tar", "train")
     assert "\n" not in str(error.value)

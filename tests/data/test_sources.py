@@ -7,7 +7,7 @@ from ropevit.data.sources import FileSource, ImageSource, open_source
 from ropevit.data.tiny import make_tiny
 
 
-def picture(path, colour=(90, 90, 90), size=(24, 16)):
+def save_image(path, colour=(90, 90, 90), size=(24, 16)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path)
 
@@ -17,11 +17,11 @@ def folder(tmp_path):
     for split in ("train", "val"):
         for label, name in enumerate(("ant", "bee")):
             for index in range(3 - (split == "val")):
-                picture(tmp_path / split / name / f"{index}.png", (100 * label, 10 * index, 0))
+                save_image(tmp_path / split / name / f"{index}.png", (100 * label, 10 * index, 0))
     return tmp_path
 
 
-def test_the_embedded_images_are_grey_pictures_in_rgb():
+def test_the_embedded_images_are_greyscale_in_rgb():
     train, val = open_source("fashion", "train"), open_source("fashion", "val")
     assert (len(train), len(val), train.name, val.name) == (10_000, 2_000, "fashion/train", "fashion/test")
     image, label = train.read(3)
@@ -32,7 +32,7 @@ def test_the_embedded_images_are_grey_pictures_in_rgb():
     assert isinstance(train, ImageSource)
 
 
-def test_folders_of_classes_are_read_in_the_order_of_their_names(folder):
+def test_classes_are_ordered_by_folder_name(folder):
     train, val = open_source(str(folder), "train"), open_source(str(folder), "val")
     assert (len(train), len(val)) == (6, 4)
     assert train.classes == val.classes == ("ant", "bee")
@@ -45,37 +45,37 @@ def test_folders_of_classes_are_read_in_the_order_of_their_names(folder):
     assert train.blocks == ()
 
 
-def test_names_in_any_letters_and_at_any_depth_are_found(tmp_path):
+def test_files_of_any_name_and_depth_are_found(tmp_path):
     files = ["a/ü 1.JPEG", "a/deep/er/2.png", "a-b/3.webp", "a/.hidden.png", "a/notes.txt", "a/deep-er/4.png"]
     for file in files:
         place = tmp_path / "val" / file
-        picture(place) if not file.endswith("txt") else place.write_text("x")
+        save_image(place) if not file.endswith("txt") else place.write_text("x")
     source = open_source(str(tmp_path), "val")
     found = [source.describe(index) for index in range(len(source))]
     expected = ["a/deep/er/2.png", "a/deep-er/4.png", "a/ü 1.JPEG", "a-b/3.webp"]
     assert found == [str(tmp_path / "val" / name) for name in expected], "the order of paths, part by part"
 
 
-def test_classes_alone_serve_to_measure_on_but_not_to_train(tmp_path):
+def test_folders_of_imagenet_classes_are_for_evaluation_only(tmp_path):
     ids = sorted(imagenet_synsets())[5:9:2]
     for name in ids:
-        picture(tmp_path / name / "0.png")
+        save_image(tmp_path / name / "0.png")
     assert open_source(str(tmp_path), "val").classes == tuple(ids)
     with pytest.raises(ValueError, match="found no train images in"):
         open_source(str(tmp_path), "train")
 
 
-def test_wordnet_ids_come_in_the_order_of_the_logits():
+def test_wordnet_ids_are_in_the_order_of_the_logits():
     assert list(imagenet_synsets()) == sorted(imagenet_synsets())
 
 
-def test_other_names_of_the_split_to_measure_on_are_known(folder):
+def test_the_validation_folder_may_have_other_names(folder):
     (folder / "val").rename(folder / "validation")
     assert len(open_source(str(folder), "val")) == 4
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_missing_is_named(folder, tmp_path):
+def test_missing_folders_and_images_raise(folder, tmp_path):
     with pytest.raises(ValueError, match="found no folder"):
         open_source(str(tmp_path / "nowhere"), "train")
     with pytest.raises(ValueError, match="choose train or val"):
@@ -89,7 +89,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
         open_source(str(folder), "train")
 
 
-def test_training_images_without_val_are_split(folder, caplog):
+def test_training_images_without_a_val_folder_are_split(folder, caplog):
     (folder / "val").rename(folder.parent / "elsewhere")
     train, val = open_source(str(folder), "train"), open_source(str(folder), "val")
     assert (len(train), len(val)) == (4, 2)
@@ -103,7 +103,7 @@ def test_a_detection_data_set_is_recognised(tmp_path):
         open_source(str(tmp_path / "coco"), "val")
 
 
-def test_a_bad_file_is_an_error_that_loaders_know(folder):
+def test_an_unreadable_file_raises_an_error_that_loaders_handle(folder):
     from ropevit.data.decoding import UNREADABLE
 
     (folder / "train/ant/0.png").write_bytes(b"nothing")

@@ -8,7 +8,7 @@ def contents(root):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_it_is_always_the_same(layout, tmp_path):
+def test_the_tiny_sets_are_deterministic(layout, tmp_path):
     for name in ("first", "second"):
         make_tiny(layout, tmp_path / name)
     first = contents(tmp_path / "first")
@@ -16,7 +16,7 @@ def test_it_is_always_the_same(layout, tmp_path):
     assert len(set(first.values())) == len(first), "no two files are the same"
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_existing_files_are_not_overwritten(tmp_path):
     (tmp_path / "mine").write_text("mine")
     for path in (tmp_path, tmp_path / "mine"):
         with pytest.raises(ValueError, match="exists and is not empty; choose another folder"):
@@ -25,7 +25,7 @@ def test_nothing_is_overwritten(tmp_path):
         make_tiny("voc", tmp_path / "new")
 
 
-def test_as_many_pictures_as_asked_for_and_the_first_ones_are_the_same(tmp_path):
+def test_the_number_of_images_does_not_change_the_first_ones(tmp_path):
     make_tiny("ade", tmp_path / "few", train=2, val=1)
     make_tiny("ade", tmp_path / "usual")
     few, usual = contents(tmp_path / "few"), contents(tmp_path / "usual")

@@ -7,16 +7,16 @@
   const FREE = "free";
   const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-  // Blue, white, red: told apart with every kind of colour vision. The same in light and dark, as it is read off a scale.
+  // Blue, white, red: distinguishable with any colour vision; the same in light and dark mode, to match the scale.
   const COLOURS = [
     [5, 48, 97], [33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240], [247, 247, 247],
     [253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43], [103, 0, 31],
   ];
 
   const RULES = {
-    pi: "pi squeezes the larger grid into the trained one: the same map, drawn out.",
+    pi: "pi interpolates positions into the trained grid: the same map, stretched.",
     ntk: "ntk slows slow pairs and keeps fast ones.",
-    parts: "parts slows pairs that turn seldom over the trained grid and keeps those that turn often.",
+    parts: "parts slows pairs with few turns over the trained grid and keeps those with many.",
   };
 
   const state = {
@@ -26,7 +26,7 @@
 
   // ---- the maths
 
-  /** Give the place of a layer's frequencies, on the grid and under the rule that are chosen. */
+  /** Return the index of a layer's frequencies for the selected grid and RoPE scaling. */
   function chosen(tables, layer) {
     return state.grid === FREE ? tables[0][0][layer] : tables[state.rule][state.grid][layer];
   }
@@ -45,15 +45,15 @@
     return sum / pairs.length;
   }
 
-  /** Give cosines and sines of a frequency times all offsets along an axis of `count` patches. */
+  /** Return cosines and sines of a frequency times all offsets along an axis of `count` patches. */
   function waves(frequency, count) {
     const angles = Float64Array.from({ length: 2 * count - 1 }, (_, index) => frequency * (index - count + 1));
     return [angles.map(Math.cos), angles.map(Math.sin)];
   }
 
   /**
-   * Compute the responses to all offsets that a grid has, once: a move of the query then only looks them up.
-   * By cos(a + b) = cos a cos b - sin a sin b, angles are turned into waves by row and by column alone.
+   * Compute the responses to all offsets of a grid once, so that moving the query only looks them up.
+   * By cos(a + b) = cos a cos b - sin a sin b, cosines and sines are needed per row and per column only.
    */
   function makeField(pairs, rows, columns) {
     const width = 2 * columns - 1, values = new Float64Array((2 * rows - 1) * width);
@@ -204,7 +204,7 @@
     add(svg, "text", { x: middle - pi, y: middle - pi - 6 }, "aliasing outside");
   }
 
-  /** Say what the plot shows. */
+  /** Describe the plot of frequencies. */
   function describeFrequencies(pairs) {
     const speeds = pairs.map(([x, y]) => Math.hypot(x, y));
     const beyond = pairs.filter(([x, y]) => Math.max(Math.abs(x), Math.abs(y)) > Math.PI).length;
@@ -214,45 +214,45 @@
       `${beyond || "none"} beyond the aliasing limit (dashed square).`;
   }
 
-  // ---- words
+  // ---- text
 
   const signed = (value) => (value > 0 ? `+${value}` : value < 0 ? `−${-value}` : "0");
   const number = (value) => value.toFixed(3).replace("-", "−").replace(/^−(0\.0+)$/, "$1");
 
-  /** Say how a patch responds to the query, and from where. */
+  /** Format the response and offset of a patch. */
   function describe(spot) {
     const dx = spot.x - state.query.x, dy = spot.y - state.query.y;
     const seen = isSeen(dx, dy) ? "" : ", an offset never seen in training";
     return `r = ${number(state.field(dx, dy))} at (dx, dy) = (${signed(dx)}, ${signed(dy)})${seen}`;
   }
 
-  /** Write the numbers beside the map. */
+  /** Update the numbers next to the map. */
   function write(rival) {
     const { query, reading, rows, columns } = state, [trainedRows, trainedColumns] = data.grids[0];
     byId("query").textContent = `column ${query.x}, row ${query.y}, counted from 0`;
-    byId("reading").textContent = reading ? describe(reading) : "point at a patch, or let clicks move this mark";
-    byId("rival").textContent = rival ? describe(rival) : "none: the response falls all the way from the query";
+    byId("reading").textContent = reading ? describe(reading) : "point at a patch, or let clicks move the marker";
+    byId("rival").textContent = rival ? describe(rival) : "none: the response decreases away from the query";
     const inside = rows <= trainedRows && columns <= trainedColumns;
     byId("seen").textContent = inside
       ? "all offsets of this grid"
       : `|dx| ≤ ${trainedColumns - 1}, |dy| ≤ ${trainedRows - 1}, inside the dashed line`;
   }
 
-  /** Say above the map what is drawn. */
+  /** Update the title of the map. */
   function writeTitle() {
     const who = state.allHeads ? `mean of ${data.heads[state.layer]} heads` : `head ${state.head}`;
     byId("map-title").textContent = `${data.layers[state.layer]}, ${who}, ${state.rows} × ${state.columns}`;
   }
 
-  /** Say what a reader may else wonder about: heads that are all alike, rules that do nothing here. */
+  /** Update the hints: identical heads, windows, and scaling without effect. */
   function writeAbout() {
     const about = [];
     const own = data.tables[0][0], alike = data.frequencies[own[state.layer]][0].length === 1;
-    if (alike && own.every((place) => place === own[0])) about.push("All heads of all layers turn alike in this model.");
-    else if (alike) about.push("All heads of this layer turn alike.");
-    if (data.windows) about.push("Attention stays inside windows, and offsets count tokens, which cover more pixels from stage to stage.");
-    if (state.grid === 0) about.push("On the trained grid rules change nothing; choose a larger one to see them work.");
-    else if (state.grid === FREE) about.push("A size of your own is shown without rules.");
+    if (alike && own.every((place) => place === own[0])) about.push("All heads of all layers have the same frequencies in this model.");
+    else if (alike) about.push("All heads of this layer have the same frequencies.");
+    if (data.windows) about.push("Attention is limited to windows, and offsets count tokens, which cover more pixels in later stages.");
+    if (state.grid === 0) about.push("RoPE scaling has no effect on the trained grid; select a larger one.");
+    else if (state.grid === FREE) about.push("A custom size is shown without RoPE scaling.");
     else about.push(RULES[data.rules[state.rule]] ?? "");
     byId("about").textContent = about.join(" ");
   }
@@ -302,7 +302,7 @@
 
   // ---- controls
 
-  /** Fill a list with choices. */
+  /** Fill a select element with options. */
   function fill(select, texts, chosenIndex) {
     select.replaceChildren(...texts.map((text, value) => new Option(text, value, false, value === chosenIndex)));
   }
@@ -312,7 +312,7 @@
     fill(byId("head"), [...Array(data.heads[state.layer]).keys()].map((head) => `head ${head}`), state.head);
   }
 
-  /** Name the grids: trained, and how many times larger. */
+  /** Return the labels of the grids: trained, or how many times larger. */
   function nameGrids() {
     const [rows, columns] = data.grids[0];
     return data.grids.map(([h, w], index) => {
@@ -321,7 +321,7 @@
     });
   }
 
-  /** Take the grid that the reader chose or typed; sizes that are out of range wait for better ones. */
+  /** Use the selected or entered grid; sizes out of range are ignored. */
   function takeGrid() {
     const value = byId("grid").value, rows = byId("rows"), columns = byId("columns");
     state.grid = value === FREE ? FREE : Number(value);
@@ -336,7 +336,7 @@
     fill(byId("layer"), data.layers, 0);
     fillHeads();
     fill(byId("grid"), nameGrids(), 0);
-    byId("grid").append(new Option("a size of your own", FREE));
+    byId("grid").append(new Option("a custom size", FREE));
     const name = (rule, index) => (rule === "none" ? "none (as trained)" : rule) + (index && index === data.rule ? " (the model's)" : "");
     fill(byId("rule"), data.rules.map(name), data.rule);
     [byId("rows").value, byId("columns").value] = data.grids[0];
@@ -356,7 +356,7 @@
     window.addEventListener("resize", draw);
   }
 
-  /** Follow pointer and keys on the map: pressed or dragged it moves what the reader chose, else it reads. */
+  /** Handle pointer and keys on the map: a click or drag moves the selected item, hovering moves the marker. */
   function listenToMap() {
     const map = byId("map");
     const follow = (event) => {
@@ -382,7 +382,7 @@
   listenToMap();
   show();
 
-  // For tests, and for the curious: a head's response (null: of all heads) on the chosen grid, under the chosen rule.
+  // For tests: response of a head (null: mean of all heads) on the selected grid, with the selected RoPE scaling.
   window.explorer = {
     state,
     response: (layer, head, dx, dy) => response(listPairs(chosen(data.tables, layer), head), dx, dy),

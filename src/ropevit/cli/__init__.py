@@ -15,20 +15,20 @@ from ropevit.cli.errors import one_line_errors, show_error
 
 __all__ = ["main"]
 
-#: Verb -> what it does. Its function has the same name, in the module of that name, which is loaded if it is called.
+#: Verb -> what it does. Module and function have the name of the verb; only the module of the called verb is imported.
 VERBS = {
-    "study": "which position embedding? the same model with each, on embedded images or your own",
-    "data": "check a data set, measure how fast it is read, make a small one",
+    "study": "compare position embeddings: trains a small model with each, on embedded or your own images",
+    "data": "check a data set, measure its reading speed, make a small one",
     "train": "train a classifier, detector or segmenter by a recipe",
-    "eval": "measure one below, at and above its training size",
-    "reproduce": "commands, expected figures and cost of the paper's ImageNet tables",
-    "runs": "compare trainings in a table, and draw their curves",
-    "models": "list models: parameters, multiply-adds, published accuracy",
-    "predict": "classify images, find objects in them, or label their pixels",
+    "eval": "evaluate a model below, at and above its training size",
+    "reproduce": "commands, expected accuracy and cost of the paper's ImageNet tables",
+    "runs": "compare training runs in a table, and plot their curves",
+    "models": "list models: parameters, MACs, published accuracy",
+    "predict": "classify images, detect objects, or segment",
     "convert": "convert weights between layouts",
     "export": "write a model as ONNX or torch.export",
-    "bench": "time the rotation against other libraries",
-    "figures": "draw what the rotation of a model does",
+    "bench": "benchmark the rotation against other libraries",
+    "figures": "plot a model's rotary embedding: frequencies, attention, extrapolation",
 }
 
 _HELP = f"""Rotary position embedding for images.
@@ -38,13 +38,13 @@ usage: ropevit VERB ...        (ropevit VERB --help for more; ropevit --version)
 {chr(10).join(f"  {verb:<10} {what}" for verb, what in VERBS.items())}
 
 For example:
-  ropevit study --data MY_IMAGES                       which position embedding for my images?
-  ropevit train fashion --out runs/fashion             train on embedded images; see ropevit train --list
-  ropevit predict photo.jpg --checkpoint runs/fashion  what is in a photo"""
+  ropevit study --data MY_IMAGES                       compare position embeddings on my images
+  ropevit train fashion --out runs/fashion             train a recipe; see ropevit train --list
+  ropevit predict photo.jpg --checkpoint runs/fashion  classify a photo"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb; what a user can get wrong ends as one line and exit code 2."""
+    """Run the command line; an error in the input is printed on one line, with exit code 2."""
     guard_logs()
     try:
         run(list(sys.argv[1:] if arguments is None else arguments))
@@ -56,10 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> None:
-    """Run what the arguments say.
+    """Run the verb that the arguments name.
 
     Raises:
-        ValueError: If a user got something wrong.
+        ValueError: If the arguments, or what they refer to, are wrong.
         OSError: If a file cannot be read.
     """
     verb = arguments[0] if arguments else "--help"
@@ -75,18 +75,18 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"no verb {verb!r}; {hint}")
     module = import_module(f"ropevit.cli.{verb}")
     if verb == "train":
-        module.start_training(arguments[1:])  # whose options depend on the recipe that is named
+        module.start_training(arguments[1:])  # its options depend on the recipe
         return
     if verb == "eval":
-        module.take_options_of_tasks()
+        module.add_task_options()
     parse(getattr(module, verb), arguments)()
 
 
 def parse(verb: Callable[..., None], arguments: Sequence[str]) -> Callable[[], None]:
-    """Read the arguments of a verb, and give what runs it.
+    """Parse the arguments of a verb, and return a function that runs it.
 
     Raises:
-        ValueError: If they are wrong.
+        ValueError: If an argument is wrong.
     """
     from tyro.extras import SubcommandApp
 
@@ -101,7 +101,7 @@ def parse(verb: Callable[..., None], arguments: Sequence[str]) -> Callable[[], N
 
 
 def versions() -> str:
-    """Name the versions that a report of a fault needs."""
+    """Return the versions that a bug report needs."""
     try:
         torch = version("torch")
     except PackageNotFoundError:

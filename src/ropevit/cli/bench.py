@@ -18,7 +18,7 @@ from ropevit.cli.console import Console, TextColumn, print_line
 def bench(
     level: Annotated[str, tyro.conf.Positional] = "all", /, *, config: Annotated[BenchConfig, tyro.conf.arg(name="")]
 ) -> None:
-    """Time the rotation against other libraries on this machine, in one table.
+    """Benchmark the rotation against other libraries on this machine.
 
     Every candidate is first checked against float64. Levels: op (split and rotate), layer (split, rotate, attend),
     model (a whole ViT, inference and training step), all.
@@ -33,7 +33,7 @@ def bench(
         config: Options.
     """
     console = Console()
-    found = 0
+    finished = 0
     columns = BarColumn(), TimeRemainingColumn()
     progress = Progress(TextColumn("{task.description:<44}"), *columns, console=console, transient=True)
     task = progress.add_task("starting", total=None)
@@ -41,39 +41,39 @@ def bench(
     def update(what: str, done: int, total: int) -> None:
         progress.update(task, description=what[:60], completed=done, total=total)
 
-    work = run_bench(level, config, update)  # refuses wrong input before a bar is drawn
+    work = run_bench(level, config, update)  # raises for wrong input before the progress bar is drawn
     try:
         with progress:
             for rows in work:
-                found += len(rows)
+                finished += len(rows)
                 for group in group_rows(rows):
                     progress.console.print(result_table(group))
                     progress.console.print(_footnotes(group), style="dim", highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
-        kept = f"what is done is in {config.out}" if found else "stopped before anything was finished"
-        print_line(console, kept)
+        line = f"stopped; finished results are in {config.out}" if finished else "stopped before the first result"
+        print_line(console, line)
         raise
     files = ", ".join(str(config.out / name) for name in ("bench.md", "bench.csv", "bench.png"))
     print_line(console, files)
 
 
 def result_table(group: Sequence[BenchRow]) -> Table:
-    """Lay out candidates that are compared with each other; the note of one that could not run stands below."""
+    """Return a table of candidates that are compared with each other."""
     first = group[0]
     title = f"{first.level}, {first.shape}: {first.direction}"
     table = Table(title=title, caption=first.about, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.pad_edge, table.collapse_padding = False, True
     table.add_column("candidate")
-    heads = column_names(group)
-    for head in heads:
-        table.add_column(head, justify="right", no_wrap=True)
+    columns = column_names(group)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     for row in group:
         label = Text(row.label, style="bold" if row.family == "ours" else "")
-        table.add_row(label, *row_cells(row, heads))
+        table.add_row(label, *row_cells(row, columns))
     return table
 
 
 def _footnotes(group: Sequence[BenchRow]) -> str:
-    """Say what the ratio is, and why candidates have no figures."""
-    lines = [f'ratio: time over that of "{group[0].base}", median of the rounds and quartiles']
+    """Explain the ratio, and why some candidates have no results."""
+    lines = [f'ratio: time divided by that of "{group[0].base}", median of the rounds and quartiles']
     return "\n".join([*lines, *(f"{row.label}: {row.note}" for row in group if row.note)])

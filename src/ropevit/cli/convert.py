@@ -32,7 +32,7 @@ def convert(
             or of a run of a study.
         destination: Output file; its suffix (.safetensors, .pth, .bin) decides the file format.
         to: Layout of the output.
-        model: Name of the model, or a variant such as deit_small, where the file alone does not tell.
+        model: Name of the model, or a variant such as deit_small, if it cannot be inferred from the file.
         overwrite: Replace an existing file.
         ema: Convert the EMA weights.
     """
@@ -42,7 +42,7 @@ def convert(
         source, ema = str(weights_file(source, "ema" if ema else None)), False
     if to == "detrex" or holds_detector(source):
         if model is not None:
-            raise ValueError("got --model with a detector, which is recognised by its shapes; leave it out")
+            raise ValueError("got --model with a detector, which is recognised by its shapes; omit --model")
         report = convert_detector(source, destination, to, overwrite=overwrite, ema=ema)
     else:
         report = weights.convert(source, destination, to=to, model=model, overwrite=overwrite, ema=ema)

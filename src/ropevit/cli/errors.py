@@ -1,4 +1,4 @@
-"""How errors look."""
+"""Errors of the command line, each printed on one line."""
 
 import io
 import re
@@ -9,10 +9,10 @@ from rich.text import Text
 
 from ropevit.cli.console import Console
 
-#: What tyro draws around its errors.
+#: Characters of the box that tyro draws around its errors.
 _FRAME = "│╭╮╰╯"
-#: Options that are suggested instead of an unknown one.
-_MOST_SUGGESTED = 3
+#: Maximum number of suggestions for an unknown option.
+_MAX_SUGGESTIONS = 3
 
 
 def show_error(error: Exception) -> None:
@@ -23,13 +23,13 @@ def show_error(error: Exception) -> None:
 
 @contextmanager
 def one_line_errors(more: str) -> Iterator[None]:
-    """Turn the boxes in which tyro shows wrong arguments into errors as all others are.
+    """Raise ValueError with a one-line message where tyro would print a box and exit.
 
     Args:
-        more: Command that explains the arguments.
+        more: Command that explains the arguments, added to the message.
 
     Raises:
-        ValueError: Where tyro would end the process.
+        ValueError: If an argument is wrong.
     """
     box = io.StringIO()
     try:
@@ -44,7 +44,7 @@ def one_line_errors(more: str) -> Iterator[None]:
 
 
 def _parser_message(ended: BaseException, box: str) -> str | None:
-    """Give what one of our configs said, if that is what the box is about."""
+    """Return the message of the error that a config raised, if that caused the box, else None."""
     found = re.fullmatch(r"Errorparsing[\w.]+:(.*)", _collapse_spaces("".join(_box_lines(box))))
     error: BaseException | None = ended
     while found and error is not None:
@@ -55,27 +55,27 @@ def _parser_message(ended: BaseException, box: str) -> str | None:
 
 
 def _collapse_spaces(text: str) -> str:
-    """Leave blanks out: a box breaks lines anywhere."""
+    """Remove all whitespace: the box may break lines anywhere."""
     return "".join(text.split())
 
 
 def _box_lines(box: str) -> list[str]:
-    """Give the lines in a box, without its frame and title; where stdout is not in UTF-8, its frame is of hyphens."""
+    """Return the lines in a box, without frame and title; unless stdout is in UTF-8, the frame consists of hyphens."""
     lines = [line.strip(_FRAME + " ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     return lines if "╭" in box else lines[2:]
 
 
 def _is_rule(line: str) -> bool:
-    """Tell whether a line is drawn between paragraphs; an empty one is, too."""
+    """Return whether a line separates paragraphs: a horizontal rule, or an empty line."""
     return not line.strip("─-")
 
 
 def _strip_box(box: str) -> str:
-    """Give the first paragraph of a box, and the options that it suggests."""
+    """Return the first paragraph of a box, and the options that it suggests."""
     lines = _box_lines(box)
     end = next((number for number, line in enumerate(lines) if _is_rule(line)), len(lines))
-    said = " ".join(" ".join(lines[:end]).split())
-    known = ("--help", *said.replace(":", " ").split())
+    message = " ".join(" ".join(lines[:end]).split())
+    known = ("--help", *message.replace(":", " ").split())
     options = [found[0] for line in lines[end:] if (found := re.match(r"--\w[\w.-]*", line))]
-    suggested = [option for option in dict.fromkeys(options) if option not in known][:_MOST_SUGGESTED]
-    return said + (f"; did you mean {' or '.join(suggested)}?" if suggested else "")
+    suggested = [option for option in dict.fromkeys(options) if option not in known][:_MAX_SUGGESTIONS]
+    return message + (f"; did you mean {' or '.join(suggested)}?" if suggested else "")

@@ -17,8 +17,8 @@ from ropevit.tasks.common.evaluation import EvalProgress, EvalSizeDone, EvalStar
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.registry import TASKS
 
-#: Columns from which on a table is set narrowly.
-WIDE = 9
+#: Number of columns above which a table has no padding.
+_MAX_PADDED_COLUMNS = 9
 
 
 def _arguments_of_tasks() -> type[EvalConfig]:
@@ -28,8 +28,8 @@ def _arguments_of_tasks() -> type[EvalConfig]:
     return make_dataclass("EvalArguments", groups, bases=(EvalConfig,), frozen=True, kw_only=True)
 
 
-def take_options_of_tasks() -> None:
-    """Give the verb the options of the tasks that are registered now."""
+def add_task_options() -> None:
+    """Add the options of all registered tasks to the verb."""
     group = tyro.conf.arg(name="", constructor=_arguments_of_tasks())
     eval.__annotations__["arguments"] = Annotated[EvalConfig, group]
 
@@ -44,8 +44,8 @@ def config_of(arguments: EvalConfig) -> EvalConfig:
     own = [getattr(arguments, each.name) for each in fields(arguments) if each.name not in shared]
     given = [group for group in own if given_options(group)]
     if len(given) > 1:
-        told = " and ".join(", ".join(given_options(group)) for group in given)
-        raise ValueError(f"got {told}, which are options of different tasks; give those of the model's task only")
+        options = " and ".join(", ".join(given_options(group)) for group in given)
+        raise ValueError(f"got {options}, which are options of different tasks; give those of the model's task only")
     shared["options"] = given[0] if given else None
     return EvalConfig(**shared)
 
@@ -53,8 +53,8 @@ def config_of(arguments: EvalConfig) -> EvalConfig:
 def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # noqa: A001 (it is the verb)
     """Evaluate a classifier, detector or segmenter below, at and above its training size.
 
-    Top-1 and top-5 beside the paper's curve, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json, curve.png.
-    Ctrl-C keeps the sizes that are done; --resume goes on.
+    Reports top-1 and top-5 accuracy next to the paper's, COCO's AP, or mIoU. Writes eval.csv, per_class.csv, eval.json
+    and curve.png. Ctrl-C keeps finished sizes; --resume continues.
 
     For example:
       ropevit eval --model rope_mixed_deit_small_patch16_LS --data PATH/imagenet
@@ -72,42 +72,42 @@ def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # n
             evaluate(config, bars.update)
         except KeyboardInterrupt:
             bars.close()
-            bars.conclude("stopped; the same command with --resume measures what is missing")
+            bars.conclude("stopped; the same command with --resume evaluates the remaining sizes")
             raise
     bars.conclude("")
 
 
 class EvalBars:
-    """The live display of an evaluation: a bar a size, then the table."""
+    """Live display of an evaluation: a progress bar per size, then the table."""
 
     def __init__(self, console: Console):
         columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.progress = Progress(TextColumn("{task.description}"), *columns, console=console)
         self.console = console
         self.task = None
-        self.begun: EvalStarted | None = None
+        self.started: EvalStarted | None = None
         self.rows: list[SizeResult] = []
         self.skipped: set[str] = set()
 
     def __enter__(self) -> "EvalBars":
-        return self  # drawn from the first event on: wrong input is answered by its error alone
+        return self  # starts with the first event, so that an error about wrong input stands alone
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Stop drawing."""
+        """Stop the live display."""
         if self.progress.live.is_started:
             self.progress.stop()
 
     def update(self, event: Event) -> None:
-        """Show an event of the evaluation."""
+        """Display an event of the evaluation."""
         match event:
             case EvalStarted():
-                self.begun, self.rows = event, list(event.rows)
-                self.say(f"{event.name}: {event.how}")
+                self.started, self.rows = event, list(event.rows)
+                self.print_line(f"{event.name}: {event.how}")
                 for note in event.notes:
-                    self.say(note)
+                    self.print_line(note)
                 self.progress.start()
             case EvalProgress(size=size, done=done, total=total):
                 if self.task is None:
@@ -118,35 +118,37 @@ class EvalBars:
                     self.progress.remove_task(self.task)
                 self.task = None
                 self.rows.append(row)
-                figures = ", ".join(f"{name} {score:.2f}" for name, score in row.scores.items() if score is not None)
-                self.say(f"{row.size} px: {figures} ({', '.join(f'{name} {n}' for name, n in row.view.items())})")
+                scores = ", ".join(f"{name} {score:.2f}" for name, score in row.scores.items() if score is not None)
+                self.print_line(f"{row.size} px: {scores} ({', '.join(f'{name} {n}' for name, n in row.view.items())})")
                 for name in skipped:
                     if name not in self.skipped:  # once, not at every size
-                        self.say(f"skipped {name}")
+                        self.print_line(f"skipped {name}")
                 self.skipped.update(skipped)
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """Print a line above the bar."""
         print_line(self.progress.console, line)
 
     def conclude(self, line: str) -> None:
-        """Print the table, and where everything is."""
-        if self.begun is None:
+        """Print the table, where the files are, and a last line."""
+        if self.started is None:
             return
         if self.rows:
-            self.console.print(result_table(self.begun, sorted(self.rows, key=lambda row: row.size)))
-            out = self.begun.out
+            self.console.print(result_table(self.started, sorted(self.rows, key=lambda row: row.size)))
+            out = self.started.out
             print_line(self.console, f"results are in {out}: table {TABLE}, curve {CURVE}")
         if line:
             print_line(self.console, line)
 
 
-def result_table(begun: EvalStarted, rows: Sequence[SizeResult]) -> Table:
-    """Lay out what was measured, beside the paper's figures where there are any."""
-    caption = f"paper: {SOURCE}; with ±, {DRAWN}" if begun.paper else None
-    table = Table(box=box.SIMPLE_HEAD, title=begun.name, title_justify="left", caption=caption, caption_justify="left")
-    lines = [_line_of(row, begun, any(row.skipped for row in rows)) for row in rows]
-    if len(lines[0]) > WIDE:
+def result_table(started: EvalStarted, rows: Sequence[SizeResult]) -> Table:
+    """Return a table of the results, next to the paper's where there are any."""
+    caption = f"paper: {SOURCE}; with ±, {DRAWN}" if started.paper else None
+    table = Table(
+        box=box.SIMPLE_HEAD, title=started.name, title_justify="left", caption=caption, caption_justify="left"
+    )
+    lines = [_row_cells(row, started, any(row.skipped for row in rows)) for row in rows]
+    if len(lines[0]) > _MAX_PADDED_COLUMNS:
         table.padding = 0  # to fit into 80 characters
     for name in lines[0]:
         table.add_column(name, justify="right", no_wrap=True)
@@ -155,15 +157,15 @@ def result_table(begun: EvalStarted, rows: Sequence[SizeResult]) -> Table:
     return table
 
 
-def _line_of(row: SizeResult, begun: EvalStarted, skipped: bool) -> dict[str, str]:
-    """Give the cells of a row by the names of their columns."""
-    size = f"{row.size} (training)" if row.size == begun.trained_at else str(row.size)
+def _row_cells(row: SizeResult, started: EvalStarted, skipped: bool) -> dict[str, str]:
+    """Return the cells of a row by column name."""
+    size = f"{row.size} (training)" if row.size == started.trained_at else str(row.size)
     scores = {name: "-" if score is None else f"{score:.2f}" for name, score in row.scores.items()}
     return {
         "size": size,
         **{name: str(number) for name, number in row.view.items()},
         **scores,
-        **({"paper": str(begun.paper.get(row.size, "-"))} if begun.paper else {}),
+        **({"paper": str(started.paper.get(row.size, "-"))} if started.paper else {}),
         "images": f"{row.images:,}",
         **({"skipped": f"{row.skipped:,}"} if skipped else {}),
         "images/s": f"{row.images_per_second:,.0f}",

@@ -34,7 +34,7 @@ class ExportConfig:
     embedding). Loads the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
-    own files define the model and its classes: leave out --model then."""
+    own files define the model and its classes: omit --model then."""
     weights: Which | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     format: Literal["onnx", "torch"] = "onnx"
@@ -56,9 +56,11 @@ class ExportConfig:
         if self.model is None and self.checkpoint is None:
             raise ValueError("got neither --model nor --checkpoint; give a model (see `ropevit models`) or a file")
         if self.size and self.static_size:
-            raise ValueError("got --size and --static-size; --static-size alone gives the size")
+            raise ValueError("got --size and --static-size; --static-size already sets the size: omit --size")
         if len(self.size) > 2 or any(side < 1 for side in self.size):
-            raise ValueError(f"got size {self.size}; expected pixels, above 0: one side, or height and width")
+            raise ValueError(
+                f"got size {self.size}; expected one or two numbers of pixels above 0: the side, or height and width"
+            )
         if self.int8 and self.format == "torch":
             raise ValueError("got --int8 with --format torch; int8 is for --format onnx")
         if not self.tolerance > 0:

@@ -1,4 +1,4 @@
-"""The model that figures look at, and the images that it looks at."""
+"""Model and images for `ropevit figures`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,22 +25,22 @@ from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
 from ropevit.weights.loading import load_parsed
 from ropevit.weights.match import LoadReport
 
-#: Images that are looked at.
-COUNT = 8
-#: Value of --images that stands for the embedded images.
+#: Number of images that figures from images average over.
+_NUM_IMAGES = 8
+#: Value of --images for the embedded images.
 FASHION = "fashion"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What images a model takes."""
+    """How images become a model's input."""
 
     mean: tuple[float, ...] = MEAN
     """Mean of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...] = STD
-    """Spread of each channel."""
+    """Standard deviation of each channel."""
     embedded: bool = False
-    """Whether it was trained on the embedded images."""
+    """Whether the model was trained on the embedded images."""
 
 
 def open_figure_model(
@@ -51,11 +51,15 @@ def open_figure_model(
     Args:
         model: Name of a classifier; its published weights are loaded unless a checkpoint is given.
         checkpoint: A file or hub id of any layout, or the directory of a training.
-        which: Which weights of a directory.
+        which: Which weights in the directory of a training.
+
+    Returns:
+        The model in evaluation mode, and how its input images are normalised.
 
     Raises:
-        ValueError: If nothing is named, it is not said which model it is, or a detector or segmenter is named, too.
-        WeightsError: If the weights cannot be read or do not fit.
+        ValueError: If neither is given, the model cannot be inferred from the checkpoint, or a name is given with a
+            detector or segmenter.
+        WeightsError: If the weights cannot be read, or do not match the model.
     """
     task = task_of_checkpoint(checkpoint, which)
     if task is not TASKS[CLASSIFY] and checkpoint is not None:
@@ -66,7 +70,7 @@ def open_figure_model(
     found = FigureModel(
         model=built.eval(),
         label=_label_of(read.name, checkpoint),
-        trained_size=size_of(read.config, read.trained_at),
+        trained_size=training_size(read.config, read.trained_at),
         name=read.published_name,
         published=is_published(read, report),
     )
@@ -75,7 +79,7 @@ def open_figure_model(
 
 
 def is_published(read: weights_of.EvalModel, report: LoadReport) -> bool:
-    """Tell whether weights are the published ones, as far as a file shows: its layout, classes and size."""
+    """Return whether weights are the published ones, judging by layout, number of classes and size."""
     if read.found.config is not None or read.published_name is None:
         return False
     classes = get_config(read.published_name).num_classes
@@ -83,9 +87,9 @@ def is_published(read: weights_of.EvalModel, report: LoadReport) -> bool:
 
 
 def _open_dense_model(task: TaskSpec, model: str | None, checkpoint: str, which: Which | None) -> FigureModel:
-    """Load a detector or segmenter, whose backbone is looked at."""
+    """Load a detector or segmenter, for figures of its backbone."""
     if model is not None:
-        raise ValueError(f"{checkpoint} is a {task.noun} and knows its model; leave out --model {model}")
+        raise ValueError(f"{checkpoint} is a {task.noun}, whose file defines its model; omit --model {model}")
     path = Path(checkpoint).expanduser()
     file = Path(weights_file(checkpoint, which) or "").expanduser()
     found = task.get("load")(file)[0]
@@ -94,7 +98,7 @@ def _open_dense_model(task: TaskSpec, model: str | None, checkpoint: str, which:
 
 
 def random_figure_model(model: str) -> tuple[FigureModel, Preprocessing]:
-    """Build a model as it is before any training, always the same."""
+    """Build a model with random weights from a fixed seed, as before training."""
     model = resolve_name(model)
     config = get_config(model)
     with torch.random.fork_rng(devices=[]):
@@ -105,46 +109,48 @@ def random_figure_model(model: str) -> tuple[FigureModel, Preprocessing]:
 
 
 def _label_of(name: str, checkpoint: str | None) -> str:
-    """Name a model as its user does: a file that a training left by the directory of the training."""
+    """Return a label for a model: for a weights file of a training, the name of the training's directory."""
     path = Path(checkpoint or "").expanduser()
     return path.resolve().parent.name if path.is_file() and path.name in RUN_FILES.values() else name
 
 
-def size_of(config: Config, trained_at: int) -> tuple[int, int]:
-    """Tell height and width in pixels of the images of the training."""
+def training_size(config: Config, trained_at: int) -> tuple[int, int]:
+    """Return height and width in pixels of the training images."""
     if config.windowed:
         return config.img_size if trained_at == config.img_size[0] else (trained_at, trained_at)
     rows, columns = config.trained_grid or config.attention_grid
     return rows * config.patch_size, columns * config.patch_size
 
 
-def load_images(place: str, look: Preprocessing, size: int) -> Float[Tensor, "B c S S"]:
-    """Read a few images, cut square and normalised; those of a folder that cannot be read are named and left out.
+def load_images(place: str, preprocessing: Preprocessing, size: int) -> Float[Tensor, "B c S S"]:
+    """Load a few images as normalised square centre crops; unreadable ones in a folder are reported and skipped.
 
     Args:
-        place: `fashion`, an image, or a folder of them at any depth; of one with a test part, that part.
-        look: What images the model takes.
+        place: `fashion`, an image, or a folder that is searched recursively; if it has a val or test folder, only that.
+        preprocessing: How images become the model's input.
         size: Side in pixels.
 
     Raises:
-        ValueError: If there are no images, or none of those that are looked at can be read.
+        ValueError: If there are no images, or none of the chosen ones can be read.
     """
     if place == FASHION:
-        found = load_fashion("test").images[:COUNT, 0].numpy()
+        found = load_fashion("test").images[:_NUM_IMAGES, 0].numpy()
         images = [Image.fromarray(image) for image in found]
     else:
         folder = Path(place).expanduser()
         folder = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder)
         files = find_images([folder])
-        images = _read_images([file.path for file in files[:: max(1, len(files) // COUNT)][:COUNT]])
-    return torch.stack([to_tensor(resize_to(image, size, size), look.mean, look.std) for image in images])
+        images = _read_images([file.path for file in files[:: max(1, len(files) // _NUM_IMAGES)][:_NUM_IMAGES]])
+    return torch.stack(
+        [to_tensor(resize_to(image, size, size), preprocessing.mean, preprocessing.std) for image in images]
+    )
 
 
 def _read_images(paths: Sequence[Path]) -> list[Image.Image]:
-    """Read those images that can be read, and name the others.
+    """Read images; unreadable ones are reported and skipped.
 
     Raises:
-        ValueError: If none can be read.
+        ValueError: If no image can be read.
     """
     images, last = [], ValueError("got no images")
     for path in paths:

@@ -41,7 +41,7 @@ ALL = "all"
 #: The figure that plots scores of evaluations.
 _EXTRAPOLATION = "extrapolation"
 #: Option -> figures that use it, where not all do.
-READ_BY = {
+FIGURES_BY_OPTION = {
     "points": ("reconstruction",),
     "sizes": ("response", "phases", "distance", "entropy", _EXTRAPOLATION),
     "images": ("distance", "entropy"),
@@ -63,7 +63,7 @@ class FiguresConfig:
     embedding). Loads the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
-    own files define the model and its classes: leave out --model then."""
+    own files define the model and its classes: omit --model then."""
     weights: Which | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     random: Flag = False
@@ -87,8 +87,8 @@ class FiguresConfig:
         find_analyses(self.name)
         self.options()
         if self.random and (self.model is None or self.checkpoint is not None):
-            raise ValueError("got --random; it takes --model NAME, and no --checkpoint")
-        self.check_read()
+            raise ValueError("--random needs --model NAME, and excludes --checkpoint")
+        self.check_used()
         self.check_scores()
         if not self.random and self.model is None and self.checkpoint is None and not self.scores_alone:
             raise ValueError("got neither --model nor --checkpoint; name a model (see `ropevit models`) or a file")
@@ -99,26 +99,24 @@ class FiguresConfig:
         defaults = {**vars(type(self)), **vars(EvaluationFiles)}
         return [name for name in names if values[name] != defaults[name]]
 
-    def check_read(self) -> None:
+    def check_used(self) -> None:
         """Refuse options that the figure does not use."""
-        for option in self.given(*READ_BY):
-            if self.name not in (*READ_BY[option], ALL):
-                readers = ", ".join(READ_BY[option])
-                raise ValueError(f"got --{option} for {self.name}; it is for {readers} and {ALL}: leave it out")
+        for option in self.given(*FIGURES_BY_OPTION):
+            if self.name not in (*FIGURES_BY_OPTION[option], ALL):
+                readers = ", ".join(FIGURES_BY_OPTION[option])
+                raise ValueError(f"got --{option} for {self.name}; it is for {readers} and {ALL}: omit it")
 
     def check_scores(self) -> None:
         """Refuse evaluations, or a model, that no figure would use."""
         if len(self.given("evals", "data")) > 1:
-            raise ValueError("got --evals and --data; plot existing evaluations, or run a new one: leave one out")
-        known = self.given("model", "checkpoint", "random", "weights", "scaling", "sizes") if self.scores_alone else []
-        if known:
-            raise ValueError(
-                f"got --{known[0]} with --evals; evaluations contain their model and settings: leave it out"
-            )
+            raise ValueError("got --evals and --data; plot existing evaluations, or run a new one: omit one")
+        unused = self.given("model", "checkpoint", "random", "weights", "scaling", "sizes") if self.scores_alone else []
+        if unused:
+            raise ValueError(f"got --{unused[0]} with --evals; evaluations contain their model and settings: omit it")
         if self.name == _EXTRAPOLATION and self.sizes and self.scores.data is None:
-            raise ValueError("got --sizes without --data; give --data PATH to evaluate at these sizes, or leave it out")
+            raise ValueError("got --sizes without --data; give --data PATH to evaluate at these sizes, or omit it")
         if self.random and self.scores.data is not None:
-            raise ValueError("got --random with --data; random weights are not evaluated: leave one out")
+            raise ValueError("got --random with --data; random weights are not evaluated: omit one")
 
     @property
     def scores_alone(self) -> bool:
@@ -126,17 +124,21 @@ class FiguresConfig:
         return self.name == _EXTRAPOLATION and bool(self.scores.evals)
 
     def options(self) -> FigureOptions:
-        """Give what is chosen about the figures."""
+        """Return the options of the figures.
+
+        Raises:
+            ValueError: If sizes or points are wrong.
+        """
         if not all(size > 0 for size in self.sizes) or len(set(self.sizes)) < len(self.sizes):
-            raise ValueError(f"got sizes {self.sizes}; expected pixels, above 0, and none twice")
+            raise ValueError(f"got sizes {self.sizes}; expected different numbers of pixels above 0")
         return FigureOptions(sizes=self.sizes, points=parse_points(self.points))
 
 
 def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
-    """Draw what the rotation of a model does: a PNG, an SVG and a CSV of each figure.
+    """Plot a model's rotary position embedding: each figure as PNG and SVG, with its data as CSV.
 
-    `all` draws those that the model has, and writes figures.html: one page with all of them, and an explorer in which
-    layer, head and query can be picked.
+    `all` draws every figure that applies to the model, and writes figures.html: a page with all of them, and an
+    explorer of layers, heads and queries.
 
     For example:
       ropevit figures all --checkpoint runs/study/runs/zoom-rope_mixed-seed0
@@ -154,9 +156,9 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         _draw_evaluations(config, console)
         return
     with console.status("loading the model"):
-        subject = find(config)
+        subject = load_figure_model(config)
     for size in config.sizes:
-        subject.grid_at(size)  # refuses it now, not after the first figures
+        subject.grid_at(size)  # raises for a wrong size now, not after the first figures
     out = config.out or Path("runs/figures") / f"{file_name(subject.label)}-{config.name}"
     with new_folder(out):
         evaluations = _collect_evaluations(config, out, console)
@@ -164,29 +166,29 @@ def figures(config: Annotated[FiguresConfig, tyro.conf.arg(name="")]) -> None:
         for outcome in outcomes:
             _print_written(_write_outcome(outcome, out), console)
             if outcome.note:
-                print_line(console, f"left out {outcome.analysis.name}: {outcome.note}")
+                print_line(console, f"skipped {outcome.analysis.name}: {outcome.note}")
         if config.name == ALL:
             _print_written([write_page(subject, outcomes, config.sizes, config.checkpoint, out)], console)
 
 
-def find(config: FiguresConfig) -> FigureModel:
-    """Load the model, set its rules, and read the images for its figures."""
+def load_figure_model(config: FiguresConfig) -> FigureModel:
+    """Load the model, apply --scaling, and read the images for its figures."""
     if config.random:
         assert config.model is not None
-        subject, look = random_figure_model(config.model)
+        subject, preprocessing = random_figure_model(config.model)
     else:
-        subject, look = open_figure_model(config.model, config.checkpoint, config.weights)
+        subject, preprocessing = open_figure_model(config.model, config.checkpoint, config.weights)
     if config.scaling is not None:
         set_scaling(subject.model, parse_override(config.scaling))
         subject = replace(subject, published=False)
     if config.images is not None and find_body(subject.model) is not subject.model:
         raise ValueError("got --images with a detector or segmenter; figures from images support classifiers only")
-    place = config.images or (FASHION if look.embedded else None)
+    place = config.images or (FASHION if preprocessing.embedded else None)
     if place is None:
         return subject
     trained = max(subject.trained_size)  # drawn in any case
     size = max(trained, *(config.sizes or (2 * trained,)))
-    return replace(subject, images=load_images(place, look, size))
+    return replace(subject, images=load_images(place, preprocessing, size))
 
 
 def _collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> Evaluations | None:
@@ -195,9 +197,9 @@ def _collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> 
         return read_evaluations(config.scores.evals)
     if config.scores.data is None:
         return None
-    same = {name: getattr(config, name) for name in ("model", "checkpoint", "sizes", "scaling")}
+    shared = {name: getattr(config, name) for name in ("model", "checkpoint", "sizes", "scaling")}
     return run_evaluation(
-        EvalConfig(data=config.scores.data, out=out / EVAL_FOLDER, which=config.weights, **same), console
+        EvalConfig(data=config.scores.data, out=out / EVAL_FOLDER, which=config.weights, **shared), console
     )
 
 
@@ -205,9 +207,9 @@ def _draw_evaluations(config: FiguresConfig, console: Console) -> None:
     """Plot existing evaluations, without loading models."""
     out = config.out or Path("runs/figures") / _EXTRAPOLATION
     data = read_evaluations(config.scores.evals)
-    made = FigureResult(extrapolation.draw(data), extrapolation.rows(data))
+    result = FigureResult(extrapolation.draw(data), extrapolation.rows(data))
     with new_folder(out):
-        _print_written(_write_outcome(FigureOutcome(ANALYSES[_EXTRAPOLATION], made), out), console)
+        _print_written(_write_outcome(FigureOutcome(ANALYSES[_EXTRAPOLATION], result), out), console)
 
 
 def _print_written(paths: Sequence[Path], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The page that `ropevit figures all` writes."""
+"""The HTML page that `ropevit figures all` writes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,28 +17,29 @@ from ropevit.text import printable
 def write_page(
     subject: FigureModel, outcomes: Sequence[FigureOutcome], sizes: tuple[int, ...], checkpoint: str | None, out: Path
 ) -> Path:
-    """Write figures.html beside the figures that it shows.
+    """Write figures.html next to the figures that it shows.
 
     Args:
         subject: The model.
-        outcomes: All figures, drawn and written, or why there are none.
-        sizes: Sizes of square images in pixels whose grids the explorer offers; 2 and 4 times the trained one if none.
-        checkpoint: What the user gave as weights.
+        outcomes: All figures, with the reason for each one that was not drawn.
+        sizes: Sizes of square images in pixels whose grids the explorer offers; default: 2 and 4 times the training
+            size.
+        checkpoint: The weights, as the user named them.
         out: The folder of the figures.
 
     Returns:
-        The file.
+        Path of the page.
     """
     sections = [section(outcome, out) for outcome in outcomes]
-    page = render(subject.label, facts(subject, checkpoint), sections, explore(subject, sizes))
+    page = render(subject.label, facts(subject, checkpoint), sections, explorer_data(subject, sizes))
     out.mkdir(parents=True, exist_ok=True)
     path = out / "figures.html"
     write_atomically(path, lambda file: file.write(page.encode()))
     return path
 
 
-def explore(subject: FigureModel, sizes: tuple[int, ...]) -> ExplorerData | str:
-    """Collect what can be explored, or say why nothing can."""
+def explorer_data(subject: FigureModel, sizes: tuple[int, ...]) -> ExplorerData | str:
+    """Return the data of the explorer, or why the model has none."""
     try:
         return explorer(subject.model, subject.larger_grids(sizes))
     except NothingToDrawError as error:
@@ -46,35 +47,35 @@ def explore(subject: FigureModel, sizes: tuple[int, ...]) -> ExplorerData | str:
 
 
 def section(outcome: FigureOutcome, out: Path) -> Section:
-    """Show a figure as it was written, or say why there is none."""
+    """Return the section of a figure: its SVG, or why it was not drawn."""
     name, title, text, _ = outcome.analysis
     svg = None if outcome.result is None else (out / f"{name}.svg").read_text(encoding="utf-8")
     return Section(name, title, text, svg, outcome.note or None)
 
 
 def facts(subject: FigureModel, checkpoint: str | None) -> list[tuple[str, str]]:
-    """Say what the model is."""
+    """Return labels and values that describe the model."""
     config, (height, width) = subject.config, subject.trained_size
     heads = [layer.heads for layer in attention_layers(subject.model)]
     heads_text = f"{heads[0]}" if len(set(heads)) == 1 else f"{min(heads)} to {max(heads)}"
-    found = {
+    values = {
         "Model": subject.name or subject.label,
         "Position embedding": config.position + (f", theta {config.theta:g}" if config.rope else ""),
         "Trained at": f"{height} x {width} pixels{describe_grid(subject)}",
         "Attention": f"{len(heads)} layers of {heads_text} heads",
-        "Rule for larger grids": config.scaling or "none" if config.rope else "",
+        "Scaling on larger grids": config.scaling or "none" if config.rope else "",
         "Parameters": f"{sum(parameter.numel() for parameter in subject.model.parameters()):,}",
         "Weights": checkpoint or "",
         "Versions": f"ropevit {ropevit.__version__}, PyTorch {torch.__version__}",
     }
-    return [(label, printable(value)) for label, value in found.items() if value]
+    return [(label, printable(value)) for label, value in values.items() if value]
 
 
 def describe_grid(subject: FigureModel) -> str:
-    """Say on which grid layers attend; nothing where they differ."""
+    """Describe the grid on which layers attend; empty if it differs between layers."""
     try:
         rows, columns = subject.trained_grid
     except ValueError:
         return ""
-    inside = "windows of {} x {} tokens" if subject.config.windowed else "{} x {} patches"
-    return f", {inside.format(rows, columns)}"
+    template = "windows of {} x {} tokens" if subject.config.windowed else "{} x {} patches"
+    return f", {template.format(rows, columns)}"

@@ -47,7 +47,7 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
     console.print(table)
     notes = (
         f"MACs: multiply-accumulates per image of {size} x {size} pixels, which papers often call FLOPs",
-        f"224, 384: top-1 percent on ImageNet-1k at that many pixels, as reported by {SOURCE}",
+        f"224, 384: top-1 percent on ImageNet-1k at that many pixels, reported by {SOURCE}",
         "hub: create_model(name, pretrained=True) loads the published weights, as naver-ai/<name>",
     )
     print_line(console, "\n".join(notes), style="dim")

@@ -11,9 +11,9 @@ import torch
 import tyro
 from PIL import Image
 
-from ropevit.cli.classes import Predictions, lay_out
 from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.cli.errors import show_error
+from ropevit.cli.predictions import Predictions, make_table
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
 from ropevit.device import resolve_device
@@ -42,7 +42,7 @@ class PredictConfig:
     embedding). Loads the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
-    own files define the model and its classes: leave out --model then."""
+    own files define the model and its classes: omit --model then."""
     weights: Which | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = ()
@@ -86,7 +86,7 @@ class PredictConfig:
             given = getattr(self, name)
             if name not in task.predict_options and given is not None and given is not False:
                 tasks = " or ".join(each.noun for each in TASKS.values() if name in each.predict_options)
-                raise ValueError(f"got --{name.replace('_', '-')} with a {model}; it is for a {tasks}: leave it out")
+                raise ValueError(f"got --{name.replace('_', '-')} with a {model}; it is for a {tasks}: omit it")
         if task is not TASKS[CLASSIFY] and len(self.size) > 1:
             raise ValueError(f"got size {self.size} with a {task.noun}; give the shorter side only")
 
@@ -125,15 +125,17 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
         subject = open_eval_model(config.model, config.checkpoint, config.weights)
         classes, model = class_names(subject), subject.build(config_at(subject, config.size))
     size = config.size or (model.config.img_size[:1] if config.keep_aspect else model.config.img_size)
-    form = Input(
+    model_input = Input(
         size=size, multiple=model.config.multiple, whole=config.keep_aspect, mean=subject.mean, std=subject.std
     )
     workers = (WORKERS if len(files) >= MANY else 0) if config.workers is None else config.workers
     options = {"top": config.topk or TOPK, "batch_size": config.batch_size or BATCH, "workers": workers}
     predictions = Predictions(console, files, config.out)
     with nullcontext() if config.out is None else new_folder(config.out):
-        predictions.run(classify_files(model.to(device), [file.path for file in files], form, classes, **options))
-    if predictions.unread:
+        predictions.run(
+            classify_files(model.to(device), [file.path for file in files], model_input, classes, **options)
+        )
+    if predictions.unreadable:
         sys.exit(2)
 
 
@@ -148,7 +150,7 @@ def _predict_images(config: PredictConfig, files: Sequence[ImageFile], task: Tas
             given |= {name: getattr(config, name) for name in task.predict_options}
             given = {name: value for name, value in given.items() if value is not None}
             predictor = open_predictor(_checkpoint_file(config), out, device, **given)
-        images = Images(files, console)
+        images = ImageReader(files, console)
         try:
             for index, file, image in images:
                 found = predictor.take(index + 1, file, names[index], image)
@@ -172,7 +174,7 @@ def _checkpoint_file(config: PredictConfig) -> str:
     return found
 
 
-class Images:
+class ImageReader:
     """Reads image files one by one with a progress bar; each unreadable one is reported on a line of its own.
 
     Args:
@@ -210,7 +212,7 @@ def _show_summary(console: Console, path: Path, found: Summary, table: bool) -> 
     """Print the summary of an image, optionally with a table."""
     print_line(console, f"{path}: {found.line}")
     if table and found.rows:
-        console.print(lay_out(found.headings, found.rows))
+        console.print(make_table(found.headings, found.rows))
 
 
 def count(number: int, thing: str) -> str:

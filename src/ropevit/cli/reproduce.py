@@ -32,10 +32,10 @@ from ropevit.tasks.common.run_dir import find_runs
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceConfig:
-    """Which rows, and what is known of the machine."""
+    """Rows of the tables, and the throughput for the cost."""
 
     table: Annotated[Literal["vit", "vit-ape", "swin", "all"], tyro.conf.Positional] = "all"
-    """vit: APE, axial and mixed; vit-ape: axial and mixed with APE beside them; swin: RPB, axial and mixed."""
+    """vit: APE, axial and mixed; vit-ape: axial and mixed combined with APE; swin: RPB, axial and mixed."""
     only: Annotated[str, tyro.conf.arg(metavar="PATTERN")] = "*"
     """Only models whose names match, such as 'rope_mixed_*small*'."""
     data: str = "imagenet"
@@ -43,27 +43,27 @@ class ReproduceConfig:
     out: Path = Path("runs")
     """Directory for runs in the commands."""
     gpus: int = 1
-    """GPUs that the commands use, and that --throughput and --runs are of."""
+    """Number of GPUs in the commands, and in the trainings of --throughput and --runs."""
     throughput: Annotated[tuple[str, ...], tyro.conf.arg(metavar="N|RECIPE=N")] = ()
-    """Images per second of a training, all GPUs together."""
+    """Training throughput in images per second, over all GPUs: for all recipes, or per recipe."""
     runs: tuple[Path, ...] = ()
-    """Directories of trainings: what they reached, and how fast they were."""
+    """Directories of training runs, whose accuracy and throughput are used."""
     measure: bool = False
-    """Time a few steps of each training on this machine."""
+    """Measure the throughput of a few steps of each training on this machine."""
     device: str = "auto"
-    """What --measure takes: auto, cpu, cuda, cuda:N, mps or xpu."""
+    """Device of --measure: auto, cpu, cuda, cuda:N, mps or xpu."""
 
     def __post_init__(self):
         if self.gpus < 1:
             raise ValueError(f"got gpus={self.gpus}; expected at least 1")
         if sum(map(bool, (self.throughput, self.runs, self.measure))) > 1 and (self.throughput or self.measure):
-            raise ValueError("got several of --throughput, --runs and --measure; take hours from one of them")
+            raise ValueError("got several of --throughput, --runs and --measure; give one of them, for the hours")
 
 
 def reproduce(config: Annotated[ReproduceConfig, tyro.conf.arg(name="")]) -> None:
-    """Show how to reproduce the paper's ImageNet tables: commands, expected figures, cost.
+    """Show how to reproduce the paper's ImageNet tables: commands, expected accuracy, cost.
 
-    GPU hours are worked out from a measured throughput alone.
+    GPU hours are computed only from a measured throughput.
 
     For example:
       ropevit reproduce vit --only 'rope_mixed*' --data PATH/imagenet --gpus 8
@@ -76,9 +76,9 @@ def reproduce(config: Annotated[ReproduceConfig, tyro.conf.arg(name="")]) -> Non
         raise ValueError(f"no row of {config.table} matches {config.only!r}; `ropevit reproduce all` shows all rows")
     runs = find_runs(config.runs) if config.runs else []
     found, notes = match_runs(targets, runs)
-    speed_of, told = speeds(config, targets, runs, console)
+    speed_of, speed_notes = speeds(config, targets, runs, console)
     console.print(_overview(targets, found if runs else {}, speed_of, config))
-    for line in [*notes, *told]:
+    for line in [*notes, *speed_notes]:
         print_line(console, line)
     for target in targets:
         show(console, target, config.gpus)
@@ -87,7 +87,7 @@ def reproduce(config: Annotated[ReproduceConfig, tyro.conf.arg(name="")]) -> Non
 def speeds(
     config: ReproduceConfig, targets: Sequence[Target], runs: Sequence, console: Console
 ) -> tuple[Callable[[ChainStage], Speed | None], list[str]]:
-    """Choose where throughput comes from, and say so."""
+    """Return a function for the throughput of each training, and notes on its source."""
     if config.throughput:
         given = parse_throughput(config.throughput, targets)
         return lambda stage: given.get(stage.config.recipe), [
@@ -97,7 +97,7 @@ def speeds(
         return _measured_speeds(config, targets, console)
     if runs:
         return speeds_of_runs(runs), [
-            f"hours: at the median speed of these runs, taking each to be made with --gpus {config.gpus}"
+            f"hours: at the median speed of these runs, assuming that each used --gpus {config.gpus}"
         ]
     return lambda _: None, ["hours: not measured; give --throughput, --runs or --measure"]
 
@@ -105,20 +105,20 @@ def speeds(
 def _measured_speeds(
     config: ReproduceConfig, targets: Sequence[Target], console: Console
 ) -> tuple[Callable[[ChainStage], Speed | None], list[str]]:
-    """Time every training on this machine's device."""
+    """Measure the throughput of every training on this machine."""
     device = resolve_device(config.device)
-    kinds = {"cuda": lambda: torch.cuda.get_device_name(device), "cpu": lambda: f"a CPU ({processor()})"}
-    named = kinds.get(device.type, lambda: f"{device.type} of {processor()}")()
+    names = {"cuda": lambda: torch.cuda.get_device_name(device), "cpu": lambda: f"a CPU ({processor()})"}
+    device_name = names.get(device.type, lambda: f"{device.type} of {processor()}")()
     timed: dict[str, Speed] = {}
     lines = []
     with console.status("timing") as status:
         for target in targets:
             for stage in target.stages:
-                what = f"{stage.config.recipe} {stage.config.model.position}"
-                status.update(f"timing {what}")
-                timed[what] = speed = time_training(stage.config, device, named)
-                lines.append(f"{what}: {speed.images_per_second:.4g} images/s ({speed.source})")
-    lines.append("hours: of one such device, at these speeds")
+                key = f"{stage.config.recipe} {stage.config.model.position}"
+                status.update(f"timing {key}")
+                timed[key] = speed = time_training(stage.config, device, device_name)
+                lines.append(f"{key}: {speed.images_per_second:.4g} images/s ({speed.source})")
+    lines.append("hours: on one such device, at these speeds")
     return lambda stage: timed[f"{stage.config.recipe} {stage.config.model.position}"], lines
 
 
@@ -128,36 +128,36 @@ def _overview(
     speed_of: Callable[[ChainStage], Speed | None],
     config: ReproduceConfig,
 ) -> Table:
-    """Lay out the rows: expected and measured top-1 at the training size, and the cost."""
+    """Return a table of the rows: expected and own top-1, and the cost."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("model", no_wrap=True)
-    for name in ("224", "384", *(["measured"] if found else []), "10^18 adds", "hours"):
+    for name in ("224", "384", *(["own"] if found else []), "10^18 MACs", "hours"):
         table.add_column(name, justify="right", overflow="fold")
     devices = 1 if config.measure else config.gpus
     for target in targets:
         hours = target.hours(speed_of, devices)
         own = [", ".join(map(str, found[target.name])) or "-"] if found else []
-        figures = (f"{target.expected[size].percent:.1f}" for size in (224, 384))
+        accuracy = (f"{target.expected[size].percent:.1f}" for size in (224, 384))
         time = "not measured" if hours is None else f"{hours:,.0f}"
-        table.add_row(target.name, *figures, *own, f"{target.cost / 1e18:.3g}", time)
-    hours = "hours: of all trainings of a row, times the devices (GPU hours)"
+        table.add_row(target.name, *accuracy, *own, f"{target.cost / 1e18:.3g}", time)
+    hours = "hours: of all trainings of a row, times the number of devices (GPU hours)"
     table.caption = f"224, 384: top-1 percent on ImageNet-1k at that many pixels, {SOURCE}\n{hours}"
     table.caption_justify = "left"
     return table
 
 
 def show(console: Console, target: Target, gpus: int) -> None:
-    """Print the commands of a row and all that is expected of it."""
+    """Print the expected accuracy of a row, and its commands."""
     print_line(console, "")
     console.print(target.name, style="bold", highlight=False)
-    figures = ", ".join(f"{size}: {figure}" for size, figure in target.expected.items())
-    drawn = any(figure.source == DRAWN for figure in target.expected.values())
-    print_line(console, f"# top-1 by size: {figures}{f' (±: {DRAWN})' if drawn else ''}")
+    accuracy = ", ".join(f"{size}: {result}" for size, result in target.expected.items())
+    drawn = any(result.source == DRAWN for result in target.expected.values())
+    print_line(console, f"# top-1 by size: {accuracy}{f' (±: {DRAWN})' if drawn else ''}")
     for words in (*(stage.words for stage in target.stages), list(target.evaluation)):
         print_line(console, command(words, gpus))
 
 
 def command(words: Sequence[str], gpus: int) -> str:
-    """Write a command for a shell."""
+    """Return a shell command."""
     start = ["ropevit"] if gpus == 1 else ["torchrun", "--nproc-per-node", str(gpus), "-m", "ropevit"]
     return shlex.join([*start, *words])

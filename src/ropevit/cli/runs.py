@@ -15,33 +15,33 @@ def runs(
     folders: tyro.conf.Positional[tuple[Path, ...]] = (Path("runs"),),
     out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: runs.png in the first directory)")] = None,
 ) -> None:
-    """Compare trainings in a table, and draw their curves; classifiers, detectors and segmenters apart.
+    """Compare training runs in a table, and plot their curves; one table per task.
 
     For example:
       ropevit runs runs
       ropevit runs runs/small_ape runs/small_mixed --out small.png
 
     Args:
-        folders: Directories of runs, or directories that hold some.
-        out: PNG to write the curves to; one that is there is replaced.
+        folders: Directories of runs, or directories that contain some.
+        out: PNG for the curves; an existing one is replaced.
     """
     found = find_runs(folders)
     console = Console()
-    for alike in by_metric(found).values():
-        console.print(table(alike))
+    for same_metric in by_metric(found).values():
+        console.print(table(same_metric))
     path = draw_runs(found, out or folders[0] / "runs.png")
     print_line(console, f"curves: {path}")
 
 
 def table(found: list[RunSummary]) -> Table:
-    """Lay out trainings with the same score, one a row."""
+    """Return a table of runs with the same metric, one per row."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)  # all columns in 80 characters
     result.add_column("run", overflow="fold", min_width=8)
     result.add_column("recipe", overflow="fold", min_width=10)
     for name in ("epoch", "loss", found[0].metric.name, "best", "images/s"):
         result.add_column(name, justify="right", no_wrap=True)
     if any(run.skipped for run in found):
-        result.add_column("left out", justify="right", no_wrap=True)
+        result.add_column("skipped", justify="right", no_wrap=True)
     for run in found:
         done = run.last("epoch") or 0
         result.add_row(
@@ -57,6 +57,6 @@ def table(found: list[RunSummary]) -> Table:
     return result
 
 
-def _format_value(value: float | None, form: str) -> str:
-    """Write a figure, or a dash where there is none yet."""
-    return "-" if value is None else format(value, form)
+def _format_value(value: float | None, spec: str) -> str:
+    """Format a number, or return a dash if there is none yet."""
+    return "-" if value is None else format(value, spec)

@@ -18,9 +18,9 @@ from ropevit.study.results import PanelResult, panel_results, read_results
 from ropevit.study.runner import run_study
 from ropevit.study.settings import TERMS
 
-#: Curves that have a column each; more are rows.
+#: Maximum number of curves shown as columns; more become rows.
 _MAX_COLUMNS = 4
-_FLOOR_NOTE = f"{FLOOR_MARK} not counted: hardly above the floor, the score of a model that learned nothing"
+_FLOOR_NOTE = f"{FLOOR_MARK} not ranked: close to the floor, the score of an untrained model"
 
 
 def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
@@ -38,7 +38,7 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
       ropevit study --train-scaling "jitter(rescale=2)" "normalise+jitter(rescale=2)" --out runs/jitter
     """
     for package in ("matplotlib", "jinja2"):
-        require(package, "figures")  # now, not after the training
+        require(package, "figures")  # now, not after training
     console = Console()
     interrupted = False
     shown = ProgressBars(console, len(config.runs())) if console.is_terminal else ProgressLines(console)
@@ -48,20 +48,20 @@ def study(config: Annotated[StudyConfig, tyro.conf.arg(name="")]) -> None:
         except KeyboardInterrupt:
             interrupted = True
     if interrupted and not (config.out / "results.json").exists():
-        console.print("stopped before anything was trained; the same command starts again")
+        console.print("stopped before the first training finished; run the same command again")
         raise KeyboardInterrupt
     finish(console, config, read_results(config.out), interrupted)
 
 
 def finish(console: Console, config: StudyConfig, results: dict[str, Any], interrupted: bool) -> None:
-    """Show what was found, write the report, and say what is missing."""
+    """Print the results, write the report, and print what is missing."""
     found = panel_results(results["runs"], results.get("floors"))
     for panel in found:
         console.print(score_table(panel, results.get("costs", {}).get(panel.panel)))
     console.print()
     for sentence in conclusions(found, results["data"]):
         console.print(sentence, highlight=False)
-    for note in (*results["data"]["notes"], *(f"left out {file}" for file in results["skipped_files"])):
+    for note in (*results["data"]["notes"], *(f"skipped {file}" for file in results["skipped_files"])):
         console.print(note, highlight=False, style="yellow")
     with console.status("drawing the report"):
         report = write_outputs(config, results)
@@ -70,16 +70,16 @@ def finish(console: Console, config: StudyConfig, results: dict[str, Any], inter
     if results["complete"]:
         return
     done, planned = len(results["runs"]), len(config.runs())
-    console.print(f"{done} of {planned} trainings are done; the same command with --resume goes on", soft_wrap=True)
+    console.print(f"{done} of {planned} trainings are done; the same command with --resume continues", soft_wrap=True)
     raise KeyboardInterrupt if interrupted else SystemExit(1)
 
 
 def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> Table:
-    """Lay out one panel: a test size a row and an embedding a column, or the other way round where there are many.
+    """Return a table of one panel: a row per test size and a column per embedding, or transposed if there are many.
 
     Args:
         result: The panel.
-        cost: The time of a step of each embedding, where it was measured by itself.
+        cost: Time of a training step of each embedding, if it was measured separately.
     """
     seeds = len(result.seeds)
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
@@ -96,7 +96,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> T
 
 
 def _fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | None) -> None:
-    """Fill a table with a row for each test size, the best mean of a size bold, then the cost."""
+    """Fill a table with a row per test size, the best mean of each in bold, then the cost."""
     table.pad_edge, table.collapse_padding = False, True
     table.add_column("test size", no_wrap=True)
     for curve in result.curves:
@@ -111,21 +111,21 @@ def _fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | N
     table.add_section()
     table.add_row("parameters", *(f"{curve.parameters:,}" for curve in result.curves))
     if cost:
-        table.add_row("time of a step", *(f"{cost['ratio'][curve.embedding][1]:.2f}" for curve in result.curves))
-        table.caption = f"time of a step: times that of {result.curves[0].label}; quartiles: see the report"
+        table.add_row("step time", *(f"{cost['ratio'][curve.embedding][1]:.2f}" for curve in result.curves))
+        table.caption = f"step time: relative to {result.curves[0].label}; quartiles: see the report"
 
 
 def _score_cells(result: PanelResult, size: int) -> Iterator[Text]:
-    """Write the scores at a size, the best in bold where it counts."""
+    """Yield the scores at a size, the best in bold if it is above the floor."""
     best = result.ranked(size)[0] if result.above_floor(size) else None
     for curve in result.curves:
         yield Text(format_marked_score(result, curve, size), style="bold" if curve is best else "")
 
 
 def _fill_by_curve(table: Table, result: PanelResult) -> None:
-    """Fill a table with a row for each curve, the best mean of a size bold."""
+    """Fill a table with a row per curve, the best mean of each size in bold."""
     table.pad_edge, table.collapse_padding = False, True
-    table.caption = "parameters and time of a step: see the report"
+    table.caption = "parameters and step time: see the report"
     table.add_column("px", overflow="fold")
     for size in result.sizes:
         table.add_column(f"{size}{' (tr.)' if size == result.train_size else ''}", justify="right", no_wrap=True)
@@ -137,5 +137,5 @@ def _fill_by_curve(table: Table, result: PanelResult) -> None:
 
 
 def _size_label(result: PanelResult, size: int) -> str:
-    """Name a size, and that of the training."""
+    """Format a size; the training size is marked."""
     return f"{size} px{' (training)' if size == result.train_size else ''}"

@@ -1,4 +1,4 @@
-"""The progress of `ropevit study`: bars in a terminal, plain lines elsewhere."""
+"""Progress of `ropevit study`: bars in a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from rich.text import Text
 from ropevit.cli.console import Console, TextColumn, print_line
 from ropevit.study.events import Evaluating, Event, LoadingImages, RunDone, RunFailed, RunStarted, StepDone, Timing
 
-#: Seconds after which a line is written, however little was done.
-_PAUSE = 30.0
+#: Seconds after which a line is printed, whatever the progress.
+_MAX_SILENCE = 30.0
 
 
 class ProgressBars:
-    """Progress of a study: one bar for the whole, one for each training that runs."""
+    """Progress bars of a study: one for all trainings, and one for each running training."""
 
     def __init__(self, console: Console, runs: int):
         columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
@@ -24,14 +24,14 @@ class ProgressBars:
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "ProgressBars":
-        return self  # drawn from the first event on: wrong input is answered by its error alone
+        return self  # starts with the first event, so that an error about wrong input stands alone
 
     def __exit__(self, *_: object) -> None:
         if self.progress.live.is_started:
             self.progress.stop()
 
     def update(self, event: Event) -> None:
-        """Show an event of the study."""
+        """Display an event of the study."""
         self.progress.start()
         match event:
             case LoadingImages(done=done, total=total):
@@ -46,19 +46,19 @@ class ProgressBars:
                 self.progress.console.print(f"timing a step of each embedding ({panel})", highlight=False)
             case Evaluating(run=run, size=size):
                 self.progress.update(self.tasks[run.name], note=f"evaluating at {size} px")
-            case RunDone(run=run, result=result, reused=kept):
-                self.close(run.name, _describe_run(run.name, result, kept))
+            case RunDone(run=run, result=result, reused=reused):
+                self.close(run.name, _describe_run(run.name, result, reused))
             case RunFailed(run=run, message=message):
                 self.close(run.name, Text.assemble((f"{run.name} failed:", "red"), " ", message))
 
     def bar(self, name: str, done: int, total: int, note: str) -> None:
-        """Move the bar of a task, which is made at first sight."""
+        """Update the bar of a task, creating it if needed."""
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(name, total=total, note="")
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
 
     def close(self, name: str, text: str | Text) -> None:
-        """Take a training's bar away, and leave a line in its place."""
+        """Replace the bar of a training by a line."""
         if name in self.tasks:
             self.progress.remove_task(self.tasks.pop(name))
         self.progress.advance(self.whole)
@@ -66,11 +66,11 @@ class ProgressBars:
 
 
 class ProgressLines:
-    """Progress of a study where nobody watches, such as in a log: plain lines, seldom."""
+    """Progress of a study outside a terminal, such as in a log: plain lines at intervals."""
 
     def __init__(self, console: Console):
         self.console = console
-        self.told: dict[str, tuple[float, int]] = {}
+        self.last_printed: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> "ProgressLines":
         return self
@@ -79,39 +79,39 @@ class ProgressLines:
         return
 
     def update(self, event: Event) -> None:
-        """Write an event of the study, of those that come often only some."""
+        """Print an event of the study; frequent ones only at intervals."""
         match event:
             case LoadingImages(done=done, total=total):
-                self.pace("reading images", done, total, f"{done} of {total}")
+                self.print_sometimes("reading images", done, total, f"{done} of {total}")
             case RunStarted(run=run, first=first, steps=steps):
-                self.told[run.name] = time.monotonic(), first
-                self.say(f"{run.name}: training{f' goes on from step {first}' if first else ''}, {steps} steps")
+                self.last_printed[run.name] = time.monotonic(), first
+                self.print_line(f"{run.name}: training{f' resumes at step {first}' if first else ''}, {steps} steps")
             case StepDone(run=run, step=step, steps=steps, loss=loss):
-                self.pace(run.name, step, steps, f"step {step} of {steps}, loss {loss:.3f}")
+                self.print_sometimes(run.name, step, steps, f"step {step} of {steps}, loss {loss:.3f}")
             case Evaluating(run=run, index=0, total=total):
-                self.say(f"{run.name}: evaluating at {total} sizes")
+                self.print_line(f"{run.name}: evaluating at {total} sizes")
             case Timing(panel=panel):
-                self.say(f"timing a step of each embedding ({panel})")
-            case RunDone(run=run, result=result, reused=kept):
-                self.say(_describe_run(run.name, result, kept))
+                self.print_line(f"timing a step of each embedding ({panel})")
+            case RunDone(run=run, result=result, reused=reused):
+                self.print_line(_describe_run(run.name, result, reused))
             case RunFailed(run=run, message=message):
-                self.say(f"{run.name} failed: {message}")
+                self.print_line(f"{run.name} failed: {message}")
 
-    def pace(self, name: str, done: int, total: int, text: str) -> None:
-        """Write a line about a task, but no more often than each tenth of it, or each half a minute."""
+    def print_sometimes(self, name: str, done: int, total: int, text: str) -> None:
+        """Print a line about a task if a tenth of it, or half a minute, has passed since the last one."""
         now = time.monotonic()
-        when, before = self.told.get(name, (float("-inf"), 0))
-        if done - before >= total / 10 or now - when >= _PAUSE:
-            self.told[name] = now, done
-            self.say(f"{name}: {text}")
+        when, before = self.last_printed.get(name, (float("-inf"), 0))
+        if done - before >= total / 10 or now - when >= _MAX_SILENCE:
+            self.last_printed[name] = now, done
+            self.print_line(f"{name}: {text}")
 
-    def say(self, text: str) -> None:
-        """Write one line."""
+    def print_line(self, text: str) -> None:
+        """Print one line."""
         print_line(self.console, text)
 
 
-def _describe_run(name: str, result: dict[str, Any], kept: bool) -> str:
-    """Sum up one training."""
+def _describe_run(name: str, result: dict[str, Any], reused: bool) -> str:
+    """Summarise one training."""
     scores: Sequence[str] = [f"{size} px {score:.1f}" for size, score in result["scores"].items()]
-    when = "kept" if kept else f"{result['train_seconds'] + result['eval_seconds']:.0f} s"
+    when = "reused" if reused else f"{result['train_seconds'] + result['eval_seconds']:.0f} s"
     return f"{name} ({when}): {', '.join(scores)}"

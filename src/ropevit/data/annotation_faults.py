@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-#: Faults that training refuses.
+#: Faults for which training raises an error.
 REFUSED = frozenset(
     {
         "annotations",
@@ -45,7 +45,7 @@ class RefusedError(ValueError):
 
 
 def refuse(fault: Fault) -> ValueError:
-    """Return the error to raise for a fault that training refuses.
+    """Return the error to raise for a fault in `REFUSED`.
 
     Raises:
         ValueError: Never; it is returned.

@@ -69,7 +69,7 @@ def paint_canvases(
     labels: Int[Tensor, "M"],
     size: int,
     count: int,
-    law: CanvasSettings,
+    settings: CanvasSettings,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "B c size size"], Int[Tensor, "B size size"]]:
     """Scatter random items over canvases.
@@ -80,20 +80,22 @@ def paint_canvases(
         labels: Label of each item's pixels, from 1; 0 is the background.
         size: Side of a canvas in pixels.
         count: Number of canvases, B.
-        law: How canvases are filled.
+        settings: How canvases are filled.
         generator: Source of every random choice, on the CPU.
 
     Returns:
         Pixels from 0 to 255, and the label of each pixel.
     """
-    number, tile, device = law.items(size), law.tile, images.device
+    number, tile, device = settings.items(size), settings.tile, images.device
     rarity = 1 / labels.bincount().cpu()[labels.cpu()]  # every label is drawn equally often
     chosen = torch.multinomial(rarity, count * number, replacement=True, generator=generator).to(device)
-    colours, cover = (x.unflatten(0, (count, number)) for x in _crop_items(images[chosen], law, generator))
+    colours, cover = (x.unflatten(0, (count, number)) for x in _crop_items(images[chosen], settings, generator))
     chosen_labels = labels[chosen].unflatten(0, (count, number))
-    margin = law.item_size // 2  # largest distance of an item's centre from the canvas
+    margin = settings.item_size // 2  # largest distance of an item's centre from the canvas
     offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator).to(device) + tile // 2
-    canvas = background(count, images.shape[1], size + 2 * tile, law, generator).to(device).movedim(1, -1).contiguous()
+    canvas = (
+        background(count, images.shape[1], size + 2 * tile, settings, generator).to(device).movedim(1, -1).contiguous()
+    )
     truth = torch.zeros(count, size + 2 * tile, size + 2 * tile, dtype=torch.long, device=device)
     each, reach = torch.arange(count, device=device)[:, None, None], torch.arange(tile, device=device)
     for item in range(number):
@@ -105,7 +107,7 @@ def paint_canvases(
 
 
 def _crop_items(
-    images: UInt8[Tensor, "M c s s"], law: CanvasSettings, generator: torch.Generator
+    images: UInt8[Tensor, "M c s s"], settings: CanvasSettings, generator: torch.Generator
 ) -> tuple[Float[Tensor, "M c t t"], Float[Tensor, "M t t"]]:
     """Scale, rotate, mirror and darken items at random, each in the middle of an empty tile.
 
@@ -113,26 +115,26 @@ def _crop_items(
         Colours from 0 to 1, premultiplied by the cover (alpha), and the cover: 1 on the item, 0 elsewhere.
     """
     count = len(images)
-    side = law.item_size * uniform(count, -math.log(law.jitter), math.log(law.jitter), generator).exp()
-    angle = torch.deg2rad(uniform(count, -law.turn, law.turn, generator))
+    side = settings.item_size * uniform(count, -math.log(settings.jitter), math.log(settings.jitter), generator).exp()
+    angle = torch.deg2rad(uniform(count, -settings.turn, settings.turn, generator))
     mirror = 1 - 2 * torch.randint(2, (count,), generator=generator)
     light = uniform(count, 0.6, 1.0, generator).to(images.device)
     matrix = torch.stack([mirror * angle.cos(), -mirror * angle.sin(), angle.sin(), angle.cos()], 1).unflatten(
         1, (2, 2)
     )
-    transform = F.pad(matrix * (law.tile / side)[:, None, None], (0, 1)).to(images.device)
+    transform = F.pad(matrix * (settings.tile / side)[:, None, None], (0, 1)).to(images.device)
     pixels = images.float()
-    solid = (pixels.amax(1, keepdim=True) > _DARK).float() if law.cutout else torch.ones_like(pixels[:, :1])
-    grid = F.affine_grid(transform, [count, 1, law.tile, law.tile], align_corners=False)
+    solid = (pixels.amax(1, keepdim=True) > _DARK).float() if settings.cutout else torch.ones_like(pixels[:, :1])
+    grid = F.affine_grid(transform, [count, 1, settings.tile, settings.tile], align_corners=False)
     samples = F.grid_sample(torch.cat([pixels / 255 * solid, solid], 1), grid, align_corners=False)
     return samples[:, :-1] * light[:, None, None, None], samples[:, -1]
 
 
 def background(
-    count: int, channels: int, size: int, law: CanvasSettings, generator: torch.Generator
+    count: int, channels: int, size: int, settings: CanvasSettings, generator: torch.Generator
 ) -> Float[Tensor, "B c size size"]:
     """Draw a smoothly shaded, noisy background whose statistics do not depend on its size; values about 0.1 to 0.7."""
     cells = math.ceil(size / _SHADE_CELL) + 1
     coarse = 0.1 + 0.6 * torch.rand(count, channels, cells, cells, generator=generator)
     shade = F.interpolate(coarse, scale_factor=_SHADE_CELL, mode="bilinear", align_corners=False)[..., :size, :size]
-    return shade + law.noise * torch.randn(count, channels, size, size, generator=generator)
+    return shade + settings.noise * torch.randn(count, channels, size, size, generator=generator)

@@ -38,16 +38,16 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
     if not parts and not seen.findings:
         raise ValueError(f"found no images in {data}; expected train/CLASS/*.jpg, CLASS/*.jpg or *train*.tar in it")
     findings = seen.findings + _compare_classes(parts)
-    total, done, first, scales = sum(map(len, parts.values())), 0, {}, []
+    total, done, first_copies, scales = sum(map(len, parts.values())), 0, {}, []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # from Pillow; faults are reported as findings
         for split, source in parts.items():
-            for index, (looked, digest) in enumerate(_inspect_all(source, pool)):
+            for index, (facts, digest) in enumerate(_inspect_all(source, pool)):
                 label, file = source.classes[int(source.labels[index])], source.describe(index)
-                findings += [Finding(kind, split, label, file, detail) for kind, detail in looked.found]
-                twin = first.setdefault(digest, (split, index)) if digest else (split, index)
+                findings += [Finding(kind, split, label, file, detail) for kind, detail in facts.found]
+                twin = first_copies.setdefault(digest, (split, index)) if digest else (split, index)
                 findings += _compare_duplicates(parts, twin, (split, index))
-                scales += [(split, label, file, looked.scale)] if looked.scale else []
+                scales += [(split, label, file, facts.scale)] if facts.scale else []
                 done += 1
                 if progress:
                     progress(done, total)
@@ -119,7 +119,9 @@ def _lenient_shards(shards: list[str], split: str, seen: CheckedFiles) -> ShardS
     seen.findings += [outcome for outcome in outcomes if isinstance(outcome, Finding)]
     usable = [outcome for outcome in outcomes if not isinstance(outcome, Finding)]
     for path, index in usable:
-        seen.findings += [Finding("left out", split, "", f"{path}:{name}", "no sample") for name in index.left_out]
+        seen.findings += [
+            Finding("no sample", split, "", f"{path}:{name}", "no label has its key") for name in index.left_out
+        ]
     if not usable:
         return None
     source = ShardSource([path for path, _ in usable], [index for _, index in usable], split)
@@ -145,7 +147,7 @@ def _compare_classes(parts: dict[str, FileSource]) -> list[Finding]:
 
 
 def _compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], item: tuple[str, int]) -> list[Finding]:
-    """Return a finding if a file is a copy of another one."""
+    """Return a finding if a file is a copy of an earlier one."""
     (split, index), (other, at) = item, twin
     if item == twin:
         return []
@@ -158,7 +160,7 @@ def _compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], ite
 def _inspect_all(source: FileSource, pool: ThreadPoolExecutor) -> Iterator[tuple[ImageFacts, bytes]]:
     """Inspect all files in order, and hash each; at most a window of them is in flight."""
 
-    def look(index: int) -> tuple[ImageFacts, bytes]:
+    def inspect(index: int) -> tuple[ImageFacts, bytes]:
         try:
             content, _ = source.raw(index)
         except OSError as error:
@@ -167,4 +169,4 @@ def _inspect_all(source: FileSource, pool: ThreadPoolExecutor) -> Iterator[tuple
         return inspect_image(content, Path(source.describe(index)).suffix), digest
 
     for start in range(0, len(source), _WINDOW):
-        yield from pool.map(look, range(start, min(start + _WINDOW, len(source))))
+        yield from pool.map(inspect, range(start, min(start + _WINDOW, len(source))))

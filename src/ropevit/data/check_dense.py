@@ -136,12 +136,12 @@ def _check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageCheck
     """Check one image of COCO."""
     image = file.images[image_id]
     path, annotated = folder / image["file_name"], (image["width"], image["height"])
-    faults, looked = _check_image_file(path)
-    if looked.size and matching_orientation(looked.size, looked.orientation, annotated) is None:
-        faults.append(Fault("wrong size", str(path), size_mismatch(image_id, looked.size, annotated)))
-    elif looked.size:
-        faults += _orientation_faults(path, looked, annotated)
-    return ImageChecked(str(path), faults, looked.scale)
+    faults, facts = _check_image_file(path)
+    if facts.size and matching_orientation(facts.size, facts.orientation, annotated) is None:
+        faults.append(Fault("wrong size", str(path), size_mismatch(image_id, facts.size, annotated)))
+    elif facts.size:
+        faults += _orientation_faults(path, facts, annotated)
+    return ImageChecked(str(path), faults, facts.scale)
 
 
 def _prepare_ade(root: Path, split: str) -> DenseSplit:
@@ -161,17 +161,17 @@ def _prepare_ade(root: Path, split: str) -> DenseSplit:
 def _check_ade_image(source: AdeSource, index: int) -> ImageChecked:
     """Check one image of ADE20K and its labels."""
     path = Path(source.describe(index))
-    faults, looked = _check_image_file(path)
-    if not looked.size or not source.label_file(index).is_file():
-        return ImageChecked(str(path), faults, looked.scale)
-    labels = source.read_labels(index, looked.size, looked.orientation)
+    faults, facts = _check_image_file(path)
+    if not facts.size or not source.label_file(index).is_file():
+        return ImageChecked(str(path), faults, facts.scale)
+    labels = source.read_labels(index, facts.size, facts.orientation)
     if isinstance(labels, Fault):
-        return ImageChecked(str(path), [*faults, labels], looked.scale)
-    faults += _orientation_faults(path, looked, labels.shape[::-1])
+        return ImageChecked(str(path), [*faults, labels], facts.scale)
+    faults += _orientation_faults(path, facts, labels.shape[::-1])
     counts = Counter(all=labels.size, ignored=int((labels == IGNORED).sum()))
     if source.first_label == 1 and counts["ignored"]:
         counts["zero"] = counts["ignored"] - source.count_label(index, IGNORED)
-    return ImageChecked(str(path), faults, looked.scale, counts)
+    return ImageChecked(str(path), faults, facts.scale, counts)
 
 
 def _check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
@@ -180,19 +180,19 @@ def _check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
         content = path.read_bytes()
     except OSError as error:
         return [Fault("unreadable", str(path), reason(error))], ImageFacts([])
-    looked = inspect_image(content, path.suffix)
-    return [Fault(kind, str(path), detail) for kind, detail in looked.found], looked
+    facts = inspect_image(content, path.suffix)
+    return [Fault(kind, str(path), detail) for kind, detail in facts.found], facts
 
 
-def _orientation_faults(path: Path, looked: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
+def _orientation_faults(path: Path, facts: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
     """Report an image with an EXIF rotation, and which orientation its annotation is for."""
-    if looked.orientation == 1 or looked.size is None:
+    if facts.orientation == 1 or facts.size is None:
         return []
-    upright = upright_size(looked.size, looked.orientation)
-    found = f"has the EXIF orientation {looked.orientation}"
-    if upright == looked.size:
+    upright = upright_size(facts.size, facts.orientation)
+    found = f"has the EXIF orientation {facts.orientation}"
+    if upright == facts.size:
         return [Fault("unclear orientation", str(path), f"{found}; its size is the same upright and as stored")]
-    how = "turned upright" if annotated == upright else "as stored"
+    how = "rotated upright" if annotated == upright else "as stored"
     return [Fault("orientation", str(path), f"{found}; read {how}, as annotated")]
 
 

@@ -41,21 +41,21 @@ class CropSettings:
             raise ValueError(f"got stretch={self.stretch}; expected 1 or more")
 
 
-def random_boxes(count: int, law: CropSettings, generator: torch.Generator) -> Float[Tensor, "B 4"]:
+def random_boxes(count: int, settings: CropSettings, generator: torch.Generator) -> Float[Tensor, "B 4"]:
     """Draw random crop boxes inside the image.
 
     Returns:
         Centre x, centre y, half width, half height, in units in which the image spans -1 to 1; a negative half width
         means a flipped crop.
     """
-    if law.law == "log":
-        area = uniform(count, math.log(law.smallest), math.log(law.largest), generator).exp()
+    if settings.law == "log":
+        area = uniform(count, math.log(settings.smallest), math.log(settings.largest), generator).exp()
     else:
-        area = uniform(count, law.smallest, law.largest, generator)
-    ratio = uniform(count, -math.log(law.stretch), math.log(law.stretch), generator).exp()
+        area = uniform(count, settings.smallest, settings.largest, generator)
+    ratio = uniform(count, -math.log(settings.stretch), math.log(settings.stretch), generator).exp()
     half = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
     centre = (1 - half) * (2 * torch.rand(count, 2, generator=generator) - 1)
-    if law.flip:
+    if settings.flip:
         half[:, 0] *= 1 - 2 * torch.randint(2, (count,), generator=generator)
     return torch.cat([centre, half], dim=1)
 
@@ -84,10 +84,10 @@ def crop_and_resize(
 
 
 def random_crops(
-    images: UInt8[Tensor, "B c H W"], size: int, law: CropSettings, generator: torch.Generator
+    images: UInt8[Tensor, "B c H W"], size: int, settings: CropSettings, generator: torch.Generator
 ) -> Float[Tensor, "B c size size"]:
     """Take one random crop of each image, resized to `size` x `size` pixels, with values from 0 to 255."""
-    return crop_and_resize(images, random_boxes(len(images), law, generator), size)
+    return crop_and_resize(images, random_boxes(len(images), settings, generator), size)
 
 
 def resample(images: Tensor, size: int) -> Float[Tensor, "B c size size"]:

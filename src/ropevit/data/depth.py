@@ -38,8 +38,9 @@ def is_deep(mode: str) -> bool:
 def depth_scale(image: Image.Image) -> DepthScale:
     """Choose the mapping of a deep image by its values only.
 
-    Whole numbers from 0 on have the smallest depth of `DEPTHS` that holds the largest of them; floats within 0 and 1
-    have that range. Values beyond are stretched: those of one file alone do not tell what is black and white.
+    Whole numbers from 0 on have the smallest depth of `_DEPTHS` that holds the largest of them; floats within 0 and 1
+    have that range. Other values are stretched from minimum to
+    maximum: a single file does not show what is black and white.
 
     Raises:
         ValueError: If values are NaN or infinite.
@@ -61,7 +62,7 @@ def to_levels(image: Image.Image) -> UInt8[np.ndarray, "H W"]:
     """Convert a deep image to 256 levels; integers of a known depth keep their upper 8 bits.
 
     Raises:
-        ValueError: As `depth_scale`.
+        ValueError: If values are NaN or infinite.
     """
     scale, values = depth_scale(image), np.asarray(image)
     levels = np.empty(values.shape, dtype=np.uint8)

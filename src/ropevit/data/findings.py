@@ -18,7 +18,7 @@ ADVICE = {
     "class without images": "add images or remove the class",
     "class in one split": "training and evaluation need the same classes",
     "shard": "cannot be used; download or create it again",
-    "left out": "a sample's key ends at the first dot of its name; rename them",
+    "no sample": "images without a label: the key of a sample ends at the first dot of its name; rename them",
     "annotations": "cannot be used; download or write them again",
     "missing file": "download it, or remove references to it",
     "unknown image": "annotations of images that are not listed; list or remove them",
@@ -44,7 +44,7 @@ ADVICE = {
     "orientation": "nothing to do: the EXIF orientation is applied if the annotated size matches",
     "box over the edge": "nothing to do: they are clipped to the image",
     "crowd": "nothing to do: training drops them, evaluation ignores detections on them",
-    "without boxes": "nothing to do: training skips them unless told to keep them",
+    "without boxes": "nothing to do: training skips them unless keep_empty is set",
 }
 #: Kinds for information only.
 HARMLESS = frozenset({"converted", "bit depth"}) | HANDLED

@@ -152,7 +152,7 @@ def _find_files(path: Path) -> FolderFiles:
     """Find the files of each class, for both splits where the folders have them.
 
     Raises:
-        ValueError: As `load_folder`.
+        ValueError: If the folder is missing, or has fewer than two classes with images for both splits.
     """
     check_folder(path)
     tests = [path / name for name in TEST_FOLDERS if subfolders(path / name)]

@@ -14,15 +14,15 @@ from ropevit.data.sources import FolderSource, MemorySource
 
 #: Maximum number of files whose sizes are read, and whose ends are read; in larger sets they are spaced evenly, as
 #: a million files would take minutes.
-MOST_SIZES, MOST_READ = 10_000, 1_000
+MAX_SIZES, MAX_READ = 10_000, 1_000
 #: Bytes hashed at the end of a file: beginnings are often equal.
 _END = 4_096
 
-#: Field of `Content` -> message if it differs; the first difference is reported.
+#: Field of `ContentParts` -> message if it differs; the first difference is reported.
 _CHANGES = {"names": "the images have other names", "labels": "labels changed", "files": "files changed"}
 
 
-class ContentHashes(NamedTuple):
+class ContentParts(NamedTuple):
     """Content of a source to hash, as arrays of numbers and bytes."""
 
     names: Iterable[Any]
@@ -39,37 +39,37 @@ def identify(source: Any) -> dict[str, Any]:
     Raises:
         TypeError: If the type of the source is not known here.
     """
-    return {"images": len(source)} | {name: digest(parts) for name, parts in _hash_content(source)._asdict().items()}
+    return {"images": len(source)} | {name: digest(parts) for name, parts in _content_parts(source)._asdict().items()}
 
 
-def _hash_content(source: Any) -> ContentHashes:
+def _content_parts(source: Any) -> ContentParts:
     """Collect the content of a source to hash."""
     match source:
         case MemorySource(data=data):
-            return ContentHashes(map(str.encode, data.classes), [data.labels.numpy()], [data.images.numpy()])
+            return ContentParts(map(str.encode, data.classes), [data.labels.numpy()], [data.images.numpy()])
         case FolderSource():
-            return ContentHashes([source.names.ends, source.names.text], [source.labels], hash_files(source))
+            return ContentParts([source.names.ends, source.names.text], [source.labels], file_parts(source))
         case ShardSource(indices=indices):
             names = [part for index in indices for part in (index.keys.ends, index.keys.text)]
-            ends = [_hash_in_shard(source, index) for index in evenly_spaced(len(source), MOST_READ)]
-            return ContentHashes(names, [source.labels], [*(index.sizes for index in indices), *ends])
+            ends = [_read_end_in_shard(source, index) for index in evenly_spaced(len(source), MAX_READ)]
+            return ContentParts(names, [source.labels], [*(index.sizes for index in indices), *ends])
         case CocoSource():
             facts = [repr(source.images).encode(), repr(source.category_ids).encode()]
-            return ContentHashes(facts, [source.first, source.boxes, source.labels], hash_files(source))
+            return ContentParts(facts, [source.first, source.boxes, source.labels], file_parts(source))
         case AdeSource():
-            return ContentHashes(
-                map(str.encode, source.files), hash_files(source, source.label_file), hash_files(source)
+            return ContentParts(
+                map(str.encode, source.files), file_parts(source, source.label_file), file_parts(source)
             )
     raise TypeError(f"cannot fingerprint a {type(source).__name__}; add a case for it in data/identity.py")
 
 
-def hash_files(source: Any, path: Callable[[int], Any] | None = None) -> list[bytes]:
-    """Return sizes and hashes of the ends of the image files, or of the files that `path` returns for their indices."""
+def file_parts(source: Any, path: Callable[[int], Any] | None = None) -> list[bytes]:
+    """Return sizes and last bytes of the image files, or of the files that `path` returns for their indices."""
     locate = source.describe if path is None else path
     sizes = np.array(
-        [_file_size(Path(locate(index))) for index in evenly_spaced(len(source), MOST_SIZES)], dtype=np.int64
+        [_file_size(Path(locate(index))) for index in evenly_spaced(len(source), MAX_SIZES)], dtype=np.int64
     )
-    return [sizes.tobytes(), *(_hash_of_end(Path(locate(index))) for index in evenly_spaced(len(source), MOST_READ))]
+    return [sizes.tobytes(), *(_read_end(Path(locate(index))) for index in evenly_spaced(len(source), MAX_READ))]
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
@@ -85,7 +85,7 @@ def _file_size(path: Path) -> int:
         return -1
 
 
-def _hash_of_end(path: Path) -> bytes:
+def _read_end(path: Path) -> bytes:
     """Return the last bytes of a file; none if it cannot be read."""
     try:
         with path.open("rb") as file:
@@ -95,7 +95,7 @@ def _hash_of_end(path: Path) -> bytes:
         return b""
 
 
-def _hash_in_shard(source: ShardSource, number: int) -> bytes:
+def _read_end_in_shard(source: ShardSource, number: int) -> bytes:
     """Return the last bytes of an image in a shard."""
     path, index, at = source.find(number)
     length = int(index.sizes[at])

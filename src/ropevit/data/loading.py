@@ -80,7 +80,7 @@ def train_batches(
         ValueError: If ten files in a row cannot be read.
     """
     _check_length(order.length, source)
-    keys = (order.batch(step, share) for step in range(first_step, last_step) for share in range(order.micro_batches))
+    keys = (order.batch(step, part) for step in range(first_step, last_step) for part in range(order.micro_batches))
     return batches(TrainReader(source, transform), keys, workers)
 
 
@@ -170,7 +170,7 @@ def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image,
         The image with its annotation, and the indices of the skipped images.
 
     Raises:
-        TooManyBadError: If MAX_CONSECUTIVE_BAD images in a row are unreadable.
+        TooManyBadError: If ten images in a row are unreadable.
         RefusedError: If an image has a fault that concerns the whole data set.
     """
     bad: list[int] = []
@@ -210,7 +210,7 @@ class TrainReader:
         """Read an image, or the next readable one, and augment it with the seed of the draw.
 
         Raises:
-            TooManyBadError: If MAX_CONSECUTIVE_BAD images in a row are unreadable.
+            TooManyBadError: If ten images in a row are unreadable.
         """
         (image, label), bad = read_next_readable(self.source, draw.index)
         with seeded(draw.seed):
@@ -283,8 +283,8 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
 def start_method() -> BaseContext:
     """Return the start method of workers: forkserver, or spawn; forks of a process with threads (GPU, bars) can hang.
 
-    The fork server loads the libraries once for all workers. It is started with GROUP_SIGNALS blocked, and its forks
-    inherit that until `init_worker` runs in them. The server ends with this process, and workers end with the server.
+    The fork server loads the libraries once for all workers. It is started with `_GROUP_SIGNALS` blocked, and its forks
+    inherit that until `_init_worker` runs in them. The server ends with this process, and workers end with the server.
     """
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
@@ -305,7 +305,7 @@ def identity(batch: BatchT) -> BatchT:
 
 
 def _init_worker(_: int) -> None:
-    """Initialise a worker: leave GROUP_SIGNALS to the main process."""
+    """Initialise a worker: leave `_GROUP_SIGNALS` to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
@@ -314,7 +314,7 @@ def _init_worker(_: int) -> None:
 
 
 def _drop_pending() -> None:
-    """Discard GROUP_SIGNALS received while blocked; exit if the main process sent one to this worker alone."""
+    """Discard `_GROUP_SIGNALS` received while blocked; exit if the main process sent one to this worker alone."""
     main = parent_process()
     while hasattr(signal, "sigtimedwait") and (received := signal.sigtimedwait(_GROUP_SIGNALS, 0)):
         if main and received.si_pid == main.pid:

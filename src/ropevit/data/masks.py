@@ -3,7 +3,7 @@
 from typing import Any
 
 #: Maximum bits of a run length; longer numbers are damaged.
-LONGEST = 40
+MAX_BITS = 40
 
 
 def mask_fault(mask: Any, height: int, width: int) -> str | None:
@@ -48,7 +48,7 @@ def decode_runs(text: str) -> list[int] | None:
             return None
         value |= (bits & 31) << shift
         shift += 5
-        if shift > LONGEST:
+        if shift > MAX_BITS:
             return None
         if bits & 32:
             continue

@@ -105,12 +105,12 @@ class TrainOrder:
             for place in drawn.tolist()
         ]
 
-    def indices(self, share: int) -> Int[np.ndarray, "b"]:
+    def indices(self, micro_batch: int) -> Int[np.ndarray, "b"]:
         """Return the positions of a micro-batch in the global batch; the mirror of position i is batch - 1 - i."""
         if self.total_micro_batches == 1:
             return np.arange(self.batch_size)
         half = self.batch_size // (2 * self.total_micro_batches)
-        front = np.arange(half) + half * (self.rank * self.micro_batches + share)
+        front = np.arange(half) + half * (self.rank * self.micro_batches + micro_batch)
         return np.concatenate([front, self.batch_size - 1 - front[::-1]])
 
 

@@ -57,9 +57,9 @@ def download(url: str, path: Path) -> None:
     """
     part = path.with_name(f"{path.name}.part")
     try:
-        with urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as file:
-            shutil.copyfileobj(answer, file, 1 << 20)
-            expected = answer.headers.get("Content-Length")
+        with urlopen(url, timeout=TIMEOUT) as response, part.open("wb") as file:
+            shutil.copyfileobj(response, file, 1 << 20)
+            expected = response.headers.get("Content-Length")
     except (OSError, HTTPException) as error:
         raise ValueError(
             f"cannot download {url} ({error}); check the address and run again, complete files are kept"

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 
 #: Split -> words in the names of its shards; the first word with shards is used.
 WORDS = {"train": ("train", "training"), "val": TEST_FOLDERS}
-_MOST_SHARDS = 100_000
+#: Maximum number of shards of a pattern.
+_MAX_SHARDS = 100_000
 #: Shards that are downloaded or indexed at the same time.
 DOWNLOADS_AT_ONCE = 8
 
@@ -38,24 +39,24 @@ class ShardSource:
         paths: Local paths of the shards.
         indices: The index of each.
         name: Name of the set and split.
-        every: Require images of every class, as a training set has.
+        every_class: Require images of every class, as a training set has.
 
     Raises:
-        ValueError: If a class lacks images where `every` is set.
+        ValueError: If a class lacks images and `every_class` is set.
     """
 
-    def __init__(self, paths: list[Path], indices: list[TarIndex], name: str, every: bool = False):
+    def __init__(self, paths: list[Path], indices: list[TarIndex], name: str, every_class: bool = False):
         self.paths, self.indices, self.name = paths, indices, name
         self.blocks = tuple(len(index.keys) for index in indices)
         self.starts = np.cumsum((0, *self.blocks))
         numbers = np.unique(np.concatenate([index.labels for index in indices]))
         count = int(numbers[-1]) + 1
-        if every and len(numbers) < count:
+        if every_class and len(numbers) < count:
             lacking = next(label for label, found in enumerate(numbers.tolist()) if label != found)
             worst = max(range(len(indices)), key=lambda shard: indices[shard].labels.max())
             where = self.describe(int(self.starts[worst] + indices[worst].labels.argmax()))
             raise ValueError(
-                f"labels of {name} go up to {count - 1} ({where}), but none is {lacking}; "
+                f"labels of {name} go up to {count - 1} ({where}), but class {lacking} has no image; "
                 "expected images of every class"
             )
         self.classes = imagenet_classes() if count == 1000 else tuple(map(str, range(count)))
@@ -96,14 +97,14 @@ class ShardSource:
 
 
 def open_shards(
-    shards: list[str], name: str, every: bool = False, progress: Callable[[int, int], None] | None = None
+    shards: list[str], name: str, every_class: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> ShardSource:
     """Open shards: download remote ones, and index the samples of all.
 
     Args:
         shards: Paths or addresses of the shards.
         name: Name of the set and split.
-        every: See `ShardSource`.
+        every_class: See `ShardSource`.
         progress: Called with the number of ready and of all shards.
 
     Raises:
@@ -124,14 +125,14 @@ def open_shards(
             "skipped %d images of %s, whose names have more than one dot (a key ends at the first): %s",
             len(skipped), name, join_names(skipped, 3),
         )  # fmt: skip
-    return ShardSource(paths, indices, name, every)
+    return ShardSource(paths, indices, name, every_class)
 
 
 def open_shard(shard: str) -> tuple[Path, TarIndex]:
     """Download a shard if it is remote, and index it.
 
     Raises:
-        ValueError: As `open_shards`.
+        ValueError: If the shard cannot be downloaded, is damaged or holds no labelled images.
     """
     path = _local_path(shard)
     try:
@@ -221,8 +222,8 @@ def expand(pattern: str) -> list[str]:
         )
     ranges = [(first, range(int(first), int(last) + 1)) for first, last in zip(parts[1::3], parts[2::3], strict=True)]
     count = np.prod([float(len(numbers)) for _, numbers in ranges])
-    if not 0 < count <= _MOST_SHARDS:
-        raise ValueError(f"got the pattern {pattern} of {count:.0f} shards; expected 1 to {_MOST_SHARDS}")
+    if not 0 < count <= _MAX_SHARDS:
+        raise ValueError(f"got the pattern {pattern} of {count:.0f} shards; expected 1 to {_MAX_SHARDS}")
     options = [[f"{number:0{len(first)}d}" for number in numbers] for first, numbers in ranges]
     return [
         "".join(text for pair in zip(parts[::3], (*chosen, ""), strict=True) for text in pair)

@@ -163,7 +163,7 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
         The split; images are read on access.
 
     Raises:
-        ValueError: If there is no such split, or the layout is another.
+        ValueError: If there is no such split, or the layout is not one of these.
     """
     if split not in ("train", "val"):
         raise ValueError(f"got split {split!r}; choose train or val")
@@ -173,7 +173,7 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
     if names_shards(data):
         shards = find_shards(data, split)
         name = join_names([Path(shard).name for shard in shards], 1)
-        return open_shards(shards, f"{name}/{split}", every=split == "train", progress=progress)
+        return open_shards(shards, f"{name}/{split}", every_class=split == "train", progress=progress)
     return _open_folder(path, split, progress)
 
 
@@ -181,7 +181,7 @@ def _open_folder(path: Path, split: Split, progress: Progress | None = None) -> 
     """Open a split of a data set in a folder; see `open_source`.
 
     Raises:
-        ValueError: If there is no such split, or the layout is another.
+        ValueError: If there is no such split, or the layout is not one of these.
     """
     check_folder(path)
     name, data = f"{path.resolve().name}/{split}", str(path)
@@ -196,7 +196,7 @@ def _open_folder(path: Path, split: Split, progress: Progress | None = None) -> 
     if root := _split_folder(path, split):
         return FolderSource(root, name)
     if shards := find_shards(data, split):
-        return open_shards(shards, name, every=split == "train", progress=progress)
+        return open_shards(shards, name, every_class=split == "train", progress=progress)
     if layout := dense_layout(data):
         raise ValueError(
             f"{path} is a data set in the layout of {layout.upper()}, for detectors and segmenters; a classifier needs "

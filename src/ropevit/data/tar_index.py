@@ -44,7 +44,7 @@ class TarIndex:
     labels: Int[np.ndarray, "n"]
     """Class index of each sample."""
     left_out: Names
-    """Skipped images: their names have another dot before the suffix, and no image has their key."""
+    """Skipped images, which belong to no sample: their names have another dot before the suffix."""
 
     def __post_init__(self) -> None:
         arrays = self.offsets, self.sizes, self.labels
@@ -67,9 +67,9 @@ def tar_index(path: Path) -> TarIndex:
     """
     status = path.stat()
     facts = f"{VERSION}/{path.resolve()}/{status.st_size}/{status.st_mtime_ns}"
-    kept = cache_folder() / "shards" / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz"
+    cached = cache_folder() / "shards" / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz"
     try:
-        found = _load_index(kept)
+        found = _load_index(cached)
         if (found.offsets + found.sizes).max() <= status.st_size:
             return found
         log.warning("indexing %s again: the cached index does not fit the file", path)
@@ -79,13 +79,13 @@ def tar_index(path: Path) -> TarIndex:
         log.warning("indexing %s again: the cached index is unreadable (%s)", path, error)
     index = scan_tar(path)
     try:
-        write_atomically(kept, lambda file: np.savez(file, **_to_json(index)))
+        write_atomically(cached, lambda file: np.savez(file, **_to_arrays(index)))
     except ValueError as error:
         log.warning("cannot cache the index of a shard: %s", error)
     return index
 
 
-def _to_json(index: TarIndex) -> dict[str, Any]:
+def _to_arrays(index: TarIndex) -> dict[str, Any]:
     """Return the arrays of an index, to be saved."""
     arrays = {name: getattr(index, name) for name in ("offsets", "sizes", "labels")}
     names = {"keys": index.keys, "left_out": index.left_out}
@@ -114,17 +114,17 @@ def scan_tar(path: Path) -> TarIndex:
     """Build the index: read the headers of all members, and the labels.
 
     Raises:
-        ValueError: As `tar_index`.
+        ValueError: If the tar is damaged, or its samples are incomplete; see `tar_index`.
     """
     found = Members()
     for tar, member in _iterate_members(path):
         _add_member(path, tar, member, found)
     images, labels = found.images, found.labels
-    if lonely := sorted(images.keys() ^ labels.keys()):
-        lacks, kinds = (
-            ("label", ".cls, .json") if lonely[0] in images else ("image", ", ".join(f".{s}" for s in IMAGES))
+    if unpaired := sorted(images.keys() ^ labels.keys()):
+        missing, kinds = (
+            ("label", ".cls, .json") if unpaired[0] in images else ("image", ", ".join(f".{s}" for s in IMAGES))
         )
-        raise ValueError(f"{path}: found no {lacks} ({kinds}) for {join_names(lonely, 3)}; every sample needs both")
+        raise ValueError(f"{path}: found no {missing} ({kinds}) for {join_names(unpaired, 3)}; every sample needs both")
     if not images:
         dots = f" (with more than one dot in their names: {join_names(list(found.others), 3)})" if found.others else ""
         raise ValueError(f"{path} holds no images{dots}; expected members KEY.jpg and KEY.cls")
@@ -170,7 +170,9 @@ def one_line_errors(path: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} is damaged or no plain tar ({error}); download or create it again") from None
+        raise ValueError(
+            f"{path} is damaged or not an uncompressed tar ({error}); download or create it again"
+        ) from None
 
 
 def _add_member(path: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, found: Members) -> None:
@@ -207,7 +209,7 @@ def _parse_label(kind: str, content: bytes, where: str) -> int | None:
     """Parse a label file; None for a .json without a label.
 
     Raises:
-        ValueError: If the label is no whole number from 0 to MOST_CLASSES - 1.
+        ValueError: If the label is not a whole number from 0 to 99,999.
     """
     try:
         value = int(content) if kind == "cls" else parse_json(content, where)

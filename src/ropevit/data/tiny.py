@@ -18,8 +18,8 @@ SHAPES = {
     "triangle": ((70, 90, 230), 90, 150),
 }
 #: Default number of images in each split, and the maximum.
-COUNTS, MOST = {"train": 12, "val": 6}, 1000
-#: Label of the ground in ADE20K; a border around it is unlabelled.
+COUNTS, MAX_COUNT = {"train": 12, "val": 6}, 1000
+#: Label of the background in ADE20K; a border around it is unlabelled.
 GROUND = 1
 
 
@@ -59,14 +59,14 @@ def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = 
     Raises:
         ValueError: If the layout is unknown, a count is out of range, or the folder is not empty.
     """
-    if not (1 <= train <= MOST and 1 <= val <= MOST):
-        raise ValueError(f"got {train} and {val} images; expected 1 to {MOST} of each split")
+    if not (1 <= train <= MAX_COUNT and 1 <= val <= MAX_COUNT):
+        raise ValueError(f"got {train} and {val} images; expected 1 to {MAX_COUNT} of each split")
     if layout not in LAYOUTS:
         raise ValueError(f"got layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists and is not empty; choose another folder")
-    for first, split, count in ((0, "train", train), (MOST, "val", val)):
-        LAYOUTS[layout](root, split, [scene(first + index) for index in range(count)])
+    for first, split, count in ((0, "train", train), (MAX_COUNT, "val", val)):
+        LAYOUTS[layout](root, split, [draw_scene(first + index) for index in range(count)])
 
 
 class Scene(NamedTuple):
@@ -76,7 +76,7 @@ class Scene(NamedTuple):
     shapes: list[Shape]
 
 
-def scene(number: int) -> Scene:
+def draw_scene(number: int) -> Scene:
     """Draw one image; every sixth is empty.
 
     Args:
@@ -111,11 +111,11 @@ def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:
     (root / "annotations").mkdir(exist_ok=True)
     images = [
         {"id": 10 * index + 7, "file_name": f"{10 * index + 7:012}.jpg", "width": width, "height": height}
-        for index, (width, height) in enumerate(found.image.size for found in scenes)
+        for index, (width, height) in enumerate(scene.image.size for scene in scenes)
     ]
-    for entry, found in zip(images, scenes, strict=True):
-        found.image.save(folder / entry["file_name"], quality=95)
-        annotations += [_to_annotation(entry["id"], shape) for shape in found.shapes]
+    for entry, scene in zip(images, scenes, strict=True):
+        scene.image.save(folder / entry["file_name"], quality=95)
+        annotations += [_to_annotation(entry["id"], shape) for shape in scene.shapes]
     annotations.append(_crowd_annotation(images[0]))
     for number, annotation in enumerate(annotations, 1):
         annotation["id"] = number
@@ -154,20 +154,20 @@ def write_ade(root: Path, split: str, scenes: list[Scene]) -> None:
     images, labels = (root / kind / FOLDERS[split] for kind in ("images", "annotations"))
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
-    for index, found in enumerate(scenes, 1):
+    for index, scene in enumerate(scenes, 1):
         name = f"ADE_{split}_{index:08}"
-        found.image.save(images / f"{name}.jpg", quality=95)
-        truth = Image.new("L", found.image.size, 0)
+        scene.image.save(images / f"{name}.jpg", quality=95)
+        truth = Image.new("L", scene.image.size, 0)
         draw = ImageDraw.Draw(truth)
         draw.rectangle((2, 2, truth.width - 3, truth.height - 3), fill=GROUND)
-        for shape in found.shapes:
+        for shape in scene.shapes:
             _paint_shape(draw, shape, SHAPES[shape.name][2])
         truth.save(labels / f"{name}.png")
     _write_classes(root)
 
 
 def _write_classes(root: Path) -> None:
-    """Write the published table of classes for the splits that are there; those that are on no image are numbered."""
+    """Write the published table of classes for the existing splits; classes without pixels are numbered."""
     train, val = (_count_labels(root / "annotations" / folder) for folder in FOLDERS.values())
     pixels = train.sum(0) + val.sum(0)
     names = {GROUND: "ground"} | {label: name for name, (_, _, label) in SHAPES.items()}

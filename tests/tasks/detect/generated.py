@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ropevit.data.tiny import scene, write_coco
+from ropevit.data.tiny import draw_scene, write_coco
 from ropevit.tasks.detect.recipes import find_recipe
 
 #: Six pictures with two shapes each; the first with a crowd, too.
@@ -12,7 +12,7 @@ SCENES = (0, 1, 2, 3, 4, 6)
 def write_pictures(root, scenes=SCENES):
     """Write the same pictures to train and to measure on."""
     for split in ("train", "val"):
-        write_coco(root, split, [scene(number) for number in scenes])
+        write_coco(root, split, [draw_scene(number) for number in scenes])
     return root
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from ropevit.data.tiny import scene, write_ade
+from ropevit.data.tiny import draw_scene, write_ade
 from ropevit.tasks.segment.recipes import RECIPES
 from tasks.segment.small import small_segmenter
 
@@ -17,7 +17,7 @@ CLASSES = ["ground", "disc", "square", "triangle"]
 def write_pictures(root, scenes=SCENES):
     """Write the same pictures to train and to measure on, with four classes of their own."""
     for split in ("train", "val"):
-        write_ade(root, split, [scene(number) for number in scenes])
+        write_ade(root, split, [draw_scene(number) for number in scenes])
     few = np.zeros(256, np.uint8)
     few[[1, 13, 21, 150]] = 1, 2, 3, 4
     for path in root.glob("annotations/*/*.png"):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ropevit.data.imagenet import MEAN, STD
-from ropevit.data.tiny import scene, write_ade
+from ropevit.data.tiny import draw_scene, write_ade
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import build_segmenter, save_segmenter
 from tasks.segment.small import small_segmenter
@@ -31,7 +31,7 @@ def save_tiny(path, classes=CLASSES, position="rope_mixed", inference=None, **fa
 
 def write_pictures(root, found):
     """Write six pictures of four classes, labelled by `found(picture)` (H, W) from 0, but for two rows of pixels."""
-    write_ade(root, "val", [scene(number) for number in range(6)])
+    write_ade(root, "val", [draw_scene(number) for number in range(6)])
     (root / "classes.txt").write_text("\n".join(CLASSES))
     for index in range(6):
         path = root / "annotations" / "validation" / f"ADE_val_{index + 1:08}.png"

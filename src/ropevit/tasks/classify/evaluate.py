@@ -59,8 +59,8 @@ class ClassifierResult:
     """Side of the input in pixels."""
     top1: float
     """Percent of the images whose class is the best guess."""
-    top5: float
-    """Percent of the images whose class is among the five best guesses."""
+    top5: float | None = None
+    """Percent of the images whose class is among the five best guesses; None with fewer than five classes."""
     images: int
     """Images measured."""
     skipped: int
@@ -79,7 +79,7 @@ class ClassifierResult:
     @property
     def scores(self) -> dict[str, float]:
         """What is shown of the scores, by name."""
-        return {"top-1": self.top1, "top-5": self.top5}
+        return {"top-1": self.top1} | ({} if self.top5 is None else {"top-5": self.top5})
 
     @property
     def view(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Counting right answers, class by class, over all processes."""
+"""Top-1 and top-5 accuracy: correct predictions counted class by class, over all processes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 from ropevit.data.loading import Batch
 from ropevit.tasks.common.distributed import Communicator
 
-#: Guesses of which one must be right, for the second score.
+#: Number of predictions of which one must be correct for the second score.
 _TOPK = 5
 
 
@@ -25,7 +25,7 @@ class Tally:
     """Where one of the five best guesses is right."""
 
     def scores(self) -> dict[str, float]:
-        """Give top-1 and top-5 in percent.
+        """Return top-1 and top-5 accuracy in percent; with fewer than five classes, top-5 is always 100 and omitted.
 
         Raises:
             ValueError: If no image could be read.
@@ -33,10 +33,10 @@ class Tally:
         total = int(self.images.sum())
         if total == 0:
             raise ValueError("no test image could be read, so there is nothing to measure; see `ropevit data check`")
-        return {
-            "top1": round(100 * int(self.first.sum()) / total, 4),
-            "top5": round(100 * int(self.several.sum()) / total, 4),
-        }
+        scores = {"top1": round(100 * int(self.first.sum()) / total, 4)}
+        if len(self.images) >= _TOPK:
+            scores["top5"] = round(100 * int(self.several.sum()) / total, 4)
+        return scores
 
 
 #: Tells which of each image's best guesses (b, k) are right.
