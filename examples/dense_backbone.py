@@ -16,7 +16,7 @@ from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.weights import load_dense_weights
 
 classifier = ropevit.create_model("rope_mixed_deit_tiny_patch16_LS", depth=4)  # stands for a trained one
-config = DenseViTConfig(body=classifier.config, pyramid=PyramidConfig(channels=64), padding="masked")
+config = DenseViTConfig(body=classifier.config, pyramid=PyramidConfig(channels=64), mask_padding=True)
 backbone = DenseViT(config).eval()
 print(load_dense_weights(backbone, classifier.state_dict()))
 

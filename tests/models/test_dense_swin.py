@@ -47,7 +47,7 @@ def test_valid_says_which_cells_begin_in_their_image():
 
 @pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
 def test_it_is_the_classifiers_maps_with_norms_where_padding_is_hidden(position):
-    built, plain = model(position, padding="masked"), Swin(body(position, num_classes=0))
+    built, plain = model(position, mask_padding=True), Swin(body(position, num_classes=0))
     plain.load_state_dict(built.body.state_dict(), strict=False)
     images = torch.randn(2, 3, 70, 101)
     maps = plain.eval().forward_intermediates(images)
@@ -63,13 +63,13 @@ def test_seen_padding_is_zeros_that_take_part(shift):
     x = torch.randn(2, 7, 5, 16)
     expected = attention(F.pad(x, (0, 0, 0, 1, 0, 2)), None, shift)[:, :7, :5]
     hidden = attention(x, None, shift)
-    attention.sees_padding = True
+    attention.attends_to_padding = True
     assert_close(attention(x, None, shift), expected)
     assert not torch.allclose(hidden, expected, atol=1e-3)
 
 
 def test_padding_is_seen_unless_masked():
-    seen, masked = model(), model(padding="masked")
+    seen, masked = model(), model(mask_padding=True)
     masked.load_state_dict(seen.state_dict())
     whole, odd = torch.randn(1, 3, 48, 96), torch.randn(1, 3, 44, 96)
     assert_close(seen(whole).features[0], masked(whole).features[0], rtol=0, atol=0)
@@ -116,7 +116,7 @@ def test_every_second_block_is_shifted_by_the_rule_of_the_published_detectors(h,
 @pytest.mark.parametrize(("height", "width"), [(70, 101), (33, 20), (9, 130), (1, 1)])
 def test_masked_padding_gives_an_image_the_same_alone_and_in_any_batch(position, height, width):
     """Among them images so small that one window spans them, which is cut in four by the shift."""
-    built = model(position, padding="masked")
+    built = model(position, mask_padding=True)
     image, batch = torch.randn(1, 3, height, width), torch.randn(2, 3, 130, 190)
     rows, columns = (-(-side // 4) * 4 for side in (height, width))
     batch[0, :, :rows, :columns] = F.pad(image[0], (0, columns - width, 0, rows - height))  # the rest may be anything
@@ -136,7 +136,7 @@ def test_by_default_sizes_change_nothing_but_what_is_called_valid():
 
 
 def test_what_pads_smaller_images_gets_no_gradient():
-    built, images = model(padding="masked").train(), torch.randn(2, 3, 70, 101, requires_grad=True)
+    built, images = model(mask_padding=True).train(), torch.randn(2, 3, 70, 101, requires_grad=True)
     maps = built(images, torch.tensor([[33, 52], [70, 101]]))
     sum(x[0].pow(3).sum() for x in maps.features).backward()
     assert images.grad[0, :, :33, :52].abs().amax(0).all()
@@ -145,7 +145,7 @@ def test_what_pads_smaller_images_gets_no_gradient():
 
 
 def test_the_triton_kernel_is_refused_what_it_cannot_hide():
-    built = model(padding="masked")
+    built = model(mask_padding=True)
     built.body.layers[0].blocks[0].attn.backend = "triton"
     with pytest.raises(ValueError, match="cannot mask the padding of images in a batch; choose backend='auto'"):
         built(torch.randn(1, 3, 64, 64), torch.tensor([[40, 64]]))
@@ -205,11 +205,11 @@ def test_layers_learn_as_in_the_classifier_and_new_parts_as_its_head():
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("padding", ["seen", "masked"])
+@pytest.mark.parametrize("mask_padding", [False, True])
 @pytest.mark.usefixtures("unchecked")
-def test_one_graph_serves_all_sizes(padding):
+def test_one_graph_serves_all_sizes(mask_padding):
     counter = CompileCounter()
-    built = model(body=body("rope_mixed_rpb", depths=(2,), heads=(2,), width=16), padding=padding)
+    built = model(body=body("rope_mixed_rpb", depths=(2,), heads=(2,), width=16), mask_padding=mask_padding)
     compiled = torch.compile(built, fullgraph=True, dynamic=True, backend=counter)
     with torch.no_grad():
         for height, width in [(64, 48), (33, 65), (80, 96), (50, 37)]:
@@ -221,7 +221,6 @@ def test_one_graph_serves_all_sizes(padding):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"padding": "hidden"}, "got padding='hidden'; expected seen or masked"),
         ({"out_indices": (0, 3)}, r"got out_indices=\(0, 3\); expected some of 0 to 2, in order, each once"),
         ({"out_indices": (2, 1)}, "in order"),
         ({"out_indices": ()}, "expected some of"),

@@ -35,7 +35,7 @@ def model(position="rope_mixed", depth=4, pyramid=NARROW, **changes) -> DenseViT
 @pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (70, 101), (1, 33)])
 def test_any_size_gives_maps_with_the_declared_strides_and_channels(position, height, width):
-    built = model(position, pyramid=PyramidConfig(channels=8, top=True))
+    built = model(position, pyramid=PyramidConfig(channels=8, add_p6=True))
     maps, valid = built(torch.randn(2, 3, height, width))
     assert built.strides == (4, 8, 16, 32, 64)
     padded = [-(-side // 32) * 32 for side in (height, width)]
@@ -47,7 +47,7 @@ def test_any_size_gives_maps_with_the_declared_strides_and_channels(position, he
 @pytest.mark.parametrize(
     ("pyramid", "strides", "channels"),
     [
-        (PyramidConfig(scales=(2, 1, 0.5), top=True, channels=8), (8, 16, 32, 64), (8,) * 4),
+        (PyramidConfig(scales=(2, 1, 0.5), add_p6=True, channels=8), (8, 16, 32, 64), (8,) * 4),
         (PyramidConfig(channels=None, norm="batch"), (4, 8, 16, 32), (32,) * 4),
         (PyramidConfig(channels=None, scales=(1,)), (16,), (32,)),
     ],
@@ -73,7 +73,7 @@ def test_blocks_attend_in_windows_but_for_the_last_of_each_quarter():
     for name, expected in (("base", {2, 5, 8, 11}), ("large", {5, 11, 17, 23})):
         config = DenseViTConfig(body=get_config(f"rope_mixed_deit_{name}_patch16_LS"))
         assert config.global_indices == expected
-        assert (config.window, config.padding) == (14, "seen")
+        assert (config.window, config.mask_padding) == (14, False)
 
 
 def influence(built: DenseViT) -> torch.Tensor:
@@ -136,7 +136,7 @@ def test_windows_that_the_map_does_not_fill_hold_zeros_as_in_vitdet():
 @pytest.mark.parametrize("position", ["none", "ape", "rope_axial", "rope_mixed_ape"])
 @pytest.mark.parametrize("pyramid", [NARROW, PyramidConfig(channels=None, norm="batch")])
 def test_masked_padding_gives_an_image_the_same_alone_and_in_any_batch(position, pyramid):
-    built = model(position, padding="masked", pyramid=pyramid)
+    built = model(position, mask_padding=True, pyramid=pyramid)
     image, batch = torch.randn(1, 3, 70, 101), torch.randn(2, 3, 130, 190)
     batch[0, :, :80, :112] = F.pad(image[0], (0, 11, 0, 10))  # to whole patches; the rest may be anything
     alone, real = built(image)
@@ -152,7 +152,7 @@ def test_where_nothing_is_valid_everything_is_seen_so_that_no_softmax_is_empty()
 
 
 def test_images_that_windows_tile_are_the_same_seen_or_masked():
-    seen, masked, images = model(window=2), model(window=2, padding="masked"), torch.randn(2, 3, 64, 96)
+    seen, masked, images = model(window=2), model(window=2, mask_padding=True), torch.randn(2, 3, 64, 96)
     masked.load_state_dict(seen.state_dict())
     assert_close(masked(images).features, seen(images).features, rtol=1e-4, atol=1e-4)
     narrow = images[..., :90]
@@ -168,7 +168,7 @@ def test_seen_padding_is_the_zeros_that_a_caller_may_add():
 
 
 @pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
-@pytest.mark.parametrize("changes", [{}, {"padding": "masked", "final_norm": True, "out_indices": (0, 1, 2, 3)}])
+@pytest.mark.parametrize("changes", [{}, {"mask_padding": True, "final_norm": True, "out_indices": (0, 1, 2, 3)}])
 def test_every_parameter_has_a_gradient(position, changes):
     built = model(position, **changes).train()
     sum(x.square().sum() for x in built(torch.randn(2, 3, 70, 101)).features).backward()
@@ -176,7 +176,7 @@ def test_every_parameter_has_a_gradient(position, changes):
 
 
 def test_checkpointing_runs_each_block_twice_and_changes_nothing():
-    built, images, gradients, runs = model(padding="masked").train(), torch.randn(2, 3, 70, 101), [], []
+    built, images, gradients, runs = model(mask_padding=True).train(), torch.randn(2, 3, 70, 101), [], []
     for block in built.body.blocks:
         block.norm2.register_forward_hook(lambda *_: runs.append(1))
     for enable, expected in ((False, 4), (True, 8)):
@@ -190,7 +190,7 @@ def test_checkpointing_runs_each_block_twice_and_changes_nothing():
 
 
 def test_stochastic_depth_drops_images_not_windows():
-    built = model(body=body(drop_path=0.5), padding="masked").train()
+    built = model(body=body(drop_path=0.5), mask_padding=True).train()
     x = torch.randn(1, 24, 32)
     outcomes = {torch.equal(built.body.blocks[0].drop_path(x), torch.zeros_like(x)) for _ in range(20)}
     assert outcomes == {True, False}
@@ -220,7 +220,7 @@ def test_layers_learn_as_in_the_classifier_and_new_parts_as_its_head():
 @pytest.mark.usefixtures("unchecked")
 def test_one_graph_serves_all_sizes():
     pyramid = PyramidConfig(scales=(1, 0.5), channels=None)
-    counter, built = CompileCounter(), model("rope_mixed_ape", depth=2, padding="masked", pyramid=pyramid)
+    counter, built = CompileCounter(), model("rope_mixed_ape", depth=2, mask_padding=True, pyramid=pyramid)
     compiled = torch.compile(built, fullgraph=True, dynamic=True, backend=counter)
     with torch.no_grad():
         for height, width in [(64, 96), (70, 101), (96, 96)]:
@@ -233,8 +233,7 @@ def test_one_graph_serves_all_sizes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"window": 0}, "got window=0, padding='seen'; expected at least 1 token"),
-        ({"padding": "hidden"}, "padding='hidden'; expected .* seen or masked"),
+        ({"window": 0}, "got window=0; expected a side of at least 1 token"),
         ({"global_attn_indexes": (4,)}, r"got global_attn_indexes=\(4,\); expected blocks from 0 to 3"),
         ({"out_indices": (-1,)}, r"got out_indices=\(-1,\); expected blocks from 0 to 3"),
         ({"out_indices": (1, 3)}, r"got out_indices=\(1, 3\) for 4 levels; expected one block, or 4 in order"),

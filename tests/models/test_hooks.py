@@ -63,9 +63,9 @@ CASES = {
     "maps": (vit, lambda model: model(IMAGES, method="forward_intermediates", indices=[0, -1])),
     "features": (swin, lambda model: model(IMAGES, method="forward_features")),
     "dense vit": (lambda: dense_vit(relative_bias=True), lambda model: model(IMAGES).features),
-    "dense vit masked": (lambda: dense_vit(padding="masked"), lambda model: model(IMAGES, SIZES).features),
+    "dense vit masked": (lambda: dense_vit(mask_padding=True), lambda model: model(IMAGES, SIZES).features),
     "dense swin": (dense_swin, lambda model: model(IMAGES).features),
-    "dense swin masked": (lambda: dense_swin(padding="masked"), lambda model: model(IMAGES, SIZES).features),
+    "dense swin masked": (lambda: dense_swin(mask_padding=True), lambda model: model(IMAGES, SIZES).features),
 }
 
 
@@ -154,9 +154,9 @@ RUNS = {
     "vit": (vit, lambda model: model(IMAGES)),
     "swin": (swin, lambda model: model(IMAGES)),
     "packed": (vit, lambda model: model.forward_packed(PACKED)),
-    "dense vit": (lambda: dense_vit(padding="masked"), lambda model: model(IMAGES, SIZES).features[0]),
+    "dense vit": (lambda: dense_vit(mask_padding=True), lambda model: model(IMAGES, SIZES).features[0]),
     "dense swin": (dense_swin, lambda model: model(IMAGES).features[0]),
-    "dense swin masked": (lambda: dense_swin(padding="masked"), lambda model: model(IMAGES, SIZES).features[0]),
+    "dense swin masked": (lambda: dense_swin(mask_padding=True), lambda model: model(IMAGES, SIZES).features[0]),
 }
 
 

@@ -97,9 +97,9 @@ def test_tables_are_those_of_vitdet_and_start_at_zero():
 
 
 @pytest.mark.parametrize("position", ["ape", "rope_mixed"])
-@pytest.mark.parametrize("padding", ["seen", "masked"])
-def test_they_learn_without_decay_with_their_block_also_recomputed(position, padding):
-    built = small(position, relative_bias=True, padding=padding).train()
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_they_learn_without_decay_with_their_block_also_recomputed(position, mask_padding):
+    built = small(position, relative_bias=True, mask_padding=mask_padding).train()
     built.set_grad_checkpointing()
     built(torch.randn(2, 3, 70, 101), torch.tensor([[70, 101], [33, 40]])).features[0].square().sum().backward()
     names = [name for name, _ in built.named_parameters() if ".relative." in name]

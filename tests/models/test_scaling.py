@@ -189,8 +189,8 @@ def test_a_dense_vit_passes_rules_on_to_its_global_blocks():
     plain = windows(images).features[0]
     set_scaling(windows, "ntk+log")
     assert torch.equal(windows(images).features[0], plain)  # windows are as large as the trained grid
-    masked = DenseViT(DenseViTConfig(body=replace(body, scaling="ntk"), window=4, padding="masked"))
-    with pytest.raises(ValueError, match="padding='masked' with scaling='ntk'; RoPE scaling uses the grid"):
+    masked = DenseViT(DenseViTConfig(body=replace(body, scaling="ntk"), window=4, mask_padding=True))
+    with pytest.raises(ValueError, match="mask_padding=True with scaling='ntk'; RoPE scaling uses the grid"):
         masked(images)
 
 

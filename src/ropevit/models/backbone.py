@@ -1,6 +1,6 @@
 """Interface between backbones and the heads of dense tasks: feature maps, strides, channels and padding masks."""
 
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,9 +10,6 @@ from ropevit.models.base import BaseModel
 from ropevit.models.sizes import check_floats
 
 BodyT = TypeVar("BodyT", bound=BaseModel[Any])
-
-#: How attention treats padding: attended to, as in the published detectors, or masked.
-Padding = Literal["seen", "masked"]
 
 
 class Maps(NamedTuple):

@@ -51,17 +51,17 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "B 1 n n"] | None = None,
         grid: tuple[int, int] | None = None,
         *,
-        draw: Float[Tensor, "2 2"] | None = None,
+        jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Attend to all n tokens that the mask allows; the last N of them are at `positions`.
 
         With a relative bias, the tokens are all of a `grid`, rows x columns, row-major. With RoPE scaling, the
-        positions are those of a whole grid; `draw` is the coordinate jitter of the training step.
+        positions are those of a whole grid; `jitter` is the coordinate jitter of the training step.
         """
         frequencies, attention_factor = layer_frequencies(self.rope, frequencies, positions.dtype), None
         num_prefix = x.shape[1] - positions.shape[-2]
         if self.scaling is not None and frequencies is not None:
-            positions, frequencies, attention_factor = self.scaling(positions, frequencies, draw)
+            positions, frequencies, attention_factor = self.scaling(positions, frequencies, jitter)
         if self.relative is None:
             how = {"backend": self.backend, "attention_factor": attention_factor}
             q, k, v = project(self.qkv, x, self.heads, positions, frequencies, num_prefix, **how)
@@ -253,18 +253,18 @@ class Block(nn.Module):
         positions: Float[Tensor, "*b N ndim"],
         frequencies: Float[Tensor, "ndim *a P"] | None = None,
         rows: SequenceIds | None = None,
-        cut: WindowPartition | None = None,
+        partition: WindowPartition | None = None,
         grid: tuple[int, int] | None = None,
         *,
-        draw: Float[Tensor, "2 2"] | None = None,
+        jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Apply attention (within each image if `rows` is given, within windows if `cut` is), then the MLP."""
+        """Apply attention (within each image if `rows` is given, within windows if `partition` is), then the MLP."""
         mask, mixed = None if rows is None else rows.mask, self.norm1(x)
         mixed = mixed if rows is None else block_diagonal_mask(mixed, rows)
-        if cut is None:
-            mixed = self.attn(mixed, positions, frequencies, mask, grid, draw=draw)
+        if partition is None:
+            mixed = self.attn(mixed, positions, frequencies, mask, grid, jitter=jitter)
         else:
-            mixed = attend_in_windows(cut, self.attn, mixed, frequencies, draw)
+            mixed = attend_in_windows(partition, self.attn, mixed, frequencies, jitter)
         x = x + self.drop_path(scale(mixed, self.gamma_1), rows)
         return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2), rows)
 

@@ -27,7 +27,7 @@ class PyramidConfig:
     upsampling (ViTDet); None keeps the channels of the tokens, without these convolutions (BEiT with UperNet)."""
     norm: Literal["layer", "batch"] = "layer"
     """Norm after the convolutions: LayerNorm over channels, or BatchNorm."""
-    top: bool = False
+    add_p6: bool = False
     """Add a last map by subsampling the one before (p6)."""
 
     def __post_init__(self):
@@ -49,7 +49,7 @@ class PyramidConfig:
         if any(patch_size % scale for scale in self.scales):
             raise ValueError(f"got scales={self.scales} with patches of {patch_size}; the strides are no whole pixels")
         strides = tuple(int(patch_size / scale) for scale in self.scales)
-        return (*strides, 2 * strides[-1]) if self.top else strides
+        return (*strides, 2 * strides[-1]) if self.add_p6 else strides
 
 
 class LayerNorm2d(nn.Module):
@@ -115,11 +115,11 @@ class SimpleFeaturePyramid(nn.Module):
 
     def __init__(self, width: int, config: PyramidConfig):
         super().__init__()
-        self.top = config.top
+        self.add_p6 = config.add_p6
         levels = [Level(width, scale, config) for scale in config.scales]
         self.levels = nn.ModuleList(levels)
         found = [level.channels for level in levels]
-        self.channels = (*found, found[-1]) if self.top else tuple(found)
+        self.channels = (*found, found[-1]) if self.add_p6 else tuple(found)
 
     def forward(
         self, features: Sequence[Float[Tensor, "B C h w"]], valid: Sequence[Bool[Tensor, "B _ _"] | None]
@@ -132,7 +132,7 @@ class SimpleFeaturePyramid(nn.Module):
         """
         features = list(features) * len(self.levels) if len(features) == 1 else features
         maps = [level(x, keep) for level, x, keep in zip(self.levels, features, valid, strict=True)]
-        return [*maps, F.max_pool2d(maps[-1], 1, 2)] if self.top else maps
+        return [*maps, F.max_pool2d(maps[-1], 1, 2)] if self.add_p6 else maps
 
 
 def zero_padding(x: Float[Tensor, "B C h w"], valid: Bool[Tensor, "B h w"]) -> Float[Tensor, "B C h w"]:

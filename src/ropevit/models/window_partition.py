@@ -30,28 +30,30 @@ class WindowPartition(NamedTuple):
 
 
 def attend_in_windows(
-    cut: WindowPartition,
+    partition: WindowPartition,
     attention: Callable[..., Tensor],
     x: Float[Tensor, "B n C"],
     frequencies: Float[Tensor, "2 *a P"] | None,
-    draw: Float[Tensor, "2 2"] | None = None,
+    jitter: Float[Tensor, "2 2"] | None = None,
 ) -> Float[Tensor, "B n C"]:
     """Apply an attention layer inside each window.
 
     Args:
-        cut: The window partition.
-        attention: Takes tokens, positions, frequencies, a mask, a grid and a draw, as `layers.Attention`.
+        partition: The window partition.
+        attention: Takes tokens, positions, frequencies, a mask, a grid and a jitter, as `layers.Attention`.
         x: Tokens of the map, row-major, without a prefix.
         frequencies: Frequencies that all blocks share, if any.
-        draw: Coordinate jitter of the training step, if any.
+        jitter: Coordinate jitter of the training step, if any.
     """
-    windows = window_partition(x.unflatten(1, (cut.h, cut.w)), cut.window, (0, 0))
-    positions = grid_positions(cut.window, cut.window, device=x.device)
+    windows = window_partition(x.unflatten(1, (partition.h, partition.w)), partition.window, (0, 0))
+    positions = grid_positions(partition.window, partition.window, device=x.device)
     mask = None
-    if cut.valid is not None:
-        mask = key_mask(window_partition(cut.valid.unsqueeze(-1).float(), cut.window, (0, 0)).squeeze(-1) > 0)
-    mixed = attention(windows, positions, frequencies, mask, (cut.window, cut.window), draw=draw)
-    return window_reverse(mixed, cut.h, cut.w, cut.window, (0, 0)).flatten(1, 2)
+    if partition.valid is not None:
+        mask = key_mask(
+            window_partition(partition.valid.unsqueeze(-1).float(), partition.window, (0, 0)).squeeze(-1) > 0
+        )
+    mixed = attention(windows, positions, frequencies, mask, (partition.window, partition.window), jitter=jitter)
+    return window_reverse(mixed, partition.h, partition.w, partition.window, (0, 0)).flatten(1, 2)
 
 
 def key_mask(keys: Bool[Tensor, "B n"]) -> Bool[Tensor, "B 1 n n"]:

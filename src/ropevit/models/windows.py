@@ -46,7 +46,7 @@ class WindowAttention(nn.Module):
     always_shift = False
     """Whether to shift windows also along a side that one window covers, as in the published detectors."""
 
-    sees_padding = False
+    attends_to_padding = False
     """Whether the zero padding of partial windows is attended to instead of masked."""
 
     def __init__(self, width: int, heads: int, window: int, rope: LearnedRope | None = None, bias: bool = False):
@@ -64,7 +64,7 @@ class WindowAttention(nn.Module):
         frequencies: Float[Tensor, "2 *a P"] | None,
         shift: tuple[int, int],
         valid: Bool[Tensor, "B h w"] | None = None,
-        draw: Float[Tensor, "2 2"] | None = None,
+        jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Attend inside each window of a map.
 
@@ -74,15 +74,15 @@ class WindowAttention(nn.Module):
             shift: Rows and columns by which the windows are shifted.
             valid: Mask of image tokens, with smaller images at the top left of the map; the others are masked, so
                 each image attends as it does alone. None if all are image.
-            draw: Coordinate jitter of the training step, if any.
+            jitter: Coordinate jitter of the training step, if any.
 
         Raises:
             ValueError: If `valid` is given to the Triton kernel, which has no per-image masks.
         """
-        frequencies, attention_factor = self.scaled_frequencies(frequencies, draw, x.device)
+        frequencies, attention_factor = self.scaled_frequencies(frequencies, jitter, x.device)
         if valid is not None:
             return self.attend_padded(x, frequencies, attention_factor, shift, valid)
-        if not self.sees_padding:
+        if not self.attends_to_padding:
             return self.attend(x, frequencies, attention_factor, shift)
         h, w = x.shape[1:3]
         rows, columns = ceil_div(h, self.window), ceil_div(w, self.window)
@@ -92,7 +92,7 @@ class WindowAttention(nn.Module):
     def scaled_frequencies(
         self,
         frequencies: Float[Tensor, "2 *a P"] | None,
-        draw: Float[Tensor, "2 2"] | None,
+        jitter: Float[Tensor, "2 2"] | None,
         device: torch.device,
     ) -> tuple[Float[Tensor, "2 *a P"] | None, Float[Tensor, ""] | None]:
         """Return the frequencies of this layer and the factor on its attention logits, after RoPE scaling.
@@ -103,7 +103,7 @@ class WindowAttention(nn.Module):
         if self.scaling is None or frequencies is None:
             return frequencies, None
         _, frequencies, attention_factor = self.scaling(
-            grid_positions(self.window, self.window, device=device), frequencies, draw
+            grid_positions(self.window, self.window, device=device), frequencies, jitter
         )
         return frequencies, attention_factor
 

@@ -277,10 +277,12 @@ class CoordinateJitter:
         return inputs
 
 
-def apply_jitter(inputs: RotaryInputs, grids: GridSizes, draw: Float[Tensor, "2 2"]) -> RotaryInputs:
+def apply_jitter(inputs: RotaryInputs, grids: GridSizes, jitter: Float[Tensor, "2 2"]) -> RotaryInputs:
     """Apply a sample of `CoordinateJitter`: shift the positions, stretch the frequencies."""
-    positions = inputs.positions + draw[0] * grids.current / 2
-    return inputs._replace(positions=positions, frequencies=inputs.frequencies * per_axis(draw[1], inputs.frequencies))
+    positions = inputs.positions + jitter[0] * grids.current / 2
+    return inputs._replace(
+        positions=positions, frequencies=inputs.frequencies * per_axis(jitter[1], inputs.frequencies)
+    )
 
 
 def magnitude(frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "*A P"]:
@@ -329,14 +331,14 @@ class Scaling:
         self,
         positions: Float[Tensor, "*B N 2"],
         frequencies: Float[Tensor, "2 *A P"],
-        draw: Float[Tensor, "2 2"] | None = None,
+        jitter: Float[Tensor, "2 2"] | None = None,
     ) -> RotaryInputs:
         """Compute positions, frequencies and attention factor for the tokens of a whole grid.
 
         Args:
             positions: Positions of all tokens of the grid, counted from 0; the largest ones give its size.
             frequencies: Radians per patch.
-            draw: Sample of `sample_jitter` for this step; None in evaluation.
+            jitter: Sample of `sample_jitter` for this step; None in evaluation.
         """
         now = positions.flatten(0, -2).amax(0) + 1
         rows, columns = self.trained_grid
@@ -344,7 +346,7 @@ class Scaling:
         inputs = RotaryInputs(positions, frequencies)
         for method in self.methods:
             inputs = method(inputs, grids)
-        return inputs if draw is None else apply_jitter(inputs, grids, draw)
+        return inputs if jitter is None else apply_jitter(inputs, grids, jitter)
 
     def sample_jitter(
         self, device: torch.device | str | None = None, generator: torch.Generator | None = None

@@ -145,7 +145,7 @@ def test_a_swins_norms_are_those_of_its_stages(tmp_path):
     model, _ = load_detector(tmp_path / "b.safetensors")
     assert torch.equal(model.backbone.norms[0].weight, state["backbone.norm1.weight"])
     assert torch.equal(model.backbone.norms[2].bias, state["backbone.norm3.bias"])
-    assert (model.backbone.config.padding, model.backbone.config.body.position) == ("seen", "rpb")
+    assert (model.backbone.config.mask_padding, model.backbone.config.body.position) == (False, "rpb")
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -109,7 +109,7 @@ def test_one_image_in_training_is_refused_unless_norms_are_fixed():
 
 
 def test_a_backbone_with_other_strides_is_refused():
-    backbone = DenseViT(DenseViTConfig(body=small_body(), pyramid=PyramidConfig(scales=(2, 1, 0.5), top=True)))
+    backbone = DenseViT(DenseViTConfig(body=small_body(), pyramid=PyramidConfig(scales=(2, 1, 0.5), add_p6=True)))
     with pytest.raises(ValueError, match=r"\(8, 16, 32, 64\)"):
         UperNet(backbone, UperNetConfig())
 

@@ -9,7 +9,6 @@ from ropevit.kernels.windows import ceil_div
 from ropevit.models.backbone import (
     Backbone,
     Maps,
-    Padding,
     check_images,
     image_sizes,
     make_pixel_mask,
@@ -33,13 +32,11 @@ class DenseSwinConfig:
     window size stays fixed for all image sizes, its head and final norm are removed."""
     out_indices: tuple[int, ...] | None = None
     """Stages that return a map, in order and ending with the last; None for all. DINO with 4 scales takes 1, 2, 3."""
-    padding: Padding = "seen"
-    """Whether padding (of windows at the bottom and right, and of smaller images in a batch) is attended to, as in the
-    published detectors, or masked, so that an image has the same output alone and in any batch."""
+    mask_padding: bool = False
+    """Mask padding (of windows at the bottom and right, and of smaller images in a batch), so that an image has the
+    same output alone and in any batch; False attends to it, as the published detectors do."""
 
     def __post_init__(self):
-        if self.padding not in ("seen", "masked"):
-            raise ValueError(f"got padding={self.padding!r}; expected seen or masked")
         count = len(self.body.depths)
         if self.out_indices is None:
             return
@@ -97,7 +94,7 @@ class DenseSwin(Backbone[Swin]):
         body.norm = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         for module in body.modules():
             if isinstance(module, WindowAttention):
-                module.sees_padding, module.always_shift = config.padding == "seen", True
+                module.attends_to_padding, module.always_shift = not config.mask_padding, True
         self.strides = config.strides
         self.channels = tuple(config.body.width * 2**stage for stage in config.output_stages)
         self.norms = nn.ModuleList(nn.LayerNorm(channels) for channels in self.channels)
@@ -115,7 +112,7 @@ class DenseSwin(Backbone[Swin]):
         patch = self.config.body.patch_size
         check_images(images, sizes, self.config.body.in_channels)
         real = None
-        if self.config.padding == "masked" and sizes is not None:
+        if self.config.mask_padding and sizes is not None:
             h, w = (ceil_div(side, patch) for side in images.shape[2:])
             real = make_pixel_mask(sizes.to(images.device), h, w, patch)
         outputs = self.body(images, method=self.run_body, valid=real)

@@ -44,11 +44,11 @@ class SwinBlock(nn.Module):
         x: Float[Tensor, "B h w C"],
         frequencies: Float[Tensor, "2 *a P"] | None,
         valid: Bool[Tensor, "B h w"] | None = None,
-        draw: Float[Tensor, "2 2"] | None = None,
+        jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Apply window attention (to the valid tokens, if given), then the MLP."""
         shift = self.shift(x.shape[1], x.shape[2]) if self.shifted else (0, 0)
-        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, valid, draw))
+        x = x + self.drop_path(self.attn(self.norm1(x), frequencies, shift, valid, jitter))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def shift(self, h: int, w: int) -> tuple[int, int]:
@@ -128,12 +128,12 @@ class Stage(nn.Module):
         x: Float[Tensor, "B h w C"],
         recompute: bool = False,
         valid: Bool[Tensor, "B h w"] | None = None,
-        draw: Float[Tensor, "2 2"] | None = None,
+        jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B h w C"]:
         """Run the blocks, without patch merging."""
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)
         for block in self.blocks:
-            inputs = x, frequencies, valid, draw
+            inputs = x, frequencies, valid, jitter
             x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
         return x
 
@@ -230,10 +230,10 @@ class Swin(BaseModel[SwinConfig]):
             valid: Mask of image tokens, with smaller images at the top left: the others are masked, so that each
                 image has the same output as alone. None if all are image.
         """
-        draw = self.sample_jitter(x.device)
+        jitter = self.sample_jitter(x.device)
         for stage in self.layers:
             assert isinstance(stage, Stage)
-            x = stage(x, recompute=self.grad_checkpointing and self.training, valid=valid, draw=draw)
+            x = stage(x, recompute=self.grad_checkpointing and self.training, valid=valid, jitter=jitter)
             yield x
             if stage.downsample is not None:
                 if valid is not None:

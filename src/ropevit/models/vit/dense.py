@@ -11,7 +11,6 @@ from ropevit.kernels.windows import ceil_div
 from ropevit.models.backbone import (
     Backbone,
     Maps,
-    Padding,
     check_images,
     image_sizes,
     make_pixel_mask,
@@ -48,19 +47,17 @@ class DenseViTConfig:
     """Apply the classifier's final norm to the tokens."""
     pyramid: PyramidConfig = field(default_factory=PyramidConfig)
     """Config of the feature pyramid."""
-    padding: Padding = "seen"
-    """Whether padding (of windows, of images to whole patches and of smaller images in a batch) is attended to, as in
-    ViTDet, or masked, so that an image has the same output alone and in any batch."""
+    mask_padding: bool = False
+    """Mask padding (of windows, of images to whole patches and of smaller images in a batch), so that an image has the
+    same output alone and in any batch; False attends to it, as ViTDet does."""
     relative_bias: bool = False
     """Add ViTDet's decomposed relative position bias, initialised to zero, to the scores of any position embedding."""
 
     def __post_init__(self):
         if self.body.is_video:
             raise ValueError(f"got a body with frames={self.body.frames}; a dense backbone takes models of images")
-        if self.window < 1 or self.padding not in ("seen", "masked"):
-            raise ValueError(
-                f"got window={self.window}, padding={self.padding!r}; expected at least 1 token, and seen or masked"
-            )
+        if self.window < 1:
+            raise ValueError(f"got window={self.window}; expected a side of at least 1 token")
         for name in ("global_attn_indexes", "out_indices"):
             blocks = getattr(self, name)
             if blocks is None:
@@ -151,7 +148,7 @@ class DenseViT(Backbone[ViT]):
         Raises:
             ValueError: If the images have a wrong rank or channels, or the sizes do not match them.
         """
-        patch, masked = self.config.body.patch_size, self.config.padding == "masked"
+        patch, masked = self.config.body.patch_size, self.config.mask_padding
         check_images(images, sizes, self.config.body.in_channels)
         sizes = image_sizes(images, sizes)
         images = pad_to(images, max(patch, *self.strides[: len(self.config.pyramid.scales)]))
@@ -177,14 +174,14 @@ class DenseViT(Backbone[ViT]):
         config = self.config
         if valid is not None and body.scaling is not None:
             raise ValueError(
-                f"got padding='masked' with scaling={body.config.scaling!r}; RoPE scaling uses the grid of the batch, "
+                f"got mask_padding=True with scaling={body.config.scaling!r}; RoPE scaling uses the grid of the batch, "
                 "and every image has its own: remove one of them"
             )
         tokens, positions = body.embed(images, valid)
         h, w = images.shape[2] // config.body.patch_size, images.shape[3] // config.body.patch_size
-        cut = WindowPartition(h, w, config.window, valid)
-        cuts = [None if index in config.global_indices else cut for index in range(config.body.depth)]
-        states = body.run_blocks(tokens, positions, None if valid is None else _whole_rows(valid), cuts, (h, w))
+        partition = WindowPartition(h, w, config.window, valid)
+        partitions = [None if index in config.global_indices else partition for index in range(config.body.depth)]
+        states = body.run_blocks(tokens, positions, None if valid is None else _whole_rows(valid), partitions, (h, w))
         return [body.norm(x) for index, x in enumerate(states) if index in config.output_blocks]
 
 

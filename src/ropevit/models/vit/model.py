@@ -135,7 +135,7 @@ class ViT(BaseModel[ViTConfig]):
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
         rows: SequenceIds | None = None,
-        cuts: Sequence[WindowPartition | None] | None = None,
+        partitions: Sequence[WindowPartition | None] | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Iterator[Float[Tensor, "B n C"]]:
         """Run the blocks one by one and yield the tokens after each, with activation checkpointing if enabled.
@@ -144,16 +144,18 @@ class ViT(BaseModel[ViTConfig]):
             x: Tokens, prefix first.
             positions: Positions of the patches.
             rows: Image index of each token and attention mask; None for one whole image per row.
-            cuts: Window partition of each block, or None for global attention.
+            partitions: Window partition of each block, or None for global attention.
             grid: Rows and columns of the tokens; used by a relative bias only.
         """
-        ndim, draw = positions.shape[-1], self.sample_jitter(x.device)  # in an image, pairs of t are not rotated
+        ndim, jitter = positions.shape[-1], self.sample_jitter(x.device)  # in an image, pairs of t are not rotated
         frequencies = None if self.rope is None else self.rope.frequencies(x.device)[:ndim]
-        for block, cut in zip(self.blocks, cuts or [None] * len(self.blocks), strict=True):
+        for block, partition in zip(self.blocks, partitions or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
-                x = checkpoint(block, x, positions, frequencies, rows, cut, grid, draw=draw, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
+                x = checkpoint(
+                    block, x, positions, frequencies, rows, partition, grid, jitter=jitter, use_reentrant=False
+                )  # pyright: ignore[reportAssignmentType]
             else:
-                x = block(x, positions, frequencies, rows, cut, grid, draw=draw)
+                x = block(x, positions, frequencies, rows, partition, grid, jitter=jitter)
             yield x
 
     def encode(

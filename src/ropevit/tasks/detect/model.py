@@ -87,7 +87,7 @@ class DetectModel(BackboneOptions):
             stages = {"out_indices": _SWIN_STAGES if self.out_indices is None else self.out_indices}
             return dense_config(body, **(stages if self.has_field("out_indices") else {}))
         body = body if self.layer_scale else replace(body, layer_scale=None)
-        pyramid = PyramidConfig(scales=_VIT_SCALES, channels=self.dino.width, top=True)
+        pyramid = PyramidConfig(scales=_VIT_SCALES, channels=self.dino.width, add_p6=True)
         return dense_config(
             body,
             window=_VIT_WINDOW if self.window is None else self.window,
