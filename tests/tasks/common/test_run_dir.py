@@ -116,7 +116,7 @@ def test_a_training_is_resumed_with_the_same_options_or_not_at_all(tmp_path):
     take_a_step(run.out)
     moved = {**SETTINGS, "data": "elsewhere", "run": {"seed": 0, "workers": 0}}
     open_directory(run, moved)  # where the data is and how it is computed may change
-    with pytest.raises(ValueError, match=r"was started otherwise \(lr was 1.0, now 2.0\)"):
+    with pytest.raises(ValueError, match=r"was started with other options \(lr was 1.0, now 2.0\)"):
         open_directory(run, {**SETTINGS, "optim": {"lr": 2.0}})
     with pytest.raises(ValueError, match=r"seed was 0, now 1"):
         open_directory(run, {**SETTINGS, "run": {"seed": 1}})

@@ -1,6 +1,6 @@
 """Configuration of a classification training; every field is an option of `ropevit train`."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -8,7 +8,7 @@ import tyro
 from ropevit.data.augment import AugmentConfig
 from ropevit.models.architectures import Config
 from ropevit.models.registry import get_config, model_name, nearest_name
-from ropevit.tasks.common.config import OptimConfig, PositionName, RunConfig
+from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, PositionName, RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class ClassifyModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(BaseTrainConfig):
     """A classification training."""
 
     recipe: Annotated[str, tyro.conf.Fixed]
@@ -97,13 +97,3 @@ class TrainConfig:
                 "becomes 1; use label_smoothing=0, or loss='soft'"
             )
         self.model.build(num_classes=2)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the config as JSON-serialisable values."""
-        plain = asdict(self)
-        plain["run"]["out"] = str(self.run.out)
-        return plain
-
-    def with_run(self, **changes: Any) -> "TrainConfig":
-        """Replace fields of `run`."""
-        return replace(self, run=replace(self.run, **changes))

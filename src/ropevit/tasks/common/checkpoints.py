@@ -1,4 +1,4 @@
-"""Checkpoints of a training: what they hold, written so that a killed process leaves none half done, and read back."""
+"""Checkpoints of a training: written atomically, checked for damage, and read."""
 
 import re
 from pathlib import Path
@@ -15,33 +15,33 @@ from ropevit.weights.reading import load_pickle
 
 NAME = re.compile(r"step-(\d+)\.pt")
 
-#: What a checkpoint holds.
+#: Entries of a checkpoint, beside the step.
 _ENTRIES = {"state", "record", "scaler"}
 
 
 class CheckpointError(ValueError):
-    """No checkpoint of a training can be read, or none could be written."""
+    """A checkpoint cannot be written, or all existing ones are damaged."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Write a checkpoint, then delete all but the newest.
 
     Args:
-        folder: Where checkpoints are.
+        folder: Directory of the checkpoints.
         step: Steps done.
-        state: What to write: tensors and plain values.
-        keep: How many to keep.
+        state: Content: tensors and plain values.
+        keep: Number of checkpoints to keep.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
-        CheckpointError: If the disk refuses; what was there before stays.
+        CheckpointError: If it cannot be written, such as on a full disk; earlier checkpoints are kept.
     """
     path = folder / f"step-{step:08d}.pt"
     try:
         write_atomically(path, lambda file: torch.save(state, file))
-    except (ValueError, RuntimeError) as error:  # RuntimeError: what torch cannot write
+    except (ValueError, RuntimeError) as error:  # RuntimeError: of torch.save
         newest = list_checkpoints(folder)
         kept = f"{newest[-1]} is whole" if newest else "no checkpoint was there before"
         raise CheckpointError(
@@ -53,26 +53,26 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """List checkpoints, the oldest first."""
+    """List checkpoints, oldest first."""
     found = [path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """Tell how many steps were done when a checkpoint was written."""
+    """Return the step of a checkpoint, from its name."""
     return int(path.stem.split("-")[1])
 
 
 def find_newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest checkpoint that is whole, every byte of it compared with its checksum.
+    """Find the newest undamaged checkpoint; all bytes are compared with their checksums.
 
-    Damaged ones are passed over, and renamed so that they are not counted among the newest.
+    Damaged checkpoints are skipped, and renamed so that they do not count towards those to keep.
 
     Returns:
-        The file, or None where there is no checkpoint, and a line for each damaged one.
+        Path of the file, None if there is no checkpoint; and a message for each damaged one.
 
     Raises:
-        CheckpointError: If there are checkpoints, or were, but none is whole.
+        CheckpointError: If all checkpoints are damaged, including those renamed before.
     """
     damaged = []
     for path in reversed(list_checkpoints(folder)):
@@ -89,7 +89,7 @@ def find_newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def damage(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint, if anything: with its bytes, or in reading it."""
+    """Return why a checkpoint is damaged or unreadable, None if it is neither."""
     if problem := archive_damage(path):
         return problem
     try:
@@ -102,19 +102,19 @@ def damage(path: Path) -> str | None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint that `find_newest` has found to be whole."""
+    """Read a checkpoint that `find_newest` has checked."""
     return load_pickle(path)
 
 
 def fsdp_module():
-    """Import the functions of FSDP, which few trainings need and which take a second to load."""
+    """Import `fsdp` on demand: few trainings need it, and the import takes a second."""
     from ropevit.tasks.common import fsdp
 
     return fsdp
 
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, shard: bool) -> dict[str, Any]:
-    """Collect whole weights and optimizer state; all processes take part where they are shared out."""
+    """Return the full states of model, optimizer and EMA; with `shard`, all processes must call this."""
     if shard:
         return fsdp_module().full_state_dict(model, optimizer, ema)
     averages = {} if ema is None else ema.state_dict()
@@ -124,7 +124,7 @@ def training_state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema 
 def load_training_state(
     state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None, shard: bool
 ) -> None:
-    """Put back what `training_state` collected."""
+    """Load the states that `training_state` returns."""
     if shard:
         fsdp_module().load_full_state_dict(state, model, optimizer, ema)
         return

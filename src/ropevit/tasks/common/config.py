@@ -1,8 +1,8 @@
 """Options of the optimizer, the schedule and the run; every field is an option of `ropevit train`."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -168,3 +168,23 @@ class RunConfig:
 
 #: Fields of RunConfig that change the results, so that a training cannot be resumed with other values.
 FIXED = ("seed", "precision")
+
+
+ConfigT = TypeVar("ConfigT", bound="BaseTrainConfig")
+
+
+class BaseTrainConfig:
+    """Base of the dataclasses of a training, one for each task; it has no fields of its own."""
+
+    run: RunConfig
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as JSON-serialisable values; fields with a `to_dict` of their own use it."""
+        plain = asdict(self)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        plain |= {name: value.to_dict() for name, value in vars(self).items() if hasattr(value, "to_dict")}
+        plain["run"]["out"] = str(self.run.out)
+        return plain
+
+    def with_run(self: ConfigT, **changes: Any) -> ConfigT:
+        """Return a copy with other values of fields of `run`."""
+        return replace(self, run=replace(self.run, **changes))  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,4 +1,4 @@
-"""The directory of a training: its config and weights, what kind of model a file holds, and many runs side by side."""
+"""Output directories of trainings: config and weights, the task of a checkpoint, and comparison of runs."""
 
 import json
 import re
@@ -21,19 +21,19 @@ from ropevit.weights.reading import check_exists, named_repository
 from ropevit.weights.sharded import find_index
 
 Which = Literal["best", "last", "ema"]
-#: Files that a training leaves in its directory.
+#: Weights that a training writes into its directory.
 RUN_FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "model_ema.safetensors"}
 
 
 def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
-    """Choose a file of weights in the directory of a training, or of a study's run, which keeps its last weights alone.
+    """Return the path of weights in the directory of a training or of a study's run (which has its last weights only).
 
     Args:
-        folder: The directory.
-        which: Which of them; None takes the best of a training, and what a study's run has.
+        folder: Output directory.
+        which: Which weights; None takes the best of a training, the last of a study's run.
 
     Raises:
-        ValueError: If it is not there.
+        ValueError: If they do not exist.
     """
     path, last = folder / RUN_FILES[which or "best"], folder / RUN_FILES["last"]
     if path.is_file():
@@ -41,7 +41,7 @@ def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
     if which is None and last.is_file() and _is_study_model(last):
         return last
     if which is None and (index := find_index(folder)):
-        return index  # of weights in several files, as transformers saves them
+        return index  # sharded weights of transformers
     there = [name for name, file in RUN_FILES.items() if (folder / file).is_file()]
     if there:
         raise ValueError(f"{folder} has no {path.name}; choose --weights {' or '.join(there)}")
@@ -56,10 +56,10 @@ def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
 
 
 def weights_file(checkpoint: str | None, which: Which | None) -> str | None:
-    """Find the weights that `--checkpoint` and `--weights` mean: one rule for all that takes both.
+    """Resolve `--checkpoint` and `--weights`.
 
     Returns:
-        A file in the directory that is given; anything else, such as a file, a hub id or None, as it is.
+        A file of weights if the checkpoint is a directory; otherwise (a file, a hub id, None) the checkpoint itself.
 
     Raises:
         ValueError: If the directory has no such weights.
@@ -69,7 +69,7 @@ def weights_file(checkpoint: str | None, which: Which | None) -> str | None:
 
 
 def _is_study_model(path: Path) -> bool:
-    """Tell whether a file is the model of a study's run, by its header."""
+    """Return whether a file is the model of a study's run, by its header."""
     try:
         facts = parse_json(_read_header(path).get("metadata", "{}"), path)
     except ValueError:
@@ -78,12 +78,12 @@ def _is_study_model(path: Path) -> bool:
 
 
 def _read_header(path: Path) -> Mapping[str, str]:
-    """Read the header of a safetensors file; that of another file, or of a damaged one, is empty."""
+    """Read the metadata of a safetensors file; {} for other or damaged files."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError):
-        return {}  # of another layout, or damaged, which reading it will say
+        return {}  # another format, or damaged: loading reports it
 
 
 def task_of_checkpoint(checkpoint: str | None, which: Which | None = None) -> TaskSpec:
@@ -112,16 +112,16 @@ def describe_task(task: TaskSpec, checkpoint: str | None) -> str:
 
 
 FILE = "config.json"
-#: Under which key the config says which images it was started with.
+#: Key of the images' identity in the config.
 IMAGES = "images"
 
-#: A file that a killed process was writing.
+#: Name of a file that a killed process was writing.
 _PARTIAL_FILE = re.compile(r"\..+\.\d+\.part")
 
-#: What may lie in a directory in which no step was taken, beside the lock and what was half written.
+#: Entries, beside lock and partial files, of a directory in which no step has been taken.
 _BEGINNINGS = (FILE, "metrics.jsonl", "checkpoints", "tensorboard", "wandb", "wandb.id")
 
-#: Fields that others than the training read -> of which type they are; a field may be missing or null.
+#: Fields of the config that are read elsewhere -> their types; a field may be missing or null.
 _TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
     ("recipe",): str,
     ("metric",): str,
@@ -141,18 +141,18 @@ _TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
 def open_directory(
     run: RunConfig, settings: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Make the directory and write the config, or check that it holds a training with the same config and images.
+    """Create the directory and write the config, or check that it holds a training with the same config and images.
 
-    Fields of the run that change how it is computed, not what comes out, may differ, and so may the place of the data.
-    A directory in which no step was taken is made anew.
+    Fields of `run` that do not change the results may differ, and so may the path of the data. A directory in which no
+    step has been taken is overwritten.
 
     Args:
-        run: Where.
-        settings: The whole config as JSON can hold it; what `run` holds is under "run".
-        images: What `identify` gives of each split, by name.
+        run: Output directory, and whether to resume.
+        settings: Full config for JSON, with that of the run under "run".
+        images: Identity of the images of each split, from `identify`.
 
     Raises:
-        ValueError: If something else is there, or the training was started otherwise.
+        ValueError: If the directory holds something else, or a training with another config or other images.
     """
     if run.out.exists() and not run.out.is_dir():
         raise ValueError(f"got the file {run.out} for the directory of the run; choose another --out")
@@ -165,17 +165,17 @@ def open_directory(
         raise ValueError(f"{run.out} is not empty; choose another --out{more}")
     before = read_settings(run.out)
     if changed := differences(comparable(before), comparable(settings)):
-        raise ValueError(f"{run.out} was started otherwise ({'; '.join(changed)}); resume it with the same options")
+        raise ValueError(f"{run.out} was started with other options ({'; '.join(changed)}); resume it with the same")
     check_images(run.out, before.get(IMAGES) or {}, images or {})
     _check_checkpoints(run.out)
     _remove_partial_files(run.out)
 
 
 def _check_checkpoints(folder: Path) -> None:
-    """Refuse to start a training over that has left weights, but whose checkpoints are gone.
+    """Refuse to restart a training whose weights exist, but whose checkpoints were deleted.
 
     Raises:
-        ValueError: Naming the weights.
+        ValueError: If so, naming the weights.
     """
     weights = [name for name in RUN_FILES.values() if (folder / name).exists()]
     if weights and not any((folder / "checkpoints").glob("step-*")):
@@ -186,7 +186,7 @@ def _check_checkpoints(folder: Path) -> None:
 
 
 def _remove_partial_files(folder: Path) -> None:
-    """Remove what a killed process was writing."""
+    """Remove the partial files of a killed process."""
     for place in (folder, folder / "checkpoints"):
         for path in place.glob(".*.part"):
             if _PARTIAL_FILE.fullmatch(path.name):
@@ -194,7 +194,7 @@ def _remove_partial_files(folder: Path) -> None:
 
 
 def _has_not_trained(folder: Path) -> bool:
-    """Tell whether all that a directory holds is what a training writes before its first step."""
+    """Return whether a directory holds only what a training writes before its first step."""
     names = {path.name for path in folder.iterdir() if path.name != NAME and not _PARTIAL_FILE.fullmatch(path.name)}
     log, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
     if not names <= {*_BEGINNINGS} or (log.exists() and log.stat().st_size) or any(checkpoints.glob("step-*")):
@@ -206,10 +206,10 @@ def _has_not_trained(folder: Path) -> bool:
 
 
 def check_images(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse other images than a training was started with, where it says with which.
+    """Refuse images other than those of the training, if it recorded them.
 
     Raises:
-        ValueError: Saying what changed.
+        ValueError: If they differ, naming the differences.
     """
     found = {split: describe_changes(before[split], now[split]) for split in now if before.get(split)}
     if said := "; ".join(f"{split}: {change}" for split, change in found.items() if change):
@@ -223,7 +223,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Read the config of a run.
 
     Raises:
-        ValueError: If the directory holds none, or one that no training wrote.
+        ValueError: If there is none, or it was not written by a training.
     """
     try:
         settings = read_json(folder / FILE)
@@ -237,10 +237,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _check_types(settings: Any) -> None:
-    """Refuse fields of wrong types.
+    """Check the types of the fields that are read elsewhere.
 
     Raises:
-        ValueError: Naming the first.
+        ValueError: If one is wrong, naming the first.
     """
     if not isinstance(settings, dict):
         raise ValueError(f"it holds a {type(settings).__name__}, expected an object")
@@ -253,7 +253,7 @@ def _check_types(settings: Any) -> None:
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a config, without what may differ."""
+    """Return the fields of a config that must not change on resuming, in one flat dict."""
     flat = {}
     for key, value in settings.items():
         if key == IMAGES:
@@ -267,19 +267,19 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name the fields that differ."""
+    """Return a description of each field that differs."""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in names]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """What is known of a training from its directory."""
+    """A training, read from its directory."""
 
     folder: Path
     settings: dict[str, Any]
     lines: list[dict[str, Any]]
-    """The log: lines with a loss, and lines with scores."""
+    """Lines of the log: some with a loss, some with scores."""
 
     @property
     def name(self) -> str:
@@ -288,54 +288,54 @@ class RunSummary:
 
     @property
     def what(self) -> str:
-        """Recipe, position embedding, and the rules for positions if there are any."""
+        """Recipe, position embedding, and RoPE scaling methods if there are any."""
         model = self.settings.get("model") or {}
         words = self.settings.get("recipe") or "?", model.get("position"), model.get("scaling")
         return " ".join(word for word in words if word)
 
     @property
     def finished(self) -> bool:
-        """Whether the training reached its end."""
+        """Whether the training is complete."""
         return (self.folder / "model.safetensors").exists()
 
     def curve(self, key: str) -> tuple[list[float], list[float]]:
-        """Give epochs and values of what the log has under a key."""
+        """Return the epochs and values of a key of the log."""
         points = [(line["epoch"], line[key]) for line in self.lines if key in line]
         return [x for x, _ in points], [y for _, y in points]
 
     @property
     def metric(self) -> Metric:
-        """The score by which its best weights are chosen."""
+        """Score that selects the best weights."""
         return Metric.from_dict(self.settings)
 
     @property
     def passes(self) -> float | None:
-        """Epochs of the whole training, where that is known yet."""
+        """Length of the training in epochs; None if it is not known yet."""
         optim, last = self.settings.get("optim") or {}, (self.lines or [{}])[-1]
         if optim.get("steps") is None:
             return optim.get("epochs")
         return optim["steps"] * last["epoch"] / last["step"] if last.get("step") else None
 
     def last(self, key: str) -> float | None:
-        """Give the last value of a key, if there is one."""
+        """Return the last value of a key of the log, None if there is none."""
         return (self.curve(key)[1] or [None])[-1]
 
     @property
     def best(self) -> float | None:
-        """Best value of the metric, if there is one."""
+        """Best value of the metric, None if there is none."""
         return (max if self.metric.higher_is_better else min)(self.curve(self.metric.name)[1], default=None)
 
     @property
     def skipped(self) -> int:
-        """Number of different images that could not be read."""
+        """Number of distinct images that could not be read."""
         return len({name for line in self.lines for name in line.get("skipped", ())})
 
 
 def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
-    """Find the trainings in directories, at any depth, by name.
+    """Find all trainings below directories, sorted by path.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there are none.
     """
     found = sorted({path.parent for folder in folders for path in [folder / FILE, *folder.rglob(FILE)]})
     runs = [
@@ -351,7 +351,7 @@ def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
 
 
 def by_metric(runs: Sequence[RunSummary]) -> dict[Metric, list[RunSummary]]:
-    """Group trainings by their score: an accuracy and an average precision cannot stand side by side."""
+    """Group trainings by metric: an accuracy and an average precision are not comparable."""
     groups: dict[Metric, list[RunSummary]] = {}
     for run in runs:
         groups.setdefault(run.metric, []).append(run)
@@ -359,15 +359,15 @@ def by_metric(runs: Sequence[RunSummary]) -> dict[Metric, list[RunSummary]]:
 
 
 def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
-    """Draw loss and score of trainings over their epochs, one row of axes for each kind of score.
+    """Plot loss and metric of trainings over epochs, one row of axes for each metric.
 
     Args:
-        runs: The trainings.
-        path: PNG to write.
+        runs: Trainings.
+        path: PNG file to write.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
-        ValueError: If the disk refuses, or the path is none of a PNG.
+        ValueError: If the file cannot be written, or its name does not end in .png.
     """
     figures = require("matplotlib.figure", "figures")
     groups = by_metric(runs)
@@ -378,7 +378,7 @@ def draw_runs(runs: Sequence[RunSummary], path: Path) -> Path:
         for run in alike:
             for axes, key in ((left, "loss"), (right, metric.name)):
                 epochs, values = run.curve(key)
-                marker = "o" if axes is right or len(values) == 1 else None  # a line of one point is invisible
+                marker = "o" if axes is right or len(values) == 1 else None  # a line through one point is invisible
                 axes.plot(epochs, values, label=legend_label(run.name), marker=marker, markersize=3, linewidth=1.2)
         unit = f" ({metric.unit})" if metric.unit else ""
         for axes, title in ((left, "training loss"), (right, f"{metric.name} on the validation images{unit}")):

@@ -1,30 +1,7 @@
-"""What the configurations of detectors' and segmenters' trainings share."""
-
-from dataclasses import asdict, replace
-from typing import Any
-
-from ropevit.tasks.common.config import RunConfig
+"""Checks that the configurations of detectors and segmenters share."""
 
 #: Groups of the group norms in DINO's neck and in Mask2Former's maps.
 GROUPS = 32
-
-
-class DenseTrainConfig:
-    """Base of the dataclasses that describe a training; it has no fields of its own."""
-
-    model: Any  # BackboneOptions
-    run: RunConfig
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the config as JSON-serialisable values."""
-        plain = asdict(self)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        plain["model"] = self.model.to_dict()
-        plain["run"]["out"] = str(self.run.out)
-        return plain
-
-    def with_run(self, **changes: Any) -> Any:
-        """Replace fields of `run`."""
-        return replace(self, run=replace(self.run, **changes))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def check_positive(config: object, *names: str) -> None:

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from ropevit.tasks.common.config import OptimConfig, RunConfig
-from ropevit.tasks.dense.config import DenseTrainConfig
+from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, RunConfig
 from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.model import DetectModel
 
@@ -15,7 +14,7 @@ _WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectConfig(DenseTrainConfig):
+class DetectConfig(BaseTrainConfig):
     """A training of a detector.
 
     Raises:

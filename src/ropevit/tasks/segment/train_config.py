@@ -5,8 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from ropevit.tasks.common.config import OptimConfig, RunConfig
-from ropevit.tasks.dense.config import DenseTrainConfig
+from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmentModel
@@ -16,7 +15,7 @@ _WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig(DenseTrainConfig):
+class SegmentConfig(BaseTrainConfig):
     """A training of a segmenter.
 
     Raises:
