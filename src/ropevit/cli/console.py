@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import rich.console
 import rich.progress
@@ -47,6 +47,34 @@ class TextColumn(rich.progress.TextColumn):
 
     def __init__(self, text_format: str):
         super().__init__(text_format, markup=False)
+
+
+DisplayT = TypeVar("DisplayT", bound="LiveDisplay")
+
+
+class LiveDisplay:
+    """Base of the live displays of events: progress bars, and lines above them.
+
+    A display starts with its first event, not when it is entered, so that an error about wrong input stands alone.
+    """
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+
+    def __enter__(self: DisplayT) -> DisplayT:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the live display."""
+        if self.progress.live.is_started:
+            self.progress.stop()
+
+    def print_line(self, line: str | Text, style: str = "") -> None:
+        """Print a line above the bars."""
+        print_line(self.progress.console, line, style=style)
 
 
 @contextmanager

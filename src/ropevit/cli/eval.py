@@ -9,7 +9,7 @@ from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from ropevit.cli.console import Console, TextColumn, print_line
+from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.common.eval_config import EvalConfig, given_options
 from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult
@@ -71,34 +71,23 @@ def eval(arguments: Annotated[EvalConfig, tyro.conf.arg(name="")]) -> None:  # n
         try:
             evaluate(config, bars.update)
         except KeyboardInterrupt:
-            bars.close()
+            bars.stop()
             bars.conclude("stopped; the same command with --resume evaluates the remaining sizes")
             raise
     bars.conclude("")
 
 
-class EvalBars:
+class EvalBars(LiveDisplay):
     """Live display of an evaluation: a progress bar per size, then the table."""
 
     def __init__(self, console: Console):
         columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self.progress = Progress(TextColumn("{task.description}"), *columns, console=console)
+        super().__init__(Progress(TextColumn("{task.description}"), *columns, console=console))
         self.console = console
         self.task = None
         self.started: EvalStarted | None = None
         self.rows: list[SizeResult] = []
         self.skipped: set[str] = set()
-
-    def __enter__(self) -> "EvalBars":
-        return self  # starts with the first event, so that an error about wrong input stands alone
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop the live display."""
-        if self.progress.live.is_started:
-            self.progress.stop()
 
     def update(self, event: Event) -> None:
         """Display an event of the evaluation."""
@@ -124,10 +113,6 @@ class EvalBars:
                     if name not in self.skipped:  # once, not at every size
                         self.print_line(f"skipped {name}")
                 self.skipped.update(skipped)
-
-    def print_line(self, line: str) -> None:
-        """Print a line above the bar."""
-        print_line(self.progress.console, line)
 
     def conclude(self, line: str) -> None:
         """Print the table, where the files are, and a last line."""

@@ -7,28 +7,21 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.text import Text
 
-from ropevit.cli.console import Console, TextColumn, print_line
+from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.study.events import Evaluating, Event, LoadingImages, RunDone, RunFailed, RunStarted, StepDone, Timing
 
 #: Seconds after which a line is printed, whatever the progress.
 _MAX_SILENCE = 30.0
 
 
-class ProgressBars:
+class ProgressBars(LiveDisplay):
     """Progress bars of a study: one for all trainings, and one for each running training."""
 
     def __init__(self, console: Console, runs: int):
         columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")
-        self.progress = Progress(TextColumn("{task.description:<24}"), *columns, console=console)
+        super().__init__(Progress(TextColumn("{task.description:<24}"), *columns, console=console))
         self.whole = self.progress.add_task("trainings", total=runs, note="")
         self.tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "ProgressBars":
-        return self  # starts with the first event, so that an error about wrong input stands alone
-
-    def __exit__(self, *_: object) -> None:
-        if self.progress.live.is_started:
-            self.progress.stop()
 
     def update(self, event: Event) -> None:
         """Display an event of the study."""
@@ -62,7 +55,7 @@ class ProgressBars:
         if name in self.tasks:
             self.progress.remove_task(self.tasks.pop(name))
         self.progress.advance(self.whole)
-        print_line(self.progress.console, text)
+        self.print_line(text)
 
 
 class ProgressLines:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 from rich.text import Text
 
-from ropevit.cli.console import Console, TextColumn, print_line
+from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.cli.errors import one_line_errors
 from ropevit.cli.estimate import show_estimate
 from ropevit.models.registry import MODELS, split_name
@@ -126,7 +126,7 @@ def _show_training(config: Training) -> None:
         try:
             scores = find_task(config.recipe).get("train")(config, bars.update)
         except Interrupted as stopped:
-            bars.close()
+            bars.stop()
             if bars.started:
                 print_line(console, f"{stopped}; the same command with --resume continues")
             raise (KeyboardInterrupt if stopped.interrupted else SystemExit(0)) from None
@@ -163,30 +163,18 @@ class LoggedProgress(Progress):
         yield from (Text(note) for task in self.tasks if (note := task.fields["note"]))
 
 
-class TrainingBars:
+class TrainingBars(LiveDisplay):
     """Live display of a training: a progress bar, and a line per evaluation."""
 
     def __init__(self, console: Console):
         columns = BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn()
-        self.progress = LoggedProgress(TextColumn("{task.description}"), *columns, console=console)
-        self.console = console
+        super().__init__(LoggedProgress(TextColumn("{task.description}"), *columns, console=console))
         self.task = None
         self.started = False
         self.per_epoch = self.steps = self.length = 1
         self.notices: set[str] = set()
         self.waits: list[float] = []
         self.warned = False
-
-    def __enter__(self) -> "TrainingBars":
-        return self  # starts with the first event, so that an error about wrong input stands alone
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop the live display."""
-        if self.progress.live.is_started:
-            self.progress.stop()
 
     def update(self, event: Event) -> None:
         """Display an event of the training."""
@@ -225,7 +213,3 @@ class TrainingBars:
         """Update the progress bar."""
         if self.task is not None:
             self.progress.update(self.task, **fields)  # pyright: ignore[reportArgumentType]
-
-    def print_line(self, line: str, style: str = "") -> None:
-        """Print a line above the bar."""
-        print_line(self.progress.console, line, style=style)
