@@ -47,7 +47,7 @@ TASKS = {
         trained_at=96,
         sizes=(64, 96, 144, 192, 288),
         options="--crop-size 96 --short 96 --long 192 --test-short 96 --test-long 384 --steps 300 --batch-size 8 "
-        "--eval-every 1000",
+        "--val-interval 1000",
     ),
     "detect": Bench(
         recipe="detect/dino_smoke",
@@ -55,7 +55,7 @@ TASKS = {
         metric="AP",
         trained_at=64,
         sizes=(48, 64, 96, 128, 192),
-        options="--depth 4 --epochs 12 --batch-size 8 --eval-every 1000",
+        options="--depth 4 --epochs 12 --batch-size 8 --val-interval 1000",
     ),
 }
 

@@ -17,7 +17,20 @@ from ropevit.tasks.common.checkpoints import list_checkpoints
 from ropevit.tasks.common.metrics_log import read_metrics
 
 CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
-TINY = ["--device", "cpu", "--width", "16", "--depth", "1", "--heads", "1", "--log-every", "1", "--save-every", "5"]
+TINY = [
+    "--device",
+    "cpu",
+    "--width",
+    "16",
+    "--depth",
+    "1",
+    "--heads",
+    "1",
+    "--log-interval",
+    "1",
+    "--save-interval",
+    "5",
+]
 
 
 @pytest.fixture

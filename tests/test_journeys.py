@@ -67,7 +67,7 @@ JOURNEYS = {
     "classifier": (
         Row(f"{DEIT} --out runs/deit --max-steps 2", ("runs/deit/best.safetensors",), says="with --resume"),
         Row(
-            f"{DEIT} --out runs/deit --log-every 1 --resume",
+            f"{DEIT} --out runs/deit --log-interval 1 --resume",
             ("runs/deit/checkpoints/*.pt",),
             code=130,
             says="as asked by SIGINT",

@@ -16,7 +16,20 @@ from ropevit.tasks.common.events import LogLine, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.run_dir import find_runs
 from ropevit.tasks.detect.model import load_detector
 
-OPTIONS = ["--device", "cpu", "--width", "16", "--depth", "1", "--heads", "1", "--log-every", "1", "--max-steps", "3"]
+OPTIONS = [
+    "--device",
+    "cpu",
+    "--width",
+    "16",
+    "--depth",
+    "1",
+    "--heads",
+    "1",
+    "--log-interval",
+    "1",
+    "--max-steps",
+    "3",
+]
 
 
 def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch):
@@ -91,7 +104,7 @@ def test_a_detector_is_trained_on_synthetic_images(tmp_path, capsys):
     data, out = str(tmp_path / "coco"), tmp_path / "run"
     main(["data", "make-tiny", "coco", data])
     size = ["--width", "16", "--depth", "1", "--heads", "1", "--patch-size", "16", "--window", "2"]
-    options = ["--dino.queries", "10", "--epochs", "1", "--device", "cpu", "--log-every", "1"]
+    options = ["--dino.queries", "10", "--epochs", "1", "--device", "cpu", "--log-interval", "1"]
     main(["train", "detect/dino_smoke", "--data", data, "--out", str(out), *size, *options])
     assert "AP50" in capsys.readouterr().out
     _, info = load_detector(out / "model.safetensors")

@@ -58,7 +58,7 @@ def test_and_a_swin(mine, suffix):
     sizes = {"img_size": (32, 32), "width": 8, "depths": (1, 1), "heads": (2, 2), "window_size": 4}
     config = SwinConfig(position=f"rope_{mine}{suffix}", **sizes)
     assert Swin(config)(torch.randn(1, 3, 32, 48)).shape == (1, 1000)
-    assert config.theta == MINE[mine].swin_theta
+    assert config.theta == MINE[mine].window_theta
 
 
 def test_and_has_its_label_its_style_its_line_of_help_and_its_place_in_studies(mine):

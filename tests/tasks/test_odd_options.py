@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import tyro
 from torchvision import tv_tensors
 
+from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.detect.augment import ShortestSize
 from ropevit.tasks.detect.model import DetectModel
 from ropevit.tasks.detect.neck import Neck
@@ -67,3 +69,14 @@ def test_sizes_are_drawn_as_torchvision_draws_them_but_rounded_to_the_nearest_pi
         floored, rounded = found
         assert all(0 <= ours - theirs <= 1 for theirs, ours in zip(floored, rounded, strict=True))
         assert rounded[1] == round(53 * min(rounded[0] / 37, 70 / 53))
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [("log_every", "log-interval"), ("eval_every", "val-interval"), ("save_every", "save-interval")],
+)
+def test_an_interval_of_no_steps_is_refused_by_the_name_of_its_option(field, option):
+    with pytest.raises(ValueError, match=rf"got {field}=0 \(--{option}\); expected at least 1"):
+        RunConfig(**{field: 0})
+    config = tyro.cli(RunConfig, args=[f"--{option}", "3"])
+    assert getattr(config, field) == 3

@@ -178,7 +178,8 @@ class ModelConfig:
     @classmethod
     def default_theta(cls, rope_type: str) -> float:
         """Base of the frequencies of a rope type in this architecture."""
-        return ROPE_TYPES[rope_type].theta
+        row = ROPE_TYPES[rope_type]
+        return row.window_theta if cls.windowed else row.theta
 
 
 class Variant(NamedTuple):

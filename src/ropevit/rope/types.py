@@ -38,9 +38,9 @@ class RopeType:
     learned: bool
     """Whether its frequencies are parameters."""
     theta: float
-    """Base of the frequencies in a ViT, unless the config names another one."""
-    swin_theta: float
-    """Base of the frequencies in a Swin."""
+    """Base of the frequencies of global attention, as in a ViT, unless the config names another one."""
+    window_theta: float
+    """Base of the frequencies inside attention windows, as in a Swin."""
     label: str
     """Name in tables and plots."""
     style: tuple[str, str]
@@ -62,7 +62,7 @@ ROPE_TYPES: dict[str, RopeType] = {
         make=lambda spec: AxialRope(spec.channels, spec.theta, spec.ndim, spec.pairs),
         learned=False,
         theta=100.0,
-        swin_theta=50.0,
+        window_theta=50.0,
         label="RoPE-Axial",
         style=("#0072B2", "^"),
         combined_style=("#56B4E9", "v"),
@@ -73,7 +73,7 @@ ROPE_TYPES: dict[str, RopeType] = {
         make=lambda spec: MixedRope(*spec),
         learned=True,
         theta=10.0,
-        swin_theta=10.0,
+        window_theta=10.0,
         label="RoPE-Mixed",
         style=("#009E73", "o"),
         combined_style=("#CC79A7", "D"),
@@ -85,7 +85,7 @@ ROPE_TYPES: dict[str, RopeType] = {
         make=lambda spec: FixedRope("golden", spec.channels, spec.heads, spec.theta),
         learned=False,
         theta=100.0,
-        swin_theta=50.0,
+        window_theta=50.0,
         label="RoPE-Golden",
         style=("#E69F00", "P"),
         combined_style=("#E69F00", "<"),
@@ -94,7 +94,7 @@ ROPE_TYPES: dict[str, RopeType] = {
         make=lambda spec: FixedRope("spiral", spec.channels, spec.heads, spec.theta),
         learned=False,
         theta=100.0,
-        swin_theta=50.0,
+        window_theta=50.0,
         label="RoPE-Spiral",
         style=("#000000", "*"),
         combined_style=("#000000", ">"),
@@ -103,7 +103,7 @@ ROPE_TYPES: dict[str, RopeType] = {
         make=lambda spec: FixedRope("simplex", spec.channels, spec.heads, spec.theta),
         learned=False,
         theta=100.0,
-        swin_theta=50.0,
+        window_theta=50.0,
         label="RoPE-Simplex",
         style=("#9467BD", "p"),
         combined_style=("#9467BD", "H"),
@@ -112,7 +112,7 @@ ROPE_TYPES: dict[str, RopeType] = {
         make=lambda spec: PolarRope(spec.channels, spec.heads, spec.theta),
         learned=True,
         theta=10.0,
-        swin_theta=10.0,
+        window_theta=10.0,
         label="RoPE-Polar",
         style=("#8C564B", "h"),
         combined_style=("#8C564B", "d"),

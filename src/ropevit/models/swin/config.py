@@ -8,7 +8,6 @@ from ropevit.kernels.windows import ceil_div
 from ropevit.models.config import ModelConfig, as_pair
 from ropevit.models.positions import SWIN_EMBEDDINGS
 from ropevit.models.rotary import check_rotation
-from ropevit.rope import ROPE_TYPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +57,6 @@ class SwinConfig(ModelConfig):
                     "and with rotation heads of a multiple of 4 channels"
                 )
             check_rotation(self, channels // heads, heads)
-
-    @classmethod
-    def default_theta(cls, rope_type: str) -> float:
-        """Return the default base of the frequencies of a rope type in windows."""
-        return ROPE_TYPES[rope_type].swin_theta
 
     @property
     def attention_grid(self) -> tuple[int, int]:

@@ -11,6 +11,15 @@ from ropevit.models.positions import describe_positions
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
+#: Fields of RunConfig whose option has another name than they have in files: those of timm and Megatron-LM.
+_OPTIONS = {
+    "accumulate": "grad-accum-steps",
+    "save_every": "save-interval",
+    "keep": "keep-checkpoints",
+    "eval_every": "val-interval",
+    "log_every": "log-interval",
+}
+
 #: A field that names a position embedding.
 PositionName = Annotated[str, tyro.conf.arg(help=describe_positions())]
 
@@ -29,7 +38,7 @@ class OptimConfig:
     """Learning rate at the end of the warm-up; not scaled with the batch size."""
     weight_decay: float = 0.05
     """Weight decay of matrices; biases, norms, embeddings and learned frequencies are never decayed."""
-    eps: float = 1e-8
+    eps: Annotated[float, tyro.conf.arg(name="opt-eps")] = 1e-8
     """Epsilon of the optimizer, added to the square root of the second moment."""
     epochs: int | None = 300
     """Length of the training in epochs; None if `steps` is given."""
@@ -142,13 +151,13 @@ class RunConfig:
     max_steps: int | None = None
     """Stop after this many steps, as a trial; the schedule stays the same, and --resume without --max-steps
     continues."""
-    save_every: int | None = None
+    save_every: Annotated[int | None, tyro.conf.arg(name="save-interval")] = None
     """Steps between checkpoints; None saves one at the end of each epoch."""
     keep: Annotated[int, tyro.conf.arg(name="keep-checkpoints")] = 2
     """Number of checkpoints to keep; older ones are deleted."""
-    eval_every: int = 1
+    eval_every: Annotated[int, tyro.conf.arg(name="val-interval")] = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
-    log_every: int = 50
+    log_every: Annotated[int, tyro.conf.arg(name="log-interval")] = 50
     """Steps between log lines; the GPU is synchronised only then."""
     tensorboard: bool = False
     """Also write TensorBoard event files into the output directory."""
@@ -160,7 +169,7 @@ class RunConfig:
         for name in ("accumulate", "max_steps", "save_every", "keep", "eval_every", "log_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                option = {"accumulate": " (--grad-accum-steps)", "keep": " (--keep-checkpoints)"}.get(name, "")
+                option = f" (--{_OPTIONS[name]})" if name in _OPTIONS else ""
                 raise ValueError(f"got {name}={value}{option}; expected at least 1")
         if self.workers < 0 or self.seed < 0:
             raise ValueError(f"got workers={self.workers}, seed={self.seed}; expected 0 or more")
