@@ -10,9 +10,13 @@ def by_default(kept, cases):
     return [case if case in kept else pytest.param(case, marks=pytest.mark.full) for case in cases]
 
 
+#: Suffixes of what is joined with a rotation.
+JOINED = ("_ape", "_rpb", "_decay", "_gaussian")
+
+
 def embeddings(names):
-    """Mark with `full` every rotation that is joined with `ape` or `rpb`, but for RoPE-Mixed's.
+    """Mark with `full` every rotation that is joined with another embedding, but for RoPE-Mixed's.
 
     Both parts of the others run by themselves, and so does whatever is registered anew.
     """
-    return by_default([name for name in names if "_mixed_" in name or not name.endswith(("_ape", "_rpb"))], list(names))
+    return by_default([name for name in names if "_mixed_" in name or not name.endswith(JOINED)], list(names))

@@ -106,7 +106,8 @@ def test_every_second_block_is_shifted_by_the_rule_of_the_published_detectors(h,
             q, k, v = attn.qkv(tokens).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
             q, k = rotate(q, k, positions, attn.rope.freqs)
             add = torch.zeros(16, 16).masked_fill(region[:, None] != region, float("-inf"))
-            add = add if attn.bias() is None else add + attn.bias()
+            bias = attn.bias(x.device)
+            add = add if bias is None else add + bias
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=add.expand(2, 2, -1, -1))
             expected[:, *inside] = attn.proj(mixed.transpose(1, 2).flatten(2)).unflatten(1, (window, window))
     assert_close(found, expected.roll((step, step), (1, 2))[:, :h, :w], rtol=1e-4, atol=1e-5)

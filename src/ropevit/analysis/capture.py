@@ -42,6 +42,8 @@ class AttentionCall:
     """Values."""
     attn_mask: Tensor | None
     """Boolean mask or additive bias (M, A or 1, n, n); row r uses entry r % M."""
+    scale: float | None = None
+    """Factor on the products of queries and keys; None for 1 / sqrt(D)."""
 
     def scores(self, rows: Int[Tensor, "r"], queries: Int[Tensor, "m"]) -> Float[Tensor, "r A m n"]:
         """Compute the attention logits in float32.
@@ -51,7 +53,7 @@ class AttentionCall:
             queries: Indices of the query tokens in each row; the keys are all tokens.
         """
         q, k = self.q[rows][:, :, queries].float(), self.k[rows].float()
-        scores = q @ k.transpose(-1, -2) / self.q.shape[-1] ** 0.5
+        scores = q @ k.transpose(-1, -2) * (self.scale or self.q.shape[-1] ** -0.5)
         if self.attn_mask is None:
             return scores
         add = self.attn_mask[rows % len(self.attn_mask)][:, :, queries]
@@ -131,7 +133,9 @@ class AttentionCapture(TorchFunctionMode):
                 "call ropevit.kernels.set_backend(model, 'auto') first"
             )
 
-    def record(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> None:
+    def record(
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, scale: float | None = None
+    ) -> None:
         """Bring the arguments of an attention call to one layout and pass them to the callback."""
         assert self.current is not None
         calling, self.current = self.current, None
@@ -140,5 +144,7 @@ class AttentionCapture(TorchFunctionMode):
         if attn_mask is not None and attn_mask.ndim == 3:  # (windows * heads, n, n), the same for each image
             attn_mask = attn_mask.unflatten(0, (-1, heads))
         self.callback(
-            AttentionCall(**calling, q=q, k=k, v=v, attn_mask=None if attn_mask is None else attn_mask.detach())
+            AttentionCall(
+                **calling, q=q, k=k, v=v, attn_mask=None if attn_mask is None else attn_mask.detach(), scale=scale
+            )
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ropevit.models.config import ModelConfig
 from ropevit.models.layers import Attention, init_linear
 from ropevit.models.packed import PackedBatch
-from ropevit.rope import LearnedRope
+from ropevit.rope import DistanceBias, LearnedRope
 from ropevit.rope.scaling import Scaling
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
@@ -105,8 +105,8 @@ class BaseModel(nn.Module, Generic[ConfigT]):
         self.head = head.to(device=like.device, dtype=like.dtype)
 
     def no_weight_decay(self) -> set[str]:
-        """Return parameters without weight decay besides biases and norms: embeddings, bias tables, learned RoPE."""
-        learned = {name for name, module in self.named_modules() if isinstance(module, LearnedRope)}
+        """Return parameters without weight decay besides biases and norms: of position embeddings, and of tokens."""
+        learned = {name for name, module in self.named_modules() if isinstance(module, LearnedRope | DistanceBias)}
         return {
             name
             for name, _ in self.named_parameters()

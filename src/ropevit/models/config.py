@@ -171,6 +171,11 @@ class ModelConfig:
         return self.embeddings[self.position].bias
 
     @property
+    def distance(self) -> str | None:
+        """Type of the distance bias, a name of `ropevit.rope.DISTANCE_BIAS_TYPES`, if any."""
+        return self.embeddings[self.position].distance
+
+    @property
     def theta(self) -> float:
         """Base of the frequencies: the config's, or the default of its rope type."""
         return self.rope_theta or self.default_theta(self.rope or "mixed")

@@ -13,7 +13,7 @@ from torch.nn.modules import module as module_hooks
 from ropevit.kernels import rotate_qkv
 from ropevit.models.packed import SequenceIds, block_diagonal_mask
 from ropevit.models.window_partition import WindowPartition, attend_in_windows
-from ropevit.rope import LearnedRope
+from ropevit.rope import DistanceBias, LearnedRope
 from ropevit.rope.scaling import Scaling
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class Attention(nn.Module):
         self.rope = rope
         self.relative: nn.Module | None = None
         """Computes a relative position bias from queries and grid; set by dense backbones."""
+        self.distance: DistanceBias | None = None
+        """Adds a bias by distance to the attention logits; set by the model."""
 
     def forward(
         self,
@@ -52,12 +54,15 @@ class Attention(nn.Module):
         grid: tuple[int, int] | None = None,
         *,
         jitter: Float[Tensor, "2 2"] | None = None,
+        patches: Bool[Tensor, "B n"] | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Attend to all n tokens that the mask allows; the last N of them are at `positions`.
 
         With a relative bias, the tokens are all of a `grid`, rows x columns, row-major. With RoPE scaling, the
-        positions are those of a whole grid; `jitter` is the coordinate jitter of the training step.
+        positions are those of a whole grid; `jitter` is the coordinate jitter of the training step. A distance bias
+        is 0 where `patches` is False; it counts distances in patches, whatever RoPE scaling does to the rotation.
         """
+        places = positions
         frequencies, attention_factor = layer_frequencies(self.rope, frequencies, positions.dtype), None
         num_prefix = x.shape[1] - positions.shape[-2]
         if self.scaling is not None and frequencies is not None:
@@ -72,7 +77,10 @@ class Attention(nn.Module):
             bias = self.relative(packed[:, :, 0].transpose(1, 2), *grid)
             add = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
             q, k, v = split(packed, positions, frequencies, num_prefix, backend=self.backend)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=add)
+        if self.distance is None:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=add)
+        else:
+            x = self.distance(places, num_prefix, qkv=(q, k, v), patches=patches, mask=mask)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 
@@ -259,10 +267,11 @@ class Block(nn.Module):
         jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Apply attention (within each image if `rows` is given, within windows if `partition` is), then the MLP."""
-        mask, mixed = None if rows is None else rows.mask, self.norm1(x)
+        mask, patches = (None, None) if rows is None else (rows.mask, rows.patches)
+        mixed = self.norm1(x)
         mixed = mixed if rows is None else block_diagonal_mask(mixed, rows)
         if partition is None:
-            mixed = self.attn(mixed, positions, frequencies, mask, grid, jitter=jitter)
+            mixed = self.attn(mixed, positions, frequencies, mask, grid, jitter=jitter, patches=patches)
         else:
             mixed = attend_in_windows(partition, self.attn, mixed, frequencies, jitter)
         x = x + self.drop_path(scale(mixed, self.gamma_1), rows)

@@ -26,6 +26,8 @@ class SequenceIds(NamedTuple):
     """Number of images."""
     shared: bool = True
     """Whether images share rows, so that non-finite values of one must not reach the others."""
+    patches: Bool[Tensor, "R L"] | None = None
+    """False for class and register tokens; None if all tokens are patches."""
 
 
 class PackedBatch(NamedTuple):
@@ -55,7 +57,7 @@ class PackedBatch(NamedTuple):
     def rows(self) -> SequenceIds:
         """Return image indices and the block-diagonal attention mask."""
         mask = self.sequence_ids.unsqueeze(2) == self.sequence_ids.unsqueeze(1)
-        return SequenceIds(self.sequence_ids, mask.unsqueeze(1), self.starts.shape[0])
+        return SequenceIds(self.sequence_ids, mask.unsqueeze(1), self.starts.shape[0], patches=self.prefix < 0)
 
     def split(self, tokens: Float[Tensor, "R L C"]) -> list[Float[Tensor, "_ C"]]:
         """Split packed tokens by image: prefix, then patches in the order of `keep`.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ropevit.rope.types import ROPE_TYPES
+from ropevit.rope.types import DISTANCE_BIAS_TYPES, ROPE_TYPES
 
 
 class PositionEmbedding(NamedTuple):
@@ -15,6 +15,8 @@ class PositionEmbedding(NamedTuple):
     """A learned vector for each patch."""
     bias: bool = False
     """A learned bias for each relative position in a window."""
+    distance: str | None = None
+    """Type of the distance bias, a name of `DISTANCE_BIAS_TYPES`."""
 
 
 #: Suffixes of `rope_NAME` and the components that they add.
@@ -22,27 +24,37 @@ SUFFIXES = {"": {}, "_ape": {"absolute": True}, "_rpb": {"bias": True}}
 
 
 class PositionEmbeddings(Mapping[str, PositionEmbedding]):
-    """Position embeddings of an architecture: those without rotation, and every rope type with some suffixes.
+    """Position embeddings of an architecture: every rope type with some suffixes, distance biases, and others.
 
-    A live view: rope types that are registered later are included.
+    A live view: types that are registered later are included.
 
     Args:
-        plain: Embeddings without rotation.
+        plain: Embeddings without rotation and distance bias.
         suffixes: Keys of `SUFFIXES`.
+        windowed: Whether to leave out the distance biases that make no sense in windows.
     """
 
-    def __init__(self, plain: Mapping[str, PositionEmbedding], suffixes: tuple[str, ...]):
-        self.plain, self.suffixes = dict(plain), suffixes
+    def __init__(self, plain: Mapping[str, PositionEmbedding], suffixes: tuple[str, ...], windowed: bool = False):
+        self.plain, self.suffixes, self.windowed = dict(plain), suffixes, windowed
 
     def table(self) -> dict[str, PositionEmbedding]:
-        """Return all position embeddings by name; published types come first."""
-        return self.plain | {
+        """Return all position embeddings by name; published types come first, distance biases last."""
+        ropes = {
             f"rope_{name}{suffix}": PositionEmbedding(name, **SUFFIXES[suffix])
             for published in (True, False)
             for suffix in self.suffixes
             for name, rope_type in ROPE_TYPES.items()
             if rope_type.published == published
         }
+        kinds = {name: kind for name, kind in DISTANCE_BIAS_TYPES.items() if kind.in_windows or not self.windowed}
+        alone = {name: PositionEmbedding(None, distance=name) for name, kind in kinds.items() if not kind.beside_rope}
+        beside = {
+            f"rope_{rope}_{name}": PositionEmbedding(rope, distance=name)
+            for name, kind in kinds.items()
+            for rope in ROPE_TYPES
+            if kind.beside_rope
+        }
+        return self.plain | ropes | alone | beside
 
     def __getitem__(self, name: str) -> PositionEmbedding:
         return self.table()[name]
@@ -59,10 +71,10 @@ VIT_EMBEDDINGS = PositionEmbeddings(
     {"none": PositionEmbedding(None), "ape": PositionEmbedding(None, absolute=True)}, ("", "_ape")
 )
 SWIN_EMBEDDINGS = PositionEmbeddings(
-    {"none": PositionEmbedding(None), "rpb": PositionEmbedding(None, bias=True)}, ("", "_rpb", "_ape")
+    {"none": PositionEmbedding(None), "rpb": PositionEmbedding(None, bias=True)}, ("", "_rpb", "_ape"), windowed=True
 )
 
-#: Label of each embedding without rotation, and its colour and marker, from a colour-blind safe palette.
+#: Label of each other embedding, and its colour and marker, from a colour-blind safe palette.
 _PLAIN_LABELS = {"none": "no position embedding", "ape": "absolute (APE)", "rpb": "relative bias (RPB)"}
 _PLAIN_STYLES = {"none": ("#999999", "x"), "ape": ("#D55E00", "s"), "rpb": ("#E69F00", "s")}
 
@@ -73,23 +85,34 @@ def split_name(position: str) -> tuple[str, str]:
     return rope_type, f"_{suffix}" if suffix else ""
 
 
+def find_position_embedding(name: str) -> PositionEmbedding | None:
+    """Return the components of a position embedding of any architecture; None if there is no such name."""
+    return VIT_EMBEDDINGS.get(name) or SWIN_EMBEDDINGS.get(name)
+
+
 def is_position_embedding(name: str) -> bool:
     """Return whether any architecture has a position embedding of this name."""
-    return name in VIT_EMBEDDINGS or name in SWIN_EMBEDDINGS
+    return find_position_embedding(name) is not None
 
 
 def is_published(position: str) -> bool:
     """Return whether the paper's authors published weights with this embedding, or it is one of the baselines."""
-    rope_type, _ = split_name(position)
-    return rope_type not in ROPE_TYPES or ROPE_TYPES[rope_type].published
+    found = find_position_embedding(position)
+    if found is None or found.distance is not None:
+        return found is None
+    return found.rope is None or ROPE_TYPES[found.rope].published
 
 
 def position_label(position: str) -> str:
     """Return the label of a position embedding in tables and sentences; other names are returned unchanged."""
-    rope_type, suffix = split_name(position)
-    if position in _PLAIN_LABELS or not is_position_embedding(position):
+    found = find_position_embedding(position)
+    if found is None or position in _PLAIN_LABELS:
         return _PLAIN_LABELS.get(position, position)
-    return ROPE_TYPES[rope_type].label + (f" + {suffix[1:].upper()}" if suffix else "")
+    _, suffix = split_name(position)
+    bias = None if found.distance is None else DISTANCE_BIAS_TYPES[found.distance].label
+    if found.rope is None:
+        return bias or position
+    return ROPE_TYPES[found.rope].label + (f" + {bias or suffix[1:].upper()}" if suffix else "")
 
 
 def position_style(position: str) -> tuple[str, str]:
@@ -100,18 +123,28 @@ def position_style(position: str) -> tuple[str, str]:
     Raises:
         ValueError: If the name is unknown.
     """
-    if not is_position_embedding(position):
+    found = find_position_embedding(position)
+    if found is None:
         raise ValueError(f"no position embedding named {position!r}")
-    rope_type, suffix = split_name(position)
     if position in _PLAIN_STYLES:
         return _PLAIN_STYLES[position]
-    return ROPE_TYPES[rope_type].combined_style if suffix else ROPE_TYPES[rope_type].style
+    bias = None if found.distance is None else DISTANCE_BIAS_TYPES[found.distance]
+    if found.rope is None:
+        assert bias is not None
+        return bias.style
+    rope = ROPE_TYPES[found.rope]
+    if bias is not None:
+        return rope.style[0], bias.style[1]
+    return rope.combined_style if found.absolute or found.bias else rope.style
 
 
 def describe_positions() -> str:
     """Return the help text of options that take a position embedding."""
     types = ", ".join(f"rope_{name}" for name in ROPE_TYPES)
     plain = ", ".join(dict.fromkeys([*VIT_EMBEDDINGS.plain, *SWIN_EMBEDDINGS.plain]))
+    alone = ", ".join(name for name, kind in DISTANCE_BIAS_TYPES.items() if not kind.beside_rope)
+    beside = " or ".join(f"_{name}" for name, kind in DISTANCE_BIAS_TYPES.items() if kind.beside_rope)
     return (
-        f"Position embedding: {plain} (ape of a ViT, rpb of a Swin), {types}; these also with _ape, or _rpb in a Swin."
+        f"Position embedding: {plain} (ape of a ViT, rpb of a Swin), {types}; these also with _ape, or _rpb in a Swin. "
+        f"Distance biases: {alone}; {beside} behind a rotation."
     )

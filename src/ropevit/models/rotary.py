@@ -1,4 +1,4 @@
-"""Builds the rotary embedding of a config, and sets RoPE scaling on all layers of a model."""
+"""Builds the rotary embedding and distance bias of a config, and sets RoPE scaling on all layers of a model."""
 
 from dataclasses import replace
 from typing import cast
@@ -7,7 +7,7 @@ from torch import nn
 
 from ropevit.models.base import BaseModel
 from ropevit.models.config import ModelConfig
-from ropevit.rope import ROPE_TYPES, LearnedRope, Rope, RopeSpec
+from ropevit.rope import DISTANCE_BIAS_TYPES, ROPE_TYPES, DistanceBias, DistanceSpec, LearnedRope, Rope, RopeSpec
 
 
 def make_shared_rope(config: ModelConfig, channels: int, heads: int) -> Rope | None:
@@ -22,6 +22,15 @@ def make_block_rope(config: ModelConfig, channels: int, heads: int) -> LearnedRo
     if config.rope is None or not config.learns_rope:
         return None
     return cast("LearnedRope", ROPE_TYPES[config.rope].make(_rope_spec(config, channels, heads)))
+
+
+def make_distance_bias(config: ModelConfig, heads: int, layer: int, depth: int) -> DistanceBias | None:
+    """Build the distance bias of one attention layer, if any."""
+    return (
+        None
+        if config.distance is None
+        else DISTANCE_BIAS_TYPES[config.distance].make(DistanceSpec(heads, layer, depth))
+    )
 
 
 def _rope_spec(config: ModelConfig, channels: int, heads: int) -> RopeSpec:

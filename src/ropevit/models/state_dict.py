@@ -117,7 +117,11 @@ def rope_parameters(learned: bool) -> set[str | None]:
 def positions_with(
     embeddings: Mapping[str, PositionEmbedding], rope: set[str | None], absolute: bool, bias: bool = False
 ) -> tuple[str, ...]:
-    """Return the position embeddings that have such weights; an unexpected absolute one is ignored."""
-    fitting = {name: kind for name, kind in embeddings.items() if kind.rope in rope and kind.bias == bias}
+    """Return the published embeddings that have such weights; an unexpected absolute one is ignored."""
+    fitting = {
+        name: kind
+        for name, kind in embeddings.items()
+        if kind.rope in rope and kind.bias == bias and kind.distance is None
+    }
     names = tuple(name for name, kind in fitting.items() if kind.absolute == absolute)
     return names or tuple(name for name, kind in fitting.items() if not kind.absolute)

@@ -1,4 +1,4 @@
-"""Window attention of a Swin, with relative position bias."""
+"""Window attention of a Swin, with relative position bias or distance bias."""
 
 import math
 
@@ -20,7 +20,7 @@ from ropevit.kernels.windows import (
     window_reverse,
 )
 from ropevit.models.layers import layer_frequencies, project, resize_embedding, scale_queries
-from ropevit.rope import LearnedRope, grid_positions
+from ropevit.rope import DistanceBias, LearnedRope, grid_positions
 from ropevit.rope.scaling import Scaling
 
 
@@ -57,6 +57,8 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.rope = rope
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads)) if bias else None
+        self.distance: DistanceBias | None = None
+        """Adds a bias by distance to the attention logits; set by the model."""
 
     def forward(
         self,
@@ -115,7 +117,7 @@ class WindowAttention(nn.Module):
         shift: tuple[int, int],
     ) -> Float[Tensor, "B h w C"]:
         """Attend inside windows, with padding masked."""
-        bias = self.bias()
+        bias = self.bias(x.device)
         if self.backend == "triton":
             qkv = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
             return self.proj(window_attention(qkv, self.window, shift, frequencies, bias, backend="triton").flatten(3))
@@ -141,11 +143,13 @@ class WindowAttention(nn.Module):
         shifts = per_image_shifts(valid, window, shift, always=self.always_shift)
         mask = per_image_mask(valid, window, shifts)
         windows = window_partition(batched_roll(pad_or_crop(x, rows, columns), -shifts), window, (0, 0))
-        windows = self.attend_windows(windows, frequencies, attention_factor, self.bias(), mask)
+        windows = self.attend_windows(windows, frequencies, attention_factor, self.bias(x.device), mask)
         return pad_or_crop(batched_roll(window_reverse(windows, rows, columns, window, (0, 0)), shifts), h, w)
 
-    def bias(self) -> Float[Tensor, "A n n"] | None:
+    def bias(self, device: torch.device) -> Float[Tensor, "A n n"] | None:
         """Return the bias of every pair of tokens in a window, if any."""
+        if self.distance is not None:
+            return self.distance(grid_positions(self.window, self.window, device=device))[0]
         table = self.relative_position_bias_table
         return None if table is None else relative_bias(table, self.window)
 

@@ -3,12 +3,22 @@
 >>> q, k = rotate(q, k, grid_positions(h, w), axial_frequencies(64), num_prefix=1)
 """
 
+from ropevit.rope.biases import DistanceBias
 from ropevit.rope.families import golden_frequencies, polar_frequencies, simplex_frequencies, spiral_frequencies
 from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis, random_directions
 from ropevit.rope.grid import crop_positions, grid_positions, kept_positions, packed_positions, window_positions
 from ropevit.rope.layers import AxialRope, FixedRope, GatedAxialRope, LearnedRope, MixedRope, PolarRope, Rope
 from ropevit.rope.rotation import CosSin, apply_rotary, rotary_cos_sin, rotate, rotation_angles
-from ropevit.rope.types import ROPE_TYPES, RopeSpec, RopeType, register_rope_type
+from ropevit.rope.types import (
+    DISTANCE_BIAS_TYPES,
+    ROPE_TYPES,
+    DistanceBiasType,
+    DistanceSpec,
+    RopeSpec,
+    RopeType,
+    register_distance_bias_type,
+    register_rope_type,
+)
 
 #: Conventions that published weights depend on; written into every checkpoint of this package and compared on loading.
 CONVENTION = {
@@ -21,9 +31,13 @@ CONVENTION = {
 
 __all__ = [
     "CONVENTION",
+    "DISTANCE_BIAS_TYPES",
     "ROPE_TYPES",
     "AxialRope",
     "CosSin",
+    "DistanceBias",
+    "DistanceBiasType",
+    "DistanceSpec",
     "FixedRope",
     "GatedAxialRope",
     "LearnedRope",
@@ -43,6 +57,7 @@ __all__ = [
     "pairs_per_axis",
     "polar_frequencies",
     "random_directions",
+    "register_distance_bias_type",
     "register_rope_type",
     "rotary_cos_sin",
     "rotate",

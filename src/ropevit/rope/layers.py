@@ -131,7 +131,7 @@ class LearnedRope(Rope):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LearnedRope":
         """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
-        return super()._apply(_keep_float32(fn), recurse)
+        return super()._apply(keep_float32(fn), recurse)
 
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
@@ -262,7 +262,7 @@ class GatedAxialRope(Rope):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GatedAxialRope":
         """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
-        return super()._apply(_keep_float32(fn), recurse)
+        return super()._apply(keep_float32(fn), recurse)
 
     def extra_repr(self) -> str:
         """Describe the module in `print(model)`."""
@@ -270,7 +270,7 @@ class GatedAxialRope(Rope):
         return f"channels={2 * pairs}, heads={len(self.gate)}, ndim={ndim}"
 
 
-def _keep_float32(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def keep_float32(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Wrap the function that `nn.Module._apply` gets, so that no tensor becomes shorter than float32."""
 
     def keep(tensor: Tensor) -> Tensor:

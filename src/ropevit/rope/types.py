@@ -1,10 +1,21 @@
-"""Registry of rotary embeddings: one row each, from which models, options, weight decay and plots follow."""
+"""Registries of rotary embeddings and of distance biases: one row each, from which models, options and plots follow."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ropevit.rope.biases import (
+    Alibi,
+    DistanceBias,
+    Fire,
+    GaussianDecay,
+    LearnedSlopes,
+    LogCpb,
+    LookHere,
+    decay_start,
+)
+from ropevit.rope.distance import alibi_slopes
 from ropevit.rope.frequencies import pairs_per_axis
 from ropevit.rope.layers import AxialRope, FixedRope, MixedRope, PolarRope, Rope
 
@@ -135,3 +146,118 @@ def register_rope_type(name: str, rope_type: RopeType) -> None:
     if name in ROPE_TYPES:
         raise ValueError(f"a rope type named {name!r} exists already; choose another name")
     ROPE_TYPES[name] = rope_type
+
+
+class DistanceSpec(NamedTuple):
+    """Arguments that every distance bias is built from."""
+
+    heads: int
+    """Number of heads, A."""
+    layer: int = 0
+    """Index of the attention layer, from 0."""
+    depth: int = 1
+    """Number of layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistanceBiasType:
+    """A row of `DISTANCE_BIAS_TYPES`: a bias of attention logits by distance that models can be built with.
+
+    Every attention layer has a module of its own.
+    """
+
+    make: Callable[[DistanceSpec], DistanceBias]
+    """Builds the module of a layer."""
+    learned: bool
+    """Whether it has parameters."""
+    source: str
+    """Where it was published."""
+    label: str
+    """Name in tables and plots; beside a rotation it follows that of the rotation."""
+    style: tuple[str, str]
+    """Colour and marker in plots; beside a rotation the colour is that of the rotation."""
+    beside_rope: bool = False
+    """Whether it is combined with a rotation, as `rope_TYPE_NAME`, instead of being a position embedding alone."""
+    axes: tuple[int, ...] = (2, 3)
+    """Supported numbers of axes: 2 for images, 3 for videos."""
+    in_windows: bool = True
+    """Whether it makes sense in the windows of a Swin."""
+
+
+#: Name -> type. A model's position embedding is called NAME, or `rope_TYPE_NAME` beside a rotation.
+DISTANCE_BIAS_TYPES: dict[str, DistanceBiasType] = {
+    "alibi": DistanceBiasType(
+        make=lambda spec: Alibi(spec.heads),
+        learned=False,
+        source="Press et al. 2022 (arXiv:2108.12409), CROMA (arXiv:2311.00566)",
+        label="ALiBi",
+        style=("#882255", "s"),
+    ),
+    "alibi_learned": DistanceBiasType(
+        make=lambda spec: LearnedSlopes(alibi_slopes(spec.heads)),
+        learned=True,
+        source="this package, after ALiBi (arXiv:2108.12409)",
+        label="ALiBi, learned slopes",
+        style=("#882255", "D"),
+    ),
+    "log_cpb": DistanceBiasType(
+        make=lambda spec: LogCpb(spec.heads),
+        learned=True,
+        source="Liu et al. 2022 (arXiv:2111.09883), Swin v2",
+        label="log-spaced bias (Log-CPB)",
+        style=("#332288", "o"),
+        axes=(2,),
+    ),
+    "fire": DistanceBiasType(
+        make=lambda spec: Fire(spec.heads),
+        learned=True,
+        source="Li et al. 2024 (arXiv:2310.04418)",
+        label="FIRE",
+        style=("#CC3311", "P"),
+    ),
+    "lookhere": DistanceBiasType(
+        make=lambda spec: LookHere(*spec),
+        learned=False,
+        source="Fuller et al. 2024 (arXiv:2405.13985)",
+        label="LookHere",
+        style=("#44AA99", "^"),
+        axes=(2,),
+        in_windows=False,
+    ),
+    "decay": DistanceBiasType(
+        make=lambda spec: LearnedSlopes(decay_start(spec.heads)),
+        learned=True,
+        source="this package, after ALiBi (arXiv:2108.12409)",
+        label="distance decay",
+        style=("#882255", "X"),
+        beside_rope=True,
+    ),
+    "gaussian": DistanceBiasType(
+        make=lambda spec: GaussianDecay(decay_start(spec.heads)),
+        learned=True,
+        source="this package",
+        label="Gaussian decay",
+        style=("#882255", "d"),
+        beside_rope=True,
+    ),
+}
+
+
+def register_distance_bias_type(name: str, bias_type: DistanceBiasType) -> None:
+    """Register a distance bias of your own: NAME, or `rope_TYPE_NAME`, is then a position embedding of every model.
+
+    Args:
+        name: Lower-case letters, digits and underscores, starting with a letter.
+        bias_type: Its row.
+
+    Raises:
+        ValueError: If the name is taken or has other characters.
+    """
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name.startswith("rope_"):
+        raise ValueError(
+            f"got {name!r} for the name of a distance bias; expected lower-case letters, digits and underscores, "
+            "without rope_ in front"
+        )
+    if name in {*DISTANCE_BIAS_TYPES, "none", "ape", "rpb"}:
+        raise ValueError(f"a position embedding named {name!r} exists already; choose another name")
+    DISTANCE_BIAS_TYPES[name] = bias_type

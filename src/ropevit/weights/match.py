@@ -11,6 +11,7 @@ from ropevit.models.layers import resize_embedding, resize_time
 from ropevit.models.positions import is_published
 from ropevit.models.registry import MODELS
 from ropevit.models.windows import resize_bias
+from ropevit.rope import DISTANCE_BIAS_TYPES
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.infer import claimed_name, explain_mismatch, square_grid
@@ -216,6 +217,11 @@ def check_implied(config: Config, found: ParsedCheckpoint) -> None:
         return
     pairs = config.pairs_per_axis
     half = sum(pairs or ()) // 2
+    if config.distance and not DISTANCE_BIAS_TYPES[config.distance].learned:
+        raise WeightsError(
+            f"{found.source} does not say its position embedding, and published ones have no distance bias, while the "
+            f"model has position {config.position}; load a state dict if it is this model's"
+        )
     if config.rope and not config.learns_rope and not is_published(config.position):
         own, other = f"position {config.position}", f"position {config.position.replace(config.rope, 'axial')}"
     elif config.rope == "axial" and pairs not in (None, (half, half, 0)):

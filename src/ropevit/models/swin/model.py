@@ -12,11 +12,11 @@ from ropevit.kernels.windows import ceil_div, pad_or_crop, window_shift
 from ropevit.models.base import BaseModel
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
 from ropevit.models.packed import embed_images
-from ropevit.models.rotary import apply_scaling, make_block_rope, make_shared_rope
+from ropevit.models.rotary import apply_scaling, make_block_rope, make_distance_bias, make_shared_rope
 from ropevit.models.sizes import check_floats
 from ropevit.models.swin.config import SwinConfig
 from ropevit.models.windows import WindowAttention
-from ropevit.rope import LearnedRope
+from ropevit.rope import DistanceBias, LearnedRope
 
 
 class SwinBlock(nn.Module):
@@ -111,13 +111,14 @@ class Stage(nn.Module):
         self.window = config.window_size
         self.rope = make_shared_rope(config, width // heads, heads)
         first, last = sum(config.depths[:index]), len(config.depths) - 1
+        depth = sum(config.depths)
         self.blocks = nn.ModuleList(
             SwinBlock(
                 width,
-                _make_attention(config, width, heads),
+                _make_attention(config, width, heads, make_distance_bias(config, heads, first + block, depth)),
                 shifted=block % 2 == 1,
                 mlp_ratio=config.mlp_ratio,
-                drop_path=config.drop_path * (first + block) / max(sum(config.depths) - 1, 1),
+                drop_path=config.drop_path * (first + block) / max(depth - 1, 1),
             )
             for block in range(config.depths[index])
         )
@@ -138,11 +139,13 @@ class Stage(nn.Module):
         return x
 
 
-def _make_attention(config: SwinConfig, width: int, heads: int) -> WindowAttention:
-    """Build the attention of one block, with its own frequencies if they are learned."""
-    return WindowAttention(
+def _make_attention(config: SwinConfig, width: int, heads: int, distance: DistanceBias | None) -> WindowAttention:
+    """Build the attention of one block, with its own frequencies if they are learned, and its distance bias."""
+    attention = WindowAttention(
         width, heads, config.window_size, make_block_rope(config, width // heads, heads), config.bias
     )
+    attention.distance = distance
+    return attention
 
 
 class Swin(BaseModel[SwinConfig]):
@@ -186,7 +189,7 @@ class Swin(BaseModel[SwinConfig]):
             init_linear(module)
         elif isinstance(module, WindowAttention) and module.relative_position_bias_table is not None:
             nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
-        elif isinstance(module, nn.Conv2d | nn.LayerNorm | LearnedRope):
+        elif isinstance(module, nn.Conv2d | nn.LayerNorm | LearnedRope | DistanceBias):
             module.reset_parameters()
 
     def embed(

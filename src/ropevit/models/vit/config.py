@@ -7,7 +7,7 @@ from ropevit.models.config import ModelConfig
 from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.models.rotary import check_rotation
 from ropevit.models.sizes import check_frames, check_size
-from ropevit.rope import ROPE_TYPES
+from ropevit.rope import DISTANCE_BIAS_TYPES, ROPE_TYPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,8 @@ class ViTConfig(ModelConfig):
         check_frames(self.frames, self.tubelet)
         if self.rope is not None and not self.allows_three_axes:
             raise ValueError(f"got frames={self.frames} for {self.position}, which has two axes; take axial or mixed")
+        if self.distance is not None and 3 not in DISTANCE_BIAS_TYPES[self.distance].axes:
+            raise ValueError(f"got frames={self.frames} for {self.position}, which has two axes; take another bias")
         if self.rope == "axial" and self.pairs is None and self.pairs_per_axis == (1, 1, 0):
             raise ValueError("got heads of 4 channels, whose 2 pairs leave none for t; give pairs= or fewer heads")
         if self.scaling is not None:

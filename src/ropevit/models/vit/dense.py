@@ -65,6 +65,8 @@ class DenseViTConfig:
             object.__setattr__(self, name, tuple(blocks))
             if not set(blocks) <= set(range(self.body.depth)):
                 raise ValueError(f"got {name}={tuple(blocks)}; expected blocks from 0 to {self.body.depth - 1}")
+        if self.relative_bias and self.body.distance is not None:
+            raise ValueError(f"got relative_bias=True for {self.body.position}, a bias itself; take one of them")
         self.check_out_indices()
         self.pyramid.strides(self.body.patch_size)
 

@@ -20,11 +20,11 @@ from ropevit.models.packed import (
     pack,
     sample_embedding,
 )
-from ropevit.models.rotary import apply_scaling, make_block_rope, make_shared_rope
+from ropevit.models.rotary import apply_scaling, make_block_rope, make_distance_bias, make_shared_rope
 from ropevit.models.sizes import check_input
 from ropevit.models.vit.config import ViTConfig
 from ropevit.models.window_partition import WindowPartition
-from ropevit.rope import LearnedRope, grid_positions
+from ropevit.rope import DistanceBias, LearnedRope, grid_positions
 
 
 class ViT(BaseModel[ViTConfig]):
@@ -52,19 +52,8 @@ class ViT(BaseModel[ViTConfig]):
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if config.absolute else None
         steps = config.steps if config.absolute else None
         self.time_embed = None if steps is None else nn.Parameter(torch.zeros(1, steps, config.width))
-        head_channels = config.width // config.heads
-        self.rope = make_shared_rope(config, head_channels, config.heads)
-        self.blocks = nn.ModuleList(
-            Block(
-                config.width,
-                config.heads,
-                config.mlp_ratio,
-                config.layer_scale,
-                rate,
-                make_block_rope(config, head_channels, config.heads),
-            )
-            for rate in _drop_path_rates(config)
-        )
+        self.rope = make_shared_rope(config, config.width // config.heads, config.heads)
+        self.blocks = nn.ModuleList(_make_block(config, *layer) for layer in enumerate(_drop_path_rates(config)))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
         self.grad_checkpointing = False
@@ -89,7 +78,7 @@ class ViT(BaseModel[ViTConfig]):
                 nn.init.zeros_(self.time_embed)
         elif isinstance(module, nn.Linear):
             init_linear(module)
-        elif isinstance(module, nn.Conv2d | nn.Conv3d | nn.LayerNorm | LearnedRope | Block):
+        elif isinstance(module, nn.Conv2d | nn.Conv3d | nn.LayerNorm | LearnedRope | DistanceBias | Block):
             module.reset_parameters()
 
     @property
@@ -281,3 +270,11 @@ def _drop_path_rates(config: ViTConfig) -> list[float]:
     if config.drop_path_rule == "constant":
         return [config.drop_path] * config.depth
     return [config.drop_path * index / max(config.depth - 1, 1) for index in range(config.depth)]
+
+
+def _make_block(config: ViTConfig, index: int, drop_path: float) -> Block:
+    """Build a block, with its own learned frequencies and its distance bias, if any."""
+    rope = make_block_rope(config, config.width // config.heads, config.heads)
+    block = Block(config.width, config.heads, config.mlp_ratio, config.layer_scale, drop_path, rope)
+    block.attn.distance = make_distance_bias(config, config.heads, index, config.depth)
+    return block

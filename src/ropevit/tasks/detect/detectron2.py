@@ -38,7 +38,7 @@ _BEFORE = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
 def unsupported_features(config: Any) -> list[str]:
     """List what a backbone has that detectron2's has not."""
     body = config.body
-    found = [f"position {body.position}"] if body.rope else []
+    found = [f"position {body.position}"] if body.rope or body.distance else []
     if isinstance(config, DenseViTConfig):
         found += ["LayerScale"] if config.body.layer_scale is not None else []
         return found + [name for name in ("final_norm",) if getattr(config, name)]
