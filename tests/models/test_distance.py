@@ -103,7 +103,7 @@ def test_one_exported_program_serves_all_sizes(position):
 @pytest.mark.parametrize("position", NAMES)
 def test_windows_see_distances_inside_them_and_global_blocks_all(position):
     body = ViTConfig(position=position, width=32, depth=2, heads=4, patch_size=4, img_size=(16, 16))
-    model = DenseViT(DenseViTConfig(body=body, window=3, global_blocks=(1,))).eval()
+    model = DenseViT(DenseViTConfig(body=body, window=3, global_attn_indexes=(1,))).eval()
     x, shared = torch.randn(1, 36, 32), None if model.body.rope is None else model.body.rope.frequencies()
     from ropevit.models.window_partition import WindowPartition, attend_in_windows
 
