@@ -87,7 +87,7 @@ def test_ctrl_c_keeps_finished_sizes(arguments, tmp_path, capsys, monkeypatch):
             "got device 'cuda', which is not available here; take auto, cpu, cuda",
         ),
         (["--device", "tpu"], "got device 'tpu'; take auto, cpu, cuda, cuda:N, mps or xpu"),
-        (["--weights", "ema"], "holds no moving average"),
+        (["--weights", "ema"], "holds no EMA"),
         (["--out", "own.safetensors"], "got the file own.safetensors for a directory"),
     ],
 )

@@ -19,11 +19,11 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("eval --data {data} --device cpu --checkpoint {file}", "holds a video model, and this takes models of images"),
-        ("predict {data}/red/3.png --checkpoint {file}", "holds a video model, and this takes models of images"),
+        ("eval --data {data} --device cpu --checkpoint {file}", "holds a video model; expected an image model"),
+        ("predict {data}/red/3.png --checkpoint {file}", "holds a video model; expected an image model"),
         (
             "export {out}/model.onnx --checkpoint {file}",
-            "holds a video model, and this takes models of images; in Python, feed clips",
+            "holds a video model; expected an image model: in Python, load it with",
         ),
         ("convert {file} {out}/other.bin --to timm", "has frames=4, which the timm layout cannot store"),
     ],

@@ -263,17 +263,21 @@ def test_published_weights_start_a_video_with_any_budget(tmp_path, monkeypatch):
     torch.save({"model": model("rope_axial").state_dict()}, tmp_path / "published.pth")
     for pairs in ((4, 4, 0), (3, 3, 2)):
         assert create_model("small", tmp_path / "published.pth", frames=4, pairs=pairs).config.pairs_per_axis == pairs
-    with pytest.raises(WeightsError, match=r"does not say its rotation, .* has pairs=\(3, 3, 2\)"):
+    with pytest.raises(WeightsError, match=r"has no config, .* has pairs=\(3, 3, 2\)"):
         create_model("small", tmp_path / "published.pth", pairs=(3, 3, 2))
 
 
-def test_files_of_images_and_videos_are_not_taken_for_each_other(tmp_path):
+def test_weights_of_image_and_video_models_are_not_confused(tmp_path):
     image = save_model(tmp_path / "image.safetensors", model())
     clip = save_model(tmp_path / "video.safetensors", video())
-    with pytest.raises(WeightsError, match=r"a model of images, while .* videos; create_model\(NAME, frames=..."):
+    with pytest.raises(
+        WeightsError, match=r"an image model, while .* a video model; use create_model\(NAME, frames=..."
+    ):
         load_weights(video(), image)
     for source in (clip, video().state_dict()):
-        with pytest.raises(WeightsError, match="one of images; give weights of images, or build the video model with"):
+        with pytest.raises(
+            WeightsError, match="an image model; give weights of an image model, or build a video model with"
+        ):
             load_weights(model(), source)
     with pytest.raises(WeightsError, match=r"has frames=6, .*which the published layout cannot store"):
         convert(clip, tmp_path / "other.bin", to="published")

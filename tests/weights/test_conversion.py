@@ -43,7 +43,7 @@ def weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_the_name_of_a_file_tells_its_model(position, tmp_path):
+def test_a_file_name_determines_the_model(position, tmp_path):
     path = tmp_path / f"{NAMES[position]}.pth"
     shapes = small_shapes(position, width=384, depth=12, patches=9)
     torch.save({"model": {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}}, path)
@@ -54,7 +54,7 @@ def test_the_name_of_a_file_tells_its_model(position, tmp_path):
         assert config.grid == (3, 3)
 
 
-def test_shapes_tell_the_model_where_they_can(published, tmp_path):
+def test_the_config_is_inferred_from_shapes_where_they_determine_it(published, tmp_path):
     convert(published("rope_mixed", width=192), tmp_path / "mixed.safetensors")
     config = load_model(tmp_path / "mixed.safetensors")[0].config
     assert (config.position, config.width, config.heads, config.depth) == ("rope_mixed", 192, 3, 2)
@@ -68,7 +68,7 @@ def test_shapes_tell_the_model_where_they_can(published, tmp_path):
     convert(published("ape", width=192), tmp_path / "ape.safetensors", "timm")
 
 
-def test_classes_and_metadata_stay_with_our_files(config, tmp_path):
+def test_classes_and_metadata_are_kept_in_files_of_ours(config, tmp_path):
     path = save_model(tmp_path / "a.safetensors", ViT(config()), classes=list("abcdefghij"), metadata={"seed": 1})
     convert(path, tmp_path / "b.safetensors", "ropevit")
     assert read_checkpoint(path).metadata == read_checkpoint(tmp_path / "b.safetensors").metadata
@@ -86,14 +86,14 @@ def test_classes_and_metadata_stay_with_our_files(config, tmp_path):
         ("rope_mixed", {"img_size": (32, 64)}, "published", r"grid=\(2, 4\), which the published"),
     ],
 )
-def test_what_a_layout_cannot_say_is_refused(position, changes, to, message, config, tmp_path):
+def test_a_model_that_a_layout_cannot_represent_is_refused(position, changes, to, message, config, tmp_path):
     path = save_model(tmp_path / "ours.safetensors", ViT(config(position, **changes)))
     with pytest.raises(WeightsError, match=message):
         convert(path, tmp_path / "theirs.safetensors", to)
     assert [file.name for file in tmp_path.iterdir()] == ["ours.safetensors"]
 
 
-def test_the_theta_with_which_learned_frequencies_started_may_be_lost(config, tmp_path):
+def test_the_initial_theta_of_learned_frequencies_may_be_lost(config, tmp_path):
     path = save_model(tmp_path / "ours.safetensors", ViT(config("rope_mixed", rope_theta=50.0)))
     for to in ("published", "timm"):
         convert(path, tmp_path / f"{to}.safetensors", to)
@@ -101,7 +101,7 @@ def test_the_theta_with_which_learned_frequencies_started_may_be_lost(config, tm
         assert same(load_file(path), load_file(tmp_path / f"back_from_{to}.safetensors"))
 
 
-def test_registers_go_to_timm_and_back(config, tmp_path):
+def test_registers_convert_to_timm_and_back(config, tmp_path):
     path = save_model(tmp_path / "a.safetensors", ViT(config(num_registers=2)))
     convert(path, tmp_path / "b.safetensors", "timm")
     assert load_file(tmp_path / "b.safetensors")["reg_token"].shape == (1, 2, 96)
@@ -119,7 +119,7 @@ def test_registers_go_to_timm_and_back(config, tmp_path):
         (".", "timm", "a file in timm layout ends in"),
     ],
 )
-def test_destinations_that_make_no_sense_are_refused(name, to, message, published, tmp_path):
+def test_invalid_destinations_are_refused(name, to, message, published, tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "old.safetensors")
     with pytest.raises(WeightsError, match=message):
         convert(published(), tmp_path / name, to)
@@ -133,7 +133,7 @@ def test_an_existing_file_is_replaced_on_request_even_in_place(published, config
     assert same(torch.load(path)["model"], published())
 
 
-def test_sources_that_are_no_sound_model_are_refused(published, config, tmp_path):
+def test_invalid_sources_are_refused(published, config, tmp_path):
     path = tmp_path / "new.safetensors"
     with pytest.raises(WeightsError, match="cannot convert the given state dict; it is no vision transformer"):
         convert({"a": torch.ones(1)}, path)
@@ -145,6 +145,6 @@ def test_sources_that_are_no_sound_model_are_refused(published, config, tmp_path
         convert(published(), path, model=config("ape"))
     with pytest.raises(ValueError, match="no model named 'nonsense'"):
         convert(published(), path, model="nonsense")
-    with pytest.raises(WeightsError, match="are for 15 patches, which is no square"):
+    with pytest.raises(WeightsError, match="are for 15 patches, which is no square grid"):
         convert(published("rope_mixed_ape", width=192, patches=15), path)
     assert not path.exists()

@@ -26,7 +26,7 @@ def copied(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_published_vits_fill_the_body_and_nothing_else(position, published, config):
+def test_a_published_vit_sets_all_weights_of_the_body_and_no_others(position, published, config):
     state, backbone = published(position), dense_vit(config(position))
     before = copied(backbone)
     report = load_dense_weights(backbone, state)
@@ -39,14 +39,14 @@ def test_published_vits_fill_the_body_and_nothing_else(position, published, conf
         assert torch.equal(backbone.body.blocks[1].attn.rope.freqs.flatten(1), state["freqs"][:, 1])
 
 
-def test_the_report_says_it_in_words(published, config):
+def test_the_printed_report_lists_loaded_kept_and_dropped_weights(published, config):
     text = str(load_dense_weights(dense_vit(config()), published()))
     assert "dropped head.weight, head.bias, cls_token and 2 more: of the classifier" in text
     assert "kept pyramid.levels.0.resize.0.weight" in text
     assert "replace_head" not in text
 
 
-def test_the_final_norm_is_loaded_where_it_is_used(published, config):
+def test_the_final_norm_is_loaded_if_the_backbone_uses_it(published, config):
     backbone, state = dense_vit(config(), final_norm=True), published()
     report = load_dense_weights(backbone, state)
     assert torch.equal(backbone.body.norm.weight, state["norm.weight"])
@@ -61,7 +61,7 @@ def test_an_absolute_embedding_of_another_grid_is_resized(published, config):
 
 
 @pytest.mark.parametrize("position", ["rpb", "rope_axial", "rope_mixed", "rope_mixed_rpb"])
-def test_swins_fill_the_body_and_biases_are_resized(position):
+def test_a_swin_sets_all_weights_of_the_body_and_biases_are_resized(position):
     state = published_swin(swin_config(position))
     backbone = DenseSwin(DenseSwinConfig(body=swin_config(position, window_size=3)))
     report = load_dense_weights(backbone, state)
@@ -73,7 +73,7 @@ def test_swins_fill_the_body_and_biases_are_resized(position):
         assert torch.equal(backbone.body.get_parameter(name), resize_bias(state[name], 3))
 
 
-def test_files_of_ours_and_wrapped_backbones_are_taken(tmp_path, config):
+def test_files_of_save_model_and_wrapped_backbones_are_accepted(tmp_path, config):
     classifier = build_model(config(num_classes=3, pooling="avg"))
     save_model(tmp_path / "model.safetensors", classifier)
     backbone = dense_vit(config())
@@ -93,7 +93,7 @@ def test_files_of_ours_and_wrapped_backbones_are_taken(tmp_path, config):
         (lambda state: state.pop("freqs"), "position"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_nothing_changes(spoil, message, published, config):
+def test_weights_that_do_not_match_are_refused_and_change_nothing(spoil, message, published, config):
     state, backbone = published(), dense_vit(config())
     spoil(state)
     before = copied(backbone)
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(spoil, message, publis
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
-def test_only_backbones_with_memory_are_taken(published, config):
+def test_classifiers_and_backbones_on_the_meta_device_are_refused(published, config):
     with pytest.raises(WeightsError, match="got ViT; expected a DenseViT or a DenseSwin"):
         load_dense_weights(build_model(config()), published())
     with torch.device("meta"):

@@ -28,7 +28,7 @@ def hub(monkeypatch):
     return files, asked
 
 
-def test_published_and_timm_weights_come_from_their_repositories(hub, published, config, tmp_path):
+def test_published_and_timm_weights_are_downloaded_from_their_repositories(hub, published, config, tmp_path):
     files, asked = hub
     torch.save({"model": published("rope_mixed")}, tmp_path / "published.bin")
     files["naver-ai/rope_mixed_deit_small_patch16_LS", "pytorch_model.bin"] = tmp_path / "published.bin"
@@ -53,7 +53,7 @@ def test_another_account_may_have_either_file(hub, published, config, tmp_path):
     assert [file for _, file, *_ in asked] == ["model.safetensors", "pytorch_model.bin"]
 
 
-def test_pretrained_takes_the_published_weights(hub, published, tmp_path):
+def test_pretrained_true_loads_the_published_weights(hub, published, tmp_path):
     files, _ = hub
     torch.save({"model": published(width=384, depth=12, patches=196, classes=1000)}, tmp_path / "model.bin")
     files["naver-ai/rope_mixed_deit_small_patch16_LS", "pytorch_model.bin"] = tmp_path / "model.bin"
@@ -61,7 +61,8 @@ def test_pretrained_takes_the_published_weights(hub, published, tmp_path):
     assert model.head.out_features == 3
     assert torch.equal(model.norm.bias, torch.load(tmp_path / "model.bin")["model"]["norm.bias"])
     with pytest.raises(
-        WeightsError, match=r"no published weights for .rope_mixed_deit_tiny_patch16_LS.; choose one that list_models"
+        WeightsError,
+        match=r"no published weights for .rope_mixed_deit_tiny_patch16_LS.; choose a model that list_models",
     ):
         create_model("rope_mixed_deit_tiny_patch16_LS", pretrained=True)
 
@@ -81,11 +82,11 @@ class Answer:
         (errors.RevisionNotFoundError("none", response=Answer()), "has no revision 'v9'"),
         (errors.HFValidationError("bad"), "no file and no hub repository"),
         (errors.EntryNotFoundError("none"), "holds no model.safetensors or pytorch_model.bin"),
-        (errors.LocalEntryNotFoundError("none"), "out of reach; check the network"),
+        (errors.LocalEntryNotFoundError("none"), "hub is unreachable; check the network"),
         (ConnectionError("reset\nby peer"), "cannot download .*ConnectionError: reset; try again"),
     ],
 )
-def test_what_goes_wrong_on_the_hub_is_said_in_one_line(error, message, hub, config, monkeypatch):
+def test_errors_of_the_hub_become_a_one_line_message(error, message, hub, config, monkeypatch):
     files, asked = hub
     files["me/mine", "model.safetensors"] = files["me/mine", "pytorch_model.bin"] = error
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -96,7 +97,7 @@ def test_what_goes_wrong_on_the_hub_is_said_in_one_line(error, message, hub, con
     assert waited == [True] if len(asked) == 1 else waited[1] != isinstance(error, errors.LocalEntryNotFoundError)
 
 
-def test_offline_mode_is_named(config, monkeypatch, tmp_path):
+def test_in_offline_mode_the_message_names_hf_hub_offline(config, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set; unset it, or give a path"):

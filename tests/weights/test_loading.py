@@ -21,14 +21,14 @@ def unchanged(model: nn.Module, before: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "module", "model_ema"])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-def test_wrappers_and_prefixes_are_taken_off(wrapper, prefix, published, config):
+def test_wrappers_and_prefixes_are_removed(wrapper, prefix, published, config):
     state = {prefix + key: value for key, value in published().items()}
     model = ViT(config())
     load_weights(model, {wrapper: state, "epoch": 3} if wrapper else state)
     assert torch.equal(model.blocks[1].attn.rope.freqs.flatten(1), published()["freqs"][:, 1])
 
 
-def test_everything_that_is_left_out_is_listed(published, config):
+def test_dropped_entries_are_listed(published, config):
     state = published("rope_axial_ape") | {"freqs_t_x": torch.zeros(16)}
     training = {
         "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}},
@@ -44,14 +44,14 @@ def test_everything_that_is_left_out_is_listed(published, config):
     assert "dropped pos_embed: the model has no absolute embedding" in text
 
 
-def test_the_average_is_loaded_when_asked_for(published, config):
+def test_ema_weights_are_loaded_on_request(published, config):
     state, model = published(), ViT(config())
     average = {key: value + 1 for key, value in state.items()}
     for wanted, ema in ((state, False), (average, True)):
         report = load_weights(model, {"model": state, "model_ema": average}, ema=ema)
         assert torch.equal(model.head.bias, wanted["head.bias"])
         assert set(report.dropped) >= {"model" if ema else "model_ema"}
-    with pytest.raises(WeightsError, match="no moving average"):
+    with pytest.raises(WeightsError, match="no EMA"):
         load_weights(model, {"model": state}, ema=True)
 
 
@@ -77,7 +77,7 @@ def test_the_average_is_loaded_when_asked_for(published, config):
         (lambda state: state.update({"_orig_mod.norm.bias": torch.ones(96)}), "with and without"),
     ],
 )
-def test_a_spoilt_state_is_refused_and_changes_nothing(spoil, message, published, config):
+def test_a_corrupted_state_dict_is_refused_and_changes_nothing(spoil, message, published, config):
     state, model = published(), ViT(config())
     before = copied(model)
     spoil(state)
@@ -89,7 +89,7 @@ def test_a_spoilt_state_is_refused_and_changes_nothing(spoil, message, published
 
 @pytest.mark.parametrize("theirs", ["rope_mixed", "rope_axial", "ape", "rope_mixed_ape"])
 @pytest.mark.parametrize("ours", ["rope_mixed", "rope_axial", "ape", "rope_mixed_ape", "none"])
-def test_learned_frequencies_fit_only_where_they_belong(theirs, ours, published, config):
+def test_weights_of_one_position_embedding_load_only_into_a_compatible_one(theirs, ours, published, config):
     if ("mixed" in theirs) == ("mixed" in ours) and ("ape" in theirs or "ape" not in ours):
         load_weights(ViT(config(ours)), published(theirs))
         return
@@ -105,27 +105,27 @@ def test_learned_frequencies_fit_only_where_they_belong(theirs, ours, published,
         ({"position": "rope_spiral"}, "the model has position rope_spiral"),
     ],
 )
-def test_a_file_without_a_config_has_the_published_rotation(changes, told, published, config, tmp_path):
+def test_a_file_without_a_config_is_assumed_to_have_the_published_rotation(changes, told, published, config, tmp_path):
     path, other = tmp_path / "weights.pth", ViT(config(**{"position": "rope_axial"} | changes))
     torch.save({"model": published("rope_axial")}, path)
     load_weights(ViT(config("rope_axial", pairs=(8, 8, 0))), path)
     load_weights(ViT(config("none")), path)
     before = copied(other)
-    with pytest.raises(WeightsError, match=f"does not say its rotation, .* {told}"):
+    with pytest.raises(WeightsError, match=f"has no config, .* {told}"):
         load_weights(other, path)
     assert unchanged(other, before)
     load_weights(other, ViT(other.config).state_dict())  # who holds a model knows it
     if "pairs" not in changes:
-        with pytest.raises(WeightsError, match="does not say its rotation"):
+        with pytest.raises(WeightsError, match="has no config, so its rotation is assumed"):
             load_dense_weights(DenseViT(DenseViTConfig(body=other.config)), path)
 
 
-def test_a_name_that_contradicts_the_model_is_refused(published, config, tmp_path):
+def test_a_published_file_name_that_contradicts_the_model_is_refused(published, config, tmp_path):
     path = tmp_path / "rope_axial_ape_deit_small_patch16_LS.pth"
     torch.save({"model": published("rope_axial_ape")}, path)
     load_weights(ViT(config("rope_axial_ape")), path)
     for other in ("ape", "rope_axial"):
-        with pytest.raises(WeightsError, match=f"by its name, .* position rope_axial_ape, .* position {other}"):
+        with pytest.raises(WeightsError, match=f"is named like .* position rope_axial_ape, .* position {other}"):
             load_weights(ViT(config(other)), path)
 
 
@@ -137,13 +137,13 @@ def test_a_name_that_contradicts_the_model_is_refused(published, config, tmp_pat
         ({"patch_size": 8}, "patch_size 16, while the model has position rope_axial, patch_size 8"),
     ],
 )
-def test_the_error_says_what_the_file_is(changes, message, published, config):
+def test_the_error_says_which_model_the_file_looks_like(changes, message, published, config):
     with pytest.raises(WeightsError, match=message):
         load_weights(ViT(config("rope_axial", **changes)), published("rope_mixed"))
 
 
-def test_the_error_knows_other_architectures(config):
-    with pytest.raises(WeightsError, match="looks like a Swin, but of none that this package builds"):
+def test_the_error_recognises_other_architectures(config):
+    with pytest.raises(WeightsError, match="looks like a Swin, but not like one that this package can build"):
         load_weights(ViT(config()), {"layers.0.blocks.0.norm1.weight": torch.ones(96)})
     with pytest.raises(WeightsError, match=r"no vision transformer \(it has conv1.weight\)"):
         load_weights(ViT(config()), {"conv1.weight": torch.ones(64, 3, 7, 7)})
@@ -182,11 +182,11 @@ def test_an_absolute_embedding_is_resized_to_the_models_grid(img_size, published
     assert_close(model.pos_embed.detach(), resize_embedding(state["pos_embed"], (4, 4), rows, columns))
 
 
-def test_a_grid_that_is_no_square_must_be_known(config, tmp_path):
+def test_a_non_square_grid_must_be_given_or_stored(config, tmp_path):
     first, second = ViT(config("ape", img_size=(32, 96))), ViT(config("ape", img_size=(96, 32)))
-    with pytest.raises(WeightsError, match=r"12 patches, and that is no square; pass grid="):
+    with pytest.raises(WeightsError, match=r"12 patches, which is no square grid; pass its grid="):
         load_weights(second, first.state_dict())
-    with pytest.raises(WeightsError, match="has not so many"):
+    with pytest.raises(WeightsError, match=r"12 patches, but grid=\(.*\) has "):
         load_weights(second, first.state_dict(), grid=(2, 5))
     load_weights(second, first.state_dict(), grid=(2, 6))
     expected = resize_embedding(first.pos_embed, (2, 6), 6, 2).detach()
@@ -212,7 +212,7 @@ def test_weights_take_the_models_dtype_and_frequencies_stay_float32(published, c
 
 
 @pytest.mark.parametrize("names", [("module",), ("_orig_mod",), ("module", "_orig_mod")])
-def test_a_wrapped_model_is_loaded_inside(names, published, config):
+def test_weights_load_into_compiled_and_wrapped_models(names, published, config):
     model = wrapped = ViT(config())
     for name in names:  # as DistributedDataParallel and torch.compile hold a model
         outer = nn.Module()
@@ -231,7 +231,7 @@ def test_a_model_on_the_meta_device_is_refused(published, config):
         load_weights(model, published())
 
 
-def test_pytorchs_own_moving_average_is_loaded(config):
+def test_a_checkpoint_of_torchs_averaged_model_is_loaded(config):
     model = ViT(config())
     average = torch.optim.swa_utils.AveragedModel(model)
     other = ViT(config())
@@ -254,7 +254,7 @@ def prefixed(state, prefix):
 @pytest.mark.parametrize(
     "prefix", ["module.", "model.", "backbone.", "ropevit.", "_orig_mod.", "module._orig_mod.model."]
 )
-def test_prefixes_of_wrappers_are_taken_off_where_all_names_have_them(prefix, published, config):
+def test_a_prefix_is_removed_only_if_all_weights_have_it(prefix, published, config):
     state = published()
     loaded(state, prefixed(state, prefix), ViT(config()))
     odd = prefixed(state, prefix) | {"other.weight": torch.ones(1)}
@@ -263,28 +263,28 @@ def test_prefixes_of_wrappers_are_taken_off_where_all_names_have_them(prefix, pu
 
 
 @pytest.mark.parametrize("key", ["model_state_dict", "model_state", "net", "network", "student", "teacher", "ema"])
-def test_weights_are_found_under_the_names_that_training_scripts_give_them(key, published, config):
+def test_weights_are_found_under_the_keys_of_training_scripts(key, published, config):
     state = published()
     training = {"optimizer_state_dict": {"state": {0: torch.ones(2)}}, "loss": torch.ones(()), "best": 0.5}
     report = loaded(state, {key: prefixed(state, "model."), **training}, ViT(config()))
     assert set(training) < set(report.dropped)
 
 
-def test_the_average_of_self_distillation_is_loaded_where_it_is_asked_for(published, config):
+def test_the_teacher_of_self_distillation_is_loaded_as_ema(published, config):
     state = published()
     both = {"student": state, "teacher": {key: value / 2 for key, value in state.items()}, "dino_loss": {"c": state}}
     model = ViT(config())
-    assert "ema=True loads it" in loaded(state, both, model).dropped["teacher"]
-    assert "average" in load_weights(model, both, ema=True).dropped["student"]
+    assert "ema=True loads them" in loaded(state, both, model).dropped["teacher"]
+    assert "EMA" in load_weights(model, both, ema=True).dropped["student"]
     torch.testing.assert_close(model.head.weight, state["head.weight"] / 2)
-    with pytest.raises(WeightsError, match="holds tensors in 'net' beside its weights"):
+    with pytest.raises(WeightsError, match="holds tensors in 'net' beside the weights in"):
         load_weights(model, {"model": state, "net": state})
 
 
-def test_what_holds_itself_or_is_wrapped_without_end_is_refused(published, config):
+def test_self_referencing_and_deeply_nested_checkpoints_are_refused(published, config):
     around = {}
     around["model"] = around
-    with pytest.raises(WeightsError, match="is wrapped more than 10 times"):
+    with pytest.raises(WeightsError, match="has weights nested deeper than 10 dicts"):
         load_weights(ViT(config()), around)
     inside = []
     inside.append(inside)
@@ -293,19 +293,19 @@ def test_what_holds_itself_or_is_wrapped_without_end_is_refused(published, confi
         tenfold = [tenfold] * 10
     report = load_weights(ViT(config()), {"model": published(), "inside": inside, "tenfold": tenfold})
     assert report.dropped["inside"] == report.dropped["tenfold"] == "training state"
-    with pytest.raises(WeightsError, match="names an entry by int; expected texts"):
+    with pytest.raises(WeightsError, match="has a key of type int; expected strings"):
         load_weights(ViT(config()), {**published(), 3: torch.ones(1)})
 
 
 @pytest.mark.parametrize("name", ["freqs", "rope.freqs", "head.weight", "layers.0.blocks.0.attn.rope_freqs"])
 @pytest.mark.parametrize("shape", [(2, 2**30, 32), (2, 2**20, 32)])
-def test_a_tensor_that_repeats_a_stored_number_is_refused(name, shape, published, config, tmp_path):
+def test_an_expanded_tensor_is_refused(name, shape, published, config, tmp_path):
     torch.save(published() | {name: torch.zeros(1).expand(shape)}, tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match=r"holds .* of shape .*, of which only 1 numbers are stored"):
+    with pytest.raises(WeightsError, match=r"holds .* of shape .*, but only 1 of its numbers are stored"):
         load_weights(ViT(config()), tmp_path / "model.pth")
 
 
-def test_numbers_of_layers_that_no_model_has_are_refused(published, config):
+def test_impossible_numbers_of_layers_are_refused(published, config):
     for name in ("blocks.999999999.norm1.weight", f"blocks.{'9' * 5000}.norm1.weight", "layers.99999.blocks.0.x"):
         with pytest.raises(WeightsError, match="does not fit the model") as refusal:
             load_weights(ViT(config()), published() | {name: torch.ones(96)})
@@ -314,7 +314,7 @@ def test_numbers_of_layers_that_no_model_has_are_refused(published, config):
         load_weights(ViT(config()), published() | {"freqs": torch.zeros(2, 5000, 96)})
 
 
-def test_the_head_is_called_the_only_difference_only_where_it_is(published, config):
+def test_the_error_says_only_the_head_differs_only_if_that_is_true(published, config):
     state = published()
     with pytest.raises(WeightsError, match="only the head differs"):
         load_weights(ViT(config(num_classes=3)), state)

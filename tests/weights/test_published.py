@@ -1,4 +1,4 @@
-"""The published checkpoints: every key of every one, and the numbers of the reference."""
+"""The published checkpoints: every key and shape, and the logits of the reference."""
 
 import json
 
@@ -19,7 +19,7 @@ CASES = [case for case in json.loads((GOLDEN / "golden.json").read_text()) if ca
 
 
 @pytest.mark.parametrize("name", VITS)
-def test_every_published_key_and_shape_has_its_place(name):
+def test_every_published_key_maps_to_a_weight_of_the_same_shape(name):
     with torch.device("meta"):
         model = ViT(MODELS[name])
         state = {key: torch.zeros(shape) for key, shape in LAYOUTS[name].items()}
@@ -38,7 +38,7 @@ def test_the_registry_names_every_published_model():
     assert set(LAYOUTS) == PUBLISHED
 
 
-def test_a_model_of_another_depth_looks_like_no_published_one(published):
+def test_no_published_name_is_suggested_for_another_depth(published):
     assert similar_names(infer_model(published("rope_mixed", width=384))) == []
 
 

@@ -21,7 +21,7 @@ from ropevit.weights.metadata import IGNORED_FIELDS
     "changes",
     [{}, {"img_size": (32, 96), "num_registers": 2, "pooling": "avg", "layer_scale": None}],
 )
-def test_a_saved_model_comes_back_with_its_config(position, changes, config, tmp_path):
+def test_a_saved_model_is_loaded_with_its_config(position, changes, config, tmp_path):
     theta = {"rope_theta": 7.0} if "rope" in position else {}
     model = ViT(config(position, **changes, **theta)).eval()
     path = save_model(tmp_path / "new" / "model.safetensors", model, classes=list("abcdefghij"), metadata={"seed": 3})
@@ -35,7 +35,7 @@ def test_a_saved_model_comes_back_with_its_config(position, changes, config, tmp
     assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
 
 
-def test_a_file_replaces_another_in_one_step_or_not_at_all(config, tmp_path, monkeypatch):
+def test_saving_replaces_a_file_atomically(config, tmp_path, monkeypatch):
     path = save_model(tmp_path / "model.safetensors", ViT(config()))
     before = path.read_bytes()
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
@@ -54,19 +54,19 @@ def umask() -> int:
     return mask
 
 
-def test_what_cannot_be_saved_is_refused(config, tmp_path):
-    with pytest.raises(WeightsError, match=r"saved as .safetensors"):
+def test_invalid_arguments_of_save_model_are_refused(config, tmp_path):
+    with pytest.raises(WeightsError, match=r"expected a path that ends in .safetensors"):
         save_model(tmp_path / "model.pth", ViT(config()))
-    with pytest.raises(WeightsError, match="got 2 class names for a model of 10"):
+    with pytest.raises(WeightsError, match="got 2 class names for a model with 10 classes"):
         save_model(tmp_path / "model.safetensors", ViT(config()), classes=["a", "b"])
-    with pytest.raises(WeightsError, match="metadata that JSON cannot hold"):
+    with pytest.raises(WeightsError, match="metadata that JSON cannot represent"):
         save_model(tmp_path / "model.safetensors", ViT(config()), metadata={"path": tmp_path})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_class_names_are_texts(config, tmp_path):
-    with pytest.raises(WeightsError, match="got the class name 3; expected a text"):
+def test_class_names_must_be_strings(config, tmp_path):
+    with pytest.raises(WeightsError, match="got the class name 3; expected a string"):
         save_model(tmp_path / "model.safetensors", ViT(config()), classes=range(3, 13))
 
 
@@ -80,13 +80,13 @@ def test_class_names_are_texts(config, tmp_path):
         ({"width": 48, "depth": 3}, "width: 48 instead of 96; depth: 3 instead of 2"),
     ],
 )
-def test_our_own_files_fit_only_their_own_architecture(changes, message, config, tmp_path):
+def test_a_file_of_save_model_loads_only_into_a_model_with_the_same_config(changes, message, config, tmp_path):
     path = save_model(tmp_path / "model.safetensors", ViT(config(**({"position": "rope_axial"} | changes))))
     with pytest.raises(WeightsError, match=message):
         load_weights(ViT(config("rope_axial")), path)
 
 
-def test_what_learned_or_free_fields_differ_in_does_not_matter(config, tmp_path):
+def test_config_fields_that_do_not_change_the_weights_may_differ(config, tmp_path):
     path = save_model(tmp_path / "model.safetensors", ViT(config("rope_mixed", rope_theta=50.0, drop_path=0.3)))
     load_weights(ViT(config("rope_mixed", img_size=(32, 96))), path)
     path = save_model(path, ViT(config("rope_axial", pooling="avg")))
@@ -94,7 +94,7 @@ def test_what_learned_or_free_fields_differ_in_does_not_matter(config, tmp_path)
     assert set(vars(config())) | {"window_size"} >= IGNORED_FIELDS
 
 
-def test_the_config_of_a_file_counts_more_than_its_name(config, tmp_path):
+def test_the_config_in_a_file_takes_precedence_over_its_name(config, tmp_path):
     path = save_model(tmp_path / "deit_small_patch16_LS.safetensors", ViT(config("rope_axial_ape")))
     assert load_weights(ViT(config("rope_axial_ape")), path).layout == "ropevit"
 
@@ -111,18 +111,20 @@ def config_json(config: ViTConfig, **changes) -> str:
     return json.dumps({key: value for key, value in fields.items() if value != "absent"})
 
 
-def test_a_header_that_means_something_else_is_refused(config, tmp_path):
+def test_a_header_of_an_incompatible_version_is_refused(config, tmp_path):
     path, own = tmp_path / "model.safetensors", config()
     cases = {
         "unknown fields \\['wings'\\] and lacks \\[\\]": {"config": config_json(own, wings=2)},
         "unknown fields \\[\\] and lacks \\['depth'\\]": {"config": config_json(own, depth="absent")},
-        "describes no model: it says depth 0, its weights 2": {"config": config_json(own, depth=0)},
-        "describes no model": {"config": config_json(own, depth="two")},
+        "is invalid: it has depth 0, its weights have 2": {"config": config_json(own, depth=0)},
+        "is invalid: got depth='two'; expected a whole number": {"config": config_json(own, depth="two")},
         "lacks \\['ape_std', 'class_token'": {"config": "[]"},
         "no readable 'config'": {"config": "{"},
         "no readable 'convention'": {"convention": None},
-        "another convention .pairs: 'halves' instead of": {"convention": json.dumps(CONVENTION | {"pairs": "halves"})},
-        "another convention .not a table": {"convention": "3"},
+        "another rotation convention .pairs: 'halves' instead of": {
+            "convention": json.dumps(CONVENTION | {"pairs": "halves"})
+        },
+        "another rotation convention .not a dict": {"convention": "3"},
         "no readable 'classes'": {"classes": None},
     }
     for message, header in cases.items():
@@ -138,18 +140,18 @@ DEEP = "[" * 100_000 + "]" * 100_000
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("width", 65536, "it says width 65536, its weights 96"),
+        ("width", 65536, "it has width 65536, its weights have 96"),
         ("depth", 10**9, f"got depth={10**9}; expected a whole number up to"),
-        ("depth", 10**6, "it says depth 1000000, its weights 2"),
+        ("depth", 10**6, "it has depth 1000000, its weights have 2"),
         ("num_classes", 2**40, "got num_classes="),
         ("num_registers", 10**12, "got num_registers="),
         ("in_channels", 10**9, "got in_channels="),
-        ("in_channels", 1, "it says in_channels 1, its weights 3"),
-        ("mlp_ratio", 1e300, "it says mlp_ratio 1e.300, its weights 4"),
+        ("in_channels", 1, "it has in_channels 1, its weights have 3"),
+        ("mlp_ratio", 1e300, "it has mlp_ratio 1e.300, its weights have 4"),
         ("mlp_ratio", math.inf, "got mlp_ratio=inf; expected a finite number"),
         ("heads", True, "got heads=True; expected a whole number"),
         ("heads", 3.0, r"got heads=3\.0"),
-        ("scaling", 5, "got scaling=5; expected a text or null"),
+        ("scaling", 5, "got scaling=5; expected a string or null"),
         ("scaling", {"a": 1}, "got scaling={'a': 1}"),
         ("layer_scale", "x", "got layer_scale='x'; expected a finite number or null"),
         ("layer_scale", [1], r"got layer_scale=\[1\]"),
@@ -164,7 +166,9 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ("position", "rope_axial", "blocks.0.attn.rope.freqs .* instead of none"),
     ],
 )
-def test_a_config_that_is_not_that_of_the_weights_is_refused_before_it_is_built(field, value, said, config, tmp_path):
+def test_a_config_that_contradicts_the_weights_is_refused_before_the_model_is_built(
+    field, value, said, config, tmp_path
+):
     path = save_model(tmp_path / "model.safetensors", ViT(config()))
     altered(path, config=config_json(config(), **{field: value}))
     with pytest.raises(WeightsError, match=said) as refusal:
@@ -179,16 +183,16 @@ def test_a_config_that_is_not_that_of_the_weights_is_refused_before_it_is_built(
     [
         *((key, DEEP, f"no readable '{key}' .*nested too deeply") for key in ("config", "convention", "classes")),
         ("metadata", DEEP, "no readable 'metadata' .*nested too deeply"),
-        ("metadata", "[]", "are list, no table"),
-        ("metadata", "5", "are int, no table"),
-        ("classes", "[1, 2, 3]", "got classes=1; expected a text"),
+        ("metadata", "[]", "is a list; expected a dict"),
+        ("metadata", "5", "is a int; expected a dict"),
+        ("classes", "[1, 2, 3]", "got classes=1; expected a string"),
         ("classes", "[null]", "got classes=None"),
         ("classes", '[["a"], "b"]', r"got classes=\['a'\]"),
-        ("classes", '{"a": 1}', "expected a list, each a text or null"),
-        ("classes", '["a", "b"]', "names 2 classes for a head of 10"),
+        ("classes", '{"a": 1}', "expected a list, each a string or null"),
+        ("classes", '["a", "b"]', "names 2 classes for a head with 10"),
     ],
 )
-def test_what_a_header_says_besides_has_to_be_of_its_type(key, value, said, config, tmp_path):
+def test_header_entries_of_a_wrong_type_are_refused(key, value, said, config, tmp_path):
     path = save_model(tmp_path / "model.safetensors", ViT(config()))
     altered(path, **{key: value})
     with pytest.raises(WeightsError, match=said) as refusal:
@@ -196,7 +200,7 @@ def test_what_a_header_says_besides_has_to_be_of_its_type(key, value, said, conf
     assert len(str(refusal.value)) < 3000
 
 
-def test_a_file_carries_a_digest_of_everything_in_it(config, tmp_path):
+def test_a_file_has_a_digest_of_its_header_and_tensors(config, tmp_path):
     path = save_model(tmp_path / "model.safetensors", ViT(config()), classes=list("abcdefghij"))
     whole = path.read_bytes()
     start = 8 + int.from_bytes(whole[:8], "little")
@@ -206,7 +210,7 @@ def test_a_file_carries_a_digest_of_everything_in_it(config, tmp_path):
         damaged = bytearray(whole)
         damaged[place] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(WeightsError, match=r"does not fit the digest in its header|damaged"):
+        with pytest.raises(WeightsError, match=r"does not match the digest in its header|damaged"):
             load_model(path)
     path.write_bytes(whole)
     assert load_model(path)[1].classes == list("abcdefghij")
@@ -231,13 +235,13 @@ def test_a_digest_covers_every_dtype_shape_and_name(dtype):
     assert content_digest({**state, "a": torch.ones(3, 2, dtype=dtype).T}, {"format": "x"}) == digests[0]
 
 
-def test_a_file_that_does_not_say_its_model_is_refused(published, tmp_path):
+def test_load_model_refuses_a_file_without_a_config(published, tmp_path):
     torch.save(published(), tmp_path / "model.pth")
-    with pytest.raises(WeightsError, match="does not say which model it is"):
+    with pytest.raises(WeightsError, match="has no config, as only files of save_model"):
         load_model(tmp_path / "model.pth")
 
 
-def test_create_model_loads_a_file_and_swaps_the_head(tmp_path):
+def test_create_model_loads_a_file_and_replaces_the_head(tmp_path):
     small = {"width": 96, "depth": 2, "heads": 3}
     name = "rope_mixed_ape_deit_small_patch16_LS"
     path = save_model(tmp_path / "model.safetensors", ropevit.create_model(name, num_classes=10, img_size=64, **small))
@@ -251,14 +255,14 @@ def test_create_model_loads_a_file_and_swaps_the_head(tmp_path):
         ropevit.create_model(name, pretrained=path, **small)
 
 
-def test_create_model_refuses_what_it_does_not_know():
+def test_create_model_refuses_unknown_names_and_options():
     with pytest.raises(ValueError, match="no model named 'rope_mixed_deit_smal_patch16_LS'; did you mean"):
         ropevit.create_model("rope_mixed_deit_smal_patch16_LS")
     with pytest.raises(ValueError, match="no option named colour"):
         ropevit.create_model("rope_mixed_deit_small_patch16_LS", colour=3)
 
 
-def test_a_model_that_could_not_be_built_again_is_not_saved(config, tmp_path):
+def test_a_model_that_contradicts_its_config_is_not_saved(config, tmp_path):
     path = tmp_path / "model.safetensors"
     model = ViT(config())
     model.head = torch.nn.Linear(96, 4)

@@ -1,4 +1,4 @@
-"""Swin in every layout: the published files, the numbers of the reference, and what must be refused."""
+"""Swin checkpoints in every layout: published files, logits of the reference, and errors."""
 
 import json
 
@@ -40,7 +40,7 @@ def learned(state: dict[str, torch.Tensor], position: str) -> dict[str, torch.Te
 
 
 @pytest.mark.parametrize("name", SWINS)
-def test_every_published_key_and_shape_has_its_place(name):
+def test_every_published_key_maps_to_a_weight_of_the_same_shape(name):
     with torch.device("meta"):
         model = build_model(MODELS[name])
         state = {key: torch.zeros(shape) for key, shape in LAYOUTS[name].items()}
@@ -104,13 +104,13 @@ def test_round_trips_give_the_same_bits(position, tmp_path):
 
 
 @pytest.mark.parametrize("position", ["rope_axial", "rope_mixed"])
-def test_shapes_tell_what_a_published_file_is(position, tmp_path):
+def test_the_config_of_a_published_file_is_inferred_from_shapes(position, tmp_path):
     wide = config(position, width=96, heads=(3, 6), img_size=(128, 128))
     convert(published_swin(wide), tmp_path / "a.safetensors")
     assert load_model(tmp_path / "a.safetensors")[1].config == wide
 
 
-def test_a_name_tells_the_model_and_the_file_its_window(tmp_path):
+def test_a_file_name_determines_the_model_and_the_bias_tables_its_window(tmp_path):
     name = "swin_rope_mixed_tiny_patch4_window7_224"
     state = {
         key: torch.zeros(shape, dtype=torch.bfloat16)
@@ -144,7 +144,7 @@ def test_fixed_frequencies_of_other_heads_are_refused():
 
 @pytest.mark.parametrize("theirs", KINDS)
 @pytest.mark.parametrize("ours", KINDS)
-def test_weights_fit_only_where_they_belong(theirs, ours):
+def test_weights_of_one_position_embedding_load_only_into_a_compatible_one(theirs, ours):
     model, state = Swin(config(ours)), published_swin(config(theirs))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     if theirs == ours or ({theirs, ours} == {"rpb", "rope_axial_rpb"} and theirs == "rpb"):
@@ -167,12 +167,12 @@ def test_weights_fit_only_where_they_belong(theirs, ours):
         ),
     ],
 )
-def test_the_error_says_what_the_file_is(changes, message):
+def test_the_error_says_which_model_the_file_looks_like(changes, message):
     with pytest.raises(WeightsError, match=message):
         load_weights(Swin(config(**changes)), published_swin(config()))
 
 
-def test_a_missing_key_or_a_stray_one_is_named():
+def test_missing_and_unexpected_keys_are_listed():
     state = published_swin(config("rpb"))
     state["pos_embed"] = torch.zeros(1, 256, 32)
     assert load_weights(Swin(config("rpb")), state).dropped["pos_embed"] == "the model has no absolute embedding"
@@ -184,14 +184,14 @@ def test_a_missing_key_or_a_stray_one_is_named():
         load_weights(Swin(config()), published_swin(config()) | extra)
 
 
-def test_architectures_are_not_taken_for_each_other(published, config, tmp_path):
+def test_weights_of_a_vit_and_a_swin_are_not_confused(published, config, tmp_path):
     swin = SwinConfig(position="rope_mixed", width=96, depths=(2,), heads=(3,), num_classes=10)
     vit = build_model(config())
     with pytest.raises(WeightsError, match="it looks like a Swin with position rope_mixed, while the model is a ViT"):
         load_weights(vit, published_swin(swin))
     with pytest.raises(WeightsError, match="it looks like a ViT with position rope_mixed, while the model is a Swin"):
         load_weights(Swin(swin), published())
-    with pytest.raises(WeightsError, match="holds a swin, while the model is a vit; build the model of its own config"):
+    with pytest.raises(WeightsError, match="holds a swin, while the model is a vit; build it from the file's config"):
         load_weights(vit, save_model(tmp_path / "swin.safetensors", Swin(swin)))
     with pytest.raises(WeightsError, match="holds a vit, while the model is a swin"):
         load_weights(Swin(swin), save_model(tmp_path / "vit.safetensors", vit))
@@ -211,7 +211,7 @@ def test_biases_are_resized_to_the_models_window():
     assert load_weights(Swin(config("rope_mixed_rpb")), state).resized == {}
 
 
-def test_our_own_files_know_their_window_and_fit_another(tmp_path):
+def test_files_of_save_model_store_the_window_and_load_into_another(tmp_path):
     first = Swin(config("rpb", window_size=3, img_size=(48, 80)))
     path = save_model(tmp_path / "a.safetensors", first, classes=list("abcde"))
     model, info = load_model(path)
@@ -247,14 +247,16 @@ def test_an_absolute_embedding_is_resized_to_the_models_grid(tmp_path):
         ("rpb", {"img_size": (60, 60)}, "published", r"implies img_size=\(64, 64\)"),
     ],
 )
-def test_what_a_layout_cannot_say_is_refused(position, changes, to, message, tmp_path):
+def test_a_model_that_a_layout_cannot_represent_is_refused(position, changes, to, message, tmp_path):
     path = save_model(tmp_path / "ours.safetensors", Swin(config(position, **changes)))
     with pytest.raises(WeightsError, match=message):
         convert(path, tmp_path / "theirs.safetensors", to)
 
 
-def test_a_model_that_shapes_cannot_tell_must_be_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"whether .* is rpb or rope_axial_rpb, with \(2, 4\) heads; name the model"):
+def test_a_model_that_shapes_do_not_determine_must_be_named(tmp_path):
+    with pytest.raises(
+        WeightsError, match=r"do not determine whether it is rpb or rope_axial_rpb, with \(2, 4\) heads; name the model"
+    ):
         convert(published_swin(config("rpb")), tmp_path / "a.safetensors", "published")
 
 
@@ -263,5 +265,5 @@ def test_a_file_of_an_unknown_architecture_is_refused(tmp_path):
     header = dict(read_checkpoint(path).metadata) | {"architecture": "mamba"}
     del header[KEY]
     save_file(load_file(path), path, metadata=header)
-    with pytest.raises(WeightsError, match="holds a 'mamba', which this version does not know"):
+    with pytest.raises(WeightsError, match="holds a 'mamba', an architecture that this version does not have"):
         load_model(path)

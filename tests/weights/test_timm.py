@@ -1,4 +1,4 @@
-"""The same weights in timm's own model."""
+"""Weights converted to timm's own model, and back."""
 
 import pytest
 import timm
@@ -49,7 +49,7 @@ def test_logits_agree_with_an_absolute_embedding_of_its_own_size(position, publi
     assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
 
 
-def test_a_converted_file_loads_into_timm_by_its_own_means(published, tmp_path):
+def test_timms_load_checkpoint_reads_a_converted_file(published, tmp_path):
     state = published("rope_mixed_ape", width=384)
     convert({"model": state}, tmp_path / "timm.safetensors", "timm")
     options = {"depth": 2, "num_classes": 10, "img_size": 64, "checkpoint_path": str(tmp_path / "timm.safetensors")}
@@ -58,11 +58,11 @@ def test_a_converted_file_loads_into_timm_by_its_own_means(published, tmp_path):
     assert torch.equal(model.pos_embed, state["pos_embed"])
 
 
-def test_timm_has_every_name_that_we_map_to_it():
+def test_every_alias_is_a_model_of_timm():
     assert all(timm.is_model(name) for name in TIMM_NAMES)
 
 
-def test_swins_of_timm_are_read_by_the_names_that_they_have_since_0_9(tmp_path):
+def test_timms_swin_layout_since_0_9_is_read(tmp_path):
     name, small = "swin_tiny_patch4_window7_224", {"num_classes": 5, "img_size": 224}
     theirs = timm.create_model(name, depths=(1, 2, 1, 1), **small).eval()
     assert "layers.3.downsample.reduction.weight" in theirs.state_dict()

@@ -1,15 +1,16 @@
-"""Checkpoints in and out: published, timm's and our own, from files or the hub, always checked.
+"""Reads, checks, converts and saves checkpoints: published ones, timm's and our own, from files or the hub.
 
 `load_weights` runs this pipeline, one module each:
 
-- read, `reading.py`: a path, hub id or state dict becomes entries and metadata; hub, archive, plain and sharded help;
-- parse, `parse.py`: the weights without wrappers and prefixes, their layout, and the config that a file of ours holds;
-- infer, `infer.py`: the architecture, and what names and shapes tell about its config;
-- match, `match.py`: the weights by the model's names (`layouts.py`) and in its sizes, or a message why they do not fit;
-- load, `loading.py`: all weights are set, or none.
+- read, `reading.py`: a path, hub id or state dict becomes entries and metadata, with the help of `hub.py`,
+  `archive.py`, `plain.py` and `sharded.py`;
+- parse, `parse.py`: find the weights without wrappers and prefixes, their layout, and the config of a file of ours;
+- infer, `infer.py`: infer the architecture and fields of its config from names and shapes;
+- match, `match.py`: rename (`layouts.py`) and resize the weights for the model, or explain why they do not match;
+- load, `loading.py`: set all weights, or none.
 
-`create_model`, `load_model` and `convert` begin with the same steps; `saving.py` writes files of ours. What depends on
-the architecture (names, inference, tables) is its `StateDictAdapter`, in `ropevit/models/<architecture>/weights.py`.
+`create_model`, `load_model` and `convert` begin with the same steps; `saving.py` writes files of ours. The parts that
+depend on the architecture (names, inference, tables) are its `StateDictAdapter`, in `models/<architecture>/weights.py`.
 """
 
 from ropevit.weights.conversion import ConvertReport, convert

@@ -33,9 +33,9 @@ def _directory_fault(archive: zipfile.ZipFile) -> str | None:
     records = archive.infolist()
     names = [record.filename.lower() for record in records]  # torch finds names in either case
     if not records or len(set(names)) < len(names):
-        return "its directory is empty or names a record twice"
+        return "its directory is empty or lists a record twice"
     if archive.comment or min(record.header_offset for record in records):
-        return "there are bytes before or behind it"
+        return "there are bytes before or after it"
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & ~FLAGS:
             return f"{record.filename} is compressed or encrypted, as torch.save never does"

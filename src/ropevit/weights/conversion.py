@@ -17,7 +17,7 @@ from ropevit.weights.infer import claimed_name, explain_mismatch, square_grid
 from ropevit.weights.layouts import from_ours
 from ropevit.weights.loading import check_finite
 from ropevit.weights.match import grouped, match_state_dict
-from ropevit.weights.metadata import own_metadata, stored_classes, stored_facts
+from ropevit.weights.metadata import own_metadata, stored_classes, stored_metadata
 from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
@@ -52,9 +52,7 @@ class ConvertReport:
         first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
         names = "position", "width", "depth", "depths", "heads"
         told = ", ".join(f"{name} {getattr(self.config, name)}" for name in names if hasattr(self.config, name))
-        return "\n".join(
-            [first, f"  taken to be: {told}, theta {self.config.theta:g}", *grouped(self.dropped, "dropped")]
-        )
+        return "\n".join([first, f"  model: {told}, theta {self.config.theta:g}", *grouped(self.dropped, "dropped")])
 
 
 def convert(
@@ -74,31 +72,31 @@ def convert(
         destination: New file. The suffix decides the container: .safetensors, or .bin and .pth for PyTorch's own
             (with the weights under `model` in the published layout).
         to: "published", "timm" or "ropevit".
-        model: Name or config of the model, if it follows neither from the file nor from its name nor from shapes.
+        model: Name or config of the model, if the file has no config and its name and shapes do not determine it.
         overwrite: Replace an existing file.
         ema: Convert the EMA weights that a training script stored beside the weights.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        WeightsError: If the source cannot be read, is another model, or cannot be stored in the layout.
+        WeightsError: If the source cannot be read, is not the given model, or cannot be stored in the layout.
     """
     path = _check_destination(Path(destination), to, overwrite)
     checkpoint = read_checkpoint(source, revision)
-    found = parse_checkpoint(checkpoint, ema)
-    config = _found_config(found, model, to)
+    parsed = parse_checkpoint(checkpoint, ema)
+    config = _find_config(parsed, model, to)
     if to != "ropevit":
-        _check_expressible(config, to, found.source)
+        _check_expressible(config, to, parsed.source)
     with torch.device("meta"):
         like = build_model(config)
-    state, report = match_state_dict(like, found)
-    check_finite(state, found.source)
+    state, report = match_state_dict(like, parsed)
+    check_finite(state, parsed.source)
     classes, metadata = None, {}
-    if found.config is not None:
-        classes = stored_classes(checkpoint.metadata, found.num_classes, found.source)
-        metadata = stored_facts(checkpoint.metadata, found.source)
+    if parsed.config is not None:
+        classes = stored_classes(checkpoint.metadata, parsed.num_classes, parsed.source)
+        metadata = stored_metadata(checkpoint.metadata, parsed.source)
     theirs = from_ours(state, to, config) | (_derived_tables(config) if to == "published" else {})
     write(path, theirs, to, own_metadata(config, classes, metadata))
-    return ConvertReport(found.source, path, (found.layout, to), len(theirs), report.dropped, config)
+    return ConvertReport(parsed.source, path, (parsed.layout, to), len(theirs), report.dropped, config)
 
 
 def _check_destination(path: Path, to: str, overwrite: bool) -> Path:
@@ -112,7 +110,7 @@ def _check_destination(path: Path, to: str, overwrite: bool) -> Path:
     return path
 
 
-def _found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) -> Config:
+def _find_config(parsed: ParsedCheckpoint, model: str | Config | None, to: str) -> Config:
     """Return the config of a checkpoint: from the caller, its header, its name, or its shapes.
 
     Raises:
@@ -120,19 +118,21 @@ def _found_config(found: ParsedCheckpoint, model: str | Config | None, to: str) 
     """
     if isinstance(model, Config):
         return model
-    facts = found.facts
-    if facts is None:
+    inferred = parsed.inferred
+    if inferred is None:
         raise WeightsError(
-            f"cannot convert {found.source}; {explain_mismatch(None, found.state, MODELS[next(iter(MODELS))])}"
+            f"cannot convert {parsed.source}; {explain_mismatch(None, parsed.state, MODELS[next(iter(MODELS))])}"
         )
-    if found.config is not None and model is None:
-        return found.config
-    name = model or claimed_name(found.source)
+    if parsed.config is not None and model is None:
+        return parsed.config
+    name = model or claimed_name(parsed.source)
     if name is None:
-        return _inferred_config(facts, found.source, to)
-    config = replace(get_config(name), num_classes=facts.fields["num_classes"], img_size=_made_for(facts, found.source))
-    if config.windowed and facts.architecture == architecture(config):
-        return replace(config, window_size=facts.start["window_size"])
+        return _inferred_config(inferred, parsed.source, to)
+    config = replace(
+        get_config(name), num_classes=inferred.fields["num_classes"], img_size=_made_for(inferred, parsed.source)
+    )
+    if config.windowed and inferred.architecture == architecture(config):
+        return replace(config, window_size=inferred.start["window_size"])
     return config
 
 
@@ -142,36 +142,39 @@ def _derived_tables(config: Config) -> dict[str, Tensor]:
     return {} if make is None else make(config)
 
 
-def _inferred_config(facts: InferredModel, source: str, to: str) -> Config:
+def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
     """Infer the config from shapes; heads that shapes do not show are those of registered models of that width."""
-    if "tubelet" in facts.fields:
+    if "tubelet" in inferred.fields:
         raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
-    positions = [name for name in facts.positions if name != "none"]  # never published
-    kind = ARCHITECTURES[facts.architecture].config
-    same = [config for config in MODELS.values() if type(config) is kind and config.width == facts.fields["width"]]
-    heads = facts.heads or next((config.heads for config in same), None)
-    told = {"heads": heads, "img_size": _made_for(facts, source), **facts.start, **facts.fields}
+    positions = [name for name in inferred.positions if name != "none"]  # never published
+    kind = ARCHITECTURES[inferred.architecture].config
+    same = [config for config in MODELS.values() if type(config) is kind and config.width == inferred.fields["width"]]
+    heads = inferred.heads or next((config.heads for config in same), None)
+    told = {"heads": heads, "img_size": _made_for(inferred, source), **inferred.start, **inferred.fields}
     configs = [kind(position=position, **told) for position in positions] if heads else []
     same_file = to != "ropevit" and len({tuple(_derived_tables(config)) for config in configs}) == 1
     if not configs or (len(configs) > 1 and not same_file):
-        known = f"with {heads} heads" if heads else f"nor how many heads share its {facts.fields['width']} channels"
+        known = f"with {heads} heads" if heads else f"nor how many heads share its {inferred.fields['width']} channels"
         raise WeightsError(
-            f"cannot tell by its shapes whether {source} is {' or '.join(positions)}, {known}; "
+            f"the shapes in {source} do not determine whether it is {' or '.join(positions)}, {known}; "
             "name the model (--model NAME, or model=CONFIG in Python)"
         )
     return configs[0]
 
 
-def _made_for(facts: InferredModel, source: str) -> tuple[int, int]:
+def _made_for(inferred: InferredModel, source: str) -> tuple[int, int]:
     """Return the image size of the file's tables."""
-    grid = square_grid(facts.patches)
+    grid = square_grid(inferred.patches)
     if grid is None:
-        raise WeightsError(f"tables in {source} are for {facts.patches} patches, which is no square; give the config")
-    return grid[0] * facts.fields["patch_size"], grid[1] * facts.fields["patch_size"]
+        raise WeightsError(
+            f"tables in {source} are for {inferred.patches} patches, which is no square grid; give the config "
+            "(model=CONFIG in Python)"
+        )
+    return grid[0] * inferred.fields["patch_size"], grid[1] * inferred.fields["patch_size"]
 
 
 def _check_expressible(config: Config, to: str, source: str) -> None:
-    """Refuse a model that would silently become another one in a layout that has no config."""
+    """Raise WeightsError for a model that a layout without a config would represent as another one."""
     row = ARCHITECTURES[architecture(config)]
     if to not in row.weights.written:
         layouts = " or ".join((*row.weights.written, "ropevit"))
@@ -185,7 +188,7 @@ def _check_expressible(config: Config, to: str, source: str) -> None:
         expected = ", ".join(f"{field}={value}" for field, value in implied.items())
         raise WeightsError(
             f"{source} has {', '.join(wrong)}, which the {to} layout cannot store (it implies {expected}); "
-            "keep it in ropevit layout"
+            "convert it to the ropevit layout"
         )
 
 

@@ -42,15 +42,15 @@ def load_dense_weights(
         WeightsError: If the source cannot be read or does not match; the backbone is then unchanged.
     """
     backbone = unwrap_model(model, Backbone, "DenseViT or a DenseSwin, or another dense backbone")
-    found = parse_checkpoint(read_checkpoint(source, revision), ema)
-    check_implied(backbone.config.body, found)
+    parsed = parse_checkpoint(read_checkpoint(source, revision), ema)
+    check_implied(backbone.config.body, parsed)
     with torch.device("meta"):  # only names and shapes matter
         classifier = build_model(replace(backbone.config.body, num_classes=0))
-    state, report = match_state_dict(classifier, found, replace_head=True, grid=grid)
+    state, report = match_state_dict(classifier, parsed, replace_head=True, grid=grid)
     own = backbone.body.state_dict()
     unused = [name for name in HEAD if name in report.dropped] + [name for name in state if name not in own]
     state = {name: value for name, value in state.items() if name in own}
-    load_all_or_nothing(backbone.body, state, found.source)
+    load_all_or_nothing(backbone.body, state, parsed.source)
     new = tuple(name for name in backbone.state_dict() if name.removeprefix("body.") not in state)
     dropped = {**report.dropped, **dict.fromkeys(unused, _UNUSED)}
     return replace(report, loaded=len(state), dropped=dropped, head_replaced=False, new=new)

@@ -15,7 +15,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class TooLargeError(ValueError):
-    """A model has more parameters than a file has entries."""
+    """The config in a file is of a model with more parameters than the file has tensors."""
 
 
 def build_without_memory(build: Callable[[], Module], entries: int, source: str) -> Module:
@@ -36,16 +36,14 @@ def build_without_memory(build: Callable[[], Module], entries: int, source: str)
         if threading.get_ident() == thread and registered[2] is not None:
             count += 1
             if count > 2 * entries + 100:  # modules may be built and discarded, or shared under several names
-                raise TooLargeError(f"it has more parameters than the {entries} tensors of the file")
+                raise TooLargeError(f"its model has more parameters than the file has tensors ({entries})")
 
     hook = register_module_parameter_registration_hook(limit)
     try:
         with torch.device("meta"):
             return build()
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        raise WeightsError(
-            f"the config in {source} describes no model that it could hold: {first_line(error)}; save the model again"
-        ) from error
+        raise WeightsError(f"the config in {source} is invalid: {first_line(error)}; save the model again") from error
     finally:
         hook.remove()
 
@@ -62,5 +60,5 @@ def check_size_of_model(wanted: Mapping[str, Tensor], state: Mapping[str, Any], 
     if wrong:
         shapes = join_names(f"{name} {have.get(name, 'missing')} instead of {want.get(name, 'none')}" for name in wrong)
         raise WeightsError(
-            f"the weights in {source} do not fit their config: {shapes}; it is damaged or was changed: save it again"
+            f"the weights in {source} do not match its config: {shapes}; it is damaged or was changed: save it again"
         )

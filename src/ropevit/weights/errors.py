@@ -1,4 +1,4 @@
-"""Errors of this package, with one-line messages."""
+"""The exception of this package, with one-line messages."""
 
 from ropevit.text import printable
 

@@ -27,7 +27,7 @@ def from_json(kind: type[Config], stored: Any) -> Config:
 
 
 def lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the lists of fields read from JSON into tuples, which our configs have."""
+    """Convert lists in fields read from JSON to tuples, as our configs have them."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
@@ -38,7 +38,7 @@ def check_values(kind: type, stored: Any) -> dict[str, Any]:
         ValueError: If a field is unknown or missing, or a value has a wrong type.
     """
     if not isinstance(stored, dict):
-        raise ValueError(f"got {short(stored)}; expected a table of fields")
+        raise ValueError(f"got {short(stored)}; expected a dict of fields")
     names = {field.name: field for field in fields(kind)}
     unknown = sorted(stored.keys() - names.keys())
     missing = [
@@ -47,7 +47,7 @@ def check_values(kind: type, stored: Any) -> dict[str, Any]:
         if name not in stored and field.default is field.default_factory is MISSING
     ]
     if unknown or missing:
-        raise ValueError(f"it has unknown fields {unknown} and lacks {missing}")
+        raise ValueError(f"got unknown fields {unknown}, and {missing} are missing")
     types_of = get_type_hints(kind)
     return {name: check_value(value, types_of[name], name) for name, value in stored.items()}
 
@@ -108,7 +108,7 @@ WORDS = {
     int: f"a whole number up to {LARGEST}",
     Integral: "a whole number",
     float: "a finite number",
-    str: "a text",
+    str: "a string",
     types.NoneType: "null",
 }
 
@@ -121,7 +121,7 @@ def describe(hint: Any) -> str:
         return f"a list{'' if ... in kinds else f' of {len(kinds)}'}, each {' or '.join(items)}"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(repr, get_args(hint)))}"
-    return WORDS.get(hint, "a table of fields")
+    return WORDS.get(hint, "a dict of fields")
 
 
 def short(value: Any) -> str:

@@ -11,7 +11,7 @@ from ropevit.weights.errors import WeightsError, first_line
 #: Account that holds the published weights.
 _OWNER = "naver-ai"
 
-#: Files to ask for, by account; an account that is not listed may have either.
+#: Account on the hub -> names of its weight files, in order of precedence; others may have either.
 FILES = {_OWNER: ("pytorch_model.bin",), "timm": ("model.safetensors",)}
 ANY_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -24,8 +24,8 @@ def hub_id(name: str) -> str:
     """
     if name not in PUBLISHED:
         raise WeightsError(
-            f"no published weights for {name!r}; choose one that list_models(pretrained=True) or `ropevit models "
-            "--published` names, or give a path or a hub id of your own"
+            f"no published weights for {name!r}; choose a model that list_models(pretrained=True) or `ropevit models "
+            "--published` lists, or give a path or a hub id of your own"
         )
     return f"{_OWNER}/{name}"
 
@@ -36,17 +36,17 @@ def fetch(repo: str, revision: str | None = None, cache_dir: str | Path | None =
     Args:
         repo: Hub id, such as "naver-ai/rope_mixed_deit_small_patch16_LS".
         revision: Branch, tag or commit; None takes the main branch.
-        cache_dir: Where to keep it; None takes the hub's own cache.
+        cache_dir: Cache folder; None takes the hub's own.
 
     Returns:
         The file in the cache.
 
     Raises:
-        WeightsError: If there is no such repository, revision or file, access is refused, or the hub is out of reach.
+        WeightsError: If there is no such repository, revision or file, access is denied, or the hub is unreachable.
     """
     missing: Exception | None = None
     for file in FILES.get(repo.split("/")[0], ANY_FILES):
-        unreachable = isinstance(missing, errors.LocalEntryNotFoundError)  # then do not wait for it once more
+        unreachable = isinstance(missing, errors.LocalEntryNotFoundError)  # then do not try the network again
         try:
             return Path(
                 huggingface_hub.hf_hub_download(
@@ -67,7 +67,7 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
     if isinstance(error, errors.LocalEntryNotFoundError):
         if huggingface_hub.constants.HF_HUB_OFFLINE:
             return f"{at} is no file and not in the hub's cache, and HF_HUB_OFFLINE is set; unset it, or give a path"
-        return f"{at} is no file and not in the hub's cache, and the hub is out of reach; check the network or the path"
+        return f"{at} is no file and not in the hub's cache, and the hub is unreachable; check the network or the path"
     if isinstance(error, errors.GatedRepoError):
         return f"{at} on the hub is gated; ask for access on its page, then log in with `hf auth login`"
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):

@@ -1,4 +1,4 @@
-"""Infers the model of weights from their names and shapes, and explains mismatches with another model."""
+"""Infers the architecture and config fields of weights from names and shapes, and explains mismatches."""
 
 import math
 import re
@@ -44,50 +44,50 @@ def claimed_name(source: str) -> str | None:
     return None
 
 
-def similar_names(facts: InferredModel) -> list[str]:
+def similar_names(inferred: InferredModel) -> list[str]:
     """Return the names of models with such weights, those with published weights if there are any."""
-    same = [field for field in ("width", "depth", "depths", "patch_size") if field in facts.fields]
+    same = [field for field in ("width", "depth", "depths", "patch_size") if field in inferred.fields]
     names = [
         name
         for name, config in MODELS.items()
-        if architecture(config) == facts.architecture
-        and config.position in facts.positions
-        and all(getattr(config, field) == facts.fields[field] for field in same)
+        if architecture(config) == inferred.architecture
+        and config.position in inferred.positions
+        and all(getattr(config, field) == inferred.fields[field] for field in same)
     ]
     return [name for name in names if name in PUBLISHED] or names
 
 
 def explain_mismatch(
-    facts: InferredModel | None, state: Mapping[str, Any], config: Config, head_alone: bool = True
+    inferred: InferredModel | None, state: Mapping[str, Any], config: Config, head_alone: bool = True
 ) -> str:
     """Describe in a clause what a checkpoint that does not match probably is.
 
     Args:
-        facts: The model inferred from its shapes.
+        inferred: The model inferred from its shapes.
         state: Its weights.
         config: The model's.
         head_alone: Whether only the head differs from the model.
     """
-    if facts is None:
+    if inferred is None:
         kind = _recognise_architecture(state)
         if kind is None:
             return f"it is no vision transformer (it has {join_names(state)})"
-        return f"it looks like {ARCHITECTURES[kind].label}, but of none that this package builds"
-    names, label = similar_names(facts), ARCHITECTURES[facts.architecture].label
-    if facts.architecture != architecture(config):
-        named = " or ".join(names) or f"{label} with position {' or '.join(facts.positions)}"
+        return f"it looks like {ARCHITECTURES[kind].label}, but not like one that this package can build"
+    names, label = similar_names(inferred), ARCHITECTURES[inferred.architecture].label
+    if inferred.architecture != architecture(config):
+        named = " or ".join(names) or f"{label} with position {' or '.join(inferred.positions)}"
         return f"it looks like {named}, while the model is {ARCHITECTURES[architecture(config)].label}"
-    differing = [f"{field} {value}" for field, value in facts.fields.items() if value != getattr(config, field)]
-    if config.position not in facts.positions:
-        likely = dict.fromkeys(MODELS[name].position for name in names) or facts.positions
+    differing = [f"{field} {value}" for field, value in inferred.fields.items() if value != getattr(config, field)]
+    if config.position not in inferred.positions:
+        likely = dict.fromkeys(MODELS[name].position for name in names) or inferred.positions
         differing.insert(0, f"position {' or '.join(likely)}")
     if head_alone and [name.split()[0] for name in differing] == ["num_classes"]:
         return (
             f"only the head differs ({differing[0]}, the model's {config.num_classes}): pass replace_head=True, or "
-            f"build the model with num_classes={facts.fields['num_classes']}"
+            f"build the model with num_classes={inferred.fields['num_classes']}"
         )
     if not differing:
-        return "it looks like a file of this very model, but incomplete or with additions"
+        return "it looks like a checkpoint of this model with missing or additional entries"
     fields = [name.split()[0] for name in differing]
     own = ", ".join(f"{field} {getattr(config, field)}" for field in fields)
     named = f"{' or '.join(names)}, with " if names else f"{label} with "

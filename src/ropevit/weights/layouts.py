@@ -35,7 +35,9 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
     ours = {key: value for key, value in state.items() if reasons[key] is None}
     wrong = [key for key, value in ours.items() if not _is_weight(value)]
     if wrong:
-        raise WeightsError(f"entries that are no dense floating-point tensors: {join_names(wrong)}; give weights only")
+        raise WeightsError(
+            f"entries that are no dense floating-point tensors: {join_names(wrong)}; remove them from the state dict"
+        )
     ours = {key: value.detach() for key, value in ours.items()}
     heads = config.heads if isinstance(config.heads, int) else None
     for row in _rows_of(config, layout):

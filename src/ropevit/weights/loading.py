@@ -1,4 +1,4 @@
-"""Loads weights of any layout into a model, strictly: all of them, or none."""
+"""Loads weights of any layout into a model, strictly: all of them or none."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -26,29 +26,30 @@ def load_weights(
     grid: tuple[int, int] | None = None,
     revision: str | None = None,
 ) -> LoadReport:
-    """Load weights into a model, strictly: if anything is missing, unknown, misshapen or not finite, nothing changes.
+    """Load weights into a model strictly: all of them, or none if any is missing, unknown, mismatched or not finite.
 
-    Layouts are told by their names: published (also nested under `model`), timm's, and ours. Derived tables, training
-    state, averages and an absolute embedding that the model does not have are left out and listed. An absolute
-    embedding of another grid, and biases of another window, are resized as published (bicubic, not antialiased).
+    The layout (published, timm's or ours) is recognised by the names of the weights. Derived tables, training state,
+    EMA weights and an absolute embedding that the model does not have are dropped and listed. An absolute embedding of
+    another grid and biases of another window are resized as in the reference (bicubic, not antialiased).
 
     Args:
         model: A model of this package, also compiled or wrapped for distributed training.
         source: Path (.safetensors .pth .pt .bin), hub id, published model name, or state dict. Fixed frequencies are
-            not among weights: a state dict is taken to have the model's, a file without a config the published ones.
+            not stored with weights: a state dict is assumed to have the model's, a file without a config the
+            published ones.
         replace_head: Keep the model's own head instead of loading the file's.
-        ema: Load the moving average that a training script kept beside the weights.
-        grid: Rows and columns of the source's absolute embedding; None takes what a file of ours says, or a square.
+        ema: Load the EMA weights that a training script stored beside the weights.
+        grid: Rows and columns of the source's absolute embedding; None takes those in the file's config, or a square.
         revision: Branch, tag or commit on the hub.
 
     Returns:
-        What was loaded, left out and resized.
+        The loaded, dropped and resized weights.
 
     Raises:
-        WeightsError: If the source cannot be read or does not fit the model.
+        WeightsError: If the source cannot be read or does not match the model; the model is then unchanged.
     """
-    found = parse_checkpoint(read_checkpoint(source, revision), ema)
-    return load_parsed(unwrap_model(model), found, replace_head, grid)
+    parsed = parse_checkpoint(read_checkpoint(source, revision), ema)
+    return load_parsed(unwrap_model(model), parsed, replace_head, grid)
 
 
 def unwrap_model(
@@ -73,12 +74,12 @@ def unwrap_model(
 
 
 def load_parsed(
-    model: Model, found: ParsedCheckpoint, replace_head: bool, grid: tuple[int, int] | None = None
+    model: Model, parsed: ParsedCheckpoint, replace_head: bool, grid: tuple[int, int] | None = None
 ) -> LoadReport:
     """Match a parsed checkpoint with a model, and load it."""
-    check_implied(model.config, found)
-    state, report = match_state_dict(model, found, replace_head, grid)
-    load_all_or_nothing(model, state, found.source)
+    check_implied(model.config, parsed)
+    state, report = match_state_dict(model, parsed, replace_head, grid)
+    load_all_or_nothing(model, state, parsed.source)
     return report
 
 

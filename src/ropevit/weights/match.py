@@ -61,7 +61,7 @@ def grouped(names: Mapping[str, str], verb: str) -> list[str]:
 
 
 def match_state_dict(
-    model: Model, found: ParsedCheckpoint, replace_head: bool = False, grid: tuple[int, int] | None = None
+    model: Model, parsed: ParsedCheckpoint, replace_head: bool = False, grid: tuple[int, int] | None = None
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Rename and resize the weights of a checkpoint for a model, using only names and shapes.
 
@@ -71,21 +71,21 @@ def match_state_dict(
     Raises:
         WeightsError: If they do not match.
     """
-    if found.facts is not None and found.is_video != model.config.is_video:
-        kind, other = ("videos", "images") if found.is_video else ("images", "videos")
-        way = (
-            "give weights of images, or build the video model with frames="
-            if found.is_video
-            else "create_model(NAME, frames=..., pretrained=SOURCE) starts from such weights"
+    if parsed.inferred is not None and parsed.is_video != model.config.is_video:
+        theirs, ours = ("a video", "an image") if parsed.is_video else ("an image", "a video")
+        advice = (
+            "give weights of an image model, or build a video model with frames="
+            if parsed.is_video
+            else "use create_model(NAME, frames=..., pretrained=SOURCE), which inflates such weights"
         )
-        raise WeightsError(f"{found.source} holds a model of {kind}, while the model is one of {other}; {way}")
-    if found.config is not None:
-        check_config(found.config, model.config, found.source, replace_head)
+        raise WeightsError(f"{parsed.source} holds {theirs} model, while the model is {ours} model; {advice}")
+    if parsed.config is not None:
+        check_config(parsed.config, model.config, parsed.source, replace_head)
     try:
-        state, dropped = to_ours(found.state, found.layout, model.config)
+        state, dropped = to_ours(parsed.state, parsed.layout, model.config)
     except WeightsError as error:
-        raise WeightsError(f"{found.source} holds {error}") from error
-    dropped = found.dropped | dropped
+        raise WeightsError(f"{parsed.source} holds {error}") from error
+    dropped = parsed.dropped | dropped
     if replace_head:
         dropped |= {
             name: "replace_head=True keeps the model's own" for name in HEAD if state.pop(name, None) is not None
@@ -93,14 +93,14 @@ def match_state_dict(
     own = model.state_dict()
     if "pos_embed" not in own and state.pop("pos_embed", None) is not None:
         dropped["pos_embed"] = "the model has no absolute embedding"
-    dropped |= drop_fixed(state, model.config, found.source)
-    resized = _resize_tables(state, own) | _resize_steps(state, own) | resize(state, own, model.config, found, grid)
+    dropped |= drop_fixed(state, model.config, parsed.source)
+    resized = _resize_tables(state, own) | _resize_steps(state, own) | resize(state, own, model.config, parsed, grid)
     wanted = {name: value for name, value in own.items() if not (replace_head and name in HEAD)}
-    config = replace(model.config, num_classes=found.num_classes or 0) if replace_head else model.config
-    check_shapes(state, wanted, found, config)
-    check_rotation(model.config, found)
-    _check_claim(model.config, found)
-    return state, LoadReport(found.source, found.layout, len(state), dropped, resized, replace_head)
+    config = replace(model.config, num_classes=parsed.num_classes or 0) if replace_head else model.config
+    check_shapes(state, wanted, parsed, config)
+    check_rotation(model.config, parsed)
+    _check_claim(model.config, parsed)
+    return state, LoadReport(parsed.source, parsed.layout, len(state), dropped, resized, replace_head)
 
 
 def drop_fixed(state: dict[str, Tensor], config: Config, source: str) -> dict[str, str]:
@@ -123,7 +123,7 @@ def resize(
     state: dict[str, Tensor],
     own: Mapping[str, Tensor],
     config: Config,
-    found: ParsedCheckpoint,
+    parsed: ParsedCheckpoint,
     grid: tuple[int, int] | None,
 ) -> dict[str, str]:
     """Resize an absolute embedding of another grid in place; one of a wrong shape is left to the checks."""
@@ -131,11 +131,11 @@ def resize(
     if embedding is None or embedding.ndim != 3 or "pos_embed" not in own or embedding.shape[-1] != config.width:
         return {}
     patches = embedding.shape[1]
-    theirs = grid or (found.config.grid if found.config else square_grid(patches))
+    theirs = grid or (parsed.config.grid if parsed.config else square_grid(patches))
     if theirs is None or theirs[0] * theirs[1] != patches:
-        given = f"grid={theirs} has not so many" if theirs else "that is no square"
+        problem = f"but grid={theirs} has {theirs[0] * theirs[1]}" if theirs else "which is no square grid"
         raise WeightsError(
-            f"pos_embed in {found.source} is for {patches} patches, and {given}; pass grid=(rows, columns)"
+            f"pos_embed in {parsed.source} is for {patches} patches, {problem}; pass its grid=(rows, columns)"
         )
     ours = config.grid
     if theirs == ours:
@@ -169,7 +169,7 @@ def _resize_tables(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[
 
 
 def check_shapes(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], found: ParsedCheckpoint, config: Config
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], parsed: ParsedCheckpoint, config: Config
 ) -> None:
     """Raise WeightsError unless names and shapes equal those of the model."""
     shape = {name: tuple(value.shape) for name, value in state.items()}
@@ -186,34 +186,35 @@ def check_shapes(
     if any(kinds.values()):
         listed = "; ".join(f"{len(names)} {kind}: {join_names(names)}" for kind, names in kinds.items() if names)
         head_alone = not {name for name in {**want, **shape} if want.get(name) != shape.get(name)} - set(HEAD)
-        told = explain_mismatch(found.facts, found.state, config, head_alone)
-        raise WeightsError(f"{found.source} does not fit the model; {told} [{listed}]")
+        told = explain_mismatch(parsed.inferred, parsed.state, config, head_alone)
+        raise WeightsError(f"{parsed.source} does not fit the model; {told} [{listed}]")
 
 
-def check_rotation(config: Config, found: ParsedCheckpoint) -> None:
+def check_rotation(config: Config, parsed: ParsedCheckpoint) -> None:
     """Raise WeightsError for fixed frequencies in a model with learned ones: published Swins use the same key for both.
 
     Rope types without published weights have their own keys.
     """
-    if found.config is not None or found.facts is None or not is_published(config.position):
+    if parsed.config is not None or parsed.inferred is None or not is_published(config.position):
         return
-    embeddings = ARCHITECTURES[found.facts.architecture].config.embeddings
-    if config.rope not in {embeddings[name].rope for name in found.facts.positions}:
+    embeddings = ARCHITECTURES[parsed.inferred.architecture].config.embeddings
+    if config.rope not in {embeddings[name].rope for name in parsed.inferred.positions}:
         raise WeightsError(
-            f"{found.source} does not fit the model; {explain_mismatch(found.facts, found.state, config)}"
+            f"{parsed.source} does not fit the model; {explain_mismatch(parsed.inferred, parsed.state, config)}"
         )
 
 
-def check_implied(config: Config, found: ParsedCheckpoint) -> None:
-    """Raise WeightsError for a file without RoPE config if the model has fixed RoPE other than the published.
+def check_implied(config: Config, parsed: ParsedCheckpoint) -> None:
+    """Raise WeightsError if the file lacks a config and the model has other fixed frequencies than published models.
 
-    Such a file is of RoPE-Axial that shares its pairs equally between x and y, or of no rotation; no shape shows it.
-    A state dict is taken to be of the model that its caller holds. Videos are not published.
+    Shapes do not show fixed frequencies, so a file without a config is assumed to have RoPE-Axial with equally many
+    pairs for x and y, as published, or no RoPE. A state dict is assumed to be of the caller's model. There are no
+    published video models.
 
     Raises:
-        WeightsError: Saying what both are.
+        WeightsError: With the model's rotation and the assumed one.
     """
-    if found.config is not None or found.facts is None or found.source == GIVEN or config.is_video:
+    if parsed.config is not None or parsed.inferred is None or parsed.source == GIVEN or config.is_video:
         return
     pairs = config.pairs_per_axis
     half = sum(pairs or ()) // 2
@@ -229,19 +230,23 @@ def check_implied(config: Config, found: ParsedCheckpoint) -> None:
     else:
         return
     raise WeightsError(
-        f"{found.source} does not say its rotation, so it is taken for the published RoPE-Axial, with as many pairs "
-        f"for x as for y, while the model has {own}; build it with {other}, or load a state dict if it is this model's"
+        f"{parsed.source} has no config, so its rotation is assumed to be the published RoPE-Axial, with equally many "
+        f"pairs for x and y, while the model has {own}; build it with {other}, or load a state dict if it is this "
+        "model's"
     )
 
 
-def _check_claim(config: Config, found: ParsedCheckpoint) -> None:
-    """Refuse a published file whose name, but no shape, says that its position embedding is another one."""
-    name = claimed_name(found.source)
-    if name is None or found.config is not None or found.facts is None:
+def _check_claim(config: Config, parsed: ParsedCheckpoint) -> None:
+    """Raise WeightsError if the file name is that of a published model with another position embedding.
+
+    Position embeddings with fixed frequencies have the same names and shapes of weights.
+    """
+    name = claimed_name(parsed.source)
+    if name is None or parsed.config is not None or parsed.inferred is None:
         return
     position = MODELS[name].position
     if position != config.position:
         raise WeightsError(
-            f"{found.source} is, by its name, {name} with position {position}, while the model has position "
-            f"{config.position}, which no shape need show; build that model, or rename the file if its name is wrong"
+            f"{parsed.source} is named like {name} with position {position}, while the model has position "
+            f"{config.position}; build that model, or rename the file if its name is wrong"
         )

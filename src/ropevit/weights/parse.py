@@ -1,4 +1,4 @@
-"""Parse a checkpoint: find its weights among what training scripts keep, tell their layout, and what their model is."""
+"""Parses a checkpoint: finds the weights among other entries, their layout, and the config of their model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from ropevit.weights.infer import infer_model
 from ropevit.weights.metadata import FORMAT, stored_config
 from ropevit.weights.reading import Checkpoint
 
-#: Where files keep their weights, the first that is there; and where they keep an average of them.
+#: Keys under which files store the weights, in order of precedence; then those of their moving average (EMA).
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module", "network", "net", "student")
 _EMA_WRAPPERS = (
     *("model_ema", "state_dict_ema", "ema", "ema_state", "ema_state_dict", "ema_model", "model_ema_state_dict"),
     "teacher",  # of self-distillation: a moving average of the student
 )
+#: Keys of training state, which is dropped.
 TRAINING = (
     *("optimizer", "lr_scheduler", "scheduler", "scaler", "loss_scaler", "amp_scaler", "fp16_scaler", "epoch", "args"),
     *("optimizer_state_dict", "scheduler_state_dict", "lr_scheduler_state_dict", "scaler_state_dict", "loss"),
@@ -30,32 +31,32 @@ TRAINING = (
     "n_averaged",  # torch.optim.swa_utils.AveragedModel
 )
 
-#: What wrappers put in front of all names: DistributedDataParallel, Lightning, transformers, and modules that hold one.
+#: Prefixes of all names from wrappers: DistributedDataParallel, Lightning, transformers, and modules around a model.
 _PREFIXES = ("module.", "model.", "backbone.", "ropevit.")
 
-#: Most wrappers inside each other.
-DEEPEST = 10
+#: Maximum depth of nested wrappers.
+MAX_DEPTH = 10
 
 
 def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], dict[str, str]]:
-    """Find the weights in a checkpoint, and name the rest.
+    """Find the weights in a checkpoint.
 
     Args:
-        checkpoint: What was read.
-        ema: Take the moving average instead of the last weights.
+        checkpoint: The checkpoint, as read.
+        ema: Take the EMA weights instead of the last ones.
 
     Returns:
-        Entries without the prefixes of wrappers, and what was left out: name -> why.
+        Weights without the prefixes of wrappers, and dropped entries: name -> reason.
 
     Raises:
-        WeightsError: If there is no average, an entry besides the weights may hold weights, too, or the entries are
-            not named by texts or hold more than what is stored of them.
+        WeightsError: If there are no EMA weights, another entry contains tensors too, a key is no string, or a large
+            tensor repeats a few stored numbers.
     """
     entries, dropped = checkpoint.entries, {}
     if ema and not any(isinstance(entries.get(key), Mapping) for key in _EMA_WRAPPERS):
-        raise WeightsError(f"{checkpoint.source} holds no moving average of the weights; leave out ema=True")
+        raise WeightsError(f"{checkpoint.source} holds no EMA (moving average) of the weights; leave out ema=True")
     order = (*_EMA_WRAPPERS, *WRAPPERS) if ema else (*WRAPPERS, *_EMA_WRAPPERS)
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         _check_names(entries, checkpoint.source)
         chosen = next((key for key in order if isinstance(entries.get(key), Mapping)), None)
         if chosen is None:
@@ -67,132 +68,144 @@ def unwrap(checkpoint: Checkpoint, ema: bool = False) -> tuple[dict[str, Any], d
             if key != chosen
         }
         entries = entries[chosen]
-    raise WeightsError(f"{checkpoint.source} is wrapped more than {DEEPEST} times; give the state dict itself")
+    raise WeightsError(
+        f"{checkpoint.source} has weights nested deeper than {MAX_DEPTH} dicts; give the state dict itself"
+    )
 
 
 def _check_names(entries: Mapping[Any, Any], source: str) -> None:
-    """Refuse entries that are not named by texts."""
-    odd = next((key for key in entries if not isinstance(key, str)), None)
-    if odd is not None:
-        raise WeightsError(f"{source} names an entry by {type(odd).__name__}; expected texts: give a state dict")
+    """Raise WeightsError for a key that is no string."""
+    wrong = next((key for key in entries if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise WeightsError(f"{source} has a key of type {type(wrong).__name__}; expected strings: give a state dict")
 
 
 def _check_stored(entries: Mapping[str, Any], source: str) -> None:
-    """Refuse large tensors that repeat a few stored numbers, which would fill the memory when they are copied."""
+    """Raise WeightsError for a large expanded tensor, which would fill the memory when it is copied."""
     for key, value in entries.items():
         if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided or value.numel() <= 2**24:
             continue
         stored = 0 if value.is_meta else value.untyped_storage().nbytes() // value.element_size()
         if stored < value.numel():
             raise WeightsError(
-                f"{source} holds {key} of shape {tuple(value.shape)}, of which only {stored} numbers are stored; "
+                f"{source} holds {key} of shape {tuple(value.shape)}, but only {stored} of its numbers are stored; "
                 "save it again as a contiguous tensor"
             )
 
 
 def _wrapper_reason(key: str, value: Any, chosen: str, source: str) -> str:
-    """Say why an entry beside the chosen weights is dropped."""
+    """Return why an entry beside the chosen weights is dropped."""
     if key in _EMA_WRAPPERS:
-        return "the moving average; ema=True loads it"
+        return "EMA weights; ema=True loads them"
     if key in WRAPPERS and chosen in _EMA_WRAPPERS:
-        return "the last weights; ema=True asked for their average"
+        return "the last weights; ema=True loads their EMA instead"
     if key in TRAINING or not _holds_tensors(value):
         return "training state"
-    raise WeightsError(f"{source} holds tensors in {key!r} beside its weights; give the state dict you mean")
+    raise WeightsError(f"{source} holds tensors in {key!r} beside the weights in {chosen!r}; give one of the two dicts")
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Tell whether there is a tensor anywhere inside; what is in several places, or in itself, is looked at once."""
-    waiting, seen = [value], set()
-    while waiting:
-        value = waiting.pop()
+    """Return whether nested dicts, lists and tuples contain a tensor; they may contain themselves."""
+    pending, seen = [value], set()
+    while pending:
+        value = pending.pop()
         if isinstance(value, Tensor):
             return True
         if isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
-            waiting.extend(value.values() if isinstance(value, Mapping) else value)
+            pending.extend(value.values() if isinstance(value, Mapping) else value)
     return False
 
 
 def _strip_prefixes(entries: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Take off what wrappers put in front of all names, and torch.compile into them."""
+    """Remove the prefixes of wrappers, and the `_orig_mod.` of torch.compile."""
     plain = {key.replace("_orig_mod.", ""): value for key, value in entries.items()}
     if len(plain) < len(entries):
-        raise WeightsError(f"{source} holds weights both with and without the prefix _orig_mod.; keep one of them")
+        raise WeightsError(f"{source} holds weights both with and without the prefix _orig_mod.; remove one of the two")
     while prefix := _common_prefix(plain):
         plain = {key.removeprefix(prefix): value for key, value in plain.items()}
     return plain
 
 
 def _common_prefix(entries: Mapping[str, Any]) -> str | None:
-    """Find a prefix of wrappers that all weights have."""
-    own = [key for key in entries if key not in TRAINING]
-    return next((prefix for prefix in _PREFIXES if own and all(key.startswith(prefix) for key in own)), None)
+    """Return the wrapper's prefix that all weights have, if any."""
+    keys = [key for key in entries if key not in TRAINING]
+    return next((prefix for prefix in _PREFIXES if keys and all(key.startswith(prefix) for key in keys)), None)
 
 
 @dataclass(frozen=True)
 class ParsedCheckpoint:
-    """Weights by the names of their layout, and what is known about their model."""
+    """The weights of a checkpoint by the names of their layout, with the config or the inferred model."""
 
     source: str
+    """Path, hub id, or "the given state dict"."""
     state: dict[str, Any]
+    """Weights without wrappers and prefixes."""
     dropped: dict[str, str]
+    """Dropped entries: name -> reason."""
     layout: str
+    """Name of the layout: ropevit, published, timm, ..."""
     config: Config | None
-    """The model's config, in files of ours."""
-    facts: InferredModel | None
+    """The model's config; only files of ours have one."""
+    inferred: InferredModel | None
+    """The model inferred from names and shapes; None if no architecture matches."""
 
     @property
     def num_classes(self) -> int | None:
-        """Classes of its head; 0 without one, None where it is no model of ours."""
-        return None if self.facts is None else self.facts.fields["num_classes"]
+        """Classes of its head; 0 without one, None if no architecture matches."""
+        return None if self.inferred is None else self.inferred.fields["num_classes"]
 
     @property
     def is_video(self) -> bool:
-        """Whether its patches are tubelets."""
-        return self.facts is not None and "tubelet" in self.facts.fields
+        """Whether it is a video model, whose patches are tubelets."""
+        return self.inferred is not None and "tubelet" in self.inferred.fields
 
 
 def parse_checkpoint(checkpoint: Checkpoint, ema: bool = False) -> ParsedCheckpoint:
     """Find weights, layout and config in a checkpoint.
 
+    Args:
+        checkpoint: The checkpoint, as read.
+        ema: Take the EMA weights instead of the last ones.
+
     Raises:
-        WeightsError: As `unwrap` and `stored_config`.
+        WeightsError: If the weights cannot be found (see `unwrap`), or the config in a file of ours cannot be read or
+            does not match them.
     """
     state, dropped = unwrap(checkpoint, ema)
     own = checkpoint.metadata.get("format") == FORMAT
-    facts = infer_model(state)
-    layout = "ropevit" if own else _recognise(state, facts)
-    config = _described_config(checkpoint, state, facts) if own else None
-    return ParsedCheckpoint(checkpoint.source, state, dropped, layout, config, facts)
+    inferred = infer_model(state)
+    layout = "ropevit" if own else _recognise_layout(state, inferred)
+    config = _described_config(checkpoint, state, inferred) if own else None
+    return ParsedCheckpoint(checkpoint.source, state, dropped, layout, config, inferred)
 
 
-def _described_config(checkpoint: Checkpoint, state: Mapping[str, Any], facts: InferredModel | None) -> Config:
-    """Read the config in a file of ours, and make sure that its weights are those of such a model.
+def _described_config(checkpoint: Checkpoint, state: Mapping[str, Any], inferred: InferredModel | None) -> Config:
+    """Read the config in a file of ours, and check that names and shapes of the weights are those of its model.
 
     Raises:
         WeightsError: If they are not, or the config cannot be read.
     """
-    config = stored_config(checkpoint.metadata, facts, checkpoint.source)
-    like = build_without_memory(lambda: build_model(config), len(state), checkpoint.source)
-    check_size_of_model(like.state_dict(), state, checkpoint.source)
+    config = stored_config(checkpoint.metadata, inferred, checkpoint.source)
+    model = build_without_memory(lambda: build_model(config), len(state), checkpoint.source)
+    check_size_of_model(model.state_dict(), state, checkpoint.source)
     return config
 
 
-def _recognise(state: Mapping[str, Any], facts: InferredModel | None) -> str:
-    """Return the name of the layout of weights; published where they look the same in all."""
-    if facts is None:
+def _recognise_layout(state: Mapping[str, Any], inferred: InferredModel | None) -> str:
+    """Return the name of the weights' layout; "published" if all layouts have the same names."""
+    if inferred is None:
         return "published"
-    adapter = ARCHITECTURES[facts.architecture].weights
+    adapter = ARCHITECTURES[inferred.architecture].weights
     for layout, rows in adapter.layouts.items():
-        if any(_spelled_so(row, state) for row in rows):
+        if any(_has_layout(row, state) for row in rows):
             return layout
     return "ropevit" if any(match_keys(key, state) for key in adapter.own_keys) else "published"
 
 
-def _spelled_so(row: KeyPattern, state: Mapping[str, Any]) -> bool:
-    """Tell whether a weight has the name of another layout, and none has ours for it."""
+def _has_layout(row: KeyPattern, state: Mapping[str, Any]) -> bool:
+    """Return whether a weight has another layout's name for a key, and none has ours."""
     found = match_keys(row.theirs, state)
-    if row.later:  # the same names: the first layer has no such weight, and a later one has
+    if row.later:  # both layouts use the name; in the other one, the first layer has no such weight
         return bool(found) and min(int(numbers[0]) for numbers in found) >= row.later
     return bool(found) and not match_keys(row.ours, state)

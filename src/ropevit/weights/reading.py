@@ -1,4 +1,4 @@
-"""Read what a checkpoint file holds, without running anything in it."""
+"""Reads checkpoint files without running code in them."""
 
 import os
 import pickle
@@ -22,20 +22,20 @@ from ropevit.weights.sharded import find_index, read_sharded
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
-#: What messages call a state dict, which has no name.
+#: Source of a state dict in messages, since it has no name.
 GIVEN = "the given state dict"
 
-#: A string that ends so is a path even if there is no such file.
+#: A string with such a suffix is a path, even if there is no such file.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read, before anything is understood."""
+    """The raw content of a checkpoint, before it is parsed."""
 
     source: str
-    """What messages call it: a path, a hub id, or "the given state dict"."""
+    """Its name in messages: a path, a hub id, or "the given state dict"."""
     entries: Mapping[str, Any]
     """Tensors by name, or nested dicts that hold them."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -43,18 +43,18 @@ class Checkpoint:
 
 
 def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
-    """Read a checkpoint into CPU memory, after comparing it with the checksums that its format has.
+    """Read a checkpoint into CPU memory, after verifying its checksums, if its format has any.
 
-    A string that is an existing path, or ends as a checkpoint does (.safetensors .pth .pt .bin .ckpt), is a path; a
-    published model name or `owner/name` is looked for on the hub; everything else is a path. A folder, or the index in
-    it, stands for weights in several files, as transformers saves them.
+    A string is a path if the path exists or has the suffix of a checkpoint (.safetensors .pth .pt .bin .ckpt).
+    Otherwise, a published model name or `owner/name` is looked up on the hub, and anything else is a path. A folder,
+    or the index in it, means a sharded checkpoint, as transformers saves it.
 
     Args:
         source: Path, hub id, published model name, or a state dict.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        WeightsError: If it cannot be found or read, or holds anything that only running code could rebuild.
+        WeightsError: If it cannot be found or read, or contains objects that only running its code could rebuild.
     """
     if isinstance(source, Mapping):
         return Checkpoint(GIVEN, source)
@@ -72,7 +72,7 @@ def read_checkpoint(source: Source, revision: str | None = None) -> Checkpoint:
 
 
 def named_repository(source: str | os.PathLike[str]) -> str | None:
-    """Return the hub id that a source means, or None where it is a path."""
+    """Return the hub id that a source denotes; None if it is a path."""
     if not isinstance(source, str) or source.endswith(SUFFIXES) or Path(source).expanduser().exists():
         return None
     if source in PUBLISHED:
@@ -81,17 +81,17 @@ def named_repository(source: str | os.PathLike[str]) -> str | None:
 
 
 def check_exists(path: Path) -> None:
-    """Refuse a path to nothing.
+    """Raise WeightsError for a path that does not exist.
 
     Raises:
-        WeightsError: Naming it.
+        WeightsError: With the path.
     """
     if not path.exists():
         raise WeightsError(f"no file {str(path)!r}; check the path, or give a hub id such as 'owner/name'")
 
 
 def read_file(path: Path) -> tuple[Any, dict[str, str]]:
-    """Read a file by what its first bytes say it is; of the suffixes only .safetensors matters."""
+    """Read a file in the format that its first bytes show, or as safetensors if it has that suffix."""
     check_exists(path)
     if path.is_dir():
         raise WeightsError(f"{path} is a directory; give a checkpoint file in it (or an index of several)")
@@ -99,7 +99,7 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
-        raise WeightsError(f"cannot open {path}: {error.strerror}") from error
+        raise WeightsError(f"cannot open {path}: {error.strerror}; check its permissions") from error
     if not head:
         raise WeightsError(f"{path} is empty; download or save it again")
     if head.startswith(b"version https://git-lfs"):
@@ -115,7 +115,7 @@ def read_file(path: Path) -> tuple[Any, dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read tensors and header of a safetensors file, and compare them with the digest that files of ours have."""
+    """Read tensors and header of a safetensors file, and verify the digest that files of ours have."""
     try:
         with safe_open(path, framework="pt") as file:
             header = dict(file.metadata() or {})
@@ -126,8 +126,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
         ) from error
     if KEY in header and header[KEY] != content_digest(tensors, header):
         raise WeightsError(
-            f"{path} does not fit the digest in its header: it was damaged, or changed after it was saved; download or "
-            "save it again"
+            f"{path} does not match the digest in its header: it was damaged, or changed after it was saved; download "
+            "or save it again"
         )
     return tensors, header
 
@@ -135,8 +135,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, st
 def _read_pickle(path: Path, zipped: bool) -> Any:
     """Read a file of `torch.save` with `weights_only=True`, so that no code in it can run.
 
-    An archive is compared with its checksums first. Plain data besides tensors (options of a training script, NumPy
-    scalars and arrays, paths) is let in; see `ropevit.weights.plain`.
+    The checksums of a zip archive are verified first. Plain data besides tensors (options of a training script, NumPy
+    scalars and arrays, paths) is allowed; see `ropevit.weights.plain`.
     """
     if zipped and (problem := archive_damage(path)):
         raise WeightsError(f"{path} is damaged or truncated ({problem}); download or save it again")
@@ -144,18 +144,18 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
 
 
 def load_pickle(path: Path) -> Any:
-    """Read a file of `torch.save` whose checksums have been compared, or that has none."""
+    """Read a file of `torch.save` whose checksums have been verified, or that has none."""
     try:
         with plain_data(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)  # mapped, it would not compare lengths
+            return torch.load(path, map_location="cpu", weights_only=True)  # mmap=True would not check lengths
     except UnsupportedPickleError as error:
-        raise WeightsError(f"{path} holds {error}; save it again without") from error
+        raise WeightsError(f"{path} holds {error}; save it again without it") from error
     except Exception as error:  # a damaged pickle can raise anything
         named = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named:
             raise WeightsError(
-                f"{path} asks for {named[1].rstrip('.')}, which weights never need and which could run code: refused, "
-                "and nothing was run; if you trust its author, ask for the state dict alone"
+                f"{path} contains {named[1].rstrip('.')}, which weights never need and which could run code: it was "
+                "not loaded, and nothing was run; ask its author for the state dict alone"
             ) from error
         raise WeightsError(f"{path} is damaged or not saved by torch.save; download or save it again") from error

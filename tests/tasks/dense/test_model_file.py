@@ -81,7 +81,7 @@ def test_a_file_without_a_digest_is_read_and_one_with_another_is_not(kind, files
     path, load = files[kind]
     load(path)
     load(altered(path, tmp_path / "old", lambda _: {}))
-    with pytest.raises(WeightsError, match="does not fit the digest in its header"):
+    with pytest.raises(WeightsError, match="does not match the digest in its header"):
         load(altered(path, tmp_path / "changed", lambda _: {"classes": ["a", "c"]}, keep=True))
 
 
@@ -115,12 +115,12 @@ def test_a_file_keeps_the_names_under_which_the_first_version_stored_its_config(
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("width", 65536, "do not fit their config|has unknown fields"),
+        ("width", 65536, "do not match its config|unknown fields"),
         ("depth", 10**4, "more parameters than"),
-        ("depth", 10**9, "describes no {kind}: got depth=1000000000; expected a whole number up to"),
-        ("heads", True, "describes no {kind}: got heads=True"),
-        ("model", 5, "describes no {kind}: got model=5; expected a text"),
-        ("model", "resnet", "describes no {kind}"),
+        ("depth", 10**9, "is no valid config of a {kind}: got depth=1000000000; expected a whole number up to"),
+        ("heads", True, "is no valid config of a {kind}: got heads=True"),
+        ("model", 5, "is no valid config of a {kind}: got model=5; expected a string"),
+        ("model", "resnet", "is no valid config of a {kind}"),
         ("window", "x", "got window='x'"),
         ("drop_path", [0.1], r"got drop_path=\[0\.1\]"),
         ("wings", 2, r"unknown fields \['wings'\]"),
@@ -140,27 +140,27 @@ def test_a_config_that_is_not_that_of_the_weights_is_refused(kind, field, value,
 def test_a_head_that_is_not_that_of_the_weights_is_refused(field, value, files, tmp_path):
     for kind, head in (("detector", "dino"), ("segmenter", "mask2former")):
         path, load = files[kind]
-        with pytest.raises(WeightsError, match=r"describes no|do not fit|more parameters"):
+        with pytest.raises(WeightsError, match=r"is no valid config of|do not match|more parameters"):
             load(altered(path, tmp_path / kind, config_with(head, field, value=value)))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"config": []}, r"describes no {kind}: got \[\]; expected a table"),
+        ({"config": []}, r"is no valid config of a {kind}: got \[\]; expected a dict"),
         ({"config": "[" * 100_000 + "]" * 100_000}, "no readable 'config'.*nested too deeply"),
-        ({"classes": [1, 2]}, "got classes=1; expected a text"),
+        ({"classes": [1, 2]}, "got classes=1; expected a string"),
         ({"classes": {"a": 1}}, "no readable class names"),
         ({"classes": None}, "names no classes"),
-        ({"classes": ["a"]}, "do not fit|instead of"),
-        ({"metadata": []}, "are list, no table"),
+        ({"classes": ["a"]}, "do not match|instead of"),
+        ({"metadata": []}, "is a list; expected a dict"),
         ({"metadata": {"mean": {}}}, "got mean={{}}"),
         ({"metadata": {"std": ["x"]}}, "got std='x'"),
-        ({"convention": "5"}, "another convention"),
+        ({"convention": "5"}, "another rotation convention"),
     ],
 )
 @pytest.mark.parametrize("kind", ["detector", "segmenter"])
-def test_what_a_header_says_besides_has_to_be_of_its_type(kind, change, said, files, tmp_path):
+def test_header_entries_of_a_wrong_type_are_refused(kind, change, said, files, tmp_path):
     path, load = files[kind]
     with pytest.raises(WeightsError, match=said.format(kind=kind)):
         load(altered(path, tmp_path / "file", lambda _: change))

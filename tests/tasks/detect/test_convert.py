@@ -197,7 +197,7 @@ def test_wrong_requests_are_refused_in_one_line(tmp_path, capsys):
         (["b.pth", "--to", "detrex"], "is in detrex layout already; choose another with --to"),
         (["b.pth", "--to", "timm"], "which the timm layout cannot hold; choose ropevit or detrex"),
         (["b.safetensors", "--model", "swin_tiny"], "got --model with a detector"),
-        (["b.safetensors", "--ema"], "holds no moving average"),
+        (["b.safetensors", "--ema"], "holds no EMA"),
     ]
     for (name, *options), message in wrong:
         with pytest.raises(SystemExit) as stop:

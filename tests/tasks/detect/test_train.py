@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused(pictures, tmp_path):
 
 def test_a_file_that_is_no_detector_is_refused(tmp_path):
     path = ropevit.save_model(tmp_path / "classifier.safetensors", ropevit.create_model("deit_tiny_patch16_LS"))
-    with pytest.raises(WeightsError, match="is no detector of ours"):
+    with pytest.raises(WeightsError, match="is no detector file"):
         load_detector(path)
 
 

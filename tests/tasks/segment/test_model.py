@@ -142,7 +142,7 @@ def test_what_makes_no_segmenter_is_refused(changes, message):
 
 def test_a_file_that_is_no_segmenter_or_another_one_is_refused(tmp_path):
     path = ropevit.save_model(tmp_path / "classifier.safetensors", ropevit.create_model("deit_tiny_patch16_LS"))
-    with pytest.raises(WeightsError, match="is no segmenter of ours; give a file that a training of a segmenter wrote"):
+    with pytest.raises(WeightsError, match="is no segmenter file; give one that the training of a segmenter saved"):
         load_segmenter(path)
     config = small_segmenter()
     save_segmenter(path, build_segmenter(config, 3), replace(config, width=64), CLASSES, {})

@@ -126,12 +126,12 @@ class TimmModel(BaseModel[ConfigT]):
         Raises:
             WeightsError: If `strict` and the weights do not match the model.
         """
-        config, found = self.config, parse_checkpoint(Checkpoint("the given state dict", state_dict))
-        state, _ = to_ours(found.state, found.layout, config)
-        drop_fixed(state, config, found.source)
+        config, parsed = self.config, parse_checkpoint(Checkpoint("the given state dict", state_dict))
+        state, _ = to_ours(parsed.state, parsed.layout, config)
+        drop_fixed(state, config, parsed.source)
         if strict:
-            check_shapes(state, self.state_dict(), found, config)
-            check_rotation(config, found)
+            check_shapes(state, self.state_dict(), parsed, config)
+            check_rotation(config, parsed)
         return super().load_state_dict(state, strict, assign)
 
     def update_model_args(self, size: tuple[int, int], **options: object) -> None:

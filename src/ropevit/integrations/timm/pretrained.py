@@ -103,22 +103,22 @@ def load_pretrained(
     Raises:
         WeightsError: If the weights do not match the model.
     """
-    found = _adapt_channels(parse_checkpoint(checkpoint), model.config.in_channels)
-    new_head = num_classes is not None and (num_classes < 0 or found.num_classes not in (None, num_classes))
+    parsed = _adapt_channels(parse_checkpoint(checkpoint), model.config.in_channels)
+    new_head = num_classes is not None and (num_classes < 0 or parsed.num_classes not in (None, num_classes))
     grid = None if img_size is None else replace(model.config, img_size=as_pair(img_size)).grid
-    log.info("%s", load_parsed(model, found, new_head, grid))
+    log.info("%s", load_parsed(model, parsed, new_head, grid))
 
 
-def _adapt_channels(found: ParsedCheckpoint, channels: int) -> ParsedCheckpoint:
+def _adapt_channels(parsed: ParsedCheckpoint, channels: int) -> ParsedCheckpoint:
     """Adapt a first convolution of 3 input channels to another number: sum them, or repeat and scale them."""
-    kernel = found.state.get(f"{FIRST_CONV}.weight")
+    kernel = parsed.state.get(f"{FIRST_CONV}.weight")
     if not isinstance(kernel, Tensor) or kernel.ndim != 4 or kernel.shape[1] == channels:
-        return found
+        return parsed
     if kernel.shape[1] != 3:
         raise WeightsError(
-            f"{found.source} is for images of {kernel.shape[1]} channels, the model for {channels}; only weights for 3 "
-            f"channels can be adapted: pass in_chans={kernel.shape[1]}"
+            f"{parsed.source} is for images of {kernel.shape[1]} channels, the model for {channels}; only weights for "
+            f"3 channels can be adapted: pass in_chans={kernel.shape[1]}"
         )
-    state = found.state | {f"{FIRST_CONV}.weight": timm_models.adapt_input_conv(channels, kernel)}
-    config = None if found.config is None else replace(found.config, in_channels=channels)
-    return replace(found, state=state, facts=infer_model(state), config=config)
+    state = parsed.state | {f"{FIRST_CONV}.weight": timm_models.adapt_input_conv(channels, kernel)}
+    config = None if parsed.config is None else replace(parsed.config, in_channels=channels)
+    return replace(parsed, state=state, inferred=infer_model(state), config=config)

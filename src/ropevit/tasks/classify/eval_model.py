@@ -12,7 +12,7 @@ from ropevit.tasks.common.run_dir import Which, weights_file
 from ropevit.weights.hub import hub_id
 from ropevit.weights.infer import claimed_name
 from ropevit.weights.loading import load_parsed
-from ropevit.weights.metadata import IGNORED_FIELDS, check_images, fact, stored_classes, stored_facts
+from ropevit.weights.metadata import IGNORED_FIELDS, check_images, metadata_value, stored_classes, stored_metadata
 from ropevit.weights.parse import ParsedCheckpoint, parse_checkpoint
 from ropevit.weights.reading import read_checkpoint
 
@@ -165,7 +165,7 @@ def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str
     assert config is not None
     check_images(config, found.source)
     classes = stored_classes(header, config.num_classes, found.source)
-    facts = {"train_size": config.img_size[0], "crop": None} | stored_facts(header, found.source)
+    facts = {"train_size": config.img_size[0], "crop": None} | stored_metadata(header, found.source)
     if model is not None and (classes is not None or _without_wrapper(get_config(model)) != _without_wrapper(config)):
         raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
     return EvalModel(
@@ -173,9 +173,9 @@ def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str
         found=found,
         config=config,
         classes=None if classes is None else tuple(classes),
-        trained_at=fact(facts, "train_size", int, found.source),
+        trained_at=metadata_value(facts, "train_size", int, found.source),
         **pixel_statistics(facts, config.in_channels, found.source),
-        crop=fact(facts, "crop", float | None, found.source),
+        crop=metadata_value(facts, "crop", float | None, found.source),
         labels_pixels=facts.get("panel") == "field",
     )
 
@@ -188,7 +188,7 @@ def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) ->
     """
     found = {}
     for key, default in (("mean", MEAN), ("std", STD)):
-        value = fact({key: default} | dict(metadata), key, float | tuple[float, ...], source)
+        value = metadata_value({key: default} | dict(metadata), key, float | tuple[float, ...], source)
         numbers = value if isinstance(value, tuple) else (value,) * channels
         if len(numbers) != channels:
             raise ValueError(

@@ -13,49 +13,49 @@ from ropevit.rope import CONVENTION
 from ropevit.tasks.dense.backbone import BackboneOptions
 from ropevit.weights.described import build_without_memory, check_size_of_model
 from ropevit.weights.errors import WeightsError, first_line
-from ropevit.weights.metadata import check_convention, fact, stored_classes, stored_facts, stored_json
+from ropevit.weights.metadata import check_convention, metadata_value, stored_classes, stored_json, stored_metadata
 from ropevit.weights.reading import read_checkpoint
 from ropevit.weights.saving import write_safetensors
 
 ConfigT = TypeVar("ConfigT", bound=BackboneOptions)
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
-#: Mean and standard deviation of the pixels: one number for all channels, or one for each.
+#: Type of mean and std of the pixels: one number for all channels, or one per channel.
 PIXELS = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class ModelInfo(Generic[ConfigT]):
-    """What the header of a model's file says."""
+    """The header of a model's file."""
 
     config: ConfigT
-    """What the model is built from."""
+    """Config of the model."""
     classes: list[str]
     """Names of its classes, in the order of the logits."""
     metadata: dict[str, Any]
-    """Whatever else was saved with it, such as how images are resized and normalised."""
+    """Other metadata, such as how images are resized and normalised."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFormat(Generic[ConfigT, ModelT]):
-    """How one kind of dense model is built, saved, loaded and started from another one."""
+    """The file format of one kind of dense model: how to build, save, load and initialise it."""
 
     format: str
     """Value of "format" in the header."""
     task: str
-    """What messages call the model: detector or segmenter."""
+    """Name of the model in messages: detector or segmenter."""
     config: type[ConfigT]
-    """Its options."""
+    """Class of its config."""
     build: Callable[[ConfigT, int], ModelT]
-    """Builds it from its options and the number of classes, with random weights."""
+    """Builds the model from its config and the number of classes, with random weights."""
     signature: Callable[[ConfigT], dict[str, Any]]
-    """Options on which the meaning of its weights depends."""
+    """Returns the options that must be equal for one model's weights to initialise another."""
     class_prefixes: tuple[str, ...]
-    """How the names of weights begin that belong to classes."""
+    """Prefixes of the weights whose shape depends on the classes."""
     parts: tuple[str, str]
-    """What is taken of a model with other classes, and what is new then, in words."""
+    """For messages, if the classes differ: the loaded parts and the newly initialised ones."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Types of the metadata that a training writes; checked where they are present."""
+    """Types of the metadata that a training writes; checked if present."""
     to_file: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
     """Renames the entries of a state dict to those of a file."""
     from_file: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
@@ -67,11 +67,11 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         """Save a model so that `load` can build it again.
 
         Args:
-            path: Where to; an existing file is replaced in one step.
+            path: The file to write; an existing file is replaced atomically.
             model: The model.
-            config: What it was built from.
+            config: Its config.
             classes: Names of its classes, in the order of the logits.
-            metadata: Anything else that JSON can hold.
+            metadata: Anything else that JSON can represent.
 
         Raises:
             WeightsError: If the file cannot be written.
@@ -86,7 +86,7 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         metadata: Mapping[str, Any],
         weights: Mapping[str, Tensor],
     ) -> None:
-        """Write weights under the names of a file; otherwise as `save`."""
+        """Write weights that already have the names of the file; the other arguments are those of `save`."""
         header = {
             "format": self.format,
             "config": json.dumps(config.to_dict()),
@@ -114,19 +114,19 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         """Read the weights, under the names of the file, and the header.
 
         Raises:
-            WeightsError: If the file cannot be read, is of another kind, or follows another convention.
+            WeightsError: If the file cannot be read, has another format, or follows another rotation convention.
         """
         found = read_checkpoint(str(path))
         if found.metadata.get("format") != self.format:
-            raise WeightsError(f"{path} is no {self.task} of ours; give a file that a training of a {self.task} wrote")
+            raise WeightsError(f"{path} is no {self.task} file; give one that the training of a {self.task} saved")
         check_convention(found.metadata, str(path))
         classes = stored_classes(found.metadata, None, str(path))
         if not classes:
-            raise WeightsError(f"{path} names no classes; give a file that a training of a {self.task} wrote")
-        metadata = stored_facts(found.metadata, str(path))
+            raise WeightsError(f"{path} names no classes; give a file that the training of a {self.task} saved")
+        metadata = stored_metadata(found.metadata, str(path))
         for name in self.metadata:
             if metadata.get(name) is not None:  # null counts as missing
-                fact(metadata, name, self.metadata[name], str(path))
+                metadata_value(metadata, name, self.metadata[name], str(path))
         return found.entries, ModelInfo(self.read_config(found.metadata, path), classes, metadata)
 
     def read_config(self, header: Mapping[str, str], path: Path | str) -> ConfigT:
@@ -139,7 +139,9 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         try:
             return self.config.from_dict(stored)
         except (TypeError, ValueError, KeyError, OverflowError) as error:
-            raise WeightsError(f"the config in {path} describes no {self.task}: {first_line(error)}") from error
+            raise WeightsError(
+                f"the config in {path} is no valid config of a {self.task}: {first_line(error)}; save the model again"
+            ) from error
 
     def load_state(self, model: ModelT, state: Mapping[str, Tensor], source: str) -> None:
         """Load a state dict, all of whose names and shapes must be the model's.
