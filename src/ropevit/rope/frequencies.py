@@ -84,6 +84,12 @@ def check_theta(theta: float) -> None:
         raise ValueError(f"got theta={theta}; expected a positive number, such as 100")
 
 
+def check_heads(heads: int) -> None:
+    """Raise ValueError unless there is a head."""
+    if heads < 1:
+        raise ValueError(f"got heads={heads}; expected at least 1")
+
+
 def random_directions(
     heads: int, ndim: int = 2, generator: torch.Generator | None = None
 ) -> Float[Tensor, "heads ndim ndim"]:
@@ -130,8 +136,7 @@ def mixed_frequencies(
 
     Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Mixed: the angle of a pair is f_x x + f_y y, per head and layer.
     """
-    if heads < 1:
-        raise ValueError(f"got heads={heads}; expected at least 1")
+    check_heads(heads)
     axial = axial_frequencies(channels, theta, ndim, pairs, dtype=torch.float64)
     directions = random_directions(heads, ndim, generator)
     return (directions @ axial).transpose(0, 1).to(torch.float32).contiguous()

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.rope.families import FIXED_FREQUENCIES, geometric_magnitudes, num_pairs, polar_frequencies
-from ropevit.rope.frequencies import axial_frequencies, check_theta, mixed_frequencies, pairs_per_axis
+from ropevit.rope.frequencies import axial_frequencies, check_heads, check_theta, mixed_frequencies, pairs_per_axis
 from ropevit.rope.rotation import CosSin, check_positions, rotary_cos_sin, rotate
 
 
@@ -100,7 +100,7 @@ class FixedRope(Rope):
                 f"no rope type with fixed frequencies named {rope_type!r}; choose one of {', '.join(FIXED_FREQUENCIES)}"
             )
         self.rope_type, self.channels, self.heads, self.theta = rope_type, channels, heads, theta
-        self.frequencies("meta")  # raises ValueError for bad arguments now, not in training
+        self.frequencies("cpu")  # raises ValueError for bad arguments now, not in training
 
     def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "2 *A P"]:
         """Compute the frequencies on a device, in radians per patch."""
@@ -166,11 +166,16 @@ class MixedRope(LearnedRope):
     ):
         super().__init__()
         self.theta, self.pairs = theta, pairs_per_axis(channels, ndim, pairs)
-        self.freqs = nn.Parameter(mixed_frequencies(channels, heads, theta, ndim, pairs, generator))
+        check_heads(heads)
+        check_theta(theta)
+        self.freqs = nn.Parameter(torch.empty(ndim, heads, channels // 2, dtype=torch.float32))
+        self.reset_parameters(generator)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise the frequencies with new random directions."""
+        """Initialise the frequencies with new random directions; on the meta device there is nothing to initialise."""
+        if self.freqs.is_meta:
+            return
         ndim, heads, pairs = self.freqs.shape
         self.freqs.copy_(mixed_frequencies(2 * pairs, heads, self.theta, ndim, self.pairs, generator))
 
@@ -212,7 +217,9 @@ class PolarRope(LearnedRope):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise magnitudes and headings, which are deterministic."""
+        """Initialise magnitudes and headings, which are deterministic; on the meta device, nothing."""
+        if self.raw_speeds.is_meta:
+            return
         heads, pairs = self.raw_speeds.shape
         magnitude = geometric_magnitudes(pairs, self.theta, self.raw_speeds.device)
         fraction = (magnitude / self.slowest).log() / math.log(self.fastest / self.slowest)

@@ -175,7 +175,9 @@ class Swin(BaseModel[SwinConfig]):
         apply_scaling(self)
 
     def reset_parameters(self) -> None:
-        """Initialise all weights as Swin does: truncated normal of std 0.02, zero biases."""
+        """Initialise all weights as Swin does: truncated normal of std 0.02, zero biases; not on the meta device."""
+        if self.norm.weight.is_meta:
+            return
         _, *parts = self.modules()
         for module in (*parts, self):
             self.reset_module(module)

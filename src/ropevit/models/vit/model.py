@@ -61,7 +61,9 @@ class ViT(BaseModel[ViTConfig]):
         apply_scaling(self)
 
     def reset_parameters(self) -> None:
-        """Initialise all weights as DeiT does: truncated normal of std 0.02, zero biases."""
+        """Initialise all weights as DeiT does: truncated normal of std 0.02, zero biases; not on the meta device."""
+        if self.norm.weight.is_meta:
+            return
         _, *parts = self.modules()
         for module in (*parts, self):
             self.reset_module(module)
