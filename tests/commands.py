@@ -1,7 +1,8 @@
-"""Command lines of ropevit in processes of their own, without the seconds that each would spend on imports.
+"""Command lines and scripts in processes of their own, without the seconds that each would spend on imports.
 
 A process that has imported the libraries, and done nothing else, makes a copy of itself for every command line; the
-copy then does what `python -m ropevit` does from its first line on. `python tests/commands.py` is that process.
+copy then does what `python -m ropevit`, or `python SCRIPT`, does from its first line on. `python tests/commands.py` is
+that process; the fixture `run_command` starts one for all tests of a session.
 """
 
 import gc
@@ -43,8 +44,13 @@ class Result:
     """What came of a command."""
 
     code: int
-    printed: str
-    """What it wrote to its output and to its error output, one after the other."""
+    output: str
+    errors: str
+
+    @property
+    def printed(self):
+        """What it wrote to its output and to its error output, one after the other."""
+        return self.output + self.errors
 
 
 @contextmanager
@@ -54,18 +60,19 @@ def command_lines():
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
 
-        def run(where, words, ctrl_c_after=None):
-            """Run a command in a folder; where a file is named, press Ctrl-C as soon as that has grown."""
+        def run(where, words, ctrl_c_after=None, script=None):
+            """Run ropevit, or a script, in a folder; where a file is named, press Ctrl-C as soon as that has grown."""
             logs = [str(where / f".{name}") for name in ("output", "errors")]
             before = size(where / ctrl_c_after) if ctrl_c_after else 0
-            server.stdin.write(json.dumps({"words": words, "folder": str(where), "logs": logs}) + "\n")
+            job = {"words": [str(word) for word in words], "folder": str(where), "logs": logs}
+            server.stdin.write(json.dumps(job | {"script": script and str(script)}) + "\n")
             server.stdin.flush()
             pid = int(server.stdout.readline())
             if ctrl_c_after:
                 wait_for(lambda: size(where / ctrl_c_after) > before)
                 os.killpg(pid, signal.SIGINT)
             code = int(server.stdout.readline())
-            return Result(code, "".join(Path(log).read_text(encoding="utf-8") for log in logs))
+            return Result(code, *(Path(log).read_text(encoding="utf-8") for log in logs))
 
         yield run
         server.stdin.close()
@@ -105,8 +112,12 @@ def become(job):
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for number, path in enumerate([os.devnull, *job["logs"]]):
         os.dup2(os.open(path, flags if number else os.O_RDONLY), number)
-    sys.argv = ["ropevit", *job["words"]]
-    runpy.run_module("ropevit", run_name="__main__", alter_sys=True)
+    sys.argv = [job["script"] or "ropevit", *job["words"]]
+    if job["script"]:
+        sys.path[0] = str(Path(job["script"]).parent)
+        runpy.run_path(job["script"], run_name="__main__")
+    else:
+        runpy.run_module("ropevit", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

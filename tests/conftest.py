@@ -17,6 +17,8 @@ jaxtyping.install_import_hook("ropevit", "typecheck.check")  # for the whole run
 
 import torch  # noqa: E402
 
+from commands import command_lines  # noqa: E402
+
 TESTS = Path(__file__).parent
 
 if not torch.cuda.is_available():
@@ -50,6 +52,13 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    """Runs a command line of ropevit, or a script, in a process of its own that has imported the libraries."""
+    with command_lines() as run:
+        yield run
 
 
 @pytest.fixture(scope="module")

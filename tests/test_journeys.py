@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import command_lines
 from marks import by_default
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the commands are copies of a process")
@@ -126,13 +125,6 @@ JOURNEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def run():
-    """Runs a command in a process of its own."""
-    with command_lines() as run:
-        yield run
-
-
 @pytest.fixture
 def at_home(tmp_path):
     """A folder with a user's photos, in which commands are run."""
@@ -166,10 +158,10 @@ def faults(row, result, folder):
 
 
 @pytest.mark.parametrize("name", by_default(["classifier"], JOURNEYS))
-def test_every_default_runs(name, run, at_home):
+def test_every_default_runs(name, run_command, at_home):
     wrong = []
     for row in JOURNEYS[name]:
-        result = run(at_home, shlex.split(row.command), row.ctrl_c_after)
+        result = run_command(at_home, shlex.split(row.command), row.ctrl_c_after)
         if found := list(faults(row, result, at_home)):
             wrong.append(f"{row.command}\n  {'; '.join(found)}\n{result.printed[-1500:]}")
     assert not wrong, "\n".join(wrong)

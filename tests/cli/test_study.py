@@ -1,7 +1,6 @@
 import io
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -129,15 +128,10 @@ def test_a_missing_data_folder_is_reported_before_an_existing_study(finished, ca
     assert "found no folder nowhere" in capsys.readouterr().err
 
 
-def test_an_error_is_the_only_output(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "ropevit", "study", "--data", "nowhere", "--out", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.startswith("error: found no folder nowhere")
+def test_an_error_is_the_only_output(run_command, tmp_path):
+    run = run_command(tmp_path, ["study", "--data", "nowhere", "--out", "out"])
+    assert (run.code, run.output) == (2, "")
+    assert run.errors.startswith("error: found no folder nowhere")
 
 
 @pytest.mark.parametrize("arguments", [["study", "--sede", "3"], ["stdy"]])

@@ -1,9 +1,6 @@
 import csv
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +28,7 @@ from ropevit.weights import save_model
 from .conftest import SYNSETS, picture, small_vit, stubborn_vit
 
 PETS = ["dog", "bird", "cat"]  # in another order than the folders
+TWICE = Path(__file__).parents[2] / "twice.py"
 
 
 def measure(checkpoint, data, out, report=lambda _: None, **options):
@@ -416,29 +414,18 @@ def test_a_published_model_comes_from_the_hub_and_stands_beside_the_papers_curve
     assert begun[0].paper == {}  # which was measured otherwise
 
 
-def test_two_processes_measure_what_one_does(pets, weights, tmp_path):
+def test_two_processes_measure_what_one_does(pets, weights, run_command, tmp_path):
     path = weights(small_vit(3), classes=PETS)
     (alone,) = measure(path, pets, tmp_path / "alone", batch_size=2)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    started = [start(tmp_path, path, pets, rank, port) for rank in range(2)]
-    printed = [process.communicate(timeout=250) for process in started]
-    assert [process.returncode for process in started] == [0, 0], printed
+    options = ["--sizes", "16", "--workers", "0", "--device", "cpu", "--batch-size", "2"]
+    command = ["eval", "--checkpoint", path, "--data", pets, "--out", "both", *options]
+    result = run_command(tmp_path, [port, *command], script=TWICE)
+    assert result.code == 0, result.printed
     both = table(tmp_path / "both" / "eval.csv")[0]
     assert (float(both["top1"]), int(both["images"]), int(both["skipped"])) == (alone.top1, 7, 1)
     files = [(tmp_path / name / "per_class.csv").read_text() for name in ("alone", "both")]
     assert files[0] == files[1]
-    assert [text.count("top-1") for text, _ in printed] == [2, 0]  # one speaks: a line, and the table's heading
-
-
-def start(folder, path, data, rank, port):
-    """Start one of two processes as torchrun does."""
-    source = str(Path(module.__file__).parents[3])
-    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    places |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": 1, "PYTHONPATH": source}
-    command = [sys.executable, "-m", "ropevit", "eval", "--checkpoint", path, "--data", str(data), "--out", "both"]
-    command += ["--sizes", "16", "--workers", "0", "--device", "cpu", "--batch-size", "2"]
-    environment = os.environ | {name: str(value) for name, value in places.items()}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    assert result.output.count("top-1") == 2  # one speaks: a line, and the table's heading

@@ -1,9 +1,6 @@
 """Whole trainings in processes of their own: killed and resumed, or shared by several (the scripts are longer)."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,29 +19,32 @@ from ropevit.tasks.common.optim import Ema, make_optimizer
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
-def run(script, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *arguments], capture_output=True, text=True, env=environment, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout
+@pytest.fixture
+def run(run_command, tmp_path):
+    """Runs a script, and gives what it prints."""
+
+    def run(script, *arguments):
+        result = run_command(tmp_path, arguments, script=BENCHMARKS / script)
+        assert result.code == 0, result.errors[-3000:]
+        return result.output
+
+    return run
 
 
 @pytest.mark.full
-def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not():
+def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(run):
     output = run("kill_and_resume.py", "--kills", "4", "--epochs", "3")
     assert "after each of 4 kills" in output
     assert "the same: losses of 60 steps, 3 evaluations, three files of weights, bit for bit" in output
 
 
-def test_several_processes_train_as_one_does_also_sharing_weights_and_resuming_with_another_number():
+def test_several_processes_train_as_one_does_also_sharing_weights_and_resuming_with_another_number(run):
     differences = json.loads(run("many_processes.py", "--steps", "4", "--short"))
     assert list(differences) == ["two processes, then one", "weights shared out, stopped and resumed"]
     assert max(differences.values()) < 1e-5
 
 
-def test_all_processes_measure_the_running_statistics_that_the_first_one_saves(tmp_path):
+def test_all_processes_measure_the_running_statistics_that_the_first_one_saves(run, tmp_path):
     run(Path(__file__).parent / "ranks.py", str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second

@@ -1,7 +1,4 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +11,11 @@ from tasks.detect.small import objects, small_config, small_detector, small_maps
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+def seen(run_command, tmp_path_factory):
     """Let two processes train together, one without objects."""
     directory = tmp_path_factory.mktemp("ranks")
-    subprocess.run([sys.executable, str(Path(ranks.__file__)), str(directory)], check=True, timeout=240)
+    result = run_command(directory, [directory], script=ranks.__file__)
+    assert result.code == 0, result.errors[-3000:]
     return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
 
 
