@@ -7,7 +7,7 @@ from ropevit.cli import main
 
 #: Recipe -> image size, batch sizes of the two estimated steps, and options that make the model smaller.
 RECIPES = {
-    "fashion": ("28 x 28", ("1 image,", "2 images;"), ()),
+    "fashion": ("28 x 28", ("1 image,", "2 images;"), ("--depth", "1")),
     "detect/dino_smoke": ("64 x 64", ("1 image,", "2 images;"), ("--dino.decoder-layers", "1", "--depth", "1")),
     "segment/upernet_smoke": ("64 x 64", ("2 images,", "3 images;"), ()),
     "segment/mask2former_smoke": ("64 x 64", ("1 image,", "2 images;"), ("--mask2former.decoder-layers", "1")),
@@ -30,7 +30,7 @@ def test_a_step_is_estimated_without_data_or_a_directory(recipe, tmp_path, monke
 
 
 def test_options_change_the_estimate(capsys):
-    main(["train", "fashion", "--estimate"])
     main(["train", "fashion", "--depth", "1", "--estimate"])
+    main(["train", "fashion", "--depth", "1", "--width", "16", "--estimate"])
     once, less = (line for line in capsys.readouterr().out.splitlines() if line.startswith("parameters"))
     assert once != less

@@ -214,7 +214,7 @@ def test_what_rules_cannot_do_is_refused():
 )
 @pytest.mark.usefixtures("unchecked")
 def test_families_and_rules_compile_to_one_graph(kind, position):
-    one_stage = {"depths": (2,), "heads": (2,)} if kind == "swin" else {}
+    one_stage = {"depths": (2,), "heads": (2,)} if kind == "swin" else {"depth": 1}
     built = make(kind, position, scaling="ntk+yarn+log", trained_grid=(3, 3), **one_stage)
     from torch._dynamo.testing import CompileCounter
 

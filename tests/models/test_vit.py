@@ -239,7 +239,7 @@ def test_one_graph_serves_ten_resolutions(position):
 
     torch._dynamo.reset()
     counter = CompileCounter()
-    built = model(position, num_registers=1)
+    built = model(position, num_registers=1, depth=1)
     compiled = torch.compile(built, fullgraph=True, dynamic=True, backend=counter)
     sizes = [(2, 3), (2, 2), (3, 2), (4, 4), (5, 3), (2, 7), (7, 2), (6, 5), (3, 8), (9, 9)]
     with torch.no_grad():

@@ -39,18 +39,28 @@ def images():
     return tiny_images("tiny/train"), tiny_images("tiny/test")
 
 
-@pytest.fixture
-def make_job(images, tmp_path):
-    """Make a job on the tiny images; each has a directory of its own."""
+def jobs_in(place: Path, images):
+    """Give a function that makes jobs on images, each with a directory of its own."""
 
     def make(panel="zoom", embedding="rope_mixed", seed=0, folder: Path | None = None, **options) -> RunJob:
         settings = replace(TINY, **options.pop("settings", {}))
         run = Run(panel=panel, embedding=embedding, seed=seed)
         fields = {"report": lambda _: None, "should_stop": lambda: False, "dtype": torch.float32} | options
         panel = PANEL_CLASSES[panel](settings, *images)
-        return RunJob(run=run, panel=panel, folder=folder or tmp_path / run.name, device=torch.device("cpu"), **fields)
+        return RunJob(run=run, panel=panel, folder=folder or place / run.name, device=torch.device("cpu"), **fields)
 
     return make
+
+
+@pytest.fixture
+def make_job(images, tmp_path):
+    return jobs_in(tmp_path, images)
+
+
+@pytest.fixture(scope="module")
+def make_shared_job(tmp_path_factory):
+    """Make jobs that the tests of a module only read."""
+    return jobs_in(tmp_path_factory.mktemp("jobs"), (tiny_images("tiny/train"), tiny_images("tiny/test")))
 
 
 @pytest.fixture(scope="session", autouse=True)

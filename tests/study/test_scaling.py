@@ -1,6 +1,7 @@
 """Families of frequencies and rules for larger grids in a study."""
 
 import json
+from copy import deepcopy
 
 import pytest
 
@@ -47,21 +48,30 @@ def test_what_cannot_be_compared_is_refused(changes, message):
         StudyConfig(**changes)
 
 
+JOBS = [("rope_golden", 0), ("rope_golden", 1), ("ape", 0), ("ape", 1)]
+
+
+@pytest.fixture(scope="module")
+def trained(make_shared_job):
+    """Jobs and their results."""
+    jobs = [make_shared_job(embedding=name, seed=seed, scaling=("ntk", "yarn+log")) for name, seed in JOBS]
+    return jobs, [train(job) for job in jobs]
+
+
 @pytest.fixture
-def results(make_job):
-    jobs = [("rope_golden", 0), ("rope_golden", 1), ("ape", 0), ("ape", 1)]
-    return [train(make_job(embedding=name, seed=seed, scaling=("ntk", "yarn+log"))) for name, seed in jobs]
+def results(trained):
+    return deepcopy(trained[1])
 
 
-def test_trained_rotations_are_measured_with_every_rule(results, tmp_path):
-    first, absolute = results[0], results[2]
-    assert json.loads((tmp_path / "zoom-rope_golden-seed0/result.json").read_text()) == first
+def test_trained_rotations_are_measured_with_every_rule(trained):
+    jobs, (first, _, absolute, _) = trained
+    assert json.loads((jobs[0].folder / "result.json").read_text()) == first
     assert list(first["scaled"]) == ["ntk", "yarn+log"]
     for scores in first["scaled"].values():
         assert list(scores) == list(first["scores"]) == ["4", "8", "12"]
         assert scores["8"] == first["scores"]["8"]  # the training size
     assert absolute["scaled"] == {}
-    kept, _ = load_model(tmp_path / "zoom-rope_golden-seed0/model.safetensors")
+    kept, _ = load_model(jobs[0].folder / "model.safetensors")
     assert kept.config.scaling is None
 
 
