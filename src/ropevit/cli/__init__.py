@@ -12,6 +12,7 @@ from typing import Any
 import ropevit
 from ropevit.cli.console import Console, guard_logs, print_line
 from ropevit.cli.errors import one_line_errors, show_error
+from ropevit.plugins import load_plugins
 
 __all__ = ["main"]
 
@@ -73,6 +74,7 @@ def run(arguments: list[str]) -> None:
         close = get_close_matches(verb, VERBS, 1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(VERBS)}"
         raise ValueError(f"no verb {verb!r}; {hint}")
+    load_plugins()
     module = import_module(f"ropevit.cli.{verb}")
     if verb == "train":
         module.start_training(arguments[1:])  # its options depend on the recipe

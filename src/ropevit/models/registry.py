@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from ropevit.models.architectures import ARCHITECTURES, MODELS, PUBLISHED, VARIANTS, Config
 from ropevit.models.config import Variant, as_pair
+from ropevit.plugins import load_plugins
 
 
 def model_name(family: str, position: str) -> str:
@@ -80,6 +81,7 @@ def resolve_name(name: str) -> str:
     Raises:
         ValueError: If the model is unknown.
     """
+    load_plugins()
     if name in VARIANTS:
         _, variant = VARIANTS[name]
         return variant.names[variant.original]
@@ -118,6 +120,7 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     Returns:
         Matching names in the registry's order; empty if none matches.
     """
+    load_plugins()
     return [name for name in MODELS if fnmatchcase(name, pattern) and (name in PUBLISHED or not pretrained)]
 
 

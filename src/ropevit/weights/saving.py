@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ropevit.files import write_atomically
 from ropevit.models.architectures import Config, Model, build_model
+from ropevit.plugins import load_plugins
 from ropevit.text import join_names
 from ropevit.weights.digest import KEY, content_digest
 from ropevit.weights.errors import WeightsError
@@ -84,6 +85,7 @@ def load_model(source: Source, *, revision: str | None = None) -> tuple[Model, M
     Raises:
         WeightsError: If it cannot be read, or has no config.
     """
+    load_plugins()
     checkpoint = read_checkpoint(source, revision)
     file_format = checkpoint.metadata.get("format", "")
     if file_format.startswith(f"{FORMAT}-"):
