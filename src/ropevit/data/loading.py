@@ -3,12 +3,13 @@
 import os
 import random
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process, resource_tracker
 from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,14 +35,6 @@ _MAX_CONSECUTIVE_BAD = 10
 #: Signals that a terminal (SIGINT, Ctrl-C) or torchrun (SIGTERM) sends to the whole process group. Workers ignore them:
 #: the main process still needs their images, and ends them itself.
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-
-
-class Sample(NamedTuple):
-    """An image, its label, and the unreadable files that it replaces."""
-
-    image: UInt8[Tensor, "3 S S"]
-    label: int
-    bad: list[int]
 
 
 class Batch(NamedTuple):
@@ -80,8 +73,8 @@ def train_batches(
         ValueError: If ten files in a row cannot be read.
     """
     _check_length(order.length, source)
-    keys = (order.batch(step, part) for step in range(first_step, last_step) for part in range(order.micro_batches))
-    return batches(TrainReader(source, transform), keys, workers)
+    reader = TrainReader(source, partial(_augment, transform=transform), _stack)
+    return batches(reader, train_keys(order, first_step, last_step), workers)
 
 
 def eval_batches(
@@ -107,9 +100,12 @@ def eval_batches(
         raise ValueError(
             f"got batch_size={batch_size}, rank {rank} of {world}; expected 1 or more, and 0 to {world - 1}"
         )
-    mine = range(rank, len(source), world)
-    keys = (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
-    return batches(EvalReader(source, transform), keys, workers)
+    keys = list(eval_keys(len(source), batch_size, world, rank))
+    found = batches(EvalReader(source, partial(_augment, transform=transform), _stack), keys, workers)
+    return (
+        batch._replace(indices=[index for index in indices if index not in batch.bad])
+        for indices, batch in zip(keys, found, strict=True)
+    )
 
 
 def _check_length(length: int, source: ImageSource) -> None:
@@ -192,50 +188,68 @@ def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image,
 
 
 @dataclass(frozen=True)
-class TrainReader:
-    """Reads training batches for DataLoader."""
+class TrainReader(Generic[BatchT]):
+    """Reads training batches for DataLoader; an unreadable image is replaced by the next one."""
 
-    source: ImageSource
-    transform: Transform
+    source: Readable
+    prepare: Callable[[Any, Any], Any]
+    """Makes a sample of an image and its annotation, with the global random generators."""
+    collate: Callable[[list, list[int]], BatchT]
+    """Makes a batch of samples and the indices of skipped images."""
 
-    def __getitems__(self, draws: list[SampledIndex]) -> "Batch | Failure":
+    def __getitems__(self, draws: Iterable[SampledIndex]) -> "BatchT | Failure":
         """Read a batch, or return why that failed."""
-        try:
-            samples = [self.sample(draw) for draw in draws]
-        except TooManyBadError as error:
-            return Failure(str(error))
-        return collate(samples, [index for sample in samples for index in sample.bad])
-
-    def sample(self, draw: SampledIndex) -> Sample:
-        """Read an image, or the next readable one, and augment it with the seed of the draw.
-
-        Raises:
-            TooManyBadError: If ten images in a row are unreadable.
-        """
-        (image, label), bad = read_next_readable(self.source, draw.index)
-        with seeded(draw.seed):
-            return Sample(self.transform(image), label, bad)
+        samples, bad = [], []
+        for draw in draws:
+            try:
+                found, skipped = read_next_readable(self.source, draw.index)
+            except (TooManyBadError, RefusedError) as error:
+                return Failure(str(error))
+            bad += skipped
+            with seeded(draw.seed):
+                samples.append(self.prepare(*found))
+        return self.collate(samples, bad)
 
 
 @dataclass(frozen=True)
-class EvalReader:
-    """Reads evaluation batches for DataLoader."""
+class EvalReader(Generic[BatchT]):
+    """Reads evaluation batches for DataLoader, skipping unreadable images; fields as of `TrainReader`."""
 
-    source: ImageSource
-    transform: Transform
+    source: Readable
+    prepare: Callable[[Any, Any], Any]
+    collate: Callable[[list, list[int]], BatchT]
 
-    def __getitems__(self, indices: Iterable[int]) -> Batch:
-        """Read a batch, skipping unreadable images."""
-        samples, bad, good = [], [], []
+    def __getitems__(self, indices: Iterable[int]) -> "BatchT | Failure":
+        """Read a batch, or return why that failed."""
+        samples, bad = [], []
         for index in indices:
             try:
-                image, label = self.source.read(index)
+                found = self.source.read(index)
+            except RefusedError as error:
+                return Failure(str(error))
             except UNREADABLE as error:
                 bad.append(SkippedIndex(index, reason(error)))
             else:
-                samples.append(Sample(self.transform(image), label, []))
-                good.append(index)
-        return collate(samples, bad)._replace(indices=good)
+                samples.append(self.prepare(*found))
+        return self.collate(samples, bad)
+
+
+def train_keys(order: TrainOrder, first_step: int, last_step: int) -> Iterator[list[SampledIndex]]:
+    """Iterate over the draws of this process's micro-batches, from the first step to before the last."""
+    return (order.batch(step, part) for step in range(first_step, last_step) for part in range(order.micro_batches))
+
+
+def eval_keys(length: int, batch_size: int, world: int = 1, rank: int = 0) -> Iterator[Sequence[int]]:
+    """Iterate over the indices of this process's batches; all processes together have each image once.
+
+    Args:
+        length: Number of images.
+        batch_size: Images per batch and process; the last batch may have fewer.
+        world: Number of processes.
+        rank: Rank of this process: it takes image `rank` and every `world`-th after it.
+    """
+    mine = range(rank, length, world)
+    return (mine[start : start + batch_size] for start in range(0, len(mine), batch_size))
 
 
 class Failure(NamedTuple):
@@ -248,12 +262,15 @@ class TooManyBadError(Exception):
     """Too many unreadable files in a row."""
 
 
-def collate(samples: list[Sample], bad: list[int]) -> Batch:
-    """Stack samples to a batch."""
-    images = (
-        torch.stack([sample.image for sample in samples]) if samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    )
-    return Batch(images, torch.tensor([sample.label for sample in samples], dtype=torch.int64), bad)
+def _augment(image: Image.Image, label: int, transform: Transform) -> tuple[Tensor, int]:
+    """Transform an image and keep its label."""
+    return transform(image), label
+
+
+def _stack(samples: list[tuple[Tensor, int]], bad: list[int]) -> Batch:
+    """Stack images and labels to a batch."""
+    images = torch.stack([image for image, _ in samples]) if samples else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    return Batch(images, torch.tensor([label for _, label in samples], dtype=torch.int64), bad)
 
 
 def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[BatchT]:

@@ -11,7 +11,7 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
 from ropevit.tasks.common.drawing import class_colour
 from ropevit.tasks.detect.augment import eval_transform
-from ropevit.tasks.detect.batches import EvalReader, normalise
+from ropevit.tasks.detect.batches import eval_reader, normalise
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector, save_detector
@@ -95,7 +95,7 @@ def test_the_model_sees_what_it_saw_when_it_was_measured(stubbed, tmp_path):
     source = open_coco(write_pictures(tmp_path), "val", keep_empty=True)
     finder, (image, _) = stubbed(), source.read(2)
     finder.detect(image)
-    batch = EvalReader(source, eval_transform(64, 80)).__getitems__([2])
+    batch = eval_reader(source, eval_transform(64, 80)).__getitems__([2])
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     assert torch.equal(finder.model.images, normalise(batch, mean, std))
     assert finder.model.sizes == batch.sizes

@@ -21,7 +21,7 @@ from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
 from ropevit.tasks.detect.average_precision import CocoScores
-from ropevit.tasks.detect.batches import EvalReader, TrainReader, normalise, train_batches
+from ropevit.tasks.detect.batches import eval_reader, normalise, train_batches, train_reader
 from ropevit.tasks.detect.boxes import box_cxcywh_to_xyxy
 from ropevit.tasks.detect.model import DETECTOR, Detector, load_detector
 from ropevit.tasks.detect.recipes import RECIPES, find_recipe
@@ -117,7 +117,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(pictures):
 def test_pictures_lie_at_the_top_left_of_multiples_of_32_with_their_objects_in_place(pictures, task):
     source = open_coco(pictures, "val", keep_empty=True)
     config = ScaleConfig(short_sides=(50,), longest=70, before_crop=(), flip=1.0, test_side=50)
-    reader = TrainReader(source, train_transform(config))
+    reader = train_reader(source, train_transform(config))
     batch = reader.__getitems__(TrainOrder(6, 6, seed=0).batch(0))
     assert all(side % 32 == 0 for side in batch.images.shape[2:])
     assert max(h for h, _ in batch.sizes) > batch.images.shape[2] - 32
@@ -139,13 +139,13 @@ def test_pictures_lie_at_the_top_left_of_multiples_of_32_with_their_objects_in_p
 def test_pictures_that_cannot_be_read_are_left_out_and_named(pictures, tmp_path):
     source = open_coco(pictures, "train")
     (pictures / "train2017" / "000000000017.jpg").write_bytes(b"")
-    reader = TrainReader(source, train_transform(ScaleConfig(short_sides=(64,), longest=64, test_side=64)))
-    batch = reader.__getitems__(TrainOrder(6, 6, seed=0).batch(0))
+    transform = train_transform(ScaleConfig(short_sides=(64,), longest=64, test_side=64))
+    batch = train_reader(source, transform).__getitems__(TrainOrder(6, 6, seed=0).batch(0))
     assert batch.bad == [1]
     assert sorted(batch.ids) == [7, 27, 27, 37, 47, 57]
-    measured = EvalReader(source, reader.transform).__getitems__([0, 1, 2])
+    measured = eval_reader(source, transform).__getitems__([0, 1, 2])
     assert (measured.ids, measured.bad) == ([7, 27], [1])
-    assert EvalReader(source, reader.transform).__getitems__([1]).ids == []
+    assert eval_reader(source, transform).__getitems__([1]).ids == []
     train(small_training(pictures, tmp_path / "run", steps=1, model=TINY))
     said = [line["skipped"] for line in read_metrics(tmp_path / "run") if line.get("skipped")]
     assert said == [[f"{source.describe(1)}: cannot identify image file"]]

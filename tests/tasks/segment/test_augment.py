@@ -20,8 +20,8 @@ from ropevit.tasks.segment.augment import (
     random_crop,
     saturate,
 )
-from ropevit.tasks.segment.batches import TrainReader, normalise, train_batches
-from ropevit.tasks.segment.confusion_matrix import Reader, SegmenterSettings, read
+from ropevit.tasks.segment.batches import normalise, train_batches, train_reader
+from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, eval_reader, read
 from ropevit.tasks.segment.inference import InferenceConfig, view_size
 from ropevit.tasks.segment.recipes import RECIPES
 
@@ -121,7 +121,7 @@ def test_saturation_leaves_hue_and_value(factor):
 
 def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):
     config = CropConfig(crop=96, short=40, long=60, ratios=(1.0, 1.0), **PLAIN)
-    batch = TrainReader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
+    batch = train_reader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
     assert batch.images.shape == (4, 3, 96, 96)
     mean, std = torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5)
     images = normalise(batch, mean, std)
@@ -138,7 +138,7 @@ def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):
 
 def test_mask2formers_pictures_are_padded_with_a_value_that_is_normalise(tiny):
     config = CropConfig(crop=96, short_sides=(40,), long=60, pad=128, **PLAIN)
-    batch = TrainReader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
+    batch = train_reader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
     images = normalise(batch, torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5))
     for image, labels, (height, width) in zip(images, batch.labels, batch.sizes, strict=True):
         torch.testing.assert_close(image[:, height:], torch.full_like(image[:, height:], (128 / 255 - 0.25) / 0.5))
@@ -177,7 +177,7 @@ def test_pictures_to_measure_on_come_alone_at_the_sizes_of_views_with_the_labels
 
 
 def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
-    reader, order = TrainReader(tiny, CropConfig(crop=32)), TrainOrder(12, 12, seed=0)
+    reader, order = train_reader(tiny, CropConfig(crop=32)), TrainOrder(12, 12, seed=0)
     Path(tiny.describe(3)).write_bytes(b"")
     assert reader.__getitems__(order.batch(0)).bad == [3]
     Image.new("L", (5, 5)).save(tiny.label_file(4))
@@ -185,10 +185,10 @@ def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
     lines = describe_skipped(tiny, sorted(missed))
     assert lines[0] == f"{tiny.describe(3)}: cannot identify image file"
     assert lines[-1].startswith(f"{tiny.describe(4)}: {tiny.label_file(4)}: labels of 5 x 5 pixels for an image of")
-    empty = Reader(tiny, 512, 2048, (1.0,)).__getitems__([3])
+    empty = eval_reader(tiny, 512, 2048, (1.0,)).__getitems__([3])
     assert (empty.bad, empty.views, empty.labels.numel()) == ([3], [], 0)
     Image.new("L", tiny.read(5)[0].size, 151).save(tiny.label_file(5))
-    for found in (reader.__getitems__(order.batch(0)), Reader(tiny, 512, 2048, (1.0,)).__getitems__([5])):
+    for found in (reader.__getitems__(order.batch(0)), eval_reader(tiny, 512, 2048, (1.0,)).__getitems__([5])):
         assert isinstance(found, Failure)
         assert "ADE_train_00000006.png: the label 151, expected 1 to 150 for the 150 classes" in found.message
 

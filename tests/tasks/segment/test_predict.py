@@ -13,7 +13,7 @@ from ropevit.data.listing import ImageFile
 from ropevit.data.tiny import make_tiny
 from ropevit.tasks.common.drawing import OPACITY, class_colour
 from ropevit.tasks.segment.base import SegmentationModel
-from ropevit.tasks.segment.confusion_matrix import Reader
+from ropevit.tasks.segment.confusion_matrix import eval_reader
 from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import build_segmenter, save_segmenter
 from ropevit.tasks.segment.predict import LabelFolder, class_fractions, label_map, load_segmentation_predictor
@@ -82,7 +82,7 @@ def test_the_model_sees_what_it_saw_when_it_was_measured(saved, tmp_path):
     source = open_ade(tmp_path / "ade", "val")
     labeller = replace(load_segmentation_predictor(saved, None, CPU), model=Stub(), inference=InferenceConfig())
     labeller.segment(source.read(0)[0])
-    (view,) = Reader(source, short=64, long=256, ratios=(1.0,)).__getitems__([0]).views
+    (view,) = eval_reader(source, short=64, long=256, ratios=(1.0,)).__getitems__([0]).views
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
     assert torch.equal(labeller.model.images, (view.float() / 255 - mean) / std)
 

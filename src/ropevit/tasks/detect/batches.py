@@ -1,7 +1,6 @@
 """Batches of images with boxes: read, augmented, and padded to the largest image of the batch."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,11 +9,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ropevit.data.coco import Boxes, CocoSource
-from ropevit.data.loading import Failure, batches
-from ropevit.data.order import SampledIndex, TrainOrder
+from ropevit.data.loading import EvalReader, TrainReader, batches, eval_keys, train_keys
+from ropevit.data.order import TrainOrder
 from ropevit.extras import require
 from ropevit.kernels.windows import ceil_div
-from ropevit.tasks.common.batches import Prepare, eval_keys, read_eval_batch, read_train_batch, train_keys
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
 from ropevit.tasks.detect.levels import padding_mask
@@ -49,28 +47,14 @@ class Sample(NamedTuple):
     image_id: int
 
 
-@dataclass(frozen=True)
-class TrainReader:
-    """Reads training batches for DataLoader."""
-
-    source: CocoSource
-    transform: Transform
-
-    def __getitems__(self, draws: list[SampledIndex]) -> Batch | Failure:
-        """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
-        return read_train_batch(self.source, draws, _preparing(self.source, self.transform), collate)
+def train_reader(source: CocoSource, transform: Transform) -> TrainReader[Batch]:
+    """Return a reader of training batches."""
+    return TrainReader(source, partial(prepare, transform=transform, classes=len(source.classes)), collate)
 
 
-@dataclass(frozen=True)
-class EvalReader:
-    """Reads evaluation batches, skipping unreadable images."""
-
-    source: CocoSource
-    transform: Transform
-
-    def __getitems__(self, indices: Iterable[int]) -> Batch | Failure:
-        """Read a batch."""
-        return read_eval_batch(self.source, indices, _preparing(self.source, self.transform), collate)
+def eval_reader(source: CocoSource, transform: Transform) -> EvalReader[Batch]:
+    """Return a reader of evaluation batches."""
+    return EvalReader(source, partial(prepare, transform=transform, classes=len(source.classes)), collate)
 
 
 def train_batches(
@@ -89,7 +73,7 @@ def train_batches(
     Raises:
         ValueError: If ten images in a row cannot be read.
     """
-    return batches(TrainReader(source, transform), train_keys(order, first_step, last_step), workers)
+    return batches(train_reader(source, transform), train_keys(order, first_step, last_step), workers)
 
 
 def eval_batches(
@@ -105,12 +89,7 @@ def eval_batches(
         world: Number of processes that evaluate.
         rank: Rank of this process: it takes image `rank` and every `world`-th after it.
     """
-    return batches(EvalReader(source, transform), eval_keys(len(source), batch_size, world, rank), workers)
-
-
-def _preparing(source: CocoSource, transform: Transform) -> Prepare:
-    """Give what makes a sample of what the source reads."""
-    return partial(prepare, transform=transform, classes=len(source.classes))
+    return batches(eval_reader(source, transform), eval_keys(len(source), batch_size, world, rank), workers)
 
 
 def prepare(image: Any, truth: Boxes, transform: Transform, classes: int) -> Sample:

@@ -1,7 +1,7 @@
-"""Batches to train on, of images with labels of their pixels: read, augmented, and padded to one size."""
+"""Training batches of images with pixel labels: read, augmented, and padded to one size."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,72 +9,64 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ropevit.data.ade import IGNORED, AdeSource
-from ropevit.data.loading import Failure, batches
-from ropevit.data.order import SampledIndex, TrainOrder
-from ropevit.tasks.common.batches import read_train_batch, train_keys
+from ropevit.data.loading import TrainReader, batches, train_keys
+from ropevit.data.order import TrainOrder
 from ropevit.tasks.segment.augment import CropConfig, Sample, TrainTransform
 
 
 class Batch(NamedTuple):
-    """Crops to train on."""
+    """Padded crops with their labels."""
 
     images: UInt8[Tensor, "b 3 H W"]
-    """Not normalised, at the top left; zeros, or `pad`, around them."""
+    """Not normalised, at the top left, with zeros or `pad` in the padding."""
     labels: list[UInt8[Tensor, "_ _"]]
-    """Class of each pixel of the padded crops; IGNORED where there is none."""
+    """Class of each pixel of the padded crops; IGNORED for none."""
     sizes: list[tuple[int, int]]
-    """Height and width of each image in pixels, padding not counted."""
+    """Height and width of each image in pixels, without padding."""
     bad: list[int]
-    """Indices of images that could not be read; `source.describe` names them."""
+    """Indices of skipped images; `source.describe` names them."""
     pad: int | None
-    """Byte around the images instead of zeros, which counts as a pixel; None lets padding be the mean."""
+    """Pixel value of the padding, which is normalised; None makes the padding 0 after normalisation."""
     objects: int | None = None
-    """Masks of all parts of the training step, in this process; None where that is not counted."""
+    """Number of masks in all micro-batches of the step, in this process; None if they are not counted."""
 
 
-@dataclass(frozen=True)
-class TrainReader:
-    """Reads a training batch; in the form in which DataLoader asks a data set for one."""
+def train_reader(source: AdeSource, config: CropConfig) -> TrainReader[Batch]:
+    """Return a reader of training batches."""
+    return TrainReader(source, TrainTransform(config), partial(collate, side=config.crop, pad=config.pad))
 
-    source: AdeSource
-    config: CropConfig
 
-    def __getitems__(self, draws: list[SampledIndex]) -> Batch | Failure:
-        """Read a batch, or say why there is none; a picture that cannot be read is replaced by the next one."""
-        return read_train_batch(self.source, draws, TrainTransform(self.config), self.collate)
-
-    def collate(self, samples: list[Sample], bad: list[int]) -> Batch:
-        """Pad crops at the bottom and right: images with zeros or what the config says, labels with IGNORED."""
-        side, pad = self.config.crop, self.config.pad
-        images = torch.full((len(samples), 3, side, side), pad or 0, dtype=torch.uint8)
-        labels = torch.full((len(samples), side, side), IGNORED, dtype=torch.uint8)
-        for canvas, truth, (image, given) in zip(images, labels, samples, strict=True):
-            height, width = given.shape
-            canvas[:, :height, :width], truth[:height, :width] = image, given
-        return Batch(images, list(labels), [(given.shape[0], given.shape[1]) for _, given in samples], bad, pad)
+def collate(samples: list[Sample], bad: list[int], side: int, pad: int | None) -> Batch:
+    """Pad crops at the bottom and right to squares: images with zeros, or `pad`, and labels with IGNORED."""
+    images = torch.full((len(samples), 3, side, side), pad or 0, dtype=torch.uint8)
+    labels = torch.full((len(samples), side, side), IGNORED, dtype=torch.uint8)
+    for canvas, truth, (image, given) in zip(images, labels, samples, strict=True):
+        height, width = given.shape
+        canvas[:, :height, :width], truth[:height, :width] = image, given
+    return Batch(images, list(labels), [(given.shape[0], given.shape[1]) for _, given in samples], bad, pad)
 
 
 def train_batches(
     source: AdeSource, config: CropConfig, order: TrainOrder, first_step: int, last_step: int, workers: int
 ) -> Iterator[Batch]:
-    """Read the batches of a training, or of a part of it, as `ropevit.data.loading.train_batches` does.
+    """Iterate over the batches of training steps, as `ropevit.data.loading.train_batches` does.
 
     Args:
         source: Training images.
-        config: How they are augmented.
-        order: Which images each step takes.
+        config: Augmentation.
+        order: Images of each step.
         first_step: First step, from 0.
-        last_step: The step after the last.
-        workers: Processes that read; 0 reads in this one.
+        last_step: Step after the last one.
+        workers: Number of worker processes; 0 reads in this process.
 
     Raises:
-        ValueError: If ten images in a row cannot be read, or one has a label of no class.
+        ValueError: If ten images in a row cannot be read, or a label is not a class.
     """
-    return batches(TrainReader(source, config), train_keys(order, first_step, last_step), workers)
+    return batches(train_reader(source, config), train_keys(order, first_step, last_step), workers)
 
 
 def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
-    """Bring bytes to the device of mean and spread: mean at 0, spread at 1, zeros in padding unless it has a value."""
+    """Move images to the device of `mean` and normalise them, with zeros in the padding unless it has a pixel value."""
     images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
     if batch.pad is not None:
         return images
@@ -84,5 +76,5 @@ def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
 
 
 def count_masks(batch: Batch) -> int:
-    """Count the classes of each image, each of which is a mask."""
+    """Count the masks of a batch: one for each class in each image."""
     return sum(int((labels.unique() != IGNORED).sum()) for labels in batch.labels)

@@ -1,7 +1,8 @@
 """Run a segmenter over a data set and count its pixels by true and predicted class, during and after training."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ropevit.data.ade import AdeSource
-from ropevit.data.loading import Failure, batches
+from ropevit.data.loading import EvalReader, batches, eval_keys
 from ropevit.extras import require
-from ropevit.tasks.common.batches import eval_keys, read_eval_batch
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
 from ropevit.tasks.segment.base import SegmentationModel
@@ -42,28 +42,22 @@ class ImageViews(NamedTuple):
     """Its index if it cannot be read."""
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Data set for a DataLoader that reads one image at several sizes."""
+def eval_reader(source: AdeSource, short: int, long: int, ratios: tuple[float, ...]) -> EvalReader[ImageViews]:
+    """Return a reader of single images, each at several sizes."""
+    return EvalReader(source, partial(make_views, short=short, long=long, ratios=ratios), single)
 
-    source: AdeSource
-    short: int
-    long: int
-    ratios: tuple[float, ...]
 
-    def __getitems__(self, indices: Iterable[int]) -> ImageViews | Failure:
-        """Read an image."""
-        return read_eval_batch(self.source, indices, self.views, single)
-
-    def views(self, image: Image.Image, labels: UInt8[np.ndarray, "H W"]) -> tuple[list[Tensor], Tensor]:
-        """Resize an image as large as both limits allow, for each ratio; the labels keep their size."""
-        functional: Any = require("torchvision.transforms.v2.functional", "train")
-        views = []
-        for ratio in self.ratios:
-            size = view_size((image.height, image.width), self.short, self.long, ratio)
-            resized = functional.resize(image, [max(size[0], 1), max(size[1], 1)])
-            views.append(functional.pil_to_tensor(resized)[None])
-        return views, torch.from_numpy(labels.copy())
+def make_views(
+    image: Image.Image, labels: UInt8[np.ndarray, "H W"], short: int, long: int, ratios: tuple[float, ...]
+) -> tuple[list[Tensor], Tensor]:
+    """Resize an image as large as both limits allow, for each ratio; the labels keep their size."""
+    functional: Any = require("torchvision.transforms.v2.functional", "train")
+    views = []
+    for ratio in ratios:
+        size = view_size((image.height, image.width), short, long, ratio)
+        resized = functional.resize(image, [max(size[0], 1), max(size[1], 1)])
+        views.append(functional.pil_to_tensor(resized)[None])
+    return views, torch.from_numpy(labels.copy())
 
 
 def single(samples: list[tuple[list[Tensor], Tensor]], bad: list[int]) -> ImageViews:
@@ -74,7 +68,7 @@ def single(samples: list[tuple[list[Tensor], Tensor]], bad: list[int]) -> ImageV
 
 def read(source: AdeSource, settings: SegmenterSettings) -> Iterator[ImageViews]:
     """Read this process's images; all processes together read each image once."""
-    reader = Reader(source, settings.short, settings.long, settings.ratios)
+    reader = eval_reader(source, settings.short, settings.long, settings.ratios)
     return batches(reader, eval_keys(len(source), 1, settings.world, settings.rank), settings.workers)
 
 
