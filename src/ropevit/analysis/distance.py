@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ropevit.analysis.attention import AttentionStats, add_label, describe, stats_at_sizes
+from ropevit.analysis.attention import AttentionStats, stats_at_sizes
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
-from ropevit.analysis.heads import Quantity, draw_heads
+from ropevit.analysis.heads import Quantity, draw_heads, head_rows
 
 TITLE = "Attention distance"
 TEXT = (
@@ -36,24 +36,20 @@ def draw(data: AttentionStats, label: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    return draw_heads(data, _DISTANCE, add_label(TITLE, label), describe(data))
+    return draw_heads(data, _DISTANCE, TITLE, label)
 
 
 def rows(data: AttentionStats) -> Rows:
     """Return a table row for each head of each layer at each resolution."""
-    return [
-        {
-            **layer.facts,
-            "head": head,
-            "distance_patches": float(distance),
-            "distance_pixels": float(distance) * layer.stride,
-            "distance_of_diagonal": float(distance) / layer.diagonal,
+    return head_rows(
+        data,
+        lambda layer, head: {
+            "distance_patches": float(layer.distance[head]),
+            "distance_pixels": float(layer.distance[head]) * layer.stride,
+            "distance_of_diagonal": float(layer.distance[head]) / layer.diagonal,
             "uniform_distance_patches": layer.uniform_distance,
-            "share_to_prefix": float(layer.prefix_share[head]),
-        }
-        for layer in data.layers
-        for head, distance in enumerate(layer.distance)
-    ]
+        },
+    )
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from ropevit.analysis.attention import AttentionStats, add_label, describe, stats_at_sizes
+from ropevit.analysis.attention import AttentionStats, stats_at_sizes
 from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResult, Rows
-from ropevit.analysis.heads import Quantity, draw_heads
+from ropevit.analysis.heads import Quantity, draw_heads, head_rows
 
 TITLE = "Attention entropy"
 TEXT = (
@@ -37,24 +37,20 @@ def draw(data: AttentionStats, label: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    return draw_heads(data, _ENTROPY, add_label(TITLE, label), describe(data))
+    return draw_heads(data, _ENTROPY, TITLE, label)
 
 
 def rows(data: AttentionStats) -> Rows:
     """Return a table row for each head of each layer at each resolution."""
-    return [
-        {
-            **layer.facts,
-            "head": head,
-            "entropy_nats": float(entropy),
-            "effective_tokens": float(np.exp(entropy)),
+    return head_rows(
+        data,
+        lambda layer, head: {
+            "entropy_nats": float(layer.entropy[head]),
+            "effective_tokens": float(np.exp(layer.entropy[head])),
             "uniform_entropy_nats": layer.uniform_entropy,
             "entropy_of_uniform": float(layer.relative_entropy[head]),
-            "share_to_prefix": float(layer.prefix_share[head]),
-        }
-        for layer in data.layers
-        for head, entropy in enumerate(layer.entropy)
-    ]
+        },
+    )
 
 
 def make(subject: FigureModel, options: FigureOptions) -> FigureResult:

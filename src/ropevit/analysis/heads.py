@@ -1,15 +1,16 @@
-"""Plot of one number per head against layers: a panel for each resolution, and one that compares them."""
+"""One number per head: its plot against layers, with a panel for each resolution, and its table."""
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from ropevit.analysis.attention import AttentionStats, LayerStats, show_size
+from ropevit.analysis.attention import AttentionStats, LayerStats, add_label, describe, show_size
+from ropevit.analysis.figure_model import Rows
 from ropevit.drawing import RC
 from ropevit.extras import require
 
@@ -39,14 +40,14 @@ class Quantity(NamedTuple):
     """Divisor in the comparison."""
 
 
-def draw_heads(data: AttentionStats, quantity: Quantity, title: str, caption: str) -> Any:
+def draw_heads(data: AttentionStats, quantity: Quantity, title: str, label: str) -> Any:
     """Draw a point for each head and a line for their mean against layers, and uniform attention dashed.
 
     Args:
         data: Attention statistics.
         quantity: Quantity to draw.
         title: Title above the figure.
-        caption: Caption below it.
+        label: Name of the model, for the title.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -67,11 +68,20 @@ def draw_heads(data: AttentionStats, quantity: Quantity, title: str, caption: st
         compare(plots[panels - 1], data, quantity)
         for axes in plots[panels:]:
             axes.set_axis_off()
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(add_label(title, label), fontsize=12)
         figure.supxlabel(
-            "\n".join(textwrap.wrap(caption, int(size[0] * _CHARACTERS_PER_INCH))), fontsize=8, color="#555555"
+            "\n".join(textwrap.wrap(describe(data), int(size[0] * _CHARACTERS_PER_INCH))), fontsize=8, color="#555555"
         )
     return figure
+
+
+def head_rows(data: AttentionStats, columns: Callable[[LayerStats, int], Mapping[str, float]]) -> Rows:
+    """Return a table row for each head of each layer at each resolution, with the columns of one figure."""
+    return [
+        {**layer.facts, "head": head, **columns(layer, head), "share_to_prefix": float(layer.prefix_share[head])}
+        for layer in data.layers
+        for head in range(len(layer.prefix_share))
+    ]
 
 
 def draw_size(axes: Any, layers: Sequence[LayerStats], quantity: Quantity) -> None:
