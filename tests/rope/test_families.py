@@ -12,6 +12,7 @@ from ropevit.rope import (
     polar_frequencies,
     simplex_frequencies,
     spiral_frequencies,
+    star_frequencies,
 )
 from ropevit.rope.families import FIXED_FREQUENCIES, polar_directions
 
@@ -31,8 +32,8 @@ def directions(frequencies):
 
 
 @pytest.mark.parametrize("channels", [12, 16, 32, 64, 128])
-@pytest.mark.parametrize("family", [spiral_frequencies, simplex_frequencies])
-def test_directions_of_spiral_and_simplex_prefer_none(family, channels):
+@pytest.mark.parametrize("family", [spiral_frequencies, simplex_frequencies, star_frequencies])
+def test_directions_of_spiral_star_and_simplex_prefer_none(family, channels):
     assert_close(moment(family(channels, 3, **EXACT)), torch.eye(2, **EXACT) / 2, atol=1e-6, rtol=0)
 
 
@@ -63,6 +64,25 @@ def test_spiral_by_hand():
     assert_close(
         found, torch.tensor([[1, half / 2, 0, -half / 8], [0, half / 2, 0.25, half / 8]], **EXACT), atol=1e-6, rtol=0
     )
+
+
+def test_star_by_hand():
+    found = star_frequencies(64, 1, theta=16.0, **EXACT)  # P = 32: 4 directions of 8 speeds
+    speeds = 16.0 ** -(torch.arange(8, **EXACT) / 8)
+    rest = torch.zeros(8, **EXACT)
+    diagonal = math.sqrt(0.5) * speeds
+    expected = torch.stack(
+        [torch.cat([speeds, diagonal, rest, -diagonal]), torch.cat([rest, diagonal, speeds, diagonal])]
+    )
+    assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [8, 12, 16, 32, 64, 128, 256])
+def test_every_direction_of_a_star_has_all_speeds_and_the_frequencies_prefer_none(channels):
+    found = star_frequencies(channels, 3, **EXACT)
+    assert_close(found @ found.T, found.square().sum() / 2 * torch.eye(2, **EXACT), atol=1e-6, rtol=0)
+    spiral = spiral_frequencies(32, 1, **EXACT)
+    assert (spiral @ spiral.T)[0, 0] > 3 * (spiral @ spiral.T)[1, 1]  # where speed and direction are joined
 
 
 def test_simplex_by_hand():

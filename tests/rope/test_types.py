@@ -82,4 +82,4 @@ def test_and_has_its_label_its_style_its_line_of_help_and_its_place_in_studies(m
 def test_names_that_cannot_be_registered(name, message):
     with pytest.raises(ValueError, match=message):
         register_rope_type(name, MINE["coarse"])
-    assert len(ROPE_TYPES) == 6
+    assert len(ROPE_TYPES) == 7

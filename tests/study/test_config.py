@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ropevit.study.config import StudyConfig
+from ropevit.models.positions import position_label, position_style
+from ropevit.study.config import StudyConfig, check_model
 from ropevit.study.events import Run
 
 
@@ -29,6 +30,16 @@ def test_all_embeddings_of_a_seed_come_before_the_next_seed():
     assert Run(panel="zoom", embedding="ape", seed=1).name == "zoom-ape-seed1"
 
 
+def test_an_embedding_may_name_the_base_of_its_frequencies():
+    config = StudyConfig(panels=("zoom",), embeddings=("rope_axial", "rope_axial:theta=10"), scaling=("pi",))
+    own, other = (check_model(config.settings("zoom"), name) for name in config.all_embeddings)
+    assert (own.theta, other.theta) == (100, 10)
+    assert own.position == other.position == "rope_axial"
+    assert [run.name for run in config.runs()] == ["zoom-rope_axial-seed0", "zoom-rope_axial-theta10-seed0"]
+    assert position_label("rope_axial:theta=10") == "RoPE-Axial, theta 10"
+    assert position_style("rope_axial:theta=10") not in {position_style("rope_axial"), position_style("rope_axial_ape")}
+
+
 def test_a_folder_is_read_at_the_largest_size_that_is_used():
     config = StudyConfig(data="photos", panels=("zoom",))
     assert config.image_size() == max(config.settings("zoom").test_sizes)
@@ -50,6 +61,9 @@ def test_the_config_survives_json_with_the_settings_of_each_panel():
         ({"panels": ()}, "got panel list empty"),
         ({"embeddings": ("rope",)}, "got embedding rope; choose from none, ape"),
         ({"embeddings": ("ape", "ape")}, "name each once"),
+        ({"embeddings": ("rope_axial:base=10",)}, "got 'base=10' behind 'rope_axial'; expected theta=NUMBER"),
+        ({"embeddings": ("rope_axial:theta=0",)}, "expected theta=NUMBER"),
+        ({"embeddings": ("none:theta=10",)}, "got rope_theta=10.0 for none"),
         ({"seeds": 0}, "got seeds=0; expected at least 1"),
         ({"precision": "half"}, "choose one of auto, float32, bfloat16"),
         ({"max_images": 10}, "it is for a folder of your own"),

@@ -1,5 +1,6 @@
 """Position embeddings by name: their components, labels in tables, and styles in plots."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -85,6 +86,25 @@ def split_name(position: str) -> tuple[str, str]:
     return rope_type, f"_{suffix}" if suffix else ""
 
 
+def split_theta(name: str) -> tuple[str, float | None]:
+    """Split `rope_axial:theta=10` into the position embedding and the base of its frequencies, if any.
+
+    Raises:
+        ValueError: If something else stands behind the colon.
+    """
+    position, colon, option = name.partition(":")
+    if not colon:
+        return position, None
+    key, _, value = option.partition("=")
+    try:
+        theta = float(value)
+    except ValueError:
+        theta = math.nan
+    if key != "theta" or not 0 < theta < math.inf:
+        raise ValueError(f"got {option!r} behind {position!r}; expected theta=NUMBER, such as rope_axial:theta=10")
+    return position, theta
+
+
 def find_position_embedding(name: str) -> PositionEmbedding | None:
     """Return the components of a position embedding of any architecture; None if there is no such name."""
     return VIT_EMBEDDINGS.get(name) or SWIN_EMBEDDINGS.get(name)
@@ -104,7 +124,14 @@ def is_published(position: str) -> bool:
 
 
 def position_label(position: str) -> str:
-    """Return the label of a position embedding in tables and sentences; other names are returned unchanged."""
+    """Return the label of a position embedding in tables and sentences; other names are returned unchanged.
+
+    >>> position_label("rope_axial:theta=10")
+    'RoPE-Axial, theta 10'
+    """
+    name, theta = split_theta(position) if position.startswith("rope_") else (position, None)
+    if theta is not None:
+        return f"{position_label(name)}, theta {theta:g}"
     found = find_position_embedding(position)
     if found is None or position in _PLAIN_LABELS:
         return _PLAIN_LABELS.get(position, position)
@@ -118,11 +145,15 @@ def position_label(position: str) -> str:
 def position_style(position: str) -> tuple[str, str]:
     """Return colour and marker of a position embedding, the same in every plot.
 
-    RPB (Swin) and APE (ViT) never occur in one plot, so a rotation combined with either has the same style.
+    RPB (Swin) and APE (ViT) never occur in one plot, so a rotation combined with either has the same style. Another
+    base of the frequencies, as in `rope_axial:theta=10`, has another marker.
 
     Raises:
         ValueError: If the name is unknown.
     """
+    name, theta = split_theta(position)
+    if theta is not None:
+        return position_style(name)[0], "2"
     found = find_position_embedding(position)
     if found is None:
         raise ValueError(f"no position embedding named {position!r}")

@@ -4,7 +4,13 @@
 """
 
 from ropevit.rope.biases import DistanceBias
-from ropevit.rope.families import golden_frequencies, polar_frequencies, simplex_frequencies, spiral_frequencies
+from ropevit.rope.families import (
+    golden_frequencies,
+    polar_frequencies,
+    simplex_frequencies,
+    spiral_frequencies,
+    star_frequencies,
+)
 from ropevit.rope.frequencies import axial_frequencies, mixed_frequencies, pairs_per_axis, random_directions
 from ropevit.rope.grid import crop_positions, grid_positions, kept_positions, packed_positions, window_positions
 from ropevit.rope.layers import AxialRope, FixedRope, GatedAxialRope, LearnedRope, MixedRope, PolarRope, Rope
@@ -64,5 +70,6 @@ __all__ = [
     "rotation_angles",
     "simplex_frequencies",
     "spiral_frequencies",
+    "star_frequencies",
     "window_positions",
 ]

@@ -1,4 +1,4 @@
-"""Frequencies of the rope types beyond the paper (golden, spiral, simplex, polar): directions and magnitudes of pairs.
+"""Frequencies of the rope types beyond the paper: directions and magnitudes of the pairs.
 
 The angle of a pair is w (x cos a + y sin a): w is the magnitude of its frequency in radians per patch, a its direction.
 All types here have the magnitudes theta^(-p/P), p = 0..P-1, as RoPE-Axial has them on each axis (polar learns its own).
@@ -97,6 +97,41 @@ def spiral_frequencies(
     return _frequency_vectors(geometric_magnitudes(pairs, theta, device, dtype), direction.to(dtype))
 
 
+def star_frequencies(
+    channels: int, heads: int, theta: float = 100.0, device: Device = None, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "2 P"]:
+    """Compute frequencies with evenly spread directions that all have the same magnitudes, from 1 down to 1 / theta.
+
+    There are K = 2, 4 or 8 directions pi * k / K with S = P / K >= K magnitudes theta^(-s/S) each; pair k S + s has
+    direction k and magnitude s. RoPE-Axial is the case K = 2. Each magnitude is exactly isotropic, where those of
+    `spiral_frequencies` have one direction each.
+
+    Args:
+        channels: Channels per head, D.
+        heads: Number of heads; not used.
+        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        device: Device of the result.
+        dtype: float32 or float64.
+
+    Returns:
+        Radians per patch; row 0 is for x, row 1 for y.
+
+    Raises:
+        ValueError: If the channels are not a multiple of 4, or theta is not positive.
+
+    Source: Liu et al. 2026 (arXiv:2602.03227), Spiral RoPE: groups of channels on uniformly spread directions. How it
+    assigns magnitudes to groups was not available; here every group has all of them.
+    """
+    del heads
+    pairs = num_pairs(channels, theta)
+    if pairs % 2:
+        raise ValueError(f"got heads of {channels} channels; a star needs a multiple of 4 for two or more directions")
+    count = max(count for count in (2, 4, 8) if count == 2 or (pairs % count == 0 and count**2 <= pairs))
+    direction = math.pi / count * torch.arange(count, device=device).to(dtype)
+    magnitude = geometric_magnitudes(pairs // count, theta, device, dtype).repeat(count)
+    return _frequency_vectors(magnitude, direction.repeat_interleave(pairs // count))
+
+
 def simplex_frequencies(
     channels: int, heads: int, theta: float = 100.0, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "2 heads P"]:
@@ -176,6 +211,7 @@ def polar_frequencies(
 FIXED_FREQUENCIES: dict[str, Callable[..., Tensor]] = {
     "golden": golden_frequencies,
     "spiral": spiral_frequencies,
+    "star": star_frequencies,
     "simplex": simplex_frequencies,
 }
 

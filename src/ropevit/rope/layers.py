@@ -82,10 +82,10 @@ class AxialRope(Rope):
 
 
 class FixedRope(Rope):
-    """Golden, spiral or simplex RoPE in two dimensions: fixed frequencies. No parameters and no buffers.
+    """Golden, spiral, star or simplex RoPE in two dimensions: fixed frequencies. No parameters and no buffers.
 
     Args:
-        rope_type: A name of `ropevit.rope.families.FIXED_FREQUENCIES`: golden, spiral or simplex.
+        rope_type: A name of `ropevit.rope.families.FIXED_FREQUENCIES`: golden, spiral, star or simplex.
         channels: Channels per head, D.
         heads: Number of heads, A.
         theta: Ratio of the fastest to the (excluded) slowest frequency.

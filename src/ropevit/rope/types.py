@@ -110,6 +110,15 @@ ROPE_TYPES: dict[str, RopeType] = {
         style=("#000000", "*"),
         combined_style=("#000000", ">"),
     ),
+    "star": RopeType(
+        make=lambda spec: FixedRope("star", spec.channels, spec.heads, spec.theta),
+        learned=False,
+        theta=100.0,
+        window_theta=50.0,
+        label="RoPE-Star",
+        style=("#DDAA33", "X"),
+        combined_style=("#DDAA33", "8"),
+    ),
     "simplex": RopeType(
         make=lambda spec: FixedRope("simplex", spec.channels, spec.heads, spec.theta),
         learned=False,

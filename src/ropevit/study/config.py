@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ropevit.models.positions import VIT_EMBEDDINGS
+from ropevit.models.positions import VIT_EMBEDDINGS, PositionEmbedding, split_theta
+from ropevit.models.vit import ViTConfig
 from ropevit.rope import ROPE_TYPES
 from ropevit.rope.scaling import CoordinateJitter, parse_scaling
 from ropevit.study.events import Run
@@ -26,9 +27,11 @@ class StudyConfig:
     """Settings: `field` (larger field of view: more scene at the same scale), `zoom` (higher resolution: the same scene
     with more pixels)."""
     embeddings: tuple[str, ...] = ("ape", "rope_axial", "rope_mixed")
-    """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; and see `families`."""
+    """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; distance biases alibi,
+    alibi_learned, log_cpb, fire, lookhere, rope_mixed_decay, rope_mixed_gaussian; rope_axial:theta=10 for another base
+    of the frequencies; and see `families`."""
     families: tuple[str, ...] | None = None
-    """Further rope types to compare: all, or some of golden, spiral, simplex, polar."""
+    """Further rope types to compare: all, or some of golden, spiral, star, simplex, polar."""
     scaling: tuple[str, ...] | None = None
     """RoPE scaling methods, such as pi, ntk or yarn+log; every model with RoPE is also evaluated with each."""
     train_scaling: tuple[str, ...] | None = None
@@ -77,7 +80,8 @@ class StudyConfig:
     def __post_init__(self) -> None:
         _check_choices("panel", self.panels, PANELS)
         _check_choices("family", self.families or ("all",), ("all", *unpublished_types()))
-        _check_choices("embedding", self.all_embeddings, tuple(VIT_EMBEDDINGS))
+        with_theta = (name for name in self.all_embeddings if ":" in name and split_theta(name)[0] in VIT_EMBEDDINGS)
+        _check_choices("embedding", self.all_embeddings, (*VIT_EMBEDDINGS, *with_theta))
         _check_scaling(self.scaling or ())
         _check_train_scaling(self.train_scaling or (), self.all_embeddings)
         if self.precision not in PRECISIONS:
@@ -123,7 +127,7 @@ class StudyConfig:
             for seed in range(self.seeds)
             for panel in self.panels
             for embedding in self.all_embeddings
-            for scaling in (None, *(self.train_scaling or () if VIT_EMBEDDINGS[embedding].rope else ()))
+            for scaling in (None, *(self.train_scaling or () if components(embedding).rope else ()))
         ]
 
     def image_size(self) -> int:
@@ -139,6 +143,11 @@ class StudyConfig:
         """Return the config for JSON, with the full settings of each panel under `settings`."""
         settings = {panel: self.settings(panel).to_dict() for panel in self.panels}
         return as_json(asdict(self)) | {"out": str(self.out), "settings": settings}
+
+
+def components(embedding: str) -> PositionEmbedding:
+    """Return the components of a position embedding of a study, such as `rope_axial:theta=10`."""
+    return VIT_EMBEDDINGS[split_theta(embedding)[0]]
 
 
 def unpublished_types() -> tuple[str, ...]:
@@ -173,7 +182,7 @@ def _check_train_scaling(methods: tuple[str, ...], embeddings: tuple[str, ...]) 
                 f"got train_scaling {method!r}; without jitter it changes nothing at the training size: "
                 "add +jitter(rescale=2), or evaluate with --scaling"
             )
-    if methods and not any(VIT_EMBEDDINGS[name].rope for name in embeddings):
+    if methods and not any(components(name).rope for name in embeddings):
         raise ValueError(
             f"got train_scaling {methods[0]!r} with {', '.join(embeddings)}; none of them has RoPE: add one that has"
         )
@@ -198,9 +207,9 @@ def _uses_jitter(scaling: str) -> bool:
     return any(isinstance(part, CoordinateJitter) for part in parse_scaling(scaling, (1, 1)).methods)
 
 
-def check_model(settings: PanelSettings, embedding: str) -> None:
-    """Raise ValueError if width, heads and embedding do not match, before any training."""
-    vit_config(settings, embedding, channels=3, outputs=2)
+def check_model(settings: PanelSettings, embedding: str) -> ViTConfig:
+    """Return the config of a model; raise ValueError if width, heads and embedding do not match."""
+    return vit_config(settings, embedding, channels=3, outputs=2)
 
 
 def _scaled_sizes(settings: PanelSettings, train_size: int, patch: int) -> tuple[int, ...]:

@@ -19,10 +19,9 @@ class Run:
     @property
     def name(self) -> str:
         """Name of the run's directory: panel, embedding, RoPE scaling in training if any, and seed."""
-        scaling = (
-            "" if self.train_scaling is None else "-" + re.sub(r"[(,]", "-", re.sub(r"[)= ]", "", self.train_scaling))
-        )
-        return f"{self.panel}-{self.embedding}{scaling}-seed{self.seed}"
+        parts = [self.panel, self.embedding, *([] if self.train_scaling is None else [self.train_scaling])]
+        names = (re.sub(r"[(,:]", "-", re.sub(r"[)= ]", "", part)) for part in parts)
+        return f"{'-'.join(names)}-seed{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)

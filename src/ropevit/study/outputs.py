@@ -7,6 +7,7 @@ from typing import Any
 from ropevit.drawing import save_figure
 from ropevit.files import write_text
 from ropevit.study.config import StudyConfig
+from ropevit.study.events import Run
 from ropevit.study.example_images import PanelExamples, make_examples
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
@@ -51,8 +52,8 @@ def _make_all_examples(config: StudyConfig, study: Mapping[str, Any]) -> list[Pa
         first = [run for run in own if run["seed"] == min(seeds, default=0) and run.get("train_scaling") is None]
         models = {}
         for run in first:
-            path = config.out / "runs" / f"{name}-{run['embedding']}-seed{run['seed']}" / "model.safetensors"
-            models[run["embedding"]] = load_model(path)[0].eval()
+            folder = Run(panel=name, embedding=run["embedding"], seed=run["seed"]).name
+            models[run["embedding"]] = load_model(config.out / "runs" / folder / "model.safetensors")[0].eval()
         if models:
             drawn.append(make_examples(PANEL_CLASSES[name](config.settings(name), train, test), models))
     return drawn

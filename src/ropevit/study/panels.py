@@ -13,6 +13,7 @@ from ropevit.data.canvas import paint_canvases, pixel_labels
 from ropevit.data.crops import normalise, random_crops, resample
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import batch_indices, make_generator
+from ropevit.models.positions import split_theta
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
 
@@ -220,9 +221,14 @@ PANEL_CLASSES: dict[str, type[ZoomPanel] | type[FieldPanel]] = {"field": FieldPa
 
 
 def vit_config(settings: PanelSettings, position: str, channels: int, outputs: int) -> ViTConfig:
-    """Return the config of a study's small ViT: average pooling, no class token, no LayerScale."""
+    """Return the config of a study's small ViT: average pooling, no class token, no LayerScale.
+
+    `position` may name the base of the frequencies, as in `rope_axial:theta=10`.
+    """
+    position, theta = split_theta(position)
     return ViTConfig(
         position=position,
+        rope_theta=theta,
         width=settings.width,
         depth=settings.depth,
         heads=settings.heads,

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.files import read_json, write_json
-from ropevit.models.positions import VIT_EMBEDDINGS
-from ropevit.study.config import EXECUTION_FIELDS, StudyConfig
+from ropevit.study.config import EXECUTION_FIELDS, StudyConfig, components
 from ropevit.study.events import Run
 from ropevit.study.fingerprint import digest
 from ropevit.study.settings import as_json
@@ -27,7 +26,7 @@ def stored_result(config: StudyConfig, run: Run, images: str | None = None) -> d
     if not path.exists():
         return None
     result = read_result(path, run, images)
-    rules = config.scaling or () if VIT_EMBEDDINGS[run.embedding].rope else ()
+    rules = config.scaling or () if components(run.embedding).rope else ()
     tables = [result["scores"], *(result.get("scaled", {}).get(rule, {}) for rule in rules)]
     sizes = {str(size) for size in config.settings(run.panel).test_sizes}
     return result if all(sizes <= set(table) for table in tables) else None
