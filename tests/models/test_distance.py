@@ -157,7 +157,7 @@ def test_a_reset_model_starts_as_a_new_one(position):
 
 def test_a_file_without_a_config_does_not_fill_a_model_with_fixed_slopes(tmp_path):
     torch.save(make("none").state_dict(), tmp_path / "plain.pth")
-    with pytest.raises(WeightsError, match="does not say its position embedding"):
+    with pytest.raises(WeightsError, match="assumed to have no distance bias"):
         load_weights(make("alibi"), tmp_path / "plain.pth")
     load_weights(make("none"), tmp_path / "plain.pth")
 

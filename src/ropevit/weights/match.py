@@ -220,7 +220,7 @@ def check_implied(config: Config, parsed: ParsedCheckpoint) -> None:
     half = sum(pairs or ()) // 2
     if config.distance and not DISTANCE_BIAS_TYPES[config.distance].learned:
         raise WeightsError(
-            f"{parsed.source} does not say its position embedding, and published ones have no distance bias, while the "
+            f"{parsed.source} has no config, so it is assumed to have no distance bias, as published models, while the "
             f"model has position {config.position}; load a state dict if it is this model's"
         )
     if config.rope and not config.learns_rope and not is_published(config.position):
