@@ -1,8 +1,8 @@
-"""What a step of each recipe of detection and segmentation needs, estimated from shapes: no memory is taken.
+"""Parameters, MACs and memory of a training step of each detection and segmentation recipe, estimated from shapes.
 
     python benchmarks/estimates.py [RECIPE ...] > table.md
 
-The table of docs/dense.md is this one's.
+Prints the table of docs/dense.md.
 """
 
 import sys
@@ -13,17 +13,17 @@ from ropevit.tasks.common.estimate import estimate_step
 from ropevit.tasks.detect import recipes as detect
 from ropevit.tasks.segment import recipes as segment
 
-HEAD = "| recipe | pixels | parameters (M) | multiply-adds (G) | float32 (GiB) | bfloat16 (GiB) |"
+HEAD = "| recipe | pixels | parameters (M) | MACs (G) | float32 (GiB) | bfloat16 (GiB) |"
 
-#: Longer trainings take the steps of those that they are made of.
-SAME = ("_36ep", "_50ep", "_smoke")
+#: Suffixes of recipes that are omitted: their steps are those of a shorter recipe, or of a test.
+OMITTED = ("_36ep", "_50ep", "_smoke")
 
 
 def row(name: str) -> str:
-    """Estimate a recipe's step: the memory of the smallest, and of each image more."""
-    found = step_of_training(find_task(name).get("recipes")[name]())
-    estimate = estimate_step(found)
-    cells = [f"`{name}`", " x ".join(map(str, found.size))]
+    """Return the table row of a recipe: memory of the smallest batch, and of each further image."""
+    step = step_of_training(find_task(name).get("recipes")[name]())
+    estimate = estimate_step(step)
+    cells = [f"`{name}`", " x ".join(map(str, step.size))]
     cells += [f"{estimate.parameters / 1e6:.1f}", f"{estimate.multiply_adds / 1e9:.0f}"]
     few = estimate.counts[0]
     cells += [f"{few}: {gib(x[0])}, +{gib(estimate.per_image(kind))}" for kind, x in estimate.peaks.items()]
@@ -31,7 +31,7 @@ def row(name: str) -> str:
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or [name for name in (*detect.RECIPES, *segment.RECIPES) if not name.endswith(SAME)]
+    names = sys.argv[1:] or [name for name in (*detect.RECIPES, *segment.RECIPES) if not name.endswith(OMITTED)]
     print(HEAD, "|---|---|---|---|---|---|", sep="\n", flush=True)
     for each in names:
         print(row(each), flush=True)

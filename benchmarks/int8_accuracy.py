@@ -1,8 +1,8 @@
-"""Measure what rounding to 8 bits costs: accuracy, agreement, size and time of one small model on the embedded images.
+"""Cost of int8 quantisation: accuracy, agreement, file size and time of one small model on the embedded images.
 
     python benchmarks/int8_accuracy.py           # prints Markdown; benchmarks/results/int8_accuracy.md has it
 
-Trains the ViT of `ropevit study` (zoom panel) on Fashion-MNIST, exports it as ONNX in float32 and in 8 bits, and runs
+Trains the ViT of `ropevit study` (zoom panel) on Fashion-MNIST, exports it as ONNX in float32 and int8, and runs
 all three on the same test images at the training size and at a larger one. Times are medians over batches of 64.
 """
 
@@ -34,7 +34,7 @@ from ropevit.study.train import RunJob, train
 BATCH = 64
 
 
-def trained(folder: Path, steps: int, position: str) -> tuple[Model, list[str] | None]:
+def train_model(folder: Path, steps: int, position: str) -> tuple[Model, list[str] | None]:
     settings = replace(preset("fashion", "zoom"), test_sizes=(28,), steps=steps)
     panel = ZoomPanel(settings, load_fashion("train"), load_fashion("test"))
     job = RunJob(
@@ -51,7 +51,7 @@ def trained(folder: Path, steps: int, position: str) -> tuple[Model, list[str] |
     return model.eval(), info.classes
 
 
-def runner(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
+def onnx_runner(path: Path, threads: int) -> Callable[[Tensor], Tensor]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -78,14 +78,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model, classes = trained(folder, options.steps, options.position)
+        model, classes = train_model(folder, options.steps, options.position)
         files = {kind: folder / f"{kind}.onnx" for kind in ("float32", "int8")}
         for kind, path in files.items():
             export_onnx(model, path, int8=kind == "int8", classes=classes, mean=[MEAN], std=[STD])
         ways = {
             "eager": (model, folder / "model.safetensors"),
-            "ONNX float32": (runner(files["float32"], options.threads), files["float32"]),
-            "ONNX int8": (runner(files["int8"], options.threads), files["int8"]),
+            "ONNX float32": (onnx_runner(files["float32"], options.threads), files["float32"]),
+            "ONNX int8": (onnx_runner(files["int8"], options.threads), files["int8"]),
         }
         report(options, model, ways)
 

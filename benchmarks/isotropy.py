@@ -1,11 +1,11 @@
-"""Do the frequencies of a rotation tell x from y? The second moment of their vectors, from the formulas alone.
+"""Isotropy of the frequencies of each rope type: second moments of their vectors, computed from the formulas.
 
     python benchmarks/isotropy.py    # print the table of docs/scaling.md
 
-A pair has the vector f = (f_x, f_y) in radians a patch. Where the mean of f f^T over the pairs is a multiple of the
-identity, its two eigenvalues are equal, and no direction is resolved better than another. Unit directions that are
-spread evenly do not suffice: fast pairs count more than slow ones. Printed for one head, the least even one, and for
-all heads together.
+A pair has the vector f = (f_x, f_y) in radians per patch. Where the mean of f f^T over the pairs is a multiple of the
+identity, its two eigenvalues are equal, and no direction is resolved better than another. Evenly spread
+directions do not suffice: fast pairs count more than slow ones. Printed for the least isotropic head, and for all heads
+together.
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ CHANNELS = (32, 64)
 
 
 class Moment(NamedTuple):
-    """How the frequencies of some pairs lie in the plane."""
+    """Distribution of the frequency vectors of some pairs."""
 
     x: float
-    """Largest |f_x|, radians a patch."""
+    """Largest |f_x| in radians per patch."""
     y: float
     """Largest |f_y|."""
     slowest: float
@@ -43,7 +43,7 @@ class Moment(NamedTuple):
 
 
 def moment(frequencies: Float[Tensor, "2 P"]) -> Moment:
-    """Measure the frequencies of a head."""
+    """Compute the moment of the frequencies of a head."""
     vectors = frequencies.double()
     small, large = torch.linalg.eigvalsh(vectors @ vectors.T / vectors.shape[1]).tolist()
     speed = vectors.norm(dim=0)
@@ -51,8 +51,8 @@ def moment(frequencies: Float[Tensor, "2 P"]) -> Moment:
     return Moment(x, y, speed[speed > 0].min().item(), large, small)
 
 
-def families(channels: int) -> Iterator[tuple[str, float, Float[Tensor, "2 A P"]]]:
-    """Name every rotation as a ViT starts it, its base theta, and its frequencies in radians a patch."""
+def initial_frequencies(channels: int) -> Iterator[tuple[str, float, Float[Tensor, "2 A P"]]]:
+    """Yield the name of every rope type, its base theta, and its initial frequencies in a ViT, in radians per patch."""
     for name, theta in ((name, rope_type.theta) for name, rope_type in ROPE_TYPES.items()):
         if name == "axial":
             yield name, theta, axial_frequencies(channels, theta).unsqueeze(1)
@@ -66,10 +66,10 @@ def families(channels: int) -> Iterator[tuple[str, float, Float[Tensor, "2 A P"]
 
 
 def moment_table() -> list[str]:
-    """Print every rotation's moment, at the size of head of the study and of the published models."""
+    """Return the table of moments, for the head sizes of the study and of the published models."""
     rows = []
     for channels in CHANNELS:
-        for name, theta, frequencies in families(channels):
+        for name, theta, frequencies in initial_frequencies(channels):
             worst = max((moment(head) for head in frequencies.unbind(1)), key=lambda each: each.ratio)
             whole = moment(frequencies.flatten(1))
             cells = [f"{theta:g}", f"{worst.slowest:.3f}", f"{worst.x:.2f}", f"{worst.y:.2f}"]
@@ -80,7 +80,7 @@ def moment_table() -> list[str]:
 
 
 def tables() -> Iterator[tuple[str, list[str]]]:
-    """Name the page of the table, and lay it out."""
+    """Yield the page of the table, and its lines."""
     yield "docs/scaling.md", moment_table()
 
 

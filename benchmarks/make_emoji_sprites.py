@@ -1,11 +1,11 @@
-"""Make the embedded emoji: drawings of things by four artists, rendered once, in one file that numpy and Pillow read.
+"""Make the embedded emoji: drawings of the same objects by four artists, rendered into one file.
 
     npm pack @iconify-json/noto @iconify-json/twemoji @iconify-json/emojione @iconify-json/fluent-emoji-flat
     pip install resvg-py
     python benchmarks/make_emoji_sprites.py DIRECTORY_OF_THE_UNPACKED_PACKAGES
 
-The directory holds one folder for each artist, `noto/icons.json` and so on. `--size` renders larger sprites, for tests
-at sizes beyond those of the embedded ones. The result has the same bytes on each run of the same versions.
+The directory has a folder for each artist, such as `noto/icons.json`. `--size` renders larger sprites, for test sizes
+beyond those of the embedded ones. The result is deterministic for given versions.
 """
 
 import argparse
@@ -21,7 +21,7 @@ TARGET = Path(__file__).parents[1] / "src/ropevit/data/emoji/sprites.npz"
 ARTISTS = ("noto", "twemoji", "emojione", "fluent-emoji-flat")
 SIZE = 160
 
-#: Drawn by all four artists, and told apart by shape and colour at 14 pixels.
+#: Group -> objects that all four artists drew, distinguishable by shape and colour at 14 pixels.
 THINGS = {
     "animal": """ant bat bird butterfly camel cat chicken chipmunk cow crab crocodile deer dog dolphin duck eagle
         elephant ewe fish fox goat gorilla honeybee horse lady-beetle leopard lizard monkey mouse octopus owl ox penguin
@@ -80,7 +80,7 @@ def render(svg: str, size: int) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="directory with a folder for each artist, which holds icons.json")
+    parser.add_argument("source", type=Path, help="directory with a folder for each artist, with icons.json in it")
     parser.add_argument("--size", type=int, default=SIZE, help="side of a sprite in pixels")
     parser.add_argument("--target", type=Path, default=TARGET)
     options = parser.parse_args()

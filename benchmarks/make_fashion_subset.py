@@ -1,8 +1,8 @@
-"""Make the embedded data set: a balanced part of Fashion-MNIST, in one file that numpy alone reads.
+"""Make the embedded data set: a balanced subset of Fashion-MNIST, in one npz file.
 
     python benchmarks/make_fashion_subset.py DIRECTORY_OF_THE_IDX_FILES
 
-The result has the same bytes on each run: the first 1,000 training and 200 test images of each class in the order of
+The result is deterministic: the first 1,000 training and 200 test images of each class in the order of
 the original files, interleaved so that image i has class i % 10 and every part of the file is balanced.
 """
 
@@ -28,7 +28,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
-    """Index the first `count` items of each class, classes interleaved."""
+    """Return the indices of the first `count` items of each class, classes interleaved."""
     rows = [np.flatnonzero(labels == label)[:count] for label in range(10)]
     return np.stack(rows, axis=1).flatten()
 

@@ -1,4 +1,4 @@
-"""Train with one process and with several on a CPU, in other ways, too, and compare the losses of every step.
+"""Train with one and with several processes on a CPU, with DDP and FSDP, and compare the losses of every step.
 
     python benchmarks/many_processes.py
 
@@ -19,7 +19,7 @@ from ropevit.tasks.common.metrics_log import read_metrics
 
 
 def run(out: Path, processes: int, **options: Any) -> None:
-    """Train with so many processes, as torchrun starts them."""
+    """Train with a number of processes, as torchrun starts them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -43,7 +43,7 @@ def losses(out: Path) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--short", action="store_true", help="only the last two ways")
+    parser.add_argument("--short", action="store_true", help="only the last two variants")
     arguments = parser.parse_args()
     steps = arguments.steps
     differences = {}

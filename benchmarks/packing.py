@@ -1,10 +1,10 @@
-"""Compare ways to attend inside images of different sizes, and a whole ViT-S fed packed or image by image.
+"""Compare implementations of attention within images of different sizes, and a ViT-S on packed or single images.
 
-    python benchmarks/packing.py --device cpu --threads 1      # prints Markdown; benchmarks/results/packing_*.md has it
+    python benchmarks/packing.py --device cpu --threads 1      # prints benchmarks/results/packing_*.md
 
-All ways see the same tokens in the same dtype and are checked against attention image by image first. Runs are
-interleaved; figures are medians of each run's ratio to image by image, with the smallest and the largest ratio. On a
-CPU with one thread the time is the thread's own, which other work on the machine disturbs least.
+All get the same tokens in the same dtype, and are first checked against attention image by image. Runs are
+interleaved; results are medians of each run's ratio to image by image, with minimum and maximum. On a CPU with one
+thread, thread time is measured, which other work on the machine affects least.
 """
 
 import argparse
@@ -100,7 +100,7 @@ WAYS = {
 
 
 def rounds(runs: dict[str, Callable[[], object]], count: int, device: str) -> dict[str, list[float]]:
-    """Time each run in turn, `count` times, after one round that does not count."""
+    """Time each run in turn, `count` times, after one warm-up round."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(count + 1):
         for name, run in runs.items():

@@ -1,14 +1,14 @@
-"""What do both committed runs of the study carry? Paired differences with 95 % intervals, from the results alone.
+"""Paired differences with 95 % intervals, from both committed runs of the study.
 
     python benchmarks/pooled.py           # print tables of docs/study.md, scaling.md, retrofit.md and dense.md
-    python benchmarks/pooled.py --draw    # draw docs/figures/study.png again, too
+    python benchmarks/pooled.py --draw    # also redraw docs/figures/study.png
 
-`study_seeds3.json` and `beyond_PANEL.json` hold RoPE-Axial and RoPE-Mixed trained twice with the same settings and
+`study_seeds3.json` and `beyond_PANEL.json` contain RoPE-Axial and RoPE-Mixed trained twice with the same settings and
 seeds 0 to 2, by two states of this package: six trainings, two for each seed. A difference is taken within one file
-and one seed. Two trainings of a seed share first weights and data, so six differences are not six independent ones,
+and one seed. Two trainings of a seed share initial weights and data, so six differences are not six independent ones,
 and an interval over them is too narrow if trainings of a seed resemble each other. So two intervals are printed:
-over all differences, and over the means of the seeds. Both are Student's t intervals of 95 %; neither counts that
-the images of the test are a sample.
+over all differences, and over the means of the seeds. Both are 95 % Student's t intervals; neither accounts for
+the sampling of the test images.
 """
 
 import argparse
@@ -25,34 +25,34 @@ FIGURE = Path(__file__).parents[1] / "docs/figures/study.png"
 #: 97.5 % quantiles of Student's t by degrees of freedom.
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
 
-#: panel -> files of the study, the first one with the absolute embedding.
+#: panel -> result files; only the first has the absolute embedding.
 FILES = {"field": ("study_seeds3.json", "beyond_field.json"), "zoom": ("study_seeds3.json", "beyond_zoom.json")}
 TRAINED = {"field": 32, "zoom": 28}
 NAMES = {"ape": "absolute (APE)", "rope_axial": "RoPE-Axial", "rope_mixed": "RoPE-Mixed"}
 FAMILIES = ("rope_golden", "rope_spiral", "rope_simplex", "rope_polar")
-RULE = "parts(slow=0.5,fast=1)+log"
+SCALING = "parts(slow=0.5,fast=1)+log"
 
 
 class Training(NamedTuple):
-    """One training: where its result stands, and its seed."""
+    """Result file and seed of a training."""
 
     file: str
     seed: int
 
 
 class Arm(NamedTuple):
-    """What was trained, and with which rule it was measured."""
+    """A position embedding, and the RoPE scaling of its evaluation."""
 
     embedding: str
-    rule: str = ""
+    scaling: str = ""
 
     def __str__(self) -> str:
-        return f"{NAMES.get(self.embedding, f'`{self.embedding}`')}{f' with `{self.rule}`' if self.rule else ''}"
+        return f"{NAMES.get(self.embedding, f'`{self.embedding}`')}{f' with `{self.scaling}`' if self.scaling else ''}"
 
 
-#: Percent of each training.
+#: Training -> score in percent.
 Scores = Mapping[Training, float]
-#: Scores of an arm at a size.
+#: (arm, test size) -> scores.
 Panel = dict[tuple[Arm, int], dict[Training, float]]
 
 
@@ -67,30 +67,30 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Give the mean of values and half of its 95 % t interval: t * standard deviation / sqrt(n).
+    """Return the mean of values and half of its 95 % t interval: t * standard deviation / sqrt(n).
 
     Raises:
-        ValueError: If there are fewer than two values, or more than the table of quantiles knows.
+        ValueError: If there are fewer than two values, or more than the table of quantiles has.
     """
     degrees = len(values) - 1
     if degrees not in T_975:
-        raise ValueError(f"got {len(values)} values; an interval takes from 2 to {max(T_975) + 1} of them")
+        raise ValueError(f"got {len(values)} values; expected 2 to {max(T_975) + 1} for an interval")
     return Interval(statistics.mean(values), T_975[degrees] * statistics.stdev(values) / len(values) ** 0.5)
 
 
 def paired(scores: Scores, others: Scores) -> dict[Training, float]:
-    """Subtract the other score of the same training's file and seed, wherever both are known."""
+    """Return the differences of scores of the same file and seed, where both exist."""
     return {key: scores[key] - others[key] for key in scores if key in others}
 
 
 def by_seed(values: Scores) -> list[float]:
-    """Average over the trainings of each seed."""
+    """Return the mean over the trainings of each seed."""
     seeds = sorted({key.seed for key in values})
     return [statistics.mean(value for key, value in values.items() if key.seed == seed) for seed in seeds]
 
 
 def read_panel(panel: str, folder: Path = RESULTS) -> Panel:
-    """Gather the scores of both files of a panel.
+    """Read the scores of both files of a panel.
 
     Raises:
         ValueError: If trainings have different settings: they cannot be pooled.
@@ -104,37 +104,37 @@ def read_panel(panel: str, folder: Path = RESULTS) -> Panel:
             settings = settings or own
             if own != settings:
                 raise ValueError(f"{file}: {run['embedding']} seed {run['seed']} was trained with other settings")
-            for rule, scores in {"": run["scores"], **run.get("scaled", {})}.items():
+            for scaling, scores in {"": run["scores"], **run.get("scaled", {})}.items():
                 for size, score in scores.items():
-                    at = found.setdefault((Arm(run["embedding"], rule), int(size)), {})
+                    at = found.setdefault((Arm(run["embedding"], scaling), int(size)), {})
                     at[Training(file, run["seed"])] = score
     return found
 
 
 def sizes_of(panel: Panel, arm: Arm) -> list[int]:
-    """List the test sizes of an arm."""
+    """Return the test sizes of an arm."""
     return sorted(size for other, size in panel if other == arm)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lay rows out in Markdown."""
+    """Return the lines of a Markdown table."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def marked(sizes: Sequence[int], panel: str) -> list[str]:
-    """Write sizes in pixels, and which one was trained."""
+def mark_training_size(sizes: Sequence[int], panel: str) -> list[str]:
+    """Format sizes in pixels; the training size is marked."""
     return [f"{size} (training)" if size == TRAINED[panel] else str(size) for size in sizes]
 
 
 def score_table(name: str) -> list[str]:
-    """Print each cell's mean and lowest to highest training, and of how many; both files together."""
+    """Return the table of scores over both files: mean (minimum to maximum; number of trainings)."""
     panel = read_panel(name)
     sizes = sizes_of(panel, Arm("rope_mixed"))
     rows = [
         [label, *(scores_cell(panel.get((Arm(embedding), size), {})) for size in sizes)]
         for embedding, label in NAMES.items()
     ]
-    return table([f"{name}: score (%)", *marked(sizes, name)], rows)
+    return table([f"{name}: score (%)", *mark_training_size(sizes, name)], rows)
 
 
 def scores_cell(scores: Scores) -> str:
@@ -145,19 +145,19 @@ def scores_cell(scores: Scores) -> str:
 
 
 def pair_table(name: str, arm: Arm, other: Arm) -> list[str]:
-    """Print the differences of two arms at each size: file by file, and both intervals."""
+    """Return the table of differences of two arms at each size, by file, with both intervals."""
     panel = read_panel(name)
     rows = []
     for size in sizes_of(panel, arm):
         found = paired(panel[arm, size], panel.get((other, size), {}))
         if found:
-            rows.append([marked([size], name)[0], *pair_row(found, FILES[name])])
+            rows.append([mark_training_size([size], name)[0], *pair_row(found, FILES[name])])
     head = [f"{name}: {arm} over {other}", "first run", "second run", "above", "all differences", "means of seeds"]
     return table(head, rows)
 
 
 def pair_row(found: Scores, files: Sequence[str]) -> list[str]:
-    """Write differences, how many are above 0, and the intervals over all and over the means of the seeds."""
+    """Return the cells of differences, the number above 0, and the intervals over all and over the means of seeds."""
     each = [" ".join(f"{value:+.1f}" for key, value in found.items() if key.file == file) for file in files]
     above = f"{sum(value > 0 for value in found.values())} of {len(found)}"
     repeated = len(found) > len(by_seed(found))
@@ -165,14 +165,14 @@ def pair_row(found: Scores, files: Sequence[str]) -> list[str]:
 
 
 def single_table(name: str, pairs: Sequence[tuple[Arm, Arm]]) -> list[str]:
-    """Print differences of arms that stand in one file, three seeds each: mean and interval at each size."""
+    """Return the table of differences of arms of one file with three seeds: mean and interval at each size."""
     panel = read_panel(name)
     sizes = sorted({size for arm, other in pairs for size in sizes_of(panel, arm) if (other, size) in panel})
     rows = []
     for arm, other in pairs:
         cells = [difference_cell(panel, arm, other, size) for size in sizes]
         rows.append([f"{arm} over {other}", *cells])
-    return table([f"{name}: difference", *marked(sizes, name)], rows)
+    return table([f"{name}: difference", *mark_training_size(sizes, name)], rows)
 
 
 def difference_cell(panel: Panel, arm: Arm, other: Arm, size: int) -> str:
@@ -181,24 +181,24 @@ def difference_cell(panel: Panel, arm: Arm, other: Arm, size: int) -> str:
 
 
 def beyond_table(name: str) -> list[str]:
-    """Print each rotation and rule of `beyond_PANEL.json`: its mean, and what it adds.
+    """Return the table of each rope type and scaling in `beyond_PANEL.json`: mean, and difference of the same seed.
 
-    Without a rule that is over RoPE-Mixed without a rule of the same seed, with one over the same models without.
+    Without scaling, the difference is to RoPE-Mixed without scaling; with a method, to the same models without it.
     """
-    panel = {cell: keep(scores, FILES[name][1]) for cell, scores in read_panel(name).items()}
+    panel = {cell: scores_of_file(scores, FILES[name][1]) for cell, scores in read_panel(name).items()}
     panel = {cell: scores for cell, scores in panel.items() if scores}
     sizes = sorted({size for _, size in panel})
     rows = []
     arms = list(dict.fromkeys(arm for arm, _ in panel))
     embeddings = list(dict.fromkeys(arm.embedding for arm in arms))
     for arm in sorted(arms, key=lambda arm: embeddings.index(arm.embedding)):
-        other = Arm(arm.embedding) if arm.rule else Arm("rope_mixed")
+        other = Arm(arm.embedding) if arm.scaling else Arm("rope_mixed")
         cells = [beyond_cell(panel[arm, size], panel[other, size]) for size in sizes]
-        rows.append([f"`{arm.embedding}`", f"`{arm.rule}`" if arm.rule else "-", *cells])
-    return table([f"{name}: trained", "measured with", *marked(sizes, name)], rows)
+        rows.append([f"`{arm.embedding}`", f"`{arm.scaling}`" if arm.scaling else "-", *cells])
+    return table([f"{name}: trained", "measured with", *mark_training_size(sizes, name)], rows)
 
 
-def keep(scores: Scores, file: str) -> dict[Training, float]:
+def scores_of_file(scores: Scores, file: str) -> dict[Training, float]:
     return {key: score for key, score in scores.items() if key.file == file}
 
 
@@ -209,12 +209,12 @@ def beyond_cell(scores: Scores, others: Scores) -> str:
 
 
 def resize_table() -> list[str]:
-    """Print `pi` over the same models at the training size: the same pictures, resized to it and not enlarged."""
+    """Return the table of `pi` at larger sizes, compared with the same images resized to the training size."""
     panel = read_panel("zoom")
     larger = [size for size in sizes_of(panel, Arm("rope_mixed", "pi")) if size > TRAINED["zoom"]]
     rows = []
     for embedding in ("rope_axial", "rope_mixed", *FAMILIES):
-        own = keep(panel[Arm(embedding), TRAINED["zoom"]], FILES["zoom"][1])
+        own = scores_of_file(panel[Arm(embedding), TRAINED["zoom"]], FILES["zoom"][1])
         each = [paired(panel[Arm(embedding, "pi"), size], own) for size in larger]
         below = sum(value < 0 for found in each for value in found.values())
         cells = [str(interval(list(found.values()))) for found in each]
@@ -222,29 +222,31 @@ def resize_table() -> list[str]:
     return table(["zoom: trained", "resized to 28", *(f"`pi` at {size}, over that" for size in larger), "below"], rows)
 
 
-#: Embedding, rule of the training, rules of the test: what is printed of the search.
+#: Rows of the table of the search: embedding, scaling in training, scaling methods in evaluation.
 SEARCHED = (
-    ("rope_mixed", "", ("", "log", "pi", "ntk", "ntk+log", "parts", "parts+log", RULE, "yarn")),
+    ("rope_mixed", "", ("", "log", "pi", "ntk", "ntk+log", "parts", "parts+log", SCALING, "yarn")),
     ("rope_mixed", "jitter(rescale=2)", ("", "ntk+log", "parts+log")),
     ("rope_spiral", "", ("", "log")),
 )
 
 
 def read_search(name: str) -> dict[tuple[str, str, str], dict[str, float]]:
-    """Read the search for rules: (embedding, rule of the training, rule of the test) -> scores by size; one seed."""
+    """Read the search: (embedding, scaling in training, scaling in evaluation) -> scores by size, of one seed."""
     with (RESULTS / f"rules_search_{name}.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {(row["embedding"], row["training"], row["rule"]): json.loads(row["scores"]) for row in rows}
 
 
 def search_table() -> list[str]:
-    """Print rules, a temperature alone, and training with jitter: one seed, held-out images."""
+    """Return the table of the search: scaling methods, and training with jitter; one seed, held-out images."""
     field, zoom = read_search("field"), read_search("zoom")
     rows = []
-    for embedding, training, rules in SEARCHED:
-        for rule in rules:
-            cells = [f"{score:.1f}" for found in (field, zoom) for score in found[embedding, training, rule].values()]
-            named = [f"`{embedding}`", *(f"`{name}`" if name else "-" for name in (training, rule))]
+    for embedding, training, methods in SEARCHED:
+        for scaling in methods:
+            cells = [
+                f"{score:.1f}" for found in (field, zoom) for score in found[embedding, training, scaling].values()
+            ]
+            named = [f"`{embedding}`", *(f"`{name}`" if name else "-" for name in (training, scaling))]
             rows.append([*named, *cells])
     sizes = [
         f"{name} {size}" for name, found in (("field", field), ("zoom", zoom)) for size in next(iter(found.values()))
@@ -253,23 +255,23 @@ def search_table() -> list[str]:
 
 
 def share_table() -> list[str]:
-    """Print the share of a rule's gain that `log` alone gives: RoPE-Mixed, `field`, one seed, held-out images."""
+    """Return the table of the fraction of a method's gain that `log` alone gives: RoPE-Mixed, `field`, one seed."""
     found = read_search("field")
-    none, log, rule = (found["rope_mixed", "", name] for name in ("", "log", RULE))
+    none, log, chosen = (found["rope_mixed", "", name] for name in ("", "log", SCALING))
     sizes = [size for size in none if int(size) > TRAINED["field"]]
-    gains = [[f"{curve[size] - none[size]:+.1f}" for size in sizes] for curve in (log, rule)]
-    shares = [f"{share(none[size], log[size], rule[size]):.0f} %" for size in sizes]
-    rows = [["`log`", *gains[0]], [f"`{RULE}`", *gains[1]], ["share of `log`", *shares]]
+    gains = [[f"{curve[size] - none[size]:+.1f}" for size in sizes] for curve in (log, chosen)]
+    shares = [f"{share(none[size], log[size], chosen[size]):.0f} %" for size in sizes]
+    rows = [["`log`", *gains[0]], [f"`{SCALING}`", *gains[1]], ["share of `log`", *shares]]
     return table(["field: over no scaling", *sizes], rows)
 
 
 def share(none: float, part: float, whole: float) -> float:
-    """Give the percentage of a gain that a part of it gives alone."""
+    """Return the gain of `part` over `none` in percent of that of `whole`."""
     return 100 * (part - none) / (whole - none)
 
 
 def retrofit_table() -> list[str]:
-    """Print what `add_rope` adds to the control of the same seed: mean and interval, three seeds."""
+    """Return the table of `add_rope` compared with the control of the same seed: mean and interval, three seeds."""
     found = rows_by(RESULTS / "retrofit.csv", "arm", "accuracy")
     sizes = sorted({size for _, size in found})
     rows = []
@@ -280,7 +282,7 @@ def retrofit_table() -> list[str]:
 
 
 def dense_table(task: str, metric: str) -> list[str]:
-    """Print differences of small detectors or segmenters by seed: mean and interval, three seeds."""
+    """Return the table of paired differences of small detectors or segmenters: mean and interval, three seeds."""
     found = rows_by(RESULTS / f"dense_positions_{task}.csv", "position", metric)
     sizes = sorted({size for _, size in found})
     rows = []
@@ -291,7 +293,7 @@ def dense_table(task: str, metric: str) -> list[str]:
 
 
 def rows_by(path: Path, arm: str, metric: str) -> dict[tuple[str, int], dict[Training, float]]:
-    """Read a table with one line for each arm, seed and size."""
+    """Read a CSV file with one row for each arm, seed and size."""
     found: dict[tuple[str, int], dict[Training, float]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -301,7 +303,7 @@ def rows_by(path: Path, arm: str, metric: str) -> dict[tuple[str, int], dict[Tra
 
 
 def tables() -> Iterator[tuple[str, list[str]]]:
-    """Name the page of each table, and lay it out."""
+    """Yield the page of each table, and its lines."""
     axial, mixed, ape = Arm("rope_axial"), Arm("rope_mixed"), Arm("ape")
     for name in FILES:
         yield "docs/study.md", score_table(name)
@@ -310,8 +312,8 @@ def tables() -> Iterator[tuple[str, list[str]]]:
     for name in FILES:
         yield "docs/scaling.md", beyond_table(name)
     yield "docs/scaling.md", resize_table()
-    best = Arm("rope_mixed", RULE)
-    spiral, polar = Arm("rope_spiral"), Arm("rope_polar", RULE)
+    best = Arm("rope_mixed", SCALING)
+    spiral, polar = Arm("rope_spiral"), Arm("rope_polar", SCALING)
     yield "docs/scaling.md", single_table("field", [(spiral, best), (polar, best), (polar, spiral)])
     yield "docs/scaling.md", search_table()
     yield "docs/scaling.md", share_table()
@@ -321,7 +323,7 @@ def tables() -> Iterator[tuple[str, list[str]]]:
 
 
 def draw(path: Path) -> None:
-    """Draw both runs: solid the first one, dashed the second one, bands from the lowest to the highest seed."""
+    """Draw both runs: the first solid, the second dashed, with bands from the minimum to the maximum of the seeds."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -346,7 +348,9 @@ def draw_panel(axes: Any, name: str) -> None:
     for embedding, label in NAMES.items():
         colour, marker = position_style(embedding)
         for file, line, run in zip(FILES[name], ("-", "--"), ("first run", "second run"), strict=True):
-            found = {size: keep(panel[Arm(embedding), size], file) for size in sizes_of(panel, Arm(embedding))}
+            found = {
+                size: scores_of_file(panel[Arm(embedding), size], file) for size in sizes_of(panel, Arm(embedding))
+            }
             curve = {size: list(scores.values()) for size, scores in found.items() if scores}
             if not curve:
                 continue
@@ -362,14 +366,14 @@ def draw_panel(axes: Any, name: str) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("test size (pixels)")
     axes.set_ylabel({"field": "mean IoU (%)", "zoom": "top-1 accuracy (%)"}[name])
-    more = {"field": "a larger image shows more of the scene", "zoom": "a larger image is the same picture, enlarged"}
+    more = {"field": "a larger image shows more of the scene", "zoom": "a larger image is the same image, upsampled"}
     axes.set_title(f"{name}: {more[name]}\n(mean of 3 seeds, band from the lowest to the highest)", fontsize=10)
 
 
 def main() -> None:
     """Print the tables, and draw the figure if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draw", action="store_true", help=f"draw {FIGURE.name} again")
+    parser.add_argument("--draw", action="store_true", help=f"redraw {FIGURE.name}")
     arguments = parser.parse_args()
     for page, lines in tables():
         print(f"{page}:\n", *lines, "", sep="\n")

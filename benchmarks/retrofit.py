@@ -1,14 +1,14 @@
-"""Does a pretrained ViT with absolute embedding gain from `ropevit.add_rope` and a short fine-tuning?
+"""Gain of `ropevit.add_rope` and a short fine-tuning over fine-tuning alone, for a ViT with absolute embedding.
 
     python benchmarks/retrofit.py                     # three seeds on the test images; about ten minutes of one core
-    python benchmarks/retrofit.py --quick             # seconds: shows that it runs, measures nothing
-    python benchmarks/retrofit.py --search            # the choice of kind and rate, on held-out training images
-    python benchmarks/retrofit.py --show              # the table again
+    python benchmarks/retrofit.py --quick             # seconds: a smoke test; its results mean nothing
+    python benchmarks/retrofit.py --search            # choose kind and learning rate, on held-out training images
+    python benchmarks/retrofit.py --show              # print the table of existing results
 
 A small `VisionTransformer` of timm is trained on the embedded images at 28 pixels (panel `zoom` of `ropevit study`).
-Then each arm goes on from those weights, with the same images in the same order for the same number of steps: without
-rotation (`ape`, the control), with `add_rope(kind="mixed")`, and with `kind="axial"`. All are measured at sizes below
-and above 28. What is done is not done again: each arm adds lines to results/retrofit.csv (retrofit_search.csv), from
+Then each arm is fine-tuned from those weights, with the same images in the same order for equally many steps: without
+rotation (`ape`, the control), with `add_rope(kind="mixed")`, and with `kind="axial"`. All are evaluated at sizes below
+and above 28. Finished arms are skipped: each adds rows to results/retrofit.csv (retrofit_search.csv), from
 which results/retrofit.png is drawn.
 """
 
@@ -34,7 +34,7 @@ from ropevit.study.train import learning_rate, rescale_init
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ["split", "seed", "arm", "rope_lr", "steps", "size", "accuracy"]
 
-#: Learning rate of frequencies and gates over that of the other weights; --search compares others.
+#: Learning rate of frequencies and gates, relative to that of the other weights; --search compares values.
 ROPE_LR = 10.0
 ARMS = [("before", 1.0), ("ape", 1.0), ("mixed", ROPE_LR), ("axial", ROPE_LR)]
 SEARCH = [("before", 1.0), ("ape", 1.0), *((kind, rate) for kind in ("mixed", "axial") for rate in (1.0, 10.0, 50.0))]
@@ -61,24 +61,24 @@ def main() -> None:
         if not options.show:
             first = 100 if options.search else 0
             for seed in range(first, first + (1 if options.quick else options.seeds)):
-                measure(path, seed, SEARCH if options.search else ARMS, options.quick, options.search)
+                run_seed(path, seed, SEARCH if options.search else ARMS, options.quick, options.search)
         show(path)
         if not options.search:
             draw(path, path.with_suffix(".png"))
 
 
 def settings_of(quick: bool) -> tuple[PanelSettings, PanelSettings]:
-    """Give the settings of the pretraining and of the fine-tuning."""
+    """Return the settings of pretraining and fine-tuning."""
     pretraining = replace(preset("fashion", "zoom", quick), test_sizes=(16, 20, 28, 40, 56), test_images=1000)
     if quick:
         pretraining = replace(pretraining, steps=4, test_images=50)
     return pretraining, replace(pretraining, steps=2 if quick else 150, lr=5e-4)
 
 
-def measure(path: Path, seed: int, arms: list[tuple[str, float]], quick: bool, search: bool) -> None:
-    """Measure the arms of a seed that are not in a file yet."""
+def run_seed(path: Path, seed: int, arms: list[tuple[str, float]], quick: bool, search: bool) -> None:
+    """Train and evaluate the arms of a seed that the file lacks."""
     train, test = ("search", "val") if search else ("train", "test")
-    missing = [(arm, rate) for arm, rate in arms if (str(seed), arm, str(rate)) not in done(path)]
+    missing = [(arm, rate) for arm, rate in arms if (str(seed), arm, str(rate)) not in finished_arms(path)]
     if not missing:
         return
     first, second = (ZoomPanel(part, load_fashion(train), load_fashion(test)) for part in settings_of(quick))
@@ -89,7 +89,7 @@ def measure(path: Path, seed: int, arms: list[tuple[str, float]], quick: bool, s
         if arm in ("mixed", "axial"):
             ropevit.add_rope(model, kind=arm)
         if arm != "before":
-            fit(model, second, seed + 1000, rate)
+            train_model(model, second, seed + 1000, rate)
         scores = evaluate(model, second)
         rows = [[test, seed, arm, rate, second.settings.steps, size, f"{score:.2f}"] for size, score in scores.items()]
         append(path, rows)
@@ -97,7 +97,7 @@ def measure(path: Path, seed: int, arms: list[tuple[str, float]], quick: bool, s
 
 
 def pretrain(panel: ZoomPanel, seed: int, cache: Path) -> nn.Module:
-    """Train a small ViT of timm with absolute embedding, or take it from an interrupted run."""
+    """Train a small ViT of timm with absolute embedding, or load it from an interrupted run."""
     torch.manual_seed(seed)
     settings = panel.settings
     model = VisionTransformer(
@@ -110,13 +110,13 @@ def pretrain(panel: ZoomPanel, seed: int, cache: Path) -> nn.Module:
     else:
         rescale_init(model.blocks)
         nn.init.normal_(model.pos_embed, std=settings.ape_std)
-        fit(model, panel, seed)
+        train_model(model, panel, seed)
         torch.save(model.state_dict(), cache)
     return model
 
 
-def groups(model: nn.Module, settings: PanelSettings, rope_lr: float) -> list[dict]:
-    """Sort the parameters: matrices are decayed; rotations are not, and learn at a rate of their own."""
+def parameter_groups(model: nn.Module, settings: PanelSettings, rope_lr: float) -> list[dict]:
+    """Return the parameter groups: only matrices are decayed; rotations have their own learning rate."""
     rope = rope_parameters(model)
     others = {name: parameter for name, parameter in model.named_parameters() if name not in rope}
     matrices = [parameter for parameter in others.values() if parameter.ndim > 1]
@@ -128,10 +128,10 @@ def groups(model: nn.Module, settings: PanelSettings, rope_lr: float) -> list[di
     ]
 
 
-def fit(model: nn.Module, panel: ZoomPanel, seed: int, rope_lr: float = 1.0) -> None:
-    """Train all of a model."""
+def train_model(model: nn.Module, panel: ZoomPanel, seed: int, rope_lr: float = 1.0) -> None:
+    """Train all parameters of a model."""
     settings = panel.settings
-    optimizer = torch.optim.AdamW(groups(model, settings, rope_lr), lr=settings.lr)
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings, rope_lr), lr=settings.lr)
     model.train()
     for step in range(settings.steps):
         for group in optimizer.param_groups:
@@ -144,13 +144,13 @@ def fit(model: nn.Module, panel: ZoomPanel, seed: int, rope_lr: float = 1.0) -> 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, panel: ZoomPanel) -> dict[int, float]:
-    """Measure top-1 accuracy at each size, in percent."""
+    """Return top-1 accuracy in percent at each size."""
     model.eval()
     return {size: panel.score(model, size, lambda: None) for size in panel.settings.test_sizes}
 
 
-def done(path: Path) -> set[tuple[str, str, str]]:
-    """Say which seeds, arms and rates a file has."""
+def finished_arms(path: Path) -> set[tuple[str, str, str]]:
+    """Return the seeds, arms and rates in a file."""
     return {(row["seed"], row["arm"], row["rope_lr"]) for row in read(path)}
 
 
@@ -178,7 +178,7 @@ def curves(path: Path) -> dict[tuple[str, str], dict[int, list[float]]]:
 
 
 def show(path: Path) -> None:
-    """Print means and standard deviations, and what each arm adds to the control of the same seed."""
+    """Print means and standard deviations, and the differences of each arm to the control of the same seed."""
     found = curves(path)
     if not found:
         return
@@ -195,7 +195,7 @@ def show(path: Path) -> None:
 
 
 def added(scores: list[float], control: list[float]) -> str:
-    """Write the mean of the differences, and the smallest and largest."""
+    """Format the mean, minimum and maximum of the differences."""
     each = [score - other for score, other in zip(scores, control, strict=False)]
     return f"{statistics.mean(each):+.1f} ({min(each):+.1f} to {max(each):+.1f})"
 
@@ -204,7 +204,7 @@ def spread(scores: list[float]) -> float:
     return statistics.stdev(scores) if len(scores) > 1 else 0.0
 
 
-def draw(path: Path, picture: Path) -> None:
+def draw(path: Path, target: Path) -> None:
     """Draw accuracy against test size, before and after."""
     from matplotlib.figure import Figure
 
@@ -220,7 +220,7 @@ def draw(path: Path, picture: Path) -> None:
     axes.axvline(28, color="#555555", linewidth=0.8, linestyle=":")
     axes.set(xlabel="test size (pixels); trained and fine-tuned at 28", ylabel="top-1 accuracy (%)")
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(picture, dpi=120)
+    figure.savefig(target, dpi=120)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Search for rules that help beyond the training size, on held-out training images, never on the test images.
+"""Search for RoPE scaling methods beyond the training size, on held-out training images, never on the test images.
 
-    python benchmarks/rules_search.py                 # train and measure whatever is not in the results yet
-    python benchmarks/rules_search.py --panels field  # one panel alone: two calls may run side by side
+    python benchmarks/rules_search.py                 # train and evaluate what the results lack
+    python benchmarks/rules_search.py --panels field  # one panel only: two calls may run in parallel
     python benchmarks/rules_search.py --show          # print the results as tables
 
-Trains the study's small ViT on 9,000 of the embedded training images and measures on 500 of the other 1,000, with seeds
-from 100 on and one thread. Every trained model is measured with many rules at 1 to 4 times the training size. Each line
-of `results/rules_search_PANEL.csv` names the embedding, the rule of the training and the rule of the test.
+Trains the study's small ViT on 9,000 of the embedded training images and evaluates on 500 of the other 1,000, with
+seeds from 100 and one thread. Every model is evaluated with many scaling methods at 1 to 4 times the training size.
+Each row of `results/rules_search_PANEL.csv` has the embedding, and the scaling (`rule`) in training and in evaluation.
 """
 
 import argparse
@@ -37,28 +37,28 @@ COLUMNS = ["panel", "embedding", "seed", "training", "rule", "scores", "where"]
 #: Training size, and 2, 3 and 4 times that.
 SIZES = {"field": (32, 64, 96, 128), "zoom": (28, 56, 84, 112)}
 
-RULES = (
+METHODS = (
     "", "pi", "ntk", "log", "ntk+log", "ntk+log(power=1.5)", "parts", "parts+log", "yarn", "ntk+entropy",
     "parts(slow=0.25,fast=1)", "parts(slow=0.25,fast=1)+log", "parts(slow=0.5,fast=1)+log",
 )  # fmt: skip
-#: Rules of the test for the other models.
+#: Methods for the evaluation of the other models.
 FEW = ("", "pi", "ntk+log", "parts+log", "parts(slow=0.25,fast=1)+log")
 
-#: embeddings, seeds, rules of the training, rules of the test.
+#: Embeddings, seeds, scaling in training, scaling methods in evaluation.
 GRIDS = [
-    (("rope_mixed",), (100,), ("",), RULES),
+    (("rope_mixed",), (100,), ("",), METHODS),
     (("rope_mixed",), (100,), ("jitter(rescale=2)",), FEW),
     (("rope_spiral",), (100,), ("",), ("", "log", "ntk+log", "parts+log")),
 ]
 
 
 def settings_of(panel: str) -> PanelSettings:
-    """Take the study's settings, with sizes up to four times the training size, and fewer images to measure on."""
+    """Return the study's settings, with sizes up to four times the training size, and fewer test images."""
     return replace(FASHION[panel], test_sizes=SIZES[panel], test_images=500, test_canvases=150)
 
 
-class Unmeasured:
-    """A panel whose models are not measured at the end of the training: `measure` does so, rule by rule."""
+class WithoutEvaluation:
+    """A panel that skips the evaluation after training: `evaluate` follows, for each scaling method."""
 
     def __init__(self, panel: ZoomPanel | FieldPanel):
         self.panel = panel
@@ -67,23 +67,23 @@ class Unmeasured:
         return getattr(self.panel, name)
 
     def score(self, *_: Any) -> float:
-        """Measure nothing."""
+        """Return 0 instead of a score."""
         return 0.0
 
 
-def trained(run: Run, panel: ZoomPanel | FieldPanel) -> ViT:
-    """Train a model, or read the one that was trained before."""
+def load_or_train(run: Run, panel: ZoomPanel | FieldPanel) -> ViT:
+    """Train a model, or load it if it was trained before."""
     folder = MODELS / run.name
     if not (folder / "model.safetensors").exists():
         how = {"device": torch.device("cpu"), "dtype": resolve_precision("auto", torch.device("cpu"))}
         how |= {"report": lambda _: None, "should_stop": lambda: False}
-        train(RunJob(run=run, panel=Unmeasured(panel), folder=folder, **how))
+        train(RunJob(run=run, panel=WithoutEvaluation(panel), folder=folder, **how))
     model, _ = load_model(str(folder / "model.safetensors"))
     return model.eval()
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Read the lines that are there."""
+    """Read the existing rows."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -91,7 +91,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def add(path: Path, line: dict[str, Any]) -> None:
-    """Add a line to the results."""
+    """Append a row to the results."""
     first = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -101,37 +101,37 @@ def add(path: Path, line: dict[str, Any]) -> None:
 
 
 def search(name: str) -> None:
-    """Measure what is missing of a panel."""
+    """Train and evaluate what the results of a panel lack."""
     path = RESULTS / f"rules_search_{name}.csv"
     panel = PANEL_CLASSES[name](settings_of(name), load_fashion("search"), load_fashion("val"))
     facts = environment(torch.device("cpu"), torch.float32, workers=1, threads=1)
     where = "; ".join(f"{key} {facts[key]}" for key in ("torch", "device", "threads"))
-    for embeddings, seeds, trainings, rules in GRIDS:
+    for embeddings, seeds, trainings, methods in GRIDS:
         for embedding in embeddings:
             for seed in seeds:
                 for training in trainings:
                     run = Run(panel=name, embedding=embedding, seed=seed, train_scaling=training or None)
-                    measure(path, run, panel, rules, where)
+                    evaluate(path, run, panel, methods, where)
 
 
-def measure(path: Path, run: Run, panel: ZoomPanel | FieldPanel, rules: tuple[str, ...], where: str) -> None:
-    """Measure one model with the rules that are missing."""
+def evaluate(path: Path, run: Run, panel: ZoomPanel | FieldPanel, methods: tuple[str, ...], where: str) -> None:
+    """Evaluate a model with the scaling methods that the results lack."""
     key = {"panel": run.panel, "embedding": run.embedding, "seed": str(run.seed), "training": run.train_scaling or ""}
     done = [line for line in read(path) if key.items() <= line.items()]
-    missing = [rule for rule in rules if rule not in [line["rule"] for line in done]]
+    missing = [scaling for scaling in methods if scaling not in [line["rule"] for line in done]]
     if not missing:
         return
-    model = trained(run, panel)
-    for rule in missing:
-        set_scaling(model, rule or None)
+    model = load_or_train(run, panel)
+    for scaling in missing:
+        set_scaling(model, scaling or None)
         with torch.no_grad():
             scores = {size: round(panel.score(model, size, lambda: None), 3) for size in panel.settings.test_sizes}
-        add(path, key | {"rule": rule, "scores": json.dumps(scores), "where": where})
-        print(*key.values(), rule or "plain", scores, flush=True)
+        add(path, key | {"rule": scaling, "scores": json.dumps(scores), "where": where})
+        print(*key.values(), scaling or "none", scores, flush=True)
 
 
 def show(name: str) -> Iterator[str]:
-    """Lay the results out as a table: means over the seeds, with the standard deviation of several."""
+    """Yield the lines of a table: means over the seeds, with standard deviations."""
     lines = read(RESULTS / f"rules_search_{name}.csv")
     sizes = [str(size) for size in SIZES[name]]
     yield f"| {name}: embedding | trained with | measured with | seeds | {' | '.join(sizes)} |"
@@ -141,12 +141,12 @@ def show(name: str) -> Iterator[str]:
         key = line["embedding"], line["training"] or "-", line["rule"] or "-"
         groups.setdefault(key, []).append(json.loads(line["scores"]))
     for key, found in groups.items():
-        cells = [spread([scores[size] for scores in found]) for size in sizes]
+        cells = [format_mean([scores[size] for scores in found]) for size in sizes]
         yield f"| {' | '.join(key)} | {len(found)} | {' | '.join(cells)} |"
 
 
-def spread(values: list[float]) -> str:
-    """Write a mean, with the standard deviation of several values."""
+def format_mean(values: list[float]) -> str:
+    """Format a mean, with the standard deviation if there are several values."""
     mean = f"{statistics.mean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 

@@ -1,4 +1,4 @@
-"""A training of seconds on a part of the embedded images, and processes that are forked to run it.
+"""A training of a few seconds on a subset of the embedded images, and helpers to run it in forked processes.
 
 What forks must not have computed anything with PyTorch before: its threads would be missing in the fork.
 """
@@ -25,7 +25,7 @@ for module in ("accelerate", "timm.data", "timm.loss", "timm.optim", "timm.sched
 
 
 def small(out: Path, epochs: int = 4, **run: Any) -> TrainConfig:
-    """Give a training of 20 steps an epoch with all that DeiT III does: LAMB, mixing, repeated augmentation."""
+    """Return the config of a training of 20 steps per epoch with LAMB, mixup and repeated augmentation, as DeiT III."""
     config = find_recipe("fashion")
     changes = {"workers": 0, "log_every": 1, "save_every": 2, "resume": True, "device": "cpu", "out": out, **run}
     return replace(
@@ -40,12 +40,12 @@ def small(out: Path, epochs: int = 4, **run: Any) -> TrainConfig:
 
 
 def part(images: LabelledImages, count: int) -> MemorySource:
-    """Take the first images of a set."""
+    """Return the first images of a set."""
     return MemorySource(replace(images, images=images.images[:count], labels=images.labels[:count]))
 
 
 def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
-    """Train on 660 of the embedded images, and measure on 100."""
+    """Train on 660 of the embedded images, and evaluate on 100."""
     import torch
 
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
 
 
 def fork(work: Callable[[], object], **environment: str) -> int:
-    """Do something in a process of its own, and return its number."""
+    """Run a function in a forked process, and return its process id."""
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -70,5 +70,5 @@ def fork(work: Callable[[], object], **environment: str) -> int:
 
 
 def finished(child: int) -> bool:
-    """Wait for a process, and tell whether it ended well."""
+    """Wait for a process, and return whether it exited with code 0."""
     return os.waitpid(child, 0)[1] == 0

@@ -1,10 +1,10 @@
 """Search settings for `ropevit study` on held-out training images, never on the test images.
 
-    python benchmarks/study_search.py             # train whatever of the grids below is not in the results yet
-    python benchmarks/study_search.py --show      # print the results as tables; docs/study.md has them
+    python benchmarks/study_search.py             # train what the results lack of the grids below
+    python benchmarks/study_search.py --show      # print the tables of docs/study.md
 
-Trains on 9,000 of the embedded training images and measures on the other 1,000, with seeds from 100 on and one thread.
-Each run adds a line to `results/study_search.csv`, which names what it changes from where the search began.
+Trains on 9,000 of the embedded training images and evaluates on the other 1,000, with seeds from 100 and one thread.
+Each run adds a row to `results/study_search.csv`, with its changes from the initial settings.
 """
 
 import argparse
@@ -48,7 +48,7 @@ CANVASES |= {
 }
 
 COMMON = {"patch_size": 4, "width": 64, "depth": 4, "heads": 2, "lr": 2e-3, "ape_std": 0.3, "start": "deit"}
-#: Where the search began; every line of the results names what it changes.
+#: Initial settings of the search; every row of the results has its changes from these.
 BASE = {
     "zoom": PanelSettings(
         train_size=28, test_sizes=(16, 20, 28, 32, 40, 48, 56), steps=500, batch_size=128, crop=AREAS["log .08-1"],
@@ -62,7 +62,7 @@ BASE = {
 
 
 def grid(panel: str, embeddings: tuple[str, ...], seeds: tuple[int, ...], **axes: tuple) -> Iterator[dict[str, Any]]:
-    """Name every combination of some settings."""
+    """Yield every combination of some settings."""
     for values in itertools.product(*axes.values()):
         for embedding, seed in itertools.product(embeddings, seeds):
             named = dict(zip(axes, values, strict=True))
@@ -79,7 +79,7 @@ FIELD = LOOK | {"batch_size": (16,), "steps": (1500,)}
 SHORT = FIELD | {"steps": (1200,)}
 
 GRIDS = [
-    # First looks, to find settings in which anything is learned within the time there is.
+    # First runs, to find settings with which models learn within the time budget.
     *grid("zoom", EMBEDDINGS, SEED),
     *grid("zoom", APE, SEED, crop=("uniform .08-1",)),
     *grid("zoom", PAIR, SEED, **FAN),
@@ -90,7 +90,7 @@ GRIDS = [
     *grid("field", MIXED, SEED, **LOOK, lr=(2e-3, 4e-3)),
     *grid("field", MIXED, SEED, **LOOK, batch_size=(32,), steps=(800,), lr=(2e-3, 4e-3)),
     *grid("field", MIXED, SEED, **FAN, canvas=("plain 24",), batch_size=(32,), steps=(800,)),
-    # Learning rates for all, and the start of the absolute embedding.
+    # Learning rates for all, and the initialisation of the absolute embedding.
     *grid("zoom", EMBEDDINGS, SEED, **FAN, lr=(1e-3, 2e-3, 4e-3)),
     *grid("zoom", APE, SEED, **FAN, ape_std=(0.02, 0.1, 0.3, 1.0)),
     *grid("field", EMBEDDINGS, SEED, **FIELD, lr=(1e-3, 2e-3, 4e-3)),
@@ -100,7 +100,7 @@ GRIDS = [
     *grid("zoom", APE, SEEDS, **FAN, ape_std=(0.3, 1.0)),  # too close to choose by one seed
     *grid("field", ROTATIONS, SEEDS, **FIELD),
     *grid("field", APE, SEEDS, **FIELD, ape_std=(0.02,)),
-    # Shorter, to save time: it costs too much.
+    # Shorter, to save time: the scores drop too much.
     *grid("zoom", ROTATIONS, TWO, **FAN, batch_size=(64,), steps=(650,)),
     *grid("field", ROTATIONS, TWO, **SHORT),
     *grid("field", APE, TWO, **SHORT, ape_std=(0.02,)),
@@ -114,7 +114,7 @@ def settings_of(panel: str, changes: dict[str, Any]) -> PanelSettings:
 
 
 def run_one(row: dict[str, Any], images: tuple[LabelledImages, LabelledImages]) -> dict[str, str]:
-    """Train and measure one row of the grids and give its line of the results."""
+    """Train and evaluate one row of the grids, and return its row of the results."""
     device = torch.device("cpu")
     dtype = resolve_precision("auto", device)
     run = Run(panel=row["panel"], embedding=row["embedding"], seed=row["seed"])
@@ -129,7 +129,7 @@ def run_one(row: dict[str, Any], images: tuple[LabelledImages, LabelledImages]) 
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Read the lines that are there."""
+    """Read the existing rows."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -137,7 +137,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def search(path: Path, panels: list[str]) -> None:
-    """Run what is missing, adding each line as soon as it is known."""
+    """Run what the results lack, and append each row when it is finished."""
     torch.set_num_threads(1)
     images = load_fashion("search"), load_fashion("val")
     for row in (row for row in GRIDS if row["panel"] in panels):
@@ -152,14 +152,14 @@ def search(path: Path, panels: list[str]) -> None:
             writer.writerow(run_one(row, images))
 
 
-def rule(panel: str, scores: dict[str, float]) -> float:
-    """Sum a curve up by what settings are chosen by: the mean from the training size to twice that."""
+def criterion(panel: str, scores: dict[str, float]) -> float:
+    """Return the criterion of the search: the mean score from the training size to twice that."""
     size = BASE[panel].train_size
     return statistics.mean(score for side, score in scores.items() if size <= int(side) <= 2 * size)
 
 
 def show(path: Path) -> Iterator[str]:
-    """Lay the results out as one table a panel: mean, and standard deviation where there are several seeds."""
+    """Yield the lines of a table per panel: means, with standard deviations where there are several seeds."""
     lines = read(path)
     for panel in BASE:
         sizes = [str(size) for size in BASE[panel].test_sizes]
@@ -170,15 +170,15 @@ def show(path: Path) -> Iterator[str]:
             if line["panel"] == panel:
                 groups.setdefault((line["changes"], line["embedding"]), []).append(json.loads(line["scores"]))
         for (changes, embedding), runs in sorted(groups.items()):
-            cells = [spread([run[size] for run in runs]) for size in sizes]
-            cells.append(spread([rule(panel, run) for run in runs]))
+            cells = [format_mean([run[size] for run in runs]) for size in sizes]
+            cells.append(format_mean([criterion(panel, run) for run in runs]))
             named = ", ".join(f"{name} {value}" for name, value in json.loads(changes).items()) or "none"
             yield f"| {named} | {embedding} | {len(runs)} | {' | '.join(cells)} |"
         yield ""
 
 
-def spread(values: list[float]) -> str:
-    """Write a mean, with the standard deviation of several values."""
+def format_mean(values: list[float]) -> str:
+    """Format a mean, with the standard deviation if there are several values."""
     mean = f"{statistics.mean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 

@@ -1,12 +1,12 @@
-"""Must a model see a large image whole? The models of a study's `field`, whole and in windows of the training size.
+"""Evaluation of large images as a whole or in windows of the training size, with the models of a study's `field` panel.
 
     ropevit study --panels field --embeddings rope_axial rope_mixed --test-sizes 32 64 96 128 --seeds 3 --out runs/tiles
-    python benchmarks/tiles.py --study runs/tiles    # measure what is missing
+    python benchmarks/tiles.py --study runs/tiles    # evaluate what the results lack
     python benchmarks/tiles.py --show                # print the tables of docs/scaling.md
 
-Every model is measured on the study's own test canvases: whole, without a rule and with rules for larger grids; in
-tiles side by side; and in windows half the training size apart, whose probabilities are averaged where they overlap. A
-window shows the model nothing of what lies outside it. Each line of `results/tiles.csv` is a model, a way and a size.
+Every model is evaluated on the study's test canvases: whole, without and with RoPE scaling; in adjacent tiles; and in
+windows half the training size apart, whose probabilities are averaged where they overlap. The model sees nothing
+outside a window. Each row of `results/tiles.csv` is a model, a way of evaluation and a size.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from pooled import RULE, Arm, Scores, Training, interval, paired, read_panel, share, table
+from pooled import SCALING, Arm, Scores, Training, interval, paired, read_panel, share, table
 from torch import Tensor
 
 from ropevit.data.fashion import load_fashion
@@ -34,20 +34,20 @@ from ropevit.weights import load_model
 RESULTS = Path(__file__).parent / "results/tiles.csv"
 COLUMNS = ["embedding", "seed", "way", "size", "mIoU", "where"]
 SIZES = (32, 64, 96, 128)
-RULES = ("log", "parts(slow=0.5,fast=1)+log")
-#: Way -> windows in a training size.
+METHODS = ("log", "parts(slow=0.5,fast=1)+log")
+#: Way of evaluation -> windows per training size, along each axis.
 WINDOWS = {"tiles": 1, "overlapping windows": 2}
 
 
 class WindowedPanel(FieldPanel):
-    """`field`, but labelled window by window."""
+    """The `field` panel, evaluated window by window."""
 
     def __init__(self, *arguments: Any, parts: int):
         super().__init__(*arguments)
         self.step = self.settings.train_size // parts
 
     def logits(self, model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
-        """Add up the probabilities that windows of the training size give each pixel."""
+        """Sum the probabilities of all windows of the training size at each pixel."""
         side = self.settings.train_size
         total: Any = 0
         for top in starts(images.shape[2], side, self.step):
@@ -60,18 +60,18 @@ class WindowedPanel(FieldPanel):
 
 
 def starts(length: int, side: int, step: int) -> list[int]:
-    """Place windows `step` apart from 0 on, the last one flush with the end.
+    """Return the starts of windows, `step` apart from 0; the last one ends with the image.
 
     Raises:
         ValueError: If there is no room for one.
     """
     if length < side:
-        raise ValueError(f"got an image of {length} pixels; windows of {side} take none smaller than themselves")
+        raise ValueError(f"got an image of {length} pixels; expected at least the window, {side} pixels")
     return sorted({*range(0, length - side, step), length - side})
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Read the lines that are there."""
+    """Read the existing rows."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -79,7 +79,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def add(path: Path, line: dict[str, Any]) -> None:
-    """Add a line to the results."""
+    """Append a row to the results."""
     first = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -89,7 +89,7 @@ def add(path: Path, line: dict[str, Any]) -> None:
 
 
 def models(study: Path) -> Iterator[tuple[str, int, ViT]]:
-    """Read the models of `field` that a study of the embedded images has trained.
+    """Load the `field` models of a study of the embedded images.
 
     Raises:
         ValueError: If it has none, or trained them with other settings.
@@ -101,13 +101,13 @@ def models(study: Path) -> Iterator[tuple[str, int, ViT]]:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         expected = {**FASHION["field"].to_dict(), "test_sizes": result["settings"]["test_sizes"]}
         if result["settings"] != expected:
-            raise ValueError(f"{folder} was trained with settings of its own; expected those of `ropevit study`")
+            raise ValueError(f"{folder} was trained with other settings; expected the defaults of `ropevit study`")
         model, _ = load_model(str(folder / "model.safetensors"))
         yield result["embedding"], result["seed"], model.eval()
 
 
-def measure(study: Path, path: Path) -> None:
-    """Measure what is missing."""
+def evaluate(study: Path, path: Path) -> None:
+    """Evaluate what the results lack."""
     facts = environment(torch.device("cpu"), torch.float32, workers=1, threads=torch.get_num_threads())
     where = "; ".join(f"{name} {facts[name]}" for name in ("torch", "device", "threads"))
     inputs = replace(FASHION["field"], test_sizes=SIZES), load_fashion("train"), load_fashion("test")
@@ -115,11 +115,11 @@ def measure(study: Path, path: Path) -> None:
     for embedding, seed, model in models(study):
         ways: dict[str, tuple[FieldPanel, str | None]] = {"whole": (whole, None)}
         if model.config.rope:
-            ways |= {f"whole, {rule}": (whole, rule) for rule in RULES}
+            ways |= {f"whole, {method}": (whole, method) for method in METHODS}
         ways |= {way: (WindowedPanel(*inputs, parts=parts), None) for way, parts in WINDOWS.items()}
-        for way, (panel, rule) in ways.items():
+        for way, (panel, scaling) in ways.items():
             if model.config.rope:
-                set_scaling(model, rule)
+                set_scaling(model, scaling)
             for size in SIZES:
                 key = {"embedding": embedding, "seed": str(seed), "way": way, "size": str(size)}
                 if any(key.items() <= line.items() for line in read(path)):
@@ -131,7 +131,7 @@ def measure(study: Path, path: Path) -> None:
 
 
 def read_scores(path: Path) -> dict[tuple[str, str, int], dict[Training, float]]:
-    """Gather scores by embedding, way and size, one for each seed."""
+    """Read scores by embedding, way and size, one per seed."""
     found: dict[tuple[str, str, int], dict[Training, float]] = {}
     for line in read(path):
         at = found.setdefault((line["embedding"], line["way"], int(line["size"])), {})
@@ -140,12 +140,12 @@ def read_scores(path: Path) -> dict[tuple[str, str, int], dict[Training, float]]
 
 
 def score_table(path: Path) -> list[str]:
-    """Print the mean, and the lowest and highest seed, of every embedding and way."""
+    """Return the table of every embedding and way: mean, minimum and maximum of the seeds."""
     found = read_scores(path)
     rows = []
     for embedding, way in dict.fromkeys((embedding, way) for embedding, way, _ in found):
         cells = [spread(list(found.get((embedding, way, size), {}).values())) for size in SIZES]
-        rows.append([f"`{embedding}`", named(way), *cells])
+        rows.append([f"`{embedding}`", format_way(way), *cells])
     return table(["field: trained", "measured", *map(str, SIZES)], rows)
 
 
@@ -156,20 +156,20 @@ def spread(values: list[float]) -> str:
     return f"{mean} ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else mean
 
 
-def named(way: str) -> str:
-    """Write the rule of a way as code."""
-    what, _, rule = way.partition(", ")
-    return f"{what}, `{rule}`" if rule else what
+def format_way(way: str) -> str:
+    """Format a way of evaluation, with its scaling as code."""
+    base, _, scaling = way.partition(", ")
+    return f"{base}, `{scaling}`" if scaling else base
 
 
 def difference_table(path: Path) -> list[str]:
-    """Print what overlapping windows add to the same models seeing all: mean and interval."""
+    """Return the table of overlapping windows compared with whole images, of the same models: mean and interval."""
     found = read_scores(path)
     rows = []
     for embedding, way in dict.fromkeys((embedding, way) for embedding, way, _ in found):
         if way not in WINDOWS:
             cells = [difference(found, embedding, way, size) for size in SIZES[1:]]
-            rows.append([f"`{embedding}`: overlapping windows over {named(way)}", *cells])
+            rows.append([f"`{embedding}`: overlapping windows over {format_way(way)}", *cells])
     return table(["field: difference", *map(str, SIZES[1:])], rows)
 
 
@@ -180,10 +180,10 @@ def difference(found: dict[tuple[str, str, int], dict[Training, float]], embeddi
 
 
 def window_table(path: Path) -> list[str]:
-    """Print overlapping windows over the same models at the training size, and over what else goes far; by seed."""
+    """Return the table of overlapping windows compared with the training size and with other rope types, by seed."""
     found, panel = read_scores(path), read_panel("field")
     windows = {(embedding, size): scores for (embedding, way, size), scores in found.items() if way == list(WINDOWS)[1]}
-    spiral, polar = Arm("rope_spiral"), Arm("rope_polar", RULE)
+    spiral, polar = Arm("rope_spiral"), Arm("rope_polar", SCALING)
     rows = []
     for embedding in dict.fromkeys(embedding for embedding, _ in windows):
         here = [windows[embedding, size] for size in SIZES[1:]]
@@ -198,7 +198,7 @@ def window_table(path: Path) -> list[str]:
 
 
 def over(scores: list[Scores], others: list[Scores]) -> list[str]:
-    """Write mean and interval of the differences of each pair of cells, seed by seed; one other one stands for all."""
+    """Format the intervals of paired differences of cells, by seed; a single other cell is used for all."""
     cells = []
     for these, those in zip(scores, others * (len(scores) // len(others)), strict=True):
         known = {key.seed: score for key, score in those.items()}
@@ -207,9 +207,9 @@ def over(scores: list[Scores], others: list[Scores]) -> list[str]:
 
 
 def share_table(path: Path) -> list[str]:
-    """Print the share of a rule's gain that `log` alone gives: of the means, and the lowest and highest seed."""
+    """Return the table of the fraction of a method's gain that `log` alone gives: of the means, and range of seeds."""
     found = read_scores(path)
-    ways = "whole", f"whole, {RULES[0]}", f"whole, {RULES[1]}"
+    ways = "whole", f"whole, {METHODS[0]}", f"whole, {METHODS[1]}"
     rows = []
     for embedding in dict.fromkeys(embedding for embedding, _, _ in found):
         shares = []
@@ -218,12 +218,12 @@ def share_table(path: Path) -> list[str]:
             seeds = [share(*seed) for seed in each]
             whole = share(*(statistics.mean(scores) for scores in zip(*each, strict=True)))
             shares.append(f"{whole:.0f} % ({min(seeds):.0f} to {max(seeds):.0f})")
-        rows.append([f"`{embedding}`: share of `{RULES[0]}` in the gain of `{RULES[1]}`", *shares])
+        rows.append([f"`{embedding}`: share of `{METHODS[0]}` in the gain of `{METHODS[1]}`", *shares])
     return table(["field", *map(str, SIZES[1:])], rows)
 
 
 def tables(path: Path = RESULTS) -> Iterator[tuple[str, list[str]]]:
-    """Name the page of each table, and lay it out."""
+    """Yield the page of each table, and its lines."""
     yield "docs/scaling.md", score_table(path)
     yield "docs/scaling.md", difference_table(path)
     yield "docs/scaling.md", window_table(path)
@@ -231,14 +231,14 @@ def tables(path: Path = RESULTS) -> Iterator[tuple[str, list[str]]]:
 
 
 def main() -> None:
-    """Measure, or show what was."""
+    """Evaluate unless --show is given, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, default=Path("runs/tiles"), help="directory of the study")
     parser.add_argument("--show", action="store_true", help="print the results as tables")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if not arguments.show:
-        measure(arguments.study, RESULTS)
+        evaluate(arguments.study, RESULTS)
     for page, lines in tables():
         print(f"{page}:\n", *lines, "", sep="\n")
 

@@ -1,4 +1,4 @@
-"""Export a model as ONNX with free batch, height and width, and run it by onnxruntime at two sizes.
+"""Export a model as ONNX with dynamic batch, height and width, and run it with onnxruntime at two sizes.
 
 Needs onnx: pip install ".[export]" in a clone of ropevit. On the command line:
 ropevit export model.onnx --checkpoint model.safetensors
@@ -19,7 +19,7 @@ print(
     f"{report.path}: {report.size / 1e3:.0f} kB, opset {report.opset}, {dict(report.inputs)} -> {dict(report.outputs)}"
 )
 
-# What a program in any language does with the file: read how to prepare images, then run it.
+# A program in any language reads the normalisation from the file, then runs it.
 session = onnxruntime.InferenceSession(report.path, providers=["CPUExecutionProvider"])
 facts = session.get_modelmeta().custom_metadata_map
 mean, std = (torch.tensor(json.loads(facts[key])).view(3, 1, 1) for key in ("mean", "std"))
@@ -30,6 +30,6 @@ for height, width in ((128, 192), (160, 96)):
     images = (pixels - mean) / std
     (logits,) = session.run(None, {"images": images.numpy()})
     with torch.no_grad():
-        apart = (torch.from_numpy(logits) - model(images)).abs().max()
-    named = ", ".join(classes[index] for index in logits.argmax(1))
-    print(f"{height} x {width}: {named}; largest difference from PyTorch {apart:.1e}")
+        difference = (torch.from_numpy(logits) - model(images)).abs().max()
+    predicted = ", ".join(classes[index] for index in logits.argmax(1))
+    print(f"{height} x {width}: {predicted}; largest difference from PyTorch {difference:.1e}")

@@ -1,4 +1,4 @@
-"""Rotate queries and keys inside an attention of your own: one class token, patches of an image of any shape."""
+"""Use RoPE in your own attention layer: one class token, and the patches of an image of any size."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from ropevit.rope import MixedRope, grid_positions
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose scores depend on where patches stand relative to each other."""
+    """Multi-head attention whose scores depend on the relative positions of patches."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -18,7 +18,7 @@ class Attention(nn.Module):
         self.rope = MixedRope(channels=width // heads, heads=heads)  # learned; AxialRope(channels) is fixed
 
     def forward(self, x: torch.Tensor, h: int, w: int) -> torch.Tensor:
-        """Mix tokens (B, 1 + h * w, width), the class token first."""
+        """Attend over tokens (B, 1 + h * w, width), class token first."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.rope(q, k, grid_positions(h, w, device=x.device), num_prefix=1)
         x = F.scaled_dot_product_attention(q, k, v)

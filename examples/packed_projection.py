@@ -1,4 +1,4 @@
-"""Rotate a packed projection in place, in an attention of your own: no copy forward, gradients packed backward."""
+"""Rotate a packed qkv projection in place, in your own attention layer: no copies in forward or backward pass."""
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ heads, channels, h, w = 6, 64, 10, 14
 linear = nn.Linear(heads * channels, 3 * heads * channels)
 frequencies = nn.Parameter(mixed_frequencies(channels, heads))  # (2, heads, channels / 2), learned
 
-tokens = torch.randn(2, 1 + h * w, heads * channels)  # one class token in front, which is not turned
+tokens = torch.randn(2, 1 + h * w, heads * channels)  # one class token in front, which is not rotated
 packed = linear(tokens).unflatten(-1, (3, heads, channels))
 q, k, v = rotate_qkv(packed, grid_positions(h, w), frequencies, num_prefix=1, inplace=True)
 F.scaled_dot_product_attention(q, k, v).square().mean().backward()

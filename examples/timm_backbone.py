@@ -15,7 +15,7 @@ print(
     f"{len(timm.list_models('ropevit_*'))} models, {len(timm.list_models('ropevit_*', pretrained=True))} with weights"
 )
 
-# A backbone for dense tasks: maps of strides 4, 8, 16 and 32, here of an image of 160 x 288 pixels.
+# A backbone for dense tasks: feature maps with strides 4, 8, 16 and 32, for an image of 160 x 288 pixels.
 backbone = timm.create_model("ropevit_swin_rope_mixed_tiny_patch4_window7_224", features_only=True)
 for module, stride, maps in zip(
     backbone.feature_info.module_name(),
@@ -30,7 +30,7 @@ model = timm.create_model("ropevit_rope_mixed_deit_tiny_patch16_LS", num_classes
 transform = create_transform(**resolve_data_config({}, model=model))
 print(f"logits: {tuple(model(transform(Image.new('RGB', (640, 480)))[None]).shape)}")
 
-# Learned frequencies learn at the rate of their block, and are not decayed.
+# Learned frequencies have the learning rate of their block, and no weight decay.
 optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75)
 for block in (0, 11):
     frequencies = model.blocks[block].attn.rope.freqs

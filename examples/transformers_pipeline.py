@@ -1,7 +1,7 @@
-"""Save a model as a folder of transformers, then let its Auto classes and a pipeline use it, without a network.
+"""Save a model in the format of transformers, then load it with Auto classes and a pipeline, without a network.
 
-The model is small and untrained, so its guesses mean nothing; a trained one comes from `ropevit.load_model(file)`, one
-with published weights from `from_published("rope_mixed_deit_small_patch16_LS")`.
+The model is small and untrained, so its predictions are meaningless; `ropevit.load_model(file)` loads a trained one,
+and published weights come from `from_published("rope_mixed_deit_small_patch16_LS")`.
 """
 
 import tempfile

@@ -1,4 +1,4 @@
-"""A video model from an image model: the same logits on a frame that stands still, then clips and a CT volume."""
+"""A video model from an image model: equal logits on a still clip, then other clips and a CT volume."""
 
 import torch
 
@@ -12,17 +12,17 @@ video_model = inflate(image_model, frames=16, tubelet=2, time_speed=0.1)  # or c
 images = torch.randn(2, 3, 64, 96)
 still = images.unsqueeze(2).expand(-1, -1, 2, -1, -1)  # (B, 3, T, H, W)
 with torch.no_grad():
-    print(
-        f"a frame that stands still: {(video_model(still) - image_model(images)).abs().max():.1e} from the image model"
-    )
-    clip = torch.randn(1, 3, 8, 64, 96)  # any number of frames that tubelets tile, any size that patches tile
+    print(f"a still clip: {(video_model(still) - image_model(images)).abs().max():.1e} difference from the image model")
+    clip = torch.randn(
+        1, 3, 8, 64, 96
+    )  # any number of frames that the tubelet divides, any size that the patch divides
     backwards = video_model(clip) - video_model(clip.flip(2))
-    print(f"a clip run backwards: {backwards.abs().max():.1e} apart")
+    print(f"a reversed clip: {backwards.abs().max():.1e} difference")
     maps = video_model.forward_intermediates(clip, indices=[-1])
     print(f"feature maps {tuple(maps[0].shape)}: (B, C, t, h, w)")
 
-    # RoPE-Axial shares its 32 pairs of channels out among x, y and t; a CT has one channel and slices 4 times as far
-    # apart as its patches are wide: positions are in patches, so those along t are stretched.
+    # RoPE-Axial divides its 32 pairs among x, y and t. A CT has one channel, and here its slices are 4 patch widths
+    # apart: positions are in patches, so those along t are scaled.
     volumes = ropevit.create_model(
         "rope_axial_deit_tiny_patch16_LS", frames=24, tubelet=1, pairs=(10, 10, 12), in_channels=1, **small
     )

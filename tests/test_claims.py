@@ -1,4 +1,4 @@
-"""What README and docs conclude from committed results: statistics by hand, and every figure as a command prints it."""
+"""Claims of README and docs: statistics checked by hand, and every number as a command prints it."""
 
 import csv
 import json
@@ -41,8 +41,8 @@ def test_the_quantiles_leave_a_fortieth_above(degrees, quantile):
 
 
 @pytest.mark.parametrize("count", [0, 1, 12])
-def test_an_interval_of_too_few_or_too_many_values_is_refused(count):
-    with pytest.raises(ValueError, match=f"got {count} values; an interval takes from 2 to 11"):
+def test_an_interval_of_too_few_or_too_many_values_raises(count):
+    with pytest.raises(ValueError, match=f"got {count} values; expected 2 to 11 for an interval"):
         interval([1.0] * count)
 
 
@@ -58,7 +58,7 @@ def test_differences_are_of_one_file_and_one_seed_and_counted_both_ways():
     assert pair_row(found, ["a", "b"]) == ["+1.0 +4.0", "+2.0", "3 of 3", *said]
 
 
-def test_trainings_of_different_settings_are_not_pooled(tmp_path):
+def test_pooling_trainings_of_different_settings_raises(tmp_path):
     run = {"panel": "field", "embedding": "rope_axial", "seed": 0, "scores": {"32": 1.0}}
     for file, steps in zip(pooled.FILES["field"], (5, 6), strict=True):
         runs = [{**run, "settings": {"steps": steps, "test_sizes": [steps]}}]
@@ -73,12 +73,12 @@ def test_both_files_are_pooled_by_seed():
     assert {key.file for key in panel[Arm("ape"), 64]} == {"study_seeds3.json"}
 
 
-def test_the_share_of_a_gain():
+def test_the_share_is_the_fraction_of_a_gain():
     assert share(10, 12, 14) == 50
 
 
 @pytest.mark.parametrize(("page", "lines"), TABLES, ids=[f"{page}: {lines[0][:50]}" for page, lines in TABLES])
-def test_the_tables_of_the_guide_are_as_they_are_printed(page, lines):
+def test_the_tables_of_the_docs_are_as_printed(page, lines):
     assert "\n".join(lines) in (ROOT / page).read_text()
 
 
@@ -93,30 +93,30 @@ SECTIONS = [
 ]
 
 
-def figures(text):
-    """Find the decimals of a text, but for those in code, links and names of versions and papers."""
+def decimals(text):
+    """Return the decimals of a text, except those in code, links, versions and names of papers."""
     text = re.sub(r"`[^`]*`|\]\([^)]*\)|torch \S+|arXiv:\S+", "", text)
     return re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\d)", text)
 
 
 @pytest.mark.parametrize(("page", "start", "end"), SECTIONS)
-def test_the_figures_in_prose_are_printed_by_a_command(page, start, end):
-    printed = {figure for _, lines in TABLES for figure in figures("\n".join(lines))}
+def test_the_numbers_in_prose_are_printed_by_a_command(page, start, end):
+    printed = {value for _, lines in TABLES for value in decimals("\n".join(lines))}
     section = (ROOT / page).read_text().split(start)[1].split(end)[0]
-    said = figures(section)
+    said = decimals(section)
     assert said
-    assert [figure for figure in said if figure not in printed] == []
+    assert [value for value in said if value not in printed] == []
 
 
-def test_the_rows_of_what_was_measured_name_figures_that_are_printed():
+def test_the_numbers_of_measured_md_are_printed_by_a_command():
     rows = (ROOT / "docs/measured.md").read_text().splitlines()
     scripts = "pooled.py", "tiles.py", "isotropy.py"
     claims = [row for row in rows if row.startswith("|") and any(script in row for script in scripts)]
-    printed = {figure for _, lines in TABLES for figure in figures("\n".join(lines))}
+    printed = {value for _, lines in TABLES for value in decimals("\n".join(lines))}
     assert len(claims) >= len(scripts)
     for row in claims:
         claim, number, *_, spread = row.strip("|").split("|")
-        assert [figure for figure in figures(claim + number + spread) if figure not in printed] == []
+        assert [value for value in decimals(claim + number + spread) if value not in printed] == []
 
 
 def test_frequencies_of_a_head_have_the_moments_by_hand():
@@ -128,7 +128,7 @@ def test_frequencies_of_a_head_have_the_moments_by_hand():
 
 @pytest.mark.parametrize(("name", "ratio"), [("axial", 1), ("mixed", 1), ("simplex", 1), ("spiral", 4.08)])
 def test_simplex_and_axial_frequencies_are_even_and_spiral_ones_are_not(name, ratio):
-    frequencies = {kind: found for kind, _, found in isotropy.families(32)}[name]
+    frequencies = {kind: found for kind, _, found in isotropy.initial_frequencies(32)}[name]
     for head in frequencies.unbind(1):
         assert isotropy.moment(head).ratio == pytest.approx(ratio, abs=5e-3)
     if name == "spiral":
@@ -149,8 +149,8 @@ def test_windows_are_compared_seed_by_seed_whatever_the_order_and_the_file():
     assert tiles.over([windows, windows], [others]) == ["+3.0 ± 12.7"] * 2
 
 
-def test_an_image_smaller_than_a_window_is_refused():
-    with pytest.raises(ValueError, match="got an image of 28 pixels; windows of 32"):
+def test_an_image_smaller_than_a_window_raises():
+    with pytest.raises(ValueError, match="got an image of 28 pixels; expected at least the window, 32"):
         tiles.starts(28, 32, 32)
 
 
