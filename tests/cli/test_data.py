@@ -57,7 +57,7 @@ def test_harmless_findings_give_exit_code_0(images, capsys):
     ("arguments", "message"),
     [
         (["check", "nowhere"], "found no folder nowhere"),
-        (["check", "fashion"], "embedded images, which need no check"),
+        (["check", "fashion"], "got fashion, which needs no check"),
         (["check", "train-{a..b}.tar"], "expected ranges of numbers"),
         (["speed", "nowhere"], "found no folder nowhere"),
         (["speed", "fashion", "--workers", "-1"], "workers=-1"),

@@ -4,7 +4,8 @@ from PIL import Image
 
 from ropevit.data.ade import IGNORED, open_ade
 from ropevit.data.ade_classes import published_names
-from ropevit.data.check_dense import check_dense, dense_layout
+from ropevit.data.check_dense import check_dense
+from ropevit.data.layouts import LAYOUTS, dense_layout
 from ropevit.data.tiny import SHAPES, make_tiny
 
 
@@ -159,8 +160,8 @@ def test_unreadable_class_names_raise_and_are_reported_by_the_check(name, text, 
 
 def test_a_valid_set_has_no_findings(tiny):
     report = check_dense(str(tiny))
-    assert (dense_layout(str(tiny)), report.images, report.findings) == ("ade", {"train": 12, "val": 6}, [])
-    assert dense_layout(str(tiny / "images")) is None
+    assert (dense_layout(tiny), report.images, report.findings) == (LAYOUTS["ade"], {"train": 12, "val": 6}, [])
+    assert dense_layout(tiny / "images") is None
 
 
 def relabel(root, change):

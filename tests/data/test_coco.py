@@ -7,9 +7,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from ropevit.data.annotation_faults import DROPPED, HANDLED, REFUSED, UNSEEN
-from ropevit.data.check_dense import check_dense, dense_layout
+from ropevit.data.check_dense import check_dense
 from ropevit.data.coco import open_coco
 from ropevit.data.findings import ADVICE
+from ropevit.data.layouts import LAYOUTS, dense_layout
 from ropevit.data.masks import decode_runs, mask_fault
 from ropevit.data.tiny import make_tiny
 
@@ -187,7 +188,7 @@ def test_handled_faults_are_reported_as_harmless(tiny):
     ] * 3
     assert seen == [(count, 18) for count in range(1, 19)]
     (tiny / "annotations" / "instances_val2017.json").unlink()
-    assert dense_layout(str(tiny)) == "coco"
+    assert dense_layout(tiny) is LAYOUTS["coco"]
     assert [kind for kind, _ in found(tiny)] == ["annotations"]
 
 

@@ -1,6 +1,7 @@
 import pytest
 
-from ropevit.data.tiny import LAYOUTS, make_tiny
+from ropevit.data.layouts import LAYOUTS
+from ropevit.data.tiny import make_tiny
 
 
 def contents(root):

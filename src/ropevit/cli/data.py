@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich import box
@@ -16,9 +16,10 @@ from rich.table import Table
 from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.data.augment import AugmentConfig, AutoAugment, train_transform
 from ropevit.data.check import check
-from ropevit.data.check_dense import check_dense, dense_layout
+from ropevit.data.check_dense import check_dense
 from ropevit.data.findings import ADVICE, HARMLESS, Finding, Report
-from ropevit.data.sources import open_source
+from ropevit.data.layouts import LAYOUTS, dense_layout
+from ropevit.data.sources import NAMED_SOURCES, open_source
 from ropevit.data.speed import measure_speed
 from ropevit.data.tiny import COUNTS, make_tiny
 from ropevit.files import write_text
@@ -26,6 +27,10 @@ from ropevit.text import csv_cell
 
 #: Examples of each kind of problem in the table.
 EXAMPLES = 3
+
+#: Layouts of `make-tiny`, and what each annotates.
+_LAYOUT_NAMES = f"{{{','.join(name for name, row in LAYOUTS.items() if row.write_tiny)}}}"
+_LAYOUT_HELP = "; ".join(f"{name}: {row.annotations}" for name, row in LAYOUTS.items() if row.write_tiny) + "."
 
 PathText = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
 
@@ -78,8 +83,7 @@ class MakeTinyConfig:
       ropevit data make-tiny ade my_ade --train 200 --val 50
     """
 
-    layout: Annotated[Literal["coco", "ade"], tyro.conf.Positional]
-    """coco: bounding boxes; ade: segmentation maps."""
+    layout: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=_LAYOUT_HELP, metavar=_LAYOUT_NAMES)]
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Output folder; must not exist, or be empty."""
     train: int = COUNTS["train"]
@@ -117,8 +121,8 @@ def _run_check(config: CheckConfig) -> None:
     Raises:
         ValueError: If there is nothing to check, or --out exists.
     """
-    if config.path == "fashion":
-        raise ValueError("got fashion, the embedded images, which need no check; give a folder, or a pattern of shards")
+    if config.path in NAMED_SOURCES:
+        raise ValueError(f"got {config.path}, which needs no check; give a folder, or a pattern of shards")
     if config.out and config.out.exists():
         raise ValueError(f"{config.out} exists; choose another --out, or remove it")
     console = Console()

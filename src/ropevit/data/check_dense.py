@@ -1,4 +1,4 @@
-"""Check a data set in the layout of COCO or ADE20K before training: images, annotations and labels."""
+"""Check an annotated data set (COCO, ADE20K) before training: images, annotations and labels."""
 
 import warnings
 from collections import Counter
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ropevit.data.ade import FOLDERS, IGNORED, AdeSource, list_ade, shared_labels, unpaired_files
+from ropevit.data.ade import IGNORED, AdeSource, list_ade, shared_labels, unpaired_files
 from ropevit.data.annotation_faults import Fault
 from ropevit.data.coco import (
     CocoFile,
@@ -23,6 +23,7 @@ from ropevit.data.coco import (
 from ropevit.data.decoding import matching_orientation, reason, upright_size
 from ropevit.data.findings import Finding, Report, ordered
 from ropevit.data.image_facts import ImageFacts, inspect_image, mixed_depths
+from ropevit.data.layouts import SPLITS, dense_layout, layout_labels
 from ropevit.data.listing import ImageListing, list_images, undecodable
 
 #: Fraction of pixels with an ignored label 0 from which a check asks whether 0 is a class.
@@ -57,25 +58,20 @@ class DenseSplit:
     """Number of unchecked files, by suffix."""
 
 
-SPLITS = ("train", "val")
-
-
-def dense_layout(data: str) -> str | None:
-    """Return "coco" or "ade" if a folder has the layout of COCO or ADE20K, else None."""
-    root = Path(data).expanduser()
-    if any(coco_paths(root, split)[0].exists() for split in SPLITS):
-        return "coco"
-    return "ade" if any((root / "annotations" / folder).is_dir() for folder in FOLDERS.values()) else None
-
-
 def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -> Report:
     """Check every image and annotation of both splits, and report faults and notes.
 
     Args:
-        data: Folder for which `dense_layout` returns a name.
+        data: Folder in a layout of `ropevit.data.layouts.LAYOUTS`.
         progress: Called with the number of checked and of all images.
+
+    Raises:
+        ValueError: If it is in none of them.
     """
-    prepare = _prepare_coco if dense_layout(data) == "coco" else _prepare_ade
+    layout = dense_layout(data)
+    if layout is None:
+        raise ValueError(f"found no annotated images in {data}; expected the layout of {layout_labels()}")
+    prepare = layout.get("prepare")
     parts = {split: prepare(Path(data).expanduser(), split) for split in SPLITS}
     findings = [_to_finding(split, fault) for split, part in parts.items() for fault in part.faults]
     labels: dict[str, Counter[str]] = {split: Counter() for split in parts}
@@ -106,7 +102,7 @@ def _to_finding(split: str, fault: Fault) -> Finding:
     return Finding(fault.kind, split, "", fault.file, fault.detail)
 
 
-def _prepare_coco(root: Path, split: str) -> DenseSplit:
+def prepare_coco(root: Path, split: str) -> DenseSplit:
     """Check the annotations of a COCO split, and list the checks of its images."""
     path, folder = coco_paths(root, split)
     if not path.exists():
@@ -144,7 +140,7 @@ def _check_coco_image(file: CocoFile, folder: Path, image_id: int) -> ImageCheck
     return ImageChecked(str(path), faults, facts.scale)
 
 
-def _prepare_ade(root: Path, split: str) -> DenseSplit:
+def prepare_ade(root: Path, split: str) -> DenseSplit:
     """Find unpaired images and labels of an ADE20K split, and list the checks of its pairs."""
     try:
         source = list_ade(root, split)

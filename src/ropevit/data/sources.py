@@ -1,7 +1,7 @@
 """Image classification data sets: the embedded images, class folders and WebDataset shards."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from ropevit.data.check_dense import dense_layout
 from ropevit.data.decoding import open_rgb
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import Progress, check_folder
 from ropevit.data.holdout import TEST_SHARE, split_files
 from ropevit.data.imagenet import imagenet_synsets
 from ropevit.data.labelled import LabelledImages
+from ropevit.data.layouts import dense_layout
 from ropevit.data.listing import TEST_FOLDERS, Names, class_files, subfolders
 from ropevit.data.shards import find_shards, names_shards, open_shards
 from ropevit.text import join_names
@@ -144,12 +144,33 @@ class FolderSource:
         return str(self.root / self.names[index])
 
 
+def _open_fashion(split: Split) -> MemorySource:
+    """Open a split of the embedded images."""
+    return MemorySource(load_fashion("train" if split == "train" else "test"))
+
+
+#: Data sets by a name instead of a path -> function that opens a split.
+NAMED_SOURCES: dict[str, Callable[[Split], ImageSource]] = {"fashion": _open_fashion}
+
+
+def register_source(name: str, open_split: Callable[[Split], ImageSource]) -> None:
+    """Add a data set that `--data NAME` then means, such as one of another package.
+
+    Raises:
+        ValueError: If the name is taken or not a word.
+    """
+    if name in NAMED_SOURCES or not name.isidentifier():
+        raise ValueError(f"got the data set {name!r}; expected a word other than {', '.join(NAMED_SOURCES)}")
+    NAMED_SOURCES[name] = open_split
+
+
 def open_source(data: str, split: Split, progress: Progress | None = None) -> ImageSource:
     """Open a split of a data set.
 
     Args:
         data: One of
-            `fashion`: the embedded images (28 x 28; `val` are the test images of a study);
+            a name in `NAMED_SOURCES`, such as `fashion`: the embedded images (28 x 28; `val` are the test images of a
+            study);
             a folder with `train` and `val` (or test), each with a folder of images for each class;
             a folder with `train` only, or with class folders only: 20 % of each class, the same as in a study, are
             `val` (all images, where class folders alone are those of ImageNet);
@@ -167,8 +188,8 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
     """
     if split not in ("train", "val"):
         raise ValueError(f"got split {split!r}; choose train or val")
-    if data == "fashion":
-        return MemorySource(load_fashion("train" if split == "train" else "test"))
+    if data in NAMED_SOURCES:
+        return NAMED_SOURCES[data](split)
     path = Path(data).expanduser()
     if names_shards(data):
         shards = find_shards(data, split)
@@ -199,7 +220,7 @@ def _open_folder(path: Path, split: Split, progress: Progress | None = None) -> 
         return open_shards(shards, name, every_class=split == "train", progress=progress)
     if layout := dense_layout(data):
         raise ValueError(
-            f"{path} is a data set in the layout of {layout.upper()}, for detectors and segmenters; a classifier needs "
+            f"{path} is a data set in the layout of {layout.label}, for detectors and segmenters; a classifier needs "
             f"{split}/CLASS/*.jpg or shards"
         )
     folders = {folder.name for folder in subfolders(path)}

@@ -1,7 +1,6 @@
 """Small generated data sets of coloured shapes in the layouts of COCO and ADE20K, for trials and tests."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from ropevit.data.ade import FOLDERS
 from ropevit.data.ade_classes import CLASSES, PUBLISHED_FILE, published_table
+from ropevit.data.layouts import LAYOUTS
 
 #: Name -> colour, category id in COCO (whose ids have gaps) and label in ADE20K of each shape.
 SHAPES = {
@@ -51,7 +51,7 @@ def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = 
     As in the real sets, some images (every sixth) are empty, one holds a crowd, and sizes differ.
 
     Args:
-        layout: A name of LAYOUTS.
+        layout: A name of `ropevit.data.layouts.LAYOUTS`.
         root: Folder to write; must be new or empty.
         train: Number of training images.
         val: Number of validation images.
@@ -65,8 +65,9 @@ def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = 
         raise ValueError(f"got layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise ValueError(f"{root} exists and is not empty; choose another folder")
+    write = LAYOUTS[layout].get("write_tiny")
     for first, split, count in ((0, "train", train), (MAX_COUNT, "val", val)):
-        LAYOUTS[layout](root, split, [draw_scene(first + index) for index in range(count)])
+        write(root, split, [draw_scene(first + index) for index in range(count)])
 
 
 class Scene(NamedTuple):
@@ -184,7 +185,3 @@ def _count_labels(folder: Path) -> np.ndarray:
     files = sorted(folder.glob("*.png"))
     counts = [np.bincount(np.asarray(Image.open(file)).ravel(), minlength=CLASSES + 1) for file in files]
     return np.array(counts or np.zeros((0, CLASSES + 1)))
-
-
-#: Layout -> function that writes a split.
-LAYOUTS: dict[str, Callable[[Path, str, list[Scene]], None]] = {"coco": write_coco, "ade": write_ade}
