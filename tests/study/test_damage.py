@@ -96,7 +96,7 @@ def test_a_changed_digit_of_a_result_is_noticed(make_job, tmp_path):
     result = train(make_job(folder=tmp_path))
     run, path = Run(panel="zoom", embedding="rope_mixed", seed=0), tmp_path / "result.json"
     assert read_result(path, run) == result
-    hint = ".*; delete it, and --resume measures that model again"
+    hint = ".*; delete it, and --resume evaluates that model again"
     text = path.read_text()
     for wrong in (text.replace('"seed": 0', '"seed": 1'), text.replace("0", "1"), text[:-20], DEEP, "[]", "{}", "\xff"):
         path.write_text(wrong, encoding="latin-1")

@@ -251,7 +251,7 @@ def test_larger_test_sizes_would_change_what_a_folder_is_trained_on(tmp_path):
     stored = config(tmp_path, **sizes | {"test_sizes": (8, 16)})
     (tmp_path / "config.json").write_text(json.dumps(stored.to_dict()))
     refuse_other_study(config(tmp_path, **sizes | {"test_sizes": (8, 12, 16)}), tmp_path / "config.json")
-    with pytest.raises(ValueError, match="images read for 16 px, and test_sizes up to 24 px would have it trained on"):
+    with pytest.raises(ValueError, match="images prepared for 16 px; with test_sizes up to 24 px they would differ"):
         refuse_other_study(config(tmp_path, **sizes | {"test_sizes": (8, 16, 24)}), tmp_path / "config.json")
 
 

@@ -14,17 +14,17 @@ from ropevit.study.precision import autocast
 from ropevit.study.train import start_model
 from ropevit.study.workers import Images, StudyPlan
 
-#: Rounds in which every embedding takes one step, and those before that are not counted.
+#: Timed rounds, in each of which every embedding takes one step, and rounds before them to warm up.
 ROUNDS, WARM_UP = 20, 2
-#: No further round is begun after so many seconds, once a few are done.
+#: Seconds after which no further round starts, once the minimum number of rounds is done.
 MAX_SECONDS, MIN_ROUNDS = 6.0, 5
 
 
 def measure_costs(plan: StudyPlan, images: Images, report: Report) -> dict[str, dict[str, Any]]:
     """Time forward and backward of a training batch for each panel and embedding, in this process alone.
 
-    The embeddings take turns, so that whatever slows the machine down slows all of them; each is compared with the
-    first one of the same round.
+    The embeddings take turns, so that other load on the machine slows all of them; each time is divided by that of the
+    first embedding in the same round.
 
     Returns:
         For each panel `rounds`, `threads`, and by embedding `ms` and `ratio` (to the first embedding), each as
@@ -43,7 +43,7 @@ def measure_costs(plan: StudyPlan, images: Images, report: Report) -> dict[str, 
 
 
 def time_rounds(plan: StudyPlan, panel: Panel, models: Mapping[str, ViT]) -> dict[str, list[float]]:
-    """Let every model take a step in turn, round after round; give the milliseconds of each."""
+    """Time a step of every model in turn, in several rounds; return the milliseconds by embedding."""
     images, targets = panel.batch(0, 0)
     times: dict[str, list[float]] = {embedding: [] for embedding in models}
     begin = time.perf_counter()

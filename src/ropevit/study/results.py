@@ -275,15 +275,15 @@ def _tied_best(result: PanelResult, size: int) -> list[Curve]:
 
 
 def _clearly_best(result: PanelResult, size: int) -> str | None:
-    """Name the embedding that leads all others at a size in every seed, if there is one."""
+    """Return the embedding that is best at a size for every seed, None if there is none."""
     best, *others = result.ranked(size)
     return best.label if others and all(best.leads(other, size) for other in others) else None
 
 
 def panel_summary(result: PanelResult) -> str:
-    """Say in one sentence which embedding is best at the training size and at the largest, and whether that is sure.
+    """Return a sentence: the best embedding at the training size and at the largest, and whether the seeds agree.
 
-    "Sure" means at least three seeds, and every seed of the best above every seed of the next.
+    They agree if there are at least three, and every seed of the best embedding is above every seed of the next.
     """
     sizes = [size for size in result.sizes if result.above_floor(size)]
     if len(result.ranked(result.sizes[-1])) == 1:

@@ -1,4 +1,4 @@
-"""What an earlier call of a study has found, and what one may ask for on top of it without training again."""
+"""Stored results of a study, and the check that a resumed study has compatible options."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,28 +12,28 @@ from ropevit.study.fingerprint import digest
 from ropevit.study.settings import as_json
 from ropevit.weights.errors import first_line
 
-#: Options that may grow when a study goes on.
+#: Options that may be extended when a study is resumed.
 _EXTENDABLE = ("seeds", "scaling", "train_scaling", "test_sizes")
 
 
 def stored_result(config: StudyConfig, run: Run, images: str | None = None) -> dict[str, Any] | None:
-    """Read the result of a run that was finished before, if it has all that the study asks for.
+    """Read the result of a finished run; None unless it has a score for every requested test size and RoPE scaling.
 
     Raises:
-        ValueError: As `read_result`.
+        ValueError: If it is damaged or of another run, see `read_result`.
     """
     path = config.out / "runs" / run.name / "result.json"
     if not path.exists():
         return None
     result = read_result(path, run, images)
-    rules = config.scaling or () if components(run.embedding).rope else ()
-    tables = [result["scores"], *(result.get("scaled", {}).get(rule, {}) for rule in rules)]
+    methods = config.scaling or () if components(run.embedding).rope else ()
+    tables = [result["scores"], *(result.get("scaled", {}).get(method, {}) for method in methods)]
     sizes = {str(size) for size in config.settings(run.panel).test_sizes}
     return result if all(sizes <= set(table) for table in tables) else None
 
 
 def write_result(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Write the result of a run with a checksum of it, and return both."""
+    """Write the result of a run with its checksum, and return it so."""
     sealed = as_json(content)
     sealed["digest"] = digest(sealed)
     write_json(path, sealed)
@@ -45,13 +45,13 @@ def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, An
 
     Args:
         path: `result.json` of the run.
-        run: Which run it must be.
-        images: Digest of the images that it must have been trained on; results from before there was one have none.
+        run: Expected run.
+        images: Digest of the expected training images; not compared if None or if an older result has none.
 
     Raises:
         ValueError: If it is damaged, of another run, or was trained on other images.
     """
-    hint = "delete it, and --resume measures that model again"
+    hint = "delete it, and --resume evaluates that model again"
     try:
         result = read_json(path)
     except (OSError, ValueError) as error:
@@ -59,7 +59,7 @@ def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, An
     if not _is_result(result):
         raise ValueError(f"{path} is damaged: it holds no result; {hint}")
     if "digest" in result and digest({key: result[key] for key in result if key != "digest"}) != result["digest"]:
-        raise ValueError(f"{path} is damaged: its checksum is another; {hint}")
+        raise ValueError(f"{path} is damaged: its checksum differs; {hint}")
     found = {name: result.get(name) for name in asdict(run)}
     if found != asdict(run):
         raise ValueError(f"{path} is the result of another run ({found}); give another --out")
@@ -72,7 +72,7 @@ def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, An
 
 
 def _is_result(content: Any) -> bool:
-    """Tell whether something has the fields of a run's result that others rely on."""
+    """Return whether a value has the fields of a run's result that are read elsewhere."""
     kinds = {"metric": str, "train_size": int, "parameters": int, "step_ms": int | float}
     kinds |= {"train_seconds": int | float, "eval_seconds": int | float}
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
@@ -84,17 +84,17 @@ def _is_result(content: Any) -> bool:
 
 
 def _is_score_table(content: Any) -> bool:
-    """Tell whether something holds a score in percent for each size."""
+    """Return whether a value maps sizes to scores in percent."""
     return isinstance(content, dict) and all(
         size.isdecimal() and isinstance(score, int | float) and 0 <= score <= 100 for size, score in content.items()
     )
 
 
 def refuse_other_study(config: StudyConfig, path: Path) -> None:
-    """Compare the stored config with the one asked for: the ways to run may differ, and some options may grow.
+    """Compare the stored config with the requested one; execution options may differ, and some may be extended.
 
     Raises:
-        ValueError: If the study is another one, or cannot be read.
+        ValueError: If the stored study differs or cannot be read.
     """
     asked = config.to_dict()
     try:
@@ -102,7 +102,7 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
         different = sorted({*_changed_options(stored, asked), *_shrunk_options(stored, asked)})
         sides = _largest_size(stored, "zoom"), _largest_size(asked, "zoom")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        why = first_line(error) if isinstance(error, OSError | ValueError) else "it holds no config of a study"
+        why = first_line(error) if isinstance(error, OSError | ValueError) else "it is not the config of a study"
         raise ValueError(f"cannot read {path}: {why}; give another --out") from error
     if different:
         key = different[0]
@@ -112,23 +112,23 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
         )
     if config.data != "fashion" and sides[0] != sides[1]:
         raise ValueError(
-            f"{path.parent} holds a study with images read for {sides[0]} px, and test_sizes up to {sides[1]} px would "
-            "have it trained on others; give another --out"
+            f"{path.parent} holds a study of images prepared for {sides[0]} px; with test_sizes up to {sides[1]} px "
+            "they would differ: give another --out"
         )
 
 
 def _changed_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
-    """Name the options that are others, those apart that may differ or grow."""
+    """Return the options that differ, except those that may differ or be extended."""
     compared = ({**stored, "settings": _training_fields(stored)}, {**asked, "settings": _training_fields(asked)})
     return {
         key
         for key in {*stored, *asked} - {*EXECUTION_FIELDS, *_EXTENDABLE}
-        if compared[0].get(key) != compared[1].get(key)  # a study from before there was an option lacks it
+        if compared[0].get(key) != compared[1].get(key)  # an older study lacks newer options
     }
 
 
 def _training_fields(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give the settings of each panel that its trainings depend on."""
+    """Return the settings of each panel that affect its trainings."""
     return {
         panel: {name: value for name, value in settings.items() if name != "test_sizes"}
         for panel, settings in config["settings"].items()
@@ -136,7 +136,7 @@ def _training_fields(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _shrunk_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
-    """Name the growing options of which less is asked for than there is."""
+    """Return the extendable options of which fewer values are requested than stored."""
     less = {name for name in ("scaling", "train_scaling") if not {*(stored.get(name) or ())} <= {*(asked[name] or ())}}
     if asked["seeds"] < stored["seeds"]:
         less.add("seeds")
@@ -146,6 +146,6 @@ def _shrunk_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[
 
 
 def _largest_size(config: Mapping[str, Any], panel: str) -> int:
-    """Give the largest side in pixels at which a panel looks at an image, 0 where there is no such panel."""
+    """Return the largest image side of a panel in pixels; 0 without that panel."""
     settings = config["settings"].get(panel)
     return 0 if settings is None else max(settings["train_size"], *settings["test_sizes"])

@@ -1,4 +1,4 @@
-"""Where the trainings of a study happen: in this process, or shared out among worker processes."""
+"""Runs the trainings of a study: in this process, or divided among worker processes."""
 
 import contextlib
 import functools
@@ -23,9 +23,9 @@ from ropevit.study.job import Interrupted, RunJob
 from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import train
 
-#: Seconds between two looks at the workers and at the stop event.
+#: Seconds between two checks of the workers and of the stop event.
 _POLL = 0.2
-#: Start of the name of the folder in which workers find the images.
+#: Prefix of the temporary folder with the images for the workers.
 SHARED_IMAGES = ".images-"
 
 Images = tuple[LabelledImages, LabelledImages]
@@ -34,7 +34,7 @@ Panels = Callable[[str], Panel]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """The runs to do, and how."""
+    """Runs of a study, and how to compute them."""
 
     config: StudyConfig
     runs: tuple[Run, ...]
@@ -43,11 +43,11 @@ class StudyPlan:
     workers: int
     threads: int
     images: str | None = None
-    """Digest of the images' fingerprint, which every run keeps."""
+    """Digest of the fingerprint of the images, stored with every run."""
 
 
 def run_here(plan: StudyPlan, images: Images, report: Report, stopped: threading.Event) -> None:
-    """Do the runs one after the other in this process, until done or stopped."""
+    """Execute the runs sequentially in this process, until done or stopped."""
     panels = _make_panels(plan, (images[0].to(plan.device), images[1].to(plan.device)))
     for run in plan.runs:
         if stopped.is_set():
@@ -56,7 +56,7 @@ def run_here(plan: StudyPlan, images: Images, report: Report, stopped: threading
 
 
 def _make_panels(plan: StudyPlan, images: Images) -> Panels:
-    """Make each panel once, when it is first needed: preparing a user's images can take a while."""
+    """Return a function that makes each panel once, when first needed: preparing a user's images can take a while."""
 
     @functools.cache
     def panel(name: str) -> Panel:
@@ -66,7 +66,7 @@ def _make_panels(plan: StudyPlan, images: Images) -> Panels:
 
 
 def _execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stopped: Any) -> None:
-    """Do one run and report how it ended; `stopped` is an event of threads or of processes."""
+    """Execute one run and report its end; `stopped` is an event of `threading` or of `multiprocessing`."""
     parent = os.getppid()
     try:
         job = RunJob(
@@ -88,9 +88,9 @@ def _execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stop
 
 
 def run_in_workers(plan: StudyPlan, images: Images, report: Report, stopped: threading.Event) -> None:
-    """Share the runs out among processes and pass on what they report, until done or stopped.
+    """Divide the runs among processes and forward their events, until done or stopped.
 
-    The images are written once to a temporary file that all workers map.
+    The images are written once to a temporary file that all workers map into memory.
     """
     context = multiprocessing.get_context("spawn")
     tasks, events, stop = context.Queue(), context.Queue(), context.Event()
@@ -116,9 +116,9 @@ def run_in_workers(plan: StudyPlan, images: Images, report: Report, stopped: thr
 
 @contextlib.contextmanager
 def _ignore_interrupts() -> Iterator[None]:
-    """Let processes that start here be born deaf to Ctrl-C: importing torch, they could only print a traceback."""
+    """Start processes with SIGINT ignored: on Ctrl-C while importing torch, they would print a traceback."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may change what a signal does
+        yield  # only the main thread may set signal handlers
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -128,8 +128,8 @@ def _ignore_interrupts() -> Iterator[None]:
 
 
 def _run_worker(plan: StudyPlan, store: Path, tasks: Any, events: Any, stop: Any) -> None:
-    """Do runs until there are none left: the main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells by the event
+    """Execute runs from the queue until it is empty: the main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and sets the stop event
     torch.set_num_threads(plan.threads)
     train, test = (LabelledImages(**part) for part in torch.load(store, mmap=True, weights_only=True))
     panels = _make_panels(plan, (train, test))
@@ -143,7 +143,7 @@ def _run_worker(plan: StudyPlan, store: Path, tasks: Any, events: Any, stop: Any
 def _listen(
     plan: StudyPlan, processes: Sequence[BaseProcess], events: Any, report: Report, stopped: threading.Event, stop: Any
 ) -> None:
-    """Pass events on until every run has ended or every worker is gone; report the runs of a worker that died."""
+    """Forward events until every run or every worker has ended; report the runs of workers that died."""
     open_runs = set(plan.runs)
     while open_runs:
         if stopped.is_set():
@@ -161,4 +161,4 @@ def _listen(
     if not stopped.is_set():
         for run in plan.runs:
             if run in open_runs:
-                report(RunFailed(run=run, message="its worker process ended early, perhaps for want of memory"))
+                report(RunFailed(run=run, message="its worker process ended early, perhaps for lack of memory"))

@@ -1,6 +1,6 @@
-"""One process or many: devices, precision, and what processes tell each other.
+"""Distributed training: devices, precision, collectives beside the gradients, and signals.
 
-Started by `torchrun`, a training is one process a GPU on any number of machines; started alone, it is one process.
+Started by `torchrun`, a training has one process per GPU on any number of machines; otherwise it is one process.
 """
 
 import os
@@ -22,7 +22,7 @@ MIXED = {"bfloat16": "bf16", "float16": "fp16", "float32": "no", "tf32": "no"}
 
 
 def make_accelerator(config: RunConfig) -> Any:
-    """Join the other processes, and choose the device and the precision.
+    """Initialise the process group, and choose the device and the precision.
 
     Returns:
         An `accelerate.Accelerator`.
@@ -47,10 +47,10 @@ def make_accelerator(config: RunConfig) -> Any:
 
 
 def choose_device(name: str) -> torch.device:
-    """Choose the device of this process; where there are several processes, each takes the accelerator of its number.
+    """Choose the device of this process; of several processes, each takes the accelerator of its local rank.
 
     Raises:
-        ValueError: If it is not there, or one device is named for several processes.
+        ValueError: If it does not exist, or a single device is given for several processes.
     """
     device = resolve_device(name)
     if device.index is not None and device.type != "cpu":
@@ -61,11 +61,11 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_device(chosen: torch.device, found: torch.device) -> None:
-    """Refuse to go on elsewhere than was asked for.
+    """Check that accelerate uses the requested device type.
 
     Args:
-        chosen: From `choose_device`.
-        found: The device that accelerate takes.
+        chosen: Device from `choose_device`.
+        found: Device of accelerate.
 
     Raises:
         ValueError: If they are of different types.
@@ -78,21 +78,21 @@ def check_device(chosen: torch.device, found: torch.device) -> None:
 
 
 def shutdown() -> None:
-    """Part from the other processes, so that this one may end, or train again otherwise."""
+    """Leave the process group, so that this process can end or start another training."""
     if dist.is_initialized():
         dist.destroy_process_group()
     require("accelerate.state", "train").AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Communicator:
-    """What processes tell each other beside the gradients: small numbers on the CPU, so that no GPU is waited for."""
+    """Collectives beside those of the gradients: small values on the CPU (gloo), which do not synchronise the GPU."""
 
     def __init__(self):
         group = dist.new_group(backend="gloo") if dist.is_initialized() else None
         self.group = group if isinstance(group, dist.ProcessGroup) else None
 
     def all_reduce_max(self, number: int) -> int:
-        """Give the largest number of all processes."""
+        """Return the maximum over all processes."""
         if self.group is None:
             return number
         value = torch.tensor([number])
@@ -100,14 +100,14 @@ class Communicator:
         return int(value)
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """Add numbers up over all processes, in float64."""
+        """Return the sum over all processes, in float64."""
         total = values.detach().cpu().double()
         if self.group is not None:
             dist.all_reduce(total, group=self.group)
         return total
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give the first process's values of tensors to all, in place."""
+        """Copy the main process's values of tensors to all processes, in place."""
         if self.group is None:
             return
         for tensor in tensors:
@@ -116,7 +116,7 @@ class Communicator:
             tensor.detach().copy_(value)
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Collect a plain value of every process, in the order of their ranks."""
+        """Return the values of all processes, by rank."""
         if self.group is None:
             return [value]
         values = [None] * dist.get_world_size()
@@ -124,10 +124,10 @@ class Communicator:
         return values
 
     def run_on_main(self, work: Callable[[], Any]) -> Any:
-        """Let the first process do something, and all have what it gives; an error is everybody's.
+        """Call a function in the main process only, and return its result in all processes.
 
         Raises:
-            Exception: What the first process raised.
+            Exception: The exception of the main process, in all processes.
         """
         result, problem = None, None
         if self.group is None or dist.get_rank() == 0:
@@ -145,25 +145,25 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):  # noqa: N818
-    """The training was asked to stop, and saved.
+    """The training was stopped by a signal, after saving a checkpoint.
 
     Args:
-        number: The signal.
-        checkpoint: The file that holds every step done.
+        number: Signal.
+        checkpoint: Checkpoint with every step done.
         step: Steps done.
     """
 
     def __init__(self, number: int, checkpoint: Path, step: int):
         super().__init__(f"stopped after step {step}, as asked by {signal.Signals(number).name}; saved {checkpoint}")
         self.interrupted = number == signal.SIGINT
-        """Whether a person asked for it (Ctrl-C), rather than the system."""
+        """Whether it was Ctrl-C, not a signal of the system."""
 
 
 class Interruption:
-    """While it is entered, SIGTERM and SIGINT (Ctrl-C) are noted down; a second Ctrl-C interrupts at once.
+    """Context that records SIGTERM and SIGINT (Ctrl-C) instead of stopping; a second Ctrl-C interrupts at once.
 
     Args:
-        channel: What connects the processes.
+        channel: Communicator of the processes.
     """
 
     def __init__(self, channel: Communicator):
@@ -179,14 +179,14 @@ class Interruption:
             signal.signal(number, handler)
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal down."""
+        """Record a signal: the signal handler."""
         del frame
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number
 
     def asked(self) -> bool:
-        """Tell whether any process was asked to stop; all must call it, and get the same answer."""
+        """Return whether any process received a signal; all processes must call this."""
         signals = self.channel.all_reduce_max(self.signal)
         self.signal = self.signal or signals
         return signals > 0

@@ -1,4 +1,4 @@
-"""What a training reports while it runs; a front end shows these as it likes."""
+"""Progress events of a training, for the command line or another front end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStarted:
-    """A training starts, or goes on from step `first` of `steps`."""
+    """A training starts, or resumes from step `first` of `steps`."""
 
     first: int
     steps: int
-    """Step at which this run of it ends."""
+    """Last step of this call."""
     length: int
-    """Steps of the whole training."""
+    """Length of the training in steps."""
     steps_per_epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogLine:
-    """`step` of `steps` are done; the figures are means over the steps since the line before."""
+    """`step` of `steps` are done; the values are means over the steps since the previous line."""
 
     step: int
     steps: int
@@ -27,20 +27,20 @@ class LogLine:
     lr: float
     images_per_second: float
     data_wait: float
-    """Share of the time in which nothing was computed because images were waited for."""
+    """Fraction of the time spent waiting for images."""
     memory_gib: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """`step` of `steps` are done; no figures yet, as they would have to be waited for."""
+    """Step `step` is done; without a loss, which would synchronise the GPU."""
 
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalProgress:
-    """The model is measured: `done` of `total` images."""
+    """The model is being evaluated: `done` of `total` images."""
 
     done: int
     total: int
@@ -48,7 +48,7 @@ class EvalProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalDone:
-    """The model was measured after `step` steps."""
+    """The model was evaluated after `step` steps."""
 
     step: int
     epoch: float
@@ -58,7 +58,7 @@ class EvalDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """Something that a person should read, in a line: a damaged checkpoint, images that could not be read."""
+    """A line for the user, such as about a damaged checkpoint or an unreadable image."""
 
     message: str
 
@@ -68,5 +68,5 @@ Report = Callable[[Event], None]
 
 
 def silent(event: Event) -> None:
-    """Show nothing."""
+    """Ignore an event."""
     del event

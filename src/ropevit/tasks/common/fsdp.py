@@ -1,4 +1,4 @@
-"""Weights shared out among processes (FSDP2), and their whole states; imported only where needed, as it takes long."""
+"""Sharding of a model over processes (FSDP2), and full state dicts; imported on demand, as the import is slow."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from ropevit.tasks.common.optim import Ema
 
 
 def apply_fsdp(model: nn.Module, device: torch.device) -> None:
-    """Share the weights of a model out among all processes (FSDP2), layer by layer.
+    """Shard a model over all processes, layer by layer.
 
-    Weights are gathered in float32 and rounded by autocast where they are multiplied, so that learned frequencies, and
-    the angles made from them, stay float32 in mixed precision.
+    Weights are gathered in float32 and cast by autocast in matrix products, so that learned frequencies and their
+    angles stay float32 in mixed precision.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     layers = tuple(body.block_class for body in model.modules() if isinstance(body, BaseModel))
@@ -29,14 +29,14 @@ def apply_fsdp(model: nn.Module, device: torch.device) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Put weights that a forward pass has gathered back into shares; without a backward pass, nothing else does."""
+    """Reshard weights that a forward pass has gathered; without a backward pass, FSDP does not."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def full_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None) -> dict[str, Any]:
-    """Collect whole weights and optimizer state on the CPU of the first process; all processes take part."""
+    """Return full states of model, optimizer and EMA, on the CPU of the main process; all processes must call this."""
     options = whole.StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights, moments = whole.get_state_dict(model, optimizer, options=options)
     averages = {} if ema is None else ema.state_dict()
@@ -45,14 +45,14 @@ def full_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema
 
 
 def full_tensor(value: Tensor) -> Tensor:
-    """Collect a tensor that may be shared out, as weights are and buffers are not."""
+    """Return a full tensor; weights are sharded, buffers are not."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def load_full_state_dict(
     state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema | None
 ) -> None:
-    """Share out again what `full_state_dict` collected, or what was collected where nothing was shared out."""
+    """Load full states, from `full_state_dict` or from a training without FSDP."""
     whole.set_state_dict(
         model,
         optimizer,
@@ -65,7 +65,7 @@ def load_full_state_dict(
 
 
 def _by_name(state: dict[str, Any]) -> dict[str, Any]:
-    """Name the parameters in the state of an optimizer; those of optimizers by themselves have numbers."""
+    """Return the state of an optimizer with parameters by name instead of by index."""
     names = {
         key: name for group in state["param_groups"] for key, name in zip(group["params"], group["names"], strict=True)
     }
@@ -74,7 +74,7 @@ def _by_name(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _distribute_averages(averages: dict[str, Tensor], ema: Ema) -> dict[str, Tensor]:
-    """Share whole tensors out where the averages are."""
+    """Distribute full tensors as the averages are distributed."""
     return {
         name: distribute_tensor(averages[name].to(value.device), value.device_mesh, value.placements)
         if isinstance(value, DTensor)
