@@ -15,6 +15,7 @@ import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ropevit.machine import environment
 from ropevit.models import set_scaling
 from ropevit.models.vit import ViT
 from ropevit.study.panels import FieldPanel
+from ropevit.study.panels.pixels import pixel_logits
 from ropevit.study.settings import FASHION
 from ropevit.weights import load_model
 
@@ -39,24 +41,17 @@ METHODS = ("log", "parts(slow=0.5,fast=1)+log")
 WINDOWS = {"tiles": 1, "overlapping windows": 2}
 
 
-class WindowedPanel(FieldPanel):
-    """The `field` panel, evaluated window by window."""
-
-    def __init__(self, *arguments: Any, parts: int):
-        super().__init__(*arguments)
-        self.step = self.settings.train_size // parts
-
-    def logits(self, model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
-        """Sum the probabilities of all windows of the training size at each pixel."""
-        side = self.settings.train_size
-        total: Any = 0
-        for top in starts(images.shape[2], side, self.step):
-            for left in starts(images.shape[3], side, self.step):
-                rows, columns = slice(top, top + side), slice(left, left + side)
-                found = super().logits(model, images[..., rows, columns]).softmax(1)
-                total = images.new_zeros(*found.shape[:2], *images.shape[2:]) if isinstance(total, int) else total
-                total[..., rows, columns] += found
-        return total
+def windowed(model: ViT, images: Float[Tensor, "B c H W"], parts: int) -> Float[Tensor, "B L H W"]:
+    """Add up the probabilities that windows of the training size give each pixel, a training size / parts apart."""
+    side = model.config.img_size[0]
+    total: Any = 0
+    for top in starts(images.shape[2], side, side // parts):
+        for left in starts(images.shape[3], side, side // parts):
+            rows, columns = slice(top, top + side), slice(left, left + side)
+            found = pixel_logits(model, images[..., rows, columns]).softmax(1)
+            total = images.new_zeros(*found.shape[:2], *images.shape[2:]) if isinstance(total, int) else total
+            total[..., rows, columns] += found
+    return total
 
 
 def starts(length: int, side: int, step: int) -> list[int]:
@@ -111,13 +106,13 @@ def evaluate(study: Path, path: Path) -> None:
     facts = environment(torch.device("cpu"), torch.float32, workers=1, threads=torch.get_num_threads())
     where = "; ".join(f"{name} {facts[name]}" for name in ("torch", "device", "threads"))
     inputs = replace(FASHION["field"], test_sizes=SIZES), load_fashion("train"), load_fashion("test")
-    whole = FieldPanel(*inputs)
+    panel = FieldPanel(*inputs)
     for embedding, seed, model in models(study):
-        ways: dict[str, tuple[FieldPanel, str | None]] = {"whole": (whole, None)}
+        ways: dict[str, tuple[Any, str | None]] = {"whole": (pixel_logits, None)}
         if model.config.rope:
-            ways |= {f"whole, {method}": (whole, method) for method in METHODS}
-        ways |= {way: (WindowedPanel(*inputs, parts=parts), None) for way, parts in WINDOWS.items()}
-        for way, (panel, scaling) in ways.items():
+            ways |= {f"whole, {method}": (pixel_logits, method) for method in METHODS}
+        ways |= {way: (partial(windowed, parts=parts), None) for way, parts in WINDOWS.items()}
+        for way, (logits, scaling) in ways.items():
             if model.config.rope:
                 set_scaling(model, scaling)
             for size in SIZES:
@@ -125,7 +120,7 @@ def evaluate(study: Path, path: Path) -> None:
                 if any(key.items() <= line.items() for line in read(path)):
                     continue
                 with torch.no_grad():
-                    score = panel.score(model, size, lambda: None)
+                    score = panel.iou(size, lambda: None, lambda images, f=logits, m=model: f(m, images).argmax(1))
                 add(path, key | {"mIoU": f"{score:.4f}", "where": where})
                 print(*key.values(), f"{score:.1f}", flush=True)
 

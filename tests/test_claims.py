@@ -18,6 +18,7 @@ from ropevit.data.canvas import CanvasSettings
 from ropevit.data.fashion import load_fashion
 from ropevit.models.vit import ViT
 from ropevit.study.panels import FieldPanel
+from ropevit.study.panels.pixels import pixel_logits
 from ropevit.study.settings import FASHION
 
 ROOT = Path(__file__).parents[1]
@@ -155,25 +156,21 @@ def test_an_image_smaller_than_a_window_raises():
 
 
 @pytest.fixture(scope="module")
-def panels():
+def model():
     settings = replace(FASHION["field"], width=16, depth=1, canvas=CanvasSettings(item_size=20), test_canvases=2)
     images = load_fashion("val")
-    whole, *windowed = (
-        FieldPanel(settings, images, images),
-        *(tiles.WindowedPanel(settings, images, images, parts=parts) for parts in (1, 2)),
-    )
+    panel = FieldPanel(settings, images, images)
     torch.manual_seed(0)
-    return ViT(whole.model_config("rope_mixed")).eval(), whole, *windowed
+    return ViT(panel.model_config("rope_mixed")).eval()
 
 
-def test_tiles_are_labelled_each_by_itself_and_windows_averaged(panels):
-    model, whole, tiled, overlapping = panels
+def test_tiles_are_labelled_each_by_itself_and_windows_averaged(model):
     images = torch.randn(1, 1, 32, 64)
     with torch.no_grad():
-        at = {left: whole.logits(model, images[..., left : left + 32]).softmax(1) for left in (0, 16, 32)}
-        torch.testing.assert_close(tiled.logits(model, images), torch.cat([at[0], at[32]], 3))
-        torch.testing.assert_close(overlapping.logits(model, images)[..., 16:32], at[0][..., 16:32] + at[16][..., :16])
-        torch.testing.assert_close(tiled.logits(model, images[..., :32]), at[0])
+        at = {left: pixel_logits(model, images[..., left : left + 32]).softmax(1) for left in (0, 16, 32)}
+        torch.testing.assert_close(tiles.windowed(model, images, 1), torch.cat([at[0], at[32]], 3))
+        torch.testing.assert_close(tiles.windowed(model, images, 2)[..., 16:32], at[0][..., 16:32] + at[16][..., :16])
+        torch.testing.assert_close(tiles.windowed(model, images[..., :32], 1), at[0])
 
 
 def test_the_models_cut_into_tiles_score_whole_as_those_of_the_second_run():

@@ -18,6 +18,9 @@ TINY = PanelSettings(
     canvas=CanvasSettings(item_size=6), test_canvases=3,
 )  # fmt: skip
 
+#: Two marked items need room.
+TINY_FAR = replace(TINY, test_sizes=(8, 12), canvas=CanvasSettings(item_size=2))
+
 
 def tiny_images(name: str, count: int = 12) -> LabelledImages:
     return LabelledImages(
@@ -43,7 +46,7 @@ def jobs_in(place: Path, images):
     """Give a function that makes jobs on images, each with a directory of its own."""
 
     def make(panel="zoom", embedding="rope_mixed", seed=0, folder: Path | None = None, **options) -> RunJob:
-        settings = replace(TINY, **options.pop("settings", {}))
+        settings = replace(TINY_FAR if panel == "far" else TINY, **options.pop("settings", {}))
         run = Run(panel=panel, embedding=embedding, seed=seed)
         fields = {"report": lambda _: None, "should_stop": lambda: False, "dtype": torch.float32} | options
         panel = PANEL_CLASSES[panel](settings, *images)

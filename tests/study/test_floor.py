@@ -11,7 +11,7 @@ from ropevit.study.figure import draw_curves
 from ropevit.study.floor import Floor, compute_floors, read_floor
 from ropevit.study.panels import predict_tiles
 from ropevit.study.report import score_table
-from ropevit.study.results import BASELINE_LABELS, overall_summary, panel_results
+from ropevit.study.results import overall_summary, panel_results
 from ropevit.study.train import train
 
 DATA = {"test_images": 300, "classes": ["a", "b"]}
@@ -60,18 +60,18 @@ def test_by_hand_a_tile_is_labelled_for_itself_and_the_last_one_wins():
     assert torch.equal(whole, images[:, 0].long())
 
 
-@pytest.mark.parametrize("name", ["field", "zoom"])
-def test_the_baseline_never_shows_a_model_more_than_its_training_size(make_job, name):
-    panel = make_job(name).panel
+@pytest.mark.parametrize(("name", "way"), [("field", "tiles"), ("field", "resize"), ("zoom", "resize"), ("far", "tiles")])
+def test_the_baseline_never_shows_a_model_more_than_its_training_size(make_job, name, way):
+    panel = make_job(name, settings={"train_size": 20, "canvas": CanvasSettings(item_size=6)}).panel
     model, seen = ViT(panel.model_config("ape")).eval(), set()
     model.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
     embed = model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
     with torch.no_grad():
-        assert 0 <= panel.baseline(model, 12, never) <= 100
-        assert seen == {(8, 8)}
+        assert 0 <= panel.score(model, 32, never, way) <= 100
+        assert seen == {(20, 20)}
         embed.remove()
-        assert panel.baseline(model, 8, never) == panel.score(model, 8, never)
-    assert panel.baseline_name == BASELINE_LABELS[name].format(size=8)
+        assert panel.score(model, 20, never, way) == panel.score(model, 20, never)
+    assert way in panel.baselines
 
 
 def run(embedding, scores, seed=0, **more):
@@ -142,7 +142,7 @@ def test_the_baseline_of_the_best_embedding_is_a_line_and_a_sentence():
     tiles = {"64": 42.0, "96": 41.0}
     runs = [run("ape", (40, 30, 20), baseline={"64": 1.0, "96": 1.0}), run("rope_mixed", (42, 43, 35), baseline=tiles)]
     (result,) = panel_results(runs, FLOORS)
-    assert result.baseline.label == "RoPE-Mixed, in tiles of 32 px"
+    assert result.baselines[0].label == "RoPE-Mixed, in tiles of 32 px"
     told = " ".join(conclusions([result], DATA))
     assert "baseline at 96 px, RoPE-Mixed, in tiles of 32 px, scores 41.0, more than the best" in told
     assert score_table(result)["lines"][0]["cells"] == ["", "42.0", "41.0"]
@@ -153,15 +153,15 @@ def test_the_baseline_of_the_best_embedding_is_a_line_and_a_sentence():
     assert {"floor: everything background", "RoPE-Mixed, in tiles of 32 px"} <= {*written}
     assert axes.get_ylim()[0] == 0
     del runs[1]["baseline"]
-    assert panel_results(runs, FLOORS)[0].baseline is None
+    assert panel_results(runs, FLOORS)[0].baselines == ()
 
 
 def test_a_run_evaluates_the_baseline_above_its_training_size_once(make_job, monkeypatch):
     job = make_job()
     result = train(job)
-    assert list(result["baseline"]) == ["12"]
-    monkeypatch.setattr(job.panel, "baseline", lambda *_: pytest.fail("it is known"))
-    assert train(job)["baseline"] == result["baseline"]
+    assert {way: list(scores) for way, scores in result["baselines"].items()} == {"resize": ["12"]}
+    monkeypatch.setattr(job.panel, "score", lambda *_: pytest.fail("it is known"))
+    assert train(job)["baselines"] == result["baselines"]
 
 
 def test_floors_are_measured_for_each_panel_and_size(images):

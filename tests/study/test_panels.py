@@ -3,6 +3,7 @@ import torch
 
 from ropevit.models.vit import ViT
 from ropevit.study.panels import PANEL_CLASSES, batches, mean_iou
+from ropevit.study.panels.pixels import pixel_logits
 
 PANELS = sorted(PANEL_CLASSES)
 
@@ -27,7 +28,7 @@ def test_a_model_learns_and_is_measured_at_sizes_below_and_above(make_job, panel
     panel.loss(model, *panel.batch(0, 0)).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     with torch.no_grad():
-        for size in (4, 8, 12):
+        for size in panel.settings.test_sizes:
             assert 0 <= panel.score(model.eval(), size, never) <= 100
 
 
@@ -59,7 +60,7 @@ def test_field_labels_go_to_the_pixels_they_belong_to(make_job):
     with torch.no_grad():
         model.head.weight.zero_()[:, 0] = 1
         model.head.bias.copy_(torch.arange(labels * 16.0))
-        logits = panel.logits(model, torch.zeros(1, 1, 8, 12))
+        logits = pixel_logits(model, torch.zeros(1, 1, 8, 12))
     assert logits.shape == (1, labels, 8, 12)
     for token, (row, column) in enumerate([(0, 0), (0, 4), (0, 8), (4, 0), (4, 4), (4, 8)]):
         expected = 1000 * token + torch.arange(32.0, 48).unflatten(0, (4, 4))

@@ -1,6 +1,6 @@
 import pytest
 
-from ropevit.study.settings import PANELS, PanelSettings, preset
+from ropevit.study.settings import PanelSettings, panels_of, preset
 
 
 @pytest.mark.parametrize("panel", PANELS)

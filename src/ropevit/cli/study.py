@@ -13,10 +13,10 @@ from ropevit.cli.study_progress import ProgressBars, ProgressLines
 from ropevit.extras import require
 from ropevit.study.config import StudyConfig
 from ropevit.study.outputs import write_outputs
+from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.report import FLOOR_MARK, conclusions, format_marked_score, reference_lines
 from ropevit.study.results import PanelResult, panel_results, read_results
 from ropevit.study.runner import run_study
-from ropevit.study.settings import TERMS
 
 #: Maximum number of curves shown as columns; more become rows.
 _MAX_COLUMNS = 4
@@ -83,7 +83,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> T
     """
     seeds = len(result.seeds)
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "1 seed"
-    title = f"{result.panel} ({TERMS[result.panel]}): {result.metric}, {spread}"
+    title = f"{result.panel} ({PANEL_CLASSES[result.panel].title}): {result.metric}, {spread}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
     if len(result.curves) <= _MAX_COLUMNS:
         _fill_by_size(table, result, cost)

@@ -1,10 +1,10 @@
-"""Canvases of the `field` panel: items of a fixed scale on a background; larger canvases hold more items."""
+"""Canvases of the panels `field` and `far`: items of a fixed scale on a background; larger canvases hold more items."""
 
 import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,7 +32,8 @@ class CanvasSettings:
     noise: float = 0.06
     """Standard deviation of the pixel noise; white is 1."""
     cutout: bool = True
-    """Paste only an item's own pixels (dark ones are its background); False pastes the whole square."""
+    """Paste only an item's own pixels (dark ones are its background); False pastes the whole square. Images with an
+    alpha channel are always pasted by it."""
 
     def __post_init__(self) -> None:
         if self.item_size < 2 or self.density <= 0 or self.noise < 0:
@@ -71,12 +72,12 @@ def paint_canvases(
     count: int,
     settings: CanvasSettings,
     generator: torch.Generator,
-) -> tuple[Float[Tensor, "B c size size"], Int[Tensor, "B size size"]]:
+) -> tuple[Float[Tensor, "B k size size"], Int[Tensor, "B size size"]]:
     """Scatter random items over canvases.
 
     Args:
-        images: Items to choose from, not much larger than they are pasted (bilinear sampling would skip pixels);
-            each label is drawn equally often.
+        images: Items to choose from, not much larger than they are pasted (bilinear sampling would skip pixels); each
+            label is drawn equally often. With 4 channels: colours premultiplied by the alpha channel, and alpha.
         labels: Label of each item's pixels, from 1; 0 is the background.
         size: Side of a canvas in pixels.
         count: Number of canvases, B.
@@ -84,31 +85,133 @@ def paint_canvases(
         generator: Source of every random choice, on the CPU.
 
     Returns:
-        Pixels from 0 to 255, and the label of each pixel.
+        Pixels from 0 to 255 (without alpha channel), and the label of each pixel.
     """
+    canvas, truth = _scatter_items(images, labels, size, count, settings, generator)
+    inside = slice(settings.tile, settings.tile + size)
+    return canvas[:, inside, inside].movedim(-1, 1).contiguous() * 255, truth[:, inside, inside]
+
+
+def paint_pairs(
+    items: tuple[UInt8[Tensor, "M c s s"], Int[Tensor, "M"]],
+    size: int,
+    count: int,
+    settings: CanvasSettings,
+    generator: torch.Generator,
+    apart: int = 0,
+) -> tuple[Float[Tensor, "B k size size"], Int[Tensor, "B size size"], Bool[Tensor, "B size size"]]:
+    """Paint canvases with two marked items among others; the mark of each has the label of the *other*.
+
+    A mark is a bright disc behind the item. The labels of the two items are drawn independently, so a view of one of
+    them tells nothing about the label of its mark.
+
+    Args:
+        items: Images and labels, as in `paint_canvases`.
+        size: Side of a canvas in pixels.
+        count: Number of canvases, B.
+        settings: How canvases are filled.
+        generator: Source of every random choice, on the CPU.
+        apart: Least distance of the two items' centres in pixels, along x or along y.
+
+    Returns:
+        Pixels from 0 to 255, the label of each pixel, and the visible pixels of the marks.
+
+    Raises:
+        ValueError: If the canvas is too small for two items so far apart.
+    """
+    (images, labels), tile, device = items, settings.tile, items[0].device
+    canvas, truth = _scatter_items(images, labels, size, count, settings, generator)
+    marks = torch.zeros_like(truth)
+    chosen = _draw_items(labels, 2 * count, generator).to(device)
+    colours, cover = (x.unflatten(0, (count, 2)) for x in _crop_items(images[chosen], settings, generator))
+    own = labels[chosen].unflatten(0, (count, 2))
+    disc, ones = _disc(tile).to(device).expand(count, tile, tile), torch.ones_like(own[:, 0])
+    corners = draw_pairs(size, tile, count, max(apart, tile), generator).to(device) + tile
+    for item in range(2):
+        bright = disc.unsqueeze(1).expand(-1, colours.shape[2], -1, -1)
+        for colour, alpha, label, mark in (
+            (bright, disc, own[:, 1 - item], ones),
+            (colours[:, item], cover[:, item], own[:, item], 0 * ones),
+        ):
+            _paste(canvas, truth, corners[:, item], colour, alpha, label)
+            _paste(None, marks, corners[:, item], colour, alpha, mark)
+    inside = slice(tile, tile + size)
+    crop = canvas[:, inside, inside].movedim(-1, 1).contiguous() * 255
+    return crop, truth[:, inside, inside], marks[:, inside, inside] > 0
+
+
+def draw_pairs(
+    size: int, tile: int, count: int, apart: int, generator: torch.Generator, tries: int = 64
+) -> Int[Tensor, "B 2 2"]:
+    """Draw two top left corners (y, x) of tiles inside each canvas, `apart` or more pixels apart along an axis.
+
+    Both corners are uniform over the canvas, given that distance.
+
+    Raises:
+        ValueError: If the canvas is too small.
+    """
+    room = size - tile
+    if room < apart:
+        raise ValueError(
+            f"got a canvas of {size} px for two items of {tile} px, {apart} px apart; expected at least {tile + apart}"
+        )
+    corners = torch.randint(room + 1, (count, tries, 2, 2), generator=generator)
+    far = (corners[:, :, 0] - corners[:, :, 1]).abs().amax(-1) >= apart
+    corners[:, -1] = torch.tensor([[0, 0], [room, room]])  # if no try is far enough
+    far[:, -1] = True
+    return corners[torch.arange(count), far.int().argmax(1)]
+
+
+def _disc(tile: int) -> Float[Tensor, "t t"]:
+    """Return the cover of the mark: 1 inside a circle as wide as a tile, 0 outside."""
+    reach = torch.arange(tile) + 0.5 - tile / 2
+    return ((reach[:, None] ** 2 + reach**2).sqrt() <= tile / 2).float()
+
+
+def _draw_items(labels: Int[Tensor, "M"], count: int, generator: torch.Generator) -> Int[Tensor, "count"]:
+    """Draw items such that every label is drawn equally often."""
+    rarity = 1 / labels.bincount().cpu()[labels.cpu()]
+    return torch.multinomial(rarity, count, replacement=True, generator=generator)
+
+
+def _scatter_items(
+    images: Tensor, labels: Tensor, size: int, count: int, settings: CanvasSettings, generator: torch.Generator
+) -> tuple[Float[Tensor, "B m m k"], Int[Tensor, "B m m"]]:
+    """Paint `paint_canvases` with a margin of a tile on every side: colours from 0 to 1, and labels."""
     number, tile, device = settings.items(size), settings.tile, images.device
-    rarity = 1 / labels.bincount().cpu()[labels.cpu()]  # every label is drawn equally often
-    chosen = torch.multinomial(rarity, count * number, replacement=True, generator=generator).to(device)
+    chosen = _draw_items(labels, count * number, generator).to(device)
     colours, cover = (x.unflatten(0, (count, number)) for x in _crop_items(images[chosen], settings, generator))
     chosen_labels = labels[chosen].unflatten(0, (count, number))
     margin = settings.item_size // 2  # largest distance of an item's centre from the canvas
     offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator).to(device) + tile // 2
-    canvas = (
-        background(count, images.shape[1], size + 2 * tile, settings, generator).to(device).movedim(1, -1).contiguous()
-    )
+    channels = colours.shape[2]
+    canvas = background(count, channels, size + 2 * tile, settings, generator).to(device).movedim(1, -1).contiguous()
     truth = torch.zeros(count, size + 2 * tile, size + 2 * tile, dtype=torch.long, device=device)
-    each, reach = torch.arange(count, device=device)[:, None, None], torch.arange(tile, device=device)
     for item in range(number):
-        at = each, offset[:, item, 0, None, None] + reach[:, None], offset[:, item, 1, None, None] + reach
-        canvas[at] = canvas[at] * (1 - cover[:, item, :, :, None]) + colours[:, item].movedim(1, -1)
-        truth[at] = torch.where(cover[:, item] > 0.5, chosen_labels[:, item, None, None], truth[at])
-    inside = slice(tile, tile + size)
-    return canvas[:, inside, inside].movedim(-1, 1).contiguous() * 255, truth[:, inside, inside]
+        _paste(canvas, truth, offset[:, item], colours[:, item], cover[:, item], chosen_labels[:, item])
+    return canvas, truth
+
+
+def _paste(
+    canvas: Float[Tensor, "B m m k"] | None,
+    truth: Int[Tensor, "B m m"],
+    corners: Int[Tensor, "B 2"],
+    colours: Float[Tensor, "B k t t"],
+    cover: Float[Tensor, "B t t"],
+    labels: Int[Tensor, "B"],
+) -> None:
+    """Paste a tile on each canvas and its labels, in place; corners are (y, x) of the top left pixel."""
+    each = torch.arange(len(truth), device=truth.device)[:, None, None]
+    reach = torch.arange(cover.shape[-1], device=truth.device)
+    at = each, corners[:, 0, None, None] + reach[:, None], corners[:, 1, None, None] + reach
+    if canvas is not None:
+        canvas[at] = canvas[at] * (1 - cover.unsqueeze(-1)) + colours.movedim(1, -1)
+    truth[at] = torch.where(cover > 0.5, labels[:, None, None], truth[at])
 
 
 def _crop_items(
     images: UInt8[Tensor, "M c s s"], settings: CanvasSettings, generator: torch.Generator
-) -> tuple[Float[Tensor, "M c t t"], Float[Tensor, "M t t"]]:
+) -> tuple[Float[Tensor, "M k t t"], Float[Tensor, "M t t"]]:
     """Scale, rotate, mirror and darken items at random, each in the middle of an empty tile.
 
     Returns:
@@ -123,11 +226,17 @@ def _crop_items(
         1, (2, 2)
     )
     transform = F.pad(matrix * (settings.tile / side)[:, None, None], (0, 1)).to(images.device)
-    pixels = images.float()
-    solid = (pixels.amax(1, keepdim=True) > _DARK).float() if settings.cutout else torch.ones_like(pixels[:, :1])
     grid = F.affine_grid(transform, [count, 1, settings.tile, settings.tile], align_corners=False)
-    samples = F.grid_sample(torch.cat([pixels / 255 * solid, solid], 1), grid, align_corners=False)
+    samples = F.grid_sample(_with_cover(images.float(), settings.cutout), grid, align_corners=False)
     return samples[:, :-1] * light[:, None, None, None], samples[:, -1]
+
+
+def _with_cover(pixels: Float[Tensor, "M c s s"], cutout: bool) -> Float[Tensor, "M planes s s"]:
+    """Return premultiplied colours from 0 to 1 and their cover: the alpha channel, or 1 where a pixel is not dark."""
+    if pixels.shape[1] == 4:
+        return pixels / 255
+    solid = (pixels.amax(1, keepdim=True) > _DARK).float() if cutout else torch.ones_like(pixels[:, :1])
+    return torch.cat([pixels / 255 * solid, solid], 1)
 
 
 def background(

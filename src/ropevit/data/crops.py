@@ -101,3 +101,29 @@ def resample(images: Tensor, size: int) -> Float[Tensor, "B c size size"]:
 def normalise(images: Tensor) -> Tensor:
     """Normalise pixels from 0 to 255 with MEAN and STD."""
     return (images.float() / 255 - MEAN) / STD
+
+
+def premultiply(images: UInt8[Tensor, "N 4 H W"]) -> UInt8[Tensor, "N 4 H W"]:
+    """Multiply the colours by the alpha channel, after which images may be resized and pasted linearly."""
+    colours = (images[:, :3].float() * images[:, 3:].float() / 255).round().to(torch.uint8)
+    return torch.cat([colours, images[:, 3:]], 1)
+
+
+def draw_gradients(count: int, generator: torch.Generator) -> Float[Tensor, "B 3 3 3"]:
+    """Draw the colours of smooth backgrounds at 3 x 3 points, from 0 to 255."""
+    return 255 * (0.1 + 0.6 * torch.rand(count, 3, 3, 3, generator=generator))
+
+
+def on_gradients(images: Float[Tensor, "B 4 s s"], colours: Float[Tensor, "B 3 3 3"]) -> Float[Tensor, "B 3 s s"]:
+    """Put premultiplied images on smooth colour gradients, which look the same at every resolution.
+
+    Args:
+        images: Colours multiplied by alpha, and alpha, from 0 to 255.
+        colours: Of the background at the corners, the middles of the sides and the centre.
+
+    Returns:
+        Pixels from 0 to 255.
+    """
+    size = images.shape[-2:]
+    shade = F.interpolate(colours.to(images.device), size, mode="bilinear", align_corners=True)
+    return images[:, :3] + (1 - images[:, 3:] / 255) * shade

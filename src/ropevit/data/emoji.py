@@ -1,6 +1,7 @@
 """The embedded drawings: emoji of 306 things by four artists, with true detail up to 160 pixels."""
 
 import io
+from collections.abc import Collection
 from importlib import resources
 from typing import Literal, get_args
 
@@ -30,7 +31,9 @@ SOURCE = (
 SPRITE_SIZE = 160
 
 
-def load_emoji(split: Split = "train", size: int = SPRITE_SIZE) -> LabelledImages:
+def load_emoji(
+    split: Split = "train", size: int = SPRITE_SIZE, groups: Collection[str] | None = None
+) -> LabelledImages:
     """Load the embedded emoji as colours with an alpha channel, one image a thing and artist.
 
     Args:
@@ -38,13 +41,15 @@ def load_emoji(split: Split = "train", size: int = SPRITE_SIZE) -> LabelledImage
             For choosing settings without looking at the test artist, `train` is cut into `search` (two artists) and
             `val` (one).
         size: Side of the images in pixels, at most 160; smaller ones are averaged from the stored sprites.
+        groups: Kinds of things to load; None loads all eight.
 
     Returns:
         uint8 images (N, 4, size, size): red, green, blue, alpha (255 is opaque). Classes are the things, groups are
         eight kinds of them.
 
     Raises:
-        ValueError: If there is no such split, or the size is larger than the sprites, which would only blur them.
+        ValueError: If there is no such split or group, or the size is larger than the sprites, which would only blur
+            them.
     """
     if split not in get_args(Split):
         raise ValueError(f"got split {split!r}; choose one of {', '.join(get_args(Split))}")
@@ -54,15 +59,19 @@ def load_emoji(split: Split = "train", size: int = SPRITE_SIZE) -> LabelledImage
             "(benchmarks/make_emoji_sprites.py renders larger ones)"
         )
     with (resources.files("ropevit.data") / "emoji" / "sprites.npz").open("rb") as file, np.load(file) as stored:
-        names, groups, artists = (tuple(stored[key].tolist()) for key in ("names", "groups", "artists"))
+        names, kinds, artists = (tuple(stored[key].tolist()) for key in ("names", "groups", "artists"))
         files = np.split(stored["files"], np.cumsum(stored["lengths"])[:-1])
+    unknown = sorted({*(groups or ())} - {*kinds})
+    if unknown:
+        raise ValueError(f"got group {unknown[0]!r}; choose from {', '.join(dict.fromkeys(kinds))}")
     chosen = [artists.index(artist) for artist in ARTISTS[split]]
-    images = [decode(files[artist * len(names) + thing], size) for artist in chosen for thing in range(len(names))]
+    things = [thing for thing, kind in enumerate(kinds) if groups is None or kind in groups]
+    images = [decode(files[artist * len(names) + thing], size) for artist in chosen for thing in things]
     return LabelledImages(
         images=torch.stack(images),
-        labels=torch.arange(len(names)).repeat(len(chosen)),
-        classes=names,
-        groups=groups,
+        labels=torch.arange(len(things)).repeat(len(chosen)),
+        classes=tuple(names[thing] for thing in things),
+        groups=tuple(kinds[thing] for thing in things),
         name=f"emoji/{split}",
         source=SOURCE,
         notes=(f"drawn by {', '.join(ARTISTS[split])}",),

@@ -80,11 +80,11 @@ def _excluded_summary(result: PanelResult) -> str:
 
 
 def _baseline_summary(result: PanelResult) -> str:
-    """Compare the best embedding at the largest size with the baseline of resizing or tiling."""
-    baseline = result.baseline
-    if baseline is None or not result.above_floor(baseline.sizes[-1]):
+    """Compare the best embedding at the largest size with the better baseline, resizing or tiling."""
+    if not result.baselines or not result.above_floor(result.baselines[0].sizes[-1]):
         return ""
-    size = baseline.sizes[-1]
+    size = result.baselines[0].sizes[-1]
+    baseline = max((curve for curve in result.baselines if size in curve.sizes), key=lambda curve: curve.mean[-1])
     best = result.ranked(size)[0]
     more = "more" if baseline.mean[-1] > best.mean[best.sizes.index(size)] else "not more"
     return (

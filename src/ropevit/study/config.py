@@ -11,7 +11,7 @@ from ropevit.rope.scaling import CoordinateJitter, parse_scaling
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.precision import PRECISIONS
-from ropevit.study.settings import PANELS, PanelSettings, as_json, preset
+from ropevit.study.settings import EMBEDDED, PanelSettings, as_json, panels_of, preset
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.
 EXECUTION_FIELDS = ("out", "resume", "workers")
@@ -22,10 +22,12 @@ class StudyConfig:
     """Settings of a study that compares position embeddings on one data set at several resolutions."""
 
     data: str = "fashion"
-    """`fashion`, the embedded images, or a folder: PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
-    panels: tuple[str, ...] = PANELS
-    """Settings: `field` (larger field of view: more scene at the same scale), `zoom` (higher resolution: the same scene
-    with more pixels)."""
+    """`fashion` (photographs of clothing) or `emoji` (drawings with more detail), the embedded images, or a folder:
+    PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
+    panels: tuple[str, ...] = ()
+    """Tasks: `field` (larger field of view: more scene at the same scale), `zoom` (higher resolution: the same scene
+    with more pixels) and, with the emoji, `far` (what tells a label is further away). All that the images allow, unless
+    given."""
     embeddings: tuple[str, ...] = ("ape", "rope_axial", "rope_mixed")
     """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; distance biases alibi,
     alibi_learned, log_cpb, fire, lookhere, rope_mixed_decay, rope_mixed_gaussian; rope_axial:theta=10 for another base
@@ -78,7 +80,9 @@ class StudyConfig:
     """Standard deviation with which absolute embeddings are initialised."""
 
     def __post_init__(self) -> None:
-        _check_choices("panel", self.panels, PANELS)
+        if not self.panels:
+            object.__setattr__(self, "panels", panels_of(self.data))
+        _check_choices("panel", self.panels, panels_of(self.data))
         _check_choices("family", self.families or ("all",), ("all", *unpublished_types()))
         with_theta = (name for name in self.all_embeddings if ":" in name and split_theta(name)[0] in VIT_EMBEDDINGS)
         _check_choices("embedding", self.all_embeddings, (*VIT_EMBEDDINGS, *with_theta))
@@ -90,7 +94,7 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"got {name}={value}; expected at least 1")
-        if self.max_images is not None and self.data == "fashion":
+        if self.max_images is not None and self.data in EMBEDDED:
             raise ValueError(
                 "got max_images with the embedded images; it is for a folder of your own: give --data PATH"
             )
@@ -136,7 +140,7 @@ class StudyConfig:
         for panel in self.panels:
             settings = self.settings(panel)
             items = round(settings.canvas.item_size * settings.canvas.jitter)
-            sizes.append(items if panel == "field" else max(settings.train_size, *settings.test_sizes))
+            sizes.append(max(settings.train_size, *settings.test_sizes) if panel == "zoom" else items)
         return max(sizes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,15 +10,16 @@ from ropevit.models.rotary import set_scaling
 from ropevit.models.vit import ViT
 from ropevit.study.events import Evaluating
 from ropevit.study.job import RunJob
-from ropevit.study.stored_runs import read_result
+from ropevit.study.panels import Way
+from ropevit.study.stored_runs import read_result, stored_baselines
 
 
 def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate a trained model, plain and with each RoPE scaling, wherever no score is stored yet.
 
     Returns:
-        Fields of `result.json`: `scores`, `scaled` by RoPE scaling, and `baseline` at the sizes above the training size
-        for a model that was trained without RoPE scaling.
+        Fields of `result.json`: `scores`, `scaled` by RoPE scaling, and `baselines` (resizing, tiling) at the sizes
+        above the training size for a model that was trained without RoPE scaling.
     """
     begin = time.perf_counter()
     scores = evaluate(model, job, known["scores"])
@@ -26,11 +27,13 @@ def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[
         method: _evaluate_scaled(model, job, method, scores, known["scaled"].get(method, {}))
         for method in _scaling_methods_for(model, job)
     }
-    baseline = _evaluate_baseline(model, job, known["baseline"])
+    baselines = {
+        way: _evaluate_baseline(model, job, way, known["baselines"].get(way, {})) for way in job.panel.baselines
+    }
     return {
         "scores": _to_json(scores),
         "scaled": {method: _to_json(found) for method, found in scaled.items()},
-        "baseline": _to_json(baseline),
+        "baselines": {way: _to_json(found) for way, found in baselines.items()},
         "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
     }
 
@@ -39,7 +42,7 @@ def stored_scores(job: RunJob, trained: bool) -> dict[str, Any]:
     """Read the scores that an earlier call stored for the same run, if its training was complete."""
     path = job.folder / "result.json"
     found = read_result(path, job.run, job.images) if trained and path.exists() else {}
-    return {"scores": {}, "scaled": {}, "baseline": {}, "eval_seconds": 0.0} | found
+    return {"scores": {}, "scaled": {}, "eval_seconds": 0.0} | found | {"baselines": stored_baselines(found, job.panel)}
 
 
 @torch.no_grad()
@@ -72,13 +75,13 @@ def _evaluate_scaled(
 
 
 @torch.no_grad()
-def _evaluate_baseline(model: ViT, job: RunJob, known: Mapping[str, float]) -> dict[int, float]:
-    """Evaluate the baseline: larger images are resized to the training size, or split into tiles of it."""
+def _evaluate_baseline(model: ViT, job: RunJob, way: Way, known: Mapping[str, float]) -> dict[int, float]:
+    """Evaluate a baseline: larger images are resized to the training size, or split into tiles of it."""
     settings = job.panel.settings
     sizes = [size for size in settings.test_sizes if size > settings.train_size and job.run.train_scaling is None]
     model.eval()
     return {
-        size: known[str(size)] if str(size) in known else job.panel.baseline(model, size, job.check) for size in sizes
+        size: known[str(size)] if str(size) in known else job.panel.score(model, size, job.check, way) for size in sizes
     }
 
 

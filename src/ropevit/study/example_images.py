@@ -10,13 +10,11 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from ropevit.data.canvas import paint_canvases
-from ropevit.data.crops import normalise, resample
-from ropevit.data.rng import make_generator
+from ropevit.data.crops import normalise
 from ropevit.models.positions import position_label
 from ropevit.models.vit import ViT
-from ropevit.study.panels import FieldPanel, Panel, ZoomPanel
-from ropevit.study.settings import TERMS
+from ropevit.study.panels import FarPanel, FieldPanel, Panel, ZoomPanel
+from ropevit.study.panels.pixels import predict_pixels
 from ropevit.text import printable
 
 #: Colours of labels: background first, then as distinguishable as possible.
@@ -75,30 +73,31 @@ def make_examples(panel: Panel, models: Mapping[str, ViT]) -> PanelExamples:
         models: A trained model for each embedding.
     """
     settings = panel.settings
-    draw = _field_rows if isinstance(panel, FieldPanel) else _zoom_rows
+    pixels = panel.classes is None  # labels pixels, not images
+    draw = _zoom_rows if isinstance(panel, ZoomPanel) else _pixel_rows
     examples = [SizeExamples(size=size, rows=tuple(draw(panel, models, size))) for size in settings.test_sizes]  # pyright: ignore[reportArgumentType]
-    labels = panel.labels if isinstance(panel, FieldPanel) else ()
+    labels = panel.labels if pixels else ()
     return PanelExamples(
         name=panel.name,
-        title=f"{panel.name} ({TERMS[panel.name]})",
+        title=f"{panel.name} ({panel.title})",
         train_size=settings.train_size,
         initial_size=settings.test_sizes[-1],
-        scale=(190 if isinstance(panel, FieldPanel) else 88) / settings.test_sizes[-1],
+        scale=(190 if pixels else 88) / settings.test_sizes[-1],
         legend=tuple((printable(name), COLOURS[index % len(COLOURS)]) for index, name in enumerate(labels)),
         sizes=tuple(examples),
     )
 
 
-def _field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: int = 4) -> list[ExampleRow]:
+def _pixel_rows(panel: FieldPanel | FarPanel, models: Mapping[str, ViT], size: int, count: int = 4) -> list[ExampleRow]:
     """Return rows of canvases, true labels and predictions; the canvases of a size are always the same."""
-    generator = make_generator(panel.name, panel.test_name, "pictures", size)
-    canvases, truth = paint_canvases(*panel.test, size, count, panel.settings.canvas, generator)
+    canvases, truth, *_ = next(panel.canvases(size))
+    canvases, truth = canvases[:count], truth[:count]
     rows = [
         ExampleRow(label="image", cells=tuple(ExampleCell(image=_data_uri(_to_image(one))) for one in canvases)),
         ExampleRow(label="truth", cells=tuple(ExampleCell(image=_data_uri(_to_label_image(one))) for one in truth)),
     ]
     for name, model in models.items():
-        predictions = panel.logits(model, normalise(canvases)).argmax(1)
+        predictions = predict_pixels(model, normalise(canvases))
         rows.append(
             ExampleRow(
                 label=position_label(name),
@@ -111,7 +110,7 @@ def _field_rows(panel: FieldPanel, models: Mapping[str, ViT], size: int, count: 
 def _zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: int = 8) -> list[ExampleRow]:
     """Return rows of test images, true classes and each model's prediction."""
     pick = torch.linspace(0, len(panel.test) - 1, count).long()
-    images, labels = resample(panel.test.images[pick], size), panel.test.labels[pick]
+    images, labels = panel.test_images(pick, size), panel.test.labels[pick]
     classes = [printable(name) for name in panel.test.classes]
     rows = [
         ExampleRow(label="image", cells=tuple(ExampleCell(image=_data_uri(_to_image(one))) for one in images)),

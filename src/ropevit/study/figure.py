@@ -17,10 +17,13 @@ _LEGEND_COLUMNS = 3
 
 #: Titles of the panels.
 _TITLES = {
+    "far": "far (longer distance): on a larger image what tells a label is further away",
     "field": "field (larger field of view): a larger image shows more of the scene",
     "zoom": "zoom (higher resolution): a larger image is the same one with more pixels",
 }
 
+#: Dashes of the baselines.
+_DASHES = ((4, 2), (1, 1.5))
 #: Colour of the reference lines.
 GREY = "#777777"
 #: Background of text that is drawn over curves.
@@ -95,14 +98,13 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = _NO_SCALING, a
 
 
 def _draw_references(axes: Any, result: PanelResult) -> None:
-    """Draw the floor and the baseline of resizing or tiling as dashed lines with labels."""
+    """Draw the floor and the baselines of tiling and resizing as dashed lines with labels."""
     if result.floor is not None:
         sizes = [size for size in result.sizes if size in result.floor.scores]
         scores = [result.floor.scores[size] for size in sizes]
         axes.plot(sizes, scores, color=GREY, linestyle="--", linewidth=1)
         _label_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
-    if result.baseline is not None:
-        baseline = result.baseline
+    for baseline, dashes in zip(result.baselines, _DASHES, strict=False):
         known = dict(zip(baseline.sizes, baseline.mean, strict=True))
         whole = next(
             curve for curve in result.curves if (curve.embedding, curve.variant) == (baseline.embedding, _NO_SCALING)
@@ -113,7 +115,7 @@ def _draw_references(axes: Any, result: PanelResult) -> None:
             list(known),
             list(known.values()),
             color=position_style(baseline.embedding)[0],
-            linestyle=(0, (4, 2)),
+            linestyle=(0, dashes),
             linewidth=1.2,
         )
         _label_line(axes, baseline.label, (baseline.sizes[-1], baseline.mean[-1]))

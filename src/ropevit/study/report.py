@@ -75,10 +75,9 @@ def format_marked_score(result: PanelResult, curve: Curve, size: int) -> str:
 
 
 def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
-    """Return the reference rows of a table: the baseline of resizing or tiling, and the floor."""
+    """Return the reference rows of a table: the baselines of tiling and resizing, and the floor."""
     lines = []
-    if result.baseline is not None:
-        known = result.baseline
+    for known in result.baselines:
         cells = [format_score(known, size) if size in known.sizes else "" for size in result.sizes]
         lines.append({"label": known.label, "cells": cells})
     if result.floor is not None:

@@ -11,14 +11,12 @@ import numpy as np
 from ropevit.files import read_json
 from ropevit.models.positions import position_label
 from ropevit.study.floor import Floor, read_floor
+from ropevit.study.panels import BASELINE_LABELS, PANEL_CLASSES
+from ropevit.study.stored_runs import stored_baselines
 
 #: Least number of seeds for the statement "every seed of one above every seed of the other": by chance it happens to
 #: two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.
 _MIN_SEEDS = 3
-
-
-#: Baselines for images larger than those of the training.
-BASELINE_LABELS = {"field": "in tiles of {size} px", "zoom": "resized to {size} px"}
 
 #: Most embeddings that a sentence names; the others are counted.
 _MAX_LISTED = 5
@@ -89,7 +87,7 @@ class PanelResult:
     curves: tuple[Curve, ...]
     floor: Floor | None = None
     """Score of a model that learned nothing; None in older results."""
-    baseline: Curve | None = None
+    baselines: tuple[Curve, ...] = ()
     """The best embedding at the training size, evaluated at larger sizes by resizing or tiling."""
 
     @property
@@ -170,7 +168,7 @@ def panel_results(
                 curves=tuple(curve for rows in chosen for curve in _make_curves(rows)),
                 floor=read_floor((floors or {}).get(panel)),
             )
-            found.append(replace(result, baseline=_make_baseline(result, chosen)))
+            found.append(replace(result, baselines=_make_baselines(result, chosen)))
     return found
 
 
@@ -189,21 +187,23 @@ def _check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _make_baseline(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
-    """Return the curve of the baseline with the best embedding at the training size, if it was evaluated."""
+def _make_baselines(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Curve, ...]:
+    """Return the curves of the baselines with the best embedding at the training size, as far as evaluated."""
     best = next((curve for curve in result.ranked(nearest_size(result)) if curve.variant == (None, None)), None)
-    if best is None or result.panel not in BASELINE_LABELS:
-        return None
+    if best is None or result.panel not in PANEL_CLASSES:
+        return ()
     chosen = next(
         rows for rows in runs if (rows[0]["embedding"], rows[0].get("train_scaling")) == (best.embedding, None)
     )
-    known = [set(run.get("baseline", {})) for run in chosen]
-    sizes = tuple(size for size in result.sizes if all(str(size) in sizes for sizes in known))
-    if not sizes:
-        return None
-    scores = tuple(tuple(run["baseline"][str(size)] for size in sizes) for run in chosen)
-    label = BASELINE_LABELS[result.panel].format(size=result.train_size)
-    return replace(best, sizes=sizes, scores=scores, baseline=label)
+    stored = [stored_baselines(run, PANEL_CLASSES[result.panel]) for run in chosen]
+    curves = []
+    for way in PANEL_CLASSES[result.panel].baselines:
+        known = [scores.get(way, {}) for scores in stored]
+        sizes = tuple(size for size in result.sizes if all(str(size) in scores for scores in known))
+        rows = tuple(tuple(scores[str(size)] for size in sizes) for scores in known)
+        label = BASELINE_LABELS[way].format(size=result.train_size)
+        curves += [replace(best, sizes=sizes, scores=rows, baseline=label)] if sizes else []
+    return tuple(curves)
 
 
 def _make_curves(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:

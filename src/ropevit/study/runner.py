@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from ropevit.data.emoji import load_emoji
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import check_folder, load_folder
 from ropevit.data.labelled import LabelledImages
@@ -39,6 +40,7 @@ from ropevit.study.fingerprint import SPLITS, describe_differences, digest, fing
 from ropevit.study.floor import compute_floors
 from ropevit.study.precision import resolve_precision
 from ropevit.study.results import read_results
+from ropevit.study.settings import EMBEDDED, EMOJI_GROUPS
 from ropevit.study.stored_runs import refuse_other_study, stored_result
 from ropevit.study.workers import SHARED_IMAGES, Images, StudyPlan, run_here, run_in_workers
 
@@ -59,7 +61,7 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
         ValueError: If the directory contains another study, or this one without `resume`; if images are unusable.
         KeyboardInterrupt: If the user interrupts; finished steps are kept and `resume` continues from there.
     """
-    if config.data != "fashion":
+    if config.data not in EMBEDDED:
         check_folder(Path(config.data).expanduser())
     if config.out.exists() and not config.out.is_dir():
         raise ValueError(f"got the directory {config.out}, which is a file; give another with --out")
@@ -140,7 +142,7 @@ def check_images(config: StudyConfig, seen: dict[str, Any], data: dict[str, Any]
             f"{config.out} was trained on other images ({'; '.join(other)}), and seeds of both would be mixed in one "
             "mean; bring its images back, or give another --out"
         )
-    return path.exists() or config.data == "fashion" or not any((config.out / "runs").glob("*/*"))
+    return path.exists() or config.data in EMBEDDED or not any((config.out / "runs").glob("*/*"))
 
 
 def _check_complete(stored: Any, seen: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +222,8 @@ def load_images(config: StudyConfig, report: Report) -> Images:
     """Load the training and test images that a config names."""
     if config.data == "fashion":
         return load_fashion("train"), load_fashion("test")
+    if config.data == "emoji":
+        return load_emoji("train", groups=EMOJI_GROUPS), load_emoji("test", groups=EMOJI_GROUPS)
     return load_folder(
         config.data,
         config.image_size(),

@@ -6,11 +6,6 @@ from typing import Any, Literal
 from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import CropSettings
 
-PANELS = ("field", "zoom")
-
-#: Standard term for the setting of each panel.
-TERMS = {"field": "larger field of view", "zoom": "higher resolution"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class PanelSettings:
@@ -47,11 +42,11 @@ class PanelSettings:
     crop: CropSettings = field(default_factory=CropSettings)
     """How `zoom` draws training crops."""
     canvas: CanvasSettings = field(default_factory=CanvasSettings)
-    """How `field` fills canvases."""
+    """How `field` and `far` fill canvases."""
     test_images: int = 2000
     """Test images of `zoom`; a fixed random subset if there are more."""
     test_canvases: int = 200
-    """Test canvases of `field` at each size."""
+    """Test canvases of `field` and `far` at each size."""
 
     def __post_init__(self) -> None:
         least = {"patch_size": 1, "width": 1, "depth": 1, "heads": 1, "steps": 1, "batch_size": 1}
@@ -137,14 +132,66 @@ _FOLDER_QUICK = {
 }
 
 
+#: The embedded drawings; chosen on the drawings of one of the artists for training, see docs/study.md.
+#: Kinds of things in a study of the embedded drawings.
+EMOJI_GROUPS = ("animal", "building", "clothing", "fruit", "vehicle")
+_EMOJI_CANVAS = CanvasSettings(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05)
+EMOJI = {
+    "field": PanelSettings(
+        train_size=32,
+        test_sizes=(16, 32, 64, 96, 128),
+        steps=1400,
+        batch_size=16,
+        ape_std=0.02,
+        canvas=_EMOJI_CANVAS,
+    ),
+    "zoom": PanelSettings(
+        train_size=32,
+        test_sizes=(16, 32, 48, 64, 96, 128),
+        steps=450,
+        batch_size=128,
+        ape_std=1.0,
+        crop=CropSettings(smallest=0.16, law="log"),
+    ),
+    "far": PanelSettings(
+        train_size=48,
+        test_sizes=(48, 96, 144, 192),
+        steps=1400,
+        batch_size=16,
+        ape_std=0.02,
+        canvas=replace(_EMOJI_CANVAS, item_size=16, density=0.3),
+    ),
+}
+
+_EMOJI_QUICK = {
+    "field": replace(EMOJI["field"], steps=250, test_sizes=(16, 32, 64), test_canvases=50),
+    "zoom": replace(EMOJI["zoom"], steps=150, batch_size=32, test_sizes=(16, 32, 64)),
+    "far": replace(EMOJI["far"], steps=250, test_sizes=(48, 96), test_canvases=50),
+}
+
+#: Presets of the embedded images: full, quick.
+_EMBEDDED = {"fashion": (FASHION, _FASHION_QUICK), "emoji": (EMOJI, _EMOJI_QUICK)}
+#: Names of the embedded images.
+EMBEDDED = tuple(_EMBEDDED)
+
+
 def preset(data: str, panel: str, quick: bool = False) -> PanelSettings:
-    """Return the preset of a panel for the embedded images (`fashion`) or a user's own (any path)."""
-    if panel not in PANELS:
-        raise ValueError(f"got panel {panel!r}; choose one of {', '.join(PANELS)}")
-    table = {
-        (True, False): FASHION,
-        (True, True): _FASHION_QUICK,
-        (False, False): _FOLDER,
-        (False, True): _FOLDER_QUICK,
-    }
-    return table[data == "fashion", quick][panel]
+    """Return the preset of a panel.
+
+    Args:
+        data: `fashion` or `emoji`, the embedded images, or the path of a user's own.
+        panel: Name of the panel.
+        quick: Whether the study takes a minute instead of five.
+
+    Raises:
+        ValueError: If there is no such panel with these images.
+    """
+    table = _EMBEDDED.get(data, (_FOLDER, _FOLDER_QUICK))[quick]
+    if panel not in table:
+        raise ValueError(f"got panel {panel!r} with data {data!r}; choose one of {', '.join(table)}")
+    return table[panel]
+
+
+def panels_of(data: str) -> tuple[str, ...]:
+    """Return the panels that a study of some images has."""
+    return tuple(_EMBEDDED.get(data, (_FOLDER,))[0])

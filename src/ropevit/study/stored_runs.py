@@ -9,7 +9,8 @@ from ropevit.files import read_json, write_json
 from ropevit.study.config import EXECUTION_FIELDS, StudyConfig, components
 from ropevit.study.events import Run
 from ropevit.study.fingerprint import digest
-from ropevit.study.settings import as_json
+from ropevit.study.panels import Panel
+from ropevit.study.settings import EMBEDDED, as_json
 from ropevit.weights.errors import first_line
 
 #: Options that may be extended when a study is resumed.
@@ -80,7 +81,15 @@ def _is_result(content: Any) -> bool:
     scaled = content.get("scaled", {})
     if not isinstance(scaled, dict):
         return False
-    return all(map(_is_score_table, (content.get("scores"), content.get("baseline", {}), *scaled.values())))
+    baselines = content.get("baselines", {"older": content.get("baseline", {})})
+    if not isinstance(baselines, dict):
+        return False
+    return all(map(_is_score_table, (content.get("scores"), *baselines.values(), *scaled.values())))
+
+
+def stored_baselines(result: Mapping[str, Any], panel: Panel | type[Panel]) -> dict[str, dict[str, float]]:
+    """Return the scores of the baselines in a result; older ones have one, the panel's first, under `baseline`."""
+    return result.get("baselines") or {panel.baselines[0]: result.get("baseline", {})}
 
 
 def _is_score_table(content: Any) -> bool:
@@ -110,7 +119,7 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
             f"{path.parent} holds a study with other options ({', '.join(different)}): {key} was "
             f"{stored.get(key)!r}, now {asked.get(key)!r}; repeat its options, or give another --out"
         )
-    if config.data != "fashion" and sides[0] != sides[1]:
+    if config.data not in EMBEDDED and sides[0] != sides[1]:
         raise ValueError(
             f"{path.parent} holds a study of images prepared for {sides[0]} px; with test_sizes up to {sides[1]} px "
             "they would differ: give another --out"

@@ -1,0 +1,103 @@
+"""What the panels of a study have in common: their interface, model and batches of an evaluation."""
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ropevit.data.labelled import LabelledImages
+from ropevit.models.positions import split_theta
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.study.settings import PanelSettings
+
+#: Tokens in one forward pass of an evaluation.
+_TOKENS_PER_BATCH = 8192
+
+CheckStop = Callable[[], None]
+Transform = Callable[[Tensor], Tensor]
+
+#: How a model predicts an image larger than those of the training: whole; in tiles of the training size, each on its
+#: own; or resized to the training size.
+Way = Literal["whole", "tiles", "resize"]
+
+#: Labels of the ways that need no position embedding for larger images: the baselines.
+BASELINE_LABELS: dict[str, str] = {"tiles": "in tiles of {size} px", "resize": "resized to {size} px"}
+
+
+class FloorScore(NamedTuple):
+    """Score of a prediction that ignores the image, in percent."""
+
+    score: float
+    error: float
+    """Its standard error, from the test images."""
+
+
+@runtime_checkable
+class Panel(Protocol):
+    """A task of the study: its data, model, loss and metric."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    """What a larger image of this panel is, in a few words."""
+    metric: ClassVar[str]
+    floor_name: ClassVar[str]
+    """The prediction of a model that learned nothing."""
+    baselines: ClassVar[tuple[Way, ...]]
+    """Ways to predict a larger image without a position embedding for it; the first is the one to beat."""
+    settings: PanelSettings
+    labels: tuple[str, ...]
+    """Names of the classes of images, or of the labels of pixels."""
+    classes: tuple[str, ...] | None
+    """Names of the model's outputs, where each is one class."""
+
+    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages) -> None: ...
+
+    def model_config(self, position: str) -> ViTConfig:
+        """Return the config of the model with a position embedding."""
+        ...
+
+    def batch(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
+        """Return the images and targets of a training step; they depend only on the panel, the seed and the step."""
+        ...
+
+    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the training loss of a batch."""
+        ...
+
+    def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
+        """Evaluate the model on the test images of a size, in percent; `check` is called between batches."""
+        ...
+
+    def floor(self, size: int) -> FloorScore:
+        """Return the score of a model that learned nothing."""
+        ...
+
+
+def vit_config(settings: PanelSettings, position: str, channels: int, outputs: int) -> ViTConfig:
+    """Return the config of a study's small ViT: average pooling, no class token, no LayerScale.
+
+    `position` may name the base of the frequencies, as in `rope_axial:theta=10`.
+    """
+    position, theta = split_theta(position)
+    return ViTConfig(
+        position=position,
+        rope_theta=theta,
+        width=settings.width,
+        depth=settings.depth,
+        heads=settings.heads,
+        patch_size=settings.patch_size,
+        img_size=(settings.train_size, settings.train_size),
+        in_channels=channels,
+        num_classes=outputs,
+        pooling="avg",
+        class_token=False,
+        layer_scale=None,
+        ape_std=settings.ape_std,
+    )
+
+
+def batches(count: int, size: int, patch: int) -> Iterator[slice]:
+    """Split `count` images into batches with about the same number of tokens for any image size."""
+    step = max(1, _TOKENS_PER_BATCH // (size // patch) ** 2)
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))

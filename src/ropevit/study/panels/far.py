@@ -1,0 +1,98 @@
+"""Panel `far`: a label that needs two places of the canvas, further apart than a tile of the training size."""
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.data.canvas import paint_pairs, pixel_labels
+from ropevit.data.crops import normalise
+from ropevit.data.labelled import LabelledImages
+from ropevit.data.rng import make_generator
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.study.panels.base import CheckStop, FloorScore, Way, batches, vit_config
+from ropevit.study.panels.pixels import downsample_items, pixel_logits, predict_pixels
+from ropevit.study.settings import PanelSettings
+
+
+class FarPanel:
+    """Name the kind of an item from anywhere on the canvas; a larger test canvas puts it further away.
+
+    Two items among others are marked by a bright disc behind them, and the mark of each has the label of the *other*
+    item. All pixels are labelled, as in `field`. On canvases larger than the training size the two are further apart
+    than a tile of it, where the canvas has room: tiles see one of them, and after a resize to the training size items
+    have fewer pixels than any in training.
+
+    The metric is the percentage of the pixels of marks with the right label.
+    """
+
+    name: ClassVar[str] = "far"
+    title: ClassVar[str] = "longer distance"
+    metric: ClassVar[str] = "accuracy on marks (%)"
+    floor_name: ClassVar[str] = "always the most frequent label"
+    baselines: ClassVar[tuple[Way, ...]] = ("tiles", "resize")
+
+    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
+        least = 2 * settings.canvas.tile
+        if min(settings.train_size, *settings.test_sizes) < least:
+            raise ValueError(
+                f"got sizes from {min(settings.train_size, *settings.test_sizes)} px for the panel far; two items of "
+                f"{settings.canvas.item_size} px need at least {least} px"
+            )
+        self.settings = settings
+        self.classes: tuple[str, ...] | None = None
+        self.labels, train_labels = pixel_labels(train)
+        _, test_labels = pixel_labels(test)
+        self.train = downsample_items(train.images, settings.canvas), train_labels
+        self.test = downsample_items(test.images, settings.canvas), test_labels
+        self.test_name = test.name
+
+    def model_config(self, position: str) -> ViTConfig:
+        """Return the config of a model with one output for each label and pixel of a patch."""
+        outputs = len(self.labels) * self.settings.patch_size**2
+        return vit_config(self.settings, position, min(3, self.train[0].shape[1]), outputs)
+
+    def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]:
+        """Paint new canvases; their marked items are at any distance."""
+        settings, generator = self.settings, make_generator(self.name, seed, "step", step)
+        canvases, truth, _ = paint_pairs(
+            self.train, settings.train_size, settings.batch_size, settings.canvas, generator
+        )
+        return normalise(canvases), truth
+
+    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, averaged over all pixels."""
+        return F.cross_entropy(pixel_logits(model, images).float(), targets)
+
+    def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
+        """Percentage of the pixels of marks with the right label, on the same canvases for every model and seed."""
+        right = total = 0
+        for canvases, truth, marks in self.canvases(size):
+            check()
+            found = predict_pixels(model, normalise(canvases), way)[marks] == truth[marks]
+            right, total = right + int(found.sum()), total + found.numel()
+        return 100 * right / total
+
+    def least_distance(self, size: int) -> int:
+        """Return the least distance in pixels of the marked items on a test canvas: a tile's side where it has room."""
+        if size <= self.settings.train_size:
+            return 0
+        return min(self.settings.train_size, size - self.settings.canvas.tile)
+
+    def canvases(
+        self, size: int
+    ) -> Iterator[tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"], Bool[Tensor, "B s s"]]]:
+        """Paint the test canvases of a size, batch by batch, with their labels and marks."""
+        apart, canvas = self.least_distance(size), self.settings.canvas
+        for part in batches(self.settings.test_canvases, size, self.settings.patch_size):
+            generator = make_generator(self.name, self.test_name, size, part.start)
+            yield paint_pairs(self.test, size, part.stop - part.start, canvas, generator, apart=apart)
+
+    def floor(self, size: int) -> FloorScore:
+        """Return the score of always predicting the most frequent label of marks."""
+        counts = sum(truth[marks].bincount(minlength=len(self.labels)) for _, truth, marks in self.canvases(size))
+        share = (counts.max() / counts.sum()).item()  # pyright: ignore[reportAttributeAccessIssue]
+        return FloorScore(100 * share, 100 * math.sqrt(share * (1 - share) / (2 * self.settings.test_canvases)))

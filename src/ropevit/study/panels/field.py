@@ -1,0 +1,94 @@
+"""Segmentation panel `field`: a larger canvas shows more of the scene at the same scale."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.data.canvas import paint_canvases, pixel_labels
+from ropevit.data.crops import normalise
+from ropevit.data.labelled import LabelledImages
+from ropevit.data.rng import make_generator
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.study.panels.base import CheckStop, FloorScore, Transform, Way, batches, vit_config
+from ropevit.study.panels.pixels import downsample_items, mean_iou, pixel_logits, predict_pixels
+from ropevit.study.settings import PanelSettings
+
+
+class FieldPanel:
+    """Label every pixel of a canvas; a larger test canvas shows more items at the same scale.
+
+    A linear head maps each patch token to the labels of its pixels. The metric is the mean intersection over union in
+    percent, the background counted as a label, over all canvases of a size together; a label that neither occurs nor is
+    predicted is excluded from the mean.
+    """
+
+    name: ClassVar[str] = "field"
+    title: ClassVar[str] = "larger field of view"
+    metric: ClassVar[str] = "mean IoU (%)"
+    floor_name: ClassVar[str] = "everything background"
+    baselines: ClassVar[tuple[Way, ...]] = ("tiles", "resize")
+
+    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
+        self.settings = settings
+        self.classes: tuple[str, ...] | None = None
+        self.labels, train_labels = pixel_labels(train)
+        _, test_labels = pixel_labels(test)
+        self.train = downsample_items(train.images, settings.canvas), train_labels
+        self.test = downsample_items(test.images, settings.canvas), test_labels
+        self.test_name = test.name
+
+    def model_config(self, position: str) -> ViTConfig:
+        """Return the config of a model with one output for each label and pixel of a patch."""
+        outputs = len(self.labels) * self.settings.patch_size**2
+        return vit_config(self.settings, position, min(3, self.train[0].shape[1]), outputs)
+
+    def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]:
+        """Paint new canvases."""
+        settings, generator = self.settings, make_generator(self.name, seed, "step", step)
+        canvases, truth = paint_canvases(
+            *self.train, settings.train_size, settings.batch_size, settings.canvas, generator
+        )
+        return normalise(canvases), truth
+
+    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, averaged over all pixels."""
+        return F.cross_entropy(pixel_logits(model, images).float(), targets)
+
+    def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
+        """Mean IoU on test canvases of a size, the same ones for every model and seed."""
+        return self.iou(size, check, lambda images: predict_pixels(model, images, way))
+
+    def iou(self, size: int, check: CheckStop, label: Transform) -> float:
+        """Return the mean IoU in percent of a function that labels the pixels of normalised canvases."""
+        kinds, device = len(self.labels), self.train[0].device
+        confusion = torch.zeros(kinds * kinds, dtype=torch.long, device=device)
+        for canvases, truth in self.canvases(size):
+            check()
+            predicted = label(normalise(canvases))
+            confusion += (truth * kinds + predicted).flatten().bincount(minlength=kinds * kinds)
+        return 100 * mean_iou(confusion.unflatten(0, (kinds, kinds)))
+
+    def canvases(self, size: int) -> Iterator[tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]]:
+        """Paint the test canvases of a size, batch by batch."""
+        for part in batches(self.settings.test_canvases, size, self.settings.patch_size):
+            generator = make_generator(self.name, self.test_name, size, part.start)
+            yield paint_canvases(*self.test, size, part.stop - part.start, self.settings.canvas, generator)
+
+    def floor(self, size: int) -> FloorScore:
+        """Return the score of labelling every pixel background, with the jackknife standard error over canvases."""
+        kinds = len(self.labels)
+        counts = torch.cat(
+            [torch.stack([(truth == kind).sum((1, 2)) for kind in range(kinds)], 1) for _, truth in self.canvases(size)]
+        )
+        rest = _background_iou(counts.sum(0) - counts) if len(counts) > 1 else _background_iou(counts)
+        error = ((len(rest) - 1) * rest.var(correction=0)).sqrt().item()
+        return FloorScore(_background_iou(counts.sum(0, keepdim=True)).item(), error)
+
+
+def _background_iou(counts: Int[Tensor, "M L"]) -> Float[Tensor, "M"]:
+    """Return the mean IoU in percent of labelling every pixel background, from pixel counts by label."""
+    return 100 * counts[:, 0] / counts.sum(1) / (counts > 0).sum(1).clamp(min=1)

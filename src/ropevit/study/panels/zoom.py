@@ -1,0 +1,102 @@
+"""Classification panel `zoom`: a larger image is the same one with more pixels."""
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from ropevit.data.crops import draw_gradients, normalise, on_gradients, premultiply, random_crops, resample
+from ropevit.data.labelled import LabelledImages
+from ropevit.data.rng import batch_indices, make_generator
+from ropevit.models.vit import ViT, ViTConfig
+from ropevit.study.panels.base import CheckStop, FloorScore, Way, batches, vit_config
+from ropevit.study.settings import PanelSettings
+
+
+class ZoomPanel:
+    """Classify images; a larger test image is the same image with more pixels.
+
+    Drawings with an alpha channel are put on smooth colour gradients. Larger images have more detail, up to the size of
+    those that the panel was given: photographs and the embedded drawings follow the paper's protocol, the embedded
+    photographs of clothing have 28 pixels and are upsampled.
+
+    The metric is top-1 accuracy in percent.
+    """
+
+    name: ClassVar[str] = "zoom"
+    title: ClassVar[str] = "higher resolution"
+    metric: ClassVar[str] = "top-1 accuracy (%)"
+    floor_name: ClassVar[str] = "always the most frequent class"
+    baselines: ClassVar[tuple[Way, ...]] = ("resize",)
+
+    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
+        self.settings, self.train, self.test = settings, train, _subsample(test, settings.test_images)
+        if train.images.shape[1] == 4:
+            self.train, self.test = _downsample_training(_premultiplied(train), settings), _premultiplied(self.test)
+        self.labels = train.classes
+        self.classes: tuple[str, ...] | None = train.classes
+
+    def model_config(self, position: str) -> ViTConfig:
+        """Return the config of a classifier with one output per class."""
+        return vit_config(self.settings, position, min(3, self.train.images.shape[1]), len(self.train.classes))
+
+    def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B k s s"], Int[Tensor, "B"]]:
+        """Draw random crops; every image is used once per epoch."""
+        settings, generator = self.settings, make_generator(self.name, seed, "step", step)
+        index = batch_indices(len(self.train), settings.batch_size, step, self.name, seed)
+        crops = random_crops(self.train.images[index], settings.train_size, settings.crop, generator)
+        if crops.shape[1] == 4:
+            crops = on_gradients(crops, draw_gradients(len(crops), generator))
+        return normalise(crops), self.train.labels[index]
+
+    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(model(images).float(), targets)
+
+    def test_images(self, index: Tensor | slice, size: int) -> Float[Tensor, "B k size size"]:
+        """Return test images at a size, with values from 0 to 255; the background of an image is always the same."""
+        images = resample(self.test.images[index], size)
+        if images.shape[1] < 4:
+            return images
+        gradients = draw_gradients(len(self.test), make_generator(self.name, "backgrounds"))
+        return on_gradients(images, gradients[index])
+
+    def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
+        """Percentage of the test images, resampled to `size`, with a correct top-1 prediction."""
+        right = 0
+        for part in batches(len(self.test), size, self.settings.patch_size):
+            check()
+            images = self.test_images(part, size)
+            images = resample(images, self.settings.train_size) if way == "resize" else images
+            right += int((model(normalise(images)).argmax(1) == self.test.labels[part]).sum())
+        return 100 * right / len(self.test)
+
+    def floor(self, size: int) -> FloorScore:  # noqa: ARG002
+        """Return the score of always predicting the most frequent test class; the same at every size."""
+        share = self.test.labels.bincount().max().item() / len(self.test)
+        return FloorScore(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
+
+
+def _subsample(data: LabelledImages, count: int) -> LabelledImages:
+    """Return a fixed random subset of `count` images; all if there are no more."""
+    if len(data) <= count:
+        return data
+    return data.subset(torch.randperm(len(data), generator=make_generator("test images"))[:count].sort().values)
+
+
+def _premultiplied(data: LabelledImages) -> LabelledImages:
+    """Premultiply the colours of drawings by their alpha channel."""
+    return replace(data, images=premultiply(data.images))
+
+
+def _downsample_training(data: LabelledImages, settings: PanelSettings) -> LabelledImages:
+    """Downsample drawings as far as no training crop is enlarged, so that cropping is fast."""
+    side = math.ceil(settings.train_size / math.sqrt(settings.crop.smallest))
+    if data.images.shape[-1] <= side:
+        return data
+    parts = [resample(part, side).round().to(torch.uint8) for part in data.images.split(512)]
+    return replace(data, images=torch.cat(parts))
