@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ropevit.data.canvas import CanvasSettings, paint_canvases, pixel_labels
+from ropevit.data.canvas import CanvasSettings, paint_canvases, paint_pairs, pixel_labels
 from ropevit.data.fashion import load_fashion
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import make_generator
@@ -101,3 +101,54 @@ def test_classes_without_groups_keep_their_names():
 def test_invalid_settings_raise(changes, message):
     with pytest.raises(ValueError, match=message):
         CanvasSettings(**changes)
+
+
+FLAT = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, turn=0.0, cutout=False)
+
+
+@pytest.mark.parametrize(("size", "apart"), [(20, 0), (64, 40), (96, 60)])
+def test_a_mark_has_the_label_of_the_other_marked_item(size, apart):
+    canvases, truth, marks = paint_pairs(squares(), size, 30, FLAT, make_generator("pairs", size), apart=apart)
+    assert canvases.shape == (30, 1, size, size)
+    for canvas, label, mark in zip(canvases, truth, marks, strict=True):
+        rows, columns = mark.nonzero().unbind(1)
+        along = rows if rows.max() - rows.min() >= columns.max() - columns.min() else columns
+        first = along < (along.min() + along.max()) / 2  # the two discs, apart along this axis
+        own = []
+        for disc in (first, ~first):
+            assert (canvas[0, rows[disc], columns[disc]] == 255).all()  # bright
+            y, x = rows[disc].float().mean().round().long(), columns[disc].float().mean().round().long()
+            own.append(label[y, x].item())
+        assert label[rows[first], columns[first]].unique().tolist() == [own[1]]
+        assert label[rows[~first], columns[~first]].unique().tolist() == [own[0]]
+        ends = along[first].max(), along[~first].min()
+        assert ends[1] - ends[0] > apart - FLAT.tile  # the centres are `apart` from one another
+
+
+def test_the_labels_of_two_marked_items_are_independent():
+    _, truth, marks = paint_pairs(squares(), 20, 400, FLAT, make_generator("independent"))
+    both = torch.stack([(truth == label).logical_and(marks).any((1, 2)) for label in (1, 2)], 1).all(1)
+    assert both.float().mean() == pytest.approx(0.5, abs=0.08)  # two kinds: half of the pairs are mixed
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_canvas_without_room_for_two_items_so_far_apart_is_refused():
+    with pytest.raises(
+        ValueError, match="got a canvas of 30 px .* 24 px apart; expected at least 34"
+    ):
+        paint_pairs(squares(), 30, 1, FLAT, make_generator("room"), apart=24)
+
+
+def test_items_with_an_alpha_channel_are_pasted_by_it():
+    """A half opaque white square on black: as bright as half of the background and half of white."""
+    images = torch.full((4, 4, 8, 8), 128, dtype=torch.uint8)  # premultiplied: 128 of 255, alpha 128
+    settings = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, turn=0.0)
+    opaque = images.clone()
+    opaque[:, 3] = 255
+    labels = torch.ones(4, dtype=torch.long)
+    (half, truth), (whole, _) = (
+        paint_canvases(some, labels, 32, 3, settings, make_generator("alpha")) for some in (images, opaque)
+    )
+    assert half.shape == (3, 3, 32, 32)
+    inside = (truth == 1).unsqueeze(1).expand(-1, 3, -1, -1)
+    assert (half[inside] > whole[inside] + 5).float().mean() > 0.9  # the background shines through

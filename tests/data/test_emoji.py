@@ -55,8 +55,21 @@ def test_smaller_images_keep_mean_colour_and_alpha(test_images):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("split", "size", "says"), [("all", 32, "choose one of train"), ("test", SPRITE_SIZE + 1, "160")]
+    ("split", "size", "groups", "says"),
+    [
+        ("all", 32, None, "choose one of train"),
+        ("test", SPRITE_SIZE + 1, None, "160"),
+        ("test", 8, ["animal", "rock"], "got group 'rock'; choose from animal, "),
+    ],
 )
-def test_unknown_splits_and_sizes_raise(split, size, says):
+def test_unknown_splits_sizes_and_groups_raise(split, size, groups, says):
     with pytest.raises(ValueError, match=says):
-        load_emoji(split, size)
+        load_emoji(split, size, groups)
+
+
+def test_chosen_groups_have_only_their_things():
+    fruit = load_emoji("search", 8, ["fruit"])
+    assert set(fruit.groups) == {"fruit"}
+    assert "red-apple" in fruit.classes
+    assert "elephant" not in fruit.classes
+    assert fruit.labels.bincount().tolist() == [2] * len(fruit.classes)

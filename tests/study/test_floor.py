@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ropevit.data.canvas import CanvasSettings
 from ropevit.models.vit import ViT
 from ropevit.study.conclusions import NO_CONCLUSION, conclusions
 from ropevit.study.config import StudyConfig
@@ -60,9 +61,12 @@ def test_by_hand_a_tile_is_labelled_for_itself_and_the_last_one_wins():
     assert torch.equal(whole, images[:, 0].long())
 
 
-@pytest.mark.parametrize(("name", "way"), [("field", "tiles"), ("field", "resize"), ("zoom", "resize"), ("far", "tiles")])
+@pytest.mark.parametrize(
+    ("name", "way"), [("field", "tiles"), ("field", "resize"), ("zoom", "resize"), ("far", "tiles")]
+)
 def test_the_baseline_never_shows_a_model_more_than_its_training_size(make_job, name, way):
-    panel = make_job(name, settings={"train_size": 20, "canvas": CanvasSettings(item_size=6)}).panel
+    sizes = {"train_size": 20, "test_sizes": (20, 32), "canvas": CanvasSettings(item_size=6)}
+    panel = make_job(name, settings=sizes).panel
     model, seen = ViT(panel.model_config("ape")).eval(), set()
     model.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
     embed = model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))

@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from ropevit.data.crops import resample
+from ropevit.data.emoji import load_emoji
 from ropevit.models.vit import ViT
 from ropevit.study.panels import PANEL_CLASSES, batches, mean_iou
 from ropevit.study.panels.pixels import pixel_logits
+from ropevit.study.settings import EMOJI
 
 PANELS = sorted(PANEL_CLASSES)
 
@@ -88,3 +93,54 @@ def test_evaluation_can_be_stopped_between_batches(make_job):
         panel = make_job(name).panel
         with pytest.raises(InterruptedError):
             panel.score(ViT(panel.model_config("none")), 8, stop)
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    return load_emoji("search", groups=("fruit",)), load_emoji("val", groups=("fruit",))
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_drawings_with_an_alpha_channel_become_colour_images(name, emoji):
+    panel = PANEL_CLASSES[name](replace(EMOJI[name], batch_size=2), *emoji)
+    images, targets = panel.batch(0, 0)
+    size = panel.settings.train_size
+    assert images.shape == (2, 3, size, size)
+    assert ViT(panel.model_config("ape")).config.in_channels == 3
+    assert targets.shape == ((2,) if name == "zoom" else (2, size, size))
+
+
+def test_larger_images_of_zoom_show_detail_and_the_same_scene(emoji):
+    """By a fine-detail measure, an image at 4 times the size has far more than its enlarged small version."""
+    panel = PANEL_CLASSES["zoom"](EMOJI["zoom"], *emoji)
+    some = torch.arange(0, len(panel.test), 3)
+    small, large = panel.test_images(some, 32), panel.test_images(some, 128)
+    enlarged = resample(small, 128)
+
+    def detail(images):
+        return (images - resample(resample(images, 64), 128)).square().mean()
+
+    assert detail(large) > 4 * detail(enlarged)
+    torch.testing.assert_close(resample(large, 32), small, rtol=0, atol=40)
+    assert (resample(large, 32) - small).abs().mean() < 2
+    torch.testing.assert_close(panel.test_images(some[2:3], 128), large[2:3])  # whatever the batch
+
+
+@pytest.mark.parametrize("size", [96, 144, 192])
+def test_no_tile_of_the_training_size_sees_both_marked_items(size, emoji):
+    """So tiles tell nothing about a mark: it has the label of the other item."""
+    panel = PANEL_CLASSES["far"](replace(EMOJI["far"], test_canvases=20), *emoji)
+    side = panel.settings.train_size
+    for _, _, marks in panel.canvases(size):
+        for mark in marks:
+            rows, columns = mark.nonzero().unbind(1)
+            along = rows if rows.max() - rows.min() >= columns.max() - columns.min() else columns
+            middle = (along.min() + along.max()) / 2
+            gap = along[along > middle].min() - along[along < middle].max()
+            assert gap >= side
+
+
+def test_a_resize_to_the_training_size_makes_items_smaller_than_any_in_training():
+    for size in EMOJI["far"].test_sizes[1:]:
+        law = EMOJI["far"].canvas
+        assert law.item_size * law.jitter * EMOJI["far"].train_size / size < law.item_size / law.jitter

@@ -24,10 +24,10 @@ class StudyConfig:
     data: str = "fashion"
     """`fashion` (photographs of clothing) or `emoji` (drawings with more detail), the embedded images, or a folder:
     PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
-    panels: tuple[str, ...] = ()
+    panels: tuple[str, ...] = ("auto",)
     """Tasks: `field` (larger field of view: more scene at the same scale), `zoom` (higher resolution: the same scene
-    with more pixels) and, with the emoji, `far` (what tells a label is further away). All that the images allow, unless
-    given."""
+    with more pixels) and, with the emoji, `far` (what tells a label is further away). auto: all that the images
+    allow."""
     embeddings: tuple[str, ...] = ("ape", "rope_axial", "rope_mixed")
     """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; distance biases alibi,
     alibi_learned, log_cpb, fire, lookhere, rope_mixed_decay, rope_mixed_gaussian; rope_axial:theta=10 for another base
@@ -80,7 +80,7 @@ class StudyConfig:
     """Standard deviation with which absolute embeddings are initialised."""
 
     def __post_init__(self) -> None:
-        if not self.panels:
+        if self.panels == ("auto",):
             object.__setattr__(self, "panels", panels_of(self.data))
         _check_choices("panel", self.panels, panels_of(self.data))
         _check_choices("family", self.families or ("all",), ("all", *unpublished_types()))

@@ -42,7 +42,11 @@ def stored_scores(job: RunJob, trained: bool) -> dict[str, Any]:
     """Read the scores that an earlier call stored for the same run, if its training was complete."""
     path = job.folder / "result.json"
     found = read_result(path, job.run, job.images) if trained and path.exists() else {}
-    return {"scores": {}, "scaled": {}, "eval_seconds": 0.0} | found | {"baselines": stored_baselines(found, job.panel)}
+    return (
+        {"scores": {}, "scaled": {}, "eval_seconds": 0.0}
+        | found
+        | {"baselines": stored_baselines(found, job.panel.baselines[0])}
+    )
 
 
 @torch.no_grad()

@@ -195,7 +195,7 @@ def _make_baselines(result: PanelResult, runs: Sequence[Sequence[Mapping[str, An
     chosen = next(
         rows for rows in runs if (rows[0]["embedding"], rows[0].get("train_scaling")) == (best.embedding, None)
     )
-    stored = [stored_baselines(run, PANEL_CLASSES[result.panel]) for run in chosen]
+    stored = [stored_baselines(run, PANEL_CLASSES[result.panel].baselines[0]) for run in chosen]
     curves = []
     for way in PANEL_CLASSES[result.panel].baselines:
         known = [scores.get(way, {}) for scores in stored]

@@ -9,7 +9,7 @@ from ropevit.files import read_json, write_json
 from ropevit.study.config import EXECUTION_FIELDS, StudyConfig, components
 from ropevit.study.events import Run
 from ropevit.study.fingerprint import digest
-from ropevit.study.panels import Panel
+from ropevit.study.panels import Way
 from ropevit.study.settings import EMBEDDED, as_json
 from ropevit.weights.errors import first_line
 
@@ -87,9 +87,9 @@ def _is_result(content: Any) -> bool:
     return all(map(_is_score_table, (content.get("scores"), *baselines.values(), *scaled.values())))
 
 
-def stored_baselines(result: Mapping[str, Any], panel: Panel | type[Panel]) -> dict[str, dict[str, float]]:
-    """Return the scores of the baselines in a result; older ones have one, the panel's first, under `baseline`."""
-    return result.get("baselines") or {panel.baselines[0]: result.get("baseline", {})}
+def stored_baselines(result: Mapping[str, Any], first: Way) -> dict[str, dict[str, float]]:
+    """Return the scores of the baselines in a result; older ones have the panel's first alone, under `baseline`."""
+    return result.get("baselines") or {first: result.get("baseline", {})}
 
 
 def _is_score_table(content: Any) -> bool:

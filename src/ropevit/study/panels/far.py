@@ -22,8 +22,8 @@ class FarPanel:
     """Name the kind of an item from anywhere on the canvas; a larger test canvas puts it further away.
 
     Two items among others are marked by a bright disc behind them, and the mark of each has the label of the *other*
-    item. All pixels are labelled, as in `field`. On canvases larger than the training size the two are further apart
-    than a tile of it, where the canvas has room: tiles see one of them, and after a resize to the training size items
+    item. All pixels are labelled, as in `field`. On canvases larger than the training size the two are so far apart,
+    where there is room, that no tile of the training size sees both; and after a resize to the training size items
     have fewer pixels than any in training.
 
     The metric is the percentage of the pixels of marks with the right label.
@@ -77,10 +77,14 @@ class FarPanel:
         return 100 * right / total
 
     def least_distance(self, size: int) -> int:
-        """Return the least distance in pixels of the marked items on a test canvas: a tile's side where it has room."""
+        """Return the least distance in pixels of the marked items' centres on a test canvas.
+
+        Above the training size no square of the training size sees both, where the canvas has room for that.
+        """
         if size <= self.settings.train_size:
             return 0
-        return min(self.settings.train_size, size - self.settings.canvas.tile)
+        item = self.settings.canvas.tile
+        return min(self.settings.train_size + item, size - item)
 
     def canvases(
         self, size: int
