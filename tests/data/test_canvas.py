@@ -133,9 +133,7 @@ def test_the_labels_of_two_marked_items_are_independent():
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_canvas_without_room_for_two_items_so_far_apart_is_refused():
-    with pytest.raises(
-        ValueError, match="got a canvas of 30 px .* 24 px apart; expected at least 34"
-    ):
+    with pytest.raises(ValueError, match=r"got a canvas of 30 px .* 24 px apart; expected at least 34"):
         paint_pairs(squares(), 30, 1, FLAT, make_generator("room"), apart=24)
 
 

@@ -239,11 +239,16 @@ def _with_cover(pixels: Float[Tensor, "M c s s"], cutout: bool) -> Float[Tensor,
     return torch.cat([pixels / 255 * solid, solid], 1)
 
 
+def muted(colours: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+    """Halve the saturation of colours, so that items stand out from a random background; grey images are unchanged."""
+    return 0.5 * colours + 0.5 * colours.mean(1, keepdim=True)
+
+
 def background(
     count: int, channels: int, size: int, settings: CanvasSettings, generator: torch.Generator
 ) -> Float[Tensor, "B c size size"]:
     """Draw a smoothly shaded, noisy background whose statistics do not depend on its size; values about 0.1 to 0.7."""
     cells = math.ceil(size / _SHADE_CELL) + 1
-    coarse = 0.1 + 0.6 * torch.rand(count, channels, cells, cells, generator=generator)
+    coarse = 0.1 + 0.6 * muted(torch.rand(count, channels, cells, cells, generator=generator))
     shade = F.interpolate(coarse, scale_factor=_SHADE_CELL, mode="bilinear", align_corners=False)[..., :size, :size]
     return shade + settings.noise * torch.randn(count, channels, size, size, generator=generator)

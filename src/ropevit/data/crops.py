@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from ropevit.data.canvas import muted
 from ropevit.data.rng import uniform
 
 #: Normalisation of a study's images: (pixel / 255 - MEAN) / STD, the same for all channels.
@@ -111,7 +112,7 @@ def premultiply(images: UInt8[Tensor, "N 4 H W"]) -> UInt8[Tensor, "N 4 H W"]:
 
 def draw_gradients(count: int, generator: torch.Generator) -> Float[Tensor, "B 3 3 3"]:
     """Draw the colours of smooth backgrounds at 3 x 3 points, from 0 to 255."""
-    return 255 * (0.1 + 0.6 * torch.rand(count, 3, 3, 3, generator=generator))
+    return 255 * (0.1 + 0.6 * muted(torch.rand(count, 3, 3, 3, generator=generator)))
 
 
 def on_gradients(images: Float[Tensor, "B 4 s s"], colours: Float[Tensor, "B 3 3 3"]) -> Float[Tensor, "B 3 s s"]:
