@@ -106,8 +106,8 @@ def test_trainings_with_a_rule_share_weights_images_and_draws(make_job, drawn, m
         job = replace(ruled(job, rules), folder=job.folder / (rules or "plain"))
         original = job.panel.batch
 
-        def batch(seed, step, original=original):
-            found = original(seed, step)
+        def batch(seed, step, size=None, original=original):
+            found = original(seed, step, size)
             seen.append((step, found[0].sum().item()))
             return found
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def save(state: RunState, job: RunJob) -> None:
 
 def identity(job: RunJob) -> dict[str, Any]:
     """Return the entries that identify the run of a checkpoint."""
-    return {"run": asdict(job.run), "images": job.images}
+    return {"run": job.run.to_dict(), "images": job.images}
 
 
 def resume(state: RunState, job: RunJob) -> None:

@@ -11,7 +11,7 @@ from ropevit.rope.scaling import CoordinateJitter, parse_scaling
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.precision import PRECISIONS
-from ropevit.study.settings import EMBEDDED, PanelSettings, as_json, panels_of, preset
+from ropevit.study.settings import EMBEDDED, PanelSettings, as_json, check_sizes, panels_of, preset
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.
 EXECUTION_FIELDS = ("out", "resume", "workers")
@@ -39,6 +39,8 @@ class StudyConfig:
     train_scaling: tuple[str, ...] | None = None
     """RoPE scaling in training, with jitter, such as jitter(rescale=2) or normalise+jitter(rescale=2); every model with
     RoPE is also trained with each."""
+    train_sizes: tuple[int, ...] | None = None
+    """Sides of training images in pixels; every model is also trained with one of them drawn for each step."""
     seeds: int = 1
     """Runs of each embedding, with different initial weights and data order; 3 or more show the spread."""
     quick: bool = False
@@ -99,8 +101,11 @@ class StudyConfig:
                 "got max_images with the embedded images; it is for a folder of your own: give --data PATH"
             )
         for panel in self.panels:
+            settings = self.settings(panel)
+            if self.train_sizes is not None:
+                check_sizes("train", self.train_sizes, settings.patch_size)
             for embedding in self.all_embeddings:
-                check_model(self.settings(panel), embedding)
+                check_model(settings, embedding)
 
     @property
     def all_embeddings(self) -> tuple[str, ...]:
@@ -127,12 +132,18 @@ class StudyConfig:
     def runs(self) -> list[Run]:
         """Return every run; all embeddings of a seed come before the next seed."""
         return [
-            Run(panel=panel, embedding=embedding, seed=seed, train_scaling=scaling)
+            Run(panel=panel, embedding=embedding, seed=seed, **special)
             for seed in range(self.seeds)
             for panel in self.panels
             for embedding in self.all_embeddings
-            for scaling in (None, *(self.train_scaling or () if components(embedding).rope else ()))
+            for special in self._trainings(embedding)
         ]
+
+    def _trainings(self, embedding: str) -> list[dict[str, Any]]:
+        """Return the fields of `Run` for each way to train a position embedding, the plain one first."""
+        scaling = self.train_scaling or () if components(embedding).rope else ()
+        sizes = [{"train_sizes": self.train_sizes}] if self.train_sizes else []
+        return [{}, *({"train_scaling": one} for one in scaling), *sizes]
 
     def image_size(self) -> int:
         """Return the largest side in pixels at which any panel needs an image."""

@@ -8,7 +8,7 @@ import torch
 
 from ropevit.models.rotary import set_scaling
 from ropevit.models.vit import ViT
-from ropevit.study.events import Evaluating
+from ropevit.study.events import Evaluating, describe_training
 from ropevit.study.job import RunJob
 from ropevit.study.panels import Way
 from ropevit.study.stored_runs import read_result, stored_baselines
@@ -82,7 +82,11 @@ def _evaluate_scaled(
 def _evaluate_baseline(model: ViT, job: RunJob, way: Way, known: Mapping[str, float]) -> dict[int, float]:
     """Evaluate a baseline: larger images are resized to the training size, or split into tiles of it."""
     settings = job.panel.settings
-    sizes = [size for size in settings.test_sizes if size > settings.train_size and job.run.train_scaling is None]
+    sizes = [
+        size
+        for size in settings.test_sizes
+        if size > settings.train_size and describe_training(job.run.to_dict()) is None
+    ]
     model.eval()
     return {
         size: known[str(size)] if str(size) in known else job.panel.score(model, size, job.check, way) for size in sizes

@@ -8,7 +8,7 @@ from ropevit.extras import require
 from ropevit.models.positions import position_label, position_style
 from ropevit.study.results import Curve, PanelResult
 
-#: RoPE scaling in training and in evaluation.
+#: What is special about the training, and RoPE scaling in evaluation.
 Variant = tuple[str | None, str | None]
 _NO_SCALING: Variant = (None, None)
 
@@ -70,7 +70,7 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = _NO_SCALING, a
     Args:
         axes: Where to draw.
         result: The panel.
-        variant: RoPE scaling in training and in evaluation.
+        variant: What is special about the training, and RoPE scaling in evaluation.
         alone: Whether the figure has one variant, which the title then need not name.
     """
     mark_training(axes, result.train_size)
@@ -128,14 +128,14 @@ def _label_line(axes: Any, text: str, end: tuple[float, float]) -> None:
 
 
 def _describe_variant(variant: Variant) -> str:
-    """Describe the RoPE scaling of a variant."""
+    """Describe a variant."""
     trained, evaluated = variant
     if variant == _NO_SCALING:
         return "as trained"
     parts = [f"trained with {trained}"] * (trained is not None) + [f"evaluated with {evaluated}"] * (
         evaluated is not None
     )
-    return "\n".join([*parts, "(dotted: without RoPE scaling)"])
+    return "\n".join([*parts, "(dotted: as trained at one size, without)"])
 
 
 def _draw_curve(axes: Any, curve: Curve) -> None:

@@ -53,6 +53,12 @@ _TRAIN_SCALING_TEXT = (
     "in evaluation too. The example images are from the models trained without."
 )
 
+_TRAIN_SIZES_TEXT = (
+    "Random training sizes: every model was also trained with the sizes {sizes} px, one drawn for each step, the same "
+    "for all embeddings, for the same number of steps and images; larger ones cost more time. The example images are "
+    "from the models trained at one size."
+)
+
 _TUNING_TEXT = (
     "Tuning: the settings were chosen on 1,000 of the embedded training images, held out for this purpose, with other "
     "seeds and never on the test images. The same learning rates were tried for every embedding; for the absolute "
@@ -82,6 +88,8 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     scaling = [SCALING_TEXT.format(scaling=", ".join(config.scaling))] if config.scaling else []
     if config.train_scaling:
         scaling.append(_TRAIN_SCALING_TEXT.format(scaling=", ".join(config.train_scaling)))
+    if config.train_sizes:
+        scaling.append(_TRAIN_SIZES_TEXT.format(sizes=", ".join(map(str, config.train_sizes))))
     return [images, f"Compared: {names}.", *scaling, *panels, _FLOOR_TEXT, _FAIRNESS_TEXT, _TUNING_TEXT, *own]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ropevit.drawing import save_figure
 from ropevit.files import write_text
 from ropevit.study.config import StudyConfig
-from ropevit.study.events import Run
+from ropevit.study.events import Run, describe_training
 from ropevit.study.example_images import PanelExamples, make_examples
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
@@ -49,7 +49,7 @@ def _make_all_examples(config: StudyConfig, study: Mapping[str, Any]) -> list[Pa
     for name in config.panels:
         own = [run for run in study["runs"] if run["panel"] == name]
         seeds = {run["seed"] for run in own}
-        first = [run for run in own if run["seed"] == min(seeds, default=0) and run.get("train_scaling") is None]
+        first = [run for run in own if run["seed"] == min(seeds, default=0) and describe_training(run) is None]
         models = {}
         for run in first:
             folder = Run(panel=name, embedding=run["embedding"], seed=run["seed"]).name

@@ -10,6 +10,7 @@ import numpy as np
 
 from ropevit.files import read_json
 from ropevit.models.positions import position_label
+from ropevit.study.events import describe_training
 from ropevit.study.floor import Floor, read_floor
 from ropevit.study.panels import BASELINE_LABELS, PANEL_CLASSES
 from ropevit.study.stored_runs import stored_baselines
@@ -36,8 +37,8 @@ class Curve:
     """Median over the seeds of the milliseconds of a training step, while other trainings shared the machine."""
     scaling: str | None = None
     """RoPE scaling in evaluation."""
-    train_scaling: str | None = None
-    """RoPE scaling in training."""
+    training: str | None = None
+    """What is special about the training: RoPE scaling or random sizes."""
     baseline: str | None = None
     """Baseline for larger images, if this is its curve, such as `in tiles of 32 px`."""
 
@@ -46,15 +47,15 @@ class Curve:
         """Name in tables, figures and sentences."""
         if self.baseline is not None:
             return f"{position_label(self.embedding)}, {self.baseline}"
-        if self.train_scaling is None:
+        if self.training is None:
             return position_label(self.embedding) + (f", {self.scaling}" if self.scaling else "")
         evaluated = f", evaluated with {self.scaling}" if self.scaling else ""
-        return f"{position_label(self.embedding)}, trained with {self.train_scaling}{evaluated}"
+        return f"{position_label(self.embedding)}, trained with {self.training}{evaluated}"
 
     @property
     def variant(self) -> tuple[str | None, str | None]:
-        """RoPE scaling in training and in evaluation."""
-        return self.train_scaling, self.scaling
+        """What is special about the training, and RoPE scaling in evaluation."""
+        return self.training, self.scaling
 
     @property
     def mean(self) -> np.ndarray:
@@ -155,7 +156,7 @@ def panel_results(
         own = [run for run in runs if run["panel"] == panel]
         kinds: dict[Any, dict[int, Any]] = {}
         for run in own:
-            kinds.setdefault((run["embedding"], run.get("train_scaling")), {})[run["seed"]] = run
+            kinds.setdefault((run["embedding"], describe_training(run)), {})[run["seed"]] = run
         seeds = sorted({run["seed"] for run in own if all(run["seed"] in rows for rows in kinds.values())})
         if seeds:
             chosen = [[rows[seed] for seed in seeds] for rows in kinds.values()]
@@ -192,9 +193,7 @@ def _make_baselines(result: PanelResult, runs: Sequence[Sequence[Mapping[str, An
     best = next((curve for curve in result.ranked(nearest_size(result)) if curve.variant == (None, None)), None)
     if best is None or result.panel not in PANEL_CLASSES:
         return ()
-    chosen = next(
-        rows for rows in runs if (rows[0]["embedding"], rows[0].get("train_scaling")) == (best.embedding, None)
-    )
+    chosen = next(rows for rows in runs if (rows[0]["embedding"], describe_training(rows[0])) == (best.embedding, None))
     stored = [stored_baselines(run, PANEL_CLASSES[result.panel].baselines[0]) for run in chosen]
     curves = []
     for way in PANEL_CLASSES[result.panel].baselines:
@@ -219,7 +218,7 @@ def make_curve(runs: Sequence[Mapping[str, Any]], scaling: str | None = None) ->
     return Curve(
         embedding=runs[0]["embedding"],
         scaling=scaling,
-        train_scaling=runs[0].get("train_scaling"),
+        training=describe_training(runs[0]),
         sizes=sizes,
         scores=tuple(tuple(row[str(size)] for size in sizes) for row in scores),
         parameters=runs[0]["parameters"],

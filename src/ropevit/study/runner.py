@@ -7,7 +7,7 @@ The directory of a study holds `config.json`, `images.json` (a fingerprint of th
      "environment": {...},       versions, device, precision, workers, threads of the last call that trained
      "runs": [...],              the result.json of every finished run, in the order of StudyConfig.runs()
      "complete": true,           false while runs are missing
-     "failed": [...],            {"panel", "embedding", "seed", "train_scaling", "message"} of runs that failed
+     "failed": [...],            {fields of `Run`, "message"} of runs that failed
      "data": {...},              name, source, classes and numbers of images; notes such as a subset that was taken
      "skipped_files": [...],     files of the user's that could not be read, with the reason
      "floors": {...},            for each panel the score of a model that learned nothing (see `floor.py`)
@@ -19,7 +19,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +179,7 @@ def _execute(plan: StudyPlan, images: Images, report: Report, failed: list[dict[
 
     def note(event: Event) -> None:
         if isinstance(event, RunFailed):
-            failed.append({**asdict(event.run), "message": event.message})
+            failed.append({**event.run.to_dict(), "message": event.message})
         report(event)
 
     for run in plan.config.runs():

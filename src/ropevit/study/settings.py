@@ -67,19 +67,25 @@ class PanelSettings:
 
     def check_sizes(self) -> None:
         """Raise ValueError, naming the nearest valid sizes, unless the patches tile all sizes."""
-        if not self.test_sizes:
-            raise ValueError("got no test sizes; give at least one, such as --test-sizes 28 56")
-        if list(self.test_sizes) != sorted(set(self.test_sizes)):
-            raise ValueError(f"got test sizes {self.test_sizes}; expected each once, from small to large")
-        for name, size in (("training size", self.train_size), *(("test size", size) for size in self.test_sizes)):
-            if size < self.patch_size or size % self.patch_size:
-                below = size // self.patch_size * self.patch_size
-                near = f"{below} or {below + self.patch_size}" if below > 0 else str(self.patch_size)
-                raise ValueError(f"got {name} {size}; patches of {self.patch_size} pixels do not tile it: take {near}")
+        check_sizes("training", (self.train_size,), self.patch_size)
+        check_sizes("test", self.test_sizes, self.patch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings for JSON."""
         return as_json(asdict(self))
+
+
+def check_sizes(kind: str, sizes: tuple[int, ...], patch: int) -> None:
+    """Raise ValueError, naming the nearest valid sizes, unless sizes ascend and patches tile them."""
+    if not sizes:
+        raise ValueError(f"got no {kind} sizes; give at least one, such as --{kind}-sizes 28 56")
+    if list(sizes) != sorted(set(sizes)):
+        raise ValueError(f"got {kind} sizes {sizes}; expected each once, from small to large")
+    for size in sizes:
+        if size < patch or size % patch:
+            below = size // patch * patch
+            near = f"{below} or {below + patch}" if below > 0 else str(patch)
+            raise ValueError(f"got {kind} size {size}; patches of {patch} pixels do not tile it: take {near}")
 
 
 def as_json(value: Any) -> Any:

@@ -14,7 +14,7 @@ from ropevit.study.settings import EMBEDDED, as_json
 from ropevit.weights.errors import first_line
 
 #: Options that may be extended when a study is resumed.
-_EXTENDABLE = ("seeds", "scaling", "train_scaling", "test_sizes")
+_EXTENDABLE = ("seeds", "scaling", "train_scaling", "train_sizes", "test_sizes")
 
 
 def stored_result(config: StudyConfig, run: Run, images: str | None = None) -> dict[str, Any] | None:
@@ -61,8 +61,8 @@ def read_result(path: Path, run: Run, images: str | None = None) -> dict[str, An
         raise ValueError(f"{path} is damaged: it holds no result; {hint}")
     if "digest" in result and digest({key: result[key] for key in result if key != "digest"}) != result["digest"]:
         raise ValueError(f"{path} is damaged: its checksum differs; {hint}")
-    found = {name: result.get(name) for name in asdict(run)}
-    if found != asdict(run):
+    found = {name: result[name] for name in asdict(run) if result.get(name) is not None}
+    if found != {name: value for name, value in run.to_dict().items() if value is not None}:
         raise ValueError(f"{path} is the result of another run ({found}); give another --out")
     if None not in (images, result.get("images")) and result["images"] != images:
         raise ValueError(

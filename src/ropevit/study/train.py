@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def train(job: RunJob) -> dict[str, Any]:
         job.report(RunStarted(run=job.run, first=state.step, steps=settings.steps))
         _run_steps(state, job, log)
     result = {
-        **asdict(job.run),
+        **job.run.to_dict(),
         "metric": job.panel.metric,
         "train_size": settings.train_size,
         **evaluate_missing(state.model, job, known),
@@ -75,7 +75,7 @@ def train(job: RunJob) -> dict[str, Any]:
 def _save_model_of_run(model: ViT, job: RunJob) -> None:
     """Save the trained model with its class names and the normalisation of its images."""
     settings, classes = job.panel.settings, job.panel.classes
-    facts = {**asdict(job.run), "train_size": settings.train_size, "labels": list(job.panel.labels)}
+    facts = {**job.run.to_dict(), "train_size": settings.train_size, "labels": list(job.panel.labels)}
     facts |= {"mean": MEAN, "std": STD}
     save_model(job.folder / "model.safetensors", model, classes=classes, metadata=facts)
 
@@ -149,7 +149,7 @@ def take_step(state: RunState, job: RunJob, lr: float) -> float:
     Raises:
         DivergedError: If the loss is not finite; the weights stay as they were.
     """
-    images, targets = job.panel.batch(job.run.seed, state.step)
+    images, targets = job.panel.batch(job.run.seed, state.step, _draw_size(job, state.step))
     with autocast(job.device, job.dtype), _step_seed(job, state.step):
         loss = job.panel.loss(state.model, images, targets)
     value = loss.item()
@@ -158,6 +158,15 @@ def take_step(state: RunState, job: RunJob, lr: float) -> float:
     update_weights(state.optimizer, state.model.parameters(), lr, job.panel.settings.clip)
     state.step += 1
     return value
+
+
+def _draw_size(job: RunJob, step: int) -> int | None:
+    """Draw the size of a step's images from the panel, the seed and the step alone; None if all have one size."""
+    sizes = job.run.train_sizes
+    if sizes is None:
+        return None
+    generator = make_generator(job.run.panel, job.run.seed, "size", step)
+    return sizes[int(torch.randint(len(sizes), (), generator=generator))]
 
 
 @contextlib.contextmanager

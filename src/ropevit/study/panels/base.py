@@ -56,8 +56,11 @@ class Panel(Protocol):
         """Return the config of the model with a position embedding."""
         ...
 
-    def batch(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
-        """Return the images and targets of a training step; they depend only on the panel, the seed and the step."""
+    def batch(self, seed: int, step: int, size: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return the images and targets of a training step, of the training size or another one.
+
+        They depend only on the panel, the seed, the step and the size.
+        """
         ...
 
     def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:

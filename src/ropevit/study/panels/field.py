@@ -46,11 +46,13 @@ class FieldPanel:
         outputs = len(self.labels) * self.settings.patch_size**2
         return vit_config(self.settings, position, min(3, self.train[0].shape[1]), outputs)
 
-    def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]:
+    def batch(
+        self, seed: int, step: int, size: int | None = None
+    ) -> tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]:
         """Paint new canvases."""
         settings, generator = self.settings, make_generator(self.name, seed, "step", step)
         canvases, truth = paint_canvases(
-            *self.train, settings.train_size, settings.batch_size, settings.canvas, generator
+            *self.train, size or settings.train_size, settings.batch_size, settings.canvas, generator
         )
         return normalise(canvases), truth
 

@@ -44,11 +44,11 @@ class ZoomPanel:
         """Return the config of a classifier with one output per class."""
         return vit_config(self.settings, position, min(3, self.train.images.shape[1]), len(self.train.classes))
 
-    def batch(self, seed: int, step: int) -> tuple[Float[Tensor, "B k s s"], Int[Tensor, "B"]]:
+    def batch(self, seed: int, step: int, size: int | None = None) -> tuple[Float[Tensor, "B k s s"], Int[Tensor, "B"]]:
         """Draw random crops; every image is used once per epoch."""
         settings, generator = self.settings, make_generator(self.name, seed, "step", step)
         index = batch_indices(len(self.train), settings.batch_size, step, self.name, seed)
-        crops = random_crops(self.train.images[index], settings.train_size, settings.crop, generator)
+        crops = random_crops(self.train.images[index], size or settings.train_size, settings.crop, generator)
         if crops.shape[1] == 4:
             crops = on_gradients(crops, draw_gradients(len(crops), generator))
         return normalise(crops), self.train.labels[index]
