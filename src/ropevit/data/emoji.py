@@ -58,9 +58,7 @@ def load_emoji(
             f"got a size of {size} px; expected 1 to {SPRITE_SIZE}, the size of the stored sprites "
             "(benchmarks/make_emoji_sprites.py renders larger ones)"
         )
-    with (resources.files("ropevit.data") / "emoji" / "sprites.npz").open("rb") as file, np.load(file) as stored:
-        names, kinds, artists = (tuple(stored[key].tolist()) for key in ("names", "groups", "artists"))
-        files = np.split(stored["files"], np.cumsum(stored["lengths"])[:-1])
+    names, kinds, artists, files = _read_sprites()
     unknown = sorted({*(groups or ())} - {*kinds})
     if unknown:
         raise ValueError(f"got group {unknown[0]!r}; choose from {', '.join(dict.fromkeys(kinds))}")
@@ -76,6 +74,13 @@ def load_emoji(
         source=SOURCE,
         notes=(f"drawn by {', '.join(ARTISTS[split])}",),
     )
+
+
+def _read_sprites() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], list[np.ndarray]]:
+    """Read the names and groups of the things, the artists, and the encoded sprites, artist by artist."""
+    with (resources.files("ropevit.data") / "emoji" / "sprites.npz").open("rb") as file, np.load(file) as stored:
+        names, groups, artists = (tuple(stored[key].tolist()) for key in ("names", "groups", "artists"))
+        return names, groups, artists, np.split(stored["files"], np.cumsum(stored["lengths"])[:-1])
 
 
 def decode(file: np.ndarray, size: int) -> UInt8[Tensor, "4 size size"]:
