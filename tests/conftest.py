@@ -1,6 +1,5 @@
 """Checks the shapes in every signature while the tests run, and gives them what they share."""
 
-import gc
 import os
 import shutil
 from pathlib import Path
@@ -32,12 +31,6 @@ LONG = ("cli", "integrations", "test_journeys.py")
 def pytest_collection_modifyitems(items):
     """Start with what takes longest."""
     items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG)
-
-
-def pytest_collection_finish():
-    """Leave what is imported by now out of every later garbage collection."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
