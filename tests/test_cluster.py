@@ -76,6 +76,32 @@ def trainers(process):
     return [child for child in children if child.cmdline()[1:4] == ["-u", "-m", "ropevit"]]
 
 
+#: Writes down what it is called with, and runs until it is asked to stop.
+TORCHRUN = """#!/usr/bin/env bash
+trap 'kill $!; echo stopped; exit 0' TERM
+printf '%s\\n' "$@" > {folder}/words.part && mv {folder}/words.part {folder}/words
+sleep 280 & wait $!
+"""
+
+
+def test_the_slurm_script_starts_a_training_that_the_command_line_takes_and_requeues_it(slurm, tmp_path):
+    (tmp_path / "torchrun").write_text(TORCHRUN.format(folder=tmp_path))
+    (tmp_path / "torchrun").chmod(0o755)
+    process = slurm()
+    wait_for((tmp_path / "words").exists)
+    arguments = get_args_parser().parse_args((tmp_path / "words").read_text().splitlines())
+    assert (arguments.nnodes, arguments.nproc_per_node, arguments.max_restarts) == ("1:1", "2", 3)
+    assert arguments.rdzv_endpoint.startswith("127.0.0.1:")
+    assert (arguments.module, arguments.training_script) == (True, "ropevit")
+    assert arguments.training_script_args[0] == "train"
+    config = read_config(arguments.training_script_args[1:])
+    assert (config.recipe, config.model.width, config.run.resume) == ("fashion", 16, True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert (tmp_path / "requeued").read_text().startswith("requeue ")
+    assert "stopped" in (tmp_path / "log").read_text()  # before it came back
+
+
 @pytest.mark.full
 def test_slurm_restarts_after_a_death_and_requeues_when_its_time_is_up(slurm, tmp_path):
     process = slurm()

@@ -50,6 +50,19 @@ def test_links_lead_to_files(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def anchors(page: Path) -> set[str]:
+    """Give the anchors of a page's headings, as the site makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_headings(page):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+        where = page.parent / target if target else page
+        assert where.suffix != ".md" or anchor in anchors(where), f"{target}#{anchor}"
+
+
 def test_the_architecture_page_and_its_figure_name_files_that_exist():
     drawing = ROOT / "docs/figures/architecture.svg"
     assert runpy.run_path(str(drawing.with_suffix(".py")))["draw"]() == drawing.read_text(), "draw it again"

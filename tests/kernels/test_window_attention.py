@@ -172,9 +172,9 @@ def test_the_operations_are_what_they_say_of_themselves():
         torch.library.opcheck(backward_op, given, wanted, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.full
 @pytest.mark.usefixtures("unchecked")
-def test_it_compiles_without_a_graph_break_for_all_sizes():
+@pytest.mark.parametrize("compiler", by_default(["eager"], ["eager", "aot_eager"]))
+def test_it_compiles_without_a_graph_break_for_all_sizes(compiler):
     frequencies = mixed_frequencies(16, 1).to(DEVICE).requires_grad_()
 
     def layer(qkv):
@@ -182,7 +182,7 @@ def test_it_compiles_without_a_graph_break_for_all_sizes():
         return window_attention(qkv.sin(), 2, shift, frequencies, backend="triton").square()
 
     torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=compiler)
     for grid in [(3, 4), (4, 3)]:
         qkv = torch.randn(2, *grid, 3, 1, 16, device=DEVICE, requires_grad=True)
         ours, theirs = compiled(qkv), layer(qkv)

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import socket
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +10,6 @@ import pytest
 import torch
 
 from ropevit.cli import main
-from ropevit.tasks import evaluate as module
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import short_name
 from ropevit.tasks.detect.evaluate import DetectorOptions
@@ -53,24 +49,19 @@ def table(path):
 PAIRS = (("detector", "coco"), ("segmenter", "ade"))
 
 
-@pytest.mark.full
-def test_two_processes_measure_what_one_does(place, tmp_path):
+def test_two_processes_measure_what_one_does(place, run_command, tmp_path):
     words = []
     with ExitStack() as stack:
         for kind, data in PAIRS:
             free = stack.enter_context(socket.socket())
             free.bind(("127.0.0.1", 0))
             words += [place / kind, place / data, tmp_path / "both" / kind, free.getsockname()[1]]
-    source = str(Path(module.__file__).parents[2])
-    command = [sys.executable, str(Path(__file__).parent / "eval_ranks.py"), *map(str, words)]
-    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    result = run_command(tmp_path, words, script=Path(__file__).parent / "eval_ranks.py")
+    assert result.code == 0, result.errors
     for kind, data in PAIRS:
         known = {"checkpoint": str(place / kind), "data": str(place / data), "out": tmp_path / kind}
         options = DetectorOptions(save_detections=kind == "detector")
         evaluate(EvalConfig(**known, sizes=(64,), workers=0, device="cpu", options=options))
-    errors = started.communicate(timeout=200)[1]
-    assert started.returncode == 0, errors
     for kind, _ in PAIRS:
         folders = tmp_path / kind, tmp_path / "both" / kind
         rows = [table(folder / "eval.csv") for folder in folders]

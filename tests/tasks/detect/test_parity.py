@@ -9,6 +9,7 @@ further than rounding moves it.
 import pytest
 import torch
 
+from marks import by_default
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.detrex import to_detrex
 from ropevit.tasks.detect.levels import padding_mask
@@ -30,8 +31,9 @@ def test_losses_are_those_of_detrex(case):
     torch.testing.assert_close(sum(losses.values()).item(), case["total"], rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_gradients_are_those_of_detrex(case):
+@pytest.mark.parametrize("name", by_default(["dino_4level_3maps"], CASES))
+def test_gradients_are_those_of_detrex(name):
+    case = CASES[name]
     model = detector(case).train().double()
     sum(losses_of(model, [x.double() for x in feature_maps(case)]).values()).backward()
     theirs = to_detrex({name: weight.grad for name, weight in model.named_parameters()})
