@@ -57,5 +57,5 @@ def test_evaluations_that_do_not_fit_are_refused(write, tmp_path):
         read_evaluations([first, write("other", data="fashion/test")])
     with pytest.raises(ValueError, match=r"found no evaluation in .*nowhere .no eval.json.; leave it out of --evals"):
         read_evaluations([first, tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match="old does not say what was measured"):
+    with pytest.raises(ValueError, match="old does not name its metric, so an older version wrote it; evaluate again"):
         read_evaluations([write("old", metric=None)])

@@ -90,7 +90,7 @@ def test_the_command_line_measures_what_a_checkpoint_holds(place, tmp_path, monk
     data = str(place / "ade")
     main(["eval", "--checkpoint", str(place / "segmenter"), "--data", data, "--sizes", "48,64", *common, *views])
     printed = capsys.readouterr().out
-    assert "segmenter on ade/val: shorter side, windows of 32 every 21, ratios 0.5, 1, mirrored, too" in printed
+    assert "segmenter on ade/val: shorter side, windows of 32 every 21, ratios 0.5, 1, flip" in printed
     assert "48 px: mIoU " in printed
     for name in ("detector", "segmenter"):
         assert (tmp_path / "runs/eval" / name / "curve.png").stat().st_size > 5_000

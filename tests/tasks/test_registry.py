@@ -40,7 +40,7 @@ def test_what_a_task_does_not_do_is_refused():
 
 @pytest.mark.parametrize(("name", "forms"), [("detect", ()), ("to/y", ()), ("toy", ("ropevit-detector",))])
 def test_no_task_takes_the_name_or_the_files_of_another(name, forms):
-    with pytest.raises(ValueError, match=r"expected a word other|which another task has"):
+    with pytest.raises(ValueError, match=r"expected an identifier other|which another task has"):
         register_task(name, replace(TASKS["detect"], formats=forms))
 
 

@@ -1,4 +1,4 @@
-"""What models are used for: a package for each task, and the registry of tasks."""
+"""Tasks: training, evaluation and prediction, with one package per task and a registry."""
 
 from ropevit.tasks.registry import TASKS, Metric, TaskSpec, register_task
 

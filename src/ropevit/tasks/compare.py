@@ -1,4 +1,4 @@
-"""Evaluations read back, to be drawn beside one another and the paper's."""
+"""Reads evaluations from their directories, to plot them together and with the paper's results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,36 +12,36 @@ from ropevit.tasks.common.eval_results import CLASSES, read_csv, read_settings
 from ropevit.tasks.common.evaluation import read_curve
 from ropevit.tasks.registry import TASKS
 
-#: What sets the figures of a published model apart from the paper's, which were measured with each at its default.
+#: Settings of the paper's evaluations; results with other values are not compared with the paper's.
 _PAPER = {"protocol": "paper", "crop": None, "real": None, "scaling": None}
 
 
 def read_evaluations(folders: Sequence[Path], option: str = "--evals") -> Evaluations:
-    """Read what `ropevit eval` left in directories, with the paper's figures for the same models.
+    """Read the output directories of `ropevit eval`, with the paper's results for the same models.
 
     Args:
-        folders: Directories; all must have the same score on the same data.
-        option: Which option names them.
+        folders: Directories; all must have the same metric on the same data.
+        option: Name of the command-line option in messages.
 
     Raises:
-        ValueError: If one holds no evaluation, or they do not fit each other.
+        ValueError: If a directory holds no evaluation, or they are of different metrics or data.
     """
     advice = f"leave it out of {option}"
     found = [read_settings(folder, advice) for folder in folders]
     metric = found[0]["config"].get("metric")
     task = next((task for task in TASKS.values() if task.metric.label == metric), None)
     if task is None:
-        raise ValueError(f"{folders[0]} does not say what was measured, as evaluations did before; measure it again")
+        raise ValueError(f"{folders[0]} does not name its metric, so an older version wrote it; evaluate again")
     curves = tuple(
-        replace(read_curve(folder, task.get("result"), found[0], option), paper=_paper_figures(folder, settings))
+        replace(read_curve(folder, task.get("result"), found[0], option), paper=_paper_results(folder, settings))
         for folder, settings in zip(folders, found, strict=True)
     )
     title = f"{metric} on {found[0]['config'].get('data')}"
     return Evaluations(curves=curves, metric=metric, title=title, unit=task.metric.unit)
 
 
-def _paper_figures(folder: Path, settings: Mapping[str, Any]) -> dict[int, PublishedResult]:
-    """Give the paper's figures for what was measured: its model, as it does, on all classes of ImageNet-1k."""
+def _paper_results(folder: Path, settings: Mapping[str, Any]) -> dict[int, PublishedResult]:
+    """Return the paper's results by size for a published model that was evaluated as in the paper, on ImageNet-1k."""
     config, name = settings["config"], settings["model"].get("model")
     if name is None or any(config.get(key) != value for key, value in _PAPER.items()):
         return {}

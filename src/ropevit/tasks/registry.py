@@ -1,6 +1,6 @@
-"""Tasks by name: one row a task, from which commands, checkpoints, evaluations and reports follow.
+"""The registry of tasks: one row per task, which defines its commands, checkpoints, evaluations and reports.
 
-Importing this loads nothing else: the parts of a row are written as `module:name` and imported when they are needed.
+Importing it imports nothing else: the parts of a row are strings `module:name`, imported when they are needed.
 """
 
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-#: A part of a task: the thing itself, or `module:name`, from where it is imported when it is needed.
+#: A part of a task: the object itself, or `module:name`, which is imported when it is needed.
 Part = Any
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The score that says which weights are best."""
+    """The metric by which the best weights are selected."""
 
     name: str
     """Its name in logs and checkpoints, such as top1."""
@@ -29,11 +29,11 @@ class Metric:
         object.__setattr__(self, "label", self.label or self.name)
 
     def is_better(self, score: float, best: float | None) -> bool:
-        """Tell whether a score is better than the best one so far, if there is one."""
+        """Return whether a score is better than the best one so far, if there is one."""
         return best is None or (score > best if self.higher_is_better else score < best)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the config of a run holds of it: the name, and what differs from a percentage to maximise."""
+        """Return its entries in the config of a run: the name, and other fields if they are not the defaults."""
         found: dict[str, Any] = {"metric": self.name}
         if not self.higher_is_better:
             found["metric_higher_is_better"] = False
@@ -43,7 +43,7 @@ class Metric:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "Metric":
-        """Read what `to_dict` wrote."""
+        """Build a metric from entries that `to_dict` returned."""
         return cls(
             settings.get("metric") or "top1",
             settings.get("metric_higher_is_better", True),
@@ -53,12 +53,15 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """What a task can do; parts that are None are refused with a message by the commands that need them."""
+    """The parts of a task; commands that need a part which is None raise an error.
+
+    Parts are objects, or strings `module:name`.
+    """
 
     noun: str
-    """What a trained model is called in messages, such as detector."""
+    """Name of a trained model in messages, such as detector."""
     metric: Metric
-    """The score that says which weights are best."""
+    """The metric by which the best weights are selected."""
     recipes: Part
     """Mapping of names, `TASK/RECIPE`, to functions that return a complete training config."""
     config: Part
@@ -83,13 +86,13 @@ class TaskSpec:
     step_spec: Part = None
     """Describes a training step for --estimate: called with a config, returns a StepSpec."""
     recipe_facts: Part = None
-    """What `train --list` shows of a config: called with it, returns strings under `pixels`, `expected` and `cost`."""
+    """Columns of `train --list`: called with a config, returns strings by `pixels`, `expected` and `cost`."""
     load: Part = None
     """Loads a file: called with a path, returns the model first."""
     formats: tuple[str, ...] = ()
     """Values of "format" in the headers of its files."""
     flat_options: bool = False
-    """Whether options of `ropevit train` are typed without the name of their group: --lr for --optim.lr."""
+    """Whether options of `ropevit train` have no group prefix: --lr for --optim.lr."""
 
     def get(self, part: str) -> Any:
         """Return a part, importing it if needed.
@@ -99,7 +102,7 @@ class TaskSpec:
         """
         value = getattr(self, part)
         if value is None:
-            raise ValueError(f"a {self.noun} has no {part.replace('_', ' ')}; its task does not define it")
+            raise ValueError(f"a {self.noun} has no {part.replace('_', ' ')}; add {part}= to the TaskSpec of its task")
         if isinstance(value, str):
             module, name = value.split(":")
             return getattr(import_module(module), name)
@@ -110,7 +113,7 @@ class TaskSpec:
 CLASSIFY = "classify"
 
 _CLASSIFY, _DETECT, _SEGMENT = (f"ropevit.tasks.{name}" for name in ("classify", "detect", "segment"))
-_KNOWS_ITS_MODEL = "its file knows its model"
+_KNOWS_ITS_MODEL = "its file holds the config of its model"
 
 #: Every task by name.
 TASKS: dict[str, TaskSpec] = {
@@ -178,17 +181,17 @@ def register_task(name: str, spec: TaskSpec) -> None:
         ValueError: If the name is taken or not a word, or another task has one of its file formats.
     """
     if name in TASKS or not name.isidentifier():
-        raise ValueError(f"got the task {name!r}; expected a word other than {', '.join(TASKS)}")
+        raise ValueError(f"got the task {name!r}; expected an identifier other than {', '.join(TASKS)}")
     if taken := {known for other in TASKS.values() for known in other.formats} & set(spec.formats):
         raise ValueError(f"got the file format {min(taken)!r}, which another task has; choose another one")
     TASKS[name] = spec
 
 
 def task_of_recipe(recipe: str) -> TaskSpec | None:
-    """Find the task whose recipe a name may be: the one before the slash; None if there is none."""
+    """Return the task of a recipe name, the part before the slash; None if there is no such task."""
     return TASKS.get(recipe.split("/")[0] if "/" in recipe else CLASSIFY)
 
 
 def task_of_format(file_format: str) -> TaskSpec:
-    """Find the task of a file by "format" in its header; files that are not ours are taken for a classifier's."""
+    """Return the task of a file by "format" in its header; files of others are assumed to be a classifier's."""
     return next((task for task in TASKS.values() if file_format in task.formats), TASKS[CLASSIFY])

@@ -148,7 +148,9 @@ def test_options_of_other_kinds_are_refused(place, tmp_path):
         measure(place, tmp_path / "out", options=given)
     with pytest.raises(ValueError, match="got --scaling yarn with a detector; a detector is trained at many sizes"):
         measure(place, tmp_path / "out", scaling="yarn")
-    with pytest.raises(ValueError, match="got --model deit_tiny with a detector; its file knows its model"):
+    with pytest.raises(
+        ValueError, match="got --model deit_tiny with a detector; its file holds the config of its model"
+    ):
         measure(place, tmp_path / "out", model="deit_tiny")
     file = str(place / "run" / "best.safetensors")
     with pytest.raises(ValueError, match="got which='best' for a file"):
@@ -161,12 +163,12 @@ def test_options_of_other_kinds_are_refused(place, tmp_path):
 def test_other_classes_are_refused_with_what_differs(place, tmp_path):
     path = save_tiny(tmp_path / "other.safetensors", classes=[*CLASSES[:2], "cone", "ball"], ids=[1, 3, 90, 91])
     differ = r"\(only in the checkpoint: 90 cone, 91 ball; only in the data: 90 triangle\)"
-    with pytest.raises(ValueError, match=f"knows 4 classes, .*val2017.json has 3 others {differ}"):
+    with pytest.raises(ValueError, match=f"has 4 classes, .*val2017.json has 3 different ones {differ}"):
         measure(place, tmp_path / "out", checkpoint=str(path))
     bare = save_tiny(tmp_path / "bare.safetensors", test_side=64)
     monkey = load_detector(bare)[1]
     del monkey.metadata["test_side"]
-    with pytest.raises(WeightsError, match="does not say its test_side"):
+    with pytest.raises(WeightsError, match="lacks the metadata test_side"):
         check_metadata(monkey, module.METADATA, bare)
 
 

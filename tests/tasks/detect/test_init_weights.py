@@ -38,7 +38,7 @@ def test_of_the_same_classes_everything_is_taken(saved):
     found = init_model(DETECTOR, config, ("a", "b", "c"), said.append)
     assert same(found, model) == set(model.state_dict())
     assert found.dino.config.denoising == 7
-    assert said == [f"took all weights of the detector {path}, whose 3 classes are the same"]
+    assert said == [f"loaded all weights of the detector {path}, which has the same 3 classes"]
 
 
 @pytest.mark.parametrize("classes", [("a", "b", "c", "d", "e"), ("a", "c", "b")])
@@ -52,8 +52,8 @@ def test_of_other_classes_their_heads_are_new_and_that_is_said(saved, classes):
     assert all(not torch.equal(found.state_dict()[name][:1], model.state_dict()[name][:1]) for name in new)
     assert found.dino.class_heads[0].bias.eq(found.dino.class_heads[0].bias[0]).all(), "the prior of a new head"
     assert said == [
-        f"took the backbone and DINO of the detector {path}; class heads and the embedding of labels are new, as its 3 "
-        f"classes are not the {len(classes)} of these data"
+        f"loaded the backbone and DINO of the detector {path}; the class heads and the label embedding are newly "
+        f"initialised, as its 3 classes differ from the {len(classes)} of the data"
     ]
 
 
@@ -66,7 +66,7 @@ def test_of_other_classes_their_heads_are_new_and_that_is_said(saved, classes):
     ({"dino": replace(DINO, queries=9)}, r"dino\.queries: 8 instead of 9"),
 ])  # fmt: skip
 def test_another_detector_is_refused_by_what_differs(saved, changes, message):
-    with pytest.raises(WeightsError, match=f"holds another detector \\({message}.*; give its options"):
+    with pytest.raises(WeightsError, match=f"holds an incompatible detector \\({message}.*; give its options"):
         init_model(DETECTOR, replace(SMALL, init=saved[1], **changes), list("abc"))
 
 
@@ -78,7 +78,7 @@ def test_a_training_starts_from_a_detector_and_says_so(tmp_path):
     save_detector(path, model, config.model, list("abcde"), {})
     train(replace(config, model=replace(config.model, init=str(path))), events.append)
     lines = [event.message for event in events if isinstance(event, Notice)]
-    assert any(line.startswith("took the backbone and DINO of the detector") for line in lines)
+    assert any(line.startswith("loaded the backbone and DINO of the detector") for line in lines)
     found, info = load_detector(tmp_path / "run" / "model.safetensors")
     assert info.classes == ["disc", "square", "triangle"]
     before, after = (m.backbone.body.blocks[0].mlp.fc1.weight for m in (model, found))

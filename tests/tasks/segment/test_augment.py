@@ -43,7 +43,7 @@ def striped(height=48, width=80):
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 @pytest.mark.parametrize("ratios", [(1.0, 1.0), (1.3, 2.0), (0.5, 0.8)])
-def test_labels_stay_on_their_pixels(flip, ratios):
+def test_images_and_labels_are_transformed_together(flip, ratios):
     config = CropConfig(crop=32, short=48, long=200, ratios=ratios, flip=flip, colours=False, most_of_one_class=1.0)
     for _ in range(5):
         image, labels = TrainTransform(config)(*striped())
@@ -82,7 +82,7 @@ def test_crops_of_mostly_one_class_are_drawn_again():
     )
 
 
-def test_colours_keep_bytes_and_change_most_images():
+def test_photometric_distortion_keeps_uint8_and_changes_most_images():
     image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8)
     drawn = [photometric_distortion(image) for _ in range(40)]
     assert {(each.dtype, tuple(each.shape)) for each in drawn} == {(torch.uint8, (3, 20, 30))}
@@ -119,7 +119,7 @@ def test_saturation_leaves_hue_and_value(factor):
         assert min(turned, 1 - turned) * s * v * 255 < 1, "but for what rounding does"
 
 
-def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):
+def test_small_images_are_padded_with_the_mean_and_ignored_labels(tiny):
     config = CropConfig(crop=96, short=40, long=60, ratios=(1.0, 1.0), **PLAIN)
     batch = train_reader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
     assert batch.images.shape == (4, 3, 96, 96)
@@ -136,7 +136,7 @@ def test_small_pictures_are_padded_with_the_mean_and_no_label(tiny):
         torch.testing.assert_close(image[:, 5, 5], (raw[:, 5, 5] / 255 - 0.25) / 0.5)
 
 
-def test_mask2formers_pictures_are_padded_with_a_value_that_is_normalise(tiny):
+def test_images_are_padded_with_a_value_before_normalisation_for_mask2former(tiny):
     config = CropConfig(crop=96, short_sides=(40,), long=60, pad=128, **PLAIN)
     batch = train_reader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
     images = normalise(batch, torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5))
@@ -151,7 +151,7 @@ def test_mask2formers_pictures_are_padded_with_a_value_that_is_normalise(tiny):
         CropConfig(pad=256)
 
 
-def test_a_batch_depends_on_the_seed_and_the_step_alone(tiny):
+def test_a_batch_depends_only_on_the_seed_and_the_step(tiny):
     config, order = CropConfig(crop=48, short=64, long=200), TrainOrder(12, 3, seed=4)
     every = list(train_batches(tiny, config, order, 0, 4, workers=0))
     torch.manual_seed(99)
@@ -161,7 +161,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(tiny):
     assert not torch.equal(every[0].images, every[1].images)
 
 
-def test_pictures_to_measure_on_come_alone_at_the_sizes_of_views_with_the_labels_as_stored(tiny):
+def test_evaluation_reads_single_images_at_the_sizes_of_the_views_with_labels_at_the_original_size(tiny):
     facts = {"short": 48, "long": 60, "ratios": (1.0, 2.0), "inference": InferenceConfig(), "workers": 0, "world": 5}
     rest = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1), "autocast": nullcontext}
     parts = [list(read(tiny, SegmenterSettings(**facts, **rest, rank=rank))) for rank in range(5)]
@@ -176,7 +176,7 @@ def test_pictures_to_measure_on_come_alone_at_the_sizes_of_views_with_the_labels
         assert np.array_equal(view[0].permute(1, 2, 0), wanted)
 
 
-def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
+def test_unreadable_images_are_replaced_but_a_label_out_of_range_raises(tiny):
     reader, order = train_reader(tiny, CropConfig(crop=32)), TrainOrder(12, 12, seed=0)
     Path(tiny.describe(3)).write_bytes(b"")
     assert reader.__getitems__(order.batch(0)).bad == [3]
@@ -205,6 +205,6 @@ def test_what_cannot_be_read_is_left_out_but_a_label_of_no_class_ends_it(tiny):
         ({"most_of_one_class": 0.0}, r"most_of_one_class=0.0 \(--cat-max-ratio\); expected 0 to 1, and above 0 to 1"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(changes, message):
+def test_augmentation_options_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         CropConfig(**changes)

@@ -79,7 +79,7 @@ def table(path):
         (64, {"window": 48}, {"window": 48, "stride": 32}),
     ],
 )
-def test_scores_are_those_of_all_pixels_segmented_by_hand(place, tmp_path, size, options, looks):
+def test_scores_equal_those_of_a_reference_loop(place, tmp_path, size, options, looks):
     (row,) = measure(place, tmp_path, sizes=(size,), options=SegmenterOptions(**options))
     model, source = load_segmenter(place / "run" / "best.safetensors")[0].eval(), open_ade(place / "ade", "val")
     counts = torch.zeros(4, 4)
@@ -97,7 +97,7 @@ def test_scores_are_those_of_all_pixels_segmented_by_hand(place, tmp_path, size,
     assert [line[str(size)] for line in lines] == found
 
 
-def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_path):
+def test_at_the_size_of_the_training_the_scores_are_those_of_the_training(place, tmp_path):
     (row,) = measure(place, tmp_path / "out")
     config = SegmentConfig(
         recipe="",
@@ -113,14 +113,14 @@ def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_pat
     assert row.scores == {name: round(score, 4) for name, score in scores.items()}
 
 
-def test_windows_are_those_of_the_file_unless_an_option_says_otherwise():
+def test_options_override_the_inference_settings_of_the_file():
     slide, whole = InferenceConfig(window=512, stride=341, probabilities=False), InferenceConfig()
     choose = module.choose_inference
     assert choose(slide, SegmenterOptions()) == slide
     assert choose(slide, SegmenterOptions(whole=True)) == replace(slide, window=None)
     assert choose(slide, SegmenterOptions(stride=256)) == replace(slide, stride=256)
     assert choose(whole, SegmenterOptions(window=512)) == replace(whole, window=512, stride=341)
-    with pytest.raises(ValueError, match="got stride=256 for whole images; give --window"):
+    with pytest.raises(ValueError, match="got stride=256 for whole images; add --window"):
         choose(whole, SegmenterOptions(stride=256))
     with pytest.raises(ValueError, match="expected a stride from 1 to the window"):
         choose(slide, SegmenterOptions(stride=600))
@@ -134,7 +134,7 @@ def test_windows_are_those_of_the_file_unless_an_option_says_otherwise():
     assert default_sizes(512, module.SIZE_FACTORS) == [256, 384, 512, 768, 1024]
 
 
-def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, tmp_path):
+def test_resume_evaluates_missing_sizes_and_refuses_other_settings(place, tmp_path):
     out, events = tmp_path / "out", []
     measure(place, out, sizes=(32,))
     measure(place, out, events.append, sizes=(32, 64), resume=True)
@@ -144,7 +144,7 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
         measure(place, out, resume=True, options=SegmenterOptions(flip=True, ratios=(0.5, 1.0)))
 
 
-def test_rules_count_from_the_grid_of_the_crops(place, tmp_path, monkeypatch):
+def test_the_reference_grid_of_scaling_is_that_of_the_training_crops(place, tmp_path, monkeypatch):
     path = str(save_tiny(tmp_path / "cropped.safetensors", crop=64))
     seen, begun, original = [], [], module.confusion_matrix
 
@@ -156,42 +156,46 @@ def test_rules_count_from_the_grid_of_the_crops(place, tmp_path, monkeypatch):
     options = {"checkpoint": path, "scaling": "yarn", "sizes": (64, 96)}
     ruled = measure(place, tmp_path / "ruled", begun.append, **options)
     plain = measure(place, tmp_path / "plain", **options | {"scaling": "none"})
-    assert [rules and rules.trained_grid for rules in seen] == [(4, 4), (4, 4), None, None]
-    assert "rules yarn" in begun[0].how
+    assert [scaling and scaling.trained_grid for scaling in seen] == [(4, 4), (4, 4), None, None]
+    assert "scaling yarn" in begun[0].how
     assert ruled[1].mIoU != plain[1].mIoU
     with pytest.raises(ValueError, match=r"measured otherwise .scaling was 'yarn', now None"):
         measure(place, tmp_path / "ruled", resume=True, **options | {"scaling": None})
-    with pytest.raises(WeightsError, match="does not say its crop; give one that a training wrote"):
+    with pytest.raises(WeightsError, match="without the crop size of its training; give one that a training saved"):
         measure(place, tmp_path / "out", scaling="yarn")
 
 
-def test_rules_for_windows_are_refused():
+def test_scaling_is_refused_for_attention_windows():
     config = small_segmenter(model="swin_tiny", width=24, depth=None, heads=None)
     info = ModelInfo(config=config, classes=["a"], metadata={"crop": 64})
     for wrong in (config, small_segmenter(window=2, depth=8)):
-        with pytest.raises(ValueError, match="with windows, which are as large as in training at any size"):
+        with pytest.raises(
+            ValueError, match="with attention windows, whose size is that of training at any image size"
+        ):
             module.apply_scaling_override(build_segmenter(wrong, 1), replace(info, config=wrong), "yarn", None)
 
 
-def test_rules_are_refused_where_no_window_is_larger_than_a_crop(tmp_path):
+def test_scaling_is_refused_for_sliding_windows_no_larger_than_the_crops(tmp_path):
     model, info = load_segmenter(save_tiny(tmp_path / "cropped.safetensors", crop=64))
     for window in (48, 64):
-        with pytest.raises(ValueError, match=f"windows of {window} pixels, no larger .* crops of 64; .* give --whole"):
+        with pytest.raises(
+            ValueError, match=f"sliding windows of {window} pixels, no larger .* crops of 64; .* give --whole"
+        ):
             module.apply_scaling_override(model, info, "yarn", window)
     module.apply_scaling_override(model, info, "yarn", 80)
     assert model.backbone.body.config.trained_grid == (4, 4)
 
 
-def test_rules_are_refused_for_the_windows_that_the_options_choose(place, tmp_path):
+def test_scaling_is_refused_for_small_sliding_windows_of_the_options(place, tmp_path):
     path = str(save_tiny(tmp_path / "cropped.safetensors", crop=64))
-    with pytest.raises(ValueError, match="got scaling='yarn' with windows of 64 pixels"):
+    with pytest.raises(ValueError, match="got scaling='yarn' with sliding windows of 64 pixels"):
         measure(place, tmp_path / "out", checkpoint=path, scaling="yarn", options=SegmenterOptions(window=64))
 
 
-def test_what_does_not_fit_is_refused(place, tmp_path):
+def test_data_with_other_classes_and_options_of_other_tasks_are_refused(place, tmp_path):
     path = str(save_tiny(tmp_path / "other.safetensors", classes=("sky", "sea", "land")))
     differ = r"\(only in the checkpoint: land; only in the data: sand, boat\)"
-    with pytest.raises(ValueError, match=f"knows 3 classes, .*ade has 4 others {differ}"):
+    with pytest.raises(ValueError, match=f"has 3 classes, .*ade has 4 different ones {differ}"):
         measure(place, tmp_path / "out", checkpoint=path)
     path = str(save_tiny(tmp_path / "turned.safetensors", classes=CLASSES[::-1]))
     with pytest.raises(ValueError, match="the same in another order"):
@@ -203,7 +207,7 @@ def test_what_does_not_fit_is_refused(place, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_named(place, tmp_path):
+def test_unreadable_images_are_skipped_and_listed(place, tmp_path):
     file = place / "ade" / "images" / "validation" / "ADE_val_00000002.jpg"
     content, events = file.read_bytes(), []
     try:

@@ -11,8 +11,8 @@ from ropevit.tasks.segment.inference import (
     InferenceConfig,
     resize,
     resize_rows,
+    score_view,
     segment,
-    softmax_scores,
     view_size,
     window_spans,
 )
@@ -38,37 +38,37 @@ def test_windows_cover_a_side_and_end_with_it(side, expected):
 
 
 @pytest.mark.parametrize("size", [(12, 12), (7, 12), (5, 9)])
-def test_windows_give_what_the_whole_gives_if_there_is_one(size):
+def test_one_window_gives_the_result_of_the_whole_image(size):
     images = torch.randn(2, 3, *size)
-    whole = softmax_scores(coarse, images, InferenceConfig())
+    whole = score_view(coarse, images, InferenceConfig())
     assert whole.shape == images.shape
-    assert torch.equal(softmax_scores(coarse, images, SMALL), whole)
+    assert torch.equal(score_view(coarse, images, SMALL), whole)
 
 
-def test_windows_of_what_sees_single_pixels_give_what_the_whole_gives():
+def test_a_pixelwise_model_gives_the_same_result_with_windows_as_whole():
     images = torch.randn(1, 3, 29, 17)
-    torch.testing.assert_close(softmax_scores(pixelwise, images, SMALL), pixelwise(images))
+    torch.testing.assert_close(score_view(pixelwise, images, SMALL), pixelwise(images))
 
 
 def test_scores_are_averaged_where_windows_overlap():
     calls = iter([1.0, 4.0])
-    scores = softmax_scores(lambda x: torch.full_like(x, next(calls)), torch.zeros(1, 1, 12, 20), SMALL)
+    scores = score_view(lambda x: torch.full_like(x, next(calls)), torch.zeros(1, 1, 12, 20), SMALL)
     torch.testing.assert_close(scores[0, 0, 0], torch.tensor([1.0] * 8 + [2.5] * 4 + [4.0] * 8))
 
 
-def test_scores_are_resized_between_centres_of_pixels():
+def test_scores_are_resized_with_align_corners_false():
     scores = resize(torch.tensor([[[[0.0, 1.0]]]]), (1, 4))
     torch.testing.assert_close(scores[0, 0, 0], torch.tensor([0.0, 0.25, 0.75, 1.0]))
 
 
-def test_classes_are_given_for_pixels_of_the_original():
+def test_classes_are_predicted_at_the_original_resolution():
     images = F.one_hot(torch.tensor([[[0, 1], [2, 0]]]), 3).permute(0, 3, 1, 2).float()
     found = segment(lambda x: x, [images], (6, 10), InferenceConfig())
     assert found.shape == (1, 6, 10)
     assert [found[0, y, x].item() for y, x in [(0, 0), (0, -1), (-1, 0), (-1, -1)]] == [0, 1, 2, 0]
 
 
-def test_mirror_images_are_mirrored_back():
+def test_scores_of_flipped_images_are_flipped_back():
     images = torch.randn(1, 3, 9, 14)
     alone = segment(pixelwise, [images], (9, 14), InferenceConfig())
     assert torch.equal(segment(pixelwise, [images], (9, 14), InferenceConfig(flip=True)), alone)
@@ -84,7 +84,7 @@ def test_flipping_makes_a_segmenter_symmetric():
     assert not torch.equal(segment(leaning, [images], (9, 14), InferenceConfig()), found)
 
 
-def test_probabilities_of_views_are_averaged_or_their_scores():
+def test_views_are_averaged_as_probabilities_or_as_scores():
     views = [torch.tensor([9.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([0.0, 2.0])]
     views = [view.reshape(1, 2, 1, 1).expand(1, 2, 3, 5) for view in views]
     config = InferenceConfig()
@@ -99,16 +99,16 @@ def test_views_have_the_sizes_of_the_published_test():
     assert view_size((512, 683), ratio=1.75) == (896, 1195)
 
 
-def test_what_leaves_out_pixels_is_refused():
+def test_a_stride_larger_than_the_window_and_no_views_are_refused():
     assert (SLIDE.window, SLIDE.stride) == (512, 341)
-    with pytest.raises(ValueError, match="leaves out pixels"):
+    with pytest.raises(ValueError, match="skips pixels"):
         InferenceConfig(window=12, stride=13)
     with pytest.raises(ValueError, match="no views"):
         segment(pixelwise, [], (2, 2), SMALL)
 
 
 @pytest.mark.parametrize("size", [(40, 30), (9, 14), (7, 20), (1, 1), (60, 14)])
-def test_rows_are_resized_as_the_whole_is(size):
+def test_resize_rows_equals_rows_of_resize(size):
     scores = torch.randn(2, 5, 9, 14)
     parts = [resize_rows(scores, size, slice(top, min(top + 4, size[0]))) for top in range(0, size[0], 4)]
     torch.testing.assert_close(torch.cat(parts, dim=2), resize(scores, size), atol=1e-5, rtol=1e-5)
@@ -116,7 +116,7 @@ def test_rows_are_resized_as_the_whole_is(size):
 
 @pytest.mark.parametrize("size", [(25, 40), (25, 20)])  # of more pixels than all views together, and of fewer
 @pytest.mark.parametrize("probabilities", [True, False])
-def test_strips_of_an_image_give_what_the_whole_gives(monkeypatch, size, probabilities):
+def test_upsampling_in_strips_gives_the_same_classes(monkeypatch, size, probabilities):
     config = InferenceConfig(flip=True, probabilities=probabilities)
     views = [torch.randn(2, 3, 9, 14), torch.randn(2, 3, 12, 19)]
     scores = [resize(pixelwise(view), size) for view in views]
@@ -128,7 +128,7 @@ def test_strips_of_an_image_give_what_the_whole_gives(monkeypatch, size, probabi
 
 
 @pytest.mark.parametrize("strip", [inference.STRIP, 5 * 14])
-def test_views_are_added_up_as_they_are_made(monkeypatch, strip):
+def test_views_are_summed_one_at_a_time(monkeypatch, strip):
     monkeypatch.setattr(inference, "STRIP", strip)
     made, alive = [], []
 
@@ -143,7 +143,7 @@ def test_views_are_added_up_as_they_are_made(monkeypatch, strip):
     assert alive == [0, 1, 1, 1, 1, 1]
 
 
-def test_a_view_of_a_large_photo_is_never_scored_at_the_size_of_the_photo(monkeypatch):
+def test_scores_of_a_large_photo_are_never_held_at_its_resolution(monkeypatch):
     monkeypatch.setattr(inference, "STRIP", 5 * 60)
     shapes, add = [], inference.add_views
     monkeypatch.setattr(inference, "add_views", lambda *rest: shapes.append((total := add(*rest)).shape) or total)

@@ -27,15 +27,15 @@ def saved(request, tmp_path):
     return model, config, str(path)
 
 
-def test_of_the_same_classes_everything_is_taken(saved):
+def test_with_the_same_classes_all_weights_are_loaded(saved):
     (model, config, path), said = saved, []
     found = init_model(SEGMENTER, replace(config, init=path, drop_path=0.3), ("a", "b", "c"), said.append)
     torch.testing.assert_close(found.state_dict(), model.state_dict(), rtol=0, atol=0)
-    assert said == [f"took all weights of the segmenter {path}, whose 3 classes are the same"]
+    assert said == [f"loaded all weights of the segmenter {path}, which has the same 3 classes"]
 
 
 @pytest.mark.parametrize("classes", [("a", "b", "c", "d", "e"), ("a", "c", "b")])
-def test_of_other_classes_their_layers_are_new_and_that_is_said(saved, classes):
+def test_with_other_classes_the_classification_layers_are_new_and_reported(saved, classes):
     (model, config, path), said = saved, []
     found = init_model(SEGMENTER, replace(config, init=path), classes, said.append)
     starts, count = NEW[config.head]
@@ -46,8 +46,8 @@ def test_of_other_classes_their_layers_are_new_and_that_is_said(saved, classes):
     assert all(not torch.equal(after[name][:1], before[name][:1]) for name in new)
     assert all(len(after[name]) == len(classes) + (config.head == "mask2former") for name in new)
     assert said == [
-        f"took the backbone and the head of the segmenter {path}; the layers of classes are new, as its 3 classes are "
-        f"not the {len(classes)} of these data"
+        f"loaded the backbone and the head of the segmenter {path}; the classification layers are newly initialised, "
+        f"as its 3 classes differ from the {len(classes)} of the data"
     ]
 
 
@@ -56,14 +56,14 @@ def test_of_other_classes_their_layers_are_new_and_that_is_said(saved, classes):
     ({"heads": 4}, "heads: 2 instead of 4"),
     ({"out_indices": (0, 1, 2, 3), "window": 7}, "window"),
 ])  # fmt: skip
-def test_another_segmenter_is_refused_by_what_differs(saved, changes, message):
+def test_an_incompatible_segmenter_is_refused_with_the_options_that_differ(saved, changes, message):
     _, config, path = saved
-    with pytest.raises(WeightsError, match=f"holds another segmenter \\(.*{message}.*; give its options"):
+    with pytest.raises(WeightsError, match=f"holds an incompatible segmenter \\(.*{message}.*; give its options"):
         init_model(SEGMENTER, replace(config, init=path, **changes), list("abc"))
 
 
 def test_another_head_is_refused(saved):
     _, config, path = saved
     other = small_segmenter({"upernet": "mask2former", "mask2former": "upernet"}[config.head], init=path)
-    with pytest.raises(WeightsError, match=r"holds another segmenter .*head: "):
+    with pytest.raises(WeightsError, match=r"holds an incompatible segmenter .*head: "):
         init_model(SEGMENTER, other, list("abc"))

@@ -61,7 +61,7 @@ def test_losses_of_all_layers_are_finite_and_every_weight_learns(size):
     assert lazy == []
 
 
-def test_images_without_labels_teach_that_there_is_nothing():
+def test_images_without_labels_train_the_class_no_object():
     model = small_mask2former()
     labels = halves()
     for ignored in (labels.index_fill(0, torch.tensor([1]), 255), torch.full_like(labels, 255)):
@@ -72,13 +72,13 @@ def test_images_without_labels_teach_that_there_is_nothing():
     assert losses["loss_mask"] == losses["loss_dice"] == 0 < losses["loss_class"]
 
 
-def test_labels_become_a_mask_for_each_class():
+def test_labels_become_one_mask_per_class():
     masks, classes = semantic_to_masks(torch.tensor([[5, 255, 2], [2, 5, 5]]))
     assert classes.tolist() == [2, 5]
     assert masks.tolist() == [[[0, 0, 1], [1, 0, 0]], [[1, 0, 0], [0, 1, 1]]]
 
 
-def test_what_is_right_costs_next_to_nothing_whatever_the_order_of_queries():
+def test_correct_predictions_have_a_small_loss_in_any_order_of_queries():
     labels = halves()
     truths = [semantic_to_masks(each) for each in labels]
     order = torch.tensor([2, 0])  # queries of the two classes; query 1 is for nothing
@@ -99,7 +99,7 @@ def test_what_is_right_costs_next_to_nothing_whatever_the_order_of_queries():
     assert wrong["dice"] > 3
 
 
-def test_points_are_mostly_where_masks_are_uncertain():
+def test_points_are_mostly_sampled_where_masks_are_uncertain():
     masks = torch.linspace(-1, 1, 64).expand(2, 64, 64)  # uncertain in the middle column
     points = choose_points(masks, Mask2FormerConfig(points=400))
     assert points.shape == (2, 400, 2)
@@ -108,7 +108,7 @@ def test_points_are_mostly_where_masks_are_uncertain():
     assert middle[:, 300:].max() > 0.4
 
 
-def test_the_class_of_nothing_is_no_class_and_masks_are_resized_before_they_are_added():
+def test_semantic_scores_leave_out_no_object_and_resize_masks_before_the_sum():
     classes = torch.tensor([[[2.0, 0.0, 9.0], [0.0, 3.0, -9.0]]])
     masks = torch.tensor([[[[-4.0, 8.0]], [[2.0, -2.0]]]])
     scores = semantic_scores(Masks(classes, masks), (3, 7))
@@ -117,7 +117,7 @@ def test_the_class_of_nothing_is_no_class_and_masks_are_resized_before_they_are_
     torch.testing.assert_close(scores[0, :, 0], wanted)
 
 
-def test_an_image_that_cells_do_not_fill_is_scored_and_learned_as_if_padded_with_zeros():
+def test_an_image_of_any_size_gives_the_scores_and_losses_of_one_padded_with_zeros():
     model = small_mask2former()
     images, labels = torch.randn(2, 3, 70, 90), halves(height=70, width=90)
     padded, beside = F.pad(images, (0, 2, 0, 2)), F.pad(labels, (0, 2, 0, 2), value=255)  # to whole patches
@@ -130,14 +130,14 @@ def test_an_image_that_cells_do_not_fill_is_scored_and_learned_as_if_padded_with
     torch.testing.assert_close(model.logits(images), model.logits(padded)[:, :, :70, :90])
 
 
-def test_pictures_are_segmented_at_their_original_size():
+def test_images_are_segmented_at_their_original_size():
     model = small_mask2former().eval()
     found = segment(model.logits, [torch.randn(1, 3, 70, 96)], (45, 77), InferenceConfig(probabilities=False))
     assert found.shape == (1, 45, 77)
     assert found.max() < 150
 
 
-def test_it_starts_as_published():
+def test_initialisation_is_that_of_the_official_code():
     model = small_mask2former(queries=64)
     assert model.pixel_decoder.level_embed.std() > 0.8
     offsets = model.pixel_decoder.encoder.layers[0].self_attn.sampling_offsets
@@ -151,7 +151,7 @@ def test_it_starts_as_published():
     assert model.pixel_decoder.encoder.layers[0].fc1.weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
 
 
-def test_attention_and_mlps_of_the_queries_start_as_published():
+def test_attention_and_mlps_of_the_decoder_are_initialised_as_in_the_official_code():
     model = small_mask2former(width=96, heads=3, decoder_mlp_width=128, encoder_mlp_width=64)
     layers = model.decoder.decoder.layers
     attention = [layer.self_attn for layer in layers]
@@ -174,7 +174,7 @@ def test_attention_and_mlps_of_the_queries_start_as_published():
             assert biases.std().item() == pytest.approx(bound / 3**0.5, rel=0.2)
 
 
-def test_what_cannot_be_matched_is_refused():
+def test_too_many_classes_labels_out_of_range_and_nan_are_refused():
     model = small_mask2former(queries=1)
     output = model(torch.randn(2, 3, 64, 96))
     with pytest.raises(ValueError, match="more queries"):
@@ -186,6 +186,6 @@ def test_what_cannot_be_matched_is_refused():
 
 
 @pytest.mark.parametrize("changes", [{"queries": 0}, {"width": 48}, {"dice_weight": -1.0}, {"uncertain_share": 1.5}])
-def test_what_makes_no_model_is_refused(changes):
+def test_options_out_of_range_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         Mask2FormerConfig(**changes)

@@ -6,7 +6,7 @@ import torch
 from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 
 
-def test_scores_are_those_counted_by_hand():
+def test_scores_equal_hand_computed_ones():
     truth = torch.tensor([[0, 0, 0, 1], [1, 1, 255, 255]])
     predicted = torch.tensor([[0, 0, 1, 1], [1, 3, 2, 0]])  # 3 is predicted but never true, 2 only where none counts
     counts = confusion(predicted, truth, 5)
@@ -20,7 +20,7 @@ def test_scores_are_those_counted_by_hand():
     assert scores.class_accuracy == pytest.approx((2 / 3 + 2 / 3) / 2)
 
 
-def test_scores_are_those_of_torchmetrics_with_absent_classes():
+def test_scores_equal_those_of_torchmetrics_also_with_absent_classes():
     from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
     iou = MulticlassJaccardIndex(150, ignore_index=255, average="macro")
@@ -38,13 +38,13 @@ def test_scores_are_those_of_torchmetrics_with_absent_classes():
     assert scores.pixel_accuracy == pytest.approx(accuracy.compute().item(), abs=1e-6)
 
 
-def test_nothing_labelled_scores_nothing():
+def test_scores_without_labelled_pixels_are_nan():
     counts = confusion(torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), 255), 4)
     assert counts.sum() == 0
     assert math.isnan(segmentation_scores(counts).miou)
 
 
 @pytest.mark.parametrize(("predicted", "truth", "named"), [(4, 0, "predictions"), (0, 4, "labels"), (-1, 0, "pred")])
-def test_classes_that_there_are_not_are_refused(predicted, truth, named):
+def test_classes_out_of_range_are_refused(predicted, truth, named):
     with pytest.raises(ValueError, match=named):
         confusion(torch.tensor([predicted]), torch.tensor([truth]), 4)

@@ -104,7 +104,7 @@ def test_names_in_files_stay_the_same(head):
     assert sorted(parts) == NAMES[head]
 
 
-def test_taps_are_the_last_of_each_quarter_and_blocks_attend_everywhere_unless_told_otherwise():
+def test_by_default_out_indices_are_the_last_blocks_of_each_quarter_and_attention_is_global():
     body = SegmentModel(model="deit_large").backbone_config()
     assert (body.out_indices, len(body.global_attn_indexes)) == ((5, 11, 17, 23), 24)
     body = SegmentModel(out_indices=(3, 5, 7, 11), window=14).backbone_config()
@@ -135,23 +135,23 @@ def test_the_backbone_starts_from_a_classifier(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("unchecked")
-def test_what_makes_no_segmenter_is_refused(changes, message):
+def test_inconsistent_options_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         SegmentModel(**changes)
 
 
-def test_a_file_that_is_no_segmenter_or_another_one_is_refused(tmp_path):
+def test_a_file_of_another_format_or_with_weights_that_contradict_its_config_is_refused(tmp_path):
     path = ropevit.save_model(tmp_path / "classifier.safetensors", ropevit.create_model("deit_tiny_patch16_LS"))
     with pytest.raises(WeightsError, match="is no segmenter file; give one that the training of a segmenter saved"):
         load_segmenter(path)
     config = small_segmenter()
     save_segmenter(path, build_segmenter(config, 3), replace(config, width=64), CLASSES, {})
-    with pytest.raises(WeightsError, match="do not fit their config"):
+    with pytest.raises(WeightsError, match="do not match its config"):
         load_segmenter(path)
 
 
-def test_a_detector_is_no_classifier_to_start_from(tmp_path):
+def test_a_detector_is_refused_as_initial_weights_of_a_segmenter(tmp_path):
     config, path = small_segmenter(), tmp_path / "model.safetensors"
     save_file({"w": torch.zeros(1)}, path, metadata={"format": "ropevit-detector"})
-    with pytest.raises(WeightsError, match="holds a detector; a backbone starts from a classifier"):
+    with pytest.raises(WeightsError, match="holds a detector; expected a classifier"):
         init_model(SEGMENTER, replace(config, init=str(path)), ["one", "two"])

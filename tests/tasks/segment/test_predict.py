@@ -63,7 +63,7 @@ def flag(width=300, height=200):
 
 
 @pytest.mark.parametrize(("size", "seen"), [(None, (64, 96)), (100, (100, 150)), (400, (400, 600))])
-def test_labels_are_those_of_the_pixels_of_the_image_at_whatever_size_it_was_seen(stubbed, tmp_path, size, seen):
+def test_label_maps_have_the_size_of_the_image_at_any_test_size(stubbed, tmp_path, size, seen):
     labeller, (image, labels) = stubbed(size), flag()
     folder = LabelFolder(labeller, tmp_path)
     summary = folder.take(1, ImageFile(tmp_path, "in/a.jpg"), "in/a.png", image)
@@ -77,7 +77,7 @@ def test_labels_are_those_of_the_pixels_of_the_image_at_whatever_size_it_was_see
     assert [row[0] for row in summary.rows] == ["wall", "sky", "tree"]
 
 
-def test_the_model_sees_what_it_saw_when_it_was_measured(saved, tmp_path):
+def test_preprocessing_is_that_of_the_evaluation(saved, tmp_path):
     make_tiny("ade", tmp_path / "ade")
     source = open_ade(tmp_path / "ade", "val")
     labeller = replace(load_segmentation_predictor(saved, None, CPU), model=Stub(), inference=InferenceConfig())
@@ -87,7 +87,7 @@ def test_the_model_sees_what_it_saw_when_it_was_measured(saved, tmp_path):
     assert torch.equal(labeller.model.images, (view.float() / 255 - mean) / std)
 
 
-def test_the_picture_mixes_colours_of_classes_with_the_image(stubbed, tmp_path):
+def test_the_output_image_blends_class_colours_with_the_image(stubbed, tmp_path):
     image, _ = flag(600, 400)
     LabelFolder(stubbed(), tmp_path).take(1, ImageFile(tmp_path, "a"), "a.png", image)
     with Image.open(tmp_path / "a.png") as picture:
@@ -107,12 +107,12 @@ def test_label_maps_count_classes_from_1_in_a_byte_or_two(tmp_path):
         assert np.asarray(image).tolist() == [[1, 301]]
 
 
-def test_shares_are_of_all_pixels_the_largest_first():
+def test_class_fractions_are_of_all_pixels_largest_first():
     assert class_fractions(np.array([[3, 7, 7], [7, 7, 5]])) == [(7, 4 / 6), (3, 1 / 6), (5, 1 / 6)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (900, 1), (40, 70)])
-def test_a_segmenter_takes_any_image(saved, size):
+def test_a_segmenter_accepts_images_of_any_size(saved, size):
     labeller = load_segmentation_predictor(saved, None, CPU)
     assert labeller.segment(Image.new("RGB", size)).shape == size[::-1]
     assert not labeller.model.training
@@ -124,8 +124,8 @@ def test_a_size_below_1_is_refused(saved):
 
 
 @pytest.mark.parametrize("name", ["test_short", "test_long", "inference"])
-def test_a_file_that_does_not_say_how_it_was_measured_is_refused(tmp_path, name):
+def test_a_file_without_the_settings_of_its_evaluation_is_refused(tmp_path, name):
     config, facts = small_segmenter(), {key: value for key, value in FACTS.items() if key != name}
     save_segmenter(tmp_path / "a.safetensors", build_segmenter(config, 3), config, CLASSES, facts)
-    with pytest.raises(ValueError, match="does not say how it is evaluated"):
+    with pytest.raises(ValueError, match="lacks the settings of its evaluation"):
         load_segmentation_predictor(tmp_path / "a.safetensors", None, CPU)

@@ -58,7 +58,7 @@ def losses(folder):
 
 
 @pytest.mark.full
-def test_three_pictures_are_learned_by_heart_and_the_file_finds_the_same(pictures, tmp_path, task):
+def test_three_images_are_overfitted_and_the_saved_model_has_the_same_scores(pictures, tmp_path, task):
     config = small_training(pictures, tmp_path / "run", steps=60)
     plain = {"ratios": (1.0, 1.0), "flip": 0.0, "colours": False, "most_of_one_class": 1.0}
     sizes = {"short": 48, "long": 64, "test_short": 48, "test_long": 64}  # images are padded to train, and to measure
@@ -83,7 +83,7 @@ def test_three_pictures_are_learned_by_heart_and_the_file_finds_the_same(picture
 
 
 @pytest.mark.parametrize("head", ["upernet", "mask2former"])
-def test_a_training_that_is_stopped_goes_on_with_the_same_losses(pictures, tmp_path, head):
+def test_an_interrupted_training_resumes_with_the_same_losses(pictures, tmp_path, head):
     def averaged(name, **changes):
         config = small_training(pictures, tmp_path / name, head=head, **changes)
         return replace(config, optim=replace(config.optim, ema_decay=0.5))
@@ -105,7 +105,7 @@ def test_a_training_that_is_stopped_goes_on_with_the_same_losses(pictures, tmp_p
 
 
 @pytest.mark.parametrize("head", ["upernet", "mask2former"])
-def test_all_losses_count(pictures, tmp_path, task, head):
+def test_the_loss_is_the_sum_of_all_losses(pictures, tmp_path, task, head):
     made = task(small_training(pictures, tmp_path / "run", head=head))
     assert isinstance(made, Task)
     model = build_segmenter(replace(made.config.model, drop_path=0.0), 4)
@@ -113,7 +113,7 @@ def test_all_losses_count(pictures, tmp_path, task, head):
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
-def test_counts_of_processes_are_those_of_all_pictures_at_their_own_size(task, monkeypatch):
+def test_the_confusion_matrix_sums_all_processes_at_the_original_sizes(task, monkeypatch):
     made = task()
     model = build_segmenter(made.config.model, 4).eval()
     seen, together = [], Communicator.all_reduce_sum
@@ -153,7 +153,7 @@ def test_scores_in_bfloat16_are_float32_and_the_same_in_training_as_afterwards(m
     assert (afterwards.bfloat16().float() != afterwards).float().mean() > 0.5  # not rounded at the end either
 
 
-def test_what_is_fed_and_how_it_is_segmented_are_those_of_the_config(task, monkeypatch):
+def test_batches_and_inference_follow_the_config(task, monkeypatch):
     made = task()
     made.config = replace(made.config, inference=InferenceConfig(window=48, stride=32))
     calls = []
@@ -174,7 +174,7 @@ def test_what_is_fed_and_how_it_is_segmented_are_those_of_the_config(task, monke
 
 
 @pytest.mark.parametrize("head", ["upernet", "mask2former"])
-def test_embeddings_and_frequencies_are_not_decayed_and_the_backbone_learns_as_told(head):
+def test_embeddings_and_frequencies_have_no_weight_decay_and_the_backbone_its_own_learning_rate(head):
     model = build_segmenter(small_segmenter(head, position="rope_mixed_ape"), 3)
     recipe = RECIPES["segment/upernet_vit_base" if head == "upernet" else "segment/mask2former_swin_tiny"]()
     groups = make_optimizer(model, recipe.optim).param_groups
@@ -220,7 +220,7 @@ def test_recipes_of_mask2former_are_the_official_ones():
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_recipes_know_their_names_and_can_be_written_down(name):
+def test_recipes_have_their_name_and_convert_to_json(name):
     config = RECIPES[name]()
     assert config.recipe == name
     plain = json.loads(json.dumps(config.to_dict()))
@@ -228,7 +228,7 @@ def test_recipes_know_their_names_and_can_be_written_down(name):
     assert comparable(plain) != comparable(plain | {"augment": plain["augment"] | {"flip": 0.1}})
 
 
-def test_what_does_not_fit_is_refused(pictures, tmp_path):
+def test_invalid_trainings_are_refused(pictures, tmp_path):
     config = small_training(pictures, tmp_path / "run")
     with pytest.raises(ValueError, match="got batch_size=1; expected at least 2; the batch norms of UperNet"):
         replace(config, batch_size=1)
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_refused(pictures, tmp_path):
         train(config)
 
 
-def test_classes_of_ones_own_are_learned_and_labels_above_end_the_training(tmp_path):
+def test_custom_classes_are_trained_and_labels_out_of_range_raise(tmp_path):
     root = tmp_path / "tiny"
     make_tiny("ade", root)
     (root / "classes.txt").write_text("\n".join(f"thing {number}" for number in range(149)))
@@ -251,7 +251,7 @@ def test_classes_of_ones_own_are_learned_and_labels_above_end_the_training(tmp_p
         train(replace(small_training(root, tmp_path / "run"), batch_size=12))
 
 
-def test_parts_of_a_step_are_divided_by_the_masks_of_all_of_it(tmp_path, task, monkeypatch):
+def test_losses_of_micro_batches_are_divided_by_the_masks_of_the_whole_step(tmp_path, task, monkeypatch):
     root = write_pictures(tmp_path / "four", scenes=(0, 1, 2, 3))
     config = replace(small_training(root, tmp_path / "run", head="mask2former", accumulate=2), batch_size=4)
     made, seen, losses = task(config), [], segment.mask_losses

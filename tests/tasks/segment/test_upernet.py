@@ -35,7 +35,7 @@ def test_losses_are_finite_and_every_weight_learns(size):
     assert lazy == []
 
 
-def test_images_without_labels_cost_nothing_and_break_nothing():
+def test_images_without_labels_have_zero_loss_and_finite_gradients():
     model = small_upernet()
     images, labels = labelled()
     losses = upernet_losses(model(images), torch.full_like(labels, 255), model.config)
@@ -50,7 +50,7 @@ def test_ignored_pixels_count_in_the_divisor_as_in_mmseg():
     torch.testing.assert_close(pixel_loss(logits, labels.to(torch.uint8), 1), wanted)
 
 
-def test_an_image_that_cells_do_not_fill_is_scored_and_learned_as_if_padded_with_zeros():
+def test_an_image_of_any_size_gives_the_scores_and_losses_of_one_padded_with_zeros():
     model = small_upernet(dropout=0.0)
     images, labels = torch.randn(2, 3, 70, 90), torch.randint(0, 150, (2, 70, 90))
     padded, beside = F.pad(images, (0, 6, 0, 26)), F.pad(labels, (0, 6, 0, 26), value=255)
@@ -61,7 +61,7 @@ def test_an_image_that_cells_do_not_fill_is_scored_and_learned_as_if_padded_with
     torch.testing.assert_close(model.logits(images), model.logits(padded)[:, :, :70, :90])
 
 
-def test_the_auxiliary_loss_is_weighed_and_only_there_in_training():
+def test_the_auxiliary_loss_is_weighted_and_only_computed_in_training():
     model = small_upernet(auxiliary_weight=0.25, auxiliary_map=3)
     images, labels = labelled()
     output = model(images)
@@ -75,7 +75,7 @@ def test_the_auxiliary_loss_is_weighed_and_only_there_in_training():
         upernet_losses(output, labels, model.config)
 
 
-def test_heads_start_as_those_of_mmseg():
+def test_heads_are_initialised_as_in_mmseg():
     model = small_upernet(channels=64)
     for head in (model.head, model.auxiliary_head):
         drop, classifier = head.classifier
@@ -97,7 +97,7 @@ def test_whole_channels_are_dropped_in_training():
     assert empty[0] > 0.6 > empty[1]
 
 
-def test_one_image_in_training_is_refused_unless_norms_are_fixed():
+def test_one_image_in_training_is_refused_unless_batch_norms_are_frozen():
     model = small_upernet()
     image = torch.randn(1, 3, 64, 64)
     with pytest.raises(ValueError, match="convert_sync_batchnorm"):
@@ -114,7 +114,7 @@ def test_a_backbone_with_other_strides_is_refused():
         UperNet(backbone, UperNetConfig())
 
 
-def test_layer_decay_knows_the_backbone_in_a_segmenter():
+def test_layer_decay_applies_to_the_backbone_of_a_segmenter():
     model = small_upernet()
     for name, _ in model.backbone.named_parameters():
         assert model.layer_index(f"backbone.{name}") == model.backbone.layer_index(name)
@@ -138,7 +138,7 @@ def test_profiles_are_those_of_the_papers():
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_backbones_of_profiles_attend_everywhere_and_give_four_maps(name):
+def test_backbones_of_profiles_have_global_attention_and_four_maps(name):
     profile = replace(PROFILES[name], head=small_profile().head)
     body = replace(small_body(), depth=profile.out_indices[-1] + 1, width=16, heads=1)
     backbone = make_vit_backbone(body, profile)
@@ -150,7 +150,7 @@ def test_backbones_of_profiles_attend_everywhere_and_give_four_maps(name):
         make_vit_backbone(replace(body, depth=5), profile)
 
 
-def test_the_resized_neck_learns_in_all_its_weights():
+def test_every_weight_of_the_resized_neck_gets_a_gradient():
     profile = replace(small_profile(), neck="resized")
     model = UperNet(make_vit_backbone(small_body(), profile), profile.head)
     images, labels = labelled()
@@ -161,13 +161,13 @@ def test_the_resized_neck_learns_in_all_its_weights():
 @pytest.mark.parametrize(
     "changes", [{"classes": 0}, {"pool_sizes": ()}, {"dropout": 1.0}, {"auxiliary_map": 4}, {"auxiliary_weight": 0.0}]
 )
-def test_what_makes_no_head_is_refused(changes):
+def test_options_out_of_range_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         UperNetConfig(**changes)
 
 
 @pytest.mark.full
-def test_three_pictures_are_learned_by_heart(tmp_path):
+def test_three_images_are_overfitted(tmp_path):
     images, labels = pictures(tmp_path / "ade")
     model = small_upernet(width=64, dropout=0.0)
     steps = 110

@@ -1,4 +1,4 @@
-"""Which logit belongs to which class of a data set, and which guesses count as right."""
+"""Maps the classes of a data set to logits of a model, and reads ReaL labels."""
 
 import json
 import re
@@ -15,36 +15,36 @@ from ropevit.data.loading import Batch
 from ropevit.data.sources import ImageSource
 from ropevit.text import join_names
 
-#: How files of ImageNet's validation set are named: their number, from 1, counts lines of ReaL labels.
+#: Names of ImageNet's validation files; their number, from 1, is the position in the ReaL labels.
 _NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMap:
-    """Which logit belongs to each class of a data set."""
+    """The logit of each class of a data set."""
 
     columns: tuple[int, ...]
-    """Number of the logit of each class, in the order of the data set's labels; other logits are left out."""
+    """Index of the logit of each class, in the order of the data set's labels; other logits are ignored."""
     names: tuple[str, ...]
-    """What the classes are called, in the same order."""
+    """Names of the classes, in the same order."""
     imagenet: bool
     """Whether these are all 1000 classes of ImageNet-1k."""
     note: str | None = None
-    """What a person should know about it."""
+    """Message for the user about the mapping, if any."""
 
 
 def match_classes(source: ImageSource, classes: Sequence[str] | None, num_classes: int, model: str) -> ClassMap:
     """Find the logit of each class of a data set by its name.
 
-    Names are those that the model's file gives its classes. A model of ImageNet-1k also understands WordNet ids
-    (n01440764), the names that this package gives the classes, and their numbers 0 to 999, as ImageNet-V2 names its
-    folders. A data set of fewer classes (ImageNet-A, -R) is measured among these classes alone.
+    Names are those of the classes in the model's file. For a model of ImageNet-1k, WordNet ids (n01440764), this
+    package's names of the classes, and numbers 0 to 999 (as in the folders of ImageNet-V2) are accepted as well. On a
+    data set with fewer classes (ImageNet-A, -R), only the logits of these classes are compared.
 
     Args:
-        source: Images to measure on.
+        source: Evaluation images.
         classes: Names of the model's classes, if it has names.
         num_classes: Number of its logits.
-        model: What messages call it.
+        model: Name of the model in messages.
 
     Raises:
         ValueError: If a class of the data set is not one of the model's.
@@ -61,41 +61,41 @@ def match_classes(source: ImageSource, classes: Sequence[str] | None, num_classe
             whole = imagenet and len(columns) == num_classes
             return ClassMap(columns=columns, names=called, imagenet=whole, note=_restriction(columns, num_classes))
     if not lists and len(source.classes) == num_classes:
-        note = f"{model} names no classes: took those of {source.name} in their order, {join_names(source.classes, 3)}"
+        note = f"{model} names no classes; assuming those of {source.name}, in order: {join_names(source.classes, 3)}"
         return ClassMap(columns=tuple(range(num_classes)), names=source.classes, imagenet=False, note=note)
     if imagenet:
-        theirs = "those of ImageNet-1k: folders are named by WordNet ids such as n01440764, or by numbers 0 to 999"
+        theirs = "those of ImageNet-1k: WordNet ids such as n01440764 as folder names, or numbers 0 to 999"
     else:
         theirs = f"{num_classes}: {join_names(lists[0], 5)}" if lists else f"{num_classes} without names"
     odd = [name for name in source.classes if not lists or name not in lists[0]]
     raise ValueError(
         f"the classes of {source.name} ({len(source.classes)}: {join_names(odd, 5)}) are not among those of {model} "
-        f"({theirs}); measure it on images of its own classes"
+        f"({theirs}); evaluate it on images of its own classes"
     )
 
 
 def _spellings() -> list[tuple[str, ...]]:
-    """List the names of ImageNet's classes in all spellings, each in the order of the logits."""
+    """Return all accepted lists of names of ImageNet's classes, each in the order of the logits."""
     return [tuple(imagenet_synsets()), imagenet_classes(), tuple(map(str, range(1000)))]
 
 
 def _restriction(columns: Sequence[int], num_classes: int) -> str | None:
-    """Say that not all logits are looked at."""
+    """Return a note if not all logits are compared."""
     if len(columns) == num_classes:
         return None
-    return f"measured among {len(columns)} of the model's {num_classes} classes, those of the data"
+    return f"evaluated on {len(columns)} of the model's {num_classes} classes, those of the data"
 
 
 class RealLabels:
-    """Labels of ImageNet's validation images by several people: any of an image's labels counts as right.
+    """ReaL labels of ImageNet's validation images: each image has several, any of which is correct.
 
     Args:
-        path: JSON file with a list for each image, in the order of their numbers, of the classes' numbers.
+        path: JSON file with a list of class indices for each image, in the order of the images' numbers.
         source: The validation images.
-        columns: Number of the logit of each class.
+        columns: Index of the logit of each class.
 
     Raises:
-        ValueError: If the file does not hold such lists, or an image is not one of them.
+        ValueError: If the file does not hold such lists, or has none for an image.
 
     Source: Beyer et al. 2020 (arXiv:2006.07159).
     """
@@ -122,14 +122,14 @@ class RealLabels:
             self.labels.append(lists[int(found[1]) - 1])
 
     def labelled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Leave out the images that have no label."""
+        """Yield the batches without images that have no label."""
         for batch in batches:
             kept = [place for place, index in enumerate(batch.indices) if self.labels[index]]
             indices = [batch.indices[place] for place in kept]
             yield batch._replace(images=batch.images[kept], labels=batch.labels[kept], indices=indices)
 
     def right(self, best: Int[Tensor, "b k"], batch: Batch) -> Bool[Tensor, "b k"]:
-        """Tell which guesses are among the labels of an image."""
+        """Return which predictions are among the labels of an image."""
         wanted = torch.zeros(len(best), 1000, dtype=torch.bool)
         for row, index in enumerate(batch.indices):
             wanted[row, self.labels[index]] = True

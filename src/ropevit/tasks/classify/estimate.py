@@ -1,4 +1,4 @@
-"""What a step of a classifier's training needs."""
+"""Memory and MACs of a training step of a classifier."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ CLASSES = 1000
 
 
 def step_spec(config: TrainConfig) -> StepSpec:
-    """Describe a step at the size of the training's images."""
+    """Return the training step at the size of the training images, for `--estimate`."""
     side, body = config.model.size, config.model.build(CLASSES)
 
     def build() -> nn.Module:

@@ -1,4 +1,4 @@
-"""The classifier that a command is given: a published one, a file of weights, or what a training or a study left."""
+"""Opens the classifier that a command names: a published model, a checkpoint, or the directory of a training or study."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -19,78 +19,80 @@ from ropevit.weights.reading import read_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class EvalModel:
-    """Weights as read, and what is known about their model."""
+    """A parsed checkpoint with the config and preprocessing of its model."""
 
     name: str
-    """A short name, for a directory."""
+    """A short name, also used for a directory."""
     found: ParsedCheckpoint
+    """The weights."""
     config: Config
+    """Config of the model."""
     classes: tuple[str, ...] | None
-    """Names of its classes, where the file gives them."""
+    """Names of its classes; None if the file has none."""
     trained_at: int
     """Training size in pixels."""
     mean: tuple[float, ...] = MEAN
     """Mean of each channel, for pixels from 0 to 1."""
     std: tuple[float, ...] = STD
-    """Spread of each channel."""
+    """Standard deviation of each channel."""
     crop: float | None = None
-    """Crop ratio with which its training was evaluated, where that is known."""
+    """Crop ratio of its training's evaluation; None if unknown."""
     labels_pixels: bool = False
-    """Whether it is a study's `field` model, whose outputs are labels of a patch's pixels."""
+    """Whether it is a study's `field` model, which outputs labels of a patch's pixels."""
 
     def build(self, config: Config) -> Model:
-        """Build the model with another size or window, its embeddings resized."""
+        """Build the model in eval mode with another image or window size, resizing its embeddings."""
         model = build_model(config)
         load_parsed(model, self.found, replace_head=False)
         return model.eval()
 
     @property
     def published_name(self) -> str | None:
-        """Name in the registry of the model that this is, its head and size apart."""
-        return next(
-            (name for name, config in MODELS.items() if _without_wrapper(config) == _without_wrapper(self.config)), None
-        )
+        """Name of the registered model with this config, except for head and size; None if there is none."""
+        return next((name for name, config in MODELS.items() if _identity(config) == _identity(self.config)), None)
 
 
-def _without_wrapper(config: Config) -> dict[str, Any]:
-    """Give the fields of a config that make a model another one."""
+def _identity(config: Config) -> dict[str, Any]:
+    """Return the fields of a config that identify a model, without those that may differ for the same weights."""
     return {field.name: getattr(config, field.name) for field in fields(config) if field.name not in IGNORED_FIELDS} | {
         "kind": type(config)
     }
 
 
 def open_eval_model(model: str | None, checkpoint: str | None, which: Which | None = None) -> EvalModel:
-    """Read the weights of a classifier of images.
+    """Read the weights of an image classifier.
 
     Args:
-        model: As `read_eval_model`.
-        checkpoint: As `read_eval_model`.
-        which: As `read_eval_model`.
+        model: Name of a model; its published weights are read unless a checkpoint is given.
+        checkpoint: A file or hub id of any layout, or the directory of a training or of a study's run.
+        which: Which weights of a directory: best, last or ema.
 
     Raises:
-        ValueError: As `read_eval_model`, and if it has no head, labels pixels, or takes other images than grey or
-            coloured ones.
+        ValueError: If `read_eval_model` raises it, or the model has no head, labels pixels, or takes images with other
+            channels than grey or RGB.
         WeightsError: If the weights cannot be read.
     """
     subject = read_eval_model(model, checkpoint, which)
     source, config = subject.found.source, subject.config
     if subject.labels_pixels:
         raise ValueError(
-            f"{source} labels pixels, which its study does outside the model; take a classifier, such as the zoom "
+            f"{source} labels pixels, which its study does outside the model; expected a classifier, such as the zoom "
             "model of the same study"
         )
     if not config.num_classes:
-        raise ValueError(f"{source} has no head; take a classifier")
+        raise ValueError(f"{source} has no head; expected a classifier")
     if config.in_channels not in (1, 3):
-        raise ValueError(f"{source} takes images of {config.in_channels} channels; images have 1 (grey) or 3 (RGB)")
+        raise ValueError(
+            f"{source} takes images of {config.in_channels} channels; expected a model for 1 (grey) or 3 (RGB)"
+        )
     return subject
 
 
 def class_names(subject: EvalModel) -> tuple[str, ...]:
-    """Give the names of a model's classes.
+    """Return the names of a model's classes.
 
     Raises:
-        ValueError: If they are not known.
+        ValueError: If they are unknown.
     """
     names = known_names(subject)
     if names is None:
@@ -102,17 +104,17 @@ def class_names(subject: EvalModel) -> tuple[str, ...]:
 
 
 def known_names(subject: EvalModel) -> tuple[str, ...] | None:
-    """Give the names of a model's classes, if they are known: those in its file, or, for as many, ImageNet-1k's."""
+    """Return the names of a model's classes: those in its file, or ImageNet-1k's if it has 1000; None if unknown."""
     if subject.classes is None and subject.config.num_classes == len(imagenet_classes()):
         return imagenet_classes()
     return subject.classes
 
 
 def config_at(subject: EvalModel, size: tuple[int, ...]) -> Config:
-    """Give the config for images of a size: a published Swin takes windows of 1/32 of it, as the paper does.
+    """Return the config at an image size; the windows of a published Swin have 1/32 of it, as in the paper.
 
     Args:
-        subject: What is to be built.
+        subject: The model.
         size: Side, or height and width, in pixels; empty for the training's.
     """
     config = subject.config
@@ -124,22 +126,22 @@ def config_at(subject: EvalModel, size: tuple[int, ...]) -> Config:
 
 
 def read_eval_model(model: str | None, checkpoint: str | None, which: Which | None = None) -> EvalModel:
-    """Read weights, and find out what their model is.
+    """Read weights, and determine their model.
 
     Args:
         model: Name of a model; its published weights are read unless a checkpoint is given.
         checkpoint: A file or hub id of any layout, or the directory of a training or of a study's run.
-        which: Which weights of a directory: the best (default), the last, or their moving average; `ema` also of a file
-            of another layout that keeps it.
+        which: Which weights of a directory: best (default), last or ema; `ema` also applies to a file of another layout
+            that stores EMA weights.
 
     Raises:
-        ValueError: If nothing is named, or it is not said which model it is.
+        ValueError: If neither is given, or the model cannot be determined.
         WeightsError: If the weights cannot be read.
     """
     if model is None and checkpoint is None:
         raise ValueError("got neither --model nor --checkpoint; give a model (see `ropevit models`) or a weights file")
     if model is not None:
-        model = resolve_name(model)  # refuses an unknown name before anything is fetched
+        model = resolve_name(model)  # raises for an unknown name before anything is downloaded
     folder = Path(checkpoint or "").expanduser()
     if checkpoint and folder.is_dir():
         name, source, ema = folder.resolve().name, str(weights_file(checkpoint, which)), False
@@ -154,37 +156,39 @@ def read_eval_model(model: str | None, checkpoint: str | None, which: Which | No
         return _own_eval_model(name, found, read.metadata, model)
     named = model or claimed_name(found.source)
     if named is None:
-        raise ValueError(f"{found.source} does not say which model it is; name it with --model, see `ropevit models`")
+        raise ValueError(
+            f"{found.source} has no config, and its name is no model's; name it with --model, see `ropevit models`"
+        )
     config = get_config(named, **({} if found.num_classes is None else {"num_classes": found.num_classes}))
     return EvalModel(name=name, found=found, config=config, classes=None, trained_at=config.img_size[0])
 
 
 def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str], model: str | None) -> EvalModel:
-    """Take model, classes and pixels from what a file of ours says."""
+    """Return the model of a file of ours, from its header."""
     config = found.config
     assert config is not None
     check_images(config, found.source)
     classes = stored_classes(header, config.num_classes, found.source)
-    facts = {"train_size": config.img_size[0], "crop": None} | stored_metadata(header, found.source)
-    if model is not None and (classes is not None or _without_wrapper(get_config(model)) != _without_wrapper(config)):
-        raise ValueError(f"{found.source} is a file of ours and knows its model and classes; leave out --model {model}")
+    metadata = {"train_size": config.img_size[0], "crop": None} | stored_metadata(header, found.source)
+    if model is not None and (classes is not None or _identity(get_config(model)) != _identity(config)):
+        raise ValueError(f"{found.source} holds its own config and classes; leave out --model {model}")
     return EvalModel(
         name=name,
         found=found,
         config=config,
         classes=None if classes is None else tuple(classes),
-        trained_at=metadata_value(facts, "train_size", int, found.source),
-        **pixel_statistics(facts, config.in_channels, found.source),
-        crop=metadata_value(facts, "crop", float | None, found.source),
-        labels_pixels=facts.get("panel") == "field",
+        trained_at=metadata_value(metadata, "train_size", int, found.source),
+        **pixel_statistics(metadata, config.in_channels, found.source),
+        crop=metadata_value(metadata, "crop", float | None, found.source),
+        labels_pixels=metadata.get("panel") == "field",
     )
 
 
 def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) -> dict[str, tuple[float, ...]]:
-    """Read mean and spread of the pixels, one number for all channels or one for each; ImageNet's if there are none.
+    """Read mean and std of the pixels, one number for all channels or one per channel; ImageNet's by default.
 
     Raises:
-        ValueError: If there are as many as neither.
+        ValueError: If there is another number of them, or a std is not positive.
     """
     found = {}
     for key, default in (("mean", MEAN), ("std", STD)):
@@ -192,9 +196,9 @@ def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) ->
         numbers = value if isinstance(value, tuple) else (value,) * channels
         if len(numbers) != channels:
             raise ValueError(
-                f"{source} gives {key}={list(numbers)} for images of {channels} channels; expected one each"
+                f"{source} has {key}={list(numbers)} for images of {channels} channels; expected one per channel"
             )
         if key == "std" and min(numbers) <= 0:
-            raise ValueError(f"{source} gives std={value}, by which pixels are divided; expected numbers above 0")
+            raise ValueError(f"{source} has std={value}; expected numbers above 0, as pixels are divided by them")
         found[key] = numbers
     return found

@@ -1,4 +1,4 @@
-"""Measuring a classifier at many sizes."""
+"""Evaluation of a classifier at several image sizes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ from ropevit.tasks.common.evaluation import (
 )
 from ropevit.tasks.registry import TASKS
 
-#: Images of a batch of each process, unless told otherwise.
+#: Default batch size per process.
 BATCH = 128
 
 
@@ -53,43 +53,43 @@ class ClassifierOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierResult:
-    """A classifier at one size."""
+    """Scores of a classifier at one image size, in percent."""
 
     size: int
     """Side of the input in pixels."""
     top1: float
-    """Percent of the images whose class is the best guess."""
+    """Top-1 accuracy."""
     top5: float | None = None
-    """Percent of the images whose class is among the five best guesses; None with fewer than five classes."""
+    """Top-5 accuracy; None with fewer than five classes."""
     images: int
-    """Images measured."""
+    """Evaluated images."""
     skipped: int
-    """Images left out: unreadable, or without a ReaL label."""
+    """Skipped images: unreadable, or without a ReaL label."""
     images_per_second: float
-    """Of all processes together, reading included."""
+    """Throughput of all processes together, including reading."""
     peak_memory_gib: float
-    """The most that any process used: of its GPU, or, on a CPU, of the whole process since it started."""
+    """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
     window: int | None
     """Side of a Swin's windows in tokens."""
     resize: int
     """Shorter side in pixels to which images were resized."""
     crop: float
-    """`size` as a share of it."""
+    """Crop ratio: `size` divided by `resize`."""
 
     @property
     def scores(self) -> dict[str, float]:
-        """What is shown of the scores, by name."""
+        """Scores to display, by name."""
         return {"top-1": self.top1} | ({} if self.top5 is None else {"top-5": self.top5})
 
     @property
     def view(self) -> dict[str, int]:
-        """How images were brought to the size."""
+        """How images were resized."""
         return {"resize": self.resize} | ({} if self.window is None else {"window": self.window})
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalInputs:
-    """All that one size needs besides the model."""
+    """Model, data and settings of an evaluation."""
 
     site: EvalContext
     subject: EvalModel
@@ -99,19 +99,19 @@ class EvalInputs:
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[ClassifierResult]:
-    """Measure top-1 and top-5 at every size, and write them down as they come.
+    """Compute top-1 and top-5 accuracy at every size, and save each result as soon as it is known.
 
-    Started by `torchrun`, the processes share the images.
+    Under `torchrun`, the images are divided over the processes.
 
     Args:
-        config: What, on what and how.
-        report: Called with what happens, in the first process alone.
+        config: Options of the evaluation.
+        report: Called with events, in the main process only.
 
     Returns:
-        What was measured, now or before, by size.
+        Results by size, including those of an interrupted run.
 
     Raises:
-        ValueError: If the options, the weights, the data or the directory do not allow it.
+        ValueError: If options, weights, data or the output directory do not fit together.
     """
     config.check(TASKS["classify"])
     with distributed(config, report) as site:
@@ -119,7 +119,7 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Classi
 
 
 def prepare(site: EvalContext) -> EvalInputs:
-    """Read the weights, find the images and match their classes."""
+    """Read the weights, open the images and match their classes."""
     config, real = site.config, site.config.task_options(ClassifierOptions).real
     subject = open_eval_model(config.model, config.checkpoint, config.which)
     scaling = subject.config.scaling if config.scaling is None else parse_override(config.scaling)
@@ -128,26 +128,28 @@ def prepare(site: EvalContext) -> EvalInputs:
     source = open_source(config.data, "val")
     match = match_classes(source, subject.classes, subject.config.num_classes, subject.name)
     if real is not None and not match.imagenet:
-        raise ValueError(f"got ReaL labels for {source.name}; they label ImageNet-1k's validation images alone")
+        raise ValueError(
+            f"got ReaL labels for {source.name}; they are for ImageNet-1k's validation images only: leave out --real-labels"
+        )
     labels = None if real is None else RealLabels(real, source, match.columns)
     return EvalInputs(site=site, subject=subject, source=source, match=match, real=labels)
 
 
 def _with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
-    """Give a model rules for larger grids, which count from the grid of its training, whatever is made of its windows.
+    """Set the RoPE scaling of a model, with the grid of its training as the reference grid, also with other windows.
 
-    None takes away those that it has.
+    None removes the model's scaling.
 
     Raises:
-        ValueError: If there is no such rule, or the model has no rotation.
+        ValueError: If there is no such scaling method, or the model has no RoPE.
     """
     config = subject.config
-    rules = {"scaling": scaling, "trained_grid": config.trained_grid or config.attention_grid}
-    return replace(subject, config=replace(config, **rules))
+    fields = {"scaling": scaling, "trained_grid": config.trained_grid or config.attention_grid}
+    return replace(subject, config=replace(config, **fields))
 
 
-def _make_plan(bench: EvalInputs) -> EvalPlan:
-    """Plan which sizes are measured, and how."""
+def _make_plan(inputs: EvalInputs) -> EvalPlan:
+    """Return the plan of the evaluation: sizes, settings and metric."""
     subject, source, options, config = (
         bench.subject,
         bench.source,
@@ -174,56 +176,56 @@ def _make_plan(bench: EvalInputs) -> EvalPlan:
         trained_at=subject.trained_at,
         data=f"{source.name}{', ReaL labels' if real else ''}",
         how=", ".join(
-            [f"protocol {protocol}", f"crop ratio {views[0].crop:g}", *(f"rules {x}" for x in scaling.values())]
+            [f"protocol {protocol}", f"crop ratio {views[0].crop:g}", *(f"scaling {x}" for x in scaling.values())]
         ),
         metric=TASKS["classify"].metric,
         fixed=fixed | {"protocol": protocol, "crop": options.crop} | scaling,
         names=dict(zip(source.classes, bench.match.names, strict=True)),
         row=ClassifierResult,
         sizes=tuple(view.size for view in views),
-        measure=_measurer(views, bench),
+        measure=_evaluator(views, bench),
         paper=_paper_curve(bench),
         notes=tuple(notes),
     )
 
 
-def _measurer(views: list[View], bench: EvalInputs) -> Callable[[int], SizeEvaluation]:
-    """Give what measures at a size; a model that fits several is built once."""
+def _evaluator(views: list[View], bench: EvalInputs) -> Callable[[int], SizeEvaluation]:
+    """Return a function that evaluates at a size; a model whose config is the same at several sizes is built once."""
     by_size, built = {view.size: view for view in views}, {}
 
-    def measure_at(size: int) -> SizeEvaluation:
+    def evaluate_at(size: int) -> SizeEvaluation:
         config = by_size[size].fit(bench.subject.config)
         if config not in built:
             built.clear()  # one at a time
             built[config] = bench.subject.build(config).to(bench.site.device)
         return evaluate_size(built[config], by_size[size], bench)
 
-    return measure_at
+    return evaluate_at
 
 
 def evaluate_size(model: Model, view: View, bench: EvalInputs) -> SizeEvaluation:
-    """Measure at one size."""
+    """Evaluate at one size."""
     source, site, bad = bench.source, bench.site, []
-    meter = EvalTimer(site)
+    timer = EvalTimer(site)
     batches = _evaluate_batches(view, bench, bad)
     right = by_label if bench.real is None else bench.real.right
     if bench.real is not None:
         batches = bench.real.labelled(batches)
     watch = site.watch(view.size, len(source))
     counts = tally(classifier(model, bench), batches, len(source.classes), site.channel, watch, right=right)
-    figures = meter.stats(int(counts.images.sum()), len(source))
-    missed = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
+    stats = timer.stats(int(counts.images.sum()), len(source))
+    skipped = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
     return SizeEvaluation(
         row=ClassifierResult(
-            size=view.size, **counts.scores(), **figures, window=view.window, resize=view.resize, crop=view.crop
+            size=view.size, **counts.scores(), **stats, window=view.window, resize=view.resize, crop=view.crop
         ),
         classes=by_class(counts),
-        skipped=tuple(missed),
+        skipped=tuple(skipped),
     )
 
 
 def _evaluate_batches(view: View, bench: EvalInputs, bad: list[int]) -> Iterator[Batch]:
-    """Read this process's images for a size; numbers of those that cannot be read are added to `bad`."""
+    """Yield this process's batches at a size; indices of images that cannot be read are appended to `bad`."""
     site = bench.site
     transform = eval_transform(view.size, view.crop)
     size = site.config.batch_size or BATCH
@@ -233,7 +235,7 @@ def _evaluate_batches(view: View, bench: EvalInputs, bad: list[int]) -> Iterator
 
 
 def classifier(model: Model, bench: EvalInputs) -> Callable[[Tensor], Tensor]:
-    """Give what turns uint8 images (b, 3, S, S) into logits (b, K) of the data's classes."""
+    """Return a function from uint8 images (b, 3, S, S) to logits (b, K) of the data's classes."""
     device, subject = bench.site.device, bench.subject
     grey = subject.config.in_channels == 1
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
@@ -249,21 +251,21 @@ def classifier(model: Model, bench: EvalInputs) -> Callable[[Tensor], Tensor]:
 
 
 def to_grey(images: UInt8[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b 1 H W"]:
-    """Convert to grey as Pillow and `predict` do: 0.299 R + 0.587 G + 0.114 B, in whole numbers.
+    """Convert to grey as Pillow and `predict` do: 0.299 R + 0.587 G + 0.114 B, in integer arithmetic.
 
-    Source: ITU-R BT.601 luma, in 16 bits after the point.
+    Source: ITU-R BT.601 luma, in fixed point with 16 fractional bits.
     """
     red, green, blue = images.int().unbind(1)
     return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8).unsqueeze(1)
 
 
 def by_class(counts: Tally) -> list[float]:
-    """Give top-1 of each class in percent; NaN where it has no images."""
+    """Return the top-1 accuracy of each class in percent; NaN for a class without images."""
     return (100 * counts.first.double() / counts.images.double()).tolist()
 
 
 def _paper_curve(bench: EvalInputs) -> dict[int, PublishedResult]:
-    """Give the paper's figures for what is measured: its model, as it does, on all classes of ImageNet-1k."""
+    """Return the paper's results by size, if a published model is evaluated as in the paper on ImageNet-1k."""
     options, name = bench.site.config.task_options(ClassifierOptions), bench.subject.published_name
     changed = options.crop, options.real, bench.subject.config.scaling
     same = options.protocol in (None, "paper") and changed == (None, None, None)

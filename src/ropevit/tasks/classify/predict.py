@@ -17,16 +17,16 @@ from ropevit.models.sizes import check_size
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """How images become a model's input."""
+    """Preprocessing of images for a model."""
 
     size: tuple[int, ...]
     """Shorter side, or height and width, in pixels."""
     multiple: int
-    """Pixels that divide both sides of the input: the patch of a ViT, 1 where any size will do."""
+    """Number of pixels of which both sides must be multiples: the patch size of a ViT, 1 for a Swin."""
     whole: bool = False
-    """Keep the image's own shape instead of cutting a square from its centre."""
+    """Keep the aspect ratio of the image instead of taking a centre crop."""
     mean: tuple[float, ...] = MEAN
-    """Mean of each channel, for pixels from 0 to 1; one alone asks for grey images."""
+    """Mean of each channel, for pixels from 0 to 1; a single number means grey images."""
     std: tuple[float, ...] = STD
     """Standard deviation of each channel."""
 
@@ -40,19 +40,19 @@ class Input:
         check_size(self.size[0], self.size[-1], self.multiple)
 
     def shape(self, image: Image.Image) -> tuple[int, int]:
-        """Choose height and width for an image."""
+        """Return the height and width to which an image is resized."""
         if self.whole:
             return keep_aspect_size(image, self.size[0], self.multiple)
         return self.size[0], self.size[-1]
 
     def prepare(self, image: Image.Image) -> Float[Tensor, "c H W"]:
-        """Make an image the model's input."""
+        """Convert an image to the model's input."""
         return to_tensor(resize_to(image, *self.shape(image)), self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedClass:
-    """One class and how sure the model is of it."""
+    """A class with its probability."""
 
     name: str
     probability: float
@@ -60,29 +60,31 @@ class RankedClass:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The best guesses for an image, best first."""
+    """The most probable classes of an image."""
 
     height: int
+    """Height of the model's input in pixels."""
     width: int
-    """Sides in pixels at which the model saw it."""
+    """Width of the model's input in pixels."""
     guesses: tuple[RankedClass, ...]
+    """Classes, the most probable first."""
 
 
 class Unreadable(str):
-    """Why an image could not be read; the line names its file."""
+    """The reason why an image could not be read, with the name of its file."""
 
     __slots__ = ()
 
 
 def classify(model: nn.Module, image: Image.Image, form: Input, classes: Sequence[str], top: int = 5) -> Prediction:
-    """Name what is in an image.
+    """Classify an image.
 
     Args:
-        model: A classifier; it is put into evaluation mode.
-        image: An RGB image, as `read_image` gives it.
-        form: How images become the model's input.
-        classes: Names in the order of the logits.
-        top: How many guesses to give; at most all classes.
+        model: A classifier; it is set to eval mode.
+        image: An RGB image, as `read_image` returns it.
+        form: Preprocessing.
+        classes: Names of the classes, in the order of the logits.
+        top: Number of classes to return, at most all.
 
     Raises:
         ValueError: If the names do not match the logits.
@@ -100,19 +102,19 @@ def classify_files(
     batch_size: int = 32,
     workers: int = 0,
 ) -> Iterator[Prediction | Unreadable]:
-    """Classify image files in batches; images of one batch that differ in shape go through the model by shape.
+    """Classify image files in batches; images of different shapes in a batch are grouped by shape.
 
     Args:
-        model: A classifier; it is put into evaluation mode.
+        model: A classifier; it is set to eval mode.
         files: Image files.
-        form: How images become the model's input.
-        classes: Names in the order of the logits.
-        top: How many guesses to give; at most all classes.
-        batch_size: Images that are read together, and go through the model together where they have one shape.
-        workers: Processes that read; 0 reads in this one.
+        form: Preprocessing.
+        classes: Names of the classes, in the order of the logits.
+        top: Number of classes to return, at most all.
+        batch_size: Images per batch.
+        workers: Number of DataLoader workers; 0 reads in this process.
 
     Returns:
-        For each file, in their order, its prediction, or why it could not be read.
+        For each file, in order, its prediction or the reason why it could not be read.
 
     Raises:
         ValueError: If the names do not match the logits, or a number is out of range.
@@ -126,13 +128,13 @@ def classify_files(
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads image files, in the form in which DataLoader asks a data set for a batch."""
+    """Data set that reads whole batches of image files, by DataLoader's method `__getitems__`."""
 
     files: tuple[Path, ...]
     form: Input
 
     def __getitems__(self, indices: Iterable[int]) -> list[Tensor | Unreadable]:
-        """Read files; one that cannot be read is answered by the reason."""
+        """Read files; for one that cannot be read, return the reason."""
         return [self.read(self.files[index]) for index in indices]
 
     def read(self, path: Path) -> Tensor | Unreadable:
@@ -146,7 +148,7 @@ class FileReader:
 def _classify_batch(
     model: nn.Module, images: Sequence[Tensor | Unreadable], classes: Sequence[str], top: int
 ) -> list[Prediction | Unreadable]:
-    """Classify what was read of a batch, all images of a shape at once."""
+    """Classify the readable images of a batch, all images of one shape together."""
     shapes: dict[torch.Size, list[int]] = {}
     for place, image in enumerate(images):
         if isinstance(image, Tensor):
@@ -163,11 +165,11 @@ def _classify_batch(
 def top_classes(
     model: nn.Module, images: Float[Tensor, "b c H W"], classes: Sequence[str], top: int
 ) -> list[Prediction]:
-    """Give the most probable classes of images of one size."""
+    """Return the most probable classes of images of one size."""
     height, width = images.shape[-2:]
     logits = model.eval()(images.to(next(model.parameters()).device)).float().cpu()
     if logits.shape[-1] != len(classes):
-        raise ValueError(f"got {len(classes)} class names for {logits.shape[-1]} logits; give a name to each class")
+        raise ValueError(f"got {len(classes)} class names for {logits.shape[-1]} logits; give one name per class")
     names, found = list(classes), logits.softmax(-1).topk(min(top, len(classes)))
     return [
         Prediction(

@@ -1,4 +1,4 @@
-"""At which sizes a classifier is measured, and how images are brought there."""
+"""Evaluation protocols of classifiers: test sizes, resizing and cropping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,29 +6,29 @@ from dataclasses import dataclass, replace
 from ropevit.models.architectures import Config
 from ropevit.models.sizes import nearest_sizes
 
-#: Protocol -> part of the shorter side that is evaluated; None takes that of the architecture (`config.crop_pct`).
+#: Protocol -> crop ratio (timm crop_pct); None takes that of the architecture (`config.crop_pct`).
 #: Source: Heo et al. 2024 (arXiv:2403.13298), as DeiT III and Swin before; the defaults of timm.
 _CROP_MODES = {"paper": None, "timm": 0.9}
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How images become a model's input at one size."""
+    """Preprocessing and window size at one test size."""
 
     size: int
     """Side of the input in pixels."""
     crop: float
-    """`size` as a share of the shorter side after resizing."""
+    """Crop ratio: `size` divided by the shorter side after resizing."""
     window: int | None
     """Side of a Swin's windows in tokens."""
 
     @property
     def resize(self) -> int:
-        """Shorter side in pixels to which images are resized, before the middle is cut out."""
+        """Shorter side in pixels to which images are resized before the centre crop."""
         return int(self.size / self.crop)
 
     def fit(self, config: Config) -> Config:
-        """Give the config of the model for this size: absolute embeddings and bias tables are made for it."""
+        """Return the config of the model at this size, which its absolute embedding and bias tables are resized to."""
         fields: dict = {"img_size": (self.size, self.size)} if config.absolute else {}
         if self.window is not None:
             fields["window_size"] = self.window
@@ -38,20 +38,20 @@ class View:
 def plan_views(
     config: Config, trained_at: int, sizes: Sequence[int], protocol: str, crop: float | None = None
 ) -> list[View]:
-    """Plan at which sizes a model is measured, and how.
+    """Return the preprocessing and window size at each test size.
 
-    The windows of a Swin grow with the size in the paper (7 tokens at 224, 12 at 384, rounded up); timm leaves it
-    those that it was trained with.
+    In the paper, the windows of a Swin grow with the size (7 tokens at 224, 12 at 384, rounded up); timm keeps the
+    window size of the training.
 
     Args:
-        config: The model.
+        config: Config of the model.
         trained_at: Its training size in pixels.
-        sizes: Sizes in pixels; empty for the default ones.
+        sizes: Test sizes in pixels; empty for the default ones.
         protocol: `paper` or `timm`.
-        crop: Another part of the shorter side to look at.
+        crop: Crop ratio instead of the protocol's.
 
     Raises:
-        ValueError: If patches do not tile a size, or an argument is out of range.
+        ValueError: If a size is no multiple of the patch size, or an argument is out of range.
     """
     if protocol not in _CROP_MODES:
         raise ValueError(f"got protocol {protocol!r}; choose one of {', '.join(_CROP_MODES)}")
@@ -67,7 +67,7 @@ def plan_views(
 
 
 def _window_at(config: Config, trained_at: int, size: int, protocol: str) -> int | None:
-    """Give the windows of a Swin at a size, in tokens; a ViT has none."""
+    """Return the window size of a Swin at a test size, in tokens; None for a ViT."""
     if not config.windowed:
         return None
     return (config.at_size(size, trained_at) if protocol == "paper" else config).attention_grid[0]

@@ -203,10 +203,10 @@ PUBLISHED = (
 
 
 def find_recipe(name: str) -> TrainConfig:
-    """Give a recipe by name.
+    """Return the config of a recipe by name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such recipe.
     """
     if name not in RECIPES:
         raise ValueError(f"no recipe named {name!r}; choose one of {', '.join(RECIPES)}")
@@ -214,29 +214,29 @@ def find_recipe(name: str) -> TrainConfig:
 
 
 def expected_top1(config: TrainConfig) -> float | None:
-    """Give the published top-1 at 224 px of an unchanged recipe, in percent, where there is one."""
+    """Return the published top-1 of a recipe at 224 px, in percent; None if there is none."""
     return TOP1.get(config.model.name, {}).get(224) if config.recipe in PUBLISHED else None
 
 
 def _training_images(config: TrainConfig) -> int:
-    """Count the images of an epoch."""
+    """Return the number of training images."""
     return {"fashion": 10_000, "deit3_small_imagenet100": IMAGENET_100}.get(config.recipe, IMAGENET)
 
 
 def images_seen(config: TrainConfig) -> float:
-    """Count the images that a training goes through, those that come again counted again."""
+    """Return the number of images seen in a training, over all epochs."""
     images = _training_images(config)
     return config.optim.passes(images / config.batch_size) * images
 
 
 def training_cost(config: TrainConfig) -> float:
-    """Count the multiply-adds of a training: three forward passes (one of them for the loss) for every image."""
+    """Return the MACs of a training: three times a forward pass (forward and backward) for every image."""
     per_image = count_macs(config.model.build(num_classes=1000), config.model.size, config.model.size)
     return 3.0 * per_image * images_seen(config)
 
 
 def recipe_facts(config: TrainConfig) -> dict[str, str]:
-    """Return what `ropevit train --list` shows of a recipe."""
+    """Return the columns of a recipe in `ropevit train --list`."""
     expected = expected_top1(config)
     return {
         "pixels": str(config.model.size),

@@ -1,4 +1,4 @@
-"""The paper's ImageNet tables, row by row: the commands that make each, what to expect, and what it costs."""
+"""Rows of the paper's ImageNet tables, with the commands, expected results and cost of each."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -27,18 +27,18 @@ TABLES = {
     "swin": (("swin_tiny", "swin_small", "swin_base"), ("rpb", "rope_axial", "rope_mixed")),
 }
 
-#: Options in which a run may differ from its recipe and still be one of its row.
+#: Options in which a run may differ from its recipe and still belong to its row.
 _ANY = ("seed", "init", "classes")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How fast a training is."""
+    """Throughput of a training."""
 
     images_per_second: float
-    """Of all its devices together."""
+    """Images per second of all its devices together."""
     source: str
-    """Who says so."""
+    """Where the number comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +46,11 @@ class ChainStage:
     """One training of a row."""
 
     config: TrainConfig
-    """The recipe with everything that its command says."""
+    """The recipe with the options of its command."""
 
     @property
     def words(self) -> list[str]:
-        """Give the arguments of the command after `ropevit`."""
+        """Return the arguments of the command, after `ropevit`."""
         config, model = self.config, self.config.model
         words = ["train", config.recipe, "--position", model.position, "--data", config.data]
         words += [] if model.init is None else ["--init-from", model.init]
@@ -58,11 +58,11 @@ class ChainStage:
 
     @property
     def images(self) -> int:
-        """Count the images that it goes through."""
+        """Return the number of images seen in the training, over all epochs."""
         return round(images_seen(self.config))
 
     def mismatches(self, run: RunSummary) -> list[str] | None:
-        """Name the options in which a run differs from this; None where it is another training altogether."""
+        """Return the options in which a run differs from this one; None if its recipe or position differs."""
         model = run.settings.get("model", {})
         if (run.settings.get("recipe"), model.get("position")) != (self.config.recipe, self.config.model.position):
             return None
@@ -79,21 +79,22 @@ class Target:
     name: str
     """The model's name in the registry."""
     stages: tuple[ChainStage, ...]
+    """Trainings, each initialised from the one before."""
     evaluation: tuple[str, ...]
-    """Arguments after `ropevit` of the command that measures it at the paper's sizes."""
+    """Arguments of the command that evaluates it at the paper's sizes, after `ropevit`."""
 
     @property
     def expected(self) -> dict[int, PublishedResult]:
-        """Give the paper's figures by size."""
+        """Return the paper's results by size."""
         return curve(self.name)
 
     @property
     def cost(self) -> float:
-        """Count the multiply-adds of all its trainings."""
+        """Return the MACs of all its trainings."""
         return sum(training_cost(stage.config) for stage in self.stages)
 
     def hours(self, speed_of: Callable[[ChainStage], Speed | None], devices: int) -> float | None:
-        """Give the device hours of all its trainings, or None where a speed is not known."""
+        """Return the device hours of all its trainings; None if a throughput is unknown."""
         speeds = [speed_of(stage) for stage in self.stages]
         if not all(speeds):
             return None
@@ -108,8 +109,8 @@ def list_targets(table: str, data: str = "imagenet", root: Path = Path("runs")) 
 
     Args:
         table: `vit`, `vit-ape` (with an absolute embedding beside the rotation), `swin` or `all`.
-        data: What the commands train and measure on.
-        root: Where they put their runs.
+        data: Data set of the commands.
+        root: Directory of their runs.
 
     Raises:
         ValueError: If there is no such table.
@@ -126,7 +127,7 @@ def list_targets(table: str, data: str = "imagenet", root: Path = Path("runs")) 
 
 
 def make_target(model: str, position: str, data: str, root: Path) -> Target:
-    """Put together the trainings of a row, each after the first starting from the weights of the one before."""
+    """Return a row with its trainings, each after the first initialised from the one before."""
     stages: list[ChainStage] = []
     for recipe in _CHAINS[model]:
         config = find_recipe(recipe).with_run(out=root / f"{recipe}-{position}")
@@ -141,14 +142,14 @@ def make_target(model: str, position: str, data: str, root: Path) -> Target:
 
 
 def parse_throughput(given: Sequence[str], targets: Sequence[Target]) -> dict[str, Speed]:
-    """Read images per second by recipe; a number alone is for the only model that is listed.
+    """Parse images per second by recipe; a number without a recipe is for the only one that is listed.
 
     Args:
-        given: `N` or `RECIPE=N`, several of the latter.
-        targets: The rows that are listed.
+        given: `N`, or any number of `RECIPE=N`.
+        targets: The listed rows.
 
     Raises:
-        ValueError: If a number is none, or it is not said which recipe it is for.
+        ValueError: If a number is invalid, or its recipe is ambiguous.
     """
     recipes = list(dict.fromkeys(stage.config.recipe for target in targets for stage in target.stages))
     speeds: dict[str, Speed] = {}
@@ -164,21 +165,21 @@ def parse_throughput(given: Sequence[str], targets: Sequence[Target]) -> dict[st
             raise ValueError(f"got --throughput {word}; expected images per second, such as 2500 or swin_tiny=2500")
         if not recipe and len(recipes) > 1:
             raise ValueError(
-                f"got --throughput {word} for {', '.join(recipes)}; say whose it is, such as {recipes[0]}={number}"
+                f"got --throughput {word} for {', '.join(recipes)}; name the recipe, such as {recipes[0]}={number}"
             )
         speeds[recipe or recipes[0]] = speed
     return speeds
 
 
 def speeds_of_runs(runs: Sequence[RunSummary]) -> Callable[[ChainStage], Speed | None]:
-    """Give what looks up how fast the runs of a training were: the median of all lines of their logs."""
+    """Return a function that looks up the throughput of a training in runs: the median over their logs."""
 
     def look_up(stage: ChainStage) -> Speed | None:
         own = [run for run in runs if stage.mismatches(run) is not None]
-        figures = [figure for run in own for figure in run.curve("images_per_second")[1]]
-        if not figures:
+        values = [value for run in own for value in run.curve("images_per_second")[1]]
+        if not values:
             return None
-        return Speed(images_per_second=statistics.median(figures), source=", ".join(run.name for run in own))
+        return Speed(images_per_second=statistics.median(values), source=", ".join(run.name for run in own))
 
     return look_up
 
@@ -195,9 +196,9 @@ class MatchedRun:
     """Options in which it differs from the recipe."""
 
     def __str__(self) -> str:
-        """Say what it reached, or how far it is."""
+        """Return its top-1, or its epoch before the first evaluation."""
         if self.top1 is None:
-            return f"epoch {self.epoch:.4g}, not measured yet"
+            return f"epoch {self.epoch:.4g}, not evaluated yet"
         short = "" if self.run.finished else f" (epoch {self.epoch:.4g})"
         return f"{self.top1:.2f}{short}{' *' if self.mismatches else ''}"
 
@@ -205,10 +206,10 @@ class MatchedRun:
 def match_runs(
     targets: Sequence[Target], runs: Sequence[RunSummary]
 ) -> tuple[Mapping[str, list[MatchedRun]], list[str]]:
-    """Sort runs to the rows that they are of, by recipe and position embedding.
+    """Assign runs to rows, by recipe and position embedding.
 
     Returns:
-        The runs of the last training of each row by the model's name, and a line for each run that is of no row, or
+        Runs of the last training of each row by the model's name, and a line for each run that belongs to no row or
         differs from its recipe.
     """
     found: dict[str, list[MatchedRun]] = {target.name: [] for target in targets}
@@ -217,12 +218,12 @@ def match_runs(
         places = [(target, stage) for target in targets for stage in target.stages if stage.mismatches(run) is not None]
         what = f"{run.settings.get('recipe')} with {run.settings.get('model', {}).get('position')}"
         if not places:
-            notes.append(f"{run.folder} ({what}) is of none of these rows")
+            notes.append(f"{run.folder} ({what}) belongs to none of these rows")
             continue
         target, stage = places[0]
         odd = tuple(stage.mismatches(run) or ())
         if odd:
-            notes.append(f"* {run.folder} ({what}) was trained otherwise: {'; '.join(odd)}")
+            notes.append(f"* {run.folder} ({what}) was trained with other options: {'; '.join(odd)}")
         if stage is target.stages[-1]:
             scores = run.curve("top1")
             epoch = run.last("epoch") or 0.0

@@ -16,13 +16,14 @@ _TOPK = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Images and right answers of each class."""
+    """Numbers of images and correct predictions, by class."""
 
     images: Int[Tensor, "K"]
+    """Images."""
     first: Int[Tensor, "K"]
-    """Where the best guess is right."""
+    """Images whose best prediction is correct."""
     several: Int[Tensor, "K"]
-    """Where one of the five best guesses is right."""
+    """Images for which one of the five best predictions is correct."""
 
     def scores(self) -> dict[str, float]:
         """Return top-1 and top-5 accuracy in percent; with fewer than five classes, top-5 is always 100 and omitted.
@@ -32,19 +33,19 @@ class Tally:
         """
         total = int(self.images.sum())
         if total == 0:
-            raise ValueError("no test image could be read, so there is nothing to measure; see `ropevit data check`")
+            raise ValueError("no test image could be read, so there is nothing to evaluate; see `ropevit data check`")
         scores = {"top1": round(100 * int(self.first.sum()) / total, 4)}
         if len(self.images) >= _TOPK:
             scores["top5"] = round(100 * int(self.several.sum()) / total, 4)
         return scores
 
 
-#: Tells which of each image's best guesses (b, k) are right.
+#: Returns which of each image's best predictions (b, k) are correct.
 Right = Callable[[Tensor, Batch], Tensor]
 
 
 def by_label(best: Int[Tensor, "b k"], batch: Batch) -> Bool[Tensor, "b k"]:
-    """Take a guess for right where it is the image's label."""
+    """Return which predictions equal the image's label."""
     return best == batch.labels[:, None]
 
 
@@ -59,19 +60,19 @@ def tally(
     right: Right = by_label,
     blank: Tensor | None = None,
 ) -> Tally:
-    """Count the right answers of all processes.
+    """Count correct predictions over all processes.
 
-    Processes may have a batch more or less than others, or one of which no file can be read; a model whose weights are
-    shared out needs all of them all the same.
+    Processes may have different numbers of readable batches, but with FSDP every process must take part in every
+    forward pass; see `blank`.
 
     Args:
-        logits_of: Turns uint8 images (b, 3, S, S) into logits (b, K).
+        logits_of: Maps uint8 images (b, 3, S, S) to logits (b, K).
         batches: This process's batches.
-        num_classes: Classes that labels may name, K.
-        channel: What connects the processes.
-        watch: Called with the number of images that this process has measured.
-        right: Tells which guesses are right.
-        blank: What a process without images computes in the meantime (1, 3, S, S); None computes nothing.
+        num_classes: Number of classes, K.
+        channel: Collective communication of the processes.
+        watch: Called with the number of images that this process has evaluated.
+        right: Returns which predictions are correct.
+        blank: Input (1, 3, S, S) of a process that has no batch left; None skips its forward pass.
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
     iterator, done = iter(batches), 0

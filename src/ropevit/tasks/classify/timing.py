@@ -1,4 +1,4 @@
-"""How fast a model trains on a device: a few real steps, on images that need not be read."""
+"""Throughput of a training on a device, from a few steps on random images."""
 
 import time
 
@@ -11,15 +11,15 @@ from ropevit.tasks.classify.train import make_criterion
 from ropevit.tasks.common.optim import make_optimizer
 from ropevit.tasks.common.steps import update_weights
 
-#: Images of a step, unless the recipe has fewer.
+#: Batch size by device, unless the recipe's is smaller.
 BATCH = {"cuda": 64, "cpu": 2}
 STEPS = 3
 
 
 def time_training(config: TrainConfig, device: torch.device, named: str) -> Speed:
-    """Time forward pass, backward pass and optimizer of a recipe in its precision, after one step to warm up.
+    """Time forward pass, backward pass and optimizer of a recipe in its precision, after one warmup step.
 
-    Reading and varying images, the moving average and other devices are not in it: a whole training is not faster.
+    Data loading, EMA and communication are not included, so a real training is at most as fast.
 
     Args:
         config: The training.

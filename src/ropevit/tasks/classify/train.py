@@ -1,4 +1,4 @@
-"""Training of classifiers: data, mixing and loss for the engine."""
+"""Training of classifiers: their task for the training engine."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -31,25 +31,25 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
-    """Train a classifier, or go on with it.
+    """Train a classifier, or resume its training.
 
     Args:
-        config: A recipe, perhaps with some fields replaced.
-        report: Called with the events of the training, in the first process alone.
+        config: A recipe, possibly with some fields replaced.
+        report: Called with the events of the training, in the main process only.
 
     Returns:
         Scores of the last evaluation in percent, such as top1.
 
     Raises:
-        ValueError: If the options, the data or the directory do not allow it.
-        Interrupted: If a signal asked for it; everything is saved.
+        ValueError: If options, data or the output directory do not fit together.
+        Interrupted: If a signal stopped the training; a checkpoint is saved.
     """
     require("timm", "train")
     return run_training(config, partial(prepare, config), report)
 
 
 def prepare(config: TrainConfig, accelerator: Any, channel: Communicator) -> "tuple[Classification, Model]":
-    """Open the data, and draw or load the first weights."""
+    """Open the data, and initialise or load the weights."""
     sources = open_source(config.data, "train"), open_source(config.data, "val")
     check_classes(*sources)
     task = Classification(config, *sources, accelerator, channel)
@@ -59,38 +59,42 @@ def prepare(config: TrainConfig, accelerator: Any, channel: Communicator) -> "tu
 
 
 def check_classes(train: ImageSource, test: ImageSource) -> None:
-    """Refuse test images of other classes than the training images.
+    """Raise ValueError unless training and test images have the same classes.
 
     Raises:
-        ValueError: Naming the classes that only one of them has.
+        ValueError: With the classes that only one of them has.
     """
     odd = sorted(set(train.classes) ^ set(test.classes))
     if odd:
-        raise ValueError(f"found {', '.join(odd[:5])} in only one of {train.name} and {test.name}; both need the same")
+        raise ValueError(
+            f"found {', '.join(odd[:5])} in only one of {train.name} and {test.name}; expected the same classes in both"
+        )
 
 
 def init_model(config: TrainConfig, num_classes: int) -> Model:
-    """Draw the first weights from the seed, or load those that the config names."""
+    """Build the model, with weights from the seed or those that the config names."""
     torch.manual_seed(derive_seed("weights", config.run.seed))
     chosen = config.model
     if chosen.init is None:
         return build_model(chosen.build(num_classes))
     model = create_model(chosen.like, chosen.init, num_classes=num_classes, **chosen.fields)
     if model.config.scaling is None:
-        own: Any = replace(model.config, trained_grid=None)  # this training is what later rules count from
+        own: Any = replace(
+            model.config, trained_grid=None
+        )  # the reference grid of later scaling is that of this training
         model.config = own
     return model
 
 
 class Classification:
-    """What the engine needs to train a classifier.
+    """The task of training a classifier, for the engine.
 
     Args:
-        config: The training.
+        config: Options of the training.
         train: Training images.
-        test: Images to measure on.
-        accelerator: The processes.
-        channel: What connects them.
+        test: Evaluation images.
+        accelerator: accelerate's `Accelerator`.
+        channel: Collective communication of the processes.
     """
 
     metric = TASKS["classify"].metric
@@ -103,7 +107,7 @@ class Classification:
         self.order = train_order(config, len(train), accelerator, repeats=config.augment.repeats, blocks=train.blocks)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.classes = tuple(train.classes)
-        self.built: Config = config.model.build(len(self.classes))  # weights to start from may bring their grid
+        self.built: Config = config.model.build(len(self.classes))  # initial weights may set its reference grid
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
         self.mean, self.std = mean_and_std(accelerator.device)
@@ -112,14 +116,14 @@ class Classification:
         self.criterion = make_criterion(config)
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
-        """Give this process's parts of the steps from `first` to before `last`."""
+        """Return this process's micro-batches of the steps `first` to `last` (exclusive)."""
         transform = train_transform(self.config.augment, self.config.model.size)
         return train_batches(self.train, transform, self.order, first, last, self.config.run.workers)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
-        """Mix the images of a part and give the mean loss.
+        """Return the mean loss of a micro-batch, after mixup or cutmix.
 
-        What is mixed how depends on the seed and the step alone: all parts of a batch are mixed alike.
+        The mixing depends only on the seed and the step, so all micro-batches of a step are mixed alike.
         """
         self.note(self.train, batch)
         images = self.erase(self.normalise(batch.images))
@@ -128,16 +132,16 @@ class Classification:
         return self.criterion(model(images), targets)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Bring bytes to the device, with ImageNet's mean at 0 and its spread at 1."""
+        """Move uint8 images to the device and normalise them with ImageNet's mean and std."""
         images = images.to(self.accelerator.device, non_blocking=True)
         return (images.float() / 255 - self.mean) / self.std
 
     def note(self, source: ImageSource, batch: Batch) -> None:
-        """Remember the images of a batch that could not be read."""
+        """Record the images of a batch that could not be read."""
         self.skipped += describe_skipped(source, batch.bad)
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
-        """Measure top-1 and top-5 in percent at the training size, each test image once over all processes."""
+        """Return top-1 and top-5 in percent at the training size; each image is evaluated by one process."""
         config, processes = self.config, self.accelerator.num_processes
         transform = eval_transform(config.model.size, config.eval_crop)
         size = max(1, config.batch_size // processes // config.run.accumulate)
@@ -159,7 +163,7 @@ class Classification:
         return tally(logits_of, batches(), len(self.test.classes), self.channel, watch, blank=blank).scores()
 
     def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Save weights with the model's config, its classes and how it was trained."""
+        """Save weights with the model's config, classes, and settings of training and evaluation."""
         model = build_model(self.built)
         model.load_state_dict(dict(weights))
         metadata = {**facts, "recipe": self.config.recipe, "train_size": self.config.model.size}
@@ -168,7 +172,7 @@ class Classification:
 
 
 def make_mixing(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Give what mixes images in pairs and makes targets (b, K) of labels, by mixup or cutmix, or leaves images alone.
+    """Return a function that applies mixup or cutmix, if enabled, and converts labels to targets (b, K).
 
     Source: Zhang et al. 2018 (arXiv:1710.09412); Yun et al. 2019 (arXiv:1905.04899).
     """
@@ -189,7 +193,7 @@ def make_mixing(config: TrainConfig, num_classes: int) -> Callable[[Tensor, Tens
 
 
 def _make_erasing(config: TrainConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Give what fills random rectangles with noise, or nothing.
+    """Return a function that erases random rectangles, if enabled.
 
     Source: Zhong et al. 2020 (arXiv:1708.04896).
     """
@@ -200,7 +204,7 @@ def _make_erasing(config: TrainConfig, device: torch.device) -> Callable[[Tensor
 
 
 def make_criterion(config: TrainConfig) -> Criterion:
-    """Give the loss of logits and targets (b, K)."""
+    """Return the loss function of logits and targets (b, K)."""
     losses = require("timm.loss", "train")
     if config.loss == "binary":
         return losses.BinaryCrossEntropy(smoothing=0.0, target_threshold=0.0)

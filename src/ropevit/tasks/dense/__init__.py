@@ -1,3 +1,3 @@
-"""What detectors and segmenters share: backbone options, model files, initial weights, training and evaluation."""
+"""Shared by detectors and segmenters: backbone options, model files, initial weights, training and evaluation."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""Options of the backbone of a detector or segmenter: which classifier's body, and which weights it starts from."""
+"""Options of the backbone of a detector or segmenter: its architecture and initial weights."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -17,10 +17,10 @@ PRETRAINED = "published"
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneOptions:
-    """Base of the options of detectors and segmenters: their files keep these fields beside those of the head."""
+    """Base class of the options of detectors and segmenters, which add those of the head."""
 
     stored_names: ClassVar[Mapping[str, str]] = {}
-    """Field -> its name in checkpoints and in config.json, where that is another one."""
+    """Field -> its name in checkpoints and in config.json, if that differs."""
     model: str = "deit_base"
     """deit_tiny, deit_small, deit_base, deit_large, swin_tiny, swin_small or swin_base."""
     position: PositionName = "rope_mixed"
@@ -41,12 +41,12 @@ class BackboneOptions:
     id; `published` takes those of the named classifier, None initialises at random."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options under the names that files have for them."""
+        """Return the options by their names in files."""
         return {self.stored_names.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, stored: Any) -> Any:
-        """Read what `to_dict` gave, from JSON.
+        """Build the options from JSON that `to_dict` wrote.
 
         Raises:
             ValueError: If a field is unknown or missing, a value has a wrong type, or the options do not fit together.
@@ -59,13 +59,13 @@ class BackboneOptions:
         return from_json(cls, stored)
 
     def has_field(self, name: str) -> bool:
-        """Tell whether the config of the backbone, or of its body, has a field."""
+        """Return whether the config of the backbone, or of its body, has a field."""
         config = dense_config(self.body_config())
         return name in {field.name for field in (*fields(config), *fields(config.body))}
 
     @property
     def has_pyramid(self) -> bool:
-        """Whether the backbone makes its maps of tokens of one stride, as ViTDet does; others give one per stage."""
+        """Whether feature maps come from tokens of one stride by a feature pyramid (ViTDet), not from stages (Swin)."""
         return self.has_field("pyramid")
 
     def body_config(self) -> Config:
@@ -86,14 +86,14 @@ class BackboneOptions:
         """Return the file or published name of the initial weights; None for random initialisation.
 
         Raises:
-            ValueError: If the published weights are asked for, and there are none.
+            ValueError: If published weights are requested, but there are none.
         """
         if self.init != PRETRAINED:
             return self.init
         name = model_name(self.model, self.position)
         if name not in PUBLISHED:
             raise ValueError(
-                f"{name} has no published weights; give a file of them as init (--init-from FILE), or None to start "
-                "from random ones"
+                f"{name} has no published weights; give a checkpoint as init (--init-from FILE), or None for random "
+                "initialisation"
             )
         return name

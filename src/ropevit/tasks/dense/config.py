@@ -5,20 +5,20 @@ GROUPS = 32
 
 
 def check_positive(config: object, *names: str) -> None:
-    """Refuse counts below 1."""
+    """Raise ValueError for a field below 1."""
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"got {name}={getattr(config, name)}; expected at least 1")
 
 
 def check_not_negative(config: object, *names: str) -> None:
-    """Refuse weights and rates below 0, and NaN."""
+    """Raise ValueError for a field that is negative or NaN."""
     for name in names:
         if not getattr(config, name) >= 0:
             raise ValueError(f"got {name}={getattr(config, name)}; expected 0 or more")
 
 
 def check_width(width: int, heads: int) -> None:
-    """Refuse a width that heads or groups do not divide."""
+    """Raise ValueError unless the width is a multiple of the heads and of the groups of group norm."""
     if width % heads or width % GROUPS:
         raise ValueError(f"got width={width}; expected a multiple of heads={heads} and of {GROUPS}")

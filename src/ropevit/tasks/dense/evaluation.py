@@ -1,4 +1,4 @@
-"""What the evaluations of detectors and segmenters share: checks of file and data, sizes, settings and statistics."""
+"""Shared by the evaluations of detectors and segmenters: checks of file and data, sizes, settings and statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,12 @@ from ropevit.weights.errors import WeightsError
 
 @dataclass(frozen=True, kw_only=True)
 class EvalInputs(Generic[ConfigT]):
-    """Everything that the evaluation at one size needs."""
+    """Model, data and settings of an evaluation."""
 
     site: EvalContext
+    """Device, processes and options."""
     model: nn.Module
-    """In evaluation mode."""
+    """The model in eval mode."""
     info: ModelInfo[ConfigT]
     """Header of its file."""
     source: Any
@@ -30,23 +31,23 @@ class EvalInputs(Generic[ConfigT]):
 
 
 def check_metadata(info: ModelInfo[Any], names: Sequence[str], path: Path) -> None:
-    """Refuse a file that does not record how its model is evaluated.
+    """Raise WeightsError for a file without the metadata that its evaluation needs.
 
     Raises:
-        WeightsError: Naming what is missing.
+        WeightsError: Listing the missing metadata.
     """
     if missing := [name for name in names if info.metadata.get(name) is None]:
-        raise WeightsError(f"{path} does not say its {', '.join(missing)}; give a file that a training wrote")
+        raise WeightsError(f"{path} lacks the metadata {', '.join(missing)}; give a file that a training saved")
 
 
 def check_classes(path: Path, stored: Sequence[str], data: Path, given: Sequence[str]) -> None:
-    """Refuse data with other classes than the model's.
+    """Raise ValueError for data with other classes than the model's.
 
     Args:
         path: The model's file.
         stored: Its classes, in order.
-        data: Where the classes of the data are listed.
-        given: The classes of the data, in order.
+        data: Path of the data.
+        given: Classes of the data, in order.
 
     Raises:
         ValueError: With both counts, and the names that differ.
@@ -57,13 +58,13 @@ def check_classes(path: Path, stored: Sequence[str], data: Path, given: Sequence
     differing = [(where, [name for name in these if name not in set(those)]) for where, these, those in sides]
     words = [f"{where}: {join_names(names)}" for where, names in differing if names] or ["the same in another order"]
     raise ValueError(
-        f"{path} knows {len(stored)} classes, {data} has {len(given)} others ({'; '.join(words)}); give the data that "
-        "it was trained for"
+        f"{path} has {len(stored)} classes, {data} has {len(given)} different ones ({'; '.join(words)}); give data "
+        "with the classes of its training"
     )
 
 
 def default_sizes(trained_at: int, factors: Sequence[float]) -> list[int]:
-    """Return test sizes below, at and above the training's, which the factors multiply."""
+    """Return the default test sizes: the training's, multiplied by each factor."""
     return sorted({max(1, round(factor * trained_at)) for factor in factors})
 
 
@@ -77,7 +78,7 @@ def plan_fields(
     """
     sizes = sorted(set(inputs.site.config.sizes or default_sizes(trained_at, factors)))
     if sizes[0] < 1:
-        raise ValueError(f"got size {sizes[0]}; expected 1 pixel or more")
+        raise ValueError(f"got size {sizes[0]}; expected at least 1 pixel")
     inputs.model.to(inputs.site.device)
     return {
         "name": name,
@@ -105,8 +106,8 @@ def inference_fields(inputs: EvalInputs[Any], size: int, short: str, long: str) 
     Args:
         inputs: The evaluation.
         size: Limit on the shorter side in pixels.
-        short: Name of the training's limit on the shorter side in the metadata.
-        long: Name of that on the longer side.
+        short: Key of the training's limit on the shorter side in the metadata.
+        long: Key of that on the longer side.
     """
     metadata, site = inputs.info.metadata, inputs.site
     mean, std = (torch.tensor(metadata[name], device=site.device).view(-1, 1, 1) for name in ("mean", "std"))
@@ -123,7 +124,7 @@ def inference_fields(inputs: EvalInputs[Any], size: int, short: str, long: str) 
 
 
 def size_stats(timer: EvalTimer, inputs: EvalInputs[Any], bad: Sequence[int]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return what every row holds besides scores, and the skipped images of all processes, which ask together."""
+    """Return the statistics of a row, and the skipped images of all processes; every process must call it."""
     source = inputs.source
     skipped = [line for part in inputs.site.channel.all_gather(describe_skipped(source, bad)) for line in part]
     return timer.stats(len(source) - len(skipped), len(source)), tuple(skipped)

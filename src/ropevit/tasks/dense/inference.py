@@ -1,4 +1,4 @@
-"""How a detector or segmenter is run over a data set, during and after its training."""
+"""Settings of inference with a detector or segmenter over a data set."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """How images are resized and normalised, in which precision, and which of the processes takes which images."""
+    """Image sizes, normalisation, precision and processes of inference."""
 
     short: int
     """Limit on the shorter side in pixels."""
@@ -21,10 +21,10 @@ class InferenceSettings:
     std: Float[Tensor, "3 1 1"]
     """Standard deviation of each channel."""
     workers: int
-    """Processes that read images for this one; 0 reads in this one."""
+    """Number of DataLoader workers; 0 reads in this process."""
     world: int
-    """Number of processes that share the images."""
+    """Number of processes over which the images are divided."""
     rank: int
     """Rank of this process."""
     autocast: Callable[[], AbstractContextManager]
-    """Sets the precision."""
+    """Returns a context with the precision of the forward pass."""

@@ -21,19 +21,19 @@ def init_model(
     classes: Sequence[str],
     notify: Callable[[str], object] = lambda _: None,
 ) -> ModelT:
-    """Build a detector or segmenter and load the initial weights that its config names, if any.
+    """Build a detector or segmenter and load its initial weights, if its config names any.
 
-    A classifier's weights go into the backbone. Of a model of the same task all weights are taken, except those of its
-    classes (`spec.class_prefixes`) where the class names, in order, are not the same.
+    A classifier's weights are loaded into the backbone. A model of the same task gives all its weights, except those of
+    its classification layers (`spec.class_prefixes`) if the class names, in order, differ.
 
     Args:
-        spec: Which kind of model.
-        config: What to build.
+        spec: File format of the task's models.
+        config: Options of the model.
         classes: Names of its classes, in the order of the logits.
-        notify: Called with a line about what was taken of another detector or segmenter.
+        notify: Called with a line about the weights that were loaded from a model of the same task.
 
     Raises:
-        WeightsError: If the weights cannot be read, or do not fit.
+        WeightsError: If the weights cannot be read, or do not match the model.
     """
     model, source = spec.build(config, len(classes)), config.init_source()
     if source is None:
@@ -53,23 +53,23 @@ def init_model(
 
 
 def _init_backbone(backbone: nn.Module, source: str) -> None:
-    """Load a classifier's weights into a `DenseViT` or `DenseSwin`.
+    """Load a classifier's weights into a backbone.
 
     Raises:
-        WeightsError: If they are those of a detector or segmenter, cannot be read, or do not fit.
+        WeightsError: If they are those of a detector or segmenter, cannot be read, or do not match the backbone.
     """
     task = task_of_checkpoint(source)
     if task is not TASKS[CLASSIFY]:
         raise WeightsError(
-            f"{source} holds a {task.noun}; a backbone starts from a classifier: give the file of one as init"
+            f"{source} holds a {task.noun}; expected a classifier or a model of the same task as --init-from"
         )
     load_dense_weights(backbone, source)
 
 
 def backbone_signature(backbone: Any) -> dict[str, Any]:
-    """List the options on which the meaning of a backbone's weights depends.
+    """Return the options that must agree for a backbone's weights to be compatible.
 
-    Drop path and the initial value of LayerScale are left out, as trained weights do not depend on them.
+    Drop path and the initial value of LayerScale are left out, as they do not matter for trained weights.
 
     Args:
         backbone: The config of a dense ViT or Swin.
@@ -81,30 +81,31 @@ def backbone_signature(backbone: Any) -> dict[str, Any]:
 
 
 def _check_compatible(task: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], source: str) -> None:
-    """Refuse the weights of another detector or segmenter, even where all shapes agree.
+    """Raise WeightsError for the weights of an incompatible detector or segmenter, even if all shapes agree.
 
     Raises:
         WeightsError: Naming the options that differ.
     """
     if theirs != ours:
         raise WeightsError(
-            f"{source} holds another {task} ({differences(theirs, ours)}); give its options, or a classifier as init"
+            f"{source} holds an incompatible {task} ({differences(theirs, ours)}); give its options, or a classifier "
+            "as --init-from"
         )
 
 
 def _load_message(spec: ModelFormat[Any, Any], stored: Sequence[str], classes: Sequence[str], source: str) -> str:
-    """Describe which weights of another detector or segmenter were taken.
+    """Return a line about the weights that were loaded from another detector or segmenter.
 
     Args:
-        spec: Which kind of model.
-        stored: Names of its classes.
-        classes: Names of the new classes.
-        source: Where its weights come from.
+        spec: File format of the task's models.
+        stored: Names of the other model's classes.
+        classes: Names of the new model's classes.
+        source: File or hub id of the other model.
     """
     if list(stored) == list(classes):
-        return f"took all weights of the {spec.task} {source}, whose {len(classes)} classes are the same"
-    taken, new = spec.parts
+        return f"loaded all weights of the {spec.task} {source}, which has the same {len(classes)} classes"
+    loaded, new = spec.parts
     return (
-        f"took {taken} of the {spec.task} {source}; {new} are new, as its {len(stored)} classes are not the "
-        f"{len(classes)} of these data"
+        f"loaded {loaded} of the {spec.task} {source}; {new} are newly initialised, as its {len(stored)} classes "
+        f"differ from the {len(classes)} of the data"
     )

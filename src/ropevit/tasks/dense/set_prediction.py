@@ -1,4 +1,4 @@
-"""What DETR-like detectors and segmenters share: assignment, the divisor of set losses, sampling in float32."""
+"""Shared by DETR-like detectors and segmenters: assignment, normalisation of set losses, sampling in float32."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from ropevit.extras import require
 
 
 def linear_sum_assignment(costs: np.ndarray) -> np.ndarray:
-    """Give each row a column of its own so that the sum of the costs is least.
+    """Assign a column to each row, minimising the total cost.
 
     Args:
-        costs: Finite numbers (rows, columns), with at least as many columns as rows.
+        costs: Finite costs (rows, columns), with at least as many columns as rows.
 
     Returns:
         The column of each row, in int64.
@@ -24,14 +24,13 @@ def linear_sum_assignment(costs: np.ndarray) -> np.ndarray:
 
 
 def mean_over_ranks(count: int, device: torch.device) -> Float[Tensor, ""]:
-    """Count the objects (boxes, masks) of all processes, divided by the number of processes; at least 1.
+    """Average the number of objects (boxes, masks) over the processes; at least 1.
 
-    Each process then divides its losses by this, and the mean of their gradients is that of one process with
-    all objects.
+    If each process divides its losses by this, the mean of the gradients is that of one process with all objects.
 
     Args:
         count: Objects of this process.
-        device: One that the processes can talk through.
+        device: A device that the process group supports.
     """
     total = torch.tensor(float(count), device=device)
     if dist.is_initialized():
@@ -41,26 +40,26 @@ def mean_over_ranks(count: int, device: torch.device) -> Float[Tensor, ""]:
 
 
 def step_divisor(count: int | None, parts: int, device: torch.device) -> Float[Tensor, ""] | None:
-    """Give what each part of a step divides its losses by, such that the mean over the parts is that of the whole step.
+    """Return the divisor of the losses of a micro-batch, so that their mean is the loss of the whole step.
 
     Args:
-        count: Objects of all parts of the step, of this process; None where that is not known.
-        parts: Parts of the step.
-        device: One that the processes can talk through.
+        count: Objects of all micro-batches of the step, in this process; None if they were not counted.
+        parts: Number of micro-batches in a step.
+        device: A device that the process group supports.
     """
     return None if count is None else mean_over_ranks(count, device) / parts
 
 
 def sample_in_float32(attention: Any) -> None:
-    """Let a deformable attention of transformers read its values, and say where, in float32, also under autocast.
+    """Make a deformable attention of transformers sample in float32 under autocast: both values and offsets.
 
     Args:
-        attention: With linear layers `value_proj` and `sampling_offsets`.
+        attention: A module with linear layers `value_proj` and `sampling_offsets`.
     """
     for linear in (attention.value_proj, attention.sampling_offsets):
         linear.register_forward_hook(_to_float32)
 
 
 def _to_float32(module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG001
-    """Give what a layer gives in float32, or in float64 where it is that."""
+    """Forward hook that converts an output to float32, unless it is float64."""
     return output.to(torch.promote_types(output.dtype, torch.float32))

@@ -11,14 +11,14 @@ from ropevit.tasks.common.events import EvalProgress, Notice, Report, silent
 
 
 class DenseTask:
-    """What the engine needs to train a detector or segmenter, apart from its batches, loss and scores.
+    """Base class of the tasks that train a detector or segmenter; subclasses add batches, loss and evaluation.
 
     Args:
-        config: The training.
+        config: Options of the training.
         train: Training images.
         test: Validation images.
-        accelerator: The processes.
-        communicator: Connects the processes.
+        accelerator: accelerate's `Accelerator`.
+        communicator: Collective communication of the processes.
     """
 
     def __init__(self, config: Any, train: Any, test: Any, accelerator: Any, communicator: Communicator):
@@ -36,7 +36,7 @@ class DenseTask:
         self.skipped += describe_skipped(source, bad)
 
     def inference_fields(self, short: int, long: int) -> dict[str, Any]:
-        """Return the fields of `InferenceSettings` for the evaluation at a limit on both sides."""
+        """Return the fields of `InferenceSettings` for evaluation with limits on both sides in pixels."""
         return {
             "short": short,
             "long": long,
@@ -49,16 +49,16 @@ class DenseTask:
         }
 
     def progress(self, report: Report) -> Callable[[int], None]:
-        """Return a function that reports how many images this process has evaluated."""
+        """Return a function that reports the progress of an evaluation from the images that this process has done."""
         world, total = self.accelerator.num_processes, len(self.test)
         return lambda done: report(EvalProgress(done=min(done * world, total), total=total))
 
     def metadata(self, facts: Any) -> dict[str, Any]:
-        """Return the metadata that the files of both tasks hold."""
+        """Return the metadata of a saved model that both tasks share."""
         return {**facts, "recipe": self.config.recipe, "mean": MEAN, "std": STD}
 
 
 def notifier(report: Report, accelerator: Any) -> Callable[[str], None]:
-    """Return a function that reports a line as a notice, in the first process alone."""
+    """Return a function that reports a line as a notice, in the main process only."""
     main_report = report if accelerator.is_main_process else silent
     return lambda line: main_report(Notice(message=line))

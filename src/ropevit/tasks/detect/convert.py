@@ -152,7 +152,7 @@ def class_names(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
 
 
 def _infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: str) -> DetectModel:
-    """Tell the detector by its shapes.
+    """Infer the detector's config from shapes.
 
     Raises:
         WeightsError: If the backbone is not supported.
@@ -167,7 +167,7 @@ def _infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source:
 
 
 def _infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
-    """Tell DINO by its shapes; what is missing is left to the checks."""
+    """Infer DINO's config from shapes; missing entries are reported by later checks."""
     queries, width = state[_KNOWN_BY].shape
     levels = len(state["transformer.level_embeds"]) if "transformer.level_embeds" in state else 4
     layer, places = "transformer.encoder.layers.0", HEADS * levels * 2
@@ -186,7 +186,7 @@ def _infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
 
 
 def _infer_vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Tell a ViT; None if there is none of its width and depth."""
+    """Infer the fields of a ViT; None if there is none of its width and depth."""
     width, _, patch = own["net.patch_embed.proj.weight"].shape[:3]
     depth = count_layers(own, r"net\.blocks\.(\d+)\..*")
     size = next((name for name, (w, d, _) in VIT_SIZES.items() if (w, d) == (width, depth)), None)
@@ -200,7 +200,7 @@ def _infer_vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 
 def _infer_swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Tell a Swin; None if there is none of its width and depths."""
+    """Infer the fields of a Swin; None if there is none of its width and depths."""
     if "patch_embed.proj.weight" not in own:
         return None
     width = len(own["patch_embed.proj.weight"])

@@ -62,7 +62,7 @@ def dino_losses(
 
 
 def _with_prefix(name: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Say in the names of losses what they are of."""
+    """Name the losses of a layer `loss_<kind>_<name>`."""
     return {"_".join(filter(None, ("loss", kind, name))): value for kind, value in losses.items()}
 
 

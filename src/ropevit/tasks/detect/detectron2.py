@@ -36,7 +36,7 @@ _BEFORE = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
 
 
 def unsupported_features(config: Any) -> list[str]:
-    """List what a backbone has that detectron2's has not."""
+    """Return the features of a backbone that detectron2's lacks."""
     body = config.body
     found = [f"position {body.position}"] if body.rope or body.distance else []
     if isinstance(config, DenseViTConfig):
@@ -48,7 +48,7 @@ def unsupported_features(config: Any) -> list[str]:
 
 
 def _detectron2_names(backbone: Backbone[Any]) -> dict[str, str]:
-    """Name every weight of a backbone as detectron2 does, behind its `backbone.`: ours -> theirs."""
+    """Return detectron2's names of the weights of a backbone, without its prefix `backbone.`: ours -> theirs."""
     if isinstance(backbone, DenseSwin):
         table = tuple((f"norms.{i}.", f"norm{stage}.") for i, stage in enumerate(backbone.config.output_stages))
         table += (("body.", ""),)
@@ -57,7 +57,7 @@ def _detectron2_names(backbone: Backbone[Any]) -> dict[str, str]:
             row for level in range(len(backbone.config.pyramid.scales)) for row in _pyramid_names(backbone, level)
         )
     else:
-        raise WeightsError(f"got a {type(backbone).__name__}; detectron2 has a ViT and a Swin")
+        raise WeightsError(f"got a {type(backbone).__name__}; expected a ViT or a Swin, the backbones of detectron2")
     return {key: _to_detectron2_name(key, table) for key in backbone.state_dict()}
 
 
@@ -75,7 +75,7 @@ def _pyramid_names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
 
 
 def _to_detectron2_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
-    """Give their name of a weight of ours."""
+    """Return detectron2's name of a weight of ours."""
     for ours, other in table:
         pattern = re.escape(ours).replace(r"\{\}", r"(\d+)")
         if match := re.fullmatch(pattern + "(.*)", key):
@@ -85,10 +85,10 @@ def _to_detectron2_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def to_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Spell the weights of a backbone as detectron2 does.
+    """Rename the weights of a backbone to detectron2's names.
 
     Args:
-        backbone: Only its config and names matter; it may be on the meta device.
+        backbone: The backbone, for its config and names; it may be on the meta device.
         state: Weights of the backbone.
     """
     found = {other: state[own] for own, other in _detectron2_names(backbone).items()}
@@ -103,10 +103,10 @@ def to_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> dict[
 
 
 def from_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Spell detectron2's weights of a backbone as ours.
+    """Rename detectron2's weights of a backbone to our names.
 
     Args:
-        backbone: Only its names and shapes matter; it may be on the meta device.
+        backbone: The backbone, for its names and shapes; it may be on the meta device.
         state: Entries of the checkpoint below `backbone.`, without that prefix.
 
     Returns:

@@ -18,7 +18,7 @@ MODULE = "transformers.models.deformable_detr.modeling_deformable_detr"
 
 
 def _layer_config(config: DinoConfig) -> Any:
-    """Say in transformers' words how a layer is made.
+    """Return transformers' config of the encoder and decoder layers.
 
     Raises:
         MissingExtraError: If transformers is not installed.
@@ -39,15 +39,15 @@ def _layer_config(config: DinoConfig) -> Any:
 
 
 def encoder_layers(config: DinoConfig) -> nn.ModuleList:
-    """Make the layers that work on the tokens of all levels."""
-    layer, words = require(MODULE, "dense").DeformableDetrEncoderLayer, _layer_config(config)
-    return nn.ModuleList(_init_layer(layer(words)) for _ in range(config.encoder_layers))
+    """Build the encoder layers, with deformable attention over the tokens of all levels."""
+    layer, theirs = require(MODULE, "dense").DeformableDetrEncoderLayer, _layer_config(config)
+    return nn.ModuleList(_init_layer(layer(theirs)) for _ in range(config.encoder_layers))
 
 
 def decoder_layers(config: DinoConfig) -> nn.ModuleList:
-    """Make the layers that work on the queries."""
-    layer, words = require(MODULE, "dense").DeformableDetrDecoderLayer, _layer_config(config)
-    return nn.ModuleList(_init_layer(layer(words)) for _ in range(config.decoder_layers))
+    """Build the decoder layers, with self-attention of queries and deformable cross-attention."""
+    layer, theirs = require(MODULE, "dense").DeformableDetrDecoderLayer, _layer_config(config)
+    return nn.ModuleList(_init_layer(layer(theirs)) for _ in range(config.decoder_layers))
 
 
 def position_maps(config: DinoConfig) -> nn.Module:
@@ -81,7 +81,7 @@ def set_checkpointing(layers: nn.ModuleList, enable: bool) -> None:
 
 
 def _init_layer(layer: nn.Module) -> nn.Module:
-    """Give a layer the first weights that detrex gives it, and let it sample in float32."""
+    """Initialise a layer as detrex does, and make it sample in float32."""
     kind = require(MODULE, "dense").DeformableDetrMultiscaleDeformableAttention
     for name, weight in layer.named_parameters():
         if weight.ndim > 1:
@@ -100,7 +100,7 @@ def _init_layer(layer: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _init_sampling(attention: Any) -> None:
-    """Let each head sample in a direction of its own, the points 1, 2, ... tokens away, with equal weights.
+    """Initialise sampling: each head in its own direction, its points 1, 2, ... tokens away, with equal weights.
 
     Source: Zhu et al. 2020 (arXiv:2010.04159), A.3.
     """

@@ -176,7 +176,7 @@ DETECTOR = ModelFormat(
     build=Detector,
     signature=signature,
     class_prefixes=("dino.class_heads.", "dino.label_embedding."),
-    parts=("the backbone and DINO", "class heads and the embedding of labels"),
+    parts=("the backbone and DINO", "the class heads and the label embedding"),
     metadata={
         "category_ids": tuple[Integral, ...],
         "mean": PIXELS,

@@ -1,4 +1,4 @@
-"""Segmentation: a class for each pixel, by UperNet or Mask2Former on the maps of a backbone."""
+"""Semantic segmentation by UperNet or Mask2Former on a dense backbone."""
 
 from typing import TYPE_CHECKING
 

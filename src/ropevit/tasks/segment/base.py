@@ -1,4 +1,4 @@
-"""What segmenters share: a backbone, and the loss and labels of pixels."""
+"""Base class of segmenters, and the pixel loss."""
 
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
@@ -8,12 +8,12 @@ from ropevit.data.ade import IGNORED
 from ropevit.models.dense import Backbone
 from ropevit.tasks.segment.inference import resize
 
-#: Strides of the maps that the heads are made for.
+#: Strides of the feature maps that the heads take.
 STRIDES = (4, 8, 16, 32)
 
 
 class SegmentationModel(nn.Module):
-    """Base of the segmenters: a backbone with four maps, and how its weights are trained.
+    """Base class of segmenters: a backbone with four feature maps, and its parameter groups.
 
     Args:
         backbone: A `DenseViT` or `DenseSwin`.
@@ -29,31 +29,31 @@ class SegmentationModel(nn.Module):
         self.backbone = backbone
 
     def logits(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
-        """Score the classes of pixels in eval mode, as `segment` takes it; heads say how."""
+        """Return class logits at the resolution of the images, in eval mode, for `segment`."""
         raise NotImplementedError
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: keep only the input of each block of the backbone."""
+        """Recompute each block of the backbone in the backward pass: less memory, more time."""
         self.backbone.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
-        """Name the backbone's parameters that are never decayed besides biases and norms."""
+        """Return the names of parameters without weight decay, besides biases and norms."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def layer_index(self, name: str) -> int:
-        """Tell the depth of a parameter for layer-wise learning rates; the heads lie above all blocks."""
+        """Return the depth of a parameter for layer-wise learning rate decay; heads come after all blocks."""
         return self.backbone.layer_index(name.removeprefix("backbone."))
 
 
 def resize_logits(scores: Float[Tensor, "B K h w"], stride: int, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
-    """Bring scores of cells to the pixels of the image.
+    """Resize logits of a feature map to the pixels of the image.
 
-    A backbone pads an image to whole cells, so the cells may reach beyond it: they are resized to all that they cover,
-    and what is no image is cut off.
+    The backbone pads images to multiples of its stride, so a map may cover more than the image: it is resized to the
+    padded size, then cropped.
 
     Args:
-        scores: Of cells.
-        stride: Side of a cell in pixels.
+        scores: Logits of a feature map.
+        stride: Stride of the map in pixels.
         size: Height and width of the image.
     """
     covered = scores.shape[2] * stride, scores.shape[3] * stride
@@ -61,21 +61,21 @@ def resize_logits(scores: Float[Tensor, "B K h w"], stride: int, size: tuple[int
 
 
 def pixel_loss(logits: Float[Tensor, "B K h w"], labels: Shaped[Tensor, "B H W"], stride: int) -> Float[Tensor, ""]:
-    """Give the cross-entropy of the logits of cells, brought to the pixels.
+    """Compute the cross-entropy of logits that are resized to the labels.
 
-    Its sum is divided by all pixels, ignored ones too, as mmseg does; without any labelled pixel it is 0, not NaN.
+    The sum is divided by the number of all pixels, ignored ones included, as in mmseg; without labelled pixels it is 0.
 
     Args:
-        logits: Of cells.
-        labels: Class of each pixel of the images, from 0, or IGNORED.
-        stride: Side of a cell in pixels.
+        logits: Logits of a feature map.
+        labels: Class of each pixel, from 0, or IGNORED.
+        stride: Stride of the map in pixels.
     """
     logits = resize_logits(logits.float(), stride, (labels.shape[1], labels.shape[2]))
     return F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum") / labels.numel()
 
 
 def semantic_to_masks(labels: Int[Tensor, "H W"]) -> tuple[Float[Tensor, "n H W"], Int[Tensor, "n"]]:
-    """Split labels into one mask for each class that there is, and the classes; ignored pixels are in none."""
+    """Convert labels to one mask per class in the image, and the classes; ignored pixels are in no mask."""
     classes = labels.unique()
     classes = classes[classes != IGNORED]
     return (labels == classes[:, None, None]).float(), classes

@@ -11,7 +11,7 @@ from ropevit.tasks.segment.inference import SLIDE, InferenceConfig
 
 @dataclass(frozen=True, kw_only=True)
 class UperNetConfig:
-    """A UperNet without its backbone; the defaults are mmseg's.
+    """Options of UperNet, without its backbone; the defaults are mmseg's.
 
     Raises:
         ValueError: If a field is out of range.
@@ -20,25 +20,25 @@ class UperNetConfig:
     """
 
     classes: Annotated[int, tyro.conf.Suppress] = 150
-    """Classes of pixels, K. A training takes those of its data."""
+    """Number of classes, K. A training takes those of its data."""
     channels: int = 512
-    """Channels of the head's maps."""
+    """Channels of the head's feature maps."""
     pool_sizes: tuple[int, ...] = (1, 2, 3, 6)
-    """Sides of the grids to which the coarsest map is pooled."""
+    """Grid sizes of pyramid pooling on the coarsest map (mmseg pool_scales)."""
     dropout: float = 0.1
-    """Share of channels that are dropped before the pixels are classified, in both heads, in training."""
+    """Rate of channel dropout (Dropout2d) before the classification layers of both heads."""
     auxiliary_map: int = 2
-    """Map that the auxiliary head classifies in training, from 0."""
+    """Feature map of the auxiliary head, from 0 (mmseg in_index)."""
     auxiliary_channels: int = 256
     """Channels of the auxiliary head."""
     auxiliary_weight: float = 0.4
-    """Weight of its loss."""
+    """Weight of the auxiliary loss."""
 
     def __post_init__(self):
         object.__setattr__(self, "pool_sizes", tuple(self.pool_sizes))
         check_positive(self, "classes", "channels", "auxiliary_channels")
         if not self.pool_sizes or min(self.pool_sizes) < 1:
-            raise ValueError(f"got pool_sizes={self.pool_sizes}; expected one at least, each at least 1")
+            raise ValueError(f"got pool_sizes={self.pool_sizes}; expected at least one, each at least 1")
         if not 0 <= self.dropout < 1 or not self.auxiliary_weight > 0 or not 0 <= self.auxiliary_map <= 3:
             raise ValueError(
                 f"got dropout={self.dropout:g}, auxiliary_weight={self.auxiliary_weight:g}, "
@@ -47,47 +47,47 @@ class UperNetConfig:
             )
 
 
-#: How maps are made of a ViT's tokens: by transposed convolutions (BEiT, XCiT), or resized between two convolutions.
+#: How the feature maps of a ViT are upsampled: transposed convolutions (BEiT, XCiT), or resizing between convolutions.
 Neck = Literal["transposed", "resized"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class UperNetProfile:
-    """How a paper trains UperNet on a ViT on ADE20K: 160 000 steps of 16 crops of 512 pixels, by AdamW.
+    """A paper's settings for UperNet with a ViT on ADE20K: 160 000 steps of 16 crops of 512 pixels, with AdamW.
 
-    All blocks attend everywhere, at any size of images. Biases and vectors are not decayed.
+    All blocks have global attention, at any image size. Biases and vectors have no weight decay.
     """
 
     head: UperNetConfig
-    """The head."""
+    """Options of UperNet."""
     out_indices: tuple[int, int, int, int]
-    """Blocks whose tokens become maps, from 0; the last one is the body's last."""
+    """Blocks whose outputs become feature maps, from 0; the last one is the last block."""
     drop_path: float
-    """Share of residual branches that are dropped in the last block, from 0 in the first."""
+    """Rate of stochastic depth in the last block, growing linearly from 0 in the first."""
     lr: float
-    """Highest learning rate."""
+    """Peak learning rate."""
     weight_decay: float
-    """Of matrices."""
+    """Weight decay of matrices."""
     inference: InferenceConfig
-    """How it is tested, with the short side at 512 pixels and the long one at most 2048."""
+    """Inference settings, for images with a shorter side of 512 pixels and a longer one of at most 2048."""
     layer_decay: float | None = None
-    """Ratio of the learning rates of a block and the next one; None learns all at the same rate."""
+    """Layer-wise learning rate decay from a block to the one before; None uses one learning rate for all."""
     neck: Neck = "transposed"
-    """How maps are made."""
+    """Neck of the ViT."""
     batch_size: int = 16
-    """Crops of a step, of all processes."""
+    """Crops per step, over all processes."""
     steps: int = 160_000
-    """Steps of the training."""
+    """Training steps."""
     crop: int = 512
     """Side of the crops in pixels."""
     warmup_steps: int = 1500
-    """Steps in which the learning rate rises linearly."""
+    """Steps of linear learning rate warmup."""
     warmup_start: float = 1e-6
-    """Learning rate at the first step over that after the warm-up."""
+    """Learning rate at the first step, relative to the peak."""
     power: float = 1.0
-    """Of the polynomial by which the learning rate falls to 0."""
+    """Power of the polynomial learning rate schedule."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Of AdamW."""
+    """Betas of AdamW."""
 
 
 _BEITV2 = UperNetProfile(
@@ -100,7 +100,7 @@ _BEITV2 = UperNetProfile(
     inference=SLIDE,
 )
 
-#: Profiles by name; the sizes of the bodies that they are for are part of it, others are `replace(...)`.
+#: Profiles by name; each is for a ViT of a certain depth.
 PROFILES = {
     "beitv2": _BEITV2,
     "beitv2_large": replace(
@@ -133,7 +133,7 @@ PROFILES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Mask2FormerConfig:
-    """A Mask2Former without its backbone; the defaults are the official ones, for ADE20K.
+    """Options of Mask2Former, without its backbone; the defaults are the official ones for ADE20K.
 
     Raises:
         ValueError: If a field is out of range.
@@ -142,37 +142,37 @@ class Mask2FormerConfig:
     """
 
     classes: Annotated[int, tyro.conf.Suppress] = 150
-    """Classes of pixels, K; one more for queries that stand for nothing. A training takes those of its data."""
+    """Number of classes, K, without "no object". A training takes those of its data."""
     queries: int = 100
-    """Masks that are made of an image, Q."""
+    """Number of queries, Q (num_queries)."""
     width: int = 256
-    """Channels of maps, tokens and queries, C."""
+    """Channels of feature maps, tokens and queries, C (hidden_dim)."""
     heads: int = 8
-    """Heads of each attention."""
+    """Attention heads."""
     encoder_layers: int = 6
-    """Layers that work on the maps."""
+    """Layers of the pixel decoder's encoder."""
     encoder_mlp_width: int = 1024
-    """Hidden channels of their MLPs."""
+    """Hidden channels of its MLPs."""
     decoder_layers: int = 9
-    """Layers that work on the queries; each, and the queries before the first, makes masks in training."""
+    """Layers of the transformer decoder; in training, each of them and the initial queries predict masks."""
     decoder_mlp_width: int = 2048
-    """Hidden channels of their MLPs."""
+    """Hidden channels of its MLPs."""
     dropout: float = 0.0
-    """Share of activations that are dropped in training."""
+    """Dropout rate."""
     class_weight: float = 2.0
-    """Weight of the classes' cross-entropy, in the loss and in the matching."""
+    """Weight of the cross-entropy of classes, in the loss and in the matching cost."""
     mask_weight: float = 5.0
-    """Weight of the masks' cross-entropy, likewise."""
+    """Weight of the cross-entropy of masks, in the loss and in the matching cost."""
     dice_weight: float = 5.0
-    """Weight of the masks' dice loss, likewise."""
+    """Weight of the dice loss of masks, in the loss and in the matching cost."""
     nothing_weight: float = 0.1
-    """Weight of queries that stand for nothing among the classes'."""
+    """Weight of the class "no object" in the cross-entropy (no_object_weight)."""
     points: int = 12544
-    """Points of each mask that are compared."""
+    """Points sampled per mask for its losses (train_num_points)."""
     oversample: float = 3.0
-    """Points that are drawn for each point that is compared, to choose from."""
+    """Candidate points per sampled point (oversample_ratio)."""
     uncertain_share: float = 0.75
-    """Share of the points that are the least certain of those; the others are anywhere."""
+    """Fraction of the points that are the most uncertain candidates (importance_sample_ratio); others are uniform."""
 
     def __post_init__(self):
         counts = "classes", "queries", "width", "heads", "encoder_layers", "encoder_mlp_width", "decoder_layers"

@@ -23,16 +23,16 @@ from ropevit.tasks.segment.mean_iou import confusion
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterSettings(InferenceSettings):
-    """How a segmenter is run."""
+    """Settings of inference with a segmenter."""
 
     ratios: tuple[float, ...] = (1.0,)
-    """Factors on both limits, each of which gives a view."""
+    """Factors on both limits; each gives one view."""
     inference: InferenceConfig
-    """How a view is segmented."""
+    """Whole images or sliding windows, and flipping."""
 
 
 class ImageViews(NamedTuple):
-    """One image with its labels, or none where it cannot be read."""
+    """One image at several sizes with its labels; empty if it cannot be read."""
 
     views: list[UInt8[Tensor, "1 3 _ _"]]
     """The image at each size, not normalised."""
@@ -50,7 +50,7 @@ def eval_reader(source: AdeSource, short: int, long: int, ratios: tuple[float, .
 def make_views(
     image: Image.Image, labels: UInt8[np.ndarray, "H W"], short: int, long: int, ratios: tuple[float, ...]
 ) -> tuple[list[Tensor], Tensor]:
-    """Resize an image as large as both limits allow, for each ratio; the labels keep their size."""
+    """Resize an image to the largest size within both limits, for each ratio; the labels keep their size."""
     functional: Any = require("torchvision.transforms.v2.functional", "train")
     views = []
     for ratio in ratios:

@@ -30,18 +30,18 @@ def mask_losses(
     Each class of an image is one mask. With several processes all must call it, as they agree on a divisor.
 
     Args:
-        output: Of the model, for each layer.
+        output: Predictions of the model, by layer.
         labels: Class of each pixel of the images, from 0, or IGNORED.
-        config: The weights of costs and losses.
-        divisor: What sums over masks are divided by, where the batch is a part of a step; None takes the mean number of
-            masks of the processes.
+        config: Weights of costs and losses.
+        divisor: Normaliser of the mask losses if the batch is a micro-batch (see `step_divisor`); None takes the number
+            of masks, averaged over the processes.
 
     Returns:
-        Weighted losses: loss_class, loss_mask and loss_dice of the last layer; with _0, _1, ... of those before.
+        Weighted losses: loss_class, loss_mask and loss_dice of the last layer; those of earlier layers end in _0, _1...
 
     Raises:
-        ValueError: If an image has more classes than there are queries, a class is out of range, or the output is not
-            finite.
+        ValueError: If an image has more classes than the model has queries, a class is out of range, or the output is
+            not finite.
 
     Source: Cheng et al. 2021 (arXiv:2112.01527), 3.3 and 4.1; the divisor: Carion et al. 2020 (arXiv:2005.12872), A.2.
     """
@@ -58,44 +58,48 @@ def mask_losses(
 
 
 def _rasterize(labels: Shaped[Tensor, "B H W"], output: Sequence[Masks]) -> Shaped[Tensor, "B H2 W2"]:
-    """Lay labels over all that the masks cover: beyond the images, which the backbone pads, there is nothing."""
+    """Pad labels with IGNORED to the area that the masks cover, since the backbone pads images."""
     height, width = (side * STRIDES[0] for side in output[0].masks.shape[2:])
     return F.pad(labels, (0, width - labels.shape[2], 0, height - labels.shape[1]), value=IGNORED)
 
 
 def _check_masks(truths: Sequence[Truth], config: Mask2FormerConfig) -> None:
-    """Refuse more masks than queries, and classes that there are not."""
+    """Raise ValueError for more masks than queries, and for classes out of range."""
     for _, classes in truths:
         if len(classes) > config.queries:
-            raise ValueError(f"got {len(classes)} classes in an image with queries={config.queries}; take more queries")
+            raise ValueError(
+                f"got {len(classes)} classes in an image with queries={config.queries}; take more queries, at least "
+                "one per class"
+            )
         if len(classes) and (classes[0] < 0 or classes[-1] >= config.classes):
             raise ValueError(
-                f"got labels from {int(classes[0])} to {int(classes[-1])}; expected 0 to {config.classes - 1}"
+                f"got labels from {int(classes[0])} to {int(classes[-1])}; expected 0 to {config.classes - 1}: check "
+                "the annotations and the number of classes"
             )
 
 
 def layer_losses(
     found: Masks, truths: Sequence[Truth], divisor: Float[Tensor, ""], config: Mask2FormerConfig
 ) -> dict[str, Float[Tensor, ""]]:
-    """Weigh the classes' cross-entropy of all queries, and the losses of the masks of those that stand for a class."""
+    """Compute the weighted losses of one layer: cross-entropy of all queries' classes, mask losses of matched ones."""
     parts: Any = require(MODULE, "dense")
     logits, masks = found.classes.float(), found.masks.float()
     if not (logits.isfinite().all() & masks.isfinite().all()):
         raise ValueError("got masks that are not finite: the training has diverged; lower the learning rate")
-    chosen = [match_masks(logits[i], masks[i], truth, config) for i, truth in enumerate(truths)]
-    wanted = torch.full(logits.shape[:2], config.classes, device=logits.device)
-    for row, queries, (_, classes) in zip(wanted, chosen, truths, strict=True):
+    matched = [match_masks(logits[i], masks[i], truth, config) for i, truth in enumerate(truths)]
+    targets = torch.full(logits.shape[:2], config.classes, device=logits.device)
+    for row, queries, (_, classes) in zip(targets, matched, truths, strict=True):
         row[queries] = classes
     weights = logits.new_ones(config.classes + 1)
     weights[-1] = config.nothing_weight
-    told = torch.cat([masks[i, queries] for i, queries in enumerate(chosen)])
+    predicted = torch.cat([masks[i, queries] for i, queries in enumerate(matched)])
     true = torch.cat([mask for mask, _ in truths])
-    points = choose_points(told.detach(), config)
-    told, true = _sample_points(told, points), _sample_points(true, points)
+    points = choose_points(predicted.detach(), config)
+    predicted, true = _sample_points(predicted, points), _sample_points(true, points)
     return {
-        "class": config.class_weight * F.cross_entropy(logits.transpose(1, 2), wanted, weights),
-        "mask": config.mask_weight * parts.sigmoid_cross_entropy_loss(told, true, divisor),
-        "dice": config.dice_weight * parts.dice_loss(told, true, divisor),
+        "class": config.class_weight * F.cross_entropy(logits.transpose(1, 2), targets, weights),
+        "mask": config.mask_weight * parts.sigmoid_cross_entropy_loss(predicted, true, divisor),
+        "dice": config.dice_weight * parts.dice_loss(predicted, true, divisor),
     }
 
 
@@ -103,26 +107,26 @@ def layer_losses(
 def match_masks(
     logits: Float[Tensor, "Q K1"], masks: Float[Tensor, "Q h w"], truth: Truth, config: Mask2FormerConfig
 ) -> Int[Tensor, "n"]:
-    """Give each true mask of an image a query of its own, such that the sum of the costs is least."""
+    """Match each true mask of an image with a query, minimising the total cost (Hungarian matching)."""
     parts: Any = require(MODULE, "dense")
     true, classes = truth
     points = torch.rand(1, config.points, 2, device=masks.device)  # the same for all
-    told = _sample_points(masks, points.expand(len(masks), -1, -1))
+    predicted = _sample_points(masks, points.expand(len(masks), -1, -1))
     true = _sample_points(true, points.expand(len(true), -1, -1))
     costs = (
         config.class_weight * -logits.softmax(-1)[:, classes]
-        + config.mask_weight * parts.pair_wise_sigmoid_cross_entropy_loss(told, true)
-        + config.dice_weight * parts.pair_wise_dice_loss(told, true)
+        + config.mask_weight * parts.pair_wise_sigmoid_cross_entropy_loss(predicted, true)
+        + config.dice_weight * parts.pair_wise_dice_loss(predicted, true)
     )
     return torch.from_numpy(linear_sum_assignment(costs.T.cpu().numpy())).to(masks.device)
 
 
 @torch.no_grad()
 def choose_points(masks: Float[Tensor, "n h w"], config: Mask2FormerConfig) -> Float[Tensor, "n points 2"]:
-    """Choose the points of each mask that are compared: mostly where it is least certain, some anywhere.
+    """Sample the points at which the mask losses are computed: mostly the most uncertain ones, the rest uniformly.
 
     Returns:
-        x and y of each, from 0 to 1.
+        x and y of each point, from 0 to 1.
 
     Source: Kirillov et al. 2019 (arXiv:1912.08193), 3.1.
     """
@@ -134,6 +138,6 @@ def choose_points(masks: Float[Tensor, "n h w"], config: Mask2FormerConfig) -> F
 
 
 def _sample_points(masks: Float[Tensor, "n h w"], points: Float[Tensor, "n p 2"]) -> Float[Tensor, "n p"]:
-    """Read masks at points, bilinearly, zeros outside."""
+    """Sample masks at points bilinearly, with zeros outside."""
     parts: Any = require(MODULE, "dense")
     return parts.sample_point(masks[:, None], points, align_corners=False)[:, 0]

@@ -14,9 +14,9 @@ CLASSES = 150
 
 
 def step_spec(config: SegmentConfig) -> StepSpec:
-    """Describe a step at the size of the crops.
+    """Return the training step at the crop size, for `--estimate`.
 
-    Masks cannot be matched without values: what Mask2Former says is added up, and its losses are left out.
+    For Mask2Former, the outputs are summed instead of computing its losses, whose matching needs real values.
     """
     side, upernet = config.augment.crop, config.model.head == "upernet"
 
@@ -29,12 +29,12 @@ def step_spec(config: SegmentConfig) -> StepSpec:
         return model(torch.zeros(images, 3, side, side))
 
     def loss(model: nn.Module, images: int) -> Tensor:
-        found = model(torch.zeros(images, 3, side, side))
+        output = model(torch.zeros(images, 3, side, side))
         if upernet:
             labels = torch.zeros(images, side, side, dtype=torch.int64)
-            return torch.stack(list(upernet_losses(found, labels, config.model.upernet).values())).sum()
-        return torch.stack([each.classes.float().sum() + each.masks.float().sum() for each in found]).sum()
+            return torch.stack(list(upernet_losses(output, labels, config.model.upernet).values())).sum()
+        return torch.stack([layer.classes.float().sum() + layer.masks.float().sum() for layer in output]).sum()
 
     note = "" if upernet else "without the losses, whose matching needs values"
-    least = 2 if upernet else 1  # its batch norms need two
+    least = 2 if upernet else 1  # batch norm needs two images
     return StepSpec(build=build, forward=forward, loss=loss, size=(side, side), least=least, note=note)

@@ -1,4 +1,4 @@
-"""Evaluation of a segmenter at many sizes."""
+"""Evaluation of a segmenter at several image sizes."""
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
@@ -37,10 +37,10 @@ from ropevit.tasks.segment.mean_iou import segmentation_scores
 from ropevit.tasks.segment.model import SegmentModel, load_segmenter
 from ropevit.weights.errors import WeightsError
 
-#: Default sizes over the training's: 256, 384, 512, 768 and 1024 pixels of a segmenter tested at 512.
+#: Default sizes relative to the test size of the training: 256, 384, 512, 768 and 1024 pixels for 512.
 SIZE_FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
 
-#: Metadata that a file must hold.
+#: Required metadata of the file.
 METADATA = ("mean", "std", "test_short", "test_long", "inference")
 
 
@@ -75,61 +75,63 @@ class SegmenterOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterResult:
-    """A segmenter at one size, with scores in percent."""
+    """Scores of a segmenter at one image size, in percent."""
 
     size: int
     """Limit on the shorter side in pixels."""
     long: int
-    """Limit on the longer side."""
-    mIoU: float  # noqa: N815 (so it is called everywhere)
-    """Mean over the classes of pixels both true and predicted of a class over those of either."""
+    """Limit on the longer side in pixels."""
+    mIoU: float  # noqa: N815 (the metric's usual name)
+    """Mean intersection over union of the classes."""
     aAcc: float  # noqa: N815
-    """Share of the pixels that are right."""
+    """Pixel accuracy: fraction of correctly classified pixels."""
     mAcc: float  # noqa: N815
-    """Mean over the classes of the share of their pixels that are right."""
+    """Mean over classes of the fraction of their pixels that are classified correctly."""
     images: int
-    """Images measured."""
+    """Evaluated images."""
     skipped: int
-    """Images left out, as they could not be read."""
+    """Skipped images, which could not be read."""
     images_per_second: float
-    """Of all processes together, reading included."""
+    """Throughput of all processes together, including reading."""
     peak_memory_gib: float
-    """The most that any process used: of its GPU, or, on a CPU, of the whole process since it started."""
+    """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
 
     @property
     def scores(self) -> dict[str, float]:
-        """What is shown of the scores, by name."""
+        """Scores to display, by name."""
         return {"mIoU": self.mIoU, "aAcc": self.aAcc, "mAcc": self.mAcc}
 
     @property
     def view(self) -> dict[str, int]:
-        """How images were brought to the size."""
+        """How images were resized."""
         return {"long": self.long}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterInputs(EvalInputs[SegmentModel]):
-    """Everything that the evaluation at one size needs."""
+    """Model, data and settings of the evaluation."""
 
     inference: InferenceConfig
+    """Whole images or sliding windows, and flipping."""
     ratios: tuple[float, ...]
+    """Ratios of the views to average over; (1.0,) for one view."""
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[SegmenterResult]:
-    """Measure mIoU, aAcc and mAcc at every size, and write them down as they come.
+    """Compute mIoU, aAcc and mAcc at every size, and save each result as soon as it is known.
 
-    The size is the limit on the shorter side; that on the longer one grows in proportion to the training's. Images are
-    taken one by one, and scored at their original size. Started by `torchrun`, the processes share the images.
+    The size is the limit on the shorter side; the limit on the longer one is scaled in proportion. Images are evaluated
+    one by one, at their original resolution. Under `torchrun`, the images are divided over the processes.
 
     Args:
-        config: What, on what and how.
-        report: Called with what happens, in the first process alone.
+        config: Options of the evaluation.
+        report: Called with events, in the main process only.
 
     Returns:
-        What was measured, now or before, by size.
+        Results by size, including those of an interrupted run.
 
     Raises:
-        ValueError: If the options, the weights, the data or the directory do not allow it.
+        ValueError: If options, weights, data or the output directory do not fit together.
     """
     config.check(TASKS["segment"])
     path, name = weights_and_name(config)
@@ -156,72 +158,72 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Segmen
 
 
 def scaling_override(config: EvalConfig) -> str | None:
-    """Return the scaling methods that the options name; a segmenter has none of its own."""
+    """Return the scaling methods of the options; None if there are none, as a segmenter has no scaling of its own."""
     return None if config.scaling is None else parse_override(config.scaling)
 
 
 def apply_scaling_override(
     model: SegmentationModel, info: ModelInfo[SegmentModel], scaling: str, window: int | None
 ) -> None:
-    """Give a segmenter rules for larger grids, which count from the grid of the crops that it was trained on.
+    """Set the RoPE scaling of a segmenter, with the grid of its training crops as the reference grid.
 
     Args:
-        model: The segmenter.
-        info: What its file says.
-        scaling: Names of rules.
-        window: Side in pixels of the windows in which it looks at an image; None for whole images.
+        model: The segmenter; changed in place.
+        info: Header of its file.
+        scaling: Scaling methods, such as "ntk" or "yarn+log".
+        window: Side of the sliding window in pixels; None for whole images.
 
     Raises:
-        ValueError: If its blocks attend in windows, which are as in training; if no window that it looks at is larger
-            than a crop; if there is no such rule, or no rotation.
+        ValueError: If its blocks attend in windows, whose size does not change; if the sliding window is not larger
+            than the training crops; if there is no such method, or the model has no RoPE.
     """
     backbone = info.config.backbone_config()
     if not backbone.attends_everywhere:
         raise ValueError(
-            f"got scaling={scaling!r} for {info.config.model} with windows, which are as large as in training at any "
-            "size; rules are for a ViT whose blocks attend everywhere: leave it out"
+            f"got scaling={scaling!r} for {info.config.model} with attention windows, whose size is that of training "
+            "at any image size; RoPE scaling needs a ViT with global attention in all blocks: leave out --scaling"
         )
     if "crop" not in info.metadata:
         raise WeightsError(
-            f"got scaling={scaling!r} for a file that does not say its crop; give one that a training wrote"
+            f"got scaling={scaling!r} for a file without the crop size of its training; give one that a training saved"
         )
     crop = info.metadata["crop"]
     if window is not None and window <= crop:
         raise ValueError(
-            f"got scaling={scaling!r} with windows of {window} pixels, no larger than the training's crops of {crop}; "
-            "rules are for larger ones: give --whole or a larger --window"
+            f"got scaling={scaling!r} with sliding windows of {window} pixels, no larger than the training crops of "
+            f"{crop}; RoPE scaling is for larger grids: give --whole or a larger --window"
         )
     rows = crop // backbone.body.patch_size
     set_scaling(model, scaling, trained_grid=(rows, rows))
 
 
 def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> InferenceConfig:
-    """Decide how images are segmented: as the file says, where no option says otherwise.
+    """Return the inference settings of the file, overridden by the options.
 
     Raises:
-        ValueError: If there is a stride without windows, or one that leaves out pixels.
+        ValueError: If there is a stride without windows, or a stride larger than the window.
     """
     window = stored.window if options.window is None else options.window
     stride = stored.stride if options.stride is None else options.stride
     if options.whole:
         window = None
     elif options.stride is not None and window is None:
-        raise ValueError(f"got stride={options.stride} for whole images; give --window, too")
+        raise ValueError(f"got stride={options.stride} for whole images; add --window, or leave out --stride")
     elif options.window is not None and options.stride is None:
         stride = max(1, round(options.window * 2 / 3))  # 341 of 512, as published
     return replace(stored, window=window, stride=stride, flip=stored.flip or options.flip)
 
 
 def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan:
-    """Plan which sizes are evaluated, and how."""
+    """Return the plan of the evaluation: sizes, settings and metric."""
     source, inference = inputs.source, inputs.inference
     files = hashlib.sha256("\n".join([*source.files, *source.classes]).encode()).hexdigest()
     how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
     views = [f"ratios {', '.join(f'{ratio:g}' for ratio in inputs.ratios)}"] if inputs.ratios != (1.0,) else []
-    views += ["mirrored, too"] if inference.flip else []
+    views += ["flip"] if inference.flip else []
     scaling = scaling_override(inputs.site.config)
     options = {"ratios": list(inputs.ratios)} | ({} if scaling is None else {"scaling": scaling})
-    views += [] if scaling is None else [f"rules {scaling}"]
+    views += [] if scaling is None else [f"scaling {scaling}"]
     return EvalPlan(
         **plan_fields(inputs, path, name, inputs.info.metadata["test_short"], SIZE_FACTORS),
         how=", ".join(["shorter side", how, *views]),

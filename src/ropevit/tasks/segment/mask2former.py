@@ -1,4 +1,4 @@
-"""Mask2Former: masks with a class each, of which every pixel takes the likeliest."""
+"""Mask2Former on a dense backbone, from the parts in transformers."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from ropevit.tasks.dense.set_prediction import sample_in_float32
 from ropevit.tasks.segment.base import STRIDES, SegmentationModel, resize_logits
 from ropevit.tasks.segment.config import Mask2FormerConfig
 
-#: Where transformers keeps the parts.
+#: Module of transformers with the parts of Mask2Former.
 MODULE = "transformers.models.mask2former.modeling_mask2former"
 
 
@@ -22,16 +22,16 @@ class Masks(NamedTuple):
     """Predictions of one decoder layer for a batch."""
 
     classes: Float[Tensor, "B Q K1"]
-    """Logits of the classes of each query; the last one is for nothing."""
+    """Class logits of each query; the last class is "no object"."""
     masks: Float[Tensor, "B Q h w"]
-    """Logits of the cells of 4 pixels that belong to each query."""
+    """Mask logits of each query, at stride 4."""
 
 
 class Mask2Former(SegmentationModel):
-    """Segment by transformers' parts of Mask2Former.
+    """Mask2Former with transformers' pixel decoder and transformer decoder.
 
-    All weights and biases start as published. Not decayed are biases, vectors and all embeddings; the original decays
-    biases and the pixel decoder's `level_embed`, too.
+    All weights and biases are initialised as in the official code. Biases, vectors and all embeddings have no weight
+    decay; the official code decays biases and the pixel decoder's `level_embed`.
 
     >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224", drop_path=0.3)))
     >>> model = Mask2Former(backbone, Mask2FormerConfig())
@@ -39,12 +39,12 @@ class Mask2Former(SegmentationModel):
     >>> labels = segment(model.eval().logits, [images], (683, 512), InferenceConfig(probabilities=False))
 
     Args:
-        backbone: With maps of strides 4, 8, 16 and 32.
-        config: What the rest is made of.
+        backbone: A backbone with feature maps of strides 4, 8, 16 and 32.
+        config: Options of Mask2Former.
 
     Raises:
         MissingExtraError: If transformers is not installed.
-        ValueError: If the backbone has other maps.
+        ValueError: If the feature maps have other strides.
 
     Source: Cheng et al. 2021 (arXiv:2112.01527).
     """
@@ -62,7 +62,7 @@ class Mask2Former(SegmentationModel):
             num_attention_heads=config.heads,
             encoder_layers=config.encoder_layers,
             encoder_feedforward_dim=config.encoder_mlp_width,
-            decoder_layers=config.decoder_layers + 1,  # theirs counts the masks of the queries before the first layer
+            decoder_layers=config.decoder_layers + 1,  # theirs counts the predictions of the initial queries
             dim_feedforward=config.decoder_mlp_width,
             dropout=config.dropout,
         )
@@ -76,70 +76,70 @@ class Mask2Former(SegmentationModel):
         for layer in self.pixel_decoder.encoder.layers:
             sample_in_float32(layer.self_attn)
         for layer in self.decoder.decoder.layers:
-            layer.cross_attn.register_forward_pre_hook(_leave_out_weights, with_kwargs=True)
+            layer.cross_attn.register_forward_pre_hook(_skip_attention_weights, with_kwargs=True)
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> list[Masks]:
-        """Make masks and classes: of the queries before the first layer, then after each; the last are the result.
+        """Predict masks and classes from the initial queries and after each layer; the last ones are the result.
 
         Args:
             images: Normalised images, all of one size.
 
         Raises:
-            ValueError: If the images are too small for the norms of the maps.
+            ValueError: If the images are too small for the group norms of the feature maps.
         """
         features = self.backbone(images).features
         self.check_maps(features)
         maps = self.pixel_decoder(features, output_attentions=False, output_hidden_states=False)
-        found = self.decoder(maps.multi_scale_features, maps.mask_features)
-        states = found.intermediate_hidden_states  # each (Q, B, C), normalised
+        decoded = self.decoder(maps.multi_scale_features, maps.mask_features)
+        states = decoded.intermediate_hidden_states  # each (Q, B, C), normalised
         classes = [self.classifier(state.transpose(0, 1)) for state in states]
-        return [Masks(*pair) for pair in zip(classes, found.masks_queries_logits, strict=True)]
+        return [Masks(*pair) for pair in zip(classes, decoded.masks_queries_logits, strict=True)]
 
     def check_maps(self, maps: Sequence[Tensor]) -> None:
-        """Refuse maps on which each group of a group norm would have a single value."""
+        """Raise ValueError for maps on which each group of a group norm would have a single value."""
         least = min(x.shape[2] * x.shape[3] for x in maps)
         if least == 1 and self.config.width == GROUPS:
             raise ValueError(
-                f"got a map of 1 x 1 cells for width={GROUPS}, whose norm would be over single values; use larger "
-                f"images, or a width of {2 * GROUPS} or more"
+                f"got a feature map of 1 x 1 for width={GROUPS}, so group norms would be over single values; use "
+                f"larger images, or a width of {2 * GROUPS} or more"
             )
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters that are never decayed besides biases and norms: the backbone's, and embeddings."""
+        """Return the names of parameters without weight decay, besides biases and norms: embeddings among them."""
         embeddings = ("queries_embedder.weight", "queries_features.weight", "level_embed.weight")
         own = {"pixel_decoder.level_embed", *(f"decoder.{name}" for name in embeddings)}
         return super().no_weight_decay() | own
 
     def logits(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
-        """Score the classes of the pixels at the size of the images, as `segment` takes them."""
+        """Return class scores at the resolution of the images, for `segment`."""
         return semantic_scores(self(images)[-1], (images.shape[2], images.shape[3]))
 
 
-def _leave_out_weights(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:  # noqa: ARG001
-    """Ask a `nn.MultiheadAttention` for its result alone: then it takes PyTorch's fused attention."""
+def _skip_attention_weights(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:  # noqa: ARG001
+    """Call `nn.MultiheadAttention` with need_weights=False, so that it uses PyTorch's fused attention."""
     return inputs, options | {"need_weights": False}
 
 
-def semantic_scores(found: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
-    """Give for each pixel the sum over queries of its mask times the probability of each class, always in float32.
+def semantic_scores(predicted: Masks, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+    """Compute class scores per pixel: the sum over queries of mask times class probability, in float32.
 
     Args:
-        found: By the last layer.
-        size: Height and width of the images that were fed; masks are brought to it as logits, before the sum.
+        predicted: Predictions of the last layer.
+        size: Height and width of the model's input; mask logits are resized to it before the sum.
 
     Source: Cheng et al. 2021 (arXiv:2107.06278), 3.4.
     """
-    likely = found.classes.float().softmax(-1)[..., :-1]
-    masks = resize_logits(found.masks.float(), STRIDES[0], size)
-    with torch.autocast(masks.device.type, enabled=False):  # which would round the sums
-        return (likely.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
+    probabilities = predicted.classes.float().softmax(-1)[..., :-1]
+    masks = resize_logits(predicted.masks.float(), STRIDES[0], size)
+    with torch.autocast(masks.device.type, enabled=False):  # autocast would round the sums
+        return (probabilities.transpose(1, 2) @ masks.sigmoid().flatten(2)).unflatten(2, size)
 
 
 def _init_as_published(pixel_decoder: Any, decoder: Any) -> None:
-    """Draw anew the first weights that transformers draws otherwise than the original code.
+    """Initialise weights as the official code does, where transformers differs.
 
-    The original keeps queries, keys and values of a self-attention in one matrix, by whose size they are drawn, and
-    leaves the biases of MLPs as PyTorch draws them.
+    The official code has one matrix for queries, keys and values of self-attention, whose size sets the range of the
+    initial values, and keeps PyTorch's default biases of MLPs.
 
     Source: Cheng et al. 2021 (arXiv:2112.01527), the official code.
     """

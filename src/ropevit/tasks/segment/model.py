@@ -1,4 +1,4 @@
-"""A segmenter: a backbone and a head, built from a few options, and its files."""
+"""Segmenter: a backbone and a head, built from options, and its file format."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -14,7 +14,7 @@ from ropevit.tasks.segment.mask2former import Mask2Former
 from ropevit.tasks.segment.neck import plain_config, with_neck
 from ropevit.tasks.segment.upernet import UperNet
 
-#: Fields of each head on which the meaning of its weights depends.
+#: Options of each head that must agree for weights to be compatible.
 _SHAPE_FIELDS = {
     "upernet": ("channels", "pool_sizes", "auxiliary_map", "auxiliary_channels"),
     "mask2former": (
@@ -34,7 +34,7 @@ class SegmentModel(BackboneOptions):
     """Options of a segmenter: its backbone and head.
 
     Raises:
-        ValueError: If there is no such backbone, or the fields do not fit together.
+        ValueError: If there is no such backbone, or the options are inconsistent.
     """
 
     stored_names: ClassVar = {"out_indices": "taps"}
@@ -62,15 +62,15 @@ class SegmentModel(BackboneOptions):
         if default is None:
             raise ValueError(f"got head={self.head!r}; choose one of upernet, mask2former")
         if getattr(self, other) != default:
-            raise ValueError(f"got options of {other} with head={self.head!r}; leave them out, or change the head")
+            raise ValueError(f"got options of {other} with head={self.head!r}; leave them out, or set head={other!r}")
         self.init_source()
         self.backbone_config()
 
     def backbone_config(self) -> Any:
-        """Return the config of the backbone: four maps of strides 4, 8, 16 and 32.
+        """Return the config of the backbone, with feature maps of strides 4, 8, 16 and 32.
 
         Raises:
-            ValueError: If options of a ViT are given for a Swin, or its blocks or the strides of its maps do not fit.
+            ValueError: If options of a ViT are given for a Swin, it has too few blocks, or its maps have other strides.
         """
         body: Any = self.body_config()
         if not self.has_pyramid:
@@ -83,7 +83,7 @@ class SegmentModel(BackboneOptions):
         return plain_config(body, blocks, self.window)
 
     def staged_config(self, body: Config) -> Any:
-        """Return the config of a backbone that gives the four maps by itself, as the stages of a Swin do."""
+        """Return the config of a hierarchical backbone, whose stages give the four maps, such as a Swin."""
         config, label = dense_config(body), ARCHITECTURES[architecture(body)].label
         if tuple(config.strides) != STRIDES:
             raise ValueError(
@@ -93,7 +93,7 @@ class SegmentModel(BackboneOptions):
         if self.out_indices is not None or self.neck != "transposed":
             raise ValueError(
                 f"got out_indices={self.out_indices} (--out-indices), neck={self.neck!r} for {label}; they are options "
-                "of a ViT"
+                "of a ViT: leave them out"
             )
         return config
 
@@ -105,7 +105,7 @@ def _last_of_quarters(depth: int) -> tuple[int, ...]:
         ValueError: If there are fewer than four blocks.
     """
     if depth < len(STRIDES):
-        raise ValueError(f"got depth={depth}; the head needs {len(STRIDES)} maps, each of another block: take more")
+        raise ValueError(f"got depth={depth}; expected at least {len(STRIDES)} blocks, one for each feature map")
     return tuple(depth * quarter // 4 - 1 for quarter in range(1, 5))
 
 
@@ -113,8 +113,8 @@ def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
     """Build a segmenter with random weights.
 
     Args:
-        config: What to build.
-        classes: Classes of pixels, K.
+        config: Options of the segmenter.
+        classes: Number of classes, K.
 
     Raises:
         MissingExtraError: If transformers is not installed.
@@ -126,12 +126,12 @@ def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
 
 
 def signature(config: SegmentModel) -> dict[str, Any]:
-    """List the options on which the meaning of a segmenter's weights depends, the classes apart."""
+    """Return the options that must agree for weights to be compatible, without the classes."""
     head = {f"{config.head}.{name}": getattr(getattr(config, config.head), name) for name in _SHAPE_FIELDS[config.head]}
     return {"head": config.head, "neck": config.neck} | backbone_signature(config.backbone_config()) | head
 
 
-#: Segmenters and their files. `test_short` and `test_long` are the limits on both sides in pixels, see `view_size`.
+#: File format of segmenters. `test_short` and `test_long` are the limits on both sides in pixels, see `view_size`.
 SEGMENTER = ModelFormat(
     format="ropevit-segmenter",
     task="segmenter",
@@ -139,7 +139,7 @@ SEGMENTER = ModelFormat(
     build=build_segmenter,
     signature=signature,
     class_prefixes=("head.classifier.", "auxiliary_head.classifier.", "classifier."),
-    parts=("the backbone and the head", "the layers of classes"),
+    parts=("the backbone and the head", "the classification layers"),
     metadata={
         "mean": PIXELS,
         "std": PIXELS,

@@ -1,4 +1,4 @@
-"""From a ViT's tokens to UperNet's maps, as the profiles say."""
+"""Necks and backbones of a ViT for UperNet, as in the profiles."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +16,10 @@ from ropevit.tasks.segment.config import Neck, UperNetProfile
 
 
 class ResizedNeck(nn.Module):
-    """Maps by a 1x1 convolution, bilinear resizing and a 3x3 convolution, without norms.
+    """Neck of 1x1 convolution, bilinear resizing and 3x3 convolution for each map, without norms.
 
     Args:
-        width: Channels of the tokens, and of the maps.
+        width: Channels of the tokens and of the maps.
 
     Source: `MultiLevelNeck` of mmsegmentation.
     """
@@ -36,12 +36,12 @@ class ResizedNeck(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "B C h w"]], valid: Sequence[Bool[Tensor, "B _ _"] | None]
     ) -> list[Float[Tensor, "B C _ _"]]:
-        """Make the maps.
+        """Compute the feature maps of all levels.
 
         Args:
             features: Maps of patch tokens, one for each level.
-            valid: For each level, which cells are image; the others are set to zero before neighbours see them. None
-                lets all be seen.
+            valid: For each level, a mask that is False in padding, which is zeroed before the 3x3 convolution; None
+                keeps it.
         """
         maps = []
         for x, keep, scale, lateral, smooth in zip(features, valid, SCALES, self.lateral, self.smooth, strict=True):
@@ -51,16 +51,16 @@ class ResizedNeck(nn.Module):
 
 
 def make_vit_backbone(body: ViTConfig, profile: UperNetProfile) -> DenseViT:
-    """Build the backbone that a profile trains UperNet on.
+    """Build the ViT backbone of a profile of UperNet.
 
-    Its blocks attend everywhere and keep LayerScale; the output tokens are not normalised.
+    Its blocks have global attention and LayerScale; the output tokens are not normalised.
 
     Args:
         body: The classifier's config; the profile's drop path replaces its own.
-        profile: Such as `PROFILES["beitv2"]`.
+        profile: A profile, such as `PROFILES["beitv2"]`.
 
     Raises:
-        ValueError: If the profile's output blocks are for a body of another depth.
+        ValueError: If the profile is for a body of another depth.
     """
     if profile.out_indices[-1] != body.depth - 1:
         raise ValueError(
@@ -72,12 +72,12 @@ def make_vit_backbone(body: ViTConfig, profile: UperNetProfile) -> DenseViT:
 
 
 def plain_config(body: Any, out_indices: tuple[int, ...], window: int | None = None) -> Any:
-    """Return the config of a plain backbone (a ViT), whose tokens after some blocks become maps with BEiT's neck.
+    """Return the config of a ViT backbone with BEiT's neck on the outputs of some blocks.
 
     Args:
         body: The classifier's config.
-        out_indices: Blocks whose tokens become maps, from 0.
-        window: Side of the windows in tokens in which all but four blocks attend; None attends everywhere.
+        out_indices: Blocks whose outputs become feature maps, from 0.
+        window: Side in tokens of the attention windows of all but four blocks; None has global attention everywhere.
     """
     pyramid = PyramidConfig(channels=None, norm="batch")
     if window is None:
@@ -88,7 +88,7 @@ def plain_config(body: Any, out_indices: tuple[int, ...], window: int | None = N
 
 
 def with_neck(config: Any, neck: Neck) -> Any:
-    """Build a backbone with a neck by name; only one with a pyramid can take another neck than "transposed"."""
+    """Build a backbone with a neck by name; a hierarchical backbone has no neck, and takes only "transposed"."""
     backbone = build_backbone(config)
     if neck == "resized":
         backbone.pyramid = ResizedNeck(config.body.width)

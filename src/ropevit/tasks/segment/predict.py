@@ -22,7 +22,7 @@ from ropevit.tasks.segment.model import load_segmenter
 
 #: Directory of the label maps, beside the coloured images.
 LABELS = "labels"
-#: Most classes in the line of an image; its table and legend list all.
+#: Maximum number of classes in the line of an image; its table and legend list all.
 NAMED = 5
 
 
@@ -61,7 +61,7 @@ def load_segmentation_predictor(path: Path | str, size: int | None, device: torc
         device: Where it runs.
 
     Raises:
-        WeightsError: If it is no segmenter of ours.
+        WeightsError: If it is no segmenter file.
         ValueError: If the size is not positive, or its metadata lack the preprocessing.
     """
     if size is not None and size < 1:
@@ -78,14 +78,14 @@ def load_segmentation_predictor(path: Path | str, size: int | None, device: torc
     )
 
 
-def _stored_evaluation(facts: Mapping[str, Any], source: str) -> tuple[int, int, InferenceConfig]:
-    """Read the settings of the training's evaluation: limits on both sides, and how images are segmented."""
+def _stored_evaluation(metadata: Mapping[str, Any], source: str) -> tuple[int, int, InferenceConfig]:
+    """Read the settings of the training's evaluation: limits on both sides, and the inference settings."""
     try:
-        return facts["test_short"], facts["test_long"], InferenceConfig(**facts["inference"])
+        return metadata["test_short"], metadata["test_long"], InferenceConfig(**metadata["inference"])
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{source} does not say how it is evaluated (test_short, test_long, inference); "
-            "give a file that a training wrote"
+            f"{source} lacks the settings of its evaluation (test_short, test_long, inference); "
+            "give a file that a training saved"
         ) from error
 
 

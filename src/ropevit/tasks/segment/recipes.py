@@ -1,8 +1,8 @@
-"""Recipes: functions that give a complete training of a segmenter on ADE20K, by the settings of the literature.
+"""Recipes: complete configurations for training segmenters on ADE20K, with settings of the literature.
 
-Of its own trainings the paper tells that ViT is trained with UperNet "with ViT training recipe" at 512 px and Swin with
-Mask2Former, but not which settings, and of the results only that Mixed+APE (rope_mixed_ape) has +2.3 and +2.5 mIoU over
-the baseline. Without a suffix UperNet is trained as by BEiT v2, which is the likeliest.
+The RoPE paper states that ViTs are trained with UperNet "with ViT training recipe" at 512 px and Swins with
+Mask2Former, but not the settings, and of the results only that Mixed+APE (rope_mixed_ape) gains 2.3 and 2.5 mIoU over
+the baseline. Recipes of UperNet without a suffix use the settings of BEiT v2, the likeliest choice.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from ropevit.tasks.segment.inference import InferenceConfig
 from ropevit.tasks.segment.model import SegmentModel
 from ropevit.tasks.segment.train_config import SegmentConfig
 
-#: As often as mmseg measures on ADE20K: every 13 epochs are about 16 000 steps.
+#: Evaluation as often as in mmseg on ADE20K: every 13 epochs, about 16 000 steps.
 _LONG = RunConfig(eval_every=13)
 
 
 def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> SegmentConfig:
-    """Give the training that a profile describes."""
+    """Return the training config of a profile."""
     optim = OptimConfig(
         lr=profile.lr,
         weight_decay=profile.weight_decay,
@@ -53,9 +53,9 @@ def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> 
 
 
 def upernet_vit_small(position: str = "rope_mixed") -> SegmentConfig:
-    """UperNet with a ViT-S: 160 000 steps of 16 crops of 512 px, as ViT-B but for a head of 384 channels.
+    """UperNet with a ViT-S: 160 000 steps of 16 crops of 512 px, as ViT-B except for a head of 384 channels.
 
-    No figure is published. Cost: 160 000 steps of 16 crops.
+    No result is published. Cost: 160 000 steps of 16 crops.
 
     Source: as `upernet_vit_base`.
     """
@@ -64,10 +64,10 @@ def upernet_vit_small(position: str = "rope_mixed") -> SegmentConfig:
 
 
 def upernet_vit_base(position: str = "rope_mixed") -> SegmentConfig:
-    """UperNet with a ViT-B: 160 000 steps of 16 crops of 512 px, tested in windows that slide.
+    """UperNet with a ViT-B: 160 000 steps of 16 crops of 512 px, evaluated with sliding windows.
 
-    Expected on ADE20K val, as quoted from the paper: rope_mixed_ape has +2.3 mIoU over ape; the figures themselves were
-    not found. Not measured here. Cost: 160 000 steps of 16 crops.
+    Expected on ADE20K val, as quoted from the paper: rope_mixed_ape gains 2.3 mIoU over ape; the absolute scores were
+    not found. Not reproduced here. Cost: 160 000 steps of 16 crops.
 
     Source: Heo et al. 2024 (arXiv:2403.13298); Peng et al. 2022 (arXiv:2208.06366), BEiT v2's settings.
     """
@@ -75,10 +75,10 @@ def upernet_vit_base(position: str = "rope_mixed") -> SegmentConfig:
 
 
 def upernet_vit_large(position: str = "rope_mixed") -> SegmentConfig:
-    """UperNet with a ViT-L: 160 000 steps of 16 crops of 512 px, tested in windows that slide.
+    """UperNet with a ViT-L: 160 000 steps of 16 crops of 512 px, evaluated with sliding windows.
 
-    Expected on ADE20K val, as quoted from the paper: rope_mixed_ape has +2.5 mIoU over ape; the figures themselves were
-    not found. Not measured here. Cost: 160 000 steps of 16 crops; `--grad-checkpointing` needs less memory.
+    Expected on ADE20K val, as quoted from the paper: rope_mixed_ape gains 2.5 mIoU over ape; the absolute scores were
+    not found. Not reproduced here. Cost: 160 000 steps of 16 crops; `--grad-checkpointing` needs less memory.
 
     Source: as `upernet_vit_base`.
     """
@@ -86,9 +86,9 @@ def upernet_vit_large(position: str = "rope_mixed") -> SegmentConfig:
 
 
 def upernet_vit_base_mmseg(position: str = "rope_mixed") -> SegmentConfig:
-    """UperNet with a ViT-B by mmseg's settings: another neck, no layer decay, tested whole.
+    """UperNet with a ViT-B and mmseg's settings: another neck, no layer decay, evaluated on whole images.
 
-    mmseg published 45.4 mIoU with a DeiT-B and 47.7 with a ViT-B of ImageNet-21k; not measured here. Cost: 160 000
+    mmseg published 45.4 mIoU with a DeiT-B and 47.7 with a ViT-B of ImageNet-21k; not reproduced here. Cost: 160 000
     steps of 16 crops.
 
     Source: `vit_vit-b16-ln_mln_upernet_8xb2-160k_ade20k-512x512` of mmsegmentation, without its norm of the
@@ -98,9 +98,9 @@ def upernet_vit_base_mmseg(position: str = "rope_mixed") -> SegmentConfig:
 
 
 def upernet_vit_large_xcit(position: str = "rope_mixed") -> SegmentConfig:
-    """UperNet with a ViT-L by XCiT's settings, on which DeiT III's are based: no layer decay, tested whole.
+    """UperNet with a ViT-L and XCiT's settings, the basis of DeiT III's: no layer decay, evaluated on whole images.
 
-    No figure is published. Cost: 160 000 steps of 16 crops; `--grad-checkpointing` needs less memory.
+    No result is published. Cost: 160 000 steps of 16 crops; `--grad-checkpointing` needs less memory.
 
     Source: El-Nouby et al. 2021 (arXiv:2106.09681).
     """
@@ -108,9 +108,9 @@ def upernet_vit_large_xcit(position: str = "rope_mixed") -> SegmentConfig:
 
 
 def mask2former(recipe: str, model: str, position: str) -> SegmentConfig:
-    """Give the official training of Mask2Former: the backbone ten times slower, clipped at a norm of 0.01.
+    """Return the official training config of Mask2Former: a tenth of the learning rate in the backbone, clip_grad 0.01.
 
-    The official one is in mixed precision, which `--precision bfloat16` gives.
+    The official training uses mixed precision, here `--precision bfloat16`.
     """
     optim = OptimConfig(
         lr=1e-4,
@@ -139,8 +139,8 @@ def mask2former(recipe: str, model: str, position: str) -> SegmentConfig:
 def mask2former_swin_tiny(position: str = "rope_mixed") -> SegmentConfig:
     """Mask2Former with a Swin-T: 160 000 steps of 16 crops of 512 px.
 
-    Published with Swin's own bias (rpb): 48.7 mIoU on ADE20K val (mmseg); the paper's own figures were not found. Not
-    measured here. Cost: 160 000 steps of 16 crops.
+    Published with Swin's own bias (rpb): 48.7 mIoU on ADE20K val (mmseg); the RoPE paper's scores were not found. Not
+    reproduced here. Cost: 160 000 steps of 16 crops.
 
     Source: Cheng et al. 2021 (arXiv:2112.01527), the official settings.
     """
@@ -150,8 +150,8 @@ def mask2former_swin_tiny(position: str = "rope_mixed") -> SegmentConfig:
 def mask2former_swin_small(position: str = "rope_mixed") -> SegmentConfig:
     """Mask2Former with a Swin-S: 160 000 steps of 16 crops of 512 px.
 
-    Published with Swin's own bias (rpb): 51.2 mIoU on ADE20K val (mmseg); the paper's own figures were not found. Not
-    measured here. Cost: 160 000 steps of 16 crops.
+    Published with Swin's own bias (rpb): 51.2 mIoU on ADE20K val (mmseg); the RoPE paper's scores were not found. Not
+    reproduced here. Cost: 160 000 steps of 16 crops.
 
     Source: as `mask2former_swin_tiny`.
     """
@@ -161,20 +161,20 @@ def mask2former_swin_small(position: str = "rope_mixed") -> SegmentConfig:
 def mask2former_swin_base(position: str = "rope_mixed") -> SegmentConfig:
     """Mask2Former with a Swin-B of 224 px: 160 000 steps of 16 crops of 512 px.
 
-    The paper's own figures were not found. Not measured here. Cost: 160 000 steps of 16 crops.
+    The RoPE paper's scores were not found. Not reproduced here. Cost: 160 000 steps of 16 crops.
 
-    Source: as `mask2former_swin_tiny`; the official Swin-B is one of 384 px, and is trained on crops of 640 px.
+    Source: as `mask2former_swin_tiny`; the official Swin-B was pre-trained at 384 px and is trained on crops of 640 px.
     """
     return mask2former("mask2former_swin_base", "swin_base", position)
 
 
-#: What the small recipes share: sizes about those of the generated images, and the ends of their trainings.
+#: Image sizes and run options of the smoke recipes.
 SMALL = CropConfig(crop=64, long=128, test_short=64, test_long=128)
 SHORT = RunConfig(workers=0, log_every=10, save_every=50, eval_every=25)
 
 
 def upernet_smoke(position: str = "rope_mixed") -> SegmentConfig:
-    """A small UperNet on what `ropevit data make-tiny ade DIR` writes, in a minute on a CPU: no published figure.
+    """A small UperNet on the data of `ropevit data make-tiny ade DIR`, in a minute on a CPU; no published result.
 
     Cost: 200 steps of 6 crops of 64 px.
     """
@@ -194,7 +194,7 @@ def upernet_smoke(position: str = "rope_mixed") -> SegmentConfig:
 
 
 def mask2former_smoke(position: str = "rope_mixed") -> SegmentConfig:
-    """A small Mask2Former on what `ropevit data make-tiny ade DIR` writes, in minutes on a CPU: no published figure.
+    """A small Mask2Former on the data of `ropevit data make-tiny ade DIR`, in minutes on a CPU; no published result.
 
     Cost: 200 steps of 6 crops of 64 px.
     """
@@ -235,5 +235,5 @@ RECIPES: dict[str, Callable[..., SegmentConfig]] = {
 
 
 def recipe_facts(config: SegmentConfig) -> dict[str, str]:
-    """Return what `ropevit train --list` shows of a recipe."""
+    """Return the columns of a recipe in `ropevit train --list`."""
     return {"pixels": str(config.augment.crop)}

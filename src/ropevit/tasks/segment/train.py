@@ -1,4 +1,4 @@
-"""Training of segmenters: data, loss and mIoU for the engine."""
+"""Training of segmenters: their task for the training engine."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -31,18 +31,18 @@ from ropevit.tasks.segment.upernet import upernet_losses
 
 
 def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
-    """Train a segmenter, or go on with it.
+    """Train a segmenter, or resume its training.
 
     Args:
-        config: A recipe, perhaps with some fields replaced.
-        report: Called with the events of the training, in the first process alone.
+        config: A recipe, possibly with some fields replaced.
+        report: Called with the events of the training, in the main process only.
 
     Returns:
         mIoU, aAcc and mAcc of the last evaluation in percent.
 
     Raises:
-        ValueError: If the options, the data or the directory do not allow it.
-        Interrupted: If a signal asked for it; everything is saved.
+        ValueError: If options, data or the output directory do not fit together.
+        Interrupted: If a signal stopped the training; a checkpoint is saved.
     """
     for module, extra in (("timm", "train"), ("transformers", "dense")):
         require(module, extra)
@@ -52,7 +52,7 @@ def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
 def prepare(
     config: SegmentConfig, report: Report, accelerator: Any, communicator: Communicator
 ) -> "tuple[Segmentation, nn.Module]":
-    """Open the data, and initialise or load the weights; on several GPUs batch norms are synchronised."""
+    """Open the data and build the model; on several GPUs, batch norms are synchronised."""
     sources = open_ade(config.data, "train"), open_ade(config.data, "val")
     torch.manual_seed(derive_seed("weights", config.run.seed))
     model: nn.Module = init_model(SEGMENTER, config.model, sources[0].classes, notifier(report, accelerator))
@@ -62,18 +62,18 @@ def prepare(
 
 
 class Segmentation(DenseTask):
-    """What the engine needs to train a segmenter."""
+    """The task of training a segmenter, for the engine."""
 
     metric = TASKS["segment"].metric
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
-        """Return this process's micro-batches of the steps from `first` to before `last`."""
+        """Return this process's micro-batches of the steps `first` to `last` (exclusive)."""
         config = self.config
         parts = train_batches(self.train, config.augment, self.order, first, last, config.run.workers)
         return parts if config.model.head == "upernet" else count_objects(parts, config.run.accumulate, count_masks)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
-        """Return the sum of the head's losses of a micro-batch; sums over masks are divided by those of the step."""
+        """Return the total loss of a micro-batch; mask losses are divided by the number of masks of the whole step."""
         self.note_skipped(self.train, batch.bad)
         labels = torch.stack(batch.labels).to(self.accelerator.device, non_blocking=True)
         output = model(normalise(batch, self.mean, self.std))
@@ -86,7 +86,7 @@ class Segmentation(DenseTask):
         return torch.stack(list(losses.values())).sum()
 
     def evaluate(self, model: nn.Module, report: Report) -> dict[str, float]:
-        """Return mIoU, aAcc and mAcc in percent, each image once over all processes.
+        """Return mIoU, aAcc and mAcc in percent; each image is evaluated by one process.
 
         Raises:
             ValueError: If no pixel has a label.
@@ -100,7 +100,7 @@ class Segmentation(DenseTask):
         return segmentation_scores(counts).percent()
 
     def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Save weights with the segmenter's config, its classes, and how it was trained and is evaluated."""
+        """Save weights with the segmenter's config, classes, and settings of training and evaluation."""
         config = self.config
         model = build_segmenter(config.model, len(self.classes))
         model.load_state_dict(dict(weights))

@@ -16,7 +16,7 @@ _WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig(BaseTrainConfig):
-    """A training of a segmenter.
+    """Options of the training of a segmenter.
 
     Raises:
         ValueError: If a field is out of range.

@@ -1,4 +1,4 @@
-"""UperNet: each pixel's class from all maps of a backbone, pooled and merged from coarse to fine."""
+"""UperNet on a dense backbone, from the parts in transformers."""
 
 from typing import Any, NamedTuple
 
@@ -16,16 +16,16 @@ class PixelLogits(NamedTuple):
     """Predictions of a UperNet for a batch."""
 
     logits: Float[Tensor, "B K h w"]
-    """Of each class, in cells of 4 pixels."""
+    """Class logits at stride 4."""
     auxiliary: Float[Tensor, "B K h2 w2"] | None
-    """Those of the auxiliary head, at the size of its map; None in eval mode."""
+    """Class logits of the auxiliary head, at the stride of its map; None in eval mode."""
 
 
 class UperNet(SegmentationModel):
-    """Classify pixels by transformers' UperNet, started and regularised as mmseg does.
+    """transformers' UperNet, with the initialisation and regularisation of mmseg.
 
-    Its batch norms need two images a process in training, or several processes on GPUs whose norms are synchronised:
-    `nn.SyncBatchNorm.convert_sync_batchnorm(model)`, which the published trainings do.
+    In training, batch norm needs two images per process, or synchronised norms on several GPUs
+    (`nn.SyncBatchNorm.convert_sync_batchnorm(model)`), as in the published trainings.
 
     >>> profile = PROFILES["beitv2"]
     >>> backbone = make_vit_backbone(get_config("rope_mixed_deit_base_patch16_LS"), profile)
@@ -34,12 +34,12 @@ class UperNet(SegmentationModel):
     >>> labels = segment(model.eval().logits, [images], (683, 512), profile.inference)
 
     Args:
-        backbone: With maps of strides 4, 8, 16 and 32.
-        config: What the heads are made of.
+        backbone: A backbone with feature maps of strides 4, 8, 16 and 32.
+        config: Options of UperNet.
 
     Raises:
         MissingExtraError: If transformers is not installed.
-        ValueError: If the backbone has other maps.
+        ValueError: If the feature maps have other strides.
 
     Source: Xiao et al. 2018 (arXiv:1807.10221); auxiliary head: Zhao et al. 2016 (arXiv:1612.01105), 3.3.
     """
@@ -58,16 +58,16 @@ class UperNet(SegmentationModel):
         self.auxiliary_head: Any = parts.UperNetFCNHead(theirs, backbone.channels, in_index=config.auxiliary_map)
         for head in (self.head, self.auxiliary_head):
             _init_as_mmseg(head)
-            head.classifier = nn.Sequential(nn.Dropout2d(config.dropout), head.classifier)  # theirs drops nothing
+            head.classifier = nn.Sequential(nn.Dropout2d(config.dropout), head.classifier)  # theirs has no dropout
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> PixelLogits:
-        """Classify pixels.
+        """Compute the logits of pixels.
 
         Args:
             images: Normalised images, all of one size.
 
         Raises:
-            ValueError: In training, if there is one image and norms over one image alone.
+            ValueError: In training, for one image without synchronised batch norms.
         """
         if self.training:
             self.check_batch(len(images))
@@ -75,18 +75,18 @@ class UperNet(SegmentationModel):
         return PixelLogits(self.head(maps), self.auxiliary_head(maps) if self.training else None)
 
     def logits(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B K H W"]:
-        """Give the logits of the pixels at the size of the images, in float32, as `segment` takes them."""
+        """Return class logits at the resolution of the images, in float32, for `segment`."""
         return resize_logits(self(images).logits.float(), STRIDES[0], (images.shape[2], images.shape[3]))
 
     def check_batch(self, images: int) -> None:
-        """Refuse a batch whose norms, over a map of one cell, would have a single value a channel."""
+        """Raise ValueError for one image in training: batch norm over a 1 x 1 map would see one value per channel."""
         together = dist.is_initialized() and dist.get_world_size() > 1
         norms = [module for module in self.head.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         synchronised = together and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
         if images < 2 and not synchronised and any(norm.training for norm in norms):
             raise ValueError(
-                f"got {images} image in training, over which no batch norm can be taken; give each process 2 at least, "
-                "or synchronise several with nn.SyncBatchNorm.convert_sync_batchnorm(model)"
+                f"got {images} image in training, too few for batch norm; give each process at least 2 images, or "
+                "synchronise processes with nn.SyncBatchNorm.convert_sync_batchnorm(model)"
             )
 
 
@@ -96,15 +96,15 @@ def upernet_losses(
     """Return the losses of a UperNet; the training minimises their sum.
 
     Args:
-        output: In training mode.
+        output: Output of the model in training mode.
         labels: Class of each pixel of the images, from 0, or IGNORED.
-        config: The weight of the auxiliary loss.
+        config: Options of UperNet; its weight of the auxiliary loss is used.
 
     Returns:
         Weighted losses: loss_pixels and loss_auxiliary.
 
     Raises:
-        ValueError: If the output is one of eval mode.
+        ValueError: If the output was computed in eval mode.
     """
     if output.auxiliary is None:
         raise ValueError("got an output without auxiliary logits, as in eval mode; call model.train() first")
@@ -116,7 +116,7 @@ def upernet_losses(
 
 
 def _init_as_mmseg(head: nn.Module) -> None:
-    """Draw the first weights of a head as mmseg does: Kaiming's before norms, small ones for the classes."""
+    """Initialise a head as mmseg does: Kaiming initialisation, and small weights in the classification layer."""
     for name, module in head.named_modules():
         if isinstance(module, nn.Conv2d) and name == "classifier":
             nn.init.normal_(module.weight, std=0.01)
