@@ -75,7 +75,7 @@ def test_two_processes_measure_what_one_does(place, run_command, tmp_path):
     assert len({row["image_id"] for row in json.loads(found[0])}) == 6
 
 
-def test_the_command_line_measures_what_a_checkpoint_holds(place, tmp_path, monkeypatch, capsys):
+def test_the_command_line_evaluates_checkpoints_of_every_task(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     common = ["--workers", "0", "--device", "cpu"]
     main(["eval", "--checkpoint", str(place / "detector"), "--data", str(place / "coco"), "--sizes", "64", *common])
@@ -107,7 +107,7 @@ def test_the_command_line_measures_what_a_checkpoint_holds(place, tmp_path, monk
         ("detector", ["--compare-with", "nowhere"], "found no evaluation in nowhere"),
     ],
 )
-def test_wrong_options_are_one_line(place, tmp_path, monkeypatch, capsys, kind, extra, message):
+def test_wrong_options_give_a_one_line_message(place, tmp_path, monkeypatch, capsys, kind, extra, message):
     monkeypatch.chdir(tmp_path)
     data = str(place / dict(PAIRS).get(kind, "ade"))
     with pytest.raises(SystemExit) as stop:

@@ -15,25 +15,25 @@ from ropevit.tasks.segment.model import SegmentModel
 from tasks.detect.small import small_config
 from tasks.segment.small import small_swin
 
-ALONE = "1 x 1 cells for width=32, whose norm would be over single values; use larger images, or a width of 64"
+ALONE = "1 x 1.* for width=32, .*over single values; use larger images, or a width of 64"
 
 
 @pytest.mark.parametrize("images", [1, 3])
-def test_a_norm_of_single_values_is_refused_by_dino_however_many_images_there_are(images):
+def test_dino_refuses_feature_maps_of_one_value_per_group(images):
     neck = Neck(small_config(levels=1), (8,))
     with pytest.raises(ValueError, match=ALONE):
         neck([torch.randn(images, 8, 1, 1)])
     assert neck([torch.randn(images, 8, 1, 2)])[0].isfinite().all()
 
 
-def test_a_norm_of_single_values_is_refused_by_mask2former():
+def test_mask2former_refuses_feature_maps_of_one_value_per_group():
     sizes = {"queries": 4, "heads": 2, "encoder_layers": 1, "encoder_mlp_width": 32, "decoder_layers": 1}
     model = Mask2Former(small_swin(), Mask2FormerConfig(width=32, decoder_mlp_width=32, **sizes))
     with pytest.raises(ValueError, match=ALONE):
         model(torch.randn(2, 3, 32, 32))
 
 
-def test_a_segmenter_has_a_block_for_each_map():
+def test_a_segmenter_needs_one_block_for_each_feature_map():
     with pytest.raises(ValueError, match="got depth=3; expected at least 4 blocks"):
         SegmentModel(model="deit_tiny", depth=3, init=None)
 

@@ -47,7 +47,7 @@ def per_class(out, size=16):
     return {row["class"]: float(row[str(size)]) for row in table(out / "per_class.csv")}
 
 
-def test_classes_are_found_by_name_whatever_their_order(pets, weights, tmp_path):
+def test_classes_are_matched_by_name_in_any_order(pets, weights, tmp_path):
     (row,) = measure(weights(stubborn_vit(0, num_classes=3), classes=PETS), pets, tmp_path / "out")
     assert (row.images, row.skipped, row.top5) == (7, 1, None)
     assert row.scores.keys() == {"top-1"}, "of three classes, five guesses always contain the right one"
@@ -56,7 +56,7 @@ def test_classes_are_found_by_name_whatever_their_order(pets, weights, tmp_path)
     assert per_class(tmp_path / "out") == {"bird": 0, "cat": 0, "dog": 100}
 
 
-def test_models_of_grey_images_see_colours_as_grey_and_say_so(pets, weights, tmp_path):
+def test_models_of_grey_images_convert_rgb_images_and_note_it(pets, weights, tmp_path):
     events, facts = [], {"mean": 0.3, "std": 0.4}
     model = small_vit(3, in_channels=1, size=16)
     path = weights(model, classes=PETS, metadata=facts)
@@ -73,14 +73,14 @@ def test_models_of_grey_images_see_colours_as_grey_and_say_so(pets, weights, tmp
     }
 
 
-def test_colours_become_the_grey_of_pillow():
+def test_the_conversion_to_grey_is_that_of_pillow():
     images = torch.randint(0, 256, (2, 3, 9, 7), dtype=torch.uint8)
     for image, grey in zip(images, module.to_grey(images), strict=True):
         wanted = np.array(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
         assert torch.equal(grey[0], torch.from_numpy(wanted))
 
 
-def test_folders_of_wordnet_ids_speak_of_imagenet(validation, weights, tmp_path):
+def test_folders_of_wordnet_ids_are_classes_of_imagenet(validation, weights, tmp_path):
     (row,) = measure(weights(stubborn_vit(7, 2, 30)), validation, tmp_path / "out")
     assert (row.images, row.top1, row.top5) == (1000, 0.1, 0.5)  # three of the five, and two ties
     right = per_class(tmp_path / "out")
@@ -88,7 +88,7 @@ def test_folders_of_wordnet_ids_speak_of_imagenet(validation, weights, tmp_path)
     assert table(tmp_path / "out" / "per_class.csv")[7]["name"] == imagenet_classes()[7]
 
 
-def test_folders_of_numbers_are_labels_and_not_an_alphabet(weights, tmp_path):
+def test_folders_named_by_numbers_are_class_indices_not_sorted_as_text(weights, tmp_path):
     for number in range(1000):
         picture(tmp_path / "v2" / str(number) / "0.jpeg", side=4)
     match = match_classes(open_source(str(tmp_path / "v2"), "val"), None, 1000, "a model")
@@ -98,7 +98,7 @@ def test_folders_of_numbers_are_labels_and_not_an_alphabet(weights, tmp_path):
     assert [name for name, percent in per_class(tmp_path / "out").items() if percent] == ["2"]
 
 
-def test_fewer_classes_are_measured_among_themselves(weights, tmp_path):
+def test_a_data_set_with_fewer_classes_is_evaluated_on_these_classes_only(weights, tmp_path):
     for label in (5, 300, 301):
         picture(tmp_path / "few" / SYNSETS[label] / "0.png")
     notes = []
@@ -110,10 +110,10 @@ def test_fewer_classes_are_measured_among_themselves(weights, tmp_path):
     )
     assert per_class(tmp_path / "out")[SYNSETS[300]] == 100
     assert row.top1 == pytest.approx(100 / 3, abs=1e-3)
-    assert "measured among 3 of the model's 1000 classes, those of the data" in notes
+    assert "evaluated on 3 of the model's 1000 classes, those of the data" in notes
 
 
-def test_real_labels_take_any_of_several_and_leave_out_images_without(validation, weights, tmp_path):
+def test_any_real_label_is_correct_and_images_without_one_are_skipped(validation, weights, tmp_path):
     labels = [[5] for _ in range(1000)]
     labels[0], labels[1], labels[2] = [9, 7], [], [3, 8]  # images 1 to 3, of classes 999, 998, 997
     (tmp_path / "real.json").write_text(json.dumps(labels))
@@ -149,11 +149,11 @@ def test_classes_that_do_not_match_are_refused_by_name(pets, validation, weights
         measure(weights(stubborn_vit(7)), pets, tmp_path / "out")
     with pytest.raises(ValueError, match=r"3: bird, cat, cow"):
         measure(weights(small_vit(3), classes=["bird", "cat", "cow"]), pets, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"ReaL labels for pets.*validation images alone"):
+    with pytest.raises(ValueError, match=r"ReaL labels for pets.*validation images only"):
         measure(weights(small_vit(3), classes=PETS), pets, tmp_path / "out", real=validation / "real.json")
 
 
-def test_a_model_without_names_takes_the_folders_in_their_order_and_says_so(pets):
+def test_a_model_without_class_names_assumes_those_of_the_data_and_notes_it(pets):
     source = open_source(str(pets), "val")
     match = match_classes(source, None, 3, "it")
     assert match.columns == (0, 1, 2)
@@ -162,7 +162,7 @@ def test_a_model_without_names_takes_the_folders_in_their_order_and_says_so(pets
         match_classes(source, None, 4, "it")
 
 
-def test_shards_name_classes_as_this_package_does():
+def test_shards_may_name_imagenet_classes_by_this_packages_names():
     images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     source = MemorySource(labelled(images, [3], imagenet_classes()))
     assert match_classes(source, None, 1000, "it").columns == tuple(range(1000))
@@ -174,7 +174,7 @@ def labelled(images, labels, classes):
     return LabelledImages(images=images, labels=torch.tensor(labels), **facts)
 
 
-def test_the_paper_resizes_crops_and_sets_windows_by_architecture():
+def test_the_papers_protocol_sets_resizing_crop_and_windows_by_architecture():
     vit, swin = (get_config(name) for name in ("deit_small_patch16_LS", "swin_tiny_patch4_window7_224"))
     views = plan_views(vit, 224, (), "paper")
     assert [view.size for view in views] == [144, 192, 224, 256, 320, 384, 512]
@@ -189,7 +189,7 @@ def test_the_paper_resizes_crops_and_sets_windows_by_architecture():
     assert plan_views(vit, 224, (224,), "paper", crop=0.5)[0].resize == 448
 
 
-def test_small_models_are_measured_round_their_training_size():
+def test_default_sizes_are_around_the_training_size():
     config = small_vit(patch_size=4, size=28).config
     assert [view.size for view in plan_views(config, 28, (), "paper")] == [16, 20, 24, 28, 32, 40, 48, 64]
 
@@ -253,7 +253,7 @@ def test_logits_are_those_of_the_model_called_by_hand(pets, weights, tmp_path, m
     assert list(seen) == [32, 48]
 
 
-def test_windows_grow_with_the_size_while_measuring(pets, weights, tmp_path, monkeypatch):
+def test_windows_grow_with_the_size_in_an_evaluation(pets, weights, tmp_path, monkeypatch):
     fields = {"width": 16, "depths": (1, 1), "heads": (2, 2), "num_classes": 3, "img_size": (32, 32)}
     path = weights(Swin(SwinConfig(position="rpb", window_size=4, **fields)), classes=PETS)
     windows, original = [], module.classifier
@@ -268,7 +268,7 @@ def test_windows_grow_with_the_size_while_measuring(pets, weights, tmp_path, mon
     assert [(row.crop, row.resize) for row in rows] == [(0.875, 36), (0.875, 50)]
 
 
-def test_rules_count_from_the_grid_of_training(pets, weights, tmp_path, monkeypatch):
+def test_the_reference_grid_of_scaling_is_that_of_the_training(pets, weights, tmp_path, monkeypatch):
     fields = {"width": 16, "depths": (1, 1), "heads": (2, 2), "num_classes": 3, "img_size": (32, 32)}
     swin = Swin(SwinConfig(position="rope_golden", window_size=4, **fields))
     seen, original = [], module.classifier
@@ -290,7 +290,7 @@ def test_rules_count_from_the_grid_of_training(pets, weights, tmp_path, monkeypa
         measure(weights(small_vit(3, "ape"), name="ape", classes=PETS), pets, tmp_path / "ape", scaling="ntk")
 
 
-def test_what_is_measured_is_kept_and_the_rest_measured_later(pets, weights, tmp_path):
+def test_resume_evaluates_only_missing_sizes(pets, weights, tmp_path):
     path, out = weights(small_vit(3), classes=PETS), tmp_path / "out"
 
     def interrupt(event):
@@ -319,7 +319,7 @@ def test_what_is_measured_is_kept_and_the_rest_measured_later(pets, weights, tmp
     assert {file.name for file in out.iterdir()} == {"eval.csv", "per_class.csv", "eval.json", "curve.png"}
 
 
-def test_nothing_else_is_mixed_in(pets, weights, tmp_path):
+def test_resume_refuses_other_settings_and_weights(pets, weights, tmp_path):
     path, out = weights(small_vit(3), classes=PETS), tmp_path / "out"
     measure(path, pets, out)
     with pytest.raises(ValueError, match=r"measured otherwise .protocol was 'paper', now 'timm'"):
@@ -332,7 +332,7 @@ def test_nothing_else_is_mixed_in(pets, weights, tmp_path):
         measure(path, pets, tmp_path / "mine", resume=True)
 
 
-def test_bfloat16_multiplies_in_it_and_is_written_down(pets, weights, tmp_path, monkeypatch):
+def test_bfloat16_is_used_and_recorded(pets, weights, tmp_path, monkeypatch):
     types, original = [], module.classifier
 
     def spy(model, bench):
@@ -348,7 +348,7 @@ def test_bfloat16_multiplies_in_it_and_is_written_down(pets, weights, tmp_path, 
     assert settings["model"]["trained_at"] == 32
 
 
-def test_a_directory_of_a_training_gives_the_weights_that_are_asked_for(tmp_path):
+def test_the_weights_of_a_training_directory_are_chosen_by_option(tmp_path):
     run = tmp_path / "run"
     for name, label in (("best", 0), ("model", 1)):
         save_model(run / f"{name}.safetensors", stubborn_vit(label, num_classes=3), metadata={"crop": 1.0})
@@ -365,7 +365,7 @@ def test_a_directory_of_a_training_gives_the_weights_that_are_asked_for(tmp_path
         open_eval_model(None, str(tmp_path / "empty"))
 
 
-def test_models_are_told_by_name_or_by_their_file(weights, tmp_path):
+def test_a_model_is_determined_by_name_or_by_its_file(weights, tmp_path):
     with pytest.raises(ValueError, match="neither --model nor --checkpoint"):
         open_eval_model(None, None)
     with pytest.raises(ValueError, match="no model named"):
@@ -395,7 +395,7 @@ def four_images(monkeypatch):
 
 
 @pytest.mark.usefixtures("four_images")
-def test_a_published_model_comes_from_the_hub_and_stands_beside_the_papers_curve(tmp_path, monkeypatch):
+def test_a_published_model_is_downloaded_and_compared_with_the_papers_results(tmp_path, monkeypatch):
     name = "rope_mixed_deit_small_patch16_LS"
     torch.save({"model": ropevit.create_model(name).state_dict()}, tmp_path / "pytorch_model.bin")
     asked = []
@@ -414,7 +414,7 @@ def test_a_published_model_comes_from_the_hub_and_stands_beside_the_papers_curve
     assert begun[0].paper == {}  # which was measured otherwise
 
 
-def test_two_processes_measure_what_one_does(pets, weights, run_command, tmp_path):
+def test_two_processes_give_the_scores_of_one(pets, weights, run_command, tmp_path):
     path = weights(small_vit(3), classes=PETS)
     (alone,) = measure(path, pets, tmp_path / "alone", batch_size=2)
     with socket.socket() as free:

@@ -25,7 +25,7 @@ def model() -> ViT:
     return ViT(config)
 
 
-def test_guesses_are_probabilities_best_first(pictures):
+def test_predictions_are_sorted_by_probability(pictures):
     classes = [f"class {index}" for index in range(6)]
     found = predict(model(), pictures, Input(size=(48,), multiple=16), classes, top=9)
     assert len(found) == len(pictures)
@@ -37,19 +37,19 @@ def test_guesses_are_probabilities_best_first(pictures):
         assert (prediction.height, prediction.width) == (48, 48)
 
 
-def test_each_picture_may_keep_its_own_shape(pictures):
+def test_images_may_keep_their_aspect_ratio(pictures):
     found = predict(model(), pictures, Input(size=(32,), multiple=16, whole=True), ["x"] * 6)
     assert [(p.height, p.width) for p in found] == [(32, 48), (96, 32)]
 
 
-def test_the_model_is_put_into_evaluation_mode(pictures):
+def test_the_model_is_set_to_eval_mode(pictures):
     net = model().train()
     form = Input(size=(32,), multiple=16)
     assert predict(net, pictures, form, list("abcdef")) == predict(net, pictures, form, list("abcdef"))
     assert not net.training
 
 
-def test_guesses_follow_the_logits(pictures):
+def test_predictions_follow_the_logits(pictures):
     net = model()
     with torch.no_grad():
         net.head.weight.zero_()
@@ -58,7 +58,7 @@ def test_guesses_follow_the_logits(pictures):
     assert [guess.name for guess in best.guesses] == ["f", "e"]
 
 
-def test_input_that_cannot_be_is_refused(pictures):
+def test_invalid_sizes_and_class_names_are_refused(pictures):
     with pytest.raises(ValueError, match="got 50 x 50 pixels"):
         Input(size=(50,), multiple=16)
     with pytest.raises(ValueError, match="expected one number"):

@@ -37,7 +37,7 @@ def test_each_training_starts_from_the_weights_of_the_one_before(target):
     assert len({str(stage.config.run.out) for stage in target.stages}) == len(target.stages)
 
 
-def test_hours_come_from_a_speed_for_every_training_or_not_at_all():
+def test_hours_need_a_throughput_for_every_training():
     base = next(target for target in list_targets("vit") if target.name == "rope_mixed_deit_base_patch16_LS")
     assert [stage.images for stage in base.stages] == [400 * IMAGENET, 20 * IMAGENET]
     speeds = parse_throughput(["deit3_base=1000", "deit3_base_finetune=500"], [base])
@@ -54,10 +54,10 @@ def test_hours_come_from_a_speed_for_every_training_or_not_at_all():
         ("-3", "expected images per second"),
         ("nan", "expected images per second"),
         ("deit4=3", "no recipe is named 'deit4'"),
-        ("2500", "say whose it is, such as deit3_small=2500"),
+        ("2500", "name the recipe, such as deit3_small=2500"),
     ],
 )
-def test_a_throughput_that_says_nothing_is_refused(word, message):
+def test_an_invalid_or_ambiguous_throughput_is_refused(word, message):
     with pytest.raises(ValueError, match=message):
         parse_throughput([word], list_targets("vit"))
     assert parse_throughput(["2500"], list_targets("vit")[:1])["deit3_small"].images_per_second == 2500
@@ -76,7 +76,7 @@ def recipe(name, position, **changes):
     return replace(config, model=replace(config.model, position=position), **changes)
 
 
-def test_runs_are_told_by_recipe_and_position_and_what_differs_is_named(tmp_path):
+def test_runs_are_assigned_by_recipe_and_position_and_differences_are_listed(tmp_path):
     lines = [{"epoch": 1.0, "images_per_second": speed} for speed in (900.0, 1000.0, 5000.0)]
     good = recipe("deit3_small", "ape").with_run(seed=3)
     run(tmp_path / "good", good, [*lines, {"epoch": 400.0, "top1": 80.31}])
@@ -93,7 +93,7 @@ def test_runs_are_told_by_recipe_and_position_and_what_differs_is_named(tmp_path
         "rope_axial_deit_small_patch16_LS": ["30.00 (epoch 9) *"],
     }
     assert any("odd" in note and "batch_size was 2048, now 512" in note and "now 10" in note for note in notes)
-    assert any("other (fashion with rope_mixed) is of none of these rows" in note for note in notes)
+    assert any("other (fashion with rope_mixed) belongs to none of these rows" in note for note in notes)
     assert len(notes) == 2
     speed_of = speeds_of_runs(runs)
     assert speed_of(targets[0].stages[0]) == Speed(images_per_second=1000.0, source="good")

@@ -39,14 +39,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_user_s_own_folder_is_trained_on(folder):
+def test_training_on_a_custom_image_folder(folder):
     scores = train(config_of(folder))
     assert scores.keys() == {"top1"}, "of two classes, five guesses always contain the right one"
     _, info = load_model(folder / "run" / "model.safetensors")
     assert info.classes == ["a", "b"]
 
 
-def test_an_image_that_cannot_be_read_is_left_out_named_and_counted(folder):
+def test_an_unreadable_training_image_is_skipped_and_listed(folder):
     bad = folder / "images" / "train" / "a" / "2.png"
     bad.write_bytes(b"")
     said = []
@@ -57,7 +57,7 @@ def test_an_image_that_cannot_be_read_is_left_out_named_and_counted(folder):
     assert len(lines) in (1, 2)  # an epoch leaves one image over, which may be this one
 
 
-def test_an_image_that_cannot_be_measured_is_named_with_every_score(folder):
+def test_an_unreadable_test_image_is_listed_at_every_evaluation(folder):
     bad = folder / "images" / "val" / "a" / "2.png"
     bad.write_bytes(b"")
     said = []
@@ -91,7 +91,7 @@ def test_test_images_of_other_classes_are_refused(folder):
         train(config_of(folder))
 
 
-def test_training_starts_from_given_weights_with_a_new_head(folder):
+def test_init_from_loads_weights_and_keeps_a_new_head(folder):
     train(config_of(folder))
     first, _ = load_model(folder / "run" / "model.safetensors")
     other = config_of(folder, model={"init": str(folder / "run" / "model.safetensors")}, max_steps=1)
@@ -101,7 +101,7 @@ def test_training_starts_from_given_weights_with_a_new_head(folder):
     torch.testing.assert_close(second.blocks[0].mlp.fc1.weight, first.blocks[0].mlp.fc1.weight)
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(folder):
+def test_a_batch_larger_than_the_data_set_is_refused(folder):
     with pytest.raises(ValueError, match="expected no batch larger than the set"):
         train(replace(config_of(folder), batch_size=64))
 
@@ -128,7 +128,7 @@ def test_without_mixing_targets_are_the_labels_smoothed():
     torch.testing.assert_close(make_criterion(config)(logits, targets), wanted)
 
 
-def test_right_answers_are_counted_class_by_class():
+def test_correct_predictions_are_counted_by_class():
     labels = torch.tensor([0, 1, 2, 6, 6])
     logits = torch.zeros(5, 7)
     logits[0, 0] = 1  # right
@@ -149,7 +149,7 @@ def test_right_answers_are_counted_class_by_class():
     assert seen == [3, 5]
 
 
-def test_a_process_without_images_to_measure_takes_part_all_the_same():
+def test_a_process_without_test_images_takes_part_in_every_forward_pass():
     labels, none = torch.tensor([1]), torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     parts = [Batch(none, labels[:0], [4]), Batch(torch.ones(1, 3, 2, 2, dtype=torch.uint8), labels, [])]
     seen = []

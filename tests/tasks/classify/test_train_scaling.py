@@ -1,4 +1,4 @@
-"""Trainings of classifiers with the newer families of frequencies, and with rules for positions."""
+"""Training classifiers with the newer rope types and with RoPE scaling methods."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def drawn(monkeypatch):
 
 
 @pytest.mark.parametrize("position", ["rope_golden", "rope_spiral", "rope_simplex", "rope_polar"])
-def test_a_new_family_is_trained_with_a_rule_and_both_are_saved(small, tmp_path, drawn, position):
+def test_a_new_rope_type_is_trained_with_scaling_and_both_are_saved(small, tmp_path, drawn, position):
     train(model_of(small(max_steps=2), position=position, scaling=RULE))
     assert len(drawn) == 2
     assert len({tuple(values.flatten().tolist()) for values in drawn}) == 2
@@ -62,13 +62,13 @@ def test_a_new_family_is_trained_with_a_rule_and_both_are_saved(small, tmp_path,
     assert run.what == f"fashion {position} {RULE}"
 
 
-def test_without_a_rule_nothing_is_drawn(small, drawn, tmp_path):
+def test_without_scaling_no_jitter_is_drawn(small, drawn, tmp_path):
     train(small(max_steps=1))
     assert not drawn
     assert find_runs([tmp_path])[0].what == "fashion rope_mixed"
 
 
-def test_a_stopped_training_with_jitter_goes_on_bit_for_bit(small, tmp_path, drawn):
+def test_an_interrupted_training_with_jitter_resumes_bit_for_bit(small, tmp_path, drawn):
     config = model_of(small(1, out=tmp_path / "whole"), scaling=RULE)
     train(config)
     whole = list(drawn)
@@ -92,13 +92,13 @@ def stop_after(step):
     return watch
 
 
-def test_a_training_is_not_resumed_with_another_rule(small):
+def test_a_training_is_not_resumed_with_other_scaling(small):
     train(model_of(small(max_steps=1), scaling="normalise"))
     with pytest.raises(ValueError, match="scaling was 'normalise', now None"):
         train(small(max_steps=2, resume=True))
 
 
-def test_a_training_from_before_there_were_rules_is_resumed(small, tmp_path):
+def test_a_training_from_before_scaling_methods_is_resumed(small, tmp_path):
     train(small(max_steps=1))
     file = tmp_path / "run/config.json"
     settings = json.loads(file.read_text())
@@ -108,7 +108,7 @@ def test_a_training_from_before_there_were_rules_is_resumed(small, tmp_path):
 
 
 @pytest.mark.parametrize(("scaling", "grid"), [("pi", (7, 7)), (None, (14, 14))])
-def test_rules_count_from_the_grid_of_the_weights_that_a_training_starts_from(small, tmp_path, scaling, grid):
+def test_the_reference_grid_of_scaling_is_that_of_the_initial_weights(small, tmp_path, scaling, grid):
     train(small(max_steps=1))
     start = str(tmp_path / "run/best.safetensors")
     train(model_of(small(max_steps=1, out=tmp_path / "larger"), size=56, init=start, scaling=scaling))
@@ -117,7 +117,7 @@ def test_rules_count_from_the_grid_of_the_weights_that_a_training_starts_from(sm
     assert (config.trained_grid or config.attention_grid) == grid
 
 
-def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(small, tmp_path, monkeypatch):
+def test_a_model_is_evaluated_with_the_scaling_of_its_training_or_of_the_option(small, tmp_path, monkeypatch):
     for name in load_fashion("test").classes[2:5]:
         (tmp_path / "images/val" / name).mkdir(parents=True)
         Image.effect_noise((40, 30), 50).convert("RGB").save(tmp_path / "images/val" / name / "0.png")
@@ -137,13 +137,13 @@ def test_a_model_is_measured_with_the_rule_that_it_was_trained_with_or_another(s
         evaluate(config, lambda event: begun.append(event.how) if isinstance(event, EvalStarted) else None)
     assert [[rule.name for rule in rules.methods] for rules in seen[:2]] == [["normalise", "jitter"], ["yarn"]]
     assert {rules.trained_grid for rules in seen[:2]} == {(7, 7)}
-    assert [how.split("rules ")[1].split(",")[0] for how in begun[:2]] == [RULE, "yarn"]
+    assert [how.split("scaling ")[1].split(",")[0] for how in begun[:2]] == [RULE, "yarn"]
     assert seen[2] is None
-    assert "rules" not in begun[2]
+    assert "scaling" not in begun[2]
     with pytest.raises(ValueError, match="no scaling method named ''; choose from"):
         evaluate(replace(config, scaling="", out=tmp_path / "empty"))
 
 
-def test_a_rule_without_a_rotation_is_refused(small):
+def test_scaling_without_rope_is_refused(small):
     with pytest.raises(ValueError, match="got scaling='normalise' for ape, which has no RoPE; remove"):
         model_of(small(), position="ape", scaling="normalise")

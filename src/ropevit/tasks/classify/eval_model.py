@@ -1,4 +1,4 @@
-"""Opens the classifier that a command names: a published model, a checkpoint, or the directory of a training or study."""
+"""Opens the classifier that a command names: a published model, a checkpoint, or the directory of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace

@@ -129,7 +129,8 @@ def prepare(site: EvalContext) -> EvalInputs:
     match = match_classes(source, subject.classes, subject.config.num_classes, subject.name)
     if real is not None and not match.imagenet:
         raise ValueError(
-            f"got ReaL labels for {source.name}; they are for ImageNet-1k's validation images only: leave out --real-labels"
+            f"got ReaL labels for {source.name}; they are for ImageNet-1k's validation images only: leave out "
+            "--real-labels"
         )
     labels = None if real is None else RealLabels(real, source, match.columns)
     return EvalInputs(site=site, subject=subject, source=source, match=match, real=labels)
@@ -151,17 +152,17 @@ def _with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
 def _make_plan(inputs: EvalInputs) -> EvalPlan:
     """Return the plan of the evaluation: sizes, settings and metric."""
     subject, source, options, config = (
-        bench.subject,
-        bench.source,
-        bench.site.config.task_options(ClassifierOptions),
-        bench.site.config,
+        inputs.subject,
+        inputs.source,
+        inputs.site.config.task_options(ClassifierOptions),
+        inputs.site.config,
     )
     protocol = options.protocol or "paper"
     views = plan_views(subject.config, subject.trained_at, config.sizes, protocol, options.crop)
     real = None if options.real is None else options.real.name
     scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
     fixed = {"fingerprint": fingerprint(subject.found.state), "images": len(source), "real": real}
-    notes = [bench.match.note] if bench.match.note else []
+    notes = [inputs.match.note] if inputs.match.note else []
     if subject.crop not in (None, views[0].crop):
         notes.append(
             f"its training was evaluated with crop ratio {subject.crop}, this is {views[0].crop}: see --crop-pct"
@@ -180,39 +181,39 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         ),
         metric=TASKS["classify"].metric,
         fixed=fixed | {"protocol": protocol, "crop": options.crop} | scaling,
-        names=dict(zip(source.classes, bench.match.names, strict=True)),
+        names=dict(zip(source.classes, inputs.match.names, strict=True)),
         row=ClassifierResult,
         sizes=tuple(view.size for view in views),
-        measure=_evaluator(views, bench),
-        paper=_paper_curve(bench),
+        measure=_evaluator(views, inputs),
+        paper=_paper_curve(inputs),
         notes=tuple(notes),
     )
 
 
-def _evaluator(views: list[View], bench: EvalInputs) -> Callable[[int], SizeEvaluation]:
+def _evaluator(views: list[View], inputs: EvalInputs) -> Callable[[int], SizeEvaluation]:
     """Return a function that evaluates at a size; a model whose config is the same at several sizes is built once."""
     by_size, built = {view.size: view for view in views}, {}
 
     def evaluate_at(size: int) -> SizeEvaluation:
-        config = by_size[size].fit(bench.subject.config)
+        config = by_size[size].fit(inputs.subject.config)
         if config not in built:
             built.clear()  # one at a time
-            built[config] = bench.subject.build(config).to(bench.site.device)
-        return evaluate_size(built[config], by_size[size], bench)
+            built[config] = inputs.subject.build(config).to(inputs.site.device)
+        return evaluate_size(built[config], by_size[size], inputs)
 
     return evaluate_at
 
 
-def evaluate_size(model: Model, view: View, bench: EvalInputs) -> SizeEvaluation:
+def evaluate_size(model: Model, view: View, inputs: EvalInputs) -> SizeEvaluation:
     """Evaluate at one size."""
-    source, site, bad = bench.source, bench.site, []
+    source, site, bad = inputs.source, inputs.site, []
     timer = EvalTimer(site)
-    batches = _evaluate_batches(view, bench, bad)
-    right = by_label if bench.real is None else bench.real.right
-    if bench.real is not None:
-        batches = bench.real.labelled(batches)
+    batches = _evaluate_batches(view, inputs, bad)
+    right = by_label if inputs.real is None else inputs.real.right
+    if inputs.real is not None:
+        batches = inputs.real.labelled(batches)
     watch = site.watch(view.size, len(source))
-    counts = tally(classifier(model, bench), batches, len(source.classes), site.channel, watch, right=right)
+    counts = tally(classifier(model, inputs), batches, len(source.classes), site.channel, watch, right=right)
     stats = timer.stats(int(counts.images.sum()), len(source))
     skipped = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
     return SizeEvaluation(
@@ -224,27 +225,27 @@ def evaluate_size(model: Model, view: View, bench: EvalInputs) -> SizeEvaluation
     )
 
 
-def _evaluate_batches(view: View, bench: EvalInputs, bad: list[int]) -> Iterator[Batch]:
+def _evaluate_batches(view: View, inputs: EvalInputs, bad: list[int]) -> Iterator[Batch]:
     """Yield this process's batches at a size; indices of images that cannot be read are appended to `bad`."""
-    site = bench.site
+    site = inputs.site
     transform = eval_transform(view.size, view.crop)
     size = site.config.batch_size or BATCH
-    for batch in eval_batches(bench.source, transform, size, site.config.workers, world=site.world, rank=site.rank):
+    for batch in eval_batches(inputs.source, transform, size, site.config.workers, world=site.world, rank=site.rank):
         bad += batch.bad
         yield batch
 
 
-def classifier(model: Model, bench: EvalInputs) -> Callable[[Tensor], Tensor]:
+def classifier(model: Model, inputs: EvalInputs) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 images (b, 3, S, S) to logits (b, K) of the data's classes."""
-    device, subject = bench.site.device, bench.subject
+    device, subject = inputs.site.device, inputs.subject
     grey = subject.config.in_channels == 1
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
-    columns = torch.tensor(bench.match.columns, device=device)
+    columns = torch.tensor(inputs.match.columns, device=device)
 
     def logits_of(images: Tensor) -> Tensor:
         images = images.to(device, non_blocking=True)
         pixels = (to_grey(images) if grey else images).float() / 255
-        with bench.site.autocast():
+        with inputs.site.autocast():
             return model((pixels - mean) / std)[:, columns]
 
     return logits_of
@@ -264,9 +265,9 @@ def by_class(counts: Tally) -> list[float]:
     return (100 * counts.first.double() / counts.images.double()).tolist()
 
 
-def _paper_curve(bench: EvalInputs) -> dict[int, PublishedResult]:
+def _paper_curve(inputs: EvalInputs) -> dict[int, PublishedResult]:
     """Return the paper's results by size, if a published model is evaluated as in the paper on ImageNet-1k."""
-    options, name = bench.site.config.task_options(ClassifierOptions), bench.subject.published_name
-    changed = options.crop, options.real, bench.subject.config.scaling
+    options, name = inputs.site.config.task_options(ClassifierOptions), inputs.subject.published_name
+    changed = options.crop, options.real, inputs.subject.config.scaling
     same = options.protocol in (None, "paper") and changed == (None, None, None)
-    return curve(name) if same and bench.match.imagenet and name is not None else {}
+    return curve(name) if same and inputs.match.imagenet and name is not None else {}
