@@ -4,10 +4,11 @@ import sys
 from dataclasses import fields, replace
 
 import pytest
+from PIL import Image
 from safetensors import safe_open
 
 from ropevit.cli import main
-from ropevit.tasks import TASKS, Metric, TaskSpec, register_task
+from ropevit.tasks import TASKS, Metric, PredictOption, TaskSpec, register_task
 from ropevit.tasks.common.eval_results import read_rows
 from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.common.run_dir import find_runs
@@ -77,6 +78,21 @@ def test_a_task_from_outside_is_trained_kept_and_evaluated_by_its_error(tmp_path
     assert read_evaluations([tmp_path / "runs/eval/run"]).unit == ""
     run = find_runs([tmp_path / "run"])[0]
     assert (run.metric, run.best) == (module.Toy.metric, lines[1]["rmse"])
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_task_from_outside_predicts_with_an_option_of_its_own(tmp_path, capsys):
+    main(["train", "toy/line", "--run.out", "run"])
+    Image.new("L", (4, 4), 50).save(tmp_path / "grey.png")
+    words = ["predict", "grey.png", "--checkpoint", "run", "--device", "cpu"]
+    main([*words, "--shift", "7"])
+    assert "grey.png: brightness 57" in capsys.readouterr().out
+    for given, said in (("--shift=-1", "got shift=-1.0; expected at least 0"), ("--topk=3", "got --topk with a toy")):
+        with pytest.raises(SystemExit):
+            main([*words, "--out", "other", given])
+        assert said in capsys.readouterr().err
+    with pytest.raises(ValueError, match="got the predict option 'topk', which another task has with another type"):
+        register_task("other", replace(TASKS["toy"], formats=(), predict_options={"topk": PredictOption(float, "")}))
 
 
 @pytest.mark.usefixtures("toy")

@@ -10,8 +10,9 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ropevit.tasks import TASKS, Metric, TaskSpec, register_task
+from ropevit.tasks import TASKS, Metric, PredictOption, TaskSpec, register_task
 from ropevit.tasks.common.config import OptimConfig, RunConfig
+from ropevit.tasks.common.drawing import Summary
 from ropevit.tasks.common.evaluation import (
     EvalPlan,
     EvalTimer,
@@ -151,6 +152,23 @@ def evaluate(config, report=silent) -> list[ToyResult]:
         return evaluate_sizes(plan, context)
 
 
+class Brightness:
+    """Says how bright images are."""
+
+    def __init__(self, shift: float):
+        self.shift = shift
+
+    def take(self, number, file, name, image):  # noqa: ARG002
+        return Summary(f"brightness {image.convert('L').getpixel((0, 0)) + self.shift:g}", (), [])
+
+    def close(self) -> str:
+        return "nothing else"
+
+
+def open_predictor(path, out, device, *, size=None, shift=0.0):  # noqa: ARG001
+    return Brightness(shift)
+
+
 def register() -> None:
     register_task(
         "toy",
@@ -163,6 +181,8 @@ def register() -> None:
             evaluate=evaluate,
             result=ToyResult,
             eval_options=ToyOptions,
+            predict=open_predictor,
+            predict_options={"shift": PredictOption(float, "added to the brightness", least=0)},
             load=load,
             formats=("toy-line",),
         ),

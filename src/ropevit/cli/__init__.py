@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> None:
     if verb == "train":
         module.start_training(arguments[1:])  # its options depend on the recipe
         return
-    if verb == "eval":
+    if verb in ("eval", "predict"):
         module.add_task_options()
     parse(getattr(module, verb), arguments)()
 

@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -21,10 +21,8 @@ from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_
 from ropevit.tasks.classify.predict import Input, classify_files
 from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
 from ropevit.tasks.common.run_dir import Which, describe_task, task_of_checkpoint, weights_file
-from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
+from ropevit.tasks.registry import CLASSIFY, TASKS, PredictOption, TaskSpec
 
-#: Options that not every task has.
-OPTIONS = ("model", "keep_aspect", "topk", "threshold", "batch_size", "workers")
 #: Defaults of --topk (classifiers) and --batch-size.
 TOPK, BATCH = 5, 32
 #: Default number of DataLoader workers, and the number of images from which they are worth starting.
@@ -37,9 +35,6 @@ class PredictConfig:
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER [...]")]
     """Image files, and folders that are searched for images recursively."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Classifier by name (see `ropevit models`), or a variant such as deit_small (with its original position
-    embedding). Loads the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
     own files define the model and its classes: omit --model then."""
@@ -48,32 +43,20 @@ class PredictConfig:
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = ()
     """Shorter side in pixels; classifiers also take height and width. Default: the training size of a classifier, the
     test size of a detector or segmenter (the maximum of the longer side is scaled in proportion)."""
-    keep_aspect: bool = False
-    """Keep the aspect ratio of each image instead of taking a centre crop (classifiers; the others always keep it)."""
-    threshold: float | None = None
-    """Minimum score of a detection, from 0 to 1 (detectors; default: 0.3)."""
-    topk: int | None = None
-    """Number of classes to print (classifiers; default: 5), or maximum detections per image (detectors; default:
-    100)."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Output folder; must not exist, or be empty. Default: none for classifiers, `predictions` for detectors and
     segmenters."""
-    batch_size: int | None = None
-    """Images per batch (classifiers; default: 32)."""
-    workers: int | None = None
-    """DataLoader workers (classifiers; default: 4, or 0 for fewer than 64 images)."""
     device: str = "auto"
     """auto (an accelerator if available, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
 
     def __post_init__(self):
         if not self.images:
             raise ValueError("got no image; give at least one file, such as photo.jpg, or a folder")
-        if self.topk is not None and self.topk < 1:
-            raise ValueError(f"got topk={self.topk}; expected at least 1")
-        if (self.batch_size is not None and self.batch_size < 1) or (self.workers is not None and self.workers < 0):
-            raise ValueError(
-                f"got batch_size={self.batch_size}, workers={self.workers}; expected 1 or more, and 0 or more"
-            )
+
+    def option(self, name: str) -> Any:
+        """Return the value of a task's option; None where it is not given, also for a flag."""
+        value = getattr(self, name, None)
+        return None if value is False else value
 
     def check_options(self, task: TaskSpec) -> None:
         """Refuse options that do not apply to the model's task.
@@ -82,13 +65,37 @@ class PredictConfig:
             ValueError: Naming the option.
         """
         model = describe_task(task, self.checkpoint)
-        for name in OPTIONS:
-            given = getattr(self, name)
-            if name not in task.predict_options and given is not None and given is not False:
+        for name in (each.name for each in fields(self) if each.name not in PredictConfig.__dataclass_fields__):
+            value, option = self.option(name), task.predict_options.get(name)
+            if value is not None and option is None:
                 tasks = " or ".join(each.noun for each in TASKS.values() if name in each.predict_options)
                 raise ValueError(f"got --{name.replace('_', '-')} with a {model}; it is for a {tasks}: omit it")
+            if value is not None and option and option.least is not None and value < option.least:
+                raise ValueError(f"got {name}={value}; expected at least {option.least:g}")
         if task is not TASKS[CLASSIFY] and len(self.size) > 1:
             raise ValueError(f"got size {self.size} with a {task.noun}; give the shorter side only")
+
+
+def _arguments_of_tasks() -> type[PredictConfig]:
+    """Return a config with the options of all tasks, each once."""
+    rows: dict[str, list[tuple[str, PredictOption]]] = {}
+    for task in TASKS.values():
+        for name, option in task.predict_options.items():
+            rows.setdefault(name, []).append((task.noun, option))
+    found: list[tuple[str, Any, Any]] = []
+    for name, options in rows.items():
+        text = "; ".join(f"{noun}: {option.help}" for noun, option in options) + "."
+        kind = options[0][1].type
+        hint: Any = bool if kind is bool else kind | None
+        default = False if kind is bool else None
+        found.append((name, Annotated[hint, tyro.conf.arg(help=text)], default))
+    return make_dataclass("PredictArguments", found, bases=(PredictConfig,), frozen=True, kw_only=True)
+
+
+def add_task_options() -> None:
+    """Add the options of all registered tasks to the verb."""
+    group = tyro.conf.arg(name="", constructor=_arguments_of_tasks())
+    predict.__annotations__["config"] = Annotated[PredictConfig, group]
 
 
 def predict(config: Annotated[PredictConfig, tyro.conf.arg(name="")]) -> None:
@@ -122,14 +129,23 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
     """Classify the images; print the results, and write them to --out."""
     console = Console()
     with console.status("loading the model"):
-        subject = open_eval_model(config.model, config.checkpoint, config.weights)
+        subject = open_eval_model(config.option("model"), config.checkpoint, config.weights)
         classes, model = class_names(subject), subject.build(config_at(subject, config.size))
-    size = config.size or (model.config.img_size[:1] if config.keep_aspect else model.config.img_size)
+    size = config.size or (model.config.img_size[:1] if config.option("keep_aspect") else model.config.img_size)
     model_input = Input(
-        size=size, multiple=model.config.multiple, whole=config.keep_aspect, mean=subject.mean, std=subject.std
+        size=size,
+        multiple=model.config.multiple,
+        whole=bool(config.option("keep_aspect")),
+        mean=subject.mean,
+        std=subject.std,
     )
-    workers = (WORKERS if len(files) >= MANY else 0) if config.workers is None else config.workers
-    options = {"top": config.topk or TOPK, "batch_size": config.batch_size or BATCH, "workers": workers}
+    workers = config.option("workers")
+    workers = (WORKERS if len(files) >= MANY else 0) if workers is None else workers
+    options = {
+        "top": config.option("topk") or TOPK,
+        "batch_size": config.option("batch_size") or BATCH,
+        "workers": workers,
+    }
     predictions = Predictions(console, files, config.out)
     with nullcontext() if config.out is None else new_folder(config.out):
         predictions.run(
@@ -147,7 +163,7 @@ def _predict_images(config: PredictConfig, files: Sequence[ImageFile], task: Tas
     with new_folder(out):
         with console.status("loading the model"):
             given = {"size": config.size[0] if config.size else None}
-            given |= {name: getattr(config, name) for name in task.predict_options}
+            given |= {name: config.option(name) for name in task.predict_options}
             given = {name: value for name, value in given.items() if value is not None}
             predictor = open_predictor(_checkpoint_file(config), out, device, **given)
         images = ImageReader(files, console)

@@ -51,6 +51,17 @@ class Metric:
         )
 
 
+@dataclass(frozen=True)
+class PredictOption:
+    """An option of `ropevit predict`; None, or False of a flag, where it is not given."""
+
+    type: type[bool] | type[int] | type[float] | type[str]
+    help: str
+    """In one phrase, with the default."""
+    least: float | None = None
+    """Smallest value."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """The parts of a task; commands that need a part which is None raise an error.
@@ -79,8 +90,8 @@ class TaskSpec:
     predict: Part = None
     """Opens a model for `ropevit predict`: called with file, folder and device, and the options that are given as
     keywords; returns a `ropevit.tasks.common.drawing.Predictor`."""
-    predict_options: tuple[str, ...] = ()
-    """Options of `ropevit predict` that this task reads, besides the size."""
+    predict_options: Mapping[str, PredictOption] = field(default_factory=dict)
+    """Options of `ropevit predict` that this task reads, besides the size; tasks may share one."""
     predict_files: Part = ()
     """Names of files and folders that it writes beside the images."""
     step_spec: Part = None
@@ -126,7 +137,17 @@ TASKS: dict[str, TaskSpec] = {
         evaluate=f"{_CLASSIFY}.evaluate:evaluate",
         result=f"{_CLASSIFY}.evaluate:ClassifierResult",
         eval_options=f"{_CLASSIFY}.evaluate:ClassifierOptions",
-        predict_options=("model", "keep_aspect", "topk", "batch_size", "workers"),
+        predict_options={
+            "model": PredictOption(
+                str,
+                "name (see `ropevit models`), or a variant such as deit_small (with its original position embedding); "
+                "loads the published weights unless --checkpoint is given",
+            ),
+            "keep_aspect": PredictOption(bool, "keep the aspect ratio of each image instead of taking a centre crop"),
+            "topk": PredictOption(int, "number of classes to print (default: 5)", least=1),
+            "batch_size": PredictOption(int, "images per batch (default: 32)", least=1),
+            "workers": PredictOption(int, "DataLoader workers (default: 4, or 0 for fewer than 64 images)", least=0),
+        },
         step_spec=f"{_CLASSIFY}.estimate:step_spec",
         recipe_facts=f"{_CLASSIFY}.recipes:recipe_facts",
         formats=("ropevit",),
@@ -147,7 +168,10 @@ TASKS: dict[str, TaskSpec] = {
             "reference for RoPE scaling",
         },
         predict=f"{_DETECT}.predict:open_predictor",
-        predict_options=("topk", "threshold"),
+        predict_options={
+            "topk": PredictOption(int, "maximum detections per image (default: 100)", least=1),
+            "threshold": PredictOption(float, "minimum score of a detection, from 0 to 1 (default: 0.3)"),
+        },
         predict_files=("detections.json",),
         step_spec=f"{_DETECT}.estimate:step_spec",
         recipe_facts=f"{_DETECT}.recipes:recipe_facts",
@@ -184,6 +208,11 @@ def register_task(name: str, spec: TaskSpec) -> None:
         raise ValueError(f"got the task {name!r}; expected an identifier other than {', '.join(TASKS)}")
     if taken := {known for other in TASKS.values() for known in other.formats} & set(spec.formats):
         raise ValueError(f"got the file format {min(taken)!r}, which another task has; choose another one")
+    known = {option: row.type for task in TASKS.values() for option, row in task.predict_options.items()}
+    if differing := [o for o, row in spec.predict_options.items() if known.get(o, row.type) is not row.type]:
+        raise ValueError(
+            f"got the predict option {differing[0]!r}, which another task has with another type; rename it"
+        )
     TASKS[name] = spec
 
 
