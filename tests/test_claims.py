@@ -89,7 +89,7 @@ SECTIONS = [
     ("docs/scaling.md", "## What was measured", "These are small models"),
     ("docs/choose.md", "## Our study", "## Detection and segmentation"),
     ("docs/choose.md", "- **Here**, small models", "## Scaling methods and other rope types"),
-    ("docs/choose.md", "## Scaling methods and other rope types", "## Cost"),
+    ("docs/choose.md", "## Scaling methods and other rope types", "## Distance biases"),
     ("README.md", "*Two runs", "## Two commands"),
 ]
 
