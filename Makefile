@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TORCH := 2.13.0
 
-.PHONY: help setup demo test test-all bench lint types docs constraints clean
+.PHONY: help setup demo test test-all coverage bench lint types docs constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ test: $(STAMP) lint types  ## check style and types, then run the tests that are
 
 test-all: test  ## run everything: those tests, then the ones marked "full"
 	$(BIN)/python -m pytest $(WORKERS) -m full
+
+coverage: $(STAMP)  ## run the tests that are not marked "full", and check how much of the package they execute
+	$(BIN)/python -m pytest $(WORKERS) -m "not full" --cov
 
 bench: $(STAMP)  ## check what speed depends on: kernel launches, bytes, registers, MACs, memory (counts, not times)
 	$(BIN)/python -m pytest tests/kernels/test_costs.py tests/kernels/test_triton_code.py tests/models/test_cost.py \
