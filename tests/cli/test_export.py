@@ -102,7 +102,7 @@ def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, ca
     assert stop.value.code == 1
     printed, error = capsys.readouterr()
     assert "2.0e-01" in printed
-    assert "0.1 of the largest output away" in error
+    assert "differ from the model's by 0.1 of the largest output" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "m.pt2").exists()
 
@@ -119,14 +119,14 @@ def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, ca
         (["OUT", "--checkpoint", "VIT", "--size", "32"], "to fix it use --static-size 32x32"),
         (
             ["OUT", "--checkpoint", "VIT", "--size", "32", "--static-size", "32x32"],
-            "--static-size alone gives the size",
+            "--static-size already sets the size",
         ),
-        (["OUT", "--checkpoint", "SWIN", "--size", "0"], "expected pixels, above 0"),
+        (["OUT", "--checkpoint", "SWIN", "--size", "0"], "expected one or two numbers of pixels above 0"),
         (["OUT", "--checkpoint", "VIT", "--tolerance", "0"], "expected a number above 0"),
         (["OUT", "--checkpoint", "VIT", "--format", "torch"], "files end in .pt2"),
         (["OUT.pt2", "--checkpoint", "VIT", "--format", "torch", "--int8"], "int8 is for --format onnx"),
         (["THERE", "--checkpoint", "VIT"], "--overwrite"),
-        (["GONE/m.onnx", "--checkpoint", "VIT"], "make it first"),
+        (["GONE/m.onnx", "--checkpoint", "VIT"], "create it first"),
         (["OUT", "--checkpoint", "FIELD"], "segmentation model of a study"),
         (["OUT", "--checkpoint", "DETECTOR"], "is a detector; export supports classifiers. Its backbone can be"),
     ],
