@@ -12,7 +12,7 @@ from ropevit.models import Swin, SwinConfig, ViT, ViTConfig, get_config, set_sca
 from ropevit.models.vit.dense import DenseViT, DenseViTConfig
 from ropevit.rope.scaling import SCALING_METHODS
 
-FAMILIES = ("golden", "spiral", "simplex", "polar")
+FAMILIES = ("golden", "spiral", "star", "simplex", "polar")
 TINY = {"num_classes": 3, "img_size": (16, 16), "patch_size": 4}
 VIT = {"width": 32, "depth": 2, "heads": 2, "layer_scale": None, **TINY}
 SWIN = {"width": 16, "depths": (1, 1), "heads": (2, 4), "window_size": 4, **TINY}

@@ -28,7 +28,7 @@ def test_families_join_the_embeddings():
     assert StudyConfig(families=("spiral",)).all_embeddings[-1] == "rope_spiral"
     every = StudyConfig(families=("all",), seeds=2)
     assert every.all_embeddings == (*every.embeddings, *(f"rope_{family}" for family in unpublished_types()))
-    assert len(every.runs()) == 2 * 2 * 7
+    assert len(every.runs()) == 2 * 2 * 8
 
 
 @pytest.mark.parametrize(

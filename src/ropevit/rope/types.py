@@ -238,7 +238,7 @@ DISTANCE_BIAS_TYPES: dict[str, DistanceBiasType] = {
         learned=True,
         source="this package, after ALiBi (arXiv:2108.12409)",
         label="distance decay",
-        style=("#882255", "X"),
+        style=("#882255", "1"),
         beside_rope=True,
     ),
     "gaussian": DistanceBiasType(
@@ -246,7 +246,7 @@ DISTANCE_BIAS_TYPES: dict[str, DistanceBiasType] = {
         learned=True,
         source="this package",
         label="Gaussian decay",
-        style=("#882255", "d"),
+        style=("#882255", "3"),
         beside_rope=True,
     ),
 }

@@ -49,7 +49,7 @@ def drawn(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("position", ["rope_golden", "rope_spiral", "rope_simplex", "rope_polar"])
+@pytest.mark.parametrize("position", ["rope_golden", "rope_spiral", "rope_star", "rope_simplex", "rope_polar"])
 def test_a_new_rope_type_is_trained_with_scaling_and_both_are_saved(small, tmp_path, drawn, position):
     train(model_of(small(max_steps=2), position=position, scaling=RULE))
     assert len(drawn) == 2
