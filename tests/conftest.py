@@ -25,7 +25,7 @@ if not torch.cuda.is_available():
 
 
 #: What takes longest; in two processes it comes first, so that neither waits for it at the end.
-LONG = ("cli", "integrations", "test_journeys.py")
+LONG = ("cli", "integrations", "test_journeys.py", "test_examples.py", "test_docs.py", "test_release.py")
 
 
 def pytest_collection_modifyitems(items):

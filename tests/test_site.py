@@ -60,7 +60,7 @@ def site(tmp_path):
     return tmp_path
 
 
-@pytest.mark.full
+@pytest.mark.full  # test_docs.py follows the links between the pages, to their headings, by default
 @pytest.mark.timeout(600)  # minutes on a busy machine
 def test_the_site_builds_whole_and_by_itself(site):  # one test, so that the site is built once
     pages = {path: Page(path) for path in site.rglob("*.html")}
