@@ -117,7 +117,7 @@ def test_output_files_of_equal_names_do_not_overwrite_each_other(trainings, phot
         main([*given, str(trainings / "segmenter"), "--weights", "last"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert f"got {photos / 'labels/a.png'}, whose drawing would lie in labels" in error
+    assert f"got {photos / 'labels/a.png'}, whose drawing would be written into labels" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "found").exists()
     main([*given, str(trainings / "detector")])

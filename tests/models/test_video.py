@@ -324,7 +324,10 @@ def test_clips_that_do_not_fit_are_refused(built, shape, message):
         ({"frames": 4, "pairs": (4, 4)}, "expected three counts: for x, y and t"),
         ({"frames": 4, "pairs": 8}, "got pairs=8; expected three counts: for x, y and t"),
         ({"frames": 4, "pairs": (4, 4, 4)}, "with sum 8"),
-        ({"frames": 4, "scaling": "ntk"}, "scaling='ntk' with frames=4; RoPE scaling is image-only"),
+        (
+            {"frames": 4, "scaling": "ntk"},
+            "scaling='ntk' with frames=4; expected scaling=None for videos",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -29,7 +29,7 @@ def lines(step: StepSpec, estimate: Estimate, name: str) -> list[str]:
     small, large = estimate.counts
     text = [f"{name} at {height} x {width} pixels"]
     text.append(f"parameters: {estimate.parameters / 1e6:.1f} M ({_MARK})")
-    text.append(f"MACs of a forward pass of one image: {estimate.multiply_adds / 1e9:.3g} G ({_MARK})")
+    text.append(f"MACs of a forward pass of one image: {estimate.macs / 1e9:.3g} G ({_MARK})")
     for precision, peaks in estimate.peaks.items():
         first, second = (
             f"{gib(peak)} GiB with {n} image{'s' * (n > 1)}" for n, peak in zip((small, large), peaks, strict=True)

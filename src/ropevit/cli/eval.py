@@ -102,7 +102,7 @@ class EvalBars(LiveDisplay):
                 if self.task is None:
                     self.task = self.progress.add_task(f"{size} px", total=total)
                 self.progress.update(self.task, completed=done)
-            case EvalSizeDone(row=row, left_out=skipped):
+            case EvalSizeDone(row=row, skipped=skipped):
                 if self.task is not None:
                     self.progress.remove_task(self.task)
                 self.task = None

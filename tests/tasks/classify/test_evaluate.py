@@ -284,7 +284,7 @@ def test_the_reference_grid_of_scaling_is_that_of_the_training(pets, weights, tm
     assert seen == [("ntk", (4, 4), (4, 4)), ("ntk", (4, 4), (6, 6)), ("parts+log", (2, 2), (2, 2))]
     facts = json.loads((tmp_path / "vit" / "eval.json").read_text())
     assert facts["config"]["scaling"] == "parts+log"
-    with pytest.raises(ValueError, match=r"measured otherwise .scaling was 'parts\+log', now None"):
+    with pytest.raises(ValueError, match=r"evaluated with other settings .scaling was 'parts\+log', now None"):
         measure(vit, pets, tmp_path / "vit", resume=True)
     with pytest.raises(ValueError, match="scaling='ntk' for ape, which has no RoPE; remove"):
         measure(weights(small_vit(3, "ape"), name="ape", classes=PETS), pets, tmp_path / "ape", scaling="ntk")
@@ -301,7 +301,9 @@ def test_resume_evaluates_only_missing_sizes(pets, weights, tmp_path):
         measure(path, pets, out, interrupt, sizes=(16, 32, 48))
     kept = table(out / "eval.csv")
     assert [row["size"] for row in kept] == ["16", "32"]
-    with pytest.raises(ValueError, match="is not empty; choose another --out, or measure what is missing: --resume"):
+    with pytest.raises(
+        ValueError, match="is not empty; choose another --out, or evaluate the missing sizes with --resume"
+    ):
         measure(path, pets, out)
     measured = []
     rows = measure(
@@ -322,9 +324,9 @@ def test_resume_evaluates_only_missing_sizes(pets, weights, tmp_path):
 def test_resume_refuses_other_settings_and_weights(pets, weights, tmp_path):
     path, out = weights(small_vit(3), classes=PETS), tmp_path / "out"
     measure(path, pets, out)
-    with pytest.raises(ValueError, match=r"measured otherwise .protocol was 'paper', now 'timm'"):
+    with pytest.raises(ValueError, match=r"evaluated with other settings .protocol was 'paper', now 'timm'"):
         measure(path, pets, out, resume=True, protocol="timm")
-    with pytest.raises(ValueError, match=r"measured otherwise .fingerprint was"):
+    with pytest.raises(ValueError, match=r"evaluated with other settings .fingerprint was"):
         measure(weights(small_vit(3), name="other", classes=PETS), pets, out, resume=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
@@ -411,7 +413,7 @@ def test_a_published_model_is_downloaded_and_compared_with_the_papers_results(tm
     options["out"] = tmp_path / "timm"
     begun.clear()
     evaluate(EvalConfig(sizes=(64,), options=ClassifierOptions(protocol="timm"), **options), begun.append)
-    assert begun[0].paper == {}  # which was measured otherwise
+    assert begun[0].paper == {}  # whose settings differ
 
 
 def test_two_processes_give_the_scores_of_one(pets, weights, run_command, tmp_path):

@@ -66,7 +66,7 @@ def test_a_recipe_is_the_published_one(name):
 def test_every_recipe_says_what_it_costs_and_what_to_expect(name):
     text = RECIPES[name].__doc__ or ""
     assert "Cost: " in text
-    assert "Expected top-1" in text or "no published figure" in text or "follows" in text
+    assert "Expected top-1" in text or "no published result" in text or "follows" in text
     config = find_recipe(name)
     assert expected_top1(config) is None or f"rope_mixed {expected_top1(config)}" in text
     for position, family in (("rope_axial", "deit_"), ("rpb", "swin_")):

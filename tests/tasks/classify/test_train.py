@@ -64,7 +64,7 @@ def test_an_unreadable_test_image_is_listed_at_every_evaluation(folder):
     train(config_of(folder), lambda event: said.append(event.message) if isinstance(event, Notice) else None)
     lines = [(line["step"], "top1" in line) for line in read_metrics(folder / "run") if line.get("skipped")]
     assert lines == [(2, True), (4, True)]
-    assert said == [f"left out {bad}: cannot identify image file"] * 2
+    assert said == [f"skipped {bad}: cannot identify image file"] * 2
 
 
 def test_images_and_labels_are_brought_to_the_device_without_waiting_for_it(folder, monkeypatch):

@@ -168,7 +168,7 @@ def test_no_picture_lies_in_what_is_written_beside_the_pictures(name):
     assert png_names(files(name, "a.jpg"))[1] == png_names(files("in/" + name, "a.jpg"), ["labels"])[1] == "a.png"
     assert png_names(files("labels", "labels.jpg"), ["labels"]) == ["labels.png", "labels.jpg.png"]
     with pytest.raises(
-        ValueError, match=rf"got somewhere/1/{name}, whose drawing would lie in .*; predict that folder alone"
+        ValueError, match=rf"got somewhere/1/{name}, whose drawing would be written into .*; predict that folder alone"
     ):
         png_names(files("a.jpg", name), ["labels", "classes.txt"])
 

@@ -53,17 +53,19 @@ def test_what_else_was_done_otherwise_stands_in_the_legend(other):
 )
 def test_only_the_same_measure_on_the_same_data_stands_beside(other, changes):
     ((key, value),) = changes.items()
-    with pytest.raises(ValueError, match=f"other says {key}: .*, this evaluation '?{value}'?; only the same"):
+    with pytest.raises(
+        ValueError, match=f"other has {key}=.*, this evaluation '?{value}'?; only evaluations with the same"
+    ):
         read(other(), **changes)
 
 
 def test_a_directory_without_an_evaluation_is_refused(other, tmp_path):
     with pytest.raises(ValueError, match=r"found no evaluation in .* .no eval.json.; leave it out of --compare-with"):
         read(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="has not measured anything yet; leave it out of --compare-with"):
+    with pytest.raises(ValueError, match="has no results yet; leave it out of --compare-with"):
         read(other(rows=()))
     (tmp_path / "other" / "eval.csv").write_text("size,top1\n64,80.0\n")
-    with pytest.raises(ValueError, match="is not the table that such an evaluation writes"):
+    with pytest.raises(ValueError, match="is not a table of such an evaluation"):
         read(tmp_path / "other")
     (tmp_path / "other" / "eval.json").write_text(json.dumps({"config": {"metric": "AP"}}))
     with pytest.raises(ValueError, match="found no evaluation"):

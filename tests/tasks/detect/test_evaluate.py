@@ -136,7 +136,7 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
         ({"batch_size": 2}, "batch_size was 1, now 2"),
         ({"checkpoint": str(save_tiny(tmp_path / "other.safetensors", position="ape"))}, "fingerprint was"),
     ):
-        with pytest.raises(ValueError, match=f"measured otherwise .{changed}"):
+        with pytest.raises(ValueError, match=f"evaluated with other settings .{changed}"):
             measure(place, out, resume=True, **options)
 
 
@@ -184,7 +184,7 @@ def test_pictures_that_cannot_be_read_are_named_and_their_objects_missed(place, 
     assert (row.images, row.skipped) == (5, 1)
     assert row.AR100 < before.AR100
     said = f"{file}: cannot identify image file"
-    assert [event.left_out for event in events if isinstance(event, EvalSizeDone)] == [(said,)]
+    assert [event.skipped for event in events if isinstance(event, EvalSizeDone)] == [(said,)]
 
 
 def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path, monkeypatch):

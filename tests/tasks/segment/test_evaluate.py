@@ -140,7 +140,9 @@ def test_resume_evaluates_missing_sizes_and_refuses_other_settings(place, tmp_pa
     measure(place, out, events.append, sizes=(32, 64), resume=True)
     assert [event.row.size for event in events if isinstance(event, EvalSizeDone)] == [64]
     assert [row["size"] for row in table(out / "eval.csv")] == ["32", "64"]
-    with pytest.raises(ValueError, match=r"measured otherwise .flip was False, now True; ratios was \[1.0\], now"):
+    with pytest.raises(
+        ValueError, match=r"evaluated with other settings .flip was False, now True; ratios was \[1.0\], now"
+    ):
         measure(place, out, resume=True, options=SegmenterOptions(flip=True, ratios=(0.5, 1.0)))
 
 
@@ -159,7 +161,7 @@ def test_the_reference_grid_of_scaling_is_that_of_the_training_crops(place, tmp_
     assert [scaling and scaling.trained_grid for scaling in seen] == [(4, 4), (4, 4), None, None]
     assert "scaling yarn" in begun[0].how
     assert ruled[1].mIoU != plain[1].mIoU
-    with pytest.raises(ValueError, match=r"measured otherwise .scaling was 'yarn', now None"):
+    with pytest.raises(ValueError, match=r"evaluated with other settings .scaling was 'yarn', now None"):
         measure(place, tmp_path / "ruled", resume=True, **options | {"scaling": None})
     with pytest.raises(WeightsError, match="without the crop size of its training; give one that a training saved"):
         measure(place, tmp_path / "out", scaling="yarn")
@@ -217,6 +219,6 @@ def test_unreadable_images_are_skipped_and_listed(place, tmp_path):
         file.write_bytes(content)
     assert (row.images, row.skipped) == (5, 1)
     said = f"{file}: cannot identify image file"
-    assert [event.left_out for event in events if isinstance(event, EvalSizeDone)] == [(said,)]
+    assert [event.skipped for event in events if isinstance(event, EvalSizeDone)] == [(said,)]
     settings = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert (settings["model"]["position"], settings["config"]["metric"]) == ("rope_mixed", "mIoU")

@@ -88,7 +88,9 @@ class ViTConfig(ModelConfig):
         if self.rope == "axial" and self.pairs is None and self.pairs_per_axis == (1, 1, 0):
             raise ValueError("got heads of 4 channels, whose 2 pairs leave none for t; give pairs= or fewer heads")
         if self.scaling is not None:
-            raise ValueError(f"got scaling={self.scaling!r} with frames={self.frames}; RoPE scaling is image-only")
+            raise ValueError(
+                f"got scaling={self.scaling!r} with frames={self.frames}; expected scaling=None for videos"
+            )
 
     @property
     def allows_three_axes(self) -> bool:

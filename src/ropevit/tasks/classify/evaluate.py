@@ -91,7 +91,7 @@ class ClassifierResult:
 class EvalInputs:
     """Model, data and settings of an evaluation."""
 
-    site: EvalContext
+    context: EvalContext
     subject: EvalModel
     source: ImageSource
     match: ClassMap
@@ -114,13 +114,13 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Classi
         ValueError: If options, weights, data or the output directory do not fit together.
     """
     config.check(TASKS["classify"])
-    with distributed(config, report) as site:
-        return evaluate_sizes(_make_plan(prepare(site)), site)
+    with distributed(config, report) as context:
+        return evaluate_sizes(_make_plan(prepare(context)), context)
 
 
-def prepare(site: EvalContext) -> EvalInputs:
+def prepare(context: EvalContext) -> EvalInputs:
     """Read the weights, open the images and match their classes."""
-    config, real = site.config, site.config.task_options(ClassifierOptions).real
+    config, real = context.config, context.config.task_options(ClassifierOptions).real
     subject = open_eval_model(config.model, config.checkpoint, config.which)
     scaling = subject.config.scaling if config.scaling is None else parse_override(config.scaling)
     if (scaling, subject.config.scaling) != (None, None):
@@ -133,7 +133,7 @@ def prepare(site: EvalContext) -> EvalInputs:
             "--real-labels"
         )
     labels = None if real is None else RealLabels(real, source, match.columns)
-    return EvalInputs(site=site, subject=subject, source=source, match=match, real=labels)
+    return EvalInputs(context=context, subject=subject, source=source, match=match, real=labels)
 
 
 def _with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
@@ -154,8 +154,8 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
     subject, source, options, config = (
         inputs.subject,
         inputs.source,
-        inputs.site.config.task_options(ClassifierOptions),
-        inputs.site.config,
+        inputs.context.config.task_options(ClassifierOptions),
+        inputs.context.config,
     )
     protocol = options.protocol or "paper"
     views = plan_views(subject.config, subject.trained_at, config.sizes, protocol, options.crop)
@@ -198,7 +198,7 @@ def _evaluator(views: list[View], inputs: EvalInputs) -> Callable[[int], SizeEva
         config = by_size[size].fit(inputs.subject.config)
         if config not in built:
             built.clear()  # one at a time
-            built[config] = inputs.subject.build(config).to(inputs.site.device)
+            built[config] = inputs.subject.build(config).to(inputs.context.device)
         return evaluate_size(built[config], by_size[size], inputs)
 
     return evaluate_at
@@ -206,16 +206,16 @@ def _evaluator(views: list[View], inputs: EvalInputs) -> Callable[[int], SizeEva
 
 def evaluate_size(model: Model, view: View, inputs: EvalInputs) -> SizeEvaluation:
     """Evaluate at one size."""
-    source, site, bad = inputs.source, inputs.site, []
-    timer = EvalTimer(site)
+    source, context, bad = inputs.source, inputs.context, []
+    timer = EvalTimer(context)
     batches = _evaluate_batches(view, inputs, bad)
     right = by_label if inputs.real is None else inputs.real.right
     if inputs.real is not None:
         batches = inputs.real.labelled(batches)
-    watch = site.watch(view.size, len(source))
-    counts = tally(classifier(model, inputs), batches, len(source.classes), site.channel, watch, right=right)
+    watch = context.watch(view.size, len(source))
+    counts = tally(classifier(model, inputs), batches, len(source.classes), context.communicator, watch, right=right)
     stats = timer.stats(int(counts.images.sum()), len(source))
-    skipped = [line for part in site.channel.all_gather(describe_skipped(source, bad)) for line in part]
+    skipped = [line for part in context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
     return SizeEvaluation(
         row=ClassifierResult(
             size=view.size, **counts.scores(), **stats, window=view.window, resize=view.resize, crop=view.crop
@@ -227,17 +227,19 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs) -> SizeEvaluatio
 
 def _evaluate_batches(view: View, inputs: EvalInputs, bad: list[int]) -> Iterator[Batch]:
     """Yield this process's batches at a size; indices of images that cannot be read are appended to `bad`."""
-    site = inputs.site
+    context = inputs.context
     transform = eval_transform(view.size, view.crop)
-    size = site.config.batch_size or BATCH
-    for batch in eval_batches(inputs.source, transform, size, site.config.workers, world=site.world, rank=site.rank):
+    size = context.config.batch_size or BATCH
+    for batch in eval_batches(
+        inputs.source, transform, size, context.config.workers, world=context.world, rank=context.rank
+    ):
         bad += batch.bad
         yield batch
 
 
 def classifier(model: Model, inputs: EvalInputs) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 images (b, 3, S, S) to logits (b, K) of the data's classes."""
-    device, subject = inputs.site.device, inputs.subject
+    device, subject = inputs.context.device, inputs.subject
     grey = subject.config.in_channels == 1
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
     columns = torch.tensor(inputs.match.columns, device=device)
@@ -245,7 +247,7 @@ def classifier(model: Model, inputs: EvalInputs) -> Callable[[Tensor], Tensor]:
     def logits_of(images: Tensor) -> Tensor:
         images = images.to(device, non_blocking=True)
         pixels = (to_grey(images) if grey else images).float() / 255
-        with inputs.site.autocast():
+        with inputs.context.autocast():
             return model((pixels - mean) / std)[:, columns]
 
     return logits_of
@@ -267,7 +269,7 @@ def by_class(counts: Tally) -> list[float]:
 
 def _paper_curve(inputs: EvalInputs) -> dict[int, PublishedResult]:
     """Return the paper's results by size, if a published model is evaluated as in the paper on ImageNet-1k."""
-    options, name = inputs.site.config.task_options(ClassifierOptions), inputs.subject.published_name
+    options, name = inputs.context.config.task_options(ClassifierOptions), inputs.subject.published_name
     changed = options.crop, options.real, inputs.subject.config.scaling
     same = options.protocol in (None, "paper") and changed == (None, None, None)
     return curve(name) if same and inputs.match.imagenet and name is not None else {}

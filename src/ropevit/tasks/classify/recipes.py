@@ -143,7 +143,7 @@ def swin_base() -> TrainConfig:
 
 
 def _deit3_small_100ep() -> TrainConfig:
-    """ViT-S in 100 epochs instead of 400, for comparing embeddings: no published figure to expect.
+    """ViT-S in 100 epochs instead of 400, for comparing embeddings: no published result to expect.
 
     Cost: a quarter of `deit3_small`.
     """
@@ -152,7 +152,7 @@ def _deit3_small_100ep() -> TrainConfig:
 
 
 def _swin_tiny_100ep() -> TrainConfig:
-    """Swin-T in 100 epochs instead of 300, for comparing embeddings: no published figure to expect.
+    """Swin-T in 100 epochs instead of 300, for comparing embeddings: no published result to expect.
 
     Cost: a third of `swin_tiny`.
     """
@@ -161,7 +161,7 @@ def _swin_tiny_100ep() -> TrainConfig:
 
 
 def deit3_small_imagenet100() -> TrainConfig:
-    """ViT-S on 100 classes of ImageNet, 200 epochs of 512 images a step: no published figure to expect.
+    """ViT-S on 100 classes of ImageNet, 200 epochs of 512 images a step: no published result to expect.
 
     Cost: about a twentieth of `deit3_small`.
     """
@@ -171,7 +171,7 @@ def deit3_small_imagenet100() -> TrainConfig:
 
 
 def fashion() -> TrainConfig:
-    """A ViT of four layers on the embedded images at 28 px, in minutes on a CPU: no published figure to expect.
+    """A ViT of four layers on the embedded images at 28 px, in minutes on a CPU: no published result to expect.
 
     Cost: 8 epochs of 10,000 images.
     """

@@ -54,7 +54,7 @@ def tally(
     logits_of: Callable[[Tensor], Tensor],
     batches: Iterable[Batch],
     num_classes: int,
-    channel: Communicator,
+    communicator: Communicator,
     watch: Callable[[int], None],
     *,
     right: Right = by_label,
@@ -69,14 +69,14 @@ def tally(
         logits_of: Maps uint8 images (b, 3, S, S) to logits (b, K).
         batches: This process's batches.
         num_classes: Number of classes, K.
-        channel: Collective communication of the processes.
+        communicator: Collective communication of the processes.
         watch: Called with the number of images that this process has evaluated.
         right: Returns which predictions are correct.
         blank: Input (1, 3, S, S) of a process that has no batch left; None skips its forward pass.
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
     iterator, done = iter(batches), 0
-    while channel.all_reduce_max((batch := next(iterator, None)) is not None):
+    while communicator.all_reduce_max((batch := next(iterator, None)) is not None):
         if batch is None or not len(batch.labels):
             if blank is not None:
                 logits_of(blank)
@@ -88,5 +88,5 @@ def tally(
             counts[row].index_add_(0, batch.labels, hits.long())
         done += len(batch.labels)
         watch(done)
-    images, first, several = channel.all_reduce_sum(counts).long()
+    images, first, several = communicator.all_reduce_sum(counts).long()
     return Tally(images=images, first=first, several=several)

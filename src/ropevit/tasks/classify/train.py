@@ -48,11 +48,11 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
     return run_training(config, partial(prepare, config), report)
 
 
-def prepare(config: TrainConfig, accelerator: Any, channel: Communicator) -> "tuple[Classification, Model]":
+def prepare(config: TrainConfig, accelerator: Any, communicator: Communicator) -> "tuple[Classification, Model]":
     """Open the data, and initialise or load the weights."""
     sources = open_source(config.data, "train"), open_source(config.data, "val")
     check_classes(*sources)
-    task = Classification(config, *sources, accelerator, channel)
+    task = Classification(config, *sources, accelerator, communicator)
     model = init_model(config, len(task.classes))
     task.built = model.config
     return task, model
@@ -94,16 +94,16 @@ class Classification:
         train: Training images.
         test: Evaluation images.
         accelerator: accelerate's `Accelerator`.
-        channel: Collective communication of the processes.
+        communicator: Collective communication of the processes.
     """
 
     metric = TASKS["classify"].metric
 
     def __init__(
-        self, config: TrainConfig, train: ImageSource, test: ImageSource, accelerator: Any, channel: Communicator
+        self, config: TrainConfig, train: ImageSource, test: ImageSource, accelerator: Any, communicator: Communicator
     ):
         self.config, self.train, self.test = config, train, test
-        self.accelerator, self.channel = accelerator, channel
+        self.accelerator, self.communicator = accelerator, communicator
         self.order = train_order(config, len(train), accelerator, repeats=config.augment.repeats, blocks=train.blocks)
         self.steps_per_epoch = self.order.steps_per_epoch
         self.classes = tuple(train.classes)
@@ -160,7 +160,7 @@ class Classification:
 
         size = config.model.size
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8) if config.run.shard else None
-        return tally(logits_of, batches(), len(self.test.classes), self.channel, watch, blank=blank).scores()
+        return tally(logits_of, batches(), len(self.test.classes), self.communicator, watch, blank=blank).scores()
 
     def save_weights(self, path: Path, weights: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Save weights with the model's config, classes, and settings of training and evaluation."""

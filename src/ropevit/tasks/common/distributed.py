@@ -163,11 +163,11 @@ class Interruption:
     """Context that records SIGTERM and SIGINT (Ctrl-C) instead of stopping; a second Ctrl-C interrupts at once.
 
     Args:
-        channel: Communicator of the processes.
+        communicator: Communicator of the processes.
     """
 
-    def __init__(self, channel: Communicator):
-        self.channel = channel
+    def __init__(self, communicator: Communicator):
+        self.communicator = communicator
         self.signal = 0
 
     def __enter__(self) -> "Interruption":
@@ -187,6 +187,6 @@ class Interruption:
 
     def asked(self) -> bool:
         """Return whether any process received a signal; all processes must call this."""
-        signals = self.channel.all_reduce_max(self.signal)
+        signals = self.communicator.all_reduce_max(self.signal)
         self.signal = self.signal or signals
         return signals > 0

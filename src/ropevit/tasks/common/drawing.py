@@ -21,32 +21,33 @@ Colour = tuple[int, int, int]
 #: Left, top, right and bottom in pixels.
 Corners = tuple[float, float, float, float]
 
-#: Hues are this part of the circle apart, lightnesses that part of their range: no two classes ever come to match.
+#: Steps of hue, as a fraction of the circle, and of lightness, as one of its range, from class to class: a
+#: low-discrepancy sequence, in which no two classes coincide.
 #: Source: Roberts 2018, "The Unreasonable Effectiveness of Quasirandom Sequences" (one and two dimensions).
 HUE_STEP, LIGHTNESS_STEP = 0.6180339887498949, 0.7548776662466927
 _LIGHTNESS = (0.3, 0.75)
 _SATURATION = 0.85
 
-#: The side that smaller images are enlarged to, so that text can be read: the root of their pixels.
+#: Side in pixels (the square root of the area) up to which smaller images are enlarged, so that text is readable.
 _READABLE = 400
-#: Share of an overlay that is the colour of its class; the rest is the image.
+#: Opacity of the class colours over the image.
 OPACITY = 0.55
 PAPER, INK = (255, 255, 255), (38, 38, 38)
 
 
 class Annotation(NamedTuple):
-    """A box around something."""
+    """A labelled box."""
 
     box: Corners
-    """Where, in pixels of the image."""
+    """Left, top, right and bottom in pixels of the image."""
     label: int
-    """Its class, which decides the colour."""
+    """Class index, which determines the colour."""
     text: str
-    """What is written at it."""
+    """Text of the tag."""
 
 
 def class_colour(label: int) -> Colour:
-    """Give a class its colour: red, green and blue from 0 to 255, always the same."""
+    """Return the colour of a class, always the same: red, green and blue from 0 to 255."""
     low, high = _LIGHTNESS
     lightness = low + (high - low) * ((0.5 + label * LIGHTNESS_STEP) % 1)
     return _as_bytes(colorsys.hls_to_rgb(label * HUE_STEP % 1, lightness, _SATURATION))
@@ -63,42 +64,42 @@ def text_colour_on(colour: Colour) -> Colour:
 
 
 def _as_bytes(colour: Sequence[float]) -> Colour:
-    """Turn shares of red, green and blue into bytes."""
+    """Convert red, green and blue from 0 to 1 to bytes."""
     red, green, blue = (round(255 * share) for share in colour)
     return red, green, blue
 
 
 def enlargement(size: tuple[int, int]) -> int:
-    """Say how many times an image is enlarged to be painted on; 1 leaves it as it is.
+    """Return the integer factor by which an image is enlarged before drawing; 1 for a large one.
 
     Args:
-        size: Two sides in pixels.
+        size: Width and height in pixels.
     """
     return max(1, math.ceil(_READABLE / math.sqrt(size[0] * size[1])))
 
 
 def line_width(size: tuple[int, int]) -> int:
-    """Choose the width of lines in pixels for an image of such sides."""
+    """Return the width of lines in pixels for an image of this width and height."""
     return max(2, round(math.sqrt(size[0] * size[1]) / 240))
 
 
 def load_font(size: tuple[int, int]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Choose letters for an image of such sides."""
+    """Return the font for an image of this width and height."""
     return ImageFont.load_default(max(12, round(math.sqrt(size[0] * size[1]) / 36)))
 
 
 def paint_boxes(image: Image.Image, marks: Sequence[Annotation]) -> Image.Image:
-    """Draw boxes and what is written at them.
+    """Draw boxes with their tags.
 
     Args:
         image: An RGB image; it is not changed.
-        marks: The most important first, which end on top.
+        marks: Boxes, the most important first; these are drawn on top.
 
     Returns:
-        The image, enlarged a whole number of times (see `enlargement`) if it is small.
+        The drawing, enlarged by an integer factor (see `enlargement`) if the image is small.
     """
     times = enlargement(image.size)
-    marks = [mark._replace(text=printable(mark.text)) for mark in marks]  # letters on one line
+    marks = [mark._replace(text=printable(mark.text)) for mark in marks]  # tags have one line
     canvas = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
     draw, width = ImageDraw.Draw(canvas), line_width(canvas.size)
     boxes = [enlarged(mark.box, times, canvas.size) for mark in marks]
@@ -114,11 +115,11 @@ def paint_boxes(image: Image.Image, marks: Sequence[Annotation]) -> Image.Image:
 
 
 def enlarged(box: Corners, times: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Find the outermost pixels of a box in the enlarged image; the box ends between pixels, its line lies on them.
+    """Return the outermost pixels of a box in the enlarged image; box edges lie between pixels, lines on them.
 
     Args:
         box: In pixels of the image.
-        times: How many times it was enlarged.
+        times: Factor of enlargement.
         size: Width and height of the enlarged image.
     """
     left, top = (min(max(0, round(x * times)), side - 1) for x, side in zip(box[:2], size, strict=True))
@@ -127,25 +128,25 @@ def enlarged(box: Corners, times: int, size: tuple[int, int]) -> tuple[int, int,
 
 
 def _tag_size(draw: ImageDraw.ImageDraw, text: str, size: tuple[int, int]) -> tuple[int, int]:
-    """Measure the width and height of a text with its background."""
+    """Return the width and height of a tag in pixels: a text with its background."""
     font = load_font(size)
     return math.ceil(draw.textlength(text, font)) + 2 * (line_width(size) + 1), _line_height(font)
 
 
 def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    """Measure a line of text with room around it, the same for all texts."""
+    """Return the height of a line of text with its margin, the same for all texts."""
     _, top, _, bottom = font.getbbox("Ág|")
     return math.ceil(1.3 * (bottom - top))
 
 
 def place_tag(box: Corners, tag: tuple[int, int], size: tuple[int, int], others: Sequence[Corners]) -> Corners:
-    """Find room for a text at its box: above, inside at the top, below, inside at the bottom, else over others.
+    """Place a tag at its box without overlap: above, inside at the top, below, inside at the bottom, else overlapping.
 
     Args:
         box: In pixels of the canvas.
-        tag: Width and height of the text.
+        tag: Width and height of the tag.
         size: Width and height of the canvas.
-        others: Texts that have their places.
+        others: Tags that are placed already.
     """
     left, top, _, bottom = box
     x = max(0, min(left, size[0] - tag[0]))
@@ -156,12 +157,12 @@ def place_tag(box: Corners, tag: tuple[int, int], size: tuple[int, int], others:
 
 
 def overlap(one: Corners, other: Corners) -> bool:
-    """Tell whether two boxes share any room."""
+    """Return whether two boxes overlap."""
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _write_tag(draw: ImageDraw.ImageDraw, mark: Annotation, tag: Corners, size: tuple[int, int]) -> None:
-    """Write a text on its background."""
+    """Draw a tag: the text on its background."""
     left, top, right, bottom = tag
     colour = class_colour(mark.label)
     draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
@@ -171,14 +172,14 @@ def _write_tag(draw: ImageDraw.ImageDraw, mark: Annotation, tag: Corners, size: 
 
 
 def paint_labels(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Image:
-    """Lay the colours of classes over an image, with white lines between them.
+    """Overlay an image with the colours of its classes, with white lines between them.
 
     Args:
         image: An RGB image; it is not changed.
         labels: Class of each pixel, from 0.
 
     Returns:
-        The image, enlarged a whole number of times (see `enlargement`) if it is small.
+        The drawing, enlarged by an integer factor (see `enlargement`) if the image is small.
     """
     times = enlargement(image.size)
     canvas = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
@@ -190,7 +191,7 @@ def paint_labels(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Im
 
 
 def _borders(labels: Int[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
-    """Find the pixels whose class differs from that of the pixel `width` to the left or above."""
+    """Return a mask of the pixels whose class differs from that of the pixel `width` to the left or above."""
     found = np.zeros(labels.shape, dtype=bool)
     found[width:] |= labels[width:] != labels[:-width]
     found[:, width:] |= labels[:, width:] != labels[:, :-width]
@@ -198,11 +199,11 @@ def _borders(labels: Int[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H 
 
 
 def add_legend(image: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.Image:
-    """Put a legend below an image, as many entries a row as fit; without entries it is left as it is.
+    """Append a legend below an image, with as many entries per row as fit; without entries, return the image itself.
 
     Args:
         image: An RGB image; it is not changed.
-        entries: Class and text of each.
+        entries: Class index and text of each entry.
     """
     if not entries:
         return image
@@ -227,14 +228,14 @@ def add_legend(image: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.
 
 
 class Summary(NamedTuple):
-    """What was found in an image, in words."""
+    """Predictions of an image as text: a line and a table."""
 
     line: str
-    """All of it in short."""
+    """Summary in one line."""
     headings: tuple[str, ...]
-    """Of the columns of a table."""
+    """Headings of the table."""
     rows: list[tuple[str, ...]]
-    """Of the table; the first cell is a name, the others are numbers."""
+    """Rows of the table; the first cell is a name, the others are numbers."""
 
 
 @runtime_checkable
@@ -258,10 +259,10 @@ class Predictor(Protocol):
 
 
 def check_out(out: Path) -> None:
-    """Refuse a folder with something in it.
+    """Raise ValueError unless a folder is empty or does not exist.
 
     Raises:
-        ValueError: Saying what to do.
+        ValueError: If it is a file, or a folder that is not empty.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"got the file {out} for a folder; choose another --out")
@@ -271,10 +272,10 @@ def check_out(out: Path) -> None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[None]:
-    """Keep a new folder for this process while it writes there; it is not left behind empty.
+    """Context that locks a new output folder for this process, and removes it if it is empty at the end.
 
     Raises:
-        ValueError: If something is in it, another process writes there, or the disk refuses.
+        ValueError: If it is not empty, another process writes to it, or it cannot be created.
     """
     with lock_folder(out):
         check_out(out)
@@ -282,14 +283,14 @@ def new_folder(out: Path) -> Iterator[None]:
 
 
 def png_names(files: Sequence[ImageFile], others: Sequence[str] = ()) -> list[str]:
-    """Name a PNG for each image: street.jpg becomes street.png, or street.jpg.png where there is a street.webp, too.
+    """Return a PNG name for each image: street.jpg becomes street.png, or street.jpg.png if there is a street.webp.
 
     Args:
         files: The images.
-        others: Files and folders that are written beside the drawings, in lower case.
+        others: Other files and folders of the output folder, in lower case.
 
     Raises:
-        ValueError: If two images have the same name, such as one from each of two folders, or a drawing would lie in
+        ValueError: If two images have the same name, such as those of two folders, or a drawing would be written into
             one of the others.
     """
     short = [str(PurePosixPath(file.name).with_suffix(".png")) for file in files]
@@ -300,21 +301,21 @@ def png_names(files: Sequence[ImageFile], others: Sequence[str] = ()) -> list[st
     same = [str(file.path) for file, name in zip(files, names, strict=True) if counts[name.lower()] > 1]
     if same:
         raise ValueError(
-            f"got images of the same name ({join_names(same)}); predict them one after another, with --out"
+            f"got images of the same name ({join_names(same)}); predict them in separate calls, each with its own --out"
         )
     for file, name in zip(files, names, strict=True):
         if (folder := PurePosixPath(name).parts[0]).lower() in others:
             raise ValueError(
-                f"got {file.path}, whose drawing would lie in {folder}, which holds other files; "
+                f"got {file.path}, whose drawing would be written into {folder}, which holds other files; "
                 "predict that folder alone, or rename it"
             )
     return names
 
 
 def save_png(path: Path, image: Image.Image) -> None:
-    """Write an image; its folder is made.
+    """Write an image atomically, and create its folder.
 
     Raises:
-        WeightsError: If the disk refuses.
+        WeightsError: If it cannot be written.
     """
     write_atomically(path, lambda file: image.save(file, format="PNG"))

@@ -298,7 +298,7 @@ def _collect_skipped(state: TrainState, job: TrainJob) -> dict[str, list[str]]:
     job.task.skipped.clear()
     state.history["skipped"] += len(skipped)
     for line in skipped[:3]:
-        job.report(Notice(message=f"left out {line}"))
+        job.report(Notice(message=f"skipped {line}"))
     return {"skipped": skipped} if skipped else {}
 
 

@@ -1,4 +1,4 @@
-"""What a training step needs, estimated from shapes before anything is trained."""
+"""Estimate of parameters, MACs and memory of a training step, from shapes on the meta device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,51 +14,51 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True, kw_only=True)
 class StepSpec:
-    """A training whose step is estimated."""
+    """Model, forward pass and loss of the training step to estimate."""
 
     build: Build
     """Builds the model."""
     forward: Callable[[nn.Module, int], object]
-    """Runs the model on so many images, as to measure."""
+    """Runs the model in eval mode on a number of images."""
     loss: Callable[[nn.Module, int], Tensor]
-    """Runs the model on so many images, as to train; what is made small."""
+    """Returns the training loss of the model on a number of images."""
     size: tuple[int, int]
     """Height and width of the images in pixels."""
     least: int = 1
-    """Fewest images of a step."""
+    """Minimum number of images of a step."""
     note: str = ""
-    """What the estimate leaves out, or assumes."""
+    """Assumptions of the estimate, and what it leaves out."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What was found."""
+    """Estimated requirements of a training step."""
 
     parameters: int
-    """Weights of the model."""
-    multiply_adds: int
-    """Of the forward pass of one image in eval mode."""
+    """Number of parameters."""
+    macs: int
+    """MACs of the forward pass of one image in eval mode."""
     counts: tuple[int, int]
-    """Images of the smaller and the larger step."""
+    """Numbers of images in the smaller and the larger step."""
     peaks: dict[str, tuple[int, int]]
-    """For each precision, the most bytes that a step of so many images holds."""
+    """Precision -> peak memory of these two steps in bytes."""
 
     def per_image(self, precision: str) -> int:
-        """Give the bytes that one more image takes."""
+        """Return the memory of one more image, in bytes."""
         small, large = self.peaks[precision]
         return (large - small) // (self.counts[1] - self.counts[0])
 
     @property
     def moments(self) -> int:
-        """Give the bytes of the optimizer's two moments, which come on top."""
+        """Memory of the optimizer's two moments in bytes, in addition to the peaks."""
         return 8 * self.parameters
 
 
 def estimate_step(subject: StepSpec) -> Estimate:
-    """Estimate what a step needs, without its memory.
+    """Estimate parameters, MACs and peak memory of a training step, without allocating that memory.
 
     Args:
-        subject: The training.
+        subject: The training step.
     """
     counts = subject.least, subject.least + 1
 
@@ -67,5 +67,5 @@ def estimate_step(subject: StepSpec) -> Estimate:
 
     small, large = counts
     peaks = {name: (peak(small, kind), peak(large, kind)) for name, kind in PRECISIONS.items()}
-    adds = forward_macs(subject.build, lambda model: subject.forward(model, 1))
-    return Estimate(count_weights(subject.build), adds, counts, peaks)
+    macs = forward_macs(subject.build, lambda model: subject.forward(model, 1))
+    return Estimate(count_weights(subject.build), macs, counts, peaks)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its directory: tables, settings, a figure; measured once, never overwritten."""
+"""Output directory of an evaluation: settings, tables and the plot; results are never overwritten."""
 
 import csv
 import hashlib
@@ -19,10 +19,10 @@ from ropevit.text import csv_cell
 
 SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "curve.png"
 
-#: Pixels beyond which a number is none of a test size.
+#: Maximum test size in pixels; a larger number in a file is an error.
 LARGEST = 1_000_000
 
-#: Fields of the settings that are read again -> of which type they are.
+#: Fields of eval.json that are read again -> their types.
 _FIELDS: dict[str, dict[str, Any]] = {
     "config": {"metric": str | None, "data": str | None},
     "model": {"name": str, "model": str | None, "position": str, "trained_at": int},
@@ -31,7 +31,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 @runtime_checkable
 class SizeResult(Protocol):
-    """A model at one size: a dataclass of numbers, whose fields are the columns of the table."""
+    """Interface of the results at one size: a dataclass of numbers, whose fields are the columns of eval.csv."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -42,47 +42,47 @@ class SizeResult(Protocol):
 
     @property
     def images(self) -> int:
-        """Images measured."""
+        """Evaluated images."""
         ...
 
     @property
     def skipped(self) -> int:
-        """Images that were not measured."""
+        """Skipped images."""
         ...
 
     @property
     def images_per_second(self) -> float:
-        """Of all processes together, reading included."""
+        """Throughput of all processes together, including reading."""
         ...
 
     @property
     def peak_memory_gib(self) -> float:
-        """The most that any process used: of its GPU, or, on a CPU, of the whole process since it started."""
+        """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
         ...
 
     @property
     def scores(self) -> Mapping[str, float | None]:
-        """What is shown of the scores in percent, by name: first that of the curve."""
+        """Scores to display, in percent, by name; the first is that of the curve."""
         ...
 
     @property
     def view(self) -> Mapping[str, int | float]:
-        """How images were brought to the size, in numbers by name."""
+        """How images were resized, in numbers by name."""
         ...
 
 
 class ResultsDir:
-    """The directory of an evaluation.
+    """Output directory of an evaluation.
 
     Args:
-        folder: Where.
-        settings: What is measured, how and where, as JSON can hold it; under "config" what must not change.
-        names: Classes of the data, and what they are called.
-        kind: What rows are.
-        resume: Go on with what is there.
+        folder: Path of the directory.
+        settings: Model, data, settings and machine for JSON; the values under "config" must not change on resuming.
+        names: Classes of the data and their names.
+        kind: Dataclass of the rows.
+        resume: Keep the results that are there.
 
     Raises:
-        ValueError: If something is there and is not to be resumed, or was measured otherwise.
+        ValueError: If the directory is not empty and not to be resumed, or was written with other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], names: Mapping[str, str], kind: type, resume: bool):
@@ -93,22 +93,24 @@ class ResultsDir:
             raise ValueError(f"got the file {folder} for the directory of the results; choose another --out")
         if not is_empty(folder):
             if not resume:
-                raise ValueError(f"{folder} is not empty; choose another --out, or measure what is missing: --resume")
+                raise ValueError(
+                    f"{folder} is not empty; choose another --out, or evaluate the missing sizes with --resume"
+                )
             self.read()
         else:
             self.write(SETTINGS, json.dumps(settings, indent=2) + "\n")
 
     def read(self) -> None:
-        """Take over what was measured.
+        """Read the results of earlier runs.
 
         Raises:
-            ValueError: If it was measured otherwise.
+            ValueError: If they have other settings.
         """
         before = read_settings(self.folder, "choose another --out")["config"]
         if changed := differences(before, json.loads(json.dumps(self.settings["config"]))):
             raise ValueError(
-                f"{self.folder} was measured otherwise ({'; '.join(changed)}); resume it with the same, or choose "
-                "another --out"
+                f"{self.folder} was evaluated with other settings ({'; '.join(changed)}); resume it with the same, or "
+                "choose another --out"
             )
         self.rows = read_rows(self.folder, self.kind)
         sizes = [row.size for row in self.rows]
@@ -120,11 +122,11 @@ class ResultsDir:
             raise ValueError(f"{self.folder / CLASSES} lacks {error}; choose another --out") from None
 
     def add(self, row: SizeResult, classes: Sequence[float]) -> None:
-        """Write a size down; its row comes last, so that one that is there is complete.
+        """Save the results of a size; its row is written last, so that the other files of a row in the table exist.
 
         Args:
-            row: What was measured.
-            classes: Score in percent of each class; NaN where it has none.
+            row: Results at the size.
+            classes: Score of each class in percent; NaN for a class without one.
         """
         for percent, known in zip(classes, self.classes.values(), strict=True):
             known[row.size] = "" if percent != percent else f"{percent:.2f}"
@@ -137,23 +139,23 @@ class ResultsDir:
         self.write(TABLE, to_csv([field.name for field in fields(self.kind)], table))
 
     def write(self, name: str, text: str) -> None:
-        """Write a file whole or not at all."""
+        """Write a text file atomically."""
         self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file of any form, such as a figure, whole or not at all."""
+        """Write a binary file atomically, such as a plot."""
         write_atomically(self.folder / name, lambda file: file.write(content))
 
 
 def read_settings(folder: Path, advice: str) -> dict[str, Any]:
-    """Read what was measured, and how.
+    """Read the settings of an evaluation.
 
     Args:
-        folder: The directory of an evaluation.
-        advice: What to do if it is none.
+        folder: Output directory of the evaluation.
+        advice: End of the message if it is not one.
 
     Raises:
-        ValueError: If it is none, or a field that is read is missing or of a wrong type.
+        ValueError: If it is not one, or a field that is read is missing or has a wrong type.
     """
     try:
         settings = read_json(folder / SETTINGS)
@@ -167,7 +169,7 @@ def read_settings(folder: Path, advice: str) -> dict[str, Any]:
 
 
 def _wrong_field(settings: Any) -> str | None:
-    """Say which field of the settings of an evaluation is missing or of a wrong type, if one is."""
+    """Return a description of a missing field or one of a wrong type; None if there is none."""
     for part, kinds in _FIELDS.items():
         found = settings.get(part) if isinstance(settings, dict) else None
         if not isinstance(found, dict):
@@ -184,16 +186,16 @@ def read_rows(folder: Path, kind: type) -> list[Any]:
     """Read the table of an evaluation.
 
     Raises:
-        ValueError: If its columns are not those of such rows.
+        ValueError: If its columns are not the fields of such rows.
     """
     return [parse_row(line, kind, folder / TABLE) for line in read_csv(folder / TABLE)]
 
 
 def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
-    """Read a row of the table; an empty cell is None.
+    """Parse a row of the table; an empty cell is None.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not a row of this task.
     """
     types = {field.name: field.type for field in fields(kind)}
     whole = {name for name, found in types.items() if int in (found, *get_args(found))}
@@ -205,11 +207,11 @@ def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
             raise ValueError(f"a size of {row.size} pixels")
         return row
     except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not the table that such an evaluation writes ({error}); leave it out") from None
+        raise ValueError(f"{path} is not a table of such an evaluation ({error}); leave it out") from None
 
 
 def to_csv(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """Write a table as comma-separated values, of which a spreadsheet computes none."""
+    """Return a table as comma-separated values, without cells that a spreadsheet would compute."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(csv_cell, heading))
@@ -218,10 +220,10 @@ def to_csv(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table; none is there before the first size is measured.
+    """Read a table; return no rows if the file does not exist yet.
 
     Raises:
-        ValueError: If it is no table.
+        ValueError: If the file is not a CSV table.
     """
     if not path.exists():
         return []
@@ -229,11 +231,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no table ({error}); it is damaged") from None
+        raise ValueError(f"{path} is not a CSV table ({error}); it is damaged") from None
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:
-    """Tell weights from any others."""
+    """Return a hash of weights, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         if isinstance(value, Tensor):

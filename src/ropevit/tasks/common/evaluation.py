@@ -1,4 +1,4 @@
-"""What all evaluations share: their processes, the loop over sizes, what they report, and curves beside one another."""
+"""Frame of the evaluations of all tasks: processes, the loop over sizes, events, and curves in one plot."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,34 +21,39 @@ from ropevit.tasks.common.metrics_log import LogWindow
 from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
 from ropevit.tasks.registry import Metric
 
-#: Unreadable images of a size that are named.
+#: Maximum number of skipped images that are named for each size.
 _MOST_NAMED = 3
 
-#: What evaluations must have in common to be drawn side by side, and what else differs without being worth a word.
+#: Settings that must agree for curves to be drawn in one plot, and those whose differences the legend omits.
 SAME = ("metric", "data", "images", "real", "annotations")
-_UNSAID = ("fingerprint", "device", "batch_size", "save_detections")
+_OMITTED = ("fingerprint", "device", "batch_size", "save_detections")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalStarted:
-    """An evaluation begins, or goes on after `rows`."""
+    """An evaluation starts, or resumes after the sizes in `rows`."""
 
     name: str
-    """What is measured on what, in words."""
+    """Name of the model and the data."""
     how: str
-    """How, in words."""
+    """Description of the settings."""
     trained_at: int
+    """Test size of the training in pixels."""
     sizes: tuple[int, ...]
+    """Test sizes in pixels, in ascending order."""
     paper: Mapping[int, PublishedResult]
-    """The paper's figures for the same, by size."""
+    """The paper's results of this model on these data, by size."""
     rows: tuple[SizeResult, ...]
+    """Results of earlier runs."""
     out: Path
+    """Output directory."""
     notes: tuple[str, ...]
+    """Further lines for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalProgress:
-    """`done` of `total` images are measured at a size."""
+    """`done` of `total` images are evaluated at a size."""
 
     size: int
     done: int
@@ -57,10 +62,10 @@ class EvalProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSizeDone:
-    """A size is done; `skipped` names some of the images that could not be read."""
+    """A size is done; `skipped` names up to three images that could not be read."""
 
     row: SizeResult
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 Event = EvalStarted | EvalProgress | EvalSizeDone
@@ -69,83 +74,83 @@ Report = Callable[[Event], None]
 
 @dataclass(frozen=True, kw_only=True)
 class EvalContext:
-    """Where an evaluation runs: its processes and their devices."""
+    """Options, processes and device of an evaluation."""
 
     config: EvalConfig
     world: int
     """Number of processes."""
     rank: int
-    """Which of them this one is."""
+    """Rank of this process."""
     device: torch.device
-    channel: Communicator
+    communicator: Communicator
     report: Report
-    """Shows what happens, in the first process."""
+    """Receives the events, in the main process."""
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the main process, which writes the files."""
         return self.rank == 0
 
     def autocast(self) -> torch.autocast:
-        """Multiply matrices in the precision that is asked for."""
+        """Return the autocast context of the requested precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def watch(self, size: int, total: int) -> Callable[[int], None]:
-        """Give what is told how many of `total` images this process has measured at a size."""
+        """Return a function that reports progress at a size from the number of images that this process has done."""
         return lambda done: self.report(EvalProgress(size=size, done=min(done * self.world, total), total=total))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizeEvaluation:
-    """What was measured at one size."""
+    """Results at one test size."""
 
     row: SizeResult
     classes: Sequence[float] = ()
-    """Score of each class in percent; NaN where there is none."""
+    """Score of each class in percent; NaN for a class without one."""
     skipped: tuple[str, ...] = ()
-    """Images that could not be read."""
+    """Images that could not be read, with the reason."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """Other files to be kept, by name."""
+    """Content of further files for the output directory, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalPlan:
-    """What is measured at which sizes, and how."""
+    """Model, data, sizes and settings of an evaluation."""
 
     name: str
-    """A short name of the model, for a directory."""
+    """Short name of the model, used for the default output directory."""
     weights: str
-    """Where they are."""
+    """Source of the weights: path, hub id or name."""
     model: str | None
-    """The model's own name, if it has one."""
+    """Name of the registered model; None if there is none."""
     position: str
-    """Its position embedding."""
+    """Position embedding."""
     trained_at: int
-    """The test size in training, in pixels."""
+    """Test size of the training in pixels."""
     data: str
-    """What the data are called."""
+    """Name of the data."""
     how: str
-    """How it is measured, in words."""
+    """Description of the settings, such as protocol and scaling."""
     metric: Metric
-    """The score of the curve."""
+    """Metric of the curve."""
     fixed: Mapping[str, Any]
-    """Whatever else scores depend on: weights, data and options."""
+    """Everything else that determines the scores: weights, data and options."""
     row: type
-    """Type of a row of the results."""
+    """Dataclass of a row of the results."""
     sizes: tuple[int, ...]
-    """Test sizes in pixels, rising."""
+    """Test sizes in pixels, in ascending order."""
     measure: Callable[[int], SizeEvaluation]
     """Evaluates at one size."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """Classes of the data and their names; empty where there are none."""
+    """Classes of the data and their names; empty for a task without classes."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
-    """The paper's figures for the same, by size."""
+    """The paper's results of this model on these data, by size."""
     notes: tuple[str, ...] = ()
-    """What else a reader should know."""
+    """Further lines for the user."""
 
 
 def weights_and_name(config: EvalConfig) -> tuple[Path, str]:
-    """Return the file of a checkpoint of ours, and its name: that of the directory of a training for the file of one.
+    """Return the file and the short name of `--checkpoint`: a file of ours, or the directory of a training.
 
     Raises:
         ValueError: If the directory has no such weights, or `which` is given for a file.
@@ -165,15 +170,16 @@ def short_name(path: Path) -> str:
 
 @contextmanager
 def distributed(config: EvalConfig, report: Report) -> Iterator[EvalContext]:
-    """Join the other processes, and part from them at the end.
+    """Context of an evaluation in one or several processes; leaves the process group at the end.
 
     Raises:
-        ValueError: If the device is not to be had here.
+        MissingExtraError: If torchvision, matplotlib or accelerate is not installed.
+        ValueError: If the device is not available.
     """
     for package, extra in (("torchvision", "train"), ("matplotlib", "figures")):
-        require(package, extra)  # now, not after measuring
+        require(package, extra)  # before the evaluation, not after it
     device = choose_device(config.device)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 in convolutions, too, as in training
+    torch.backends.cudnn.allow_tf32 = False  # full float32 in convolutions, as in training
     processes = require("accelerate", "train").PartialState(cpu=device.type == "cpu")
     check_device(device, processes.device)
     try:
@@ -182,65 +188,70 @@ def distributed(config: EvalConfig, report: Report) -> Iterator[EvalContext]:
             world=processes.num_processes,
             rank=processes.process_index,
             device=processes.device,
-            channel=Communicator(),
+            communicator=Communicator(),
             report=report if processes.is_main_process else lambda _: None,
         )
     finally:
         shutdown()
 
 
-def evaluate_sizes(plan: EvalPlan, site: EvalContext) -> list[Any]:
-    """Measure at every size that is not measured yet, and write each down as it comes.
+def evaluate_sizes(plan: EvalPlan, context: EvalContext) -> list[Any]:
+    """Evaluate every size that the output directory lacks, and save each result as soon as it is known.
 
     Returns:
-        The rows, measured now or before, by size.
+        The rows by size, including those of earlier runs.
 
     Raises:
-        ValueError: If the directory, or one to be drawn beside it, does not allow it, or another process writes there.
+        ValueError: If the output directory cannot be used or resumed, another process writes to it, or a directory of
+            `--compare-with` holds no comparable evaluation.
     """
-    out = site.config.out or Path("runs/eval") / plan.name
+    out = context.config.out or Path("runs/eval") / plan.name
     with ExitStack() as stack:
-        site.channel.run_on_main(lambda: stack.enter_context(lock_folder(out)))
-        return _measure_into(out, plan, site)
+        context.communicator.run_on_main(lambda: stack.enter_context(lock_folder(out)))
+        return _evaluate_into(out, plan, context)
 
 
-def _measure_into(out: Path, plan: EvalPlan, site: EvalContext) -> list[Any]:
-    """Measure into a directory; see `evaluate_sizes`."""
-    settings = describe(plan, site)
-    beside = site.channel.run_on_main(lambda: [read_curve(folder, plan.row, settings) for folder in site.config.beside])
-    results = site.channel.run_on_main(lambda: ResultsDir(out, settings, plan.names, plan.row, site.config.resume))
+def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]:
+    """Evaluate into a locked directory; see `evaluate_sizes`."""
+    settings = describe(plan, context)
+    beside = context.communicator.run_on_main(
+        lambda: [read_curve(folder, plan.row, settings) for folder in context.config.beside]
+    )
+    results = context.communicator.run_on_main(
+        lambda: ResultsDir(out, settings, plan.names, plan.row, context.config.resume)
+    )
     rows = list(results.rows)
-    site.report(
+    context.report(
         EvalStarted(
             name=f"{plan.name} on {plan.data}",
-            how=f"{plan.how}, {site.config.precision}, {site.device}",
+            how=f"{plan.how}, {context.config.precision}, {context.device}",
             **{name: getattr(plan, name) for name in ("trained_at", "sizes", "paper")},
             rows=tuple(rows),
             out=out,
             notes=(f"weights: {plan.weights}", *plan.notes),
         )
     )
-    if rows and site.is_main_process:
+    if rows and context.is_main_process:
         draw(results, plan, beside)
     for size in plan.sizes:
         if size in [row.size for row in rows]:
             continue
-        reading = plan.measure(size)
-        rows.append(reading.row)
-        if site.is_main_process:
-            for name, content in reading.files.items():
+        result = plan.measure(size)
+        rows.append(result.row)
+        if context.is_main_process:
+            for name, content in result.files.items():
                 results.write_bytes(name, content)
-            results.add(reading.row, reading.classes)
+            results.add(result.row, result.classes)
             draw(results, plan, beside)
-        site.report(EvalSizeDone(row=reading.row, left_out=reading.skipped[:_MOST_NAMED]))
+        context.report(EvalSizeDone(row=result.row, skipped=result.skipped[:_MOST_NAMED]))
     return sorted(rows, key=lambda row: row.size)
 
 
-def describe(plan: EvalPlan, site: EvalContext) -> dict[str, Any]:
-    """Write down what is measured, how and where; what is under "config" must not change."""
-    config, precision = site.config, site.config.precision
+def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
+    """Return the content of eval.json; the values under "config" must not change on resuming."""
+    config, precision = context.config, context.config.precision
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    machine = environment(site.device, dtype, config.workers, torch.get_num_threads())
+    machine = environment(context.device, dtype, config.workers, torch.get_num_threads())
     fixed = {
         "metric": plan.metric.label,
         "data": plan.data,
@@ -249,12 +260,12 @@ def describe(plan: EvalPlan, site: EvalContext) -> dict[str, Any]:
         "device": machine["device"],
     }
     model = {name: getattr(plan, name) for name in ("name", "weights", "model", "position", "trained_at")}
-    processes = {"batch_size": config.batch_size, "processes": site.world}
+    processes = {"batch_size": config.batch_size, "processes": context.world}
     return {"config": fixed, "data": config.data, "model": model, "machine": machine | processes}
 
 
 def draw(results: ResultsDir, plan: EvalPlan, beside: Sequence[Curve]) -> None:
-    """Draw the curve of what was measured, beside the paper's, if it has one, and those of other evaluations."""
+    """Plot the results over size, with the paper's, if there are any, and those of other evaluations."""
     points = {row.size: row.scores[plan.metric.label] for row in results.rows}
     own = Curve(name=plan.name, position=plan.position, points=points, trained_at=plan.trained_at, paper=plan.paper)
     title = f"{plan.metric.label} on {plan.data}"
@@ -269,12 +280,12 @@ def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: st
 
     Args:
         folder: Its directory.
-        kind: What rows are.
-        settings: What it is to stand beside, as written down there.
-        option: Which option names the directory.
+        kind: Dataclass of the rows.
+        settings: Settings of the evaluation that it is compared with, from its eval.json.
+        option: Command-line option that named the directory, for messages.
 
     Raises:
-        ValueError: If there is none, or something else was measured.
+        ValueError: If there is none, or its metric or data differ.
     """
     advice, metric = f"leave it out of {option}", settings["config"]["metric"]
     found, own = read_settings(folder, advice), settings["config"]
@@ -282,41 +293,41 @@ def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: st
     for key in SAME:
         if theirs.get(key) != own.get(key):
             raise ValueError(
-                f"{folder} says {key}: {theirs.get(key)!r}, {ours} {own.get(key)!r}; only the same measure on the "
-                f"same data stands beside one another: {advice}"
+                f"{folder} has {key}={theirs.get(key)!r}, {ours} {own.get(key)!r}; only evaluations with the same "
+                f"metric on the same data can be compared: {advice}"
             )
     rows = read_rows(folder, kind)
     if not rows:
-        raise ValueError(f"{folder} has not measured anything yet; {advice}")
-    others = [key for key in {**own, **theirs} if key not in _UNSAID and theirs.get(key) != own.get(key)]
+        raise ValueError(f"{folder} has no results yet; {advice}")
+    others = [key for key in {**own, **theirs} if key not in _OMITTED and theirs.get(key) != own.get(key)]
     name = ", ".join([found["model"]["name"], *(f"{key} {theirs.get(key)}" for key in others)])
     points = {row.size: row.scores[metric] for row in rows}
     return Curve(name=name, position=found["model"]["position"], points=points, trained_at=found["model"]["trained_at"])
 
 
 class EvalTimer:
-    """Takes the time and the memory of measuring at a size.
+    """Measures time and memory of the evaluation at one size.
 
     Args:
-        site: Where.
+        context: Options, processes and device of the evaluation.
     """
 
-    def __init__(self, site: EvalContext):
-        self.site, self.window = site, LogWindow(site.device)
-        if site.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(site.device)
+    def __init__(self, context: EvalContext):
+        self.context, self.window = context, LogWindow(context.device)
+        if context.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(context.device)
 
     def stats(self, images: int, total: int) -> dict[str, Any]:
-        """Give what every row holds besides scores; all processes ask together.
+        """Return the fields that every row has besides scores; all processes must call this.
 
         Args:
-            images: Images measured, over all processes.
-            total: Images that there are.
+            images: Images evaluated, over all processes.
+            total: Images in the data set.
         """
         seconds = self.window.seconds()
         return {
             "images": images,
             "skipped": total - images,
             "images_per_second": round(images / seconds, 2),
-            "peak_memory_gib": round(max(self.site.channel.all_gather(self.window.memory())), 3),
+            "peak_memory_gib": round(max(self.context.communicator.all_gather(self.window.memory())), 3),
         }

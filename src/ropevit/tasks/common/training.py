@@ -60,11 +60,11 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
         Interrupted: If the process received SIGTERM or SIGINT; a checkpoint is saved.
     """
     trackers(config.run)
-    accelerator, channel = make_accelerator(config.run), Communicator()
+    accelerator, communicator = make_accelerator(config.run), Communicator()
     with ExitStack() as stack:
         stack.callback(shutdown)
-        channel.run_on_main(lambda: stack.enter_context(lock_folder(config.run.out)))
-        task, model = prepare(accelerator, channel)
+        communicator.run_on_main(lambda: stack.enter_context(lock_folder(config.run.out)))
+        task, model = prepare(accelerator, communicator)
         job = TrainJob(
             accelerator=accelerator,
             task=task,
@@ -73,10 +73,10 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
             run=config.run,
             settings=config.to_dict(),
             report=report if accelerator.is_main_process else silent,
-            communicator=channel,
+            communicator=communicator,
         )
         state = start(job)
-        channel.run_on_main(lambda: record(config, task))  # last, so that a refused training writes nothing
+        communicator.run_on_main(lambda: record(config, task))  # last, so that a refused training writes nothing
         _warmup_notice(job)
         return run_training_loop(job, state)
 

@@ -20,7 +20,7 @@ from ropevit.weights.errors import WeightsError
 class EvalInputs(Generic[ConfigT]):
     """Model, data and settings of an evaluation."""
 
-    site: EvalContext
+    context: EvalContext
     """Device, processes and options."""
     model: nn.Module
     """The model in eval mode."""
@@ -76,10 +76,10 @@ def plan_fields(
     Raises:
         ValueError: If a size is below 1.
     """
-    sizes = sorted(set(inputs.site.config.sizes or default_sizes(trained_at, factors)))
+    sizes = sorted(set(inputs.context.config.sizes or default_sizes(trained_at, factors)))
     if sizes[0] < 1:
         raise ValueError(f"got size {sizes[0]}; expected at least 1 pixel")
-    inputs.model.to(inputs.site.device)
+    inputs.model.to(inputs.context.device)
     return {
         "name": name,
         "weights": str(path),
@@ -109,22 +109,22 @@ def inference_fields(inputs: EvalInputs[Any], size: int, short: str, long: str) 
         short: Key of the training's limit on the shorter side in the metadata.
         long: Key of that on the longer side.
     """
-    metadata, site = inputs.info.metadata, inputs.site
-    mean, std = (torch.tensor(metadata[name], device=site.device).view(-1, 1, 1) for name in ("mean", "std"))
+    metadata, context = inputs.info.metadata, inputs.context
+    mean, std = (torch.tensor(metadata[name], device=context.device).view(-1, 1, 1) for name in ("mean", "std"))
     return {
         "short": size,
         "long": round(metadata[long] * size / metadata[short]),
         "mean": mean,
         "std": std,
-        "workers": site.config.workers,
-        "world": site.world,
-        "rank": site.rank,
-        "autocast": site.autocast,
+        "workers": context.config.workers,
+        "world": context.world,
+        "rank": context.rank,
+        "autocast": context.autocast,
     }
 
 
 def size_stats(timer: EvalTimer, inputs: EvalInputs[Any], bad: Sequence[int]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return the statistics of a row, and the skipped images of all processes; every process must call it."""
     source = inputs.source
-    skipped = [line for part in inputs.site.channel.all_gather(describe_skipped(source, bad)) for line in part]
+    skipped = [line for part in inputs.context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
     return timer.stats(len(source) - len(skipped), len(source)), tuple(skipped)

@@ -118,14 +118,15 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Detect
     path, name = weights_and_name(config)
     for module in ("transformers", "faster_coco_eval"):
         require(module, "dense")
-    with distributed(config, report) as site:
+    with distributed(config, report) as context:
         model, info = load_detector(path)
         check_metadata(info, METADATA, path)
         source = open_coco(config.data, "val", keep_empty=True)
         stored = numbered(info.metadata["category_ids"], info.classes)
         check_classes(path, stored, source.annotations, numbered(source.category_ids, source.classes))
         return evaluate_sizes(
-            _evaluation_plan(EvalInputs(site=site, model=model.eval(), info=info, source=source), path, name), site
+            _evaluation_plan(EvalInputs(context=context, model=model.eval(), info=info, source=source), path, name),
+            context,
         )
 
 
@@ -136,7 +137,7 @@ def numbered(category_ids: Sequence[int], classes: Sequence[str]) -> list[str]:
 
 def _evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> EvalPlan:
     """Plan which sizes are evaluated, and how."""
-    metadata, source, config = inputs.info.metadata, inputs.source, inputs.site.config
+    metadata, source, config = inputs.info.metadata, inputs.source, inputs.context.config
     annotations = hashlib.sha256(source.annotations.read_bytes()).hexdigest()
     options = {
         "batch_size": config.batch_size or 1,
@@ -156,22 +157,22 @@ def _evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> 
 
 def evaluate_size(size: int, inputs: EvalInputs[DetectModel]) -> SizeEvaluation:
     """Evaluate at one size."""
-    site, source, metadata = inputs.site, inputs.source, inputs.info.metadata
-    timer = EvalTimer(site)
+    context, source, metadata = inputs.context, inputs.source, inputs.info.metadata
+    timer = EvalTimer(context)
     settings = DetectorSettings(
         **inference_fields(inputs, size, "test_side", "longest"),
         max_detections=metadata["top"],
-        batch_size=site.config.batch_size or 1,
+        batch_size=context.config.batch_size or 1,
     )
-    rows, bad = run_detector(inputs.model, source, settings, site.channel, site.watch(size, len(source)))
+    rows, bad = run_detector(inputs.model, source, settings, context.communicator, context.watch(size, len(source)))
     stats, skipped = size_stats(timer, inputs, bad)
-    result = site.channel.run_on_main(lambda: average_precision(source.annotations, rows))
+    result = context.communicator.run_on_main(lambda: average_precision(source.annotations, rows))
     scores = {name: round(result.scores[name], 4) if name in result.scores else None for name in NAMES}
     return SizeEvaluation(
         row=DetectorResult(size=size, longest=settings.long, **scores, **stats),
         classes=[result.classes[number] for number in source.category_ids],
         skipped=skipped,
         files={f"detections-{size}.json": coco_results(rows)}
-        if site.config.task_options(DetectorOptions).save_detections
+        if context.config.task_options(DetectorOptions).save_detections
         else {},
     )

@@ -136,7 +136,7 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Segmen
     config.check(TASKS["segment"])
     path, name = weights_and_name(config)
     require("transformers", "dense")
-    with distributed(config, report) as site:
+    with distributed(config, report) as context:
         model, info = load_segmenter(path)
         check_metadata(info, METADATA, path)
         inference = choose_inference(
@@ -147,14 +147,14 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Segmen
         source = open_ade(config.data, "val")
         check_classes(path, info.classes, source.root, source.classes)
         inputs = SegmenterInputs(
-            site=site,
+            context=context,
             model=model.eval(),
             info=info,
             source=source,
             inference=inference,
             ratios=config.task_options(SegmenterOptions).ratios or (1.0,),
         )
-        return evaluate_sizes(_evaluation_plan(inputs, path, name), site)
+        return evaluate_sizes(_evaluation_plan(inputs, path, name), context)
 
 
 def scaling_override(config: EvalConfig) -> str | None:
@@ -221,7 +221,7 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
     how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
     views = [f"ratios {', '.join(f'{ratio:g}' for ratio in inputs.ratios)}"] if inputs.ratios != (1.0,) else []
     views += ["flip"] if inference.flip else []
-    scaling = scaling_override(inputs.site.config)
+    scaling = scaling_override(inputs.context.config)
     options = {"ratios": list(inputs.ratios)} | ({} if scaling is None else {"scaling": scaling})
     views += [] if scaling is None else [f"scaling {scaling}"]
     return EvalPlan(
@@ -237,13 +237,15 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
 
 def evaluate_size(size: int, inputs: SegmenterInputs) -> SizeEvaluation:
     """Evaluate at one size."""
-    site, source = inputs.site, inputs.source
-    timer = EvalTimer(site)
+    context, source = inputs.context, inputs.source
+    timer = EvalTimer(context)
     settings = SegmenterSettings(
         **inference_fields(inputs, size, "test_short", "test_long"), ratios=inputs.ratios, inference=inputs.inference
     )
     assert isinstance(inputs.model, SegmentationModel)
-    counts, bad = confusion_matrix(inputs.model, source, settings, site.channel, site.watch(size, len(source)))
+    counts, bad = confusion_matrix(
+        inputs.model, source, settings, context.communicator, context.watch(size, len(source))
+    )
     stats, skipped = size_stats(timer, inputs, bad)
     result = segmentation_scores(counts)
     scores = {name: round(score, 4) for name, score in result.percent().items()}
