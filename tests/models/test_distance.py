@@ -179,6 +179,11 @@ def test_scaling_changes_the_rotation_and_not_the_distances():
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=layer.distance(positions))
     expected = layer.proj(mixed.transpose(1, 2).flatten(2))
     assert_close(scaled.blocks[0].attn(x, positions), expected, rtol=1e-4, atol=1e-4)
+    seen = []
+    scaled.blocks[0].attn.distance.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ropevit.models.set_scaling(scaled, "jitter(shift=1)", (3, 3))
+    scaled.blocks[0].attn(x, positions, jitter=torch.tensor([[0.3, 0.2], [1.0, 1.0]]))
+    assert torch.equal(seen[0], positions)  # whole numbers, which the channels of half precision need
     with pytest.raises(ValueError, match="has no RoPE"):
         ViTConfig(position="alibi", width=32, depth=1, heads=4, scaling="pi")
 
