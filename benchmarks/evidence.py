@@ -1,0 +1,201 @@
+"""Which position embedding, at which resolution? Trainings of a comparison that was written down before it ran.
+
+    nice -n 19 python benchmarks/evidence.py             # train and evaluate what is missing, seed by seed
+    nice -n 19 python benchmarks/evidence.py --arms core # the arms of the hypotheses alone
+    python benchmarks/evidence_report.py                 # tables and tests, from what there is
+
+Each line of `results/evidence.jsonl` is a training: panel, arm, seed, and its scores in percent by way of prediction
+and test size. Two processes may run side by side; a stopped one goes on from its checkpoints in `runs/evidence`.
+
+## Plan (committed before the first training)
+
+Data: `load_emoji` with the groups of the study; trained on three artists, evaluated on the fourth, on whose drawings
+nothing was chosen. Settings of the panels: `ropevit.study.settings.EMOJI`, chosen on the drawings of one of the
+three. Seeds 300 to 307, which took part in no choice. Every arm of a seed has the same common initial weights and sees
+the same images. Trained and evaluated in float32.
+
+Differences are taken between arms of the same seed. A hypothesis holds if every part of it has a mean difference above
+0 with a two-sided p below its threshold in Student's t test over the seeds; its p is the largest of its parts, and the
+thresholds for the four are Holm's at 0.05. "The best" of several is the one with the highest mean over the same seeds:
+that favours it, so the best of the side that a hypothesis puts below is a hard opponent, and the best of the other side
+is corrected by multiplying p with the number of its candidates. Intervals are 95 % by Student's t and by bootstrap over
+seeds.
+
+H1  RoPE-Mixed above RoPE-Axial, each without scaling: `field` at 2x and at 3x the training size.
+H2  The best distance bias, without scaling, above the best rotation with the best of its scaling methods (none
+    included) at 4x: in `field` and in `far`.
+H3  The best of RoPE-Axial and RoPE-Mixed trained with random sizes, without scaling, above the best of the two trained
+    at one size with the best scaling method, at 3x: in `field`, `far` and `zoom`.
+H4  `rope_spiral` above RoPE-Mixed at 3x in `field`, both trained and evaluated on transposed canvases: the coupling of
+    direction and speed is not what makes it lead. (Only if it leads on upright ones; else H4 is void and reported so.)
+
+Everything else in the tables is exploratory. Noise of a rerun: two arms, two seeds, trained again with two threads, and
+in bfloat16 (`--rerun`); these lines have `rerun` set and take no part in the tests.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ropevit.data.emoji import load_emoji
+from ropevit.locks import lock_folder
+from ropevit.machine import environment
+from ropevit.study.events import Run
+from ropevit.study.job import RunJob
+from ropevit.study.panels import PANEL_CLASSES, FieldPanel, Panel
+from ropevit.study.settings import EMOJI, EMOJI_GROUPS
+from ropevit.study.train import train
+
+RESULTS = Path(__file__).parent / "results/evidence.jsonl"
+MODELS = Path("runs/evidence")
+SEEDS = tuple(range(300, 308))
+SCALING = ("log", "pi", "parts(slow=0.5,fast=1)+log")
+#: Test sizes: the training size, 2, 3 and 4 times it.
+SIZES = {"field": (32, 64, 96, 128), "zoom": (32, 64, 96, 128), "far": (48, 96, 144, 192)}
+#: Random training sizes, around the training size.
+TRAIN_SIZES = {"field": (24, 32, 48), "zoom": (24, 32, 48), "far": (44, 48, 64)}
+JITTER = "jitter(rescale=2)"
+
+
+class Arm(NamedTuple):
+    """A position embedding and how it is trained."""
+
+    embedding: str
+    training: str = ""
+    """`sizes` for random training sizes, `jitter` for jitter of coordinates, `transposed` for transposed canvases."""
+
+    def __str__(self) -> str:
+        return f"{self.embedding} {self.training}".strip()
+
+
+ROTATIONS = ("rope_axial", "rope_mixed")
+#: The arms of the hypotheses.
+CORE = (
+    *(Arm(name) for name in ("none", "ape", *ROTATIONS, "alibi_learned", "rope_mixed_decay", "rope_mixed_gaussian")),
+    *(Arm(name, "sizes") for name in ROTATIONS),
+    Arm("rope_spiral"),
+    *(Arm(name, "transposed") for name in ("rope_mixed", "rope_spiral")),
+)
+#: Further arms.
+EXPLORED = (
+    *(Arm(name) for name in ("alibi", "fire", "log_cpb", "lookhere", "rope_axial_decay", "rope_axial:theta=10")),
+    *(Arm(name) for name in ("rope_mixed:theta=100", "rope_star", "rope_simplex", "rope_golden", "rope_polar")),
+    *(Arm(name, "jitter") for name in ROTATIONS),
+    Arm("rope_mixed_decay", "sizes"),
+)
+GROUPS = {"core": CORE, "explored": EXPLORED, "all": (*CORE, *EXPLORED)}
+#: Arms and seeds of the reruns, and how they are trained: threads and precision.
+RERUNS = [(Arm(name), seed) for name in ROTATIONS for seed in SEEDS[:2]]
+RERUN_WAYS = {"2 threads": (2, torch.float32), "bfloat16": (1, torch.bfloat16)}
+
+
+class TransposedPanel(FieldPanel):
+    """`field` with rows and columns exchanged, in training and evaluation."""
+
+    def batch(self, seed: int, step: int, size: int | None = None) -> tuple[Any, Any]:
+        """Return the transposed canvases of a step."""
+        canvases, labels = super().batch(seed, step, size)
+        return canvases.mT.contiguous(), labels.mT.contiguous()
+
+    def canvases(self, size: int) -> Iterator[tuple[Any, Any]]:
+        """Return the transposed test canvases."""
+        for canvases, labels in super().canvases(size):
+            yield canvases.mT.contiguous(), labels.mT.contiguous()
+
+
+def panels() -> dict[str, Panel]:
+    """Make the panels, with the drawings of the test artist."""
+    images = load_emoji("train", groups=EMOJI_GROUPS), load_emoji("test", groups=EMOJI_GROUPS)
+    settings = {name: replace(EMOJI[name], test_sizes=sizes) for name, sizes in SIZES.items()}
+    made = {name: PANEL_CLASSES[name](settings[name], *images) for name in SIZES}
+    return made | {"transposed": TransposedPanel(settings["field"], *images)}
+
+
+def plan(arms: tuple[Arm, ...], names: list[str], rerun: bool) -> Iterator[tuple[str, Arm, int, str]]:
+    """Yield panel, arm, seed and rerun of every training, one seed after another."""
+    if rerun:
+        yield from ((name, arm, seed, how) for arm, seed in RERUNS for name in names for how in RERUN_WAYS)
+        return
+    for seed in SEEDS:
+        for arm in arms:
+            yield from ((name, arm, seed, "") for name in names if name == "field" or arm.training != "transposed")
+
+
+def key(name: str, arm: Arm, seed: int, rerun: str) -> dict[str, Any]:
+    """Return the entries that identify a training in the results."""
+    return {"panel": name, "arm": str(arm), "seed": seed, "rerun": rerun}
+
+
+def read(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """Read the results that there are."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, Any]:
+    """Train and evaluate a model, from its checkpoint if there is one, and return its line of the results."""
+    threads, dtype = RERUN_WAYS.get(rerun, (1, torch.float32))
+    torch.set_num_threads(threads)
+    run = Run(
+        panel=name,
+        embedding=arm.embedding,
+        seed=seed,
+        train_scaling=JITTER if arm.training == "jitter" else None,
+        train_sizes=TRAIN_SIZES[name] if arm.training == "sizes" else None,
+    )
+    job = RunJob(
+        run=run,
+        panel=panel,
+        folder=folder(name, arm, seed, rerun),
+        device=torch.device("cpu"),
+        dtype=dtype,
+        report=lambda _: None,
+        should_stop=lambda: False,
+        scaling=() if arm.training == "sizes" else SCALING,
+    )
+    begin = time.process_time()
+    result = train(job)
+    scores = {"whole": result["scores"], **result["scaled"], **result["baselines"]}
+    where = environment(job.device, dtype, workers=1, threads=threads)
+    seconds = round(time.process_time() - begin)
+    return key(name, arm, seed, rerun) | {"scores": scores, "cpu_seconds": seconds, "environment": where}
+
+
+def folder(name: str, arm: Arm, seed: int, rerun: str) -> Path:
+    """Return the directory of a training."""
+    parts = name, str(arm), str(seed), rerun
+    return MODELS / "-".join(part.replace(" ", "_").replace(":", "_") for part in parts if part)
+
+
+def main() -> None:
+    """Train what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", choices=GROUPS, default="all")
+    parser.add_argument("--panels", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--rerun", action="store_true", help="measure the noise of a rerun")
+    arguments = parser.parse_args()
+    made = panels()
+    for name, arm, seed, rerun in plan(GROUPS[arguments.arms], arguments.panels, arguments.rerun):
+        wanted = key(name, arm, seed, rerun)
+        if any(wanted.items() <= line.items() for line in read()):
+            continue
+        try:
+            with lock_folder(folder(name, arm, seed, rerun)):
+                line = do(made["transposed" if arm.training == "transposed" else name], name, arm, seed, rerun)
+        except ValueError as error:
+            if "another process" not in str(error):
+                raise
+            continue
+        with RESULTS.open("a", encoding="utf-8") as file:  # one write: lines of two processes do not mix
+            file.write(json.dumps(line) + os.linesep)
+        print(*wanted.values(), {way: list(scores.values()) for way, scores in line["scores"].items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
