@@ -108,6 +108,7 @@ def test_drawings_with_an_alpha_channel_become_colour_images(name, emoji):
     assert images.shape == (2, 3, size, size)
     assert ViT(panel.model_config("ape")).config.in_channels == 3
     assert targets.shape == ((2,) if name == "zoom" else (2, size, size))
+    assert panel.labels[-1] == "fruit"  # groups, as each thing has one drawing an artist
 
 
 def test_larger_images_of_zoom_show_detail_and_the_same_scene(emoji):

@@ -59,10 +59,8 @@ def pixel_labels(data: LabelledImages) -> tuple[tuple[str, ...], Tensor]:
 
     Label 0 is the background; then come the groups of the classes, or the classes where the set has no groups.
     """
-    groups = data.groups or data.classes
-    names = tuple(dict.fromkeys(groups))
-    label = torch.tensor([1 + names.index(group) for group in groups], device=data.labels.device)
-    return ("background", *names), label[data.labels]
+    grouped = data.grouped()
+    return ("background", *grouped.classes), 1 + grouped.labels
 
 
 def paint_canvases(

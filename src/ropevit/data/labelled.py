@@ -49,6 +49,14 @@ class LabelledImages:
         """Return the images with the given indices, under the same or another name."""
         return replace(self, images=self.images[index], labels=self.labels[index], name=name or self.name)
 
+    def grouped(self) -> "LabelledImages":
+        """Return the images labelled by group instead of class; unchanged if there are no groups."""
+        if not self.groups:
+            return self
+        names = tuple(dict.fromkeys(self.groups))
+        label = torch.tensor([names.index(group) for group in self.groups], device=self.labels.device)
+        return replace(self, labels=label[self.labels], classes=names, groups=())
+
     def to(self, device: torch.device | str) -> "LabelledImages":
         """Move images and labels to a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))

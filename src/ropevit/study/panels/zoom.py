@@ -20,7 +20,8 @@ from ropevit.study.settings import PanelSettings
 class ZoomPanel:
     """Classify images; a larger test image is the same image with more pixels.
 
-    Drawings with an alpha channel are put on smooth colour gradients. Larger images have more detail, up to the size of
+    Drawings with an alpha channel are put on smooth colour gradients and classified by group, as each class has one
+    drawing an artist. Larger images have more detail, up to the size of
     those that the panel was given: photographs and the embedded drawings follow the paper's protocol, the embedded
     photographs of clothing have 28 pixels and are upsampled.
 
@@ -36,9 +37,10 @@ class ZoomPanel:
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
         self.settings, self.train, self.test = settings, train, _subsample(test, settings.test_images)
         if train.images.shape[1] == 4:
-            self.train, self.test = _downsample_training(_premultiplied(train), settings), _premultiplied(self.test)
-        self.labels = train.classes
-        self.classes: tuple[str, ...] | None = train.classes
+            self.train = _downsample_training(_premultiplied(train.grouped()), settings)
+            self.test = _premultiplied(self.test.grouped())
+        self.labels = self.train.classes
+        self.classes: tuple[str, ...] | None = self.train.classes
 
     def model_config(self, position: str) -> ViTConfig:
         """Return the config of a classifier with one output per class."""
