@@ -58,6 +58,12 @@ def test_existing_train_and_test_folders_are_used(tmp_path, held):
     assert train.notes == ()
 
 
+def test_images_smaller_than_asked_for_are_noted(flat):
+    (note,) = (note for note in load_folder(flat, 4096)[0].notes if "shorter side" in note)
+    assert note.startswith("30 of 30 images have a shorter side of less than 4096 px (the smallest ")
+    assert "gain no detail" in note
+
+
 def test_images_of_every_mode_become_rgb(tmp_path):
     modes = ["L", "P", "RGBA", "CMYK", "LA", "1", "RGB"]
     for name in ("a", "b"):

@@ -1,7 +1,7 @@
 """Class folders loaded into memory for a study: PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,10 +98,23 @@ def load_folder(
         read = _hold_out(read, tuple(files.train), path)
     side = max((len(square.pixels) for _, square in read), default=size)
     facts = {"classes": tuple(files.train), "source": f"the user's images in {path.resolve().name}"}
-    facts |= {"notes": files.notes, "skipped": skipped}
+    facts |= {
+        "notes": (*files.notes, *_note_small([len(square.pixels) for _, square in read], size)),
+        "skipped": skipped,
+    }
     name = path.resolve().name
     train, test = (_stack_split(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
     return train, test
+
+
+def _note_small(sides: Sequence[int], size: int) -> Iterator[str]:
+    """Note that images are smaller than the size asked for: what is shown larger is blurred, and has no more detail."""
+    small = [side for side in sides if side < size]
+    if small:
+        yield (
+            f"{len(small):,} of {len(sides):,} images have a shorter side of less than {size} px (the smallest "
+            f"{min(small)} px); where they are shown larger than they are, they are enlarged and gain no detail"
+        )
 
 
 def _entries_of(files: Files, split: str) -> Iterator[ClassFile]:
