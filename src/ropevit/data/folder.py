@@ -96,13 +96,10 @@ def load_folder(
     read = [(entry, square) for entry, square in both if not isinstance(square, str)]
     if not files.test:
         read = _hold_out(read, tuple(files.train), path)
-    side = max((len(square.pixels) for _, square in read), default=size)
+    sides = [len(square.pixels) for _, square in read]
     facts = {"classes": tuple(files.train), "source": f"the user's images in {path.resolve().name}"}
-    facts |= {
-        "notes": (*files.notes, *_note_small([len(square.pixels) for _, square in read], size)),
-        "skipped": skipped,
-    }
-    name = path.resolve().name
+    facts |= {"notes": (*files.notes, *_note_small(sides, size)), "skipped": skipped}
+    name, side = path.resolve().name, max(sides, default=size)
     train, test = (_stack_split(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
     return train, test
 
