@@ -44,13 +44,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ropevit.data.emoji import load_emoji
+from ropevit.data.emoji import STUDY_GROUPS, load_emoji
 from ropevit.locks import lock_folder
 from ropevit.machine import environment
 from ropevit.study.events import Run
 from ropevit.study.job import RunJob
 from ropevit.study.panels import PANEL_CLASSES, FieldPanel, Panel
-from ropevit.study.settings import EMOJI, EMOJI_GROUPS
+from ropevit.study.settings import EMOJI
 from ropevit.study.train import train
 
 RESULTS = Path(__file__).parent / "results/evidence.jsonl"
@@ -112,7 +112,7 @@ class TransposedPanel(FieldPanel):
 
 def panels() -> dict[str, Panel]:
     """Make the panels, with the drawings of the test artist."""
-    images = load_emoji("train", groups=EMOJI_GROUPS), load_emoji("test", groups=EMOJI_GROUPS)
+    images = load_emoji("train", groups=STUDY_GROUPS), load_emoji("test", groups=STUDY_GROUPS)
     settings = {name: replace(EMOJI[name], test_sizes=sizes) for name, sizes in SIZES.items()}
     made = {name: PANEL_CLASSES[name](settings[name], *images) for name in SIZES}
     return made | {"transposed": TransposedPanel(settings["field"], *images)}

@@ -1,10 +1,14 @@
 """The embedded drawings: who drew which split, that they are drawn and not enlarged, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ropevit.data.emoji import ARTISTS, SPRITE_SIZE, load_emoji
+from ropevit.data.emoji import ARTISTS, SPRITE_SIZE, STUDY_GROUPS, load_emoji
+from ropevit.data.sources import open_source
+from ropevit.study.panels import ZoomPanel
+from ropevit.study.settings import EMOJI
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,21 @@ def test_chosen_groups_have_only_their_things():
     assert "red-apple" in fruit.classes
     assert "elephant" not in fruit.classes
     assert fruit.labels.bincount().tolist() == [2] * len(fruit.classes)
+
+
+def test_the_drawings_are_a_data_set_of_colour_images_by_group():
+    source = open_source("emoji", "val")
+    image, label = source.read(0)
+    assert image.mode == "RGB"
+    assert image.size == (SPRITE_SIZE, SPRITE_SIZE)
+    assert source.classes == ("animal", "fruit", "vehicle", "building", "clothing")
+    assert source.classes[label] == "animal"
+    assert len(open_source("emoji", "train")) == 3 * len(source) == 3 * 182
+
+
+def test_its_images_are_those_that_a_study_tests_on():
+    panel = ZoomPanel(EMOJI["zoom"], load_emoji("val", groups=STUDY_GROUPS), load_emoji("test", groups=STUDY_GROUPS))
+    images, _ = open_source("emoji", "val").read(5)
+    torch.testing.assert_close(
+        panel.test_images(slice(5, 6), SPRITE_SIZE)[0].round().byte(), torch.from_numpy(np.array(images)).movedim(2, 0)
+    )

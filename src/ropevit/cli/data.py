@@ -63,7 +63,7 @@ class SpeedConfig:
     """
 
     path: PathText
-    """As for `ropevit train`: fashion, a folder, or a pattern of shards."""
+    """As for `ropevit train`: fashion, emoji, a folder, or a pattern of shards."""
     size: int = 224
     """Size of the training images in pixels."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)

@@ -23,7 +23,7 @@ class EvaluationFiles:
 
     evals: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR")] = ()
     """Output directories of `ropevit eval` whose scores `extrapolation` plots; no --model or --checkpoint then."""
-    data: Annotated[str | None, tyro.conf.arg(metavar="fashion|PATH")] = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="fashion|emoji|PATH")] = None
     """Data for `extrapolation` to evaluate the model on, as `ropevit eval` does, at --sizes (default: eval's)."""
 
 

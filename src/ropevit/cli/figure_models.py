@@ -16,6 +16,7 @@ from ropevit.data.fashion import CLASSES, load_fashion
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.images import read_image, resize_to, to_tensor
 from ropevit.data.listing import TEST_FOLDERS, find_images
+from ropevit.data.sources import NAMED_SOURCES
 from ropevit.models import build_model, get_config
 from ropevit.models.architectures import Config
 from ropevit.models.registry import resolve_name
@@ -126,7 +127,8 @@ def load_images(place: str, preprocessing: Preprocessing, size: int) -> Float[Te
     """Load a few images as normalised square centre crops; unreadable ones in a folder are reported and skipped.
 
     Args:
-        place: `fashion`, an image, or a folder that is searched recursively; if it has a val or test folder, only that.
+        place: `fashion`, `emoji`, an image, or a folder that is searched recursively; if it has a val or test folder,
+            only that.
         preprocessing: How images become the model's input.
         size: Side in pixels.
 
@@ -136,6 +138,9 @@ def load_images(place: str, preprocessing: Preprocessing, size: int) -> Float[Te
     if place == FASHION:
         found = load_fashion("test").images[:_NUM_IMAGES, 0].numpy()
         images = [Image.fromarray(image) for image in found]
+    elif place in NAMED_SOURCES:
+        source = NAMED_SOURCES[place]("val")
+        images = [source.read(index)[0] for index in range(min(_NUM_IMAGES, len(source)))]
     else:
         folder = Path(place).expanduser()
         folder = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder)

@@ -71,7 +71,7 @@ class FiguresConfig:
     scaling: str | None = None
     """RoPE scaling methods for grids larger than in training, such as ntk or parts+log, instead of the model's own;
     `none` disables scaling."""
-    images: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|fashion")] = None
+    images: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|fashion|emoji")] = None
     """Images for the figures that need some: a file, a folder (its val split, if it has one), or `fashion`, the
     embedded Fashion-MNIST images (default for models that were trained on them)."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()

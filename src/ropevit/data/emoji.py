@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Collection
+from dataclasses import replace
 from importlib import resources
 from typing import Literal, get_args
 
@@ -12,7 +13,9 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from ropevit.data.crops import draw_gradients, on_gradients, premultiply
 from ropevit.data.labelled import LabelledImages
+from ropevit.data.rng import make_generator
 
 Split = Literal["train", "search", "val", "test"]
 
@@ -27,6 +30,8 @@ SOURCE = (
     "emoji of Noto (Google, Apache 2.0), Twemoji (Twitter, CC BY 4.0), Emojitwo (CC BY 4.0) and Fluent Emoji "
     "(Microsoft, MIT), rendered without other changes"
 )
+#: Groups of things that a study uses: those that a small model can tell apart.
+STUDY_GROUPS = ("animal", "building", "clothing", "fruit", "vehicle")
 #: Side of a stored sprite in pixels.
 SPRITE_SIZE = 160
 
@@ -74,6 +79,21 @@ def load_emoji(
         source=SOURCE,
         notes=(f"drawn by {', '.join(ARTISTS[split])}",),
     )
+
+
+def load_emoji_images(split: Split = "train") -> LabelledImages:
+    """Load drawings as RGB images on smooth colour gradients, labelled by group: the test images of a study's `zoom`.
+
+    Args:
+        split: As for `load_emoji`.
+
+    Returns:
+        uint8 images (N, 3, 160, 160) of the groups that a study uses.
+    """
+    data = load_emoji(split, groups=STUDY_GROUPS).grouped()
+    gradients = draw_gradients(len(data), make_generator("zoom", "backgrounds"))
+    images = on_gradients(premultiply(data.images).float(), gradients)
+    return replace(data, images=images.round().to(torch.uint8))
 
 
 def _read_sprites() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], list[np.ndarray]]:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from ropevit.data.decoding import open_rgb
+from ropevit.data.emoji import load_emoji_images
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import Progress, check_folder
 from ropevit.data.holdout import TEST_SHARE, split_files
@@ -149,8 +150,13 @@ def _open_fashion(split: Split) -> MemorySource:
     return MemorySource(load_fashion("train" if split == "train" else "test"))
 
 
+def _open_emoji(split: Split) -> MemorySource:
+    """Open a split of the embedded drawings."""
+    return MemorySource(load_emoji_images("train" if split == "train" else "test"))
+
+
 #: Data sets by a name instead of a path -> function that opens a split.
-NAMED_SOURCES: dict[str, Callable[[Split], ImageSource]] = {"fashion": _open_fashion}
+NAMED_SOURCES: dict[str, Callable[[Split], ImageSource]] = {"fashion": _open_fashion, "emoji": _open_emoji}
 
 
 def register_source(name: str, open_split: Callable[[Split], ImageSource]) -> None:
@@ -169,8 +175,8 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
 
     Args:
         data: One of
-            a name in `NAMED_SOURCES`, such as `fashion`: the embedded images (28 x 28; `val` are the test images of a
-            study);
+            a name in `NAMED_SOURCES`, such as `fashion` or `emoji`: the embedded images (28 x 28, and 160 x 160 in
+            colour; `val` are the test images of a study);
             a folder with `train` and `val` (or test), each with a folder of images for each class;
             a folder with `train` only, or with class folders only: 20 % of each class, the same as in a study, are
             `val` (all images, where class folders alone are those of ImageNet);

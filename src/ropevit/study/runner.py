@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from ropevit.data.emoji import load_emoji
+from ropevit.data.emoji import STUDY_GROUPS, load_emoji
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import check_folder, load_folder
 from ropevit.data.labelled import LabelledImages
@@ -39,7 +39,7 @@ from ropevit.study.fingerprint import SPLITS, describe_differences, digest, fing
 from ropevit.study.floor import compute_floors
 from ropevit.study.precision import resolve_precision
 from ropevit.study.results import read_results
-from ropevit.study.settings import EMBEDDED, EMOJI_GROUPS
+from ropevit.study.settings import EMBEDDED
 from ropevit.study.stored_runs import refuse_other_study, stored_result
 from ropevit.study.workers import SHARED_IMAGES, Images, StudyPlan, run_here, run_in_workers
 
@@ -222,7 +222,7 @@ def load_images(config: StudyConfig, report: Report) -> Images:
     if config.data == "fashion":
         return load_fashion("train"), load_fashion("test")
     if config.data == "emoji":
-        return load_emoji("train", groups=EMOJI_GROUPS), load_emoji("test", groups=EMOJI_GROUPS)
+        return load_emoji("train", groups=STUDY_GROUPS), load_emoji("test", groups=STUDY_GROUPS)
     return load_folder(
         config.data,
         config.image_size(),

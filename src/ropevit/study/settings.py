@@ -139,8 +139,6 @@ _FOLDER_QUICK = {
 
 
 #: The embedded drawings; chosen on the drawings of one of the artists for training, see docs/study.md.
-#: Kinds of things in a study of the embedded drawings.
-EMOJI_GROUPS = ("animal", "building", "clothing", "fruit", "vehicle")
 _EMOJI_CANVAS = CanvasSettings(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05)
 EMOJI = {
     "field": PanelSettings(

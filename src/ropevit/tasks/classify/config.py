@@ -70,7 +70,7 @@ class TrainConfig(BaseTrainConfig):
     recipe: Annotated[str, tyro.conf.Fixed]
     """Name of the recipe."""
     data: str = "imagenet"
-    """`fashion`, the embedded Fashion-MNIST images; a folder with `train/<class>/` and `val/<class>/`; or
+    """`fashion` or `emoji`, the embedded images; a folder with `train/<class>/` and `val/<class>/`; or
     WebDataset shards."""
     batch_size: int = 1024
     """Images per step, over all processes and gradient accumulation steps."""

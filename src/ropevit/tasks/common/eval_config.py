@@ -67,7 +67,7 @@ class EvalConfig:
     """
 
     data: str
-    """Classifier: `fashion`, the embedded Fashion-MNIST images; a folder with `val/<class>/`, or with `<class>/` only;
+    """Classifier: `fashion` or `emoji`, the embedded images; a folder with `val/<class>/`, or with `<class>/` only;
     or WebDataset shards. Detector: a folder in the layout of COCO. Segmenter: one in the layout of ADE20K."""
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Classifier by name (see `ropevit models`), such as rope_mixed_deit_small_patch16_LS, or a variant such as
