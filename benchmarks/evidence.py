@@ -12,7 +12,9 @@ and test size. Two processes may run side by side; a stopped one goes on from it
 Data: `load_emoji` with the groups of the study; trained on three artists, evaluated on the fourth, on whose drawings
 nothing was chosen. Settings of the panels: `ropevit.study.settings.EMOJI`, chosen on the drawings of one of the
 three. Seeds 300 to 307, which took part in no choice. Every arm of a seed has the same common initial weights and sees
-the same images. Trained and evaluated in float32.
+the same images. A seed is evaluated on a bootstrap sample of the test drawings and on canvases of its own, the same for
+all arms: the spread of differences over the seeds is that over trainings *and* images. Training and evaluation are in
+float32.
 
 Differences are taken between arms of the same seed. A hypothesis holds if every part of it has a mean difference above
 0 with a two-sided p below its threshold in Student's t test over the seeds; its p is the largest of its parts, and the
@@ -39,12 +41,14 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from ropevit.data.emoji import STUDY_GROUPS, load_emoji
+from ropevit.data.rng import make_generator
 from ropevit.locks import lock_folder
 from ropevit.machine import environment
 from ropevit.study.events import Run
@@ -110,9 +114,12 @@ class TransposedPanel(FieldPanel):
             yield canvases.mT.contiguous(), labels.mT.contiguous()
 
 
-def panels() -> dict[str, Panel]:
-    """Make the panels, with the drawings of the test artist."""
-    images = load_emoji("train", groups=STUDY_GROUPS), load_emoji("test", groups=STUDY_GROUPS)
+@lru_cache(maxsize=1)
+def panels(seed: int) -> dict[str, Panel]:
+    """Make the panels of a seed, with a bootstrap sample of the drawings of the test artist."""
+    train, test = (load_emoji(split, groups=STUDY_GROUPS) for split in ("train", "test"))
+    sample = torch.randint(len(test), (len(test),), generator=make_generator("evidence", "test drawings", seed))
+    images = train, test.subset(sample.sort().values, f"{test.name}/{seed}")
     settings = {name: replace(EMOJI[name], test_sizes=sizes) for name, sizes in SIZES.items()}
     made = {name: PANEL_CLASSES[name](settings[name], *images) for name in SIZES}
     return made | {"transposed": TransposedPanel(settings["field"], *images)}
@@ -180,14 +187,13 @@ def main() -> None:
     parser.add_argument("--panels", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rerun", action="store_true", help="measure the noise of a rerun")
     arguments = parser.parse_args()
-    made = panels()
     for name, arm, seed, rerun in plan(GROUPS[arguments.arms], arguments.panels, arguments.rerun):
         wanted = key(name, arm, seed, rerun)
         if any(wanted.items() <= line.items() for line in read()):
             continue
         try:
             with lock_folder(folder(name, arm, seed, rerun)):
-                line = do(made["transposed" if arm.training == "transposed" else name], name, arm, seed, rerun)
+                line = do(panels(seed)["transposed" if arm.training == "transposed" else name], name, arm, seed, rerun)
         except ValueError as error:
             if "another process" not in str(error):
                 raise

@@ -6,6 +6,7 @@ import evidence
 import evidence_report as report
 import numpy as np
 import pytest
+import torch
 
 
 class Cell(NamedTuple):
@@ -111,3 +112,18 @@ def test_a_rerun_takes_no_part_in_the_tests_and_its_noise_is_printed():
     noise = list(report.noise([*found, *again]))
     assert noise[0] == "field at 1x, bfloat16: 2.00 points on average, at most 2.00"
     assert len(noise) == 12
+
+
+def test_every_seed_has_test_images_of_its_own_and_all_arms_of_a_seed_the_same():
+    first, second = (evidence.panels(seed) for seed in (300, 301))
+    assert evidence.panels(300)["field"].test_name == "emoji/test/300"
+    assert not torch.equal(first["zoom"].test.labels, second["zoom"].test.labels)
+    canvases = [next(panels["far"].canvases(48))[0] for panels in (first, second, evidence.panels(300))]
+    assert not torch.equal(canvases[0], canvases[1])
+    assert torch.equal(canvases[0], canvases[2])
+
+
+def test_transposed_canvases_are_those_of_field_transposed():
+    panels = evidence.panels(300)
+    for whole, transposed in zip(panels["field"].batch(300, 0), panels["transposed"].batch(300, 0), strict=True):
+        assert torch.equal(whole.mT, transposed)
