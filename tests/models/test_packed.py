@@ -24,7 +24,7 @@ def make(position="rope_mixed_ape", **fields) -> ViT:
     return model
 
 
-def pictures(sizes=SIZES, **options) -> list[torch.Tensor]:
+def random_images(sizes=SIZES, **options) -> list[torch.Tensor]:
     return [torch.randn(3, 4 * h, 4 * w, **options) for h, w in sizes]
 
 
@@ -35,7 +35,7 @@ def pictures(sizes=SIZES, **options) -> list[torch.Tensor]:
     ids=str,
 )
 def test_a_packed_batch_equals_each_image_alone(position, fields):
-    model, images = make(position, **fields), pictures()
+    model, images = make(position, **fields), random_images()
     packed = model.pack(images, row_tokens=80)
     assert 1 < packed.sequence_ids.shape[0] < len(images)  # some images share a row
     alone = torch.cat([model(image[None]) for image in images])
@@ -47,7 +47,7 @@ def test_a_packed_batch_equals_each_image_alone(position, fields):
 
 @pytest.mark.parametrize("position", ["rope_axial_ape", "rope_mixed"])
 def test_gradients_equal_those_of_each_image_alone(position):
-    model, images = make(position).double(), pictures(dtype=torch.float64)
+    model, images = make(position).double(), random_images(dtype=torch.float64)
     names, parameters = zip(*model.named_parameters(), strict=True)
     weight = torch.randn(len(images), 5, dtype=torch.float64)
     packed = torch.autograd.grad((model.forward_packed(model.pack(images)) * weight).sum(), parameters)
@@ -57,7 +57,7 @@ def test_gradients_equal_those_of_each_image_alone(position):
 
 
 def test_kept_patches_stand_where_they_stood():
-    model, images = make(), pictures([(4, 4), (3, 7)])
+    model, images = make(), random_images([(4, 4), (3, 7)])
     keep = [torch.tensor([0, 5, 11]), torch.tensor([20, 2, 9, 4])]
     logits = model.forward_packed(model.pack(images, keep))
     for image, kept, own in zip(images, keep, logits, strict=True):
@@ -69,7 +69,7 @@ def test_kept_patches_stand_where_they_stood():
 
 
 def test_the_order_of_kept_patches_does_not_matter():
-    model, images = make(), pictures([(4, 4), (3, 7)])
+    model, images = make(), random_images([(4, 4), (3, 7)])
     keep = random_patches(images, 4, 0.6)
     shuffled = [kept[torch.randperm(len(kept))] for kept in keep]
     logits = (model.forward_packed(model.pack(images, kept)) for kept in (keep, shuffled))
@@ -77,7 +77,7 @@ def test_the_order_of_kept_patches_does_not_matter():
 
 
 def test_random_patches_keep_a_share_but_at_least_one():
-    images = pictures([(4, 4), (3, 7), (1, 1)])
+    images = random_images([(4, 4), (3, 7), (1, 1)])
     kept = random_patches(images, 4, 0.25, torch.Generator().manual_seed(1))
     assert [len(own) for own in kept] == [4, 5, 1]
     assert all(own.unique().tolist() == own.tolist() for own in kept)
@@ -100,7 +100,7 @@ def test_one_graph_serves_all_packings():
     ]  # 3 rows, 4 images: PyTorch takes equal sizes for one, and 2 is also x and y
     packings = [first, SIZES, [(5, 6), (5, 5), (5, 4), (7, 3)], [(4, 4), (3, 3), (2, 9), (6, 6), (9, 2), (8, 1)]]
     for sizes in packings:
-        images = pictures(sizes)
+        images = random_images(sizes)
         with torch.no_grad():
             logits = compiled(model.pack(images, row_tokens=80))
             assert_close(logits, torch.cat([model(image[None]) for image in images]), rtol=1e-4, atol=1e-4)
@@ -108,7 +108,7 @@ def test_one_graph_serves_all_packings():
 
 
 def test_checkpointing_in_training_changes_nothing():
-    model, images = make("rope_axial").train(), pictures()
+    model, images = make("rope_axial").train(), random_images()
     packed = model.pack(images)
     plain = model.forward_packed(packed)
     model.set_grad_checkpointing()
@@ -123,7 +123,7 @@ def test_stochastic_depth_drops_whole_images_each_for_itself():
     for linear in (block.attn.proj, block.mlp.fc2):  # each branch adds 1, or 2 where it stays and others go
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.ones_(linear.bias)
-    packed = pack(pictures([(2, 2)] * 12), 4, row_tokens=30)
+    packed = pack(random_images([(2, 2)] * 12), 4, row_tokens=30)
     added = block(torch.zeros(*packed.sequence_ids.shape, 8), packed.positions, None, packed.rows())
     images = [added[packed.sequence_ids == image].unique() for image in range(12)]
     assert all(len(values) == 1 for values in images)
@@ -132,7 +132,7 @@ def test_stochastic_depth_drops_whole_images_each_for_itself():
 
 
 def test_a_longer_row_changes_no_logit_and_takes_more_images():
-    model, images = make(), pictures()
+    model, images = make(), random_images()
     long = model.pack(images, row_tokens=120)
     assert long.sequence_ids.shape == (2, 120)
     assert_close(model.forward_packed(long), model.forward_packed(model.pack(images)), rtol=1e-4, atol=1e-4)
@@ -167,7 +167,7 @@ def test_an_embedding_looked_up_token_by_token_is_the_resized_one(size):
 
 
 def test_moving_a_batch_moves_every_field():
-    assert all(field.device.type == "meta" for field in pack(pictures(), 4).to("meta"))
+    assert all(field.device.type == "meta" for field in pack(random_images(), 4).to("meta"))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_what_cannot_be_packed_is_refused(change, message):
 @pytest.mark.parametrize("fields", [{}, {"num_registers": 1, "pooling": "avg"}], ids=["token", "avg"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_a_damaged_image_changes_no_other_to_the_bit(fields, value):
-    model, images = make(**fields), pictures()
+    model, images = make(**fields), random_images()
     sound, weight = [image.clone() for image in images], torch.randn(len(images), 5)
     images[1][2, 3, 1] = value
     results = []

@@ -14,9 +14,9 @@ from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import short_name
 from ropevit.tasks.detect.evaluate import DetectorOptions
 from ropevit.tasks.evaluate import evaluate
-from tasks.detect import measured as detect
-from tasks.detect.generated import write_pictures
-from tasks.segment import measured as segment
+from tasks.detect import eval_data as detect
+from tasks.detect.generated import write_images
+from tasks.segment import eval_data as segment
 
 #: What may differ between two evaluations of the same.
 COSTS = ("images_per_second", "peak_memory_gib")
@@ -32,12 +32,12 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A detector and a segmenter, with pictures."""
+    """A detector and a segmenter, with images."""
     root = tmp_path_factory.mktemp("evaluate")
     detect.save_tiny(root / "detector" / "best.safetensors")
-    write_pictures(root / "coco")
+    write_images(root / "coco")
     segment.save_tiny(root / "segmenter" / "best.safetensors")
-    segment.write_pictures(root / "ade", lambda picture: torch.arange(picture.width).expand(picture.height, -1) // 40)
+    segment.write_images(root / "ade", lambda image: torch.arange(image.width).expand(image.height, -1) // 40)
     return root
 
 

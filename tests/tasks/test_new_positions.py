@@ -9,12 +9,12 @@ from ropevit.tasks.detect import model as detect
 from ropevit.tasks.detect.recipes import find_recipe
 from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import train
-from tasks.segment.generated import small_training, write_pictures
+from tasks.segment.generated import small_training, write_images
 from tasks.segment.small import small_segmenter
 
 
 def test_a_segmenter_is_trained_with_a_new_family(tmp_path):
-    config = small_training(write_pictures(tmp_path / "ade"), tmp_path / "run", steps=2)
+    config = small_training(write_images(tmp_path / "ade"), tmp_path / "run", steps=2)
     train(
         replace(
             config, model=replace(config.model, position="rope_spiral"), optim=replace(config.optim, warmup_steps=1)

@@ -40,7 +40,7 @@ def weights(tmp_path):
     return save
 
 
-def picture(path: Path, number: int = 0, side: int = 20) -> None:
+def write_image(path: Path, number: int = 0, side: int = 20) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(number).integers(0, 256, (side, side + number % 7, 3))
     Image.fromarray(noise.astype(np.uint8)).save(path, format="png")
@@ -51,7 +51,7 @@ def validation(tmp_path_factory):
     """ImageNet's validation images as they lie in folders, one a class; their numbers are not in the classes' order."""
     root = tmp_path_factory.mktemp("imagenet")
     for label, synset in enumerate(SYNSETS):
-        picture(root / "val" / synset / f"ILSVRC2012_val_{1000 - label:08d}.JPEG", label, side=8)
+        write_image(root / "val" / synset / f"ILSVRC2012_val_{1000 - label:08d}.JPEG", label, side=8)
     return root
 
 
@@ -60,6 +60,6 @@ def pets(tmp_path_factory):
     """Seven images of three classes, and one that cannot be read."""
     root = tmp_path_factory.mktemp("pets")
     for number in range(7):
-        picture(root / "val" / ("bird", "cat", "dog")[number % 3] / f"{number}.png", number)
-    (root / "val" / "cat" / "broken.png").write_text("no picture")
+        write_image(root / "val" / ("bird", "cat", "dog")[number % 3] / f"{number}.png", number)
+    (root / "val" / "cat" / "broken.png").write_text("no image")
     return root

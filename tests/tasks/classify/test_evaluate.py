@@ -25,7 +25,7 @@ from ropevit.tasks.common.eval_config import EvalConfig, read_sizes
 from ropevit.tasks.common.evaluation import EvalSizeDone, EvalStarted
 from ropevit.weights import save_model
 
-from .conftest import SYNSETS, picture, small_vit, stubborn_vit
+from .conftest import SYNSETS, small_vit, stubborn_vit, write_image
 
 PETS = ["dog", "bird", "cat"]  # in another order than the folders
 TWICE = Path(__file__).parents[2] / "twice.py"
@@ -90,7 +90,7 @@ def test_folders_of_wordnet_ids_are_classes_of_imagenet(validation, weights, tmp
 
 def test_folders_named_by_numbers_are_class_indices_not_sorted_as_text(weights, tmp_path):
     for number in range(1000):
-        picture(tmp_path / "v2" / str(number) / "0.jpeg", side=4)
+        write_image(tmp_path / "v2" / str(number) / "0.jpeg", side=4)
     match = match_classes(open_source(str(tmp_path / "v2"), "val"), None, 1000, "a model")
     assert match.imagenet
     assert match.columns[:4] == (0, 1, 10, 100)
@@ -100,7 +100,7 @@ def test_folders_named_by_numbers_are_class_indices_not_sorted_as_text(weights, 
 
 def test_a_data_set_with_fewer_classes_is_evaluated_on_these_classes_only(weights, tmp_path):
     for label in (5, 300, 301):
-        picture(tmp_path / "few" / SYNSETS[label] / "0.png")
+        write_image(tmp_path / "few" / SYNSETS[label] / "0.png")
     notes = []
     (row,) = measure(
         weights(stubborn_vit(0, 300)),

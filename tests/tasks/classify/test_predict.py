@@ -8,14 +8,14 @@ from ropevit.tasks.classify.predict import Input, classify
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def paths(tmp_path):
     for index, size in enumerate([(90, 60), (32, 100)]):
         Image.effect_noise(size, 80).save(tmp_path / f"{index}.png")
     return sorted(tmp_path.iterdir())
 
 
-def predict(model, pictures, form, classes, **options):
-    return [classify(model, read_image(path), form, classes, **options) for path in pictures]
+def predict(model, paths, form, classes, **options):
+    return [classify(model, read_image(path), form, classes, **options) for path in paths]
 
 
 def model() -> ViT:
@@ -25,10 +25,10 @@ def model() -> ViT:
     return ViT(config)
 
 
-def test_predictions_are_sorted_by_probability(pictures):
+def test_predictions_are_sorted_by_probability(paths):
     classes = [f"class {index}" for index in range(6)]
-    found = predict(model(), pictures, Input(size=(48,), multiple=16), classes, top=9)
-    assert len(found) == len(pictures)
+    found = predict(model(), paths, Input(size=(48,), multiple=16), classes, top=9)
+    assert len(found) == len(paths)
     for prediction in found:
         chances = [guess.probability for guess in prediction.guesses]
         assert sorted(chances, reverse=True) == chances
@@ -37,28 +37,28 @@ def test_predictions_are_sorted_by_probability(pictures):
         assert (prediction.height, prediction.width) == (48, 48)
 
 
-def test_images_may_keep_their_aspect_ratio(pictures):
-    found = predict(model(), pictures, Input(size=(32,), multiple=16, whole=True), ["x"] * 6)
+def test_images_may_keep_their_aspect_ratio(paths):
+    found = predict(model(), paths, Input(size=(32,), multiple=16, whole=True), ["x"] * 6)
     assert [(p.height, p.width) for p in found] == [(32, 48), (96, 32)]
 
 
-def test_the_model_is_set_to_eval_mode(pictures):
+def test_the_model_is_set_to_eval_mode(paths):
     net = model().train()
     form = Input(size=(32,), multiple=16)
-    assert predict(net, pictures, form, list("abcdef")) == predict(net, pictures, form, list("abcdef"))
+    assert predict(net, paths, form, list("abcdef")) == predict(net, paths, form, list("abcdef"))
     assert not net.training
 
 
-def test_predictions_follow_the_logits(pictures):
+def test_predictions_follow_the_logits(paths):
     net = model()
     with torch.no_grad():
         net.head.weight.zero_()
         net.head.bias.copy_(torch.arange(6.0))
-    best = predict(net, pictures[:1], Input(size=(32,), multiple=16), list("abcdef"), top=2)[0]
+    best = predict(net, paths[:1], Input(size=(32,), multiple=16), list("abcdef"), top=2)[0]
     assert [guess.name for guess in best.guesses] == ["f", "e"]
 
 
-def test_invalid_sizes_and_class_names_are_refused(pictures):
+def test_invalid_sizes_and_class_names_are_refused(paths):
     with pytest.raises(ValueError, match="got 50 x 50 pixels"):
         Input(size=(50,), multiple=16)
     with pytest.raises(ValueError, match="expected one number"):
@@ -68,4 +68,4 @@ def test_invalid_sizes_and_class_names_are_refused(pictures):
     with pytest.raises(ValueError, match=r"got size \(-16,\); expected pixels, above 0"):
         Input(size=(-16,), multiple=16)
     with pytest.raises(ValueError, match="got 5 class names for 6 logits"):
-        predict(model(), pictures, Input(size=(32,), multiple=16), list("abcde"))
+        predict(model(), paths, Input(size=(32,), multiple=16), list("abcde"))

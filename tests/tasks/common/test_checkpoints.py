@@ -21,7 +21,7 @@ def change(path, place, value):
     path.write_bytes(content)
 
 
-def test_a_whole_checkpoint_is_found_and_read(folder):
+def test_undamaged_checkpoint_is_found_and_read(folder):
     newest, damaged = find_newest(folder)
     assert (newest.name, damaged) == ("step-00000002.pt", [])
     assert torch.equal(load_checkpoint(newest)["state"]["w"], torch.full((64,), 2.0))
@@ -48,7 +48,7 @@ DIRECTORY = {
 
 
 @pytest.mark.parametrize("field", DIRECTORY)
-def test_any_damage_to_the_newest_falls_back_to_the_one_before(field, folder):
+def test_damaged_newest_checkpoint_falls_back_to_the_previous(field, folder):
     newest = folder / "step-00000002.pt"
     content = newest.read_bytes()
     entry = content.rindex(b"PK\x01\x02", 0, content.rindex(b"data/0"))  # that of the tensor
@@ -60,7 +60,7 @@ def test_any_damage_to_the_newest_falls_back_to_the_one_before(field, folder):
     assert "\n" not in damaged[0]
 
 
-def test_what_torch_cannot_read_is_damaged_too(folder):
+def test_checkpoint_that_torch_cannot_read_is_damaged(folder):
     newest = folder / "step-00000002.pt"
     with zipfile.ZipFile(newest) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}

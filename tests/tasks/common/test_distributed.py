@@ -32,19 +32,19 @@ def run(run_command, tmp_path):
 
 
 @pytest.mark.full
-def test_a_training_that_is_killed_again_and_again_ends_as_one_that_is_not(run):
+def test_repeatedly_killed_training_ends_with_the_weights_of_an_uninterrupted_one(run):
     output = run("kill_and_resume.py", "--kills", "4", "--epochs", "3")
     assert "after each of 4 kills" in output
     assert "the same: losses of 60 steps, 3 evaluations, three files of weights, bit for bit" in output
 
 
-def test_several_processes_train_as_one_does_also_sharing_weights_and_resuming_with_another_number(run):
+def test_several_processes_train_as_one_with_fsdp_and_resuming_with_another_number(run):
     differences = json.loads(run("many_processes.py", "--steps", "4", "--short"))
     assert list(differences) == ["two processes, then one", "weights shared out, stopped and resumed"]
     assert max(differences.values()) < 1e-5
 
 
-def test_all_processes_measure_the_running_statistics_that_the_first_one_saves(run, tmp_path):
+def test_all_processes_evaluate_the_running_statistics_that_are_saved(run, tmp_path):
     run(Path(__file__).parent / "ranks.py", str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
@@ -59,7 +59,7 @@ def test_all_processes_measure_the_running_statistics_that_the_first_one_saves(r
         ({"device": "cpu", "shard": True}, "got shard=True with one process"),
     ],
 )
-def test_what_cannot_be_computed_here_is_refused(fields, message):
+def test_unavailable_devices_and_precisions_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         make_accelerator(RunConfig(**fields))
 
@@ -92,7 +92,7 @@ def started(shard, optimizer, seed):
 @pytest.mark.usefixtures("alone", "unchecked")
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
 @pytest.mark.parametrize("shard", [True, False])
-def test_a_checkpoint_is_taken_up_with_weights_shared_out_or_not(shard, optimizer):
+def test_checkpoint_is_loaded_with_and_without_fsdp(shard, optimizer):
     before, after = started(not shard, optimizer, 0), started(shard, optimizer, 1)
     load_training_state(training_state(*before, not shard), *after, shard)
     first, second = (
@@ -117,7 +117,7 @@ def named(parts):
 
 
 @pytest.mark.usefixtures("alone")
-def test_any_error_of_the_first_process_is_told_to_all(monkeypatch):
+def test_error_of_the_main_process_is_raised_in_all(monkeypatch):
     channel, told = Communicator(), []
     monkeypatch.setattr(channel, "all_gather", lambda value: told.append(value) or [value])
 
@@ -129,7 +129,7 @@ def test_any_error_of_the_first_process_is_told_to_all(monkeypatch):
     assert told
 
 
-def test_float32_is_float32_in_convolutions_too():
+def test_float32_convolutions_do_not_use_tf32():
     before = torch.backends.cudnn.allow_tf32
     for precision in ("bfloat16", "float32"):
         make_accelerator(RunConfig(device="cpu", precision=precision))

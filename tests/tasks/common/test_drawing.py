@@ -39,7 +39,7 @@ def luminance(colour):
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
-def test_each_class_has_a_colour_of_its_own():
+def test_every_class_has_its_own_colour():
     colours = np.array([class_colour(label) for label in range(1000)])
     assert len({tuple(colour) for colour in colours}) == 1000
     apart = np.abs(colours[:20, None] - colours[None, :20]).max(-1) + 255 * np.eye(20)
@@ -48,13 +48,13 @@ def test_each_class_has_a_colour_of_its_own():
     assert neighbours.min() > 90, "classes with neighbouring numbers differ the most"
 
 
-def test_text_can_be_read_on_each_colour():
+def test_text_contrasts_with_every_colour():
     for colour in map(class_colour, range(200)):
         light, dark = sorted((luminance(colour), luminance(text_colour_on(colour))), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4.5, "the contrast that WCAG asks for"
 
 
-def test_the_line_of_a_box_lies_on_its_outermost_pixels():
+def test_box_line_covers_the_outermost_pixels():
     painted = pixels(paint_boxes(grey(), [Annotation((100.0, 200.0, 300.4, 260.0), 7, "")]))
     colour = class_colour(7)
     for x, y in [(100, 230), (299, 230), (250, 259), (100, 259), (299, 200)]:
@@ -63,18 +63,18 @@ def test_the_line_of_a_box_lies_on_its_outermost_pixels():
         assert tuple(painted[y, x]) == GREY
 
 
-def test_a_box_at_the_edges_is_drawn_inside():
+def test_box_at_the_image_border_is_drawn_inside():
     painted = pixels(paint_boxes(grey(), [Annotation((-3.0, -1.0, 640.0, 482.0), 3, "")]))
     for x, y in [(0, 100), (639, 100), (300, 479), (300, 0)]:
         assert tuple(painted[y, x]) == class_colour(3)
 
 
-def test_the_first_box_is_drawn_over_the_others():
+def test_first_box_is_drawn_on_top():
     marks = [Annotation((100.0, 100.0, 200.0, 200.0), label, "") for label in (1, 2)]
     assert tuple(pixels(paint_boxes(grey(), marks))[199, 150]) == class_colour(1)
 
 
-def test_small_pictures_are_enlarged_with_their_boxes():
+def test_small_images_are_enlarged_with_their_boxes():
     painted = pixels(paint_boxes(grey(40, 90), [Annotation((10.0, 20.0, 30.0, 80.0), 5, "")]))
     assert painted.shape == (630, 280, 3)
     assert tuple(painted[300, 70]) == tuple(painted[300, 209]) == class_colour(5)
@@ -82,13 +82,13 @@ def test_small_pictures_are_enlarged_with_their_boxes():
     assert enlargement((640, 480)) == 1
 
 
-def test_lines_and_letters_grow_with_the_picture():
+def test_lines_and_fonts_scale_with_the_image():
     small, large = (640, 480), (2560, 1920)
     assert line_width(large) == pytest.approx(4 * line_width(small), abs=2)
     assert load_font(large).size == pytest.approx(4 * load_font(small).size, abs=2)
 
 
-def test_text_stands_in_the_picture_and_beside_other_text_where_there_is_room():
+def test_tags_stay_in_the_image_and_do_not_overlap_where_there_is_room():
     size, tag = (200, 100), (60, 12)
     assert place_tag((20, 50, 90, 80), tag, size, []) == (20, 38, 80, 50)  # above the box
     assert place_tag((20, 50, 90, 80), tag, size, [(0, 0, 100, 45)]) == (20, 50, 80, 62)
@@ -101,7 +101,7 @@ def test_text_stands_in_the_picture_and_beside_other_text_where_there_is_room():
     assert place_tag((10, 50, 90, 80), tag, size, tags) == (10, 38, 70, 50)  # no room left: over others
 
 
-def test_text_is_written_on_the_colour_of_its_class():
+def test_tag_background_has_the_class_colour():
     empty, written = (
         pixels(paint_boxes(grey(), [Annotation((100.0, 200.0, 400.0, 300.0), 2, x)])) for x in ("", "dog 0.9")
     )
@@ -110,7 +110,7 @@ def test_text_is_written_on_the_colour_of_its_class():
     assert (part == text_colour_on(class_colour(2))).all(-1).sum() > 20
 
 
-def test_labels_are_mixed_with_the_picture_and_lined_in_white():
+def test_labels_are_blended_with_the_image_and_outlined_in_white():
     labels = np.zeros((480, 640), dtype=np.int64)
     labels[:, 300:] = 9
     painted = pixels(paint_labels(grey(), labels))
@@ -121,40 +121,40 @@ def test_labels_are_mixed_with_the_picture_and_lined_in_white():
     assert (painted == 255).all(-1).sum() == 480, "one line, of one pixel"
 
 
-def test_a_legend_is_added_below_in_the_colours_of_the_classes():
+def test_legend_is_added_below_in_class_colours():
     entries = [(label, f"class {label}") for label in range(30)]
-    picture = add_legend(grey(), entries)
-    assert pixels(picture)[:480].tolist() == pixels(grey()).tolist()
-    below = {tuple(colour) for colour in pixels(picture)[480:].reshape(-1, 3)}
+    drawing = add_legend(grey(), entries)
+    assert pixels(drawing)[:480].tolist() == pixels(grey()).tolist()
+    below = {tuple(colour) for colour in pixels(drawing)[480:].reshape(-1, 3)}
     assert {class_colour(label) for label in range(30)} <= below
-    assert picture.height > add_legend(grey(), entries[:3]).height, "in rows"
+    assert drawing.height > add_legend(grey(), entries[:3]).height, "in rows"
     assert add_legend(grey(), []).size == (640, 480)
 
 
-def test_a_name_longer_than_the_picture_widens_the_legend():
-    picture = add_legend(grey(20, 800), [(0, "a very long name of a class")])
-    assert picture.width > 100
-    assert (pixels(picture)[:, -4:] == 255).all(), "room after the text"
+def test_name_longer_than_the_image_widens_the_legend():
+    drawing = add_legend(grey(20, 800), [(0, "a very long name of a class")])
+    assert drawing.width > 100
+    assert (pixels(drawing)[:, -4:] == 255).all(), "room after the text"
 
 
-def test_a_name_of_several_lines_or_with_control_characters_is_written_on_one():
+def test_name_with_newlines_or_control_characters_is_drawn_on_one_line():
     image = Image.new("RGB", (500, 400), "white")
     named, escaped = (
         (paint_boxes(image, [Annotation((50, 50, 300, 300), 0, text)]), add_legend(image, [(0, text)]))
         for text in ("a\nb\x1b[2J", r"a\nb\x1b[2J")
     )
-    assert [picture.tobytes() for picture in named] == [picture.tobytes() for picture in escaped]
+    assert [drawing.tobytes() for drawing in named] == [drawing.tobytes() for drawing in escaped]
 
 
 def files(*names):
     return [ImageFile(Path("somewhere", str(number), name), name) for number, name in enumerate(names)]
 
 
-def test_pictures_are_named_after_images():
+def test_drawings_are_named_after_their_images():
     assert png_names(files("street.jpg", "in/a.b.tif", "plain")) == ["street.png", "in/a.b.png", "plain.png"]
 
 
-def test_images_that_differ_in_suffix_alone_keep_it():
+def test_images_that_differ_only_in_suffix_keep_it():
     assert png_names(files("a.jpg", "A.webp", "b.png")) == ["a.jpg.png", "A.webp.png", "b.png"]
 
 
@@ -164,7 +164,7 @@ def test_images_of_the_same_name_are_refused():
 
 
 @pytest.mark.parametrize("name", ["labels/a.png", "Labels/in/a.jpg", "classes.txt/a.jpg"])
-def test_no_picture_lies_in_what_is_written_beside_the_pictures(name):
+def test_drawings_in_folders_of_other_output_are_refused(name):
     assert png_names(files(name, "a.jpg"))[1] == png_names(files("in/" + name, "a.jpg"), ["labels"])[1] == "a.png"
     assert png_names(files("labels", "labels.jpg"), ["labels"]) == ["labels.png", "labels.jpg.png"]
     with pytest.raises(
@@ -173,7 +173,7 @@ def test_no_picture_lies_in_what_is_written_beside_the_pictures(name):
         png_names(files("a.jpg", name), ["labels", "classes.txt"])
 
 
-def test_only_a_new_or_empty_folder_is_written_to(tmp_path):
+def test_only_a_new_or_empty_folder_is_accepted(tmp_path):
     check_out(tmp_path / "new")
     check_out(tmp_path)
     save_png(tmp_path / "in" / "a.png", Image.new("RGB", (3, 2)))

@@ -48,7 +48,7 @@ def same_files(folder, other):
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_a_training_leaves_a_log_weights_and_its_config(unbroken, small):
+def test_training_writes_log_weights_and_config(unbroken, small):
     lines = log(unbroken)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 17))
     assert [line["step"] for line in lines if "top1" in line] == [8, 16]
@@ -65,7 +65,7 @@ def test_a_training_leaves_a_log_weights_and_its_config(unbroken, small):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_training_that_a_signal_stops_goes_on_as_if_nothing_had_been(unbroken, small, tmp_path, number):
+def test_training_interrupted_by_a_signal_resumes_exactly(unbroken, small, tmp_path, number):
     with pytest.raises(Interrupted, match=r"stopped after step 11, as asked by SIG.*step-00000011.pt"):
         train(small(2), at(11, interrupt(number)))
     started = []
@@ -76,7 +76,7 @@ def test_a_training_that_a_signal_stops_goes_on_as_if_nothing_had_been(unbroken,
 
 
 @pytest.mark.parametrize("moment", [EvalProgress, EvalDone])
-def test_a_training_that_dies_while_it_measures_goes_on_with_measuring(unbroken, small, tmp_path, moment):
+def test_training_killed_during_an_evaluation_resumes_with_it(unbroken, small, tmp_path, moment):
     def die(event):
         if isinstance(event, moment):
             raise KeyboardInterrupt
@@ -90,7 +90,7 @@ def test_a_training_that_dies_while_it_measures_goes_on_with_measuring(unbroken,
     same_files(tmp_path / "run", unbroken)
 
 
-def test_a_signal_before_measuring_ends_the_training_without(unbroken, small, tmp_path):
+def test_signal_before_an_evaluation_ends_the_training_without_it(unbroken, small, tmp_path):
     with pytest.raises(Interrupted, match=r"stopped after step 8, as asked by SIGTERM"):
         train(small(2), at(8, interrupt(signal.SIGTERM)))
     assert not any("top1" in line for line in log(tmp_path / "run"))
@@ -98,7 +98,7 @@ def test_a_signal_before_measuring_ends_the_training_without(unbroken, small, tm
     assert log(tmp_path / "run") == log(unbroken)
 
 
-def test_a_training_that_was_killed_while_it_wrote_its_config_starts_and_what_is_half_written_goes(small, tmp_path):
+def test_training_killed_while_writing_its_config_restarts_and_removes_partial_files(small, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / ".config.json.1.part").write_text("{")
@@ -108,7 +108,7 @@ def test_a_training_that_was_killed_while_it_wrote_its_config_starts_and_what_is
     assert not list(folder.rglob("*.part"))
 
 
-def test_a_trial_that_stops_early_goes_on_with_the_same_schedule(unbroken, small, tmp_path):
+def test_training_stopped_by_max_steps_resumes_with_the_same_schedule(unbroken, small, tmp_path):
     train(small(2, max_steps=5))
     assert not (tmp_path / "run" / "model.safetensors").exists()
     train(small(2, resume=True))
@@ -116,7 +116,7 @@ def test_a_trial_that_stops_early_goes_on_with_the_same_schedule(unbroken, small
     assert trial == [line for line in log(unbroken) if "loss" in line]
 
 
-def test_accumulating_gradients_changes_the_losses_by_rounding_alone(small, tmp_path):
+def test_gradient_accumulation_changes_losses_by_rounding_only(small, tmp_path):
     config = small(2, accumulate=2, out=tmp_path / "parts")
     without = [small(2, out=tmp_path / "whole"), config]
     for each in without:
@@ -127,7 +127,7 @@ def test_accumulating_gradients_changes_the_losses_by_rounding_alone(small, tmp_
     torch.testing.assert_close(torch.tensor(parts), torch.tensor(whole), rtol=1e-5, atol=0)
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(unbroken, small, tmp_path):
+def test_resume_falls_back_to_the_previous_checkpoint_if_the_newest_is_damaged(unbroken, small, tmp_path):
     with pytest.raises(Interrupted):
         train(small(2, save_every=3), at(14, interrupt(signal.SIGTERM)))
     newest = list_checkpoints(tmp_path / "run" / "checkpoints")[-1]
@@ -141,7 +141,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(unbroken, smal
     assert log(tmp_path / "run") == log(unbroken)
 
 
-def test_when_no_checkpoint_is_whole_the_training_does_not_start_anew_in_silence(small, tmp_path):
+def test_training_with_only_damaged_checkpoints_does_not_silently_restart(small, tmp_path):
     train(small(1, max_steps=2))
     for path in list_checkpoints(tmp_path / "run" / "checkpoints"):
         path.write_bytes(path.read_bytes()[:1000])
@@ -150,7 +150,7 @@ def test_when_no_checkpoint_is_whole_the_training_does_not_start_anew_in_silence
             train(small(1, resume=True))
 
 
-def test_a_full_disk_is_reported_and_the_directory_stays_valid(unbroken, small, tmp_path, monkeypatch):
+def test_full_disk_is_reported_and_the_directory_stays_valid(unbroken, small, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python itself would leave half a file
     train(small(2, max_steps=4))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -169,7 +169,7 @@ def test_a_full_disk_is_reported_and_the_directory_stays_valid(unbroken, small, 
     ]
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(small, monkeypatch, tmp_path):
+def test_nonfinite_loss_ends_the_training_and_names_the_step(small, monkeypatch, tmp_path):
     original = engine.take_step
 
     def poisoned(state, job, batches):
@@ -184,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(small, 
     assert [path.name for path in list_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-00000008.pt"]
 
 
-def test_a_loss_that_grows_tenfold_stops_the_training(small):
+def test_tenfold_loss_ends_the_training(small):
     with pytest.raises(DivergedError, match=r"the loss has grown to .* at step \d+ with lr"):
         train(small(2, optim={"lr": 3e3, "optimizer": "adamw"}))
 
@@ -197,7 +197,7 @@ def test_only_the_newest_checkpoints_are_kept(small, tmp_path):
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_bfloat16_checkpointing_and_compiling_train_too(small, tmp_path, monkeypatch):
+def test_training_works_with_bfloat16_checkpointing_and_compiling(small, tmp_path, monkeypatch):
     compiled = []
 
     def compile_quickly(model):
@@ -215,7 +215,7 @@ def test_bfloat16_checkpointing_and_compiling_train_too(small, tmp_path, monkeyp
     assert losses != plain
 
 
-def test_the_best_weights_are_those_of_the_best_score(small, tmp_path):
+def test_best_weights_have_the_best_score(small, tmp_path):
     scores = []
     train(
         small(3), lambda event: scores.append((event.scores["top1"], event.step)) if isinstance(event, EvalDone) else 0
@@ -225,7 +225,7 @@ def test_the_best_weights_are_those_of_the_best_score(small, tmp_path):
     assert (info.metadata["scores"]["top1"], info.metadata["step"]) == best
 
 
-def test_a_finished_training_is_left_as_it_is(unbroken, small, tmp_path):
+def test_resuming_a_finished_training_changes_nothing(unbroken, small, tmp_path):
     shutil.copytree(unbroken, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.pt")}
     scores = train(small(2, resume=True))
@@ -233,13 +233,13 @@ def test_a_finished_training_is_left_as_it_is(unbroken, small, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.pt")} == before
 
 
-def test_a_refused_training_leaves_nothing_behind(small, tmp_path):
+def test_refused_training_writes_nothing(small, tmp_path):
     with pytest.raises(ValueError, match=r"got a learning rate factor for 'backbone\.'"):
         train(small(1, optim={"backbone_lr": 0.5}, out=tmp_path / "runs" / "new"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_after_a_crash_before_the_first_step_the_corrected_command_works(small, tmp_path, monkeypatch):
+def test_corrected_command_works_after_a_crash_before_the_first_step(small, tmp_path, monkeypatch):
     def crash(*_):
         raise TypeError("cannot pickle 'module' object")
 
@@ -252,13 +252,13 @@ def test_after_a_crash_before_the_first_step_the_corrected_command_works(small, 
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_two_trainings_at_once_in_a_directory_are_refused(resume, small, tmp_path):
+def test_second_training_in_a_directory_is_refused(resume, small, tmp_path):
     with lock_folder(tmp_path / "run"), pytest.raises(ValueError, match=r"another process is writing to .*run; wait"):
         train(small(1, resume=resume))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_training_too_short_for_its_warm_up_says_so_and_goes_on_alike(small, tmp_path):
+def test_shortened_warm_up_is_reported_and_resumes_exactly(small, tmp_path):
     said = []
     options = {"warmup_epochs": 5}
     train(small(1, options, max_steps=4), lambda event: said.append(event) if isinstance(event, Notice) else None)

@@ -38,20 +38,20 @@ def read(folder, **changes):
     return read_curve(folder, DetectorResult, settings("mixed", "rope_mixed", **changes))
 
 
-def test_a_curve_is_read_with_its_embedding(other):
+def test_curve_is_read_with_its_position_embedding(other):
     curve = read(other())
     assert (curve.points, curve.position, curve.trained_at) == ({32: 30.0, 64: 40.0}, "ape", 64)
     assert curve.label == "absolute (APE): ape"
 
 
-def test_what_else_was_done_otherwise_stands_in_the_legend(other):
+def test_other_settings_appear_in_the_legend(other):
     assert read(other(flip=True), precision="float32").label == "absolute (APE): ape, flip True, precision None"
 
 
 @pytest.mark.parametrize(
     "changes", [{"metric": "mIoU"}, {"data": "coco/train"}, {"images": 7}, {"annotations": "2f"}, {"real": "real.json"}]
 )
-def test_only_the_same_measure_on_the_same_data_stands_beside(other, changes):
+def test_evaluations_with_another_metric_or_other_data_are_refused(other, changes):
     ((key, value),) = changes.items()
     with pytest.raises(
         ValueError, match=f"other has {key}=.*, this evaluation '?{value}'?; only evaluations with the same"
@@ -59,7 +59,7 @@ def test_only_the_same_measure_on_the_same_data_stands_beside(other, changes):
         read(other(), **changes)
 
 
-def test_a_directory_without_an_evaluation_is_refused(other, tmp_path):
+def test_directory_without_an_evaluation_is_refused(other, tmp_path):
     with pytest.raises(ValueError, match=r"found no evaluation in .* .no eval.json.; leave it out of --compare-with"):
         read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no results yet; leave it out of --compare-with"):
@@ -72,7 +72,7 @@ def test_a_directory_without_an_evaluation_is_refused(other, tmp_path):
         read(tmp_path / "other")
 
 
-def test_a_row_is_read_as_it_was_written(other):
+def test_row_is_read_back_unchanged(other):
     written = row(32, AP=30.0)
     folder = other(rows=((32, 30.0),))
     names, values = ((folder / "eval.csv").read_text().splitlines()[line].split(",") for line in (0, 1))
@@ -99,7 +99,7 @@ def test_ratios_are_read_with_commas_or_spaces():
         ("model", [], "no model"),
     ],
 )
-def test_settings_of_wrong_types_are_one_line(place, value, reason, other):
+def test_settings_of_wrong_types_give_a_one_line_error(place, value, reason, other):
     folder = other()
     content = json.loads((folder / "eval.json").read_text())
     part, _, name = place.partition(".")
@@ -120,7 +120,7 @@ def test_settings_of_wrong_types_are_one_line(place, value, reason, other):
     ],
     ids=["deep", "no text"],
 )
-def test_settings_that_are_no_json_are_one_line(content, reason, other):
+def test_invalid_json_settings_give_a_one_line_error(content, reason, other):
     folder = other()
     (folder / "eval.json").write_bytes(content)
     with pytest.raises(ValueError, match=reason):
@@ -136,14 +136,14 @@ def test_settings_that_are_no_json_are_one_line(content, reason, other):
         ("64,", "\x00,", "eval.csv"),
     ],
 )
-def test_a_table_of_wrong_values_is_one_line(old, new, reason, other):
+def test_invalid_table_values_give_a_one_line_error(old, new, reason, other):
     path = other() / "eval.csv"
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(ValueError, match=reason):
         read(path.parent)
 
 
-def test_a_class_that_would_be_a_formula_is_kept_as_text_and_found_again(tmp_path):
+def test_class_name_that_looks_like_a_formula_is_stored_as_text(tmp_path):
     names = {"=1+1": "=1+1", "b": "@b"}
     for resume in (False, True):
         results = ResultsDir(tmp_path / "own", settings(), names, DetectorResult, resume=resume)

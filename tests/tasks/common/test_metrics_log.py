@@ -11,7 +11,7 @@ from ropevit.tasks.common import metrics_log
 from ropevit.tasks.common.metrics_log import read_metrics
 
 
-def test_tensorboard_gets_every_figure_once_also_after_a_kill(small, tmp_path):
+def test_tensorboard_gets_every_value_once_even_after_a_kill(small, tmp_path):
     options = {"tensorboard": True, "save_every": 3, "resume": True}
 
     def die(event):
@@ -65,7 +65,7 @@ def test_weights_and_biases_gets_every_line_and_the_config(small, tmp_path, wand
     assert wandb.finished == 1
 
 
-def test_a_resumed_training_is_the_same_run_and_another_of_the_same_name_is_not(small, tmp_path, wandb):
+def test_resumed_training_keeps_its_wandb_run_and_another_of_the_same_name_does_not(small, tmp_path, wandb):
     train(small(1, wandb="positions", max_steps=1))
     train(small(1, wandb="positions", max_steps=2, resume=True))
     train(small(1, wandb="positions", max_steps=1, out=tmp_path / "other" / "run"))
@@ -73,7 +73,7 @@ def test_a_resumed_training_is_the_same_run_and_another_of_the_same_name_is_not(
     assert first == second != third
 
 
-def test_memory_is_measured_where_python_has_no_module_for_it(monkeypatch):
+def test_peak_memory_works_without_the_resource_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     monkeypatch.setattr(sys, "platform", "win32")
     used = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=3 * 2**30))

@@ -22,7 +22,7 @@ def rates(config, steps_per_epoch):
     return [learning_rate(config, step, steps_per_epoch) for step in range(config.length(steps_per_epoch))]
 
 
-def test_the_rate_rises_linearly_then_falls_along_a_cosine():
+def test_learning_rate_rises_linearly_then_follows_a_cosine():
     config = OptimConfig(lr=1e-3, epochs=10, warmup_epochs=2, warmup_lr=1e-6, min_lr=1e-5)
     found = rates(config, 10)
     assert found[0] == 1e-6
@@ -31,28 +31,28 @@ def test_the_rate_rises_linearly_then_falls_along_a_cosine():
         assert found[step] == pytest.approx(1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + math.cos(math.pi * step / 100)))
 
 
-def test_with_a_prefix_the_cosine_begins_after_the_warm_up():
+def test_cosine_starts_after_the_warm_up_with_warmup_prefix():
     config = OptimConfig(lr=1e-3, epochs=10, warmup_epochs=2, min_lr=0.0, warmup_prefix=True)
     found = rates(config, 10)
     assert found[20] == pytest.approx(1e-3)
     assert found[60] == pytest.approx(0.5e-3)
 
 
-def test_by_steps_the_rate_falls_to_a_tenth_at_each_milestone_and_not_before():
+def test_step_schedule_divides_the_rate_by_10_at_each_milestone():
     config = OptimConfig(lr=1e-3, epochs=12, warmup_epochs=0, schedule="step", milestones=(0.5, 11 / 12))
     found = rates(config, 10)
     assert found == pytest.approx([1e-3] * 60 + [1e-4] * 50 + [1e-5] * 10)
 
 
 @pytest.mark.parametrize(("prefix", "milestone"), [(False, 50), (True, 60)])
-def test_steps_follow_a_warm_up(prefix, milestone):
+def test_step_schedule_follows_a_warm_up(prefix, milestone):
     fields = {"schedule": "step", "milestones": (0.5,), "warmup_prefix": prefix}
     found = rates(OptimConfig(lr=1e-3, epochs=10, warmup_epochs=2, warmup_lr=0.0, **fields), 10)
     assert found[:20] == pytest.approx([1e-3 * step / 20 for step in range(20)])
     assert found[20:] == pytest.approx([1e-3] * (milestone - 20) + [1e-4] * (100 - milestone))
 
 
-def test_in_steps_instead_of_epochs_the_rate_falls_as_a_power_of_what_is_left():
+def test_polynomial_schedule_decays_as_a_power_of_the_remaining_steps():
     config = OptimConfig(lr=1e-3, epochs=None, steps=100, warmup_steps=10, warmup_lr=0.0, min_lr=0.0, schedule="poly")
     found = rates(config, 7)
     assert found[:10] == pytest.approx([1e-3 * step / 10 * (1 - step / 100) for step in range(10)]), "as mmcv has it"
@@ -72,7 +72,7 @@ def test_in_steps_instead_of_epochs_the_rate_falls_as_a_power_of_what_is_left():
     ("schedule", "prefix"),
     [("cosine", False), ("cosine", True), ("step", False), ("step", True), ("poly", True)],  # else poly follows mmcv
 )
-def test_rates_equal_those_of_timm_to_the_last_bit(schedule, prefix):
+def test_learning_rates_equal_those_of_timm_exactly(schedule, prefix):
     fields = {"milestones": (0.37, 0.8)} if schedule == "step" else {"power": 0.9} if schedule == "poly" else {}
     config = OptimConfig(lr=3e-3, epochs=9, warmup_epochs=1.5, schedule=schedule, warmup_prefix=prefix, **fields)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=config.lr)
@@ -100,13 +100,13 @@ def test_rates_equal_those_of_timm_to_the_last_bit(schedule, prefix):
         ({"warmup_steps": -1}, "got warmup_steps=-1; expected 0 or more"),
     ],
 )
-def test_lengths_that_contradict_each_other_are_refused(fields, message):
+def test_contradictory_lengths_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         OptimConfig(**fields)
 
 
 @pytest.mark.parametrize("warmup", [{"warmup_steps": 50}, {"warmup_epochs": 5}, {"warmup_epochs": 300}])
-def test_a_warm_up_that_the_training_is_too_short_for_takes_half_of_it(warmup):
+def test_warm_up_longer_than_the_training_is_cut_to_half_of_it(warmup):
     config = OptimConfig(lr=1e-3, epochs=5, warmup_lr=0.0, min_lr=0.0, **warmup)
     assert (config.warmup(10), OptimConfig(epochs=5, warmup_steps=49).warmup(10)) == (25, 49)
     found = rates(config, 10)
@@ -129,7 +129,7 @@ class Detector(nn.Module):
         return self.backbone.layer_index(name.removeprefix("backbone."))
 
 
-def test_a_backbone_learns_at_a_rate_of_its_own_on_top_of_that_of_its_layers():
+def test_backbone_learning_rate_factor_multiplies_that_of_layers():
     config = OptimConfig(lr=1e-3, backbone_lr=0.1, layer_decay=0.5, epochs=10)
     optimizer = make_optimizer(Detector(), config)
     set_learning_rate(optimizer, learning_rate(config, 60, 10))
@@ -139,7 +139,7 @@ def test_a_backbone_learns_at_a_rate_of_its_own_on_top_of_that_of_its_layers():
     assert set(rate) == {name for name, _ in Detector().named_parameters()}
 
 
-def test_a_rate_for_a_backbone_that_is_not_there_is_refused():
+def test_backbone_learning_rate_without_a_backbone_is_refused():
     with pytest.raises(ValueError, match=r"got a learning rate factor for 'backbone\.', with which no parameter"):
         make_optimizer(build_model(TINY), OptimConfig(backbone_lr=0.1))
 
@@ -154,7 +154,7 @@ def test_layer_decay_scales_the_whole_schedule():
 
 
 @pytest.mark.parametrize("name", ["rope_mixed_ape_deit_tiny_patch16_LS", "swin_rope_mixed_rpb_tiny_patch4_window7_224"])
-def test_only_matrices_are_decayed(name):
+def test_only_matrices_have_weight_decay(name):
     with torch.device("meta"):
         model = build_model(get_config(name))
     optimizer = make_optimizer(model, OptimConfig(weight_decay=0.1))
@@ -168,7 +168,7 @@ def test_only_matrices_are_decayed(name):
     assert all(name.endswith("weight") for name in decayed)
 
 
-def test_lamb_gives_frequencies_the_steps_of_adam_and_clips_at_one():
+def test_lamb_updates_frequencies_as_adam_and_clips_at_norm_1():
     model = build_model(TINY)
     optimizer = make_optimizer(model, OptimConfig(optimizer="lamb", lr=0.1, weight_decay=0.1, eps=1e-12))
     assert isinstance(optimizer, Lamb)
@@ -196,7 +196,7 @@ def test_lamb_gives_frequencies_the_steps_of_adam_and_clips_at_one():
         ({"schedule": "step", "milestones": (1.0,)}, "rising between 0 and 1"),
     ],
 )
-def test_what_cannot_be_optimised_is_refused(fields, message):
+def test_invalid_optimizer_options_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         OptimConfig(**fields)
 
@@ -215,7 +215,7 @@ def step(model):
     model(torch.randn(8, 3))
 
 
-def test_weights_and_running_statistics_are_averaged_and_counts_taken_over(model):
+def test_ema_averages_weights_and_running_statistics_and_copies_counts(model):
     average, wanted = Ema(model, 0.75), copy.deepcopy(model.state_dict())
     for _ in range(3):
         step(model)
@@ -227,7 +227,7 @@ def test_weights_and_running_statistics_are_averaged_and_counts_taken_over(model
     assert average.state_dict()["1.num_batches_tracked"] == 3
 
 
-def test_a_swap_brings_all_averages_into_the_model_and_another_takes_them_out(model):
+def test_ema_swap_exchanges_weights_and_a_second_one_undoes_it(model):
     average = Ema(model, 0.75)
     step(model)
     average.update(model)
@@ -239,7 +239,7 @@ def test_a_swap_brings_all_averages_into_the_model_and_another_takes_them_out(mo
     torch.testing.assert_close(average.state_dict(), averages, rtol=0, atol=0)
 
 
-def test_an_average_that_is_taken_up_goes_on_as_if_nothing_had_been(model):
+def test_loaded_ema_continues_exactly(model):
     average, other = Ema(model, 0.75), Ema(copy.deepcopy(model), 0.75)
     step(model)
     average.update(model)

@@ -26,7 +26,7 @@ from ropevit.tasks.common.run_dir import (
 from ropevit.tasks.segment.evaluate import SegmenterOptions
 
 
-def test_the_header_of_a_file_tells_the_kind_of_its_model(tmp_path):
+def test_file_header_names_the_task_of_the_model(tmp_path):
     for name, task in (("ropevit-detector", "detect"), ("ropevit-segmenter", "segment"), ("ropevit", "classify")):
         folder = tmp_path / name
         folder.mkdir()
@@ -42,13 +42,13 @@ def test_the_header_of_a_file_tells_the_kind_of_its_model(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["a/runs/segmenter", "./segmenter", "runs/best.safetensors", "segmenter", "~/none"])
-def test_a_path_to_nothing_has_no_kind(tmp_path, monkeypatch, path):
+def test_missing_path_has_no_task(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"no file .*{Path(path).name}'; check the path, or give a hub id"):
         task_of_checkpoint(path)
 
 
-def test_what_may_be_a_mistyped_path_is_named_where_options_do_not_suit_the_hub(tmp_path, monkeypatch):
+def test_possibly_mistyped_path_is_named_where_options_do_not_apply_to_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (
         task_of_checkpoint("runs/segmenter")
@@ -64,7 +64,7 @@ def test_what_may_be_a_mistyped_path_is_named_where_options_do_not_suit_the_hub(
         config.check(TASKS["classify"])
 
 
-def test_a_directory_gives_the_weights_that_are_asked_for_or_says_which_there_are(tmp_path):
+def test_directory_returns_the_requested_weights_or_names_those_that_exist(tmp_path):
     (tmp_path / "model.safetensors").touch()
     assert checkpoint_in_run(tmp_path, "last") == tmp_path / "model.safetensors"
     with pytest.raises(ValueError, match=r"has no best[.]safetensors; choose --weights last"):
@@ -83,7 +83,7 @@ def test_a_directory_gives_the_weights_that_are_asked_for_or_says_which_there_ar
         assert weights_file(other, None) == other
 
 
-def test_a_run_of_a_study_gives_its_only_weights_and_a_study_names_its_runs(tmp_path):
+def test_study_run_returns_its_weights_and_a_study_names_its_runs(tmp_path):
     for name in ("zoom-ape-seed0", "zoom-none-seed0"):
         folder = tmp_path / "study" / "runs" / name
         folder.mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_a_run_of_a_study_gives_its_only_weights_and_a_study_names_its_runs(tmp_
 SETTINGS = {"recipe": "fashion", "data": "here", "optim": {"lr": 1.0}, "run": {"seed": 0, "workers": 3}}
 
 
-def test_a_directory_with_something_else_in_it_is_never_written_to(tmp_path):
+def test_nonempty_directory_is_never_written_to(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ValueError, match="is not empty; choose another --out"):
         open_directory(RunConfig(out=tmp_path), SETTINGS)
@@ -110,7 +110,7 @@ def take_a_step(folder):
     (folder / "metrics.jsonl").write_text('{"step": 1, "epoch": 0.5, "loss": 1.0}\n')
 
 
-def test_a_training_is_resumed_with_the_same_options_or_not_at_all(tmp_path):
+def test_training_is_resumed_only_with_the_same_options(tmp_path):
     run = RunConfig(out=tmp_path / "run", resume=True)
     open_directory(run, SETTINGS)
     take_a_step(run.out)
@@ -123,7 +123,7 @@ def test_a_training_is_resumed_with_the_same_options_or_not_at_all(tmp_path):
     assert read_settings(run.out) == SETTINGS
 
 
-def test_weights_are_not_written_over_by_a_training_whose_checkpoints_are_gone(tmp_path):
+def test_training_without_its_checkpoints_does_not_overwrite_its_weights(tmp_path):
     run = RunConfig(out=tmp_path / "run", resume=True)
     open_directory(run, SETTINGS)
     take_a_step(run.out)
@@ -136,7 +136,7 @@ def test_weights_are_not_written_over_by_a_training_whose_checkpoints_are_gone(t
     open_directory(run, SETTINGS)
 
 
-def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
+def test_partial_files_of_a_killed_process_are_removed(tmp_path):
     run = RunConfig(out=tmp_path / "run", resume=True)
     open_directory(run, SETTINGS)
     (run.out / "checkpoints").mkdir()
@@ -146,7 +146,7 @@ def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path):
     assert not part.exists()
 
 
-def test_a_directory_in_which_no_step_was_taken_is_made_anew_with_other_options(tmp_path):
+def test_directory_without_a_step_is_overwritten_with_other_options(tmp_path):
     run, other = RunConfig(out=tmp_path / "run"), {**SETTINGS, "optim": {"lr": 2.0}}
     open_directory(run, SETTINGS)
     (run.out / "metrics.jsonl").touch()  # a crash before the first line
@@ -179,7 +179,7 @@ IMAGES = {"images": 24, "names": "a", "labels": "b", "files": "c"}
         ({"files": "x"}, r"train: files changed"),
     ],
 )
-def test_a_training_is_not_resumed_with_other_images(now, said, tmp_path):
+def test_training_is_not_resumed_with_other_images(now, said, tmp_path):
     run = RunConfig(out=tmp_path / "run", resume=True)
     open_directory(run, SETTINGS, {"train": IMAGES, "val": IMAGES})
     take_a_step(run.out)
@@ -190,7 +190,7 @@ def test_a_training_is_not_resumed_with_other_images(now, said, tmp_path):
         open_directory(run, SETTINGS, {"train": IMAGES, "val": IMAGES | now})
 
 
-def test_a_training_that_does_not_say_with_which_images_it_was_started_is_resumed(tmp_path):
+def test_training_without_recorded_images_is_resumed(tmp_path):
     run = RunConfig(out=tmp_path / "run", resume=True)
     open_directory(run, SETTINGS)
     take_a_step(run.out)
@@ -209,7 +209,7 @@ def test_a_training_that_does_not_say_with_which_images_it_was_started_is_resume
         ('{"images": {"train": 24}}', r"images\.train is '24'"),
     ],
 )
-def test_a_config_that_no_training_wrote_is_one_line(content, reason, tmp_path):
+def test_config_not_written_by_a_training_gives_a_one_line_error(content, reason, tmp_path):
     (tmp_path / "config.json").write_text(content)
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(ValueError, match=rf"found no training in .*config\.json cannot be read: .*{reason}") as caught:
@@ -226,7 +226,7 @@ def make_run(folder, losses):
     (folder / "metrics.jsonl").write_text(text)
 
 
-def test_trainings_are_found_at_any_depth_and_compared(tmp_path):
+def test_trainings_at_any_depth_are_found_and_compared(tmp_path):
     make_run(tmp_path / "a", [3.0, 2.0])
     make_run(tmp_path / "deep" / "b", [3.0, 1.0, 1.0])
     runs = find_runs([tmp_path])
@@ -255,7 +255,7 @@ def test_an_accuracy_and_an_average_precision_are_not_compared(tmp_path):
     assert heights[0] == 2 * heights[1]
 
 
-def test_a_directory_without_trainings_is_refused(tmp_path):
+def test_directory_without_trainings_is_refused(tmp_path):
     with pytest.raises(ValueError, match="found no training in"):
         find_runs([tmp_path])
 
@@ -273,7 +273,7 @@ def test_a_directory_without_trainings_is_refused(tmp_path):
         ('{"step": 1, "epoch": 1, "skipped": 7}', "line 2 has skipped '7'"),
     ],
 )
-def test_a_log_that_no_training_wrote_is_one_line(line, reason, tmp_path):
+def test_log_not_written_by_a_training_gives_a_one_line_error(line, reason, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SETTINGS))
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "epoch": 0.5, "loss": 1.0}}\n{line}\n')
     with pytest.raises(ValueError, match=rf"metrics\.jsonl, {reason}") as caught:
@@ -281,7 +281,7 @@ def test_a_log_that_no_training_wrote_is_one_line(line, reason, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_odd_names_of_runs_and_recipes_are_listed_and_drawn(tmp_path):
+def test_special_characters_in_names_of_runs_and_recipes_are_listed_and_drawn(tmp_path):
     make_run(tmp_path / "_$a$b", [3.0])
     settings = {**SETTINGS, "recipe": "[/red]$x^", "model": None, "optim": None}
     (tmp_path / "_$a$b" / "config.json").write_text(json.dumps(settings))

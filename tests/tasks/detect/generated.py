@@ -1,23 +1,23 @@
-"""A training of a small detector on six generated pictures of at most 64 pixels."""
+"""A training of a small detector on six generated images of at most 64 pixels."""
 
 from dataclasses import replace
 
 from ropevit.data.tiny import draw_scene, write_coco
 from ropevit.tasks.detect.recipes import find_recipe
 
-#: Six pictures with two shapes each; the first with a crowd, too.
+#: Six images with two shapes each; the first with a crowd, too.
 SCENES = (0, 1, 2, 3, 4, 6)
 
 
-def write_pictures(root, scenes=SCENES):
-    """Write the same pictures to train and to measure on."""
+def write_images(root, scenes=SCENES):
+    """Write the same images for training and validation."""
     for split in ("train", "val"):
         write_coco(root, split, [draw_scene(number) for number in scenes])
     return root
 
 
 def small_training(root, out, steps=6, model=None, **run):
-    """Give a training of so many steps, each on all pictures."""
+    """Return the config of a training of that many steps, each on all images."""
     config = find_recipe("detect/dino_smoke")
     changes = {"out": out, "device": "cpu", "log_every": 1, "save_every": 1000, "eval_every": 1000} | run
     return replace(

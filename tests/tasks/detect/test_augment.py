@@ -37,7 +37,7 @@ def bright(channel):
 BOXES = [[20, 30, 300, 220], [330, 10, 560, 400], [100, 240, 320, 420]]
 
 
-def test_boxes_stay_on_their_objects_and_labels_on_their_boxes():
+def test_augmentation_keeps_boxes_and_labels_with_their_objects():
     transform, flipped = train_transform(), 0
     for _ in range(6):
         image, target = transform(*sample(427, 640, BOXES))
@@ -49,7 +49,7 @@ def test_boxes_stay_on_their_objects_and_labels_on_their_boxes():
     assert 0 < flipped < 6
 
 
-def test_sizes_are_the_published_ones_and_both_ways_are_taken():
+def test_image_sizes_are_the_published_ones_with_and_without_crop():
     transform, ratios, shorts = train_transform(), set(), set()
     for _ in range(40):
         image, _target = transform(*sample(40, 60, [[5, 5, 35, 25]]))
@@ -61,7 +61,7 @@ def test_sizes_are_the_published_ones_and_both_ways_are_taken():
     assert len(ratios) > 3  # crops
 
 
-def test_a_crop_has_sides_from_384_to_600_pixels_where_the_image_has():
+def test_crop_sides_are_384_to_600_pixels_limited_by_the_image():
     sides = []
     for _ in range(30):
         image, target = random_crop(*sample(500, 900, [[0, 0, 900, 500]]))
@@ -75,13 +75,13 @@ def test_a_crop_has_sides_from_384_to_600_pixels_where_the_image_has():
     assert random_crop(*sample(100, 200, []))[0].shape[1:] == (100, 200)
 
 
-def test_an_image_without_objects_stays_one():
+def test_image_without_objects_is_augmented():
     _image, target = train_transform()(*sample(60, 80, []))
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].shape == (0,)
 
 
-def test_evaluation_resizes_to_800_pixels_or_to_1333_along_the_longer_side():
+def test_evaluation_resizes_the_shorter_side_to_800_and_the_longer_to_at_most_1333():
     assert eval_transform()(*sample(400, 600, BOXES[:1]))[0].shape[1:] == (800, 1200)
     assert max(eval_transform()(*sample(100, 400, []))[0].shape) == 1333
     with pytest.raises(ValueError, match="got short=900, longest=800"):
@@ -113,6 +113,6 @@ def test_sides_are_rounded_as_detectron2_does(size, short, longest, wanted):
 
 
 @pytest.mark.parametrize("short", [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800])
-def test_the_shorter_side_is_never_a_pixel_short(short):
+def test_shorter_side_is_exact(short):
     sizes = [(height, 2 * height) for height in range(200, 900)]
     assert {output_size(size, short, None)[0] for size in sizes} == {short}

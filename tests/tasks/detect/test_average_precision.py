@@ -73,7 +73,7 @@ def measured_by_pycocotools(path, rows):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_all_twelve_numbers_are_those_of_pycocotools(tmp_path, seed):
+def test_all_twelve_scores_equal_those_of_pycocotools(tmp_path, seed):
     noise = np.random.default_rng(seed)
     content = write_truth(tmp_path / "truth.json", noise)
     assert {one["iscrowd"] for one in content["annotations"]} == {0, 1}
@@ -96,14 +96,14 @@ def tiny(tmp_path):
 
 
 def perfect(source, index):
-    """Detect every object of a picture through the detector's own form."""
-    picture, truth = source.read(index)
-    whole = torch.tensor([picture.width, picture.height] * 2)
+    """Detect every object of an image, in the detector's format."""
+    image, truth = source.read(index)
+    whole = torch.tensor([image.width, image.height] * 2)
     corners = torch.from_numpy(truth.boxes) / whole
     boxes = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], dim=1)
     logits = torch.full((1, len(boxes), len(source.classes)), -20.0)
     logits[0, range(len(boxes)), torch.from_numpy(truth.labels)] = 5.0
-    found = to_detections(Predictions(logits, boxes[None]), [(picture.height, picture.width)], top=max(1, len(boxes)))
+    found = to_detections(Predictions(logits, boxes[None]), [(image.height, image.width)], top=max(1, len(boxes)))
     return truth.image_id, found[0]
 
 
@@ -117,11 +117,11 @@ def test_perfect_detections_score_100_and_sizes_without_objects_have_no_score(ti
     assert 0 < missed["AP"] < 100
 
 
-def test_nothing_found_scores_0(tiny):
+def test_no_detections_score_0(tiny):
     assert average_precision(tiny.annotations, np.empty((0, 7))).scores["AP"] == 0
 
 
-def test_annotations_may_leave_out_what_can_be_told_from_the_box(tiny):
+def test_annotations_may_omit_area_and_iscrowd(tiny):
     rows = np.concatenate([result_rows(*perfect(tiny, 0), tiny.category_ids)])
     before = average_precision(tiny.annotations, rows).scores
     content = json.loads(tiny.annotations.read_text())
@@ -132,14 +132,14 @@ def test_annotations_may_leave_out_what_can_be_told_from_the_box(tiny):
     assert average_precision(tiny.annotations, rows).scores == before
 
 
-def test_a_file_without_objects_is_refused(tiny):
+def test_annotation_file_without_objects_is_refused(tiny):
     content = json.loads(tiny.annotations.read_text())
     tiny.annotations.write_text(json.dumps(content | {"annotations": []}))
     with pytest.raises(ValueError, match="has no objects; there is nothing to evaluate"):
         average_precision(tiny.annotations, np.empty((0, 7)))
 
 
-def test_the_numbers_of_annotations_and_other_keys_mean_nothing(tmp_path):
+def test_annotation_ids_and_unknown_keys_do_not_change_the_scores(tmp_path):
     def score(first, **more):
         boxes = [[10 + 30 * number, 10, 20, 20] for number in range(2)]
         objects = [{"id": first + n, "image_id": 0, "category_id": 0, "bbox": b, **more} for n, b in enumerate(boxes)]

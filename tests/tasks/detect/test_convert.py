@@ -82,7 +82,7 @@ def detrex_state(kind, levels=4, classes=5):
 
 
 @pytest.mark.parametrize(("kind", "levels", "classes"), [("vit", 4, 5), ("swin", 4, 80), ("swin", 5, 5)])
-def test_a_file_of_detrex_becomes_ours_and_goes_back_bit_for_bit(kind, levels, classes, tmp_path, capsys):
+def test_detrex_checkpoint_round_trips_bit_exactly(kind, levels, classes, tmp_path, capsys):
     state, paths = (
         detrex_state(kind, levels, classes),
         [tmp_path / name for name in ("a.pth", "b.safetensors", "c.pth")],
@@ -118,7 +118,7 @@ def test_a_file_of_detrex_becomes_ours_and_goes_back_bit_for_bit(kind, levels, c
     assert "classes: " in said
 
 
-def test_weights_arrive_where_they_belong(tmp_path):
+def test_converted_weights_have_the_right_names(tmp_path):
     state = detrex_state("vit")
     torch.save(state, tmp_path / "a.pth")
     convert_detector(tmp_path / "a.pth", tmp_path / "b.safetensors", "ropevit")
@@ -154,7 +154,7 @@ def test_weights_arrive_where_they_belong(tmp_path):
     (lambda s: s.update({"backbone.net.blocks.12.norm1.bias": torch.zeros(192)}), "is not supported"),
     (lambda s: s["label_enc.weight"].fill_(torch.nan), "holds NaN or infinity in label_enc.weight"),
 ])  # fmt: skip
-def test_whatever_is_missing_unknown_or_misshapen_is_named_and_nothing_written(change, message, tmp_path):
+def test_missing_unknown_and_misshapen_entries_are_named_and_nothing_is_written(change, message, tmp_path):
     state = detrex_state("vit")
     change(state)
     torch.save(state, tmp_path / "a.pth")
@@ -163,7 +163,7 @@ def test_whatever_is_missing_unknown_or_misshapen_is_named_and_nothing_written(c
     assert not (tmp_path / "b.safetensors").exists()
 
 
-def test_a_resnet_is_none_of_ours(tmp_path):
+def test_resnet_backbone_is_refused(tmp_path):
     state = {name: value for name, value in detrex_state("vit").items() if not name.startswith("backbone.")}
     torch.save(state | {"backbone.stem.conv1.weight": torch.zeros(1)}, tmp_path / "a.pth")
     with pytest.raises(
@@ -172,7 +172,7 @@ def test_a_resnet_is_none_of_ours(tmp_path):
         convert_detector(tmp_path / "a.pth", tmp_path / "b.safetensors", "ropevit")
 
 
-def test_a_backbone_that_detectron2_has_not_is_left_out_and_said(tmp_path):
+def test_backbone_unknown_to_detectron2_is_dropped_and_reported(tmp_path):
     dino = DinoConfig(heads=8, **DINO)
     config = DetectModel(model="deit_tiny", position="rope_mixed", width=64, depth=2, heads=2, init=None, dino=dino)
     model = Detector(config, 3)
@@ -183,7 +183,7 @@ def test_a_backbone_that_detectron2_has_not_is_left_out_and_said(tmp_path):
     assert found.keys() == to_detrex(model.dino.state_dict()).keys()
 
 
-def test_wrong_requests_are_refused_in_one_line(tmp_path, capsys):
+def test_invalid_conversions_are_refused(tmp_path, capsys):
     source = tmp_path / "a.pth"
     torch.save(detrex_state("vit"), source)
     wrong = [
@@ -203,7 +203,7 @@ def test_wrong_requests_are_refused_in_one_line(tmp_path, capsys):
         convert_detector(source, tmp_path / "b.safetensors", "ropevit")
 
 
-def test_layer_scale_is_left_out_of_a_vit_alone():
+def test_only_a_vit_can_omit_layer_scale():
     with pytest.raises(ValueError, match="got layer_scale=False; it is for a ViT that does not start from published"):
         DetectModel(layer_scale=False)
     with pytest.raises(ValueError, match="got layer_scale=False"):

@@ -19,12 +19,12 @@ def seen(run_command, tmp_path_factory):
     return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_losses_are_divided_by_the_mean_number_of_boxes_of_all_processes(seen):
+def test_losses_are_divided_by_the_mean_number_of_boxes_over_processes(seen):
     assert [each["three and one"] for each in seen] == [2.0, 2.0]
     assert [each["none"] for each in seen] == [1.0, 1.0]
 
 
-def test_two_processes_one_without_objects_train_as_one_with_all_images(seen):
+def test_two_processes_one_without_objects_equal_one_process_with_all_images(seen):
     alone, losses = ranks.norms(0, [0, 1])
     for name, value in losses.items():
         assert sum(each["losses"][name] for each in seen) / 2 == pytest.approx(value, rel=1e-4, abs=1e-6)
@@ -38,11 +38,11 @@ def test_processes_with_and_without_denoising_agree_on_losses_and_gradients(seen
     assert seen[0]["noisy norms"] == seen[1]["noisy norms"]
 
 
-def test_one_process_divides_by_its_own_boxes():
+def test_single_process_divides_by_its_own_boxes():
     assert [mean_over_ranks(count, torch.device("cpu")).item() for count in (0, 1, 4)] == [1.0, 1.0, 4.0]
 
 
-def test_there_is_a_loss_for_every_layer_the_encoder_and_the_denoising():
+def test_every_layer_the_encoder_and_denoising_have_losses():
     model = small_detector(decoder_layers=3)
     for targets in ([objects(1), objects(2, 3)], [objects(), objects()]):
         losses = dino_losses(model(small_maps(), targets=targets), targets, model.config)
@@ -52,7 +52,7 @@ def test_there_is_a_loss_for_every_layer_the_encoder_and_the_denoising():
         assert all(noisy) == any(noisy) == bool(len(targets[0].labels))
 
 
-def test_what_is_right_costs_nothing_and_the_rest_is_counted_by_hand():
+def test_losses_of_perfect_predictions_are_0_and_others_equal_those_by_hand():
     target, config = objects(2), small_config()
     logits = torch.full((1, 2, 5), -30.0)
     logits[0, 1, 2] = 30
@@ -70,7 +70,7 @@ def test_what_is_right_costs_nothing_and_the_rest_is_counted_by_hand():
     assert losses["giou"].item() == pytest.approx(2 * (1 - (width - 0.1) / (width + 0.1)) / 4, rel=1e-4)
 
 
-def test_denoising_losses_are_divided_by_the_groups_too():
+def test_denoising_losses_are_also_divided_by_the_number_of_groups():
     model, targets = small_detector(denoising=6, label_noise=0.0, box_noise=0.0), [objects(1), objects(2, 3)]
     output = model(small_maps(), targets=targets)
     losses = dino_losses(output, targets, model.config)

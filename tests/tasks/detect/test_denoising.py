@@ -15,7 +15,7 @@ from tasks.detect.small import CLASSES, objects, small_config
 TARGETS = [objects(1, 2, 3), objects(4), objects()]
 
 
-def test_as_many_groups_are_made_as_the_fullest_image_allows():
+def test_number_of_groups_depends_on_the_image_with_most_objects():
     assert make_denoising_groups(TARGETS, small_config(denoising=100)) == DenoisingGroups(33, 3)
     assert make_denoising_groups(TARGETS, small_config(denoising=2)) == DenoisingGroups(1, 3)  # never none
     assert make_denoising_groups(TARGETS, small_config(denoising=0)) is None
@@ -23,7 +23,7 @@ def test_as_many_groups_are_made_as_the_fullest_image_allows():
 
 
 @pytest.mark.parametrize(("number", "slots", "matched"), [(1, 1, 1), (2, 3, 5), (4, 2, 3)])
-def test_groups_see_themselves_and_the_matched_queries_which_see_none_of_them(number, slots, matched):
+def test_denoising_groups_attend_to_themselves_and_matching_queries_only_to_each_other(number, slots, matched):
     mask, size = DenoisingGroups(number, slots).mask(matched, torch.device("cpu")), 2 * slots
     noisy = number * size
     assert mask.shape == (noisy + matched, noisy + matched)
@@ -34,7 +34,7 @@ def test_groups_see_themselves_and_the_matched_queries_which_see_none_of_them(nu
     assert mask[noisy:, noisy:].all()
 
 
-def test_each_positive_stands_for_the_object_that_it_was_made_from():
+def test_each_positive_is_assigned_to_its_source_object():
     config, embedding = small_config(label_noise=0.0, box_noise=0.0), nn.Embedding(CLASSES, 32)
     groups = DenoisingGroups(4, 3)
     queries = denoising_queries(TARGETS, groups, embedding, config)
@@ -48,7 +48,7 @@ def test_each_positive_stands_for_the_object_that_it_was_made_from():
         torch.testing.assert_close(boxes[places + 3], target.boxes[numbers])  # and its negative
 
 
-def test_empty_slots_have_no_content_and_a_box_in_the_middle():
+def test_empty_slots_have_zero_content_and_a_centred_box():
     queries = denoising_queries(TARGETS, DenoisingGroups(2, 3), nn.Embedding(CLASSES, 32), small_config())
     assert queries.content[2].eq(0).all()
     assert queries.boxes[2].eq(0.5).all()
@@ -61,7 +61,7 @@ def test_empty_slots_have_no_content_and_a_box_in_the_middle():
 
 
 @pytest.mark.parametrize("scale", [0.4, 1.0])
-def test_positives_move_by_less_than_half_a_side_and_negatives_by_more(scale):
+def test_positive_boxes_move_by_less_than_half_a_side_and_negative_ones_by_more(scale):
     boxes = torch.tensor([[0.5, 0.5, 0.1, 0.2]]).repeat(400, 1)[None]
     negative = torch.arange(400) >= 200
     moved = (
@@ -78,27 +78,27 @@ def test_positives_move_by_less_than_half_a_side_and_negatives_by_more(scale):
     assert moved.gt(0).float().mean().sub(0.5).abs() < 0.05
 
 
-def test_noisy_boxes_stay_in_the_image():
+def test_noisy_boxes_stay_inside_the_image():
     boxes = torch.rand(1, 500, 4)
     noisy = box_cxcywh_to_xyxy(jitter_boxes(boxes, torch.arange(500) % 2 == 1, 1.0))
     assert noisy.min() >= -1e-6
     assert noisy.max() <= 1 + 1e-6
 
 
-def test_a_quarter_of_the_labels_is_drawn_anew():
+def test_a_quarter_of_the_labels_is_redrawn():
     embedding = nn.Embedding(CLASSES, 32)
     queries = denoising_queries([objects(3)], DenoisingGroups(4000, 1), embedding, small_config(label_noise=0.5))
     kept = (queries.content[0] == embedding.weight[3]).all(1).float().mean()
     assert abs(kept - (0.75 + 0.25 / CLASSES)) < 0.02  # a drawn class may be the same
 
 
-def test_a_logit_is_that_of_a_share_a_thousandth_inside():
+def test_inverse_sigmoid_clamps_at_one_thousandth():
     shares = torch.tensor([0.0, 5e-4, 0.25, 0.9999, 1.0])
     expected = torch.tensor([0.001 / 1.0, 0.001 / 0.9995, 0.25 / 0.75, 0.9999 / 0.001, 1.0 / 0.001]).log()
     torch.testing.assert_close(logit(shares), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_boxes_of_pixels_become_centres_and_sides_of_the_image():
+def test_pixel_boxes_are_converted_to_relative_centres_and_sizes():
     target = make_target(torch.tensor([2]), torch.tensor([[10.0, 20.0, 50.0, 30.0]]), (40, 100), 3)
     torch.testing.assert_close(target.boxes, torch.tensor([[0.3, 0.625, 0.4, 0.25]]))
     torch.testing.assert_close(box_xyxy_to_cxcywh(box_cxcywh_to_xyxy(target.boxes)), target.boxes)
@@ -112,6 +112,6 @@ def test_boxes_of_pixels_become_centres_and_sides_of_the_image():
     (0, [0, -1, 10, 5], "clip boxes and drop empty ones"),
     (0, [0, float("nan"), 10, 5], "clip boxes and drop empty ones"),
 ])  # fmt: skip
-def test_a_wrong_object_is_refused(label, box, message):
+def test_invalid_object_is_refused(label, box, message):
     with pytest.raises(ValueError, match=message):
         make_target(torch.tensor([label]), torch.tensor([box], dtype=torch.float32), (40, 100), 3)

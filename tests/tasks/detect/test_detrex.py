@@ -10,12 +10,12 @@ from tasks.detect.small import small_detector
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_detector_has_the_weights_of_detrex_and_no_others(case):
+def test_detector_weights_have_the_names_of_detrex_and_no_others(case):
     model = detector(case)
     assert {key: list(value.shape) for key, value in to_detrex(model.state_dict()).items()} == case["layout"]
 
 
-def test_a_published_detector_has_these_shapes():
+def test_published_detector_has_these_shapes():
     with torch.device("meta"):
         theirs = to_detrex(Dino(DinoConfig(levels=5), (192, 384, 768, 1536)).state_dict())
     shapes = {
@@ -35,7 +35,7 @@ def test_a_published_detector_has_these_shapes():
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_there_and_back_is_the_same_bit_for_bit(case):
+def test_conversion_and_back_is_bit_exact(case):
     theirs = weights(case)
     ours = from_detrex(theirs)
     assert len(ours) == len(Dino(detector(case).config, case["channels"]).state_dict())
@@ -44,7 +44,7 @@ def test_there_and_back_is_the_same_bit_for_bit(case):
     assert all(torch.equal(back[key], theirs[key]) for key in theirs)
 
 
-def test_queries_keys_and_values_are_told_apart():
+def test_query_key_and_value_projections_are_split_in_order():
     theirs = to_detrex(small_detector().state_dict())
     ours = from_detrex(theirs)
     whole = theirs["transformer.decoder.layers.1.attentions.0.attn.in_proj_weight"]
@@ -53,7 +53,7 @@ def test_queries_keys_and_values_are_told_apart():
         torch.testing.assert_close(part, whole[32 * number : 32 * (number + 1)], rtol=0, atol=0)
 
 
-def test_second_names_of_heads_may_be_left_out_but_not_differ():
+def test_tied_head_weights_may_be_missing_but_not_differ():
     model, theirs = small_detector(), to_detrex(small_detector().state_dict())
     first = {key: value for key, value in theirs.items() if not key.startswith("transformer.decoder.class_embed")}
     load_detrex(model, first)
@@ -75,7 +75,7 @@ def test_second_names_of_heads_may_be_left_out_but_not_differ():
         "has 4 rows; expected queries, keys and values in equal parts",
     ),
 ])  # fmt: skip
-def test_weights_that_do_not_fit_are_refused_and_change_nothing(change, message):
+def test_incompatible_weights_are_refused_and_the_model_is_unchanged(change, message):
     model, state = small_detector(), to_detrex(small_detector().state_dict())
     before = {key: value.clone() for key, value in model.state_dict().items()}
     change(state)
@@ -84,7 +84,7 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(change, message)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_other_weights_than_a_detectors_are_refused():
+def test_weights_of_another_model_are_refused():
     with pytest.raises(WeightsError, match=r"got an entry 'blocks\.0\.x'; expected weights of this detector only"):
         to_detrex({"blocks.0.x": torch.zeros(1)})
     state = small_detector().state_dict()

@@ -42,13 +42,13 @@ def assert_same(first, second, **tolerance):
     ({}, (512, 1024, 2048), 24.2),
     ({"levels": 5}, (192, 384, 768, 1536), 23.1),
 ])  # fmt: skip
-def test_detectors_of_the_published_sizes_have_so_many_weights(fields, channels, millions):
+def test_published_detectors_have_the_expected_number_of_parameters(fields, channels, millions):
     with torch.device("meta"):
         model = Dino(DinoConfig(**fields), channels)
     assert round(sum(weight.numel() for weight in model.parameters()) / 1e6, 1) == millions
 
 
-def test_at_first_every_class_has_a_probability_of_one_hundredth_and_boxes_stay():
+def test_initial_class_probability_is_0_01_and_boxes_are_not_refined():
     model = Dino(small_config(), CHANNELS).eval()
     for head in model.class_heads:
         torch.nn.init.zeros_(head.weight)
@@ -58,7 +58,7 @@ def test_at_first_every_class_has_a_probability_of_one_hundredth_and_boxes_stay(
     torch.testing.assert_close(output.layers[0].boxes, output.encoder.boxes.clamp(1e-3, 1 - 1e-3), rtol=0, atol=1e-5)
 
 
-def test_heads_sample_around_their_token_at_first():
+def test_initial_sampling_points_surround_the_token():
     attention = Dino(small_config(), CHANNELS).encoder_layers[0].self_attn
     offsets = attention.sampling_offsets.bias.view(4, 4, 2, 2)  # heads, levels, points, (x, y)
     expected = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -66,7 +66,7 @@ def test_heads_sample_around_their_token_at_first():
     torch.testing.assert_close(offsets[:, 0, 1], 2 * expected, rtol=0, atol=1e-6)
 
 
-def test_tokens_propose_boxes_around_themselves_that_double_with_each_level():
+def test_proposals_are_centred_on_tokens_and_double_with_each_level():
     shapes = ((20, 24), (2, 3))
     levels = make_levels([torch.zeros(1, 1, *shape) for shape in shapes], None)
     logits, usable = propose_boxes(levels)
@@ -76,7 +76,7 @@ def test_tokens_propose_boxes_around_themselves_that_double_with_each_level():
     assert usable.all()
 
 
-def test_tokens_at_the_edge_and_in_the_padding_propose_nothing():
+def test_tokens_at_the_border_and_in_padding_have_no_proposal():
     mask = torch.ones(1, 2, 80, dtype=torch.bool)
     mask[:, :, 60:] = False
     logits, usable = propose_boxes(Levels(((2, 80),), (mask,)))
@@ -86,7 +86,7 @@ def test_tokens_at_the_edge_and_in_the_padding_propose_nothing():
     assert torch.isposinf(logits[0, ~usable[0]]).all()
 
 
-def test_what_lies_in_the_padding_of_the_levels_changes_nothing():
+def test_values_in_padding_do_not_change_the_output():
     model, maps = small_detector().eval(), maps_of_levels()
     model.neck = Passing()
     padding = padding_mask([(64, 64)], 128, 192)
@@ -98,7 +98,7 @@ def test_what_lies_in_the_padding_of_the_levels_changes_nothing():
         assert_same(first, second, rtol=0, atol=0)
 
 
-def test_a_padded_image_gives_the_same_detections_as_the_unpadded_one():
+def test_padded_image_gives_the_same_detections_as_unpadded():
     model, maps = small_detector(queries=8).eval(), maps_of_levels()
     model.neck = Passing()  # GroupNorm sees the padding, as in detrex
     last = model.decoder.reference_head.layers[-1]  # so does the embedding of boxes, as they are scaled by its share
@@ -110,7 +110,7 @@ def test_a_padded_image_gives_the_same_detections_as_the_unpadded_one():
         assert_same(first, second, rtol=1e-4, atol=1e-5)
 
 
-def test_the_loss_of_a_layer_reaches_the_box_head_of_the_layer_before():
+def test_gradients_reach_the_box_head_of_the_previous_layer():
     model = small_detector(decoder_layers=3)
     output = model(small_maps())
     output.layers[2].boxes.sum().backward()
@@ -123,7 +123,7 @@ def test_the_loss_of_a_layer_reaches_the_box_head_of_the_layer_before():
     [objects(), objects(0, 1)],
     [objects(), objects()],
 ], ids=["objects in all images", "one image without", "none"])  # fmt: skip
-def test_every_weight_gets_a_gradient(targets):
+def test_every_parameter_gets_a_gradient(targets):
     model = small_detector()
     losses = dino_losses(model(small_maps(), targets=targets), targets, model.config)
     sum(losses.values()).backward()
@@ -134,7 +134,7 @@ def test_every_weight_gets_a_gradient(targets):
     assert [name for name in still if not name.endswith("k_proj.bias")] == [] or not with_objects
 
 
-def test_denoising_leaves_the_other_queries_as_they_are():
+def test_denoising_queries_do_not_change_the_matching_queries():
     model, maps = small_detector(), small_maps()
     alone, together = model(maps), model(maps, targets=[objects(1, 2), objects(3)])
     assert together.groups.queries == together.denoising[0].logits.shape[1] == 12
@@ -142,7 +142,7 @@ def test_denoising_leaves_the_other_queries_as_they_are():
         assert_same(first, second, rtol=1e-4, atol=1e-5)
 
 
-def test_recomputing_layers_changes_no_gradient():
+def test_gradient_checkpointing_does_not_change_gradients():
     model, maps = small_detector(), small_maps()
     other = copy.deepcopy(model)
     other.set_grad_checkpointing()
@@ -156,7 +156,7 @@ def test_recomputing_layers_changes_no_gradient():
             torch.testing.assert_close(first.grad, second.grad, rtol=1e-5, atol=1e-6)
 
 
-def test_mixed_precision_keeps_boxes_in_float32():
+def test_boxes_stay_float32_in_mixed_precision():
     model, maps, targets = small_detector(stir=0.02), small_maps(), [objects(1), objects(2)]
     with torch.autocast("cpu", torch.bfloat16):
         output = model(maps, targets=targets)
@@ -165,7 +165,7 @@ def test_mixed_precision_keeps_boxes_in_float32():
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
 
 
-def test_a_wrong_input_is_refused_in_one_line():
+def test_invalid_input_is_refused():
     model, maps = small_detector(), small_maps()
     with pytest.raises(ValueError, match=r"expected \(B, c, h, w\) with c = \[8, 12, 16\]"):
         model(maps[::-1])
@@ -187,12 +187,12 @@ def test_a_wrong_input_is_refused_in_one_line():
     ("classes", 0), ("queries", 0), ("denoising", -1), ("box_noise", math.nan), ("width", 40), ("heads", 5),
     ("dropout", 1.0), ("label_noise", 2.5), ("focal_alpha", 1.5),
 ])  # fmt: skip
-def test_a_field_out_of_range_is_refused(field, value):
+def test_config_field_out_of_range_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         small_config(**{field: value})
 
 
-def test_predictions_are_parted_in_order():
+def test_split_keeps_the_order_of_predictions():
     whole = Predictions(torch.arange(12.0).view(1, 4, 3), torch.arange(16.0).view(1, 4, 4))
     first, rest = whole.split(1)
     assert_same(Predictions(torch.cat([first.logits, rest.logits], 1), torch.cat([first.boxes, rest.boxes], 1)), whole)

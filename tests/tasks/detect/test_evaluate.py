@@ -24,8 +24,8 @@ from ropevit.tasks.detect.model import load_detector
 from ropevit.tasks.detect.train import Detection
 from ropevit.tasks.evaluate import evaluate
 from ropevit.weights.errors import WeightsError
+from tasks.detect.eval_data import CLASSES, IDS, annotate, open_images, save_tiny
 from tasks.detect.generated import small_training
-from tasks.detect.measured import CLASSES, IDS, annotate, pictures, save_tiny
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def place(tmp_path_factory):
     """A detector, and data of which it finds some objects at its own size."""
     root = tmp_path_factory.mktemp("detect")
     path = save_tiny(root / "run" / "best.safetensors")
-    source = pictures(root / "coco")
+    source = open_images(root / "coco")
     model, info = load_detector(path)
     mean, std = (torch.tensor(info.metadata[name]).view(-1, 1, 1) for name in ("mean", "std"))
     places = {"workers": 0, "world": 1, "rank": 0, "autocast": contextlib.nullcontext, "mean": mean, "std": std}
@@ -60,7 +60,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
-def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_path):
+def test_scores_at_the_training_size_equal_those_of_the_training(place, tmp_path):
     (row,) = measure(place, tmp_path / "out")
     config = small_training(place / "coco", tmp_path / "run", model={})
     config = replace(config, batch_size=1, top=20, scale=ScaleConfig(short_sides=(64,), test_side=64, longest=80))
@@ -79,7 +79,7 @@ def test_at_the_trainings_size_it_measures_what_the_training_does(place, tmp_pat
     )
 
 
-def test_pycocotools_reads_the_detections_and_finds_the_same_for_each_class(place, tmp_path):
+def test_pycocotools_reads_the_detections_and_computes_the_same_ap_per_class(place, tmp_path):
     rows = measure(place, tmp_path / "out", sizes=(48, 64), options=DetectorOptions(save_detections=True))
     assert rows[0].AP != rows[1].AP
     by_class = {line["class"]: line for line in table(tmp_path / "out" / "per_class.csv")}
@@ -97,7 +97,7 @@ def test_pycocotools_reads_the_detections_and_finds_the_same_for_each_class(plac
             assert by_class[str(number)][str(row.size)] == wanted
 
 
-def test_the_shorter_side_is_the_size_and_the_limit_on_the_longer_grows_with_it(place, tmp_path, monkeypatch):
+def test_size_is_the_shorter_side_and_the_limit_on_the_longer_scales_with_it(place, tmp_path, monkeypatch):
     seen, original = [], module.run_detector
 
     def spy(model, source, search, *rest):
@@ -117,7 +117,7 @@ def test_the_shorter_side_is_the_size_and_the_limit_on_the_longer_grows_with_it(
     assert default_sizes(800, module.SIZE_FACTORS) == [480, 640, 800, 1024, 1333]
 
 
-def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, tmp_path):
+def test_resume_evaluates_missing_sizes_and_refuses_other_settings(place, tmp_path):
     out, done = tmp_path / "out", []
 
     def interrupt(event):
@@ -140,7 +140,7 @@ def test_what_is_missing_is_measured_later_and_nothing_else_is_mixed_in(place, t
             measure(place, out, resume=True, **options)
 
 
-def test_options_of_other_kinds_are_refused(place, tmp_path):
+def test_options_of_other_tasks_are_refused(place, tmp_path):
     given = ClassifierOptions(protocol="paper", crop=0.9)
     with pytest.raises(
         ValueError, match="got --protocol, --crop-pct, for classifiers only, with a detector; leave it out"
@@ -160,7 +160,7 @@ def test_options_of_other_kinds_are_refused(place, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_other_classes_are_refused_with_what_differs(place, tmp_path):
+def test_data_with_other_classes_are_refused_naming_the_differences(place, tmp_path):
     path = save_tiny(tmp_path / "other.safetensors", classes=[*CLASSES[:2], "cone", "ball"], ids=[1, 3, 90, 91])
     differ = r"\(only in the checkpoint: 90 cone, 91 ball; only in the data: 90 triangle\)"
     with pytest.raises(ValueError, match=f"has 4 classes, .*val2017.json has 3 different ones {differ}"):
@@ -172,7 +172,7 @@ def test_other_classes_are_refused_with_what_differs(place, tmp_path):
         check_metadata(monkey, module.METADATA, bare)
 
 
-def test_pictures_that_cannot_be_read_are_named_and_their_objects_missed(place, tmp_path):
+def test_unreadable_images_are_named_and_their_objects_count_as_missed(place, tmp_path):
     (before,) = measure(place, tmp_path / "before")
     file = place / "coco" / "val2017" / "000000000017.jpg"
     content, events = file.read_bytes(), []
@@ -187,7 +187,7 @@ def test_pictures_that_cannot_be_read_are_named_and_their_objects_missed(place, 
     assert [event.skipped for event in events if isinstance(event, EvalSizeDone)] == [(said,)]
 
 
-def test_evaluations_of_the_same_stand_beside_one_another(place, tmp_path, monkeypatch):
+def test_curves_of_comparable_evaluations_are_drawn_in_one_plot(place, tmp_path, monkeypatch):
     drawn, original = [], evaluation.draw_curves
     monkeypatch.setattr(evaluation, "draw_curves", lambda *parts: drawn.append(parts) or original(*parts))
     (row,) = measure(place, tmp_path / "mixed")

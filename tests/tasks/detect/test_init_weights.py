@@ -11,7 +11,7 @@ from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.model import DETECTOR, DetectModel, Detector, load_detector, save_detector
 from ropevit.tasks.detect.train import train
 from ropevit.weights import WeightsError
-from tasks.detect.generated import small_training, write_pictures
+from tasks.detect.generated import small_training, write_images
 
 DINO = DinoConfig(queries=8, width=32, heads=2, mlp_width=32, encoder_layers=1, decoder_layers=2)
 SMALL = DetectModel(model="deit_tiny", position="rope_axial", width=32, depth=1, heads=2, init=None, dino=DINO)
@@ -32,7 +32,7 @@ def same(one, two):
     return {name for name, value in one.state_dict().items() if torch.equal(value, two.state_dict()[name])}
 
 
-def test_of_the_same_classes_everything_is_taken(saved):
+def test_all_weights_are_loaded_if_the_classes_are_equal(saved):
     (model, path), said = saved, []
     config = replace(SMALL, init=path, drop_path=0.3, dino=replace(DINO, denoising=7, loss_box=2.0))
     found = init_model(DETECTOR, config, ("a", "b", "c"), said.append)
@@ -42,7 +42,7 @@ def test_of_the_same_classes_everything_is_taken(saved):
 
 
 @pytest.mark.parametrize("classes", [("a", "b", "c", "d", "e"), ("a", "c", "b")])
-def test_of_other_classes_their_heads_are_new_and_that_is_said(saved, classes):
+def test_class_heads_are_new_and_reported_if_the_classes_differ(saved, classes):
     (model, path), said = saved, []
     found = init_model(DETECTOR, replace(SMALL, init=path), classes, said.append)
     new = {name for name in found.state_dict() if name.startswith(("dino.class_heads.", "dino.label_embedding."))}
@@ -65,14 +65,14 @@ def test_of_other_classes_their_heads_are_new_and_that_is_said(saved, classes):
     ({"dino": replace(DINO, heads=4)}, r"dino\.heads: 2 instead of 4"),
     ({"dino": replace(DINO, queries=9)}, r"dino\.queries: 8 instead of 9"),
 ])  # fmt: skip
-def test_another_detector_is_refused_by_what_differs(saved, changes, message):
+def test_incompatible_detector_is_refused_naming_the_differences(saved, changes, message):
     with pytest.raises(WeightsError, match=f"holds an incompatible detector \\({message}.*; give its options"):
         init_model(DETECTOR, replace(SMALL, init=saved[1], **changes), list("abc"))
 
 
-def test_a_training_starts_from_a_detector_and_says_so(tmp_path):
-    pictures, events = write_pictures(tmp_path / "coco"), []
-    config = small_training(pictures, tmp_path / "run", steps=1)
+def test_training_starts_from_a_detector_and_reports_it(tmp_path):
+    coco_root, events = write_images(tmp_path / "coco"), []
+    config = small_training(coco_root, tmp_path / "run", steps=1)
     path = tmp_path / "first.safetensors"
     model = Detector(config.model, 5)
     save_detector(path, model, config.model, list("abcde"), {})

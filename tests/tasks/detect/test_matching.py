@@ -12,7 +12,7 @@ from tasks.detect.small import objects, small_config
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 4), (1, 1), (3, 3), (4, 6), (5, 5)])
 @pytest.mark.parametrize("levels", [3, 1000])  # few different costs: many ties
-def test_no_other_assignment_costs_less(rows, columns, levels):
+def test_assignment_has_minimum_cost(rows, columns, levels):
     for seed in range(20):
         costs = np.random.default_rng(seed).integers(-levels, levels, (rows, columns)).astype(np.float32)
         chosen = linear_sum_assignment(costs)
@@ -21,7 +21,7 @@ def test_no_other_assignment_costs_less(rows, columns, levels):
         assert costs[np.arange(rows), chosen].sum() == least
 
 
-def test_each_object_gets_the_query_that_says_it():
+def test_each_object_is_matched_with_the_query_that_predicts_it():
     target = objects(1, 2, 3)
     boxes, logits = torch.full((6, 4), 0.9), torch.full((6, 5), -4.0)
     for query, number in [(4, 0), (0, 1), (5, 2)]:
@@ -32,7 +32,7 @@ def test_each_object_gets_the_query_that_says_it():
     assert [side.tolist() for side in second] == [[], []]
 
 
-def test_a_cost_is_the_weighted_sum_of_class_distance_and_overlap():
+def test_cost_is_the_weighted_sum_of_focal_l1_and_giou_costs():
     target = objects(2)
     logits, box = torch.zeros(1, 5), target.boxes + torch.tensor([[0.1, 0.0, 0.0, 0.0]])
     cost = cost_matrix(logits, box, target, small_config())
@@ -42,7 +42,7 @@ def test_a_cost_is_the_weighted_sum_of_class_distance_and_overlap():
     assert cost.item() == pytest.approx(2 * focal + 5 * 0.1 - 2 * giou, rel=1e-4)
 
 
-def test_what_cannot_be_matched_is_refused():
+def test_too_many_objects_and_nonfinite_predictions_are_refused():
     few = Predictions(torch.zeros(1, 2, 5), torch.full((1, 2, 4), 0.5))
     with pytest.raises(ValueError, match="got 3 objects in an image with 2 queries; use more queries"):
         match(few, [objects(1, 2, 3)], small_config())

@@ -8,7 +8,7 @@ LOGITS = torch.tensor([[[2.0, -1.0], [0.0, 1.0], [-3.0, 3.0]]])
 BOXES = torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.95, 0.5, 0.2, 1.0], [0.1, 0.2, 0.2, 0.2]]])
 
 
-def test_the_best_pairs_of_query_and_class_come_first_in_pixels_of_the_original():
+def test_highest_scoring_query_class_pairs_come_first_in_original_pixels():
     (found,) = to_detections(Predictions(LOGITS, BOXES), [(50, 200)], top=4)
     torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0, 1.0, 0.0]).sigmoid())
     assert found.labels.tolist() == [1, 0, 1, 0]  # the second query twice
@@ -17,14 +17,14 @@ def test_the_best_pairs_of_query_and_class_come_first_in_pixels_of_the_original(
     torch.testing.assert_close(found.boxes, expected)
 
 
-def test_there_are_at_most_as_many_as_pairs_and_none_without_area():
+def test_detections_are_limited_to_the_pairs_and_have_an_area():
     boxes = BOXES.clone()
     boxes[0, 0, 2] = 0
     (found,) = to_detections(Predictions(LOGITS, boxes), [(50, 200)])
     assert len(found.scores) == len(found.labels) == len(found.boxes) == 4
 
 
-def test_a_size_for_each_image_is_needed():
+def test_one_size_per_image_is_required():
     with pytest.raises(ValueError, match="got top=300 and sizes of 2 images with predictions of 1"):
         to_detections(Predictions(LOGITS, BOXES), [(50, 200)] * 2)
     with pytest.raises(ValueError, match="got top=0"):

@@ -17,7 +17,7 @@ from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector, save_detector
 from ropevit.tasks.detect.predict import DetectionFolder, DetectionOptions, load_detection_predictor
 from ropevit.tasks.detect.recipes import find_recipe
-from tasks.detect.generated import write_pictures
+from tasks.detect.generated import write_images
 
 CPU = torch.device("cpu")
 CLASSES = ["disc", "square", "triangle"]
@@ -56,7 +56,7 @@ def stubbed(saved):
 
 
 @pytest.mark.parametrize(("size", "seen"), [(None, (53, 80)), (32, (27, 40)), (200, (167, 250))])
-def test_boxes_are_in_pixels_of_the_image_at_whatever_size_it_was_seen(stubbed, tmp_path, size, seen):
+def test_boxes_are_in_image_pixels_at_any_input_size(stubbed, tmp_path, size, seen):
     finder = stubbed(size=size)
     folder = DetectionFolder(finder, tmp_path)
     folder.take(4, ImageFile(tmp_path / "a.jpg", "in/a.jpg"), "in/a.png", Image.new("RGB", (300, 200)))
@@ -70,20 +70,20 @@ def test_boxes_are_in_pixels_of_the_image_at_whatever_size_it_was_seen(stubbed, 
     assert [one["score"] for one in found] == pytest.approx([0.8808, 0.6225], abs=1e-4)
 
 
-def test_what_was_found_is_drawn_in_the_colours_of_the_classes(stubbed, tmp_path):
+def test_detections_are_drawn_in_class_colours(stubbed, tmp_path):
     summary = DetectionFolder(stubbed(), tmp_path).take(
         1, ImageFile(tmp_path, "a"), "a.png", Image.new("RGB", (800, 600))
     )
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.getpixel((399, 300)) == class_colour(1)
-        assert picture.getpixel((400, 300)) == class_colour(2)
-        assert picture.getpixel((559, 300)) == class_colour(2)
-        assert picture.height > 600, "with a legend"
+    with Image.open(tmp_path / "a.png") as drawing:
+        assert drawing.getpixel((399, 300)) == class_colour(1)
+        assert drawing.getpixel((400, 300)) == class_colour(2)
+        assert drawing.getpixel((559, 300)) == class_colour(2)
+        assert drawing.height > 600, "with a legend"
     assert summary.line == "1 square, 1 triangle"
     assert summary.rows[0] == ("square", "0.881", "0", "0", "400", "600")
 
 
-def test_the_surest_objects_above_the_threshold_are_kept(stubbed):
+def test_highest_scoring_objects_above_the_threshold_are_kept(stubbed):
     image = Image.new("RGB", (300, 200))
     assert stubbed(threshold=0.7).detect(image).labels.tolist() == [1]
     assert stubbed(threshold=0.0, top=3).detect(image).labels.tolist() == [1, 2, 0]
@@ -91,8 +91,8 @@ def test_the_surest_objects_above_the_threshold_are_kept(stubbed):
     assert not len(stubbed(threshold=1.0).detect(image).labels)
 
 
-def test_the_model_sees_what_it_saw_when_it_was_measured(stubbed, tmp_path):
-    source = open_coco(write_pictures(tmp_path), "val", keep_empty=True)
+def test_preprocessing_equals_that_of_the_evaluation(stubbed, tmp_path):
+    source = open_coco(write_images(tmp_path), "val", keep_empty=True)
     finder, (image, _) = stubbed(), source.read(2)
     finder.detect(image)
     batch = eval_reader(source, eval_transform(64, 80)).__getitems__([2])
@@ -102,7 +102,7 @@ def test_the_model_sees_what_it_saw_when_it_was_measured(stubbed, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (900, 2), (3, 700)])
-def test_a_detector_takes_any_image(saved, size):
+def test_detector_accepts_images_of_any_shape(saved, size):
     finder = load_detection_predictor(saved, DetectionOptions(threshold=0, top=5), CPU)
     found = finder.detect(Image.new("RGB", size))
     assert not finder.model.training
@@ -110,13 +110,13 @@ def test_a_detector_takes_any_image(saved, size):
     assert (found.boxes[:, 2:] <= torch.tensor(size)).all()
 
 
-def test_nothing_found_is_said(stubbed, tmp_path):
+def test_no_detections_are_reported(stubbed, tmp_path):
     folder = DetectionFolder(stubbed(threshold=0.99), tmp_path)
     assert folder.take(1, ImageFile(tmp_path, "a"), "a.png", Image.new("RGB", (500, 400))).line == "nothing"
     folder.close()
     assert json.loads((tmp_path / "detections.json").read_text()) == []
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.size == (500, 400)
+    with Image.open(tmp_path / "a.png") as drawing:
+        assert drawing.size == (500, 400)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_options_out_of_range_are_refused(options, message):
         ({"category_ids": [1]}, "a category id to each class"),
     ],
 )
-def test_a_file_that_does_not_say_how_it_was_measured_is_refused(tmp_path, changes, message):
+def test_file_without_preprocessing_metadata_is_refused(tmp_path, changes, message):
     config = find_recipe("detect/dino_smoke").model
     save_detector(tmp_path / "a.safetensors", Detector(config, 3), config, CLASSES, FACTS | changes)
     with pytest.raises(ValueError, match=message):

@@ -29,14 +29,14 @@ def backbone(name):
     return "_".join(name.removeprefix("detect/dino_").split("_")[:2])
 
 
-def test_every_backbone_has_its_recipes():
+def test_every_backbone_has_recipes():
     vit = {f"detect/dino_vitdet_{size}{kind}" for size in ("base", "large") for kind in ("", "_50ep")}
     swin = {f"detect/dino_swin_{s}{kind}" for s in ("tiny", "small", "base") for kind in ("", "_36ep", "_5scale")}
     assert set(RECIPES) == vit | swin | {"detect/dino_smoke"}
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_they_are_optimised_as_in_detrex(name):
+def test_recipes_have_the_optimizer_settings_of_detrex(name):
     config = find_recipe(name)
     optim = config.optim
     assert (optim.optimizer, optim.lr, optim.backbone_lr, optim.weight_decay) == ("adamw", 1e-4, 0.1, 1e-4)
@@ -55,7 +55,7 @@ def test_they_are_optimised_as_in_detrex(name):
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_they_build_the_detector_of_detrex(name):
+def test_recipes_build_the_detector_of_detrex(name):
     config, kind, five = find_recipe(name), backbone(name), name.endswith("5scale")
     with torch.device("meta"):
         model = Detector(config.model, 80)
@@ -87,7 +87,7 @@ def test_dino_without_its_backbone_has_the_parameters_of_detrex():
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_what_they_say_names_epochs_and_cost(name):
+def test_docstrings_of_recipes_name_epochs_and_cost(name):
     config, said = find_recipe(name), RECIPES[name].__doc__
     assert f"{config.optim.epochs} epochs" in said
     assert "Cost: " in said
@@ -95,7 +95,7 @@ def test_what_they_say_names_epochs_and_cost(name):
     assert RECIPES[name](position="rope_axial").model.position == "rope_axial"
 
 
-def test_stages_that_do_not_fit_are_refused():
+def test_invalid_out_indices_are_refused():
     vit, swin = find_recipe("detect/dino_vitdet_base").model, find_recipe("detect/dino_swin_tiny").model
     with pytest.raises(ValueError, match=r"got out_indices=\(2, 3\) \(--out-indices\) for deit_base; "):
         replace(vit, out_indices=(2, 3))
@@ -105,7 +105,7 @@ def test_stages_that_do_not_fit_are_refused():
         replace(swin, out_indices=(0, 1, 2, 3), dino=replace(swin.dino, levels=3))
 
 
-def test_a_relative_bias_is_vitdets_and_no_swins():
+def test_relative_bias_is_for_a_vit_only():
     vit, swin = find_recipe("detect/dino_vitdet_base").model, find_recipe("detect/dino_swin_tiny").model
     assert not vit.relative_bias
     with torch.device("meta"):

@@ -27,7 +27,7 @@ from ropevit.tasks.detect.model import DETECTOR, Detector, load_detector
 from ropevit.tasks.detect.recipes import RECIPES, find_recipe
 from ropevit.tasks.detect.train import Detection, train
 from ropevit.weights.errors import WeightsError
-from tasks.detect.generated import small_training, write_pictures
+from tasks.detect.generated import small_training, write_images
 
 #: For what is not about what is learned: as small as can be.
 TINY = {"width": 16, "depth": 1, "heads": 1, "patch_size": 16, "window": 2}
@@ -42,20 +42,20 @@ def one_thread():
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    return write_pictures(tmp_path / "coco")
+def coco_root(tmp_path):
+    return write_images(tmp_path / "coco")
 
 
 @pytest.fixture
-def task(pictures, tmp_path):
+def task(coco_root, tmp_path):
     """Give a function that makes the task of a training."""
     made = []
 
     def make(config=None):
-        config = config or small_training(pictures, tmp_path / "run", model=TINY)
+        config = config or small_training(coco_root, tmp_path / "run", model=TINY)
         accelerator = make_accelerator(config.run)
         made.append(accelerator)
-        sources = open_coco(pictures, "train"), open_coco(pictures, "val", keep_empty=True)
+        sources = open_coco(coco_root, "train"), open_coco(coco_root, "val", keep_empty=True)
         return Detection(config, *sources, accelerator, Communicator())
 
     yield make
@@ -67,8 +67,8 @@ def losses(folder):
 
 
 @pytest.mark.full
-def test_six_pictures_are_learned_by_heart_and_the_file_finds_the_same(pictures, tmp_path, task):
-    config = small_training(pictures, tmp_path / "run", steps=60)
+def test_training_overfits_six_images_and_the_saved_detector_detects_the_same(coco_root, tmp_path, task):
+    config = small_training(coco_root, tmp_path / "run", steps=60)
     config = replace(config, optim=replace(config.optim, lr=2e-3))
     scores = train(config)
     assert scores["AP"] > 50
@@ -81,28 +81,28 @@ def test_six_pictures_are_learned_by_heart_and_the_file_finds_the_same(pictures,
     assert task(config).evaluate(model.eval(), lambda _: None) == scores
 
 
-def test_a_training_that_is_stopped_goes_on_with_the_same_losses(pictures, tmp_path):
-    train(small_training(pictures, tmp_path / "whole", model=TINY))
+def test_resumed_training_has_the_same_losses(coco_root, tmp_path):
+    train(small_training(coco_root, tmp_path / "whole", model=TINY))
 
     def stop(event):
         if isinstance(event, StepDone) and event.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted, match="stopped after step 3"):
-        train(small_training(pictures, tmp_path / "parts", model=TINY), stop)
-    train(small_training(pictures, tmp_path / "parts", model=TINY, resume=True))
+        train(small_training(coco_root, tmp_path / "parts", model=TINY), stop)
+    train(small_training(coco_root, tmp_path / "parts", model=TINY, resume=True))
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert len(set(losses(tmp_path / "whole"))) == 6
     weights = [load_detector(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("parts", "whole")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_the_engine_finds_all_that_it_asks_of_a_task(task):
+def test_detection_task_implements_the_interface_of_the_engine(task):
     assert isinstance(task(), Task)
 
 
-def test_a_batch_depends_on_the_seed_and_the_step_alone(pictures):
-    source = open_coco(pictures, "train")
+def test_batch_depends_on_seed_and_step_only(coco_root):
+    source = open_coco(coco_root, "train")
     transform = train_transform(ScaleConfig(short_sides=(40, 48, 64), longest=90, before_crop=(60,), test_side=64))
     order = TrainOrder(6, 3, seed=4)
     every = list(train_batches(source, transform, order, 0, 4, workers=0))
@@ -111,11 +111,11 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(pictures):
         assert torch.equal(batch.images, again.images)
         assert (batch.sizes, batch.ids) == (again.sizes, again.ids)
         assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(batch.targets, again.targets, strict=True))
-    assert len({size for batch in every for size in batch.sizes}) > 4, "sizes are drawn for each picture"
+    assert len({size for batch in every for size in batch.sizes}) > 4, "sizes are drawn for each image"
 
 
-def test_pictures_lie_at_the_top_left_of_multiples_of_32_with_their_objects_in_place(pictures, task):
-    source = open_coco(pictures, "val", keep_empty=True)
+def test_images_are_padded_at_bottom_right_to_multiples_of_32_with_boxes_in_place(coco_root, task):
+    source = open_coco(coco_root, "val", keep_empty=True)
     config = ScaleConfig(short_sides=(50,), longest=70, before_crop=(), flip=1.0, test_side=50)
     reader = train_reader(source, train_transform(config))
     batch = reader.__getitems__(TrainOrder(6, 6, seed=0).batch(0))
@@ -136,9 +136,9 @@ def test_pictures_lie_at_the_top_left_of_multiples_of_32_with_their_objects_in_p
     torch.testing.assert_close(pixels[0, :, 5, 5], (batch.images[0, :, 5, 5] / 255 - mean) / std)
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_named(pictures, tmp_path):
-    source = open_coco(pictures, "train")
-    (pictures / "train2017" / "000000000017.jpg").write_bytes(b"")
+def test_unreadable_images_are_skipped_and_named(coco_root, tmp_path):
+    source = open_coco(coco_root, "train")
+    (coco_root / "train2017" / "000000000017.jpg").write_bytes(b"")
     transform = train_transform(ScaleConfig(short_sides=(64,), longest=64, test_side=64))
     batch = train_reader(source, transform).__getitems__(TrainOrder(6, 6, seed=0).batch(0))
     assert batch.bad == [1]
@@ -146,12 +146,12 @@ def test_pictures_that_cannot_be_read_are_left_out_and_named(pictures, tmp_path)
     measured = eval_reader(source, transform).__getitems__([0, 1, 2])
     assert (measured.ids, measured.bad) == ([7, 27], [1])
     assert eval_reader(source, transform).__getitems__([1]).ids == []
-    train(small_training(pictures, tmp_path / "run", steps=1, model=TINY))
+    train(small_training(coco_root, tmp_path / "run", steps=1, model=TINY))
     said = [line["skipped"] for line in read_metrics(tmp_path / "run") if line.get("skipped")]
     assert said == [[f"{source.describe(1)}: cannot identify image file"]]
 
 
-def test_what_is_found_is_in_pixels_of_the_original_picture_and_each_picture_counts_once(task, monkeypatch):
+def test_detections_are_in_original_pixels_and_each_image_is_evaluated_once(task, monkeypatch):
     made = task()
     seen = []
     monkeypatch.setattr(
@@ -170,10 +170,10 @@ def test_what_is_found_is_in_pixels_of_the_original_picture_and_each_picture_cou
         own = rows[rows[:, 0] == image_id]
         reach = (own[:, 1:3] + own[:, 3:5]).max(0)
         assert (reach <= [width + 1e-3, height + 1e-3]).all(), index
-        assert reach[0] > 0.8 * width, "some box ends near the right edge of the whole picture"
+        assert reach[0] > 0.8 * width, "some box ends near the right edge of the whole image"
 
 
-def test_all_losses_count(task):
+def test_every_loss_contributes_to_the_gradients(task):
     made = task()
     torch.manual_seed(0)
     model = Detector(made.config.model, 3)
@@ -186,7 +186,7 @@ def test_all_losses_count(task):
     assert without == []
 
 
-def test_embeddings_and_frequencies_are_not_decayed_and_layers_counted_as_in_the_classifier():
+def test_embeddings_and_frequencies_have_no_weight_decay_and_layer_ids_follow_the_classifier():
     model = Detector(replace(find_recipe("detect/dino_smoke").model, position="rope_mixed_ape"), 3)
     names = {name for name, _ in model.named_parameters()}
     kept = model.no_weight_decay()
@@ -198,7 +198,7 @@ def test_embeddings_and_frequencies_are_not_decayed_and_layers_counted_as_in_the
 
 
 @pytest.mark.parametrize("position", ["ape", "rope_axial"])
-def test_the_backbone_starts_from_a_classifier(tmp_path, position):
+def test_backbone_is_initialised_from_a_classifier(tmp_path, position):
     config = get_config(
         f"{'' if position == 'ape' else position + '_'}deit_tiny_patch16_LS", width=32, depth=1, heads=2
     )
@@ -210,7 +210,7 @@ def test_the_backbone_starts_from_a_classifier(tmp_path, position):
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_recipes_know_their_names_and_can_be_written_down(name):
+def test_recipes_have_their_names_and_serialise_to_json(name):
     config = find_recipe(name)
     assert config.recipe == name
     assert json.loads(json.dumps(config.to_dict()))["model"]["position"] == "rope_mixed"
@@ -218,36 +218,36 @@ def test_recipes_know_their_names_and_can_be_written_down(name):
         assert config.model.init_source().startswith(("rope_mixed", "swin_rope_mixed"))
 
 
-def test_what_does_not_fit_is_refused(pictures, tmp_path):
+def test_inconsistent_options_and_data_are_refused(coco_root, tmp_path):
     with pytest.raises(ValueError, match="no recipe named 'detect/yolo'; choose one of detect/dino_vitdet_base"):
         find_recipe("detect/yolo")
     with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); detectors do not support FSDP"):
-        small_training(pictures, tmp_path, shard=True)
+        small_training(coco_root, tmp_path, shard=True)
     with pytest.raises(ValueError, match="has no published weights; give a file of them as init"):
-        small_training(pictures, tmp_path, model={"init": "published"})
+        small_training(coco_root, tmp_path, model={"init": "published"})
     with pytest.raises(ValueError, match=r"short_sides=\(900,\).*longest=64"):
         ScaleConfig(short_sides=(900,), longest=64)
-    path = pictures / "annotations" / "instances_val2017.json"
+    path = coco_root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     for wrong, message in (({"annotations": []}, "has no objects"), ({"categories": []}, None)):
         path.write_text(json.dumps(content | wrong))
         if message:
             with pytest.raises(ValueError, match=message):
-                train(small_training(pictures, tmp_path / "run", model=TINY))
+                train(small_training(coco_root, tmp_path / "run", model=TINY))
     content["categories"][0]["name"] = "ball"
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"list different categories: \[\(1, 'ball'\), \(1, 'disc'\)\]"):
-        train(small_training(pictures, tmp_path / "run", model=TINY))
+        train(small_training(coco_root, tmp_path / "run", model=TINY))
 
 
-def test_a_file_that_is_no_detector_is_refused(tmp_path):
+def test_file_of_another_model_is_refused(tmp_path):
     path = ropevit.save_model(tmp_path / "classifier.safetensors", ropevit.create_model("deit_tiny_patch16_LS"))
     with pytest.raises(WeightsError, match="is no detector file"):
         load_detector(path)
 
 
 @pytest.mark.parametrize("name", ["deit_tiny", "swin_tiny"])
-def test_an_image_padded_by_the_caller_gives_the_same_detections(name):
+def test_image_padded_by_the_caller_gives_the_same_detections(name):
     config = find_recipe("detect/dino_smoke").model
     size = {} if name == "deit_tiny" else dict.fromkeys(("width", "depth", "heads", "patch_size", "window"))
     model = Detector(replace(config, model=name, **size), 3).eval()
@@ -259,7 +259,7 @@ def test_an_image_padded_by_the_caller_gives_the_same_detections(name):
 
 
 def write_squares(root):
-    """Write four pictures of 64 x 64 pixels with 3, no, 1 and 2 objects."""
+    """Write four images of 64 x 64 pixels with 3, no, 1 and 2 objects."""
     boxes = {0: [(4, 4, 20, 12), (30, 8, 16, 16), (20, 30, 24, 30)], 1: [], 2: [(6, 10, 40, 40)], 3: [(2, 2, 9, 9)] * 2}
     found = [(image, box) for image, each in boxes.items() for box in each]
     content = {
@@ -278,7 +278,7 @@ def write_squares(root):
     return open_coco(root, "train", keep_empty=True)
 
 
-def test_parts_of_a_step_are_divided_by_the_boxes_of_all_of_it(tmp_path):
+def test_micro_batch_losses_are_divided_by_the_boxes_of_the_whole_step(tmp_path):
     source = write_squares(tmp_path / "squares")
     found = []
     for parts in (1, 2):

@@ -1,4 +1,4 @@
-"""A training of a small segmenter on three generated pictures."""
+"""A training of a small segmenter on three generated images."""
 
 from dataclasses import replace
 
@@ -9,13 +9,13 @@ from ropevit.data.tiny import draw_scene, write_ade
 from ropevit.tasks.segment.recipes import RECIPES
 from tasks.segment.small import small_segmenter
 
-#: Three pictures with two shapes each.
+#: Three images with two shapes each.
 SCENES = (0, 1, 2)
 CLASSES = ["ground", "disc", "square", "triangle"]
 
 
-def write_pictures(root, scenes=SCENES):
-    """Write the same pictures to train and to measure on, with four classes of their own."""
+def write_images(root, scenes=SCENES):
+    """Write the same images for training and validation, with four classes."""
     for split in ("train", "val"):
         write_ade(root, split, [draw_scene(number) for number in scenes])
     few = np.zeros(256, np.uint8)

@@ -1,4 +1,4 @@
-"""Small segmenters, and three generated pictures with labels."""
+"""Small segmenters, and three generated images with labels."""
 
 import numpy as np
 import torch
@@ -34,11 +34,11 @@ def small_swin():
     return DenseSwin(DenseSwinConfig(body=body))
 
 
-def pictures(directory, count=3, side=64):
-    """Give generated pictures and their labels, cut to squares."""
+def labelled_images(directory, count=3, side=64):
+    """Return generated images with their labels, cropped to squares."""
     make_tiny("ade", directory)
     found = [open_ade(directory, "train").read(index) for index in range(count)]
-    images = torch.stack([torch.from_numpy(np.array(picture)[:side, :side]) for picture, _ in found])
+    images = torch.stack([torch.from_numpy(np.array(image)[:side, :side]) for image, _ in found])
     labels = torch.stack([torch.from_numpy(labels[:side, :side]) for _, labels in found])
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1, labels
 

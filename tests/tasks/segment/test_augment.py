@@ -35,7 +35,7 @@ def tiny(tmp_path):
 
 
 def striped(height=48, width=80):
-    """Give a picture whose grey says what the label of a pixel is, in large cells."""
+    """Return an image of large cells whose grey determines the label."""
     rows, columns = np.arange(height)[:, None] // 8, np.arange(width)[None] // 8
     labels = (rows * 10 + columns).astype(np.uint8)
     return Image.fromarray(np.repeat(labels[..., None] * 4, 3, 2)), labels
@@ -167,12 +167,12 @@ def test_evaluation_reads_single_images_at_the_sizes_of_the_views_with_labels_at
     parts = [list(read(tiny, SegmenterSettings(**facts, **rest, rank=rank))) for rank in range(5)]
     assert [len(part) for part in parts] == [3, 3, 2, 2, 2]
     seen = parts[1][2]
-    picture, labels = tiny.read(11)
+    image, labels = tiny.read(11)
     assert np.array_equal(seen.labels, labels)
     for view, ratio in zip(seen.views, facts["ratios"], strict=True):
-        height, width = view_size((picture.height, picture.width), 48, 60, ratio)
+        height, width = view_size((image.height, image.width), 48, 60, ratio)
         assert (min(height, width) == 48 * ratio) or (max(height, width) == 60 * ratio)
-        wanted = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+        wanted = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
         assert np.array_equal(view[0].permute(1, 2, 0), wanted)
 
 

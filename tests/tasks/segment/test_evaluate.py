@@ -27,7 +27,7 @@ from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation
 from ropevit.tasks.segment.train_config import SegmentConfig
 from ropevit.weights.errors import WeightsError
-from tasks.segment.measured import CLASSES, save_tiny, write_pictures
+from tasks.segment.eval_data import CLASSES, save_tiny, write_images
 from tasks.segment.small import small_segmenter
 
 
@@ -39,12 +39,12 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def by_hand(model, picture, short=64, long=80, ratios=(1.0,), **inference):
-    """Segment a picture as the training's evaluation does."""
-    size, mean, std = (picture.height, picture.width), torch.tensor(MEAN), torch.tensor(STD)
+def by_hand(model, image, short=64, long=80, ratios=(1.0,), **inference):
+    """Segment an image as the training's evaluation does."""
+    size, mean, std = (image.height, image.width), torch.tensor(MEAN), torch.tensor(STD)
     views = []
     for ratio in ratios:
-        resized = functional.resize(picture, list(view_size(size, short, long, ratio)))
+        resized = functional.resize(image, list(view_size(size, short, long, ratio)))
         pixels = torch.from_numpy(np.array(resized)).float() / 255
         views.append(((pixels - mean) / std).permute(2, 0, 1)[None])
     return segment(model.logits, views, size, InferenceConfig(**inference))[0]
@@ -52,10 +52,10 @@ def by_hand(model, picture, short=64, long=80, ratios=(1.0,), **inference):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A segmenter, and pictures of which it knows most at its own size."""
+    """A segmenter, and images that it labels mostly right at its own size."""
     root = tmp_path_factory.mktemp("segment")
     model = load_segmenter(save_tiny(root / "run" / "best.safetensors"))[0].eval()
-    write_pictures(root / "ade", lambda picture: by_hand(model, picture).numpy())
+    write_images(root / "ade", lambda image: by_hand(model, image).numpy())
     return root
 
 
@@ -84,8 +84,8 @@ def test_scores_equal_those_of_a_reference_loop(place, tmp_path, size, options, 
     model, source = load_segmenter(place / "run" / "best.safetensors")[0].eval(), open_ade(place / "ade", "val")
     counts = torch.zeros(4, 4)
     for index in range(len(source)):
-        picture, labels = source.read(index)
-        counts += confusion(by_hand(model, picture, **looks), torch.from_numpy(labels), 4)
+        image, labels = source.read(index)
+        counts += confusion(by_hand(model, image, **looks), torch.from_numpy(labels), 4)
     wanted = segmentation_scores(counts)
     assert 20 < row.mIoU < 95
     scores = wanted.miou, wanted.pixel_accuracy, wanted.class_accuracy

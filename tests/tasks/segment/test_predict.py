@@ -90,11 +90,11 @@ def test_preprocessing_is_that_of_the_evaluation(saved, tmp_path):
 def test_the_output_image_blends_class_colours_with_the_image(stubbed, tmp_path):
     image, _ = flag(600, 400)
     LabelFolder(stubbed(), tmp_path).take(1, ImageFile(tmp_path, "a"), "a.png", image)
-    with Image.open(tmp_path / "a.png") as picture:
+    with Image.open(tmp_path / "a.png") as drawing:
         for place, label in (((100, 200), 0), ((500, 50), 1), ((500, 350), 2)):
             wanted = OPACITY * np.array(class_colour(label)) + (1 - OPACITY) * np.array(image.getpixel(place))
-            assert np.abs(np.array(picture.getpixel(place)) - wanted).max() <= 1
-        assert picture.height > 400, "with a legend"
+            assert np.abs(np.array(drawing.getpixel(place)) - wanted).max() <= 1
+        assert drawing.height > 400, "with a legend"
 
 
 def test_label_maps_count_classes_from_1_in_a_byte_or_two(tmp_path):

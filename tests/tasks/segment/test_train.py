@@ -21,7 +21,7 @@ from ropevit.tasks.segment.mean_iou import confusion
 from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.recipes import RECIPES
 from ropevit.tasks.segment.train import Segmentation, train
-from tasks.segment.generated import small_training, write_pictures
+from tasks.segment.generated import small_training, write_images
 from tasks.segment.small import small_mask2former, small_segmenter, small_upernet
 
 
@@ -34,16 +34,16 @@ def one_thread():
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    return write_pictures(tmp_path / "ade")
+def ade_root(tmp_path):
+    return write_images(tmp_path / "ade")
 
 
 @pytest.fixture
-def task(pictures, tmp_path):
+def task(ade_root, tmp_path):
     """Give a function that makes the task of a training."""
 
     def make(config=None):
-        config = config or small_training(pictures, tmp_path / "run")
+        config = config or small_training(ade_root, tmp_path / "run")
         accelerator = make_accelerator(config.run)
         return Segmentation(
             config, open_ade(config.data, "train"), open_ade(config.data, "val"), accelerator, Communicator()
@@ -58,8 +58,8 @@ def losses(folder):
 
 
 @pytest.mark.full
-def test_three_images_are_overfitted_and_the_saved_model_has_the_same_scores(pictures, tmp_path, task):
-    config = small_training(pictures, tmp_path / "run", steps=60)
+def test_three_images_are_overfitted_and_the_saved_model_has_the_same_scores(ade_root, tmp_path, task):
+    config = small_training(ade_root, tmp_path / "run", steps=60)
     plain = {"ratios": (1.0, 1.0), "flip": 0.0, "colours": False, "most_of_one_class": 1.0}
     sizes = {"short": 48, "long": 64, "test_short": 48, "test_long": 64}  # images are padded to train, and to measure
     head = replace(config.model.upernet, dropout=0.0, channels=32)
@@ -83,9 +83,9 @@ def test_three_images_are_overfitted_and_the_saved_model_has_the_same_scores(pic
 
 
 @pytest.mark.parametrize("head", ["upernet", "mask2former"])
-def test_an_interrupted_training_resumes_with_the_same_losses(pictures, tmp_path, head):
+def test_an_interrupted_training_resumes_with_the_same_losses(ade_root, tmp_path, head):
     def averaged(name, **changes):
-        config = small_training(pictures, tmp_path / name, head=head, **changes)
+        config = small_training(ade_root, tmp_path / name, head=head, **changes)
         return replace(config, optim=replace(config.optim, ema_decay=0.5))
 
     train(averaged("whole"))
@@ -105,8 +105,8 @@ def test_an_interrupted_training_resumes_with_the_same_losses(pictures, tmp_path
 
 
 @pytest.mark.parametrize("head", ["upernet", "mask2former"])
-def test_the_loss_is_the_sum_of_all_losses(pictures, tmp_path, task, head):
-    made = task(small_training(pictures, tmp_path / "run", head=head))
+def test_the_loss_is_the_sum_of_all_losses(ade_root, tmp_path, task, head):
+    made = task(small_training(ade_root, tmp_path / "run", head=head))
     assert isinstance(made, Task)
     model = build_segmenter(replace(made.config.model, drop_path=0.0), 4)
     made.loss(model, next(made.batches(0, 1)), 0).backward()
@@ -228,16 +228,16 @@ def test_recipes_have_their_name_and_convert_to_json(name):
     assert comparable(plain) != comparable(plain | {"augment": plain["augment"] | {"flip": 0.1}})
 
 
-def test_invalid_trainings_are_refused(pictures, tmp_path):
-    config = small_training(pictures, tmp_path / "run")
+def test_invalid_trainings_are_refused(ade_root, tmp_path):
+    config = small_training(ade_root, tmp_path / "run")
     with pytest.raises(ValueError, match="got batch_size=1; expected at least 2; the batch norms of UperNet"):
         replace(config, batch_size=1)
-    assert replace(small_training(pictures, tmp_path, head="mask2former"), batch_size=1).batch_size == 1
+    assert replace(small_training(ade_root, tmp_path, head="mask2former"), batch_size=1).batch_size == 1
     with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); segmenters are not sharded"):
-        small_training(pictures, tmp_path, shard=True)
+        small_training(ade_root, tmp_path, shard=True)
     with pytest.raises(ValueError, match="expected no batch larger"):
         train(replace(config, batch_size=30))
-    for labels in (pictures / "annotations" / "validation").glob("*.png"):
+    for labels in (ade_root / "annotations" / "validation").glob("*.png"):
         labels.write_bytes(b"")
     with pytest.raises(ValueError, match=r"ade/val in .* has no labelled pixels; there is nothing to evaluate"):
         train(config)
@@ -252,7 +252,7 @@ def test_custom_classes_are_trained_and_labels_out_of_range_raise(tmp_path):
 
 
 def test_losses_of_micro_batches_are_divided_by_the_masks_of_the_whole_step(tmp_path, task, monkeypatch):
-    root = write_pictures(tmp_path / "four", scenes=(0, 1, 2, 3))
+    root = write_images(tmp_path / "four", scenes=(0, 1, 2, 3))
     config = replace(small_training(root, tmp_path / "run", head="mask2former", accumulate=2), batch_size=4)
     made, seen, losses = task(config), [], segment.mask_losses
 

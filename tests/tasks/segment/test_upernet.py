@@ -13,7 +13,7 @@ from ropevit.tasks.segment.inference import InferenceConfig, segment
 from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 from ropevit.tasks.segment.neck import make_vit_backbone
 from ropevit.tasks.segment.upernet import UperNet, upernet_losses
-from tasks.segment.small import pictures, small_body, small_profile, small_upernet
+from tasks.segment.small import labelled_images, small_body, small_profile, small_upernet
 
 
 def labelled(height=64, width=96):
@@ -168,7 +168,7 @@ def test_options_out_of_range_are_refused(changes):
 
 @pytest.mark.full
 def test_three_images_are_overfitted(tmp_path):
-    images, labels = pictures(tmp_path / "ade")
+    images, labels = labelled_images(tmp_path / "ade")
     model = small_upernet(width=64, dropout=0.0)
     steps = 110
     optimizer = torch.optim.AdamW(model.parameters())

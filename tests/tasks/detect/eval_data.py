@@ -1,4 +1,4 @@
-"""A small detector's file, and pictures whose objects are some of those that it finds at 64 pixels."""
+"""A small detector, and images annotated with some of its detections at 64 pixels."""
 
 import json
 
@@ -7,15 +7,15 @@ import torch
 from ropevit.data.coco import open_coco
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.tasks.detect.model import Detector, save_detector
-from tasks.detect.generated import small_training, write_pictures
+from tasks.detect.generated import small_training, write_images
 
-#: As small as can be; 64 pixels are the test size.
+#: Minimal model; its test size is 64 pixels.
 TINY = {"width": 16, "depth": 1, "heads": 1, "patch_size": 16, "window": 2}
 CLASSES, IDS = ["disc", "square", "triangle"], [1, 3, 90]
 
 
 def save_tiny(path, classes=CLASSES, ids=IDS, position="rope_mixed", **facts):
-    """Save a detector that has not learned anything, but tells one picture from another."""
+    """Save an untrained detector whose output depends on the image."""
     torch.manual_seed(3)
     config = small_training("data", path.parent, model=TINY | {"position": position}).model
     model = Detector(config, len(classes))
@@ -28,7 +28,7 @@ def save_tiny(path, classes=CLASSES, ids=IDS, position="rope_mixed", **facts):
 
 
 def annotate(root, rows):
-    """Make every fifth of what was found an object, moved a little, so that some are found well and some badly."""
+    """Make every fifth detection an object, shifted a little, so that the overlap varies."""
     path = root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
     objects = []
@@ -39,7 +39,7 @@ def annotate(root, rows):
     path.write_text(json.dumps(content | {"annotations": objects}))
 
 
-def pictures(root):
-    """Write pictures; their objects are put in by `annotate`."""
-    write_pictures(root)
+def open_images(root):
+    """Write images without the objects, which `annotate` adds, and open them."""
+    write_images(root)
     return open_coco(root, "val", keep_empty=True)

@@ -1,4 +1,4 @@
-"""A small segmenter's file, and pictures labelled with what it says at 64 pixels, moved by a few pixels."""
+"""A small segmenter, and images labelled with its output at 64 pixels, shifted by a few pixels."""
 
 from dataclasses import asdict
 
@@ -16,7 +16,7 @@ CLASSES = ("sky", "sea", "sand", "boat")
 
 
 def save_tiny(path, classes=CLASSES, position="rope_mixed", inference=None, **facts):
-    """Save a segmenter that has not learned anything, but tells one place from another."""
+    """Save an untrained segmenter whose output depends on the image."""
     torch.manual_seed(1)
     config = small_segmenter(position=position)
     model = build_segmenter(config, len(classes)).eval()
@@ -29,14 +29,14 @@ def save_tiny(path, classes=CLASSES, position="rope_mixed", inference=None, **fa
     return path
 
 
-def write_pictures(root, found):
-    """Write six pictures of four classes, labelled by `found(picture)` (H, W) from 0, but for two rows of pixels."""
+def write_images(root, predict):
+    """Write six images labelled by `predict(image)` (H, W) from 0, except for two rows of ignored pixels."""
     write_ade(root, "val", [draw_scene(number) for number in range(6)])
     (root / "classes.txt").write_text("\n".join(CLASSES))
     for index in range(6):
         path = root / "annotations" / "validation" / f"ADE_val_{index + 1:08}.png"
-        picture = Image.open(path.parents[2] / "images" / "validation" / f"{path.stem}.jpg").convert("RGB")
-        labels = np.roll(found(picture), 3, axis=1).astype(np.uint8) + 1
+        image = Image.open(path.parents[2] / "images" / "validation" / f"{path.stem}.jpg").convert("RGB")
+        labels = np.roll(predict(image), 3, axis=1).astype(np.uint8) + 1
         labels[:2] = 0
         Image.fromarray(labels).save(path)
     return root
