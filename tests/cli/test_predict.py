@@ -90,7 +90,7 @@ def test_metadata_of_a_file_defines_size_normalisation_and_class_names(photo, tm
     ropevit.save_model(path, ViT(config), classes=names, metadata={"mean": [0.4, 0.5]})
     with pytest.raises(SystemExit):
         main(["predict", str(photo), "--checkpoint", str(path)])
-    assert "gives mean=[0.4, 0.5] for images of 3 channels" in " ".join(capsys.readouterr().err.split())
+    assert "has mean=[0.4, 0.5] for images of 3 channels" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_measured_throughput_names_the_device(capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["vit", "--only", "swin*"], "no row of vit matches 'swin*'"),
-        (["vit", "--throughput", "2500"], "say whose it is"),
+        (["vit", "--throughput", "2500"], "name the recipe, such as deit3_small=2500"),
         (["vit", "--throughput", "2500", "--measure"], "got several of --throughput, --runs and --measure"),
         (["vit", "--gpus", "0"], "got gpus=0"),
         (["vit", "--runs", "nowhere"], "found no training in nowhere"),

@@ -223,7 +223,7 @@ def test_inconsistent_options_and_data_are_refused(coco_root, tmp_path):
         find_recipe("detect/yolo")
     with pytest.raises(ValueError, match=r"got shard=True \(--fsdp\); detectors do not support FSDP"):
         small_training(coco_root, tmp_path, shard=True)
-    with pytest.raises(ValueError, match="has no published weights; give a file of them as init"):
+    with pytest.raises(ValueError, match="has no published weights; give a checkpoint as init"):
         small_training(coco_root, tmp_path, model={"init": "published"})
     with pytest.raises(ValueError, match=r"short_sides=\(900,\).*longest=64"):
         ScaleConfig(short_sides=(900,), longest=64)
