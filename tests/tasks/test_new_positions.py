@@ -39,5 +39,5 @@ def test_backbones_of_detectors_and_segmenters_have_the_new_families(name, posit
 
 
 def test_new_families_have_no_published_weights_to_start_from():
-    with pytest.raises(ValueError, match="rope_golden_deit_tiny_patch16_LS has no published weights; give a checkpoint as init"):
+    with pytest.raises(ValueError, match="rope_golden_deit_tiny_patch16_LS has no published weights; give"):
         small_segmenter(position="rope_golden", init="published")
