@@ -9,6 +9,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the networ
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: workers must not fight for the cores
 
+#: The cache of fake tensors costs more than it spares where sizes are symbols: a fifth of each compilation and export.
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")  # read when dynamo is imported
+
 import jaxtyping
 import pytest
 

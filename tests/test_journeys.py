@@ -17,7 +17,7 @@ from marks import by_default
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the commands are copies of a process")
 
 #: Trainings cut to a second: recipe, data and the options that name sizes.
-DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --depth 2 --heads 2 --batch-size 8"
+DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --depth 1 --heads 2 --batch-size 8"
 DINO = (
     "train detect/dino_vitdet_base --data coco --init-from None --width 32 --depth 4 --heads 2 --window 4 "
     "--dino.width 64 --dino.queries 20 --dino.denoising 4 --dino.mlp-width 32 --dino.encoder-layers 1 "
@@ -78,7 +78,11 @@ JOURNEYS = {
             ("guesses/predictions.csv", "guesses/predictions.json"),
             says="green",
         ),
-        Row("export deit.onnx --checkpoint runs/deit", ("deit.onnx",)),
+        Row(
+            "export deit.onnx --checkpoint runs/deit",
+            ("deit.onnx",),
+            says="dynamic: batch; height and width, in multiples of 8 pixels, at least 16",
+        ),
         Row("convert runs/deit/best.safetensors deit.safetensors", ("deit.safetensors",)),
         Row(
             "figures all --checkpoint runs/deit --images photos --evals scores --out drawn",
