@@ -16,12 +16,14 @@ from ropevit.plugins import load_plugins
 
 __all__ = ["main"]
 
-#: Verb -> what it does. Module and function have the name of the verb; only the module of the called verb is imported.
+#: Verb -> what it does. Module and function have the name of the verb, with _ for -; only the module of the called verb
+#: is imported.
 VERBS = {
-    "study": "compare position embeddings: trains a small model with each, on embedded or your own images",
+    "study": "compare position embeddings: trains a small model with each, on embedded images or yours",
     "data": "check a data set, measure its reading speed, make a small one",
     "train": "train a classifier, detector or segmenter by a recipe",
     "eval": "evaluate a model below, at and above its training size",
+    "tune-scaling": "choose a RoPE scaling method for larger images, on images of yours",
     "reproduce": "commands, expected accuracy and cost of the paper's ImageNet tables",
     "runs": "compare training runs in a table, and plot their curves",
     "models": "list models: parameters, MACs, published accuracy",
@@ -36,7 +38,7 @@ _HELP = f"""Rotary position embedding for images.
 
 usage: ropevit VERB ...        (ropevit VERB --help for more; ropevit --version)
 
-{chr(10).join(f"  {verb:<10} {what}" for verb, what in VERBS.items())}
+{chr(10).join(f"  {verb:<12} {what}" for verb, what in VERBS.items())}
 
 For example:
   ropevit study --data MY_IMAGES                       compare position embeddings on my images
@@ -75,13 +77,14 @@ def run(arguments: list[str]) -> None:
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(VERBS)}"
         raise ValueError(f"no verb {verb!r}; {hint}")
     load_plugins()
-    module = import_module(f"ropevit.cli.{verb}")
+    name = verb.replace("-", "_")
+    module = import_module(f"ropevit.cli.{name}")
     if verb == "train":
         module.start_training(arguments[1:])  # its options depend on the recipe
         return
     if verb in ("eval", "predict"):
         module.add_task_options()
-    parse(getattr(module, verb), arguments)()
+    parse(getattr(module, name), arguments)()
 
 
 def parse(verb: Callable[..., None], arguments: Sequence[str]) -> Callable[[], None]:
@@ -98,7 +101,7 @@ def parse(verb: Callable[..., None], arguments: Sequence[str]) -> Callable[[], N
 
     app = SubcommandApp()
     app.command(parsed)
-    with one_line_errors(f"ropevit {verb.__name__} --help"):
+    with one_line_errors(f"ropevit {verb.__name__.replace('_', '-')} --help"):
         return app.cli(prog="ropevit", args=arguments)
 
 

@@ -17,8 +17,7 @@ from ropevit.integrations.export import Difference, ExportReport, MismatchError,
 from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, set_scaling
-from ropevit.rope.scaling import parse_override
-from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model
+from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model, scaling_for
 from ropevit.tasks.common.run_dir import Which, task_of_checkpoint
 from ropevit.tasks.registry import CLASSIFY, TASKS
 
@@ -44,7 +43,8 @@ class ExportConfig:
     static_size: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None
     """Fix height and width, and fold everything that depends on them into constants, for TensorRT."""
     scaling: str | None = None
-    """RoPE scaling methods for images larger than in training, such as ntk or parts+log; stored in the file."""
+    """RoPE scaling methods for images larger than in training, such as ntk or parts+log; stored in the file. `auto`
+    is what `ropevit tune-scaling` chose."""
     int8: bool = False
     """Quantise linear layers to int8, for CPUs (ONNX)."""
     tolerance: float = TOLERANCE
@@ -93,11 +93,9 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     if config.format == "onnx":
         require_onnx()
     with console.status("loading the model"):
-        model, facts = _load_exportable(config, size)
+        model, facts = _load_exportable(config, size, console)
     if size and not config.static_size and not model.config.windowed:
         raise ValueError(f"the size of a ViT is dynamic; to fix it use --static-size {size[0]}x{size[1]}")
-    if config.scaling is not None:
-        set_scaling(model, parse_override(config.scaling))
     options: dict[str, Any] = {
         "size": size,
         "bake": config.static_size is not None,
@@ -117,7 +115,9 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
     print_report(console, report)
 
 
-def _load_exportable(config: ExportConfig, size: tuple[int, int] | None) -> tuple[Model, dict[str, Any]]:
+def _load_exportable(
+    config: ExportConfig, size: tuple[int, int] | None, console: Console
+) -> tuple[Model, dict[str, Any]]:
     """Load the model, with its class names and pixel normalisation.
 
     Raises:
@@ -136,7 +136,13 @@ def _load_exportable(config: ExportConfig, size: tuple[int, int] | None) -> tupl
             "the model; export a classifier"
         )
     facts = {"classes": known_names(subject), "mean": subject.mean, "std": subject.std}
-    return subject.build(config_at(subject, size or ())), facts
+    model = subject.build(config_at(subject, size or ()))
+    if config.scaling is not None:
+        scaling, choice = scaling_for(subject, config.scaling, config.model, config.checkpoint)
+        set_scaling(model, scaling)
+        if choice is not None:
+            print_line(console, choice.describe())
+    return model, facts
 
 
 def print_report(console: Console, report: ExportReport) -> None:

@@ -17,7 +17,8 @@ from ropevit.cli.predictions import Predictions, make_table
 from ropevit.data.images import read_image
 from ropevit.data.listing import ImageFile, find_images
 from ropevit.device import resolve_device
-from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model
+from ropevit.models import set_scaling
+from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model, scaling_for
 from ropevit.tasks.classify.predict import Input, classify_files
 from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
 from ropevit.tasks.common.run_dir import Which, describe_task, task_of_checkpoint, weights_file
@@ -131,6 +132,11 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
     with console.status("loading the model"):
         subject = open_eval_model(config.option("model"), config.checkpoint, config.weights)
         classes, model = class_names(subject), subject.build(config_at(subject, config.size))
+        if (scaling := config.option("scaling")) is not None:
+            scaling, choice = scaling_for(subject, scaling, config.option("model"), config.checkpoint)
+            set_scaling(model, scaling)
+            if choice is not None:
+                print_line(console, choice.describe())
     size = config.size or (model.config.img_size[:1] if config.option("keep_aspect") else model.config.img_size)
     model_input = Input(
         size=size,

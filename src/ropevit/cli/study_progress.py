@@ -8,7 +8,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeR
 from rich.text import Text
 
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
-from ropevit.study.events import Evaluating, Event, LoadingImages, RunDone, RunFailed, RunStarted, StepDone, Timing
+from ropevit.study.events import (
+    Evaluating,
+    Event,
+    LoadingImages,
+    RunDone,
+    RunFailed,
+    RunStarted,
+    StepDone,
+    Timing,
+    Tuning,
+)
 
 #: Seconds after which a line is printed, whatever the progress.
 _MAX_SILENCE = 30.0
@@ -39,6 +49,8 @@ class ProgressBars(LiveDisplay):
                 self.progress.console.print(f"timing a step of each embedding ({panel})", highlight=False)
             case Evaluating(run=run, size=size):
                 self.progress.update(self.tasks[run.name], note=f"evaluating at {size} px")
+            case Tuning(run=run, size=size, done=done):
+                self.progress.update(self.tasks[run.name], note=f"choosing a scaling at {size} px ({done})")
             case RunDone(run=run, result=result, reused=reused):
                 self.close(run.name, _describe_run(run.name, result, reused))
             case RunFailed(run=run, message=message):
@@ -83,6 +95,8 @@ class ProgressLines:
                 self.print_sometimes(run.name, step, steps, f"step {step} of {steps}, loss {loss:.3f}")
             case Evaluating(run=run, index=0, total=total):
                 self.print_line(f"{run.name}: evaluating at {total} sizes")
+            case Tuning(run=run, size=size, done=1):
+                self.print_line(f"{run.name}: choosing a scaling at {size} px")
             case Timing(panel=panel):
                 self.print_line(f"timing a step of each embedding ({panel})")
             case RunDone(run=run, result=result, reused=reused):

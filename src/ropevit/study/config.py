@@ -12,6 +12,7 @@ from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.precision import PRECISIONS
 from ropevit.study.settings import EMBEDDED, PanelSettings, as_json, check_sizes, panels_of, preset
+from ropevit.tasks.common.tuned_scaling import AUTO
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.
 EXECUTION_FIELDS = ("out", "resume", "workers")
@@ -35,7 +36,8 @@ class StudyConfig:
     families: tuple[str, ...] | None = None
     """Further rope types to compare: all, or some of golden, spiral, star, simplex, polar."""
     scaling: tuple[str, ...] | None = None
-    """RoPE scaling methods, such as pi, ntk or yarn+log; every model with RoPE is also evaluated with each."""
+    """RoPE scaling methods, such as pi, ntk or yarn+log; every model with RoPE is also evaluated with each. auto: one
+    chosen for each model and size on training images that are held out for this purpose."""
     train_scaling: tuple[str, ...] | None = None
     """RoPE scaling in training, with jitter, such as jitter(rescale=2) or normalise+jitter(rescale=2); every model with
     RoPE is also trained with each."""
@@ -181,6 +183,9 @@ def _check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) 
 
 def _check_scaling(methods: tuple[str, ...]) -> None:
     """Raise ValueError for unknown or repeated scaling methods, and for jitter, which has no effect in evaluation."""
+    if methods.count(AUTO) > 1:
+        raise ValueError(f"got scaling methods {', '.join(methods)}; name each once")
+    methods = tuple(method for method in methods if method != AUTO)
     _check_unique(methods)
     for method in methods:
         if _uses_jitter(method):

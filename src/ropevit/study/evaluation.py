@@ -1,17 +1,21 @@
 """Evaluates a trained model at every test size: plain, with each RoPE scaling, and by resizing or tiling."""
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from ropevit.models.rotary import set_scaling
 from ropevit.models.vit import ViT
-from ropevit.study.events import Evaluating, describe_training
+from ropevit.rope.scaling import parse_override
+from ropevit.study.events import Evaluating, Tuning, describe_training
 from ropevit.study.job import RunJob
 from ropevit.study.panels import Way
 from ropevit.study.stored_runs import read_result, stored_baselines
+from ropevit.study.tuning import describe_search, tune
+from ropevit.tasks.common.tuned_scaling import AUTO
 
 
 def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,13 +23,18 @@ def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[
 
     Returns:
         Fields of `result.json`: `scores`, `scaled` by RoPE scaling, and `baselines` (resizing, tiling) at the sizes
-        above the training size for a model that was trained without RoPE scaling.
+        above the training size for a model that was trained without RoPE scaling; with `auto` also `tuned`, what was
+        chosen at each size above the training size, and its gain on held-out images.
     """
     begin = time.perf_counter()
     scores = evaluate(model, job, known["scores"])
+    methods = _scaling_methods_for(model, job)
+    tuned = _tune_missing(model, job, known["tuned"]) if AUTO in methods else {}
     scaled = {
-        method: _evaluate_scaled(model, job, method, scores, known["scaled"].get(method, {}))
-        for method in _scaling_methods_for(model, job)
+        method: _evaluate_tuned(model, job, tuned, scores, known["scaled"].get(method, {}))
+        if method == AUTO
+        else _evaluate_scaled(model, job, method, scores, known["scaled"].get(method, {}))
+        for method in methods
     }
     baselines = {
         way: _evaluate_baseline(model, job, way, known["baselines"].get(way, {})) for way in job.panel.baselines
@@ -34,6 +43,7 @@ def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[
         "scores": _to_json(scores),
         "scaled": {method: _to_json(found) for method, found in scaled.items()},
         "baselines": {way: _to_json(found) for way, found in baselines.items()},
+        **({"tuned": tuned} if tuned else {}),
         "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
     }
 
@@ -43,7 +53,7 @@ def stored_scores(job: RunJob, trained: bool) -> dict[str, Any]:
     path = job.folder / "result.json"
     found = read_result(path, job.run, job.images) if trained and path.exists() else {}
     return (
-        {"scores": {}, "scaled": {}, "eval_seconds": 0.0}
+        {"scores": {}, "scaled": {}, "tuned": {}, "eval_seconds": 0.0}
         | found
         | {"baselines": stored_baselines(found, job.panel.baselines[0])}
     )
@@ -76,6 +86,47 @@ def _evaluate_scaled(
         return evaluate(model, job, {**known, **same})
     finally:
         set_scaling(model, job.run.train_scaling)
+
+
+def _tune_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose a RoPE scaling method at each size above the training size, where none is stored yet."""
+    assert job.tuning is not None
+    found = {}
+    for size in job.panel.settings.test_sizes:
+        if size <= job.panel.settings.train_size:
+            continue
+        key = str(size)
+        found[key] = (
+            known[key]
+            if key in known
+            else describe_search(tune(model, job.tuning, size, job.check, _count_tuning(job, size)))
+        )
+    return found
+
+
+def _count_tuning(job: RunJob, size: int) -> Callable[[], None]:
+    """Return a function that reports another evaluation of the choice at a size."""
+    count = itertools.count(1)
+    return lambda: job.report(Tuning(run=job.run, size=size, done=next(count)))
+
+
+@torch.no_grad()
+def _evaluate_tuned(
+    model: ViT, job: RunJob, tuned: Mapping[str, Any], plain: Mapping[int, float], known: Mapping[str, float]
+) -> dict[int, float]:
+    """Evaluate a model with what was chosen at each size; at the others with the plain score."""
+    model.eval()
+    scores = dict(plain)
+    for key, choice in tuned.items():
+        if key in known:
+            scores[int(key)] = known[key]
+        elif choice["scaling"] != choice["baseline"]:
+            set_scaling(model, parse_override(choice["scaling"]))
+            try:
+                scores[int(key)] = job.panel.score(model, int(key), job.check)
+            finally:
+                set_scaling(model, job.run.train_scaling)
+    return scores
 
 
 @torch.no_grad()

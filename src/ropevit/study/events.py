@@ -87,6 +87,15 @@ class Evaluating:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A RoPE scaling method is being chosen for the model at `size` pixels; `done` evaluations are done."""
+
+    run: Run
+    size: int
+    done: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timing:
     """All runs are done; the training step of each embedding is being timed."""
 
@@ -110,5 +119,5 @@ class RunFailed:
     message: str
 
 
-Event = LoadingImages | RunStarted | StepDone | Evaluating | Timing | RunDone | RunFailed
+Event = LoadingImages | RunStarted | StepDone | Evaluating | Tuning | Timing | RunDone | RunFailed
 Report = Callable[[Event], None]

@@ -1,6 +1,6 @@
 """Arguments of one training run of a study, and the exception with which it stops."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import torch
 
 from ropevit.study.events import Report, Run
 from ropevit.study.panels import Panel
+from ropevit.tasks.common.scaling_search import Half
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -26,7 +27,9 @@ class RunJob:
     report: Report
     should_stop: Callable[[], bool]
     scaling: tuple[str, ...] = ()
-    """RoPE scaling methods with which the trained model is also evaluated."""
+    """RoPE scaling methods with which the trained model is also evaluated; `auto` chooses one on `tuning`."""
+    tuning: Mapping[Half, Panel] | None = None
+    """Panels of held-out training images, to choose a RoPE scaling method on and to report its gain on."""
     images: str | None = None
     """Digest of the fingerprint of the images, stored in the checkpoint and in the result."""
 

@@ -7,6 +7,7 @@ from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
 from ropevit.study.floor import MIN_SHARE, MIN_STANDARD_ERRORS
 from ropevit.study.settings import EMBEDDED, PanelSettings
+from ropevit.tasks.common.tuned_scaling import AUTO
 
 _PANEL_TEXT = {
     "far": (
@@ -47,6 +48,13 @@ SCALING_TEXT = (
     "training size it changes nothing, to the bit. Sources and formulas: docs/scaling.md."
 )
 
+_AUTO_TEXT = (
+    "Scaling auto: a fifth of the training images was held out from all trainings. For each model with RoPE and each "
+    "size above the training size, up to 27 scaling methods were tried on one half of them, and the best one is used "
+    "where its gain on the other half is shown (a 95 % interval above 0); otherwise the model is evaluated as it was "
+    "trained. No test image had a part in the choice. Choices and gains are in results.json, under tuned."
+)
+
 _TRAIN_SCALING_TEXT = (
     "RoPE scaling in training: every model with RoPE was also trained with {scaling}, from the same weights, on the "
     "same images and with the same random draws for all; jitter is active in training alone, the rest of the scaling "
@@ -85,7 +93,9 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     names = ", ".join(position_label(name) for name in config.all_embeddings)
     panels = [f"{_PANEL_TEXT[panel]} {_describe_settings(config.settings(panel))}" for panel in config.panels]
     own = [] if config.data in EMBEDDED else [_OWN_DATA_TEXT]
-    scaling = [SCALING_TEXT.format(scaling=", ".join(config.scaling))] if config.scaling else []
+    named = [method for method in config.scaling or () if method != AUTO]
+    scaling = [SCALING_TEXT.format(scaling=", ".join(named))] if named else []
+    scaling += [_AUTO_TEXT] if AUTO in (config.scaling or ()) else []
     if config.train_scaling:
         scaling.append(_TRAIN_SCALING_TEXT.format(scaling=", ".join(config.train_scaling)))
     if config.train_sizes:

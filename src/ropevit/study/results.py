@@ -14,6 +14,8 @@ from ropevit.study.events import describe_training
 from ropevit.study.floor import Floor, read_floor
 from ropevit.study.panels import BASELINE_LABELS, PANEL_CLASSES
 from ropevit.study.stored_runs import stored_baselines
+from ropevit.study.tuning import describe_choices
+from ropevit.tasks.common.tuned_scaling import AUTO
 
 #: Least number of seeds for the statement "every seed of one above every seed of the other": by chance it happens to
 #: two equal embeddings in 1 of 20 cases with 3 seeds each, but in 1 of 6 with 2.
@@ -37,6 +39,8 @@ class Curve:
     """Median over the seeds of the milliseconds of a training step, while other trainings shared the machine."""
     scaling: str | None = None
     """RoPE scaling in evaluation."""
+    chosen: str | None = None
+    """What `auto` chose, if that is the scaling."""
     training: str | None = None
     """What is special about the training: RoPE scaling or random sizes."""
     baseline: str | None = None
@@ -48,9 +52,14 @@ class Curve:
         if self.baseline is not None:
             return f"{position_label(self.embedding)}, {self.baseline}"
         if self.training is None:
-            return position_label(self.embedding) + (f", {self.scaling}" if self.scaling else "")
-        evaluated = f", evaluated with {self.scaling}" if self.scaling else ""
+            return position_label(self.embedding) + (f", {self.scaling_label}" if self.scaling else "")
+        evaluated = f", evaluated with {self.scaling_label}" if self.scaling else ""
         return f"{position_label(self.embedding)}, trained with {self.training}{evaluated}"
+
+    @property
+    def scaling_label(self) -> str | None:
+        """RoPE scaling in evaluation; for `auto` with what it chose."""
+        return f"{self.scaling} ({self.chosen})" if self.chosen else self.scaling
 
     @property
     def variant(self) -> tuple[str | None, str | None]:
@@ -218,6 +227,7 @@ def make_curve(runs: Sequence[Mapping[str, Any]], scaling: str | None = None) ->
     return Curve(
         embedding=runs[0]["embedding"],
         scaling=scaling,
+        chosen=describe_choices(runs) if scaling == AUTO else None,
         training=describe_training(runs[0]),
         sizes=sizes,
         scores=tuple(tuple(row[str(size)] for size in sizes) for row in scores),

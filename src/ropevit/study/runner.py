@@ -41,7 +41,9 @@ from ropevit.study.precision import resolve_precision
 from ropevit.study.results import read_results
 from ropevit.study.settings import EMBEDDED
 from ropevit.study.stored_runs import refuse_other_study, stored_result
+from ropevit.study.tuning import hold_out
 from ropevit.study.workers import SHARED_IMAGES, Images, StudyPlan, run_here, run_in_workers
+from ropevit.tasks.common.tuned_scaling import AUTO
 
 
 def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
@@ -72,6 +74,8 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
 def _run_locked(config: StudyConfig, report: Report) -> dict[str, Any]:
     """Implement `run_study` while the directory is locked."""
     images = load_images(config, report)
+    if AUTO in (config.scaling or ()):
+        hold_out(images[0])  # raises if there are too few
     seen, earlier = fingerprint(*images), _earlier_results(config)
     known = check_images(config, seen, earlier.get("data", {}))
     plan = _plan_study(config, digest(seen))

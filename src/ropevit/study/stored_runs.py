@@ -11,6 +11,7 @@ from ropevit.study.events import Run
 from ropevit.study.fingerprint import digest
 from ropevit.study.panels import Way
 from ropevit.study.settings import EMBEDDED, as_json
+from ropevit.tasks.common.tuned_scaling import AUTO
 from ropevit.weights.errors import first_line
 
 #: Options that may be extended when a study is resumed.
@@ -78,13 +79,20 @@ def _is_result(content: Any) -> bool:
     kinds |= {"train_seconds": int | float, "eval_seconds": int | float}
     if not isinstance(content, dict) or not all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
         return False
-    scaled = content.get("scaled", {})
-    if not isinstance(scaled, dict):
+    scaled, tuned = content.get("scaled", {}), content.get("tuned", {})
+    if not isinstance(scaled, dict) or not isinstance(tuned, dict):
+        return False
+    if not all(size.isdecimal() and _is_choice(choice) for size, choice in tuned.items()):
         return False
     baselines = content.get("baselines", {"older": content.get("baseline", {})})
     if not isinstance(baselines, dict):
         return False
     return all(map(_is_score_table, (content.get("scores"), *baselines.values(), *scaled.values())))
+
+
+def _is_choice(content: Any) -> bool:
+    """Return whether a value is the choice of a RoPE scaling method."""
+    return isinstance(content, dict) and all(isinstance(content.get(name), str) for name in ("scaling", "baseline"))
 
 
 def stored_baselines(result: Mapping[str, Any], first: Way) -> dict[str, dict[str, float]]:
@@ -129,7 +137,8 @@ def refuse_other_study(config: StudyConfig, path: Path) -> None:
 def _changed_options(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> set[str]:
     """Return the options that differ, except those that may differ or be extended."""
     compared = ({**stored, "settings": _training_fields(stored)}, {**asked, "settings": _training_fields(asked)})
-    return {
+    held_out = [AUTO in (config.get("scaling") or ()) for config in (stored, asked)]  # from the training images
+    return ({"scaling"} if held_out[0] != held_out[1] else set()) | {
         key
         for key in {*stored, *asked} - {*EXECUTION_FIELDS, *_EXTENDABLE}
         if compared[0].get(key) != compared[1].get(key)  # an older study lacks newer options

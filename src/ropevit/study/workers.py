@@ -8,11 +8,11 @@ import queue
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,9 @@ from ropevit.study.events import Report, Run, RunDone, RunFailed
 from ropevit.study.job import Interrupted, RunJob
 from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import train
+from ropevit.study.tuning import hold_out, tuning_panels
+from ropevit.tasks.common.scaling_search import Half
+from ropevit.tasks.common.tuned_scaling import AUTO
 
 #: Seconds between two checks of the workers and of the stop event.
 _POLL = 0.2
@@ -29,7 +32,16 @@ _POLL = 0.2
 SHARED_IMAGES = ".images-"
 
 Images = tuple[LabelledImages, LabelledImages]
-Panels = Callable[[str], Panel]
+
+
+class PanelPair(NamedTuple):
+    """A panel, and panels of held-out training images for `--scaling auto`."""
+
+    panel: Panel
+    tuning: Mapping[Half, Panel] | None
+
+
+Panels = Callable[[str], PanelPair]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +69,28 @@ def run_here(plan: StudyPlan, images: Images, report: Report, stopped: threading
 
 def _make_panels(plan: StudyPlan, images: Images) -> Panels:
     """Return a function that makes each panel once, when first needed: preparing a user's images can take a while."""
+    train, test = images
+    train, halves = hold_out(train) if AUTO in (plan.config.scaling or ()) else (train, None)
 
     @functools.cache
-    def panel(name: str) -> Panel:
-        return PANEL_CLASSES[name](plan.config.settings(name), *images)
+    def panels(name: str) -> PanelPair:
+        settings, make = plan.config.settings(name), PANEL_CLASSES[name]
+        return PanelPair(
+            make(settings, train, test), None if halves is None else tuning_panels(make, settings, train, halves)
+        )
 
-    return panel
+    return panels
 
 
 def _execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stopped: Any) -> None:
     """Execute one run and report its end; `stopped` is an event of `threading` or of `multiprocessing`."""
     parent = os.getppid()
     try:
+        panel, tuning = panels(run.panel)
         job = RunJob(
             run=run,
-            panel=panels(run.panel),
+            panel=panel,
+            tuning=tuning,
             folder=plan.config.out / "runs" / run.name,
             device=plan.device,
             dtype=plan.dtype,

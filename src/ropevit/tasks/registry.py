@@ -144,6 +144,11 @@ TASKS: dict[str, TaskSpec] = {
                 "loads the published weights unless --checkpoint is given",
             ),
             "keep_aspect": PredictOption(bool, "keep the aspect ratio of each image instead of taking a centre crop"),
+            "scaling": PredictOption(
+                str,
+                "RoPE scaling methods for images larger than in training, such as ntk or parts+log; none disables the "
+                "model's own; auto is what `ropevit tune-scaling` chose",
+            ),
             "topk": PredictOption(int, "number of classes to print (default: 5)", least=1),
             "batch_size": PredictOption(int, "images per batch (default: 32)", least=1),
             "workers": PredictOption(int, "DataLoader workers (default: 4, or 0 for fewer than 64 images)", least=0),

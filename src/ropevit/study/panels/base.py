@@ -71,6 +71,14 @@ class Panel(Protocol):
         """Evaluate the model on the test images of a size, in percent; `check` is called between batches."""
         ...
 
+    def counts(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> Tensor:
+        """Return what is counted of each test image of a size, (n, ...), to be added up over images."""
+        ...
+
+    def score_of(self, counts: Tensor) -> Tensor:
+        """Compute scores (M,) in percent from counts added up over images, (M, ...)."""
+        ...
+
     def floor(self, size: int) -> FloorScore:
         """Return the score of a model that learned nothing."""
         ...

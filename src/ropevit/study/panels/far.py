@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
@@ -71,12 +72,21 @@ class FarPanel:
 
     def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
         """Percentage of the pixels of marks with the right label, on the same canvases for every model and seed."""
-        right = total = 0
+        right, total = self.counts(model, size, check, way).sum(0).tolist()
+        return 100 * right / total
+
+    def counts(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> Int[Tensor, "N 2"]:
+        """Return correct and all pixels of marks on each test canvas."""
+        found = []
         for canvases, truth, marks in self.canvases(size):
             check()
-            found = predict_pixels(model, normalise(canvases), way)[marks] == truth[marks]
-            right, total = right + int(found.sum()), total + found.numel()
-        return 100 * right / total
+            right = (predict_pixels(model, normalise(canvases), way) == truth) & marks
+            found.append(torch.stack([right.sum((1, 2)), marks.sum((1, 2))], 1))
+        return torch.cat(found)
+
+    def score_of(self, counts: Tensor) -> Tensor:
+        """Compute percentages."""
+        return 100 * counts[:, 0] / counts[:, 1]
 
     def least_distance(self, size: int) -> int:
         """Return the least distance in pixels of the marked items' centres on a test canvas.

@@ -74,6 +74,24 @@ class FieldPanel:
             confusion += (truth * kinds + predicted).flatten().bincount(minlength=kinds * kinds)
         return 100 * mean_iou(confusion.unflatten(0, (kinds, kinds)))
 
+    def counts(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> Int[Tensor, "N L 2"]:
+        """Return the pixels in the intersection and in the union of truth and prediction, of each canvas and label."""
+        found = []
+        for canvases, truth in self.canvases(size):
+            check()
+            predicted = predict_pixels(model, normalise(canvases), way)
+            is_true, is_found = (
+                torch.stack([(labels == kind).flatten(1) for kind in range(len(self.labels))], 1)
+                for labels in (truth, predicted)
+            )
+            found.append(torch.stack([(is_true & is_found).sum(2), (is_true | is_found).sum(2)], 2))
+        return torch.cat(found)
+
+    def score_of(self, counts: Tensor) -> Tensor:
+        """Compute mean IoUs over the labels that occur or are predicted."""
+        hit, union = counts.unbind(-1)
+        return 100 * (hit / union.clamp(min=1)).sum(1) / (union > 0).sum(1)
+
     def canvases(self, size: int) -> Iterator[tuple[Float[Tensor, "B c s s"], Int[Tensor, "B s s"]]]:
         """Paint the test canvases of a size, batch by batch."""
         for part in batches(self.settings.test_canvases, size, self.settings.patch_size):

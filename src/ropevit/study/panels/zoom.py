@@ -69,13 +69,23 @@ class ZoomPanel:
 
     def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
         """Percentage of the test images, resampled to `size`, with a correct top-1 prediction."""
-        right = 0
+        right, total = self.counts(model, size, check, way).sum(0).tolist()
+        return 100 * right / total
+
+    def counts(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> Int[Tensor, "N 2"]:
+        """Return correct and all predictions of each test image."""
+        found = []
         for part in batches(len(self.test), size, self.settings.patch_size):
             check()
             images = self.test_images(part, size)
             images = resample(images, self.settings.train_size) if way == "resize" else images
-            right += int((model(normalise(images)).argmax(1) == self.test.labels[part]).sum())
-        return 100 * right / len(self.test)
+            right = model(normalise(images)).argmax(1) == self.test.labels[part]
+            found.append(torch.stack([right, torch.ones_like(right)], 1).long())
+        return torch.cat(found)
+
+    def score_of(self, counts: Tensor) -> Tensor:
+        """Compute accuracies."""
+        return 100 * counts[:, 0] / counts[:, 1]
 
     def floor(self, size: int) -> FloorScore:  # noqa: ARG002
         """Return the score of always predicting the most frequent test class; the same at every size."""

@@ -8,7 +8,9 @@ from typing import Any
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.registry import MODELS, get_config, resolve_name
+from ropevit.tasks.common.eval_results import fingerprint
 from ropevit.tasks.common.run_dir import Which, weights_file
+from ropevit.tasks.common.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
 from ropevit.weights.hub import hub_id
 from ropevit.weights.infer import claimed_name
 from ropevit.weights.loading import load_parsed
@@ -123,6 +125,27 @@ def config_at(subject: EvalModel, size: tuple[int, ...]) -> Config:
     grid, (window, _) = config.trained_grid or config.attention_grid, config.at_size((size[0], size[-1])).attention_grid
     fitted = replace(config, window_size=window)
     return fitted if grid == fitted.attention_grid else replace(fitted, trained_grid=grid)
+
+
+def scaling_for(
+    subject: EvalModel, scaling: str | None, model: str | None, checkpoint: str | None
+) -> tuple[str | None, TunedScaling | None]:
+    """Return the RoPE scaling of a model for the value of `--scaling`.
+
+    Args:
+        subject: The model.
+        scaling: Methods, `none`, `auto` (what `ropevit tune-scaling` chose for these weights), or None for the model's.
+        model: The name by which it was opened, if any.
+        checkpoint: The checkpoint by which it was opened, if any.
+
+    Returns:
+        The methods, None for none, and the choice if it is `auto`.
+
+    Raises:
+        ValueError: If it is `auto`, and nothing was chosen for these weights.
+    """
+    digest = fingerprint(subject.found.state) if scaling == AUTO else ""
+    return resolve_scaling(scaling, choices_file(model, checkpoint), digest, subject.config.scaling)
 
 
 def read_eval_model(model: str | None, checkpoint: str | None, which: Which | None = None) -> EvalModel:

@@ -15,9 +15,8 @@ from ropevit.data.loading import Batch, describe_skipped, eval_batches
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.models.architectures import Model
 from ropevit.models.published import PublishedResult, curve
-from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
-from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model
+from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scaling_for
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
 from ropevit.tasks.common.eval_config import OPTION_NAMES, EvalConfig
@@ -31,6 +30,7 @@ from ropevit.tasks.common.evaluation import (
     distributed,
     evaluate_sizes,
 )
+from ropevit.tasks.common.tuned_scaling import TunedScaling
 from ropevit.tasks.registry import TASKS
 
 #: Default batch size per process.
@@ -96,6 +96,8 @@ class EvalInputs:
     source: ImageSource
     match: ClassMap
     real: RealLabels | None
+    tuned: TunedScaling | None = None
+    """The choice that `--scaling auto` found."""
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[ClassifierResult]:
@@ -122,7 +124,7 @@ def prepare(context: EvalContext) -> EvalInputs:
     """Read the weights, open the images and match their classes."""
     config, real = context.config, context.config.task_options(ClassifierOptions).real
     subject = open_eval_model(config.model, config.checkpoint, config.which)
-    scaling = subject.config.scaling if config.scaling is None else parse_override(config.scaling)
+    scaling, tuned = scaling_for(subject, config.scaling, config.model, config.checkpoint)
     if (scaling, subject.config.scaling) != (None, None):
         subject = _with_scaling(subject, scaling)
     source = open_source(config.data, "val")
@@ -133,7 +135,7 @@ def prepare(context: EvalContext) -> EvalInputs:
             "--real-labels"
         )
     labels = None if real is None else RealLabels(real, source, match.columns)
-    return EvalInputs(context=context, subject=subject, source=source, match=match, real=labels)
+    return EvalInputs(context=context, subject=subject, source=source, match=match, real=labels, tuned=tuned)
 
 
 def _with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
@@ -163,6 +165,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
     scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
     fixed = {"fingerprint": fingerprint(subject.found.state), "images": len(source), "real": real}
     notes = [inputs.match.note] if inputs.match.note else []
+    notes += _describe_choice(inputs)
     if subject.crop not in (None, views[0].crop):
         notes.append(
             f"its training was evaluated with crop ratio {subject.crop}, this is {views[0].crop}: see --crop-pct"
@@ -188,6 +191,15 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         paper=_paper_curve(inputs),
         notes=tuple(notes),
     )
+
+
+def _describe_choice(inputs: EvalInputs) -> list[str]:
+    """Return what a reader should know of the choice that `--scaling auto` found."""
+    tuned = inputs.tuned
+    if tuned is None:
+        return []
+    seen = "; it has seen images of this evaluation, whose scores are too high for it by some of its gain"
+    return [tuned.describe() + (seen if tuned.data == inputs.source.name else "")]
 
 
 def _evaluator(views: list[View], inputs: EvalInputs) -> Callable[[int], SizeEvaluation]:

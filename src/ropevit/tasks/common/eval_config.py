@@ -95,7 +95,8 @@ class EvalConfig:
     """auto (an accelerator if available, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     scaling: str | None = None
     """RoPE scaling methods for grids or windows larger than in training, such as pi, ntk or parts+log, instead of the
-    model's own; `none` disables scaling. Not for detectors. See docs/scaling.md."""
+    model's own; `none` disables scaling; `auto` is what `ropevit tune-scaling` chose for a classifier. Not for
+    detectors. See docs/scaling.md."""
     options: Annotated[Any, tyro.conf.Suppress] = None
     """Options of the model's task alone, such as `SegmenterOptions`; None for its defaults."""
 

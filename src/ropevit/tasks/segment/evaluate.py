@@ -19,6 +19,7 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     weights_and_name,
 )
+from ropevit.tasks.common.tuned_scaling import AUTO
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     check_classes,
@@ -158,7 +159,16 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Segmen
 
 
 def scaling_override(config: EvalConfig) -> str | None:
-    """Return the scaling methods of the options; None if there are none, as a segmenter has no scaling of its own."""
+    """Return the scaling methods of the options; None if there are none, as a segmenter has no scaling of its own.
+
+    Raises:
+        ValueError: If it is `auto`, which only classifiers have.
+    """
+    if config.scaling == AUTO:
+        raise ValueError(
+            f"got --scaling {AUTO} with a segmenter; `ropevit tune-scaling` chooses for classifiers: name a method, "
+            "such as parts+log"
+        )
     return None if config.scaling is None else parse_override(config.scaling)
 
 

@@ -1,0 +1,95 @@
+"""`ropevit tune-scaling`."""
+
+from typing import Annotated
+
+import tyro
+from rich import box
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
+from ropevit.tasks.classify.tune_scaling import TuneConfig, TuneProgress, TuneResult, TuneStarted
+from ropevit.tasks.classify.tune_scaling import tune_scaling as tune
+from ropevit.tasks.common.tuned_scaling import AUTO
+
+#: Number of methods in the table, the best first; the model without any is always shown.
+_SHOWN = 6
+
+
+def tune_scaling(config: Annotated[TuneConfig, tyro.conf.arg(name="")]) -> None:
+    """Choose a RoPE scaling method for a classifier on your images, larger than those of its training.
+
+    Tries methods on one half of the images, measures the gain of the best one on the other half, and keeps it beside
+    the weights, where `--scaling auto` of eval, predict and export finds it. Ctrl-C keeps finished passes; --resume
+    continues.
+
+    For example:
+      ropevit tune-scaling --checkpoint runs/mine --data my_images --sizes 384
+      ropevit tune-scaling --checkpoint runs/mine --data my_images --sizes 384,512 --max-images 5000
+      ropevit eval --checkpoint runs/mine --data my_images --sizes 224,384,512 --scaling auto
+    """
+    console = Console()
+    with TuneBars(console) as bars:
+        try:
+            result = tune(config, bars.update)
+        except KeyboardInterrupt:
+            bars.stop()
+            print_line(console, "stopped; the same command with --resume goes on")
+            raise
+    print_result(console, result)
+
+
+class TuneBars(LiveDisplay):
+    """Progress bar of the search, one pass over images at a time."""
+
+    def __init__(self, console: Console):
+        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        super().__init__(Progress(TextColumn("{task.description}"), *columns, console=console, transient=True))
+        self.task, self.text = None, ""
+
+    def update(self, event: TuneStarted | TuneProgress) -> None:
+        """Display an event of the search."""
+        if isinstance(event, TuneStarted):
+            for line in (event.name, *event.notes):
+                self.print_line(line)
+            return
+        self.progress.start()
+        if self.task is None or event.text != self.text:
+            if self.task is not None:
+                self.progress.remove_task(self.task)
+            self.task, self.text = self.progress.add_task(event.text, total=event.total), event.text
+        self.progress.update(self.task, completed=event.done)
+
+
+def print_result(console: Console, result: TuneResult) -> None:
+    """Print the methods with their scores, the gain of the chosen one, and what to do."""
+    search, choice = result.search, result.choice
+    ranked = sorted(search.trials, key=lambda trial: -trial.score)
+    shown = [trial for place, trial in enumerate(ranked) if place < _SHOWN or trial.scaling == search.baseline]
+    title = f"{choice.metric} (%) on the {choice.images_chosen_on} images of the choice, of {len(ranked)} methods"
+    print_line(console, title)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("scaling")
+    table.add_column(choice.metric, justify="right")
+    for trial in shown:
+        table.add_row(trial.scaling, f"{trial.score:.2f}", style="bold" if trial.scaling == search.chosen else "")
+    console.print(table)
+    print_line(console, f"chosen: {search.chosen}")
+    if search.chosen != search.baseline:
+        other = f"gain over {search.baseline} on the {choice.images_reported_on} other images, which the choice has"
+        print_line(console, f"{other} not seen, in points with a 95 % interval: {search.gain}")
+        if len(result.by_size) > 1:
+            print_line(console, "; ".join(f"{size} px: {gain}" for size, gain in result.by_size.items()))
+    print_line(console, _advice(result))
+    print_line(console, f"written to {result.path}")
+
+
+def _advice(result: TuneResult) -> str:
+    """Return what to do with the outcome."""
+    choice, search = result.choice, result.search
+    keep = "no scaling is recommended" if search.baseline == "none" else f"{search.baseline} stays"
+    if search.chosen == search.baseline:
+        return f"no method scored higher: {keep}"
+    if not search.gain.shown:
+        return f"the interval reaches 0, so no gain is shown: {keep}; more images (--max-images) narrow it"
+    return f"use it with --scaling {AUTO} in eval, predict and export, or by name: --scaling '{choice.scaling}'"

@@ -1,0 +1,145 @@
+"""Keeps the RoPE scaling methods that were chosen on a user's images beside the weights, for `--scaling auto`."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ropevit.files import read_json, write_json
+from ropevit.rope.scaling import parse_override, parse_scaling
+from ropevit.tasks.common.scaling_search import NONE
+
+#: Name of the file, and the value of `--scaling` that reads it.
+FILE, AUTO = "scaling.json", "auto"
+#: Where choices for weights that are not on this machine's disk, such as published ones, are kept, by name.
+FOLDER = Path("runs/scaling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedScaling:
+    """The scaling method that was chosen for some weights, and on what."""
+
+    fingerprint: str
+    """Digest of the weights."""
+    weights: str
+    """Name of their file."""
+    scaling: str
+    """The method to use: `none`, or the model's own, where no gain was shown."""
+    chosen: str
+    """The method with the highest score on the images of the choice."""
+    baseline: str
+    """What the gain is over: `none`, or the model's own scaling."""
+    gain: float
+    """Gain of the chosen method on images that the choice has not seen, in points of the metric."""
+    low: float
+    """Lower end of its 95 % interval."""
+    high: float
+    """Upper end."""
+    metric: str
+    sizes: list[int]
+    """Image sizes in pixels."""
+    data: str
+    """Name of the data set and split."""
+    images_chosen_on: int
+    images_reported_on: int
+    date: str
+    """Day of the choice, as 2026-01-31."""
+
+    def describe(self) -> str:
+        """Return one line: the method, and when and on what it was chosen."""
+        sizes = ", ".join(map(str, self.sizes))
+        why = "" if self.scaling == self.chosen else f" (no gain of {self.chosen} was shown)"
+        return f"scaling {AUTO}: {self.scaling}{why}, chosen at {sizes} px on images of {self.data}, {self.date}"
+
+
+def choices_file(model: str | None, checkpoint: str | None) -> Path:
+    """Return the path of the choices for weights: in the directory of a run, beside a file, or by name below `FOLDER`.
+
+    Args:
+        model: Name of a model, if its published weights are meant.
+        checkpoint: A file, the directory of a run, or a hub id; None for published weights.
+    """
+    path = Path(checkpoint or "").expanduser()
+    if checkpoint and path.is_dir():
+        return path / FILE
+    if checkpoint and path.is_file():
+        return path.parent / FILE
+    return FOLDER / str(checkpoint or model).replace("/", "--") / FILE
+
+
+def save_choice(path: Path, choice: TunedScaling) -> None:
+    """Add a choice to a file; an earlier one for the same weights is replaced.
+
+    Raises:
+        ValueError: If the file is damaged, or cannot be written.
+    """
+    others = [each for each in _read_choices(path) if each.fingerprint != choice.fingerprint] if path.exists() else []
+    write_json(path, {"choices": [asdict(each) for each in (*others, choice)]})
+
+
+def find_choice(path: Path, fingerprint: str) -> TunedScaling:
+    """Read the choice for some weights.
+
+    Raises:
+        ValueError: If there is none, or the file is damaged.
+    """
+    hint = "choose one with `ropevit tune-scaling`, or name a method, such as --scaling pi"
+    if not path.is_file():
+        raise ValueError(f"got --scaling {AUTO}, but there is no {path}; {hint}")
+    choices = _read_choices(path)
+    found = next((each for each in choices if each.fingerprint == fingerprint), None)
+    if found is None:
+        names = ", ".join(sorted({each.weights for each in choices})) or "none"
+        raise ValueError(f"got --scaling {AUTO}, but {path} is for other weights ({names}); {hint}")
+    return found
+
+
+def _read_choices(path: Path) -> list[TunedScaling]:
+    """Read all choices of a file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        return [_parse_choice(each) for each in read_json(path)["choices"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read {path} ({error}); delete it, and run `ropevit tune-scaling` again") from None
+
+
+def _parse_choice(content: dict[str, Any]) -> TunedScaling:
+    """Parse a choice.
+
+    Raises:
+        ValueError: If a field is missing, unknown or of a wrong type, or a method does not exist.
+    """
+    kinds = {field.name: field.type for field in fields(TunedScaling)}
+    if content.keys() != kinds.keys():
+        raise ValueError(f"expected the fields {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if not isinstance(content[name], {list[int]: list, float: (int, float)}.get(kind, kind)):  # pyright: ignore[reportArgumentType, reportCallIssue]
+            raise ValueError(f"{name} is {str(content[name])[:40]!r}")
+    if content["scaling"] != NONE:
+        parse_scaling(content["scaling"], (1, 1))
+    return TunedScaling(**content)
+
+
+def resolve_scaling(
+    scaling: str | None, path: Path, fingerprint: str, own: str | None
+) -> tuple[str | None, TunedScaling | None]:
+    """Resolve the value of `--scaling`.
+
+    Args:
+        scaling: Methods, `none`, `auto`, or None if the option is not given.
+        path: From `choices_file`.
+        fingerprint: Digest of the weights.
+        own: The model's own scaling.
+
+    Returns:
+        The scaling methods, None for none, and the choice if they are from one.
+
+    Raises:
+        ValueError: If it is `auto`, and there is no choice for these weights.
+    """
+    if scaling is None:
+        return own, None
+    choice = find_choice(path, fingerprint) if scaling == AUTO else None
+    return parse_override(choice.scaling if choice else scaling), choice
