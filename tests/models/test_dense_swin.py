@@ -114,19 +114,19 @@ def test_every_second_block_is_shifted_by_the_rule_of_the_published_detectors(h,
 
 
 @pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
-@pytest.mark.parametrize(("height", "width"), [(70, 101), (33, 20), (9, 130), (1, 1)])
-def test_masked_padding_gives_an_image_the_same_alone_and_in_any_batch(position, height, width):
+def test_masked_padding_gives_an_image_the_same_alone_and_in_any_batch(position):
     """Among them images so small that one window spans them, which is cut in four by the shift."""
-    built = model(position, mask_padding=True)
-    image, batch = torch.randn(1, 3, height, width), torch.randn(2, 3, 130, 190)
-    rows, columns = (-(-side // 4) * 4 for side in (height, width))
-    batch[0, :, :rows, :columns] = F.pad(image[0], (0, columns - width, 0, rows - height))  # the rest may be anything
-    alone = built(image)
-    together = built(batch, torch.tensor([[height, width], [130, 190]]))
-    for x, y, keep in zip(alone.features, together.features, together.valid, strict=True):
-        assert keep[0, : x.shape[2], : x.shape[3]].all()
-        assert not y[0, :, ~keep[0]].any()
-        assert_close(y[:1, :, : x.shape[2], : x.shape[3]], x, rtol=1e-4, atol=1e-4)
+    built, sizes = model(position, mask_padding=True), [(70, 101), (33, 20), (9, 130), (1, 1)]
+    images, batch = [torch.randn(1, 3, *size) for size in sizes], torch.randn(5, 3, 130, 190)
+    for own, image, (height, width) in zip(batch, images, sizes, strict=False):
+        rows, columns = (-(-side // 4) * 4 for side in (height, width))
+        own[:, :rows, :columns] = F.pad(image[0], (0, columns - width, 0, rows - height))  # the rest may be anything
+    together = built(batch, torch.tensor([*sizes, (130, 190)]))
+    for index, image in enumerate(images):
+        for x, y, keep in zip(built(image).features, together.features, together.valid, strict=True):
+            assert keep[index, : x.shape[2], : x.shape[3]].all()
+            assert not y[index, :, ~keep[index]].any()
+            assert_close(y[index, :, : x.shape[2], : x.shape[3]], x[0], rtol=1e-4, atol=1e-4)
 
 
 def test_by_default_sizes_change_nothing_but_what_is_called_valid():
