@@ -17,7 +17,7 @@ from marks import by_default
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the commands are copies of a process")
 
 #: Trainings cut to a second: recipe, data and the options that name sizes.
-DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --depth 1 --heads 2 --batch-size 8"
+DEIT = "train deit3_small --data photos --size 32 --patch-size 8 --width 32 --depth 2 --heads 2 --batch-size 8"
 DINO = (
     "train detect/dino_vitdet_base --data coco --init-from None --width 32 --depth 4 --heads 2 --window 4 "
     "--dino.width 64 --dino.queries 20 --dino.denoising 4 --dino.mlp-width 32 --dino.encoder-layers 1 "
