@@ -9,14 +9,19 @@ import pytest
 
 from ropevit.analysis.catalogue import ANALYSES
 from ropevit.cli import VERBS
+from ropevit.data.layouts import LAYOUTS
+from ropevit.data.sources import NAMED_SOURCES
 from ropevit.kernels import BACKENDS
 from ropevit.models.architectures import ARCHITECTURES, MODELS, VARIANTS
-from ropevit.rope import ROPE_TYPES
+from ropevit.rope import DISTANCE_BIAS_TYPES, ROPE_TYPES
 from ropevit.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/ropevit"
-REGISTRIES = (ROPE_TYPES, ARCHITECTURES, MODELS, VARIANTS, ANALYSES, BACKENDS, TASKS)
+REGISTRIES = (
+    *(ROPE_TYPES, DISTANCE_BIAS_TYPES, ARCHITECTURES, MODELS, VARIANTS),
+    *(ANALYSES, BACKENDS, TASKS, LAYOUTS, NAMED_SOURCES),
+)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -32,10 +37,12 @@ def blocks(language: str) -> list:
 def test_python_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples write files
     before = [dict(registry) for registry in REGISTRIES]
-    exec(compile(code, "example", "exec"), {})  # a reader pastes a block alone
-    for registry, rows in zip(REGISTRIES, before, strict=True):  # what an example registered
-        registry.clear()
-        registry.update(rows)
+    try:
+        exec(compile(code, "example", "exec"), {})  # a reader pastes a block alone
+    finally:
+        for registry, rows in zip(REGISTRIES, before, strict=True):  # what an example registered
+            registry.clear()
+            registry.update(rows)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

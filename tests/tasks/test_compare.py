@@ -53,7 +53,7 @@ def test_what_the_paper_did_not_measure_so_stands_alone(write, changes):
 
 def test_evaluations_that_do_not_fit_are_refused(write, tmp_path):
     first = write()
-    with pytest.raises(ValueError, match=r"other says data: 'fashion/test', the first one 'imagenet/val'; .* --evals"):
+    with pytest.raises(ValueError, match=r"other has data='fashion/test', the first one 'imagenet/val'; .* --evals"):
         read_evaluations([first, write("other", data="fashion/test")])
     with pytest.raises(ValueError, match=r"found no evaluation in .*nowhere .no eval.json.; leave it out of --evals"):
         read_evaluations([first, tmp_path / "nowhere"])

@@ -20,6 +20,13 @@ from ropevit.tasks.segment.train import train as train_segmenter
 BODIES = {"deit": {"width": 32, "depth": 4, "heads": 2}, "swin": {"width": 24}}
 
 
+@pytest.mark.parametrize("recipes", [CLASSIFIERS, DETECTORS, SEGMENTERS])
+def test_a_recipe_is_found_by_the_name_that_its_config_stores(recipes):
+    for name, recipe in recipes.items():
+        assert recipe().recipe == name
+        assert not name.startswith("_")
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     threads = torch.get_num_threads()

@@ -138,8 +138,8 @@ _FOLDER_QUICK = {
 }
 
 
-#: The embedded drawings; chosen on the drawings of one of the artists for training, see docs/study.md.
 _EMOJI_CANVAS = CanvasSettings(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05)
+#: The embedded drawings; chosen on the drawings of one of the artists for training, see docs/study.md.
 EMOJI = {
     "field": PanelSettings(
         train_size=32,
@@ -154,7 +154,7 @@ EMOJI = {
         test_sizes=(16, 32, 48, 64, 96, 128),
         steps=450,
         batch_size=64,
-        ape_std=1.0,
+        ape_std=0.02,
         crop=CropSettings(smallest=0.25, law="log"),
     ),
     "far": PanelSettings(

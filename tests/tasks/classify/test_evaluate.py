@@ -380,8 +380,9 @@ def test_a_model_is_determined_by_name_or_by_its_file(weights, tmp_path):
         open_eval_model(None, weights(small_vit(0)))
     with pytest.raises(ValueError, match="images of 2 channels"):
         open_eval_model(None, weights(small_vit(in_channels=2)))
-    with pytest.raises(ValueError, match="labels pixels"):
-        open_eval_model(None, weights(small_vit(), metadata={"panel": "field"}))
+    for panel in ("field", "far"):
+        with pytest.raises(ValueError, match="labels pixels"):
+            open_eval_model(None, weights(small_vit(), metadata={"panel": panel}))
     torch.save(ropevit.create_model("none_deit_tiny_patch16_LS", num_classes=7).state_dict(), tmp_path / "a.pth")
     with pytest.raises(ValueError, match="name it with --model"):
         open_eval_model(None, str(tmp_path / "a.pth"))

@@ -203,7 +203,7 @@ def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str
         trained_at=metadata_value(metadata, "train_size", int, found.source),
         **pixel_statistics(metadata, config.in_channels, found.source),
         crop=metadata_value(metadata, "crop", float | None, found.source),
-        labels_pixels=metadata.get("panel") == "field",
+        labels_pixels=metadata.get("panel") in ("field", "far"),
     )
 
 

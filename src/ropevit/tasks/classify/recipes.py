@@ -142,7 +142,7 @@ def swin_base() -> TrainConfig:
     return replace(swin_tiny(), recipe="swin_base", model=ClassifyModel(model="swin_base", size=224, drop_path=0.5))
 
 
-def _deit3_small_100ep() -> TrainConfig:
+def deit3_small_100ep() -> TrainConfig:
     """ViT-S in 100 epochs instead of 400, for comparing embeddings: no published result to expect.
 
     Cost: a quarter of `deit3_small`.
@@ -151,7 +151,7 @@ def _deit3_small_100ep() -> TrainConfig:
     return replace(small, recipe="deit3_small_100ep", optim=replace(small.optim, epochs=100))
 
 
-def _swin_tiny_100ep() -> TrainConfig:
+def swin_tiny_100ep() -> TrainConfig:
     """Swin-T in 100 epochs instead of 300, for comparing embeddings: no published result to expect.
 
     Cost: a third of `swin_tiny`.
@@ -192,7 +192,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     for recipe in (
         deit3_small, deit3_base, deit3_base_finetune, deit3_large, deit3_large_finetune,
         swin_tiny, swin_small, swin_base,
-        _deit3_small_100ep, _swin_tiny_100ep, deit3_small_imagenet100, fashion,
+        deit3_small_100ep, swin_tiny_100ep, deit3_small_imagenet100, fashion,
     )
 }  # fmt: skip
 
