@@ -34,6 +34,20 @@ def test_the_legend_names_embedding_and_model():
     assert figure_bytes(figure, "png").startswith(b"\x89PNG")
 
 
+def test_baselines_are_dashed_in_the_colour_of_their_model_and_meet_it_at_the_training_size():
+    baselines = {"in tiles of 800 px": {1333: 49.0}, "resized to 800 px": {480: 39.0, 1333: 50.0}}
+    curves = replace(made("detector", "rope_mixed"), baselines=baselines), made("old", "ape")
+    figure = draw_curves(Evaluations(curves=curves, metric="AP", title=""))
+    (axes,), (legend,) = figure.axes, figure.legends
+    labels = [text.get_text() for text in legend.texts]
+    assert labels == ["RoPE-Mixed: detector", "absolute (APE): old", "in tiles of 800 px", "resized to 800 px"]
+    drawn = {tuple(line.get_xdata()): line for line in axes.lines if list(line.get_ydata())[-1:] in ([49.0], [50.0])}
+    tiles, resized = drawn[800, 1333], drawn[480, 800, 1333]
+    assert (list(tiles.get_ydata()), list(resized.get_ydata())) == ([50.0, 49.0], [39.0, 50.0, 50.0])
+    assert {tiles.get_color(), resized.get_color()} == {"#009E73"}
+    assert "-" not in {tiles.get_linestyle(), resized.get_linestyle()}
+
+
 def test_the_papers_curves_are_dashed_in_the_colour_of_their_model():
     names = {"ape": "deit_small_patch16_LS", "rope_mixed": "rope_mixed_deit_small_patch16_LS"}
     curves = [replace(made("small", position, 224), paper=published(name)) for position, name in names.items()]

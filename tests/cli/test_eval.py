@@ -42,6 +42,20 @@ def test_a_classifier_is_evaluated_at_sizes_with_commas_and_at_others_on_resume(
     assert (tmp_path / "runs/eval/own/curve.png").stat().st_size > 5_000
 
 
+def test_baselines_stand_in_the_table_with_their_cost(arguments, capsys):
+    main([*arguments, "--sizes", "16,24", "--baselines", "tiles", "resize"])
+    printed = capsys.readouterr().out
+    assert "24 px, tiles: top-1" in printed
+    print(printed)
+    rows = [line.split() for line in printed.splitlines() if line.lstrip().startswith(("size", "16 ", "24 "))]
+    (heading, training, *larger) = [row for row in rows if "px," not in row and "px:" not in row]
+    assert heading[:2] == ["size", "way"]
+    place = heading.index("tokens")
+    assert training[:3] == ["16", "(training)", "whole"]
+    assert [(row[1], row[place]) for row in larger] == [("whole", "9"), ("tiles", "16"), ("resize", "4")]
+    main([*arguments, "--sizes", "16,24", "--resume", "--baselines", "resize"])
+
+
 def test_a_model_of_a_study_is_evaluated_on_the_embedded_images(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     facts = {"patch_size": 14, "img_size": (28, 28), "num_classes": 10, "in_channels": 1}
@@ -61,10 +75,10 @@ def test_a_model_of_a_study_is_evaluated_on_the_embedded_images(tmp_path, monkey
 def test_ctrl_c_keeps_finished_sizes(arguments, tmp_path, capsys, monkeypatch):
     original = module.evaluate_size
 
-    def interrupted(model, view, bench):
+    def interrupted(model, view, bench, way):
         if view.size == 16:
             raise KeyboardInterrupt
-        return original(model, view, bench)
+        return original(model, view, bench, way)
 
     monkeypatch.setattr(module, "evaluate_size", interrupted)
     with pytest.raises(SystemExit) as stopped:

@@ -13,6 +13,9 @@ from ropevit.models.published import DRAWN, SOURCE, PublishedResult
 #: Colour of the paper's results in the legend.
 _PAPER_COLOUR = "#777777"
 
+#: Dashes of the baselines, in their order.
+_DASHES = ((4, 2), (1, 1.5))
+
 #: Colours and markers of curves without a style, or whose style is taken.
 #: Source of the colours: Okabe and Ito 2008, Color Universal Design.
 COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00", "#009E73", "#999999")
@@ -33,6 +36,8 @@ class Curve:
     """The test size in training, in pixels."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
     """The paper's results of the same model, by size; empty if there are none."""
+    baselines: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    """Scores of other ways to predict the images, such as `resized to 224 px`, by test size."""
 
     @property
     def label(self) -> str:
@@ -54,7 +59,7 @@ class Evaluations:
 
 
 def draw_curves(data: Evaluations) -> Any:
-    """Draw a score against test size, with the paper's curve dashed if there is one.
+    """Draw a score against test size; dashed, baselines such as resizing, and the paper's curve, if there are any.
 
     Each position embedding has the same colour in all figures; a second curve with the same one has another colour. The
     paper's curve has the colour of its model.
@@ -75,12 +80,16 @@ def draw_curves(data: Evaluations) -> Any:
         axes.set_axisbelow(True)
         for size in sorted({curve.trained_at for curve in curves}):
             mark_training(axes, size)
+        dashes = _dashes_of(curves)
         for curve, (colour, marker) in zip(curves, styles([curve.position for curve in curves]), strict=True):
             sizes = sorted(curve.points)
             values = [curve.points[size] for size in sizes]
             if sizes:
                 axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=legend_label(curve.label))
+            _draw_baselines(axes, curve, colour, dashes)
             _draw_paper(axes, curve, colour)
+        for label, style in dashes.items():
+            axes.plot([], [], color=_PAPER_COLOUR, linestyle=style, linewidth=1.2, label=label)
         _label_paper(axes, [result for curve in curves for result in curve.paper.values()])
         axes.set_xlabel("test size (pixels)")
         axes.set_ylabel(f"{data.metric} ({data.unit})" if data.unit else data.metric)
@@ -112,6 +121,20 @@ def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
             style = next(spare)
         taken.add(style)
         yield style
+
+
+def _dashes_of(curves: Sequence[Curve]) -> dict[str, tuple[int, tuple[float, float]]]:
+    """Return the line style of each baseline, by label."""
+    labels = sorted({label for curve in curves for label in curve.baselines})
+    return {label: (0, dashes) for label, dashes in zip(labels, cycle(_DASHES), strict=False)}
+
+
+def _draw_baselines(axes: Any, curve: Curve, colour: str, dashes: Mapping[str, Any]) -> None:
+    """Draw the baselines of a model, which meet its own curve at the training size."""
+    own = {size: score for size, score in curve.points.items() if size == curve.trained_at}
+    for label, scores in curve.baselines.items():
+        points = sorted({**own, **scores}.items())
+        axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes[label], linewidth=1.2)
 
 
 def _draw_paper(axes: Any, curve: Curve, colour: str) -> None:

@@ -1,6 +1,6 @@
 """`ropevit eval`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import field, fields, make_dataclass
 from typing import Annotated, Any
 
@@ -12,13 +12,13 @@ from rich.table import Table
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.common.eval_config import EvalConfig, given_options
-from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult
+from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult, way_of
 from ropevit.tasks.common.evaluation import EvalProgress, EvalSizeDone, EvalStarted, Event
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.registry import TASKS
 
 #: Number of columns above which a table has no padding.
-_MAX_PADDED_COLUMNS = 9
+_MAX_PADDED_COLUMNS = 8
 
 
 def _arguments_of_tasks() -> type[EvalConfig]:
@@ -98,9 +98,9 @@ class EvalBars(LiveDisplay):
                 for note in event.notes:
                     self.print_line(note)
                 self.progress.start()
-            case EvalProgress(size=size, done=done, total=total):
+            case EvalProgress(size=size, done=done, total=total, way=way):
                 if self.task is None:
-                    self.task = self.progress.add_task(f"{size} px", total=total)
+                    self.task = self.progress.add_task(describe_input(size, way), total=total)
                 self.progress.update(self.task, completed=done)
             case EvalSizeDone(row=row, skipped=skipped):
                 if self.task is not None:
@@ -108,7 +108,8 @@ class EvalBars(LiveDisplay):
                 self.task = None
                 self.rows.append(row)
                 scores = ", ".join(f"{name} {score:.2f}" for name, score in row.scores.items() if score is not None)
-                self.print_line(f"{row.size} px: {scores} ({', '.join(f'{name} {n}' for name, n in row.view.items())})")
+                view = ", ".join(f"{name} {n}" for name, n in row.view.items())
+                self.print_line(f"{describe_input(row.size, way_of(row))}: {scores} ({view})")
                 for name in skipped:
                     if name not in self.skipped:  # once, not at every size
                         self.print_line(f"skipped {name}")
@@ -126,13 +127,24 @@ class EvalBars(LiveDisplay):
             print_line(self.console, line)
 
 
+def describe_input(size: int, way: str | None) -> str:
+    """Describe the images of a row, such as 448 px, or 448 px, resize."""
+    return f"{size} px" if way in (None, "whole") else f"{size} px, {way}"
+
+
 def result_table(started: EvalStarted, rows: Sequence[SizeResult]) -> Table:
     """Return a table of the results, next to the paper's where there are any."""
     caption = f"paper: {SOURCE}; with ±, {DRAWN}" if started.paper else None
     table = Table(
         box=box.SIMPLE_HEAD, title=started.name, title_justify="left", caption=caption, caption_justify="left"
     )
-    lines = [_row_cells(row, started, any(row.skipped for row in rows)) for row in rows]
+    shown = {
+        "skipped": any(row.skipped for row in rows),
+        "way": any(way_of(row) not in (None, "whole") for row in rows),
+        "tokens": any(getattr(row, "tokens", None) is not None for row in rows),
+    }
+    columns = {name for name, needed in shown.items() if needed}
+    lines = [_row_cells(row, started, columns) for row in rows]
     if len(lines[0]) > _MAX_PADDED_COLUMNS:
         table.padding = 0  # to fit into 80 characters
     for name in lines[0]:
@@ -142,17 +154,27 @@ def result_table(started: EvalStarted, rows: Sequence[SizeResult]) -> Table:
     return table
 
 
-def _row_cells(row: SizeResult, started: EvalStarted, skipped: bool) -> dict[str, str]:
-    """Return the cells of a row by column name."""
+def _row_cells(row: SizeResult, started: EvalStarted, columns: Collection[str]) -> dict[str, str]:
+    """Return the cells of a row by column name; `columns` says which of the optional ones are shown."""
     size = f"{row.size} (training)" if row.size == started.trained_at else str(row.size)
     scores = {name: "-" if score is None else f"{score:.2f}" for name, score in row.scores.items()}
+    tokens, plain = getattr(row, "tokens", None), way_of(row) in (None, "whole")
+    paper = {"paper": str(started.paper.get(row.size, "-")) if plain else "-"} if started.paper else {}
+    optional = {
+        "way": way_of(row) or "-",
+        "skipped": f"{row.skipped:,}",
+        "tokens": "-" if tokens is None else f"{tokens:,.0f}",
+    }
+    chosen = {name: {name: text} if name in columns else {} for name, text in optional.items()}
     return {
         "size": size,
+        **chosen["way"],
         **{name: str(number) for name, number in row.view.items()},
         **scores,
-        **({"paper": str(started.paper.get(row.size, "-"))} if started.paper else {}),
+        **paper,
+        **chosen["tokens"],
         "images": f"{row.images:,}",
-        **({"skipped": f"{row.skipped:,}"} if skipped else {}),
+        **chosen["skipped"],
         "images/s": f"{row.images_per_second:,.0f}",
         "GiB": f"{row.peak_memory_gib:.1f}",
     }

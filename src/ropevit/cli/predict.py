@@ -20,6 +20,7 @@ from ropevit.device import resolve_device
 from ropevit.models import set_scaling
 from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model, scaling_for
 from ropevit.tasks.classify.predict import Input, classify_files
+from ropevit.tasks.classify.ways import TiledClassifier
 from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
 from ropevit.tasks.common.run_dir import Which, describe_task, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS, PredictOption, TaskSpec
@@ -73,6 +74,12 @@ class PredictConfig:
                 raise ValueError(f"got --{name.replace('_', '-')} with a {model}; it is for a {tasks}: omit it")
             if value is not None and option and option.least is not None and value < option.least:
                 raise ValueError(f"got {name}={value}; expected at least {option.least:g}")
+            if value is not None and option and option.choices and value not in option.choices:
+                raise ValueError(f"got {name} {value!r} with a {model}; choose one of {', '.join(option.choices)}")
+        if self.option("way") not in (None, "whole") and not self.size:
+            raise ValueError(
+                f"got --way {self.option('way')} without --size; at the training size all ways are the same: add --size"
+            )
         if task is not TASKS[CLASSIFY] and len(self.size) > 1:
             raise ValueError(f"got size {self.size} with a {task.noun}; give the shorter side only")
 
@@ -131,7 +138,8 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
     console = Console()
     with console.status("loading the model"):
         subject = open_eval_model(config.option("model"), config.checkpoint, config.weights)
-        classes, model = class_names(subject), subject.build(config_at(subject, config.size))
+        classes, way = class_names(subject), config.option("way") or "whole"
+        model = subject.build(config_at(subject, config.size if way == "whole" else ()))
         if (scaling := config.option("scaling")) is not None:
             scaling, choice = scaling_for(subject, scaling, config.option("model"), config.checkpoint)
             set_scaling(model, scaling)
@@ -142,9 +150,12 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
         size=size,
         multiple=model.config.multiple,
         whole=bool(config.option("keep_aspect")),
+        resize=subject.trained_at if way == "resize" else None,
         mean=subject.mean,
         std=subject.std,
     )
+    if way == "tiles":
+        model = TiledClassifier(model, subject.trained_at)
     workers = config.option("workers")
     workers = (WORKERS if len(files) >= MANY else 0) if workers is None else workers
     options = {

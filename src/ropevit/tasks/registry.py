@@ -60,6 +60,8 @@ class PredictOption:
     """In one phrase, with the default."""
     least: float | None = None
     """Smallest value."""
+    choices: tuple[str, ...] = ()
+    """The values that it may have; empty for any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,8 @@ class TaskSpec:
     """The dataclass of options of `ropevit eval` that only this task has."""
     eval_refused: Mapping[str, str] = field(default_factory=dict)
     """Options of `ropevit eval` that this task does not have, and why."""
+    baselines: tuple[str, ...] = ()
+    """Other ways to predict each size that its evaluation offers: see `ropevit.tasks.common.ways`."""
     predict: Part = None
     """Opens a model for `ropevit predict`: called with file, folder and device, and the options that are given as
     keywords; returns a `ropevit.tasks.common.drawing.Predictor`."""
@@ -126,6 +130,9 @@ CLASSIFY = "classify"
 _CLASSIFY, _DETECT, _SEGMENT = (f"ropevit.tasks.{name}" for name in ("classify", "detect", "segment"))
 _KNOWS_ITS_MODEL = "its file holds the config of its model"
 
+#: Ways to predict an image larger than those of the training; see `ropevit.tasks.common.ways`.
+WAYS = ("whole", "tiles", "resize")
+
 #: Every task by name.
 TASKS: dict[str, TaskSpec] = {
     CLASSIFY: TaskSpec(
@@ -137,6 +144,7 @@ TASKS: dict[str, TaskSpec] = {
         evaluate=f"{_CLASSIFY}.evaluate:evaluate",
         result=f"{_CLASSIFY}.evaluate:ClassifierResult",
         eval_options=f"{_CLASSIFY}.evaluate:ClassifierOptions",
+        baselines=WAYS[1:],
         predict_options={
             "model": PredictOption(
                 str,
@@ -148,6 +156,12 @@ TASKS: dict[str, TaskSpec] = {
                 str,
                 "RoPE scaling methods for images larger than in training, such as ntk or parts+log; none disables the "
                 "model's own; auto is what `ropevit tune-scaling` chose",
+            ),
+            "way": PredictOption(
+                str,
+                "how an image of --size is predicted: whole (default), in tiles of the training size, whose "
+                "probabilities are averaged, or after a resize to it",
+                choices=WAYS,
             ),
             "topk": PredictOption(int, "number of classes to print (default: 5)", least=1),
             "batch_size": PredictOption(int, "images per batch (default: 32)", least=1),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ropevit.tasks.common.ways import window_spans
 from ropevit.tasks.segment import inference
 from ropevit.tasks.segment.inference import (
     SLIDE,
@@ -14,7 +15,6 @@ from ropevit.tasks.segment.inference import (
     score_view,
     segment,
     view_size,
-    window_spans,
 )
 
 SMALL = InferenceConfig(window=12, stride=8)

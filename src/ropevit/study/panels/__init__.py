@@ -1,10 +1,11 @@
 """The panels of a study: one task each, behind one interface."""
 
-from ropevit.study.panels.base import BASELINE_LABELS, CheckStop, FloorScore, Panel, Way, batches, vit_config
+from ropevit.study.panels.base import CheckStop, FloorScore, Panel, batches, vit_config
 from ropevit.study.panels.far import FarPanel
 from ropevit.study.panels.field import FieldPanel
 from ropevit.study.panels.pixels import mean_iou, predict_tiles
 from ropevit.study.panels.zoom import ZoomPanel
+from ropevit.tasks.common.ways import BASELINE_LABELS, Way
 
 #: Name -> panel.
 PANEL_CLASSES: dict[str, type[Panel]] = {"field": FieldPanel, "zoom": ZoomPanel, "far": FarPanel}

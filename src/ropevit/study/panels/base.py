@@ -1,7 +1,7 @@
 """What the panels of a study have in common: their interface, model and batches of an evaluation."""
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -9,19 +9,13 @@ from ropevit.data.labelled import LabelledImages
 from ropevit.models.positions import split_theta
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
+from ropevit.tasks.common.ways import Way
 
 #: Tokens in one forward pass of an evaluation.
 _TOKENS_PER_BATCH = 8192
 
 CheckStop = Callable[[], None]
 Transform = Callable[[Tensor], Tensor]
-
-#: How a model predicts an image larger than those of the training: whole; in tiles of the training size, each on its
-#: own; or resized to the training size.
-Way = Literal["whole", "tiles", "resize"]
-
-#: Labels of the ways that need no position embedding for larger images: the baselines.
-BASELINE_LABELS: dict[str, str] = {"tiles": "in tiles of {size} px", "resize": "resized to {size} px"}
 
 
 class FloorScore(NamedTuple):

@@ -14,9 +14,10 @@ from ropevit.data.crops import normalise
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import make_generator
 from ropevit.models.vit import ViT, ViTConfig
-from ropevit.study.panels.base import CheckStop, FloorScore, Way, batches, vit_config
+from ropevit.study.panels.base import CheckStop, FloorScore, batches, vit_config
 from ropevit.study.panels.pixels import downsample_items, pixel_logits, predict_pixels
 from ropevit.study.settings import PanelSettings
+from ropevit.tasks.common.ways import Way
 
 
 class FarPanel:

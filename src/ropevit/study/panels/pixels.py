@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import premultiply, resample
 from ropevit.models.vit import ViT
-from ropevit.study.panels.base import Transform, Way
+from ropevit.study.panels.base import Transform
+from ropevit.tasks.common.ways import Way
 
 
 def pixel_logits(model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:

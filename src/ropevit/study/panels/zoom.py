@@ -13,8 +13,9 @@ from ropevit.data.crops import draw_gradients, normalise, on_gradients, premulti
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import batch_indices, make_generator
 from ropevit.models.vit import ViT, ViTConfig
-from ropevit.study.panels.base import CheckStop, FloorScore, Way, batches, vit_config
+from ropevit.study.panels.base import CheckStop, FloorScore, batches, vit_config
 from ropevit.study.settings import PanelSettings
+from ropevit.tasks.common.ways import Way
 
 
 class ZoomPanel:

@@ -19,9 +19,11 @@ from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scaling_for
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
+from ropevit.tasks.classify.ways import predict_by, tokens_per_image
 from ropevit.tasks.common.eval_config import OPTION_NAMES, EvalConfig
 from ropevit.tasks.common.eval_results import fingerprint
 from ropevit.tasks.common.evaluation import (
+    BaselinePlan,
     EvalContext,
     EvalPlan,
     EvalTimer,
@@ -31,6 +33,7 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
 )
 from ropevit.tasks.common.tuned_scaling import TunedScaling
+from ropevit.tasks.common.ways import Way
 from ropevit.tasks.registry import TASKS
 
 #: Default batch size per process.
@@ -75,6 +78,10 @@ class ClassifierResult:
     """Shorter side in pixels to which images were resized."""
     crop: float
     """Crop ratio: `size` divided by `resize`."""
+    way: str | None = None
+    """How images of this size were predicted: whole, in tiles of the training size, or after a resize to it."""
+    tokens: int | None = None
+    """Patch tokens of an image, of all its tiles together; of the first stage in a Swin."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -98,6 +105,11 @@ class EvalInputs:
     real: RealLabels | None
     tuned: TunedScaling | None = None
     """The choice that `--scaling auto` found."""
+
+    @property
+    def training_view(self) -> View:
+        """Preprocessing and window size at the training size."""
+        return views_at(self, (self.subject.trained_at,))[0]
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[ClassifierResult]:
@@ -160,7 +172,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         inputs.context.config,
     )
     protocol = options.protocol or "paper"
-    views = plan_views(subject.config, subject.trained_at, config.sizes, protocol, options.crop)
+    views = views_at(inputs, config.sizes)
     real = None if options.real is None else options.real.name
     scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
     fixed = {"fingerprint": fingerprint(subject.found.state), "images": len(source), "real": real}
@@ -172,6 +184,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         )
     if subject.config.in_channels == 1:
         notes.append("the model takes grey images: colours are converted, 0.299 R + 0.587 G + 0.114 B")
+    evaluator = _evaluators(views, inputs)
     return EvalPlan(
         name=subject.name,
         weights=subject.found.source,
@@ -187,7 +200,11 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         names=dict(zip(source.classes, inputs.match.names, strict=True)),
         row=ClassifierResult,
         sizes=tuple(view.size for view in views),
-        measure=_evaluator(views, inputs),
+        measure=evaluator("whole"),
+        baselines={
+            "tiles": BaselinePlan(measure=evaluator("tiles"), differs=lambda size: size > subject.trained_at),
+            "resize": BaselinePlan(measure=evaluator("resize"), differs=lambda size: size != subject.trained_at),
+        },
         paper=_paper_curve(inputs),
         notes=tuple(notes),
     )
@@ -202,35 +219,58 @@ def _describe_choice(inputs: EvalInputs) -> list[str]:
     return [tuned.describe() + (seen if tuned.data == inputs.source.name else "")]
 
 
-def _evaluator(views: list[View], inputs: EvalInputs) -> Callable[[int], SizeEvaluation]:
-    """Return a function that evaluates at a size; a model whose config is the same at several sizes is built once."""
-    by_size, built = {view.size: view for view in views}, {}
+def views_at(inputs: EvalInputs, sizes: tuple[int, ...]) -> list[View]:
+    """Return the preprocessing and window size at each test size; those by default if `sizes` is empty."""
+    subject, options = inputs.subject, inputs.context.config.task_options(ClassifierOptions)
+    return plan_views(subject.config, subject.trained_at, sizes, options.protocol or "paper", options.crop)
 
-    def evaluate_at(size: int) -> SizeEvaluation:
-        config = by_size[size].fit(inputs.subject.config)
+
+def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[Way], Callable[[int], SizeEvaluation]]:
+    """Return a function from a way to predict to one that evaluates at a size.
+
+    A model whose config is the same at several sizes is built once.
+    """
+    subject, built = inputs.subject, {}
+    by_size = {view.size: view for view in views}
+
+    def build(way: Way, view: View) -> Model:
+        seen = view if way == "whole" else inputs.training_view
+        config = seen.fit(subject.config)
         if config not in built:
             built.clear()  # one at a time
-            built[config] = inputs.subject.build(config).to(inputs.context.device)
-        return evaluate_size(built[config], by_size[size], inputs)
+            built[config] = subject.build(config).to(inputs.context.device)
+        return built[config]
 
-    return evaluate_at
+    def evaluator(way: Way) -> Callable[[int], SizeEvaluation]:
+        return lambda size: evaluate_size(build(way, by_size[size]), by_size[size], inputs, way)
+
+    return evaluator
 
 
-def evaluate_size(model: Model, view: View, inputs: EvalInputs) -> SizeEvaluation:
-    """Evaluate at one size."""
-    source, context, bad = inputs.source, inputs.context, []
+def evaluate_size(model: Model, view: View, inputs: EvalInputs, way: Way = "whole") -> SizeEvaluation:
+    """Evaluate at one size; for tiles and resized images, with the model of the training size."""
+    source, context, subject, bad = inputs.source, inputs.context, inputs.subject, []
     timer = EvalTimer(context)
     batches = _evaluate_batches(view, inputs, bad)
     right = by_label if inputs.real is None else inputs.real.right
     if inputs.real is not None:
         batches = inputs.real.labelled(batches)
-    watch = context.watch(view.size, len(source))
-    counts = tally(classifier(model, inputs), batches, len(source.classes), context.communicator, watch, right=right)
+    watch = context.watch(view.size, len(source), way)
+    logits_of = predict_by(way, classifier(model, inputs), subject.trained_at)
+    counts = tally(logits_of, batches, len(source.classes), context.communicator, watch, right=right)
     stats = timer.stats(int(counts.images.sum()), len(source))
     skipped = [line for part in context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
+    window = (view if way == "whole" else inputs.training_view).window
     return SizeEvaluation(
         row=ClassifierResult(
-            size=view.size, **counts.scores(), **stats, window=view.window, resize=view.resize, crop=view.crop
+            size=view.size,
+            **counts.scores(),
+            **stats,
+            window=window,
+            resize=view.resize,
+            crop=view.crop,
+            way=way,
+            tokens=tokens_per_image(subject.config, view.size, way, subject.trained_at),
         ),
         classes=by_class(counts),
         skipped=tuple(skipped),

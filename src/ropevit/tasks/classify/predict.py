@@ -25,6 +25,9 @@ class Input:
     """Number of pixels of which both sides must be multiples: the patch size of a ViT, 1 for a Swin."""
     whole: bool = False
     """Keep the aspect ratio of the image instead of taking a centre crop."""
+    resize: int | None = None
+    """Shorter side in pixels to which the image of that size is resized again, such as that of the training; None
+    leaves it."""
     mean: tuple[float, ...] = MEAN
     """Mean of each channel, for pixels from 0 to 1; a single number means grey images."""
     std: tuple[float, ...] = STD
@@ -38,6 +41,8 @@ class Input:
         if min(self.size) < 1:
             raise ValueError(f"got size {self.size}; expected pixels, above 0")
         check_size(self.size[0], self.size[-1], self.multiple)
+        if self.resize is not None:
+            check_size(self.resize, self.resize, self.multiple)
 
     def shape(self, image: Image.Image) -> tuple[int, int]:
         """Return the height and width to which an image is resized."""
@@ -47,7 +52,11 @@ class Input:
 
     def prepare(self, image: Image.Image) -> Float[Tensor, "c H W"]:
         """Convert an image to the model's input."""
-        return to_tensor(resize_to(image, *self.shape(image)), self.mean, self.std)
+        image = resize_to(image, *self.shape(image))
+        if self.resize is not None:
+            side = self.resize
+            image = resize_to(image, *(keep_aspect_size(image, side, self.multiple) if self.whole else (side, side)))
+        return to_tensor(image, self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)

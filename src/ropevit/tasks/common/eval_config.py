@@ -9,6 +9,7 @@ import tyro
 
 from ropevit.device import check_device_name
 from ropevit.tasks.common.run_dir import Which, describe_task
+from ropevit.tasks.common.ways import Baseline
 from ropevit.tasks.registry import TASKS, TaskSpec
 
 OptionsT = TypeVar("OptionsT")
@@ -97,6 +98,9 @@ class EvalConfig:
     """RoPE scaling methods for grids or windows larger than in training, such as pi, ntk or parts+log, instead of the
     model's own; `none` disables scaling; `auto` is what `ropevit tune-scaling` chose for a classifier. Not for
     detectors. See docs/scaling.md."""
+    baselines: tuple[Baseline, ...] = ()
+    """Also evaluate other ways to predict each size, which need no position embedding for it. tiles: in tiles of the
+    training size; resize: resized to it. Drawn dashed, with their tokens per image beside the score."""
     options: Annotated[Any, tyro.conf.Suppress] = None
     """Options of the model's task alone, such as `SegmenterOptions`; None for its defaults."""
 
@@ -106,6 +110,8 @@ class EvalConfig:
             raise ValueError(
                 f"got batch_size={self.batch_size}, workers={self.workers}; expected 1 or more, and 0 or more"
             )
+        if len(set(self.baselines)) < len(self.baselines):
+            raise ValueError(f"got baselines {', '.join(self.baselines)}; name each once")
 
     def check(self, task: TaskSpec) -> None:
         """Refuse options that the model's task does not have.
@@ -121,6 +127,7 @@ class EvalConfig:
             if task not in owners:
                 nouns = " and ".join(f"{each.noun}s" for each in owners)
                 raise ValueError(f"got {', '.join(given)}, for {nouns} only, with a {model}; leave it out")
+        check_baselines(self.baselines, task, model)
         for name, reason in task.eval_refused.items():
             if (value := getattr(self, name)) is not None:
                 raise ValueError(f"got {option(name)} {value} with a {model}; {reason}: leave it out")
@@ -128,6 +135,19 @@ class EvalConfig:
     def task_options(self, kind: type[OptionsT]) -> OptionsT:
         """Return the options of a task, or their defaults if none are given."""
         return self.options if isinstance(self.options, kind) else kind()
+
+
+def check_baselines(given: Sequence[str], task: TaskSpec, model: str) -> None:
+    """Raise ValueError for ways to predict that a task does not offer.
+
+    Args:
+        given: The ways.
+        task: The task.
+        model: What its model is called in messages.
+    """
+    if odd := [way for way in given if way not in task.baselines]:
+        offered = f"only {' and '.join(task.baselines)}" if task.baselines else "none"
+        raise ValueError(f"got --baselines {odd[0]} with a {model}, which offers {offered}: leave it out")
 
 
 def given_options(group: Any) -> list[str]:

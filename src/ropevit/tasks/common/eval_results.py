@@ -15,6 +15,7 @@ from torch import Tensor
 from ropevit.files import read_json, write_atomically
 from ropevit.locks import is_empty
 from ropevit.tasks.common.run_dir import differences
+from ropevit.tasks.common.ways import Way
 from ropevit.text import csv_cell
 
 SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "curve.png"
@@ -31,7 +32,11 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 @runtime_checkable
 class SizeResult(Protocol):
-    """Interface of the results at one size: a dataclass of numbers, whose fields are the columns of eval.csv."""
+    """Interface of the results at one size: a dataclass of numbers, whose fields are the columns of eval.csv.
+
+    Two more fields are optional: `way`, how images were predicted (see `ropevit.tasks.common.ways`), and `tokens`, the
+    patch tokens of an image; both are None in tables of older versions.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -80,15 +85,25 @@ class ResultsDir:
         names: Classes of the data and their names.
         kind: Dataclass of the rows.
         resume: Keep the results that are there.
+        baselines: Ways to predict besides the plain one, in the order of their rows.
 
     Raises:
         ValueError: If the directory is not empty and not to be resumed, or was written with other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], names: Mapping[str, str], kind: type, resume: bool):
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        names: Mapping[str, str],
+        kind: type,
+        resume: bool,
+        baselines: Sequence[str] = (),
+    ):
         self.folder, self.settings, self.names, self.kind = folder, settings, names, kind
+        self.baselines = tuple(baselines)
         self.rows: list[Any] = []
-        self.classes: dict[str, dict[int, str]] = {name: {} for name in names}
+        self.classes: dict[str, dict[str, str]] = {name: {} for name in names}
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"got the file {folder} for the directory of the results; choose another --out")
         if not is_empty(folder):
@@ -113,11 +128,11 @@ class ResultsDir:
                 "choose another --out"
             )
         self.rows = read_rows(self.folder, self.kind)
-        sizes = [row.size for row in self.rows]
+        columns = [self.column(row) for row in self.rows]
         names = {csv_cell(name): name for name in self.names}
         try:
             for line in read_csv(self.folder / CLASSES):
-                self.classes[names[line["class"]]] = {size: line[str(size)] for size in sizes}
+                self.classes[names[line["class"]]] = {column: line[column] for column in columns}
         except KeyError as error:
             raise ValueError(f"{self.folder / CLASSES} lacks {error}; choose another --out") from None
 
@@ -129,14 +144,25 @@ class ResultsDir:
             classes: Score of each class in percent; NaN for a class without one.
         """
         for percent, known in zip(classes, self.classes.values(), strict=True):
-            known[row.size] = "" if percent != percent else f"{percent:.2f}"
-        self.rows = sorted([*self.rows, row], key=lambda row: row.size)
-        sizes = [row.size for row in self.rows]
-        lines = ([name, self.names[name], *(known[size] for size in sizes)] for name, known in self.classes.items())
+            known[self.column(row)] = "" if percent != percent else f"{percent:.2f}"
+        self.rows = sorted([*self.rows, row], key=self.place)
+        columns = [self.column(row) for row in self.rows]
+        lines = (
+            [name, self.names[name], *(known[column] for column in columns)] for name, known in self.classes.items()
+        )
         if self.names:
-            self.write(CLASSES, to_csv(["class", "name", *map(str, sizes)], lines))
+            self.write(CLASSES, to_csv(["class", "name", *columns], lines))
         table = (["" if value is None else value for value in asdict(row).values()] for row in self.rows)
         self.write(TABLE, to_csv([field.name for field in fields(self.kind)], table))
+
+    def place(self, row: SizeResult) -> tuple[int, int]:
+        """Return the place of a row in the table: by size, the plain way first."""
+        way = way_of(row)
+        return row.size, self.baselines.index(way) + 1 if way in self.baselines else 0
+
+    def column(self, row: SizeResult) -> str:
+        """Return the column of a row in the table of classes, such as 64, or 64 resize for a baseline."""
+        return f"{row.size} {way_of(row)}" if way_of(row) in self.baselines else str(row.size)
 
     def write(self, name: str, text: str) -> None:
         """Write a text file atomically."""
@@ -199,15 +225,24 @@ def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
     """
     types = {field.name: field.type for field in fields(kind)}
     whole = {name for name, found in types.items() if int in (found, *get_args(found))}
+    words = {name for name, found in types.items() if str in (found, *get_args(found))}
     try:
         if empty := [name for name, text in line.items() if not text and type(None) not in get_args(types[name])]:
             raise ValueError(f"no {empty[0]}")
-        row = kind(**{name: (int if name in whole else float)(text) if text else None for name, text in line.items()})
+        read = {name: int if name in whole else str if name in words else float for name in types}
+        row = kind(**{name: read[name](text) if text else None for name, text in line.items()})
         if not 0 < row.size <= LARGEST:
             raise ValueError(f"a size of {row.size} pixels")
+        if way_of(row) not in (None, *get_args(Way)):
+            raise ValueError(f"the way {way_of(row)!r}")
         return row
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a table of such an evaluation ({error}); leave it out") from None
+
+
+def way_of(row: SizeResult) -> Way | None:
+    """Return how the images of a row were predicted; None if it does not say."""
+    return getattr(row, "way", None)
 
 
 def to_csv(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

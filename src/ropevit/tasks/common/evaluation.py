@@ -16,9 +16,10 @@ from ropevit.machine import environment
 from ropevit.models.published import PublishedResult
 from ropevit.tasks.common.distributed import Communicator, check_device, choose_device, shutdown
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, read_rows, read_settings
+from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, read_rows, read_settings, way_of
 from ropevit.tasks.common.metrics_log import LogWindow
 from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
+from ropevit.tasks.common.ways import BASELINE_LABELS, Way
 from ropevit.tasks.registry import Metric
 
 #: Maximum number of skipped images that are named for each size.
@@ -58,6 +59,8 @@ class EvalProgress:
     size: int
     done: int
     total: int
+    way: Way = "whole"
+    """How they are predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +98,13 @@ class EvalContext:
         """Return the autocast context of the requested precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def watch(self, size: int, total: int) -> Callable[[int], None]:
+    def watch(self, size: int, total: int, way: Way = "whole") -> Callable[[int], None]:
         """Return a function that reports progress at a size from the number of images that this process has done."""
-        return lambda done: self.report(EvalProgress(size=size, done=min(done * self.world, total), total=total))
+
+        def report(done: int) -> None:
+            self.report(EvalProgress(size=size, done=min(done * self.world, total), total=total, way=way))
+
+        return report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +118,16 @@ class SizeEvaluation:
     """Images that could not be read, with the reason."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Content of further files for the output directory, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinePlan:
+    """Another way to predict each size, measured with `--baselines`."""
+
+    measure: Callable[[int], SizeEvaluation]
+    """Evaluates at one size."""
+    differs: Callable[[int], bool] = lambda _: True
+    """Whether it is another prediction than the plain one at a size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +158,22 @@ class EvalPlan:
     """Test sizes in pixels, in ascending order."""
     measure: Callable[[int], SizeEvaluation]
     """Evaluates at one size."""
+    way: Way = "whole"
+    """How `measure` predicts an image."""
+    baselines: Mapping[Way, BaselinePlan] = field(default_factory=dict)
+    """Other ways that are offered."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Classes of the data and their names; empty for a task without classes."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
     """The paper's results of this model on these data, by size."""
     notes: tuple[str, ...] = ()
     """Further lines for the user."""
+
+    def ways_at(self, size: int, baselines: Sequence[Way]) -> dict[Way, Callable[[int], SizeEvaluation]]:
+        """Return the ways to measure at a size, the plain one first; baselines only where they differ from it."""
+        found: dict[Way, Callable[[int], SizeEvaluation]] = {self.way: self.measure}
+        found |= {way: self.baselines[way].measure for way in baselines if self.baselines[way].differs(size)}
+        return found
 
 
 def weights_and_name(config: EvalConfig) -> tuple[Path, str]:
@@ -217,9 +244,7 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
     beside = context.communicator.run_on_main(
         lambda: [read_curve(folder, plan.row, settings) for folder in context.config.beside]
     )
-    results = context.communicator.run_on_main(
-        lambda: ResultsDir(out, settings, plan.names, plan.row, context.config.resume)
-    )
+    results = context.communicator.run_on_main(lambda: open_results(out, plan, settings, context.config.resume))
     rows = list(results.rows)
     context.report(
         EvalStarted(
@@ -233,10 +258,12 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
     )
     if rows and context.is_main_process:
         draw(results, plan, beside)
-    for size in plan.sizes:
-        if size in [row.size for row in rows]:
+    known = {(row.size, way_of(row) or plan.way) for row in rows}
+    todo = [(size, *one) for size in plan.sizes for one in plan.ways_at(size, context.config.baselines).items()]
+    for size, way, measure in todo:
+        if (size, way) in known:
             continue
-        result = plan.measure(size)
+        result = measure(size)
         rows.append(result.row)
         if context.is_main_process:
             for name, content in result.files.items():
@@ -244,7 +271,12 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
             results.add(result.row, result.classes)
             draw(results, plan, beside)
         context.report(EvalSizeDone(row=result.row, skipped=result.skipped[:_MOST_NAMED]))
-    return sorted(rows, key=lambda row: row.size)
+    return sorted(rows, key=results.place)
+
+
+def open_results(out: Path, plan: EvalPlan, settings: Mapping[str, Any], resume: bool) -> ResultsDir:
+    """Open the directory of an evaluation; see `ResultsDir`."""
+    return ResultsDir(out, settings, plan.names, plan.row, resume, tuple(plan.baselines))
 
 
 def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
@@ -266,8 +298,8 @@ def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
 
 def draw(results: ResultsDir, plan: EvalPlan, beside: Sequence[Curve]) -> None:
     """Plot the results over size, with the paper's, if there are any, and those of other evaluations."""
-    points = {row.size: row.scores[plan.metric.label] for row in results.rows}
-    own = Curve(name=plan.name, position=plan.position, points=points, trained_at=plan.trained_at, paper=plan.paper)
+    scores = scores_by_way(results.rows, plan.metric.label, plan.trained_at)
+    own = Curve(name=plan.name, position=plan.position, trained_at=plan.trained_at, paper=plan.paper, **scores)
     title = f"{plan.metric.label} on {plan.data}"
     figure = draw_curves(
         Evaluations(curves=(own, *beside), metric=plan.metric.label, title=title, unit=plan.metric.unit)
@@ -301,8 +333,24 @@ def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: st
         raise ValueError(f"{folder} has no results yet; {advice}")
     others = [key for key in {**own, **theirs} if key not in _OMITTED and theirs.get(key) != own.get(key)]
     name = ", ".join([found["model"]["name"], *(f"{key} {theirs.get(key)}" for key in others)])
-    points = {row.size: row.scores[metric] for row in rows}
-    return Curve(name=name, position=found["model"]["position"], points=points, trained_at=found["model"]["trained_at"])
+    position, trained_at = found["model"]["position"], found["model"]["trained_at"]
+    return Curve(name=name, position=position, trained_at=trained_at, **scores_by_way(rows, metric, trained_at))
+
+
+def scores_by_way(rows: Sequence[Any], metric: str, trained_at: int) -> dict[str, Any]:
+    """Return the fields of a `Curve` that hold scores: the points of the plain evaluation, and those of baselines.
+
+    Args:
+        rows: Of one evaluation.
+        metric: Name of the score.
+        trained_at: The test size in training, in pixels.
+    """
+    ways: dict[str, dict[int, float]] = {}
+    for row in rows:
+        ways.setdefault(way_of(row) or "whole", {})[row.size] = row.scores[metric]
+    points = ways.pop("whole", None) or ways.pop("tiles", {})  # the windows of a segmenter's file are its plain way
+    labels = {way: BASELINE_LABELS[way].format(size=trained_at) for way in ways}
+    return {"points": points, "baselines": {labels[way]: ways[way] for way in ways}}
 
 
 class EvalTimer:

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from ropevit.tasks.common.ways import window_spans
+
 #: Maps images (B, c, H, W) to class scores (B, K, h, w) of the same or a lower resolution.
 Segmenter = Callable[[Tensor], Tensor]
 
@@ -139,13 +141,6 @@ def score_view(
             count[rows, columns] += 1
     assert total is not None
     return total.div_(count)
-
-
-def window_spans(side: int, window: int, stride: int) -> Iterator[slice]:
-    """Yield the sliding windows along one side: one every `stride` pixels, the last one flush with the end."""
-    for number in range((max(side - window, 0) + stride - 1) // stride + 1):
-        stop = min(number * stride + window, side)
-        yield slice(max(stop - window, 0), stop)
 
 
 def resize(scores: Float[Tensor, "B K h w"], size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
