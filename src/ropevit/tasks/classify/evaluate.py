@@ -176,14 +176,6 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
     real = None if options.real is None else options.real.name
     scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
     fixed = {"fingerprint": fingerprint(subject.found.state), "images": len(source), "real": real}
-    notes = [inputs.match.note] if inputs.match.note else []
-    notes += _describe_choice(inputs)
-    if subject.crop not in (None, views[0].crop):
-        notes.append(
-            f"its training was evaluated with crop ratio {subject.crop}, this is {views[0].crop}: see --crop-pct"
-        )
-    if subject.config.in_channels == 1:
-        notes.append("the model takes grey images: colours are converted, 0.299 R + 0.587 G + 0.114 B")
     evaluator = _evaluators(views, inputs)
     return EvalPlan(
         name=subject.name,
@@ -206,8 +198,20 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
             "resize": BaselinePlan(measure=evaluator("resize"), differs=lambda size: size != subject.trained_at),
         },
         paper=_paper_curve(inputs),
-        notes=tuple(notes),
+        notes=tuple(_describe_inputs(inputs, views[0])),
     )
+
+
+def _describe_inputs(inputs: EvalInputs, view: View) -> list[str]:
+    """Return what a reader should know of the images, the model and the choice of `--scaling auto`."""
+    subject = inputs.subject
+    notes = [inputs.match.note] if inputs.match.note else []
+    notes += _describe_choice(inputs)
+    if subject.crop not in (None, view.crop):
+        notes.append(f"its training was evaluated with crop ratio {subject.crop}, this is {view.crop}: see --crop-pct")
+    if subject.config.in_channels == 1:
+        notes.append("the model takes grey images: colours are converted, 0.299 R + 0.587 G + 0.114 B")
+    return notes
 
 
 def _describe_choice(inputs: EvalInputs) -> list[str]:
