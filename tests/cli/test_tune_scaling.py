@@ -17,8 +17,10 @@ from ropevit.cli import main
 from ropevit.data.sources import open_source
 from ropevit.models import ViT, ViTConfig
 from ropevit.tasks.classify import tune_scaling as module
+from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.scaling_search import split_images
 from ropevit.tasks.common.tuned_scaling import FILE, TunedScaling, choices_file, save_choice
+from ropevit.tasks.segment.evaluate import scaling_override
 
 MODEL = {"position": "rope_mixed", "width": 16, "depth": 2, "heads": 2, "patch_size": 8, "img_size": (16, 16)}
 MODEL |= {"class_token": False, "pooling": "avg", "layer_scale": None}
@@ -218,11 +220,18 @@ def error_of(words, capsys):
     return error
 
 
-def test_models_without_rope_and_other_tasks_are_refused(many_images, tmp_path, monkeypatch, capsys):
+def test_models_without_rope_are_refused(many_images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ape = save(tmp_path / "ape.safetensors", position="ape")
     words = [*tune_words(ape, many_images), "--sizes", "32"]
     assert "with the position embedding ape; RoPE scaling needs a model with RoPE" in error_of(words, capsys)
+
+
+def test_auto_is_for_classifiers():
+    with pytest.raises(
+        ValueError, match="got --scaling auto with a segmenter; `ropevit tune-scaling` chooses for class"
+    ):
+        scaling_override(EvalConfig(data="ade", scaling="auto"))
 
 
 def test_auto_without_a_choice_says_what_to_do(checkpoint, many_images, tmp_path, capsys):

@@ -8,7 +8,6 @@ import torch
 
 from ropevit.cli.study import score_table
 from ropevit.data.labelled import LabelledImages
-from ropevit.models import set_scaling
 from ropevit.models.vit import ViT
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Tuning
@@ -18,7 +17,7 @@ from ropevit.study.results import panel_results
 from ropevit.study.runner import run_study
 from ropevit.study.stored_runs import read_result, refuse_other_study, stored_result
 from ropevit.study.train import train
-from ropevit.study.tuning import describe_choices, hold_out, tuning_panels
+from ropevit.study.tuning import describe_choices, hold_out, tune, tuning_panels
 from ropevit.tasks.common import scaling_search
 from ropevit.weights import load_model
 
@@ -139,13 +138,25 @@ def prefer(monkeypatch, panels, best, elsewhere="none"):
 def test_what_was_chosen_is_used_on_the_test_images(make_tuned, monkeypatch):
     job = make_tuned()
     prefer(monkeypatch, job.tuning, "ntk+log", "ntk+log")
+    worth = {None: 10.0, "pi": 20.0, "ntk+log": 30.0}
+    monkeypatch.setattr(job.panel, "score", lambda model, *_: worth[model.config.scaling])
     result = train(job)
-    assert result["tuned"]["12"]["scaling"] == "ntk+log"
-    assert result["tuned"]["12"]["gain"] == 100
-    model, _ = load_model(job.folder / "model.safetensors")
-    set_scaling(model.eval(), "ntk+log")
-    with torch.no_grad():
-        assert result["scaled"]["auto"]["12"] == pytest.approx(job.panel.score(model, 12, never), abs=1e-3)
+    assert result["tuned"]["12"] | {"scaling": "ntk+log", "gain": 100} == result["tuned"]["12"]
+    assert result["scaled"] == {
+        "auto": {"4": 10, "8": 10, "12": 30},
+        "pi": {"4": 20, "8": 10, "12": 20},
+    }
+
+
+def test_a_model_keeps_its_own_scaling_and_halves_differ(make_tuned, monkeypatch):
+    job = make_tuned()
+    chosen, reported = job.tuning["choose"], job.tuning["report"]
+    assert not contents(chosen.test) & contents(reported.test)
+    assert not contents(chosen.train) & (contents(chosen.test) | contents(reported.test))
+    model = ViT(replace(job.panel.model_config("rope_mixed"), scaling="ntk"))
+    prefer(monkeypatch, job.tuning, "pi", "pi")
+    assert tune(model, job.tuning, 12, never, never).recommended == "pi"
+    assert model.config.scaling == "ntk"
 
 
 def test_without_a_gain_on_the_other_half_the_model_is_left_as_it_is(make_tuned, monkeypatch):
