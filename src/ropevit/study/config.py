@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.models.positions import VIT_EMBEDDINGS, PositionEmbedding, split_theta
+from ropevit.models.sizes import check_sizes
 from ropevit.models.vit import ViTConfig
 from ropevit.rope import ROPE_TYPES
 from ropevit.rope.scaling import CoordinateJitter, parse_scaling
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.precision import PRECISIONS
-from ropevit.study.settings import EMBEDDED, PanelSettings, as_json, check_sizes, panels_of, preset
+from ropevit.study.settings import EMBEDDED, PanelSettings, as_json, panels_of, preset
 from ropevit.tasks.common.tuned_scaling import AUTO
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import CropSettings
+from ropevit.models.sizes import check_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +74,6 @@ class PanelSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings for JSON."""
         return as_json(asdict(self))
-
-
-def check_sizes(kind: str, sizes: tuple[int, ...], patch: int) -> None:
-    """Raise ValueError, naming the nearest valid sizes, unless sizes ascend and patches tile them."""
-    if not sizes:
-        raise ValueError(f"got no {kind} sizes; give at least one, such as --{kind}-sizes 28 56")
-    if list(sizes) != sorted(set(sizes)):
-        raise ValueError(f"got {kind} sizes {sizes}; expected each once, from small to large")
-    for size in sizes:
-        if size < patch or size % patch:
-            below = size // patch * patch
-            near = f"{below} or {below + patch}" if below > 0 else str(patch)
-            raise ValueError(f"got {kind} size {size}; patches of {patch} pixels do not tile it: take {near}")
 
 
 def as_json(value: Any) -> Any:

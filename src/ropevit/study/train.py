@@ -23,7 +23,7 @@ from ropevit.study.settings import PanelSettings
 from ropevit.study.stored_runs import write_result
 from ropevit.tasks.common.config import OptimConfig
 from ropevit.tasks.common.optim import make_optimizer
-from ropevit.tasks.common.steps import StepLog, check_finite, cosine_decay, update_weights
+from ropevit.tasks.common.steps import StepLog, check_finite, cosine_decay, draw_size, update_weights
 from ropevit.weights.saving import save_model
 
 #: Checkpoints and lines of the log in a training.
@@ -163,10 +163,7 @@ def take_step(state: RunState, job: RunJob, lr: float) -> float:
 def _draw_size(job: RunJob, step: int) -> int | None:
     """Draw the size of a step's images from the panel, the seed and the step alone; None if all have one size."""
     sizes = job.run.train_sizes
-    if sizes is None:
-        return None
-    generator = make_generator(job.run.panel, job.run.seed, "size", step)
-    return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+    return None if sizes is None else draw_size(sizes, job.run.panel, job.run.seed, "size", step)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import tyro
 from ropevit.data.augment import AugmentConfig
 from ropevit.models.architectures import Config
 from ropevit.models.registry import get_config, model_name, nearest_name
+from ropevit.models.sizes import check_sizes
 from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, PositionName, RunConfig
 
 
@@ -74,6 +75,9 @@ class TrainConfig(BaseTrainConfig):
     WebDataset shards."""
     batch_size: int = 1024
     """Images per step, over all processes and gradient accumulation steps."""
+    train_sizes: tuple[int, ...] | None = None
+    """Sides of training images in pixels: one of them is drawn for each step, to which its images are reduced from the
+    largest. --size stays the size of the model and of its evaluation. None: all images have --size."""
     loss: Literal["binary", "soft"] = "soft"
     """binary: binary cross-entropy, where every class in a mixed image has target 1. soft: cross-entropy with soft
     labels."""
@@ -96,4 +100,26 @@ class TrainConfig(BaseTrainConfig):
                 f"got label_smoothing={self.augment.label_smoothing} with loss='binary', where any nonzero target "
                 "becomes 1; use label_smoothing=0, or loss='soft'"
             )
-        self.model.build(num_classes=2)
+        body = self.model.build(num_classes=2)
+        if self.train_sizes is not None:
+            check_train_sizes(self.train_sizes, body.multiple)
+
+    @property
+    def largest_size(self) -> int:
+        """Side in pixels of the images that are read for training."""
+        return max(self.train_sizes or (self.model.size,))
+
+
+def check_train_sizes(sizes: tuple[int, ...], multiple: int) -> None:
+    """Raise ValueError unless there are several sizes, ascending, that patches tile.
+
+    Args:
+        sizes: Sides in pixels.
+        multiple: Number of pixels of which they must be multiples.
+    """
+    if len(sizes) == 1:
+        raise ValueError(
+            f"got train_sizes {sizes}; expected several, of which each step draws one: for one size, give --size "
+            f"{sizes[0]}"
+        )
+    check_sizes("train", sizes, multiple)

@@ -13,8 +13,8 @@ CLASSES = 1000
 
 
 def step_spec(config: TrainConfig) -> StepSpec:
-    """Return the training step at the size of the training images, for `--estimate`."""
-    side, body = config.model.size, config.model.build(CLASSES)
+    """Return the training step at the size of the training images, the largest of several, for `--estimate`."""
+    side, body = config.largest_size, config.model.build(CLASSES)
 
     def build() -> nn.Module:
         model = build_model(body)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.data.augment import eval_transform, train_transform
+from ropevit.data.crops import resample
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import Batch, describe_skipped, eval_batches, train_batches
 from ropevit.data.rng import derive_seed
@@ -22,6 +23,7 @@ from ropevit.tasks.classify.score import tally
 from ropevit.tasks.common.batches import mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.common.events import EvalProgress, Report, silent
+from ropevit.tasks.common.steps import draw_size
 from ropevit.tasks.common.training import run_training
 from ropevit.tasks.registry import TASKS
 from ropevit.weights.create import create_model
@@ -117,7 +119,7 @@ class Classification:
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Return this process's micro-batches of the steps `first` to `last` (exclusive)."""
-        transform = train_transform(self.config.augment, self.config.model.size)
+        transform = train_transform(self.config.augment, self.config.largest_size)
         return train_batches(self.train, transform, self.order, first, last, self.config.run.workers)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
@@ -126,13 +128,24 @@ class Classification:
         The mixing depends only on the seed and the step, so all micro-batches of a step are mixed alike.
         """
         self.note(self.train, batch)
-        images = self.erase(self.normalise(batch.images))
+        images = self.erase(self.normalise(self.resize(batch.images, step)))
         np.random.seed(derive_seed("mixing", self.config.run.seed, step) % 2**32)  # noqa: NPY002  (timm draws from it)
         images, targets = self.mix(images, batch.labels.to(images.device, non_blocking=True))
         return self.criterion(model(images), targets)
 
+    def resize(self, images: Tensor, step: int) -> Tensor:
+        """Reduce images to the size of a step (bicubic, antialiased), on the device; it depends on seed and step alone.
+
+        Without `train_sizes` they are returned as they are.
+        """
+        sizes = self.config.train_sizes
+        if sizes is None:
+            return images
+        images = images.to(self.accelerator.device, non_blocking=True)
+        return resample(images, draw_size(sizes, "train sizes", self.config.run.seed, step))
+
     def normalise(self, images: Tensor) -> Tensor:
-        """Move uint8 images to the device and normalise them with ImageNet's mean and std."""
+        """Move images of pixels from 0 to 255 to the device and normalise them with ImageNet's mean and std."""
         images = images.to(self.accelerator.device, non_blocking=True)
         return (images.float() / 255 - self.mean) / self.std
 

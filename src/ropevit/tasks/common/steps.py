@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ropevit.data.rng import make_generator
 from ropevit.files import parse_json, write_atomically
 from ropevit.tasks.common.config import OptimConfig
 
@@ -63,6 +64,17 @@ _DECAYS: dict[str, Callable[[OptimConfig, int, int], float]] = {
     "step": _step_decay,
     "poly": _poly_decay,
 }
+
+
+def draw_size(sizes: Sequence[int], *keys: str | int) -> int:
+    """Draw one of several image sizes for a step.
+
+    Args:
+        sizes: Sides in pixels.
+        keys: Name of the random stream, such as the seed and the step: the size depends on nothing else, so that every
+            process draws the same, and a resumed training draws it again.
+    """
+    return sizes[int(torch.randint(len(sizes), (), generator=make_generator(*keys)))]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
