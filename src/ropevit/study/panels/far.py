@@ -7,20 +7,20 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from ropevit.data.canvas import paint_pairs, pixel_labels
+from ropevit.data.canvas import paint_pairs
 from ropevit.data.crops import normalise
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import make_generator
-from ropevit.models.vit import ViT, ViTConfig
-from ropevit.study.panels.base import CheckStop, FloorScore, batches, vit_config
-from ropevit.study.panels.pixels import downsample_items, pixel_logits, predict_pixels
+from ropevit.models.vit import ViT
+from ropevit.study.panels.base import CheckStop, FloorScore, batches
+from ropevit.study.panels.canvases import CanvasPanel
+from ropevit.study.panels.pixels import predict_pixels
 from ropevit.study.settings import PanelSettings
 from ropevit.tasks.common.ways import Way
 
 
-class FarPanel:
+class FarPanel(CanvasPanel):
     """Name the kind of an item from anywhere on the canvas; a larger test canvas puts it further away.
 
     Two items among others are marked by a bright disc behind them, and the mark of each has the label of the *other*
@@ -35,7 +35,6 @@ class FarPanel:
     title: ClassVar[str] = "longer distance"
     metric: ClassVar[str] = "accuracy on marks (%)"
     floor_name: ClassVar[str] = "always the most frequent label"
-    baselines: ClassVar[tuple[Way, ...]] = ("tiles", "resize")
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
         least = 2 * settings.canvas.tile
@@ -44,18 +43,7 @@ class FarPanel:
                 f"got sizes from {min(settings.train_size, *settings.test_sizes)} px for the panel far; two items of "
                 f"{settings.canvas.item_size} px need at least {least} px"
             )
-        self.settings = settings
-        self.classes: tuple[str, ...] | None = None
-        self.labels, train_labels = pixel_labels(train)
-        _, test_labels = pixel_labels(test)
-        self.train = downsample_items(train.images, settings.canvas), train_labels
-        self.test = downsample_items(test.images, settings.canvas), test_labels
-        self.test_name = test.name
-
-    def model_config(self, position: str) -> ViTConfig:
-        """Return the config of a model with one output for each label and pixel of a patch."""
-        outputs = len(self.labels) * self.settings.patch_size**2
-        return vit_config(self.settings, position, min(3, self.train[0].shape[1]), outputs)
+        super().__init__(settings, train, test)
 
     def batch(
         self, seed: int, step: int, size: int | None = None
@@ -66,10 +54,6 @@ class FarPanel:
             self.train, size or settings.train_size, settings.batch_size, settings.canvas, generator
         )
         return normalise(canvases), truth
-
-    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, averaged over all pixels."""
-        return F.cross_entropy(pixel_logits(model, images).float(), targets)
 
     def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
         """Percentage of the pixels of marks with the right label, on the same canvases for every model and seed."""

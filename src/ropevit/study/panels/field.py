@@ -6,23 +6,21 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from ropevit.data.canvas import paint_canvases, pixel_labels
+from ropevit.data.canvas import paint_canvases
 from ropevit.data.crops import normalise
-from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import make_generator
-from ropevit.models.vit import ViT, ViTConfig
-from ropevit.study.panels.base import CheckStop, FloorScore, Transform, batches, vit_config
-from ropevit.study.panels.pixels import downsample_items, mean_iou, pixel_logits, predict_pixels
-from ropevit.study.settings import PanelSettings
+from ropevit.models.vit import ViT
+from ropevit.study.panels.base import CheckStop, FloorScore, Transform, batches
+from ropevit.study.panels.canvases import CanvasPanel
+from ropevit.study.panels.pixels import mean_iou, predict_pixels
 from ropevit.tasks.common.ways import Way
 
 
-class FieldPanel:
+class FieldPanel(CanvasPanel):
     """Label every pixel of a canvas; a larger test canvas shows more items at the same scale.
 
-    A linear head maps each patch token to the labels of its pixels. The metric is the mean intersection over union in
+    The metric is the mean intersection over union in
     percent, the background counted as a label, over all canvases of a size together; a label that neither occurs nor is
     predicted is excluded from the mean.
     """
@@ -31,21 +29,6 @@ class FieldPanel:
     title: ClassVar[str] = "larger field of view"
     metric: ClassVar[str] = "mean IoU (%)"
     floor_name: ClassVar[str] = "everything background"
-    baselines: ClassVar[tuple[Way, ...]] = ("tiles", "resize")
-
-    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
-        self.settings = settings
-        self.classes: tuple[str, ...] | None = None
-        self.labels, train_labels = pixel_labels(train)
-        _, test_labels = pixel_labels(test)
-        self.train = downsample_items(train.images, settings.canvas), train_labels
-        self.test = downsample_items(test.images, settings.canvas), test_labels
-        self.test_name = test.name
-
-    def model_config(self, position: str) -> ViTConfig:
-        """Return the config of a model with one output for each label and pixel of a patch."""
-        outputs = len(self.labels) * self.settings.patch_size**2
-        return vit_config(self.settings, position, min(3, self.train[0].shape[1]), outputs)
 
     def batch(
         self, seed: int, step: int, size: int | None = None
@@ -56,10 +39,6 @@ class FieldPanel:
             *self.train, size or settings.train_size, settings.batch_size, settings.canvas, generator
         )
         return normalise(canvases), truth
-
-    def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, averaged over all pixels."""
-        return F.cross_entropy(pixel_logits(model, images).float(), targets)
 
     def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
         """Mean IoU on test canvases of a size, the same ones for every model and seed."""

@@ -9,7 +9,7 @@ from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import premultiply, resample
 from ropevit.models.vit import ViT
 from ropevit.study.panels.base import Transform
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import Way, window_spans
 
 
 def pixel_logits(model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
@@ -47,8 +47,8 @@ def predict_tiles(images: Float[Tensor, "B c H H"], side: int, label: Transform)
         label: Labels the pixels of images.
     """
     size = images.shape[-1]
-    starts = [*range(0, size - side, side), size - side]
-    places = [(slice(y, y + side), slice(x, x + side)) for y in starts for x in starts]
+    spans = list(window_spans(size, side, side))
+    places = [(y, x) for y in spans for x in spans]
     labelled = torch.empty(len(images), size, size, dtype=torch.long, device=images.device)
     found = label(torch.cat([images[:, :, y, x] for y, x in places])).split(len(images))
     for (y, x), tile in zip(places, found, strict=True):

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Literal
 
+from ropevit.kernels.windows import ceil_div
+
 #: How a model predicts an image larger than those of the training: whole; in tiles of the training size, each on its
 #: own; or resized to the training size.
 Way = Literal["whole", "tiles", "resize"]
@@ -29,4 +31,4 @@ def patch_tokens(height: int, width: int, patch_size: int) -> int:
         width: In pixels.
         patch_size: Side of a patch in pixels.
     """
-    return -(-height // patch_size) * -(-width // patch_size)
+    return ceil_div(height, patch_size) * ceil_div(width, patch_size)
