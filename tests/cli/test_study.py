@@ -10,7 +10,7 @@ from ropevit.cli.console import Console
 from ropevit.cli.study import score_table
 from ropevit.cli.study_progress import ProgressLines
 from ropevit.study.events import Run, RunFailed, RunStarted, StepDone
-from ropevit.study.results import Curve, PanelResult
+from ropevit.study.results import Curve, PanelResult, panel_results
 
 
 def test_a_study_of_a_folder_prints_a_conclusion_and_writes_all_files(finished, tiny, capsys):
@@ -194,3 +194,26 @@ def test_a_slow_training_prints_a_line_every_half_minute(monkeypatch):
         lines.update(StepDone(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))
     steps = [line.split()[2] for line in file.getvalue().splitlines() if " step " in line and "loss" in line]
     assert steps == ["5", "7"]
+
+
+def test_headings_of_a_table_fit_a_terminal_of_80_columns():
+    """Two baselines beside three embeddings: no heading is cut off, and none is taken for an embedding."""
+    scores = {"32": 40.0, "64": 35.0}
+    runs = [
+        {
+            "panel": "field", "embedding": name, "seed": 0, "metric": "mean IoU (%)", "train_size": 32,
+            "scores": scores, "baselines": {"tiles": {"64": 36.0}, "resize": {"64": 20.0}}, "parameters": 207_648,
+            "step_ms": 1.0,
+        }
+        for name in ("ape", "rope_axial", "rope_mixed")
+    ]  # fmt: skip
+    floors = {"field": {"name": "everything background", "scores": {"32": 13, "64": 13}, "errors": {"32": 1, "64": 1}}}
+    (result,) = panel_results(runs, floors)
+    console = Console(width=80)
+    with console.capture() as printed:
+        console.print(score_table(result))
+    text = printed.get()
+    assert "…" not in text
+    assert text.count("13.0") == 2  # the last column
+    assert text.count("baseline") == 3  # two headings and the note
+    assert "baselines: with the best at the training size, absolute (APE)" in text

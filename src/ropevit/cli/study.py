@@ -11,6 +11,7 @@ from rich.text import Text
 from ropevit.cli.console import Console, print_line
 from ropevit.cli.study_progress import ProgressBars, ProgressLines
 from ropevit.extras import require
+from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
 from ropevit.study.outputs import write_outputs
 from ropevit.study.panels import PANEL_CLASSES
@@ -90,6 +91,8 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> T
     else:
         _fill_by_curve(table, result)
     notes = [table.caption, f"floor: {result.floor.name}" if result.floor else None]
+    if result.baselines:
+        notes.append(f"baselines: with the best at the training size, {position_label(result.baselines[0].embedding)}")
     notes += [_FLOOR_NOTE] * any(result.at_floor(curve, size) for curve in result.curves for size in result.sizes)
     table.caption = "\n".join(filter(None, notes)) or None
     return table
@@ -100,10 +103,11 @@ def _fill_by_size(table: Table, result: PanelResult, cost: Mapping[str, Any] | N
     table.pad_edge, table.collapse_padding = False, True
     table.add_column("test size", no_wrap=True)
     for curve in result.curves:
-        table.add_column(curve.label, justify="right")
+        longest = max(map(len, curve.label.split()))  # rich would cut a word before it narrows another column
+        table.add_column(curve.label, justify="right", min_width=longest)
     lines = reference_lines(result)
     for line in lines:
-        table.add_column(line["label"].split(":")[0], justify="right", style="dim")
+        table.add_column(line["short"], justify="right", style="dim")
     for column, size in enumerate(result.sizes):
         table.add_row(
             _size_label(result, size), *_score_cells(result, size), *(line["cells"][column] for line in lines)
@@ -138,4 +142,4 @@ def _fill_by_curve(table: Table, result: PanelResult) -> None:
 
 def _size_label(result: PanelResult, size: int) -> str:
     """Format a size; the training size is marked."""
-    return f"{size} px{' (training)' if size == result.train_size else ''}"
+    return f"{size} px{' (train)' if size == result.train_size else ''}"

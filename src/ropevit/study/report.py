@@ -79,11 +79,11 @@ def reference_lines(result: PanelResult) -> list[dict[str, Any]]:
     lines = []
     for known in result.baselines:
         cells = [format_score(known, size) if size in known.sizes else "" for size in result.sizes]
-        lines.append({"label": known.label, "cells": cells})
+        lines.append({"label": known.label, "short": f"baseline {known.baseline}", "cells": cells})
     if result.floor is not None:
         scores = result.floor.scores
         cells = [f"{scores[size]:.1f}" if size in scores else "" for size in result.sizes]
-        lines.append({"label": f"floor: {result.floor.name}", "cells": cells})
+        lines.append({"label": f"floor: {result.floor.name}", "short": "floor", "cells": cells})
     return lines
 
 
