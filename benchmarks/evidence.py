@@ -60,7 +60,14 @@ from ropevit.study.train import train
 RESULTS = Path(__file__).parent / "results/evidence.jsonl"
 MODELS = Path("runs/evidence")
 SEEDS = tuple(range(300, 308))
-SCALING = ("log", "pi", "parts(slow=0.5,fast=1)+log")
+#: Scaling methods of RoPE-Axial and RoPE-Mixed: what docs/scaling.md names for more of the scene and for more pixels.
+SCALING = {
+    "field": ("log", "parts(slow=0.5,fast=1)+log"),
+    "zoom": ("pi", "parts(slow=0.5,fast=1)+log"),
+    "far": ("log", "parts(slow=0.5,fast=1)+log"),
+}
+#: Test canvases of `field` and `far` at each size: half of the study's, as each seed has canvases of its own.
+TEST_CANVASES = 100
 #: Test sizes: the training size, 2, 3 and 4 times it.
 SIZES = {"field": (32, 64, 96, 128), "zoom": (32, 64, 96, 128), "far": (48, 96, 144, 192)}
 #: Random training sizes, around the training size.
@@ -120,8 +127,12 @@ def panels(seed: int) -> dict[str, Panel]:
     train, test = (load_emoji(split, groups=STUDY_GROUPS) for split in ("train", "test"))
     sample = torch.randint(len(test), (len(test),), generator=make_generator("evidence", "test drawings", seed))
     images = train, test.subset(sample.sort().values, f"{test.name}/{seed}")
-    settings = {name: replace(EMOJI[name], test_sizes=sizes) for name, sizes in SIZES.items()}
+    settings = {
+        name: replace(EMOJI[name], test_sizes=sizes, test_canvases=TEST_CANVASES) for name, sizes in SIZES.items()
+    }
     made = {name: PANEL_CLASSES[name](settings[name], *images) for name in SIZES}
+    for panel in made.values():
+        panel.batch = lru_cache(maxsize=None)(panel.batch)  # all arms of a seed train on the same images
     return made | {"transposed": TransposedPanel(settings["field"], *images)}
 
 
@@ -164,7 +175,7 @@ def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, An
         dtype=dtype,
         report=lambda _: None,
         should_stop=lambda: False,
-        scaling=() if arm.training == "sizes" else SCALING,
+        scaling=SCALING[name] if str(arm) in ROTATIONS else (),
     )
     begin = time.process_time()
     result = train(job)

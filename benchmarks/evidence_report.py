@@ -18,8 +18,6 @@ from pooled import table
 from scipy import stats
 
 BIASES = ("alibi_learned", "rope_mixed_decay", "rope_mixed_gaussian")
-#: Ways to predict with a trained rotation.
-METHODS = ("whole", *SCALING)
 LEVEL = 0.05
 
 
@@ -103,7 +101,7 @@ def best(scores: Scores, curves: Sequence[Curve], size: int) -> Curve:
 
 def rotations(panel: str) -> list[Curve]:
     """Return the rotations that were trained at one size, with every scaling method."""
-    return [Curve(panel, name, way) for name in ROTATIONS for way in METHODS]
+    return [Curve(panel, name, way) for name in ROTATIONS for way in ("whole", *SCALING[panel])]
 
 
 def hypothesis_1(scores: Scores) -> list[Difference]:

@@ -21,7 +21,7 @@ def lines(change=lambda _: 0.0, arms=evidence.CORE, noise=1.0):
     random, found = np.random.default_rng(0), []
     for name, arm, seed, rerun in evidence.plan(arms, list(evidence.SIZES), rerun=False):
         common = {size: 40 + random.normal() for size in evidence.SIZES[name]}
-        ways = ("whole", *evidence.SCALING) if str(arm) in evidence.ROTATIONS else ("whole",)
+        ways = ("whole", *evidence.SCALING[name]) if str(arm) in evidence.ROTATIONS else ("whole",)
         scores = {
             way: {
                 str(size): common[size] + noise * random.normal() + change(Cell(name, str(arm), way, size))
