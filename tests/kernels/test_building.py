@@ -52,6 +52,7 @@ def script(tmp_path):
     ("content", "message"),
     [
         (b"#!/bin/sh\nexit 1\n", r"stub could not build answer.c \(exit status 1, without a message\)"),
+        (b"#!/bin/sh\necho 'x.c: In function f:\nx.c:3: error: bad'; exit 1\n", r"\(x.c:3: error: bad\)$"),
         (b"#!/bin/sh\nexit 0\n", r"stub could not build answer.c \(it wrote no file\)"),
         (b"#!/bin/sh\nkill -9 $$\n", r"stub could not build answer.c \(ended by signal 9\)"),
         (b"#!/bin/sh\nprintf '\\n\\377\\033[2Jbad\\nmore\\n' >&2; exit 3\n", r"\(\ufffd\\x1b\[2Jbad\)$"),
@@ -62,7 +63,7 @@ def script(tmp_path):
         (b"#!/no/such/program\n", r"stub cannot be run \(No such file or directory\)"),
         (b"\x00\x01 no program", r"stub cannot be run \(Exec format error\)"),
     ],
-    ids=["fails", "writes nothing", "is killed", "is no text", "writes text", "no interpreter", "no program"],
+    ids=["fails", "explains", "writes nothing", "is killed", "is no text", "writes text", "no interpreter", "no program"],
 )
 def test_a_compiler_that_fails_in_any_way_is_one_line(cache, build, script, content, message):
     with pytest.raises(building.BuildError, match=message) as error:

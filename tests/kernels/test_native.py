@@ -1,6 +1,24 @@
-"""The C kernel is built once for each kind of processor."""
+"""The C kernel is built once for each kind of processor, by any compiler."""
 
-from ropevit.kernels.native import instructions
+import platform
+import shutil
+import subprocess
+
+import pytest
+
+from ropevit.kernels.native import SOURCE, instructions
+
+
+COMPILERS = [name for name in ("cc", *(f"gcc-{n}" for n in range(9, 16)), "clang") if shutil.which(name)]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64")
+@pytest.mark.parametrize("command", COMPILERS)
+@pytest.mark.parametrize("flag", ["-msse2", "-mavx2", "-mavx512f"])
+def test_every_installed_compiler_accepts_the_kernel_for_every_vector_length(command, flag):
+    strict = ("-Wall", "-Werror", "-Wno-psabi", "-Wno-unknown-pragmas")
+    run = subprocess.run([command, flag, "-fsyntax-only", *strict, SOURCE], capture_output=True)
+    assert (run.returncode, run.stderr.decode()) == (0, "")
 
 
 def test_processors_with_other_instructions_get_kernels_of_their_own(tmp_path):

@@ -210,5 +210,5 @@ def _explain(status: int, output: str) -> str:
         return f"ended by signal {-status}"
     lines = [line for line in output.splitlines() if line.strip()]
     if lines:
-        return printable(lines[0].strip()[:200])
+        return printable(next((line for line in lines if "error" in line), lines[0]).strip()[:200])
     return "it wrote no file" if status == 0 else f"exit status {status}, without a message"

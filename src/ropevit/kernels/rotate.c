@@ -12,10 +12,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Numbers in a vector: as many floats as a register of the processor holds. */
+#ifdef __AVX512F__
 enum { LANES = 16 };
+#else
+enum { LANES = 8 };
+#endif
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+/* The same in memory, at any address. */
+typedef floats floats_in_memory __attribute__((aligned(1), may_alias));
+typedef halves halves_in_memory __attribute__((aligned(1), may_alias));
 
 /* Strides count elements; the channels of a head are contiguous. */
 typedef struct {
@@ -69,26 +77,37 @@ static void make_factors(const Args *args, int64_t image, int64_t token, float *
     }
 }
 
+/* Reorder the numbers of a vector; GCC has the builtin of clang from version 12 on. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLE(x, ...) __builtin_shuffle(x, (words){__VA_ARGS__})
+#endif
+
 INLINE floats swap_pairs(floats x) {
-    return __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#ifdef __AVX512F__
+    return SHUFFLE(x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#else
+    return SHUFFLE(x, 1, 0, 3, 2, 5, 4, 7, 6);
+#endif
 }
 
 INLINE floats load_float(const void *from, int64_t count) {
+    if (count >= LANES) return *(const floats_in_memory *)from;
     floats x = {0};
-    if (count >= LANES) memcpy(&x, from, sizeof x);
-    else memcpy(&x, from, count * 4);
+    memcpy(&x, from, count * 4);
     return x;
 }
 
 INLINE void store_float(void *to, floats x, int64_t count) {
-    if (count >= LANES) memcpy(to, &x, sizeof x);
+    if (count >= LANES) *(floats_in_memory *)to = x;
     else memcpy(to, &x, count * 4);
 }
 
 /* bfloat16 is the upper half of a float, rounded to nearest, ties to even; NaN stays NaN. */
 INLINE floats load_bfloat16(const void *from, int64_t count) {
     halves x = {0};
-    if (count >= LANES) memcpy(&x, from, sizeof x);
+    if (count >= LANES) x = *(const halves_in_memory *)from;
     else memcpy(&x, from, count * 2);
     return (floats)(__builtin_convertvector(x, words) << 16);
 }
@@ -96,11 +115,11 @@ INLINE floats load_bfloat16(const void *from, int64_t count) {
 INLINE void store_bfloat16(void *to, floats x, int64_t count) {
     words bits = (words)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, nan = (words)(x != x);
     halves y = __builtin_convertvector((rounded & ~nan) | (0x7fc0 & nan), halves);
-    if (count >= LANES) memcpy(to, &y, sizeof y);
+    if (count >= LANES) *(halves_in_memory *)to = y;
     else memcpy(to, &y, count * 2);
 }
 
-/* How to load and store 16 numbers of a dtype, fewer at the end of a head. */
+/* How to load and store LANES numbers of a dtype, fewer at the end of a head. */
 typedef floats (*Load)(const void *, int64_t);
 typedef void (*Store)(void *, floats, int64_t);
 
@@ -215,17 +234,18 @@ int backward_bfloat16(const Args *args) { return run(args, 1, load_bfloat16, sto
 
 #ifdef __FLT16_MAX__
 typedef _Float16 shorts __attribute__((vector_size(2 * LANES)));
+typedef shorts shorts_in_memory __attribute__((aligned(1), may_alias));
 
 INLINE floats load_float16(const void *from, int64_t count) {
     shorts x = {0};
-    if (count >= LANES) memcpy(&x, from, sizeof x);
+    if (count >= LANES) x = *(const shorts_in_memory *)from;
     else memcpy(&x, from, count * 2);
     return __builtin_convertvector(x, floats);
 }
 
 INLINE void store_float16(void *to, floats x, int64_t count) {
     shorts y = __builtin_convertvector(x, shorts);
-    if (count >= LANES) memcpy(to, &y, sizeof y);
+    if (count >= LANES) *(shorts_in_memory *)to = y;
     else memcpy(to, &y, count * 2);
 }
 
