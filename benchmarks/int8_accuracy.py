@@ -1,4 +1,4 @@
-"""Cost of int8 quantisation: accuracy, agreement, file size and time of one small model on the embedded images.
+"""Cost of int8 quantization: accuracy, agreement, file size and time of one small model on the embedded images.
 
     python benchmarks/int8_accuracy.py           # prints Markdown; benchmarks/results/int8_accuracy.md has it
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import ropevit
-from ropevit.data.crops import MEAN, STD, normalise, resample
+from ropevit.data.crops import MEAN, STD, normalize, resample
 from ropevit.data.fashion import load_fashion
 from ropevit.integrations.export import export_onnx
 from ropevit.machine import available_cores, processor
@@ -101,7 +101,7 @@ def report(options: argparse.Namespace, model: Model, ways: dict[str, tuple]) ->
     print("read the times as rough.\n")
     print("| size | way | file | top-1 % | same class as eager % | ms a batch of 64 |\n|---|---|---|---|---|---|")
     for size in options.sizes:
-        images = normalise(resample(test.images, size))
+        images = normalize(resample(test.images, size))
         eager = measure(model, images)[0]
         for way, (run, path) in ways.items():
             guesses, milliseconds = measure(run, images)

@@ -90,7 +90,7 @@ GRIDS = [
     *grid("field", MIXED, SEED, **LOOK, lr=(2e-3, 4e-3)),
     *grid("field", MIXED, SEED, **LOOK, batch_size=(32,), steps=(800,), lr=(2e-3, 4e-3)),
     *grid("field", MIXED, SEED, **FAN, canvas=("plain 24",), batch_size=(32,), steps=(800,)),
-    # Learning rates for all, and the initialisation of the absolute embedding.
+    # Learning rates for all, and the initialization of the absolute embedding.
     *grid("zoom", EMBEDDINGS, SEED, **FAN, lr=(1e-3, 2e-3, 4e-3)),
     *grid("zoom", APE, SEED, **FAN, ape_std=(0.02, 0.1, 0.3, 1.0)),
     *grid("field", EMBEDDINGS, SEED, **FIELD, lr=(1e-3, 2e-3, 4e-3)),

@@ -1,7 +1,7 @@
 """Direction of motion: tiny video models classify clips of images that move left, right, up or down.
 
 Images move by a patch per frame. A reversed clip shows the opposite direction, so a model that ignores the order of
-frames can only recognise the axis of motion: at most 50 % accuracy. Writes results/video_direction.md; takes about
+frames can only recognize the axis of motion: at most 50 % accuracy. Writes results/video_direction.md; takes about
 three minutes on one core.
 
     python benchmarks/video_direction.py
@@ -72,7 +72,7 @@ def train(seed: int, changes: dict) -> ViT:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
-                module.weight.mul_(6)  # the default initialisation is for models ten times as wide
+                module.weight.mul_(6)  # the default initialization is for models ten times as wide
     optimizer = torch.optim.AdamW(parameter_groups(model, lr=RATE, weight_decay=0.05))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS, pct_start=0.1)
     objects, generator = read("train"), torch.Generator().manual_seed(seed)

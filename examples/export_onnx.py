@@ -19,7 +19,7 @@ print(
     f"{report.path}: {report.size / 1e3:.0f} kB, opset {report.opset}, {dict(report.inputs)} -> {dict(report.outputs)}"
 )
 
-# A program in any language reads the normalisation from the file, then runs it.
+# A program in any language reads the normalization from the file, then runs it.
 session = onnxruntime.InferenceSession(report.path, providers=["CPUExecutionProvider"])
 facts = session.get_modelmeta().custom_metadata_map
 mean, std = (torch.tensor(json.loads(facts[key])).view(3, 1, 1) for key in ("mean", "std"))

@@ -13,7 +13,7 @@ H, W, CHANNELS = 14, 20, 64
 QUERIES = [(3, 3), (14, 9)]  # columns and rows of two patches
 FREQUENCIES = {
     "RoPE-Axial, theta 100": axial_frequencies(CHANNELS),
-    "RoPE-Mixed at initialisation, theta 10": mixed_frequencies(
+    "RoPE-Mixed at initialization, theta 10": mixed_frequencies(
         CHANNELS, 1, generator=torch.Generator().manual_seed(2)
     ),
 }

@@ -132,7 +132,7 @@ def test_sizes_points_and_scaling_are_used_by_the_figures(saved, tmp_path):
     assert "RoPE scaling: pi." in (tmp_path / "c/response.svg").read_text(encoding="utf-8")
 
 
-def test_images_are_centre_cropped_and_normalised(my_images, tmp_path):
+def test_images_are_centre_cropped_and_normalized(my_images, tmp_path):
     images = load_images(str(my_images / "red" / "3.png"), Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3), 32)
     assert images.shape == (1, 3, 32, 32)
     assert images[0].mean((1, 2)).argmax() == 0  # red

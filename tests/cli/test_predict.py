@@ -77,7 +77,7 @@ def test_published_models_predict_imagenet_classes_at_any_size_and_shape(photo, 
     assert "toilet tissue" in lines[0]
 
 
-def test_metadata_of_a_file_defines_size_normalisation_and_class_names(photo, tmp_path, capsys):
+def test_metadata_of_a_file_defines_size_normalization_and_class_names(photo, tmp_path, capsys):
     config = ViTConfig(position="ape", width=16, depth=1, heads=2, patch_size=8, img_size=(32, 64), num_classes=2)
     names = ["dog[/b]", "[red]cat"]
     path = ropevit.save_model(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ropevit.data.crops import CropSettings, crop_and_resize, normalise, random_boxes, random_crops, resample
+from ropevit.data.crops import CropSettings, crop_and_resize, normalize, random_boxes, random_crops, resample
 from ropevit.data.rng import make_generator
 
 
@@ -58,8 +58,8 @@ def test_resampling_keeps_image_and_value_range():
     torch.testing.assert_close(larger.mean((1, 2, 3)), images.float().mean((1, 2, 3)), rtol=0.05, atol=0)
 
 
-def test_normalisation_of_black_and_white_is_as_documented():
-    torch.testing.assert_close(normalise(torch.tensor([0, 255], dtype=torch.uint8)), torch.tensor([-2.0, 2.0]))
+def test_normalization_of_black_and_white_is_as_documented():
+    torch.testing.assert_close(normalize(torch.tensor([0, 255], dtype=torch.uint8)), torch.tensor([-2.0, 2.0]))
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -73,7 +73,7 @@ def test_keep_aspect_size_is_a_multiple_of_the_patch_size():
     assert keep_aspect_size(Image.new("RGB", (100, 101)), 64, 16) == (64, 64)
 
 
-def test_tensors_are_normalised_per_channel():
+def test_tensors_are_normalized_per_channel():
     image = Image.new("RGB", (3, 2), (255, 0, 51))
     tensor = to_tensor(image, MEAN, STD)
     assert tensor.shape == (3, 2, 3)

@@ -30,7 +30,7 @@ def write_tiny(root, split, scenes):
 
 PAIRS = DenseLayout(
     label="pairs",
-    recognise=lambda root: any((root / "train").glob("*.txt")),
+    recognize=lambda root: any((root / "train").glob("*.txt")),
     prepare=prepare,
     write_tiny=write_tiny,
 )
@@ -44,7 +44,7 @@ def pairs():
 
 
 @pytest.mark.usefixtures("pairs")
-def test_a_layout_from_outside_is_written_recognised_checked_and_named_to_classifiers(tmp_path, capsys):
+def test_a_layout_from_outside_is_written_recognized_checked_and_named_to_classifiers(tmp_path, capsys):
     folder = tmp_path / "tiny"
     main(["data", "make-tiny", "pairs", str(folder), "--train", "3", "--val", "2"])
     assert dense_layout(folder) is PAIRS
@@ -66,7 +66,7 @@ def test_taken_names_and_folders_of_no_layout_are_refused(tmp_path):
     with pytest.raises(ValueError, match="expected the layout of COCO or ADE20K or pairs"):
         check_dense(str(tmp_path))
     with pytest.raises(ValueError, match="pairs has no write_tiny"):
-        DenseLayout(label="pairs", recognise=PAIRS.recognise, prepare=prepare).get("write_tiny")
+        DenseLayout(label="pairs", recognize=PAIRS.recognize, prepare=prepare).get("write_tiny")
 
 
 def test_a_named_data_set_from_outside_is_opened_and_not_checked(capsys):

@@ -97,7 +97,7 @@ def test_training_images_without_a_val_folder_are_split(folder, caplog):
     assert caplog.text.count("held out for validation") == 1
 
 
-def test_a_detection_data_set_is_recognised(tmp_path):
+def test_a_detection_data_set_is_recognized(tmp_path):
     make_tiny("coco", tmp_path / "coco", 2, 1)
     with pytest.raises(ValueError, match="is a data set in the layout of COCO, for detectors"):
         open_source(str(tmp_path / "coco"), "val")

@@ -109,7 +109,7 @@ def test_outputs_depend_on_relative_positions_only(kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", ROPE_FACTORIES)
 @pytest.mark.parametrize("name", MODELS)
-def test_every_rope_parameter_has_a_nonzero_gradient_at_initialisation(name, kind):
+def test_every_rope_parameter_has_a_nonzero_gradient_at_initialization(name, kind):
     model = add_rope(build(name), kind)
     run(model, images(16, 16)).square().sum().backward()
     rope = rope_parameters(model)
@@ -119,7 +119,7 @@ def test_every_rope_parameter_has_a_nonzero_gradient_at_initialisation(name, kin
         assert (parameter.grad != 0).all()
 
 
-def test_the_gradient_of_a_score_at_initialisation_is_that_of_the_docs():
+def test_the_gradient_of_a_score_at_initialization_is_that_of_the_docs():
     q, k, frequency = torch.randn(1, 1, 2, 2), torch.randn(1, 1, 2, 2), torch.zeros(2, 1, requires_grad=True)
     positions = torch.tensor([[1.0, 5.0], [4.0, 3.0]])
     a, b = rotate(q, k, positions, frequency)

@@ -23,10 +23,10 @@ def clip(kind: type[nn.Module] = CLIP, **vision) -> nn.Module:
 
 
 def add_random_rope(model: nn.Module) -> nn.Module:
-    return randomise_rope(add_rope(model))
+    return randomize_rope(add_rope(model))
 
 
-def randomise_rope(model: nn.Module) -> nn.Module:
+def randomize_rope(model: nn.Module) -> nn.Module:
     """Draw random frequencies, as after training."""
     with torch.no_grad():
         for parameter in rope_parameters(model).values():
@@ -51,7 +51,7 @@ def test_the_vision_tower_gets_rope_and_the_text_tower_does_not(kind):
     add_rope(model)
     assert torch.equal(model.encode_image(x), pixels)
     assert set(rope_parameters(model)) == {f"visual.transformer.resblocks.{n}.attn.rope.freqs" for n in (0, 1)}
-    randomise_rope(model)
+    randomize_rope(model)
     assert torch.equal(model.encode_text(WORDS), words)
     assert not torch.allclose(model.encode_image(x), pixels, atol=1e-2)
 
@@ -113,7 +113,7 @@ def test_in_a_model_cast_to_bfloat16_outputs_are_unchanged_and_rope_parameters_s
     convert_weights_to_lp(model, torch.bfloat16)
     before = model.encode_image(x)
     assert torch.equal(add_rope(model).encode_image(x), before)
-    randomise_rope(model)
+    randomize_rope(model)
     after = model.encode_image(x)
     assert after.dtype == torch.bfloat16
     assert not torch.allclose(after, before, atol=1e-2)

@@ -438,7 +438,7 @@ def test_upernet_trains_on_a_backbone_and_loads_again_unchanged(config, images, 
 
 
 @BOTH
-def test_weights_missing_from_a_dense_model_are_initialised_as_ours(config):
+def test_weights_missing_from_a_dense_model_are_initialized_as_ours(config):
     dense = describe(config, out_indices=[-2, -1])
     whole = UperNetForSemanticSegmentation(
         UperNetConfig(backbone_config=dense, hidden_size=16, use_auxiliary_head=False)

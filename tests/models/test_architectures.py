@@ -192,7 +192,7 @@ def test_its_weights_are_saved_inferred_and_loaded_as_strictly_as_others(positio
         load_weights(ViT(ViTConfig(position="ape", width=16, depth=1, heads=2)), model.state_dict())
 
 
-def test_another_layout_of_its_weights_is_recognised(toy):
+def test_another_layout_of_its_weights_is_recognized(toy):
     model = ropevit.create_model(toy)
     state = model.state_dict()
     state["sole.fc.weight"] = state.pop("only.mlp.fc1.weight")

@@ -26,23 +26,23 @@ SWIN = {"width": 8, "depths": (2, 1), "heads": (1, 2), "img_size": (32, 32), "wi
 
 
 def vit(position="rope_mixed_ape", **fields) -> ViT:
-    return randomise(ViT(ViTConfig(position=position, **VIT | fields)))
+    return randomize(ViT(ViTConfig(position=position, **VIT | fields)))
 
 
 def swin(position="rope_mixed_rpb") -> Swin:
-    return randomise(Swin(SwinConfig(position=position, **SWIN)))
+    return randomize(Swin(SwinConfig(position=position, **SWIN)))
 
 
 def dense_vit(position="rope_mixed_ape", **options) -> DenseViT:
     body = ViTConfig(position=position, **VIT)
-    return randomise(DenseViT(DenseViTConfig(body=body, window=2, pyramid=PyramidConfig(channels=8), **options)))
+    return randomize(DenseViT(DenseViTConfig(body=body, window=2, pyramid=PyramidConfig(channels=8), **options)))
 
 
 def dense_swin(position="rope_mixed_ape", **options) -> DenseSwin:
-    return randomise(DenseSwin(DenseSwinConfig(body=SwinConfig(position=position, **SWIN), **options)))
+    return randomize(DenseSwin(DenseSwinConfig(body=SwinConfig(position=position, **SWIN), **options)))
 
 
-def randomise(model: nn.Module):
+def randomize(model: nn.Module):
     """Let every weight matter."""
     with torch.no_grad():
         for parameter in model.parameters():

@@ -45,7 +45,7 @@ def test_interpolation_divides_each_axis_by_its_own_scale():
 
 
 @pytest.mark.parametrize(("by", "over"), [("separate", (0.5, 2.0)), ("max", (2.0, 2.0)), ("min", (0.5, 0.5))])
-def test_normalised_grids_span_what_the_trained_one_spans_also_smaller_ones(by, over):
+def test_normalized_grids_span_what_the_trained_one_spans_also_smaller_ones(by, over):
     found = seen(f"normalise(by={by})", 28, 7).frequencies
     assert_close(found, AXIAL / torch.tensor(over).unsqueeze(1))
 
@@ -191,7 +191,13 @@ def test_rules_that_cannot_be_are_refused(build, message):
 
 
 @pytest.mark.parametrize(
-    ("synonym", "name"), [("linear", "pi"), ("ntk_by_parts(slow=1)", "parts(slow=1)"), ("logn(power=0.5)", "entropy")]
+    ("synonym", "name"),
+    [
+        ("linear", "pi"),
+        ("normalize(by=max)", "normalise(by=max)"),
+        ("ntk_by_parts(slow=1)", "parts(slow=1)"),
+        ("logn(power=0.5)", "entropy"),
+    ],
 )
 def test_methods_have_the_names_of_language_models_too(synonym, name):
     assert parse_scaling(synonym, (14, 14)) == parse_scaling(name, (14, 14))

@@ -7,7 +7,7 @@ from ropevit.data.canvas import CanvasSettings
 from ropevit.models.vit import ViT
 from ropevit.study.conclusions import NO_CONCLUSION, conclusions
 from ropevit.study.config import StudyConfig
-from ropevit.study.cost import quartiles, summarise_times
+from ropevit.study.cost import quartiles, summarize_times
 from ropevit.study.figure import draw_curves
 from ropevit.study.floor import Floor, compute_floors, read_floor
 from ropevit.study.panels import predict_tiles
@@ -178,7 +178,7 @@ def test_floors_are_measured_for_each_panel_and_size(images):
 
 
 def test_times_are_compared_within_a_round():
-    found = summarise_times({"ape": [10.0, 20.0, 30.0], "rope_mixed": [11.0, 22.0, 36.0]})
+    found = summarize_times({"ape": [10.0, 20.0, 30.0], "rope_mixed": [11.0, 22.0, 36.0]})
     assert found["ratio"]["ape"] == [1, 1, 1]
     assert found["ratio"]["rope_mixed"] == [1.1, 1.1, 1.15]
     assert found["ms"]["rope_mixed"][1] == 22

@@ -1,4 +1,4 @@
-"""A task from outside: regress the brightness of noise, with an error to minimise and without classes."""
+"""A task from outside: regress the brightness of noise, with an error to minimize and without classes."""
 
 import json
 from collections.abc import Mapping

@@ -142,7 +142,7 @@ def test_the_error_says_which_model_the_file_looks_like(changes, message, publis
         load_weights(ViT(config("rope_axial", **changes)), published("rope_mixed"))
 
 
-def test_the_error_recognises_other_architectures(config):
+def test_the_error_recognizes_other_architectures(config):
     with pytest.raises(WeightsError, match="looks like a Swin, but not like one that this package can build"):
         load_weights(ViT(config()), {"layers.0.blocks.0.norm1.weight": torch.ones(96)})
     with pytest.raises(WeightsError, match=r"no vision transformer \(it has conv1.weight\)"):

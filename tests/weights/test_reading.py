@@ -46,7 +46,7 @@ def test_safetensors_files_are_read_with_their_header(published, config, tmp_pat
     assert load_weights(ViT(config()), path).layout == "published"
 
 
-def test_the_format_is_recognised_by_content_not_by_suffix(published, config, tmp_path):
+def test_the_format_is_recognized_by_content_not_by_suffix(published, config, tmp_path):
     save_file(published(), tmp_path / "model.bin")
     torch.save(published(), tmp_path / "model")
     for name in ("model.bin", "model"):

@@ -102,7 +102,7 @@ def attention_stats(
 
     Args:
         model: Model to analyse; it is run in eval mode and its modes are restored.
-        batches: Images (B, c, H, W), normalised for the model; one batch per resolution.
+        batches: Images (B, c, H, W), normalized for the model; one batch per resolution.
         queries: Maximum of query patches per image (ViT) or window (Swin); a random subset is used if there are more.
         seed: Seed of that subset.
 

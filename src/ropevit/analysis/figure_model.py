@@ -29,7 +29,7 @@ class FigureModel:
     trained_size: tuple[int, int]
     """Height and width of the training images in pixels."""
     images: Float[Tensor, "B c S S"] | None = None
-    """Images normalised for the model, with S the largest of all sizes of the figures, to be resized for the others.
+    """Images normalized for the model, with S the largest of all sizes of the figures, to be resized for the others.
     None if no images were given."""
     name: str | None = None
     """Name of the model in the registry, which may differ in head and size."""

@@ -97,7 +97,7 @@ def draw_size(axes: Any, layers: Sequence[LayerStats], quantity: Quantity) -> No
 
 
 def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
-    """Draw the means of all resolutions, normalised for comparison."""
+    """Draw the means of all resolutions, normalized for comparison."""
     axes.plot([], color=UNIFORM, linestyle="--", linewidth=1, label="uniform attention")
     for size, colour, marker in zip(data.sizes, cycle(COLOURS), cycle(_MARKERS), strict=False):
         layers = data.at(size)

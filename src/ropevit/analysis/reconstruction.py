@@ -1,4 +1,4 @@
-"""Figure of 2D Fourier reconstruction: how well the frequencies of a head localise points (the paper's Fig. 1)."""
+"""Figure of 2D Fourier reconstruction: how well the frequencies of a head localize points (the paper's Fig. 1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

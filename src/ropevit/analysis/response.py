@@ -143,12 +143,12 @@ def rows(data: Response) -> Rows:
         for layer in layers:
             for head, response in enumerate(layer.values[0]):
                 table.append({"layer": layer.name, "head": head, "rows": grid[0], "columns": grid[1]})
-                table[-1] |= _summarise(response, apart, outside)
+                table[-1] |= _summarize(response, apart, outside)
     return table
 
 
-def _summarise(response: np.ndarray, apart: np.ndarray, outside: np.ndarray) -> dict[str, str | int | float]:
-    """Summarise the response of one head; empty where there is no such offset."""
+def _summarize(response: np.ndarray, apart: np.ndarray, outside: np.ndarray) -> dict[str, str | int | float]:
+    """Summarize the response of one head; empty where there is no such offset."""
     near = {"right": (1, 0), "below": (0, 1), "right_below": (1, 1), "left_below": (-1, 1)}
     found: dict[str, str | int | float] = {}
     for name, (dx, dy) in near.items():

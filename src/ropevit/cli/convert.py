@@ -42,7 +42,7 @@ def convert(
         source, ema = str(weights_file(source, "ema" if ema else None)), False
     if to == "detrex" or holds_detector(source):
         if model is not None:
-            raise ValueError("got --model with a detector, which is recognised by its shapes; omit --model")
+            raise ValueError("got --model with a detector, which is recognized by its shapes; omit --model")
         report = convert_detector(source, destination, to, overwrite=overwrite, ema=ema)
     else:
         report = weights.convert(source, destination, to=to, model=model, overwrite=overwrite, ema=ema)

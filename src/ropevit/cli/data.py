@@ -142,7 +142,7 @@ def _run_check(config: CheckConfig) -> None:
 
 
 def summary(report: Report) -> Iterator[str]:
-    """Yield lines that summarise what was checked."""
+    """Yield lines that summarize what was checked."""
     counts = ", ".join(f"{count} of {split}" for split, count in report.images.items())
     yield f"images: {counts or 'none'}; classes: {report.classes}"
     if report.others:

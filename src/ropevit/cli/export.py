@@ -46,7 +46,7 @@ class ExportConfig:
     """RoPE scaling methods for images larger than in training, such as ntk or parts+log; stored in the file. `auto`
     is what `ropevit tune-scaling` chose."""
     int8: bool = False
-    """Quantise linear layers to int8, for CPUs (ONNX)."""
+    """Quantize linear layers to int8, for CPUs (ONNX)."""
     tolerance: float = TOLERANCE
     """Largest accepted difference from the model, relative to the largest output."""
     overwrite: bool = False
@@ -118,7 +118,7 @@ def export(config: Annotated[ExportConfig, tyro.conf.arg(name="")]) -> None:
 def _load_exportable(
     config: ExportConfig, size: tuple[int, int] | None, console: Console
 ) -> tuple[Model, dict[str, Any]]:
-    """Load the model, with its class names and pixel normalisation.
+    """Load the model, with its class names and pixel normalization.
 
     Raises:
         ValueError: If it cannot be exported.

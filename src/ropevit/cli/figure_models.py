@@ -55,7 +55,7 @@ def open_figure_model(
         which: Which weights in the directory of a training.
 
     Returns:
-        The model in evaluation mode, and how its input images are normalised.
+        The model in evaluation mode, and how its input images are normalized.
 
     Raises:
         ValueError: If neither is given, the model cannot be inferred from the checkpoint, or a name is given with a
@@ -124,7 +124,7 @@ def training_size(config: Config, trained_at: int) -> tuple[int, int]:
 
 
 def load_images(place: str, preprocessing: Preprocessing, size: int) -> Float[Tensor, "B c S S"]:
-    """Load a few images as normalised square centre crops; unreadable ones in a folder are reported and skipped.
+    """Load a few images as normalized square centre crops; unreadable ones in a folder are reported and skipped.
 
     Args:
         place: `fashion`, `emoji`, an image, or a folder that is searched recursively; if it has a val or test folder,

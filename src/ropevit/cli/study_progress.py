@@ -118,7 +118,7 @@ class ProgressLines:
 
 
 def _describe_run(name: str, result: dict[str, Any], reused: bool) -> str:
-    """Summarise one training."""
+    """Summarize one training."""
     scores: Sequence[str] = [f"{size} px {score:.1f}" for size, score in result["scores"].items()]
     when = "reused" if reused else f"{result['train_seconds'] + result['eval_seconds']:.0f} s"
     return f"{name} ({when}): {', '.join(scores)}"

@@ -13,7 +13,7 @@ from ropevit.extras import require
 
 AutoAugment = Literal["three_augment", "rand_augment", "simple", "none"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-#: Image -> uint8 (3, S, S); normalised later, on the device.
+#: Image -> uint8 (3, S, S); normalized later, on the device.
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 #: Default strength of colour jitter for each policy.

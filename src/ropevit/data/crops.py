@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ropevit.data.canvas import muted
 from ropevit.data.rng import uniform
 
-#: Normalisation of a study's images: (pixel / 255 - MEAN) / STD, the same for all channels.
+#: Normalization of a study's images: (pixel / 255 - MEAN) / STD, the same for all channels.
 MEAN, STD = 0.5, 0.25
 
 
@@ -99,8 +99,8 @@ def resample(images: Tensor, size: int) -> Float[Tensor, "B c size size"]:
     return resized.clamp(0, 255)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Normalise pixels from 0 to 255 with MEAN and STD."""
+def normalize(images: Tensor) -> Tensor:
+    """Normalize pixels from 0 to 255 with MEAN and STD."""
     return (images.float() / 255 - MEAN) / STD
 
 

@@ -1,4 +1,4 @@
-"""Read single images, and resize and normalise them for a model."""
+"""Read single images, and resize and normalize them for a model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ def keep_aspect_size(image: Image.Image, shorter: int, patch_size: int) -> tuple
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "c H W"]:
-    """Return an image as a normalised tensor: greyscale for one mean, RGB for three.
+    """Return an image as a normalized tensor: greyscale for one mean, RGB for three.
 
     Args:
         image: An image.

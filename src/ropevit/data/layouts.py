@@ -17,11 +17,11 @@ Part = str | Callable[..., Any]
 
 @dataclass(frozen=True, kw_only=True)
 class DenseLayout:
-    """How a folder of images and annotations is recognised, checked and written."""
+    """How a folder of images and annotations is recognized, checked and written."""
 
     label: str
     """Name in messages, such as COCO."""
-    recognise: Callable[[Path], bool]
+    recognize: Callable[[Path], bool]
     """Whether a folder has this layout."""
     prepare: Part
     """Opens a split for `ropevit data check`: called with folder and split, returns a `check_dense.DenseSplit`."""
@@ -45,18 +45,18 @@ class DenseLayout:
         return value
 
 
-#: Every layout by name; the first one that recognises a folder is taken.
+#: Every layout by name; the first one that recognizes a folder is taken.
 LAYOUTS: dict[str, DenseLayout] = {
     "coco": DenseLayout(
         label="COCO",
-        recognise=lambda root: any(coco_paths(root, split)[0].exists() for split in SPLITS),
+        recognize=lambda root: any(coco_paths(root, split)[0].exists() for split in SPLITS),
         prepare="ropevit.data.check_dense:prepare_coco",
         write_tiny="ropevit.data.tiny:write_coco",
         annotations="bounding boxes",
     ),
     "ade": DenseLayout(
         label="ADE20K",
-        recognise=lambda root: any((root / "annotations" / folder).is_dir() for folder in FOLDERS.values()),
+        recognize=lambda root: any((root / "annotations" / folder).is_dir() for folder in FOLDERS.values()),
         prepare="ropevit.data.check_dense:prepare_ade",
         write_tiny="ropevit.data.tiny:write_ade",
         annotations="segmentation maps",
@@ -83,4 +83,4 @@ def layout_labels() -> str:
 def dense_layout(data: str | Path) -> DenseLayout | None:
     """Return the layout of a folder, or None if it has none of `LAYOUTS`."""
     root = Path(data).expanduser()
-    return next((layout for layout in LAYOUTS.values() if layout.recognise(root)), None)
+    return next((layout for layout in LAYOUTS.values() if layout.recognize(root)), None)

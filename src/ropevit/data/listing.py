@@ -19,7 +19,7 @@ _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volum
 #: Keys in the counts of other files: files without a suffix, hidden files, and links, which are not followed.
 NO_SUFFIX, HIDDEN, LINK = "without suffix", "hidden", "link"
 
-#: Files by which a results folder is recognised.
+#: Files by which a results folder is recognized.
 RESULTS = ("metrics.jsonl", "eval.json", "results.json", "report.html")
 
 #: Names of the folder of test images, beside `train`.

@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """Images of one size with their labels."""
 
     images: UInt8[Tensor, "b 3 S S"]
-    """Not normalised; in pinned memory if there is a GPU."""
+    """Not normalized; in pinned memory if there is a GPU."""
     labels: Int[Tensor, "b"]
     """int64."""
     bad: list[int]
@@ -322,7 +322,7 @@ def identity(batch: BatchT) -> BatchT:
 
 
 def _init_worker(_: int) -> None:
-    """Initialise a worker: leave `_GROUP_SIGNALS` to the main process."""
+    """Initialize a worker: leave `_GROUP_SIGNALS` to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

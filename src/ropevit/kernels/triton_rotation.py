@@ -23,7 +23,7 @@ TILE = 2048
 #: Upper bound, nearly exact, of the programs of a launch: several per SM of a large GPU. It bounds the memory for sums.
 PROGRAMS = 8192
 
-#: Integer arguments that Triton does not specialise on (1, multiples of 16).
+#: Integer arguments that Triton does not specialize on (1, multiples of 16).
 ANY_VALUE = ("images", "tokens", "heads", "prefix", "period", "chunk")
 
 

@@ -19,7 +19,7 @@ from ropevit.kernels.triton_rotation import cos_sin, divide, frequency_sum, load
 #: Upper bound in bytes of the partial sums of the bias gradient, unless those of one chunk are larger.
 SUMS = 2**24
 
-#: Integer arguments that Triton does not specialise on (1, multiples of 16).
+#: Integer arguments that Triton does not specialize on (1, multiples of 16).
 ANY_VALUE = ("h", "w", "heads", "shift_y", "shift_x", "period")
 
 #: Whether to convert to float32 before products: the interpreter treats bfloat16 bits as integers.

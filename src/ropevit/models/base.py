@@ -51,7 +51,7 @@ class BaseModel(nn.Module, Generic[ConfigT]):
     layer_index: Callable[[str], int]
     """Depth of a parameter, by name, for layer-wise learning rates: 0 for embeddings, then blocks, norm and head."""
     reset_module: Callable[[nn.Module], None]
-    """Initialises the direct parameters of one module of the model, or of the model itself."""
+    """Initializes the direct parameters of one module of the model, or of the model itself."""
     hidden_states: Callable[[Tensor], Iterator[Tensor]]
     """Yields all tokens after the embedding and after each block (or stage), before the final norm."""
     as_map: Callable[[Tensor, Tensor], Tensor]

@@ -250,7 +250,7 @@ class Block(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise LayerScale."""
+        """Initialize LayerScale."""
         for gamma in (self.gamma_1, self.gamma_2):
             if gamma is not None and self.layer_scale is not None:
                 nn.init.constant_(gamma, self.layer_scale)
@@ -331,7 +331,7 @@ def resize_time(embedding: Float[Tensor, "1 s C"], t: int) -> Float[Tensor, "1 t
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:
-    """Initialise a linear layer as DeiT does."""
+    """Initialize a linear layer as DeiT does."""
     nn.init.trunc_normal_(linear.weight, std=0.02)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

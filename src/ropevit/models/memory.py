@@ -136,7 +136,7 @@ def _build_meta(build: Build) -> nn.Module:
 
 
 def _allocate_empty(model: nn.Module) -> nn.Module:
-    """Replace meta weights and buffers of a model by uninitialised ones on the CPU; shared ones stay shared."""
+    """Replace meta weights and buffers of a model by uninitialized ones on the CPU; shared ones stay shared."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for held in (module._parameters, module._buffers):

@@ -62,7 +62,7 @@ class PackedBatch(NamedTuple):
     def split(self, tokens: Float[Tensor, "R L C"]) -> list[Float[Tensor, "_ C"]]:
         """Split packed tokens by image: prefix, then patches in the order of `keep`.
 
-        Sizes are read on the host, which synchronises an accelerator: use it after the model, not inside.
+        Sizes are read on the host, which synchronizes an accelerator: use it after the model, not inside.
         """
         counts = torch.bincount(self.sequence_ids[self.sequence_ids >= 0], minlength=len(self.starts)).tolist()
         flat = tokens.flatten(0, 1)

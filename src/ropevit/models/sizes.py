@@ -14,10 +14,10 @@ def check_size(height: int, width: int, patch_size: int) -> None:
 
 
 def check_floats(images: Tensor) -> None:
-    """Raise ValueError for images of an integer dtype, which cannot be normalised."""
+    """Raise ValueError for images of an integer dtype, which cannot be normalized."""
     if not images.is_floating_point():
         raise ValueError(
-            f"got images of {images.dtype}; expected floating-point pixels, normalised as in training: "
+            f"got images of {images.dtype}; expected floating-point pixels, normalized as in training: "
             "(images.float() / 255 - mean) / std"
         )
 

@@ -53,7 +53,7 @@ class StateDictAdapter:
     """Describes to `ropevit.weights` how to read and write the state dicts of an architecture."""
 
     blocks: str
-    """Regular expression that matches the start of block keys, by which a state dict is recognised."""
+    """Regular expression that matches the start of block keys, by which a state dict is recognized."""
     infer: Callable[[Mapping[str, Tensor]], InferredModel | None]
     """Infers the config from weights of any layout; None if they are of another architecture."""
     layouts: Mapping[str, tuple[KeyPattern, ...]] = field(default_factory=dict)

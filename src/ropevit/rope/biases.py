@@ -97,7 +97,7 @@ class DistanceBias(nn.Module):
         return self.attend(qkv, positions, num_prefix, patches, mask)
 
     def reset_parameters(self) -> None:
-        """Initialise the parameters, if any."""
+        """Initialize the parameters, if any."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistanceBias":
         """Follow `.to(device)` and `.double()`, but keep float32 under `.half()` and `.bfloat16()`."""
@@ -220,7 +220,7 @@ class LearnedFunction(DistanceBias):
         self.out_weight = nn.Parameter(torch.empty(heads, _HIDDEN_UNITS))
 
     def reset_parameters(self) -> None:
-        """Initialise the layers as nn.Linear does."""
+        """Initialize the layers as nn.Linear does."""
         bound = 1 / math.sqrt(self.hidden_weight.shape[1])
         for weight, limit in (
             (self.hidden_weight, bound),
@@ -280,7 +280,7 @@ class Fire(LearnedFunction):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise the MLP as nn.Linear does, and the curvature as published."""
+        """Initialize the MLP as nn.Linear does, and the curvature as published."""
         super().reset_parameters()
         nn.init.constant_(self.curvature, 0.1)
 

@@ -15,7 +15,7 @@ from ropevit.rope.rotation import CosSin, check_positions, rotary_cos_sin, rotat
 class Rope(nn.Module):
     """Base class of rotary embeddings: `q, k = rope(q, k, positions)`, or `rope()` for the frequencies only.
 
-    In a forward pass, get the frequencies by calling the module: hooks of offloading and FSDP materialise its
+    In a forward pass, get the frequencies by calling the module: hooks of offloading and FSDP materialize its
     parameters only then.
     """
 
@@ -121,7 +121,7 @@ class LearnedRope(Rope):
     """Frequencies (ndim, heads, P), in radians per patch."""
 
     def reset_parameters(self) -> None:
-        """Initialise the parameters."""
+        """Initialize the parameters."""
         raise NotImplementedError
 
     def frequencies(self, device: torch.device | str | None = None) -> Float[Tensor, "ndim heads P"]:
@@ -173,7 +173,7 @@ class MixedRope(LearnedRope):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Initialise the frequencies with new random directions; on the meta device there is nothing to initialise."""
+        """Initialize the frequencies with new random directions; on the meta device there is nothing to initialize."""
         if self.freqs.is_meta:
             return
         ndim, heads, pairs = self.freqs.shape
@@ -217,7 +217,7 @@ class PolarRope(LearnedRope):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise magnitudes and headings, which are deterministic; on the meta device, nothing."""
+        """Initialize magnitudes and headings, which are deterministic; on the meta device, nothing."""
         if self.raw_speeds.is_meta:
             return
         heads, pairs = self.raw_speeds.shape

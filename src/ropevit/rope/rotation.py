@@ -97,7 +97,7 @@ def rotate(
 
     Raises:
         ValueError: If shapes, dtypes or devices do not match, or positions are not finite (checked on the CPU only: on
-            an accelerator the check would synchronise; traced, compiled and transformed calls skip it).
+            an accelerator the check would synchronize; traced, compiled and transformed calls skip it).
 
     Source: Heo et al. 2024 (arXiv:2403.13298), section 3.
     """
@@ -178,7 +178,7 @@ def _is_broadcastable(given: Sequence[int], batch: Sequence[int]) -> bool:
 
 
 def check_finite(positions: Tensor) -> None:
-    """Raise ValueError for infinite or NaN positions, where the check costs no synchronisation."""
+    """Raise ValueError for infinite or NaN positions, where the check costs no synchronization."""
     if torch.compiler.is_compiling() or positions.device.type != "cpu":
         return
     try:

@@ -84,7 +84,7 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class NormalizedCoordinates:
-    """Normalised coordinates: divide frequencies by the scale of each axis, on smaller grids too.
+    """Normalized coordinates: divide frequencies by the scale of each axis, on smaller grids too.
 
     Every grid then spans the angles of the trained one, as coordinates from -1 to 1 do. For models that were trained
     with it at several sizes.
@@ -292,7 +292,7 @@ def magnitude(frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "*A P"]:
 
 
 #: Other names of the same methods, as transformers and language models call them.
-_SYNONYMS = {"linear": "pi", "ntk_by_parts": "parts", "logn": "log"}
+_SYNONYMS = {"linear": "pi", "normalize": "normalise", "ntk_by_parts": "parts", "logn": "log"}
 
 #: name -> method, as `parse_scaling` reads them; "entropy" is a variant of "log".
 SCALING_METHODS: Mapping[str, ScalingMethod] = {

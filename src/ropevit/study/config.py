@@ -82,7 +82,7 @@ class StudyConfig:
     weight_decay: float | None = None
     """Weight decay of the matrices."""
     ape_std: float | None = None
-    """Standard deviation with which absolute embeddings are initialised."""
+    """Standard deviation with which absolute embeddings are initialized."""
 
     def __post_init__(self) -> None:
         if self.panels == ("auto",):

@@ -38,7 +38,7 @@ def measure_costs(plan: StudyPlan, images: Images, report: Report) -> dict[str, 
             for embedding in plan.config.all_embeddings
         }
         report(Timing(panel=name))
-        costs[name] = summarise_times(time_rounds(plan, panel, models))
+        costs[name] = summarize_times(time_rounds(plan, panel, models))
     return costs
 
 
@@ -63,7 +63,7 @@ def time_rounds(plan: StudyPlan, panel: Panel, models: Mapping[str, ViT]) -> dic
     return times
 
 
-def summarise_times(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def summarize_times(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return the quartiles of times, and of their ratios to the first embedding's in the same round."""
     first = next(iter(times.values()))
     return {

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from ropevit.data.crops import normalise
+from ropevit.data.crops import normalize
 from ropevit.models.positions import position_label
 from ropevit.models.vit import ViT
 from ropevit.study.panels import FarPanel, FieldPanel, Panel, ZoomPanel
@@ -97,7 +97,7 @@ def _pixel_rows(panel: FieldPanel | FarPanel, models: Mapping[str, ViT], size: i
         ExampleRow(label="truth", cells=tuple(ExampleCell(image=_data_uri(_to_label_image(one))) for one in truth)),
     ]
     for name, model in models.items():
-        predictions = predict_pixels(model, normalise(canvases))
+        predictions = predict_pixels(model, normalize(canvases))
         rows.append(
             ExampleRow(
                 label=position_label(name),
@@ -117,7 +117,7 @@ def _zoom_rows(panel: ZoomPanel, models: Mapping[str, ViT], size: int, count: in
         ExampleRow(label="truth", cells=tuple(ExampleCell(text=classes[int(label)]) for label in labels)),
     ]
     for name, model in models.items():
-        predictions = model(normalise(images)).argmax(1)
+        predictions = model(normalize(images)).argmax(1)
         pairs = zip(predictions.tolist(), labels.tolist(), strict=True)
         cells = tuple(ExampleCell(text=classes[guess], right=guess == label) for guess, label in pairs)
         rows.append(ExampleRow(label=position_label(name), cells=cells))

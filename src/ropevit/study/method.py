@@ -116,5 +116,5 @@ def _describe_settings(settings: PanelSettings) -> str:
         f"Model: ViT of width {settings.width}, {settings.depth} blocks, {settings.heads} heads, patches of "
         f"{settings.patch_size} px, average pooling. Training: {settings.steps} steps of {settings.batch_size} images "
         f"at {settings.train_size} px, AdamW, learning rate {settings.lr:g} with a cosine, weight decay "
-        f"{settings.weight_decay:g}; an absolute embedding is initialised with standard deviation {settings.ape_std:g}."
+        f"{settings.weight_decay:g}; an absolute embedding is initialized with standard deviation {settings.ape_std:g}."
     )

@@ -1,4 +1,4 @@
-"""Results of a study: curves per panel, and the sentences that summarise them."""
+"""Results of a study: curves per panel, and the sentences that summarize them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -39,7 +39,7 @@ class PanelSettings:
     ape_std: float = 0.3
     """Standard deviation of the initial absolute embedding."""
     start: Literal["fan_in", "deit"] = "fan_in"
-    """Initialisation of linear layers: standard deviation 1 / sqrt(inputs), or DeiT's 0.02, meant for wide models."""
+    """Initialization of linear layers: standard deviation 1 / sqrt(inputs), or DeiT's 0.02, meant for wide models."""
     crop: CropSettings = field(default_factory=CropSettings)
     """How `zoom` draws training crops."""
     canvas: CanvasSettings = field(default_factory=CanvasSettings)

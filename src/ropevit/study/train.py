@@ -1,4 +1,4 @@
-"""One training run of a study: from its initialisation or a checkpoint to `result.json`."""
+"""One training run of a study: from its initialization or a checkpoint to `result.json`."""
 
 import contextlib
 import math
@@ -73,7 +73,7 @@ def train(job: RunJob) -> dict[str, Any]:
 
 
 def _save_model_of_run(model: ViT, job: RunJob) -> None:
-    """Save the trained model with its class names and the normalisation of its images."""
+    """Save the trained model with its class names and the normalization of its images."""
     settings, classes = job.panel.settings, job.panel.classes
     facts = {**job.run.to_dict(), "train_size": settings.train_size, "labels": list(job.panel.labels)}
     facts |= {"mean": MEAN, "std": STD}
@@ -90,7 +90,7 @@ def start(job: RunJob) -> RunState:
 
 
 def start_model(config: ViTConfig, settings: PanelSettings, panel: str, seed: int) -> ViT:
-    """Initialise a model; all position embeddings share the initial values of their common weights.
+    """Initialize a model; all position embeddings share the initial values of their common weights.
 
     The common weights are those of a model without position embedding, drawn for (panel, seed); an absolute embedding
     or learned frequencies are drawn from a stream of their own. PyTorch's global generator is not changed.
@@ -144,7 +144,7 @@ def _run_steps(state: RunState, job: RunJob, log: StepLog) -> None:
 
 
 def take_step(state: RunState, job: RunJob, lr: float) -> float:
-    """Take one optimisation step and return its loss.
+    """Take one optimization step and return its loss.
 
     Raises:
         DivergedError: If the loss is not finite; the weights stay as they were.

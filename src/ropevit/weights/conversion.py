@@ -32,7 +32,7 @@ _CONTAINERS = {
 
 @dataclass(frozen=True)
 class ConvertReport:
-    """Result of a conversion; `print(report)` summarises it."""
+    """Result of a conversion; `print(report)` summarizes it."""
 
     source: str
     """Path or hub id."""
@@ -48,7 +48,7 @@ class ConvertReport:
     """Config of the model, given or inferred."""
 
     def __str__(self) -> str:
-        """Summarise the conversion, with everything that was dropped."""
+        """Summarize the conversion, with everything that was dropped."""
         first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
         names = "position", "width", "depth", "depths", "heads"
         told = ", ".join(f"{name} {getattr(self.config, name)}" for name in names if hasattr(self.config, name))

@@ -32,7 +32,7 @@ def create_model(
         pretrained: True for the published weights, from the hub or its cache; or a path, hub id or state dict to load.
         img_size: Height and width in pixels (or the side of a square) of the absolute embedding, to which a loaded one
             is resized; the model accepts images of any size. The windows of a Swin have 1/32 of it, as in the paper.
-        num_classes: Number of classes. If loaded weights have another number, the head is newly initialised; 0 removes
+        num_classes: Number of classes. If loaded weights have another number, the head is newly initialized; 0 removes
             it.
         fields: Other fields of the model's config, such as drop_path=0.1, scaling="ntk" or, for a Swin, window_size=7.
             With loaded weights, the reference grid of `scaling` is that of their training. frames=16 (and tubelet=2)

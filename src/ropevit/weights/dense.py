@@ -1,4 +1,4 @@
-"""Initialises the backbone of a dense task from a classifier's checkpoint."""
+"""Initializes the backbone of a dense task from a classifier's checkpoint."""
 
 from dataclasses import replace
 

@@ -15,13 +15,13 @@ from ropevit.text import join_names
 
 def infer_model(state: Mapping[str, Any]) -> InferredModel | None:
     """Infer the model of weights in any layout; None if no registered architecture matches."""
-    name = _recognise_architecture(state)
+    name = _recognize_architecture(state)
     if name is None:
         return None
     return ARCHITECTURES[name].weights.infer({key: value for key, value in state.items() if isinstance(value, Tensor)})
 
 
-def _recognise_architecture(state: Mapping[str, Any]) -> str | None:
+def _recognize_architecture(state: Mapping[str, Any]) -> str | None:
     """Return the architecture whose block keys match; None if no registered one does."""
     return next(
         (name for name, row in ARCHITECTURES.items() if any(re.match(row.weights.blocks, key) for key in state)), None
@@ -69,7 +69,7 @@ def explain_mismatch(
         head_alone: Whether only the head differs from the model.
     """
     if inferred is None:
-        kind = _recognise_architecture(state)
+        kind = _recognize_architecture(state)
         if kind is None:
             return f"it is no vision transformer (it has {join_names(state)})"
         return f"it looks like {ARCHITECTURES[kind].label}, but not like one that this package can build"

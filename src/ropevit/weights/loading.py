@@ -28,7 +28,7 @@ def load_weights(
 ) -> LoadReport:
     """Load weights into a model strictly: all of them, or none if any is missing, unknown, mismatched or not finite.
 
-    The layout (published, timm's or ours) is recognised by the names of the weights. Derived tables, training state,
+    The layout (published, timm's or ours) is recognized by the names of the weights. Derived tables, training state,
     EMA weights and an absolute embedding that the model does not have are dropped and listed. An absolute embedding of
     another grid and biases of another window are resized as in the reference (bicubic, not antialiased).
 

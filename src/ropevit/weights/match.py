@@ -27,7 +27,7 @@ NEW = "no classifier has them; they are not trained unless you trained them"
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Result of loading weights; `print(report)` summarises it."""
+    """Result of loading weights; `print(report)` summarizes it."""
 
     source: str
     """Path, hub id, or "the given state dict"."""
@@ -45,7 +45,7 @@ class LoadReport:
     """Weights that a classifier's checkpoint does not contain and that were not changed: new layers of a backbone."""
 
     def __str__(self) -> str:
-        """Summarise what was loaded, resized, kept and dropped."""
+        """Summarize what was loaded, resized, kept and dropped."""
         lines = [f"loaded {self.loaded} weights from {self.source} ({self.layout} layout)"]
         lines += grouped(self.resized, "resized")
         if self.head_replaced:

@@ -219,7 +219,7 @@ def check_config(stored: Config, config: Config, source: str, new_head: bool) ->
     compared = [field.name for field in fields(stored) if field.name not in skipped]
     theirs = {field: getattr(stored, field) for field in compared}
     ours = {field: getattr(config, field) for field in compared}
-    if config.rope and not config.learns_rope:  # for learned frequencies, theta only matters at initialisation
+    if config.rope and not config.learns_rope:  # for learned frequencies, theta only matters at initialization
         theirs |= {"rope_theta": stored.theta, "pairs": stored.pairs_per_axis}
         ours |= {"rope_theta": config.theta, "pairs": config.pairs_per_axis}
     if theirs != ours:

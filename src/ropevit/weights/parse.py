@@ -175,7 +175,7 @@ def parse_checkpoint(checkpoint: Checkpoint, ema: bool = False) -> ParsedCheckpo
     state, dropped = unwrap(checkpoint, ema)
     own = checkpoint.metadata.get("format") == FORMAT
     inferred = infer_model(state)
-    layout = "ropevit" if own else _recognise_layout(state, inferred)
+    layout = "ropevit" if own else _recognize_layout(state, inferred)
     config = _described_config(checkpoint, state, inferred) if own else None
     return ParsedCheckpoint(checkpoint.source, state, dropped, layout, config, inferred)
 
@@ -192,7 +192,7 @@ def _described_config(checkpoint: Checkpoint, state: Mapping[str, Any], inferred
     return config
 
 
-def _recognise_layout(state: Mapping[str, Any], inferred: InferredModel | None) -> str:
+def _recognize_layout(state: Mapping[str, Any], inferred: InferredModel | None) -> str:
     """Return the name of the weights' layout; "published" if all layouts have the same names."""
     if inferred is None:
         return "published"

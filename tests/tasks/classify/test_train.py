@@ -166,14 +166,14 @@ def test_a_process_without_test_images_takes_part_in_every_forward_pass():
     assert seen == [0, 12, 0]
 
 
-def test_pixels_are_normalised_as_imagenet_is(small):
+def test_pixels_are_normalized_as_imagenet_is(small):
     config = small()
     accelerator = make_accelerator(config.run)
     from ropevit.tasks.classify import train as module
 
     source = module.open_source("fashion", "train")
     task = Classification(config, source, source, accelerator, Communicator())
-    white = task.normalise(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
+    white = task.normalize(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8))
     wanted = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(white[0, :, 0, 0], wanted)
     shutdown()

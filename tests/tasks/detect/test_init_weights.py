@@ -53,7 +53,7 @@ def test_class_heads_are_new_and_reported_if_the_classes_differ(saved, classes):
     assert found.dino.class_heads[0].bias.eq(found.dino.class_heads[0].bias[0]).all(), "the prior of a new head"
     assert said == [
         f"loaded the backbone and DINO of the detector {path}; the class heads and the label embedding are newly "
-        f"initialised, as its 3 classes differ from the {len(classes)} of the data"
+        f"initialized, as its 3 classes differ from the {len(classes)} of the data"
     ]
 
 

@@ -11,7 +11,7 @@ from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
 from ropevit.tasks.common.drawing import class_colour
 from ropevit.tasks.detect.augment import eval_transform
-from ropevit.tasks.detect.batches import eval_reader, normalise
+from ropevit.tasks.detect.batches import eval_reader, normalize
 from ropevit.tasks.detect.boxes import Predictions
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector, save_detector
@@ -97,7 +97,7 @@ def test_preprocessing_equals_that_of_the_evaluation(stubbed, tmp_path):
     finder.detect(image)
     batch = eval_reader(source, eval_transform(64, 80)).__getitems__([2])
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (MEAN, STD))
-    assert torch.equal(finder.model.images, normalise(batch, mean, std))
+    assert torch.equal(finder.model.images, normalize(batch, mean, std))
     assert finder.model.sizes == batch.sizes
 
 

@@ -21,7 +21,7 @@ from ropevit.tasks.common.metrics_log import read_metrics
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.augment import ScaleConfig, train_transform
 from ropevit.tasks.detect.average_precision import CocoScores
-from ropevit.tasks.detect.batches import eval_reader, normalise, train_batches, train_reader
+from ropevit.tasks.detect.batches import eval_reader, normalize, train_batches, train_reader
 from ropevit.tasks.detect.boxes import box_cxcywh_to_xyxy
 from ropevit.tasks.detect.model import DETECTOR, Detector, load_detector
 from ropevit.tasks.detect.recipes import RECIPES, find_recipe
@@ -122,7 +122,7 @@ def test_images_are_padded_at_bottom_right_to_multiples_of_32_with_boxes_in_plac
     assert all(side % 32 == 0 for side in batch.images.shape[2:])
     assert max(h for h, _ in batch.sizes) > batch.images.shape[2] - 32
     made = task()
-    pixels = normalise(batch, made.mean, made.std)
+    pixels = normalize(batch, made.mean, made.std)
     for image, raw, (h, w), target in zip(pixels, batch.images, batch.sizes, batch.targets, strict=True):
         assert not image[:, h:].any()
         assert not image[:, :, w:].any()
@@ -198,7 +198,7 @@ def test_embeddings_and_frequencies_have_no_weight_decay_and_layer_ids_follow_th
 
 
 @pytest.mark.parametrize("position", ["ape", "rope_axial"])
-def test_backbone_is_initialised_from_a_classifier(tmp_path, position):
+def test_backbone_is_initialized_from_a_classifier(tmp_path, position):
     config = get_config(
         f"{'' if position == 'ape' else position + '_'}deit_tiny_patch16_LS", width=32, depth=1, heads=2
     )
@@ -210,7 +210,7 @@ def test_backbone_is_initialised_from_a_classifier(tmp_path, position):
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_recipes_have_their_names_and_serialise_to_json(name):
+def test_recipes_have_their_names_and_serialize_to_json(name):
     config = find_recipe(name)
     assert config.recipe == name
     assert json.loads(json.dumps(config.to_dict()))["model"]["position"] == "rope_mixed"

@@ -20,7 +20,7 @@ from ropevit.tasks.segment.augment import (
     random_crop,
     saturate,
 )
-from ropevit.tasks.segment.batches import normalise, train_batches, train_reader
+from ropevit.tasks.segment.batches import normalize, train_batches, train_reader
 from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, eval_reader, read
 from ropevit.tasks.segment.inference import InferenceConfig, view_size
 from ropevit.tasks.segment.recipes import RECIPES
@@ -124,7 +124,7 @@ def test_small_images_are_padded_with_the_mean_and_ignored_labels(tiny):
     batch = train_reader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
     assert batch.images.shape == (4, 3, 96, 96)
     mean, std = torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5)
-    images = normalise(batch, mean, std)
+    images = normalize(batch, mean, std)
     for image, raw, labels, (height, width) in zip(images, batch.images, batch.labels, batch.sizes, strict=True):
         assert max(height, width) < 96
         assert labels.shape == (96, 96)
@@ -136,10 +136,10 @@ def test_small_images_are_padded_with_the_mean_and_ignored_labels(tiny):
         torch.testing.assert_close(image[:, 5, 5], (raw[:, 5, 5] / 255 - 0.25) / 0.5)
 
 
-def test_images_are_padded_with_a_value_before_normalisation_for_mask2former(tiny):
+def test_images_are_padded_with_a_value_before_normalization_for_mask2former(tiny):
     config = CropConfig(crop=96, short_sides=(40,), long=60, pad=128, **PLAIN)
     batch = train_reader(tiny, config).__getitems__(TrainOrder(12, 4, seed=0).batch(0))
-    images = normalise(batch, torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5))
+    images = normalize(batch, torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5))
     for image, labels, (height, width) in zip(images, batch.labels, batch.sizes, strict=True):
         torch.testing.assert_close(image[:, height:], torch.full_like(image[:, height:], (128 / 255 - 0.25) / 0.5))
         assert (labels[height:] == 255).all()

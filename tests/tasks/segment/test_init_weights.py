@@ -46,7 +46,7 @@ def test_with_other_classes_the_classification_layers_are_new_and_reported(saved
     assert all(not torch.equal(after[name][:1], before[name][:1]) for name in new)
     assert all(len(after[name]) == len(classes) + (config.head == "mask2former") for name in new)
     assert said == [
-        f"loaded the backbone and the head of the segmenter {path}; the classification layers are newly initialised, "
+        f"loaded the backbone and the head of the segmenter {path}; the classification layers are newly initialized, "
         f"as its 3 classes differ from the {len(classes)} of the data"
     ]
 

@@ -137,7 +137,7 @@ def test_images_are_segmented_at_their_original_size():
     assert found.max() < 150
 
 
-def test_initialisation_is_that_of_the_official_code():
+def test_initialization_is_that_of_the_official_code():
     model = small_mask2former(queries=64)
     assert model.pixel_decoder.level_embed.std() > 0.8
     offsets = model.pixel_decoder.encoder.layers[0].self_attn.sampling_offsets
@@ -151,7 +151,7 @@ def test_initialisation_is_that_of_the_official_code():
     assert model.pixel_decoder.encoder.layers[0].fc1.weight.std().item() == pytest.approx(32**-0.5, rel=0.1)
 
 
-def test_attention_and_mlps_of_the_decoder_are_initialised_as_in_the_official_code():
+def test_attention_and_mlps_of_the_decoder_are_initialized_as_in_the_official_code():
     model = small_mask2former(width=96, heads=3, decoder_mlp_width=128, encoder_mlp_width=64)
     layers = model.decoder.decoder.layers
     attention = [layer.self_attn for layer in layers]

@@ -111,7 +111,7 @@ def test_by_default_out_indices_are_the_last_blocks_of_each_quarter_and_attentio
     assert (body.out_indices, body.window, sorted(body.global_indices)) == ((3, 5, 7, 11), 14, [2, 5, 8, 11])
 
 
-def test_backbone_is_initialised_from_a_classifier(tmp_path):
+def test_backbone_is_initialized_from_a_classifier(tmp_path):
     classifier = ViT(get_config("rope_mixed_deit_tiny_patch16_LS", width=32, depth=4, heads=2))
     path = ropevit.save_model(tmp_path / "classifier.safetensors", classifier)
     model = init_model(SEGMENTER, small_segmenter(init=str(path)), CLASSES)

@@ -75,7 +75,7 @@ def test_the_auxiliary_loss_is_weighted_and_only_computed_in_training():
         upernet_losses(output, labels, model.config)
 
 
-def test_heads_are_initialised_as_in_mmseg():
+def test_heads_are_initialized_as_in_mmseg():
     model = small_upernet(channels=64)
     for head in (model.head, model.auxiliary_head):
         drop, classifier = head.classifier

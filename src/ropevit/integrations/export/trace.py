@@ -33,7 +33,7 @@ def _free_sides(config: Config) -> dict[int, Any]:
 
 @contextmanager
 def _no_special_sizes() -> Iterator[None]:
-    """Trace without specialising dimensions of size 1 (windows, batch), which Swin does not require."""
+    """Trace without specializing dimensions of size 1 (windows, batch), which Swin does not require."""
     with import_module("torch.fx.experimental._config").patch(backed_size_oblivious=True):
         yield
 

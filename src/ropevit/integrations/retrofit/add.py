@@ -63,7 +63,7 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
         ValueError: If the kind or the model is not supported, the model has RoPE already, is compiled or distributed,
             or its channels per head are not a multiple of 4. The model is then unchanged.
 
-    Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial and RoPE-Mixed; docs/retrofit.md derives the initialisation.
+    Source: Heo et al. 2024 (arXiv:2403.13298), RoPE-Axial and RoPE-Mixed; docs/retrofit.md derives the initialization.
     """
     if kind not in ROPE_FACTORIES:
         raise ValueError(f"got kind={kind!r}; choose one of {', '.join(ROPE_FACTORIES)}")
@@ -81,7 +81,7 @@ def add_rope(model: Model, kind: str = "mixed") -> Model:
 
 
 def rope_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the RoPE parameters of a model, which need their own optimiser group: no weight decay, higher rate.
+    """Return the RoPE parameters of a model, which need their own optimizer group: no weight decay, higher rate.
 
     Returns:
         Learned frequencies and gates by their names in `model.named_parameters()`.

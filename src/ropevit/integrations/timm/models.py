@@ -198,7 +198,7 @@ class TimmViT(TimmModel[ViTConfig], ViT):
                 all. The features are returned in this order.
             return_prefix_tokens: Return pairs of patch tokens and prefix tokens (B, prefix, C).
             norm: Apply the final norm to each.
-            stop_early: Stop after the last chosen block; the final features are then its normalised output.
+            stop_early: Stop after the last chosen block; the final features are then its normalized output.
             output_fmt: "NCHW" for maps (B, C, h, w), "NLC" for tokens (B, h * w, C).
             intermediates_only: Return only the intermediate features.
 

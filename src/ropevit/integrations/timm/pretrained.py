@@ -97,7 +97,7 @@ def load_pretrained(
         model: The model.
         checkpoint: The checkpoint, as read.
         num_classes: Requested number of classes. If the file has another number, or this is negative, the head stays
-            newly initialised; None takes the file's head.
+            newly initialized; None takes the file's head.
         img_size: Image size of the file's absolute embedding; None takes that in a file of ours, or assumes a square.
 
     Raises:

@@ -96,9 +96,9 @@ class RopePreTrainedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise a module as our models do, unless its weights were loaded.
+        """Initialize a module as our models do, unless its weights were loaded.
 
-        transformers protects loaded weights from `torch.nn.init` only; learned frequencies are initialised without it.
+        transformers protects loaded weights from `torch.nn.init` only; learned frequencies are initialized without it.
         """
         if not all(getattr(weight, "_is_hf_initialized", False) for weight in module.parameters(recurse=False)):
             self.ropevit.reset_module(module)
@@ -207,7 +207,7 @@ class RopeForImageClassification(RopePreTrainedModel):
 class RopeBackbone(BackboneMixin, RopePreTrainedModel):
     """Feature maps for dense tasks: those in the config's `out_features` or `out_indices`, by default the last one.
 
-    The maps of a ViT have the stride of its patches, those of a Swin strides 4, 8, 16 and 32. They are not normalised;
+    The maps of a ViT have the stride of its patches, those of a Swin strides 4, 8, 16 and 32. They are not normalized;
     the final norm and the head are removed.
     """
 

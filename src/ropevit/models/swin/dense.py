@@ -1,4 +1,4 @@
-"""Swin backbone for dense tasks: a normalised feature map of each stage."""
+"""Swin backbone for dense tasks: a normalized feature map of each stage."""
 
 from dataclasses import dataclass, replace
 
@@ -72,7 +72,7 @@ class DenseSwinConfig:
 
 
 class DenseSwin(Backbone[Swin]):
-    """Swin backbone that returns a normalised map of each stage for images of any size.
+    """Swin backbone that returns a normalized map of each stage for images of any size.
 
     Sizes are rounded up: images are padded to whole patches, maps to whole windows for attention, and odd sides before
     patch merging. Every second block shifts its windows for any size of the map, and wrapped regions are masked from

@@ -77,7 +77,7 @@ class PatchMerging(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patch embedding: split an image into patches, project and normalise them; other sizes are padded.
+    """Patch embedding: split an image into patches, project and normalize them; other sizes are padded.
 
     Args:
         config: The model.
@@ -175,7 +175,7 @@ class Swin(BaseModel[SwinConfig]):
         apply_scaling(self)
 
     def reset_parameters(self) -> None:
-        """Initialise all weights as Swin does: truncated normal of std 0.02, zero biases; not on the meta device."""
+        """Initialize all weights as Swin does: truncated normal of std 0.02, zero biases; not on the meta device."""
         if self.norm.weight.is_meta:
             return
         _, *parts = self.modules()
@@ -183,7 +183,7 @@ class Swin(BaseModel[SwinConfig]):
             self.reset_module(module)
 
     def reset_module(self, module: nn.Module) -> None:
-        """Initialise the direct parameters of one module of the model, or of the model itself."""
+        """Initialize the direct parameters of one module of the model, or of the model itself."""
         if module is self:
             if self.pos_embed is not None:
                 nn.init.normal_(self.pos_embed, std=self.config.ape_std)

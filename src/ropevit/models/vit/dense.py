@@ -51,7 +51,7 @@ class DenseViTConfig:
     """Mask padding (of windows, of images to whole patches and of smaller images in a batch), so that an image has the
     same output alone and in any batch; False attends to it, as ViTDet does."""
     relative_bias: bool = False
-    """Add ViTDet's decomposed relative position bias, initialised to zero, to the scores of any position embedding."""
+    """Add ViTDet's decomposed relative position bias, initialized to zero, to the scores of any position embedding."""
 
     def __post_init__(self):
         if self.body.is_video:

@@ -61,7 +61,7 @@ class ViT(BaseModel[ViTConfig]):
         apply_scaling(self)
 
     def reset_parameters(self) -> None:
-        """Initialise all weights as DeiT does: truncated normal of std 0.02, zero biases; not on the meta device."""
+        """Initialize all weights as DeiT does: truncated normal of std 0.02, zero biases; not on the meta device."""
         if self.norm.weight.is_meta:
             return
         _, *parts = self.modules()
@@ -69,7 +69,7 @@ class ViT(BaseModel[ViTConfig]):
             self.reset_module(module)
 
     def reset_module(self, module: nn.Module) -> None:
-        """Initialise the direct parameters of one module of the model, or of the model itself."""
+        """Initialize the direct parameters of one module of the model, or of the model itself."""
         if module is self:
             for token in (self.cls_token, self.register_tokens):
                 if token is not None:

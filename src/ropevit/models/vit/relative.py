@@ -9,7 +9,7 @@ from torch.nn import functional as F
 class DecomposedRelPosBias(nn.Module):
     """Attention bias in a grid: the query times a learned vector for the row offset and one for the column offset.
 
-    Initialised to zero. It materialises all scores in the queries' dtype: 4 bytes x heads x tokens^2 per image.
+    Initialized to zero. It materializes all scores in the queries' dtype: 4 bytes x heads x tokens^2 per image.
 
     Args:
         side: Rows and columns of the grid for which the vectors are learned; they are resized to others.

@@ -29,7 +29,7 @@ def inflate(
 
     At t = 0 no pair rotates along t. RoPE-Mixed keeps its frequencies along x and y and gets a row for t. RoPE-Axial
     needs a choice, as all its pairs rotate with x or y already: see `pairs` and `learned`. An absolute embedding is
-    complemented by a temporal one, initialised to 0.
+    complemented by a temporal one, initialized to 0.
 
     Args:
         model: An image model; it is not modified.
@@ -38,7 +38,7 @@ def inflate(
         pairs: Pairs of a head for x, y and t, of an axial model. Logits stay the same if x and y keep their
             frequencies: if they keep all their pairs (and t gets none), or if the image model was built with the same
             `pairs`, those of t unrotated. None keeps the image model's.
-        learned: Convert an axial model to a mixed one, initialised with its frequencies: logits stay the same.
+        learned: Convert an axial model to a mixed one, initialized with its frequencies: logits stay the same.
         kernel: Inflation of the patch projection: "mean" divides it among the frames, so that the model sees their
             mean; "central" initially uses frame tubelet // 2 only.
         time_speed: Standard deviation of the initial frequencies of RoPE-Mixed along t, in radians per tubelet. With 0

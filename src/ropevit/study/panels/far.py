@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ropevit.data.canvas import paint_pairs
-from ropevit.data.crops import normalise
+from ropevit.data.crops import normalize
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import make_generator
 from ropevit.models.vit import ViT
@@ -53,7 +53,7 @@ class FarPanel(CanvasPanel):
         canvases, truth, _ = paint_pairs(
             self.train, size or settings.train_size, settings.batch_size, settings.canvas, generator
         )
-        return normalise(canvases), truth
+        return normalize(canvases), truth
 
     def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
         """Percentage of the pixels of marks with the right label, on the same canvases for every model and seed."""
@@ -65,7 +65,7 @@ class FarPanel(CanvasPanel):
         found = []
         for canvases, truth, marks in self.canvases(size):
             check()
-            right = (predict_pixels(model, normalise(canvases), way) == truth) & marks
+            right = (predict_pixels(model, normalize(canvases), way) == truth) & marks
             found.append(torch.stack([right.sum((1, 2)), marks.sum((1, 2))], 1))
         return torch.cat(found)
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ropevit.data.canvas import paint_canvases
-from ropevit.data.crops import normalise
+from ropevit.data.crops import normalize
 from ropevit.data.rng import make_generator
 from ropevit.models.vit import ViT
 from ropevit.study.panels.base import CheckStop, FloorScore, Transform, batches
@@ -38,19 +38,19 @@ class FieldPanel(CanvasPanel):
         canvases, truth = paint_canvases(
             *self.train, size or settings.train_size, settings.batch_size, settings.canvas, generator
         )
-        return normalise(canvases), truth
+        return normalize(canvases), truth
 
     def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
         """Mean IoU on test canvases of a size, the same ones for every model and seed."""
         return self.iou(size, check, lambda images: predict_pixels(model, images, way))
 
     def iou(self, size: int, check: CheckStop, label: Transform) -> float:
-        """Return the mean IoU in percent of a function that labels the pixels of normalised canvases."""
+        """Return the mean IoU in percent of a function that labels the pixels of normalized canvases."""
         kinds, device = len(self.labels), self.train[0].device
         confusion = torch.zeros(kinds * kinds, dtype=torch.long, device=device)
         for canvases, truth in self.canvases(size):
             check()
-            predicted = label(normalise(canvases))
+            predicted = label(normalize(canvases))
             confusion += (truth * kinds + predicted).flatten().bincount(minlength=kinds * kinds)
         return 100 * mean_iou(confusion.unflatten(0, (kinds, kinds)))
 
@@ -59,7 +59,7 @@ class FieldPanel(CanvasPanel):
         found = []
         for canvases, truth in self.canvases(size):
             check()
-            predicted = predict_pixels(model, normalise(canvases), way)
+            predicted = predict_pixels(model, normalize(canvases), way)
             is_true, is_found = (
                 torch.stack([(labels == kind).flatten(1) for kind in range(len(self.labels))], 1)
                 for labels in (truth, predicted)

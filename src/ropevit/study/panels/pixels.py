@@ -25,7 +25,7 @@ def predict_pixels(model: ViT, images: Float[Tensor, "B c S S"], way: Way = "who
 
     Args:
         model: A model of `pixel_logits`.
-        images: Normalised images.
+        images: Normalized images.
         way: `whole`, in `tiles` of the training size, or after a `resize` to it, whose logits are resized back.
     """
     size, side = images.shape[-1], model.config.img_size[0]

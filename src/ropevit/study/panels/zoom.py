@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropevit.data.crops import draw_gradients, normalise, on_gradients, premultiply, random_crops, resample
+from ropevit.data.crops import draw_gradients, normalize, on_gradients, premultiply, random_crops, resample
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.rng import batch_indices, make_generator
 from ropevit.models.vit import ViT, ViTConfig
@@ -54,7 +54,7 @@ class ZoomPanel:
         crops = random_crops(self.train.images[index], size or settings.train_size, settings.crop, generator)
         if crops.shape[1] == 4:
             crops = on_gradients(crops, draw_gradients(len(crops), generator))
-        return normalise(crops), self.train.labels[index]
+        return normalize(crops), self.train.labels[index]
 
     def loss(self, model: ViT, images: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy."""
@@ -80,7 +80,7 @@ class ZoomPanel:
             check()
             images = self.test_images(part, size)
             images = resample(images, self.settings.train_size) if way == "resize" else images
-            right = model(normalise(images)).argmax(1) == self.test.labels[part]
+            right = model(normalize(images)).argmax(1) == self.test.labels[part]
             found.append(torch.stack([right, torch.ones_like(right)], 1).long())
         return torch.cat(found)
 

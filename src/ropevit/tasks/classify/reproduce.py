@@ -79,7 +79,7 @@ class Target:
     name: str
     """The model's name in the registry."""
     stages: tuple[ChainStage, ...]
-    """Trainings, each initialised from the one before."""
+    """Trainings, each initialized from the one before."""
     evaluation: tuple[str, ...]
     """Arguments of the command that evaluates it at the paper's sizes, after `ropevit`."""
 
@@ -127,7 +127,7 @@ def list_targets(table: str, data: str = "imagenet", root: Path = Path("runs")) 
 
 
 def make_target(model: str, position: str, data: str, root: Path) -> Target:
-    """Return a row with its trainings, each after the first initialised from the one before."""
+    """Return a row with its trainings, each after the first initialized from the one before."""
     stages: list[ChainStage] = []
     for recipe in _CHAINS[model]:
         config = find_recipe(recipe).with_run(out=root / f"{recipe}-{position}")

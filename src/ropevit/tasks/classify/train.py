@@ -51,7 +51,7 @@ def train(config: TrainConfig, report: Report = silent) -> dict[str, float]:
 
 
 def prepare(config: TrainConfig, accelerator: Any, communicator: Communicator) -> "tuple[Classification, Model]":
-    """Open the data, and initialise or load the weights."""
+    """Open the data, and initialize or load the weights."""
     sources = open_source(config.data, "train"), open_source(config.data, "val")
     check_classes(*sources)
     task = Classification(config, *sources, accelerator, communicator)
@@ -128,7 +128,7 @@ class Classification:
         The mixing depends only on the seed and the step, so all micro-batches of a step are mixed alike.
         """
         self.note(self.train, batch)
-        images = self.erase(self.normalise(self.resize(batch.images, step)))
+        images = self.erase(self.normalize(self.resize(batch.images, step)))
         np.random.seed(derive_seed("mixing", self.config.run.seed, step) % 2**32)  # noqa: NPY002  (timm draws from it)
         images, targets = self.mix(images, batch.labels.to(images.device, non_blocking=True))
         return self.criterion(model(images), targets)
@@ -144,8 +144,8 @@ class Classification:
         images = images.to(self.accelerator.device, non_blocking=True)
         return resample(images, draw_size(sizes, "train sizes", self.config.run.seed, step))
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Move images of pixels from 0 to 255 to the device and normalise them with ImageNet's mean and std."""
+    def normalize(self, images: Tensor) -> Tensor:
+        """Move images of pixels from 0 to 255 to the device and normalize them with ImageNet's mean and std."""
         images = images.to(self.accelerator.device, non_blocking=True)
         return (images.float() / 255 - self.mean) / self.std
 
@@ -169,7 +169,7 @@ class Classification:
             report(EvalProgress(done=min(done * processes, len(self.test)), total=len(self.test)))
 
         def logits_of(images: Tensor) -> Tensor:
-            return model(self.normalise(images))
+            return model(self.normalize(images))
 
         size = config.model.size
         blank = torch.zeros(1, 3, size, size, dtype=torch.uint8) if config.run.shard else None

@@ -1,4 +1,4 @@
-"""Order of the training images, their normalisation, and the objects of a training step."""
+"""Order of the training images, their normalization, and the objects of a training step."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice

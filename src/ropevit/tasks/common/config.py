@@ -158,7 +158,7 @@ class RunConfig:
     eval_every: Annotated[int, tyro.conf.arg(name="val-interval")] = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     log_every: Annotated[int, tyro.conf.arg(name="log-interval")] = 50
-    """Steps between log lines; the GPU is synchronised only then."""
+    """Steps between log lines; the GPU is synchronized only then."""
     tensorboard: bool = False
     """Also write TensorBoard event files into the output directory."""
     wandb: str | None = None
@@ -188,7 +188,7 @@ class BaseTrainConfig:
     run: RunConfig
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config as JSON-serialisable values; fields with a `to_dict` of their own use it."""
+        """Return the config as JSON-serializable values; fields with a `to_dict` of their own use it."""
         plain = asdict(self)  # pyright: ignore[reportArgumentType, reportCallIssue]
         plain |= {name: value.to_dict() for name, value in vars(self).items() if hasattr(value, "to_dict")}
         plain["run"]["out"] = str(self.run.out)

@@ -22,7 +22,7 @@ MIXED = {"bfloat16": "bf16", "float16": "fp16", "float32": "no", "tf32": "no"}
 
 
 def make_accelerator(config: RunConfig) -> Any:
-    """Initialise the process group, and choose the device and the precision.
+    """Initialize the process group, and choose the device and the precision.
 
     Returns:
         An `accelerate.Accelerator`.
@@ -85,7 +85,7 @@ def shutdown() -> None:
 
 
 class Communicator:
-    """Collectives beside those of the gradients: small values on the CPU (gloo), which do not synchronise the GPU."""
+    """Collectives beside those of the gradients: small values on the CPU (gloo), which do not synchronize the GPU."""
 
     def __init__(self):
         group = dist.new_group(backend="gloo") if dist.is_initialized() else None

@@ -241,7 +241,7 @@ def _evaluate_and_save(state: TrainState, job: TrainJob) -> None:
 
 
 def take_step(state: TrainState, job: TrainJob, batches: Iterator[Any]) -> Tensor:
-    """Take one optimisation step and return this process's mean loss, on the device, without synchronising it."""
+    """Take one optimization step and return this process's mean loss, on the device, without synchronizing it."""
     accelerator, parts = job.accelerator, job.run.accumulate
     total = torch.zeros((), device=accelerator.device)
     for part in range(parts):

@@ -33,7 +33,7 @@ class LogLine:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """Step `step` is done; without a loss, which would synchronise the GPU."""
+    """Step `step` is done; without a loss, which would synchronize the GPU."""
 
     step: int
 

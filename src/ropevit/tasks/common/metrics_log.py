@@ -20,7 +20,7 @@ _DIVERGED = 10.0
 
 
 class LogWindow:
-    """Collects the losses of the steps between two lines of the log, without synchronising the GPU.
+    """Collects the losses of the steps between two lines of the log, without synchronizing the GPU.
 
     Args:
         device: Device of the training.
@@ -48,7 +48,7 @@ class LogWindow:
         self.step_losses.append(loss)
 
     def losses(self) -> Tensor:
-        """Return the losses of all steps in float64 on the CPU; this synchronises the GPU."""
+        """Return the losses of all steps in float64 on the CPU; this synchronizes the GPU."""
         return torch.stack(self.step_losses).cpu().double() if self.step_losses else torch.empty(0, dtype=torch.float64)
 
     def seconds(self) -> float:

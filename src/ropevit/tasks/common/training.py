@@ -40,7 +40,7 @@ class Training(Protocol):
         ...
 
 
-#: Opens the data, and initialises or loads the weights.
+#: Opens the data, and initializes or loads the weights.
 Prepare = Callable[[Any, Communicator], tuple[Task, nn.Module]]
 
 

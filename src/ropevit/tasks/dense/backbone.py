@@ -38,7 +38,7 @@ class BackboneOptions:
     """Side of an attention window in tokens."""
     init: Annotated[str | None, tyro.conf.arg(name="init-from")] = PRETRAINED
     """Weights to start from: of a classifier for the backbone, or of a whole model of the same task, as a file or a hub
-    id; `published` takes those of the named classifier, None initialises at random."""
+    id; `published` takes those of the named classifier, None initializes at random."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options by their names in files."""
@@ -83,7 +83,7 @@ class BackboneOptions:
         return variant_config(self.model, self.position, **changes)
 
     def init_source(self) -> str | None:
-        """Return the file or published name of the initial weights; None for random initialisation.
+        """Return the file or published name of the initial weights; None for random initialization.
 
         Raises:
             ValueError: If published weights are requested, but there are none.
@@ -94,6 +94,6 @@ class BackboneOptions:
         if name not in PUBLISHED:
             raise ValueError(
                 f"{name} has no published weights; give a checkpoint as init (--init-from FILE), or None for random "
-                "initialisation"
+                "initialization"
             )
         return name

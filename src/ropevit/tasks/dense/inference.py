@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """Image sizes, normalisation, precision and processes of inference."""
+    """Image sizes, normalization, precision and processes of inference."""
 
     short: int
     """Limit on the shorter side in pixels."""

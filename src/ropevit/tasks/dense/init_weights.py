@@ -106,6 +106,6 @@ def _load_message(spec: ModelFormat[Any, Any], stored: Sequence[str], classes: S
         return f"loaded all weights of the {spec.task} {source}, which has the same {len(classes)} classes"
     loaded, new = spec.parts
     return (
-        f"loaded {loaded} of the {spec.task} {source}; {new} are newly initialised, as its {len(stored)} classes "
+        f"loaded {loaded} of the {spec.task} {source}; {new} are newly initialized, as its {len(stored)} classes "
         f"differ from the {len(classes)} of the data"
     )

@@ -33,12 +33,12 @@ class ModelInfo(Generic[ConfigT]):
     classes: list[str]
     """Names of its classes, in the order of the logits."""
     metadata: dict[str, Any]
-    """Other metadata, such as how images are resized and normalised."""
+    """Other metadata, such as how images are resized and normalized."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFormat(Generic[ConfigT, ModelT]):
-    """The file format of one kind of dense model: how to build, save, load and initialise it."""
+    """The file format of one kind of dense model: how to build, save, load and initialize it."""
 
     format: str
     """Value of "format" in the header."""
@@ -49,11 +49,11 @@ class ModelFormat(Generic[ConfigT, ModelT]):
     build: Callable[[ConfigT, int], ModelT]
     """Builds the model from its config and the number of classes, with random weights."""
     signature: Callable[[ConfigT], dict[str, Any]]
-    """Returns the options that must be equal for one model's weights to initialise another."""
+    """Returns the options that must be equal for one model's weights to initialize another."""
     class_prefixes: tuple[str, ...]
     """Prefixes of the weights whose shape depends on the classes."""
     parts: tuple[str, str]
-    """For messages, if the classes differ: the loaded parts and the newly initialised ones."""
+    """For messages, if the classes differ: the loaded parts and the newly initialized ones."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Types of the metadata that a training writes; checked if present."""
     to_file: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict

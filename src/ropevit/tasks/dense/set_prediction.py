@@ -1,4 +1,4 @@
-"""Shared by DETR-like detectors and segmenters: assignment, normalisation of set losses, sampling in float32."""
+"""Shared by DETR-like detectors and segmenters: assignment, normalization of set losses, sampling in float32."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ropevit.extras import require
 
 
 def linear_sum_assignment(costs: np.ndarray) -> np.ndarray:
-    """Assign a column to each row, minimising the total cost.
+    """Assign a column to each row, minimizing the total cost.
 
     Args:
         costs: Finite costs (rows, columns), with at least as many columns as rows.

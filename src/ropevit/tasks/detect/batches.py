@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """Padded images of several sizes with their objects."""
 
     images: UInt8[Tensor, "b 3 H W"]
-    """Not normalised, at the top left, with zero padding."""
+    """Not normalized, at the top left, with zero padding."""
     sizes: list[tuple[int, int]]
     """Height and width of each image in pixels, without padding."""
     targets: list[Target]
@@ -107,8 +107,8 @@ def prepare(image: Any, truth: Boxes, transform: Transform, classes: int) -> Sam
     return Sample(pixels, make_target(target["labels"], corners, (height, width), classes), size, truth.image_id)
 
 
-def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
-    """Move images to the device of `mean` and normalise them, with zeros in the padding.
+def normalize(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
+    """Move images to the device of `mean` and normalize them, with zeros in the padding.
 
     Args:
         batch: Padded images.

@@ -114,7 +114,7 @@ def _convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> Co
     names, ids, note = class_names(classes)
     metadata = {"category_ids": ids, "mean": MEAN, "std": STD, "test_side": 800, "longest": 1333, "top": 300}
     DETECTOR.write(destination, config, names, metadata, {f"{prefix}{n}": v for n, v in weights.items()} | dino)
-    notes = [f"assumed: {HEADS} heads in DINO's attention, image sizes and normalisation of detrex's training", note]
+    notes = [f"assumed: {HEADS} heads in DINO's attention, image sizes and normalization of detrex's training", note]
     dropped |= {f"{prefix}{name}": why for name, why in left.items()}
     return ConvertedDetector(
         str(source), destination, ("detrex", "ropevit"), len(weights) + len(dino), config, notes, dropped

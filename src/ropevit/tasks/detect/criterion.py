@@ -1,4 +1,4 @@
-"""DINO losses: focal, L1 and generalised IoU for matched, encoder and denoising queries."""
+"""DINO losses: focal, L1 and generalized IoU for matched, encoder and denoising queries."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ MODULE = "transformers.loss.loss_for_object_detection"
 def dino_losses(
     output: Output, targets: Sequence[Target], config: DinoConfig, divisor: Float[Tensor, ""] | None = None
 ) -> dict[str, Float[Tensor, ""]]:
-    """Compute the losses of a detector's output; their sum is minimised.
+    """Compute the losses of a detector's output; their sum is minimized.
 
     All processes must call it together, as the divisor is a mean over them; all return the same keys.
 
@@ -73,7 +73,7 @@ def set_losses(
     divisor: Float[Tensor, ""],
     config: DinoConfig,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Compute the focal loss of all queries, and L1 and generalised IoU losses of the matched ones.
+    """Compute the focal loss of all queries, and L1 and generalized IoU losses of the matched ones.
 
     Args:
         predictions: Predictions of one layer.

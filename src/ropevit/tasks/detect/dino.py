@@ -27,7 +27,7 @@ class Output:
     layers: list[Predictions]
     """Predictions after each decoder layer; the last is the result."""
     encoder: Predictions
-    """Predictions of the encoder tokens selected to initialise the queries."""
+    """Predictions of the encoder tokens selected to initialize the queries."""
     denoising: list[Predictions]
     """Predictions of the denoising queries, after each layer; empty if there are none."""
     groups: DenoisingGroups | None
@@ -66,7 +66,7 @@ class Dino(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise the weights as detrex does, except those of the layers and the decoder, which do so themselves."""
+        """Initialize the weights as detrex does, except those of the layers and the decoder, which do so themselves."""
         for weight in (self.token_projection.weight, self.query_embedding.weight):
             nn.init.xavier_uniform_(weight)
         for conv in [module for module in self.neck.modules() if isinstance(module, nn.Conv2d)]:

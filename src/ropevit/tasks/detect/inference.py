@@ -12,7 +12,7 @@ from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.average_precision import Rows, result_rows
-from ropevit.tasks.detect.batches import Batch, eval_batches, normalise
+from ropevit.tasks.detect.batches import Batch, eval_batches, normalize
 from ropevit.tasks.detect.postprocess import to_detections
 
 
@@ -62,6 +62,6 @@ def run_detector(
 def _detect_batch(model: nn.Module, batch: Batch, source: CocoSource, settings: DetectorSettings) -> list[Rows]:
     """Detect objects in a batch."""
     with settings.autocast():
-        output = model(normalise(batch, settings.mean, settings.std), batch.sizes)
+        output = model(normalize(batch, settings.mean, settings.std), batch.sizes)
     found = to_detections(output.layers[-1], batch.originals, settings.max_detections)
     return [result_rows(i, each, source.category_ids) for i, each in zip(batch.ids, found, strict=True)]

@@ -1,4 +1,4 @@
-"""Layers of Deformable DETR from transformers, with detrex's initialisation."""
+"""Layers of Deformable DETR from transformers, with detrex's initialization."""
 
 import math
 from functools import partial
@@ -81,14 +81,14 @@ def set_checkpointing(layers: nn.ModuleList, enable: bool) -> None:
 
 
 def _init_layer(layer: nn.Module) -> nn.Module:
-    """Initialise a layer as detrex does, and make it sample in float32."""
+    """Initialize a layer as detrex does, and make it sample in float32."""
     kind = require(MODULE, "dense").DeformableDetrMultiscaleDeformableAttention
     for name, weight in layer.named_parameters():
         if weight.ndim > 1:
             joint = name.startswith("self_attn.") and name.split(".")[1] in ("q_proj", "k_proj", "v_proj")
             nn.init.xavier_uniform_(
                 weight, gain=math.sqrt(0.5) if joint else 1.0
-            )  # detrex initialises one matrix of all three
+            )  # detrex initializes one matrix of all three
         elif name.startswith("self_attn.") and name.endswith("_proj.bias"):
             nn.init.zeros_(weight)
     for module in layer.modules():
@@ -100,7 +100,7 @@ def _init_layer(layer: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _init_sampling(attention: Any) -> None:
-    """Initialise sampling: each head in its own direction, its points 1, 2, ... tokens away, with equal weights.
+    """Initialize sampling: each head in its own direction, its points 1, 2, ... tokens away, with equal weights.
 
     Source: Zhu et al. 2020 (arXiv:2010.04159), A.3.
     """

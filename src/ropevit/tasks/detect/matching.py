@@ -12,7 +12,7 @@ from ropevit.tasks.detect.config import DinoConfig
 
 @torch.no_grad()
 def match(predictions: Predictions, targets: list[Target], config: DinoConfig) -> list[Matching]:
-    """Match the objects of each image with queries, minimising the total cost.
+    """Match the objects of each image with queries, minimizing the total cost.
 
     Args:
         predictions: Predictions of one layer.

@@ -121,7 +121,7 @@ class Detector(nn.Module):
         """Detect objects.
 
         Args:
-            images: Normalised images at the top left, with zero padding.
+            images: Normalized images at the top left, with zero padding.
             sizes: Height and width of each image in pixels, without padding.
             targets: Objects of each image, in training.
         """

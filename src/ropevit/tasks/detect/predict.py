@@ -18,7 +18,7 @@ from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Annotation, Summary, add_legend, paint_boxes, save_png
 from ropevit.tasks.detect.augment import eval_transform
-from ropevit.tasks.detect.batches import collate, normalise, prepare
+from ropevit.tasks.detect.batches import collate, normalize, prepare
 from ropevit.tasks.detect.model import Detector, load_detector
 from ropevit.tasks.detect.postprocess import Detections, to_detections
 
@@ -76,7 +76,7 @@ class DetectionPredictor:
         nothing = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 0)
         transform = eval_transform(self.short, self.longest)
         batch = collate([prepare(_widen_thin_image(image, self.longest), nothing, transform, len(self.classes))], [])
-        output = self.model(normalise(batch, self.mean, self.std), batch.sizes)
+        output = self.model(normalize(batch, self.mean, self.std), batch.sizes)
         found = to_detections(output.layers[-1], [(image.height, image.width)], self.config.top)[0]
         count = int((found.scores >= self.config.threshold).sum())
         return Detections(*(each[:count].cpu() for each in (found.scores, found.labels, found.boxes)))
@@ -205,7 +205,7 @@ def _count_classes(found: Detections) -> list[tuple[int, int]]:
 
 
 def summary(found: Detections, classes: tuple[str, ...]) -> Summary:
-    """Summarise detections in a line and a table."""
+    """Summarize detections in a line and a table."""
     line = ", ".join(f"{count} {classes[label]}" for label, count in _count_classes(found)) or "nothing"
     pairs = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
     rows = [(classes[label], f"{score:.3f}", *(f"{x:.0f}" for x in box)) for score, label, box in pairs]

@@ -20,7 +20,7 @@ from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.dense.training import DenseTask, notifier
 from ropevit.tasks.detect.augment import train_transform
 from ropevit.tasks.detect.average_precision import average_precision
-from ropevit.tasks.detect.batches import Batch, normalise, train_batches
+from ropevit.tasks.detect.batches import Batch, normalize, train_batches
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import DETECTOR, Detector, save_detector
@@ -50,7 +50,7 @@ def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
 def prepare(
     config: DetectConfig, report: Report, accelerator: Any, communicator: Communicator
 ) -> "tuple[Detection, Detector]":
-    """Open the data, and initialise or load the weights."""
+    """Open the data, and initialize or load the weights."""
     sources = (
         open_coco(config.data, "train", keep_empty=config.keep_empty),
         open_coco(config.data, "val", keep_empty=True),
@@ -96,7 +96,7 @@ class Detection(DenseTask):
         """Return the sum of DINO's weighted losses of a micro-batch, whose mean over micro-batches is the step's."""
         self.note_skipped(self.train, batch.bad)
         targets = [target.to(self.accelerator.device) for target in batch.targets]
-        output = model(normalise(batch, self.mean, self.std), batch.sizes, targets)
+        output = model(normalize(batch, self.mean, self.std), batch.sizes, targets)
         divisor = step_divisor(batch.objects, self.config.run.accumulate, self.accelerator.device)
         return torch.stack(list(dino_losses(output, targets, self.config.model.dino, divisor).values())).sum()
 

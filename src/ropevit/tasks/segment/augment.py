@@ -55,7 +55,7 @@ class CropConfig:
     """Redraw a crop, at most ten times, while one class covers at least this fraction of its labelled pixels (mmseg
     cat_max_ratio); 1 disables."""
     pad: Annotated[int | None, tyro.conf.arg(name="pad-value")] = None
-    """Value from 0 to 255 that pads images smaller than the crop before normalisation (Mask2Former: 128); None pads
+    """Value from 0 to 255 that pads images smaller than the crop before normalization (Mask2Former: 128); None pads
     with the mean."""
     flip: float = 0.5
     """Probability of a horizontal flip."""

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """Padded crops with their labels."""
 
     images: UInt8[Tensor, "b 3 H W"]
-    """Not normalised, at the top left, with zeros or `pad` in the padding."""
+    """Not normalized, at the top left, with zeros or `pad` in the padding."""
     labels: list[UInt8[Tensor, "_ _"]]
     """Class of each pixel of the padded crops; IGNORED for none."""
     sizes: list[tuple[int, int]]
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     bad: list[int]
     """Indices of skipped images; `source.describe` names them."""
     pad: int | None
-    """Pixel value of the padding, which is normalised; None makes the padding 0 after normalisation."""
+    """Pixel value of the padding, which is normalized; None makes the padding 0 after normalization."""
     objects: int | None = None
     """Number of masks in all micro-batches of the step, in this process; None if they are not counted."""
 
@@ -65,8 +65,8 @@ def train_batches(
     return batches(train_reader(source, config), train_keys(order, first_step, last_step), workers)
 
 
-def normalise(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
-    """Move images to the device of `mean` and normalise them, with zeros in the padding unless it has a pixel value."""
+def normalize(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 H W"]:
+    """Move images to the device of `mean` and normalize them, with zeros in the padding unless it has a pixel value."""
     images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
     if batch.pad is not None:
         return images

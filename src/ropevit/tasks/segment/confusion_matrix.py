@@ -35,7 +35,7 @@ class ImageViews(NamedTuple):
     """One image at several sizes with its labels; empty if it cannot be read."""
 
     views: list[UInt8[Tensor, "1 3 _ _"]]
-    """The image at each size, not normalised."""
+    """The image at each size, not normalized."""
     labels: UInt8[Tensor, "H W"]
     """Class of each pixel at the original size."""
     bad: list[int]

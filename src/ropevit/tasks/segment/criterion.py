@@ -25,7 +25,7 @@ def mask_losses(
     config: Mask2FormerConfig,
     divisor: Float[Tensor, ""] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the losses of a Mask2Former; the training minimises their sum.
+    """Return the losses of a Mask2Former; the training minimizes their sum.
 
     Each class of an image is one mask. With several processes all must call it, as they agree on a divisor.
 
@@ -33,7 +33,7 @@ def mask_losses(
         output: Predictions of the model, by layer.
         labels: Class of each pixel of the images, from 0, or IGNORED.
         config: Weights of costs and losses.
-        divisor: Normaliser of the mask losses if the batch is a micro-batch (see `step_divisor`); None takes the number
+        divisor: Normalizer of the mask losses if the batch is a micro-batch (see `step_divisor`); None takes the number
             of masks, averaged over the processes.
 
     Returns:
@@ -107,7 +107,7 @@ def layer_losses(
 def match_masks(
     logits: Float[Tensor, "Q K1"], masks: Float[Tensor, "Q h w"], truth: Truth, config: Mask2FormerConfig
 ) -> Int[Tensor, "n"]:
-    """Match each true mask of an image with a query, minimising the total cost (Hungarian matching)."""
+    """Match each true mask of an image with a query, minimizing the total cost (Hungarian matching)."""
     parts: Any = require(MODULE, "dense")
     true, classes = truth
     points = torch.rand(1, config.points, 2, device=masks.device)  # the same for all

@@ -62,7 +62,7 @@ def segment(
 
     Args:
         segmenter: A model in eval mode.
-        views: The same images at one or several sizes (see `view_size`), normalised.
+        views: The same images at one or several sizes (see `view_size`), normalized.
         size: Height and width of the original images.
         config: Inference settings.
 

@@ -30,7 +30,7 @@ class Masks(NamedTuple):
 class Mask2Former(SegmentationModel):
     """Mask2Former with transformers' pixel decoder and transformer decoder.
 
-    All weights and biases are initialised as in the official code. Biases, vectors and all embeddings have no weight
+    All weights and biases are initialized as in the official code. Biases, vectors and all embeddings have no weight
     decay; the official code decays biases and the pixel decoder's `level_embed`.
 
     >>> backbone = DenseSwin(DenseSwinConfig(body=get_config("swin_rope_mixed_tiny_patch4_window7_224", drop_path=0.3)))
@@ -82,7 +82,7 @@ class Mask2Former(SegmentationModel):
         """Predict masks and classes from the initial queries and after each layer; the last ones are the result.
 
         Args:
-            images: Normalised images, all of one size.
+            images: Normalized images, all of one size.
 
         Raises:
             ValueError: If the images are too small for the group norms of the feature maps.
@@ -91,7 +91,7 @@ class Mask2Former(SegmentationModel):
         self.check_maps(features)
         maps = self.pixel_decoder(features, output_attentions=False, output_hidden_states=False)
         decoded = self.decoder(maps.multi_scale_features, maps.mask_features)
-        states = decoded.intermediate_hidden_states  # each (Q, B, C), normalised
+        states = decoded.intermediate_hidden_states  # each (Q, B, C), normalized
         classes = [self.classifier(state.transpose(0, 1)) for state in states]
         return [Masks(*pair) for pair in zip(classes, decoded.masks_queries_logits, strict=True)]
 
@@ -136,7 +136,7 @@ def semantic_scores(predicted: Masks, size: tuple[int, int]) -> Float[Tensor, "B
 
 
 def _init_as_published(pixel_decoder: Any, decoder: Any) -> None:
-    """Initialise weights as the official code does, where transformers differs.
+    """Initialize weights as the official code does, where transformers differs.
 
     The official code has one matrix for queries, keys and values of self-attention, whose size sets the range of the
     initial values, and keeps PyTorch's default biases of MLPs.

@@ -53,7 +53,7 @@ class ResizedNeck(nn.Module):
 def make_vit_backbone(body: ViTConfig, profile: UperNetProfile) -> DenseViT:
     """Build the ViT backbone of a profile of UperNet.
 
-    Its blocks have global attention and LayerScale; the output tokens are not normalised.
+    Its blocks have global attention and LayerScale; the output tokens are not normalized.
 
     Args:
         body: The classifier's config; the profile's drop path replaces its own.

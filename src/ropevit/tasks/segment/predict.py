@@ -147,7 +147,7 @@ def _format_percent(share: float) -> str:
 
 
 def summary(found: list[tuple[int, float]], classes: tuple[str, ...]) -> Summary:
-    """Summarise a segmentation in a line and a table."""
+    """Summarize a segmentation in a line and a table."""
     words = [f"{classes[label]} {_format_percent(share)}" for label, share in found[:NAMED]]
     rest = [f"{len(found) - NAMED} more"] if len(found) > NAMED else []
     rows = [(classes[label], f"{share:.1%}") for label, share in found]

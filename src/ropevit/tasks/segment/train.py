@@ -21,7 +21,7 @@ from ropevit.tasks.dense.set_prediction import step_divisor
 from ropevit.tasks.dense.training import DenseTask, notifier
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
-from ropevit.tasks.segment.batches import Batch, count_masks, normalise, train_batches
+from ropevit.tasks.segment.batches import Batch, count_masks, normalize, train_batches
 from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_matrix
 from ropevit.tasks.segment.criterion import mask_losses
 from ropevit.tasks.segment.mean_iou import segmentation_scores
@@ -52,7 +52,7 @@ def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
 def prepare(
     config: SegmentConfig, report: Report, accelerator: Any, communicator: Communicator
 ) -> "tuple[Segmentation, nn.Module]":
-    """Open the data and build the model; on several GPUs, batch norms are synchronised."""
+    """Open the data and build the model; on several GPUs, batch norms are synchronized."""
     sources = open_ade(config.data, "train"), open_ade(config.data, "val")
     torch.manual_seed(derive_seed("weights", config.run.seed))
     model: nn.Module = init_model(SEGMENTER, config.model, sources[0].classes, notifier(report, accelerator))
@@ -76,7 +76,7 @@ class Segmentation(DenseTask):
         """Return the total loss of a micro-batch; mask losses are divided by the number of masks of the whole step."""
         self.note_skipped(self.train, batch.bad)
         labels = torch.stack(batch.labels).to(self.accelerator.device, non_blocking=True)
-        output = model(normalise(batch, self.mean, self.std))
+        output = model(normalize(batch, self.mean, self.std))
         heads, count = self.config.model, len(self.classes)
         if heads.head == "upernet":
             losses = upernet_losses(output, labels, replace(heads.upernet, classes=count))

@@ -22,9 +22,9 @@ class PixelLogits(NamedTuple):
 
 
 class UperNet(SegmentationModel):
-    """transformers' UperNet, with the initialisation and regularisation of mmseg.
+    """transformers' UperNet, with the initialization and regularization of mmseg.
 
-    In training, batch norm needs two images per process, or synchronised norms on several GPUs
+    In training, batch norm needs two images per process, or synchronized norms on several GPUs
     (`nn.SyncBatchNorm.convert_sync_batchnorm(model)`), as in the published trainings.
 
     >>> profile = PROFILES["beitv2"]
@@ -64,10 +64,10 @@ class UperNet(SegmentationModel):
         """Compute the logits of pixels.
 
         Args:
-            images: Normalised images, all of one size.
+            images: Normalized images, all of one size.
 
         Raises:
-            ValueError: In training, for one image without synchronised batch norms.
+            ValueError: In training, for one image without synchronized batch norms.
         """
         if self.training:
             self.check_batch(len(images))
@@ -82,18 +82,18 @@ class UperNet(SegmentationModel):
         """Raise ValueError for one image in training: batch norm over a 1 x 1 map would see one value per channel."""
         together = dist.is_initialized() and dist.get_world_size() > 1
         norms = [module for module in self.head.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        synchronised = together and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
-        if images < 2 and not synchronised and any(norm.training for norm in norms):
+        synchronized = together and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+        if images < 2 and not synchronized and any(norm.training for norm in norms):
             raise ValueError(
                 f"got {images} image in training, too few for batch norm; give each process at least 2 images, or "
-                "synchronise processes with nn.SyncBatchNorm.convert_sync_batchnorm(model)"
+                "synchronize processes with nn.SyncBatchNorm.convert_sync_batchnorm(model)"
             )
 
 
 def upernet_losses(
     output: PixelLogits, labels: Shaped[Tensor, "B H W"], config: UperNetConfig
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the losses of a UperNet; the training minimises their sum.
+    """Return the losses of a UperNet; the training minimizes their sum.
 
     Args:
         output: Output of the model in training mode.
@@ -116,7 +116,7 @@ def upernet_losses(
 
 
 def _init_as_mmseg(head: nn.Module) -> None:
-    """Initialise a head as mmseg does: Kaiming initialisation, and small weights in the classification layer."""
+    """Initialize a head as mmseg does: Kaiming initialization, and small weights in the classification layer."""
     for name, module in head.named_modules():
         if isinstance(module, nn.Conv2d) and name == "classifier":
             nn.init.normal_(module.weight, std=0.01)
