@@ -63,7 +63,16 @@ def script(tmp_path):
         (b"#!/no/such/program\n", r"stub cannot be run \(No such file or directory\)"),
         (b"\x00\x01 no program", r"stub cannot be run \(Exec format error\)"),
     ],
-    ids=["fails", "explains", "writes nothing", "is killed", "is no text", "writes text", "no interpreter", "no program"],
+    ids=[
+        "fails",
+        "explains",
+        "writes nothing",
+        "is killed",
+        "is no text",
+        "writes text",
+        "no interpreter",
+        "no program",
+    ],
 )
 def test_a_compiler_that_fails_in_any_way_is_one_line(cache, build, script, content, message):
     with pytest.raises(building.BuildError, match=message) as error:
