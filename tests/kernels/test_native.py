@@ -8,7 +8,6 @@ import pytest
 
 from ropevit.kernels.native import SOURCE, instructions
 
-
 COMPILERS = [name for name in ("cc", *(f"gcc-{n}" for n in range(9, 16)), "clang") if shutil.which(name)]
 
 
