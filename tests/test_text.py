@@ -1,6 +1,6 @@
 import pytest
 
-from ropevit.text import csv_cell, printable
+from ropevit.text import csv_cell, printable, suggest
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,18 @@ def test_a_cell_is_never_a_formula(text):
 @pytest.mark.parametrize("value", [-1.5, 3, None, "cat", ""])
 def test_other_cells_stay_as_they_are(value):
     assert csv_cell(value) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("fashon", "did you mean fashion?"),
+        ("upernet", "did you mean segment/upernet_base or segment/upernet_small?"),
+        ("segment", "did you mean segment/upernet_base, segment/upernet_small or segment/other?"),
+        ("x", "see the list"),
+        ("", "see the list"),
+    ],
+)
+def test_names_that_contain_a_wrong_one_or_are_spelled_alike_are_suggested(name, hint):
+    known = ["fashion", "segment/upernet_base", "segment/upernet_small", "segment/other", "segment/x"]
+    assert suggest(name, known, "see the list") == hint

@@ -70,15 +70,23 @@ def test_an_unknown_attribute_of_the_package_raises():
             "train fashion --device gpu",
             "got device 'gpu'; take auto, cpu, cuda, cuda:N, mps or xpu",
         ),
-        ("train fashon", "no recipe named 'fashon'; did you mean fashion? There are of classifiers deit3_small, "),
-        ("train dino_swin_tiny", "no recipe named 'dino_swin_tiny'; did you mean detect/dino_swin_tiny or "),
-        ("train zzz", "no recipe named 'zzz'; choose one of classifiers deit3_small, "),
-        ("train a/b", "; of detectors detect/dino_vitdet_base, "),
-        ("train segment/b", "; of segmenters segment/"),
+        ("train fashon", "no recipe named 'fashon'; did you mean fashion? `ropevit train --list` lists all "),
+        ("train dino_swin_tiny", "no recipe named 'dino_swin_tiny'; did you mean detect/dino_swin_tiny, detect/dino_"),
+        ("train zzz", "no recipe named 'zzz'; `ropevit train --list` lists all "),
+        ("train segment/upernt", "no recipe named 'segment/upernt'; did you mean segment/upernet_"),
+        ("train fashion --position rope_mix", "got position 'rope_mix' for deit_tiny; did you mean rope_mixed, "),
+        ("study --no-quick", "Unrecognized options: --no-quick; did you mean --quick?; see `ropevit study --help`"),
     ],
 )
 def test_an_error_is_one_line(arguments, line, capsys):
     assert line in error_of(arguments, capsys)
+
+
+@pytest.mark.parametrize("verb", ["study", "train fashion"])
+def test_help_into_a_pipe_whose_reader_has_ended_is_no_error(verb):
+    run = f"{shlex.quote(sys.executable)} -m ropevit {verb} --help | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", run], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_a_long_path_in_an_error_is_not_broken(capsys):

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import shutil
 import sys
 
@@ -9,6 +10,7 @@ from ropevit.cli import main
 from ropevit.cli.console import Console
 from ropevit.cli.study import score_table
 from ropevit.cli.study_progress import ProgressLines
+from ropevit.rope.types import DISTANCE_BIAS_TYPES, ROPE_TYPES
 from ropevit.study.events import Run, RunFailed, RunStarted, StepDone
 from ropevit.study.results import Curve, PanelResult, panel_results
 
@@ -31,6 +33,16 @@ def test_a_study_of_a_folder_prints_a_conclusion_and_writes_all_files(finished, 
     assert results["complete"]
     assert {run["panel"] for run in results["runs"]} == {"field", "zoom"}
     assert all(list(run["scores"]) == ["8", "16", "24"] for run in results["runs"])
+
+
+def test_help_names_every_position_embedding_of_the_registries(capsys):
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    words = set(re.findall(r"[\w:=]+", capsys.readouterr().out))
+    alone = {name for name, kind in DISTANCE_BIAS_TYPES.items() if not kind.beside_rope}
+    beside = {f"_{name}" for name, kind in DISTANCE_BIAS_TYPES.items() if kind.beside_rope}
+    assert {"none", "ape", "_ape", *alone, *beside, *(f"rope_{name}" for name in ROPE_TYPES)} <= words
+    assert words.isdisjoint({"rpb", "_rpb"}), "those are a Swin's"
 
 
 def test_resuming_a_finished_study_keeps_its_recorded_environment(finished, tiny, tmp_path):
@@ -105,7 +117,7 @@ def test_a_finished_study_is_not_overwritten(finished, tiny, capsys, options, me
     ("options", "message"),
     [
         (["--data", "nowhere"], "nowhere"),
-        (["--embeddings", "rope"], "got embedding rope; choose from none, ape"),
+        (["--embeddings", "rope"], "got embedding rope; did you mean rope_axial, rope_mixed or rope_axial_ape?"),
         (["--train-size", "30"], "patches of"),
         (["--seeds", "0"], "got seeds=0; expected at least 1"),
         (["--heads", "5"], "multiple of the heads"),

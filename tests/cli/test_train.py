@@ -115,13 +115,15 @@ def test_a_detector_is_trained_on_synthetic_images(tmp_path, capsys):
     assert "no recipe named 'detect/nosuch'; did you mean detect/dino_smoke" in capsys.readouterr().err
 
 
-def test_the_recipes_are_listed_with_expected_accuracy_and_cost(capsys):
+def test_the_recipes_are_listed_with_expected_accuracy_and_cost_in_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     main(["train", "--list"])
     printed = capsys.readouterr().out
     assert [line.split() for line in printed.splitlines() if "deit3_small " in line] == [
         ["deit3_small", "224", "400", "2048", "80.9", "7.1"]
     ]
-    assert "fashion" in printed
+    assert "…" not in printed, "nothing is truncated"
+    assert "segment/upernet_vit_large_xcit" in printed
     assert "160000 steps" in printed  # of segmenters
     assert any(line.split() == ["detect/dino_swin_tiny", "800", "12", "16"] for line in printed.splitlines())
 

@@ -59,7 +59,12 @@ def test_the_config_survives_json_with_the_settings_of_each_panel():
     [
         ({"panels": ("wide",)}, "got panel wide; choose from field, zoom"),
         ({"panels": ()}, "got panel list empty"),
-        ({"embeddings": ("rope",)}, "got embedding rope; choose from none, ape"),
+        ({"embeddings": ("rope_mix",)}, "got embedding rope_mix; did you mean rope_mixed, rope_mixed_ape or"),
+        ({"embeddings": ("xyz",)}, "got embedding xyz; choose from none, ape, rope_axial"),
+        ({"embeddings": ()}, "got embedding list empty; choose from none, ape"),
+        ({"families": ("mixed",)}, "got family mixed; choose from all, golden"),
+        ({"families": ()}, "got family list empty; choose from all, golden"),
+        ({"families": ("none", "rope_mixed")}, "got family none, which is a position embedding; give it with --embe"),
         ({"embeddings": ("ape", "ape")}, "name each once"),
         ({"embeddings": ("rope_axial:base=10",)}, "got 'base=10' behind 'rope_axial'; expected theta=NUMBER"),
         ({"embeddings": ("rope_axial:theta=0",)}, "expected theta=NUMBER"),

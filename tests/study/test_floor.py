@@ -117,10 +117,10 @@ def test_no_conclusion_is_drawn_from_models_at_the_floor():
 def test_a_model_that_did_not_learn_and_a_size_at_the_floor_are_left_out():
     runs = [run("ape", (15, 14, 15)), run("rope_axial", (40, 30, 16)), run("rope_mixed", (42, 25, 29))]
     told = " ".join(conclusions(panel_results(runs, FLOORS), DATA))
-    assert "RoPE-Mixed and RoPE-Axial have the highest mean in 1 of 2 measurements each" in told
+    assert "RoPE-Mixed and RoPE-Axial have the highest score in 1 of 2 measurements each" in told
     assert "field: absolute (APE) (15.0) did not learn: not counted" in told
     assert "at 96 px no score is above the floor: not counted" in told
-    assert "at 2x of it (64 px) RoPE-Axial has the highest mean, 30.0 (next: RoPE-Mixed, 25.0)" in told
+    assert "at 2x the training size (64 px) RoPE-Axial has the highest score, 30.0 (next: RoPE-Mixed, 25.0)" in told
     assert "APE" not in told.replace("absolute (APE) (15.0) did not learn", "")
     (result,) = panel_results([runs[0], runs[2]], FLOORS)
     told = " ".join(conclusions([result], DATA))
@@ -130,7 +130,7 @@ def test_a_model_that_did_not_learn_and_a_size_at_the_floor_are_left_out():
 
 def test_a_curve_that_falls_to_the_floor_is_compared_where_another_does_not():
     (result,) = panel_results([run("ape", (40, 20, 15)), run("rope_mixed", (41, 40, 35))], FLOORS)
-    assert "RoPE-Mixed has the highest mean in 3 of 3 measurements" in overall_summary([result])
+    assert "RoPE-Mixed has the highest score in 3 of 3 measurements" in overall_summary([result])
     assert not result.at_floor(result.curves[0], 32)
     assert result.at_floor(result.curves[0], 64)
 
@@ -138,7 +138,7 @@ def test_a_curve_that_falls_to_the_floor_is_compared_where_another_does_not():
 def test_embeddings_that_are_level_are_all_named():
     (result,) = panel_results([run(name, (50, 50, 50)) for name in ("ape", "rope_axial", "rope_mixed")])
     assert (
-        "absolute (APE), RoPE-Axial and RoPE-Mixed have the highest mean in 3 of 3 measurements each"
+        "absolute (APE), RoPE-Axial and RoPE-Mixed have the highest score in 3 of 3 measurements each"
         in overall_summary([result])
     )
 
@@ -151,14 +151,32 @@ def test_the_baseline_of_the_best_embedding_is_a_line_and_a_sentence():
     told = " ".join(conclusions([result], DATA))
     assert "baseline at 96 px, RoPE-Mixed, in tiles of 32 px, scores 41.0, more than the best" in told
     assert score_table(result)["lines"][0]["cells"] == ["", "42.0", "41.0"]
-    (axes,) = draw_curves([result]).axes
+    figure = draw_curves([result])
+    (axes,) = figure.axes
     drawn = {tuple(line.get_ydata()) for line in axes.lines if line.is_dashed()}
     assert {(13, 13, 14), (42, 42, 41)} <= drawn
-    written = [text.get_text() for text in axes.texts]
-    assert {"floor: everything background", "RoPE-Mixed, in tiles of 32 px"} <= {*written}
+    legend = axes.get_legend()
+    floor = "floor (a model that learned nothing): everything background"
+    assert [text.get_text() for text in legend.get_texts()] == [floor, "RoPE-Mixed, in tiles of 32 px"]
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 < axes.xaxis.label.get_window_extent().y0, "no label covers a curve"
     assert axes.get_ylim()[0] == 0
     del runs[1]["baseline"]
     assert panel_results(runs, FLOORS)[0].baselines == ()
+
+
+def test_few_test_images_are_named_with_the_floor_of_the_panel_not_with_the_number_of_classes():
+    emoji = {"test_images": 182, "classes": [*map(str, range(182))], "name": "emoji"}
+    guess = {"zoom": {"name": "always the most frequent class", **{k: {"32": 30.5} for k in ("scores", "errors")}}}
+    runs = [run(name, (50, 50, 50)) | {"panel": "zoom"} for name in ("ape", "rope_mixed")]
+    told = conclusions(panel_results(runs, guess), emoji)[1]
+    assert told == (
+        "zoom: with 182 test images one image is 0.5 points, and a model that learned nothing has 30.5 % (always the "
+        "most frequent class); differences of a few points are not meaningful."
+    )
+    told = conclusions(panel_results(runs), emoji | {"name": "photos"})[1]
+    assert told.endswith("one image is 0.5 points; differences of a few points are not meaningful: use more images.")
+    assert not any("one image is" in line for line in conclusions(panel_results(runs, guess), DATA))
 
 
 def test_a_run_evaluates_the_baseline_above_its_training_size_once(make_job, monkeypatch):

@@ -63,7 +63,7 @@ def test_the_conclusion_claims_a_lead_only_where_seeds_do_not_mix():
     at_training, at_largest = sentence.split("; ")
     assert "RoPE-Mixed has the highest mean, 42.0 ± 1.0, every seed above every seed of absolute (APE)" in at_training
     assert "but not apart from RoPE-Axial (41.0 ± 1.0)" in at_training
-    assert "3x of it (96 px) RoPE-Mixed" in at_largest
+    assert "at 3x the training size (96 px) RoPE-Mixed" in at_largest
     assert "every seed of RoPE-Axial (21.0 ± 1.0) and absolute (APE) (11.0 ± 1.0)" in at_largest
     assert "chance" not in sentence
 
@@ -81,8 +81,8 @@ def test_a_tie_is_called_a_tie():
     (result,) = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[50.04, 60, 39]]}))
     sentence = panel_summary(result)
     assert "at the training size (32 px) RoPE-Mixed (50.0) and absolute (APE) (50.0) are level at the top" in sentence
-    assert "absolute (APE) has the highest mean, 40.0 (next: RoPE-Mixed, 39.0)" in sentence
-    (result,) = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[50, 60, 40]]}))
+    assert "absolute (APE) has the highest score, 40.0 (next: RoPE-Mixed, 39.0)" in sentence
+    (result,) = panel_results(runs({"ape": [[50, 60, 40]] * 3, "rope_mixed": [[50, 60, 40]] * 3}))
     assert "does not show" in paper_order_summary(result)
 
 
@@ -94,8 +94,8 @@ def test_the_verdict_counts_and_is_sure_only_with_enough_seeds():
     )
     one = panel_results(runs({"ape": [[50, 60, 40]], "rope_mixed": [[10, 70, 41]]}, sizes=(16, 32, 64)))
     assert overall_summary(one) == (
-        "In short: at the training size and above, RoPE-Mixed has the highest mean in 2 of 2 measurements; below it, "
-        "absolute (APE) has the highest mean in 1 of 1 measurements; with 1 seed that is a hint and no proof."
+        "In short: at the training size and above, RoPE-Mixed has the highest score in 2 of 2 measurements; below it, "
+        "absolute (APE) has the highest score in 1 of 1 measurements; with 1 seed that is a hint and no proof."
     )
 
 
@@ -103,7 +103,7 @@ def test_the_verdict_names_all_where_none_is_ahead():
     shared = {"ape": [[50, 60, 40]] * 3, "rope_mixed": [[60, 50, 40.5], [60, 50, 40], [60, 50, 40]]}
     assert "in 2 of 3 measurements, in 1 of them with every seed" in overall_summary(panel_results(runs(shared)))
     even = panel_results(runs({"ape": [[50, 60]], "rope_mixed": [[60, 50]]}, sizes=(32, 64)))
-    assert "RoPE-Mixed and absolute (APE) have the highest mean in 1 of 2 measurements each" in overall_summary(even)
+    assert "RoPE-Mixed and absolute (APE) have the highest score in 1 of 2 measurements each" in overall_summary(even)
     mixed = {"ape": [[50, 1], [70, 1], [50, 1]], "rope_mixed": [[60, 2], [60, 2], [60, 0]]}
     unsure = panel_results(runs(mixed, sizes=(32, 64)))
     assert "RoPE-Mixed has the highest mean in 2 of 2 measurements, in none of them with every seed" in overall_summary(
@@ -124,6 +124,12 @@ def test_the_papers_order_is_reported_where_it_shows_and_where_it_does_not():
     (result,) = panel_results(runs(APART | {"ape": [[0, 0, 99]] * 3}))
     assert "shows in the means at 64 px only" in paper_order_summary(result)
     (result,) = panel_results(runs({"none": [[1, 2, 3]], "ape": [[1, 2, 3]]}))
+    assert paper_order_summary(result) == ""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_is_said_of_the_papers_order_with_seeds_too_few_to_show_it(count):
+    (result,) = panel_results(runs({name: rows[:count] for name, rows in APART.items()}))
     assert paper_order_summary(result) == ""
 
 

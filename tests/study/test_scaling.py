@@ -34,8 +34,8 @@ def test_families_join_the_embeddings():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"families": ("gold",)}, "got family gold; choose from all, golden, spiral"),
-        ({"families": ("all", "golden")}, "got embedding rope_all; choose from"),
+        ({"families": ("gold",)}, "got family gold; did you mean golden?"),
+        ({"families": ("all", "golden")}, "got families all, golden; all has the others: give it alone"),
         ({"embeddings": ("rope_golden",), "families": ("golden",)}, "name each once"),
         ({"scaling": ("ntk", "ntk")}, "got scaling methods ntk, ntk; name each once"),
         ({"scaling": ("entropy", "log(power=0.5)")}, "name each once"),
@@ -113,7 +113,7 @@ def test_sentences_name_rules(results):
         run["scores"] = {"4": 10.0, "8": 50.0, "12": 30.0}
         run["scaled"] = {rule: {"4": 10.0, "8": 50.0, "12": 40.0 + len(rule)} for rule in run["scaled"]}
     (panel,) = panel_results(results)
-    assert "at 1.5x of it (12 px) RoPE-Golden, yarn+log has the highest mean, 48.0" in panel_summary(panel)
+    assert "at 1.5x the training size (12 px) RoPE-Golden, yarn+log has the highest mean, 48.0" in panel_summary(panel)
     assert "RoPE-Golden (50.0 ± 0.0) and absolute (APE) (50.0 ± 0.0) are level at the top" in panel_summary(panel)
     assert "RoPE-Golden" in overall_summary([panel])
     (alone,) = panel_results([run for run in results if run["embedding"] != "ape"])

@@ -3,7 +3,6 @@
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from functools import partial, wraps
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,7 @@ import ropevit
 from ropevit.cli.console import Console, guard_logs, print_line
 from ropevit.cli.errors import one_line_errors, show_error
 from ropevit.plugins import load_plugins
+from ropevit.text import suggest
 
 __all__ = ["main"]
 
@@ -73,8 +73,7 @@ def run(arguments: list[str]) -> None:
         print_line(Console(), versions())
         return
     if verb not in VERBS:
-        close = get_close_matches(verb, VERBS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(VERBS)}"
+        hint = suggest(verb, VERBS, f"choose one of {', '.join(VERBS)}", most=1)
         raise ValueError(f"no verb {verb!r}; {hint}")
     load_plugins()
     name = verb.replace("-", "_")
@@ -93,6 +92,7 @@ def parse(verb: Callable[..., None], arguments: Sequence[str]) -> Callable[[], N
     Raises:
         ValueError: If an argument is wrong.
     """
+    import tyro
     from tyro.extras import SubcommandApp
 
     @wraps(verb)
@@ -102,7 +102,8 @@ def parse(verb: Callable[..., None], arguments: Sequence[str]) -> Callable[[], N
     app = SubcommandApp()
     app.command(parsed)
     with one_line_errors(f"ropevit {verb.__name__.replace('_', '-')} --help"):
-        return app.cli(prog="ropevit", args=arguments)
+        flags = tyro.conf.FlagCreatePairsOff  # no --no-quick: all are off by default; not so in the recipes of `train`
+        return app.cli(prog="ropevit", args=arguments, config=(flags,))
 
 
 def versions() -> str:

@@ -1,7 +1,9 @@
 """Errors of the command line, each printed on one line."""
 
 import io
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
@@ -35,6 +37,9 @@ def one_line_errors(more: str) -> Iterator[None]:
     try:
         with redirect_stderr(box):
             yield
+    except BrokenPipeError:  # the reader of the help has ended, as in `ropevit study --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        sys.exit(1)
     except SystemExit as ended:
         if ended.code in (None, 0):
             raise

@@ -31,7 +31,7 @@ from ropevit.files import write_text
 from ropevit.models import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.drawing import check_out, new_folder
-from ropevit.tasks.common.eval_config import SIZES, EvalConfig, Flag
+from ropevit.tasks.common.eval_config import SIZES, EvalConfig
 from ropevit.tasks.common.eval_results import to_csv
 from ropevit.tasks.common.run_dir import Which
 from ropevit.tasks.compare import read_evaluations
@@ -66,7 +66,7 @@ class FiguresConfig:
     own files define the model and its classes: omit --model then."""
     weights: Which | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
-    random: Flag = False
+    random: bool = False
     """Draw --model with random weights, as before training."""
     scaling: str | None = None
     """RoPE scaling methods for grids larger than in training, such as ntk or parts+log, instead of the model's own;

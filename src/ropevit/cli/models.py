@@ -1,6 +1,5 @@
 """`ropevit models`."""
 
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from ropevit.cli.console import Console, print_line
 from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.published import SOURCE, TOP1
 from ropevit.models.registry import MODELS, PUBLISHED, VARIANTS, get_config, list_models, split_name
+from ropevit.text import suggest
 
 
 def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 224, published: bool = False) -> None:
@@ -32,8 +32,7 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
         if fnmatchcase(name, pattern) or split_name(name)[0] == pattern
     ]
     if not names:
-        near = get_close_matches(pattern, [*VARIANTS, *MODELS], 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"`ropevit models` lists all {len(MODELS)}"
+        hint = suggest(pattern, [*VARIANTS, *MODELS], f"`ropevit models` lists all {len(MODELS)}")
         raise ValueError(f"no model matches {pattern!r}; {hint}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("name", "params", "MACs", "224", "384", "hub"):

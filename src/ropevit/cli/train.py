@@ -1,7 +1,6 @@
 """`ropevit train`."""
 
 from collections.abc import Callable, Iterable, Sequence
-from difflib import get_close_matches
 from typing import Annotated
 
 import tyro
@@ -19,6 +18,7 @@ from ropevit.tasks.common.distributed import Interrupted
 from ropevit.tasks.common.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.training import Training
 from ropevit.tasks.registry import TASKS, TaskSpec, task_of_recipe
+from ropevit.text import suggest
 
 _HELP = """Train a classifier, detector or segmenter with a recipe, from scratch, from a checkpoint or fine-tuning.
 
@@ -73,11 +73,9 @@ def find_task(recipe: str) -> TaskSpec:
     task = task_of_recipe(recipe)
     if task is not None and recipe in task.get("recipes"):
         return task
-    recipes = {task.noun: list(task.get("recipes")) for task in TASKS.values()}
-    close = get_close_matches(recipe, [name for names in recipes.values() for name in names], 3)
-    hint = f"did you mean {' or '.join(close)}? There are" if close else "choose one"
-    groups = [f"of {noun}s {', '.join(names)}" for noun, names in recipes.items()]
-    raise ValueError(f"no recipe named {recipe!r}; {hint} {'; '.join(groups)}")
+    known = [name for each in TASKS.values() for name in each.get("recipes")]
+    hints = suggest(recipe, known, ""), f"`ropevit train --list` lists all {len(known)}"
+    raise ValueError(f"no recipe named {recipe!r}; {' '.join(filter(None, hints))}")
 
 
 def read_config(arguments: Sequence[str]) -> Training:
@@ -141,7 +139,7 @@ def _show_training(config: Training) -> None:
 def _recipe_table() -> Table:
     """Return a table of the recipes with expected accuracy and cost."""
     caption = "classifiers: published top-1 at 224 px with rope_mixed; cost in 10^18 MACs"
-    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", pad_edge=False, collapse_padding=True)
     for name in ("recipe", "pixels", "epochs", "batch", "top-1", "cost"):
         table.add_column(name, justify="left" if name == "recipe" else "right", no_wrap=True)
     for task in TASKS.values():

@@ -77,7 +77,7 @@ def load_emoji(
         groups=tuple(kinds[thing] for thing in things),
         name=f"emoji/{split}",
         source=SOURCE,
-        notes=(f"drawn by {', '.join(ARTISTS[split])}",),
+        notes=(f"emoji/{split}: drawn by {', '.join(ARTISTS[split])}",),
     )
 
 

@@ -1,10 +1,10 @@
 """Position embeddings by name: their components, labels in tables, and styles in plots."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from ropevit.rope.types import DISTANCE_BIAS_TYPES, ROPE_TYPES
+from ropevit.rope.types import DISTANCE_BIAS_TYPES, ROPE_TYPES, DistanceBiasType
 
 
 class PositionEmbedding(NamedTuple):
@@ -47,7 +47,7 @@ class PositionEmbeddings(Mapping[str, PositionEmbedding]):
             for name, rope_type in ROPE_TYPES.items()
             if rope_type.published == published
         }
-        kinds = {name: kind for name, kind in DISTANCE_BIAS_TYPES.items() if kind.in_windows or not self.windowed}
+        kinds = self.kinds()
         alone = {name: PositionEmbedding(None, distance=name) for name, kind in kinds.items() if not kind.beside_rope}
         beside = {
             f"rope_{rope}_{name}": PositionEmbedding(rope, distance=name)
@@ -56,6 +56,10 @@ class PositionEmbeddings(Mapping[str, PositionEmbedding]):
             if kind.beside_rope
         }
         return self.plain | ropes | alone | beside
+
+    def kinds(self) -> dict[str, DistanceBiasType]:
+        """Return the types of its distance biases by name."""
+        return {name: kind for name, kind in DISTANCE_BIAS_TYPES.items() if kind.in_windows or not self.windowed}
 
     def __getitem__(self, name: str) -> PositionEmbedding:
         return self.table()[name]
@@ -74,6 +78,9 @@ VIT_EMBEDDINGS = PositionEmbeddings(
 SWIN_EMBEDDINGS = PositionEmbeddings(
     {"none": PositionEmbedding(None), "rpb": PositionEmbedding(None, bias=True)}, ("", "_rpb", "_ape"), windowed=True
 )
+
+#: Both, by the label of the architecture.
+EMBEDDINGS = {"ViT": VIT_EMBEDDINGS, "Swin": SWIN_EMBEDDINGS}
 
 #: Label of each other embedding, and its colour and marker, from a colour-blind safe palette.
 _PLAIN_LABELS = {"none": "no position embedding", "ape": "absolute (APE)", "rpb": "relative bias (RPB)"}
@@ -169,13 +176,28 @@ def position_style(position: str) -> tuple[str, str]:
     return rope.combined_style if found.absolute or found.bias else rope.style
 
 
-def describe_positions() -> str:
-    """Return the help text of options that take a position embedding."""
-    types = ", ".join(f"rope_{name}" for name in ROPE_TYPES)
-    plain = ", ".join(dict.fromkeys([*VIT_EMBEDDINGS.plain, *SWIN_EMBEDDINGS.plain]))
-    alone = ", ".join(name for name, kind in DISTANCE_BIAS_TYPES.items() if not kind.beside_rope)
-    beside = " or ".join(f"_{name}" for name, kind in DISTANCE_BIAS_TYPES.items() if kind.beside_rope)
-    return (
-        f"Position embedding: {plain} (ape of a ViT, rpb of a Swin), {types}; these also with _ape, or _rpb in a Swin. "
-        f"Distance biases: {alone}; {beside} behind a rotation."
+def describe_positions(architectures: Mapping[str, PositionEmbeddings] = EMBEDDINGS) -> str:
+    """Return the names of all position embeddings for help texts and messages, with suffixes named once.
+
+    Args:
+        architectures: Position embeddings by the label of the architecture, which is added to what not all have.
+    """
+    kinds = {label: own.kinds() for label, own in architectures.items()}
+    plain = _join_marked({label: own.plain for label, own in architectures.items()})
+    ropes = ", ".join(f"rope_{name}" for name in ROPE_TYPES)
+    suffixes = {label: [suffix for suffix in own.suffixes if suffix] for label, own in architectures.items()}
+    beside = {label: [f"_{name}" for name, kind in own.items() if kind.beside_rope] for label, own in kinds.items()}
+    alone = {label: [name for name, kind in own.items() if not kind.beside_rope] for label, own in kinds.items()}
+    endings = _join_marked({label: [*suffixes[label], *beside[label]] for label in architectures})
+    return f"{plain}, {ropes} (each rope_ name also with an ending: {endings}), {_join_marked(alone)}"
+
+
+def _join_marked(names: Mapping[str, Iterable[str]]) -> str:
+    """List the names of all architectures once; those that not all have are followed by who has them."""
+    owners: dict[str, list[str]] = {}
+    for label, own in names.items():
+        for name in own:
+            owners.setdefault(name, []).append(label)
+    return ", ".join(
+        name if len(labels) == len(names) else f"{name} ({', '.join(labels)})" for name, labels in owners.items()
     )

@@ -1,12 +1,12 @@
 """Model registry: configs by name, and model names by size and position embedding."""
 
 from dataclasses import replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from ropevit.models.architectures import ARCHITECTURES, MODELS, PUBLISHED, VARIANTS, Config
 from ropevit.models.config import Variant, as_pair
 from ropevit.plugins import load_plugins
+from ropevit.text import suggest
 
 
 def model_name(family: str, position: str) -> str:
@@ -27,7 +27,8 @@ def model_name(family: str, position: str) -> str:
     name, variant = VARIANTS[family]
     embeddings = ARCHITECTURES[name].config.embeddings
     if position not in embeddings:
-        raise ValueError(f"got position {position!r} for {family}; choose one of {', '.join(embeddings)}")
+        hint = suggest(position, embeddings, f"choose one of {', '.join(embeddings)}")
+        raise ValueError(f"got position {position!r} for {family}; {hint}")
     if position in variant.names:
         return variant.names[position]
     named, model = nearest(variant)
@@ -105,8 +106,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 def _unknown_model(name: str) -> ValueError:
     """Return the error for an unknown name of a model, with the nearest names."""
-    near = get_close_matches(name, [*VARIANTS, *MODELS], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see ropevit.list_models() or `ropevit models`"
+    hint = suggest(name, [*VARIANTS, *MODELS], "see ropevit.list_models() or `ropevit models`")
     return ValueError(f"no model named {name!r}; {hint}")
 
 

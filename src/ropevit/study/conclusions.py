@@ -12,6 +12,7 @@ from ropevit.study.results import (
     panel_summary,
     paper_order_summary,
 )
+from ropevit.study.settings import EMBEDDED
 
 #: Number of test images below which a warning is added: one image is then more than half a point.
 _MIN_IMAGES = 200
@@ -38,8 +39,7 @@ def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list
     short = [overall_summary(compared)] if compared else []
     if not counted:
         short = [NO_CONCLUSION]
-    if any(result.panel == "zoom" for result in results):
-        short += _few_images_warning(data["test_images"], len(data["classes"]))
+    short += [text for result in results if (text := _few_images_warning(result, data))]
     short += [text for result in results if (text := _excluded_summary(result))]
     return short + [
         text
@@ -49,14 +49,16 @@ def conclusions(results: Sequence[PanelResult], data: Mapping[str, Any]) -> list
     ]
 
 
-def _few_images_warning(images: int, classes: int) -> list[str]:
-    """Return a warning if the test set is small."""
-    if images >= _MIN_IMAGES:
-        return []
-    return [
-        f"zoom: with {images} test images one image is {100 / images:.1f} points, and guessing one of {classes} "
-        f"classes gives {100 / classes:.1f} %; smaller differences are not meaningful: use more images."
-    ]
+def _few_images_warning(result: PanelResult, data: Mapping[str, Any]) -> str:
+    """Return a warning if a panel whose test images are classified one by one has few of them."""
+    images, size = data["test_images"], nearest_size(result)
+    if result.panel != "zoom" or images >= _MIN_IMAGES:
+        return ""
+    told = f"zoom: with {images} test images one image is {100 / images:.1f} points"
+    if result.floor is not None:
+        told += f", and a model that learned nothing has {result.floor.scores[size]:.1f} % ({result.floor.name})"
+    more = "" if data.get("name") in EMBEDDED else ": use more images"
+    return f"{told}; differences of a few points are not meaningful{more}."
 
 
 def _excluded_summary(result: PanelResult) -> str:

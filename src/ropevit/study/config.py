@@ -2,9 +2,17 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ropevit.models.positions import VIT_EMBEDDINGS, PositionEmbedding, split_theta
+import tyro
+
+from ropevit.models.positions import (
+    VIT_EMBEDDINGS,
+    PositionEmbedding,
+    describe_positions,
+    is_position_embedding,
+    split_theta,
+)
 from ropevit.models.sizes import check_sizes
 from ropevit.models.vit import ViTConfig
 from ropevit.rope import ROPE_TYPES
@@ -14,6 +22,22 @@ from ropevit.study.panels import vit_config
 from ropevit.study.precision import PRECISIONS
 from ropevit.study.settings import EMBEDDED, PanelSettings, as_json, panels_of, preset
 from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.text import suggest
+
+#: Names of position embeddings in help texts and messages.
+_NAMES = describe_positions({"ViT": VIT_EMBEDDINGS})
+
+
+def unpublished_types() -> tuple[str, ...]:
+    """Return the rope types without published weights, which `families` adds."""
+    return tuple(name for name, rope_type in ROPE_TYPES.items() if not rope_type.published)
+
+
+#: Help texts of `embeddings` and `families`, from the registries.
+_EMBEDDINGS_HELP = f"Position embeddings to compare: {_NAMES}; rope_axial:theta=10 has another base of the frequencies."
+_FAMILIES_HELP = (
+    f"Rope types without published weights, added to --embeddings: all, or some of {', '.join(unpublished_types())}."
+)
 
 #: Options that change how a study is run, not what comes out; a study may be resumed with others.
 EXECUTION_FIELDS = ("out", "resume", "workers")
@@ -30,12 +54,10 @@ class StudyConfig:
     """Tasks: `field` (larger field of view: more scene at the same scale), `zoom` (higher resolution: the same scene
     with more pixels) and, with the emoji, `far` (what tells a label is further away). auto: all that the images
     allow."""
-    embeddings: tuple[str, ...] = ("ape", "rope_axial", "rope_mixed")
-    """Position embeddings: none, ape, rope_axial, rope_mixed, rope_axial_ape, rope_mixed_ape; distance biases alibi,
-    alibi_learned, log_cpb, fire, lookhere, rope_mixed_decay, rope_mixed_gaussian; rope_axial:theta=10 for another base
-    of the frequencies; and see `families`."""
-    families: tuple[str, ...] | None = None
-    """Further rope types to compare: all, or some of golden, spiral, star, simplex, polar."""
+    embeddings: Annotated[tuple[str, ...], tyro.conf.arg(help=_EMBEDDINGS_HELP)] = ("ape", "rope_axial", "rope_mixed")
+    """Position embeddings by name."""
+    families: Annotated[tuple[str, ...] | None, tyro.conf.arg(help=_FAMILIES_HELP)] = None
+    """Further rope types to compare, or all of them."""
     scaling: tuple[str, ...] | None = None
     """RoPE scaling methods, such as pi, ntk or yarn+log; every model with RoPE is also evaluated with each. auto: one
     chosen for each model and size on training images that are held out for this purpose."""
@@ -88,9 +110,9 @@ class StudyConfig:
         if self.panels == ("auto",):
             object.__setattr__(self, "panels", panels_of(self.data))
         _check_choices("panel", self.panels, panels_of(self.data))
-        _check_choices("family", self.families or ("all",), ("all", *unpublished_types()))
+        _check_families(self.families)
         with_theta = (name for name in self.all_embeddings if ":" in name and split_theta(name)[0] in VIT_EMBEDDINGS)
-        _check_choices("embedding", self.all_embeddings, (*VIT_EMBEDDINGS, *with_theta))
+        _check_choices("embedding", self.all_embeddings, (*VIT_EMBEDDINGS, *with_theta), _NAMES)
         _check_scaling(self.scaling or ())
         _check_train_scaling(self.train_scaling or (), self.all_embeddings)
         if self.precision not in PRECISIONS:
@@ -168,16 +190,25 @@ def components(embedding: str) -> PositionEmbedding:
     return VIT_EMBEDDINGS[split_theta(embedding)[0]]
 
 
-def unpublished_types() -> tuple[str, ...]:
-    """Return the rope types without published weights, which `families` adds."""
-    return tuple(name for name, rope_type in ROPE_TYPES.items() if not rope_type.published)
+def _check_families(families: tuple[str, ...] | None) -> None:
+    """Raise ValueError for an empty list, unknown or repeated families, and for names of position embeddings."""
+    misplaced = [name for name in families or () if is_position_embedding(name)]
+    if misplaced:
+        raise ValueError(f"got family {misplaced[0]}, which is a position embedding; give it with --embeddings")
+    if len(families or ()) > 1 and "all" in (families or ()):
+        raise ValueError(f"got families {', '.join(families or ())}; all has the others: give it alone")
+    if families is not None:
+        _check_choices("family", families, ("all", *unpublished_types()))
 
 
-def _check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...]) -> None:
-    """Raise ValueError for an empty list, unknown or repeated names."""
+def _check_choices(what: str, given: tuple[str, ...], allowed: tuple[str, ...], listed: str | None = None) -> None:
+    """Raise ValueError for an empty list, unknown or repeated names; `listed` describes the allowed ones."""
     unknown = [name for name in given if name not in allowed]
-    if unknown or not given:
-        raise ValueError(f"got {what} {unknown[0] if unknown else 'list empty'}; choose from {', '.join(allowed)}")
+    choice = f"choose from {listed or ', '.join(allowed)}"
+    if not given:
+        raise ValueError(f"got {what} list empty; {choice}")
+    if unknown:
+        raise ValueError(f"got {what} {unknown[0]}; {suggest(unknown[0], allowed, choice)}")
     if len(set(given)) < len(given):
         raise ValueError(f"got {what}s {', '.join(given)}; name each once")
 

@@ -26,8 +26,6 @@ _TITLES = {
 _DASHES = ((4, 2), (1, 1.5))
 #: Colour of the reference lines.
 GREY = "#777777"
-#: Background of text that is drawn over curves.
-_WHITE = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
 
 
 def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
@@ -48,7 +46,7 @@ def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
     matplotlib = require("matplotlib", "figures")
     variants = list(dict.fromkeys(curve.variant for result in results for curve in result.curves))
     rows, columns = (1, len(results)) if len(variants) == 1 else (len(results), len(variants))
-    size = (6.2 * columns, 4.8) if len(variants) == 1 else (4.4 * columns, 0.8 + 4.2 * rows)
+    size = (6.2 * columns, 5.4) if len(variants) == 1 else (4.4 * columns, 0.8 + 4.8 * rows)
     cells = [(result, variant) for result in results for variant in variants]
     with matplotlib.rc_context(RC):
         figure = require("matplotlib.figure", "figures").Figure(figsize=size, layout="constrained")
@@ -98,12 +96,13 @@ def draw_panel(axes: Any, result: PanelResult, variant: Variant = _NO_SCALING, a
 
 
 def _draw_references(axes: Any, result: PanelResult) -> None:
-    """Draw the floor and the baselines of tiling and resizing as dashed lines with labels."""
+    """Draw the floor and the baselines of tiling and resizing as dashed lines, with a legend below the plot."""
+    lines = {}
     if result.floor is not None:
         sizes = [size for size in result.sizes if size in result.floor.scores]
         scores = [result.floor.scores[size] for size in sizes]
-        axes.plot(sizes, scores, color=GREY, linestyle="--", linewidth=1)
-        _label_line(axes, f"floor: {result.floor.name}", (sizes[-1], scores[-1]))
+        label = f"floor (a model that learned nothing): {result.floor.name}"
+        (lines[label],) = axes.plot(sizes, scores, color=GREY, linestyle="-.", linewidth=1)
     for baseline, dashes in zip(result.baselines, _DASHES, strict=False):
         known = dict(zip(baseline.sizes, baseline.mean, strict=True))
         whole = next(
@@ -111,20 +110,12 @@ def _draw_references(axes: Any, result: PanelResult) -> None:
         )
         if result.train_size in whole.sizes:  # at the training size the baseline is the model itself
             known = {result.train_size: whole.mean[whole.sizes.index(result.train_size)], **known}
-        axes.plot(
-            list(known),
-            list(known.values()),
-            color=position_style(baseline.embedding)[0],
-            linestyle=(0, dashes),
-            linewidth=1.2,
-        )
-        _label_line(axes, baseline.label, (baseline.sizes[-1], baseline.mean[-1]))
-
-
-def _label_line(axes: Any, text: str, end: tuple[float, float]) -> None:
-    """Write a label above the right end of a line."""
-    shift = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-    axes.annotate(text, end, **shift, color="#555555", fontsize=8, zorder=4, bbox=_WHITE)
+        colour = position_style(baseline.embedding)[0]
+        style = {"color": colour, "linestyle": (0, dashes), "linewidth": 1.2}
+        (lines[baseline.label],) = axes.plot(list(known), list(known.values()), **style)
+    if lines:  # below the plot, where it covers no curve
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
+        axes.legend(lines.values(), lines, **place, fontsize=8, labelcolor="#555555", handlelength=3.5)
 
 
 def _describe_variant(variant: Variant) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ropevit.data.emoji import STUDY_GROUPS
 from ropevit.models.positions import position_label
 from ropevit.study.config import StudyConfig
 from ropevit.study.floor import MIN_SHARE, MIN_STANDARD_ERRORS
@@ -96,6 +97,9 @@ def describe_method(config: StudyConfig, study: Mapping[str, Any]) -> list[str]:
     data = study["data"]
     counts = f"{data['train_images']:,} training and {data['test_images']:,} test images"
     images = f"Data: {counts} of {len(data['classes'])} classes."
+    if config.data == "emoji":
+        groups = f"{len(STUDY_GROUPS)} groups ({', '.join(STUDY_GROUPS)})"
+        images = f"Data: {counts}, drawings of {len(data['classes'])} things; what the models tell apart are {groups}."
     names = ", ".join(position_label(name) for name in config.all_embeddings)
     panels = [f"{_PANEL_TEXT[panel]} {_describe_settings(config.settings(panel))}" for panel in config.panels]
     own = [] if config.data in EMBEDDED else [_OWN_DATA_TEXT]

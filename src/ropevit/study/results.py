@@ -105,6 +105,11 @@ class PanelResult:
         """Test sizes in pixels."""
         return self.curves[0].sizes
 
+    @property
+    def statistic(self) -> str:
+        """What is compared, in a word: the mean over several seeds, or the score of one."""
+        return "mean" if len(self.seeds) > 1 else "score"
+
     def ranked(self, size: int) -> list[Curve]:
         """Sort the curves by their mean at a size, best first; at the training size those without RoPE scaling."""
         column = self.sizes.index(size)
@@ -265,10 +270,11 @@ def _most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
     best = Counter(curve.label for result, size in places for curve in _tied_best(result, size))
     most = max(best.values())
     first, *others = [name for name, count in best.items() if count == most]
+    statistic = max(places, key=lambda place: len(place[0].seeds))[0].statistic
     if others:
         each = f"{', '.join((first, *others[:-1]))} and {others[-1]}"
-        return f"{each} have the highest mean in {most} of {len(places)} measurements each"
-    told = f"{first} has the highest mean in {most} of {len(places)} measurements"
+        return f"{each} have the highest {statistic} in {most} of {len(places)} measurements each"
+    told = f"{first} has the highest {statistic} in {most} of {len(places)} measurements"
     if min(len(result.seeds) for result, _ in places) < _MIN_SEEDS:
         return told
     sure = sum(_clearly_best(result, size) == first for result, size in places)
@@ -310,14 +316,16 @@ def nearest_size(result: PanelResult) -> int:
 def _compare_at_size(result: PanelResult, size: int) -> str:
     """Name the best embedding at a size, and those that it leads in every seed."""
     best, *others = result.ranked(size)
-    place = "at the training size" if size == result.train_size else f"at {size / result.train_size:.3g}x of it"
+    place = (
+        "at the training size" if size == result.train_size else f"at {size / result.train_size:.3g}x the training size"
+    )
     place, best_score = f"{place} ({size} px)", format_score(best, size)
     if not others:
         return f"{place} {join_labels([best], size)} is alone"
     level = _tied_best(result, size)
     if len(level) > 1:
         return f"{place} {join_labels(level, size)} are level at the top"
-    told = f"{place} {best.label} has the highest mean, {best_score}"
+    told = f"{place} {best.label} has the highest {result.statistic}, {best_score}"
     if len(result.seeds) < _MIN_SEEDS:
         return f"{told} (next: {others[0].label}, {format_score(others[0], size)})"
     behind = [other for other in others if best.leads(other, size)]
@@ -349,10 +357,13 @@ def _seed_warning(result: PanelResult) -> str:
 
 
 def paper_order_summary(result: PanelResult) -> str:
-    """Return whether the paper's order beyond the training size (Mixed >= Axial >= APE) shows at these settings."""
+    """Return whether the paper's order beyond the training size (Mixed >= Axial >= APE) shows at these settings.
+
+    Empty with fewer than three seeds, where the order may be chance.
+    """
     order = [name for name in ("rope_mixed", "rope_axial", "ape") if any(c.embedding == name for c in result.curves)]
     larger = [size for size in result.sizes if size > result.train_size and result.above_floor(size)]
-    if len(order) < 2 or not larger:
+    if len(order) < 2 or not larger or len(result.seeds) < _MIN_SEEDS:
         return ""
     by_name = {curve.embedding: curve for curve in result.curves if curve.variant == (None, None)}
     column = {size: result.sizes.index(size) for size in larger}

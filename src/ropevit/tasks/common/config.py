@@ -21,7 +21,7 @@ _OPTIONS = {
 }
 
 #: A field that names a position embedding.
-PositionName = Annotated[str, tyro.conf.arg(help=describe_positions())]
+PositionName = Annotated[str, tyro.conf.arg(help=f"Position embedding: {describe_positions()}.")]
 
 
 @dataclass(frozen=True, kw_only=True)

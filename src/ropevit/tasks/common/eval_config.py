@@ -55,9 +55,6 @@ def numbers(read: Callable[[Sequence[str]], tuple[Any, ...]], metavar: str) -> A
 
 SIZES, RATIOS = numbers(read_sizes, "PIXELS,PIXELS"), numbers(read_ratios, "RATIO,RATIO")
 
-#: A flag without a --no- form.
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ropevit.data.coco import open_coco
 from ropevit.extras import require
-from ropevit.tasks.common.eval_config import EvalConfig, Flag
+from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import (
     EvalPlan,
     EvalTimer,
@@ -42,7 +42,7 @@ METADATA = ("category_ids", "mean", "std", "test_side", "longest", "top")
 class DetectorOptions:
     """Detectors only."""
 
-    save_detections: Flag = False
+    save_detections: bool = False
     """Write the detections at each size to detections-SIZE.json, in the COCO results format."""
 
 

@@ -9,7 +9,7 @@ from ropevit.data.ade import open_ade
 from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
-from ropevit.tasks.common.eval_config import RATIOS, EvalConfig, Flag
+from ropevit.tasks.common.eval_config import RATIOS, EvalConfig
 from ropevit.tasks.common.evaluation import (
     EvalPlan,
     EvalTimer,
@@ -53,13 +53,13 @@ class SegmenterOptions:
         ValueError: If a field is out of range.
     """
 
-    whole: Flag = False
+    whole: bool = False
     """Predict on whole images, even if the model's file says sliding windows."""
     window: int | None = None
     """Side in pixels of the sliding window, instead of the one in the model's file."""
     stride: int | None = None
     """Stride of the sliding window in pixels, instead of the one in the model's file, or two thirds of --window."""
-    flip: Flag = False
+    flip: bool = False
     """Test-time augmentation: average with the horizontally flipped image."""
     ratios: Annotated[tuple[float, ...], RATIOS] = ()
     """Test-time augmentation: average over the image at each test size times these ratios."""
