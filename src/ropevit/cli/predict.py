@@ -78,7 +78,8 @@ class PredictConfig:
                 raise ValueError(f"got {name} {value!r} with a {model}; choose one of {', '.join(option.choices)}")
         if self.option("way") not in (None, "whole") and not self.size:
             raise ValueError(
-                f"got --way {self.option('way')} without --size; at the training size all ways are the same: add --size"
+                f"got --way {self.option('way')} without --size; ways differ at other sizes than that of the "
+                "training: add --size"
             )
         if task is not TASKS[CLASSIFY] and len(self.size) > 1:
             raise ValueError(f"got size {self.size} with a {task.noun}; give the shorter side only")

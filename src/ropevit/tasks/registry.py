@@ -186,8 +186,15 @@ TASKS: dict[str, TaskSpec] = {
             "scaling": "a detector is trained at many sizes, most of its blocks in windows, so no one grid is the "
             "reference for RoPE scaling",
         },
+        baselines=WAYS[1:],
         predict=f"{_DETECT}.predict:open_predictor",
         predict_options={
+            "way": PredictOption(
+                str,
+                "how an image of --size is predicted: whole (default), in overlapping tiles of the training size, "
+                "whose boxes are merged, or after a resize to it",
+                choices=WAYS,
+            ),
             "topk": PredictOption(int, "maximum detections per image (default: 100)", least=1),
             "threshold": PredictOption(float, "minimum score of a detection, from 0 to 1 (default: 0.3)"),
         },
@@ -207,7 +214,16 @@ TASKS: dict[str, TaskSpec] = {
         result=f"{_SEGMENT}.evaluate:SegmenterResult",
         eval_options=f"{_SEGMENT}.evaluate:SegmenterOptions",
         eval_refused={"model": _KNOWS_ITS_MODEL, "batch_size": "a segmenter takes images one by one"},
+        baselines=WAYS[1:],
         predict=f"{_SEGMENT}.predict:open_predictor",
+        predict_options={
+            "way": PredictOption(
+                str,
+                "how an image of --size is predicted: whole, in adjacent tiles of the training size, or after a "
+                "resize to it (default: whole or in sliding windows, as the model's file says)",
+                choices=WAYS,
+            )
+        },
         predict_files=("labels", "classes.txt"),
         step_spec=f"{_SEGMENT}.estimate:step_spec",
         recipe_facts=f"{_SEGMENT}.recipes:recipe_facts",

@@ -15,10 +15,10 @@ from tasks.segment.small import small_segmenter
 CLASSES = ("sky", "sea", "sand", "boat")
 
 
-def save_tiny(path, classes=CLASSES, position="rope_mixed", inference=None, **facts):
-    """Save an untrained segmenter whose output depends on the image."""
+def save_tiny(path, classes=CLASSES, position="rope_mixed", inference=None, model=None, **facts):
+    """Save an untrained segmenter whose output depends on the image; `model` are other options of it."""
     torch.manual_seed(1)
-    config = small_segmenter(position=position)
+    config = small_segmenter(**{"position": position} | (model or {}))
     model = build_segmenter(config, len(classes)).eval()
     with torch.no_grad():
         for weight in model.parameters():

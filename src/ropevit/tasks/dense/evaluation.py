@@ -1,6 +1,7 @@
 """Shared by the evaluations of detectors and segmenters: checks of file and data, sizes, settings and statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -10,7 +11,8 @@ from torch import nn
 
 from ropevit.data.loading import describe_skipped
 from ropevit.tasks.common.eval_results import fingerprint
-from ropevit.tasks.common.evaluation import EvalContext, EvalTimer
+from ropevit.tasks.common.evaluation import BaselinePlan, EvalContext, EvalTimer, SizeEvaluation
+from ropevit.tasks.common.ways import Way, patch_tokens
 from ropevit.tasks.dense.model_file import ConfigT, ModelInfo
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
@@ -100,7 +102,27 @@ def identity(inputs: EvalInputs[Any], annotations: str) -> dict[str, Any]:
     }
 
 
-def inference_fields(inputs: EvalInputs[Any], size: int, short: str, long: str) -> dict[str, Any]:
+def baseline_plans(measure: Callable[[int, Way], SizeEvaluation], trained_at: int) -> dict[Way, BaselinePlan]:
+    """Return the baselines of a detector or segmenter.
+
+    Tiles are left out below the training size, not at it, where a longer image is more than one tile.
+
+    Args:
+        measure: Evaluates at a size in a way.
+        trained_at: The test size in training, in pixels.
+    """
+    return {
+        "tiles": BaselinePlan(measure=lambda size: measure(size, "tiles"), differs=lambda size: size >= trained_at),
+        "resize": BaselinePlan(measure=lambda size: measure(size, "resize"), differs=lambda size: size != trained_at),
+    }
+
+
+def long_limit(metadata: Mapping[str, Any], size: int, short: str, long: str) -> int:
+    """Return the limit on the longer side at a size, which grows with the shorter one; see `inference_fields`."""
+    return round(metadata[long] * size / metadata[short])
+
+
+def inference_fields(inputs: EvalInputs[Any], size: int, short: str, long: str, way: Way = "whole") -> dict[str, Any]:
     """Return the fields of `InferenceSettings` at a size: the limit on the longer side grows in proportion.
 
     Args:
@@ -108,18 +130,22 @@ def inference_fields(inputs: EvalInputs[Any], size: int, short: str, long: str) 
         size: Limit on the shorter side in pixels.
         short: Key of the training's limit on the shorter side in the metadata.
         long: Key of that on the longer side.
+        way: How an image is predicted; with `resize`, it is resized to `size` and then to the training size.
     """
     metadata, context = inputs.info.metadata, inputs.context
+    first = (size, long_limit(metadata, size, short, long)) if way == "resize" else None
+    size = metadata[short] if way == "resize" else size
     mean, std = (torch.tensor(metadata[name], device=context.device).view(-1, 1, 1) for name in ("mean", "std"))
     return {
         "short": size,
-        "long": round(metadata[long] * size / metadata[short]),
+        "long": long_limit(metadata, size, short, long),
         "mean": mean,
         "std": std,
         "workers": context.config.workers,
         "world": context.world,
         "rank": context.rank,
         "autocast": context.autocast,
+        "resize_first": first,
     }
 
 
@@ -128,3 +154,36 @@ def size_stats(timer: EvalTimer, inputs: EvalInputs[Any], bad: Sequence[int]) ->
     source = inputs.source
     skipped = [line for part in inputs.context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
     return timer.stats(len(source) - len(skipped), len(source)), tuple(skipped)
+
+
+@contextmanager
+def count_tokens(backbone: nn.Module, patch_size: int) -> Iterator[list[int]]:
+    """Context that collects the patch tokens of each forward pass: of all images of a batch, with their padding.
+
+    Args:
+        backbone: Takes images (B, c, H, W).
+        patch_size: Side of its patches in pixels.
+    """
+    counts: list[int] = []
+
+    def count(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        number, _, height, width = inputs[0].shape
+        counts.append(number * patch_tokens(height, width, patch_size))
+
+    hook = backbone.register_forward_pre_hook(count)
+    try:
+        yield counts
+    finally:
+        hook.remove()
+
+
+def mean_tokens(counts: Sequence[int], inputs: EvalInputs[Any], images: int) -> int:
+    """Return the patch tokens of an image, the mean over the images of all processes; every process must call it.
+
+    Args:
+        counts: Patch tokens of each forward pass of this process.
+        inputs: The evaluation.
+        images: Images evaluated, over all processes.
+    """
+    total = inputs.context.communicator.all_reduce_sum(torch.tensor(float(sum(counts)), dtype=torch.float64))
+    return round(total.item() / max(images, 1))

@@ -28,3 +28,6 @@ class InferenceSettings:
     """Rank of this process."""
     autocast: Callable[[], AbstractContextManager]
     """Returns a context with the precision of the forward pass."""
+    resize_first: tuple[int, int] | None = None
+    """Limits on the shorter and the longer side to which an image is resized before it is resized to `short` and
+    `long`; None resizes it once."""

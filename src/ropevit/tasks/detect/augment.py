@@ -87,15 +87,21 @@ def train_transform(config: ScaleConfig | None = None) -> Transform:
     return vision.Compose([vision.RandomHorizontalFlip(config.flip), sized, *finish])
 
 
-def eval_transform(short: int = 800, longest: int = LONGEST) -> Transform:
+def eval_transform(short: int = 800, longest: int = LONGEST, resize_first: tuple[int, int] | None = None) -> Transform:
     """Return the transform that resizes the shorter side to `short` pixels, with the longer one limited to `longest`.
+
+    With `resize_first`, an image is first resized in the same way to these two limits.
 
     Raises:
         ValueError: If `short` is above `longest`.
     """
     if not 1 <= short <= longest:
         raise ValueError(f"got short={short}, longest={longest}; expected 1 <= short <= longest pixels")
-    return ShortestSize((short,), longest)
+    resize = ShortestSize((short,), longest)
+    if resize_first is None:
+        return resize
+    vision = require("torchvision.transforms.v2", "train")
+    return vision.Compose([eval_transform(*resize_first), resize])
 
 
 @dataclass(frozen=True)

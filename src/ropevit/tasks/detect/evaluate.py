@@ -17,18 +17,23 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     weights_and_name,
 )
+from ropevit.tasks.common.ways import Way
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
+    baseline_plans,
     check_classes,
     check_metadata,
+    count_tokens,
     identity,
     inference_fields,
+    long_limit,
+    mean_tokens,
     plan_fields,
     size_stats,
 )
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
-from ropevit.tasks.detect.model import DetectModel, load_detector
+from ropevit.tasks.detect.model import DetectModel, Detector, load_detector
 from ropevit.tasks.registry import TASKS
 
 #: Default sizes relative to the test size of the training: 480, 640, 800, 1024 and 1333 pixels for 800.
@@ -86,6 +91,11 @@ class DetectorResult:
     """Throughput of all processes together, including reading."""
     peak_memory_gib: float
     """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
+    way: str | None = None
+    """How images were predicted: whole, in tiles of the training size, or after a resize to it."""
+    tokens: int | None = None
+    """Patch tokens of an image, of all its tiles together and with padding, on average; of the first stage in a
+    Swin."""
 
     @property
     def scores(self) -> dict[str, float | None]:
@@ -151,28 +161,45 @@ def _evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> 
         names={str(number): each for number, each in zip(source.category_ids, source.classes, strict=True)},
         row=DetectorResult,
         measure=lambda size: evaluate_size(size, inputs),
+        baselines=baseline_plans(lambda size, way: evaluate_size(size, inputs, way), metadata["test_side"]),
         notes=(f"{len(source.dropped)} boxes without an area are ignored",) if source.dropped else (),
     )
 
 
-def evaluate_size(size: int, inputs: EvalInputs[DetectModel]) -> SizeEvaluation:
+def settings_at(size: int, inputs: EvalInputs[DetectModel], way: Way) -> DetectorSettings:
+    """Return the settings of inference at a size."""
+    metadata = inputs.info.metadata
+    return DetectorSettings(
+        **inference_fields(inputs, size, "test_side", "longest", way),
+        max_detections=metadata["top"],
+        batch_size=inputs.context.config.batch_size or 1,
+        tile=metadata["test_side"] if way == "tiles" else None,
+    )
+
+
+def evaluate_size(size: int, inputs: EvalInputs[DetectModel], way: Way = "whole") -> SizeEvaluation:
     """Evaluate at one size."""
     context, source, metadata = inputs.context, inputs.source, inputs.info.metadata
-    timer = EvalTimer(context)
-    settings = DetectorSettings(
-        **inference_fields(inputs, size, "test_side", "longest"),
-        max_detections=metadata["top"],
-        batch_size=context.config.batch_size or 1,
-    )
-    rows, bad = run_detector(inputs.model, source, settings, context.communicator, context.watch(size, len(source)))
+    timer, settings = EvalTimer(context), settings_at(size, inputs, way)
+    watch = context.watch(size, len(source), way)
+    assert isinstance(inputs.model, Detector)
+    with count_tokens(inputs.model.backbone, inputs.info.config.body_config().patch_size) as tokens:
+        rows, bad = run_detector(inputs.model, source, settings, context.communicator, watch)
     stats, skipped = size_stats(timer, inputs, bad)
     result = context.communicator.run_on_main(lambda: average_precision(source.annotations, rows))
     scores = {name: round(result.scores[name], 4) if name in result.scores else None for name in NAMES}
     return SizeEvaluation(
-        row=DetectorResult(size=size, longest=settings.long, **scores, **stats),
+        row=DetectorResult(
+            size=size,
+            longest=long_limit(metadata, size, "test_side", "longest"),
+            **scores,
+            **stats,
+            way=way,
+            tokens=mean_tokens(tokens, inputs, stats["images"]),
+        ),
         classes=[result.classes[number] for number in source.category_ids],
         skipped=skipped,
-        files={f"detections-{size}.json": coco_results(rows)}
+        files={f"detections-{size}{'' if way == 'whole' else f'-{way}'}.json": coco_results(rows)}
         if context.config.task_options(DetectorOptions).save_detections
         else {},
     )

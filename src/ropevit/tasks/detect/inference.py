@@ -12,8 +12,8 @@ from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.average_precision import Rows, result_rows
-from ropevit.tasks.detect.batches import Batch, eval_batches, normalize
-from ropevit.tasks.detect.postprocess import to_detections
+from ropevit.tasks.detect.batches import Batch, eval_batches
+from ropevit.tasks.detect.tiles import detect_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class DetectorSettings(InferenceSettings):
     """Maximum number of detections per image."""
     batch_size: int
     """Images per batch and process; padding may slightly change the detections in smaller images."""
+    tile: int | None = None
+    """Side in pixels of the tiles in which objects are detected; None takes whole images."""
 
 
 @torch.no_grad()
@@ -47,7 +49,7 @@ def run_detector(
         Detections of all processes, in pixels of the original images and sorted by image id, and the indices of the
         images that this process skipped.
     """
-    transform = eval_transform(settings.short, settings.long)
+    transform = eval_transform(settings.short, settings.long, settings.resize_first)
     rank = {"world": settings.world, "rank": settings.rank}
     rows, bad, done = [np.empty((0, 7))], [], 0
     for batch in eval_batches(source, transform, settings.batch_size, settings.workers, **rank):
@@ -62,6 +64,5 @@ def run_detector(
 def _detect_batch(model: nn.Module, batch: Batch, source: CocoSource, settings: DetectorSettings) -> list[Rows]:
     """Detect objects in a batch."""
     with settings.autocast():
-        output = model(normalize(batch, settings.mean, settings.std), batch.sizes)
-    found = to_detections(output.layers[-1], batch.originals, settings.max_detections)
+        found = detect_batch(model, batch, settings.mean, settings.std, top=settings.max_detections, tile=settings.tile)
     return [result_rows(i, each, source.category_ids) for i, each in zip(batch.ids, found, strict=True)]

@@ -17,10 +17,12 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Annotation, Summary, add_legend, paint_boxes, save_png
+from ropevit.tasks.common.ways import Way
 from ropevit.tasks.detect.augment import eval_transform
-from ropevit.tasks.detect.batches import collate, normalize, prepare
+from ropevit.tasks.detect.batches import collate, prepare
 from ropevit.tasks.detect.model import Detector, load_detector
-from ropevit.tasks.detect.postprocess import Detections, to_detections
+from ropevit.tasks.detect.postprocess import Detections
+from ropevit.tasks.detect.tiles import detect_batch
 
 #: File with all detections, in COCO's format for results.
 RESULTS = "detections.json"
@@ -40,6 +42,8 @@ class DetectionOptions:
     """Maximum number of objects per image."""
     size: int | None = None
     """Shorter side to which images are resized, in pixels; None takes that of the training's evaluation."""
+    way: Way = "whole"
+    """How an image of that size is predicted: whole, in tiles of the training size, or after a resize to it."""
 
     def __post_init__(self):
         if not 0 <= self.threshold <= 1:
@@ -64,6 +68,8 @@ class DetectionPredictor:
     """Shorter side to which images are resized, in pixels."""
     longest: int
     """Maximum length of the longer side."""
+    trained: tuple[int, int]
+    """Both, in the evaluation of the training."""
     mean: Tensor
     """Mean of each channel (3, 1, 1), for pixels from 0 to 1, on the model's device."""
     std: Tensor
@@ -74,10 +80,13 @@ class DetectionPredictor:
     def detect(self, image: Image.Image) -> Detections:
         """Detect objects in an RGB image, sorted by score, with boxes in pixels of the image."""
         nothing = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 0)
-        transform = eval_transform(self.short, self.longest)
-        batch = collate([prepare(_widen_thin_image(image, self.longest), nothing, transform, len(self.classes))], [])
-        output = self.model(normalize(batch, self.mean, self.std), batch.sizes)
-        found = to_detections(output.layers[-1], [(image.height, image.width)], self.config.top)[0]
+        limits = self.short, self.longest
+        steps = [self.trained, limits] if self.config.way == "resize" else [limits]  # the last of the steps comes first
+        wide = _widen_thin_image(image, min(longest for _, longest in steps))
+        sample = prepare(wide, nothing, eval_transform(*steps[0], *steps[1:]), len(self.classes))
+        batch = collate([sample._replace(original=(image.height, image.width))], [])
+        tile = self.trained[0] if self.config.way == "tiles" else None
+        found = detect_batch(self.model, batch, self.mean, self.std, top=self.config.top, tile=tile)[0]
         count = int((found.scores >= self.config.threshold).sum())
         return Detections(*(each[:count].cpu() for each in (found.scores, found.labels, found.boxes)))
 
@@ -102,6 +111,7 @@ def load_detection_predictor(path: Path | str, config: DetectionOptions, device:
         category_ids=tuple(facts["category_ids"]),
         short=short,
         longest=max(short, round(longest * short / side)),
+        trained=(side, longest),
         mean=torch.tensor(look["mean"], device=device).view(3, 1, 1),
         std=torch.tensor(look["std"], device=device).view(3, 1, 1),
         config=config,

@@ -42,22 +42,44 @@ class ImageViews(NamedTuple):
     """Its index if it cannot be read."""
 
 
-def eval_reader(source: AdeSource, short: int, long: int, ratios: tuple[float, ...]) -> EvalReader[ImageViews]:
+def eval_reader(
+    source: AdeSource,
+    short: int,
+    long: int,
+    ratios: tuple[float, ...],
+    resize_first: tuple[int, int] | None = None,
+) -> EvalReader[ImageViews]:
     """Return a reader of single images, each at several sizes."""
-    return EvalReader(source, partial(make_views, short=short, long=long, ratios=ratios), single)
+    sizes = {"short": short, "long": long, "ratios": ratios, "resize_first": resize_first}
+    return EvalReader(source, partial(make_views, **sizes), single)
 
 
 def make_views(
-    image: Image.Image, labels: UInt8[np.ndarray, "H W"], short: int, long: int, ratios: tuple[float, ...]
+    image: Image.Image,
+    labels: UInt8[np.ndarray, "H W"],
+    short: int,
+    long: int,
+    ratios: tuple[float, ...],
+    resize_first: tuple[int, int] | None = None,
 ) -> tuple[list[Tensor], Tensor]:
-    """Resize an image to the largest size within both limits, for each ratio; the labels keep their size."""
+    """Resize an image to the largest size within both limits, for each ratio; the labels keep their size.
+
+    With `resize_first`, the image is first resized to the largest size within these limits.
+    """
     functional: Any = require("torchvision.transforms.v2.functional", "train")
+    original = image.height, image.width
+    if resize_first is not None:
+        image = functional.resize(image, _at_least_one(view_size(original, *resize_first)))
     views = []
     for ratio in ratios:
-        size = view_size((image.height, image.width), short, long, ratio)
-        resized = functional.resize(image, [max(size[0], 1), max(size[1], 1)])
+        resized = functional.resize(image, _at_least_one(view_size(original, short, long, ratio)))
         views.append(functional.pil_to_tensor(resized)[None])
     return views, torch.from_numpy(labels.copy())
+
+
+def _at_least_one(size: tuple[int, int]) -> list[int]:
+    """Return height and width, of which an elongated image may have none after resizing, as at least one pixel."""
+    return [max(side, 1) for side in size]
 
 
 def single(samples: list[tuple[list[Tensor], Tensor]], bad: list[int]) -> ImageViews:
@@ -68,7 +90,7 @@ def single(samples: list[tuple[list[Tensor], Tensor]], bad: list[int]) -> ImageV
 
 def read(source: AdeSource, settings: SegmenterSettings) -> Iterator[ImageViews]:
     """Read this process's images; all processes together read each image once."""
-    reader = eval_reader(source, settings.short, settings.long, settings.ratios)
+    reader = eval_reader(source, settings.short, settings.long, settings.ratios, settings.resize_first)
     return batches(reader, eval_keys(len(source), 1, settings.world, settings.rank), settings.workers)
 
 

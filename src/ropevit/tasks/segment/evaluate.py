@@ -11,6 +11,7 @@ from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_config import RATIOS, EvalConfig
 from ropevit.tasks.common.evaluation import (
+    BaselinePlan,
     EvalPlan,
     EvalTimer,
     Report,
@@ -20,12 +21,17 @@ from ropevit.tasks.common.evaluation import (
     weights_and_name,
 )
 from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.common.ways import Way
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
+    baseline_plans,
     check_classes,
     check_metadata,
+    count_tokens,
     identity,
     inference_fields,
+    long_limit,
+    mean_tokens,
     plan_fields,
     size_stats,
 )
@@ -33,7 +39,7 @@ from ropevit.tasks.dense.model_file import ModelInfo
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_matrix
-from ropevit.tasks.segment.inference import InferenceConfig
+from ropevit.tasks.segment.inference import InferenceConfig, in_tiles
 from ropevit.tasks.segment.mean_iou import segmentation_scores
 from ropevit.tasks.segment.model import SegmentModel, load_segmenter
 from ropevit.weights.errors import WeightsError
@@ -96,6 +102,11 @@ class SegmenterResult:
     """Throughput of all processes together, including reading."""
     peak_memory_gib: float
     """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
+    way: str | None = None
+    """How images were predicted: whole, in tiles (of the training size, or windows of other settings), or after a
+    resize to the training size."""
+    tokens: int | None = None
+    """Patch tokens of an image, of all its tiles and views together, on average; of the first stage in a Swin."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -116,6 +127,11 @@ class SegmenterInputs(EvalInputs[SegmentModel]):
     """Whole images or sliding windows, and flipping."""
     ratios: tuple[float, ...]
     """Ratios of the views to average over; (1.0,) for one view."""
+
+    @property
+    def way(self) -> Way:
+        """How an image is predicted if nothing else is asked for."""
+        return "whole" if self.inference.window is None else "tiles"
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[SegmenterResult]:
@@ -234,33 +250,64 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
     scaling = scaling_override(inputs.context.config)
     options = {"ratios": list(inputs.ratios)} | ({} if scaling is None else {"scaling": scaling})
     views += [] if scaling is None else [f"scaling {scaling}"]
+    trained_at = inputs.info.metadata["test_short"]
     return EvalPlan(
-        **plan_fields(inputs, path, name, inputs.info.metadata["test_short"], SIZE_FACTORS),
+        **plan_fields(inputs, path, name, trained_at, SIZE_FACTORS),
         how=", ".join(["shorter side", how, *views]),
         metric=TASKS["segment"].metric,
         fixed=identity(inputs, files) | asdict(inference) | options,
         names={str(label): each for label, each in enumerate(source.classes, 1)},
         row=SegmenterResult,
         measure=lambda size: evaluate_size(size, inputs),
+        way=inputs.way,
+        baselines=_baselines(inputs, trained_at),
     )
 
 
-def evaluate_size(size: int, inputs: SegmenterInputs) -> SizeEvaluation:
-    """Evaluate at one size."""
+def _baselines(inputs: SegmenterInputs, trained_at: int) -> dict[Way, BaselinePlan]:
+    """Return the baselines: tiles only beside whole images.
+
+    Raises:
+        ValueError: If tiles are asked for besides sliding windows.
+    """
+    found = baseline_plans(lambda size, way: evaluate_size(size, inputs, way), trained_at)
+    offered: dict[Way, BaselinePlan] = {way: plan for way, plan in found.items() if way != inputs.way}
+    if "tiles" in inputs.context.config.baselines and "tiles" not in offered:
+        raise ValueError(
+            f"got --baselines tiles with a segmenter in windows of {inputs.inference.window} pixels every "
+            f"{inputs.inference.stride}, which are tiles already: add --whole to compare with whole images, or leave "
+            "it out"
+        )
+    return offered
+
+
+def settings_at(size: int, inputs: SegmenterInputs, way: Way | None = None) -> SegmenterSettings:
+    """Return the settings of inference at a size; None as a way takes the windows of the file and the options."""
+    inference = in_tiles(inputs.inference, inputs.info.metadata["test_short"]) if way == "tiles" else inputs.inference
+    fields = inference_fields(inputs, size, "test_short", "test_long", way or "whole")
+    return SegmenterSettings(**fields, ratios=inputs.ratios, inference=inference)
+
+
+def evaluate_size(size: int, inputs: SegmenterInputs, way: Way | None = None) -> SizeEvaluation:
+    """Evaluate at one size; see `settings_at`."""
     context, source = inputs.context, inputs.source
-    timer = EvalTimer(context)
-    settings = SegmenterSettings(
-        **inference_fields(inputs, size, "test_short", "test_long"), ratios=inputs.ratios, inference=inputs.inference
-    )
+    timer, settings = EvalTimer(context), settings_at(size, inputs, way)
     assert isinstance(inputs.model, SegmentationModel)
-    counts, bad = confusion_matrix(
-        inputs.model, source, settings, context.communicator, context.watch(size, len(source))
-    )
+    watch = context.watch(size, len(source), way or inputs.way)
+    with count_tokens(inputs.model.backbone, inputs.info.config.body_config().patch_size) as tokens:
+        counts, bad = confusion_matrix(inputs.model, source, settings, context.communicator, watch)
     stats, skipped = size_stats(timer, inputs, bad)
     result = segmentation_scores(counts)
     scores = {name: round(score, 4) for name, score in result.percent().items()}
     return SizeEvaluation(
-        row=SegmenterResult(size=size, long=settings.long, **scores, **stats),
+        row=SegmenterResult(
+            size=size,
+            long=long_limit(inputs.info.metadata, size, "test_short", "test_long"),
+            **scores,
+            **stats,
+            way=way or inputs.way,
+            tokens=mean_tokens(tokens, inputs, stats["images"]),
+        ),
         classes=(100 * result.iou).tolist(),
         skipped=skipped,
     )

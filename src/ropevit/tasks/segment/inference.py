@@ -44,6 +44,16 @@ class InferenceConfig:
 SLIDE = InferenceConfig(window=512, stride=341)
 
 
+def in_tiles(config: InferenceConfig, side: int) -> InferenceConfig:
+    """Return settings that predict in adjacent tiles; the last ones overlap where they do not divide the image.
+
+    Args:
+        config: Other settings.
+        side: Side of a tile in pixels.
+    """
+    return replace(config, window=side, stride=side)
+
+
 #: Maximum pixels per strip in which scores are upsampled; those of a whole large photo may not fit into memory.
 STRIP = 2**20
 

@@ -1,7 +1,7 @@
 """Segment images of any size; write label maps as ADE20K does, and coloured images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Summary, add_legend, paint_labels, save_png
+from ropevit.tasks.common.ways import Way
 from ropevit.tasks.segment.base import SegmentationModel
-from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
+from ropevit.tasks.segment.inference import InferenceConfig, in_tiles, segment, view_size
 from ropevit.tasks.segment.model import load_segmenter
 
 #: Directory of the label maps, beside the coloured images.
@@ -43,22 +44,29 @@ class SegmentationPredictor:
     std: tuple[float, ...]
     """Standard deviation of each channel."""
     inference: InferenceConfig
+    resize_first: tuple[int, int] | None = None
+    """Limits on both sides to which an image is resized before it is resized to `short` and `long`."""
 
     def segment(self, image: Image.Image) -> Int[np.ndarray, "H W"]:
         """Return the class of each pixel of an RGB image, from 0."""
-        height, width = (max(1, side) for side in view_size((image.height, image.width), self.short, self.long))
-        view = to_tensor(image.resize((width, height), Image.Resampling.BILINEAR), self.mean, self.std)
-        view = view[None].to(next(self.model.parameters()).device)
-        return segment(self.model.logits, [view], (image.height, image.width), self.inference)[0].cpu().numpy()
+        original, mean, std = (image.height, image.width), self.mean, self.std
+        for limits in ([] if self.resize_first is None else [self.resize_first]) + [(self.short, self.long)]:
+            height, width = (max(1, side) for side in view_size(original, *limits))
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        view = to_tensor(image, mean, std)[None].to(next(self.model.parameters()).device)
+        return segment(self.model.logits, [view], original, self.inference)[0].cpu().numpy()
 
 
-def load_segmentation_predictor(path: Path | str, size: int | None, device: torch.device) -> SegmentationPredictor:
+def load_segmentation_predictor(
+    path: Path | str, size: int | None, device: torch.device, way: Way | None = None
+) -> SegmentationPredictor:
     """Load a trained segmenter with the preprocessing of its evaluation.
 
     Args:
         path: Its file.
         size: Limit on the shorter side in pixels; None takes that of the training's evaluation.
         device: Where it runs.
+        way: How an image of that size is predicted; None takes the file's settings, whole images or sliding windows.
 
     Raises:
         WeightsError: If it is no segmenter file.
@@ -68,14 +76,24 @@ def load_segmentation_predictor(path: Path | str, size: int | None, device: torc
         raise ValueError(f"got size={size}; expected the shorter side in pixels, 1 or more")
     model, info = load_segmenter(path)
     short, long, inference = _stored_evaluation(info.metadata, str(path))
+    limits = size or short, round(long * (size or short) / short)
+    first, limits = (limits, (short, long)) if way == "resize" else (None, limits)
     return SegmentationPredictor(
         model=model.to(device).eval(),
         classes=tuple(info.classes),
-        short=size or short,
-        long=round(long * (size or short) / short),
+        short=limits[0],
+        long=limits[1],
         **pixel_statistics(info.metadata, 3, str(path)),
-        inference=inference,
+        inference=_inference_by(way, inference, short),
+        resize_first=first,
     )
+
+
+def _inference_by(way: Way | None, stored: InferenceConfig, side: int) -> InferenceConfig:
+    """Return the settings of a way to predict: those of the file for none and after a resize; tiles have `side`."""
+    if way == "tiles":
+        return in_tiles(stored, side)
+    return replace(stored, window=None) if way == "whole" else stored
 
 
 def _stored_evaluation(metadata: Mapping[str, Any], source: str) -> tuple[int, int, InferenceConfig]:
@@ -124,9 +142,11 @@ class LabelFolder:
         return f"{LABELS}/ and {CLASSES_FILE}"
 
 
-def open_predictor(path: str, out: Path, device: torch.device, *, size: int | None = None) -> LabelFolder:
+def open_predictor(
+    path: str, out: Path, device: torch.device, *, size: int | None = None, way: Way | None = None
+) -> LabelFolder:
     """Load a segmenter, and write its predictions to a folder; arguments as of `load_segmentation_predictor`."""
-    return LabelFolder(load_segmentation_predictor(path, size, device), out)
+    return LabelFolder(load_segmentation_predictor(path, size, device, way), out)
 
 
 def label_map(labels: Int[np.ndarray, "H W"], classes: int) -> Image.Image:
