@@ -203,7 +203,7 @@ def test_a_stopped_search_goes_on(arguments, monkeypatch, capsys):
             ["--sizes", "32", "--max-images", "39"],
             "got 39 images to choose a scaling method with; expected at least 40",
         ),
-        (["--sizes", "32", "--out", "own"], "own is not empty; choose another --out, or go on with what is there"),
+        (["--sizes", "32", "--out", "own"], "own is not empty; choose another --out, or continue the search in it"),
         (["--sizes", "32", "--out", "own", "--resume"], "cannot read own/tuning.json"),
     ],
 )

@@ -65,7 +65,7 @@ def test_polynomial_schedule_decays_as_a_power_of_the_remaining_steps():
     assert start[-1] == pytest.approx(2e-4 + 8e-4 * 0.01)
     steeper = rates(replace(config, power=2.0), 7)
     assert steeper[50] == pytest.approx(1e-3 / 4)
-    assert config.passes(7) == pytest.approx(100 / 7)
+    assert config.length_in_epochs(7) == pytest.approx(100 / 7)
 
 
 @pytest.mark.parametrize(

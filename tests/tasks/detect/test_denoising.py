@@ -8,7 +8,7 @@ from ropevit.tasks.detect.denoising import (
     denoising_queries,
     jitter_boxes,
     make_denoising_groups,
-    scatter_targets,
+    pad_targets,
 )
 from tasks.detect.small import CLASSES, objects, small_config
 
@@ -54,7 +54,7 @@ def test_empty_slots_have_zero_content_and_a_centred_box():
     assert queries.boxes[2].eq(0.5).all()
     assert queries.content[1, [1, 2, 4, 5, 7, 8, 10, 11]].eq(0).all()
     assert queries.content[1, [0, 3, 6, 9]].ne(0).all()
-    labels, boxes, filled = scatter_targets(TARGETS, DenoisingGroups(2, 3))
+    labels, boxes, filled = pad_targets(TARGETS, DenoisingGroups(2, 3))
     assert filled.tolist() == [[True] * 3, [True, False, False], [False] * 3]
     assert labels[1].tolist() == [4, 0, 0]
     assert boxes[1, 1:].eq(0).all()

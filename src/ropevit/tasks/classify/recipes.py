@@ -226,7 +226,7 @@ def _training_images(config: TrainConfig) -> int:
 def images_seen(config: TrainConfig) -> float:
     """Return the number of images seen in a training, over all epochs."""
     images = _training_images(config)
-    return config.optim.passes(images / config.batch_size) * images
+    return config.optim.length_in_epochs(images / config.batch_size) * images
 
 
 def training_cost(config: TrainConfig) -> float:

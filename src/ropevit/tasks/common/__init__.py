@@ -1,3 +1,3 @@
-"""What all tasks train with: one engine, its checkpoints, its optimizers and its logs."""
+"""Shared by all tasks: the training engine, checkpoints, optimizers, logs and the loop of evaluations."""
 
 __all__: list[str] = []

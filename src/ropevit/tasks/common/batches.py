@@ -1,4 +1,4 @@
-"""Order of the training images, their normalization, and the objects of a training step."""
+"""Shared by the data pipelines of all tasks: order of the images, ImageNet's mean and std, objects per step."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -42,7 +42,7 @@ BatchT = TypeVar("BatchT")
 
 
 def count_objects(batches: Iterator[BatchT], parts: int, count: Callable[[BatchT], int]) -> Iterator[BatchT]:
-    """Set the field `objects` of each micro-batch to the number of objects of its whole step, a divisor of set losses.
+    """Store in each micro-batch the number of objects of its whole step, by which the losses are divided.
 
     All micro-batches of a step are read before the first is returned.
 

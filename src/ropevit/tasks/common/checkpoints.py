@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written atomically, checked for damage, and read."""
+"""Write, check and read the checkpoints of a training."""
 
 import re
 from pathlib import Path
@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         write_atomically(path, lambda file: torch.save(state, file))
     except (ValueError, RuntimeError) as error:  # RuntimeError: of torch.save
         newest = list_checkpoints(folder)
-        kept = f"{newest[-1]} is whole" if newest else "no checkpoint was there before"
+        kept = f"{newest[-1]} is intact" if newest else "there is no earlier checkpoint"
         raise CheckpointError(
             f"cannot save step {step}: {first_line(error)} ({kept}); free space, then --resume"
         ) from error
@@ -66,7 +66,7 @@ def step_of(path: Path) -> int:
 def find_newest(folder: Path) -> tuple[Path | None, list[str]]:
     """Find the newest undamaged checkpoint; all bytes are compared with their checksums.
 
-    Damaged checkpoints are skipped, and renamed so that they do not count towards those to keep.
+    Damaged checkpoints are skipped, and renamed so that `save_checkpoint` does not count them.
 
     Returns:
         Path of the file, None if there is no checkpoint; and a message for each damaged one.
@@ -84,7 +84,7 @@ def find_newest(folder: Path) -> tuple[Path | None, list[str]]:
         damaged.append(f"{path} is damaged ({problem}) and was renamed to {moved.name}")
     if found := sorted(path.name for path in folder.glob("step-*.damaged")):
         problem = damaged[0] if damaged else f"found only damaged checkpoints in {folder} ({', '.join(found)})"
-        raise CheckpointError(f"{problem}; no other is there, so start again in another directory")
+        raise CheckpointError(f"{problem}; there is no other checkpoint, so start again in another directory")
     return None, []
 
 
@@ -95,7 +95,7 @@ def damage(path: Path) -> str | None:
     try:
         content = load_pickle(path)
     except WeightsError:
-        return "its checksums are right, but it cannot be read"
+        return "its checksums are correct, but it cannot be read"
     return (
         None if isinstance(content, dict) and content.keys() >= _ENTRIES else f"it lacks {', '.join(sorted(_ENTRIES))}"
     )

@@ -11,7 +11,7 @@ from ropevit.models.positions import describe_positions
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 
-#: Fields of RunConfig whose option has another name than they have in files: those of timm and Megatron-LM.
+#: Field of RunConfig -> its option, where they differ: options have names of timm or Megatron-LM, files the field's.
 _OPTIONS = {
     "accumulate": "grad-accum-steps",
     "save_every": "save-interval",
@@ -83,7 +83,7 @@ class OptimConfig:
         self.check_schedule()
 
     def check_schedule(self) -> None:
-        """Refuse inconsistent combinations of length, schedule, power and milestones."""
+        """Raise ValueError for inconsistent combinations of length, schedule, power and milestones."""
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(
                 f"got epochs={self.epochs} and steps={self.steps}; give one of them, and None for the other"
@@ -105,8 +105,8 @@ class OptimConfig:
         """Return the length of the training in steps."""
         return (self.epochs or 0) * steps_per_epoch if self.steps is None else self.steps
 
-    def passes(self, steps_per_epoch: float) -> float:
-        """Return the length of the training in epochs, as a fraction where it is given in steps."""
+    def length_in_epochs(self, steps_per_epoch: float) -> float:
+        """Return the length of the training in epochs; a fraction if it was given in steps."""
         return (self.steps or 0) / steps_per_epoch if self.epochs is None else self.epochs
 
     def warmup(self, steps_per_epoch: int) -> int:
@@ -183,7 +183,7 @@ ConfigT = TypeVar("ConfigT", bound="BaseTrainConfig")
 
 
 class BaseTrainConfig:
-    """Base of the dataclasses of a training, one for each task; it has no fields of its own."""
+    """Base class of the training configs of all tasks, without fields of its own."""
 
     run: RunConfig
 

@@ -1,4 +1,4 @@
-"""Distributed training: devices, precision, collectives beside the gradients, and signals.
+"""Distributed training: device, precision, collectives for small values, and signals.
 
 Started by `torchrun`, a training has one process per GPU on any number of machines; otherwise it is one process.
 """
@@ -28,18 +28,19 @@ def make_accelerator(config: RunConfig) -> Any:
         An `accelerate.Accelerator`.
 
     Raises:
-        ValueError: If the device or the precision is not to be had here.
+        ValueError: If the device or the precision is not available on this machine.
     """
     accelerate = require("accelerate", "train")
     device = choose_device(config.device)
     if device.type != "cuda" and config.precision in ("float16", "tf32"):
-        named = "a CPU" if device.type == "cpu" else device.type
-        raise ValueError(f"got precision={config.precision!r} on {named}; take float32 or bfloat16 there")
+        shown = "a CPU" if device.type == "cpu" else device.type
+        raise ValueError(f"got precision={config.precision!r} on {shown}; use float32 or bfloat16")
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # else convolutions take it, whatever is asked for
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"  # else convolutions use TF32 whatever the precision
     if config.shard and ("RANK" not in os.environ or config.precision == "float16"):
         raise ValueError(
-            "got shard=True with one process or precision='float16'; start several with torchrun, in bfloat16"
+            "got shard=True (--fsdp) with one process or precision='float16'; start several processes by torchrun, in "
+            "bfloat16"
         )
     accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=MIXED[config.precision])
     check_device(device, accelerator.device)
@@ -47,7 +48,7 @@ def make_accelerator(config: RunConfig) -> Any:
 
 
 def choose_device(name: str) -> torch.device:
-    """Choose the device of this process; of several processes, each takes the accelerator of its local rank.
+    """Return the device of this process; with several processes, each uses the accelerator of its local rank.
 
     Raises:
         ValueError: If it does not exist, or a single device is given for several processes.
@@ -55,8 +56,10 @@ def choose_device(name: str) -> torch.device:
     device = resolve_device(name)
     if device.index is not None and device.type != "cpu":
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(f"got device {name!r} for several processes; take {device.type}, and each has its own")
-        torch.accelerator.set_device_index(device.index)  # which accelerate takes
+            raise ValueError(
+                f"got device {name!r} for several processes; give {device.type}, and each process uses its own"
+            )
+        torch.accelerator.set_device_index(device.index)  # accelerate uses the current device
     return device
 
 
@@ -73,7 +76,7 @@ def check_device(chosen: torch.device, found: torch.device) -> None:
     if chosen.type != found.type:
         shutdown()
         raise ValueError(
-            f"got device {chosen.type}, but accelerate computes on {found.type} here; take {found.type} or cpu"
+            f"got device {chosen.type}, but accelerate uses {found.type} on this machine; use {found.type} or cpu"
         )
 
 
@@ -85,7 +88,7 @@ def shutdown() -> None:
 
 
 class Communicator:
-    """Collectives beside those of the gradients: small values on the CPU (gloo), which do not synchronize the GPU."""
+    """Collectives for small values, on the CPU (gloo), so that they do not synchronize the GPU."""
 
     def __init__(self):
         group = dist.new_group(backend="gloo") if dist.is_initialized() else None
@@ -149,14 +152,14 @@ class Interrupted(Exception):  # noqa: N818
 
     Args:
         number: Signal.
-        checkpoint: Checkpoint with every step done.
+        checkpoint: The checkpoint, which holds all steps done.
         step: Steps done.
     """
 
     def __init__(self, number: int, checkpoint: Path, step: int):
         super().__init__(f"stopped after step {step}, as asked by {signal.Signals(number).name}; saved {checkpoint}")
         self.interrupted = number == signal.SIGINT
-        """Whether it was Ctrl-C, not a signal of the system."""
+        """Whether the signal was SIGINT (Ctrl-C) rather than SIGTERM."""
 
 
 class Interruption:
@@ -185,7 +188,7 @@ class Interruption:
             raise KeyboardInterrupt
         self.signal = number
 
-    def asked(self) -> bool:
+    def received(self) -> bool:
         """Return whether any process received a signal; all processes must call this."""
         signals = self.communicator.all_reduce_max(self.signal)
         self.signal = self.signal or signals

@@ -1,4 +1,4 @@
-"""Images of predictions (boxes, class colours, legend) and the folder that they are written to."""
+"""Draw predictions on images (boxes, class colours, legend), and manage the output folder of `ropevit predict`."""
 
 import colorsys
 import math
@@ -21,8 +21,8 @@ Colour = tuple[int, int, int]
 #: Left, top, right and bottom in pixels.
 Corners = tuple[float, float, float, float]
 
-#: Steps of hue, as a fraction of the circle, and of lightness, as one of its range, from class to class: a
-#: low-discrepancy sequence, in which no two classes coincide.
+#: Steps from class to class of hue (fraction of the color circle) and of lightness (fraction of its range): a
+#: low-discrepancy sequence, in which no two classes share a color.
 #: Source: Roberts 2018, "The Unreasonable Effectiveness of Quasirandom Sequences" (one and two dimensions).
 HUE_STEP, LIGHTNESS_STEP = 0.6180339887498949, 0.7548776662466927
 _LIGHTNESS = (0.3, 0.75)
@@ -140,13 +140,13 @@ def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
 
 
 def place_tag(box: Corners, tag: tuple[int, int], size: tuple[int, int], others: Sequence[Corners]) -> Corners:
-    """Place a tag at its box without overlap: above, inside at the top, below, inside at the bottom, else overlapping.
+    """Place a tag at its box: above, inside at the top, below, or inside at the bottom, where no other tag is.
 
     Args:
         box: In pixels of the canvas.
         tag: Width and height of the tag.
         size: Width and height of the canvas.
-        others: Tags that are placed already.
+        others: Tags placed before. If all four places overlap one of them, the first place is used.
     """
     left, top, _, bottom = box
     x = max(0, min(left, size[0] - tag[0]))
@@ -228,7 +228,7 @@ def add_legend(image: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.
 
 
 class Summary(NamedTuple):
-    """Predictions of an image as text: a line and a table."""
+    """Predictions on an image as text: a line and a table."""
 
     line: str
     """Summary in one line."""
@@ -240,7 +240,7 @@ class Summary(NamedTuple):
 
 @runtime_checkable
 class Predictor(Protocol):
-    """A model that predicts on images one by one and writes its predictions to a folder."""
+    """Interface of a model that predicts on images one by one and writes the predictions to a folder."""
 
     def take(self, number: int, file: ImageFile, name: str, image: Image.Image) -> Summary:
         """Predict on an image, write the result, and return a summary.
@@ -254,7 +254,7 @@ class Predictor(Protocol):
         ...
 
     def close(self) -> str:
-        """Write what belongs to all images, and return the names of the files written besides the images."""
+        """Write the files about all images, such as a JSON file of detections, and return their names."""
         ...
 
 
@@ -265,14 +265,14 @@ def check_out(out: Path) -> None:
         ValueError: If it is a file, or a folder that is not empty.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"got the file {out} for a folder; choose another --out")
+        raise ValueError(f"got {out}, which is a file; expected a folder: choose another --out")
     if not is_empty(out):
         raise ValueError(f"{out} is not empty; choose another --out")
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[None]:
-    """Context that locks a new output folder for this process, and removes it if it is empty at the end.
+    """Context that creates and locks an output folder; a folder that is empty at the end is removed.
 
     Raises:
         ValueError: If it is not empty, another process writes to it, or it cannot be created.

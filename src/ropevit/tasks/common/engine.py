@@ -1,4 +1,4 @@
-"""The training loop of every task: steps, checkpoints and evaluations; resuming is exact.
+"""Training loop of all tasks: steps, checkpoints and evaluations, with exact resumption.
 
 All random numbers depend on the seed, the step and the micro-batch alone, so a checkpoint holds no generator state, and
 a training can be resumed with another number of processes.
@@ -74,7 +74,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """Arguments of a training."""
+    """A training: task, model, config and processes."""
 
     accelerator: Any
     task: Task
@@ -97,7 +97,7 @@ class TrainJob:
 
     @property
     def last_step(self) -> int:
-        """Step at which to stop."""
+        """Step after which to stop."""
         return min(self.steps, self.run.max_steps or self.steps)
 
 
@@ -216,7 +216,7 @@ def _run_steps(state: TrainState, job: TrainJob, interruption: Interruption) -> 
         job.report(StepDone(step=state.step))
         evaluating = _evaluation_due(state.step, job)
         saving = evaluating or state.step % (run.save_every or epoch) == 0
-        stopping = interruption.asked()
+        stopping = interruption.received()
         if saving or stopping or state.step % run.log_every == 0:
             _write_log_line(state, job)
         if not (saving or stopping):

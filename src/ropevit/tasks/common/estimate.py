@@ -1,4 +1,4 @@
-"""Estimate of parameters, MACs and memory of a training step, from shapes on the meta device."""
+"""Estimate parameters, MACs and memory of a training step on the meta device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ropevit.models.memory import Build, count_weights, forward_macs, step_memory
 
-#: Precisions by name; tf32 takes as much as float32, float16 as much as bfloat16.
+#: Precisions by name; tf32 needs as much memory as float32, and float16 as bfloat16.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -27,7 +27,7 @@ class StepSpec:
     least: int = 1
     """Minimum number of images of a step."""
     note: str = ""
-    """Assumptions of the estimate, and what it leaves out."""
+    """Assumptions of the estimate, and what it does not include."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,17 @@ def read_ratios(words: Sequence[str]) -> tuple[float, ...]:
 
 
 def split(words: Sequence[str], check: Callable[[str], bool], what: str, expected: str) -> list[str]:
-    """Split words at commas, and refuse those that are not numbers."""
+    """Split words at commas.
+
+    Args:
+        words: Words of the command line.
+        check: Returns whether a part is valid.
+        what: Name of a part in messages.
+        expected: Expected parts in messages.
+
+    Raises:
+        ValueError: If a part is not valid.
+    """
     parts = [part for word in words for part in word.split(",") if part]
     odd = [part for part in parts if not check(part)]
     if odd:
@@ -38,12 +48,17 @@ def split(words: Sequence[str], check: Callable[[str], bool], what: str, expecte
 
 
 def _is_ratio(word: str) -> bool:
-    """Tell whether a word is a plain number such as 2 or 0.75."""
+    """Return whether a word is a plain number such as 2 or 0.75."""
     return word.replace(".", "", 1).isdecimal()
 
 
 def numbers(read: Callable[[Sequence[str]], tuple[Any, ...]], metavar: str) -> Any:
-    """Return how the command line parses and prints a list of numbers."""
+    """Build tyro's parser of a list of numbers.
+
+    Args:
+        read: Parses the words.
+        metavar: Placeholder in the help.
+    """
     return tyro.constructors.PrimitiveConstructorSpec[tuple[Any, ...]](
         nargs="*",
         metavar=metavar,

@@ -1,4 +1,4 @@
-"""Output directory of an evaluation: settings, tables and the plot; results are never overwritten."""
+"""Output directory of an evaluation: eval.json, eval.csv, per_class.csv and curve.png, read back on --resume."""
 
 import csv
 import hashlib
@@ -23,7 +23,7 @@ SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "cur
 #: Maximum test size in pixels; a larger number in a file is an error.
 LARGEST = 1_000_000
 
-#: Fields of eval.json that are read again -> their types.
+#: Fields of eval.json that are read back -> their types.
 _FIELDS: dict[str, dict[str, Any]] = {
     "config": {"metric": str | None, "data": str | None},
     "model": {"name": str, "model": str | None, "position": str, "trained_at": int},
@@ -83,9 +83,9 @@ class ResultsDir:
         folder: Path of the directory.
         settings: Model, data, settings and machine for JSON; the values under "config" must not change on resuming.
         names: Classes of the data and their names.
-        kind: Dataclass of the rows.
-        resume: Keep the results that are there.
-        baselines: Ways to predict besides the plain one, in the order of their rows.
+        kind: Dataclass of the rows, one for each task.
+        resume: Keep the existing results; without it the directory must be empty.
+        baselines: Inference modes besides the default one, in the order of their rows.
 
     Raises:
         ValueError: If the directory is not empty and not to be resumed, or was written with other settings.
@@ -105,7 +105,7 @@ class ResultsDir:
         self.rows: list[Any] = []
         self.classes: dict[str, dict[str, str]] = {name: {} for name in names}
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"got the file {folder} for the directory of the results; choose another --out")
+            raise ValueError(f"got {folder}, which is a file; expected a directory: choose another --out")
         if not is_empty(folder):
             if not resume:
                 raise ValueError(
@@ -137,7 +137,7 @@ class ResultsDir:
             raise ValueError(f"{self.folder / CLASSES} lacks {error}; choose another --out") from None
 
     def add(self, row: SizeResult, classes: Sequence[float]) -> None:
-        """Save the results of a size; its row is written last, so that the other files of a row in the table exist.
+        """Save the results at one size; the row of eval.csv, which marks the size as done, is written last.
 
         Args:
             row: Results at the size.
@@ -156,7 +156,7 @@ class ResultsDir:
         self.write(TABLE, to_csv([field.name for field in fields(self.kind)], table))
 
     def place(self, row: SizeResult) -> tuple[int, int]:
-        """Return the place of a row in the table: by size, the plain way first."""
+        """Return the sort key of a row: by size, the default inference mode first."""
         way = way_of(row)
         return row.size, self.baselines.index(way) + 1 if way in self.baselines else 0
 
@@ -174,14 +174,14 @@ class ResultsDir:
 
 
 def read_settings(folder: Path, advice: str) -> dict[str, Any]:
-    """Read the settings of an evaluation.
+    """Read eval.json.
 
     Args:
-        folder: Output directory of the evaluation.
-        advice: End of the message if it is not one.
+        folder: Output directory of an evaluation.
+        advice: End of the error message.
 
     Raises:
-        ValueError: If it is not one, or a field that is read is missing or has a wrong type.
+        ValueError: If the directory holds no evaluation, or a field that is read is missing or has a wrong type.
     """
     try:
         settings = read_json(folder / SETTINGS)
@@ -209,19 +209,19 @@ def _wrong_field(settings: Any) -> str | None:
 
 
 def read_rows(folder: Path, kind: type) -> list[Any]:
-    """Read the table of an evaluation.
+    """Read eval.csv as instances of the dataclass `kind`.
 
     Raises:
-        ValueError: If its columns are not the fields of such rows.
+        ValueError: If its columns are not the fields of `kind`.
     """
     return [parse_row(line, kind, folder / TABLE) for line in read_csv(folder / TABLE)]
 
 
 def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
-    """Parse a row of the table; an empty cell is None.
+    """Parse a row of eval.csv; an empty cell is None.
 
     Raises:
-        ValueError: If it is not a row of this task.
+        ValueError: If the row does not fit the dataclass `kind`.
     """
     types = {field.name: field.type for field in fields(kind)}
     whole = {name for name, found in types.items() if int in (found, *get_args(found))}
@@ -246,7 +246,7 @@ def way_of(row: SizeResult) -> Way | None:
 
 
 def to_csv(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """Return a table as comma-separated values, without cells that a spreadsheet would compute."""
+    """Format a table as CSV, with cells escaped that a spreadsheet would read as formulas."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(csv_cell, heading))
@@ -255,7 +255,7 @@ def to_csv(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a table; return no rows if the file does not exist yet.
+    """Read a CSV table; a file that does not exist has no rows.
 
     Raises:
         ValueError: If the file is not a CSV table.

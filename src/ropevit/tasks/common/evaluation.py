@@ -1,4 +1,4 @@
-"""Frame of the evaluations of all tasks: processes, the loop over sizes, events, and curves in one plot."""
+"""Evaluation loop of all tasks: processes, image sizes, progress events, and the plot of scores over size."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,7 +25,7 @@ from ropevit.tasks.registry import Metric
 #: Maximum number of skipped images that are named for each size.
 _MOST_NAMED = 3
 
-#: Settings that must agree for curves to be drawn in one plot, and those whose differences the legend omits.
+#: Settings that must be equal for curves in one plot, and those that are never shown in the legend.
 SAME = ("metric", "data", "images", "real", "annotations")
 _OMITTED = ("fingerprint", "device", "batch_size", "save_detections")
 
@@ -37,9 +37,9 @@ class EvalStarted:
     name: str
     """Name of the model and the data."""
     how: str
-    """Description of the settings."""
+    """The evaluation protocol in words."""
     trained_at: int
-    """Test size of the training in pixels."""
+    """Test size during training, in pixels."""
     sizes: tuple[int, ...]
     """Test sizes in pixels, in ascending order."""
     paper: Mapping[int, PublishedResult]
@@ -60,7 +60,7 @@ class EvalProgress:
     done: int
     total: int
     way: Way = "whole"
-    """How they are predicted."""
+    """Inference mode."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +122,12 @@ class SizeEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinePlan:
-    """Another way to predict each size, measured with `--baselines`."""
+    """A further inference mode, evaluated with `--baselines`."""
 
     measure: Callable[[int], SizeEvaluation]
     """Evaluates at one size."""
     differs: Callable[[int], bool] = lambda _: True
-    """Whether it is another prediction than the plain one at a size."""
+    """Whether it differs from the default mode at a size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ class EvalPlan:
     position: str
     """Position embedding."""
     trained_at: int
-    """Test size of the training in pixels."""
+    """Test size during training, in pixels."""
     data: str
     """Name of the data."""
     how: str
@@ -159,9 +159,9 @@ class EvalPlan:
     measure: Callable[[int], SizeEvaluation]
     """Evaluates at one size."""
     way: Way = "whole"
-    """How `measure` predicts an image."""
+    """Inference mode of `measure`."""
     baselines: Mapping[Way, BaselinePlan] = field(default_factory=dict)
-    """Other ways that are offered."""
+    """Further inference modes that the task offers."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Classes of the data and their names; empty for a task without classes."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
@@ -170,7 +170,7 @@ class EvalPlan:
     """Further lines for the user."""
 
     def ways_at(self, size: int, baselines: Sequence[Way]) -> dict[Way, Callable[[int], SizeEvaluation]]:
-        """Return the ways to measure at a size, the plain one first; baselines only where they differ from it."""
+        """Return the inference modes at a size, the default first; baselines only where they differ from it."""
         found: dict[Way, Callable[[int], SizeEvaluation]] = {self.way: self.measure}
         found |= {way: self.baselines[way].measure for way in baselines if self.baselines[way].differs(size)}
         return found
@@ -280,7 +280,7 @@ def open_results(out: Path, plan: EvalPlan, settings: Mapping[str, Any], resume:
 
 
 def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
-    """Return the content of eval.json; the values under "config" must not change on resuming."""
+    """Return the content of eval.json; on resuming, the values under "config" must be the same."""
     config, precision = context.config, context.config.precision
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     machine = environment(context.device, dtype, config.workers, torch.get_num_threads())
@@ -338,23 +338,23 @@ def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: st
 
 
 def scores_by_way(rows: Sequence[Any], metric: str, trained_at: int) -> dict[str, Any]:
-    """Return the fields of a `Curve` that hold scores: the points of the plain evaluation, and those of baselines.
+    """Return the scores as keyword arguments of `Curve`: points of the default inference mode and of baselines.
 
     Args:
-        rows: Of one evaluation.
-        metric: Name of the score.
-        trained_at: The test size in training, in pixels.
+        rows: Rows of one evaluation.
+        metric: Name of the score in the rows.
+        trained_at: Test size during training, in pixels.
     """
     ways: dict[str, dict[int, float]] = {}
     for row in rows:
         ways.setdefault(way_of(row) or "whole", {})[row.size] = row.scores[metric]
-    points = ways.pop("whole", None) or ways.pop("tiles", {})  # the windows of a segmenter's file are its plain way
+    points = ways.pop("whole", None) or ways.pop("tiles", {})  # a segmenter's sliding windows are its default
     labels = {way: BASELINE_LABELS[way].format(size=trained_at) for way in ways}
     return {"points": points, "baselines": {labels[way]: ways[way] for way in ways}}
 
 
 class EvalTimer:
-    """Measures time and memory of the evaluation at one size.
+    """Measures throughput and memory of the evaluation at one size.
 
     Args:
         context: Options, processes and device of the evaluation.

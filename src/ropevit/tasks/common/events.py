@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class TrainStarted:
-    """A training starts, or resumes from step `first` of `steps`."""
+    """A training starts, or resumes after `first` of `steps` steps."""
 
     first: int
     steps: int
-    """Last step of this call."""
+    """Step after which this call stops."""
     length: int
     """Length of the training in steps."""
     steps_per_epoch: int
@@ -33,7 +33,7 @@ class LogLine:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDone:
-    """Step `step` is done; without a loss, which would synchronize the GPU."""
+    """`step` steps are done. It holds no loss, as reading one synchronizes the GPU."""
 
     step: int
 

@@ -1,4 +1,4 @@
-"""Sharding of a model over processes (FSDP2), and full state dicts; imported on demand, as the import is slow."""
+"""FSDP2: shard a model over processes, and gather full state dicts; imported on demand, as the import is slow."""
 
 from typing import Any
 
@@ -74,7 +74,7 @@ def _by_name(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _distribute_averages(averages: dict[str, Tensor], ema: Ema) -> dict[str, Tensor]:
-    """Distribute full tensors as the averages are distributed."""
+    """Shard full tensors in the same way as the EMA's."""
     return {
         name: distribute_tensor(averages[name].to(value.device), value.device_mesh, value.placements)
         if isinstance(value, DTensor)

@@ -1,4 +1,4 @@
-"""Metrics of a training (loss, learning rate, speed, memory): JSON lines, TensorBoard and Weights & Biases."""
+"""Log the metrics of a training (loss, learning rate, speed, ...) to metrics.jsonl, TensorBoard, Weights & Biases."""
 
 import secrets
 import sys
@@ -67,18 +67,17 @@ class LogWindow:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
     def check(self, losses: Tensor, step: int, rate: float, record: dict[str, Any], newest: Path | None) -> None:
-        """Stop a training that diverges.
+        """Raise an error if the training diverges.
 
         Args:
             losses: Losses of the steps up to `step`, averaged over all processes.
             step: Steps done.
             rate: Learning rate, for the message.
-            record: Stores the mean loss of the first line under `first_loss`.
+            record: History of the training; the mean loss of the first line is stored in it as `first_loss`.
             newest: Newest checkpoint, for the message.
 
         Raises:
-            DivergedError: If a loss is not finite or their mean has grown tenfold; names step, learning rate and
-                checkpoint.
+            DivergedError: If a loss is not finite, or their mean is ten times that of the first line.
         """
         advice = f"the newest checkpoint is {newest or 'not yet written'}; try a lower lr, a longer warm-up or bfloat16"
         check_finite(losses.tolist(), step, rate, advice)
@@ -100,13 +99,13 @@ class Metrics:
     Args:
         config: Output directory, and which trackers to use beside the JSON lines.
         settings: Full config of the training, for Weights & Biases.
-        first: Steps done; later lines of an interrupted run are dropped, as these steps are taken again.
-        evaluated: Step of the last evaluation; scores of later steps are dropped.
+        first: Steps done; later lines of an interrupted run are deleted, as these steps are repeated.
+        evaluated: Step of the last evaluation; scores of later steps are deleted.
     """
 
     def __init__(self, config: RunConfig, settings: Mapping[str, Any], first: int, evaluated: int):
         board, wandb = trackers(config)
-        read_metrics(config.out)  # refuse a damaged log before it is rewritten
+        read_metrics(config.out)  # raises an error for a damaged log before it is rewritten
         self.log = StepLog(
             config.out / FILE, keep=lambda line: line["step"] <= (first if "loss" in line else evaluated)
         )
@@ -155,7 +154,7 @@ def trackers(config: RunConfig) -> tuple[Any, Any]:
 
 
 def _own_id(path: Path) -> str:
-    """Return the run's unique id for Weights & Biases, stored in a file; names of directories are not unique."""
+    """Return the run's id for Weights & Biases, which is stored in a file, as directory names are not unique."""
     if not path.exists():
         write_text(path, secrets.token_hex(8))
     return path.read_text(encoding="utf-8")
@@ -172,10 +171,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _check_line(line: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return a line of a log that has an epoch, and otherwise numbers and the list of skipped images alone.
+    """Return a line of the log after checking it: it has an epoch, numbers, and perhaps the list of skipped images.
 
     Raises:
-        ValueError: If it is another kind of line.
+        ValueError: If the line holds anything else.
     """
     if line.get("epoch") is None:
         raise ValueError(f"{where} names no epoch; no training writes such a line")

@@ -1,4 +1,4 @@
-"""Optimizer, and exponential moving average of the weights."""
+"""Optimizer with parameter groups, and the exponential moving average (EMA) of the weights."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -19,7 +19,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
     steps of Adam at the full learning rate.
 
     Args:
-        model: Model that names its parameters without weight decay and its layers, not wrapped.
+        model: Unwrapped model with `no_weight_decay` and `layer_index`.
         config: Optimizer, learning rates and weight decay.
 
     Raises:

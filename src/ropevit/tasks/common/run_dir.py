@@ -1,4 +1,4 @@
-"""Output directories of trainings: config and weights, the task of a checkpoint, and comparison of runs."""
+"""Output directories of trainings: their config and weights, the task of a checkpoint, and the comparison of runs."""
 
 import json
 import re
@@ -26,11 +26,11 @@ RUN_FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "mo
 
 
 def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
-    """Return the path of weights in the directory of a training or of a study's run (which has its last weights only).
+    """Return the path of the weights in the directory of a training, or of a run of a study (last weights only).
 
     Args:
         folder: Output directory.
-        which: Which weights; None takes the best of a training, the last of a study's run.
+        which: Which weights; None means best for a training, and last for a run of a study.
 
     Raises:
         ValueError: If they do not exist.
@@ -105,23 +105,23 @@ def task_of_checkpoint(checkpoint: str | None, which: Which | None = None) -> Ta
 
 
 def describe_task(task: TaskSpec, checkpoint: str | None) -> str:
-    """Return the noun of a task, with a remark where a mistyped path may have been taken for a hub id."""
+    """Return the noun of a task for messages, with a hint where a mistyped path may have been read as a hub id."""
     if checkpoint is None or named_repository(checkpoint) is None:
         return task.noun
     return f"{task.noun} (there is no file or directory {checkpoint}, so the hub's is meant)"
 
 
 FILE = "config.json"
-#: Key of the images' identity in the config.
+#: Key of the identity of the images in config.json.
 IMAGES = "images"
 
-#: Name of a file that a killed process was writing.
+#: Name of a temporary file of `write_atomically`; it remains if the process is killed.
 _PARTIAL_FILE = re.compile(r"\..+\.\d+\.part")
 
-#: Entries, beside lock and partial files, of a directory in which no step has been taken.
+#: Entries of a directory before the first step, besides lock and partial files.
 _BEGINNINGS = (FILE, "metrics.jsonl", "checkpoints", "tensorboard", "wandb", "wandb.id")
 
-#: Fields of the config that are read elsewhere -> their types; a field may be missing or null.
+#: Fields of config.json that other code reads -> their types; a field may be missing or null.
 _TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
     ("recipe",): str,
     ("metric",): str,
@@ -141,7 +141,7 @@ _TYPES: dict[tuple[str, ...], type | tuple[type, ...]] = {
 def open_directory(
     run: RunConfig, settings: Mapping[str, Any], images: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Create the directory and write the config, or check that it holds a training with the same config and images.
+    """Create the directory of a run and write config.json; on resuming, check that config and images are the same.
 
     Fields of `run` that do not change the results may differ, and so may the path of the data. A directory in which no
     step has been taken is overwritten.
@@ -155,13 +155,13 @@ def open_directory(
         ValueError: If the directory holds something else, or a training with another config or other images.
     """
     if run.out.exists() and not run.out.is_dir():
-        raise ValueError(f"got the file {run.out} for the directory of the run; choose another --out")
+        raise ValueError(f"got {run.out}, which is a file; expected a directory: choose another --out")
     if is_empty(run.out) or _has_not_trained(run.out):
         _remove_partial_files(run.out)
         write_json(run.out / FILE, {**settings, **({} if images is None else {IMAGES: images})})
         return
     if not run.resume:
-        more = ", or go on with what is there with --resume" if (run.out / FILE).exists() else ""
+        more = ", or continue the training in it with --resume" if (run.out / FILE).exists() else ""
         raise ValueError(f"{run.out} is not empty; choose another --out{more}")
     before = read_settings(run.out)
     if changed := differences(comparable(before), comparable(settings)):
@@ -172,10 +172,10 @@ def open_directory(
 
 
 def _check_checkpoints(folder: Path) -> None:
-    """Refuse to restart a training whose weights exist, but whose checkpoints were deleted.
+    """Check that a directory with weights also has checkpoints: without them, a training would start again.
 
     Raises:
-        ValueError: If so, naming the weights.
+        ValueError: If it has weights only.
     """
     weights = [name for name in RUN_FILES.values() if (folder / name).exists()]
     if weights and not any((folder / "checkpoints").glob("step-*")):
@@ -206,15 +206,15 @@ def _has_not_trained(folder: Path) -> bool:
 
 
 def check_images(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse images other than those of the training, if it recorded them.
+    """Check that the images are those that the training recorded, if it did.
 
     Raises:
-        ValueError: If they differ, naming the differences.
+        ValueError: If they differ.
     """
     found = {split: describe_changes(before[split], now[split]) for split in now if before.get(split)}
-    if said := "; ".join(f"{split}: {change}" for split, change in found.items() if change):
+    if changed := "; ".join(f"{split}: {change}" for split, change in found.items() if change):
         raise ValueError(
-            f"the data changed since {folder} was started ({said}); resume it with the images that it was started "
+            f"the data changed since {folder} was started ({changed}); resume it with the images that it was started "
             "with, or choose another --out"
         )
 
@@ -237,10 +237,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _check_types(settings: Any) -> None:
-    """Check the types of the fields that are read elsewhere.
+    """Check the types of the fields that other code reads.
 
     Raises:
-        ValueError: If one is wrong, naming the first.
+        ValueError: If a type is wrong.
     """
     if not isinstance(settings, dict):
         raise ValueError(f"it holds a {type(settings).__name__}, expected an object")
@@ -309,7 +309,7 @@ class RunSummary:
         return Metric.from_dict(self.settings)
 
     @property
-    def passes(self) -> float | None:
+    def length_in_epochs(self) -> float | None:
         """Length of the training in epochs; None if it is not known yet."""
         optim, last = self.settings.get("optim") or {}, (self.lines or [{}])[-1]
         if optim.get("steps") is None:
@@ -351,7 +351,7 @@ def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
 
 
 def by_metric(runs: Sequence[RunSummary]) -> dict[Metric, list[RunSummary]]:
-    """Group trainings by metric: an accuracy and an average precision are not comparable."""
+    """Group trainings by metric, as different metrics need axes of their own."""
     groups: dict[Metric, list[RunSummary]] = {}
     for run in runs:
         groups.setdefault(run.metric, []).append(run)

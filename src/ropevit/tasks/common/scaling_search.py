@@ -1,7 +1,7 @@
-"""Chooses a RoPE scaling method on some images, and measures its gain with an interval on others.
+"""Choose a RoPE scaling method on one half of the images, and measure its gain with an interval on the other half.
 
-Images are scored by counts (such as correct and all predictions) that are added up over images before the score is
-computed, so that a mean intersection over union is treated like an accuracy.
+An image has counts (such as correct and all predictions). They are summed over images before the score is computed, so
+that mean IoU is handled like accuracy.
 """
 
 import math
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from ropevit.data.rng import make_generator
 
-#: Images to choose on, and images to report on, which the choice has not seen.
+#: The half on which the method is chosen, and the half on which its gain is reported.
 Half = Literal["choose", "report"]
-#: Returns counts (M, n, ...) for M scaling methods on the n images of a half; those of an unread image are all 0.
+#: Returns counts (M, n, ...) for M scaling methods on the n images of a half; an unreadable image has zeros.
 Measure = Callable[[Sequence[str], Half], Tensor]
 #: Computes a score in percent from counts added up over images: (M, ...) to (M,).
 Score = Callable[[Tensor], Tensor]
 
-#: The least number of images in a half.
+#: Minimum number of images in a half.
 MIN_IMAGES = 20
-#: Name of evaluation without RoPE scaling.
+#: Value of `--scaling` without RoPE scaling.
 NONE = "none"
 
 #: Standard errors to either side of a 95 % interval.
@@ -35,10 +35,10 @@ _POWERS = (0.0, 0.5, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A scaling method of the search: what happens to frequencies, and the power of `log`."""
+    """A point of the search: a method that changes frequencies, and the power of `log`."""
 
     method: str = NONE
-    """none, pi, ntk or parts."""
+    """Method that changes frequencies: none, pi, ntk or parts."""
     slow: float = 0.5
     """Turns up to which `parts` interpolates."""
     fast: float = 2.0
@@ -48,14 +48,14 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The name that `--scaling` reads."""
+        """Value of `--scaling`."""
         options = f"(slow={self.slow:g},fast={self.fast:g})" if self.method == "parts" else ""
         parts = [] if self.method == NONE else [self.method + options]
         parts += [] if self.power == 0 else ["log" if self.power == 1 else f"log(power={self.power:g})"]
         return "+".join(parts) or NONE
 
 
-#: Ways to change the frequencies in the grid.
+#: Methods in the grid that change frequencies.
 _METHODS = (
     *(Candidate(method=name) for name in (NONE, "pi", "ntk")),
     *(Candidate(method="parts", slow=slow, fast=fast) for slow, fast in ((0.25, 0.5), (0.5, 1.0), (0.5, 2.0))),
@@ -64,7 +64,7 @@ _METHODS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A scaling method with its score in percent on the images of the choice."""
+    """A scaling method with its score in percent on the half on which the method is chosen."""
 
     scaling: str
     score: float
@@ -72,7 +72,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """Scores on images that the choice has not seen, with and without the chosen method, in percent."""
+    """Scores in percent without and with the chosen method, on the half that the search has not seen."""
 
     before: float
     after: float
@@ -87,7 +87,7 @@ class Gain:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval is above 0."""
+        """Whether the whole interval is above 0."""
         return self.low > 0
 
     def __str__(self) -> str:
@@ -96,54 +96,54 @@ class Gain:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The outcome of a search."""
+    """Result of a search."""
 
     baseline: str
     """The model's own scaling, against which gains are measured: `none` for most."""
     chosen: str
-    """The method with the highest score on the images of the choice."""
+    """The method with the highest score in the search."""
     trials: tuple[Trial, ...]
-    """Everything that was tried, in order; the baseline first."""
+    """All methods tried, in order; the baseline first."""
     gain: Gain
-    """Of the chosen method over the baseline."""
+    """Gain of the chosen method over the baseline."""
     counts: tuple[Tensor, Tensor]
-    """Counts (n, ...) on the unseen images: baseline, chosen method."""
+    """Counts (n, ...) of the baseline and of the chosen method, on the half that the search has not seen."""
 
     @property
     def recommended(self) -> str:
-        """The chosen method if its gain is shown, else the baseline."""
+        """The chosen method if its gain is significant, else the baseline."""
         return self.chosen if self.gain.shown else self.baseline
 
 
 def split_images(count: int, *keys: str | int) -> dict[Half, Int[Tensor, "n"]]:
-    """Split images at random in two halves; the split depends on the number and the name of the random stream alone.
+    """Split images at random into two halves, reproducibly: the split depends only on the arguments.
 
     Args:
         count: Number of images.
         keys: Name of the random stream.
 
     Returns:
-        Rising indices of the images to choose on, and of those to report on.
+        Ascending indices of each half.
 
     Raises:
-        ValueError: If a half would have too few images for an interval.
+        ValueError: If there are too few images for an interval.
     """
     if count < 2 * MIN_IMAGES:
         raise ValueError(
-            f"got {count} images to choose a scaling method with; expected at least {2 * MIN_IMAGES}: half of them are "
-            "for the choice, the others for its gain"
+            f"got {count} images to choose a scaling method with; expected at least {2 * MIN_IMAGES}: half of them "
+            "choose the method, the others measure its gain"
         )
     order = torch.randperm(count, generator=make_generator("scaling", "halves", *keys))
     return {"choose": order[: count // 2].sort().values, "report": order[count // 2 :].sort().values}
 
 
 def coarse_grid() -> list[Candidate]:
-    """Return the candidates of the first pass: each way to change frequencies, with each power of `log`."""
+    """Return the candidates of the first pass: each method that changes frequencies, with each power of `log`."""
     return [replace(method, power=power) for power in _POWERS for method in _METHODS]
 
 
 def neighbours(best: Candidate) -> dict[str, list[Candidate]]:
-    """Return the candidates of the refinement by the option in which they differ from the best one so far."""
+    """Return the candidates of the refinement: option -> the best candidate with other values of it."""
     beyond = {min(_POWERS): [-0.5], max(_POWERS): [0.5]}.get(best.power, [])  # at an end of the grid
     found = {"power": [replace(best, power=best.power + step) for step in (*beyond, -0.25, 0.25)]}
     if best.method == "parts":
@@ -153,15 +153,15 @@ def neighbours(best: Candidate) -> dict[str, list[Candidate]]:
 
 
 def search_scaling(measure: Measure, score: Score, baseline: str = NONE) -> SearchResult:
-    """Choose a scaling method: a grid, then one refinement around the best; at most 27 evaluations of the half.
+    """Choose a scaling method by a grid search and one refinement around the best, at most 27 methods.
 
-    Only the baseline and the chosen method are measured on the other half. Of equal scores the first one wins, and the
-    baseline comes first.
+    Only the baseline and the chosen method are measured on the other half. Of methods with equal scores the first one is
+    chosen, and the baseline is the first of all.
 
     Args:
         measure: Returns the counts of images with scaling methods.
         score: Computes the score of counts.
-        baseline: The model's own scaling; a name that `measure` takes.
+        baseline: The model's own scaling, as a name for `measure`.
     """
     scores: dict[str, float] = {}
 
@@ -207,7 +207,7 @@ def paired_gain(before: Tensor, after: Tensor, score: Score) -> Gain:
     interval of Bonett and Price, which also holds with few images and few differences.
 
     Args:
-        before: Counts (n, ...) of the images; those of an unread image are all 0, and are left out.
+        before: Counts (n, ...) of the images; an image whose counts are all 0 could not be read, and is ignored.
         after: Counts of the same images.
         score: Computes the score of counts.
 
@@ -231,7 +231,7 @@ def paired_gain(before: Tensor, after: Tensor, score: Score) -> Gain:
 
 
 def _adjusted_mean(differences: Float[Tensor, "n"]) -> tuple[float, float]:
-    """Return mean and standard error after adding the largest difference either way."""
+    """Return mean and standard error after adding two images: the largest difference, with either sign."""
     most = differences.abs().max()
     values = torch.cat([differences, torch.stack([most, -most])])
     return values.mean().item(), values.std(correction=0).item() / math.sqrt(len(values))
@@ -241,6 +241,6 @@ def accuracy(counts: Float[Tensor, "M *sizes 2"]) -> Float[Tensor, "M"]:
     """Compute an accuracy in percent, averaged over sizes if there are several.
 
     Args:
-        counts: Correct and all predictions, added up over images, for each size.
+        counts: Correct and all predictions, summed over images, for each size.
     """
     return (100 * counts[..., 0] / counts[..., 1]).reshape(len(counts), -1).mean(1)

@@ -1,4 +1,4 @@
-"""Learning rate, weight update, loss check and log of training steps, for the engine of all tasks and for the study."""
+"""Parts of a training step that the engine and the study share: learning rate, weight update, loss check, log."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ from ropevit.tasks.common.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step, before the factors of layers and of a backbone.
+    """Return the learning rate of a step, before the factors of layer decay and of a backbone.
 
     The rate rises linearly from `warmup_lr` to `lr`. With `warmup_prefix` the decay starts after the warm-up; without,
     the warm-up replaces its first steps, except for polynomial decay, where it is a factor on the decaying rate.
@@ -55,7 +55,7 @@ def _step_decay(config: OptimConfig, step: int, length: int) -> float:
 
 
 def _poly_decay(config: OptimConfig, step: int, length: int) -> float:
-    """Lower the rate to `min_lr` as a power of the fraction of the steps that is left."""
+    """Decay the rate to `min_lr` by a power of the remaining fraction of the steps."""
     return config.min_lr + (config.lr - config.min_lr) * (1 - step / length) ** config.power
 
 
@@ -67,12 +67,12 @@ _DECAYS: dict[str, Callable[[OptimConfig, int, int], float]] = {
 
 
 def draw_size(sizes: Sequence[int], *keys: str | int) -> int:
-    """Draw one of several image sizes for a step.
+    """Draw the image size of a step at random.
 
     Args:
         sizes: Sides in pixels.
-        keys: Name of the random stream, such as the seed and the step: the size depends on nothing else, so that every
-            process draws the same, and a resumed training draws it again.
+        keys: Name of the random stream, such as seed and step. The size depends on nothing else, so all processes draw
+            the same one, and so does a resumed training.
     """
     return sizes[int(torch.randint(len(sizes), (), generator=make_generator(*keys)))]
 
@@ -107,11 +107,11 @@ def update_weights(
 
 
 class DivergedError(ValueError):
-    """The loss is not finite any more, or far above where it started."""
+    """The loss is not finite, or far above its first value."""
 
 
 def check_finite(losses: Sequence[float], step: int, lr: float, advice: str) -> None:
-    """Check the losses of consecutive steps.
+    """Check that the losses of consecutive steps are finite.
 
     Args:
         losses: Losses; the last one is that of `step`, counted from 1.
@@ -128,11 +128,11 @@ def check_finite(losses: Sequence[float], step: int, lr: float, advice: str) -> 
 
 
 class StepLog:
-    """Log of a training as JSON lines, each with its step; a training that goes on drops the steps it takes again.
+    """Log of a training as JSON lines, each with its step; on resuming, lines of repeated steps are deleted.
 
     Args:
         path: File to append to.
-        keep: Tells which lines of an interrupted training to keep.
+        keep: Returns whether to keep a line of an interrupted training.
 
     Raises:
         ValueError: If a line of an interrupted training is damaged.
@@ -144,10 +144,10 @@ class StepLog:
             try:
                 kept = [line for _, line in read_log(path) if keep(line)]
             except ValueError as error:
-                raise ValueError(f"{error}; delete the log to go on without its earlier lines") from None
+                raise ValueError(f"{error}; delete the log to continue without its earlier lines") from None
             text = "".join(json.dumps(line) + "\n" for line in kept).encode()
             write_atomically(path, lambda file: file.write(text))
-        self.file = path.open("ab", buffering=0)  # unbuffered: what cannot be written is not tried again at the end
+        self.file = path.open("ab", buffering=0)  # unbuffered: a failed write must not be repeated on closing
 
     def __enter__(self) -> "StepLog":
         return self
@@ -174,7 +174,7 @@ class StepLog:
 
 
 def read_log(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the lines of a log, each with its place for messages; an incomplete last line is skipped.
+    """Read the lines of a log, each with its location for messages; an incomplete last line is skipped.
 
     Raises:
         ValueError: If another line is not a JSON object with a step.

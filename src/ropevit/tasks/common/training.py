@@ -1,4 +1,4 @@
-"""Sets up a training, of any task, and runs the engine: processes, data, initial weights, output directory."""
+"""Set up a training of any task (processes, data, weights, output directory) and run the engine."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -49,7 +49,7 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
 
     Args:
         config: Configuration of the training.
-        prepare: Called with the accelerator and the communicator.
+        prepare: Opens the data and builds the model.
         report: Called with each event, in the main process only.
 
     Returns:
@@ -82,7 +82,7 @@ def run_training(config: Training, prepare: Prepare, report: Report) -> dict[str
 
 
 def record(config: Training, task: Task) -> None:
-    """Write the configuration and the identity of the images, or compare them with those of the directory."""
+    """Write the config and the identity of the images; on resuming, compare them with the stored ones."""
     classes = getattr(task, "classes", None)
     facts = config.to_dict() | ({} if classes is None else {"classes": list(classes)}) | task.metric.to_dict()
     sources = {split: getattr(task, name, None) for split, name in (("train", "train"), ("val", "test"))}
@@ -91,7 +91,7 @@ def record(config: Training, task: Task) -> None:
 
 
 def _warmup_notice(job: TrainJob) -> None:
-    """Report if the warm-up was shortened because the training is shorter."""
+    """Report a warm-up that was shortened, as it does not fit into the training."""
     requested, actual = job.optim.requested_warmup(job.task.steps_per_epoch), job.optim.warmup(job.task.steps_per_epoch)
     if actual < requested:
         job.report(Notice(message=f"the warm-up of {requested} steps was cut to {actual}, half of the training"))

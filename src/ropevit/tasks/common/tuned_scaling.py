@@ -1,4 +1,4 @@
-"""Keeps the RoPE scaling methods that were chosen on a user's images beside the weights, for `--scaling auto`."""
+"""Store the scaling method that `ropevit tune-scaling` chose beside the weights, and read it for `--scaling auto`."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,30 +10,30 @@ from ropevit.tasks.common.scaling_search import NONE
 
 #: Name of the file, and the value of `--scaling` that reads it.
 FILE, AUTO = "scaling.json", "auto"
-#: Where choices for weights that are not on this machine's disk, such as published ones, are kept, by name.
+#: Folder of the choices for weights without a local file, such as published ones, by name.
 FOLDER = Path("runs/scaling")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TunedScaling:
-    """The scaling method that was chosen for some weights, and on what."""
+    """A scaling method that was chosen for some weights, and the images that it was chosen on."""
 
     fingerprint: str
     """Digest of the weights."""
     weights: str
-    """Name of their file."""
+    """Name of the file of weights."""
     scaling: str
-    """The method to use: `none`, or the model's own, where no gain was shown."""
+    """The method to use; it is the baseline if the chosen method had no significant gain."""
     chosen: str
-    """The method with the highest score on the images of the choice."""
+    """The method with the highest score in the search."""
     baseline: str
-    """What the gain is over: `none`, or the model's own scaling."""
+    """Method to which the gain is relative: `none`, or the model's own scaling."""
     gain: float
-    """Gain of the chosen method on images that the choice has not seen, in points of the metric."""
+    """Gain of the chosen method on images that the search has not seen, in points of the metric."""
     low: float
     """Lower end of its 95 % interval."""
     high: float
-    """Upper end."""
+    """Upper end of the interval."""
     metric: str
     sizes: list[int]
     """Image sizes in pixels."""
@@ -42,17 +42,17 @@ class TunedScaling:
     images_chosen_on: int
     images_reported_on: int
     date: str
-    """Day of the choice, as 2026-01-31."""
+    """Date of the search, such as 2026-01-31."""
 
     def describe(self) -> str:
-        """Return one line: the method, and when and on what it was chosen."""
+        """Return the method, and when and on which images it was chosen, in one line."""
         sizes = ", ".join(map(str, self.sizes))
         why = "" if self.scaling == self.chosen else f" (no gain of {self.chosen} was shown)"
         return f"scaling {AUTO}: {self.scaling}{why}, chosen at {sizes} px on images of {self.data}, {self.date}"
 
 
 def choices_file(model: str | None, checkpoint: str | None) -> Path:
-    """Return the path of the choices for weights: in the directory of a run, beside a file, or by name below `FOLDER`.
+    """Return the path of the choices: in the directory of a run, beside a file of weights, or by name in `FOLDER`.
 
     Args:
         model: Name of a model, if its published weights are meant.
@@ -125,16 +125,16 @@ def _parse_choice(content: dict[str, Any]) -> TunedScaling:
 def resolve_scaling(
     scaling: str | None, path: Path, fingerprint: str, own: str | None
 ) -> tuple[str | None, TunedScaling | None]:
-    """Resolve the value of `--scaling`.
+    """Resolve `--scaling` to a scaling method.
 
     Args:
-        scaling: Methods, `none`, `auto`, or None if the option is not given.
+        scaling: Value of the option: methods, `none` or `auto`; None if it is not given.
         path: From `choices_file`.
         fingerprint: Digest of the weights.
-        own: The model's own scaling.
+        own: The model's own scaling, used if the option is not given.
 
     Returns:
-        The scaling methods, None for none, and the choice if they are from one.
+        The scaling methods (None for no scaling), and the stored choice if the value is `auto`.
 
     Raises:
         ValueError: If it is `auto`, and there is no choice for these weights.

@@ -1,4 +1,4 @@
-"""The output directory of a choice of a scaling method: every pass over images, kept once, so that it can go on."""
+"""Output file of `ropevit tune-scaling`: the result of every pass over the images, so that a search can be resumed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,20 +13,20 @@ from ropevit.tasks.common.run_dir import differences
 
 #: Name of the file.
 FILE = "tuning.json"
-#: An image in the file: wrong, right, unreadable.
+#: Character of an image in the file: wrong, right, unreadable.
 _WRONG, _RIGHT, _UNREAD = "01-"
 
 
 class TuningRecord:
-    """Keeps the passes over images in `tuning.json`.
+    """Stores the passes over the images in `tuning.json`.
 
     Args:
         folder: The output directory.
-        settings: What all passes have in common, for JSON.
-        resume: Go on with the passes that are there.
+        settings: Settings that all passes share, for JSON.
+        resume: Continue with the stored passes.
 
     Raises:
-        ValueError: If the directory holds something and is not to be resumed, or passes with other settings.
+        ValueError: If the directory is not empty and `resume` is false, or it holds passes with other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool):
@@ -35,7 +35,7 @@ class TuningRecord:
         if is_empty(folder):
             return
         if not resume:
-            raise ValueError(f"{folder} is not empty; choose another --out, or go on with what is there: --resume")
+            raise ValueError(f"{folder} is not empty; choose another --out, or continue the search in it with --resume")
         try:
             found = read_json(self.path)
             changed = differences(found["config"], self.content["config"])
@@ -44,11 +44,12 @@ class TuningRecord:
             raise ValueError(f"cannot read {self.path} ({error}); choose another --out") from None
         if changed:
             raise ValueError(
-                f"{folder} was begun otherwise ({'; '.join(changed)}); resume it with the same, or choose another --out"
+                f"{folder} was started with other options ({'; '.join(changed)}); resume it with the same, or choose "
+                "another --out"
             )
 
     def find(self, key: Mapping[str, Any]) -> Tensor | None:
-        """Return the counts (M, n, 2) of a pass, correct and all predictions of each image; None if it is missing."""
+        """Return the counts (M, n, 2) of a pass: correct and all predictions per image; None if it is not stored."""
         found = next((each for each in self.content["passes"] if all(each[name] == key[name] for name in key)), None)
         if found is None:
             return None
@@ -56,7 +57,7 @@ class TuningRecord:
         return torch.tensor(rows, dtype=torch.int64)
 
     def add(self, key: Mapping[str, Any], counts: Tensor) -> Tensor:
-        """Keep the counts of a pass, and return them."""
+        """Store the counts of a pass, and return them."""
         marks = [
             "".join((_RIGHT if right else _WRONG) if seen else _UNREAD for right, seen in row)
             for row in counts.tolist()
@@ -66,12 +67,12 @@ class TuningRecord:
         return counts
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Keep the outcome beside the passes."""
+        """Store the result of the search beside the passes."""
         write_json(self.path, {**self.content, "result": dict(result)})
 
 
 def _check_pass(content: Any) -> dict[str, Any]:
-    """Return a pass as it was read.
+    """Return a pass from the file unchanged, after checking it.
 
     Raises:
         ValueError: If it is damaged.

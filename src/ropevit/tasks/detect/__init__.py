@@ -1,4 +1,4 @@
-"""Object detection."""
+"""Object detection: DINO on ViT and Swin backbones; training, evaluation, prediction and conversion."""
 
 from typing import TYPE_CHECKING
 

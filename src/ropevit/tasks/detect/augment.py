@@ -1,7 +1,7 @@
 """DETR's multi-scale augmentation: flips, random sizes, and random crops of half of the images.
 
 A sample is an image and a dict with "boxes" (torchvision's BoundingBoxes, in pixels) and "labels" (n,); other entries
-of the dict are passed on.
+of the dict are returned unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ SHORT_SIDES = tuple(range(480, 801, 32))
 #: Maximum length of the longer side in pixels.
 LONGEST = 1333
 
-#: Minimum and maximum side of a crop in pixels, where the image is as large.
-_CROP = (384, 600)
+#: Minimum and maximum side of a random crop in pixels; both are limited to the side of the image.
+_CROP_SIDES = (384, 600)
 
 #: Torchvision's functions that resize and crop images with their boxes.
 _FUNCTIONAL = "torchvision.transforms.v2.functional"
@@ -43,7 +43,7 @@ class ScaleConfig:
     longest: Annotated[int, tyro.conf.arg(name="max-size")] = LONGEST
     """Maximum length of the longer side in pixels, in training and evaluation."""
     before_crop: Annotated[tuple[int, ...], tyro.conf.arg(name="pre-crop-edge-lengths")] = (400, 500, 600)
-    """Lengths of the shorter side before the random crop, which half of the images get; empty disables crops."""
+    """Lengths of the shorter side before the random crop, applied to half of the images; empty disables crops."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     test_side: Annotated[int, tyro.conf.arg(name="test-size")] = 800
@@ -108,7 +108,7 @@ def eval_transform(short: int = 800, longest: int = LONGEST, resize_first: tuple
 class ShortestSize:
     """Resize a sample like detectron2's ResizeShortestEdge, but to at least one pixel.
 
-    It holds only numbers, as it is pickled for DataLoader workers.
+    It holds only numbers, so that it can be pickled for DataLoader workers.
     """
 
     sides: tuple[int, ...]
@@ -143,10 +143,10 @@ def output_size(size: Sequence[int], short: int, longest: int | None) -> list[in
 
 
 def random_crop(image: Any, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Crop a rectangle at a random place, with sides drawn from the range `CROP`."""
+    """Crop a random rectangle with sides of 384 to 600 pixels, or of the image where it is smaller."""
     functional = require(_FUNCTIONAL, "train")
     height, width = functional.get_size(image)
-    h, w = (randint(min(side, _CROP[0]), min(side, _CROP[1])) for side in (height, width))
+    h, w = (randint(min(side, _CROP_SIDES[0]), min(side, _CROP_SIDES[1])) for side in (height, width))
     region = randint(0, height - h), randint(0, width - w), h, w
     return functional.crop(image, *region), target | {"boxes": functional.crop(target["boxes"], *region)}
 

@@ -22,7 +22,7 @@ Rows = Float64[np.ndarray, "_ 7"]
 
 
 def result_rows(image_id: int, found: Detections, category_ids: Sequence[int]) -> Rows:
-    """Convert the detections of an image to rows for the COCO evaluator.
+    """Convert the detections in an image to rows for the COCO evaluator.
 
     Args:
         image_id: The image's id in the annotation file.
@@ -41,7 +41,7 @@ class CocoScores:
     """COCO scores of a detector, in percent."""
 
     scores: dict[str, float]
-    """Scores by `NAMES`; those of a size without objects are missing."""
+    """Score of each of `NAMES`; object sizes without objects are missing."""
     classes: dict[int, float]
     """AP of each class by its category id; NaN for classes without objects."""
 
@@ -49,8 +49,8 @@ class CocoScores:
 def average_precision(annotations: Path, rows: Rows) -> CocoScores:
     """Evaluate detections against all images of an annotation file.
 
-    Crowds are handled as by COCO: detections inside one are ignored. Annotations without `iscrowd` are no crowds, and
-    those without an area get that of their box.
+    Crowds are handled as in COCO: detections inside one are ignored. An annotation without `iscrowd` is no crowd; one
+    without an area has that of its box.
 
     Args:
         annotations: Annotation file, such as `source.annotations`.
@@ -58,21 +58,21 @@ def average_precision(annotations: Path, rows: Rows) -> CocoScores:
 
     Raises:
         MissingExtraError: If faster-coco-eval is not installed.
-        ValueError: If the file cannot be read, or has no objects.
+        ValueError: If the annotation file cannot be read or has no objects.
 
     Source: Lin et al. 2014 (arXiv:1405.0312), with the parameters of the COCO detection challenge.
     """
     package = require("faster_coco_eval", "dense")
     truth = package.COCO(_complete_annotations(annotations))
-    evaluator = package.COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=quiet)
+    evaluator = package.COCOeval_faster(truth, truth.loadRes(rows), "bbox", print_function=discard_output)
     evaluator.run()
     scores = dict(zip(NAMES, (float(value) for value in evaluator.stats[: len(NAMES)]), strict=True))
     if scores["AP"] < 0:
         raise ValueError(f"{annotations} has no objects; there is nothing to evaluate")
-    return CocoScores({name: 100 * score for name, score in scores.items() if score >= 0}, by_class(evaluator))
+    return CocoScores({name: 100 * score for name, score in scores.items() if score >= 0}, class_precision(evaluator))
 
 
-def by_class(evaluator: Any) -> dict[int, float]:
+def class_precision(evaluator: Any) -> dict[int, float]:
     """Return the AP of each category in percent: over all IoU thresholds and object sizes, with 100 detections."""
     precision = evaluator.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class); -1 where there are no objects
     means = [100 * float(each.mean()) if each.min() >= 0 else float("nan") for each in np.moveaxis(precision, 2, 0)]
@@ -80,7 +80,7 @@ def by_class(evaluator: Any) -> dict[int, float]:
 
 
 def coco_results(rows: Rows) -> bytes:
-    """Return detections in the COCO results format, as a JSON file for pycocotools."""
+    """Return detections as a JSON file in the COCO results format, as pycocotools reads it."""
     return json.dumps(
         [
             {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
@@ -90,12 +90,12 @@ def coco_results(rows: Rows) -> bytes:
 
 
 def _complete_annotations(annotations: Path) -> dict[str, Any]:
-    """Read a file of annotations, and say of each what the evaluator asks and the file may leave out.
+    """Read an annotation file, and fill in the optional fields that the evaluator needs.
 
-    Annotations are numbered from 1: the evaluator takes the id 0 for "not found".
+    Annotations are numbered from 1, as the evaluator reads the id 0 as "no match".
 
     Raises:
-        ValueError: As `open_coco`.
+        ValueError: If the file is not a COCO annotation file.
     """
     file = read_coco(annotations)
     boxes_of(file)  # checks the boxes
@@ -116,5 +116,5 @@ def _complete_annotations(annotations: Path) -> dict[str, Any]:
     }
 
 
-def quiet(*_: object) -> None:
-    """Discard the evaluator's printed output: the scores are returned."""
+def discard_output(*_: object) -> None:
+    """Discard the text that the evaluator prints."""

@@ -1,4 +1,4 @@
-"""Batches of images with boxes: read, augmented, and padded to the largest image of the batch."""
+"""Batches of images with boxes: reading, augmentation, and padding to the largest image of the batch."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """Padded images of several sizes with their objects."""
 
     images: UInt8[Tensor, "b 3 H W"]
-    """Not normalized, at the top left, with zero padding."""
+    """Pixels from 0 to 255, each image at the top left, padded with zeros."""
     sizes: list[tuple[int, int]]
     """Height and width of each image in pixels, without padding."""
     targets: list[Target]
@@ -33,9 +33,9 @@ class Batch(NamedTuple):
     ids: list[int]
     """Id of each image in the annotation file."""
     bad: list[int]
-    """Indices of skipped images; `source.describe` names them."""
+    """Indices of unreadable images, which are skipped; `source.describe` names them."""
     objects: int | None = None
-    """Number of objects in all micro-batches of the step, in this process; None outside training."""
+    """Number of objects in all micro-batches of the step in this process; None in evaluation."""
 
 
 class Sample(NamedTuple):
@@ -83,7 +83,7 @@ def eval_batches(
 
     Args:
         source: Evaluation images.
-        transform: Resizing of a sample.
+        transform: Transform of a sample, such as `eval_transform`.
         batch_size: Images per batch and process; the last batch may have fewer.
         workers: Number of worker processes; 0 reads in this process.
         world: Number of processes that evaluate.
@@ -93,7 +93,7 @@ def eval_batches(
 
 
 def prepare(image: Any, truth: Boxes, transform: Transform, classes: int) -> Sample:
-    """Make a training or evaluation sample of an image and its boxes."""
+    """Convert an image and its boxes to a training or evaluation sample."""
     vision, functional = (
         require(f"torchvision.{name}", "train") for name in ("tv_tensors", "transforms.v2.functional")
     )
@@ -121,7 +121,7 @@ def normalize(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
 
 
 def collate(samples: Sequence[Sample], bad: list[int]) -> Batch:
-    """Stack samples, padded to the size of the largest, in multiples of 32 pixels."""
+    """Stack samples, padded to the largest height and width, rounded up to multiples of 32 pixels."""
     sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
     height, width = (ceil_div(max((size[axis] for size in sizes), default=0), MULTIPLE) * MULTIPLE for axis in (0, 1))
     images = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)

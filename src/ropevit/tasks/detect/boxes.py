@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-#: Minimum distance from 0 and 1 before a logit is taken; published weights depend on it.
-NEAREST = 1e-3
+#: Minimum of x and 1 - x in `logit`; published weights depend on it.
+LOGIT_EPS = 1e-3
 
 #: Indices of the matched queries of an image, and of the object of each.
 Matching = tuple[Int[Tensor, "_"], Int[Tensor, "_"]]
@@ -41,13 +41,13 @@ class Predictions:
     """(centre x, centre y, width, height), as fractions of the image."""
 
     def split(self, first: int) -> tuple["Predictions", "Predictions"]:
-        """Split into the first queries and the rest."""
+        """Split into the predictions of the first `first` queries and of the rest."""
         head, tail = slice(None, first), slice(first, None)
         return tuple(Predictions(self.logits[:, part], self.boxes[:, part]) for part in (head, tail))  # type: ignore[return-value]
 
 
 def make_target(labels: Int[Tensor, "n"], boxes: Float[Tensor, "n 4"], size: tuple[int, int], classes: int) -> Target:
-    """Convert the objects of an image to the detector's format; call it while the data are on the CPU.
+    """Convert the objects in an image to the detector's format; on the CPU, as the checks would synchronize a GPU.
 
     Args:
         labels: Class index of each object.
@@ -69,7 +69,7 @@ def make_target(labels: Int[Tensor, "n"], boxes: Float[Tensor, "n 4"], size: tup
         wrong = [round(value, 2) for value in boxes[~good][0].tolist()]
         raise ValueError(
             f"got a box {wrong} in an image of {height} x {width} pixels; expected left < right, top < bottom, inside "
-            "it: clip boxes and drop empty ones"
+            "it: clip boxes and remove empty ones"
         )
     return Target(labels.long(), box_xyxy_to_cxcywh(boxes / whole))
 
@@ -86,6 +86,6 @@ def box_cxcywh_to_xyxy(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def logit(shares: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """Inverse sigmoid, with `shares` and `1 - shares` clamped to at least `NEAREST`."""
-    return torch.log(shares.clamp(min=NEAREST) / (1 - shares).clamp(min=NEAREST))
+def logit(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Return the inverse sigmoid, with `x` and `1 - x` clamped to at least `LOGIT_EPS`."""
+    return torch.log(x.clamp(min=LOGIT_EPS) / (1 - x).clamp(min=LOGIT_EPS))

@@ -27,9 +27,9 @@ class DinoConfig:
     heads: int = 8
     """Attention heads."""
     levels: int = 4
-    """Feature maps (num_feature_levels): the backbone's, and coarser ones up to this number."""
+    """Feature levels (num_feature_levels): the backbone's maps, and coarser ones added up to this number."""
     points: int = 4
-    """Sampling points per head and feature map (n_points)."""
+    """Sampling points per head and level (n_points)."""
     mlp_width: int = 2048
     """Hidden channels of the MLPs in encoder and decoder."""
     encoder_layers: int = 6
@@ -39,7 +39,7 @@ class DinoConfig:
     dropout: float = 0.0
     """Dropout rate."""
     denoising: int = 100
-    """Positive denoising queries of an image with one box, and as many negatives (dn_number); 0 disables denoising."""
+    """Positive denoising queries per image, with as many negatives (dn_number); 0 disables denoising."""
     label_noise: float = 0.5
     """Twice the probability that a denoising query has a random class (label_noise_ratio)."""
     box_noise: float = 1.0

@@ -26,10 +26,10 @@ from ropevit.weights.parse import unwrap
 from ropevit.weights.reading import Source, read_checkpoint
 from ropevit.weights.saving import separate, write_safetensors
 
-#: The entry by which a checkpoint of detrex's DINO is known.
-_KNOWN_BY = "transformer.tgt_embed.weight"
+#: Entry by which a checkpoint of detrex's DINO is recognized.
+_MARKER = "transformer.tgt_embed.weight"
 
-#: Heads of its attention, which shapes do not reveal.
+#: Attention heads of DINO, which cannot be inferred from shapes.
 HEADS = 8
 
 SUFFIXES = {"ropevit": (".safetensors",), "detrex": (".pth", ".safetensors")}
@@ -65,7 +65,7 @@ def holds_detector(source: Source) -> bool:
     """Return whether a file holds a detector, in ropevit or detrex layout."""
     found = read_checkpoint(source)
     state = found.entries.get("model", found.entries)
-    return found.metadata.get("format") == DETECTOR.format or (isinstance(state, Mapping) and _KNOWN_BY in state)
+    return found.metadata.get("format") == DETECTOR.format or (isinstance(state, Mapping) and _MARKER in state)
 
 
 def convert_detector(
@@ -96,10 +96,10 @@ def convert_detector(
 
 
 def _convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> ConvertedDetector:
-    """Write a detector of detrex as a file of ours."""
+    """Convert a detrex checkpoint to a ropevit file."""
     state, dropped = unwrap(read_checkpoint(source), ema)
-    if _KNOWN_BY not in state:
-        raise WeightsError(f"{source} has no {_KNOWN_BY}; expected a checkpoint of detrex's DINO")
+    if _MARKER not in state:
+        raise WeightsError(f"{source} has no {_MARKER}; expected a checkpoint of detrex's DINO")
     check_finite(state, str(source))
     prefix = "backbone."
     own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -109,7 +109,7 @@ def _convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> Co
         like = Detector(config, classes)
     ours = from_detrex(dino)
     check_fit(like.dino, ours)
-    dino = to_detrex(ours)  # with both names of tied weights, even if the file has one
+    dino = to_detrex(ours)  # writes both names of tied weights, even if the file has only one
     weights, left = from_detectron2(like.backbone, own)
     names, ids, note = class_names(classes)
     metadata = {"category_ids": ids, "mean": MEAN, "std": STD, "test_side": 800, "longest": 1333, "top": 300}
@@ -122,7 +122,7 @@ def _convert_from_detrex(source: str | Path, destination: Path, ema: bool) -> Co
 
 
 def _convert_to_detrex(source: str | Path, destination: Path) -> ConvertedDetector:
-    """Write a detector of ours by detrex's names, with the backbone if detectron2 has such a one."""
+    """Convert a ropevit file to a detrex checkpoint, with the backbone if detectron2 has an equivalent one."""
     entries, info = DETECTOR.read(source)
     with torch.device("meta"):
         backbone = Detector(info.config, len(info.classes)).backbone
@@ -143,7 +143,7 @@ def _convert_to_detrex(source: str | Path, destination: Path) -> ConvertedDetect
 
 
 def class_names(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
-    """Return class names and ids for a checkpoint without names: COCO's if the number of classes matches."""
+    """Return class names, category ids and a note for a checkpoint without names: COCO's if there are 80 classes."""
     if classes == len(COCO_CATEGORIES):
         return list(COCO_CATEGORIES.values()), list(COCO_CATEGORIES), "classes: assumed to be COCO's 80"
     names = [str(number) for number in range(classes)]
@@ -168,7 +168,7 @@ def _infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source:
 
 def _infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
     """Infer DINO's config from shapes; missing entries are reported by later checks."""
-    queries, width = state[_KNOWN_BY].shape
+    queries, width = state[_MARKER].shape
     levels = len(state["transformer.level_embeds"]) if "transformer.level_embeds" in state else 4
     layer, places = "transformer.encoder.layers.0", HEADS * levels * 2
     offsets = state.get(f"{layer}.attentions.0.sampling_offsets.bias", torch.empty(4 * places))
@@ -186,7 +186,7 @@ def _infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
 
 
 def _infer_vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Infer the fields of a ViT; None if there is none of its width and depth."""
+    """Infer the fields of a ViT; None if no ViT has this width and depth."""
     width, _, patch = own["net.patch_embed.proj.weight"].shape[:3]
     depth = count_layers(own, r"net\.blocks\.(\d+)\..*")
     size = next((name for name, (w, d, _) in VIT_SIZES.items() if (w, d) == (width, depth)), None)
@@ -200,7 +200,7 @@ def _infer_vit_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 
 def _infer_swin_fields(own: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Infer the fields of a Swin; None if there is none of its width and depths."""
+    """Infer the fields of a Swin; None if no Swin has this width and these depths."""
     if "patch_embed.proj.weight" not in own:
         return None
     width = len(own["patch_embed.proj.weight"])

@@ -22,7 +22,7 @@ def dino_losses(
 ) -> dict[str, Float[Tensor, ""]]:
     """Compute the losses of a detector's output; their sum is minimized.
 
-    All processes must call it together, as the divisor is a mean over them; all return the same keys.
+    All processes must call this together, as the divisor is a mean over them. All return the same keys.
 
     Args:
         output: Output of the detector for the batch, with the same targets.
@@ -48,22 +48,22 @@ def dino_losses(
     losses = {}
     for name, predictions in [("", output.layers[-1]), *layers, ("enc", output.encoder)]:
         matching = match(predictions, targets, config)
-        losses |= _with_prefix(name, set_losses(predictions, targets, matching, divisor, config))
+        losses |= _loss_keys(name, set_losses(predictions, targets, matching, divisor, config))
     groups, last = output.groups, len(output.layers) - 1
     for number in range(last + 1):
         name = "dn" if number == last else f"dn_{number}"
         if groups is None:
-            losses |= _with_prefix(name, dict.fromkeys(("class", "bbox", "giou"), divisor.new_zeros(())))
+            losses |= _loss_keys(name, dict.fromkeys(("class", "bbox", "giou"), divisor.new_zeros(())))
             continue
         matching = [groups.matching(len(target.labels), device) for target in targets]
         parts = set_losses(output.denoising[number], targets, matching, divisor * groups.number, config)
-        losses |= _with_prefix(name, parts)
+        losses |= _loss_keys(name, parts)
     return losses
 
 
-def _with_prefix(name: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name the losses of a layer `loss_<kind>_<name>`."""
-    return {"_".join(filter(None, ("loss", kind, name))): value for kind, value in losses.items()}
+def _loss_keys(layer: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the losses of a layer to `loss_<kind>_<layer>`; `loss_<kind>` for the last layer, whose name is empty."""
+    return {"_".join(filter(None, ("loss", kind, layer))): value for kind, value in losses.items()}
 
 
 def set_losses(

@@ -1,4 +1,4 @@
-"""DINO's decoder: queries attend to the encoder's tokens and refine their boxes, layer by layer."""
+"""DINO's decoder: queries attend to the encoder's tokens and refine their boxes in every layer."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.layers import MLP, decoder_layers
 from ropevit.tasks.detect.levels import Levels
 
-#: Ratio of the fastest to the slowest of the waves that embed a box.
+#: Temperature of the sine embedding of boxes: the base of its frequencies, as in DETR.
 _TEMPERATURE = 10000
 
 
@@ -75,8 +75,8 @@ class Decoder(nn.Module):
             queries: Content embeddings and initial boxes.
             memory: Tokens of the encoder.
             levels: Geometry of the tokens.
-            class_heads: One for each layer; further ones are ignored.
-            box_heads: One for each layer; further ones are ignored.
+            class_heads: One for each layer; the last one, for the encoder's tokens, is not used here.
+            box_heads: As class_heads.
         """
         ratios = levels.ratios.repeat(1, 1, 2)[:, None]
         words = {"encoder_hidden_states": memory, "encoder_attention_mask": levels.valid} | levels.layer_arguments()

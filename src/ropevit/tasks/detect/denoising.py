@@ -1,4 +1,4 @@
-"""Contrastive denoising: noisy ground-truth boxes as extra queries, trained without matching."""
+"""Contrastive denoising: ground-truth boxes with noise as extra queries in training, which need no matching."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class DenoisingGroups:
 
 
 def make_denoising_groups(targets: Sequence[Target], config: DinoConfig) -> DenoisingGroups | None:
-    """Choose the number of groups of a batch; None if it has no objects, or denoising is off."""
+    """Return the number of groups for a batch; None if it has no objects, or denoising is off."""
     slots = max(len(target.labels) for target in targets)
     if slots == 0 or config.denoising == 0:
         return None
@@ -55,7 +55,7 @@ def make_denoising_groups(targets: Sequence[Target], config: DinoConfig) -> Deno
 def denoising_queries(
     targets: Sequence[Target], groups: DenoisingGroups, embedding: nn.Embedding, config: DinoConfig
 ) -> Queries:
-    """Make queries from objects with noise; empty slots have content 0 and the box whose logits are 0.
+    """Build denoising queries: labels and boxes with noise; an empty slot has content 0 and a box whose logits are 0.
 
     Args:
         targets: Objects of each image.
@@ -68,9 +68,7 @@ def denoising_queries(
 
     Source: Zhang et al. 2022 (arXiv:2203.03605), 3.3.
     """
-    labels, boxes, filled = (
-        x.repeat(1, 2 * groups.number, *[1] * (x.ndim - 2)) for x in scatter_targets(targets, groups)
-    )
+    labels, boxes, filled = (x.repeat(1, 2 * groups.number, *[1] * (x.ndim - 2)) for x in pad_targets(targets, groups))
     if config.label_noise > 0:
         flipped = torch.rand(labels.shape, device=labels.device) < config.label_noise / 2
         labels = torch.where(flipped, torch.randint_like(labels, config.classes), labels)
@@ -80,7 +78,7 @@ def denoising_queries(
     return Queries(content, torch.where(filled[..., None], logit(boxes), 0.0).sigmoid())
 
 
-def scatter_targets(targets: Sequence[Target], groups: DenoisingGroups) -> tuple[Tensor, Tensor, Tensor]:
+def pad_targets(targets: Sequence[Target], groups: DenoisingGroups) -> tuple[Tensor, Tensor, Tensor]:
     """Pad the targets of all images to the same number of slots: labels (B, slots), boxes (B, slots, 4), and a mask."""
     count, device = (len(targets), groups.max_targets), targets[0].labels.device
     labels = torch.zeros(count, dtype=torch.int64, device=device)
@@ -95,6 +93,6 @@ def scatter_targets(targets: Sequence[Target], groups: DenoisingGroups) -> tuple
 def jitter_boxes(boxes: Float[Tensor, "B q 4"], negative: Bool[Tensor, "q"], scale: float) -> Float[Tensor, "B q 4"]:
     """Shift each corner by up to `scale` half widths and heights; those of negatives by one to two times `scale`."""
     half = boxes[..., 2:].repeat(1, 1, 2) / 2
-    way = torch.randint_like(boxes, 2) * 2 - 1
-    far = torch.rand_like(boxes) + negative[:, None]
-    return box_xyxy_to_cxcywh((box_cxcywh_to_xyxy(boxes) + way * far * half * scale).clamp(0, 1))
+    sign = torch.randint_like(boxes, 2) * 2 - 1
+    distance = torch.rand_like(boxes) + negative[:, None]
+    return box_xyxy_to_cxcywh((box_cxcywh_to_xyxy(boxes) + sign * distance * half * scale).clamp(0, 1))

@@ -1,7 +1,7 @@
-"""Conversion of a detector's backbone between ropevit and detectron2 names, bit for bit.
+"""Convert the weights of a detector's backbone between ropevit's and detectron2's names, bit for bit.
 
-detectron2's ViT (in its SimpleFeaturePyramid) and Swin are those of detrex's detectors. Neither has rotary position
-embeddings, and its ViT has no LayerScale.
+The detectors of detrex use detectron2's ViT (in its SimpleFeaturePyramid) and Swin. Neither has rotary position
+embeddings, and the ViT has no LayerScale.
 """
 
 import re
@@ -17,21 +17,21 @@ from ropevit.models.windows import relative_index
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 
-#: (Our name, their name), the first match counts: "{}" stands for the index of a block; suffixes are equal.
+#: (Our prefix, their prefix); the first match is used. "{}" stands for the index of a block; what follows is equal.
 VIT = (
     ("body.blocks.{}.attn.relative.rows", "net.blocks.{}.attn.rel_pos_h"),
     ("body.blocks.{}.attn.relative.columns", "net.blocks.{}.attn.rel_pos_w"),
     ("body.", "net."),
 )
 
-#: Their entries without an equivalent here: pattern -> reason for dropping.
+#: Their entries without an equivalent in our layout: pattern -> reason for dropping.
 DERIVED = {r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index": "a table, computed for every window"}
 
-#: Where their embedding has one more place than ours.
+#: The position embedding, which has one more position in detectron2.
 _EMBEDDING = "net.pos_embed"
-_CLASS_TOKEN = "its first place, of a class token that neither uses; back it is written as zeros"
+_CLASS_TOKEN = "its first position belongs to a class token that neither uses; zeros in the other direction"
 
-#: Layers in front of a level's two convolutions, by its scale.
+#: Scale of a pyramid level -> number of resizing layers before its two convolutions.
 _BEFORE = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
 
 
@@ -62,7 +62,7 @@ def _detectron2_names(backbone: Backbone[Any]) -> dict[str, str]:
 
 
 def _pyramid_names(backbone: DenseViT, level: int) -> list[tuple[str, str]]:
-    """Pair our names of the parts of a level of the pyramid with theirs."""
+    """Return (our prefix, their prefix) for the layers of one pyramid level."""
     scale, stride = backbone.config.pyramid.scales[level], backbone.strides[level]
     ours, own, first = f"pyramid.levels.{level}.", f"simfp_{stride.bit_length() - 1}.", _BEFORE[scale]
     if scale == 4:
@@ -81,7 +81,7 @@ def _to_detectron2_name(key: str, table: tuple[tuple[str, str], ...]) -> str:
         if match := re.fullmatch(pattern + "(.*)", key):
             *numbers, rest = match.groups()
             return other.format(*numbers) + rest
-    raise AssertionError(f"{key} has no name there")
+    raise AssertionError(f"{key} has no name in detectron2")
 
 
 def to_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Conversion of DINO's weights between ropevit and detrex names, bit for bit."""
+"""Convert DINO's weights between ropevit's and detrex's names, bit for bit."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from ropevit.tasks.detect.dino import Dino
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 
-#: (Our name, detrex's name): "{}" stands for the index of a layer; suffixes are equal.
+#: (Our prefix, detrex's prefix): "{}" stands for the index of a layer; what follows is equal.
 NAMES = (
     ("neck.", "neck."),
     ("level_embedding", "transformer.level_embeds"),
@@ -37,10 +37,10 @@ NAMES = (
     ("label_embedding.", "label_enc."),
 )
 
-#: Query, key and value projections, which detrex stores in one tensor, in this order.
-JOINT = ("q_proj", "k_proj", "v_proj")
+#: Query, key and value projections, which detrex stores in one tensor (in_proj), in this order.
+IN_PROJ = ("q_proj", "k_proj", "v_proj")
 
-#: Their second names of the heads, one tensor with those of the first names.
+#: detrex stores each head under two names for one tensor; this is the second one.
 _TIED = re.compile(r"transformer\.decoder\.((?:class|bbox)_embed\..*)")
 
 
@@ -53,13 +53,13 @@ def to_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         WeightsError: If an entry is unknown, or a query, key or value projection is missing.
     """
-    joint = re.compile(rf"(decoder\.layers\.\d+\.self_attn\.)({'|'.join(JOINT)})\.(.+)")
+    in_proj = re.compile(rf"(decoder\.layers\.\d+\.self_attn\.)({'|'.join(IN_PROJ)})\.(.+)")
     ours: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if match := joint.fullmatch(key):
+        if match := in_proj.fullmatch(key):
             whole = f"{match[1]}in_proj_{match[3]}"
             if whole not in ours:
-                names = [f"{match[1]}{name}.{match[3]}" for name in JOINT]
+                names = [f"{match[1]}{name}.{match[3]}" for name in IN_PROJ]
                 if missing := [name for name in names if name not in state]:
                     raise WeightsError(f"got {key} without {join_names(missing)}; expected all weights of a detector")
                 ours[whole] = torch.cat([state[name] for name in names])
@@ -95,12 +95,12 @@ def from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif len(tensor) % 3:
             raise WeightsError(f"{key} has {len(tensor)} rows; expected queries, keys and values in equal parts")
         else:
-            ours |= {f"{start}{part}.{kind}": rows for part, rows in zip(JOINT, tensor.chunk(3), strict=True)}
+            ours |= {f"{start}{part}.{kind}": rows for part, rows in zip(IN_PROJ, tensor.chunk(3), strict=True)}
     return ours
 
 
 def _rename_key(key: str, source: int) -> str:
-    """Find a name in one column of `NAMES` and give that in the other."""
+    """Look up a name in column `source` of `NAMES`, and return that of the other column."""
     for row in NAMES:
         pattern = re.escape(row[source]).replace(r"\{\}", r"(\d+)")
         if match := re.fullmatch(pattern + r"(.*)", key):
@@ -129,7 +129,7 @@ def check_fit(model: Dino, ours: Mapping[str, Tensor]) -> None:
     """Check that weights fit a detector.
 
     Args:
-        model: Only its names and shapes matter; it may be on the meta device.
+        model: The detector, for its names and shapes; it may be on the meta device.
         ours: Weights by our names.
 
     Raises:

@@ -16,7 +16,7 @@ from ropevit.tasks.detect.layers import MLP, encoder_layers, position_maps, set_
 from ropevit.tasks.detect.levels import Levels, flatten, make_levels, propose_boxes
 from ropevit.tasks.detect.neck import Neck
 
-#: Probability of every class at the start.
+#: Predicted probability of every class at initialization.
 _PRIOR = 0.01
 
 
@@ -35,15 +35,15 @@ class Output:
 
 
 class Dino(nn.Module):
-    """Detect objects in the feature maps of a backbone.
+    """DINO: a deformable DETR encoder and decoder on the feature maps of a backbone.
 
     Args:
-        config: What it is made of.
-        channels: Channels of each of the backbone's maps, the finest first.
+        config: Options of the detector.
+        channels: Channels of each of the backbone's maps, in order of decreasing resolution.
 
     Raises:
         MissingExtraError: If transformers is not installed.
-        ValueError: If there is no map, or there are more than levels.
+        ValueError: If there is no map, or there are more maps than levels.
 
     Source: Zhang et al. 2022 (arXiv:2203.03605).
     """
@@ -91,7 +91,7 @@ class Dino(nn.Module):
         """Detect objects.
 
         Args:
-            maps: (B, c, h, w) each, every one half as large as the one before.
+            maps: Feature maps (B, c, h, w), each half as large as the one before.
             padding: True at padded pixels, from `padding_mask`; None without padding.
             targets: Objects of each image, for denoising queries in training.
 
@@ -140,18 +140,21 @@ class Dino(nn.Module):
             raise ValueError(f"got {memory.shape[1]} tokens for queries={count}; use larger images or fewer queries")
         proposals, usable = propose_boxes(levels)
         tokens = self.token_norm(self.token_projection(memory.masked_fill(~usable[..., None], 0)))
-        scores = self.class_heads[-1](tokens.detach()).amax(-1)  # not in no_grad, where autocast would keep the weights
+        scores = self.class_heads[-1](tokens.detach()).amax(
+            -1
+        )  # no no_grad: autocast would cache casts without gradients
         chosen = scores.topk(count, dim=1).indices[..., None]
         tokens = tokens.take_along_dim(chosen, 1)
         boxes = (self.box_heads[-1](tokens) + proposals.take_along_dim(chosen, 1)).sigmoid()
-        queries = self.query_embedding(torch.arange(count, device=memory.device))  # called, so that hooks see it
+        queries = self.query_embedding(torch.arange(count, device=memory.device))  # a call of the module, for its hooks
         content = queries.expand(len(memory), -1, -1)
         return Predictions(self.class_heads[-1](tokens), boxes), Queries(content, boxes.detach())
 
     def add_denoising(self, queries: Queries, groups: DenoisingGroups | None, targets: Sequence[Target]) -> Queries:
-        """Put the denoising queries first; without any, keep the label embedding in the graph all the same.
+        """Put the denoising queries first.
 
-        Processes that train together need a gradient for every weight, also those without objects.
+        Without them, the label embedding is added to the graph with weight 0: under DDP every weight needs a gradient
+        in every process, also in one whose images have no objects.
         """
         if groups is None:
             unused = self.label_embedding(torch.zeros(1, dtype=torch.int64, device=queries.boxes.device))[0, 0]

@@ -1,4 +1,4 @@
-"""Memory and MACs of a training step of a detector."""
+"""The training step of a detector for `ropevit train --estimate`."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ CLASSES, OBJECTS = 80, 10
 def step_spec(config: DetectConfig) -> StepSpec:
     """Describe a training step at the largest image size.
 
-    Matching needs values, which estimates do not have: the outputs are summed instead of computing the losses.
+    The outputs are summed instead of computing the losses, whose matching needs values, which the meta device lacks.
     """
     height, width = max(config.scale.short_sides), config.scale.longest
 

@@ -1,4 +1,4 @@
-"""Layers of Deformable DETR from transformers, with detrex's initialization."""
+"""Layers of Deformable DETR, taken from transformers and initialized as in detrex."""
 
 import math
 from functools import partial
@@ -81,7 +81,7 @@ def set_checkpointing(layers: nn.ModuleList, enable: bool) -> None:
 
 
 def _init_layer(layer: nn.Module) -> nn.Module:
-    """Initialize a layer as detrex does, and make it sample in float32."""
+    """Initialize a layer as detrex does, and sample its values in float32."""
     kind = require(MODULE, "dense").DeformableDetrMultiscaleDeformableAttention
     for name, weight in layer.named_parameters():
         if weight.ndim > 1:
@@ -100,16 +100,16 @@ def _init_layer(layer: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def _init_sampling(attention: Any) -> None:
-    """Initialize sampling: each head in its own direction, its points 1, 2, ... tokens away, with equal weights.
+    """Initialize the sampling points: 1, 2, ... tokens away in a direction of each head, with equal weights.
 
     Source: Zhu et al. 2020 (arXiv:2010.04159), A.3.
     """
     heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
     angle = torch.arange(heads) * (2 * math.pi / heads)
-    way = torch.stack([angle.cos(), angle.sin()], dim=-1)
-    way = way / way.abs().amax(-1, keepdim=True)
-    steps = torch.arange(1, points + 1)[:, None] * way[:, None, None].expand(heads, levels, 1, 2)
-    attention.sampling_offsets.bias.copy_(steps.flatten())
+    direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    direction = direction / direction.abs().amax(-1, keepdim=True)
+    offsets = torch.arange(1, points + 1)[:, None] * direction[:, None, None].expand(heads, levels, 1, 2)
+    attention.sampling_offsets.bias.copy_(offsets.flatten())
     for weight in (
         attention.sampling_offsets.weight,
         attention.attention_weights.weight,

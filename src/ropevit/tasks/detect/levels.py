@@ -1,4 +1,4 @@
-"""Multi-level feature maps as one sequence of tokens, and the box proposal of each token."""
+"""Feature maps of several levels as one sequence of tokens, and the box proposals of the tokens."""
 
 import math
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-#: Side of the box that a token of the finest level proposes, as a share of the image; it doubles with each level.
+#: Side of the proposals of the finest level, as a fraction of the image; it doubles with each level.
 _SMALLEST = 0.05
 
-#: A proposal with a number nearer than this to 0 or 1 is not used.
+#: Proposals with a coordinate closer than this to 0 or 1 are not used.
 _MARGIN = 0.01
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Geometry of the tokens: N over all levels, the finest first, each level row-major."""
+    """Shapes and masks of the levels, whose N tokens form one sequence: the finest first, each row-major."""
 
     shapes: tuple[tuple[int, int], ...]
     """Rows and columns of each level."""
@@ -47,14 +47,14 @@ class Levels:
         return torch.cat(places, dim=1)
 
     def layer_arguments(self) -> dict[str, object]:
-        """Return the arguments of transformers' layers."""
+        """Return the keyword arguments that describe the levels to the layers of transformers."""
         shapes = torch.tensor(self.shapes, device=self.masks[0].device)
         starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
         return {"spatial_shapes": shapes, "spatial_shapes_list": list(self.shapes), "level_start_index": starts}
 
 
 def _valid_extent(mask: Bool[Tensor, "B h w"]) -> Float[Tensor, "B 2"]:
-    """Count the columns and the rows that show the image."""
+    """Return the number of columns and of rows inside the image."""
     return torch.stack([mask[:, 0].sum(1), mask[:, :, 0].sum(1)], dim=1).float()
 
 
@@ -63,8 +63,8 @@ def padding_mask(sizes: Sequence[tuple[int, int]], height: int, width: int) -> B
 
     Args:
         sizes: Height and width of each image in pixels.
-        height: Rows of the batch.
-        width: Columns of the batch.
+        height: Height of the batch in pixels.
+        width: Width of the batch in pixels.
 
     Returns:
         True at padding.
@@ -106,7 +106,7 @@ def propose_boxes(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, 
 
     Returns:
         Logits of the boxes (infinite where a token has no proposal), and a mask of the tokens with one: those inside
-        the image whose coordinates keep `MARGIN` from 0 and 1.
+        the image whose coordinates are between 0.01 and 0.99.
     """
     centres = levels.centres
     sides = [centres.new_full((h * w, 2), _SMALLEST * 2**level) for level, (h, w) in enumerate(levels.shapes)]

@@ -1,4 +1,4 @@
-"""Hungarian matching of objects with queries."""
+"""Hungarian matching of queries with ground-truth objects."""
 
 import torch
 from jaxtyping import Float
@@ -31,7 +31,7 @@ def match(predictions: Predictions, targets: list[Target], config: DinoConfig) -
     if most > predictions.logits.shape[1]:
         raise ValueError(f"got {most} objects in an image with {predictions.logits.shape[1]} queries; use more queries")
     if not (predictions.logits.isfinite().all() & predictions.boxes.isfinite().all()):
-        raise ValueError("got predictions that are not finite: the training has diverged; lower the learning rate")
+        raise ValueError("got predictions that are not finite, as the training has diverged; use a lower learning rate")
     costs = [
         cost_matrix(logits, boxes, target, config).cpu().numpy()
         for logits, boxes, target in zip(predictions.logits, predictions.boxes, targets, strict=True)
@@ -47,10 +47,10 @@ def cost_matrix(
     logits: Float[Tensor, "Q K"], boxes: Float[Tensor, "Q 4"], target: Target, config: DinoConfig
 ) -> Float[Tensor, "Q n"]:
     """Return the matching cost of each query with each object."""
-    likely = logits.float().sigmoid()[:, target.labels]
+    probability = logits.float().sigmoid()[:, target.labels]
     boxes, alpha, gamma = boxes.float(), config.focal_alpha, config.focal_gamma
-    positive = alpha * (1 - likely) ** gamma * -(likely + 1e-8).log()
-    negative = (1 - alpha) * likely**gamma * -(1 - likely + 1e-8).log()
+    positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
+    negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
     giou = require("transformers.loss.loss_for_object_detection", "dense").generalized_box_iou
     return (
         config.match_class * (positive - negative)

@@ -1,4 +1,4 @@
-"""Detector: a backbone and DINO, built from options, and its file format."""
+"""The detector (a backbone and DINO), its config, and its file format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,13 +24,13 @@ from ropevit.tasks.detect.levels import padding_mask
 #: Images are padded to multiples of this many pixels: the stride of the backbone's coarsest map before downsampling.
 MULTIPLE = 32
 
-#: Side of a ViT's attention windows in tokens: the grid of pre-training at 224 pixels.
+#: Default side of a ViT's attention windows in tokens: its grid in pre-training at 224 pixels.
 _VIT_WINDOW = 14
 
-#: Scales of a ViT's maps relative to its patch grid: strides 8, 16 and 32; one of stride 64 follows.
+#: Scales of a ViT's feature maps relative to its patch grid, for strides 8, 16 and 32; p6 of stride 64 is added.
 _VIT_SCALES = (2.0, 1.0, 0.5)
 
-#: Stages of a Swin whose outputs become maps: strides 8, 16 and 32.
+#: Default stages of a Swin whose outputs are feature maps, of strides 8, 16 and 32.
 _SWIN_STAGES = (1, 2, 3)
 
 
@@ -47,7 +47,7 @@ class DetectModel(BackboneOptions):
     window: int | None = None
     """Side of an attention window in tokens; None takes 14 for a ViT, and a Swin's own."""
     out_indices: tuple[int, ...] | None = None
-    """Stages of a Swin whose outputs become feature maps, the last one included; None takes 1, 2 and 3 (strides 8, 16,
+    """Stages of a Swin whose outputs are feature maps; they include the last one. None takes 1, 2 and 3 (strides 8, 16,
     32)."""
     layer_scale: bool = True
     """LayerScale in a ViT's blocks, as in DeiT III; detectron2's ViT has none."""
@@ -125,7 +125,7 @@ class Detector(nn.Module):
             sizes: Height and width of each image in pixels, without padding.
             targets: Objects of each image, in training.
         """
-        images = pad_to(images, MULTIPLE)  # or maps would extend beyond the area that boxes are relative to
+        images = pad_to(images, MULTIPLE)  # so that all maps cover the same area, to which boxes are relative
         extents: Int[Tensor, "B 2"] = torch.tensor(list(sizes), device=images.device)
         padding = padding_mask(sizes, images.shape[2], images.shape[3]).to(images.device, non_blocking=True)
         return self.dino(self.backbone(images, extents).features, padding, targets)
@@ -146,13 +146,13 @@ class Detector(nn.Module):
 
 
 def signature(config: DetectModel) -> dict[str, Any]:
-    """Return the options that must agree for weights to be compatible, without the classes."""
+    """Return the options that must be equal for weights to fit another detector; the classes may differ."""
     names = "queries", "width", "heads", "levels", "points", "mlp_width", "encoder_layers", "decoder_layers"
     return backbone_signature(config.backbone_config()) | {f"dino.{name}": getattr(config.dino, name) for name in names}
 
 
 def to_file(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the entries of a detector's state dict to those of its file, where DINO's have detrex's names."""
+    """Rename the entries of a detector's state dict to those of its file, in which DINO has detrex's names."""
     backbone = {name: value for name, value in state.items() if name.startswith("backbone.")}
     return backbone | to_detrex({name.removeprefix("dino."): state[name] for name in state if name not in backbone})
 

@@ -1,4 +1,4 @@
-"""Neck of DINO: projects a backbone's maps to one width, and adds coarser ones."""
+"""Neck of DINO: projects the backbone's feature maps to one width, and adds coarser ones."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -40,9 +40,9 @@ class ConvNorm(nn.Module):
 
 
 class Neck(nn.Module):
-    """Project maps to one width, and add coarser ones, computed from the last map.
+    """Project feature maps to one width, and add coarser ones, computed from the last map.
 
-    Its GroupNorm also averages over padding, as the published weights expect.
+    GroupNorm includes the padding in its statistics, as for the published weights.
 
     Args:
         config: Options of the detector.
@@ -79,7 +79,7 @@ class Neck(nn.Module):
         return levels
 
     def check(self, maps: Sequence[Tensor]) -> None:
-        """Check channels and sizes of the maps."""
+        """Raise ValueError if channels or sizes of the maps are not those expected."""
         shapes = [tuple(x.shape) for x in maps]
         found = tuple(shape[1] if len(shape) == 4 else -1 for shape in shapes)
         if found != self.channels:

@@ -23,7 +23,7 @@ class Detections:
 
 
 def to_detections(predictions: Predictions, sizes: Sequence[tuple[int, int]], top: int = 300) -> list[Detections]:
-    """Select the highest-scoring pairs of query and class of each image; a query may appear with several classes.
+    """Return the highest-scoring pairs of query and class of each image; a query may appear with several classes.
 
     Args:
         predictions: Predictions of the last layer.

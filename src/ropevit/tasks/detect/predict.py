@@ -30,7 +30,7 @@ RESULTS = "detections.json"
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions:
-    """Options of detection.
+    """Options of a detector's predictions.
 
     Raises:
         ValueError: If a field is out of range.
@@ -41,7 +41,7 @@ class DetectionOptions:
     top: int = 100
     """Maximum number of objects per image."""
     size: int | None = None
-    """Shorter side to which images are resized, in pixels; None takes that of the training's evaluation."""
+    """Shorter side to which images are resized, in pixels; None takes the test size of the training."""
     way: Way = "whole"
     """How an image of that size is predicted: whole, in tiles of the training size, or after a resize to it."""
 
@@ -56,7 +56,7 @@ class DetectionOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionPredictor:
-    """A detector with its pre- and post-processing."""
+    """A detector with its preprocessing and postprocessing."""
 
     model: Detector
     """In evaluation mode."""
@@ -103,8 +103,8 @@ def load_detection_predictor(path: Path | str, config: DetectionOptions, device:
     side, longest = (_stored_length(facts, name, str(path)) for name in ("test_side", "longest"))
     short = config.size or side
     if len(facts.get("category_ids", ())) != len(info.classes):
-        raise ValueError(f"{path} does not give a category id to each class; give a file that a training wrote")
-    look = pixel_statistics(facts, 3, str(path))
+        raise ValueError(f"{path} does not have a category id for each class; give a file written by a training")
+    statistics = pixel_statistics(facts, 3, str(path))
     return DetectionPredictor(
         model=model.to(device).eval(),
         classes=tuple(info.classes),
@@ -112,8 +112,8 @@ def load_detection_predictor(path: Path | str, config: DetectionOptions, device:
         short=short,
         longest=max(short, round(longest * short / side)),
         trained=(side, longest),
-        mean=torch.tensor(look["mean"], device=device).view(3, 1, 1),
-        std=torch.tensor(look["std"], device=device).view(3, 1, 1),
+        mean=torch.tensor(statistics["mean"], device=device).view(3, 1, 1),
+        std=torch.tensor(statistics["std"], device=device).view(3, 1, 1),
         config=config,
     )
 
@@ -132,13 +132,13 @@ def _stored_length(facts: Mapping[str, Any], name: str, source: str) -> int:
         ValueError: If it is missing.
     """
     if not isinstance(facts.get(name), int):
-        raise ValueError(f"{source} does not say {name}, the size of its evaluation; give a file that a training wrote")
+        raise ValueError(f"{source} has no {name}, the size of its evaluation; give a file written by a training")
     return facts[name]
 
 
 @dataclass
 class DetectionFolder:
-    """Writes an annotated image for each image, and the detections of all of them.
+    """Writes an annotated copy of each image, and a JSON file with the detections in all of them.
 
     Args:
         finder: The detector.

@@ -1,4 +1,4 @@
-"""Recipes: functions that return a complete configuration of a detector's training, with detrex's settings.
+"""Recipes: functions that return the complete config of a detector's training, with detrex's settings.
 
 The 12-epoch recipes are written out; longer ones (`_50ep`, `_36ep`) and those with five maps (`_5scale`) are derived
 from them. The paper's results with its own backbones were obtained with unpublished code.
@@ -17,7 +17,7 @@ from ropevit.tasks.detect.train_config import DetectConfig
 #: Function of the backbone's position embedding that returns a configuration.
 Recipe = Callable[..., DetectConfig]
 
-#: AdamW, the backbone ten times slower, clipped at a norm of 0.1; no warm-up, a tenth of the rate for the last epoch.
+#: AdamW with a tenth of the rate for the backbone and gradients clipped at 0.1; divided by 10 for the last epoch.
 _TWELVE_EPOCHS = OptimConfig(
     lr=1e-4,
     backbone_lr=0.1,
@@ -29,7 +29,7 @@ _TWELVE_EPOCHS = OptimConfig(
     clip_grad=0.1,
 )
 
-#: As detrex counts them: 90000 steps for 12 epochs.
+#: In detrex: 12 epochs are 90000 steps.
 _STEPS_PER_EPOCH = 7500
 
 
@@ -98,7 +98,7 @@ def _with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> 
     """Return a recipe with another number of epochs.
 
     Args:
-        recipe: That of 12 epochs.
+        recipe: The recipe of 12 epochs.
         epochs: Number of epochs.
         milestones: Fractions of the training at which the learning rate is divided by 10.
     """
@@ -106,16 +106,16 @@ def _with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> 
     def change(config: DetectConfig) -> DetectConfig:
         return replace(config, optim=replace(config.optim, epochs=epochs, milestones=milestones))
 
-    falls = ", ".join(f"{epochs * share:g}" for share in milestones)
+    drops = ", ".join(f"{epochs * share:g}" for share in milestones)
     description = (
-        f"for {epochs} epochs, with a tenth of the learning rate from epoch {falls} on.\n\n"
+        f"for {epochs} epochs, with a tenth of the learning rate from epoch {drops} on.\n\n"
         f"    Not reproduced here. Cost: {epochs} epochs of 16 images per step."
     )
     return _derive_recipe(recipe, f"{epochs}ep", description, change)
 
 
 def _five_scales(recipe: Recipe) -> Recipe:
-    """Return a recipe with five feature maps: a Swin's four, the finest of stride 4, and one coarser."""
+    """Return a recipe with five levels: the four stages of a Swin, from stride 4 on, and one coarser level."""
 
     def change(config: DetectConfig) -> DetectConfig:
         model = replace(config.model, out_indices=(0, 1, 2, 3), dino=replace(config.model.dino, levels=5))
@@ -134,9 +134,9 @@ def _derive_recipe(
     """Return a recipe derived from another one.
 
     Args:
-        recipe: The other.
-        suffix: What its name ends in besides the other's.
-        description: Docstring of the recipe, after the name of the other one.
+        recipe: The other recipe.
+        suffix: Suffix of its name.
+        description: Its docstring, after the name of the other recipe.
         change: Changes the config.
     """
     name = f"{recipe.__name__}_{suffix}"

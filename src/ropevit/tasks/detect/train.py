@@ -1,4 +1,4 @@
-"""Training of detectors: data, losses and validation for the engine."""
+"""Train detectors: data, losses and validation for the training engine."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -66,16 +66,17 @@ def prepare(
 
 
 def _check_sources(train: CocoSource, val: CocoSource) -> None:
-    """Refuse a validation set with other classes than the training set's, or without objects.
+    """Check that both splits have the same classes, and that the validation set has objects.
 
     Raises:
         ValueError: If not.
     """
     pairs = [list(zip(each.category_ids, each.classes, strict=True)) for each in (train, val)]
     if pairs[0] != pairs[1]:
-        odd = sorted(set(pairs[0]) ^ set(pairs[1]))[:5]
+        different = sorted(set(pairs[0]) ^ set(pairs[1]))[:5]
         raise ValueError(
-            f"{train.annotations} and {val.annotations} list different categories: {odd}; expected the same in both"
+            f"{train.annotations} and {val.annotations} list different categories: {different}; expected the same in "
+            "both"
         )
     if not len(val.labels):
         raise ValueError(f"{val.annotations} has no objects; there is nothing to evaluate")

@@ -1,4 +1,4 @@
-"""Configuration of a detector's training; every field is an option of `ropevit train`."""
+"""Config of a detector's training; every field is an option of `ropevit train`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -9,7 +9,7 @@ from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, RunConfig
 from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.model import DetectModel
 
-#: Options have no prefix, except those of `dino` (--dino.width), as the backbone has a width, too.
+#: Options have no prefix, except those of `dino` (--dino.width), as the backbone also has a width.
 _WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
@@ -40,4 +40,4 @@ class DetectConfig(BaseTrainConfig):
         if self.batch_size < 1 or self.top < 1:
             raise ValueError(f"got batch_size={self.batch_size}, top={self.top} (--max-detections); expected 1 or more")
         if self.run.shard:
-            raise ValueError("got shard=True (--fsdp); detectors do not support FSDP: omit it")
+            raise ValueError("got shard=True (--fsdp); detectors do not support FSDP: leave it out")
