@@ -32,8 +32,8 @@ from ropevit.models.rotary import apply_scaling, make_block_rope, make_shared_ro
 from ropevit.models.state_dict import InferredModel, KeyPattern, StateDictAdapter, infer_common
 from ropevit.rope import grid_positions
 from ropevit.tasks.classify.protocol import plan_views
-from ropevit.tasks.detect.model import DetectModel
-from ropevit.tasks.segment.model import SegmentModel
+from ropevit.tasks.detect.model import DetectorConfig
+from ropevit.tasks.segment.model import SegmenterConfig
 from ropevit.weights import WeightsError, load_dense_weights, load_model, load_weights, save_model
 from ropevit.weights.infer import infer_model
 
@@ -211,10 +211,10 @@ def test_its_evaluation_figures_and_backbone_follow_from_its_row():
     backbone = architectures.build_backbone(DenseToyConfig(body=config))
     load_dense_weights(backbone, model.state_dict())
     assert backbone(torch.randn(1, 3, 36, 24)).features[0].shape == (1, 16, 6, 4)
-    detector = DetectModel(model="toy_tiny", position="rope_axial", init=None)
+    detector = DetectorConfig(model="toy_tiny", position="rope_axial", init=None)
     assert detector.backbone_config() == DenseToyConfig(body=detector.body_config())
     with pytest.raises(ValueError, match="for a toy, whose maps have strides"):
-        SegmentModel(model="toy_tiny", position="rope_axial", init=None)
+        SegmenterConfig(model="toy_tiny", position="rope_axial", init=None)
 
 
 @pytest.mark.usefixtures("toy")

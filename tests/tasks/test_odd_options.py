@@ -7,11 +7,11 @@ from torchvision import tv_tensors
 
 from ropevit.tasks.common.config import RunConfig
 from ropevit.tasks.detect.augment import ShortestSize
-from ropevit.tasks.detect.model import DetectModel
+from ropevit.tasks.detect.model import DetectorConfig
 from ropevit.tasks.detect.neck import Neck
 from ropevit.tasks.segment.config import Mask2FormerConfig
 from ropevit.tasks.segment.mask2former import Mask2Former
-from ropevit.tasks.segment.model import SegmentModel
+from ropevit.tasks.segment.model import SegmenterConfig
 from tasks.detect.small import small_config
 from tasks.segment.small import small_swin
 
@@ -35,12 +35,12 @@ def test_mask2former_refuses_feature_maps_of_one_value_per_group():
 
 def test_a_segmenter_needs_one_block_for_each_feature_map():
     with pytest.raises(ValueError, match="got depth=3; expected at least 4 blocks"):
-        SegmentModel(model="deit_tiny", depth=3, init=None)
+        SegmenterConfig(model="deit_tiny", depth=3, init=None)
 
 
 def test_windows_of_no_tokens_are_refused():
     with pytest.raises(ValueError, match="got window=0"):
-        DetectModel(model="deit_tiny", window=0, init=None)
+        DetectorConfig(model="deit_tiny", window=0, init=None)
 
 
 @pytest.mark.parametrize(

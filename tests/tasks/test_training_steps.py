@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.criterion import dino_losses
-from ropevit.tasks.detect.model import DetectModel, Detector
+from ropevit.tasks.detect.model import Detector, DetectorConfig
 from ropevit.tasks.segment.criterion import mask_losses
 from ropevit.tasks.segment.model import build_segmenter
 from ropevit.tasks.segment.upernet import upernet_losses
@@ -28,7 +28,7 @@ def model_of(kind, position="rope_mixed", body="deit_tiny"):
     """Build a model, every weight moved away from where it starts, as heads start with zeros."""
     size = VIT if body == "deit_tiny" else SWIN
     if kind == "dino":
-        model = Detector(DetectModel(position=position, dino=DINO, **size), 5)
+        model = Detector(DetectorConfig(position=position, dino=DINO, **size), 5)
     else:
         model = build_segmenter(small_segmenter(kind, position=position, **size), 5)
     with torch.no_grad():

@@ -107,9 +107,9 @@ class AttentionCapture(TorchFunctionMode):
         callback: Called with each `AttentionCall`.
     """
 
-    def __init__(self, look: Callable[[AttentionCall], None]):
+    def __init__(self, callback: Callable[[AttentionCall], None]):
         super().__init__()
-        self.callback = look
+        self.callback = callback
         self.current: dict[str, Any] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

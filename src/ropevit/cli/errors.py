@@ -50,16 +50,16 @@ def one_line_errors(more: str) -> Iterator[None]:
 
 def _parser_message(ended: BaseException, box: str) -> str | None:
     """Return the message of the error that a config raised, if that caused the box, else None."""
-    found = re.fullmatch(r"Errorparsing[\w.]+:(.*)", _collapse_spaces("".join(_box_lines(box))))
+    found = re.fullmatch(r"Errorparsing[\w.]+:(.*)", _remove_whitespace("".join(_box_lines(box))))
     error: BaseException | None = ended
     while found and error is not None:
-        if isinstance(error, ValueError) and str(error) and found[1].startswith(_collapse_spaces(str(error))):
+        if isinstance(error, ValueError) and str(error) and found[1].startswith(_remove_whitespace(str(error))):
             return str(error)
         error = error.__cause__ or error.__context__
     return None
 
 
-def _collapse_spaces(text: str) -> str:
+def _remove_whitespace(text: str) -> str:
     """Remove all whitespace: the box may break lines anywhere."""
     return "".join(text.split())
 

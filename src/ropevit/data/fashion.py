@@ -17,7 +17,7 @@ CLASSES = (
 GROUPS = ("top", "trouser", "top", "dress", "top", "shoe", "top", "shoe", "bag", "shoe")
 SOURCE = "Fashion-MNIST, a balanced part (arXiv:1708.07747), copyright 2017 Zalando SE, MIT licence"
 #: Size of `val`, the end of the training file; classes are interleaved in it, so that both parts are balanced.
-_NUM_TEST_IMAGES = 1_000
+_NUM_VAL_IMAGES = 1_000
 
 
 def load_fashion(split: Split = "train") -> LabelledImages:
@@ -35,8 +35,8 @@ def load_fashion(split: Split = "train") -> LabelledImages:
     """
     parts = {
         "train": ("train", slice(None)),
-        "search": ("train", slice(None, -_NUM_TEST_IMAGES)),
-        "val": ("train", slice(-_NUM_TEST_IMAGES, None)),
+        "search": ("train", slice(None, -_NUM_VAL_IMAGES)),
+        "val": ("train", slice(-_NUM_VAL_IMAGES, None)),
         "test": ("test", slice(None)),
     }
     if split not in parts:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ropevit.data.decoding import UNREADABLE, open_rgb, reason
-from ropevit.data.holdout import TEST_SHARE, few_images, held_out
+from ropevit.data.holdout import VAL_FRACTION, few_images, held_out
 from ropevit.data.images import resize_to
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.listing import TEST_FOLDERS, class_files, subfolders
@@ -177,7 +177,7 @@ def _find_files(path: Path) -> FolderFiles:
     few = [name for name, paths in files.items() if len(paths) < 2]
     if few:
         raise ValueError(few_images(few, path))
-    return FolderFiles(train=files, notes=(f"{TEST_SHARE:.0%} of each class, always the same, was held out",))
+    return FolderFiles(train=files, notes=(f"{VAL_FRACTION:.0%} of each class, always the same, was held out",))
 
 
 def _find_classes(root: Path) -> Files:

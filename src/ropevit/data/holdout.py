@@ -10,7 +10,7 @@ import torch
 from ropevit.data.rng import make_generator
 
 #: Fraction of each class that is held out.
-TEST_SHARE = 0.2
+VAL_FRACTION = 0.2
 
 
 def held_out(contents: Sequence[Hashable], label: int) -> list[bool]:
@@ -25,7 +25,7 @@ def held_out(contents: Sequence[Hashable], label: int) -> list[bool]:
     Returns:
         Whether each image is held out: at least one; all of them only if all are duplicates.
     """
-    wanted = max(1, round(TEST_SHARE * len(contents)))
+    wanted = max(1, round(VAL_FRACTION * len(contents)))
     ranks = torch.randperm(len(contents), generator=make_generator("folder", "split", label)).tolist()
     copies: dict[Hashable, list[int]] = {}
     for _, place in sorted(zip(ranks, range(len(contents)), strict=True)):

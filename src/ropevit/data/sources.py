@@ -16,7 +16,7 @@ from ropevit.data.decoding import open_rgb
 from ropevit.data.emoji import load_emoji_images
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import Progress, check_folder
-from ropevit.data.holdout import TEST_SHARE, split_files
+from ropevit.data.holdout import VAL_FRACTION, split_files
 from ropevit.data.imagenet import imagenet_synsets
 from ropevit.data.labelled import LabelledImages
 from ropevit.data.layouts import dense_layout
@@ -266,7 +266,7 @@ def _open_held_out(root: Path, files: dict[str, list[str]], name: str, split: Sp
         ValueError: If a class has fewer than two different images.
     """
     _warn_held_out(root)
-    share, kind = (TEST_SHARE, ", held out") if split == "val" else (1 - TEST_SHARE, "")
+    share, kind = (VAL_FRACTION, ", held out") if split == "val" else (1 - VAL_FRACTION, "")
     chosen = split_files(root, files, test=split == "val")
     return FolderSource(root, f"{name} ({share:.0%} of each class{kind})", chosen)
 
@@ -278,7 +278,7 @@ def _warn_held_out(root: Path) -> None:
         "%s has no validation images beside it: %.0f%% of each class, always the same, are held out for validation; "
         "to evaluate on all images, put the classes into a folder val",
         root,
-        100 * TEST_SHARE,
+        100 * VAL_FRACTION,
     )
 
 

@@ -143,14 +143,14 @@ def backward(
     plan = plan_rotation(images, tokens, heads * channels, grad_qkv.element_size())
     sums = freqs.new_empty(plan.chunks * plan.along, len(freqs), heads, channels // 2) if rotated else None
     position_sums = pos.new_empty(plan.across, images, *pos.shape[1:]) if rotated and of_positions else None
-    inputs = _as_axis_rows([*gradients, *rotated])
+    inputs = _with_strides([*gradients, *rotated])
     outputs = {"grad_qkv": grad_qkv, "sums": sums, "position_sums": position_sums}
     launch(backward_kernel, plan, shape, pos, freqs, prefix=num_prefix, steps=plan.steps, **outputs, **inputs)
     return QKVGradients(grad_qkv, frequency_sum(sums, frequencies), _position_sum(position_sums, positions))
 
 
-def _as_axis_rows(parts: list[Tensor]) -> dict[str, Any]:
-    """Return tensors (B, A, N, D) and their strides, in units of a common divisor: tells Triton their alignment."""
+def _with_strides(parts: list[Tensor]) -> dict[str, Any]:
+    """Return tensors (B, A, N, D) and their strides in units of a common divisor, which tells Triton the alignment."""
     parts = [part if part.stride(-1) == 1 else part.contiguous() for part in parts]
     unit = math.gcd(16, *(stride for part in parts for stride in part.stride()[:3]))
     return {"parts": tuple((part, *(stride // unit for stride in part.stride()[:3])) for part in parts), "unit": unit}

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as module_hooks
 
 from ropevit.kernels import rotate_qkv
-from ropevit.models.packed import SequenceIds, block_diagonal_mask
+from ropevit.models.packed import SequenceIds, zero_nonfinite_tokens
 from ropevit.models.window_partition import WindowPartition, attend_in_windows
 from ropevit.rope import DistanceBias, LearnedRope
 from ropevit.rope.scaling import Scaling
@@ -269,7 +269,7 @@ class Block(nn.Module):
         """Apply attention (within each image if `rows` is given, within windows if `partition` is), then the MLP."""
         mask, patches = (None, None) if rows is None else (rows.mask, rows.patches)
         mixed = self.norm1(x)
-        mixed = mixed if rows is None else block_diagonal_mask(mixed, rows)
+        mixed = mixed if rows is None else zero_nonfinite_tokens(mixed, rows)
         if partition is None:
             mixed = self.attn(mixed, positions, frequencies, mask, grid, jitter=jitter, patches=patches)
         else:

@@ -271,15 +271,15 @@ def mean_patch(tokens: Float[Tensor, "R L C"], packed: PackedBatch) -> Float[Ten
     return (sums / values.new_zeros(count).index_add(0, image, patch).unsqueeze(1)).to(tokens.dtype)
 
 
-def encode_unpacked(
+def encode_isolated(
     packed: PackedBatch, embed: Callable[[PackedBatch], Tensor], encode: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
-    """Embed and encode a packed batch so that non-finite values of an image affect no other image.
+    """Embed and encode a packed batch so that infinite or NaN values of an image affect no other image.
 
     Args:
         packed: The batch.
         embed: Maps the batch to tokens.
-        encode: Maps tokens to features, in blocks that call `block_diagonal_mask`.
+        encode: Maps tokens to features, in blocks that call `zero_nonfinite_tokens`.
 
     Returns:
         Features, and a mask of images with non-finite pixels or activations, whose features are 0.
@@ -290,8 +290,8 @@ def encode_unpacked(
     return features.masked_fill(belongs_to(damaged, packed), 0), damaged
 
 
-def block_diagonal_mask(x: Float[Tensor, "R L C"], rows: SequenceIds) -> Float[Tensor, "R L C"]:
-    """Set tokens with non-finite values to 0, where images share rows.
+def zero_nonfinite_tokens(x: Float[Tensor, "R L C"], rows: SequenceIds) -> Float[Tensor, "R L C"]:
+    """Set tokens with infinite or NaN values to 0, if images share rows of the batch.
 
     In attention a masked key still contributes 0 times its value, which is NaN for a non-finite value.
     """

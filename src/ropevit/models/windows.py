@@ -81,7 +81,7 @@ class WindowAttention(nn.Module):
         Raises:
             ValueError: If `valid` is given to the Triton kernel, which has no per-image masks.
         """
-        frequencies, attention_factor = self.scaled_frequencies(frequencies, jitter, x.device)
+        frequencies, attention_factor = self.apply_scaling(frequencies, jitter, x.device)
         if valid is not None:
             return self.attend_padded(x, frequencies, attention_factor, shift, valid)
         if not self.attends_to_padding:
@@ -91,13 +91,13 @@ class WindowAttention(nn.Module):
         whole = pad_or_crop(x, rows * self.window, columns * self.window)
         return pad_or_crop(self.attend(whole, frequencies, attention_factor, shift), h, w)
 
-    def scaled_frequencies(
+    def apply_scaling(
         self,
         frequencies: Float[Tensor, "2 *a P"] | None,
         jitter: Float[Tensor, "2 2"] | None,
         device: torch.device,
     ) -> tuple[Float[Tensor, "2 *a P"] | None, Float[Tensor, ""] | None]:
-        """Return the frequencies of this layer and the factor on its attention logits, after RoPE scaling.
+        """Return the frequencies of this layer and the factor on its attention logits, with RoPE scaling applied.
 
         Position shifts of a scaling method are ignored: windows contain only patches, and scores depend on differences.
         """

@@ -48,7 +48,7 @@ def build_without_memory(build: Callable[[], Module], entries: int, source: str)
         hook.remove()
 
 
-def check_size_of_model(wanted: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
+def check_matches_config(wanted: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
     """Raise WeightsError unless names and shapes of weights equal those of the file's own config.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ropevit.models.architectures import ARCHITECTURES, Config, build_model
 from ropevit.models.state_dict import InferredModel, KeyPattern, match_keys
-from ropevit.weights.described import build_without_memory, check_size_of_model
+from ropevit.weights.described import build_without_memory, check_matches_config
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.infer import infer_model
 from ropevit.weights.metadata import FORMAT, stored_config
@@ -188,7 +188,7 @@ def _described_config(checkpoint: Checkpoint, state: Mapping[str, Any], inferred
     """
     config = stored_config(checkpoint.metadata, inferred, checkpoint.source)
     model = build_without_memory(lambda: build_model(config), len(state), checkpoint.source)
-    check_size_of_model(model.state_dict(), state, checkpoint.source)
+    check_matches_config(model.state_dict(), state, checkpoint.source)
     return config
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from ropevit.models.published import TOP1
-from ropevit.tasks.classify.config import ClassifyModel, TrainConfig
+from ropevit.tasks.classify.config import ClassifierConfig, TrainConfig
 from ropevit.tasks.classify.recipes import RECIPES, expected_top1, find_recipe, training_cost
 
 #: recipe -> what the paper and its code say of it
@@ -104,4 +104,4 @@ def test_smoothed_labels_do_not_fit_the_binary_loss():
 )
 def test_a_model_that_does_not_exist_is_refused_before_anything_is_read(fields, message):
     with pytest.raises(ValueError, match=message):
-        TrainConfig(recipe="mine", model=ClassifyModel(**fields))
+        TrainConfig(recipe="mine", model=ClassifierConfig(**fields))

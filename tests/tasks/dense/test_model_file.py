@@ -7,11 +7,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.model import DetectModel, Detector, load_detector, save_detector
-from ropevit.tasks.detect.train_config import DetectConfig
+from ropevit.tasks.detect.model import Detector, DetectorConfig, load_detector, save_detector
+from ropevit.tasks.detect.train_config import DetectTrainConfig
 from ropevit.tasks.segment.config import Mask2FormerConfig, UperNetConfig
-from ropevit.tasks.segment.model import SegmentModel, build_segmenter, load_segmenter, save_segmenter
-from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.tasks.segment.model import SegmenterConfig, build_segmenter, load_segmenter, save_segmenter
+from ropevit.tasks.segment.train_config import SegmentTrainConfig
 from ropevit.weights import WeightsError
 from ropevit.weights.digest import KEY
 
@@ -42,11 +42,11 @@ GOLDEN = {
 def files(tmp_path_factory):
     """A file of each kind, and what reads it."""
     folder = tmp_path_factory.mktemp("saved")
-    detect = DetectModel(**TINY, dino=DinoConfig(**SMALL, points=1, mlp_width=32))
+    detect = DetectorConfig(**TINY, dino=DinoConfig(**SMALL, points=1, mlp_width=32))
     facts = {"mean": 0.5, "std": [0.2, 0.2, 0.2], "test_side": 64, "longest": 96, "category_ids": [1, 10**10]}
     save_detector(folder / "detector", Detector(detect, 2), detect, ["a", "b"], facts)
     sizes = {**SMALL, "encoder_mlp_width": 32, "decoder_mlp_width": 32}
-    segment = SegmentModel(**TINY, head="mask2former", mask2former=Mask2FormerConfig(**sizes))
+    segment = SegmenterConfig(**TINY, head="mask2former", mask2former=Mask2FormerConfig(**sizes))
     save_segmenter(folder / "segmenter", build_segmenter(segment, 2), segment, ["a", "b"], {"crop": 64})
     return {"detector": (folder / "detector", load_detector), "segmenter": (folder / "segmenter", load_segmenter)}
 
@@ -89,11 +89,11 @@ def save_with_maps(kind, path):
     """Save a model whose maps come of chosen stages or blocks; returns its options, and what loads it."""
     if kind == "detector":
         dino = DinoConfig(**SMALL, points=1, mlp_width=32)
-        config = DetectModel(model="swin_tiny", init=None, width=12, out_indices=(2, 3), dino=dino)
+        config = DetectorConfig(model="swin_tiny", init=None, width=12, out_indices=(2, 3), dino=dino)
         save_detector(path, Detector(config, 2), config, ["a", "b"], {})
         return config, load_detector
     head = UperNetConfig(channels=16, auxiliary_channels=16)
-    config = SegmentModel(**TINY, out_indices=(0, 1, 2, 3), upernet=head)
+    config = SegmenterConfig(**TINY, out_indices=(0, 1, 2, 3), upernet=head)
     save_segmenter(path, build_segmenter(config, 2), config, ["a", "b"], {})
     return config, load_segmenter
 
@@ -105,7 +105,7 @@ def test_a_file_keeps_the_names_under_which_the_first_version_stored_its_config(
         assert file.metadata()["config"] == GOLDEN[kind]
     old = altered(tmp_path / "new", tmp_path / "old", lambda _: {"config": GOLDEN[kind]})
     assert load(old)[1].config == config
-    run = (DetectConfig if kind == "detector" else SegmentConfig)(recipe="", model=config)
+    run = (DetectTrainConfig if kind == "detector" else SegmentTrainConfig)(recipe="", model=config)
     assert json.dumps(run.to_dict()["model"]) == GOLDEN[kind]
     renamed = altered(tmp_path / "new", tmp_path / "renamed", config_with("out_indices", value=[2, 3]))
     with pytest.raises(WeightsError, match=r"unknown fields \['out_indices'\]"):

@@ -12,7 +12,7 @@ from ropevit.tasks.detect.convert import convert_detector
 from ropevit.tasks.detect.detrex import to_detrex
 from ropevit.tasks.detect.dino import Dino
 from ropevit.tasks.detect.evaluate import METADATA
-from ropevit.tasks.detect.model import DetectModel, Detector, load_detector, save_detector
+from ropevit.tasks.detect.model import Detector, DetectorConfig, load_detector, save_detector
 from ropevit.weights import WeightsError
 
 #: As small as its eight heads allow.
@@ -123,7 +123,7 @@ def test_converted_weights_have_the_right_names(tmp_path):
     torch.save(state, tmp_path / "a.pth")
     convert_detector(tmp_path / "a.pth", tmp_path / "b.safetensors", "ropevit")
     model, info = load_detector(tmp_path / "b.safetensors")
-    assert info.config == DetectModel(
+    assert info.config == DetectorConfig(
         model="deit_tiny",
         position="ape",
         layer_scale=False,
@@ -174,7 +174,7 @@ def test_resnet_backbone_is_refused(tmp_path):
 
 def test_backbone_unknown_to_detectron2_is_dropped_and_reported(tmp_path):
     dino = DinoConfig(heads=8, **DINO)
-    config = DetectModel(model="deit_tiny", position="rope_mixed", width=64, depth=2, heads=2, init=None, dino=dino)
+    config = DetectorConfig(model="deit_tiny", position="rope_mixed", width=64, depth=2, heads=2, init=None, dino=dino)
     model = Detector(config, 3)
     save_detector(tmp_path / "a.safetensors", model, config, list("abc"), {})
     report = convert_detector(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "detrex")
@@ -205,6 +205,6 @@ def test_invalid_conversions_are_refused(tmp_path, capsys):
 
 def test_only_a_vit_can_omit_layer_scale():
     with pytest.raises(ValueError, match="got layer_scale=False; it is for a ViT that does not start from published"):
-        DetectModel(layer_scale=False)
+        DetectorConfig(layer_scale=False)
     with pytest.raises(ValueError, match="got layer_scale=False"):
-        DetectModel(model="swin_tiny", layer_scale=False, init=None)
+        DetectorConfig(model="swin_tiny", layer_scale=False, init=None)

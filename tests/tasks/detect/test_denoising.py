@@ -108,9 +108,9 @@ def test_pixel_boxes_are_converted_to_relative_centres_and_sizes():
     (3, [0, 0, 5, 5], "got labels from 3 to 3; expected 0 to 2"),
     (-1, [0, 0, 5, 5], "got labels from -1 to -1"),
     (0, [5, 0, 5, 5], r"got a box \[5.0, 0.0, 5.0, 5.0\] in an image of 40 x 100 pixels"),
-    (0, [0, 0, 101, 5], "clip boxes and drop empty ones"),
-    (0, [0, -1, 10, 5], "clip boxes and drop empty ones"),
-    (0, [0, float("nan"), 10, 5], "clip boxes and drop empty ones"),
+    (0, [0, 0, 101, 5], "clip boxes and remove empty ones"),
+    (0, [0, -1, 10, 5], "clip boxes and remove empty ones"),
+    (0, [0, float("nan"), 10, 5], "clip boxes and remove empty ones"),
 ])  # fmt: skip
 def test_invalid_object_is_refused(label, box, message):
     with pytest.raises(ValueError, match=message):

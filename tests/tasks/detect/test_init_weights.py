@@ -8,13 +8,13 @@ import torch
 from ropevit.tasks.common.events import Notice
 from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.model import DETECTOR, DetectModel, Detector, load_detector, save_detector
+from ropevit.tasks.detect.model import DETECTOR, Detector, DetectorConfig, load_detector, save_detector
 from ropevit.tasks.detect.train import train
 from ropevit.weights import WeightsError
 from tasks.detect.generated import small_training, write_images
 
 DINO = DinoConfig(queries=8, width=32, heads=2, mlp_width=32, encoder_layers=1, decoder_layers=2)
-SMALL = DetectModel(model="deit_tiny", position="rope_axial", width=32, depth=1, heads=2, init=None, dino=DINO)
+SMALL = DetectorConfig(model="deit_tiny", position="rope_axial", width=32, depth=1, heads=2, init=None, dino=DINO)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from ropevit.models import get_config
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
 from ropevit.tasks.segment.config import PROFILES, Mask2FormerConfig, UperNetConfig, UperNetProfile
 from ropevit.tasks.segment.mask2former import Mask2Former
-from ropevit.tasks.segment.model import SegmentModel
+from ropevit.tasks.segment.model import SegmenterConfig
 from ropevit.tasks.segment.neck import make_vit_backbone
 from ropevit.tasks.segment.upernet import UperNet
 
@@ -58,4 +58,4 @@ def small_segmenter(head="upernet", **changes):
         ),
     }
     size = {"model": "deit_tiny", "width": 32, "depth": 4, "heads": 2, "init": None}
-    return SegmentModel(**({"head": head, head: heads[head]} | size | changes))
+    return SegmenterConfig(**({"head": head, head: heads[head]} | size | changes))

@@ -25,7 +25,7 @@ from ropevit.tasks.segment.inference import InferenceConfig, segment, view_size
 from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 from ropevit.tasks.segment.model import build_segmenter, load_segmenter
 from ropevit.tasks.segment.train import Segmentation
-from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.tasks.segment.train_config import SegmentTrainConfig
 from ropevit.weights.errors import WeightsError
 from tasks.segment.eval_data import CLASSES, save_tiny, write_images
 from tasks.segment.small import small_segmenter
@@ -99,7 +99,7 @@ def test_scores_equal_those_of_a_reference_loop(place, tmp_path, size, options, 
 
 def test_at_the_size_of_the_training_the_scores_are_those_of_the_training(place, tmp_path):
     (row,) = measure(place, tmp_path / "out")
-    config = SegmentConfig(
+    config = SegmentTrainConfig(
         recipe="",
         batch_size=2,
         model=small_segmenter(),

@@ -11,7 +11,7 @@ from ropevit.tasks.dense.init_weights import init_model
 from ropevit.tasks.segment.config import Mask2FormerConfig, UperNetConfig
 from ropevit.tasks.segment.model import (
     SEGMENTER,
-    SegmentModel,
+    SegmenterConfig,
     build_segmenter,
     load_segmenter,
     save_segmenter,
@@ -105,9 +105,9 @@ def test_names_in_files_stay_the_same(head):
 
 
 def test_by_default_out_indices_are_the_last_blocks_of_each_quarter_and_attention_is_global():
-    body = SegmentModel(model="deit_large").backbone_config()
+    body = SegmenterConfig(model="deit_large").backbone_config()
     assert (body.out_indices, len(body.global_attn_indexes)) == ((5, 11, 17, 23), 24)
-    body = SegmentModel(out_indices=(3, 5, 7, 11), window=14).backbone_config()
+    body = SegmenterConfig(out_indices=(3, 5, 7, 11), window=14).backbone_config()
     assert (body.out_indices, body.window, sorted(body.global_indices)) == ((3, 5, 7, 11), 14, [2, 5, 8, 11])
 
 
@@ -137,7 +137,7 @@ def test_backbone_is_initialized_from_a_classifier(tmp_path):
 @pytest.mark.usefixtures("unchecked")
 def test_inconsistent_options_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        SegmentModel(**changes)
+        SegmenterConfig(**changes)
 
 
 def test_a_file_of_another_format_or_with_weights_that_contradict_its_config_is_refused(tmp_path):

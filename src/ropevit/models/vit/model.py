@@ -15,7 +15,7 @@ from ropevit.models.packed import (
     SequenceIds,
     belongs_to,
     embed_images,
-    encode_unpacked,
+    encode_isolated,
     mean_patch,
     pack,
     sample_embedding,
@@ -238,7 +238,7 @@ class ViT(BaseModel[ViTConfig]):
         """Return all tokens of a packed batch after the final norm (0 for non-finite images), and non-finite images."""
         self.check_packable()
         rest = packed.positions, packed.rows()
-        return encode_unpacked(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
+        return encode_isolated(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
 
     def forward_packed_features(self, packed: PackedBatch) -> Float[Tensor, "R L C"]:
         """Return all tokens of a packed batch after the final norm; `packed.split` splits them by image.

@@ -13,7 +13,7 @@ from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, PositionNa
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyModel:
+class ClassifierConfig:
     """Model, its size and its initial weights."""
 
     model: str = "deit_small"
@@ -83,7 +83,7 @@ class TrainConfig(BaseTrainConfig):
     labels."""
     eval_crop: Annotated[float, tyro.conf.arg(name="crop-pct")] = 0.875
     """Crop ratio of evaluation: the image size over the shorter side to which images are resized."""
-    model: ClassifyModel = field(default_factory=ClassifyModel)
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)

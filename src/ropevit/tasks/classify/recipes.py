@@ -10,7 +10,7 @@ from dataclasses import replace
 from ropevit.data.augment import AugmentConfig
 from ropevit.models.cost import count_macs
 from ropevit.models.published import TOP1
-from ropevit.tasks.classify.config import ClassifyModel, TrainConfig
+from ropevit.tasks.classify.config import ClassifierConfig, TrainConfig
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 
 #: Training images of ImageNet-1k, and of a tenth of its classes on average.
@@ -31,7 +31,7 @@ def deit3_small() -> TrainConfig:
         batch_size=2048,
         loss="binary",
         eval_crop=1.0,
-        model=ClassifyModel(model="deit_small", size=224),
+        model=ClassifierConfig(model="deit_small", size=224),
         augment=AugmentConfig(kind="three_augment", repeats=3, label_smoothing=0.0),
         optim=optim,
         run=RunConfig(precision="bfloat16"),
@@ -49,7 +49,7 @@ def deit3_base() -> TrainConfig:
     return replace(
         small,
         recipe="deit3_base",
-        model=ClassifyModel(model="deit_base", size=192, drop_path=0.1),
+        model=ClassifierConfig(model="deit_base", size=192, drop_path=0.1),
         optim=replace(small.optim, lr=3e-3),
     )
 
@@ -62,7 +62,7 @@ def deit3_large() -> TrainConfig:
     Source: as `deit3_small`.
     """
     base = deit3_base()
-    return replace(base, recipe="deit3_large", model=ClassifyModel(model="deit_large", size=192, drop_path=0.4))
+    return replace(base, recipe="deit3_large", model=ClassifierConfig(model="deit_large", size=192, drop_path=0.4))
 
 
 def deit3_base_finetune() -> TrainConfig:
@@ -78,7 +78,7 @@ def deit3_base_finetune() -> TrainConfig:
         recipe="deit3_base_finetune",
         batch_size=512,
         eval_crop=1.0,
-        model=ClassifyModel(model="deit_base", size=224, drop_path=0.2, init="runs/deit3_base/model.safetensors"),
+        model=ClassifierConfig(model="deit_base", size=224, drop_path=0.2, init="runs/deit3_base/model.safetensors"),
         augment=AugmentConfig(kind="rand_augment", repeats=1, label_smoothing=0.1),
         optim=optim,
         run=RunConfig(precision="bfloat16"),
@@ -97,7 +97,7 @@ def deit3_large_finetune() -> TrainConfig:
     return replace(
         deit3_base_finetune(),
         recipe="deit3_large_finetune",
-        model=ClassifyModel(model="deit_large", size=224, drop_path=0.45, init=init),
+        model=ClassifierConfig(model="deit_large", size=224, drop_path=0.45, init=init),
     )
 
 
@@ -113,7 +113,7 @@ def swin_tiny() -> TrainConfig:
     return TrainConfig(
         recipe="swin_tiny",
         batch_size=1024,
-        model=ClassifyModel(model="swin_tiny", size=224, drop_path=0.2),
+        model=ClassifierConfig(model="swin_tiny", size=224, drop_path=0.2),
         augment=AugmentConfig(kind="rand_augment", repeats=1, label_smoothing=0.1, random_erasing=0.25),
         optim=optim,
         run=RunConfig(precision="bfloat16"),
@@ -128,7 +128,9 @@ def swin_small() -> TrainConfig:
 
     Source: as `swin_tiny`.
     """
-    return replace(swin_tiny(), recipe="swin_small", model=ClassifyModel(model="swin_small", size=224, drop_path=0.3))
+    return replace(
+        swin_tiny(), recipe="swin_small", model=ClassifierConfig(model="swin_small", size=224, drop_path=0.3)
+    )
 
 
 def swin_base() -> TrainConfig:
@@ -139,7 +141,7 @@ def swin_base() -> TrainConfig:
 
     Source: as `swin_tiny`.
     """
-    return replace(swin_tiny(), recipe="swin_base", model=ClassifyModel(model="swin_base", size=224, drop_path=0.5))
+    return replace(swin_tiny(), recipe="swin_base", model=ClassifierConfig(model="swin_base", size=224, drop_path=0.5))
 
 
 def deit3_small_100ep() -> TrainConfig:
@@ -180,7 +182,7 @@ def fashion() -> TrainConfig:
         data="fashion",
         batch_size=128,
         eval_crop=1.0,
-        model=ClassifyModel(model="deit_tiny", size=28, width=64, depth=4, heads=4, patch_size=4),
+        model=ClassifierConfig(model="deit_tiny", size=28, width=64, depth=4, heads=4, patch_size=4),
         augment=AugmentConfig(kind="simple", scale=(0.8, 1.0), mixup=0.0, cutmix=0.0, repeats=1),
         optim=OptimConfig(lr=4e-3, epochs=8, warmup_epochs=1),
         run=RunConfig(workers=0, log_every=10),

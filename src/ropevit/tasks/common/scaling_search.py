@@ -155,8 +155,8 @@ def neighbours(best: Candidate) -> dict[str, list[Candidate]]:
 def search_scaling(measure: Measure, score: Score, baseline: str = NONE) -> SearchResult:
     """Choose a scaling method by a grid search and one refinement around the best, at most 27 methods.
 
-    Only the baseline and the chosen method are measured on the other half. Of methods with equal scores the first one is
-    chosen, and the baseline is the first of all.
+    Only the baseline and the chosen method are measured on the other half. Of methods with equal scores the first one
+    is chosen, and the baseline is the first of all.
 
     Args:
         measure: Returns the counts of images with scaling methods.

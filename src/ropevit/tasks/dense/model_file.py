@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ropevit.rope import CONVENTION
 from ropevit.tasks.dense.backbone import BackboneOptions
-from ropevit.weights.described import build_without_memory, check_size_of_model
+from ropevit.weights.described import build_without_memory, check_matches_config
 from ropevit.weights.errors import WeightsError, first_line
 from ropevit.weights.metadata import check_convention, metadata_value, stored_classes, stored_json, stored_metadata
 from ropevit.weights.reading import read_checkpoint
@@ -105,7 +105,7 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         entries, info = self.read(path)
         build = partial(self.build, info.config, len(info.classes))
         state = self.from_file(entries)
-        check_size_of_model(build_without_memory(build, len(entries), str(path)).state_dict(), state, str(path))
+        check_matches_config(build_without_memory(build, len(entries), str(path)).state_dict(), state, str(path))
         model = build()
         model.load_state_dict(state)
         return model, info
@@ -149,5 +149,5 @@ class ModelFormat(Generic[ConfigT, ModelT]):
         Raises:
             WeightsError: If any is missing, unknown or of another shape.
         """
-        check_size_of_model(model.state_dict(), state, source)
+        check_matches_config(model.state_dict(), state, source)
         model.load_state_dict(dict(state))

@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from ropevit.tasks.detect.dino import Dino
     from ropevit.tasks.detect.model import load_detector
     from ropevit.tasks.detect.recipes import RECIPES
-    from ropevit.tasks.detect.train_config import DetectConfig
+    from ropevit.tasks.detect.train_config import DetectTrainConfig
 
-__all__ = ["RECIPES", "DetectConfig", "Dino", "DinoConfig", "load_detector"]
+__all__ = ["RECIPES", "DetectTrainConfig", "Dino", "DinoConfig", "load_detector"]
 
 #: Public name -> its module, loaded on first access.
 MODULES = {
     "RECIPES": "recipes",
-    "DetectConfig": "train_config",
+    "DetectTrainConfig": "train_config",
     "Dino": "dino",
     "DinoConfig": "config",
     "load_detector": "model",

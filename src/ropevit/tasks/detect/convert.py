@@ -17,7 +17,7 @@ from ropevit.models.vit.variants import SIZES as VIT_SIZES
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.detectron2 import from_detectron2, to_detectron2, unsupported_features
 from ropevit.tasks.detect.detrex import check_fit, from_detrex, to_detrex
-from ropevit.tasks.detect.model import DETECTOR, DetectModel, Detector
+from ropevit.tasks.detect.model import DETECTOR, Detector, DetectorConfig
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.loading import check_finite
@@ -45,7 +45,7 @@ class ConvertedDetector:
     """Source and target layout."""
     written: int
     """Number of entries in the new file."""
-    config: DetectModel
+    config: DetectorConfig
     """Inferred config of the detector."""
     notes: list[str] = field(default_factory=list)
     """Assumptions."""
@@ -151,7 +151,7 @@ def class_names(classes: int) -> tuple[Sequence[str], Sequence[int], str]:
     return names, list(range(1, classes + 1)), note
 
 
-def _infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: str) -> DetectModel:
+def _infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source: str) -> DetectorConfig:
     """Infer the detector's config from shapes.
 
     Raises:
@@ -163,7 +163,7 @@ def _infer_config(own: Mapping[str, Tensor], dino: Mapping[str, Tensor], source:
             f"the backbone in {source} is not supported (it begins with {join_names(sorted(own))}); expected "
             f"detectron2's ViT of a width and depth of {list(VIT_SIZES)}, or its Swin of {list(SWIN_SIZES)}"
         )
-    return DetectModel(**fields, init=None, dino=_infer_dino_config(dino))
+    return DetectorConfig(**fields, init=None, dino=_infer_dino_config(dino))
 
 
 def _infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:

@@ -7,13 +7,13 @@ from ropevit.tasks.common.estimate import StepSpec
 from ropevit.tasks.detect.boxes import Target
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.model import Detector
-from ropevit.tasks.detect.train_config import DetectConfig
+from ropevit.tasks.detect.train_config import DetectTrainConfig
 
 #: Classes of COCO, and assumed number of objects per image.
 CLASSES, OBJECTS = 80, 10
 
 
-def step_spec(config: DetectConfig) -> StepSpec:
+def step_spec(config: DetectTrainConfig) -> StepSpec:
     """Describe a training step at the largest image size.
 
     The outputs are summed instead of computing the losses, whose matching needs values, which the meta device lacks.

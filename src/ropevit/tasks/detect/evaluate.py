@@ -145,7 +145,7 @@ def numbered(category_ids: Sequence[int], classes: Sequence[str]) -> list[str]:
     return [f"{number} {name}" for number, name in zip(category_ids, classes, strict=True)]
 
 
-def _evaluation_plan(inputs: EvalInputs[DetectModel], path: Path, name: str) -> EvalPlan:
+def _evaluation_plan(inputs: EvalInputs[DetectorConfig], path: Path, name: str) -> EvalPlan:
     """Plan which sizes are evaluated, and how."""
     metadata, source, config = inputs.info.metadata, inputs.source, inputs.context.config
     annotations = hashlib.sha256(source.annotations.read_bytes()).hexdigest()

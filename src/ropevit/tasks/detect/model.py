@@ -35,7 +35,7 @@ _SWIN_STAGES = (1, 2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectModel(BackboneOptions):
+class DetectorConfig(BackboneOptions):
     """Options of a detector: its backbone and DINO.
 
     Raises:
@@ -107,7 +107,7 @@ class Detector(nn.Module):
         MissingExtraError: If transformers is not installed.
     """
 
-    def __init__(self, config: DetectModel, classes: int):
+    def __init__(self, config: DetectorConfig, classes: int):
         super().__init__()
         self.backbone = build_backbone(config.backbone_config())
         self.dino = Dino(replace(config.dino, classes=classes), self.backbone.channels)
@@ -145,7 +145,7 @@ class Detector(nn.Module):
         return self.backbone.layer_index(name.removeprefix("backbone."))
 
 
-def signature(config: DetectModel) -> dict[str, Any]:
+def signature(config: DetectorConfig) -> dict[str, Any]:
     """Return the options that must be equal for weights to fit another detector; the classes may differ."""
     names = "queries", "width", "heads", "levels", "points", "mlp_width", "encoder_layers", "decoder_layers"
     return backbone_signature(config.backbone_config()) | {f"dino.{name}": getattr(config.dino, name) for name in names}
@@ -172,7 +172,7 @@ def from_file(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
 DETECTOR = ModelFormat(
     format="ropevit-detector",
     task="detector",
-    config=DetectModel,
+    config=DetectorConfig,
     build=Detector,
     signature=signature,
     class_prefixes=("dino.class_heads.", "dino.label_embedding."),

@@ -11,11 +11,11 @@ from typing import Any
 from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.detect.augment import ScaleConfig
 from ropevit.tasks.detect.config import DinoConfig
-from ropevit.tasks.detect.model import DetectModel
-from ropevit.tasks.detect.train_config import DetectConfig
+from ropevit.tasks.detect.model import DetectorConfig
+from ropevit.tasks.detect.train_config import DetectTrainConfig
 
 #: Function of the backbone's position embedding that returns a configuration.
-Recipe = Callable[..., DetectConfig]
+Recipe = Callable[..., DetectTrainConfig]
 
 #: AdamW with a tenth of the rate for the backbone and gradients clipped at 0.1; divided by 10 for the last epoch.
 _TWELVE_EPOCHS = OptimConfig(
@@ -33,7 +33,7 @@ _TWELVE_EPOCHS = OptimConfig(
 _STEPS_PER_EPOCH = 7500
 
 
-def dino_vitdet_base(position: str = "rope_mixed") -> DetectConfig:
+def dino_vitdet_base(position: str = "rope_mixed") -> DetectTrainConfig:
     """DINO with a ViT-B in windows (ViTDet): 12 epochs at 480 to 800 px.
 
     Published AP on COCO val2017: ape 49.4, rope_axial 50.8, rope_mixed 51.2; not reproduced
@@ -41,11 +41,11 @@ def dino_vitdet_base(position: str = "rope_mixed") -> DetectConfig:
 
     Source: Heo et al. 2024 (arXiv:2403.13298); Ren et al. 2023 (arXiv:2306.07265), detrex.
     """
-    model = DetectModel(model="deit_base", position=position, drop_path=0.1)
-    return DetectConfig(recipe="detect/dino_vitdet_base", model=model, optim=_TWELVE_EPOCHS)
+    model = DetectorConfig(model="deit_base", position=position, drop_path=0.1)
+    return DetectTrainConfig(recipe="detect/dino_vitdet_base", model=model, optim=_TWELVE_EPOCHS)
 
 
-def dino_vitdet_large(position: str = "rope_mixed") -> DetectConfig:
+def dino_vitdet_large(position: str = "rope_mixed") -> DetectTrainConfig:
     """DINO with a ViT-L in windows (ViTDet): 12 epochs at 480 to 800 px, after a short warm-up.
 
     Published AP on COCO val2017: ape 51.1, rope_axial 52.2, rope_mixed 52.9; not reproduced
@@ -54,11 +54,11 @@ def dino_vitdet_large(position: str = "rope_mixed") -> DetectConfig:
     Source: as `dino_vitdet_base`.
     """
     optim = replace(_TWELVE_EPOCHS, milestones=(0.8,), warmup_epochs=250 / _STEPS_PER_EPOCH, warmup_lr=1e-7)
-    model = DetectModel(model="deit_large", position=position, drop_path=0.4)
-    return DetectConfig(recipe="detect/dino_vitdet_large", model=model, optim=optim)
+    model = DetectorConfig(model="deit_large", position=position, drop_path=0.4)
+    return DetectTrainConfig(recipe="detect/dino_vitdet_large", model=model, optim=optim)
 
 
-def dino_swin_tiny(position: str = "rope_mixed") -> DetectConfig:
+def dino_swin_tiny(position: str = "rope_mixed") -> DetectTrainConfig:
     """DINO with a Swin-T: 12 epochs at 480 to 800 px.
 
     Published with Swin's own bias (rpb): AP 51.3 on COCO val2017; not reproduced here. Cost: 12 epochs of 16 images a
@@ -66,11 +66,11 @@ def dino_swin_tiny(position: str = "rope_mixed") -> DetectConfig:
 
     Source: Zhang et al. 2022 (arXiv:2203.03605); Ren et al. 2023 (arXiv:2306.07265), detrex.
     """
-    model = DetectModel(model="swin_tiny", position=position, drop_path=0.1)
-    return DetectConfig(recipe="detect/dino_swin_tiny", model=model, optim=_TWELVE_EPOCHS)
+    model = DetectorConfig(model="swin_tiny", position=position, drop_path=0.1)
+    return DetectTrainConfig(recipe="detect/dino_swin_tiny", model=model, optim=_TWELVE_EPOCHS)
 
 
-def dino_swin_small(position: str = "rope_mixed") -> DetectConfig:
+def dino_swin_small(position: str = "rope_mixed") -> DetectTrainConfig:
     """DINO with a Swin-S: 12 epochs at 480 to 800 px.
 
     Published with Swin's own bias (rpb): AP 53.0 on COCO val2017; not reproduced here. Cost: 12 epochs of 16 images a
@@ -78,11 +78,11 @@ def dino_swin_small(position: str = "rope_mixed") -> DetectConfig:
 
     Source: as `dino_swin_tiny`.
     """
-    model = DetectModel(model="swin_small", position=position, drop_path=0.2)
-    return DetectConfig(recipe="detect/dino_swin_small", model=model, optim=_TWELVE_EPOCHS)
+    model = DetectorConfig(model="swin_small", position=position, drop_path=0.2)
+    return DetectTrainConfig(recipe="detect/dino_swin_small", model=model, optim=_TWELVE_EPOCHS)
 
 
-def dino_swin_base(position: str = "rope_mixed") -> DetectConfig:
+def dino_swin_base(position: str = "rope_mixed") -> DetectTrainConfig:
     """DINO with a Swin-B of 224 px and windows of 7: 12 epochs at 480 to 800 px.
 
     Not reproduced here. The published AP of 55.8 on COCO val2017 is for another Swin-B: 384 px, windows of 12,
@@ -90,8 +90,8 @@ def dino_swin_base(position: str = "rope_mixed") -> DetectConfig:
 
     Source: as `dino_swin_tiny`.
     """
-    model = DetectModel(model="swin_base", position=position, drop_path=0.2)
-    return DetectConfig(recipe="detect/dino_swin_base", model=model, optim=_TWELVE_EPOCHS)
+    model = DetectorConfig(model="swin_base", position=position, drop_path=0.2)
+    return DetectTrainConfig(recipe="detect/dino_swin_base", model=model, optim=_TWELVE_EPOCHS)
 
 
 def _with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> Recipe:
@@ -103,7 +103,7 @@ def _with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> 
         milestones: Fractions of the training at which the learning rate is divided by 10.
     """
 
-    def change(config: DetectConfig) -> DetectConfig:
+    def change(config: DetectTrainConfig) -> DetectTrainConfig:
         return replace(config, optim=replace(config.optim, epochs=epochs, milestones=milestones))
 
     drops = ", ".join(f"{epochs * share:g}" for share in milestones)
@@ -117,7 +117,7 @@ def _with_epochs(recipe: Recipe, epochs: int, milestones: tuple[float, ...]) -> 
 def _five_scales(recipe: Recipe) -> Recipe:
     """Return a recipe with five levels: the four stages of a Swin, from stride 4 on, and one coarser level."""
 
-    def change(config: DetectConfig) -> DetectConfig:
+    def change(config: DetectTrainConfig) -> DetectTrainConfig:
         model = replace(config.model, out_indices=(0, 1, 2, 3), dino=replace(config.model.dino, levels=5))
         return replace(config, model=model, run=replace(config.run, grad_checkpointing=True))
 
@@ -129,7 +129,7 @@ def _five_scales(recipe: Recipe) -> Recipe:
 
 
 def _derive_recipe(
-    recipe: Recipe, suffix: str, description: str, change: Callable[[DetectConfig], DetectConfig]
+    recipe: Recipe, suffix: str, description: str, change: Callable[[DetectTrainConfig], DetectTrainConfig]
 ) -> Recipe:
     """Return a recipe derived from another one.
 
@@ -141,7 +141,7 @@ def _derive_recipe(
     """
     name = f"{recipe.__name__}_{suffix}"
 
-    def made(position: str = "rope_mixed") -> DetectConfig:
+    def made(position: str = "rope_mixed") -> DetectTrainConfig:
         return replace(change(recipe(position)), recipe=f"detect/{name}")
 
     made.__name__ = made.__qualname__ = name
@@ -149,7 +149,7 @@ def _derive_recipe(
     return made
 
 
-def dino_smoke(position: str = "rope_mixed") -> DetectConfig:
+def dino_smoke(position: str = "rope_mixed") -> DetectTrainConfig:
     """A small DINO on the data of `ropevit data make-tiny coco DIR`, in minutes on a CPU: no published result.
 
     Cost: 80 epochs of 10 images at 64 px.
@@ -158,11 +158,11 @@ def dino_smoke(position: str = "rope_mixed") -> DetectConfig:
         queries=20, width=64, heads=4, mlp_width=128, encoder_layers=1, decoder_layers=2, denoising=20, box_noise=0.4
     )
     size: dict[str, Any] = {"width": 64, "depth": 2, "heads": 2, "patch_size": 8, "window": 4}
-    return DetectConfig(
+    return DetectTrainConfig(
         recipe="detect/dino_smoke",
         data="tiny_coco",
         batch_size=5,
-        model=DetectModel(model="deit_tiny", position=position, init=None, dino=dino, **size),
+        model=DetectorConfig(model="deit_tiny", position=position, init=None, dino=dino, **size),
         scale=ScaleConfig(short_sides=(64,), longest=64, before_crop=(), test_side=64),
         optim=replace(_TWELVE_EPOCHS, lr=1e-3, backbone_lr=1.0, epochs=80, milestones=(0.8,)),
         run=RunConfig(workers=0, log_every=10, eval_every=20),
@@ -184,7 +184,7 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def find_recipe(name: str) -> DetectConfig:
+def find_recipe(name: str) -> DetectTrainConfig:
     """Return the configuration of a recipe by name, such as "detect/dino_vitdet_base".
 
     Raises:
@@ -195,6 +195,6 @@ def find_recipe(name: str) -> DetectConfig:
     return RECIPES[name]()
 
 
-def recipe_facts(config: DetectConfig) -> dict[str, str]:
+def recipe_facts(config: DetectTrainConfig) -> dict[str, str]:
     """Return facts for `ropevit train --list`."""
     return {"pixels": str(config.scale.test_side)}

@@ -24,11 +24,11 @@ from ropevit.tasks.detect.batches import Batch, normalize, train_batches
 from ropevit.tasks.detect.criterion import dino_losses
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
 from ropevit.tasks.detect.model import DETECTOR, Detector, save_detector
-from ropevit.tasks.detect.train_config import DetectConfig
+from ropevit.tasks.detect.train_config import DetectTrainConfig
 from ropevit.tasks.registry import TASKS
 
 
-def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
+def train(config: DetectTrainConfig, report: Report = silent) -> dict[str, float]:
     """Train a detector, or resume its training.
 
     Args:
@@ -48,7 +48,7 @@ def train(config: DetectConfig, report: Report = silent) -> dict[str, float]:
 
 
 def prepare(
-    config: DetectConfig, report: Report, accelerator: Any, communicator: Communicator
+    config: DetectTrainConfig, report: Report, accelerator: Any, communicator: Communicator
 ) -> "tuple[Detection, Detector]":
     """Open the data, and initialize or load the weights."""
     sources = (

@@ -7,14 +7,14 @@ import tyro
 
 from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, RunConfig
 from ropevit.tasks.detect.augment import ScaleConfig
-from ropevit.tasks.detect.model import DetectModel
+from ropevit.tasks.detect.model import DetectorConfig
 
 #: Options have no prefix, except those of `dino` (--dino.width), as the backbone also has a width.
 _WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectConfig(BaseTrainConfig):
+class DetectTrainConfig(BaseTrainConfig):
     """A training of a detector.
 
     Raises:
@@ -31,7 +31,7 @@ class DetectConfig(BaseTrainConfig):
     """Also train on images without boxes."""
     top: Annotated[int, tyro.conf.arg(name="max-detections")] = 300
     """Maximum number of detections per image in evaluation."""
-    model: Annotated[DetectModel, _WITHOUT_PREFIX] = field(default_factory=DetectModel)
+    model: Annotated[DetectorConfig, _WITHOUT_PREFIX] = field(default_factory=DetectorConfig)
     scale: Annotated[ScaleConfig, _WITHOUT_PREFIX] = field(default_factory=ScaleConfig)
     optim: Annotated[OptimConfig, _WITHOUT_PREFIX] = field(default_factory=OptimConfig)
     run: Annotated[RunConfig, _WITHOUT_PREFIX] = field(default_factory=RunConfig)

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from ropevit.tasks.segment.model import load_segmenter
     from ropevit.tasks.segment.neck import make_vit_backbone
     from ropevit.tasks.segment.recipes import RECIPES
-    from ropevit.tasks.segment.train_config import SegmentConfig
+    from ropevit.tasks.segment.train_config import SegmentTrainConfig
     from ropevit.tasks.segment.upernet import UperNet, upernet_losses
 
 __all__ = [
     "PROFILES",
     "RECIPES",
-    "SegmentConfig",
+    "SegmentTrainConfig",
     "UperNet",
     "UperNetConfig",
     "confusion",
@@ -33,7 +33,7 @@ __all__ = [
 MODULES = {
     "PROFILES": "config",
     "RECIPES": "recipes",
-    "SegmentConfig": "train_config",
+    "SegmentTrainConfig": "train_config",
     "UperNet": "upernet",
     "UperNetConfig": "config",
     "confusion": "mean_iou",

@@ -86,8 +86,6 @@ class UperNetProfile:
     """Learning rate at the first step, relative to the peak."""
     power: float = 1.0
     """Power of the polynomial learning rate schedule."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Betas of AdamW."""
 
 
 _BEITV2 = UperNetProfile(

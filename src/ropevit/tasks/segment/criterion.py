@@ -45,7 +45,7 @@ def mask_losses(
 
     Source: Cheng et al. 2021 (arXiv:2112.01527), 3.3 and 4.1; the divisor: Carion et al. 2020 (arXiv:2005.12872), A.2.
     """
-    truths = [semantic_to_masks(each.long()) for each in _rasterize(labels, output)]
+    truths = [semantic_to_masks(each.long()) for each in _pad_labels(labels, output)]
     _check_masks(truths, config)
     if divisor is None:
         divisor = mean_over_ranks(sum(len(classes) for _, classes in truths), labels.device)
@@ -57,7 +57,7 @@ def mask_losses(
     return losses
 
 
-def _rasterize(labels: Shaped[Tensor, "B H W"], output: Sequence[Masks]) -> Shaped[Tensor, "B H2 W2"]:
+def _pad_labels(labels: Shaped[Tensor, "B H W"], output: Sequence[Masks]) -> Shaped[Tensor, "B H2 W2"]:
     """Pad labels with IGNORED to the area that the masks cover, since the backbone pads images."""
     height, width = (side * STRIDES[0] for side in output[0].masks.shape[2:])
     return F.pad(labels, (0, width - labels.shape[2], 0, height - labels.shape[1]), value=IGNORED)

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from ropevit.tasks.common.estimate import StepSpec
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.model import build_segmenter
-from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.tasks.segment.train_config import SegmentTrainConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 
 #: Classes of ADE20K.
 CLASSES = 150
 
 
-def step_spec(config: SegmentConfig) -> StepSpec:
+def step_spec(config: SegmentTrainConfig) -> StepSpec:
     """Return the training step at the crop size, for `--estimate`.
 
     For Mask2Former, the outputs are summed instead of computing its losses, whose matching needs real values.

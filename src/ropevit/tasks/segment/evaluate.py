@@ -41,7 +41,7 @@ from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_matrix
 from ropevit.tasks.segment.inference import InferenceConfig, in_tiles
 from ropevit.tasks.segment.mean_iou import segmentation_scores
-from ropevit.tasks.segment.model import SegmentModel, load_segmenter
+from ropevit.tasks.segment.model import SegmenterConfig, load_segmenter
 from ropevit.weights.errors import WeightsError
 
 #: Default sizes relative to the test size of the training: 256, 384, 512, 768 and 1024 pixels for 512.
@@ -120,7 +120,7 @@ class SegmenterResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmenterInputs(EvalInputs[SegmentModel]):
+class SegmenterInputs(EvalInputs[SegmenterConfig]):
     """Model, data and settings of the evaluation."""
 
     inference: InferenceConfig
@@ -189,7 +189,7 @@ def scaling_override(config: EvalConfig) -> str | None:
 
 
 def apply_scaling_override(
-    model: SegmentationModel, info: ModelInfo[SegmentModel], scaling: str, window: int | None
+    model: SegmentationModel, info: ModelInfo[SegmenterConfig], scaling: str, window: int | None
 ) -> None:
     """Set the RoPE scaling of a segmenter, with the grid of its training crops as the reference grid.
 

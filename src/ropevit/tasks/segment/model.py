@@ -30,7 +30,7 @@ _SHAPE_FIELDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentModel(BackboneOptions):
+class SegmenterConfig(BackboneOptions):
     """Options of a segmenter: its backbone and head.
 
     Raises:
@@ -109,7 +109,7 @@ def _last_of_quarters(depth: int) -> tuple[int, ...]:
     return tuple(depth * quarter // 4 - 1 for quarter in range(1, 5))
 
 
-def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
+def build_segmenter(config: SegmenterConfig, classes: int) -> SegmentationModel:
     """Build a segmenter with random weights.
 
     Args:
@@ -125,7 +125,7 @@ def build_segmenter(config: SegmentModel, classes: int) -> SegmentationModel:
     return Mask2Former(backbone, replace(config.mask2former, classes=classes))
 
 
-def signature(config: SegmentModel) -> dict[str, Any]:
+def signature(config: SegmenterConfig) -> dict[str, Any]:
     """Return the options that must agree for weights to be compatible, without the classes."""
     head = {f"{config.head}.{name}": getattr(getattr(config, config.head), name) for name in _SHAPE_FIELDS[config.head]}
     return {"head": config.head, "neck": config.neck} | backbone_signature(config.backbone_config()) | head
@@ -135,7 +135,7 @@ def signature(config: SegmentModel) -> dict[str, Any]:
 SEGMENTER = ModelFormat(
     format="ropevit-segmenter",
     task="segmenter",
-    config=SegmentModel,
+    config=SegmenterConfig,
     build=build_segmenter,
     signature=signature,
     class_prefixes=("head.classifier.", "auxiliary_head.classifier.", "classifier."),

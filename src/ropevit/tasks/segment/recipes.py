@@ -12,14 +12,14 @@ from ropevit.tasks.common.config import OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.config import PROFILES, Mask2FormerConfig, UperNetConfig, UperNetProfile
 from ropevit.tasks.segment.inference import InferenceConfig
-from ropevit.tasks.segment.model import SegmentModel
-from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.tasks.segment.model import SegmenterConfig
+from ropevit.tasks.segment.train_config import SegmentTrainConfig
 
 #: Evaluation as often as in mmseg on ADE20K: every 13 epochs, about 16 000 steps.
 _LONG = RunConfig(eval_every=13)
 
 
-def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> SegmentConfig:
+def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> SegmentTrainConfig:
     """Return the training config of a profile."""
     optim = OptimConfig(
         lr=profile.lr,
@@ -33,7 +33,7 @@ def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> 
         warmup_steps=profile.warmup_steps,
         warmup_lr=profile.lr * profile.warmup_start,
     )
-    segmenter = SegmentModel(
+    segmenter = SegmenterConfig(
         model=model,
         position=position,
         drop_path=profile.drop_path,
@@ -41,7 +41,7 @@ def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> 
         out_indices=profile.out_indices,
         upernet=profile.head,
     )
-    return SegmentConfig(
+    return SegmentTrainConfig(
         recipe=f"segment/{recipe}",
         batch_size=profile.batch_size,
         model=segmenter,
@@ -52,7 +52,7 @@ def upernet(recipe: str, model: str, profile: UperNetProfile, position: str) -> 
     )
 
 
-def upernet_vit_small(position: str = "rope_mixed") -> SegmentConfig:
+def upernet_vit_small(position: str = "rope_mixed") -> SegmentTrainConfig:
     """UperNet with a ViT-S: 160 000 steps of 16 crops of 512 px, as ViT-B except for a head of 384 channels.
 
     No result is published. Cost: 160 000 steps of 16 crops.
@@ -63,7 +63,7 @@ def upernet_vit_small(position: str = "rope_mixed") -> SegmentConfig:
     return upernet("upernet_vit_small", "deit_small", profile, position)
 
 
-def upernet_vit_base(position: str = "rope_mixed") -> SegmentConfig:
+def upernet_vit_base(position: str = "rope_mixed") -> SegmentTrainConfig:
     """UperNet with a ViT-B: 160 000 steps of 16 crops of 512 px, evaluated with sliding windows.
 
     Expected on ADE20K val, as quoted from the paper: rope_mixed_ape gains 2.3 mIoU over ape; the absolute scores were
@@ -74,7 +74,7 @@ def upernet_vit_base(position: str = "rope_mixed") -> SegmentConfig:
     return upernet("upernet_vit_base", "deit_base", PROFILES["beitv2"], position)
 
 
-def upernet_vit_large(position: str = "rope_mixed") -> SegmentConfig:
+def upernet_vit_large(position: str = "rope_mixed") -> SegmentTrainConfig:
     """UperNet with a ViT-L: 160 000 steps of 16 crops of 512 px, evaluated with sliding windows.
 
     Expected on ADE20K val, as quoted from the paper: rope_mixed_ape gains 2.5 mIoU over ape; the absolute scores were
@@ -85,7 +85,7 @@ def upernet_vit_large(position: str = "rope_mixed") -> SegmentConfig:
     return upernet("upernet_vit_large", "deit_large", PROFILES["beitv2_large"], position)
 
 
-def upernet_vit_base_mmseg(position: str = "rope_mixed") -> SegmentConfig:
+def upernet_vit_base_mmseg(position: str = "rope_mixed") -> SegmentTrainConfig:
     """UperNet with a ViT-B and mmseg's settings: another neck, no layer decay, evaluated on whole images.
 
     mmseg published 45.4 mIoU with a DeiT-B and 47.7 with a ViT-B of ImageNet-21k; not reproduced here. Cost: 160 000
@@ -97,7 +97,7 @@ def upernet_vit_base_mmseg(position: str = "rope_mixed") -> SegmentConfig:
     return upernet("upernet_vit_base_mmseg", "deit_base", PROFILES["mmseg"], position)
 
 
-def upernet_vit_large_xcit(position: str = "rope_mixed") -> SegmentConfig:
+def upernet_vit_large_xcit(position: str = "rope_mixed") -> SegmentTrainConfig:
     """UperNet with a ViT-L and XCiT's settings, the basis of DeiT III's: no layer decay, evaluated on whole images.
 
     No result is published. Cost: 160 000 steps of 16 crops; `--grad-checkpointing` needs less memory.
@@ -107,7 +107,7 @@ def upernet_vit_large_xcit(position: str = "rope_mixed") -> SegmentConfig:
     return upernet("upernet_vit_large_xcit", "deit_large", PROFILES["xcit"], position)
 
 
-def mask2former(recipe: str, model: str, position: str) -> SegmentConfig:
+def mask2former(recipe: str, model: str, position: str) -> SegmentTrainConfig:
     """Return the official training config of Mask2Former: a tenth of the learning rate in the backbone, clip_grad 0.01.
 
     The official training uses mixed precision, here `--precision bfloat16`.
@@ -125,10 +125,10 @@ def mask2former(recipe: str, model: str, position: str) -> SegmentConfig:
         clip_grad=0.01,
     )
     short_sides = tuple(int(tenths * 0.1 * 512) for tenths in range(5, 21))
-    return SegmentConfig(
+    return SegmentTrainConfig(
         recipe=f"segment/{recipe}",
         batch_size=16,
-        model=SegmentModel(model=model, position=position, drop_path=0.3, head="mask2former"),
+        model=SegmenterConfig(model=model, position=position, drop_path=0.3, head="mask2former"),
         augment=CropConfig(short_sides=short_sides, most_of_one_class=1.0, pad=128),
         inference=InferenceConfig(probabilities=False),
         optim=optim,
@@ -136,7 +136,7 @@ def mask2former(recipe: str, model: str, position: str) -> SegmentConfig:
     )
 
 
-def mask2former_swin_tiny(position: str = "rope_mixed") -> SegmentConfig:
+def mask2former_swin_tiny(position: str = "rope_mixed") -> SegmentTrainConfig:
     """Mask2Former with a Swin-T: 160 000 steps of 16 crops of 512 px.
 
     Published with Swin's own bias (rpb): 48.7 mIoU on ADE20K val (mmseg); the RoPE paper's scores were not found. Not
@@ -147,7 +147,7 @@ def mask2former_swin_tiny(position: str = "rope_mixed") -> SegmentConfig:
     return mask2former("mask2former_swin_tiny", "swin_tiny", position)
 
 
-def mask2former_swin_small(position: str = "rope_mixed") -> SegmentConfig:
+def mask2former_swin_small(position: str = "rope_mixed") -> SegmentTrainConfig:
     """Mask2Former with a Swin-S: 160 000 steps of 16 crops of 512 px.
 
     Published with Swin's own bias (rpb): 51.2 mIoU on ADE20K val (mmseg); the RoPE paper's scores were not found. Not
@@ -158,7 +158,7 @@ def mask2former_swin_small(position: str = "rope_mixed") -> SegmentConfig:
     return mask2former("mask2former_swin_small", "swin_small", position)
 
 
-def mask2former_swin_base(position: str = "rope_mixed") -> SegmentConfig:
+def mask2former_swin_base(position: str = "rope_mixed") -> SegmentTrainConfig:
     """Mask2Former with a Swin-B of 224 px: 160 000 steps of 16 crops of 512 px.
 
     The RoPE paper's scores were not found. Not reproduced here. Cost: 160 000 steps of 16 crops.
@@ -173,7 +173,7 @@ SMALL = CropConfig(crop=64, long=128, test_short=64, test_long=128)
 SHORT = RunConfig(workers=0, log_every=10, save_every=50, eval_every=25)
 
 
-def upernet_smoke(position: str = "rope_mixed") -> SegmentConfig:
+def upernet_smoke(position: str = "rope_mixed") -> SegmentTrainConfig:
     """A small UperNet on the data of `ropevit data make-tiny ade DIR`, in a minute on a CPU; no published result.
 
     Cost: 200 steps of 6 crops of 64 px.
@@ -185,7 +185,7 @@ def upernet_smoke(position: str = "rope_mixed") -> SegmentConfig:
         recipe="segment/upernet_smoke",
         data="tiny_ade",
         batch_size=6,
-        model=SegmentModel(model="deit_tiny", position=position, upernet=head, **size),
+        model=SegmenterConfig(model="deit_tiny", position=position, upernet=head, **size),
         augment=replace(SMALL, short=64, ratios=(0.8, 1.4)),
         inference=InferenceConfig(),
         optim=OptimConfig(lr=1e-2, epochs=None, steps=200, schedule="poly", min_lr=0.0, warmup_steps=10),
@@ -193,7 +193,7 @@ def upernet_smoke(position: str = "rope_mixed") -> SegmentConfig:
     )
 
 
-def mask2former_smoke(position: str = "rope_mixed") -> SegmentConfig:
+def mask2former_smoke(position: str = "rope_mixed") -> SegmentTrainConfig:
     """A small Mask2Former on the data of `ropevit data make-tiny ade DIR`, in minutes on a CPU; no published result.
 
     Cost: 200 steps of 6 crops of 64 px.
@@ -208,7 +208,7 @@ def mask2former_smoke(position: str = "rope_mixed") -> SegmentConfig:
         recipe="segment/mask2former_smoke",
         data="tiny_ade",
         batch_size=6,
-        model=SegmentModel(
+        model=SegmenterConfig(
             model="deit_tiny", position=position, head="mask2former", mask2former=replace(head, points=512), **size
         ),
         augment=replace(SMALL, short_sides=(51, 58, 64, 70, 77, 83, 90), most_of_one_class=1.0, pad=128),
@@ -217,7 +217,7 @@ def mask2former_smoke(position: str = "rope_mixed") -> SegmentConfig:
     )
 
 
-RECIPES: dict[str, Callable[..., SegmentConfig]] = {
+RECIPES: dict[str, Callable[..., SegmentTrainConfig]] = {
     f"segment/{recipe.__name__}": recipe
     for recipe in (
         upernet_vit_small,
@@ -234,6 +234,6 @@ RECIPES: dict[str, Callable[..., SegmentConfig]] = {
 }
 
 
-def recipe_facts(config: SegmentConfig) -> dict[str, str]:
+def recipe_facts(config: SegmentTrainConfig) -> dict[str, str]:
     """Return the columns of a recipe in `ropevit train --list`."""
     return {"pixels": str(config.augment.crop)}

@@ -26,11 +26,11 @@ from ropevit.tasks.segment.confusion_matrix import SegmenterSettings, confusion_
 from ropevit.tasks.segment.criterion import mask_losses
 from ropevit.tasks.segment.mean_iou import segmentation_scores
 from ropevit.tasks.segment.model import SEGMENTER, build_segmenter, save_segmenter
-from ropevit.tasks.segment.train_config import SegmentConfig
+from ropevit.tasks.segment.train_config import SegmentTrainConfig
 from ropevit.tasks.segment.upernet import upernet_losses
 
 
-def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
+def train(config: SegmentTrainConfig, report: Report = silent) -> dict[str, float]:
     """Train a segmenter, or resume its training.
 
     Args:
@@ -50,7 +50,7 @@ def train(config: SegmentConfig, report: Report = silent) -> dict[str, float]:
 
 
 def prepare(
-    config: SegmentConfig, report: Report, accelerator: Any, communicator: Communicator
+    config: SegmentTrainConfig, report: Report, accelerator: Any, communicator: Communicator
 ) -> "tuple[Segmentation, nn.Module]":
     """Open the data and build the model; on several GPUs, batch norms are synchronized."""
     sources = open_ade(config.data, "train"), open_ade(config.data, "val")

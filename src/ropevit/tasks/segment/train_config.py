@@ -8,14 +8,14 @@ import tyro
 from ropevit.tasks.common.config import BaseTrainConfig, OptimConfig, RunConfig
 from ropevit.tasks.segment.augment import CropConfig
 from ropevit.tasks.segment.inference import InferenceConfig
-from ropevit.tasks.segment.model import SegmentModel
+from ropevit.tasks.segment.model import SegmenterConfig
 
 #: Options have no prefix, except those of the heads and of `inference` (--upernet.channels).
 _WITHOUT_PREFIX = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig(BaseTrainConfig):
+class SegmentTrainConfig(BaseTrainConfig):
     """Options of the training of a segmenter.
 
     Raises:
@@ -28,7 +28,7 @@ class SegmentConfig(BaseTrainConfig):
     """Directory with images and annotations, each with training and validation; classes.txt in it names the classes."""
     batch_size: int = 16
     """Crops per step, over all processes and gradient accumulation steps."""
-    model: Annotated[SegmentModel, _WITHOUT_PREFIX] = field(default_factory=SegmentModel)
+    model: Annotated[SegmenterConfig, _WITHOUT_PREFIX] = field(default_factory=SegmenterConfig)
     augment: Annotated[CropConfig, _WITHOUT_PREFIX] = field(default_factory=CropConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     optim: Annotated[OptimConfig, _WITHOUT_PREFIX] = field(default_factory=OptimConfig)
