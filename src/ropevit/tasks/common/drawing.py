@@ -265,7 +265,7 @@ def check_out(out: Path) -> None:
         ValueError: If it is a file, or a folder that is not empty.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f"got {out}, which is a file; expected a folder: choose another --out")
+        raise ValueError(f"got the file {out} for a directory; choose another --out")
     if not is_empty(out):
         raise ValueError(f"{out} is not empty; choose another --out")
 

@@ -105,7 +105,7 @@ class ResultsDir:
         self.rows: list[Any] = []
         self.classes: dict[str, dict[str, str]] = {name: {} for name in names}
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"got {folder}, which is a file; expected a directory: choose another --out")
+            raise ValueError(f"got the file {folder} for a directory; choose another --out")
         if not is_empty(folder):
             if not resume:
                 raise ValueError(

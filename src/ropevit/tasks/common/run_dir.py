@@ -155,7 +155,7 @@ def open_directory(
         ValueError: If the directory holds something else, or a training with another config or other images.
     """
     if run.out.exists() and not run.out.is_dir():
-        raise ValueError(f"got {run.out}, which is a file; expected a directory: choose another --out")
+        raise ValueError(f"got the file {run.out} for a directory; choose another --out")
     if is_empty(run.out) or _has_not_trained(run.out):
         _remove_partial_files(run.out)
         write_json(run.out / FILE, {**settings, **({} if images is None else {IMAGES: images})})

@@ -33,7 +33,7 @@ from ropevit.tasks.dense.evaluation import (
 )
 from ropevit.tasks.detect.average_precision import NAMES, average_precision, coco_results
 from ropevit.tasks.detect.inference import DetectorSettings, run_detector
-from ropevit.tasks.detect.model import DetectModel, Detector, load_detector
+from ropevit.tasks.detect.model import Detector, DetectorConfig, load_detector
 from ropevit.tasks.registry import TASKS
 
 #: Default sizes relative to the test size of the training: 480, 640, 800, 1024 and 1333 pixels for 800.
@@ -166,7 +166,7 @@ def _evaluation_plan(inputs: EvalInputs[DetectorConfig], path: Path, name: str) 
     )
 
 
-def settings_at(size: int, inputs: EvalInputs[DetectModel], way: Way) -> DetectorSettings:
+def settings_at(size: int, inputs: EvalInputs[DetectorConfig], way: Way) -> DetectorSettings:
     """Return the settings of inference at a size."""
     metadata = inputs.info.metadata
     return DetectorSettings(
@@ -177,7 +177,7 @@ def settings_at(size: int, inputs: EvalInputs[DetectModel], way: Way) -> Detecto
     )
 
 
-def evaluate_size(size: int, inputs: EvalInputs[DetectModel], way: Way = "whole") -> SizeEvaluation:
+def evaluate_size(size: int, inputs: EvalInputs[DetectorConfig], way: Way = "whole") -> SizeEvaluation:
     """Evaluate at one size."""
     context, source, metadata = inputs.context, inputs.source, inputs.info.metadata
     timer, settings = EvalTimer(context), settings_at(size, inputs, way)
