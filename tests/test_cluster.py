@@ -12,25 +12,13 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
+from options import TINY_TRAINING
 from ropevit.cli.train import read_config
 from ropevit.tasks.common.checkpoints import list_checkpoints
 from ropevit.tasks.common.metrics_log import read_metrics
 
 CLUSTER = Path(__file__).parents[1] / "examples" / "cluster"
-TINY = [
-    "--device",
-    "cpu",
-    "--width",
-    "16",
-    "--depth",
-    "1",
-    "--heads",
-    "1",
-    "--log-interval",
-    "1",
-    "--save-interval",
-    "5",
-]
+TINY = [*TINY_TRAINING, "--save-interval", "5"]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from options import TINY_TRAINING
 from ropevit.cli import main
 from ropevit.cli.console import Console
 from ropevit.cli.runs import table
@@ -16,20 +17,7 @@ from ropevit.tasks.common.events import LogLine, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.run_dir import find_runs
 from ropevit.tasks.detect.model import load_detector
 
-OPTIONS = [
-    "--device",
-    "cpu",
-    "--width",
-    "16",
-    "--depth",
-    "1",
-    "--heads",
-    "1",
-    "--log-interval",
-    "1",
-    "--max-steps",
-    "3",
-]
+OPTIONS = [*TINY_TRAINING, "--max-steps", "3"]
 
 
 def test_a_training_is_started_stopped_and_resumed(tmp_path, capsys, monkeypatch):
@@ -103,9 +91,8 @@ def test_the_table_of_runs_has_all_columns_in_eighty_characters(tmp_path):
 def test_a_detector_is_trained_on_synthetic_images(tmp_path, capsys):
     data, out = str(tmp_path / "coco"), tmp_path / "run"
     main(["data", "make-tiny", "coco", data])
-    size = ["--width", "16", "--depth", "1", "--heads", "1", "--patch-size", "16", "--window", "2"]
-    options = ["--dino.queries", "10", "--epochs", "1", "--device", "cpu", "--log-interval", "1"]
-    main(["train", "detect/dino_smoke", "--data", data, "--out", str(out), *size, *options])
+    options = [*TINY_TRAINING, "--patch-size", "16", "--window", "2", "--dino.queries", "10", "--epochs", "1"]
+    main(["train", "detect/dino_smoke", "--data", data, "--out", str(out), *options])
     assert "AP50" in capsys.readouterr().out
     _, info = load_detector(out / "model.safetensors")
     assert (info.config.width, info.config.dino.queries, info.metadata["recipe"]) == (16, 10, "detect/dino_smoke")
