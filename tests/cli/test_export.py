@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 import ropevit
 from integrations.exported import tiny
 from ropevit.cli import main
-from ropevit.integrations.export import files
 from ropevit.models import set_scaling
 
 verb = importlib.import_module("ropevit.cli.export")
@@ -50,13 +49,15 @@ def test_a_checkpoint_is_exported_as_int8_onnx(vit, tmp_path, capfd):
 
 
 def test_a_swin_is_exported_at_a_fixed_size(swin, tmp_path, capfd):
-    out = tmp_path / "model.pt2"
+    out, images = tmp_path / "model.pt2", torch.randn(4, 3, 20, 36)
     main(["export", str(out), "--checkpoint", swin, "--format", "torch", "--size", "20", "36"])
     printed, errors = capfd.readouterr()
     assert errors == ""
     assert "dynamic: batch; height and width are fixed at 20 x 36 pixels" in printed
     assert printed.count("x 3 x 20 x 36") == 4
-    assert torch.export.load(out).module()(torch.zeros(4, 3, 20, 36)).shape == (4, 3)
+    with torch.no_grad():
+        found, expected = torch.export.load(out).module()(images), ropevit.load_model(swin)[0].eval()(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_training_is_exported_by_its_directory_with_the_requested_weights(tmp_path, monkeypatch, capsys):
@@ -94,14 +95,15 @@ def test_rope_scaling_is_stored_in_the_exported_file(vit, tmp_path, capfd):
     assert (found - plain).abs().max() > 1e-4
 
 
-def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(files, "compare", lambda *_: [files.Difference(shape=(1, 3, 8, 8), absolute=0.2, relative=0.1)])
+def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, capsys):
+    words = ["--checkpoint", vit, "--format", "torch", "--static-size", "16x24", "--tolerance", "1e-12"]
     with pytest.raises(SystemExit) as stop:
-        main(["export", str(tmp_path / "m.pt2"), "--checkpoint", vit, "--format", "torch", "--static-size", "16x24"])
+        main(["export", str(tmp_path / "m.pt2"), *words])
     assert stop.value.code == 1
     printed, error = capsys.readouterr()
-    assert "2.0e-01" in printed
-    assert "differ from the model's by 0.1 of the largest output" in error
+    assert printed.count("x 3 x 16 x 24") == 3  # the differences
+    assert "of the largest output for images" in error
+    assert "above the tolerance of 1e-12; nothing was written" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "m.pt2").exists()
 
@@ -131,7 +133,7 @@ def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, ca
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr(files, "trace", None)  # input is checked before any work
+    monkeypatch.setattr(torch.export, "export", None)  # input is checked before any work
     (tmp_path / "broken.safetensors").write_text("no weights")
     (tmp_path / "there.onnx").write_text("before")
     ropevit.save_model(tmp_path / "field.safetensors", tiny("none"), metadata={"panel": "field"})

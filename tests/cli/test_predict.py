@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ import ropevit
 from ropevit.cli import main
 from ropevit.cli.console import Console
 from ropevit.cli.predictions import show_progress
+from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.images import read_image, resize_to, to_tensor
-from ropevit.models import ViT, ViTConfig
+from ropevit.models import MODELS, SwinConfig, ViT, ViTConfig, build_model
 from ropevit.tasks.classify import predict as predicting
-from ropevit.tasks.classify.eval_model import EvalModel
 from ropevit.tasks.classify.predict import Input, classify
 from ropevit.tasks.common.drawing import new_folder
 
@@ -35,19 +36,28 @@ def test_a_checkpoint_of_a_study_stores_its_class_names(finished, my_images, cap
     assert printed.count("%") == 6
 
 
-def test_swin_takes_any_size_with_windows_of_one_32nd_of_it(photo, tmp_path, capsys, monkeypatch):
-    name, made = "swin_rope_mixed_tiny_patch4_window7_224", []
-    torch.save({"model": ropevit.create_model(name).state_dict()}, tmp_path / "weights.pth")
-    build = EvalModel.build
-    monkeypatch.setattr(EvalModel, "build", lambda *given: made.append(build(*given)) or made[-1])
-    weights = ["--model", name, "--checkpoint", str(tmp_path / "weights.pth")]
-    main(["predict", str(photo), *weights, "--size", "50", "83"])
-    main(["predict", str(photo), *weights, "--size", "65", "--keep-aspect"])
-    main(["predict", str(photo), *weights, "--size", "60"])
-    printed = capsys.readouterr().out
-    for size in ("50 x 83", "65 x 98", "60 x 60"):
-        assert f"at {size} pixels" in printed
-    assert [model.config.window_size for model in made] == [2, 3, 2]
+def test_swin_takes_any_size_with_windows_of_one_32nd_of_it(photo, tmp_path, monkeypatch):
+    config = SwinConfig(position="rope_mixed", width=16, depths=(2,), heads=(2,))
+    monkeypatch.setitem(MODELS, "swin_narrow", config)
+    weights = {name: torch.randn_like(value) for name, value in build_model(config).state_dict().items()}
+    torch.save({"model": weights}, tmp_path / "weights.pth")
+    given, image = ["--model", "swin_narrow", "--checkpoint", str(tmp_path / "weights.pth")], read_image(photo)
+    for number, (words, shape, window) in enumerate(
+        [(["50", "83"], (50, 83), 2), (["65", "--keep-aspect"], (65, 98), 3), (["60"], (60, 60), 2)]
+    ):
+        out = tmp_path / str(number)
+        main(["predict", str(photo), *given, "--out", str(out), "--size", *words])
+        (found,) = json.loads((out / "predictions.json").read_text())["images"]
+        assert (found["height"], found["width"]) == shape
+        best = {}
+        for side in (window, window + 1):
+            model = build_model(replace(config, window_size=side)).eval()
+            model.load_state_dict(weights)
+            best[side] = (
+                model(to_tensor(resize_to(image, *shape), MEAN, STD)[None]).softmax(-1).topk(5).values[0].tolist()
+            )
+        assert found["probabilities"] == pytest.approx(best[window], abs=2e-6)
+        assert found["probabilities"] != pytest.approx(best[window + 1], abs=1e-3)
 
 
 def test_published_models_predict_imagenet_classes_at_any_size_and_shape(photo, tmp_path, capsys):

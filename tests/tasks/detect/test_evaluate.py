@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ropevit.data.coco import open_coco
 from ropevit.tasks.classify.evaluate import ClassifierOptions
-from ropevit.tasks.common import evaluation
 from ropevit.tasks.common.distributed import Communicator, make_accelerator, shutdown
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import EvalSizeDone
@@ -188,17 +188,20 @@ def test_unreadable_images_are_named_and_their_objects_count_as_missed(place, tm
 
 
 def test_curves_of_comparable_evaluations_are_drawn_in_one_plot(place, tmp_path, monkeypatch):
-    drawn, original = [], evaluation.draw_curves
-    monkeypatch.setattr(evaluation, "draw_curves", lambda *parts: drawn.append(parts) or original(*parts))
+    drawn, original = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *to, **how: drawn.append(figure) or original(figure, *to, **how)
+    )
     (row,) = measure(place, tmp_path / "mixed")
     other = save_tiny(tmp_path / "ape" / "model.safetensors", position="ape")
     (ape,) = measure(place, tmp_path / "ape_eval", checkpoint=str(other), beside=(tmp_path / "mixed",))
-    (shown,) = drawn[-1]
-    assert [curve.label for curve in shown.curves] == ["absolute (APE): ape", "RoPE-Mixed: run"]
-    assert [curve.points for curve in shown.curves] == [{64: ape.AP}, {64: row.AP}]
-    assert [curve.trained_at for curve in shown.curves] == [64, 64]
-    assert (shown.metric, shown.title) == ("AP", "AP on coco/val")
+    (axes,), (legend,) = drawn[-1].axes, drawn[-1].legends
+    marked, *curves = axes.lines
+    assert set(marked.get_xdata()) == {64}  # the training size of both
+    shown = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in curves}
+    assert shown == {"absolute (APE): ape": [(64, ape.AP)], "RoPE-Mixed: run": [(64, row.AP)]}
+    assert [text.get_text() for text in legend.get_texts()] == list(shown)
+    assert (axes.get_ylabel(), legend.get_title().get_text()) == ("AP (%)", "AP on coco/val")
     measure(place, tmp_path / "mixed", beside=(tmp_path / "ape_eval",), resume=True)
-    assert [curve.position for curve in drawn[-1][0].curves] == ["rope_mixed", "ape"], (
-        "drawn though nothing was missing"
-    )
+    labels = [line.get_label() for line in drawn[-1].axes[0].lines[1:]]
+    assert labels == list(shown)[::-1], "drawn though nothing was missing"

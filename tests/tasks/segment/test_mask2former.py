@@ -31,16 +31,15 @@ def seen(run_command, tmp_path_factory):
     return [json.loads((directory / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_losses_are_divided_by_the_mean_number_of_masks_of_all_processes(seen):
-    assert [each["divisors"] for each in seen] == [[2.0] * 4] * 2  # three and one, of two processes, in four layers
-
-
 def test_two_processes_train_as_one_with_all_images(seen, monkeypatch):
     for name in ("choose_points", "match_masks"):
-        monkeypatch.setattr(criterion, name, getattr(criterion, name))  # put back afterwards: `norms` replaces them
-    alone = ranks.norms([0, 1])
+        monkeypatch.setattr(criterion, name, getattr(criterion, name))  # put back afterwards: `step` replaces them
+    norms, losses = ranks.step([0, 1])
     for each in seen:
-        assert each["norms"] == pytest.approx(alone, rel=1e-3, abs=1e-5)
+        assert each["norms"] == pytest.approx(norms, rel=1e-3, abs=1e-5)
+    found = {name: sum(each["losses"][name] for each in seen) / 2 for name in losses}
+    assert found == pytest.approx(losses, rel=1e-4)  # in each layer: all are divided by the mean number of masks
+    assert losses["loss_mask_0"] > losses["loss_class"] == 0
 
 
 def test_counts_of_processes_add_up(seen):
