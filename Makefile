@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TORCH := 2.13.0
 
-.PHONY: help setup demo test test-all coverage bench lint types docs constraints clean
+.PHONY: help setup demo test tests test-all coverage bench lint types docs constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,7 +25,10 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Bytecode is kept: without it, every process that the tests start would compile the package anew.
 test test-all: export PYTHONDONTWRITEBYTECODE :=
-test: $(STAMP) lint types  ## check style and types, then run the tests that are not marked "full"
+test: $(STAMP) lint  ## check style and types, and run the tests that are not marked "full"
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+
+tests: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS) -m "not full"
 
 test-all: test  ## run everything: those tests, then the ones marked "full"

@@ -1,16 +1,16 @@
 """Checks the shapes in every signature while the tests run, and gives them what they share."""
 
+import gc
+import importlib
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: workers must not fight for the cores
-
-#: The cache of fake tensors costs more than it spares where sizes are symbols: a fifth of each compilation and export.
-os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")  # read when dynamo is imported
 
 import jaxtyping
 import pytest
@@ -36,18 +36,40 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG)
 
 
+def pytest_collection_finish():
+    """Leave modules and tests out of garbage collections, each of which would go through a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Start each test with the same random numbers, whatever ran before."""
     torch.manual_seed(0)
 
 
+@contextmanager
+def ready_to_trace():
+    """Switch the shape checks off: dynamo cannot trace them. So is a cache that only pays where sizes are numbers."""
+    config = importlib.import_module("torch._dynamo.config")
+    with config.patch(fake_tensor_cache_enabled=False):  # a fifth of each compilation and export
+        jaxtyping.config.update("jaxtyping_disable", True)
+        yield
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture
 def unchecked():
-    """Switch the shape checks off: dynamo cannot trace them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    """Let a test compile or export a model."""
+    with ready_to_trace():
+        yield
+
+
+@pytest.fixture(scope="module")
+def unchecked_module():
+    """The same for a module, whose fixtures export, too."""
+    with ready_to_trace():
+        yield
 
 
 @pytest.fixture(scope="session")

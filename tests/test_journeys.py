@@ -80,8 +80,8 @@ JOURNEYS = {
             says="green",
         ),
         Row(
-            "export deit.onnx --checkpoint runs/deit",
-            ("deit.onnx",),
+            "export deit.pt2 --format torch --checkpoint runs/deit",
+            ("deit.pt2",),
             says="dynamic: batch; height and width, in multiples of 8 pixels, at least 16",
         ),
         Row("convert runs/deit/best.safetensors deit.safetensors", ("deit.safetensors",)),
@@ -122,6 +122,7 @@ JOURNEYS = {
     "the rest": (
         Row(f"{STUDY} --out study", ("study/report.html", "study/curves.png", "study/results.json")),
         Row("predict photos/val --checkpoint study/runs/zoom-rope_mixed-seed0", says="green"),
+        Row("export zoom.onnx --checkpoint study/runs/zoom-rope_mixed-seed0", ("zoom.onnx",), says="dynamic: batch;"),
         Row("bench op --quick --out bench", ("bench/bench.csv", "bench/bench.md", "bench/bench.png")),
         Row("models swin_rope_mixed_tiny*", says="28.27M"),
         Row("data check photos", says="no problems found"),
