@@ -1,8 +1,5 @@
 """Plug-ins: packages in a folder, installed as far as `importlib.metadata` can tell."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -19,7 +16,9 @@ def add_task():
     toy.register()
 """
 
-CODE = """
+CODE = f"""
+import sys
+sys.path.append({str(TESTS)!r})  # of the task
 import ropevit
 from ropevit.cli import main
 
@@ -40,18 +39,17 @@ def install(folder: Path, package: str, entry: str, source: str | None) -> None:
         (folder / f"{package}.py").write_text(source)
 
 
-def test_installed_plugins_are_loaded_once_and_a_broken_one_stops_nothing(tmp_path):
+def test_installed_plugins_are_loaded_once_and_a_broken_one_stops_nothing(run_command, tmp_path):
     install(tmp_path, "asunder", "asunder", "raise RuntimeError('needs ropevit 9\\nor later')")
     install(tmp_path, "gone", "gone:register", None)
     install(tmp_path, "good", "good:add_task", GOOD)
     install(tmp_path, "quitter", "quitter", "import sys; sys.exit('no licence')")
-    path = os.pathsep.join([str(tmp_path), str(TESTS), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path}
-    run = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith("7.0\n")
-    assert "toy/line" in run.stdout
-    assert sorted(line for line in run.stderr.splitlines() if line) == [
+    (tmp_path / "use.py").write_text(CODE)
+    run = run_command(tmp_path, [], script=tmp_path / "use.py")
+    assert run.code == 0, run.errors
+    assert run.output.startswith("7.0\n")
+    assert "toy/line" in run.output
+    assert sorted(line for line in run.errors.splitlines() if line) == [
         "the plug-in asunder (asunder) cannot be used, RuntimeError: needs ropevit 9; update or uninstall asunder",
         "the plug-in gone (gone:register) cannot be used, ModuleNotFoundError: No module named 'gone'; update or "
         "uninstall gone",

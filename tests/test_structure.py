@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,11 +49,14 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def offenders(find) -> list[str]:
     """Name every file of the package, and in it what breaks a rule; `find` yields it for a path and its syntax tree."""
-    return [
-        f"{path.relative_to(SOURCE)}: {found}" for path in FILES for found in find(path, ast.parse(path.read_text()))
-    ]
+    return [f"{path.relative_to(SOURCE)}: {found}" for path in FILES for found in find(path, parse(path))]
 
 
 def test_imports_go_downwards_only():
