@@ -50,14 +50,40 @@ class Page(HTMLParser):
             self.fetched.append(given[FETCHED[tag]])
 
 
-@pytest.fixture
-def site(tmp_path):
-    """Build the site as `make docs` does."""
-    command = [sys.executable, "-m", "sphinx", "-c", "docs", "-E", "-W", "--keep-going", "-q", ".", tmp_path]
+def build(source, out, *options):
+    """Build a site as `make docs` does."""
+    command = [sys.executable, "-m", "sphinx", "-c", "docs", "-E", "-W", "--keep-going", "-q", *options, source, out]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return tmp_path
+    return out
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Build the whole site."""
+    return build(".", tmp_path)
+
+
+#: Pages with what the guide has: a formula, and links to a page, to a heading and to another host.
+SMALL = {
+    "index.md": "# Home\n\n[A page](page.md#the-angle), [elsewhere](https://example.org)\n\n```{toctree}\npage\n```\n",
+    "page.md": "# A page\n\nBack [home](index.md).\n\n## The angle\n\n$$\\theta_p = 100^{-p / P}$$\n",
+}
+
+
+def test_a_small_site_has_formulas_and_links_and_asks_no_other_host(tmp_path):
+    (tmp_path / "pages").mkdir()
+    for name, text in SMALL.items():
+        (tmp_path / "pages" / name).write_text(text)
+    site = build(tmp_path / "pages", tmp_path / "site", "-D", "root_doc=index", "-D", "include_patterns=*.md")
+    pages = {site / name: Page(site / name) for name in ("index.html", "page.html")}
+    for path, page in pages.items():
+        check_links(path, page, pages)
+        check_fetched(path, page)
+    assert "page.html#the-angle" in pages[site / "index.html"].links
+    assert "<math " in (site / "page.html").read_text()
+    assert any("guide.css" in link for link in pages[site / "index.html"].fetched)
 
 
 @pytest.mark.full  # test_docs.py follows the links between the pages, to their headings, by default
