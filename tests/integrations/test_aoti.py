@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.testing import assert_close
 
 from integrations.exported import tiny
@@ -33,6 +32,8 @@ def test_a_vit_is_exported_with_operations_of_pytorch_alone():
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec:FutureWarning")  # PyTorch's own, as the next
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 def test_a_vit_compiled_ahead_of_time_gives_the_same_logits_for_any_batch(tmp_path, monkeypatch):
+    from torch._inductor import aoti_compile_and_package, aoti_load_package  # whose import takes seconds
+
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     model = tiny("rope_mixed")
     with torch.no_grad():

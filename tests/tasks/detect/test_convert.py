@@ -81,7 +81,14 @@ def detrex_state(kind, levels=4, classes=5):
     return state | to_detrex(dino.state_dict())
 
 
-@pytest.mark.parametrize(("kind", "levels", "classes"), [("vit", 4, 5), ("swin", 4, 80), ("swin", 5, 5)])
+@pytest.mark.parametrize(
+    ("kind", "levels", "classes"),
+    [
+        ("vit", 4, 5),
+        ("swin", 4, 80),
+        pytest.param("swin", 5, 5, marks=pytest.mark.full),  # test_detrex.py holds the names of five levels
+    ],
+)
 def test_detrex_checkpoint_round_trips_bit_exactly(kind, levels, classes, tmp_path, capsys):
     state, paths = (
         detrex_state(kind, levels, classes),
