@@ -107,7 +107,7 @@ def altered(path, **header) -> None:
 
 
 def config_json(config: ViTConfig, **changes) -> str:
-    fields = vars(config) | changes
+    fields = config.to_dict() | changes
     return json.dumps({key: value for key, value in fields.items() if value != "absent"})
 
 

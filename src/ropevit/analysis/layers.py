@@ -10,7 +10,7 @@ from ropevit.models.backbone import Backbone
 from ropevit.models.base import BaseModel
 from ropevit.models.layers import Attention
 from ropevit.models.windows import WindowAttention
-from ropevit.rope import grid_positions
+from ropevit.rope import RopeConvention, grid_positions
 
 #: Rows and columns of tokens.
 Grid = tuple[int, int]
@@ -44,18 +44,25 @@ def attention_layers(model: nn.Module) -> list[Layer]:
     """
     if any(isinstance(body, BaseModel) and body.config.is_video for body in model.modules()):
         raise NothingToDrawError("got a video model; analyses support image models only")
-    layers = []
+    layers, step = [], _step(model)
     for name, attention, shared in _walk_attention(model, None):
         own = attention.rope
         found = own.freqs if own is not None else shared.frequencies()[:2] if shared is not None else None
         if found is not None:
             found = found.detach().float().cpu()
             found = found if found.ndim == 3 else found.unsqueeze(1)
-            found = found.expand(-1, attention.heads, -1)
+            found = found.expand(-1, attention.heads, -1) * step
         layers.append(Layer(name, found, attention.heads))
     if not layers:
         raise NothingToDrawError(f"got {type(model).__name__}, which has no attention layer of this package")
     return layers
+
+
+def _step(model: nn.Module) -> Float[Tensor, "2 1 1"]:
+    """Return the positions from a patch to the next on the grid of `img_size`: 1 in the paper's convention."""
+    config = next((body.config for body in model.modules() if isinstance(body, BaseModel)), None)
+    convention = getattr(config, "rope_convention", RopeConvention())
+    return convention.step((1, 1) if config is None else config.grid)[:, None, None]
 
 
 class RotatedLayer(NamedTuple):
@@ -89,7 +96,11 @@ def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
     Raises:
         ValueError: If no layer has RoPE.
     """
-    layers, scaling = rotated_layers(model), find_body(model).config.scaling_methods
+    layers, config = rotated_layers(model), find_body(model).config
+    scaling, convention = config.scaling_methods, getattr(config, "rope_convention", RopeConvention())
+    if convention.moves:
+        ratio = (convention.step(grid) / convention.step(config.grid))[:, None, None]
+        return [layer._replace(frequencies=layer.frequencies * ratio) for layer in layers]
     if scaling is None:
         return layers
     positions = grid_positions(*grid)

@@ -1,7 +1,7 @@
 """Base config of all architectures: shared fields, their checks, and derived properties (grids, sizes, RoPE)."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -32,6 +32,8 @@ class ModelConfig:
     """Sizes in pixels at which published models of the architecture were evaluated."""
     dense_fields: ClassVar[Mapping[str, object]] = {}
     """Config fields that a dense backbone overrides in its body."""
+    later_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that older files lack; files leave them out where they have their default."""
     windowed: ClassVar[bool] = False
     """Whether tokens attend inside windows of `window_size` x `window_size` tokens."""
     if TYPE_CHECKING:  # declared by each architecture, in its own order, which files keep
@@ -94,6 +96,12 @@ class ModelConfig:
                 raise ValueError(f"got {field}={value!r}; expected a whole number, such as {max(1, minimum)}")
             if value < minimum:
                 raise ValueError(f"got {field}={value}; expected at least {minimum}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as files hold them."""
+        defaults = {field.name: field.default for field in fields(self) if field.name in self.later_fields}
+        left_out = {name for name, default in defaults.items() if getattr(self, name) == default}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @property
     def multiple(self) -> int:

@@ -4,6 +4,7 @@
 """
 
 from ropevit.rope.biases import DistanceBias
+from ropevit.rope.convention import ROPE_FAMILIES, RopeConvention, RopeFamily
 from ropevit.rope.families import (
     golden_frequencies,
     polar_frequencies,
@@ -38,6 +39,7 @@ CONVENTION = {
 __all__ = [
     "CONVENTION",
     "DISTANCE_BIAS_TYPES",
+    "ROPE_FAMILIES",
     "ROPE_TYPES",
     "AxialRope",
     "CosSin",
@@ -50,6 +52,8 @@ __all__ = [
     "MixedRope",
     "PolarRope",
     "Rope",
+    "RopeConvention",
+    "RopeFamily",
     "RopeSpec",
     "RopeType",
     "apply_rotary",

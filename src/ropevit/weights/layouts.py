@@ -44,7 +44,26 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
         found = [(numbers, ours.pop(row.theirs.format(*numbers))) for numbers in match_keys(row.theirs, ours)]
         for numbers, tensor in found:
             ours |= split(row, earlier(row, numbers), tensor, heads)
+    if layout != "ropevit":
+        ours = _reordered(ours, layout, config, back=False)
     return ours, {key: why for key, why in reasons.items() if why}
+
+
+def _reordered(state: Mapping[str, Tensor], layout: str, config: Config, *, back: bool) -> dict[str, Tensor]:
+    """Reorder the channels of queries and keys between another layout and ours, where they differ.
+
+    Raises:
+        WeightsError: If the names do not tell whether the weights have the order of the layout or ours.
+    """
+    adapter = ARCHITECTURES[architecture(config)].weights
+    if adapter.reorder is None or not adapter.reorders(config):
+        return dict(state)
+    if layout == "published":
+        raise WeightsError(
+            "names that several layouts share, which do not tell the order of the channels of queries and keys; give a "
+            "file of save_model, or weights under the names of the model's authors, timm or transformers"
+        )
+    return {name: adapter.reorder(name, tensor, config, back) for name, tensor in state.items()}
 
 
 def _rows_of(config: Config, layout: str) -> tuple[KeyPattern, ...]:
@@ -85,7 +104,7 @@ def _extra_reason(key: str) -> str | None:
 
 def from_ours(state: Mapping[str, Tensor], layout: str, config: Config) -> dict[str, Tensor]:
     """Convert weights from the ropevit layout to another, bit for bit; without its derived tables."""
-    theirs = dict(state)
+    theirs = dict(state) if layout == "ropevit" else _reordered(state, layout, config, back=True)
     for row in _rows_of(config, layout):
         found = [(numbers, theirs.pop(row.ours.format(*numbers))) for numbers in match_keys(row.ours, theirs)]
         if not found:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from ropevit.files import parse_json
@@ -41,7 +41,7 @@ def own_metadata(config: Config, classes: list[str] | None, metadata: Mapping[st
     return {
         "format": FORMAT,
         "architecture": architecture(config),
-        "config": json.dumps(asdict(config)),
+        "config": json.dumps(config.to_dict()),
         "convention": json.dumps(CONVENTION),
         "classes": json.dumps(classes),
         "metadata": free,
@@ -147,9 +147,10 @@ def stored_config(metadata: Mapping[str, str], inferred: InferredModel | None, s
     kind = ARCHITECTURES[name].config
     stored = stored_json(metadata, "config", source)
     known = {field.name for field in fields(kind)}
-    if not isinstance(stored, dict) or set(stored) | _OPTIONAL_FIELDS & known != known:
+    optional = _OPTIONAL_FIELDS | {*kind.later_fields}
+    if not isinstance(stored, dict) or set(stored) | optional & known != known:
         given = set(stored) if isinstance(stored, dict) else set()
-        unknown, missing = sorted(given - known), sorted(known - given - _OPTIONAL_FIELDS)
+        unknown, missing = sorted(given - known), sorted(known - given - optional)
         raise WeightsError(
             f"the config in {source} has unknown fields {unknown} and lacks {missing}; "
             "load it with the version of ropevit that wrote it"

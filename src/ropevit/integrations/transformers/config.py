@@ -1,7 +1,7 @@
 """transformers configs of our models: the fields of our own configs, plus labels, stages and aliases."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -10,10 +10,10 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from ropevit.models import MODELS, Config, SwinConfig, ViTConfig
 from ropevit.models.config import as_pair
-from ropevit.rope import CONVENTION
+from ropevit.rope import CONVENTION, RopeConvention
 from ropevit.text import join_names
 from ropevit.weights.errors import first_line
-from ropevit.weights.fields import lists_to_tuples
+from ropevit.weights.fields import from_json, lists_to_tuples
 from ropevit.weights.metadata import differences
 
 #: transformers' name -> ours. The number of classes is the number of labels, `num_labels`.
@@ -45,7 +45,7 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
         mine = {name: given.pop(name) for name in self.field_names() if name in given}
         _check_spelling(given, [*self.field_names(), *self.attribute_map, *out])
         self.set_labels(given)
-        for name, value in asdict(self.describe(mine)).items():
+        for name, value in self.describe(mine).to_dict().items():
             if name != "num_classes":
                 setattr(self, name, value)
         self.set_output_features_output_indices(**out)
@@ -74,6 +74,8 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"got frames={plain['frames']}; expected an image model (frames=None): build a video model with "
                 "ropevit.create_model"
             )
+        if isinstance(convention := plain.get("rope_convention"), dict):
+            plain["rope_convention"] = from_json(RopeConvention, convention)
         try:
             return self.ours(**plain, num_classes=len(self.id2label or {}))
         except TypeError as error:
@@ -125,7 +127,7 @@ class RopeConfig(BackboneConfigMixin, PreTrainedConfig):
         Raises:
             ValueError: If a field has been set to an invalid value.
         """
-        return self.describe({name: getattr(self, name) for name in self.field_names()})
+        return self.describe({name: getattr(self, name) for name in self.field_names() if hasattr(self, name)})
 
     @property
     def channels_by_stage(self) -> dict[str, int]:

@@ -1,7 +1,6 @@
 """Converts our models to transformers models, with labels and an image processor."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ def from_ropevit(
     kind = CONFIGS.get(architecture(plain.config))
     if kind is None:
         raise ValueError(f"got a {type(plain).__name__}; expected a model of the architectures {', '.join(CONFIGS)}")
-    own = asdict(plain.config)
+    own = plain.config.to_dict()
     number = own.pop("num_classes")
     if own_fields := sorted(set(fields) & {*own, *kind.attribute_map, "num_labels", "id2label", "label2id"}):
         raise ValueError(

@@ -7,7 +7,7 @@ from ropevit.models.config import ModelConfig
 from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.models.rotary import check_rotation
 from ropevit.models.sizes import check_frames, check_size
-from ropevit.rope import DISTANCE_BIAS_TYPES, ROPE_TYPES
+from ropevit.rope import DISTANCE_BIAS_TYPES, ROPE_TYPES, RopeConvention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class ViTConfig(ModelConfig):
     embeddings: ClassVar = VIT_EMBEDDINGS
     crop_pct: ClassVar = 1.0
     paper_sizes: ClassVar = (144, 192, 224, 256, 320, 384, 512)
+    later_fields: ClassVar = ("rope_convention",)
     dense_fields: ClassVar = {"drop_path_rule": "linear"}  # as in ViTDet, BEiT and mmseg; constant in the classifier
 
     width: int
@@ -48,6 +49,8 @@ class ViTConfig(ModelConfig):
     pairs: tuple[int, int, int] | None = None
     """Pairs of a head for x, y and t, for RoPE with three axes; None gives t a quarter, and x and y the rest.
     An image model with rope_axial may reserve unrotated pairs for t, to be inflated to video later."""
+    rope_convention: RopeConvention = RopeConvention()  # noqa: RUF009 (frozen)
+    """How the family of the weights makes positions and pairs; the default is that of the published models."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -62,6 +65,7 @@ class ViTConfig(ModelConfig):
         if self.rope and channels % 4:
             raise ValueError(f"got heads of {channels} channels; {self.position} needs a multiple of 4 for x and y")
         self.check_axes()
+        self.check_convention()
         check_rotation(self, channels, self.heads)
         check_size(*self.img_size, self.patch_size)
 
@@ -90,6 +94,21 @@ class ViTConfig(ModelConfig):
         if self.scaling is not None:
             raise ValueError(
                 f"got scaling={self.scaling!r} with frames={self.frames}; expected scaling=None for videos"
+            )
+
+    def check_convention(self) -> None:
+        """Raise ValueError for a rotation convention with options that it does not go with."""
+        if self.rope_convention == RopeConvention():
+            return
+        if self.rope != "axial" or self.distance is not None or self.is_video or self.pairs is not None:
+            raise ValueError(
+                f"got a rope_convention for {self.position} with frames={self.frames}, pairs={self.pairs}; it is for "
+                "rope_axial and rope_axial_ape on images, with equally many pairs for x and y: leave it out"
+            )
+        if self.scaling is not None and self.rope_convention.moves:
+            raise ValueError(
+                f"got scaling={self.scaling!r} with {self.rope_convention}; RoPE scaling counts positions in patches "
+                "from 0: expected scaling=None"
             )
 
     @property

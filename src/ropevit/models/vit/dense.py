@@ -21,6 +21,7 @@ from ropevit.models.pyramid import PyramidConfig, SimpleFeaturePyramid, zero_pad
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.vit.relative import DecomposedRelPosBias
 from ropevit.models.window_partition import WindowPartition, key_mask
+from ropevit.rope import RopeConvention
 
 #: Image size in pixels for which the relative position bias of global blocks is learned.
 _RELATIVE_SIZE = 1024
@@ -56,6 +57,11 @@ class DenseViTConfig:
     def __post_init__(self):
         if self.body.is_video:
             raise ValueError(f"got a body with frames={self.body.frames}; a dense backbone takes models of images")
+        if self.body.rope_convention != RopeConvention():
+            raise ValueError(
+                f"got a body with {self.body.rope_convention}; a dense backbone takes bodies with the paper's "
+                "convention: use forward_intermediates for maps of this model"
+            )
         if self.window < 1:
             raise ValueError(f"got window={self.window}; expected a side of at least 1 token")
         for name in ("global_attn_indexes", "out_indices"):

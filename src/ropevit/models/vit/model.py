@@ -111,7 +111,21 @@ class ViT(BaseModel[ViTConfig]):
                 x = x + embed_images(self.pos_embed, self.config.grid, valid).to(x.dtype)
         prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
         x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
-        return x, grid_positions(*maps.shape[2:], device=images.device)
+        return x, self.place(grid_positions(*maps.shape[2:], device=images.device))
+
+    def place(
+        self, positions: Float[Tensor, "*b N ndim"], grids: Float[Tensor, "*b N 2"] | None = None
+    ) -> Float[Tensor, "*b N ndim"]:
+        """Return the positions to rotate by, after the rotation convention of the config.
+
+        Args:
+            positions: Column and row of each patch.
+            grids: Columns and rows of its image; None for those of a whole grid, whose last patch tells them.
+        """
+        convention = self.config.rope_convention
+        if not convention.moves:
+            return positions
+        return convention.place(positions, positions.amax(0) + 1 if grids is None else grids)
 
     def absolute_embedding(self, grid: Sequence[int]) -> Float[Tensor, "1 N C"]:
         """Resize the absolute embedding to a grid (h, w) or (t, h, w), the sum of spatial and temporal embedding."""
@@ -234,10 +248,17 @@ class ViT(BaseModel[ViTConfig]):
         tokens = torch.cat([*prefix], dim=1)[0].to(x.dtype)
         return torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
 
+    def place_packed(self, packed: PackedBatch) -> Float[Tensor, "R L 2"]:
+        """Return the positions to rotate by of a packed batch; those of prefix tokens stay at the origin."""
+        if not self.config.rope_convention.moves:
+            return packed.positions
+        positions = self.place(packed.positions, packed.grids)
+        return positions.masked_fill((packed.prefix >= 0).unsqueeze(-1), 0)
+
     def encode_packed(self, packed: PackedBatch) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
         """Return all tokens of a packed batch after the final norm (0 for non-finite images), and non-finite images."""
         self.check_packable()
-        rest = packed.positions, packed.rows()
+        rest = self.place_packed(packed), packed.rows()
         return encode_isolated(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
 
     def forward_packed_features(self, packed: PackedBatch) -> Float[Tensor, "R L C"]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ropevit.models.positions import VIT_EMBEDDINGS
@@ -20,7 +21,7 @@ from ropevit.models.state_dict import (
 )
 from ropevit.models.vit.config import ViTConfig
 from ropevit.models.vit.variants import TIMM_NAMES
-from ropevit.rope import grid_positions
+from ropevit.rope import RopeConvention, grid_positions
 
 _BLOCKS = r"blocks\.(\d+)\."
 
@@ -71,10 +72,23 @@ def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
     """
     if config.position == "none":
         raise ValueError(f"has no position embedding, which the {layout} layout cannot store; keep the ropevit layout")
+    if config.rope_convention != RopeConvention():
+        raise ValueError(
+            f"has {config.rope_convention}, which the {layout} layout cannot store; keep the ropevit layout"
+        )
     implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
     if config.absolute or layout == "published":
         implied["grid"] = (config.grid[0],) * 2
     return _IMPLIED[layout] | implied
+
+
+def reorder(name: str, weight: Tensor, config: ViTConfig, back: bool) -> Tensor:
+    """Reorder the queries and keys of a packed projection from the family's channels to ours, or back; others as is."""
+    if not re.fullmatch(_BLOCKS + r"attn\.qkv\.(weight|bias)", name) or len(weight) != 3 * config.width:
+        return weight  # a wrong shape is left to later checks
+    q, k, v = weight.chunk(3)
+    channels = config.width // config.heads
+    return torch.cat([config.rope_convention.reorder(part, channels, back=back) for part in (q, k)] + [v])
 
 
 ADAPTER = StateDictAdapter(
@@ -92,5 +106,7 @@ ADAPTER = StateDictAdapter(
     written=("published", "timm"),
     derived_tables=derived_tables,
     implied_fields=implied_fields,
+    reorders=lambda config: config.rope_convention.reorders,
+    reorder=reorder,
     aliases=TIMM_NAMES,
 )
