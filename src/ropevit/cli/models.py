@@ -39,7 +39,7 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
         table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
     for name in names:
         top1, macs = TOP1.get(name, {}), count_macs(get_config(name, img_size=size), size, size)
-        cost = f"{count_parameters(MODELS[name]) / 1e6:.2f}M", f"{macs / 1e9:.2f}G"
+        cost = _short(count_parameters(MODELS[name]), ("M", "B"), 1e6), _short(macs, ("G", "T"), 1e9)
         accuracy = (f"{top1[at]:.1f}" if at in top1 else "-" for at in (224, 384))
         table.add_row(name, *cost, *accuracy, "yes" if name in PUBLISHED else "-")
     console = Console()
@@ -50,3 +50,8 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
         "hub: create_model(name, pretrained=True) loads the published weights, as naver-ai/<name>",
     )
     print_line(console, "\n".join(notes), style="dim")
+
+
+def _short(count: float, units: tuple[str, str], unit: float) -> str:
+    """Write a count in a unit, or from 1000 of it on in the next one."""
+    return f"{count / unit:.2f}{units[0]}" if count < 1000 * unit else f"{count / unit / 1000:.2f}{units[1]}"

@@ -15,6 +15,7 @@ from ropevit.models.swin import weights as swin_weights
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.models.vit import variants as vit_variants
 from ropevit.models.vit import weights as vit_weights
+from ropevit.models.vit.families import FAMILY_VARIANTS
 
 Config = ModelConfig
 Model = BaseModel
@@ -133,7 +134,7 @@ register_architecture(
         config=ViTConfig,
         model=ViT,
         weights=vit_weights.ADAPTER,
-        variants=vit_variants.VARIANTS,
+        variants=vit_variants.VARIANTS | FAMILY_VARIANTS,
         dense_config=DenseViTConfig,
         dense_backbone=DenseViT,
     ),

@@ -1,6 +1,7 @@
 """Layers of a vision transformer: attention with RoPE, MLP, stochastic depth, block, patch embedding."""
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,8 @@ class Attention(nn.Module):
         width: Channels, C.
         heads: Number of heads, A.
         rope: This layer's own learned frequencies, or None where the model passes fixed ones for all layers.
+        qkv_bias: Whether the projection to queries, keys and values has a bias.
+        key_bias: Whether that of the keys is used.
     """
 
     backend = "auto"
@@ -34,10 +37,19 @@ class Attention(nn.Module):
     scaling: Scaling | None = None
     """RoPE scaling for grids larger than the trained one; `ropevit.models.set_scaling` changes it."""
 
-    def __init__(self, width: int, heads: int, rope: LearnedRope | None = None):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        rope: LearnedRope | None = None,
+        *,
+        qkv_bias: bool = True,
+        key_bias: bool = True,
+    ):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        linear = nn.Linear if key_bias or not qkv_bias else LinearWithoutKeyBias
+        self.qkv = linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
         self.rope = rope
         self.relative: nn.Module | None = None
@@ -134,7 +146,7 @@ def _allows_inplace(layer: nn.Module) -> bool:
 
     A hook or a wrapper could hold on to the output.
     """
-    plain = type(layer).forward is nn.Linear.forward and "forward" not in layer.__dict__
+    plain = type(layer).forward in (nn.Linear.forward, LinearWithoutKeyBias.forward) and "forward" not in layer.__dict__
     return plain and not layer._forward_hooks and not module_hooks._global_forward_hooks
 
 
@@ -164,6 +176,39 @@ def scale_queries(
     return (qkv * torch.stack([attention_factor, one, one]).reshape(3, 1, 1)).to(qkv.dtype)
 
 
+class LinearWithoutKeyBias(nn.Linear):
+    """Projection to queries, keys and values whose keys have no bias: their third of `bias` is stored, but never used.
+
+    Source: Siméoni et al. 2025 (arXiv:2508.10104), DINOv3, whose files hold all three thirds.
+    """
+
+    def forward(self, input: Float[Tensor, "... C"]) -> Float[Tensor, "... _"]:  # noqa: A002 (torch's name)
+        """Project the tokens."""
+        q, k, v = self.bias.chunk(3)
+        return F.linear(input, self.weight, torch.cat([q, torch.zeros_like(k), v]))
+
+
+class SwiGlu(nn.Module):
+    """MLP with a gate: the SiLU of one half of the hidden channels times the other.
+
+    Args:
+        width: Channels in and out, C.
+        hidden: Hidden channels, each of which has a gate.
+
+    Source: Shazeer 2020 (arXiv:2002.05202), SwiGLU.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)  # gates first
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+        """Apply the MLP to each token."""
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * value)
+
+
 class Mlp(nn.Module):
     """MLP: two linear layers with a GELU between them.
 
@@ -180,6 +225,10 @@ class Mlp(nn.Module):
     def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
         """Apply the MLP to each token."""
         return self.fc2(F.gelu(self.fc1(x)))
+
+
+#: Kinds of MLP: name in a config -> module, of width and hidden channels.
+MLPS: dict[str, Callable[[int, int], nn.Module]] = {"gelu": Mlp, "swiglu": SwiGlu}
 
 
 class DropPath(nn.Module):
@@ -225,6 +274,9 @@ class Block(nn.Module):
         layer_scale: Initial value of LayerScale, or None for none.
         drop_path: Rate of stochastic depth.
         rope: This layer's own learned frequencies, if any.
+        mlp: Kind of MLP, a name of `MLPS`.
+        norm_eps: Epsilon of the norms.
+        biases: Options `qkv_bias` and `key_bias` of the attention.
 
     Source: Touvron et al. 2022 (arXiv:2204.07118), DeiT III; LayerScale from arXiv:2103.17239.
     """
@@ -237,12 +289,16 @@ class Block(nn.Module):
         layer_scale: float | None = 1e-4,
         drop_path: float = 0.0,
         rope: LearnedRope | None = None,
+        *,
+        mlp: str = "gelu",
+        norm_eps: float = 1e-6,
+        **biases: bool,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads, rope)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
+        self.attn = Attention(width, heads, rope, **biases)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
+        self.mlp = MLPS[mlp](width, int(width * mlp_ratio))
         self.layer_scale = layer_scale
         self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.empty(width))
         self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.empty(width))

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from ropevit.models.architectures import ARCHITECTURES, MODELS, PUBLISHED, VARIANTS, Config
 from ropevit.models.config import Variant, as_pair
 from ropevit.plugins import load_plugins
+from ropevit.rope import RopeConvention
 from ropevit.text import suggest
 
 
@@ -66,7 +67,10 @@ def variant_config(family: str, position: str, **changes: object) -> Config:
     Raises:
         ValueError: If the family, position embedding or a field is unknown.
     """
-    return get_config(nearest_name(family, position), position=position, **changes)
+    name = nearest_name(family, position)
+    if MODELS[name].position != position and hasattr(MODELS[name], "rope_convention"):
+        changes = {"rope_convention": RopeConvention(), **changes}  # that of a family belongs to its own rotation
+    return get_config(name, position=position, **changes)
 
 
 def resolve_name(name: str) -> str:

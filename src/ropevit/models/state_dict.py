@@ -28,6 +28,20 @@ class KeyPattern(NamedTuple):
     """Whether theirs has heads and pairs flattened into one axis, heads first."""
     later: int = 0
     """Offset of the first index in theirs."""
+    unsqueezed: bool = False
+    """Whether theirs has one more axis in front, of length 1."""
+
+
+class JoinedPattern(NamedTuple):
+    """A weight of ours that is several in another layout, of equal length, joined along axis 0."""
+
+    ours: str
+    theirs: tuple[str | None, ...]
+    """Their keys, in order; None for a part of zeros that they do not store."""
+
+
+#: A row of the table of a layout.
+Row = KeyPattern | JoinedPattern
 
 
 @dataclass(frozen=True)
@@ -56,8 +70,10 @@ class StateDictAdapter:
     """Regular expression that matches the start of block keys, by which a state dict is recognized."""
     infer: Callable[[Mapping[str, Tensor]], InferredModel | None]
     """Infers the config from weights of any layout; None if they are of another architecture."""
-    layouts: Mapping[str, tuple[KeyPattern, ...]] = field(default_factory=dict)
-    """Other layouts that can be read: name -> the keys that differ."""
+    layouts: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    """Other layouts that can be read: name -> the keys that differ, by which the layout is recognised."""
+    rows: Callable[[Any, str], tuple[Row, ...]] | None = None
+    """Returns the keys that differ in a layout, where they depend on a config; None takes those of `layouts`."""
     own_keys: tuple[str, ...] = ()
     """Key patterns that only the ropevit layout has."""
     derived: Mapping[str, str] = field(default_factory=dict)

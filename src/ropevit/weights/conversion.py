@@ -27,6 +27,8 @@ _CONTAINERS = {
     "ropevit": (".safetensors",),
     "published": (".bin", ".pth", ".safetensors"),
     "timm": (".safetensors", ".bin", ".pth"),
+    "dinov3": (".pth", ".safetensors"),
+    "transformers": (".safetensors", ".bin"),
 }
 
 
@@ -71,7 +73,7 @@ def convert(
         source: Path, hub id, published model name, or state dict.
         destination: New file. The suffix decides the container: .safetensors, or .bin and .pth for PyTorch's own
             (with the weights under `model` in the published layout).
-        to: "published", "timm" or "ropevit".
+        to: "published", "timm" or "ropevit"; "dinov3" (its authors' names) or "transformers" for a DINOv3.
         model: Name or config of the model, if the file has no config and its name and shapes do not determine it.
         overwrite: Replace an existing file.
         ema: Convert the EMA weights that a training script stored beside the weights.
@@ -94,7 +96,7 @@ def convert(
     if parsed.config is not None:
         classes = stored_classes(checkpoint.metadata, parsed.num_classes, parsed.source)
         metadata = stored_metadata(checkpoint.metadata, parsed.source)
-    theirs = from_ours(state, to, config) | (_derived_tables(config) if to == "published" else {})
+    theirs = from_ours(state, to, config) | (_derived_tables(config) if to in ("published", "dinov3") else {})
     write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(parsed.source, path, (parsed.layout, to), len(theirs), report.dropped, config)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture
-from ropevit.models.state_dict import KeyPattern, match_keys
+from ropevit.models.state_dict import JoinedPattern, KeyPattern, Row, match_keys
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.parse import TRAINING
@@ -41,6 +41,9 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
     ours = {key: value.detach() for key, value in ours.items()}
     heads = config.heads if isinstance(config.heads, int) else None
     for row in _rows_of(config, layout):
+        if isinstance(row, JoinedPattern):
+            _join(row, ours)
+            continue
         found = [(numbers, ours.pop(row.theirs.format(*numbers))) for numbers in match_keys(row.theirs, ours)]
         for numbers, tensor in found:
             ours |= split(row, earlier(row, numbers), tensor, heads)
@@ -66,9 +69,33 @@ def _reordered(state: Mapping[str, Tensor], layout: str, config: Config, *, back
     return {name: adapter.reorder(name, tensor, config, back) for name, tensor in state.items()}
 
 
-def _rows_of(config: Config, layout: str) -> tuple[KeyPattern, ...]:
+def _join(row: JoinedPattern, state: dict[str, Tensor]) -> None:
+    """Join the parts of weights in place; incomplete ones, or those of impossible shapes, are left to later checks."""
+    stored = [part for part in row.theirs if part is not None]
+    for numbers in match_keys(stored[0], state):
+        keys = [part.format(*numbers) for part in stored]
+        parts = {part: state[key] for part, key in zip(stored, keys, strict=True) if key in state}
+        if len(parts) < len(stored) or len({part.shape for part in parts.values()}) > 1:
+            continue
+        zeros = torch.zeros_like(parts[stored[0]])
+        joined = torch.cat([zeros if part is None else parts[part] for part in row.theirs])
+        for key in keys:
+            del state[key]
+        state[row.ours.format(*numbers)] = joined
+
+
+def _part(row: JoinedPattern, state: dict[str, Tensor]) -> None:
+    """Divide joined weights into the parts of another layout, in place."""
+    for numbers in match_keys(row.ours, state):
+        parts = state.pop(row.ours.format(*numbers)).chunk(len(row.theirs))
+        named = zip(row.theirs, parts, strict=True)
+        state |= {key.format(*numbers): part for key, part in named if key is not None}
+
+
+def _rows_of(config: Config, layout: str) -> tuple[Row, ...]:
     """Return the key patterns in which a layout of an architecture differs."""
-    return ARCHITECTURES[architecture(config)].weights.layouts.get(layout, ())
+    adapter = ARCHITECTURES[architecture(config)].weights
+    return adapter.layouts.get(layout, ()) if adapter.rows is None else adapter.rows(config, layout)
 
 
 def _is_weight(value: Any) -> bool:
@@ -87,6 +114,8 @@ def split(row: KeyPattern, numbers: tuple[str, ...], tensor: Tensor, heads: int 
     """Convert one weight, layer by layer if stacked; an impossible shape is left to later checks."""
     if row.flat and heads and tensor.ndim == 3 and tensor.shape[-1] % heads == 0:
         tensor = tensor.unflatten(-1, (heads, -1))
+    if row.unsqueezed and tensor.ndim and tensor.shape[0] == 1:
+        tensor = tensor[0]
     if row.ours.count("{}") == len(numbers):
         return {row.ours.format(*numbers): tensor}
     if tensor.ndim < 2 or tensor.shape[1] > _MOST_LAYERS:
@@ -106,11 +135,16 @@ def from_ours(state: Mapping[str, Tensor], layout: str, config: Config) -> dict[
     """Convert weights from the ropevit layout to another, bit for bit; without its derived tables."""
     theirs = dict(state) if layout == "ropevit" else _reordered(state, layout, config, back=True)
     for row in _rows_of(config, layout):
+        if isinstance(row, JoinedPattern):
+            _part(row, theirs)
+            continue
         found = [(numbers, theirs.pop(row.ours.format(*numbers))) for numbers in match_keys(row.ours, theirs)]
         if not found:
             continue
         if row.ours.count("{}") == row.theirs.count("{}"):
-            theirs |= {row.theirs.format(*numbers): tensor for numbers, tensor in found}
+            theirs |= {
+                row.theirs.format(*numbers): tensor[None] if row.unsqueezed else tensor for numbers, tensor in found
+            }
             continue
         stacked = torch.stack([tensor for _, tensor in found], dim=1)
         theirs[row.theirs] = stacked.flatten(-2) if row.flat else stacked

@@ -197,6 +197,11 @@ def check_rotation(config: Config, parsed: ParsedCheckpoint) -> None:
     """
     if parsed.config is not None or parsed.inferred is None or not is_published(config.position):
         return
+    convention = parsed.inferred.fields.get("rope_convention")
+    if convention is not None and convention != getattr(config, "rope_convention", None):
+        raise WeightsError(
+            f"{parsed.source} does not fit the model; {explain_mismatch(parsed.inferred, parsed.state, config)}"
+        )
     embeddings = ARCHITECTURES[parsed.inferred.architecture].config.embeddings
     if config.rope not in {embeddings[name].rope for name in parsed.inferred.positions}:
         raise WeightsError(
@@ -244,7 +249,12 @@ def _check_claim(config: Config, parsed: ParsedCheckpoint) -> None:
     name = claimed_name(parsed.source)
     if name is None or parsed.config is not None or parsed.inferred is None:
         return
-    position = MODELS[name].position
+    position, convention = MODELS[name].position, getattr(MODELS[name], "rope_convention", None)
+    if position == config.position and convention != getattr(config, "rope_convention", None):
+        raise WeightsError(
+            f"{parsed.source} is named like {name} with {convention}, which the model does not have; build that model, "
+            "or rename the file if its name is wrong"
+        )
     if position != config.position:
         raise WeightsError(
             f"{parsed.source} is named like {name} with position {position}, while the model has position "

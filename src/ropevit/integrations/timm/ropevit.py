@@ -14,6 +14,7 @@ from ropevit.integrations.timm.models import CLASSES, TimmModel
 from ropevit.integrations.timm.pretrained import TAG, default_cfg, load_pretrained, read_source
 from ropevit.models.architectures import Model, architecture
 from ropevit.models.registry import MODELS, PUBLISHED, get_config
+from ropevit.rope import RopeConvention
 from ropevit.text import join_names
 from ropevit.weights.fields import lists_to_tuples
 
@@ -150,8 +151,12 @@ def bare_names() -> list[str]:
     return [name for name in names if name not in taken]
 
 
-#: Models of the architectures that are registered with timm.
-NAMES = [name for name, config in MODELS.items() if architecture(config) in CLASSES]
+#: Models of the architectures that are registered with timm; those of timm's own families are not.
+NAMES = [
+    name
+    for name, config in MODELS.items()
+    if architecture(config) in CLASSES and getattr(config, "rope_convention", RopeConvention()) == RopeConvention()
+]
 
 VARIANTS = [*(PREFIX + name for name in NAMES), *bare_names()]
 

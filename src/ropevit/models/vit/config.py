@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ropevit.models.config import ModelConfig
+from ropevit.models.layers import MLPS
 from ropevit.models.positions import VIT_EMBEDDINGS
 from ropevit.models.rotary import check_rotation
 from ropevit.models.sizes import check_frames, check_size
@@ -21,7 +22,7 @@ class ViTConfig(ModelConfig):
     embeddings: ClassVar = VIT_EMBEDDINGS
     crop_pct: ClassVar = 1.0
     paper_sizes: ClassVar = (144, 192, 224, 256, 320, 384, 512)
-    later_fields: ClassVar = ("rope_convention",)
+    later_fields: ClassVar = ("rope_convention", "mlp", "norm_eps", "qkv_bias", "key_bias", "mask_token")
     dense_fields: ClassVar = {"drop_path_rule": "linear"}  # as in ViTDet, BEiT and mmseg; constant in the classifier
 
     width: int
@@ -51,11 +52,26 @@ class ViTConfig(ModelConfig):
     An image model with rope_axial may reserve unrotated pairs for t, to be inflated to video later."""
     rope_convention: RopeConvention = RopeConvention()  # noqa: RUF009 (frozen)
     """How the family of the weights makes positions and pairs; the default is that of the published models."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """MLP of the blocks: two layers with a GELU between them, or SwiGLU, with a gate for each hidden channel."""
+    norm_eps: float = 1e-6
+    """Epsilon of the norms."""
+    qkv_bias: bool = True
+    """Whether the projection to queries, keys and values has a bias."""
+    key_bias: bool = True
+    """Whether the bias of the keys is used; False stores, but ignores it, as DINOv3 does."""
+    mask_token: bool = False
+    """Hold the token of masked patches in pre-training, as files of DINOv3 do; the model does not use it."""
 
     def __post_init__(self):
         super().__post_init__()
         self.check_choice("pooling", ("token", "avg"))
         self.check_choice("drop_path_rule", ("constant", "linear"))
+        self.check_choice("mlp", tuple(MLPS))
+        if not self.norm_eps > 0:
+            raise ValueError(f"got norm_eps={self.norm_eps}; expected above 0, such as 1e-6")
+        if not (self.qkv_bias or self.key_bias):
+            raise ValueError("got qkv_bias=False, key_bias=False; without biases leave key_bias out")
         if self.pooling == "token" and not self.class_token:
             raise ValueError("got pooling='token' without a class token; set class_token=True or pooling='avg'")
         self.check_least(width=1, depth=1, heads=1, patch_size=1, num_registers=0)

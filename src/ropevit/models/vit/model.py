@@ -54,7 +54,9 @@ class ViT(BaseModel[ViTConfig]):
         self.time_embed = None if steps is None else nn.Parameter(torch.zeros(1, steps, config.width))
         self.rope = make_shared_rope(config, config.width // config.heads, config.heads)
         self.blocks = nn.ModuleList(_make_block(config, *layer) for layer in enumerate(_drop_path_rates(config)))
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        if config.mask_token:
+            self.register_buffer("mask_token", torch.zeros(1, config.width))  # no parameter, as it gets no gradient
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
         self.grad_checkpointing = False
         self.reset_parameters()
@@ -298,6 +300,9 @@ def _drop_path_rates(config: ViTConfig) -> list[float]:
 def _make_block(config: ViTConfig, index: int, drop_path: float) -> Block:
     """Build a block, with its own learned frequencies and its distance bias, if any."""
     rope = make_block_rope(config, config.width // config.heads, config.heads)
-    block = Block(config.width, config.heads, config.mlp_ratio, config.layer_scale, drop_path, rope)
+    block = Block(
+        *(config.width, config.heads, config.mlp_ratio, config.layer_scale, drop_path, rope),
+        **{"mlp": config.mlp, "norm_eps": config.norm_eps, "qkv_bias": config.qkv_bias, "key_bias": config.key_bias},
+    )
     block.attn.distance = make_distance_bias(config, config.heads, index, config.depth)
     return block

@@ -1,0 +1,149 @@
+"""Models of other families: features equal to the originals', and files that come back bit for bit."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from ropevit.models.cost import count_parameters
+from ropevit.models.registry import MODELS
+from ropevit.models.vit.families import FAMILY_VARIANTS
+from ropevit.rope import RopeConvention
+from ropevit.weights import WeightsError, convert, create_model, load_model, load_weights, save_model
+from weights.families import (
+    DINOV3,
+    compare_dinov3_file,
+    compare_with_timm,
+    compare_with_transformers,
+    dinov3_file,
+    our_model,
+    timm_model,
+    transformers_model,
+)
+
+NAMES = [name for variant in FAMILY_VARIANTS.values() for name in variant.names.values()]
+
+
+@pytest.mark.parametrize("name", DINOV3)
+def test_features_of_dinov3_are_those_of_timm_and_transformers(name):
+    assert compare_with_timm(name, pooling="avg") < 1e-5
+    assert compare_with_transformers(name) < 1e-5
+
+
+@pytest.mark.parametrize("name", DINOV3[1:3])
+def test_a_file_of_the_authors_has_the_features_that_timm_computes_from_it(name):
+    assert compare_dinov3_file(name) < 1e-5
+
+
+def assert_same(found: dict, wanted: dict) -> None:
+    assert found.keys() == wanted.keys()
+    assert [key for key in wanted if not torch.equal(found[key], wanted[key])] == []
+
+
+def there_and_back(state, layout, config, tmp_path) -> dict:
+    convert(state, tmp_path / "ours.safetensors", model=config)
+    convert(tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors", layout)
+    return load_file(tmp_path / "theirs.safetensors")
+
+
+@pytest.mark.parametrize("name", DINOV3)
+def test_timms_weights_come_back_bit_for_bit(name, tmp_path):
+    state = timm_model(name).state_dict()
+    assert_same(there_and_back(state, "timm", our_model(name).config, tmp_path), state)
+
+
+@pytest.mark.parametrize("name", DINOV3)
+def test_the_authors_file_comes_back_bit_for_bit(name, tmp_path):
+    state = dinov3_file(name)
+    assert_same(there_and_back(state, "dinov3", our_model(name, mask_token=True).config, tmp_path), state)
+
+
+@pytest.mark.parametrize("name", DINOV3[1:])
+def test_a_file_of_transformers_comes_back_bit_for_bit(name, tmp_path):
+    ours = our_model(name, mask_token=True)
+    transformers_model(ours).save_pretrained(tmp_path / "hf")
+    state = load_file(tmp_path / "hf" / "model.safetensors")
+    assert_same(there_and_back(state, "transformers", ours.config, tmp_path), state)
+
+
+def test_the_config_of_a_file_of_the_authors_or_of_transformers_is_told_by_its_names(tmp_path):
+    sizes = {"width": 384, "depth": 1, "heads": 6}
+    ours = create_model("dinov3_vits16plus", mask_token=True, **sizes)
+    save_model(tmp_path / "ours.safetensors", ours)
+    for layout in ("dinov3", "transformers"):
+        convert(tmp_path / "ours.safetensors", tmp_path / f"{layout}.safetensors", layout)
+        convert(tmp_path / f"{layout}.safetensors", tmp_path / "again.safetensors", overwrite=True)
+        again, info = load_model(tmp_path / "again.safetensors")
+        differing = {name for name, value in vars(info.config).items() if value != getattr(ours.config, name)}
+        assert differing <= {"img_size", "layer_scale", "rope_theta"}
+        assert_same(again.state_dict(), ours.state_dict())
+
+
+def test_what_pretraining_alone_needs_is_dropped_and_listed():
+    state = dinov3_file("vit_small_patch16_dinov3_qkvb")
+    report = load_weights(our_model("dinov3_vits16"), state | {"local_cls_norm.weight": torch.ones(64)})
+    assert report.layout == "dinov3"
+    assert report.dropped["mask_token"] == "for masked patches in pre-training; mask_token=True keeps it"
+    assert report.dropped["local_cls_norm.weight"] == "for local crops in pre-training"
+    assert report.dropped["rope_embed.periods"] == "computed from the config"
+
+
+def test_periods_in_bfloat16_are_accepted_and_other_ones_refused():
+    state, ours = dinov3_file("vit_small_patch16_dinov3_qkvb"), our_model("dinov3_vits16")
+    load_weights(ours, state | {"rope_embed.periods": state["rope_embed.periods"].bfloat16()})
+    with pytest.raises(
+        WeightsError, match=r"holds other rope_embed.periods than those of base 100, which the model has"
+    ):
+        load_weights(ours, state | {"rope_embed.periods": state["rope_embed.periods"] * 2})
+
+
+def test_weights_of_dinov3_are_refused_by_a_model_with_another_convention():
+    state = dinov3_file("vit_small_patch16_dinov3_qkvb")
+    other = our_model("dinov3_vits16", rope_convention=RopeConvention())
+    with pytest.raises(WeightsError, match=r"rope_convention RopeConvention\(axes='yx', pairs='halves'"):
+        load_weights(other, state)
+
+
+def test_a_file_named_like_dinov3_is_refused_by_a_model_with_another_convention(tmp_path):
+    torch.save(timm_model("vit_small_patch16_dinov3").state_dict(), tmp_path / "vit_small_patch16_dinov3.pth")
+    other = our_model("vit_small_patch16_dinov3", rope_convention=RopeConvention())
+    with pytest.raises(WeightsError, match="is named like vit_small_patch16_dinov3 with RopeConvention"):
+        load_weights(other, tmp_path / "vit_small_patch16_dinov3.pth")
+
+
+def test_a_layout_does_not_hold_models_of_another_family(tmp_path):
+    save_model(tmp_path / "a.safetensors", our_model("deit_small"))
+    for layout in ("dinov3", "transformers"):
+        with pytest.raises(WeightsError, match=f"which the {layout} layout cannot store"):
+            convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", layout)
+
+
+def test_the_bias_of_the_keys_is_ignored():
+    ours, images = our_model("dinov3_vits16"), torch.randn(1, 3, 24, 16)
+    before = ours.forward_features(images)
+    for block in ours.blocks:
+        torch.nn.init.normal_(block.attn.qkv.bias[64:128])
+    assert torch.equal(ours.forward_features(images), before)
+    for block in ours.blocks:
+        torch.nn.init.normal_(block.attn.qkv.bias[:64])
+    assert not torch.equal(ours.forward_features(images), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_full_sizes_have_the_parameters_of_timm(name):
+    with torch.device("meta"):
+        theirs = sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+    config = MODELS[name]
+    unused = 0 if config.key_bias else config.depth * config.width  # timm does not store biases of keys
+    assert count_parameters(config) - unused == theirs
+
+
+def test_a_file_holds_the_options_of_the_family(tmp_path):
+    save_model(tmp_path / "a.safetensors", our_model("dinov3_vits16plus"))
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        stored = json.loads(file.metadata()["config"])
+    assert {"mlp", "norm_eps", "key_bias", "rope_convention"} <= stored.keys()
+    assert not {"qkv_bias", "mask_token"} & stored.keys()
