@@ -54,4 +54,5 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
 
 def _short(count: float, units: tuple[str, str], unit: float) -> str:
     """Write a count in a unit, or from 1000 of it on in the next one."""
-    return f"{count / unit:.2f}{units[0]}" if count < 1000 * unit else f"{count / unit / 1000:.2f}{units[1]}"
+    value, name = (count / unit, units[0]) if count < 1000 * unit else (count / unit / 1000, units[1])
+    return f"{value:.{1 if value >= 100 else 2}f}{name}"
