@@ -71,7 +71,7 @@ class StateDictAdapter:
     infer: Callable[[Mapping[str, Tensor]], InferredModel | None]
     """Infers the config from weights of any layout; None if they are of another architecture."""
     layouts: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
-    """Other layouts that can be read: name -> the keys that differ, by which the layout is recognised."""
+    """Other layouts that can be read: name -> the keys that differ, by which the layout is recognized."""
     rows: Callable[[Any, str], tuple[Row, ...]] | None = None
     """Returns the keys that differ in a layout, where they depend on a config; None takes those of `layouts`."""
     own_keys: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ _BLOCK = "blocks.{}."
 #: transformers' prefix of a block: in its files, and in the state dict of its model since version 5.
 _TRANSFORMERS_BLOCKS = ("layer.{}.", "model.layer.{}.")
 
-#: Layout -> a row by which it is recognised.
+#: Layout -> a row by which it is recognized.
 SIGNS: dict[str, tuple[Row, ...]] = {
     "published": (KeyPattern("blocks.{}.attn.rope.freqs", "freqs"),),
     "timm": (
