@@ -3,6 +3,7 @@ import json
 import pytest
 
 from ropevit.drawing import save_figure
+from ropevit.models.positions import position_label
 from ropevit.study.figure import draw_curves
 from ropevit.study.results import (
     format_score,
@@ -168,3 +169,11 @@ def test_the_figure_holds_every_curve_and_is_the_same_every_time(tmp_path):
     assert "RoPE-Mixed" in svg
     with pytest.raises(ValueError, match="no panel with results"):
         draw_curves([])
+
+
+def test_a_model_without_a_position_embedding_is_drawn_dashed():
+    names = list(APART)
+    (result,) = panel_results(runs({"none": APART[names[0]], **{name: APART[name] for name in names[1:]}}))
+    (axes,) = draw_curves([result]).axes
+    styles = {line.get_label(): line.get_linestyle() for line in axes.lines if line.get_marker() not in ("", "None")}
+    assert styles == {position_label(name): "--" if name == "none" else "-" for name in ("none", *names[1:])}

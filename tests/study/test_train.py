@@ -30,7 +30,8 @@ def after(count):
 @pytest.mark.parametrize("start", ["fan_in", "deit"])
 def test_what_embeddings_share_starts_equal(make_job, start):
     panel = make_job(settings={"start": start}).panel
-    models = {p: start_model(panel.model_config(p), panel.settings, "zoom", 3) for p in VIT_EMBEDDINGS}
+    names = (*VIT_EMBEDDINGS, "rope_axial:theta=10,rest=0.5")
+    models = {p: start_model(panel.model_config(p), panel.settings, "zoom", 3) for p in names}
     shared = models["none"].state_dict()
     for model in models.values():
         state = model.state_dict()

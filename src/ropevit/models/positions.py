@@ -1,9 +1,9 @@
 """Position embeddings by name: their components, labels in tables, and styles in plots."""
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from ropevit.models.position_options import split_options
 from ropevit.rope.types import DISTANCE_BIAS_TYPES, ROPE_TYPES, DistanceBiasType
 
 
@@ -93,25 +93,6 @@ def split_name(position: str) -> tuple[str, str]:
     return rope_type, f"_{suffix}" if suffix else ""
 
 
-def split_theta(name: str) -> tuple[str, float | None]:
-    """Split `rope_axial:theta=10` into the position embedding and the base of its frequencies, if any.
-
-    Raises:
-        ValueError: If something else stands behind the colon.
-    """
-    position, colon, option = name.partition(":")
-    if not colon:
-        return position, None
-    key, _, value = option.partition("=")
-    try:
-        theta = float(value)
-    except ValueError:
-        theta = math.nan
-    if key != "theta" or not 0 < theta < math.inf:
-        raise ValueError(f"got {option!r} behind {position!r}; expected theta=NUMBER, such as rope_axial:theta=10")
-    return position, theta
-
-
 def find_position_embedding(name: str) -> PositionEmbedding | None:
     """Return the components of a position embedding of any architecture; None if there is no such name."""
     return VIT_EMBEDDINGS.get(name) or SWIN_EMBEDDINGS.get(name)
@@ -135,10 +116,13 @@ def position_label(position: str) -> str:
 
     >>> position_label("rope_axial:theta=10")
     'RoPE-Axial, theta 10'
+    >>> position_label("rope_axial:rest=0.25")
+    'RoPE-Axial, 0.25 at rest'
     """
-    name, theta = split_theta(position) if position.startswith("rope_") else (position, None)
-    if theta is not None:
-        return f"{position_label(name)}, theta {theta:g}"
+    name, options = split_options(position) if position.startswith("rope_") else (position, {})
+    if options:
+        words = {"theta": "theta {:g}", "rest": "{:.3g} at rest"}
+        return ", ".join([position_label(name), *(words[key].format(value) for key, value in options.items())])
     found = find_position_embedding(position)
     if found is None or position in _PLAIN_LABELS:
         return _PLAIN_LABELS.get(position, position)
@@ -153,14 +137,14 @@ def position_style(position: str) -> tuple[str, str]:
     """Return colour and marker of a position embedding, the same in every plot.
 
     RPB (Swin) and APE (ViT) never occur in one plot, so a rotation combined with either has the same style. Another
-    base of the frequencies, as in `rope_axial:theta=10`, has another marker.
+    base of the frequencies, as in `rope_axial:theta=10`, has another marker, and so have pairs at rest.
 
     Raises:
         ValueError: If the name is unknown.
     """
-    name, theta = split_theta(position)
-    if theta is not None:
-        return position_style(name)[0], "2"
+    name, options = split_options(position)
+    if options:
+        return position_style(name)[0], "4" if "rest" in options else "2"
     found = find_position_embedding(position)
     if found is None:
         raise ValueError(f"no position embedding named {position!r}")

@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 
 from ropevit.models.architectures import ARCHITECTURES, MODELS, PUBLISHED, VARIANTS, Config
 from ropevit.models.config import Variant, as_pair
+from ropevit.models.position_options import split_options, with_options
 from ropevit.plugins import load_plugins
 from ropevit.rope import RopeConvention
 from ropevit.text import suggest
@@ -23,6 +24,7 @@ def model_name(family: str, position: str) -> str:
     Raises:
         ValueError: If the family is unknown, or does not have the position embedding.
     """
+    position, _ = split_options(position)
     if family not in VARIANTS:
         raise _unknown_model(family)
     name, variant = VARIANTS[family]
@@ -133,7 +135,8 @@ def get_config(name: str, **changes: object) -> Config:
 
     Args:
         name: A name that `list_models` lists, or a variant; see `resolve_name`.
-        changes: Fields of the config to replace, such as num_classes=10 or img_size=384 (a square) or (384, 512).
+        changes: Fields of the config to replace, such as num_classes=10 or img_size=384 (a square) or (384, 512). The
+            position may have options, such as rope_axial:theta=10,rest=0.25.
             With a Swin, img_size sets windows of 1/32 of it, as the paper evaluates; window_size overrides that.
 
     Raises:
@@ -147,4 +150,5 @@ def get_config(name: str, **changes: object) -> Config:
         changes["img_size"] = size = as_pair(changes["img_size"])  # pyright: ignore[reportArgumentType]
         if config.windowed:
             changes.setdefault("window_size", config.at_size(size).attention_grid[0])
-    return replace(config, **changes)  # pyright: ignore[reportArgumentType]
+    position, options = split_options(str(changes.get("position", config.position)))
+    return with_options(replace(config, **changes | {"position": position}), options)  # pyright: ignore[reportArgumentType]

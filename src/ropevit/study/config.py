@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from ropevit.models.position_options import split_options
 from ropevit.models.positions import (
     VIT_EMBEDDINGS,
     PositionEmbedding,
     describe_positions,
     is_position_embedding,
-    split_theta,
 )
 from ropevit.models.sizes import check_sizes
 from ropevit.models.vit import ViTConfig
@@ -34,7 +34,10 @@ def unpublished_types() -> tuple[str, ...]:
 
 
 #: Help texts of `embeddings` and `families`, from the registries.
-_EMBEDDINGS_HELP = f"Position embeddings to compare: {_NAMES}; rope_axial:theta=10 has another base of the frequencies."
+_EMBEDDINGS_HELP = (
+    f"Position embeddings to compare: {_NAMES}; rope_axial:theta=10 has another base of the frequencies, "
+    "rope_axial:rest=0.25 a quarter of its pairs not rotated."
+)
 _FAMILIES_HELP = (
     f"Rope types without published weights, added to --embeddings: all, or some of {', '.join(unpublished_types())}."
 )
@@ -111,8 +114,8 @@ class StudyConfig:
             object.__setattr__(self, "panels", panels_of(self.data))
         _check_choices("panel", self.panels, panels_of(self.data))
         _check_families(self.families)
-        with_theta = (name for name in self.all_embeddings if ":" in name and split_theta(name)[0] in VIT_EMBEDDINGS)
-        _check_choices("embedding", self.all_embeddings, (*VIT_EMBEDDINGS, *with_theta), _NAMES)
+        optioned = (name for name in self.all_embeddings if ":" in name and split_options(name)[0] in VIT_EMBEDDINGS)
+        _check_choices("embedding", self.all_embeddings, (*VIT_EMBEDDINGS, *optioned), _NAMES)
         _check_scaling(self.scaling or ())
         _check_train_scaling(self.train_scaling or (), self.all_embeddings)
         if self.precision not in PRECISIONS:
@@ -187,7 +190,7 @@ class StudyConfig:
 
 def components(embedding: str) -> PositionEmbedding:
     """Return the components of a position embedding of a study, such as `rope_axial:theta=10`."""
-    return VIT_EMBEDDINGS[split_theta(embedding)[0]]
+    return VIT_EMBEDDINGS[split_options(embedding)[0]]
 
 
 def _check_families(families: tuple[str, ...] | None) -> None:

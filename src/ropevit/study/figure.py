@@ -22,6 +22,8 @@ _TITLES = {
     "zoom": "zoom (higher resolution): a larger image is the same one with more pixels",
 }
 
+#: The embedding that is drawn dashed, as a reference: how much any position embedding gives.
+_REFERENCE = "none"
 #: Dashes of the baselines.
 _DASHES = ((4, 2), (1, 1.5))
 #: Colour of the reference lines.
@@ -133,6 +135,8 @@ def _draw_curve(axes: Any, curve: Curve) -> None:
     """Draw one embedding in its own colour and marker, with a band where there are several seeds."""
     colour, marker = position_style(curve.embedding)
     mean, spread = curve.mean, curve.spread
-    axes.plot(curve.sizes, mean, color=colour, marker=marker, markersize=5, label=position_label(curve.embedding))
+    line = "--" if curve.embedding == _REFERENCE else "-"
+    style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": line}
+    axes.plot(curve.sizes, mean, **style, label=position_label(curve.embedding))
     if len(curve.scores) > 1:
         axes.fill_between(curve.sizes, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)

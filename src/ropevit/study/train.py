@@ -97,7 +97,7 @@ def start_model(config: ViTConfig, settings: PanelSettings, panel: str, seed: in
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(make_generator(panel, seed, "shared weights").initial_seed())
-        shared = ViT(replace(config, position="none", scaling=None, rope_theta=None))
+        shared = ViT(replace(config, position="none", scaling=None, rope_theta=None, pairs=None))
         torch.manual_seed(make_generator(panel, seed, "position").initial_seed())
         model = ViT(config)
     model.load_state_dict(shared.state_dict(), strict=False)

@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from ropevit.data.labelled import LabelledImages
-from ropevit.models.positions import split_theta
+from ropevit.models.position_options import split_options, with_options
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
 from ropevit.tasks.common.ways import Way
@@ -81,12 +81,11 @@ class Panel(Protocol):
 def vit_config(settings: PanelSettings, position: str, channels: int, outputs: int) -> ViTConfig:
     """Return the config of a study's small ViT: average pooling, no class token, no LayerScale.
 
-    `position` may name the base of the frequencies, as in `rope_axial:theta=10`.
+    `position` may have options, as in `rope_axial:theta=10`.
     """
-    position, theta = split_theta(position)
-    return ViTConfig(
+    position, options = split_options(position)
+    config = ViTConfig(
         position=position,
-        rope_theta=theta,
         width=settings.width,
         depth=settings.depth,
         heads=settings.heads,
@@ -99,6 +98,7 @@ def vit_config(settings: PanelSettings, position: str, channels: int, outputs: i
         layer_scale=None,
         ape_std=settings.ape_std,
     )
+    return with_options(config, options)
 
 
 def batches(count: int, size: int, patch: int) -> Iterator[slice]:

@@ -35,7 +35,7 @@ class SizeResult(Protocol):
     """Interface of the results at one size: a dataclass of numbers, whose fields are the columns of eval.csv.
 
     Two more fields are optional: `way`, how images were predicted (see `ropevit.tasks.common.ways`), and `tokens`, the
-    patch tokens of an image; both are None in tables of older versions.
+    patch tokens of an image; both are None in tables of older versions, `way` also for a segmenter's sliding windows.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]

@@ -348,7 +348,7 @@ def scores_by_way(rows: Sequence[Any], metric: str, trained_at: int) -> dict[str
     ways: dict[str, dict[int, float]] = {}
     for row in rows:
         ways.setdefault(way_of(row) or "whole", {})[row.size] = row.scores[metric]
-    points = ways.pop("whole", None) or ways.pop("tiles", {})  # a segmenter's sliding windows are its default
+    points = ways.pop("whole", {})
     labels = {way: BASELINE_LABELS[way].format(size=trained_at) for way in ways}
     return {"points": points, "baselines": {labels[way]: ways[way] for way in ways}}
 

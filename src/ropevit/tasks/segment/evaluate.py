@@ -103,8 +103,8 @@ class SegmenterResult:
     peak_memory_gib: float
     """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
     way: str | None = None
-    """How images were predicted: whole, in tiles (of the training size, or windows of other settings), or after a
-    resize to the training size."""
+    """How images were predicted: whole, in tiles of the training size, or after a resize to it; None for sliding
+    windows of the model's file or of the options."""
     tokens: int | None = None
     """Patch tokens of an image, of all its tiles and views together, on average; of the first stage in a Swin."""
 
@@ -127,11 +127,6 @@ class SegmenterInputs(EvalInputs[SegmenterConfig]):
     """Whole images or sliding windows, and flipping."""
     ratios: tuple[float, ...]
     """Ratios of the views to average over; (1.0,) for one view."""
-
-    @property
-    def way(self) -> Way:
-        """How an image is predicted if nothing else is asked for."""
-        return "whole" if self.inference.window is None else "tiles"
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[SegmenterResult]:
@@ -259,7 +254,6 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
         names={str(label): each for label, each in enumerate(source.classes, 1)},
         row=SegmenterResult,
         measure=lambda size: evaluate_size(size, inputs),
-        way=inputs.way,
         baselines=_baselines(inputs, trained_at),
     )
 
@@ -271,14 +265,15 @@ def _baselines(inputs: SegmenterInputs, trained_at: int) -> dict[Way, BaselinePl
         ValueError: If tiles are asked for besides sliding windows.
     """
     found = baseline_plans(lambda size, way: evaluate_size(size, inputs, way), trained_at)
-    offered: dict[Way, BaselinePlan] = {way: plan for way, plan in found.items() if way != inputs.way}
-    if "tiles" in inputs.context.config.baselines and "tiles" not in offered:
+    if inputs.inference.window is None:
+        return found
+    if "tiles" in inputs.context.config.baselines:
         raise ValueError(
             f"got --baselines tiles with a segmenter in windows of {inputs.inference.window} pixels every "
             f"{inputs.inference.stride}, which are tiles already: add --whole to compare with whole images, or leave "
             "it out"
         )
-    return offered
+    return {"resize": found["resize"]}
 
 
 def settings_at(size: int, inputs: SegmenterInputs, way: Way | None = None) -> SegmenterSettings:
@@ -293,7 +288,8 @@ def evaluate_size(size: int, inputs: SegmenterInputs, way: Way | None = None) ->
     context, source = inputs.context, inputs.source
     timer, settings = EvalTimer(context), settings_at(size, inputs, way)
     assert isinstance(inputs.model, SegmentationModel)
-    watch = context.watch(size, len(source), way or inputs.way)
+    plain = "whole" if inputs.inference.window is None else None
+    watch = context.watch(size, len(source), way or "whole")
     with count_tokens(inputs.model.backbone, inputs.info.config.body_config().patch_size) as tokens:
         counts, bad = confusion_matrix(inputs.model, source, settings, context.communicator, watch)
     stats, skipped = size_stats(timer, inputs, bad)
@@ -305,7 +301,7 @@ def evaluate_size(size: int, inputs: SegmenterInputs, way: Way | None = None) ->
             long=long_limit(inputs.info.metadata, size, "test_short", "test_long"),
             **scores,
             **stats,
-            way=way or inputs.way,
+            way=way or plain,
             tokens=mean_tokens(tokens, inputs, stats["images"]),
         ),
         classes=(100 * result.iou).tolist(),
