@@ -12,6 +12,7 @@ from ropevit.analysis.catalogue import (
     try_analysis,
 )
 from ropevit.analysis.layers import NothingToDrawError
+from ropevit.cli.figures import FiguresConfig
 from ropevit.models import ViT, ViTConfig
 
 SUBJECT = FigureModel(
@@ -48,6 +49,22 @@ def test_a_figure_that_does_not_apply_returns_its_reason():
     register_figure(Analysis("mine", "Mine", "A text.", refuse))
     outcome = try_analysis(ANALYSES["mine"], SUBJECT, FigureOptions())
     assert (outcome.result, outcome.note) == (None, "nothing rotates")
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_a_registered_figure_reads_the_options_that_its_row_names():
+    register_figure(Analysis("mine", "Mine", "A text.", lambda *_: None, options=("sizes", "images")))
+    config = FiguresConfig(name="mine", model="deit_tiny", sizes=(448,), images="photos")
+    assert config.options().sizes == (448,)
+    with pytest.raises(ValueError, match="got --points for mine; it is for reconstruction, all: omit it"):
+        FiguresConfig(name="mine", model="deit_tiny", points="1,1")
+    with pytest.raises(
+        ValueError, match="it is for response, phases, distance, entropy, extrapolation, mine, all: omi"
+    ):
+        FiguresConfig(name="reconstruction", model="deit_tiny", sizes=(448,))
+    with pytest.raises(ValueError, match="got option 'size' of figure other; choose among points, sizes, images"):
+        register_figure(Analysis("other", "Other", "A text.", lambda *_: None, options=("size",)))
+    assert "other" not in ANALYSES
 
 
 @pytest.mark.parametrize(

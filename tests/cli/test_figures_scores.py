@@ -80,7 +80,7 @@ def test_images_are_read_at_the_largest_size_of_the_figures(checkpoint, my_image
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["distance", "--evals", "x"], "got --evals for distance; it is for extrapolation and all"),
+        (["distance", "--evals", "x"], "got --evals for distance; it is for extrapolation, all"),
         (["entropy", "--data", "fashion"], "got --data for entropy"),
         (["extrapolation", "--evals", "x", "--data", "fashion"], "got --evals and --data"),
         (["extrapolation", "--evals", "x", "--model", "none_deit_tiny_patch16_LS"], "got --model with --evals"),

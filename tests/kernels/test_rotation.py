@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 import ropevit
 from marks import by_default
-from ropevit.kernels import BACKENDS, rotate_qkv, set_backend
+from ropevit.kernels import BACKENDS, register_backend, rotate_qkv, set_backend
 from ropevit.kernels.rotation import backward_op, interpreted, resolve_backend, rotate_op, triton_available
 from ropevit.models import layers
 from ropevit.rope import axial_frequencies, grid_positions, mixed_frequencies, rotate
@@ -281,6 +281,15 @@ def test_wrong_input_is_refused():
             ValueError, match=rf"got frequencies of shape \({axes}, {pairs}\); expected \(axes, pairs\)"
         ):
             rotate_qkv(qkv[..., : 2 * pairs], positions[:, :axes], torch.zeros(axes, pairs), prefix, backend="cpu")
+    assert set(BACKENDS) == {"reference", "cpu", "triton"}
+
+
+def test_a_backend_that_cannot_be_registered_is_refused_and_named():
+    for name in ("cpu", "auto", "two words"):
+        with pytest.raises(ValueError, match=f"got the backend '{name}'; expected a word other than auto, reference"):
+            register_backend(name, "some.module")
+    with pytest.raises(ValueError, match=r"got a backend 'mine' without rotate_ and backward; see docs/extending\.md"):
+        register_backend("mine", object())
     assert set(BACKENDS) == {"reference", "cpu", "triton"}
 
 

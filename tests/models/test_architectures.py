@@ -1,6 +1,7 @@
 """A toy architecture, registered from outside the package: one config, one model, one row."""
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -35,6 +36,7 @@ from ropevit.tasks.classify.protocol import plan_views
 from ropevit.tasks.detect.model import DetectorConfig
 from ropevit.tasks.segment.model import SegmenterConfig
 from ropevit.weights import WeightsError, load_dense_weights, load_model, load_weights, save_model
+from ropevit.weights.hub import hub_id
 from ropevit.weights.infer import infer_model
 
 
@@ -155,13 +157,33 @@ TOY = Architecture(
 
 @pytest.fixture
 def toy():
-    registries = [architectures.ARCHITECTURES, architectures.MODELS, architectures.VARIANTS]
+    with restored():
+        register_architecture("toy", TOY)
+        yield "toy_rope_mixed_tiny"
+
+
+@contextmanager
+def restored():
+    """Remove what is registered meanwhile."""
+    registries = [getattr(architectures, name) for name in ("ARCHITECTURES", "MODELS", "VARIANTS", "PUBLISHED")]
     before = [dict(registry) for registry in registries]
-    register_architecture("toy", TOY)
-    yield "toy_rope_mixed_tiny"
+    yield
     for registry, rows in zip(registries, before, strict=True):
         registry.clear()
         registry.update(rows)
+
+
+def test_published_weights_of_an_architecture_are_at_the_account_that_it_names():
+    variant = TOY.variants["toy_tiny"]._replace(published=("ape",), hub="someone")
+    with restored():
+        register_architecture("toy", replace(TOY, variants={"toy_tiny": variant}))
+        assert hub_id("toy_tiny_ape") == "someone/toy_tiny_ape"
+        assert ropevit.list_models("toy*", pretrained=True) == ["toy_tiny_ape"]
+    assert hub_id("deit_small_patch16_LS") == "naver-ai/deit_small_patch16_LS"
+    with pytest.raises(ValueError, match="got published weights of toy_tiny without their account on the hub; add hub"):
+        register_architecture("toy", replace(TOY, variants={"toy_tiny": variant._replace(hub=None)}))
+    assert "toy" not in architectures.ARCHITECTURES
+    assert "toy_tiny" not in architectures.VARIANTS
 
 
 def test_a_registered_architecture_is_listed_created_trained_and_counted(toy):

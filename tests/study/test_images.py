@@ -4,10 +4,13 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from ropevit.data.labelled import LabelledImages
+from ropevit.data.sources import NAMED_SOURCES, register_source
 from ropevit.locks import lock_folder
 from ropevit.study.config import StudyConfig
+from ropevit.study.events import LoadingImages
 from ropevit.study.fingerprint import describe_differences, fingerprint
 from ropevit.study.outputs import write_outputs
 from ropevit.study.results import panel_results
@@ -33,6 +36,48 @@ def use(monkeypatch):
 
 def asked(folder, **changes):
     return StudyConfig(**OPTIONS | {"out": folder / "study", "embeddings": ("ape",)} | changes)
+
+
+class Noise:
+    """Images of another package, by number."""
+
+    name, classes, blocks = "noise", ("dark", "bright"), ()
+
+    def __init__(self, split):
+        self.count = 8 if split == "train" else 4
+
+    def __len__(self):
+        return self.count
+
+    def describe(self, index):
+        return f"noise[{index}]"
+
+    def read(self, index):
+        if index == 3:
+            raise OSError("damaged")
+        return Image.new("RGB", (20 + index, 30), (100 * (index % 2), 0, 0)), index % 2
+
+
+def test_a_study_takes_the_name_of_a_registered_data_set(tmp_path):
+    register_source("noise", Noise)
+    try:
+        seen = []
+        results = run_study(asked(tmp_path, data="noise"), seen.append)
+        with pytest.raises(ValueError, match="got max_images with noise; it is for a folder of your own"):
+            asked(tmp_path, data="noise", max_images=10)
+        register_source("odd", lambda split: setattr(noise := Noise(split), "classes", (split, "b")) or noise)
+        with pytest.raises(ValueError, match="got 2 classes in noise and 2 in noise, which are not all the same"):
+            run_study(asked(tmp_path / "odd", data="odd"), seen.append)
+    finally:
+        for name in ("noise", "odd"):
+            NAMED_SOURCES.pop(name, None)
+    assert results["complete"]
+    assert results["data"] | {"notes": []} == {
+        "name": "noise", "source": "the registered data set noise", "classes": ["dark", "bright"], "train_images": 7,
+        "test_images": 3, "notes": [],
+    }  # fmt: skip
+    assert results["skipped_files"] == ["noise[3]: damaged"]
+    assert [event.done for event in seen if isinstance(event, LoadingImages)] == [*range(1, 13)]
 
 
 def test_seeds_of_other_images_are_refused_and_nothing_is_touched(tmp_path, use, make_images):

@@ -13,7 +13,7 @@ from ropevit.analysis import (
     reconstruction,
     response,
 )
-from ropevit.analysis.figure_model import Analysis, FigureModel, FigureOptions, FigureResult
+from ropevit.analysis.figure_model import FIGURE_OPTIONS, Analysis, FigureModel, FigureOptions, FigureResult
 from ropevit.analysis.layers import NothingToDrawError
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 
 #: name -> figure, in the order of the page of `ropevit figures all`. Open to other packages: `register_figure`.
 ANALYSES: dict[str, Analysis] = {
-    name: Analysis(name, module.TITLE, module.TEXT, module.make)
+    name: Analysis(name, module.TITLE, module.TEXT, module.make, module.OPTIONS)
     for name, module in {
         "frequencies": frequencies,
         "reconstruction": reconstruction,
@@ -47,13 +47,16 @@ def register_figure(analysis: Analysis) -> None:
     """Add a figure to the catalogue, for `ropevit figures` and its page; its name becomes the name of its files.
 
     Raises:
-        ValueError: If the name is taken, or is not of lower-case letters, digits and underscores.
+        ValueError: If the name is taken or not of lower-case letters, digits and underscores, or an option is unknown.
     """
     name = analysis.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "all":
         raise ValueError(f"got figure {name!r}; expected lower-case letters, digits and underscores, and not 'all'")
     if name in ANALYSES:
         raise ValueError(f"a figure named {name!r} exists already; choose another name")
+    unknown = [option for option in analysis.options if option not in FIGURE_OPTIONS]
+    if unknown:
+        raise ValueError(f"got option {unknown[0]!r} of figure {name}; choose among {', '.join(FIGURE_OPTIONS)}")
     ANALYSES[name] = analysis
 
 

@@ -7,6 +7,7 @@ from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResu
 from ropevit.analysis.heads import Quantity, draw_heads, head_rows
 
 TITLE = "Attention distance"
+OPTIONS = ("sizes", "images")
 TEXT = (
     "Each point is a head: the distance, in patches, from a query patch to the patches it attends to, weighted by "
     "attention and averaged over queries and images. Class and register tokens are excluded as queries and keys. The "

@@ -9,6 +9,7 @@ from ropevit.analysis.figure_model import FigureModel, FigureOptions, FigureResu
 from ropevit.analysis.heads import Quantity, draw_heads, head_rows
 
 TITLE = "Attention entropy"
+OPTIONS = ("sizes", "images")
 TEXT = (
     "Each point is a head: the entropy, in nats, of the attention of a query patch over all visible tokens, averaged "
     "over queries and images; exp(entropy) is the effective number of tokens that it attends to. The line is the mean "

@@ -9,6 +9,7 @@ from ropevit.models.published import curve
 from ropevit.models.registry import get_config
 
 TITLE = "Extrapolation"
+OPTIONS = ("sizes", "evals", "data")
 TEXT = (
     "A score in percent against the size of the test images, in pixels on a logarithmic scale; the grey line marks the "
     "training size. A model that extrapolates rises or stays level to the right of it. Dashed are the paper's results "

@@ -84,6 +84,11 @@ class FigureResult(NamedTuple):
     rows: Rows
 
 
+#: Options of `ropevit figures` that not all figures read: two fields of `FigureOptions`, the images of the model, and
+#: where its evaluations come from.
+FIGURE_OPTIONS = ("points", "sizes", "images", "evals", "data")
+
+
 class Analysis(NamedTuple):
     """Entry of the catalogue of figures: name, title, explanation and function."""
 
@@ -94,3 +99,5 @@ class Analysis(NamedTuple):
     """Explanation in a few sentences: what is drawn, in which unit, how to read it."""
     make: Callable[[FigureModel, FigureOptions], FigureResult]
     """Makes the figure; raises NothingToDrawError if it does not apply to the model."""
+    options: tuple[str, ...] = ()
+    """Options of `ropevit figures` that it reads, of `FIGURE_OPTIONS`; the command refuses the others."""

@@ -14,6 +14,7 @@ from ropevit.analysis.layers import rotated_layers
 from ropevit.analysis.plot_grid import PlotGrid, plot_grid
 
 TITLE = "Frequency maps"
+OPTIONS: tuple[str, ...] = ()
 TEXT = (
     "Each pair of channels of a head is rotated by f · d for an offset of d patches. A dot is the frequency f of one "
     "pair: its direction is that of the rotation, its distance from the center the speed, on a logarithmic scale. "

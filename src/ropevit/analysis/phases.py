@@ -16,6 +16,7 @@ from ropevit.analysis.plot_grid import plot_grid
 from ropevit.analysis.response import describe_grid, describe_scaling
 
 TITLE = "Angles seen in training"
+OPTIONS = ("sizes",)
 TEXT = (
     "Between patches d apart a pair is rotated by the angle f · d. On a grid of h x w patches, d has both signs, and "
     "angles range from -a to a, a = |f_x| (w - 1) + |f_y| (h - 1); with a of pi or more, the whole circle. All angles "

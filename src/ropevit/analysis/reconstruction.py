@@ -15,6 +15,7 @@ from ropevit.analysis.plot_grid import PlotGrid, PlotRow, plot_grid
 from ropevit.rope import axial_frequencies
 
 TITLE = "Points reconstructed from a head's frequencies"
+OPTIONS = ("points",)
 TEXT = (
     "An image that is 1 at a few points and 0 elsewhere is Fourier transformed and reconstructed from only the "
     "frequencies of a head's pairs (the paper's Fig. 1). Waves along x and y only, RoPE-Axial, can only draw crosses: "

@@ -14,6 +14,7 @@ from ropevit.analysis.layers import Grid, find_body, frequencies_at, trained_gri
 from ropevit.analysis.plot_grid import PlotGrid, plot_grid
 
 TITLE = "Response to relative position"
+OPTIONS = ("sizes",)
 TEXT = (
     "The response of a head to a key d = (dx, dy) patches from the query is the mean over pairs of cos(f · d): "
     "the factor that the rotation puts on the score of equal query and key, with the same weight in every pair. "

@@ -95,7 +95,8 @@ def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], N
     try:
         yield update
     finally:
-        progress.stop()
+        if progress.live.is_started:  # else it would print an empty line
+            progress.stop()
 
 
 class LogFormatter(logging.Formatter):

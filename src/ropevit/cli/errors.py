@@ -13,6 +13,31 @@ from ropevit.cli.console import Console
 
 #: Characters of the box that tyro draws around its errors.
 _FRAME = "│╭╮╰╯"
+#: Messages of tyro -> ours, which say what came and what was expected.
+_WORDING = (
+    (
+        r"Error parsing (\S+): no type matching (?:\{None\}\|)?\{?(.+?)\}? could be .* from \[(.*)\]\.",
+        r"got \3 for \1; expected \2",
+    ),
+    (r"Error parsing (\S+): invalid literal for int\(\) with base 10: (.*)", r"got \2 for \1; expected INT"),
+    (r"Error parsing (\S+): could not convert string to float: (.*)", r"got \2 for \1; expected FLOAT"),
+    (
+        r"Error parsing (\S+): Could not find valid parse for arguments: \[(.*)\]",
+        r"got \2 for \1, which has another form",
+    ),
+    (
+        r"invalid choice (.*) for argument '(?:config\.)?(\S+)'\. Expected one of \((.*)\)\.",
+        r"got \1 for \2; expected one of \3",
+    ),
+    (r"Missing value for argument '(\S+)'\. Expected (\S+) values?\.", r"got \1 without a value"),
+    (r"Unrecognized options: ([^-\s]\S*)", r"got \1, which the command does not take"),
+)
+#: Types in messages.
+_TYPES = {
+    "expected INT": "expected a whole number",
+    "expected FLOAT": "expected a number",
+    "expected [INT [INT ...]]": "expected whole numbers",
+}
 #: Maximum number of suggestions for an unknown option.
 _MAX_SUGGESTIONS = 3
 
@@ -59,6 +84,15 @@ def _parser_message(ended: BaseException, box: str) -> str | None:
     return None
 
 
+def _reword(message: str) -> str:
+    """Replace the wording of tyro, if it is known."""
+    for pattern, ours in _WORDING:
+        if found := re.fullmatch(pattern, message):
+            told = found.expand(ours)
+            return next((told.replace(name, plain) for name, plain in _TYPES.items() if told.endswith(name)), told)
+    return message
+
+
 def _remove_whitespace(text: str) -> str:
     """Remove all whitespace: the box may break lines anywhere."""
     return "".join(text.split())
@@ -83,4 +117,5 @@ def _strip_box(box: str) -> str:
     known = ("--help", *message.replace(":", " ").split())
     options = [found[0] for line in lines[end:] if (found := re.match(r"--\w[\w.-]*", line))]
     suggested = [option for option in dict.fromkeys(options) if option not in known][:_MAX_SUGGESTIONS]
+    message = _reword(message)
     return message + (f"; did you mean {' or '.join(suggested)}?" if suggested else "")

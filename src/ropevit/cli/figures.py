@@ -19,7 +19,7 @@ from ropevit.analysis.catalogue import (
     try_analysis,
 )
 from ropevit.analysis.curves import Evaluations
-from ropevit.analysis.figure_model import POINTS, Rows
+from ropevit.analysis.figure_model import FIGURE_OPTIONS, POINTS, Rows
 from ropevit.analysis.layers import find_body
 from ropevit.cli.console import Console, print_line
 from ropevit.cli.evaluations import EVAL_FOLDER, EvaluationFiles, run_evaluation
@@ -40,14 +40,6 @@ from ropevit.tasks.compare import read_evaluations
 ALL = "all"
 #: The figure that plots scores of evaluations.
 _EXTRAPOLATION = "extrapolation"
-#: Option -> figures that use it, where not all do.
-FIGURES_BY_OPTION = {
-    "points": ("reconstruction",),
-    "sizes": ("response", "phases", "distance", "entropy", _EXTRAPOLATION),
-    "images": ("distance", "entropy"),
-    "evals": (_EXTRAPOLATION,),
-    "data": (_EXTRAPOLATION,),
-}
 #: Largest distance of a reconstructed point, in patches along x or y.
 _FARTHEST = 100
 
@@ -101,10 +93,10 @@ class FiguresConfig:
 
     def check_used(self) -> None:
         """Refuse options that the figure does not use."""
-        for option in self.given(*FIGURES_BY_OPTION):
-            if self.name not in (*FIGURES_BY_OPTION[option], ALL):
-                readers = ", ".join(FIGURES_BY_OPTION[option])
-                raise ValueError(f"got --{option} for {self.name}; it is for {readers} and {ALL}: omit it")
+        for option in self.given(*FIGURE_OPTIONS):
+            readers = [name for name, analysis in ANALYSES.items() if option in analysis.options]
+            if self.name not in (*readers, ALL):
+                raise ValueError(f"got --{option} for {self.name}; it is for {', '.join((*readers, ALL))}: omit it")
 
     def check_scores(self) -> None:
         """Refuse evaluations, or a model, that no figure would use."""

@@ -48,7 +48,7 @@ def explorer_data(subject: FigureModel, sizes: tuple[int, ...]) -> ExplorerData 
 
 def section(outcome: FigureOutcome, out: Path) -> Section:
     """Return the section of a figure: its SVG, or why it was not drawn."""
-    name, title, text, _ = outcome.analysis
+    name, title, text, *_ = outcome.analysis
     svg = None if outcome.result is None else (out / f"{name}.svg").read_text(encoding="utf-8")
     return Section(name, title, text, svg, outcome.note or None)
 

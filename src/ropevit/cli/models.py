@@ -42,12 +42,13 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
         cost = _short(count_parameters(MODELS[name]), ("M", "B"), 1e6), _short(macs, ("G", "T"), 1e9)
         accuracy = (f"{top1[at]:.1f}" if at in top1 else "-" for at in (224, 384))
         table.add_row(name, *cost, *accuracy, "yes" if name in PUBLISHED else "-")
+    accounts = ", ".join(dict.fromkeys(hub_id.rpartition("/")[0] for hub_id in PUBLISHED.values()))
     console = Console()
     console.print(table)
     notes = (
         f"MACs: multiply-accumulates per image of {size} x {size} pixels, which papers often call FLOPs",
         f"224, 384: top-1 percent on ImageNet-1k at that many pixels, reported by {SOURCE}",
-        "hub: create_model(name, pretrained=True) loads the published weights, as naver-ai/<name>",
+        f"hub: create_model(name, pretrained=True) loads the published weights, as {accounts}/<name>",
     )
     print_line(console, "\n".join(notes), style="dim")
 

@@ -73,7 +73,8 @@ def reproduce(config: Annotated[ReproduceConfig, tyro.conf.arg(name="")]) -> Non
     console = Console()
     targets = [row for row in list_targets(config.table, config.data, config.out) if fnmatchcase(row.name, config.only)]
     if not targets:
-        raise ValueError(f"no row of {config.table} matches {config.only!r}; `ropevit reproduce all` shows all rows")
+        of_table = "" if config.table == "all" else f" of {config.table}"
+        raise ValueError(f"no row{of_table} matches {config.only!r}; `ropevit reproduce all` shows all rows")
     runs = find_runs(config.runs) if config.runs else []
     found, notes = match_runs(targets, runs)
     speed_of, speed_notes = speeds(config, targets, runs, console)

@@ -58,7 +58,10 @@ def check_folder(path: Path) -> None:
         ValueError: If it is not.
     """
     if not path.is_dir():
-        raise ValueError(f"found no folder {path}; expected one with a folder of images for each class, or `fashion`")
+        raise ValueError(
+            f"found no folder {path}; expected one with a folder of images for each class, or the name of a data set, "
+            "such as `fashion` or `emoji`"
+        )
 
 
 def load_folder(
@@ -100,7 +103,7 @@ def load_folder(
     facts = {"classes": tuple(files.train), "source": f"the user's images in {path.resolve().name}"}
     facts |= {"notes": (*files.notes, *_note_small(sides, size)), "skipped": skipped}
     name, side = path.resolve().name, max(sides, default=size)
-    train, test = (_stack_split(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
+    train, test = (stack_split(read, split, side, name=f"{name}/{split}", **facts) for split in ("train", "test"))
     return train, test
 
 
@@ -139,7 +142,7 @@ def _hold_out(
     return result
 
 
-def _stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
+def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
     """Stack the squares of a split, resized to one size.
 
     Raises:
@@ -226,6 +229,11 @@ def _read_square(file: Path, size: int) -> Square | str:
         image = open_rgb(file, enough=size)
     except UNREADABLE as error:
         return reason(error)
+    return crop_square(image, size)
+
+
+def crop_square(image: Image.Image, size: int) -> Square:
+    """Return the square centre of an RGB image, at most `size` x `size` pixels."""
     side = min(size, *image.size)
     pixels = np.asarray(resize_to(image, side, side))
     return Square(pixels, hashlib.sha256(f"{image.size}".encode() + pixels.tobytes()).digest())

@@ -29,6 +29,24 @@ BACKENDS: dict[str, Any] = {
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+def register_backend(name: str, backend: Any) -> None:
+    """Add a backend of your own, for `backend=NAME`, `set_backend` and `ropevit bench`; "auto" never takes it.
+
+    Args:
+        name: A word.
+        backend: An object or module with the functions `rotate_` and `backward`, or the name of such a module.
+
+    Raises:
+        ValueError: If the name is taken or not a word, or a function is missing.
+    """
+    if name in (*BACKENDS, "auto") or not name.isidentifier():
+        raise ValueError(f"got the backend {name!r}; expected a word other than auto, {', '.join(BACKENDS)}")
+    missing = [part for part in ("rotate_", "backward") if not (isinstance(backend, str) or hasattr(backend, part))]
+    if missing:
+        raise ValueError(f"got a backend {name!r} without {' and '.join(missing)}; see docs/extending.md")
+    BACKENDS[name] = backend
+
+
 def rotate_qkv(
     qkv: Float[Tensor, "B N 3 A D"],
     positions: Float[Tensor, "*b n ndim"],

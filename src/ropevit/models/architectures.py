@@ -51,8 +51,8 @@ MODELS: dict[str, ModelConfig] = {}
 #: Name of a size of an architecture, such as deit_small -> the name of the architecture, and the variant.
 VARIANTS: dict[str, tuple[str, Variant]] = {}
 
-#: Names of models whose weights are on the hub, as naver-ai/<name>.
-PUBLISHED: set[str] = set()
+#: Name of a model whose weights are on the hub -> its hub id.
+PUBLISHED: dict[str, str] = {}
 
 
 def register_architecture(name: str, row: Architecture) -> None:
@@ -63,7 +63,7 @@ def register_architecture(name: str, row: Architecture) -> None:
         row: The architecture.
 
     Raises:
-        ValueError: If the name, or one of a variant or model, is taken.
+        ValueError: If the name, or one of a variant or model, is taken, or it is not said where weights are published.
     """
     models = {
         model: row.config(position=position, **variant.fields)
@@ -73,10 +73,15 @@ def register_architecture(name: str, row: Architecture) -> None:
     taken = ({name} & {*ARCHITECTURES}) | (models.keys() & MODELS.keys()) | (row.variants.keys() & VARIANTS.keys())
     if taken:
         raise ValueError(f"got {', '.join(sorted(taken))} for the architecture {name}, already registered; rename it")
+    unplaced = [size for size, variant in row.variants.items() if variant.published and variant.hub is None]
+    if unplaced:
+        raise ValueError(f"got published weights of {unplaced[0]} without their account on the hub; add hub= to it")
     ARCHITECTURES[name] = row
     MODELS.update(models)
     VARIANTS.update({size: (name, variant) for size, variant in row.variants.items()})
-    PUBLISHED.update(variant.names[position] for variant in row.variants.values() for position in variant.published)
+    for variant in row.variants.values():
+        published = [variant.names[position] for position in variant.published]
+        PUBLISHED.update({model: f"{variant.hub}/{model}" for model in published})
 
 
 def architecture(config: ModelConfig) -> str:

@@ -206,6 +206,8 @@ class Variant(NamedTuple):
     """Position embedding of the model that the variant name alone stands for."""
     published: Collection[str] = ()
     """Position embeddings whose weights are on the hub."""
+    hub: str | None = None
+    """Account on the hub that holds them, as ACCOUNT/NAME; needed if there are any."""
 
 
 def as_pair(size: int | Sequence[int], name: str = "img_size") -> tuple[int, int]:

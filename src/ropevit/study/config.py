@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from ropevit.data.sources import NAMED_SOURCES
 from ropevit.models.position_options import split_options
 from ropevit.models.positions import (
     VIT_EMBEDDINGS,
@@ -20,7 +21,7 @@ from ropevit.rope.scaling import CoordinateJitter, parse_scaling
 from ropevit.study.events import Run
 from ropevit.study.panels import vit_config
 from ropevit.study.precision import PRECISIONS
-from ropevit.study.settings import EMBEDDED, PanelSettings, as_json, panels_of, preset
+from ropevit.study.settings import PanelSettings, as_json, panels_of, preset
 from ropevit.tasks.common.tuned_scaling import AUTO
 from ropevit.text import suggest
 
@@ -51,8 +52,8 @@ class StudyConfig:
     """Settings of a study that compares position embeddings on one data set at several resolutions."""
 
     data: str = "fashion"
-    """`fashion` (photographs of clothing) or `emoji` (drawings with more detail), the embedded images, or a folder:
-    PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*."""
+    """`fashion` (photographs of clothing) or `emoji` (drawings with more detail), the embedded images; a folder:
+    PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*; or a name that a plug-in registers."""
     panels: tuple[str, ...] = ("auto",)
     """Tasks: `field` (larger field of view: more scene at the same scale), `zoom` (higher resolution: the same scene
     with more pixels) and, with the emoji, `far` (what tells a label is further away). auto: all that the images
@@ -124,10 +125,8 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"got {name}={value}; expected at least 1")
-        if self.max_images is not None and self.data in EMBEDDED:
-            raise ValueError(
-                "got max_images with the embedded images; it is for a folder of your own: give --data PATH"
-            )
+        if self.max_images is not None and self.data in NAMED_SOURCES:
+            raise ValueError(f"got max_images with {self.data}; it is for a folder of your own: give --data PATH")
         for panel in self.panels:
             settings = self.settings(panel)
             if self.train_sizes is not None:

@@ -28,6 +28,8 @@ from ropevit.data.emoji import STUDY_GROUPS, load_emoji
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import check_folder, load_folder
 from ropevit.data.labelled import LabelledImages
+from ropevit.data.named import load_named
+from ropevit.data.sources import NAMED_SOURCES
 from ropevit.device import resolve_device
 from ropevit.files import read_json, write_json
 from ropevit.locks import is_empty, lock_folder
@@ -62,7 +64,7 @@ def run_study(config: StudyConfig, report: Report) -> dict[str, Any]:
         ValueError: If the directory contains another study, or this one without `resume`; if images are unusable.
         KeyboardInterrupt: If the user interrupts; finished steps are kept and `resume` continues from there.
     """
-    if config.data not in EMBEDDED:
+    if config.data not in NAMED_SOURCES:
         check_folder(Path(config.data).expanduser())
     if config.out.exists() and not config.out.is_dir():
         raise ValueError(f"got the directory {config.out}, which is a file; give another with --out")
@@ -227,12 +229,13 @@ def load_images(config: StudyConfig, report: Report) -> Images:
         return load_fashion("train"), load_fashion("test")
     if config.data == "emoji":
         return load_emoji("train", groups=STUDY_GROUPS), load_emoji("test", groups=STUDY_GROUPS)
-    return load_folder(
-        config.data,
-        config.image_size(),
-        config.max_images,
-        progress=lambda done, total: report(LoadingImages(done=done, total=total)),
-    )
+
+    def update(done: int, total: int) -> None:
+        report(LoadingImages(done=done, total=total))
+
+    if config.data in NAMED_SOURCES:
+        return load_named(config.data, config.image_size(), update)
+    return load_folder(config.data, config.image_size(), config.max_images, progress=update)
 
 
 def _describe_data(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:

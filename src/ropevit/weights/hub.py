@@ -8,11 +8,8 @@ from huggingface_hub import errors
 from ropevit.models.registry import PUBLISHED
 from ropevit.weights.errors import WeightsError, first_line
 
-#: Account that holds the published weights.
-_OWNER = "naver-ai"
-
 #: Account on the hub -> names of its weight files, in order of precedence; others may have either.
-FILES = {_OWNER: ("pytorch_model.bin",), "timm": ("model.safetensors",)}
+FILES = {"naver-ai": ("pytorch_model.bin",), "timm": ("model.safetensors",)}
 ANY_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -27,7 +24,7 @@ def hub_id(name: str) -> str:
             f"no published weights for {name!r}; choose a model that list_models(pretrained=True) or `ropevit models "
             "--published` lists, or give a path or a hub id of your own"
         )
-    return f"{_OWNER}/{name}"
+    return PUBLISHED[name]
 
 
 def fetch(repo: str, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:

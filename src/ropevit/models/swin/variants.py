@@ -23,6 +23,7 @@ VARIANTS = {
         fields={"width": width, "depths": depths, "heads": heads},
         names={position: name.format(size=size) for position, name in NAMES.items()},
         original="rpb",
+        hub="naver-ai",
         published=("rope_axial", "rope_mixed"),
     )
     for size, (width, depths, heads) in SIZES.items()

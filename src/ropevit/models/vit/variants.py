@@ -20,6 +20,7 @@ VARIANTS = {
         fields={"width": width, "depth": depth, "heads": heads},
         names={position: name.format(size=size) for position, name in NAMES.items()},
         original="ape",
+        hub="naver-ai",
         published=() if size == "tiny" else tuple(position for position in NAMES if position != "none"),
     )
     for size, (width, depth, heads) in SIZES.items()
