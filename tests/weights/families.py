@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from ropevit.models import ViT
+from ropevit.models.layers import resize_embedding
 from ropevit.weights import create_model, load_weights
 
 #: Heights and widths in pixels: that of training, not square, larger, smaller.
@@ -38,6 +39,10 @@ def fill(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def timm_model(name: str, **options) -> nn.Module:
     return fill(timm.create_model(name, **TIMM_SMALL, **options))
+
+
+EVA02 = ["eva02_small_patch14_336", "eva02_base_patch14_224"]
+TIMM_ROPE = ["vit_mediumd_patch16_rope_reg1_gap_256", "vit_betwixt_patch16_rope_reg4_gap_256"]
 
 
 def our_model(name: str, **fields) -> ViT:
@@ -82,10 +87,14 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 @torch.no_grad()
 def difference_from_timm(ours: ViT, theirs: nn.Module) -> float:
     """Return the worst relative difference of the maps of all blocks, all tokens at the end, and the pooled output."""
-    worst = 0.0
+    worst, embedding = 0.0, theirs.pos_embed
     for size in SIZES:
         images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
         theirs.set_input_size(size)
+        if embedding is not None:  # timm resizes with antialiasing, EVA-02's authors without
+            grid = (size[0] // 8, size[1] // 8)
+            resized = resize_embedding(embedding[:, 1:], (8, 8), *grid)
+            theirs.pos_embed = nn.Parameter(torch.cat([embedding[:, :1], resized], dim=1))
         features, maps = theirs.forward_intermediates(images)
         pairs = list(zip(ours.forward_intermediates(images, range(len(ours.blocks))), maps, strict=True))
         pairs += [(ours.forward_features(images), features), (ours(images), theirs(images))]
@@ -133,3 +142,5 @@ if __name__ == "__main__":
         print(f"{name:40} timm {compare_with_timm(name, pooling='avg'):.1e}")
         print(f"{name:40} authors' file {compare_dinov3_file(name):.1e}")
         print(f"{name:40} transformers {compare_with_transformers(name):.1e}")
+    for name in (*EVA02, *TIMM_ROPE):
+        print(f"{name:40} timm {compare_with_timm(name):.1e}")

@@ -15,6 +15,9 @@ from ropevit.rope import RopeConvention
 from ropevit.weights import WeightsError, convert, create_model, load_model, load_weights, save_model
 from weights.families import (
     DINOV3,
+    EVA02,
+    SIZES,
+    TIMM_ROPE,
     compare_dinov3_file,
     compare_with_timm,
     compare_with_transformers,
@@ -33,6 +36,11 @@ def test_features_of_dinov3_are_those_of_timm_and_transformers(name):
     assert compare_with_transformers(name) < 1e-5
 
 
+@pytest.mark.parametrize("name", [*EVA02, *TIMM_ROPE])
+def test_features_of_other_families_are_those_of_timm(name):
+    assert compare_with_timm(name) < 1e-5
+
+
 @pytest.mark.parametrize("name", DINOV3[1:3])
 def test_a_file_of_the_authors_has_the_features_that_timm_computes_from_it(name):
     assert compare_dinov3_file(name) < 1e-5
@@ -49,7 +57,7 @@ def there_and_back(state, layout, config, tmp_path) -> dict:
     return load_file(tmp_path / "theirs.safetensors")
 
 
-@pytest.mark.parametrize("name", DINOV3)
+@pytest.mark.parametrize("name", [*DINOV3, *EVA02, *TIMM_ROPE])
 def test_timms_weights_come_back_bit_for_bit(name, tmp_path):
     state = timm_model(name).state_dict()
     assert_same(there_and_back(state, "timm", our_model(name).config, tmp_path), state)
@@ -130,6 +138,22 @@ def test_the_bias_of_the_keys_is_ignored():
     for block in ours.blocks:
         torch.nn.init.normal_(block.attn.qkv.bias[:64])
     assert not torch.equal(ours.forward_features(images), before)
+
+
+@pytest.mark.parametrize("name", EVA02)
+@torch.no_grad()
+def test_packed_images_have_the_output_of_each_alone(name):
+    ours = our_model(name)
+    images = [torch.randn(3, *size) for size in SIZES]
+    found = ours.forward_packed(ours.pack(images))
+    torch.testing.assert_close(found, torch.cat([ours(image[None]) for image in images]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_embedding_of_prefix_tokens_needs_an_absolute_one():
+    with pytest.raises(
+        ValueError, match="got embed_prefix=True for rope_axial; expected an absolute embedding and prefix tokens"
+    ):
+        our_model("dinov3_vits16", embed_prefix=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -24,6 +24,7 @@ _NO_WEIGHT_DECAY = (
     "cls_token",
     "register_tokens",
     "pos_embed",
+    "prefix_embed",
     "time_embed",
     "relative_position_bias_table",
     "relative.rows",
@@ -79,6 +80,10 @@ class BaseModel(nn.Module, Generic[ConfigT]):
         if not callable(run):
             raise ValueError(f"got method={method!r}, which {type(self).__name__} does not have")
         return run(self, images, **options)
+
+    def norm_tokens(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+        """Apply the final norm to tokens."""
+        return self.norm(x)
 
     def sample_jitter(self, device: torch.device) -> Float[Tensor, "2 2"] | None:
         """Draw the coordinate jitter of a training step, once for all blocks, if the RoPE scaling has any."""

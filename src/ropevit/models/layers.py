@@ -194,19 +194,21 @@ class SwiGlu(nn.Module):
     Args:
         width: Channels in and out, C.
         hidden: Hidden channels, each of which has a gate.
+        norm_eps: Epsilon of a norm of the hidden channels; None for no norm.
 
     Source: Shazeer 2020 (arXiv:2002.05202), SwiGLU.
     """
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, norm_eps: float | None = None):
         super().__init__()
         self.fc1 = nn.Linear(width, 2 * hidden)  # gates first
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(hidden, eps=norm_eps)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
         """Apply the MLP to each token."""
         gate, value = self.fc1(x).chunk(2, dim=-1)
-        return self.fc2(F.silu(gate) * value)
+        return self.fc2(self.norm(F.silu(gate) * value))
 
 
 class Mlp(nn.Module):
@@ -227,8 +229,12 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-#: Kinds of MLP: name in a config -> module, of width and hidden channels.
-MLPS: dict[str, Callable[[int, int], nn.Module]] = {"gelu": Mlp, "swiglu": SwiGlu}
+#: Kinds of MLP: name in a config -> module, of width, hidden channels and the epsilon of the norms.
+MLPS: dict[str, Callable[[int, int, float], nn.Module]] = {
+    "gelu": lambda width, hidden, _: Mlp(width, hidden),
+    "swiglu": lambda width, hidden, _: SwiGlu(width, hidden),
+    "swiglu_norm": SwiGlu,
+}
 
 
 class DropPath(nn.Module):
@@ -298,7 +304,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attn = Attention(width, heads, rope, **biases)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
-        self.mlp = MLPS[mlp](width, int(width * mlp_ratio))
+        self.mlp = MLPS[mlp](width, int(width * mlp_ratio), norm_eps)
         self.layer_scale = layer_scale
         self.gamma_1 = None if layer_scale is None else nn.Parameter(torch.empty(width))
         self.gamma_2 = None if layer_scale is None else nn.Parameter(torch.empty(width))

@@ -71,7 +71,12 @@ def variant_config(family: str, position: str, **changes: object) -> Config:
     """
     name = nearest_name(family, position)
     if MODELS[name].position != position and hasattr(MODELS[name], "rope_convention"):
-        changes = {"rope_convention": RopeConvention(), **changes}  # that of a family belongs to its own rotation
+        changes = {
+            "rope_convention": RopeConvention(),
+            "rope_theta": None,
+            "embed_prefix": False,
+            **changes,
+        }  # that of a family belongs to its own rotation
     return get_config(name, position=position, **changes)
 
 

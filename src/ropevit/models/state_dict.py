@@ -40,8 +40,17 @@ class JoinedPattern(NamedTuple):
     """Their keys, in order; None for a part of zeros that they do not store."""
 
 
+class SplitPattern(NamedTuple):
+    """Two weights of ours that are one in another layout, joined along axis 1."""
+
+    ours: tuple[str, str]
+    theirs: str
+    first: int
+    """Length of our first weight."""
+
+
 #: A row of the table of a layout.
-Row = KeyPattern | JoinedPattern
+Row = KeyPattern | JoinedPattern | SplitPattern
 
 
 @dataclass(frozen=True)

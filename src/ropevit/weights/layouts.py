@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture
-from ropevit.models.state_dict import JoinedPattern, KeyPattern, Row, match_keys
+from ropevit.models.state_dict import JoinedPattern, KeyPattern, Row, SplitPattern, match_keys
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.parse import TRAINING
@@ -43,6 +43,9 @@ def to_ours(state: Mapping[str, Any], layout: str, config: Config) -> tuple[dict
     for row in _rows_of(config, layout):
         if isinstance(row, JoinedPattern):
             _join(row, ours)
+            continue
+        if isinstance(row, SplitPattern):
+            _split(row, ours)
             continue
         found = [(numbers, ours.pop(row.theirs.format(*numbers))) for numbers in match_keys(row.theirs, ours)]
         for numbers, tensor in found:
@@ -82,6 +85,13 @@ def _join(row: JoinedPattern, state: dict[str, Tensor]) -> None:
         for key in keys:
             del state[key]
         state[row.ours.format(*numbers)] = joined
+
+
+def _split(row: SplitPattern, state: dict[str, Tensor]) -> None:
+    """Divide one weight into our two, in place; one of an impossible shape is left to later checks."""
+    whole = state.get(row.theirs)
+    if whole is not None and whole.ndim > 1 and whole.shape[1] > row.first:
+        state |= dict(zip(row.ours, whole.tensor_split([row.first], dim=1), strict=True))
 
 
 def _part(row: JoinedPattern, state: dict[str, Tensor]) -> None:
@@ -137,6 +147,10 @@ def from_ours(state: Mapping[str, Tensor], layout: str, config: Config) -> dict[
     for row in _rows_of(config, layout):
         if isinstance(row, JoinedPattern):
             _part(row, theirs)
+            continue
+        if isinstance(row, SplitPattern):
+            if all(name in theirs for name in row.ours):
+                theirs[row.theirs] = torch.cat([theirs.pop(name) for name in row.ours], dim=1)
             continue
         found = [(numbers, theirs.pop(row.ours.format(*numbers))) for numbers in match_keys(row.ours, theirs)]
         if not found:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ropevit.models.architectures import ARCHITECTURES, Config, build_model
-from ropevit.models.state_dict import InferredModel, JoinedPattern, Row, match_keys
+from ropevit.models.state_dict import InferredModel, JoinedPattern, Row, SplitPattern, match_keys
 from ropevit.weights.described import build_without_memory, check_matches_config
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.infer import infer_model
@@ -208,6 +208,8 @@ def _has_layout(row: Row, state: Mapping[str, Any]) -> bool:
     if isinstance(row, JoinedPattern):
         stored = [part for part in row.theirs if part is not None]
         return all(match_keys(part, state) for part in stored) and not match_keys(row.ours, state)
+    if isinstance(row, SplitPattern):
+        return False
     found = match_keys(row.theirs, state)
     if row.later:  # both layouts use the name; in the other one, the first layer has no such weight
         return bool(found) and min(int(numbers[0]) for numbers in found) >= row.later

@@ -326,7 +326,7 @@ def _outputs_of(model: Model, images: Float[Tensor, "B c H W"], *, hidden_states
         features = model.forward_features(images)
         return Outputs(features, model.forward_head(features), None)
     states = tuple(model.hidden_states(images))
-    features = model.norm(states[-1])
+    features = model.norm_tokens(states[-1])
     return Outputs(features, model.forward_head(features), tuple(_as_tokens(state) for state in states))
 
 

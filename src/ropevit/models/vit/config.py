@@ -22,7 +22,16 @@ class ViTConfig(ModelConfig):
     embeddings: ClassVar = VIT_EMBEDDINGS
     crop_pct: ClassVar = 1.0
     paper_sizes: ClassVar = (144, 192, 224, 256, 320, 384, 512)
-    later_fields: ClassVar = ("rope_convention", "mlp", "norm_eps", "qkv_bias", "key_bias", "mask_token")
+    later_fields: ClassVar = (
+        "rope_convention",
+        "mlp",
+        "norm_eps",
+        "qkv_bias",
+        "key_bias",
+        "mask_token",
+        "pooled_norm",
+        "embed_prefix",
+    )
     dense_fields: ClassVar = {"drop_path_rule": "linear"}  # as in ViTDet, BEiT and mmseg; constant in the classifier
 
     width: int
@@ -52,14 +61,19 @@ class ViTConfig(ModelConfig):
     An image model with rope_axial may reserve unrotated pairs for t, to be inflated to video later."""
     rope_convention: RopeConvention = RopeConvention()  # noqa: RUF009 (frozen)
     """How the family of the weights makes positions and pairs; the default is that of the published models."""
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    """MLP of the blocks: two layers with a GELU between them, or SwiGLU, with a gate for each hidden channel."""
+    mlp: Literal["gelu", "swiglu", "swiglu_norm"] = "gelu"
+    """MLP of the blocks: two layers with a GELU between them; or SwiGLU, with a gate for each hidden channel, and with
+    or without a norm of them."""
     norm_eps: float = 1e-6
     """Epsilon of the norms."""
     qkv_bias: bool = True
     """Whether the projection to queries, keys and values has a bias."""
     key_bias: bool = True
     """Whether the bias of the keys is used; False stores, but ignores it, as DINOv3 does."""
+    pooled_norm: bool = False
+    """Apply the final norm after pooling; features are then not normalized."""
+    embed_prefix: bool = False
+    """Beside the absolute embedding of the patches, learn one of the class and register tokens."""
     mask_token: bool = False
     """Hold the token of masked patches in pre-training, as files of DINOv3 do; the model does not use it."""
 
@@ -70,6 +84,10 @@ class ViTConfig(ModelConfig):
         self.check_choice("mlp", tuple(MLPS))
         if not self.norm_eps > 0:
             raise ValueError(f"got norm_eps={self.norm_eps}; expected above 0, such as 1e-6")
+        if self.embed_prefix and not (self.absolute and (self.class_token or self.num_registers)):
+            raise ValueError(
+                f"got embed_prefix=True for {self.position}; expected an absolute embedding and prefix tokens"
+            )
         if not (self.qkv_bias or self.key_bias):
             raise ValueError("got qkv_bias=False, key_bias=False; without biases leave key_bias out")
         if self.pooling == "token" and not self.class_token:

@@ -40,4 +40,65 @@ def _dinov3_variants() -> dict[str, Variant]:
     return variants
 
 
-FAMILY_VARIANTS: dict[str, Variant] = _dinov3_variants()
+#: Size -> (width, depth, heads, kind of MLP), and its image sizes: of the pre-trained model, and of the classifier.
+_EVA02_SIZES = {
+    "tiny": ((192, 12, 3, "swiglu"), 224, 336),
+    "small": ((384, 12, 6, "swiglu"), 224, 336),
+    "base": ((768, 12, 12, "swiglu_norm"), 224, 448),
+    "large": ((1024, 24, 16, "swiglu_norm"), 224, 448),
+}
+
+#: timm's size -> (width, depth, heads, register tokens, whether queries and values have biases).
+_TIMM_ROPE_SIZES = {
+    "medium": (512, 12, 8, 1, True),
+    "mediumd": (512, 20, 8, 1, False),
+    "betwixt": (640, 12, 10, 4, True),
+    "base": (768, 12, 12, 1, True),
+}
+
+
+def _eva02_variants() -> dict[str, Variant]:
+    """Return the variants of EVA-02: at 224 pixels without a head, at the larger size for ImageNet-1k."""
+    variants = {}
+    for size, ((width, depth, heads, mlp), small, large) in _EVA02_SIZES.items():
+        for side, classes in ((small, 0), (large, 1000)):
+            fields = {"width": width, "depth": depth, "heads": heads, "patch_size": 14, "img_size": (side, side)}
+            fields |= {
+                "mlp": mlp,
+                "mlp_ratio": 8 / 3,
+                "layer_scale": None,
+                "num_classes": classes,
+                "embed_prefix": True,
+            }
+            fields |= _pooled_rotation("eva02", biased=True)
+            variants[f"eva02_{size}_{side}"] = Variant(
+                fields=fields,
+                names={"rope_axial_ape": f"eva02_{size}_patch14_{side}"},
+                original="rope_axial_ape",
+            )
+    return variants
+
+
+def _timm_rope_variants() -> dict[str, Variant]:
+    """Return the variants of the ViTs with rotation that timm trained."""
+    variants = {}
+    for size, (width, depth, heads, registers, biased) in _TIMM_ROPE_SIZES.items():
+        fields = {"width": width, "depth": depth, "heads": heads, "num_registers": registers, "img_size": (256, 256)}
+        fields |= {"class_token": False, "layer_scale": 1e-5} | _pooled_rotation("timm_rope", biased)
+        variants[f"vit_{size}_rope_reg{registers}"] = Variant(
+            fields=fields,
+            names={"rope_axial": f"vit_{size}_patch16_rope_reg{registers}_gap_256"},
+            original="rope_axial",
+        )
+    return variants
+
+
+def _pooled_rotation(family: str, biased: bool) -> dict[str, object]:
+    """Return the fields that EVA-02 shares with timm's ViTs: rotation, biases, and a norm of the mean patch."""
+    found = ROPE_FAMILIES[family]
+    biases = {"key_bias": False} if biased else {"qkv_bias": False}
+    rotation = {"rope_convention": found.convention, "rope_theta": found.theta}
+    return rotation | biases | {"pooling": "avg", "pooled_norm": True}
+
+
+FAMILY_VARIANTS: dict[str, Variant] = _dinov3_variants() | _eva02_variants() | _timm_rope_variants()

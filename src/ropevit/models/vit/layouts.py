@@ -1,6 +1,6 @@
 """Names of a ViT's weights in the layouts of the paper's authors, timm, DINOv3's authors and transformers."""
 
-from ropevit.models.state_dict import JoinedPattern, KeyPattern, Row
+from ropevit.models.state_dict import JoinedPattern, KeyPattern, Row, SplitPattern
 from ropevit.models.vit.config import ViTConfig
 
 _BLOCK = "blocks.{}."
@@ -13,6 +13,7 @@ SIGNS: dict[str, tuple[Row, ...]] = {
     "timm": (
         KeyPattern("blocks.{}.attn.rope.freqs", "rope.freqs"),
         KeyPattern("register_tokens", "reg_token"),
+        KeyPattern("norm.weight", "fc_norm.weight"),
     ),
     "dinov3": (KeyPattern("register_tokens", "storage_tokens"),),
     "transformers": (KeyPattern("cls_token", "embeddings.cls_token"),),
@@ -36,9 +37,20 @@ def _timm(config: ViTConfig) -> tuple[Row, ...]:
         KeyPattern("blocks.{}.attn.rope.freqs", "rope.freqs"),  # (2, depth, A, P)
         KeyPattern("register_tokens", "reg_token"),
     ]
-    if not config.key_bias:
+    if config.pooled_norm:
+        rows += _renamed("norm", "fc_norm")
+    if config.embed_prefix:
+        first = int(config.class_token) + config.num_registers
+        rows.append(SplitPattern(("prefix_embed", "pos_embed"), "pos_embed", first))
+    if config.mlp == "swiglu_norm":  # EVA-02 B and L, whose projections are three layers
+        parts = tuple(f"{_BLOCK}attn.{name}_proj.weight" for name in "qkv")
+        biases = (f"{_BLOCK}attn.q_proj.bias", None, f"{_BLOCK}attn.v_proj.bias")
+        rows += [JoinedPattern(f"{_BLOCK}attn.qkv.weight", parts), JoinedPattern(f"{_BLOCK}attn.qkv.bias", biases)]
+    elif not config.key_bias:
         rows.append(JoinedPattern(f"{_BLOCK}attn.qkv.bias", (f"{_BLOCK}attn.q_bias", None, f"{_BLOCK}attn.v_bias")))
-    if config.mlp == "swiglu":
+    if config.mlp == "swiglu_norm" or (
+        config.mlp == "swiglu" and config.layer_scale is not None
+    ):  # not EVA-02 Ti and S
         rows += _joined(f"{_BLOCK}mlp.fc1", (f"{_BLOCK}mlp.fc1_g", f"{_BLOCK}mlp.fc1_x"))
     return tuple(rows)
 

@@ -50,6 +50,8 @@ class ViT(BaseModel[ViTConfig]):
         registers = config.num_registers
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.width)) if config.absolute else None
+        embedded = (1, self.num_prefix, config.width)
+        self.prefix_embed = nn.Parameter(torch.zeros(embedded)) if config.embed_prefix else None
         steps = config.steps if config.absolute else None
         self.time_embed = None if steps is None else nn.Parameter(torch.zeros(1, steps, config.width))
         self.rope = make_shared_rope(config, config.width // config.heads, config.heads)
@@ -76,8 +78,9 @@ class ViT(BaseModel[ViTConfig]):
             for token in (self.cls_token, self.register_tokens):
                 if token is not None:
                     nn.init.trunc_normal_(token, std=0.02)
-            if self.pos_embed is not None:
-                nn.init.normal_(self.pos_embed, std=self.config.ape_std)
+            for embedding in (self.pos_embed, self.prefix_embed):
+                if embedding is not None:
+                    nn.init.normal_(embedding, std=self.config.ape_std)
             if self.time_embed is not None:
                 nn.init.zeros_(self.time_embed)
         elif isinstance(module, nn.Linear):
@@ -111,9 +114,14 @@ class ViT(BaseModel[ViTConfig]):
                 x = x + self.absolute_embedding(maps.shape[2:])
             else:
                 x = x + embed_images(self.pos_embed, self.config.grid, valid).to(x.dtype)
-        prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
-        x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
+        if self.num_prefix:
+            x = torch.cat([self.prefix_tokens().expand(x.shape[0], -1, -1), x], dim=1)
         return x, self.place(grid_positions(*maps.shape[2:], device=images.device))
+
+    def prefix_tokens(self) -> Float[Tensor, "1 _ C"]:
+        """Return the class and register tokens with their embedding, if any."""
+        tokens = torch.cat([token for token in (self.cls_token, self.register_tokens) if token is not None], dim=1)
+        return tokens if self.prefix_embed is None else tokens + self.prefix_embed
 
     def place(
         self, positions: Float[Tensor, "*b N ndim"], grids: Float[Tensor, "*b N 2"] | None = None
@@ -168,11 +176,19 @@ class ViT(BaseModel[ViTConfig]):
     def encode(
         self, tokens: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], rows: SequenceIds | None = None
     ) -> Float[Tensor, "B n C"]:
-        """Run all blocks and the final norm."""
+        """Run all blocks and the final norm, unless that follows the pooling."""
         x = tokens
         for x in self.run_blocks(tokens, positions, rows):  # noqa: B007
             pass
-        return self.norm(x)
+        return self.norm_tokens(x)
+
+    def norm_tokens(self, x: Float[Tensor, "B n C"]) -> Float[Tensor, "B n C"]:
+        """Apply the final norm to tokens, unless it follows the pooling."""
+        return x if self.config.pooled_norm else self.norm(x)
+
+    def classify(self, pooled: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
+        """Apply the head to pooled tokens, after the final norm if that follows the pooling."""
+        return self.head(self.norm(pooled) if self.config.pooled_norm else pooled)
 
     def hidden_states(self, images: Float[Tensor, "B c *pixels"]) -> Iterator[Float[Tensor, "B n C"]]:
         """Yield all tokens after the embedding and after each block, prefix first, before the final norm."""
@@ -192,7 +208,7 @@ class ViT(BaseModel[ViTConfig]):
     def forward_head(self, features: Float[Tensor, "B n C"]) -> Float[Tensor, "B K"]:
         """Pool the tokens and classify."""
         pooled = features[:, 0] if self.config.pooling == "token" else features[:, self.num_prefix :].mean(1)
-        return self.head(pooled)
+        return self.classify(pooled)
 
     def forward_intermediates(
         self, images: Float[Tensor, "B c *pixels"], indices: Sequence[int], norm: bool = False
@@ -215,7 +231,7 @@ class ViT(BaseModel[ViTConfig]):
         maps = {}
         for index, x in enumerate(islice(self.run_blocks(tokens, positions), max(wanted, default=-1) + 1)):
             if index in wanted:
-                maps[index] = self.as_map(self.norm(x) if norm else x, images)
+                maps[index] = self.as_map(self.norm_tokens(x) if norm else x, images)
         return [maps[index] for index in wanted]
 
     def pack(
@@ -244,10 +260,9 @@ class ViT(BaseModel[ViTConfig]):
         x = self.patch_embed(strips).flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
             x = x + sample_embedding(self.pos_embed, self.config.grid, packed.positions, packed.grids).to(x.dtype)
-        prefix = [token for token in (self.cls_token, self.register_tokens) if token is not None]
-        if not prefix:
+        if not self.num_prefix:
             return x
-        tokens = torch.cat([*prefix], dim=1)[0].to(x.dtype)
+        tokens = self.prefix_tokens()[0].to(x.dtype)
         return torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
 
     def place_packed(self, packed: PackedBatch) -> Float[Tensor, "R L 2"]:
@@ -281,7 +296,7 @@ class ViT(BaseModel[ViTConfig]):
         pooled = (
             features.flatten(0, 1)[packed.starts] if self.config.pooling == "token" else mean_patch(features, packed)
         )
-        return self.head(pooled).masked_fill(damaged.unsqueeze(1), float("nan"))
+        return self.classify(pooled).masked_fill(damaged.unsqueeze(1), float("nan"))
 
     def layer_index(self, name: str) -> int:
         """Return a parameter's layer for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head."""

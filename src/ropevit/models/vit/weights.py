@@ -1,5 +1,6 @@
 """State dicts of a ViT: the published layout, timm's, and inference of the config from shapes."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,6 +31,8 @@ from ropevit.rope import ROPE_FAMILIES, RopeConvention, grid_positions
 _BLOCKS = r"blocks\.(\d+)\."
 #: Name of the periods in files of DINOv3's authors.
 PERIODS = "rope_embed.periods"
+#: Conventions of the families that timm's layout stores besides DINOv3's.
+_TIMM_CONVENTIONS = [ROPE_FAMILIES[name].convention for name in ("eva02", "timm_rope")]
 #: Any config with a gate in its MLPs.
 _GATED = ViTConfig(position="rope_axial", width=4, depth=1, heads=1, mlp="swiglu")
 
@@ -62,8 +65,15 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
         | ({"mask_token": True} if "mask_token" in shapes else {}),
         positions=positions_with(VIT_EMBEDDINGS, rope_parameters(bool(frequencies)), "pos_embed" in shapes),
         heads=axis_length(shapes, frequencies, -2) if frequencies.count(".") else None,
-        patches=axis_length(shapes, "pos_embed", 1) or axis_length(shapes, "freqs_t_x", 0) or 14 * 14,
+        patches=_embedded_patches(shapes) or axis_length(shapes, "freqs_t_x", 0) or 14 * 14,
     )
+
+
+def _embedded_patches(shapes: Shapes) -> int | None:
+    """Return the patches of an absolute embedding, which also has the class token where that makes it a square grid."""
+    count = axis_length(shapes, "pos_embed", 1)
+    has_class = count is not None and math.isqrt(count) ** 2 != count and math.isqrt(count - 1) ** 2 == count - 1
+    return count - 1 if has_class else count
 
 
 def _own_names(shapes: Shapes) -> Shapes:
@@ -117,6 +127,8 @@ def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
         raise ValueError(f"has no position embedding, which the {layout} layout cannot store; keep the ropevit layout")
     if config.rope_convention == ROPE_FAMILIES["dinov3"].convention and layout != "published":
         return {"theta": 100.0, "norm_eps": 1e-5, "class_token": True}
+    if config.rope_convention in _TIMM_CONVENTIONS and layout == "timm":
+        return {"theta": 10000.0, "norm_eps": 1e-6, "pooling": "avg", "pooled_norm": True}
     if config.rope_convention != RopeConvention() or layout in ("dinov3", "transformers"):
         raise ValueError(
             f"has {config.rope_convention}, which the {layout} layout cannot store; keep the ropevit layout"
@@ -165,7 +177,7 @@ ADAPTER = StateDictAdapter(
     layouts=SIGNS,
     rows=layout_rows,
     drop_fixed=drop_fixed,
-    own_keys=("blocks.{}.attn.rope.freqs", "register_tokens"),
+    own_keys=("blocks.{}.attn.rope.freqs", "register_tokens", "prefix_embed"),
     derived={r"(.+\.)?(freqs|rope)_t_[xy]": "positions, recomputed for every image"},
     written=("published", "timm", "dinov3", "transformers"),
     derived_tables=derived_tables,
