@@ -72,8 +72,15 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
 def _embedded_patches(shapes: Shapes) -> int | None:
     """Return the patches of an absolute embedding, which also has the class token where that makes it a square grid."""
     count = axis_length(shapes, "pos_embed", 1)
-    has_class = count is not None and math.isqrt(count) ** 2 != count and math.isqrt(count - 1) ** 2 == count - 1
-    return count - 1 if has_class else count
+    if not count or square_side(count) or not square_side(count - 1):
+        return count
+    return count - 1
+
+
+def square_side(patches: int) -> int | None:
+    """Return the side of a square grid of this many patches; None if they are no square."""
+    side = math.isqrt(patches)
+    return side if side * side == patches else None
 
 
 def _own_names(shapes: Shapes) -> Shapes:
