@@ -24,7 +24,7 @@ def tiny(my_images):
     """Options of a study that takes seconds."""
     model = ["--width", "16", "--depth", "1", "--heads", "2", "--patch-size", "8"]
     training = ["--steps", "3", "--batch-size", "4", "--train-size", "16", "--test-sizes", "8", "16", "24"]
-    return ["study", "--data", str(my_images), "--workers", "1", *model, *training]
+    return ["study", "--quick", "--data", str(my_images), "--workers", "1", *model, *training]
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,6 @@ def table(path):
         (64, {}, {}),
         (96, {}, {"short": 96, "long": 120}),
         (64, {"flip": True, "ratios": (0.75, 1.0)}, {"flip": True, "ratios": (0.75, 1.0)}),
-        (64, {"window": 48, "stride": 16}, {"window": 48, "stride": 16}),
         (64, {"window": 48}, {"window": 48, "stride": 32}),
     ],
 )
