@@ -75,7 +75,7 @@ def moment_table() -> list[str]:
             cells = [f"{theta:g}", f"{worst.slowest:.3f}", f"{worst.x:.2f}", f"{worst.y:.2f}"]
             cells += [f"{worst.large:.3f}", f"{worst.small:.3f}", f"{worst.ratio:.2f}", f"{whole.ratio:.2f}"]
             rows.append([str(channels), f"`rope_{name}`", *cells])
-    head = ["channels a head", "position", "theta", "slowest", "largest x", "largest y"]
+    head = ["channels per head", "position", "theta", "slowest", "largest x", "largest y"]
     return table([*head, "eigenvalue", "the other", "ratio, a head", "ratio, all heads"], rows)
 
 

@@ -79,7 +79,7 @@ def command_lines():
 
 
 def size(path):
-    """Give the length of a file; that of one which is not there yet is 0."""
+    """Return the length of a file; that of one which is not there yet is 0."""
     return path.stat().st_size if path.exists() else 0
 
 

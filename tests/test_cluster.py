@@ -23,7 +23,7 @@ TINY = [*TINY_TRAINING, "--save-interval", "5"]
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Give a function that starts the script as SLURM would, with two processes."""
+    """Return a function that starts the script as SLURM would, with two processes."""
     commands = {
         "srun": 'exec "$@"',
         "scontrol": f'[ "$1" = show ] && echo 127.0.0.1 || echo "$@" >> {tmp_path}/requeued',

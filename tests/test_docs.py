@@ -58,7 +58,7 @@ def test_links_lead_to_files(page):
 
 
 def anchors(page: Path) -> set[str]:
-    """Give the anchors of a page's headings, as the site makes them."""
+    """Return the anchors of a page's headings, as the site makes them."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 

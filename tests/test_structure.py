@@ -139,7 +139,7 @@ def test_scripts_import_names_that_exist():
 
 
 def importable(name: str) -> bool:
-    """Tell whether a dotted name is a module, or an attribute of one."""
+    """Return whether a dotted name is a module, or an attribute of one."""
     module, _, last = name.rpartition(".")
     try:
         return hasattr(importlib.import_module(module), last) or bool(importlib.import_module(name))

@@ -56,5 +56,5 @@ def _named_device(name: str, kinds: tuple[str, ...]) -> torch.device:
 
 
 def choices(kinds: tuple[str, ...]) -> str:
-    """Say what may be chosen."""
+    """Return the devices that can be chosen, for messages."""
     return _CHOICES if kinds == KINDS else f"auto, {' or '.join(kinds)}"

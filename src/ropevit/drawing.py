@@ -30,7 +30,7 @@ def mark_training(axes: Any, size: int) -> None:
 
 
 def tidy(axes: Any, sizes: Sequence[int]) -> None:
-    """Give a plot over sizes its ticks and a light frame."""
+    """Add to a plot over sizes its ticks and a light frame."""
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()

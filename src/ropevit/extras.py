@@ -26,5 +26,5 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def how_to_install(extra: str) -> str:
-    """Say how an extra is installed: ropevit is in no registry of packages, so from its clone or wheel."""
+    """Return how to install an extra: ropevit is in no registry of packages, so from its clone or wheel."""
     return f'in a clone of ropevit, install it with: pip install ".[{extra}]"'

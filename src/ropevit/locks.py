@@ -63,5 +63,5 @@ def acquire(folder: Path) -> BaseFileLock:
 
 
 def is_empty(folder: Path) -> bool:
-    """Tell whether a folder is missing, or holds nothing but its lock."""
+    """Return whether a folder is missing, or holds nothing but its lock."""
     return not folder.exists() or (folder.is_dir() and all(path.name == NAME for path in folder.iterdir()))

@@ -11,8 +11,8 @@ from ropevit.cli.console import Console
 from ropevit.cli.study import score_table
 from ropevit.cli.study_progress import ProgressLines
 from ropevit.rope.types import DISTANCE_BIAS_TYPES, ROPE_TYPES
-from ropevit.study.events import Run, RunFailed, RunStarted, StepDone
-from ropevit.study.results import Curve, PanelResult, panel_results
+from ropevit.study.events import Run, RunFailed, RunStarted, TrainProgress
+from ropevit.study.results import EmbeddingScores, PanelResult, panel_results
 
 
 def test_a_study_of_a_folder_prints_a_conclusion_and_writes_all_files(finished, tiny, tmp_path, capsys):
@@ -161,7 +161,7 @@ def test_a_missing_extra_is_an_error_before_training(tmp_path, capsys, monkeypat
 
 def test_many_curves_are_table_rows_and_fit_into_80_columns():
     curves = tuple(
-        Curve(
+        EmbeddingScores(
             embedding="rope_mixed",
             sizes=(4, 8),
             scores=((10.0, 20.0 + n), (12.0, 20.0 + n)),
@@ -185,7 +185,7 @@ def test_outside_a_terminal_progress_is_printed_as_lines():
     lines.update(RunStarted(run=run, first=0, steps=1000))
     assert file.getvalue() == "zoom-ape-seed0: training, 1000 steps\n"
     for step in range(1, 1001):
-        lines.update(StepDone(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))
+        lines.update(TrainProgress(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))
     printed = file.getvalue().splitlines()
     assert printed[1:3] == [f"zoom-ape-seed0: step {step} of 1000, loss 0.500" for step in (100, 200)]
     assert len(printed) == 11
@@ -199,7 +199,7 @@ def test_a_slow_training_prints_a_line_every_half_minute(monkeypatch):
     lines, run = ProgressLines(Console(file=file, width=80)), Run(panel="zoom", embedding="ape", seed=0)
     lines.update(RunStarted(run=run, first=3, steps=1000))
     for step in range(4, 8):
-        lines.update(StepDone(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))
+        lines.update(TrainProgress(run=run, step=step, steps=1000, loss=0.5, lr=0.1, seconds=1.0))
     steps = [line.split()[2] for line in file.getvalue().splitlines() if " step " in line and "loss" in line]
     assert steps == ["5", "7"]
 

@@ -42,7 +42,7 @@ def samples(numbers, classes=3):
 
 
 def enlarged(raw, size):
-    """Give the first member of a tar another length, in base 256 as GNU tar does."""
+    """Change the length of the first member of a tar, in base 256 as GNU tar does."""
     head = bytearray(raw[:512])
     head[124:136] = b"\x80" + size.to_bytes(11, "big")
     head[148:156] = b" " * 8

@@ -49,7 +49,7 @@ def source(direction: str, dtype: str, per_image: bool, channels: int = 64) -> A
 
 
 def assemble(ptx: str) -> str | None:
-    """Give what ptxas says of the memory that threads need; None where Triton came without it."""
+    """Return what ptxas says of the memory that threads need; None where Triton came without it."""
     if not (TOOLS / "ptxas").exists():
         return None
     with tempfile.TemporaryDirectory() as folder:

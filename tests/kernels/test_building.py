@@ -20,7 +20,7 @@ needs_compiler = pytest.mark.skipif(CC is None, reason="no C compiler here")
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Give the folder in which libraries are kept, and a folder for temporary files beside it."""
+    """Return the folder in which libraries are kept, and a folder for temporary files beside it."""
     monkeypatch.setenv("ROPEVIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))

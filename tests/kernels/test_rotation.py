@@ -41,7 +41,7 @@ COMPILED = [FUSED[0], pytest.param("triton", marks=[*FUSED[1].marks, pytest.mark
 
 @pytest.fixture(params=FUSED)
 def backend(request):
-    """Give the name of a backend, and make tensors where it works: Triton on a GPU, interpreted where there is none."""
+    """Return the name of a backend, and make tensors where it works: Triton on a GPU, else interpreted."""
     gpu = request.param == "triton" and torch.cuda.is_available()
     with torch.device("cuda") if gpu else nullcontext():
         yield request.param
@@ -58,7 +58,7 @@ def inputs(shape, dtype, shared=True, per_image=False):
 
 
 def run(qkv, positions, frequencies, prefix, backend, weights):
-    """Give q, k, v and the gradients of the projection, positions and frequencies."""
+    """Return q, k, v and the gradients of the projection, positions and frequencies."""
     leaves = [tensor.clone().requires_grad_() for tensor in (qkv, positions, frequencies)]
     parts = rotate_qkv(*leaves, prefix, backend=backend)
     sum((part * weight.to(part.dtype)).sum() for part, weight in zip(parts, weights, strict=True)).backward()

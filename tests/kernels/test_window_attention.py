@@ -37,7 +37,7 @@ CASES = [
 
 
 def inputs(case, dtype=torch.float32):
-    """Give the projection, frequencies, bias and arriving gradient of a case."""
+    """Return the projection, frequencies, bias and arriving gradient of a case."""
     images, grid, window, _, heads, channels, kind, biased = case
     qkv = torch.randn(images, *grid, 3, heads, channels).to(dtype)
     frequencies = {"axial": axial_frequencies(channels).float(), "mixed": mixed_frequencies(channels, heads)}.get(kind)
@@ -47,7 +47,7 @@ def inputs(case, dtype=torch.float32):
 
 
 def run(case, given, backend):
-    """Give the output, and the gradients of the projection, frequencies and bias."""
+    """Return the output, and the gradients of the projection, frequencies and bias."""
     *leaves, arriving = [None if part is None else part.clone() for part in given]
     tracked = [leaf.requires_grad_() for leaf in leaves if leaf is not None]
     out = window_attention(leaves[0], *case[2:4], *leaves[1:], backend=backend)

@@ -1,7 +1,7 @@
 import pytest
 
 from ropevit.models import SWIN_EMBEDDINGS, VIT_EMBEDDINGS
-from ropevit.models.registry import MODELS, VARIANTS, model_name, resolve_name, split_name, variant_config
+from ropevit.models.registry import MODELS, VARIANTS, model_name, resolve_name, split_model_name, variant_config
 
 
 @pytest.mark.parametrize("family", VARIANTS)
@@ -19,6 +19,6 @@ def test_names_and_variants_are_resolved():
     assert resolve_name("swin_tiny") == "swin_tiny_patch4_window7_224"
     for name in MODELS:
         assert resolve_name(name) == name
-        assert model_name(*split_name(name)) == name
+        assert model_name(*split_model_name(name)) == name
     with pytest.raises(ValueError, match="no model named 'deit_smal'; did you mean deit_small"):
         resolve_name("deit_smal")

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from ropevit.rope import DISTANCE_BIAS_TYPES, DistanceSpec, grid_positions, register_distance_bias_type
-from ropevit.rope.distance import HIDDEN, alibi_slopes, lookhere_heads, squared_distance_channels
+from ropevit.rope.distance import MASKED_LOGIT, alibi_slopes, lookhere_heads, squared_distance_channels
 
 HEADS, CHANNELS = 4, 8
 H, W = 3, 5
@@ -54,7 +54,7 @@ def by_hand(name, bias, places, query, key):
         return torch.tensor([-((slope * distance) ** 2) for slope in decays])
     if name == "lookhere":  # three of four heads have a direction, in the first layer the first three quadrants
         seen = [x <= 0 and y <= 0, x >= 0 and y <= 0, x <= 0 and y >= 0]
-        return torch.tensor([-1.5 * distance if each else HIDDEN for each in seen] + [-0.75 * distance])
+        return torch.tensor([-1.5 * distance if each else MASKED_LOGIT for each in seen] + [-0.75 * distance])
     if name == "log_cpb":
         features = [math.copysign(math.log2(1 + abs(d)), d) for d in (x, y)]
         return 16 * mlp(bias, features).sigmoid() - 8

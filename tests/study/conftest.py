@@ -43,7 +43,7 @@ def images():
 
 
 def jobs_in(place: Path, images):
-    """Give a function that makes jobs on images, each with a directory of its own."""
+    """Return a function that makes jobs on images, each with a directory of its own."""
 
     def make(panel="zoom", embedding="rope_mixed", seed=0, folder: Path | None = None, **options) -> RunJob:
         settings = replace(TINY_FAR if panel == "far" else TINY, **options.pop("settings", {}))

@@ -8,7 +8,7 @@ from ropevit.study.events import Run
 from ropevit.study.results import read_results
 from ropevit.study.runner import run_study
 from ropevit.study.stored_runs import read_result
-from ropevit.study.train import Interrupted, train
+from ropevit.study.train import StopRequested, train
 
 OPTIONS = {
     "panels": ("zoom",), "embeddings": ("none",), "steps": 3, "batch_size": 4, "width": 16, "depth": 1, "heads": 2,
@@ -31,7 +31,7 @@ def config(folder, **changes):
 
 
 def after(count):
-    """Say stop when asked for the `count`-th time."""
+    """Return True from the `count`-th call on."""
     asked = iter(range(1, 1000))
     return lambda: next(asked) >= count
 
@@ -39,7 +39,7 @@ def after(count):
 @pytest.fixture
 def half(make_job, tmp_path):
     """Arguments of a training that stopped half-way."""
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         train(make_job(folder=tmp_path / "run", should_stop=after(4)))
     return {"folder": tmp_path / "run"}
 

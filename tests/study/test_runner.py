@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ropevit.study.config import StudyConfig
-from ropevit.study.events import LoadingImages, RunDone, RunFailed, RunStarted, StepDone
+from ropevit.study.events import LoadingImages, RunDone, RunFailed, RunStarted, TrainProgress
 from ropevit.study.runner import run_study
 
 OPTIONS = {
@@ -66,7 +66,7 @@ def test_workers_give_the_same_results_and_events_as_one_process(tmp_path):
         assert scores(shared) == scores(alone)
     for kind in (RunStarted, RunDone):
         assert {event.run.embedding for event in events if isinstance(event, kind)} == {"none", "ape"}
-    assert [event.step for event in events if isinstance(event, StepDone)][-1] == 3
+    assert [event.step for event in events if isinstance(event, TrainProgress)][-1] == 3
 
 
 def test_a_directory_in_use_is_left_alone(tmp_path):
@@ -161,7 +161,7 @@ def test_ctrl_c_stops_the_workers_and_keeps_what_is_done(tmp_path):
     started = 0
     for line in process.stdout:
         started += line.startswith("RunStarted")
-        if line.startswith("StepDone") and started == 2:
+        if line.startswith("TrainProgress") and started == 2:
             break
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()  # the training alone would take hours

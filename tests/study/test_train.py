@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ropevit.models import VIT_EMBEDDINGS
-from ropevit.study.events import Evaluating, RunStarted, StepDone
-from ropevit.study.job import Interrupted
+from ropevit.study.events import Evaluating, RunStarted, TrainProgress
+from ropevit.study.job import StopRequested
 from ropevit.study.train import learning_rate, start_model, train
 from ropevit.tasks.common.steps import DivergedError
 from ropevit.weights.saving import load_model
@@ -22,7 +22,7 @@ def final_weights(folder):
 
 
 def after(count):
-    """Say stop when asked for the `count`-th time."""
+    """Return True from the `count`-th call on."""
     asked = iter(range(1, 1000))
     return lambda: next(asked) >= count
 
@@ -71,7 +71,7 @@ def test_a_run_leaves_its_result_log_checkpoint_and_model(make_job, panel, preci
     assert info.classes == (["a", "b", "c"] if panel == "zoom" else None)
     assert isinstance(events[0], RunStarted)
     assert isinstance(events[-1], Evaluating)
-    assert [event.step for event in events if isinstance(event, StepDone)][-1] == 6
+    assert [event.step for event in events if isinstance(event, TrainProgress)][-1] == 6
 
 
 @pytest.mark.parametrize("panel", ["field", "zoom"])
@@ -80,7 +80,7 @@ def test_a_run_cut_short_goes_on_to_the_very_same_weights(make_job, tmp_path, pa
     whole = make_job(panel, embedding, folder=tmp_path / "whole")
     train(whole)
     folder = tmp_path / "cut"
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         train(make_job(panel, embedding, folder=folder, should_stop=after(4)))
     assert not (folder / "result.json").exists()
     assert [line["step"] for line in read_log(folder)] == [1, 2, 3]
@@ -102,7 +102,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(make_job, tm
         """As sudden as a signal."""
 
     def kill(event):
-        if isinstance(event, StepDone) and event.step >= 8:
+        if isinstance(event, TrainProgress) and event.step >= 8:
             raise KilledError
 
     slow = replace(make_job(folder=tmp_path / "cut", settings=settings), report=kill)
@@ -119,7 +119,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_last_one(make_job, tm
 
 def test_a_stop_during_evaluation_keeps_the_training(make_job, tmp_path):
     folder = tmp_path / "cut"
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         train(make_job(folder=folder, should_stop=after(8)))  # six steps, then the first look of the evaluation
     events = []
     train(make_job(folder=folder, report=events.append))
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(make_job):
 
 def test_a_checkpoint_with_a_flipped_bit_is_not_trained_on(make_job):
     job = make_job(should_stop=after(2))
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         train(job)
     path = job.folder / "checkpoint.pt"
     weight = next(iter(final_weights(job.folder).values()))

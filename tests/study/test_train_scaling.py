@@ -8,14 +8,14 @@ import torch
 
 from ropevit.rope.scaling import CoordinateJitter
 from ropevit.study.config import StudyConfig
-from ropevit.study.events import Evaluating, Run, RunStarted, StepDone
+from ropevit.study.events import Evaluating, Run, RunStarted, TrainProgress
 from ropevit.study.figure import draw_curves
 from ropevit.study.method import describe_method
 from ropevit.study.outputs import write_outputs
 from ropevit.study.report import conclusions
 from ropevit.study.results import panel_results, paper_order_summary
 from ropevit.study.runner import run_study
-from ropevit.study.train import Interrupted, train
+from ropevit.study.train import StopRequested, train
 from ropevit.weights import load_model
 
 JITTER, BOTH = "jitter(rescale=2)", "normalise+jitter(rescale=2)"
@@ -127,7 +127,7 @@ def test_a_run_with_jitter_cut_short_goes_on_to_the_very_same_weights(make_job, 
     train(whole)
     plain = make_job(panel, folder=tmp_path / "plain")
     train(plain)
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         train(ruled(make_job(panel, folder=tmp_path / "cut", should_stop=after(4))))
     torch.rand(3)
     train(ruled(make_job(panel, folder=tmp_path / "cut")))
@@ -205,7 +205,7 @@ def test_a_study_goes_on_with_more_rules_and_sizes_without_training_again(tmp_pa
     events = []
     grown = {"scaling": ("ntk",), "test_sizes": (20, 28, 36), "train_scaling": (JITTER,), "resume": True}
     more = run_study(config(tmp_path, **grown), events.append)
-    trained = [event.run.name for event in events if isinstance(event, StepDone)]
+    trained = [event.run.name for event in events if isinstance(event, TrainProgress)]
     assert set(trained) == {"zoom-rope_mixed-jitter-rescale2-seed0"}
     measured = [(event.run.name, event.size) for event in events if isinstance(event, Evaluating)]
     assert [size for name, size in measured if name == "zoom-ape-seed0"] == [36]

@@ -12,7 +12,7 @@ from ropevit.study.events import Run
 from ropevit.study.method import describe_method
 from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.results import panel_results
-from ropevit.study.train import Interrupted, train
+from ropevit.study.train import StopRequested, train
 
 SIZES = (4, 8, 12)
 
@@ -48,7 +48,7 @@ def test_a_resumed_training_sees_the_rest_of_the_sizes(make_job, tmp_path, panel
     train(sized(make_job(panel), tmp_path / "whole"))
     whole, calls = list(seen), iter(range(100))
     seen.clear()
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopRequested):
         train(sized(make_job(panel, should_stop=lambda: next(calls) == 3), tmp_path / "part"))
     train(sized(make_job(panel), tmp_path / "part"))
     assert seen == whole

@@ -93,7 +93,7 @@ def test_counts_of_images_add_up_to_the_score(make_job, panel):
 
 @pytest.fixture
 def make_tuned(make_job):
-    """Give a function that makes jobs with held-out images."""
+    """Return a function that makes jobs with held-out images."""
     kept, halves = hold_out(noise())
 
     def make(panel="zoom", embedding="rope_mixed", **options):

@@ -48,14 +48,14 @@ def small_config(out, epochs=1, optim=None, **changes):
 
 @pytest.fixture
 def small(tmp_path):
-    """Give a function that makes configs of trainings that take a second."""
+    """Return a function that makes configs of trainings that take a second."""
     with few_images():
         yield lambda *args, out=tmp_path / "run", **changes: small_config(out, *args, **changes)
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """Give the directory of a training of two epochs that nobody disturbed; tests only read it."""
+    """Return the directory of a training of two epochs that nobody disturbed; tests only read it."""
     out = tmp_path_factory.mktemp("unbroken") / "run"
     with few_images():
         classify.train(small_config(out, 2))

@@ -12,7 +12,7 @@ IMAGENET = dict(zip(map(str, range(1000)), imagenet_classes(), strict=True))
 
 @pytest.fixture
 def write(tmp_path):
-    """Give a function that writes an evaluation of a published model."""
+    """Return a function that writes an evaluation of a published model."""
 
     def write(folder="mixed", model=SMALL, names=IMAGENET, scores=((224, 80.0), (384, 70.0)), **config):
         fixed = {"metric": "top-1", "data": "imagenet/val", "fingerprint": folder, "images": 50_000, "real": None}

@@ -69,7 +69,7 @@ def cut_head(config, **wanted):
 
 
 def kind_of(config):
-    """Give what tells one recipe from another once numbers are cut."""
+    """Return what tells one recipe from another once numbers are cut."""
     body, optim = config.model.model[:4], config.optim
     return (
         body,

@@ -38,7 +38,7 @@ def model_of(kind, position="rope_mixed", body="deit_tiny"):
 
 
 def losses_of(kind, model, seed=1):
-    """Give the losses of two images with objects, or labels."""
+    """Return the losses of two images with objects, or labels."""
     torch.manual_seed(seed)
     images, labels = torch.randn(2, 3, 64, 96), torch.randint(0, 5, (2, 64, 96))
     if kind == "dino":

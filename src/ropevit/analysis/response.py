@@ -136,7 +136,7 @@ def describe_scaling(scaling: str | None) -> str:
 
 
 def rows(data: Response) -> Rows:
-    """Give a row for each head on each grid: the response nearby, its range, and the highest outside the training's."""
+    """Return a row for each head on each grid: the response nearby, its range, and the highest outside training."""
     table: Rows = []
     for grid, layers in zip(data.grids, data.maps, strict=True):
         apart = offsets(grid)

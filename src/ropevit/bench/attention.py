@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ropevit.bench.candidate import Candidate, Group, PlannedCandidate
 from ropevit.bench.check import compare, rotate_exact
-from ropevit.bench.peers import Implementation, Layer, Parts, Rotate, implementations, make_layer, split
+from ropevit.bench.peers import BenchLayer, Implementation, Parts, Rotate, implementations, make_layer, split
 from ropevit.bench.shapes import Shape
 
 Body = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
@@ -117,7 +117,7 @@ def _min_traffic(shape: Shape, impl: Implementation, rows: int, itemsize: int) -
     return forward * unit, (forward + backward) * unit
 
 
-def _candidate_body(level: str, impl: Implementation, layer: Layer) -> Body:
+def _candidate_body(level: str, impl: Implementation, layer: BenchLayer) -> Body:
     """Return the function to time of an implementation, which may be fused."""
     if impl.attend is None:
         return _make_body(level, impl.make(layer))
@@ -141,7 +141,9 @@ def merge(parts: Parts) -> Tensor:
     return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
-def attention_candidate(level: str, impl: Implementation, layer: Layer, data: GroupData, compiled: bool) -> Candidate:
+def attention_candidate(
+    level: str, impl: Implementation, layer: BenchLayer, data: GroupData, compiled: bool
+) -> Candidate:
     """Return the candidate of an implementation: its calls on the group's data."""
     shape, leaf, source = layer.shape, data.leaf, data.source
     gradients = split(data.arriving) if level == "op" else (data.arriving[:, :, 0].flatten(2).contiguous(),)
@@ -184,7 +186,7 @@ def names(level: str) -> tuple[str, ...]:
 
 
 def expected(
-    level: str, impl: Implementation, layer: Layer, source: Tensor, gradients: list[Tensor]
+    level: str, impl: Implementation, layer: BenchLayer, source: Tensor, gradients: list[Tensor]
 ) -> dict[str, Tensor]:
     """Compute outputs and gradients in float64."""
     qkv = source.double().requires_grad_()

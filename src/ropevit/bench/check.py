@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ropevit.bench.peers import Implementation, Layer, Parts, split
+from ropevit.bench.peers import BenchLayer, Implementation, Parts, split
 from ropevit.rope import rotate
 
 #: Largest allowed relative error (Euclidean norm) of results computed in a dtype.
@@ -14,7 +14,7 @@ class WrongResultError(ValueError):
     """Raised when results differ from the reference by more than the tolerance."""
 
 
-def rotate_exact(impl: Implementation, layer: Layer, qkv: Tensor, frequencies: Tensor) -> Parts:
+def rotate_exact(impl: Implementation, layer: BenchLayer, qkv: Tensor, frequencies: Tensor) -> Parts:
     """Split and rotate in float64, with the pair layout of an implementation; differentiable.
 
     Args:

@@ -29,7 +29,7 @@ BACKEND_DEVICE = {"cpu": "cpu", "triton": "cuda"}
 
 
 @dataclass(frozen=True)
-class Layer:
+class BenchLayer:
     """Inputs that all implementations of one layer share."""
 
     shape: Shape
@@ -38,13 +38,13 @@ class Layer:
     frequencies: Tensor
 
 
-def make_layer(shape: Shape, embedding: Embedding, device: torch.device) -> Layer:
+def make_layer(shape: Shape, embedding: Embedding, device: torch.device) -> BenchLayer:
     """Return the positions of a grid's tokens and the paper's frequencies, in float32."""
     if embedding == "mixed":
         frequencies = mixed_frequencies(shape.channels, shape.heads).to(device).requires_grad_()
     else:
         frequencies = axial_frequencies(shape.channels, device=device)
-    return Layer(shape, embedding, grid_positions(shape.h, shape.w, device=device), frequencies)
+    return BenchLayer(shape, embedding, grid_positions(shape.h, shape.w, device=device), frequencies)
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Implementation:
     name: str
     family: str
     embedding: Embedding
-    make: Callable[[Layer], Rotate]
+    make: Callable[[BenchLayer], Rotate]
     halves: bool = False
     """Pair p of a head is channels (p, p + D/2) instead of (2p, 2p + 1)."""
-    attend: Callable[[Layer], Callable[[Tensor, Tensor], Tensor]] | None = None
+    attend: Callable[[BenchLayer], Callable[[Tensor, Tensor], Tensor]] | None = None
     """Fused rotation and window attention, replacing `make` and attention; None if not fused."""
 
     @property
@@ -105,10 +105,10 @@ def _split_as_timm(qkv: Tensor) -> Parts:
     return q, k, v
 
 
-def ours(backend: str) -> Callable[[Layer], Rotate]:
+def ours(backend: str) -> Callable[[BenchLayer], Rotate]:
     """Rotate in place with a backend of `rotate_qkv`."""
 
-    def make(layer: Layer) -> Rotate:
+    def make(layer: BenchLayer) -> Rotate:
         def rotate(qkv: Tensor, frequencies: Tensor) -> Parts:
             prefix = layer.shape.prefix
             return rotate_qkv(qkv, layer.positions, frequencies, prefix, inplace=True, backend=backend)
@@ -121,7 +121,7 @@ def ours(backend: str) -> Callable[[Layer], Rotate]:
 def fused(embedding: Embedding) -> Implementation:
     """Rotate and attend with one Triton kernel; each window is passed as a map of its own."""
 
-    def attend(layer: Layer) -> Callable[[Tensor, Tensor], Tensor]:
+    def attend(layer: BenchLayer) -> Callable[[Tensor, Tensor], Tensor]:
         h, w = layer.shape.h, layer.shape.w
 
         def run(qkv: Tensor, frequencies: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def fused(embedding: Embedding) -> Implementation:
     return Implementation("ours (fused)", "ours", embedding, ours("triton"), attend=attend)
 
 
-def timm(layer: Layer) -> Rotate:
+def timm(layer: BenchLayer) -> Rotate:
     """Rotate with timm's functions, called as in its RoPE ViTs; angles are timm's, in float32."""
     module = require("timm.layers.pos_embed_sincos", "train")
     shape, prefix, device = layer.shape, layer.shape.prefix, layer.positions.device
@@ -154,7 +154,7 @@ def timm(layer: Layer) -> Rotate:
     return rotate
 
 
-def dinov3(layer: Layer) -> Rotate:
+def dinov3(layer: BenchLayer) -> Rotate:
     """Rotate with the function of transformers' DINOv3, with the same angles as the others and tables in q's dtype."""
     module = require("transformers.models.dinov3_vit.modeling_dinov3_vit", "dense")
     angle = rotation_angles(layer.positions, layer.frequencies)[0].tile(2)
@@ -167,7 +167,7 @@ def dinov3(layer: Layer) -> Rotate:
     return rotate
 
 
-def _complex_numbers(layer: Layer) -> Rotate:
+def _complex_numbers(layer: BenchLayer) -> Rotate:
     """Rotate by multiplying pairs, as float32 complex numbers, with a table of unit complex numbers.
 
     Prefix tokens are split off before and concatenated after.
@@ -195,7 +195,7 @@ def _complex_numbers(layer: Layer) -> Rotate:
     return rotate
 
 
-def _half_split(layer: Layer) -> Rotate:
+def _half_split(layer: BenchLayer) -> Rotate:
     """Rotate the first half of the channels against the second, in real numbers; the table has rows for the prefix.
 
     Source: Su et al. 2021 (arXiv:2104.09864), Eq. 34, with the pairs of a head laid out as two halves.

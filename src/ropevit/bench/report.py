@@ -29,7 +29,7 @@ _MEANINGS = {"none": "no rotation", "ours": "pale: the reference, plain PyTorch"
 
 _READING = (
     "Every candidate was checked against float64 (outputs and gradients) before it was timed. All candidates run in "
-    "turn, once a round, in one process; `ratio` is the median over the rounds of a candidate's time over that of "
+    "turn, once per round, in one process; `ratio` is the median over the rounds of a candidate's time over that of "
     '"{base}" in the same round, with the quartiles in brackets{compiled}. Milliseconds are medians of one call and '
     "vary with the load of the machine: compare ratios.{more}"
 )

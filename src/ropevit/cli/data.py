@@ -17,7 +17,7 @@ from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.data.augment import AugmentConfig, AutoAugment, train_transform
 from ropevit.data.check import check
 from ropevit.data.check_dense import check_dense
-from ropevit.data.findings import ADVICE, HARMLESS, Finding, Report
+from ropevit.data.findings import ADVICE, HARMLESS, DataReport, Finding
 from ropevit.data.layouts import LAYOUTS, dense_layout
 from ropevit.data.sources import NAMED_SOURCES, open_source
 from ropevit.data.speed import measure_speed
@@ -141,7 +141,7 @@ def _run_check(config: CheckConfig) -> None:
         sys.exit(1)
 
 
-def summary(report: Report) -> Iterator[str]:
+def summary(report: DataReport) -> Iterator[str]:
     """Yield lines that summarize what was checked."""
     counts = ", ".join(f"{count} of {split}" for split, count in report.images.items())
     yield f"images: {counts or 'none'}; classes: {report.classes}"
@@ -150,7 +150,7 @@ def summary(report: Report) -> Iterator[str]:
     yield from report.notes
 
 
-def _findings_table(report: Report) -> Table:
+def _findings_table(report: DataReport) -> Table:
     """Return a table of the findings, one row per kind."""
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("problem", "count", "what to do", "first examples"):

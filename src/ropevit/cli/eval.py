@@ -13,7 +13,7 @@ from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.common.eval_config import EvalConfig, given_options
 from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult, way_of
-from ropevit.tasks.common.evaluation import EvalProgress, EvalSizeDone, EvalStarted, Event
+from ropevit.tasks.common.evaluation import EvalSizeDone, EvalSizeProgress, EvalStarted, Event
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.registry import TASKS
 
@@ -98,7 +98,7 @@ class EvalBars(LiveDisplay):
                 for note in event.notes:
                     self.print_line(note)
                 self.progress.start()
-            case EvalProgress(size=size, done=done, total=total, way=way):
+            case EvalSizeProgress(size=size, done=done, total=total, way=way):
                 if self.task is None:
                     self.task = self.progress.add_task(describe_input(size, way), total=total)
                 self.progress.update(self.task, completed=done)

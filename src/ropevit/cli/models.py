@@ -10,7 +10,7 @@ from rich.table import Table
 from ropevit.cli.console import Console, print_line
 from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.published import SOURCE, TOP1
-from ropevit.models.registry import MODELS, PUBLISHED, VARIANTS, get_config, list_models, split_name
+from ropevit.models.registry import MODELS, PUBLISHED, VARIANTS, get_config, list_models, split_model_name
 from ropevit.text import suggest
 
 
@@ -29,7 +29,7 @@ def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 2
     names = [
         name
         for name in list_models(pretrained=published)
-        if fnmatchcase(name, pattern) or split_name(name)[0] == pattern
+        if fnmatchcase(name, pattern) or split_model_name(name)[0] == pattern
     ]
     if not names:
         hint = suggest(pattern, [*VARIANTS, *MODELS], f"`ropevit models` lists all {len(MODELS)}")

@@ -15,8 +15,8 @@ from ropevit.study.events import (
     RunDone,
     RunFailed,
     RunStarted,
-    StepDone,
     Timing,
+    TrainProgress,
     Tuning,
 )
 
@@ -43,7 +43,7 @@ class ProgressBars(LiveDisplay):
                     self.progress.remove_task(self.tasks.pop("reading images"))
             case RunStarted(run=run, first=first, steps=steps):
                 self.bar(run.name, first, steps, "")
-            case StepDone(run=run, step=step, steps=steps, loss=loss):
+            case TrainProgress(run=run, step=step, steps=steps, loss=loss):
                 self.bar(run.name, step, steps, f"loss {loss:.3f}")
             case Timing(panel=panel):
                 self.progress.console.print(f"timing a step of each embedding ({panel})", highlight=False)
@@ -91,7 +91,7 @@ class ProgressLines:
             case RunStarted(run=run, first=first, steps=steps):
                 self.last_printed[run.name] = time.monotonic(), first
                 self.print_line(f"{run.name}: training{f' resumes at step {first}' if first else ''}, {steps} steps")
-            case StepDone(run=run, step=step, steps=steps, loss=loss):
+            case TrainProgress(run=run, step=step, steps=steps, loss=loss):
                 self.print_sometimes(run.name, step, steps, f"step {step} of {steps}, loss {loss:.3f}")
             case Evaluating(run=run, index=0, total=total):
                 self.print_line(f"{run.name}: evaluating at {total} sizes")

@@ -13,7 +13,7 @@ from rich.text import Text
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.cli.errors import one_line_errors
 from ropevit.cli.estimate import show_estimate
-from ropevit.models.registry import MODELS, split_name
+from ropevit.models.registry import MODELS, split_model_name
 from ropevit.tasks.common.distributed import Interrupted
 from ropevit.tasks.common.events import EvalDone, EvalProgress, Event, LogLine, Notice, StepDone, TrainStarted
 from ropevit.tasks.common.training import Training
@@ -104,7 +104,7 @@ def _split_model(options: Sequence[str]) -> list[str]:
     words = [part for word in options for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if "--model" not in words[:-1] or (name := words[words.index("--model") + 1]) not in MODELS:
         return list(options)
-    variant, position = split_name(name)
+    variant, position = split_model_name(name)
     asked = words[words.index("--position") + 1] if "--position" in words[:-1] else position
     if asked != position:
         raise ValueError(f"got --position {asked} with --model {name}; give --model {variant} with it")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ropevit.data.decoding import reason
-from ropevit.data.findings import Finding, Report, ordered
+from ropevit.data.findings import DataReport, Finding, ordered
 from ropevit.data.folder import check_folder
 from ropevit.data.image_facts import ImageFacts, inspect_image, mixed_depths
 from ropevit.data.listing import TEST_FOLDERS, count_loose_files, list_images, refuse_results, subfolders, undecodable
@@ -23,7 +23,7 @@ from ropevit.data.tar_index import TarIndex
 _WINDOW = 2048
 
 
-def check(data: str, progress: Callable[[int, int], None] | None = None) -> Report:
+def check(data: str, progress: Callable[[int, int], None] | None = None) -> DataReport:
     """Decode every image of every split, and find files that are in two classes or splits.
 
     Args:
@@ -51,7 +51,7 @@ def check(data: str, progress: Callable[[int, int], None] | None = None) -> Repo
                 done += 1
                 if progress:
                     progress(done, total)
-    return Report(
+    return DataReport(
         images={split: len(source) for split, source in parts.items()},
         classes=len({name for source in parts.values() for name in source.classes}),
         findings=ordered(findings + mixed_depths(scales)),

@@ -21,7 +21,7 @@ from ropevit.data.coco import (
     size_mismatch,
 )
 from ropevit.data.decoding import matching_orientation, reason, upright_size
-from ropevit.data.findings import Finding, Report, ordered
+from ropevit.data.findings import DataReport, Finding, ordered
 from ropevit.data.image_facts import ImageFacts, inspect_image, mixed_depths
 from ropevit.data.layouts import SPLITS, dense_layout, layout_labels
 from ropevit.data.listing import ImageListing, list_images, undecodable
@@ -58,7 +58,7 @@ class DenseSplit:
     """Number of unchecked files, by suffix."""
 
 
-def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -> Report:
+def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -> DataReport:
     """Check every image and annotation of both splits, and report faults and notes.
 
     Args:
@@ -88,7 +88,7 @@ def check_dense(data: str, progress: Callable[[int, int], None] | None = None) -
                     progress(done, total)
     findings += mixed_depths(scales)
     findings += [_to_finding(split, fault) for split in labels for fault in _much_ignored(labels[split])]
-    return Report(
+    return DataReport(
         images={split: len(part.checks) for split, part in parts.items() if part.checks},
         classes=max(len(part.classes) for part in parts.values()),
         findings=ordered(findings),
@@ -181,7 +181,7 @@ def _check_image_file(path: Path) -> tuple[list[Fault], ImageFacts]:
 
 
 def _orientation_faults(path: Path, facts: ImageFacts, annotated: tuple[int, int]) -> list[Fault]:
-    """Report an image with an EXIF rotation, and which orientation its annotation is for."""
+    """DataReport an image with an EXIF rotation, and which orientation its annotation is for."""
     if facts.orientation == 1 or facts.size is None:
         return []
     upright = upright_size(facts.size, facts.orientation)
@@ -203,6 +203,6 @@ def _ignored_share(labels: Counter[str]) -> list[str]:
 
 
 def _much_ignored(labels: Counter[str]) -> list[Fault]:
-    """Report a fraction of ignored label 0 so large that it may be a class."""
+    """DataReport a fraction of ignored label 0 so large that it may be a class."""
     share = labels["zero"] / labels["all"] if labels["all"] else 0
     return [Fault("ignored pixels", "", f"{share:.1%} of the pixels have label 0")] if share >= _MUCH else []

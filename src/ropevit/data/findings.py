@@ -66,7 +66,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class DataReport:
     """Result of checking a data set."""
 
     images: dict[str, int]

@@ -87,7 +87,7 @@ _PLAIN_LABELS = {"none": "no position embedding", "ape": "absolute (APE)", "rpb"
 _PLAIN_STYLES = {"none": ("#999999", "x"), "ape": ("#D55E00", "s"), "rpb": ("#E69F00", "s")}
 
 
-def split_name(position: str) -> tuple[str, str]:
+def split_position(position: str) -> tuple[str, str]:
     """Split `rope_axial_ape` into the rope type and the suffix: ("axial", "_ape")."""
     rope_type, _, suffix = position.removeprefix("rope_").partition("_")
     return rope_type, f"_{suffix}" if suffix else ""
@@ -126,7 +126,7 @@ def position_label(position: str) -> str:
     found = find_position_embedding(position)
     if found is None or position in _PLAIN_LABELS:
         return _PLAIN_LABELS.get(position, position)
-    _, suffix = split_name(position)
+    _, suffix = split_position(position)
     bias = None if found.distance is None else DISTANCE_BIAS_TYPES[found.distance].label
     if found.rope is None:
         return bias or position

@@ -64,8 +64,9 @@ DRAWN_TOP1: dict[str, tuple[float, ...]] = {
     "swin_rope_mixed_base_patch4_window7_224": (81.4, 82.9, 83.8, 83.3),
 }
 
-#: Markers that others cover, so that they are known to 0.1 only; for Swin-S and -B axial it is unclear which one is.
-HIDDEN: dict[str, tuple[int, ...]] = {
+#: Test sizes whose markers in the figure are covered by others, so that scores are known to 0.1 only; for Swin-S and
+#: -B axial it is unclear which marker is covered.
+COVERED_MARKERS: dict[str, tuple[int, ...]] = {
     "deit_small_patch16_LS": (144, 192),
     "deit_base_patch16_LS": (144, 192),
     "deit_large_patch16_LS": (144,),
@@ -144,7 +145,7 @@ def curve(name: str) -> dict[int, PublishedResult]:
         name: A name that `list_models` lists.
     """
     results = {size: PublishedResult(percent, 0.05, SOURCE) for size, percent in TOP1.get(name, {}).items()}
-    drawn, hidden = DRAWN_TOP1.get(name, ()), HIDDEN.get(name, ())
+    drawn, hidden = DRAWN_TOP1.get(name, ()), COVERED_MARKERS.get(name, ())
     sizes = [size for size in MODELS[name].paper_sizes if size not in results] if drawn else []
     for size, percent in zip(sizes, drawn, strict=bool(drawn)):
         results[size] = PublishedResult(percent, 0.1 if size in hidden else 0.05, DRAWN)

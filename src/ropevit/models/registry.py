@@ -11,30 +11,30 @@ from ropevit.rope import RopeConvention
 from ropevit.text import suggest
 
 
-def model_name(family: str, position: str) -> str:
-    """Return the name of the model of a family with a position embedding.
+def model_name(variant: str, position: str) -> str:
+    """Return the name of the model of a variant with a position embedding.
 
     Args:
-        family: Architecture and size, such as "deit_small".
+        variant: Architecture and size, such as "deit_small".
         position: Name of the position embedding.
 
     Returns:
         A name of `MODELS`, or for position embeddings without named models one spelled alike; see `variant_config`.
 
     Raises:
-        ValueError: If the family is unknown, or does not have the position embedding.
+        ValueError: If the variant is unknown, or does not have the position embedding.
     """
     position, _ = split_options(position)
-    if family not in VARIANTS:
-        raise _unknown_model(family)
-    name, variant = VARIANTS[family]
+    if variant not in VARIANTS:
+        raise _unknown_model(variant)
+    name, found = VARIANTS[variant]
     embeddings = ARCHITECTURES[name].config.embeddings
     if position not in embeddings:
         hint = suggest(position, embeddings, f"choose one of {', '.join(embeddings)}")
-        raise ValueError(f"got position {position!r} for {family}; {hint}")
-    if position in variant.names:
-        return variant.names[position]
-    named, model = nearest(variant)
+        raise ValueError(f"got position {position!r} for {variant}; {hint}")
+    if position in found.names:
+        return found.names[position]
+    named, model = nearest(found)
     return model.replace(named, position) if named in model else f"{model}_{position}"
 
 
@@ -44,32 +44,32 @@ def nearest(variant: Variant) -> tuple[str, str]:
     return position, variant.names[position]
 
 
-def nearest_name(family: str, position: str) -> str:
+def nearest_name(variant: str, position: str) -> str:
     """Return the name of a model of `MODELS` that equals the requested one up to the position embedding.
 
     Args:
-        family: Architecture and size, such as "deit_small".
+        variant: Architecture and size, such as "deit_small".
         position: Name of the position embedding, which need not have named models.
 
     Raises:
         ValueError: As `model_name`.
     """
-    name = model_name(family, position)
-    return name if name in MODELS else nearest(VARIANTS[family][1])[1]
+    name = model_name(variant, position)
+    return name if name in MODELS else nearest(VARIANTS[variant][1])[1]
 
 
-def variant_config(family: str, position: str, **changes: object) -> Config:
-    """Return the config of the model of a family with any position embedding, with some fields changed.
+def variant_config(variant: str, position: str, **changes: object) -> Config:
+    """Return the config of the model of a variant with any position embedding, with some fields changed.
 
     Args:
-        family: Architecture and size, such as "deit_small".
+        variant: Architecture and size, such as "deit_small".
         position: Name of the position embedding, which need not have named models.
         changes: Config fields to replace, as in `get_config`.
 
     Raises:
-        ValueError: If the family, position embedding or a field is unknown.
+        ValueError: If the variant, position embedding or a field is unknown.
     """
-    name = nearest_name(family, position)
+    name = nearest_name(variant, position)
     if MODELS[name].position != position and hasattr(MODELS[name], "rope_convention"):
         changes = {
             "rope_convention": RopeConvention(),
@@ -102,7 +102,7 @@ def resolve_name(name: str) -> str:
     return name
 
 
-def split_name(name: str) -> tuple[str, str]:
+def split_model_name(name: str) -> tuple[str, str]:
     """Return variant and position embedding of a model in `MODELS`, such as "deit_small" and "rope_mixed".
 
     Raises:

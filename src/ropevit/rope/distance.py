@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-#: Logit of a key that a directed head does not see; finite, so that a softmax over hidden keys alone is no NaN.
-HIDDEN = -1e4
+#: Logit of a key that a directed head does not see; finite, as a softmax over such keys alone would be NaN otherwise.
+MASKED_LOGIT = -1e4
 
 #: Directions of LookHere's heads, x and y: the four quadrants, then up, down, left and right.
 DIRECTIONS = ((-1, -1), (1, -1), (-1, 1), (1, 1), (0, -1), (0, 1), (-1, 0), (1, 0))
@@ -100,11 +100,11 @@ def lookhere_heads(heads: int, layer: int, depth: int) -> tuple[Float[Tensor, "A
 def directed_bias(
     positions: Float[Tensor, "*B n 2"], directions: Float[Tensor, "A 2"], slopes: Float[Tensor, "A"]
 ) -> Float[Tensor, "*B A n n"]:
-    """Compute -slope * distance inside 90 degrees around a head's direction, bounds included, and HIDDEN outside."""
+    """Compute -slope * distance inside 90 degrees around a head's direction, with its bounds, and MASKED_LOGIT outside."""
     x, y = offsets(positions).unsqueeze(-4).unbind(-1)
     ahead_x, ahead_y = directions[:, :, None, None].unbind(1)
     inside = (x * ahead_y - y * ahead_x).abs() <= x * ahead_x + y * ahead_y
-    return linear_bias(positions, slopes).masked_fill(~inside, HIDDEN)
+    return linear_bias(positions, slopes).masked_fill(~inside, MASKED_LOGIT)
 
 
 def squared_distance_channels(
@@ -128,7 +128,7 @@ def squared_distance_channels(
     middle = ((positions.amax(-2, keepdim=True) + positions.amin(-2, keepdim=True)) / 2).floor()
     place = (positions - middle).unsqueeze(-3)
     steepness = (slopes.square() / scale)[:, None, None]
-    ones = torch.full_like(place[..., :1], _CONSTANT) + 0 * steepness
+    ones = torch.full_like(place[..., :1], _CONSTANT) + 0 * steepness  # + 0 * steepness: one copy for each head
     square = split_parts(-steepness * place.square().sum(-1, keepdim=True) / _CONSTANT, dtype)
     linear = split_parts(2 * steepness * place, dtype)
     count, each = len(square), (place + 0 * steepness).to(dtype)

@@ -44,7 +44,7 @@ def golden_frequencies(
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
-        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        theta: Base of the frequencies: the fastest is theta times the (excluded) slowest.
         device: Device of the result.
         dtype: float32 or float64.
 
@@ -75,7 +75,7 @@ def spiral_frequencies(
     Args:
         channels: Channels per head, D.
         heads: Number of heads; not used.
-        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        theta: Base of the frequencies: the fastest is theta times the (excluded) slowest.
         device: Device of the result.
         dtype: float32 or float64.
 
@@ -109,7 +109,7 @@ def star_frequencies(
     Args:
         channels: Channels per head, D.
         heads: Number of heads; not used.
-        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        theta: Base of the frequencies: the fastest is theta times the (excluded) slowest.
         device: Device of the result.
         dtype: float32 or float64.
 
@@ -144,7 +144,7 @@ def simplex_frequencies(
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
-        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        theta: Base of the frequencies: the fastest is theta times the (excluded) slowest.
         device: Device of the result.
         dtype: float32 or float64.
 

@@ -52,7 +52,7 @@ def axial_frequencies(
 
     Args:
         channels: Channels per head, D.
-        theta: Ratio of the fastest to the (excluded) slowest frequency; 100 in ViT, 50 in Swin.
+        theta: Base of the frequencies: the fastest is theta times the (excluded) slowest; 100 in ViT, 50 in Swin.
         ndim: Number of axes.
         pairs: Pairs for each axis, x first; None divides them equally.
         device: Device of the result.
@@ -123,7 +123,7 @@ def mixed_frequencies(
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
-        theta: Ratio of the fastest to the (excluded) slowest frequency; the paper takes 10 for learned frequencies.
+        theta: Base of the frequencies, from 1 to (excluded) 1 / theta; the paper takes 10 for learned frequencies.
         ndim: Number of axes.
         pairs: Pairs for each (rotated) axis; None divides them equally.
         generator: Random number generator for the directions; None uses PyTorch's global one.

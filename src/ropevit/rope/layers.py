@@ -59,7 +59,7 @@ class AxialRope(Rope):
 
     Args:
         channels: Channels per head, D.
-        theta: Ratio of the fastest to the (excluded) slowest frequency; 100 in ViT, 50 in Swin.
+        theta: Base of the frequencies: the fastest is theta times the (excluded) slowest; 100 in ViT, 50 in Swin.
         ndim: Number of axes, 1 to 3.
         pairs: Pairs for each axis, x first; None divides them equally.
 
@@ -88,7 +88,7 @@ class FixedRope(Rope):
         rope_type: A name of `ropevit.rope.families.FIXED_FREQUENCIES`: golden, spiral, star or simplex.
         channels: Channels per head, D.
         heads: Number of heads, A.
-        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        theta: Base of the frequencies: the fastest is theta times the (excluded) slowest.
 
     Source: see `ropevit.rope.families`.
     """
@@ -246,7 +246,7 @@ class GatedAxialRope(Rope):
     Args:
         channels: Channels per head, D.
         heads: Number of heads, A.
-        theta: Ratio of the fastest to the (excluded) slowest frequency.
+        theta: Base of the frequencies: the fastest is theta times the (excluded) slowest.
         ndim: Number of axes, 1 to 3.
         pairs: Pairs for each axis, x first; None divides them equally.
 

@@ -12,7 +12,7 @@ from ropevit.models.vit import ViT
 from ropevit.rope.scaling import parse_override
 from ropevit.study.events import Evaluating, Tuning, describe_training
 from ropevit.study.job import RunJob
-from ropevit.study.panels import Way
+from ropevit.study.panels import InferenceMode
 from ropevit.study.stored_runs import read_result, stored_baselines
 from ropevit.study.tuning import describe_search, tune
 from ropevit.tasks.common.tuned_scaling import AUTO
@@ -130,7 +130,7 @@ def _evaluate_tuned(
 
 
 @torch.no_grad()
-def _evaluate_baseline(model: ViT, job: RunJob, way: Way, known: Mapping[str, float]) -> dict[int, float]:
+def _evaluate_baseline(model: ViT, job: RunJob, way: InferenceMode, known: Mapping[str, float]) -> dict[int, float]:
     """Evaluate a baseline: larger images are resized to the training size, or split into tiles of it."""
     settings = job.panel.settings
     sizes = [

@@ -65,7 +65,7 @@ class RunStarted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepDone:
+class TrainProgress:
     """`step` of `steps` are done; reported at most a few times per second."""
 
     run: Run
@@ -119,5 +119,5 @@ class RunFailed:
     message: str
 
 
-Event = LoadingImages | RunStarted | StepDone | Evaluating | Tuning | Timing | RunDone | RunFailed
+Event = LoadingImages | RunStarted | TrainProgress | Evaluating | Tuning | Timing | RunDone | RunFailed
 Report = Callable[[Event], None]

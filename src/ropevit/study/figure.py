@@ -6,7 +6,7 @@ from typing import Any
 from ropevit.drawing import RC, mark_training, tidy
 from ropevit.extras import require
 from ropevit.models.positions import position_label, position_style
-from ropevit.study.results import Curve, PanelResult
+from ropevit.study.results import EmbeddingScores, PanelResult
 
 #: What is special about the training, and RoPE scaling in evaluation.
 Variant = tuple[str | None, str | None]
@@ -131,7 +131,7 @@ def _describe_variant(variant: Variant) -> str:
     return "\n".join([*parts, "(dotted: as trained at one size, without)"])
 
 
-def _draw_curve(axes: Any, curve: Curve) -> None:
+def _draw_curve(axes: Any, curve: EmbeddingScores) -> None:
     """Draw one embedding in its own colour and marker, with a band where there are several seeds."""
     colour, marker = position_style(curve.embedding)
     mean, spread = curve.mean, curve.spread

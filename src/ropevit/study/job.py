@@ -11,7 +11,7 @@ from ropevit.study.panels import Panel
 from ropevit.tasks.common.scaling_search import Half
 
 
-class Interrupted(Exception):  # noqa: N818
+class StopRequested(Exception):  # noqa: N818
     """The training was asked to stop; its checkpoint is saved."""
 
 
@@ -37,7 +37,7 @@ class RunJob:
         """Stop between two batches of an evaluation.
 
         Raises:
-            Interrupted: If a stop was requested.
+            StopRequested: If a stop was requested.
         """
         if self.should_stop():
-            raise Interrupted(self.run.name)
+            raise StopRequested(self.run.name)

@@ -14,7 +14,7 @@ from ropevit.study.conclusions import conclusions
 from ropevit.study.cost import format_ratio
 from ropevit.study.example_images import PanelExamples
 from ropevit.study.figure import draw_curves
-from ropevit.study.results import Curve, PanelResult, format_score, panel_results
+from ropevit.study.results import EmbeddingScores, PanelResult, format_score, panel_results
 from ropevit.text import printable
 
 _COST_NOTE = (
@@ -69,7 +69,7 @@ def score_table(result: PanelResult, cost: Mapping[str, Any] | None = None) -> d
     }
 
 
-def format_marked_score(result: PanelResult, curve: Curve, size: int) -> str:
+def format_marked_score(result: PanelResult, curve: EmbeddingScores, size: int) -> str:
     """Format a score, with a mark if it is at the floor."""
     return format_score(curve, size) + FLOOR_MARK * result.at_floor(curve, size)
 

@@ -26,7 +26,7 @@ _MAX_LISTED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
+class EmbeddingScores:
     """One position embedding on one panel."""
 
     embedding: str
@@ -81,7 +81,7 @@ class Curve:
         column = self.sizes.index(size)
         return tuple(row[column] for row in self.scores)
 
-    def leads(self, other: "Curve", size: int) -> bool:
+    def leads(self, other: "EmbeddingScores", size: int) -> bool:
         """Return whether every seed of this curve is above every seed of the other at a size."""
         return min(self.at(size)) > max(other.at(size))
 
@@ -94,10 +94,10 @@ class PanelResult:
     metric: str
     train_size: int
     seeds: tuple[int, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[EmbeddingScores, ...]
     floor: Floor | None = None
     """Score of a model that learned nothing; None in older results."""
-    baselines: tuple[Curve, ...] = ()
+    baselines: tuple[EmbeddingScores, ...] = ()
     """The best embedding at the training size, evaluated at larger sizes by resizing or tiling."""
 
     @property
@@ -110,13 +110,13 @@ class PanelResult:
         """What is compared, in a word: the mean over several seeds, or the score of one."""
         return "mean" if len(self.seeds) > 1 else "score"
 
-    def ranked(self, size: int) -> list[Curve]:
+    def ranked(self, size: int) -> list[EmbeddingScores]:
         """Sort the curves by their mean at a size, best first; at the training size those without RoPE scaling."""
         column = self.sizes.index(size)
         curves = [curve for curve in self.curves if curve.scaling is None or size != self.train_size]
         return sorted(curves, key=lambda curve: -curve.mean[column])
 
-    def at_floor(self, curve: Curve, size: int) -> bool:
+    def at_floor(self, curve: EmbeddingScores, size: int) -> bool:
         """Return whether the mean of a curve at a size is at the floor (see `floor.py`)."""
         return self.floor is not None and bool(curve.mean[curve.sizes.index(size)] < self.floor.threshold(size))
 
@@ -202,7 +202,7 @@ def _check_same_images(runs: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _make_baselines(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Curve, ...]:
+def _make_baselines(result: PanelResult, runs: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[EmbeddingScores, ...]:
     """Return the curves of the baselines with the best embedding at the training size, as far as evaluated."""
     best = next((curve for curve in result.ranked(nearest_size(result)) if curve.variant == (None, None)), None)
     if best is None or result.panel not in PANEL_CLASSES:
@@ -219,17 +219,17 @@ def _make_baselines(result: PanelResult, runs: Sequence[Sequence[Mapping[str, An
     return tuple(curves)
 
 
-def _make_curves(runs: Sequence[Mapping[str, Any]]) -> list[Curve]:
+def _make_curves(runs: Sequence[Mapping[str, Any]]) -> list[EmbeddingScores]:
     """Return the curves of trainings that differ only in the seed: plain, then one for each RoPE scaling."""
     methods = runs[0].get("scaled", {})  # older results have none
     return [make_curve(runs, method) for method in (None, *methods)]
 
 
-def make_curve(runs: Sequence[Mapping[str, Any]], scaling: str | None = None) -> Curve:
+def make_curve(runs: Sequence[Mapping[str, Any]], scaling: str | None = None) -> EmbeddingScores:
     """Return the curve of trainings that differ only in the seed, with or without RoPE scaling, one row per seed."""
     scores = [run["scores"] if scaling is None else run["scaled"][scaling] for run in runs]
     sizes = tuple(int(size) for size in runs[0]["scores"])
-    return Curve(
+    return EmbeddingScores(
         embedding=runs[0]["embedding"],
         scaling=scaling,
         chosen=describe_choices(runs) if scaling == AUTO else None,
@@ -241,7 +241,7 @@ def make_curve(runs: Sequence[Mapping[str, Any]], scaling: str | None = None) ->
     )
 
 
-def format_score(curve: Curve, size: int) -> str:
+def format_score(curve: EmbeddingScores, size: int) -> str:
     """Write a score as `71.0 ± 0.7`, or `71.0` with one seed."""
     column = curve.sizes.index(size)
     spread = f" ± {curve.spread[column]:.1f}" if len(curve.scores) > 1 else ""
@@ -281,7 +281,7 @@ def _most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
     return f"{told}, in {sure or 'none'} of them with every seed above every seed of all others"
 
 
-def _tied_best(result: PanelResult, size: int) -> list[Curve]:
+def _tied_best(result: PanelResult, size: int) -> list[EmbeddingScores]:
     """List the curves whose mean at a size, as it is shown, is the highest."""
     ranked = result.ranked(size)
     return [
@@ -337,7 +337,7 @@ def _compare_at_size(result: PanelResult, size: int) -> str:
     return told
 
 
-def join_labels(curves: Sequence[Curve], size: int) -> str:
+def join_labels(curves: Sequence[EmbeddingScores], size: int) -> str:
     """List embeddings with their scores: of many, the first few and how many more there are."""
     shown = [
         f"{curve.label} ({format_score(curve, size)})"

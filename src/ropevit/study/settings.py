@@ -109,7 +109,7 @@ _FASHION_QUICK = {
     "zoom": replace(FASHION["zoom"], steps=150, batch_size=32, test_sizes=(16, 28, 56), test_images=500),
 }
 
-#: Whole images, pasted as squares of five patches a side.
+#: Whole images, pasted as squares of five patches per side.
 _PASTED = replace(FASHION["field"].canvas, item_size=40, cutout=False)
 
 #: A user's own images: as many tokens as with the embedded ones, from patches twice as large.

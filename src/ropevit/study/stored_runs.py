@@ -9,7 +9,7 @@ from ropevit.files import read_json, write_json
 from ropevit.study.config import EXECUTION_FIELDS, StudyConfig, components
 from ropevit.study.events import Run
 from ropevit.study.fingerprint import digest
-from ropevit.study.panels import Way
+from ropevit.study.panels import InferenceMode
 from ropevit.study.settings import EMBEDDED, as_json
 from ropevit.tasks.common.tuned_scaling import AUTO
 from ropevit.weights.errors import first_line
@@ -95,7 +95,7 @@ def _is_choice(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(name), str) for name in ("scaling", "baseline"))
 
 
-def stored_baselines(result: Mapping[str, Any], first: Way) -> dict[str, dict[str, float]]:
+def stored_baselines(result: Mapping[str, Any], first: InferenceMode) -> dict[str, dict[str, float]]:
     """Return the scores of the baselines in a result; older ones have the panel's first alone, under `baseline`."""
     return result.get("baselines") or {first: result.get("baseline", {})}
 

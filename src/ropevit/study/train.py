@@ -16,8 +16,8 @@ from ropevit.data.rng import make_generator
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.checkpoint import RunState, resume, save
 from ropevit.study.evaluation import evaluate_missing, stored_scores
-from ropevit.study.events import RunStarted, StepDone
-from ropevit.study.job import Interrupted, RunJob
+from ropevit.study.events import RunStarted, TrainProgress
+from ropevit.study.job import RunJob, StopRequested
 from ropevit.study.precision import autocast
 from ropevit.study.settings import PanelSettings
 from ropevit.study.stored_runs import write_result
@@ -44,7 +44,7 @@ def train(job: RunJob) -> dict[str, Any]:
         The content of `result.json`.
 
     Raises:
-        Interrupted: If `job.should_stop()` returns True; the checkpoint then holds every step done.
+        StopRequested: If `job.should_stop()` returns True; the checkpoint then holds every step done.
         DivergedError: If the loss is not finite.
         ValueError: If files of an earlier call are damaged or belong to another run.
     """
@@ -124,7 +124,7 @@ def _run_steps(state: RunState, job: RunJob, log: StepLog) -> None:
     while state.step < settings.steps:
         if job.should_stop():
             save(state, job)
-            raise Interrupted(job.run.name)
+            raise StopRequested(job.run.name)
         begin = time.perf_counter()
         lr = learning_rate(settings, state.step)
         loss = take_step(state, job, lr)
@@ -140,7 +140,7 @@ def _run_steps(state: RunState, job: RunJob, log: StepLog) -> None:
         if last or now - reported > REPORT_EVERY:
             reported = now
             done = {"step": state.step, "steps": settings.steps, "seconds": state.seconds}
-            job.report(StepDone(run=job.run, loss=loss, lr=lr, **done))
+            job.report(TrainProgress(run=job.run, loss=loss, lr=lr, **done))
 
 
 def take_step(state: RunState, job: RunJob, lr: float) -> float:

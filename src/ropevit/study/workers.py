@@ -19,7 +19,7 @@ import torch
 from ropevit.data.labelled import LabelledImages
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Report, Run, RunDone, RunFailed
-from ropevit.study.job import Interrupted, RunJob
+from ropevit.study.job import RunJob, StopRequested
 from ropevit.study.panels import PANEL_CLASSES, Panel
 from ropevit.study.train import train
 from ropevit.study.tuning import hold_out, tuning_panels
@@ -100,7 +100,7 @@ def _execute_run(plan: StudyPlan, panels: Panels, run: Run, report: Report, stop
             images=plan.images,
         )
         report(RunDone(run=run, result=train(job)))
-    except Interrupted:
+    except StopRequested:
         return
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: out of memory, among others
         report(RunFailed(run=run, message=" ".join(str(error).split())))

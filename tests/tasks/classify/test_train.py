@@ -16,7 +16,7 @@ from ropevit.weights import load_model
 
 
 def config_of(path, **changes):
-    """Give a training on a folder of images: two steps an epoch."""
+    """Return a training on a folder of images: two steps an epoch."""
     config = find_recipe("fashion")
     return replace(
         config,

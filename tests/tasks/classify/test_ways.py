@@ -10,7 +10,7 @@ from ropevit.models import Swin, SwinConfig
 from ropevit.tasks.classify.evaluate import evaluate
 from ropevit.tasks.classify.ways import predict_by, tile_logits, tokens_per_image
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.evaluation import EvalProgress, read_curve
+from ropevit.tasks.common.evaluation import EvalSizeProgress, read_curve
 
 from .conftest import small_vit
 
@@ -82,7 +82,7 @@ def test_baselines_have_rows_of_their_own_beside_each_size(pets, weights, tmp_pa
     ]
     columns = ["16", "16 resize", "32", "48", "48 tiles", "48 resize"]
     assert list(read(out / "per_class.csv")[0]) == ["class", "name", *columns]
-    assert {event.way for event in events if isinstance(event, EvalProgress)} == set(WAYS)
+    assert {event.way for event in events if isinstance(event, EvalSizeProgress)} == set(WAYS)
     curve = read_curve(out, type(rows[0]), json.loads((out / "eval.json").read_text()))
     assert list(curve.points) == [16, 32, 48]
     assert {label: list(points) for label, points in curve.baselines.items()} == {

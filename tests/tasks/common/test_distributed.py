@@ -73,7 +73,7 @@ def alone():
 
 
 def started(shard, optimizer, seed):
-    """Give a model after a step, its optimizer and its moving average."""
+    """Return a model after a step, its optimizer and its moving average."""
     torch.manual_seed(seed)
     model = build_model(ViTConfig(position="rope_mixed", width=16, depth=1, heads=1, img_size=(32, 32), num_classes=3))
     model.register_buffer("statistics", torch.randn(3))
@@ -109,7 +109,7 @@ def test_checkpoint_is_loaded_with_and_without_fsdp(shard, optimizer):
 
 
 def named(parts):
-    """Give a whole state, the optimizer's by the names of the parameters."""
+    """Return a whole state, the optimizer's by the names of the parameters."""
     state = training_state(*parts, False)
     names = [name for group in state["optimizer"]["param_groups"] for name in group["names"]]
     moments = {names[number]: value for number, value in state["optimizer"]["state"].items()}

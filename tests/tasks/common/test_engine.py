@@ -28,7 +28,7 @@ def log(folder):
 
 
 def at(step, action):
-    """Give a reporter that acts after a step."""
+    """Return a reporter that acts after a step."""
 
     def report(event):
         if isinstance(event, StepDone) and event.step == step:

@@ -23,7 +23,7 @@ def settings(name="ape", position="ape", **fixed):
 
 @pytest.fixture
 def other(tmp_path):
-    """Give a function that writes another evaluation."""
+    """Return a function that writes another evaluation."""
 
     def write(rows=((32, 30.0), (64, 40.0)), **changes):
         results = ResultsDir(tmp_path / "other", settings(**changes), {"1": "disc"}, DetectorResult, resume=False)

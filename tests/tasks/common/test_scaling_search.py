@@ -19,7 +19,7 @@ NAMES = [each.name for each in coarse_grid()]
 
 
 def counts_of(right):
-    """Give correct and all predictions of images."""
+    """Return correct and all predictions of images."""
     return torch.stack([right, torch.ones_like(right)], -1)
 
 
@@ -37,7 +37,7 @@ class Planted:
 
 
 def closeness(best):
-    """Give a function that is largest where the options of the method are those of the best one."""
+    """Return a function that is largest where the options of the method are those of the best one."""
 
     def value(name, half):
         del half

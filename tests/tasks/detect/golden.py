@@ -31,7 +31,7 @@ spec.loader.exec_module(recipe)
 
 
 def weights(case):
-    """Give the weights of a set-up by detrex's names, tied ones filled alike."""
+    """Return the weights of a set-up by detrex's names, tied ones filled alike."""
     return dict(drawn(case["case"]))
 
 
@@ -56,7 +56,7 @@ def detector(case, **changes):
 
 
 def feature_maps(case, height=144, width=160):
-    """Give the backbone's maps of both images."""
+    """Return the backbone's maps of both images."""
     maps = []
     for index, (stride, channels) in enumerate(zip(case["strides"], case["channels"], strict=True)):
         whole = recipe.feature_map(case["case"], index, channels, math.ceil(144 / stride), math.ceil(160 / stride))
@@ -65,7 +65,7 @@ def feature_maps(case, height=144, width=160):
 
 
 def targets():
-    """Give the objects of both images."""
+    """Return the objects of both images."""
     return [
         make_target(torch.tensor(labels), torch.tensor(boxes, dtype=torch.float32), size, 7)
         for (labels, boxes), size in zip(OBJECTS, SIZES, strict=True)

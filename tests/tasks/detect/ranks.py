@@ -21,7 +21,7 @@ TARGETS = [objects(1, 2, 3), objects()]
 
 
 def norms(denoising, ranks):
-    """Give the gradient norms of these ranks' images, and the losses by name."""
+    """Return the gradient norms of these ranks' images, and the losses by name."""
     torch.manual_seed(0)
     model, maps = small_detector(denoising=denoising), small_maps()
     maps, targets = [x[ranks] for x in maps], [TARGETS[rank] for rank in ranks]

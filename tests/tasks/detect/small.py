@@ -30,7 +30,7 @@ def small_maps(images=2):
 
 
 def objects(*labels):
-    """Give an image of 64 x 80 pixels with objects of such classes, each at another place."""
+    """Return an image of 64 x 80 pixels with objects of such classes, each at another place."""
     boxes = [[4 + 7 * i, 3 + 5 * i, 30 + 6 * i, 20 + 8 * i] for i in range(len(labels))]
     wanted = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return make_target(torch.tensor(labels, dtype=torch.int64), wanted, (64, 80), CLASSES)

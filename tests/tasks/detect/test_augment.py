@@ -14,7 +14,7 @@ from ropevit.tasks.detect.augment import (
 
 
 def sample(height, width, boxes):
-    """Give an image whose objects are bright on black, each in a channel of its own."""
+    """Return an image whose objects are bright on black, each in a channel of its own."""
     image = torch.zeros(3, height, width)
     for channel, (left, top, right, bottom) in enumerate(boxes):
         image[channel, top:bottom, left:right] = 1

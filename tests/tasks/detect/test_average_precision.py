@@ -41,7 +41,7 @@ def write_truth(path, noise):
 
 
 def guesses(content, noise):
-    """Give detections near the objects and anywhere, also in empty images, in each image at most 150."""
+    """Return detections near the objects and anywhere, also in empty images, in each image at most 150."""
     found = {image["id"]: [] for image in content["images"]}
     for one in content["annotations"]:
         for _ in range(3):

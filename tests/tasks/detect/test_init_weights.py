@@ -19,7 +19,7 @@ SMALL = DetectorConfig(model="deit_tiny", position="rope_axial", width=32, depth
 
 @pytest.fixture
 def saved(tmp_path):
-    """Give a detector of three classes, every weight random, and its file."""
+    """Return a detector of three classes, every weight random, and its file."""
     model = Detector(SMALL, 3)
     with torch.no_grad():
         for weight in model.parameters():

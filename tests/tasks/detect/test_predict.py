@@ -51,7 +51,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def stubbed(saved):
-    """Give a finder whose model is a stub."""
+    """Return a finder whose model is a stub."""
     return lambda **options: replace(load_detection_predictor(saved, DetectionOptions(**options), CPU), model=Stub())
 
 

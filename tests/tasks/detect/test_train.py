@@ -48,7 +48,7 @@ def coco_root(tmp_path):
 
 @pytest.fixture
 def task(coco_root, tmp_path):
-    """Give a function that makes the task of a training."""
+    """Return a function that makes the task of a training."""
     made = []
 
     def make(config=None):

@@ -28,7 +28,7 @@ def saved(tmp_path_factory):
 
 
 def canvas(side=128):
-    """Give a square image of four pictures."""
+    """Return a square image of four pictures."""
     pictures = [np.asarray(draw_scene(number).image.crop((0, 0, side // 2, side // 2))) for number in range(4)]
     return Image.fromarray(np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:])]))
 

@@ -29,7 +29,7 @@ def write_images(root, scenes=SCENES):
 
 
 def small_training(root, out, steps=6, head="upernet", **run):
-    """Give a training of so many steps, each on three crops of 64 pixels."""
+    """Return a training of so many steps, each on three crops of 64 pixels."""
     config = RECIPES[f"segment/{head}_smoke"]()
     changes = {"out": out, "device": "cpu", "log_every": 1, "save_every": 1000, "eval_every": 1000} | run
     return replace(

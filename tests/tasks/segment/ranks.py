@@ -21,7 +21,7 @@ from tasks.segment.small import small_mask2former
 
 
 def labels_of(rank):
-    """Give the labels of a rank's image: three classes, or one."""
+    """Return the labels of a rank's image: three classes, or one."""
     labels = torch.full((1, 64, 64), 255)
     for number in range((3, 1)[rank]):
         labels[:, 20 * number : 20 * number + 20] = 7 * number
@@ -29,7 +29,7 @@ def labels_of(rank):
 
 
 def step(ranks):
-    """Give the gradient norms of the masks' losses of these ranks' images, and the losses by name."""
+    """Return the gradient norms of the masks' losses of these ranks' images, and the losses by name."""
     torch.manual_seed(0)
     model = small_mask2former(class_weight=0.0)
     images = torch.randn(2, 3, 64, 64)[ranks]

@@ -50,7 +50,7 @@ def small_mask2former(**changes):
 
 
 def small_segmenter(head="upernet", **changes):
-    """Give the options of a small segmenter, which starts anew."""
+    """Return the options of a small segmenter, which starts anew."""
     heads = {
         "upernet": UperNetConfig(channels=16, auxiliary_channels=16),
         "mask2former": Mask2FormerConfig(

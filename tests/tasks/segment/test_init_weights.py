@@ -16,7 +16,7 @@ NEW = {"upernet": (("head.classifier.", "auxiliary_head.classifier."), 4), "mask
 
 @pytest.fixture(params=list(NEW))
 def saved(request, tmp_path):
-    """Give a segmenter of three classes, every weight random, its options and its file."""
+    """Return a segmenter of three classes, every weight random, its options and its file."""
     config = small_segmenter(request.param)
     model = build_segmenter(config, 3)
     with torch.no_grad():

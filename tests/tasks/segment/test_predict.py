@@ -50,12 +50,12 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def stubbed(saved):
-    """Give a labeller whose model is a stub."""
+    """Return a labeller whose model is a stub."""
     return lambda size=None: replace(load_segmentation_predictor(saved, size, CPU), model=Stub())
 
 
 def flag(width=300, height=200):
-    """Give an image of three fields, and its labels."""
+    """Return an image of three fields, and its labels."""
     labels = np.zeros((height, width), dtype=np.int64)
     labels[:, width // 2 :] = 1
     labels[height // 2 :, width // 2 :] = 2

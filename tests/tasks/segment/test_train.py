@@ -41,7 +41,7 @@ def ade_root(tmp_path):
 
 @pytest.fixture
 def task(ade_root, tmp_path):
-    """Give a function that makes the task of a training."""
+    """Return a function that makes the task of a training."""
 
     def make(config=None):
         config = config or small_training(ade_root, tmp_path / "run")

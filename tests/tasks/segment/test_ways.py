@@ -28,7 +28,7 @@ def saved(request, tmp_path_factory):
 
 
 def scenes(side=64):
-    """Give four square pictures."""
+    """Return four square pictures."""
     return [draw_scene(number).image.crop((0, 0, side, side)) for number in range(4)]
 
 

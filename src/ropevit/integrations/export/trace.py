@@ -25,7 +25,7 @@ aten: Any = torch.ops.aten
 
 
 def _free_sides(config: Config) -> dict[int, Any]:
-    """Return the dynamic dimensions: at least two patches a side, or any pixels for models that pad their windows."""
+    """Return the dynamic dimensions: at least two patches per side, or any pixels for models that pad their windows."""
     if config.windowed:
         return {2: Dim("height", min=1), 3: Dim("width", min=1)}
     return {2: config.multiple * Dim("rows", min=2), 3: config.multiple * Dim("columns", min=2)}

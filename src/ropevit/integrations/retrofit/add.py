@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ropevit.integrations.retrofit.attention import Rope
+from ropevit.integrations.retrofit.attention import RetrofitRope
 from ropevit.integrations.retrofit.towers import SUPPORTED, add_to_tower, class_names, find_attention, find_tower
 from ropevit.rope import AxialRope, GatedAxialRope, MixedRope
 
 
-def mixed(heads: int, channels: int, device: Any) -> Rope:
+def mixed(heads: int, channels: int, device: Any) -> RetrofitRope:
     """Build RoPE-Mixed with learned frequencies that start at 0: every angle is 0, their gradients are not."""
     rope = MixedRope(channels, heads)
     with torch.no_grad():
@@ -19,7 +19,7 @@ def mixed(heads: int, channels: int, device: Any) -> Rope:
     return rope.to(device)
 
 
-def axial(heads: int, channels: int, device: Any) -> Rope:
+def axial(heads: int, channels: int, device: Any) -> RetrofitRope:
     """Build RoPE-Axial with a learned gate per head that starts at 0."""
     return GatedAxialRope(channels, heads).to(device)
 

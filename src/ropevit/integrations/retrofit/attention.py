@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ropevit.integrations.retrofit.grid import CurrentGrid
 from ropevit.rope import CosSin, GatedAxialRope, MixedRope, apply_rotary
 
-Rope = MixedRope | GatedAxialRope
+RetrofitRope = MixedRope | GatedAxialRope
 
 
 @dataclass(eq=False)
@@ -23,7 +23,7 @@ class RotateOutput:
         heads: Number of heads, A.
     """
 
-    rope: Rope
+    rope: RetrofitRope
     grid: CurrentGrid
     heads: int
 
@@ -71,7 +71,9 @@ class CheckRotated:
                 )
 
 
-def hook_attention(attention: nn.Module, names: Sequence[str], heads: int, rope: Rope, grid: CurrentGrid) -> None:
+def hook_attention(
+    attention: nn.Module, names: Sequence[str], heads: int, rope: RetrofitRope, grid: CurrentGrid
+) -> None:
     """Register the hooks that rotate the queries and keys of an attention layer.
 
     Args:

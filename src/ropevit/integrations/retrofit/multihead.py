@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ropevit.integrations.retrofit.attention import Rope
+from ropevit.integrations.retrofit.attention import RetrofitRope
 from ropevit.integrations.retrofit.grid import CurrentGrid
 from ropevit.rope import apply_rotary
 
@@ -23,7 +23,7 @@ class RotaryMultiheadAttention(nn.Module):
         grid: The patch grid of the current images.
     """
 
-    def __init__(self, attention: nn.MultiheadAttention, rope: Rope, grid: CurrentGrid):
+    def __init__(self, attention: nn.MultiheadAttention, rope: RetrofitRope, grid: CurrentGrid):
         super().__init__()
         self.num_heads, self.dropout = attention.num_heads, attention.dropout
         self.in_proj_weight, self.in_proj_bias = attention.in_proj_weight, attention.in_proj_bias

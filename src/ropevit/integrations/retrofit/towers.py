@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ropevit.integrations.retrofit.attention import Rope, hook_attention
+from ropevit.integrations.retrofit.attention import RetrofitRope, hook_attention
 from ropevit.integrations.retrofit.grid import CurrentGrid
 from ropevit.integrations.retrofit.multihead import RotaryMultiheadAttention, check_options
 from ropevit.rope import pairs_per_axis
 
 #: Builds the rotary embedding of a layer from its heads, channels per head and device.
-RopeFactory = Callable[[int, int, Any], Rope]
+RopeFactory = Callable[[int, int, Any], RetrofitRope]
 
 
 @dataclass(frozen=True, kw_only=True)

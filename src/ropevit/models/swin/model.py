@@ -76,7 +76,7 @@ class PatchMerging(nn.Module):
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
-class PatchEmbed(nn.Module):
+class SwinPatchEmbed(nn.Module):
     """Patch embedding: split an image into patches, project and normalize them; other sizes are padded.
 
     Args:
@@ -164,7 +164,7 @@ class Swin(BaseModel[SwinConfig]):
         self.config = config
         rows, columns = config.grid
         size = (1, rows * columns, config.width)
-        self.patch_embed = PatchEmbed(config)
+        self.patch_embed = SwinPatchEmbed(config)
         self.pos_embed = nn.Parameter(torch.zeros(size)) if config.absolute else None
         self.layers = nn.ModuleList(Stage(config, index) for index in range(len(config.depths)))
         width = config.width * 2 ** (len(config.depths) - 1)

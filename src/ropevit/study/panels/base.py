@@ -9,7 +9,7 @@ from ropevit.data.labelled import LabelledImages
 from ropevit.models.position_options import split_options, with_options
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 
 #: Tokens in one forward pass of an evaluation.
 _TOKENS_PER_BATCH = 8192
@@ -36,7 +36,7 @@ class Panel(Protocol):
     metric: ClassVar[str]
     floor_name: ClassVar[str]
     """The prediction of a model that learned nothing."""
-    baselines: ClassVar[tuple[Way, ...]]
+    baselines: ClassVar[tuple[InferenceMode, ...]]
     """Ways to predict a larger image without a position embedding for it; the first is the one to beat."""
     settings: PanelSettings
     labels: tuple[str, ...]
@@ -61,11 +61,11 @@ class Panel(Protocol):
         """Return the training loss of a batch."""
         ...
 
-    def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
+    def score(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> float:
         """Evaluate the model on the test images of a size, in percent; `check` is called between batches."""
         ...
 
-    def counts(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> Tensor:
+    def counts(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> Tensor:
         """Return what is counted of each test image of a size, (n, ...), to be added up over images."""
         ...
 

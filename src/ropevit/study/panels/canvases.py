@@ -11,7 +11,7 @@ from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.panels.base import vit_config
 from ropevit.study.panels.pixels import downsample_items, pixel_logits
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 
 
 class CanvasPanel:
@@ -20,7 +20,7 @@ class CanvasPanel:
     A linear head maps each patch token to the labels of its pixels.
     """
 
-    baselines: ClassVar[tuple[Way, ...]] = ("tiles", "resize")
+    baselines: ClassVar[tuple[InferenceMode, ...]] = ("tiles", "resize")
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
         self.settings = settings

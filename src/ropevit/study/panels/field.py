@@ -14,7 +14,7 @@ from ropevit.models.vit import ViT
 from ropevit.study.panels.base import CheckStop, FloorScore, Transform, batches
 from ropevit.study.panels.canvases import CanvasPanel
 from ropevit.study.panels.pixels import mean_iou, predict_pixels
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 
 
 class FieldPanel(CanvasPanel):
@@ -40,7 +40,7 @@ class FieldPanel(CanvasPanel):
         )
         return normalize(canvases), truth
 
-    def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
+    def score(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> float:
         """Mean IoU on test canvases of a size, the same ones for every model and seed."""
         return self.iou(size, check, lambda images: predict_pixels(model, images, way))
 
@@ -54,7 +54,7 @@ class FieldPanel(CanvasPanel):
             confusion += (truth * kinds + predicted).flatten().bincount(minlength=kinds * kinds)
         return 100 * mean_iou(confusion.unflatten(0, (kinds, kinds)))
 
-    def counts(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> Int[Tensor, "N L 2"]:
+    def counts(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> Int[Tensor, "N L 2"]:
         """Return the pixels in the intersection and in the union of truth and prediction, of each canvas and label."""
         found = []
         for canvases, truth in self.canvases(size):

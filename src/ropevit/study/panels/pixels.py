@@ -9,7 +9,7 @@ from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import premultiply, resample
 from ropevit.models.vit import ViT
 from ropevit.study.panels.base import Transform
-from ropevit.tasks.common.ways import Way, window_spans
+from ropevit.tasks.common.ways import InferenceMode, window_spans
 
 
 def pixel_logits(model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
@@ -20,7 +20,7 @@ def pixel_logits(model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, 
     return F.pixel_shuffle(model.head(tokens).transpose(1, 2).unflatten(2, (h, w)), patch)
 
 
-def predict_pixels(model: ViT, images: Float[Tensor, "B c S S"], way: Way = "whole") -> Int[Tensor, "B S S"]:
+def predict_pixels(model: ViT, images: Float[Tensor, "B c S S"], way: InferenceMode = "whole") -> Int[Tensor, "B S S"]:
     """Predict the label of every pixel of square images.
 
     Args:

@@ -15,7 +15,7 @@ from ropevit.data.rng import batch_indices, make_generator
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.panels.base import CheckStop, FloorScore, batches, vit_config
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 
 
 class ZoomPanel:
@@ -33,7 +33,7 @@ class ZoomPanel:
     title: ClassVar[str] = "higher resolution"
     metric: ClassVar[str] = "top-1 accuracy (%)"
     floor_name: ClassVar[str] = "always the most frequent class"
-    baselines: ClassVar[tuple[Way, ...]] = ("resize",)
+    baselines: ClassVar[tuple[InferenceMode, ...]] = ("resize",)
 
     def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
         self.settings, self.train, self.test = settings, train, _subsample(test, settings.test_images)
@@ -68,12 +68,12 @@ class ZoomPanel:
         gradients = draw_gradients(len(self.test), make_generator(self.name, "backgrounds"))
         return on_gradients(images, gradients[index])
 
-    def score(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> float:
+    def score(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> float:
         """Percentage of the test images, resampled to `size`, with a correct top-1 prediction."""
         right, total = self.counts(model, size, check, way).sum(0).tolist()
         return 100 * right / total
 
-    def counts(self, model: ViT, size: int, check: CheckStop, way: Way = "whole") -> Int[Tensor, "N 2"]:
+    def counts(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> Int[Tensor, "N 2"]:
         """Return correct and all predictions of each test image."""
         found = []
         for part in batches(len(self.test), size, self.settings.patch_size):

@@ -8,7 +8,7 @@ from typing import Any
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.registry import MODELS, get_config, resolve_name
-from ropevit.tasks.common.eval_results import fingerprint
+from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.run_dir import Which, weights_file
 from ropevit.tasks.common.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
 from ropevit.weights.hub import hub_id
@@ -144,7 +144,7 @@ def scaling_for(
     Raises:
         ValueError: If it is `auto`, and nothing was chosen for these weights.
     """
-    digest = fingerprint(subject.found.state) if scaling == AUTO else ""
+    digest = hash_weights(subject.found.state) if scaling == AUTO else ""
     return resolve_scaling(scaling, choices_file(model, checkpoint), digest, subject.config.scaling)
 
 

@@ -21,7 +21,7 @@ from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
 from ropevit.tasks.classify.ways import predict_by, tokens_per_image
 from ropevit.tasks.common.eval_config import OPTION_NAMES, EvalConfig
-from ropevit.tasks.common.eval_results import fingerprint
+from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import (
     BaselinePlan,
     EvalContext,
@@ -33,7 +33,7 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
 )
 from ropevit.tasks.common.tuned_scaling import TunedScaling
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 from ropevit.tasks.registry import TASKS
 
 #: Default batch size per process.
@@ -175,7 +175,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
     views = views_at(inputs, config.sizes)
     real = None if options.real is None else options.real.name
     scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
-    fixed = {"fingerprint": fingerprint(subject.found.state), "images": len(source), "real": real}
+    fixed = {"fingerprint": hash_weights(subject.found.state), "images": len(source), "real": real}
     evaluator = _evaluators(views, inputs)
     return EvalPlan(
         name=subject.name,
@@ -229,7 +229,7 @@ def views_at(inputs: EvalInputs, sizes: tuple[int, ...]) -> list[View]:
     return plan_views(subject.config, subject.trained_at, sizes, options.protocol or "paper", options.crop)
 
 
-def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[Way], Callable[[int], SizeEvaluation]]:
+def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMode], Callable[[int], SizeEvaluation]]:
     """Return a function from a way to predict to one that evaluates at a size.
 
     A model whose config is the same at several sizes is built once.
@@ -237,7 +237,7 @@ def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[Way], Callab
     subject, built = inputs.subject, {}
     by_size = {view.size: view for view in views}
 
-    def build(way: Way, view: View) -> Model:
+    def build(way: InferenceMode, view: View) -> Model:
         seen = view if way == "whole" else inputs.training_view
         config = seen.fit(subject.config)
         if config not in built:
@@ -245,13 +245,13 @@ def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[Way], Callab
             built[config] = subject.build(config).to(inputs.context.device)
         return built[config]
 
-    def evaluator(way: Way) -> Callable[[int], SizeEvaluation]:
+    def evaluator(way: InferenceMode) -> Callable[[int], SizeEvaluation]:
         return lambda size: evaluate_size(build(way, by_size[size]), by_size[size], inputs, way)
 
     return evaluator
 
 
-def evaluate_size(model: Model, view: View, inputs: EvalInputs, way: Way = "whole") -> SizeEvaluation:
+def evaluate_size(model: Model, view: View, inputs: EvalInputs, way: InferenceMode = "whole") -> SizeEvaluation:
     """Evaluate at one size; for tiles and resized images, with the model of the training size."""
     source, context, subject, bad = inputs.source, inputs.context, inputs.subject, []
     timer = EvalTimer(context)

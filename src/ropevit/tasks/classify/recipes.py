@@ -21,7 +21,7 @@ def deit3_small() -> TrainConfig:
     """DeiT III for ViT-S: 400 epochs at 224 px.
 
     Expected top-1 on ImageNet-1k at 224 px: ape 80.4, rope_axial 80.9, rope_mixed 80.9, rope_axial_ape 80.7,
-    rope_mixed_ape 80.9. Cost: 400 epochs of 2048 images a step, published on 8 GPUs.
+    rope_mixed_ape 80.9. Cost: 400 epochs of 2048 images per step, published on 8 GPUs.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), after Touvron et al. 2022 (arXiv:2204.07118).
     """
@@ -41,7 +41,7 @@ def deit3_small() -> TrainConfig:
 def deit3_base() -> TrainConfig:
     """DeiT III for ViT-B, pre-training: 400 epochs at 192 px; `deit3_base_finetune` follows.
 
-    Cost: 400 epochs of 2048 images a step, published on 8 GPUs.
+    Cost: 400 epochs of 2048 images per step, published on 8 GPUs.
 
     Source: as `deit3_small`.
     """
@@ -57,7 +57,7 @@ def deit3_base() -> TrainConfig:
 def deit3_large() -> TrainConfig:
     """DeiT III for ViT-L, pre-training: 400 epochs at 192 px; `deit3_large_finetune` follows.
 
-    Cost: 400 epochs of 2048 images a step, published on 64 GPUs.
+    Cost: 400 epochs of 2048 images per step, published on 64 GPUs.
 
     Source: as `deit3_small`.
     """
@@ -69,7 +69,7 @@ def deit3_base_finetune() -> TrainConfig:
     """DeiT III for ViT-B, fine-tuning of the pre-trained weights: 20 epochs at 224 px.
 
     Expected top-1 on ImageNet-1k at 224 px: ape 83.4, rope_axial 83.6, rope_mixed 83.8, rope_axial_ape 83.7,
-    rope_mixed_ape 83.8. Cost: 20 epochs of 512 images a step, published on 8 GPUs.
+    rope_mixed_ape 83.8. Cost: 20 epochs of 512 images per step, published on 8 GPUs.
 
     Source: as `deit3_small`.
     """
@@ -89,7 +89,7 @@ def deit3_large_finetune() -> TrainConfig:
     """DeiT III for ViT-L, fine-tuning of the pre-trained weights: 20 epochs at 224 px.
 
     Expected top-1 on ImageNet-1k at 224 px: ape 84.6, rope_axial 84.7, rope_mixed 84.8, rope_axial_ape 84.7,
-    rope_mixed_ape 84.9. Cost: 20 epochs of 512 images a step, published on 64 GPUs.
+    rope_mixed_ape 84.9. Cost: 20 epochs of 512 images per step, published on 64 GPUs.
 
     Source: as `deit3_small`.
     """
@@ -105,7 +105,7 @@ def swin_tiny() -> TrainConfig:
     """Swin-T: 300 epochs at 224 px with windows of 7 tokens.
 
     Expected top-1 on ImageNet-1k at 224 px: rpb 81.2, rope_axial 81.3, rope_mixed 81.4.
-    Cost: 300 epochs of 1024 images a step, published on 8 GPUs.
+    Cost: 300 epochs of 1024 images per step, published on 8 GPUs.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), after Liu et al. 2021 (arXiv:2103.14030).
     """
@@ -124,7 +124,7 @@ def swin_small() -> TrainConfig:
     """Swin-S: 300 epochs at 224 px with windows of 7 tokens.
 
     Expected top-1 on ImageNet-1k at 224 px: rpb 82.9, rope_axial 83.1, rope_mixed 83.0.
-    Cost: 300 epochs of 1024 images a step, published on 8 GPUs.
+    Cost: 300 epochs of 1024 images per step, published on 8 GPUs.
 
     Source: as `swin_tiny`.
     """
@@ -137,7 +137,7 @@ def swin_base() -> TrainConfig:
     """Swin-B: 300 epochs at 224 px with windows of 7 tokens.
 
     Expected top-1 on ImageNet-1k at 224 px: rpb 83.3, rope_axial 83.6, rope_mixed 83.7.
-    Cost: 300 epochs of 1024 images a step, published on 8 GPUs.
+    Cost: 300 epochs of 1024 images per step, published on 8 GPUs.
 
     Source: as `swin_tiny`.
     """
@@ -163,7 +163,7 @@ def swin_tiny_100ep() -> TrainConfig:
 
 
 def deit3_small_imagenet100() -> TrainConfig:
-    """ViT-S on 100 classes of ImageNet, 200 epochs of 512 images a step: no published result to expect.
+    """ViT-S on 100 classes of ImageNet, 200 epochs of 512 images per step: no published result to expect.
 
     Cost: about a twentieth of `deit3_small`.
     """

@@ -22,7 +22,7 @@ from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.evaluate import BATCH, ClassifierOptions, EvalInputs, classifier, prepare
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.common.eval_config import OPTION_NAMES, SIZES, EvalConfig
-from ropevit.tasks.common.eval_results import fingerprint
+from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import distributed
 from ropevit.tasks.common.run_dir import Which, task_of_checkpoint
 from ropevit.tasks.common.scaling_search import (
@@ -276,7 +276,7 @@ def _choice(search: SearchResult, plan: Plan) -> TunedScaling:
     """Return the choice as it is kept."""
     subject, gain = plan.inputs.subject, search.gain
     return TunedScaling(
-        fingerprint=fingerprint(subject.found.state),
+        fingerprint=hash_weights(subject.found.state),
         weights=Path(subject.found.source).name,
         scaling=search.recommended,
         chosen=search.chosen,
@@ -296,7 +296,7 @@ def _choice(search: SearchResult, plan: Plan) -> TunedScaling:
 def _settings(config: TuneConfig, plan: Plan) -> dict[str, Any]:
     """Return what all passes of an output directory have in common."""
     return {
-        "fingerprint": fingerprint(plan.inputs.subject.found.state),
+        "fingerprint": hash_weights(plan.inputs.subject.found.state),
         "data": plan.inputs.source.name,
         "images": len(plan.inputs.source),
         "max_images": config.max_images,

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from ropevit.data.crops import resample
 from ropevit.models.architectures import Config
-from ropevit.tasks.common.ways import Way, patch_tokens, window_spans
+from ropevit.tasks.common.ways import InferenceMode, patch_tokens, window_spans
 
 #: Maps images (b, c, H, W) to logits (b, K).
 Classifier = Callable[[Tensor], Tensor]
 
 
-def predict_by(way: Way, classifier: Classifier, side: int) -> Classifier:
+def predict_by(way: InferenceMode, classifier: Classifier, side: int) -> Classifier:
     """Return a classifier of uint8 images that predicts them whole, in tiles, or resized.
 
     Args:
@@ -66,7 +66,7 @@ def resize_images(images: UInt8[Tensor, "b c _ _"], side: int) -> UInt8[Tensor, 
     return resample(images, side).round().to(torch.uint8)
 
 
-def tokens_per_image(config: Config, size: int, way: Way, side: int) -> int:
+def tokens_per_image(config: Config, size: int, way: InferenceMode, side: int) -> int:
     """Return the patch tokens that a model attends over for an image, of all its tiles together.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ropevit.files import read_json, write_atomically
 from ropevit.locks import is_empty
 from ropevit.tasks.common.run_dir import differences
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 from ropevit.text import csv_cell
 
 SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "curve.png"
@@ -233,14 +233,14 @@ def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
         row = kind(**{name: read[name](text) if text else None for name, text in line.items()})
         if not 0 < row.size <= LARGEST:
             raise ValueError(f"a size of {row.size} pixels")
-        if way_of(row) not in (None, *get_args(Way)):
+        if way_of(row) not in (None, *get_args(InferenceMode)):
             raise ValueError(f"the way {way_of(row)!r}")
         return row
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a table of such an evaluation ({error}); leave it out") from None
 
 
-def way_of(row: SizeResult) -> Way | None:
+def way_of(row: SizeResult) -> InferenceMode | None:
     """Return how the images of a row were predicted; None if it does not say."""
     return getattr(row, "way", None)
 
@@ -269,8 +269,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise ValueError(f"{path} is not a CSV table ({error}); it is damaged") from None
 
 
-def fingerprint(state: Mapping[str, Any]) -> str:
-    """Return a hash of weights, 16 hexadecimal digits."""
+def hash_weights(state: Mapping[str, Any]) -> str:
+    """Return a SHA-256 hash of weights, 16 hexadecimal digits; eval.json and scaling.json hold it as `fingerprint`."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         if isinstance(value, Tensor):

@@ -19,7 +19,7 @@ from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, read_rows, read_settings, way_of
 from ropevit.tasks.common.metrics_log import LogWindow
 from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
-from ropevit.tasks.common.ways import BASELINE_LABELS, Way
+from ropevit.tasks.common.ways import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.registry import Metric
 
 #: Maximum number of skipped images that are named for each size.
@@ -53,13 +53,13 @@ class EvalStarted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalProgress:
+class EvalSizeProgress:
     """`done` of `total` images are evaluated at a size."""
 
     size: int
     done: int
     total: int
-    way: Way = "whole"
+    way: InferenceMode = "whole"
     """Inference mode."""
 
 
@@ -71,7 +71,7 @@ class EvalSizeDone:
     skipped: tuple[str, ...] = ()
 
 
-Event = EvalStarted | EvalProgress | EvalSizeDone
+Event = EvalStarted | EvalSizeProgress | EvalSizeDone
 Report = Callable[[Event], None]
 
 
@@ -98,11 +98,11 @@ class EvalContext:
         """Return the autocast context of the requested precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def watch(self, size: int, total: int, way: Way = "whole") -> Callable[[int], None]:
+    def watch(self, size: int, total: int, way: InferenceMode = "whole") -> Callable[[int], None]:
         """Return a function that reports progress at a size from the number of images that this process has done."""
 
         def report(done: int) -> None:
-            self.report(EvalProgress(size=size, done=min(done * self.world, total), total=total, way=way))
+            self.report(EvalSizeProgress(size=size, done=min(done * self.world, total), total=total, way=way))
 
         return report
 
@@ -158,9 +158,9 @@ class EvalPlan:
     """Test sizes in pixels, in ascending order."""
     measure: Callable[[int], SizeEvaluation]
     """Evaluates at one size."""
-    way: Way = "whole"
+    way: InferenceMode = "whole"
     """Inference mode of `measure`."""
-    baselines: Mapping[Way, BaselinePlan] = field(default_factory=dict)
+    baselines: Mapping[InferenceMode, BaselinePlan] = field(default_factory=dict)
     """Further inference modes that the task offers."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Classes of the data and their names; empty for a task without classes."""
@@ -169,9 +169,11 @@ class EvalPlan:
     notes: tuple[str, ...] = ()
     """Further lines for the user."""
 
-    def ways_at(self, size: int, baselines: Sequence[Way]) -> dict[Way, Callable[[int], SizeEvaluation]]:
+    def ways_at(
+        self, size: int, baselines: Sequence[InferenceMode]
+    ) -> dict[InferenceMode, Callable[[int], SizeEvaluation]]:
         """Return the inference modes at a size, the default first; baselines only where they differ from it."""
-        found: dict[Way, Callable[[int], SizeEvaluation]] = {self.way: self.measure}
+        found: dict[InferenceMode, Callable[[int], SizeEvaluation]] = {self.way: self.measure}
         found |= {way: self.baselines[way].measure for way in baselines if self.baselines[way].differs(size)}
         return found
 

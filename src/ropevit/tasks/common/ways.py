@@ -5,9 +5,9 @@ from typing import Literal
 
 from ropevit.kernels.windows import ceil_div
 
-#: How a model predicts an image larger than those of the training: whole; in tiles of the training size, each on its
+#: Inference mode for an image larger than those of the training: whole; in tiles of the training size, each on its
 #: own; or resized to the training size.
-Way = Literal["whole", "tiles", "resize"]
+InferenceMode = Literal["whole", "tiles", "resize"]
 
 #: The ways that need no position embedding for larger images.
 Baseline = Literal["tiles", "resize"]

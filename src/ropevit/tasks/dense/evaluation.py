@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from ropevit.data.loading import describe_skipped
-from ropevit.tasks.common.eval_results import fingerprint
+from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import BaselinePlan, EvalContext, EvalTimer, SizeEvaluation
-from ropevit.tasks.common.ways import Way, patch_tokens
+from ropevit.tasks.common.ways import InferenceMode, patch_tokens
 from ropevit.tasks.dense.model_file import ConfigT, ModelInfo
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
@@ -96,13 +96,15 @@ def plan_fields(
 def identity(inputs: EvalInputs[Any], annotations: str) -> dict[str, Any]:
     """Return what identifies the model and the data of an evaluation."""
     return {
-        "fingerprint": fingerprint(inputs.model.state_dict()),
+        "fingerprint": hash_weights(inputs.model.state_dict()),
         "images": len(inputs.source),
         "annotations": annotations[:16],
     }
 
 
-def baseline_plans(measure: Callable[[int, Way], SizeEvaluation], trained_at: int) -> dict[Way, BaselinePlan]:
+def baseline_plans(
+    measure: Callable[[int, InferenceMode], SizeEvaluation], trained_at: int
+) -> dict[InferenceMode, BaselinePlan]:
     """Return the baselines of a detector or segmenter.
 
     Tiles are left out below the training size, not at it, where a longer image is more than one tile.
@@ -122,7 +124,9 @@ def long_limit(metadata: Mapping[str, Any], size: int, short: str, long: str) ->
     return round(metadata[long] * size / metadata[short])
 
 
-def inference_fields(inputs: EvalInputs[Any], size: int, short: str, long: str, way: Way = "whole") -> dict[str, Any]:
+def inference_fields(
+    inputs: EvalInputs[Any], size: int, short: str, long: str, way: InferenceMode = "whole"
+) -> dict[str, Any]:
     """Return the fields of `InferenceSettings` at a size: the limit on the longer side grows in proportion.
 
     Args:

@@ -14,7 +14,7 @@ from ropevit.extras import require
 from ropevit.tasks.detect.postprocess import Detections
 
 #: COCO's twelve scores in its own order: average precision over IoU of 0.50 to 0.95, at 0.50, at 0.75, of small,
-#: medium and large objects; average recall with 1, 10 and 100 detections an image, and of the three sizes.
+#: medium and large objects; average recall with 1, 10 and 100 detections per image, and of the three sizes.
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 #: Detections one below another: image id, left, top, width and height in pixels, score, category id.

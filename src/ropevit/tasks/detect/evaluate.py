@@ -17,7 +17,7 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     weights_and_name,
 )
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     baseline_plans,
@@ -166,7 +166,7 @@ def _evaluation_plan(inputs: EvalInputs[DetectorConfig], path: Path, name: str) 
     )
 
 
-def settings_at(size: int, inputs: EvalInputs[DetectorConfig], way: Way) -> DetectorSettings:
+def settings_at(size: int, inputs: EvalInputs[DetectorConfig], way: InferenceMode) -> DetectorSettings:
     """Return the settings of inference at a size."""
     metadata = inputs.info.metadata
     return DetectorSettings(
@@ -177,7 +177,7 @@ def settings_at(size: int, inputs: EvalInputs[DetectorConfig], way: Way) -> Dete
     )
 
 
-def evaluate_size(size: int, inputs: EvalInputs[DetectorConfig], way: Way = "whole") -> SizeEvaluation:
+def evaluate_size(size: int, inputs: EvalInputs[DetectorConfig], way: InferenceMode = "whole") -> SizeEvaluation:
     """Evaluate at one size."""
     context, source, metadata = inputs.context, inputs.source, inputs.info.metadata
     timer, settings = EvalTimer(context), settings_at(size, inputs, way)

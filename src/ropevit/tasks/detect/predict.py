@@ -17,7 +17,7 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Annotation, Summary, add_legend, paint_boxes, save_png
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import collate, prepare
 from ropevit.tasks.detect.model import Detector, load_detector
@@ -42,7 +42,7 @@ class DetectionOptions:
     """Maximum number of objects per image."""
     size: int | None = None
     """Shorter side to which images are resized, in pixels; None takes the test size of the training."""
-    way: Way = "whole"
+    way: InferenceMode = "whole"
     """How an image of that size is predicted: whole, in tiles of the training size, or after a resize to it."""
 
     def __post_init__(self):
@@ -159,7 +159,7 @@ class DetectionFolder:
             image: The image, as `read_image` returns it.
         """
         found = self.finder.detect(image)
-        self.results += coco_results(found, self.finder, number, file.name)
+        self.results += coco_entries(found, self.finder, number, file.name)
         save_png(self.out / name, _draw_detections(image, found, self.finder.classes))
         return summary(found, self.finder.classes)
 
@@ -185,7 +185,7 @@ def open_predictor(
     return DetectionFolder(load_detection_predictor(path, DetectionOptions(top=topk, **options), device), out)
 
 
-def coco_results(found: Detections, finder: DetectionPredictor, image_id: int, file_name: str) -> list[dict[str, Any]]:
+def coco_entries(found: Detections, finder: DetectionPredictor, image_id: int, file_name: str) -> list[dict[str, Any]]:
     """Return detections as COCO results (left, top, width, height in pixels), with the names of file and class."""
     rows = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
     return [

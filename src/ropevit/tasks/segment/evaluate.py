@@ -21,7 +21,7 @@ from ropevit.tasks.common.evaluation import (
     weights_and_name,
 )
 from ropevit.tasks.common.tuned_scaling import AUTO
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     baseline_plans,
@@ -258,7 +258,7 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
     )
 
 
-def _baselines(inputs: SegmenterInputs, trained_at: int) -> dict[Way, BaselinePlan]:
+def _baselines(inputs: SegmenterInputs, trained_at: int) -> dict[InferenceMode, BaselinePlan]:
     """Return the baselines: tiles only beside whole images.
 
     Raises:
@@ -276,14 +276,14 @@ def _baselines(inputs: SegmenterInputs, trained_at: int) -> dict[Way, BaselinePl
     return {"resize": found["resize"]}
 
 
-def settings_at(size: int, inputs: SegmenterInputs, way: Way | None = None) -> SegmenterSettings:
+def settings_at(size: int, inputs: SegmenterInputs, way: InferenceMode | None = None) -> SegmenterSettings:
     """Return the settings of inference at a size; None as a way takes the windows of the file and the options."""
     inference = in_tiles(inputs.inference, inputs.info.metadata["test_short"]) if way == "tiles" else inputs.inference
     fields = inference_fields(inputs, size, "test_short", "test_long", way or "whole")
     return SegmenterSettings(**fields, ratios=inputs.ratios, inference=inference)
 
 
-def evaluate_size(size: int, inputs: SegmenterInputs, way: Way | None = None) -> SizeEvaluation:
+def evaluate_size(size: int, inputs: SegmenterInputs, way: InferenceMode | None = None) -> SizeEvaluation:
     """Evaluate at one size; see `settings_at`."""
     context, source = inputs.context, inputs.source
     timer, settings = EvalTimer(context), settings_at(size, inputs, way)

@@ -16,7 +16,7 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Summary, add_legend, paint_labels, save_png
-from ropevit.tasks.common.ways import Way
+from ropevit.tasks.common.ways import InferenceMode
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.inference import InferenceConfig, in_tiles, segment, view_size
 from ropevit.tasks.segment.model import load_segmenter
@@ -58,7 +58,7 @@ class SegmentationPredictor:
 
 
 def load_segmentation_predictor(
-    path: Path | str, size: int | None, device: torch.device, way: Way | None = None
+    path: Path | str, size: int | None, device: torch.device, way: InferenceMode | None = None
 ) -> SegmentationPredictor:
     """Load a trained segmenter with the preprocessing of its evaluation.
 
@@ -89,7 +89,7 @@ def load_segmentation_predictor(
     )
 
 
-def _inference_by(way: Way | None, stored: InferenceConfig, side: int) -> InferenceConfig:
+def _inference_by(way: InferenceMode | None, stored: InferenceConfig, side: int) -> InferenceConfig:
     """Return the settings of a way to predict: those of the file for none and after a resize; tiles have `side`."""
     if way == "tiles":
         return in_tiles(stored, side)
@@ -143,7 +143,7 @@ class LabelFolder:
 
 
 def open_predictor(
-    path: str, out: Path, device: torch.device, *, size: int | None = None, way: Way | None = None
+    path: str, out: Path, device: torch.device, *, size: int | None = None, way: InferenceMode | None = None
 ) -> LabelFolder:
     """Load a segmenter, and write its predictions to a folder; arguments as of `load_segmentation_predictor`."""
     return LabelFolder(load_segmentation_predictor(path, size, device, way), out)
