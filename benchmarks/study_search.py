@@ -36,14 +36,14 @@ COLUMNS = ["panel", "embedding", "seed", "changes", "scores", "train_seconds", "
 EMBEDDINGS = ("ape", "rope_axial", "rope_mixed")
 
 AREAS = {
-    "log .08-1": CropSettings(smallest=0.08, largest=1.0, law="log"),
-    "uniform .08-1": CropSettings(smallest=0.08, largest=1.0, law="uniform"),
-    "log .08-.7": CropSettings(smallest=0.08, largest=0.7, law="log"),
-    "log .2-1": CropSettings(smallest=0.2, largest=1.0, law="log"),
+    "log .08-1": CropSettings(smallest=0.08, largest=1.0, distribution="log"),
+    "uniform .08-1": CropSettings(smallest=0.08, largest=1.0, distribution="uniform"),
+    "log .08-.7": CropSettings(smallest=0.08, largest=0.7, distribution="log"),
+    "log .2-1": CropSettings(smallest=0.2, largest=1.0, distribution="log"),
 }
 CANVASES = {f"item {size}": CanvasSettings(item_size=size, density=0.8, noise=0.06) for size in (16, 20, 24)}
 CANVASES |= {
-    f"plain {size}": CanvasSettings(item_size=size, density=0.5, noise=0.05, jitter=1.1, turn=0.0)
+    f"plain {size}": CanvasSettings(item_size=size, density=0.5, noise=0.05, jitter=1.1, max_rotation=0.0)
     for size in (16, 20, 24)
 }
 

@@ -92,23 +92,23 @@ def test_every_control_changes_the_map(page):
     changed()
     page.select_option("#grid", "2")
     changed()
-    page.select_option("#rule", "2")
+    page.select_option("#scaling", "2")
     changed()
     assert page.errors == []
 
 
 @pytest.mark.parametrize("position", ["rope_axial", "rope_mixed"])
-@pytest.mark.parametrize(("grid", "rule"), [(0, "none"), (1, "ntk"), (2, "parts"), (2, "pi")])
-def test_the_page_computes_the_same_responses_as_python(position, grid, rule, mixed, vit, tmp_path, open_page):
+@pytest.mark.parametrize(("grid", "method"), [(0, "none"), (1, "ntk"), (2, "parts"), (2, "pi")])
+def test_the_page_computes_the_same_responses_as_python(position, grid, method, mixed, vit, tmp_path, open_page):
     model = mixed if position == "rope_mixed" else vit(position, img_size=(40, 56))
     grids = [(10, 14), (9, 28)]
     page = open_page(write(model, tmp_path, grids=grids))
     page.select_option("#grid", str(grid))
-    page.select_option("#rule", label=rule + " (as trained)" * (rule == "none"))
+    page.select_option("#scaling", label=method + " (as trained)" * (method == "none"))
     for index, (_, frequencies) in enumerate(rotated_layers(model)):
-        if rule != "none":
+        if method != "none":
             positions = grid_positions(*([GRID, *grids][grid]))
-            frequencies = parse_scaling(rule, GRID)(positions, frequencies).frequencies
+            frequencies = parse_scaling(method, GRID)(positions, frequencies).frequencies
         offsets = [(0, 0), (1, 0), (0, 1), (3, -2), (-6, 4), (27, 8)]
         wanted = np.stack([python_response(frequencies, dx, dy) for dx, dy in offsets], 1)
         for head, own in [("0", wanted[0]), ("1", wanted[1]), ("null", wanted.mean(0))]:
@@ -193,7 +193,7 @@ def test_the_highest_other_peak_is_found(mixed, tmp_path, open_page):
 def test_a_custom_grid_has_no_scaling_and_rejects_invalid_sizes(page):
     assert not page.is_visible("#rows")
     page.select_option("#grid", "free")
-    assert page.is_disabled("#rule")
+    assert page.is_disabled("#scaling")
     page.fill("#rows", "3")
     page.fill("#columns", "20")
     page.keyboard.press("Enter")
@@ -202,7 +202,7 @@ def test_a_custom_grid_has_no_scaling_and_rejects_invalid_sizes(page):
     page.keyboard.press("Enter")
     assert page.evaluate("[explorer.state.rows, explorer.state.columns]") == [3, 20]
     page.select_option("#grid", "0")
-    assert page.is_enabled("#rule")
+    assert page.is_enabled("#scaling")
     assert page.errors == []
 
 
@@ -289,10 +289,10 @@ def test_shared_frequencies_are_stored_once(vit):
 def test_the_scaling_of_a_model_is_listed_and_selected(vit, tmp_path, open_page):
     model = vit("rope_mixed", scaling="parts(slow=0.25)+log")
     data = explorer(model)
-    assert data.rules == ["none", "pi", "ntk", "parts", "parts(slow=0.25)+log"]
-    assert data.rule == 4
+    assert data.scalings == ["none", "pi", "ntk", "parts", "parts(slow=0.25)+log"]
+    assert data.scaling == 4
     page = open_page(write(model, tmp_path))
-    assert page.inner_text("#rule option:checked") == "parts(slow=0.25)+log (the model's)"
+    assert page.inner_text("#scaling option:checked") == "parts(slow=0.25)+log (the model's)"
 
 
 def test_figures_are_data_uris():

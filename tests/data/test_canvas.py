@@ -26,7 +26,7 @@ def test_a_canvas_has_an_image_and_a_label_for_every_pixel(channels, size):
 
 
 def test_labels_match_the_items():
-    flat = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, turn=0.0, cutout=False)
+    flat = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, max_rotation=0.0, cutout=False)
     canvases, truth = paint_canvases(*squares(), 32, 50, flat, make_generator("labels"))
     white, grey = (canvases[:, 0][truth == label] for label in (1, 2))
     assert white.mean() > 190  # dimmed to between 0.6 and 1
@@ -95,7 +95,7 @@ def test_classes_without_groups_keep_their_names():
         ({"item_size": 1}, "expected item_size of 2 or more"),
         ({"density": 0}, "positive density"),
         ({"jitter": 0.5}, "expected jitter >= 1"),
-        ({"turn": 200.0}, "0 to 180 degrees"),
+        ({"max_rotation": 200.0}, "0 to 180 degrees"),
     ],
 )
 def test_invalid_settings_raise(changes, message):
@@ -103,7 +103,7 @@ def test_invalid_settings_raise(changes, message):
         CanvasSettings(**changes)
 
 
-FLAT = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, turn=0.0, cutout=False)
+FLAT = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, max_rotation=0.0, cutout=False)
 
 
 @pytest.mark.parametrize(("size", "apart"), [(20, 0), (64, 40), (96, 60)])
@@ -140,7 +140,7 @@ def test_a_canvas_without_room_for_two_items_so_far_apart_is_refused():
 def test_items_with_an_alpha_channel_are_pasted_by_it():
     """A half opaque white square on black: as bright as half of the background and half of white."""
     images = torch.full((4, 4, 8, 8), 128, dtype=torch.uint8)  # premultiplied: 128 of 255, alpha 128
-    settings = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, turn=0.0)
+    settings = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, max_rotation=0.0)
     opaque = images.clone()
     opaque[:, 3] = 255
     labels = torch.ones(4, dtype=torch.long)

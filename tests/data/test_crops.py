@@ -12,15 +12,17 @@ def ramp(height=12, width=12):
     return (10 * torch.stack([right, down])).to(torch.uint8)[:, None]
 
 
-@pytest.mark.parametrize("law", ["uniform", "log"])
-def test_boxes_lie_inside_the_image_and_have_the_requested_areas(law):
-    boxes = random_boxes(4000, CropSettings(smallest=0.1, largest=0.6, law=law, stretch=1.5), make_generator("boxes"))
+@pytest.mark.parametrize("distribution", ["uniform", "log"])
+def test_boxes_lie_inside_the_image_and_have_the_requested_areas(distribution):
+    boxes = random_boxes(
+        4000, CropSettings(smallest=0.1, largest=0.6, distribution=distribution, stretch=1.5), make_generator("boxes")
+    )
     centre, half = boxes[:, :2], boxes[:, 2:].abs()
     assert (centre.abs() + half).max() <= 1 + 1e-6
     area = half.prod(1)
     assert 0.1 - 1e-6 < area.min() < 0.11
     assert 0.58 < area.max() < 0.6 + 1e-6
-    middle = {"uniform": 0.35, "log": (0.1 * 0.6) ** 0.5}[law]
+    middle = {"uniform": 0.35, "log": (0.1 * 0.6) ** 0.5}[distribution]
     assert abs(area.median() - middle) < 0.02
     assert abs((boxes[:, 2] < 0).float().mean() - 0.5) < 0.05  # mirrored
 
@@ -68,7 +70,7 @@ def test_normalization_of_black_and_white_is_as_documented():
     [
         ({"smallest": 0}, "expected 0 < smallest <= largest <= 1"),
         ({"smallest": 0.5, "largest": 0.4}, "expected 0 < smallest"),
-        ({"law": "cubic"}, "choose uniform or log"),
+        ({"distribution": "cubic"}, "choose uniform or log"),
         ({"stretch": 0.5}, "expected 1 or more"),
     ],
 )

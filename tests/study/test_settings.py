@@ -43,3 +43,10 @@ def test_an_unknown_panel_is_refused():
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         PanelSettings(**changes)
+
+
+def test_files_keep_the_names_of_crop_and_canvas_settings():
+    stored = PanelSettings().to_dict()
+    assert (stored["crop"]["law"], stored["canvas"]["turn"]) == ("log", 15.0)
+    assert "distribution" not in stored["crop"]
+    assert "max_rotation" not in stored["canvas"]

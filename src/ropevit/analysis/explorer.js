@@ -13,14 +13,14 @@
     [253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43], [103, 0, 31],
   ];
 
-  const RULES = {
+  const DESCRIPTIONS = {
     pi: "pi interpolates positions into the trained grid: the same map, stretched.",
     ntk: "ntk slows slow pairs and keeps fast ones.",
     parts: "parts slows pairs with few turns over the trained grid and keeps those with many.",
   };
 
   const state = {
-    layer: 0, head: 0, allHeads: false, grid: 0, rows: 0, columns: 0, rule: data.rule,
+    layer: 0, head: 0, allHeads: false, grid: 0, rows: 0, columns: 0, scaling: data.scaling,
     query: { x: 0, y: 0 }, reading: null, field: null, axialField: null,
   };
 
@@ -28,7 +28,7 @@
 
   /** Return the index of a layer's frequencies for the selected grid and RoPE scaling. */
   function chosen(tables, layer) {
-    return state.grid === FREE ? tables[0][0][layer] : tables[state.rule][state.grid][layer];
+    return state.grid === FREE ? tables[0][0][layer] : tables[state.scaling][state.grid][layer];
   }
 
   /** List the pairs of a head, or of all heads (null): [f_x, f_y] of each, in radians per patch. */
@@ -253,7 +253,7 @@
     if (data.windows) about.push("Attention is limited to windows, and offsets count tokens, which cover more pixels in later stages.");
     if (state.grid === 0) about.push("RoPE scaling has no effect on the trained grid; select a larger one.");
     else if (state.grid === FREE) about.push("A custom size is shown without RoPE scaling.");
-    else about.push(RULES[data.rules[state.rule]] ?? "");
+    else about.push(DESCRIPTIONS[data.scalings[state.scaling]] ?? "");
     byId("about").textContent = about.join(" ");
   }
 
@@ -269,7 +269,7 @@
     write(rival);
   }
 
-  /** Compute and draw again after another head, grid or rule was chosen. */
+  /** Compute and draw again after another head, grid or scaling method was chosen. */
   function show() {
     const pairs = listPairs(chosen(data.tables, state.layer), state.allHeads ? null : state.head);
     const compare = byId("compare")?.checked ?? false;
@@ -326,7 +326,7 @@
     const value = byId("grid").value, rows = byId("rows"), columns = byId("columns");
     state.grid = value === FREE ? FREE : Number(value);
     byId("free").hidden = state.grid !== FREE;
-    byId("rule").disabled = state.grid === FREE;
+    byId("scaling").disabled = state.grid === FREE;
     if (state.grid !== FREE) setGrid(...data.grids[state.grid]);
     else if (rows.checkValidity() && columns.checkValidity()) setGrid(rows.valueAsNumber, columns.valueAsNumber);
     show();
@@ -337,8 +337,8 @@
     fillHeads();
     fill(byId("grid"), nameGrids(), 0);
     byId("grid").append(new Option("a custom size", FREE));
-    const name = (rule, index) => (rule === "none" ? "none (as trained)" : rule) + (index && index === data.rule ? " (the model's)" : "");
-    fill(byId("rule"), data.rules.map(name), data.rule);
+    const name = (method, index) => (method === "none" ? "none (as trained)" : method) + (index && index === data.scaling ? " (the model's)" : "");
+    fill(byId("scaling"), data.scalings.map(name), data.scaling);
     [byId("rows").value, byId("columns").value] = data.grids[0];
   }
 
@@ -346,7 +346,7 @@
     const on = (id, take) => byId(id).addEventListener("change", (event) => { take(event.target.value); show(); });
     on("layer", (value) => { state.layer = Number(value); fillHeads(); });
     on("head", (value) => { state.head = Number(value); });
-    on("rule", (value) => { state.rule = Number(value); });
+    on("scaling", (value) => { state.scaling = Number(value); });
     if (data.axial) on("compare", () => {});
     for (const id of ["grid", "rows", "columns"]) byId(id).addEventListener("change", takeGrid);
     for (const radio of document.querySelectorAll("input[name=pairs]")) {

@@ -34,10 +34,10 @@ class ExplorerData:
     """Number of heads of each layer."""
     grids: list[Grid]
     """Rows and columns of tokens that attend to each other; the first are those of training."""
-    rules: list[str]
+    scalings: list[str]
     """Names of scaling methods; the first is "none", the unscaled frequencies."""
-    rule: int
-    """Index in `rules` of the model's own RoPE scaling."""
+    scaling: int
+    """Index in `scalings` of the model's own RoPE scaling."""
     tables: Tables
     """Index of each layer in `frequencies`."""
     axial: Tables | None
@@ -61,14 +61,14 @@ def explorer(model: nn.Module, grids: Sequence[Grid] = ()) -> ExplorerData:
     layers, (rows, columns) = rotated_layers(model), trained_grid(model)
     grids = grids or [(2 * rows, 2 * columns), (4 * rows, 4 * columns)]
     config = find_body(model).config
-    rules = list(dict.fromkeys(["none", *_EXPLORED_SCALING, config.scaling or "none"]))
-    pool, theta = FrequencyPool(rules, [(rows, columns), *grids]), config.default_theta("axial")
+    scalings = list(dict.fromkeys(["none", *_EXPLORED_SCALING, config.scaling or "none"]))
+    pool, theta = FrequencyPool(scalings, [(rows, columns), *grids]), config.default_theta("axial")
     return ExplorerData(
         layers=[short_name(layer.name) for layer in layers],
         heads=[layer.frequencies.shape[1] for layer in layers],
         grids=pool.grids,
-        rules=rules,
-        rule=rules.index(config.scaling or "none"),
+        scalings=scalings,
+        scaling=scalings.index(config.scaling or "none"),
         tables=pool.tables([layer_frequencies(layer) for layer in layers]),
         axial=None if config.rope == "axial" else pool.tables([_axial_like(layer, theta) for layer in layers]),
         frequencies=pool.found,
@@ -91,20 +91,20 @@ class FrequencyPool:
     """Deduplicated store of rounded frequencies.
 
     Args:
-        rules: Names of scaling methods; "none" for unscaled frequencies.
+        scalings: Names of scaling methods; "none" for unscaled frequencies.
         grids: Rows and columns; the first are those of training.
     """
 
-    def __init__(self, rules: Sequence[str], grids: Sequence[Grid]):
-        self.rules, self.grids = rules, list(dict.fromkeys(grids))
+    def __init__(self, scalings: Sequence[str], grids: Sequence[Grid]):
+        self.scalings, self.grids = scalings, list(dict.fromkeys(grids))
         self.found: list[Any] = []
         self.indices: dict[tuple[torch.Size, bytes], int] = {}
 
     def tables(self, layers: Sequence[Float[Tensor, "2 _ _"]]) -> Tables:
         """Add the frequencies of layers for every scaling method and grid, and return their indices."""
         return [
-            [[self.add(self.scaled(layer, rule, grid)) for layer in layers] for grid in self.grids]
-            for rule in self.rules
+            [[self.add(self.scaled(layer, scaling, grid)) for layer in layers] for grid in self.grids]
+            for scaling in self.scalings
         ]
 
     def scaled(self, frequencies: Float[Tensor, "2 A P"], scaling: str, grid: Grid) -> Float[Tensor, "2 A P"]:

@@ -25,7 +25,7 @@ class CanvasSettings:
     """Side of an item in pixels, before random scaling."""
     jitter: float = 1.25
     """Items are scaled by a random factor from 1/jitter to jitter."""
-    turn: float = 15.0
+    max_rotation: float = 15.0
     """Maximum random rotation of an item, in degrees to either side."""
     density: float = 0.8
     """Items per item_size x item_size pixels; later ones hide earlier ones."""
@@ -41,8 +41,10 @@ class CanvasSettings:
                 f"got item_size={self.item_size}, density={self.density}, noise={self.noise}; "
                 "expected item_size of 2 or more, a positive density and a noise of 0 or more"
             )
-        if self.jitter < 1 or not 0 <= self.turn <= 180:
-            raise ValueError(f"got jitter={self.jitter}, turn={self.turn}; expected jitter >= 1 and 0 to 180 degrees")
+        if self.jitter < 1 or not 0 <= self.max_rotation <= 180:
+            raise ValueError(
+                f"got jitter={self.jitter}, max_rotation={self.max_rotation}; expected jitter >= 1 and 0 to 180 degrees"
+            )
 
     @property
     def tile(self) -> int:
@@ -217,7 +219,7 @@ def _crop_items(
     """
     count = len(images)
     side = settings.item_size * uniform(count, -math.log(settings.jitter), math.log(settings.jitter), generator).exp()
-    angle = torch.deg2rad(uniform(count, -settings.turn, settings.turn, generator))
+    angle = torch.deg2rad(uniform(count, -settings.max_rotation, settings.max_rotation, generator))
     mirror = 1 - 2 * torch.randint(2, (count,), generator=generator)
     light = uniform(count, 0.6, 1.0, generator).to(images.device)
     matrix = torch.stack([mirror * angle.cos(), -mirror * angle.sin(), angle.sin(), angle.cos()], 1).unflatten(

@@ -24,7 +24,7 @@ class CropSettings:
     """Minimum fraction of the image's area."""
     largest: float = 1.0
     """Maximum fraction of the image's area."""
-    law: Literal["uniform", "log"] = "log"
+    distribution: Literal["uniform", "log"] = "log"
     """Draw the area or its logarithm uniformly; `log` gives more small crops, hence larger objects."""
     stretch: float = 4 / 3
     """Maximum ratio of width to height, and of height to width."""
@@ -36,8 +36,8 @@ class CropSettings:
             raise ValueError(
                 f"got crops of {self.smallest} to {self.largest} of the area; expected 0 < smallest <= largest <= 1"
             )
-        if self.law not in ("uniform", "log"):
-            raise ValueError(f"got crop law {self.law!r}; choose uniform or log")
+        if self.distribution not in ("uniform", "log"):
+            raise ValueError(f"got crop distribution {self.distribution!r}; choose uniform or log")
         if self.stretch < 1:
             raise ValueError(f"got stretch={self.stretch}; expected 1 or more")
 
@@ -49,7 +49,7 @@ def random_boxes(count: int, settings: CropSettings, generator: torch.Generator)
         Centre x, centre y, half width, half height, in units in which the image spans -1 to 1; a negative half width
         means a flipped crop.
     """
-    if settings.law == "log":
+    if settings.distribution == "log":
         area = uniform(count, math.log(settings.smallest), math.log(settings.largest), generator).exp()
     else:
         area = uniform(count, settings.smallest, settings.largest, generator)

@@ -100,7 +100,7 @@ def lookhere_heads(heads: int, layer: int, depth: int) -> tuple[Float[Tensor, "A
 def directed_bias(
     positions: Float[Tensor, "*B n 2"], directions: Float[Tensor, "A 2"], slopes: Float[Tensor, "A"]
 ) -> Float[Tensor, "*B A n n"]:
-    """Compute -slope * distance inside 90 degrees around a head's direction, with its bounds, and MASKED_LOGIT outside."""
+    """Compute -slope * distance up to 90 degrees around a head's direction, both included, and MASKED_LOGIT beyond."""
     x, y = offsets(positions).unsqueeze(-4).unbind(-1)
     ahead_x, ahead_y = directions[:, :, None, None].unbind(1)
     inside = (x * ahead_y - y * ahead_x).abs() <= x * ahead_x + y * ahead_y

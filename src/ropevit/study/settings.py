@@ -7,6 +7,9 @@ from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import CropSettings
 from ropevit.models.sizes import check_sizes
 
+#: Fields of the crop and canvas settings -> their names in files, where they differ.
+_STORED_NAMES = {"distribution": "law", "max_rotation": "turn"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PanelSettings:
@@ -73,7 +76,12 @@ class PanelSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings for JSON."""
-        return as_json(asdict(self))
+        return as_json({name: _stored(value) for name, value in asdict(self).items()})
+
+
+def _stored(value: Any) -> Any:
+    """Rename the fields of a group of settings to their names in files."""
+    return {_STORED_NAMES.get(name, name): each for name, each in value.items()} if isinstance(value, dict) else value
 
 
 def as_json(value: Any) -> Any:
@@ -91,7 +99,7 @@ FASHION = {
         steps=1400,
         batch_size=16,
         ape_std=0.02,
-        canvas=CanvasSettings(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05),
+        canvas=CanvasSettings(item_size=20, jitter=1.1, max_rotation=0.0, density=0.5, noise=0.05),
     ),
     "zoom": PanelSettings(
         train_size=28,
@@ -99,7 +107,7 @@ FASHION = {
         steps=450,
         batch_size=128,
         ape_std=1.0,
-        crop=CropSettings(law="log"),
+        crop=CropSettings(distribution="log"),
     ),
 }
 
@@ -126,7 +134,7 @@ _FOLDER_QUICK = {
 }
 
 
-_EMOJI_CANVAS = CanvasSettings(item_size=20, jitter=1.1, turn=0.0, density=0.5, noise=0.05)
+_EMOJI_CANVAS = CanvasSettings(item_size=20, jitter=1.1, max_rotation=0.0, density=0.5, noise=0.05)
 #: The embedded drawings; chosen on the drawings of one of the artists for training, see docs/study.md.
 EMOJI = {
     "field": PanelSettings(
@@ -143,7 +151,7 @@ EMOJI = {
         steps=450,
         batch_size=64,
         ape_std=0.02,
-        crop=CropSettings(smallest=0.25, law="log"),
+        crop=CropSettings(smallest=0.25, distribution="log"),
     ),
     "far": PanelSettings(
         train_size=48,
