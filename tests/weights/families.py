@@ -42,6 +42,7 @@ def timm_model(name: str, **options) -> nn.Module:
 
 
 EVA02 = ["eva02_small_patch14_336", "eva02_base_patch14_224"]
+PE = ["vit_pe_core_tiny_patch16_384", "vit_pe_core_gigantic_patch14_448"]
 TIMM_ROPE = ["vit_mediumd_patch16_rope_reg1_gap_256", "vit_betwixt_patch16_rope_reg4_gap_256"]
 
 
@@ -93,8 +94,9 @@ def difference_from_timm(ours: ViT, theirs: nn.Module) -> float:
         theirs.set_input_size(size)
         if embedding is not None:  # timm resizes with antialiasing, EVA-02's authors without
             grid = (size[0] // 8, size[1] // 8)
-            resized = resize_embedding(embedding[:, 1:], (8, 8), *grid)
-            theirs.pos_embed = nn.Parameter(torch.cat([embedding[:, :1], resized], dim=1))
+            first = embedding.shape[1] - 64
+            resized = resize_embedding(embedding[:, first:], (8, 8), *grid)
+            theirs.pos_embed = nn.Parameter(torch.cat([embedding[:, :first], resized], dim=1))
         features, maps = theirs.forward_intermediates(images)
         pairs = list(zip(ours.forward_intermediates(images, range(len(ours.blocks))), maps, strict=True))
         pairs += [(ours.forward_features(images), features), (ours(images), theirs(images))]
@@ -142,5 +144,5 @@ if __name__ == "__main__":
         print(f"{name:40} timm {compare_with_timm(name, pooling='avg'):.1e}")
         print(f"{name:40} authors' file {compare_dinov3_file(name):.1e}")
         print(f"{name:40} transformers {compare_with_transformers(name):.1e}")
-    for name in (*EVA02, *TIMM_ROPE):
+    for name in (*EVA02, *TIMM_ROPE, *PE):
         print(f"{name:40} timm {compare_with_timm(name):.1e}")

@@ -16,6 +16,7 @@ from ropevit.weights import WeightsError, convert, create_model, load_model, loa
 from weights.families import (
     DINOV3,
     EVA02,
+    PE,
     SIZES,
     TIMM_ROPE,
     compare_dinov3_file,
@@ -36,7 +37,7 @@ def test_features_of_dinov3_are_those_of_timm_and_transformers(name):
     assert compare_with_transformers(name) < 1e-5
 
 
-@pytest.mark.parametrize("name", [*EVA02, *TIMM_ROPE])
+@pytest.mark.parametrize("name", [*EVA02, *TIMM_ROPE, *PE])
 def test_features_of_other_families_are_those_of_timm(name):
     assert compare_with_timm(name) < 1e-5
 
@@ -57,7 +58,7 @@ def there_and_back(state, layout, config, tmp_path) -> dict:
     return load_file(tmp_path / "theirs.safetensors")
 
 
-@pytest.mark.parametrize("name", [*DINOV3, *EVA02, *TIMM_ROPE])
+@pytest.mark.parametrize("name", [*DINOV3, *EVA02, *TIMM_ROPE, *PE])
 def test_timms_weights_come_back_bit_for_bit(name, tmp_path):
     state = timm_model(name).state_dict()
     assert_same(there_and_back(state, "timm", our_model(name).config, tmp_path), state)
@@ -110,9 +111,10 @@ def test_periods_in_bfloat16_are_accepted_and_other_ones_refused():
 
 def test_weights_of_dinov3_are_refused_by_a_model_with_another_convention():
     state = dinov3_file("vit_small_patch16_dinov3_qkvb")
-    other = our_model("dinov3_vits16", rope_convention=RopeConvention())
-    with pytest.raises(WeightsError, match=r"rope_convention RopeConvention\(axes='yx', pairs='halves'"):
-        load_weights(other, state)
+    for given in (state, transformers_model(our_model("dinov3_vits16")).state_dict()):
+        other = our_model("dinov3_vits16", rope_convention=RopeConvention())
+        with pytest.raises(WeightsError, match=r"rope_convention RopeConvention\(axes='yx', pairs='halves'"):
+            load_weights(other, given)
 
 
 def test_a_file_named_like_dinov3_is_refused_by_a_model_with_another_convention(tmp_path):
@@ -147,6 +149,22 @@ def test_packed_images_have_the_output_of_each_alone(name):
     images = [torch.randn(3, *size) for size in SIZES]
     found = ours.forward_packed(ours.pack(images))
     torch.testing.assert_close(found, torch.cat([ours(image[None]) for image in images]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_packed_features_of_attention_pooling_are_those_of_each_image():
+    ours = our_model(PE[0])
+    images = [torch.randn(3, *size) for size in SIZES[:2]]
+    packed = ours.pack(images)
+    for found, image in zip(packed.split(ours.forward_packed_features(packed)), images, strict=True):
+        torch.testing.assert_close(found, ours.forward_features(image[None])[0], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="got a packed batch with pooling='map'; use forward_packed_features"):
+        ours.forward_packed(packed)
+
+
+def test_heads_of_attention_pooling_divide_the_width():
+    with pytest.raises(ValueError, match="got pool_heads=7; expected a divisor of the width 64"):
+        our_model(PE[0], pool_heads=7)
 
 
 def test_an_embedding_of_prefix_tokens_needs_an_absolute_one():

@@ -25,6 +25,7 @@ _NO_WEIGHT_DECAY = (
     "register_tokens",
     "pos_embed",
     "prefix_embed",
+    "attn_pool.latent",
     "time_embed",
     "relative_position_bias_table",
     "relative.rows",

@@ -356,10 +356,10 @@ class PatchEmbed(nn.Module):
     Source: Arnab et al. 2021 (arXiv:2103.15691), ViViT, for tubelets.
     """
 
-    def __init__(self, patch_size: int | tuple[int, ...], in_channels: int, width: int):
+    def __init__(self, patch_size: int | tuple[int, ...], in_channels: int, width: int, bias: bool = True):
         super().__init__()
         conv: Any = nn.Conv3d if isinstance(patch_size, tuple) and len(patch_size) == 3 else nn.Conv2d
-        self.proj: nn.Conv2d | nn.Conv3d = conv(in_channels, width, patch_size, patch_size)
+        self.proj: nn.Conv2d | nn.Conv3d = conv(in_channels, width, patch_size, patch_size, bias=bias)
 
     def forward(self, images: Float[Tensor, "B c *pixels"]) -> Float[Tensor, "B C *grid"]:
         """Return the map of patch tokens: (B, C, h, w), or (B, C, t, h, w)."""

@@ -31,6 +31,8 @@ class ViTConfig(ModelConfig):
         "mask_token",
         "pooled_norm",
         "embed_prefix",
+        "pre_norm",
+        "pool_heads",
     )
     dense_fields: ClassVar = {"drop_path_rule": "linear"}  # as in ViTDet, BEiT and mmseg; constant in the classifier
 
@@ -46,8 +48,8 @@ class ViTConfig(ModelConfig):
     """Prepend a class token."""
     num_registers: int = 0
     """Number of register tokens, between the class token and the patches."""
-    pooling: Literal["token", "avg"] = "token"
-    """Pooling: the class token, or the mean of the patch tokens."""
+    pooling: Literal["token", "avg", "map"] = "token"
+    """Pooling: the class token, the mean of the patch tokens, or multihead attention pooling over all tokens."""
     layer_scale: float | None = 1e-4
     """Initial value of LayerScale, or None for none."""
     drop_path_rule: Literal["constant", "linear"] = "constant"
@@ -74,12 +76,16 @@ class ViTConfig(ModelConfig):
     """Apply the final norm after pooling; features are then not normalized."""
     embed_prefix: bool = False
     """Beside the absolute embedding of the patches, learn one of the class and register tokens."""
+    pre_norm: bool = False
+    """Apply a norm to all tokens before the blocks; the projection of the patches then has no bias."""
+    pool_heads: int = 8
+    """Number of heads of attention pooling."""
     mask_token: bool = False
     """Hold the token of masked patches in pre-training, as files of DINOv3 do; the model does not use it."""
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_choice("pooling", ("token", "avg"))
+        self.check_choice("pooling", ("token", "avg", "map"))
         self.check_choice("drop_path_rule", ("constant", "linear"))
         self.check_choice("mlp", tuple(MLPS))
         if not self.norm_eps > 0:
@@ -88,6 +94,8 @@ class ViTConfig(ModelConfig):
             raise ValueError(
                 f"got embed_prefix=True for {self.position}; expected an absolute embedding and prefix tokens"
             )
+        if self.pooling == "map" and (self.pool_heads < 1 or self.width % self.pool_heads):
+            raise ValueError(f"got pool_heads={self.pool_heads}; expected a divisor of the width {self.width}")
         if not (self.qkv_bias or self.key_bias):
             raise ValueError("got qkv_bias=False, key_bias=False; without biases leave key_bias out")
         if self.pooling == "token" and not self.class_token:

@@ -1,5 +1,7 @@
 """Sizes of the families of other authors, and the names of their models: those of timm."""
 
+from dataclasses import replace
+
 from ropevit.models.config import Variant
 from ropevit.rope import ROPE_FAMILIES
 
@@ -101,4 +103,32 @@ def _pooled_rotation(family: str, biased: bool) -> dict[str, object]:
     return rotation | biases | {"pooling": "avg", "pooled_norm": True}
 
 
-FAMILY_VARIANTS: dict[str, Variant] = _dinov3_variants() | _eva02_variants() | _timm_rope_variants()
+#: Size -> (width, depth, heads, hidden channels over the width), patch, image size, channels of the output.
+_PE_CORE_SIZES = {
+    "tiny": ((192, 12, 3, 4.0), 16, 384, 512),
+    "small": ((384, 12, 6, 4.0), 16, 384, 512),
+    "base": ((768, 12, 12, 4.0), 16, 224, 1024),
+    "large": ((1024, 24, 16, 4.0), 14, 336, 1024),
+    "gigantic": ((1536, 50, 16, 8960 / 1536), 14, 448, 1280),
+}
+
+
+def _pe_core_variants() -> dict[str, Variant]:
+    """Return the variants of Perception Encoder core, whose head gives the image embedding; G has no class token."""
+    variants = {}
+    for size, ((width, depth, heads, mlp_ratio), patch, side, channels) in _PE_CORE_SIZES.items():
+        has_class = size != "gigantic"
+        fields = {"width": width, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio, "patch_size": patch}
+        fields |= {"img_size": (side, side), "num_classes": channels, "norm_eps": 1e-5, "layer_scale": None}
+        fields |= {"class_token": has_class, "embed_prefix": has_class, "pre_norm": True, "pooling": "map"}
+        grid, offset = (side // patch, side // patch), 1.0 if has_class else 0.0
+        convention = replace(ROPE_FAMILIES["pe"].convention, reference_grid=grid, offset=offset)
+        fields |= {"rope_convention": convention, "rope_theta": ROPE_FAMILIES["pe"].theta}
+        name = f"vit_pe_core_{size}_patch{patch}_{side}"
+        variants[f"pe_core_{size}"] = Variant(fields, {"rope_axial_ape": name}, "rope_axial_ape")
+    return variants
+
+
+FAMILY_VARIANTS: dict[str, Variant] = (
+    _dinov3_variants() | _eva02_variants() | _timm_rope_variants() | _pe_core_variants()
+)

@@ -14,6 +14,7 @@ SIGNS: dict[str, tuple[Row, ...]] = {
         KeyPattern("blocks.{}.attn.rope.freqs", "rope.freqs"),
         KeyPattern("register_tokens", "reg_token"),
         KeyPattern("norm.weight", "fc_norm.weight"),
+        KeyPattern("pre_norm.weight", "norm_pre.weight"),
     ),
     "dinov3": (KeyPattern("register_tokens", "storage_tokens"),),
     "transformers": (KeyPattern("cls_token", "embeddings.cls_token"),),
@@ -39,6 +40,8 @@ def _timm(config: ViTConfig) -> tuple[Row, ...]:
     ]
     if config.pooled_norm:
         rows += _renamed("norm", "fc_norm")
+    if config.pre_norm:
+        rows += _renamed("pre_norm", "norm_pre")
     if config.embed_prefix:
         first = int(config.class_token) + config.num_registers
         rows.append(SplitPattern(("prefix_embed", "pos_embed"), "pos_embed", first))

@@ -23,6 +23,7 @@ from ropevit.models.packed import (
 from ropevit.models.rotary import apply_scaling, make_block_rope, make_distance_bias, make_shared_rope
 from ropevit.models.sizes import check_input
 from ropevit.models.vit.config import ViTConfig
+from ropevit.models.vit.pooling import AttentionPool
 from ropevit.models.window_partition import WindowPartition
 from ropevit.rope import DistanceBias, LearnedRope, grid_positions
 
@@ -45,7 +46,7 @@ class ViT(BaseModel[ViTConfig]):
         super().__init__()
         self.config = config
         rows, columns = config.grid
-        self.patch_embed = PatchEmbed(config.patch, config.in_channels, config.width)
+        self.patch_embed = PatchEmbed(config.patch, config.in_channels, config.width, not config.pre_norm)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         registers = config.num_registers
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, config.width)) if registers else None
@@ -56,6 +57,9 @@ class ViT(BaseModel[ViTConfig]):
         self.time_embed = None if steps is None else nn.Parameter(torch.zeros(1, steps, config.width))
         self.rope = make_shared_rope(config, config.width // config.heads, config.heads)
         self.blocks = nn.ModuleList(_make_block(config, *layer) for layer in enumerate(_drop_path_rates(config)))
+        self.pre_norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.pre_norm else None
+        pooled = config.pooling == "map"
+        self.attn_pool = AttentionPool(config.width, config.pool_heads, config.norm_eps) if pooled else None
         if config.mask_token:
             self.register_buffer("mask_token", torch.zeros(1, config.width))  # no parameter, as it gets no gradient
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
@@ -85,7 +89,9 @@ class ViT(BaseModel[ViTConfig]):
                 nn.init.zeros_(self.time_embed)
         elif isinstance(module, nn.Linear):
             init_linear(module)
-        elif isinstance(module, nn.Conv2d | nn.Conv3d | nn.LayerNorm | LearnedRope | DistanceBias | Block):
+        elif isinstance(
+            module, nn.Conv2d | nn.Conv3d | nn.LayerNorm | LearnedRope | DistanceBias | Block | AttentionPool
+        ):
             module.reset_parameters()
 
     @property
@@ -116,6 +122,7 @@ class ViT(BaseModel[ViTConfig]):
                 x = x + embed_images(self.pos_embed, self.config.grid, valid).to(x.dtype)
         if self.num_prefix:
             x = torch.cat([self.prefix_tokens().expand(x.shape[0], -1, -1), x], dim=1)
+        x = x if self.pre_norm is None else self.pre_norm(x)
         return x, self.place(grid_positions(*maps.shape[2:], device=images.device))
 
     def prefix_tokens(self) -> Float[Tensor, "1 _ C"]:
@@ -207,6 +214,8 @@ class ViT(BaseModel[ViTConfig]):
 
     def forward_head(self, features: Float[Tensor, "B n C"]) -> Float[Tensor, "B K"]:
         """Pool the tokens and classify."""
+        if self.attn_pool is not None:
+            return self.classify(self.attn_pool(features))
         pooled = features[:, 0] if self.config.pooling == "token" else features[:, self.num_prefix :].mean(1)
         return self.classify(pooled)
 
@@ -260,10 +269,10 @@ class ViT(BaseModel[ViTConfig]):
         x = self.patch_embed(strips).flatten(2).transpose(1, 2)
         if self.pos_embed is not None:
             x = x + sample_embedding(self.pos_embed, self.config.grid, packed.positions, packed.grids).to(x.dtype)
-        if not self.num_prefix:
-            return x
-        tokens = self.prefix_tokens()[0].to(x.dtype)
-        return torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
+        if self.num_prefix:
+            tokens = self.prefix_tokens()[0].to(x.dtype)
+            x = torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
+        return x if self.pre_norm is None else self.pre_norm(x)
 
     def place_packed(self, packed: PackedBatch) -> Float[Tensor, "R L 2"]:
         """Return the positions to rotate by of a packed batch; those of prefix tokens stay at the origin."""
@@ -292,6 +301,8 @@ class ViT(BaseModel[ViTConfig]):
 
         >>> logits = model.forward_packed(model.pack([image_of_160x320, image_of_224x224]))
         """
+        if self.attn_pool is not None:
+            raise ValueError("got a packed batch with pooling='map'; use forward_packed_features, and pool each image")
         features, damaged = self.encode_packed(packed)
         pooled = (
             features.flatten(0, 1)[packed.starts] if self.config.pooling == "token" else mean_patch(features, packed)
@@ -302,7 +313,7 @@ class ViT(BaseModel[ViTConfig]):
         """Return a parameter's layer for layer-wise learning rates: 0 embeddings, 1.. blocks, then norm and head."""
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
-        return len(self.blocks) + 1 if name.startswith(("norm.", "head.")) else 0
+        return len(self.blocks) + 1 if name.startswith(("norm.", "head.", "attn_pool.")) else 0
 
 
 def _drop_path_rates(config: ViTConfig) -> list[float]:

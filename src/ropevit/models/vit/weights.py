@@ -134,6 +134,8 @@ def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
         raise ValueError(f"has no position embedding, which the {layout} layout cannot store; keep the ropevit layout")
     if config.rope_convention == ROPE_FAMILIES["dinov3"].convention and layout != "published":
         return {"theta": 100.0, "norm_eps": 1e-5, "class_token": True}
+    if config.pre_norm and config.rope_convention != RopeConvention() and layout == "timm":
+        return {"theta": 10000.0, "norm_eps": 1e-5, "pooling": "map"}
     if config.rope_convention in _TIMM_CONVENTIONS and layout == "timm":
         return {"theta": 10000.0, "norm_eps": 1e-6, "pooling": "avg", "pooled_norm": True}
     if config.rope_convention != RopeConvention() or layout in ("dinov3", "transformers"):
@@ -184,7 +186,7 @@ ADAPTER = StateDictAdapter(
     layouts=SIGNS,
     rows=layout_rows,
     drop_fixed=drop_fixed,
-    own_keys=("blocks.{}.attn.rope.freqs", "register_tokens", "prefix_embed"),
+    own_keys=("blocks.{}.attn.rope.freqs", "register_tokens", "prefix_embed", "pre_norm.weight"),
     derived={r"(.+\.)?(freqs|rope)_t_[xy]": "positions, recomputed for every image"},
     written=("published", "timm", "dinov3", "transformers"),
     derived_tables=derived_tables,
