@@ -131,9 +131,9 @@ def test_options_out_of_range_are_refused(options, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test_side": None}, "does not say test_side"),
-        ({"longest": None}, "does not say longest"),
-        ({"category_ids": [1]}, "a category id to each class"),
+        ({"test_side": None}, "has no test_side"),
+        ({"longest": None}, "has no longest"),
+        ({"category_ids": [1]}, "a category id for each class"),
     ],
 )
 def test_file_without_preprocessing_metadata_is_refused(tmp_path, changes, message):
