@@ -16,7 +16,7 @@ from integrations.timm_models import BOTH, MIXED, RPB, SWIN, VIT_SIZES, create, 
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.extras import MissingExtraError
 from ropevit.integrations.timm import CLASHES, TimmSwin, TimmViT
-from ropevit.integrations.timm.ropevit import bare_names
+from ropevit.integrations.timm.ropevit import NAMES, bare_names
 from ropevit.models import MODELS
 from ropevit.models.registry import PUBLISHED
 from ropevit.models.vit.families import FAMILY_VARIANTS
@@ -38,7 +38,7 @@ def test_timm_builds_every_model_of_the_registry():
 
 
 def test_clashes_lists_exactly_the_names_of_timms_own_models():
-    theirs = {name for name in MODELS if timm.models.model_entrypoint(name).__module__.startswith("timm.")}
+    theirs = {name for name in NAMES if timm.models.model_entrypoint(name).__module__.startswith("timm.")}
     assert theirs == CLASHES == {f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base")}
 
 
@@ -52,7 +52,7 @@ def test_names_that_timm_already_has_are_not_overwritten_but_warned_about():
 def test_timm_lists_published_weights_with_their_tag():
     tagged = {f"ropevit_{name}.naver_in1k" for name in PUBLISHED}
     assert set(timm.list_models("ropevit_*", pretrained=True)) == set(timm.list_pretrained("ropevit_*")) == tagged
-    assert set(timm.list_models(module="ropevit")) == {*timm.list_models("ropevit_*"), *MODELS} - CLASHES
+    assert set(timm.list_models(module="ropevit")) == {*timm.list_models("ropevit_*"), *NAMES} - CLASHES
     assert timm.models.is_model_pretrained(f"{MIXED}.naver_in1k")
     assert not timm.models.is_model_pretrained("ropevit_swin_tiny_patch4_window7_224")
 
