@@ -51,7 +51,7 @@ def test_one_device_is_not_for_several_processes(monkeypatch):
     with pytest.raises(ValueError, match="got device 'cuda:1' for several processes; take cuda"):
         distributed.choose_device("cuda:1")
     assert distributed.choose_device("cuda") == torch.device("cuda")
-    with pytest.raises(ValueError, match="got device mps, but accelerate computes on cpu here"):
+    with pytest.raises(ValueError, match="got device mps, but accelerate uses cpu on this machine"):
         distributed.check_device(torch.device("mps"), torch.device("cpu"))
 
 
