@@ -39,7 +39,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -132,8 +132,13 @@ def panels(seed: int) -> dict[str, Panel]:
     }
     made = {name: PANEL_CLASSES[name](settings[name], *images) for name in SIZES}
     for panel in made.values():
-        panel.batch = lru_cache(maxsize=None)(panel.batch)  # all arms of a seed train on the same images
+        panel.batch = keep_batches(panel.batch)
     return made | {"transposed": TransposedPanel(settings["field"], *images)}
+
+
+def keep_batches(batch: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Draw every batch once, as all arms of a seed train on the same images."""
+    return lru_cache(maxsize=None)(lambda *which: tuple(tensor.clone() for tensor in batch(*which)))
 
 
 def plan(arms: tuple[Arm, ...], names: list[str], rerun: bool) -> Iterator[tuple[str, Arm, int, str]]:
