@@ -48,7 +48,7 @@ def test_one_device_is_not_for_several_processes(monkeypatch):
     assert distributed.choose_device("cuda:1") == torch.device("cuda", 1)
     assert chosen == [1]
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="got device 'cuda:1' for several processes; take cuda"):
+    with pytest.raises(ValueError, match="got device 'cuda:1' for several processes; give cuda, and each"):
         distributed.choose_device("cuda:1")
     assert distributed.choose_device("cuda") == torch.device("cuda")
     with pytest.raises(ValueError, match="got device mps, but accelerate uses cpu on this machine"):

@@ -105,10 +105,10 @@ def test_names_that_do_not_tell_the_order_are_refused():
         load_weights(built, built.state_dict())
 
 
-def test_the_layouts_of_the_paper_do_not_store_a_convention(tmp_path):
+def test_the_layout_of_the_paper_does_not_store_a_convention(tmp_path):
     file = save_model(tmp_path / "a.safetensors", model("eva02"))
-    with pytest.raises(WeightsError, match=r"has RopeConvention\(.*which the timm layout cannot store"):
-        convert(file, tmp_path / "b.safetensors", "timm")
+    with pytest.raises(WeightsError, match=r"has RopeConvention\(.*which the published layout cannot store"):
+        convert(file, tmp_path / "b.safetensors", "published")
 
 
 def test_figures_count_frequencies_in_radians_per_patch():
