@@ -91,6 +91,13 @@ def test_the_config_of_a_file_of_the_authors_or_of_transformers_is_told_by_its_n
         assert_same(again.state_dict(), ours.state_dict())
 
 
+@pytest.mark.parametrize("name", [*DINOV3[:2], *TIMM_ROPE])
+def test_a_file_that_does_not_tell_its_family_is_converted_by_name_alone(name, tmp_path):
+    torch.save(timm_model(name).state_dict(), tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="these do not tell which; name the model"):
+        convert(tmp_path / "model.pth", tmp_path / "ours.safetensors")
+
+
 def test_what_pretraining_alone_needs_is_dropped_and_listed():
     state = dinov3_file("vit_small_patch16_dinov3_qkvb")
     report = load_weights(our_model("dinov3_vits16"), state | {"local_cls_norm.weight": torch.ones(64)})

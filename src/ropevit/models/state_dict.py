@@ -69,6 +69,8 @@ class InferredModel:
     """Heads, if the layout shows them."""
     patches: int
     """Patches of the file's tables; without tables those of the architecture's default image size."""
+    unnamed_family: bool = False
+    """Whether the weights are of another family than the published models, and do not tell which."""
 
 
 @dataclass(frozen=True, kw_only=True)

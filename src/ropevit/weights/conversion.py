@@ -148,6 +148,12 @@ def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
     """Infer the config from shapes; heads that shapes do not show are those of registered models of that width."""
     if "tubelet" in inferred.fields:
         raise WeightsError(f"{source} holds a video model without its config; give the config (model=CONFIG in Python)")
+    if inferred.unnamed_family:
+        raise WeightsError(
+            f"{source} has no class token, or no biases of queries, keys and values in one: other families than the "
+            "published models have such weights, and these do not tell which; name the model "
+            "(--model NAME, or model=CONFIG in Python)"
+        )
     positions = [name for name in inferred.positions if name != "none"]  # never published
     kind = ARCHITECTURES[inferred.architecture].config
     same = [config for config in MODELS.values() if type(config) is kind and config.width == inferred.fields["width"]]

@@ -50,7 +50,7 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
     if common is None:
         return None
     frequencies = next((key for key in shapes if re.fullmatch(r"(.*\.)?freqs", key)), "")
-    width = common["width"]
+    width, dinov3 = common["width"], _infer_dinov3(tensors)
     return InferredModel(
         architecture="vit",
         fields=common
@@ -60,12 +60,13 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
             "class_token": "cls_token" in shapes,
             "num_registers": axis_length(shapes, "register_tokens", 1) or axis_length(shapes, "reg_token", 1) or 0,
         }
-        | _infer_dinov3(tensors),
+        | dinov3,
         start={"layer_scale": 1e-4 if "blocks.0.gamma_1" in shapes else None}
         | ({"mask_token": True} if "mask_token" in shapes else {}),
         positions=positions_with(VIT_EMBEDDINGS, rope_parameters(bool(frequencies)), "pos_embed" in shapes),
         heads=axis_length(shapes, frequencies, -2) if frequencies.count(".") else None,
         patches=_embedded_patches(shapes) or axis_length(shapes, "freqs_t_x", 0) or 14 * 14,
+        unnamed_family=not dinov3 and not {"cls_token", "blocks.0.attn.qkv.bias"} <= shapes.keys(),
     )
 
 
