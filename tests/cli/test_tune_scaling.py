@@ -83,7 +83,7 @@ def test_a_method_is_chosen_and_kept_beside_the_weights(arguments, tmp_path, cap
     assert "30 images to choose on, 30 others for the gain" in printed
     assert "top-1 (%) on the 30 images of the choice" in printed
     (kept,) = json.loads((tmp_path / "own" / FILE).read_text())["choices"]
-    assert f"chosen: {kept['chosen']}" in printed
+    assert f"highest on the images of the choice: {kept['chosen']}" in printed
     assert kept["sizes"] == [32, 48]
     assert kept["data"] == "images/val"
     assert kept["baseline"] == "none"

@@ -74,7 +74,7 @@ def print_result(console: Console, result: TuneResult) -> None:
     for trial in shown:
         table.add_row(trial.scaling, f"{trial.score:.2f}", style="bold" if trial.scaling == search.chosen else "")
     console.print(table)
-    print_line(console, f"chosen: {search.chosen}")
+    print_line(console, f"highest on the images of the choice: {search.chosen}")
     if search.chosen != search.baseline:
         other = f"gain over {search.baseline} on the {choice.images_reported_on} other images, which the choice has"
         print_line(console, f"{other} not seen, in points with a 95 % interval: {search.gain}")
