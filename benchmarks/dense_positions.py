@@ -106,11 +106,11 @@ def draw(scores: Mapping[str, Mapping[int, Sequence[float]]], setup: TaskSetup) 
     axes = figure.subplots()
     mark_training(axes, setup.trained_at)
     for position, by_size in scores.items():
-        colour, marker = position_style(position)
+        color, marker = position_style(position)
         values = [by_size[size] for size in setup.sizes]
-        axes.fill_between(setup.sizes, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15)
+        axes.fill_between(setup.sizes, [min(v) for v in values], [max(v) for v in values], color=color, alpha=0.15)
         means = [statistics.mean(v) for v in values]
-        axes.plot(setup.sizes, means, color=colour, marker=marker, label=position_label(position))
+        axes.plot(setup.sizes, means, color=color, marker=marker, label=position_label(position))
     axes.set(xlabel="test size (pixels)", ylabel=f"{setup.metric} (%)")
     tidy(axes, setup.sizes)
     axes.legend(frameon=False)

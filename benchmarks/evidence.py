@@ -19,7 +19,7 @@ float32.
 Differences are taken between arms of the same seed. A hypothesis holds if every part of it has a mean difference above
 0 with a two-sided p below its threshold in Student's t test over the seeds; its p is the largest of its parts, and the
 thresholds for the four are Holm's at 0.05. "The best" of several is the one with the highest mean over the same seeds:
-that favours it, so the best of the side that a hypothesis puts below is a hard opponent, and the best of the other side
+that favors it, so the best of the side that a hypothesis puts below is a hard opponent, and the best of the other side
 is corrected by multiplying p with the number of its candidates. Intervals are 95 % by Student's t and by bootstrap over
 seeds.
 

@@ -21,7 +21,7 @@ TARGET = Path(__file__).parents[1] / "src/ropevit/data/emoji/sprites.npz"
 ARTISTS = ("noto", "twemoji", "emojione", "fluent-emoji-flat")
 SIZE = 160
 
-#: Group -> objects that all four artists drew, distinguishable by shape and colour at 14 pixels.
+#: Group -> objects that all four artists drew, distinguishable by shape and color at 14 pixels.
 THINGS = {
     "animal": """ant bat bird butterfly camel cat chicken chipmunk cow crab crocodile deer dog dolphin duck eagle
         elephant ewe fish fox goat gorilla honeybee horse lady-beetle leopard lizard monkey mouse octopus owl ox penguin

@@ -346,7 +346,7 @@ def draw_panel(axes: Any, name: str) -> None:
     panel = read_panel(name)
     mark_training(axes, TRAINED[name])
     for embedding, label in NAMES.items():
-        colour, marker = position_style(embedding)
+        color, marker = position_style(embedding)
         for file, line, run in zip(FILES[name], ("-", "--"), ("first run", "second run"), strict=True):
             found = {
                 size: scores_of_file(panel[Arm(embedding), size], file) for size in sizes_of(panel, Arm(embedding))
@@ -360,8 +360,8 @@ def draw_panel(axes: Any, name: str) -> None:
                 [max(each) for each in curve.values()],
             )
             mean = [statistics.mean(each) for each in curve.values()]
-            axes.plot(sizes, mean, line, color=colour, marker=marker, markersize=5, label=f"{label}, {run}")
-            axes.fill_between(sizes, low, high, color=colour, alpha=0.12, linewidth=0)
+            axes.plot(sizes, mean, line, color=color, marker=marker, markersize=5, label=f"{label}, {run}")
+            axes.fill_between(sizes, low, high, color=color, alpha=0.12, linewidth=0)
     tidy(axes, sizes_of(panel, Arm("rope_mixed")))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("test size (pixels)")

@@ -211,12 +211,12 @@ def draw(path: Path, target: Path) -> None:
     figure = Figure(figsize=(6.2, 4.8), layout="constrained")
     axes = figure.subplots()
     for (arm, _), curve in curves(path).items():
-        colour, marker = STYLES[arm]
+        color, marker = STYLES[arm]
         sizes = sorted(curve)
         mean = [statistics.mean(curve[size]) for size in sizes]
-        axes.plot(sizes, mean, color=colour, marker=marker, markersize=5, label=LABELS[arm])
+        axes.plot(sizes, mean, color=color, marker=marker, markersize=5, label=LABELS[arm])
         low, high = ([m + s * spread(curve[size]) for m, size in zip(mean, sizes, strict=True)] for s in (-1, 1))
-        axes.fill_between(sizes, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(sizes, low, high, color=color, alpha=0.18, linewidth=0)
     axes.axvline(28, color="#555555", linewidth=0.8, linestyle=":")
     axes.set(xlabel="test size (pixels); trained and fine-tuned at 28", ylabel="top-1 accuracy (%)")
     axes.legend(frameon=False, fontsize=8)

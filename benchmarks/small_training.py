@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ropevit.data.fashion import load_fashion
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.sources import MemorySource
 from ropevit.tasks.classify import train as classify
 from ropevit.tasks.classify.config import TrainConfig
@@ -39,7 +39,7 @@ def small(out: Path, epochs: int = 4, **run: Any) -> TrainConfig:
     )
 
 
-def part(images: LabelledImages, count: int) -> MemorySource:
+def part(images: LabeledImages, count: int) -> MemorySource:
     """Return the first images of a set."""
     return MemorySource(replace(images, images=images.images[:count], labels=images.labels[:count]))
 

@@ -23,7 +23,7 @@ import torch
 from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import CropSettings
 from ropevit.data.fashion import load_fashion
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.machine import environment
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES
@@ -113,7 +113,7 @@ def settings_of(panel: str, changes: dict[str, Any]) -> PanelSettings:
     return replace(BASE[panel], **{key: named[key][value] if key in named else value for key, value in changes.items()})
 
 
-def run_one(row: dict[str, Any], images: tuple[LabelledImages, LabelledImages]) -> dict[str, str]:
+def run_one(row: dict[str, Any], images: tuple[LabeledImages, LabeledImages]) -> dict[str, str]:
     """Train and evaluate one row of the grids, and return its row of the results."""
     device = torch.device("cpu")
     dtype = resolve_precision("auto", device)

@@ -19,7 +19,7 @@ model = ropevit.create_model("rope_mixed_deit_tiny_patch16_LS", depth=4, img_siz
 with tempfile.TemporaryDirectory() as folder:
     converted = from_ropevit(model.eval(), classes=["bird", "cat", "dog"])
     converted.save_pretrained(folder)
-    image_processor(converted.config).save_pretrained(folder)  # shorter side to 96, bicubic, centre square
+    image_processor(converted.config).save_pretrained(folder)  # shorter side to 96, bicubic, center square
 
     pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     for guess in pipeline("image-classification", model=folder)(Image.fromarray(pixels)):

@@ -164,7 +164,7 @@ def model():
     return ViT(panel.model_config("rope_mixed")).eval()
 
 
-def test_tiles_are_labelled_each_by_itself_and_windows_averaged(model):
+def test_tiles_are_labeled_each_by_itself_and_windows_averaged(model):
     images = torch.randn(1, 1, 32, 64)
     with torch.no_grad():
         at = {left: pixel_logits(model, images[..., left : left + 32]).softmax(1) for left in (0, 16, 32)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ropevit.analysis.catalogue import ANALYSES
+from ropevit.analysis.catalog import ANALYSES
 from ropevit.cli import VERBS
 from ropevit.data.layouts import LAYOUTS
 from ropevit.data.sources import NAMED_SOURCES

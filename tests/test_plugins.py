@@ -43,7 +43,7 @@ def test_installed_plugins_are_loaded_once_and_a_broken_one_stops_nothing(run_co
     install(tmp_path, "asunder", "asunder", "raise RuntimeError('needs ropevit 9\\nor later')")
     install(tmp_path, "gone", "gone:register", None)
     install(tmp_path, "good", "good:add_task", GOOD)
-    install(tmp_path, "quitter", "quitter", "import sys; sys.exit('no licence')")
+    install(tmp_path, "quitter", "quitter", "import sys; sys.exit('no license')")
     (tmp_path / "use.py").write_text(CODE)
     run = run_command(tmp_path, [], script=tmp_path / "use.py")
     assert run.code == 0, run.errors
@@ -53,5 +53,5 @@ def test_installed_plugins_are_loaded_once_and_a_broken_one_stops_nothing(run_co
         "the plug-in asunder (asunder) cannot be used, RuntimeError: needs ropevit 9; update or uninstall asunder",
         "the plug-in gone (gone:register) cannot be used, ModuleNotFoundError: No module named 'gone'; update or "
         "uninstall gone",
-        "the plug-in quitter (quitter) cannot be used, SystemExit: no licence; update or uninstall quitter",
+        "the plug-in quitter (quitter) cannot be used, SystemExit: no license; update or uninstall quitter",
     ]

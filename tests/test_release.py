@@ -28,7 +28,7 @@ def built(tmp_path_factory):
     return folder
 
 
-def test_both_distributions_hold_the_package_its_data_and_the_licences(built):
+def test_both_distributions_hold_the_package_its_data_and_the_licenses(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel, tarfile.open(next(built.glob("*.tar.gz"))) as source:
         names = set(wheel.namelist())
         packed = {name.partition("/")[2] for name in source.getnames()}

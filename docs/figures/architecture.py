@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 WIDTH, TOP, GAP = 1000, 92, 12
 LEFT, MIDDLE, RIGHT = 20, 500, 980  # packages from LEFT to MIDDLE - 20, steps from MIDDLE + 30 to RIGHT
 LINE = 17
-INK, GREY, BLUE, ORANGE = "#1b1f24", "#57606a", "#0072b2", "#b35900"
+INK, GRAY, BLUE, ORANGE = "#1b1f24", "#57606a", "#0072b2", "#b35900"
 
 #: Layers from the top: name, what it holds, what is registered there, and the steps of the call in it.
 LAYERS = (
@@ -73,9 +73,9 @@ BESIDE = (
 )
 
 
-def text(x: float, y: float, words: str, size: int = 13, colour: str = INK, extra: str = "") -> str:
+def text(x: float, y: float, words: str, size: int = 13, color: str = INK, extra: str = "") -> str:
     """Place a line of text."""
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{colour}" {extra}>{escape(words)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}" {extra}>{escape(words)}</text>'
 
 
 def box(x: float, y: float, width: float, height: float, fill: str, stroke: str = "#d0d7de") -> str:
@@ -94,7 +94,7 @@ def draw() -> str:
         for row, line in enumerate(held):
             parts.append(text(LEFT + 110, y + 26 + LINE * row, line))
         if registry:
-            parts.append(text(LEFT + 110, y + 26 + LINE * len(held), f"registry: {registry}", colour=BLUE, extra=bold))
+            parts.append(text(LEFT + 110, y + 26 + LINE * len(held), f"registry: {registry}", color=BLUE, extra=bold))
         if steps:
             number += 1
             parts.append(box(MIDDLE + 30, y, RIGHT - MIDDLE - 30, height, "#fff8f0", "#f0c090"))
@@ -109,7 +109,7 @@ def draw() -> str:
             f'<line x1="{MIDDLE + 52}" x2="{MIDDLE + 52}" y1="{above}" y2="{below - 2}" stroke="{ORANGE}" '
             'stroke-width="2" marker-end="url(#head)"/>'
         )
-    parts.append(text(LEFT + 16, y + 14, "beside the layers", 13, GREY))
+    parts.append(text(LEFT + 16, y + 14, "beside the layers", 13, GRAY))
     width = (RIGHT - LEFT - 3 * GAP) / len(BESIDE)
     for index, (name, held) in enumerate(BESIDE):
         x = LEFT + index * (width + GAP)

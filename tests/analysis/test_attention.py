@@ -187,7 +187,7 @@ def test_rows_give_distances_in_patches_pixels_and_relative_to_the_diagonal():
         alike(row["entropy_of_uniform"], row["entropy_nats"] / log(17))
 
 
-def test_models_trained_on_wide_images_are_analysed_in_that_aspect_ratio():
+def test_models_trained_on_wide_images_are_analyzed_in_that_aspect_ratio():
     wide = replace(subject(vit(img_size=(32, 64)), 64), trained_size=(32, 64))
     for options, sizes in (
         (FigureOptions(), {(32, 64), (64, 128)}),

@@ -12,12 +12,12 @@ def made(name, position, trained_at=800):
     return Curve(name=name, position=position, points={480: 40.0, 800: 50.0, 1333: 45.0}, trained_at=trained_at)
 
 
-def test_every_position_embedding_has_a_colour_and_a_repeated_one_another():
+def test_every_position_embedding_has_a_color_and_a_repeated_one_another():
     found = list(styles(["rope_mixed", "ape", "rope_mixed", "mine", "rope_axial"]))
     assert [found[index] for index in (0, 1, 4)] == [
         position_style(name) for name in ("rope_mixed", "ape", "rope_axial")
     ]
-    assert len({colour for colour, _ in found}) == 5
+    assert len({color for color, _ in found}) == 5
     assert len(set(styles(["rope_mixed"] * 20))) == 20
 
 
@@ -34,7 +34,7 @@ def test_the_legend_names_embedding_and_model():
     assert figure_bytes(figure, "png").startswith(b"\x89PNG")
 
 
-def test_baselines_are_dashed_in_the_colour_of_their_model_and_meet_it_at_the_training_size():
+def test_baselines_are_dashed_in_the_color_of_their_model_and_meet_it_at_the_training_size():
     baselines = {"in tiles of 800 px": {1333: 49.0}, "resized to 800 px": {480: 39.0, 1333: 50.0}}
     curves = replace(made("detector", "rope_mixed"), baselines=baselines), made("old", "ape")
     figure = draw_curves(Evaluations(curves=curves, metric="AP", title=""))
@@ -48,7 +48,7 @@ def test_baselines_are_dashed_in_the_colour_of_their_model_and_meet_it_at_the_tr
     assert "-" not in {tiles.get_linestyle(), resized.get_linestyle()}
 
 
-def test_the_papers_curves_are_dashed_in_the_colour_of_their_model():
+def test_the_papers_curves_are_dashed_in_the_color_of_their_model():
     names = {"ape": "deit_small_patch16_LS", "rope_mixed": "rope_mixed_deit_small_patch16_LS"}
     curves = [replace(made("small", position, 224), paper=published(name)) for position, name in names.items()]
     figure = draw_curves(Evaluations(curves=(*curves, made("mine", "none", 224)), metric="top-1", title=""))

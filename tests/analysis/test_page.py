@@ -124,7 +124,7 @@ def test_pointing_at_a_patch_shows_its_offset_and_response(page, mixed):
     assert page.inner_text("#reading") == f"r = {value:.3f} at (dx, dy) = (+3, +2)".replace("-", MINUS)
 
 
-def test_the_colour_of_a_patch_matches_its_response(mixed, tmp_path, open_page):
+def test_the_color_of_a_patch_matches_its_response(mixed, tmp_path, open_page):
     with torch.no_grad():
         freqs = mixed.blocks[0].attn.rope.freqs
         freqs[0], freqs[1] = 0.8, 0.35

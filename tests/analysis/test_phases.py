@@ -5,10 +5,10 @@ import pytest
 
 from ropevit.analysis.phases import (
     CELL_PIXELS,
-    LARGEST_COLOUR,
-    SEEN_COLOUR,
-    SMALLEST_COLOUR,
-    UNSEEN_COLOUR,
+    LARGEST_COLOR,
+    SEEN_COLOR,
+    SMALLEST_COLOR,
+    UNSEEN_COLOR,
     coverage,
     draw,
     largest_angle,
@@ -89,13 +89,13 @@ def test_interpolating_scaling_methods_have_few_new_angles(vit):
 def test_bars_show_seen_new_and_unseen_angles():
     pixels = paint_bars(np.array([[0.25, 1.0], [0.5, 1.0], [0.75, 1.0]]))
     assert pixels.shape == (CELL_PIXELS, CELL_PIXELS, 3)
-    np.testing.assert_array_equal(pixels[0], [SEEN_COLOUR] * CELL_PIXELS)  # the pair that was seen best is on top
+    np.testing.assert_array_equal(pixels[0], [SEEN_COLOR] * CELL_PIXELS)  # the pair that was seen best is on top
     quarter = CELL_PIXELS // 4
     expected = [
-        *[SEEN_COLOUR] * quarter,
-        *[SMALLEST_COLOUR] * quarter,
-        *[LARGEST_COLOUR] * quarter,
-        *[UNSEEN_COLOUR] * quarter,
+        *[SEEN_COLOR] * quarter,
+        *[SMALLEST_COLOR] * quarter,
+        *[LARGEST_COLOR] * quarter,
+        *[UNSEEN_COLOR] * quarter,
     ]
     np.testing.assert_array_equal(pixels[-1], expected)
 

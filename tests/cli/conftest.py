@@ -7,7 +7,7 @@ from ropevit.cli import main
 
 @pytest.fixture(scope="session")
 def my_images(tmp_path_factory):
-    """A user's folder: three classes of coloured noise, in different sizes and aspect ratios."""
+    """A user's folder: three classes of colored noise, in different sizes and aspect ratios."""
     root, noise = tmp_path_factory.mktemp("data") / "my_images", np.random.default_rng(0)
     for label, name in enumerate(("blue", "green", "red")):
         (root / name).mkdir(parents=True)

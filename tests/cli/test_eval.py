@@ -64,7 +64,7 @@ def test_a_model_of_a_study_is_evaluated_on_the_embedded_images(tmp_path, monkey
     metadata = {"panel": "zoom", "train_size": 28, "mean": 0.5, "std": 0.25}
     ropevit.save_model(Path("zoom/model.safetensors"), model, classes=CLASSES, metadata=metadata)
     main(["eval", "--checkpoint", "zoom", "--data", "fashion", "--sizes", "28", "--workers", "0", "--device", "cpu"])
-    assert "the model takes grey images" in capsys.readouterr().out
+    assert "the model takes gray images" in capsys.readouterr().out
     with torch.no_grad():
         right = model((test.images / 255 - 0.5) / 0.25).argmax(1) == test.labels
     with (tmp_path / "runs/eval/zoom/eval.csv").open() as file:

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import ropevit
-from ropevit.analysis import catalogue
-from ropevit.analysis.catalogue import ANALYSES, Analysis, FigureResult
+from ropevit.analysis import catalog
+from ropevit.analysis.catalog import ANALYSES, Analysis, FigureResult
 from ropevit.analysis.layers import rotated_layers
 from ropevit.cli import main
 from ropevit.cli.figure_models import Preprocessing, load_images, open_figure_model, random_figure_model
@@ -96,7 +96,7 @@ def test_weights_of_published_shape_alone_do_not_count_as_published(tmp_path):
 def test_all_skips_figures_that_do_not_apply_and_prints_why(saved, tmp_path, capsys, monkeypatch):
     only = {name: ANALYSES[name] for name in ("frequencies", "phases")}
     only["mine"] = Analysis("mine", "Mine", "One number.", made)
-    monkeypatch.setattr(catalogue, "ANALYSES", only)
+    monkeypatch.setattr(catalog, "ANALYSES", only)
     main(["figures", "all", "--checkpoint", saved("ape"), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     for name in ("frequencies", "phases"):
@@ -110,9 +110,7 @@ def test_all_does_not_hide_other_errors():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        catalogue.try_analysis(
-            Analysis("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalogue.FigureOptions()
-        )
+        catalog.try_analysis(Analysis("mine", "Mine", "", wrong), random_figure_model(NAME)[0], catalog.FigureOptions())
 
 
 def made(subject, options):
@@ -132,7 +130,7 @@ def test_sizes_points_and_scaling_are_used_by_the_figures(saved, tmp_path):
     assert "RoPE scaling: pi." in (tmp_path / "c/response.svg").read_text(encoding="utf-8")
 
 
-def test_images_are_centre_cropped_and_normalized(my_images, tmp_path):
+def test_images_are_center_cropped_and_normalized(my_images, tmp_path):
     images = load_images(str(my_images / "red" / "3.png"), Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3), 32)
     assert images.shape == (1, 3, 32, 32)
     assert images[0].mean((1, 2)).argmax() == 0  # red
@@ -151,7 +149,7 @@ def test_points_are_read_in_pairs():
     ("arguments", "message"),
     [
         (["frequencies"], "got neither --model nor --checkpoint"),
-        (["colours", "--checkpoint", "FILE"], "no figure named 'colours'; choose one of frequencies"),
+        (["colors", "--checkpoint", "FILE"], "no figure named 'colors'; choose one of frequencies"),
         (["frequencies", "--checkpoint", "gone.safetensors"], "no file 'gone.safetensors'"),
         (["frequencies", "--model", "deit_huge"], "no model named 'deit_huge'"),
         (["frequencies", "--checkpoint", "FILE", "--model", NAME], "leave out --model"),

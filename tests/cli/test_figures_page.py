@@ -2,7 +2,7 @@
 
 import pytest
 
-from ropevit.analysis.catalogue import ANALYSES
+from ropevit.analysis.catalog import ANALYSES
 from ropevit.cli import main
 from ropevit.models import ViT, ViTConfig
 from ropevit.weights import save_model

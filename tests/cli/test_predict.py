@@ -117,7 +117,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def named(tmp_path):
-    """A greyscale classifier with class names that contain a spreadsheet formula and an escape sequence."""
+    """A grayscale classifier with class names that contain a spreadsheet formula and an escape sequence."""
     config = ViTConfig(
         position="ape", width=16, depth=1, heads=2, patch_size=8, img_size=(16, 16), num_classes=3, in_channels=1
     )

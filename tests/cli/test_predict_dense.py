@@ -99,7 +99,7 @@ def test_detections_of_one_image_are_printed_as_a_table(trainings, photos, tmp_p
     assert "pixels" in capsys.readouterr().out
 
 
-def test_a_segmenter_writes_labels_and_coloured_images(trainings, photos, tmp_path, capsys):
+def test_a_segmenter_writes_labels_and_colored_images(trainings, photos, tmp_path, capsys):
     options = ["--checkpoint", str(trainings / "segmenter" / "model.safetensors"), "--size", "40"]
     main(["predict", str(photos / "in"), str(photos / "a.png"), *options, "--out", str(tmp_path / "found")])
     assert files_in(tmp_path / "found") == ["a.png", "b.png", "classes.txt", "labels/a.png", "labels/b.png"]

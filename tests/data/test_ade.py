@@ -45,12 +45,12 @@ def test_labels_start_at_0_and_nothing_is_ignored(tiny):
         assert (truth[0] == IGNORED).all()
 
 
-def test_labels_match_the_colours_of_the_shapes(tiny):
+def test_labels_match_the_colors_of_the_shapes(tiny):
     image, truth = open_ade(tiny, "train").read(0)
-    for colour, _, label in SHAPES.values():
+    for color, _, label in SHAPES.values():
         where = truth == label - 1
         if where.any():
-            assert np.abs(np.asarray(image)[where].mean(0) - colour).max() < 20
+            assert np.abs(np.asarray(image)[where].mean(0) - color).max() < 20
 
 
 @pytest.mark.parametrize(

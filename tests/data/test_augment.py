@@ -40,10 +40,10 @@ def test_three_augment_has_the_published_steps_and_parameters():
     assert jitter.hue is None
 
 
-def test_three_augment_applies_one_of_greyscale_solarize_and_blur(photo, monkeypatch):
+def test_three_augment_applies_one_of_grayscale_solarize_and_blur(photo, monkeypatch):
     policy, radii = steps()["AutoAugment"], []
     monkeypatch.setattr(ImageFilter, "GaussianBlur", lambda radius: radii.append(radius) or ImageFilter.BoxBlur(0))
-    ours = {"solarized": ImageOps.solarize(photo, 128), "grey": photo.convert("L").convert("RGB"), "blurred": photo}
+    ours = {"solarized": ImageOps.solarize(photo, 128), "gray": photo.convert("L").convert("RGB"), "blurred": photo}
     names = {image.tobytes(): name for name, image in ours.items()}
     random.seed(0)
     seen = [names[policy(photo).tobytes()] for _ in range(1500)]
@@ -83,7 +83,7 @@ def test_rand_augment_works_at_every_magnitude(photo):
             assert op(small).getextrema() == ((0, 0),) * 3
             op.magnitude = 9
             assert op(small).getcolors(), "one bit a channel is left"
-            assert {value for _, colour in op(small).getcolors() for value in colour} == {0, 128}
+            assert {value for _, color in op(small).getcolors() for value in color} == {0, 128}
 
 
 def test_every_policy_returns_square_uint8_tensors_in_shareable_memory(photo):

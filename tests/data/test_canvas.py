@@ -3,14 +3,14 @@ import torch
 
 from ropevit.data.canvas import CanvasSettings, paint_canvases, paint_pairs, pixel_labels
 from ropevit.data.fashion import load_fashion
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import make_generator
 
 LAW = CanvasSettings(item_size=8, density=0.8, noise=0.05, cutout=False)
 
 
 def squares(channels=1):
-    """Two kinds of items: white ones (label 1) and grey ones (label 2)."""
+    """Two kinds of items: white ones (label 1) and gray ones (label 2)."""
     levels = torch.tensor([255, 128], dtype=torch.uint8).repeat_interleave(10)
     return levels[:, None, None, None].expand(20, channels, 8, 8).contiguous(), torch.tensor([1, 2]).repeat_interleave(
         10
@@ -28,9 +28,9 @@ def test_a_canvas_has_an_image_and_a_label_for_every_pixel(channels, size):
 def test_labels_match_the_items():
     flat = CanvasSettings(item_size=8, density=0.5, noise=0.0, jitter=1.0, max_rotation=0.0, cutout=False)
     canvases, truth = paint_canvases(*squares(), 32, 50, flat, make_generator("labels"))
-    white, grey = (canvases[:, 0][truth == label] for label in (1, 2))
+    white, gray = (canvases[:, 0][truth == label] for label in (1, 2))
     assert white.mean() > 190  # dimmed to between 0.6 and 1
-    assert 60 < grey.mean() < 130
+    assert 60 < gray.mean() < 130
 
 
 def test_the_statistics_of_a_canvas_do_not_depend_on_its_size():
@@ -45,7 +45,7 @@ def test_the_statistics_of_a_canvas_do_not_depend_on_its_size():
     torch.testing.assert_close(torch.stack(light), light[0].expand(3), rtol=0, atol=0.03)
 
 
-def test_items_cover_edges_as_densely_as_the_centre():
+def test_items_cover_edges_as_densely_as_the_center():
     _, truth = paint_canvases(*squares(), 32, 400, LAW, make_generator("edges"))
     filled = (truth > 0).float().mean(0)
     assert abs(filled[0].mean() - filled[12:20, 12:20].mean()) < 0.05
@@ -54,10 +54,10 @@ def test_items_cover_edges_as_densely_as_the_centre():
 
 def test_rare_labels_are_drawn_as_often_as_common_ones():
     images, labels = squares()
-    few = slice(9, None)  # 1 white item, 10 grey ones
+    few = slice(9, None)  # 1 white item, 10 gray ones
     _, truth = paint_canvases(images[few].contiguous(), labels[few], 64, 50, LAW, make_generator("rare"))
-    _, white, grey = truth.flatten().bincount(minlength=3).tolist()
-    assert white / grey == pytest.approx(1, abs=0.15)
+    _, white, gray = truth.flatten().bincount(minlength=3).tolist()
+    assert white / gray == pytest.approx(1, abs=0.15)
 
 
 def test_the_same_generator_gives_the_same_canvases():
@@ -83,7 +83,7 @@ def test_classes_of_the_embedded_images_become_five_groups():
 
 def test_classes_without_groups_keep_their_names():
     images, _ = squares()
-    data = LabelledImages(images=images[:2], labels=torch.tensor([1, 0]), classes=("cat", "dog"), name="", source="")
+    data = LabeledImages(images=images[:2], labels=torch.tensor([1, 0]), classes=("cat", "dog"), name="", source="")
     names, labels = pixel_labels(data)
     assert names == ("background", "cat", "dog")
     assert labels.tolist() == [2, 1]
@@ -122,7 +122,7 @@ def test_a_mark_has_the_label_of_the_other_marked_item(size, apart):
         assert label[rows[first], columns[first]].unique().tolist() == [own[1]]
         assert label[rows[~first], columns[~first]].unique().tolist() == [own[0]]
         ends = along[first].max(), along[~first].min()
-        assert ends[1] - ends[0] > apart - FLAT.tile  # the centres are `apart` from one another
+        assert ends[1] - ends[0] > apart - FLAT.tile  # the centers are `apart` from one another
 
 
 def test_the_labels_of_two_marked_items_are_independent():

@@ -45,7 +45,7 @@ def test_every_kind_of_bad_file_is_reported(sound):
         Image.effect_noise((200, 200), 90).convert("RGB").save(whole, name[-3:].replace("jpg", "jpeg"))
         (ant / name).write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     save_image(ant / "print.jpg", 1, mode="CMYK")
-    save_image(ant / "grey.png", 2, mode="L")
+    save_image(ant / "gray.png", 2, mode="L")
     save_image(ant / "small.png", 3, size=(31, 90))
     frames = [Image.new("RGB", (40, 40), (value, 0, 0)) for value in (1, 200)]
     frames[0].save(ant / "moving.webp", save_all=True, append_images=frames[1:])
@@ -58,7 +58,7 @@ def test_every_kind_of_bad_file_is_reported(sound):
         "cut.png": "truncated",
         "cut.jpg": "truncated",
         "print.jpg": "CMYK",
-        "grey.png": "converted",
+        "gray.png": "converted",
         "small.png": "tiny",
         "moving.webp": "animated",
         "wrong.jpg": "wrong suffix",
@@ -72,8 +72,8 @@ def test_every_kind_of_bad_file_is_reported(sound):
     assert kinds == sorted(kinds)
 
 
-def test_greyscale_images_are_harmless(sound):
-    save_image(sound / "val" / "ant" / "grey.png", 2, mode="LA")
+def test_grayscale_images_are_harmless(sound):
+    save_image(sound / "val" / "ant" / "gray.png", 2, mode="LA")
     report = check(str(sound))
     assert (report.clean, [finding.kind for finding in report.findings]) == (True, ["converted"])
 
@@ -85,7 +85,7 @@ def test_the_same_file_in_two_classes_or_splits_is_reported(sound):
     (sound / "val/ant/copy.png").write_bytes(content)
     report = check(str(sound))
     assert [finding[:3] for finding in report.findings] == [
-        ("wrongly labelled", "train", "bee"),
+        ("wrongly labeled", "train", "bee"),
         ("in two splits", "val", "ant"),
         ("duplicate", "train", "ant"),
     ]
@@ -132,7 +132,7 @@ def test_damaged_shards_are_reported(tmp_path, monkeypatch):
 
 def test_mpo_files_count_as_jpeg():
     file = BytesIO()
-    views = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    views = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
     views[0].save(file, "MPO", save_all=True, append_images=views[1:])
     assert inspect_image(file.getvalue(), ".JPG").found == []
 

@@ -53,7 +53,7 @@ def test_images_have_boxes_inside_them_and_contiguous_labels(tiny):
             assert (read.mode, read.size) == ("RGB", image.size)
         for left, top, right, bottom in truth.boxes.astype(int):
             inside = np.asarray(read)[(top + 3 * bottom) // 4, (left + right) // 2].astype(int)
-            assert inside.max() - inside.min() > 60, "a coloured shape on grey ground"
+            assert inside.max() - inside.min() > 60, "a colored shape on gray ground"
     assert pickle.loads(pickle.dumps(source)).describe(3) == source.describe(3)
 
 

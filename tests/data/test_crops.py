@@ -17,8 +17,8 @@ def test_boxes_lie_inside_the_image_and_have_the_requested_areas(distribution):
     boxes = random_boxes(
         4000, CropSettings(smallest=0.1, largest=0.6, distribution=distribution, stretch=1.5), make_generator("boxes")
     )
-    centre, half = boxes[:, :2], boxes[:, 2:].abs()
-    assert (centre.abs() + half).max() <= 1 + 1e-6
+    center, half = boxes[:, :2], boxes[:, 2:].abs()
+    assert (center.abs() + half).max() <= 1 + 1e-6
     area = half.prod(1)
     assert 0.1 - 1e-6 < area.min() < 0.11
     assert 0.58 < area.max() < 0.6 + 1e-6

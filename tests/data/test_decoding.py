@@ -94,8 +94,8 @@ def heic(tmp_path):
     for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.HEIC"):
         file = tmp_path / "val" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        colour = (90 + 40 * (name[0] == "b"), int(name[2]), 0)
-        Image.new("RGB", (40, 40), colour).save(file, "JPEG")
+        color = (90 + 40 * (name[0] == "b"), int(name[2]), 0)
+        Image.new("RGB", (40, 40), color).save(file, "JPEG")
     (tmp_path / "val/b/2.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     return tmp_path / "val"
 

@@ -17,7 +17,7 @@ def test_images():
 
 
 def fine_detail(images):
-    """Mean square of what a blur of two pixels removes, in opaque colours."""
+    """Mean square of what a blur of two pixels removes, in opaque colors."""
     pixels = images[:, :3].float() * images[:, 3:].float() / 255
     blurred = F.interpolate(F.avg_pool2d(pixels, 2), scale_factor=2, mode="bilinear")
     return (pixels - blurred).square().mean().item()
@@ -47,7 +47,7 @@ def test_larger_images_have_detail_that_upsampled_ones_lack(test_images):
     assert fine_detail(some) > 5 * fine_detail(enlarged)
 
 
-def test_smaller_images_keep_mean_colour_and_alpha(test_images):
+def test_smaller_images_keep_mean_color_and_alpha(test_images):
     index = test_images.classes.index("red-apple")
     whole, small = (images.images[index].float() / 255 for images in (test_images, load_emoji("test", 20)))
     for image in (whole, small):
@@ -79,7 +79,7 @@ def test_chosen_groups_have_only_their_things():
     assert fruit.labels.bincount().tolist() == [2] * len(fruit.classes)
 
 
-def test_the_drawings_are_a_data_set_of_colour_images_by_group():
+def test_the_drawings_are_a_data_set_of_color_images_by_group():
     source = open_source("emoji", "val")
     image, label = source.read(0)
     assert image.mode == "RGB"

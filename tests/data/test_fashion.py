@@ -31,7 +31,7 @@ def test_labels_match_the_images():
     assert width[data.labels == CLASSES.index("Trouser")].mean() < 16 < 24 < width[data.labels == 9].mean()
 
 
-def test_the_licence_is_included_and_the_file_is_small():
+def test_the_license_is_included_and_the_file_is_small():
     folder = resources.files("ropevit.data") / "fashion"
     assert "Copyright 2017 Zalando SE" in (folder / "LICENSE").read_text()
     assert len((folder / "images.npz").read_bytes()) < 6e6

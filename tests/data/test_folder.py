@@ -5,21 +5,21 @@ from PIL import Image
 
 from ropevit.data.folder import load_folder
 
-COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 210)}
+COLORS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 210)}
 
 
-def save_image(path, colour=(90, 90, 90), size=(24, 16), mode="RGB"):
+def save_image(path, color=(90, 90, 90), size=(24, 16), mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", size, colour)
+    image = Image.new("RGB", size, color)
     (image.quantize() if mode == "P" else image.convert(mode)).save(path)
 
 
 @pytest.fixture
 def flat(tmp_path):
     """Folders of classes alone, with images of different shapes."""
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         for index in range(10):
-            save_image(tmp_path / "pets" / name / f"{index}.png", colour, size=(20 + 3 * index, 40 - 2 * index))
+            save_image(tmp_path / "pets" / name / f"{index}.png", color, size=(20 + 3 * index, 40 - 2 * index))
     return tmp_path / "pets"
 
 
@@ -41,7 +41,7 @@ def test_the_same_fifth_of_each_class_is_always_held_out(flat):
 def test_labels_match_the_images(flat):
     for data in load_folder(flat, 16):
         for label, name in enumerate(data.classes):
-            expected = torch.tensor(COLOURS[name]).float()
+            expected = torch.tensor(COLORS[name]).float()
             torch.testing.assert_close(
                 data.images[data.labels == label].float().mean((0, 2, 3)), expected, rtol=0, atol=2
             )
@@ -50,9 +50,9 @@ def test_labels_match_the_images(flat):
 @pytest.mark.parametrize("held", ["val", "test"])
 def test_existing_train_and_test_folders_are_used(tmp_path, held):
     for split, count in (("train", 4), (held, 3)):
-        for name, colour in COLOURS.items():
+        for name, color in COLORS.items():
             for index in range(count):
-                save_image(tmp_path / split / name / f"{index}.jpg", colour)
+                save_image(tmp_path / split / name / f"{index}.jpg", color)
     train, test = load_folder(tmp_path, 16)
     assert (len(train), len(test)) == (12, 9)
     assert train.notes == ()
@@ -86,7 +86,7 @@ def test_transparent_pixels_become_white(tmp_path):
     assert load_folder(tmp_path, 8)[0].images.min() == 255
 
 
-def test_images_are_rotated_upright_and_centre_cropped(tmp_path):
+def test_images_are_rotated_upright_and_center_cropped(tmp_path):
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels += 1
     pixels[:, 10:20] = 255  # white in the middle
@@ -129,7 +129,7 @@ def test_an_unreadable_file_is_skipped_and_listed(flat):
 
 def test_a_balanced_subset_is_used_and_noted(flat):
     for index in range(40):
-        save_image(flat / "red" / f"more{index}.png", COLOURS["red"])
+        save_image(flat / "red" / f"more{index}.png", COLORS["red"])
     train, test = load_folder(flat, 16, max_images=30)
     assert (len(train), len(test)) == (24, 6)
     assert max(train.labels.bincount()) - min(train.labels.bincount()) <= 1
@@ -171,7 +171,7 @@ def test_too_small_a_subset_raises(flat):
 
 
 def test_classes_in_only_one_split_raise(tmp_path):
-    for name in COLOURS:
+    for name in COLORS:
         save_image(tmp_path / "train" / name / "0.png")
         if name != "blue":
             save_image(tmp_path / "test" / name / "0.png")

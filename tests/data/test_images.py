@@ -10,16 +10,16 @@ from ropevit.data.images import keep_aspect_size, read_image, resize_to, to_tens
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1", "I;16"])
 def test_images_of_any_mode_are_read_as_rgb(tmp_path, mode):
-    grey = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (8, 1))
-    image = Image.fromarray(grey)
-    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    gray = np.tile(np.arange(0, 240, 10, dtype=np.uint8), (8, 1))
+    image = Image.fromarray(gray)
+    image = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
     path = tmp_path / f"image.{'tif' if mode in ('CMYK', 'I;16') else 'png'}"
     image.save(path)
     read = read_image(path)
     assert read.mode == "RGB"
     assert read.size == (24, 8)
     if mode not in ("1", "P"):
-        assert_close(np.asarray(read)[0, :, 0].astype(int), grey[0].astype(int), rtol=0, atol=2)
+        assert_close(np.asarray(read)[0, :, 0].astype(int), gray[0].astype(int), rtol=0, atol=2)
 
 
 def test_transparency_becomes_white_and_exif_orientation_is_applied(tmp_path):
@@ -47,13 +47,13 @@ def test_files_that_are_not_images_raise(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 40), (40, 100), (30, 30), (1, 50)])
-def test_resizing_covers_the_target_size_and_keeps_the_centre(width, height):
+def test_resizing_covers_the_target_size_and_keeps_the_center(width, height):
     fitted = resize_to(Image.new("RGB", (width, height), "red"), 32, 48)
     assert fitted.size == (48, 32)
     assert np.asarray(fitted)[..., 0].min() == 255, "no border"
 
 
-def test_resizing_crops_the_centre_and_antialiases():
+def test_resizing_crops_the_center_and_antialiases():
     ramp = np.tile(np.arange(240, dtype=np.uint8), (60, 1))  # values are columns
     fitted = np.asarray(resize_to(Image.fromarray(ramp).convert("RGB"), 30, 30))[..., 0].astype(int)
     assert_close(fitted[15, [0, 14, 15, 29]], np.array([90, 118, 120, 148]), rtol=0, atol=2)

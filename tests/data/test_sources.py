@@ -7,9 +7,9 @@ from ropevit.data.sources import FileSource, ImageSource, open_source
 from ropevit.data.tiny import make_tiny
 
 
-def save_image(path, colour=(90, 90, 90), size=(24, 16)):
+def save_image(path, color=(90, 90, 90), size=(24, 16)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    Image.new("RGB", size, color).save(path)
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_embedded_images_are_greyscale_in_rgb():
+def test_the_embedded_images_are_grayscale_in_rgb():
     train, val = open_source("fashion", "train"), open_source("fashion", "val")
     assert (len(train), len(val), train.name, val.name) == (10_000, 2_000, "fashion/train", "fashion/test")
     image, label = train.read(3)

@@ -155,7 +155,7 @@ def test_shifted_windows_are_windows_cut_at_the_border(h, w):
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 83)])
-def test_an_image_does_not_see_its_neighbours_in_the_batch(height, width):
+def test_an_image_does_not_see_its_neighbors_in_the_batch(height, width):
     built, images = model("rope_mixed_rpb"), torch.randn(3, 3, height, width)
     alone = torch.cat([built(image.unsqueeze(0)) for image in images])
     assert_close(built(images), alone, rtol=1e-4, atol=1e-4)

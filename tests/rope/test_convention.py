@@ -47,7 +47,7 @@ def test_the_rotation_of_reordered_channels_is_that_of_timm(name, h, w):
 @pytest.mark.parametrize(
     ("ours", "theirs"), [("each_side", "separate"), ("longer_side", "max"), ("shorter_side", "min")]
 )
-def test_centres_are_scaled_by_the_chosen_side(ours, theirs):
+def test_centers_are_scaled_by_the_chosen_side(ours, theirs):
     convention = RopeConvention(coordinates=ours, offset=0.25)
     found = convention.place(grid_positions(3, 7), sizes(3, 7)) / (2 * torch.pi)
     wanted = _build_grid((3, 7), grid_type="centered", normalize_coords=theirs, grid_offset=0.25)
@@ -65,7 +65,7 @@ def test_positions_of_images_of_several_sizes_are_those_of_each_alone():
 
 
 @pytest.mark.parametrize(("name", "step"), [("rope_vit", (1, 1)), ("pe", (4.0, 2.4)), ("dinov3", (2.094395, 1.256637))])
-def test_the_step_is_the_distance_of_neighbours(name, step):
+def test_the_step_is_the_distance_of_neighbors(name, step):
     assert_close(ROPE_FAMILIES[name].convention.step((10, 6)), torch.tensor(step, dtype=torch.float32))
 
 
@@ -85,7 +85,7 @@ def test_the_order_of_halves_with_y_first_by_hand():
 def position_text(convention) -> str:
     """Describe where a patch is, as the guide does."""
     if convention.coordinates == "each_side":
-        return "its centre, from -1 to 1 along each side, times 2 pi"
+        return "its center, from -1 to 1 along each side, times 2 pi"
     index = f"its index + {convention.offset:g}" if convention.offset else "its index"
     rows, columns = convention.reference_grid or (0, 0)
     return index + (f", rescaled to a grid of {rows} x {columns}" if rows else "")

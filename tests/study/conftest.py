@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ropevit.data.canvas import CanvasSettings
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.study.events import Run
 from ropevit.study.panels import PANEL_CLASSES
 from ropevit.study.settings import PanelSettings
@@ -22,8 +22,8 @@ TINY = PanelSettings(
 TINY_FAR = replace(TINY, test_sizes=(8, 12), canvas=CanvasSettings(item_size=2))
 
 
-def tiny_images(name: str, count: int = 12) -> LabelledImages:
-    return LabelledImages(
+def tiny_images(name: str, count: int = 12) -> LabeledImages:
+    return LabeledImages(
         images=torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8),
         labels=torch.arange(count) % 3,
         classes=("a", "b", "c"),

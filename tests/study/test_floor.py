@@ -52,7 +52,7 @@ def test_the_floor_of_classes_that_are_not_balanced_is_the_largest_share(make_jo
     assert panel.floor(8).score == pytest.approx(100 * 10 / 12)
 
 
-def test_by_hand_a_tile_is_labelled_for_itself_and_the_last_one_wins():
+def test_by_hand_a_tile_is_labeled_for_itself_and_the_last_one_wins():
     images = torch.arange(2 * 36.0).unflatten(0, (2, 1, 6, 6))
     corners = predict_tiles(images, 4, lambda tiles: tiles[:, 0, :1, :1].expand(-1, 4, 4).long())
     rows = [[0, 0, 2, 2, 2, 2]] * 2 + [[12, 12, 14, 14, 14, 14]] * 4

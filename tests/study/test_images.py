@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.sources import NAMED_SOURCES, register_source
 from ropevit.locks import lock_folder
 from ropevit.study.config import StudyConfig
@@ -28,7 +28,7 @@ def use(monkeypatch):
     """Let a study of a folder get images without reading any."""
     monkeypatch.setattr("ropevit.study.runner.check_folder", lambda _: None)
 
-    def use(train: LabelledImages, test: LabelledImages):
+    def use(train: LabeledImages, test: LabeledImages):
         monkeypatch.setattr("ropevit.study.runner.load_folder", lambda *_, **__: (train, test))
 
     return use
@@ -88,9 +88,9 @@ def test_seeds_of_other_images_are_refused_and_nothing_is_touched(tmp_path, use,
     others = {
         "18 training images, now 27; 9 test images, now 15": (make_images("x", 27), make_images("x", 15)),
         "other pixels of the training images": (make_images("x", 18), test),
-        "other labels of the test images": (train, LabelledImages(**vars(test) | {"labels": test.labels.flip(0)})),
+        "other labels of the test images": (train, LabeledImages(**vars(test) | {"labels": test.labels.flip(0)})),
         "the classes were a, b, c, now a, b, d": [
-            LabelledImages(**vars(part) | {"classes": ("a", "b", "d")}) for part in (train, test)
+            LabeledImages(**vars(part) | {"classes": ("a", "b", "d")}) for part in (train, test)
         ],
     }
     for told, images in others.items():
@@ -173,9 +173,7 @@ def test_what_a_killed_study_left_half_written_is_removed(tmp_path, use, make_im
 
 def test_names_of_classes_are_text_in_the_report_and_drive_nothing(tmp_path, use, make_images):
     names = ("$x_1^2$", "<b>bold</b>", "[red]\x1b[2J\udcff")
-    parts = [
-        LabelledImages(**vars(make_images("<i>p</i>")) | {"classes": names, "skipped": ("\x1b]52",)}) for _ in "ab"
-    ]
+    parts = [LabeledImages(**vars(make_images("<i>p</i>")) | {"classes": names, "skipped": ("\x1b]52",)}) for _ in "ab"]
     use(*parts)
     options = asked(tmp_path, panels=("field", "zoom"), test_sizes=(8,))
     page = write_outputs(options, run_study(options, lambda _: None)).read_text(encoding="utf-8")

@@ -101,7 +101,7 @@ def emoji():
 
 
 @pytest.mark.parametrize("name", PANELS)
-def test_drawings_with_an_alpha_channel_become_colour_images(name, emoji):
+def test_drawings_with_an_alpha_channel_become_color_images(name, emoji):
     panel = PANEL_CLASSES[name](replace(EMOJI[name], batch_size=2), *emoji)
     images, targets = panel.batch(0, 0)
     size = panel.settings.train_size

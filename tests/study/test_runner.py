@@ -124,10 +124,10 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
 
 def test_a_folder_of_images_is_studied_and_what_could_not_be_read_is_listed(tmp_path):
     photos = tmp_path / "photos"
-    for name, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+    for name, color in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
         (photos / name).mkdir(parents=True)
         for index in range(5):
-            Image.new("RGB", (20 + index, 30), colour).save(photos / name / f"{index}.png")
+            Image.new("RGB", (20 + index, 30), color).save(photos / name / f"{index}.png")
     (photos / "red/broken.png").write_bytes(b"")
     events = []
     sizes = {"patch_size": 4, "train_size": 16, "test_sizes": (8, 16)}

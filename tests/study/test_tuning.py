@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ropevit.cli.study import score_table
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.models.vit import ViT
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Tuning
@@ -30,7 +30,7 @@ def never():
 
 def noise(count=240, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return LabelledImages(
+    return LabeledImages(
         images=torch.randint(256, (count, 1, 8, 8), dtype=torch.uint8, generator=generator),
         labels=torch.arange(count) % 3,
         classes=("a", "b", "c"),

@@ -37,7 +37,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """Tiny sets of boxes and of labelled pixels."""
+    """Tiny sets of boxes and of labeled pixels."""
     root = tmp_path_factory.mktemp("sets")
     for layout in ("coco", "ade"):
         make_tiny(layout, root / layout, 3, 2)

@@ -83,10 +83,10 @@ def test_a_task_from_outside_is_trained_kept_and_evaluated_by_its_error(tmp_path
 @pytest.mark.usefixtures("toy")
 def test_a_task_from_outside_predicts_with_an_option_of_its_own(tmp_path, capsys):
     main(["train", "toy/line", "--run.out", "run"])
-    Image.new("L", (4, 4), 50).save(tmp_path / "grey.png")
-    words = ["predict", "grey.png", "--checkpoint", "run", "--device", "cpu"]
+    Image.new("L", (4, 4), 50).save(tmp_path / "gray.png")
+    words = ["predict", "gray.png", "--checkpoint", "run", "--device", "cpu"]
     main([*words, "--shift", "7"])
-    assert "grey.png: brightness 57" in capsys.readouterr().out
+    assert "gray.png: brightness 57" in capsys.readouterr().out
     for given, said in (("--shift=-1", "got shift=-1.0; expected at least 0"), ("--topk=3", "got --topk with a toy")):
         with pytest.raises(SystemExit):
             main([*words, "--out", "other", given])

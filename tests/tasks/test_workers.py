@@ -74,8 +74,8 @@ def data(tmp_path_factory):
         for label, name in enumerate("ab"):
             (root / "classes" / split / name).mkdir(parents=True)
             for number in range(2):
-                grey = np.full((40, 48, 3), 60 * label + number, np.uint8)
-                Image.fromarray(grey).save(root / "classes" / split / name / f"{number}.png")
+                gray = np.full((40, 48, 3), 60 * label + number, np.uint8)
+                Image.fromarray(gray).save(root / "classes" / split / name / f"{number}.png")
     return root
 
 

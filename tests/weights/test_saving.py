@@ -258,8 +258,8 @@ def test_create_model_loads_a_file_and_replaces_the_head(tmp_path):
 def test_create_model_refuses_unknown_names_and_options():
     with pytest.raises(ValueError, match="no model named 'rope_mixed_deit_smal_patch16_LS'; did you mean"):
         ropevit.create_model("rope_mixed_deit_smal_patch16_LS")
-    with pytest.raises(ValueError, match="no option named colour"):
-        ropevit.create_model("rope_mixed_deit_small_patch16_LS", colour=3)
+    with pytest.raises(ValueError, match="no option named color"):
+        ropevit.create_model("rope_mixed_deit_small_patch16_LS", color=3)
 
 
 def test_a_model_that_contradicts_its_config_is_not_saved(config, tmp_path):

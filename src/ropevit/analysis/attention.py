@@ -101,7 +101,7 @@ def attention_stats(
     mean of -sum_k p(k|q) log p(k|q) over all tokens visible to a query patch. Swin heads use their windows.
 
     Args:
-        model: Model to analyse; it is run in eval mode and its modes are restored.
+        model: Model to analyze; it is run in eval mode and its modes are restored.
         batches: Images (B, c, H, W), normalized for the model; one batch per resolution.
         queries: Maximum of query patches per image (ViT) or window (Swin); a random subset is used if there are more.
         seed: Seed of that subset.

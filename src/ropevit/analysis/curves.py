@@ -10,16 +10,16 @@ from ropevit.extras import require
 from ropevit.models.positions import is_position_embedding, position_label, position_style
 from ropevit.models.published import DRAWN, SOURCE, PublishedResult
 
-#: Colour of the paper's results in the legend.
-_PAPER_COLOUR = "#777777"
+#: Color of the paper's results in the legend.
+_PAPER_COLOR = "#777777"
 
 #: Dashes of the baselines, in their order.
 _DASHES = ((4, 2), (1, 1.5))
 
-#: Colours and markers of curves without a style, or whose style is taken.
-#: Source of the colours: Okabe and Ito 2008, Color Universal Design.
-COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00", "#009E73", "#999999")
-_SPARE_STYLES = tuple((colour, marker) for marker, colour in product("PX*o", COLOURS))
+#: Colors and markers of curves without a style, or whose style is taken.
+#: Source of the colors: Okabe and Ito 2008, Color Universal Design.
+COLORS = ("#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00", "#009E73", "#999999")
+_SPARE_STYLES = tuple((color, marker) for marker, color in product("PX*o", COLORS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +61,11 @@ class Evaluations:
 def draw_curves(data: Evaluations) -> Any:
     """Draw a score against test size; dashed, baselines such as resizing, and the paper's curve, if there are any.
 
-    Each position embedding has the same colour in all figures; a second curve with the same one has another colour. The
-    paper's curve has the colour of its model.
+    Each position embedding has the same color in all figures; a second curve with the same one has another color. The
+    paper's curve has the color of its model.
 
     Args:
-        data: The evaluations; the first has the first choice of colours.
+        data: The evaluations; the first has the first choice of colors.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -81,15 +81,15 @@ def draw_curves(data: Evaluations) -> Any:
         for size in sorted({curve.trained_at for curve in curves}):
             mark_training(axes, size)
         dashes = _dashes_of(curves)
-        for curve, (colour, marker) in zip(curves, styles([curve.position for curve in curves]), strict=True):
+        for curve, (color, marker) in zip(curves, styles([curve.position for curve in curves]), strict=True):
             sizes = sorted(curve.points)
             values = [curve.points[size] for size in sizes]
             if sizes:
-                axes.plot(sizes, values, color=colour, marker=marker, markersize=5, label=legend_label(curve.label))
-            _draw_baselines(axes, curve, colour, dashes)
-            _draw_paper(axes, curve, colour)
+                axes.plot(sizes, values, color=color, marker=marker, markersize=5, label=legend_label(curve.label))
+            _draw_baselines(axes, curve, color, dashes)
+            _draw_paper(axes, curve, color)
         for label, style in dashes.items():
-            axes.plot([], [], color=_PAPER_COLOUR, linestyle=style, linewidth=1.2, label=label)
+            axes.plot([], [], color=_PAPER_COLOR, linestyle=style, linewidth=1.2, label=label)
         _label_paper(axes, [result for curve in curves for result in curve.paper.values()])
         axes.set_xlabel("test size (pixels)")
         axes.set_ylabel(f"{data.metric} ({data.unit})" if data.unit else data.metric)
@@ -109,7 +109,7 @@ def ticks(sizes: Iterable[int]) -> list[int]:
 
 
 def styles(positions: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the colour and marker of each curve: those of its position embedding, or others if they are taken."""
+    """Yield the color and marker of each curve: those of its position embedding, or others if they are taken."""
     own = {position_style(position) for position in positions if is_position_embedding(position)}
     spare = cycle(
         sorted(set(_SPARE_STYLES) - own, key=lambda style: (style[0] in dict(own), _SPARE_STYLES.index(style)))
@@ -129,21 +129,21 @@ def _dashes_of(curves: Sequence[Curve]) -> dict[str, tuple[int, tuple[float, flo
     return {label: (0, dashes) for label, dashes in zip(labels, cycle(_DASHES), strict=False)}
 
 
-def _draw_baselines(axes: Any, curve: Curve, colour: str, dashes: Mapping[str, Any]) -> None:
+def _draw_baselines(axes: Any, curve: Curve, color: str, dashes: Mapping[str, Any]) -> None:
     """Draw the baselines of a model, which meet its own curve at the training size."""
     own = {size: score for size, score in curve.points.items() if size == curve.trained_at}
     for label, scores in curve.baselines.items():
         points = sorted({**own, **scores}.items())
-        axes.plot(*zip(*points, strict=True), color=colour, linestyle=dashes[label], linewidth=1.2)
+        axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes[label], linewidth=1.2)
 
 
-def _draw_paper(axes: Any, curve: Curve, colour: str) -> None:
+def _draw_paper(axes: Any, curve: Curve, color: str) -> None:
     """Draw the paper's results of a model, with error bars for the reading accuracy."""
     if not curve.paper:
         return
     values = [result.percent for result in curve.paper.values()]
     within = [result.within if result.source == DRAWN else 0 for result in curve.paper.values()]
-    style = {"color": colour, "linestyle": "--", "linewidth": 1, "marker": ".", "alpha": 0.8}
+    style = {"color": color, "linestyle": "--", "linewidth": 1, "marker": ".", "alpha": 0.8}
     axes.errorbar(list(curve.paper), values, within, capsize=2, **style)
     if not curve.points:
         axes.plot([], [], label=legend_label(curve.label), **style)
@@ -156,4 +156,4 @@ def _label_paper(axes: Any, results: Sequence[PublishedResult]) -> None:
     label = f"the paper, on ImageNet-1k val\n({SOURCE}"
     if any(result.source == DRAWN for result in results):
         label += f";\nbars: {DRAWN}"
-    axes.plot([], [], color=_PAPER_COLOUR, linestyle="--", linewidth=1, marker=".", label=f"{label})")
+    axes.plot([], [], color=_PAPER_COLOR, linestyle="--", linewidth=1, marker=".", label=f"{label})")

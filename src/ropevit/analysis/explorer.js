@@ -7,8 +7,8 @@
   const FREE = "free";
   const DIRECTIONS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-  // Blue, white, red: distinguishable with any colour vision; the same in light and dark mode, to match the scale.
-  const COLOURS = [
+  // Blue, white, red: distinguishable with any color vision; the same in light and dark mode, to match the scale.
+  const COLORS = [
     [5, 48, 97], [33, 102, 172], [67, 147, 195], [146, 197, 222], [209, 229, 240], [247, 247, 247],
     [253, 219, 199], [244, 165, 130], [214, 96, 77], [178, 24, 43], [103, 0, 31],
   ];
@@ -71,7 +71,7 @@
   /** Tell whether a patch lies on the grid. */
   const onGrid = (x, y) => x >= 0 && y >= 0 && x < state.columns && y < state.rows;
 
-  /** Tell whether no neighbour of a patch responds more strongly. */
+  /** Tell whether no neighbor of a patch responds more strongly. */
   function isPeak(x, y, value) {
     for (let dy = -1; dy <= 1; dy++) {
       for (let dx = -1; dx <= 1; dx++) {
@@ -101,11 +101,11 @@
 
   // ---- the maps
 
-  /** Give the colour of a response from -1 to 1. */
-  function colour(value) {
-    const place = ((Math.min(1, Math.max(-1, value)) + 1) / 2) * (COLOURS.length - 1);
-    const low = Math.min(Math.floor(place), COLOURS.length - 2);
-    const mixed = COLOURS[low].map((c, i) => Math.round(c + (COLOURS[low + 1][i] - c) * (place - low)));
+  /** Give the color of a response from -1 to 1. */
+  function color(value) {
+    const place = ((Math.min(1, Math.max(-1, value)) + 1) / 2) * (COLORS.length - 1);
+    const low = Math.min(Math.floor(place), COLORS.length - 2);
+    const mixed = COLORS[low].map((c, i) => Math.round(c + (COLORS[low + 1][i] - c) * (place - low)));
     return `rgb(${mixed.join(",")})`;
   }
 
@@ -121,7 +121,7 @@
     return cell;
   }
 
-  /** Draw what `path` traces in black on white, so that it is seen on every colour. */
+  /** Draw what `path` traces in black on white, so that it is seen on every color. */
   function outline(context, path, dash = []) {
     const ratio = window.devicePixelRatio || 1;
     context.beginPath();
@@ -139,7 +139,7 @@
     const cell = fit(canvas), context = canvas.getContext("2d");
     for (let y = 0; y < state.rows; y++) {
       for (let x = 0; x < state.columns; x++) {
-        context.fillStyle = colour(field(x - state.query.x, y - state.query.y));
+        context.fillStyle = color(field(x - state.query.x, y - state.query.y));
         context.fillRect(x * cell, y * cell, cell, cell);
       }
     }
@@ -376,7 +376,7 @@
   }
 
   fillControls();
-  byId("bar").style.background = `linear-gradient(to right, ${COLOURS.map((rgb) => `rgb(${rgb})`).join(", ")})`;
+  byId("bar").style.background = `linear-gradient(to right, ${COLORS.map((rgb) => `rgb(${rgb})`).join(", ")})`;
   setGrid(...data.grids[0]);
   listen();
   listenToMap();

@@ -11,7 +11,7 @@ from ropevit.models.registry import get_config
 TITLE = "Extrapolation"
 OPTIONS = ("sizes", "evals", "data")
 TEXT = (
-    "A score in percent against the size of the test images, in pixels on a logarithmic scale; the grey line marks the "
+    "A score in percent against the size of the test images, in pixels on a logarithmic scale; the gray line marks the "
     "training size. A model that extrapolates rises or stays level to the right of it. Dashed are the paper's results "
     "for the same model on ImageNet-1k, if there are any; error bars show the accuracy with which they were read off "
     "its plots."

@@ -1,4 +1,4 @@
-"""Inputs and outputs of the figures: the model, options, results, and the entry of the catalogue."""
+"""Inputs and outputs of the figures: the model, options, results, and the entry of the catalog."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ FIGURE_OPTIONS = ("points", "sizes", "images", "evals", "data")
 
 
 class Analysis(NamedTuple):
-    """Entry of the catalogue of figures: name, title, explanation and function."""
+    """Entry of the catalog of figures: name, title, explanation and function."""
 
     name: str
     """Name on the command line and of the output files."""

@@ -91,19 +91,19 @@ def draw(data: FrequencyMap, label: str = "") -> Any:
     )
     frame = plot_grid(plot_rows(shown), TITLE, label, caption)
     _draw_outlines(frame)
-    for layer, centres in zip(shown, frame.centres, strict=True):
-        for head, centre in enumerate(centres):
-            _draw_head(frame, layer.values[:, head], centre)
+    for layer, centers in zip(shown, frame.centers, strict=True):
+        for head, center in enumerate(centers):
+            _draw_head(frame, layer.values[:, head], center)
     return frame.figure
 
 
-def _draw_head(frame: PlotGrid, frequencies: Float[np.ndarray, "2 P"], centre: tuple[float, float]) -> None:
+def _draw_head(frame: PlotGrid, frequencies: Float[np.ndarray, "2 P"], center: tuple[float, float]) -> None:
     """Draw the dots of one head, y downwards as in images."""
     x, y = to_cell(frequencies)
-    colour = np.where(is_aliased(frequencies), ALIASED, DOT)
+    color = np.where(is_aliased(frequencies), ALIASED, DOT)
     size = max(_DOT_SIZE * frame.inches, _DOT_SIZE / 3)
-    frame.axes.scatter(centre[0] - x, centre[1] + y, s=size / 2, color=MIRROR, linewidths=0, rasterized=True)
-    frame.axes.scatter(centre[0] + x, centre[1] - y, s=size, color=colour, linewidths=0, rasterized=True)
+    frame.axes.scatter(center[0] - x, center[1] + y, s=size / 2, color=MIRROR, linewidths=0, rasterized=True)
+    frame.axes.scatter(center[0] + x, center[1] - y, s=size, color=color, linewidths=0, rasterized=True)
 
 
 def _draw_outlines(frame: PlotGrid) -> None:
@@ -116,9 +116,9 @@ def _draw_outlines(frame: PlotGrid) -> None:
     thin = np.concatenate(
         [*(part for ring in rings for part in (ring, gap)), np.array([[-1, 1, np.nan, 0, 0], [0, 0, np.nan, -1, 1]])], 1
     )
-    for centres in frame.centres:
-        for centre in centres:
-            middle = np.array(centre)[:, None]
+    for centers in frame.centers:
+        for center in centers:
+            middle = np.array(center)[:, None]
             frame.axes.plot(*(middle + thin), color="#DDDDDD", linewidth=0.5, zorder=0)
             frame.axes.plot(*(middle + limit), color="#888888", linewidth=0.8, zorder=0)
 

@@ -19,8 +19,8 @@ COLUMNS, WIDTH, HEIGHT = 3, 3.6, 3.1
 #: Characters of small text per inch.
 _CHARACTERS_PER_INCH = 13.5
 HEAD, MEAN, UNIFORM = "#56B4E9", "#0072B2", "#777777"
-#: Colours of the resolutions in the comparison.
-COLOURS = ("#009E73", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#000000")
+#: Colors of the resolutions in the comparison.
+COLORS = ("#009E73", "#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#000000")
 _MARKERS = "os^Dvp"
 
 Measure = Callable[[LayerStats], Float[np.ndarray, "A"]]
@@ -99,14 +99,14 @@ def draw_size(axes: Any, layers: Sequence[LayerStats], quantity: Quantity) -> No
 def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
     """Draw the means of all resolutions, normalized for comparison."""
     axes.plot([], color=UNIFORM, linestyle="--", linewidth=1, label="uniform attention")
-    for size, colour, marker in zip(data.sizes, cycle(COLOURS), cycle(_MARKERS), strict=False):
+    for size, color, marker in zip(data.sizes, cycle(COLORS), cycle(_MARKERS), strict=False):
         layers = data.at(size)
         values, uniform = (
             [value(layer) / quantity.relative(layer) for layer in layers]
             for value in (lambda layer: quantity.value(layer).mean(), quantity.uniform)
         )
-        axes.plot(values, color=colour, marker=marker, linewidth=1.2, markersize=4, label=f"{show_size(size)} pixels")
-        _draw_uniform(axes, uniform, colour)
+        axes.plot(values, color=color, marker=marker, linewidth=1.2, markersize=4, label=f"{show_size(size)} pixels")
+        _draw_uniform(axes, uniform, color)
     axes.set_title("mean of heads at all sizes", fontsize=10)
     axes.set_ylabel(quantity.share)
     axes.set_ylim(0, 1.06 * axes.dataLim.y1 or 1)
@@ -114,10 +114,10 @@ def compare(axes: Any, data: AttentionStats, quantity: Quantity) -> None:
     axes.legend(fontsize=7.5, frameon=False)
 
 
-def _draw_uniform(axes: Any, values: Sequence[float], colour: str, label: str | None = None) -> None:
+def _draw_uniform(axes: Any, values: Sequence[float], color: str, label: str | None = None) -> None:
     """Draw the values of uniform attention, layer by layer."""
     edges = np.arange(len(values) + 1) - 0.5
-    axes.stairs(values, edges, baseline=None, color=colour, linestyle="--", linewidth=0.9, label=label)
+    axes.stairs(values, edges, baseline=None, color=color, linestyle="--", linewidth=0.9, label=label)
 
 
 def _label_axes(axes: Any, layers: Sequence[LayerStats]) -> None:

@@ -22,7 +22,7 @@ TEXT = (
     "angles range from -a to a, a = |f_x| (w - 1) + |f_y| (h - 1); with a of pi or more, the whole circle. All angles "
     "in the range count as seen, though whole patches produce only some. Each line of a cell is a pair, ordered by the "
     "range in training, and its length is the circle: blue for angles seen in training, orange for those that a larger "
-    "grid adds, grey for the rest. A fully blue pair has no new angles; orange in the slow pairs shows where a larger "
+    "grid adds, gray for the rest. A fully blue pair has no new angles; orange in the slow pairs shows where a larger "
     "grid leaves the trained range. New angles need not be harmful, and a larger grid has new offsets for all pairs. "
     "One training size without jitter is assumed: images of several sizes, or jittered positions, cover more."
 )
@@ -30,7 +30,7 @@ TEXT = (
 #: Side of a cell in pixels; divisible by most numbers of pairs.
 CELL_PIXELS = 192
 #: Red, green and blue, from 0 to 1, for seen angles, those that the smallest and the largest grid add, and unseen ones.
-SEEN_COLOUR, SMALLEST_COLOUR, LARGEST_COLOUR, UNSEEN_COLOUR = (
+SEEN_COLOR, SMALLEST_COLOR, LARGEST_COLOR, UNSEEN_COLOR = (
     (0.0, 0.45, 0.7),
     (0.84, 0.37, 0.0),
     (0.97, 0.78, 0.55),
@@ -107,15 +107,15 @@ def draw(data: PhaseCoverage, label: str = "") -> Any:
     caption = (
         "Each line is a pair, ordered by its range in training; its length is the circle. Blue: angles f · d between "
         f"patches of the trained grid, {describe_grid(data.trained)}; orange, from dark to light: new on grids of "
-        f"{', '.join(map(describe_grid, data.grids))} (rows x columns); grey: on none. Numbers: percent of the circle "
+        f"{', '.join(map(describe_grid, data.grids))} (rows x columns); gray: on none. Numbers: percent of the circle "
         "that is new on each of these grids relative to training, mean over pairs. "
         f"{describe_scaling(data.scaling)}"
     )
     named = [layer._replace(cells=_cell_names(layer)) for layer in shown]
     frame = plot_grid(plot_rows(named), TITLE, label, caption)
-    for layer, centres in zip(shown, frame.centres, strict=True):
-        for head, centre in enumerate(centres):
-            frame.draw_image(paint_bars(coverage(layer.values[:, head])), centre)
+    for layer, centers in zip(shown, frame.centers, strict=True):
+        for head, center in enumerate(centers):
+            frame.draw_image(paint_bars(coverage(layer.values[:, head])), center)
     return frame.figure
 
 
@@ -134,10 +134,10 @@ def paint_bars(shares: Float[np.ndarray, "grids P"]) -> Float[np.ndarray, "side 
     shares = shares[:, np.argsort(-shares[0], kind="stable")]
     lines = np.arange(CELL_PIXELS) * shares.shape[1] // CELL_PIXELS
     along = (np.arange(CELL_PIXELS) + 0.5) / CELL_PIXELS
-    pixels = np.full((CELL_PIXELS, CELL_PIXELS, 3), UNSEEN_COLOUR)
-    new = np.linspace(SMALLEST_COLOUR, LARGEST_COLOUR, len(shares) - 1)
-    for share, colour in zip(shares[::-1], [*new[::-1], SEEN_COLOUR], strict=True):
-        pixels[along < share[lines, None]] = colour
+    pixels = np.full((CELL_PIXELS, CELL_PIXELS, 3), UNSEEN_COLOR)
+    new = np.linspace(SMALLEST_COLOR, LARGEST_COLOR, len(shares) - 1)
+    for share, color in zip(shares[::-1], [*new[::-1], SEEN_COLOR], strict=True):
+        pixels[along < share[lines, None]] = color
     return pixels
 
 

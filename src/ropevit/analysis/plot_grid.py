@@ -13,7 +13,7 @@ from ropevit.kernels.windows import ceil_div
 
 #: Most cells per line; layers with more heads take several lines.
 _MAX_COLUMNS = 12
-#: Distance between cell centres; a cell spans -1 to 1.
+#: Distance between cell centers; a cell spans -1 to 1.
 _CELL_SPACING = 2.25
 #: Inches: width of a line of cells, largest cell, width of the layer labels, smallest figure.
 GRID_WIDTH, MAX_CELL, LABEL_WIDTH, MIN_WIDTH = 9.3, 2.6, 1.25, 6.4
@@ -39,23 +39,23 @@ class PlotGrid:
     figure: Any
     axes: Any
     """Axes that all cells share; a cell is 2 wide and 2 high."""
-    centres: list[list[tuple[float, float]]]
-    """Cell centres of each row: x to the right, y upwards."""
+    centers: list[list[tuple[float, float]]]
+    """Cell centers of each row: x to the right, y upwards."""
     inches: float
     """Inches of one unit, half a cell."""
 
-    def draw_image(self, pixels: np.ndarray, centre: tuple[float, float], **how: Any) -> Any:
+    def draw_image(self, pixels: np.ndarray, center: tuple[float, float], **how: Any) -> Any:
         """Draw an image into a cell, first row on top, its longer side as long as the cell's."""
         high, wide = pixels.shape[:2]
         x, y = wide / max(high, wide), high / max(high, wide)
-        extent = (centre[0] - x, centre[0] + x, centre[1] - y, centre[1] + y)
+        extent = (center[0] - x, center[0] + x, center[1] - y, center[1] + y)
         limits = self.axes.axis()
         image = self.axes.imshow(pixels, extent=extent, aspect="auto", interpolation="nearest", **how)
         self.axes.axis(limits)
         return image
 
     def add_colorbar(self, image: Any, label: str) -> None:
-        """Add a colour bar at the top right."""
+        """Add a color bar at the top right."""
         width, height = self.figure.get_size_inches()
         place = self.figure.add_axes(((width - 1.75) / width, 1 - 0.5 / height, 1.6 / width, 0.1 / height))
         with require("matplotlib", "figures").rc_context(RC):
@@ -85,10 +85,10 @@ def plot_grid(rows: Sequence[PlotRow], title: str, label: str, caption: str) -> 
         figure.text(0.15 / width, 1 - 0.22 / height, title, fontsize=12, va="center")
         figure.text(0.15 / width, 1 - 0.44 / height, label, fontsize=9, va="center", color="#555555")
         figure.text(0.15 / width, 0.1 / height, "\n".join(below), fontsize=8, color="#555555", va="bottom")
-    centres = [_cell_centres(row, sum(lines[:index]), columns, rise) for index, row in enumerate(rows)]
-    for row, places in zip(rows, centres, strict=True):
+    centers = [_cell_centers(row, sum(lines[:index]), columns, rise) for index, row in enumerate(rows)]
+    for row, places in zip(rows, centers, strict=True):
         _label_row(axes, row, places, 6.5 if columns < _MAX_COLUMNS else 5.6)
-    return PlotGrid(figure, axes, centres, inches)
+    return PlotGrid(figure, axes, centers, inches)
 
 
 def _choose_columns(cells: Sequence[int]) -> int:
@@ -100,8 +100,8 @@ def _choose_columns(cells: Sequence[int]) -> int:
     return max(whole, ceil_div(most, lines) if whole < _MAX_COLUMNS / 2 else 0)
 
 
-def _cell_centres(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:
-    """Return the cell centres of a row that starts at a line; lines are `rise` apart."""
+def _cell_centers(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:
+    """Return the cell centers of a row that starts at a line; lines are `rise` apart."""
     places = [divmod(cell, columns) for cell in range(len(row.cells))]
     return [
         ((column + 0.5) * _CELL_SPACING, 1 + (_CELL_SPACING - 2) / 2 - (first + line + 1) * rise)

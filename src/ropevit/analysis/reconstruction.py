@@ -20,7 +20,7 @@ TEXT = (
     "An image that is 1 at a few points and 0 elsewhere is Fourier transformed and reconstructed from only the "
     "frequencies of a head's pairs (the paper's Fig. 1). Waves along x and y only, RoPE-Axial, can only draw crosses: "
     "where the row of one point meets the column of another, the reconstruction is as high as at the points. Oblique "
-    "waves, RoPE-Mixed, can separate the points, if they are fast enough to distinguish neighbours. The number above a "
+    "waves, RoPE-Mixed, can separate the points, if they are fast enough to distinguish neighbors. The number above a "
     "cell is the lowest value at the points over the highest elsewhere: above 1, the points are the highest values."
 )
 
@@ -129,10 +129,10 @@ def draw(data: Reconstruction, label: str = "") -> Any:
     named = [layer._replace(cells=_cell_names(data, layer)) for layer in shown]
     frame = plot_grid([first, *plot_rows(named)], TITLE, label, caption)
     cells = [np.stack([data.target, data.axial]), *(layer.values[0] for layer in shown)]
-    for images, centres in zip(cells, frame.centres, strict=True):
-        for image, centre in zip(images, centres, strict=True):
-            frame.draw_image(image, centre, cmap="viridis")
-            _circle_points(frame, centre, data)
+    for images, centers in zip(cells, frame.centers, strict=True):
+        for image, center in zip(images, centers, strict=True):
+            frame.draw_image(image, center, cmap="viridis")
+            _circle_points(frame, center, data)
     return frame.figure
 
 
@@ -142,12 +142,12 @@ def _cell_names(data: Reconstruction, layer: HeadGroup) -> tuple[str, ...]:
     return tuple(f"{name}: {ratio:.2f}" for name, ratio in zip(layer.cells, ratios, strict=True))
 
 
-def _circle_points(frame: PlotGrid, centre: tuple[float, float], data: Reconstruction) -> None:
+def _circle_points(frame: PlotGrid, center: tuple[float, float], data: Reconstruction) -> None:
     """Circle the points inside a cell."""
     patch = 2 / len(data.target)
     x, y = (patch * np.array(axis) for axis in zip(*data.points, strict=True))
     area = (72 * frame.inches * 1.3 * patch) ** 2
-    frame.axes.scatter(centre[0] + x, centre[1] - y, area, facecolors="none", edgecolors="#FF6A00", linewidths=0.8)
+    frame.axes.scatter(center[0] + x, center[1] - y, area, facecolors="none", edgecolors="#FF6A00", linewidths=0.8)
 
 
 class Contrast(NamedTuple):

@@ -109,20 +109,20 @@ def draw(data: Response, label: str = "") -> Any:
     )
     frame = plot_grid(plot_rows(named), TITLE, label, caption)
     image = None
-    for (grid, shown), centres in zip(lines, frame.centres, strict=True):
-        for cell, centre in zip(shown.values[0], centres, strict=True):
-            image = frame.draw_image(cell, centre, cmap="RdBu_r", vmin=-1, vmax=1)
-            outline(frame, centre, data.trained, grid)
+    for (grid, shown), centers in zip(lines, frame.centers, strict=True):
+        for cell, center in zip(shown.values[0], centers, strict=True):
+            image = frame.draw_image(cell, center, cmap="RdBu_r", vmin=-1, vmax=1)
+            outline(frame, center, data.trained, grid)
     frame.add_colorbar(image, "response")
     return frame.figure
 
 
-def outline(frame: PlotGrid, centre: tuple[float, float], trained: Grid, grid: Grid) -> None:
+def outline(frame: PlotGrid, center: tuple[float, float], trained: Grid, grid: Grid) -> None:
     """Draw a frame around the offsets of the trained grid inside a cell."""
     longest = 2 * max(grid) - 1
     y, x = ((2 * min(sides) - 1) / longest for sides in zip(trained, grid, strict=True))
     across, up = np.array([-x, x, x, -x, -x]), np.array([-y, -y, y, y, -y])
-    frame.axes.plot(centre[0] + across, centre[1] + up, color="#222222", linewidth=0.7)
+    frame.axes.plot(center[0] + across, center[1] + up, color="#222222", linewidth=0.7)
 
 
 def describe_grid(grid: Grid) -> str:

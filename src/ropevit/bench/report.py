@@ -16,9 +16,9 @@ from ropevit.extras import require
 from ropevit.files import write_atomically, write_text
 from ropevit.machine import available_cores, processor
 
-#: Colour of each family, from a colour-blind safe palette.
-#: Source of the colours: Okabe and Ito 2008, Color Universal Design.
-COLOURS = {
+#: Color of each family, from a color-blind safe palette.
+#: Source of the colors: Okabe and Ito 2008, Color Universal Design.
+COLORS = {
     "none": "#999999",
     "ours": "#009E73",
     "timm": "#D55E00",
@@ -129,8 +129,8 @@ def draw(rows: Sequence[BenchRow], facts: Mapping[str, str], path: Path) -> None
             draw_panel(axes, group)
         for axes in panels[:, 1]:
             axes.set_yticklabels([])
-        bars = [matplotlib.patches.Patch(color=colour) for colour in COLOURS.values()]
-        named = [f"{name} ({_MEANINGS[name]})" if name in _MEANINGS else name for name in COLOURS]
+        bars = [matplotlib.patches.Patch(color=color) for color in COLORS.values()]
+        named = [f"{name} ({_MEANINGS[name]})" if name in _MEANINGS else name for name in COLORS]
         figure.legend(bars, named, loc="outside upper center", ncols=3, frameon=False)
         parts = [facts["device"], facts["dtype"], *([f"threads: {facts['threads']}"] if "threads" in facts else [])]
         caption = ", ".join([*parts, f"torch {facts['torch']}", f"median and quartiles of {facts['rounds']} rounds"])
@@ -152,7 +152,7 @@ def draw_panel(axes: Any, group: Sequence[BenchRow]) -> None:
         low, high = row.ratio_low or row.ratio, row.ratio_high or row.ratio
         error = [[row.ratio - low], [high - row.ratio]]
         pale = 0.45 if "(reference)" in row.label else 1.0
-        axes.barh(place, row.ratio, 0.72, color=COLOURS[row.family], alpha=pale, xerr=error, error_kw={"lw": 0.8})
+        axes.barh(place, row.ratio, 0.72, color=COLORS[row.family], alpha=pale, xerr=error, error_kw={"lw": 0.8})
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
         axes.text(high + 0.015 * wide, place, f"{row.ratio:.2f}", va="center", fontsize=7.5, bbox=box)
     axes.axvline(1, color="#333333", linewidth=0.8, linestyle="--", zorder=0)

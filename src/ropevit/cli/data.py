@@ -76,7 +76,7 @@ class SpeedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MakeTinyConfig:
-    """Write a small synthetic data set of coloured shapes in the layout of COCO or ADE20K, always the same.
+    """Write a small synthetic data set of colored shapes in the layout of COCO or ADE20K, always the same.
 
     For example:
       ropevit data make-tiny coco my_coco

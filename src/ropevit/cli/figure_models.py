@@ -124,7 +124,7 @@ def training_size(config: Config, trained_at: int) -> tuple[int, int]:
 
 
 def load_images(place: str, preprocessing: Preprocessing, size: int) -> Float[Tensor, "B c S S"]:
-    """Load a few images as normalized square centre crops; unreadable ones in a folder are reported and skipped.
+    """Load a few images as normalized square center crops; unreadable ones in a folder are reported and skipped.
 
     Args:
         place: `fashion`, `emoji`, an image, or a folder that is searched recursively; if it has a val or test folder,

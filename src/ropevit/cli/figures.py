@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from ropevit.analysis import extrapolation
-from ropevit.analysis.catalogue import (
+from ropevit.analysis.catalog import (
     ANALYSES,
     FigureModel,
     FigureOptions,

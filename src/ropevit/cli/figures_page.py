@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 import ropevit
-from ropevit.analysis.catalogue import FigureModel, FigureOutcome
+from ropevit.analysis.catalog import FigureModel, FigureOutcome
 from ropevit.analysis.explorer import ExplorerData, explorer
 from ropevit.analysis.layers import NothingToDrawError, attention_layers
 from ropevit.analysis.page import Section, render

@@ -1,4 +1,4 @@
-"""Image transforms: random augmentation for training, a centre crop for evaluation."""
+"""Image transforms: random augmentation for training, a center crop for evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 #: Image -> uint8 (3, S, S); normalized later, on the device.
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
-#: Default strength of colour jitter for each policy.
+#: Default strength of color jitter for each policy.
 _COLOR_JITTER = {"three_augment": 0.3, "rand_augment": 0.0, "simple": 0.0, "none": 0.0}
 #: Largest aspect ratio of an evaluation image; more elongated ones are cropped first.
 _MAX_ASPECT_RATIO = 16
@@ -32,10 +32,10 @@ class AugmentConfig:
     """
 
     kind: Annotated[AutoAugment, tyro.conf.arg(name="auto-augment")] = "three_augment"
-    """three_augment: random crop, flip, one of greyscale, solarize and blur, colour jitter. rand_augment: random crop,
-    flip, RandAugment. simple: random crop and flip. none: centre crop, as in evaluation."""
+    """three_augment: random crop, flip, one of grayscale, solarize and blur, color jitter. rand_augment: random crop,
+    flip, RandAugment. simple: random crop and flip. none: center crop, as in evaluation."""
     color_jitter: float | None = None
-    """Colour jitter: maximum change of brightness, contrast and saturation, applied last. None: 0.3 with three_augment,
+    """Color jitter: maximum change of brightness, contrast and saturation, applied last. None: 0.3 with three_augment,
     0 otherwise, as published."""
     hflip: float = 0.5
     """Probability of a horizontal flip."""
@@ -121,7 +121,7 @@ def train_transform(config: AugmentConfig, size: int) -> Transform:
 
 
 def policy(config: AugmentConfig, size: int) -> Any:
-    """Build timm's 3-Augment or RandAugment; RandAugment fills uncovered areas with ImageNet's mean colour."""
+    """Build timm's 3-Augment or RandAugment; RandAugment fills uncovered areas with ImageNet's mean color."""
     timm = require("timm.data.auto_augment", "train")
     if config.kind == "three_augment":
         return timm.auto_augment_transform("3a", {})
@@ -148,7 +148,7 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
 
 
 def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
-    """Build the evaluation transform: resize (bicubic, antialiased) and centre crop.
+    """Build the evaluation transform: resize (bicubic, antialiased) and center crop.
 
     Args:
         size: Side of the result in pixels.

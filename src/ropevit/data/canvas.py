@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import uniform
 
 #: With `cutout`, pixels of an item darker than this (0 to 255) are its background.
@@ -52,11 +52,11 @@ class CanvasSettings:
         return math.ceil(self.item_size * self.jitter * 1.2)
 
     def items(self, size: int) -> int:
-        """Return the number of items on a canvas; centres may lie half an item outside, to fill the edges evenly."""
+        """Return the number of items on a canvas; centers may lie half an item outside, to fill the edges evenly."""
         return max(1, round(self.density * (size / self.item_size + 1) ** 2))
 
 
-def pixel_labels(data: LabelledImages) -> tuple[tuple[str, ...], Tensor]:
+def pixel_labels(data: LabeledImages) -> tuple[tuple[str, ...], Tensor]:
     """Return the names of the pixel labels, and the label of each image's foreground.
 
     Label 0 is the background; then come the groups of the classes, or the classes where the set has no groups.
@@ -77,7 +77,7 @@ def paint_canvases(
 
     Args:
         images: Items to choose from, not much larger than they are pasted (bilinear sampling would skip pixels); each
-            label is drawn equally often. With 4 channels: colours premultiplied by the alpha channel, and alpha.
+            label is drawn equally often. With 4 channels: colors premultiplied by the alpha channel, and alpha.
         labels: Label of each item's pixels, from 1; 0 is the background.
         size: Side of a canvas in pixels.
         count: Number of canvases, B.
@@ -111,7 +111,7 @@ def paint_pairs(
         count: Number of canvases, B.
         settings: How canvases are filled.
         generator: Source of every random choice, on the CPU.
-        apart: Least distance of the two items' centres in pixels, along x or along y.
+        apart: Least distance of the two items' centers in pixels, along x or along y.
 
     Returns:
         Pixels from 0 to 255, the label of each pixel, and the visible pixels of the marks.
@@ -123,18 +123,18 @@ def paint_pairs(
     canvas, truth = _scatter_items(images, labels, size, count, settings, generator)
     marks = torch.zeros_like(truth)
     chosen = _draw_items(labels, 2 * count, generator).to(device)
-    colours, cover = (x.unflatten(0, (count, 2)) for x in _crop_items(images[chosen], settings, generator))
+    colors, cover = (x.unflatten(0, (count, 2)) for x in _crop_items(images[chosen], settings, generator))
     own = labels[chosen].unflatten(0, (count, 2))
     disc, ones = _disc(tile).to(device).expand(count, tile, tile), torch.ones_like(own[:, 0])
     corners = draw_pairs(size, tile, count, max(apart, tile), generator).to(device) + tile
     for item in range(2):
-        bright = disc.unsqueeze(1).expand(-1, colours.shape[2], -1, -1)
-        for colour, alpha, label, mark in (
+        bright = disc.unsqueeze(1).expand(-1, colors.shape[2], -1, -1)
+        for color, alpha, label, mark in (
             (bright, disc, own[:, 1 - item], ones),
-            (colours[:, item], cover[:, item], own[:, item], 0 * ones),
+            (colors[:, item], cover[:, item], own[:, item], 0 * ones),
         ):
-            _paste(canvas, truth, corners[:, item], colour, alpha, label)
-            _paste(None, marks, corners[:, item], colour, alpha, mark)
+            _paste(canvas, truth, corners[:, item], color, alpha, label)
+            _paste(None, marks, corners[:, item], color, alpha, mark)
     inside = slice(tile, tile + size)
     crop = canvas[:, inside, inside].movedim(-1, 1).contiguous() * 255
     return crop, truth[:, inside, inside], marks[:, inside, inside] > 0
@@ -177,18 +177,18 @@ def _draw_items(labels: Int[Tensor, "M"], count: int, generator: torch.Generator
 def _scatter_items(
     images: Tensor, labels: Tensor, size: int, count: int, settings: CanvasSettings, generator: torch.Generator
 ) -> tuple[Float[Tensor, "B m m k"], Int[Tensor, "B m m"]]:
-    """Paint `paint_canvases` with a margin of a tile on every side: colours from 0 to 1, and labels."""
+    """Paint `paint_canvases` with a margin of a tile on every side: colors from 0 to 1, and labels."""
     number, tile, device = settings.items(size), settings.tile, images.device
     chosen = _draw_items(labels, count * number, generator).to(device)
-    colours, cover = (x.unflatten(0, (count, number)) for x in _crop_items(images[chosen], settings, generator))
+    colors, cover = (x.unflatten(0, (count, number)) for x in _crop_items(images[chosen], settings, generator))
     chosen_labels = labels[chosen].unflatten(0, (count, number))
-    margin = settings.item_size // 2  # largest distance of an item's centre from the canvas
+    margin = settings.item_size // 2  # largest distance of an item's center from the canvas
     offset = torch.randint(-margin, size + margin, (count, number, 2), generator=generator).to(device) + tile // 2
-    channels = colours.shape[2]
+    channels = colors.shape[2]
     canvas = background(count, channels, size + 2 * tile, settings, generator).to(device).movedim(1, -1).contiguous()
     truth = torch.zeros(count, size + 2 * tile, size + 2 * tile, dtype=torch.long, device=device)
     for item in range(number):
-        _paste(canvas, truth, offset[:, item], colours[:, item], cover[:, item], chosen_labels[:, item])
+        _paste(canvas, truth, offset[:, item], colors[:, item], cover[:, item], chosen_labels[:, item])
     return canvas, truth
 
 
@@ -196,7 +196,7 @@ def _paste(
     canvas: Float[Tensor, "B m m k"] | None,
     truth: Int[Tensor, "B m m"],
     corners: Int[Tensor, "B 2"],
-    colours: Float[Tensor, "B k t t"],
+    colors: Float[Tensor, "B k t t"],
     cover: Float[Tensor, "B t t"],
     labels: Int[Tensor, "B"],
 ) -> None:
@@ -205,7 +205,7 @@ def _paste(
     reach = torch.arange(cover.shape[-1], device=truth.device)
     at = each, corners[:, 0, None, None] + reach[:, None], corners[:, 1, None, None] + reach
     if canvas is not None:
-        canvas[at] = canvas[at] * (1 - cover.unsqueeze(-1)) + colours.movedim(1, -1)
+        canvas[at] = canvas[at] * (1 - cover.unsqueeze(-1)) + colors.movedim(1, -1)
     truth[at] = torch.where(cover > 0.5, labels[:, None, None], truth[at])
 
 
@@ -215,7 +215,7 @@ def _crop_items(
     """Scale, rotate, mirror and darken items at random, each in the middle of an empty tile.
 
     Returns:
-        Colours from 0 to 1, premultiplied by the cover (alpha), and the cover: 1 on the item, 0 elsewhere.
+        Colors from 0 to 1, premultiplied by the cover (alpha), and the cover: 1 on the item, 0 elsewhere.
     """
     count = len(images)
     side = settings.item_size * uniform(count, -math.log(settings.jitter), math.log(settings.jitter), generator).exp()
@@ -232,16 +232,16 @@ def _crop_items(
 
 
 def _with_cover(pixels: Float[Tensor, "M c s s"], cutout: bool) -> Float[Tensor, "M planes s s"]:
-    """Return premultiplied colours from 0 to 1 and their cover: the alpha channel, or 1 where a pixel is not dark."""
+    """Return premultiplied colors from 0 to 1 and their cover: the alpha channel, or 1 where a pixel is not dark."""
     if pixels.shape[1] == 4:
         return pixels / 255
     solid = (pixels.amax(1, keepdim=True) > _DARK).float() if cutout else torch.ones_like(pixels[:, :1])
     return torch.cat([pixels / 255 * solid, solid], 1)
 
 
-def muted(colours: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
-    """Halve the saturation of colours, so that items stand out from a random background; grey images are unchanged."""
-    return 0.5 * colours + 0.5 * colours.mean(1, keepdim=True)
+def muted(colors: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+    """Halve the saturation of colors, so that items stand out from a random background; gray images are unchanged."""
+    return 0.5 * colors + 0.5 * colors.mean(1, keepdim=True)
 
 
 def background(

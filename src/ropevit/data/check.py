@@ -152,7 +152,7 @@ def _compare_duplicates(parts: dict[str, FileSource], twin: tuple[str, int], ite
     if item == twin:
         return []
     name, twin_name = (parts[s].classes[int(parts[s].labels[i])] for s, i in (item, twin))
-    kind = "wrongly labelled" if name != twin_name else "in two splits" if split != other else "duplicate"
+    kind = "wrongly labeled" if name != twin_name else "in two splits" if split != other else "duplicate"
     detail = f"the same as {parts[other].describe(at)}, {other}, class {twin_name}"
     return [Finding(kind, split, name, parts[split].describe(index), detail)]
 

@@ -46,7 +46,7 @@ def random_boxes(count: int, settings: CropSettings, generator: torch.Generator)
     """Draw random crop boxes inside the image.
 
     Returns:
-        Centre x, centre y, half width, half height, in units in which the image spans -1 to 1; a negative half width
+        Center x, center y, half width, half height, in units in which the image spans -1 to 1; a negative half width
         means a flipped crop.
     """
     if settings.distribution == "log":
@@ -55,10 +55,10 @@ def random_boxes(count: int, settings: CropSettings, generator: torch.Generator)
         area = uniform(count, settings.smallest, settings.largest, generator)
     ratio = uniform(count, -math.log(settings.stretch), math.log(settings.stretch), generator).exp()
     half = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=1).clamp(max=1)
-    centre = (1 - half) * (2 * torch.rand(count, 2, generator=generator) - 1)
+    center = (1 - half) * (2 * torch.rand(count, 2, generator=generator) - 1)
     if settings.flip:
         half[:, 0] *= 1 - 2 * torch.randint(2, (count,), generator=generator)
-    return torch.cat([centre, half], dim=1)
+    return torch.cat([center, half], dim=1)
 
 
 def crop_and_resize(
@@ -105,26 +105,26 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def premultiply(images: UInt8[Tensor, "N 4 H W"]) -> UInt8[Tensor, "N 4 H W"]:
-    """Multiply the colours by the alpha channel, after which images may be resized and pasted linearly."""
-    colours = (images[:, :3].float() * images[:, 3:].float() / 255).round().to(torch.uint8)
-    return torch.cat([colours, images[:, 3:]], 1)
+    """Multiply the colors by the alpha channel, after which images may be resized and pasted linearly."""
+    colors = (images[:, :3].float() * images[:, 3:].float() / 255).round().to(torch.uint8)
+    return torch.cat([colors, images[:, 3:]], 1)
 
 
 def draw_gradients(count: int, generator: torch.Generator) -> Float[Tensor, "B 3 3 3"]:
-    """Draw the colours of smooth backgrounds at 3 x 3 points, from 0 to 255."""
+    """Draw the colors of smooth backgrounds at 3 x 3 points, from 0 to 255."""
     return 255 * (0.1 + 0.6 * muted(torch.rand(count, 3, 3, 3, generator=generator)))
 
 
-def on_gradients(images: Float[Tensor, "B 4 s s"], colours: Float[Tensor, "B 3 3 3"]) -> Float[Tensor, "B 3 s s"]:
-    """Put premultiplied images on smooth colour gradients, which look the same at every resolution.
+def on_gradients(images: Float[Tensor, "B 4 s s"], colors: Float[Tensor, "B 3 3 3"]) -> Float[Tensor, "B 3 s s"]:
+    """Put premultiplied images on smooth color gradients, which look the same at every resolution.
 
     Args:
-        images: Colours multiplied by alpha, and alpha, from 0 to 255.
-        colours: Of the background at the corners, the middles of the sides and the centre.
+        images: Colors multiplied by alpha, and alpha, from 0 to 255.
+        colors: Of the background at the corners, the middles of the sides and the center.
 
     Returns:
         Pixels from 0 to 255.
     """
     size = images.shape[-2:]
-    shade = F.interpolate(colours.to(images.device), size, mode="bilinear", align_corners=True)
+    shade = F.interpolate(colors.to(images.device), size, mode="bilinear", align_corners=True)
     return images[:, :3] + (1 - images[:, 3:] / 255) * shade

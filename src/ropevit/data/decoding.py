@@ -128,7 +128,7 @@ def matching_orientation(size: tuple[int, int], stored: int, annotated: tuple[in
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: transparency becomes white; see `depth.py` for greyscale of more than 8 bits.
+    """Convert any mode to RGB: transparency becomes white; see `depth.py` for grayscale of more than 8 bits.
 
     Raises:
         ValueError: If values are NaN or infinite.

@@ -1,4 +1,4 @@
-"""Greyscale images of more than 8 bits: conversion to 256 levels."""
+"""Grayscale images of more than 8 bits: conversion to 256 levels."""
 
 from typing import NamedTuple
 

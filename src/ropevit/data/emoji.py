@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ropevit.data.crops import draw_gradients, on_gradients, premultiply
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import make_generator
 
 Split = Literal["train", "search", "val", "test"]
@@ -36,10 +36,8 @@ STUDY_GROUPS = ("animal", "building", "clothing", "fruit", "vehicle")
 SPRITE_SIZE = 160
 
 
-def load_emoji(
-    split: Split = "train", size: int = SPRITE_SIZE, groups: Collection[str] | None = None
-) -> LabelledImages:
-    """Load the embedded emoji as colours with an alpha channel, one image a thing and artist.
+def load_emoji(split: Split = "train", size: int = SPRITE_SIZE, groups: Collection[str] | None = None) -> LabeledImages:
+    """Load the embedded emoji as colors with an alpha channel, one image a thing and artist.
 
     Args:
         split: `train` (three artists, 918 images) and `test` (a fourth, 306) are what a study trains and evaluates on.
@@ -70,7 +68,7 @@ def load_emoji(
     chosen = [artists.index(artist) for artist in ARTISTS[split]]
     things = [thing for thing, kind in enumerate(kinds) if groups is None or kind in groups]
     images = [decode(files[artist * len(names) + thing], size) for artist in chosen for thing in things]
-    return LabelledImages(
+    return LabeledImages(
         images=torch.stack(images),
         labels=torch.arange(len(things)).repeat(len(chosen)),
         classes=tuple(names[thing] for thing in things),
@@ -81,8 +79,8 @@ def load_emoji(
     )
 
 
-def load_emoji_images(split: Split = "train") -> LabelledImages:
-    """Load drawings as RGB images on smooth colour gradients, labelled by group: the test images of a study's `zoom`.
+def load_emoji_images(split: Split = "train") -> LabeledImages:
+    """Load drawings as RGB images on smooth color gradients, labeled by group: the test images of a study's `zoom`.
 
     Args:
         split: As for `load_emoji`.
@@ -104,7 +102,7 @@ def _read_sprites() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], 
 
 
 def decode(file: np.ndarray, size: int) -> UInt8[Tensor, "4 size size"]:
-    """Decode a sprite and average it down to a size; colours count by how opaque they are."""
+    """Decode a sprite and average it down to a size; colors count by how opaque they are."""
     with Image.open(io.BytesIO(file.tobytes())) as image:
         sprite = torch.from_numpy(np.array(image.convert("RGBA"))).movedim(2, 0)
     if sprite.shape[1] == size:
@@ -113,5 +111,5 @@ def decode(file: np.ndarray, size: int) -> UInt8[Tensor, "4 size size"]:
     small = F.interpolate(
         torch.cat([sprite[:3] * alpha, 255 * alpha])[None], (size, size), mode="bilinear", antialias=True
     )[0]
-    colours = small[:3] / (small[3:] / 255).clamp(min=1e-6)
-    return torch.cat([colours, small[3:]]).clamp(0, 255).round().to(torch.uint8)
+    colors = small[:3] / (small[3:] / 255).clamp(min=1e-6)
+    return torch.cat([colors, small[3:]]).clamp(0, 255).round().to(torch.uint8)

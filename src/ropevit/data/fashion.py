@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 
 Split = Literal["train", "search", "val", "test"]
 
@@ -20,8 +20,8 @@ SOURCE = "Fashion-MNIST, a balanced part (arXiv:1708.07747), copyright 2017 Zala
 _NUM_VAL_IMAGES = 1_000
 
 
-def load_fashion(split: Split = "train") -> LabelledImages:
-    """Load the embedded Fashion-MNIST images (28 x 28, grey, ten classes, balanced).
+def load_fashion(split: Split = "train") -> LabeledImages:
+    """Load the embedded Fashion-MNIST images (28 x 28, gray, ten classes, balanced).
 
     Args:
         split: A study trains on `train` (10,000 images) and evaluates on `test` (2,000). To choose hyperparameters
@@ -46,4 +46,4 @@ def load_fashion(split: Split = "train") -> LabelledImages:
         images = torch.from_numpy(arrays[f"{stored}_images"][part]).unsqueeze(1)
         labels = torch.from_numpy(arrays[f"{stored}_labels"][part].astype(np.int64))
     name = f"fashion/{split}"
-    return LabelledImages(images=images, labels=labels, classes=CLASSES, groups=GROUPS, name=name, source=SOURCE)
+    return LabeledImages(images=images, labels=labels, classes=CLASSES, groups=GROUPS, name=name, source=SOURCE)

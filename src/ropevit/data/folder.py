@@ -14,7 +14,7 @@ from PIL import Image
 from ropevit.data.decoding import UNREADABLE, open_rgb, reason
 from ropevit.data.holdout import VAL_FRACTION, few_images, held_out
 from ropevit.data.images import resize_to
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.listing import TEST_FOLDERS, class_files, subfolders
 from ropevit.data.rng import make_generator
 from ropevit.text import join_names
@@ -33,7 +33,7 @@ class ClassFile(NamedTuple):
 
 
 class Square(NamedTuple):
-    """Square centre crop of an image."""
+    """Square center crop of an image."""
 
     pixels: np.ndarray
     """uint8 (S, S, 3)."""
@@ -66,11 +66,11 @@ def check_folder(path: Path) -> None:
 
 def load_folder(
     path: Path | str, size: int, max_images: int | None = None, progress: Progress | None = None
-) -> tuple[LabelledImages, LabelledImages]:
+) -> tuple[LabeledImages, LabeledImages]:
     """Load images of any size, shape and mode as RGB squares.
 
     The shorter side is resized to `size` (antialiased; to the largest shorter side where all images are smaller), then
-    the centre is cropped. Unreadable files are skipped and listed in `skipped`.
+    the center is cropped. Unreadable files are skipped and listed in `skipped`.
 
     Args:
         path: Folder with `train` and `val` (or `test`), each with a folder for each class; or with class folders
@@ -142,7 +142,7 @@ def _hold_out(
     return result
 
 
-def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **facts: Any) -> LabelledImages:
+def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **facts: Any) -> LabeledImages:
     """Stack the squares of a split, resized to one size.
 
     Raises:
@@ -158,7 +158,7 @@ def stack_split(read: list[tuple[ClassFile, Square]], split: str, side: int, **f
         )
     pixels = torch.from_numpy(np.stack([_resize_square(square.pixels, side) for _, square in items]))
     labels = torch.tensor([label for label, _ in items])
-    return LabelledImages(images=pixels.movedim(-1, 1).contiguous(), labels=labels, **facts)
+    return LabeledImages(images=pixels.movedim(-1, 1).contiguous(), labels=labels, **facts)
 
 
 def _find_files(path: Path) -> FolderFiles:
@@ -224,7 +224,7 @@ def _balanced_subset(files: Files, count: int) -> Files:
 
 
 def _read_square(file: Path, size: int) -> Square | str:
-    """Read the square centre of an image as RGB, at most `size` x `size` pixels; or return why it cannot be read."""
+    """Read the square center of an image as RGB, at most `size` x `size` pixels; or return why it cannot be read."""
     try:
         image = open_rgb(file, enough=size)
     except UNREADABLE as error:
@@ -233,7 +233,7 @@ def _read_square(file: Path, size: int) -> Square | str:
 
 
 def crop_square(image: Image.Image, size: int) -> Square:
-    """Return the square centre of an RGB image, at most `size` x `size` pixels."""
+    """Return the square center of an RGB image, at most `size` x `size` pixels."""
     side = min(size, *image.size)
     pixels = np.asarray(resize_to(image, side, side))
     return Square(pixels, hashlib.sha256(f"{image.size}".encode() + pixels.tobytes()).digest())

@@ -29,9 +29,9 @@ def read_image(path: Path) -> Image.Image:
 
 
 def resize_to(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Take the largest centre crop with the target aspect ratio, and resize it (bicubic, antialiased).
+    """Take the largest center crop with the target aspect ratio, and resize it (bicubic, antialiased).
 
-    This is the evaluation of Heo et al. 2024 (shorter side to the test size, centre crop, crop ratio 1) in one step;
+    This is the evaluation of Heo et al. 2024 (shorter side to the test size, center crop, crop ratio 1) in one step;
     torchvision's Resize and CenterCrop round to whole pixels in between, and so may differ by part of a pixel.
     """
     return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
@@ -45,14 +45,14 @@ def keep_aspect_size(image: Image.Image, shorter: int, patch_size: int) -> tuple
 
 
 def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "c H W"]:
-    """Return an image as a normalized tensor: greyscale for one mean, RGB for three.
+    """Return an image as a normalized tensor: grayscale for one mean, RGB for three.
 
     Args:
         image: An image.
         mean: Mean of each channel, for pixels from 0 to 1.
         std: Standard deviation of each channel.
     """
-    grey = len(mean) == 1
-    pixels = torch.from_numpy(np.array(image.convert("L" if grey else "RGB"), dtype=np.float32)) / 255
-    channels = pixels.unsqueeze(0) if grey else pixels.permute(2, 0, 1)
+    gray = len(mean) == 1
+    pixels = torch.from_numpy(np.array(image.convert("L" if gray else "RGB"), dtype=np.float32)) / 255
+    channels = pixels.unsqueeze(0) if gray else pixels.permute(2, 0, 1)
     return (channels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)

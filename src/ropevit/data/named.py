@@ -5,11 +5,11 @@ from pathlib import Path
 
 from ropevit.data.decoding import UNREADABLE, reason
 from ropevit.data.folder import ClassFile, Progress, Square, crop_square, stack_split
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.sources import NAMED_SOURCES, ImageSource
 
 
-def load_named(name: str, size: int, progress: Progress | None = None) -> tuple[LabelledImages, LabelledImages]:
+def load_named(name: str, size: int, progress: Progress | None = None) -> tuple[LabeledImages, LabeledImages]:
     """Load the images of a registered data set as RGB squares, as `load_folder` does those of a folder.
 
     Args:

@@ -31,7 +31,7 @@ DOWNLOADS_AT_ONCE = 8
 
 
 class ShardSource:
-    """Labelled samples of several tar shards, concatenated.
+    """Labeled samples of several tar shards, concatenated.
 
     Classes are named by their index; 1000 classes are assumed to be those of ImageNet.
 
@@ -108,7 +108,7 @@ def open_shards(
         progress: Called with the number of ready and of all shards.
 
     Raises:
-        ValueError: If a shard cannot be downloaded, is damaged or holds no labelled images.
+        ValueError: If a shard cannot be downloaded, is damaged or holds no labeled images.
     """
     paths, indices = [], []
     pool = ThreadPoolExecutor(DOWNLOADS_AT_ONCE)
@@ -132,7 +132,7 @@ def open_shard(shard: str) -> tuple[Path, TarIndex]:
     """Download a shard if it is remote, and index it.
 
     Raises:
-        ValueError: If the shard cannot be downloaded, is damaged or holds no labelled images.
+        ValueError: If the shard cannot be downloaded, is damaged or holds no labeled images.
     """
     path = _local_path(shard)
     try:

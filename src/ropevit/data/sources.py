@@ -18,7 +18,7 @@ from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import Progress, check_folder
 from ropevit.data.holdout import VAL_FRACTION, split_files
 from ropevit.data.imagenet import imagenet_synsets
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.layouts import dense_layout
 from ropevit.data.listing import TEST_FOLDERS, Names, class_files, subfolders
 from ropevit.data.shards import find_shards, names_shards, open_shards
@@ -77,8 +77,8 @@ class FileSource(ImageSource, Protocol):
 class MemorySource:
     """Images in memory."""
 
-    data: LabelledImages
-    """The images; greyscale ones are returned as RGB."""
+    data: LabeledImages
+    """The images; grayscale ones are returned as RGB."""
     blocks: tuple[int, ...] = ()
     """Always empty."""
 
@@ -176,7 +176,7 @@ def open_source(data: str, split: Split, progress: Progress | None = None) -> Im
     Args:
         data: One of
             a name in `NAMED_SOURCES`, such as `fashion` or `emoji`: the embedded images (28 x 28, and 160 x 160 in
-            colour; `val` are the test images of a study);
+            color; `val` are the test images of a study);
             a folder with `train` and `val` (or test), each with a folder of images for each class;
             a folder with `train` only, or with class folders only: 20 % of each class, the same as in a study, are
             `val` (all images, where class folders alone are those of ImageNet);

@@ -1,4 +1,4 @@
-"""Small generated data sets of coloured shapes in the layouts of COCO and ADE20K, for trials and tests."""
+"""Small generated data sets of colored shapes in the layouts of COCO and ADE20K, for trials and tests."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from ropevit.data.ade import FOLDERS
 from ropevit.data.ade_classes import CLASSES, PUBLISHED_FILE, published_table
 from ropevit.data.layouts import LAYOUTS
 
-#: Name -> colour, category id in COCO (whose ids have gaps) and label in ADE20K of each shape.
+#: Name -> color, category id in COCO (whose ids have gaps) and label in ADE20K of each shape.
 SHAPES = {
     "disc": ((220, 60, 50), 1, 13),
     "square": ((60, 190, 80), 3, 21),
@@ -19,7 +19,7 @@ SHAPES = {
 }
 #: Default number of images in each split, and the maximum.
 COUNTS, MAX_COUNT = {"train": 12, "val": 6}, 1000
-#: Label of the background in ADE20K; a border around it is unlabelled.
+#: Label of the background in ADE20K; a border around it is unlabeled.
 GROUND = 1
 
 
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
 
 
 def make_tiny(layout: str, root: Path, train: int = COUNTS["train"], val: int = COUNTS["val"]) -> None:
-    """Write a deterministic data set of coloured shapes.
+    """Write a deterministic data set of colored shapes.
 
     As in the real sets, some images (every sixth) are empty, one holds a crowd, and sizes differ.
 
@@ -97,12 +97,12 @@ def draw_scene(number: int) -> Scene:
     return Scene(image, shapes)
 
 
-def _paint_shape(draw: ImageDraw.ImageDraw, shape: Shape, colour: Any) -> None:
+def _paint_shape(draw: ImageDraw.ImageDraw, shape: Shape, color: Any) -> None:
     """Draw a shape."""
     if shape.name == "disc":
-        draw.ellipse(shape.box, fill=colour)
+        draw.ellipse(shape.box, fill=color)
     else:
-        draw.polygon(shape.corners, fill=colour)
+        draw.polygon(shape.corners, fill=color)
 
 
 def write_coco(root: Path, split: str, scenes: list[Scene]) -> None:

@@ -221,7 +221,7 @@ def sample_embedding(
         positions: Column and row of each token in its image.
         grids: Columns and rows of its image.
 
-    Source: Keys 1981, cubic convolution with a = -0.75; half-pixel centres, edges repeated, as PyTorch's bicubic.
+    Source: Keys 1981, cubic convolution with a = -0.75; half-pixel centers, edges repeated, as PyTorch's bicubic.
     """
     dtype = torch.promote_types(embedding.dtype, torch.float32)
     size = torch.tensor(grid[::-1], dtype=positions.dtype, device=positions.device)
@@ -254,7 +254,7 @@ def embed_images(
 
 
 def _cubic_weights(distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return the bicubic weight of a neighbour at a distance from 0 to 2 (Keys 1981, a = -0.75)."""
+    """Return the bicubic weight of a neighbor at a distance from 0 to 2 (Keys 1981, a = -0.75)."""
     a, d = -0.75, distance
     inner = ((a + 2) * d - (a + 3)) * d * d + 1
     outer = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a

@@ -82,7 +82,7 @@ SWIN_EMBEDDINGS = PositionEmbeddings(
 #: Both, by the label of the architecture.
 EMBEDDINGS = {"ViT": VIT_EMBEDDINGS, "Swin": SWIN_EMBEDDINGS}
 
-#: Label of each other embedding, and its colour and marker, from a colour-blind safe palette.
+#: Label of each other embedding, and its color and marker, from a color-blind safe palette.
 _PLAIN_LABELS = {"none": "no position embedding", "ape": "absolute (APE)", "rpb": "relative bias (RPB)"}
 _PLAIN_STYLES = {"none": ("#999999", "x"), "ape": ("#D55E00", "s"), "rpb": ("#E69F00", "s")}
 
@@ -134,7 +134,7 @@ def position_label(position: str) -> str:
 
 
 def position_style(position: str) -> tuple[str, str]:
-    """Return colour and marker of a position embedding, the same in every plot.
+    """Return color and marker of a position embedding, the same in every plot.
 
     RPB (Swin) and APE (ViT) never occur in one plot, so a rotation combined with either has the same style. Another
     base of the frequencies, as in `rope_axial:theta=10`, has another marker, and so have pairs at rest.

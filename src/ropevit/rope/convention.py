@@ -33,7 +33,7 @@ class RopeConvention:
     pairs: Pairs = "interleaved"
     """Channels of pair p in the family's weights: interleaved 2p and 2p + 1, halves p and p + D/2."""
     coordinates: Coordinates = "index"
-    """Position of a patch along an axis: its index; its index, rescaled to a reference grid; or its centre, from -1 to
+    """Position of a patch along an axis: its index; its index, rescaled to a reference grid; or its center, from -1 to
     1 along each side (or along the longer or shorter one), times 2 pi."""
     offset: float = 0.0
     """Added to the index of a patch, in patches."""
@@ -83,7 +83,7 @@ class RopeConvention:
         return 2 * math.pi * (2 * ((places + 0.5) / self._side(grid)) - 1)
 
     def _side(self, grid: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b _"]:
-        """Return the number of patches by which the centres are divided."""
+        """Return the number of patches by which the centers are divided."""
         if self.coordinates == "each_side":
             return grid
         return grid.amax(-1, keepdim=True) if self.coordinates == "longer_side" else grid.amin(-1, keepdim=True)

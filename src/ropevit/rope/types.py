@@ -55,9 +55,9 @@ class RopeType:
     label: str
     """Name in tables and plots."""
     style: tuple[str, str]
-    """Colour and marker in plots."""
+    """Color and marker in plots."""
     combined_style: tuple[str, str]
-    """Colour and marker where it is combined with an absolute embedding or a relative position bias."""
+    """Color and marker where it is combined with an absolute embedding or a relative position bias."""
     axes: tuple[int, ...] = (2,)
     """Supported numbers of axes: 2 for images, 3 for videos."""
     published: bool = False
@@ -67,7 +67,7 @@ class RopeType:
 
 
 #: Name -> type. A model's position embedding is called `rope_NAME`, or `rope_NAME_ape` and the like when combined.
-#: Source of the colours: Okabe and Ito 2008, Color Universal Design.
+#: Source of the colors: Okabe and Ito 2008, Color Universal Design.
 ROPE_TYPES: dict[str, RopeType] = {
     "axial": RopeType(
         make=lambda spec: AxialRope(spec.channels, spec.theta, spec.ndim, spec.pairs),
@@ -184,7 +184,7 @@ class DistanceBiasType:
     label: str
     """Name in tables and plots; beside a rotation it follows that of the rotation."""
     style: tuple[str, str]
-    """Colour and marker in plots; beside a rotation the colour is that of the rotation."""
+    """Color and marker in plots; beside a rotation the color is that of the rotation."""
     beside_rope: bool = False
     """Whether it is combined with a rotation, as `rope_TYPE_NAME`, instead of being a position embedding alone."""
     axes: tuple[int, ...] = (2, 3)

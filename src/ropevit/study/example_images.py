@@ -17,9 +17,9 @@ from ropevit.study.panels import FarPanel, FieldPanel, Panel, ZoomPanel
 from ropevit.study.panels.pixels import predict_pixels
 from ropevit.text import printable
 
-#: Colours of labels: background first, then as distinguishable as possible.
-#: Source: Okabe and Ito 2008, and Tableau's ten colours for more labels.
-COLOURS = (
+#: Colors of labels: background first, then as distinguishable as possible.
+#: Source: Okabe and Ito 2008, and Tableau's ten colors for more labels.
+COLORS = (
     *("#222222", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2"),
     *("#9467BD", "#8C564B", "#7F7F7F", "#BCBD22", "#17BECF", "#D62728"),
 )
@@ -36,7 +36,7 @@ class ExampleCell:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleRow:
-    """A labelled row of cells."""
+    """A labeled row of cells."""
 
     label: str
     cells: tuple[ExampleCell, ...]
@@ -83,7 +83,7 @@ def make_examples(panel: Panel, models: Mapping[str, ViT]) -> PanelExamples:
         train_size=settings.train_size,
         initial_size=settings.test_sizes[-1],
         scale=(190 if pixels else 88) / settings.test_sizes[-1],
-        legend=tuple((printable(name), COLOURS[index % len(COLOURS)]) for index, name in enumerate(labels)),
+        legend=tuple((printable(name), COLORS[index % len(COLORS)]) for index, name in enumerate(labels)),
         sizes=tuple(examples),
     )
 
@@ -132,12 +132,12 @@ def _to_image(image: Float[Tensor, "c H W"]) -> Image.Image:
 
 def _to_label_image(labels: Int[Tensor, "H W"]) -> Image.Image:
     """Convert a label map to a PIL image."""
-    table = torch.tensor([rgb(code) for code in COLOURS], dtype=torch.uint8)
-    return Image.fromarray(table[labels.cpu() % len(COLOURS)].numpy())
+    table = torch.tensor([rgb(code) for code in COLORS], dtype=torch.uint8)
+    return Image.fromarray(table[labels.cpu() % len(COLORS)].numpy())
 
 
 def rgb(code: str) -> Sequence[int]:
-    """Parse a colour such as #009E73."""
+    """Parse a color such as #009E73."""
     return tuple(bytes.fromhex(code[1:]))
 
 

@@ -26,8 +26,8 @@ _TITLES = {
 _REFERENCE = "none"
 #: Dashes of the baselines.
 _DASHES = ((4, 2), (1, 1.5))
-#: Colour of the reference lines.
-GREY = "#777777"
+#: Color of the reference lines.
+GRAY = "#777777"
 
 
 def draw_curves(results: Sequence[PanelResult], caption: str = "") -> Any:
@@ -104,7 +104,7 @@ def _draw_references(axes: Any, result: PanelResult) -> None:
         sizes = [size for size in result.sizes if size in result.floor.scores]
         scores = [result.floor.scores[size] for size in sizes]
         label = f"floor (a model that learned nothing): {result.floor.name}"
-        (lines[label],) = axes.plot(sizes, scores, color=GREY, linestyle="-.", linewidth=1)
+        (lines[label],) = axes.plot(sizes, scores, color=GRAY, linestyle="-.", linewidth=1)
     for baseline, dashes in zip(result.baselines, _DASHES, strict=False):
         known = dict(zip(baseline.sizes, baseline.mean, strict=True))
         whole = next(
@@ -112,8 +112,8 @@ def _draw_references(axes: Any, result: PanelResult) -> None:
         )
         if result.train_size in whole.sizes:  # at the training size the baseline is the model itself
             known = {result.train_size: whole.mean[whole.sizes.index(result.train_size)], **known}
-        colour = position_style(baseline.embedding)[0]
-        style = {"color": colour, "linestyle": (0, dashes), "linewidth": 1.2}
+        color = position_style(baseline.embedding)[0]
+        style = {"color": color, "linestyle": (0, dashes), "linewidth": 1.2}
         (lines[baseline.label],) = axes.plot(list(known), list(known.values()), **style)
     if lines:  # below the plot, where it covers no curve
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
@@ -132,11 +132,11 @@ def _describe_variant(variant: Variant) -> str:
 
 
 def _draw_curve(axes: Any, curve: EmbeddingScores) -> None:
-    """Draw one embedding in its own colour and marker, with a band where there are several seeds."""
-    colour, marker = position_style(curve.embedding)
+    """Draw one embedding in its own color and marker, with a band where there are several seeds."""
+    color, marker = position_style(curve.embedding)
     mean, spread = curve.mean, curve.spread
     line = "--" if curve.embedding == _REFERENCE else "-"
-    style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": line}
+    style = {"color": color, "marker": marker, "markersize": 5, "linestyle": line}
     axes.plot(curve.sizes, mean, **style, label=position_label(curve.embedding))
     if len(curve.scores) > 1:
-        axes.fill_between(curve.sizes, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(curve.sizes, mean - spread, mean + spread, color=color, alpha=0.18, linewidth=0)

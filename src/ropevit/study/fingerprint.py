@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.text import join_names, printable
 
 #: Names of the two splits in messages.
 SPLITS = {"train": "training", "test": "test"}
 
 
-def fingerprint(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
+def fingerprint(train: LabeledImages, test: LabeledImages) -> dict[str, Any]:
     """Return classes, number of images, and checksums of labels and decoded pixels."""
     parts = {"train": train, "test": test}
     return {

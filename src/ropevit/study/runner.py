@@ -27,7 +27,7 @@ import torch
 from ropevit.data.emoji import STUDY_GROUPS, load_emoji
 from ropevit.data.fashion import load_fashion
 from ropevit.data.folder import check_folder, load_folder
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.named import load_named
 from ropevit.data.sources import NAMED_SOURCES
 from ropevit.device import resolve_device
@@ -238,7 +238,7 @@ def load_images(config: StudyConfig, report: Report) -> Images:
     return load_folder(config.data, config.image_size(), config.max_images, progress=update)
 
 
-def _describe_data(train: LabelledImages, test: LabelledImages) -> dict[str, Any]:
+def _describe_data(train: LabeledImages, test: LabeledImages) -> dict[str, Any]:
     """Return entry `data` of `results.json`: name, source, classes and numbers of images."""
     return {
         "name": train.name.removesuffix("/train"),

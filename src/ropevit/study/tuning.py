@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import make_generator
 from ropevit.models.rotary import set_scaling
 from ropevit.models.vit import ViT
@@ -23,10 +23,10 @@ _SHARE = 0.2
 _IMAGES, _CANVASES = 500, 100
 
 #: The images of both halves.
-Halves = Mapping[Half, LabelledImages]
+Halves = Mapping[Half, LabeledImages]
 
 
-def hold_out(train: LabelledImages) -> tuple[LabelledImages, Halves]:
+def hold_out(train: LabeledImages) -> tuple[LabeledImages, Halves]:
     """Hold a fifth of the training images out, in two halves; copies of an image are never in two parts.
 
     The choice depends on the images alone. Every class keeps an image for training.
@@ -67,9 +67,9 @@ def hold_out(train: LabelledImages) -> tuple[LabelledImages, Halves]:
 
 
 def tuning_panels(
-    make: Callable[[PanelSettings, LabelledImages, LabelledImages], Panel],
+    make: Callable[[PanelSettings, LabeledImages, LabeledImages], Panel],
     settings: PanelSettings,
-    train: LabelledImages,
+    train: LabeledImages,
     halves: Halves,
 ) -> dict[Half, Panel]:
     """Make a panel whose test images are those of a half, for each half."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.study.config import StudyConfig
 from ropevit.study.events import Report, Run, RunDone, RunFailed
 from ropevit.study.job import RunJob, StopRequested
@@ -31,7 +31,7 @@ _POLL = 0.2
 #: Prefix of the temporary folder with the images for the workers.
 SHARED_IMAGES = ".images-"
 
-Images = tuple[LabelledImages, LabelledImages]
+Images = tuple[LabeledImages, LabeledImages]
 
 
 class PanelPair(NamedTuple):
@@ -150,7 +150,7 @@ def _run_worker(plan: StudyPlan, store: Path, tasks: Any, events: Any, stop: Any
     """Execute runs from the queue until it is empty: the main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and sets the stop event
     torch.set_num_threads(plan.threads)
-    train, test = (LabelledImages(**part) for part in torch.load(store, mmap=True, weights_only=True))
+    train, test = (LabeledImages(**part) for part in torch.load(store, mmap=True, weights_only=True))
     panels = _make_panels(plan, (train, test))
     while not stop.is_set():
         run = tasks.get()

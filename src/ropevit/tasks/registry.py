@@ -151,7 +151,7 @@ TASKS: dict[str, TaskSpec] = {
                 "name (see `ropevit models`), or a variant such as deit_small (with its original position embedding); "
                 "loads the published weights unless --checkpoint is given",
             ),
-            "keep_aspect": PredictOption(bool, "keep the aspect ratio of each image instead of taking a centre crop"),
+            "keep_aspect": PredictOption(bool, "keep the aspect ratio of each image instead of taking a center crop"),
             "scaling": PredictOption(
                 str,
                 "RoPE scaling methods for images larger than in training, such as ntk or parts+log; none disables the "

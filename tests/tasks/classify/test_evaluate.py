@@ -11,7 +11,7 @@ from PIL import Image
 import ropevit
 from ropevit.data.imagenet import imagenet_classes
 from ropevit.data.images import read_image
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.sources import MemorySource, open_source
 from ropevit.models import Swin, SwinConfig, get_config
 from ropevit.models.published import curve
@@ -56,12 +56,12 @@ def test_classes_are_matched_by_name_in_any_order(pets, weights, tmp_path):
     assert per_class(tmp_path / "out") == {"bird": 0, "cat": 0, "dog": 100}
 
 
-def test_models_of_grey_images_convert_rgb_images_and_note_it(pets, weights, tmp_path):
+def test_models_of_gray_images_convert_rgb_images_and_note_it(pets, weights, tmp_path):
     events, facts = [], {"mean": 0.3, "std": 0.4}
     model = small_vit(3, in_channels=1, size=16)
     path = weights(model, classes=PETS, metadata=facts)
     measure(path, pets, tmp_path / "out", events.append)
-    assert any("grey" in note for note in events[0].notes)
+    assert any("gray" in note for note in events[0].notes)
     form = Input(size=(16, 16), multiple=16, mean=(0.3,), std=(0.4,))
     files = sorted(file for file in (pets / "val").rglob("*.png") if file.stem != "broken")
     right = {name: [] for name in PETS}
@@ -73,11 +73,11 @@ def test_models_of_grey_images_convert_rgb_images_and_note_it(pets, weights, tmp
     }
 
 
-def test_the_conversion_to_grey_is_that_of_pillow():
+def test_the_conversion_to_gray_is_that_of_pillow():
     images = torch.randint(0, 256, (2, 3, 9, 7), dtype=torch.uint8)
-    for image, grey in zip(images, module.to_grey(images), strict=True):
+    for image, gray in zip(images, module.to_gray(images), strict=True):
         wanted = np.array(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"))
-        assert torch.equal(grey[0], torch.from_numpy(wanted))
+        assert torch.equal(gray[0], torch.from_numpy(wanted))
 
 
 def test_folders_of_wordnet_ids_are_classes_of_imagenet(validation, weights, tmp_path):
@@ -164,14 +164,14 @@ def test_a_model_without_class_names_assumes_those_of_the_data_and_notes_it(pets
 
 def test_shards_may_name_imagenet_classes_by_this_packages_names():
     images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    source = MemorySource(labelled(images, [3], imagenet_classes()))
+    source = MemorySource(labeled(images, [3], imagenet_classes()))
     assert match_classes(source, None, 1000, "it").columns == tuple(range(1000))
     assert match_classes(source, SYNSETS, 1000, "it").columns == tuple(range(1000))
 
 
-def labelled(images, labels, classes):
+def labeled(images, labels, classes):
     facts = {"classes": classes, "groups": classes, "name": "made/val", "source": "made here"}
-    return LabelledImages(images=images, labels=torch.tensor(labels), **facts)
+    return LabeledImages(images=images, labels=torch.tensor(labels), **facts)
 
 
 def test_the_papers_protocol_sets_resizing_crop_and_windows_by_architecture():
@@ -393,7 +393,7 @@ def test_a_model_is_determined_by_name_or_by_its_file(weights, tmp_path):
 @pytest.fixture
 def four_images(monkeypatch):
     images = torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8)
-    source = MemorySource(labelled(images, [1, 2, 3, 4], SYNSETS))
+    source = MemorySource(labeled(images, [1, 2, 3, 4], SYNSETS))
     monkeypatch.setattr(module, "open_source", lambda *_: source)
 
 

@@ -103,7 +103,7 @@ def test_images_are_read_at_the_largest_size_and_reduced_without_aliasing(task):
     board = 255 * ((torch.arange(36)[:, None] + torch.arange(36)) % 2).to(torch.uint8).expand(1, 3, 36, 36)
     step = next(step for step in range(99) if draw_size(SIZES, "train sizes", 0, step) == 20)
     reduced = task.resize(board, step)[..., 4:-4, 4:-4]
-    assert reduced.std() < 20, "a chequerboard, which has a standard deviation of 128, turns grey"
+    assert reduced.std() < 20, "a chequerboard, which has a standard deviation of 128, turns gray"
 
 
 def test_an_estimate_is_of_the_largest_size(small):

@@ -31,7 +31,7 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def mean_colours(images):
+def mean_colors(images):
     """Logits of a classifier that names the brightest channel."""
     return images.float().mean((2, 3))
 
@@ -39,8 +39,8 @@ def mean_colours(images):
 def test_probabilities_are_averaged_over_the_tiles_of_an_image():
     images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
     tiles = [images[..., y : y + 4, x : x + 4] for y in (0, 1) for x in (0, 3)]
-    wanted = torch.stack([mean_colours(tile).softmax(1) for tile in tiles]).mean(0)
-    torch.testing.assert_close(tile_logits(mean_colours, images, 4).exp(), wanted)
+    wanted = torch.stack([mean_colors(tile).softmax(1) for tile in tiles]).mean(0)
+    torch.testing.assert_close(tile_logits(mean_colors, images, 4).exp(), wanted)
 
 
 @pytest.mark.parametrize("size", [16, 32, 50])
@@ -50,7 +50,7 @@ def test_a_model_of_one_size_sees_that_size_alone(size):
     def classifier(images):
         assert images.dtype == torch.uint8
         seen.append(tuple(images.shape[2:]))
-        return mean_colours(images)
+        return mean_colors(images)
 
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     predict_by("resize", classifier, 32)(images)

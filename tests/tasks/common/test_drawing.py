@@ -10,7 +10,7 @@ from ropevit.tasks.common.drawing import (
     Annotation,
     add_legend,
     check_out,
-    class_colour,
+    class_color,
     enlargement,
     line_width,
     load_font,
@@ -20,65 +20,65 @@ from ropevit.tasks.common.drawing import (
     place_tag,
     png_names,
     save_png,
-    text_colour_on,
+    text_color_on,
 )
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 
 
-def grey(width=640, height=480):
-    return Image.new("RGB", (width, height), GREY)
+def gray(width=640, height=480):
+    return Image.new("RGB", (width, height), GRAY)
 
 
 def pixels(image):
     return np.asarray(image).astype(int)
 
 
-def luminance(colour):
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in colour)]
+def luminance(color):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in color)]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
-def test_every_class_has_its_own_colour():
-    colours = np.array([class_colour(label) for label in range(1000)])
-    assert len({tuple(colour) for colour in colours}) == 1000
-    apart = np.abs(colours[:20, None] - colours[None, :20]).max(-1) + 255 * np.eye(20)
+def test_every_class_has_its_own_color():
+    colors = np.array([class_color(label) for label in range(1000)])
+    assert len({tuple(color) for color in colors}) == 1000
+    apart = np.abs(colors[:20, None] - colors[None, :20]).max(-1) + 255 * np.eye(20)
     assert apart.min() > 25, "the first twenty are easily told apart"
-    neighbours = np.abs(colours[1:] - colours[:-1]).max(-1)
-    assert neighbours.min() > 90, "classes with neighbouring numbers differ the most"
+    neighbors = np.abs(colors[1:] - colors[:-1]).max(-1)
+    assert neighbors.min() > 90, "classes with neighboring numbers differ the most"
 
 
-def test_text_contrasts_with_every_colour():
-    for colour in map(class_colour, range(200)):
-        light, dark = sorted((luminance(colour), luminance(text_colour_on(colour))), reverse=True)
+def test_text_contrasts_with_every_color():
+    for color in map(class_color, range(200)):
+        light, dark = sorted((luminance(color), luminance(text_color_on(color))), reverse=True)
         assert (light + 0.05) / (dark + 0.05) > 4.5, "the contrast that WCAG asks for"
 
 
 def test_box_line_covers_the_outermost_pixels():
-    painted = pixels(paint_boxes(grey(), [Annotation((100.0, 200.0, 300.4, 260.0), 7, "")]))
-    colour = class_colour(7)
+    painted = pixels(paint_boxes(gray(), [Annotation((100.0, 200.0, 300.4, 260.0), 7, "")]))
+    color = class_color(7)
     for x, y in [(100, 230), (299, 230), (250, 259), (100, 259), (299, 200)]:
-        assert tuple(painted[y, x]) == colour
+        assert tuple(painted[y, x]) == color
     for x, y in [(99, 230), (301, 230), (250, 260), (150, 230)]:
-        assert tuple(painted[y, x]) == GREY
+        assert tuple(painted[y, x]) == GRAY
 
 
 def test_box_at_the_image_border_is_drawn_inside():
-    painted = pixels(paint_boxes(grey(), [Annotation((-3.0, -1.0, 640.0, 482.0), 3, "")]))
+    painted = pixels(paint_boxes(gray(), [Annotation((-3.0, -1.0, 640.0, 482.0), 3, "")]))
     for x, y in [(0, 100), (639, 100), (300, 479), (300, 0)]:
-        assert tuple(painted[y, x]) == class_colour(3)
+        assert tuple(painted[y, x]) == class_color(3)
 
 
 def test_first_box_is_drawn_on_top():
     marks = [Annotation((100.0, 100.0, 200.0, 200.0), label, "") for label in (1, 2)]
-    assert tuple(pixels(paint_boxes(grey(), marks))[199, 150]) == class_colour(1)
+    assert tuple(pixels(paint_boxes(gray(), marks))[199, 150]) == class_color(1)
 
 
 def test_small_images_are_enlarged_with_their_boxes():
-    painted = pixels(paint_boxes(grey(40, 90), [Annotation((10.0, 20.0, 30.0, 80.0), 5, "")]))
+    painted = pixels(paint_boxes(gray(40, 90), [Annotation((10.0, 20.0, 30.0, 80.0), 5, "")]))
     assert painted.shape == (630, 280, 3)
-    assert tuple(painted[300, 70]) == tuple(painted[300, 209]) == class_colour(5)
-    assert tuple(painted[300, 69]) == tuple(painted[300, 210]) == GREY
+    assert tuple(painted[300, 70]) == tuple(painted[300, 209]) == class_color(5)
+    assert tuple(painted[300, 69]) == tuple(painted[300, 210]) == GRAY
     assert enlargement((640, 480)) == 1
 
 
@@ -101,38 +101,38 @@ def test_tags_stay_in_the_image_and_do_not_overlap_where_there_is_room():
     assert place_tag((10, 50, 90, 80), tag, size, tags) == (10, 38, 70, 50)  # no room left: over others
 
 
-def test_tag_background_has_the_class_colour():
+def test_tag_background_has_the_class_color():
     empty, written = (
-        pixels(paint_boxes(grey(), [Annotation((100.0, 200.0, 400.0, 300.0), 2, x)])) for x in ("", "dog 0.9")
+        pixels(paint_boxes(gray(), [Annotation((100.0, 200.0, 400.0, 300.0), 2, x)])) for x in ("", "dog 0.9")
     )
     part = written[:200][(written != empty).any(-1)[:200]]
-    assert (part == class_colour(2)).all(-1).mean() > 0.5
-    assert (part == text_colour_on(class_colour(2))).all(-1).sum() > 20
+    assert (part == class_color(2)).all(-1).mean() > 0.5
+    assert (part == text_color_on(class_color(2))).all(-1).sum() > 20
 
 
 def test_labels_are_blended_with_the_image_and_outlined_in_white():
     labels = np.zeros((480, 640), dtype=np.int64)
     labels[:, 300:] = 9
-    painted = pixels(paint_labels(grey(), labels))
+    painted = pixels(paint_labels(gray(), labels))
     for x, label in ((100, 0), (500, 9)):
-        wanted = OPACITY * np.array(class_colour(label)) + (1 - OPACITY) * np.array(GREY)
+        wanted = OPACITY * np.array(class_color(label)) + (1 - OPACITY) * np.array(GRAY)
         assert np.abs(painted[200, x] - wanted).max() <= 1
     assert tuple(painted[200, 300]) == (255, 255, 255)
     assert (painted == 255).all(-1).sum() == 480, "one line, of one pixel"
 
 
-def test_legend_is_added_below_in_class_colours():
+def test_legend_is_added_below_in_class_colors():
     entries = [(label, f"class {label}") for label in range(30)]
-    drawing = add_legend(grey(), entries)
-    assert pixels(drawing)[:480].tolist() == pixels(grey()).tolist()
-    below = {tuple(colour) for colour in pixels(drawing)[480:].reshape(-1, 3)}
-    assert {class_colour(label) for label in range(30)} <= below
-    assert drawing.height > add_legend(grey(), entries[:3]).height, "in rows"
-    assert add_legend(grey(), []).size == (640, 480)
+    drawing = add_legend(gray(), entries)
+    assert pixels(drawing)[:480].tolist() == pixels(gray()).tolist()
+    below = {tuple(color) for color in pixels(drawing)[480:].reshape(-1, 3)}
+    assert {class_color(label) for label in range(30)} <= below
+    assert drawing.height > add_legend(gray(), entries[:3]).height, "in rows"
+    assert add_legend(gray(), []).size == (640, 480)
 
 
 def test_name_longer_than_the_image_widens_the_legend():
-    drawing = add_legend(grey(20, 800), [(0, "a very long name of a class")])
+    drawing = add_legend(gray(20, 800), [(0, "a very long name of a class")])
     assert drawing.width > 100
     assert (pixels(drawing)[:, -4:] == 255).all(), "room after the text"
 

@@ -48,7 +48,7 @@ def test_each_positive_is_assigned_to_its_source_object():
         torch.testing.assert_close(boxes[places + 3], target.boxes[numbers])  # and its negative
 
 
-def test_empty_slots_have_zero_content_and_a_centred_box():
+def test_empty_slots_have_zero_content_and_a_centered_box():
     queries = denoising_queries(TARGETS, DenoisingGroups(2, 3), nn.Embedding(CLASSES, 32), small_config())
     assert queries.content[2].eq(0).all()
     assert queries.boxes[2].eq(0.5).all()
@@ -98,7 +98,7 @@ def test_inverse_sigmoid_clamps_at_one_thousandth():
     torch.testing.assert_close(logit(shares), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_pixel_boxes_are_converted_to_relative_centres_and_sizes():
+def test_pixel_boxes_are_converted_to_relative_centers_and_sizes():
     target = make_target(torch.tensor([2]), torch.tensor([[10.0, 20.0, 50.0, 30.0]]), (40, 100), 3)
     torch.testing.assert_close(target.boxes, torch.tensor([[0.3, 0.625, 0.4, 0.25]]))
     torch.testing.assert_close(box_xyxy_to_cxcywh(box_cxcywh_to_xyxy(target.boxes)), target.boxes)

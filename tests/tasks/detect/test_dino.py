@@ -66,7 +66,7 @@ def test_initial_sampling_points_surround_the_token():
     torch.testing.assert_close(offsets[:, 0, 1], 2 * expected, rtol=0, atol=1e-6)
 
 
-def test_proposals_are_centred_on_tokens_and_double_with_each_level():
+def test_proposals_are_centered_on_tokens_and_double_with_each_level():
     shapes = ((20, 24), (2, 3))
     levels = make_levels([torch.zeros(1, 1, *shape) for shape in shapes], None)
     logits, usable = propose_boxes(levels)
@@ -81,7 +81,7 @@ def test_tokens_at_the_border_and_in_padding_have_no_proposal():
     mask[:, :, 60:] = False
     logits, usable = propose_boxes(Levels(((2, 80),), (mask,)))
     expected = torch.zeros(80, dtype=torch.bool)
-    expected[1:59] = True  # centres from 0.5 / 60, below 0.01, to 59.5 / 60, above 0.99
+    expected[1:59] = True  # centers from 0.5 / 60, below 0.01, to 59.5 / 60, above 0.99
     assert usable[0, :80].tolist() == expected.tolist()
     assert torch.isposinf(logits[0, ~usable[0]]).all()
 

@@ -9,7 +9,7 @@ from torch import nn
 from ropevit.data.coco import open_coco
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
-from ropevit.tasks.common.drawing import class_colour
+from ropevit.tasks.common.drawing import class_color
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import eval_reader, normalize
 from ropevit.tasks.detect.boxes import Predictions
@@ -70,14 +70,14 @@ def test_boxes_are_in_image_pixels_at_any_input_size(stubbed, tmp_path, size, se
     assert [one["score"] for one in found] == pytest.approx([0.8808, 0.6225], abs=1e-4)
 
 
-def test_detections_are_drawn_in_class_colours(stubbed, tmp_path):
+def test_detections_are_drawn_in_class_colors(stubbed, tmp_path):
     summary = DetectionFolder(stubbed(), tmp_path).take(
         1, ImageFile(tmp_path, "a"), "a.png", Image.new("RGB", (800, 600))
     )
     with Image.open(tmp_path / "a.png") as drawing:
-        assert drawing.getpixel((399, 300)) == class_colour(1)
-        assert drawing.getpixel((400, 300)) == class_colour(2)
-        assert drawing.getpixel((559, 300)) == class_colour(2)
+        assert drawing.getpixel((399, 300)) == class_color(1)
+        assert drawing.getpixel((400, 300)) == class_color(2)
+        assert drawing.getpixel((559, 300)) == class_color(2)
         assert drawing.height > 600, "with a legend"
     assert summary.line == "1 square, 1 triangle"
     assert summary.rows[0] == ("square", "0.881", "0", "0", "400", "600")

@@ -131,7 +131,7 @@ def test_images_are_padded_at_bottom_right_to_multiples_of_32_with_boxes_in_plac
             (box_cxcywh_to_xyxy(target.boxes) * torch.tensor([w, h, w, h])).round().int().tolist()
         ):
             inside = raw[:, (top + 3 * bottom) // 4, (left + right) // 2].int()
-            assert inside.max() - inside.min() > 60, "a coloured shape on grey ground"
+            assert inside.max() - inside.min() > 60, "a colored shape on gray ground"
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(pixels[0, :, 5, 5], (batch.images[0, :, 5, 5] / 255 - mean) / std)
 

@@ -1,4 +1,4 @@
-"""A small segmenter, and images labelled with its output at 64 pixels, shifted by a few pixels."""
+"""A small segmenter, and images labeled with its output at 64 pixels, shifted by a few pixels."""
 
 from dataclasses import asdict
 
@@ -30,7 +30,7 @@ def save_tiny(path, classes=CLASSES, position="rope_mixed", inference=None, mode
 
 
 def write_images(root, predict):
-    """Write six images labelled by `predict(image)` (H, W) from 0, except for two rows of ignored pixels."""
+    """Write six images labeled by `predict(image)` (H, W) from 0, except for two rows of ignored pixels."""
     write_ade(root, "val", [draw_scene(number) for number in range(6)])
     (root / "classes.txt").write_text("\n".join(CLASSES))
     for index in range(6):

@@ -34,7 +34,7 @@ def small_swin():
     return DenseSwin(DenseSwinConfig(body=body))
 
 
-def labelled_images(directory, count=3, side=64):
+def labeled_images(directory, count=3, side=64):
     """Return generated images with their labels, cropped to squares."""
     make_tiny("ade", directory)
     found = [open_ade(directory, "train").read(index) for index in range(count)]

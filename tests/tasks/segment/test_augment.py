@@ -35,7 +35,7 @@ def tiny(tmp_path):
 
 
 def striped(height=48, width=80):
-    """Return an image of large cells whose grey determines the label."""
+    """Return an image of large cells whose gray determines the label."""
     rows, columns = np.arange(height)[:, None] // 8, np.arange(width)[None] // 8
     labels = (rows * 10 + columns).astype(np.uint8)
     return Image.fromarray(np.repeat(labels[..., None] * 4, 3, 2)), labels

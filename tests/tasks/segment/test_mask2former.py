@@ -43,8 +43,8 @@ def test_two_processes_train_as_one_with_all_images(seen, monkeypatch):
 
 
 def test_counts_of_processes_add_up(seen):
-    right, labelled = 20 * 64 * 2, 20 * 64 * 4
-    assert [each["accuracy"] for each in seen] == [right / labelled] * 2
+    right, labeled = 20 * 64 * 2, 20 * 64 * 4
+    assert [each["accuracy"] for each in seen] == [right / labeled] * 2
 
 
 @pytest.mark.parametrize("size", [(64, 96), (70, 101)])

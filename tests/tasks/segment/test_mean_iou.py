@@ -38,7 +38,7 @@ def test_scores_equal_those_of_torchmetrics_also_with_absent_classes():
     assert scores.pixel_accuracy == pytest.approx(accuracy.compute().item(), abs=1e-6)
 
 
-def test_scores_without_labelled_pixels_are_nan():
+def test_scores_without_labeled_pixels_are_nan():
     counts = confusion(torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), 255), 4)
     assert counts.sum() == 0
     assert math.isnan(segmentation_scores(counts).miou)

@@ -11,7 +11,7 @@ from ropevit.data.ade_classes import read_classes
 from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.listing import ImageFile
 from ropevit.data.tiny import make_tiny
-from ropevit.tasks.common.drawing import OPACITY, class_colour
+from ropevit.tasks.common.drawing import OPACITY, class_color
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import eval_reader
 from ropevit.tasks.segment.inference import InferenceConfig
@@ -87,12 +87,12 @@ def test_preprocessing_is_that_of_the_evaluation(saved, tmp_path):
     assert torch.equal(labeller.model.images, (view.float() / 255 - mean) / std)
 
 
-def test_the_output_image_blends_class_colours_with_the_image(stubbed, tmp_path):
+def test_the_output_image_blends_class_colors_with_the_image(stubbed, tmp_path):
     image, _ = flag(600, 400)
     LabelFolder(stubbed(), tmp_path).take(1, ImageFile(tmp_path, "a"), "a.png", image)
     with Image.open(tmp_path / "a.png") as drawing:
         for place, label in (((100, 200), 0), ((500, 50), 1), ((500, 350), 2)):
-            wanted = OPACITY * np.array(class_colour(label)) + (1 - OPACITY) * np.array(image.getpixel(place))
+            wanted = OPACITY * np.array(class_color(label)) + (1 - OPACITY) * np.array(image.getpixel(place))
             assert np.abs(np.array(drawing.getpixel(place)) - wanted).max() <= 1
         assert drawing.height > 400, "with a legend"
 

@@ -122,10 +122,10 @@ def test_each_process_evaluates_its_share_of_the_images_at_their_original_size(t
     for rank in range(2):
         made.accelerator = type("Part", (), {"num_processes": 2, "process_index": rank, "autocast": torch.no_grad})()
         shares.append(made.evaluate(model, lambda _: None)["aAcc"])
-    labelled = [(made.test.read(index)[1] != 255).sum() for index in range(3)]
-    pixels = labelled[0] + labelled[2], labelled[1]
+    labeled = [(made.test.read(index)[1] != 255).sum() for index in range(3)]
+    pixels = labeled[0] + labeled[2], labeled[1]
     assert shares[0] != pytest.approx(shares[1])
-    assert sum(map(operator.mul, shares, pixels)) == pytest.approx(whole * sum(labelled))
+    assert sum(map(operator.mul, shares, pixels)) == pytest.approx(whole * sum(labeled))
 
 
 @pytest.mark.parametrize("make", [small_upernet, small_mask2former])
@@ -234,7 +234,7 @@ def test_invalid_trainings_are_refused(ade_root, tmp_path):
         train(replace(config, batch_size=30))
     for labels in (ade_root / "annotations" / "validation").glob("*.png"):
         labels.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"ade/val in .* has no labelled pixels; there is nothing to evaluate"):
+    with pytest.raises(ValueError, match=r"ade/val in .* has no labeled pixels; there is nothing to evaluate"):
         train(config)
 
 

@@ -13,10 +13,10 @@ from ropevit.tasks.segment.inference import InferenceConfig, segment
 from ropevit.tasks.segment.mean_iou import confusion, segmentation_scores
 from ropevit.tasks.segment.neck import make_vit_backbone
 from ropevit.tasks.segment.upernet import UperNet, upernet_losses
-from tasks.segment.small import labelled_images, small_body, small_profile, small_upernet
+from tasks.segment.small import labeled_images, small_body, small_profile, small_upernet
 
 
-def labelled(height=64, width=96):
+def labeled(height=64, width=96):
     labels = torch.randint(0, 150, (2, height, width))
     labels[:, :5] = 255
     return torch.randn(2, 3, height, width), labels
@@ -25,7 +25,7 @@ def labelled(height=64, width=96):
 @pytest.mark.parametrize("size", [(64, 96), (70, 101)])
 def test_losses_are_finite_and_every_weight_learns(size):
     model = small_upernet()
-    images, labels = labelled(*size)
+    images, labels = labeled(*size)
     losses = upernet_losses(model(images), labels, model.config)
     assert list(losses) == ["loss_pixels", "loss_auxiliary"]
     sum(losses.values()).backward()
@@ -37,7 +37,7 @@ def test_losses_are_finite_and_every_weight_learns(size):
 
 def test_images_without_labels_have_zero_loss_and_finite_gradients():
     model = small_upernet()
-    images, labels = labelled()
+    images, labels = labeled()
     losses = upernet_losses(model(images), torch.full_like(labels, 255), model.config)
     sum(losses.values()).backward()
     assert [value.item() for value in losses.values()] == [0, 0]
@@ -63,7 +63,7 @@ def test_an_image_of_any_size_gives_the_scores_and_losses_of_one_padded_with_zer
 
 def test_the_auxiliary_loss_is_weighted_and_only_computed_in_training():
     model = small_upernet(auxiliary_weight=0.25, auxiliary_map=3)
-    images, labels = labelled()
+    images, labels = labeled()
     output = model(images)
     assert output.auxiliary.shape == (2, 150, 2, 3)
     losses = upernet_losses(output, labels, model.config)
@@ -90,7 +90,7 @@ def test_whole_channels_are_dropped_in_training():
     model = small_upernet(dropout=0.9)
     seen = []
     model.head.classifier[1].register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
-    images, _ = labelled()
+    images, _ = labeled()
     model(images)
     model.eval()(images)
     empty = [(x.abs().amax((2, 3)) == 0).float().mean().item() for x in seen]
@@ -153,7 +153,7 @@ def test_backbones_of_profiles_have_global_attention_and_four_maps(name):
 def test_every_weight_of_the_resized_neck_gets_a_gradient():
     profile = replace(small_profile(), neck="resized")
     model = UperNet(make_vit_backbone(small_body(), profile), profile.head)
-    images, labels = labelled()
+    images, labels = labeled()
     sum(upernet_losses(model(images), labels, model.config).values()).backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in model.backbone.pyramid.parameters())
 
@@ -168,7 +168,7 @@ def test_options_out_of_range_are_refused(changes):
 
 @pytest.mark.full
 def test_three_images_are_overfitted(tmp_path):
-    images, labels = labelled_images(tmp_path / "ade")
+    images, labels = labeled_images(tmp_path / "ade")
     model = small_upernet(width=64, dropout=0.0)
     steps = 110
     optimizer = torch.optim.AdamW(model.parameters())

@@ -237,11 +237,11 @@ def file_metadata(
         )
     metadata = own_metadata(config, None if classes is None else list(classes), {})
     del metadata["metadata"]
-    grey = "; one channel, grey: 0.299 R + 0.587 G + 0.114 B" if config.in_channels == 1 else ""
+    gray = "; one channel, gray: 0.299 R + 0.587 G + 0.114 B" if config.in_channels == 1 else ""
     multiple = f"; H and W multiples of {config.multiple}" if config.multiple > 1 else ""
     return metadata | {
         "input": "images, float32 (B, c, H, W): pixels from 0 to 1, minus mean, over std, channel by channel"
-        f"{grey}{multiple}",
+        f"{gray}{multiple}",
         "mean": json.dumps(list(mean)),
         "std": json.dumps(list(std)),
     }

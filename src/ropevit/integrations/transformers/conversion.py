@@ -77,7 +77,7 @@ def from_published(name: str, auto: Any = AutoModelForImageClassification, **fie
 def image_processor(
     config: RopeConfig, size: int | None = None, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> CLIPImageProcessor:
-    """Build the image processor of the paper's evaluation: resize the shorter side (bicubic), then centre crop.
+    """Build the image processor of the paper's evaluation: resize the shorter side (bicubic), then center crop.
 
     >>> image_processor(model.config).save_pretrained("my_folder")
 

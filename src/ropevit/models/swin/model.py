@@ -58,7 +58,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Patch merging: join 2 x 2 neighbours into one token of twice the channels.
+    """Patch merging: join 2 x 2 neighbors into one token of twice the channels.
 
     Args:
         width: Input channels.

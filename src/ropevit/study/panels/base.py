@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.models.position_options import split_options, with_options
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
@@ -44,7 +44,7 @@ class Panel(Protocol):
     classes: tuple[str, ...] | None
     """Names of the model's outputs, where each is one class."""
 
-    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages) -> None: ...
+    def __init__(self, settings: PanelSettings, train: LabeledImages, test: LabeledImages) -> None: ...
 
     def model_config(self, position: str) -> ViTConfig:
         """Return the config of the model with a position embedding."""

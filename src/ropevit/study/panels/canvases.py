@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ropevit.data.canvas import pixel_labels
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.panels.base import vit_config
 from ropevit.study.panels.pixels import downsample_items, pixel_logits
@@ -22,7 +22,7 @@ class CanvasPanel:
 
     baselines: ClassVar[tuple[InferenceMode, ...]] = ("tiles", "resize")
 
-    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
+    def __init__(self, settings: PanelSettings, train: LabeledImages, test: LabeledImages):
         self.settings = settings
         self.classes: tuple[str, ...] | None = None
         self.labels, train_labels = pixel_labels(train)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ropevit.data.canvas import paint_pairs
 from ropevit.data.crops import normalize
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import make_generator
 from ropevit.models.vit import ViT
 from ropevit.study.panels.base import CheckStop, FloorScore, batches
@@ -24,7 +24,7 @@ class FarPanel(CanvasPanel):
     """Name the kind of an item from anywhere on the canvas; a larger test canvas puts it further away.
 
     Two items among others are marked by a bright disc behind them, and the mark of each has the label of the *other*
-    item. All pixels are labelled, as in `field`. On canvases larger than the training size the two are so far apart,
+    item. All pixels are labeled, as in `field`. On canvases larger than the training size the two are so far apart,
     where there is room, that no tile of the training size sees both; and after a resize to the training size items
     have fewer pixels than any in training.
 
@@ -36,7 +36,7 @@ class FarPanel(CanvasPanel):
     metric: ClassVar[str] = "accuracy on marks (%)"
     floor_name: ClassVar[str] = "always the most frequent label"
 
-    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
+    def __init__(self, settings: PanelSettings, train: LabeledImages, test: LabeledImages):
         least = 2 * settings.canvas.tile
         if min(settings.train_size, *settings.test_sizes) < least:
             raise ValueError(
@@ -74,7 +74,7 @@ class FarPanel(CanvasPanel):
         return 100 * counts[:, 0] / counts[:, 1]
 
     def least_distance(self, size: int) -> int:
-        """Return the least distance in pixels of the marked items' centres on a test canvas.
+        """Return the least distance in pixels of the marked items' centers on a test canvas.
 
         Above the training size no square of the training size sees both, where the canvas has room for that.
         """

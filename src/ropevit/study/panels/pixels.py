@@ -49,11 +49,11 @@ def predict_tiles(images: Float[Tensor, "B c H H"], side: int, label: Transform)
     size = images.shape[-1]
     spans = list(window_spans(size, side, side))
     places = [(y, x) for y in spans for x in spans]
-    labelled = torch.empty(len(images), size, size, dtype=torch.long, device=images.device)
+    labeled = torch.empty(len(images), size, size, dtype=torch.long, device=images.device)
     found = label(torch.cat([images[:, :, y, x] for y, x in places])).split(len(images))
     for (y, x), tile in zip(places, found, strict=True):
-        labelled[:, y, x] = tile
-    return labelled
+        labeled[:, y, x] = tile
+    return labeled
 
 
 def mean_iou(confusion: Int[Tensor, "L L"]) -> float:

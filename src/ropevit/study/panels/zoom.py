@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ropevit.data.crops import draw_gradients, normalize, on_gradients, premultiply, random_crops, resample
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 from ropevit.data.rng import batch_indices, make_generator
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.panels.base import CheckStop, FloorScore, batches, vit_config
@@ -21,7 +21,7 @@ from ropevit.tasks.common.ways import InferenceMode
 class ZoomPanel:
     """Classify images; a larger test image is the same image with more pixels.
 
-    Drawings with an alpha channel are put on smooth colour gradients and classified by group, as each class has one
+    Drawings with an alpha channel are put on smooth color gradients and classified by group, as each class has one
     drawing an artist. Larger images have more detail, up to the size of
     those that the panel was given: photographs and the embedded drawings follow the paper's protocol, the embedded
     photographs of clothing have 28 pixels and are upsampled.
@@ -35,7 +35,7 @@ class ZoomPanel:
     floor_name: ClassVar[str] = "always the most frequent class"
     baselines: ClassVar[tuple[InferenceMode, ...]] = ("resize",)
 
-    def __init__(self, settings: PanelSettings, train: LabelledImages, test: LabelledImages):
+    def __init__(self, settings: PanelSettings, train: LabeledImages, test: LabeledImages):
         self.settings, self.train, self.test = settings, train, _subsample(test, settings.test_images)
         if train.images.shape[1] == 4:
             self.train = _downsample_training(_premultiplied(train.grouped()), settings)
@@ -94,19 +94,19 @@ class ZoomPanel:
         return FloorScore(100 * share, 100 * math.sqrt(share * (1 - share) / len(self.test)))
 
 
-def _subsample(data: LabelledImages, count: int) -> LabelledImages:
+def _subsample(data: LabeledImages, count: int) -> LabeledImages:
     """Return a fixed random subset of `count` images; all if there are no more."""
     if len(data) <= count:
         return data
     return data.subset(torch.randperm(len(data), generator=make_generator("test images"))[:count].sort().values)
 
 
-def _premultiplied(data: LabelledImages) -> LabelledImages:
-    """Premultiply the colours of drawings by their alpha channel."""
+def _premultiplied(data: LabeledImages) -> LabeledImages:
+    """Premultiply the colors of drawings by their alpha channel."""
     return replace(data, images=premultiply(data.images))
 
 
-def _downsample_training(data: LabelledImages, settings: PanelSettings) -> LabelledImages:
+def _downsample_training(data: LabeledImages, settings: PanelSettings) -> LabeledImages:
     """Downsample drawings as far as no training crop is enlarged, so that cropping is fast."""
     side = math.ceil(settings.train_size / math.sqrt(settings.crop.smallest))
     if data.images.shape[-1] <= side:

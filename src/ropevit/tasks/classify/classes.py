@@ -121,7 +121,7 @@ class RealLabels:
                 )
             self.labels.append(lists[int(found[1]) - 1])
 
-    def labelled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def labeled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches without images that have no label."""
         for batch in batches:
             kept = [place for place, index in enumerate(batch.indices) if self.labels[index]]

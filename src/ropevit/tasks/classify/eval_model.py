@@ -71,7 +71,7 @@ def open_eval_model(model: str | None, checkpoint: str | None, which: Which | No
 
     Raises:
         ValueError: If `read_eval_model` raises it, or the model has no head, labels pixels, or takes images with other
-            channels than grey or RGB.
+            channels than gray or RGB.
         WeightsError: If the weights cannot be read.
     """
     subject = read_eval_model(model, checkpoint, which)
@@ -85,7 +85,7 @@ def open_eval_model(model: str | None, checkpoint: str | None, which: Which | No
         raise ValueError(f"{source} has no head; expected a classifier")
     if config.in_channels not in (1, 3):
         raise ValueError(
-            f"{source} takes images of {config.in_channels} channels; expected a model for 1 (grey) or 3 (RGB)"
+            f"{source} takes images of {config.in_channels} channels; expected a model for 1 (gray) or 3 (RGB)"
         )
     return subject
 

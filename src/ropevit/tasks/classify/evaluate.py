@@ -210,7 +210,7 @@ def _describe_inputs(inputs: EvalInputs, view: View) -> list[str]:
     if subject.crop not in (None, view.crop):
         notes.append(f"its training was evaluated with crop ratio {subject.crop}, this is {view.crop}: see --crop-pct")
     if subject.config.in_channels == 1:
-        notes.append("the model takes grey images: colours are converted, 0.299 R + 0.587 G + 0.114 B")
+        notes.append("the model takes gray images: colors are converted, 0.299 R + 0.587 G + 0.114 B")
     return notes
 
 
@@ -258,7 +258,7 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, way: InferenceMo
     batches = _evaluate_batches(view, inputs, bad)
     right = by_label if inputs.real is None else inputs.real.right
     if inputs.real is not None:
-        batches = inputs.real.labelled(batches)
+        batches = inputs.real.labeled(batches)
     watch = context.watch(view.size, len(source), way)
     logits_of = predict_by(way, classifier(model, inputs), subject.trained_at)
     counts = tally(logits_of, batches, len(source.classes), context.communicator, watch, right=right)
@@ -296,21 +296,21 @@ def _evaluate_batches(view: View, inputs: EvalInputs, bad: list[int]) -> Iterato
 def classifier(model: Model, inputs: EvalInputs) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 images (b, 3, S, S) to logits (b, K) of the data's classes."""
     device, subject = inputs.context.device, inputs.subject
-    grey = subject.config.in_channels == 1
+    gray = subject.config.in_channels == 1
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
     columns = torch.tensor(inputs.match.columns, device=device)
 
     def logits_of(images: Tensor) -> Tensor:
         images = images.to(device, non_blocking=True)
-        pixels = (to_grey(images) if grey else images).float() / 255
+        pixels = (to_gray(images) if gray else images).float() / 255
         with inputs.context.autocast():
             return model((pixels - mean) / std)[:, columns]
 
     return logits_of
 
 
-def to_grey(images: UInt8[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b 1 H W"]:
-    """Convert to grey as Pillow and `predict` do: 0.299 R + 0.587 G + 0.114 B, in integer arithmetic.
+def to_gray(images: UInt8[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b 1 H W"]:
+    """Convert to gray as Pillow and `predict` do: 0.299 R + 0.587 G + 0.114 B, in integer arithmetic.
 
     Source: ITU-R BT.601 luma, in fixed point with 16 fractional bits.
     """

@@ -24,12 +24,12 @@ class Input:
     multiple: int
     """Number of pixels of which both sides must be multiples: the patch size of a ViT, 1 for a Swin."""
     whole: bool = False
-    """Keep the aspect ratio of the image instead of taking a centre crop."""
+    """Keep the aspect ratio of the image instead of taking a center crop."""
     resize: int | None = None
     """Shorter side in pixels to which the image of that size is resized again, such as that of the training; None
     leaves it."""
     mean: tuple[float, ...] = MEAN
-    """Mean of each channel, for pixels from 0 to 1; a single number means grey images."""
+    """Mean of each channel, for pixels from 0 to 1; a single number means gray images."""
     std: tuple[float, ...] = STD
     """Standard deviation of each channel."""
 

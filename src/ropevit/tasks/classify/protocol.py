@@ -24,7 +24,7 @@ class View:
 
     @property
     def resize(self) -> int:
-        """Shorter side in pixels to which images are resized before the centre crop."""
+        """Shorter side in pixels to which images are resized before the center crop."""
         return int(self.size / self.crop)
 
     def fit(self, config: Config) -> Config:

@@ -1,4 +1,4 @@
-"""Draw predictions on images (boxes, class colours, legend), and manage the output folder of `ropevit predict`."""
+"""Draw predictions on images (boxes, class colors, legend), and manage the output folder of `ropevit predict`."""
 
 import colorsys
 import math
@@ -17,7 +17,7 @@ from ropevit.files import write_atomically
 from ropevit.locks import is_empty, lock_folder
 from ropevit.text import join_names, printable
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 #: Left, top, right and bottom in pixels.
 Corners = tuple[float, float, float, float]
 
@@ -30,42 +30,42 @@ _SATURATION = 0.85
 
 #: Side in pixels (the square root of the area) up to which smaller images are enlarged, so that text is readable.
 _READABLE = 400
-#: Opacity of the class colours over the image.
+#: Opacity of the class colors over the image.
 OPACITY = 0.55
 PAPER, INK = (255, 255, 255), (38, 38, 38)
 
 
 class Annotation(NamedTuple):
-    """A labelled box."""
+    """A labeled box."""
 
     box: Corners
     """Left, top, right and bottom in pixels of the image."""
     label: int
-    """Class index, which determines the colour."""
+    """Class index, which determines the color."""
     text: str
     """Text of the tag."""
 
 
-def class_colour(label: int) -> Colour:
-    """Return the colour of a class, always the same: red, green and blue from 0 to 255."""
+def class_color(label: int) -> Color:
+    """Return the color of a class, always the same: red, green and blue from 0 to 255."""
     low, high = _LIGHTNESS
     lightness = low + (high - low) * ((0.5 + label * LIGHTNESS_STEP) % 1)
     return _as_bytes(colorsys.hls_to_rgb(label * HUE_STEP % 1, lightness, _SATURATION))
 
 
-def text_colour_on(colour: Colour) -> Colour:
-    """Choose black or white for text on a colour, whichever contrasts more.
+def text_color_on(color: Color) -> Color:
+    """Choose black or white for text on a color, whichever contrasts more.
 
     Source: relative luminance and contrast of WCAG 2.1.
     """
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in colour)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (x / 255 for x in color)]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (255, 255, 255) if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else (0, 0, 0)
 
 
-def _as_bytes(colour: Sequence[float]) -> Colour:
+def _as_bytes(color: Sequence[float]) -> Color:
     """Convert red, green and blue from 0 to 1 to bytes."""
-    red, green, blue = (round(255 * share) for share in colour)
+    red, green, blue = (round(255 * share) for share in color)
     return red, green, blue
 
 
@@ -105,7 +105,7 @@ def paint_boxes(image: Image.Image, marks: Sequence[Annotation]) -> Image.Image:
     boxes = [enlarged(mark.box, times, canvas.size) for mark in marks]
     for mark, box in reversed(list(zip(marks, boxes, strict=True))):
         draw.rectangle(box, outline=PAPER, width=width + max(1, width // 3))  # stands out from any background
-        draw.rectangle(box, outline=class_colour(mark.label), width=width)
+        draw.rectangle(box, outline=class_color(mark.label), width=width)
     tags: list[Corners] = []
     for mark, box in zip(marks, boxes, strict=True):
         tags.append(place_tag(box, _tag_size(draw, mark.text, canvas.size), canvas.size, tags))
@@ -164,15 +164,13 @@ def overlap(one: Corners, other: Corners) -> bool:
 def _write_tag(draw: ImageDraw.ImageDraw, mark: Annotation, tag: Corners, size: tuple[int, int]) -> None:
     """Draw a tag: the text on its background."""
     left, top, right, bottom = tag
-    colour = class_colour(mark.label)
-    draw.rectangle((left, top, right - 1, bottom - 1), fill=colour)
-    draw.text(
-        (left + line_width(size) + 1, (top + bottom) / 2), mark.text, text_colour_on(colour), load_font(size), "lm"
-    )
+    color = class_color(mark.label)
+    draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
+    draw.text((left + line_width(size) + 1, (top + bottom) / 2), mark.text, text_color_on(color), load_font(size), "lm")
 
 
 def paint_labels(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Image:
-    """Overlay an image with the colours of its classes, with white lines between them.
+    """Overlay an image with the colors of its classes, with white lines between them.
 
     Args:
         image: An RGB image; it is not changed.
@@ -184,8 +182,8 @@ def paint_labels(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Im
     times = enlargement(image.size)
     canvas = image.resize((image.width * times, image.height * times), Image.Resampling.BICUBIC)
     large = labels.repeat(times, 0).repeat(times, 1)
-    colours = np.array([class_colour(label) for label in range(int(labels.max()) + 1)], dtype=np.uint8)
-    mixed = Image.blend(canvas, Image.fromarray(colours[large]), OPACITY)
+    colors = np.array([class_color(label) for label in range(int(labels.max()) + 1)], dtype=np.uint8)
+    mixed = Image.blend(canvas, Image.fromarray(colors[large]), OPACITY)
     mixed.paste(PAPER, mask=Image.fromarray(_borders(large, max(1, line_width(canvas.size) // 2))))
     return mixed
 
@@ -222,7 +220,7 @@ def add_legend(image: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.
     draw = ImageDraw.Draw(canvas)
     for (label, text), (x, y) in zip(entries, places, strict=True):
         middle = image.height + y + height / 2
-        draw.rectangle((x, middle - side / 2, x + side - 1, middle + side / 2 - 1), fill=class_colour(label))
+        draw.rectangle((x, middle - side / 2, x + side - 1, middle + side / 2 - 1), fill=class_color(label))
         draw.text((x + 1.4 * side, middle), text, INK, font, "lm")
     return canvas
 

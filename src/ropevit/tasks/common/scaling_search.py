@@ -142,7 +142,7 @@ def coarse_grid() -> list[Candidate]:
     return [replace(method, power=power) for power in _POWERS for method in _METHODS]
 
 
-def neighbours(best: Candidate) -> dict[str, list[Candidate]]:
+def neighbors(best: Candidate) -> dict[str, list[Candidate]]:
     """Return the candidates of the refinement: option -> the best candidate with other values of it."""
     beyond = {min(_POWERS): [-0.5], max(_POWERS): [0.5]}.get(best.power, [])  # at an end of the grid
     found = {"power": [replace(best, power=best.power + step) for step in (*beyond, -0.25, 0.25)]}
@@ -174,7 +174,7 @@ def search_scaling(measure: Measure, score: Score, baseline: str = NONE) -> Sear
     grid = {each.name: each for each in coarse_grid()}
     attempt([baseline, *grid])
     best = max(grid.values(), key=lambda each: scores[each.name])
-    around = neighbours(best)
+    around = neighbors(best)
     attempt([each.name for some in around.values() for each in some])
     together = {
         name: getattr(max([best, *some], key=lambda each: scores[each.name]), name) for name, some in around.items()
@@ -224,9 +224,9 @@ def paired_gain(before: Tensor, after: Tensor, score: Score) -> Gain:
         raise ValueError(f"got {number} images that could be read; expected at least {MIN_IMAGES}")
     total = both.sum(1)
     whole, rest = score(total), score((total[:, None] - both).flatten(0, 1)).unflatten(0, (2, number))
-    centre, error = _adjusted_mean(number * (whole[1] - whole[0]) - (number - 1) * (rest[1] - rest[0]))
+    center, error = _adjusted_mean(number * (whole[1] - whole[0]) - (number - 1) * (rest[1] - rest[0]))
     return Gain(
-        before=whole[0].item(), after=whole[1].item(), low=centre - _WIDTH * error, high=centre + _WIDTH * error
+        before=whole[0].item(), after=whole[1].item(), low=center - _WIDTH * error, high=center + _WIDTH * error
     )
 
 

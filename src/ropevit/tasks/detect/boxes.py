@@ -1,6 +1,6 @@
 """Box formats, targets and predictions of a detector.
 
-Inside the detector a box is (centre x, centre y, width, height) as fractions of its image without padding; outside it
+Inside the detector a box is (center x, center y, width, height) as fractions of its image without padding; outside it
 is (left, top, right, bottom) in pixels.
 """
 
@@ -24,7 +24,7 @@ class Target:
     labels: Int[Tensor, "n"]
     """Class index of each object."""
     boxes: Float[Tensor, "n 4"]
-    """(centre x, centre y, width, height) of each object, as fractions of the image."""
+    """(center x, center y, width, height) of each object, as fractions of the image."""
 
     def to(self, device: torch.device | str) -> "Target":
         """Move the tensors to a device."""
@@ -38,7 +38,7 @@ class Predictions:
     logits: Float[Tensor, "B Q K"]
     """One binary logit per query and class."""
     boxes: Float[Tensor, "B Q 4"]
-    """(centre x, centre y, width, height), as fractions of the image."""
+    """(center x, center y, width, height), as fractions of the image."""
 
     def split(self, first: int) -> tuple["Predictions", "Predictions"]:
         """Split into the predictions of the first `first` queries and of the rest."""
@@ -75,15 +75,15 @@ def make_target(labels: Int[Tensor, "n"], boxes: Float[Tensor, "n 4"], size: tup
 
 
 def box_xyxy_to_cxcywh(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
-    """Convert (left, top, right, bottom) to (centre x, centre y, width, height)."""
+    """Convert (left, top, right, bottom) to (center x, center y, width, height)."""
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(first + last) / 2, last - first], dim=-1)
 
 
 def box_cxcywh_to_xyxy(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
-    """Convert (centre x, centre y, width, height) to (left, top, right, bottom)."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    """Convert (center x, center y, width, height) to (left, top, right, bottom)."""
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 def logit(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -23,7 +23,7 @@ class Queries:
     content: Float[Tensor, "B Q C"]
     """Content embedding of each query."""
     boxes: Float[Tensor, "B Q 4"]
-    """Initial boxes: (centre x, centre y, width, height) as fractions of the image."""
+    """Initial boxes: (center x, center y, width, height) as fractions of the image."""
     mask: Bool[Tensor, "Q Q"] | None = None
     """Attention mask: True where the query of the row attends to that of the column; None for full attention."""
 
@@ -32,7 +32,7 @@ def _embed_boxes(boxes: Float[Tensor, "B Q 4"], width: int) -> Float[Tensor, "B 
     """Embed boxes in sines and cosines, in the order y, x, width, height.
 
     Args:
-        boxes: (centre x, centre y, width, height).
+        boxes: (center x, center y, width, height).
         width: Channels of a query, C; the embedding has 2 C.
 
     Source: Liu et al. 2022 (arXiv:2201.12329), Eq. 1, with temperature 10000.

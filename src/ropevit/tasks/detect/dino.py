@@ -121,7 +121,7 @@ class Dino(nn.Module):
         places = flatten(
             [place + level[:, None, None] for place, level in zip(places, self.level_embedding, strict=True)]
         )
-        points = levels.centres[:, :, None] * ratios[:, None]
+        points = levels.centers[:, :, None] * ratios[:, None]
         words = levels.layer_arguments() | {"spatial_position_embeddings": places, "reference_points": points}
         for layer in self.encoder_layers:
             x = layer(x, valid, **words)

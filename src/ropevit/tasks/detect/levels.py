@@ -37,8 +37,8 @@ class Levels:
         return torch.stack([_valid_extent(mask) for mask in self.masks], dim=1) / counts
 
     @property
-    def centres(self) -> Float[Tensor, "B N 2"]:
-        """Centre (x, y) of each token, as fractions of its image."""
+    def centers(self) -> Float[Tensor, "B N 2"]:
+        """Center (x, y) of each token, as fractions of its image."""
         places = []
         for (h, w), mask in zip(self.shapes, self.masks, strict=True):
             y, x = (torch.arange(count, device=mask.device) + 0.5 for count in (h, w))
@@ -102,15 +102,15 @@ def flatten(maps: Sequence[Tensor]) -> Float[Tensor, "B N C"]:
 
 
 def propose_boxes(levels: Levels) -> tuple[Float[Tensor, "B N 4"], Bool[Tensor, "B N"]]:
-    """Return a box proposal around the centre of each token.
+    """Return a box proposal around the center of each token.
 
     Returns:
         Logits of the boxes (infinite where a token has no proposal), and a mask of the tokens with one: those inside
         the image whose coordinates are between 0.01 and 0.99.
     """
-    centres = levels.centres
-    sides = [centres.new_full((h * w, 2), _SMALLEST * 2**level) for level, (h, w) in enumerate(levels.shapes)]
-    boxes = torch.cat([centres, torch.cat(sides).expand_as(centres)], dim=-1)
-    usable = ((boxes > _MARGIN) & (boxes < 1 - _MARGIN)).all(-1)  # centres in the padding are beyond 1
+    centers = levels.centers
+    sides = [centers.new_full((h * w, 2), _SMALLEST * 2**level) for level, (h, w) in enumerate(levels.shapes)]
+    boxes = torch.cat([centers, torch.cat(sides).expand_as(centers)], dim=-1)
+    usable = ((boxes > _MARGIN) & (boxes < 1 - _MARGIN)).all(-1)  # centers in the padding are beyond 1
     logits = torch.log(boxes / (1 - boxes)).masked_fill(~usable[..., None], math.inf)
     return logits, usable

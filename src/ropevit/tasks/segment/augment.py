@@ -52,7 +52,7 @@ class CropConfig:
     short_sides: Annotated[tuple[int, ...], tyro.conf.arg(name="short-edge-lengths")] = ()
     """Lengths of the shorter side, one of which is drawn instead of a ratio (Mask2Former); --long limits the longer."""
     most_of_one_class: Annotated[float, tyro.conf.arg(name="cat-max-ratio")] = 0.75
-    """Redraw a crop, at most ten times, while one class covers at least this fraction of its labelled pixels (mmseg
+    """Redraw a crop, at most ten times, while one class covers at least this fraction of its labeled pixels (mmseg
     cat_max_ratio); 1 disables."""
     pad: Annotated[int | None, tyro.conf.arg(name="pad-value")] = None
     """Value from 0 to 255 that pads images smaller than the crop before normalization (Mask2Former: 128); None pads
@@ -144,7 +144,7 @@ def random_crop(image: UInt8[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], con
 
 
 def largest_class_fraction(labels: UInt8[Tensor, "H W"]) -> float:
-    """Return the fraction of the labelled pixels that the most frequent class covers; 1 without labelled pixels."""
+    """Return the fraction of the labeled pixels that the most frequent class covers; 1 without labeled pixels."""
     counts = labels.flatten().bincount(minlength=IGNORED + 1)[:IGNORED]
     return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
@@ -174,11 +174,11 @@ def photometric_distortion(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H 
 def saturate(image: UInt8[Tensor, "3 H W"], factor: float) -> UInt8[Tensor, "3 H W"]:
     """Multiply the saturation in HSV, 1 at most: the largest channel of a pixel stays, the others move from or to it.
 
-    Torchvision mixes with grey instead, which changes the largest channel and nearly keeps the brightness.
+    Torchvision mixes with gray instead, which changes the largest channel and nearly keeps the brightness.
     """
     value = image.float()
     largest, span = value.amax(0), value.amax(0) - value.amin(0)
-    factors = (largest / span.clamp(min=1)).clamp(max=factor)  # grey pixels stay, whatever the factor
+    factors = (largest / span.clamp(min=1)).clamp(max=factor)  # gray pixels stay, whatever the factor
     return (largest - (largest - value) * factors).round().to(torch.uint8)
 
 

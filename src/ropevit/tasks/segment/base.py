@@ -63,7 +63,7 @@ def resize_logits(scores: Float[Tensor, "B K h w"], stride: int, size: tuple[int
 def pixel_loss(logits: Float[Tensor, "B K h w"], labels: Shaped[Tensor, "B H W"], stride: int) -> Float[Tensor, ""]:
     """Compute the cross-entropy of logits that are resized to the labels.
 
-    The sum is divided by the number of all pixels, ignored ones included, as in mmseg; without labelled pixels it is 0.
+    The sum is divided by the number of all pixels, ignored ones included, as in mmseg; without labeled pixels it is 0.
 
     Args:
         logits: Logits of a feature map.

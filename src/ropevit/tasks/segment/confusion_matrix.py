@@ -127,7 +127,7 @@ def confusion_matrix(
         progress(done)
     counts = communicator.all_reduce_sum(counts)
     if not counts.any():
-        raise ValueError(f"{source.name} in {source.root} has no labelled pixels; there is nothing to evaluate")
+        raise ValueError(f"{source.name} in {source.root} has no labeled pixels; there is nothing to evaluate")
     return counts, bad
 
 

@@ -18,9 +18,9 @@ class SegmentationScores:
     pixel_accuracy: float
     """Fraction of correctly classified pixels (aAcc)."""
     class_accuracy: float
-    """Mean over labelled classes of the fraction of their pixels that are classified correctly (mAcc)."""
+    """Mean over labeled classes of the fraction of their pixels that are classified correctly (mAcc)."""
     iou: Float[Tensor, "K"]
-    """Intersection over union of each class; NaN for classes that are neither labelled nor predicted."""
+    """Intersection over union of each class; NaN for classes that are neither labeled nor predicted."""
 
     def percent(self) -> dict[str, float]:
         """Return the three scores in percent, by their usual names."""

@@ -1,4 +1,4 @@
-"""Segment images of any size; write label maps as ADE20K does, and coloured images."""
+"""Segment images of any size; write label maps as ADE20K does, and colored images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.inference import InferenceConfig, in_tiles, segment, view_size
 from ropevit.tasks.segment.model import load_segmenter
 
-#: Directory of the label maps, beside the coloured images.
+#: Directory of the label maps, beside the colored images.
 LABELS = "labels"
 #: Maximum number of classes in the line of an image; its table and legend list all.
 NAMED = 5
@@ -109,7 +109,7 @@ def _stored_evaluation(metadata: Mapping[str, Any], source: str) -> tuple[int, i
 
 @dataclass
 class LabelFolder:
-    """Writes a coloured image and a label map for each image.
+    """Writes a colored image and a label map for each image.
 
     Args:
         labeller: The segmenter.

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ropevit.data.labelled import LabelledImages
+from ropevit.data.labeled import LabeledImages
 
 
 def make(**changes):
@@ -12,7 +12,7 @@ def make(**changes):
         "name": "set/train",
         "source": "made here",
     }
-    return LabelledImages(**fields | changes)
+    return LabeledImages(**fields | changes)
 
 
 def test_a_subset_keeps_images_and_labels_together():

@@ -1,4 +1,4 @@
-"""A labelled set of images in memory, as loaders return it and studies use it."""
+"""A labeled set of images in memory, as loaders return it and studies use it."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledImages:
+class LabeledImages:
     """Images of equal size with a class each."""
 
     images: Tensor
@@ -19,7 +19,7 @@ class LabelledImages:
     name: str
     """Name of the set and split, such as `fashion/train`."""
     source: str
-    """Where the images come from and under which licence, in one line."""
+    """Where the images come from and under which license, in one line."""
     groups: tuple[str, ...] = ()
     """A coarser name for each class, used to label pixels; empty where the classes themselves are used."""
     notes: tuple[str, ...] = ()
@@ -45,18 +45,18 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, index: Tensor | slice, name: str | None = None) -> "LabelledImages":
+    def subset(self, index: Tensor | slice, name: str | None = None) -> "LabeledImages":
         """Return the images with the given indices, under the same or another name."""
         return replace(self, images=self.images[index], labels=self.labels[index], name=name or self.name)
 
-    def grouped(self) -> "LabelledImages":
-        """Return the images labelled by group instead of class; unchanged if there are no groups."""
+    def grouped(self) -> "LabeledImages":
+        """Return the images labeled by group instead of class; unchanged if there are no groups."""
         if not self.groups:
             return self
         names = tuple(dict.fromkeys(self.groups))
         label = torch.tensor([names.index(group) for group in self.groups], device=self.labels.device)
         return replace(self, labels=label[self.labels], classes=names, groups=())
 
-    def to(self, device: torch.device | str) -> "LabelledImages":
+    def to(self, device: torch.device | str) -> "LabeledImages":
         """Move images and labels to a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))

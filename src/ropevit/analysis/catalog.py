@@ -1,4 +1,4 @@
-"""The catalogue of figures: one row per figure."""
+"""The catalog of figures: one row per figure."""
 
 import re
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ ANALYSES: dict[str, Analysis] = {
 
 
 def register_figure(analysis: Analysis) -> None:
-    """Add a figure to the catalogue, for `ropevit figures` and its page; its name becomes the name of its files.
+    """Add a figure to the catalog, for `ropevit figures` and its page; its name becomes the name of its files.
 
     Raises:
         ValueError: If the name is taken or not of lower-case letters, digits and underscores, or an option is unknown.

@@ -1,7 +1,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from ropevit.analysis.catalogue import (
+from ropevit.analysis.catalog import (
     ANALYSES,
     Analysis,
     FigureModel,
@@ -23,14 +23,14 @@ SUBJECT = FigureModel(
 
 
 @pytest.fixture
-def catalogue():
+def catalog():
     before = dict(ANALYSES)
     yield ANALYSES
     ANALYSES.clear()
     ANALYSES.update(before)
 
 
-@pytest.mark.usefixtures("catalogue")
+@pytest.mark.usefixtures("catalog")
 def test_a_registered_figure_is_found_and_made():
     made = FigureResult(Figure(), [{"label": "x"}])
     register_figure(
@@ -41,7 +41,7 @@ def test_a_registered_figure_is_found_and_made():
     assert try_analysis(mine, SUBJECT, FigureOptions()).result == made
 
 
-@pytest.mark.usefixtures("catalogue")
+@pytest.mark.usefixtures("catalog")
 def test_a_figure_that_does_not_apply_returns_its_reason():
     def refuse(*_):
         raise NothingToDrawError("nothing\n rotates")
@@ -51,7 +51,7 @@ def test_a_figure_that_does_not_apply_returns_its_reason():
     assert (outcome.result, outcome.note) == (None, "nothing rotates")
 
 
-@pytest.mark.usefixtures("catalogue")
+@pytest.mark.usefixtures("catalog")
 def test_a_registered_figure_reads_the_options_that_its_row_names():
     register_figure(Analysis("mine", "Mine", "A text.", lambda *_: None, options=("sizes", "images")))
     config = FiguresConfig(name="mine", model="deit_tiny", sizes=(448,), images="photos")
