@@ -49,7 +49,7 @@ def test_baselines_stand_in_the_table_with_their_cost(arguments, capsys):
     print(printed)
     rows = [line.split() for line in printed.splitlines() if line.lstrip().startswith(("size", "16 ", "24 "))]
     (heading, training, *larger) = [row for row in rows if "px," not in row and "px:" not in row]
-    assert heading[:2] == ["size", "way"]
+    assert heading[:2] == ["size", "mode"]
     place = heading.index("tokens")
     assert training[:3] == ["16", "(training)", "whole"]
     assert [(row[1], row[place]) for row in larger] == [("whole", "9"), ("tiles", "16"), ("resize", "4")]
@@ -75,10 +75,10 @@ def test_a_model_of_a_study_is_evaluated_on_the_embedded_images(tmp_path, monkey
 def test_ctrl_c_keeps_finished_sizes(arguments, tmp_path, capsys, monkeypatch):
     original = module.evaluate_size
 
-    def interrupted(model, view, bench, way):
+    def interrupted(model, view, bench, mode):
         if view.size == 16:
             raise KeyboardInterrupt
-        return original(model, view, bench, way)
+        return original(model, view, bench, mode)
 
     monkeypatch.setattr(module, "evaluate_size", interrupted)
     with pytest.raises(SystemExit) as stopped:

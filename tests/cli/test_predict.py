@@ -159,16 +159,16 @@ def test_a_folder_is_classified_in_batches_and_written_as_csv_and_json(photos, n
         assert float(row["probability_2"]) == image["probabilities"][1]
 
 
-@pytest.mark.parametrize(("way", "more"), [("tiles", []), ("resize", []), ("resize", ["--keep-aspect"])])
-def test_larger_images_are_classified_in_tiles_or_after_a_resize(photos, named, tmp_path, way, more):
+@pytest.mark.parametrize(("mode", "more"), [("tiles", []), ("resize", []), ("resize", ["--keep-aspect"])])
+def test_larger_images_are_classified_in_tiles_or_after_a_resize(photos, named, tmp_path, mode, more):
     size = ["--size", "24"] if more else ["--size", "24", "32"]
     out = ["--out", str(tmp_path / "out")]
-    main(["predict", str(photos / "2.png"), "--checkpoint", named, "--way", way, *size, *more, *out])
+    main(["predict", str(photos / "2.png"), "--checkpoint", named, "--inference-mode", mode, *size, *more, *out])
     (found,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
     model, image = ropevit.load_model(named)[0].eval(), read_image(photos / "2.png")  # 44 x 50 pixels
     wanted = {"mean": (0.5,), "std": (0.5,)}
     larger = resize_to(image, *((24, 24) if more else (24, 32)))
-    if way == "resize":
+    if mode == "resize":
         chances = model(to_tensor(resize_to(larger, 16, 16), **wanted)[None]).softmax(-1)
         shape = 16, 16
     else:
@@ -249,8 +249,14 @@ def test_the_directory_of_a_training_is_a_checkpoint(finished, photo, capsys):
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--out", "PHOTO"], "choose another --out"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "use 16 or 24"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--topk", "0"], "got topk=0"),
-        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--way", "tile"], "choose one of whole, tiles, resize"),
-        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--way", "tiles"], "got --way tiles without --size"),
+        (
+            ["predict", "PHOTO", "--checkpoint", "ZOOM", "--inference-mode", "tile"],
+            "choose one of whole, tiles, resize",
+        ),
+        (
+            ["predict", "PHOTO", "--checkpoint", "ZOOM", "--inference-mode", "tiles"],
+            "got --inference-mode tiles without --size",
+        ),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "tpu"], "device 'tpu'"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--device", "meta"], "device 'meta'"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "-8"], "got size (-8,); expected pixels, above 0"),

@@ -62,20 +62,20 @@ def test_by_hand_a_tile_is_labeled_for_itself_and_the_last_one_wins():
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [("field", "tiles"), ("field", "resize"), ("zoom", "resize"), ("far", "tiles")]
+    ("name", "mode"), [("field", "tiles"), ("field", "resize"), ("zoom", "resize"), ("far", "tiles")]
 )
-def test_the_baseline_never_shows_a_model_more_than_its_training_size(make_job, name, way):
+def test_the_baseline_never_shows_a_model_more_than_its_training_size(make_job, name, mode):
     sizes = {"train_size": 20, "test_sizes": (20, 32), "canvas": CanvasSettings(item_size=6)}
     panel = make_job(name, settings=sizes).panel
     model, seen = ViT(panel.model_config("ape")).eval(), set()
     model.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
     embed = model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.add(tuple(inputs[0].shape[2:])))
     with torch.no_grad():
-        assert 0 <= panel.score(model, 32, never, way) <= 100
+        assert 0 <= panel.score(model, 32, never, mode) <= 100
         assert seen == {(20, 20)}
         embed.remove()
-        assert panel.score(model, 20, never, way) == panel.score(model, 20, never)
-    assert way in panel.baselines
+        assert panel.score(model, 20, never, mode) == panel.score(model, 20, never)
+    assert mode in panel.baselines
 
 
 def run(embedding, scores, seed=0, **more):
@@ -182,7 +182,7 @@ def test_few_test_images_are_named_with_the_floor_of_the_panel_not_with_the_numb
 def test_a_run_evaluates_the_baseline_above_its_training_size_once(make_job, monkeypatch):
     job = make_job()
     result = train(job)
-    assert {way: list(scores) for way, scores in result["baselines"].items()} == {"resize": ["12"]}
+    assert {mode: list(scores) for mode, scores in result["baselines"].items()} == {"resize": ["12"]}
     monkeypatch.setattr(job.panel, "score", lambda *_: pytest.fail("it is known"))
     assert train(job)["baselines"] == result["baselines"]
 

@@ -79,9 +79,9 @@ def test_a_rule_is_on_while_it_is_measured(make_job, monkeypatch):
     seen = []
     job = make_job(scaling=("ntk",))
 
-    def score(model, size, check, way="whole"):
+    def score(model, size, check, mode="whole"):
         check()
-        if way == "whole":
+        if mode == "whole":
             seen.append((model.config.scaling, size))
         return 0.0
 

@@ -84,11 +84,11 @@ def test_counts_of_images_add_up_to_the_score(make_job, panel):
     panel = make_job(panel).panel
     model = ViT(panel.model_config("rope_mixed")).eval()
     with torch.no_grad():
-        for way in ("whole", *panel.baselines):
-            counts = panel.counts(model, 12, never, way)
+        for mode in ("whole", *panel.baselines):
+            counts = panel.counts(model, 12, never, mode)
             assert len(counts) == (12 if panel.name == "zoom" else 3)
             score = panel.score_of(counts.sum(0, keepdim=True).double()).item()
-            assert score == pytest.approx(panel.score(model, 12, never, way), abs=1e-4)
+            assert score == pytest.approx(panel.score(model, 12, never, mode), abs=1e-4)
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ def prefer(monkeypatch, panels, best, elsewhere="none"):
     """Make one method right on all held-out images of the choice, and one on those of the report."""
     for half, name in (("choose", best), ("report", elsewhere)):
 
-        def counts(model, size, check, way="whole", name=name):
-            del size, way
+        def counts(model, size, check, mode="whole", name=name):
+            del size, mode
             check()
             right = (model.config.scaling or "none") == name
             return torch.tensor([[int(right), 1]] * 100)
@@ -171,8 +171,8 @@ def test_test_images_have_no_part_in_the_choice(make_tuned, monkeypatch):
     job, sizes = make_tuned(), []
     monkeypatch.setattr(job.panel, "counts", lambda *_: pytest.fail("the test images were counted"))
 
-    def score(model, size, check, way="whole"):
-        sizes.append((size, way, model.config.scaling))
+    def score(model, size, check, mode="whole"):
+        sizes.append((size, mode, model.config.scaling))
         del check
         return 0.0
 

@@ -37,7 +37,7 @@ class Curve:
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
     """The paper's results of the same model, by size; empty if there are none."""
     baselines: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    """Scores of other ways to predict the images, such as `resized to 224 px`, by test size."""
+    """Scores in other inference modes, such as `resized to 224 px`, by test size."""
 
     @property
     def label(self) -> str:

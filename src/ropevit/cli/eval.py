@@ -12,7 +12,7 @@ from rich.table import Table
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
 from ropevit.models.published import DRAWN, SOURCE
 from ropevit.tasks.common.eval_config import EvalConfig, given_options
-from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult, way_of
+from ropevit.tasks.common.eval_results import CURVE, TABLE, SizeResult, mode_of
 from ropevit.tasks.common.evaluation import EvalSizeDone, EvalSizeProgress, EvalStarted, Event
 from ropevit.tasks.evaluate import evaluate
 from ropevit.tasks.registry import TASKS
@@ -98,9 +98,9 @@ class EvalBars(LiveDisplay):
                 for note in event.notes:
                     self.print_line(note)
                 self.progress.start()
-            case EvalSizeProgress(size=size, done=done, total=total, way=way):
+            case EvalSizeProgress(size=size, done=done, total=total, mode=mode):
                 if self.task is None:
-                    self.task = self.progress.add_task(describe_input(size, way), total=total)
+                    self.task = self.progress.add_task(describe_input(size, mode), total=total)
                 self.progress.update(self.task, completed=done)
             case EvalSizeDone(row=row, skipped=skipped):
                 if self.task is not None:
@@ -109,7 +109,7 @@ class EvalBars(LiveDisplay):
                 self.rows.append(row)
                 scores = ", ".join(f"{name} {score:.2f}" for name, score in row.scores.items() if score is not None)
                 view = ", ".join(f"{name} {n}" for name, n in row.view.items())
-                self.print_line(f"{describe_input(row.size, way_of(row))}: {scores} ({view})")
+                self.print_line(f"{describe_input(row.size, mode_of(row))}: {scores} ({view})")
                 for name in skipped:
                     if name not in self.skipped:  # once, not at every size
                         self.print_line(f"skipped {name}")
@@ -127,9 +127,9 @@ class EvalBars(LiveDisplay):
             print_line(self.console, line)
 
 
-def describe_input(size: int, way: str | None) -> str:
+def describe_input(size: int, mode: str | None) -> str:
     """Describe the images of a row, such as 448 px, or 448 px, resize."""
-    return f"{size} px" if way in (None, "whole") else f"{size} px, {way}"
+    return f"{size} px" if mode in (None, "whole") else f"{size} px, {mode}"
 
 
 def result_table(started: EvalStarted, rows: Sequence[SizeResult]) -> Table:
@@ -140,7 +140,7 @@ def result_table(started: EvalStarted, rows: Sequence[SizeResult]) -> Table:
     )
     shown = {
         "skipped": any(row.skipped for row in rows),
-        "way": any(way_of(row) not in (None, "whole") for row in rows),
+        "mode": any(mode_of(row) not in (None, "whole") for row in rows),
         "tokens": any(getattr(row, "tokens", None) is not None for row in rows),
     }
     columns = {name for name, needed in shown.items() if needed}
@@ -158,17 +158,17 @@ def _row_cells(row: SizeResult, started: EvalStarted, columns: Collection[str]) 
     """Return the cells of a row by column name; `columns` says which of the optional ones are shown."""
     size = f"{row.size} (training)" if row.size == started.trained_at else str(row.size)
     scores = {name: "-" if score is None else f"{score:.2f}" for name, score in row.scores.items()}
-    tokens, plain = getattr(row, "tokens", None), way_of(row) in (None, "whole")
+    tokens, plain = getattr(row, "tokens", None), mode_of(row) in (None, "whole")
     paper = {"paper": str(started.paper.get(row.size, "-")) if plain else "-"} if started.paper else {}
     optional = {
-        "way": way_of(row) or "-",
+        "mode": mode_of(row) or "-",
         "skipped": f"{row.skipped:,}",
         "tokens": "-" if tokens is None else f"{tokens:,.0f}",
     }
     chosen = {name: {name: text} if name in columns else {} for name, text in optional.items()}
     return {
         "size": size,
-        **chosen["way"],
+        **chosen["mode"],
         **{name: str(number) for name, number in row.view.items()},
         **scores,
         **paper,

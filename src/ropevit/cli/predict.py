@@ -19,8 +19,8 @@ from ropevit.data.listing import ImageFile, find_images
 from ropevit.device import resolve_device
 from ropevit.models import set_scaling
 from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_model, scaling_for
+from ropevit.tasks.classify.inference_modes import TiledClassifier
 from ropevit.tasks.classify.predict import Input, classify_files
-from ropevit.tasks.classify.ways import TiledClassifier
 from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
 from ropevit.tasks.common.run_dir import Which, describe_task, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS, PredictOption, TaskSpec
@@ -76,10 +76,10 @@ class PredictConfig:
                 raise ValueError(f"got {name}={value}; expected at least {option.least:g}")
             if value is not None and option and option.choices and value not in option.choices:
                 raise ValueError(f"got {name} {value!r} with a {model}; choose one of {', '.join(option.choices)}")
-        if self.option("way") not in (None, "whole") and not self.size:
+        if self.option("inference_mode") not in (None, "whole") and not self.size:
             raise ValueError(
-                f"got --way {self.option('way')} without --size; ways differ at other sizes than that of the "
-                "training: add --size"
+                f"got --inference-mode {self.option('inference_mode')} without --size; modes differ only at other "
+                "sizes than that of the training: add --size"
             )
         if task is not TASKS[CLASSIFY] and len(self.size) > 1:
             raise ValueError(f"got size {self.size} with a {task.noun}; give the shorter side only")
@@ -139,8 +139,8 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
     console = Console()
     with console.status("loading the model"):
         subject = open_eval_model(config.option("model"), config.checkpoint, config.weights)
-        classes, way = class_names(subject), config.option("way") or "whole"
-        model = subject.build(config_at(subject, config.size if way == "whole" else ()))
+        classes, mode = class_names(subject), config.option("inference_mode") or "whole"
+        model = subject.build(config_at(subject, config.size if mode == "whole" else ()))
         if (scaling := config.option("scaling")) is not None:
             scaling, choice = scaling_for(subject, scaling, config.option("model"), config.checkpoint)
             set_scaling(model, scaling)
@@ -151,11 +151,11 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
         size=size,
         multiple=model.config.multiple,
         whole=bool(config.option("keep_aspect")),
-        resize=subject.trained_at if way == "resize" else None,
+        resize=subject.trained_at if mode == "resize" else None,
         mean=subject.mean,
         std=subject.std,
     )
-    if way == "tiles":
+    if mode == "tiles":
         model = TiledClassifier(model, subject.trained_at)
     workers = config.option("workers")
     workers = (WORKERS if len(files) >= MANY else 0) if workers is None else workers

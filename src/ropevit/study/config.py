@@ -167,7 +167,7 @@ class StudyConfig:
         ]
 
     def _trainings(self, embedding: str) -> list[dict[str, Any]]:
-        """Return the fields of `Run` for each way to train a position embedding, the plain one first."""
+        """Return the fields of `Run` for each training recipe of a position embedding, the plain one first."""
         scaling = self.train_scaling or () if components(embedding).rope else ()
         sizes = [{"train_sizes": self.train_sizes}] if self.train_sizes else []
         return [{}, *({"train_scaling": one} for one in scaling), *sizes]

@@ -37,12 +37,12 @@ def evaluate_missing(model: ViT, job: RunJob, known: Mapping[str, Any]) -> dict[
         for method in methods
     }
     baselines = {
-        way: _evaluate_baseline(model, job, way, known["baselines"].get(way, {})) for way in job.panel.baselines
+        mode: _evaluate_baseline(model, job, mode, known["baselines"].get(mode, {})) for mode in job.panel.baselines
     }
     return {
         "scores": _to_json(scores),
         "scaled": {method: _to_json(found) for method, found in scaled.items()},
-        "baselines": {way: _to_json(found) for way, found in baselines.items()},
+        "baselines": {mode: _to_json(found) for mode, found in baselines.items()},
         **({"tuned": tuned} if tuned else {}),
         "eval_seconds": round(known["eval_seconds"] + time.perf_counter() - begin, 3),
     }
@@ -130,7 +130,7 @@ def _evaluate_tuned(
 
 
 @torch.no_grad()
-def _evaluate_baseline(model: ViT, job: RunJob, way: InferenceMode, known: Mapping[str, float]) -> dict[int, float]:
+def _evaluate_baseline(model: ViT, job: RunJob, mode: InferenceMode, known: Mapping[str, float]) -> dict[int, float]:
     """Evaluate a baseline: larger images are resized to the training size, or split into tiles of it."""
     settings = job.panel.settings
     sizes = [
@@ -140,7 +140,8 @@ def _evaluate_baseline(model: ViT, job: RunJob, way: InferenceMode, known: Mappi
     ]
     model.eval()
     return {
-        size: known[str(size)] if str(size) in known else job.panel.score(model, size, job.check, way) for size in sizes
+        size: known[str(size)] if str(size) in known else job.panel.score(model, size, job.check, mode)
+        for size in sizes
     }
 
 

@@ -130,5 +130,10 @@ def write_page(study: Mapping[str, Any], examples: Sequence[PanelExamples], meth
 def _curve_image(result: PanelResult) -> dict[str, Any]:
     """Return the curves of one panel as a separate image, since panels are stacked on narrow screens."""
     image = base64.b64encode(figure_bytes(draw_curves([result]), "png")).decode()
-    ways = len({curve.variant for curve in result.curves})
-    return {"panel": result.panel, "wide": ways > 1, "ways": ways, "source": f"data:image/png;base64,{image}"}
+    variants = len({curve.variant for curve in result.curves})
+    return {
+        "panel": result.panel,
+        "wide": variants > 1,
+        "variants": variants,
+        "source": f"data:image/png;base64,{image}",
+    }

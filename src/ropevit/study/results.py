@@ -210,11 +210,11 @@ def _make_baselines(result: PanelResult, runs: Sequence[Sequence[Mapping[str, An
     chosen = next(rows for rows in runs if (rows[0]["embedding"], describe_training(rows[0])) == (best.embedding, None))
     stored = [stored_baselines(run, PANEL_CLASSES[result.panel].baselines[0]) for run in chosen]
     curves = []
-    for way in PANEL_CLASSES[result.panel].baselines:
-        known = [scores.get(way, {}) for scores in stored]
+    for mode in PANEL_CLASSES[result.panel].baselines:
+        known = [scores.get(mode, {}) for scores in stored]
         sizes = tuple(size for size in result.sizes if all(str(size) in scores for scores in known))
         rows = tuple(tuple(scores[str(size)] for size in sizes) for scores in known)
-        label = BASELINE_LABELS[way].format(size=result.train_size)
+        label = BASELINE_LABELS[mode].format(size=result.train_size)
         curves += [replace(best, sizes=sizes, scores=rows, baseline=label)] if sizes else []
     return tuple(curves)
 

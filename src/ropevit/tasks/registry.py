@@ -90,7 +90,7 @@ class TaskSpec:
     eval_refused: Mapping[str, str] = field(default_factory=dict)
     """Options of `ropevit eval` that this task does not have, and why."""
     baselines: tuple[str, ...] = ()
-    """Other ways to predict each size that its evaluation offers: see `ropevit.tasks.common.ways`."""
+    """Other inference modes that its evaluation offers: see `ropevit.tasks.common.inference_modes`."""
     predict: Part = None
     """Opens a model for `ropevit predict`: called with file, folder and device, and the options that are given as
     keywords; returns a `ropevit.tasks.common.drawing.Predictor`."""
@@ -130,8 +130,8 @@ CLASSIFY = "classify"
 _CLASSIFY, _DETECT, _SEGMENT = (f"ropevit.tasks.{name}" for name in ("classify", "detect", "segment"))
 _KNOWS_ITS_MODEL = "its file holds the config of its model"
 
-#: Ways to predict an image larger than those of the training; see `ropevit.tasks.common.ways`.
-WAYS = ("whole", "tiles", "resize")
+#: Inference modes for an image larger than those of the training; see `ropevit.tasks.common.inference_modes`.
+MODES = ("whole", "tiles", "resize")
 
 #: Every task by name.
 TASKS: dict[str, TaskSpec] = {
@@ -144,7 +144,7 @@ TASKS: dict[str, TaskSpec] = {
         evaluate=f"{_CLASSIFY}.evaluate:evaluate",
         result=f"{_CLASSIFY}.evaluate:ClassifierResult",
         eval_options=f"{_CLASSIFY}.evaluate:ClassifierOptions",
-        baselines=WAYS[1:],
+        baselines=MODES[1:],
         predict_options={
             "model": PredictOption(
                 str,
@@ -157,11 +157,11 @@ TASKS: dict[str, TaskSpec] = {
                 "RoPE scaling methods for images larger than in training, such as ntk or parts+log; none disables the "
                 "model's own; auto is what `ropevit tune-scaling` chose",
             ),
-            "way": PredictOption(
+            "inference_mode": PredictOption(
                 str,
                 "how an image of --size is predicted: whole (default), in tiles of the training size, whose "
                 "probabilities are averaged, or after a resize to it",
-                choices=WAYS,
+                choices=MODES,
             ),
             "topk": PredictOption(int, "number of classes to print (default: 5)", least=1),
             "batch_size": PredictOption(int, "images per batch (default: 32)", least=1),
@@ -186,14 +186,14 @@ TASKS: dict[str, TaskSpec] = {
             "scaling": "a detector is trained at many sizes, most of its blocks in windows, so no one grid is the "
             "reference for RoPE scaling",
         },
-        baselines=WAYS[1:],
+        baselines=MODES[1:],
         predict=f"{_DETECT}.predict:open_predictor",
         predict_options={
-            "way": PredictOption(
+            "inference_mode": PredictOption(
                 str,
                 "how an image of --size is predicted: whole (default), in overlapping tiles of the training size, "
                 "whose boxes are merged, or after a resize to it",
-                choices=WAYS,
+                choices=MODES,
             ),
             "topk": PredictOption(int, "maximum detections per image (default: 100)", least=1),
             "threshold": PredictOption(float, "minimum score of a detection, from 0 to 1 (default: 0.3)"),
@@ -214,14 +214,14 @@ TASKS: dict[str, TaskSpec] = {
         result=f"{_SEGMENT}.evaluate:SegmenterResult",
         eval_options=f"{_SEGMENT}.evaluate:SegmenterOptions",
         eval_refused={"model": _KNOWS_ITS_MODEL, "batch_size": "a segmenter takes images one by one"},
-        baselines=WAYS[1:],
+        baselines=MODES[1:],
         predict=f"{_SEGMENT}.predict:open_predictor",
         predict_options={
-            "way": PredictOption(
+            "inference_mode": PredictOption(
                 str,
                 "how an image of --size is predicted: whole, in adjacent tiles of the training size, or after a "
                 "resize to it (default: whole or in sliding windows, as the model's file says)",
-                choices=WAYS,
+                choices=MODES,
             )
         },
         predict_files=("labels", "classes.txt"),

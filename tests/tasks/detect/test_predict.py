@@ -141,4 +141,4 @@ def test_file_without_preprocessing_metadata_is_refused(tmp_path, changes, messa
     save_detector(tmp_path / "a.safetensors", Detector(config, 3), config, CLASSES, FACTS | changes)
     with pytest.raises(ValueError, match=message):
         load_detection_predictor(tmp_path / "a.safetensors", DetectionOptions(), CPU)
-    assert asdict(DetectionOptions()) == {"threshold": 0.3, "top": 100, "size": None, "way": "whole"}
+    assert asdict(DetectionOptions()) == {"threshold": 0.3, "top": 100, "size": None, "inference_mode": "whole"}

@@ -9,7 +9,7 @@ from ropevit.data.labeled import LabeledImages
 from ropevit.models.position_options import split_options, with_options
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.ways import InferenceMode
+from ropevit.tasks.common.inference_modes import InferenceMode
 
 #: Tokens in one forward pass of an evaluation.
 _TOKENS_PER_BATCH = 8192
@@ -61,11 +61,11 @@ class Panel(Protocol):
         """Return the training loss of a batch."""
         ...
 
-    def score(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> float:
+    def score(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> float:
         """Evaluate the model on the test images of a size, in percent; `check` is called between batches."""
         ...
 
-    def counts(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> Tensor:
+    def counts(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> Tensor:
         """Return what is counted of each test image of a size, (n, ...), to be added up over images."""
         ...
 

@@ -17,7 +17,7 @@ from ropevit.study.panels.base import CheckStop, FloorScore, batches
 from ropevit.study.panels.canvases import CanvasPanel
 from ropevit.study.panels.pixels import predict_pixels
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.ways import InferenceMode
+from ropevit.tasks.common.inference_modes import InferenceMode
 
 
 class FarPanel(CanvasPanel):
@@ -55,17 +55,17 @@ class FarPanel(CanvasPanel):
         )
         return normalize(canvases), truth
 
-    def score(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> float:
+    def score(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> float:
         """Percentage of the pixels of marks with the right label, on the same canvases for every model and seed."""
-        right, total = self.counts(model, size, check, way).sum(0).tolist()
+        right, total = self.counts(model, size, check, mode).sum(0).tolist()
         return 100 * right / total
 
-    def counts(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> Int[Tensor, "N 2"]:
+    def counts(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> Int[Tensor, "N 2"]:
         """Return correct and all pixels of marks on each test canvas."""
         found = []
         for canvases, truth, marks in self.canvases(size):
             check()
-            right = (predict_pixels(model, normalize(canvases), way) == truth) & marks
+            right = (predict_pixels(model, normalize(canvases), mode) == truth) & marks
             found.append(torch.stack([right.sum((1, 2)), marks.sum((1, 2))], 1))
         return torch.cat(found)
 

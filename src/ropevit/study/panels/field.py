@@ -14,7 +14,7 @@ from ropevit.models.vit import ViT
 from ropevit.study.panels.base import CheckStop, FloorScore, Transform, batches
 from ropevit.study.panels.canvases import CanvasPanel
 from ropevit.study.panels.pixels import mean_iou, predict_pixels
-from ropevit.tasks.common.ways import InferenceMode
+from ropevit.tasks.common.inference_modes import InferenceMode
 
 
 class FieldPanel(CanvasPanel):
@@ -40,9 +40,9 @@ class FieldPanel(CanvasPanel):
         )
         return normalize(canvases), truth
 
-    def score(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> float:
+    def score(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> float:
         """Mean IoU on test canvases of a size, the same ones for every model and seed."""
-        return self.iou(size, check, lambda images: predict_pixels(model, images, way))
+        return self.iou(size, check, lambda images: predict_pixels(model, images, mode))
 
     def iou(self, size: int, check: CheckStop, label: Transform) -> float:
         """Return the mean IoU in percent of a function that labels the pixels of normalized canvases."""
@@ -54,12 +54,12 @@ class FieldPanel(CanvasPanel):
             confusion += (truth * kinds + predicted).flatten().bincount(minlength=kinds * kinds)
         return 100 * mean_iou(confusion.unflatten(0, (kinds, kinds)))
 
-    def counts(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> Int[Tensor, "N L 2"]:
+    def counts(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> Int[Tensor, "N L 2"]:
         """Return the pixels in the intersection and in the union of truth and prediction, of each canvas and label."""
         found = []
         for canvases, truth in self.canvases(size):
             check()
-            predicted = predict_pixels(model, normalize(canvases), way)
+            predicted = predict_pixels(model, normalize(canvases), mode)
             is_true, is_found = (
                 torch.stack([(labels == kind).flatten(1) for kind in range(len(self.labels))], 1)
                 for labels in (truth, predicted)

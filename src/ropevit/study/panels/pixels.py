@@ -9,7 +9,7 @@ from ropevit.data.canvas import CanvasSettings
 from ropevit.data.crops import premultiply, resample
 from ropevit.models.vit import ViT
 from ropevit.study.panels.base import Transform
-from ropevit.tasks.common.ways import InferenceMode, window_spans
+from ropevit.tasks.common.inference_modes import InferenceMode, window_spans
 
 
 def pixel_logits(model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B L H W"]:
@@ -20,18 +20,18 @@ def pixel_logits(model: ViT, images: Float[Tensor, "B c H W"]) -> Float[Tensor, 
     return F.pixel_shuffle(model.head(tokens).transpose(1, 2).unflatten(2, (h, w)), patch)
 
 
-def predict_pixels(model: ViT, images: Float[Tensor, "B c S S"], way: InferenceMode = "whole") -> Int[Tensor, "B S S"]:
+def predict_pixels(model: ViT, images: Float[Tensor, "B c S S"], mode: InferenceMode = "whole") -> Int[Tensor, "B S S"]:
     """Predict the label of every pixel of square images.
 
     Args:
         model: A model of `pixel_logits`.
         images: Normalized images.
-        way: `whole`, in `tiles` of the training size, or after a `resize` to it, whose logits are resized back.
+        mode: `whole`, in `tiles` of the training size, or after a `resize` to it, whose logits are resized back.
     """
     size, side = images.shape[-1], model.config.img_size[0]
-    if way == "tiles" and size > side:
+    if mode == "tiles" and size > side:
         return predict_tiles(images, side, lambda tiles: pixel_logits(model, tiles).argmax(1))
-    if way == "resize" and size != side:
+    if mode == "resize" and size != side:
         small = F.interpolate(images, (side, side), mode="bicubic", antialias=True, align_corners=False)
         logits = F.interpolate(pixel_logits(model, small), (size, size), mode="bilinear", align_corners=False)
         return logits.argmax(1)

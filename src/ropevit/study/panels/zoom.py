@@ -15,7 +15,7 @@ from ropevit.data.rng import batch_indices, make_generator
 from ropevit.models.vit import ViT, ViTConfig
 from ropevit.study.panels.base import CheckStop, FloorScore, batches, vit_config
 from ropevit.study.settings import PanelSettings
-from ropevit.tasks.common.ways import InferenceMode
+from ropevit.tasks.common.inference_modes import InferenceMode
 
 
 class ZoomPanel:
@@ -68,18 +68,18 @@ class ZoomPanel:
         gradients = draw_gradients(len(self.test), make_generator(self.name, "backgrounds"))
         return on_gradients(images, gradients[index])
 
-    def score(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> float:
+    def score(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> float:
         """Percentage of the test images, resampled to `size`, with a correct top-1 prediction."""
-        right, total = self.counts(model, size, check, way).sum(0).tolist()
+        right, total = self.counts(model, size, check, mode).sum(0).tolist()
         return 100 * right / total
 
-    def counts(self, model: ViT, size: int, check: CheckStop, way: InferenceMode = "whole") -> Int[Tensor, "N 2"]:
+    def counts(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> Int[Tensor, "N 2"]:
         """Return correct and all predictions of each test image."""
         found = []
         for part in batches(len(self.test), size, self.settings.patch_size):
             check()
             images = self.test_images(part, size)
-            images = resample(images, self.settings.train_size) if way == "resize" else images
+            images = resample(images, self.settings.train_size) if mode == "resize" else images
             right = model(normalize(images)).argmax(1) == self.test.labels[part]
             found.append(torch.stack([right, torch.ones_like(right)], 1).long())
         return torch.cat(found)

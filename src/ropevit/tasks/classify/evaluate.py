@@ -17,9 +17,9 @@ from ropevit.models.architectures import Model
 from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scaling_for
+from ropevit.tasks.classify.inference_modes import predict_by, tokens_per_image
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
-from ropevit.tasks.classify.ways import predict_by, tokens_per_image
 from ropevit.tasks.common.eval_config import OPTION_NAMES, EvalConfig
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import (
@@ -32,8 +32,8 @@ from ropevit.tasks.common.evaluation import (
     distributed,
     evaluate_sizes,
 )
+from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.common.tuned_scaling import TunedScaling
-from ropevit.tasks.common.ways import InferenceMode
 from ropevit.tasks.registry import TASKS
 
 #: Default batch size per process.
@@ -78,7 +78,7 @@ class ClassifierResult:
     """Shorter side in pixels to which images were resized."""
     crop: float
     """Crop ratio: `size` divided by `resize`."""
-    way: str | None = None
+    mode: str | None = None
     """How images of this size were predicted: whole, in tiles of the training size, or after a resize to it."""
     tokens: int | None = None
     """Patch tokens of an image, of all its tiles together; of the first stage in a Swin."""
@@ -230,28 +230,28 @@ def views_at(inputs: EvalInputs, sizes: tuple[int, ...]) -> list[View]:
 
 
 def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMode], Callable[[int], SizeEvaluation]]:
-    """Return a function from a way to predict to one that evaluates at a size.
+    """Return a function from an inference mode to one that evaluates at a size.
 
     A model whose config is the same at several sizes is built once.
     """
     subject, built = inputs.subject, {}
     by_size = {view.size: view for view in views}
 
-    def build(way: InferenceMode, view: View) -> Model:
-        seen = view if way == "whole" else inputs.training_view
+    def build(mode: InferenceMode, view: View) -> Model:
+        seen = view if mode == "whole" else inputs.training_view
         config = seen.fit(subject.config)
         if config not in built:
             built.clear()  # one at a time
             built[config] = subject.build(config).to(inputs.context.device)
         return built[config]
 
-    def evaluator(way: InferenceMode) -> Callable[[int], SizeEvaluation]:
-        return lambda size: evaluate_size(build(way, by_size[size]), by_size[size], inputs, way)
+    def evaluator(mode: InferenceMode) -> Callable[[int], SizeEvaluation]:
+        return lambda size: evaluate_size(build(mode, by_size[size]), by_size[size], inputs, mode)
 
     return evaluator
 
 
-def evaluate_size(model: Model, view: View, inputs: EvalInputs, way: InferenceMode = "whole") -> SizeEvaluation:
+def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceMode = "whole") -> SizeEvaluation:
     """Evaluate at one size; for tiles and resized images, with the model of the training size."""
     source, context, subject, bad = inputs.source, inputs.context, inputs.subject, []
     timer = EvalTimer(context)
@@ -259,12 +259,12 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, way: InferenceMo
     right = by_label if inputs.real is None else inputs.real.right
     if inputs.real is not None:
         batches = inputs.real.labeled(batches)
-    watch = context.watch(view.size, len(source), way)
-    logits_of = predict_by(way, classifier(model, inputs), subject.trained_at)
+    watch = context.watch(view.size, len(source), mode)
+    logits_of = predict_by(mode, classifier(model, inputs), subject.trained_at)
     counts = tally(logits_of, batches, len(source.classes), context.communicator, watch, right=right)
     stats = timer.stats(int(counts.images.sum()), len(source))
     skipped = [line for part in context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
-    window = (view if way == "whole" else inputs.training_view).window
+    window = (view if mode == "whole" else inputs.training_view).window
     return SizeEvaluation(
         row=ClassifierResult(
             size=view.size,
@@ -273,8 +273,8 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, way: InferenceMo
             window=window,
             resize=view.resize,
             crop=view.crop,
-            way=way,
-            tokens=tokens_per_image(subject.config, view.size, way, subject.trained_at),
+            mode=mode,
+            tokens=tokens_per_image(subject.config, view.size, mode, subject.trained_at),
         ),
         classes=by_class(counts),
         skipped=tuple(skipped),

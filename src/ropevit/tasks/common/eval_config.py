@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from ropevit.device import check_device_name
+from ropevit.tasks.common.inference_modes import Baseline
 from ropevit.tasks.common.run_dir import Which, describe_task
-from ropevit.tasks.common.ways import Baseline
 from ropevit.tasks.registry import TASKS, TaskSpec
 
 OptionsT = TypeVar("OptionsT")
@@ -111,7 +111,7 @@ class EvalConfig:
     model's own; `none` disables scaling; `auto` is what `ropevit tune-scaling` chose for a classifier. Not for
     detectors. See docs/scaling.md."""
     baselines: tuple[Baseline, ...] = ()
-    """Also evaluate other ways to predict each size, which need no position embedding for it. tiles: in tiles of the
+    """Also evaluate each size in other inference modes, which need no position embedding for it. tiles: in tiles of the
     training size; resize: resized to it. Drawn dashed, with their tokens per image beside the score."""
     options: Annotated[Any, tyro.conf.Suppress] = None
     """Options of the model's task alone, such as `SegmenterOptions`; None for its defaults."""
@@ -150,14 +150,14 @@ class EvalConfig:
 
 
 def check_baselines(given: Sequence[str], task: TaskSpec, model: str) -> None:
-    """Raise ValueError for ways to predict that a task does not offer.
+    """Raise ValueError for inference modes that a task does not offer.
 
     Args:
-        given: The ways.
+        given: The inference modes.
         task: The task.
         model: What its model is called in messages.
     """
-    if odd := [way for way in given if way not in task.baselines]:
+    if odd := [mode for mode in given if mode not in task.baselines]:
         offered = f"only {' and '.join(task.baselines)}" if task.baselines else "none"
         raise ValueError(f"got --baselines {odd[0]} with a {model}, which offers {offered}: leave it out")
 

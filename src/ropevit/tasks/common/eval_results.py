@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ropevit.files import read_json, write_atomically
 from ropevit.locks import is_empty
+from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.common.run_dir import differences
-from ropevit.tasks.common.ways import InferenceMode
 from ropevit.text import csv_cell
 
 SETTINGS, TABLE, CLASSES, CURVE = "eval.json", "eval.csv", "per_class.csv", "curve.png"
@@ -30,12 +30,17 @@ _FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
+#: Columns of eval.csv that had another name in older versions -> their name.
+_RENAMED_COLUMNS = {"way": "mode"}
+
+
 @runtime_checkable
 class SizeResult(Protocol):
     """Interface of the results at one size: a dataclass of numbers, whose fields are the columns of eval.csv.
 
-    Two more fields are optional: `way`, how images were predicted (see `ropevit.tasks.common.ways`), and `tokens`, the
-    patch tokens of an image; both are None in tables of older versions, `way` also for a segmenter's sliding windows.
+    Two more fields are optional: `mode`, how images were predicted (see `ropevit.tasks.common.inference_modes`), and
+    `tokens`, the patch tokens of an image; both are None in tables of older versions, `mode` also for a segmenter's
+    sliding windows.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -157,12 +162,12 @@ class ResultsDir:
 
     def place(self, row: SizeResult) -> tuple[int, int]:
         """Return the sort key of a row: by size, the default inference mode first."""
-        way = way_of(row)
-        return row.size, self.baselines.index(way) + 1 if way in self.baselines else 0
+        mode = mode_of(row)
+        return row.size, self.baselines.index(mode) + 1 if mode in self.baselines else 0
 
     def column(self, row: SizeResult) -> str:
         """Return the column of a row in the table of classes, such as 64, or 64 resize for a baseline."""
-        return f"{row.size} {way_of(row)}" if way_of(row) in self.baselines else str(row.size)
+        return f"{row.size} {mode_of(row)}" if mode_of(row) in self.baselines else str(row.size)
 
     def write(self, name: str, text: str) -> None:
         """Write a text file atomically."""
@@ -223,6 +228,7 @@ def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
     Raises:
         ValueError: If the row does not fit the dataclass `kind`.
     """
+    line = {_RENAMED_COLUMNS.get(name, name): text for name, text in line.items()}
     types = {field.name: field.type for field in fields(kind)}
     whole = {name for name, found in types.items() if int in (found, *get_args(found))}
     words = {name for name, found in types.items() if str in (found, *get_args(found))}
@@ -233,16 +239,16 @@ def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
         row = kind(**{name: read[name](text) if text else None for name, text in line.items()})
         if not 0 < row.size <= LARGEST:
             raise ValueError(f"a size of {row.size} pixels")
-        if way_of(row) not in (None, *get_args(InferenceMode)):
-            raise ValueError(f"the way {way_of(row)!r}")
+        if mode_of(row) not in (None, *get_args(InferenceMode)):
+            raise ValueError(f"the mode {mode_of(row)!r}")
         return row
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a table of such an evaluation ({error}); leave it out") from None
 
 
-def way_of(row: SizeResult) -> InferenceMode | None:
+def mode_of(row: SizeResult) -> InferenceMode | None:
     """Return how the images of a row were predicted; None if it does not say."""
-    return getattr(row, "way", None)
+    return getattr(row, "mode", None)
 
 
 def to_csv(heading: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:

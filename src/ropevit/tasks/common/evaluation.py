@@ -16,10 +16,10 @@ from ropevit.machine import environment
 from ropevit.models.published import PublishedResult
 from ropevit.tasks.common.distributed import Communicator, check_device, choose_device, shutdown
 from ropevit.tasks.common.eval_config import EvalConfig
-from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, read_rows, read_settings, way_of
+from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, mode_of, read_rows, read_settings
+from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.common.metrics_log import LogWindow
 from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
-from ropevit.tasks.common.ways import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.registry import Metric
 
 #: Maximum number of skipped images that are named for each size.
@@ -59,7 +59,7 @@ class EvalSizeProgress:
     size: int
     done: int
     total: int
-    way: InferenceMode = "whole"
+    mode: InferenceMode = "whole"
     """Inference mode."""
 
 
@@ -98,11 +98,11 @@ class EvalContext:
         """Return the autocast context of the requested precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def watch(self, size: int, total: int, way: InferenceMode = "whole") -> Callable[[int], None]:
+    def watch(self, size: int, total: int, mode: InferenceMode = "whole") -> Callable[[int], None]:
         """Return a function that reports progress at a size from the number of images that this process has done."""
 
         def report(done: int) -> None:
-            self.report(EvalSizeProgress(size=size, done=min(done * self.world, total), total=total, way=way))
+            self.report(EvalSizeProgress(size=size, done=min(done * self.world, total), total=total, mode=mode))
 
         return report
 
@@ -158,7 +158,7 @@ class EvalPlan:
     """Test sizes in pixels, in ascending order."""
     measure: Callable[[int], SizeEvaluation]
     """Evaluates at one size."""
-    way: InferenceMode = "whole"
+    mode: InferenceMode = "whole"
     """Inference mode of `measure`."""
     baselines: Mapping[InferenceMode, BaselinePlan] = field(default_factory=dict)
     """Further inference modes that the task offers."""
@@ -173,8 +173,8 @@ class EvalPlan:
         self, size: int, baselines: Sequence[InferenceMode]
     ) -> dict[InferenceMode, Callable[[int], SizeEvaluation]]:
         """Return the inference modes at a size, the default first; baselines only where they differ from it."""
-        found: dict[InferenceMode, Callable[[int], SizeEvaluation]] = {self.way: self.measure}
-        found |= {way: self.baselines[way].measure for way in baselines if self.baselines[way].differs(size)}
+        found: dict[InferenceMode, Callable[[int], SizeEvaluation]] = {self.mode: self.measure}
+        found |= {mode: self.baselines[mode].measure for mode in baselines if self.baselines[mode].differs(size)}
         return found
 
 
@@ -260,10 +260,10 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
     )
     if rows and context.is_main_process:
         draw(results, plan, beside)
-    known = {(row.size, way_of(row) or plan.way) for row in rows}
+    known = {(row.size, mode_of(row) or plan.mode) for row in rows}
     todo = [(size, *one) for size in plan.sizes for one in plan.ways_at(size, context.config.baselines).items()]
-    for size, way, measure in todo:
-        if (size, way) in known:
+    for size, mode, measure in todo:
+        if (size, mode) in known:
             continue
         result = measure(size)
         rows.append(result.row)
@@ -347,12 +347,12 @@ def scores_by_way(rows: Sequence[Any], metric: str, trained_at: int) -> dict[str
         metric: Name of the score in the rows.
         trained_at: Test size during training, in pixels.
     """
-    ways: dict[str, dict[int, float]] = {}
+    modes: dict[str, dict[int, float]] = {}
     for row in rows:
-        ways.setdefault(way_of(row) or "whole", {})[row.size] = row.scores[metric]
-    points = ways.pop("whole", {})
-    labels = {way: BASELINE_LABELS[way].format(size=trained_at) for way in ways}
-    return {"points": points, "baselines": {labels[way]: ways[way] for way in ways}}
+        modes.setdefault(mode_of(row) or "whole", {})[row.size] = row.scores[metric]
+    points = modes.pop("whole", {})
+    labels = {mode: BASELINE_LABELS[mode].format(size=trained_at) for mode in modes}
+    return {"points": points, "baselines": {labels[mode]: modes[mode] for mode in modes}}
 
 
 class EvalTimer:

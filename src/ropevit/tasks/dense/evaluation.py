@@ -12,7 +12,7 @@ from torch import nn
 from ropevit.data.loading import describe_skipped
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import BaselinePlan, EvalContext, EvalTimer, SizeEvaluation
-from ropevit.tasks.common.ways import InferenceMode, patch_tokens
+from ropevit.tasks.common.inference_modes import InferenceMode, patch_tokens
 from ropevit.tasks.dense.model_file import ConfigT, ModelInfo
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
@@ -110,7 +110,7 @@ def baseline_plans(
     Tiles are left out below the training size, not at it, where a longer image is more than one tile.
 
     Args:
-        measure: Evaluates at a size in a way.
+        measure: Evaluates at a size in an inference mode.
         trained_at: The test size in training, in pixels.
     """
     return {
@@ -125,7 +125,7 @@ def long_limit(metadata: Mapping[str, Any], size: int, short: str, long: str) ->
 
 
 def inference_fields(
-    inputs: EvalInputs[Any], size: int, short: str, long: str, way: InferenceMode = "whole"
+    inputs: EvalInputs[Any], size: int, short: str, long: str, mode: InferenceMode = "whole"
 ) -> dict[str, Any]:
     """Return the fields of `InferenceSettings` at a size: the limit on the longer side grows in proportion.
 
@@ -134,11 +134,11 @@ def inference_fields(
         size: Limit on the shorter side in pixels.
         short: Key of the training's limit on the shorter side in the metadata.
         long: Key of that on the longer side.
-        way: How an image is predicted; with `resize`, it is resized to `size` and then to the training size.
+        mode: How an image is predicted; with `resize`, it is resized to `size` and then to the training size.
     """
     metadata, context = inputs.info.metadata, inputs.context
-    first = (size, long_limit(metadata, size, short, long)) if way == "resize" else None
-    size = metadata[short] if way == "resize" else size
+    first = (size, long_limit(metadata, size, short, long)) if mode == "resize" else None
+    size = metadata[short] if mode == "resize" else size
     mean, std = (torch.tensor(metadata[name], device=context.device).view(-1, 1, 1) for name in ("mean", "std"))
     return {
         "short": size,

@@ -17,7 +17,7 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     weights_and_name,
 )
-from ropevit.tasks.common.ways import InferenceMode
+from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     baseline_plans,
@@ -91,7 +91,7 @@ class DetectorResult:
     """Throughput of all processes together, including reading."""
     peak_memory_gib: float
     """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
-    way: str | None = None
+    mode: str | None = None
     """How images were predicted: whole, in tiles of the training size, or after a resize to it."""
     tokens: int | None = None
     """Patch tokens of an image, of all its tiles together and with padding, on average; of the first stage in a
@@ -161,27 +161,27 @@ def _evaluation_plan(inputs: EvalInputs[DetectorConfig], path: Path, name: str) 
         names={str(number): each for number, each in zip(source.category_ids, source.classes, strict=True)},
         row=DetectorResult,
         measure=lambda size: evaluate_size(size, inputs),
-        baselines=baseline_plans(lambda size, way: evaluate_size(size, inputs, way), metadata["test_side"]),
+        baselines=baseline_plans(lambda size, mode: evaluate_size(size, inputs, mode), metadata["test_side"]),
         notes=(f"{len(source.dropped)} boxes without an area are ignored",) if source.dropped else (),
     )
 
 
-def settings_at(size: int, inputs: EvalInputs[DetectorConfig], way: InferenceMode) -> DetectorSettings:
+def settings_at(size: int, inputs: EvalInputs[DetectorConfig], mode: InferenceMode) -> DetectorSettings:
     """Return the settings of inference at a size."""
     metadata = inputs.info.metadata
     return DetectorSettings(
-        **inference_fields(inputs, size, "test_side", "longest", way),
+        **inference_fields(inputs, size, "test_side", "longest", mode),
         max_detections=metadata["top"],
         batch_size=inputs.context.config.batch_size or 1,
-        tile=metadata["test_side"] if way == "tiles" else None,
+        tile=metadata["test_side"] if mode == "tiles" else None,
     )
 
 
-def evaluate_size(size: int, inputs: EvalInputs[DetectorConfig], way: InferenceMode = "whole") -> SizeEvaluation:
+def evaluate_size(size: int, inputs: EvalInputs[DetectorConfig], mode: InferenceMode = "whole") -> SizeEvaluation:
     """Evaluate at one size."""
     context, source, metadata = inputs.context, inputs.source, inputs.info.metadata
-    timer, settings = EvalTimer(context), settings_at(size, inputs, way)
-    watch = context.watch(size, len(source), way)
+    timer, settings = EvalTimer(context), settings_at(size, inputs, mode)
+    watch = context.watch(size, len(source), mode)
     assert isinstance(inputs.model, Detector)
     with count_tokens(inputs.model.backbone, inputs.info.config.body_config().patch_size) as tokens:
         rows, bad = run_detector(inputs.model, source, settings, context.communicator, watch)
@@ -194,12 +194,12 @@ def evaluate_size(size: int, inputs: EvalInputs[DetectorConfig], way: InferenceM
             longest=long_limit(metadata, size, "test_side", "longest"),
             **scores,
             **stats,
-            way=way,
+            mode=mode,
             tokens=mean_tokens(tokens, inputs, stats["images"]),
         ),
         classes=[result.classes[number] for number in source.category_ids],
         skipped=skipped,
-        files={f"detections-{size}{'' if way == 'whole' else f'-{way}'}.json": coco_results(rows)}
+        files={f"detections-{size}{'' if mode == 'whole' else f'-{mode}'}.json": coco_results(rows)}
         if context.config.task_options(DetectorOptions).save_detections
         else {},
     )

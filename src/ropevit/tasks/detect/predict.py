@@ -17,7 +17,7 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Annotation, Summary, add_legend, paint_boxes, save_png
-from ropevit.tasks.common.ways import InferenceMode
+from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.detect.augment import eval_transform
 from ropevit.tasks.detect.batches import collate, prepare
 from ropevit.tasks.detect.model import Detector, load_detector
@@ -42,7 +42,7 @@ class DetectionOptions:
     """Maximum number of objects per image."""
     size: int | None = None
     """Shorter side to which images are resized, in pixels; None takes the test size of the training."""
-    way: InferenceMode = "whole"
+    inference_mode: InferenceMode = "whole"
     """How an image of that size is predicted: whole, in tiles of the training size, or after a resize to it."""
 
     def __post_init__(self):
@@ -81,11 +81,13 @@ class DetectionPredictor:
         """Detect objects in an RGB image, sorted by score, with boxes in pixels of the image."""
         nothing = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), 0)
         limits = self.short, self.longest
-        steps = [self.trained, limits] if self.config.way == "resize" else [limits]  # the last of the steps comes first
+        steps = (
+            [self.trained, limits] if self.config.inference_mode == "resize" else [limits]
+        )  # the last of the steps comes first
         wide = _widen_thin_image(image, min(longest for _, longest in steps))
         sample = prepare(wide, nothing, eval_transform(*steps[0], *steps[1:]), len(self.classes))
         batch = collate([sample._replace(original=(image.height, image.width))], [])
-        tile = self.trained[0] if self.config.way == "tiles" else None
+        tile = self.trained[0] if self.config.inference_mode == "tiles" else None
         found = detect_batch(self.model, batch, self.mean, self.std, top=self.config.top, tile=tile)[0]
         count = int((found.scores >= self.config.threshold).sum())
         return Detections(*(each[:count].cpu() for each in (found.scores, found.labels, found.boxes)))

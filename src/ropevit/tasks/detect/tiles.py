@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ropevit.extras import require
-from ropevit.tasks.common.ways import window_spans
+from ropevit.tasks.common.inference_modes import window_spans
 from ropevit.tasks.detect.batches import Batch, normalize
 from ropevit.tasks.detect.postprocess import Detections, to_detections
 

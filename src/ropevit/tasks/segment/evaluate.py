@@ -20,8 +20,8 @@ from ropevit.tasks.common.evaluation import (
     evaluate_sizes,
     weights_and_name,
 )
+from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.common.tuned_scaling import AUTO
-from ropevit.tasks.common.ways import InferenceMode
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     baseline_plans,
@@ -102,7 +102,7 @@ class SegmenterResult:
     """Throughput of all processes together, including reading."""
     peak_memory_gib: float
     """Maximum over processes of GPU memory, or, on a CPU, of the resident memory since the start."""
-    way: str | None = None
+    mode: str | None = None
     """How images were predicted: whole, in tiles of the training size, or after a resize to it; None for sliding
     windows of the model's file or of the options."""
     tokens: int | None = None
@@ -264,7 +264,7 @@ def _baselines(inputs: SegmenterInputs, trained_at: int) -> dict[InferenceMode, 
     Raises:
         ValueError: If tiles are asked for besides sliding windows.
     """
-    found = baseline_plans(lambda size, way: evaluate_size(size, inputs, way), trained_at)
+    found = baseline_plans(lambda size, mode: evaluate_size(size, inputs, mode), trained_at)
     if inputs.inference.window is None:
         return found
     if "tiles" in inputs.context.config.baselines:
@@ -276,20 +276,20 @@ def _baselines(inputs: SegmenterInputs, trained_at: int) -> dict[InferenceMode, 
     return {"resize": found["resize"]}
 
 
-def settings_at(size: int, inputs: SegmenterInputs, way: InferenceMode | None = None) -> SegmenterSettings:
-    """Return the settings of inference at a size; None as a way takes the windows of the file and the options."""
-    inference = in_tiles(inputs.inference, inputs.info.metadata["test_short"]) if way == "tiles" else inputs.inference
-    fields = inference_fields(inputs, size, "test_short", "test_long", way or "whole")
+def settings_at(size: int, inputs: SegmenterInputs, mode: InferenceMode | None = None) -> SegmenterSettings:
+    """Return the settings of inference at a size; None takes the windows of the file and the options."""
+    inference = in_tiles(inputs.inference, inputs.info.metadata["test_short"]) if mode == "tiles" else inputs.inference
+    fields = inference_fields(inputs, size, "test_short", "test_long", mode or "whole")
     return SegmenterSettings(**fields, ratios=inputs.ratios, inference=inference)
 
 
-def evaluate_size(size: int, inputs: SegmenterInputs, way: InferenceMode | None = None) -> SizeEvaluation:
+def evaluate_size(size: int, inputs: SegmenterInputs, mode: InferenceMode | None = None) -> SizeEvaluation:
     """Evaluate at one size; see `settings_at`."""
     context, source = inputs.context, inputs.source
-    timer, settings = EvalTimer(context), settings_at(size, inputs, way)
+    timer, settings = EvalTimer(context), settings_at(size, inputs, mode)
     assert isinstance(inputs.model, SegmentationModel)
     plain = "whole" if inputs.inference.window is None else None
-    watch = context.watch(size, len(source), way or "whole")
+    watch = context.watch(size, len(source), mode or "whole")
     with count_tokens(inputs.model.backbone, inputs.info.config.body_config().patch_size) as tokens:
         counts, bad = confusion_matrix(inputs.model, source, settings, context.communicator, watch)
     stats, skipped = size_stats(timer, inputs, bad)
@@ -301,7 +301,7 @@ def evaluate_size(size: int, inputs: SegmenterInputs, way: InferenceMode | None 
             long=long_limit(inputs.info.metadata, size, "test_short", "test_long"),
             **scores,
             **stats,
-            way=way or plain,
+            mode=mode or plain,
             tokens=mean_tokens(tokens, inputs, stats["images"]),
         ),
         classes=(100 * result.iou).tolist(),

@@ -16,7 +16,7 @@ from ropevit.data.listing import ImageFile
 from ropevit.files import write_atomically
 from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Summary, add_legend, paint_labels, save_png
-from ropevit.tasks.common.ways import InferenceMode
+from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.inference import InferenceConfig, in_tiles, segment, view_size
 from ropevit.tasks.segment.model import load_segmenter
@@ -58,7 +58,7 @@ class SegmentationPredictor:
 
 
 def load_segmentation_predictor(
-    path: Path | str, size: int | None, device: torch.device, way: InferenceMode | None = None
+    path: Path | str, size: int | None, device: torch.device, mode: InferenceMode | None = None
 ) -> SegmentationPredictor:
     """Load a trained segmenter with the preprocessing of its evaluation.
 
@@ -66,7 +66,7 @@ def load_segmentation_predictor(
         path: Its file.
         size: Limit on the shorter side in pixels; None takes that of the training's evaluation.
         device: Where it runs.
-        way: How an image of that size is predicted; None takes the file's settings, whole images or sliding windows.
+        mode: How an image of that size is predicted; None takes the file's settings, whole images or sliding windows.
 
     Raises:
         WeightsError: If it is no segmenter file.
@@ -77,23 +77,23 @@ def load_segmentation_predictor(
     model, info = load_segmenter(path)
     short, long, inference = _stored_evaluation(info.metadata, str(path))
     limits = size or short, round(long * (size or short) / short)
-    first, limits = (limits, (short, long)) if way == "resize" else (None, limits)
+    first, limits = (limits, (short, long)) if mode == "resize" else (None, limits)
     return SegmentationPredictor(
         model=model.to(device).eval(),
         classes=tuple(info.classes),
         short=limits[0],
         long=limits[1],
         **pixel_statistics(info.metadata, 3, str(path)),
-        inference=_inference_by(way, inference, short),
+        inference=_inference_by(mode, inference, short),
         resize_first=first,
     )
 
 
-def _inference_by(way: InferenceMode | None, stored: InferenceConfig, side: int) -> InferenceConfig:
-    """Return the settings of a way to predict: those of the file for none and after a resize; tiles have `side`."""
-    if way == "tiles":
+def _inference_by(mode: InferenceMode | None, stored: InferenceConfig, side: int) -> InferenceConfig:
+    """Return the settings of an inference mode: those of the file for none and after a resize; tiles have `side`."""
+    if mode == "tiles":
         return in_tiles(stored, side)
-    return replace(stored, window=None) if way == "whole" else stored
+    return replace(stored, window=None) if mode == "whole" else stored
 
 
 def _stored_evaluation(metadata: Mapping[str, Any], source: str) -> tuple[int, int, InferenceConfig]:
@@ -143,10 +143,10 @@ class LabelFolder:
 
 
 def open_predictor(
-    path: str, out: Path, device: torch.device, *, size: int | None = None, way: InferenceMode | None = None
+    path: str, out: Path, device: torch.device, *, size: int | None = None, inference_mode: InferenceMode | None = None
 ) -> LabelFolder:
     """Load a segmenter, and write its predictions to a folder; arguments as of `load_segmentation_predictor`."""
-    return LabelFolder(load_segmentation_predictor(path, size, device, way), out)
+    return LabelFolder(load_segmentation_predictor(path, size, device, inference_mode), out)
 
 
 def label_map(labels: Int[np.ndarray, "H W"], classes: int) -> Image.Image:

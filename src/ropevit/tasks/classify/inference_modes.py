@@ -9,23 +9,23 @@ from torch import Tensor, nn
 
 from ropevit.data.crops import resample
 from ropevit.models.architectures import Config
-from ropevit.tasks.common.ways import InferenceMode, patch_tokens, window_spans
+from ropevit.tasks.common.inference_modes import InferenceMode, patch_tokens, window_spans
 
 #: Maps images (b, c, H, W) to logits (b, K).
 Classifier = Callable[[Tensor], Tensor]
 
 
-def predict_by(way: InferenceMode, classifier: Classifier, side: int) -> Classifier:
+def predict_by(mode: InferenceMode, classifier: Classifier, side: int) -> Classifier:
     """Return a classifier of uint8 images that predicts them whole, in tiles, or resized.
 
     Args:
-        way: How.
+        mode: How.
         classifier: Returns logits; for tiles and resized images, at the training size.
         side: The training size in pixels.
     """
-    if way == "tiles":
+    if mode == "tiles":
         return lambda images: tile_logits(classifier, images, side)
-    if way == "resize":
+    if mode == "resize":
         return lambda images: classifier(resize_images(images, side))
     return classifier
 
@@ -66,15 +66,15 @@ def resize_images(images: UInt8[Tensor, "b c _ _"], side: int) -> UInt8[Tensor, 
     return resample(images, side).round().to(torch.uint8)
 
 
-def tokens_per_image(config: Config, size: int, way: InferenceMode, side: int) -> int:
+def tokens_per_image(config: Config, size: int, mode: InferenceMode, side: int) -> int:
     """Return the patch tokens that a model attends over for an image, of all its tiles together.
 
     Args:
         config: Config of the model.
         size: Side of the image in pixels.
-        way: How it is predicted.
+        mode: How it is predicted.
         side: The training size in pixels.
     """
-    seen = size if way == "whole" else side if way == "resize" else min(size, side)
-    passes = len(list(window_spans(size, side, side))) ** 2 if way == "tiles" else 1
+    seen = size if mode == "whole" else side if mode == "resize" else min(size, side)
+    passes = len(list(window_spans(size, side, side))) ** 2 if mode == "tiles" else 1
     return passes * patch_tokens(seen, seen, config.patch_size)

@@ -1,4 +1,4 @@
-"""Ways to predict an image of another size than those of the training: whole, in tiles of that size, resized to it."""
+"""Inference modes for images of another size than the training's: whole, in tiles of that size, resized to it."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -9,7 +9,7 @@ from ropevit.kernels.windows import ceil_div
 #: own; or resized to the training size.
 InferenceMode = Literal["whole", "tiles", "resize"]
 
-#: The ways that need no position embedding for larger images.
+#: The modes that need no position embedding for larger images.
 Baseline = Literal["tiles", "resize"]
 
 #: Labels of the baselines in figures.

@@ -37,8 +37,8 @@ def canvas_of(pictures):
     return Image.fromarray(np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:])]))
 
 
-def predict(path, image, size, way=None):
-    return load_segmentation_predictor(path, size, CPU, way).segment(image)
+def predict(path, image, size, mode=None):
+    return load_segmentation_predictor(path, size, CPU, mode).segment(image)
 
 
 def test_tiles_of_a_canvas_are_predicted_as_the_pictures_on_it(saved):
@@ -68,8 +68,8 @@ def test_a_way_overrides_the_sliding_windows_of_a_file(tmp_path):
     slides, plain = (InferenceConfig(window=48, stride=16), InferenceConfig())
     paths = [save_tiny(tmp_path / f"{rule.window}.safetensors", inference=rule) for rule in (slides, plain)]
     canvas = canvas_of(scenes())
-    for way in ("whole", "tiles"):
-        first, second = (predict(path, canvas, 128, way) for path in paths)
+    for mode in ("whole", "tiles"):
+        first, second = (predict(path, canvas, 128, mode) for path in paths)
         assert (first == second).all()
     assert (predict(paths[0], canvas, 128, "resize") == predict(paths[0], canvas, 64)).all()
     assert (predict(paths[0], canvas, 128) != predict(paths[1], canvas, 128)).any()
@@ -97,19 +97,21 @@ def patches(image, factor):
 
 def test_baselines_have_rows_with_their_cost_beside_each_size(place, tmp_path):
     rows = measure(place, tmp_path, sizes=(32, 64, 128), baselines=("tiles", "resize"))
-    assert [(row.size, row.long, row.way) for row in rows] == [
+    assert [(row.size, row.long, row.mode) for row in rows] == [
         (32, 40, "whole"), (32, 40, "resize"), (64, 80, "whole"), (64, 80, "tiles"),
         (128, 160, "whole"), (128, 160, "tiles"), (128, 160, "resize"),
     ]  # fmt: skip
-    by_way = {(row.size, row.way): row for row in rows}
-    assert by_way[128, "resize"].mIoU == pytest.approx(by_way[64, "whole"].mIoU, abs=10), "the image is hardly another"
+    by_mode = {(row.size, row.mode): row for row in rows}
+    assert by_mode[128, "resize"].mIoU == pytest.approx(by_mode[64, "whole"].mIoU, abs=10), (
+        "the image is hardly another"
+    )
     assert len({row.mIoU for row in rows}) == len(rows)
-    trained = by_way[64, "whole"].tokens
-    assert by_way[32, "resize"].tokens == by_way[128, "resize"].tokens == trained
-    assert by_way[32, "whole"].tokens < trained < by_way[64, "tiles"].tokens
-    assert by_way[128, "whole"].tokens <= by_way[128, "tiles"].tokens
+    trained = by_mode[64, "whole"].tokens
+    assert by_mode[32, "resize"].tokens == by_mode[128, "resize"].tokens == trained
+    assert by_mode[32, "whole"].tokens < trained < by_mode[64, "tiles"].tokens
+    assert by_mode[128, "whole"].tokens <= by_mode[128, "tiles"].tokens
     with (tmp_path / "eval.csv").open() as file:
-        assert [line["way"] for line in csv.DictReader(file)] == [row.way for row in rows]
+        assert [line["mode"] for line in csv.DictReader(file)] == [row.mode for row in rows]
     curve = read_curve(tmp_path, type(rows[0]), json.loads((tmp_path / "eval.json").read_text()))
     assert {label: list(points) for label, points in curve.baselines.items()} == {
         "in tiles of 64 px": [64, 128],
@@ -125,7 +127,7 @@ def test_tokens_are_those_that_the_model_sees(place, tmp_path):
         for path in (root / folder / "validation").iterdir():
             Image.open(path).crop((0, 0, 64, 64)).save(path)
     rows = measure(place, tmp_path / "out", data=str(root), sizes=(128,), baselines=("tiles", "resize"))
-    assert [(row.way, row.tokens) for row in rows] == [("whole", 64), ("tiles", 64), ("resize", 16)]
+    assert [(row.mode, row.tokens) for row in rows] == [("whole", 64), ("tiles", 64), ("resize", 16)]
     (row,) = measure(place, tmp_path / "flip", data=str(root), sizes=(64,), options=SegmenterOptions(flip=True))
     assert row.tokens == 32
 
@@ -137,4 +139,4 @@ def test_tiles_are_refused_beside_sliding_windows(place, tmp_path):
         measure(place, tmp_path / "refused", baselines=("tiles",), options=options)
     assert not (tmp_path / "refused").exists()
     rows = measure(place, tmp_path / "out", sizes=(64, 128), baselines=("resize",), options=options)
-    assert [(row.size, row.way) for row in rows] == [(64, None), (128, None), (128, "resize")]
+    assert [(row.size, row.mode) for row in rows] == [(64, None), (128, None), (128, "resize")]

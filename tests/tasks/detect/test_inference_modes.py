@@ -33,8 +33,10 @@ def canvas(side=128):
     return Image.fromarray(np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:])]))
 
 
-def predict(path, image, size, way="whole", top=20):
-    return load_detection_predictor(path, DetectionOptions(size=size, way=way, threshold=0, top=top), CPU).detect(image)
+def predict(path, image, size, mode="whole", top=20):
+    return load_detection_predictor(
+        path, DetectionOptions(size=size, inference_mode=mode, threshold=0, top=top), CPU
+    ).detect(image)
 
 
 def assert_same(found, wanted, factor=1.0):
@@ -127,17 +129,17 @@ def measure(saved, place, out, **options):
 def test_baselines_have_rows_with_their_cost_beside_each_size(saved, place, tmp_path):
     options = DetectorOptions(save_detections=True)
     rows = measure(saved, place, tmp_path, sizes=(32, 64, 128), baselines=("tiles", "resize"), options=options)
-    assert [(row.size, row.longest, row.way) for row in rows] == [
+    assert [(row.size, row.longest, row.mode) for row in rows] == [
         (32, 40, "whole"), (32, 40, "resize"), (64, 80, "whole"), (64, 80, "tiles"),
         (128, 160, "whole"), (128, 160, "tiles"), (128, 160, "resize"),
     ]  # fmt: skip
-    by_way = {(row.size, row.way): row for row in rows}
-    assert by_way[64, "whole"].AP > by_way[128, "whole"].AP
-    assert by_way[128, "resize"].AP > by_way[128, "whole"].AP, "the annotations come from the training size"
-    trained = by_way[64, "whole"].tokens
-    resized = [by_way[size, "resize"].tokens for size in (32, 128)]
+    by_mode = {(row.size, row.mode): row for row in rows}
+    assert by_mode[64, "whole"].AP > by_mode[128, "whole"].AP
+    assert by_mode[128, "resize"].AP > by_mode[128, "whole"].AP, "the annotations come from the training size"
+    trained = by_mode[64, "whole"].tokens
+    resized = [by_mode[size, "resize"].tokens for size in (32, 128)]
     assert resized == pytest.approx([trained] * 2, abs=2), "sides are rounded twice"
-    assert by_way[32, "whole"].tokens < trained < by_way[128, "whole"].tokens < by_way[128, "tiles"].tokens
+    assert by_mode[32, "whole"].tokens < trained < by_mode[128, "whole"].tokens < by_mode[128, "tiles"].tokens
     names = {path.name for path in tmp_path.glob("detections-*.json")}
     assert names >= {"detections-128.json", "detections-128-tiles.json", "detections-128-resize.json"}
     found = json.loads((tmp_path / "detections-128-resize.json").read_text())
@@ -157,5 +159,5 @@ def test_tiles_of_a_batch_are_those_of_each_image(saved, place, tmp_path):
         measure(saved, place, tmp_path / str(size), sizes=(96,), baselines=("tiles",), batch_size=size)
         for size in (1, 2)
     )
-    assert one[1].way == two[1].way == "tiles"
+    assert one[1].mode == two[1].mode == "tiles"
     assert (one[1].AP, one[1].tokens) == (two[1].AP, two[1].tokens)

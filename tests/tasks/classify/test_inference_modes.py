@@ -8,7 +8,7 @@ import torch
 
 from ropevit.models import Swin, SwinConfig
 from ropevit.tasks.classify.evaluate import evaluate
-from ropevit.tasks.classify.ways import predict_by, tile_logits, tokens_per_image
+from ropevit.tasks.classify.inference_modes import predict_by, tile_logits, tokens_per_image
 from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.evaluation import EvalSizeProgress, read_curve
 
@@ -61,11 +61,11 @@ def test_a_model_of_one_size_sees_that_size_alone(size):
 
 def test_the_cost_is_counted_in_patch_tokens_of_all_tiles():
     config = small_vit(3).config
-    found = {way: [tokens_per_image(config, size, way, 32) for size in (16, 32, 48, 64)] for way in WAYS}
+    found = {mode: [tokens_per_image(config, size, mode, 32) for size in (16, 32, 48, 64)] for mode in MODES}
     assert found == {"whole": [1, 4, 9, 16], "tiles": [1, 4, 16, 16], "resize": [4, 4, 4, 4]}
 
 
-WAYS = ("whole", "tiles", "resize")
+MODES = ("whole", "tiles", "resize")
 
 
 @pytest.mark.parametrize("position", ["ape", "rope_mixed"])
@@ -73,16 +73,16 @@ def test_baselines_have_rows_of_their_own_beside_each_size(pets, weights, tmp_pa
     path, out, events = weights(loud_vit(position=position), classes=PETS), tmp_path / "out", []
     known = {"checkpoint": path, "data": str(pets), **FIELDS}
     rows = evaluate(EvalConfig(**known, out=out, baselines=("resize", "tiles")), events.append)
-    found = [(row.size, row.way, row.tokens) for row in rows]
+    found = [(row.size, row.mode, row.tokens) for row in rows]
     assert found == [
         (16, "whole", 1), (16, "resize", 4), (32, "whole", 4), (48, "whole", 9), (48, "tiles", 16), (48, "resize", 4),
     ]  # fmt: skip
-    assert [(row["size"], row["way"], row["tokens"]) for row in read(out / "eval.csv")] == [
-        (str(size), way, str(tokens)) for size, way, tokens in found
+    assert [(row["size"], row["mode"], row["tokens"]) for row in read(out / "eval.csv")] == [
+        (str(size), mode, str(tokens)) for size, mode, tokens in found
     ]
     columns = ["16", "16 resize", "32", "48", "48 tiles", "48 resize"]
     assert list(read(out / "per_class.csv")[0]) == ["class", "name", *columns]
-    assert {event.way for event in events if isinstance(event, EvalSizeProgress)} == set(WAYS)
+    assert {event.mode for event in events if isinstance(event, EvalSizeProgress)} == set(MODES)
     curve = read_curve(out, type(rows[0]), json.loads((out / "eval.json").read_text()))
     assert list(curve.points) == [16, 32, 48]
     assert {label: list(points) for label, points in curve.baselines.items()} == {
@@ -97,7 +97,7 @@ def test_a_resized_image_is_measured_by_the_model_of_the_training_size(pets, wei
     path = weights(Swin(SwinConfig(position="rpb", window_size=4, **fields)), classes=PETS)
     known = {"checkpoint": path, "data": str(pets), **FIELDS, "sizes": (44,)}
     rows = evaluate(EvalConfig(**known, out=tmp_path / "out", baselines=("tiles", "resize")))
-    assert [(row.way, row.window, row.tokens) for row in rows] == [
+    assert [(row.mode, row.window, row.tokens) for row in rows] == [
         ("whole", 6, 121),
         ("tiles", 4, 256),
         ("resize", 4, 64),
@@ -112,7 +112,7 @@ def test_baselines_may_be_added_to_an_evaluation_of_an_older_version(pets, weigh
     assert lines[0].endswith(",crop"), "the columns of this version come last"
     (out / "eval.csv").write_text("\n".join(lines) + "\n")
     rows = evaluate(EvalConfig(**known, resume=True, baselines=("resize",)))
-    assert [(row.size, row.way) for row in rows] == [
+    assert [(row.size, row.mode) for row in rows] == [
         (16, None), (16, "resize"), (32, None), (48, None), (48, "resize"),
     ]  # fmt: skip
     again = evaluate(EvalConfig(**known, resume=True))
