@@ -80,6 +80,14 @@ def test_row_is_read_back_unchanged(other):
     assert (folder / "per_class.csv").read_text() == "class,name,32\n1,disc,\n"
 
 
+def test_a_column_may_have_its_name_of_an_older_version(other):
+    folder = other(rows=((32, 30.0),))
+    names, values = ((folder / "eval.csv").read_text().splitlines()[line].split(",") for line in (0, 1))
+    line = dict(zip(names, values, strict=True))
+    older = {"way" if name == "mode" else name: "tiles" if name == "mode" else text for name, text in line.items()}
+    assert parse_row(older, DetectorResult, folder).mode == "tiles"
+
+
 def test_ratios_are_read_with_commas_or_spaces():
     assert read_ratios(["0.5,0.75", "1.0,", "2"]) == (0.5, 0.75, 1.0, 2.0)
     for word in ("half", "-1", "nan", "1.2.3"):
