@@ -3,8 +3,6 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,23 +22,16 @@ from ropevit.models.state_dict import (
     rope_parameters,
 )
 from ropevit.models.vit.config import ViTConfig
+from ropevit.models.vit.implied import KEY_SIGNS, family_of, implied_fields, shown_fields
 from ropevit.models.vit.layouts import SIGNS, layout_rows
 from ropevit.models.vit.variants import TIMM_NAMES
-from ropevit.rope import ROPE_FAMILIES, RopeConvention, grid_positions
+from ropevit.rope import grid_positions
 
 _BLOCKS = r"blocks\.(\d+)\."
 #: Name of the periods in files of DINOv3's authors.
 PERIODS = "rope_embed.periods"
-#: Conventions of the families that timm's layout stores besides DINOv3's.
-_TIMM_CONVENTIONS = [ROPE_FAMILIES[name].convention for name in ("eva02", "timm_rope")]
 #: Any config with a gate in its MLPs.
 _GATED = ViTConfig(position="rope_axial", width=4, depth=1, heads=1, mlp="swiglu")
-
-#: Config fields that other layouts imply, except theta and the grid.
-_IMPLIED = {
-    "published": {"pooling": "token", "class_token": True, "num_registers": 0, "frames": None, "pairs": None},
-    "timm": {"pooling": "token", "class_token": True, "frames": None, "pairs": None},
-}
 
 
 def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
@@ -50,7 +41,7 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
     if common is None:
         return None
     frequencies = next((key for key in shapes if re.fullmatch(r"(.*\.)?freqs", key)), "")
-    width, dinov3 = common["width"], _infer_dinov3(tensors)
+    width, family = common["width"], shown_fields(_layout_of_one_family(tensors), tensors)
     return InferredModel(
         architecture="vit",
         fields=common
@@ -60,13 +51,13 @@ def _infer_vit(tensors: Mapping[str, Tensor]) -> InferredModel | None:
             "class_token": "cls_token" in shapes,
             "num_registers": axis_length(shapes, "register_tokens", 1) or axis_length(shapes, "reg_token", 1) or 0,
         }
-        | dinov3,
+        | family,
         start={"layer_scale": 1e-4 if "blocks.0.gamma_1" in shapes else None}
         | ({"mask_token": True} if "mask_token" in shapes else {}),
         positions=positions_with(VIT_EMBEDDINGS, rope_parameters(bool(frequencies)), "pos_embed" in shapes),
         heads=axis_length(shapes, frequencies, -2) if frequencies.count(".") else None,
         patches=_embedded_patches(shapes) or axis_length(shapes, "freqs_t_x", 0) or 14 * 14,
-        unnamed_family=not dinov3 and not {"cls_token", "blocks.0.attn.qkv.bias"} <= shapes.keys(),
+        unnamed_family=not family and not {"cls_token", "blocks.0.attn.qkv.bias"} <= shapes.keys(),
     )
 
 
@@ -95,24 +86,14 @@ def _own_names(shapes: Shapes) -> Shapes:
     return renamed
 
 
-def _infer_dinov3(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the fields that the layouts of DINOv3 alone imply; empty for other layouts."""
-    if "storage_tokens" not in tensors and "embeddings.register_tokens" not in tensors:
-        return {}
-    biased = any(key.endswith(("attn.qkv.bias", "attention.q_proj.bias")) for key in tensors)
-    masked = any(key.endswith("attn.qkv.bias_mask") for key in tensors) or "storage_tokens" not in tensors
-    return {
-        "rope_convention": ROPE_FAMILIES["dinov3"].convention,
-        "norm_eps": 1e-5,
-        "qkv_bias": biased,
-        "key_bias": not (biased and masked),
-        "mlp": "swiglu" if any("mlp.w1." in key or "mlp.gate_proj." in key for key in tensors) else "gelu",
-    }
+def _layout_of_one_family(tensors: Mapping[str, Tensor]) -> str:
+    """Return the layout that a file has, if only one family is stored in it; else an empty name."""
+    return next((layout for layout in KEY_SIGNS for row in SIGNS[layout] if row.theirs in tensors), "")
 
 
 def derived_tables(config: ViTConfig) -> dict[str, Tensor]:
     """Compute what files hold beside weights: positions of learned frequencies; DINOv3's periods and bias masks."""
-    if config.rope_convention == ROPE_FAMILIES["dinov3"].convention:
+    if family_of(config) == "dinov3":
         mask = torch.ones(3, config.width)
         mask[1] = 0
         masks = (
@@ -123,30 +104,6 @@ def derived_tables(config: ViTConfig) -> dict[str, Tensor]:
         return {}
     x, y = grid_positions(*config.grid).unbind(-1)
     return {"freqs_t_x": x.contiguous(), "freqs_t_y": y.contiguous()}
-
-
-def implied_fields(config: ViTConfig, layout: str) -> dict[str, Any]:
-    """Return the config fields that a layout implies, with their values.
-
-    Raises:
-        ValueError: If the layout cannot represent the model.
-    """
-    if config.position == "none":
-        raise ValueError(f"has no position embedding, which the {layout} layout cannot store; keep the ropevit layout")
-    if config.rope_convention == ROPE_FAMILIES["dinov3"].convention and layout != "published":
-        return {"theta": 100.0, "norm_eps": 1e-5, "class_token": True}
-    if config.pre_norm and config.rope_convention != RopeConvention() and layout == "timm":
-        return {"theta": 10000.0, "norm_eps": 1e-5, "pooling": "map"}
-    if config.rope_convention in _TIMM_CONVENTIONS and layout == "timm":
-        return {"theta": 10000.0, "norm_eps": 1e-6, "pooling": "avg", "pooled_norm": True}
-    if config.rope_convention != RopeConvention() or layout in ("dinov3", "transformers"):
-        raise ValueError(
-            f"has {config.rope_convention}, which the {layout} layout cannot store; keep the ropevit layout"
-        )
-    implied: dict[str, Any] = {"theta": replace(config, rope_theta=None).theta} if config.rope == "axial" else {}
-    if config.absolute or layout == "published":
-        implied["grid"] = (config.grid[0],) * 2
-    return _IMPLIED[layout] | implied
 
 
 def reorder(name: str, weight: Tensor, config: ViTConfig, back: bool) -> Tensor:
@@ -166,8 +123,7 @@ def periods(config: ViTConfig) -> Float[Tensor, "_"]:
 
 def drop_fixed(state: dict[str, Tensor], config: ViTConfig) -> dict[str, str]:
     """Remove what files of DINOv3 hold besides weights, after checking that the model computes the same."""
-    is_dinov3 = config.rope_convention == ROPE_FAMILIES["dinov3"].convention
-    tables, dropped = derived_tables(config) if is_dinov3 else {}, {}
+    tables, dropped = derived_tables(config) if family_of(config) == "dinov3" else {}, {}
     for name in [*tables, *(key for key in state if key.startswith("local_cls_norm."))]:
         if name in state:
             found = state.pop(name).float()
