@@ -64,7 +64,7 @@ def test_every_command_is_valid(capsys, parse_commands):
     assert [config.checkpoint for config in evaluated] == [
         str(config.run.out) for config in trained if config.model.size == 224
     ]
-    assert {(config.data, config.which, config.sizes) for config in evaluated} == {("my data/imagenet", "last", ())}
+    assert {(config.data, config.weights, config.sizes) for config in evaluated} == {("my data/imagenet", "last", ())}
     assert len({config.out for config in evaluated}) == 24
 
 

@@ -18,7 +18,7 @@ from ropevit.integrations.export.check import TOLERANCE
 from ropevit.integrations.export.files import check_target, require_onnx
 from ropevit.models import Model, set_scaling
 from ropevit.tasks.classify.eval_model import config_at, known_names, read_eval_model, scaling_for
-from ropevit.tasks.common.run_dir import Which, task_of_checkpoint
+from ropevit.tasks.common.run_dir import WeightsChoice, task_of_checkpoint
 from ropevit.tasks.registry import CLASSIFY, TASKS
 
 
@@ -34,7 +34,7 @@ class ExportConfig:
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
     own files define the model and its classes: omit --model then."""
-    weights: Which | None = None
+    weights: WeightsChoice | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     format: Literal["onnx", "torch"] = "onnx"
     """onnx, or torch (a torch.export program, .pt2)."""

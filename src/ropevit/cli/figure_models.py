@@ -21,7 +21,7 @@ from ropevit.models import build_model, get_config
 from ropevit.models.architectures import Config
 from ropevit.models.registry import resolve_name
 from ropevit.tasks.classify import eval_model as weights_of
-from ropevit.tasks.common.run_dir import RUN_FILES, Which, task_of_checkpoint, weights_file
+from ropevit.tasks.common.run_dir import RUN_FILES, WeightsChoice, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS, TaskSpec
 from ropevit.weights.loading import load_parsed
 from ropevit.weights.match import LoadReport
@@ -45,14 +45,14 @@ class Preprocessing:
 
 
 def open_figure_model(
-    model: str | None, checkpoint: str | None, which: Which | None
+    model: str | None, checkpoint: str | None, weights: WeightsChoice | None
 ) -> tuple[FigureModel, Preprocessing]:
     """Load a model for figures.
 
     Args:
         model: Name of a classifier; its published weights are loaded unless a checkpoint is given.
         checkpoint: A file or hub id of any layout, or the directory of a training.
-        which: Which weights in the directory of a training.
+        weights: Which weights in the directory of a training.
 
     Returns:
         The model in evaluation mode, and how its input images are normalized.
@@ -62,10 +62,10 @@ def open_figure_model(
             detector or segmenter.
         WeightsError: If the weights cannot be read, or do not match the model.
     """
-    task = task_of_checkpoint(checkpoint, which)
+    task = task_of_checkpoint(checkpoint, weights)
     if task is not TASKS[CLASSIFY] and checkpoint is not None:
-        return _open_dense_model(task, model, checkpoint, which), Preprocessing()
-    read = weights_of.read_eval_model(model, checkpoint, which)
+        return _open_dense_model(task, model, checkpoint, weights), Preprocessing()
+    read = weights_of.read_eval_model(model, checkpoint, weights)
     built = build_model(read.config)
     report = load_parsed(built, read.found, replace_head=False)
     found = FigureModel(
@@ -87,12 +87,12 @@ def is_published(read: weights_of.EvalModel, report: LoadReport) -> bool:
     return report.layout == "published" and read.found.num_classes == classes and not report.resized
 
 
-def _open_dense_model(task: TaskSpec, model: str | None, checkpoint: str, which: Which | None) -> FigureModel:
+def _open_dense_model(task: TaskSpec, model: str | None, checkpoint: str, weights: WeightsChoice | None) -> FigureModel:
     """Load a detector or segmenter, for figures of its backbone."""
     if model is not None:
         raise ValueError(f"{checkpoint} is a {task.noun}, whose file defines its model; omit --model {model}")
     path = Path(checkpoint).expanduser()
-    file = Path(weights_file(checkpoint, which) or "").expanduser()
+    file = Path(weights_file(checkpoint, weights) or "").expanduser()
     found = task.get("load")(file)[0]
     label = _label_of(path.name.removesuffix(".safetensors"), str(file))
     return FigureModel(model=found.eval(), label=label, trained_size=find_body(found).config.img_size)

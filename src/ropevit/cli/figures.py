@@ -33,7 +33,7 @@ from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.drawing import check_out, new_folder
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig
 from ropevit.tasks.common.eval_results import to_csv
-from ropevit.tasks.common.run_dir import Which
+from ropevit.tasks.common.run_dir import WeightsChoice
 from ropevit.tasks.compare import read_evaluations
 
 #: Value of `name` for all figures.
@@ -56,7 +56,7 @@ class FiguresConfig:
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
     own files define the model and its classes: omit --model then."""
-    weights: Which | None = None
+    weights: WeightsChoice | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     random: bool = False
     """Draw --model with random weights, as before training."""
@@ -191,7 +191,7 @@ def _collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> 
         return None
     shared = {name: getattr(config, name) for name in ("model", "checkpoint", "sizes", "scaling")}
     return run_evaluation(
-        EvalConfig(data=config.scores.data, out=out / EVAL_FOLDER, which=config.weights, **shared), console
+        EvalConfig(data=config.scores.data, out=out / EVAL_FOLDER, weights=config.weights, **shared), console
     )
 
 

@@ -22,7 +22,7 @@ from ropevit.tasks.classify.eval_model import class_names, config_at, open_eval_
 from ropevit.tasks.classify.inference_modes import TiledClassifier
 from ropevit.tasks.classify.predict import Input, classify_files
 from ropevit.tasks.common.drawing import Summary, check_out, new_folder, png_names
-from ropevit.tasks.common.run_dir import Which, describe_task, task_of_checkpoint, weights_file
+from ropevit.tasks.common.run_dir import WeightsChoice, describe_task, task_of_checkpoint, weights_file
 from ropevit.tasks.registry import CLASSIFY, TASKS, PredictOption, TaskSpec
 
 #: Defaults of --topk (classifiers) and --batch-size.
@@ -40,7 +40,7 @@ class PredictConfig:
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file or hub id in any known layout, or the directory of a training or of a run of a study. ropevit's
     own files define the model and its classes: omit --model then."""
-    weights: Which | None = None
+    weights: WeightsChoice | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="PIXELS [PIXELS]")] = ()
     """Shorter side in pixels; classifiers also take height and width. Default: the training size of a classifier, the

@@ -20,4 +20,4 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Any]:
     Raises:
         ValueError: If the options, the weights, the data or the directory do not allow it.
     """
-    return task_of_checkpoint(config.checkpoint, config.which).get("evaluate")(config, report)
+    return task_of_checkpoint(config.checkpoint, config.weights).get("evaluate")(config, report)

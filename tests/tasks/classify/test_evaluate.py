@@ -33,7 +33,7 @@ TWICE = Path(__file__).parents[2] / "twice.py"
 
 def measure(checkpoint, data, out, report=lambda _: None, **options):
     options = {"sizes": (16,), "workers": 0, "device": "cpu"} | options
-    own = {name: options.pop(name) for name in ("protocol", "crop", "real") if name in options}
+    own = {name: options.pop(name) for name in ("protocol", "crop_pct", "real_labels") if name in options}
     options["options"] = ClassifierOptions(**own)
     return evaluate(EvalConfig(checkpoint=checkpoint, data=str(data), out=out, **options), report)
 
@@ -117,7 +117,7 @@ def test_any_real_label_is_correct_and_images_without_one_are_skipped(validation
     labels = [[5] for _ in range(1000)]
     labels[0], labels[1], labels[2] = [9, 7], [], [3, 8]  # images 1 to 3, of classes 999, 998, 997
     (tmp_path / "real.json").write_text(json.dumps(labels))
-    options = {"real": tmp_path / "real.json"}
+    options = {"real_labels": tmp_path / "real.json"}
     (row,) = measure(weights(stubborn_vit(7, 8)), validation, tmp_path / "out", **options)
     assert (row.images, row.skipped, row.top1, row.top5) == (999, 1, round(100 / 999, 4), round(200 / 999, 4))
     right = per_class_text(tmp_path / "out")
@@ -140,7 +140,7 @@ def per_class_text(out):
 def test_wrong_real_labels_are_refused(validation, weights, tmp_path, text, message):
     (tmp_path / "real.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        measure(weights(stubborn_vit(7)), validation, tmp_path / "out", real=tmp_path / "real.json")
+        measure(weights(stubborn_vit(7)), validation, tmp_path / "out", real_labels=tmp_path / "real.json")
     assert not (tmp_path / "out").exists()
 
 
@@ -150,7 +150,7 @@ def test_classes_that_do_not_match_are_refused_by_name(pets, validation, weights
     with pytest.raises(ValueError, match=r"3: bird, cat, cow"):
         measure(weights(small_vit(3), classes=["bird", "cat", "cow"]), pets, tmp_path / "out")
     with pytest.raises(ValueError, match=r"ReaL labels for pets.*validation images only"):
-        measure(weights(small_vit(3), classes=PETS), pets, tmp_path / "out", real=validation / "real.json")
+        measure(weights(small_vit(3), classes=PETS), pets, tmp_path / "out", real_labels=validation / "real.json")
 
 
 def test_a_model_without_class_names_assumes_those_of_the_data_and_notes_it(pets):
@@ -354,8 +354,8 @@ def test_the_weights_of_a_training_directory_are_chosen_by_option(tmp_path):
     run = tmp_path / "run"
     for name, label in (("best", 0), ("model", 1)):
         save_model(run / f"{name}.safetensors", stubborn_vit(label, num_classes=3), metadata={"crop": 1.0})
-    for which, label in ((None, 0), ("best", 0), ("last", 1)):
-        subject = open_eval_model(None, str(run), which)
+    for weights, label in ((None, 0), ("best", 0), ("last", 1)):
+        subject = open_eval_model(None, str(run), weights)
         assert subject.build(subject.config).head.bias.argmax() == label
         assert (subject.name, subject.crop) == ("run", 1.0)
     with pytest.raises(ValueError, match=r"no model_ema.safetensors; choose --weights best or last"):

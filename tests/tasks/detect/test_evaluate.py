@@ -141,7 +141,7 @@ def test_resume_evaluates_missing_sizes_and_refuses_other_settings(place, tmp_pa
 
 
 def test_options_of_other_tasks_are_refused(place, tmp_path):
-    given = ClassifierOptions(protocol="paper", crop=0.9)
+    given = ClassifierOptions(protocol="paper", crop_pct=0.9)
     with pytest.raises(
         ValueError, match="got --protocol, --crop-pct, for classifiers only, with a detector; leave it out"
     ):
@@ -153,8 +153,8 @@ def test_options_of_other_tasks_are_refused(place, tmp_path):
     ):
         measure(place, tmp_path / "out", model="deit_tiny")
     file = str(place / "run" / "best.safetensors")
-    with pytest.raises(ValueError, match="got which='best' for a file"):
-        measure(place, tmp_path / "out", checkpoint=file, which="best")
+    with pytest.raises(ValueError, match="got --weights best for a file"):
+        measure(place, tmp_path / "out", checkpoint=file, weights="best")
     with pytest.raises(ValueError, match="got size 0"):
         measure(place, tmp_path / "out", sizes=(0, 64))
     assert not (tmp_path / "out").exists()
@@ -194,7 +194,7 @@ def test_curves_of_comparable_evaluations_are_drawn_in_one_plot(place, tmp_path,
     )
     (row,) = measure(place, tmp_path / "mixed")
     other = save_tiny(tmp_path / "ape" / "model.safetensors", position="ape")
-    (ape,) = measure(place, tmp_path / "ape_eval", checkpoint=str(other), beside=(tmp_path / "mixed",))
+    (ape,) = measure(place, tmp_path / "ape_eval", checkpoint=str(other), compare_with=(tmp_path / "mixed",))
     (axes,), (legend,) = drawn[-1].axes, drawn[-1].legends
     marked, *curves = axes.lines
     assert set(marked.get_xdata()) == {64}  # the training size of both
@@ -202,6 +202,6 @@ def test_curves_of_comparable_evaluations_are_drawn_in_one_plot(place, tmp_path,
     assert shown == {"absolute (APE): ape": [(64, ape.AP)], "RoPE-Mixed: run": [(64, row.AP)]}
     assert [text.get_text() for text in legend.get_texts()] == list(shown)
     assert (axes.get_ylabel(), legend.get_title().get_text()) == ("AP (%)", "AP on coco/val")
-    measure(place, tmp_path / "mixed", beside=(tmp_path / "ape_eval",), resume=True)
+    measure(place, tmp_path / "mixed", compare_with=(tmp_path / "ape_eval",), resume=True)
     labels = [line.get_label() for line in drawn[-1].axes[0].lines[1:]]
     assert labels == list(shown)[::-1], "drawn though nothing was missing"

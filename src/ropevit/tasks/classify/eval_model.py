@@ -9,7 +9,7 @@ from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.models.registry import MODELS, get_config, resolve_name
 from ropevit.tasks.common.eval_results import hash_weights
-from ropevit.tasks.common.run_dir import Which, weights_file
+from ropevit.tasks.common.run_dir import WeightsChoice, weights_file
 from ropevit.tasks.common.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
 from ropevit.weights.hub import hub_id
 from ropevit.weights.infer import claimed_name
@@ -61,20 +61,20 @@ def _identity(config: Config) -> dict[str, Any]:
     }
 
 
-def open_eval_model(model: str | None, checkpoint: str | None, which: Which | None = None) -> EvalModel:
+def open_eval_model(model: str | None, checkpoint: str | None, weights: WeightsChoice | None = None) -> EvalModel:
     """Read the weights of an image classifier.
 
     Args:
         model: Name of a model; its published weights are read unless a checkpoint is given.
         checkpoint: A file or hub id of any layout, or the directory of a training or of a study's run.
-        which: Which weights of a directory: best, last or ema.
+        weights: Which weights of a directory: best, last or ema.
 
     Raises:
         ValueError: If `read_eval_model` raises it, or the model has no head, labels pixels, or takes images with other
             channels than gray or RGB.
         WeightsError: If the weights cannot be read.
     """
-    subject = read_eval_model(model, checkpoint, which)
+    subject = read_eval_model(model, checkpoint, weights)
     source, config = subject.found.source, subject.config
     if subject.labels_pixels:
         raise ValueError(
@@ -148,14 +148,14 @@ def scaling_for(
     return resolve_scaling(scaling, choices_file(model, checkpoint), digest, subject.config.scaling)
 
 
-def read_eval_model(model: str | None, checkpoint: str | None, which: Which | None = None) -> EvalModel:
+def read_eval_model(model: str | None, checkpoint: str | None, weights: WeightsChoice | None = None) -> EvalModel:
     """Read weights, and determine their model.
 
     Args:
         model: Name of a model; its published weights are read unless a checkpoint is given.
         checkpoint: A file or hub id of any layout, or the directory of a training or of a study's run.
-        which: Which weights of a directory: best (default), last or ema; `ema` also applies to a file of another layout
-            that stores EMA weights.
+        weights: Which weights of a directory: best (default), last or ema; `ema` also applies to a file of another
+            layout that stores EMA weights.
 
     Raises:
         ValueError: If neither is given, or the model cannot be determined.
@@ -167,11 +167,13 @@ def read_eval_model(model: str | None, checkpoint: str | None, which: Which | No
         model = resolve_name(model)  # raises for an unknown name before anything is downloaded
     folder = Path(checkpoint or "").expanduser()
     if checkpoint and folder.is_dir():
-        name, source, ema = folder.resolve().name, str(weights_file(checkpoint, which)), False
-    elif which in ("best", "last"):
-        raise ValueError(f"got which={which!r} for {checkpoint or model}; only the directory of a training has several")
+        name, source, ema = folder.resolve().name, str(weights_file(checkpoint, weights)), False
+    elif weights in ("best", "last"):
+        raise ValueError(
+            f"got --weights {weights} for {checkpoint or model}; only the directory of a training has several"
+        )
     else:
-        source, ema = hub_id(str(model)) if checkpoint is None else checkpoint, which == "ema"
+        source, ema = hub_id(str(model)) if checkpoint is None else checkpoint, weights == "ema"
         name = model or folder.name.removesuffix(folder.suffix if folder.is_file() else "")
     read = read_checkpoint(source)
     found = parse_checkpoint(read, ema)

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-import tyro
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scalin
 from ropevit.tasks.classify.inference_modes import predict_by, tokens_per_image
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
-from ropevit.tasks.common.eval_config import OPTION_NAMES, EvalConfig
+from ropevit.tasks.common.eval_config import EvalConfig
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import (
     BaselinePlan,
@@ -47,9 +46,9 @@ class ClassifierOptions:
     protocol: Literal["paper", "timm"] | None = None
     """paper (default): crop ratio 1 for ViT; 0.875, and windows that grow with the image size, for Swin.
     timm: crop ratio 0.9, and windows of the training size."""
-    crop: Annotated[float | None, tyro.conf.arg(name=OPTION_NAMES["crop"])] = None
+    crop_pct: float | None = None
     """Crop ratio instead of the protocol's: the test size over the shorter side to which images are resized."""
-    real: Annotated[Path | None, tyro.conf.arg(name=OPTION_NAMES["real"])] = None
+    real_labels: Path | None = None
     """ReaL labels of the ImageNet validation set, a JSON file: any of an image's labels is correct; images without
     labels are skipped."""
 
@@ -134,8 +133,8 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Classi
 
 def prepare(context: EvalContext) -> EvalInputs:
     """Read the weights, open the images and match their classes."""
-    config, real = context.config, context.config.task_options(ClassifierOptions).real
-    subject = open_eval_model(config.model, config.checkpoint, config.which)
+    config, real = context.config, context.config.task_options(ClassifierOptions).real_labels
+    subject = open_eval_model(config.model, config.checkpoint, config.weights)
     scaling, tuned = scaling_for(subject, config.scaling, config.model, config.checkpoint)
     if (scaling, subject.config.scaling) != (None, None):
         subject = _with_scaling(subject, scaling)
@@ -173,7 +172,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
     )
     protocol = options.protocol or "paper"
     views = views_at(inputs, config.sizes)
-    real = None if options.real is None else options.real.name
+    real = None if options.real_labels is None else options.real_labels.name
     scaling = {} if subject.config.scaling is None else {"scaling": subject.config.scaling}
     fixed = {"fingerprint": hash_weights(subject.found.state), "images": len(source), "real": real}
     evaluator = _evaluators(views, inputs)
@@ -188,7 +187,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
             [f"protocol {protocol}", f"crop ratio {views[0].crop:g}", *(f"scaling {x}" for x in scaling.values())]
         ),
         metric=TASKS["classify"].metric,
-        fixed=fixed | {"protocol": protocol, "crop": options.crop} | scaling,
+        fixed=fixed | {"protocol": protocol, "crop": options.crop_pct} | scaling,
         names=dict(zip(source.classes, inputs.match.names, strict=True)),
         row=ClassifierResult,
         sizes=tuple(view.size for view in views),
@@ -226,7 +225,7 @@ def _describe_choice(inputs: EvalInputs) -> list[str]:
 def views_at(inputs: EvalInputs, sizes: tuple[int, ...]) -> list[View]:
     """Return the preprocessing and window size at each test size; those by default if `sizes` is empty."""
     subject, options = inputs.subject, inputs.context.config.task_options(ClassifierOptions)
-    return plan_views(subject.config, subject.trained_at, sizes, options.protocol or "paper", options.crop)
+    return plan_views(subject.config, subject.trained_at, sizes, options.protocol or "paper", options.crop_pct)
 
 
 def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMode], Callable[[int], SizeEvaluation]]:
@@ -326,6 +325,6 @@ def by_class(counts: Tally) -> list[float]:
 def _paper_curve(inputs: EvalInputs) -> dict[int, PublishedResult]:
     """Return the paper's results by size, if a published model is evaluated as in the paper on ImageNet-1k."""
     options, name = inputs.context.config.task_options(ClassifierOptions), inputs.subject.published_name
-    changed = options.crop, options.real, inputs.subject.config.scaling
+    changed = options.crop_pct, options.real_labels, inputs.subject.config.scaling
     same = options.protocol in (None, "paper") and changed == (None, None, None)
     return curve(name) if same and inputs.match.imagenet and name is not None else {}

@@ -21,10 +21,10 @@ from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.classify.evaluate import BATCH, ClassifierOptions, EvalInputs, classifier, prepare
 from ropevit.tasks.classify.protocol import View, plan_views
-from ropevit.tasks.common.eval_config import OPTION_NAMES, SIZES, EvalConfig
+from ropevit.tasks.common.eval_config import SIZES, EvalConfig
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import distributed
-from ropevit.tasks.common.run_dir import Which, task_of_checkpoint
+from ropevit.tasks.common.run_dir import WeightsChoice, task_of_checkpoint
 from ropevit.tasks.common.scaling_search import (
     NONE,
     Gain,
@@ -53,7 +53,7 @@ class TuneConfig:
     """Classifier by name, as in `ropevit eval`."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file or hub id in any known layout, or the directory of a training."""
-    which: Annotated[Which | None, tyro.conf.arg(name=OPTION_NAMES["which"])] = None
+    weights: WeightsChoice | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     max_images: int = 2000
     """Largest number of images, a fixed random subset of the data; half of them are for the choice."""
@@ -63,7 +63,7 @@ class TuneConfig:
     """Go on with the evaluations in the output directory."""
     protocol: Literal["paper", "timm"] = "paper"
     """Protocol of the evaluation, as in `ropevit eval`."""
-    crop: Annotated[float | None, tyro.conf.arg(name=OPTION_NAMES["crop"])] = None
+    crop_pct: float | None = None
     """Crop ratio instead of the protocol's."""
     batch_size: int | None = None
     """Images per batch; default: 128."""
@@ -80,8 +80,8 @@ class TuneConfig:
 
     def eval_config(self) -> EvalConfig:
         """Return the options that an evaluation of the same model shares."""
-        names = ("data", "model", "checkpoint", "which", "sizes", "batch_size", "precision", "workers", "device")
-        options = ClassifierOptions(protocol=self.protocol, crop=self.crop)
+        names = ("data", "model", "checkpoint", "weights", "sizes", "batch_size", "precision", "workers", "device")
+        options = ClassifierOptions(protocol=self.protocol, crop_pct=self.crop_pct)
         return EvalConfig(**{name: getattr(self, name) for name in names}, options=options)
 
 
@@ -227,7 +227,7 @@ def tune_scaling(config: TuneConfig, report: Report = lambda _: None) -> TuneRes
         ValueError: If the model is no classifier with RoPE, a size is not above the training size, there are too few
             images, or the output directory does not allow it.
     """
-    task = task_of_checkpoint(config.checkpoint, config.which)
+    task = task_of_checkpoint(config.checkpoint, config.weights)
     if task is not TASKS[CLASSIFY]:
         raise ValueError(f"{config.checkpoint} is a {task.noun}; tune-scaling is for classifiers")
     with distributed(config.eval_config(), lambda _: None) as context:
@@ -302,7 +302,7 @@ def _settings(config: TuneConfig, plan: Plan) -> dict[str, Any]:
         "max_images": config.max_images,
         "sizes": [view.size for view in plan.views],
         "protocol": config.protocol,
-        "crop": config.crop,
+        "crop": config.crop_pct,
         "precision": config.precision,
         "device": plan.inputs.context.device.type,
     }
@@ -331,7 +331,7 @@ def _plan(inputs: EvalInputs, config: TuneConfig) -> list[View]:
         ValueError: If scaling would change nothing at a size.
     """
     subject = inputs.subject
-    views = plan_views(subject.config, subject.trained_at, config.sizes, config.protocol, config.crop)
+    views = plan_views(subject.config, subject.trained_at, config.sizes, config.protocol, config.crop_pct)
     for view in views:
         if view.size <= subject.trained_at:
             raise ValueError(

@@ -9,13 +9,10 @@ import tyro
 
 from ropevit.device import check_device_name
 from ropevit.tasks.common.inference_modes import Baseline
-from ropevit.tasks.common.run_dir import Which, describe_task
+from ropevit.tasks.common.run_dir import WeightsChoice, describe_task
 from ropevit.tasks.registry import TASKS, TaskSpec
 
 OptionsT = TypeVar("OptionsT")
-
-#: Field -> its option, where the names differ; eval.json keeps the names of the fields.
-OPTION_NAMES = {"which": "weights", "beside": "compare-with", "crop": "crop-pct", "real": "real-labels"}
 
 
 def read_sizes(words: Sequence[str]) -> tuple[int, ...]:
@@ -87,7 +84,7 @@ class EvalConfig:
     deit_small (with its original position embedding). Evaluates the published weights unless --checkpoint is given."""
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
     """Weights: a file, or the directory of a training; classifiers also from the hub, and in any known layout."""
-    which: Annotated[Which | None, tyro.conf.arg(name=OPTION_NAMES["which"])] = None
+    weights: WeightsChoice | None = None
     """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()
     """Test sizes in pixels, separated by commas or spaces: the shorter side for detectors and segmenters.
@@ -96,7 +93,7 @@ class EvalConfig:
     """Output directory; default: runs/eval/NAME."""
     resume: bool = False
     """Evaluate the sizes that are missing in the output directory."""
-    beside: Annotated[tuple[Path, ...], tyro.conf.arg(name=OPTION_NAMES["beside"], metavar="DIR [DIR ...]")] = ()
+    compare_with: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()
     """Output directories of other evaluations on the same data, whose curves are drawn in the same plot."""
     batch_size: int | None = None
     """Images per batch and process; default: 128 for classifiers, 1 for detectors. Segmenters always take 1."""
@@ -169,4 +166,4 @@ def given_options(group: Any) -> list[str]:
 
 def option(name: str) -> str:
     """Return the command-line option of a field."""
-    return f"--{OPTION_NAMES.get(name, name.replace('_', '-'))}"
+    return f"--{name.replace('_', '-')}"

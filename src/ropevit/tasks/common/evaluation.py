@@ -169,7 +169,7 @@ class EvalPlan:
     notes: tuple[str, ...] = ()
     """Further lines for the user."""
 
-    def ways_at(
+    def modes_at(
         self, size: int, baselines: Sequence[InferenceMode]
     ) -> dict[InferenceMode, Callable[[int], SizeEvaluation]]:
         """Return the inference modes at a size, the default first; baselines only where they differ from it."""
@@ -185,9 +185,9 @@ def weights_and_name(config: EvalConfig) -> tuple[Path, str]:
         ValueError: If the directory has no such weights, or `which` is given for a file.
     """
     place = Path(str(config.checkpoint)).expanduser()
-    if config.which is not None and place.is_file():
-        raise ValueError(f"got which={config.which!r} for a file; only the directory of a training has several")
-    path = checkpoint_in_run(place, config.which) if place.is_dir() else place
+    if config.weights is not None and place.is_file():
+        raise ValueError(f"got --weights {config.weights} for a file; only the directory of a training has several")
+    path = checkpoint_in_run(place, config.weights) if place.is_dir() else place
     return path, short_name(path)
 
 
@@ -243,8 +243,8 @@ def evaluate_sizes(plan: EvalPlan, context: EvalContext) -> list[Any]:
 def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]:
     """Evaluate into a locked directory; see `evaluate_sizes`."""
     settings = describe(plan, context)
-    beside = context.communicator.run_on_main(
-        lambda: [read_curve(folder, plan.row, settings) for folder in context.config.beside]
+    others = context.communicator.run_on_main(
+        lambda: [read_curve(folder, plan.row, settings) for folder in context.config.compare_with]
     )
     results = context.communicator.run_on_main(lambda: open_results(out, plan, settings, context.config.resume))
     rows = list(results.rows)
@@ -259,9 +259,9 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
         )
     )
     if rows and context.is_main_process:
-        draw(results, plan, beside)
+        draw(results, plan, others)
     known = {(row.size, mode_of(row) or plan.mode) for row in rows}
-    todo = [(size, *one) for size in plan.sizes for one in plan.ways_at(size, context.config.baselines).items()]
+    todo = [(size, *one) for size in plan.sizes for one in plan.modes_at(size, context.config.baselines).items()]
     for size, mode, measure in todo:
         if (size, mode) in known:
             continue
@@ -271,7 +271,7 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
             for name, content in result.files.items():
                 results.write_bytes(name, content)
             results.add(result.row, result.classes)
-            draw(results, plan, beside)
+            draw(results, plan, others)
         context.report(EvalSizeDone(row=result.row, skipped=result.skipped[:_MOST_NAMED]))
     return sorted(rows, key=results.place)
 
@@ -298,13 +298,13 @@ def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
     return {"config": fixed, "data": config.data, "model": model, "machine": machine | processes}
 
 
-def draw(results: ResultsDir, plan: EvalPlan, beside: Sequence[Curve]) -> None:
+def draw(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve]) -> None:
     """Plot the results over size, with the paper's, if there are any, and those of other evaluations."""
     scores = scores_by_way(results.rows, plan.metric.label, plan.trained_at)
     own = Curve(name=plan.name, position=plan.position, trained_at=plan.trained_at, paper=plan.paper, **scores)
     title = f"{plan.metric.label} on {plan.data}"
     figure = draw_curves(
-        Evaluations(curves=(own, *beside), metric=plan.metric.label, title=title, unit=plan.metric.unit)
+        Evaluations(curves=(own, *others), metric=plan.metric.label, title=title, unit=plan.metric.unit)
     )
     results.write_bytes(CURVE, figure_bytes(figure, "png"))
 

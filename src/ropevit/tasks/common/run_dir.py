@@ -20,27 +20,27 @@ from ropevit.tasks.registry import Metric, TaskSpec, task_of_format
 from ropevit.weights.reading import check_exists, named_repository
 from ropevit.weights.sharded import find_index
 
-Which = Literal["best", "last", "ema"]
+WeightsChoice = Literal["best", "last", "ema"]
 #: Weights that a training writes into its directory.
 RUN_FILES = {"best": "best.safetensors", "last": "model.safetensors", "ema": "model_ema.safetensors"}
 
 
-def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
+def checkpoint_in_run(folder: Path, weights: WeightsChoice | None) -> Path:
     """Return the path of the weights in the directory of a training, or of a run of a study (last weights only).
 
     Args:
         folder: Output directory.
-        which: Which weights; None means best for a training, and last for a run of a study.
+        weights: Which weights; None means best for a training, and last for a run of a study.
 
     Raises:
         ValueError: If they do not exist.
     """
-    path, last = folder / RUN_FILES[which or "best"], folder / RUN_FILES["last"]
+    path, last = folder / RUN_FILES[weights or "best"], folder / RUN_FILES["last"]
     if path.is_file():
         return path
-    if which is None and last.is_file() and _is_study_model(last):
+    if weights is None and last.is_file() and _is_study_model(last):
         return last
-    if which is None and (index := find_index(folder)):
+    if weights is None and (index := find_index(folder)):
         return index  # sharded weights of transformers
     there = [name for name, file in RUN_FILES.items() if (folder / file).is_file()]
     if there:
@@ -55,7 +55,7 @@ def checkpoint_in_run(folder: Path, which: Which | None) -> Path:
     )
 
 
-def weights_file(checkpoint: str | None, which: Which | None) -> str | None:
+def weights_file(checkpoint: str | None, weights: WeightsChoice | None) -> str | None:
     """Resolve `--checkpoint` and `--weights`.
 
     Returns:
@@ -65,7 +65,7 @@ def weights_file(checkpoint: str | None, which: Which | None) -> str | None:
         ValueError: If the directory has no such weights.
     """
     folder = Path(checkpoint or "").expanduser()
-    return str(checkpoint_in_run(folder, which)) if checkpoint and folder.is_dir() else checkpoint
+    return str(checkpoint_in_run(folder, weights)) if checkpoint and folder.is_dir() else checkpoint
 
 
 def _is_study_model(path: Path) -> bool:
@@ -86,19 +86,19 @@ def _read_header(path: Path) -> Mapping[str, str]:
         return {}  # another format, or damaged: loading reports it
 
 
-def task_of_checkpoint(checkpoint: str | None, which: Which | None = None) -> TaskSpec:
+def task_of_checkpoint(checkpoint: str | None, weights: WeightsChoice | None = None) -> TaskSpec:
     """Return the task of the model in a checkpoint, by the header of its file.
 
     Args:
         checkpoint: A file or hub id in any layout, or the directory of a training or of a run of a study; None for a
             published classifier.
-        which: Which weights of a directory.
+        weights: Which weights of a directory.
 
     Raises:
         ValueError: If it is a directory without such weights.
         WeightsError: If the path does not exist.
     """
-    path = Path(weights_file(checkpoint, which) or "").expanduser()
+    path = Path(weights_file(checkpoint, weights) or "").expanduser()
     if checkpoint and named_repository(checkpoint) is None:
         check_exists(path)
     return task_of_format(_read_header(path).get("format", "") if path.is_file() else "")
