@@ -12,7 +12,19 @@ SOURCE = ROOT / "src" / "ropevit"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 #: What all layers may import.
-EVERYWHERE = ("cache", "device", "drawing", "extras", "files", "lazy", "locks", "machine", "plugins", "text")
+EVERYWHERE = (
+    "arithmetic",
+    "cache",
+    "device",
+    "drawing",
+    "extras",
+    "files",
+    "lazy",
+    "locks",
+    "machine",
+    "plugins",
+    "text",
+)
 
 #: Each layer may import itself and those before it (data and analysis stand beside the line, below tasks).
 LINE = ["rope", "kernels", "models", "weights", "tasks", "study", "cli"]

@@ -4,7 +4,7 @@ import torch
 from ropevit.analysis.capture import capture_attention
 from ropevit.kernels.windows import window_reverse
 from ropevit.models import Swin, SwinConfig, ViT, ViTConfig
-from ropevit.models.windows import WindowAttention
+from ropevit.models.swin.attention import WindowAttention
 
 
 def sharp(model):

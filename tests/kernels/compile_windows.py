@@ -3,7 +3,7 @@
 from compile_triton import ALIGNED, report
 from triton.compiler import ASTSource
 
-from ropevit.kernels import triton_windows as kernels
+from ropevit.kernels import triton_window_attention as kernels
 
 
 def source(kernel, dtype: str, plan: kernels.WindowLaunch, rotates: bool) -> ASTSource:

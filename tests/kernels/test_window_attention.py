@@ -17,7 +17,7 @@ from ropevit.rope import axial_frequencies, mixed_frequencies
 if not triton_available():
     pytest.skip("no Triton here", allow_module_level=True)
 
-from ropevit.kernels import triton_windows
+from ropevit.kernels import triton_window_attention
 
 DEVICE = "cpu" if interpreted() else "cuda"
 
@@ -93,13 +93,13 @@ def test_a_whole_swin_gives_the_same_logits_and_gradients(position):
 @pytest.fixture
 def launches(monkeypatch):
     """Note the name of each kernel that is launched."""
-    seen, launch = [], triton_windows.launch
+    seen, launch = [], triton_window_attention.launch
 
     def noted(kernel, *given, **arguments):
         seen.append(kernel.__name__)
         launch(kernel, *given, **arguments)
 
-    monkeypatch.setattr(triton_windows, "launch", noted)
+    monkeypatch.setattr(triton_window_attention, "launch", noted)
     return seen
 
 
@@ -126,22 +126,22 @@ def test_programs_that_share_the_windows_differently_give_the_same_gradient_of_t
     given = inputs(case)
     whole = run(case, given, "triton")
     assert all(torch.equal(*pair) for pair in zip(whole, run(case, given, "triton"), strict=True))
-    monkeypatch.setattr(triton_windows, "SUMS", 3 * 4 * given[2].numel())  # three programs for four windows
+    monkeypatch.setattr(triton_window_attention, "SUMS", 3 * 4 * given[2].numel())  # three programs for four windows
     assert_close(run(case, given, "triton")[3], whole[3], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("images", "side", "heads", "window"), [(256, 56, 4, 7), (128, 96, 4, 12), (1, 512, 4, 16)])
 def test_memory_for_sums_is_bounded(monkeypatch, images, side, heads, window):
     made = []
-    monkeypatch.setattr(triton_windows, "launch", lambda *_, **arguments: made.append(arguments["sums"]))
+    monkeypatch.setattr(triton_window_attention, "launch", lambda *_, **arguments: made.append(arguments["sums"]))
     qkv = torch.empty(images, side, side, 3, heads, 32, dtype=torch.bfloat16, device="meta")
     frequencies = torch.empty(2, heads, 16, device="meta")
     bias = torch.empty(heads, window**2, window**2, device="meta")
     asked = {"of_frequencies": True, "of_bias": True}
-    triton_windows.backward(qkv[:, :, :, 0], qkv, frequencies, bias, window, [0, 0], **asked)
+    triton_window_attention.backward(qkv[:, :, :, 0], qkv, frequencies, bias, window, [0, 0], **asked)
     of_frequencies, of_bias = (part.numel() * part.element_size() for part in made)
     assert of_frequencies <= 0.02 * qkv.numel() * qkv.element_size()
-    assert of_bias <= triton_windows.SUMS
+    assert of_bias <= triton_window_attention.SUMS
 
 
 def test_an_empty_batch_stays_empty():

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from marks import embeddings
 from ropevit.models import SWIN_EMBEDDINGS, Swin, SwinConfig, parameter_groups
 from ropevit.models.dense import DenseSwin, DenseSwinConfig
-from ropevit.models.windows import WindowAttention
+from ropevit.models.swin.attention import WindowAttention
 from ropevit.rope import grid_positions, rotate
 
 

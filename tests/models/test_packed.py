@@ -129,7 +129,7 @@ def test_stochastic_depth_drops_whole_images_each_for_itself():
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.ones_(linear.bias)
     packed = pack(random_images([(2, 2)] * 12), 4, row_tokens=30)
-    added = block(torch.zeros(*packed.sequence_ids.shape, 8), packed.positions, None, packed.rows())
+    added = block(torch.zeros(*packed.sequence_ids.shape, 8), packed.positions, None, packed.sequences())
     images = [added[packed.sequence_ids == image].unique() for image in range(12)]
     assert all(len(values) == 1 for values in images)
     assert {values.item() for values in images} == {0.0, 2.0, 4.0}

@@ -8,11 +8,12 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from marks import embeddings
-from ropevit.models import MODELS, SWIN_EMBEDDINGS, Swin, SwinConfig, get_config, list_models, parameter_groups, windows
+from ropevit.models import MODELS, SWIN_EMBEDDINGS, Swin, SwinConfig, get_config, list_models, parameter_groups
 from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.layers import project
 from ropevit.models.published import TOP1
 from ropevit.models.registry import PUBLISHED
+from ropevit.models.swin import attention
 from ropevit.rope import grid_positions, rotate
 
 SIZES = ("tiny", "small", "base")
@@ -182,7 +183,7 @@ def test_a_common_shift_of_positions_in_the_windows_changes_nothing(position, mo
         def project_elsewhere(qkv, x, heads, positions, frequencies, **how):
             return project(qkv, x, heads, law(positions), frequencies, **how)
 
-        monkeypatch.setattr(windows, "project", project_elsewhere)
+        monkeypatch.setattr(attention, "project", project_elsewhere)
 
     move(lambda positions: positions + torch.tensor([3.0, -2.0]))
     assert_close(built(images), here, rtol=1e-4, atol=1e-4)

@@ -5,7 +5,7 @@ from torch import nn
 from ropevit.models import SwinConfig, build_model
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.layers import resize_embedding
-from ropevit.models.windows import resize_bias
+from ropevit.models.swin.attention import resize_bias
 from ropevit.weights import WeightsError, load_dense_weights, save_model
 from weights.checkpoints import POSITIONS, published_swin
 

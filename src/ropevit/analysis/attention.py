@@ -16,7 +16,7 @@ from ropevit.analysis.layers import NothingToDrawError
 from ropevit.kernels.windows import window_partition
 from ropevit.models.architectures import build_model
 from ropevit.models.base import BaseModel
-from ropevit.models.windows import WindowAttention
+from ropevit.models.swin.attention import WindowAttention
 from ropevit.rope import grid_positions
 from ropevit.weights.loading import load_weights
 

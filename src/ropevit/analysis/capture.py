@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ropevit.models.layers import Attention
-from ropevit.models.windows import WindowAttention
+from ropevit.models.swin.attention import WindowAttention
 
 #: Attention scores held in memory at once (64 MiB in float32); a single row may have more.
 MAX_SCORES = 2**24

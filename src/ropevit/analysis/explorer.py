@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ropevit.analysis.grouping import short_name
 from ropevit.analysis.layers import Grid, RotatedLayer, find_body, rotated_layers, trained_grid
-from ropevit.models.windows import WindowAttention
+from ropevit.models.swin.attention import WindowAttention
 from ropevit.rope import axial_frequencies, grid_positions
 from ropevit.rope.scaling import parse_scaling
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ropevit.models.backbone import Backbone
 from ropevit.models.base import BaseModel
 from ropevit.models.layers import Attention
-from ropevit.models.windows import WindowAttention
+from ropevit.models.swin.attention import WindowAttention
 from ropevit.rope import RopeConvention, grid_positions
 
 #: Rows and columns of tokens.

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ropevit.arithmetic import ceil_div
 from ropevit.drawing import RC
 from ropevit.extras import require
-from ropevit.kernels.windows import ceil_div
 
 #: Most cells per line; layers with more heads take several lines.
 _MAX_COLUMNS = 12

@@ -10,11 +10,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from ropevit.arithmetic import ceil_div
 from ropevit.cli.console import Console, print_line, progress_bar
 from ropevit.cli.errors import show_error
 from ropevit.data.listing import ImageFile
 from ropevit.files import write_json, write_text
-from ropevit.kernels.windows import ceil_div
 from ropevit.tasks.classify.predict import Prediction, Unreadable
 from ropevit.tasks.common.eval_results import to_csv
 

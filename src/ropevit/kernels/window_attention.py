@@ -17,7 +17,7 @@ from ropevit.kernels.windows import attend, attention_bias, window_mask, window_
 from ropevit.rope import grid_positions
 
 #: name -> module with `forward` and `backward`; the reference is plain PyTorch, differentiable any number of times.
-WINDOW_BACKENDS = {"reference": None, "triton": "ropevit.kernels.triton_windows"}
+WINDOW_BACKENDS = {"reference": None, "triton": "ropevit.kernels.triton_window_attention"}
 
 #: Limits of the fused kernel: tokens along a side of the window, and channels per head.
 LARGEST_WINDOW, LARGEST_HEAD = 16, 64

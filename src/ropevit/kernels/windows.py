@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._guards import active_fake_mode
 from torch.nn import functional as F
 
+from ropevit.arithmetic import ceil_div
 from ropevit.kernels.rotation import under_transform
 from ropevit.rope import grid_positions
 
@@ -23,14 +24,6 @@ def window_shift(h: int, w: int, window: int) -> tuple[int, int]:
     """
     several = 1 - 1 // ceil_div(h, window), 1 - 1 // ceil_div(w, window)  # 1 // n is 1 for one window, 0 for more
     return window // 2 * several[0], window // 2 * several[1]
-
-
-def ceil_div(side: int, window: int) -> int:
-    """Return the number of windows that cover a side.
-
-    No negative number is divided (as in `-(-side // window)`), because ONNX rounds those the other way.
-    """
-    return (side + window - 1) // window
 
 
 def _statically_known_true(fact: bool) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from ropevit.kernels.windows import ceil_div
+from ropevit.arithmetic import ceil_div
 from ropevit.models.positions import PositionEmbedding
 from ropevit.rope.scaling import Scaling, parse_scaling
 from ropevit.rope.types import ROPE_TYPES

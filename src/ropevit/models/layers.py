@@ -250,19 +250,19 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Float[Tensor, "B ..."], rows: SequenceIds | None = None) -> Float[Tensor, "B ..."]:
+    def forward(self, x: Float[Tensor, "B ..."], sequences: SequenceIds | None = None) -> Float[Tensor, "B ..."]:
         """Drop the branch of whole images; the identity in eval mode.
 
         Args:
             x: One image per row, or packed images.
-            rows: Image index of each token of a packed batch.
+            sequences: Image index of each token of a packed batch.
         """
         if not self.training or self.rate == 0:
             return x
-        images = x.shape[0] if rows is None else rows.num_images
+        images = x.shape[0] if sequences is None else sequences.num_images
         keep = torch.rand(images, *(1,) * (x.ndim - 1), device=x.device) >= self.rate
-        if rows is not None:
-            keep = keep[rows.sequence_ids.clamp(min=0)].squeeze(-1)
+        if sequences is not None:
+            keep = keep[sequences.sequence_ids.clamp(min=0)].squeeze(-1)
         return x * (keep / (1 - self.rate)).to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -322,22 +322,22 @@ class Block(nn.Module):
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
         frequencies: Float[Tensor, "ndim *a P"] | None = None,
-        rows: SequenceIds | None = None,
+        sequences: SequenceIds | None = None,
         partition: WindowPartition | None = None,
         grid: tuple[int, int] | None = None,
         *,
         jitter: Float[Tensor, "2 2"] | None = None,
     ) -> Float[Tensor, "B n C"]:
-        """Apply attention (within each image if `rows` is given, within windows if `partition` is), then the MLP."""
-        mask, patches = (None, None) if rows is None else (rows.mask, rows.patches)
+        """Apply attention (of each image if `sequences` is given, of windows if `partition` is), then the MLP."""
+        mask, patches = (None, None) if sequences is None else (sequences.mask, sequences.patches)
         mixed = self.norm1(x)
-        mixed = mixed if rows is None else zero_nonfinite_tokens(mixed, rows)
+        mixed = mixed if sequences is None else zero_nonfinite_tokens(mixed, sequences)
         if partition is None:
             mixed = self.attn(mixed, positions, frequencies, mask, grid, jitter=jitter, patches=patches)
         else:
             mixed = attend_in_windows(partition, self.attn, mixed, frequencies, jitter)
-        x = x + self.drop_path(scale(mixed, self.gamma_1), rows)
-        return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2), rows)
+        x = x + self.drop_path(scale(mixed, self.gamma_1), sequences)
+        return x + self.drop_path(scale(self.mlp(self.norm2(x)), self.gamma_2), sequences)
 
 
 def scale(x: Float[Tensor, "... C"], gamma: Float[Tensor, "C"] | None) -> Float[Tensor, "... C"]:

@@ -54,7 +54,7 @@ class PackedBatch(NamedTuple):
         """Move the batch to a device."""
         return PackedBatch(*(field.to(device, non_blocking=True) for field in self))
 
-    def rows(self) -> SequenceIds:
+    def sequences(self) -> SequenceIds:
         """Return image indices and the block-diagonal attention mask."""
         mask = self.sequence_ids.unsqueeze(2) == self.sequence_ids.unsqueeze(1)
         return SequenceIds(self.sequence_ids, mask.unsqueeze(1), self.starts.shape[0], patches=self.prefix < 0)
@@ -290,12 +290,12 @@ def encode_isolated(
     return features.masked_fill(belongs_to(damaged, packed), 0), damaged
 
 
-def zero_nonfinite_tokens(x: Float[Tensor, "R L C"], rows: SequenceIds) -> Float[Tensor, "R L C"]:
+def zero_nonfinite_tokens(x: Float[Tensor, "R L C"], sequences: SequenceIds) -> Float[Tensor, "R L C"]:
     """Set tokens with infinite or NaN values to 0, if images share rows of the batch.
 
     In attention a masked key still contributes 0 times its value, which is NaN for a non-finite value.
     """
-    return x.masked_fill(~x.isfinite().all(-1, keepdim=True), 0) if rows.shared else x
+    return x.masked_fill(~x.isfinite().all(-1, keepdim=True), 0) if sequences.shared else x
 
 
 def belongs_to(images: Bool[Tensor, "B"], packed: PackedBatch) -> Bool[Tensor, "R L 1"]:

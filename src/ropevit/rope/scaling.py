@@ -37,12 +37,12 @@ class GridSizes(NamedTuple):
     """Numbers of tokens along x and y that attend to each other: now, and in training."""
 
     current: Float[Tensor, "2"]
-    reference: Float[Tensor, "2"]
+    trained: Float[Tensor, "2"]
 
 
 def scale_factors(grids: GridSizes) -> Float[Tensor, "2"]:
     """Compute the scale along x and y, at least 1."""
-    return (grids.current / grids.reference).clamp(min=1)
+    return (grids.current / grids.trained).clamp(min=1)
 
 
 @runtime_checkable
@@ -56,9 +56,9 @@ class ScalingMethod(Protocol):
         ...
 
 
-def per_axis(per_axis: Float[Tensor, "2"], frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "2 *ones"]:
+def _expand_axes(values: Float[Tensor, "2"], frequencies: Float[Tensor, "2 *A P"]) -> Float[Tensor, "2 *ones"]:
     """Reshape one number per axis so that it broadcasts against frequencies."""
-    return per_axis.to(frequencies.dtype).reshape(-1, *[1] * (frequencies.ndim - 1))
+    return values.to(frequencies.dtype).reshape(-1, *[1] * (frequencies.ndim - 1))
 
 
 def multiply_attention_factor(inputs: RotaryInputs, factor: Float[Tensor, ""]) -> RotaryInputs:
@@ -79,7 +79,7 @@ class LinearScaling:
 
     def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Divide the frequencies."""
-        return inputs._replace(frequencies=inputs.frequencies / per_axis(scale_factors(grids), inputs.frequencies))
+        return inputs._replace(frequencies=inputs.frequencies / _expand_axes(scale_factors(grids), inputs.frequencies))
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class NormalizedCoordinates:
 
     def __call__(self, inputs: RotaryInputs, grids: GridSizes) -> RotaryInputs:
         """Divide the frequencies."""
-        scale = grids.current / grids.reference
+        scale = grids.current / grids.trained
         if self.by != "separate":
             scale = (scale.amax() if self.by == "max" else scale.amin()).expand(2)
-        return inputs._replace(frequencies=inputs.frequencies / per_axis(scale, inputs.frequencies))
+        return inputs._replace(frequencies=inputs.frequencies / _expand_axes(scale, inputs.frequencies))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class NTKScaling:
         slowness = (fastest / magnitudes.maximum(self.floor * fastest)).log()
         exponent = slowness / slowness.amax(-1, keepdim=True).clamp(min=1e-6)
         return inputs._replace(
-            frequencies=inputs.frequencies * per_axis(scale_factors(grids), inputs.frequencies) ** -exponent
+            frequencies=inputs.frequencies * _expand_axes(scale_factors(grids), inputs.frequencies) ** -exponent
         )
 
 
@@ -177,9 +177,9 @@ class NTKByParts:
 def ntk_by_parts(inputs: RotaryInputs, grids: GridSizes, slow: float, fast: float) -> RotaryInputs:
     """Interpolate each pair by the number of turns that it makes over the trained grid; see `NTKByParts`."""
     frequencies = inputs.frequencies
-    turns = magnitude(frequencies * per_axis(grids.reference, frequencies)) / (2 * math.pi)
+    turns = magnitude(frequencies * _expand_axes(grids.trained, frequencies)) / (2 * math.pi)
     kept = ((turns - slow) / (fast - slow)).clamp(0, 1)
-    change = frequencies / per_axis(scale_factors(grids), frequencies) - frequencies
+    change = frequencies / _expand_axes(scale_factors(grids), frequencies) - frequencies
     return inputs._replace(frequencies=frequencies + change * (1 - kept))
 
 
@@ -281,7 +281,7 @@ def apply_jitter(inputs: RotaryInputs, grids: GridSizes, jitter: Float[Tensor, "
     """Apply a sample of `CoordinateJitter`: shift the positions, stretch the frequencies."""
     positions = inputs.positions + jitter[0] * grids.current / 2
     return inputs._replace(
-        positions=positions, frequencies=inputs.frequencies * per_axis(jitter[1], inputs.frequencies)
+        positions=positions, frequencies=inputs.frequencies * _expand_axes(jitter[1], inputs.frequencies)
     )
 
 

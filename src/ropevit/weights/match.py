@@ -10,7 +10,7 @@ from ropevit.models.architectures import ARCHITECTURES, Config, Model, architect
 from ropevit.models.layers import resize_embedding, resize_time
 from ropevit.models.positions import is_published
 from ropevit.models.registry import MODELS
-from ropevit.models.windows import resize_bias
+from ropevit.models.swin.attention import resize_bias
 from ropevit.rope import DISTANCE_BIAS_TYPES
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from ropevit.cli import main
-from ropevit.models.windows import relative_index
+from ropevit.models.swin.attention import relative_index
 from ropevit.tasks.dense.evaluation import check_metadata
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.convert import convert_detector

@@ -11,10 +11,10 @@ from ropevit.models.base import BaseModel, ConfigT
 from ropevit.models.config import as_pair
 from ropevit.models.layers import resize_embedding
 from ropevit.models.swin import Swin, SwinConfig
+from ropevit.models.swin.attention import resize_bias
 from ropevit.models.swin.config import paper_window
 from ropevit.models.swin.model import Stage, SwinBlock
 from ropevit.models.vit import ViT, ViTConfig
-from ropevit.models.windows import resize_bias
 from ropevit.weights.layouts import to_ours
 from ropevit.weights.match import check_rotation, check_shapes, drop_fixed
 from ropevit.weights.parse import parse_checkpoint

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ropevit.kernels.windows import ceil_div
+from ropevit.arithmetic import ceil_div
 from ropevit.models.config import ModelConfig, as_pair
 from ropevit.models.positions import SWIN_EMBEDDINGS
 from ropevit.models.rotary import check_rotation

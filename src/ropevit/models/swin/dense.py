@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ropevit.kernels.windows import ceil_div
+from ropevit.arithmetic import ceil_div
 from ropevit.models.backbone import (
     Backbone,
     Maps,
@@ -16,7 +16,7 @@ from ropevit.models.backbone import (
 )
 from ropevit.models.pyramid import zero_padding
 from ropevit.models.swin import Swin, SwinConfig
-from ropevit.models.windows import WindowAttention
+from ropevit.models.swin.attention import WindowAttention
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ropevit.kernels.windows import ceil_div, pad_or_crop, window_shift
+from ropevit.arithmetic import ceil_div
+from ropevit.kernels.windows import pad_or_crop, window_shift
 from ropevit.models.base import BaseModel
 from ropevit.models.layers import DropPath, Mlp, init_linear, resize_embedding
 from ropevit.models.packed import embed_images
 from ropevit.models.rotary import apply_scaling, make_block_rope, make_distance_bias, make_shared_rope
 from ropevit.models.sizes import check_floats
+from ropevit.models.swin.attention import WindowAttention
 from ropevit.models.swin.config import SwinConfig
-from ropevit.models.windows import WindowAttention
 from ropevit.rope import DistanceBias, LearnedRope
 
 

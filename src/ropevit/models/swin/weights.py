@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ropevit.kernels.windows import ceil_div, make_mask
+from ropevit.arithmetic import ceil_div
+from ropevit.kernels.windows import make_mask
 from ropevit.models.positions import SWIN_EMBEDDINGS
 from ropevit.models.state_dict import (
     InferredModel,
@@ -24,8 +25,8 @@ from ropevit.models.state_dict import (
     positions_with,
     rope_parameters,
 )
+from ropevit.models.swin.attention import relative_index
 from ropevit.models.swin.config import SwinConfig
-from ropevit.models.windows import relative_index
 from ropevit.rope import axial_frequencies, grid_positions
 
 _BLOCKS = r"layers\.(\d+)\.blocks\."

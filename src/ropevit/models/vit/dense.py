@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ropevit.kernels.windows import ceil_div
+from ropevit.arithmetic import ceil_div
 from ropevit.models.backbone import (
     Backbone,
     Maps,

@@ -156,7 +156,7 @@ class ViT(BaseModel[ViTConfig]):
         self,
         x: Float[Tensor, "B n C"],
         positions: Float[Tensor, "*b N ndim"],
-        rows: SequenceIds | None = None,
+        sequences: SequenceIds | None = None,
         partitions: Sequence[WindowPartition | None] | None = None,
         grid: tuple[int, int] | None = None,
     ) -> Iterator[Float[Tensor, "B n C"]]:
@@ -165,7 +165,7 @@ class ViT(BaseModel[ViTConfig]):
         Args:
             x: Tokens, prefix first.
             positions: Positions of the patches.
-            rows: Image index of each token and attention mask; None for one whole image per row.
+            sequences: Image index of each token and attention mask; None for one whole image per row.
             partitions: Window partition of each block, or None for global attention.
             grid: Rows and columns of the tokens; used by a relative bias only.
         """
@@ -174,18 +174,21 @@ class ViT(BaseModel[ViTConfig]):
         for block, partition in zip(self.blocks, partitions or [None] * len(self.blocks), strict=True):
             if self.grad_checkpointing and self.training:
                 x = checkpoint(
-                    block, x, positions, frequencies, rows, partition, grid, jitter=jitter, use_reentrant=False
+                    block, x, positions, frequencies, sequences, partition, grid, jitter=jitter, use_reentrant=False
                 )  # pyright: ignore[reportAssignmentType]
             else:
-                x = block(x, positions, frequencies, rows, partition, grid, jitter=jitter)
+                x = block(x, positions, frequencies, sequences, partition, grid, jitter=jitter)
             yield x
 
     def encode(
-        self, tokens: Float[Tensor, "B n C"], positions: Float[Tensor, "*b N ndim"], rows: SequenceIds | None = None
+        self,
+        tokens: Float[Tensor, "B n C"],
+        positions: Float[Tensor, "*b N ndim"],
+        sequences: SequenceIds | None = None,
     ) -> Float[Tensor, "B n C"]:
         """Run all blocks and the final norm, unless that follows the pooling."""
         x = tokens
-        for x in self.run_blocks(tokens, positions, rows):  # noqa: B007
+        for x in self.run_blocks(tokens, positions, sequences):  # noqa: B007
             pass
         return self.norm_tokens(x)
 
@@ -284,7 +287,7 @@ class ViT(BaseModel[ViTConfig]):
     def encode_packed(self, packed: PackedBatch) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
         """Return all tokens of a packed batch after the final norm (0 for non-finite images), and non-finite images."""
         self.check_packable()
-        rest = self.place_packed(packed), packed.rows()
+        rest = self.place_packed(packed), packed.sequences()
         return encode_isolated(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
 
     def forward_packed_features(self, packed: PackedBatch) -> Float[Tensor, "R L C"]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from ropevit.kernels.windows import ceil_div
+from ropevit.arithmetic import ceil_div
 
 #: Inference mode for an image larger than those of the training: whole; in tiles of the training size, each on its
 #: own; or resized to the training size.

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from ropevit.arithmetic import ceil_div
 from ropevit.data.coco import Boxes, CocoSource
 from ropevit.data.loading import EvalReader, TrainReader, batches, eval_keys, train_keys
 from ropevit.data.order import TrainOrder
 from ropevit.extras import require
-from ropevit.kernels.windows import ceil_div
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
 from ropevit.tasks.detect.levels import padding_mask

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ropevit.models.backbone import Backbone
 from ropevit.models.dense import DenseSwin, DenseSwinConfig, DenseViT, DenseViTConfig
-from ropevit.models.windows import relative_index
+from ropevit.models.swin.attention import relative_index
 from ropevit.text import join_names
 from ropevit.weights.errors import WeightsError
 

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from ropevit.arithmetic import ceil_div
 from ropevit.kernels import window_attention
 from ropevit.kernels.windows import (
     attend,
     attention_bias,
     batched_roll,
-    ceil_div,
     pad_or_crop,
     per_image_mask,
     per_image_shifts,
