@@ -136,11 +136,11 @@ def _batch_stats(model: BaseModel[Any], images: Float[Tensor, "B c H W"], querie
     size = (images.shape[2], images.shape[3])
 
     def add_layer(call: AttentionCall) -> None:
-        place, (values, uniform, count) = TokenGrid.of(call), _mean_over_queries(call, queries, seed)
+        token_grid, (values, uniform, count) = TokenGrid.of(call), _mean_over_queries(call, queries, seed)
         distance, entropy, prefix = values.cpu().numpy()
         layers.append(
             LayerStats(
-                **{"name": call.name, "size": size, "grid": place.grid, "stride": strides[call.name]},
+                **{"name": call.name, "size": size, "grid": token_grid.grid, "stride": strides[call.name]},
                 windowed=isinstance(call.layer, WindowAttention),
                 images=len(images),
                 queries=count,
@@ -225,18 +225,22 @@ def _mean_over_queries(
     Returns:
         Means for each head, means of uniform attention, and the number of queries.
     """
-    place = TokenGrid.of(call)
-    candidates = place.valid.any(0).nonzero().squeeze(1).cpu()
+    token_grid = TokenGrid.of(call)
+    candidates = token_grid.valid.any(0).nonzero().squeeze(1).cpu()
     drawn = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:most]
-    queries = candidates[drawn.sort().values].to(place.positions.device)
-    distances = torch.cdist(place.positions[queries], place.positions)
+    queries = candidates[drawn.sort().values].to(token_grid.positions.device)
+    distances = torch.cdist(token_grid.positions[queries], token_grid.positions)
     sums = torch.zeros(3, call.q.shape[1], dtype=torch.float64, device=queries.device)
     uniform, count = torch.zeros_like(sums[:, 0]), 0
     for rows in call.row_chunks(len(queries)):
-        valid = place.valid[rows % len(place.valid)][:, queries].unsqueeze(1)
-        scores = call.scores(rows, queries + place.prefix)
-        equal = torch.zeros_like(scores[:, :1]).masked_fill(call.masked(rows, queries + place.prefix), float("-inf"))
-        found, flat = (query_stats(each, distances, place.prefix).masked_fill(~valid, 0) for each in (scores, equal))
+        valid = token_grid.valid[rows % len(token_grid.valid)][:, queries].unsqueeze(1)
+        scores = call.scores(rows, queries + token_grid.prefix)
+        equal = torch.zeros_like(scores[:, :1]).masked_fill(
+            call.masked(rows, queries + token_grid.prefix), float("-inf")
+        )
+        found, flat = (
+            query_stats(each, distances, token_grid.prefix).masked_fill(~valid, 0) for each in (scores, equal)
+        )
         sums += found.double().sum((1, 3))
         uniform += flat.double().sum((1, 2, 3))
         count += int(valid.sum())

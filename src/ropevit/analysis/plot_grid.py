@@ -57,9 +57,9 @@ class PlotGrid:
     def add_colorbar(self, image: Any, label: str) -> None:
         """Add a color bar at the top right."""
         width, height = self.figure.get_size_inches()
-        place = self.figure.add_axes(((width - 1.75) / width, 1 - 0.5 / height, 1.6 / width, 0.1 / height))
+        colorbar_axes = self.figure.add_axes(((width - 1.75) / width, 1 - 0.5 / height, 1.6 / width, 0.1 / height))
         with require("matplotlib", "figures").rc_context(RC):
-            bar = self.figure.colorbar(image, cax=place, orientation="horizontal")
+            bar = self.figure.colorbar(image, cax=colorbar_axes, orientation="horizontal")
         bar.ax.tick_params(labelsize=6.5, length=2, pad=1)
         bar.outline.set_visible(False)
         bar.ax.set_title(label, fontsize=6.5, color="#777777", pad=2)
@@ -86,8 +86,8 @@ def plot_grid(rows: Sequence[PlotRow], title: str, label: str, caption: str) -> 
         figure.text(0.15 / width, 1 - 0.44 / height, label, fontsize=9, va="center", color="#555555")
         figure.text(0.15 / width, 0.1 / height, "\n".join(below), fontsize=8, color="#555555", va="bottom")
     centers = [_cell_centers(row, sum(lines[:index]), columns, rise) for index, row in enumerate(rows)]
-    for row, places in zip(rows, centers, strict=True):
-        _label_row(axes, row, places, 6.5 if columns < _MAX_COLUMNS else 5.6)
+    for row, row_centers in zip(rows, centers, strict=True):
+        _label_row(axes, row, row_centers, 6.5 if columns < _MAX_COLUMNS else 5.6)
     return PlotGrid(figure, axes, centers, inches)
 
 
@@ -102,15 +102,15 @@ def _choose_columns(cells: Sequence[int]) -> int:
 
 def _cell_centers(row: PlotRow, first: int, columns: int, rise: float) -> list[tuple[float, float]]:
     """Return the cell centers of a row that starts at a line; lines are `rise` apart."""
-    places = [divmod(cell, columns) for cell in range(len(row.cells))]
+    cells = [divmod(cell, columns) for cell in range(len(row.cells))]
     return [
         ((column + 0.5) * _CELL_SPACING, 1 + (_CELL_SPACING - 2) / 2 - (first + line + 1) * rise)
-        for line, column in places
+        for line, column in cells
     ]
 
 
-def _label_row(axes: Any, row: PlotRow, places: Sequence[tuple[float, float]], size: float) -> None:
+def _label_row(axes: Any, row: PlotRow, centers: Sequence[tuple[float, float]], size: float) -> None:
     """Write the label of a row beside it, and those of its cells above them."""
-    axes.text(-0.1, places[0][1], textwrap.fill(row.label, 19), fontsize=8, ha="right", va="center")
-    for text, (x, y) in zip(row.cells, places, strict=True):
+    axes.text(-0.1, centers[0][1], textwrap.fill(row.label, 19), fontsize=8, ha="right", va="center")
+    for text, (x, y) in zip(row.cells, centers, strict=True):
         axes.text(x - 1, y + 1.015, text, fontsize=size, color="#777777", ha="left", va="bottom")

@@ -56,7 +56,7 @@ def grid_around(radius: int) -> Float[np.ndarray, "2 S S"]:
 
 
 def least_squares(
-    frequencies: Float[np.ndarray, "2 *A P"], points: Sequence[tuple[int, int]], places: Float[np.ndarray, "2 S S"]
+    frequencies: Float[np.ndarray, "2 *A P"], points: Sequence[tuple[int, int]], positions: Float[np.ndarray, "2 S S"]
 ) -> Float[np.ndarray, "*A S S"]:
     """Reconstruct a sum of points from a few frequencies.
 
@@ -67,16 +67,16 @@ def least_squares(
     Args:
         frequencies: Radians per patch; row 0 for x, row 1 for y.
         points: (x, y) in patches.
-        places: Where to evaluate it, (x, y) in patches.
+        positions: Where to evaluate it, (x, y) in patches.
 
     Returns:
         Values; a single point has value 1 at its position.
 
     Source: Heo et al. 2024 (arXiv:2403.13298), Fig. 1, from its description; frequencies are not weighted.
     """
-    spots = np.array(points, dtype=np.float64).T
-    coefficient = np.exp(-1j * np.tensordot(frequencies, spots, (0, 0))).sum(-1)
-    waves = np.exp(1j * np.tensordot(frequencies, places, (0, 0)))
+    point_positions = np.array(points, dtype=np.float64).T
+    coefficient = np.exp(-1j * np.tensordot(frequencies, point_positions, (0, 0))).sum(-1)
+    waves = np.exp(1j * np.tensordot(frequencies, positions, (0, 0)))
     return (coefficient[..., None, None] * waves).real.mean(-3)
 
 
@@ -94,17 +94,19 @@ def reconstruction(model: nn.Module, points: Sequence[tuple[int, int]] = POINTS)
         raise ValueError("got no points; give at least one, such as (3, 3)")
     layers = rotated_layers(model)
     radius = max(_RADIUS, 2 + max(abs(side) for point in points for side in point))
-    places, theta = grid_around(radius), find_body(model).config.default_theta("axial")
+    positions, theta = grid_around(radius), find_body(model).config.default_theta("axial")
     axial = axial_frequencies(2 * layers[0].frequencies.shape[-1], theta).double().numpy()
-    target = np.zeros(places.shape[1:])
+    target = np.zeros(positions.shape[1:])
     for x, y in points:
         target[y + radius, x + radius] = 1
     return Reconstruction(
         points=tuple(points),
         target=target,
-        axial=least_squares(axial, points, places),
+        axial=least_squares(axial, points, positions),
         theta=theta,
-        layers=tuple(LayerHeads(name, least_squares(f.double().numpy(), points, places)[None]) for name, f in layers),
+        layers=tuple(
+            LayerHeads(name, least_squares(f.double().numpy(), points, positions)[None]) for name, f in layers
+        ),
     )
 
 
@@ -173,9 +175,9 @@ def contrast(data: Reconstruction, image: Float[np.ndarray, "S S"]) -> Contrast:
     """Compare a reconstructed image at its points with the rest of it."""
     rest = np.where(data.target > 0, -np.inf, image)
     y, x = np.unravel_index(rest.argmax(), rest.shape)
-    spots = np.array(data.points) + data.radius
+    point_positions = np.array(data.points) + data.radius
     crossings = np.zeros_like(data.target, dtype=bool)
-    crossings[np.ix_(spots[:, 1], spots[:, 0])] = True
+    crossings[np.ix_(point_positions[:, 1], point_positions[:, 0])] = True
     crossings &= data.target == 0
     return Contrast(
         lowest=float(image[data.target > 0].min()),

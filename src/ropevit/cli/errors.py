@@ -88,8 +88,10 @@ def _reword(message: str) -> str:
     """Replace the wording of tyro, if it is known."""
     for pattern, ours in _WORDING:
         if found := re.fullmatch(pattern, message):
-            told = found.expand(ours)
-            return next((told.replace(name, plain) for name, plain in _TYPES.items() if told.endswith(name)), told)
+            message = found.expand(ours)
+            return next(
+                (message.replace(name, plain) for name, plain in _TYPES.items() if message.endswith(name)), message
+            )
     return message
 
 

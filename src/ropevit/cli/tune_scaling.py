@@ -65,7 +65,7 @@ def print_result(console: Console, result: TuneResult) -> None:
     """Print the methods with their scores, the gain of the chosen one, and what to do."""
     search, choice = result.search, result.choice
     ranked = sorted(search.trials, key=lambda trial: -trial.score)
-    shown = [trial for place, trial in enumerate(ranked) if place < _SHOWN or trial.scaling == search.baseline]
+    shown = [trial for rank, trial in enumerate(ranked) if rank < _SHOWN or trial.scaling == search.baseline]
     title = f"{choice.metric} (%) on the {choice.images_chosen_on} images of the choice, of {len(ranked)} methods"
     print_line(console, title)
     table = Table(box=box.SIMPLE_HEAD)

@@ -101,13 +101,13 @@ def open_ade(root: Path | str, split: Literal["train", "val"]) -> AdeSource:
 def list_ade(root: Path | str, split: str) -> AdeSource:
     """List the images of a split without checking them."""
     root, folder = Path(root).expanduser(), FOLDERS[split]
-    place = root / "images" / folder
-    names, others = list_images(place) if place.is_dir() else ImageListing([], Counter())
+    image_folder = root / "images" / folder
+    names, others = list_images(image_folder) if image_folder.is_dir() else ImageListing([], Counter())
     if not names:
         lacking = undecodable(others)
         wanted = f"no installed decoder reads {lacking}" if lacking else "expected those of ADE20K, as it unpacks"
-        raise ValueError(f"found no images in {place}; {wanted}")
-    warn_undecodable(place, others)
+        raise ValueError(f"found no images in {image_folder}; {wanted}")
+    warn_undecodable(image_folder, others)
     classes = read_classes(root)
     return AdeSource(
         name=f"ade/{split}",

@@ -66,7 +66,7 @@ class CocoSource:
     folder: Path
     images: tuple[tuple[int, str, int, int], ...]
     """Id, file name, height and width of each image."""
-    first: Int64[np.ndarray, "_"]
+    box_starts: Int64[np.ndarray, "_"]
     """Index of each image's first box, and the total number of boxes at the end."""
     boxes: Float32[np.ndarray, "n 4"]
     labels: Int64[np.ndarray, "n"]
@@ -90,7 +90,7 @@ class CocoSource:
         if fitting is None:
             where = size_mismatch(image_id, image.size, (width, height))
             raise refuse(Fault("wrong size", str(self.folder / name), where))
-        own = slice(self.first[index], self.first[index + 1])
+        own = slice(self.box_starts[index], self.box_starts[index + 1])
         return transpose(image, fitting), Boxes(self.boxes[own], self.labels[own], image_id)
 
     def describe(self, index: int) -> str:
@@ -140,7 +140,7 @@ def open_coco(root: Path | str, split: Literal["train", "val"], *, keep_empty: b
         dropped=tuple(dropped),
         folder=folder,
         images=tuple((i, *(file.images[i][key] for key in ("file_name", "height", "width"))) for i in kept),
-        first=np.cumsum([0, *(len(rows[image_id]) for image_id in kept)], dtype=np.int64),
+        box_starts=np.cumsum([0, *(len(rows[image_id]) for image_id in kept)], dtype=np.int64),
         boxes=np.array([box for box, _ in flat], dtype=np.float32).reshape(-1, 4),
         labels=np.array([categories.index(category) for _, category in flat], dtype=np.int64),
     )

@@ -65,7 +65,7 @@ def install_advice(suffix: str) -> str | None:
 
 def install_advice_by_content(beginning: bytes) -> str | None:
     """Return which decoder a file needs, by its first bytes; None if the format is not known."""
-    for place, expected, suffix in _BEGINNINGS:
-        if beginning[place : place + len(expected)] == expected and (needed := install_advice(suffix)):
+    for offset, expected, suffix in _BEGINNINGS:
+        if beginning[offset : offset + len(expected)] == expected and (needed := install_advice(suffix)):
             return f"{suffix[1:].upper()}: {needed}"
     return None

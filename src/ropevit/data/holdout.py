@@ -28,14 +28,14 @@ def held_out(contents: Sequence[Hashable], label: int) -> list[bool]:
     wanted = max(1, round(VAL_FRACTION * len(contents)))
     ranks = torch.randperm(len(contents), generator=make_generator("folder", "split", label)).tolist()
     copies: dict[Hashable, list[int]] = {}
-    for _, place in sorted(zip(ranks, range(len(contents)), strict=True)):
-        copies.setdefault(contents[place], []).append(place)
+    for _, index in sorted(zip(ranks, range(len(contents)), strict=True)):
+        copies.setdefault(contents[index], []).append(index)
     chosen: set[int] = set()
-    for places in copies.values():
-        if len(chosen) + len(places) <= wanted:
-            chosen.update(places)
+    for indices in copies.values():
+        if len(chosen) + len(indices) <= wanted:
+            chosen.update(indices)
     chosen = chosen or set(min(copies.values(), key=len))
-    return [place in chosen for place in range(len(contents))]
+    return [index in chosen for index in range(len(contents))]
 
 
 def _file_contents(files: Sequence[Path]) -> list[Hashable]:

@@ -55,7 +55,7 @@ def _content_parts(source: Any) -> ContentParts:
             return ContentParts(names, [source.labels], [*(index.sizes for index in indices), *ends])
         case CocoSource():
             facts = [repr(source.images).encode(), repr(source.category_ids).encode()]
-            return ContentParts(facts, [source.first, source.boxes, source.labels], file_parts(source))
+            return ContentParts(facts, [source.box_starts, source.boxes, source.labels], file_parts(source))
         case AdeSource():
             return ContentParts(
                 map(str.encode, source.files), file_parts(source, source.label_file), file_parts(source)

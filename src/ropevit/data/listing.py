@@ -113,18 +113,18 @@ def find_images(paths: Sequence[Path]) -> list[ImageFile]:
     Raises:
         ValueError: If a path does not exist, or a folder has no images.
     """
-    if missing := [str(place) for place in paths if not place.exists()]:
+    if missing := [str(path) for path in paths if not path.exists()]:
         raise ValueError(f"no image file or folder at {join_names(missing)}; check the path")
     files = []
-    for place in paths:
-        if not place.is_dir():
-            files.append(ImageFile(place, place.name))
+    for path in paths:
+        if not path.is_dir():
+            files.append(ImageFile(path, path.name))
             continue
-        names, others = list_images(place)
+        names, others = list_images(path)
         if not names:
-            raise ValueError(f"found no images in {place}; {_expected_files(others)}, at any depth")
-        warn_undecodable(place, others)
-        files += [ImageFile(place / name, Path(name).as_posix()) for name in names]
+            raise ValueError(f"found no images in {path}; {_expected_files(others)}, at any depth")
+        warn_undecodable(path, others)
+        files += [ImageFile(path / name, Path(name).as_posix()) for name in names]
     return files
 
 

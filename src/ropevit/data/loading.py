@@ -172,14 +172,14 @@ def read_next_readable(source: Readable, index: int) -> tuple[tuple[Image.Image,
     bad: list[int] = []
     why = ""
     for ahead in range(_MAX_CONSECUTIVE_BAD):
-        place = (index + ahead) % len(source)
+        candidate = (index + ahead) % len(source)
         try:
-            return source.read(place), bad
+            return source.read(candidate), bad
         except RefusedError:
             raise
         except UNREADABLE as error:
             why = reason(error)
-            bad.append(SkippedIndex(place, why))
+            bad.append(SkippedIndex(candidate, why))
     first, last = source.describe(bad[0]), source.describe(bad[-1])
     raise TooManyBadError(
         f"{_MAX_CONSECUTIVE_BAD} images in a row cannot be read, {first} to {last} ({why}); "

@@ -100,8 +100,8 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as files hold them."""
         defaults = {field.name: field.default for field in fields(self) if field.name in self.later_fields}
-        left_out = {name for name, default in defaults.items() if getattr(self, name) == default}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        omitted = {name for name, default in defaults.items() if getattr(self, name) == default}
+        return {name: value for name, value in asdict(self).items() if name not in omitted}
 
     @property
     def multiple(self) -> int:

@@ -74,13 +74,13 @@ class RopeConvention:
             positions: Column and row of each patch, counted from 0.
             grid: Columns and rows of its image, in patches.
         """
-        places = positions + self.offset
+        shifted = positions + self.offset
         if self.coordinates == "index":
-            return places if self.offset else positions
+            return shifted if self.offset else positions
         if self.reference_grid is not None:
             rows, columns = self.reference_grid
-            return places / grid * torch.stack([grid.new_full((), columns), grid.new_full((), rows)])
-        return 2 * math.pi * (2 * ((places + 0.5) / self._side(grid)) - 1)
+            return shifted / grid * torch.stack([grid.new_full((), columns), grid.new_full((), rows)])
+        return 2 * math.pi * (2 * ((shifted + 0.5) / self._side(grid)) - 1)
 
     def _side(self, grid: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b _"]:
         """Return the number of patches by which the centers are divided."""

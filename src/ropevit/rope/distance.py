@@ -53,8 +53,8 @@ def log_offsets(positions: Float[Tensor, "*B n ndim"]) -> Float[Tensor, "*B n n 
 
     Source: Liu et al. 2022 (arXiv:2111.09883), Swin v2, Eq. 4.
     """
-    apart = offsets(positions)
-    return apart.sign() * (1 + apart.abs()).log2()
+    offset = offsets(positions)
+    return offset.sign() * (1 + offset.abs()).log2()
 
 
 def relative_log_distances(
@@ -126,12 +126,12 @@ def squared_distance_channels(
         Channels of the queries and of the keys: ndim + 2, in half precision twice as many.
     """
     middle = ((positions.amax(-2, keepdim=True) + positions.amin(-2, keepdim=True)) / 2).floor()
-    place = (positions - middle).unsqueeze(-3)
+    centered = (positions - middle).unsqueeze(-3)
     steepness = (slopes.square() / scale)[:, None, None]
-    ones = torch.full_like(place[..., :1], _CONSTANT) + 0 * steepness  # + 0 * steepness: one copy for each head
-    square = split_parts(-steepness * place.square().sum(-1, keepdim=True) / _CONSTANT, dtype)
-    linear = split_parts(2 * steepness * place, dtype)
-    count, each = len(square), (place + 0 * steepness).to(dtype)
+    ones = torch.full_like(centered[..., :1], _CONSTANT) + 0 * steepness  # + 0 * steepness: one copy for each head
+    square = split_parts(-steepness * centered.square().sum(-1, keepdim=True) / _CONSTANT, dtype)
+    linear = split_parts(2 * steepness * centered, dtype)
+    count, each = len(square), (centered + 0 * steepness).to(dtype)
     queries = [each] * count + [ones.to(dtype)] * count + square
     keys = linear + square + [ones.to(dtype)] * count
     return torch.cat(queries, dim=-1), torch.cat(keys, dim=-1)

@@ -54,11 +54,11 @@ def _few_images_warning(result: PanelResult, data: Mapping[str, Any]) -> str:
     images, size = data["test_images"], nearest_size(result)
     if result.panel != "zoom" or images >= _MIN_IMAGES:
         return ""
-    told = f"zoom: with {images} test images one image is {100 / images:.1f} points"
+    note = f"zoom: with {images} test images one image is {100 / images:.1f} points"
     if result.floor is not None:
-        told += f", and a model that learned nothing has {result.floor.scores[size]:.1f} % ({result.floor.name})"
+        note += f", and a model that learned nothing has {result.floor.scores[size]:.1f} % ({result.floor.name})"
     more = "" if data.get("name") in EMBEDDED else ": use more images"
-    return f"{told}; differences of a few points are not meaningful{more}."
+    return f"{note}; differences of a few points are not meaningful{more}."
 
 
 def _excluded_summary(result: PanelResult) -> str:

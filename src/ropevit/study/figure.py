@@ -116,8 +116,8 @@ def _draw_references(axes: Any, result: PanelResult) -> None:
         style = {"color": color, "linestyle": (0, dashes), "linewidth": 1.2}
         (lines[baseline.label],) = axes.plot(list(known), list(known.values()), **style)
     if lines:  # below the plot, where it covers no curve
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
-        axes.legend(lines.values(), lines, **place, fontsize=8, labelcolor="#555555", handlelength=3.5)
+        location = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
+        axes.legend(lines.values(), lines, **location, fontsize=8, labelcolor="#555555", handlelength=3.5)
 
 
 def _describe_variant(variant: Variant) -> str:

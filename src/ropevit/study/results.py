@@ -168,12 +168,12 @@ def panel_results(
     found = []
     for panel in dict.fromkeys(run["panel"] for run in runs):
         own = [run for run in runs if run["panel"] == panel]
-        kinds: dict[Any, dict[int, Any]] = {}
+        groups: dict[Any, dict[int, Any]] = {}
         for run in own:
-            kinds.setdefault((run["embedding"], describe_training(run)), {})[run["seed"]] = run
-        seeds = sorted({run["seed"] for run in own if all(run["seed"] in rows for rows in kinds.values())})
+            groups.setdefault((run["embedding"], describe_training(run)), {})[run["seed"]] = run
+        seeds = sorted({run["seed"] for run in own if all(run["seed"] in rows for rows in groups.values())})
         if seeds:
-            chosen = [[rows[seed] for seed in seeds] for rows in kinds.values()]
+            chosen = [[rows[seed] for seed in seeds] for rows in groups.values()]
             first = own[0]
             result = PanelResult(
                 panel=panel,
@@ -253,32 +253,32 @@ def overall_summary(results: Sequence[PanelResult]) -> str:
 
     "Sure" means at least three seeds, and every seed of the best above every seed of all others.
     """
-    places = [(result, size) for result in results for size in result.sizes if result.above_floor(size)]
-    at_and_above = [(result, size) for result, size in places if size >= result.train_size]
-    below = [(result, size) for result, size in places if size < result.train_size]
+    measurements = [(result, size) for result in results for size in result.sizes if result.above_floor(size)]
+    at_and_above = [(result, size) for result, size in measurements if size >= result.train_size]
+    below = [(result, size) for result, size in measurements if size < result.train_size]
     parts = [f"at the training size and above, {_most_often_best(at_and_above)}"] if at_and_above else []
     if below:
         parts.append(f"below {'it' if parts else 'the training size'}, {_most_often_best(below)}")
-    told = f"In short: {'; '.join(parts)}"
+    sentence = f"In short: {'; '.join(parts)}"
     seeds = min(len(result.seeds) for result in results)
     hint = "." if seeds >= _MIN_SEEDS else f"; with {seeds} seed{'s' * (seeds > 1)} that is a hint and no proof."
-    return told + hint
+    return sentence + hint
 
 
-def _most_often_best(places: Sequence[tuple[PanelResult, int]]) -> str:
+def _most_often_best(measurements: Sequence[tuple[PanelResult, int]]) -> str:
     """Name the embedding that has the highest mean most often among some sizes of some panels."""
-    best = Counter(curve.label for result, size in places for curve in _tied_best(result, size))
+    best = Counter(curve.label for result, size in measurements for curve in _tied_best(result, size))
     most = max(best.values())
     first, *others = [name for name, count in best.items() if count == most]
-    statistic = max(places, key=lambda place: len(place[0].seeds))[0].statistic
+    statistic = max(measurements, key=lambda measurement: len(measurement[0].seeds))[0].statistic
     if others:
         each = f"{', '.join((first, *others[:-1]))} and {others[-1]}"
-        return f"{each} have the highest {statistic} in {most} of {len(places)} measurements each"
-    told = f"{first} has the highest {statistic} in {most} of {len(places)} measurements"
-    if min(len(result.seeds) for result, _ in places) < _MIN_SEEDS:
-        return told
-    sure = sum(_clearly_best(result, size) == first for result, size in places)
-    return f"{told}, in {sure or 'none'} of them with every seed above every seed of all others"
+        return f"{each} have the highest {statistic} in {most} of {len(measurements)} measurements each"
+    sentence = f"{first} has the highest {statistic} in {most} of {len(measurements)} measurements"
+    if min(len(result.seeds) for result, _ in measurements) < _MIN_SEEDS:
+        return sentence
+    sure = sum(_clearly_best(result, size) == first for result, size in measurements)
+    return f"{sentence}, in {sure or 'none'} of them with every seed above every seed of all others"
 
 
 def _tied_best(result: PanelResult, size: int) -> list[EmbeddingScores]:
@@ -316,25 +316,25 @@ def nearest_size(result: PanelResult) -> int:
 def _compare_at_size(result: PanelResult, size: int) -> str:
     """Name the best embedding at a size, and those that it leads in every seed."""
     best, *others = result.ranked(size)
-    place = (
+    where = (
         "at the training size" if size == result.train_size else f"at {size / result.train_size:.3g}x the training size"
     )
-    place, best_score = f"{place} ({size} px)", format_score(best, size)
+    where, best_score = f"{where} ({size} px)", format_score(best, size)
     if not others:
-        return f"{place} {join_labels([best], size)} is alone"
+        return f"{where} {join_labels([best], size)} is alone"
     level = _tied_best(result, size)
     if len(level) > 1:
-        return f"{place} {join_labels(level, size)} are level at the top"
-    told = f"{place} {best.label} has the highest {result.statistic}, {best_score}"
+        return f"{where} {join_labels(level, size)} are level at the top"
+    sentence = f"{where} {best.label} has the highest {result.statistic}, {best_score}"
     if len(result.seeds) < _MIN_SEEDS:
-        return f"{told} (next: {others[0].label}, {format_score(others[0], size)})"
+        return f"{sentence} (next: {others[0].label}, {format_score(others[0], size)})"
     behind = [other for other in others if best.leads(other, size)]
     level = [other for other in others if other not in behind]
     if behind:
-        told += f", every seed above every seed of {join_labels(behind, size)}"
+        sentence += f", every seed above every seed of {join_labels(behind, size)}"
     if level:
-        told += f", but not apart from {join_labels(level, size)}"
-    return told
+        sentence += f", but not apart from {join_labels(level, size)}"
+    return sentence
 
 
 def join_labels(curves: Sequence[EmbeddingScores], size: int) -> str:

@@ -38,8 +38,8 @@ def hold_out(train: LabeledImages) -> tuple[LabeledImages, Halves]:
         ValueError: If there are too few images.
     """
     copies: dict[bytes, list[int]] = {}
-    for place, image in enumerate(train.images.cpu()):
-        copies.setdefault(image.numpy().tobytes(), []).append(place)
+    for index, image in enumerate(train.images.cpu()):
+        copies.setdefault(image.numpy().tobytes(), []).append(index)
     groups, labels = list(copies.values()), train.labels.tolist()
     left, parts = train.labels.bincount(minlength=len(train.classes)).tolist(), ([], [])
     wanted = round(_SHARE * len(train))
@@ -48,8 +48,8 @@ def hold_out(train: LabeledImages) -> tuple[LabeledImages, Halves]:
         taken = len(parts[0]) + len(parts[1])
         if taken + len(group) > wanted or any(left[label] <= len(group) for label in {labels[i] for i in group}):
             continue
-        for place in group:
-            left[labels[place]] -= 1
+        for member in group:
+            left[labels[member]] -= 1
         parts[len(parts[0]) > len(parts[1])].extend(group)
     if min(map(len, parts)) < MIN_IMAGES:
         raise ValueError(

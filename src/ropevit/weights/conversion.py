@@ -53,8 +53,10 @@ class ConvertReport:
         """Summarize the conversion, with everything that was dropped."""
         first = f"wrote {self.written} entries to {self.destination} ({self.layout[0]} to {self.layout[1]} layout)"
         names = "position", "width", "depth", "depths", "heads"
-        told = ", ".join(f"{name} {getattr(self.config, name)}" for name in names if hasattr(self.config, name))
-        return "\n".join([first, f"  model: {told}, theta {self.config.theta:g}", *grouped(self.dropped, "dropped")])
+        described = ", ".join(f"{name} {getattr(self.config, name)}" for name in names if hasattr(self.config, name))
+        return "\n".join(
+            [first, f"  model: {described}, theta {self.config.theta:g}", *grouped(self.dropped, "dropped")]
+        )
 
 
 def convert(
@@ -155,11 +157,15 @@ def _inferred_config(inferred: InferredModel, source: str, to: str) -> Config:
             "(--model NAME, or model=CONFIG in Python)"
         )
     positions = [name for name in inferred.positions if name != "none"]  # never published
-    kind = ARCHITECTURES[inferred.architecture].config
-    same = [config for config in MODELS.values() if type(config) is kind and config.width == inferred.fields["width"]]
+    config_class = ARCHITECTURES[inferred.architecture].config
+    same = [
+        config
+        for config in MODELS.values()
+        if type(config) is config_class and config.width == inferred.fields["width"]
+    ]
     heads = inferred.heads or next((config.heads for config in same), None)
-    told = {"heads": heads, "img_size": _made_for(inferred, source), **inferred.start, **inferred.fields}
-    configs = [kind(position=position, **told) for position in positions] if heads else []
+    known = {"heads": heads, "img_size": _made_for(inferred, source), **inferred.start, **inferred.fields}
+    configs = [config_class(position=position, **known) for position in positions] if heads else []
     same_file = to != "ropevit" and len({tuple(_derived_tables(config)) for config in configs}) == 1
     if not configs or (len(configs) > 1 and not same_file):
         known = f"with {heads} heads" if heads else f"nor how many heads share its {inferred.fields['width']} channels"

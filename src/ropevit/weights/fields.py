@@ -13,17 +13,17 @@ Config = TypeVar("Config")
 LARGEST = 2**20
 
 
-def from_json(kind: type[Config], stored: Any) -> Config:
+def from_json(cls: type[Config], stored: Any) -> Config:
     """Build a dataclass from JSON.
 
     Args:
-        kind: The dataclass.
+        cls: The dataclass.
         stored: Its fields by name; nested dataclasses as objects, tuples as lists.
 
     Raises:
         ValueError: If a field is unknown or missing, a value has a wrong type, or the dataclass rejects it.
     """
-    return kind(**check_values(kind, stored))
+    return cls(**check_values(cls, stored))
 
 
 def lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def lists_to_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def check_values(kind: type, stored: Any) -> dict[str, Any]:
+def check_values(cls: type, stored: Any) -> dict[str, Any]:
     """Check fields against their types, and convert lists to tuples.
 
     Raises:
@@ -39,7 +39,7 @@ def check_values(kind: type, stored: Any) -> dict[str, Any]:
     """
     if not isinstance(stored, dict):
         raise ValueError(f"got {short(stored)}; expected a dict of fields")
-    names = {field.name: field for field in fields(kind)}
+    names = {field.name: field for field in fields(cls)}
     unknown = sorted(stored.keys() - names.keys())
     missing = [
         name
@@ -48,7 +48,7 @@ def check_values(kind: type, stored: Any) -> dict[str, Any]:
     ]
     if unknown or missing:
         raise ValueError(f"got unknown fields {unknown}, and {missing} are missing")
-    types_of = get_type_hints(kind)
+    types_of = get_type_hints(cls)
     return {name: check_value(value, types_of[name], name) for name, value in stored.items()}
 
 
@@ -69,10 +69,12 @@ def check_value(value: Any, hint: Any, name: str) -> Any:
         if isinstance(option, type) and is_dataclass(option) and isinstance(value, dict):
             return from_json(option, value)  # its errors name the nested field
         if get_origin(option) is tuple and isinstance(value, list | tuple):
-            kinds = get_args(option)
-            kinds = (kinds[0],) * len(value) if kinds[1:] == (...,) else kinds
-            if len(kinds) == len(value):
-                return tuple(check_value(item, kind, name) for item, kind in zip(value, kinds, strict=True))
+            item_types = get_args(option)
+            item_types = (item_types[0],) * len(value) if item_types[1:] == (...,) else item_types
+            if len(item_types) == len(value):
+                return tuple(
+                    check_value(item, item_type, name) for item, item_type in zip(value, item_types, strict=True)
+                )
         elif get_origin(option) is Literal:
             if any(value is choice or (type(value) is type(choice) and value == choice) for choice in get_args(option)):
                 return value
@@ -116,9 +118,9 @@ WORDS = {
 def describe(hint: Any) -> str:
     """Describe the values of a type."""
     if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        items = dict.fromkeys(describe(kind) for kind in kinds if kind is not ...)
-        return f"a list{'' if ... in kinds else f' of {len(kinds)}'}, each {' or '.join(items)}"
+        item_types = get_args(hint)
+        items = dict.fromkeys(describe(item_type) for item_type in item_types if item_type is not ...)
+        return f"a list{'' if ... in item_types else f' of {len(item_types)}'}, each {' or '.join(items)}"
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(repr, get_args(hint)))}"
     return WORDS.get(hint, "a dict of fields")

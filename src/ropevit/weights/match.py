@@ -186,8 +186,8 @@ def check_shapes(
     if any(kinds.values()):
         listed = "; ".join(f"{len(names)} {kind}: {join_names(names)}" for kind, names in kinds.items() if names)
         head_alone = not {name for name in {**want, **shape} if want.get(name) != shape.get(name)} - set(HEAD)
-        told = explain_mismatch(parsed.inferred, parsed.state, config, head_alone)
-        raise WeightsError(f"{parsed.source} does not fit the model; {told} [{listed}]")
+        reasons = explain_mismatch(parsed.inferred, parsed.state, config, head_alone)
+        raise WeightsError(f"{parsed.source} does not fit the model; {reasons} [{listed}]")
 
 
 def check_rotation(config: Config, parsed: ParsedCheckpoint) -> None:

@@ -144,10 +144,10 @@ def stored_config(metadata: Mapping[str, str], inferred: InferredModel | None, s
             f"{source} holds a {name!r}, an architecture that this version does not have; load it with the version of "
             "ropevit that wrote it"
         )
-    kind = ARCHITECTURES[name].config
+    config_class = ARCHITECTURES[name].config
     stored = stored_json(metadata, "config", source)
-    known = {field.name for field in fields(kind)}
-    optional = _OPTIONAL_FIELDS | {*kind.later_fields}
+    known = {field.name for field in fields(config_class)}
+    optional = _OPTIONAL_FIELDS | {*config_class.later_fields}
     if not isinstance(stored, dict) or set(stored) | optional & known != known:
         given = set(stored) if isinstance(stored, dict) else set()
         unknown, missing = sorted(given - known), sorted(known - given - optional)
@@ -156,9 +156,9 @@ def stored_config(metadata: Mapping[str, str], inferred: InferredModel | None, s
             "load it with the version of ropevit that wrote it"
         )
     try:
-        values = check_values(kind, stored)
+        values = check_values(config_class, stored)
         _check_against_weights(values, name, inferred)
-        return kind(**values)
+        return config_class(**values)
     except (TypeError, ValueError, OverflowError) as error:
         raise WeightsError(f"the config in {source} is invalid: {first_line(error)}; save the model again") from error
 

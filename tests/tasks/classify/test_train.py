@@ -143,8 +143,8 @@ def test_correct_predictions_are_counted_by_class():
     seen = []
     result = tally(lambda _: next(answers), parts, 7, Communicator(), seen.append)
     assert result.images.tolist() == [1, 1, 1, 0, 0, 0, 2]
-    assert result.first.tolist() == [1, 0, 0, 0, 0, 0, 1]
-    assert result.several.tolist() == [1, 0, 1, 0, 0, 0, 1]
+    assert result.top1.tolist() == [1, 0, 0, 0, 0, 0, 1]
+    assert result.top5.tolist() == [1, 0, 1, 0, 0, 0, 1]
     assert result.scores() == {"top1": 40.0, "top5": 60.0}
     assert seen == [3, 5]
 

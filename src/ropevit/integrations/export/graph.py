@@ -104,6 +104,6 @@ def _refuse_remainders(graph: ir.Graph, multiple: int) -> None:
     tiled = ir.node("Mul", [patches.outputs[0], unit], name="size_tiled")
     checked = ir.node("Reshape", [images, tiled.outputs[0]], {"allowzero": 1}, name="size_check")
     checked.outputs[0].type, checked.outputs[0].shape = images.type, images.shape
-    for node, place in readers:
-        node.replace_input_with(place, checked.outputs[0])
+    for node, input_index in readers:
+        node.replace_input_with(input_index, checked.outputs[0])
     graph.insert_before(graph[0], [shape, patches, tiled, checked])

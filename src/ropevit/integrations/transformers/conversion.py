@@ -40,19 +40,19 @@ def from_ropevit(
     if auto not in CLASSES:
         raise ValueError(f"got {auto!r}; expected one of {', '.join(each.__name__ for each in CLASSES)}")
     plain = unwrap_model(model)
-    kind = CONFIGS.get(architecture(plain.config))
-    if kind is None:
+    config_class = CONFIGS.get(architecture(plain.config))
+    if config_class is None:
         raise ValueError(f"got a {type(plain).__name__}; expected a model of the architectures {', '.join(CONFIGS)}")
     own = plain.config.to_dict()
     number = own.pop("num_classes")
-    if own_fields := sorted(set(fields) & {*own, *kind.attribute_map, "num_labels", "id2label", "label2id"}):
+    if own_fields := sorted(set(fields) & {*own, *config_class.attribute_map, "num_labels", "id2label", "label2id"}):
         raise ValueError(
             f"got {', '.join(own_fields)}, which the model determines; pass fields to create_model, labels as classes="
         )
     if classes is not None and len(classes) != number:
         raise ValueError(f"got {len(classes)} class names for a model with {number} classes; give one name per class")
     labels = {} if classes is None else {"id2label": dict(enumerate(classes))}
-    config = kind(**own, **fields, **labels, num_classes=number)  # pyright: ignore[reportCallIssue]
+    config = config_class(**own, **fields, **labels, num_classes=number)  # pyright: ignore[reportCallIssue]
     with torch.device("meta"):
         outer = auto.from_config(config)
     outer.adopt(plain)

@@ -170,9 +170,9 @@ class WindowAttention(nn.Module):
 
 def relative_index(window: int, device: torch.device | str | None = None) -> Int[Tensor, "n n"]:
     """Return the table index of the relative position (query minus key) of every pair of tokens, rows first."""
-    places = grid_positions(window, window, device=device).long()
-    apart = places[:, None] - places[None] + window - 1
-    return apart[..., 1] * (2 * window - 1) + apart[..., 0]
+    positions = grid_positions(window, window, device=device).long()
+    offsets = positions[:, None] - positions[None] + window - 1
+    return offsets[..., 1] * (2 * window - 1) + offsets[..., 0]
 
 
 def relative_bias(table: Float[Tensor, "relative A"], window: int) -> Float[Tensor, "A n n"]:

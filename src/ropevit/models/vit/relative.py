@@ -46,5 +46,5 @@ def _get_rel_pos(table: Float[Tensor, "M D"], side: int) -> Float[Tensor, "side 
         side: Rows or columns of the grid.
     """
     resized = F.interpolate(table.float().t().unsqueeze(0), size=2 * side - 1, mode="linear")[0].t()
-    places = torch.arange(side, device=table.device)
-    return resized[places[:, None] - places + side - 1]
+    index = torch.arange(side, device=table.device)
+    return resized[index[:, None] - index + side - 1]

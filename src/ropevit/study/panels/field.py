@@ -46,13 +46,13 @@ class FieldPanel(CanvasPanel):
 
     def iou(self, size: int, check: CheckStop, label: Transform) -> float:
         """Return the mean IoU in percent of a function that labels the pixels of normalized canvases."""
-        kinds, device = len(self.labels), self.train[0].device
-        confusion = torch.zeros(kinds * kinds, dtype=torch.long, device=device)
+        num_labels, device = len(self.labels), self.train[0].device
+        confusion = torch.zeros(num_labels * num_labels, dtype=torch.long, device=device)
         for canvases, truth in self.canvases(size):
             check()
             predicted = label(normalize(canvases))
-            confusion += (truth * kinds + predicted).flatten().bincount(minlength=kinds * kinds)
-        return 100 * mean_iou(confusion.unflatten(0, (kinds, kinds)))
+            confusion += (truth * num_labels + predicted).flatten().bincount(minlength=num_labels * num_labels)
+        return 100 * mean_iou(confusion.unflatten(0, (num_labels, num_labels)))
 
     def counts(self, model: ViT, size: int, check: CheckStop, mode: InferenceMode = "whole") -> Int[Tensor, "N L 2"]:
         """Return the pixels in the intersection and in the union of truth and prediction, of each canvas and label."""
@@ -80,9 +80,12 @@ class FieldPanel(CanvasPanel):
 
     def floor(self, size: int) -> FloorScore:
         """Return the score of labelling every pixel background, with the jackknife standard error over canvases."""
-        kinds = len(self.labels)
+        num_labels = len(self.labels)
         counts = torch.cat(
-            [torch.stack([(truth == kind).sum((1, 2)) for kind in range(kinds)], 1) for _, truth in self.canvases(size)]
+            [
+                torch.stack([(truth == kind).sum((1, 2)) for kind in range(num_labels)], 1)
+                for _, truth in self.canvases(size)
+            ]
         )
         rest = _background_iou(counts.sum(0) - counts) if len(counts) > 1 else _background_iou(counts)
         error = ((len(rest) - 1) * rest.var(correction=0)).sqrt().item()

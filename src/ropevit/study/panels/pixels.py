@@ -48,10 +48,10 @@ def predict_tiles(images: Float[Tensor, "B c H H"], side: int, label: Transform)
     """
     size = images.shape[-1]
     spans = list(window_spans(size, side, side))
-    places = [(y, x) for y in spans for x in spans]
+    tiles = [(y, x) for y in spans for x in spans]
     labeled = torch.empty(len(images), size, size, dtype=torch.long, device=images.device)
-    found = label(torch.cat([images[:, :, y, x] for y, x in places])).split(len(images))
-    for (y, x), tile in zip(places, found, strict=True):
+    found = label(torch.cat([images[:, :, y, x] for y, x in tiles])).split(len(images))
+    for (y, x), tile in zip(tiles, found, strict=True):
         labeled[:, y, x] = tile
     return labeled
 

@@ -124,11 +124,11 @@ class RealLabels:
     def labeled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches without images that have no label."""
         for batch in batches:
-            kept = [place for place, index in enumerate(batch.indices) if self.labels[index]]
-            indices = [batch.indices[place] for place in kept]
+            kept = [row for row, index in enumerate(batch.indices) if self.labels[index]]
+            indices = [batch.indices[row] for row in kept]
             yield batch._replace(images=batch.images[kept], labels=batch.labels[kept], indices=indices)
 
-    def right(self, best: Int[Tensor, "b k"], batch: Batch) -> Bool[Tensor, "b k"]:
+    def is_correct(self, best: Int[Tensor, "b k"], batch: Batch) -> Bool[Tensor, "b k"]:
         """Return which predictions are among the labels of an image."""
         wanted = torch.zeros(len(best), 1000, dtype=torch.bool)
         for row, index in enumerate(batch.indices):

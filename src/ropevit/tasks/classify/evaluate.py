@@ -255,12 +255,12 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
     source, context, subject, bad = inputs.source, inputs.context, inputs.subject, []
     timer = EvalTimer(context)
     batches = _evaluate_batches(view, inputs, bad)
-    right = by_label if inputs.real is None else inputs.real.right
+    is_correct = by_label if inputs.real is None else inputs.real.is_correct
     if inputs.real is not None:
         batches = inputs.real.labeled(batches)
     watch = context.watch(view.size, len(source), mode)
     logits_of = predict_by(mode, classifier(model, inputs), subject.trained_at)
-    counts = tally(logits_of, batches, len(source.classes), context.communicator, watch, right=right)
+    counts = tally(logits_of, batches, len(source.classes), context.communicator, watch, is_correct=is_correct)
     stats = timer.stats(int(counts.images.sum()), len(source))
     skipped = [line for part in context.communicator.all_gather(describe_skipped(source, bad)) for line in part]
     window = (view if mode == "whole" else inputs.training_view).window
@@ -319,7 +319,7 @@ def to_gray(images: UInt8[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b 1 H W"]:
 
 def by_class(counts: Tally) -> list[float]:
     """Return the top-1 accuracy of each class in percent; NaN for a class without images."""
-    return (100 * counts.first.double() / counts.images.double()).tolist()
+    return (100 * counts.top1.double() / counts.images.double()).tolist()
 
 
 def _paper_curve(inputs: EvalInputs) -> dict[int, PublishedResult]:

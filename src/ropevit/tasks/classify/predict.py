@@ -159,14 +159,14 @@ def _classify_batch(
 ) -> list[Prediction | Unreadable]:
     """Classify the readable images of a batch, all images of one shape together."""
     shapes: dict[torch.Size, list[int]] = {}
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         if isinstance(image, Tensor):
-            shapes.setdefault(image.shape, []).append(place)
+            shapes.setdefault(image.shape, []).append(index)
     found: list[Prediction | Unreadable] = list(images)  # pyright: ignore[reportAssignmentType] (all images are replaced)
-    for places in shapes.values():
-        stacked = torch.stack([image for place in places if isinstance(image := images[place], Tensor)])
-        for place, prediction in zip(places, top_classes(model, stacked, classes, top), strict=True):
-            found[place] = prediction
+    for indices in shapes.values():
+        stacked = torch.stack([image for index in indices if isinstance(image := images[index], Tensor)])
+        for index, prediction in zip(indices, top_classes(model, stacked, classes, top), strict=True):
+            found[index] = prediction
     return found
 
 

@@ -215,12 +215,14 @@ def match_runs(
     found: dict[str, list[MatchedRun]] = {target.name: [] for target in targets}
     notes = []
     for run in runs:
-        places = [(target, stage) for target in targets for stage in target.stages if stage.mismatches(run) is not None]
+        matches = [
+            (target, stage) for target in targets for stage in target.stages if stage.mismatches(run) is not None
+        ]
         what = f"{run.settings.get('recipe')} with {run.settings.get('model', {}).get('position')}"
-        if not places:
+        if not matches:
             notes.append(f"{run.folder} ({what}) belongs to none of these rows")
             continue
-        target, stage = places[0]
+        target, stage = matches[0]
         odd = tuple(stage.mismatches(run) or ())
         if odd:
             notes.append(f"* {run.folder} ({what}) was trained with other options: {'; '.join(odd)}")

@@ -20,9 +20,9 @@ class Tally:
 
     images: Int[Tensor, "K"]
     """Images."""
-    first: Int[Tensor, "K"]
+    top1: Int[Tensor, "K"]
     """Images whose best prediction is correct."""
-    several: Int[Tensor, "K"]
+    top5: Int[Tensor, "K"]
     """Images for which one of the five best predictions is correct."""
 
     def scores(self) -> dict[str, float]:
@@ -34,14 +34,14 @@ class Tally:
         total = int(self.images.sum())
         if total == 0:
             raise ValueError("no test image could be read, so there is nothing to evaluate; see `ropevit data check`")
-        scores = {"top1": round(100 * int(self.first.sum()) / total, 4)}
+        scores = {"top1": round(100 * int(self.top1.sum()) / total, 4)}
         if len(self.images) >= _TOPK:
-            scores["top5"] = round(100 * int(self.several.sum()) / total, 4)
+            scores["top5"] = round(100 * int(self.top5.sum()) / total, 4)
         return scores
 
 
 #: Returns which of each image's best predictions (b, k) are correct.
-Right = Callable[[Tensor, Batch], Tensor]
+IsCorrect = Callable[[Tensor, Batch], Tensor]
 
 
 def by_label(best: Int[Tensor, "b k"], batch: Batch) -> Bool[Tensor, "b k"]:
@@ -57,7 +57,7 @@ def tally(
     communicator: Communicator,
     watch: Callable[[int], None],
     *,
-    right: Right = by_label,
+    is_correct: IsCorrect = by_label,
     blank: Tensor | None = None,
 ) -> Tally:
     """Count correct predictions over all processes.
@@ -71,7 +71,7 @@ def tally(
         num_classes: Number of classes, K.
         communicator: Collective communication of the processes.
         watch: Called with the number of images that this process has evaluated.
-        right: Returns which predictions are correct.
+        is_correct: Returns which predictions are correct.
         blank: Input (1, 3, S, S) of a process that has no batch left; None skips its forward pass.
     """
     counts = torch.zeros(3, num_classes, dtype=torch.int64)
@@ -83,10 +83,10 @@ def tally(
             continue
         logits = logits_of(batch.images).float().cpu()
         best = logits.topk(min(_TOPK, logits.shape[1])).indices
-        hit = right(best, batch)
-        for row, hits in enumerate((torch.ones_like(batch.labels), hit[:, 0], hit.any(1))):
-            counts[row].index_add_(0, batch.labels, hits.long())
+        correct = is_correct(best, batch)
+        for row, counted in enumerate((torch.ones_like(batch.labels), correct[:, 0], correct.any(1))):
+            counts[row].index_add_(0, batch.labels, counted.long())
         done += len(batch.labels)
         watch(done)
-    images, first, several = communicator.all_reduce_sum(counts).long()
-    return Tally(images=images, first=first, several=several)
+    images, top1, top5 = communicator.all_reduce_sum(counts).long()
+    return Tally(images=images, top1=top1, top5=top5)

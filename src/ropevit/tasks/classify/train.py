@@ -158,10 +158,10 @@ class Classification:
         config, processes = self.config, self.accelerator.num_processes
         transform = eval_transform(config.model.size, config.eval_crop)
         size = max(1, config.batch_size // processes // config.run.accumulate)
-        places = {"world": processes, "rank": self.accelerator.process_index}
+        ranks = {"world": processes, "rank": self.accelerator.process_index}
 
         def batches() -> Iterator[Batch]:
-            for batch in eval_batches(self.test, transform, size, config.run.workers, **places):
+            for batch in eval_batches(self.test, transform, size, config.run.workers, **ranks):
                 self.note(self.test, batch)
                 yield batch
 

@@ -146,13 +146,15 @@ def place_tag(box: Corners, tag: tuple[int, int], size: tuple[int, int], others:
         box: In pixels of the canvas.
         tag: Width and height of the tag.
         size: Width and height of the canvas.
-        others: Tags placed before. If all four places overlap one of them, the first place is used.
+        others: Tags placed before. If all four candidates overlap one of them, the first candidate is used.
     """
     left, top, _, bottom = box
     x = max(0, min(left, size[0] - tag[0]))
-    places = [(x, y, x + tag[0], y + tag[1]) for y in (top - tag[1], top, bottom + 1, bottom + 1 - tag[1])]
-    inside = [place for place in places if place[1] >= 0 and place[3] <= size[1]] or [(x, 0, x + tag[0], tag[1])]
-    free = [place for place in inside if not any(overlap(place, other) for other in others)]
+    candidates = [(x, y, x + tag[0], y + tag[1]) for y in (top - tag[1], top, bottom + 1, bottom + 1 - tag[1])]
+    inside = [candidate for candidate in candidates if candidate[1] >= 0 and candidate[3] <= size[1]] or [
+        (x, 0, x + tag[0], tag[1])
+    ]
+    free = [candidate for candidate in inside if not any(overlap(candidate, other) for other in others)]
     return (free or inside)[0]
 
 
@@ -210,15 +212,15 @@ def add_legend(image: Image.Image, entries: Sequence[tuple[int, str]]) -> Image.
     side, height = _line_height(font) * 2 // 3, _line_height(font) * 4 // 3
     widths = [math.ceil(side * 2.5 + draw.textlength(text, font)) for _, text in entries]
     room = max(image.width - side, *widths)
-    places, x, row = [], 0, 0
+    positions, x, row = [], 0, 0
     for width in widths:
         x, row = (0, row + 1) if x + width > room else (x, row)
-        places.append((x + side, row * height + side // 2))
+        positions.append((x + side, row * height + side // 2))
         x += width
     canvas = Image.new("RGB", (room + side, image.height + (row + 1) * height + side), PAPER)
     canvas.paste(image)
     draw = ImageDraw.Draw(canvas)
-    for (label, text), (x, y) in zip(entries, places, strict=True):
+    for (label, text), (x, y) in zip(entries, positions, strict=True):
         middle = image.height + y + height / 2
         draw.rectangle((x, middle - side / 2, x + side - 1, middle + side / 2 - 1), fill=class_color(label))
         draw.text((x + 1.4 * side, middle), text, INK, font, "lm")

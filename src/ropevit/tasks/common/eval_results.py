@@ -150,7 +150,7 @@ class ResultsDir:
         """
         for percent, known in zip(classes, self.classes.values(), strict=True):
             known[self.column(row)] = "" if percent != percent else f"{percent:.2f}"
-        self.rows = sorted([*self.rows, row], key=self.place)
+        self.rows = sorted([*self.rows, row], key=self.sort_key)
         columns = [self.column(row) for row in self.rows]
         lines = (
             [name, self.names[name], *(known[column] for column in columns)] for name, known in self.classes.items()
@@ -160,7 +160,7 @@ class ResultsDir:
         table = (["" if value is None else value for value in asdict(row).values()] for row in self.rows)
         self.write(TABLE, to_csv([field.name for field in fields(self.kind)], table))
 
-    def place(self, row: SizeResult) -> tuple[int, int]:
+    def sort_key(self, row: SizeResult) -> tuple[int, int]:
         """Return the sort key of a row: by size, the default inference mode first."""
         mode = mode_of(row)
         return row.size, self.baselines.index(mode) + 1 if mode in self.baselines else 0

@@ -273,7 +273,7 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
             results.add(result.row, result.classes)
             draw(results, plan, others)
         context.report(EvalSizeDone(row=result.row, skipped=result.skipped[:_MOST_NAMED]))
-    return sorted(rows, key=results.place)
+    return sorted(rows, key=results.sort_key)
 
 
 def open_results(out: Path, plan: EvalPlan, settings: Mapping[str, Any], resume: bool) -> ResultsDir:

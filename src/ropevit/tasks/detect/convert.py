@@ -170,15 +170,15 @@ def _infer_dino_config(state: Mapping[str, Tensor]) -> DinoConfig:
     """Infer DINO's config from shapes; missing entries are reported by later checks."""
     queries, width = state[_MARKER].shape
     levels = len(state["transformer.level_embeds"]) if "transformer.level_embeds" in state else 4
-    layer, places = "transformer.encoder.layers.0", HEADS * levels * 2
-    offsets = state.get(f"{layer}.attentions.0.sampling_offsets.bias", torch.empty(4 * places))
+    layer, per_point = "transformer.encoder.layers.0", HEADS * levels * 2
+    offsets = state.get(f"{layer}.attentions.0.sampling_offsets.bias", torch.empty(4 * per_point))
     mlp = state.get(f"{layer}.ffns.0.layers.0.0.bias", torch.empty(2048))
     return DinoConfig(
         queries=queries,
         width=width,
         heads=HEADS,
         levels=levels,
-        points=max(1, len(offsets) // places),
+        points=max(1, len(offsets) // per_point),
         mlp_width=len(mlp),
         encoder_layers=count_layers(state, r"transformer\.encoder\.layers\.(\d+)\..*"),
         decoder_layers=count_layers(state, r"transformer\.decoder\.layers\.(\d+)\..*"),

@@ -86,8 +86,8 @@ class Decoder(nn.Module):
         for layer, class_head, box_head in zip(self.layers, class_heads, box_heads, strict=False):
             fixed = reference.detach()
             scaled = fixed[:, :, None] * ratios
-            place = self.reference_head(_embed_boxes(scaled[:, :, 0], self.width))
-            content = layer(content, place, reference_points=scaled, **words)
+            query_pos = self.reference_head(_embed_boxes(scaled[:, :, 0], self.width))
+            content = layer(content, query_pos, reference_points=scaled, **words)
             found = self.norm(content)
             boxes = (box_head(found) + logit(reference)).sigmoid()
             predictions.append(Predictions(class_head(found), boxes))

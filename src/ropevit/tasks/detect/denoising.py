@@ -28,9 +28,9 @@ class DenoisingGroups:
 
     def matching(self, objects: int, device: torch.device) -> Matching:
         """Return the positive queries of an image with that many objects, and the object of each."""
-        places = torch.arange(objects, device=device).repeat(self.number)
+        indices = torch.arange(objects, device=device).repeat(self.number)
         groups = torch.arange(self.number, device=device).repeat_interleave(objects)
-        return groups * 2 * self.max_targets + places, places
+        return groups * 2 * self.max_targets + indices, indices
 
     def mask(self, matched: int, device: torch.device) -> Bool[Tensor, "Q Q"]:
         """Return the attention mask: denoising queries see their group and matching queries; those see only each other.
@@ -46,10 +46,10 @@ class DenoisingGroups:
 
 def make_denoising_groups(targets: Sequence[Target], config: DinoConfig) -> DenoisingGroups | None:
     """Return the number of groups for a batch; None if it has no objects, or denoising is off."""
-    slots = max(len(target.labels) for target in targets)
-    if slots == 0 or config.denoising == 0:
+    max_targets = max(len(target.labels) for target in targets)
+    if max_targets == 0 or config.denoising == 0:
         return None
-    return DenoisingGroups(max(1, config.denoising // slots), slots)
+    return DenoisingGroups(max(1, config.denoising // max_targets), max_targets)
 
 
 def denoising_queries(
@@ -85,8 +85,8 @@ def pad_targets(targets: Sequence[Target], groups: DenoisingGroups) -> tuple[Ten
     boxes = torch.zeros(*count, 4, device=device)
     filled = torch.zeros(count, dtype=torch.bool, device=device)
     for row, target in enumerate(targets):
-        taken = len(target.labels)
-        labels[row, :taken], boxes[row, :taken], filled[row, :taken] = target.labels, target.boxes, True
+        length = len(target.labels)
+        labels[row, :length], boxes[row, :length], filled[row, :length] = target.labels, target.boxes, True
     return labels, boxes, filled
 
 

@@ -93,8 +93,8 @@ def to_detectron2(backbone: Backbone[Any], state: Mapping[str, Tensor]) -> dict[
     """
     found = {other: state[own] for own, other in _detectron2_names(backbone).items()}
     if _EMBEDDING in found:
-        places = found[_EMBEDDING]
-        found[_EMBEDDING] = torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
+        pos_embed = found[_EMBEDDING]
+        found[_EMBEDDING] = torch.cat([torch.zeros_like(pos_embed[:, :1]), pos_embed], dim=1)
     if isinstance(backbone, DenseSwin):
         index = relative_index(backbone.config.body.window_size)
         tables = [name for name in found if name.endswith(".relative_position_bias_table")]

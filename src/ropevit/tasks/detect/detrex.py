@@ -89,13 +89,13 @@ def from_detrex(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for key, tensor in plain.items():
         name = _rename_key(key, 1)
-        start, found, kind = name.partition("in_proj_")
+        start, found, suffix = name.partition("in_proj_")
         if not found:
             ours[name] = tensor
         elif len(tensor) % 3:
             raise WeightsError(f"{key} has {len(tensor)} rows; expected queries, keys and values in equal parts")
         else:
-            ours |= {f"{start}{part}.{kind}": rows for part, rows in zip(IN_PROJ, tensor.chunk(3), strict=True)}
+            ours |= {f"{start}{part}.{suffix}": rows for part, rows in zip(IN_PROJ, tensor.chunk(3), strict=True)}
     return ours
 
 

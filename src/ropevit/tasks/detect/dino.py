@@ -115,14 +115,17 @@ class Dino(nn.Module):
     def encode(self, maps: Sequence[Tensor], levels: Levels) -> Float[Tensor, "B N C"]:
         """Run the deformable encoder over the tokens of all levels."""
         x, valid, ratios = flatten(maps), levels.valid, levels.ratios
-        places = [
+        pos_embeds = [
             self.position(m.shape, m.device, torch.float32, mask=k) for m, k in zip(maps, levels.masks, strict=True)
         ]
-        places = flatten(
-            [place + level[:, None, None] for place, level in zip(places, self.level_embedding, strict=True)]
+        pos_embeds = flatten(
+            [
+                pos_embed + level[:, None, None]
+                for pos_embed, level in zip(pos_embeds, self.level_embedding, strict=True)
+            ]
         )
         points = levels.centers[:, :, None] * ratios[:, None]
-        words = levels.layer_arguments() | {"spatial_position_embeddings": places, "reference_points": points}
+        words = levels.layer_arguments() | {"spatial_position_embeddings": pos_embeds, "reference_points": points}
         for layer in self.encoder_layers:
             x = layer(x, valid, **words)
         return x

@@ -82,7 +82,7 @@ def set_checkpointing(layers: nn.ModuleList, enable: bool) -> None:
 
 def _init_layer(layer: nn.Module) -> nn.Module:
     """Initialize a layer as detrex does, and sample its values in float32."""
-    kind = require(MODULE, "dense").DeformableDetrMultiscaleDeformableAttention
+    attention_class = require(MODULE, "dense").DeformableDetrMultiscaleDeformableAttention
     for name, weight in layer.named_parameters():
         if weight.ndim > 1:
             joint = name.startswith("self_attn.") and name.split(".")[1] in ("q_proj", "k_proj", "v_proj")
@@ -92,7 +92,7 @@ def _init_layer(layer: nn.Module) -> nn.Module:
         elif name.startswith("self_attn.") and name.endswith("_proj.bias"):
             nn.init.zeros_(weight)
     for module in layer.modules():
-        if isinstance(module, kind):
+        if isinstance(module, attention_class):
             _init_sampling(module)
             sample_in_float32(module)
     return layer

@@ -39,12 +39,12 @@ class Levels:
     @property
     def centers(self) -> Float[Tensor, "B N 2"]:
         """Center (x, y) of each token, as fractions of its image."""
-        places = []
+        centers = []
         for (h, w), mask in zip(self.shapes, self.masks, strict=True):
             y, x = (torch.arange(count, device=mask.device) + 0.5 for count in (h, w))
             grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1)
-            places.append(grid / _valid_extent(mask)[:, None])
-        return torch.cat(places, dim=1)
+            centers.append(grid / _valid_extent(mask)[:, None])
+        return torch.cat(centers, dim=1)
 
     def layer_arguments(self) -> dict[str, object]:
         """Return the keyword arguments that describe the levels to the layers of transformers."""

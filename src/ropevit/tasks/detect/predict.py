@@ -143,11 +143,11 @@ class DetectionFolder:
     """Writes an annotated copy of each image, and a JSON file with the detections in all of them.
 
     Args:
-        finder: The detector.
+        predictor: The detector.
         out: Output directory; see `check_out`.
     """
 
-    finder: DetectionPredictor
+    predictor: DetectionPredictor
     out: Path
     results: list[dict[str, Any]] = field(default_factory=list)
 
@@ -160,10 +160,10 @@ class DetectionFolder:
             name: Name of the annotated image.
             image: The image, as `read_image` returns it.
         """
-        found = self.finder.detect(image)
-        self.results += coco_entries(found, self.finder, number, file.name)
-        save_png(self.out / name, _draw_detections(image, found, self.finder.classes))
-        return summary(found, self.finder.classes)
+        found = self.predictor.detect(image)
+        self.results += coco_entries(found, self.predictor, number, file.name)
+        save_png(self.out / name, _draw_detections(image, found, self.predictor.classes))
+        return summary(found, self.predictor.classes)
 
     def close(self) -> str:
         """Write the detections of all images, and return the name of that file."""
@@ -187,15 +187,17 @@ def open_predictor(
     return DetectionFolder(load_detection_predictor(path, DetectionOptions(top=topk, **options), device), out)
 
 
-def coco_entries(found: Detections, finder: DetectionPredictor, image_id: int, file_name: str) -> list[dict[str, Any]]:
+def coco_entries(
+    found: Detections, predictor: DetectionPredictor, image_id: int, file_name: str
+) -> list[dict[str, Any]]:
     """Return detections as COCO results (left, top, width, height in pixels), with the names of file and class."""
     rows = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
     return [
         {
             "image_id": image_id,
             "file_name": file_name,
-            "category_id": finder.category_ids[label],
-            "category": finder.classes[label],
+            "category_id": predictor.category_ids[label],
+            "category": predictor.classes[label],
             "bbox": [round(x, 2) for x in (left, top, right - left, bottom - top)],
             "score": round(score, 5),
         }
