@@ -115,7 +115,7 @@ def test_an_export_that_differs_from_its_model_has_exit_code_1(vit, tmp_path, ca
         (["OUT"], "got neither --model nor --checkpoint"),
         (["OUT", "--model", "deit_huge"], "no model named 'deit_huge'"),
         (["OUT", "--checkpoint", "BROKEN"], "broken.safetensors"),
-        (["OUT", "--checkpoint", "VIT", "--static-size", "30x32"], "use 24 or 32 x 32"),
+        (["OUT", "--checkpoint", "VIT", "--static-size", "30x32"], "use a height of 24 or 32 "),
         (["OUT", "--checkpoint", "VIT", "--static-size", "32"], "expected height x width in pixels, such as 224x320"),
         (["OUT", "--checkpoint", "VIT", "--size", "32"], "to fix it use --static-size 32x32"),
         (

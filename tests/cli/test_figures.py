@@ -162,7 +162,7 @@ def test_points_are_read_in_pairs():
             ["phases", "--checkpoint", "FILE", "--sizes", "0"],
             "got sizes (0,); expected different numbers of pixels above 0",
         ),
-        (["phases", "--checkpoint", "FILE", "--sizes", "44"], "use 40 or 48"),
+        (["phases", "--checkpoint", "FILE", "--sizes", "44"], "use a height of 40 or 48 and a width of 40 or 48"),
         (
             ["reconstruction", "--checkpoint", "FILE", "--points", "3;3"],
             "got points '3;3'; expected different x,y in patches",

@@ -33,8 +33,8 @@ def test_macs_of_swin_use_windows_of_one_32nd_of_the_image(capsys):
     ("arguments", "message"),
     [
         (["models", "resnet*"], "no model matches 'resnet*'"),
-        (["models", "--size", "225"], "use 224"),
-        (["models", "--size", "-16"], "use 16"),
+        (["models", "--size", "225"], "a height of 224"),
+        (["models", "--size", "-16"], "a height of 16"),
         (["models", "swin*", "--size", "-16"], "got img_size=(-16, -16); expected pixels, above 0"),
     ],
 )

@@ -247,7 +247,7 @@ def test_the_directory_of_a_training_is_a_checkpoint(finished, photo, capsys):
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--batch-size", "0"], "got batch_size=0"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--threshold", "0.5"], "got --threshold with a classifier"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--out", "PHOTO"], "choose another --out"),
-        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "use 16 or 24"),
+        (["predict", "PHOTO", "--checkpoint", "ZOOM", "--size", "20"], "use a height of 16 or 24"),
         (["predict", "PHOTO", "--checkpoint", "ZOOM", "--topk", "0"], "got topk=0"),
         (
             ["predict", "PHOTO", "--checkpoint", "ZOOM", "--inference-mode", "tile"],

@@ -274,7 +274,7 @@ def test_export_does_not_change_the_model(folder):
         ("vit", "none/m.onnx", {}, "no folder .*none; create it first"),
         ("vit", "there.onnx", {}, "exists; choose another name"),
         ("vit", "m.onnx", {"bake": True}, "bake=True without a size"),
-        ("vit", "m.onnx", {"size": (30, 32)}, "use 24 or 32 x 32"),
+        ("vit", "m.onnx", {"size": (30, 32)}, "use a height of 24 or 32 "),
         ("swin", "m.onnx", {"size": (0, 32)}, "got 0 x 32 pixels"),
         ("vit", "m.onnx", {"classes": ["a"]}, "got 1 class names for a model with 3 classes"),
         ("vit", "m.onnx", {"mean": [0.5]}, "for 3 channels; give one per channel"),

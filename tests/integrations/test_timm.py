@@ -80,7 +80,7 @@ def test_options_have_timms_spelling():
         (BOTH, {"global_pool": "max"}, "got global_pool='max'; expected one of 'token', 'avg', ''"),
         (SWIN, {"global_pool": "token"}, "got global_pool='token'; expected one of 'avg', ''"),
         (BOTH, {"global_pool": "token", "class_token": False}, "got pooling='token' without a class token"),
-        (BOTH, {"img_size": 60}, "use 48 or 64 x 48 or 64"),
+        (BOTH, {"img_size": 60}, "use a height of 48 or 64 and a width of 48 or 64 "),
         (BOTH, {"out_indices": (1,)}, "got out_indices without features_only=True"),
         (
             BOTH,

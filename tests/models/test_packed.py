@@ -180,7 +180,7 @@ def test_moving_a_batch_moves_every_field():
     [
         ({"images": []}, "got no images to pack"),
         ({"images": [torch.zeros(3, 8, 8), torch.zeros(1, 8, 8)]}, r"got \(3, 8, 8\), \(1, 8, 8\) to pack"),
-        ({"images": [torch.zeros(3, 8, 9)]}, "8 x 9 pixels .* do not tile; use 8 x 8 or 12"),
+        ({"images": [torch.zeros(3, 8, 9)]}, "8 x 9 pixels .* do not tile; use a width of 8 or 12"),
         ({"keep": [torch.tensor([0])]}, "kept patches of 1 images for 2 images"),
         ({"keep": [torch.tensor([4]), torch.tensor([0])]}, r"got kept patches \[4\]; expected .* from 0 to 3"),
         ({"keep": [torch.tensor([], dtype=torch.long), torch.tensor([0])]}, r"got kept patches \[\]"),

@@ -305,8 +305,8 @@ def test_initial_absolute_embedding_has_the_spread_asked_for():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((1, 3, 50, 64), "50 x 64 pixels .* patches of 16 do not tile; use 48 or 64 x 64"),
-        ((1, 3, 64, 10), "use 64 x 16"),
+        ((1, 3, 50, 64), "50 x 64 pixels .* patches of 16 do not tile; use a height of 48 or 64 "),
+        ((1, 3, 64, 10), "use a width of 16 "),
         ((1, 1, 64, 64), r"images of shape \(1, 1, 64, 64\); expected \(B, 3, H, W\)"),
         ((3, 64, 64), "expected \\(B, 3, H, W\\)"),
     ],
@@ -325,7 +325,7 @@ def test_images_that_do_not_fit_are_refused(shape, message):
         ({"heads": 8}, "heads of 6 channels; rope_mixed needs a multiple of 4"),
         ({"depth": 0}, "depth=0; expected at least 1"),
         ({"num_registers": -1}, "num_registers=-1"),
-        ({"img_size": (60, 64)}, "use 48 or 64 x 64"),
+        ({"img_size": (60, 64)}, "use a height of 48 or 64 "),
         ({"pooling": "max"}, "pooling='max'; expected one of token, avg"),
         ({"class_token": False}, "pooling='token' without a class token"),
         ({"drop_path": 1.0}, "drop_path=1.0"),

@@ -5,8 +5,9 @@ from torch import Tensor
 
 def check_size(height: int, width: int, patch_size: int) -> None:
     """Raise ValueError, naming the nearest valid sizes, unless height and width are multiples of the patch size."""
-    if height % patch_size or width % patch_size or height <= 0 or width <= 0:
-        near = " x ".join(nearest_sizes(side, patch_size) for side in (height, width))
+    sides = {"height": height, "width": width}
+    if odd := {name: side for name, side in sides.items() if side % patch_size or side <= 0}:
+        near = " and ".join(f"a {name} of {nearest_sizes(side, patch_size)}" for name, side in odd.items())
         raise ValueError(
             f"got {height} x {width} pixels (height x width), which patches of {patch_size} do not tile; use {near} "
             "(resize or pad images)"
