@@ -6,7 +6,7 @@ import torch
 from ropevit import load_model, save_model
 from ropevit.models import build_model, get_config
 from ropevit.models.architectures import build_backbone, dense_config
-from ropevit.models.position_options import split_options
+from ropevit.models.position_options import position_with_options, split_options
 from ropevit.models.positions import position_label, position_style
 from ropevit.models.rotary import set_scaling
 from ropevit.rope import AxialRope, axial_frequencies, rotate
@@ -84,3 +84,18 @@ def test_options_that_do_not_fit_are_refused(model, position, message):
     fields = {"width": 64, "heads": 2} if model == "deit_tiny" else {}
     with pytest.raises(ValueError, match=message):
         get_config(model, position=position, **fields)
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        "ape",
+        "rope_mixed",
+        "rope_axial",
+        "rope_axial:theta=10",
+        "rope_axial_ape:rest=0.25",
+        "rope_axial:theta=10,rest=0.25",
+    ],
+)
+def test_the_options_of_a_model_are_found_in_its_config(position):
+    assert position_with_options(get_config("deit_tiny", position=position, **SMALL)) == position

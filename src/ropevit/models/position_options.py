@@ -62,6 +62,24 @@ def with_options(config: ConfigT, options: Mapping[str, float]) -> ConfigT:
     return replace(body, **changes) if changes else config
 
 
+def position_with_options(config: Any) -> str:
+    """Return the position embedding of a model with its options (see `split_options`), such as `rope_axial:theta=10`.
+
+    An option that the model has by default is left out.
+
+    Args:
+        config: A config of a ViT or a Swin.
+    """
+    options = {}
+    if config.rope is not None and config.theta != config.default_theta(config.rope):
+        options["theta"] = config.theta
+    pairs = getattr(config, "pairs", None)
+    if pairs is not None and len(pairs) == 3 and not config.is_video:
+        options["rest"] = pairs[2] / sum(pairs)
+    text = ",".join(f"{name}={value:.6g}" for name, value in options.items())
+    return f"{config.position}:{text}" if text else config.position
+
+
 def pairs_with_rest(pairs: int, rest: float) -> tuple[int, int, int]:
     """Return the pairs of a head that rotate along x and y, and those that are not rotated.
 

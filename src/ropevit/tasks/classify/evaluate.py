@@ -13,6 +13,7 @@ from ropevit.data.augment import eval_transform
 from ropevit.data.loading import Batch, describe_skipped, eval_batches
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.models.architectures import Model
+from ropevit.models.position_options import position_with_options
 from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
 from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scaling_for
@@ -180,7 +181,7 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         name=subject.name,
         weights=subject.found.source,
         model=subject.published_name,
-        position=subject.config.position,
+        position=position_with_options(subject.config),
         trained_at=subject.trained_at,
         data=f"{source.name}{', ReaL labels' if real else ''}",
         how=", ".join(
