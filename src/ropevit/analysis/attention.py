@@ -274,7 +274,9 @@ def stats_at_sizes(subject: FigureModel, options: FigureOptions) -> AttentionSta
         ValueError: If there are no images, or the model does not support the sizes.
     """
     if subject.images is None:
-        raise NothingToDrawError("got no images to compute attention on; add --images DIR, or the embedded fashion or emoji")
+        raise NothingToDrawError(
+            "got no images to compute attention on; add --images DIR, or the embedded fashion or emoji"
+        )
     height, width = trained = subject.trained_size
     larger = [(side, side) for side in options.sizes] or [(2 * height, 2 * width)]
     sizes = sorted({trained, *larger})
