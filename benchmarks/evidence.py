@@ -3,9 +3,11 @@
     nice -n 19 python benchmarks/evidence.py             # train and evaluate what is missing, seed by seed
     nice -n 19 python benchmarks/evidence.py --arms core # the arms of the hypotheses alone
     python benchmarks/evidence_report.py                 # tables and tests, from what there is
+    python benchmarks/evidence_figure.py --out FILE.png   # the curves that a reader chooses between
 
-Each line of `results/evidence.jsonl` is a training: panel, arm, seed, and its scores in percent by way of prediction
-and test size. Two processes may run side by side; a stopped one goes on from its checkpoints in `runs/evidence`.
+Each line of `results/evidence.jsonl` is a training: panel, arm, seed, and its scores in percent by inference mode or
+scaling method and test size. Two processes may run side by side; a stopped one goes on from its checkpoints in
+`runs/evidence`.
 
 ## Plan (committed before the first training)
 
@@ -104,7 +106,7 @@ EXPLORED = (
 GROUPS = {"core": CORE, "explored": EXPLORED, "all": (*CORE, *EXPLORED)}
 #: Arms and seeds of the reruns, and how they are trained: threads and precision.
 RERUNS = [(Arm(name), seed) for name in ROTATIONS for seed in SEEDS[:2]]
-RERUN_WAYS = {"2 threads": (2, torch.float32), "bfloat16": (1, torch.bfloat16)}
+RERUN_SETTINGS = {"2 threads": (2, torch.float32), "bfloat16": (1, torch.bfloat16)}
 
 
 class TransposedPanel(FieldPanel):
@@ -144,7 +146,7 @@ def keep_batches(batch: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[A
 def plan(arms: tuple[Arm, ...], names: list[str], rerun: bool) -> Iterator[tuple[str, Arm, int, str]]:
     """Yield panel, arm, seed and rerun of every training, one seed after another."""
     if rerun:
-        yield from ((name, arm, seed, how) for arm, seed in RERUNS for name in names for how in RERUN_WAYS)
+        yield from ((name, arm, seed, how) for arm, seed in RERUNS for name in names for how in RERUN_SETTINGS)
         return
     for seed in SEEDS:
         for arm in arms:
@@ -163,7 +165,7 @@ def read(path: Path = RESULTS) -> list[dict[str, Any]]:
 
 def do(panel: Panel, name: str, arm: Arm, seed: int, rerun: str) -> dict[str, Any]:
     """Train and evaluate a model, from its checkpoint if there is one, and return its line of the results."""
-    threads, dtype = RERUN_WAYS.get(rerun, (1, torch.float32))
+    threads, dtype = RERUN_SETTINGS.get(rerun, (1, torch.float32))
     torch.set_num_threads(threads)
     run = Run(
         panel=name,
@@ -216,7 +218,7 @@ def main() -> None:
             continue
         with RESULTS.open("a", encoding="utf-8") as file:  # one write: lines of two processes do not mix
             file.write(json.dumps(line) + os.linesep)
-        print(*wanted.values(), {way: list(scores.values()) for way, scores in line["scores"].items()}, flush=True)
+        print(*wanted.values(), {mode: list(scores.values()) for mode, scores in line["scores"].items()}, flush=True)
 
 
 if __name__ == "__main__":

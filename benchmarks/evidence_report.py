@@ -22,14 +22,14 @@ LEVEL = 0.05
 
 
 class Curve(NamedTuple):
-    """An arm on a panel, evaluated in one way."""
+    """An arm on a panel, evaluated in one inference mode or with one scaling method."""
 
     panel: str
     arm: str
-    way: str = "whole"
+    mode: str = "whole"
 
     def __str__(self) -> str:
-        return self.arm if self.way == "whole" else f"{self.arm}, {self.way}"
+        return self.arm if self.mode == "whole" else f"{self.arm}, {self.mode}"
 
 
 #: Curve -> test size -> seed -> score in percent.
@@ -80,9 +80,9 @@ def gather(lines: Sequence[Mapping[str, Any]], rerun: str = "") -> Scores:
     found: dict[Curve, dict[int, dict[int, float]]] = {}
     for line in lines:
         if line["rerun"] == rerun:
-            for way, scores in line["scores"].items():
+            for mode, scores in line["scores"].items():
                 for size, score in scores.items():
-                    at = found.setdefault(Curve(line["panel"], line["arm"], way), {}).setdefault(int(size), {})
+                    at = found.setdefault(Curve(line["panel"], line["arm"], mode), {}).setdefault(int(size), {})
                     at[line["seed"]] = score
     return found
 
@@ -101,7 +101,7 @@ def best(scores: Scores, curves: Sequence[Curve], size: int) -> Curve:
 
 def rotations(panel: str) -> list[Curve]:
     """Return the rotations that were trained at one size, with every scaling method."""
-    return [Curve(panel, name, way) for name in ROTATIONS for way in ("whole", *SCALING[panel])]
+    return [Curve(panel, name, mode) for name in ROTATIONS for mode in ("whole", *SCALING[panel])]
 
 
 def hypothesis_1(scores: Scores) -> list[Difference]:

@@ -4,6 +4,7 @@ from functools import cache
 from typing import NamedTuple
 
 import evidence
+import evidence_figure
 import evidence_report as report
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 class Cell(NamedTuple):
     panel: str
     arm: str
-    way: str
+    mode: str
     size: int
 
 
@@ -22,13 +23,13 @@ def lines(change=lambda _: 0.0, arms=evidence.CORE, noise=1.0):
     random, found = np.random.default_rng(0), []
     for name, arm, seed, rerun in evidence.plan(arms, list(evidence.SIZES), rerun=False):
         common = {size: 40 + random.normal() for size in evidence.SIZES[name]}
-        ways = ("whole", *evidence.SCALING[name]) if str(arm) in evidence.ROTATIONS else ("whole",)
+        modes = ("whole", *evidence.SCALING[name]) if str(arm) in evidence.ROTATIONS else ("whole",)
         scores = {
-            way: {
-                str(size): common[size] + noise * random.normal() + change(Cell(name, str(arm), way, size))
+            mode: {
+                str(size): common[size] + noise * random.normal() + change(Cell(name, str(arm), mode, size))
                 for size in evidence.SIZES[name]
             }
-            for way in ways
+            for mode in modes
         }
         found.append(evidence.key(name, arm, seed, rerun) | {"scores": scores})
     return found
@@ -45,7 +46,7 @@ def test_equal_arms_hold_no_hypothesis():
 @pytest.mark.parametrize(
     ("name", "better"),
     [
-        ("H1", lambda at: 9.0 * (at.arm == "rope_mixed" and at.panel == "field" and at.way == "whole")),
+        ("H1", lambda at: 9.0 * (at.arm == "rope_mixed" and at.panel == "field" and at.mode == "whole")),
         ("H2", lambda at: 9.0 * (at.arm == "alibi_learned")),
         ("H3", lambda at: 9.0 * at.arm.endswith("sizes")),
         ("H4", lambda at: 9.0 * ("spiral" in at.arm)),
@@ -64,7 +65,7 @@ def test_a_large_planted_effect_holds(name, better):
         ("H3", lambda at: 9.0 * (at.arm.endswith("sizes") and at.panel != "zoom")),
         ("H4", lambda at: 9.0 * (at.arm == "rope_spiral")),
         # a scaling method reaches the rival
-        ("H2", lambda at: 9.0 * (at.arm == "alibi_learned" or at.way == "log")),
+        ("H2", lambda at: 9.0 * (at.arm == "alibi_learned" or at.mode == "log")),
     ],
 )
 def test_half_of_a_hypothesis_does_not_hold(name, better):
@@ -138,3 +139,15 @@ def test_transposed_canvases_are_those_of_field_transposed():
     panels = evidence.panels(300)
     for whole, transposed in zip(panels["field"].batch(300, 0), panels["transposed"].batch(300, 0), strict=True):
         assert torch.equal(whole.mT, transposed)
+
+
+def test_the_figure_draws_every_line_that_has_scores():
+    scores = report.gather(lines())
+    found = evidence_figure.draw(scores)
+    wanted = [line.label for line in evidence_figure.LINES if line.mode not in ("tiles", "resize")]  # not made up above
+    for panel, axes in zip(evidence_figure.TITLES, found.axes, strict=True):
+        drawn = {line.get_label(): line.get_ydata() for line in axes.get_lines()[1:]}
+        assert list(drawn) == wanted
+        heights = drawn["RoPE-Mixed, parts+log"]
+        curve = scores[report.Curve(panel, "rope_mixed", evidence_figure.PARTS_LOG)]
+        assert heights[1:] == pytest.approx([np.mean(list(curve[size].values())) for size in evidence.SIZES[panel][1:]])
