@@ -19,6 +19,7 @@ from ropevit.data.listing import TEST_FOLDERS, find_images
 from ropevit.data.sources import NAMED_SOURCES
 from ropevit.models import build_model, get_config
 from ropevit.models.architectures import Config
+from ropevit.models.preprocessing import preprocessing_of
 from ropevit.models.registry import resolve_name
 from ropevit.tasks.classify import eval_model as weights_of
 from ropevit.tasks.common.run_dir import RUN_FILES, WeightsChoice, task_of_checkpoint, weights_file
@@ -102,11 +103,14 @@ def random_figure_model(model: str) -> tuple[FigureModel, Preprocessing]:
     """Build a model with random weights from a fixed seed, as before training."""
     model = resolve_name(model)
     config = get_config(model)
+    family = preprocessing_of(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         built = build_model(config).eval()
     label = f"{model}, random weights"
-    return FigureModel(model=built, label=label, trained_size=config.img_size, name=model), Preprocessing()
+    return FigureModel(model=built, label=label, trained_size=config.img_size, name=model), Preprocessing(
+        mean=family.mean or MEAN, std=family.std or STD
+    )
 
 
 def _label_of(name: str, checkpoint: str | None) -> str:

@@ -152,6 +152,8 @@ def _classify_images(config: PredictConfig, files: Sequence[ImageFile], device: 
         multiple=model.config.multiple,
         whole=bool(config.option("keep_aspect")),
         resize=subject.trained_at if mode == "resize" else None,
+        crop=subject.family_crop or 1.0,
+        squash=subject.squash,
         mean=subject.mean,
         std=subject.std,
     )

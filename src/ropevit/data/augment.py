@@ -147,13 +147,14 @@ def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
     return image if bits >= 8 else ImageOps.posterize(image, bits)
 
 
-def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
+def eval_transform(size: int, crop_ratio: float = 1.0, squash: bool = False) -> Transform:
     """Build the evaluation transform: resize (bicubic, antialiased) and center crop.
 
     Args:
         size: Side of the result in pixels.
         crop_ratio: `size` as a fraction of the shorter side after resizing (timm's crop_pct), rounded down to whole
             pixels: 1 for ViT, 0.875 for Swin.
+        squash: Resize the whole image to a square instead, without keeping its aspect ratio (timm's crop_mode squash).
 
     Raises:
         MissingExtraError: If torchvision is not installed.
@@ -164,7 +165,8 @@ def eval_transform(size: int, crop_ratio: float = 1.0) -> Transform:
     if not 0 < crop_ratio <= 1:
         raise ValueError(f"got crop_ratio={crop_ratio}; expected above 0 and at most 1")
     vision = require("torchvision.transforms", "train")
-    resize = vision.Resize(int(size / crop_ratio), vision.InterpolationMode.BICUBIC)
+    side = int(size / crop_ratio)
+    resize = vision.Resize((side, side) if squash else side, vision.InterpolationMode.BICUBIC)
     return vision.Compose([_crop_extreme_aspect, resize, vision.CenterCrop(size), vision.PILToTensor()])
 
 

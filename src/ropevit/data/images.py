@@ -28,13 +28,13 @@ def read_image(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as an image ({reason(error)}); convert or remove it") from None
 
 
-def resize_to(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Take the largest center crop with the target aspect ratio, and resize it (bicubic, antialiased).
+def resize_to(image: Image.Image, height: int, width: int, crop: float = 1.0) -> Image.Image:
+    """Take the largest center crop with the target aspect ratio, or a part of it, and resize it (bicubic, antialiased).
 
     This is the evaluation of Heo et al. 2024 (shorter side to the test size, center crop, crop ratio 1) in one step;
     torchvision's Resize and CenterCrop round to whole pixels in between, and so may differ by part of a pixel.
     """
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC, bleed=(1 - crop) / 2)
 
 
 def keep_aspect_size(image: Image.Image, shorter: int, patch_size: int) -> tuple[int, int]:

@@ -195,6 +195,19 @@ class ModelConfig:
         return row.window_theta if cls.windowed else row.theta
 
 
+class Preprocessing(NamedTuple):
+    """How images become inputs in the evaluation of pretrained weights; all were resized bicubically, antialiased."""
+
+    mean: tuple[float, float, float] | None = None
+    """Mean of each channel, for pixels from 0 to 1; None: ImageNet's."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of each channel; None: ImageNet's."""
+    crop: float | None = None
+    """Crop ratio; None: that of the architecture."""
+    squash: bool = False
+    """Resize the whole image to a square, without keeping its aspect ratio."""
+
+
 class Variant(NamedTuple):
     """A size of an architecture, whose models differ only in the position embedding."""
 
@@ -208,6 +221,10 @@ class Variant(NamedTuple):
     """Position embeddings whose weights are on the hub."""
     hub: str | None = None
     """Account on the hub that holds them, as ACCOUNT/NAME; needed if there are any."""
+    preprocessing: Preprocessing = Preprocessing()
+    """How images become inputs of the pretrained weights."""
+    other_preprocessing: Mapping[str, Preprocessing] = {}
+    """That of other weights of these models: a part of their hub id or file name -> how."""
 
 
 def as_pair(size: int | Sequence[int], name: str = "img_size") -> tuple[int, int]:

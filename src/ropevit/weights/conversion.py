@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ropevit.files import write_atomically
 from ropevit.models.architectures import ARCHITECTURES, Config, architecture, build_model
+from ropevit.models.preprocessing import preprocessing_of
 from ropevit.models.registry import MODELS, get_config
 from ropevit.models.state_dict import InferredModel
 from ropevit.weights.errors import WeightsError
@@ -98,6 +99,10 @@ def convert(
     if parsed.config is not None:
         classes = stored_classes(checkpoint.metadata, parsed.num_classes, parsed.source)
         metadata = stored_metadata(checkpoint.metadata, parsed.source)
+    elif (pixels := preprocessing_of(config, parsed.source)) != preprocessing_of(
+        config
+    ):  # which the config cannot tell
+        metadata = {"mean": pixels.mean, "std": pixels.std, "crop": pixels.crop or config.crop_pct}
     theirs = from_ours(state, to, config) | (_derived_tables(config) if to in ("published", "dinov3") else {})
     write(path, theirs, to, own_metadata(config, classes, metadata))
     return ConvertReport(parsed.source, path, (parsed.layout, to), len(theirs), report.dropped, config)

@@ -2,8 +2,16 @@
 
 from dataclasses import replace
 
-from ropevit.models.config import Variant
+from ropevit.models.config import Preprocessing, Variant
 from ropevit.rope import ROPE_FAMILIES
+
+#: Pixels of CLIP's training images. Source: Radford et al. 2021 (arXiv:2103.00020), as released.
+_CLIP = Preprocessing((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+#: Pixels from -1 to 1. Source: Szegedy et al. 2015 (arXiv:1512.00567), as released.
+_INCEPTION = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+#: Of DINOv3's weights that were trained on satellite images.
+#: Source: Siméoni et al. 2025 (arXiv:2508.10104), as released.
+_SATELLITE = {"sat493m": Preprocessing((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))}
 
 #: timm's size -> (authors' name, width, depth, heads, hidden channels of the MLP over the width, kind of MLP, whether
 #: the authors' file has biases of queries and values).
@@ -38,32 +46,40 @@ def _dinov3_variants() -> dict[str, Variant]:
         kinds = {f"dinov3_{authors}": (f"{name}_qkvb", {"key_bias": False})} if biased else {}
         plain = f"dinov3_{authors}_no_bias" if biased else f"dinov3_{authors}"
         for variant, (model, biases) in (kinds | {plain: (name, {"qkv_bias": False})}).items():
-            variants[variant] = Variant(fields=fields | biases, names={"rope_axial": model}, original="rope_axial")
+            variants[variant] = Variant(
+                fields=fields | biases,
+                names={"rope_axial": model},
+                original="rope_axial",
+                other_preprocessing=_SATELLITE,
+            )
     return variants
 
 
-#: Size -> (width, depth, heads, kind of MLP), and its image sizes: of the pre-trained model, and of the classifier.
+#: Size -> (width, depth, heads, kind of MLP), its image sizes (of the pre-trained model, and of the classifier), and
+#: whether images of the latter are squashed.
 _EVA02_SIZES = {
-    "tiny": ((192, 12, 3, "swiglu"), 224, 336),
-    "small": ((384, 12, 6, "swiglu"), 224, 336),
-    "base": ((768, 12, 12, "swiglu_norm"), 224, 448),
-    "large": ((1024, 24, 16, "swiglu_norm"), 224, 448),
+    "tiny": ((192, 12, 3, "swiglu"), 224, 336, False),
+    "small": ((384, 12, 6, "swiglu"), 224, 336, False),
+    "base": ((768, 12, 12, "swiglu_norm"), 224, 448, True),
+    "large": ((1024, 24, 16, "swiglu_norm"), 224, 448, True),
 }
 
-#: timm's size -> (width, depth, heads, register tokens, whether queries and values have biases).
+#: timm's size -> (width, depth, heads, register tokens, whether queries and values have biases), and its pixels.
 _TIMM_ROPE_SIZES = {
-    "medium": (512, 12, 8, 1, True),
-    "mediumd": (512, 20, 8, 1, False),
-    "betwixt": (640, 12, 10, 4, True),
-    "base": (768, 12, 12, 1, True),
+    "medium": ((512, 12, 8, 1, True), _INCEPTION),
+    "mediumd": ((512, 20, 8, 1, False), _INCEPTION),
+    "betwixt": ((640, 12, 10, 4, True), _CLIP),
+    "base": ((768, 12, 12, 1, True), _INCEPTION),
 }
 
 
 def _eva02_variants() -> dict[str, Variant]:
     """Return the variants of EVA-02: at 224 pixels without a head, at the larger size for ImageNet-1k."""
     variants = {}
-    for size, ((width, depth, heads, mlp), small, large) in _EVA02_SIZES.items():
-        for side, classes in ((small, 0), (large, 1000)):
+    for size, ((width, depth, heads, mlp), small, large, squashed) in _EVA02_SIZES.items():
+        whole = _CLIP._replace(crop=1.0)
+        of_size = (small, 0, _CLIP._replace(crop=0.9)), (large, 1000, whole._replace(squash=squashed))
+        for side, classes, preprocessing in of_size:
             fields = {"width": width, "depth": depth, "heads": heads, "patch_size": 14, "img_size": (side, side)}
             fields |= {
                 "mlp": mlp,
@@ -77,6 +93,8 @@ def _eva02_variants() -> dict[str, Variant]:
                 fields=fields,
                 names={"rope_axial_ape": f"eva02_{size}_patch14_{side}"},
                 original="rope_axial_ape",
+                preprocessing=preprocessing,
+                other_preprocessing={"mim_in22k_ft_in1k": whole, "mim_m38m_ft_in1k": whole},
             )
     return variants
 
@@ -84,13 +102,14 @@ def _eva02_variants() -> dict[str, Variant]:
 def _timm_rope_variants() -> dict[str, Variant]:
     """Return the variants of the ViTs with rotation that timm trained."""
     variants = {}
-    for size, (width, depth, heads, registers, biased) in _TIMM_ROPE_SIZES.items():
+    for size, ((width, depth, heads, registers, biased), pixels) in _TIMM_ROPE_SIZES.items():
         fields = {"width": width, "depth": depth, "heads": heads, "num_registers": registers, "img_size": (256, 256)}
         fields |= {"class_token": False, "layer_scale": 1e-5} | _pooled_rotation("timm_rope", biased)
         variants[f"vit_{size}_rope_reg{registers}"] = Variant(
             fields=fields,
             names={"rope_axial": f"vit_{size}_patch16_rope_reg{registers}_gap_256"},
             original="rope_axial",
+            preprocessing=pixels._replace(crop=0.95),
         )
     return variants
 
@@ -125,7 +144,9 @@ def _pe_core_variants() -> dict[str, Variant]:
         convention = replace(ROPE_FAMILIES["pe"].convention, reference_grid=grid, offset=offset)
         fields |= {"rope_convention": convention, "rope_theta": ROPE_FAMILIES["pe"].theta}
         name = f"vit_pe_core_{size}_patch{patch}_{side}"
-        variants[f"pe_core_{size}"] = Variant(fields, {"rope_axial_ape": name}, "rope_axial_ape")
+        variants[f"pe_core_{size}"] = Variant(
+            fields, {"rope_axial_ape": name}, "rope_axial_ape", preprocessing=_INCEPTION
+        )
     return variants
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from ropevit.data.imagenet import MEAN, STD, imagenet_classes
 from ropevit.models.architectures import Config, Model, build_model
+from ropevit.models.config import Preprocessing
+from ropevit.models.preprocessing import preprocessing_of
 from ropevit.models.registry import MODELS, get_config, resolve_name
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.run_dir import WeightsChoice, weights_file
@@ -39,6 +41,10 @@ class EvalModel:
     """Standard deviation of each channel."""
     crop: float | None = None
     """Crop ratio of its training's evaluation; None if unknown."""
+    family_crop: float | None = None
+    """Crop ratio with which its authors evaluate it; None for the paper's models, whose protocol has it."""
+    squash: bool = False
+    """Whether they resize the whole image to a square, without keeping its aspect ratio."""
     labels_pixels: bool = False
     """Whether it is a study's `field` model, which outputs labels of a patch's pixels."""
 
@@ -51,7 +57,9 @@ class EvalModel:
     @property
     def published_name(self) -> str | None:
         """Name of the registered model with this config, except for head and size; None if there is none."""
-        return next((name for name, config in MODELS.items() if _identity(config) == _identity(self.config)), None)
+        same = [name for name, config in MODELS.items() if _identity(config) == _identity(self.config)]
+        of_size = [name for name in same if MODELS[name].img_size == self.config.img_size]
+        return next(iter([*of_size, *same]), None)
 
 
 def _identity(config: Config) -> dict[str, Any]:
@@ -185,7 +193,18 @@ def read_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
             f"{found.source} has no config, and its name is no model's; name it with --model, see `ropevit models`"
         )
     config = get_config(named, **({} if found.num_classes is None else {"num_classes": found.num_classes}))
-    return EvalModel(name=name, found=found, config=config, classes=None, trained_at=config.img_size[0])
+    family = preprocessing_of(config, found.source)
+    return EvalModel(
+        name=name,
+        found=found,
+        config=config,
+        classes=None,
+        trained_at=config.img_size[0],
+        mean=family.mean or MEAN,
+        std=family.std or STD,
+        family_crop=family.crop,
+        squash=family.squash,
+    )
 
 
 def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str], model: str | None) -> EvalModel:
@@ -194,7 +213,9 @@ def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str
     assert config is not None
     check_images(config, found.source)
     classes = stored_classes(header, config.num_classes, found.source)
-    metadata = {"train_size": config.img_size[0], "crop": None} | stored_metadata(header, found.source)
+    stored, family = stored_metadata(header, found.source), preprocessing_of(config)
+    metadata = {"train_size": config.img_size[0], "crop": None} | stored
+    own_crop = metadata_value(metadata, "crop", float | None, found.source)
     if model is not None and (classes is not None or _identity(get_config(model)) != _identity(config)):
         raise ValueError(f"{found.source} holds its own config and classes; leave out --model {model}")
     return EvalModel(
@@ -203,20 +224,30 @@ def _own_eval_model(name: str, found: ParsedCheckpoint, header: Mapping[str, str
         config=config,
         classes=None if classes is None else tuple(classes),
         trained_at=metadata_value(metadata, "train_size", int, found.source),
-        **pixel_statistics(metadata, config.in_channels, found.source),
-        crop=metadata_value(metadata, "crop", float | None, found.source),
+        **pixel_statistics(stored, config.in_channels, found.source, family),
+        crop=own_crop,
+        family_crop=own_crop or family.crop if family != Preprocessing() else None,
+        squash=family.squash and own_crop is None,
         labels_pixels=metadata.get("panel") in ("field", "far"),
     )
 
 
-def pixel_statistics(metadata: Mapping[str, Any], channels: int, source: str) -> dict[str, tuple[float, ...]]:
-    """Read mean and std of the pixels, one number for all channels or one per channel; ImageNet's by default.
+def pixel_statistics(
+    metadata: Mapping[str, Any], channels: int, source: str, family: Preprocessing | None = None
+) -> dict[str, tuple[float, ...]]:
+    """Read mean and std of the pixels, one number for all channels or one per channel.
+
+    Args:
+        metadata: Metadata of a file.
+        channels: Channels of the images.
+        source: Name of the file in messages.
+        family: Whose mean and std a file has that does not tell them; ImageNet's by default.
 
     Raises:
         ValueError: If there is another number of them, or a std is not positive.
     """
-    found = {}
-    for key, default in (("mean", MEAN), ("std", STD)):
+    found, family = {}, family or Preprocessing()
+    for key, default in (("mean", family.mean or MEAN), ("std", family.std or STD)):
         value = metadata_value({key: default} | dict(metadata), key, float | tuple[float, ...], source)
         numbers = value if isinstance(value, tuple) else (value,) * channels
         if len(numbers) != channels:

@@ -185,7 +185,11 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
         trained_at=subject.trained_at,
         data=f"{source.name}{', ReaL labels' if real else ''}",
         how=", ".join(
-            [f"protocol {protocol}", f"crop ratio {views[0].crop:g}", *(f"scaling {x}" for x in scaling.values())]
+            [
+                f"protocol {protocol}",
+                "squashed to a square" if views[0].squash else f"crop ratio {views[0].crop:g}",
+                *(f"scaling {x}" for x in scaling.values()),
+            ]
         ),
         metric=TASKS["classify"].metric,
         fixed=fixed | {"protocol": protocol, "crop": options.crop_pct} | scaling,
@@ -226,7 +230,15 @@ def _describe_choice(inputs: EvalInputs) -> list[str]:
 def views_at(inputs: EvalInputs, sizes: tuple[int, ...]) -> list[View]:
     """Return the preprocessing and window size at each test size; those by default if `sizes` is empty."""
     subject, options = inputs.subject, inputs.context.config.task_options(ClassifierOptions)
-    return plan_views(subject.config, subject.trained_at, sizes, options.protocol or "paper", options.crop_pct)
+    return views_of(subject, sizes, options.protocol, options.crop_pct)
+
+
+def views_of(subject: EvalModel, sizes: tuple[int, ...], protocol: str | None, crop: float | None) -> list[View]:
+    """Return the views of a model; those of another family are its authors', unless protocol or crop are given."""
+    protocol = protocol or "paper"
+    own = crop is None and protocol == "paper"
+    views = plan_views(subject.config, subject.trained_at, sizes, protocol, subject.family_crop if own else crop)
+    return [replace(view, squash=own and subject.squash) for view in views]
 
 
 def _evaluators(views: list[View], inputs: EvalInputs) -> Callable[[InferenceMode], Callable[[int], SizeEvaluation]]:
@@ -284,7 +296,7 @@ def evaluate_size(model: Model, view: View, inputs: EvalInputs, mode: InferenceM
 def _evaluate_batches(view: View, inputs: EvalInputs, bad: list[int]) -> Iterator[Batch]:
     """Yield this process's batches at a size; indices of images that cannot be read are appended to `bad`."""
     context = inputs.context
-    transform = eval_transform(view.size, view.crop)
+    transform = eval_transform(view.size, view.crop, view.squash)
     size = context.config.batch_size or BATCH
     for batch in eval_batches(
         inputs.source, transform, size, context.config.workers, world=context.world, rank=context.rank

@@ -28,6 +28,10 @@ class Input:
     resize: int | None = None
     """Shorter side in pixels to which the image of that size is resized again, such as that of the training; None
     leaves it."""
+    crop: float = 1.0
+    """Crop ratio: the part of the largest centered crop that is taken, unless the whole image is."""
+    squash: bool = False
+    """Resize the whole image to the size, without keeping its aspect ratio."""
     mean: tuple[float, ...] = MEAN
     """Mean of each channel, for pixels from 0 to 1; a single number means gray images."""
     std: tuple[float, ...] = STD
@@ -52,7 +56,10 @@ class Input:
 
     def prepare(self, image: Image.Image) -> Float[Tensor, "c H W"]:
         """Convert an image to the model's input."""
-        image = resize_to(image, *self.shape(image))
+        if self.squash and not self.whole:
+            image = image.resize((self.size[-1], self.size[0]), Image.Resampling.BICUBIC)
+        else:
+            image = resize_to(image, *self.shape(image), crop=1.0 if self.whole else self.crop)
         if self.resize is not None:
             side = self.resize
             image = resize_to(image, *(keep_aspect_size(image, side, self.multiple) if self.whole else (side, side)))

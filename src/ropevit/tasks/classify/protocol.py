@@ -21,6 +21,8 @@ class View:
     """Crop ratio: `size` divided by the shorter side after resizing."""
     window: int | None
     """Side of a Swin's windows in tokens."""
+    squash: bool = False
+    """Resize the whole image to a square, without keeping its aspect ratio."""
 
     @property
     def resize(self) -> int:

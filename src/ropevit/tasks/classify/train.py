@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ropevit.data.augment import eval_transform, train_transform
 from ropevit.data.crops import resample
-from ropevit.data.imagenet import MEAN, STD
 from ropevit.data.loading import Batch, describe_skipped, eval_batches, train_batches
 from ropevit.data.rng import derive_seed
 from ropevit.data.sources import ImageSource, open_source
 from ropevit.extras import require
 from ropevit.models.architectures import Config, Model, build_model
 from ropevit.tasks.classify.config import TrainConfig
+from ropevit.tasks.classify.pixels import pixels_of
 from ropevit.tasks.classify.score import tally
 from ropevit.tasks.common.batches import mean_and_std, train_order
 from ropevit.tasks.common.distributed import Communicator
@@ -112,7 +112,8 @@ class Classification:
         self.built: Config = config.model.build(len(self.classes))  # initial weights may set its reference grid
         self.batch_size = config.batch_size
         self.skipped: list[str] = []
-        self.mean, self.std = mean_and_std(accelerator.device)
+        self.statistics = pixels_of(config.model)
+        self.mean, self.std = mean_and_std(accelerator.device, **self.statistics)
         self.erase = _make_erasing(config, accelerator.device)
         self.mix = make_mixing(config, len(train.classes))
         self.criterion = make_criterion(config)
@@ -145,7 +146,7 @@ class Classification:
         return resample(images, draw_size(sizes, "train sizes", self.config.run.seed, step))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Move images of pixels from 0 to 255 to the device and normalize them with ImageNet's mean and std."""
+        """Move images of pixels from 0 to 255 to the device and normalize them with the model's mean and std."""
         images = images.to(self.accelerator.device, non_blocking=True)
         return (images.float() / 255 - self.mean) / self.std
 
@@ -180,7 +181,7 @@ class Classification:
         model = build_model(self.built)
         model.load_state_dict(dict(weights))
         metadata = {**facts, "recipe": self.config.recipe, "train_size": self.config.model.size}
-        metadata |= {"mean": MEAN, "std": STD, "crop": self.config.eval_crop}
+        metadata |= self.statistics | {"crop": self.config.eval_crop}
         save_model(path, model, classes=self.train.classes, metadata=metadata)
 
 

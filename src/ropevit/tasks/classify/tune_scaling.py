@@ -19,8 +19,8 @@ from ropevit.locks import lock_folder
 from ropevit.models.architectures import Model
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
-from ropevit.tasks.classify.evaluate import BATCH, ClassifierOptions, EvalInputs, classifier, prepare
-from ropevit.tasks.classify.protocol import View, plan_views
+from ropevit.tasks.classify.evaluate import BATCH, ClassifierOptions, EvalInputs, classifier, prepare, views_of
+from ropevit.tasks.classify.protocol import View
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import distributed
@@ -191,7 +191,7 @@ class Measurer:
         counts = torch.zeros(len(scalings), len(images), 2, dtype=torch.int64)
         model = self._model(view)
         logits_of = classifier(model, self.inputs)
-        transform, size = eval_transform(view.size, view.crop), config.batch_size or BATCH
+        transform, size = eval_transform(view.size, view.crop, view.squash), config.batch_size or BATCH
         for batch in eval_batches(images, transform, size, config.workers):
             places = torch.tensor(list(batch.indices), dtype=torch.long)
             if not len(places):
@@ -331,7 +331,7 @@ def _plan(inputs: EvalInputs, config: TuneConfig) -> list[View]:
         ValueError: If scaling would change nothing at a size.
     """
     subject = inputs.subject
-    views = plan_views(subject.config, subject.trained_at, config.sizes, config.protocol, config.crop_pct)
+    views = views_of(subject, config.sizes, config.protocol, config.crop_pct)
     for view in views:
         if view.size <= subject.trained_at:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Shared by the data pipelines of all tasks: order of the images, ImageNet's mean and std, objects per step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -32,10 +32,12 @@ def train_order(config: Any, length: int, accelerator: Any, **more: Any) -> Trai
     )
 
 
-def mean_and_std(device: torch.device) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
-    """Return mean and standard deviation of each channel of ImageNet, for pixels from 0 to 1."""
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (MEAN, STD))
-    return mean, std
+def mean_and_std(
+    device: torch.device, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
+    """Return mean and standard deviation of each channel on a device, for pixels from 0 to 1; ImageNet's by default."""
+    first, second = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (mean, std))
+    return first, second
 
 
 BatchT = TypeVar("BatchT")
