@@ -193,6 +193,11 @@ def read_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
             f"{found.source} has no config, and its name is no model's; name it with --model, see `ropevit models`"
         )
     config = get_config(named, **({} if found.num_classes is None else {"num_classes": found.num_classes}))
+    return _foreign_eval_model(name, found, config)
+
+
+def _foreign_eval_model(name: str, found: ParsedCheckpoint, config: Config) -> EvalModel:
+    """Return the model of a file without a config, with the pixels of its family."""
     family = preprocessing_of(config, found.source)
     return EvalModel(
         name=name,
