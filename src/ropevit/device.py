@@ -3,30 +3,30 @@
 import torch
 
 #: Types of devices that models are computed on.
-KINDS = ("cpu", "cuda", "mps", "xpu")
+DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
 #: What `--device` takes, in words.
 _CHOICES = "auto, cpu, cuda, cuda:N, mps or xpu"
 
 
-def resolve_device(name: str, kinds: tuple[str, ...] = KINDS) -> torch.device:
+def resolve_device(name: str, device_types: tuple[str, ...] = DEVICE_TYPES) -> torch.device:
     """Turn `auto` into the accelerator that PyTorch finds, or the CPU, and refuse a device that is not there.
 
     Nothing is allocated on it: processes of which each takes its own would all reach for the first.
 
     Args:
         name: auto, or what `torch.device` takes.
-        kinds: Types of devices that the caller can use.
+        device_types: Types of devices that the caller can use.
 
     Raises:
         ValueError: If the name means no device, or one that this machine does not have.
     """
     found = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
-        return found if found is not None and found.type in kinds else torch.device("cpu")
-    device = _named_device(name, kinds)
+        return found if found is not None and found.type in device_types else torch.device("cpu")
+    device = _named_device(name, device_types)
     there = found is not None and found.type == device.type and (device.index or 0) < torch.accelerator.device_count()
     if device.type != "cpu" and not there:
-        raise ValueError(f"got device {name!r}, which is not available here; take {choices(kinds)}")
+        raise ValueError(f"got device {name!r}, which is not available here; take {choices(device_types)}")
     return device
 
 
@@ -37,10 +37,10 @@ def check_device_name(name: str) -> None:
         ValueError: Saying what does.
     """
     if name != "auto":
-        _named_device(name, KINDS)
+        _named_device(name, DEVICE_TYPES)
 
 
-def _named_device(name: str, kinds: tuple[str, ...]) -> torch.device:
+def _named_device(name: str, device_types: tuple[str, ...]) -> torch.device:
     """Read the name of a device of some types.
 
     Raises:
@@ -50,11 +50,11 @@ def _named_device(name: str, kinds: tuple[str, ...]) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in kinds:
-        raise ValueError(f"got device {name!r}; take {choices(kinds)}")
+    if device.type not in device_types:
+        raise ValueError(f"got device {name!r}; take {choices(device_types)}")
     return device
 
 
-def choices(kinds: tuple[str, ...]) -> str:
+def choices(device_types: tuple[str, ...]) -> str:
     """Return the devices that can be chosen, for messages."""
-    return _CHOICES if kinds == KINDS else f"auto, {' or '.join(kinds)}"
+    return _CHOICES if device_types == DEVICE_TYPES else f"auto, {' or '.join(device_types)}"

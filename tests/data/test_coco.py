@@ -119,9 +119,9 @@ def test_boxes_without_an_area_are_dropped_and_listed(wrong, kind, tiny):
             "missing file",
             "no.jpg: file of image 27 not found",
         ),
-        (lambda content: content.pop("categories"), "annotations", "no list named 'categories'"),
-        (lambda content: content["images"][1].pop("width"), "annotations", "images 17: width is None, no int"),
-        (lambda content: content["images"].append(None), "annotations", "images number 12 is None, no object"),
+        (lambda content: content.pop("categories"), "annotations", "expected a list named 'categories'"),
+        (lambda content: content["images"][1].pop("width"), "annotations", "images 17: width is None, expected int"),
+        (lambda content: content["images"].append(None), "annotations", "images number 12 is None, expected an object"),
         (
             lambda content: content["annotations"][1].update(id=1),
             "annotations",
@@ -291,12 +291,12 @@ def test_integers_may_be_floats_and_optional_fields_null(tiny):
         (annotate(iscrowd=2), "iscrowd is 2, expected 0 or 1"),
         (annotate(area="9"), "annotations 1: area is '9', expected a number"),
         (annotate(area=float("nan")), "area is nan, expected a number"),
-        (annotate(id=7.5), "annotations 7.5: id is 7.5, no int"),
+        (annotate(id=7.5), "annotations 7.5: id is 7.5, expected int"),
         (annotate(id=2**60), "id is 1152921504606846976, expected at most"),
         (describe(height=10**400), "images 7: height is 1000.*, expected 1 to 1000000000 pixels"),
         (describe(height=0), "images 7: height is 0, expected 1 to"),
         (describe(width=-5), "images 7: width is -5, expected 1 to"),
-        (describe(width=True), "images 7: width is True, no int"),
+        (describe(width=True), "images 7: width is True, expected int"),
     ],
 )
 def test_invalid_values_raise_and_name_their_entry(change, message, tiny):

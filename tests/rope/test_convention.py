@@ -38,7 +38,7 @@ def test_the_rotation_of_reordered_channels_is_that_of_timm(name, h, w):
     _, convention, theta = ROPE_FAMILIES[name]
     q = torch.randn(2, h * w, 32)
     turned = apply_rot_embed_cat(q, theirs.get_embed(shape=(h, w)), half=convention.pairs == "halves")
-    positions = convention.place(grid_positions(h, w), sizes(h, w))
+    positions = convention.rotary_positions(grid_positions(h, w), sizes(h, w))
     order = convention.channel_order(32)
     ours = apply_rotary(q[..., order], rotary_cos_sin(positions, axial_frequencies(32, theta)))
     assert_close(ours, turned[..., order], rtol=1e-5, atol=2e-5)
@@ -49,7 +49,7 @@ def test_the_rotation_of_reordered_channels_is_that_of_timm(name, h, w):
 )
 def test_centers_are_scaled_by_the_chosen_side(ours, theirs):
     convention = RopeConvention(coordinates=ours, offset=0.25)
-    found = convention.place(grid_positions(3, 7), sizes(3, 7)) / (2 * torch.pi)
+    found = convention.rotary_positions(grid_positions(3, 7), sizes(3, 7)) / (2 * torch.pi)
     wanted = _build_grid((3, 7), grid_type="centered", normalize_coords=theirs, grid_offset=0.25)
     assert_close(found, wanted.flatten(0, 1).flip(-1))
 
@@ -57,11 +57,13 @@ def test_centers_are_scaled_by_the_chosen_side(ours, theirs):
 def test_positions_of_images_of_several_sizes_are_those_of_each_alone():
     convention = ROPE_FAMILIES["dinov3"].convention
     grids = [(2, 3), (4, 2)]
-    together = convention.place(
+    together = convention.rotary_positions(
         torch.cat([grid_positions(*grid) for grid in grids]),
         torch.cat([sizes(*grid).expand(grid[0] * grid[1], 2) for grid in grids]),
     )
-    assert_close(together, torch.cat([convention.place(grid_positions(*grid), sizes(*grid)) for grid in grids]))
+    assert_close(
+        together, torch.cat([convention.rotary_positions(grid_positions(*grid), sizes(*grid)) for grid in grids])
+    )
 
 
 @pytest.mark.parametrize(("name", "step"), [("rope_vit", (1, 1)), ("pe", (4.0, 2.4)), ("dinov3", (2.094395, 1.256637))])

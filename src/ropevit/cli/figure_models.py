@@ -127,11 +127,11 @@ def training_size(config: Config, trained_at: int) -> tuple[int, int]:
     return rows * config.patch_size, columns * config.patch_size
 
 
-def load_images(place: str, preprocessing: Preprocessing, size: int) -> Float[Tensor, "B c S S"]:
+def load_images(name: str, preprocessing: Preprocessing, size: int) -> Float[Tensor, "B c S S"]:
     """Load a few images as normalized square center crops; unreadable ones in a folder are reported and skipped.
 
     Args:
-        place: `fashion`, `emoji`, an image, or a folder that is searched recursively; if it has a val or test folder,
+        name: `fashion`, `emoji`, an image, or a folder that is searched recursively; if it has a val or test folder,
             only that.
         preprocessing: How images become the model's input.
         size: Side in pixels.
@@ -139,15 +139,15 @@ def load_images(place: str, preprocessing: Preprocessing, size: int) -> Float[Te
     Raises:
         ValueError: If there are no images, or none of the chosen ones can be read.
     """
-    if place == FASHION:
+    if name == FASHION:
         found = load_fashion("test").images[:_NUM_IMAGES, 0].numpy()
         images = [Image.fromarray(image) for image in found]
-    elif place in NAMED_SOURCES:
-        source = NAMED_SOURCES[place]("val")
+    elif name in NAMED_SOURCES:
+        source = NAMED_SOURCES[name]("val")
         images = [source.read(index)[0] for index in range(min(_NUM_IMAGES, len(source)))]
     else:
-        folder = Path(place).expanduser()
-        folder = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), folder)
+        folder = Path(name).expanduser()
+        folder = next((folder / split for split in TEST_FOLDERS if (folder / split).is_dir()), folder)
         files = find_images([folder])
         images = _read_images([file.path for file in files[:: max(1, len(files) // _NUM_IMAGES)][:_NUM_IMAGES]])
     return torch.stack(

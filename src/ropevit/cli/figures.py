@@ -175,12 +175,12 @@ def load_figure_model(config: FiguresConfig) -> FigureModel:
         subject = replace(subject, published=False)
     if config.images is not None and find_body(subject.model) is not subject.model:
         raise ValueError("got --images with a detector or segmenter; figures from images support classifiers only")
-    place = config.images or (FASHION if preprocessing.embedded else None)
-    if place is None:
+    source = config.images or (FASHION if preprocessing.embedded else None)
+    if source is None:
         return subject
     trained = max(subject.trained_size)  # drawn in any case
     size = max(trained, *(config.sizes or (2 * trained,)))
-    return replace(subject, images=load_images(place, preprocessing, size))
+    return replace(subject, images=load_images(source, preprocessing, size))
 
 
 def _collect_evaluations(config: FiguresConfig, out: Path, console: Console) -> Evaluations | None:

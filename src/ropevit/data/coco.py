@@ -197,11 +197,13 @@ def _read_table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
     """Return a table of an annotation file, and check the types of its entries."""
     entries = content.get(name) if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise refuse(Fault("annotations", str(path), f"no list named {name!r}, as files of COCO have"))
+        raise refuse(Fault("annotations", str(path), f"expected a list named {name!r}, as COCO files have"))
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise refuse(
-                Fault("annotations", str(path), f"{name} number {number} is {_shorten_value(entry)}, no object")
+                Fault(
+                    "annotations", str(path), f"{name} number {number} is {_shorten_value(entry)}, expected an object"
+                )
             )
         if wrong := next(_entry_faults(entry, name), None):
             where = _shorten_value(entry.get("id", f"number {number}"))
@@ -211,15 +213,15 @@ def _read_table(content: Any, name: str, path: Path) -> list[dict[str, Any]]:
 
 def _entry_faults(entry: dict[str, Any], name: str) -> Iterator[str]:
     """Yield the wrong fields of an entry; integers written as 7.0 become 7."""
-    for key, kind in TABLES[name].items():
+    for key, expected in TABLES[name].items():
         value: Any = entry.get(key)
-        if kind is int and isinstance(value, float) and value.is_integer():
+        if expected is int and isinstance(value, float) and value.is_integer():
             value = entry[key] = int(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            yield f"{key} is {_shorten_value(value)}, no {kind.__name__}"
+        if not isinstance(value, expected) or isinstance(value, bool):
+            yield f"{key} is {_shorten_value(value)}, expected {expected.__name__}"
         elif key in ("height", "width") and not 1 <= value <= _MAX_COORDINATE:
             yield f"{key} is {_shorten_value(value)}, expected 1 to {_MAX_COORDINATE:.0f} pixels"
-        elif kind is int and abs(value) > _MAX_ID:
+        elif expected is int and abs(value) > _MAX_ID:
             yield f"{key} is {_shorten_value(value)}, expected at most 2**53"
     if name == "annotations":
         if entry.get("iscrowd", 0) not in (0, 1, None):  # also True and 1.0

@@ -101,8 +101,10 @@ class TrainOrder:
         ).numpy()
         drawn = step * self.batch_size + shuffled[self.indices(micro_batch)]
         return [
-            SampledIndex(int(images[place // self.repeats]), derive_seed("order", self.seed, "draw", epoch, place))
-            for place in drawn.tolist()
+            SampledIndex(
+                int(images[position // self.repeats]), derive_seed("order", self.seed, "draw", epoch, position)
+            )
+            for position in drawn.tolist()
         ]
 
     def indices(self, micro_batch: int) -> Int[np.ndarray, "b"]:

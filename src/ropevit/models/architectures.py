@@ -35,7 +35,7 @@ class Architecture:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     """Its sizes by name, such as deit_small; their models can be created by name."""
     dense_config: type[Any] | None = None
-    """Config of its backbone for dense tasks: its `body` is a `config`; it tells the `strides` of its maps, and
+    """Config of its backbone for dense tasks: its `body` is a `config`; it has the `strides` of its maps, and
     whether all blocks attend globally (`attends_everywhere`). One with a field `pyramid` is plain, as a ViT: segmenters
     choose its `out_indices`."""
     dense_backbone: type[Backbone[Any]] | None = None
@@ -63,7 +63,7 @@ def register_architecture(name: str, row: Architecture) -> None:
         row: The architecture.
 
     Raises:
-        ValueError: If the name, or one of a variant or model, is taken, or it is not said where weights are published.
+        ValueError: If the name, or one of a variant or model, is taken, or published weights have no hub account.
     """
     models = {
         model: row.config(position=position, **variant.fields)

@@ -74,7 +74,7 @@ class Attention(nn.Module):
         positions are those of a whole grid; `jitter` is the coordinate jitter of the training step. A distance bias
         is 0 where `patches` is False; it counts distances in patches, whatever RoPE scaling does to the rotation.
         """
-        places = positions
+        patch_positions = positions
         frequencies, attention_factor = layer_frequencies(self.rope, frequencies, positions.dtype), None
         num_prefix = x.shape[1] - positions.shape[-2]
         if self.scaling is not None and frequencies is not None:
@@ -92,7 +92,7 @@ class Attention(nn.Module):
         if self.distance is None:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=add)
         else:
-            x = self.distance(places, num_prefix, qkv=(q, k, v), patches=patches, mask=mask)
+            x = self.distance(patch_positions, num_prefix, qkv=(q, k, v), patches=patches, mask=mask)
         return self.proj(x.transpose(1, 2).flatten(2))
 
 

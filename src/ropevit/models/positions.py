@@ -47,19 +47,27 @@ class PositionEmbeddings(Mapping[str, PositionEmbedding]):
             for name, rope_type in ROPE_TYPES.items()
             if rope_type.published == published
         }
-        kinds = self.kinds()
-        alone = {name: PositionEmbedding(None, distance=name) for name, kind in kinds.items() if not kind.beside_rope}
+        biases = self.distance_biases()
+        alone = {
+            name: PositionEmbedding(None, distance=name)
+            for name, bias_type in biases.items()
+            if not bias_type.beside_rope
+        }
         beside = {
             f"rope_{rope}_{name}": PositionEmbedding(rope, distance=name)
-            for name, kind in kinds.items()
+            for name, bias_type in biases.items()
             for rope in ROPE_TYPES
-            if kind.beside_rope
+            if bias_type.beside_rope
         }
         return self.plain | ropes | alone | beside
 
-    def kinds(self) -> dict[str, DistanceBiasType]:
+    def distance_biases(self) -> dict[str, DistanceBiasType]:
         """Return the types of its distance biases by name."""
-        return {name: kind for name, kind in DISTANCE_BIAS_TYPES.items() if kind.in_windows or not self.windowed}
+        return {
+            name: bias_type
+            for name, bias_type in DISTANCE_BIAS_TYPES.items()
+            if bias_type.in_windows or not self.windowed
+        }
 
     def __getitem__(self, name: str) -> PositionEmbedding:
         return self.table()[name]
@@ -166,12 +174,12 @@ def describe_positions(architectures: Mapping[str, PositionEmbeddings] = EMBEDDI
     Args:
         architectures: Position embeddings by the label of the architecture, which is added to what not all have.
     """
-    kinds = {label: own.kinds() for label, own in architectures.items()}
+    biases = {label: own.distance_biases() for label, own in architectures.items()}
     plain = _join_marked({label: own.plain for label, own in architectures.items()})
     ropes = ", ".join(f"rope_{name}" for name in ROPE_TYPES)
     suffixes = {label: [suffix for suffix in own.suffixes if suffix] for label, own in architectures.items()}
-    beside = {label: [f"_{name}" for name, kind in own.items() if kind.beside_rope] for label, own in kinds.items()}
-    alone = {label: [name for name, kind in own.items() if not kind.beside_rope] for label, own in kinds.items()}
+    beside = {label: [f"_{name}" for name, row in own.items() if row.beside_rope] for label, own in biases.items()}
+    alone = {label: [name for name, row in own.items() if not row.beside_rope] for label, own in biases.items()}
     endings = _join_marked({label: [*suffixes[label], *beside[label]] for label in architectures})
     return f"{plain}, {ropes} (each rope_ name also with an ending: {endings}), {_join_marked(alone)}"
 

@@ -70,7 +70,7 @@ class InferredModel:
     patches: int
     """Patches of the file's tables; without tables those of the architecture's default image size."""
     unnamed_family: bool = False
-    """Whether the weights are of another family than the published models, and do not tell which."""
+    """Whether the weights are of a family other than the published models, and which one is ambiguous."""
 
 
 @dataclass(frozen=True, kw_only=True)

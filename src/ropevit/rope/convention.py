@@ -67,7 +67,9 @@ class RopeConvention:
         """Whether positions differ from the indices of the patches."""
         return self.coordinates != "index" or self.offset != 0
 
-    def place(self, positions: Float[Tensor, "*B N 2"], grid: Float[Tensor, "*b 2"]) -> Float[Tensor, "*B N 2"]:
+    def rotary_positions(
+        self, positions: Float[Tensor, "*B N 2"], grid: Float[Tensor, "*b 2"]
+    ) -> Float[Tensor, "*B N 2"]:
         """Compute the positions that are multiplied by the frequencies.
 
         Args:
@@ -93,7 +95,9 @@ class RopeConvention:
 
         Frequencies times the step are in radians per patch.
         """
-        corner = self.place(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([float(grid[1]), float(grid[0])]))
+        corner = self.rotary_positions(
+            torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([float(grid[1]), float(grid[0])])
+        )
         return corner[1] - corner[0]
 
     def channel_order(self, channels: int) -> Int[Tensor, "D"]:

@@ -56,7 +56,7 @@ class StudyConfig:
     PATH/train/<class>/* and PATH/val/<class>/*, or PATH/<class>/*; or a name that a plug-in registers."""
     panels: tuple[str, ...] = ("auto",)
     """Tasks: `field` (larger field of view: more scene at the same scale), `zoom` (higher resolution: the same scene
-    with more pixels) and, with the emoji, `far` (what tells a label is further away). auto: all that the images
+    with more pixels) and, with the emoji, `far` (the cue for a label is further away). auto: all that the images
     allow."""
     embeddings: Annotated[tuple[str, ...], tyro.conf.arg(help=_EMBEDDINGS_HELP)] = ("ape", "rope_axial", "rope_mixed")
     """Position embeddings by name."""

@@ -17,7 +17,7 @@ _LEGEND_COLUMNS = 3
 
 #: Titles of the panels.
 _TITLES = {
-    "far": "far (longer distance): on a larger image what tells a label is further away",
+    "far": "far (longer distance): on a larger image the cue for a label is further away",
     "field": "field (larger field of view): a larger image shows more of the scene",
     "zoom": "zoom (higher resolution): a larger image is the same one with more pixels",
 }

@@ -29,7 +29,7 @@ def read_evaluations(folders: Sequence[Path], option: str = "--evals") -> Evalua
     advice = f"leave it out of {option}"
     found = [read_settings(folder, advice) for folder in folders]
     metric = found[0]["config"].get("metric")
-    task = next((task for task in TASKS.values() if task.metric.label == metric), None)
+    task = next((task for task in TASKS.values() if task.metric.label == metric and task.result is not None), None)
     if task is None:
         raise ValueError(f"{folders[0]} does not name its metric, so an older version wrote it; evaluate again")
     curves = tuple(

@@ -1,4 +1,4 @@
-"""Evaluation of the model in a checkpoint, of whatever task, at many sizes."""
+"""Evaluation of a checkpoint of any task at many sizes."""
 
 from typing import Any
 
@@ -18,6 +18,6 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Any]:
         Results by size, including those of an earlier evaluation that is resumed: rows of the task.
 
     Raises:
-        ValueError: If the options, the weights, the data or the directory do not allow it.
+        ValueError: If the options, weights, data or directory do not fit together.
     """
     return task_of_checkpoint(config.checkpoint, config.weights).get("evaluate")(config, report)

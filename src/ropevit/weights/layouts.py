@@ -59,7 +59,7 @@ def _reordered(state: Mapping[str, Tensor], layout: str, config: Config, *, back
     """Reorder the channels of queries and keys between another layout and ours, where they differ.
 
     Raises:
-        WeightsError: If the names do not tell whether the weights have the order of the layout or ours.
+        WeightsError: If the names are ambiguous: the weights may have the order of the layout or ours.
     """
     adapter = ARCHITECTURES[architecture(config)].weights
     if adapter.reorder is None or not adapter.reorders(config):

@@ -1,4 +1,4 @@
-"""State dicts of a Swin: the published layout with its derived tables, timm's, and what shapes tell."""
+"""State dicts of a Swin: the published layout with its derived tables, timm's, and the config inferred from shapes."""
 
 import math
 import re

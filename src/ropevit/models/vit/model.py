@@ -123,34 +123,34 @@ class ViT(BaseModel[ViTConfig]):
         if self.num_prefix:
             x = torch.cat([self.prefix_tokens().expand(x.shape[0], -1, -1), x], dim=1)
         x = x if self.pre_norm is None else self.pre_norm(x)
-        return x, self.place(grid_positions(*maps.shape[2:], device=images.device))
+        return x, self.rotary_positions(grid_positions(*maps.shape[2:], device=images.device))
 
     def prefix_tokens(self) -> Float[Tensor, "1 _ C"]:
         """Return the class and register tokens with their embedding, if any."""
         tokens = torch.cat([token for token in (self.cls_token, self.register_tokens) if token is not None], dim=1)
         return tokens if self.prefix_embed is None else tokens + self.prefix_embed
 
-    def place(
+    def rotary_positions(
         self, positions: Float[Tensor, "*b N ndim"], grids: Float[Tensor, "*b N 2"] | None = None
     ) -> Float[Tensor, "*b N ndim"]:
         """Return the positions to rotate by, after the rotation convention of the config.
 
         Args:
             positions: Column and row of each patch.
-            grids: Columns and rows of its image; None for those of a whole grid, whose last patch tells them.
+            grids: Columns and rows of its image; None takes those of the last patch, of a whole grid.
         """
         convention = self.config.rope_convention
         if not convention.moves:
             return positions
-        return convention.place(positions, positions.amax(0) + 1 if grids is None else grids)
+        return convention.rotary_positions(positions, positions.amax(0) + 1 if grids is None else grids)
 
     def absolute_embedding(self, grid: Sequence[int]) -> Float[Tensor, "1 N C"]:
         """Resize the absolute embedding to a grid (h, w) or (t, h, w), the sum of spatial and temporal embedding."""
         assert self.pos_embed is not None
-        place = resize_embedding(self.pos_embed, self.config.grid, grid[-2], grid[-1])
+        pos_embed = resize_embedding(self.pos_embed, self.config.grid, grid[-2], grid[-1])
         if self.time_embed is None:
-            return place
-        return (resize_time(self.time_embed, grid[0]).unsqueeze(2) + place.unsqueeze(1)).flatten(1, 2)
+            return pos_embed
+        return (resize_time(self.time_embed, grid[0]).unsqueeze(2) + pos_embed.unsqueeze(1)).flatten(1, 2)
 
     def run_blocks(
         self,
@@ -277,17 +277,17 @@ class ViT(BaseModel[ViTConfig]):
             x = torch.where(packed.prefix.unsqueeze(-1) < 0, x, tokens[packed.prefix.clamp(min=0)])
         return x if self.pre_norm is None else self.pre_norm(x)
 
-    def place_packed(self, packed: PackedBatch) -> Float[Tensor, "R L 2"]:
+    def packed_rotary_positions(self, packed: PackedBatch) -> Float[Tensor, "R L 2"]:
         """Return the positions to rotate by of a packed batch; those of prefix tokens stay at the origin."""
         if not self.config.rope_convention.moves:
             return packed.positions
-        positions = self.place(packed.positions, packed.grids)
+        positions = self.rotary_positions(packed.positions, packed.grids)
         return positions.masked_fill((packed.prefix >= 0).unsqueeze(-1), 0)
 
     def encode_packed(self, packed: PackedBatch) -> tuple[Float[Tensor, "R L C"], Bool[Tensor, "B"]]:
         """Return all tokens of a packed batch after the final norm (0 for non-finite images), and non-finite images."""
         self.check_packable()
-        rest = self.place_packed(packed), packed.sequences()
+        rest = self.packed_rotary_positions(packed), packed.sequences()
         return encode_isolated(packed, self.embed_packed, lambda tokens: self.encode(tokens, *rest))
 
     def forward_packed_features(self, packed: PackedBatch) -> Float[Tensor, "R L C"]:

@@ -141,9 +141,9 @@ class EvalConfig:
             if (value := getattr(self, name)) is not None:
                 raise ValueError(f"got {option(name)} {value} with a {model}; {reason}: leave it out")
 
-    def task_options(self, kind: type[OptionsT]) -> OptionsT:
+    def task_options(self, options_type: type[OptionsT]) -> OptionsT:
         """Return the options of a task, or their defaults if none are given."""
-        return self.options if isinstance(self.options, kind) else kind()
+        return self.options if isinstance(self.options, options_type) else options_type()
 
 
 def check_baselines(given: Sequence[str], task: TaskSpec, model: str) -> None:

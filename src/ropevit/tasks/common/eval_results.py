@@ -88,7 +88,7 @@ class ResultsDir:
         folder: Path of the directory.
         settings: Model, data, settings and machine for JSON; the values under "config" must not change on resuming.
         names: Classes of the data and their names.
-        kind: Dataclass of the rows, one for each task.
+        row_type: Dataclass of the rows, one for each task.
         resume: Keep the existing results; without it the directory must be empty.
         baselines: Inference modes besides the default one, in the order of their rows.
 
@@ -101,11 +101,11 @@ class ResultsDir:
         folder: Path,
         settings: Mapping[str, Any],
         names: Mapping[str, str],
-        kind: type,
+        row_type: type,
         resume: bool,
         baselines: Sequence[str] = (),
     ):
-        self.folder, self.settings, self.names, self.kind = folder, settings, names, kind
+        self.folder, self.settings, self.names, self.row_type = folder, settings, names, row_type
         self.baselines = tuple(baselines)
         self.rows: list[Any] = []
         self.classes: dict[str, dict[str, str]] = {name: {} for name in names}
@@ -132,7 +132,7 @@ class ResultsDir:
                 f"{self.folder} was evaluated with other settings ({'; '.join(changed)}); resume it with the same, or "
                 "choose another --out"
             )
-        self.rows = read_rows(self.folder, self.kind)
+        self.rows = read_rows(self.folder, self.row_type)
         columns = [self.column(row) for row in self.rows]
         names = {csv_cell(name): name for name in self.names}
         try:
@@ -158,7 +158,7 @@ class ResultsDir:
         if self.names:
             self.write(CLASSES, to_csv(["class", "name", *columns], lines))
         table = (["" if value is None else value for value in asdict(row).values()] for row in self.rows)
-        self.write(TABLE, to_csv([field.name for field in fields(self.kind)], table))
+        self.write(TABLE, to_csv([field.name for field in fields(self.row_type)], table))
 
     def sort_key(self, row: SizeResult) -> tuple[int, int]:
         """Return the sort key of a row: by size, the default inference mode first."""
@@ -205,38 +205,38 @@ def _wrong_field(settings: Any) -> str | None:
         found = settings.get(part) if isinstance(settings, dict) else None
         if not isinstance(found, dict):
             return f"no {part}"
-        for name, kind in kinds.items():
+        for name, row_type in kinds.items():
             value = found.get(name)
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if not isinstance(value, row_type) or isinstance(value, bool):
                 return f"{part}.{name} is {str(value)[:40]!r}, which no evaluation writes"
     size = settings["model"]["trained_at"]
     return None if 0 < size <= LARGEST else f"model.trained_at is {str(size)[:40]}, expected pixels"
 
 
-def read_rows(folder: Path, kind: type) -> list[Any]:
-    """Read eval.csv as instances of the dataclass `kind`.
+def read_rows(folder: Path, row_type: type) -> list[Any]:
+    """Read eval.csv as instances of the dataclass `row_type`.
 
     Raises:
-        ValueError: If its columns are not the fields of `kind`.
+        ValueError: If its columns are not the fields of `row_type`.
     """
-    return [parse_row(line, kind, folder / TABLE) for line in read_csv(folder / TABLE)]
+    return [parse_row(line, row_type, folder / TABLE) for line in read_csv(folder / TABLE)]
 
 
-def parse_row(line: Mapping[str, str], kind: type, path: Path) -> Any:
+def parse_row(line: Mapping[str, str], row_type: type, path: Path) -> Any:
     """Parse a row of eval.csv; an empty cell is None.
 
     Raises:
-        ValueError: If the row does not fit the dataclass `kind`.
+        ValueError: If the row does not fit the dataclass `row_type`.
     """
     line = {_RENAMED_COLUMNS.get(name, name): text for name, text in line.items()}
-    types = {field.name: field.type for field in fields(kind)}
+    types = {field.name: field.type for field in fields(row_type)}
     whole = {name for name, found in types.items() if int in (found, *get_args(found))}
     words = {name for name, found in types.items() if str in (found, *get_args(found))}
     try:
         if empty := [name for name, text in line.items() if not text and type(None) not in get_args(types[name])]:
             raise ValueError(f"no {empty[0]}")
         read = {name: int if name in whole else str if name in words else float for name in types}
-        row = kind(**{name: read[name](text) if text else None for name, text in line.items()})
+        row = row_type(**{name: read[name](text) if text else None for name, text in line.items()})
         if not 0 < row.size <= LARGEST:
             raise ValueError(f"a size of {row.size} pixels")
         if mode_of(row) not in (None, *get_args(InferenceMode)):

@@ -182,12 +182,12 @@ def weights_and_name(config: EvalConfig) -> tuple[Path, str]:
     """Return the file and the short name of `--checkpoint`: a file of ours, or the directory of a training.
 
     Raises:
-        ValueError: If the directory has no such weights, or `which` is given for a file.
+        ValueError: If the directory has no such weights, or `weights` is given for a file.
     """
-    place = Path(str(config.checkpoint)).expanduser()
-    if config.weights is not None and place.is_file():
+    source = Path(str(config.checkpoint)).expanduser()
+    if config.weights is not None and source.is_file():
         raise ValueError(f"got --weights {config.weights} for a file; only the directory of a training has several")
-    path = checkpoint_in_run(place, config.weights) if place.is_dir() else place
+    path = checkpoint_in_run(source, config.weights) if source.is_dir() else source
     return path, short_name(path)
 
 
@@ -309,12 +309,12 @@ def draw(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve]) -> None:
     results.write_bytes(CURVE, figure_bytes(figure, "png"))
 
 
-def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: str = "--compare-with") -> Curve:
+def read_curve(folder: Path, row_type: type, settings: Mapping[str, Any], option: str = "--compare-with") -> Curve:
     """Read the curve of another evaluation.
 
     Args:
         folder: Its directory.
-        kind: Dataclass of the rows.
+        row_type: Dataclass of the rows.
         settings: Settings of the evaluation that it is compared with, from its eval.json.
         option: Command-line option that named the directory, for messages.
 
@@ -330,7 +330,7 @@ def read_curve(folder: Path, kind: type, settings: Mapping[str, Any], option: st
                 f"{folder} has {key}={theirs.get(key)!r}, {ours} {own.get(key)!r}; only evaluations with the same "
                 f"metric on the same data can be compared: {advice}"
             )
-    rows = read_rows(folder, kind)
+    rows = read_rows(folder, row_type)
     if not rows:
         raise ValueError(f"{folder} has no results yet; {advice}")
     others = [key for key in {**own, **theirs} if key not in _OMITTED and theirs.get(key) != own.get(key)]

@@ -111,11 +111,11 @@ def _parse_choice(content: dict[str, Any]) -> TunedScaling:
     Raises:
         ValueError: If a field is missing, unknown or of a wrong type, or a method does not exist.
     """
-    kinds = {field.name: field.type for field in fields(TunedScaling)}
-    if content.keys() != kinds.keys():
-        raise ValueError(f"expected the fields {', '.join(kinds)}")
-    for name, kind in kinds.items():
-        if not isinstance(content[name], {list[int]: list, float: (int, float)}.get(kind, kind)):  # pyright: ignore[reportArgumentType, reportCallIssue]
+    types = {field.name: field.type for field in fields(TunedScaling)}
+    if content.keys() != types.keys():
+        raise ValueError(f"expected the fields {', '.join(types)}")
+    for name, expected in types.items():
+        if not isinstance(content[name], {list[int]: list, float: (int, float)}.get(expected, expected)):  # pyright: ignore[reportArgumentType, reportCallIssue]
             raise ValueError(f"{name} is {str(content[name])[:40]!r}")
     if content["scaling"] != NONE:
         parse_scaling(content["scaling"], (1, 1))

@@ -56,7 +56,7 @@ def dino_losses(
             losses |= _loss_keys(name, dict.fromkeys(("class", "bbox", "giou"), divisor.new_zeros(())))
             continue
         matching = [groups.matching(len(target.labels), device) for target in targets]
-        parts = set_losses(output.denoising[number], targets, matching, divisor * groups.number, config)
+        parts = set_losses(output.denoising[number], targets, matching, divisor * groups.num_groups, config)
         losses |= _loss_keys(name, parts)
     return losses
 

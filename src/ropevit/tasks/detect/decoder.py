@@ -79,15 +79,15 @@ class Decoder(nn.Module):
             box_heads: As class_heads.
         """
         ratios = levels.ratios.repeat(1, 1, 2)[:, None]
-        words = {"encoder_hidden_states": memory, "encoder_attention_mask": levels.valid} | levels.layer_arguments()
+        kwargs = {"encoder_hidden_states": memory, "encoder_attention_mask": levels.valid} | levels.layer_arguments()
         if queries.mask is not None:
-            words["attention_mask"] = queries.mask[None, None]
+            kwargs["attention_mask"] = queries.mask[None, None]
         content, reference, predictions = queries.content, queries.boxes, []
         for layer, class_head, box_head in zip(self.layers, class_heads, box_heads, strict=False):
             fixed = reference.detach()
             scaled = fixed[:, :, None] * ratios
             query_pos = self.reference_head(_embed_boxes(scaled[:, :, 0], self.width))
-            content = layer(content, query_pos, reference_points=scaled, **words)
+            content = layer(content, query_pos, reference_points=scaled, **kwargs)
             found = self.norm(content)
             boxes = (box_head(found) + logit(reference)).sigmoid()
             predictions.append(Predictions(class_head(found), boxes))

@@ -16,7 +16,7 @@ from ropevit.tasks.detect.decoder import Queries
 class DenoisingGroups:
     """Layout of the denoising queries: each group has a positive for every slot, then a negative for every slot."""
 
-    number: int
+    num_groups: int
     """Number of groups; each holds every object of an image once as a positive and once as a negative."""
     max_targets: int
     """Maximum number of objects per image in the batch; images with fewer leave the last slots empty."""
@@ -24,12 +24,12 @@ class DenoisingGroups:
     @property
     def queries(self) -> int:
         """Number of denoising queries per image, with empty slots."""
-        return 2 * self.number * self.max_targets
+        return 2 * self.num_groups * self.max_targets
 
     def matching(self, objects: int, device: torch.device) -> Matching:
         """Return the positive queries of an image with that many objects, and the object of each."""
-        indices = torch.arange(objects, device=device).repeat(self.number)
-        groups = torch.arange(self.number, device=device).repeat_interleave(objects)
+        indices = torch.arange(objects, device=device).repeat(self.num_groups)
+        groups = torch.arange(self.num_groups, device=device).repeat_interleave(objects)
         return groups * 2 * self.max_targets + indices, indices
 
     def mask(self, matched: int, device: torch.device) -> Bool[Tensor, "Q Q"]:
@@ -40,8 +40,8 @@ class DenoisingGroups:
             device: Device of the mask.
         """
         group = torch.arange(self.queries + matched, device=device) // (2 * self.max_targets)
-        group[self.queries :] = self.number
-        return (group[:, None] == group) | (group == self.number)
+        group[self.queries :] = self.num_groups
+        return (group[:, None] == group) | (group == self.num_groups)
 
 
 def make_denoising_groups(targets: Sequence[Target], config: DinoConfig) -> DenoisingGroups | None:
@@ -68,7 +68,9 @@ def denoising_queries(
 
     Source: Zhang et al. 2022 (arXiv:2203.03605), 3.3.
     """
-    labels, boxes, filled = (x.repeat(1, 2 * groups.number, *[1] * (x.ndim - 2)) for x in pad_targets(targets, groups))
+    labels, boxes, filled = (
+        x.repeat(1, 2 * groups.num_groups, *[1] * (x.ndim - 2)) for x in pad_targets(targets, groups)
+    )
     if config.label_noise > 0:
         flipped = torch.rand(labels.shape, device=labels.device) < config.label_noise / 2
         labels = torch.where(flipped, torch.randint_like(labels, config.classes), labels)

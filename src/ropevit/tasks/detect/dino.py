@@ -125,9 +125,9 @@ class Dino(nn.Module):
             ]
         )
         points = levels.centers[:, :, None] * ratios[:, None]
-        words = levels.layer_arguments() | {"spatial_position_embeddings": pos_embeds, "reference_points": points}
+        kwargs = levels.layer_arguments() | {"spatial_position_embeddings": pos_embeds, "reference_points": points}
         for layer in self.encoder_layers:
-            x = layer(x, valid, **words)
+            x = layer(x, valid, **kwargs)
         return x
 
     def select(self, memory: Float[Tensor, "B N C"], levels: Levels) -> tuple[Predictions, Queries]:

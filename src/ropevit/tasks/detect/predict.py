@@ -83,7 +83,7 @@ class DetectionPredictor:
         limits = self.short, self.longest
         steps = (
             [self.trained, limits] if self.config.inference_mode == "resize" else [limits]
-        )  # the last of the steps comes first
+        )  # resized to the limits first, then to the training size
         wide = _widen_thin_image(image, min(longest for _, longest in steps))
         sample = prepare(wide, nothing, eval_transform(*steps[0], *steps[1:]), len(self.classes))
         batch = collate([sample._replace(original=(image.height, image.width))], [])
