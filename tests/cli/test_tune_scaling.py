@@ -16,11 +16,9 @@ import ropevit
 from ropevit.cli import main
 from ropevit.data.sources import open_source
 from ropevit.models import ViT, ViTConfig
-from ropevit.tasks.classify import tune_scaling as module
-from ropevit.tasks.common.eval_config import EvalConfig
+from ropevit.tasks.common import tune_scaling as module
 from ropevit.tasks.common.scaling_search import split_images
 from ropevit.tasks.common.tuned_scaling import FILE, TunedScaling, choices_file, save_choice
-from ropevit.tasks.segment.evaluate import scaling_override
 
 MODEL = {"position": "rope_mixed", "width": 16, "depth": 2, "heads": 2, "patch_size": 8, "img_size": (16, 16)}
 MODEL |= {"class_token": False, "pooling": "avg", "layer_scale": None}
@@ -173,11 +171,11 @@ def test_choices_of_several_weights_share_a_file(checkpoint, tmp_path):
 def test_a_stopped_search_goes_on(arguments, monkeypatch, capsys):
     original, calls = module.Measurer._evaluate, []
 
-    def interrupted(self, view, scalings, half):
+    def interrupted(self, size, scalings, half):
         calls.append(half)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(self, view, scalings, half)
+        return original(self, size, scalings, half)
 
     monkeypatch.setattr(module.Measurer, "_evaluate", interrupted)
     with pytest.raises(SystemExit) as stop:
@@ -203,6 +201,7 @@ def test_a_stopped_search_goes_on(arguments, monkeypatch, capsys):
             ["--sizes", "32", "--max-images", "39"],
             "got 39 images to choose a scaling method with; expected at least 40",
         ),
+        (["--sizes", "32", "--whole"], "got --whole with a classifier; it is for segmenters"),
         (["--sizes", "32", "--out", "own"], "own is not empty; choose another --out, or continue the search in it"),
         (["--sizes", "32", "--out", "own", "--resume"], "cannot read own/tuning.json"),
     ],
@@ -225,13 +224,6 @@ def test_models_without_rope_are_refused(many_images, tmp_path, monkeypatch, cap
     ape = save(tmp_path / "ape.safetensors", position="ape")
     words = [*tune_words(ape, many_images), "--sizes", "32"]
     assert "with the position embedding ape; RoPE scaling needs a model with RoPE" in error_of(words, capsys)
-
-
-def test_auto_is_for_classifiers():
-    with pytest.raises(
-        ValueError, match="got --scaling auto with a segmenter; `ropevit tune-scaling` chooses for class"
-    ):
-        scaling_override(EvalConfig(data="ade", scaling="auto"))
 
 
 def test_auto_without_a_choice_says_what_to_do(checkpoint, many_images, tmp_path, capsys):

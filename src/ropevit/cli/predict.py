@@ -186,6 +186,8 @@ def _predict_images(config: PredictConfig, files: Sequence[ImageFile], task: Tas
             given |= {name: config.option(name) for name in task.predict_options}
             given = {name: value for name, value in given.items() if value is not None}
             predictor = open_predictor(_checkpoint_file(config), out, device, **given)
+        for line in getattr(predictor, "notes", ()):
+            print_line(console, line)
         images = ImageReader(files, console)
         try:
             for index, file, image in images:

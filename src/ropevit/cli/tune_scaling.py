@@ -8,8 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
-from ropevit.tasks.classify.tune_scaling import TuneConfig, TuneProgress, TuneResult, TuneStarted
-from ropevit.tasks.classify.tune_scaling import tune_scaling as tune
+from ropevit.tasks.common.tune_scaling import TuneConfig, TuneProgress, TuneResult, TuneStarted
+from ropevit.tasks.common.tune_scaling import tune_scaling as tune
 from ropevit.tasks.common.tuned_scaling import AUTO
 
 #: Number of methods in the table, the best first; the model without any is always shown.
@@ -17,15 +17,16 @@ _SHOWN = 6
 
 
 def tune_scaling(config: Annotated[TuneConfig, tyro.conf.arg(name="")]) -> None:
-    """Choose a RoPE scaling method for a classifier on your images, larger than those of its training.
+    """Choose a RoPE scaling method for a classifier or segmenter on your images, larger than those of its training.
 
     Tries methods on one half of the images, measures the gain of the best one on the other half, and keeps it beside
-    the weights, where `--scaling auto` of eval, predict and export finds it. Ctrl-C keeps finished passes; --resume
-    continues.
+    the weights, where `--scaling auto` of eval, predict and (for classifiers) export finds it. Ctrl-C keeps finished
+    passes; --resume continues.
 
     For example:
       ropevit tune-scaling --checkpoint runs/mine --data my_images --sizes 384
       ropevit tune-scaling --checkpoint runs/mine --data my_images --sizes 384,512 --max-images 5000
+      ropevit tune-scaling --checkpoint runs/segmenter --data PATH/ade --sizes 1024 --whole
       ropevit eval --checkpoint runs/mine --data my_images --sizes 224,384,512 --scaling auto
     """
     console = Console()
@@ -92,4 +93,5 @@ def _advice(result: TuneResult) -> str:
         return f"no method scored higher: {keep}"
     if not search.gain.shown:
         return f"the interval reaches 0, so no gain is shown: {keep}; more images (--max-images) narrow it"
-    return f"use it with --scaling {AUTO} in eval, predict and export, or by name: --scaling '{choice.scaling}'"
+    verbs = " and ".join([", ".join(result.verbs[:-1]), result.verbs[-1]])
+    return f"use it with --scaling {AUTO} in {verbs}, or by name: --scaling '{choice.scaling}'"

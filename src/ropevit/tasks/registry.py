@@ -91,9 +91,12 @@ class TaskSpec:
     """Options of `ropevit eval` that this task does not have, and why."""
     baselines: tuple[str, ...] = ()
     """Other inference modes that its evaluation offers: see `ropevit.tasks.common.inference_modes`."""
+    tune: Part = None
+    """Opens a model for `ropevit tune-scaling`: called with a TuneConfig and an EvalContext, returns a
+    `ropevit.tasks.common.tune_scaling.TuneTarget`."""
     predict: Part = None
     """Opens a model for `ropevit predict`: called with file, folder and device, and the options that are given as
-    keywords; returns a `ropevit.tasks.common.drawing.Predictor`."""
+    keywords; returns a `ropevit.tasks.common.drawing.Predictor`, whose `notes`, if it has any, are printed."""
     predict_options: Mapping[str, PredictOption] = field(default_factory=dict)
     """Options of `ropevit predict` that this task reads, besides the size; tasks may share one."""
     predict_files: Part = ()
@@ -132,6 +135,11 @@ _KNOWS_ITS_MODEL = "its file holds the config of its model"
 
 #: Inference modes for an image larger than those of the training; see `ropevit.tasks.common.inference_modes`.
 MODES = ("whole", "tiles", "resize")
+_SCALING = PredictOption(
+    str,
+    "RoPE scaling methods for images larger than in training, such as ntk or parts+log; none disables the model's own; "
+    "auto is what `ropevit tune-scaling` chose",
+)
 
 #: Every task by name.
 TASKS: dict[str, TaskSpec] = {
@@ -142,6 +150,7 @@ TASKS: dict[str, TaskSpec] = {
         config=f"{_CLASSIFY}.config:TrainConfig",
         train=f"{_CLASSIFY}.train:train",
         evaluate=f"{_CLASSIFY}.evaluate:evaluate",
+        tune=f"{_CLASSIFY}.tune_scaling:open_target",
         result=f"{_CLASSIFY}.evaluate:ClassifierResult",
         eval_options=f"{_CLASSIFY}.evaluate:ClassifierOptions",
         baselines=MODES[1:],
@@ -152,11 +161,7 @@ TASKS: dict[str, TaskSpec] = {
                 "loads the published weights unless --checkpoint is given",
             ),
             "keep_aspect": PredictOption(bool, "keep the aspect ratio of each image instead of taking a center crop"),
-            "scaling": PredictOption(
-                str,
-                "RoPE scaling methods for images larger than in training, such as ntk or parts+log; none disables the "
-                "model's own; auto is what `ropevit tune-scaling` chose",
-            ),
+            "scaling": _SCALING,
             "inference_mode": PredictOption(
                 str,
                 "how an image of --size is predicted: whole (default), in tiles of the training size, whose "
@@ -211,18 +216,20 @@ TASKS: dict[str, TaskSpec] = {
         config=f"{_SEGMENT}.train_config:SegmentTrainConfig",
         train=f"{_SEGMENT}.train:train",
         evaluate=f"{_SEGMENT}.evaluate:evaluate",
+        tune=f"{_SEGMENT}.tune_scaling:open_target",
         result=f"{_SEGMENT}.evaluate:SegmenterResult",
         eval_options=f"{_SEGMENT}.evaluate:SegmenterOptions",
         eval_refused={"model": _KNOWS_ITS_MODEL, "batch_size": "a segmenter takes images one by one"},
         baselines=MODES[1:],
         predict=f"{_SEGMENT}.predict:open_predictor",
         predict_options={
+            "scaling": _SCALING,
             "inference_mode": PredictOption(
                 str,
                 "how an image of --size is predicted: whole, in adjacent tiles of the training size, or after a "
                 "resize to it (default: whole or in sliding windows, as the model's file says)",
                 choices=MODES,
-            )
+            ),
         },
         predict_files=("labels", "classes.txt"),
         step_spec=f"{_SEGMENT}.estimate:step_spec",

@@ -210,21 +210,12 @@ def _describe_inputs(inputs: EvalInputs, view: View) -> list[str]:
     """Return what a reader should know of the images, the model and the choice of `--scaling auto`."""
     subject = inputs.subject
     notes = [inputs.match.note] if inputs.match.note else []
-    notes += _describe_choice(inputs)
+    notes += [] if inputs.tuned is None else [inputs.tuned.describe_for(inputs.source.name)]
     if subject.crop not in (None, view.crop):
         notes.append(f"its training was evaluated with crop ratio {subject.crop}, this is {view.crop}: see --crop-pct")
     if subject.config.in_channels == 1:
         notes.append("the model takes gray images: colors are converted, 0.299 R + 0.587 G + 0.114 B")
     return notes
-
-
-def _describe_choice(inputs: EvalInputs) -> list[str]:
-    """Return what a reader should know of the choice that `--scaling auto` found."""
-    tuned = inputs.tuned
-    if tuned is None:
-        return []
-    seen = "; it has seen images of this evaluation, whose scores are too high for it by some of its gain"
-    return [tuned.describe() + (seen if tuned.data == inputs.source.name else "")]
 
 
 def views_at(inputs: EvalInputs, sizes: tuple[int, ...]) -> list[View]:

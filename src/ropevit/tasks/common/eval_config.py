@@ -105,8 +105,8 @@ class EvalConfig:
     """auto (an accelerator if available, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
     scaling: str | None = None
     """RoPE scaling methods for grids or windows larger than in training, such as pi, ntk or parts+log, instead of the
-    model's own; `none` disables scaling; `auto` is what `ropevit tune-scaling` chose for a classifier. Not for
-    detectors. See docs/scaling.md."""
+    model's own; `none` disables scaling; `auto` is what `ropevit tune-scaling` chose. Not for detectors.
+    See docs/scaling.md."""
     baselines: tuple[Baseline, ...] = ()
     """Also evaluate each size in other inference modes, which need no position embedding for it. tiles: in tiles of the
     training size; resize: resized to it. Drawn dashed, with their tokens per image beside the score."""

@@ -50,6 +50,11 @@ class TunedScaling:
         why = "" if self.scaling == self.chosen else f" (no gain of {self.chosen} was shown)"
         return f"scaling {AUTO}: {self.scaling}{why}, chosen at {sizes} px on images of {self.data}, {self.date}"
 
+    def describe_for(self, data: str) -> str:
+        """Describe it for an evaluation on a data set: its scores are too high if the choice has seen its images."""
+        seen = "; it has seen images of this evaluation, whose scores are too high for it by some of its gain"
+        return self.describe() + (seen if self.data == data else "")
+
 
 def choices_file(model: str | None, checkpoint: str | None) -> Path:
     """Return the path of the choices: in the directory of a run, beside a file of weights, or by name in `FOLDER`.

@@ -1,8 +1,8 @@
 """Output file of `ropevit tune-scaling`: the result of every pass over the images, so that a search can be resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,15 @@ from ropevit.tasks.common.run_dir import differences
 
 #: Name of the file.
 FILE = "tuning.json"
-#: Character of an image in the file: wrong, right, unreadable.
-_WRONG, _RIGHT, _UNREAD = "01-"
+
+
+class Codec(NamedTuple):
+    """Writes and reads counts of images as JSON."""
+
+    encode: Callable[[Tensor], Any]
+    """Takes the counts (n, ...) of one scaling method."""
+    decode: Callable[[Any], Tensor]
+    """The inverse; raises ValueError for anything else."""
 
 
 class TuningRecord:
@@ -23,14 +30,15 @@ class TuningRecord:
     Args:
         folder: The output directory.
         settings: Settings that all passes share, for JSON.
+        codec: Writes and reads the counts of a pass.
         resume: Continue with the stored passes.
 
     Raises:
         ValueError: If the directory is not empty and `resume` is false, or it holds passes with other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool):
-        self.path = folder / FILE
+    def __init__(self, folder: Path, settings: Mapping[str, Any], codec: Codec, resume: bool):
+        self.path, self.codec = folder / FILE, codec
         self.content: dict[str, Any] = {"config": dict(settings), "passes": []}
         if is_empty(folder):
             return
@@ -39,7 +47,7 @@ class TuningRecord:
         try:
             found = read_json(self.path)
             changed = differences(found["config"], self.content["config"])
-            self.content["passes"] = [_check_pass(each) for each in found["passes"]]
+            self.content["passes"] = [self._check_pass(each) for each in found["passes"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"cannot read {self.path} ({error}); choose another --out") from None
         if changed:
@@ -49,20 +57,13 @@ class TuningRecord:
             )
 
     def find(self, key: Mapping[str, Any]) -> Tensor | None:
-        """Return the counts (M, n, 2) of a pass: correct and all predictions per image; None if it is not stored."""
+        """Return the counts (M, n, ...) of a pass; None if it is not stored."""
         found = next((each for each in self.content["passes"] if all(each[name] == key[name] for name in key)), None)
-        if found is None:
-            return None
-        rows = [[(mark == _RIGHT, mark != _UNREAD) for mark in marks] for marks in found["images"]]
-        return torch.tensor(rows, dtype=torch.int64)
+        return None if found is None else torch.stack([self.codec.decode(each) for each in found["images"]])
 
     def add(self, key: Mapping[str, Any], counts: Tensor) -> Tensor:
         """Store the counts of a pass, and return them."""
-        marks = [
-            "".join((_RIGHT if right else _WRONG) if seen else _UNREAD for right, seen in row)
-            for row in counts.tolist()
-        ]
-        self.content["passes"].append({**key, "images": marks})
+        self.content["passes"].append({**key, "images": [self.codec.encode(each) for each in counts]})
         write_json(self.path, self.content)
         return counts
 
@@ -70,16 +71,15 @@ class TuningRecord:
         """Store the result of the search beside the passes."""
         write_json(self.path, {**self.content, "result": dict(result)})
 
+    def _check_pass(self, content: Any) -> dict[str, Any]:
+        """Return a pass from the file unchanged, after checking it.
 
-def _check_pass(content: Any) -> dict[str, Any]:
-    """Return a pass from the file unchanged, after checking it.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    marks = content["images"]
-    if not all(isinstance(row, str) and not {*row} - {*"01-"} for row in marks) or len({*map(len, marks)}) != 1:
-        raise ValueError("it holds no images")
-    if len(marks) != len(content["scalings"]) or not {"size", "half"} <= content.keys():
-        raise ValueError("a pass is incomplete")
-    return content
+        Raises:
+            ValueError: If it is damaged.
+        """
+        counts = [self.codec.decode(each) for each in content["images"]]
+        if len({len(each) for each in counts}) != 1:
+            raise ValueError("it holds no images")
+        if len(counts) != len(content["scalings"]) or not {"size", "half"} <= content.keys():
+            raise ValueError("a pass is incomplete")
+        return content

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ropevit.data.ade import AdeSource
-from ropevit.data.loading import EvalReader, batches, eval_keys
+from ropevit.data.loading import EvalReader, Readable, batches, eval_keys
 from ropevit.extras import require
 from ropevit.tasks.common.distributed import Communicator
 from ropevit.tasks.dense.inference import InferenceSettings
@@ -43,7 +43,7 @@ class ImageViews(NamedTuple):
 
 
 def eval_reader(
-    source: AdeSource,
+    source: Readable,
     short: int,
     long: int,
     ratios: tuple[float, ...],
@@ -88,7 +88,7 @@ def single(samples: list[tuple[list[Tensor], Tensor]], bad: list[int]) -> ImageV
     return ImageViews(views, labels, bad)
 
 
-def read(source: AdeSource, settings: SegmenterSettings) -> Iterator[ImageViews]:
+def read(source: Readable, settings: SegmenterSettings) -> Iterator[ImageViews]:
     """Read this process's images; all processes together read each image once."""
     reader = eval_reader(source, settings.short, settings.long, settings.ratios, settings.resize_first)
     return batches(reader, eval_keys(len(source), 1, settings.world, settings.rank), settings.workers)
@@ -123,7 +123,7 @@ def confusion_matrix(
     for done, image in enumerate(read(source, settings), 1):
         bad += image.bad
         if image.views:
-            counts += _count_pixels(model, image, settings, classes)
+            counts += count_pixels(model, image, settings, classes)
         progress(done)
     counts = communicator.all_reduce_sum(counts)
     if not counts.any():
@@ -131,7 +131,7 @@ def confusion_matrix(
     return counts, bad
 
 
-def _count_pixels(
+def count_pixels(
     model: SegmentationModel, image: ImageViews, settings: SegmenterSettings, classes: int
 ) -> Float[Tensor, "K K"]:
     """Count the pixels of one image at its original size."""

@@ -8,10 +8,11 @@ from typing import Annotated
 from ropevit.data.ade import open_ade
 from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
-from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_config import RATIOS, EvalConfig
+from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import (
     BaselinePlan,
+    EvalContext,
     EvalPlan,
     EvalTimer,
     Report,
@@ -21,7 +22,7 @@ from ropevit.tasks.common.evaluation import (
     weights_and_name,
 )
 from ropevit.tasks.common.inference_modes import InferenceMode
-from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.common.tuned_scaling import AUTO, TunedScaling, choices_file, resolve_scaling
 from ropevit.tasks.dense.evaluation import (
     EvalInputs,
     baseline_plans,
@@ -127,6 +128,10 @@ class SegmenterInputs(EvalInputs[SegmenterConfig]):
     """Whole images or sliding windows, and flipping."""
     ratios: tuple[float, ...]
     """Ratios of the views to average over; (1.0,) for one view."""
+    scaling: str | None = None
+    """RoPE scaling methods that are set; None for none, as a segmenter has no scaling of its own."""
+    tuned: TunedScaling | None = None
+    """The choice that `--scaling auto` found."""
 
 
 def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[SegmenterResult]:
@@ -146,76 +151,94 @@ def evaluate(config: EvalConfig, report: Report = lambda _: None) -> list[Segmen
         ValueError: If options, weights, data or the output directory do not fit together.
     """
     config.check(TASKS["segment"])
-    path, name = weights_and_name(config)
     require("transformers", "dense")
     with distributed(config, report) as context:
-        model, info = load_segmenter(path)
-        check_metadata(info, METADATA, path)
-        inference = choose_inference(
-            InferenceConfig(**info.metadata["inference"]), config.task_options(SegmenterOptions)
-        )
-        if (scaling := scaling_override(config)) is not None:
-            apply_scaling_override(model, info, scaling, inference.window)
-        source = open_ade(config.data, "val")
-        check_classes(path, info.classes, source.root, source.classes)
-        inputs = SegmenterInputs(
-            context=context,
-            model=model.eval(),
-            info=info,
-            source=source,
-            inference=inference,
-            ratios=config.task_options(SegmenterOptions).ratios or (1.0,),
-        )
+        inputs, path, name = open_inputs(context, config.task_options(SegmenterOptions))
         return evaluate_sizes(_evaluation_plan(inputs, path, name), context)
 
 
-def scaling_override(config: EvalConfig) -> str | None:
-    """Return the scaling methods of the options; None if there are none, as a segmenter has no scaling of its own.
-
-    Raises:
-        ValueError: If it is `auto`, which only classifiers have.
-    """
-    if config.scaling == AUTO:
-        raise ValueError(
-            f"got --scaling {AUTO} with a segmenter; `ropevit tune-scaling` chooses for classifiers: name a method, "
-            "such as parts+log"
-        )
-    return None if config.scaling is None else parse_override(config.scaling)
+def open_inputs(context: EvalContext, options: SegmenterOptions) -> tuple[SegmenterInputs, Path, str]:
+    """Read the model and open the images; returns the file of the model and its short name, too."""
+    config = context.config
+    path, name = weights_and_name(config)
+    model, info = load_segmenter(path)
+    check_metadata(info, METADATA, path)
+    inference = choose_inference(InferenceConfig(**info.metadata["inference"]), options)
+    scaling, tuned = apply_scaling_override(model, info, config.scaling, inference.window, config.checkpoint)
+    source = open_ade(config.data, "val")
+    check_classes(path, info.classes, source.root, source.classes)
+    inputs = SegmenterInputs(
+        context=context,
+        model=model.eval(),
+        info=info,
+        source=source,
+        inference=inference,
+        ratios=options.ratios or (1.0,),
+        scaling=scaling,
+        tuned=tuned,
+    )
+    return inputs, path, name
 
 
 def apply_scaling_override(
-    model: SegmentationModel, info: ModelInfo[SegmenterConfig], scaling: str, window: int | None
-) -> None:
+    model: SegmentationModel,
+    info: ModelInfo[SegmenterConfig],
+    scaling: str | None,
+    window: int | None,
+    checkpoint: str | None = None,
+) -> tuple[str | None, TunedScaling | None]:
     """Set the RoPE scaling of a segmenter, with the grid of its training crops as the reference grid.
 
     Args:
         model: The segmenter; changed in place.
         info: Header of its file.
-        scaling: Scaling methods, such as "ntk" or "yarn+log".
+        scaling: Scaling methods, such as "ntk" or "yarn+log", `none`, or `auto`; None changes nothing.
         window: Side of the sliding window in pixels; None for whole images.
+        checkpoint: The checkpoint by which it was opened, beside which `auto` finds its choice.
+
+    Returns:
+        The methods, None for none, and the choice if it is `auto`.
 
     Raises:
         ValueError: If its blocks attend in windows, whose size does not change; if the sliding window is not larger
             than the training crops; if there is no such method, or the model has no RoPE.
     """
+    digest = hash_weights(model.state_dict()) if scaling == AUTO else ""
+    methods, tuned = resolve_scaling(scaling, choices_file(None, checkpoint), digest, None)
+    if methods is not None:
+        set_scaling(model, methods, trained_grid=scaling_grid(info, f"scaling={methods!r}", window))
+    return methods, tuned
+
+
+def scaling_grid(info: ModelInfo[SegmenterConfig], option: str, window: int | None) -> tuple[int, int]:
+    """Return the rows and columns of the training crops in patches, the reference grid of scaling.
+
+    Args:
+        info: Header of the segmenter's file.
+        option: What asks for scaling, for messages.
+        window: Side of the sliding window in pixels; None for whole images.
+
+    Raises:
+        ValueError: If scaling would change nothing, or the file has no crop size.
+    """
     backbone = info.config.backbone_config()
     if not backbone.attends_everywhere:
         raise ValueError(
-            f"got scaling={scaling!r} for {info.config.model} with attention windows, whose size is that of training "
+            f"got {option} for {info.config.model} with attention windows, whose size is that of training "
             "at any image size; RoPE scaling needs a ViT with global attention in all blocks: leave out --scaling"
         )
     if "crop" not in info.metadata:
         raise WeightsError(
-            f"got scaling={scaling!r} for a file without the crop size of its training; give one that a training saved"
+            f"got {option} for a file without the crop size of its training; give one that a training saved"
         )
     crop = info.metadata["crop"]
     if window is not None and window <= crop:
         raise ValueError(
-            f"got scaling={scaling!r} with sliding windows of {window} pixels, no larger than the training crops of "
+            f"got {option} with sliding windows of {window} pixels, no larger than the training crops of "
             f"{crop}; RoPE scaling is for larger grids: give --whole or a larger --window"
         )
     rows = crop // backbone.body.patch_size
-    set_scaling(model, scaling, trained_grid=(rows, rows))
+    return rows, rows
 
 
 def choose_inference(stored: InferenceConfig, options: SegmenterOptions) -> InferenceConfig:
@@ -242,7 +265,7 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
     how = "whole" if inference.window is None else f"windows of {inference.window} every {inference.stride}"
     views = [f"ratios {', '.join(f'{ratio:g}' for ratio in inputs.ratios)}"] if inputs.ratios != (1.0,) else []
     views += ["flip"] if inference.flip else []
-    scaling = scaling_override(inputs.context.config)
+    scaling = inputs.scaling
     options = {"ratios": list(inputs.ratios)} | ({} if scaling is None else {"scaling": scaling})
     views += [] if scaling is None else [f"scaling {scaling}"]
     trained_at = inputs.info.metadata["test_short"]
@@ -255,6 +278,7 @@ def _evaluation_plan(inputs: SegmenterInputs, path: Path, name: str) -> EvalPlan
         row=SegmenterResult,
         measure=lambda size: evaluate_size(size, inputs),
         baselines=_baselines(inputs, trained_at),
+        notes=() if inputs.tuned is None else (inputs.tuned.describe_for(source.name),),
     )
 
 

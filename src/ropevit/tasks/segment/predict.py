@@ -18,6 +18,7 @@ from ropevit.tasks.classify.eval_model import pixel_statistics
 from ropevit.tasks.common.drawing import Summary, add_legend, paint_labels, save_png
 from ropevit.tasks.common.inference_modes import InferenceMode
 from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.evaluate import apply_scaling_override
 from ropevit.tasks.segment.inference import InferenceConfig, in_tiles, segment, view_size
 from ropevit.tasks.segment.model import load_segmenter
 
@@ -46,6 +47,8 @@ class SegmentationPredictor:
     inference: InferenceConfig
     resize_first: tuple[int, int] | None = None
     """Limits on both sides to which an image is resized before it is resized to `short` and `long`."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user, such as what `--scaling auto` found."""
 
     def segment(self, image: Image.Image) -> Int[np.ndarray, "H W"]:
         """Return the class of each pixel of an RGB image, from 0."""
@@ -58,7 +61,11 @@ class SegmentationPredictor:
 
 
 def load_segmentation_predictor(
-    path: Path | str, size: int | None, device: torch.device, mode: InferenceMode | None = None
+    path: Path | str,
+    size: int | None,
+    device: torch.device,
+    mode: InferenceMode | None = None,
+    scaling: str | None = None,
 ) -> SegmentationPredictor:
     """Load a trained segmenter with the preprocessing of its evaluation.
 
@@ -67,10 +74,11 @@ def load_segmentation_predictor(
         size: Limit on the shorter side in pixels; None takes that of the training's evaluation.
         device: Where it runs.
         mode: How an image of that size is predicted; None takes the file's settings, whole images or sliding windows.
+        scaling: RoPE scaling methods, `none`, or `auto` (what `ropevit tune-scaling` chose for these weights).
 
     Raises:
         WeightsError: If it is no segmenter file.
-        ValueError: If the size is not positive, or its metadata lack the preprocessing.
+        ValueError: If the size is not positive, its metadata lack the preprocessing, or scaling would change nothing.
     """
     if size is not None and size < 1:
         raise ValueError(f"got size={size}; expected the shorter side in pixels, 1 or more")
@@ -78,14 +86,17 @@ def load_segmentation_predictor(
     short, long, inference = _stored_evaluation(info.metadata, str(path))
     limits = size or short, round(long * (size or short) / short)
     first, limits = (limits, (short, long)) if mode == "resize" else (None, limits)
+    inference = _inference_by(mode, inference, short)
+    _, tuned = apply_scaling_override(model, info, scaling, inference.window, str(path))
     return SegmentationPredictor(
         model=model.to(device).eval(),
         classes=tuple(info.classes),
         short=limits[0],
         long=limits[1],
         **pixel_statistics(info.metadata, 3, str(path)),
-        inference=_inference_by(mode, inference, short),
+        inference=inference,
         resize_first=first,
+        notes=() if tuned is None else (tuned.describe(),),
     )
 
 
@@ -119,6 +130,11 @@ class LabelFolder:
     labeller: SegmentationPredictor
     out: Path
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user."""
+        return self.labeller.notes
+
     def take(self, number: int, file: ImageFile, name: str, image: Image.Image) -> Summary:  # noqa: ARG002
         """Segment an image, and write both.
 
@@ -143,10 +159,16 @@ class LabelFolder:
 
 
 def open_predictor(
-    path: str, out: Path, device: torch.device, *, size: int | None = None, inference_mode: InferenceMode | None = None
+    path: str,
+    out: Path,
+    device: torch.device,
+    *,
+    size: int | None = None,
+    inference_mode: InferenceMode | None = None,
+    scaling: str | None = None,
 ) -> LabelFolder:
     """Load a segmenter, and write its predictions to a folder; arguments as of `load_segmentation_predictor`."""
-    return LabelFolder(load_segmentation_predictor(path, size, device, inference_mode), out)
+    return LabelFolder(load_segmentation_predictor(path, size, device, inference_mode, scaling), out)
 
 
 def label_map(labels: Int[np.ndarray, "H W"], classes: int) -> Image.Image:

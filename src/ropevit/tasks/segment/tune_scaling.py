@@ -1,0 +1,120 @@
+"""What `ropevit tune-scaling` needs of a segmenter: the pixels of each class in each image, with a scaling method."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ropevit.extras import require
+from ropevit.models.rotary import set_scaling
+from ropevit.rope.scaling import parse_override
+from ropevit.tasks.common.eval_results import hash_weights
+from ropevit.tasks.common.evaluation import EvalContext
+from ropevit.tasks.common.scaling_search import NONE
+from ropevit.tasks.common.tune_scaling import ImageSubset, TuneConfig, TuneTarget
+from ropevit.tasks.common.tuning_record import Codec
+from ropevit.tasks.registry import TASKS
+from ropevit.tasks.segment.base import SegmentationModel
+from ropevit.tasks.segment.confusion_matrix import count_pixels, read
+from ropevit.tasks.segment.evaluate import SegmenterInputs, SegmenterOptions, open_inputs, scaling_grid, settings_at
+
+
+def open_target(config: TuneConfig, context: EvalContext) -> TuneTarget:
+    """Open a segmenter and its images.
+
+    Raises:
+        ValueError: If an option is for classifiers, the model has no RoPE or attends in windows, or a size is not above
+            that of its training.
+    """
+    context.config.check(TASKS["segment"])
+    if config.protocol is not None or config.crop_pct is not None:
+        raise ValueError("got --protocol or --crop-pct with a segmenter; they are for classifiers: leave them out")
+    require("transformers", "dense")
+    inputs, path, name = open_inputs(context, SegmenterOptions(whole=config.whole))
+    crop_grid = scaling_grid(inputs.info, "tune-scaling", inputs.inference.window)
+    crop = inputs.info.metadata["crop"]
+    if min(config.sizes) <= crop:
+        raise ValueError(
+            f"got size {min(config.sizes)} for a segmenter trained on crops of {crop} px; RoPE scaling is for larger "
+            f"sizes, such as {2 * crop}"
+        )
+    inputs.model.to(context.device)
+    classes = len(inputs.source.classes)
+    return TuneTarget(
+        name=name,
+        weights=str(path),
+        fingerprint=hash_weights(inputs.model.state_dict()),
+        source=inputs.source,
+        count=ClassPixels(inputs, crop_grid),
+        codec=Codec(encode_pixels, lambda lines: decode_pixels(lines, classes)),
+        score=mean_iou,
+        baseline=NONE,
+        settings={"window": inputs.inference.window, "stride": inputs.inference.stride},
+        verbs=("eval", "predict"),
+    )
+
+
+class ClassPixels:
+    """Counts the correct, predicted and true pixels (M, n, K, 3) of each class in each image.
+
+    Args:
+        inputs: Model and data.
+        grid: Rows and columns of the training crops in patches, the reference of scaling.
+    """
+
+    def __init__(self, inputs: SegmenterInputs, grid: tuple[int, int]):
+        self.inputs, self.grid = inputs, grid
+
+    def __call__(
+        self, size: int, scalings: Sequence[str], images: ImageSubset, progress: Callable[[int], None]
+    ) -> Tensor:
+        """Read the images once, and segment each with every method."""
+        model, classes, settings = self.inputs.model, len(images.classes), settings_at(size, self.inputs)
+        assert isinstance(model, SegmentationModel)
+        counts = torch.zeros(len(scalings), len(images), classes, 3, dtype=torch.int64)
+        for number, image in enumerate(read(images, settings)):
+            for row, scaling in enumerate(scalings if image.views else ()):
+                set_scaling(model, parse_override(scaling), trained_grid=self.grid)
+                found = count_pixels(model, image, settings, classes).long()
+                counts[row, number] = torch.stack([found.diagonal(), found.sum(0), found.sum(1)], 1)
+            progress(number + 1)
+        return counts
+
+
+def mean_iou(counts: Float[Tensor, "M *sizes K 3"]) -> Float[Tensor, "M"]:
+    """Compute the mean IoU in percent, averaged over sizes if there are several; NaN classes are left out.
+
+    Args:
+        counts: Correct, predicted and true pixels of each class, summed over images, for each size.
+    """
+    correct, predicted, true = counts.unbind(-1)
+    return (100 * correct / (predicted + true - correct)).nanmean(-1).reshape(len(counts), -1).mean(1)
+
+
+def encode_pixels(counts: Tensor) -> list[str]:
+    """Write counts (n, K, 3) as a line per image: `label correct predicted true` of its classes, with semicolons."""
+    lines = []
+    for image in counts:
+        present = image.sum(1).nonzero()[:, 0].tolist()
+        lines.append(";".join(" ".join(map(str, (label, *image[label].tolist()))) for label in present))
+    return lines
+
+
+def decode_pixels(lines: Any, classes: int) -> Tensor:
+    """Read what `encode_pixels` wrote.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        raise ValueError("it holds no images")
+    counts = torch.zeros(len(lines), classes, 3, dtype=torch.int64)
+    for image, line in zip(counts, lines, strict=True):
+        for part in filter(None, line.split(";")):
+            label, *pixels = map(int, part.split())
+            if not 0 <= label < classes or len(pixels) != 3:
+                raise ValueError(f"{part!r} are no pixels of a class")
+            image[label] = torch.tensor(pixels)
+    return counts
