@@ -1,6 +1,6 @@
 """`ropevit models`."""
 
-from fnmatch import fnmatchcase
+from collections.abc import Iterator
 from typing import Annotated
 
 import tyro
@@ -10,47 +10,64 @@ from rich.table import Table
 from ropevit.cli.console import Console, print_line
 from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.published import SOURCE, TOP1
-from ropevit.models.registry import MODELS, PUBLISHED, VARIANTS, get_config, list_models, split_model_name
+from ropevit.models.registry import MODELS, PUBLISHED, VARIANTS, get_config, list_models, weights_license
 from ropevit.text import suggest
 
 
 def models(pattern: Annotated[str, tyro.conf.Positional] = "*", /, size: int = 224, published: bool = False) -> None:
-    """List models with parameters, MACs and published accuracy.
+    """List models with parameters, MACs and published accuracy, or license and hub id of the weights.
 
     For example:
       ropevit models
       ropevit models 'rope_mixed*' --size 384
+      ropevit models 'dinov3*'
 
     Args:
-        pattern: Shell-style pattern of names, quoted; or a variant such as deit_small, for all its position embeddings.
+        pattern: Shell-style pattern of names, quoted; or of variants, such as deit_small, for all its embeddings.
         size: Image size in pixels for which MACs are counted; Swin uses windows of 1/32 of it.
         published: List only models with published weights.
     """
-    names = [
-        name
-        for name in list_models(pretrained=published)
-        if fnmatchcase(name, pattern) or split_model_name(name)[0] == pattern
-    ]
+    names = list_models(pattern, pretrained=published)
     if not names:
         hint = suggest(pattern, [*VARIANTS, *MODELS], f"`ropevit models` lists all {len(MODELS)}")
         raise ValueError(f"no model matches {pattern!r}; {hint}")
+    scored = any(name in TOP1 for name in names)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for heading in ("name", "params", "MACs", "224", "384", "hub"):
-        table.add_column(heading, justify="left" if heading == "name" else "right", no_wrap=True)
+    for heading in ("name", "params", "MACs", *(("224", "384") if scored else ("license",)), "hub"):
+        left = heading in ("name", "license") or (heading == "hub" and not scored)
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for name in names:
-        top1, macs = TOP1.get(name, {}), count_macs(get_config(name, img_size=size), size, size)
+        macs = count_macs(get_config(name, img_size=size), size, size)
         cost = _short(count_parameters(MODELS[name]), ("M", "B"), 1e6), _short(macs, ("G", "T"), 1e9)
-        accuracy = (f"{top1[at]:.1f}" if at in top1 else "-" for at in (224, 384))
-        table.add_row(name, *cost, *accuracy, "yes" if name in PUBLISHED else "-")
-    accounts = ", ".join(dict.fromkeys(hub_id.rpartition("/")[0] for hub_id in PUBLISHED.values()))
+        table.add_row(name, *cost, *(_scores(name) if scored else _weights(name)))
     console = Console()
+    if not scored:  # hub ids are long, and are to be copied
+        console = Console(width=max(console.width, Console(width=1000).measure(table).maximum))
     console.print(table)
-    notes = (
-        f"MACs: multiply-accumulates per image of {size} x {size} pixels, which papers often call FLOPs",
-        f"224, 384: top-1 percent on ImageNet-1k at that many pixels, reported by {SOURCE}",
-        f"hub: create_model(name, pretrained=True) loads the published weights, as {accounts}/<name>",
-    )
-    print_line(console, "\n".join(notes), style="dim")
+    print_line(console, "\n".join(_notes(size, scored)), style="dim")
+
+
+def _scores(name: str) -> tuple[str, ...]:
+    """Return the cells of a table with published accuracy."""
+    top1 = TOP1.get(name, {})
+    return (*(f"{top1[at]:.1f}" if at in top1 else "-" for at in (224, 384)), "yes" if name in PUBLISHED else "-")
+
+
+def _weights(name: str) -> tuple[str, str]:
+    """Return the cells of a table with license and hub id of the weights."""
+    return weights_license(name) or "-", PUBLISHED.get(name, "-")
+
+
+def _notes(size: int, scored: bool) -> Iterator[str]:
+    """Yield lines that explain the columns."""
+    yield f"MACs: multiply-accumulates per image of {size} x {size} pixels, which papers often call FLOPs"
+    if not scored:
+        yield "license: of the weights, which their authors give; read it before you use them"
+        yield "hub: create_model(name, pretrained=True) loads these weights"
+        return
+    yield f"224, 384: top-1 percent on ImageNet-1k at that many pixels, reported by {SOURCE}"
+    yield "hub: create_model(name, pretrained=True) loads the published weights; the paper's are naver-ai/<name>"
+    yield "`ropevit models 'dinov3*'`, 'eva02*', 'vit_pe*' or '*reg*_gap*' tells license and hub id of these families"
 
 
 def _short(count: float, units: tuple[str, str], unit: float) -> str:

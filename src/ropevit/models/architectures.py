@@ -81,7 +81,8 @@ def register_architecture(name: str, row: Architecture) -> None:
     VARIANTS.update({size: (name, variant) for size, variant in row.variants.items()})
     for variant in row.variants.values():
         published = [variant.names[position] for position in variant.published]
-        PUBLISHED.update({model: f"{variant.hub}/{model}" for model in published})
+        tag = "" if variant.tag is None else f".{variant.tag}"
+        PUBLISHED.update({model: f"{variant.hub}/{model}{tag}" for model in published})
 
 
 def architecture(config: ModelConfig) -> str:

@@ -220,7 +220,11 @@ class Variant(NamedTuple):
     published: Collection[str] = ()
     """Position embeddings whose weights are on the hub."""
     hub: str | None = None
-    """Account on the hub that holds them, as ACCOUNT/NAME; needed if there are any."""
+    """Account on the hub that holds them, as ACCOUNT/NAME, or ACCOUNT/NAME.TAG; needed if there are any."""
+    tag: str | None = None
+    """Tag of the weights in their hub id, where a model has several."""
+    license: str | None = None
+    """License of the published weights, as the hub spells it."""
     preprocessing: Preprocessing = Preprocessing()
     """How images become inputs of the pretrained weights."""
     other_preprocessing: Mapping[str, Preprocessing] = {}

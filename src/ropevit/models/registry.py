@@ -125,14 +125,24 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     """List model names.
 
     Args:
-        pattern: Shell-style pattern, such as "rope_mixed*".
+        pattern: Shell-style pattern, such as "rope_mixed*"; or, if no name matches, one of variants, such as
+            "deit_small" or "dinov3_vits16*" (the names of DINOv3's authors).
         pretrained: Only those with published weights.
 
     Returns:
         Matching names in the registry's order; empty if none matches.
     """
     load_plugins()
-    return [name for name in MODELS if fnmatchcase(name, pattern) and (name in PUBLISHED or not pretrained)]
+    names = [name for name in MODELS if fnmatchcase(name, pattern)]
+    if not names:
+        variants = [variant for size, (_, variant) in VARIANTS.items() if fnmatchcase(size, pattern)]
+        names = [name for variant in variants for name in variant.names.values()]
+    return [name for name in names if name in PUBLISHED or not pretrained]
+
+
+def weights_license(name: str) -> str | None:
+    """Return the license of the published weights of a model in `MODELS`; None if there are none."""
+    return VARIANTS[split_model_name(name)[0]][1].license if name in PUBLISHED else None
 
 
 def get_config(name: str, **changes: object) -> Config:

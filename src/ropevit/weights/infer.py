@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ropevit.models.architectures import ARCHITECTURES, MODELS, PUBLISHED, Config, architecture
 from ropevit.models.state_dict import InferredModel
+from ropevit.rope import RopeConvention
 from ropevit.text import join_names
 
 
@@ -46,11 +47,13 @@ def claimed_name(source: str) -> str | None:
 
 def similar_names(inferred: InferredModel) -> list[str]:
     """Return the names of models with such weights, those with published weights if there are any."""
-    same = [field for field in ("width", "depth", "depths", "patch_size") if field in inferred.fields]
+    same = [field for field in ("width", "depth", "depths", "patch_size", "num_registers") if field in inferred.fields]
+    paper = RopeConvention()
     names = [
         name
         for name, config in MODELS.items()
         if architecture(config) == inferred.architecture
+        and getattr(config, "rope_convention", paper) == inferred.fields.get("rope_convention", paper)
         and config.position in inferred.positions
         and all(getattr(config, field) == inferred.fields[field] for field in same)
     ]

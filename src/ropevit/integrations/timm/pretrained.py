@@ -11,7 +11,7 @@ from torch import Tensor
 from ropevit.extras import require
 from ropevit.models.architectures import Model
 from ropevit.models.config import as_pair
-from ropevit.models.registry import MODELS, PUBLISHED
+from ropevit.models.registry import MODELS, PUBLISHED, weights_license
 from ropevit.weights.errors import WeightsError
 from ropevit.weights.hub import ANY_FILES, fetch, hub_id
 from ropevit.weights.infer import infer_model
@@ -44,7 +44,7 @@ def default_cfg(name: str) -> dict[str, Any]:
     published = name in PUBLISHED
     return {
         "hf_hub_id": hub_id(name) if published else None,
-        "license": "bsd-3-clause" if published else None,  # of the weights, from their model cards
+        "license": weights_license(name),
         "input_size": (3, 224, 224),
         "interpolation": "bicubic",
         "crop_pct": MODELS[name].crop_pct,

@@ -24,6 +24,7 @@ VARIANTS = {
         names={position: name.format(size=size) for position, name in NAMES.items()},
         original="rpb",
         hub="naver-ai",
+        license="bsd-3-clause",  # from their model cards
         published=("rope_axial", "rope_mixed"),
     )
     for size, (width, depths, heads) in SIZES.items()

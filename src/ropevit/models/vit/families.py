@@ -1,6 +1,7 @@
 """Sizes of the families of other authors, and the names of their models: those of timm."""
 
 from dataclasses import replace
+from typing import Any
 
 from ropevit.models.config import Preprocessing, Variant
 from ropevit.rope import ROPE_FAMILIES
@@ -12,6 +13,12 @@ _INCEPTION = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 #: Of DINOv3's weights that were trained on satellite images.
 #: Source: Siméoni et al. 2025 (arXiv:2508.10104), as released.
 _SATELLITE = {"sat493m": Preprocessing((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))}
+
+
+def _weights(position: str, tag: str, license_name: str) -> dict[str, Any]:
+    """Return where the weights of a variant are: timm's copies on the hub, which its authors license."""
+    return {"published": (position,), "hub": "timm", "tag": tag, "license": license_name}
+
 
 #: timm's size -> (authors' name, width, depth, heads, hidden channels of the MLP over the width, kind of MLP, whether
 #: the authors' file has biases of queries and values).
@@ -50,6 +57,7 @@ def _dinov3_variants() -> dict[str, Variant]:
                 fields=fields | biases,
                 names={"rope_axial": model},
                 original="rope_axial",
+                **_weights("rope_axial", "lvd1689m", "dinov3-license"),
                 other_preprocessing=_SATELLITE,
             )
     return variants
@@ -63,6 +71,9 @@ _EVA02_SIZES = {
     "base": ((768, 12, 12, "swiglu_norm"), 224, 448, True),
     "large": ((1024, 24, 16, "swiglu_norm"), 224, 448, True),
 }
+
+#: Image size -> tag of the weights: pre-trained, or fine-tuned for ImageNet-1k.
+_EVA02_TAGS = {224: "mim_in22k", 336: "mim_in22k_ft_in1k", 448: "mim_in22k_ft_in22k_in1k"}
 
 #: timm's size -> (width, depth, heads, register tokens, whether queries and values have biases), and its pixels.
 _TIMM_ROPE_SIZES = {
@@ -93,6 +104,7 @@ def _eva02_variants() -> dict[str, Variant]:
                 fields=fields,
                 names={"rope_axial_ape": f"eva02_{size}_patch14_{side}"},
                 original="rope_axial_ape",
+                **_weights("rope_axial_ape", _EVA02_TAGS[side], "mit"),
                 preprocessing=preprocessing,
                 other_preprocessing={"mim_in22k_ft_in1k": whole, "mim_m38m_ft_in1k": whole},
             )
@@ -109,6 +121,7 @@ def _timm_rope_variants() -> dict[str, Variant]:
             fields=fields,
             names={"rope_axial": f"vit_{size}_patch16_rope_reg{registers}_gap_256"},
             original="rope_axial",
+            **_weights("rope_axial", "sbb_in1k", "mit"),
             preprocessing=pixels._replace(crop=0.95),
         )
     return variants
@@ -145,7 +158,11 @@ def _pe_core_variants() -> dict[str, Variant]:
         fields |= {"rope_convention": convention, "rope_theta": ROPE_FAMILIES["pe"].theta}
         name = f"vit_pe_core_{size}_patch{patch}_{side}"
         variants[f"pe_core_{size}"] = Variant(
-            fields, {"rope_axial_ape": name}, "rope_axial_ape", preprocessing=_INCEPTION
+            fields=fields,
+            names={"rope_axial_ape": name},
+            original="rope_axial_ape",
+            **_weights("rope_axial_ape", "fb", "apache-2.0"),
+            preprocessing=_INCEPTION,
         )
     return variants
 

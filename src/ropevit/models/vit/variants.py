@@ -21,6 +21,7 @@ VARIANTS = {
         names={position: name.format(size=size) for position, name in NAMES.items()},
         original="ape",
         hub="naver-ai",
+        license="bsd-3-clause",  # from their model cards
         published=() if size == "tiny" else tuple(position for position in NAMES if position != "none"),
     )
     for size, (width, depth, heads) in SIZES.items()
