@@ -1,6 +1,7 @@
 """Where to compute: the devices that `--device` names."""
 
 import torch
+from torch import Tensor
 
 #: Types of devices that models are computed on.
 DEVICE_TYPES = ("cpu", "cuda", "mps", "xpu")
@@ -58,3 +59,12 @@ def _named_device(name: str, device_types: tuple[str, ...]) -> torch.device:
 def choices(device_types: tuple[str, ...]) -> str:
     """Return the devices that can be chosen, for messages."""
     return _CHOICES if device_types == DEVICE_TYPES else f"auto, {' or '.join(device_types)}"
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to a device without waiting for what the device computes.
+
+    A CUDA device copies on its own only from pinned memory; the allocator of pinned memory keeps it until then.
+    """
+    pinned = values.pin_memory() if device.type == "cuda" and not values.is_pinned() else values
+    return pinned.to(device, non_blocking=True)

@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """Images of one size with their labels."""
 
     images: UInt8[Tensor, "b 3 S S"]
-    """Not normalized; in pinned memory if there is a GPU."""
+    """Not normalized; in pinned memory if the model is on a GPU."""
     labels: Int[Tensor, "b"]
     """int64."""
     bad: list[int]
@@ -286,7 +286,7 @@ def batches(reader: Reader[BatchT], keys: Iterable, workers: int) -> Iterator[Ba
         batch_sampler=keys,
         num_workers=min(workers, available_cores()),
         collate_fn=identity,  # pyright: ignore[reportArgumentType]
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_initialized(),  # a model is on a GPU
         multiprocessing_context=start_method() if workers else None,
         worker_init_fn=_init_worker,
         generator=torch.Generator(),  # or DataLoader would draw from the global generator

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ropevit.tasks.dense.set_prediction import mean_over_ranks
-from ropevit.tasks.detect.boxes import Predictions
+from ropevit.tasks.detect.boxes import Matching, Predictions
 from ropevit.tasks.detect.criterion import dino_losses, set_losses
 from tasks.detect import ranks
 from tasks.detect.small import objects, small_config, small_detector, small_maps
@@ -57,13 +57,13 @@ def test_losses_of_perfect_predictions_are_0_and_others_equal_those_by_hand():
     logits = torch.full((1, 2, 5), -30.0)
     logits[0, 1, 2] = 30
     boxes = torch.stack([torch.full((4,), 0.5), target.boxes[0]])[None]
-    matching = [(torch.tensor([1]), torch.tensor([0]))]
-    losses = set_losses(Predictions(logits, boxes), [target], matching, torch.tensor(1.0), config)
+    matching = Matching(torch.tensor([0]), torch.tensor([1]), torch.tensor([0]))
+    losses = set_losses(Predictions(logits, boxes), target, matching, torch.tensor(1.0), config)
     for value in losses.values():
         torch.testing.assert_close(value, torch.tensor(0.0), rtol=0, atol=1e-5)
     logits[0, 1, 2] = 0
     boxes[0, 1, 0] += 0.1
-    losses = set_losses(Predictions(logits, boxes), [target], matching, torch.tensor(4.0), config)
+    losses = set_losses(Predictions(logits, boxes), target, matching, torch.tensor(4.0), config)
     width = target.boxes[0, 2].item()
     assert losses["class"].item() == pytest.approx(0.25 * 0.25 * 0.6931472 / 4, rel=1e-4)
     assert losses["bbox"].item() == pytest.approx(5 * 0.1 / 4, rel=1e-4)

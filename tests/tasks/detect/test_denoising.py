@@ -39,8 +39,11 @@ def test_each_positive_is_assigned_to_its_source_object():
     groups = DenoisingGroups(4, 3)
     queries = denoising_queries(TARGETS, groups, embedding, config)
     assert queries.content.shape == (3, 24, 32)
-    for target, content, boxes in zip(TARGETS, queries.content, queries.boxes, strict=True):
-        places, numbers = groups.matching(len(target.labels), torch.device("cpu"))
+    matching, first = groups.matching([3, 1, 0], torch.device("cpu")), 0
+    for image, (target, content, boxes) in enumerate(zip(TARGETS, queries.content, queries.boxes, strict=True)):
+        here = matching.images == image
+        places, numbers = matching.queries[here], matching.objects[here] - first
+        first += len(target.labels)
         assert len(places.unique()) == len(places) == 4 * len(target.labels)
         assert (places % 6 < 3).all()  # the first half of a group
         torch.testing.assert_close(content[places], embedding(target.labels[numbers]))

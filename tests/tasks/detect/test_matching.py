@@ -26,10 +26,13 @@ def test_each_object_is_matched_with_the_query_that_predicts_it():
     boxes, logits = torch.full((6, 4), 0.9), torch.full((6, 5), -4.0)
     for query, number in [(4, 0), (0, 1), (5, 2)]:
         boxes[query], logits[query, target.labels[number]] = target.boxes[number], 4.0
-    predictions = Predictions(logits.repeat(2, 1, 1), boxes.repeat(2, 1, 1))
-    first, second = match(predictions, [target, objects()], small_config())
-    assert [side.tolist() for side in first] == [[4, 0, 5], [0, 1, 2]]
-    assert [side.tolist() for side in second] == [[], []]
+    turned = Predictions(logits.roll(1, 0).repeat(3, 1, 1), boxes.roll(1, 0).repeat(3, 1, 1))
+    predictions = Predictions(logits.repeat(3, 1, 1), boxes.repeat(3, 1, 1))
+    first, second = match([predictions, turned], [target, objects(), target], small_config())
+    assert first.images.tolist() == second.images.tolist() == [0, 0, 0, 2, 2, 2]
+    assert first.objects.tolist() == second.objects.tolist() == [0, 1, 2, 3, 4, 5]
+    assert first.queries.tolist() == [4, 0, 5, 4, 0, 5]
+    assert second.queries.tolist() == [5, 1, 0, 5, 1, 0]
 
 
 def test_cost_is_the_weighted_sum_of_focal_l1_and_giou_costs():
@@ -45,7 +48,7 @@ def test_cost_is_the_weighted_sum_of_focal_l1_and_giou_costs():
 def test_too_many_objects_and_nonfinite_predictions_are_refused():
     few = Predictions(torch.zeros(1, 2, 5), torch.full((1, 2, 4), 0.5))
     with pytest.raises(ValueError, match="got 3 objects in an image with 2 queries; use more queries"):
-        match(few, [objects(1, 2, 3)], small_config())
+        match([few], [objects(1, 2, 3)], small_config())
     few.logits[0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="the training has diverged"):
-        match(few, [objects(1)], small_config())
+        match([few], [objects(1)], small_config())

@@ -32,7 +32,7 @@ def mean_over_ranks(count: int, device: torch.device) -> Float[Tensor, ""]:
         count: Objects of this process.
         device: A device that the process group supports.
     """
-    total = torch.tensor(float(count), device=device)
+    total = torch.full((), float(count), device=device)
     if dist.is_initialized():
         dist.all_reduce(total)
         total /= dist.get_world_size()

@@ -12,6 +12,7 @@ from ropevit.arithmetic import ceil_div
 from ropevit.data.coco import Boxes, CocoSource
 from ropevit.data.loading import EvalReader, TrainReader, batches, eval_keys, train_keys
 from ropevit.data.order import TrainOrder
+from ropevit.device import to_device
 from ropevit.extras import require
 from ropevit.tasks.detect.augment import Transform
 from ropevit.tasks.detect.boxes import Target, make_target
@@ -116,7 +117,7 @@ def normalize(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
         std: Standard deviation of each channel.
     """
     images = (batch.images.to(mean.device, non_blocking=True).float() / 255 - mean) / std
-    padding = padding_mask(batch.sizes, *batch.images.shape[2:]).to(mean.device, non_blocking=True)
+    padding = to_device(padding_mask(batch.sizes, *batch.images.shape[2:]), mean.device)
     return images.masked_fill(padding[:, None], 0.0)
 
 

@@ -13,9 +13,6 @@ from torch import Tensor
 #: Minimum of x and 1 - x in `logit`; published weights depend on it.
 LOGIT_EPS = 1e-3
 
-#: Indices of the matched queries of an image, and of the object of each.
-Matching = tuple[Int[Tensor, "_"], Int[Tensor, "_"]]
-
 
 @dataclass(frozen=True)
 class Target:
@@ -27,8 +24,24 @@ class Target:
     """(center x, center y, width, height) of each object, as fractions of the image."""
 
     def to(self, device: torch.device | str) -> "Target":
-        """Move the tensors to a device."""
-        return Target(self.labels.to(device), self.boxes.to(device))
+        """Move the tensors to a device, without waiting for it if they are in pinned memory."""
+        return Target(self.labels.to(device, non_blocking=True), self.boxes.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Target":
+        """Copy the tensors to pinned memory; DataLoader calls this for training on a GPU."""
+        return Target(self.labels.pin_memory(), self.boxes.pin_memory())
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Queries and the objects matched with them, in all images of a batch."""
+
+    images: Int[Tensor, "m"]
+    """Image of each pair."""
+    queries: Int[Tensor, "m"]
+    """Its query."""
+    objects: Int[Tensor, "m"]
+    """Its object, counted through the objects of all images."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,25 @@ def box_cxcywh_to_xyxy(boxes: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
     """Convert (center x, center y, width, height) to (left, top, right, bottom)."""
     center, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([center - half, center + half], dim=-1)
+
+
+def generalized_iou(a: Float[Tensor, "*a 4"], b: Float[Tensor, "*b 4"]) -> Float[Tensor, "*ab"]:
+    """Return the generalized IoU of boxes (left, top, right, bottom), whose shapes are broadcast.
+
+    It reads no value: torchvision's and transformers' functions for pairs check the boxes, for which a GPU must wait.
+
+    Source: Rezatofighi et al. 2019 (arXiv:1902.09630), Algorithm 1.
+    """
+    shared = _area(torch.max(a[..., :2], b[..., :2]), torch.min(a[..., 2:], b[..., 2:]))
+    around = _area(torch.min(a[..., :2], b[..., :2]), torch.max(a[..., 2:], b[..., 2:]))
+    union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - shared
+    return shared / union - (around - union) / around
+
+
+def _area(first: Float[Tensor, "*b 2"], last: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b"]:
+    """Return the area of boxes between two corners; 0 where the last is not below and to the right of the first."""
+    sides = (last - first).clamp(min=0)
+    return sides[..., 0] * sides[..., 1]
 
 
 def logit(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ropevit.extras import require
 from ropevit.tasks.dense.set_prediction import mean_over_ranks
-from ropevit.tasks.detect.boxes import Matching, Predictions, Target, box_cxcywh_to_xyxy
+from ropevit.tasks.detect.boxes import Matching, Predictions, Target, box_cxcywh_to_xyxy, generalized_iou
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.dino import Output
 from ropevit.tasks.detect.matching import match
@@ -40,24 +40,24 @@ def dino_losses(
 
     Source: Zhang et al. 2022 (arXiv:2203.03605); the divisor: Carion et al. 2020 (arXiv:2005.12872), A.2.
     """
-    targets = list(targets)
     device = output.encoder.logits.device
     if divisor is None:
         divisor = mean_over_ranks(sum(len(target.labels) for target in targets), device)
-    layers = [(str(number), layer) for number, layer in enumerate(output.layers[:-1])]
+    objects = Target(torch.cat([each.labels for each in targets]), torch.cat([each.boxes for each in targets]))
+    last = len(output.layers) - 1
+    predictions = [output.layers[-1], *output.layers[:-1], output.encoder]
     losses = {}
-    for name, predictions in [("", output.layers[-1]), *layers, ("enc", output.encoder)]:
-        matching = match(predictions, targets, config)
-        losses |= _loss_keys(name, set_losses(predictions, targets, matching, divisor, config))
-    groups, last = output.groups, len(output.layers) - 1
-    for number in range(last + 1):
-        name = "dn" if number == last else f"dn_{number}"
-        if groups is None:
-            losses |= _loss_keys(name, dict.fromkeys(("class", "bbox", "giou"), divisor.new_zeros(())))
-            continue
-        matching = [groups.matching(len(target.labels), device) for target in targets]
-        parts = set_losses(output.denoising[number], targets, matching, divisor * groups.num_groups, config)
-        losses |= _loss_keys(name, parts)
+    for name, layer, matching in zip(
+        ["", *map(str, range(last)), "enc"], predictions, match(predictions, targets, config), strict=True
+    ):
+        losses |= _loss_keys(name, set_losses(layer, objects, matching, divisor, config))
+    noisy = [f"dn_{number}" for number in range(last)] + ["dn"]
+    if output.groups is None:
+        zeros: dict[str, Tensor] = dict.fromkeys(("class", "bbox", "giou"), divisor.new_zeros(()))
+        return losses | {key: value for name in noisy for key, value in _loss_keys(name, zeros).items()}
+    matching = output.groups.matching([len(each.labels) for each in targets], device)
+    for name, layer in zip(noisy, output.denoising, strict=True):
+        losses |= _loss_keys(name, set_losses(layer, objects, matching, divisor * output.groups.num_groups, config))
     return losses
 
 
@@ -68,8 +68,8 @@ def _loss_keys(layer: str, losses: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def set_losses(
     predictions: Predictions,
-    targets: list[Target],
-    matching: list[Matching],
+    objects: Target,
+    matching: Matching,
     divisor: Float[Tensor, ""],
     config: DinoConfig,
 ) -> dict[str, Float[Tensor, ""]]:
@@ -77,23 +77,19 @@ def set_losses(
 
     Args:
         predictions: Predictions of one layer.
-        targets: Objects of each image.
-        matching: Matched queries and objects of each image.
+        objects: Objects of all images, one after the other.
+        matching: Matched queries and objects.
         divisor: Divisor of the sums over queries.
         config: Loss weights.
 
     Source: Lin et al. 2017 (arXiv:1708.02002), Eq. 5; Rezatofighi et al. 2019 (arXiv:1902.09630), Algorithm 1.
     """
-    focal, giou = (getattr(require(MODULE, "dense"), name) for name in ("sigmoid_focal_loss", "generalized_box_iou"))
+    focal = require(MODULE, "dense").sigmoid_focal_loss
     logits, boxes = predictions.logits.float(), predictions.boxes.float()
-    images = torch.cat([torch.full_like(queries, image) for image, (queries, _) in enumerate(matching)])
-    queries = torch.cat([queries for queries, _ in matching])
-    labels = torch.cat([target.labels[objects] for target, (_, objects) in zip(targets, matching, strict=True)])
-    wanted = torch.cat([target.boxes[objects] for target, (_, objects) in zip(targets, matching, strict=True)])
     truth = torch.zeros_like(logits)
-    truth[images, queries, labels] = 1
-    found = boxes[images, queries]
-    overlap = giou(box_cxcywh_to_xyxy(found), box_cxcywh_to_xyxy(wanted)).diagonal()
+    truth[matching.images, matching.queries, objects.labels[matching.objects]] = 1
+    found, wanted = boxes[matching.images, matching.queries], objects.boxes[matching.objects]
+    overlap = generalized_iou(box_cxcywh_to_xyxy(found), box_cxcywh_to_xyxy(wanted))
     return {
         "class": config.loss_class
         * logits.shape[1]

@@ -39,7 +39,8 @@ def _embed_boxes(boxes: Float[Tensor, "B Q 4"], width: int) -> Float[Tensor, "B 
     """
     count = width // 4
     periods = _TEMPERATURE ** (torch.arange(count, device=boxes.device) / count)
-    angles = boxes[..., [1, 0, 2, 3], None] * (2 * math.pi) / periods
+    x, y, *sides = boxes.unbind(-1)  # an index [1, 0, 2, 3] would be copied to the device each time
+    angles = torch.stack([y, x, *sides], dim=-1)[..., None] * (2 * math.pi) / periods
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ropevit.device import to_device
 from ropevit.tasks.detect.boxes import Matching, Target, box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, logit
 from ropevit.tasks.detect.config import DinoConfig
 from ropevit.tasks.detect.decoder import Queries
@@ -26,11 +27,15 @@ class DenoisingGroups:
         """Number of denoising queries per image, with empty slots."""
         return 2 * self.num_groups * self.max_targets
 
-    def matching(self, objects: int, device: torch.device) -> Matching:
-        """Return the positive queries of an image with that many objects, and the object of each."""
-        indices = torch.arange(objects, device=device).repeat(self.num_groups)
-        groups = torch.arange(self.num_groups, device=device).repeat_interleave(objects)
-        return groups * 2 * self.max_targets + indices, indices
+    def matching(self, counts: Sequence[int], device: torch.device) -> Matching:
+        """Return the positive queries of images with so many objects, and the object of each."""
+        pairs, first = [], 0
+        for image, count in enumerate(counts):
+            group = torch.arange(self.num_groups).repeat_interleave(count)
+            slot = torch.arange(count).repeat(self.num_groups)
+            pairs.append(torch.stack([torch.full_like(slot, image), group * 2 * self.max_targets + slot, first + slot]))
+            first += count
+        return Matching(*to_device(torch.cat(pairs, dim=1), device))
 
     def mask(self, matched: int, device: torch.device) -> Bool[Tensor, "Q Q"]:
         """Return the attention mask: denoising queries see their group and matching queries; those see only each other.

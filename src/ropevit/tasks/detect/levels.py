@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from ropevit.device import to_device
+
 #: Side of the proposals of the finest level, as a fraction of the image; it doubles with each level.
 _SMALLEST = 0.05
 
@@ -33,7 +35,7 @@ class Levels:
     @property
     def ratios(self) -> Float[Tensor, "B L 2"]:
         """Fraction of the columns and rows (x, y) of each level inside the image (valid ratios)."""
-        counts = torch.tensor([(w, h) for h, w in self.shapes], device=self.masks[0].device)
+        counts = to_device(torch.tensor([(w, h) for h, w in self.shapes]), self.masks[0].device)
         return torch.stack([_valid_extent(mask) for mask in self.masks], dim=1) / counts
 
     @property
@@ -48,7 +50,7 @@ class Levels:
 
     def layer_arguments(self) -> dict[str, object]:
         """Return the keyword arguments that describe the levels to the layers of transformers."""
-        shapes = torch.tensor(self.shapes, device=self.masks[0].device)
+        shapes = to_device(torch.tensor(self.shapes), self.masks[0].device)
         starts = shapes.prod(1).cumsum(0) - shapes.prod(1)
         return {"spatial_shapes": shapes, "spatial_shapes_list": list(self.shapes), "level_start_index": starts}
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ropevit.device import to_device
 from ropevit.models.architectures import build_backbone, dense_config
 from ropevit.models.dense import PyramidConfig
 from ropevit.models.vit.dense import pad_to
@@ -126,8 +127,8 @@ class Detector(nn.Module):
             targets: Objects of each image, in training.
         """
         images = pad_to(images, MULTIPLE)  # so that all maps cover the same area, to which boxes are relative
-        extents: Int[Tensor, "B 2"] = torch.tensor(list(sizes), device=images.device)
-        padding = padding_mask(sizes, images.shape[2], images.shape[3]).to(images.device, non_blocking=True)
+        extents: Int[Tensor, "B 2"] = to_device(torch.tensor(list(sizes)), images.device)
+        padding = to_device(padding_mask(sizes, images.shape[2], images.shape[3]), images.device)
         return self.dino(self.backbone(images, extents).features, padding, targets)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
