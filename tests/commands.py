@@ -1,8 +1,8 @@
 """Command lines and scripts in processes of their own, without the seconds that each would spend on imports.
 
 A process that has imported the libraries, and done nothing else, makes a copy of itself for every command line; the
-copy then does what `python -m ropevit`, or `python SCRIPT`, does from its first line on. `python tests/commands.py` is
-that process; the fixture `run_command` starts one for all tests of a session.
+copy then does what `python -m ropevit`, or `python SCRIPT`, does from its first line on. `python tests/commands.py FD`
+is that process, which listens on an open socket; the fixture `run_command` starts one for all workers of pytest-xdist.
 """
 
 import gc
@@ -10,12 +10,14 @@ import json
 import os
 import runpy
 import signal
-import subprocess
+import socket
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 #: What commands import at their start or later.
 LIBRARIES = (
@@ -54,28 +56,49 @@ class Result:
 
 
 @contextmanager
-def command_lines():
-    """Start the process of which commands are copies; give a function that runs one in a folder."""
-    with subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as server:
+def command_lines(folder):
+    """Connect to the process of which commands are copies; give a function that runs one in a folder."""
+    with FileLock(folder / "commands.lock"):
+        connection = connect(folder / "commands")
+    with connection, connection.makefile("rw") as line:
 
         def run(where, words, ctrl_c_after=None, script=None):
             """Run ropevit, or a script, in a folder; where a file is named, press Ctrl-C as soon as that has grown."""
             logs = [str(where / f".{name}") for name in ("output", "errors")]
             before = size(where / ctrl_c_after) if ctrl_c_after else 0
             job = {"words": [str(word) for word in words], "folder": str(where), "logs": logs}
-            server.stdin.write(json.dumps(job | {"script": script and str(script)}) + "\n")
-            server.stdin.flush()
-            pid = int(server.stdout.readline())
+            line.write(json.dumps(job | {"script": script and str(script)}) + "\n")
+            line.flush()
+            pid = int(line.readline())
             if ctrl_c_after:
                 wait_for(lambda: size(where / ctrl_c_after) > before)
                 os.killpg(pid, signal.SIGINT)
-            code = int(server.stdout.readline())
+            code = int(line.readline())
             return Result(code, *(Path(log).read_text(encoding="utf-8") for log in logs))
 
         yield run
-        server.stdin.close()
+
+
+def connect(path):
+    """Connect to the process that listens at a path; start it where no worker has, or where it has ended."""
+    connection = socket.socket(socket.AF_UNIX)
+    with suppress(FileNotFoundError, ConnectionError):
+        connection.connect(str(path))
+        if connection.recv(1):  # it is not about to end
+            return connection
+    connection.close()
+    path.unlink(missing_ok=True)
+    with socket.create_server(str(path), family=socket.AF_UNIX) as listener:
+        start(listener)
+    return connect(path)
+
+
+def start(listener):
+    """Start the process, which ends once every worker has disconnected: nobody has to wait for it."""
+    listener.set_inheritable(True)
+    quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
+    command = [sys.executable, __file__, str(listener.fileno())]
+    os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet)
 
 
 def size(path):
@@ -91,16 +114,37 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
-def serve():
-    """Copy this process for each line of the input, and say how the copy ended; return in a copy, ready to run."""
-    for line in sys.stdin:
-        job = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            return job
-        print(pid, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+def serve(listener):
+    """Copy this process for each worker that connects, and end when all have disconnected; return in a command."""
+    listener.settimeout(0.1)
+    workers = set()
+    while True:
+        with suppress(TimeoutError):
+            connection, _ = listener.accept()
+            pid = os.fork()
+            if not pid:
+                listener.close()
+                return answer(connection)
+            connection.close()
+            workers.add(pid)
+        workers = {pid for pid in workers if os.waitpid(pid, os.WNOHANG) == (0, 0)}
+        if not workers:
+            sys.exit()
+
+
+def answer(connection):
+    """Copy this process for each line that a worker sends, and say how the copy ended; return in a copy."""
+    connection.sendall(b" ")
+    with connection, connection.makefile("rw") as line:
+        while text := line.readline():
+            pid = os.fork()
+            if not pid:
+                return json.loads(text)
+            line.write(f"{pid}\n")
+            line.flush()
+            _, status = os.waitpid(pid, 0)
+            line.write(f"{os.waitstatus_to_exitcode(status)}\n")
+            line.flush()
     sys.exit()
 
 
@@ -124,4 +168,4 @@ if __name__ == "__main__":
     for library in LIBRARIES:
         __import__(library)
     gc.freeze()  # or each copy would go through all of this once more as it ends
-    become(serve())
+    become(serve(socket.socket(fileno=int(sys.argv[1]))))

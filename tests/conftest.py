@@ -7,6 +7,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+gc.set_threshold(10_000, 20, 10)  # with Python's own, garbage collections are a twentieth of the run
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -73,9 +74,16 @@ def unchecked_module():
 
 
 @pytest.fixture(scope="session")
-def run_command():
+def shared_folder(tmp_path_factory):
+    """A folder of this session, the same one for all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def run_command(shared_folder):
     """Runs a command line of ropevit, or a script, in a process of its own that has imported the libraries."""
-    with command_lines() as run:
+    with command_lines(shared_folder) as run:
         yield run
 
 

@@ -1,14 +1,24 @@
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from ropevit.cli import main
 
 
 @pytest.fixture(scope="session")
-def my_images(tmp_path_factory):
+def my_images(shared_folder):
     """A user's folder: three classes of colored noise, in different sizes and aspect ratios."""
-    root, noise = tmp_path_factory.mktemp("data") / "my_images", np.random.default_rng(0)
+    root = shared_folder / "my_images"
+    with FileLock(shared_folder / "my_images.lock"):
+        if not root.exists():
+            write_images(root)
+    return root
+
+
+def write_images(root):
+    """Write those images, and a file that is none."""
+    noise = np.random.default_rng(0)
     for label, name in enumerate(("blue", "green", "red")):
         (root / name).mkdir(parents=True)
         for index in range(10):
@@ -16,7 +26,6 @@ def my_images(tmp_path_factory):
             pixels[..., 2 - label] += 150
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{index}.png")
     (root / "red" / "broken.png").write_text("not an image")
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +37,12 @@ def tiny(my_images):
 
 
 @pytest.fixture(scope="session")
-def finished(tiny, tmp_path_factory):
-    """The directory of a finished study."""
-    out = tmp_path_factory.mktemp("study") / "out"
-    main([*tiny, "--out", str(out)])
+def finished(tiny, shared_folder):
+    """The directory of a finished study, which nothing writes to: one for all workers of pytest-xdist."""
+    out = shared_folder / "finished_study"
+    with FileLock(shared_folder / "finished_study.lock"):
+        if not out.exists():
+            main([*tiny, "--out", str(out)])
     return out
 
 
