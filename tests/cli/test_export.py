@@ -85,7 +85,8 @@ def test_a_training_is_exported_by_its_directory_with_the_requested_weights(tmp_
 
 def test_rope_scaling_is_stored_in_the_exported_file(vit, tmp_path, capfd):
     out, images = tmp_path / "model.pt2", torch.randn(1, 3, 48, 64)
-    main(["export", str(out), "--checkpoint", vit, "--format", "torch", "--scaling", "yarn+log"])
+    words = ["--format", "torch", "--static-size", "48x64", "--scaling", "yarn+log"]
+    main(["export", str(out), "--checkpoint", vit, *words])
     assert capfd.readouterr().err == ""
     model, _ = ropevit.load_model(vit)
     plain = model.eval()(images)

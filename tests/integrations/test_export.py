@@ -13,6 +13,7 @@ import torch
 
 import ropevit
 from integrations.exported import tiny
+from marks import by_default
 from ropevit.integrations.export import MismatchError, export_onnx, export_torch, files, onnx_files
 from ropevit.integrations.export.check import check, difference
 from ropevit.integrations.export.quiet import quiet
@@ -141,13 +142,14 @@ def test_a_baked_vit_computes_the_same_at_its_size_for_any_batch(baked, batch):
     agree(report.path, model, batch, 3, 40, 24)
 
 
+@pytest.mark.full  # by default its constants are folded below, to the bit
 @pytest.mark.parametrize("batch", [1, 5])
 def test_a_baked_swin_computes_the_same_at_its_size_for_any_batch(baked_swin, batch):
     model, report = baked_swin
     agree(report.path, model, batch, 3, 33, 30)
 
 
-@pytest.mark.parametrize("fixture", ["baked", "baked_swin"])
+@pytest.mark.parametrize("fixture", by_default(["baked"], ["baked", "baked_swin"]))
 def test_baked_graphs_hold_constants_instead_of_shape_arithmetic(fixture, request):
     _, report = request.getfixturevalue(fixture)
     graph = onnx.load(report.path).graph
@@ -162,10 +164,17 @@ def test_baking_leaves_frequencies_and_the_embedding_out(baked):
     assert not any("freqs" in name or "pos_embed" in name or "cls_token" in name for name in names)
 
 
-def test_folding_is_bit_for_bit():
-    model = plain_copy(tiny("rope_mixed_ape", num_registers=1))
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({"position": "rope_mixed_ape", "num_registers": 1}, (24, 40)),
+        ({"position": "rope_axial", "swin": True}, (33, 30)),  # windows that are padded, and shifted
+    ],
+)
+def test_folding_is_bit_for_bit(fields, size):
+    model = plain_copy(tiny(**fields))
     set_backend(model, "reference")  # which is what a program is traced from
-    folded, images = fold_constants(trace(model, (24, 40))), torch.randn(3, 3, 24, 40)
+    folded, images = fold_constants(trace(model, size)), torch.randn(3, 3, *size)
     assert torch.equal(folded(images), model(images))
     assert not any("freqs" in name or "pos_embed" in name for name in folded.state_dict())
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import ropevit
-from marks import by_default
+from marks import by_default, in_turn
 from ropevit.kernels import BACKENDS, register_backend, rotate_qkv, set_backend
 from ropevit.kernels.rotation import backward_op, interpreted, resolve_backend, rotate_op, triton_available
 from ropevit.models import layers
@@ -71,9 +71,14 @@ def compare(found, truth, dtype):
         assert error < TOLERANCE[dtype], error
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", by_default([SHAPES[0], SHAPES[3]], SHAPES), ids=str)
-@pytest.mark.parametrize(("shared", "per_image"), [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize(
+    ("dtype", "shared", "per_image", "shape"),
+    in_turn(
+        [(dtype, *shared) for dtype in TOLERANCE for shared in ((True, False), (False, False), (False, True))],
+        by_default([SHAPES[0], SHAPES[3]], SHAPES),
+    ),
+    ids=str,
+)
 def test_values_and_all_gradients_are_those_of_the_reference(backend, dtype, shape, shared, per_image):
     given = inputs(shape, dtype, shared, per_image)
     weights = [torch.randn(shape[0], shape[3], given[0].shape[1], shape[4]).to(dtype).double() for _ in range(3)]

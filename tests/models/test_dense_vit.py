@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from marks import embeddings
+from marks import embeddings, in_turn
 from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig, get_config, parameter_groups
 from ropevit.models.dense import DenseViT, DenseViTConfig, PyramidConfig
 from ropevit.models.layers import Attention
@@ -32,8 +32,9 @@ def model(position="rope_mixed", depth=4, pyramid=NARROW, **changes) -> DenseViT
     return built.eval()
 
 
-@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (70, 101), (1, 33)])
+@pytest.mark.parametrize(
+    ("position", "height", "width"), in_turn(embeddings(VIT_EMBEDDINGS), [(64, 96), (70, 101), (1, 33)])
+)
 def test_any_size_gives_maps_with_the_declared_strides_and_channels(position, height, width):
     built = model(position, pyramid=PyramidConfig(channels=8, add_p6=True))
     maps, valid = built(torch.randn(2, 3, height, width))

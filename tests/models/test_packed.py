@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
-from marks import embeddings
+from marks import embeddings, in_turn
 from ropevit.models import VIT_EMBEDDINGS, ViT, ViTConfig
 from ropevit.models.layers import Block, resize_embedding
 from ropevit.models.packed import cheapest_row, first_fit_decreasing, pack, random_patches, sample_embedding
@@ -28,15 +28,17 @@ def random_images(sizes=SIZES, **options) -> list[torch.Tensor]:
     return [torch.randn(3, 4 * h, 4 * w, **options) for h, w in sizes]
 
 
-@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
 @pytest.mark.parametrize(
-    "fields",
-    [
-        pytest.param({}, marks=pytest.mark.full),  # as the next, without registers
-        {"num_registers": 2},
-        {"num_registers": 1, "pooling": "avg"},
-        {"class_token": False, "pooling": "avg"},
-    ],
+    ("position", "fields"),
+    in_turn(
+        embeddings(VIT_EMBEDDINGS),
+        [
+            pytest.param({}, marks=pytest.mark.full),  # as the next, without registers
+            {"num_registers": 2},
+            {"num_registers": 1, "pooling": "avg"},
+            {"class_token": False, "pooling": "avg"},
+        ],
+    ),
     ids=str,
 )
 def test_a_packed_batch_equals_each_image_alone(position, fields):

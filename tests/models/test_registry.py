@@ -8,10 +8,10 @@ from ropevit.models.registry import MODELS, VARIANTS, model_name, resolve_name, 
 def test_every_size_takes_every_position_embedding_of_its_architecture_under_a_name_of_its_own(size):
     embeddings = ARCHITECTURES[VARIANTS[size][0]].config.embeddings
     assert len({model_name(size, position) for position in embeddings}) == len(embeddings)
+    width = variant_config(size, "rope_axial").width
     for position in embeddings:
         config = variant_config(size, position)
-        assert config.position == position
-        assert config.width == variant_config(size, "rope_axial").width
+        assert (config.position, config.width) == (position, width)
 
 
 def test_names_and_variants_are_resolved():

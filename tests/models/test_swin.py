@@ -7,7 +7,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from marks import embeddings
+from marks import embeddings, in_turn
 from ropevit.models import MODELS, SWIN_EMBEDDINGS, Swin, SwinConfig, get_config, list_models, parameter_groups
 from ropevit.models.cost import count_macs, count_parameters
 from ropevit.models.layers import project
@@ -88,8 +88,9 @@ def test_the_window_is_the_papers_unless_given(changes, window):
     assert get_config("swin_rope_mixed_tiny_patch4_window7_224", **changes).window_size == window
 
 
-@pytest.mark.parametrize("position", embeddings(SWIN_EMBEDDINGS))
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (50, 83), (20, 130), (9, 5)])
+@pytest.mark.parametrize(
+    ("position", "height", "width"), in_turn(embeddings(SWIN_EMBEDDINGS), [(64, 64), (50, 83), (20, 130), (9, 5)])
+)
 def test_any_size_runs(position, height, width):
     built, images = model(position), torch.randn(2, 3, height, width)
     logits = built(images)

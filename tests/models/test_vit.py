@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from marks import by_default, embeddings
+from marks import by_default, embeddings, in_turn
 from ropevit.models import MODELS, VIT_EMBEDDINGS, ViT, ViTConfig, get_config, list_models, parameter_groups
 from ropevit.models.layers import DropPath, resize_embedding
 from ropevit.models.positions import is_published
@@ -72,8 +72,9 @@ def test_every_published_model_is_in_the_registry():
     ]
 
 
-@pytest.mark.parametrize("position", embeddings(VIT_EMBEDDINGS))
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (48, 80), (16, 112)])
+@pytest.mark.parametrize(
+    ("position", "height", "width"), in_turn(embeddings(VIT_EMBEDDINGS), [(64, 64), (48, 80), (16, 112)])
+)
 def test_any_size_that_the_patches_tile_runs(position, height, width):
     images = torch.randn(2, 3, height, width)
     built = model(position, num_registers=2)
