@@ -7,7 +7,6 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-gc.set_threshold(10_000, 20, 10)  # with Python's own, garbage collections are a twentieth of the run
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -16,6 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import jaxtyping
 import pytest
 
+gc.set_threshold(10_000, 20, 10)  # with Python's own, garbage collections are a twentieth of the run
 jaxtyping.install_import_hook("ropevit", "typecheck.check")  # for the whole run: modules are imported late, too
 
 import torch  # noqa: E402

@@ -84,12 +84,16 @@ JOURNEYS = {
             ("deit.pt2",),
             says="dynamic: batch; height and width, in multiples of 8 pixels, at least 16",
         ),
+        Row("runs runs", ("runs/runs.png",), says="deit3_small"),
+    ),
+    "a classifier's files": (  # by default tests/cli has these verbs, without a process for each
+        Row(f"{DEIT} --out runs/deit --max-steps 2", ("runs/deit/best.safetensors",), says="with --resume"),
+        Row("eval --checkpoint runs/deit --data photos --out scores", tuple(f"scores/{name}" for name in EVALUATION)),
         Row("convert runs/deit/best.safetensors deit.safetensors", ("deit.safetensors",)),
         Row(
             "figures all --checkpoint runs/deit --images photos --evals scores --out drawn",
             ("drawn/figures.html", "drawn/entropy.svg", "drawn/extrapolation.csv"),
         ),
-        Row("runs runs", ("runs/runs.png",), says="deit3_small"),
         Row("reproduce vit --runs runs --only *mixed*small*", says="ropevit train deit3_small"),
     ),
     "detector": (

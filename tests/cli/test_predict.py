@@ -133,7 +133,11 @@ def exit_code(arguments):
     return stop.value.code
 
 
-@pytest.mark.parametrize("more", [[], ["--keep-aspect"], ["--batch-size", "3"], ["--workers", "1"]])
+#: Seconds for a process; by default the journeys predict with workers, and test_loading.py compares what those read.
+WORKERS = pytest.param(["--workers", "1"], marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize("more", [[], ["--keep-aspect"], ["--batch-size", "3"], WORKERS])
 def test_a_folder_is_classified_in_batches_and_written_as_csv_and_json(photos, named, tmp_path, capsys, more):
     out = tmp_path / "out"
     assert exit_code(["predict", str(photos), "--checkpoint", named, "--out", str(out), "--topk", "2", *more]) == 2

@@ -34,9 +34,9 @@ def compiled(tmp_path_factory, name, *options):
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-@pytest.fixture(scope="module", params=[3, pytest.param(12, marks=pytest.mark.full)])
+@pytest.fixture(scope="module", params=[6, pytest.param(12, marks=pytest.mark.full)])
 def kernels(request, tmp_path_factory):
-    """A quarter of the kernels, or all."""
+    """Half of the kernels, or all."""
     found = compiled(tmp_path_factory, "compile_triton.py", *(("--all",) if request.param == 12 else ()))
     assert len(found) == request.param
     return found

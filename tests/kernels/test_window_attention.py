@@ -173,8 +173,9 @@ def test_the_operations_are_what_they_say_of_themselves():
         torch.library.opcheck(backward_op, given, wanted, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.full  # what it is made of, the operations above, are checked by default
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("compiler", by_default(["eager"], ["eager", "aot_eager"]))
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_it_compiles_without_a_graph_break_for_all_sizes(compiler):
     frequencies = mixed_frequencies(16, 1).to(DEVICE).requires_grad_()
 

@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
+from marks import by_default
 from ropevit.analysis import attention_layers
 from ropevit.analysis.layers import frequencies_at
 from ropevit.models import ViT, ViTConfig, set_scaling
@@ -50,7 +51,7 @@ def test_packed_images_have_the_logits_of_each_alone(name):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("name", ["dinov3", "pe"])
+@pytest.mark.parametrize("name", by_default(["dinov3"], ["dinov3", "pe"]))
 @torch.no_grad()
 def test_all_sizes_are_one_graph(name):
     built, counter = model(name), CompileCounter()

@@ -91,8 +91,9 @@ def test_one_graph_of_a_bias_serves_all_grids(position):
     assert counter.frame_count == 1
 
 
+@pytest.mark.full  # by default each bias is compiled by itself, above, and a model in test_vit.py
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("position", by_default(["rope_mixed_gaussian"], NAMES))
+@pytest.mark.parametrize("position", NAMES)
 def test_one_graph_serves_all_sizes(position):
     model, counter = make(position, depth=1), CompileCounter()
     torch._dynamo.reset()
