@@ -1,7 +1,7 @@
 import pytest
 
 from ropevit.models import ARCHITECTURES
-from ropevit.models.registry import MODELS, VARIANTS, model_name, resolve_name, split_model_name, variant_config
+from ropevit.models.registry import MODELS, VARIANTS, get_config, model_name, resolve_name, split_model_name, variant_config
 
 
 @pytest.mark.parametrize("size", VARIANTS)
@@ -22,3 +22,14 @@ def test_names_and_variants_are_resolved():
         assert model_name(*split_model_name(name)) == name
     with pytest.raises(ValueError, match="no model named 'deit_smal'; did you mean deit_small"):
         resolve_name("deit_smal")
+
+
+def test_options_have_timms_names_too():
+    options = {"in_chans": 1, "drop_path_rate": 0.2, "embed_dim": 64, "num_heads": 2, "init_values": 0.1}
+    config = get_config("rope_mixed_deit_small_patch16_LS", **options, reg_tokens=2, global_pool="avg")
+    ours = {"in_channels": 1, "drop_path": 0.2, "width": 64, "heads": 2, "layer_scale": 0.1}
+    assert config == get_config("rope_mixed_deit_small_patch16_LS", **ours, num_registers=2, pooling="avg")
+    with pytest.raises(ValueError, match="got drop_path and drop_path_rate, which are the same option; leave one out"):
+        get_config("deit_small", drop_path=0.1, drop_path_rate=0.2)
+    with pytest.raises(ValueError, match="no option named reg_tokens for swin_tiny"):
+        get_config("swin_tiny", reg_tokens=2)

@@ -145,19 +145,38 @@ def weights_license(name: str) -> str | None:
     return VARIANTS[split_model_name(name)[0]][1].license if name in PUBLISHED else None
 
 
+#: timm's name of an option -> the field of our configs.
+TIMM_OPTIONS = {
+    "in_chans": "in_channels",
+    "drop_path_rate": "drop_path",
+    "embed_dim": "width",
+    "num_heads": "heads",
+    "init_values": "layer_scale",
+    "reg_tokens": "num_registers",
+    "rope_temperature": "rope_theta",
+    "global_pool": "pooling",
+}
+
+
 def get_config(name: str, **changes: object) -> Config:
     """Return the config of a named model, with some fields changed.
 
     Args:
         name: A name that `list_models` lists, or a variant; see `resolve_name`.
         changes: Fields of the config to replace, such as num_classes=10 or img_size=384 (a square) or (384, 512). The
-            position may have options, such as rope_axial:theta=10,rest=0.25.
+            position may have options, such as rope_axial:theta=10,rest=0.25. timm's names of options are read, too:
+            in_chans, drop_path_rate, global_pool, init_values, reg_tokens, embed_dim, num_heads, rope_temperature.
             With a Swin, img_size sets windows of 1/32 of it, as the paper evaluates; window_size overrides that.
 
     Raises:
-        ValueError: If the model or a field is unknown.
+        ValueError: If the model or a field is unknown, or a field is given by both of its names.
     """
     config = MODELS[resolve_name(name)]
+    for theirs, field in TIMM_OPTIONS.items():
+        if theirs in changes and field in vars(config):
+            if field in changes:
+                raise ValueError(f"got {field} and {theirs}, which are the same option; leave one out")
+            changes[field] = changes.pop(theirs)
     unknown = sorted(set(changes) - set(vars(config)))
     if unknown:
         raise ValueError(f"no option named {', '.join(unknown)} for {name}; choose among {', '.join(vars(config))}")

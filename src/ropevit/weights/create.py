@@ -35,6 +35,7 @@ def create_model(
         num_classes: Number of classes. If loaded weights have another number, the head is newly initialized; 0 removes
             it.
         fields: Other fields of the model's config, such as drop_path=0.1, scaling="ntk" or, for a Swin, window_size=7.
+            timm's names are read, too, such as drop_path_rate, in_chans, global_pool, init_values or reg_tokens.
             With loaded weights, the reference grid of `scaling` is that of their training. frames=16 (and tubelet=2)
             makes a video model; weights of an image model are inflated by `models.inflate`.
 

@@ -13,7 +13,7 @@ from ropevit.extras import require
 from ropevit.integrations.timm.models import CLASSES, TimmModel
 from ropevit.integrations.timm.pretrained import TAG, default_cfg, load_pretrained, read_source
 from ropevit.models.architectures import Model, architecture
-from ropevit.models.registry import MODELS, PUBLISHED, get_config
+from ropevit.models.registry import MODELS, PUBLISHED, TIMM_OPTIONS, get_config
 from ropevit.rope import RopeConvention
 from ropevit.text import join_names
 from ropevit.weights.fields import lists_to_tuples
@@ -25,17 +25,6 @@ PREFIX = "ropevit_"
 
 #: Names that timm gives to its own models: without the prefix they mean timm's.
 CLASHES = frozenset(f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base"))
-
-#: timm's spelling of an option -> the field of our configs.
-_SPELLING = {
-    "in_chans": "in_channels",
-    "drop_path_rate": "drop_path",
-    "embed_dim": "width",
-    "num_heads": "heads",
-    "init_values": "layer_scale",
-    "reg_tokens": "num_registers",
-    "rope_temperature": "rope_theta",
-}
 
 #: Options of timm's scripts that can have only one value for our models, and why.
 _FIXED_OPTIONS = {
@@ -101,7 +90,7 @@ def build_model(
 ) -> TimmModel[Any]:
     """Build a model from options in timm's spelling, and load weights into it."""
     plain = lists_to_tuples({option: value for option, value in options.items() if option not in _FIXED_OPTIONS})
-    config = get_config(name, **{_SPELLING.get(option, option): value for option, value in plain.items()})
+    config = get_config(name, **plain)
     model = CLASSES[architecture(config)](config, global_pool)
     if load is not None:
         load(model)
@@ -111,9 +100,9 @@ def build_model(
 def check_options(variant: str, options: Mapping[str, Any]) -> None:
     """Raise ValueError for unknown options, and for values that our models do not support."""
     # fields spelt otherwise in timm, fixed by the name, or of video models
-    hidden = {*_SPELLING.values(), "position", "pooling", "frames", "tubelet", "pairs"}
+    hidden = {*TIMM_OPTIONS.values(), "position", "pooling", "frames", "tubelet", "pairs"}
     fields = set(vars(MODELS[variant.removeprefix(PREFIX)]))
-    known = sorted((fields - hidden) | {theirs for theirs, ours in _SPELLING.items() if ours in fields})
+    known = sorted((fields - hidden) | {theirs for theirs, ours in TIMM_OPTIONS.items() if ours in fields})
     unknown = sorted(set(options) - {*known, *_FIXED_OPTIONS, *_BUILDER_OPTIONS, "global_pool", "device", "dtype"})
     if unknown:
         raise ValueError(f"no option named {', '.join(unknown)} for {variant}; choose among {', '.join(known)}")
