@@ -73,7 +73,7 @@ def test_beside_the_kernels_only_small_sums_are_made(monkeypatch, shared):
     parts = [torch.randn(8, 7, 2, 16, device=DEVICE).transpose(1, 2) for _ in range(5)]
     positions = grid_positions(2, 3).to(DEVICE)
     with Calls() as calls:
-        triton_rotation.backward(parts[:3], parts[3:], positions, frequencies, 1, of_positions=False)
+        triton_rotation.backward(parts[:3], parts[3:], positions, frequencies, 1, needs_positions_grad=False)
     names, counts = zip(*calls.made, strict=True)
     assert names == ("aten::new_empty", "aten::new_empty") + ("aten::sum.dim_IntList",) * (1 + shared)
     plan = triton_rotation.plan_rotation(8, 7, 32, 4)

@@ -215,14 +215,14 @@ def test_the_operations_are_what_they_say_of_themselves(backend):
     torch.library.opcheck(rotate_op, (qkv, positions, frequencies, prefix, backend))
     gradients = [torch.randn_like(qkv[:, :, 0].transpose(1, 2)) for _ in range(3)]
     strange = [part.transpose(0, -1).contiguous().transpose(0, -1) for part in (positions, frequencies)]
-    for turned, of_positions, *speeds in (
+    for turned, needs_positions_grad, *speeds in (
         (gradients[:2], True, positions, frequencies),
         (gradients[:2], True, *strange),
         (gradients[:2], False, positions, frequencies),
         ([], False, positions, frequencies),
     ):
         given = (gradients, turned, *speeds, prefix, backend)
-        torch.library.opcheck(backward_op, given, {"of_positions": of_positions})
+        torch.library.opcheck(backward_op, given, {"needs_positions_grad": needs_positions_grad})
 
 
 def test_gradients_have_the_strides_that_a_compiled_graph_is_told(backend):
@@ -230,9 +230,9 @@ def test_gradients_have_the_strides_that_a_compiled_graph_is_told(backend):
     qkv, positions, frequencies, prefix = inputs(SHAPES[0], torch.float32, shared=False)
     strange = [part.transpose(0, -1).contiguous().transpose(0, -1) for part in (positions, frequencies)]
     gradients = [torch.randn_like(qkv[:, :, 0].transpose(1, 2)) for _ in range(3)]
-    found = backward_op(gradients, gradients[:2], *strange, prefix, backend, of_positions=True)
+    found = backward_op(gradients, gradients[:2], *strange, prefix, backend, needs_positions_grad=True)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        told = backward_op(gradients, gradients[:2], *strange, prefix, backend, of_positions=True)
+        told = backward_op(gradients, gradients[:2], *strange, prefix, backend, needs_positions_grad=True)
     assert [part.stride() for part in found] == [part.stride() for part in told]
 
 

@@ -37,8 +37,8 @@ def test_a_program_may_go_through_several_images_and_blocks(monkeypatch, program
     assert_close(ours.cpu(), theirs, rtol=1e-5, atol=1e-5)
     moved = [part.to(DEVICE) for part in gradients]
     turned = [theirs[:, :, part].transpose(1, 2) for part in range(2)]
-    truth = cpu.backward(gradients, turned, positions, frequencies, 1, of_positions=True)
-    found = triton_rotation.backward(moved, [part.to(DEVICE) for part in turned], *given, of_positions=True)
+    truth = cpu.backward(gradients, turned, positions, frequencies, 1, needs_positions_grad=True)
+    found = triton_rotation.backward(moved, [part.to(DEVICE) for part in turned], *given, needs_positions_grad=True)
     for name, one, other in zip(truth._fields, found, truth, strict=True):
         assert_close(one.cpu(), other, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -60,10 +60,10 @@ def test_positions_and_frequencies_get_gradients_only_where_asked():
     qkv, positions, frequencies = torch.randn(1, 4, 3, 1, 16), grid_positions(2, 2), mixed_frequencies(16, 1)
     gradients = [part.transpose(1, 2).to(DEVICE) for part in qkv.unbind(2)]
     given = positions.to(DEVICE), frequencies.to(DEVICE), 0
-    found = triton_rotation.backward(gradients, gradients[:2], *given, of_positions=False)
+    found = triton_rotation.backward(gradients, gradients[:2], *given, needs_positions_grad=False)
     assert found.positions is None
     assert found.frequencies is not None
-    assert triton_rotation.backward(gradients, [], *given, of_positions=True)[1:] == (None, None)
+    assert triton_rotation.backward(gradients, [], *given, needs_positions_grad=True)[1:] == (None, None)
 
 
 @pytest.mark.parametrize(

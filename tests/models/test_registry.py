@@ -1,7 +1,15 @@
 import pytest
 
 from ropevit.models import ARCHITECTURES
-from ropevit.models.registry import MODELS, VARIANTS, get_config, model_name, resolve_name, split_model_name, variant_config
+from ropevit.models.registry import (
+    MODELS,
+    VARIANTS,
+    get_config,
+    model_name,
+    resolve_name,
+    split_model_name,
+    variant_config,
+)
 
 
 @pytest.mark.parametrize("size", VARIANTS)

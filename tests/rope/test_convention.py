@@ -76,7 +76,7 @@ def test_reordering_back_restores_every_bit(name):
     convention = ROPE_FAMILIES[name].convention
     for rows in (torch.randn(48, 5), torch.randn(48)):
         there = convention.reorder(rows, 16)
-        assert torch.equal(there, rows) != convention.reorders
+        assert torch.equal(there, rows) != convention.permutes_channels
         assert torch.equal(convention.reorder(there, 16, back=True), rows)
 
 

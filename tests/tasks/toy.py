@@ -144,8 +144,8 @@ def evaluate(config, report=silent) -> list[ToyResult]:
             data="noise",
             how="noise",
             metric=TASKS["toy"].metric,
-            fixed={"shift": shift},
-            row=ToyResult,
+            resume_settings={"shift": shift},
+            row_type=ToyResult,
             sizes=config.sizes or (8, 16),
             measure=evaluate_size,
         )

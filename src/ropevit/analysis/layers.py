@@ -98,7 +98,7 @@ def frequencies_at(model: nn.Module, grid: Grid) -> list[RotatedLayer]:
     """
     layers, config = rotated_layers(model), find_body(model).config
     scaling, convention = config.scaling_methods, getattr(config, "rope_convention", RopeConvention())
-    if convention.moves:
+    if convention.shifts_positions:
         ratio = (convention.step(grid) / convention.step(config.grid))[:, None, None]
         return [layer._replace(frequencies=layer.frequencies * ratio) for layer in layers]
     if scaling is None:

@@ -24,7 +24,7 @@ def backward(
     frequencies: Tensor,
     num_prefix: int,
     *,
-    of_positions: bool,
+    needs_positions_grad: bool,
 ) -> QKVGradients:
     """Compute the gradients of the projection, and of frequencies and positions if requested.
 
@@ -34,7 +34,7 @@ def backward(
         positions: As in `rotate_qkv`.
         frequencies: As in `rotate_qkv`.
         num_prefix: As in `rotate_qkv`.
-        of_positions: Whether to compute the gradient of positions, too; it needs `rotated`.
+        needs_positions_grad: Whether to compute the gradient of positions, too; it needs `rotated`.
     """
     gradients = [part if part.stride(-1) == 1 else part.contiguous() for part in gradients]
     images, heads, tokens, channels = gradients[0].shape
@@ -50,5 +50,5 @@ def backward(
         native.call("backward", grad_qkv.dtype, arguments)
     if grad_angle is None:
         return QKVGradients(grad_qkv, None, None)
-    grad_positions = position_gradient(grad_angle, freqs, positions) if of_positions else None
+    grad_positions = position_gradient(grad_angle, freqs, positions) if needs_positions_grad else None
     return QKVGradients(grad_qkv, frequency_gradient(grad_angle, pos, frequencies), grad_positions)

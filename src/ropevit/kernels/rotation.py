@@ -186,11 +186,11 @@ def backward_op(
     num_prefix: int,
     backend: str,
     *,
-    of_positions: bool,
+    needs_positions_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the projection, the frequencies and the positions; the last two may be empty."""
     gradients_found = _load_backend(backend).backward(
-        gradients, rotated, positions, frequencies, num_prefix, of_positions=of_positions
+        gradients, rotated, positions, frequencies, num_prefix, needs_positions_grad=needs_positions_grad
     )
     grad_qkv, grad_frequencies, grad_positions = (
         positions.new_empty(0) if gradient is None else gradient for gradient in gradients_found
@@ -207,7 +207,7 @@ def fake_backward(
     num_prefix: int,
     backend: str,
     *,
-    of_positions: bool,
+    needs_positions_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return empty tensors of the shapes of `backward_op`."""
     del num_prefix, backend
@@ -215,7 +215,7 @@ def fake_backward(
     grad_qkv = gradients[0].new_empty(images, tokens, 3, heads, channels)
     none = positions.new_empty(0)
     grad_frequencies = frequencies.new_empty(frequencies.shape) if rotated else none  # contiguous, unlike empty_like
-    grad_positions = positions.new_empty(positions.shape if rotated and of_positions else 0)
+    grad_positions = positions.new_empty(positions.shape if rotated and needs_positions_grad else 0)
     return grad_qkv, grad_frequencies, grad_positions
 
 
@@ -255,13 +255,19 @@ class RotateFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         """Rotate the gradients by the negative angles and concatenate them."""
         positions, frequencies, *rotated = ctx.saved_tensors
-        of_positions, of_frequencies = ctx.needs_input_grad[1:3]
+        needs_positions_grad, of_frequencies = ctx.needs_input_grad[1:3]
         grad_qkv, grad_frequencies, grad_positions = backward_op(
-            list(gradients), rotated, positions, frequencies, ctx.num_prefix, ctx.backend, of_positions=of_positions
+            list(gradients),
+            rotated,
+            positions,
+            frequencies,
+            ctx.num_prefix,
+            ctx.backend,
+            needs_positions_grad=needs_positions_grad,
         )
         return (
             grad_qkv,
-            grad_positions if of_positions else None,
+            grad_positions if needs_positions_grad else None,
             grad_frequencies if of_frequencies else None,
             None,
             None,

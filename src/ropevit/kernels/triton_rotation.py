@@ -126,7 +126,7 @@ def backward(
     frequencies: Tensor,
     num_prefix: int,
     *,
-    of_positions: bool,
+    needs_positions_grad: bool,
 ) -> QKVGradients:
     """Compute the gradients of the projection, and of frequencies and positions if requested.
 
@@ -137,12 +137,14 @@ def backward(
     if not grad_qkv.numel():
         zeros = torch.zeros_like
         return QKVGradients(
-            grad_qkv, zeros(frequencies) if rotated else None, zeros(positions) if rotated and of_positions else None
+            grad_qkv,
+            zeros(frequencies) if rotated else None,
+            zeros(positions) if rotated and needs_positions_grad else None,
         )
     pos, freqs = canonicalize(positions, frequencies)
     plan = plan_rotation(images, tokens, heads * channels, grad_qkv.element_size())
     sums = freqs.new_empty(plan.chunks * plan.along, len(freqs), heads, channels // 2) if rotated else None
-    position_sums = pos.new_empty(plan.across, images, *pos.shape[1:]) if rotated and of_positions else None
+    position_sums = pos.new_empty(plan.across, images, *pos.shape[1:]) if rotated and needs_positions_grad else None
     inputs = _with_strides([*gradients, *rotated])
     outputs = {"grad_qkv": grad_qkv, "sums": sums, "position_sums": position_sums}
     launch(backward_kernel, plan, shape, pos, freqs, prefix=num_prefix, steps=plan.steps, **outputs, **inputs)

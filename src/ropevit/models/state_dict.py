@@ -99,7 +99,7 @@ class StateDictAdapter:
     implied_fields: Callable[[Any, str], dict[str, Any]] | None = None
     """Config fields that a layout without config implies, with their values. Raises ValueError if it cannot represent
     the model, with a message that continues the name of the file."""
-    reorders: Callable[[Any], bool] = lambda config: False  # noqa: ARG005
+    permutes_channels: Callable[[Any], bool] = lambda config: False  # noqa: ARG005
     """Whether other layouts order the channels of queries and keys otherwise than ours, for a config."""
     reorder: Callable[[str, Tensor, Any, bool], Tensor] | None = None
     """Reorders the channels of a weight, by its name in ours, from the order of other layouts to ours, or back."""

@@ -58,12 +58,12 @@ class RopeConvention:
             )
 
     @property
-    def reorders(self) -> bool:
+    def permutes_channels(self) -> bool:
         """Whether the family's weights have another order of channels than ours."""
         return (self.axes, self.pairs) != ("xy", "interleaved")
 
     @property
-    def moves(self) -> bool:
+    def shifts_positions(self) -> bool:
         """Whether positions differ from the indices of the patches."""
         return self.coordinates != "index" or self.offset != 0
 

@@ -62,7 +62,7 @@ def _reordered(state: Mapping[str, Tensor], layout: str, config: Config, *, back
         WeightsError: If the names are ambiguous: the weights may have the order of the layout or ours.
     """
     adapter = ARCHITECTURES[architecture(config)].weights
-    if adapter.reorder is None or not adapter.reorders(config):
+    if adapter.reorder is None or not adapter.permutes_channels(config):
         return dict(state)
     if layout == "published":
         raise WeightsError(

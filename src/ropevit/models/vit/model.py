@@ -140,7 +140,7 @@ class ViT(BaseModel[ViTConfig]):
             grids: Columns and rows of its image; None takes those of the last patch, of a whole grid.
         """
         convention = self.config.rope_convention
-        if not convention.moves:
+        if not convention.shifts_positions:
             return positions
         return convention.rotary_positions(positions, positions.amax(0) + 1 if grids is None else grids)
 
@@ -279,7 +279,7 @@ class ViT(BaseModel[ViTConfig]):
 
     def packed_rotary_positions(self, packed: PackedBatch) -> Float[Tensor, "R L 2"]:
         """Return the positions to rotate by of a packed batch; those of prefix tokens stay at the origin."""
-        if not self.config.rope_convention.moves:
+        if not self.config.rope_convention.shifts_positions:
             return packed.positions
         positions = self.rotary_positions(packed.positions, packed.grids)
         return positions.masked_fill((packed.prefix >= 0).unsqueeze(-1), 0)

@@ -148,7 +148,7 @@ ADAPTER = StateDictAdapter(
     written=("published", "timm", "dinov3", "transformers"),
     derived_tables=derived_tables,
     implied_fields=implied_fields,
-    reorders=lambda config: config.rope_convention.reorders,
+    permutes_channels=lambda config: config.rope_convention.permutes_channels,
     reorder=reorder,
     aliases=TIMM_NAMES,
 )

@@ -192,9 +192,9 @@ def _make_plan(inputs: EvalInputs) -> EvalPlan:
             ]
         ),
         metric=TASKS["classify"].metric,
-        fixed=fixed | {"protocol": protocol, "crop": options.crop_pct} | scaling,
-        names=dict(zip(source.classes, inputs.match.names, strict=True)),
-        row=ClassifierResult,
+        resume_settings=fixed | {"protocol": protocol, "crop": options.crop_pct} | scaling,
+        class_names=dict(zip(source.classes, inputs.match.names, strict=True)),
+        row_type=ClassifierResult,
         sizes=tuple(view.size for view in views),
         measure=evaluator("whole"),
         baselines={

@@ -150,9 +150,9 @@ class EvalPlan:
     """Description of the settings, such as protocol and scaling."""
     metric: Metric
     """Metric of the curve."""
-    fixed: Mapping[str, Any]
+    resume_settings: Mapping[str, Any]
     """Everything else that determines the scores: weights, data and options."""
-    row: type
+    row_type: type
     """Dataclass of a row of the results."""
     sizes: tuple[int, ...]
     """Test sizes in pixels, in ascending order."""
@@ -162,7 +162,7 @@ class EvalPlan:
     """Inference mode of `measure`."""
     baselines: Mapping[InferenceMode, BaselinePlan] = field(default_factory=dict)
     """Further inference modes that the task offers."""
-    names: Mapping[str, str] = field(default_factory=dict)
+    class_names: Mapping[str, str] = field(default_factory=dict)
     """Classes of the data and their names; empty for a task without classes."""
     paper: Mapping[int, PublishedResult] = field(default_factory=dict)
     """The paper's results of this model on these data, by size."""
@@ -244,7 +244,7 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
     """Evaluate into a locked directory; see `evaluate_sizes`."""
     settings = describe(plan, context)
     others = context.communicator.run_on_main(
-        lambda: [read_curve(folder, plan.row, settings) for folder in context.config.compare_with]
+        lambda: [read_curve(folder, plan.row_type, settings) for folder in context.config.compare_with]
     )
     results = context.communicator.run_on_main(lambda: open_results(out, plan, settings, context.config.resume))
     rows = list(results.rows)
@@ -278,7 +278,7 @@ def _evaluate_into(out: Path, plan: EvalPlan, context: EvalContext) -> list[Any]
 
 def open_results(out: Path, plan: EvalPlan, settings: Mapping[str, Any], resume: bool) -> ResultsDir:
     """Open the directory of an evaluation; see `ResultsDir`."""
-    return ResultsDir(out, settings, plan.names, plan.row, resume, tuple(plan.baselines))
+    return ResultsDir(out, settings, plan.class_names, plan.row_type, resume, tuple(plan.baselines))
 
 
 def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
     fixed = {
         "metric": plan.metric.label,
         "data": plan.data,
-        **plan.fixed,
+        **plan.resume_settings,
         "precision": precision,
         "device": machine["device"],
     }
