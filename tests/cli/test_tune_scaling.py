@@ -202,7 +202,7 @@ def test_a_stopped_search_goes_on(arguments, monkeypatch, capsys):
             "got 39 images to choose a scaling method with; expected at least 40",
         ),
         (["--sizes", "32", "--whole"], "got --whole with a classifier; it is for segmenters"),
-        (["--sizes", "32", "--out", "own"], "own is not empty; choose another --out, or continue the search in it"),
+        (["--sizes", "32", "--out", "own"], "own is not empty; choose another --out, or continue in it with --resume"),
         (["--sizes", "32", "--out", "own", "--resume"], "cannot read own/tuning.json"),
     ],
 )

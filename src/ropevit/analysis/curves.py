@@ -38,6 +38,8 @@ class Curve:
     """The paper's results of the same model, by size; empty if there are none."""
     baselines: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     """Scores in other inference modes, such as `resized to 224 px`, by test size."""
+    intervals: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """95 % intervals of the scores, by test size; empty if there are none."""
 
     @property
     def label(self) -> str:
@@ -58,14 +60,15 @@ class Evaluations:
     """Unit of the score; empty for none."""
 
 
-def draw_curves(data: Evaluations) -> Any:
+def draw_curves(*panels: Evaluations) -> Any:
     """Draw a score against test size; dashed, baselines such as resizing, and the paper's curve, if there are any.
 
     Each position embedding has the same color in all figures; a second curve with the same one has another color. The
     paper's curve has the color of its model.
 
     Args:
-        data: The evaluations; the first has the first choice of colors.
+        panels: The evaluations, in plots beside one another with the same models; the first curve has the first choice
+            of colors.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -73,29 +76,47 @@ def draw_curves(data: Evaluations) -> Any:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    matplotlib, curves = require("matplotlib", "figures"), data.curves
+    matplotlib = require("matplotlib", "figures")
     with matplotlib.rc_context(RC):
-        figure = require("matplotlib.figure", "figures").Figure(figsize=(6.2, 4.8), layout="constrained")
-        axes = figure.subplots()
-        axes.set_axisbelow(True)
-        for size in sorted({curve.trained_at for curve in curves}):
-            mark_training(axes, size)
-        dashes = _dashes_of(curves)
-        for curve, (color, marker) in zip(curves, styles([curve.position for curve in curves]), strict=True):
-            sizes = sorted(curve.points)
-            values = [curve.points[size] for size in sizes]
-            if sizes:
-                axes.plot(sizes, values, color=color, marker=marker, markersize=5, label=legend_label(curve.label))
-            _draw_baselines(axes, curve, color, dashes)
-            _draw_paper(axes, curve, color)
-        for label, style in dashes.items():
-            axes.plot([], [], color=_PAPER_COLOR, linestyle=style, linewidth=1.2, label=label)
-        _label_paper(axes, [result for curve in curves for result in curve.paper.values()])
-        axes.set_xlabel("test size (pixels)")
-        axes.set_ylabel(f"{data.metric} ({data.unit})" if data.unit else data.metric)
-        tidy(axes, ticks({size for curve in curves for size in (*curve.paper, *curve.points)}))
-        figure.legend(loc="outside upper left", frameon=False, fontsize=9, title=data.title, alignment="left")
+        size = 6.2 if len(panels) == 1 else 4.6 * len(panels), 4.8
+        figure = require("matplotlib.figure", "figures").Figure(figsize=size, layout="constrained")
+        plots = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, data in zip(plots, panels, strict=True):
+            _draw_panel(axes, data)
+        place = {"loc": "outside upper left", "frameon": False, "fontsize": 9, "alignment": "left"}
+        figure.legend(*plots[0].get_legend_handles_labels(), title=panels[0].title, **place)
     return figure
+
+
+def _draw_panel(axes: Any, data: Evaluations) -> None:
+    """Draw the curves of one plot."""
+    curves = data.curves
+    axes.set_axisbelow(True)
+    for size in sorted({curve.trained_at for curve in curves}):
+        mark_training(axes, size)
+    dashes = _dashes_of(curves)
+    for curve, (color, marker) in zip(curves, styles([curve.position for curve in curves]), strict=True):
+        _draw_curve(axes, curve, color, marker)
+        _draw_baselines(axes, curve, color, dashes)
+        _draw_paper(axes, curve, color)
+    for label, style in dashes.items():
+        axes.plot([], [], color=_PAPER_COLOR, linestyle=style, linewidth=1.2, label=label)
+    _label_paper(axes, [result for curve in curves for result in curve.paper.values()])
+    axes.set_xlabel("test size (pixels)")
+    axes.set_ylabel(f"{data.metric} ({data.unit})" if data.unit else data.metric)
+    tidy(axes, ticks({size for curve in curves for size in (*curve.paper, *curve.points)}))
+
+
+def _draw_curve(axes: Any, curve: Curve, color: str, marker: str) -> None:
+    """Draw the scores of a model, with their intervals as a band."""
+    sizes = sorted(curve.points)
+    if not sizes:
+        return
+    values = [curve.points[size] for size in sizes]
+    axes.plot(sizes, values, color=color, marker=marker, markersize=5, label=legend_label(curve.label))
+    if known := [size for size in sizes if size in curve.intervals]:
+        low, high = zip(*(curve.intervals[size] for size in known), strict=True)
+        axes.fill_between(known, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def ticks(sizes: Iterable[int]) -> list[int]:

@@ -23,6 +23,7 @@ VERBS = {
     "data": "check a data set, measure its reading speed, make a small one",
     "train": "train a classifier, detector or segmenter by a recipe",
     "eval": "evaluate a model below, at and above its training size",
+    "probe": "measure frozen features of a pretrained model on your images, at any size",
     "tune-scaling": "choose a RoPE scaling method for larger images, on images of yours",
     "reproduce": "commands, expected accuracy and cost of the paper's ImageNet tables",
     "runs": "compare training runs in a table, and plot their curves",

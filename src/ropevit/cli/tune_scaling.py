@@ -4,11 +4,11 @@ from typing import Annotated
 
 import tyro
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from ropevit.cli.console import Console, LiveDisplay, TextColumn, print_line
-from ropevit.tasks.common.tune_scaling import TuneConfig, TuneProgress, TuneResult, TuneStarted
+from ropevit.cli.console import Console, print_line
+from ropevit.cli.pass_bars import PassBars
+from ropevit.tasks.common.tune_scaling import TuneConfig, TuneResult
 from ropevit.tasks.common.tune_scaling import tune_scaling as tune
 from ropevit.tasks.common.tuned_scaling import AUTO
 
@@ -30,7 +30,7 @@ def tune_scaling(config: Annotated[TuneConfig, tyro.conf.arg(name="")]) -> None:
       ropevit eval --checkpoint runs/mine --data my_images --sizes 224,384,512 --scaling auto
     """
     console = Console()
-    with TuneBars(console) as bars:
+    with PassBars(console) as bars:
         try:
             result = tune(config, bars.update)
         except KeyboardInterrupt:
@@ -38,28 +38,6 @@ def tune_scaling(config: Annotated[TuneConfig, tyro.conf.arg(name="")]) -> None:
             print_line(console, "stopped; the same command with --resume goes on")
             raise
     print_result(console, result)
-
-
-class TuneBars(LiveDisplay):
-    """Progress bar of the search, one pass over images at a time."""
-
-    def __init__(self, console: Console):
-        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        super().__init__(Progress(TextColumn("{task.description}"), *columns, console=console, transient=True))
-        self.task, self.text = None, ""
-
-    def update(self, event: TuneStarted | TuneProgress) -> None:
-        """Display an event of the search."""
-        if isinstance(event, TuneStarted):
-            for line in (event.name, *event.notes):
-                self.print_line(line)
-            return
-        self.progress.start()
-        if self.task is None or event.text != self.text:
-            if self.task is not None:
-                self.progress.remove_task(self.task)
-            self.task, self.text = self.progress.add_task(event.text, total=event.total), event.text
-        self.progress.update(self.task, completed=event.done)
 
 
 def print_result(console: Console, result: TuneResult) -> None:

@@ -1,14 +1,11 @@
 """Report of a study: one self-contained HTML file."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-import ropevit
-from ropevit.drawing import figure_bytes
-from ropevit.extras import require
+from ropevit.analysis.report import embed_figure, render_report
 from ropevit.models.positions import position_label
 from ropevit.study.conclusions import conclusions
 from ropevit.study.cost import format_ratio
@@ -102,13 +99,12 @@ def write_page(study: Mapping[str, Any], examples: Sequence[PanelExamples], meth
     Raises:
         ValueError: If jinja2 or matplotlib is not installed.
     """
-    jinja2 = require("jinja2", "figures")
     results = panel_results(study["runs"], study.get("floors"))
     costs = study.get("costs", {})
     text = resources.files("ropevit.study").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     data = study.get("data", {})
-    return environment.from_string(text).render(
+    return render_report(
+        text,
         data_name=printable(data.get("name", study["config"].get("data", ""))),
         source=printable(data.get("source", "")),
         complete=study["complete"],
@@ -123,17 +119,15 @@ def write_page(study: Mapping[str, Any], examples: Sequence[PanelExamples], meth
         notes=[printable(note) for note in (*data.get("notes", []), *study.get("skipped_files", []))],
         environment=json.dumps(study["environment"], indent=2),
         config=json.dumps(study["config"], indent=2),
-        version=ropevit.__version__,
     )
 
 
 def _curve_image(result: PanelResult) -> dict[str, Any]:
     """Return the curves of one panel as a separate image, since panels are stacked on narrow screens."""
-    image = base64.b64encode(figure_bytes(draw_curves([result]), "png")).decode()
     variants = len({curve.variant for curve in result.curves})
     return {
         "panel": result.panel,
         "wide": variants > 1,
         "variants": variants,
-        "source": f"data:image/png;base64,{image}",
+        "source": embed_figure(draw_curves([result])),
     }

@@ -91,11 +91,17 @@ def open_eval_model(model: str | None, checkpoint: str | None, weights: WeightsC
         )
     if not config.num_classes:
         raise ValueError(f"{source} has no head; expected a classifier")
-    if config.in_channels not in (1, 3):
-        raise ValueError(
-            f"{source} takes images of {config.in_channels} channels; expected a model for 1 (gray) or 3 (RGB)"
-        )
+    check_channels(subject)
     return subject
+
+
+def check_channels(subject: EvalModel) -> None:
+    """Raise ValueError for a model of images with other channels than gray or RGB."""
+    channels = subject.config.in_channels
+    if channels not in (1, 3):
+        raise ValueError(
+            f"{subject.found.source} takes images of {channels} channels; expected a model for 1 (gray) or 3 (RGB)"
+        )
 
 
 def class_names(subject: EvalModel) -> tuple[str, ...]:
@@ -154,6 +160,19 @@ def scaling_for(
     """
     digest = hash_weights(subject.found.state) if scaling == AUTO else ""
     return resolve_scaling(scaling, choices_file(model, checkpoint), digest, subject.config.scaling)
+
+
+def with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
+    """Set the RoPE scaling of a model, with the grid of its training as the reference grid, also with other windows.
+
+    None removes the model's scaling.
+
+    Raises:
+        ValueError: If there is no such scaling method, or the model has no RoPE.
+    """
+    config = subject.config
+    fields = {"scaling": scaling, "trained_grid": config.trained_grid or config.attention_grid}
+    return replace(subject, config=replace(config, **fields))
 
 
 def read_eval_model(model: str | None, checkpoint: str | None, weights: WeightsChoice | None = None) -> EvalModel:

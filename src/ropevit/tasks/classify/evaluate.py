@@ -16,7 +16,7 @@ from ropevit.models.architectures import Model
 from ropevit.models.position_options import position_with_options
 from ropevit.models.published import PublishedResult, curve
 from ropevit.tasks.classify.classes import ClassMap, RealLabels, match_classes
-from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scaling_for
+from ropevit.tasks.classify.eval_model import EvalModel, open_eval_model, scaling_for, with_scaling
 from ropevit.tasks.classify.inference_modes import predict_by, tokens_per_image
 from ropevit.tasks.classify.protocol import View, plan_views
 from ropevit.tasks.classify.score import Tally, by_label, tally
@@ -138,7 +138,7 @@ def prepare(context: EvalContext) -> EvalInputs:
     subject = open_eval_model(config.model, config.checkpoint, config.weights)
     scaling, tuned = scaling_for(subject, config.scaling, config.model, config.checkpoint)
     if (scaling, subject.config.scaling) != (None, None):
-        subject = _with_scaling(subject, scaling)
+        subject = with_scaling(subject, scaling)
     source = open_source(config.data, "val")
     match = match_classes(source, subject.classes, subject.config.num_classes, subject.name)
     if real is not None and not match.imagenet:
@@ -148,19 +148,6 @@ def prepare(context: EvalContext) -> EvalInputs:
         )
     labels = None if real is None else RealLabels(real, source, match.columns)
     return EvalInputs(context=context, subject=subject, source=source, match=match, real=labels, tuned=tuned)
-
-
-def _with_scaling(subject: EvalModel, scaling: str | None) -> EvalModel:
-    """Set the RoPE scaling of a model, with the grid of its training as the reference grid, also with other windows.
-
-    None removes the model's scaling.
-
-    Raises:
-        ValueError: If there is no such scaling method, or the model has no RoPE.
-    """
-    config = subject.config
-    fields = {"scaling": scaling, "trained_grid": config.trained_grid or config.attention_grid}
-    return replace(subject, config=replace(config, **fields))
 
 
 def _make_plan(inputs: EvalInputs) -> EvalPlan:
@@ -298,18 +285,29 @@ def _evaluate_batches(view: View, inputs: EvalInputs, bad: list[int]) -> Iterato
 
 def classifier(model: Model, inputs: EvalInputs) -> Callable[[Tensor], Tensor]:
     """Return a function from uint8 images (b, 3, S, S) to logits (b, K) of the data's classes."""
-    device, subject = inputs.context.device, inputs.subject
-    gray = subject.config.in_channels == 1
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
+    device = inputs.context.device
+    normalize = normalizer(inputs.subject, device)
     columns = torch.tensor(inputs.match.columns, device=device)
 
     def logits_of(images: Tensor) -> Tensor:
-        images = images.to(device, non_blocking=True)
-        pixels = (to_gray(images) if gray else images).float() / 255
+        pixels = normalize(images)
         with inputs.context.autocast():
-            return model((pixels - mean) / std)[:, columns]
+            return model(pixels)[:, columns]
 
     return logits_of
+
+
+def normalizer(subject: EvalModel, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return a function from uint8 images (b, 3, S, S) to the input of a model (b, c, S, S), on a device."""
+    gray = subject.config.in_channels == 1
+    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (subject.mean, subject.std))
+
+    def normalize(images: Tensor) -> Tensor:
+        images = images.to(device, non_blocking=True)
+        pixels = (to_gray(images) if gray else images).float() / 255
+        return (pixels - mean) / std
+
+    return normalize
 
 
 def to_gray(images: UInt8[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b 1 H W"]:

@@ -15,19 +15,40 @@ from ropevit.tasks.common.inference_modes import InferenceMode, patch_tokens, wi
 Classifier = Callable[[Tensor], Tensor]
 
 
-def predict_by(mode: InferenceMode, classifier: Classifier, side: int) -> Classifier:
+def predict_by(
+    mode: InferenceMode, classifier: Classifier, side: int, average: Callable[[Tensor], Tensor] | None = None
+) -> Classifier:
     """Return a classifier of uint8 images that predicts them whole, in tiles, or resized.
 
     Args:
         mode: How.
         classifier: Returns logits; for tiles and resized images, at the training size.
         side: The training size in pixels.
+        average: Averages the outputs (T, b, K) of T tiles; by default probabilities, see `average_logits`.
     """
     if mode == "tiles":
-        return lambda images: tile_logits(classifier, images, side)
+        return lambda images: (average or average_logits)(tile_outputs(classifier, images, side))
     if mode == "resize":
         return lambda images: classifier(resize_images(images, side))
     return classifier
+
+
+def tile_outputs(classifier: Classifier, images: Tensor, side: int) -> Float[Tensor, "T b K"]:
+    """Return the outputs of each tile of the images.
+
+    Args:
+        classifier: Maps tiles to outputs.
+        images: Images (b, c, H, W). Where the side of a tile does not divide theirs, the last tile overlaps.
+        side: Side of a tile in pixels.
+    """
+    height, width = images.shape[-2:]
+    rows, columns = (list(window_spans(length, side, side)) for length in (height, width))
+    return torch.stack([classifier(images[..., y, x]).float() for y in rows for x in columns])
+
+
+def average_logits(logits: Float[Tensor, "T b K"]) -> Float[Tensor, "b K"]:
+    """Return the logarithm of the class probabilities, averaged over tiles."""
+    return logits.log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
 
 def tile_logits(classifier: Classifier, images: Tensor, side: int) -> Float[Tensor, "b K"]:
@@ -35,13 +56,10 @@ def tile_logits(classifier: Classifier, images: Tensor, side: int) -> Float[Tens
 
     Args:
         classifier: Returns logits of a tile.
-        images: Images (b, c, H, W). Where the side of a tile does not divide theirs, the last tile overlaps.
+        images: Images (b, c, H, W); see `tile_outputs`.
         side: Side of a tile in pixels.
     """
-    height, width = images.shape[-2:]
-    rows, columns = (list(window_spans(length, side, side)) for length in (height, width))
-    logits = [classifier(images[..., y, x]).float() for y in rows for x in columns]
-    return torch.stack(logits).log_softmax(-1).logsumexp(0) - math.log(len(logits))
+    return average_logits(tile_outputs(classifier, images, side))
 
 
 class TiledClassifier(nn.Module):

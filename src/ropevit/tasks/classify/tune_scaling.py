@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ropevit.data.augment import eval_transform
 from ropevit.data.loading import eval_batches
+from ropevit.data.subset import ImageSubset
 from ropevit.models.architectures import Model
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
@@ -16,9 +17,9 @@ from ropevit.tasks.classify.evaluate import BATCH, ClassifierOptions, EvalInputs
 from ropevit.tasks.classify.protocol import View
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import EvalContext
+from ropevit.tasks.common.pass_record import Codec
 from ropevit.tasks.common.scaling_search import NONE, accuracy
-from ropevit.tasks.common.tune_scaling import ImageSubset, TuneConfig, TuneTarget
-from ropevit.tasks.common.tuning_record import Codec
+from ropevit.tasks.common.tune_scaling import TuneConfig, TuneTarget
 
 #: Character of an image in the record: wrong, right, unreadable.
 _WRONG, _RIGHT, _UNREAD = "01-"

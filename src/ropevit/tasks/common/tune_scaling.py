@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 import tyro
-from PIL import Image
 from torch import Tensor
 
-from ropevit.data.rng import make_generator
+from ropevit.data.subset import ImageSubset, random_subset
 from ropevit.locks import lock_folder
 from ropevit.tasks.common.eval_config import SIZES, EvalConfig
 from ropevit.tasks.common.evaluation import distributed
+from ropevit.tasks.common.pass_events import PassesStarted, PassProgress, Report
+from ropevit.tasks.common.pass_record import Codec, PassRecord
 from ropevit.tasks.common.run_dir import WeightsChoice, describe_task, task_of_checkpoint
 from ropevit.tasks.common.scaling_search import (
     Gain,
@@ -26,9 +27,11 @@ from ropevit.tasks.common.scaling_search import (
     split_images,
 )
 from ropevit.tasks.common.tuned_scaling import TunedScaling, choices_file, save_choice
-from ropevit.tasks.common.tuning_record import Codec, TuningRecord
 from ropevit.tasks.registry import TASKS
 from ropevit.text import join_names
+
+#: Name of the file of all evaluations.
+FILE = "tuning.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,27 +82,6 @@ class TuneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneStarted:
-    """The search begins: on which model and images."""
-
-    name: str
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneProgress:
-    """`done` of `total` images are evaluated with all methods of a pass."""
-
-    text: str
-    """What the pass is."""
-    done: int
-    total: int
-
-
-Report = Callable[[TuneStarted | TuneProgress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
 class TuneResult:
     """The outcome of the choice."""
 
@@ -111,40 +93,6 @@ class TuneResult:
     """The file that keeps it."""
     verbs: tuple[str, ...]
     """Verbs that take the choice for such a model."""
-
-
-@dataclass(frozen=True)
-class ImageSubset:
-    """Some images of a source."""
-
-    source: Any
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.source.classes
-
-    @property
-    def name(self) -> str:
-        """Name of the set and split."""
-        return self.source.name
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """Always empty."""
-        return ()
-
-    def read(self, index: int) -> tuple[Image.Image, Any]:
-        """Return an image as RGB, and its label or labels."""
-        return self.source.read(self.indices[index])
-
-    def describe(self, index: int) -> str:
-        """Return the name of the file, for messages."""
-        return self.source.describe(self.indices[index])
 
 
 @runtime_checkable
@@ -206,7 +154,7 @@ class Measurer:
         target: TuneTarget,
         sizes: Sequence[int],
         halves: Mapping[Half, ImageSubset],
-        record: TuningRecord,
+        record: PassRecord,
         report: Report,
     ):
         self.target, self.sizes, self.halves, self.record, self.report = target, sizes, halves, record, report
@@ -227,7 +175,7 @@ class Measurer:
         text = f"{size} px, {'choosing' if half == 'choose' else 'reporting'}, {len(scalings)} methods"
 
         def progress(done: int) -> None:
-            self.report(TuneProgress(text=text, done=done, total=len(images)))
+            self.report(PassProgress(text=text, done=done, total=len(images)))
 
         return self.target.count(size, scalings, images, progress)
 
@@ -258,7 +206,13 @@ def tune_scaling(config: TuneConfig, report: Report = lambda _: None) -> TuneRes
         halves = _halves(target.source, config.max_images)
         out = config.out or Path("runs/tune-scaling") / target.name
         with lock_folder(out):
-            record = TuningRecord(out, _settings(config, target, context.device.type), target.codec, config.resume)
+            record = PassRecord(
+                out / FILE,
+                _settings(config, target, context.device.type),
+                target.codec,
+                config.resume,
+                keys=("scalings", "size", "half"),
+            )
             return _tune(config, target, halves, record, task.metric.label, report)
 
 
@@ -266,14 +220,14 @@ def _tune(
     config: TuneConfig,
     target: TuneTarget,
     halves: Mapping[Half, ImageSubset],
-    record: TuningRecord,
+    record: PassRecord,
     metric: str,
     report: Report,
 ) -> TuneResult:
     """Choose while the output directory is locked."""
     sizes, (used, reported) = config.sizes, (len(halves[half]) for half in ("choose", "report"))
     report(
-        TuneStarted(
+        PassesStarted(
             name=f"{target.name} on {target.source.name} at {', '.join(map(str, sizes))} px",
             notes=(f"weights: {target.weights}", f"{used} images to choose on, {reported} others for the gain"),
         )
@@ -320,9 +274,6 @@ def _settings(config: TuneConfig, target: TuneTarget, device: str) -> dict[str, 
 
 def _halves(source: Any, most: int) -> dict[Half, ImageSubset]:
     """Split a source, or a random subset of it, in two halves."""
-    count = len(source)
-    chosen = torch.arange(count)
-    if count > most:
-        chosen = torch.randperm(count, generator=make_generator("scaling", "images"))[:most].sort().values
+    chosen = random_subset(len(source), most, "scaling", "images")
     halves = split_images(len(chosen), "images")
     return {half: ImageSubset(source, tuple(chosen[index].tolist())) for half, index in halves.items()}

@@ -7,14 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ropevit.data.subset import ImageSubset
 from ropevit.extras import require
 from ropevit.models.rotary import set_scaling
 from ropevit.rope.scaling import parse_override
 from ropevit.tasks.common.eval_results import hash_weights
 from ropevit.tasks.common.evaluation import EvalContext
+from ropevit.tasks.common.pass_record import Codec
 from ropevit.tasks.common.scaling_search import NONE
-from ropevit.tasks.common.tune_scaling import ImageSubset, TuneConfig, TuneTarget
-from ropevit.tasks.common.tuning_record import Codec
+from ropevit.tasks.common.tune_scaling import TuneConfig, TuneTarget
 from ropevit.tasks.registry import TASKS
 from ropevit.tasks.segment.base import SegmentationModel
 from ropevit.tasks.segment.confusion_matrix import count_pixels, read

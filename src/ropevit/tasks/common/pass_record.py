@@ -1,6 +1,6 @@
-"""Output file of `ropevit tune-scaling`: the result of every pass over the images, so that a search can be resumed."""
+"""Output file of a command that evaluates images several times: the result of every pass, so that it can be resumed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +10,6 @@ from torch import Tensor
 from ropevit.files import read_json, write_json
 from ropevit.locks import is_empty
 from ropevit.tasks.common.run_dir import differences
-
-#: Name of the file.
-FILE = "tuning.json"
 
 
 class Codec(NamedTuple):
@@ -24,26 +21,28 @@ class Codec(NamedTuple):
     """The inverse; raises ValueError for anything else."""
 
 
-class TuningRecord:
-    """Stores the passes over the images in `tuning.json`.
+class PassRecord:
+    """Stores passes over images in a JSON file.
 
     Args:
-        folder: The output directory.
+        path: The file, in the output directory.
         settings: Settings that all passes share, for JSON.
         codec: Writes and reads the counts of a pass.
         resume: Continue with the stored passes.
+        keys: Names of the entries that identify a pass; the first one is the list of what its counts are of.
 
     Raises:
         ValueError: If the directory is not empty and `resume` is false, or it holds passes with other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], codec: Codec, resume: bool):
-        self.path, self.codec = folder / FILE, codec
+    def __init__(self, path: Path, settings: Mapping[str, Any], codec: Codec, resume: bool, keys: Sequence[str]):
+        self.path, self.codec, self.keys = path, codec, tuple(keys)
+        folder = path.parent
         self.content: dict[str, Any] = {"config": dict(settings), "passes": []}
         if is_empty(folder):
             return
         if not resume:
-            raise ValueError(f"{folder} is not empty; choose another --out, or continue the search in it with --resume")
+            raise ValueError(f"{folder} is not empty; choose another --out, or continue in it with --resume")
         try:
             found = read_json(self.path)
             changed = differences(found["config"], self.content["config"])
@@ -58,12 +57,28 @@ class TuningRecord:
 
     def find(self, key: Mapping[str, Any]) -> Tensor | None:
         """Return the counts (M, n, ...) of a pass; None if it is not stored."""
-        found = next((each for each in self.content["passes"] if all(each[name] == key[name] for name in key)), None)
-        return None if found is None else torch.stack([self.codec.decode(each) for each in found["images"]])
+        found = next((each for each in self.passes if all(each[name] == key[name] for name in key)), None)
+        return None if found is None else self.counts(found)
 
-    def add(self, key: Mapping[str, Any], counts: Tensor) -> Tensor:
-        """Store the counts of a pass, and return them."""
-        self.content["passes"].append({**key, "images": [self.codec.encode(each) for each in counts]})
+    @property
+    def passes(self) -> list[dict[str, Any]]:
+        """The stored passes, in the order of the file."""
+        return self.content["passes"]
+
+    def counts(self, found: Mapping[str, Any]) -> Tensor:
+        """Return the counts (M, n, ...) of a stored pass."""
+        return torch.stack([self.codec.decode(each) for each in found["images"]])
+
+    def add(self, key: Mapping[str, Any], counts: Tensor, facts: Mapping[str, Any] | None = None) -> Tensor:
+        """Store the counts of a pass, and return them.
+
+        Args:
+            key: What identifies the pass.
+            counts: Counts (M, n, ...).
+            facts: Further entries, such as a speed.
+        """
+        images = [self.codec.encode(each) for each in counts]
+        self.passes.append({**key, **(facts or {}), "images": images})
         write_json(self.path, self.content)
         return counts
 
@@ -80,6 +95,6 @@ class TuningRecord:
         counts = [self.codec.decode(each) for each in content["images"]]
         if len({len(each) for each in counts}) != 1:
             raise ValueError("it holds no images")
-        if len(counts) != len(content["scalings"]) or not {"size", "half"} <= content.keys():
+        if not {*self.keys} <= content.keys() or len(counts) != len(content[self.keys[0]]):
             raise ValueError("a pass is incomplete")
         return content

@@ -1,0 +1,28 @@
+"""Progress bar of commands that evaluate images several times."""
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from ropevit.cli.console import Console, LiveDisplay, TextColumn
+from ropevit.tasks.common.pass_events import PassesStarted, PassProgress
+
+
+class PassBars(LiveDisplay):
+    """Live display with a progress bar for one pass over images at a time."""
+
+    def __init__(self, console: Console):
+        columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        super().__init__(Progress(TextColumn("{task.description}"), *columns, console=console, transient=True))
+        self.task, self.text = None, ""
+
+    def update(self, event: PassesStarted | PassProgress) -> None:
+        """Display an event."""
+        if isinstance(event, PassesStarted):
+            for line in (event.name, *event.notes):
+                self.print_line(line)
+            return
+        self.progress.start()
+        if self.task is None or event.text != self.text:
+            if self.task is not None:
+                self.progress.remove_task(self.task)
+            self.task, self.text = self.progress.add_task(event.text, total=event.total), event.text
+        self.progress.update(self.task, completed=event.done)

@@ -1,0 +1,89 @@
+"""Options of `ropevit probe`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ropevit.tasks.classify.evaluate import ClassifierOptions
+from ropevit.tasks.common.eval_config import SIZES, EvalConfig
+from ropevit.tasks.common.inference_modes import Baseline
+from ropevit.tasks.common.run_dir import WeightsChoice
+
+#: What stands for an image.
+Pooling = Literal["model", "mean", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """Model, images, sizes and protocol of the probes.
+
+    Raises:
+        ValueError: If a field is out of range.
+    """
+
+    data: str
+    """Labeled images: a folder with `train/<class>/` and `val/<class>/`, or with `<class>/` only (a fifth of each class
+    is for testing); `fashion` or `emoji`, the embedded images; or WebDataset shards."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Model by name (see `ropevit models`). Loads the published weights unless --checkpoint is given."""
+    checkpoint: Annotated[str | None, tyro.conf.arg(metavar="FILE|DIR|HUB-ID")] = None
+    """Weights: a file or hub id in any known layout, or the directory of a training; with or without a head."""
+    weights: WeightsChoice | None = None
+    """Which weights in the directory of a training: best (default), last, or ema (their moving average)."""
+    sizes: Annotated[tuple[int, ...], SIZES] = ()
+    """Image sizes in pixels, separated by commas or spaces; the training size is always added, as the reference.
+    Default: the sizes of `ropevit eval`."""
+    scaling: Annotated[tuple[str, ...], tyro.conf.arg(metavar="METHOD [METHOD ...]")] = ()
+    """RoPE scaling methods, such as none pi parts+log; `auto` is what `ropevit tune-scaling` chose. Default: the
+    model's own, or none. See docs/scaling.md."""
+    baselines: tuple[Baseline, ...] = ("tiles", "resize")
+    """What needs no position embedding for larger images. tiles: features averaged over tiles of the training size;
+    resize: images resized to it. Give --baselines without a value for neither."""
+    pooling: Pooling = "model"
+    """Features of an image. model: what a head would read, such as the class token; mean: the mean patch; both: one
+    behind the other."""
+    neighbors: int = 20
+    """Number of nearest neighbors, k."""
+    temperature: float = 0.07
+    """Temperature of their votes, exp(cosine similarity / temperature)."""
+    max_images: int | None = None
+    """Largest number of images of each split, a fixed random subset; default: all."""
+    seed: int = 0
+    """Seed of subset, validation part and resamples."""
+    out: Path | None = None
+    """Output directory; default: runs/probe/NAME."""
+    resume: bool = False
+    """Keep the results in the output directory, and measure what is missing."""
+    protocol: Literal["paper", "timm"] | None = None
+    """Resizing and crop, as in `ropevit eval`; default: paper, or that of the model's family."""
+    crop_pct: float | None = None
+    """Crop ratio instead of the protocol's."""
+    batch_size: int | None = None
+    """Images per batch; default: 128."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast; weights and rotation angles stay float32."""
+    workers: int = 4
+    """DataLoader workers; 0 reads images in the process itself."""
+    device: str = "auto"
+    """auto (an accelerator if available, else the CPU), cpu, cuda, cuda:N, mps or xpu."""
+
+    def __post_init__(self):
+        for name in ("scaling", "baselines"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                raise ValueError(f"got {name} {' '.join(given)}; name each once")
+        if self.neighbors < 1 or self.temperature <= 0:
+            raise ValueError(
+                f"got neighbors={self.neighbors} and temperature={self.temperature}; expected 1 or more, and above 0"
+            )
+        if self.max_images is not None and self.max_images < 1:
+            raise ValueError(f"got max_images={self.max_images}; expected 1 or more")
+        self.eval_config()
+
+    def eval_config(self) -> EvalConfig:
+        """Return the options that an evaluation of the same model shares."""
+        names = ("data", "model", "checkpoint", "weights", "sizes", "batch_size", "precision", "workers", "device")
+        options = ClassifierOptions(protocol=self.protocol, crop_pct=self.crop_pct)
+        return EvalConfig(**{name: getattr(self, name) for name in names}, options=options)

@@ -1,0 +1,139 @@
+"""Frozen features of images, in one of the ways of a plan."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ropevit.data.augment import eval_transform
+from ropevit.data.loading import Batch, eval_batches
+from ropevit.data.subset import ImageSubset
+from ropevit.models.architectures import Config, Model
+from ropevit.models.rotary import set_scaling
+from ropevit.rope.scaling import parse_override
+from ropevit.tasks.classify.evaluate import BATCH, normalizer
+from ropevit.tasks.classify.inference_modes import predict_by
+from ropevit.tasks.probe.config import Pooling
+from ropevit.tasks.probe.plan import ProbePlan, Way
+
+
+class Features(NamedTuple):
+    """Features of the readable images of a split."""
+
+    values: Float[Tensor, "n C"]
+    labels: Int[Tensor, "n"]
+    places: Int[Tensor, "n"]
+    """Indices of the images in the split."""
+
+
+class Speed:
+    """Images per second of a model, without reading; the first batch of several does not count."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.rows = device, []
+
+    def measure(self, run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Return the output for a batch, and remember how long it took."""
+        self._wait()
+        start = time.perf_counter()
+        found = run(images)
+        self._wait()
+        self.rows.append((len(images), time.perf_counter() - start))
+        return found
+
+    def images_per_second(self) -> float:
+        """Return the speed; 0 if nothing was measured."""
+        counts, seconds = zip(*(self.rows[1:] or self.rows or [(0, 1.0)]), strict=True)
+        return round(sum(counts) / max(sum(seconds), 1e-9), 2)
+
+    def _wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+
+class Extractor:
+    """Computes features; the model of one config is kept at a time.
+
+    Args:
+        plan: Model and images.
+    """
+
+    def __init__(self, plan: ProbePlan):
+        self.plan, self.built = plan, {}
+
+    def embedder(self, way: Way) -> Callable[[Tensor], Tensor]:
+        """Return a function from uint8 images (b, 3, S, S) to features (b, C)."""
+        plan = self.plan
+        model = self._model((way if way.mode == "whole" else plan.reference).view.fit(plan.subject.config))
+        if plan.subject.config.rope is not None:
+            set_scaling(model, parse_override(way.scaling))
+        normalize = normalizer(plan.subject, plan.context.device)
+
+        def embed(images: Tensor) -> Tensor:
+            pixels = normalize(images)
+            with plan.context.autocast():
+                return pool_features(model, pixels, plan.config.pooling).float()
+
+        return predict_by(way.mode, embed, plan.subject.trained_at, average=lambda tiles: tiles.mean(0))
+
+    def _model(self, config: Config) -> Model:
+        """Build the model with a config, without its head."""
+        if config not in self.built:
+            self.built.clear()
+            model = self.plan.subject.build(config)
+            model.reset_classifier(0)
+            self.built[config] = model.to(self.plan.context.device)
+        return self.built[config]
+
+    @torch.no_grad()
+    def extract(self, way: Way, images: ImageSubset, speed: Speed, watch: Callable[[int], None]) -> Features:
+        """Return the features of the readable images of a split.
+
+        Args:
+            way: How.
+            images: The split.
+            speed: Measures the model.
+            watch: Called with the number of images that are done.
+
+        Raises:
+            ValueError: If no image can be read, or a feature is not finite.
+        """
+        embed, done, parts = self.embedder(way), 0, []
+        for batch in self._batches(way, images):
+            if len(batch.labels):
+                values = speed.measure(embed, batch.images)
+                parts.append((values, batch.labels, torch.tensor(list(batch.indices), dtype=torch.long)))
+            done += len(batch.labels) + len(batch.bad)
+            watch(done)
+        if not parts:
+            raise ValueError(f"no image of {images.name} could be read; see `ropevit data check`")
+        values, labels, places = (torch.cat(part) for part in zip(*parts, strict=True))
+        if not values.isfinite().all():
+            raise ValueError(f"got features that are not finite at {way.text}; try --precision float32")
+        return Features(values, labels.to(values.device), places)
+
+    def _batches(self, way: Way, images: ImageSubset) -> Iterator[Batch]:
+        """Yield the batches of a split."""
+        config, transform = self.plan.config, eval_transform(way.view.size, way.view.crop, way.view.squash)
+        return eval_batches(images, transform, config.batch_size or BATCH, config.workers)
+
+
+def pool_features(model: Model, images: Float[Tensor, "b c H W"], pooling: Pooling) -> Float[Tensor, "b C"]:
+    """Return one vector for each image, after the final norm.
+
+    Args:
+        model: A model without a head.
+        images: Normalized images.
+        pooling: model: what a head would read; mean: the mean of the patches; both: one behind the other.
+    """
+    tokens = model.forward_features(images)
+    if pooling == "model":
+        return model.forward_head(tokens)
+    mean = model.as_map(tokens, images).flatten(2).mean(2)
+    if getattr(model.config, "pooled_norm", False):
+        mean = model.norm(mean)
+    return mean if pooling == "mean" else torch.cat([model.forward_head(tokens), mean], 1)

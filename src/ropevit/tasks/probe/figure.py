@@ -1,0 +1,58 @@
+"""Figure of a probe: accuracy against image size, a plot for each probe."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ropevit.analysis.curves import Curve, Evaluations, draw_curves
+from ropevit.tasks.common.inference_modes import BASELINE_LABELS
+from ropevit.tasks.common.scaling_search import NONE
+from ropevit.tasks.probe.intervals import Interval
+from ropevit.tasks.probe.rows import PROBES, ProbeRow
+
+#: Axis labels of the probes.
+_METRICS = {"knn": "k-NN accuracy", "linear": "accuracy of a linear probe"}
+
+
+def draw_probes(rows: Sequence[ProbeRow], position: str, trained_at: int, title: str) -> Any:
+    """Draw the accuracy of each probe against image size: a curve for each scaling method, baselines dashed.
+
+    Args:
+        rows: Rows of the results.
+        position: Position embedding of the model.
+        trained_at: The training size in pixels.
+        title: What was measured.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    return draw_curves(
+        *(
+            Evaluations(curves=_curves(rows, probe, position, trained_at), metric=_METRICS[probe], title=title)
+            for probe in PROBES
+        )
+    )
+
+
+def _curves(rows: Sequence[ProbeRow], probe: str, position: str, trained_at: int) -> tuple[Curve, ...]:
+    """Return the curve of each scaling method; all of them go through the training size, where they change nothing."""
+    found: dict[str, dict[int, Interval]] = {}
+    baselines: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.mode == "whole":
+            found.setdefault(row.scaling, {})[row.size] = row.accuracy[probe]
+        else:
+            label = BASELINE_LABELS[row.mode].format(size=trained_at)
+            baselines.setdefault(label, {})[row.size] = row.accuracy[probe].value
+    reference = found[NONE][trained_at]
+    return tuple(
+        Curve(
+            name="without scaling" if scaling == NONE else f"scaling {scaling}",
+            position=position,
+            points={size: each.value for size, each in known.items()},
+            intervals={size: (each.low, each.high) for size, each in known.items()},
+            trained_at=trained_at,
+            baselines=baselines if scaling == NONE else {},
+        )
+        for scaling, points in found.items()
+        for known in [{trained_at: reference, **points}]
+    )

@@ -1,0 +1,198 @@
+"""Plan of a probe: the model, the images, and the ways in which features are computed, each at one size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ropevit.data.sources import ImageSource, open_source
+from ropevit.data.subset import ImageSubset, random_subset
+from ropevit.tasks.classify.eval_model import (
+    EvalModel,
+    check_channels,
+    read_eval_model,
+    scaling_for,
+    with_scaling,
+)
+from ropevit.tasks.classify.evaluate import views_of
+from ropevit.tasks.classify.inference_modes import tokens_per_image
+from ropevit.tasks.classify.protocol import View
+from ropevit.tasks.common.eval_results import hash_weights
+from ropevit.tasks.common.evaluation import EvalContext
+from ropevit.tasks.common.inference_modes import InferenceMode
+from ropevit.tasks.common.scaling_search import NONE
+from ropevit.tasks.common.tuned_scaling import AUTO
+from ropevit.tasks.probe.config import ProbeConfig
+from ropevit.text import join_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to compute features: an image size, a RoPE scaling method and an inference mode."""
+
+    view: View
+    scaling: str = NONE
+    """Scaling methods, or `none`; where the grid is that of the training, no method changes anything."""
+    mode: InferenceMode = "whole"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What identifies it in the file of results."""
+        return {"size": self.view.size, "scaling": self.scaling, "mode": self.mode}
+
+    @property
+    def text(self) -> str:
+        """Its name for messages."""
+        return f"{self.view.size} px, {self.mode if self.mode != 'whole' else f'scaling {self.scaling}'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbePlan:
+    """Model, images and ways of a probe."""
+
+    config: ProbeConfig
+    context: EvalContext
+    subject: EvalModel
+    train: ImageSubset
+    test: ImageSubset
+    ways: tuple[Way, ...]
+    """The first is the reference: the training size, without scaling."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> Way:
+        """The training size, without scaling."""
+        return self.ways[0]
+
+    def tokens(self, way: Way) -> int:
+        """Return the patch tokens of an image."""
+        return tokens_per_image(self.subject.config, way.view.size, way.mode, self.subject.trained_at)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what all results in a directory have in common; sizes and methods can be added."""
+        names = ("max_images", "pooling", "neighbors", "temperature", "seed", "protocol", "crop_pct", "precision")
+        return {
+            "fingerprint": hash_weights(self.subject.found.state),
+            "train": f"{self.train.name}, {len(self.train)} images",
+            "test": f"{self.test.name}, {len(self.test)} images",
+            "classes": list(self.test.classes),
+            **{name: getattr(self.config, name) for name in names},
+            "device": self.context.device.type,
+        }
+
+
+def make_plan(config: ProbeConfig, context: EvalContext) -> ProbePlan:
+    """Read the weights, open the images, and list the ways.
+
+    Raises:
+        ValueError: If the model takes no images of this kind, a size or method does not fit it, or the images are not
+            enough.
+    """
+    subject = _open_model(config)
+    scalings, notes, tuned_on = _resolve_scalings(subject, config)
+    train, test = (open_source(config.data, split) for split in ("train", "val"))
+    _check_classes(train, test)
+    if tuned_on == test.name:
+        notes.append("--scaling auto was chosen on images of this test, so its scores are too high by some of its gain")
+    chosen = _subset(train, config, "train"), _subset(test, config, "test")
+    classes = len(train.classes)
+    if len(chosen[0]) < classes:
+        raise ValueError(
+            f"got {len(chosen[0])} training images of {classes} classes in {train.name}; expected at least one of each "
+            "class, better twenty or more"
+        )
+    subject = with_scaling(subject, None) if subject.config.rope is not None else subject
+    sizes = {*(config.sizes or subject.config.default_sizes(subject.trained_at)), subject.trained_at}
+    views = views_of(subject, tuple(sizes), config.protocol, config.crop_pct)
+    ways = _list_ways(subject, views, scalings, config)
+    return ProbePlan(
+        **{"config": config, "context": context, "subject": subject, "notes": tuple(notes)},
+        **{"train": chosen[0], "test": chosen[1], "ways": tuple(ways)},
+    )
+
+
+def _open_model(config: ProbeConfig) -> EvalModel:
+    """Read the weights of a model of images, with or without a head.
+
+    Raises:
+        ValueError: If it takes clips, or images of other channels than gray or RGB.
+    """
+    subject = read_eval_model(config.model, config.checkpoint, config.weights)
+    if subject.config.is_video:
+        raise ValueError(f"{subject.found.source} is a video model; probe takes models of images")
+    check_channels(subject)
+    return subject
+
+
+def _resolve_scalings(subject: EvalModel, config: ProbeConfig) -> tuple[list[str], list[str], str | None]:
+    """Return the scaling methods, notes for the user, and the images on which `auto` was chosen.
+
+    Raises:
+        ValueError: If a method does not exist or the model cannot have it, or nothing was chosen for `auto`.
+    """
+    found, notes, tuned_on = [], [], None
+    for word in config.scaling or (subject.config.scaling or NONE,):
+        methods, tuned = scaling_for(subject, word, config.model, config.checkpoint)
+        if tuned is not None:
+            notes.append(tuned.describe())
+            tuned_on = tuned.data
+        if methods is not None:
+            _check_scaling(subject, methods)
+        found.append(methods or NONE)
+    twice = [name for name in dict.fromkeys(found) if found.count(name) > 1]
+    if twice and AUTO not in config.scaling:
+        raise ValueError(f"got --scaling {' '.join(config.scaling)}, which has {twice[0]} twice; name each once")
+    return list(dict.fromkeys(found)), notes, tuned_on
+
+
+def _check_scaling(subject: EvalModel, methods: str) -> None:
+    """Raise ValueError for a scaling method that does not exist, or that the model cannot have."""
+    convention = getattr(subject.config, "rope_convention", None)
+    if convention is not None and convention.moves:
+        raise ValueError(
+            f"got --scaling {methods} with {subject.name}, whose coordinates already depend on the size of the image, "
+            "so that scaling methods do not apply: leave it out"
+        )
+    with_scaling(subject, methods)
+
+
+def _check_classes(train: ImageSource, test: ImageSource) -> None:
+    """Raise ValueError unless both splits have the same classes, at least two."""
+    if len(train.classes) < 2:
+        raise ValueError(
+            f"got one class, {join_names(train.classes, 1)}, in {train.name}; a probe tells at least two classes apart"
+        )
+    if train.classes != test.classes:
+        odd = sorted({*train.classes} ^ {*test.classes})
+        raise ValueError(
+            f"got other classes in {train.name} than in {test.name} ({join_names(odd, 5)} in one of them only); "
+            "expected the same class folders in both"
+        )
+
+
+def _subset(source: ImageSource, config: ProbeConfig, name: str) -> ImageSubset:
+    """Return the images of a split to use."""
+    chosen = random_subset(len(source), config.max_images, "probe", name, config.seed)
+    return ImageSubset(source, tuple(chosen.tolist()))
+
+
+def _list_ways(subject: EvalModel, views: Sequence[View], scalings: Sequence[str], config: ProbeConfig) -> list[Way]:
+    """Return the ways, the reference first."""
+    trained = subject.trained_at
+    reference = Way(view=next(view for view in views if view.size == trained))
+    ways = [reference]
+    for view in views:
+        for scaling in scalings if _scaling_changes(subject, view) else (NONE,):
+            ways.append(Way(view=view, scaling=scaling))
+        for mode in config.baselines:
+            if view.size > trained or (mode == "resize" and view.size != trained):
+                ways.append(Way(view=view, mode=mode))
+    return list(dict.fromkeys(ways))
+
+
+def _scaling_changes(subject: EvalModel, view: View) -> bool:
+    """Return whether scaling can change anything at a size: not on the grid of the training."""
+    config = subject.config
+    grid = (
+        replace(config, img_size=(view.size, view.size)).attention_grid if view.window is None else (view.window,) * 2
+    )
+    return config.rope is not None and grid != (config.trained_grid or config.attention_grid)

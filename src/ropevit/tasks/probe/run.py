@@ -1,0 +1,162 @@
+"""Measures frozen features by two probes at every size, and writes the results."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ropevit.extras import require
+from ropevit.files import write_text
+from ropevit.locks import lock_folder
+from ropevit.machine import environment
+from ropevit.tasks.classify.tune_scaling import decode_marks, encode_marks
+from ropevit.tasks.common.eval_results import to_csv
+from ropevit.tasks.common.evaluation import distributed
+from ropevit.tasks.common.pass_events import PassesStarted, PassProgress, Report
+from ropevit.tasks.common.pass_record import Codec, PassRecord
+from ropevit.tasks.common.run_dir import task_of_checkpoint
+from ropevit.tasks.probe.config import ProbeConfig
+from ropevit.tasks.probe.features import Extractor, Features, Speed
+from ropevit.tasks.probe.knn import knn_predict
+from ropevit.tasks.probe.linear import linear_probe
+from ropevit.tasks.probe.plan import ProbePlan, Way, make_plan
+from ropevit.tasks.probe.report import ProbeSummary, write_report
+from ropevit.tasks.probe.rows import PROBES, ProbeRow, conclude, make_rows
+from ropevit.tasks.registry import CLASSIFY, TASKS
+
+#: Output files: all results, and the table.
+RESULTS, TABLE = "probe.json", "probe.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """The outcome of a probe."""
+
+    rows: tuple[ProbeRow, ...]
+    trained_at: int
+    """The training size in pixels."""
+    conclusions: tuple[str, ...]
+    report: Path
+    """The HTML report."""
+
+
+def probe(config: ProbeConfig, report: Report = lambda _: None) -> ProbeResult:
+    """Measure the frozen features of a model on labeled images, at every size and with every RoPE scaling method.
+
+    Features of training and test images are computed in the same way; both probes are fitted to the training images and
+    measured on the test images. Every result is saved as soon as it is known.
+
+    Args:
+        config: Model, images, sizes and protocol.
+        report: Called with events.
+
+    Returns:
+        The rows, including those of an interrupted run that is resumed.
+
+    Raises:
+        ValueError: If options, weights, images or the output directory do not fit together.
+    """
+    task = task_of_checkpoint(config.checkpoint, config.weights)
+    if task is not TASKS[CLASSIFY]:
+        raise ValueError(f"{config.checkpoint} is a {task.noun}; probe takes classifiers, and models without a head")
+    require("jinja2", "figures")  # before the passes, not after them
+    with distributed(config.eval_config(), lambda _: None) as context:
+        if context.world > 1:
+            raise ValueError(f"got {context.world} processes; probe runs in one: start it without torchrun")
+        plan = make_plan(config, context)
+        out = config.out or Path("runs/probe") / plan.subject.name
+        with lock_folder(out):
+            return _probe_into(out, plan, report)
+
+
+def _probe_into(out: Path, plan: ProbePlan, report: Report) -> ProbeResult:
+    """Measure every way that the locked output directory lacks."""
+    record = PassRecord(
+        out / RESULTS,
+        plan.settings(),
+        Codec(encode_marks, decode_marks),
+        plan.config.resume,
+        keys=("probes", "size", "scaling", "mode"),
+    )
+    sizes = sorted({way.view.size for way in plan.ways})
+    notes = (
+        f"weights: {plan.subject.found.source}",
+        f"{len(plan.train):,} images to fit the probes to, {len(plan.test):,} to measure them on",
+        *plan.notes,
+    )
+    name = f"{plan.subject.name} on {plan.test.name} at {', '.join(map(str, sizes))} px"
+    report(PassesStarted(name=name, notes=notes))
+    extractor = Extractor(plan)
+    result = None
+    for way in plan.ways:
+        key = {"probes": list(PROBES), **way.key}
+        if record.find(key) is None:
+            record.add(key, *_measure(extractor, way, report))
+            result = _write(out, plan, record, notes)  # also what is not finished can be read
+    return result or _write(out, plan, record, notes)
+
+
+def _measure(extractor: Extractor, way: Way, report: Report) -> tuple[Int[Tensor, "2 n 2"], dict[str, Any]]:
+    """Return correct and all predictions of each probe and test image, and the facts of a row."""
+    plan, speed = extractor.plan, Speed(extractor.plan.context.device)
+    total = len(plan.train) + len(plan.test)
+
+    def watch(before: int) -> Any:
+        return lambda done: report(PassProgress(text=way.text, done=before + done, total=total))
+
+    train = extractor.extract(way, plan.train, speed, watch(0))
+    test = extractor.extract(way, plan.test, speed, watch(len(plan.train)))
+    report(PassProgress(text=f"{way.text}: fitting", done=total, total=total))
+    found, penalty = _predict(plan, train, test)
+    counts = torch.zeros(len(PROBES), len(plan.test), 2, dtype=torch.int64)
+    for row, predicted in enumerate(found.values()):
+        right = (predicted == test.labels).cpu()
+        counts[row, test.places] = torch.stack([right, torch.ones_like(right)], 1).long()
+    return counts, {
+        "tokens": plan.tokens(way),
+        "images_per_second": speed.images_per_second(),
+        "channels": train.values.shape[1],
+        "penalty": penalty,
+    }
+
+
+def _predict(plan: ProbePlan, train: Features, test: Features) -> tuple[Mapping[str, Tensor], float]:
+    """Return the predictions of each probe for the test images, and the penalty of the linear one."""
+    config, classes = plan.config, len(plan.test.classes)
+    nearest = knn_predict(
+        train.values, train.labels, test.values, classes, neighbors=config.neighbors, temperature=config.temperature
+    )
+    linear = linear_probe(train.values, train.labels, classes, config.seed)
+    return {"knn": nearest, "linear": linear.predict(test.values)}, linear.penalty
+
+
+def _write(out: Path, plan: ProbePlan, record: PassRecord, notes: tuple[str, ...]) -> ProbeResult:
+    """Write the table, the figure and the report of what is measured so far."""
+    seed, trained_at = plan.config.seed, plan.subject.trained_at
+    rows = make_rows([(each, record.counts(each)) for each in record.passes], trained_at, seed)
+    cells = [row.cells() for row in rows]
+    write_text(out / TABLE, to_csv(list(cells[0]), [list(each.values()) for each in cells]))
+    conclusions = conclude(rows, trained_at, seed)
+    dtype = torch.bfloat16 if plan.config.precision == "bfloat16" else torch.float32
+    done = {(row.size, row.scaling, row.mode) for row in rows}
+    summary = ProbeSummary(
+        model=plan.subject.name,
+        position=plan.subject.config.position,
+        trained_at=trained_at,
+        data=plan.test.name,
+        rows=tuple(rows),
+        conclusions=tuple(conclusions),
+        missing=sum(tuple(way.key.values()) not in done for way in plan.ways),
+        config=plan.config,
+        classes=len(plan.test.classes),
+        train_images=len(plan.train),
+        notes=notes,
+        environment=environment(plan.context.device, dtype, plan.config.workers, torch.get_num_threads()),
+    )
+    record.finish({"trained_at": trained_at, "rows": cells, "conclusions": conclusions})
+    page = write_report(out, summary)
+    return ProbeResult(rows=tuple(rows), trained_at=trained_at, conclusions=tuple(conclusions), report=page)

@@ -1,0 +1,219 @@
+"""`ropevit probe`."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import ropevit
+from ropevit.cli import main
+from ropevit.models import ViT, ViTConfig
+from ropevit.rope import ROPE_FAMILIES
+from ropevit.tasks.classify.eval_model import read_eval_model
+from ropevit.tasks.common.eval_results import hash_weights
+from ropevit.tasks.common.tuned_scaling import TunedScaling, choices_file, save_choice
+from ropevit.tasks.probe.features import Extractor, pool_features
+
+MODEL = {"position": "rope_mixed", "width": 16, "depth": 2, "heads": 2, "patch_size": 8, "img_size": (16, 16)}
+
+
+def save(path, **changes):
+    torch.manual_seed(0)
+    model = ViT(ViTConfig(**MODEL | {"num_classes": 3, "layer_scale": None} | changes))
+    with torch.no_grad():
+        for block in model.blocks:  # sharp attention, which a rotation changes
+            block.attn.qkv.weight.mul_(60)
+    return str(ropevit.save_model(path, model))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two colors as classes, with a test image that is broken."""
+    root, noise = tmp_path_factory.mktemp("probe") / "photos", np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for channel, name in enumerate(("blue", "red")):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = noise.integers(0, 120, (36, 40, 3))
+                pixels[..., 2 * (1 - channel)] += 130
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{index}.png")
+    (root / "val" / "red" / "0.png").write_text("not an image")
+    return root
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return save(tmp_path / "own" / "model.safetensors")
+
+
+def words(checkpoint, photos):
+    return ["probe", "--checkpoint", checkpoint, "--data", str(photos), "--workers", "0", "--device", "cpu"]
+
+
+def table(folder):
+    with Path(folder, "probe.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def error_of(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_frozen_features_are_measured_at_every_size(checkpoint, photos, capsys):
+    main([*words(checkpoint, photos), "--sizes", "32", "--scaling", "none", "pi", "--out", "out"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "model on photos/val at 16, 32 px" in printed
+    assert "24 images to fit the probes to, 12 to measure them on" in printed
+    rows = table("out")
+    ways = [(row["size"], row["scaling"], row["mode"], row["tokens"]) for row in rows]
+    assert ways == [
+        ("16", "none", "whole", "4"),
+        ("32", "none", "whole", "16"),
+        ("32", "pi", "whole", "16"),
+        ("32", "none", "tiles", "16"),
+        ("32", "none", "resize", "4"),
+    ]
+    assert {(row["images"], row["skipped"]) for row in rows} == {("11", "1")}
+    assert {row["knn"] for row in rows} == {"100.0"}  # colors are told apart by any features
+    assert rows[0]["knn_change"] == rows[0]["knn_change_low"] == "0.0"
+    stored = json.loads(Path("out/probe.json").read_text())
+    assert [each["images"][0].count("-") for each in stored["passes"]] == [1] * 5
+    assert stored["config"]["classes"] == ["blue", "red"]
+    page = Path("out/report.html").read_text()
+    assert "Frozen features of model on photos/val" in page
+    assert stored["result"]["conclusions"][0].split(";")[0] in page
+    assert "not finished" not in page
+    assert Path("out/curve.png").stat().st_size > 10_000
+
+
+def test_a_stopped_probe_goes_on_with_what_is_missing(checkpoint, photos, monkeypatch, capsys):
+    original, calls = Extractor.extract, []
+
+    def interrupted(self, way, *rest):
+        calls.append(way.text)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, way, *rest)
+
+    monkeypatch.setattr(Extractor, "extract", interrupted)
+    asked = [*words(checkpoint, photos), "--sizes", "32", "--baselines", "--out"]
+    with pytest.raises(SystemExit) as stop:
+        main([*asked, "half"])
+    assert stop.value.code == 130
+    assert "the same command with --resume measures the remaining rows" in capsys.readouterr().out
+    assert [row["size"] for row in table("half")] == ["16"]
+    assert "1 row is missing" in Path("half/report.html").read_text()
+    main([*asked, "half", "--resume", "--scaling", "none", "pi"])  # and another method
+    assert calls == ["16 px, scaling none"] * 2 + ["32 px, scaling none"] * 4 + ["32 px, scaling pi"] * 2
+    main([*asked, "whole", "--scaling", "none", "pi"])
+    results = [{k: v for k, v in row.items() if k != "images_per_second"} for row in table("half")]
+    assert results == [{k: v for k, v in row.items() if k != "images_per_second"} for row in table("whole")]
+
+
+def test_auto_is_what_tune_scaling_chose(checkpoint, photos, capsys):
+    digest = hash_weights(read_eval_model(None, checkpoint).found.state)
+    facts = {"fingerprint": digest, "weights": "model.safetensors", "scaling": "ntk", "chosen": "ntk"}
+    facts |= {"baseline": "none", "gain": 3.0, "low": 1.0, "high": 5.0, "metric": "top-1", "sizes": [32]}
+    facts |= {"data": "photos/val", "images_chosen_on": 30, "images_reported_on": 30, "date": "2026-01-31"}
+    save_choice(choices_file(None, checkpoint), TunedScaling(**facts))
+    main([*words(checkpoint, photos), "--sizes", "32", "--scaling", "auto", "ntk", "--baselines", "--out", "out"])
+    printed = capsys.readouterr().out
+    assert "scaling auto: ntk, chosen at 32 px on images of photos/val" in printed
+    assert "chosen on images of this test" in printed
+    assert [row["scaling"] for row in table("out")] == ["none", "ntk"]
+
+
+def test_models_without_a_head_or_a_rotation_are_probed(tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bare = save(tmp_path / "bare.safetensors", num_classes=0, position="ape", pooling="avg", class_token=False)
+    main(
+        [
+            *words(bare, photos),
+            "--sizes",
+            "24",
+            "--pooling",
+            "both",
+            "--out",
+            "out",
+            "--max-images",
+            "10",
+        ]
+    )
+    rows = table("out")
+    assert [(row["size"], row["mode"]) for row in rows] == [(size, mode) for size, mode in (
+        ("16", "whole"), ("24", "whole"), ("24", "tiles"), ("24", "resize")
+    )]  # fmt: skip
+    assert {row["channels"] for row in rows} == {"32"}
+    assert all(int(row["images"]) + int(row["skipped"]) == 10 for row in rows)
+
+
+@pytest.mark.parametrize("pooling", ["token", "avg"])
+def test_features_are_those_of_the_head_and_of_the_mean_patch(pooling):
+    torch.manual_seed(0)
+    model, images = (
+        ViT(ViTConfig(**MODEL, num_classes=0, pooling=pooling, pooled_norm=True)).eval(),
+        torch.rand(2, 3, 16, 24),
+    )
+    tokens = model.forward_features(images)
+    mean, head = model.norm(tokens[:, 1:].mean(1)), model.norm(tokens[:, 0])
+    head = head if pooling == "token" else mean
+    torch.testing.assert_close(pool_features(model, images, "model"), head)
+    torch.testing.assert_close(pool_features(model, images, "mean"), mean)
+    torch.testing.assert_close(pool_features(model, images, "both"), torch.cat([head, mean], 1))
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--sizes", "30"], "patches of 8 pixels do not tile"),
+        (["--max-images", "1"], "got 1 training images of 2 classes in photos/train; expected at least one of each"),
+        (["--scaling", "larger"], "no scaling method named 'larger'"),
+        (["--scaling", "pi", "pi"], "got scaling pi pi; name each once"),
+        (["--scaling", "auto"], "got --scaling auto, but there is no"),
+        (["--neighbors", "0"], "got neighbors=0"),
+        (["--out", "own"], "own is not empty; choose another --out, or continue in it with --resume"),
+        (["--out", "own", "--resume"], "cannot read own/probe.json"),
+    ],
+)
+def test_wrong_input_is_one_line(checkpoint, photos, capsys, extra, message):
+    assert message in error_of([*words(checkpoint, photos), *extra], capsys)
+
+
+def test_images_that_cannot_be_probed_are_refused(checkpoint, photos, tmp_path, capsys):
+    unlabeled, single, other = (tmp_path / name for name in ("unlabeled", "single", "other"))
+    for folder in (unlabeled, single / "train/red", single / "val/red", other / "train/red", other / "train/blue"):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes((photos / "val" / "red" / "1.png").read_bytes())
+    for name in ("red", "green"):
+        (other / "val" / name).mkdir(parents=True)
+        (other / "val" / name / "b.png").write_bytes((photos / "val" / "red" / "2.png").read_bytes())
+    assert "found no train images in" in error_of(words(checkpoint, unlabeled), capsys)
+    assert "found the only class red in" in error_of(words(checkpoint, single), capsys)
+    assert "(blue, green in one of them only)" in error_of(words(checkpoint, other), capsys)
+
+
+def test_detectors_and_methods_that_do_not_fit_are_refused(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_file({"x": torch.zeros(1)}, "detector.safetensors", metadata={"format": "ropevit-detector"})
+    assert "detector.safetensors is a detector; probe takes classifiers" in error_of(
+        words("detector.safetensors", photos), capsys
+    )
+    ape = save(tmp_path / "ape.safetensors", position="ape")
+    assert "RoPE" in error_of([*words(ape, photos), "--scaling", "pi"], capsys)
+    moving = save(
+        tmp_path / "dino.safetensors", position="rope_axial", rope_convention=ROPE_FAMILIES["dinov3"].convention
+    )
+    assert "whose coordinates already depend on the size" in error_of(
+        [*words(moving, photos), "--scaling", "none", "pi"], capsys
+    )
