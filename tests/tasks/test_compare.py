@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import pytest
 
 from ropevit.data.imagenet import imagenet_classes
 from ropevit.models.published import curve
+from ropevit.tasks import compare
 from ropevit.tasks.classify.evaluate import ClassifierResult
 from ropevit.tasks.common.eval_results import ResultsDir
 from ropevit.tasks.compare import read_evaluations
+from ropevit.tasks.detect.evaluate import DetectorResult
+from ropevit.tasks.registry import TASKS, task_of_result
 
 SMALL = "rope_mixed_deit_small_patch16_LS"
 IMAGENET = dict(zip(map(str, range(1000)), imagenet_classes(), strict=True))
@@ -14,9 +19,10 @@ IMAGENET = dict(zip(map(str, range(1000)), imagenet_classes(), strict=True))
 def write(tmp_path):
     """Return a function that writes an evaluation of a published model."""
 
-    def write(folder="mixed", model=SMALL, names=IMAGENET, scores=((224, 80.0), (384, 70.0)), **config):
+    def write(folder="mixed", model=SMALL, names=IMAGENET, scores=((224, 80.0), (384, 70.0)), task=None, **config):
         fixed = {"metric": "top-1", "data": "imagenet/val", "fingerprint": folder, "images": 50_000, "real": None}
         settings = {
+            "task": task,
             "config": fixed | {"protocol": "paper", "crop": None} | config,
             "model": {"name": folder, "model": model, "position": "rope_mixed", "trained_at": 224},
         }
@@ -49,6 +55,17 @@ def test_evaluations_are_read_with_the_papers_figures_of_their_models(write):
 def test_what_the_paper_did_not_measure_so_stands_alone(write, changes):
     (alone,) = read_evaluations([write(**changes)]).curves
     assert not alone.paper
+
+
+def test_the_task_is_that_of_the_file_where_others_have_the_same_metric(write, monkeypatch):
+    mine = replace(TASKS["segment"], metric=TASKS["classify"].metric)
+    monkeypatch.setattr(compare, "TASKS", {"segment": mine, "classify": TASKS["classify"]})
+    (curve_of_file,) = read_evaluations([write(task="classify")]).curves
+    assert curve_of_file.points == {224: 80.0, 384: 70.0}
+
+
+def test_evaluations_name_their_task():
+    assert [task_of_result(row) for row in (ClassifierResult, DetectorResult, int)] == ["classify", "detect", None]
 
 
 def test_evaluations_that_do_not_fit_are_refused(write, tmp_path):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ropevit.data.formats import install_advice, readable_suffixes
+from ropevit.text import join_names
 
 log = logging.getLogger(__name__)
 
@@ -195,9 +196,3 @@ class Names(Sequence[str]):
     def __getitem__(self, index):
         start = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.text[start : int(self.ends[index])].tobytes())
-
-
-def join_names(names: Sequence[str], most: int = 5) -> str:
-    """Join names for a message; only the first few, if there are many."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

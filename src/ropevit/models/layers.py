@@ -85,10 +85,10 @@ class Attention(nn.Module):
             add = mask
         else:
             assert grid is not None
-            packed = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
-            bias = self.relative(packed[:, :, 0].transpose(1, 2), *grid)
+            qkv = scale_queries(self.qkv(x).unflatten(-1, (3, self.heads, -1)), attention_factor)
+            bias = self.relative(qkv[:, :, 0].transpose(1, 2), *grid)
             add = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
-            q, k, v = split(packed, positions, frequencies, num_prefix, backend=self.backend)
+            q, k, v = split(qkv, positions, frequencies, num_prefix, backend=self.backend)
         if self.distance is None:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=add)
         else:
@@ -137,8 +137,8 @@ def project(
     attention_factor: Float[Tensor, ""] | None = None,
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
     """Project tokens to queries, keys and values, and rotate queries and keys by position."""
-    packed = scale_queries(qkv(x).unflatten(-1, (3, heads, -1)), attention_factor)
-    return split(packed, positions, frequencies, num_prefix, inplace=_allows_inplace(qkv), backend=backend)
+    projected = scale_queries(qkv(x).unflatten(-1, (3, heads, -1)), attention_factor)
+    return split(projected, positions, frequencies, num_prefix, inplace=_allows_inplace(qkv), backend=backend)
 
 
 def _allows_inplace(layer: nn.Module) -> bool:
@@ -151,7 +151,7 @@ def _allows_inplace(layer: nn.Module) -> bool:
 
 
 def split(
-    packed: Float[Tensor, "B n 3 A D"],
+    qkv: Float[Tensor, "B n 3 A D"],
     positions: Float[Tensor, "*b N ndim"],
     frequencies: Float[Tensor, "ndim *a P"] | None,
     num_prefix: int = 0,
@@ -159,11 +159,11 @@ def split(
     inplace: bool = False,
     backend: str = "auto",
 ) -> tuple[Float[Tensor, "B A n D"], Float[Tensor, "B A n D"], Float[Tensor, "B A n D"]]:
-    """Split a packed projection into queries, keys and values, and rotate queries and keys by position."""
+    """Split the joint projection into queries, keys and values, and rotate queries and keys by position."""
     if frequencies is None:
-        q, k, v = (part.transpose(1, 2) for part in packed.unbind(2))
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         return q, k, v
-    return rotate_qkv(packed, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
+    return rotate_qkv(qkv, positions, frequencies, num_prefix, inplace=inplace, backend=backend)
 
 
 def scale_queries(

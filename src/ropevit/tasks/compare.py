@@ -29,7 +29,8 @@ def read_evaluations(folders: Sequence[Path], option: str = "--evals") -> Evalua
     advice = f"leave it out of {option}"
     found = [read_settings(folder, advice) for folder in folders]
     metric = found[0]["config"].get("metric")
-    task = next((task for task in TASKS.values() if task.metric.label == metric and task.result is not None), None)
+    rows = {name: task for name, task in TASKS.items() if task.metric.label == metric and task.result is not None}
+    task = rows.get(str(found[0].get("task"))) or next(iter(rows.values()), None)  # older files do not name their task
     if task is None:
         raise ValueError(f"{folders[0]} does not name its metric, so an older version wrote it; evaluate again")
     curves = tuple(

@@ -258,6 +258,12 @@ def register_task(name: str, spec: TaskSpec) -> None:
     TASKS[name] = spec
 
 
+def task_of_result(row_type: type) -> str | None:
+    """Return the name of the task whose evaluations have such rows; None if there is none."""
+    place = f"{row_type.__module__}:{row_type.__qualname__}"
+    return next((name for name, task in TASKS.items() if task.result in (row_type, place)), None)
+
+
 def task_of_recipe(recipe: str) -> TaskSpec | None:
     """Return the task of a recipe name, the part before the slash; None if there is no such task."""
     return TASKS.get(recipe.split("/")[0] if "/" in recipe else CLASSIFY)

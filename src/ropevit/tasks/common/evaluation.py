@@ -20,7 +20,7 @@ from ropevit.tasks.common.eval_results import CURVE, ResultsDir, SizeResult, mod
 from ropevit.tasks.common.inference_modes import BASELINE_LABELS, InferenceMode
 from ropevit.tasks.common.metrics_log import LogWindow
 from ropevit.tasks.common.run_dir import RUN_FILES, checkpoint_in_run
-from ropevit.tasks.registry import Metric
+from ropevit.tasks.registry import Metric, task_of_result
 
 #: Maximum number of skipped images that are named for each size.
 _MOST_NAMED = 3
@@ -283,6 +283,7 @@ def open_results(out: Path, plan: EvalPlan, settings: Mapping[str, Any], resume:
 
 def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
     """Return the content of eval.json; on resuming, the values under "config" must be the same."""
+    task = task_of_result(plan.row_type)
     config, precision = context.config, context.config.precision
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     machine = environment(context.device, dtype, config.workers, torch.get_num_threads())
@@ -295,7 +296,7 @@ def describe(plan: EvalPlan, context: EvalContext) -> dict[str, Any]:
     }
     model = {name: getattr(plan, name) for name in ("name", "weights", "model", "position", "trained_at")}
     processes = {"batch_size": config.batch_size, "processes": context.world}
-    return {"config": fixed, "data": config.data, "model": model, "machine": machine | processes}
+    return {"task": task, "config": fixed, "data": config.data, "model": model, "machine": machine | processes}
 
 
 def draw(results: ResultsDir, plan: EvalPlan, others: Sequence[Curve]) -> None:
