@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from ropevit.tasks.segment import criterion
-from ropevit.tasks.segment.base import semantic_to_masks
+from ropevit.tasks.segment.base import present_classes
 from ropevit.tasks.segment.config import Mask2FormerConfig
-from ropevit.tasks.segment.criterion import choose_points, layer_losses, mask_losses
+from ropevit.tasks.segment.criterion import choose_points, layer_losses, make_truth, mask_losses, match_masks
 from ropevit.tasks.segment.inference import InferenceConfig, segment
 from ropevit.tasks.segment.mask2former import Masks, semantic_scores
 from tasks.segment import ranks
@@ -72,27 +72,45 @@ def test_images_without_labels_train_the_class_no_object():
 
 
 def test_labels_become_one_mask_per_class():
-    masks, classes = semantic_to_masks(torch.tensor([[5, 255, 2], [2, 5, 5]]))
-    assert classes.tolist() == [2, 5]
-    assert masks.tolist() == [[[0, 0, 1], [1, 0, 0]], [[1, 0, 0], [0, 1, 1]]]
+    for dtype in (torch.uint8, torch.int64):
+        labels = torch.tensor([[[255, 255, 255], [255] * 3], [[5, 255, 2], [2, 5, 5]]], dtype=dtype)
+        truth = make_truth(labels, [present_classes(each) for each in labels])
+        assert (truth.counts, truth.images.tolist(), truth.classes.tolist()) == ((0, 2), [1, 1], [2, 5])
+        assert truth.masks.tolist() == [[[0, 0, 1], [1, 0, 0]], [[1, 0, 0], [0, 1, 1]]]
+
+
+def test_each_layer_is_matched_by_its_own_predictions():
+    labels = halves()
+    labels[1, :, 48:] = 255
+    truth = make_truth(labels, [present_classes(each) for each in labels])
+    masks, classes = torch.full((2, 4, 64, 96), -30.0), torch.zeros(2, 4, 151)
+    for number, query in enumerate((3, 1, 2)):
+        masks[truth.images[number], query] = truth.masks[number] * 60 - 30
+    first = Masks(classes, masks)
+    second = Masks(classes, masks.roll(1, 1))
+    matched = match_masks([first, second], truth, Mask2FormerConfig(points=64))
+    assert [queries.tolist() for queries in matched] == [[3, 1, 2], [0, 2, 3]]
 
 
 def test_correct_predictions_have_a_small_loss_in_any_order_of_queries():
     labels = halves()
-    truths = [semantic_to_masks(each) for each in labels]
+    truth = make_truth(labels, [present_classes(each) for each in labels])
     order = torch.tensor([2, 0])  # queries of the two classes; query 1 is for nothing
     masks = torch.full((2, 3, 64, 96), -30.0)
     classes = torch.zeros(2, 3, 151)
-    for image, (true, found) in enumerate(truths):
-        masks[image, order] = true * 60 - 30
-        classes[image, order, found] = 40
+    for image in range(2):
+        masks[image, order] = truth.masks[truth.images == image] * 60 - 30
+        classes[image, order, truth.classes[truth.images == image]] = 40
         classes[image, 1, 150] = 40
     config = Mask2FormerConfig(points=256, uncertain_share=0.0)
-    losses = layer_losses(Masks(classes, masks), truths, torch.tensor(4.0), config)
+    found = Masks(classes, masks)
+    (queries,) = match_masks([found], truth, config)
+    losses = layer_losses(found, truth, queries, torch.tensor(4.0), config)
     assert losses["class"] < 1e-5
     assert losses["mask"] < 1  # some points lie on an edge
     assert losses["dice"] < 0.05
-    wrong = layer_losses(Masks(classes.roll(1, 2), torch.full_like(masks, -30.0)), truths, torch.tensor(4.0), config)
+    found = Masks(classes.roll(1, 2), torch.full_like(masks, -30.0))
+    wrong = layer_losses(found, truth, queries, torch.tensor(4.0), config)
     assert wrong["class"] > 10
     assert wrong["mask"] > 50
     assert wrong["dice"] > 3

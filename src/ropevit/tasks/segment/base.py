@@ -1,5 +1,6 @@
 """Base class of segmenters, and the pixel loss."""
 
+import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,8 +75,8 @@ def pixel_loss(logits: Float[Tensor, "B K h w"], labels: Shaped[Tensor, "B H W"]
     return F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum") / labels.numel()
 
 
-def semantic_to_masks(labels: Int[Tensor, "H W"]) -> tuple[Float[Tensor, "n H W"], Int[Tensor, "n"]]:
-    """Convert labels to one mask per class in the image, and the classes; ignored pixels are in no mask."""
-    classes = labels.unique()
-    classes = classes[classes != IGNORED]
-    return (labels == classes[:, None, None]).float(), classes
+def present_classes(labels: Shaped[Tensor, "H W"]) -> Int[Tensor, "n"]:
+    """Return the classes of an image in ascending order, without IGNORED; the labels are best on the CPU."""
+    narrow = labels.dtype == torch.uint8  # counting bytes is a hundred times as fast as sorting them
+    classes = labels.flatten().bincount().nonzero().flatten() if narrow else labels.unique().long()
+    return classes[classes != IGNORED]

@@ -12,6 +12,7 @@ from ropevit.data.ade import IGNORED, AdeSource
 from ropevit.data.loading import TrainReader, batches, train_keys
 from ropevit.data.order import TrainOrder
 from ropevit.tasks.segment.augment import CropConfig, Sample, TrainTransform
+from ropevit.tasks.segment.base import present_classes
 
 
 class Batch(NamedTuple):
@@ -77,4 +78,4 @@ def normalize(batch: Batch, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 
 
 def count_masks(batch: Batch) -> int:
     """Count the masks of a batch: one for each class in each image."""
-    return sum(int((labels.unique() != IGNORED).sum()) for labels in batch.labels)
+    return sum(len(present_classes(labels)) for labels in batch.labels)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ropevit.data.ade import open_ade
 from ropevit.data.rng import derive_seed
+from ropevit.device import to_device
 from ropevit.extras import require
 from ropevit.tasks.common.batches import count_objects
 from ropevit.tasks.common.distributed import Communicator
@@ -75,13 +76,15 @@ class Segmentation(DenseTask):
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:  # noqa: ARG002
         """Return the total loss of a micro-batch; mask losses are divided by the number of masks of the whole step."""
         self.note_skipped(self.train, batch.bad)
-        labels = torch.stack(batch.labels).to(self.accelerator.device, non_blocking=True)
+        labels = torch.stack(batch.labels)
         output = model(normalize(batch, self.mean, self.std))
         heads, count = self.config.model, len(self.classes)
         if heads.head == "upernet":
-            losses = upernet_losses(output, labels, replace(heads.upernet, classes=count))
+            losses = upernet_losses(
+                output, to_device(labels, self.accelerator.device), replace(heads.upernet, classes=count)
+            )
         else:
-            divisor = step_divisor(batch.objects, self.config.run.accumulate, labels.device)
+            divisor = step_divisor(batch.objects, self.config.run.accumulate, self.accelerator.device)
             losses = mask_losses(output, labels, replace(heads.mask2former, classes=count), divisor)
         return torch.stack(list(losses.values())).sum()
 
