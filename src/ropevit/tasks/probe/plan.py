@@ -147,7 +147,7 @@ def _resolve_scalings(subject: EvalModel, config: ProbeConfig) -> tuple[list[str
 def _check_scaling(subject: EvalModel, methods: str) -> None:
     """Raise ValueError for a scaling method that does not exist, or that the model cannot have."""
     convention = getattr(subject.config, "rope_convention", None)
-    if convention is not None and convention.moves:
+    if convention is not None and convention.shifts_positions:
         raise ValueError(
             f"got --scaling {methods} with {subject.name}, whose coordinates already depend on the size of the image, "
             "so that scaling methods do not apply: leave it out"
