@@ -211,7 +211,7 @@ def test_a_grid_of_one_patch_is_drawn():
 
 def test_attention_figures_without_images_raise():
     without = FigureModel(model=vit(), label="mine", trained_size=(64, 64))
-    with pytest.raises(ValueError, match="got no images to compute attention on"):
+    with pytest.raises(ValueError, match="got no images to draw this figure from"):
         distance.make(without, FigureOptions())
 
 

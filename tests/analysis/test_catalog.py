@@ -59,7 +59,7 @@ def test_a_registered_figure_reads_the_options_that_its_row_names():
     with pytest.raises(ValueError, match="got --points for mine; it is for reconstruction, all: omit it"):
         FiguresConfig(name="mine", model="deit_tiny", points="1,1")
     with pytest.raises(
-        ValueError, match="it is for response, phases, distance, entropy, extrapolation, mine, all: omi"
+        ValueError, match="it is for response, phases, distance, entropy, position_probe, extrapolation, mine, all"
     ):
         FiguresConfig(name="reconstruction", model="deit_tiny", sizes=(448,))
     with pytest.raises(ValueError, match="got option 'size' of figure other; choose among points, sizes, images"):

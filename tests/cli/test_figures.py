@@ -171,7 +171,10 @@ def test_points_are_read_in_pairs():
         (["reconstruction", "--checkpoint", "FILE", "--points", "3,101"], "expected x and y from -100 to 100"),
         (["frequencies", "--checkpoint", "FILE", "--points", "7,7"], "got --points for frequencies; it is for reconst"),
         (["reconstruction", "--checkpoint", "FILE", "--sizes", "48"], "got --sizes for reconstruction; it is for resp"),
-        (["phases", "--checkpoint", "FILE", "--images", "x"], "it is for distance, entropy, all: omit it"),
+        (
+            ["phases", "--checkpoint", "FILE", "--images", "x"],
+            "it is for distance, entropy, position_probe, all: omit it",
+        ),
         (["distance", "--checkpoint", "FILE", "--images", "gone"], "no image file or folder at gone"),
     ],
 )

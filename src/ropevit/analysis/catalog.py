@@ -10,6 +10,7 @@ from ropevit.analysis import (
     extrapolation,
     frequencies,
     phases,
+    position_probe,
     reconstruction,
     response,
 )
@@ -38,6 +39,7 @@ ANALYSES: dict[str, Analysis] = {
         "phases": phases,
         "distance": distance,
         "entropy": entropy,
+        "position_probe": position_probe,
         "extrapolation": extrapolation,
     }.items()
 }

@@ -67,8 +67,9 @@ class FiguresConfig:
     """Images for the figures that need some: a file, a folder (its val split, if it has one), or `fashion`, the
     embedded Fashion-MNIST images (default for models that were trained on them)."""
     sizes: Annotated[tuple[int, ...], SIZES] = ()
-    """Image sizes in pixels, separated by commas or spaces; default: 2 and 4 times the training size. `distance` and
-    `entropy` add the training size (default: that and 2 times it). Defaults keep the aspect ratio of the training."""
+    """Image sizes in pixels, separated by commas or spaces; default: 2 and 4 times the training size. `distance`,
+    `entropy` and `position_probe` add the training size (default: that and 2 times it). Defaults keep the aspect ratio
+    of the training."""
     points: Annotated[str, tyro.conf.arg(metavar="'X,Y X,Y'")] = " ".join(f"{x},{y}" for x, y in POINTS)
     """Points for `reconstruction`, in patches relative to the query, from -100 to 100 along x and y."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
